@@ -1,0 +1,51 @@
+# Two commands do everything on a machine with Python >= 3.11 and make: `make demo` and `make test`.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+  command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# Numeric libraries with one thread each: tests run in parallel processes, and threads that compete are far slower.
+export OMP_NUM_THREADS ?= 1
+export PIP_CONSTRAINT := constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 on PATH: install one or set PYTHON=" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-all: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing everything into $(VENV) (minutes the first time)"
+	@$(PIP) -e '.[all,dev]'
+	@touch $@ $(VENV)/.installed-adapt
+
+$(VENV)/.installed-adapt: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing what the demo needs into $(VENV) (minutes the first time)"
+	@$(PIP) -e '.[adapt]'
+	@touch $@
+
+install: $(VENV)/.installed-all ## create .venv with all extras and the development tools
+
+demo: $(VENV)/.installed-adapt ## adapt a small network to 0.6x of its latency on this machine, in under 3 minutes
+	$(BIN)/netadapt-onnx demo -o netadapt-demo --overwrite
+
+lint: $(VENV)/.installed-all ## format check, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-all ## mend the format and what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: lint ## lint, then all tests
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+clean: ## remove .venv, caches and the demo's results
+	rm -rf $(VENV) netadapt-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find netadapt_onnx tests -name __pycache__ -type d -prune -exec rm -rf {} +

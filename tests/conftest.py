@@ -1,0 +1,27 @@
+"""Where the real models and data are that only some machines have; tests that need them are skipped elsewhere."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("NETADAPT_SHARED", REPOSITORY.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def real_models() -> Path:
+    """The folder with public ONNX models by several exporters."""
+    folder = SHARED / "models"
+    if not folder.is_dir():
+        pytest.skip(f"no real models in {folder} (set NETADAPT_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with real data sets."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data in {folder} (set NETADAPT_SHARED)")
+    return folder
