@@ -1,0 +1,308 @@
+"""Fold by execution: run the model once, and whatever does not depend on the values of its inputs becomes a constant.
+
+Static shape inference knows the shapes of about half of real exports; execution knows all of them. Shape subgraphs
+hold channel counts as constants, so no cut is safe while they are alive. What depends on the batch size stays dynamic:
+the model is run at two batch sizes and the difference is written back.
+"""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from netadapt_onnx.control_flow import captured, inline_decided
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.model import Shapes, dynamic_batch_inputs, input_specs
+from netadapt_onnx.runtime import Arrays, random_inputs, run, session
+
+READS_SHAPE_ONLY = {"Shape", "Size"}
+RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+# Views of weights: the initializer stays the parameter, under its own name, and surgery and training look through them.
+KEPT_ON_WEIGHTS = {"Transpose", "Cast", "DequantizeLinear", "QuantizeLinear"}
+# A constant that would grow the file by more than this (an expanded grid, say) is left to be computed.
+LARGEST_GROWTH_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A model without shape arithmetic, and the shape of every tensor of it at one batch size.
+
+    `proto` is read-only by agreement. `shapes` has inputs, initializers and all node outputs; `dtypes` likewise.
+    """
+
+    proto: onnx.ModelProto
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, np.dtype[Any]]
+    specs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+    batch_size: int
+
+
+def fold(proto: onnx.ModelProto, shapes: Shapes | None = None, batch_size: int = 1) -> Folded:
+    """Fold a normalised model. Raises NetadaptError if onnxruntime cannot load or run it, or a shape is missing."""
+    specs = input_specs(proto, shapes, batch_size)
+    folded = onnx.ModelProto()
+    folded.CopyFrom(proto)
+    _sort(folded.graph)
+    values, exposed = _execute(folded, specs)
+    while inline_decided(folded.graph, values):
+        values, exposed = _execute(folded, specs)
+    other: Arrays = {}
+    batched = [name for name in dynamic_batch_inputs(proto) if name not in (shapes or {})]
+    if batched and any(_from_shapes(folded.graph)):
+        other = _execute_at(folded, input_specs(proto, shapes, batch_size + 1), list(values))
+    _write_back(folded, values, other, batched, batch_size, exposed | specs)
+    _drop_unused(folded.graph)
+    known = exposed | {t.name: (tuple(t.dims), _dtype(t.data_type)) for t in folded.graph.initializer} | specs
+    produced = {name for node in folded.graph.node for name in node.output if name}
+    if not produced <= known.keys():  # nodes added by the write-back
+        known |= _execute(folded, specs)[1]
+    live = produced | {t.name for t in folded.graph.initializer} | set(specs)
+    return Folded(
+        folded,
+        {name: known[name][0] for name in live if name in known},
+        {name: known[name][1] for name in live if name in known},
+        specs,
+        batch_size,
+    )
+
+
+def _dtype(code: int) -> np.dtype[Any]:
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code))
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Topological order; raises NetadaptError on a cycle or an input that nothing produces."""
+    producer = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    known = {t.name for t in graph.initializer} | {v.name for v in graph.input} | {""}
+    needs: dict[int, list[int]] = {}
+    for i, node in enumerate(graph.node):
+        names = [*node.input, *captured(node)]
+        missing = [name for name in names if name not in producer and name not in known]
+        if missing:
+            raise NetadaptError(f"nothing produces tensor '{missing[0]}'", node=node_name(node), code="not-onnx")
+        needs[i] = [producer[name] for name in names if name in producer]
+    if all(j < i for i, js in needs.items() for j in js):
+        return
+    try:
+        order = list(graphlib.TopologicalSorter(needs).static_order())
+    except graphlib.CycleError as error:
+        raise NetadaptError("the graph has a cycle", node=node_name(graph.node[error.args[1][0]])) from error
+    nodes = [onnx.NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def node_name(node: onnx.NodeProto) -> str:
+    """A node's name; one without is called after its first output."""
+    return node.name or next((name for name in node.output if name), node.op_type)
+
+
+def _tainted(graph: onnx.GraphProto) -> set[str]:
+    """Tensors that depend on the values (not only on the shapes) of the graph's inputs."""
+    tainted = {v.name for v in graph.input}
+    for node in graph.node:
+        reads = not tainted.isdisjoint([*node.input, *captured(node)]) and node.op_type not in READS_SHAPE_ONLY
+        if reads or node.op_type in RANDOM:
+            tainted.update(node.output)
+    tainted.discard("")
+    return tainted
+
+
+def _from_shapes(graph: onnx.GraphProto) -> set[str]:
+    """Tensors computed from the shape of something."""
+    found: set[str] = set()
+    for node in graph.node:
+        if node.op_type in READS_SHAPE_ONLY or not found.isdisjoint([*node.input, *captured(node)]):
+            found.update(node.output)
+    return found
+
+
+def _execute(
+    proto: onnx.ModelProto, specs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+) -> tuple[Arrays, dict[str, tuple[tuple[int, ...], np.dtype[Any]]]]:
+    """Values of the untainted tensors, and (shape, dtype) of every node output that is a tensor."""
+    tainted = _tainted(proto.graph)
+    names = [name for node in proto.graph.node for name in node.output if name]
+    results = _execute_at(proto, specs, names)
+    tensors = {k: v for k, v in results.items() if isinstance(v, np.ndarray)}
+    values = {name: value for name, value in tensors.items() if name not in tainted}
+    return values, {name: (value.shape, value.dtype) for name, value in tensors.items()}
+
+
+def _execute_at(
+    proto: onnx.ModelProto, specs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], names: list[str]
+) -> Arrays:
+    if not names:
+        return {}
+    outputs = [v for v in proto.graph.output]
+    saved = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in outputs]
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    try:
+        return run(session(proto, optimise=False), random_inputs(specs), names)
+    finally:
+        del proto.graph.output[:]
+        proto.graph.output.extend(saved)
+
+
+def _write_back(
+    proto: onnx.ModelProto,
+    values: Arrays,
+    other: Arrays,
+    batched: list[str],
+    batch_size: int,
+    known: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
+) -> None:
+    """Replace untainted nodes: constants where nothing depends on the batch, a formula in the batch size elsewhere."""
+    graph = proto.graph
+    weights = {t.name: t for t in graph.initializer}
+    shape_made = _from_shapes(graph)
+    batch = _BatchSize(batched[0], batch_size, known) if batched else None
+    kept: list[onnx.NodeProto] = []
+    added: list[onnx.TensorProto] = []
+    readers = _readers(graph)
+    for node in graph.node:
+        outputs = [name for name in node.output if name]
+        if not all(name in values for name in outputs) or _stays(node, weights, values, shape_made):
+            kept.append(node)
+            continue
+        for name in outputs:
+            value = values[name]
+            if name not in shape_made or batch is None or name not in other or _equal(value, other[name]):
+                added.append(numpy_helper.from_array(value, name))
+            elif (formula := batch.formula(name, value, other[name], readers[name])) is not None:
+                kept.extend(formula[0])
+                added.extend(formula[1])
+            else:
+                kept.append(node)
+                break
+    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in kept]
+    del graph.node[:]
+    graph.node.extend((batch.nodes if batch is not None else []) + copies)
+    graph.initializer.extend((batch.constants if batch is not None else []) + added)
+
+
+def _stays(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto], values: Arrays, shape_made: set[str]) -> bool:
+    outputs = [name for name in node.output if name]
+    if not shape_made.isdisjoint(outputs):
+        return False
+    source = weights.get(node.input[0]) if node.input else None
+    if node.op_type in KEPT_ON_WEIGHTS and source is not None and len(source.dims) > 1:
+        return True
+    if node.op_type == "ConstantOfShape":  # weights of files that were stripped of their values
+        return False
+    grown = sum(values[name].nbytes for name in outputs)
+    read = sum(values[i].nbytes if i in values else _bytes(weights.get(i)) for i in node.input if i)
+    return grown > read + LARGEST_GROWTH_BYTES
+
+
+def _bytes(tensor: onnx.TensorProto | None) -> int:
+    return 0 if tensor is None else tensor.ByteSize()
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return isinstance(b, np.ndarray) and a.shape == b.shape and bool(np.array_equal(a, b))
+
+
+def _readers(graph: onnx.GraphProto) -> dict[str, list[tuple[onnx.NodeProto, int]]]:
+    readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            readers.setdefault(name, []).append((node, i))
+        for name in captured(node):
+            readers.setdefault(name, []).append((node, -1))
+    for value in graph.output:
+        readers.setdefault(value.name, [])
+    for node in graph.node:
+        for name in node.output:
+            readers.setdefault(name, [])
+    return readers
+
+
+class _BatchSize:
+    """Writes integers that are `slope * batch + offset` as a -1 or 0 in a Reshape target, or as two small nodes."""
+
+    def __init__(
+        self, input_name: str, batch_size: int, known: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+    ) -> None:
+        self._input = input_name
+        self._size = batch_size
+        self._known = known
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def formula(
+        self, name: str, value: np.ndarray, other: Any, readers: Iterable[tuple[onnx.NodeProto, int]]
+    ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]] | None:
+        """Nodes and constants that compute `name` for any batch size; None if it is no such integer tensor."""
+        if not isinstance(other, np.ndarray) or value.shape != other.shape or value.dtype.kind != "i":
+            return None
+        slope = other - value
+        changed = np.flatnonzero(slope)
+        readers = list(readers)
+        targets = readers and all(node.op_type == "Reshape" and i == 1 for node, i in readers)
+        if targets and value.ndim == 1 and len(changed) == 1:
+            wildcard = self._wildcard(value, int(changed[0]), [node for node, _ in readers])
+            if wildcard is not None:
+                target = value.copy()
+                target[changed] = wildcard
+                return [], [numpy_helper.from_array(target, name)]
+        constants = [
+            numpy_helper.from_array(slope, f"{name}/slope"),
+            numpy_helper.from_array(value - slope * self._size, f"{name}/offset"),
+        ]
+        size = self._tensor(value.dtype)
+        return [
+            onnx.helper.make_node("Mul", [size, f"{name}/slope"], [f"{name}/scaled"], name=f"{name}/scaled"),
+            onnx.helper.make_node("Add", [f"{name}/scaled", f"{name}/offset"], [name], name=f"{name}/batch"),
+        ], constants
+
+    def _wildcard(self, target: np.ndarray, axis: int, reshapes: list[onnx.NodeProto]) -> int | None:
+        """-1 (what is left over) if the target has none yet, else 0 (the input's own) where that is the batch."""
+        if not (target == -1).any():
+            return -1
+        copies = all(
+            not any(a.name == "allowzero" and a.i for a in node.attribute)
+            and len(self._known[node.input[0]][0]) > axis
+            and self._known[node.input[0]][0][axis] == target[axis]
+            for node in reshapes
+        )
+        return 0 if copies and axis == 0 else None
+
+    def _tensor(self, dtype: np.dtype[Any]) -> str:
+        name = f"{self._input}/batch_size"
+        if not self.nodes:
+            self.nodes += [
+                onnx.helper.make_node("Shape", [self._input], [f"{self._input}/shape"], name=f"{self._input}/shape"),
+                onnx.helper.make_node("Gather", [f"{self._input}/shape", f"{name}/axis"], [name], name=name),
+            ]
+            self.constants.append(numpy_helper.from_array(np.int64(0).reshape(()), f"{name}/axis"))
+        if dtype == np.int64:
+            return name
+        typed = f"{name}/{dtype.name}"
+        if not any(typed in node.output for node in self.nodes):
+            code = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+            self.nodes.append(onnx.helper.make_node("Cast", [name], [typed], name=typed, to=code))
+        return typed
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove nodes and initializers that no output needs."""
+    needed = {v.name for v in graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if not needed.isdisjoint(node.output):
+            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
+            needed.update(node.input)
+            needed.update(captured(node))
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    for i in range(len(graph.initializer) - 1, -1, -1):
+        if graph.initializer[i].name not in needed:
+            del graph.initializer[i]
