@@ -1,0 +1,144 @@
+"""What one iteration may try: for each group the largest channel count that meets the step's target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from netadapt_onnx.surgery import Group
+
+Widths = Mapping[str, int]
+Amounts = Mapping[str, float]
+
+# More channels never make these cheaper, so the largest count that fits can be bisected. Latency is a staircase that
+# also goes up when channels go, so its counts are tried one by one.
+MONOTONE = frozenset({"macs", "params", "size", "memory"})
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The channel counts a group may have, largest first: `coarse` while searching, `fine` to land on the budget."""
+
+    group: str
+    channels: int
+    coarse: tuple[int, ...]
+    fine: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a proposal must do: bring resource `driver` to `target` or below, and no other budgeted one up.
+
+    `current` are the budgeted resources now; `limits` the budgets in base units.
+    """
+
+    driver: str
+    target: float
+    current: Amounts
+    limits: Amounts
+
+    @property
+    def landing(self) -> bool:
+        """Whether this step is to reach the budget."""
+        return self.target <= self.limits[self.driver]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One group at another channel count: the whole model's `widths` then, and what it is predicted to cost."""
+
+    group: str
+    channels: int
+    widths: Widths
+    resources: Amounts
+
+
+def ladder(group: Group, step: int) -> Ladder:
+    """The rungs of one group: multiples of lcm(step, structural step), and of the structural step, from its floor."""
+    fine = tuple(n for n in range(group.channels, 0, -1) if n % group.step == 0 and n >= group.floor)
+    coarse = math.lcm(step, group.step)
+    return Ladder(group.name, group.channels, tuple(n for n in fine if n % coarse == 0), fine)
+
+
+class Proposer:
+    """Makes proposals; `resources` predicts what the budgeted resources of given widths are."""
+
+    def __init__(self, ladders: Sequence[Ladder], resources: Callable[[Widths], Amounts]) -> None:
+        self.ladders = tuple(ladders)
+        self.resources = resources
+
+    def cuts(self, widths: Widths, goal: Goal) -> list[Proposal]:
+        """A proposal per group that can meet the goal, in the groups' order; if none can, smaller steps.
+
+        Empty only if no group can go down at all.
+        """
+        made = [self._cut(rungs, widths, goal) for rungs in self.ladders]
+        found = [p for p in made if p is not None]
+        if found:
+            return found
+        # Nothing reaches the target alone: the smallest step in every group; past the last coarse rung the fine ones.
+        better = Goal(goal.driver, math.nextafter(goal.current[goal.driver], 0), goal.current, goal.limits)
+        for aim, fine in ((better, False), (goal, True), (better, True)):
+            steps = [self._largest(r.group, r.fine if fine else r.coarse, widths, aim) for r in self.ladders]
+            found = [p for p in steps if p is not None]
+            if found:
+                break
+        return found
+
+    def growths(self, widths: Widths, goal: Goal) -> list[Proposal]:
+        """For each group that was cut, the most channels it can be given back while every limit holds."""
+        found = []
+        for rungs in self.ladders:
+            above = [n for n in rungs.fine if n > widths[rungs.group]]
+            proposal = self._first(rungs.group, above, widths, lambda r: _within(r, goal.limits))
+            if proposal is not None and proposal.resources[goal.driver] > goal.current[goal.driver]:
+                found.append(proposal)
+        return found
+
+    def _cut(self, rungs: Ladder, widths: Widths, goal: Goal) -> Proposal | None:
+        limit = goal.limits[goal.driver]
+        if goal.landing:
+            return self._largest(rungs.group, rungs.fine, widths, goal)
+        proposal = self._largest(rungs.group, rungs.coarse, widths, goal)
+        if proposal is not None and proposal.resources[goal.driver] <= limit:  # it jumps past the budget: land on it
+            landing = Goal(goal.driver, limit, goal.current, goal.limits)
+            return self._largest(rungs.group, rungs.fine, widths, landing) or proposal
+        return proposal
+
+    def _largest(self, group: str, rungs: Iterable[int], widths: Widths, goal: Goal) -> Proposal | None:
+        below = [n for n in rungs if n < widths[group]]
+        ceilings = {**goal.current, goal.driver: goal.target}
+        return self._first(group, below, widths, lambda r: _within(r, ceilings))
+
+    def _first(
+        self, group: str, counts: Sequence[int], widths: Widths, fits: Callable[[Amounts], bool]
+    ) -> Proposal | None:
+        """The first of `counts` (descending) that fits."""
+
+        def at(count: int) -> Proposal:
+            changed = {**widths, group: count}
+            return Proposal(group, count, changed, self.resources(changed))
+
+        if not counts:
+            return None
+        last = at(counts[-1])
+        if not set(last.resources) <= MONOTONE:
+            return next((p for p in map(at, counts) if fits(p.resources)), None)
+        if not fits(last.resources):
+            return None
+        low, high, best = 0, len(counts) - 1, last
+        while low < high:
+            middle = (low + high) // 2
+            proposal = at(counts[middle])
+            if fits(proposal.resources):
+                high, best = middle, proposal
+            else:
+                low = middle + 1
+        return best
+
+
+def _within(amounts: Amounts, ceilings: Amounts) -> bool:
+    return all(amounts[name] <= ceiling for name, ceiling in ceilings.items())
