@@ -1,0 +1,59 @@
+"""Smaller ONNX models that meet a measured budget. See the README; everything public is in `__all__`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+# onnxruntime's Linux wheels from 1.29 on send telemetry; this must be set before its first import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from netadapt_onnx.errors import NetadaptError
+    from netadapt_onnx.evaluation import evaluate
+    from netadapt_onnx.exporting import export
+    from netadapt_onnx.finetuning import finetune
+    from netadapt_onnx.inspection import inspect
+    from netadapt_onnx.model import load
+    from netadapt_onnx.profiling import profile
+    from netadapt_onnx.pruning import prune
+    from netadapt_onnx.search.adapt import adapt
+
+# Imported when first used, so that no command pays for another's libraries.
+_HOMES = {
+    "NetadaptError": "errors",
+    "adapt": "search.adapt",
+    "evaluate": "evaluation",
+    "export": "exporting",
+    "finetune": "finetuning",
+    "inspect": "inspection",
+    "load": "model",
+    "profile": "profiling",
+    "prune": "pruning",
+}
+
+__all__ = [
+    "NetadaptError",
+    "__version__",
+    "adapt",
+    "evaluate",
+    "export",
+    "finetune",
+    "inspect",
+    "load",
+    "profile",
+    "prune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,185 @@
+"""The command line's frame: it finds the command, runs it, and turns whatever happens into streams and an exit code.
+
+Exit codes: 0 yes; 1 it ran and the answer is no; 2 it could not judge; 130 interrupted. With `--json` stdout holds
+exactly one document, whatever happens.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from netadapt_onnx import __version__
+from netadapt_onnx.errors import NetadaptError
+
+if TYPE_CHECKING:
+    from netadapt_onnx.commands.answer import Answer
+
+PROGRAM = "netadapt-onnx"
+COMMANDS = ("inspect", "prune", "profile", "evaluate", "adapt", "finetune", "export", "demo", "env")
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when that command is asked for: start-up pays for no other."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of a user's work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, or None."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"netadapt_onnx.commands.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with the nearest names for a wrong one."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, COMMANDS, 3)
+            meant = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(COMMANDS)}"
+            raise NetadaptError(f"no command '{name}'", hint=meant, code="usage")
+        return super().resolve_command(ctx, args)
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name=PROGRAM)
+@click.option("--json", is_flag=True, expose_value=False, hidden=True)
+@click.option("--debug", is_flag=True, expose_value=False, hidden=True)
+def group() -> None:
+    """Make an exported ONNX model smaller until it meets a budget as measured where it will run.
+
+    \b
+    Start here:  netadapt-onnx demo
+    Then:        netadapt-onnx inspect MODEL.onnx
+                 netadapt-onnx adapt MODEL.onnx --data DATA.npz --budget latency=0.6x -o RUN
+    """
+
+
+def main() -> None:
+    """The console entry point: quiet libraries, then `run`, then exit."""
+    import logging
+    import warnings
+
+    if "--debug" not in sys.argv:
+        # Other libraries' warnings would stand between the user and our one line.
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+    if "_NETADAPT_ONNX_COMPLETE" in os.environ:
+        group.main(prog_name=PROGRAM)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit code and never raises."""
+    options = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    as_json, debug = "--json" in options, "--debug" in options
+    try:
+        outcome = _invoke(list(arguments))
+        if outcome is None:  # --help or --version, printed by click
+            return 0
+        return _deliver(outcome, as_json)
+    except BaseException as error:
+        if debug and not isinstance(error, click.exceptions.Exit):
+            import traceback
+
+            traceback.print_exc()
+        return _failed(error, as_json)
+
+
+def _invoke(arguments: list[str]) -> Answer | None:
+    """Not by click's own `main`, which takes any EOFError, such as a truncated file's, for Ctrl-D."""
+    if not arguments:
+        arguments = ["--help"]
+    try:
+        with group.make_context(PROGRAM, arguments) as context:
+            answer: Answer = group.invoke(context)
+            return answer
+    except click.exceptions.Exit:
+        return None
+
+
+def _deliver(answer: Answer, as_json: bool) -> int:
+    if as_json:
+        _print_json(answer.result, answer.ok)
+    else:
+        _write(answer.text())
+    return 0 if answer.ok else 1
+
+
+def _failed(error: BaseException, as_json: bool) -> int:
+    if isinstance(error, BrokenPipeError):  # the reader has gone: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        if as_json:
+            _print_json({"interrupted": True}, ok=False)
+        sys.stderr.write("interrupted\n")
+        return 130
+    message, hint, code = (_one_line(part) for part in _explain(error))
+    if as_json:
+        _print_json({"error": {"code": code, "message": message, "hint": hint}}, ok=False)
+    sys.stderr.write(f"error: {message}; {hint}\n" if hint else f"error: {message}\n")
+    return 2
+
+
+def _explain(error: BaseException) -> tuple[str, str, str]:
+    """What went wrong, what to do, and one word for programs."""
+    if isinstance(error, NetadaptError):
+        return error.message, error.hint, error.code
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx else PROGRAM
+        return error.format_message().rstrip("."), f"see `{command} --help`", "usage"
+    if isinstance(error, click.ClickException):
+        return error.format_message(), "", "usage"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror or type(error).__name__}", "", "system"
+    if isinstance(error, MemoryError):
+        return "out of memory", "use a smaller model, --batch-size or data set", "system"
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"this needs the package '{error.name}', which is not installed",
+            "pip install 'netadapt-onnx[adapt]'",
+            "missing-package",
+        )
+    return f"{type(error).__name__}: {error}", "this is a bug; --debug shows where it happened", "internal"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _print_json(result: object, ok: bool) -> None:
+    """One document. NaN and infinity become null, which is what JSON has for them."""
+    import msgspec
+
+    body = msgspec.to_builtins(result, enc_hook=_plain)
+    document = msgspec.json.encode({"schema": 1, "ok": ok, **body})
+    _write(msgspec.json.format(document, indent=2).decode())
+
+
+def _plain(value: object) -> object:
+    """Paths and numpy scalars for JSON."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not for JSON")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,37 @@
+"""`netadapt-onnx env`: what this machine has, for bug reports and for choosing providers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from netadapt_onnx.commands.answer import Answer
+from netadapt_onnx.commands.options import common
+
+if TYPE_CHECKING:
+    from netadapt_onnx.environment import Environment
+
+
+@click.command("env", short_help="Show versions, providers and this device's fingerprint.")
+@common
+def command() -> Answer:
+    """Show versions, execution providers, this device's fingerprint and which extras are installed."""
+    from netadapt_onnx.environment import environment
+
+    result = environment()
+    return Answer(result, lambda: _text(result))
+
+
+def _text(result: Environment) -> str:
+    from netadapt_onnx import render
+
+    rows = [[name, version] for name, version in result.versions.items()]
+    rows += [["providers", ", ".join(result.providers)], ["cores", str(result.cores)]]
+    device = [[key, value] for key, value in result.fingerprint.items()]
+    extras = [
+        [name, extra.enables, "installed" if extra.installed else extra.install]
+        for name, extra in result.extras.items()
+    ]
+    tables = [render.listing(rows), render.listing(device, ["device", ""])]
+    return "\n\n".join([*tables, render.listing(extras, ["extra", "enables", ""])])

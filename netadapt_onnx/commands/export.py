@@ -1,0 +1,53 @@
+"""`netadapt-onnx export`: a PyTorch module to ONNX, fit for adapting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from netadapt_onnx.commands.answer import Answer
+from netadapt_onnx.commands.options import OVERWRITE, SHAPE, common
+
+if TYPE_CHECKING:
+    from netadapt_onnx.exporting import ExportResult
+
+
+@click.command("export", short_help="Export a PyTorch module to ONNX with its BatchNorm layers kept.")
+@click.argument("factory", metavar="FILE.py:FUNCTION")
+@click.option("-o", "output", type=click.Path(path_type=Path), required=True, help="Write the model here.")
+@click.option("--exporter", type=click.Choice(["dynamo", "legacy"]), default="dynamo", show_default=True)
+@click.option("--opset", type=click.IntRange(min=7), help="ONNX opset; the exporter's default otherwise.")
+@OVERWRITE
+@SHAPE
+@common
+def command(
+    factory: str,
+    output: Path,
+    exporter: Literal["dynamo", "legacy"],
+    opset: int | None,
+    overwrite: bool,
+    shapes: dict[str, tuple[int, ...]],
+) -> Answer:
+    """Export the module that FUNCTION of FILE.py returns, with its example inputs: (module, inputs).
+
+    A function that returns a module alone needs its inputs' shapes: --shape NAME=1x3x224x224.
+
+    \b
+    Example:  netadapt-onnx export net.py:make -o net.onnx
+    """
+    from netadapt_onnx.exporting import export
+
+    result = export(factory, output, exporter=exporter, opset=opset, shapes=shapes, overwrite=overwrite)
+    return Answer(result, lambda: _text(result))
+
+
+def _text(result: ExportResult) -> str:
+    from netadapt_onnx import render
+
+    batch = "a dynamic batch" if result.dynamic_batch else "a fixed batch: torch could not export a dynamic one"
+    return (
+        f"wrote {result.model}: {render.count(result.params)} parameters, {batch}; onnxruntime agrees with torch "
+        f"(largest relative difference {result.max_rel_diff:.2g})\nnext: netadapt-onnx inspect {result.model}"
+    )

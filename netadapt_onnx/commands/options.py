@@ -1,0 +1,54 @@
+"""Options that several commands share, spelled once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+MODEL = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
+SEED = click.option("--seed", default=0, show_default=True, help="Seed of everything random; recorded.")
+THREADS = click.option(
+    "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads timed with."
+)
+EP = click.option("--ep", default="cpu", show_default=True, help="Execution provider of onnxruntime.")
+CRITERION = click.option(
+    "--criterion", default="l2", show_default=True, help="Which channels stay: l2, l1, first or random."
+)
+
+
+def _shapes(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    if not given:
+        return {}
+    from netadapt_onnx.model import parse_shape
+
+    return dict(parse_shape(text) for text in given)
+
+
+SHAPE = click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=1x3x224x224",
+    callback=_shapes,
+    help="Shape of an input with other dynamic axes; may be repeated.",
+)
+BATCH_SIZE = click.option(
+    "--batch-size", default=1, show_default=True, type=click.IntRange(min=1), help="Length of a dynamic first axis."
+)
+
+
+def common(function: Command) -> Command:
+    """`--json` and `--debug`: read by the frame (`cli.py`), declared so that every command's help shows them."""
+    function = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and warnings.")(function)
+    return click.option("--json", is_flag=True, expose_value=False, help="One JSON document on stdout.")(function)
+
+
+def shaped(function: Command) -> Command:
+    """`--shape` and `--batch-size`: what the file leaves open."""
+    return SHAPE(BATCH_SIZE(function))

@@ -1,0 +1,110 @@
+"""`netadapt-onnx prune`: one cut without any search."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from netadapt_onnx.commands.answer import Answer
+from netadapt_onnx.commands.options import CRITERION, MODEL, OVERWRITE, common, shaped
+
+if TYPE_CHECKING:
+    from netadapt_onnx.pruning import PruneResult
+    from netadapt_onnx.surgery.verify import Verification
+
+
+def _keep(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    kept = {}
+    for text in given:
+        name, equals, value = text.rpartition("=")
+        if not equals:
+            raise click.BadParameter(f"'{text}' is not GROUP=N or GROUP=0.5x")
+        kept[name] = value
+    return kept
+
+
+@click.command("prune", short_help="Remove channels by a ratio, by counts, or down to a budget.")
+@MODEL
+@click.option("-o", "output", type=click.Path(path_type=Path), help="Write the pruned model here.")
+@click.option("--ratio", type=float, help="Share of channels to remove from every prunable group.")
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="GROUP=N|0.5x",
+    callback=_keep,
+    help="Channels to keep in a group, as a count or a share; may be repeated.",
+)
+@click.option("--budget", multiple=True, metavar="macs=0.5x", help="Cut uniformly until this holds; may be repeated.")
+@CRITERION
+@click.option("--step", type=click.IntRange(min=1), help="Keep multiples of this many channels.")
+@click.option("--verify", "check", is_flag=True, help="Prove that pruned equals masked. Without -o always done.")
+@OVERWRITE
+@shaped
+@common
+def command(
+    model: Path,
+    output: Path | None,
+    ratio: float | None,
+    keep: dict[str, str],
+    budget: tuple[str, ...],
+    criterion: str,
+    step: int | None,
+    check: bool,
+    overwrite: bool,
+    shapes: dict[str, tuple[int, ...]],
+    batch_size: int,
+) -> Answer:
+    """Remove the channels of MODEL that matter least, with everything coupled to them.
+
+    \b
+    Examples:  netadapt-onnx prune model.onnx --ratio 0.5 --verify
+               netadapt-onnx prune model.onnx --budget macs=0.5x -o small.onnx
+    """
+    from netadapt_onnx.pruning import passed, prune
+
+    result = prune(
+        model,
+        output,
+        ratio=ratio,
+        keep=keep or None,
+        budget=budget or None,
+        criterion=criterion,
+        step=step,
+        check=check,
+        shapes=shapes,
+        batch_size=batch_size,
+        overwrite=overwrite,
+    )
+    proven = result.verify is None or passed(result.verify)
+    return Answer(result, lambda: _text(result, proven), ok=result.met and proven)
+
+
+def _text(result: PruneResult, proven: bool) -> str:
+    from netadapt_onnx import render
+
+    parts = [
+        render.table(
+            [[name, *counts] for name, counts in result.groups.items()], ["group", "channels before", "after"]
+        ),
+        render.table(render.cost_rows(asdict(result.before), asdict(result.after)), ["", "before", "after", "left"]),
+    ]
+    if result.verify is not None:
+        parts.append(_proof(result.verify, proven))
+    if result.note:
+        parts.append(result.note)
+    if result.model is not None:
+        parts.append(f"wrote {result.model}\nnext: netadapt-onnx finetune {result.model} --data DATA.npz -o tuned.onnx")
+    return "\n\n".join(parts)
+
+
+def _proof(proof: Verification, proven: bool) -> str:
+    if not proven:
+        worst = f"up to {proof.max_rel_diff:.2g}, first in tensor '{proof.first_bad_tensor}'"
+        return f"NOT VERIFIED: the pruned model differs from the masked one by {worst}; nothing was written"
+    said = f"verified: pruned equals masked, largest relative difference {proof.max_rel_diff:.2g}"
+    if proof.inexact_groups:
+        said += f"; no reference could be built for {', '.join(proof.inexact_groups)}"
+    return said

@@ -1,0 +1,85 @@
+"""What a model costs, layer by layer, and which of its channels can go: what `inspect` shows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from netadapt_onnx.folding import fold
+from netadapt_onnx.model import Model, load
+from netadapt_onnx.profilers.cost import Cost, cost
+from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.trace import Trace, trace
+
+Source = str | os.PathLike[str] | Model
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """A model's resources at one batch size. `latency_ms` is a table's prediction, None without a table."""
+
+    params: int
+    macs: int
+    size_bytes: int
+    memory_bytes: int
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node that owns weights; `group` names the group that its output channels belong to."""
+
+    name: str
+    op: str
+    params: int
+    macs: int
+    group: str | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A model's totals, its layers in topological order, and its groups."""
+
+    model: Resources
+    layers: tuple[Layer, ...]
+    groups: tuple[Group, ...]
+
+
+def opened(source: Source) -> Model:
+    """A model from its path, or as it is if it is loaded already."""
+    return source if isinstance(source, Model) else load(source)
+
+
+def traced(model: Model, shapes: Shapes | None = None, batch_size: int = 1) -> Trace:
+    """Fold and trace a model. Raises NetadaptError if onnxruntime cannot run it or an axis needs `shapes`."""
+    return trace(fold(model.proto, dict(shapes or {}), batch_size))
+
+
+def resources(counted: Cost, size_bytes: int | None = None, latency_ms: float | None = None) -> Resources:
+    """A Cost as results show it; `size_bytes` of the file itself, where there is one."""
+    size = counted.size_bytes if size_bytes is None else size_bytes
+    return Resources(counted.params, counted.macs, size, counted.memory_bytes, latency_ms)
+
+
+def inspect(
+    model: Source, *, table: str | os.PathLike[str] | None = None, shapes: Shapes | None = None, batch_size: int = 1
+) -> Inspection:
+    """Count what a model costs and find its groups of channels; with a latency table, predict its latency in ms.
+
+    `shapes` gives inputs whose axes beyond the first are dynamic. Raises NetadaptError for a model it cannot run.
+    """
+    source = opened(model)
+    found = traced(source, shapes, batch_size)
+    folded = found.folded
+    counted = cost(folded.proto, folded.shapes)
+    latency_ms = None
+    if table is not None:
+        from netadapt_onnx.profilers.table import Table
+
+        latency_ms = Table.load(Path(table)).predict(folded.proto, folded.shapes)
+    owner = {layer: group.name for group in found.groups for layer in group.layers}
+    layers = tuple(Layer(c.name, c.op, c.params, c.macs, owner.get(c.name)) for c in counted.layers)
+    return Inspection(resources(counted, source.size_bytes, latency_ms), layers, found.groups)

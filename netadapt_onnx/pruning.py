@@ -1,0 +1,194 @@
+"""One cut without any search: by a ratio, by counts, or uniformly down to a budget."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.inspection import Resources, Shapes, Source, opened, resources, traced
+from netadapt_onnx.model import refuse_existing, save
+from netadapt_onnx.profilers.cost import Cost, CostModel
+from netadapt_onnx.search.budget import Budget, parse_budgets
+from netadapt_onnx.search.provenance import provenance
+from netadapt_onnx.surgery.criteria import select
+from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.surgery.verify import Verification, verify
+
+Counts = dict[str, int]
+COUNTED = ("macs", "params", "size", "memory")
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """`groups`: channels before and after; `verify`, `model`: None where not asked for; `met`: every budget holds."""
+
+    before: Resources
+    after: Resources
+    groups: Mapping[str, tuple[int, int]]
+    verify: Verification | None
+    model: Path | None
+    met: bool
+    note: str = ""
+
+
+def prune(
+    model: Source,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    ratio: float | None = None,
+    keep: Mapping[str, int | float | str] | None = None,
+    budget: Iterable[str] | str | None = None,
+    criterion: str = "l2",
+    step: int | None = None,
+    check: bool = False,
+    shapes: Shapes | None = None,
+    batch_size: int = 1,
+    overwrite: bool = False,
+) -> PruneResult:
+    """Remove the channels that matter least, with everything coupled to them, and write the smaller model.
+
+    One of: `ratio`, the share of channels to remove from every prunable group; `keep`, for each named group a count or
+    a share of its channels as "0.5x"; `budget`, a uniform cut until it holds ("macs=0.5x"). Counts are multiples of
+    `step` (by default, of each group's structural step). `check` proves that pruned equals masked; without `output` it always
+    is. A model that fails the proof is not written. Raises NetadaptError if there is nothing to prune.
+    """
+    if output is not None:
+        refuse_existing(Path(output), overwrite)
+    if sum(way is not None and way != {} for way in (ratio, keep, budget)) != 1:
+        raise NetadaptError("how much to prune?", hint="give one of --ratio, --keep and --budget", code="usage")
+    source = opened(model)
+    found = traced(source, shapes, batch_size)
+    groups = prunable(found)
+    count = CostModel(found.folded.proto)
+    dense = count(found.folded.shapes)
+    note, met = "", True
+    if ratio is not None:
+        counts = at_ratio(groups, ratio, step)
+    elif keep:
+        counts = at_counts(found, keep)
+    else:
+        counts, met, note = _within(found, groups, count, parse_budgets(_texts(budget), COUNTED), step)
+    kept = select(found, counts, criterion)
+    small = resize(found, kept)
+    proof = verify(found, kept, pruned=small) if check or output is None else None
+    written = None
+    if output is not None and (proof is None or passed(proof)):
+        written = save(small, output, metadata=provenance(source, command="prune"), overwrite=overwrite)
+    after = resources(
+        count(found.resized_shapes(kept)), small.ByteSize() if written is None else written.stat().st_size
+    )
+    return PruneResult(
+        before=resources(dense, source.size_bytes),
+        after=after,
+        groups={g.name: (g.channels, counts.get(g.name, g.channels)) for g in groups},
+        verify=proof,
+        model=written,
+        met=met,
+        note=note,
+    )
+
+
+def passed(proof: Verification) -> bool:
+    """Whether pruned equals masked wherever that could be compared."""
+    return proof.first_bad_tensor is None
+
+
+def prunable(found: Trace) -> list[Group]:
+    """The groups that may be cut. Raises NetadaptError with the commonest reason if there is none."""
+    groups = list(found.prunable)
+    if not groups:
+        reasons = [g.reason for g in found.groups if g.reason]
+        why = f": {max(set(reasons), key=reasons.count)}" if reasons else ": no layer with channels was found"
+        raise NetadaptError(
+            f"the model has no prunable group{why}",
+            hint="`netadapt-onnx inspect MODEL` lists the groups and what holds each",
+            code="nothing-to-prune",
+        )
+    return groups
+
+
+def at_ratio(groups: Iterable[Group], ratio: float, step: int | None = None) -> Counts:
+    """Counts when `ratio` of every group goes: max(floor, step * ceil((1 - ratio) * channels / step))."""
+    if not 0 <= ratio < 1:
+        raise NetadaptError(f"ratio {ratio:g} is not in [0, 1): it is the share of channels to remove", code="usage")
+    return {g.name: _rounded(g, (1 - ratio) * g.channels, step) for g in groups}
+
+
+def at_counts(found: Trace, keep: Mapping[str, int | float | str]) -> Counts:
+    """Counts as given by name; a share ("0.5x", or a float below 1) is rounded up to the group's structural step."""
+    counts: Counts = {}
+    for name, value in keep.items():
+        group = found.group(name)
+        if not group.prunable:
+            raise NetadaptError(f"group '{name}' cannot be pruned: {group.reason}", code="not-prunable")
+        counts[name] = _count(group, value)
+    return counts
+
+
+def _count(group: Group, value: int | float | str) -> int:
+    text = str(value)
+    wrong = NetadaptError(
+        f"--keep {group.name}={text}: not a count of {group.channels} channels",
+        hint=f"from {group.floor} to {group.channels} in steps of {group.step}, or a share such as 0.5x",
+        code="usage",
+    )
+    try:
+        if text.endswith("x") or (isinstance(value, float) and value < 1):
+            share = float(text.removesuffix("x"))
+            if not 0 < share <= 1:
+                raise wrong
+            return _rounded(group, share * group.channels)
+        count = int(text)
+    except ValueError as error:
+        raise wrong from error
+    if count % group.step or not group.floor <= count <= group.channels:
+        raise wrong
+    return count
+
+
+def _rounded(group: Group, channels: float, step: int | None = None) -> int:
+    multiple = math.lcm(step or 1, group.step)
+    return min(group.channels, max(group.floor, multiple * math.ceil(channels / multiple - 1e-9)))
+
+
+def _texts(budget: Iterable[str] | str | None) -> list[str]:
+    return [budget] if isinstance(budget, str) else list(budget or [])
+
+
+def _within(
+    found: Trace, groups: list[Group], count: CostModel, budgets: tuple[Budget, ...], step: int | None
+) -> tuple[Counts, bool, str]:
+    """The largest uniform cut's counts that meet every budget, whether it does, and what to say about it."""
+    original = count(found.folded.shapes).resources
+
+    def holds(counts: Counts) -> bool:
+        now = _cost_at(found, count, counts).resources
+        return all(now[b.resource] <= b.limit(original[b.resource]) for b in budgets)
+
+    shares = sorted({n / g.channels for g in groups for n in range(g.channels + 1)}, reverse=True)
+    ladder = [{g.name: _rounded(g, share * g.channels, step) for g in groups} for share in shares]
+    text = ", ".join(map(str, budgets))
+    if holds(ladder[0]):
+        return ladder[0], True, f"nothing to do: the model meets {text} already"
+    low, high = 1, len(ladder) - 1
+    if not holds(ladder[-1]):
+        now = _cost_at(found, count, ladder[-1]).resources
+        reached = ", ".join(f"{b.resource}={now[b.resource] / original[b.resource]:.3f}x" for b in budgets)
+        return ladder[-1], False, f"the smallest model misses {text}: it reaches {reached}"
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(ladder[middle]) else (middle + 1, high)
+    return ladder[low], True, ""
+
+
+def _cost_at(found: Trace, count: CostModel, counts: Counts) -> Cost:
+    # Which channels go does not change the cost.
+    return count(found.resized_shapes({name: np.arange(n) for name, n in counts.items()}))

@@ -1,0 +1,88 @@
+"""Results as text for people: numbers with units, tables, and progress on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+Progress = Callable[[int, int, str], None]
+
+
+def count(value: float) -> str:
+    """A count with a decimal prefix: 40551040 -> 40.6 M."""
+    for limit, prefix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{prefix}"
+    return f"{value:.3g}"
+
+
+def size(value: float) -> str:
+    """Bytes with a decimal prefix: 1 MB is 10^6 bytes."""
+    return count(value) + ("B" if abs(value) >= 1e3 else " B")
+
+
+def milliseconds(value: float | None) -> str:
+    """A time in ms with three significant digits."""
+    return "" if value is None else f"{value:.3g} ms"
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage with one decimal."""
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def ratio(after: float, before: float) -> str:
+    """What is left: 0.50x."""
+    return f"{after / before:.2f}x" if before else ""
+
+
+def table(rows: Sequence[Sequence[object]], headers: Sequence[str] = ()) -> str:
+    """Aligned columns; numbers that are strings already stay as they are."""
+    from tabulate import tabulate
+
+    columns = max((len(row) for row in rows), default=len(headers))
+    align = ["left"] + ["right"] * (columns - 1)
+    return tabulate(rows, headers=headers, tablefmt="simple", colalign=align if rows else None, disable_numparse=True)
+
+
+def listing(rows: Sequence[Sequence[object]], headers: Sequence[str] = ()) -> str:
+    """Left-aligned columns of words."""
+    from tabulate import tabulate
+
+    return tabulate(rows, headers=headers, tablefmt="simple" if headers else "plain", disable_numparse=True)
+
+
+def cost_rows(before: Mapping[str, float | None], after: Mapping[str, float | None] | None = None) -> list[list[str]]:
+    """Rows of a cost table: resource, before and, if given, after and what is left."""
+    forms = {"params": count, "macs": count, "size_bytes": size, "memory_bytes": size, "latency_ms": milliseconds}
+    names = {"size_bytes": "file size", "memory_bytes": "peak activations", "latency_ms": "latency"}
+    rows = []
+    for key, form in forms.items():
+        old = before.get(key)
+        if old is None:
+            continue
+        row = [names.get(key, key), form(old)]
+        if after is not None:
+            new = after.get(key)
+            row += ["", ""] if new is None else [form(new), ratio(new, old)]
+        rows.append(row)
+    return rows
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Progress | None]:
+    """A progress bar on stderr if it is a terminal; None, which shows nothing, elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeElapsedColumn(),
+        console=Console(stderr=True), transient=True,
+    ) as bar:  # fmt: skip
+        task = bar.add_task(title, total=None, text="")
+        yield lambda done, total, text: bar.update(task, completed=done, total=total, text=text)
