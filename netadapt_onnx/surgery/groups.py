@@ -1,0 +1,101 @@
+"""From tied labels to groups: what is pruned as one decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from netadapt_onnx.surgery.labels import Labels, Layer
+from netadapt_onnx.surgery.ties import Array
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that are pruned as one decision; named after the first layer whose output channels it holds.
+
+    `channels` are counted on that layer; they go in whole multiples of `step` and at least `floor` stay. `layers` are
+    all layers whose outputs belong to it. `reason` says why a group is not `prunable`.
+    """
+
+    name: str
+    channels: int
+    step: int
+    floor: int
+    layers: tuple[str, ...]
+    prunable: bool
+    reason: str | None
+
+
+def find_groups(labels: Labels, roots: Array) -> tuple[tuple[Group, ...], dict[str, Array]]:
+    """Groups in topological order, and for each the root label of its channels in the naming layer's order.
+
+    A group's labels share their coverage: they occur equally often along the same axes of the same tensors, so that
+    importances compare and no tensor runs empty.
+    """
+    coverage = _coverage(labels, roots)
+    reasons = _pinned(labels, roots)
+    pinned = np.zeros(len(roots), bool)
+    pinned[list(reasons)] = True
+    owner: dict[tuple[int, bool], str] = {}
+    members: dict[str, Array] = {}
+    naming: list[tuple[str, Layer, int]] = []
+    taken: dict[str, int] = {}
+    for layer in labels.layers:
+        line = roots[layer.channels]
+        keys = list(zip(coverage[line].tolist(), pinned[line].tolist(), strict=True))
+        for key in dict.fromkeys(keys):
+            if key in owner:
+                continue
+            taken[layer.name] = taken.get(layer.name, 0) + 1
+            name = layer.name if taken[layer.name] == 1 else f"{layer.name}#{taken[layer.name]}"
+            owner[key] = name
+            channels = line[np.array([k == key for k in keys])]
+            members[name] = channels
+            _, counts = np.unique(channels, return_counts=True)
+            naming.append((name, layer, int(counts.max())))
+    holding = _layers_by_group(labels, roots, members)
+    groups = []
+    for name, _, step in naming:
+        channels = members[name]
+        reason = next((reasons[int(r)] for r in channels if int(r) in reasons), None)
+        if reason is None and len(np.unique(channels)) == 1:
+            reason = "all its channels are tied together"
+        groups.append(Group(name, len(channels), step, step, holding[name], reason is None, reason))
+    return tuple(groups), members
+
+
+def _coverage(labels: Labels, roots: Array) -> Array:
+    """A number per root label that is equal for labels with the same occurrences (a sum of random 64-bit numbers)."""
+    rng = np.random.default_rng(0)
+    total = np.zeros(len(roots), np.uint64)
+    lines = [factor for factors in labels.factors.values() for factor in factors]
+    lines += [factor for use in labels.uses for factor in use.factors]
+    lines += [layer.channels for layer in labels.layers]
+    with np.errstate(over="ignore"):
+        for factor in lines:
+            found, counts = np.unique(roots[factor], return_counts=True)
+            total[found] += rng.integers(1, 2**63, dtype=np.uint64) * counts.astype(np.uint64)
+    return total.view(np.int64)
+
+
+def _pinned(labels: Labels, roots: Array) -> dict[int, str]:
+    """The first reason for each pinned root."""
+    reasons: dict[int, str] = {}
+    for pin in labels.pins:
+        for root in np.unique(roots[pin.labels]).tolist():
+            reasons.setdefault(root, pin.reason)
+    return reasons
+
+
+def _layers_by_group(labels: Labels, roots: Array, members: dict[str, Array]) -> dict[str, tuple[str, ...]]:
+    names = list(members)
+    group_of = np.full(len(roots), -1)
+    for i, name in enumerate(names):
+        group_of[members[name]] = i
+    holding: dict[str, dict[str, None]] = {name: {} for name in names}
+    for layer in labels.layers:
+        for i in np.unique(group_of[roots[layer.channels]]):
+            if i >= 0:
+                holding[names[i]][layer.name] = None
+    return {name: tuple(layers) for name, layers in holding.items()}

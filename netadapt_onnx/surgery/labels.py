@@ -1,0 +1,297 @@
+"""Channel labels of every tensor, and what rules may do with them.
+
+A tensor's labels are a tuple of *factors*: integer arrays of the tensor's rank in which an axis without channels has
+length 1 and 0 means 'no label'. A position lives while its labels in all factors live (AND): a Conv weight has one
+factor for its output channels and one for its input channels. Tied labels live and die together (`ties.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from netadapt_onnx.folding import KEPT_ON_WEIGHTS, Folded
+from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.ties import Array, Ties
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from netadapt_onnx.surgery.resize import Cut
+
+Factors = tuple[Array, ...]
+Edit = Callable[["Cut", "gs.Node"], None]
+
+
+class Unsupported(Exception):
+    """Raised by a rule that cannot apply; the node then pins its inputs with this reason."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """A constant as one input of one node: `factors` label the axes that a cut slices."""
+
+    constant: str
+    node: int
+    slot: int
+    factors: Factors
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node that owns weights, and the labels (channels,) of its output channels."""
+
+    node: int
+    name: str
+    op: str
+    channels: Array
+    weight: str
+    axis: int
+
+
+@dataclass(frozen=True)
+class Pin:
+    labels: Array
+    reason: str
+
+
+class Labels:
+    """The state of one propagation. Rules read and change it only through these methods."""
+
+    def __init__(self, folded: Folded) -> None:
+        self.ties = Ties()
+        self.uses: list[Use] = []
+        self.layers: list[Layer] = []
+        self.edits: list[tuple[int, Edit]] = []
+        self.masked: list[tuple[int, int]] = []
+        self.gathered: list[int] = []
+        self.pins: list[Pin] = []
+        self.factors: dict[str, Factors] = {}
+        self._shapes = folded.shapes
+        self._constants = {t.name: t for t in folded.proto.graph.initializer}
+        self._views = self._find_views(folded.proto.graph.node)
+
+    # -- what is known of tensors ------------------------------------------------------------------------------------
+
+    def _find_views(self, nodes: Iterable[onnx.NodeProto]) -> dict[str, tuple[int, onnx.NodeProto]]:
+        views: dict[str, tuple[int, onnx.NodeProto]] = {}
+        for i, node in enumerate(nodes):
+            source = node.input[0] if node.input else ""
+            if node.op_type in KEPT_ON_WEIGHTS and (source in self._constants or source in views):
+                views[node.output[0]] = (i, node)
+        return views
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        if name not in self._shapes:
+            raise Unsupported(f"the shape of '{name}' is not known")
+        return self._shapes[name]
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a tensor is an initializer, or a view of one that keeps its own name."""
+        return name in self._constants or name in self._views
+
+    def is_view(self, name: str) -> bool:
+        return name in self._views
+
+    def value(self, name: str) -> np.ndarray[Any, Any]:
+        """The value of an initializer. Raises Unsupported for anything else."""
+        if name not in self._constants:
+            raise Unsupported(f"'{name}' is computed at run time")
+        return numpy_helper.to_array(self._constants[name])
+
+    def weight(self, name: str) -> np.ndarray[Any, Any]:
+        """The value of an initializer or of a view of one, as its reader sees it (quantised values unscaled)."""
+        if name not in self._views:
+            return self.value(name)
+        node = self._views[name][1]
+        source = self.weight(node.input[0])
+        if node.op_type != "Transpose":
+            return source
+        order = next((list(a.ints) for a in node.attribute if a.name == "perm"), None)
+        return source.transpose(order)
+
+    def integers(self, node: Node, slot: int, attribute: str | None = None) -> list[int] | None:
+        """Integers given as input `slot`, or in older opsets as `attribute`; None if neither is there."""
+        if node.has(slot):
+            return [int(v) for v in self.value(node.inputs[slot]).reshape(-1)]
+        if attribute is not None and attribute in node.attributes:
+            return [int(v) for v in np.atleast_1d(node.attributes[attribute])]
+        return None
+
+    def of(self, name: str) -> Factors:
+        """Labels of a runtime tensor; () where nothing is labelled."""
+        return self.factors.get(name, ())
+
+    # -- what rules do -----------------------------------------------------------------------------------------------
+
+    def fresh(self, n: int) -> Array:
+        return self.ties.fresh(n)
+
+    def set(self, name: str, factors: Iterable[Array], reason: str = "single position") -> None:
+        """Give a runtime tensor its labels. A factor left with a single position cannot be cut: it is pinned."""
+        kept = []
+        for factor in map(squeeze, factors):
+            if factor.size > 1:
+                if factor.any():
+                    kept.append(factor)
+            elif factor.any():
+                self.pin(factor, reason)
+        if name and kept:
+            self.factors[name] = tuple(kept)
+
+    def pin(self, labels: Array, reason: str) -> None:
+        """These labels must stay."""
+        flat = labels[labels > 0]
+        if flat.size:
+            self.pins.append(Pin(np.unique(flat), reason))
+
+    def tie(self, a: Array, b: Array, reason: str) -> None:
+        """Tie elementwise after broadcasting; a label that meets 'no label' is pinned."""
+        a, b = np.broadcast_arrays(a, b)
+        a, b = a.reshape(-1), b.reshape(-1)
+        both = (a > 0) & (b > 0)
+        self.ties.tie(a[both], b[both])
+        self.pin(a[~both], reason)
+        self.pin(b[~both], reason)
+
+    def collapse(self, factor: Array, axis: int, reason: str) -> Array:
+        """Tie all labels along `axis`: what is left can be cut along the other axes only. Returns length 1 there."""
+        if factor.shape[axis] == 1:
+            return factor
+        first = factor.take([0], axis=axis)
+        self.tie(first, factor, reason)
+        if first.size == 1:
+            self.pin(factor, reason)
+            return np.zeros_like(first)
+        return first
+
+    def keep_axes(self, factor: Array, axes: Sequence[int], reason: str) -> Array:
+        """Collapse every axis not in `axes`."""
+        for k in range(factor.ndim):
+            if k not in axes:
+                factor = self.collapse(factor, k, reason)
+        return factor
+
+    def join(self, factors: list[Array], factor: Array, reason: str) -> list[Array]:
+        """Add `factor` to others of the same tensor; those that label the same axis are tied into one."""
+        apart = []
+        for other in factors:
+            if any(a > 1 and b > 1 for a, b in zip(other.shape, factor.shape, strict=True)):
+                self.tie(other, factor, reason)
+                wide = np.broadcast_shapes(other.shape, factor.shape)
+                factor = np.broadcast_to(factor, wide)
+            else:
+                apart.append(other)
+        return [*apart, factor]
+
+    def channels(self, name: str, axis: int, reason: str) -> Array | None:
+        """Labels (n,) along one axis of a runtime tensor, for an op that can be cut only there; None if there are none.
+
+        Labels that spread over other axes too are tied along those; labels on other axes alone are pinned.
+        """
+        found: Array | None = None
+        for factor in self.of(name):
+            if factor.shape[axis] == 1:
+                self.keep_axes(factor, (), reason)
+                continue
+            line = self.keep_axes(factor, (axis,), reason).reshape(-1)
+            if found is not None:
+                self.tie(found, line, reason)
+            found = line
+        return found
+
+    def bind(self, node: Node, slot: int, factors: Iterable[Array]) -> None:
+        """The constant at input `slot` carries these labels: a cut slices it so. Looks through views of weights."""
+        squeezed = [squeeze(f) for f in factors]
+        kept = tuple(f for f in squeezed if f.size > 1 and f.any())
+        for factor in squeezed:
+            if factor.size == 1:
+                self.pin(factor, f"all of constant '{node.inputs[slot]}' at once")
+        name, user = node.inputs[slot], node.index
+        if not kept:
+            return
+        while name in self._views:
+            user, view = self._views[name]
+            if view.op_type == "Transpose":
+                rank = len(self.shape(name))
+                order = next((list(a.ints) for a in view.attribute if a.name == "perm"), list(range(rank))[::-1])
+                kept = tuple(f.transpose(np.argsort(order)) for f in kept)
+            elif view.op_type in ("DequantizeLinear", "QuantizeLinear"):
+                self._bind_scales(view, user, kept)
+            name, slot = view.input[0], 0
+        if name not in self._constants:
+            raise Unsupported(f"'{name}' is computed at run time")
+        dims = self._constants[name].dims
+        for factor in kept:
+            if any(f not in (1, d) for f, d in zip(factor.shape, dims, strict=True)):
+                raise Unsupported(f"labels {factor.shape} do not fit constant '{name}' {tuple(dims)}")
+        self.uses.append(Use(name, user, slot, kept))
+
+    def _bind_scales(self, view: onnx.NodeProto, user: int, factors: Factors) -> None:
+        axis = next((a.i for a in view.attribute if a.name == "axis"), 1) % len(factors[0].shape)
+        for slot, name in list(enumerate(view.input))[1:]:
+            if name and self.shape(name) and int(np.prod(self.shape(name))) > 1:
+                if len(self.shape(name)) > 1:
+                    raise Unsupported("blocked quantisation")
+                lines = tuple(self.keep_axes(f, (axis,), "quantisation axis") for f in factors if f.shape[axis] > 1)
+                self.uses.extend(Use(name, user, slot, (line.reshape(-1),)) for line in lines if line.any())
+
+    def owns(self, node: Node, channels: Array, weight: int, axis: int) -> None:
+        """`node` is a layer whose output channels carry these labels, along `axis` of its weight (an input slot)."""
+        self.layers.append(Layer(node.index, node.name, node.op, channels, node.inputs[weight], axis))
+
+    def edit(self, node: Node, change: Edit) -> None:
+        """Have `change(cut, node)` adjust attributes and integer inputs of the node when the model is cut."""
+        self.edits.append((node.index, change))
+
+    def mask(self, node: Node, slot: int) -> None:
+        """The node contracts input `slot`: the masked reference zeroes removed channels in front of it."""
+        if self.of(node.inputs[slot]):
+            self.masked.append((node.index, slot))
+
+    def gather(self, node: Node) -> None:
+        """The node reduces over channels: the reference applies it to the kept ones alone."""
+        self.gathered.append(node.index)
+
+    def snapshot(self) -> tuple[int, ...]:
+        return tuple(map(len, (self.uses, self.layers, self.edits, self.masked, self.gathered)))
+
+    def restore(self, mark: tuple[int, ...]) -> None:
+        """Forget what a rule recorded before it gave up (its ties stay: they only make cuts coarser)."""
+        records: tuple[list[Any], ...] = (self.uses, self.layers, self.edits, self.masked, self.gathered)
+        for record, length in zip(records, mark, strict=True):
+            del record[length:]
+
+
+def squeeze(factor: Array) -> Array:
+    """Give length 1 to every axis along which the labels do not change."""
+    for axis, length in enumerate(factor.shape):
+        if length > 1:
+            first = factor.take([0], axis=axis)
+            if (first == factor).all():
+                factor = first
+    return factor
+
+
+def align(factor: Array, rank: int) -> Array:
+    """Prepend axes of length 1, as broadcasting does."""
+    return factor.reshape((1,) * (rank - factor.ndim) + factor.shape)
+
+
+def on_axis(line: Array, axis: int, rank: int) -> Array:
+    """A factor with labels (n,) along one axis."""
+    return line.reshape([-1 if k == axis else 1 for k in range(rank)])
+
+
+def aligned_shape(shape: Sequence[int], rank: int) -> tuple[int, ...]:
+    return (1,) * (rank - len(shape)) + tuple(shape)
+
+
+def labelled(factors: Iterable[Array], axis: int) -> bool:
+    """Whether any of the factors has labels along `axis`."""
+    return any(f.shape[axis] > 1 for f in factors)

@@ -1,0 +1,62 @@
+"""A graph node as rules see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import onnx
+
+from netadapt_onnx.control_flow import captured
+from netadapt_onnx.folding import node_name
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of the folded model. `index` is its position there; `opset` the version of its own domain."""
+
+    index: int
+    proto: onnx.NodeProto
+    opset: int
+
+    @property
+    def op(self) -> str:
+        return self.proto.op_type
+
+    @property
+    def domain(self) -> str:
+        return "" if self.proto.domain == "ai.onnx" else self.proto.domain
+
+    @cached_property
+    def name(self) -> str:
+        return node_name(self.proto)
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(self.proto.input)
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(self.proto.output)
+
+    @cached_property
+    def captured(self) -> tuple[str, ...]:
+        """Outer tensors that the node's subgraphs read."""
+        return tuple(captured(self.proto))
+
+    @cached_property
+    def attributes(self) -> Mapping[str, Any]:
+        return {a.name: onnx.helper.get_attribute_value(a) for a in self.proto.attribute}
+
+    def has(self, slot: int) -> bool:
+        """Whether the optional input `slot` is given."""
+        return slot < len(self.inputs) and self.inputs[slot] != ""
+
+    def integer(self, name: str, default: int) -> int:
+        return int(self.attributes.get(name, default))
+
+    def text(self, name: str, default: str) -> str:
+        value = self.attributes.get(name, default)
+        return value.decode() if isinstance(value, bytes) else str(value)

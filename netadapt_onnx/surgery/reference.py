@@ -1,0 +1,100 @@
+"""The masked reference: the original model, computing on every kept channel what the pruned one should compute.
+
+Removed channels are zeroed in front of each contraction (the same as zeroing the consumers' weights). A reduction over
+channels, a LayerNorm say, sees fewer channels after a cut: there the reference gathers the kept ones, applies the
+pruned node and scatters the result back.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from netadapt_onnx.surgery.resize import Cut, export
+from netadapt_onnx.surgery.trace import Trace
+
+WHERE_OPSET = 9
+
+
+def masked_reference(trace: Trace, cut: Cut, pruned: onnx.ModelProto) -> onnx.ModelProto:
+    """Build the reference of `pruned`, the model that `cut` made of `trace`; tensors keep their names."""
+    graph = gs.import_onnx(trace.folded.proto)
+    original = list(graph.nodes)
+    after = gs.import_onnx(pruned).nodes
+    for index, slot in trace.labels.masked:
+        _mask(graph, original[index], slot, trace, cut)
+    for index in dict.fromkeys(trace.labels.gathered):
+        _gather(graph, original[index], after[index], trace, cut)
+    graph.toposort()
+    return export(graph, trace.folded.proto)
+
+
+def _mask(graph: gs.Graph, node: gs.Node, slot: int, trace: Trace, cut: Cut) -> None:
+    """Where(mask, x, 0): a product would let NaN and infinity through."""
+    tensor = node.inputs[slot]
+    shape = trace.folded.shapes[tensor.name]
+    masks = [cut.kept(tensor.name, axis) for axis in range(len(shape))]
+    if all(m.all() for m in masks):
+        return
+    mask = np.ones((1,) * len(shape), bool)
+    for axis, m in enumerate(masks):
+        if not m.all():
+            mask = mask & m.reshape([-1 if k == axis else 1 for k in range(len(shape))])
+    dtype = trace.folded.dtypes[tensor.name]
+    name = f"{tensor.name}/masked/{node.name or node.outputs[0].name}/{slot}"
+    out = gs.Variable(name)
+    if cut.opset >= WHERE_OPSET:
+        inputs = [gs.Constant(f"{name}/mask", mask), tensor, gs.Constant(f"{name}/zero", np.zeros((), dtype))]
+        graph.nodes.append(gs.Node("Where", name=name, inputs=inputs, outputs=[out]))
+    else:
+        inputs = [tensor, gs.Constant(f"{name}/mask", mask.astype(dtype))]
+        graph.nodes.append(gs.Node("Mul", name=name, inputs=inputs, outputs=[out]))
+    node.inputs[slot] = out
+
+
+def _gather(graph: gs.Graph, node: gs.Node, pruned: gs.Node, trace: Trace, cut: Cut) -> None:
+    """Apply the pruned node to the kept channels and put its results back at their places."""
+    base = node.name or node.outputs[0].name
+    for slot, tensor in enumerate(node.inputs):
+        if isinstance(tensor, gs.Constant):
+            other = pruned.inputs[slot]
+            node.inputs[slot] = gs.Constant(f"{tensor.name}/kept/{base}/{slot}", other.values)
+        elif tensor.name in trace.folded.shapes:
+            node.inputs[slot] = _take(graph, tensor, trace, cut, f"{tensor.name}/kept/{base}/{slot}")
+    node.attrs = dict(pruned.attrs)
+    for slot, tensor in enumerate(list(node.outputs)):
+        if not tensor.name:
+            continue
+        shape = trace.folded.shapes[tensor.name]
+        if cut.shape(tensor.name) == shape:
+            continue
+        inner = gs.Variable(f"{tensor.name}/kept/{base}/out{slot}")
+        node.outputs[slot] = inner
+        steps = [(axis, cut.kept(tensor.name, axis)) for axis in range(len(shape))]
+        steps = [(axis, kept) for axis, kept in steps if not kept.all()]
+        for i, (axis, kept) in enumerate(steps):
+            # Removed positions get a copy of a kept one: nothing reads them unmasked.
+            position = np.maximum(np.cumsum(kept) - 1, 0)
+            out = tensor if i == len(steps) - 1 else gs.Variable(f"{inner.name}/{axis}")
+            _add_gather(graph, inner, position, axis, out)
+            inner = out
+
+
+def _take(graph: gs.Graph, tensor: gs.Variable, trace: Trace, cut: Cut, name: str) -> gs.Variable:
+    """The kept positions of a tensor along all its axes."""
+    source = tensor.name
+    for axis in range(len(trace.folded.shapes[source])):
+        kept = cut.kept(source, axis)
+        if not kept.all():
+            out = gs.Variable(f"{name}/{axis}")
+            _add_gather(graph, tensor, np.flatnonzero(kept), axis, out)
+            tensor = out
+    return tensor
+
+
+def _add_gather(graph: gs.Graph, tensor: gs.Variable, indices: np.ndarray, axis: int, out: gs.Variable) -> None:
+    constant = gs.Constant(f"{out.name}/indices{axis}", indices.astype(np.int64))
+    graph.nodes.append(
+        gs.Node("Gather", name=f"{out.name}/gather{axis}", attrs={"axis": axis}, inputs=[tensor, constant], outputs=[out])
+    )

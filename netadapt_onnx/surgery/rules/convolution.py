@@ -1,0 +1,95 @@
+"""Convolutions of any rank and group count."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from netadapt_onnx.surgery.labels import Labels, Unsupported, on_axis
+from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.rules.contraction import bind_channels
+from netadapt_onnx.surgery.rules.registry import rule
+from netadapt_onnx.surgery.ties import Array
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from netadapt_onnx.surgery.resize import Cut
+
+
+@rule("Conv")
+def conv(node: Node, labels: Labels) -> None:
+    """Shapes: x (N, C, *spatial); w (O, C / group, *kernel); y (N, O, *spatial')."""
+    outputs = labels.shape(node.inputs[1])[0]
+    _convolve(node, labels, outputs, produced_axis=0, consumed_axis=1)
+
+
+@rule("ConvTranspose")
+def conv_transpose(node: Node, labels: Labels) -> None:
+    """Shapes: x (N, C, *spatial); w (C, O / group, *kernel); y (N, O, *spatial')."""
+    outputs = labels.shape(node.inputs[1])[1] * node.integer("group", 1)
+    _convolve(node, labels, outputs, produced_axis=1, consumed_axis=0)
+
+
+def _convolve(node: Node, labels: Labels, outputs: int, produced_axis: int, consumed_axis: int) -> None:
+    """Consume the input's labels and start new ones; a grouped convolution keeps its groups alike.
+
+    Groups with fewer channels than there are groups (depthwise, ResNeXt) live and die whole, and `group` with them;
+    otherwise the same index is kept in every group.
+    """
+    x, w = node.inputs[0], node.inputs[1]
+    if not labels.is_constant(w):
+        raise Unsupported("its weights are computed at run time")
+    inputs = labels.shape(x)[1]
+    groups = node.integer("group", 1)
+    line = labels.channels(x, 1, f"'{node.name}' works along it")
+    grouped_axis = 0  # of w: the axis that holds all groups one after another (O of Conv, C of ConvTranspose)
+    if groups > 1 and line is not None and groups >= inputs // groups:
+        whole = _tie_columns(labels, line.reshape(groups, -1), f"conv groups of '{node.name}'")
+        consumed, produced = np.repeat(whole, inputs // groups), np.repeat(whole, outputs // groups)
+        _bind_weight(node, labels, grouped_axis, consumed if consumed_axis == grouped_axis else produced, None, None)
+        labels.edit(node, _set_group)
+        labels.mask(node, 0)
+    else:
+        per_group = None
+        if line is not None:
+            per_group = _tie_rows(labels, line.reshape(groups, -1), f"conv groups of '{node.name}'")
+            labels.mask(node, 0)
+        fresh = labels.fresh(outputs // groups) if outputs // groups > 1 else None
+        produced = None if fresh is None else np.tile(fresh, groups)
+        if consumed_axis == grouped_axis:
+            consumed = None if per_group is None else np.tile(per_group, groups)
+            _bind_weight(node, labels, consumed_axis, consumed, produced_axis, fresh)
+        else:
+            _bind_weight(node, labels, produced_axis, produced, consumed_axis, per_group)
+    if produced is None:
+        return
+    bind_channels(node, labels, 2, produced)
+    labels.owns(node, produced, 1, produced_axis)
+    rank = len(labels.shape(node.outputs[0]))
+    labels.set(node.outputs[0], [on_axis(produced, 1, rank)])
+
+
+def _bind_weight(
+    node: Node, labels: Labels, axis: int, line: Array | None, other: int | None, other_line: Array | None
+) -> None:
+    rank = len(labels.shape(node.inputs[1]))
+    pairs = ((axis, line), (other, other_line))
+    labels.bind(node, 1, [on_axis(found, k, rank) for k, found in pairs if found is not None and k is not None])
+
+
+def _tie_columns(labels: Labels, table: Array, reason: str) -> Array:
+    """Tie each row of (groups, n) into one label; returns (groups,)."""
+    return labels.collapse(table, 1, reason).reshape(-1)
+
+
+def _tie_rows(labels: Labels, table: Array, reason: str) -> Array:
+    """Tie the same index of all rows of (groups, n); returns (n,)."""
+    return labels.collapse(table, 0, reason).reshape(-1)
+
+
+def _set_group(cut: Cut, node: gs.Node) -> None:
+    name = node.inputs[0].name
+    per_group = cut.original_shape(name)[1] // node.attrs["group"]
+    node.attrs["group"] = cut.shape(name)[1] // per_group

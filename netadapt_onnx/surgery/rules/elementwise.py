@@ -1,0 +1,106 @@
+"""Elementwise operators: operands that meet position by position carry the same labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from netadapt_onnx.surgery.labels import Labels, align, aligned_shape, labelled
+from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.rules.registry import rule
+from netadapt_onnx.surgery.ties import Array
+
+UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh Bernoulli BitwiseNot Cast Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp
+Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink
+Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu""".split()
+
+BROADCASTING = """Add And BitShift BitwiseAnd BitwiseOr BitwiseXor CastLike Div Equal Greater GreaterOrEqual Less
+LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor""".split()
+
+
+@rule(*UNARY)
+@rule("Gelu", "FastGelu", "QuickGelu", domain="com.microsoft")
+def unary(node: Node, labels: Labels) -> None:
+    """Labels pass. Further inputs (Clip's limits, Dropout's ratio) are scalars."""
+    for output in node.outputs:
+        labels.set(output, labels.of(node.inputs[0]))
+
+
+@rule(*BROADCASTING)
+def broadcasting(node: Node, labels: Labels) -> None:
+    """Numpy broadcasting: labels of all operands are tied where they meet; constants are sliced along."""
+    slots = [i for i in range(len(node.inputs)) if node.has(i)]
+    labels.set(node.outputs[0], broadcast(node, labels, slots, labels.shape(node.outputs[0])))
+
+
+def broadcast(
+    node: Node, labels: Labels, slots: Sequence[int], shape: Sequence[int], factors: Sequence[Array] = ()
+) -> list[Array]:
+    """Labels of the broadcast of several operands, after tying them; binds the constants among them.
+
+    `factors` are labels that the result has already (Gemm's bias is broadcast onto its product).
+    """
+    rank = len(shape)
+    merged = list(factors)
+    for slot in slots:
+        for factor in labels.of(node.inputs[slot]):
+            merged = labels.join(merged, align(factor, rank), f"meets unlabelled values in '{node.name}'")
+    for slot in slots:
+        name = node.inputs[slot]
+        if labels.is_constant(name):
+            continue
+        own = [align(f, rank) for f in labels.of(name)]
+        for axis, length in enumerate(aligned_shape(labels.shape(name), rank)):
+            if length > 1 and not labelled(own, axis):
+                reason = f"'{node.name}' combines it with '{name}', which cannot be cut"
+                merged = [labels.collapse(f, axis, reason) for f in merged]
+    for slot in slots:
+        if labels.is_constant(node.inputs[slot]):
+            bind_broadcast(node, labels, slot, merged)
+    return merged
+
+
+def bind_broadcast(node: Node, labels: Labels, slot: int, factors: Sequence[Array]) -> None:
+    """Bind a constant operand: it carries the labels of the axes in which it is not broadcast."""
+    shape = labels.shape(node.inputs[slot])
+    if not shape:
+        return
+    bound: list[Array] = []
+    for factor in factors:
+        if factor.ndim < len(shape):
+            factor = align(factor, len(shape))
+        lengths = aligned_shape(shape, factor.ndim)
+        axes = [k for k, n in enumerate(lengths) if n > 1 and factor.shape[k] > 1]
+        if axes:
+            factor = labels.keep_axes(factor, axes, f"broadcast in '{node.name}'")
+            bound.append(factor.reshape(factor.shape[factor.ndim - len(shape) :]))
+    labels.bind(node, slot, bound)
+
+
+@rule("CumSum", "Trilu")
+def along_unlabelled_axes(node: Node, labels: Labels) -> None:
+    """Labels pass on axes the operator does not work along; on those it does, they are tied."""
+    rank = len(labels.shape(node.inputs[0]))
+    if node.op == "CumSum":
+        axes = [int(labels.value(node.inputs[1]).reshape(-1)[0]) % rank]
+    else:
+        axes = [rank - 2, rank - 1]
+    factors = labels.of(node.inputs[0])
+    for axis in axes:
+        factors = tuple(labels.collapse(f, axis, f"{node.op} '{node.name}' works along it") for f in factors)
+    labels.set(node.outputs[0], factors)
+
+
+@rule("QuantizeLinear", "DequantizeLinear")
+def quantise(node: Node, labels: Labels) -> None:
+    """Labels pass; per-channel scales and zero points are sliced along. On weights it is a view (`Labels.bind`)."""
+    if labels.is_view(node.outputs[0]):
+        return
+    factors = labels.of(node.inputs[0])
+    if factors:
+        axis = node.integer("axis", 1) % factors[0].ndim
+        for slot in range(1, len(node.inputs)):
+            if node.has(slot) and labels.shape(node.inputs[slot]):
+                line = labels.channels(node.inputs[0], axis, f"per-channel scales of '{node.name}'")
+                if line is not None:
+                    labels.bind(node, slot, [line])
+    labels.set(node.outputs[0], factors)

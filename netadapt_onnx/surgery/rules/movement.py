@@ -1,0 +1,277 @@
+"""Operators that move data without changing it: the labels move alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from netadapt_onnx.surgery.labels import Labels, Unsupported, labelled, on_axis
+from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.rules.registry import rule
+from netadapt_onnx.surgery.ties import Array
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from netadapt_onnx.surgery.resize import Cut
+
+
+@rule("Transpose")
+def transpose(node: Node, labels: Labels) -> None:
+    """Permute the axes; the default reverses them."""
+    if labels.is_view(node.outputs[0]):
+        return
+    rank = len(labels.shape(node.inputs[0]))
+    order = node.attributes.get("perm", list(range(rank))[::-1])
+    labels.set(node.outputs[0], [f.transpose(order) for f in labels.of(node.inputs[0])])
+
+
+@rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape(node: Node, labels: Labels) -> None:
+    """The order of elements stays: reshape the label array itself, spelled out only where it holds labels."""
+    x, y = node.inputs[0], node.outputs[0]
+    before, after = labels.shape(x), labels.shape(y)
+    factors = [_reshape(f, before, after) for f in labels.of(x)]
+    labels.set(y, factors)
+    if node.op == "Reshape" and factors:
+        labels.edit(node, lambda cut, made: cut.resize_dims(made, 1, y))
+
+
+def _reshape(factor: Array, before: tuple[int, ...], after: tuple[int, ...]) -> Array:
+    spelled: list[int] = []
+    target: list[int] = []
+    for sources, targets in segments(before, after):
+        whole = any(factor.shape[k] > 1 for k in sources)
+        spelled += [before[k] if whole else 1 for k in sources]
+        target += [after[k] if whole else 1 for k in targets]
+    return np.broadcast_to(factor, spelled).reshape(target)
+
+
+def segments(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+    """Split two shapes of equal size into the smallest runs of axes whose products are equal."""
+    if 0 in before or int(np.prod(before)) != int(np.prod(after)):
+        raise Unsupported(f"shapes {before} and {after} cannot be matched")
+    runs: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        sources, targets = ([i] if i < len(before) else []), ([j] if j < len(after) else [])
+        left = before[i] if sources else 1
+        right = after[j] if targets else 1
+        i, j = i + len(sources), j + len(targets)
+        while left != right:
+            if left < right:
+                left, sources, i = left * before[i], [*sources, i], i + 1
+            else:
+                right, targets, j = right * after[j], [*targets, j], j + 1
+        runs.append((sources, targets))
+    return runs
+
+
+@rule("Concat")
+def concat(node: Node, labels: Labels) -> None:
+    """Labels of the operands one after another; on the other axes the operands are tied."""
+    y = node.outputs[0]
+    rank = len(labels.shape(y))
+    axis = node.integer("axis", 1) % rank
+    sizes = [labels.shape(name)[axis] for name in node.inputs]
+    pieces: list[Array | None] = []
+    across: list[Array] = []
+    for name in node.inputs:
+        piece: Array | None = None
+        for factor in labels.of(name):
+            if factor.shape[axis] == 1:
+                across = labels.join(across, factor, f"'{node.name}'")
+            elif piece is None:
+                piece = factor
+            else:
+                labels.tie(piece, factor, f"'{node.name}'")
+        pieces.append(piece)
+    for name in node.inputs:
+        for other in range(rank):
+            if other == axis or labels.is_constant(name) or labelled(labels.of(name), other):
+                continue
+            reason = f"'{node.name}' concatenates it with '{name}', which cannot be cut"
+            if labels.shape(name)[other] > 1:
+                across = [labels.collapse(f, other, reason) for f in across]
+    for slot, name in enumerate(node.inputs):
+        if labels.is_constant(name):
+            # Values that nothing produces may go with whatever they are combined with further on.
+            pieces[slot] = on_axis(labels.fresh(sizes[slot]), axis, rank) if sizes[slot] > 1 else None
+            own = pieces[slot]
+            labels.bind(node, slot, [*across, *([own] if own is not None else [])])
+    joined = []
+    if any(piece is not None for piece in pieces):
+        filled = [p if p is not None else np.zeros([1] * rank, np.int64) for p in pieces]
+        wide = [max(p.shape[k] for p in filled) for k in range(rank)]
+        shapes = [[n if k == axis else wide[k] for k in range(rank)] for n in sizes]
+        joined = [np.concatenate([np.broadcast_to(p, s) for p, s in zip(filled, shapes, strict=True)], axis)]
+    labels.set(y, [*across, *joined])
+
+
+@rule("Split")
+def split(node: Node, labels: Labels) -> None:
+    """Each output carries its part of the labels; sizes are written out where they change."""
+    x = node.inputs[0]
+    axis = node.integer("axis", 0) % len(labels.shape(x))
+    ends = np.cumsum([labels.shape(y)[axis] for y in node.outputs])
+    for factor in labels.of(x):
+        if factor.shape[axis] > 1:
+            labels.edit(node, lambda cut, made: _set_split(cut, made, node.outputs, axis))
+            break
+    starts = [0, *ends[:-1]]
+    for y, start, end in zip(node.outputs, starts, ends, strict=True):
+        parts = [f.take(range(start, end), axis) if f.shape[axis] > 1 else f for f in labels.of(x)]
+        labels.set(y, parts, f"single channel taken by '{node.name}'")
+
+
+def _set_split(cut: Cut, node: gs.Node, outputs: tuple[str, ...], axis: int) -> None:
+    sizes = [cut.shape(y)[axis] for y in outputs]
+    if sizes == [cut.original_shape(y)[axis] for y in outputs]:
+        return
+    if "split" in node.attrs:
+        node.attrs["split"] = sizes
+    elif cut.opset < 13:
+        node.attrs["split"] = sizes
+    else:
+        node.attrs.pop("num_outputs", None)
+        cut.set_integers(node, 1, sizes)
+
+
+@rule("Slice")
+def slice_(node: Node, labels: Labels) -> None:
+    """Take the slice of the labels. A step other than 1 on labels becomes a Gather."""
+    x, y = node.inputs[0], node.outputs[0]
+    shape = labels.shape(x)
+    starts, ends = labels.integers(node, 1, "starts"), labels.integers(node, 2, "ends")
+    if starts is None or ends is None:
+        raise Unsupported("no starts and ends")
+    axes = labels.integers(node, 3, "axes") or list(range(len(starts)))
+    steps = labels.integers(node, 4) or [1] * len(starts)
+    factors = list(labels.of(x))
+    axes = [a % len(shape) for a in axes]
+    touched = [k for k, a in enumerate(axes) if labelled(factors, a)]
+    for k in touched:
+        indices = np.arange(*slice(starts[k], _end(ends[k], steps[k]), steps[k]).indices(shape[axes[k]]))
+        factors = [f.take(indices, axes[k]) if f.shape[axes[k]] > 1 else f for f in factors]
+    if touched:
+        if any(steps[k] != 1 for k in touched):
+            if len(axes) > 1:
+                raise Unsupported("a step on channels together with other axes")
+            labels.edit(node, lambda cut, made: _slice_to_gather(cut, made, x, axes[0], indices))
+        else:
+            labels.edit(node, lambda cut, made: _set_slice(cut, made, x, axes, touched))
+    labels.set(y, factors, f"single channel taken by '{node.name}'")
+
+
+def _end(end: int, step: int) -> int | None:
+    """With a negative step, an end far below zero means 'through the first element'."""
+    return None if step < 0 and end < -(2**30) else end
+
+
+def _set_slice(cut: Cut, node: gs.Node, x: str, axes: list[int], touched: list[int]) -> None:
+    attribute = "starts" in node.attrs
+    starts = list(node.attrs["starts"]) if attribute else cut.integers(node, 1).tolist()
+    ends = list(node.attrs["ends"]) if attribute else cut.integers(node, 2).tolist()
+    for k in touched:
+        kept = cut.kept(x, axes[k])
+        start, end, _ = slice(starts[k], ends[k]).indices(len(kept))
+        starts[k], ends[k] = int(kept[:start].sum()), int(kept[: max(start, end)].sum())
+    if attribute:
+        node.attrs["starts"], node.attrs["ends"] = starts, ends
+    else:
+        cut.set_integers(node, 1, starts)
+        cut.set_integers(node, 2, ends)
+
+
+def _slice_to_gather(cut: Cut, node: gs.Node, x: str, axis: int, indices: Array) -> None:
+    node.op = "Gather"
+    node.attrs = {"axis": axis}
+    node.inputs = node.inputs[:2]
+    cut.set_integers(node, 1, cut.remap(x, axis, indices))
+
+
+@rule("Pad")
+def pad(node: Node, labels: Labels) -> None:
+    """Padded channels get fresh labels: they go with whatever they are added to (ResNet's option-A shortcuts)."""
+    x, y = node.inputs[0], node.outputs[0]
+    rank = len(labels.shape(x))
+    amounts = labels.integers(node, 1, "pads") or labels.integers(node, 1, "paddings")
+    if amounts is None:
+        raise Unsupported("no pads")
+    axes = labels.integers(node, 3) or list(range(rank))
+    before, after = np.zeros(rank, int), np.zeros(rank, int)
+    for k, axis in enumerate(axes):
+        before[axis], after[axis] = amounts[k], amounts[k + len(axes)]
+    factors = list(labels.of(x))
+    for axis in np.flatnonzero(before | after):
+        if not labelled(factors, axis):
+            continue
+        if node.text("mode", "constant") != "constant" or min(before[axis], after[axis]) < 0:
+            raise Unsupported("pads channels other than by a constant")
+        line = labels.channels(x, axis, f"'{node.name}' pads it")
+        if line is None:
+            continue
+        line = np.concatenate([labels.fresh(before[axis]), line, labels.fresh(after[axis])])
+        factors = [f for f in factors if f.shape[axis] == 1] + [on_axis(line, axis, rank)]
+        labels.edit(node, lambda cut, made, axis=axis: _set_pads(cut, made, y, axes, axis, before, after))  # type: ignore[misc]
+    labels.set(y, factors)
+
+
+def _set_pads(
+    cut: Cut, node: gs.Node, y: str, axes: list[int], axis: int, before: Array, after: Array
+) -> None:
+    kept = cut.kept(y, axis)
+    attribute = next((name for name in ("pads", "paddings") if name in node.attrs), None)
+    amounts = list(node.attrs[attribute]) if attribute else cut.integers(node, 1).tolist()
+    k = axes.index(axis)
+    amounts[k] = int(kept[: before[axis]].sum())
+    amounts[k + len(axes)] = int(kept[len(kept) - after[axis] :].sum())
+    if attribute:
+        node.attrs[attribute] = amounts
+    else:
+        cut.set_integers(node, 1, amounts)
+
+
+@rule("Expand")
+def expand(node: Node, labels: Labels) -> None:
+    """Labels pass on the axes that are not stretched; the target is rewritten where it names a cut axis."""
+    x, y = node.inputs[0], node.outputs[0]
+    rank = len(labels.shape(y))
+    factors = [f.reshape((1,) * (rank - f.ndim) + f.shape) for f in labels.of(x)]
+    labels.set(y, factors)
+    if factors:
+        labels.edit(node, lambda cut, made: cut.resize_dims(made, 1, y))
+
+
+@rule("Tile")
+def tile(node: Node, labels: Labels) -> None:
+    """Labels repeat along the axes that are tiled."""
+    x = node.inputs[0]
+    repeats = labels.integers(node, 1)
+    if repeats is None:
+        raise Unsupported("no repeats")
+    factors = [np.tile(f, [r if n > 1 else 1 for n, r in zip(f.shape, repeats, strict=True)]) for f in labels.of(x)]
+    labels.set(node.outputs[0], factors)
+
+
+@rule("DepthToSpace")
+def depth_to_space(node: Node, labels: Labels) -> None:
+    """The block x block channels that make one output channel go together."""
+    line = labels.channels(node.inputs[0], 1, f"'{node.name}' moves it")
+    if line is None:
+        return
+    area = node.integer("blocksize", 1) ** 2
+    if node.text("mode", "DCR") == "DCR":
+        line = labels.collapse(line.reshape(area, -1), 0, f"blocks of '{node.name}'").reshape(-1)
+    else:
+        line = labels.collapse(line.reshape(-1, area), 1, f"blocks of '{node.name}'").reshape(-1)
+    labels.set(node.outputs[0], [on_axis(line, 1, 4)])
+
+
+@rule("SpaceToDepth")
+def space_to_depth(node: Node, labels: Labels) -> None:
+    """Every input channel appears block x block times in the output."""
+    line = labels.channels(node.inputs[0], 1, f"'{node.name}' moves it")
+    if line is not None:
+        labels.set(node.outputs[0], [on_axis(np.tile(line, node.integer("blocksize", 1) ** 2), 1, 4)])

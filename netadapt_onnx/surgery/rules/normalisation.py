@@ -1,0 +1,117 @@
+"""Normalisations: over the batch, over groups of channels, over channels."""
+
+from __future__ import annotations
+
+from netadapt_onnx.surgery.labels import Labels, Unsupported, align, on_axis
+from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.rules.contraction import bind_channels
+from netadapt_onnx.surgery.rules.elementwise import bind_broadcast
+from netadapt_onnx.surgery.rules.registry import rule
+
+
+@rule("BatchNormalization")
+def batch_normalisation(node: Node, labels: Labels) -> None:
+    """Scale, shift, mean and variance (C,) follow the channels of x (N, C, ...)."""
+    line = labels.channels(node.inputs[0], 1, f"'{node.name}' works along it")
+    if line is None:
+        return
+    for slot in range(1, 5):
+        bind_channels(node, labels, slot, line)
+    labels.set(node.outputs[0], [on_axis(line, 1, len(labels.shape(node.inputs[0])))])
+
+
+@rule("InstanceNormalization")
+def instance_normalisation(node: Node, labels: Labels) -> None:
+    """Each channel is normalised over its positions; labels on those are reduced over (a decomposed GroupNorm)."""
+    x = node.inputs[0]
+    rank = len(labels.shape(x))
+    factors = []
+    for factor in labels.of(x):
+        if factor.shape[1] > 1:
+            factor = labels.keep_axes(factor, (1,), f"'{node.name}' normalises over it")
+            for slot in (1, 2):
+                bind_channels(node, labels, slot, factor.reshape(-1))
+        else:
+            labels.gather(node)
+        factors.append(factor)
+    labels.set(node.outputs[0], [align(f, rank) for f in factors])
+
+
+@rule("GroupNormalization")
+@rule("GroupNorm", domain="com.microsoft")
+def group_normalisation(node: Node, labels: Labels) -> None:
+    """The same channels are kept in every group, so that groups stay equal."""
+    if node.domain:
+        raise Unsupported("channels-last GroupNorm")
+    line = labels.channels(node.inputs[0], 1, f"'{node.name}' works along it")
+    if line is None:
+        return
+    groups = node.integer("num_groups", 1)
+    table = line.reshape(groups, -1)
+    first = labels.collapse(table, 0, f"groups of '{node.name}'") if groups > 1 else table
+    if not first.any():
+        return
+    for slot in (1, 2):
+        if labels.shape(node.inputs[slot]) == (len(line),):  # opset 18 has one scale per group instead
+            bind_channels(node, labels, slot, line)
+    labels.gather(node)
+    labels.set(node.outputs[0], [on_axis(line, 1, len(labels.shape(node.inputs[0])))])
+
+
+@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+@rule("SimplifiedLayerNormalization", domain="com.microsoft")
+def layer_normalisation(node: Node, labels: Labels) -> None:
+    """Normalises over the last axes: over fewer channels after a cut, with scale and shift sliced."""
+    x = node.inputs[0]
+    rank = len(labels.shape(x))
+    first = node.integer("axis", -1) % rank
+    kept = []
+    for factor in labels.of(x):
+        if any(n > 1 for n in factor.shape[:first]):
+            factor = labels.keep_axes(factor, range(first), f"'{node.name}' normalises over it")
+        elif factor.any():
+            labels.gather(node)
+        kept.append(factor)
+    for slot in range(1, len(node.inputs)):
+        if node.has(slot):
+            if not labels.is_constant(node.inputs[slot]):
+                raise Unsupported("its scale is computed at run time")
+            bind_broadcast(node, labels, slot, kept)
+    labels.set(node.outputs[0], kept)
+
+
+@rule("LRN")
+def local_response_normalisation(node: Node, labels: Labels) -> None:
+    """Neighbouring channels are summed: after a cut, those that are left."""
+    if labels.of(node.inputs[0]):
+        labels.gather(node)
+    labels.set(node.outputs[0], labels.of(node.inputs[0]))
+
+
+@rule("LpNormalization", "MeanVarianceNormalization")
+def normalise_axes(node: Node, labels: Labels) -> None:
+    """Normalises over some axes; channels among them are normalised over those that are left."""
+    rank = len(labels.shape(node.inputs[0]))
+    default = [node.integer("axis", -1)] if node.op == "LpNormalization" else [0, 2, 3]
+    axes = [a % rank for a in node.attributes.get("axes", default)]
+    kept = []
+    for factor in labels.of(node.inputs[0]):
+        if any(n > 1 for k, n in enumerate(factor.shape) if k not in axes):
+            rest = [k for k in range(rank) if k not in axes]
+            factor = labels.keep_axes(factor, rest, f"'{node.name}' normalises over it")
+        else:
+            labels.gather(node)
+        kept.append(factor)
+    labels.set(node.outputs[0], kept)
+
+
+@rule("Softmax", "LogSoftmax", "Hardmax")
+def softmax(node: Node, labels: Labels) -> None:
+    """Probabilities over an axis fix it. Before opset 13 all axes from `axis` on are one."""
+    rank = len(labels.shape(node.inputs[0]))
+    axis = node.integer("axis", -1 if node.opset >= 13 else 1) % rank
+    axes = [axis] if node.opset >= 13 else list(range(axis, rank))
+    factors = labels.of(node.inputs[0])
+    for k in axes:
+        factors = tuple(labels.collapse(f, k, f"'{node.name}' is a {node.op} over it") for f in factors)
+    labels.set(node.outputs[0], factors)

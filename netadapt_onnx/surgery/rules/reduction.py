@@ -1,0 +1,34 @@
+"""Reductions along axes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from netadapt_onnx.surgery.labels import Labels
+from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.rules.registry import rule
+
+REDUCTIONS = """ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+ReduceSumSquare""".split()
+
+
+@rule(*REDUCTIONS)
+def reduce(node: Node, labels: Labels) -> None:
+    """Labels on axes that stay pass. Labels on reduced axes alone are consumed: the sum runs over what is left."""
+    x = node.inputs[0]
+    rank = len(labels.shape(x))
+    given = labels.integers(node, 1, "axes")
+    if not given:
+        given = [] if node.integer("noop_with_empty_axes", 0) else list(range(rank))
+    axes = {a % rank for a in given}
+    keep_dims = bool(node.integer("keepdims", 1))
+    kept = []
+    for factor in labels.of(x):
+        if any(n > 1 for k, n in enumerate(factor.shape) if k not in axes):
+            rest = [k for k in range(rank) if k not in axes]
+            kept.append(labels.keep_axes(factor, rest, f"'{node.name}' reduces over it"))
+        elif factor.any():
+            labels.gather(node)
+    if not keep_dims:
+        kept = [np.squeeze(f, tuple(axes)) for f in kept]
+    labels.set(node.outputs[0], kept)

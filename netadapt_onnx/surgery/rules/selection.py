@@ -1,0 +1,76 @@
+"""Operators that pick positions: Gather and its kin, arg-selections."""
+
+from __future__ import annotations
+
+from netadapt_onnx.surgery.labels import Labels, Unsupported, align, labelled, squeeze
+from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.rules.registry import rule
+
+import numpy as np
+
+
+@rule("Gather")
+def gather(node: Node, labels: Labels) -> None:
+    """y = take(data, indices, axis). A constant table with runtime indices is an embedding: a layer."""
+    data, indices, y = node.inputs[0], node.inputs[1], node.outputs[0]
+    shape = labels.shape(data)
+    axis = node.integer("axis", 0) % len(shape)
+    extra = len(labels.shape(indices))
+    if labels.is_constant(data):
+        _embedding(node, labels, axis, extra)
+        return
+    factors = list(labels.of(data))
+    if labelled(factors, axis):
+        if not labels.is_constant(indices):
+            reason = f"'{node.name}' picks from it by computed indices"
+            factors = [labels.collapse(f, axis, reason) for f in factors]
+        else:
+            table = labels.value(indices).astype(np.int64)
+            labels.edit(node, lambda cut, made: cut.set_gather(made, 1, data, axis, table, y))
+    at = np.zeros((1,) * extra, np.int64)
+    picked = [
+        f.take(labels.value(indices), axis) if f.shape[axis] > 1 else f.take(at, axis) for f in factors
+    ]
+    labels.set(y, picked, f"single channel taken by '{node.name}'")
+
+
+def _embedding(node: Node, labels: Labels, axis: int, extra: int) -> None:
+    """Rows are picked at run time; the other axes start fresh labels."""
+    shape = labels.shape(node.inputs[0])
+    for factor in labels.of(node.inputs[1]):
+        labels.pin(factor, f"indices of '{node.name}'")
+    if labels.is_constant(node.inputs[1]) or len(shape) != 2:
+        return
+    other = 1 - axis
+    if shape[other] == 1:
+        return
+    fresh = labels.fresh(shape[other])
+    line = fresh.reshape([-1 if k == other else 1 for k in range(2)])
+    labels.bind(node, 0, [line])
+    labels.owns(node, fresh, 0, other)
+    labels.set(node.outputs[0], [line.take(np.zeros((1,) * extra, np.int64), axis)])
+
+
+@rule("ArgMax", "ArgMin")
+def arg(node: Node, labels: Labels) -> None:
+    """The result is an index into the axis, so nothing on it may go."""
+    axis = node.integer("axis", 0) % len(labels.shape(node.inputs[0]))
+    keep = bool(node.integer("keepdims", 1))
+    factors = [labels.collapse(f, axis, f"'{node.name}' returns indices into it") for f in labels.of(node.inputs[0])]
+    labels.set(node.outputs[0], [f if keep else f.squeeze(axis) for f in factors])
+
+
+@rule("TopK")
+def top_k(node: Node, labels: Labels) -> None:
+    """Sorting along an axis fixes it; labels on the others pass."""
+    axis = node.integer("axis", -1) % len(labels.shape(node.inputs[0]))
+    factors = [labels.collapse(f, axis, f"'{node.name}' sorts along it") for f in labels.of(node.inputs[0])]
+    for y in node.outputs:
+        labels.set(y, factors)
+
+
+@rule("GatherElements")
+def gather_elements(node: Node, labels: Labels) -> None:
+    """Only an axis that is picked from by unlabelled indices of the same labels elsewhere could be cut: pin."""
+    if any(squeeze(align(f, 1)).any() for name in node.inputs for f in labels.of(name)):
+        raise Unsupported("picks single elements")

@@ -1,0 +1,191 @@
+"""Propagate labels through a model and find its groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.folding import Folded
+from netadapt_onnx.surgery.groups import Group, find_groups
+from netadapt_onnx.surgery.labels import Labels, Unsupported, squeeze
+from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.rules import RULES
+from netadapt_onnx.surgery.ties import Array, components
+
+KeptIndices = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A folded model with its labels resolved. `members[group]` is the root label of each of its channels."""
+
+    folded: Folded
+    labels: Labels
+    roots: Array
+    groups: tuple[Group, ...]
+    members: Mapping[str, Array]
+
+    def group(self, name: str) -> Group:
+        """A group by name; NetadaptError with the nearest names if there is none."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        import difflib
+
+        near = difflib.get_close_matches(name, [g.name for g in self.groups], 3)
+        raise NetadaptError(
+            f"the model has no group '{name}'",
+            hint=f"did you mean {' or '.join(near)}?" if near else "`netadapt-onnx inspect` lists them",
+            code="unknown-group",
+        )
+
+    @property
+    def prunable(self) -> tuple[Group, ...]:
+        return tuple(g for g in self.groups if g.prunable)
+
+    @cached_property
+    def axes(self) -> dict[str, tuple[tuple[int, Array], ...]]:
+        """For each labelled tensor: the axes a cut changes, and the root label of every position along them."""
+        found: dict[str, list[tuple[int, Array]]] = {}
+        for name, factors in self.labels.factors.items():
+            found[name] = [line_of(self.roots[f]) for f in factors]
+        for use in self.labels.uses:
+            lines = found.setdefault(use.constant, [])
+            for factor in use.factors:
+                axis, line = line_of(self.roots[factor])
+                if not any(k == axis and np.array_equal(line, other) for k, other in lines):
+                    lines.append((axis, line))
+        return {name: tuple(lines) for name, lines in found.items()}
+
+    def alive(self, keep: KeptIndices) -> Array:
+        """For each root label whether it stays, as a boolean array indexed by label."""
+        alive = np.ones(len(self.roots), bool)
+        for name, kept in keep.items():
+            group = self.group(name)
+            members = self.members[name]
+            chosen = np.zeros(group.channels, bool)
+            indices = np.asarray(kept, np.int64)
+            if indices.size and (indices.min() < 0 or indices.max() >= group.channels):
+                raise NetadaptError(f"group '{name}' has channels 0..{group.channels - 1}; asked to keep {indices.max()}")
+            chosen[indices] = True
+            if chosen.all():
+                continue
+            if not group.prunable:
+                raise NetadaptError(f"group '{name}' cannot be pruned: {group.reason}", code="pinned")
+            alive[members] = False
+            alive[members[chosen]] = True
+            if not np.array_equal(alive[members], chosen):
+                raise NetadaptError(f"group '{name}' goes in whole steps of {group.step} tied channels")
+            if chosen.sum() < group.floor:
+                raise NetadaptError(f"group '{name}' keeps at least {group.floor} of {group.channels} channels")
+        return alive
+
+    def resized_shapes(self, keep: KeptIndices) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor, initializers included, after a cut; nothing is built."""
+        alive = self.alive(keep)
+        shapes = dict(self.folded.shapes)
+        for name, lines in self.axes.items():
+            shape = list(shapes[name])
+            for axis in {axis for axis, _ in lines}:
+                masks = [alive[line] for k, line in lines if k == axis]
+                shape[axis] = int(np.logical_and.reduce(masks).sum()) if len(masks) > 1 else int(masks[0].sum())
+            shapes[name] = tuple(shape)
+        return shapes
+
+
+def line_of(roots: Array) -> tuple[int, Array]:
+    """The one axis along which a resolved factor can be cut, and the labels along it."""
+    squeezed = squeeze(roots)
+    axis = int(np.argmax(squeezed.shape)) if squeezed.size > 1 else int(np.argmax(roots.shape))
+    line = roots
+    for k in range(roots.ndim):
+        if k != axis:
+            line = line.take([0], axis=k)
+    return axis, line.reshape(-1)
+
+
+def trace(folded: Folded) -> Trace:
+    """Run the rules over all nodes in order. An op without a rule pins what reaches it; it never guesses."""
+    labels = Labels(folded)
+    versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in folded.proto.opset_import}
+    nodes = [
+        Node(i, proto, versions.get("" if proto.domain == "ai.onnx" else proto.domain, 1))
+        for i, proto in enumerate(folded.proto.graph.node)
+    ]
+    for node in nodes:
+        _apply(node, labels)
+    for value in folded.proto.graph.output:
+        for factor in labels.of(value.name):
+            labels.pin(factor, f"reaches graph output '{value.name}'")
+    _tie_shared_weights(folded.proto, nodes, labels)
+    _resolve(labels)
+    roots = labels.ties.roots(np.arange(len(labels.ties)))
+    groups, members = find_groups(labels, roots)
+    return Trace(folded, labels, roots, groups, members)
+
+
+def _apply(node: Node, labels: Labels) -> None:
+    mark = labels.snapshot()
+    apply = RULES.get((node.domain, node.op))
+    try:
+        if apply is None:
+            raise Unsupported(f"no rule for {node.domain + '::' if node.domain else ''}{node.op}")
+        apply(node, labels)
+    except (Unsupported, ValueError, IndexError, KeyError, TypeError) as error:
+        labels.restore(mark)
+        reason = str(error) if isinstance(error, Unsupported) else f"{node.op} in a form without a rule: {error}"
+        for name in (*node.inputs, *node.captured):
+            for factor in labels.of(name):
+                labels.pin(factor, f"{reason} ('{node.name}')")
+        for name in node.outputs:
+            labels.factors.pop(name, None)
+
+
+def _tie_shared_weights(proto: onnx.ModelProto, nodes: list[Node], labels: Labels) -> None:
+    """A matrix that several nodes use in the same role is one decision; vectors are cloned where they differ."""
+    sharing: dict[str, list[tuple[int, int]]] = {}
+    for node in nodes:
+        for slot, name in enumerate(node.inputs):
+            sharing.setdefault(name, []).append((node.index, slot))
+    uses = {(use.node, use.slot): use for use in labels.uses}
+    for tensor in proto.graph.initializer:
+        places = sharing.get(tensor.name, [])
+        if len(places) < 2 or len(tensor.dims) < 2:
+            continue
+        roles: dict[tuple[str, int], list[tuple[int, int]]] = {}
+        for index, slot in places:
+            roles.setdefault((nodes[index].op, slot), []).append((index, slot))
+        for same in roles.values():
+            bound = [uses[place] for place in same if place in uses]
+            if len(same) < 2 or not bound:
+                continue
+            merged = list(bound[0].factors)
+            reason = f"'{tensor.name}' is shared"
+            for use in bound[1:]:
+                for factor in use.factors:
+                    merged = labels.join(merged, factor, reason)
+            for use_factors in [uses[p].factors if p in uses else () for p in same]:
+                for factor in merged:
+                    if not any(np.any((np.array(f.shape) > 1) & (np.array(factor.shape) > 1)) for f in use_factors):
+                        labels.pin(factor, f"{reason} with a node that does not cut it")
+
+
+def _resolve(labels: Labels) -> None:
+    """Tie until what any cut keeps of every tensor is a rectangle: each factor may vary along one axis only."""
+    joint = [f for factors in labels.factors.values() for f in factors if np.sum(np.array(f.shape) > 1) > 1]
+    joint += [f for use in labels.uses for f in use.factors if np.sum(np.array(f.shape) > 1) > 1]
+    changed = True
+    while changed:
+        changed = False
+        for factor in joint:
+            roots = squeeze(labels.ties.roots(factor))
+            axes = [k for k, n in enumerate(roots.shape) if n > 1]
+            if len(axes) > 1:
+                best = max(axes, key=lambda k: components(roots, k))
+                labels.keep_axes(roots, (best,), "must stay a rectangle")
+                changed = True
