@@ -64,15 +64,31 @@ def export(
     """
     refuse_existing(Path(output), overwrite)
     module, inputs = _made(factory, shapes)
+    return export_module(module, inputs, output, exporter=exporter, opset=opset, overwrite=overwrite)
+
+
+def export_module(
+    module: torch.nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    output: str | os.PathLike[str],
+    *,
+    exporter: Literal["dynamo", "legacy"] = "dynamo",
+    opset: int | None = None,
+    overwrite: bool = False,
+) -> ExportResult:
+    """As `export`, for a module that is there already; it is left in evaluation mode."""
     module.eval()
     with tempfile.TemporaryDirectory() as folder, _quiet():
         raw = Path(folder) / "model.onnx"
-        outputs = _output_names(_call(module, inputs))
+        outputs = list(_call(module, inputs))
         dynamic = _convert(module, inputs, outputs, raw, exporter, opset)
         folded = fold(load(raw).proto, {name: tuple(x.shape) for name, x in inputs.items()})
         proto = onnx.ModelProto()
         proto.CopyFrom(folded.proto)
-        _clean(proto, {name for name, _ in module.named_parameters()})
+        parameters = dict(module.named_parameters(remove_duplicate=False))
+        if len({id(p) for p in parameters.values()}) == len(parameters):
+            _separate(proto)
+        _clean(proto, set(parameters))
         difference = max(_difference(module, proto, inputs, repeat) for repeat in ((1, 2) if dynamic else (1,)))
     if not difference <= TOLERANCE:
         raise NetadaptError(
@@ -185,10 +201,6 @@ def _flatten(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _output_names(outputs: Mapping[str, torch.Tensor]) -> list[str]:
-    return list(outputs)
-
-
 def _convert(
     module: torch.nn.Module,
     inputs: Mapping[str, torch.Tensor],
@@ -249,9 +261,29 @@ def _difference(
     return worst
 
 
+def _separate(proto: onnx.ModelProto) -> None:
+    """A vector per reader again: the legacy exporter merges vectors of equal values, such as fresh BatchNorm scales."""
+    vectors = {t.name: t for t in proto.graph.initializer if len(t.dims) == 1}
+    seen: set[str] = set()
+    for node in proto.graph.node:
+        for i, name in enumerate(node.input):
+            if name in seen:
+                copy = proto.graph.initializer.add()
+                copy.CopyFrom(vectors[name])
+                copy.name = node.input[i] = f"{name}.{node.name}.{i}"
+            elif name in vectors:
+                seen.add(name)
+
+
 def _clean(proto: onnx.ModelProto, parameters: set[str]) -> None:
-    """Drop what only the exporter needed: zero biases it made up, and its stack traces with this machine's paths."""
+    """Name layers after their modules; drop what only the exporter needed: zero biases, stack traces with paths."""
     graph = proto.graph
+    taken = {node.name for node in graph.node}
+    for node in graph.node:
+        owner = next((name.rpartition(".")[0] for name in node.input if name in parameters), "")
+        if owner and owner not in taken:
+            node.name = owner
+            taken.add(owner)
     zeros = {
         t.name
         for t in graph.initializer
