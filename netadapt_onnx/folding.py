@@ -22,6 +22,7 @@ from netadapt_onnx.model import Shapes, dynamic_batch_inputs, input_specs
 from netadapt_onnx.runtime import Arrays, random_inputs, run, session
 
 READS_SHAPE_ONLY = {"Shape", "Size"}
+READS_TYPE_OF_SECOND = {"CastLike"}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 # Views of weights: the initializer stays the parameter, under its own name, and surgery and training look through them.
 KEPT_ON_WEIGHTS = {"Transpose", "Cast", "DequantizeLinear", "QuantizeLinear"}
@@ -107,7 +108,8 @@ def _tainted(graph: onnx.GraphProto) -> set[str]:
     """Tensors that depend on the values (not only on the shapes) of the graph's inputs."""
     tainted = {v.name for v in graph.input}
     for node in graph.node:
-        reads = not tainted.isdisjoint([*node.input, *captured(node)]) and node.op_type not in READS_SHAPE_ONLY
+        read = node.input[:1] if node.op_type in READS_TYPE_OF_SECOND else node.input
+        reads = not tainted.isdisjoint([*read, *captured(node)]) and node.op_type not in READS_SHAPE_ONLY
         if reads or node.op_type in RANDOM:
             tainted.update(node.output)
     tainted.discard("")
@@ -140,8 +142,7 @@ def _execute_at(
 ) -> Arrays:
     if not names:
         return {}
-    outputs = [v for v in proto.graph.output]
-    saved = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in outputs]
+    saved = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in proto.graph.output]
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     try:
@@ -282,7 +283,7 @@ class _BatchSize:
                 onnx.helper.make_node("Shape", [self._input], [f"{self._input}/shape"], name=f"{self._input}/shape"),
                 onnx.helper.make_node("Gather", [f"{self._input}/shape", f"{name}/axis"], [name], name=name),
             ]
-            self.constants.append(numpy_helper.from_array(np.int64(0).reshape(()), f"{name}/axis"))
+            self.constants.append(numpy_helper.from_array(np.array(0, np.int64), f"{name}/axis"))
         if dtype == np.int64:
             return name
         typed = f"{name}/{dtype.name}"

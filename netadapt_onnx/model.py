@@ -37,7 +37,7 @@ class Model:
 def load(path: str | os.PathLike[str]) -> Model:
     """Read and normalise an ONNX file.
 
-    Raises NetadaptError: missing file, not ONNX, truncated, missing or escaping external data, unknown initializer type.
+    Raises NetadaptError: missing file, not ONNX, truncated, external data missing or outside, unknown tensor type.
     """
     file = Path(path)
     if not file.is_file():
@@ -67,7 +67,7 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 
 def _load_external(proto: onnx.ModelProto, file: Path) -> list[Path]:
-    """Bring external tensors into `proto`; returns the files read, each once. Paths may not leave the model's folder."""
+    """Bring external tensors into `proto`; returns the files read. Paths may not leave the model's folder."""
     folder = file.parent
     files: dict[Path, None] = {}
     for tensor in external_data_helper._get_all_tensors(proto):
@@ -218,7 +218,7 @@ def save(
         else:
             check(proto)
             temporary.write_bytes(proto.SerializeToString())
-        os.replace(temporary, file)
+        temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
     return file

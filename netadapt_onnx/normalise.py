@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import numpy_helper
 
 from netadapt_onnx.errors import NetadaptError
@@ -64,7 +65,8 @@ def constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
     if attribute is None:
         return None
     if attribute.name == "value":
-        return attribute.t
+        tensor: onnx.TensorProto = attribute.t
+        return tensor
     dtypes = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
     if attribute.name not in dtypes:
         return None

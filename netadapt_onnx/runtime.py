@@ -27,10 +27,12 @@ def session(
     providers: Sequence[Any] = ("CPUExecutionProvider",),
     config: Mapping[str, str] | None = None,
     profile_prefix: str | None = None,
+    optimised_path: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Open `model` in onnxruntime.
 
-    `config` are session config entries. `profile_prefix` turns profiling on and names its file.
+    `config` are session config entries. `profile_prefix` turns profiling on and names its file; `optimised_path` is
+    where onnxruntime writes the graph that it made of the model.
     Raises NetadaptError (code `unloadable`) with onnxruntime's own reason if it refuses the model.
     """
     import onnxruntime as ort
@@ -47,6 +49,8 @@ def session(
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
+    if optimised_path is not None:
+        options.optimized_model_filepath = str(optimised_path)
     try:
         if isinstance(model, Path):
             return ort.InferenceSession(str(model), options, providers=list(providers))

@@ -1,0 +1,28 @@
+"""Surgery by label propagation: trace a model, find its groups, cut them, prove the cut."""
+
+from netadapt_onnx.surgery.criteria import CRITERIA, Criterion, importance, select
+from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.reconstruct import Moments, Targets, kept_outputs, moments, original_targets, reconstruct
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import KeptIndices, Trace, trace
+from netadapt_onnx.surgery.verify import Verification, verify
+
+__all__ = [
+    "CRITERIA",
+    "Criterion",
+    "Group",
+    "KeptIndices",
+    "Moments",
+    "Targets",
+    "Trace",
+    "Verification",
+    "importance",
+    "kept_outputs",
+    "moments",
+    "original_targets",
+    "reconstruct",
+    "resize",
+    "select",
+    "trace",
+    "verify",
+]

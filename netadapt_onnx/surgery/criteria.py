@@ -27,7 +27,8 @@ def _summed_over_layers(trace: Trace, group: Group, power: int) -> np.ndarray:
         values = _slices(trace, layer)
         sums = (np.abs(values.astype(np.float64)) ** power).reshape(len(values), -1).sum(axis=1)
         np.add.at(total, trace.roots[layer.channels], sums)
-    return total[members]
+    result: np.ndarray = total[members]
+    return result
 
 
 def _slices(trace: Trace, layer: Layer) -> np.ndarray:
@@ -44,7 +45,8 @@ def _slices(trace: Trace, layer: Layer) -> np.ndarray:
 
 def l2(trace: Trace, group: Group) -> np.ndarray:
     """L2 norm over the producers' slices of a channel (NetAdapt, Yang et al., ECCV 2018)."""
-    return np.sqrt(_summed_over_layers(trace, group, 2))
+    norms: np.ndarray = np.sqrt(_summed_over_layers(trace, group, 2))
+    return norms
 
 
 def l1(trace: Trace, group: Group) -> np.ndarray:

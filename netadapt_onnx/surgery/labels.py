@@ -56,6 +56,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Pin:
+    """Labels that must stay, and why."""
+
     labels: Array
     reason: str
 
@@ -87,6 +89,7 @@ class Labels:
         return views
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of any tensor. Raises Unsupported where execution gave none."""
         if name not in self._shapes:
             raise Unsupported(f"the shape of '{name}' is not known")
         return self._shapes[name]
@@ -96,6 +99,7 @@ class Labels:
         return name in self._constants or name in self._views
 
     def is_view(self, name: str) -> bool:
+        """Whether a tensor is a view of an initializer (`KEPT_ON_WEIGHTS`)."""
         return name in self._views
 
     def value(self, name: str) -> np.ndarray[Any, Any]:
@@ -103,6 +107,11 @@ class Labels:
         if name not in self._constants:
             raise Unsupported(f"'{name}' is computed at run time")
         return numpy_helper.to_array(self._constants[name])
+
+    def source(self, name: str) -> tuple[str, bool]:
+        """The initializer behind a view, and whether the view is one plain transposition of it."""
+        node = self._views[name][1]
+        return node.input[0], node.op_type == "Transpose" and node.input[0] in self._constants
 
     def weight(self, name: str) -> np.ndarray[Any, Any]:
         """The value of an initializer or of a view of one, as its reader sees it (quantised values unscaled)."""
@@ -130,6 +139,7 @@ class Labels:
     # -- what rules do -----------------------------------------------------------------------------------------------
 
     def fresh(self, n: int) -> Array:
+        """New labels (n,), tied to nothing."""
         return self.ties.fresh(n)
 
     def set(self, name: str, factors: Iterable[Array], reason: str = "single position") -> None:
@@ -259,7 +269,8 @@ class Labels:
         self.gathered.append(node.index)
 
     def snapshot(self) -> tuple[int, ...]:
-        return tuple(map(len, (self.uses, self.layers, self.edits, self.masked, self.gathered)))
+        """How much has been recorded so far, for `restore`."""
+        return (len(self.uses), len(self.layers), len(self.edits), len(self.masked), len(self.gathered))
 
     def restore(self, mark: tuple[int, ...]) -> None:
         """Forget what a rule recorded before it gave up (its ties stay: they only make cuts coarser)."""
@@ -289,6 +300,7 @@ def on_axis(line: Array, axis: int, rank: int) -> Array:
 
 
 def aligned_shape(shape: Sequence[int], rank: int) -> tuple[int, ...]:
+    """Prepend axes of length 1 to a shape, as broadcasting does."""
     return (1,) * (rank - len(shape)) + tuple(shape)
 
 

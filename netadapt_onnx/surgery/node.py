@@ -23,22 +23,27 @@ class Node:
 
     @property
     def op(self) -> str:
+        """The operator."""
         return self.proto.op_type
 
     @property
     def domain(self) -> str:
+        """The operator's domain, '' for ONNX's own."""
         return "" if self.proto.domain == "ai.onnx" else self.proto.domain
 
     @cached_property
     def name(self) -> str:
+        """The node's name, or its first output's."""
         return node_name(self.proto)
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
+        """Input names, '' for those left out."""
         return tuple(self.proto.input)
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
+        """Output names, '' for those left out."""
         return tuple(self.proto.output)
 
     @cached_property
@@ -48,6 +53,7 @@ class Node:
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:
+        """Attribute values by name."""
         return {a.name: onnx.helper.get_attribute_value(a) for a in self.proto.attribute}
 
     def has(self, slot: int) -> bool:
@@ -55,8 +61,10 @@ class Node:
         return slot < len(self.inputs) and self.inputs[slot] != ""
 
     def integer(self, name: str, default: int) -> int:
+        """An integer attribute."""
         return int(self.attributes.get(name, default))
 
     def text(self, name: str, default: str) -> str:
+        """A string attribute."""
         value = self.attributes.get(name, default)
         return value.decode() if isinstance(value, bytes) else str(value)

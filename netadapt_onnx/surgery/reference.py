@@ -96,5 +96,7 @@ def _take(graph: gs.Graph, tensor: gs.Variable, trace: Trace, cut: Cut, name: st
 def _add_gather(graph: gs.Graph, tensor: gs.Variable, indices: np.ndarray, axis: int, out: gs.Variable) -> None:
     constant = gs.Constant(f"{out.name}/indices{axis}", indices.astype(np.int64))
     graph.nodes.append(
-        gs.Node("Gather", name=f"{out.name}/gather{axis}", attrs={"axis": axis}, inputs=[tensor, constant], outputs=[out])
+        gs.Node(
+            "Gather", name=f"{out.name}/gather{axis}", attrs={"axis": axis}, inputs=[tensor, constant], outputs=[out]
+        )
     )

@@ -27,9 +27,11 @@ class Cut:
         self.opset = versions.get("", versions.get("ai.onnx", 1))
 
     def original_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor before the cut."""
         return self._trace.folded.shapes[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor after the cut."""
         return self._shapes[name]
 
     def kept(self, name: str, axis: int) -> Array:
@@ -54,8 +56,8 @@ class Cut:
         """Replace an integer input by a constant; others that read the old one keep it."""
         old = node.inputs[slot] if slot < len(node.inputs) else None
         dtype = old.values.dtype if isinstance(old, gs.Constant) else np.int64
-        alone = old is not None and old.name and len(old.outputs) == 1
-        name = old.name if alone else f"{node.name or node.outputs[0].name}/{slot}"
+        alone = old is not None and len(old.outputs) == 1
+        name = old.name if old is not None and old.name and alone else f"{node.name or node.outputs[0].name}/{slot}"
         made = gs.Constant(name, np.ascontiguousarray(np.asarray(values, dtype)))
         if slot < len(node.inputs):
             node.inputs[slot] = made

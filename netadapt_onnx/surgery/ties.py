@@ -9,7 +9,7 @@ Array = NDArray[np.int64]
 
 
 class Ties:
-    """Disjoint sets of labels 1, 2, ...; label 0 stands for 'no label' and is never tied. A root is its set's minimum."""
+    """Disjoint sets of labels 1, 2, ...; 0 stands for 'no label' and is never tied. A root is its set's minimum."""
 
     def __init__(self) -> None:
         self._parent = np.zeros(1024, np.int64)

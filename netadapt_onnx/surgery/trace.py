@@ -46,6 +46,7 @@ class Trace:
 
     @property
     def prunable(self) -> tuple[Group, ...]:
+        """The groups that a cut may name."""
         return tuple(g for g in self.groups if g.prunable)
 
     @cached_property
@@ -71,7 +72,9 @@ class Trace:
             chosen = np.zeros(group.channels, bool)
             indices = np.asarray(kept, np.int64)
             if indices.size and (indices.min() < 0 or indices.max() >= group.channels):
-                raise NetadaptError(f"group '{name}' has channels 0..{group.channels - 1}; asked to keep {indices.max()}")
+                raise NetadaptError(
+                    f"group '{name}' has channels 0..{group.channels - 1}; asked to keep {indices.max()}"
+                )
             chosen[indices] = True
             if chosen.all():
                 continue

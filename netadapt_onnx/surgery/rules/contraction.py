@@ -105,7 +105,7 @@ def _constant(
         if axes:
             factor = labels.keep_axes(factor, axes, f"weights of '{node.name}'")
             bound.append(_gathered(factor, order, term))
-    others = "".join(letters[:slot] + letters[slot + 1 :])
+    others = "".join(t for i, t in enumerate(letters) if i != slot)
     for axis, letter in enumerate(term):
         if letter in out and letter not in others and shape[axis] > 1:
             fresh = labels.fresh(shape[axis])

@@ -45,9 +45,11 @@ def _convolve(node: Node, labels: Labels, outputs: int, produced_axis: int, cons
     groups = node.integer("group", 1)
     line = labels.channels(x, 1, f"'{node.name}' works along it")
     grouped_axis = 0  # of w: the axis that holds all groups one after another (O of Conv, C of ConvTranspose)
+    produced: Array | None
     if groups > 1 and line is not None and groups >= inputs // groups:
         whole = _tie_columns(labels, line.reshape(groups, -1), f"conv groups of '{node.name}'")
-        consumed, produced = np.repeat(whole, inputs // groups), np.repeat(whole, outputs // groups)
+        produced = np.repeat(whole, outputs // groups)
+        consumed = np.repeat(whole, inputs // groups)
         _bind_weight(node, labels, grouped_axis, consumed if consumed_axis == grouped_axis else produced, None, None)
         labels.edit(node, _set_group)
         labels.mask(node, 0)
@@ -59,8 +61,8 @@ def _convolve(node: Node, labels: Labels, outputs: int, produced_axis: int, cons
         fresh = labels.fresh(outputs // groups) if outputs // groups > 1 else None
         produced = None if fresh is None else np.tile(fresh, groups)
         if consumed_axis == grouped_axis:
-            consumed = None if per_group is None else np.tile(per_group, groups)
-            _bind_weight(node, labels, consumed_axis, consumed, produced_axis, fresh)
+            everywhere = None if per_group is None else np.tile(per_group, groups)
+            _bind_weight(node, labels, consumed_axis, everywhere, produced_axis, fresh)
         else:
             _bind_weight(node, labels, produced_axis, produced, consumed_axis, per_group)
     if produced is None:

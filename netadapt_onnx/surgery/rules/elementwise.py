@@ -9,12 +9,83 @@ from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
 from netadapt_onnx.surgery.ties import Array
 
-UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh Bernoulli BitwiseNot Cast Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp
-Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink
-Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu""".split()
+UNARY = (
+    "Abs",
+    "Acos",
+    "Acosh",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "Bernoulli",
+    "BitwiseNot",
+    "Cast",
+    "Ceil",
+    "Celu",
+    "Clip",
+    "Cos",
+    "Cosh",
+    "Dropout",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "IsInf",
+    "IsNaN",
+    "LeakyRelu",
+    "Log",
+    "Mish",
+    "Neg",
+    "Not",
+    "Reciprocal",
+    "Relu",
+    "Round",
+    "Selu",
+    "Shrink",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Swish",
+    "Tan",
+    "Tanh",
+    "ThresholdedRelu",
+)
 
-BROADCASTING = """Add And BitShift BitwiseAnd BitwiseOr BitwiseXor CastLike Div Equal Greater GreaterOrEqual Less
-LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor""".split()
+BROADCASTING = (
+    "Add",
+    "And",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+    "CastLike",
+    "Div",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Max",
+    "Mean",
+    "Min",
+    "Mod",
+    "Mul",
+    "Or",
+    "PRelu",
+    "Pow",
+    "Sub",
+    "Sum",
+    "Where",
+    "Xor",
+)
 
 
 @rule(*UNARY)
@@ -80,10 +151,8 @@ def bind_broadcast(node: Node, labels: Labels, slot: int, factors: Sequence[Arra
 def along_unlabelled_axes(node: Node, labels: Labels) -> None:
     """Labels pass on axes the operator does not work along; on those it does, they are tied."""
     rank = len(labels.shape(node.inputs[0]))
-    if node.op == "CumSum":
-        axes = [int(labels.value(node.inputs[1]).reshape(-1)[0]) % rank]
-    else:
-        axes = [rank - 2, rank - 1]
+    given = labels.integers(node, 1) if node.op == "CumSum" else None
+    axes = [axis % rank for axis in given or (-2, -1)]
     factors = labels.of(node.inputs[0])
     for axis in axes:
         factors = tuple(labels.collapse(f, axis, f"{node.op} '{node.name}' works along it") for f in factors)

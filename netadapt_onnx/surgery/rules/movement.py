@@ -129,9 +129,7 @@ def _set_split(cut: Cut, node: gs.Node, outputs: tuple[str, ...], axis: int) -> 
     sizes = [cut.shape(y)[axis] for y in outputs]
     if sizes == [cut.original_shape(y)[axis] for y in outputs]:
         return
-    if "split" in node.attrs:
-        node.attrs["split"] = sizes
-    elif cut.opset < 13:
+    if "split" in node.attrs or cut.opset < 13:
         node.attrs["split"] = sizes
     else:
         node.attrs.pop("num_outputs", None)
@@ -204,7 +202,7 @@ def pad(node: Node, labels: Labels) -> None:
     for k, axis in enumerate(axes):
         before[axis], after[axis] = amounts[k], amounts[k + len(axes)]
     factors = list(labels.of(x))
-    for axis in np.flatnonzero(before | after):
+    for axis in np.flatnonzero(before | after).tolist():
         if not labelled(factors, axis):
             continue
         if node.text("mode", "constant") != "constant" or min(before[axis], after[axis]) < 0:
@@ -218,9 +216,7 @@ def pad(node: Node, labels: Labels) -> None:
     labels.set(y, factors)
 
 
-def _set_pads(
-    cut: Cut, node: gs.Node, y: str, axes: list[int], axis: int, before: Array, after: Array
-) -> None:
+def _set_pads(cut: Cut, node: gs.Node, y: str, axes: list[int], axis: int, before: Array, after: Array) -> None:
     kept = cut.kept(y, axis)
     attribute = next((name for name in ("pads", "paddings") if name in node.attrs), None)
     amounts = list(node.attrs[attribute]) if attribute else cut.integers(node, 1).tolist()

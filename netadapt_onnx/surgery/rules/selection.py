@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from netadapt_onnx.surgery.labels import Labels, Unsupported, align, labelled, squeeze
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
-
-import numpy as np
 
 
 @rule("Gather")
@@ -28,9 +28,7 @@ def gather(node: Node, labels: Labels) -> None:
             table = labels.value(indices).astype(np.int64)
             labels.edit(node, lambda cut, made: cut.set_gather(made, 1, data, axis, table, y))
     at = np.zeros((1,) * extra, np.int64)
-    picked = [
-        f.take(labels.value(indices), axis) if f.shape[axis] > 1 else f.take(at, axis) for f in factors
-    ]
+    picked = [f.take(labels.value(indices), axis) if f.shape[axis] > 1 else f.take(at, axis) for f in factors]
     labels.set(y, picked, f"single channel taken by '{node.name}'")
 
 

@@ -1,0 +1,169 @@
+"""Layers as linear maps: their inputs and outputs as rows of numbers at sampled positions."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.resize import Cut
+from netadapt_onnx.surgery.ties import Array
+from netadapt_onnx.surgery.trace import Trace
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A Conv, Gemm or MatMul with constant weights.
+
+    As a matrix its weights are (groups, inputs per group, outputs per group); the inputs of a Conv are (channel,
+    kernel...) in that order.
+    """
+
+    index: int
+    name: str
+    op: str
+    input: str
+    output: str
+    weight: str
+    transposed: bool
+    groups: int
+    inputs_per_group: int
+    channel_axis: int
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    spatial_out: tuple[int, ...]
+
+    def positions(self, seed: int, batch: int, per_image: int) -> Array:
+        """Sampled output positions of one batch, flat indices; the same for every model with these spatial sizes."""
+        total = int(np.prod(self.spatial_out, dtype=np.int64))
+        rng = np.random.default_rng([seed, batch, zlib.crc32(self.name.encode())])
+        return np.sort(rng.choice(total, min(per_image, total), replace=False))
+
+    def outputs_at(self, y: np.ndarray, positions: Array) -> np.ndarray:
+        """(samples, channels) of an output tensor."""
+        if self.op == "Conv":
+            flat = y.reshape(*y.shape[:2], -1)[:, :, positions]
+            return flat.transpose(0, 2, 1).reshape(-1, y.shape[1])
+        return y.reshape(len(y), -1, y.shape[-1])[:, positions].reshape(-1, y.shape[-1])
+
+    def inputs_at(self, x: np.ndarray, positions: Array) -> np.ndarray:
+        """(groups, samples, inputs per group) of an input tensor: im2col at the sampled positions."""
+        if self.op != "Conv":
+            return x.reshape(len(x), -1, x.shape[-1])[:, positions].reshape(1, -1, x.shape[-1])
+        rank = len(self.kernel)
+        begin, end = self.pads[:rank], self.pads[rank:]
+        x = np.pad(x, [(0, 0), (0, 0), *zip(begin, end, strict=True)])
+        places = np.unravel_index(positions, self.spatial_out)
+        index: list[Any] = []
+        for k in range(rank):
+            taps = places[k][:, None] * self.strides[k] + np.arange(self.kernel[k]) * self.dilations[k]
+            index.append(taps.reshape([len(positions), *(-1 if j == k else 1 for j in range(rank))]))
+        patches = x[(slice(None), slice(None), *index)]  # (n, channels, positions, *kernel)
+        patches = patches.reshape(x.shape[0], self.groups, -1, len(positions), int(np.prod(self.kernel)))
+        patches = patches.transpose(1, 0, 3, 2, 4)
+        return patches.reshape(self.groups, x.shape[0] * len(positions), -1)
+
+    def matrix(self, weight: np.ndarray) -> np.ndarray:
+        """Weights (as stored) -> (groups, inputs per group, outputs per group), float64."""
+        if self.op == "Conv":
+            return weight.reshape(self.groups, weight.shape[0] // self.groups, -1).transpose(0, 2, 1).astype(np.float64)
+        return (weight.T if self.transposed else weight)[None].astype(np.float64)
+
+    def from_matrix(self, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The inverse of `matrix`."""
+        if self.op == "Conv":
+            return np.ascontiguousarray(matrix.transpose(0, 2, 1)).reshape(shape)
+        return np.ascontiguousarray(matrix[0].T if self.transposed else matrix[0])
+
+    def _input_masks(self, cut: Cut) -> Array:
+        axis = 1 if self.op == "Conv" else len(cut.original_shape(self.input)) - 1
+        return cut.kept(self.input, axis).reshape(self.groups, -1)
+
+    def loses_inputs(self, cut: Cut) -> bool:
+        """Whether a cut takes some, but in no conv group all, of the layer's inputs."""
+        masks = self._input_masks(cut)
+        return not masks.all() and bool(masks.any(axis=1).all())
+
+    def kept_features(self, cut: Cut) -> Array:
+        """(groups, inputs per group) mask."""
+        taps = int(np.prod(self.kernel)) if self.op == "Conv" else 1
+        return np.repeat(self._input_masks(cut), taps, axis=1)
+
+    def owns_weight(self, model: onnx.ModelProto) -> bool:
+        """Whether nothing else reads the weights (a copy may have been made under another name)."""
+        readers = [node for node in model.graph.node if self.weight in node.input]
+        return len(readers) == 1 and any(t.name == self.weight for t in model.graph.initializer)
+
+
+def linear_layers(trace: Trace) -> list[Linear]:
+    """The layers of a model that reconstruction can solve, in topological order."""
+    found = []
+    for layer in trace.labels.layers:
+        node = Node(layer.node, trace.folded.proto.graph.node[layer.node], 1)
+        made = _linear(trace, node)
+        if made is not None:
+            found.append(made)
+    return found
+
+
+def _linear(trace: Trace, node: Node) -> Linear | None:
+    shapes = trace.folded.shapes
+    if node.op not in ("Conv", "Gemm", "MatMul") or trace.labels.is_constant(node.inputs[0]):
+        return None
+    x, w, y = node.inputs[0], node.inputs[1], node.outputs[0]
+    groups = node.integer("group", 1) if node.op == "Conv" else 1
+    transposed = bool(node.integer("transB", 0))
+    weight = w
+    if trace.labels.is_view(w):
+        weight, permuted = trace.labels.source(w)
+        if not permuted or len(shapes[w]) != 2 or node.op == "Conv":
+            return None
+        transposed = not transposed
+    if node.op != "Conv":
+        if len(shapes[w]) != 2 or len(shapes[x]) < 2 or node.integer("transA", 0):
+            return None
+        if any(node.attributes.get(name, 1.0) != 1.0 for name in ("alpha", "beta")):
+            return None
+        inner = shapes[x][-1]
+        rows = shapes[y][1:-1]
+        return Linear(
+            node.index, node.name, node.op, x, y, weight, transposed, 1, inner, len(shapes[y]) - 1, (), (), (), (), rows
+        )
+    kernel = shapes[w][2:]
+    rank = len(kernel)
+    if shapes[w][1] == 1 and groups > 1:
+        return None  # depthwise: a channel's output depends on that channel alone
+    strides = tuple(node.attributes.get("strides", [1] * rank))
+    dilations = tuple(node.attributes.get("dilations", [1] * rank))
+    pads = _pads(node, shapes[x][2:], shapes[y][2:], kernel, strides, dilations)
+    inputs = shapes[w][1] * int(np.prod(kernel))
+    return Linear(
+        node.index, node.name, "Conv", x, y, weight, False, groups, inputs, 1, kernel, strides, dilations, pads,
+        shapes[y][2:],
+    )  # fmt: skip
+
+
+def _pads(
+    node: Node,
+    before: tuple[int, ...],
+    after: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+) -> tuple[int, ...]:
+    """Explicit pads (begins, then ends); SAME_* from the sizes, as the ONNX operator specification defines them."""
+    mode = node.text("auto_pad", "NOTSET")
+    if not mode.startswith("SAME"):
+        return tuple(node.attributes.get("pads", [0] * (2 * len(kernel))))
+    total = [
+        max(0, (out - 1) * s + (k - 1) * d + 1 - size)
+        for size, out, k, s, d in zip(before, after, kernel, strides, dilations, strict=True)
+    ]
+    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+    return tuple(small + large if mode == "SAME_UPPER" else large + small)
