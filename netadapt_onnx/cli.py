@@ -149,7 +149,7 @@ def _explain(error: BaseException) -> tuple[str, str, str]:
         return f"{error.filename}: {error.strerror or type(error).__name__}", "", "system"
     if isinstance(error, MemoryError):
         return "out of memory", "use a smaller model, --batch-size or data set", "system"
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("netadapt_onnx"):
         return (
             f"this needs the package '{error.name}', which is not installed",
             "pip install 'netadapt-onnx[adapt]'",

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
-from netadapt_onnx.model import Model, load
+from netadapt_onnx.model import Model, load, refuse_existing
 from netadapt_onnx.profilers.cost import Cost, cost
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.trace import Trace, trace
@@ -51,6 +52,15 @@ class Inspection:
 def opened(source: Source) -> Model:
     """A model from its path, or as it is if it is loaded already."""
     return source if isinstance(source, Model) else load(source)
+
+
+def prepare_output(output: Path, source: Model, overwrite: bool) -> None:
+    """Raise NetadaptError if `output` may not be written: it is the input, it exists, or its folder is missing."""
+    if output.resolve() == source.path.resolve():
+        raise NetadaptError(
+            f"{output} is the input, which is never overwritten", hint="choose another path", code="exists"
+        )
+    refuse_existing(output, overwrite)
 
 
 def traced(model: Model, shapes: Shapes | None = None, batch_size: int = 1) -> Trace:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.inspection import Resources, Shapes, Source, opened, resources, traced
-from netadapt_onnx.model import refuse_existing, save
+from netadapt_onnx.inspection import Resources, Shapes, Source, opened, prepare_output, resources, traced
+from netadapt_onnx.model import save
 from netadapt_onnx.profilers.cost import Cost, CostModel
 from netadapt_onnx.search.budget import Budget, parse_budgets
 from netadapt_onnx.search.provenance import provenance
@@ -57,14 +57,14 @@ def prune(
 
     One of: `ratio`, the share of channels to remove from every prunable group; `keep`, for each named group a count or
     a share of its channels as "0.5x"; `budget`, a uniform cut until it holds ("macs=0.5x"). Counts are multiples of
-    `step` (by default, of each group's structural step). `check` proves that pruned equals masked; without `output` it always
-    is. A model that fails the proof is not written. Raises NetadaptError if there is nothing to prune.
+    `step` (by default, of each group's structural step). `check` proves that pruned equals masked; without `output`
+    that is always done. A model that fails the proof is not written. Raises NetadaptError if nothing can be pruned.
     """
-    if output is not None:
-        refuse_existing(Path(output), overwrite)
     if sum(way is not None and way != {} for way in (ratio, keep, budget)) != 1:
         raise NetadaptError("how much to prune?", hint="give one of --ratio, --keep and --budget", code="usage")
     source = opened(model)
+    if output is not None:
+        prepare_output(Path(output), source, overwrite)
     found = traced(source, shapes, batch_size)
     groups = prunable(found)
     count = CostModel(found.folded.proto)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import click
@@ -23,12 +24,18 @@ def command() -> Answer:
     return Answer(result, lambda: _text(result))
 
 
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return "" if value is None else str(value) if not isinstance(value, dict) else _plain([*value.items()])
+
+
 def _text(result: Environment) -> str:
     from netadapt_onnx import render
 
     rows = [[name, version] for name, version in result.versions.items()]
     rows += [["providers", ", ".join(result.providers)], ["cores", str(result.cores)]]
-    device = [[key, value] for key, value in result.fingerprint.items()]
+    device = [[key, fill(_plain(value), 80)] for key, value in result.fingerprint.items()]
     extras = [
         [name, extra.enables, "installed" if extra.installed else extra.install]
         for name, extra in result.extras.items()

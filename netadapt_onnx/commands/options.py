@@ -11,6 +11,13 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 MODEL = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
+DATA = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE.npz",
+    help="x_train, y_train, x_val, y_val and, if you have them, x_test, y_test; labels are optional.",
+)
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 SEED = click.option("--seed", default=0, show_default=True, help="Seed of everything random; recorded.")
 THREADS = click.option(

@@ -1,0 +1,71 @@
+"""`netadapt-onnx evaluate`: accuracy, resources and latency of models, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from netadapt_onnx.commands.answer import Answer
+from netadapt_onnx.commands.options import DATA, EP, THREADS, common, shaped
+
+if TYPE_CHECKING:
+    from netadapt_onnx.evaluation import Evaluated, Evaluation
+
+
+@click.command("evaluate", short_help="Show accuracy, cost and latency of models, side by side.")
+@click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="MODEL...")
+@DATA
+@click.option("--split", type=click.Choice(["val", "test"]), default="val", show_default=True, help="Held-out samples.")
+@click.option("--latency/--no-latency", default=True, show_default=True, help="Time the models too.")
+@EP
+@THREADS
+@shaped
+@common
+def command(
+    models: tuple[Path, ...],
+    data: Path,
+    split: Literal["val", "test"],
+    latency: bool,
+    ep: str,
+    threads: int,
+    shapes: dict[str, tuple[int, ...]],
+    batch_size: int,
+) -> Answer:
+    """Show the accuracy, cost and latency of each MODEL; several are timed in turn, so that they compare.
+
+    Without labels each model is compared with the first one.
+
+    \b
+    Example:  netadapt-onnx evaluate model.onnx run/model.onnx --data data.npz --split test
+    """
+    from netadapt_onnx.evaluation import evaluate
+
+    result = evaluate(
+        models, data, split=split, ep=ep, threads=threads, timed=latency, shapes=shapes, batch_size=batch_size
+    )
+    return Answer(result, lambda: _text(result))
+
+
+def _text(result: Evaluation) -> str:
+    from netadapt_onnx import render
+
+    first = result.models[0]
+    costs = [render.cost_rows(asdict(m.resources)) for m in result.models]
+    headers = ["model", f"{first.metric} ({first.split})", *(row[0] for row in costs[0]), "latency", "95% interval"]
+    rows = [
+        [m.path, render.percent(m.accuracy), *(row[1] for row in one), *_latency(m)]
+        for m, one in zip(result.models, costs, strict=True)
+    ]
+    return render.table(rows, headers)
+
+
+def _latency(model: Evaluated) -> list[str]:
+    from netadapt_onnx import render
+
+    if model.latency_ms is None:
+        return ["", ""]
+    low, high = model.latency_ms.ci95
+    return [render.milliseconds(model.latency_ms.median), f"{low:.3g} to {high:.3g} ms"]

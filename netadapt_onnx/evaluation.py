@@ -1,0 +1,122 @@
+"""How good and how fast models are, side by side: accuracy on a held-out split and interleaved times."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.folding import Folded, fold
+from netadapt_onnx.inspection import Resources, Shapes, Source, opened, resources
+from netadapt_onnx.model import Model
+from netadapt_onnx.profilers.cost import cost
+from netadapt_onnx.profilers.session import Execution
+from netadapt_onnx.profilers.timing import Timing, measure
+from netadapt_onnx.runtime import random_inputs
+from netadapt_onnx.training.data import Dataset, Split, load_data
+from netadapt_onnx.training.evaluate import accuracy, outputs
+
+# Seconds that a set of models may be timed for.
+TIME_CAP_S = 20.0
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median over fresh sessions and its 95% interval, in ms."""
+
+    median: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One model. `accuracy` is a fraction; `metric` is "top1", or "agreement" with the first model without labels."""
+
+    path: Path
+    accuracy: float
+    metric: Literal["top1", "agreement"]
+    split: str
+    resources: Resources
+    latency_ms: Latency | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The models in the order given."""
+
+    models: tuple[Evaluated, ...]
+
+
+def evaluate(
+    models: Source | Sequence[Source],
+    data: str | Path,
+    *,
+    split: Literal["val", "test"] = "val",
+    ep: str = "cpu",
+    threads: int = 1,
+    timed: bool = True,
+    time_cap_s: float = TIME_CAP_S,
+    shapes: Shapes | None = None,
+    batch_size: int = 1,
+) -> Evaluation:
+    """Accuracy on a split of `data`, resources, and unless `timed` is off latency, of one or several models.
+
+    Models with the same inputs are timed in interleaved rounds. Without labels each is compared with the first one.
+    Raises NetadaptError if a model cannot run or the data do not fit it.
+    """
+    given = [models] if isinstance(models, str | os.PathLike | Model) else list(models)
+    if not given:
+        raise NetadaptError("no model to evaluate", code="usage")
+    sources = [opened(model) for model in given]
+    execution = Execution(ep, threads)
+    folded = [fold(source.proto, dict(shapes or {}), batch_size) for source in sources]
+    splits = [held_out(dataset_for(one, data, train=False), split) for one in folded]
+    latencies = _timed(sources, folded, execution, time_cap_s) if timed else [None] * len(sources)
+    reference = None
+    if splits[0].labels is None:
+        reference = outputs(sources[0].proto, splits[0], threads=threads)
+    evaluated = []
+    for source, one, held, latency in zip(sources, folded, splits, latencies, strict=True):
+        found = accuracy(source.proto, held, reference=reference, threads=threads)
+        counted = resources(cost(one.proto, one.shapes), source.size_bytes)
+        evaluated.append(Evaluated(source.path, found.value, found.metric, split, counted, latency))
+    return Evaluation(tuple(evaluated))
+
+
+def dataset_for(folded: Folded, data: str | Path, *, train: bool = True) -> Dataset:
+    """Data checked against a model. Raises NetadaptError naming both sides of what does not fit."""
+    return load_data(
+        data, folded.specs, {value.name: folded.shapes[value.name] for value in folded.proto.graph.output}, train=train
+    )
+
+
+def held_out(dataset: Dataset, split: Literal["val", "test"]) -> Split:
+    """The samples of a split. Raises NetadaptError if the data have none."""
+    found = dataset.test if split == "test" else dataset.val
+    if found is None or not len(found):
+        raise NetadaptError(
+            f"--data {dataset.path} has no x_{split}", hint="choose another --split", code="invalid-data"
+        )
+    return found
+
+
+def _timed(
+    sources: Sequence[Model], folded: Sequence[Folded], execution: Execution, time_cap_s: float
+) -> list[Latency | None]:
+    alike: dict[str, list[int]] = {}
+    for i, one in enumerate(folded):
+        alike.setdefault(str(sorted(one.specs.items())), []).append(i)
+    found: dict[int, Latency] = {}
+    for members in alike.values():
+        inputs = random_inputs(folded[members[0]].specs)
+        timings = measure([sources[i].proto for i in members], inputs, execution, time_cap_s=time_cap_s)
+        found |= dict(zip(members, map(latency, timings), strict=True))
+    return [found[i] for i in range(len(sources))]
+
+
+def latency(timing: Timing) -> Latency:
+    """A timing as results show it."""
+    return Latency(timing.median_ms, timing.ci95)

@@ -1,0 +1,249 @@
+"""Bad input ends with exit code 2, one line on stderr that says what is wrong, and nothing written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from models import Builder, plain, unprunable
+from netadapt_onnx.cli import run
+
+Folder = dict[str, bytes | None]
+
+
+def listing(folder: Path) -> Folder:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+def refused(
+    arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str], *told: str, code: str | None = None
+) -> None:
+    """Run with and without --json: exit 2, one line that holds each of `told`, `folder` as it was."""
+    before = listing(folder)
+    assert run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert err.startswith("error: ")
+    for part in told:
+        assert part in err, err
+    assert run([*arguments, "--json"]) == 2
+    out, again = capsys.readouterr()
+    assert again == err
+    error = json.loads(out)["error"]
+    assert error["code"] not in ("internal", "system")
+    assert code is None or error["code"] == code
+    assert listing(folder) == before
+
+
+def save(proto: onnx.ModelProto, path: Path) -> Path:
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def data(path: Path, **arrays: object) -> Path:
+    rng = np.random.default_rng(0)
+    whole: dict[str, object] = {}
+    for split, n in (("train", 64), ("val", 32)):
+        whole[f"x_{split}"] = rng.standard_normal((n, 3, 16, 16)).astype(np.float32)
+        whole[f"y_{split}"] = rng.integers(0, 10, n)
+    whole |= arrays
+    np.savez(path, **{k: np.asarray(v) for k, v in whole.items() if v is not None})
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save(plain(), tmp_path / "model.onnx")
+
+
+def not_onnx(path: Path) -> None:
+    path.write_text("this is a README\n")
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(plain().SerializeToString()[:-20_000])
+
+
+def missing_external_data(path: Path) -> None:
+    onnx.save_model(plain(), str(path), save_as_external_data=True, location="w.bin", size_threshold=0)
+    (path.parent / "w.bin").unlink()
+
+
+def unknown_initializer_type(path: Path) -> None:
+    proto = plain()
+    proto.graph.initializer[0].data_type = 99
+    save(proto, path)
+
+
+def unloadable(path: Path) -> None:
+    proto = plain()
+    proto.graph.node[0].op_type = "NoSuchOp"
+    save(proto, path)
+
+
+def dynamic_axis(path: Path) -> None:
+    b = Builder()
+    b.conv(b.conv_bn_relu("image", 3, 8), 8, 4, name="last")
+    save(b.model({"image": ("N", 3, "H", "W")}, {"last_out": ("N", 4, "H", "W")}), path)
+
+
+UNREADABLE = [
+    (not_onnx, "not an ONNX file", "not-onnx"),
+    (empty, "no graph", "not-onnx"),
+    (truncated, "truncated", "not-onnx"),
+    (missing_external_data, "external data file 'w.bin'", "external-data"),
+    (unknown_initializer_type, "unknown type 99", "not-onnx"),
+    (unloadable, "NoSuchOp", "unloadable"),
+    (dynamic_axis, "--shape image=", "dynamic-axis"),
+]
+COMMANDS = {
+    "inspect": ["inspect", "{model}"],
+    "prune": ["prune", "{model}", "--ratio", "0.5", "-o", "{folder}/out.onnx"],
+    "profile": ["profile", "{model}", "--table", "{folder}/t.jsonl"],
+    "evaluate": ["evaluate", "{model}", "--data", "{folder}/d.npz"],
+    "finetune": ["finetune", "{model}", "--data", "{folder}/d.npz", "-o", "{folder}/out.onnx"],
+    "adapt": ["adapt", "{model}", "--data", "{folder}/d.npz", "--budget", "macs=0.5x", "-o", "{folder}/run"],
+}
+
+
+def arguments(name: str, folder: Path) -> list[str]:
+    return [a.format(model=folder / "model.onnx", folder=folder) for a in COMMANDS[name]]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(("make", "told", "code"), UNREADABLE, ids=[m[0].__name__ for m in UNREADABLE])
+def test_a_model_that_cannot_be_used(
+    make: object, told: str, code: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert callable(make)
+    make(tmp_path / "model.onnx")
+    data(tmp_path / "d.npz")
+    refused(arguments(name, tmp_path), tmp_path, capsys, told, code=code)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_missing_model(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data(tmp_path / "d.npz")
+    refused(arguments(name, tmp_path), tmp_path, capsys, "model.onnx: no such file", code="missing-file")
+
+
+@pytest.mark.parametrize("name", ["prune", "profile", "adapt"])
+def test_a_model_without_a_prunable_group(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(unprunable(), tmp_path / "model.onnx")
+    rng = np.random.default_rng(0)
+    x = {f"x_{s}": rng.standard_normal((8, 3, 8, 8)).astype(np.float32) for s in ("train", "val")}
+    np.savez(tmp_path / "d.npz", **x)
+    refused(arguments(name, tmp_path), tmp_path, capsys, "no prunable group", code="nothing-to-prune")
+
+
+BAD_DATA = [
+    ({"x_train": np.zeros((64, 3, 8, 8), np.float32)}, ["64x3x8x8", "3x16x16"]),
+    ({"x_val": np.zeros((32, 16, 16, 3), np.float32)}, ["32x16x16x3", "3x16x16"]),
+    ({"x_train": np.zeros((64, 3, 16, 16), np.float64)}, ["float64", "float32"]),
+    ({"x_train": np.zeros((64, 3, 16, 16), np.uint8)}, ["uint8", "mean"]),
+    ({"y_val": np.full(32, 10)}, ["10", "classes"]),
+    ({"y_val": np.full(32, -1)}, ["-1", "classes"]),
+    ({"y_val": np.zeros((32, 10), np.int64)}, ["32x10", "Nx10"]),
+    ({"y_val": np.zeros(31, np.int64)}, ["31", "32"]),
+    ({"y_val": np.zeros(32)}, ["float64"]),
+    ({"y_train": None}, ["y_train"]),
+    ({"x_val": np.full((32, 3, 16, 16), np.nan, np.float32)}, ["NaN", "x_val"]),
+    ({"x_val": np.zeros((0, 3, 16, 16), np.float32), "y_val": np.zeros(0, np.int64)}, ["x_val"]),
+]
+
+
+@pytest.mark.parametrize("name", ["evaluate", "finetune", "adapt"])
+@pytest.mark.parametrize(("change", "told"), BAD_DATA, ids=[" ".join(t) for _, t in BAD_DATA])
+def test_data_that_do_not_fit(
+    change: dict[str, object], told: list[str], name: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data(model.parent / "d.npz", **change)
+    refused(arguments(name, model.parent), model.parent, capsys, *told)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"x" * 100])
+def test_data_that_cannot_be_read(content: bytes, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (model.parent / "d.npz").write_bytes(content)
+    refused(arguments("evaluate", model.parent), model.parent, capsys, "d.npz")
+
+
+def test_missing_data(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(arguments("adapt", model.parent), model.parent, capsys, "d.npz: no such file", code="missing-file")
+
+
+@pytest.mark.parametrize("name", ["prune", "finetune"])
+def test_an_output_that_exists(name: str, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data(model.parent / "d.npz")
+    (model.parent / "out.onnx").write_text("precious")
+    refused(arguments(name, model.parent), model.parent, capsys, "out.onnx exists", "--overwrite", code="exists")
+
+
+@pytest.mark.parametrize("name", ["prune", "finetune"])
+def test_an_output_in_a_folder_that_is_not_there(name: str, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data(model.parent / "d.npz")
+    given = [a.replace("out.onnx", "nowhere/out.onnx") for a in arguments(name, model.parent)]
+    refused(given, model.parent, capsys, "nowhere: no such folder", code="missing-file")
+
+
+def test_inputs_are_never_overwritten(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data(model.parent / "d.npz")
+    for name in ("prune", "finetune"):
+        given = [a.replace("out.onnx", "model.onnx") for a in arguments(name, model.parent)]
+        refused([*given, "--overwrite"], model.parent, capsys, "model.onnx", "input")
+
+
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [
+        ("macs", "RESOURCE=VALUE"),
+        ("macs=-1", "not an amount"),
+        ("macs=0x", "not above zero"),
+        ("speed=0.5x", "unknown resource 'speed'"),
+        ("mac=0.5x", "did you mean macs?"),
+        ("macs=12ms", "not an amount"),
+        ("latency=12MB", "not an amount"),
+    ],
+)
+def test_a_budget_that_is_none(budget: str, told: str, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data(model.parent / "d.npz")
+    given = [a.replace("macs=0.5x", budget) for a in arguments("adapt", model.parent)]
+    refused(given, model.parent, capsys, told)
+
+
+def test_a_shape_that_does_not_fit(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for shape, told in (("image=1x3x8x8", "?x3x16x16"), ("img=1x3x16x16", "its inputs are image")):
+        refused(["inspect", str(model), "--shape", shape], model.parent, capsys, told)
+
+
+def test_a_group_name_that_is_nearly_right(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(["prune", str(model), "--keep", "conv=4"], model.parent, capsys, "no group 'conv'", "did you mean conv")
+
+
+def test_a_dynamic_axis_is_no_obstacle_once_its_shape_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dynamic_axis(tmp_path / "model.onnx")
+    assert run(["inspect", str(tmp_path / "model.onnx"), "--shape", "image=1x3x16x16", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"]["macs"] == (3 * 8 + 8 * 4) * 9 * 256
+
+
+def test_strings_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["words"], ["out"])],
+        "g",
+        [helper.make_tensor_value_info("words", TensorProto.STRING, [1])],
+        [helper.make_tensor_value_info("out", TensorProto.STRING, [1])],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    save(proto, tmp_path / "model.onnx")
+    refused(["prune", str(tmp_path / "model.onnx"), "--ratio", "0.5"], tmp_path, capsys, "no prunable group")
