@@ -1,0 +1,29 @@
+"""ONNX ops as torch functions, split by kind; importing this package registers them all."""
+
+from netadapt_onnx.training.ops import (
+    activation,
+    convolution,
+    elementwise,
+    indexing,
+    linear,
+    movement,
+    normalisation,
+    pooling,
+    recurrent,
+    reduction,
+    resize,
+)
+
+__all__ = [
+    "activation",
+    "convolution",
+    "elementwise",
+    "indexing",
+    "linear",
+    "movement",
+    "normalisation",
+    "pooling",
+    "recurrent",
+    "reduction",
+    "resize",
+]

@@ -1,0 +1,172 @@
+"""Activations: one input, the same shape out."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from netadapt_onnx.training.ops.registry import Node, op
+
+
+@op("Relu")
+def relu(node: Node, x: Tensor) -> Tensor:
+    """max(x, 0)."""
+    return F.relu(x)
+
+
+@op("LeakyRelu")
+def leaky_relu(node: Node, x: Tensor) -> Tensor:
+    """x, or alpha * x below zero."""
+    return F.leaky_relu(x, node.attribute("alpha", 0.01))
+
+
+@op("PRelu")
+def prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
+    """x, or slope * x below zero; the slope broadcasts to x from the right."""
+    if slope.dim() > 1 and x.dim() > 1 and slope.numel() == x.shape[1] == slope.shape[-x.dim() + 1]:
+        return F.prelu(x, slope.reshape(-1))
+    return torch.where(x < 0, slope * x, x)
+
+
+@op("Sigmoid")
+def sigmoid(node: Node, x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x))."""
+    return torch.sigmoid(x)
+
+
+@op("Tanh")
+def tanh(node: Node, x: Tensor) -> Tensor:
+    """Hyperbolic tangent."""
+    return torch.tanh(x)
+
+
+@op("HardSigmoid")
+def hard_sigmoid(node: Node, x: Tensor) -> Tensor:
+    """clip(alpha * x + beta, 0, 1)."""
+    return (x * node.real("alpha", 0.2) + node.real("beta", 0.5)).clamp(0, 1)
+
+
+@op("HardSwish")
+def hard_swish(node: Node, x: Tensor) -> Tensor:
+    """x * clip(x / 6 + 0.5, 0, 1)."""
+    return F.hardswish(x)
+
+
+@op("Swish")
+def swish(node: Node, x: Tensor) -> Tensor:
+    """x * sigmoid(alpha * x)."""
+    return x * torch.sigmoid(x * node.attribute("alpha", 1.0))
+
+
+@op("QuickGelu", domain="com.microsoft")
+def quick_gelu(node: Node, x: Tensor) -> Tensor:
+    """x * sigmoid(alpha * x)."""
+    return x * torch.sigmoid(x * node.attribute("alpha", 1.702))
+
+
+@op("Gelu")
+def gelu(node: Node, x: Tensor) -> Tensor:
+    """x times the normal distribution function, exact or by tanh."""
+    return F.gelu(x, approximate=node.attribute("approximate", "none"))
+
+
+@op("Gelu", domain="com.microsoft")
+def gelu_microsoft(node: Node, x: Tensor) -> Tensor:
+    """onnxruntime's exact Gelu."""
+    return F.gelu(x)
+
+
+@op("Elu")
+def elu(node: Node, x: Tensor) -> Tensor:
+    """x, or alpha * (exp(x) - 1) below zero."""
+    return F.elu(x, node.attribute("alpha", 1.0))
+
+
+@op("Selu")
+def selu(node: Node, x: Tensor) -> Tensor:
+    """A scaled Elu with the attributes' constants."""
+    alpha, gamma = node.real("alpha", 1.6732632423543772), node.real("gamma", 1.0507009873554805)
+    return gamma * F.elu(x, alpha)
+
+
+@op("Celu")
+def celu(node: Node, x: Tensor) -> Tensor:
+    """max(0, x) + min(0, alpha * (exp(x / alpha) - 1))."""
+    return F.celu(x, node.attribute("alpha", 1.0))
+
+
+@op("Softplus")
+def softplus(node: Node, x: Tensor) -> Tensor:
+    """log(1 + exp(x))."""
+    return F.softplus(x)
+
+
+@op("Softsign")
+def softsign(node: Node, x: Tensor) -> Tensor:
+    """x / (1 + |x|)."""
+    return F.softsign(x)
+
+
+@op("Mish")
+def mish(node: Node, x: Tensor) -> Tensor:
+    """x * tanh(softplus(x))."""
+    return F.mish(x)
+
+
+@op("ThresholdedRelu")
+def thresholded_relu(node: Node, x: Tensor) -> Tensor:
+    """x above alpha, else 0."""
+    return torch.where(x > node.attribute("alpha", 1.0), x, torch.zeros_like(x))
+
+
+@op("Shrink")
+def shrink(node: Node, x: Tensor) -> Tensor:
+    """x pulled towards zero by `bias` outside of `lambd`, else 0."""
+    limit, bias = node.attribute("lambd", 0.5), node.attribute("bias", 0.0)
+    return torch.where(x < -limit, x + bias, torch.where(x > limit, x - bias, torch.zeros_like(x)))
+
+
+@op("Softmax")
+def softmax(node: Node, x: Tensor) -> Tensor:
+    """Along one axis; before opset 13 along all axes from `axis` on."""
+    if node.opset >= 13:
+        return torch.softmax(x, node.attribute("axis", -1))
+    axis = node.attribute("axis", 1) % x.dim()
+    return torch.softmax(x.flatten(axis), axis).reshape(x.shape)
+
+
+@op("LogSoftmax")
+def log_softmax(node: Node, x: Tensor) -> Tensor:
+    """The logarithm of Softmax."""
+    if node.opset >= 13:
+        return torch.log_softmax(x, node.attribute("axis", -1))
+    axis = node.attribute("axis", 1) % x.dim()
+    return torch.log_softmax(x.flatten(axis), axis).reshape(x.shape)
+
+
+@op("Hardmax")
+def hardmax(node: Node, x: Tensor) -> Tensor:
+    """1 at the largest entry along an axis, else 0."""
+    axis = node.attribute("axis", -1 if node.opset >= 13 else 1)
+    return torch.zeros_like(x).scatter(axis, x.argmax(axis, keepdim=True), 1.0)
+
+
+@op("Dropout")
+def dropout(node: Node, x: Tensor, *rest: Tensor | None) -> Tensor | tuple[Tensor, ...]:
+    """Identity, in training too: a network that has just lost capacity needs no further noise."""
+    if len(node.outputs) > 1 and node.outputs[1]:
+        return x, torch.ones_like(x, dtype=torch.bool)
+    return x
+
+
+@op("Clip")
+def clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    """Bounds are inputs from opset 11 on, attributes before."""
+    least = node.attribute("min") if low is None else node.number(1, low, float("-inf"))
+    most = node.attribute("max") if high is None else node.number(2, high, float("inf"))
+    if least is None and most is None:
+        return x
+    if x.dtype in (torch.int32, torch.int64):
+        least, most = (None if v is None or abs(v) == float("inf") else int(v) for v in (least, most))
+    return torch.clamp(x, least, most)

@@ -1,0 +1,181 @@
+"""Ops that move values without changing them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from netadapt_onnx.training.ops.registry import Node, op
+
+
+@op("Reshape")
+def reshape(node: Node, x: Tensor, target: Tensor | None = None) -> Tensor:
+    """0 copies the input's axis (unless `allowzero`), -1 is what is left."""
+    shape = list(node.attribute("shape") or []) if target is None else node.integers(1, target) or []
+    if not node.attribute("allowzero", 0):
+        shape = [x.shape[i] if size == 0 else size for i, size in enumerate(shape)]
+    return x.reshape(shape)
+
+
+@op("Flatten")
+def flatten(node: Node, x: Tensor) -> Tensor:
+    """To two axes, split in front of `axis`."""
+    axis = node.attribute("axis", 1)
+    if axis < 0:
+        axis += x.dim()
+    rows = 1
+    for size in x.shape[:axis]:
+        rows *= size
+    return x.reshape(rows, -1)
+
+
+@op("Transpose")
+def transpose(node: Node, x: Tensor) -> Tensor:
+    """Permute axes; all reversed without `perm`."""
+    return x.permute(node.attribute("perm") or list(range(x.dim()))[::-1])
+
+
+@op("Squeeze")
+def squeeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+    """Drop axes of length one."""
+    chosen = node.attribute("axes") if axes is None else node.integers(1, axes)
+    return x.squeeze() if chosen is None else x.squeeze(tuple(a % x.dim() for a in chosen))
+
+
+@op("Unsqueeze")
+def unsqueeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+    """Insert axes of length one."""
+    chosen = (node.attribute("axes") if axes is None else node.integers(1, axes)) or []
+    rank = x.dim() + len(chosen)
+    for axis in sorted(a % rank for a in chosen):
+        x = x.unsqueeze(axis)
+    return x
+
+
+@op("Concat")
+def concat(node: Node, *inputs: Tensor) -> Tensor:
+    """Join along an axis. A constant stored for a batch of one (a class token) is repeated for the batch at hand."""
+    axis = node.attribute("axis", 1) % max(1, inputs[0].dim())
+    batch = max(x.shape[0] for x in inputs)
+    if axis and any(x.shape[0] != batch for x in inputs):
+        return torch.cat([x.expand(batch, *x.shape[1:]) for x in inputs], axis)
+    return torch.cat(inputs, axis)
+
+
+@op("Split")
+def split(node: Node, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Sizes from the input, the attribute, or equal parts (the last one smaller)."""
+    axis = node.attribute("axis", 0)
+    lengths = node.attribute("split") if sizes is None else node.integers(1, sizes)
+    if not lengths:
+        parts = node.attribute("num_outputs") or len(node.outputs)
+        lengths = -(-x.shape[axis] // parts)
+    return tuple(torch.split(x, lengths, axis))
+
+
+@op("Slice")
+def slice_(
+    node: Node, x: Tensor, starts: Tensor | None = None, ends: Tensor | None = None, axes: Tensor | None = None,
+    steps: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """numpy's slicing, negative steps included."""
+    first = (node.attribute("starts") if starts is None else node.integers(1, starts)) or []
+    last = (node.attribute("ends") if ends is None else node.integers(2, ends)) or []
+    chosen = (node.attribute("axes") if axes is None else node.integers(3, axes)) or list(range(len(first)))
+    strides = node.integers(4, steps) or [1] * len(first)
+    for axis, begin, end, step in zip(chosen, first, last, strides, strict=True):
+        begin, end, step = slice(begin, end, step).indices(x.shape[axis])
+        if step > 0:
+            x = x[(slice(None),) * (axis % x.dim()) + (slice(begin, max(begin, end), step),)]
+        else:
+            x = x.index_select(axis, torch.arange(begin, end, step, device=x.device))
+    return x
+
+
+@op("Pad")
+def pad(
+    node: Node, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
+) -> Tensor:
+    """Constant, edge, reflect or wrap padding; negative amounts crop."""
+    amounts = (node.attribute("pads") if pads is None else node.integers(1, pads)) or []
+    fill = node.attribute("value", 0.0) if value is None else node.number(2, value, 0.0)
+    chosen = node.integers(3, axes) or list(range(x.dim()))
+    half = len(amounts) // 2
+    begin, end = [0] * x.dim(), [0] * x.dim()
+    for axis, before, after in zip(chosen, amounts[:half], amounts[half:], strict=True):
+        begin[axis], end[axis] = before, after
+    mode = node.attribute("mode", "constant")
+    if mode == "constant":
+        flat = [amount for pair in zip(reversed(begin), reversed(end), strict=True) for amount in pair]
+        return F.pad(x, flat, value=fill)
+    for axis, (before, after) in enumerate(zip(begin, end, strict=True)):
+        if before or after:
+            x = x.index_select(axis, _border(x.shape[axis], before, after, mode).to(x.device))
+    return x
+
+
+def _border(size: int, before: int, after: int, mode: str) -> Tensor:
+    """Source positions of an axis padded by edge, reflect or wrap."""
+    positions = torch.arange(-before, size + after)
+    if mode == "edge":
+        return positions.clamp(0, size - 1)
+    if mode == "wrap":
+        return positions % size
+    period = max(1, 2 * (size - 1))
+    folded = positions % period
+    return torch.where(folded < size, folded, period - folded)
+
+
+@op("Expand")
+def expand(node: Node, x: Tensor, shape: Tensor) -> Tensor:
+    """Broadcast both ways."""
+    target = node.integers(1, shape) or []
+    own = [1] * (len(target) - x.dim()) + list(x.shape)
+    target = [1] * (x.dim() - len(target)) + target
+    return x.expand([size if wanted == 1 else wanted for size, wanted in zip(own, target, strict=True)])
+
+
+@op("Tile")
+def tile(node: Node, x: Tensor, repeats: Tensor) -> Tensor:
+    """Repeat along each axis."""
+    return x.repeat(node.integers(1, repeats) or [])
+
+
+@op("DepthToSpace")
+def depth_to_space(node: Node, x: Tensor) -> Tensor:
+    """Shapes: x (N, C, H, W); y (N, C/b^2, H*b, W*b)."""
+    block = node.attribute("blocksize")
+    n, c, h, w = x.shape
+    if node.attribute("mode", "DCR") == "CRD":
+        return F.pixel_shuffle(x, block)
+    y = x.reshape(n, block, block, c // block**2, h, w).permute(0, 3, 4, 1, 5, 2)
+    return y.reshape(n, c // block**2, h * block, w * block)
+
+
+@op("SpaceToDepth")
+def space_to_depth(node: Node, x: Tensor) -> Tensor:
+    """Shapes: x (N, C, H, W); y (N, C*b^2, H/b, W/b)."""
+    block = node.attribute("blocksize")
+    n, c, h, w = x.shape
+    y = x.reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
+    return y.reshape(n, c * block**2, h // block, w // block)
+
+
+@op("Shape")
+def shape(node: Node, x: Tensor) -> Tensor:
+    """The shape as int64, on the CPU: it only ever feeds shape arithmetic."""
+    return torch.tensor(x.shape, dtype=torch.int64)[node.attribute("start", 0) : node.attribute("end")]
+
+
+@op("Size")
+def size(node: Node, x: Tensor) -> Tensor:
+    """The number of elements."""
+    return torch.tensor(x.numel(), dtype=torch.int64)
+
+
+@op("Trilu")
+def trilu(node: Node, x: Tensor, k: Tensor | None = None) -> Tensor:
+    """The upper or lower triangle."""
+    diagonal = (node.integers(1, k) or [0])[0]
+    return torch.triu(x, diagonal) if node.attribute("upper", 1) else torch.tril(x, diagonal)

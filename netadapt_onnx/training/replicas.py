@@ -1,0 +1,130 @@
+"""One training step spread over threads, each with its own copy of the graph and its share of the batch.
+
+Threads rather than torch's intra-op threads: those spin at barriers and collapse when a core is busy elsewhere. Threads
+rather than processes: torch leaves the interpreter's lock while it computes, and there is nothing to copy or to orphan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import TracebackType
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from netadapt_onnx.runtime import Arrays
+from netadapt_onnx.training.settings import Settings
+from netadapt_onnx.training.task import Task
+from netadapt_onnx.training.torch_graph import TorchGraph
+
+Fetch = Callable[[np.ndarray], tuple[Arrays, np.ndarray | None]]
+Teaching = Callable[[Mapping[str, Tensor], np.ndarray, Settings], dict[str, Tensor]]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread inside; what was before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def tensors(inputs: Arrays, settings: Settings) -> dict[str, Tensor]:
+    """Arrays as torch tensors in the memory layout of the settings."""
+    made = {}
+    for name, array in inputs.items():
+        value = torch.from_numpy(np.ascontiguousarray(array))
+        if settings.channels_last and value.dim() == 4:
+            value = value.contiguous(memory_format=torch.channels_last)
+        made[name] = value
+    return made
+
+
+def autocast(settings: Settings) -> torch.autocast:
+    """bfloat16 where the settings say so. The cache of cast weights would only cost: each is used once a step."""
+    return torch.autocast(
+        "cpu", torch.bfloat16, enabled=settings.dtype == "bfloat16", cache_enabled=False
+    )  # fmt: skip
+
+
+class Replicas:
+    """Copies of one graph that share its parameters; a context manager that owns their threads.
+
+    `main` is the graph to read the result from. Running statistics are each replica's own until `average_statistics`.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, settings: Settings, task: Task, teacher: Teaching | None) -> None:
+        self.settings = settings
+        self._task = task
+        self._teacher = teacher
+        self.graphs = [TorchGraph(proto).train() for _ in range(settings.replicas)]
+        self.main = self.graphs[0]
+        self.main.arrange(settings.channels_last)
+        for graph in self.graphs[1:]:
+            for own, shared in zip(graph.parameters(), self.main.parameters(), strict=True):
+                own.data = shared.data
+        self._pool = ThreadPoolExecutor(settings.replicas, initializer=torch.set_num_threads, initargs=(1,))
+
+    def __enter__(self) -> Replicas:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def gradients(self, fetch: Fetch, rows: np.ndarray) -> float:
+        """Leave the batch's mean gradient in `main`'s parameters; returns its mean loss.
+
+        `rows` number the samples in the training split; `fetch` returns their inputs and labels.
+        """
+        shares = [share for share in np.array_split(rows, len(self.graphs)) if len(share)]
+        jobs = [
+            self._pool.submit(self._share, graph, fetch, share)
+            for graph, share in zip(self.graphs, shares, strict=False)
+        ]
+        results = [job.result() for job in jobs]
+        weights = [len(share) / len(rows) for share in shares]
+        for index, parameter in enumerate(self.main.parameters()):
+            parts = [found[index] for _, found in results]
+            if parts[0] is None:
+                parameter.grad = None
+                continue
+            total = parts[0] * weights[0]
+            for part, weight in zip(parts[1:], weights[1:], strict=True):
+                assert part is not None
+                total.add_(part, alpha=weight)
+            parameter.grad = total
+        return sum(loss * weight for (loss, _), weight in zip(results, weights, strict=True))
+
+    def _share(self, graph: TorchGraph, fetch: Fetch, rows: np.ndarray) -> tuple[float, tuple[Tensor | None, ...]]:
+        inputs, labels = fetch(rows)
+        given = tensors(inputs, self.settings)
+        wanted = None if self._teacher is None else self._teacher(given, rows, self.settings)
+        with autocast(self.settings):
+            outputs = graph(given)
+        loss = self._task.loss(outputs, None if labels is None else torch.from_numpy(labels), wanted)
+        found = torch.autograd.grad(loss, list(graph.parameters()), allow_unused=True)
+        return float(loss.detach()), found
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Put weights and running statistics back in every replica."""
+        for graph in self.graphs:
+            graph.restore(state)
+
+    def average_statistics(self) -> None:
+        """Give every replica the mean of all replicas' running statistics."""
+        if len(self.graphs) == 1:
+            return
+        own = [graph.statistics for graph in self.graphs]
+        for name in own[0]:
+            mean = torch.stack([statistics[name] for statistics in own]).mean(0)
+            for statistics in own:
+                statistics[name].copy_(mean)

@@ -1,0 +1,309 @@
+"""An ONNX graph as a torch module whose parameters are the graph's initializers, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+import netadapt_onnx.training.ops  # noqa: F401  registers the ops
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.model import declared_shape
+from netadapt_onnx.training.ops.registry import DTYPES, Function, Node, is_training_aware, lookup
+from netadapt_onnx.training.weights import Kind, running_statistics, trainable
+
+_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One node, ready to run: `release` are the tensors that nothing needs after it."""
+
+    node: Node
+    function: Function
+    training_aware: bool
+    release: tuple[str, ...]
+
+
+class TorchGraph(nn.Module):
+    """Runs a normalised ONNX graph in torch, with any batch size, differentiably.
+
+    Parameters are the initializers that are clearly weights, under their own names (`weights`); running statistics of
+    BatchNormalization are buffers and follow the data in training mode. Everything else is constant.
+    Raises NetadaptError (code `unsupported`) that lists every op without a torch function.
+    """
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        super().__init__()
+        _refuse_unsupported(proto)
+        self.input_names = tuple(v.name for v in proto.graph.input)
+        self.output_names = tuple(v.name for v in proto.graph.output)
+        self.kinds: Mapping[str, Kind] = trainable(proto.graph)
+        statistics = running_statistics(proto.graph)
+        self._attributes: dict[str, str] = {}
+        self._fixed: dict[str, Tensor] = {}
+        for index, tensor in enumerate(proto.graph.initializer):
+            self._register(tensor, f"tensor_{index}", statistics)
+        self._nodes = self._fold_constants(_read_nodes(proto))
+        self._steps = self._plan()
+        self._declared_batch = _fixed_batch(proto)
+        self._reshapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        if self._declared_batch is not None:
+            self._probe(proto)
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Trainable parameters by initializer name."""
+        parameters = dict(self.named_parameters())
+        return {name: parameters[self._attributes[name]] for name in self.kinds}
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """Running means and variances by initializer name."""
+        buffers = dict(self.named_buffers())
+        return {name: buffers[key] for name, key in self._attributes.items() if key in buffers}
+
+    def arrange(self, channels_last: bool) -> None:
+        """Bring weights of four axes into one memory layout."""
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        for value in (*self.parameters(), *self.buffers()):
+            if value.dim() == 4:
+                value.data = value.data.contiguous(memory_format=layout)
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of everything that training changes, by initializer name."""
+        return {name: value.detach().clone() for name, value in (*self.weights.items(), *self.statistics.items())}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state` returned."""
+        with torch.no_grad():
+            for name, value in (*self.weights.items(), *self.statistics.items()):
+                value.copy_(state[name])
+
+    def forward(self, inputs: Mapping[str, Tensor] | Tensor, *more: Tensor) -> dict[str, Tensor]:
+        """Run the graph. Inputs in graph order, or by name; returns outputs by name."""
+        if isinstance(inputs, Tensor):
+            inputs = dict(zip(self.input_names, (inputs, *more), strict=True))
+        values: dict[str, Tensor] = {**self._fixed, **inputs}
+        for name, key in self._attributes.items():
+            values[name] = getattr(self, key)
+        scale = 1.0
+        if self._declared_batch:
+            scale = inputs[self.input_names[0]].shape[0] / self._declared_batch
+        for step in self._steps:
+            arguments = [values[name] if name else None for name in step.node.inputs]
+            results: Tensor | tuple[Tensor, ...]
+            if scale != 1 and step.node.outputs[0] in self._reshapes:
+                results = self._rescaled(step.node, arguments[0])
+            elif step.training_aware:
+                results = step.function(step.node, *arguments, training=self.training)
+            else:
+                results = step.function(step.node, *arguments)
+            if isinstance(results, Tensor):
+                values[step.node.outputs[0]] = results
+            else:
+                values.update(zip(step.node.outputs, results, strict=False))
+            for name in step.release:
+                values.pop(name, None)
+        return {name: values[name] for name in self.output_names}
+
+    def write_back(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """A copy of `proto` with the trained weights and the running statistics put in by name; nothing else changes.
+
+        Raises NetadaptError if an initializer is missing there or has another shape.
+        """
+        written = onnx.ModelProto()
+        written.CopyFrom(proto)
+        tensors = {t.name: t for t in written.graph.initializer}
+        for name, value in self.state().items():
+            target = tensors.get(name)
+            if target is None or tuple(target.dims) != tuple(value.shape):
+                found = "missing" if target is None else f"of shape {tuple(target.dims)}"
+                raise NetadaptError(f"initializer '{name}' of shape {tuple(value.shape)} is {found} in the model")
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(target.data_type)
+            array = value.contiguous().cpu().numpy()
+            target.CopyFrom(numpy_helper.from_array(array.astype(dtype), name))
+        return written
+
+    def _register(self, tensor: onnx.TensorProto, key: str, statistics: set[str]) -> None:
+        value = _tensor(tensor)
+        if tensor.name in self.kinds:
+            self._attributes[tensor.name] = key
+            self.register_parameter(key, nn.Parameter(value))
+        elif tensor.name in statistics:
+            self._attributes[tensor.name] = key
+            self.register_buffer(key, value)
+        else:
+            self._fixed[tensor.name] = value
+
+    def _fold_constants(self, nodes: list[Node]) -> list[Node]:
+        """Run once and for all what depends on constants alone, and tell each node which of its inputs are fixed."""
+        kept: list[Node] = []
+        for node in nodes:
+            fixed = {i: self._fixed[name].numpy() for i, name in enumerate(node.inputs) if name in self._fixed}
+            node = Node(
+                node.op, node.name, node.opset, node.inputs, node.outputs, node.domain, node.attributes, fixed
+            )  # fmt: skip
+            if node.op in _RANDOM or not all(name in self._fixed for name in node.inputs if name):
+                kept.append(node)
+                continue
+            function = _function(node)
+            with torch.no_grad():
+                results = function(node, *(self._fixed[name] if name else None for name in node.inputs))
+            outputs = (results,) if isinstance(results, Tensor) else results
+            self._fixed.update((n, v) for n, v in zip(node.outputs, outputs, strict=False) if n)
+        return kept
+
+    def _plan(self) -> list[_Step]:
+        last: dict[str, int] = {}
+        for i, node in enumerate(self._nodes):
+            last.update((name, i) for name in (*node.inputs, *node.outputs))
+        for name in self.output_names:
+            last.pop(name, None)
+        release: dict[int, list[str]] = {}
+        for name, i in last.items():
+            release.setdefault(i, []).append(name)
+        return [
+            _Step(node, _function(node), is_training_aware(node.domain, node.op), tuple(release.get(i, ())))
+            for i, node in enumerate(self._nodes)
+        ]
+
+    def _probe(self, proto: onnx.ModelProto) -> None:
+        """Run once at the declared batch size and note what each Reshape does there, so that others can follow."""
+        inputs = {}
+        for value in proto.graph.input:
+            shape = declared_shape(value)
+            if shape is None or any(size is None for size in shape):
+                self._declared_batch = None
+                return
+            dtype = DTYPES.get(value.type.tensor_type.elem_type, torch.float32)
+            inputs[value.name] = torch.zeros([size or 0 for size in shape], dtype=dtype)
+        if not any(step.node.op == "Reshape" for step in self._steps):
+            return
+        steps, noted = self._steps, {}
+
+        def noting(step: _Step) -> Function:
+            def function(node: Node, *arguments: Tensor) -> Tensor | tuple[Tensor, ...]:
+                result = step.function(node, *arguments)
+                assert isinstance(result, Tensor)
+                noted[node.outputs[0]] = (tuple(arguments[0].shape), tuple(result.shape))
+                return result
+
+            return function
+
+        self._steps = [
+            _Step(s.node, noting(s), s.training_aware, s.release) if s.node.op == "Reshape" else s for s in steps
+        ]
+        mode = self.training
+        try:
+            with torch.no_grad():
+                self.eval()(inputs)
+        finally:
+            self._steps = steps
+            self.train(mode)
+        self._reshapes = noted
+
+    def _rescaled(self, node: Node, x: Tensor | None) -> Tensor:
+        """A Reshape whose target was written for another batch size: the axis that holds the batch is scaled."""
+        assert x is not None
+        before, after = self._reshapes[node.outputs[0]]
+        changed = [i for i, (now, then) in enumerate(zip(x.shape, before, strict=True)) if now != then]
+        if not changed:
+            return x.reshape(after)
+        ahead = int(np.prod(before[: changed[0]], dtype=np.int64))
+        axis = next((j for j in range(len(after)) if int(np.prod(after[:j], dtype=np.int64)) == ahead), None)
+        if len(changed) > 1 or axis is None or after[axis] * x.shape[changed[0]] % before[changed[0]]:
+            raise NetadaptError(
+                f"Reshape to {list(after)} fixes the batch axis", hint="re-export with a dynamic batch", node=node.name,
+                code="unsupported",
+            )  # fmt: skip
+        target = list(after)
+        target[axis] = after[axis] * x.shape[changed[0]] // before[changed[0]]
+        return x.reshape(target)
+
+
+def unsupported(proto: onnx.ModelProto) -> dict[str, list[str]]:
+    """Ops that have no torch function, each with the nodes that use it."""
+    missing: dict[str, list[str]] = {}
+    for node in proto.graph.node:
+        if node.op_type not in _RANDOM and lookup(node.domain, node.op_type) is None:
+            missing.setdefault(node.op_type, []).append(_name(node))
+    return missing
+
+
+def _refuse_unsupported(proto: onnx.ModelProto) -> None:
+    missing = unsupported(proto)
+    if missing:
+        listed = "; ".join(
+            f"{op} (in '{names[0]}'{f' and {len(names) - 1} more' if len(names) > 1 else ''})"
+            for op, names in missing.items()
+        )
+        raise NetadaptError(
+            f"training does not support {listed}",
+            hint="`netadapt-onnx prune --reconstruct` needs no training",
+            code="unsupported",
+        )
+
+
+def _function(node: Node) -> Function:
+    function = lookup(node.domain, node.op)
+    if function is None:
+        raise node.refuse("")
+    return function
+
+
+def _name(node: onnx.NodeProto) -> str:
+    return node.name or next((name for name in node.output if name), node.op_type)
+
+
+def _read_nodes(proto: onnx.ModelProto) -> list[Node]:
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
+    nodes = []
+    for node in proto.graph.node:
+        attributes = {a.name: _attribute(a) for a in node.attribute}
+        nodes.append(
+            Node(
+                op=node.op_type,
+                name=_name(node),
+                opset=opsets.get(node.domain or "ai.onnx", 1),
+                inputs=tuple(node.input),
+                outputs=tuple(node.output),
+                domain=node.domain,
+                attributes=attributes,
+            )
+        )
+    return nodes
+
+
+def _attribute(attribute: onnx.AttributeProto) -> object:
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, onnx.TensorProto):
+        return _tensor(value)
+    if attribute.type == onnx.AttributeProto.STRINGS:
+        return [v.decode("utf-8", "replace") for v in value]
+    return list(value) if attribute.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS) else value
+
+
+def _tensor(tensor: onnx.TensorProto) -> Tensor:
+    dtype = DTYPES.get(tensor.data_type)
+    if dtype is None:
+        kind = onnx.TensorProto.DataType.Name(tensor.data_type)
+        raise NetadaptError(f"training does not support tensor '{tensor.name}' of type {kind}", code="unsupported")
+    array = numpy_helper.to_array(tensor)
+    if tensor.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
+        array = array.astype(np.float32)
+    return torch.from_numpy(np.array(array)).to(dtype)
+
+
+def _fixed_batch(proto: onnx.ModelProto) -> int | None:
+    """The batch size the file insists on; None where the first axis is dynamic."""
+    shapes = [declared_shape(v) for v in proto.graph.input]
+    first = {shape[0] if shape else None for shape in shapes}
+    return next(iter(first)) if len(first) == 1 else None

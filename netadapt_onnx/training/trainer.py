@@ -1,0 +1,259 @@
+"""Training: a proto in, the same proto with better weights out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.runtime import Arrays
+from netadapt_onnx.training import batchnorm
+from netadapt_onnx.training.data import Dataset, Split
+from netadapt_onnx.training.replicas import Fetch, Replicas, one_thread, tensors
+from netadapt_onnx.training.settings import Settings, choose
+from netadapt_onnx.training.task import Task, task
+from netadapt_onnx.training.teacher import Teacher
+from netadapt_onnx.training.torch_graph import TorchGraph
+
+BATCH_SIZE = 128
+LEARNING_RATE = 0.05
+# Without BatchNorm the same rate diverges; a tenth is what folded networks stand.
+LEARNING_RATE_UNNORMALISED = 0.005
+MOMENTUM = 0.9
+WEIGHT_DECAY = 5e-4
+LARGEST_GRADIENT = 5.0
+WARM_UP_SHARE = 0.2
+FINAL_RATE_SHARE = 1e-3
+CALIBRATION_SAMPLES = 1024
+
+Progress = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training data (or what was left of the steps): its number, steps done so far, mean loss."""
+
+    epoch: int
+    steps: int
+    loss: float
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """`proto` has the trained weights and nothing else changed. `settings` passed to `train` again repeat it exactly.
+
+    `lr` is the rate that was used in the end (halved once if the first attempt diverged).
+    """
+
+    proto: onnx.ModelProto
+    history: tuple[Epoch, ...]
+    settings: Settings
+    lr: float
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The fixed part of a training run."""
+
+    split: Split
+    batch_size: int
+    per_epoch: int
+    steps: int
+    seed: int
+    augment: bool
+
+
+class _DivergedError(Exception):
+    """The loss or a gradient is no longer a number."""
+
+
+def train(
+    proto: onnx.ModelProto,
+    dataset: Dataset,
+    *,
+    teacher: onnx.ModelProto | Teacher | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    augment: bool = False,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train on `dataset.train` for `epochs`, or for `steps` batches: Nesterov SGD, one learning-rate cycle.
+
+    With a teacher it distils (0.9, and 0.1 cross-entropy where there are labels), else it needs labels. Graphs that
+    arrive with BatchNorm folded away get it back for the training and return folded. Deterministic for one seed and
+    one `settings`; without `settings` a few timed steps choose them. `progress(step, steps, loss)` follows along.
+    Raises NetadaptError: unsupported ops, neither labels nor teacher, or divergence at half the learning rate too.
+    """
+    if (epochs is None) == (steps is None):
+        raise NetadaptError("training needs either epochs or steps")
+    split = dataset.train
+    if split.labels is None and teacher is None:
+        raise NetadaptError("training needs labels or a teacher", code="invalid-data")
+    size = min(batch_size, len(split))
+    per_epoch = max(1, len(split) // size)
+    plan = _Plan(split, size, per_epoch, steps if steps is not None else (epochs or 0) * per_epoch, seed, augment)
+    with one_thread():
+        unfolded = batchnorm.unfold(proto, split.sample(CALIBRATION_SAMPLES, seed))
+        graph = TorchGraph(unfolded)
+        shapes = _output_shapes(graph, split)
+        losses = task(unfolded, shapes)
+        if isinstance(teacher, onnx.ModelProto):
+            teacher = Teacher(teacher, 0 if augment else len(split))
+        if settings is None:
+            settings = _choose(unfolded, plan, losses, teacher)
+        if teacher is not None:
+            teacher.prepare(settings, {name: shape[1:] for name, shape in shapes.items()})
+        rate = lr if lr is not None else _learning_rate(graph)
+        with Replicas(unfolded, settings, losses, teacher) as replicas:
+            for attempt in (rate, rate / 2):
+                try:
+                    history = _run(replicas, plan, attempt, progress)
+                except _DivergedError:
+                    continue
+                trained = replicas.main.write_back(unfolded)
+                return TrainResult(batchnorm.fold(trained), tuple(history), settings, attempt)
+    raise NetadaptError(
+        f"training diverged, also at half the learning rate ({rate / 2:g})", hint="give a smaller --lr", code="diverged"
+    )
+
+
+def _run(replicas: Replicas, plan: _Plan, lr: float, progress: Progress | None) -> list[Epoch]:
+    """All steps of one attempt. On divergence the best weights so far are put back and _DivergedError is raised."""
+    best, best_loss = replicas.main.state(), math.inf
+    optimiser = _optimiser(replicas.main)
+    history: list[Epoch] = []
+    done, began = 0, time.monotonic()
+    while done < plan.steps:
+        losses: list[float] = []
+        for rows in _batches(plan, len(history))[: plan.steps - done]:
+            rate = one_cycle(done, plan.steps, lr)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            loss = replicas.gradients(_fetch(plan, done), rows)
+            norm = torch.nn.utils.clip_grad_norm_(replicas.main.parameters(), LARGEST_GRADIENT)
+            if not math.isfinite(loss) or not math.isfinite(float(norm)):
+                replicas.restore(best)
+                raise _DivergedError
+            optimiser.step()
+            losses.append(loss)
+            done += 1
+            if progress is not None:
+                progress(done, plan.steps, loss)
+        replicas.average_statistics()
+        mean = float(np.mean(losses))
+        history.append(Epoch(len(history) + 1, done, mean, rate, time.monotonic() - began))
+        if mean <= best_loss:
+            best, best_loss = replicas.main.state(), mean
+    return history
+
+
+def one_cycle(step: int, steps: int, lr: float) -> float:
+    """The learning rate of a step: linear up to `lr`, then half a cosine down (Smith & Topin, 2018)."""
+    warm_up = max(1, round(WARM_UP_SHARE * steps))
+    if step < warm_up:
+        return lr * (step + 1) / (warm_up + 1)
+    position = (step - warm_up) / max(1, steps - warm_up)
+    return lr * (FINAL_RATE_SHARE + (1 - FINAL_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * position)))
+
+
+def _optimiser(graph: TorchGraph) -> torch.optim.SGD:
+    """SGD whose weight decay spares biases and normalisations: pulling those to zero only hurts."""
+    weights = graph.weights
+    decayed = [p for name, p in weights.items() if graph.kinds[name] == "weight"]
+    spared = [p for name, p in weights.items() if graph.kinds[name] != "weight"]
+    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": spared, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise NetadaptError("the model has no weights to train", code="unsupported")
+    return torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
+
+
+def _learning_rate(graph: TorchGraph) -> float:
+    return LEARNING_RATE if graph.statistics else LEARNING_RATE_UNNORMALISED
+
+
+def _batches(plan: _Plan, epoch: int) -> list[np.ndarray]:
+    """Row numbers of every batch of an epoch; what does not fill a batch waits for another epoch's order."""
+    order = np.random.default_rng([plan.seed, epoch]).permutation(len(plan.split))
+    return [order[i * plan.batch_size : (i + 1) * plan.batch_size] for i in range(plan.per_epoch)]
+
+
+def _fetch(plan: _Plan, step: int) -> Fetch:
+    """What hands out the samples of one step, from several threads."""
+
+    def fetch(rows: np.ndarray) -> tuple[Arrays, np.ndarray | None]:
+        inputs = plan.split.batch(rows)
+        if plan.augment:
+            inputs = augmented(inputs, np.random.default_rng([plan.seed, step, int(rows[0])]))
+        return inputs, plan.split.targets(rows)
+
+    return fetch
+
+
+def augmented(inputs: Arrays, rng: np.random.Generator) -> Arrays:
+    """Images (N, C, H, W) shifted by up to an eighth of their size and mirrored at random; other inputs as they are."""
+    return {name: _shift_and_mirror(v, rng) if v.ndim == 4 else v for name, v in inputs.items()}
+
+
+def _shift_and_mirror(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    count, _, height, width = images.shape
+    reach = max(1, min(height, width) // 8)
+    padded = np.pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
+    made = np.empty_like(images)
+    corners: np.ndarray = rng.integers(0, 2 * reach + 1, (count, 2))
+    mirrored: np.ndarray = rng.integers(0, 2, count)
+    for i in range(count):
+        top, left = int(corners[i][0]), int(corners[i][1])
+        crop = padded[i, :, top : top + height, left : left + width]
+        made[i] = crop[:, :, ::-1] if mirrored[i] else crop
+    return made
+
+
+def _output_shapes(graph: TorchGraph, split: Split) -> dict[str, tuple[int, ...]]:
+    """Shapes of the outputs for a batch of two, which no axis is likely to have otherwise."""
+    inputs = {name: torch.from_numpy(np.array(v)) for name, v in split.batch(np.array([0, len(split) - 1])).items()}
+    with torch.no_grad():
+        found: dict[str, Tensor] = graph.eval()(inputs)
+    return {name: tuple(value.shape) for name, value in found.items()}
+
+
+def _choose(proto: onnx.ModelProto, plan: _Plan, losses: Task, teacher: Teacher | None) -> Settings:
+    """Time a few steps per setting, each on a copy of the weights. The teacher costs next to nothing after an epoch."""
+    inputs, labels = _fetch(plan, 0)(_batches(plan, 0)[0])
+    rows = np.arange(plan.batch_size)
+    wanted = None if teacher is None else teacher(tensors(inputs, Settings()), rows, Settings())
+
+    def fetch(index: np.ndarray) -> tuple[Arrays, np.ndarray | None]:
+        return {name: value[index] for name, value in inputs.items()}, None if labels is None else labels[index]
+
+    def remembered(_: Mapping[str, Tensor], index: np.ndarray, __: Settings) -> dict[str, Tensor]:
+        return {name: value[torch.from_numpy(index)] for name, value in (wanted or {}).items()}
+
+    with ExitStack() as stack:
+
+        def prepare(settings: Settings) -> Callable[[], float]:
+            replicas = Replicas(proto, settings, losses, None if wanted is None else remembered)
+            stack.enter_context(replicas)
+
+            def step() -> float:
+                began = time.perf_counter()
+                replicas.gradients(fetch, rows)
+                return time.perf_counter() - began
+
+            return step
+
+        return choose(prepare, plan.batch_size)
