@@ -10,12 +10,13 @@ from typing import Literal
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import Folded, fold
-from netadapt_onnx.inspection import Resources, Shapes, Source, opened, resources
+from netadapt_onnx.inspection import Shapes, Source, opened, resources
 from netadapt_onnx.model import Model
 from netadapt_onnx.profilers.cost import cost
 from netadapt_onnx.profilers.session import Execution
 from netadapt_onnx.profilers.timing import Timing, measure
 from netadapt_onnx.runtime import random_inputs
+from netadapt_onnx.search.result import Resources
 from netadapt_onnx.training.data import Dataset, Split, load_data
 from netadapt_onnx.training.evaluate import accuracy, outputs
 

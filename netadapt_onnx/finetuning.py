@@ -7,32 +7,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.evaluation import dataset_for
 from netadapt_onnx.folding import fold
-from netadapt_onnx.inspection import Source, opened, prepare_output
+from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output
 from netadapt_onnx.model import save
 from netadapt_onnx.search.provenance import provenance
+from netadapt_onnx.search.result import AccuracyChange
 from netadapt_onnx.training.evaluate import accuracy, outputs
 
 EPOCHS = 6
 
 
 @dataclass(frozen=True)
-class AccuracyChange:
-    """Fractions, both on the same split: `test` if the data have one, else `val`."""
-
-    before: float
-    after: float
-    metric: Literal["top1", "agreement"]
-    split: str
-
-
-@dataclass(frozen=True)
 class FinetuneResult:
-    """`seconds` is what training took."""
+    """`accuracy` before and after, on `test` if the data have one, else `val`; `seconds` is what training took."""
 
     accuracy: AccuracyChange
     seconds: float
@@ -48,6 +38,7 @@ def finetune(
     epochs: int = EPOCHS,
     lr: float | None = None,
     seed: int = 0,
+    shapes: Shapes | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> FinetuneResult:
@@ -59,14 +50,14 @@ def finetune(
     """
     source = opened(model)
     prepare_output(Path(output), source, overwrite)
-    folded = fold(source.proto)
+    folded = fold(source.proto, dict(shapes or {}))
     dataset = dataset_for(folded, data)
     name, held = dataset.reported
     if dataset.train.labels is None and teacher is None:
         raise NetadaptError(
             f"--data {data} has no labels", hint="give the original model as --teacher", code="invalid-data"
         )
-    taught = None if teacher is None else fold(opened(teacher).proto).proto
+    taught = None if teacher is None else fold(opened(teacher).proto, dict(shapes or {})).proto
     reference = outputs(taught, held) if taught is not None and held.labels is None else None
     before = accuracy(folded.proto, held, reference=reference)
     from netadapt_onnx.training.trainer import train

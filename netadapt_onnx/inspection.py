@@ -11,22 +11,12 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import Model, load, refuse_existing
 from netadapt_onnx.profilers.cost import Cost, cost
+from netadapt_onnx.search.result import Resources
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.trace import Trace, trace
 
 Source = str | os.PathLike[str] | Model
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class Resources:
-    """A model's resources at one batch size. `latency_ms` is a table's prediction, None without a table."""
-
-    params: int
-    macs: int
-    size_bytes: int
-    memory_bytes: int
-    latency_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +32,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model's totals, its layers in topological order, and its groups."""
+    """A model's totals (`latency_ms`: a table's prediction), its layers in topological order, and its groups."""
 
     model: Resources
     layers: tuple[Layer, ...]
@@ -89,7 +79,7 @@ def inspect(
     if table is not None:
         from netadapt_onnx.profilers.table import Table
 
-        latency_ms = Table.load(Path(table)).predict(folded.proto, folded.shapes)
+        latency_ms = Table.load(Path(table), folded.proto).predict(folded.shapes)
     owner = {layer: group.name for group in found.groups for layer in group.layers}
     layers = tuple(Layer(c.name, c.op, c.params, c.macs, owner.get(c.name)) for c in counted.layers)
     return Inspection(resources(counted, source.size_bytes, latency_ms), layers, found.groups)

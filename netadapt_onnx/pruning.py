@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.inspection import Resources, Shapes, Source, opened, prepare_output, resources, traced
+from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, resources, traced
 from netadapt_onnx.model import save
 from netadapt_onnx.profilers.cost import Cost, CostModel
 from netadapt_onnx.search.budget import Budget, parse_budgets
 from netadapt_onnx.search.provenance import provenance
+from netadapt_onnx.search.result import Resources
 from netadapt_onnx.surgery.criteria import select
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.resize import resize

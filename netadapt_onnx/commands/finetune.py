@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import DATA, MODEL, OVERWRITE, SEED, common
+from netadapt_onnx.commands.options import DATA, MODEL, OVERWRITE, SEED, SHAPE, common
 
 if TYPE_CHECKING:
     from netadapt_onnx.finetuning import FinetuneResult
@@ -35,6 +35,7 @@ def _rate(_: click.Context, __: click.Parameter, given: str) -> float | None:
 @click.option("--lr", default="auto", show_default=True, metavar="auto|X", callback=_rate, help="Learning rate.")
 @SEED
 @OVERWRITE
+@SHAPE
 @common
 def command(
     model: Path,
@@ -45,6 +46,7 @@ def command(
     lr: float | None,
     seed: int,
     overwrite: bool,
+    shapes: dict[str, tuple[int, ...]],
 ) -> Answer:
     """Train MODEL on the training split of the data; only its weights change.
 
@@ -63,6 +65,7 @@ def command(
             epochs=epochs,
             lr=lr,
             seed=seed,
+            shapes=shapes,
             overwrite=overwrite,
             progress=progress,
         )

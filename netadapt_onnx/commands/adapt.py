@@ -1,0 +1,120 @@
+"""`netadapt-onnx adapt`: the main job, from a model and a budget to a smaller model that meets it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from netadapt_onnx.commands.answer import Answer
+from netadapt_onnx.commands.options import CRITERION, DATA, EP, MODEL, SEED, THREADS, common, shaped
+
+if TYPE_CHECKING:
+    from netadapt_onnx.search.adapt import DryRun
+    from netadapt_onnx.search.result import AdaptResult, Latency
+
+
+@click.command("adapt", short_help="Make a model smaller until it meets a budget.")
+@MODEL
+@DATA
+@click.option(
+    "--budget",
+    multiple=True,
+    required=True,
+    metavar="RESOURCE=V",
+    help="latency=12ms, latency=0.6x, macs=20M, params=300k, size=4MB or memory=0.5x; all of several must hold.",
+)
+@click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="RUN", help="The run's directory.")
+@click.option("--table", type=click.Path(path_type=Path), help="Latency table from `profile`; built if need be.")
+@EP
+@THREADS
+@SEED
+@CRITERION
+@click.option(
+    "--rank",
+    type=click.Choice(["reconstruct", "finetune"]),
+    default="reconstruct",
+    show_default=True,
+    help="Adapt each proposal by least squares, or by short training.",
+)
+@click.option(
+    "--select",
+    type=click.Choice(["ratio", "accuracy"]),
+    default="ratio",
+    show_default=True,
+    help="The winner loses least accuracy per resource saved, or simply has the highest.",
+)
+@click.option("--init-reduction-ratio", type=float, default=0.025, show_default=True, help="The first step's share.")
+@click.option("--decay", type=float, default=0.96, show_default=True, help="Each step is this much of the one before.")
+@click.option(
+    "--reduction-of",
+    type=click.Choice(["initial", "current"]),
+    default="initial",
+    show_default=True,
+    help="Steps are shares of the original's resource, or of what is left.",
+)
+@click.option("--step", type=int, default=8, show_default=True, help="Channel counts are multiples of this.")
+@click.option("--short-term", type=int, help="Training steps per proposal (finetune) or per winner (reconstruct).")
+@click.option("--short-term-lr", type=float, help="Their learning rate.")
+@click.option("--final-epochs", type=int, help="Training at the end.")
+@click.option("--max-iterations", type=int, help="Stop after this many in total.")
+@click.option("--resume", is_flag=True, help="Continue the run in RUN; start it if there is none.")
+@click.option("--dry-run", is_flag=True, help="Show the first iteration's proposals and stop.")
+@shaped
+@common
+def command(model: Path, data: Path, budget: tuple[str, ...], out: Path, dry_run: bool, **options: Any) -> Answer:
+    """Make MODEL smaller, a group of channels at a time, until every budget holds as measured on this machine.
+
+    RUN holds everything of the run; RUN/model.onnx is the result.
+
+    \b
+    Examples:  netadapt-onnx adapt model.onnx --data data.npz --budget latency=0.6x -o run
+               netadapt-onnx adapt model.onnx --data data.npz --budget macs=0.5x -o run --resume
+    """
+    from netadapt_onnx import render
+    from netadapt_onnx.search.adapt import adapt
+
+    given = {name: value for name, value in options.items() if value is not None}
+    with render.progress("adapting") as progress:
+        result = adapt(model, data, budget, out, dry_run=dry_run, progress=progress, **given)
+    if dry_run:
+        return Answer(result, lambda: _plan(result))
+    return Answer(result, lambda: text(result, model, data), ok=result.met)
+
+
+def _latency(found: Latency) -> str:
+    from netadapt_onnx import render
+
+    low, high = found.ci95
+    return (
+        f"measured in turn with the original, in {found.sessions} fresh sessions each: {found.ratio:.3f}x "
+        f"(95%: {low:.3f}x to {high:.3f}x), {render.milliseconds(found.after_ms)} "
+        f"after {render.milliseconds(found.before_ms)}; the table predicted {render.milliseconds(found.predicted_ms)}"
+    )
+
+
+def text(result: AdaptResult, model: Path, data: Path) -> str:
+    """What happened, as tables, and what to try next."""
+    from netadapt_onnx import render
+
+    found = result.accuracy
+    changed = [[name, *counts] for name, counts in result.groups.items()]
+    parts = [
+        render.table(changed, ["group", "channels before", "after"]),
+        render.table(
+            [
+                *render.cost_rows(asdict(result.before), asdict(result.after)),
+                [f"{found.metric} ({found.split})", render.percent(found.before), render.percent(found.after), ""],
+            ],
+            ["", "before", "after", "left"],
+        ),
+    ]
+    if result.latency is not None:
+        parts.append(_latency(result.latency))
+    parts += result.notes
+    verdict = "; ".join(f"{limit.budget} {'met' if limit.met else 'MISSED'}" for limit in result.limits)
+    parts.append(f"{verdict} after {result.iterations} iterations and {result.seconds:.0f} s\nwrote {result.model}")
+    parts.append(f"next: netadapt-onnx evaluate {model} {result.model} --data {data}")
+    return "\n\n".join(parts)
