@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.folding import node_name
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -79,8 +80,7 @@ class CostModel:
                 params = sum(prod(shapes[name]) for name in weights)
                 macs = count(node, shapes) if count else 0
                 if params or macs:
-                    name = node.name or node.output[0]
-                    layers.append(LayerCost(name, node.op_type, params, macs, tuple(shapes[node.output[0]])))
+                    layers.append(LayerCost(node_name(node), node.op_type, params, macs, tuple(shapes[node.output[0]])))
             memory = self._alive.peak_bytes(shapes)
             size = self._file_bytes + sum(
                 _bytes(prod(shapes[name]), bits) - _bytes(prod(dims), bits)

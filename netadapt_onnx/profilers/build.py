@@ -1,0 +1,356 @@
+"""Build a latency table: measure random-width versions of the model itself, each kernel in its context.
+
+Versions are measured in batches. In a batch every session is open at the same time and takes its turn in every round:
+one that profiles per version, and fresh ones that do not, and the uncut model as a witness of drift. A batch is written
+when it is complete; a killed build goes on with the next.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+
+from netadapt_onnx import __version__
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.folding import node_name
+from netadapt_onnx.profilers.session import Execution, differences, fingerprint, open_session
+from netadapt_onnx.profilers.table import (
+    SCHEMA,
+    Cell,
+    Header,
+    Record,
+    Reference,
+    Table,
+    Whole,
+    encode,
+    family,
+    read,
+)
+from netadapt_onnx.profilers.timing import SESSION_BYTES, Rounds, caller, low_mean, measure
+from netadapt_onnx.profilers.units import Layers
+from netadapt_onnx.runtime import Arrays, random_inputs, run
+from netadapt_onnx.surgery.criteria import select
+from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace
+
+MODELS = 64
+BATCH = 8
+# Fresh sessions per version: memory layout differs from one to the next.
+FRESH = 2
+ROUNDS = 50
+FEWEST_ROUNDS = 3
+REFERENCE_CAP_S = 10.0
+# Widths that a search proposes: multiples of this, mostly.
+STEP = 8
+UNALIGNED_SHARE = 0.2
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A version of a model and the shape of every tensor in it."""
+
+    proto: onnx.ModelProto
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def inputs(self, seed: int = 0) -> Arrays:
+        """Random inputs at these shapes."""
+        specs = {
+            v.name: (self.shapes[v.name], np.dtype(onnx.helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type)))
+            for v in self.proto.graph.input
+        }
+        return random_inputs(specs, seed)
+
+
+Draw = Callable[[np.random.Generator], Variant]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Predicted against measured on `n` versions that the table has not seen; errors are fractions.
+
+    `repeatability`: mean difference between fresh sessions of the same version, the floor of any prediction.
+    """
+
+    n: int
+    mape: float
+    p95: float
+    max: float
+    pearson: float
+    repeatability: float
+    seconds: float
+
+
+def random_versions(trace: Trace) -> Draw:
+    """Versions of a traced model with every prunable group at a random width.
+
+    Each version has a size of its own, so that nearly whole and nearly empty ones occur; one in five ignores the
+    alignment. Raises NetadaptError if no group can be pruned.
+    """
+    if not trace.prunable:
+        raise NetadaptError("the model has no prunable group", hint="`netadapt-onnx inspect` says why", code="nothing")
+
+    def draw(rng: np.random.Generator) -> Variant:
+        size = rng.uniform(0.25, 1.0)
+        aligned = rng.random() >= UNALIGNED_SHARE
+        counts = {group.name: _width(group, size, aligned, rng) for group in trace.prunable}
+        keep = select(trace, counts, "first")
+        return Variant(resize(trace, keep), trace.resized_shapes(keep))
+
+    return draw
+
+
+def _width(group: Group, size: float, aligned: bool, rng: np.random.Generator) -> int:
+    share = rng.uniform(max(0.1, size - 0.3), min(1.0, size + 0.3))
+    step = int(np.lcm(STEP, group.step)) if aligned else group.step
+    count = round(share * group.channels / step) * step
+    return int(min(group.channels, max(count, step, group.floor)))
+
+
+def build(
+    path: Path,
+    reference: Variant,
+    draw: Draw,
+    *,
+    ep: str = "cpu",
+    threads: int = 1,
+    models: int = MODELS,
+    time_cap_s: float = 100.0,
+    progress: Progress | None = None,
+    seed: int = 0,
+) -> Table:
+    """Measure `models` versions and write the table, or go on with a table that was left unfinished.
+
+    Stops early, with the batches it has, when `time_cap_s` of measuring is used up.
+    Raises NetadaptError if `path` is a table of something else (named), or a version cannot run.
+    """
+    execution = Execution(ep, threads)
+    if not execution.provider.per_node:
+        raise NetadaptError(
+            f"'{ep}' runs whole subgraphs as one node, so it has no times per node to fill a table with",
+            hint="measure with --ep cpu",
+            code="no-node-times",
+        )
+    inputs = reference.inputs()
+    header = Header(
+        schema=SCHEMA,
+        tool=__version__,
+        device=fingerprint(execution),
+        family=family(reference.proto),
+        inputs={name: list(value.shape) for name, value in inputs.items()},
+        models=models,
+        seed=seed,
+    )
+    records = _resume(path, header)
+    if not any(isinstance(r, Reference) for r in records):
+        _measure_all(path, reference, draw, execution, header, records, time_cap_s, progress)
+    return Table.load(path, reference.proto)
+
+
+def _resume(path: Path, header: Header) -> list[Record]:
+    """Records of the finished batches; whatever came after them is cut off. A new file gets its header."""
+    records: list[Record] = read(path)[0] if path.exists() else []
+    if not records:
+        path.write_bytes(encode([header]))
+        return [header]
+    found = records[0]
+    if not isinstance(found, Header):
+        raise NetadaptError(f"{path} exists and is not a latency table", hint="choose another path", code="exists")
+    unlike = differences(msgspec.structs.asdict(found) | found.device, msgspec.structs.asdict(header) | header.device)
+    unlike = [line for line in unlike if not line.startswith("device:")]
+    if unlike:
+        raise NetadaptError(
+            f"{path} is a table of something else ({'; '.join(unlike)})", hint="choose another path", code="other-table"
+        )
+    finished = max((i for i, r in enumerate(records) if isinstance(r, Whole | Reference)), default=0)
+    records = records[: finished + 1]
+    path.write_bytes(encode(records))
+    return records
+
+
+def _measure_all(
+    path: Path,
+    reference: Variant,
+    draw: Draw,
+    execution: Execution,
+    header: Header,
+    records: list[Record],
+    time_cap_s: float,
+    progress: Progress | None,
+) -> None:
+    done = {r.model for r in records if isinstance(r, Whole)}
+    spent = sum(r.seconds for r in records if isinstance(r, Whole))
+    batches = [range(first, min(first + BATCH, header.models)) for first in range(0, header.models, BATCH)]
+    inputs = reference.inputs()
+    layers = Layers(reference.proto)
+    stopped = "done"
+    for i, batch in enumerate(batches):
+        if done.issuperset(batch):
+            continue
+        if progress:
+            progress(batch.start, header.models, "measuring random versions")
+        if spent > time_cap_s:
+            stopped = f"time cap of {time_cap_s:g} s"
+            break
+        started = time.perf_counter()
+        versions = {m: reference if m == 0 else draw(np.random.default_rng([header.seed, m])) for m in batch}
+        share_s = (time_cap_s - spent) / (len(batches) - i)
+        new = _measure_batch(versions, reference, inputs, layers, execution, share_s, started)
+        with path.open("ab") as file:
+            file.write(encode(new))
+        spent += time.perf_counter() - started
+    if progress:
+        progress(header.models, header.models, "timing the uncut model")
+    started = time.perf_counter()
+    [timing] = measure([reference.proto], inputs, execution, time_cap_s=min(REFERENCE_CAP_S, time_cap_s))
+    seconds = time.perf_counter() - started
+    final = Reference(timing.median_ms, timing.ci95, timing.sessions, stopped, seconds)
+    with path.open("ab") as file:
+        file.write(encode([final]))
+
+
+def _measure_batch(
+    versions: Mapping[int, Variant],
+    reference: Variant,
+    inputs: Arrays,
+    layers: Layers,
+    execution: Execution,
+    share_s: float,
+    started: float,
+) -> list[Record]:
+    profiled = [_Profiled(v, inputs, execution) for v in versions.values()]
+    plain = [v.proto for v in versions.values()] + [reference.proto]
+    fresh = max(1, min(FRESH, SESSION_BYTES // max(1, sum(p.ByteSize() for p in plain))))
+    calls = [caller(proto, inputs, execution) for proto in plain for _ in range(fresh)]
+    rounds = Rounds([p.call for p in profiled] + calls, seed=min(versions))
+    left = share_s - (time.perf_counter() - started)
+    rounds.go(int(np.clip(left / rounds.round_s, FEWEST_ROUNDS, ROUNDS)))
+    times = low_mean(rounds.times_ms[len(profiled) :]).reshape(len(plain), fresh)
+    records: list[Record] = []
+    for model, version, profile in zip(versions, versions.values(), profiled, strict=True):
+        for kernel in layers.kernels(*profile.finish()):
+            shapes = [list(version.shapes[t]) for t in layers.tensors(layers.main(kernel.layers))]
+            records.append(Cell(model, list(kernel.layers), shapes, round(kernel.us, 3)))
+    seconds = (time.perf_counter() - started) / len(versions)
+    for i, model in enumerate(versions):
+        ms, reference_ms = (np.round(row, 6).tolist() for row in (times[i], times[-1]))
+        records.append(Whole(model, ms, reference_ms, rounds.times_ms.shape[1], seconds))
+    return records
+
+
+class _Event(msgspec.Struct):
+    name: str
+    dur: float = 0.0
+    cat: str = ""
+
+
+class _Profiled:
+    """A session with onnxruntime's profiler on."""
+
+    SUFFIX = "_kernel_time"
+
+    def __init__(self, version: Variant, inputs: Arrays, execution: Execution) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="netadapt-profile-"))
+        self._optimised = self._folder / "optimised.onnx"
+        self._session = open_session(
+            _named(version.proto),
+            execution,
+            profile_prefix=str(self._folder / "profile"),
+            optimised_path=self._optimised,
+        )
+        run(self._session, inputs)
+        self._inputs = inputs
+
+    def call(self) -> object:
+        return self._session.run(None, self._inputs)
+
+    def finish(self) -> tuple[onnx.GraphProto, dict[str, float]]:
+        """The optimised graph, and microseconds of each of its nodes in the undisturbed runs."""
+        try:
+            data = Path(self._session.end_profiling()).read_bytes()
+            graph = onnx.load(str(self._optimised)).graph
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        runs: list[float] = []
+        nodes: dict[str, list[float]] = {}
+        for event in msgspec.json.decode(data, type=list[_Event]):
+            if event.name == "model_run":
+                runs.append(event.dur)
+            elif event.cat == "Node" and event.name.endswith(self.SUFFIX):
+                nodes.setdefault(event.name.removesuffix(self.SUFFIX), []).append(event.dur)
+        # Whole runs are chosen, not each node's fastest: the clock counts whole microseconds, which only a mean undoes.
+        fastest = np.argsort(runs)[: max(1, round(0.3 * len(runs)))]
+        return graph, {
+            name: float(np.mean(np.array(us)[fastest])) for name, us in nodes.items() if len(us) == len(runs)
+        }
+
+
+def _named(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every node has a name of its own: profiles know nodes by name only."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    seen: set[str] = set()
+    for node in copy.graph.node:
+        name = node_name(node)
+        node.name = name if name not in seen else node.output[0]
+        seen.add(node.name)
+    return copy
+
+
+def validate(
+    table: Table,
+    reference: Variant,
+    draw: Draw,
+    n: int = 24,
+    *,
+    seed: int = 1_000_000,
+    time_cap_s: float = 60.0,
+    progress: Progress | None = None,
+) -> Validation:
+    """Measure `n` versions that the table has not seen, in fresh sessions and interleaved rounds, and compare."""
+    started = time.perf_counter()
+    execution = Execution(table.device["ep"], table.device["threads"], table.device["options"])
+    inputs = reference.inputs()
+    predicted: list[float] = []
+    measured: list[np.ndarray[Any, Any]] = []
+    starts = range(0, n, BATCH)
+    for first in starts:
+        if progress:
+            progress(first, n, "validating")
+        versions = [draw(np.random.default_rng([seed, i])) for i in range(first, min(first + BATCH, n))]
+        predicted += [table.predict_ratio(v.shapes) for v in versions]
+        measured += _ratios(versions, reference, inputs, execution, time_cap_s / len(starts))
+    middle = np.array([m.mean() for m in measured])
+    errors = np.abs(np.array(predicted) / middle - 1)
+    spread = np.array([np.abs(m / m.mean() - 1).mean() * m.size / max(1, m.size - 1) for m in measured])
+    return Validation(
+        n,
+        float(errors.mean()),
+        float(np.quantile(errors, 0.95)),
+        float(errors.max()),
+        float(np.corrcoef(predicted, middle)[0, 1]) if n > 1 else 1.0,
+        float(spread.mean()),
+        time.perf_counter() - started,
+    )
+
+
+def _ratios(
+    versions: Sequence[Variant], reference: Variant, inputs: Arrays, execution: Execution, share_s: float
+) -> list[np.ndarray[Any, Any]]:
+    """For each version its time relative to the reference's, one value per pair of fresh sessions."""
+    protos = [v.proto for v in versions] + [reference.proto]
+    rounds = Rounds([caller(p, inputs, execution) for p in protos for _ in range(FRESH)])
+    rounds.go(int(np.clip(share_s / rounds.round_s, FEWEST_ROUNDS, ROUNDS)))
+    times = low_mean(rounds.times_ms).reshape(len(protos), FRESH)
+    return list(times[:-1] / times[-1].mean())

@@ -1,0 +1,279 @@
+"""A latency table: a JSON-lines file of cells measured on one device, and the prediction made from them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.profilers.fit import Curve, Floats, Ints, choose_stairs, fit_curve
+from netadapt_onnx.profilers.session import Fingerprint, differences
+from netadapt_onnx.profilers.timing import Timing
+from netadapt_onnx.profilers.units import Layers, Unit, attributes
+
+SCHEMA = 1
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Header(msgspec.Struct, frozen=True, tag_field="record", tag="header"):
+    """First line: what was measured, where, and the plan that a killed build goes on with."""
+
+    schema: int
+    tool: str
+    device: dict[str, Any]
+    family: str
+    inputs: dict[str, list[int]]
+    models: int
+    seed: int
+
+
+class Cell(msgspec.Struct, frozen=True, tag_field="record", tag="cell"):
+    """One kernel of one measured version: the layers it stands for, the main layer's shapes, microseconds."""
+
+    model: int
+    layers: list[str]
+    shapes: list[list[int]]
+    us: float
+
+
+class Whole(msgspec.Struct, frozen=True, tag_field="record", tag="whole"):
+    """One measured version without profiling, in fresh sessions, and the reference in the same rounds (ms)."""
+
+    model: int
+    ms: list[float]
+    reference_ms: list[float]
+    rounds: int
+    seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """Time relative to the reference's in the same rounds."""
+        return float(np.mean(self.ms) / np.mean(self.reference_ms))
+
+
+class Reference(msgspec.Struct, frozen=True, tag_field="record", tag="reference"):
+    """The uncut model's median and 95% interval over fresh sessions (ms); the last line of a complete table."""
+
+    median_ms: float
+    ci95: tuple[float, float]
+    sessions: int
+    stopped: str
+    seconds: float
+
+
+Record = Header | Cell | Whole | Reference
+_DECODER = msgspec.json.Decoder(Record)
+_ENCODER = msgspec.json.Encoder()
+
+
+def encode(records: Sequence[Record]) -> bytes:
+    """Records as JSON lines."""
+    return b"".join(_ENCODER.encode(record) + b"\n" for record in records)
+
+
+def read(path: Path) -> tuple[list[Record], int, bool]:
+    """Records, the size in bytes of their complete lines, and whether a cut-off last line was left out.
+
+    Raises NetadaptError naming the line that cannot be read.
+    """
+    data = path.read_bytes()
+    complete = data.rfind(b"\n") + 1
+    records: list[Record] = []
+    for number, line in enumerate(data[:complete].splitlines(), 1):
+        try:
+            records.append(_DECODER.decode(line))
+        except msgspec.DecodeError as error:
+            raise NetadaptError(f"{path}, line {number}: {error}", hint="restore or delete it", code="table") from error
+    return records, complete, complete < len(data)
+
+
+def family(proto: onnx.ModelProto) -> str:
+    """Hash of the graph without its widths: equal for a model and whatever surgery cuts from it."""
+    digest = hashlib.sha256()
+    for node in proto.graph.node:
+        known = sorted(attributes(node).items())
+        digest.update(repr((node.domain, node.op_type, list(node.input), list(node.output), known)).encode())
+    for tensor in sorted(proto.graph.initializer, key=lambda t: t.name):
+        digest.update(repr((tensor.name, tensor.data_type, len(tensor.dims))).encode())
+    digest.update(repr([(v.name, v.type.tensor_type.elem_type) for v in proto.graph.input]).encode())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of one device and one model family. `truncated`: the last line was cut off and left out."""
+
+    path: Path
+    header: Header
+    cells: tuple[Cell, ...]
+    wholes: tuple[Whole, ...]
+    reference: Reference
+    truncated: bool
+    layers: Layers
+
+    @classmethod
+    def load(cls, path: Path, proto: onnx.ModelProto, *, device: Fingerprint | None = None) -> Table:
+        """Read a complete table for `proto` (cut or not).
+
+        Raises NetadaptError: not a table, a corrupt line, nothing measured, unfinished, another model family, another
+        device than `device`; the last two name what differs.
+        """
+        if not path.is_file():
+            raise NetadaptError(f"{path}: no such file", code="missing-file")
+        records, _, truncated = read(path)
+        header = _header(path, records)
+        check(path, header, family(proto), device)
+        wholes = {r.model: r for r in records if isinstance(r, Whole)}
+        cells = tuple(r for r in records if isinstance(r, Cell) and r.model in wholes)
+        if not cells:
+            raise NetadaptError(f"{path} holds no measured cell", hint="build it again with `profile`", code="table")
+        references = [r for r in records if isinstance(r, Reference)]
+        if not references:
+            raise NetadaptError(f"{path} is not complete", hint="run `profile` again: it goes on", code="table")
+        return cls(path, header, cells, tuple(wholes.values()), references[-1], truncated, Layers(proto))
+
+    @property
+    def device(self) -> Fingerprint:
+        """Fingerprint of the device the table is valid for."""
+        return self.header.device
+
+    @property
+    def latency_ms(self) -> Timing:
+        """The uncut model's measured latency."""
+        return Timing(self.reference.median_ms, self.reference.ci95, self.reference.sessions)
+
+    @property
+    def seconds(self) -> float:
+        """What building took, over all resumes."""
+        return sum(w.seconds for w in self.wholes) + self.reference.seconds
+
+    def predict(self, shapes: Shapes) -> float:
+        """Latency in ms of the version of the model whose tensors have these shapes."""
+        return self.latency_ms.median_ms * self.predict_ratio(shapes)
+
+    def predict_ratio(self, shapes: Shapes) -> float:
+        """Predicted time relative to the uncut model's."""
+        slope, offset = self._calibration
+        return slope * float(sum(self.predict_units(shapes).values())) + offset
+
+    def predict_units(self, shapes: Shapes) -> dict[str, float]:
+        """Predicted microseconds of every unit by its main layer's name."""
+        times: dict[str, float] = {}
+        for pool in self._pools:
+            widths = np.array([pool.widths(unit, shapes) for unit in pool.units], np.int64)
+            times.update(zip((unit.name for unit in pool.units), pool.curve(widths).tolist(), strict=True))
+        return times
+
+    @cached_property
+    def units(self) -> dict[str, Unit]:
+        """The unit of every layer."""
+        return self.layers.units(dict.fromkeys(tuple(cell.layers) for cell in self.cells))
+
+    @cached_property
+    def _samples(self) -> dict[str, tuple[list[int], list[list[int]], list[float]]]:
+        """By unit name: measured version, the main layer's dimensions in a row, microseconds of all its kernels."""
+        rows: dict[str, dict[int, list[int]]] = {}
+        sums: dict[str, dict[int, float]] = {}
+        for cell in self.cells:
+            unit = self.units[cell.layers[0]]
+            total = sums.setdefault(unit.name, {})
+            total[cell.model] = total.get(cell.model, 0.0) + cell.us
+            if unit.name in cell.layers:
+                rows.setdefault(unit.name, {})[cell.model] = [d for shape in cell.shapes for d in shape]
+        return {
+            name: (list(found), list(found.values()), [sums[name][m] for m in found]) for name, found in rows.items()
+        }
+
+    @cached_property
+    def _pools(self) -> tuple[Pool, ...]:
+        by_kind: dict[tuple[object, ...], list[tuple[Unit, Ints, Floats]]] = {}
+        for name, (_, dims, us) in self._samples.items():
+            unit = self.units[name]
+            rows = np.array(dims, np.int64)
+            varies = (rows != rows[0]).any(0)
+            fixed = tuple(None if v else int(d) for v, d in zip(varies, rows[0], strict=True))
+            by_kind.setdefault((unit.kind, fixed), []).append((unit, rows, np.array(us)))
+        drafts = []
+        for members in by_kind.values():
+            rows = np.concatenate([r for _, r, _ in members])
+            columns = _distinct(rows)
+            drafts.append(
+                ([u for u, _, _ in members], columns, rows[:, columns], np.concatenate([t for *_, t in members]))
+            )
+        stairs = choose_stairs([(widths, us) for _, _, widths, us in drafts])
+        return tuple(
+            Pool(tuple(units), tuple(columns), fit_curve(widths, us, stairs)) for units, columns, widths, us in drafts
+        )
+
+    @cached_property
+    def _calibration(self) -> tuple[float, float]:
+        """whole = slope * sum of units + offset, least squares in relative error over the unprofiled times."""
+        sums = {whole.model: 0.0 for whole in self.wholes}
+        for pool in self._pools:
+            for unit in pool.units:
+                models, dims, _ = self._samples[unit.name]
+                times = pool.curve(np.array(dims, np.int64)[:, list(pool.columns)])
+                for model, us in zip(models, times, strict=True):
+                    sums[model] += float(us)
+        ratios = np.array([whole.ratio for whole in self.wholes])
+        totals = np.array([sums[whole.model] for whole in self.wholes])
+        if len(totals) < 3:
+            return float(ratios.mean() / totals.mean()), 0.0
+        terms = np.stack([totals, np.ones_like(totals)], 1) / ratios[:, None]
+        slope, offset = np.linalg.lstsq(terms, np.ones_like(ratios), rcond=None)[0]
+        return float(slope), float(offset)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Units of one kind: they share cells and a curve. `columns`: which dimensions of the main layer are its widths."""
+
+    units: tuple[Unit, ...]
+    columns: tuple[int, ...]
+    curve: Curve
+
+    def widths(self, unit: Unit, shapes: Shapes) -> list[int]:
+        """The unit's widths in a version with these shapes."""
+        dims = [d for name in unit.tensors for d in shapes[name]]
+        return [dims[column] for column in self.columns]
+
+
+def _distinct(rows: Ints) -> list[int]:
+    """Columns that vary, each once."""
+    seen: dict[bytes, int] = {}
+    for column in np.flatnonzero((rows != rows[0]).any(0)):
+        seen.setdefault(rows[:, column].tobytes(), int(column))
+    return list(seen.values())
+
+
+def _header(path: Path, records: Sequence[Record]) -> Header:
+    if not records or not isinstance(records[0], Header):
+        raise NetadaptError(f"{path} is not a latency table", hint="build one with `profile`", code="table")
+    if records[0].schema != SCHEMA:
+        raise NetadaptError(f"{path} has table format {records[0].schema}; this version reads {SCHEMA}", code="table")
+    return records[0]
+
+
+def check(path: Path, header: Header, model_family: str, device: Fingerprint | None) -> None:
+    """Raise NetadaptError, naming what differs, if a table is another model's or another device's."""
+    if header.family != model_family:
+        raise NetadaptError(
+            f"{path} was measured for another model: graph {header.family} there, {model_family} here",
+            hint="build a table for this model with `profile`",
+            code="other-model",
+        )
+    unlike = differences(header.device, device) if device is not None else []
+    if unlike:
+        raise NetadaptError(
+            f"{path} was measured on another device ({'; '.join(unlike)})",
+            hint="build one here with `profile`",
+            code="other-device",
+        )

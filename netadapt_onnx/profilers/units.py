@@ -1,0 +1,171 @@
+"""Units: what runs as one kernel, found from the optimised graph and mapped back to the nodes of the file.
+
+onnxruntime fuses neighbours, adds layout changes and renames tensors, and which of these it does depends on the widths.
+So kernels are traced back to the nodes they stand for, and nodes that any measured version ran together are one unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from netadapt_onnx.folding import node_name
+
+LAYOUT = frozenset({"ReorderInput", "ReorderOutput", "Transpose", "Cast", "MemcpyFromHost", "MemcpyToHost"})
+FUSED_ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Gelu"})
+LAYOUT_SUFFIXES = ("_nchwc", "_nhwc")
+# Attributes that a cut changes: they tell widths, not kinds.
+WIDTH_ATTRIBUTES = frozenset(
+    {"group", "split", "shape", "starts", "ends", "hidden_size", "num_heads", "scale", "q_num_heads", "kv_num_heads"}
+)
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, str]:
+    """A node's attributes as text, less those that tell widths."""
+    return {
+        a.name: repr(onnx.helper.get_attribute_value(a))
+        for a in node.attribute
+        if a.name not in WIDTH_ATTRIBUTES
+        and a.type not in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS, onnx.AttributeProto.TENSOR)
+        and not (node.op_type == "Pad" and a.name == "pads")
+    }
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of the optimised graph: the layers it stands for, and its time (microseconds)."""
+
+    layers: tuple[str, ...]
+    us: float
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Layers that run as one kernel. `kind` is equal for units that cost the same at the same widths.
+
+    `tensors`: operands and result of the main layer; their shapes are all that the unit's time depends on.
+    """
+
+    name: str
+    kind: str
+    tensors: tuple[str, ...]
+
+
+class Layers:
+    """The nodes of a model by name, to trace kernels back to."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        graph = proto.graph
+        self._nodes = {node_name(node): node for node in graph.node}
+        self._order = {name: i for i, name in enumerate(self._nodes)}
+        self._producer = {out: name for name, node in self._nodes.items() for out in node.output if out}
+        self._weights = {t.name for t in graph.initializer if len(t.dims) > 1}
+        self._readers: dict[str, list[str]] = {}
+        for name, node in self._nodes.items():
+            for tensor in node.input:
+                self._readers.setdefault(tensor, []).append(name)
+
+    def kernels(self, optimised: onnx.GraphProto, us: Mapping[str, float]) -> list[Kernel]:
+        """Kernels of an optimised graph with the layers that each stands for. `us`: time by node name."""
+        source: dict[str, str] = {}
+        results: list[tuple[str, list[str], bool]] = []
+        for node in optimised.node:
+            layout = node.op_type in LAYOUT and node.output[0] not in self._producer
+            if layout:
+                source[node.output[0]] = source.get(node.input[0], node.input[0])
+                results.append((node.name, [source[node.output[0]]], True))
+                continue
+            known = self._results(node)
+            source.update(zip(node.output, known, strict=False))
+            results.append((node.name, known, False))
+        stops = {tensor for _, tensors, layout in results if not layout for tensor in tensors}
+        found: list[Kernel] = []
+        for name, tensors, layout in results:
+            covered = self._owner(tensors) if layout else self._covered(tensors, stops)
+            if not covered and found:  # a kernel of unknown origin counts where it runs
+                covered = found[-1].layers[:1]
+            if covered:
+                found.append(Kernel(covered, us.get(name, 0.0)))
+        return found
+
+    def _results(self, node: onnx.NodeProto) -> list[str]:
+        """The original tensors that an optimised node computes; empty if none can be recognised."""
+        known = [name for name in node.output if name in self._producer]
+        if known:
+            return known
+        for suffix in LAYOUT_SUFFIXES:
+            if node.name.endswith(suffix) and node.name.removesuffix(suffix) in self._producer:
+                return [self._advanced(node, node.name.removesuffix(suffix))]
+        return list(self._nodes[node.name].output[:1]) if node.name in self._nodes else []
+
+    def _advanced(self, node: onnx.NodeProto, tensor: str) -> str:
+        """A blocked conv keeps the name it had before a sum and an activation were fused into it."""
+        if node.op_type != "Conv":
+            return tensor
+        if len(node.input) > 3 and node.input[3]:
+            tensor = self._after(tensor, {"Add", "Sum"})
+        if any(a.name == "activation" for a in node.attribute):
+            tensor = self._after(tensor, FUSED_ACTIVATIONS)
+        return tensor
+
+    def _after(self, tensor: str, ops: Collection[str]) -> str:
+        if self._nodes[self._producer[tensor]].op_type in ops:
+            return tensor
+        found = [name for name in self._readers.get(tensor, []) if self._nodes[name].op_type in ops]
+        return self._nodes[found[0]].output[0] if found else tensor
+
+    def _owner(self, tensors: Sequence[str]) -> tuple[str, ...]:
+        """A layout change counts with what made the tensor; of a graph input, with what reads it."""
+        if tensors[0] in self._producer:
+            return (self._producer[tensors[0]],)
+        return tuple(self._readers.get(tensors[0], [])[:1])
+
+    def _covered(self, tensors: Sequence[str], stops: set[str]) -> tuple[str, ...]:
+        covered: dict[str, None] = {}
+        pending = [self._producer[name] for name in tensors if name in self._producer]
+        while pending:
+            name = pending.pop()
+            if name in covered:
+                continue
+            covered[name] = None
+            for tensor in self._nodes[name].input:
+                if tensor in self._producer and tensor not in stops:
+                    pending.append(self._producer[tensor])
+        return tuple(sorted(covered, key=self._order.__getitem__))
+
+    def units(self, groups: Iterable[tuple[str, ...]]) -> dict[str, Unit]:
+        """The unit of every layer that occurs in `groups`: layers that share a group, in whatever version, share it."""
+        parent: dict[str, str] = {}
+
+        def root(name: str) -> str:
+            parent.setdefault(name, name)
+            while parent[name] != name:
+                parent[name] = parent[parent[name]]
+                name = parent[name]
+            return name
+
+        for group in groups:
+            for name in group:
+                parent[root(name)] = root(group[0])
+        members: dict[str, list[str]] = {}
+        for name in sorted(parent, key=self._order.__getitem__):
+            members.setdefault(root(name), []).append(name)
+        return {name: unit for names in members.values() for unit in [self._unit(names)] for name in names}
+
+    def main(self, names: Sequence[str]) -> str:
+        """The layer that decides what a kernel costs: the first with a weight, else the first."""
+        return next((n for n in names if not self._weights.isdisjoint(self._nodes[n].input)), names[0])
+
+    def tensors(self, name: str) -> tuple[str, ...]:
+        """Operands and first result of a layer."""
+        node = self._nodes[name]
+        return tuple(tensor for tensor in [*node.input, node.output[0]] if tensor)
+
+    def _unit(self, names: Sequence[str]) -> Unit:
+        main = self.main(names)
+        node = self._nodes[main]
+        ops = "+".join(self._nodes[n].op_type for n in names)
+        kind = [ops, *(f"{k}={v}" for k, v in sorted(attributes(node).items()))]
+        return Unit(main, " ".join(kind), self.tensors(main))
