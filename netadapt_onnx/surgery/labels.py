@@ -75,6 +75,7 @@ class Labels:
         self.pins: list[Pin] = []
         self.factors: dict[str, Factors] = {}
         self._shapes = folded.shapes
+        self._dtypes = folded.dtypes
         self._constants = {t.name: t for t in folded.proto.graph.initializer}
         self._views = self._find_views(folded.proto.graph.node)
 
@@ -241,6 +242,15 @@ class Labels:
             if any(f not in (1, d) for f, d in zip(factor.shape, dims, strict=True)):
                 raise Unsupported(f"labels {factor.shape} do not fit constant '{name}' {tuple(dims)}")
         self.uses.append(Use(name, user, slot, kept))
+
+    def introduce(self, node: Node, slot: int) -> Factors:
+        """Bind the float constant at input `slot` to fresh labels on all its axes; returns them."""
+        shape = self.shape(node.inputs[slot])
+        if self._dtypes[node.inputs[slot]].kind != "f":
+            return ()
+        factors = tuple(on_axis(self.fresh(n), k, len(shape)) for k, n in enumerate(shape) if n > 1)
+        self.bind(node, slot, factors)
+        return factors
 
     def _bind_scales(self, view: onnx.NodeProto, user: int, factors: Factors) -> None:
         axis = next((a.i for a in view.attribute if a.name == "axis"), 1) % len(factors[0].shape)

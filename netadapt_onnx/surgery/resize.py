@@ -86,17 +86,19 @@ class Cut:
                 values[axis - offset] = after[axis]
         return values
 
-    @staticmethod
-    def _resize_formula(source: gs.Variable, before: Sequence[int], after: Sequence[int]) -> None:
+    def _resize_formula(self, source: gs.Variable, before: Sequence[int], after: Sequence[int]) -> None:
         """Dimensions computed as `slope * batch + offset` (`folding.py`): scale the entries that were cut."""
         add = source.inputs[0]
         if add.op != "Add" or add.inputs[0].inputs[0].op != "Mul":
             raise NetadaptError("dimensions computed at run time cannot be cut", node=add.name)
         slope, offset = add.inputs[0].inputs[0].inputs[1], add.inputs[1]
+        current = slope.values * self._trace.folded.batch_size + offset.values
         for constant in (slope, offset):
             values = constant.values.copy()
             for axis, (old, new) in enumerate(zip(before, after, strict=True)):
-                if old != new and values[axis] * new % old:
+                if old == new or current[axis] != old:  # a 1 that Expand leaves as it is, say
+                    continue
+                if values[axis] * new % old:
                     raise NetadaptError(f"dimension {values[axis]} does not follow its axis", node=add.name)
                 values[axis] = values[axis] * new // old
             constant.values = values

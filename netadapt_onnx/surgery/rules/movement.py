@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from netadapt_onnx.surgery.labels import Labels, Unsupported, labelled, on_axis
+from netadapt_onnx.surgery.labels import Labels, Unsupported, align, labelled, on_axis
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
 from netadapt_onnx.surgery.ties import Array
@@ -234,7 +234,9 @@ def expand(node: Node, labels: Labels) -> None:
     """Labels pass on the axes that are not stretched; the target is rewritten where it names a cut axis."""
     x, y = node.inputs[0], node.outputs[0]
     rank = len(labels.shape(y))
-    factors = [f.reshape((1,) * (rank - f.ndim) + f.shape) for f in labels.of(x)]
+    # A constant stretched over the batch (a class token) can be cut like what it is combined with further on.
+    found = labels.introduce(node, 0) if labels.is_constant(x) else labels.of(x)
+    factors = [align(f, rank) for f in found]
     labels.set(y, factors)
     if factors:
         labels.edit(node, lambda cut, made: cut.resize_dims(made, 1, y))
