@@ -229,7 +229,7 @@ def _measure_batch(
     share_s: float,
     started: float,
 ) -> list[Record]:
-    profiled = [_Profiled(v, inputs, execution) for v in versions.values()]
+    profiled = [_Profiled(v, inputs, execution) for v in [*versions.values(), reference]]
     plain = [v.proto for v in versions.values()] + [reference.proto]
     fresh = max(1, min(FRESH, SESSION_BYTES // max(1, sum(p.ByteSize() for p in plain))))
     calls = [caller(proto, inputs, execution) for proto in plain for _ in range(fresh)]
@@ -237,15 +237,16 @@ def _measure_batch(
     left = share_s - (time.perf_counter() - started)
     rounds.go(int(np.clip(left / rounds.round_s, FEWEST_ROUNDS, ROUNDS)))
     times = low_mean(rounds.times_ms[len(profiled) :]).reshape(len(plain), fresh)
+    reference_us = sum(profiled[-1].finish()[1].values())
     records: list[Record] = []
-    for model, version, profile in zip(versions, versions.values(), profiled, strict=True):
+    for model, version, profile in zip(versions, versions.values(), profiled, strict=False):
         for kernel in layers.kernels(*profile.finish()):
             shapes = [list(version.shapes[t]) for t in layers.tensors(layers.main(kernel.layers))]
             records.append(Cell(model, list(kernel.layers), shapes, round(kernel.us, 3)))
     seconds = (time.perf_counter() - started) / len(versions)
     for i, model in enumerate(versions):
         ms, reference_ms = (np.round(row, 6).tolist() for row in (times[i], times[-1]))
-        records.append(Whole(model, ms, reference_ms, rounds.times_ms.shape[1], seconds))
+        records.append(Whole(model, ms, reference_ms, round(reference_us, 3), rounds.times_ms.shape[1], seconds))
     return records
 
 

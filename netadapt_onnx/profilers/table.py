@@ -20,6 +20,8 @@ from netadapt_onnx.profilers.timing import Timing
 from netadapt_onnx.profilers.units import Layers, Unit, attributes
 
 SCHEMA = 1
+# Profiling costs 3-12 us a kernel; a fit that asks for more has found something else.
+MOST_PROFILING_US = 15.0
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -45,11 +47,15 @@ class Cell(msgspec.Struct, frozen=True, tag_field="record", tag="cell"):
 
 
 class Whole(msgspec.Struct, frozen=True, tag_field="record", tag="whole"):
-    """One measured version without profiling, in fresh sessions, and the reference in the same rounds (ms)."""
+    """One measured version without profiling, in fresh sessions, and the uncut model in the same rounds (ms).
+
+    `reference_us`: the sum of the uncut model's kernels as profiled in these rounds.
+    """
 
     model: int
     ms: list[float]
     reference_ms: list[float]
+    reference_us: float
     rounds: int
     seconds: float
 
@@ -178,14 +184,35 @@ class Table:
         return self.layers.units(dict.fromkeys(tuple(cell.layers) for cell in self.cells))
 
     @cached_property
+    def _times(self) -> list[float]:
+        """Microseconds of each cell at the mean speed of all rounds, without what the profiler adds to a kernel."""
+        speed = np.mean([whole.reference_us for whole in self.wholes])
+        scale = {whole.model: float(speed / whole.reference_us) for whole in self.wholes}
+        times = [cell.us * scale[cell.model] for cell in self.cells]
+        overhead = self._profiling_us(times)
+        return [max(0.0, us - overhead) for us in times]
+
+    def _profiling_us(self, times: Sequence[float]) -> float:
+        """Microseconds that profiling adds to each kernel: by how much versions of more kernels look too slow."""
+        rows = {whole.model: np.array([0.0, 0.0, 1.0]) for whole in self.wholes}
+        for cell, us in zip(self.cells, times, strict=True):
+            rows[cell.model] += (us, 1, 0)
+        terms = np.array([rows[whole.model] for whole in self.wholes])
+        if len(terms) < 16 or np.std(terms[:, 1]) < 0.02 * np.mean(terms[:, 1]):
+            return 0.0
+        ratios = np.array([whole.ratio for whole in self.wholes])
+        slope, per_kernel, _ = np.linalg.lstsq(terms / ratios[:, None], np.ones_like(ratios), rcond=None)[0]
+        return float(np.clip(-per_kernel / slope, 0.0, MOST_PROFILING_US)) if slope > 0 else 0.0
+
+    @cached_property
     def _samples(self) -> dict[str, tuple[list[int], list[list[int]], list[float]]]:
         """By unit name: measured version, the main layer's dimensions in a row, microseconds of all its kernels."""
         rows: dict[str, dict[int, list[int]]] = {}
         sums: dict[str, dict[int, float]] = {}
-        for cell in self.cells:
+        for cell, us in zip(self.cells, self._times, strict=True):
             unit = self.units[cell.layers[0]]
             total = sums.setdefault(unit.name, {})
-            total[cell.model] = total.get(cell.model, 0.0) + cell.us
+            total[cell.model] = total.get(cell.model, 0.0) + us
             if unit.name in cell.layers:
                 rows.setdefault(unit.name, {})[cell.model] = [d for shape in cell.shapes for d in shape]
         return {
