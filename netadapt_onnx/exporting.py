@@ -82,12 +82,13 @@ def export_module(
         raw = Path(folder) / "model.onnx"
         outputs = list(_call(module, inputs))
         dynamic = _convert(module, inputs, outputs, raw, exporter, opset)
-        folded = fold(load(raw).proto, {name: tuple(x.shape) for name, x in inputs.items()})
-        proto = onnx.ModelProto()
-        proto.CopyFrom(folded.proto)
+        read = load(raw).proto
         parameters = dict(module.named_parameters(remove_duplicate=False))
         if len({id(p) for p in parameters.values()}) == len(parameters):
-            _separate(proto)
+            _separate(read)
+        folded = fold(read)
+        proto = onnx.ModelProto()
+        proto.CopyFrom(folded.proto)
         _clean(proto, set(parameters))
         difference = max(_difference(module, proto, inputs, repeat) for repeat in ((1, 2) if dynamic else (1,)))
     if not difference <= TOLERANCE:
@@ -109,9 +110,11 @@ def _made(
         raise NetadaptError(
             "export needs torch", hint="pip install 'netadapt-onnx[adapt]'", code="missing-package"
         ) from error
-    function = _function(factory)
     try:
-        made = function()
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            made = _function(factory)()
+    except NetadaptError:
+        raise
     except Exception as error:
         raise NetadaptError(f"{factory} failed: {type(error).__name__}: {one_line(error)}", code="factory") from error
     module, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)

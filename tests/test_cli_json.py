@@ -1,0 +1,150 @@
+"""What `--json` prints has the fields that are promised, for every command, and nothing goes to stderr."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from models import plain
+from netadapt_onnx import cli
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model and data that it can learn: the class is which channel is brightest, of ten shades."""
+    place = tmp_path_factory.mktemp("json")
+    (place / "model.onnx").write_bytes(plain((8, 16), size=8, classes=3).SerializeToString())
+    rng = np.random.default_rng(0)
+    arrays: dict[str, Any] = {}
+    for split, n in (("train", 512), ("val", 128), ("test", 128)):
+        labels = rng.integers(0, 3, n)
+        images = rng.standard_normal((n, 3, 8, 8)).astype(np.float32)
+        images[np.arange(n), labels] += 1
+        arrays |= {f"x_{split}": images, f"y_{split}": labels}
+    np.savez(place / "data.npz", **arrays)
+    np.savez(place / "unlabelled.npz", **{k: v for k, v in arrays.items() if k.startswith("x")})
+    return place
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> dict[str, Any]:
+    assert cli.run([*map(str, arguments), "--json"]) == code
+    out, err = capsys.readouterr()
+    assert err == ""
+    found: dict[str, Any] = json.loads(out)
+    assert found.pop("schema") == 1
+    assert found.pop("ok") is (code == 0)
+    assert "error" not in found
+    return found
+
+
+RESOURCES = {"params", "macs", "size_bytes", "memory_bytes", "latency_ms"}
+
+
+def test_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, "inspect", folder / "model.onnx")
+    assert set(found) == {"model", "layers", "groups"}
+    assert set(found["model"]) == RESOURCES
+    assert found["model"]["latency_ms"] is None
+    assert all(set(layer) == {"name", "op", "params", "macs", "group"} for layer in found["layers"])
+    assert found["groups"][0] == {
+        "name": "conv1",
+        "channels": 8,
+        "step": 1,
+        "floor": 1,
+        "layers": ["conv1"],
+        "prunable": True,
+        "reason": None,
+    }
+    assert found["groups"][-1]["prunable"] is False
+    assert "logits" in found["groups"][-1]["reason"]
+
+
+def test_prune(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, "prune", folder / "model.onnx", "--ratio", 0.5, "--verify", "-o", tmp_path / "o.onnx")
+    assert {"before", "after", "groups", "verify", "model"} <= set(found)
+    assert set(found["before"]) == set(found["after"]) == RESOURCES
+    assert found["groups"] == {"conv1": [8, 4], "conv2": [16, 8]}
+    assert found["verify"]["exact"] is True
+    assert found["verify"]["max_rel_diff"] <= 1e-4
+    assert found["verify"]["inexact_groups"] == []
+    onnx.checker.check_model(str(tmp_path / "o.onnx"), full_check=True)
+
+
+def test_a_budget_out_of_reach_exits_1(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "o.onnx"
+    found = document(capsys, "prune", folder / "model.onnx", "--budget", "params=10", "-o", out, code=1)
+    assert found["met"] is False
+    assert "misses params=10" in found["note"]
+    assert out.exists()
+
+
+def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = folder / "model.onnx"
+    found = document(capsys, "evaluate", model, model, "--data", folder / "data.npz", "--split", "test", "--no-latency")
+    assert len(found["models"]) == 2
+    assert found["models"][0] == found["models"][1]
+    one = found["models"][0]
+    assert set(one) == {"path", "accuracy", "metric", "split", "resources", "latency_ms"}
+    assert (one["path"], one["metric"], one["split"]) == (str(model), "top1", "test")
+    assert 0 <= one["accuracy"] <= 1
+
+
+def test_evaluate_without_labels_compares_with_the_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = folder / "model.onnx"
+    found = document(capsys, "evaluate", model, "--data", folder / "unlabelled.npz", "--no-latency")
+    assert (found["models"][0]["metric"], found["models"][0]["accuracy"]) == ("agreement", 1.0)
+
+
+def test_finetune(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "tuned.onnx"
+    found = document(
+        capsys, "finetune", folder / "model.onnx", "--data", folder / "data.npz", "-o", out, "--epochs", 4
+    )  # fmt: skip
+    assert set(found) == {"accuracy", "seconds", "model"}
+    assert set(found["accuracy"]) == {"before", "after", "metric", "split"}
+    assert (found["accuracy"]["metric"], found["accuracy"]["split"]) == ("top1", "test")
+    assert found["accuracy"]["after"] > 0.9
+    assert found["model"] == str(out)
+    before, after = onnx.load(folder / "model.onnx"), onnx.load(out)
+    assert [n.name for n in after.graph.node] == [n.name for n in before.graph.node]
+    assert after.graph.input == before.graph.input
+    assert {p.key: p.value for p in after.metadata_props}["netadapt_onnx.command"] == "finetune"
+
+
+def test_finetune_without_labels_needs_a_teacher(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["finetune", str(folder / "model.onnx"), "--data", str(folder / "unlabelled.npz"), "-o"]
+    assert cli.run([*given, str(tmp_path / "tuned.onnx")]) == 2
+    assert "--teacher" in capsys.readouterr().err
+    found = document(
+        capsys, *given, tmp_path / "tuned.onnx", "--teacher", folder / "model.onnx", "--epochs", 1
+    )  # fmt: skip
+    assert found["accuracy"]["metric"] == "agreement"
+    assert found["accuracy"]["before"] == 1.0
+
+
+def test_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\n\ndef make():\n    print('noise')\n    return torch.nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)\n"
+    )
+    given = ["export", f"{tmp_path}/net.py:make", "-o", tmp_path / "net.onnx", "--exporter", "legacy"]
+    assert cli.run([*map(str, given), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "noise\n"  # what the user's file prints does not break the document
+    found = json.loads(out)
+    assert {"model", "max_rel_diff", "params"} <= set(found)
+    assert found["params"] == 3 * 4 * 9 + 4
+
+
+def test_env(capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, "env")
+    assert set(found) == {"versions", "providers", "cores", "fingerprint", "extras"}
+    assert "CPUExecutionProvider" in found["providers"]
+    assert {"cpu", "os", "arch", "onnxruntime", "threads"} <= set(found["fingerprint"])
+    assert all(set(extra) == {"installed", "enables", "install"} for extra in found["extras"].values())
