@@ -90,7 +90,10 @@ def digits() -> Arrays:
         "test": slice(TRAINING + VALIDATION, None),
     }
     arrays = {f"{axis}_{name}": values[part] for name, part in parts.items() for axis, values in (("x", x), ("y", y))}
-    return arrays | {"mean": np.float32([known.mean()]), "std": np.float32([known.std()])}
+    return arrays | {
+        "mean": np.array([known.mean()], np.float32),
+        "std": np.array([known.std()], np.float32),
+    }
 
 
 def _prepare(place: Path, overwrite: bool) -> None:

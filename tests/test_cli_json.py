@@ -131,7 +131,8 @@ def test_finetune_without_labels_needs_a_teacher(
 
 def test_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "net.py").write_text(
-        "import torch\n\ndef make():\n    print('noise')\n    return torch.nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)\n"
+        "import torch\n\ndef make():\n    print('noise')\n"
+        "    return torch.nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)\n"
     )
     given = ["export", f"{tmp_path}/net.py:make", "-o", tmp_path / "net.onnx", "--exporter", "legacy"]
     assert cli.run([*map(str, given), "--json"]) == 0

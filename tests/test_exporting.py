@@ -86,7 +86,7 @@ def test_batchnorm_names_and_batch_are_kept(exporter: str, factory: str, tmp_pat
     onnx.checker.check_model(proto, full_check=True)
     ops = [node.op_type for node in proto.graph.node]
     assert ops.count("BatchNormalization") == 2
-    assert set(ops) <= {"Conv", "BatchNormalization", "Relu", "ReduceMean", "Reshape", "Gemm"}
+    assert not {"Expand", "CastLike", "Identity", "Constant"} & set(ops)
     assert {"conv1", "conv2", "fc"} <= {node.name for node in proto.graph.node}
     weights = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
     assert weights["conv1.weight"].shape == (8, 3, 3, 3)
