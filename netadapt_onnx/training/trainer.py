@@ -16,6 +16,7 @@ from torch import Tensor
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.runtime import Arrays
 from netadapt_onnx.training import batchnorm
+from netadapt_onnx.training.augmentation import augmented
 from netadapt_onnx.training.data import Dataset, Split
 from netadapt_onnx.training.replicas import Fetch, Replicas, one_thread, tensors
 from netadapt_onnx.training.settings import Settings, choose
@@ -111,10 +112,11 @@ def train(
         graph = TorchGraph(unfolded)
         shapes = _output_shapes(graph, split)
         losses = task(unfolded, shapes)
+        if settings is None:
+            rows = _batches(plan, 0)[0]
+            settings = _choose(unfolded, split.batch(rows), split.targets(rows), losses)
         if isinstance(teacher, onnx.ModelProto):
             teacher = Teacher(teacher, 0 if augment else len(split))
-        if settings is None:
-            settings = _choose(unfolded, plan, losses, teacher)
         if teacher is not None:
             teacher.prepare(settings, {name: shape[1:] for name, shape in shapes.items()})
         rate = lr if lr is not None else _learning_rate(graph)
@@ -129,6 +131,50 @@ def train(
     raise NetadaptError(
         f"training diverged, also at half the learning rate ({rate / 2:g})", hint="give a smaller --lr", code="diverged"
     )
+
+
+def choose_settings(
+    proto: onnx.ModelProto, dataset: Dataset, *, batch_size: int = BATCH_SIZE, seed: int = 0
+) -> Settings:
+    """Time a few training steps per setting, on copies of the weights; what `train` does without `settings`.
+
+    The teacher is left out: its outputs are remembered, so after one epoch it costs next to nothing.
+    """
+    split = dataset.train
+    with one_thread():
+        unfolded = batchnorm.unfold(proto, split.sample(min(batch_size, CALIBRATION_SAMPLES), seed))
+        losses = task(unfolded, _output_shapes(TorchGraph(unfolded), split))
+        rows = np.random.default_rng(seed).permutation(len(split))[:batch_size]
+        return _choose(unfolded, split.batch(rows), split.targets(rows), losses)
+
+
+def _choose(proto: onnx.ModelProto, inputs: Arrays, labels: np.ndarray | None, losses: Task) -> Settings:
+    rows = np.arange(len(next(iter(inputs.values()))))
+    taught = None
+    if labels is None:
+        own = Teacher(proto)(tensors(inputs, Settings()), rows, Settings())
+        taught = {name: value.detach() for name, value in own.items()}
+
+    def fetch(index: np.ndarray) -> tuple[Arrays, np.ndarray | None]:
+        return {name: value[index] for name, value in inputs.items()}, None if labels is None else labels[index]
+
+    def remembered(_: Mapping[str, Tensor], index: np.ndarray, __: Settings) -> dict[str, Tensor]:
+        return {name: value[torch.from_numpy(index)] for name, value in (taught or {}).items()}
+
+    with ExitStack() as stack:
+
+        def prepare(settings: Settings) -> Callable[[], float]:
+            replicas = Replicas(proto, settings, losses, None if taught is None else remembered)
+            stack.enter_context(replicas)
+
+            def step() -> float:
+                began = time.perf_counter()
+                replicas.gradients(fetch, rows)
+                return time.perf_counter() - began
+
+            return step
+
+        return choose(prepare, len(rows))
 
 
 def _run(replicas: Replicas, plan: _Plan, lr: float, progress: Progress | None) -> list[Epoch]:
@@ -204,56 +250,9 @@ def _fetch(plan: _Plan, step: int) -> Fetch:
     return fetch
 
 
-def augmented(inputs: Arrays, rng: np.random.Generator) -> Arrays:
-    """Images (N, C, H, W) shifted by up to an eighth of their size and mirrored at random; other inputs as they are."""
-    return {name: _shift_and_mirror(v, rng) if v.ndim == 4 else v for name, v in inputs.items()}
-
-
-def _shift_and_mirror(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    count, _, height, width = images.shape
-    reach = max(1, min(height, width) // 8)
-    padded = np.pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
-    made = np.empty_like(images)
-    corners: np.ndarray = rng.integers(0, 2 * reach + 1, (count, 2))
-    mirrored: np.ndarray = rng.integers(0, 2, count)
-    for i in range(count):
-        top, left = int(corners[i][0]), int(corners[i][1])
-        crop = padded[i, :, top : top + height, left : left + width]
-        made[i] = crop[:, :, ::-1] if mirrored[i] else crop
-    return made
-
-
 def _output_shapes(graph: TorchGraph, split: Split) -> dict[str, tuple[int, ...]]:
     """Shapes of the outputs for a batch of two, which no axis is likely to have otherwise."""
     inputs = {name: torch.from_numpy(np.array(v)) for name, v in split.batch(np.array([0, len(split) - 1])).items()}
     with torch.no_grad():
         found: dict[str, Tensor] = graph.eval()(inputs)
     return {name: tuple(value.shape) for name, value in found.items()}
-
-
-def _choose(proto: onnx.ModelProto, plan: _Plan, losses: Task, teacher: Teacher | None) -> Settings:
-    """Time a few steps per setting, each on a copy of the weights. The teacher costs next to nothing after an epoch."""
-    inputs, labels = _fetch(plan, 0)(_batches(plan, 0)[0])
-    rows = np.arange(plan.batch_size)
-    wanted = None if teacher is None else teacher(tensors(inputs, Settings()), rows, Settings())
-
-    def fetch(index: np.ndarray) -> tuple[Arrays, np.ndarray | None]:
-        return {name: value[index] for name, value in inputs.items()}, None if labels is None else labels[index]
-
-    def remembered(_: Mapping[str, Tensor], index: np.ndarray, __: Settings) -> dict[str, Tensor]:
-        return {name: value[torch.from_numpy(index)] for name, value in (wanted or {}).items()}
-
-    with ExitStack() as stack:
-
-        def prepare(settings: Settings) -> Callable[[], float]:
-            replicas = Replicas(proto, settings, losses, None if wanted is None else remembered)
-            stack.enter_context(replicas)
-
-            def step() -> float:
-                began = time.perf_counter()
-                replicas.gradients(fetch, rows)
-                return time.perf_counter() - began
-
-            return step
-
-        return choose(prepare, plan.batch_size)

@@ -25,20 +25,18 @@ _LAYERS: dict[str, dict[int, Kind]] = {
 }
 _NORMS: dict[str, dict[int, Kind]] = {
     "BatchNormalization": {1: "norm", 2: "norm"},
-    "SpatialBN": {1: "norm", 2: "norm"},
     "InstanceNormalization": {1: "norm", 2: "norm"},
     "LayerNormalization": {1: "norm", 2: "norm"},
     "GroupNormalization": {1: "norm", 2: "norm"},
     "RMSNormalization": {1: "norm"},
     "SimplifiedLayerNormalization": {1: "norm"},
     "PRelu": {1: "norm"},
-    "BiasAdd": {1: "bias"},
     "BiasGelu": {1: "bias"},
 }
 _AFFINE: dict[str, Kind] = {"Add": "bias", "Sub": "bias", "Mul": "norm", "Div": "norm", "Sum": "bias"}
 # Differentiable views: a weight seen through them is still that weight.
 VIEWS = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Concat"}
-STATISTICS = {"BatchNormalization": (3, 4), "SpatialBN": (3, 4)}
+STATISTICS = {"BatchNormalization": (3, 4)}
 _FLOATS = {
     onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE,
 }  # fmt: skip
@@ -82,7 +80,7 @@ def _sources(name: str, tensors: Mapping[str, onnx.TensorProto], producers: Mapp
 
 
 def _looks_trained(tensor: onnx.TensorProto, node: onnx.NodeProto, kind: Kind) -> bool:
-    size = math.prod(tensor.dims)
+    size: int = math.prod(tensor.dims)
     if node.op_type == "Gather":
         return len(tensor.dims) == 2 and size > 64
     if node.op_type in ("MatMul", "Gemm", "FusedMatMul") and kind == "weight" and len(tensor.dims) < 2:
@@ -95,7 +93,8 @@ def _looks_trained(tensor: onnx.TensorProto, node: onnx.NodeProto, kind: Kind) -
 def _is_grid(tensor: onnx.TensorProto) -> bool:
     """Distinct whole numbers: coordinates or strides, never something that gradients left behind."""
     values: np.ndarray = numpy_helper.to_array(tensor).reshape(-1)
-    return values.size > 2 and np.unique(values).size > 1 and bool(np.array_equal(values, np.round(values)))
+    distinct = values.size > 2 and np.unique(values).size > 1
+    return bool(distinct and np.array_equal(values, np.round(values)))
 
 
 def _affine_kind(

@@ -170,3 +170,9 @@ def clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None =
     if x.dtype in (torch.int32, torch.int64):
         least, most = (None if v is None or abs(v) == float("inf") else int(v) for v in (least, most))
     return torch.clamp(x, least, most)
+
+
+@op("BiasGelu", domain="com.microsoft")
+def bias_gelu(node: Node, x: Tensor, bias: Tensor) -> Tensor:
+    """onnxruntime's fused addition and Gelu."""
+    return F.gelu(x + bias)

@@ -42,7 +42,7 @@ def conv_transpose(node: Node, x: Tensor, w: Tensor, b: Tensor | None = None) ->
     if target is not None:
         full = [s * (n - 1) + p + e for s, n, p, e in zip(strides, x.shape[2:], extra, extent, strict=True)]
         cut = [max(0, f - t) for f, t in zip(full, target[-axes:], strict=True)]
-        begin = [c - c // 2 if mode == "SAME_LOWER" else c // 2 for c in cut]
+        begin = [c // 2 if mode == "SAME_UPPER" else c - c // 2 for c in cut]
         end = [c - b for c, b in zip(cut, begin, strict=True)]
     else:
         begin, end = spatial_pads(node, x.shape[2:], w.shape[2:], strides, dilations)

@@ -118,10 +118,3 @@ def cast_like(node: Node, x: Tensor, like: Tensor) -> Tensor:
 def identity(node: Node, x: Tensor) -> Tensor:
     """x itself."""
     return x
-
-
-@op("BiasAdd", "BiasGelu", domain="com.microsoft")
-def bias_add(node: Node, x: Tensor, bias: Tensor, skip: Tensor | None = None) -> Tensor:
-    """onnxruntime's fused additions."""
-    y = x + bias if skip is None else x + bias + skip
-    return torch.nn.functional.gelu(y) if node.op == "BiasGelu" else y

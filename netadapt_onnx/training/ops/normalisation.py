@@ -12,7 +12,7 @@ from netadapt_onnx.training.ops.registry import Node, op
 BATCHNORM_MOMENTUM = 0.1
 
 
-@op("BatchNormalization", "SpatialBN", training_aware=True)
+@op("BatchNormalization", training_aware=True)
 def batch_normalization(
     node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, *, training: bool
 ) -> Tensor:
