@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from netadapt_onnx.errors import NetadaptError
@@ -25,9 +25,11 @@ MOST_GROWTHS = 4
 
 @dataclass(frozen=True)
 class Tried:
-    """A proposal and its held-out accuracy after a short adaptation; None if that failed."""
+    """A proposal, what it was predicted to cost, and its held-out accuracy after a short adaptation (None: failed)."""
 
-    proposal: Proposal
+    group: str
+    channels: int
+    resources: Amounts
     accuracy: float | None
 
 
@@ -35,12 +37,12 @@ class Tried:
 class Accepted:
     """What is known of a winner once it is the current model.
 
-    `ranked` is its accuracy on the images that rank proposals, `accuracy` on the whole held-out split; `correction`
-    multiplies predictions of a resource from here on (measured over predicted).
+    `ranked` is its accuracy on the samples that rank proposals (None: as it was ranked), `accuracy` on the whole
+    held-out split; `correction` multiplies predictions of a resource from here on (measured over predicted).
     """
 
     accuracy: float
-    ranked: float
+    ranked: float | None
     correction: Amounts
 
 
@@ -119,7 +121,7 @@ def met(amounts: Amounts, limits: Amounts) -> bool:
 
 def _corrected(problem: Problem, correction: Amounts) -> Callable[[Widths], Amounts]:
     def amounts(widths: Widths) -> Amounts:
-        return {n: v * correction.get(n, 1.0) for n, v in problem.resources(widths).items() if n in problem.limits}
+        return {name: value * correction.get(name, 1.0) for name, value in problem.resources(widths).items()}
 
     return amounts
 
@@ -146,10 +148,14 @@ def _step(problem: Problem, steps: Sequence[Step]) -> Step | None:
         return None
     accuracies = problem.rank(iteration, proposals)
     tried = tuple(
-        Tried(p, a if a is not None and math.isfinite(a) else None) for p, a in zip(proposals, accuracies, strict=True)
+        Tried(p.group, p.channels, p.resources, a if a is not None and math.isfinite(a) else None)
+        for p, a in zip(proposals, accuracies, strict=True)
     )
-    chosen = winner(tried, goal, before.ranked, "accuracy" if growing else problem.select).proposal
+    number = winner(tried, goal, before.ranked or 0.0, "accuracy" if growing else problem.select)
+    chosen = proposals[number]
     accepted = problem.accept(iteration, chosen)
+    if accepted.ranked is None:
+        accepted = replace(accepted, ranked=tried[number].accuracy)
     proposing = {p.group for p in proposals}
     return Step(
         iteration=iteration,
@@ -172,13 +178,13 @@ def _may_grow(steps: Sequence[Step]) -> bool:
     return all(growths[first:]) and len(growths) - first < MOST_GROWTHS
 
 
-def winner(tried: Sequence[Tried], goal: Goal, accuracy_now: float, select: Select) -> Tried:
-    """The proposal that goes on: highest accuracy, or least accuracy lost per resource saved.
+def winner(tried: Sequence[Tried], goal: Goal, accuracy_now: float, select: Select) -> int:
+    """Which proposal goes on: highest accuracy, or least accuracy lost per resource saved.
 
     On the step that is to reach the budget those that land on it come first. Ties go to the earlier group. Raises
     NetadaptError if all have failed.
     """
-    able = [(t, t.accuracy) for t in tried if t.accuracy is not None]
+    able = [(number, t, t.accuracy) for number, t in enumerate(tried) if t.accuracy is not None]
     if not able:
         raise NetadaptError(
             f"all {len(tried)} proposals of the iteration failed",
@@ -187,10 +193,11 @@ def winner(tried: Sequence[Tried], goal: Goal, accuracy_now: float, select: Sele
         )
     if goal.landing:
         limit = goal.limits[goal.driver]
-        able = [t for t in able if LANDED * limit <= t[0].proposal.resources[goal.driver] <= limit] or able
+        able = [one for one in able if LANDED * limit <= one[1].resources[goal.driver] <= limit] or able
 
-    def cost(one: tuple[Tried, float]) -> float:
-        saved = goal.current[goal.driver] - one[0].proposal.resources[goal.driver]
-        return -one[1] if select == "accuracy" else (accuracy_now - one[1]) / saved
+    def cost(one: tuple[int, Tried, float]) -> float:
+        _, proposal, accuracy = one
+        saved = goal.current[goal.driver] - proposal.resources[goal.driver]
+        return -accuracy if select == "accuracy" else (accuracy_now - accuracy) / saved
 
     return min(able, key=cost)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Ladder:
 class Goal:
     """What a proposal must do: bring resource `driver` to `target` or below, and no other budgeted one up.
 
-    `current` are the budgeted resources now; `limits` the budgets in base units.
+    `current` are the resources now, `limits` the budgets, in base units.
     """
 
     driver: str
@@ -44,6 +44,12 @@ class Goal:
     def landing(self) -> bool:
         """Whether this step is to reach the budget."""
         return self.target <= self.limits[self.driver]
+
+    @property
+    def ceilings(self) -> Amounts:
+        """What no cut may exceed. Latency is among it whenever it is known: some cuts make models slower."""
+        watched = {*self.limits, "latency"} & self.current.keys()
+        return {name: self.current[name] for name in watched} | {self.driver: self.target}
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class Proposer:
         if found:
             return found
         # Nothing reaches the target alone: the smallest step in every group; past the last coarse rung the fine ones.
-        better = Goal(goal.driver, math.nextafter(goal.current[goal.driver], 0), goal.current, goal.limits)
+        better = replace(goal, target=math.nextafter(goal.current[goal.driver], 0))
         for aim, fine in ((better, False), (goal, True), (better, True)):
             steps = [self._largest(r.group, r.fine if fine else r.coarse, widths, aim) for r in self.ladders]
             found = [p for p in steps if p is not None]
@@ -93,52 +99,46 @@ class Proposer:
         found = []
         for rungs in self.ladders:
             above = [n for n in rungs.fine if n > widths[rungs.group]]
-            proposal = self._first(rungs.group, above, widths, lambda r: _within(r, goal.limits))
+            proposal = self._first(rungs.group, above, widths, goal.limits)
             if proposal is not None and proposal.resources[goal.driver] > goal.current[goal.driver]:
                 found.append(proposal)
         return found
 
     def _cut(self, rungs: Ladder, widths: Widths, goal: Goal) -> Proposal | None:
-        limit = goal.limits[goal.driver]
         if goal.landing:
             return self._largest(rungs.group, rungs.fine, widths, goal)
+        limit = goal.limits[goal.driver]
         proposal = self._largest(rungs.group, rungs.coarse, widths, goal)
         if proposal is not None and proposal.resources[goal.driver] <= limit:  # it jumps past the budget: land on it
-            landing = Goal(goal.driver, limit, goal.current, goal.limits)
-            return self._largest(rungs.group, rungs.fine, widths, landing) or proposal
+            return self._largest(rungs.group, rungs.fine, widths, replace(goal, target=limit)) or proposal
         return proposal
 
     def _largest(self, group: str, rungs: Iterable[int], widths: Widths, goal: Goal) -> Proposal | None:
-        below = [n for n in rungs if n < widths[group]]
-        ceilings = {**goal.current, goal.driver: goal.target}
-        return self._first(group, below, widths, lambda r: _within(r, ceilings))
+        return self._first(group, [n for n in rungs if n < widths[group]], widths, goal.ceilings)
 
-    def _first(
-        self, group: str, counts: Sequence[int], widths: Widths, fits: Callable[[Amounts], bool]
-    ) -> Proposal | None:
-        """The first of `counts` (descending) that fits."""
+    def _first(self, group: str, counts: Sequence[int], widths: Widths, ceilings: Amounts) -> Proposal | None:
+        """The first of `counts` (descending) at which no resource exceeds its ceiling."""
 
         def at(count: int) -> Proposal:
             changed = {**widths, group: count}
             return Proposal(group, count, changed, self.resources(changed))
 
+        def fits(proposal: Proposal) -> bool:
+            return all(proposal.resources[name] <= ceiling for name, ceiling in ceilings.items())
+
         if not counts:
             return None
-        last = at(counts[-1])
-        if not set(last.resources) <= MONOTONE:
-            return next((p for p in map(at, counts) if fits(p.resources)), None)
-        if not fits(last.resources):
+        if not ceilings.keys() <= MONOTONE:
+            return next((p for p in map(at, counts) if fits(p)), None)
+        best = at(counts[-1])
+        if not fits(best):
             return None
-        low, high, best = 0, len(counts) - 1, last
+        low, high = 0, len(counts) - 1
         while low < high:
             middle = (low + high) // 2
             proposal = at(counts[middle])
-            if fits(proposal.resources):
+            if fits(proposal):
                 high, best = middle, proposal
             else:
                 low = middle + 1
         return best
-
-
-def _within(amounts: Amounts, ceilings: Amounts) -> bool:
-    return all(amounts[name] <= ceiling for name, ceiling in ceilings.items())

@@ -39,7 +39,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON document atomically, for people to read too."""
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2) + b"\n")
 
 
 class Lines(Generic[T]):
@@ -138,6 +138,10 @@ class Run:
             self._known[key] = value
             self.save_seconds()
         return self._known[key]
+
+    def recall(self, key: str) -> Any:
+        """The journalled value of `key`, None if there is none."""
+        return self._known.get(key)
 
     def lines(self, name: str, kind: type[T]) -> Lines[T]:
         """The list that this run keeps as `name`."""

@@ -1,0 +1,299 @@
+"""One adaptation from start to end, in a run directory from which every moment of it can be continued."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import onnx
+
+from netadapt_onnx.folding import Folded, fold
+from netadapt_onnx.model import load, save
+from netadapt_onnx.profilers.cost import cost
+from netadapt_onnx.search.arguments import Arguments
+from netadapt_onnx.search.budget import parse_budgets
+from netadapt_onnx.search.candidates import MODEL_FILE, Candidates, Progress, cores
+from netadapt_onnx.search.judge import CallersJudge, DataJudge, Judge
+from netadapt_onnx.search.latency import LatencyGauge
+from netadapt_onnx.search.netadapt import Accepted, Problem, Step, amounts_after, met, search
+from netadapt_onnx.search.proposal import Proposal
+from netadapt_onnx.search.provenance import provenance
+from netadapt_onnx.search.result import AccuracyChange, AdaptResult, Latency, Limit, Resources, Stopped
+from netadapt_onnx.search.run import Lines, Run, write_json
+from netadapt_onnx.search.schedule import Schedule
+from netadapt_onnx.search.subject import Predictor, Subject
+
+RESULT_FILE, HISTORY_FILE, TRAINED_FILE = "result.json", "history.jsonl", "trained.onnx"
+# A measured miss costs one more step and another final training; after so many rounds something else is wrong.
+MOST_ROUNDS = 3
+EVERY_GROUP = "every group"
+
+
+class Adaptation:
+    """A run at work. `log` gets a line per event, `progress` follows what takes long; `gauge` is there for latency."""
+
+    def __init__(
+        self,
+        run: Run,
+        subject: Subject,
+        arguments: Arguments,
+        gauge: LatencyGauge | None,
+        progress: Progress,
+        log: Callable[[str], None],
+    ) -> None:
+        self._run = run
+        self._subject = subject
+        self._arguments = arguments
+        self._gauge = gauge
+        self._progress = progress
+        self._log = log
+        self._notes: list[str] = []
+        self._budgets = parse_budgets(arguments.budget)
+        self._judge = _judge(subject, arguments)
+        self._metadata = provenance(
+            subject.model,
+            command=arguments.command(subject.model.path, None if subject.data is None else Path(subject.data.path)),
+            budget=", ".join(map(str, self._budgets)),
+        )
+        extra = sum(len(key) + len(value) + 8 for key, value in self._metadata.items())
+        self._predict = Predictor(subject.trace, extra, None if gauge is None else gauge.predicted)
+        self._candidates = Candidates(run, subject.trace, arguments, self._judge, subject.data, progress)
+
+    def result(self) -> AdaptResult:
+        """Search, train, verify, write; of a finished run what it came to."""
+        finished = self._finished()
+        if finished is not None:
+            return finished
+        problem = self._problem()
+        if met(amounts_after(problem, ()), self._limits(aim=False)):
+            self._note("the model is within its budget already: nothing to do")
+            return self._close(self._subject.trace.folded.proto, problem, [], "nothing-to-do")
+        history = self._run.lines(HISTORY_FILE, Step)
+        for last in (False,) * (MOST_ROUNDS - 1) + (True,):
+            steps = self._search(problem, history)
+            within = met(amounts_after(problem, steps), problem.limits)
+            if within and not last and self._slow(f"verify/{len(steps)}", self._candidates.current.folded.proto):
+                continue
+            proto = self._trained(steps)
+            if not within or last or not self._slow(f"final/{len(steps)}", proto):
+                break
+        stopped: Stopped = "met" if within else "no-way-down"
+        if not within and len(steps) >= problem.max_iterations:
+            stopped = "max-iterations"
+        return self._close(proto, problem, steps, stopped)
+
+    def _finished(self) -> AdaptResult | None:
+        file, model = self._run.path / RESULT_FILE, self._run.path / MODEL_FILE
+        if not file.exists() or not model.exists():
+            return None
+        found = msgspec.json.decode(file.read_bytes(), type=AdaptResult, dec_hook=lambda kind, value: kind(value))
+        if found.stopped == "max-iterations" and self._arguments.max_iterations > found.iterations:
+            return None
+        return replace(found, model=model)
+
+    def _limits(self, *, aim: bool) -> dict[str, float]:
+        """The budgets in base units; with `aim`, where the search aims: safely within what a measurement must hold."""
+        original = self._predict(self._subject.widths) | {"size": float(self._subject.model.size_bytes)}
+        limits = {budget.resource: budget.limit(original[budget.resource]) for budget in self._budgets}
+        if aim and self._gauge is not None and "latency" in limits:
+            limits["latency"] *= self._gauge.aim
+        return limits
+
+    def _problem(self) -> Problem:
+        original = self._subject.trace.folded.proto
+        known = self._run.once(
+            "accuracy/original",
+            lambda: {"held_out": self._judge.held_out(original), "ranked": self._judge.ranked(original)},
+        )
+        correction = {}
+        if self._gauge is not None:
+            correction["latency"] = self._gauge.start_correction()
+        limits = self._limits(aim=True)
+        return Problem(
+            ladders=self._subject.ladders,
+            resources=self._predict,
+            limits=limits,
+            start=Accepted(known["held_out"], known["ranked"], correction),
+            rank=self._candidates.rank,
+            accept=self._accept,
+            schedule=self._schedule(limits),
+            select=self._arguments.select,
+            max_iterations=self._arguments.max_iterations,
+        )
+
+    def _schedule(self, limits: dict[str, float]) -> Schedule:
+        """The schedule asked for, its decay raised if it could not reach the budget otherwise."""
+        asked = Schedule(self._arguments.init_reduction_ratio, self._arguments.decay, self._arguments.reduction_of)
+        iterations, original = self._arguments.max_iterations, self._predict(self._subject.widths)
+
+        def raised() -> float:
+            return max(asked.reaching(original[name], limit, iterations).decay for name, limit in limits.items())
+
+        schedule = replace(asked, decay=self._run.once("decay", raised))
+        if schedule.decay > asked.decay:
+            self._note(
+                f"steps of {asked.ratio:g}, each {asked.decay:g} of the one before, do not reach the budget in "
+                f"{iterations} iterations: --decay is {schedule.decay:.4g} instead"
+            )
+        if any(schedule.reach(original[name], iterations) > limit for name, limit in limits.items()):
+            self._note(f"{iterations} iterations may be too few: raise --max-iterations or --init-reduction-ratio")
+        return schedule
+
+    def _search(self, problem: Problem, history: Lines[Step]) -> list[Step]:
+        """Go on from the history until the loop ends; returns all steps."""
+        floor = self._predict(self._subject.floor)
+        too_low = [n for n, limit in problem.limits.items() if floor[n] * problem.start.correction.get(n, 1.0) > limit]
+        if too_low:
+            self._note(
+                f"no width is small enough: {too_low[0]} is at least "
+                f"{floor[too_low[0]] / self._predict(self._subject.widths)[too_low[0]]:.3g}x of the original's"
+            )
+            if not history.items:  # every path ends with all groups at their floor, so go there at once
+                history.append(self._jump(problem, floor))
+        steps = [self._with_verdict(step) for step in history.items]
+        self._candidates.resume(len(steps))
+        for step in search(problem, steps):
+            history.append(step)
+            steps.append(step)
+            self._log(self._told(step, problem))
+        return steps
+
+    def _jump(self, problem: Problem, floor: dict[str, float]) -> Step:
+        widths = self._subject.floor
+        total = sum(widths.values())
+        proposal = Proposal(EVERY_GROUP, total, widths, floor)
+        driver = next(iter(problem.limits))
+        before = sum(self._subject.widths.values())
+        accepted = problem.accept(1, proposal)
+        return Step(1, EVERY_GROUP, (before, total), widths, driver, problem.limits[driver], floor, accepted, (), ())
+
+    def _told(self, step: Step, problem: Problem) -> str:
+        original = self._predict(self._subject.widths)
+        left = ", ".join(f"{name} {step.resources[name] / original[name]:.3f}x" for name in problem.limits)
+        change = f"{step.group} {step.channels[0]} -> {step.channels[1]}"
+        return f"iteration {step.iteration}: {change}, {left}, {self._judge.metric} {step.accepted.accuracy:.4f}"
+
+    def _accept(self, iteration: int, proposal: Proposal) -> Accepted:
+        proto = self._candidates.accept(iteration, proposal)
+        correction = {}
+        if self._gauge is not None:
+            predicted = self._predict(proposal.widths)["latency"]
+            correction["latency"] = self._gauge.correction(f"iteration/{iteration}", proto, predicted)
+        changed = self._arguments.rank == "reconstruct" and self._arguments.short_term_steps > 0
+        ranked = self._judge.ranked(proto) if changed or proposal.group == EVERY_GROUP else None
+        return Accepted(self._judge.held_out(proto), ranked, correction)
+
+    def _slow(self, key: str, proto: onnx.ModelProto) -> bool:
+        """Whether a careful measurement finds the latency budget missed."""
+        limit = next((b for b in self._budgets if b.resource == "latency"), None)
+        if self._gauge is None or limit is None:
+            return False
+        return self._gauge.upper(key, proto) > limit.value
+
+    def _with_verdict(self, step: Step) -> Step:
+        """A step whose model was measured too slow, corrected by that: the search goes on from there."""
+        if self._gauge is None:
+            return step
+        predicted = self._predict(step.widths)["latency"]
+        limit = self._limits(aim=False).get("latency", float("inf"))
+        for stage in ("verify", "final"):
+            factor = self._gauge.known_correction(f"{stage}/{step.iteration}", predicted)
+            if factor is not None and factor * predicted > limit:
+                accepted = replace(step.accepted, correction={**step.accepted.correction, "latency": factor})
+                step = replace(step, accepted=accepted)
+        return step
+
+    def _trained(self, steps: list[Step]) -> onnx.ModelProto:
+        """The current model after long training by the original; as it was if that did not help or was not wanted."""
+        searched = self._candidates.current.folded.proto
+        epochs, data = self._arguments.final_epochs, self._subject.data
+        if not epochs or data is None or not steps:
+            return searched
+        file = self._run.iteration(len(steps)) / TRAINED_FILE
+        if not file.exists():
+            from netadapt_onnx.training.trainer import train
+
+            trained = train(
+                searched,
+                data,
+                teacher=self._subject.trace.folded.proto,
+                epochs=epochs,
+                seed=self._arguments.seed,
+                settings=self._candidates.training_settings(f"final/{len(steps)}", searched),
+                progress=lambda step, steps, loss: self._progress(step, steps, f"final training, loss {loss:.3f}"),
+            )
+            save(trained.proto, file)
+        proto = self._folded(load(file).proto).proto
+        if self._judge.held_out(proto) < steps[-1].accepted.accuracy:
+            self._note("the final training did not help: the model is as the search left it")
+            return searched
+        return proto
+
+    def _close(self, proto: onnx.ModelProto, problem: Problem, steps: list[Step], stopped: Stopped) -> AdaptResult:
+        """Write the model, compare it with the original, and remember the result."""
+        file = save(proto, self._run.path / MODEL_FILE, metadata=self._metadata, overwrite=True)
+        latency = None
+        if self._gauge is not None and steps:
+            latency = self._gauge.result(f"final/{len(steps)}", proto, self._predict(steps[-1].widths)["latency"])
+        before = _resources(self._subject.trace.folded, self._subject.model.size_bytes)
+        after = _resources(self._folded(load(file).proto), file.stat().st_size)
+        if latency is not None:
+            before = replace(before, latency_ms=latency.before_ms)
+            after = replace(after, latency_ms=latency.after_ms)
+        limits = self._judged(before, after, latency)
+        widths = steps[-1].widths if steps else self._subject.widths
+        original = self._run.once("accuracy/reported", lambda: self._judge.reported(self._subject.trace.folded.proto))
+        reported = self._judge.reported(proto) if steps else original
+        result = AdaptResult(
+            met=all(limit.met for limit in limits),
+            before=before,
+            after=after,
+            accuracy=AccuracyChange(original, reported, self._judge.metric, self._judge.split),
+            iterations=len(steps),
+            seconds=self._run.seconds(),
+            model=file,
+            stopped=stopped,
+            limits=limits,
+            groups={name: (channels, widths[name]) for name, channels in self._subject.widths.items()},
+            latency=latency,
+            notes=tuple(self._notes),
+        )
+        write_json(self._run.path / RESULT_FILE, replace(result, model=Path(MODEL_FILE)))
+        return result
+
+    def _judged(self, before: Resources, after: Resources, latency: Latency | None) -> tuple[Limit, ...]:
+        made = []
+        for budget in self._budgets:
+            if budget.resource != "latency":
+                name = budget.resource if budget.resource in ("macs", "params") else f"{budget.resource}_bytes"
+                limit, value = budget.limit(getattr(before, name)), float(getattr(after, name))
+            elif latency is None:
+                assert self._gauge is not None
+                limit, value = self._limits(aim=False)["latency"], self._gauge.reference_ms
+            else:
+                limit = budget.limit(latency.before_ms)
+                value = latency.ci95[1] * latency.before_ms if budget.relative else latency.after_ci95_ms[1]
+            made.append(Limit(str(budget), limit, value, value <= limit))
+        return tuple(made)
+
+    def _folded(self, proto: onnx.ModelProto) -> Folded:
+        return fold(proto, dict(self._arguments.shapes), self._arguments.batch_size)
+
+    def _note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.append(text)
+            self._log(text)
+
+
+def _judge(subject: Subject, arguments: Arguments) -> Judge:
+    if arguments.evaluate is not None:
+        return CallersJudge(arguments.evaluate)
+    assert subject.data is not None
+    return DataJudge(subject.data, subject.trace.folded.proto, arguments.seed, cores())
+
+
+def _resources(folded: Folded, size_bytes: int) -> Resources:
+    counted = cost(folded.proto, folded.shapes)
+    return Resources(counted.params, counted.macs, size_bytes, counted.memory_bytes)

@@ -1,0 +1,104 @@
+"""What a user may ask of an adaptation, and which of it decides the result."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.search.netadapt import Select
+from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS
+from netadapt_onnx.surgery import CRITERIA, Criterion
+
+Rank = Literal["reconstruct", "finetune"]
+Evaluate = Callable[[onnx.ModelProto], float]
+
+# Steps of SGD on each proposal (the paper's 'short-term fine-tuning'); reconstruction needs none.
+SHORT_TERM = {"reconstruct": 0, "finetune": 100}
+FINAL_EPOCHS = 8
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """All that decides the result of a run besides model, data and table. `short_term` None: the default for `rank`."""
+
+    budget: tuple[str, ...]
+    criterion: str | Criterion = "l2"
+    rank: Rank = "reconstruct"
+    select: Select = "ratio"
+    init_reduction_ratio: float = 0.025
+    decay: float = 0.96
+    reduction_of: Literal["initial", "current"] = "initial"
+    step: int = 8
+    short_term: int | None = None
+    short_term_lr: float | None = None
+    final_epochs: int = FINAL_EPOCHS
+    max_iterations: int = DEFAULT_ITERATIONS
+    seed: int = 0
+    ep: str = "cpu"
+    threads: int = 1
+    evaluate: Evaluate | None = None
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        _among("criterion", self.criterion, tuple(CRITERIA))
+        _among("rank", self.rank, tuple(SHORT_TERM))
+        _among("select", self.select, ("ratio", "accuracy"))
+        _among("reduction_of", self.reduction_of, ("initial", "current"))
+        _within("init_reduction_ratio", self.init_reduction_ratio, 0, 1, "the share that the first iteration removes")
+        _within("decay", self.decay, 0, 1, "the factor from one iteration's reduction to the next's")
+        for name, least in (("step", 1), ("max_iterations", 1), ("final_epochs", 0), ("threads", 1), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise NetadaptError(f"{_flag(name)} {getattr(self, name)}: at least {least}", code="usage")
+        if self.short_term is not None and self.short_term < 0:
+            raise NetadaptError(f"--short-term {self.short_term}: at least 0", code="usage")
+
+    @property
+    def short_term_steps(self) -> int:
+        """SGD steps for each proposal (`finetune`), or for each winner (`reconstruct`)."""
+        return SHORT_TERM[self.rank] if self.short_term is None else self.short_term
+
+    def identity(self) -> dict[str, Any]:
+        """The arguments as JSON, for a run's identity; `max_iterations` is left out: a resume may raise it."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "max_iterations"}
+
+    def command(self, model: Path, data: Path | None) -> str:
+        """The command that repeats this, without places: file names only, and neither -o nor --resume."""
+        words = ["netadapt-onnx", "adapt", model.name]
+        if data is not None:
+            words += ["--data", data.name]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "budget":
+                words += [word for text in value for word in ("--budget", text)]
+            elif field.name == "shapes":
+                words += [word for name, dims in value for word in ("--shape", f"{name}={'x'.join(map(str, dims))}")]
+            elif value != field.default:
+                words += [_flag(field.name), str(_plain(value))]
+        return shlex.join(words)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _plain(value: Any) -> Any:
+    if callable(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _among(name: str, value: object, known: tuple[str, ...]) -> None:
+    if isinstance(value, str) and value not in known:
+        raise NetadaptError(f"{_flag(name)} {value}: not known", hint=f"one of {', '.join(known)}", code="usage")
+
+
+def _within(name: str, value: float, above: float, up_to: float, meaning: str) -> None:
+    if not above < value <= up_to:
+        raise NetadaptError(f"{_flag(name)} {value:g} is {meaning}: above {above:g}, at most {up_to:g}", code="usage")

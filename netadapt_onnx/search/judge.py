@@ -1,0 +1,91 @@
+"""Who says how accurate a model is: held-out data, or the caller's own function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import onnx
+
+from netadapt_onnx.search.arguments import Evaluate
+from netadapt_onnx.training.data import Dataset, Split
+from netadapt_onnx.training.evaluate import accuracy, outputs
+
+# Proposals are compared on this many held-out samples: enough to tell them apart, few enough to try many.
+RANKING_SAMPLES = 1024
+
+
+class Judge(Protocol):
+    """Three accuracies of a model: on the samples that rank proposals, on all held-out ones, on those reported."""
+
+    @property
+    def metric(self) -> str: ...  # noqa: D102
+
+    @property
+    def split(self) -> str: ...  # noqa: D102
+
+    def ranked(self, proto: onnx.ModelProto) -> float: ...  # noqa: D102
+
+    def held_out(self, proto: onnx.ModelProto) -> float: ...  # noqa: D102
+
+    def reported(self, proto: onnx.ModelProto) -> float: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class CallersJudge:
+    """The caller's function gives all three."""
+
+    evaluate: Evaluate
+    metric: str = "evaluate"
+    split: str = "evaluate"
+
+    def ranked(self, proto: onnx.ModelProto) -> float:
+        """Whatever `evaluate` returns."""
+        return float(self.evaluate(proto))
+
+    held_out = ranked
+    reported = ranked
+
+
+@dataclass(frozen=True)
+class DataJudge:
+    """Accuracy in onnxruntime: top-1 with labels, agreement with the original where there are none.
+
+    The split that is reported takes no part in any choice. `threads`: for the accuracies that are computed alone.
+    """
+
+    dataset: Dataset
+    original: onnx.ModelProto
+    seed: int = 0
+    threads: int = 1
+    _references: dict[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> str:
+        """`top1` or `agreement`."""
+        return "agreement" if self.dataset.val.labels is None else "top1"
+
+    @property
+    def split(self) -> str:
+        """`test`, or `val` where the data have no test samples."""
+        return self.dataset.reported[0]
+
+    def ranked(self, proto: onnx.ModelProto) -> float:
+        """On a fixed subset of the held-out samples, with one thread: proposals are ranked side by side."""
+        return self._on("ranking", self.dataset.val.sample(RANKING_SAMPLES, self.seed), proto, 1)
+
+    def held_out(self, proto: onnx.ModelProto) -> float:
+        """On all held-out samples."""
+        return self._on("val", self.dataset.val, proto, self.threads)
+
+    def reported(self, proto: onnx.ModelProto) -> float:
+        """On the split that results quote."""
+        name, split = self.dataset.reported
+        return self._on(name, split, proto, self.threads)
+
+    def _on(self, name: str, split: Split, proto: onnx.ModelProto, threads: int) -> float:
+        if split.labels is None and name not in self._references:
+            self._references[name] = outputs(self.original, split, threads=threads)
+        return accuracy(proto, split, reference=self._references.get(name), threads=threads).value

@@ -1,0 +1,93 @@
+"""What is adapted: the model, traced and counted, and the data; all of it checked before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.folding import fold
+from netadapt_onnx.model import Model
+from netadapt_onnx.profilers.cost import CostModel
+from netadapt_onnx.search.arguments import Arguments
+from netadapt_onnx.search.proposal import Ladder, Widths, ladder
+from netadapt_onnx.surgery import Trace, select
+from netadapt_onnx.surgery import trace as traced
+from netadapt_onnx.training.data import Dataset, load_data
+
+Predicted = Callable[[Mapping[str, tuple[int, ...]]], float]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with at least one prunable group, and data that fit it (None if the caller evaluates)."""
+
+    model: Model
+    trace: Trace
+    data: Dataset | None
+    ladders: tuple[Ladder, ...]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The channel count of every prunable group."""
+        return {rungs.group: rungs.channels for rungs in self.ladders}
+
+    @property
+    def floor(self) -> dict[str, int]:
+        """The fewest channels that every prunable group can have."""
+        return {rungs.group: rungs.fine[-1] for rungs in self.ladders}
+
+
+def prepare(model: Model, data: Path | None, arguments: Arguments) -> Subject:
+    """Fold, trace and check a model and its data.
+
+    Raises NetadaptError for a model that onnxruntime cannot run or that has no prunable group, data that do not fit,
+    and neither data nor an evaluate function.
+    """
+    folded = fold(model.proto, dict(arguments.shapes), arguments.batch_size)
+    found = traced(folded)
+    if not found.prunable:
+        reasons = {group.reason for group in found.groups if group.reason} or {"it has no layer with channels"}
+        raise NetadaptError(
+            f"{model.path}: no group of channels can be pruned: {', '.join(sorted(reasons)[:3])}",
+            hint="`netadapt-onnx inspect` lists the groups",
+            code="nothing-to-prune",
+        )
+    ladders = tuple(rungs for rungs in (ladder(group, arguments.step) for group in found.prunable) if rungs.fine)
+    if data is None and arguments.evaluate is None:
+        raise NetadaptError("nothing to judge models by", hint="give --data", code="usage")
+    if data is None and arguments.rank == "finetune":
+        raise NetadaptError("--rank finetune trains, so it needs --data", code="usage")
+    outputs = {value.name: folded.shapes[value.name] for value in folded.proto.graph.output}
+    dataset = None if data is None else load_data(data, folded.specs, outputs)
+    return Subject(model, found, dataset, ladders)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Resources of the model at any widths, without building it: counted, and latency by `latency` where it is given.
+
+    `extra_bytes` is what a written file holds besides the graph.
+    """
+
+    trace: Trace
+    extra_bytes: int = 0
+    latency: Predicted | None = None
+    _count: CostModel = field(init=False)
+    _known: dict[tuple[int, ...], dict[str, float]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_count", CostModel(self.trace.folded.proto))
+
+    def __call__(self, widths: Widths) -> dict[str, float]:
+        """Base units by resource name."""
+        key = tuple(widths.values())
+        if key not in self._known:
+            shapes = self.trace.resized_shapes(select(self.trace, widths, "first"))
+            amounts: dict[str, float] = {k: float(v) for k, v in self._count(shapes).resources.items()}
+            amounts["size"] += self.extra_bytes
+            if self.latency is not None:
+                amounts["latency"] = self.latency(shapes)
+            self._known[key] = amounts
+        return self._known[key]
