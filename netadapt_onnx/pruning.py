@@ -109,7 +109,7 @@ def prunable(found: Trace) -> list[Group]:
         reasons = [g.reason for g in found.groups if g.reason]
         why = f": {max(set(reasons), key=reasons.count)}" if reasons else ": no layer with channels was found"
         raise NetadaptError(
-            f"the model has no prunable group{why}",
+            f"no group of channels can be pruned{why}",
             hint="`netadapt-onnx inspect MODEL` lists the groups and what holds each",
             code="nothing-to-prune",
         )

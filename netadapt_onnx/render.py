@@ -37,12 +37,17 @@ def ratio(after: float, before: float) -> str:
     return f"{after / before:.2f}x" if before else ""
 
 
-def table(rows: Sequence[Sequence[object]], headers: Sequence[str] = ()) -> str:
-    """Aligned columns; numbers that are strings already stay as they are."""
+def amount(resource: str, value: float) -> str:
+    """An amount of a resource with its unit."""
+    return {"size": size, "memory": size, "latency": milliseconds}.get(resource, count)(value)
+
+
+def table(rows: Sequence[Sequence[object]], headers: Sequence[str] = (), *, left: int = 1) -> str:
+    """Aligned columns, the first `left` of them to the left; strings stay as they are."""
     from tabulate import tabulate
 
     columns = max((len(row) for row in rows), default=len(headers))
-    align = ["left"] + ["right"] * (columns - 1)
+    align = ["left"] * left + ["right"] * (columns - left)
     return tabulate(rows, headers=headers, tablefmt="simple", colalign=align if rows else None, disable_numparse=True)
 
 

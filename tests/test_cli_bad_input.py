@@ -143,7 +143,7 @@ def test_a_model_without_a_prunable_group(name: str, tmp_path: Path, capsys: pyt
     rng = np.random.default_rng(0)
     x = {f"x_{s}": rng.standard_normal((8, 3, 8, 8)).astype(np.float32) for s in ("train", "val")}
     np.savez(tmp_path / "d.npz", **x)
-    refused(arguments(name, tmp_path), tmp_path, capsys, "no prunable group", code="nothing-to-prune")
+    refused(arguments(name, tmp_path), tmp_path, capsys, "no group of channels can be pruned", code="nothing-to-prune")
 
 
 BAD_DATA = [
@@ -246,4 +246,4 @@ def test_strings_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     save(proto, tmp_path / "model.onnx")
-    refused(["prune", str(tmp_path / "model.onnx"), "--ratio", "0.5"], tmp_path, capsys, "no prunable group")
+    refused(["prune", str(tmp_path / "model.onnx"), "--ratio", "0.5"], tmp_path, capsys, "no group of channels can be pruned")

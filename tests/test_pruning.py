@@ -155,7 +155,7 @@ def test_bad_arguments_say_what_is_expected(arguments: dict[str, object], told: 
 
 def test_a_model_without_a_prunable_group_is_refused(tmp_path: Path) -> None:
     path = save(unprunable(), tmp_path / "model.onnx")
-    with pytest.raises(NetadaptError, match="no prunable group: reaches graph output") as caught:
+    with pytest.raises(NetadaptError, match="no group of channels can be pruned: reaches graph output") as caught:
         prune(path, tmp_path / "out.onnx", ratio=0.5)
     assert caught.value.code == "nothing-to-prune"
     assert not (tmp_path / "out.onnx").exists()

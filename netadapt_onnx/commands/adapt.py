@@ -12,8 +12,7 @@ from netadapt_onnx.commands.answer import Answer
 from netadapt_onnx.commands.options import CRITERION, DATA, EP, MODEL, SEED, THREADS, common, shaped
 
 if TYPE_CHECKING:
-    from netadapt_onnx.search.adapt import DryRun
-    from netadapt_onnx.search.result import AdaptResult, Latency
+    from netadapt_onnx.search.result import AdaptResult, DryRun, Latency
 
 
 @click.command("adapt", short_help="Make a model smaller until it meets a budget.")
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     metavar="RESOURCE=V",
     help="latency=12ms, latency=0.6x, macs=20M, params=300k, size=4MB or memory=0.5x; all of several must hold.",
 )
-@click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="RUN", help="The run's directory.")
+@click.option("-o", "out", type=click.Path(path_type=Path), metavar="RUN", help="The run's directory; required.")
 @click.option("--table", type=click.Path(path_type=Path), help="Latency table from `profile`; built if need be.")
 @EP
 @THREADS
@@ -61,10 +60,12 @@ if TYPE_CHECKING:
 @click.option("--final-epochs", type=int, help="Training at the end.")
 @click.option("--max-iterations", type=int, help="Stop after this many in total.")
 @click.option("--resume", is_flag=True, help="Continue the run in RUN; start it if there is none.")
-@click.option("--dry-run", is_flag=True, help="Show the first iteration's proposals and stop.")
+@click.option("--dry-run", "planning", is_flag=True, help="Show the first iteration's proposals and stop.")
 @shaped
 @common
-def command(model: Path, data: Path, budget: tuple[str, ...], out: Path, dry_run: bool, **options: Any) -> Answer:
+def command(
+    model: Path, data: Path, budget: tuple[str, ...], out: Path | None, planning: bool, **options: Any
+) -> Answer:
     """Make MODEL smaller, a group of channels at a time, until every budget holds as measured on this machine.
 
     RUN holds everything of the run; RUN/model.onnx is the result.
@@ -74,14 +75,58 @@ def command(model: Path, data: Path, budget: tuple[str, ...], out: Path, dry_run
                netadapt-onnx adapt model.onnx --data data.npz --budget macs=0.5x -o run --resume
     """
     from netadapt_onnx import render
-    from netadapt_onnx.search.adapt import adapt
+    from netadapt_onnx.search.adapt import adapt, dry_run
 
     given = {name: value for name, value in options.items() if value is not None}
+    if planning:
+        given.pop("resume")
+        planned = dry_run(model, data, budget, **given)
+        return Answer(planned, lambda: _plan(planned))
+    if out is None:
+        raise click.UsageError("Missing option '-o': the directory of the run")
     with render.progress("adapting") as progress:
-        result = adapt(model, data, budget, out, dry_run=dry_run, progress=progress, **given)
-    if dry_run:
-        return Answer(result, lambda: _plan(result))
+        result = adapt(model, data, budget, out, progress=progress, **given)
     return Answer(result, lambda: text(result, model, data), ok=result.met)
+
+
+def _plan(planned: DryRun) -> str:
+    from netadapt_onnx import render
+
+    rows = [
+        [p.group, *p.channels, *(render.amount(name, value) for name, value in p.resources.items())]
+        for p in planned.proposals
+    ]
+    parts = [
+        f"the first iteration is to bring {planned.driver} from "
+        f"{render.amount(planned.driver, planned.current[planned.driver])} to "
+        f"{render.amount(planned.driver, planned.target)}",
+        render.table(rows, ["group", "channels", "then", *planned.current]),
+    ]
+    if planned.skipped:
+        parts.append(f"no proposal of its own: {', '.join(planned.skipped)}")
+    return "\n\n".join([*parts, *planned.notes])
+
+
+def _steps(run: Path) -> str:
+    """The run's history: what each iteration cut, and what it was predicted to lead to."""
+    from netadapt_onnx import render
+    from netadapt_onnx.search.adaptation import HISTORY_FILE
+    from netadapt_onnx.search.netadapt import Step
+    from netadapt_onnx.search.run import Lines
+
+    steps = Lines(run / HISTORY_FILE, Step).items
+    rows = [
+        [
+            step.iteration,
+            step.group,
+            *step.channels,
+            f"{step.driver} {render.amount(step.driver, step.resources[step.driver])}",
+            render.percent(step.accepted.accuracy),
+        ]
+        for step in steps
+    ]
+    headers = ["iteration", "group", "channels", "then", "predicted", "accuracy before final training"]
+    return render.table(rows, headers, left=2) if rows else ""
 
 
 def _latency(found: Latency) -> str:
@@ -102,6 +147,7 @@ def text(result: AdaptResult, model: Path, data: Path) -> str:
     found = result.accuracy
     changed = [[name, *counts] for name, counts in result.groups.items()]
     parts = [
+        _steps(result.model.parent),
         render.table(changed, ["group", "channels before", "after"]),
         render.table(
             [
@@ -113,8 +159,8 @@ def text(result: AdaptResult, model: Path, data: Path) -> str:
     ]
     if result.latency is not None:
         parts.append(_latency(result.latency))
-    parts += result.notes
+    parts += [*result.notes]
     verdict = "; ".join(f"{limit.budget} {'met' if limit.met else 'MISSED'}" for limit in result.limits)
     parts.append(f"{verdict} after {result.iterations} iterations and {result.seconds:.0f} s\nwrote {result.model}")
     parts.append(f"next: netadapt-onnx evaluate {model} {result.model} --data {data}")
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
