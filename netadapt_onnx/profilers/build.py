@@ -47,8 +47,6 @@ MODELS = 64
 BATCH = 8
 # Fresh sessions per version: memory layout differs from one to the next.
 FRESH = 2
-ROUNDS = 50
-FEWEST_ROUNDS = 3
 REFERENCE_CAP_S = 10.0
 # Widths that a search proposes: multiples of this, mostly.
 STEP = 8
@@ -80,7 +78,7 @@ Draw = Callable[[np.random.Generator], Variant]
 class Validation:
     """Predicted against measured on `n` versions that the table has not seen; errors are fractions.
 
-    `repeatability`: mean difference between fresh sessions of the same version, the floor of any prediction.
+    `repeatability`: mean difference of the same versions measured again, the floor of any prediction.
     """
 
     n: int
@@ -95,14 +93,14 @@ class Validation:
 def random_versions(trace: Trace) -> Draw:
     """Versions of a traced model with every prunable group at a random width.
 
-    Each version has a size of its own, so that nearly whole and nearly empty ones occur; one in five ignores the
-    alignment. Raises NetadaptError if no group can be pruned.
+    Each version has a size of its own, so that nearly whole and nearly empty ones occur, and groups left whole are
+    common, as in a search; one version in five ignores the alignment. Raises NetadaptError if no group can be pruned.
     """
     if not trace.prunable:
         raise NetadaptError("the model has no prunable group", hint="`netadapt-onnx inspect` says why", code="nothing")
 
     def draw(rng: np.random.Generator) -> Variant:
-        size = rng.uniform(0.25, 1.0)
+        size = rng.uniform(0.3, 1.15)
         aligned = rng.random() >= UNALIGNED_SHARE
         counts = {group.name: _width(group, size, aligned, rng) for group in trace.prunable}
         keep = select(trace, counts, "first")
@@ -112,7 +110,7 @@ def random_versions(trace: Trace) -> Draw:
 
 
 def _width(group: Group, size: float, aligned: bool, rng: np.random.Generator) -> int:
-    share = rng.uniform(max(0.1, size - 0.3), min(1.0, size + 0.3))
+    share = float(np.clip(rng.uniform(size - 0.3, size + 0.3), 0.1, 1.0))
     step = int(np.lcm(STEP, group.step)) if aligned else group.step
     count = round(share * group.channels / step) * step
     return int(min(group.channels, max(count, step, group.floor)))
@@ -235,7 +233,7 @@ def _measure_batch(
     calls = [caller(proto, inputs, execution) for proto in plain for _ in range(fresh)]
     rounds = Rounds([p.call for p in profiled] + calls, seed=min(versions))
     left = share_s - (time.perf_counter() - started)
-    rounds.go(int(np.clip(left / rounds.round_s, FEWEST_ROUNDS, ROUNDS)))
+    rounds.settle(left)
     times = low_mean(rounds.times_ms[len(profiled) :]).reshape(len(plain), fresh)
     reference_us = sum(profiled[-1].finish()[1].values())
     records: list[Record] = []
@@ -319,39 +317,44 @@ def validate(
     time_cap_s: float = 60.0,
     progress: Progress | None = None,
 ) -> Validation:
-    """Measure `n` versions that the table has not seen, in fresh sessions and interleaved rounds, and compare."""
+    """Measure `n` versions that the table has not seen, and compare.
+
+    All are measured twice, in other company and at another time, in fresh sessions and interleaved rounds.
+    """
     started = time.perf_counter()
     execution = Execution(table.device["ep"], table.device["threads"], table.device["options"])
     inputs = reference.inputs()
-    predicted: list[float] = []
-    measured: list[np.ndarray[Any, Any]] = []
-    starts = range(0, n, BATCH)
-    for first in starts:
-        if progress:
-            progress(first, n, "validating")
-        versions = [draw(np.random.default_rng([seed, i])) for i in range(first, min(first + BATCH, n))]
-        predicted += [table.predict_ratio(v.shapes) for v in versions]
-        measured += _ratios(versions, reference, inputs, execution, time_cap_s / len(starts))
-    middle = np.array([m.mean() for m in measured])
-    errors = np.abs(np.array(predicted) / middle - 1)
-    spread = np.array([np.abs(m / m.mean() - 1).mean() * m.size / max(1, m.size - 1) for m in measured])
+    versions = [draw(np.random.default_rng([seed, i])) for i in range(n)]
+    predicted = np.array([table.predict_ratio(version.shapes) for version in versions])
+    passes = np.empty((2, n))
+    batches = -(-n // BATCH)
+    for k in range(2):
+        order = np.random.default_rng([seed, n, k]).permutation(n)
+        for i, batch in enumerate(np.array_split(order, batches)):
+            if progress:
+                progress(k * batches + i, 2 * batches, "validating")
+            chosen = [versions[j] for j in batch]
+            passes[k, batch] = _ratios(chosen, reference, inputs, execution, time_cap_s / batches / 2)
+    measured = passes.mean(0)
+    errors = np.abs(predicted / measured - 1)
     return Validation(
         n,
         float(errors.mean()),
         float(np.quantile(errors, 0.95)),
         float(errors.max()),
-        float(np.corrcoef(predicted, middle)[0, 1]) if n > 1 else 1.0,
-        float(spread.mean()),
+        float(np.corrcoef(predicted, measured)[0, 1]) if n > 1 else 1.0,
+        float(np.abs(passes[1] / passes[0] - 1).mean()),
         time.perf_counter() - started,
     )
 
 
 def _ratios(
     versions: Sequence[Variant], reference: Variant, inputs: Arrays, execution: Execution, share_s: float
-) -> list[np.ndarray[Any, Any]]:
-    """For each version its time relative to the reference's, one value per pair of fresh sessions."""
+) -> np.ndarray[Any, Any]:
+    """Time of each version relative to the reference's, in fresh sessions."""
     protos = [v.proto for v in versions] + [reference.proto]
     rounds = Rounds([caller(p, inputs, execution) for p in protos for _ in range(FRESH)])
-    rounds.go(int(np.clip(share_s / rounds.round_s, FEWEST_ROUNDS, ROUNDS)))
-    times = low_mean(rounds.times_ms).reshape(len(protos), FRESH)
-    return list(times[:-1] / times[-1].mean())
+    rounds.settle(share_s)
+    times = low_mean(rounds.times_ms).reshape(len(protos), FRESH).mean(1)
+    ratios: np.ndarray[Any, Any] = times[:-1] / times[-1]
+    return ratios

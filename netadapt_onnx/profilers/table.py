@@ -22,6 +22,8 @@ from netadapt_onnx.profilers.units import Layers, Unit, attributes
 SCHEMA = 1
 # Profiling costs 3-12 us a kernel; a fit that asks for more has found something else.
 MOST_PROFILING_US = 15.0
+# Relative budgets are shares of the uncut model (version 0), so the fit should pass close by it.
+REFERENCE_WEIGHT = 3.0
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -254,8 +256,9 @@ class Table:
         totals = np.array([sums[whole.model] for whole in self.wholes])
         if len(totals) < 3:
             return float(ratios.mean() / totals.mean()), 0.0
-        terms = np.stack([totals, np.ones_like(totals)], 1) / ratios[:, None]
-        slope, offset = np.linalg.lstsq(terms, np.ones_like(ratios), rcond=None)[0]
+        weight = np.where([whole.model == 0 for whole in self.wholes], REFERENCE_WEIGHT, 1.0) / ratios
+        terms = np.stack([totals, np.ones_like(totals)], 1) * weight[:, None]
+        slope, offset = np.linalg.lstsq(terms, ratios * weight, rcond=None)[0]
         return float(slope), float(offset)
 
 

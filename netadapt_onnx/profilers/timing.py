@@ -144,6 +144,22 @@ class Rounds:
                     row[i] = (clock() - started) / 1e6
                 self._times.append(row)
 
+    def settle(self, seconds: float, fewest: int = 3, most: int = 50, precision: float = 0.005) -> None:
+        """Run until both halves of the rounds agree on most sessions' undisturbed times, or time or rounds are up."""
+        deadline = time.perf_counter() + seconds
+        while (done := len(self._times)) < most:
+            chunk = min(5, most - done)
+            if done >= fewest and time.perf_counter() + chunk * self.round_s > deadline:
+                break
+            if done >= 20 and done % 10 == 0 and self._halves_differ() < precision:
+                break
+            self.go(chunk if done >= fewest else min(fewest - done, chunk))
+
+    def _halves_differ(self) -> float:
+        times = self.times_ms
+        halves = low_mean(times[:, ::2]), low_mean(times[:, 1::2])
+        return float(np.quantile(np.abs(halves[0] / halves[1] - 1), 0.8))
+
     @property
     def times_ms(self) -> np.ndarray[Any, Any]:
         """(sessions, rounds)."""
