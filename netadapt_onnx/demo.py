@@ -37,13 +37,13 @@ def demo(
     return what is to be called with (done, total, text). Raises NetadaptError if `folder` exists without `overwrite`.
     """
     place = Path(folder)
-    _prepare(place, overwrite)
     begin = stage or (lambda _: None)
     arrays = digits()
     import torch
 
     from netadapt_onnx.demo_network import trained
 
+    _prepare(place, overwrite)
     np.savez_compressed(place / DATA, **arrays)  # type: ignore[arg-type]
     images = torch.from_numpy((arrays["x_train"] / np.float32(255) - arrays["mean"]) / arrays["std"])
     threads = torch.get_num_threads()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import netadapt_onnx
+from models import plain
 from netadapt_onnx.cli import COMMANDS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -117,3 +118,39 @@ def test_every_dependency_is_pinned_exactly() -> None:
     names = {d.split(">=")[0].split("[")[0].lower().replace("_", "-") for d in wanted}
     assert names <= pinned
     assert set(extras) == {"adapt", "report", "ray", "adb", "dev", "all"}
+
+
+LIGHT = """
+import sys
+from pathlib import Path
+
+for name in ("torch", "onnxscript", "sklearn", "scipy", "threadpoolctl", "loky", "torchmetrics", "PIL", "ray"):
+    sys.modules[name] = None  # importing it raises
+
+import numpy as np
+import netadapt_onnx as na
+from netadapt_onnx.cli import run
+
+folder = Path(sys.argv[1])
+x = np.random.default_rng(0).standard_normal((16, 3, 16, 16)).astype(np.float32)
+np.savez(folder / "d.npz", x_val=x)
+model = folder / "model.onnx"
+assert run(["env", "--json"]) == 0
+assert run(["inspect", str(model)]) == 0
+assert run(["prune", str(model), "--ratio", "0.5", "--verify"]) == 0
+na.evaluate(model, folder / "d.npz", time_cap_s=0.2)
+na.profile(model, folder / "t.jsonl", models=10, time_cap_s=2, held_out=2)
+assert run(["inspect", str(model), "--table", str(folder / "t.jsonl"), "--json"]) == 0
+for command in (["export", "f.py:g", "-o", str(folder / "e.onnx")], ["demo", "-o", str(folder / "demo")]):
+    assert run(command) == 2
+assert not (folder / "demo").exists()
+"""
+
+
+def test_light_commands_run_without_the_extras(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(plain().SerializeToString())
+    done = subprocess.run([sys.executable, "-c", LIGHT, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2, done.stderr
+    assert all("pip install 'netadapt-onnx[adapt]'" in line for line in lines)
