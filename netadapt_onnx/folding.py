@@ -8,7 +8,7 @@ the model is run at two batch sizes and the difference is written back.
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from netadapt_onnx.batch_formula import BatchFormula, Known
 from netadapt_onnx.control_flow import captured, inline_decided
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import Shapes, dynamic_batch_inputs, input_specs
@@ -58,7 +59,6 @@ def fold(proto: onnx.ModelProto, shapes: Shapes | None = None, batch_size: int =
     if batched and any(_from_shapes(folded.graph)):
         other = _execute_at(folded, input_specs(proto, shapes, batch_size + 1), list(values))
     _write_back(folded, values, other, batched, batch_size, exposed | specs)
-    _drop_unused(folded.graph)
     known = exposed | {t.name: (tuple(t.dims), _dtype(t.data_type)) for t in folded.graph.initializer} | specs
     produced = {name for node in folded.graph.node for name in node.output if name}
     if not produced <= known.keys():  # nodes added by the write-back
@@ -153,40 +153,58 @@ def _execute_at(
 
 
 def _write_back(
-    proto: onnx.ModelProto,
-    values: Arrays,
-    other: Arrays,
-    batched: list[str],
-    batch_size: int,
-    known: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
+    proto: onnx.ModelProto, values: Arrays, other: Arrays, batched: list[str], batch_size: int, known: Known
 ) -> None:
     """Replace untainted nodes: constants where nothing depends on the batch, a formula in the batch size elsewhere."""
     graph = proto.graph
-    weights = {t.name: t for t in graph.initializer}
     shape_made = _from_shapes(graph)
-    batch = _BatchSize(batched[0], batch_size, known) if batched else None
+    weights = {t.name: t for t in graph.initializer}
+    needed = {v.name for v in graph.output}
     kept: list[onnx.NodeProto] = []
-    added: list[onnx.TensorProto] = []
-    readers = _readers(graph)
-    for node in graph.node:
-        outputs = [name for name in node.output if name]
-        if not all(name in values for name in outputs) or _stays(node, weights, values, shape_made):
-            kept.append(node)
+    for node in reversed(graph.node):  # what is still read once its readers are known to stay
+        wanted = [name for name in node.output if name in needed]
+        foldable = all(name in values for name in wanted) and not _stays(node, weights, values, shape_made)
+        if not foldable or any(_open(name, values, other, shape_made, batched) for name in wanted):
+            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
+            needed.update([*node.input, *captured(node)])
+    kept.reverse()
+    produced = {name for node in kept for name in node.output}
+    folded = [name for node in graph.node for name in node.output if name in needed - produced and name in values]
+    _drop_initializers(graph, needed)
+    taken = (
+        needed
+        | {node_name(node) for node in kept}
+        | {t.name for t in graph.initializer}
+        | {v.name for v in graph.input}
+    )
+    formula = BatchFormula(batched[0], batch_size, known, taken) if batched else None
+    computed: list[onnx.NodeProto] = []
+    for name in folded:
+        if formula is None or name not in shape_made or name not in other or _equal(values[name], other[name]):
+            graph.initializer.append(numpy_helper.from_array(values[name], name))
             continue
-        for name in outputs:
-            value = values[name]
-            if name not in shape_made or batch is None or name not in other or _equal(value, other[name]):
-                added.append(numpy_helper.from_array(value, name))
-            elif (formula := batch.formula(name, value, other[name], readers[name])) is not None:
-                kept.extend(formula[0])
-                added.extend(formula[1])
-            else:
-                kept.append(node)
-                break
-    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in kept]
+        nodes, constants = formula.write(name, values[name], other[name], _reshapes(name, kept))
+        computed.extend(nodes)
+        graph.initializer.extend(constants)
+    if formula is not None:
+        computed = [*formula.nodes, *computed]
+        graph.initializer.extend(formula.constants)
     del graph.node[:]
-    graph.node.extend((batch.nodes if batch is not None else []) + copies)
-    graph.initializer.extend((batch.constants if batch is not None else []) + added)
+    graph.node.extend([*computed, *kept])
+
+
+def _open(name: str, values: Arrays, other: Arrays, shape_made: set[str], batched: list[str]) -> bool:
+    """Whether a tensor depends on the batch size in a way that no formula in it gives (its shape does, say)."""
+    if not batched or name not in shape_made or name not in other or _equal(values[name], other[name]):
+        return False
+    a, b = values[name], other[name]
+    return not isinstance(b, np.ndarray) or a.shape != b.shape or a.dtype.kind != "i"
+
+
+def _reshapes(name: str, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """The readers of a tensor, if all of them reshape to it; else none."""
+    readers = [node for node in nodes if name in node.input or name in captured(node)]
+    return readers if all(n.op_type == "Reshape" and list(n.input).index(name) == 1 for n in readers) else []
 
 
 def _stays(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto], values: Arrays, shape_made: set[str]) -> bool:
@@ -211,99 +229,7 @@ def _equal(a: Any, b: Any) -> bool:
     return isinstance(b, np.ndarray) and a.shape == b.shape and bool(np.array_equal(a, b))
 
 
-def _readers(graph: onnx.GraphProto) -> dict[str, list[tuple[onnx.NodeProto, int]]]:
-    readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
-    for node in graph.node:
-        for i, name in enumerate(node.input):
-            readers.setdefault(name, []).append((node, i))
-        for name in captured(node):
-            readers.setdefault(name, []).append((node, -1))
-    for value in graph.output:
-        readers.setdefault(value.name, [])
-    for node in graph.node:
-        for name in node.output:
-            readers.setdefault(name, [])
-    return readers
-
-
-class _BatchSize:
-    """Writes integers that are `slope * batch + offset` as a -1 or 0 in a Reshape target, or as two small nodes."""
-
-    def __init__(
-        self, input_name: str, batch_size: int, known: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
-    ) -> None:
-        self._input = input_name
-        self._size = batch_size
-        self._known = known
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def formula(
-        self, name: str, value: np.ndarray, other: Any, readers: Iterable[tuple[onnx.NodeProto, int]]
-    ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]] | None:
-        """Nodes and constants that compute `name` for any batch size; None if it is no such integer tensor."""
-        if not isinstance(other, np.ndarray) or value.shape != other.shape or value.dtype.kind != "i":
-            return None
-        slope = other - value
-        changed = np.flatnonzero(slope)
-        readers = list(readers)
-        targets = readers and all(node.op_type == "Reshape" and i == 1 for node, i in readers)
-        if targets and value.ndim == 1 and len(changed) == 1:
-            wildcard = self._wildcard(value, int(changed[0]), [node for node, _ in readers])
-            if wildcard is not None:
-                target = value.copy()
-                target[changed] = wildcard
-                return [], [numpy_helper.from_array(target, name)]
-        constants = [
-            numpy_helper.from_array(slope, f"{name}/slope"),
-            numpy_helper.from_array(value - slope * self._size, f"{name}/offset"),
-        ]
-        size = self._tensor(value.dtype)
-        return [
-            onnx.helper.make_node("Mul", [size, f"{name}/slope"], [f"{name}/scaled"], name=f"{name}/scaled"),
-            onnx.helper.make_node("Add", [f"{name}/scaled", f"{name}/offset"], [name], name=f"{name}/batch"),
-        ], constants
-
-    def _wildcard(self, target: np.ndarray, axis: int, reshapes: list[onnx.NodeProto]) -> int | None:
-        """-1 (what is left over) if the target has none yet, else 0 (the input's own) where that is the batch."""
-        if not (target == -1).any():
-            return -1
-        copies = all(
-            not any(a.name == "allowzero" and a.i for a in node.attribute)
-            and len(self._known[node.input[0]][0]) > axis
-            and self._known[node.input[0]][0][axis] == target[axis]
-            for node in reshapes
-        )
-        return 0 if copies and axis == 0 else None
-
-    def _tensor(self, dtype: np.dtype[Any]) -> str:
-        name = f"{self._input}/batch_size"
-        if not self.nodes:
-            self.nodes += [
-                onnx.helper.make_node("Shape", [self._input], [f"{self._input}/shape"], name=f"{self._input}/shape"),
-                onnx.helper.make_node("Gather", [f"{self._input}/shape", f"{name}/axis"], [name], name=name),
-            ]
-            self.constants.append(numpy_helper.from_array(np.array(0, np.int64), f"{name}/axis"))
-        if dtype == np.int64:
-            return name
-        typed = f"{name}/{dtype.name}"
-        if not any(typed in node.output for node in self.nodes):
-            code = onnx.helper.np_dtype_to_tensor_dtype(dtype)
-            self.nodes.append(onnx.helper.make_node("Cast", [name], [typed], name=typed, to=code))
-        return typed
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove nodes and initializers that no output needs."""
-    needed = {v.name for v in graph.output}
-    kept: list[onnx.NodeProto] = []
-    for node in reversed(graph.node):
-        if not needed.isdisjoint(node.output):
-            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
-            needed.update(node.input)
-            needed.update(captured(node))
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
+def _drop_initializers(graph: onnx.GraphProto, needed: set[str]) -> None:
     for i in range(len(graph.initializer) - 1, -1, -1):
         if graph.initializer[i].name not in needed:
             del graph.initializer[i]

@@ -54,7 +54,8 @@ def verify(trace: Trace, keep: KeptIndices, *, pruned: onnx.ModelProto | None = 
         name
         for node in trace.folded.proto.graph.node
         for name in node.output
-        if name in produced and name in trace.folded.dtypes and trace.folded.dtypes[name].kind == "f"
+        if name in produced and trace.folded.dtypes.get(name, np.dtype(int)).kind == "f"
+        if not trace.labels.is_view(name)  # a weight: what computes with it is compared
     ]
     bounded = {name for node in trace.folded.proto.graph.node if node.op_type in BOUNDED for name in node.output}
     differences = dict(_differences(trace, cut, reference, model, names, bounded, seed))

@@ -17,7 +17,6 @@ UNARY = (
     "Asinh",
     "Atan",
     "Atanh",
-    "Bernoulli",
     "BitwiseNot",
     "Cast",
     "Ceil",
