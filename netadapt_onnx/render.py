@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 Progress = Callable[[int, int, str], None]
 
@@ -75,19 +76,29 @@ def cost_rows(before: Mapping[str, float | None], after: Mapping[str, float | No
     return rows
 
 
+@dataclass(frozen=True)
+class Followed:
+    """What long work may call: `progress(done, total, text)` and `log(line)`; both None where nobody watches."""
+
+    progress: Progress | None = None
+    log: Callable[[str], None] | None = None
+
+
 @contextmanager
-def progress(title: str) -> Iterator[Progress | None]:
-    """A progress bar on stderr if it is a terminal; None, which shows nothing, elsewhere."""
+def followed(title: str) -> Iterator[Followed]:
+    """A progress bar on stderr, with log lines above it, if it is a terminal; nothing elsewhere."""
     if not sys.stderr.isatty():
-        yield None
+        yield Followed()
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
-    with Bar(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeElapsedColumn(),
-        console=Console(stderr=True), transient=True,
-    ) as bar:  # fmt: skip
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeElapsedColumn())
+    with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=None, text="")
-        yield lambda done, total, text: bar.update(task, completed=done, total=total, text=text)
+        yield Followed(
+            lambda done, total, text: bar.update(task, completed=done, total=total, text=text),
+            lambda line: bar.console.print(line, markup=False),
+        )

@@ -84,8 +84,8 @@ def command(
         return Answer(planned, lambda: _plan(planned))
     if out is None:
         raise click.UsageError("Missing option '-o': the directory of the run")
-    with render.progress("adapting") as progress:
-        result = adapt(model, data, budget, out, progress=progress, **given)
+    with render.followed("adapting") as seen:
+        result = adapt(model, data, budget, out, progress=seen.progress, log=seen.log, **given)
     return Answer(result, lambda: text(result, model, data), ok=result.met)
 
 

@@ -39,7 +39,7 @@ def command(folder: Path, overwrite: bool) -> Answer:
 
         def stage(title: str) -> Callable[[int, int, str], None] | None:
             stack.close()
-            return stack.enter_context(render.progress(title))
+            return stack.enter_context(render.followed(title)).progress
 
         result = demo(folder, overwrite=overwrite, stage=stage)
     again = [

@@ -56,7 +56,7 @@ def command(
     from netadapt_onnx import render
     from netadapt_onnx.finetuning import finetune
 
-    with render.progress("training") as progress:
+    with render.followed("training") as seen:
         result = finetune(
             model,
             data,
@@ -67,7 +67,7 @@ def command(
             seed=seed,
             shapes=shapes,
             overwrite=overwrite,
-            progress=progress,
+            progress=seen.progress,
         )
     return Answer(result, lambda: _text(result, model, data))
 

@@ -50,7 +50,7 @@ def command(
     from netadapt_onnx import render
     from netadapt_onnx.profiling import profile
 
-    with render.progress("profiling") as progress:
+    with render.followed("profiling") as seen:
         result = profile(
             model,
             table,
@@ -61,7 +61,7 @@ def command(
             shapes=shapes,
             batch_size=batch_size,
             overwrite=overwrite,
-            progress=progress,
+            progress=seen.progress,
         )
     return Answer(result, lambda: _text(result, model))
 
