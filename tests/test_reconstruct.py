@@ -1,0 +1,88 @@
+"""Ridge reconstruction: the layers that lose inputs make up for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+import models
+from netadapt_onnx.folding import fold
+from netadapt_onnx.normalise import normalise
+from netadapt_onnx.runtime import Arrays, run, session
+from netadapt_onnx.surgery import Trace, kept_outputs, moments, original_targets, reconstruct, resize, select, trace
+
+
+def traced(proto: onnx.ModelProto) -> Trace:
+    normalise(proto)
+    return trace(fold(proto))
+
+
+def images(n: int, size: int = 16) -> Arrays:
+    """Smooth images: neighbouring pixels and channels agree, so that channels are redundant as in real ones."""
+    rng = np.random.default_rng(0)
+    low = rng.standard_normal((n, 3, size // 4, size // 4)).astype(np.float32)
+    return {"image": low.repeat(4, axis=2).repeat(4, axis=3)}
+
+
+def logits(proto: onnx.ModelProto, inputs: Arrays) -> np.ndarray:
+    return run(session(proto), inputs)["logits"]
+
+
+@pytest.mark.parametrize("build", [models.plain, models.residual, models.concatenated, models.fully_connected])
+def test_reconstruction_brings_the_output_closer_to_the_originals(build) -> None:  # type: ignore[no-untyped-def]
+    found = traced(build(size=16))
+    inputs, unseen = images(256), {"image": images(320)["image"][256:]}
+    keep = select(found, {g.name: g.channels // 2 for g in found.prunable})
+    statistics = moments(found, inputs, original_targets(found, inputs))
+    wanted = logits(found.folded.proto, unseen)
+    cut = np.abs(logits(resize(found, keep), unseen) - wanted).mean()
+    solved = np.abs(logits(reconstruct(found, keep, statistics), unseen) - wanted).mean()
+    assert solved < 0.7 * cut
+
+
+def test_a_redundant_channel_costs_nothing() -> None:
+    """Two equal filters: with one of them gone, the consumer's weights make up for it exactly."""
+    proto = models.plain((8, 8))
+    values = {t.name: t for t in proto.graph.initializer}
+    for name in ("conv1.weight", "bn1.scale", "bn1.bias", "bn1.mean", "bn1.var"):
+        array = onnx.numpy_helper.to_array(values[name]).copy()
+        array[5] = array[2]
+        values[name].CopyFrom(onnx.numpy_helper.from_array(array, name))
+    found = traced(proto)
+    inputs = images(256)
+    statistics = moments(found, inputs, original_targets(found, inputs))
+    keep = {"conv1": np.delete(np.arange(8), 5)}
+    wanted = logits(found.folded.proto, inputs)
+    gap = np.abs(logits(reconstruct(found, keep, statistics), inputs) - wanted).max() / wanted.std()
+    assert gap < 0.02  # the ridge term alone
+    assert np.abs(logits(resize(found, keep), inputs) - wanted).max() / wanted.std() > 0.1
+
+
+def test_targets_stay_the_originals_over_two_cuts() -> None:
+    found = traced(models.plain((16, 16, 16)))
+    inputs = images(256)
+    targets = original_targets(found, inputs)
+    first = {"conv1": np.arange(8)}
+    half = reconstruct(found, first, moments(found, inputs, targets))
+    kept = kept_outputs(found, first)
+    again = traced(half)
+    second = {"conv2": np.arange(0, 16, 2)}
+    statistics = moments(again, inputs, targets, kept)
+    assert statistics["conv2"].cross.shape[-1] == 16
+    result = reconstruct(again, second, statistics)
+    wanted = logits(found.folded.proto, inputs)
+    solved = np.abs(logits(result, inputs) - wanted).mean()
+    assert solved < np.abs(logits(resize(again, second), inputs) - wanted).mean()
+    assert kept_outputs(again, second, kept)["conv2"].tolist() == list(range(0, 16, 2))
+
+
+def test_a_reconstructed_model_has_the_shapes_of_the_cut_one() -> None:
+    found = traced(models.fully_connected())
+    inputs = {"image": images(64, 8)["image"]}
+    keep = select(found, {g.name: g.channels // 2 for g in found.prunable})
+    solved = reconstruct(found, keep, moments(found, inputs, original_targets(found, inputs)))
+    cut = resize(found, keep)
+    names = {t.name: tuple(t.dims) for t in solved.graph.initializer}
+    assert names == {t.name: tuple(t.dims) for t in cut.graph.initializer}
+    onnx.checker.check_model(solved, full_check=True)
