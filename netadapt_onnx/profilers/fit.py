@@ -18,8 +18,8 @@ BLOCKS = (1, 4, 8, 16, 32)
 ALIGNMENTS = (1, 2, 4, 8)
 # Kernels compute up to this many blocks of output channels in one pass over the input.
 PASS = 4
-# A class of widths with fewer cells than this borrows the curve of all classes, scaled.
-FEWEST = 6
+# A class of widths with fewer cells than this borrows the common curve.
+FEWEST = 8
 
 
 @dataclass(frozen=True)
@@ -48,48 +48,65 @@ class Stairs:
         return np.concatenate([one[:, None], w, b, last[:, None]], 1)
 
     def classes(self, widths: Ints) -> Ints:
-        """(n, k) widths -> (n,): which of them are narrower than a block or not aligned, as bits."""
-        odd = (widths < self.block) | (widths % self.alignment != 0)
-        code: Ints = (odd << np.arange(widths.shape[1])).sum(1)
+        """(n, k) widths -> (n,): for each width whether it is regular, narrower than a block, or not aligned."""
+        kinds = np.where(widths % self.alignment != 0, 2, np.where(widths < self.block, 1, 0))
+        code: Ints = (kinds * 3 ** np.arange(widths.shape[1])).sum(1)
         return code
+
+    def aligned(self, widths: Ints) -> Ints:
+        """Widths raised to the next multiple of the alignment."""
+        return -(-widths // self.alignment) * self.alignment
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Time (microseconds) of one kind of unit over its widths."""
+    """Time (microseconds) of one kind of unit over its widths.
+
+    `common` fits all aligned widths; `own` are the classes with cells enough for terms of their own; `near` those with
+    a few cells, as an offset, a multiple of `common`, and a price per product of widths.
+    """
 
     stairs: Stairs
-    coefficients: dict[int, Floats]
     common: Floats
+    own: dict[int, Floats]
+    near: dict[int, Floats]
 
     def __call__(self, widths: Ints) -> Floats:
-        """(n, k) widths -> (n,) microseconds."""
-        terms = self.stairs.features(widths)
+        """(n, k) widths -> (n,) microseconds. A class without any cell costs what the next aligned widths cost."""
         classes = self.stairs.classes(widths)
-        result = terms @ self.common
+        terms = self.stairs.features(widths)
+        result: Floats = self.stairs.features(self.stairs.aligned(widths)) @ self.common
         for code in np.unique(classes):
-            if int(code) in self.coefficients:
-                chosen = classes == code
-                result[chosen] = terms[chosen] @ self.coefficients[int(code)]
+            chosen = classes == code
+            if int(code) in self.own:
+                result[chosen] = terms[chosen] @ self.own[int(code)]
+            elif int(code) in self.near:
+                result[chosen] = _few_terms(result[chosen], widths[chosen]) @ self.near[int(code)]
         return result
 
 
 def fit_curve(widths: Ints, us: Floats, stairs: Stairs) -> Curve:
-    """Least squares in relative error, coefficients >= 0, one set per class of widths that has enough cells."""
+    """Least squares in relative error with coefficients >= 0, class by class where there are cells enough."""
     terms = stairs.features(widths)
     classes = stairs.classes(widths)
-    common = _relative_fit(terms, us)
-    coefficients = {}
+    usual = (widths % stairs.alignment == 0).all(1)
+    if usual.sum() < FEWEST:
+        usual[:] = True
+    common = _relative_fit(terms[usual], us[usual])
+    base = stairs.features(stairs.aligned(widths)) @ common
+    own: dict[int, Floats] = {}
+    near: dict[int, Floats] = {}
     for code in np.unique(classes):
         chosen = classes == code
-        if chosen.all():
-            continue
         if chosen.sum() >= FEWEST:
-            coefficients[int(code)] = _relative_fit(terms[chosen], us[chosen])
+            own[int(code)] = _relative_fit(terms[chosen], us[chosen])
         else:
-            expected = float((terms[chosen] @ common).sum())
-            coefficients[int(code)] = common * (float(us[chosen].sum()) / expected if expected > 0 else 1.0)
-    return Curve(stairs, coefficients, common)
+            near[int(code)] = _relative_fit(_few_terms(base[chosen], widths[chosen]), us[chosen])
+    return Curve(stairs, common, own, near)
+
+
+def _few_terms(base: Floats, widths: Ints) -> Floats:
+    return np.stack([np.ones(len(base)), base, widths.prod(1).astype(np.float64)], 1)
 
 
 def choose_stairs(pools: Sequence[tuple[Ints, Floats]], cells: int = 60) -> Stairs:
