@@ -174,6 +174,20 @@ def test_training_needs_something_to_learn_from() -> None:
         train(plain(), dataset())
 
 
+def test_a_teacher_with_other_outputs_is_refused(trained: onnx.ModelProto) -> None:
+    with pytest.raises(NetadaptError, match="teacher's outputs 'mask_out' Nx2x16x16 are not the model's 'logits' Nx10"):
+        train(plain(), dataset(), teacher=transposed(), epochs=1, settings=FLOAT)
+
+
+def test_batches_shrink_where_activations_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dataset(200)
+    assert train(plain(), data, epochs=1, settings=FLOAT).history[0].steps == 1
+    monkeypatch.setattr("netadapt_onnx.training.trainer.MOST_ACTIVATION_BYTES", 2**20)
+    result = train(plain(), data, epochs=1, settings=FLOAT)
+    assert result.history[0].steps > 4
+    assert result.lr < 0.05
+
+
 def test_no_steps_change_nothing() -> None:
     proto = plain()
     result = train(proto, dataset(), epochs=0, settings=FLOAT)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import declared_shape
 from netadapt_onnx.training.ops.registry import DTYPES, Function, Node, is_training_aware, lookup
 from netadapt_onnx.training.weights import Kind, running_statistics, trainable
+
+Observer = Callable[[Node, Sequence[Tensor | None], Sequence[Tensor]], None]
 
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
@@ -45,12 +48,14 @@ class TorchGraph(nn.Module):
         self.output_names = tuple(v.name for v in proto.graph.output)
         self.kinds: Mapping[str, Kind] = trainable(proto.graph)
         statistics = running_statistics(proto.graph)
+        _refuse_shared(proto, statistics)
         self._attributes: dict[str, str] = {}
         self._fixed: dict[str, Tensor] = {}
         for index, tensor in enumerate(proto.graph.initializer):
             self._register(tensor, f"tensor_{index}", statistics)
         self._nodes = self._fold_constants(_read_nodes(proto))
         self._steps = self._plan()
+        self._observer: Observer | None = None
         self._declared_batch = _fixed_batch(proto)
         self._reshapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         if self._declared_batch is not None:
@@ -104,13 +109,24 @@ class TorchGraph(nn.Module):
                 results = step.function(step.node, *arguments, training=self.training)
             else:
                 results = step.function(step.node, *arguments)
-            if isinstance(results, Tensor):
-                values[step.node.outputs[0]] = results
-            else:
-                values.update(zip(step.node.outputs, results, strict=False))
+            outputs = (results,) if isinstance(results, Tensor) else results
+            values.update(zip(step.node.outputs, outputs, strict=False))
+            if self._observer is not None:
+                self._observer(step.node, arguments, outputs)
             for name in step.release:
                 values.pop(name, None)
         return {name: values[name] for name in self.output_names}
+
+    def observe(self, inputs: Mapping[str, Tensor], observer: Observer) -> dict[str, Tensor]:
+        """Run in evaluation mode without gradients, telling `observer` of every node's inputs and outputs."""
+        mode, self._observer = self.training, observer
+        try:
+            with torch.no_grad():
+                found: dict[str, Tensor] = self.eval()(inputs)
+            return found
+        finally:
+            self._observer = None
+            self.train(mode)
 
     def write_back(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """A copy of `proto` with the trained weights and the running statistics put in by name; nothing else changes.
@@ -183,29 +199,13 @@ class TorchGraph(nn.Module):
                 return
             dtype = DTYPES.get(value.type.tensor_type.elem_type, torch.float32)
             inputs[value.name] = torch.zeros([size or 0 for size in shape], dtype=dtype)
-        if not any(step.node.op == "Reshape" for step in self._steps):
-            return
-        steps, noted = self._steps, {}
+        noted: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
-        def noting(step: _Step) -> Function:
-            def function(node: Node, *arguments: Tensor) -> Tensor | tuple[Tensor, ...]:
-                result = step.function(node, *arguments)
-                assert isinstance(result, Tensor)
-                noted[node.outputs[0]] = (tuple(arguments[0].shape), tuple(result.shape))
-                return result
+        def note(node: Node, arguments: Sequence[Tensor | None], results: Sequence[Tensor]) -> None:
+            if node.op == "Reshape" and arguments[0] is not None:
+                noted[node.outputs[0]] = (tuple(arguments[0].shape), tuple(results[0].shape))
 
-            return function
-
-        self._steps = [
-            _Step(s.node, noting(s), s.training_aware, s.release) if s.node.op == "Reshape" else s for s in steps
-        ]
-        mode = self.training
-        try:
-            with torch.no_grad():
-                self.eval()(inputs)
-        finally:
-            self._steps = steps
-            self.train(mode)
+        self.observe(inputs, note)
         self._reshapes = noted
 
     def _rescaled(self, node: Node, x: Tensor | None) -> Tensor:
@@ -248,6 +248,14 @@ def _refuse_unsupported(proto: onnx.ModelProto) -> None:
             hint="`netadapt-onnx prune --reconstruct` needs no training",
             code="unsupported",
         )
+
+
+def _refuse_shared(proto: onnx.ModelProto, statistics: set[str]) -> None:
+    """Two layers cannot update one running statistic; normalisation gives each a copy."""
+    readers = Counter(name for node in proto.graph.node for name in node.input if name in statistics)
+    for name, count in readers.items():
+        if count > 1:
+            raise NetadaptError(f"{count} layers share the running statistic '{name}'", code="unsupported")
 
 
 def _function(node: Node) -> Function:

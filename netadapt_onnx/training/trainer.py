@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from netadapt_onnx.runtime import Arrays
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.augmentation import augmented
 from netadapt_onnx.training.data import Dataset, Split
+from netadapt_onnx.training.ops.registry import Node
 from netadapt_onnx.training.replicas import Fetch, Replicas, one_thread, tensors
 from netadapt_onnx.training.settings import Settings, choose
 from netadapt_onnx.training.task import Task, task
@@ -34,6 +35,9 @@ LARGEST_GRADIENT = 5.0
 WARM_UP_SHARE = 0.2
 FINAL_RATE_SHARE = 1e-3
 CALIBRATION_SAMPLES = 1024
+TIMED_SAMPLES = 64
+# Activations of one batch, all replicas together: gradients and kernels' buffers take about as much again.
+MOST_ACTIVATION_BYTES = 2 * 2**30
 
 Progress = Callable[[int, int, float], None]
 
@@ -87,7 +91,7 @@ def train(
     steps: int | None = None,
     lr: float | None = None,
     seed: int = 0,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     augment: bool = False,
     settings: Settings | None = None,
     progress: Progress | None = None,
@@ -104,22 +108,21 @@ def train(
     split = dataset.train
     if split.labels is None and teacher is None:
         raise NetadaptError("training needs labels or a teacher", code="invalid-data")
-    size = min(batch_size, len(split))
-    per_epoch = max(1, len(split) // size)
-    plan = _Plan(split, size, per_epoch, steps if steps is not None else (epochs or 0) * per_epoch, seed, augment)
     with one_thread():
         unfolded = batchnorm.unfold(proto, split.sample(CALIBRATION_SAMPLES, seed))
         graph = TorchGraph(unfolded)
-        shapes = _output_shapes(graph, split)
-        losses = task(unfolded, shapes)
+        footprint = _footprint(graph, split)
+        losses = task(unfolded, footprint.shapes)
+        size = min(batch_size, len(split)) if batch_size is not None else _batch_size(footprint, split)
+        per_epoch = max(1, len(split) // size)
+        plan = _Plan(split, size, per_epoch, steps if steps is not None else (epochs or 0) * per_epoch, seed, augment)
         if settings is None:
-            rows = _batches(plan, 0)[0]
-            settings = _choose(unfolded, split.batch(rows), split.targets(rows), losses)
+            settings = _choose(unfolded, split, size, seed, losses)
         if isinstance(teacher, onnx.ModelProto):
             teacher = Teacher(teacher, 0 if augment else len(split))
         if teacher is not None:
-            teacher.prepare(settings, {name: shape[1:] for name, shape in shapes.items()})
-        rate = lr if lr is not None else _learning_rate(graph)
+            teacher.prepare(settings, split, footprint.shapes)
+        rate = lr if lr is not None else _learning_rate(graph) * size / max(size, BATCH_SIZE)
         with Replicas(unfolded, settings, losses, teacher) as replicas:
             for attempt in (rate, rate / 2):
                 try:
@@ -134,7 +137,7 @@ def train(
 
 
 def choose_settings(
-    proto: onnx.ModelProto, dataset: Dataset, *, batch_size: int = BATCH_SIZE, seed: int = 0
+    proto: onnx.ModelProto, dataset: Dataset, *, batch_size: int | None = None, seed: int = 0
 ) -> Settings:
     """Time a few training steps per setting, on copies of the weights; what `train` does without `settings`.
 
@@ -142,14 +145,16 @@ def choose_settings(
     """
     split = dataset.train
     with one_thread():
-        unfolded = batchnorm.unfold(proto, split.sample(min(batch_size, CALIBRATION_SAMPLES), seed))
-        losses = task(unfolded, _output_shapes(TorchGraph(unfolded), split))
-        rows = np.random.default_rng(seed).permutation(len(split))[:batch_size]
-        return _choose(unfolded, split.batch(rows), split.targets(rows), losses)
+        unfolded = batchnorm.unfold(proto, split.sample(TIMED_SAMPLES, seed))
+        footprint = _footprint(TorchGraph(unfolded), split)
+        size = batch_size if batch_size is not None else _batch_size(footprint, split)
+        return _choose(unfolded, split, size, seed, task(unfolded, footprint.shapes))
 
 
-def _choose(proto: onnx.ModelProto, inputs: Arrays, labels: np.ndarray | None, losses: Task) -> Settings:
-    rows = np.arange(len(next(iter(inputs.values()))))
+def _choose(proto: onnx.ModelProto, split: Split, batch_size: int, seed: int, losses: Task) -> Settings:
+    drawn = np.random.default_rng(seed).permutation(len(split))[: min(batch_size, TIMED_SAMPLES)]
+    inputs, labels = split.batch(drawn), split.targets(drawn)
+    rows = np.arange(len(drawn))
     taught = None
     if labels is None:
         own = Teacher(proto)(tensors(inputs, Settings()), rows, Settings())
@@ -250,9 +255,27 @@ def _fetch(plan: _Plan, step: int) -> Fetch:
     return fetch
 
 
-def _output_shapes(graph: TorchGraph, split: Split) -> dict[str, tuple[int, ...]]:
-    """Shapes of the outputs for a batch of two, which no axis is likely to have otherwise."""
-    inputs = {name: torch.from_numpy(np.array(v)) for name, v in split.batch(np.array([0, len(split) - 1])).items()}
-    with torch.no_grad():
-        found: dict[str, Tensor] = graph.eval()(inputs)
-    return {name: tuple(value.shape) for name, value in found.items()}
+@dataclass(frozen=True)
+class _Footprint:
+    """Shapes of a graph's outputs for two samples, and what one sample's activations take in training."""
+
+    shapes: dict[str, tuple[int, ...]]
+    activation_bytes: int
+
+
+def _footprint(graph: TorchGraph, split: Split) -> _Footprint:
+    rows = np.array([0, len(split) - 1])  # two: no axis of the model is likely to be that long for another reason
+    total = 0
+
+    def count(_: Node, __: Sequence[Tensor | None], results: Sequence[Tensor]) -> None:
+        nonlocal total
+        total += sum(value.numel() * value.element_size() for value in results)
+
+    found = graph.observe({name: torch.from_numpy(np.array(v)) for name, v in split.batch(rows).items()}, count)
+    return _Footprint({name: tuple(value.shape) for name, value in found.items()}, total // 2)
+
+
+def _batch_size(footprint: _Footprint, split: Split) -> int:
+    """The usual batch, or less where its activations would not fit; it depends on the model alone."""
+    fitting = MOST_ACTIVATION_BYTES // max(1, footprint.activation_bytes)
+    return int(np.clip(fitting, 8, min(BATCH_SIZE, len(split)))) if len(split) > 8 else len(split)
