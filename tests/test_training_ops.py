@@ -269,6 +269,9 @@ CASES: list[Case] = [
     Case("Resize", (IMAGE, np.array([1, 1, 2, 2], np.float32)), {"mode": "nearest"}, opset=10, fixed=(1,)),
     Case("Upsample", (IMAGE, np.array([1, 1, 2, 2], np.float32)), {"mode": "nearest"}, opset=9, fixed=(1,)),
     Case("Upsample", (IMAGE, np.array([1, 1, 2, 2], np.float32)), {"mode": "linear"}, opset=9, fixed=(1,)),
+    Case("GridSample", (IMAGE, unit(2, 3, 5, 2))),
+    Case("GridSample", (IMAGE, unit(2, 3, 5, 2)), {"mode": "bicubic", "align_corners": 1}),
+    Case("GridSample", (IMAGE, f(2, 3, 5, 2)), {"mode": "nearest", "padding_mode": "border"}, opset=20),
     Case("LSTM", (f(5, 2, 3), f(1, 16, 3), f(1, 16, 4), f(1, 32)), {"hidden_size": 4}, outputs=3),
     Case(
         "LSTM",

@@ -20,8 +20,6 @@ from netadapt_onnx.training.weights import Kind, running_statistics, trainable
 
 Observer = Callable[[Node, Sequence[Tensor | None], Sequence[Tensor]], None]
 
-_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
-
 
 @dataclass(frozen=True)
 class _Step:
@@ -58,7 +56,7 @@ class TorchGraph(nn.Module):
         self._observer: Observer | None = None
         self._declared_batch = _fixed_batch(proto)
         self._reshapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-        if self._declared_batch is not None:
+        if self._declared_batch is not None and any(node.op == "Reshape" for node in self._nodes):
             self._probe(proto)
 
     @property
@@ -165,7 +163,7 @@ class TorchGraph(nn.Module):
             node = Node(
                 node.op, node.name, node.opset, node.inputs, node.outputs, node.domain, node.attributes, fixed
             )  # fmt: skip
-            if node.op in _RANDOM or not all(name in self._fixed for name in node.inputs if name):
+            if not all(name in self._fixed for name in node.inputs if name):
                 kept.append(node)
                 continue
             function = _function(node)
@@ -198,7 +196,7 @@ class TorchGraph(nn.Module):
                 self._declared_batch = None
                 return
             dtype = DTYPES.get(value.type.tensor_type.elem_type, torch.float32)
-            inputs[value.name] = torch.zeros([size or 0 for size in shape], dtype=dtype)
+            inputs[value.name] = torch.ones([size or 0 for size in shape], dtype=dtype)
         noted: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
         def note(node: Node, arguments: Sequence[Tensor | None], results: Sequence[Tensor]) -> None:
@@ -231,7 +229,7 @@ def unsupported(proto: onnx.ModelProto) -> dict[str, list[str]]:
     """Ops that have no torch function, each with the nodes that use it."""
     missing: dict[str, list[str]] = {}
     for node in proto.graph.node:
-        if node.op_type not in _RANDOM and lookup(node.domain, node.op_type) is None:
+        if lookup(node.domain, node.op_type) is None:
             missing.setdefault(node.op_type, []).append(_name(node))
     return missing
 

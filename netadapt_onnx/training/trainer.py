@@ -34,7 +34,7 @@ WEIGHT_DECAY = 5e-4
 LARGEST_GRADIENT = 5.0
 WARM_UP_SHARE = 0.2
 FINAL_RATE_SHARE = 1e-3
-CALIBRATION_SAMPLES = 1024
+CALIBRATION_SAMPLES = 256
 TIMED_SAMPLES = 64
 # Activations of one batch, all replicas together: gradients and kernels' buffers take about as much again.
 MOST_ACTIVATION_BYTES = 2 * 2**30

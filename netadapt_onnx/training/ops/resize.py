@@ -1,4 +1,4 @@
-"""Resize and Upsample, by gathering along one axis at a time: every mode of the specification, differentiable."""
+"""Resampling: Resize and Upsample gather along one axis at a time, so every mode of the specification is there."""
 
 from __future__ import annotations
 
@@ -48,6 +48,15 @@ def resize(node: Node, x: Tensor, *rest: Tensor | None) -> Tensor:
         x, sizes, factors, node.attribute("mode", "nearest"), coordinates, rounding,
         node.attribute("cubic_coeff_a", -0.75), bool(node.attribute("exclude_outside", 0)),
     )  # fmt: skip
+
+
+@op("GridSample")
+def grid_sample(node: Node, x: Tensor, grid: Tensor) -> Tensor:
+    """Sample x at normalised positions. Shapes: x (N, C, H, W); grid (N, H', W', 2); y (N, C, H', W')."""
+    mode = node.attribute("mode", "linear" if node.opset >= 20 else "bilinear")
+    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
+    padding, aligned = node.attribute("padding_mode", "zeros"), bool(node.attribute("align_corners", 0))
+    return F.grid_sample(x, grid, mode, padding, aligned)
 
 
 def _resize(
