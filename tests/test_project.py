@@ -21,7 +21,7 @@ PACKAGE = REPOSITORY / "netadapt_onnx"
 # side and know nothing of each other.
 FLOORS = [
     {"errors"},
-    {"model", "runtime", "normalise", "folding", "control_flow"},
+    {"model", "runtime", "normalise", "folding", "control_flow", "batch_formula"},
     {"surgery"},
     {"profilers", "training"},
     {"search"},
