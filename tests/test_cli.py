@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
 import pytest
 
+from models import plain
 from netadapt_onnx import __version__, cli
 from netadapt_onnx.commands.answer import Answer
 from netadapt_onnx.errors import NetadaptError
@@ -151,3 +154,16 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert process.stderr.read() == b""
     assert process.wait() == 0
     process.stderr.close()
+
+
+def test_ctrl_c_while_it_works_ends_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(plain((32, 64, 64), size=32).SerializeToString())
+    table = tmp_path / "t.jsonl"
+    given = [*COMMAND, "profile", str(tmp_path / "model.onnx"), "--table", str(table)]
+    process = subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not table.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
