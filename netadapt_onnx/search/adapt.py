@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import onnx
+
+from netadapt_onnx import __version__
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import Model, load
-from netadapt_onnx.profilers.session import Execution
+from netadapt_onnx.profilers.session import Execution, fingerprint
 from netadapt_onnx.profilers.table import Table
 from netadapt_onnx.search.adaptation import Adaptation
 from netadapt_onnx.search.arguments import FINAL_EPOCHS, Arguments, Evaluate, Rank
 from netadapt_onnx.search.budget import parse_budgets
 from netadapt_onnx.search.candidates import Progress
-from netadapt_onnx.search.latency import LatencyGauge, table_for
+from netadapt_onnx.search.latency import LatencyGauge, built_table, loaded_table
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.proposal import Goal, Proposer
 from netadapt_onnx.search.result import AdaptResult, DryRun, Planned
@@ -99,16 +106,21 @@ def adapt(
         "table": _sha256(given),
         **arguments.identity(),
     }
+    relative = _latency_budget(arguments)
+    execution = Execution(ep, threads)
+    if relative is not None:
+        _ = execution.provider  # a missing one is said before anything is written
+    loaded = None if given is None else loaded_table(given, subject.trace, execution)
     # One thread each for many proposals at a time is faster than many threads for one, and repeats bit for bit.
     with (
         threadpool_limits(1, "blas"),
-        Run.open(Path(out), identity, growing={"max_iterations": max_iterations}, resume=resume) as run,
+        Run.open(
+            Path(out), identity, growing={"max_iterations": max_iterations}, resume=resume, about=_about(execution)
+        ) as run,
     ):
         gauge = None
-        relative = _latency_budget(arguments)
-        if relative is not None or given is not None:
-            execution = Execution(ep, threads)
-            measured = table_for(given, run.path, subject.trace, execution, seed, progress)
+        if relative is not None or loaded is not None:
+            measured = loaded or built_table(run.path, subject.trace, execution, seed, progress)
             gauge = LatencyGauge(run, subject.trace, measured, execution, relative=relative is not False)
         return Adaptation(run, subject, arguments, gauge, progress, log).result()
 
@@ -128,12 +140,13 @@ def dry_run(
     """
     asked = Arguments(budget=tuple(map(str, parse_budgets(budget))), **arguments)
     subject = _prepared(model, data, asked)
+    execution = Execution(asked.ep, asked.threads)
     latency = None
-    if _latency_budget(asked) is not None or table is not None:
+    if table is not None:
+        latency = loaded_table(Path(table), subject.trace, execution)
+    elif _latency_budget(asked) is not None:
         with tempfile.TemporaryDirectory() as folder:
-            given = None if table is None else Path(table)
-            execution = Execution(asked.ep, asked.threads)
-            latency = table_for(given, Path(folder), subject.trace, execution, asked.seed, progress or _quiet)
+            latency = built_table(Path(folder), subject.trace, execution, asked.seed, progress or _quiet)
     return _first_iteration(subject, asked, latency)
 
 
@@ -162,6 +175,21 @@ def _latency_budget(arguments: Arguments) -> bool | None:
     """Whether the latency budget is a relative one; None if there is none."""
     found = (b.relative for b in parse_budgets(arguments.budget) if b.resource == "latency")
     return next(found, None)
+
+
+def _about(execution: Execution) -> dict[str, Any]:
+    """What a run is made with and on: versions and the device."""
+    import onnxruntime
+
+    versions = {
+        "python": platform.python_version(),
+        "netadapt_onnx": __version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": np.__version__,
+        "torch": version("torch") if find_spec("torch") else None,
+    }
+    return {"versions": versions, "device": fingerprint(execution)}
 
 
 def _sha256(file: Path | None) -> str | None:

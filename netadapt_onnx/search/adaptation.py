@@ -126,18 +126,19 @@ class Adaptation:
     def _schedule(self, limits: dict[str, float]) -> Schedule:
         """The schedule asked for, its decay raised if it could not reach the budget otherwise."""
         asked = Schedule(self._arguments.init_reduction_ratio, self._arguments.decay, self._arguments.reduction_of)
-        iterations, original = self._arguments.max_iterations, self._predict(self._subject.widths)
-
-        def raised() -> float:
-            return max(asked.reaching(original[name], limit, iterations).decay for name, limit in limits.items())
-
-        schedule = replace(asked, decay=self._run.once("decay", raised))
+        iterations = self._arguments.max_iterations
+        original, floor = self._predict(self._subject.widths), self._predict(self._subject.floor)
+        if any(floor[name] > limit for name, limit in limits.items()):
+            return asked  # no schedule reaches that
+        ways = [(original[name], limit) for name, limit in limits.items()]
+        raised = max(asked.reaching(start, end, iterations).decay for start, end in ways)
+        schedule = replace(asked, decay=self._run.once("decay", lambda: raised))
         if schedule.decay > asked.decay:
             self._note(
                 f"steps of {asked.ratio:g}, each {asked.decay:g} of the one before, do not reach the budget in "
                 f"{iterations} iterations: --decay is {schedule.decay:.4g} instead"
             )
-        if any(schedule.reach(original[name], iterations) > limit for name, limit in limits.items()):
+        if any(schedule.reach(start, iterations) > end for start, end in ways):
             self._note(f"{iterations} iterations may be too few: raise --max-iterations or --init-reduction-ratio")
         return schedule
 

@@ -107,8 +107,11 @@ class Candidates:
             self._progress(done, len(proposals), f"iteration {iteration}")
             return result.get("accuracy")
 
-        with ThreadPoolExecutor(workers) as pool:
+        pool = ThreadPoolExecutor(workers)
+        try:
             return list(pool.map(one, range(len(proposals))))
+        finally:  # after Ctrl-C those that have not begun never do
+            pool.shutdown(cancel_futures=True)
 
     def accept(self, iteration: int, proposal: Proposal) -> onnx.ModelProto:
         """Make a proposal the current model; it and the channels it kept are on the disk when this returns."""

@@ -19,7 +19,8 @@ Work = Callable[[Path, Mapping[str, Any]], Mapping[str, Any]]
 def run_job(folder: Path, request: Mapping[str, Any], work: Work) -> dict[str, Any]:
     """The result of `work(folder, request)`, done now unless it was done before for the same request.
 
-    A job that raises is done too: its result is `{"error": reason}`, with the traceback in `error.txt`.
+    A job that raises is done too: its result is `{"error": reason}`, with the traceback in `error.txt`. Only what the
+    machine is to blame for (a full disk) is raised: the job is done again another time.
     """
     asked = msgspec.json.decode(msgspec.json.encode(request))
     if _read(folder / REQUEST) == asked:
@@ -31,6 +32,8 @@ def run_job(folder: Path, request: Mapping[str, Any], work: Work) -> dict[str, A
     write_json(folder / REQUEST, asked)
     try:
         result = dict(work(folder, asked))
+    except (OSError, MemoryError):
+        raise
     except Exception as error:  # whatever a job dies of is that proposal's failure, not the run's
         write_atomically(folder / LOG, traceback.format_exc().encode())
         result = {"error": one_line(error)}

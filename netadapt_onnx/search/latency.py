@@ -103,24 +103,18 @@ class LatencyGauge:
         return msgspec.convert(self._run.once(f"latency/{key}", measure), Ratio)
 
 
-def table_for(
-    given: Path | None,
-    folder: Path,
-    original: Trace,
-    execution: Execution,
-    seed: int,
-    progress: Callable[[int, int, str], None],
-) -> Table:
-    """The table that was given, or one built in `folder` (continued if a kill interrupted it).
+def loaded_table(file: Path, original: Trace, execution: Execution) -> Table:
+    """A table from its file. Raises NetadaptError if it is of another device or model."""
+    return Table.load(file, original.folded.proto, device=fingerprint(execution))
 
-    Raises NetadaptError if the given one is of another device or model.
-    """
-    folded = original.folded
-    if given is not None:
-        return Table.load(given, folded.proto, device=fingerprint(execution))
+
+def built_table(
+    folder: Path, original: Trace, execution: Execution, seed: int, progress: Callable[[int, int, str], None]
+) -> Table:
+    """A table measured here and kept in `folder`; continued if a kill interrupted it."""
     return build(
         folder / TABLE_FILE,
-        Variant(folded.proto, folded.shapes),
+        Variant(original.folded.proto, original.folded.shapes),
         random_versions(original),
         ep=execution.ep,
         threads=execution.threads,

@@ -94,11 +94,20 @@ class Run:
         self._earlier = _seconds_before(path)
 
     @classmethod
-    def open(cls, path: Path, identity: Mapping[str, Any], *, growing: Mapping[str, int], resume: bool) -> Self:
+    def open(
+        cls,
+        path: Path,
+        identity: Mapping[str, Any],
+        *,
+        growing: Mapping[str, int],
+        resume: bool,
+        about: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Start a run in `path`, or continue the one that is there if `resume`.
 
-        `identity` is all that decides the result; `growing` holds what a resume may raise. Raises NetadaptError when
-        the directory holds something else or another run (naming what differs), or is in use.
+        `identity` is all that decides the result; `growing` holds what a resume may raise; `about` is recorded when
+        the run starts and never compared. Raises NetadaptError when the directory holds something else or another run
+        (naming what differs), or is in use.
         """
         if path.exists() and not path.is_dir():
             raise NetadaptError(f"{path} is a file", hint="-o names a directory", code="exists")
@@ -112,7 +121,7 @@ class Run:
         path.mkdir(exist_ok=True)
         lock = _locked(path)
         try:
-            _identify(path / IDENTITY_FILE, identity, growing)
+            _identify(path / IDENTITY_FILE, identity, growing, about or {})
             return cls(path, lock)
         except BaseException:
             lock.close()
@@ -190,9 +199,9 @@ def _locked(path: Path) -> BinaryIO:
     return file
 
 
-def _identify(file: Path, identity: Mapping[str, Any], growing: Mapping[str, int]) -> None:
+def _identify(file: Path, identity: Mapping[str, Any], growing: Mapping[str, int], about: Mapping[str, Any]) -> None:
     """Record who this run is, or compare with what was recorded."""
-    mine = {"identity": json.loads(json.dumps(identity)), "growing": dict(growing)}
+    mine = {"identity": json.loads(json.dumps(identity)), "growing": dict(growing), "about": dict(about)}
     if not file.exists():
         write_json(file, mine)
         return
@@ -214,7 +223,7 @@ def _identify(file: Path, identity: Mapping[str, Any], growing: Mapping[str, int
             code="other-run",
         )
     if dict(growing) != before:
-        write_json(file, mine)
+        write_json(file, recorded | {"growing": dict(growing)})
 
 
 def _short(value: object) -> str:
