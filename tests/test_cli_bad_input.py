@@ -246,4 +246,5 @@ def test_strings_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     save(proto, tmp_path / "model.onnx")
-    refused(["prune", str(tmp_path / "model.onnx"), "--ratio", "0.5"], tmp_path, capsys, "no group of channels can be pruned")
+    given = ["prune", str(tmp_path / "model.onnx"), "--ratio", "0.5"]
+    refused(given, tmp_path, capsys, "no group of channels can be pruned")

@@ -25,7 +25,7 @@ FLOORS = [
     {"surgery"},
     {"profilers", "training"},
     {"search"},
-    {"inspection", "pruning", "profiling", "evaluation", "finetuning", "exporting", "environment"},
+    {"inspection", "pruning", "profiling", "evaluation", "finetuning", "exporting", "factories", "environment"},
     {"render", "demo", "demo_network"},
     {"commands"},
     {"cli", "__init__", "__main__"},
