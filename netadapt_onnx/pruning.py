@@ -9,21 +9,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.evaluation import dataset_for
 from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, resources, traced
 from netadapt_onnx.model import save
 from netadapt_onnx.profilers.cost import Cost, CostModel
 from netadapt_onnx.search.budget import Budget, parse_budgets
 from netadapt_onnx.search.provenance import provenance
 from netadapt_onnx.search.result import Resources
-from netadapt_onnx.surgery.criteria import select
-from netadapt_onnx.surgery.groups import Group
-from netadapt_onnx.surgery.resize import resize
-from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.surgery.verify import Verification, verify
+from netadapt_onnx.surgery import (
+    Group,
+    KeptIndices,
+    Trace,
+    Verification,
+    moments,
+    original_targets,
+    reconstruct,
+    resize,
+    select,
+    verify,
+)
 
 Counts = dict[str, int]
+# As many as the measurements behind least squares used; more change little.
+CALIBRATION_SAMPLES = 1024
 COUNTED = ("macs", "params", "size", "memory")
 
 
@@ -49,6 +60,7 @@ def prune(
     budget: Iterable[str] | str | None = None,
     criterion: str = "l2",
     step: int | None = None,
+    data: str | os.PathLike[str] | None = None,
     check: bool = False,
     shapes: Shapes | None = None,
     batch_size: int = 1,
@@ -58,7 +70,8 @@ def prune(
 
     One of: `ratio`, the share of channels to remove from every prunable group; `keep`, for each named group a count or
     a share of its channels as "0.5x"; `budget`, a uniform cut until it holds ("macs=0.5x"). Counts are multiples of
-    `step` (by default, of each group's structural step). `check` proves that pruned equals masked; without `output`
+    `step` (by default, of each group's structural step). With `data`, what is left of each consumer is solved by least
+    squares to put out what it did (no labels, no torch). `check` proves that pruned equals masked; without `output`
     that is always done. A model that fails the proof is not written. Raises NetadaptError if nothing can be pruned.
     """
     if sum(way is not None and way != {} for way in (ratio, keep, budget)) != 1:
@@ -80,6 +93,8 @@ def prune(
     kept = select(found, counts, criterion)
     small = resize(found, kept)
     proof = verify(found, kept, pruned=small) if check or output is None else None
+    if data is not None:
+        small = _reconstructed(found, kept, Path(data))
     written = None
     if output is not None and (proof is None or passed(proof)):
         written = save(small, output, metadata=provenance(source, command="prune"), overwrite=overwrite)
@@ -95,6 +110,11 @@ def prune(
         met=met,
         note=note,
     )
+
+
+def _reconstructed(found: Trace, kept: KeptIndices, data: Path) -> onnx.ModelProto:
+    inputs = dataset_for(found.folded, data).train.sample(CALIBRATION_SAMPLES).batch(slice(None))
+    return reconstruct(found, kept, moments(found, inputs, original_targets(found, inputs)))
 
 
 def passed(proof: Verification) -> bool:

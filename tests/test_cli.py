@@ -103,6 +103,7 @@ USAGE = [
     (["prune", "m.onnx", "--step", "0"], "--step"),
     (["inspect", "m.onnx", "--shape", "x=axb"], "NAME=1x3x224x224"),
     (["prune", "m.onnx", "--keep", "conv1"], "GROUP=N"),
+    (["prune", "m.onnx", "--ratio", "0.5", "--reconstruct"], "--data go together"),
 ]
 
 

@@ -120,6 +120,20 @@ def test_a_budget_below_the_smallest_model_says_how_far_it_got(written: Path) ->
     assert all(after == 1 for _, after in result.groups.values())
 
 
+def test_least_squares_on_unlabelled_data_brings_the_outputs_back(written: Path, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((256, 3, 16, 16)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x_train=x[:192], x_val=x[192:])
+    outputs = {"whole": run(session(load(written).proto), {"image": x[192:]})["logits"]}
+    for name, data in (("cut", None), ("solved", tmp_path / "data.npz")):
+        out = tmp_path / f"{name}.onnx"
+        result = prune(written, out, ratio=0.5, data=data, check=True)
+        assert result.verify is not None
+        assert result.verify.exact
+        outputs[name] = run(session(load(out).proto), {"image": x[192:]})["logits"]
+    error = {name: float(((outputs[name] - outputs["whole"]) ** 2).mean()) for name in ("cut", "solved")}
+    assert error["solved"] < 0.5 * error["cut"]
+
+
 def test_the_criteria_choose_different_channels(written: Path, tmp_path: Path) -> None:
     outputs = {}
     inputs = random_inputs(fold(load(written).proto).specs)

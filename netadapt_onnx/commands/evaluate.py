@@ -54,7 +54,8 @@ def _text(result: Evaluation) -> str:
 
     first = result.models[0]
     costs = [render.cost_rows(asdict(m.resources)) for m in result.models]
-    headers = ["model", f"{first.metric} ({first.split})", *(row[0] for row in costs[0]), "latency", "95% interval"]
+    headers = ["model", f"{first.metric} ({first.split})", *(row[0] for row in costs[0])]
+    headers += ["latency", "95% interval"] if first.latency_ms else []
     rows = [
         [m.path, render.percent(m.accuracy), *(row[1] for row in one), *_latency(m)]
         for m, one in zip(result.models, costs, strict=True)
@@ -66,6 +67,6 @@ def _latency(model: Evaluated) -> list[str]:
     from netadapt_onnx import render
 
     if model.latency_ms is None:
-        return ["", ""]
+        return []
     low, high = model.latency_ms.ci95
     return [render.milliseconds(model.latency_ms.median), f"{low:.3g} to {high:.3g} ms"]

@@ -40,6 +40,13 @@ def _keep(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict
 @click.option("--budget", multiple=True, metavar="macs=0.5x", help="Cut uniformly until this holds; may be repeated.")
 @CRITERION
 @click.option("--step", type=click.IntRange(min=1), help="Keep multiples of this many channels.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npz",
+    help="Inputs (x_train) for --reconstruct; labels are not needed.",
+)
+@click.option("--reconstruct", is_flag=True, help="Solve what is left by least squares to put out what it did.")
 @click.option("--verify", "check", is_flag=True, help="Prove that pruned equals masked. Without -o always done.")
 @OVERWRITE
 @shaped
@@ -52,6 +59,8 @@ def command(
     budget: tuple[str, ...],
     criterion: str,
     step: int | None,
+    data: Path | None,
+    reconstruct: bool,
     check: bool,
     overwrite: bool,
     shapes: dict[str, tuple[int, ...]],
@@ -65,6 +74,8 @@ def command(
     """
     from netadapt_onnx.pruning import passed, prune
 
+    if reconstruct != (data is not None):
+        raise click.UsageError("--reconstruct and --data go together")
     result = prune(
         model,
         output,
@@ -73,6 +84,7 @@ def command(
         budget=budget or None,
         criterion=criterion,
         step=step,
+        data=data,
         check=check,
         shapes=shapes,
         batch_size=batch_size,
