@@ -10,7 +10,7 @@ from pathlib import Path
 from netadapt_onnx.evaluation import Latency, latency
 from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, traced
 from netadapt_onnx.profilers.build import MODELS, Validation, Variant, build, random_versions, validate
-from netadapt_onnx.pruning import prunable
+from netadapt_onnx.search.subject import require_prunable
 
 TIME_CAP_S = 100.0
 
@@ -51,7 +51,7 @@ def profile(
     source = opened(model)
     prepare_output(path, source, overwrite=True)
     found = traced(source, shapes, batch_size)
-    prunable(found)
+    require_prunable(source, found)
     if overwrite:
         path.unlink(missing_ok=True)
     reference, draw = Variant(found.folded.proto, found.folded.shapes), random_versions(found)

@@ -19,6 +19,7 @@ from netadapt_onnx.profilers.cost import Cost, CostModel
 from netadapt_onnx.search.budget import Budget, parse_budgets
 from netadapt_onnx.search.provenance import provenance
 from netadapt_onnx.search.result import Resources
+from netadapt_onnx.search.subject import require_prunable
 from netadapt_onnx.surgery import (
     Group,
     KeptIndices,
@@ -80,7 +81,8 @@ def prune(
     if output is not None:
         prepare_output(Path(output), source, overwrite)
     found = traced(source, shapes, batch_size)
-    groups = prunable(found)
+    require_prunable(source, found)
+    groups = list(found.prunable)
     count = CostModel(found.folded.proto)
     dense = count(found.folded.shapes)
     note, met = "", True
@@ -120,20 +122,6 @@ def _reconstructed(found: Trace, kept: KeptIndices, data: Path) -> onnx.ModelPro
 def passed(proof: Verification) -> bool:
     """Whether pruned equals masked wherever that could be compared."""
     return proof.first_bad_tensor is None
-
-
-def prunable(found: Trace) -> list[Group]:
-    """The groups that may be cut. Raises NetadaptError with the commonest reason if there is none."""
-    groups = list(found.prunable)
-    if not groups:
-        reasons = [g.reason for g in found.groups if g.reason]
-        why = f": {max(set(reasons), key=reasons.count)}" if reasons else ": no layer with channels was found"
-        raise NetadaptError(
-            f"no group of channels can be pruned{why}",
-            hint="`netadapt-onnx inspect MODEL` lists the groups and what holds each",
-            code="nothing-to-prune",
-        )
-    return groups
 
 
 def at_ratio(groups: Iterable[Group], ratio: float, step: int | None = None) -> Counts:
