@@ -15,6 +15,7 @@ import netadapt_onnx
 from models import Builder, plain, residual, unprunable
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import load
+from netadapt_onnx.profilers.fit import Stairs
 from netadapt_onnx.profilers.timing import Ratio, Timing
 from netadapt_onnx.search import adapt as adapt_module
 from netadapt_onnx.search import latency
@@ -244,10 +245,11 @@ def test_a_dry_run_shows_the_first_proposals_and_writes_nothing(task: tuple[Path
 class Device:
     """A simulated machine: latency grows with macs, `drift` times what the table says; the table knows macs only."""
 
-    def __init__(self, drift: float, late: float = 1.0) -> None:
+    def __init__(self, drift: float, late: float = 1.0, alignment: int = 1) -> None:
         self.drift = drift
         self.late = late
         self.measured: list[float] = []
+        self.stairs = Stairs(16, alignment)
 
     def predict(self, shapes: dict[str, tuple[int, ...]]) -> float:
         return sum(float(np.prod(s)) for name, s in shapes.items() if name.endswith(".weight")) / 1000
@@ -286,6 +288,15 @@ def test_measured_latency_meets_the_budget_whatever_the_table_says(
     assert result.after.latency_ms == result.latency.after_ms
 
 
+def test_a_latency_budget_is_landed_on_in_widths_that_run_fast(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_device(monkeypatch, Device(1.0, alignment=4))
+    result = adapt(*task, "latency=0.5x", tmp_path / "run", **FAST | {"step": 4})
+    assert result.met
+    assert all(after % 4 == 0 for _, after in result.groups.values())
+
+
 def test_a_budget_missed_by_the_careful_measurement_takes_another_step(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,7 +307,7 @@ def test_a_budget_missed_by_the_careful_measurement_takes_another_step(
     assert result.met
     seen = len(device.measured)
     journal = (tmp_path / "run" / "journal.jsonl").read_text()
-    assert journal.count('"latency/verify/') == 2
+    assert journal.count('"latency/searched/') == 2
     (tmp_path / "run" / "result.json").unlink()
     again = adapt(*task, "latency=0.5x", tmp_path / "run", resume=True, **FAST)
     assert replace(again, seconds=result.seconds) == result

@@ -226,6 +226,15 @@ def test_max_iterations_is_a_total_over_resumes() -> None:
     assert len(list(search(replace(one, max_iterations=3), steps))) == 1
 
 
+def test_rungs_are_multiples_of_step_and_alignment_and_the_structural_step() -> None:
+    group = cast(Any, SimpleNamespace(name="a", channels=30, step=2, floor=4))
+    assert ladder(group, 8).coarse == (24, 16, 8)
+    assert ladder(group, 1).fine == tuple(range(30, 3, -2))
+    assert ladder(group, 8, alignment=4).fine == (30, 28, 24, 20, 16, 12, 8, 4)
+    odd = cast(Any, SimpleNamespace(name="a", channels=3, step=1, floor=1))
+    assert ladder(odd, 8, alignment=4) == Ladder("a", 3, (), (3,))
+
+
 def test_bisection_and_scan_agree() -> None:
     ladders = [Ladder("a", 97, tuple(range(97, 0, -1)), tuple(range(97, 0, -1)))]
     for target in range(1, 97, 7):

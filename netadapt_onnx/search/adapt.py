@@ -22,7 +22,7 @@ from netadapt_onnx.profilers.session import Execution, fingerprint
 from netadapt_onnx.profilers.table import Table
 from netadapt_onnx.search.adaptation import Adaptation
 from netadapt_onnx.search.arguments import FINAL_EPOCHS, Arguments, Evaluate, Rank
-from netadapt_onnx.search.budget import parse_budgets
+from netadapt_onnx.search.budget import Budget, parse_budgets
 from netadapt_onnx.search.candidates import Progress
 from netadapt_onnx.search.latency import LatencyGauge, built_table, loaded_table
 from netadapt_onnx.search.netadapt import Select
@@ -106,9 +106,9 @@ def adapt(
         "table": _sha256(given),
         **arguments.identity(),
     }
-    relative = _latency_budget(arguments)
+    limit = _latency_budget(arguments)
     execution = Execution(ep, threads)
-    if relative is not None:
+    if limit is not None:
         _ = execution.provider  # a missing one is said before anything is written
     loaded = None if given is None else loaded_table(given, subject.trace, execution)
     # One thread each for many proposals at a time is faster than many threads for one, and repeats bit for bit.
@@ -119,9 +119,11 @@ def adapt(
         ) as run,
     ):
         gauge = None
-        if relative is not None or loaded is not None:
+        if limit is not None or loaded is not None:
             measured = loaded or built_table(run.path, subject.trace, execution, seed, progress)
-            gauge = LatencyGauge(run, subject.trace, measured, execution, relative=relative is not False)
+            gauge = LatencyGauge(run, subject.trace, measured, execution, limit)
+            if limit is not None:
+                subject = subject.aligned(measured.stairs.alignment)
         return Adaptation(run, subject, arguments, gauge, progress, log).result()
 
 
@@ -147,6 +149,8 @@ def dry_run(
     elif _latency_budget(asked) is not None:
         with tempfile.TemporaryDirectory() as folder:
             latency = built_table(Path(folder), subject.trace, execution, asked.seed, progress or _quiet)
+    if latency is not None and _latency_budget(asked) is not None:
+        subject = subject.aligned(latency.stairs.alignment)
     return _first_iteration(subject, asked, latency)
 
 
@@ -171,10 +175,8 @@ def _prepared(model: Source, data: Data, arguments: Arguments) -> Subject:
     return prepare(loaded, None if data is None else Path(data), arguments)
 
 
-def _latency_budget(arguments: Arguments) -> bool | None:
-    """Whether the latency budget is a relative one; None if there is none."""
-    found = (b.relative for b in parse_budgets(arguments.budget) if b.resource == "latency")
-    return next(found, None)
+def _latency_budget(arguments: Arguments) -> Budget | None:
+    return next((b for b in parse_budgets(arguments.budget) if b.resource == "latency"), None)
 
 
 def _about(execution: Execution) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.budget import parse_budgets
 from netadapt_onnx.search.candidates import MODEL_FILE, Candidates, Progress, cores
 from netadapt_onnx.search.judge import CallersJudge, DataJudge, Judge
-from netadapt_onnx.search.latency import LatencyGauge
+from netadapt_onnx.search.latency import AIM, LatencyGauge, Stage
 from netadapt_onnx.search.netadapt import Accepted, Problem, Step, amounts_after, met, search
 from netadapt_onnx.search.proposal import Proposal
 from netadapt_onnx.search.provenance import provenance
@@ -74,10 +74,10 @@ class Adaptation:
         for last in (False,) * (MOST_ROUNDS - 1) + (True,):
             steps = self._search(problem, history)
             within = met(amounts_after(problem, steps), problem.limits)
-            if within and not last and self._slow(f"verify/{len(steps)}", self._candidates.current.folded.proto):
+            if within and not last and self._missed("searched", len(steps), self._candidates.current.folded.proto):
                 continue
             proto = self._trained(steps)
-            if not within or last or not self._slow(f"final/{len(steps)}", proto):
+            if not within or last or not self._missed("final", len(steps), proto):
                 break
         stopped: Stopped = "met" if within else "no-way-down"
         if not within and len(steps) >= problem.max_iterations:
@@ -98,7 +98,7 @@ class Adaptation:
         original = self._predict(self._subject.widths) | {"size": float(self._subject.model.size_bytes)}
         limits = {budget.resource: budget.limit(original[budget.resource]) for budget in self._budgets}
         if aim and self._gauge is not None and "latency" in limits:
-            limits["latency"] *= self._gauge.aim
+            limits["latency"] *= AIM
         return limits
 
     def _problem(self) -> Problem:
@@ -181,30 +181,26 @@ class Adaptation:
         correction = {}
         if self._gauge is not None:
             predicted = self._predict(proposal.widths)["latency"]
-            correction["latency"] = self._gauge.correction(f"iteration/{iteration}", proto, predicted)
+            correction["latency"] = self._gauge.correction(iteration, proto, predicted)
         changed = self._arguments.rank == "reconstruct" and self._arguments.short_term_steps > 0
         ranked = self._judge.ranked(proto) if changed or proposal.group == EVERY_GROUP else None
         return Accepted(self._judge.held_out(proto), ranked, correction)
 
-    def _slow(self, key: str, proto: onnx.ModelProto) -> bool:
+    def _missed(self, stage: Stage, iteration: int, proto: onnx.ModelProto) -> bool:
         """Whether a careful measurement finds the latency budget missed."""
-        limit = next((b for b in self._budgets if b.resource == "latency"), None)
-        if self._gauge is None or limit is None:
-            return False
-        return self._gauge.upper(key, proto) > limit.value
+        asked = any(budget.resource == "latency" for budget in self._budgets)
+        return self._gauge is not None and asked and self._gauge.missed(stage, iteration, proto)
 
     def _with_verdict(self, step: Step) -> Step:
         """A step whose model was measured too slow, corrected by that: the search goes on from there."""
         if self._gauge is None:
             return step
-        predicted = self._predict(step.widths)["latency"]
-        limit = self._limits(aim=False).get("latency", float("inf"))
-        for stage in ("verify", "final"):
-            factor = self._gauge.known_correction(f"{stage}/{step.iteration}", predicted)
-            if factor is not None and factor * predicted > limit:
-                accepted = replace(step.accepted, correction={**step.accepted.correction, "latency": factor})
-                step = replace(step, accepted=accepted)
-        return step
+        factor = self._gauge.verdict(step.iteration, self._predict(step.widths)["latency"])
+        if factor is None:
+            return step
+        return replace(
+            step, accepted=replace(step.accepted, correction={**step.accepted.correction, "latency": factor})
+        )
 
     def _trained(self, steps: list[Step]) -> onnx.ModelProto:
         """The current model after long training by the original; as it was if that did not help or was not wanted."""
@@ -237,7 +233,7 @@ class Adaptation:
         file = save(proto, self._run.path / MODEL_FILE, metadata=self._metadata, overwrite=True)
         latency = None
         if self._gauge is not None and steps:
-            latency = self._gauge.result(f"final/{len(steps)}", proto, self._predict(steps[-1].widths)["latency"])
+            latency = self._gauge.result(len(steps), proto, self._predict(steps[-1].widths)["latency"])
         before = _resources(self._subject.trace.folded, self._subject.model.size_bytes)
         after = _resources(self._folded(load(file).proto), file.stat().st_size)
         if latency is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import onnx
@@ -13,6 +14,7 @@ from netadapt_onnx.profilers.session import Execution, fingerprint
 from netadapt_onnx.profilers.table import Table
 from netadapt_onnx.profilers.timing import Ratio, ratio
 from netadapt_onnx.runtime import random_inputs
+from netadapt_onnx.search.budget import Budget
 from netadapt_onnx.search.result import Latency
 from netadapt_onnx.search.run import Run
 from netadapt_onnx.surgery import Trace
@@ -25,26 +27,26 @@ CAREFUL_S, CAREFUL_SESSIONS = 20.0, 21
 AIM = 0.98
 
 
+Stage = Literal["searched", "final"]
+STAGES: tuple[Stage, ...] = ("searched", "final")
+
+
 class LatencyGauge:
     """Predicts by a table and measures beside the original, all on one device.
 
-    `relative`: whether the budget is a share of the original's latency or an absolute one. A correction is measured
-    over predicted.
+    `budget` is the latency budget, if there is one: a relative one compares shares of the original's time, an absolute
+    one milliseconds. A correction is measured over predicted.
     """
 
-    def __init__(self, run: Run, original: Trace, table: Table, execution: Execution, *, relative: bool) -> None:
+    def __init__(self, run: Run, original: Trace, table: Table, execution: Execution, budget: Budget | None) -> None:
         self._run = run
         self._original = original.folded
         self._table = table
         self._execution = execution
-        self._relative = relative
+        self._budget = budget
+        self._relative = budget is None or budget.relative
         self._inputs = random_inputs(original.folded.specs)
         self._predicted_reference = table.predict(original.folded.shapes)
-
-    @property
-    def aim(self) -> float:
-        """The share of the budget at which to aim."""
-        return AIM
 
     @property
     def reference_ms(self) -> float:
@@ -59,27 +61,29 @@ class LatencyGauge:
         """The original's own: 1 for a relative budget, which compares predictions with predictions."""
         return 1.0 if self._relative else self.reference_ms / self._predicted_reference
 
-    def correction(self, key: str, proto: onnx.ModelProto, predicted_ms: float) -> float:
-        """What a brief measurement says of the prediction."""
-        found = self._measured(key, proto, BRIEF_S, BRIEF_SESSIONS)
-        return self._of_prediction(found.median, found.model.median_ms, predicted_ms)
+    def correction(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float) -> float:
+        """What a brief measurement of an iteration's model says of its prediction.
 
-    def upper(self, key: str, proto: onnx.ModelProto) -> float:
-        """The upper end of a careful measurement's 95% interval: relative to the original, or in ms."""
-        found = self._measured(key, proto, CAREFUL_S, CAREFUL_SESSIONS)
-        return found.ci95[1] if self._relative else found.model.ci95[1]
+        Where careful measurements have found earlier models slower than brief ones had, they are believed.
+        """
+        self._measured(_brief(iteration), proto, BRIEF_S, BRIEF_SESSIONS)
+        margin = max((self._margin(earlier) for earlier in range(1, iteration)), default=1.0)
+        return self._middle(_brief(iteration)) * margin / predicted_ms
 
-    def known_correction(self, key: str, predicted_ms: float) -> float | None:
-        """What the upper end of an earlier careful measurement says of the prediction; None if there was none."""
-        value = self._run.recall(f"latency/{key}")
-        if value is None:
-            return None
-        found = msgspec.convert(value, Ratio)
-        return self._of_prediction(found.ci95[1], found.model.ci95[1], predicted_ms)
+    def missed(self, stage: Stage, iteration: int, proto: onnx.ModelProto) -> bool:
+        """Whether the interval of a careful measurement reaches beyond the budget."""
+        self._measured(_careful(stage, iteration), proto, CAREFUL_S, CAREFUL_SESSIONS)
+        return self._verdict(stage, iteration) is not None
 
-    def result(self, key: str, proto: onnx.ModelProto, predicted_ms: float) -> Latency:
+    def verdict(self, iteration: int, predicted_ms: float) -> float | None:
+        """The correction that follows from a careful measurement that missed the budget; None if none has."""
+        found = [self._verdict(stage, iteration) for stage in STAGES]
+        missed = [ms for ms in found if ms is not None]
+        return max(missed) / predicted_ms if missed else None
+
+    def result(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float) -> Latency:
         """A careful measurement as results show it."""
-        found = self._measured(key, proto, CAREFUL_S, CAREFUL_SESSIONS)
+        found = self._measured(_careful("final", iteration), proto, CAREFUL_S, CAREFUL_SESSIONS)
         return Latency(
             before_ms=found.reference.median_ms,
             after_ms=found.model.median_ms,
@@ -90,8 +94,23 @@ class LatencyGauge:
             sessions=found.model.sessions,
         )
 
-    def _of_prediction(self, share: float, absolute_ms: float, predicted_ms: float) -> float:
-        return (share * self._predicted_reference if self._relative else absolute_ms) / predicted_ms
+    def _margin(self, iteration: int) -> float:
+        missed = [ms for ms in (self._verdict(stage, iteration) for stage in STAGES) if ms is not None]
+        return max(1.0, max(missed) / self._middle(_brief(iteration))) if missed else 1.0
+
+    def _verdict(self, stage: Stage, iteration: int) -> float | None:
+        """The upper end of a careful measurement, in the table's ms, if it missed the budget."""
+        value = self._run.recall(_careful(stage, iteration))
+        if value is None or self._budget is None:
+            return None
+        found = msgspec.convert(value, Ratio)
+        upper = found.ci95[1] if self._relative else found.model.ci95[1]
+        return upper * (self._predicted_reference if self._relative else 1.0) if upper > self._budget.value else None
+
+    def _middle(self, key: str) -> float:
+        """The median of a journalled measurement, in the table's ms."""
+        found = msgspec.convert(self._run.recall(key), Ratio)
+        return found.median * self._predicted_reference if self._relative else found.model.median_ms
 
     def _measured(self, key: str, proto: onnx.ModelProto, seconds: float, sessions: int) -> Ratio:
         """The model's time beside the original's, in pairs of fresh sessions that take turns; once per `key`."""
@@ -100,7 +119,15 @@ class LatencyGauge:
             reference = self._original.proto
             return ratio(proto, reference, self._inputs, self._execution, sessions=sessions, time_cap_s=seconds)
 
-        return msgspec.convert(self._run.once(f"latency/{key}", measure), Ratio)
+        return msgspec.convert(self._run.once(key, measure), Ratio)
+
+
+def _brief(iteration: int) -> str:
+    return f"latency/brief/{iteration}"
+
+
+def _careful(stage: Stage, iteration: int) -> str:
+    return f"latency/{stage}/{iteration}"
 
 
 def loaded_table(file: Path, original: Trace, execution: Execution) -> Table:

@@ -62,11 +62,20 @@ class Proposal:
     resources: Amounts
 
 
-def ladder(group: Group, step: int) -> Ladder:
-    """The rungs of one group: multiples of lcm(step, structural step), and of the structural step, from its floor."""
-    fine = tuple(n for n in range(group.channels, 0, -1) if n % group.step == 0 and n >= group.floor)
-    coarse = math.lcm(step, group.step)
-    return Ladder(group.name, group.channels, tuple(n for n in fine if n % coarse == 0), fine)
+def ladder(group: Group, step: int, alignment: int = 1) -> Ladder:
+    """The rungs of one group: coarse are multiples of `step`, fine ones of `alignment`, both of the structural step.
+
+    All channels are always a rung, the floor is the lowest. `alignment` above 1 is for latency: widths that miss it run
+    slower kernels, so that nothing is gained by them.
+    """
+    fine, coarse = math.lcm(group.step, alignment), math.lcm(group.step, step)
+    counts = range(group.channels - 1, 0, -1)
+    return Ladder(
+        group.name,
+        group.channels,
+        tuple(n for n in counts if n % coarse == 0 and n >= group.floor),
+        (group.channels, *(n for n in counts if n % fine == 0 and n >= group.floor)),
+    )
 
 
 class Proposer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from netadapt_onnx.errors import NetadaptError
@@ -27,6 +27,11 @@ class Subject:
     trace: Trace
     data: Dataset | None
     ladders: tuple[Ladder, ...]
+    step: int
+
+    def aligned(self, alignment: int) -> Subject:
+        """The same, but even landing on the budget keeps to multiples of `alignment`."""
+        return replace(self, ladders=_ladders(self.trace, self.step, alignment))
 
     @property
     def widths(self) -> dict[str, int]:
@@ -47,21 +52,30 @@ def prepare(model: Model, data: Path | None, arguments: Arguments) -> Subject:
     """
     folded = fold(model.proto, dict(arguments.shapes), arguments.batch_size)
     found = traced(folded)
-    if not found.prunable:
-        reasons = {group.reason for group in found.groups if group.reason} or {"it has no layer with channels"}
-        raise NetadaptError(
-            f"{model.path}: no group of channels can be pruned: {', '.join(sorted(reasons)[:3])}",
-            hint="`netadapt-onnx inspect` lists the groups",
-            code="nothing-to-prune",
-        )
-    ladders = tuple(rungs for rungs in (ladder(group, arguments.step) for group in found.prunable) if rungs.fine)
+    require_prunable(model, found)
     if data is None and arguments.evaluate is None:
         raise NetadaptError("nothing to judge models by", hint="give --data", code="usage")
     if data is None and arguments.rank == "finetune":
         raise NetadaptError("--rank finetune trains, so it needs --data", code="usage")
     outputs = {value.name: folded.shapes[value.name] for value in folded.proto.graph.output}
     dataset = None if data is None else load_data(data, folded.specs, outputs)
-    return Subject(model, found, dataset, ladders)
+    return Subject(model, found, dataset, _ladders(found, arguments.step), arguments.step)
+
+
+def require_prunable(model: Model, found: Trace) -> None:
+    """Raise NetadaptError, with the reasons, for a model none of whose groups can be pruned."""
+    if found.prunable:
+        return
+    reasons = {group.reason for group in found.groups if group.reason} or {"it has no layer with channels"}
+    raise NetadaptError(
+        f"{model.path}: no group of channels can be pruned: {', '.join(sorted(reasons)[:3])}",
+        hint="`netadapt-onnx inspect` lists the groups",
+        code="nothing-to-prune",
+    )
+
+
+def _ladders(found: Trace, step: int, alignment: int = 1) -> tuple[Ladder, ...]:
+    return tuple(ladder(group, step, alignment) for group in found.prunable)
 
 
 @dataclass(frozen=True)
