@@ -5,9 +5,10 @@ Layers are named (`conv1`, `conv2`, ...), so group names are known. Each builder
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -26,7 +27,7 @@ class Builder:
         self._counts[prefix] = self._counts.get(prefix, 0) + 1
         return f"{prefix}{self._counts[prefix]}"
 
-    def constant(self, name: str, value: np.ndarray) -> str:
+    def constant(self, name: str, value: npt.ArrayLike) -> str:
         self.initializers.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
@@ -202,7 +203,7 @@ def unprunable() -> onnx.ModelProto:
     return b.model({"image": ("N", 3, 8, 8)}, {"only_out": ("N", 8, 8, 8)})
 
 
-ALL = {
+ALL: dict[str, Callable[..., onnx.ModelProto]] = {
     "plain": plain,
     "residual": residual,
     "grouped": grouped,

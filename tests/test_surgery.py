@@ -190,6 +190,23 @@ def test_attention_heads_go_whole() -> None:
         resize(found, {"q": np.arange(6)})
 
 
+def test_heads_that_meet_a_plain_dimension_fix_it() -> None:
+    """q (heads, dimension) times k (dimension): whole heads of q may go, so no dimension of k may."""
+    b = models.Builder()
+    q = b.node("MatMul", ["x", b.random("q.weight", (12, 12), 12)], "q")
+    q = b.node("Transpose", [b.node("Reshape", [q, b.constant("split", np.array([0, 0, 3, 4]))])], perm=[0, 2, 1, 3])
+    k = b.node("MatMul", ["x", b.random("k.weight", (12, 4), 12)], "k")
+    k = b.node("Unsqueeze", [b.node("Transpose", [k], perm=[0, 2, 1]), b.constant("axis", np.array([1]))])
+    mixed = b.node("Transpose", [b.node("MatMul", [q, k])], perm=[0, 2, 1, 3])
+    flat = b.node("Reshape", [mixed, b.constant("join", np.array([0, 0, 15]))])
+    b.node("MatMul", [flat, b.random("o.weight", (15, 6), 15)], "o")
+    found = traced(b.model({"x": (1, 5, 12)}, {"o_out": (1, 5, 6)}))
+    groups = {g.name: g for g in found.groups}
+    assert (groups["q"].prunable, groups["q"].step) == (True, 4)
+    assert "contracts it with" in (groups["k"].reason or "")
+    assert verify(found, select(found, {"q": 8})).exact
+
+
 @pytest.mark.parametrize(
     ("keep", "message"),
     [

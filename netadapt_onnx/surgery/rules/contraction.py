@@ -63,18 +63,19 @@ def contract(node: Node, labels: Labels, letters: Sequence[str], out: str) -> li
             lengths[letter] = max(length, lengths.get(letter, 1))
     merged: list[Array] = []
     runtime = [slot for slot in range(len(letters)) if not labels.is_constant(node.inputs[slot])]
+    own: dict[int, list[Array]] = {slot: [] for slot in runtime}
     for slot in runtime:
         for factor in labels.of(node.inputs[slot]):
             spread = _spread(factor, letters[slot], order)
             if any(spread.shape[k] > 1 for k in range(rank) if k not in summed):
                 for axis in summed:
                     spread = labels.collapse(spread, axis, f"'{node.name}' sums over it")
+            own[slot].append(spread)
             merged = labels.join(merged, spread, f"'{node.name}'")
     for slot in runtime:
-        own = [_spread(f, letters[slot], order) for f in labels.of(node.inputs[slot])]
         for letter, length in zip(letters[slot], labels.shape(node.inputs[slot]), strict=True):
             axis = order.index(letter)
-            if length > 1 and not labelled(own, axis):
+            if length > 1 and not labelled(own[slot], axis):
                 reason = f"'{node.name}' contracts it with '{node.inputs[slot]}', which cannot be cut"
                 merged = [labels.collapse(f, axis, reason) for f in merged]
         if any(letter not in out for letter in letters[slot]):

@@ -245,12 +245,10 @@ def expand(node: Node, labels: Labels) -> None:
 @rule("Tile")
 def tile(node: Node, labels: Labels) -> None:
     """Labels repeat along the axes that are tiled."""
-    x = node.inputs[0]
-    repeats = labels.integers(node, 1)
-    if repeats is None:
-        raise Unsupported("no repeats")
-    factors = [np.tile(f, [r if n > 1 else 1 for n, r in zip(f.shape, repeats, strict=True)]) for f in labels.of(x)]
-    labels.set(node.outputs[0], factors)
+    x, y = node.inputs[0], node.outputs[0]
+    repeats = [after // before for before, after in zip(labels.shape(x), labels.shape(y), strict=True)]
+    found = labels.introduce(node, 0) if labels.is_constant(x) else labels.of(x)
+    labels.set(y, [np.tile(f, [r if n > 1 else 1 for n, r in zip(f.shape, repeats, strict=True)]) for f in found])
 
 
 @rule("DepthToSpace")
