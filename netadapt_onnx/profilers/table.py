@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.fit import Curve, Floats, Ints, choose_stairs, fit_curve
+from netadapt_onnx.profilers.fit import Curve, Floats, Ints, Stairs, choose_stairs, fit_curve
 from netadapt_onnx.profilers.session import Fingerprint, differences
 from netadapt_onnx.profilers.timing import Timing
 from netadapt_onnx.profilers.units import Layers, Unit, attributes
@@ -162,6 +162,11 @@ class Table:
     def seconds(self) -> float:
         """What building took, over all resumes."""
         return sum(w.seconds for w in self.wholes) + self.reference.seconds
+
+    @property
+    def stairs(self) -> Stairs:
+        """The device's channel block and alignment, as chosen from the cells: widths off the alignment run slower."""
+        return self._pools[0].curve.stairs
 
     def predict(self, shapes: Shapes) -> float:
         """Latency in ms of the version of the model whose tensors have these shapes."""

@@ -23,6 +23,8 @@ from netadapt_onnx.runtime import Arrays, run
 SESSIONS = 9
 # Sessions that live at the same time may hold this much in weights.
 SESSION_BYTES = 1 << 30
+# The share of runs that is taken for undisturbed, on a machine with three busy processes a core.
+UNDISTURBED = 0.1
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def median_interval(samples: np.ndarray) -> tuple[float, float]:
     return float(ordered[k]), float(ordered[n - 1 - k])
 
 
-def low_mean(times: np.ndarray, share: float = 0.2) -> np.ndarray[Any, Any]:
+def low_mean(times: np.ndarray, share: float = UNDISTURBED) -> np.ndarray[Any, Any]:
     """Mean of the fastest `share` along the last axis: what the model takes when nothing disturbs it.
 
     Fresh sessions of one model agree in it to 0.3-0.6% on a machine where their medians differ by 1.2-1.7%.
