@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
-from models import Builder
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
+from models import Builder
 from netadapt_onnx.surgery.rules.elementwise import BROADCASTING, UNARY
 from netadapt_onnx.surgery.rules.reduction import REDUCTIONS
 
@@ -222,6 +222,42 @@ def padded(b: Builder, x: str) -> tuple[str, int]:
 def expanded(b: Builder, x: str) -> tuple[str, int]:
     gate = b.node("GlobalAveragePool", [x])
     return b.node("Mul", [x, b.node("Expand", [gate, ints(b, [1, C, S, S])])]), C
+
+
+@case("ConstantOfShape")
+def filled(b: Builder, x: str) -> tuple[str, int]:
+    shape = b.node("Shape", [x])
+    size = b.node("Gather", [shape, ints(b, [0])])
+    dims = b.node("Concat", [size, ints(b, [C, 1, 1])], axis=0)
+    zeros = b.node("ConstantOfShape", [dims], value=numpy_helper.from_array(np.array([0.5], np.float32)))
+    return b.node("Add", [x, zeros]), C
+
+
+def recurrent(op: str, gates: int) -> Case:
+    def made(b: Builder, x: str) -> tuple[str, int]:
+        y = b.node("Transpose", [b.node("Reshape", [x, ints(b, [C, 4, -1])])], perm=[1, 2, 0])  # (T, N, C)
+        sizes = [C, 6, 10]
+        for directions, inputs, hidden in ((1, sizes[0], sizes[1]), (2, sizes[1], sizes[2] // 2)):
+            name = b.name(op.lower())
+            tensors = [
+                y,
+                b.random(f"{name}.w", (directions, gates * hidden, inputs), inputs),
+                b.random(f"{name}.r", (directions, gates * hidden, hidden), hidden),
+                b.random(f"{name}.b", (directions, 2 * gates * hidden)),
+                "",
+                b.random(f"{name}.h", (directions, S * S // 4, hidden)),
+            ]
+            direction = "bidirectional" if directions == 2 else "forward"
+            y = b.node(op, tensors, name, hidden_size=hidden, direction=direction)
+            y = b.node("Transpose", [y], perm=[0, 2, 1, 3])
+            y = b.node("Reshape", [y, ints(b, [0, 0, directions * hidden])])
+        return b.node("Unsqueeze", [b.node("Transpose", [y], perm=[2, 0, 1]), ints(b, [0])]), sizes[2]
+
+    return made
+
+
+for _op, _gates in (("LSTM", 4), ("GRU", 3), ("RNN", 1)):
+    CASES["", _op] = recurrent(_op, _gates)
 
 
 @case("Tile")

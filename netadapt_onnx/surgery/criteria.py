@@ -9,7 +9,6 @@ import numpy as np
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.surgery.groups import Group
-from netadapt_onnx.surgery.labels import Layer
 from netadapt_onnx.surgery.ties import Array
 from netadapt_onnx.surgery.trace import Trace
 
@@ -24,23 +23,11 @@ def _summed_over_layers(trace: Trace, group: Group, power: int) -> np.ndarray:
     for layer in trace.labels.layers:
         if layer.name not in group.layers:
             continue
-        values = _slices(trace, layer)
+        values = np.moveaxis(trace.labels.value(layer.weight), layer.axis, 0)
         sums = (np.abs(values.astype(np.float64)) ** power).reshape(len(values), -1).sum(axis=1)
-        np.add.at(total, trace.roots[layer.channels], sums)
+        np.add.at(total, trace.roots[layer.line], sums)
     result: np.ndarray = total[members]
     return result
-
-
-def _slices(trace: Trace, layer: Layer) -> np.ndarray:
-    """A layer's weights as (output channels, everything else)."""
-    name = layer.weight
-    values = trace.labels.weight(name)
-    moved = np.moveaxis(values, layer.axis, 0)
-    groups = len(layer.channels) // moved.shape[0]
-    if groups > 1:  # a grouped ConvTranspose: (C, O / group, ...) holds the groups along C
-        moved = values.reshape(groups, -1, *values.shape[1:])
-        moved = np.moveaxis(moved, 2, 1).reshape(len(layer.channels), -1)
-    return moved.reshape(len(layer.channels), -1)
 
 
 def l2(trace: Trace, group: Group) -> np.ndarray:

@@ -44,7 +44,10 @@ class Use:
 
 @dataclass(frozen=True)
 class Layer:
-    """A node that owns weights, and the labels (channels,) of its output channels."""
+    """A node that owns weights, and the labels (channels,) of its output channels.
+
+    `weight` is the initializer that produces them, with labels `line` along its `axis`.
+    """
 
     node: int
     name: str
@@ -52,6 +55,7 @@ class Layer:
     channels: Array
     weight: str
     axis: int
+    line: Array
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,10 @@ class Labels:
             raise Unsupported(f"the shape of '{name}' is not known")
         return self._shapes[name]
 
+    def kind(self, name: str) -> str:
+        """Numpy's kind of a tensor's type: 'f' for floats."""
+        return self._dtypes[name].kind
+
     def is_constant(self, name: str) -> bool:
         """Whether a tensor is an initializer, or a view of one that keeps its own name."""
         return name in self._constants or name in self._views
@@ -113,17 +121,6 @@ class Labels:
         """The initializer behind a view, and whether the view is one plain transposition of it."""
         node = self._views[name][1]
         return node.input[0], node.op_type == "Transpose" and node.input[0] in self._constants
-
-    def weight(self, name: str) -> np.ndarray[Any, Any]:
-        """The value of an initializer or of a view of one, as its reader sees it (quantised values unscaled)."""
-        if name not in self._views:
-            return self.value(name)
-        node = self._views[name][1]
-        source = self.weight(node.input[0])
-        if node.op_type != "Transpose":
-            return source
-        order = next((list(a.ints) for a in node.attribute if a.name == "perm"), None)
-        return source.transpose(order)
 
     def integers(self, node: Node, slot: int, attribute: str | None = None) -> list[int] | None:
         """Integers given as input `slot`, or in older opsets as `attribute`; None if neither is there."""
@@ -229,9 +226,7 @@ class Labels:
         while name in self._views:
             user, view = self._views[name]
             if view.op_type == "Transpose":
-                rank = len(self.shape(name))
-                order = next((list(a.ints) for a in view.attribute if a.name == "perm"), list(range(rank))[::-1])
-                kept = tuple(f.transpose(np.argsort(order)) for f in kept)
+                kept = tuple(f.transpose(np.argsort(self._order(view))) for f in kept)
             elif view.op_type in ("DequantizeLinear", "QuantizeLinear"):
                 self._bind_scales(view, user, kept)
             name, slot = view.input[0], 0
@@ -246,7 +241,7 @@ class Labels:
     def introduce(self, node: Node, slot: int) -> Factors:
         """Bind the float constant at input `slot` to fresh labels on all its axes; returns them."""
         shape = self.shape(node.inputs[slot])
-        if self._dtypes[node.inputs[slot]].kind != "f":
+        if self.kind(node.inputs[slot]) != "f":
             return ()
         factors = tuple(on_axis(self.fresh(n), k, len(shape)) for k, n in enumerate(shape) if n > 1)
         self.bind(node, slot, factors)
@@ -261,9 +256,23 @@ class Labels:
                 lines = tuple(self.keep_axes(f, (axis,), "quantisation axis") for f in factors if f.shape[axis] > 1)
                 self.uses.extend(Use(name, user, slot, (line.reshape(-1),)) for line in lines if line.any())
 
-    def owns(self, node: Node, channels: Array, weight: int, axis: int) -> None:
-        """`node` is a layer whose output channels carry these labels, along `axis` of its weight (an input slot)."""
-        self.layers.append(Layer(node.index, node.name, node.op, channels, node.inputs[weight], axis))
+    def owns(self, node: Node, channels: Array, slot: int, axis: int, line: Array | None = None) -> None:
+        """`node` is a layer whose output channels carry these labels.
+
+        They are produced along `axis` of the constant at input `slot`, where they appear as `line` (unless alike).
+        """
+        name = node.inputs[slot]
+        while name in self._views:
+            view = self._views[name][1]
+            if view.op_type == "Transpose":
+                axis = self._order(view)[axis]
+            name = view.input[0]
+        line = channels if line is None else line
+        self.layers.append(Layer(node.index, node.name, node.op, channels, name, axis, line))
+
+    def _order(self, transpose: onnx.NodeProto) -> list[int]:
+        rank = len(self.shape(transpose.output[0]))
+        return next((list(a.ints) for a in transpose.attribute if a.name == "perm"), list(range(rank))[::-1])
 
     def edit(self, node: Node, change: Edit) -> None:
         """Have `change(cut, node)` adjust attributes and integer inputs of the node when the model is cut."""
@@ -271,7 +280,7 @@ class Labels:
 
     def mask(self, node: Node, slot: int) -> None:
         """The node contracts input `slot`: the masked reference zeroes removed channels in front of it."""
-        if self.of(node.inputs[slot]):
+        if self.of(node.inputs[slot]) or self.is_constant(node.inputs[slot]):
             self.masked.append((node.index, slot))
 
     def gather(self, node: Node) -> None:

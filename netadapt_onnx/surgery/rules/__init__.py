@@ -7,6 +7,7 @@ from netadapt_onnx.surgery.rules import (
     movement,
     normalisation,
     pooling,
+    recurrent,
     reduction,
     selection,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "movement",
     "normalisation",
     "pooling",
+    "recurrent",
     "reduction",
     "rule",
     "selection",

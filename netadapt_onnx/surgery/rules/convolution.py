@@ -46,11 +46,13 @@ def _convolve(node: Node, labels: Labels, outputs: int, produced_axis: int, cons
     line = labels.channels(x, 1, f"'{node.name}' works along it")
     grouped_axis = 0  # of w: the axis that holds all groups one after another (O of Conv, C of ConvTranspose)
     produced: Array | None
+    own_axis, own_line = produced_axis, None  # where the weights produce the output channels
     if groups > 1 and line is not None and groups >= inputs // groups:
         whole = _tie_columns(labels, line.reshape(groups, -1), f"conv groups of '{node.name}'")
         produced = np.repeat(whole, outputs // groups)
         consumed = np.repeat(whole, inputs // groups)
-        _bind_weight(node, labels, grouped_axis, consumed if consumed_axis == grouped_axis else produced, None, None)
+        own_axis, own_line = grouped_axis, consumed if consumed_axis == grouped_axis else produced
+        _bind_weight(node, labels, grouped_axis, own_line, None, None)
         labels.edit(node, _set_group)
         labels.mask(node, 0)
     else:
@@ -63,12 +65,13 @@ def _convolve(node: Node, labels: Labels, outputs: int, produced_axis: int, cons
         if consumed_axis == grouped_axis:
             everywhere = None if per_group is None else np.tile(per_group, groups)
             _bind_weight(node, labels, consumed_axis, everywhere, produced_axis, fresh)
+            own_line = fresh
         else:
             _bind_weight(node, labels, produced_axis, produced, consumed_axis, per_group)
     if produced is None:
         return
     bind_channels(node, labels, 2, produced)
-    labels.owns(node, produced, 1, produced_axis)
+    labels.owns(node, produced, 1, own_axis, own_line)
     rank = len(labels.shape(node.outputs[0]))
     labels.set(node.outputs[0], [on_axis(produced, 1, rank)])
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from netadapt_onnx.surgery.labels import Labels, Unsupported, align, labelled, on_axis
+from netadapt_onnx.surgery.labels import Labels, Unsupported, align, aligned_shape, labelled, on_axis
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
 from netadapt_onnx.surgery.ties import Array
@@ -237,9 +237,23 @@ def expand(node: Node, labels: Labels) -> None:
     # A constant stretched over the batch (a class token) can be cut like what it is combined with further on.
     found = labels.introduce(node, 0) if labels.is_constant(x) else labels.of(x)
     factors = [align(f, rank) for f in found]
+    if labels.is_constant(x) and labels.kind(x) == "f":
+        before, after = aligned_shape(labels.shape(x), rank), labels.shape(y)
+        stretched = [k for k in range(rank) if before[k] == 1 < after[k]]
+        factors += [on_axis(labels.fresh(after[k]), k, rank) for k in stretched]
     labels.set(y, factors)
     if factors:
         labels.edit(node, lambda cut, made: cut.resize_dims(made, 1, y))
+
+
+@rule("ConstantOfShape")
+def filled(node: Node, labels: Labels) -> None:
+    """A fill over the batch (an initial state, say) can be cut on any axis: its dimensions are rewritten."""
+    y = node.outputs[0]
+    shape = labels.shape(y)
+    if labels.kind(y) == "f":
+        labels.set(y, [on_axis(labels.fresh(n), k, len(shape)) for k, n in enumerate(shape) if n > 1])
+        labels.edit(node, lambda cut, made: cut.resize_dims(made, 0, y))
 
 
 @rule("Tile")
