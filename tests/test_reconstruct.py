@@ -86,3 +86,20 @@ def test_a_reconstructed_model_has_the_shapes_of_the_cut_one() -> None:
     names = {t.name: tuple(t.dims) for t in solved.graph.initializer}
     assert names == {t.name: tuple(t.dims) for t in cut.graph.initializer}
     onnx.checker.check_model(solved, full_check=True)
+
+
+def test_a_model_with_nothing_to_solve_has_no_moments() -> None:
+    b = models.Builder()
+    b.conv("image", 3, 4, name="only")
+    found = traced(b.model({"image": ("N", 3, 8, 8)}, {"only_out": ("N", 4, 8, 8)}))
+    inputs = images(4, 8)
+    assert moments(found, inputs, original_targets(found, inputs)) == {}
+
+
+def test_a_consumer_with_one_output_channel_is_solved_too() -> None:
+    found = traced(models.plain((16, 1), classes=1))
+    inputs = images(128)
+    statistics = moments(found, inputs, original_targets(found, inputs))
+    assert "conv2" in statistics
+    solved = reconstruct(found, {"conv1": np.arange(8)}, statistics)
+    assert solved.graph.initializer[0].dims[0] == 8

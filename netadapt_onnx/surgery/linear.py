@@ -104,9 +104,8 @@ class Linear:
 def linear_layers(trace: Trace) -> list[Linear]:
     """The layers of a model that reconstruction can solve, in topological order."""
     found = []
-    for layer in trace.labels.layers:
-        node = Node(layer.node, trace.folded.proto.graph.node[layer.node], 1)
-        made = _linear(trace, node)
+    for index, proto in enumerate(trace.folded.proto.graph.node):
+        made = _linear(trace, Node(index, proto, 1))
         if made is not None:
             found.append(made)
     return found
@@ -114,7 +113,9 @@ def linear_layers(trace: Trace) -> list[Linear]:
 
 def _linear(trace: Trace, node: Node) -> Linear | None:
     shapes = trace.folded.shapes
-    if node.op not in ("Conv", "Gemm", "MatMul") or trace.labels.is_constant(node.inputs[0]):
+    if node.domain or node.op not in ("Conv", "Gemm", "MatMul") or not trace.labels.is_constant(node.inputs[1]):
+        return None
+    if trace.labels.is_constant(node.inputs[0]):
         return None
     x, w, y = node.inputs[0], node.inputs[1], node.outputs[0]
     groups = node.integer("group", 1) if node.op == "Conv" else 1

@@ -70,7 +70,7 @@ def moments(
     """
     kept_outputs = kept_outputs or {}
     layers = [layer for layer in linear_layers(trace) if layer.inputs_per_group <= LARGEST_SYSTEM]
-    layers = [layer for layer in layers if trace.axes.get(layer.input)]
+    layers = [layer for layer in layers if trace.axes.get(layer.input) and layer.name in targets.outputs]
     sums: dict[str, _Sums] = {}
     seen = dict.fromkeys((layer.name for layer in layers), 0)
     for batch, arrays in _batches(trace, inputs, [layer.input for layer in layers]):
@@ -173,6 +173,8 @@ def _per_image(inputs: Arrays) -> int:
 def _batches(trace: Trace, inputs: Arrays, names: list[str]):  # type: ignore[no-untyped-def]
     """(batch number, activations by name) of the model over the calibration inputs."""
     wanted = list(dict.fromkeys(names))
+    if not wanted:
+        return
     exposed = onnx.ModelProto()
     exposed.CopyFrom(trace.folded.proto)
     given = {name for name in wanted if name in inputs}
