@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from netadapt_onnx.profilers.fit import Stairs, choose_stairs, fit_curve, nonnegative
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nonnegative_equals_scipys(seed: int) -> None:
+    optimize = pytest.importorskip("scipy.optimize")
+    rng = np.random.default_rng(seed)
+    a, x = rng.standard_normal((40, 7)), rng.standard_normal(7)
+    y = a @ x + 0.1 * rng.standard_normal(40)
+    expected, residual = optimize.nnls(a, y)
+    found = nonnegative(a, y)
+    assert (found >= 0).all()
+    assert np.linalg.norm(a @ found - y) == pytest.approx(residual, rel=1e-6)
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_coinciding_columns_are_harmless() -> None:
+    a = np.stack([np.arange(1.0, 6.0)] * 3, 1)
+    assert a @ nonnegative(a, 2.0 * np.arange(1.0, 6.0)) == pytest.approx(2.0 * np.arange(1.0, 6.0), rel=1e-6)
+
+
+def simulated(rng: np.random.Generator, n: int, block: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of a conv whose time goes by blocks of channels, and doubles for inputs off a multiple of 4."""
+    widths = rng.integers(1, 9, (n, 2)) * 8 + np.where(rng.random((n, 2)) < 0.25, rng.integers(1, 8, (n, 2)), 0)
+    blocks = np.ceil(widths / block)
+    slow = np.where(widths[:, 0] % 4, 2.0, 1.0)
+    return widths.astype(np.int64), 3.0 + slow * (blocks[:, 0] * blocks[:, 1] * 5.0)
+
+
+@pytest.mark.parametrize("block", [4, 8, 16, 32])
+def test_the_stairs_are_found(block: int) -> None:
+    widths, us = simulated(np.random.default_rng(0), 300, block)
+    found = choose_stairs([(widths, us)], cells=300)
+    assert (found.block, found.alignment) == (block, 4)
+
+
+def test_unseen_widths_are_predicted() -> None:
+    rng = np.random.default_rng(1)
+    widths, us = simulated(rng, 300)
+    curve = fit_curve(widths, us * rng.normal(1.0, 0.01, len(us)), Stairs(16, 4))
+    unseen, expected = simulated(rng, 100)
+    assert np.abs(curve(unseen) / expected - 1).mean() < 0.03
+
+
+def test_a_class_without_cells_costs_what_the_next_aligned_widths_cost() -> None:
+    widths = np.array([[16 * i, 16 * j] for i in range(1, 5) for j in range(1, 5)])
+    curve = fit_curve(widths, widths.prod(1) * 0.1, Stairs(16, 4))
+    assert curve(np.array([[29, 32]])) == pytest.approx(curve(np.array([[32, 32]])))
+
+
+def test_units_without_widths_are_constant() -> None:
+    curve = fit_curve(np.empty((3, 0), np.int64), np.array([4.0, 5.0, 6.0]), Stairs(16, 4))
+    assert curve(np.empty((1, 0), np.int64)) == pytest.approx([5.0], rel=0.1)

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from models import plain, residual, unprunable
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.folding import fold
+from netadapt_onnx.profilers import build as building
+from netadapt_onnx.profilers.build import Draw, Variant, build, random_versions, validate
+from netadapt_onnx.profilers.cost import cost
+from netadapt_onnx.profilers.session import CPU, PROVIDERS, fingerprint
+from netadapt_onnx.profilers.table import Cell, Record, Table, Whole, read
+from netadapt_onnx.profilers.timing import Timing
+from netadapt_onnx.profilers.units import Layers
+from netadapt_onnx.surgery.criteria import select
+from netadapt_onnx.surgery.trace import Trace, trace
+
+
+@pytest.fixture(scope="module")
+def traced() -> Trace:
+    return trace(fold(residual(32, size=8)))
+
+
+@pytest.fixture(scope="module")
+def reference(traced: Trace) -> Variant:
+    return Variant(traced.folded.proto, traced.folded.shapes)
+
+
+@pytest.fixture(scope="module")
+def draw(traced: Trace) -> Draw:
+    return random_versions(traced)
+
+
+def simulated_ms(shapes: Mapping[str, tuple[int, ...]], proto: onnx.ModelProto) -> dict[str, float]:
+    """A device with blocks of 8 channels: microseconds per layer, from the widths alone."""
+    weights = {n.name: shapes[n.input[1]] for n in proto.graph.node if n.op_type in {"Conv", "Gemm"}}
+    return {name: 2.0 + 0.5 * -(-w[0] // 8) * -(-w[1] // 8) for name, w in weights.items()}
+
+
+@pytest.fixture
+def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaces the clock: cells and whole times follow from the widths, so that builds can be compared."""
+
+    def measure_batch(
+        versions: Mapping[int, Variant], reference: Variant, inputs: Any, layers: Layers, *rest: Any
+    ) -> list[Record]:
+        records: list[Record] = []
+        whole = sum(simulated_ms(reference.shapes, reference.proto).values())
+        for model, version in versions.items():
+            times = simulated_ms(version.shapes, reference.proto)
+            for name, us in times.items():
+                shapes = [list(version.shapes[t]) for t in layers.tensors(name)]
+                records.append(Cell(model, [name], shapes, us))
+            ms = [sum(times.values()) / 1000] * 2
+            records.append(Whole(model, ms, [whole / 1000] * 2, whole, 10, 0.5))
+        return records
+
+    def measure(*_: Any, **__: Any) -> tuple[Timing, ...]:
+        return (Timing(3.0, (2.9, 3.1), 9),)
+
+    monkeypatch.setattr(building, "_measure_batch", measure_batch)
+    monkeypatch.setattr(building, "measure", measure)
+
+
+@pytest.mark.usefixtures("simulated")
+class TestSimulated:
+    def test_unseen_widths_are_predicted(self, traced: Trace, reference: Variant, draw: Draw, tmp_path: Path) -> None:
+        table = build(tmp_path / "t.jsonl", reference, draw, models=48)
+        whole = sum(simulated_ms(reference.shapes, reference.proto).values())
+        assert table.predict(reference.shapes) == pytest.approx(3.0, rel=0.01)
+        errors = []
+        for i in range(20):
+            version = draw(np.random.default_rng([99, i]))
+            expected = sum(simulated_ms(version.shapes, reference.proto).values()) / whole
+            errors.append(table.predict_ratio(version.shapes) / expected - 1)
+        assert np.abs(errors).mean() < 0.01
+
+    def test_candidates_need_no_model(self, traced: Trace, reference: Variant, draw: Draw, tmp_path: Path) -> None:
+        """The search predicts from shapes alone, and fewer channels never cost more in whole steps."""
+        table = build(tmp_path / "t.jsonl", reference, draw, models=32)
+        [group, *_] = traced.prunable
+        predicted = [
+            table.predict(traced.resized_shapes(select(traced, {group.name: n}, "first"))) for n in (8, 16, 24, 32)
+        ]
+        assert predicted == sorted(predicted)
+        assert predicted[0] < 0.9 * predicted[-1]
+
+    def test_a_killed_build_goes_on_to_the_same_table(self, reference: Variant, draw: Draw, tmp_path: Path) -> None:
+        whole = build(tmp_path / "whole.jsonl", reference, draw, models=20)
+
+        def dying(rng: np.random.Generator) -> Variant:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            return draw(rng)
+
+        for left in (0, 8, 17):
+            path = tmp_path / f"killed{left}.jsonl"
+            with pytest.raises(KeyboardInterrupt):
+                build(path, reference, dying, models=20)
+            with path.open("ab") as file:  # killed while writing
+                file.write(b'{"record":"cell","model":11,"layers":["conv1"],"shapes":[],"us":1.0}\n{"record":"ce')
+            resumed = build(path, reference, draw, models=20)
+            assert resumed.cells == whole.cells
+            assert [w.model for w in resumed.wholes] == list(range(20))
+
+    def test_a_finished_table_is_not_measured_again(
+        self, reference: Variant, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "t.jsonl"
+        build(path, reference, draw, models=8)
+        before = path.read_bytes()
+        monkeypatch.setattr(building, "_measure_batch", None)
+        build(path, reference, draw, models=8)
+        assert path.read_bytes() == before
+
+    def test_the_time_cap_leaves_a_smaller_table(self, reference: Variant, draw: Draw, tmp_path: Path) -> None:
+        path = tmp_path / "t.jsonl"
+        build(path, reference, draw, models=16)
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(lines[: next(i for i, line in enumerate(lines) if b'"model":8' in line)]))
+        table = build(path, reference, draw, models=16, time_cap_s=3.0)  # the first batch took 8 x 0.5 s
+        assert len(table.wholes) == 8
+        assert table.reference.stopped == "time cap of 3 s"
+
+    def test_progress_counts_versions(self, reference: Variant, draw: Draw, tmp_path: Path) -> None:
+        seen: list[tuple[int, int]] = []
+        build(tmp_path / "t.jsonl", reference, draw, models=16, progress=lambda i, n, _: seen.append((i, n)))
+        assert seen == [(0, 16), (8, 16), (16, 16)]
+
+    def test_another_plan_on_the_same_file_is_refused(self, reference: Variant, draw: Draw, tmp_path: Path) -> None:
+        path = tmp_path / "t.jsonl"
+        build(path, reference, draw, models=8)
+        with pytest.raises(NetadaptError, match="threads: 1 there, 2 here"):
+            build(path, reference, draw, models=8, threads=2)
+        with pytest.raises(NetadaptError, match="seed: 0 there, 1 here"):
+            build(path, reference, draw, models=8, seed=1)
+
+    def test_another_model_is_refused(self, reference: Variant, draw: Draw, tmp_path: Path) -> None:
+        build(tmp_path / "t.jsonl", reference, draw, models=8)
+        with pytest.raises(NetadaptError, match="another model"):
+            Table.load(tmp_path / "t.jsonl", fold(plain()).proto)
+
+    def test_another_device_is_refused_by_what_differs(self, reference: Variant, draw: Draw, tmp_path: Path) -> None:
+        path = tmp_path / "t.jsonl"
+        build(path, reference, draw, models=8)
+        assert Table.load(path, reference.proto, device=fingerprint(CPU)).device == fingerprint(CPU)
+        with pytest.raises(NetadaptError, match=re.escape("cpu: ") + ".* there, Cortex-A72 here"):
+            Table.load(path, reference.proto, device=fingerprint(CPU) | {"cpu": "Cortex-A72"})
+
+    def test_a_corrupt_line_is_named_by_number(self, reference: Variant, draw: Draw, tmp_path: Path) -> None:
+        path = tmp_path / "t.jsonl"
+        build(path, reference, draw, models=8)
+        lines = path.read_text().splitlines()
+        lines[4] = lines[4].replace('"us":', '"us":"')
+        path.write_text("\n".join(lines) + "\n")
+        with pytest.raises(NetadaptError, match="line 5"):
+            Table.load(path, reference.proto)
+
+    def test_a_cut_off_last_line_is_left_out_and_said(self, reference: Variant, draw: Draw, tmp_path: Path) -> None:
+        path = tmp_path / "t.jsonl"
+        build(path, reference, draw, models=8)
+        assert not Table.load(path, reference.proto).truncated
+        path.write_bytes(path.read_bytes() + b'{"record":"refe')
+        assert Table.load(path, reference.proto).truncated
+
+    def test_a_table_without_cells_is_refused(self, reference: Variant, draw: Draw, tmp_path: Path) -> None:
+        path = tmp_path / "t.jsonl"
+        build(path, reference, draw, models=8)
+        path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+        with pytest.raises(NetadaptError, match="no measured cell"):
+            Table.load(path, reference.proto)
+
+    def test_an_unfinished_table_is_refused(self, reference: Variant, draw: Draw, tmp_path: Path) -> None:
+        path = tmp_path / "t.jsonl"
+        build(path, reference, draw, models=8)
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+        with pytest.raises(NetadaptError, match="not complete"):
+            Table.load(path, reference.proto)
+
+
+def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with pytest.raises(NetadaptError, match="no such file"):
+        Table.load(path, plain())
+    path.write_text('{"record":"reference","median_ms":1.0,"ci95":[1,1],"sessions":1,"stopped":"","seconds":1}\n')
+    with pytest.raises(NetadaptError, match="not a latency table"):
+        Table.load(path, plain())
+    path.write_text("epoch,loss\n1,0.5\n")
+    with pytest.raises(NetadaptError, match="line 1"):
+        Table.load(path, plain())
+
+
+def test_a_file_that_is_no_table_is_never_overwritten(reference: Variant, draw: Draw, tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("mine\n")
+    with pytest.raises(NetadaptError):
+        build(path, reference, draw, models=8)
+    assert path.read_text() == "mine\n"
+
+
+def test_providers_without_node_times_build_no_table(
+    reference: Variant, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiling = dataclasses.replace(CPU.provider, per_node=False)
+    monkeypatch.setitem(
+        PROVIDERS,  # type: ignore[arg-type]
+        "cpu",
+        compiling,
+    )
+    with pytest.raises(NetadaptError, match="one node"):
+        build(tmp_path / "t.jsonl", reference, draw)
+
+
+def test_drawn_versions_vary_in_every_group_and_repeat_by_seed(traced: Trace, draw: Draw) -> None:
+    versions = [draw(np.random.default_rng([0, i])) for i in range(12)]
+    again = draw(np.random.default_rng([0, 3]))
+    assert again.shapes == versions[3].shapes
+    costs = [cost(v.proto, v.shapes).macs for v in versions]
+    assert max(costs) > 3 * min(costs)
+    for group in traced.prunable:
+        node = next(n for n in traced.folded.proto.graph.node if n.name == group.name)
+        assert len({v.shapes[node.output[0]][1] for v in versions}) > 2
+    for version in versions[:3]:
+        assert fold(version.proto).shapes == version.shapes
+
+
+def test_a_model_without_prunable_group_is_refused() -> None:
+    with pytest.raises(NetadaptError, match="no prunable group"):
+        random_versions(trace(fold(unprunable())))
+
+
+def test_a_measured_table_ranks_unseen_versions(reference: Variant, draw: Draw, tmp_path: Path) -> None:
+    """The real thing, briefly: onnxruntime profiles, cells, fit, and versions that were held out."""
+    path = tmp_path / "t.jsonl"
+    table = build(path, reference, draw, models=24, time_cap_s=20.0)
+    assert {tuple(cell.layers) for cell in table.cells} >= {("conv1", "bn1", "relu1")}
+    assert sum(isinstance(r, Whole) for r in read(path)[0]) == len(table.wholes)
+    assert table.units["add1"].name == "conv3"
+    assert all(us >= 0 for us in table.predict_units(reference.shapes).values())
+    found = validate(table, reference, draw, 8, time_cap_s=5.0)
+    assert found.n == 8
+    assert found.pearson > 0.7
+    assert found.mape <= found.p95 <= found.max
