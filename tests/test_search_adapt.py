@@ -286,6 +286,8 @@ def test_measured_latency_meets_the_budget_whatever_the_table_says(
     assert 0.9 * 0.5 < result.latency.ratio < 0.5
     assert result.latency.ci95[1] <= 0.5
     assert result.after.latency_ms == result.latency.after_ms
+    gave_back = [s["channels"][1] > s["channels"][0] for s in history(tmp_path / "run")]
+    assert any(gave_back) or drift >= 1  # faster than predicted: the landing cut too much
 
 
 def test_a_latency_budget_is_landed_on_in_widths_that_run_fast(
@@ -295,6 +297,21 @@ def test_a_latency_budget_is_landed_on_in_widths_that_run_fast(
     result = adapt(*task, "latency=0.5x", tmp_path / "run", **FAST | {"step": 4})
     assert result.met
     assert all(after % 4 == 0 for _, after in result.groups.values())
+
+
+def test_the_device_decides_whether_a_latency_is_out_of_reach(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The smallest model takes 0.011x; a table that thinks nothing gets below 0.5x is not believed, a device is."""
+    device = Device(1.0)
+    on_device(monkeypatch, device)
+    known = device.predict
+    monkeypatch.setattr(device, "predict", lambda shapes: known(shapes) / 2 + 0.9)
+    hopeful = adapt(*task, "latency=0.45x", tmp_path / "hopeful", **FAST)
+    assert hopeful.met
+    assert hopeful.iterations > 1
+    hopeless = adapt(*task, "latency=0.005x", tmp_path / "hopeless", **FAST)
+    assert (hopeless.met, hopeless.iterations, hopeless.stopped) == (False, 1, "no-way-down")
 
 
 def test_a_budget_missed_by_the_careful_measurement_takes_another_step(

@@ -129,3 +129,12 @@ def test_a_crashing_job_is_one_failure_with_its_log(tmp_path: Path) -> None:
     assert run_job(tmp_path, {}, work) == {"error": "who divided by zero"}
     assert "ZeroDivisionError" in (tmp_path / "error.txt").read_text()
     assert run_job(tmp_path, {}, lambda folder, request: {"accuracy": 1.0}) == {"error": "who divided by zero"}
+
+
+def test_a_full_disk_is_not_the_proposals_fault(tmp_path: Path) -> None:
+    def work(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        run_job(tmp_path, {}, work)
+    assert run_job(tmp_path, {}, lambda folder, request: {"accuracy": 1.0}) == {"accuracy": 1.0}

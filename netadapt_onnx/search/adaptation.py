@@ -24,6 +24,7 @@ from netadapt_onnx.search.result import AccuracyChange, AdaptResult, Latency, Li
 from netadapt_onnx.search.run import Lines, Run, write_json
 from netadapt_onnx.search.schedule import Schedule
 from netadapt_onnx.search.subject import Predictor, Subject
+from netadapt_onnx.surgery import resize, select
 
 RESULT_FILE, HISTORY_FILE, TRAINED_FILE = "result.json", "history.jsonl", "trained.onnx"
 # A measured miss costs one more step and another final training; after so many rounds something else is wrong.
@@ -144,13 +145,11 @@ class Adaptation:
 
     def _search(self, problem: Problem, history: Lines[Step]) -> list[Step]:
         """Go on from the history until the loop ends; returns all steps."""
-        floor = self._predict(self._subject.floor)
-        too_low = [n for n, limit in problem.limits.items() if floor[n] * problem.start.correction.get(n, 1.0) > limit]
+        floor = self._smallest(problem)
+        too_low = [name for name, limit in problem.limits.items() if floor[name] > limit]
         if too_low:
-            self._note(
-                f"no width is small enough: {too_low[0]} is at least "
-                f"{floor[too_low[0]] / self._predict(self._subject.widths)[too_low[0]]:.3g}x of the original's"
-            )
+            share = floor[too_low[0]] / amounts_after(problem, ())[too_low[0]]
+            self._note(f"no width is small enough: {too_low[0]} is at least {share:.3g}x of the original's")
             if not history.items:  # every path ends with all groups at their floor, so go there at once
                 history.append(self._jump(problem, floor))
         steps = [self._with_verdict(step) for step in history.items]
@@ -160,6 +159,14 @@ class Adaptation:
             steps.append(step)
             self._log(self._told(step, problem))
         return steps
+
+    def _smallest(self, problem: Problem) -> dict[str, float]:
+        """What the narrowest model costs; if the table thinks it too slow, the device is asked."""
+        trace, widths = self._subject.trace, self._subject.floor
+        floor = {n: amount * problem.start.correction.get(n, 1.0) for n, amount in self._predict(widths).items()}
+        if self._gauge is not None and floor["latency"] > problem.limits.get("latency", float("inf")):
+            floor["latency"] = self._gauge.smallest(resize(trace, select(trace, widths, "first")))
+        return floor
 
     def _jump(self, problem: Problem, floor: dict[str, float]) -> Step:
         widths = self._subject.floor

@@ -70,6 +70,11 @@ class LatencyGauge:
         margin = max((self._margin(earlier) for earlier in range(1, iteration)), default=1.0)
         return self._middle(_brief(iteration)) * margin / predicted_ms
 
+    def smallest(self, proto: onnx.ModelProto) -> float:
+        """Brief measurement, in the table's ms, of the narrowest model: tables know least about extremes."""
+        self._measured("latency/smallest", proto, BRIEF_S, BRIEF_SESSIONS)
+        return self._middle("latency/smallest")
+
     def missed(self, stage: Stage, iteration: int, proto: onnx.ModelProto) -> bool:
         """Whether the interval of a careful measurement reaches beyond the budget."""
         self._measured(_careful(stage, iteration), proto, CAREFUL_S, CAREFUL_SESSIONS)
