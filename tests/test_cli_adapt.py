@@ -96,10 +96,10 @@ def test_a_budget_above_the_cost_is_met_already(folder: Path, capsys: pytest.Cap
 def test_a_budget_below_the_smallest_model_exits_1_and_keeps_the_best(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = document(capsys, arguments(folder, "params=60"), 1)
+    found = document(capsys, arguments(folder, "params=20"), 1)
     assert found["met"] is False
     assert found["after"]["params"] < found["before"]["params"]
-    assert found["limits"][0]["value"] == found["after"]["params"] > 60
+    assert found["limits"][0]["value"] == found["after"]["params"] > 20
     onnx.checker.check_model(found["model"], full_check=True)
 
 
