@@ -107,9 +107,21 @@ def test_a_teacher_that_remembers_teaches_the_same(trained: onnx.ModelProto) -> 
     shared = Teacher(trained, len(data.train))
     student = plain((6, 12, 16), seed=1)
     for seed in (5, 6):
-        remembered = train(student, data, teacher=shared, steps=6, seed=seed, settings=settings)
-        fresh = train(student, data, teacher=trained, steps=6, seed=seed, settings=settings)
+        remembered = train(student, data, teacher=shared, steps=3, seed=seed, settings=settings)
+        other = Teacher(trained, len(data.train))
+        fresh = train(student, data, teacher=other, steps=3, seed=seed, settings=settings)
         assert same(remembered.proto, fresh.proto)
+
+
+def test_a_teacher_of_too_many_samples_remembers_none_from_one_training_to_the_next(
+    trained: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netadapt_onnx.training.teacher.MOST_FORESEEN", 100)
+    data, student = dataset(320), plain((6, 12, 16), seed=1)
+    shared = Teacher(trained, len(data.train))
+    train(student, data, teacher=shared, steps=3, seed=5, settings=FLOAT)
+    again = train(student, data, teacher=shared, steps=3, seed=6, settings=FLOAT)
+    assert same(again.proto, train(student, data, teacher=trained, steps=3, seed=6, settings=FLOAT).proto)
 
 
 def test_replicas_share_one_step(trained: onnx.ModelProto) -> None:
@@ -186,6 +198,16 @@ def test_batches_shrink_where_activations_would_not_fit(monkeypatch: pytest.Monk
     result = train(plain(), data, epochs=1, settings=FLOAT)
     assert result.history[0].steps > 4
     assert result.lr < 0.05
+
+
+def test_augmented_samples_are_taught_as_they_are(trained: onnx.ModelProto) -> None:
+    data, student = dataset(256), plain((6, 12, 16), seed=1)
+    results = [
+        train(student, data, teacher=teacher, steps=4, augment=True, settings=FLOAT).proto
+        for teacher in (trained, Teacher(trained, 256))
+    ]
+    assert same(*results)
+    assert not same(results[0], train(student, data, teacher=trained, steps=4, settings=FLOAT).proto)
 
 
 def test_no_steps_change_nothing() -> None:

@@ -19,6 +19,7 @@ from netadapt_onnx.training.evaluate import batch_size
 
 SUFFIX = "/netadapt_batchnorm"
 EPSILON = 1e-5
+FIRST_OPSET = 7  # BatchNormalization as it is today, without a mode attribute
 REESTIMATION_BATCH = 128
 _BIAS = ".netadapt_bias"
 _PARTS = ("weight", "bias", "running_mean", "running_var")
@@ -34,7 +35,8 @@ def unfold(proto: onnx.ModelProto, calibration: Split) -> onnx.ModelProto:
     statistics too. Left alone: graphs that kept BatchNorm, layers that only outputs follow, shared weights, and
     outputs of one position per sample.
     """
-    chosen = _bare_convolutions(proto.graph)
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    chosen = _bare_convolutions(proto.graph) if opset >= FIRST_OPSET else []
     if not chosen:
         return proto
     statistics = _statistics(proto, [node.output[0] for node in chosen], calibration)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -12,17 +13,21 @@ from torch import Tensor
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training.data import Split
+from netadapt_onnx.training.replicas import autocast, tensors
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.torch_graph import TorchGraph
 
 MOST_REMEMBERED_BYTES = 256 * 2**20
+# Up to this many samples a teacher of several trainings computes all of them beforehand.
+MOST_FORESEEN = 1 << 16
+_CHUNK = 64
 
 
 class Teacher:
     """A frozen model whose outputs are computed once per training sample.
 
-    `samples` is the length of the training split it teaches; 0 remembers nothing (augmented inputs). One teacher may
-    serve many trainings over the same split, and several threads at once: each writes rows of its own.
+    `samples` is the length of the training split it teaches; with 0 it remembers nothing. One teacher may serve
+    many trainings over the same split, and several threads at once: each writes rows of its own.
     """
 
     def __init__(self, proto: onnx.ModelProto, samples: int = 0) -> None:
@@ -30,7 +35,7 @@ class Teacher:
         self._samples = samples
         self._known = np.zeros(samples, dtype=bool)
         self._memory: dict[str, Tensor] | None = None
-        self._layout: bool | None = None
+        self._made_with: tuple[str, bool] | None = None
         self._checked: dict[str, tuple[int, ...]] | None = None
 
     def __call__(self, inputs: Mapping[str, Tensor], rows: np.ndarray, settings: Settings) -> dict[str, Tensor]:
@@ -38,50 +43,69 @@ class Teacher:
         if self._memory is not None and self._known[rows].all():
             index = torch.from_numpy(rows)
             return {name: values[index] for name, values in self._memory.items()}
-        with torch.no_grad(), torch.autocast(
-            "cpu", torch.bfloat16, enabled=settings.dtype == "bfloat16", cache_enabled=False
-        ):  # fmt: skip
-            found = {name: value.float() for name, value in self._graph(inputs).items()}
-        self._remember(found, rows)
+        found = self.answer(inputs, settings)
+        if self._memory is not None:
+            index = torch.from_numpy(rows)
+            for name, values in self._memory.items():
+                values[index] = found[name]
+            self._known[rows] = True
         return found
+
+    def answer(self, inputs: Mapping[str, Tensor], settings: Settings) -> dict[str, Tensor]:
+        """Outputs for any inputs, augmented ones for instance; nothing is remembered."""
+        with torch.no_grad(), autocast(settings):
+            return {name: value.float() for name, value in self._graph(inputs).items()}
 
     def prepare(self, settings: Settings, split: Split, outputs: Mapping[str, tuple[int, ...]]) -> None:
         """Bring the weights into the settings' layout and make room. `outputs`: the student's, for two samples.
 
-        Raises NetadaptError if the student's outputs are not the teacher's.
+        Raises NetadaptError if the student's inputs or outputs are not the teacher's.
         """
-        if self._layout != settings.channels_last:
+        if self._checked != outputs:
+            self._check(split, outputs)
+        made_with = (settings.dtype, settings.channels_last)
+        if self._made_with != made_with:
             self._graph.arrange(settings.channels_last)
-            self._layout = settings.channels_last
-        if self._checked == outputs:
+            self._known[:] = False
+            self._made_with = made_with
+
+    def foresee(self, split: Split, settings: Settings) -> None:
+        """For a teacher of several trainings: make what it answers independent of those before.
+
+        The last bits of an output can depend on its neighbours in the batch, so a killed run that resumes with an
+        empty memory would train to other weights. All samples are computed in fixed batches, or where they are too
+        many none is remembered from one training to the next.
+        """
+        if self._memory is None or self._known.all():
             return
-        own = self._shapes(split)
+        self._known[:] = False
+        if self._samples > MOST_FORESEEN:
+            return
+
+        def compute(start: int) -> None:
+            rows = np.arange(start, min(start + _CHUNK, self._samples))
+            self(tensors(split.batch(rows), settings), rows, settings)
+
+        with ThreadPoolExecutor(settings.replicas, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(compute, range(0, self._samples, _CHUNK)):
+                pass
+
+    def _check(self, split: Split, outputs: Mapping[str, tuple[int, ...]]) -> None:
+        rows = np.array([0, len(split) - 1])
+        inputs = {name: torch.from_numpy(np.array(value)) for name, value in split.batch(rows).items()}
+        other = set(self._graph.input_names) ^ set(inputs)
+        if other:
+            raise NetadaptError(f"the teacher's inputs are not the model's: {sorted(other)}", code="invalid-data")
+        with torch.no_grad():
+            own = {name: tuple(value.shape) for name, value in self._graph(inputs).items()}
         if own != outputs:
             raise NetadaptError(
                 f"the teacher's outputs {_listed(own)} are not the model's {_listed(outputs)}", code="invalid-data"
             )
-        self._checked = dict(outputs)
-        size = 4 * self._samples * sum(math.prod(shape[1:]) for shape in outputs.values())
-        batched = all(shape[:1] == (2,) for shape in outputs.values())
-        if self._memory is None and batched and 0 < size <= MOST_REMEMBERED_BYTES:
-            self._memory = {name: torch.zeros(self._samples, *shape[1:]) for name, shape in outputs.items()}
-
-    def _shapes(self, split: Split) -> dict[str, tuple[int, ...]]:
-        rows = np.array([0, len(split) - 1])
-        inputs = {name: torch.from_numpy(np.array(value)) for name, value in split.batch(rows).items()}
-        missing = set(self._graph.input_names) ^ set(inputs)
-        if missing:
-            raise NetadaptError(f"the teacher's inputs are not the model's: {sorted(missing)}", code="invalid-data")
-        with torch.no_grad():
-            return {name: tuple(value.shape) for name, value in self._graph(inputs).items()}
-
-    def _remember(self, found: Mapping[str, Tensor], rows: np.ndarray) -> None:
-        if self._memory is None:
-            return
-        index = torch.from_numpy(rows)
-        for name, values in self._memory.items():
-            values[index] = found[name]
-        self._known[rows] = True
+        self._checked = own
+        size = 4 * self._samples * sum(math.prod(shape[1:]) for shape in own.values())
+        if 0 < size <= MOST_REMEMBERED_BYTES and all(shape[:1] == (2,) for shape in own.values()):
+            self._memory = {name: torch.zeros(self._samples, *shape[1:]) for name, shape in own.items()}
 
 
 def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:

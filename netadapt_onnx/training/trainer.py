@@ -19,7 +19,7 @@ from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.augmentation import augmented
 from netadapt_onnx.training.data import Dataset, Split
 from netadapt_onnx.training.ops.registry import Node
-from netadapt_onnx.training.replicas import Fetch, Replicas, one_thread, tensors
+from netadapt_onnx.training.replicas import Fetch, Replicas, Teaching, one_thread, tensors
 from netadapt_onnx.training.settings import Settings, choose
 from netadapt_onnx.training.task import Task, task
 from netadapt_onnx.training.teacher import Teacher
@@ -36,7 +36,7 @@ LARGEST_GRADIENT = 5.0
 WARM_UP_SHARE = 0.2
 FINAL_RATE_SHARE = 1e-3
 CALIBRATION_SAMPLES = 256
-TIMED_SAMPLES = 64
+TIMED_SAMPLES = 128
 # Activations of one batch, all replicas together: gradients and kernels' buffers take about as much again.
 MOST_ACTIVATION_BYTES = 2 * 2**30
 
@@ -119,12 +119,9 @@ def train(
         plan = _Plan(split, size, per_epoch, steps if steps is not None else (epochs or 0) * per_epoch, seed, augment)
         if settings is None:
             settings = _choose(unfolded, split, size, seed, losses)
-        if isinstance(teacher, onnx.ModelProto):
-            teacher = Teacher(teacher, 0 if augment else len(split))
-        if teacher is not None:
-            teacher.prepare(settings, split, footprint.shapes)
         rate = lr if lr is not None else _learning_rate(graph, plan)
-        with Replicas(unfolded, settings, losses, teacher) as replicas:
+        teaching = _teaching(teacher, plan, settings, footprint)
+        with Replicas(unfolded, settings, losses, teaching) as replicas:
             for attempt in (rate, rate / 2):
                 try:
                     history = _run(replicas, plan, attempt, progress)
@@ -135,6 +132,23 @@ def train(
     raise NetadaptError(
         f"training diverged, also at half the learning rate ({rate / 2:g})", hint="give a smaller --lr", code="diverged"
     )
+
+
+def _teaching(
+    teacher: onnx.ModelProto | Teacher | None, plan: _Plan, settings: Settings, footprint: _Footprint
+) -> Teaching | None:
+    """A teacher for this training alone learns its samples as they come; one that the caller keeps, all at once."""
+    if teacher is None:
+        return None
+    kept = isinstance(teacher, Teacher)
+    teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher, 0 if plan.augment else len(plan.split))
+    teacher.prepare(settings, plan.split, footprint.shapes)
+    if plan.augment:
+        answer = teacher.answer
+        return lambda inputs, _, settings: answer(inputs, settings)
+    if kept:
+        teacher.foresee(plan.split, settings)
+    return teacher
 
 
 def choose_settings(
