@@ -190,7 +190,8 @@ def _measure_all(
 ) -> None:
     done = {r.model for r in records if isinstance(r, Whole)}
     spent = sum(r.seconds for r in records if isinstance(r, Whole))
-    batches = [range(first, min(first + BATCH, header.models)) for first in range(0, header.models, BATCH)]
+    together = _together(reference)
+    batches = [range(first, min(first + together, header.models)) for first in range(0, header.models, together)]
     inputs = reference.inputs()
     layers = Layers(reference.proto)
     stopped = "done"
@@ -217,6 +218,12 @@ def _measure_all(
     final = Reference(timing.median_ms, timing.ci95, timing.sessions, stopped, seconds)
     with path.open("ab") as file:
         file.write(encode([final]))
+
+
+def _together(reference: Variant) -> int:
+    """Versions of a batch: fewer of a large model, whose sessions would not all fit into memory."""
+    each = (1 + FRESH) * reference.proto.ByteSize()
+    return max(2, min(BATCH, 2 * SESSION_BYTES // max(1, each)))
 
 
 def _measure_batch(
@@ -331,7 +338,7 @@ def validate(
     versions = [draw(np.random.default_rng([seed, i])) for i in range(n)]
     predicted = np.array([table.predict_ratio(version.shapes) for version in versions])
     passes = np.empty((2, n))
-    batches = -(-n // BATCH)
+    batches = -(-n // _together(reference))
     for k in range(2):
         order = np.random.default_rng([seed, n, k]).permutation(n)
         for i, batch in enumerate(np.array_split(order, batches)):

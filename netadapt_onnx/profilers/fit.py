@@ -132,6 +132,24 @@ def _relative_fit(terms: Floats, us: Floats) -> Floats:
     return found
 
 
+def robust_nonnegative(terms: Floats, target: Floats, weight: Floats | None = None) -> Floats:
+    """`nonnegative` in relative error, in which versions that are far off count by their distance, not its square.
+
+    Huber's weights (1964), reweighted; the scale is the median error.
+    """
+    relative = (np.ones_like(target) if weight is None else weight) / target
+    trust: Floats = np.ones_like(target)
+    scale = np.abs(terms).max(0)
+    scale[scale == 0] = 1.0
+    found: Floats = np.zeros(terms.shape[1])
+    for _ in range(10):
+        w = np.sqrt(trust) * relative
+        found = nonnegative(terms / scale * w[:, None], target * w) / scale
+        errors = np.abs(terms @ found / target - 1)
+        trust = np.minimum(1.0, 1.5 * max(1e-6, float(np.median(errors))) / np.maximum(errors, 1e-12))
+    return found
+
+
 def nonnegative(a: Floats, y: Floats) -> Floats:
     """argmin |a x - y| over x >= 0 (Lawson and Hanson 1974, chapter 23), for a few columns."""
     gram, target = a.T @ a, a.T @ y

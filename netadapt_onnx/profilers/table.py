@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.fit import Curve, Floats, Ints, Stairs, choose_stairs, fit_curve
+from netadapt_onnx.profilers.fit import Curve, Floats, Ints, Stairs, choose_stairs, fit_curve, robust_nonnegative
 from netadapt_onnx.profilers.session import Fingerprint, differences
 from netadapt_onnx.profilers.timing import Timing
 from netadapt_onnx.profilers.units import Layers, Unit, attributes
@@ -201,15 +201,14 @@ class Table:
 
     def _profiling_us(self, times: Sequence[float]) -> float:
         """Microseconds that profiling adds to each kernel: by how much versions of more kernels look too slow."""
-        rows = {whole.model: np.array([0.0, 0.0, 1.0]) for whole in self.wholes}
+        rows = {whole.model: np.zeros(2) for whole in self.wholes}
         for cell, us in zip(self.cells, times, strict=True):
-            rows[cell.model] += (us, 1, 0)
-        terms = np.array([rows[whole.model] for whole in self.wholes])
-        if len(terms) < 16 or np.std(terms[:, 1]) < 0.02 * np.mean(terms[:, 1]):
+            rows[cell.model] += (us, -1)
+        if len(rows) < 8:
             return 0.0
-        ratios = np.array([whole.ratio for whole in self.wholes])
-        slope, per_kernel, _ = np.linalg.lstsq(terms / ratios[:, None], np.ones_like(ratios), rcond=None)[0]
-        return float(np.clip(-per_kernel / slope, 0.0, MOST_PROFILING_US)) if slope > 0 else 0.0
+        terms = np.array([rows[whole.model] for whole in self.wholes])
+        slope, per_kernel = robust_nonnegative(terms, np.array([whole.ratio for whole in self.wholes]))
+        return min(float(per_kernel / slope), MOST_PROFILING_US) if slope > 0 else 0.0
 
     @cached_property
     def _samples(self) -> dict[str, tuple[list[int], list[list[int]], list[float]]]:
@@ -249,7 +248,7 @@ class Table:
 
     @cached_property
     def _calibration(self) -> tuple[float, float]:
-        """whole = slope * sum of units + offset, least squares in relative error over the unprofiled times."""
+        """whole = slope * sum of units + offset, fitted to the unprofiled times."""
         sums = {whole.model: 0.0 for whole in self.wholes}
         for pool in self._pools:
             for unit in pool.units:
@@ -261,10 +260,10 @@ class Table:
         totals = np.array([sums[whole.model] for whole in self.wholes])
         if len(totals) < 3:
             return float(ratios.mean() / totals.mean()), 0.0
-        weight = np.where([whole.model == 0 for whole in self.wholes], REFERENCE_WEIGHT, 1.0) / ratios
-        terms = np.stack([totals, np.ones_like(totals)], 1) * weight[:, None]
-        slope, offset = np.linalg.lstsq(terms, ratios * weight, rcond=None)[0]
-        return float(slope), float(offset)
+        weight = np.where([whole.model == 0 for whole in self.wholes], REFERENCE_WEIGHT, 1.0)
+        one = np.ones_like(totals)
+        slope, above, below = robust_nonnegative(np.stack([totals, one, -one], 1), ratios, weight)
+        return float(slope), float(above - below)
 
 
 @dataclass(frozen=True)
