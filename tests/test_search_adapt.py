@@ -162,6 +162,18 @@ def test_residual_streams_are_cut_too(tmp_path: Path) -> None:
     assert result.groups["conv1"][1] < 8
 
 
+def test_the_file_has_the_widths_that_the_history_tells(task: tuple[Path, Path], tmp_path: Path) -> None:
+    """Down to single channels and back up: a group of one channel is none when the cut model is traced again."""
+    model = tmp_path / "narrow.onnx"
+    model.write_bytes(plain((2, 16), size=8, classes=3).SerializeToString())
+    for budget in ("params=60", "params=80", "params=120"):
+        run = tmp_path / budget
+        result = adapt(model, task[1], budget, run, step=1, init_reduction_ratio=0.25, final_epochs=0)
+        dims = {t.name: t.dims[0] for t in load(result.model).proto.graph.initializer}
+        assert {name: dims[f"{name}.weight"] for name in result.groups} == {n: w for n, (_, w) in result.groups.items()}
+        assert result.after.params == history(run)[-1]["resources"]["params"]
+
+
 def test_a_budget_that_holds_already_is_nothing_to_do(task: tuple[Path, Path], tmp_path: Path) -> None:
     result = adapt(*task, "macs=1.5x", tmp_path / "run")
     assert (result.met, result.stopped, result.iterations) == (True, "nothing-to-do", 0)

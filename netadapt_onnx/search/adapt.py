@@ -21,7 +21,7 @@ from netadapt_onnx.model import Model, load
 from netadapt_onnx.profilers.session import Execution, fingerprint
 from netadapt_onnx.profilers.table import Table
 from netadapt_onnx.search.adaptation import Adaptation
-from netadapt_onnx.search.arguments import FINAL_EPOCHS, Arguments, Evaluate, Rank
+from netadapt_onnx.search.arguments import FINAL_EPOCHS, SHORT_TERM_LR, Arguments, Evaluate, Rank
 from netadapt_onnx.search.budget import Budget, parse_budgets
 from netadapt_onnx.search.candidates import Progress
 from netadapt_onnx.search.latency import LatencyGauge, built_table, loaded_table
@@ -54,7 +54,7 @@ def adapt(
     reduction_of: Literal["initial", "current"] = "initial",
     step: int = 8,
     short_term: int | None = None,
-    short_term_lr: float | None = None,
+    short_term_lr: float = SHORT_TERM_LR,
     final_epochs: int = FINAL_EPOCHS,
     max_iterations: int = DEFAULT_ITERATIONS,
     seed: int = 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -20,6 +21,8 @@ Evaluate = Callable[[onnx.ModelProto], float]
 
 # Steps of SGD on each proposal (the paper's 'short-term fine-tuning'); reconstruction needs none.
 SHORT_TERM = {"reconstruct": 0, "finetune": 100}
+# Measured for 100 steps of distillation at batch 128; the long training's rate is too high for so few.
+SHORT_TERM_LR = 0.02
 FINAL_EPOCHS = 8
 
 
@@ -36,7 +39,7 @@ class Arguments:
     reduction_of: Literal["initial", "current"] = "initial"
     step: int = 8
     short_term: int | None = None
-    short_term_lr: float | None = None
+    short_term_lr: float = SHORT_TERM_LR
     final_epochs: int = FINAL_EPOCHS
     max_iterations: int = DEFAULT_ITERATIONS
     seed: int = 0
@@ -56,6 +59,8 @@ class Arguments:
         for name, least in (("step", 1), ("max_iterations", 1), ("final_epochs", 0), ("threads", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise NetadaptError(f"{_flag(name)} {getattr(self, name)}: at least {least}", code="usage")
+        if not 0 < self.short_term_lr < math.inf:
+            raise NetadaptError(f"--short-term-lr {self.short_term_lr:g}: above 0", code="usage")
         if self.short_term is not None and self.short_term < 0:
             raise NetadaptError(f"--short-term {self.short_term}: at least 0", code="usage")
 

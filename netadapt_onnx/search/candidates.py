@@ -140,10 +140,13 @@ class Candidates:
     def _base(self, widths: Widths) -> _Base:
         """What to cut to get these widths: the current model; or the original if channels are given back."""
         criterion = self._arguments.criterion
-        now = {group.name: group.channels for group in self.current.prunable}
-        more = {name: width for name, width in widths.items() if width > now.get(name, width)}
+        # Not the traced widths: a group of one channel is no group any more, but may be given channels back.
+        now = {
+            name: len(self.kept[name]) if name in self.kept else self._original.group(name).channels for name in widths
+        }
+        more = {name: width for name, width in widths.items() if width > now[name]}
         if not more:
-            fewer = {name: width for name, width in widths.items() if width < now.get(name, width)}
+            fewer = {name: width for name, width in widths.items() if width < now[name]}
             return _Base(self.current, self.kept, select(self.current, fewer, criterion))
         as_before = {name: indices for name, indices in self.kept.items() if name not in more}
         return _Base(self._original, {}, as_before | select(self._original, more, criterion))
