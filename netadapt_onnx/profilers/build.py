@@ -222,8 +222,8 @@ def _measure_all(
 
 def _together(reference: Variant) -> int:
     """Versions of a batch: fewer of a large model, whose sessions would not all fit into memory."""
-    each = (1 + FRESH) * reference.proto.ByteSize()
-    return max(2, min(BATCH, 2 * SESSION_BYTES // max(1, each)))
+    each = (1 + FRESH) * int(reference.proto.ByteSize())
+    return max(2, min(BATCH, SESSION_BYTES // max(1, each)))
 
 
 def _measure_batch(
