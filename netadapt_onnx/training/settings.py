@@ -38,11 +38,15 @@ def choose(seconds: Callable[[Settings], Callable[[], float]], batch_size: int, 
         Settings(dtype=dtype, channels_last=last) for dtype in ("float32", "bfloat16") for last in (True, False)
     ]  # fmt: skip
     best = _fastest(layouts, seconds, rounds)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    replicas = min(cores, MOST_REPLICAS, max(1, batch_size // LEAST_SHARD))
+    replicas = min(cores(), MOST_REPLICAS, max(1, batch_size // LEAST_SHARD))
     if replicas == 1:
         return best
     return _fastest([replace(best, replicas=replicas), best], seconds, rounds)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _fastest(candidates: list[Settings], seconds: Callable[[Settings], Callable[[], float]], rounds: int) -> Settings:
