@@ -1,6 +1,16 @@
-"""The one exception that users see."""
+"""The one exception that users see, and the hint that most of them need."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    """A hint: the known names nearest to a wrong one, or those that contain it, or else `otherwise`."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, 3) or [n for n in names if name.lower() in n.lower()][:3]
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
 class NetadaptError(Exception):

@@ -12,8 +12,7 @@ from netadapt_onnx.folding import fold
 from netadapt_onnx.model import Model, load, refuse_existing
 from netadapt_onnx.profilers.cost import Cost, cost
 from netadapt_onnx.search.result import Resources
-from netadapt_onnx.surgery.groups import Group
-from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery import Explanation, Group, Trace, explain, template, trace
 
 Source = str | os.PathLike[str] | Model
 Shapes = Mapping[str, tuple[int, ...]]
@@ -32,11 +31,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model's totals (`latency_ms`: a table's prediction), its layers in topological order, and its groups."""
+    """A model's totals (`latency_ms`: a table's prediction), its layers in topological order, and its groups.
+
+    `explain` is there when it was asked for.
+    """
 
     model: Resources
     layers: tuple[Layer, ...]
     groups: tuple[Group, ...]
+    explain: tuple[Explanation, ...] | None = None
 
 
 def opened(source: Source) -> Model:
@@ -65,13 +68,24 @@ def resources(counted: Cost, size_bytes: int | None = None, latency_ms: float | 
 
 
 def inspect(
-    model: Source, *, table: str | os.PathLike[str] | None = None, shapes: Shapes | None = None, batch_size: int = 1
+    model: Source,
+    *,
+    table: str | os.PathLike[str] | None = None,
+    explained: str | None = None,
+    write_plan: str | os.PathLike[str] | None = None,
+    shapes: Shapes | None = None,
+    batch_size: int = 1,
+    overwrite: bool = False,
 ) -> Inspection:
     """Count what a model costs and find its groups of channels; with a latency table, predict its latency in ms.
 
-    `shapes` gives inputs whose axes beyond the first are dynamic. Raises NetadaptError for a model it cannot run.
+    `explained` names a group, layer or tensor whose ties and pins to show; `write_plan` is a file for a plan that keeps
+    everything, to be edited for `prune`. `shapes` gives inputs whose axes beyond the first are dynamic. Raises
+    NetadaptError for a model it cannot run.
     """
     source = opened(model)
+    if write_plan is not None:
+        prepare_output(Path(write_plan), source, overwrite)
     found = traced(source, shapes, batch_size)
     folded = found.folded
     counted = cost(folded.proto, folded.shapes)
@@ -82,4 +96,7 @@ def inspect(
         latency_ms = Table.load(Path(table), folded.proto).predict(folded.shapes)
     owner = {layer: group.name for group in found.groups for layer in group.layers}
     layers = tuple(Layer(c.name, c.op, c.params, c.macs, owner.get(c.name)) for c in counted.layers)
-    return Inspection(resources(counted, source.size_bytes, latency_ms), layers, found.groups)
+    reasons = None if explained is None else explain(found, explained)
+    if write_plan is not None:
+        Path(write_plan).write_text(template(found), encoding="utf-8")
+    return Inspection(resources(counted, source.size_bytes, latency_ms), layers, found.groups, reasons)

@@ -14,7 +14,7 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.evaluation import dataset_for
 from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, resources, traced
-from netadapt_onnx.model import save
+from netadapt_onnx.model import refuse_existing, save
 from netadapt_onnx.profilers.cost import Cost, CostModel
 from netadapt_onnx.search.budget import Budget, parse_budgets
 from netadapt_onnx.search.provenance import provenance
@@ -27,11 +27,14 @@ from netadapt_onnx.surgery import (
     Verification,
     moments,
     original_targets,
+    plan_of,
+    read_plan,
     reconstruct,
     resize,
     select,
     verify,
 )
+from netadapt_onnx.surgery.ties import Array
 
 Counts = dict[str, int]
 # As many as the measurements behind least squares used; more change little.
@@ -59,6 +62,7 @@ def prune(
     ratio: float | None = None,
     keep: Mapping[str, int | float | str] | None = None,
     budget: Iterable[str] | str | None = None,
+    plan: str | os.PathLike[str] | None = None,
     criterion: str = "l2",
     step: int | None = None,
     data: str | os.PathLike[str] | None = None,
@@ -70,29 +74,36 @@ def prune(
     """Remove the channels that matter least, with everything coupled to them, and write the smaller model.
 
     One of: `ratio`, the share of channels to remove from every prunable group; `keep`, for each named group a count or
-    a share of its channels as "0.5x"; `budget`, a uniform cut until it holds ("macs=0.5x"). Counts are multiples of
-    `step` (by default, of each group's structural step). With `data`, what is left of each consumer is solved by least
-    squares to put out what it did (no labels, no torch). `check` proves that pruned equals masked; without `output`
-    that is always done. A model that fails the proof is not written. Raises NetadaptError if nothing can be pruned.
+    a share of its channels as "0.5x"; `budget`, a uniform cut until it holds ("macs=0.5x"); `plan`, a file that names
+    counts or channels. Counts are multiples of `step` (by default, of each group's structural step). The cut that was
+    made is written beside the model as `NAME.plan.toml`, to be edited and replayed on the original. With `data`, what
+    is left of each consumer is solved by least squares to put out what it did (no labels, no torch). `check` proves
+    that pruned equals masked; without `output` that is always done. A model that fails the proof is not written.
+    Raises NetadaptError if nothing can be pruned.
     """
-    if sum(way is not None and way != {} for way in (ratio, keep, budget)) != 1:
-        raise NetadaptError("how much to prune?", hint="give one of --ratio, --keep and --budget", code="usage")
+    if sum(way is not None and way != {} for way in (ratio, keep, budget, plan)) != 1:
+        raise NetadaptError("how much to prune?", hint="give one of --ratio, --keep, --budget and --plan", code="usage")
     source = opened(model)
     if output is not None:
         prepare_output(Path(output), source, overwrite)
+        refuse_existing(plan_file(Path(output)), overwrite)
     found = traced(source, shapes, batch_size)
     require_prunable(source, found)
     groups = list(found.prunable)
     count = CostModel(found.folded.proto)
     dense = count(found.folded.shapes)
     note, met = "", True
+    planned: dict[str, Array] | None = None
     if ratio is not None:
         counts = at_ratio(groups, ratio, step)
     elif keep:
         counts = at_counts(found, keep)
+    elif plan is not None:
+        planned = read_plan(Path(plan), found, criterion)
+        counts = {name: len(indices) for name, indices in planned.items()}
     else:
         counts, met, note = _within(found, groups, count, parse_budgets(_texts(budget), COUNTED), step)
-    kept = select(found, counts, criterion)
+    kept = select(found, counts, criterion) if planned is None else planned
     small = resize(found, kept)
     proof = verify(found, kept, pruned=small) if check or output is None else None
     if data is not None:
@@ -100,6 +111,7 @@ def prune(
     written = None
     if output is not None and (proof is None or passed(proof)):
         written = save(small, output, metadata=provenance(source, command="prune"), overwrite=overwrite)
+        plan_file(written).write_text(plan_of(kept), encoding="utf-8")
     after = resources(
         count(found.resized_shapes(kept)), small.ByteSize() if written is None else written.stat().st_size
     )
@@ -112,6 +124,11 @@ def prune(
         met=met,
         note=note,
     )
+
+
+def plan_file(model: Path) -> Path:
+    """Where `prune` writes the plan of the model that it writes."""
+    return model.with_name(f"{model.name.removesuffix('.onnx')}.plan.toml")
 
 
 def _reconstructed(found: Trace, kept: KeptIndices, data: Path) -> onnx.ModelProto:

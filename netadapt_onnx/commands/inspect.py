@@ -9,27 +9,68 @@ from typing import TYPE_CHECKING
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import MODEL, common, shaped
+from netadapt_onnx.commands.options import MODEL, OVERWRITE, common, shaped
 
 if TYPE_CHECKING:
     from netadapt_onnx.inspection import Inspection
+    from netadapt_onnx.surgery import Explanation
 
 
 @click.command("inspect", short_help="Show what a model costs and which of its channels can go.")
 @MODEL
 @click.option("--table", type=click.Path(path_type=Path), help="Latency table: predict the latency too.")
+@click.option("--explain", "explained", metavar="NAME", help="Show what a group, layer or tensor is tied to.")
+@click.option("--write-plan", type=click.Path(path_type=Path), help="Write a plan of every group, to edit for prune.")
+@OVERWRITE
 @shaped
 @common
-def command(model: Path, table: Path | None, shapes: dict[str, tuple[int, ...]], batch_size: int) -> Answer:
+def command(
+    model: Path,
+    table: Path | None,
+    explained: str | None,
+    write_plan: Path | None,
+    overwrite: bool,
+    shapes: dict[str, tuple[int, ...]],
+    batch_size: int,
+) -> Answer:
     """Show what MODEL costs, layer by layer, and its groups: the channels that are pruned as one decision.
 
     \b
-    Example:  netadapt-onnx inspect model.onnx
+    Examples:  netadapt-onnx inspect model.onnx
+               netadapt-onnx inspect model.onnx --explain conv1
+               netadapt-onnx inspect model.onnx --write-plan plan.toml
     """
     from netadapt_onnx.inspection import inspect
 
-    result = inspect(model, table=table, shapes=shapes, batch_size=batch_size)
-    return Answer(result, lambda: _text(result, model))
+    result = inspect(
+        model,
+        table=table,
+        explained=explained,
+        write_plan=write_plan,
+        shapes=shapes,
+        batch_size=batch_size,
+        overwrite=overwrite,
+    )
+    return Answer(result, lambda: _text(result, model) if result.explain is None else _explanation(result.explain))
+
+
+def _explanation(explained: tuple[Explanation, ...]) -> str:
+    from netadapt_onnx import render
+
+    parts = []
+    for found in explained:
+        group = found.group
+        state = "can be pruned" if group.prunable else f"cannot be pruned: {group.reason}"
+        parts.append(
+            f"group {group.name}: {group.channels} channels in steps of {group.step}, at least {group.floor}; {state}\n"
+            f"layers: {', '.join(group.layers)}"
+        )
+        rows = [[p.tensor, p.axis, f"{p.positions} of {p.length}"] for p in found.constants]
+        parts.append(render.table(rows, ["constant", "axis", "positions"]))
+        rows = [[p.tensor, p.axis, f"{p.positions} of {p.length}"] for p in found.tensors]
+        parts.append(render.table(rows, ["tensor", "axis", "positions"]))
+        parts.extend(f"pinned: {reason}" for reason in found.pins)
+    return "\n\n".join(parts)
 
 
 def _text(result: Inspection, model: Path) -> str:

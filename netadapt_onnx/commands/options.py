@@ -25,7 +25,10 @@ THREADS = click.option(
 )
 EP = click.option("--ep", default="cpu", show_default=True, help="Execution provider of onnxruntime.")
 CRITERION = click.option(
-    "--criterion", default="l2", show_default=True, help="Which channels stay: l2, l1, first or random."
+    "--criterion",
+    default="l2",
+    show_default=True,
+    help="Which channels stay: l2, l1, group-l2, fpgm, bn-scale, random or first.",
 )
 
 

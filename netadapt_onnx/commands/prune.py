@@ -38,6 +38,7 @@ def _keep(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict
     help="Channels to keep in a group, as a count or a share; may be repeated.",
 )
 @click.option("--budget", multiple=True, metavar="macs=0.5x", help="Cut uniformly until this holds; may be repeated.")
+@click.option("--plan", type=click.Path(path_type=Path), help="Keep what this file says (see `inspect --write-plan`).")
 @CRITERION
 @click.option("--step", type=click.IntRange(min=1), help="Keep multiples of this many channels.")
 @click.option(
@@ -57,6 +58,7 @@ def command(
     ratio: float | None,
     keep: dict[str, str],
     budget: tuple[str, ...],
+    plan: Path | None,
     criterion: str,
     step: int | None,
     data: Path | None,
@@ -71,6 +73,7 @@ def command(
     \b
     Examples:  netadapt-onnx prune model.onnx --ratio 0.5 --verify
                netadapt-onnx prune model.onnx --budget macs=0.5x -o small.onnx
+               netadapt-onnx prune model.onnx --plan small.plan.toml -o again.onnx
     """
     from netadapt_onnx.pruning import passed, prune
 
@@ -82,6 +85,7 @@ def command(
         ratio=ratio,
         keep=keep or None,
         budget=budget or None,
+        plan=plan,
         criterion=criterion,
         step=step,
         data=data,

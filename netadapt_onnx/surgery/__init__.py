@@ -1,7 +1,9 @@
 """Surgery by label propagation: trace a model, find its groups, cut them, prove the cut."""
 
 from netadapt_onnx.surgery.criteria import CRITERIA, Criterion, importance, select
+from netadapt_onnx.surgery.explain import Explanation, explain
 from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.plan import plan_of, read_plan, template
 from netadapt_onnx.surgery.reconstruct import Moments, Targets, kept_outputs, moments, original_targets, reconstruct
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import KeptIndices, Trace, trace
@@ -10,19 +12,24 @@ from netadapt_onnx.surgery.verify import Verification, verify
 __all__ = [
     "CRITERIA",
     "Criterion",
+    "Explanation",
     "Group",
     "KeptIndices",
     "Moments",
     "Targets",
     "Trace",
     "Verification",
+    "explain",
     "importance",
     "kept_outputs",
     "moments",
     "original_targets",
+    "plan_of",
+    "read_plan",
     "reconstruct",
     "resize",
     "select",
+    "template",
     "trace",
     "verify",
 ]

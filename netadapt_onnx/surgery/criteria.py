@@ -10,7 +10,7 @@ import numpy as np
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.ties import Array
-from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.surgery.trace import Trace, line_of
 
 # Importance of each channel of a group, (channels,); the largest stay.
 Criterion = Callable[[Trace, Group], np.ndarray]
@@ -41,6 +41,60 @@ def l1(trace: Trace, group: Group) -> np.ndarray:
     return _summed_over_layers(trace, group, 1)
 
 
+def group_l2(trace: Trace, group: Group) -> np.ndarray:
+    """L2 norm over all coupled slices of a channel, consumers included (Fang et al., CVPR 2023)."""
+    total = np.zeros(len(trace.roots))
+    ours = np.zeros(len(trace.roots), bool)
+    ours[trace.members[group.name]] = True
+    seen: set[tuple[str, int]] = set()
+    for use in trace.labels.uses:
+        for axis, line in map(line_of, (trace.roots[f] for f in use.factors)):
+            values = trace.labels.value(use.constant)
+            if (use.constant, axis) in seen or values.ndim < 2 or not ours[line].any():
+                continue
+            seen.add((use.constant, axis))
+            squares = np.moveaxis(values.astype(np.float64) ** 2, axis, 0).reshape(len(line), -1).sum(axis=1)
+            np.add.at(total, line, squares)
+    norms: np.ndarray = np.sqrt(total[trace.members[group.name]])
+    return norms
+
+
+def fpgm(trace: Trace, group: Group) -> np.ndarray:
+    """Distance of a filter to all others of its layer: those near the geometric median go (He et al., CVPR 2019)."""
+    total = np.zeros(len(trace.roots))
+    for layer in trace.labels.layers:
+        if layer.name not in group.layers:
+            continue
+        filters = np.moveaxis(trace.labels.value(layer.weight), layer.axis, 0).astype(np.float64)
+        filters = filters.reshape(len(filters), -1)
+        squares = (filters**2).sum(axis=1)
+        distances = np.sqrt(np.maximum(squares[:, None] + squares[None] - 2 * filters @ filters.T, 0))
+        np.add.at(total, trace.roots[layer.line], distances.sum(axis=1))
+    found: np.ndarray = total[trace.members[group.name]]
+    return found
+
+
+def bn_scale(trace: Trace, group: Group) -> np.ndarray:
+    """Magnitude of the BatchNorm scales of a channel (Liu et al., ICCV 2017). NetadaptError where there is none."""
+    total = np.zeros(len(trace.roots))
+    nodes = trace.folded.proto.graph.node
+    scales = [use for use in trace.labels.uses if nodes[use.node].op_type == "BatchNormalization" and use.slot == 1]
+    ours = trace.members[group.name]
+    met = False
+    for use in scales:
+        _, line = line_of(trace.roots[use.factors[0]])
+        met = met or bool(np.isin(line, ours).any())
+        np.add.at(total, line, np.abs(trace.labels.value(use.constant).astype(np.float64)))
+    if not met:
+        raise NetadaptError(
+            f"group '{group.name}' has no BatchNorm to take the scales of",
+            hint="choose another criterion, or export the model with its BatchNorms (`netadapt-onnx export`)",
+            code="no-batchnorm",
+        )
+    found: np.ndarray = total[ours]
+    return found
+
+
 def first(trace: Trace, group: Group) -> np.ndarray:
     """Keep the first channels: for known answers."""
     return -np.arange(group.channels, dtype=np.float64)
@@ -51,7 +105,15 @@ def random(trace: Trace, group: Group) -> np.ndarray:
     return np.random.default_rng(zlib.crc32(group.name.encode())).random(group.channels)
 
 
-CRITERIA: dict[str, Criterion] = {"l2": l2, "l1": l1, "first": first, "random": random}
+CRITERIA: dict[str, Criterion] = {
+    "l2": l2,
+    "l1": l1,
+    "group-l2": group_l2,
+    "fpgm": fpgm,
+    "bn-scale": bn_scale,
+    "random": random,
+    "first": first,
+}
 
 
 def criterion(name: str | Criterion) -> Criterion:

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import onnx
 
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.folding import Folded
 from netadapt_onnx.surgery.groups import Group, find_groups
 from netadapt_onnx.surgery.labels import Labels, Unsupported, squeeze
@@ -35,14 +35,8 @@ class Trace:
         for group in self.groups:
             if group.name == name:
                 return group
-        import difflib
-
-        near = difflib.get_close_matches(name, [g.name for g in self.groups], 3)
-        raise NetadaptError(
-            f"the model has no group '{name}'",
-            hint=f"did you mean {' or '.join(near)}?" if near else "`netadapt-onnx inspect` lists them",
-            code="unknown-group",
-        )
+        hint = did_you_mean(name, [g.name for g in self.groups], "`netadapt-onnx inspect` lists them")
+        raise NetadaptError(f"the model has no group '{name}'", hint=hint, code="unknown-group")
 
     @property
     def prunable(self) -> tuple[Group, ...]:

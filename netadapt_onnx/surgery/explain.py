@@ -1,0 +1,71 @@
+"""Why a group is what it is: where its channels occur, and what pins them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from netadapt_onnx.errors import NetadaptError, did_you_mean
+from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.trace import Trace
+
+
+@dataclass(frozen=True)
+class Place:
+    """`positions` of the `length` along one axis of a tensor belong to the group."""
+
+    tensor: str
+    axis: int
+    positions: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A group, the constants and runtime tensors that a cut of it changes, and every reason that pins it."""
+
+    group: Group
+    constants: tuple[Place, ...]
+    tensors: tuple[Place, ...]
+    pins: tuple[str, ...]
+
+
+def explain(trace: Trace, name: str) -> tuple[Explanation, ...]:
+    """The groups of a name: a group itself, those of a layer's output channels, or those along a tensor's axes.
+
+    Raises NetadaptError, with the nearest names, if the model has nothing of that name.
+    """
+    return tuple(_explained(trace, group) for group in _groups(trace, name))
+
+
+def _groups(trace: Trace, name: str) -> list[Group]:
+    named = [group for group in trace.groups if group.name == name]
+    found = named or [group for group in trace.groups if name in group.layers]
+    lines = [line for _, line in trace.axes.get(name, ())]
+    found = found or [g for g in trace.groups if any(np.isin(line, trace.members[g.name]).any() for line in lines)]
+    if found:
+        return found
+    known = {g.name for g in trace.groups} | {n for g in trace.groups for n in g.layers} | set(trace.axes)
+    if name in trace.folded.shapes:
+        raise NetadaptError(f"tensor '{name}' carries no channels that could be cut", code="unknown-group")
+    hint = did_you_mean(name, sorted(known), "`netadapt-onnx inspect` lists groups and layers")
+    raise NetadaptError(f"the model has no group, layer or tensor '{name}'", hint=hint, code="unknown-group")
+
+
+def _explained(trace: Trace, group: Group) -> Explanation:
+    members = trace.members[group.name]
+    initializers = {t.name for t in trace.folded.proto.graph.initializer}
+    places = [
+        Place(tensor, axis, int(hits.sum()), len(line))
+        for tensor, lines in trace.axes.items()
+        for axis, line in lines
+        if (hits := np.isin(line, members)).any()
+    ]
+    pins = [pin.reason for pin in trace.labels.pins if np.isin(trace.roots[pin.labels], members).any()]
+    return Explanation(
+        group,
+        tuple(place for place in places if place.tensor in initializers),
+        tuple(place for place in places if place.tensor not in initializers),
+        tuple(dict.fromkeys(pins)),
+    )

@@ -1,0 +1,81 @@
+"""Plans: what a cut keeps, as a TOML file that people can edit and replay on the original model."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.surgery.criteria import Criterion, select
+from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.ties import Array
+from netadapt_onnx.surgery.trace import KeptIndices, Trace
+
+HEADER = """\
+# What to keep of each group of channels: a count (the criterion chooses which) or a list of channel indices.
+# Groups left out stay whole. Replay it on the original model: netadapt-onnx prune MODEL --plan THIS -o OUT
+"""
+
+
+def template(trace: Trace) -> str:
+    """A plan that keeps everything, each group with what may be asked of it; pinned groups as comments."""
+    return HEADER + "\n[groups]\n" + "".join(_template_lines(group) for group in trace.groups)
+
+
+def _template_lines(group: Group) -> str:
+    name = json.dumps(group.name)
+    layers = ", ".join(group.layers[:4]) + (f" and {len(group.layers) - 4} more" if len(group.layers) > 4 else "")
+    about = f"# {group.channels} channels in steps of {group.step}, at least {group.floor}; layers: {_line(layers)}\n"
+    if group.prunable:
+        return f"\n{about}{name} = {group.channels}\n"
+    return f"\n# cannot be pruned: {_line(group.reason or '')}\n# {name} = {group.channels}\n"
+
+
+def _line(text: str) -> str:
+    """One line, whatever a model calls its nodes: it goes into a comment."""
+    return " ".join(text.split())
+
+
+def plan_of(keep: KeptIndices) -> str:
+    """The plan of a cut that was made."""
+    lines = [f"{json.dumps(name)} = {np.asarray(indices).tolist()}\n" for name, indices in keep.items()]
+    return HEADER + "\n[groups]\n" + "".join(lines)
+
+
+def read_plan(file: Path, trace: Trace, by: str | Criterion = "l2") -> dict[str, Array]:
+    """The channels that a plan keeps of each group of `trace`; counts are filled by a criterion.
+
+    Raises NetadaptError for a file that is no plan, and for groups, counts or indices that do not fit the model.
+    """
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise NetadaptError(f"{file}: no such file", code="missing-file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise NetadaptError(f"{file} is not TOML: {error}", code="bad-plan") from error
+    entries = content.get("groups")
+    if set(content) != {"groups"} or not isinstance(entries, Mapping):
+        raise NetadaptError(f"{file} is no plan: it holds one table, [groups]", code="bad-plan")
+    counts: dict[str, int] = {}
+    keep: dict[str, Array] = {}
+    for name, value in entries.items():
+        group = trace.group(name)
+        if isinstance(value, list) and all(type(index) is int for index in value):
+            keep[name] = np.unique(np.array(value, np.int64))
+            if len(keep[name]) < len(value):
+                raise NetadaptError(f"{file}: group '{name}' lists a channel twice", code="bad-plan")
+        elif type(value) is int and group.floor <= value <= group.channels:
+            counts[name] = value
+        else:
+            raise NetadaptError(
+                f"{file}: group '{name}' keeps {value!r}",
+                hint=f"a count from {group.floor} to {group.channels} or a list of channel indices",
+                code="bad-plan",
+            )
+    chosen = select(trace, counts, by) | keep
+    trace.alive(chosen)  # says what cannot be cut so
+    return chosen
