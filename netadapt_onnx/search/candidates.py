@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import onnx
 
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import load, save
 from netadapt_onnx.runtime import Arrays
@@ -33,6 +34,7 @@ from netadapt_onnx.surgery import (
     reconstruct,
     resize,
     select,
+    verify,
 )
 from netadapt_onnx.surgery import trace as traced
 from netadapt_onnx.training.data import Dataset
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from netadapt_onnx.training.teacher import Teacher
 
 CALIBRATION_SAMPLES = 1024
+# Of the five inputs of a full proof: a wrong channel shows on the first.
+PROOF_RUNS = 2
 MODEL_FILE, KEPT_FILE = "model.onnx", "kept.json"
 Progress = Callable[[int, int, str], None]
 
@@ -118,6 +122,7 @@ class Candidates:
         folder = self._run.iteration(iteration)
         if not (folder / MODEL_FILE).exists():
             base = self._base(proposal.widths)
+            _prove(base, proposal)
             trained = [p for p in (folder / "proposals").glob(f"*/{MODEL_FILE}") if _is_of(p, proposal)]
             proto = load(trained[0]).proto if trained else self._cut(base)
             if self._arguments.rank == "reconstruct" and self._arguments.short_term_steps:
@@ -207,6 +212,18 @@ class Candidates:
     def _read(self, folder: Path) -> Trace:
         proto = load(folder / MODEL_FILE).proto
         return traced(fold(proto, dict(self._arguments.shapes), self._arguments.batch_size))
+
+
+def _prove(base: _Base, proposal: Proposal) -> None:
+    """Every accepted cut is proven, before anything is trained. Raises NetadaptError if pruned is not masked."""
+    proof = verify(base.trace, base.keep, runs=PROOF_RUNS)
+    if not proof.exact:
+        raise NetadaptError(
+            f"the cut of group '{proposal.group}' to {proposal.channels} channels is not exact: tensor "
+            f"'{proof.first_bad_tensor}' differs by {proof.max_rel_diff:.2g}",
+            hint="please report this model",
+            code="not-proven",
+        )
 
 
 def cores() -> int:
