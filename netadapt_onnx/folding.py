@@ -55,10 +55,10 @@ def fold(proto: onnx.ModelProto, shapes: Shapes | None = None, batch_size: int =
     while inline_decided(folded.graph, values):
         values, exposed = _execute(folded, specs)
     other: Arrays = {}
-    batched = [name for name in dynamic_batch_inputs(proto) if name not in (shapes or {})]
+    batched = dynamic_batch_inputs(proto)
     if batched and any(_from_shapes(folded.graph)):
-        other = _execute_at(folded, input_specs(proto, shapes, batch_size + 1), list(values))
-    _write_back(folded, values, other, batched, batch_size, exposed | specs)
+        other = _at_next_batch(folded, specs, batched, list(values))
+    _write_back(folded, values, other, batched, exposed | specs)
     known = exposed | {t.name: (tuple(t.dims), _dtype(t.data_type)) for t in folded.graph.initializer} | specs
     produced = {name for node in folded.graph.node for name in node.output if name}
     if not produced <= known.keys():  # nodes added by the write-back
@@ -137,6 +137,17 @@ def _execute(
     return values, {name: (value.shape, value.dtype) for name, value in tensors.items()}
 
 
+def _at_next_batch(proto: onnx.ModelProto, specs: Known, batched: list[str], names: list[str]) -> Arrays:
+    """The same tensors with every dynamic first axis one longer; none if the model has its batch baked in."""
+    longer = {name: ((shape[0] + 1, *shape[1:]), dtype) for name, (shape, dtype) in specs.items() if name in batched}
+    try:
+        return _execute_at(proto, {**specs, **longer}, names)
+    except NetadaptError as error:
+        if error.code != "unrunnable":
+            raise
+        return {}
+
+
 def _execute_at(
     proto: onnx.ModelProto, specs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], names: list[str]
 ) -> Arrays:
@@ -152,9 +163,7 @@ def _execute_at(
         proto.graph.output.extend(saved)
 
 
-def _write_back(
-    proto: onnx.ModelProto, values: Arrays, other: Arrays, batched: list[str], batch_size: int, known: Known
-) -> None:
+def _write_back(proto: onnx.ModelProto, values: Arrays, other: Arrays, batched: list[str], known: Known) -> None:
     """Replace untainted nodes: constants where nothing depends on the batch, a formula in the batch size elsewhere."""
     graph = proto.graph
     shape_made = _from_shapes(graph)
@@ -177,7 +186,7 @@ def _write_back(
         | {t.name for t in graph.initializer}
         | {v.name for v in graph.input}
     )
-    formula = BatchFormula(batched[0], batch_size, known, taken) if batched else None
+    formula = BatchFormula(batched[0], known[batched[0]][0][0], known, taken) if batched else None
     computed: list[onnx.NodeProto] = []
     for name in folded:
         if formula is None or name not in shape_made or name not in other or _equal(values[name], other[name]):

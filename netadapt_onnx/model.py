@@ -148,6 +148,8 @@ def input_specs(
                     code="dynamic-axis",
                 )
             shape = tuple(k for k in filled if k is not None)
+        if 0 in shape:
+            raise NetadaptError(f"input '{value.name}' is empty: {_times(shape)}", code="unsupported")
         specs[value.name] = (shape, dtype)
     if given:
         raise NetadaptError(
@@ -225,7 +227,7 @@ def save(
 
 
 def check(proto: onnx.ModelProto) -> None:
-    """ONNX checker with full checks; models that only strict shape inference refuses pass (real exports often do)."""
+    """The ONNX checker. Strict shape inference is not asked: real exports often declare shapes that it refuses."""
     try:
         onnx.checker.check_model(proto)
     except Exception as error:

@@ -92,6 +92,7 @@ def prune(
     groups = list(found.prunable)
     count = CostModel(found.folded.proto)
     dense = count(found.folded.shapes)
+    metadata = provenance(source, command="prune")
     note, met = "", True
     planned: dict[str, Array] | None = None
     if ratio is not None:
@@ -102,7 +103,9 @@ def prune(
         planned = read_plan(Path(plan), found, criterion)
         counts = {name: len(indices) for name, indices in planned.items()}
     else:
-        counts, met, note = _within(found, groups, count, parse_budgets(_texts(budget), COUNTED), step)
+        extra = sum(len(key) + len(value) + 8 for key, value in metadata.items())
+        start = dense.resources | {"size": source.size_bytes}
+        counts, met, note = _within(found, start, count, parse_budgets(_texts(budget), COUNTED), step, extra)
     kept = select(found, counts, criterion) if planned is None else planned
     small = resize(found, kept)
     proof = verify(found, kept, pruned=small) if check or output is None else None
@@ -110,7 +113,7 @@ def prune(
         small = _reconstructed(found, kept, Path(data))
     written = None
     if output is not None and (proof is None or passed(proof)):
-        written = save(small, output, metadata=provenance(source, command="prune"), overwrite=overwrite)
+        written = save(small, output, metadata=metadata, overwrite=overwrite)
         plan_file(written).write_text(plan_of(kept), encoding="utf-8")
     after = resources(
         count(found.resized_shapes(kept)), small.ByteSize() if written is None else written.stat().st_size
@@ -138,7 +141,7 @@ def _reconstructed(found: Trace, kept: KeptIndices, data: Path) -> onnx.ModelPro
 
 def passed(proof: Verification) -> bool:
     """Whether pruned equals masked wherever that could be compared."""
-    return proof.first_bad_tensor is None
+    return proof.exact
 
 
 def at_ratio(groups: Iterable[Group], ratio: float, step: int | None = None) -> Counts:
@@ -190,13 +193,25 @@ def _texts(budget: Iterable[str] | str | None) -> list[str]:
 
 
 def _within(
-    found: Trace, groups: list[Group], count: CostModel, budgets: tuple[Budget, ...], step: int | None
+    found: Trace,
+    original: Mapping[str, int],
+    count: CostModel,
+    budgets: tuple[Budget, ...],
+    step: int | None,
+    extra: int,
 ) -> tuple[Counts, bool, str]:
-    """The largest uniform cut's counts that meet every budget, whether it does, and what to say about it."""
-    original = count(found.folded.shapes).resources
+    """The largest uniform cut's counts that meet every budget, whether it does, and what to say about it.
+
+    `original` are the resources that relative budgets are shares of; a file is `extra` bytes larger than its graph.
+    """
+    groups = found.prunable
+
+    def cost_at(counts: Counts) -> dict[str, int]:
+        now = _cost_at(found, count, counts).resources
+        return now | {"size": now["size"] + extra}
 
     def holds(counts: Counts) -> bool:
-        now = _cost_at(found, count, counts).resources
+        now = cost_at(counts)
         return all(now[b.resource] <= b.limit(original[b.resource]) for b in budgets)
 
     shares = sorted({n / g.channels for g in groups for n in range(g.channels + 1)}, reverse=True)
@@ -206,7 +221,7 @@ def _within(
         return ladder[0], True, f"nothing to do: the model meets {text} already"
     low, high = 1, len(ladder) - 1
     if not holds(ladder[-1]):
-        now = _cost_at(found, count, ladder[-1]).resources
+        now = cost_at(ladder[-1])
         reached = ", ".join(f"{b.resource}={now[b.resource] / original[b.resource]:.3f}x" for b in budgets)
         return ladder[-1], False, f"the smallest model misses {text}: it reaches {reached}"
     while low < high:

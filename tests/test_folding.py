@@ -178,3 +178,23 @@ def test_external_data_is_read_and_may_not_leave_the_folder(tmp_path: Path) -> N
     (tmp_path / "m.data").unlink()
     with pytest.raises(NetadaptError, match=r"external data file 'm.data' of tensor '.*' is missing"):
         load(path)
+
+
+def test_a_shape_given_for_other_axes_leaves_the_batch_dynamic() -> None:
+    b = models.Builder()
+    x = b.node("GlobalAveragePool", [b.conv("image", 3, 8)])
+    size = b.node("Gather", [b.node("Shape", [x]), b.constant("zero", np.array([0]))])
+    target = b.node("Concat", [size, b.constant("rest", np.array([8]))], axis=0)
+    b.fc(b.node("Reshape", [x, target]), 8, 5, output="logits")
+    proto = normalised(b.model({"image": ("N", 3, "H", "W")}, {"logits": ("N", 5)}))
+    folded = fold(proto, {"image": (1, 3, 6, 6)}).proto
+    for batch in (1, 3):
+        wanted, got = (outputs(m, batch, image=(batch, 3, 6, 6))["logits"] for m in (proto, folded))
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def test_an_empty_input_is_refused() -> None:
+    proto = models.plain((8,))
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 0
+    with pytest.raises(NetadaptError, match="is empty: 0x3x16x16"):
+        fold(normalised(proto))

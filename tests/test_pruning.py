@@ -191,3 +191,15 @@ def test_inspect_counts_what_the_file_holds(tmp_path: Path) -> None:
         "conv1": "conv1",
         "conv2": "conv2",
     }
+
+
+@pytest.mark.parametrize("budget", ["size=108000", "size=0.9x"])
+def test_a_size_budget_holds_for_the_file_that_is_written(tmp_path: Path, budget: str) -> None:
+    proto = plain((32, 64, 64))
+    proto.doc_string = "x" * 20_000  # a share of the file, not of the graph
+    onnx.save(proto, tmp_path / "m.onnx")
+    result = prune(tmp_path / "m.onnx", tmp_path / "s.onnx", budget=budget)
+    size = (tmp_path / "s.onnx").stat().st_size
+    limit = 108_000 if budget == "size=108000" else 0.9 * (tmp_path / "m.onnx").stat().st_size
+    assert result.met
+    assert 0.95 * limit < size <= limit

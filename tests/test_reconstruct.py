@@ -103,3 +103,13 @@ def test_a_consumer_with_one_output_channel_is_solved_too() -> None:
     assert "conv2" in statistics
     solved = reconstruct(found, {"conv1": np.arange(8)}, statistics)
     assert solved.graph.initializer[0].dims[0] == 8
+
+
+def test_a_batch_written_into_the_file_is_kept_to() -> None:
+    proto = models.plain((8, 12))
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    found = traced(proto)
+    inputs = images(66)  # the last two fill no batch
+    solved = reconstruct(found, {"conv1": np.arange(4)}, moments(found, inputs, original_targets(found, inputs)))
+    assert logits(solved, {"image": inputs["image"][:4]}).shape == (4, 10)

@@ -157,7 +157,8 @@ def dry_run(
 def _first_iteration(subject: Subject, asked: Arguments, table: Table | None) -> DryRun:
     predict = Predictor(subject.trace, latency=None if table is None else table.predict)
     current = predict(subject.widths)
-    limits = {b.resource: b.limit(current[b.resource]) for b in parse_budgets(asked.budget)}
+    original = current | {"size": float(subject.model.size_bytes)}
+    limits = {b.resource: b.limit(original[b.resource]) for b in parse_budgets(asked.budget)}
     driver = max(limits, key=lambda name: current[name] / limits[name])
     notes = ()
     if all(current[name] <= limit for name, limit in limits.items()):

@@ -181,9 +181,12 @@ def _batches(trace: Trace, inputs: Arrays, names: list[str]):  # type: ignore[no
     del exposed.graph.output[:]
     exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in given)
     active = session(exposed)
-    size = trace.folded.batch_size if not _any_batch(trace) else BATCH
     count = len(next(iter(inputs.values())))
-    for number, start in enumerate(range(0, count - (0 if _any_batch(trace) else size - 1), size)):
+    size, whole = BATCH, count
+    if not _any_batch(trace):  # a batch written into the file: only full ones can run
+        size = next(iter(trace.folded.specs.values()))[0][0]
+        whole = count // size * size
+    for number, start in enumerate(range(0, whole, size)):
         part = {name: values[start : start + size] for name, values in inputs.items()}
         yield number, run(active, part, [n for n in wanted if n not in given]) | {n: part[n] for n in given}
 
