@@ -53,13 +53,18 @@ def made(factory: str, shapes: Mapping[str, tuple[int, ...]] | None) -> tuple[to
     return module, _named(module, example, factory)
 
 
-def _function(factory: str) -> Any:
+def factory_file(factory: str) -> Path:
+    """The file of "FILE.py:FUNCTION". Raises NetadaptError if it is not there."""
     file, _, name = factory.rpartition(":")
-    path = Path(file)
     if not file or not name:
         raise NetadaptError(f"'{factory}' is not FILE.py:FUNCTION", code="usage")
-    if not path.is_file():
-        raise NetadaptError(f"{path}: no such file", code="missing-file")
+    if not Path(file).is_file():
+        raise NetadaptError(f"{file}: no such file", code="missing-file")
+    return Path(file)
+
+
+def _function(factory: str) -> Any:
+    path, name = factory_file(factory), factory.rpartition(":")[2]
     module = _imported(path)
     if not hasattr(module, name):
         raise NetadaptError(f"{path} has no '{name}'", code="factory")

@@ -49,7 +49,8 @@ def finetune(
     for operators it cannot train, data that do not fit, or training that diverges.
     """
     source = opened(model)
-    prepare_output(Path(output), source, overwrite)
+    original = None if teacher is None else opened(teacher)
+    prepare_output(Path(output), overwrite, source, data, original)
     folded = fold(source.proto, dict(shapes or {}))
     dataset = dataset_for(folded, data)
     name, held = dataset.reported
@@ -57,7 +58,7 @@ def finetune(
         raise NetadaptError(
             f"--data {data} has no labels", hint="give the original model as --teacher", code="invalid-data"
         )
-    taught = None if teacher is None else fold(opened(teacher).proto, dict(shapes or {})).proto
+    taught = None if original is None else fold(original.proto, dict(shapes or {})).proto
     reference = outputs(taught, held) if taught is not None and held.labels is None else None
     before = accuracy(folded.proto, held, reference=reference)
     from netadapt_onnx.training.trainer import train

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
-from netadapt_onnx.model import Model, load, refuse_existing
+from netadapt_onnx.model import Model, data_file, load, refuse_existing
 from netadapt_onnx.profilers.cost import Cost, cost
 from netadapt_onnx.search.result import Resources
 from netadapt_onnx.surgery import Explanation, Group, Trace, explain, template, trace
@@ -47,13 +47,28 @@ def opened(source: Source) -> Model:
     return source if isinstance(source, Model) else load(source)
 
 
-def prepare_output(output: Path, source: Model, overwrite: bool) -> None:
-    """Raise NetadaptError if `output` may not be written: it is the input, it exists, or its folder is missing."""
-    if output.resolve() == source.path.resolve():
-        raise NetadaptError(
-            f"{output} is the input, which is never overwritten", hint="choose another path", code="exists"
-        )
+def prepare_output(output: Path, overwrite: bool, *inputs: Source | None) -> None:
+    """Raise NetadaptError if `output` may not be written: it is an input, it exists, or its folder is missing.
+
+    `inputs` are all files that the work reads; those of a Model include its external data.
+    """
+    for given in inputs:
+        for file in _files(given):
+            if _same(output, file) or _same(data_file(output), file):
+                raise NetadaptError(
+                    f"{file} is an input, which is never overwritten", hint="choose another output", code="exists"
+                )
     refuse_existing(output, overwrite)
+
+
+def _files(given: Source | None) -> tuple[Path, ...]:
+    if given is None:
+        return ()
+    return given.files if isinstance(given, Model) else (Path(given),)
+
+
+def _same(a: Path, b: Path) -> bool:
+    return a.exists() and b.exists() and a.samefile(b)
 
 
 def traced(model: Model, shapes: Shapes | None = None, batch_size: int = 1) -> Trace:
@@ -85,7 +100,7 @@ def inspect(
     """
     source = opened(model)
     if write_plan is not None:
-        prepare_output(Path(write_plan), source, overwrite)
+        prepare_output(Path(write_plan), overwrite, source, table)
     found = traced(source, shapes, batch_size)
     folded = found.folded
     counted = cost(folded.proto, folded.shapes)

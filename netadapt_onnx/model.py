@@ -25,13 +25,14 @@ Shapes = dict[str, tuple[int, ...]]
 class Model:
     """An ONNX model after normalisation (`normalise.py`). `proto` is read-only by agreement: change a copy.
 
-    `path` is the file it came from; `sha256` covers that file and its external data; `size_bytes` likewise.
+    `path` is the file it came from, `files` that and its external data; `sha256` and `size_bytes` cover all of them.
     """
 
     path: Path
     proto: onnx.ModelProto
     sha256: str
     size_bytes: int
+    files: tuple[Path, ...]
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -53,7 +54,8 @@ def load(path: str | os.PathLike[str]) -> Model:
     digest = hashlib.sha256(data)
     size = len(data)
     del data
-    for location in _load_external(proto, file):
+    external = _load_external(proto, file)
+    for location in external:
         digest.update(location.read_bytes())
         size += location.stat().st_size
     _check_initializers(proto, file)
@@ -63,7 +65,7 @@ def load(path: str | os.PathLike[str]) -> Model:
         raise
     except Exception as error:
         raise NetadaptError(f"{file} is not a valid ONNX model: {one_line(error)}", code="not-onnx") from error
-    return Model(file, proto, digest.hexdigest(), size)
+    return Model(file, proto, digest.hexdigest(), size, (file, *external))
 
 
 def _load_external(proto: onnx.ModelProto, file: Path) -> list[Path]:
@@ -187,7 +189,10 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Raise NetadaptError if `path` exists and may not be replaced, or if its folder is missing."""
+    """Raise NetadaptError if `path` exists and may not be replaced (only a file ever may), or its folder is missing."""
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no file"
+        raise NetadaptError(f"{path} exists and is {what}", hint="name a file", code="exists")
     if path.exists() and not overwrite:
         raise NetadaptError(f"{path} exists", hint="choose another path or pass --overwrite", code="exists")
     if not path.parent.is_dir():
@@ -213,9 +218,10 @@ def save(
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         if proto.ByteSize() > PROTOBUF_LIMIT:
+            refuse_existing(data_file(file), overwrite)
             copy = onnx.ModelProto()
             copy.CopyFrom(proto)
-            onnx.save_model(copy, str(temporary), save_as_external_data=True, location=f"{file.name}.data")
+            onnx.save_model(copy, str(temporary), save_as_external_data=True, location=data_file(file).name)
             onnx.checker.check_model(str(temporary))
         else:
             check(proto)
@@ -224,6 +230,11 @@ def save(
     finally:
         temporary.unlink(missing_ok=True)
     return file
+
+
+def data_file(model: Path) -> Path:
+    """Where `save` keeps the weights of a model that is too large for one file."""
+    return Path(f"{model}.data")
 
 
 def check(proto: onnx.ModelProto) -> None:

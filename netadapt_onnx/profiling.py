@@ -49,7 +49,7 @@ def profile(
     """
     path = Path(table)
     source = opened(model)
-    prepare_output(path, source, overwrite=True)
+    prepare_output(path, True, source)
     found = traced(source, shapes, batch_size)
     require_prunable(source, found)
     if overwrite:

@@ -14,7 +14,7 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.evaluation import dataset_for
 from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, resources, traced
-from netadapt_onnx.model import refuse_existing, save
+from netadapt_onnx.model import save
 from netadapt_onnx.profilers.cost import Cost, CostModel
 from netadapt_onnx.search.budget import Budget, parse_budgets
 from netadapt_onnx.search.provenance import provenance
@@ -85,8 +85,8 @@ def prune(
         raise NetadaptError("how much to prune?", hint="give one of --ratio, --keep, --budget and --plan", code="usage")
     source = opened(model)
     if output is not None:
-        prepare_output(Path(output), source, overwrite)
-        refuse_existing(plan_file(Path(output)), overwrite)
+        prepare_output(Path(output), overwrite, source, data, plan)
+        prepare_output(plan_file(Path(output)), overwrite, source, data, plan)
     found = traced(source, shapes, batch_size)
     require_prunable(source, found)
     groups = list(found.prunable)

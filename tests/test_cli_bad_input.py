@@ -202,6 +202,52 @@ def test_inputs_are_never_overwritten(model: Path, capsys: pytest.CaptureFixture
         refused([*given, "--overwrite"], model.parent, capsys, "model.onnx", "input")
 
 
+OVER_AN_INPUT = [
+    "finetune {f}/model.onnx --data {f}/d.npz -o {f}/d.npz",
+    "finetune {f}/model.onnx --data {f}/d.npz --teacher {f}/t.onnx -o {f}/t.onnx",
+    "prune {f}/model.onnx --ratio 0.5 --reconstruct --data {f}/d.npz -o {f}/d.npz",
+    "prune {f}/model.onnx --plan {f}/p.plan.toml -o {f}/p.onnx",
+    "prune {f}/model.onnx --plan {f}/p.plan.toml -o {f}/p.plan.toml",
+    "prune {f}/e.onnx --ratio 0.5 -o {f}/e.data",
+    "prune {f}/e.onnx --ratio 0.5 -o {f}/e",
+    "prune {f}/e.onnx --ratio 0.5 -o {f}/linked.data",
+    "profile {f}/e.onnx --table {f}/e.data",
+    "inspect {f}/model.onnx --table {f}/t.jsonl --write-plan {f}/t.jsonl",
+    "export {f}/net.py:make -o {f}/net.py",
+]
+
+
+@pytest.mark.parametrize("line", OVER_AN_INPUT)
+def test_no_file_that_is_read_is_overwritten(line: str, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = model.parent
+    data(folder / "d.npz")
+    save(plain(), folder / "t.onnx")
+    onnx.save_model(plain(), str(folder / "e.onnx"), save_as_external_data=True, location="e.data", size_threshold=0)
+    (folder / "linked.data").symlink_to("e.data")
+    for name in ("p.plan.toml", "t.jsonl", "net.py"):
+        (folder / name).write_text("")
+    given = [word.format(f=folder) for word in line.split()]
+    refused([*given, "--overwrite"], folder, capsys, "is an input, which is never overwritten", code="exists")
+
+
+@pytest.mark.parametrize("output", [".", "folder"])
+@pytest.mark.parametrize("name", ["prune", "finetune", "profile", "export"])
+def test_an_output_that_is_a_folder(
+    name: str, output: str, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model.parent)
+    data(model.parent / "d.npz")
+    (model.parent / "folder").mkdir()
+    (model.parent / "net.py").write_text("")
+    exporting = ["export", "net.py:make", "-o", "out.onnx"]
+    given = (
+        exporting if name == "export" else [a.replace(f"{model.parent}/", "") for a in arguments(name, model.parent)]
+    )
+    given = [output if a in ("out.onnx", "t.jsonl") else a for a in given]
+    for overwrite in ([], ["--overwrite"]):
+        refused([*given, *overwrite], model.parent, capsys, "is a folder", code="exists")
+
+
 @pytest.mark.parametrize(
     ("budget", "told"),
     [
