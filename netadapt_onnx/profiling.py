@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,27 +45,41 @@ def profile(
 ) -> ProfileResult:
     """Build the latency table of `model` on this machine from `models` versions, or complete an interrupted one.
 
-    `held_out` > 0 predicts and times that many widths that the table has not seen. `overwrite` starts anew. Raises
-    NetadaptError if `table` is another device's or another model's, or if nothing can be measured.
+    `held_out` > 0 predicts and times that many widths that the table has not seen. `overwrite` starts anew, and the old
+    table goes when the new one is complete. Raises NetadaptError if `table` is another device's or another model's,
+    or if nothing can be measured.
     """
     path = Path(table)
     source = opened(model)
     prepare_output(path, True, source)
     found = traced(source, shapes, batch_size)
     require_prunable(source, found)
-    if overwrite:
-        path.unlink(missing_ok=True)
     reference, draw = Variant(found.folded.proto, found.folded.shapes), random_versions(found)
-    built = build(
-        path,
-        reference,
-        draw,
-        ep=ep,
-        threads=threads,
-        models=models,
-        time_cap_s=time_cap_s,
-        progress=progress,
-        seed=seed,
-    )
+    with _place(path, anew=overwrite) as place:
+        built = build(
+            place,
+            reference,
+            draw,
+            ep=ep,
+            threads=threads,
+            models=models,
+            time_cap_s=time_cap_s,
+            progress=progress,
+            seed=seed,
+        )
     validation = validate(built, reference, draw, held_out, progress=progress) if held_out else None
     return ProfileResult(path, built.device, len(built.cells), built.seconds, latency(built.latency_ms), validation)
+
+
+@contextmanager
+def _place(path: Path, *, anew: bool) -> Iterator[Path]:
+    """Where to build: in `path`, which an interrupted build goes on with; or, `anew`, beside it, and then renamed."""
+    if not anew:
+        yield path
+        return
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

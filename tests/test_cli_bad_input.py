@@ -266,6 +266,18 @@ def test_a_budget_that_is_none(budget: str, told: str, model: Path, capsys: pyte
     refused(given, model.parent, capsys, told)
 
 
+@pytest.mark.parametrize("name", ["adapt", "evaluate"])
+def test_a_provider_that_is_none_although_nothing_is_timed(
+    name: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data(model.parent / "d.npz")
+    more = ["--no-latency"] if name == "evaluate" else []
+    given = [*arguments(name, model.parent), *more, "--ep", "bogus"]
+    refused(given, model.parent, capsys, "no execution provider 'bogus'", code="unknown-provider")
+    if name == "adapt":
+        refused([*given, "--dry-run"], model.parent, capsys, "no execution provider 'bogus'")
+
+
 def test_a_shape_that_does_not_fit(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for shape, told in (("image=1x3x8x8", "?x3x16x16"), ("img=1x3x16x16", "its inputs are image")):
         refused(["inspect", str(model), "--shape", shape], model.parent, capsys, told)

@@ -20,6 +20,7 @@ from netadapt_onnx.profilers.session import CPU, PROVIDERS, fingerprint
 from netadapt_onnx.profilers.table import Cell, Record, Table, Whole, read
 from netadapt_onnx.profilers.timing import Timing
 from netadapt_onnx.profilers.units import Layers
+from netadapt_onnx.profiling import profile
 from netadapt_onnx.surgery.criteria import select
 from netadapt_onnx.surgery.trace import Trace, trace
 
@@ -113,6 +114,34 @@ class TestSimulated:
             assert resumed.cells == whole.cells
             assert [w.model for w in resumed.wholes] == list(range(20))
 
+    @pytest.mark.parametrize("size", [0, 40])
+    def test_a_table_torn_in_its_first_line_is_begun_again(
+        self, size: int, reference: Variant, draw: Draw, tmp_path: Path
+    ) -> None:
+        whole = build(tmp_path / "t.jsonl", reference, draw, models=8)
+        (tmp_path / "torn.jsonl").write_bytes(whole.path.read_bytes()[:size])
+        assert build(tmp_path / "torn.jsonl", reference, draw, models=8).cells == whole.cells
+
+    def test_measuring_anew_replaces_the_table_once_it_is_done(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "m.onnx").write_bytes(residual(32, size=8).SerializeToString())
+        path = tmp_path / "t.jsonl"
+        old = profile(tmp_path / "m.onnx", path, models=8).table.read_bytes()
+
+        def fail(*_: object) -> list[Record]:
+            raise NetadaptError("cannot measure")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(building, "_measure_batch", fail)
+            for ep, told in (("cpu", "cannot measure"), ("bogus", "no execution provider")):
+                with pytest.raises(NetadaptError, match=told):
+                    profile(tmp_path / "m.onnx", path, models=16, ep=ep, overwrite=True)
+                assert path.read_bytes() == old
+        profile(tmp_path / "m.onnx", path, models=16, overwrite=True)
+        assert b'"models":16' in path.read_bytes()
+        assert {p.name for p in tmp_path.iterdir()} == {"m.onnx", "t.jsonl"}
+
     def test_a_finished_table_is_not_measured_again(
         self, reference: Variant, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -196,16 +225,21 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NetadaptError, match="not a latency table"):
         Table.load(path, plain())
     path.write_text("epoch,loss\n1,0.5\n")
-    with pytest.raises(NetadaptError, match="line 1"):
+    with pytest.raises(NetadaptError, match="not a latency table"):
         Table.load(path, plain())
 
 
-def test_a_file_that_is_no_table_is_never_overwritten(reference: Variant, draw: Draw, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content", [b"mine\n", b"no end of line", b"{", b'{"record":"cell"', b"\x89PNG\r\n\x1a\n\xff", b"\xff\xfe\0", b"\n"]
+)
+def test_a_file_that_is_no_table_is_never_overwritten(
+    content: bytes, reference: Variant, draw: Draw, tmp_path: Path
+) -> None:
     path = tmp_path / "notes.txt"
-    path.write_text("mine\n")
-    with pytest.raises(NetadaptError):
+    path.write_bytes(content)
+    with pytest.raises(NetadaptError, match="not a latency table"):
         build(path, reference, draw, models=8)
-    assert path.read_text() == "mine\n"
+    assert path.read_bytes() == content
 
 
 def test_providers_without_node_times_build_no_table(

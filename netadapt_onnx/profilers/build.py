@@ -164,8 +164,7 @@ def _resume(path: Path, header: Header) -> list[Record]:
         path.write_bytes(encode([header]))
         return [header]
     found = records[0]
-    if not isinstance(found, Header):
-        raise NetadaptError(f"{path} exists and is not a latency table", hint="choose another path", code="exists")
+    assert isinstance(found, Header)  # or `read` had refused it
     unlike = differences(msgspec.structs.asdict(found) | found.device, msgspec.structs.asdict(header) | header.device)
     unlike = [line for line in unlike if not line.startswith("device:")]
     if unlike:

@@ -47,21 +47,26 @@ PROVIDERS: Mapping[str, Provider] = {
 
 @dataclass(frozen=True)
 class Execution:
-    """How a model is run: execution provider by short name, its options, and threads."""
+    """How a model is run: execution provider by short name, its options, and threads.
+
+    Raises NetadaptError for a name that no provider has.
+    """
 
     ep: str = "cpu"
     threads: int = 1
     options: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def provider(self) -> Provider:
-        """Raises NetadaptError for an unknown provider, or one this onnxruntime was built without."""
-        import onnxruntime as ort
-
+    def __post_init__(self) -> None:
         if self.ep not in PROVIDERS:
             raise NetadaptError(
                 f"no execution provider '{self.ep}'", hint=f"one of {', '.join(PROVIDERS)}", code="unknown-provider"
             )
+
+    @property
+    def provider(self) -> Provider:
+        """Raises NetadaptError for a provider that this onnxruntime was built without."""
+        import onnxruntime as ort
+
         provider = PROVIDERS[self.ep]
         if provider.name not in ort.get_available_providers():
             raise NetadaptError(

@@ -78,6 +78,8 @@ class Reference(msgspec.Struct, frozen=True, tag_field="record", tag="reference"
 
 
 Record = Header | Cell | Whole | Reference
+# What every table begins with, a torn one too: only such a file is ever completed or cut.
+_BEGINNING = b'{"record":"header",'
 _DECODER = msgspec.json.Decoder(Record)
 _ENCODER = msgspec.json.Encoder()
 
@@ -90,15 +92,17 @@ def encode(records: Sequence[Record]) -> bytes:
 def read(path: Path) -> tuple[list[Record], int, bool]:
     """Records, the size in bytes of their complete lines, and whether a cut-off last line was left out.
 
-    Raises NetadaptError naming the line that cannot be read.
+    Raises NetadaptError naming the line that cannot be read, or for a file that does not begin as a table does.
     """
     data = path.read_bytes()
+    if data and not data.startswith(_BEGINNING):
+        raise _no_table(path)
     complete = data.rfind(b"\n") + 1
     records: list[Record] = []
     for number, line in enumerate(data[:complete].splitlines(), 1):
         try:
             records.append(_DECODER.decode(line))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise NetadaptError(f"{path}, line {number}: {error}", hint="restore or delete it", code="table") from error
     return records, complete, complete < len(data)
 
@@ -288,9 +292,14 @@ def _distinct(rows: Ints) -> list[int]:
     return list(seen.values())
 
 
+def _no_table(path: Path) -> NetadaptError:
+    hint = "build one with `profile`, at a path of its own"
+    return NetadaptError(f"{path} is not a latency table", hint=hint, code="table")
+
+
 def _header(path: Path, records: Sequence[Record]) -> Header:
     if not records or not isinstance(records[0], Header):
-        raise NetadaptError(f"{path} is not a latency table", hint="build one with `profile`", code="table")
+        raise _no_table(path)
     if records[0].schema != SCHEMA:
         raise NetadaptError(f"{path} has table format {records[0].schema}; this version reads {SCHEMA}", code="table")
     return records[0]
