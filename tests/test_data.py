@@ -57,6 +57,16 @@ def test_bytes_are_scaled_per_channel(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_bytes_become_what_the_model_takes(dtype: type, tmp_path: Path) -> None:
+    stored = RNG.integers(0, 256, (5, 3, 8, 8)).astype(np.uint8)
+    file = write(tmp_path, x_train=stored, x_val=stored, mean=np.float32(0.5), std=np.float32(0.25))
+    data = load_data(file, {"image": ((1, 3, 8, 8), np.dtype(dtype))}, OUTPUTS)
+    found = data.train.batch(slice(None))["image"]
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, (stored / 255 - 0.5) / 0.25, rtol=0, atol=2e-3)
+
+
 def test_bytes_are_scaled_along_the_last_axis_of_nhwc(tmp_path: Path) -> None:
     stored = RNG.integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
     mean, std = np.array([0.5, 0.4, 0.3], np.float32), np.array([0.2, 0.3, 0.4], np.float32)
@@ -122,6 +132,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "label too low": ({"y_val": np.full(8, -1)}, r"labels from -1 to -1"),
     "labels in part": ({"y_val": None}, "labels for some splits only; add y_val"),
     "labels alone": ({"x_val": None}, "y_val without x_val"),
+    "misspelt labels": ({"y_train": None, "y_trian": labels(20)}, r"unknown array 'y_trian'; did you mean y_train"),
+    "misspelt samples": ({"x_val": None, "y_val": None, "x_valid": images(8)}, r"unknown array 'x_valid'; .* x_val"),
+    "another input's samples": ({"x_train.imgae": images(20)}, r"unknown array 'x_train.imgae'; .* x_train.image"),
+    "something else": ({"weights": np.ones(3)}, r"unknown array 'weights'; leave it out: known are x_train, y_train"),
     "no training data": ({"x_train": None, "y_train": None}, "no x_train; it holds x_val, y_val"),
 }
 

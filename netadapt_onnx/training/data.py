@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.runtime import Arrays, one_line
 
 Specs = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
+SPLITS = ("train", "val", "test")
 VALIDATION_SHARE = 0.1
 VALIDATION_SEED = 0
 _CHECKED_ROWS = 4096
@@ -24,17 +25,18 @@ _CHECKED_ROWS = 4096
 
 @dataclass(frozen=True)
 class Scaling:
-    """`(x / 255 - mean) / std` for uint8 images; both arrays broadcast to one sample."""
+    """`(x / 255 - mean) / std` for uint8 images, in the model's `dtype`; both arrays broadcast to one sample."""
 
     mean: np.ndarray
     std: np.ndarray
+    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        """Bytes as float32, the same shape."""
+        """Bytes as floats, the same shape."""
         scaled = values.astype(np.float32)
         scaled *= 1 / (255 * self.std)
         scaled -= self.mean / self.std
-        return scaled
+        return scaled.astype(self.dtype, copy=False)
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,11 @@ def load_data(path: str | Path, specs: Specs, outputs: Mapping[str, tuple[int, .
     if file.is_dir() or file.suffix != ".npz":
         raise _invalid(f"--data {file}: not an .npz file", "save x_train, ... with numpy.savez")
     stored = _read(file)
+    _refuse_unknown(stored, specs, file)
     if train and not _has(stored, "train"):
         found = ", ".join(stored) or "nothing"
         raise _invalid(f"--data {file}: no x_train; it holds {found}", "name the arrays x_train, y_train, ...")
-    splits = {name: _split(stored, name, specs, outputs, file) for name in ("train", "val", "test")}
+    splits = {name: _split(stored, name, specs, outputs, file) for name in SPLITS}
     absent = Split({name: np.zeros((0, *shape[1:]), dtype) for name, (shape, dtype) in specs.items()})
     training, validation, test = splits["train"] or absent, splits["val"], splits["test"]
     taken = validation is None and splits["train"] is not None
@@ -175,6 +178,17 @@ def _read(file: Path) -> Arrays:
         raise _invalid(f"--data {file} cannot be read: {one_line(error)}") from error
 
 
+def _refuse_unknown(stored: Arrays, specs: Specs, file: Path) -> None:
+    """A misspelt `y_train` would change the task, and a misspelt `x_val` the validation samples, without a word."""
+    known = [f"{axis}_{split}" for split in SPLITS for axis in "xy"] + ["mean", "std"]
+    known += [f"{what}.{name}" for name in specs for what in (*(f"x_{split}" for split in SPLITS), "mean", "std")]
+    for name in stored:
+        if name not in known:
+            hint = did_you_mean(name, known, "")
+            everything = f"known are {', '.join(known)}"
+            raise _invalid(f"--data {file}: unknown array '{name}'", hint or f"leave it out: {everything}")
+
+
 def _has(stored: Arrays, split: str) -> bool:
     return any(name == f"x_{split}" or name.startswith(f"x_{split}.") for name in stored)
 
@@ -216,7 +230,7 @@ def _check_input(key: str, stored: Arrays, name: str, shape: tuple[int, ...], dt
     if not len(values):
         raise _invalid(f"{key} holds no samples")
     if values.dtype == np.uint8 and np.issubdtype(dtype, np.floating):
-        return _scaling(key, stored, name, shape)
+        return _scaling(key, stored, name, shape, dtype)
     if values.dtype != dtype:
         hint = f"save it as .astype('{dtype}')"
         if np.issubdtype(dtype, np.floating):
@@ -234,7 +248,7 @@ def _check_input(key: str, stored: Arrays, name: str, shape: tuple[int, ...], dt
     return None
 
 
-def _scaling(key: str, stored: Arrays, name: str, shape: tuple[int, ...]) -> Scaling:
+def _scaling(key: str, stored: Arrays, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Scaling:
     """Mean and std per channel, brought to the channel axis: the first of a sample (NCHW), else the last (NHWC)."""
     made = []
     for what in ("mean", "std"):
@@ -258,7 +272,7 @@ def _scaling(key: str, stored: Arrays, name: str, shape: tuple[int, ...]) -> Sca
             raise _invalid(
                 f"{what} has {flat.size} values, but the model's input '{name}' takes Nx{_shape(sample)}",
             )
-    return Scaling(made[0], made[1])
+    return Scaling(made[0], made[1], dtype)
 
 
 def _check_labels(key: str, labels: np.ndarray, count: int, outputs: Mapping[str, tuple[int, ...]]) -> np.ndarray:
