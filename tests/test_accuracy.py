@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from models import Builder, channels_last, plain, transposed
 from netadapt_onnx.errors import NetadaptError
@@ -66,3 +67,45 @@ def test_what_cannot_be_judged_is_refused() -> None:
         accuracy(proto, split(4, 3, 16, 16, labelled=False))
     with pytest.raises(NetadaptError, match="no samples"):
         accuracy(proto, split(4, 3, 16, 16).subset(slice(0, 0)))
+
+
+def broken(proto: onnx.ModelProto, value: float, *, axis: int = 0) -> onnx.ModelProto:
+    """A copy whose first class (or every class) scores `value`."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    tensor = next(t for t in changed.graph.initializer if t.name == "fc1.bias")
+    bias = numpy_helper.to_array(tensor).copy()
+    bias[: len(bias) if axis else 1] = value
+    tensor.CopyFrom(numpy_helper.from_array(bias, tensor.name))
+    return changed
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_outputs_that_are_not_finite_are_wrong(value: float, labelled: bool) -> None:
+    proto, held = plain(), split(50, 3, 16, 16, labelled=labelled)
+    reference = None if labelled else outputs(proto, held)
+    assert accuracy(broken(proto, value), held, reference=reference).value == 0
+    sick = broken(proto, value)
+    assert accuracy(sick, held, reference=outputs(sick, held)).value == 0
+
+
+def test_a_class_that_is_ruled_out_is_no_error() -> None:
+    proto, held = plain(), split(50, 3, 16, 16)
+    scores = outputs(proto, held)["logits"]
+    wanted = float(np.mean(1 + scores[:, 1:].argmax(1) == held.labels))
+    assert accuracy(broken(proto, -np.inf), held).value == pytest.approx(wanted)
+    assert accuracy(broken(proto, -np.inf, axis=1), held).value == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_not_finite_agree_with_nothing(value: float) -> None:
+    wanted = np.random.default_rng(0).standard_normal((4, 2, 8, 8)).astype(np.float32)
+    half = wanted.copy()
+    half[:2, 1, 2, 3] = value
+    assert agreement({"mask": half}, {"mask": wanted}) == pytest.approx(0.5, abs=0.05)
+    assert agreement({"mask": half}, {"mask": half}) == pytest.approx(0.5)
+    nothing = np.full_like(wanted, value)
+    assert agreement({"mask": nothing}, {"mask": wanted}) == 0
+    assert agreement({"mask": nothing}, {"mask": nothing}) == 0
+    assert agreement({"mask": nothing}, {"mask": np.ones_like(wanted)}) == 0

@@ -15,11 +15,15 @@ from netadapt_onnx.runtime import Arrays, run, session
 from netadapt_onnx.training.data import Split, class_output
 
 BATCH_SIZE = 64
+_NO_CLASS = -1
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A fraction in [0, 1]: `top1` against labels, or `agreement` with a reference model where there are none."""
+    """A fraction in [0, 1]: `top1` against labels, or `agreement` with a reference model where there are none.
+
+    Samples whose outputs are NaN or infinite count as wrong.
+    """
 
     value: float
     metric: Literal["top1", "agreement"]
@@ -70,7 +74,7 @@ def agreement(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarra
     """How far two models' outputs agree, the mean over outputs, in [0, 1].
 
     For an output of shape (N, classes) the share of equal top classes; for any other the share of the reference's
-    variance that is explained.
+    variance that is explained. A sample that is not finite in either model explains nothing.
     """
     if found.keys() != reference.keys():
         raise NetadaptError(f"outputs {sorted(found)} cannot be compared with {sorted(reference)}")
@@ -80,12 +84,10 @@ def agreement(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarra
         if value.shape != wanted.shape:
             raise NetadaptError(f"output '{name}' of shape {value.shape} cannot be compared with {wanted.shape}")
         if class_output({name: wanted.shape}) is not None:
-            shares.append(float(np.mean(_classes(value) == _classes(wanted))))
-            continue
-        target = wanted.astype(np.float64)
-        spread = float(np.sum((target - target.mean()) ** 2))
-        error = float(np.sum((value.astype(np.float64) - target) ** 2))
-        shares.append(float(np.clip(1 - error / spread, 0, 1)) if spread > 0 else float(error == 0))
+            classes = _classes(value)
+            shares.append(float(np.mean((classes == _classes(wanted)) & (classes != _NO_CLASS))))
+        else:
+            shares.append(_explained(value.astype(np.float64), wanted.astype(np.float64)))
     return float(np.mean(shares))
 
 
@@ -110,5 +112,29 @@ def _per_sample(name: str, value: np.ndarray, count: int) -> np.ndarray:
 
 
 def _classes(scores: np.ndarray) -> np.ndarray:
-    result: np.ndarray = scores.reshape(len(scores), -1).argmax(1)
-    return result
+    """The top class per sample; _NO_CLASS where its score is not a number (argmax alone would pick the first NaN).
+
+    A class at minus infinity is merely ruled out, as the logarithm of a softmax that underflowed.
+    """
+    flat = scores.reshape(len(scores), -1)
+    return np.where(np.isfinite(flat.max(1)), flat.argmax(1), _NO_CLASS)
+
+
+def _explained(value: np.ndarray, wanted: np.ndarray) -> float:
+    """The share of the variance of `wanted` that `value` explains, in [0, 1]."""
+    comparable, finite = _finite(wanted), _finite(value)
+    if not comparable.any():
+        return 0.0
+    mean = wanted[comparable].mean()
+    both = comparable & finite
+    spread = float(np.sum((wanted[comparable] - mean) ** 2))
+    # What is not finite is as good as no answer: the mean.
+    error = float(np.sum((value[both] - wanted[both]) ** 2) + np.sum((wanted[comparable & ~finite] - mean) ** 2))
+    share = max(0.0, 1 - error / spread) if spread > 0 else float(np.array_equal(value[both], wanted[comparable]))
+    return share * float(comparable.mean())
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Which samples hold nothing but finite numbers. Shape: (len(values),)."""
+    found: np.ndarray = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    return found
