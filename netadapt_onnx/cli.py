@@ -10,17 +10,19 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from netadapt_onnx import __version__
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.errors import NetadaptError, legible
 
 if TYPE_CHECKING:
     from netadapt_onnx.commands.answer import Answer
 
 PROGRAM = "netadapt-onnx"
+HELP = {"-h", "--help", "--version"}
 COMMANDS = ("inspect", "prune", "profile", "evaluate", "adapt", "finetune", "export", "demo", "env")
 
 
@@ -85,14 +87,18 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code and never raises."""
-    options = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    arguments = list(arguments) or ["--help"]
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     as_json, debug = "--json" in options, "--debug" in options
     try:
-        outcome = _invoke(list(arguments))
+        outcome = _invoke(list(arguments))  # which click empties
         if outcome is None:  # --help or --version, printed by click
             return 0
         return _deliver(outcome, as_json)
     except BaseException as error:
+        if isinstance(error, BrokenPipeError) and not HELP.isdisjoint(options):
+            _forsake(sys.stdout)  # click's own printing, whose reader has gone: `--help | head`
+            return 0
         if debug and not isinstance(error, click.exceptions.Exit):
             import traceback
 
@@ -102,8 +108,6 @@ def run(arguments: Sequence[str]) -> int:
 
 def _invoke(arguments: list[str]) -> Answer | None:
     """Not by click's own `main`, which takes any EOFError, such as a truncated file's, for Ctrl-D."""
-    if not arguments:
-        arguments = ["--help"]
     try:
         with group.make_context(PROGRAM, arguments) as context:
             answer: Answer = group.invoke(context)
@@ -121,19 +125,29 @@ def _deliver(answer: Answer, as_json: bool) -> int:
 
 
 def _failed(error: BaseException, as_json: bool) -> int:
-    if isinstance(error, BrokenPipeError):  # the reader has gone: `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    if isinstance(error, KeyboardInterrupt | click.Abort):
-        if as_json:
-            _print_json({"interrupted": True}, ok=False)
-        sys.stderr.write("interrupted\n")
-        return 130
-    message, hint, code = (_one_line(part) for part in _explain(error))
+    if _interrupted(error):
+        document: dict[str, object] = {"interrupted": True}
+        line, exit_code = "interrupted\n", 130
+    else:
+        message, hint, code = (_one_line(part) for part in _explain(error))
+        document = {"error": {"code": code, "message": message, "hint": hint}}
+        line, exit_code = f"error: {message}; {hint}\n" if hint else f"error: {message}\n", 2
     if as_json:
-        _print_json({"error": {"code": code, "message": message, "hint": hint}}, ok=False)
-    sys.stderr.write(f"error: {message}; {hint}\n" if hint else f"error: {message}\n")
-    return 2
+        with suppress(NetadaptError):  # stdout cannot be written to: stderr says so
+            _print_json(document, ok=False)
+    with suppress(OSError):
+        sys.stderr.write(line)
+        sys.stderr.flush()
+    return exit_code
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: imports turn it into an ImportError, say."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt | click.Abort):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _explain(error: BaseException) -> tuple[str, str, str]:
@@ -145,8 +159,9 @@ def _explain(error: BaseException) -> tuple[str, str, str]:
         return error.format_message().rstrip("."), f"see `{command} --help`", "usage"
     if isinstance(error, click.ClickException):
         return error.format_message(), "", "usage"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror or type(error).__name__}", "", "system"
+    if isinstance(error, OSError) and error.errno is not None:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return f"{where}{error.strerror or type(error).__name__}", "", "system"
     if isinstance(error, MemoryError):
         return "out of memory", "use a smaller model, --batch-size or data set", "system"
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("netadapt_onnx"):
@@ -159,7 +174,7 @@ def _explain(error: BaseException) -> tuple[str, str, str]:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return legible(" ".join(text.split()))
 
 
 def _print_json(result: object, ok: bool) -> None:
@@ -174,12 +189,27 @@ def _print_json(result: object, ok: bool) -> None:
 def _plain(value: object) -> object:
     """Paths and numpy scalars for JSON."""
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        return legible(os.fspath(value))
     if hasattr(value, "item"):
         return value.item()
     raise TypeError(f"{type(value).__name__} is not for JSON")
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text.rstrip("\n") + "\n")
-    sys.stdout.flush()
+    """Raises NetadaptError where stdout cannot take it; a reader that has gone, as with `| head`, is no error."""
+    try:
+        sys.stdout.write(text.rstrip("\n") + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forsake(sys.stdout)
+    except OSError as error:
+        _forsake(sys.stdout)
+        raise NetadaptError(f"the result cannot be written: {error.strerror}", code="system") from error
+
+
+def _forsake(stream: TextIO) -> None:
+    """Lose what the stream still holds, which Python would otherwise try to write again at the end."""
+    with suppress(OSError):  # a test's stream is no file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

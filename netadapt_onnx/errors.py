@@ -13,6 +13,11 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
+def legible(text: str) -> str:
+    """Text that can be written anywhere: bytes of file names that are no characters become question marks."""
+    return text.encode(errors="replace").decode()
+
+
 class NetadaptError(Exception):
     """Something the user can act on: what went wrong, where, and what to do about it.
 

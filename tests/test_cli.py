@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -104,6 +105,9 @@ USAGE = [
     (["inspect", "m.onnx", "--shape", "x=axb"], "NAME=1x3x224x224"),
     (["prune", "m.onnx", "--keep", "conv1"], "GROUP=N"),
     (["prune", "m.onnx", "--ratio", "0.5", "--reconstruct"], "--data go together"),
+    (["prune", "m.onnx", "--keep", "conv1=4", "--keep", "conv1=2"], "'conv1' is given twice"),
+    (["inspect", "m.onnx", "--shape", "x=1x3", "--shape", "x=1x4"], "'x' is given twice"),
+    (["profile", "m.onnx", "--table", "t.jsonl", "--seed", "-1"], "--seed"),
 ]
 
 
@@ -155,6 +159,74 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert process.stderr.read() == b""
     assert process.wait() == 0
     process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "code"), [(["--ratio", "0.5"], 0), (["--budget", "macs=0.0001x"], 1), (["--ratio", "2"], 2)]
+)
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_the_exit_code_stays_when_the_reader_goes_away(
+    options: list[str], code: int, as_json: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(plain().SerializeToString())
+    given = [*COMMAND, "prune", str(tmp_path / "model.onnx"), *options, *as_json]
+    process = subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read().count("\n") == (1 if code == 2 else 0)
+    assert process.wait() == code
+    process.stderr.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("arguments", [["inspect", "model.onnx"], ["inspect", "model.onnx", "--json"], ["--version"]])
+def test_a_result_that_cannot_be_written_is_an_error(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(plain().SerializeToString())
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "No space left on device" in done.stderr
+
+
+def test_file_names_that_are_no_text_leave_one_document(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff.onnx")
+    for there in (False, True):
+        if there:
+            (tmp_path / name).write_bytes(plain().SerializeToString())
+        given = [*COMMAND, "prune", name, "--ratio", "0.5", "-o", os.fsdecode(b"\xfe.onnx"), "--json"]
+        done = subprocess.run(given, capture_output=True, cwd=tmp_path, check=False)
+        document = json.loads(done.stdout)
+        assert done.returncode == (0 if there else 2)
+        if there:
+            assert document["model"] == "?.onnx"
+        else:
+            assert document["error"]["message"] == "?.onnx: no such file"
+            assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("library", ["click", "onnx"])
+@pytest.mark.parametrize(
+    "code",
+    ["raise KeyboardInterrupt", "try: raise KeyboardInterrupt\nexcept BaseException as e: raise ImportError from e"],
+)
+def test_ctrl_c_while_libraries_are_imported(library: str, code: str, tmp_path: Path) -> None:
+    if library == "click" and "ImportError" in code:
+        pytest.skip("click is Python")
+    (tmp_path / f"{library}.py").write_text(code)
+    (tmp_path / "m.onnx").write_bytes(b"")
+    done = subprocess.run(
+        [*COMMAND, "inspect", str(tmp_path / "m.onnx"), "--json"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    assert json.loads(done.stdout) == {"schema": 1, "ok": False, "interrupted": True}
 
 
 def test_ctrl_c_while_it_works_ends_with_one_line(tmp_path: Path) -> None:

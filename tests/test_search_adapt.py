@@ -218,6 +218,7 @@ def test_another_runs_directory_is_refused(task: tuple[Path, Path], tmp_path: Pa
         ({"decay": 1.5}, "--decay 1.5"),
         ({"init_reduction_ratio": 0.0}, "--init-reduction-ratio 0"),
         ({"step": 0}, "--step 0"),
+        ({"seed": -1}, "--seed -1"),
         ({"data": None}, "give --data"),
         ({"ep": "cuda", "budget": "latency=0.5x"}, "CUDAExecutionProvider"),
     ],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Value = TypeVar("Value")
 
 MODEL = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
 DATA = click.option(
@@ -19,7 +20,13 @@ DATA = click.option(
     help="x_train, y_train, x_val, y_val and, if you have them, x_test, y_test; labels are optional.",
 )
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
-SEED = click.option("--seed", default=0, show_default=True, help="Seed of everything random; recorded.")
+SEED = click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 2**63 - 1),
+    help="Seed of everything random; recorded.",
+)
 THREADS = click.option(
     "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads timed with."
 )
@@ -37,7 +44,17 @@ def _shapes(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> di
         return {}
     from netadapt_onnx.model import parse_shape
 
-    return dict(parse_shape(text) for text in given)
+    return once_each(parse_shape(text) for text in given)
+
+
+def once_each(pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
+    """The values by name of an option that may be repeated. Raises BadParameter for a name given twice."""
+    found: dict[str, Value] = {}
+    for name, value in pairs:
+        if name in found:
+            raise click.BadParameter(f"'{name}' is given twice")
+        found[name] = value
+    return found
 
 
 SHAPE = click.option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import CRITERION, MODEL, OVERWRITE, common, shaped
+from netadapt_onnx.commands.options import CRITERION, MODEL, OVERWRITE, common, once_each, shaped
 
 if TYPE_CHECKING:
     from netadapt_onnx.pruning import PruneResult
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 
 def _keep(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
-    kept = {}
-    for text in given:
-        name, equals, value = text.rpartition("=")
-        if not equals:
-            raise click.BadParameter(f"'{text}' is not GROUP=N or GROUP=0.5x")
-        kept[name] = value
-    return kept
+    return once_each(_kept(text) for text in given)
+
+
+def _kept(text: str) -> tuple[str, str]:
+    name, equals, value = text.rpartition("=")
+    if not equals:
+        raise click.BadParameter(f"'{text}' is not GROUP=N or GROUP=0.5x")
+    return name, value
 
 
 @click.command("prune", short_help="Remove channels by a ratio, by counts, or down to a budget.")

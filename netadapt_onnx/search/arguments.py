@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import onnx
 
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.errors import NetadaptError, legible
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS
 from netadapt_onnx.surgery import CRITERIA, Criterion
@@ -56,7 +56,8 @@ class Arguments:
         _among("reduction_of", self.reduction_of, ("initial", "current"))
         _within("init_reduction_ratio", self.init_reduction_ratio, 0, 1, "the share that the first iteration removes")
         _within("decay", self.decay, 0, 1, "the factor from one iteration's reduction to the next's")
-        for name, least in (("step", 1), ("max_iterations", 1), ("final_epochs", 0), ("threads", 1), ("batch_size", 1)):
+        least_of = {"step": 1, "max_iterations": 1, "final_epochs": 0, "threads": 1, "batch_size": 1, "seed": 0}
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise NetadaptError(f"{_flag(name)} {getattr(self, name)}: at least {least}", code="usage")
         if not 0 < self.short_term_lr < math.inf:
@@ -86,7 +87,7 @@ class Arguments:
                 words += [word for name, dims in value for word in ("--shape", f"{name}={'x'.join(map(str, dims))}")]
             elif value != field.default:
                 words += [_flag(field.name), str(_plain(value))]
-        return shlex.join(words)
+        return legible(shlex.join(words))
 
 
 def _flag(name: str) -> str:
