@@ -101,6 +101,7 @@ class _Sums:
         """x (groups, samples, inputs), y (samples, groups * outputs)."""
         groups = x.shape[0]
         y = np.moveaxis(y.reshape(len(y), groups, -1), 1, 0)
+        x, y = (v.astype(np.result_type(v, np.float32), copy=False) for v in (x, y))  # float16 products overflow
         self._gram += x.transpose(0, 2, 1) @ x
         self._cross += x.transpose(0, 2, 1) @ y
         self._in += x.sum(axis=1, dtype=np.float64)

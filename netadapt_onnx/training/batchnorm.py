@@ -32,8 +32,8 @@ def unfold(proto: onnx.ModelProto, calibration: Split) -> onnx.ModelProto:
     """A copy in which every convolution that lost its BatchNorm has one that changes no output; else `proto` itself.
 
     gamma = sqrt(var + eps) and beta = mean of the layer's own output on `calibration`, which are the running
-    statistics too. Left alone: graphs that kept BatchNorm, layers that only outputs follow, shared weights, and
-    outputs of one position per sample.
+    statistics too; a float16 layer's BatchNorm is float32, for training only. Left alone: graphs that kept BatchNorm,
+    layers that only outputs follow, shared weights, and outputs of one position per sample.
     """
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
     chosen = _bare_convolutions(proto.graph) if opset >= FIRST_OPSET else []
@@ -112,7 +112,7 @@ def reestimate(proto: onnx.ModelProto, calibration: Split) -> onnx.ModelProto:
     import torch
 
     from netadapt_onnx.training.ops.normalisation import BATCHNORM_MOMENTUM
-    from netadapt_onnx.training.replicas import one_thread
+    from netadapt_onnx.training.replicas import one_thread, tensors
     from netadapt_onnx.training.torch_graph import TorchGraph
 
     graph = TorchGraph(proto)
@@ -127,7 +127,7 @@ def reestimate(proto: onnx.ModelProto, calibration: Split) -> onnx.ModelProto:
             if count and samples < REESTIMATION_BATCH // 4:
                 continue  # too few for statistics of their own
             before = {name: value.clone() for name, value in graph.statistics.items()}
-            graph({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in inputs.items()})
+            graph(tensors(inputs))
             for name, value in graph.statistics.items():
                 # One update moves a statistic a known share of the way: the rest of the way is the batch's own value.
                 moved = (value - before[name]).double() / BATCHNORM_MOMENTUM + before[name].double()
@@ -155,7 +155,7 @@ def _bare_convolutions(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
         for n in bare
         if len(readers[n.input[1]]) == 1
         and (len(n.input) < 3 or not n.input[2] or (n.input[2] in tensors and len(readers[n.input[2]]) == 1))
-        and tensors[n.input[1]].data_type == onnx.TensorProto.FLOAT
+        and tensors[n.input[1]].data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
         and n.output[0] not in outputs
     ]
     ahead = _before_a_layer(graph)

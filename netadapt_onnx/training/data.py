@@ -258,6 +258,8 @@ def _scaling(key: str, stored: Arrays, name: str, shape: tuple[int, ...], dtype:
                 f"{key} has type uint8, but the model's input '{name}' takes floats",
                 "add mean and std per channel to the file, for (x / 255 - mean) / std",
             )
+        if values.dtype.kind not in "iuf":
+            raise _invalid(f"{what} has type {values.dtype}: it must hold numbers")
         flat = np.asarray(values, np.float32).reshape(-1)
         if not np.isfinite(flat).all() or (what == "std" and (flat <= 0).any()):
             raise _invalid(f"{what} holds {flat.tolist()}: it must be finite, and std positive")

@@ -36,12 +36,13 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def tensors(inputs: Arrays, settings: Settings) -> dict[str, Tensor]:
-    """Arrays as torch tensors in the memory layout of the settings."""
+def tensors(inputs: Arrays, settings: Settings | None = None) -> dict[str, Tensor]:
+    """Arrays as torch tensors, in the memory layout of the settings; float16 becomes float32, as in `TorchGraph`."""
     made = {}
     for name, array in inputs.items():
-        value = torch.from_numpy(np.ascontiguousarray(array))
-        if settings.channels_last and value.dim() == 4:
+        widened = array.astype(np.float32) if array.dtype == np.float16 else array
+        value = torch.from_numpy(np.ascontiguousarray(widened))
+        if settings is not None and settings.channels_last and value.dim() == 4:
             value = value.contiguous(memory_format=torch.channels_last)
         made[name] = value
     return made

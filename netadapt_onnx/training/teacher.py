@@ -92,7 +92,7 @@ class Teacher:
 
     def _check(self, split: Split, outputs: Mapping[str, tuple[int, ...]]) -> None:
         rows = np.array([0, len(split) - 1])
-        inputs = {name: torch.from_numpy(np.array(value)) for name, value in split.batch(rows).items()}
+        inputs = tensors(split.batch(rows))
         other = set(self._graph.input_names) ^ set(inputs)
         if other:
             raise NetadaptError(f"the teacher's inputs are not the model's: {sorted(other)}", code="invalid-data")

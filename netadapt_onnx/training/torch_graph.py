@@ -19,6 +19,7 @@ from netadapt_onnx.training.ops.registry import DTYPES, Function, Node, is_train
 from netadapt_onnx.training.weights import Kind, running_statistics, trainable
 
 Observer = Callable[[Node, Sequence[Tensor | None], Sequence[Tensor]], None]
+_LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class TorchGraph(nn.Module):
     """Runs a normalised ONNX graph in torch, with any batch size, differentiably.
 
     Parameters are the initializers that are clearly weights, under their own names (`weights`); running statistics of
-    BatchNormalization are buffers and follow the data in training mode. Everything else is constant.
+    BatchNormalization are buffers and follow the data in training mode. Everything else is constant. What is float16 or
+    bfloat16 in the file is float32 here, inputs and Casts included, until `write_back`.
     Raises NetadaptError (code `unsupported`) that lists every op without a torch function.
     """
 
@@ -141,6 +143,8 @@ class TorchGraph(nn.Module):
                 raise NetadaptError(f"initializer '{name}' of shape {tuple(value.shape)} is {found} in the model")
             dtype = onnx.helper.tensor_dtype_to_np_dtype(target.data_type)
             array = value.contiguous().cpu().numpy()
+            if dtype == np.float16:  # a running variance may have grown beyond it: infinity would end in NaN
+                array = array.clip(-_LARGEST_HALF, _LARGEST_HALF)
             target.CopyFrom(numpy_helper.from_array(array.astype(dtype), name))
         return written
 

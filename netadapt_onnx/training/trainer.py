@@ -288,7 +288,7 @@ def _footprint(graph: TorchGraph, split: Split) -> _Footprint:
         nonlocal total
         total += sum(value.numel() * value.element_size() for value in results)
 
-    found = graph.observe({name: torch.from_numpy(np.array(v)) for name, v in split.batch(rows).items()}, count)
+    found = graph.observe(tensors(split.batch(rows)), count)
     return _Footprint({name: tuple(value.shape) for name, value in found.items()}, total // 2)
 
 
