@@ -81,6 +81,7 @@ def export_module(
         outputs = list(_call(module, inputs))
         dynamic = _convert(module, inputs, outputs, raw, exporter, opset)
         read = load(raw).proto
+        _check_opset(read, opset)
         parameters = dict(module.named_parameters(remove_duplicate=False))
         if len({id(p) for p in parameters.values()}) == len(parameters):
             _separate(read)
@@ -106,7 +107,7 @@ def _call(module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[s
     try:
         with torch.no_grad():
             result = module(*inputs.values())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise NetadaptError(
             f"the module cannot run on its example inputs: {one_line(error)}", code="factory"
         ) from error
@@ -158,6 +159,17 @@ def _convert(
         hint="try the other --exporter, or another --opset",
         code="export",
     ) from failure
+
+
+def _check_opset(proto: onnx.ModelProto, asked: int | None) -> None:
+    """The exporters write the opset that they can, whatever was asked for, and say nothing."""
+    written = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    if asked not in (None, written):
+        raise NetadaptError(
+            f"torch wrote opset {written} where {asked} was asked for",
+            hint=f"ask for --opset {written}, or try the other --exporter",
+            code="export",
+        )
 
 
 def _repeated(x: torch.Tensor, times: int) -> torch.Tensor:

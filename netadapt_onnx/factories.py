@@ -34,7 +34,7 @@ def made(factory: str, shapes: Mapping[str, tuple[int, ...]] | None) -> tuple[to
             returned = _function(factory)()
     except NetadaptError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise NetadaptError(f"{factory} failed: {type(error).__name__}: {one_line(error)}", code="factory") from error
     module, example = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
     if not isinstance(module, torch.nn.Module):
@@ -79,7 +79,7 @@ def _imported(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.parent.resolve()))  # the file's own neighbours
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise NetadaptError(f"{path}: {type(error).__name__}: {one_line(error)}", code="factory") from error
     finally:
         sys.path.pop(0)

@@ -78,7 +78,7 @@ def _dtype(code: int) -> np.dtype[Any]:
 
 
 def _sort(graph: onnx.GraphProto) -> None:
-    """Topological order; raises NetadaptError on a cycle or an input that nothing produces."""
+    """Topological order; raises NetadaptError on a cycle, or a tensor or an output that nothing produces."""
     producer = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
     known = {t.name for t in graph.initializer} | {v.name for v in graph.input} | {""}
     needs: dict[int, list[int]] = {}
@@ -88,6 +88,9 @@ def _sort(graph: onnx.GraphProto) -> None:
         if missing:
             raise NetadaptError(f"nothing produces tensor '{missing[0]}'", node=node_name(node), code="not-onnx")
         needs[i] = [producer[name] for name in names if name in producer]
+    open_end = next((v.name for v in graph.output if v.name not in producer and v.name not in known), None)
+    if open_end is not None:
+        raise NetadaptError(f"nothing produces the output '{open_end}'", code="not-onnx")
     if all(j < i for i, js in needs.items() for j in js):
         return
     try:

@@ -129,7 +129,11 @@ def input_specs(
     for value in proto.graph.input:
         if not value.type.HasField("tensor_type"):
             raise NetadaptError(f"input '{value.name}' is not a tensor", code="unsupported")
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        try:
+            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        except KeyError:
+            number = value.type.tensor_type.elem_type
+            raise NetadaptError(f"input '{value.name}' has the unknown type {number}", code="not-onnx") from None
         known = declared_shape(value)
         if value.name in given:
             shape = given.pop(value.name)

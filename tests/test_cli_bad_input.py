@@ -85,6 +85,18 @@ def unknown_initializer_type(path: Path) -> None:
     save(proto, path)
 
 
+def unknown_input_type(path: Path) -> None:
+    proto = plain()
+    proto.graph.input[0].type.tensor_type.elem_type = 99
+    save(proto, path)
+
+
+def output_of_nothing(path: Path) -> None:
+    proto = plain()
+    proto.graph.output[0].name = "nowhere"
+    save(proto, path)
+
+
 def unloadable(path: Path) -> None:
     proto = plain()
     proto.graph.node[0].op_type = "NoSuchOp"
@@ -103,6 +115,8 @@ UNREADABLE = [
     (truncated, "truncated", "not-onnx"),
     (missing_external_data, "external data file 'w.bin'", "external-data"),
     (unknown_initializer_type, "unknown type 99", "not-onnx"),
+    (unknown_input_type, "input 'image' has the unknown type 99", "not-onnx"),
+    (output_of_nothing, "nothing produces the output 'nowhere'", "not-onnx"),
     (unloadable, "NoSuchOp", "unloadable"),
     (dynamic_axis, "--shape image=", "dynamic-axis"),
 ]
@@ -151,6 +165,8 @@ BAD_DATA = [
     ({"x_val": np.zeros((32, 16, 16, 3), np.float32)}, ["32x16x16x3", "3x16x16"]),
     ({"x_train": np.zeros((64, 3, 16, 16), np.float64)}, ["float64", "float32"]),
     ({"x_train": np.zeros((64, 3, 16, 16), np.uint8)}, ["uint8", "mean"]),
+    ({"x_train": np.zeros((64, 3, 16, 16), np.uint8), "mean": ["a"], "std": [1.0]}, ["mean has type <U1"]),
+    ({"x_train": np.zeros((64, 3, 16, 16), np.uint8), "mean": [0.5], "std": ["a"]}, ["std has type <U1"]),
     ({"y_val": np.full(32, 10)}, ["10", "classes"]),
     ({"y_val": np.full(32, -1)}, ["-1", "classes"]),
     ({"y_val": np.zeros((32, 10), np.int64)}, ["32x10", "Nx10"]),
@@ -276,6 +292,15 @@ def test_a_provider_that_is_none_although_nothing_is_timed(
     refused(given, model.parent, capsys, "no execution provider 'bogus'", code="unknown-provider")
     if name == "adapt":
         refused([*given, "--dry-run"], model.parent, capsys, "no execution provider 'bogus'")
+
+
+@pytest.mark.parametrize("code", ["import sys\nsys.exit(3)\n", "import sys\ndef make(): sys.exit()\n"])
+def test_a_factory_that_exits(code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.py").write_text(code)
+    given = ["export", str(tmp_path / "net.py") + ":make", "-o", str(tmp_path / "out.onnx")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.dont_write_bytecode", True)
+        refused(given, tmp_path, capsys, "SystemExit", code="factory")
 
 
 def test_a_shape_that_does_not_fit(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

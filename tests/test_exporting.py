@@ -129,6 +129,13 @@ def test_the_opset_can_be_chosen(factory: str, tmp_path: Path) -> None:
     assert onnx.load(tmp_path / "net.onnx").opset_import[0].version == 13
 
 
+@pytest.mark.parametrize("opset", [11, 999])
+def test_an_opset_that_the_exporter_does_not_write_is_refused(opset: int, factory: str, tmp_path: Path) -> None:
+    with pytest.raises(NetadaptError, match=f"{opset}"):
+        export(f"{factory}:make", tmp_path / "net.onnx", opset=opset)
+    assert not (tmp_path / "net.onnx").exists()
+
+
 @pytest.mark.parametrize(
     ("what", "told"),
     [

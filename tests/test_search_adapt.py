@@ -18,7 +18,7 @@ from netadapt_onnx.model import load
 from netadapt_onnx.profilers.fit import Stairs
 from netadapt_onnx.profilers.timing import Ratio, Timing
 from netadapt_onnx.search import adapt as adapt_module
-from netadapt_onnx.search import latency
+from netadapt_onnx.search import candidates, latency
 from netadapt_onnx.search.adapt import adapt, dry_run
 from netadapt_onnx.search.result import AdaptResult
 
@@ -235,6 +235,22 @@ def test_bad_input_is_refused_and_nothing_is_written(
     with pytest.raises(NetadaptError, match=message):
         adapt(**given)
     assert not (tmp_path / "run").exists()
+
+
+def test_proposals_that_all_fail_say_why_and_are_tried_again(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Any:
+        raise RuntimeError("no such kernel")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(candidates, "reconstruct", fail)
+        with pytest.raises(NetadaptError, match="iteration 1 failed: no such kernel") as caught:
+            adapt(*task, "macs=0.8x", tmp_path / "run", **FAST)
+    log = tmp_path / "run/iterations/001/proposals/000/error.txt"
+    assert str(log) in caught.value.hint
+    assert "no such kernel" in log.read_text()
+    assert adapt(*task, "macs=0.8x", tmp_path / "run", resume=True, **FAST).met
 
 
 def test_a_model_without_a_prunable_group_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from netadapt_onnx.folding import fold
 from netadapt_onnx.model import load, save
 from netadapt_onnx.runtime import Arrays
 from netadapt_onnx.search.arguments import Arguments
-from netadapt_onnx.search.jobs import run_job
+from netadapt_onnx.search.jobs import LOG, forget, run_job
 from netadapt_onnx.search.judge import Judge
 from netadapt_onnx.search.proposal import Proposal, Widths
 from netadapt_onnx.search.run import Run, write_json
@@ -102,20 +102,31 @@ class Candidates:
         workers = 1 if self._arguments.rank == "finetune" else cores()
         done = 0
 
-        def one(number: int) -> float | None:
+        def one(number: int) -> dict[str, Any]:
             nonlocal done
             proposal = proposals[number]
             request = {"iteration": iteration, "group": proposal.group, "channels": proposal.channels}
             result = run_job(folder / "proposals" / f"{number:03d}", request, partial(self._try, proposal))
             done += 1
             self._progress(done, len(proposals), f"iteration {iteration}")
-            return result.get("accuracy")
+            return result
 
         pool = ThreadPoolExecutor(workers)
         try:
-            return list(pool.map(one, range(len(proposals))))
+            results = list(pool.map(one, range(len(proposals))))
         finally:  # after Ctrl-C those that have not begun never do
             pool.shutdown(cancel_futures=True)
+        if all("error" in result for result in results):
+            # What fails them all is seldom theirs: a resumed run tries again.
+            jobs = [folder / "proposals" / f"{number:03d}" for number in range(len(proposals))]
+            for job in jobs:
+                forget(job)
+            raise NetadaptError(
+                f"all {len(jobs)} proposals of iteration {iteration} failed: {results[0]['error']}",
+                hint=f"see {jobs[0] / LOG}; --resume tries again, or remove {self._run.path}",
+                code="proposals-failed",
+            )
+        return [result.get("accuracy") for result in results]
 
     def accept(self, iteration: int, proposal: Proposal) -> onnx.ModelProto:
         """Make a proposal the current model; it and the channels it kept are on the disk when this returns."""

@@ -41,6 +41,11 @@ def run_job(folder: Path, request: Mapping[str, Any], work: Work) -> dict[str, A
     return result
 
 
+def forget(folder: Path) -> None:
+    """Let a job be done again, whatever came of it."""
+    (folder / RESULT).unlink(missing_ok=True)
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
