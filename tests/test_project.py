@@ -141,7 +141,8 @@ assert run(["prune", str(model), "--ratio", "0.5", "--verify"]) == 0
 na.evaluate(model, folder / "d.npz", time_cap_s=0.2)
 na.profile(model, folder / "t.jsonl", models=10, time_cap_s=2, held_out=2)
 assert run(["inspect", str(model), "--table", str(folder / "t.jsonl"), "--json"]) == 0
-for command in (["export", "f.py:g", "-o", str(folder / "e.onnx")], ["demo", "-o", str(folder / "demo")]):
+(folder / "f.py").touch()
+for command in (["export", f"{folder / 'f.py'}:g", "-o", str(folder / "e.onnx")], ["demo", "-o", str(folder / "demo")]):
     assert run(command) == 2
 assert not (folder / "demo").exists()
 """

@@ -221,6 +221,7 @@ def test_another_runs_directory_is_refused(task: tuple[Path, Path], tmp_path: Pa
         ({"seed": -1}, "--seed -1"),
         ({"data": None}, "give --data"),
         ({"ep": "cuda", "budget": "latency=0.5x"}, "CUDAExecutionProvider"),
+        ({"ep": "cuda", "budget": "macs=0.5x"}, "CUDAExecutionProvider"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_is_written(

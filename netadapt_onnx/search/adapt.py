@@ -108,8 +108,7 @@ def adapt(
     }
     limit = _latency_budget(arguments)
     execution = Execution(ep, threads)
-    if limit is not None:
-        _ = execution.provider  # a missing one is said before anything is written
+    _ = execution.provider  # a missing one is said before anything is written
     loaded = None if given is None else loaded_table(given, subject.trace, execution)
     # One thread each for many proposals at a time is faster than many threads for one, and repeats bit for bit.
     with (
