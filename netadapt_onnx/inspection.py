@@ -31,15 +31,18 @@ class Layer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model's totals (`latency_ms`: a table's prediction), its layers in topological order, and its groups.
-
-    `explain` is there when it was asked for.
-    """
+    """A model's totals (`latency_ms`: a table's prediction), its layers in topological order, and its groups."""
 
     model: Resources
     layers: tuple[Layer, ...]
     groups: tuple[Group, ...]
-    explain: tuple[Explanation, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Explained(Inspection):
+    """An inspection with what was asked about one name."""
+
+    explain: tuple[Explanation, ...]
 
 
 def opened(source: Source) -> Model:
@@ -94,7 +97,7 @@ def inspect(
 ) -> Inspection:
     """Count what a model costs and find its groups of channels; with a latency table, predict its latency in ms.
 
-    `explained` names a group, layer or tensor whose ties and pins to show; `write_plan` is a file for a plan that keeps
+    `explained` names a group, layer or tensor whose ties and pins the result then has (`Explained`); `write_plan` is a file for a plan that keeps
     everything, to be edited for `prune`. `shapes` gives inputs whose axes beyond the first are dynamic. Raises
     NetadaptError for a model it cannot run.
     """
@@ -111,7 +114,10 @@ def inspect(
         latency_ms = Table.load(Path(table), folded.proto).predict(folded.shapes)
     owner = {layer: group.name for group in found.groups for layer in group.layers}
     layers = tuple(Layer(c.name, c.op, c.params, c.macs, owner.get(c.name)) for c in counted.layers)
-    reasons = None if explained is None else explain(found, explained)
+    reasons = () if explained is None else explain(found, explained)
     if write_plan is not None:
         Path(write_plan).write_text(template(found), encoding="utf-8")
-    return Inspection(resources(counted, source.size_bytes, latency_ms), layers, found.groups, reasons)
+    totals = resources(counted, source.size_bytes, latency_ms)
+    if explained is not None:
+        return Explained(totals, layers, found.groups, reasons)
+    return Inspection(totals, layers, found.groups)

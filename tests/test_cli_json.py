@@ -64,6 +64,13 @@ def test_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "logits" in found["groups"][-1]["reason"]
 
 
+def test_inspect_explains_only_when_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, "inspect", folder / "model.onnx", "--explain", "conv1")
+    assert set(found) == {"model", "layers", "groups", "explain"}
+    assert found["explain"][0]["group"]["name"] == "conv1"
+    assert {"tensor": "conv2.weight", "axis": 1, "positions": 8, "length": 8} in found["explain"][0]["constants"]
+
+
 def test_prune(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = document(capsys, "prune", folder / "model.onnx", "--ratio", 0.5, "--verify", "-o", tmp_path / "o.onnx")
     assert {"before", "after", "groups", "verify", "model"} <= set(found)

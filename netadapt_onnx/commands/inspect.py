@@ -40,7 +40,7 @@ def command(
                netadapt-onnx inspect model.onnx --explain conv1
                netadapt-onnx inspect model.onnx --write-plan plan.toml
     """
-    from netadapt_onnx.inspection import inspect
+    from netadapt_onnx.inspection import Explained, inspect
 
     result = inspect(
         model,
@@ -51,7 +51,9 @@ def command(
         batch_size=batch_size,
         overwrite=overwrite,
     )
-    return Answer(result, lambda: _text(result, model) if result.explain is None else _explanation(result.explain))
+    return Answer(
+        result, lambda: _explanation(result.explain) if isinstance(result, Explained) else _text(result, model)
+    )
 
 
 def _explanation(explained: tuple[Explanation, ...]) -> str:

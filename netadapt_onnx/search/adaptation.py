@@ -230,7 +230,7 @@ class Adaptation:
             )
             save(trained.proto, file)
         proto = self._folded(load(file).proto).proto
-        if self._judge.held_out(proto) < steps[-1].accepted.accuracy:
+        if not self._judge.held_out(proto) >= steps[-1].accepted.accuracy:  # NaN is no improvement either
             self._note("the final training did not help: the model is as the search left it")
             return searched
         return proto
