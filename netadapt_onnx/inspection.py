@@ -97,9 +97,9 @@ def inspect(
 ) -> Inspection:
     """Count what a model costs and find its groups of channels; with a latency table, predict its latency in ms.
 
-    `explained` names a group, layer or tensor whose ties and pins the result then has (`Explained`); `write_plan` is a file for a plan that keeps
-    everything, to be edited for `prune`. `shapes` gives inputs whose axes beyond the first are dynamic. Raises
-    NetadaptError for a model it cannot run.
+    `explained` names a group, layer or tensor whose ties and pins the result then has (`Explained`); `write_plan` is a
+    file for a plan that keeps everything, to be edited for `prune`. `shapes` gives inputs whose axes beyond the first
+    are dynamic. Raises NetadaptError for a model it cannot run.
     """
     source = opened(model)
     if write_plan is not None:
