@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -102,3 +103,8 @@ def followed(title: str) -> Iterator[Followed]:
             lambda done, total, text: bar.update(task, completed=done, total=total, text=text),
             lambda line: bar.console.print(line, markup=False),
         )
+
+
+def next_command(*words: object) -> str:
+    """The line that says what to run next; paths are quoted so that it can be pasted into a shell."""
+    return "next: netadapt-onnx " + shlex.join(map(str, words))

@@ -162,5 +162,5 @@ def text(result: AdaptResult, model: Path, data: Path) -> str:
     parts += [*result.notes]
     verdict = "; ".join(f"{limit.budget} {'met' if limit.met else 'MISSED'}" for limit in result.limits)
     parts.append(f"{verdict} after {result.iterations} iterations and {result.seconds:.0f} s\nwrote {result.model}")
-    parts.append(f"next: netadapt-onnx evaluate {model} {result.model} --data {data}")
+    parts.append(render.next_command("evaluate", model, result.model, "--data", data))
     return "\n\n".join(filter(None, parts))

@@ -49,5 +49,5 @@ def _text(result: ExportResult) -> str:
     batch = "a dynamic batch" if result.dynamic_batch else "a fixed batch: torch could not export a dynamic one"
     return (
         f"wrote {result.model}: {render.count(result.params)} parameters, {batch}; onnxruntime agrees with torch "
-        f"(largest relative difference {result.max_rel_diff:.2g})\nnext: netadapt-onnx inspect {result.model}"
+        f"(largest relative difference {result.max_rel_diff:.2g})\n" + render.next_command("inspect", result.model)
     )

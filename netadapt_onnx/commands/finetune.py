@@ -79,5 +79,5 @@ def _text(result: FinetuneResult, model: Path, data: Path) -> str:
     return (
         f"{found.metric} ({found.split}): {render.percent(found.before)} before, {render.percent(found.after)} after "
         f"{result.seconds:.0f} s of training\nwrote {result.model}\n"
-        f"next: netadapt-onnx evaluate {model} {result.model} --data {data}"
+        + render.next_command("evaluate", model, result.model, "--data", data)
     )

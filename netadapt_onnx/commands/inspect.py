@@ -93,5 +93,5 @@ def _text(result: Inspection, model: Path) -> str:
     able = sum(g.prunable for g in result.groups)
     return (
         f"{totals}\n\n{layers}\n\n{groups}\n\n{able} of {len(result.groups)} groups can be pruned\n"
-        f"next: netadapt-onnx prune {model} --ratio 0.5"
+        + render.next_command("prune", model, "--ratio", "0.5")
     )

@@ -82,7 +82,6 @@ def _text(result: ProfileResult, model: Path) -> str:
             f"{render.percent(v.p95)}, the worst {render.percent(v.max)}; fresh sessions of one model differ by "
             f"{render.percent(v.repeatability)}"
         )
-    lines.append(
-        f"next: netadapt-onnx adapt {model} --data DATA.npz --budget latency=0.7x --table {result.table} -o run"
-    )
+    options = ("--data", "DATA.npz", "--budget", "latency=0.7x", "--table", result.table, "-o", "run")
+    lines.append(render.next_command("adapt", model, *options))
     return "\n".join(lines)

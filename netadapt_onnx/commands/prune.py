@@ -113,7 +113,8 @@ def _text(result: PruneResult, proven: bool) -> str:
     if result.note:
         parts.append(result.note)
     if result.model is not None:
-        parts.append(f"wrote {result.model}\nnext: netadapt-onnx finetune {result.model} --data DATA.npz -o tuned.onnx")
+        follow = render.next_command("finetune", result.model, "--data", "DATA.npz", "-o", "tuned.onnx")
+        parts.append(f"wrote {result.model}\n{follow}")
     return "\n\n".join(parts)
 
 
