@@ -12,6 +12,7 @@ from netadapt_onnx.folding import fold
 from netadapt_onnx.model import Model, data_file, load, refuse_existing
 from netadapt_onnx.profilers.cost import Cost, cost
 from netadapt_onnx.search.result import Resources
+from netadapt_onnx.search.run import write_atomically
 from netadapt_onnx.surgery import Explanation, Group, Trace, explain, template, trace
 
 Source = str | os.PathLike[str] | Model
@@ -116,7 +117,7 @@ def inspect(
     layers = tuple(Layer(c.name, c.op, c.params, c.macs, owner.get(c.name)) for c in counted.layers)
     reasons = () if explained is None else explain(found, explained)
     if write_plan is not None:
-        Path(write_plan).write_text(template(found), encoding="utf-8")
+        write_atomically(Path(write_plan), template(found).encode())
     totals = resources(counted, source.size_bytes, latency_ms)
     if explained is not None:
         return Explained(totals, layers, found.groups, reasons)

@@ -19,6 +19,7 @@ from netadapt_onnx.profilers.cost import Cost, CostModel
 from netadapt_onnx.search.budget import Budget, parse_budgets
 from netadapt_onnx.search.provenance import provenance
 from netadapt_onnx.search.result import Resources
+from netadapt_onnx.search.run import write_atomically
 from netadapt_onnx.search.subject import require_prunable
 from netadapt_onnx.surgery import (
     Group,
@@ -114,7 +115,7 @@ def prune(
     written = None
     if output is not None and (proof is None or passed(proof)):
         written = save(small, output, metadata=metadata, overwrite=overwrite)
-        plan_file(written).write_text(plan_of(kept), encoding="utf-8")
+        write_atomically(plan_file(written), plan_of(kept).encode())
     after = resources(
         count(found.resized_shapes(kept)), small.ByteSize() if written is None else written.stat().st_size
     )
