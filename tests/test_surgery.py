@@ -207,6 +207,19 @@ def test_heads_that_meet_a_plain_dimension_fix_it() -> None:
     assert verify(found, select(found, {"q": 8})).exact
 
 
+def test_channels_shuffled_with_unlabelled_ones_are_pinned() -> None:
+    """What must stay a rectangle with positions that no layer made cannot go; tracing ends all the same."""
+    b = models.Builder()
+    x = b.node("Concat", [b.conv("image", 3, 3, 1), "image"], axis=1)
+    x = b.node("Reshape", [x, b.constant("split", np.array([0, 2, 3, 8, 8]))])
+    x = b.node("Transpose", [x], perm=[0, 2, 1, 3, 4])
+    x = b.node("Reshape", [x, b.constant("join", np.array([0, 6, 8, 8]))])
+    b.head(b.conv(x, 6, 8), 8)
+    found = traced(b.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 10)}))
+    assert {g.name: g.prunable for g in found.groups} == {"conv1": False, "conv2": True, "fc1": False}
+    assert verify(found, {"conv2": np.array([1, 6])}).exact
+
+
 @pytest.mark.parametrize(
     ("keep", "message"),
     [

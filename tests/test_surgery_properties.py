@@ -61,7 +61,7 @@ def networks(draw: st.DrawFn) -> onnx.ModelProto:
     return b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 4)})
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(networks(), st.randoms(use_true_random=False))
 def test_pruning_equals_masking_on_any_graph(proto: onnx.ModelProto, random) -> None:  # type: ignore[no-untyped-def]
     normalise(proto)

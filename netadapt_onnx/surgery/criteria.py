@@ -10,7 +10,7 @@ import numpy as np
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.ties import Array
-from netadapt_onnx.surgery.trace import Trace, line_of
+from netadapt_onnx.surgery.trace import Trace
 
 # Importance of each channel of a group, (channels,); the largest stay.
 Criterion = Callable[[Trace, Group], np.ndarray]
@@ -48,7 +48,7 @@ def group_l2(trace: Trace, group: Group) -> np.ndarray:
     ours[trace.members[group.name]] = True
     seen: set[tuple[str, int]] = set()
     for use in trace.labels.uses:
-        for axis, line in map(line_of, (trace.roots[f] for f in use.factors)):
+        for axis, line in map(trace.line_of, use.factors):
             values = trace.labels.value(use.constant)
             if (use.constant, axis) in seen or values.ndim < 2 or not ours[line].any():
                 continue
@@ -82,7 +82,7 @@ def bn_scale(trace: Trace, group: Group) -> np.ndarray:
     ours = trace.members[group.name]
     met = False
     for use in scales:
-        _, line = line_of(trace.roots[use.factors[0]])
+        _, line = trace.line_of(use.factors[0])
         met = met or bool(np.isin(line, ours).any())
         np.add.at(total, line, np.abs(trace.labels.value(use.constant).astype(np.float64)))
     if not met:

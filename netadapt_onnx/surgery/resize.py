@@ -13,7 +13,7 @@ from netadapt_onnx.control_flow import captured
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.surgery.labels import Use
 from netadapt_onnx.surgery.ties import Array
-from netadapt_onnx.surgery.trace import KeptIndices, Trace, line_of
+from netadapt_onnx.surgery.trace import KeptIndices, Trace
 
 
 class Cut:
@@ -162,7 +162,7 @@ def slice_constants(graph: gs.Graph, trace: Trace, cut: Cut) -> None:
 def _masks(trace: Trace, cut: Cut, use: Use, shape: Sequence[int]) -> list[Array]:
     masks = [np.ones(n, bool) for n in shape]
     for factor in use.factors:
-        axis, line = line_of(trace.roots[factor])
+        axis, line = trace.line_of(factor)
         masks[axis] &= cut.alive[line]
     return masks
 

@@ -22,11 +22,15 @@ KeptIndices = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Trace:
-    """A folded model with its labels resolved. `members[group]` is the root label of each of its channels."""
+    """A folded model with its labels resolved. `members[group]` is the root label of each of its channels.
+
+    `roots` and `pinned` (whether its set must stay) are indexed by label.
+    """
 
     folded: Folded
     labels: Labels
     roots: Array
+    pinned: Array
     groups: tuple[Group, ...]
     members: Mapping[str, Array]
 
@@ -48,14 +52,27 @@ class Trace:
         """For each labelled tensor: the axes a cut changes, and the root label of every position along them."""
         found: dict[str, list[tuple[int, Array]]] = {}
         for name, factors in self.labels.factors.items():
-            found[name] = [line_of(self.roots[f]) for f in factors]
+            found[name] = [self.line_of(f) for f in factors]
         for use in self.labels.uses:
             lines = found.setdefault(use.constant, [])
             for factor in use.factors:
-                axis, line = line_of(self.roots[factor])
+                axis, line = self.line_of(factor)
                 if not any(k == axis and np.array_equal(line, other) for k, other in lines):
                     lines.append((axis, line))
         return {name: tuple(lines) for name, lines in found.items()}
+
+    def line_of(self, factor: Array) -> tuple[int, Array]:
+        """The one axis along which a factor can be cut, and the root labels along it.
+
+        Pinned labels may still differ along other axes: like unlabelled positions they are kept in any case.
+        """
+        roots = self.roots[factor]
+        shape = squeeze(np.where(self.pinned[roots], 0, roots)).shape
+        axis = int(np.argmax(shape if max(shape) > 1 else roots.shape))
+        for k in range(roots.ndim):
+            if k != axis:
+                roots = roots.take([0], axis=k)
+        return axis, roots.reshape(-1)
 
     def alive(self, keep: KeptIndices) -> Array:
         """For each root label whether it stays, as a boolean array indexed by label."""
@@ -95,17 +112,6 @@ class Trace:
         return shapes
 
 
-def line_of(roots: Array) -> tuple[int, Array]:
-    """The one axis along which a resolved factor can be cut, and the labels along it."""
-    squeezed = squeeze(roots)
-    axis = int(np.argmax(squeezed.shape)) if squeezed.size > 1 else int(np.argmax(roots.shape))
-    line = roots
-    for k in range(roots.ndim):
-        if k != axis:
-            line = line.take([0], axis=k)
-    return axis, line.reshape(-1)
-
-
 def trace(folded: Folded) -> Trace:
     """Run the rules over all nodes in order. An op without a rule pins what reaches it; it never guesses."""
     labels = Labels(folded)
@@ -123,7 +129,7 @@ def trace(folded: Folded) -> Trace:
     _resolve(labels)
     roots = labels.ties.roots(np.arange(len(labels.ties)))
     groups, members = find_groups(labels, roots)
-    return Trace(folded, labels, roots, groups, members)
+    return Trace(folded, labels, roots, pinned_sets(labels), groups, members)
 
 
 def _apply(node: Node, labels: Labels) -> None:
@@ -176,13 +182,25 @@ def _resolve(labels: Labels) -> None:
     """Tie until what any cut keeps of every tensor is a rectangle: each factor may vary along one axis only."""
     joint = [f for factors in labels.factors.values() for f in factors if np.sum(np.array(f.shape) > 1) > 1]
     joint += [f for use in labels.uses for f in use.factors if np.sum(np.array(f.shape) > 1) > 1]
+    pins, pinned = -1, np.zeros(0, bool)
     changed = True
     while changed:
         changed = False
         for factor in joint:
-            roots = squeeze(labels.ties.roots(factor))
+            if len(labels.pins) != pins:
+                pins, pinned = len(labels.pins), pinned_sets(labels)
+            roots = labels.ties.roots(factor)
+            roots = squeeze(np.where(pinned[roots], 0, roots))  # kept in any case, like unlabelled positions
             axes = [k for k, n in enumerate(roots.shape) if n > 1]
             if len(axes) > 1:
                 best = max(axes, key=lambda k: components(roots, k))
                 labels.keep_axes(roots, (best,), "must stay a rectangle")
                 changed = True
+
+
+def pinned_sets(labels: Labels) -> Array:
+    """For each root label whether its set is pinned, as a boolean array indexed by label."""
+    pinned = np.zeros(len(labels.ties), bool)
+    for pin in labels.pins:
+        pinned[labels.ties.roots(pin.labels)] = True
+    return pinned
