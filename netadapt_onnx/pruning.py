@@ -17,7 +17,7 @@ from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, res
 from netadapt_onnx.model import save
 from netadapt_onnx.profilers.cost import Cost, CostModel
 from netadapt_onnx.search.budget import Budget, parse_budgets
-from netadapt_onnx.search.provenance import provenance
+from netadapt_onnx.search.provenance import provenance, stored_bytes
 from netadapt_onnx.search.result import Resources
 from netadapt_onnx.search.run import write_atomically
 from netadapt_onnx.search.subject import require_prunable
@@ -104,7 +104,7 @@ def prune(
         planned = read_plan(Path(plan), found, criterion)
         counts = {name: len(indices) for name, indices in planned.items()}
     else:
-        extra = sum(len(key) + len(value) + 8 for key, value in metadata.items())
+        extra = stored_bytes(metadata)
         start = dense.resources | {"size": source.size_bytes}
         counts, met, note = _within(found, start, count, parse_budgets(_texts(budget), COUNTED), step, extra)
     kept = select(found, counts, criterion) if planned is None else planned

@@ -68,6 +68,15 @@ def session(
         ) from error
 
 
+def exposing(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy of a model whose outputs are the named tensors (onnxruntime infers their types)."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    del copy.graph.output[:]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return copy
+
+
 def run(active: onnxruntime.InferenceSession, inputs: Arrays, outputs: Sequence[str] | None = None) -> Arrays:
     """Run once; returns outputs by name. Raises NetadaptError (code `unrunnable`) with onnxruntime's reason."""
     names = list(outputs) if outputs is not None else [o.name for o in active.get_outputs()]

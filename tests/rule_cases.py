@@ -65,8 +65,7 @@ def unflat(b: Builder, x: str, channels: int) -> str:
 
 
 BOOLEAN_INPUT = {"And", "Or", "Xor", "Not"}
-BOOLEAN_RESULT = {"And", "Or", "Xor", "Not", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
-BOOLEAN_RESULT |= {"IsInf", "IsNaN"}
+BOOLEAN_RESULT = BOOLEAN_INPUT | {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsInf", "IsNaN"}
 INTEGER = {"BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot"}
 WITHIN_ONE = {"Acos", "Asin", "Atanh"}
 ABOVE_ONE = {"Acosh", "Log", "Sqrt"}
@@ -88,8 +87,6 @@ def elementwise(op: str, inputs: int) -> Case:
             operands = [b.node("Greater", [x, b.constant("zero", np.float32(0))]), x, per_channel(b)]
         elif op == "Clip":
             operands = [x, b.constant("low", np.float32(-0.5)), b.constant("high", np.float32(0.5))]
-        elif op == "PRelu":
-            operands = [x, per_channel(b)]
         attributes: dict[str, object] = {"to": TensorProto.DOUBLE} if op == "Cast" else {}
         if op == "Mod":
             attributes["fmod"] = 1
@@ -356,10 +353,6 @@ CASES["com.microsoft", "SimplifiedLayerNormalization"] = CASES["", "SimplifiedLa
 
 @case("GroupNorm", domain="com.microsoft")
 def contrib_groupnorm(b: Builder, x: str) -> tuple[str, int]:
-    return groupnorm_without_rule(b, x)
-
-
-def groupnorm_without_rule(b: Builder, x: str) -> tuple[str, int]:
     channels_last = b.node("Transpose", [x], perm=[0, 2, 3, 1])
     inputs = [channels_last, b.random("s", (C,)), b.random("h", (C,))]
     b.nodes.append(

@@ -19,7 +19,7 @@ from netadapt_onnx.search.judge import CallersJudge, DataJudge, Judge
 from netadapt_onnx.search.latency import AIM, LatencyGauge, Stage
 from netadapt_onnx.search.netadapt import Accepted, Problem, Step, amounts_after, met, search
 from netadapt_onnx.search.proposal import Proposal
-from netadapt_onnx.search.provenance import provenance
+from netadapt_onnx.search.provenance import provenance, stored_bytes
 from netadapt_onnx.search.result import AccuracyChange, AdaptResult, Latency, Limit, Resources, Stopped
 from netadapt_onnx.search.run import Lines, Run, write_json
 from netadapt_onnx.search.schedule import Schedule
@@ -58,7 +58,7 @@ class Adaptation:
             command=arguments.command(subject.model.path, None if subject.data is None else Path(subject.data.path)),
             budget=", ".join(map(str, self._budgets)),
         )
-        extra = sum(len(key) + len(value) + 8 for key, value in self._metadata.items())
+        extra = stored_bytes(self._metadata)
         self._predict = Predictor(subject.trace, extra, None if gauge is None else gauge.predicted)
         self._candidates = Candidates(run, subject.trace, arguments, self._judge, subject.data, progress)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from netadapt_onnx import __version__
 from netadapt_onnx.model import Model
 
@@ -13,3 +15,8 @@ def provenance(model: Model, *, command: str, budget: str = "") -> dict[str, str
     """
     entries = {"version": __version__, "source_sha256": model.sha256, "command": command, "budget": budget}
     return {f"netadapt_onnx.{key}": value for key, value in entries.items() if value}
+
+
+def stored_bytes(metadata: Mapping[str, str]) -> int:
+    """About how much larger a file is for holding these entries: their text, and protobuf's framing of each."""
+    return sum(len(key) + len(value) + 8 for key, value in metadata.items())

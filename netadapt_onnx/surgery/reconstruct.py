@@ -8,14 +8,15 @@ the later ones see inputs from before the cut: an approximation that the next ro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.runtime import Arrays, run, session
+from netadapt_onnx.model import dynamic_batch_inputs
+from netadapt_onnx.runtime import Arrays, exposing, run, session
 from netadapt_onnx.surgery.intercept import add_intercept, sink
 from netadapt_onnx.surgery.linear import linear_layers
 from netadapt_onnx.surgery.resize import Cut, resize
@@ -171,17 +172,14 @@ def _per_image(inputs: Arrays) -> int:
     return max(1, SAMPLES // len(next(iter(inputs.values()))))
 
 
-def _batches(trace: Trace, inputs: Arrays, names: list[str]):  # type: ignore[no-untyped-def]
+def _batches(trace: Trace, inputs: Arrays, names: list[str]) -> Iterator[tuple[int, Arrays]]:
     """(batch number, activations by name) of the model over the calibration inputs."""
     wanted = list(dict.fromkeys(names))
     if not wanted:
         return
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(trace.folded.proto)
     given = {name for name in wanted if name in inputs}
-    del exposed.graph.output[:]
-    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in given)
-    active = session(exposed)
+    computed = [name for name in wanted if name not in given]
+    active = session(exposing(trace.folded.proto, computed))
     count = len(next(iter(inputs.values())))
     size, whole = BATCH, count
     if not _any_batch(trace):  # a batch written into the file: only full ones can run
@@ -189,10 +187,8 @@ def _batches(trace: Trace, inputs: Arrays, names: list[str]):  # type: ignore[no
         whole = count // size * size
     for number, start in enumerate(range(0, whole, size)):
         part = {name: values[start : start + size] for name, values in inputs.items()}
-        yield number, run(active, part, [n for n in wanted if n not in given]) | {n: part[n] for n in given}
+        yield number, run(active, part, computed) | {n: part[n] for n in given}
 
 
 def _any_batch(trace: Trace) -> bool:
-    from netadapt_onnx.model import dynamic_batch_inputs
-
     return len(dynamic_batch_inputs(trace.folded.proto)) == len(trace.folded.specs)

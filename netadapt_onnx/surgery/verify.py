@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from netadapt_onnx.runtime import Arrays, random_inputs, run, session
+from netadapt_onnx.runtime import Arrays, exposing, random_inputs, run, session
 from netadapt_onnx.surgery.reference import masked_reference
 from netadapt_onnx.surgery.resize import Cut, resize
 from netadapt_onnx.surgery.trace import KeptIndices, Trace
@@ -98,8 +98,8 @@ def _differences(
     gap = dict.fromkeys(names, 0.0)
     sums: Arrays = {}
     squares: Arrays = {}
-    expected_session = session(_exposing(reference, names), optimise=False)
-    actual_session = session(_exposing(model, names), optimise=False)
+    expected_session = session(exposing(reference, names), optimise=False)
+    actual_session = session(exposing(model, names), optimise=False)
     for seed in seeds:
         inputs = random_inputs(trace.folded.specs, seed)
         expected, actual = run(expected_session, inputs, names), run(actual_session, inputs, names)
@@ -137,12 +137,3 @@ def _kept(array: np.ndarray, cut: Cut, name: str) -> np.ndarray:
         if not mask.all():
             array = array.compress(mask, axis=axis)
     return array
-
-
-def _exposing(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    """A copy whose outputs are the named tensors (onnxruntime infers their types)."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    del copy.graph.output[:]
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    return copy

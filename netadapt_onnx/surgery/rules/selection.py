@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from netadapt_onnx.surgery.labels import Labels, Unsupported, align, labelled, squeeze
+from netadapt_onnx.surgery.labels import Labels, Unsupported, labelled
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
 
@@ -69,6 +69,6 @@ def top_k(node: Node, labels: Labels) -> None:
 
 @rule("GatherElements")
 def gather_elements(node: Node, labels: Labels) -> None:
-    """Only an axis that is picked from by unlabelled indices of the same labels elsewhere could be cut: pin."""
-    if any(squeeze(align(f, 1)).any() for name in node.inputs for f in labels.of(name)):
+    """Every element is picked on its own: whatever is labelled must stay."""
+    if any(labels.of(name) for name in node.inputs):
         raise Unsupported("picks single elements")
