@@ -10,10 +10,10 @@ export OMP_NUM_THREADS ?= 1
 export PIP_CONSTRAINT := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test test-aarch64 lint format fuzz clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1	/p' Makefile
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 on PATH: install one or set PYTHON=" >&2; exit 2; }
@@ -45,6 +45,12 @@ format: $(VENV)/.installed-all ## mend the format and what lint can mend
 
 test: lint ## lint, then all tests
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+fuzz: $(VENV)/.installed-all ## judge 500 mutated models
+	NETADAPT_MUTANTS=500 $(BIN)/python -m pytest -q tests/test_gate_safety.py -k mutated
+
+test-aarch64: $(VENV)/.installed-all ## the agent under emulation with the real aarch64 wheels (Debian, network, minutes)
+	sh tests/aarch64.sh build/aarch64 $(abspath $(BIN))/python
 
 clean: ## remove .venv, caches and the demo's results
 	rm -rf $(VENV) netadapt-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -16,36 +16,51 @@ if TYPE_CHECKING:
     from netadapt_onnx.evaluation import evaluate
     from netadapt_onnx.exporting import export
     from netadapt_onnx.finetuning import finetune
+    from netadapt_onnx.gating.diff import diff
+    from netadapt_onnx.gating.gate import gate
     from netadapt_onnx.inspection import inspect
     from netadapt_onnx.model import load
     from netadapt_onnx.profiling import profile
     from netadapt_onnx.pruning import prune
+    from netadapt_onnx.reporting.report import report
+    from netadapt_onnx.scaling.scale import scale
     from netadapt_onnx.search.adapt import adapt
+    from netadapt_onnx.search.restore import restore
 
 # Imported when first used, so that no command pays for another's libraries.
 _HOMES = {
     "NetadaptError": "errors",
     "adapt": "search.adapt",
+    "diff": "gating.diff",
     "evaluate": "evaluation",
     "export": "exporting",
     "finetune": "finetuning",
+    "gate": "gating.gate",
     "inspect": "inspection",
     "load": "model",
     "profile": "profiling",
     "prune": "pruning",
+    "report": "reporting.report",
+    "restore": "search.restore",
+    "scale": "scaling.scale",
 }
 
 __all__ = [
     "NetadaptError",
     "__version__",
     "adapt",
+    "diff",
     "evaluate",
     "export",
     "finetune",
+    "gate",
     "inspect",
     "load",
     "profile",
     "prune",
+    "report",
+    "restore",
+    "scale",
 ]
 
 

@@ -6,14 +6,15 @@ Reshape target with one such entry it becomes a -1 (or a 0: copy the input's), e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-Known = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+from netadapt_onnx.shapes import Known
+
 Written = tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
 
 

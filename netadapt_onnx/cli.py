@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import TYPE_CHECKING, TextIO
 
 import click
@@ -23,7 +24,22 @@ if TYPE_CHECKING:
 
 PROGRAM = "netadapt-onnx"
 HELP = {"-h", "--help", "--version"}
-COMMANDS = ("inspect", "prune", "profile", "evaluate", "adapt", "finetune", "export", "demo", "env")
+COMMANDS = (
+    "inspect",
+    "prune",
+    "profile",
+    "evaluate",
+    "adapt",
+    "restore",
+    "report",
+    "finetune",
+    "scale",
+    "export",
+    "gate",
+    "diff",
+    "demo",
+    "env",
+)
 
 
 class LazyGroup(click.Group):
@@ -89,7 +105,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code and never raises."""
     arguments = list(arguments) or ["--help"]
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    as_json, debug = "--json" in options, "--debug" in options
+    as_json, debug = _wants_json(options), "--debug" in options
     try:
         outcome = _invoke(list(arguments))  # which click empties
         if outcome is None:  # --help or --version, printed by click
@@ -116,29 +132,50 @@ def _invoke(arguments: list[str]) -> Answer | None:
         return None
 
 
+def _wants_json(options: Sequence[str]) -> bool:
+    """`--format json` is another spelling of `--json`."""
+    return "--json" in options or "--format=json" in options or ("--format", "json") in pairwise(options)
+
+
 def _deliver(answer: Answer, as_json: bool) -> int:
     if as_json:
-        _print_json(answer.result, answer.ok)
-    else:
-        _write(answer.text())
-    return 0 if answer.ok else 1
+        from netadapt_onnx.documents import document
+
+        _write(document(answer.result, answer.ok, answer.error))
+    elif said := answer.text():
+        _write(said)
+    if answer.error is None:
+        return 0 if answer.ok else 1
+    _complain(answer.error.message, answer.error.hint)
+    return 2
 
 
 def _failed(error: BaseException, as_json: bool) -> int:
-    if _interrupted(error):
-        document: dict[str, object] = {"interrupted": True}
-        line, exit_code = "interrupted\n", 130
-    else:
-        message, hint, code = (_one_line(part) for part in _explain(error))
-        document = {"error": {"code": code, "message": message, "hint": hint}}
-        line, exit_code = f"error: {message}; {hint}\n" if hint else f"error: {message}\n", 2
+    interrupted = _interrupted(error)
+    message, hint, code = ("interrupted", "", "") if interrupted else _explain(error)
     if as_json:
+        from netadapt_onnx.documents import document, error_fields
+
+        body = {"interrupted": True} if interrupted else {"error": error_fields(code, message, hint)}
         with suppress(NetadaptError):  # stdout cannot be written to: stderr says so
-            _print_json(document, ok=False)
+            _write(document(body, ok=False))
+    if interrupted:
+        _tell("interrupted\n")
+        return 130
+    _complain(message, hint)
+    return 2
+
+
+def _complain(message: str, hint: str) -> None:
+    """One line on stderr."""
+    message, hint = _one_line(message), _one_line(hint)
+    _tell(f"error: {message}; {hint}\n" if hint else f"error: {message}\n")
+
+
+def _tell(line: str) -> None:
     with suppress(OSError):
         sys.stderr.write(line)
         sys.stderr.flush()
-    return exit_code
 
 
 def _interrupted(error: BaseException | None) -> bool:
@@ -175,24 +212,6 @@ def _explain(error: BaseException) -> tuple[str, str, str]:
 
 def _one_line(text: str) -> str:
     return legible(" ".join(text.split()))
-
-
-def _print_json(result: object, ok: bool) -> None:
-    """One document. NaN and infinity become null, which is what JSON has for them."""
-    import msgspec
-
-    body = msgspec.to_builtins(result, enc_hook=_plain)
-    document = msgspec.json.encode({"schema": 1, "ok": ok, **body})
-    _write(msgspec.json.format(document, indent=2).decode())
-
-
-def _plain(value: object) -> object:
-    """Paths and numpy scalars for JSON."""
-    if isinstance(value, os.PathLike):
-        return legible(os.fspath(value))
-    if hasattr(value, "item"):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} is not for JSON")
 
 
 def _write(text: str) -> None:

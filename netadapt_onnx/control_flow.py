@@ -1,4 +1,4 @@
-"""Subgraphs: what they read from outside, and If nodes whose condition is already decided."""
+"""If nodes whose condition is already decided."""
 
 from __future__ import annotations
 
@@ -8,28 +8,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.normalise import normalise_graph
-
-
-def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The subgraphs of a node (If branches, Loop and Scan bodies)."""
-    found = []
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            found.append(attribute.g)
-        found.extend(attribute.graphs)
-    return found
-
-
-def captured(node: onnx.NodeProto) -> list[str]:
-    """Names that a node's subgraphs read from the graphs around them, without repetition."""
-    names: dict[str, None] = {}
-    for body in bodies(node):
-        own = {v.name for v in body.input} | {t.name for t in body.initializer} | {""}
-        for inner in body.node:
-            names.update(dict.fromkeys(name for name in [*inner.input, *captured(inner)] if name not in own))
-            own.update(inner.output)
-        names.update(dict.fromkeys(v.name for v in body.output if v.name not in own))
-    return list(names)
+from netadapt_onnx.subgraphs import rename
 
 
 def inline_decided(graph: onnx.GraphProto, values: Mapping[str, np.ndarray]) -> bool:
@@ -57,36 +36,21 @@ def _inline(graph: onnx.GraphProto, index: int, branch: str) -> None:
     body = next(a.g for a in taken.attribute if a.name == branch)
     prefix = taken.name or taken.output[0]
     local = {t.name for t in body.initializer} | {name for n in body.node for name in n.output if name}
-    rename = {name: f"{prefix}/{name}" for name in local}
+    renamed = {name: f"{prefix}/{name}" for name in local}
     ends = []
     for inner, outer in zip(body.output, taken.output, strict=False):
         if not outer:
             continue
         # Identity keeps both names when the branch returns an outer tensor; normalising removes it where it can.
-        source = rename.get(inner.name, inner.name)
+        source = renamed.get(inner.name, inner.name)
         ends.append(onnx.helper.make_node("Identity", [source], [outer], name=outer))
     for tensor in body.initializer:
         added = graph.initializer.add()
         added.CopyFrom(tensor)
-        added.name = rename[tensor.name]
+        added.name = renamed[tensor.name]
     inlined = [onnx.NodeProto.FromString(n.SerializeToString()) for n in body.node]
     for inner_node in inlined:
         inner_node.name = f"{prefix}/{inner_node.name}" if inner_node.name else ""
-        _rename(inner_node, rename)
+        rename(inner_node, renamed)
     del graph.node[:]
     graph.node.extend([*nodes[:index], *inlined, *ends, *nodes[index + 1 :]])
-
-
-def _rename(node: onnx.NodeProto, rename: Mapping[str, str]) -> None:
-    for i, name in enumerate(node.input):
-        node.input[i] = rename.get(name, name)
-    for i, name in enumerate(node.output):
-        node.output[i] = rename.get(name, name)
-    for body in bodies(node):
-        own = {v.name for v in body.input} | {t.name for t in body.initializer}
-        own |= {name for inner in body.node for name in inner.output}
-        outer = {k: v for k, v in rename.items() if k not in own}
-        for inner in body.node:
-            _rename(inner, outer)
-        for value in body.output:
-            value.name = outer.get(value.name, value.name)

@@ -16,9 +16,9 @@ CORE = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "click", "rich", "t
 # What each extra is for, and the modules that show that it is there.
 EXTRAS = {
     "adapt": ("adapt, finetune, export and the demo", ("torch", "onnxscript", "sklearn")),
-    "report": ("HTML reports (not in this version yet)", ("vl_convert",)),
+    "report": ("HTML reports and charts", ("vl_convert",)),
     "ray": ("proposals on a Ray cluster (not in this version yet)", ("ray",)),
-    "adb": ("profiling on Android devices (not in this version yet)", ("adbutils",)),
+    "adb": ("profiling on Android devices, where adb is not installed", ("adbutils",)),
 }
 
 

@@ -16,6 +16,7 @@ from netadapt_onnx.profilers.cost import cost
 from netadapt_onnx.profilers.session import Execution
 from netadapt_onnx.profilers.timing import Timing, measure
 from netadapt_onnx.runtime import random_inputs
+from netadapt_onnx.search import measured
 from netadapt_onnx.search.result import Resources
 from netadapt_onnx.training.data import Dataset, Split, load_data
 from netadapt_onnx.training.evaluate import accuracy, outputs
@@ -34,7 +35,10 @@ class Latency:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One model. `accuracy` is a fraction; `metric` is "top1", or "agreement" with the first model without labels."""
+    """One model. `accuracy` is a fraction; `metric` is "top1", or "agreement" with the first model without labels.
+
+    `energy_mj`: of one run on this machine, where it was asked for.
+    """
 
     path: Path
     accuracy: float
@@ -42,6 +46,7 @@ class Evaluated:
     split: str
     resources: Resources
     latency_ms: Latency | None
+    energy_mj: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,14 +64,16 @@ def evaluate(
     ep: str = "cpu",
     threads: int = 1,
     timed: bool = True,
+    energy: bool = False,
     time_cap_s: float = TIME_CAP_S,
     shapes: Shapes | None = None,
     batch_size: int = 1,
 ) -> Evaluation:
     """Accuracy on a split of `data`, resources, and unless `timed` is off latency, of one or several models.
 
-    Models with the same inputs are timed in interleaved rounds. Without labels each is compared with the first one.
-    Raises NetadaptError if a model cannot run or the data do not fit it.
+    Models with the same inputs are timed in interleaved rounds. With `energy` each is run for a second while counters
+    or sensors of this machine are read. Without labels each is compared with the first one.
+    Raises NetadaptError if a model cannot run, the data do not fit it, or nothing tells the energy (`unmeasurable`).
     """
     given = [models] if isinstance(models, str | os.PathLike | Model) else list(models)
     if not given:
@@ -74,16 +81,18 @@ def evaluate(
     sources = [opened(model) for model in given]
     execution = Execution(ep, threads)
     folded = [fold(source.proto, dict(shapes or {}), batch_size) for source in sources]
+    meters = [measured.energy(one.specs, execution) for one in folded] if energy else [None] * len(folded)
     splits = [held_out(dataset_for(one, data, train=False), split) for one in folded]
     latencies = _timed(sources, folded, execution, time_cap_s) if timed else [None] * len(sources)
     reference = None
     if splits[0].labels is None:
         reference = outputs(sources[0].proto, splits[0], threads=threads)
     evaluated = []
-    for source, one, held, latency in zip(sources, folded, splits, latencies, strict=True):
+    for source, one, held, latency, meter in zip(sources, folded, splits, latencies, meters, strict=True):
         found = accuracy(source.proto, held, reference=reference, threads=threads)
         counted = resources(cost(one.proto, one.shapes), source.size_bytes)
-        evaluated.append(Evaluated(source.path, found.value, found.metric, split, counted, latency))
+        spent = None if meter is None else meter(source.proto)
+        evaluated.append(Evaluated(source.path, found.value, found.metric, split, counted, latency, spent))
     return Evaluation(tuple(evaluated))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.evaluation import dataset_for
-from netadapt_onnx.folding import fold
+from netadapt_onnx.folding import fold, require_runnable
 from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output
 from netadapt_onnx.model import save
 from netadapt_onnx.search.provenance import provenance
@@ -52,6 +52,7 @@ def finetune(
     original = None if teacher is None else opened(teacher)
     prepare_output(Path(output), overwrite, source, data, original)
     folded = fold(source.proto, dict(shapes or {}))
+    require_runnable(folded)
     dataset = dataset_for(folded, data)
     name, held = dataset.reported
     if dataset.train.labels is None and teacher is None:

@@ -1,68 +1,112 @@
-"""Fold by execution: run the model once, and whatever does not depend on the values of its inputs becomes a constant.
+"""Fold a model: whatever does not depend on the values of its inputs becomes a constant.
 
-Static shape inference knows the shapes of about half of real exports; execution knows all of them. Shape subgraphs
-hold channel counts as constants, so no cut is safe while they are alive. What depends on the batch size stays dynamic:
-the model is run at two batch sizes and the difference is written back.
+Shape subgraphs hold channel counts as constants, so no cut is safe while they are alive. The network itself is not run
+for it (`shapes.py`). What depends on the batch size stays dynamic: the model is evaluated at two batch sizes and the
+difference is written back.
 """
 
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.batch_formula import BatchFormula, Known
-from netadapt_onnx.control_flow import captured, inline_decided
+from netadapt_onnx.batch_formula import BatchFormula
+from netadapt_onnx.control_flow import inline_decided
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.model import Shapes, dynamic_batch_inputs, input_specs
-from netadapt_onnx.runtime import Arrays, random_inputs, run, session
+from netadapt_onnx.free_axes import FURTHER, fix, free_axes, longer, moving, wildcards
+from netadapt_onnx.light import weights_as_inputs, without_weights
+from netadapt_onnx.model import Shapes, declared_shape, dynamic_batch_inputs, input_specs, node_name
+from netadapt_onnx.runtime import session
+from netadapt_onnx.shapes import READS_SHAPE_ONLY, Evaluation, Known, declared_specs
+from netadapt_onnx.single_node import SingleNodes
+from netadapt_onnx.subgraphs import captured
 
-READS_SHAPE_ONLY = {"Shape", "Size"}
-READS_TYPE_OF_SECOND = {"CastLike"}
-RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 # Views of weights: the initializer stays the parameter, under its own name, and surgery and training look through them.
 KEPT_ON_WEIGHTS = {"Transpose", "Cast", "DequantizeLinear", "QuantizeLinear"}
 # A constant that would grow the file by more than this (an expanded grid, say) is left to be computed.
 LARGEST_GROWTH_BYTES = 1 << 20
+# What onnxruntime says of operators, types and opsets that it lacks, rather than of a model that is wrong.
+LACKING = ("NOT_IMPLEMENTED", "not a registered function/op", "No Op registered for", "*guarantees* support")
+
+Tensors = Mapping[str, onnx.TensorProto]
 
 
 @dataclass(frozen=True)
 class Folded:
     """A model without shape arithmetic, and the shape of every tensor of it at one batch size.
 
-    `proto` is read-only by agreement. `shapes` has inputs, initializers and all node outputs; `dtypes` likewise.
+    `proto` is read-only by agreement. `shapes` has inputs, initializers and all node outputs; `dtypes` likewise; those
+    behind an operator whose shapes nothing tells are missing. `unrunnable` says what onnxruntime lacks to run the
+    model, if anything; `assumed` names outputs of such operators that were taken to have their input's shape, `sampled`
+    tensors whose shape may depend on the data; `fixed` are inputs whose free axes got the given sizes.
     """
 
     proto: onnx.ModelProto
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, np.dtype[Any]]
-    specs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+    specs: Known
     batch_size: int
+    unrunnable: str | None = None
+    assumed: tuple[str, ...] = ()
+    sampled: frozenset[str] = frozenset()
+    fixed: tuple[str, ...] = ()
 
 
-def fold(proto: onnx.ModelProto, shapes: Shapes | None = None, batch_size: int = 1) -> Folded:
-    """Fold a normalised model. Raises NetadaptError if onnxruntime cannot load or run it, or a shape is missing."""
+def fold(
+    proto: onnx.ModelProto,
+    shapes: Shapes | None = None,
+    batch_size: int = 1,
+    *,
+    consume: bool = False,
+    loops: bool = True,
+) -> Folded:
+    """Fold a normalised model; with `consume` in place, which spares a copy of its weights.
+
+    Without `loops` no body of a loop or branch is run for its shapes.
+
+    Raises NetadaptError for a missing shape, and where shapes or types contradict each other or onnxruntime refuses the
+    graph. Operators that it merely lacks are no obstacle.
+    """
     specs = input_specs(proto, shapes, batch_size)
-    folded = onnx.ModelProto()
-    folded.CopyFrom(proto)
-    _sort(folded.graph)
-    values, exposed = _execute(folded, specs)
-    while inline_decided(folded.graph, values):
-        values, exposed = _execute(folded, specs)
-    other: Arrays = {}
+    work = without_weights(proto)
+    tensors = {t.name: t for t in proto.graph.initializer}
+    _sort(work.graph, tensors)
+    single = SingleNodes(proto.opset_import, loops=loops)
+    evaluation = _evaluate(work, tensors, specs, batch_size, single)
+    while inline_decided(work.graph, _conditions(work.graph, tensors, evaluation)):
+        tensors |= {t.name: t for t in work.graph.initializer}
+        _sort(work.graph, tensors)
+        evaluation = _evaluate(work, tensors, specs, batch_size, single)
     batched = dynamic_batch_inputs(proto)
-    if batched and any(_from_shapes(folded.graph)):
-        other = _at_next_batch(folded, specs, batched, list(values))
-    _write_back(folded, values, other, batched, exposed | specs)
-    known = exposed | {t.name: (tuple(t.dims), _dtype(t.data_type)) for t in folded.graph.initializer} | specs
+    other = None
+    if batched and any(_from_shapes(work.graph)):
+        other = _at_next_batch(work, tensors, specs, batched, batch_size, single)
+    shape_made = _from_shapes(work.graph)
+    free = free_axes(proto) if shape_made else {}
+    at = [longer(specs, free, by) for by in FURTHER] if free else []
+    elsewhere = [found for sizes in at if (found := _tried(work, tensors, sizes, batch_size, single)) is not None]
+    fixed = bool(free) and not elsewhere
+    moved = moving(shape_made, evaluation, elsewhere)
+    targets = wildcards(moved, evaluation, work.graph.node)
+    nodes, numbers = _written_back(work, tensors, evaluation, other, batched, moved.keys() - targets.keys())
+    numbers = [targets.get(tensor.name, tensor) for tensor in numbers]
+    folded = proto if consume else without_weights(work)
+    _replace(folded.graph, nodes, numbers)
+    if fixed:
+        fix(folded.graph, free, specs)
+    known: Known = evaluation.known
     produced = {name for node in folded.graph.node for name in node.output if name}
-    if not produced <= known.keys():  # nodes added by the write-back
-        known |= _execute(folded, specs)[1]
+    if not produced <= known.keys() | evaluation.opaque.keys():  # nodes added by the write-back
+        constants = {t.name: t for t in folded.graph.initializer}
+        known = {**known, **_evaluate(folded, constants, specs, batch_size, single).known}
     live = produced | {t.name for t in folded.graph.initializer} | set(specs)
     return Folded(
         folded,
@@ -70,17 +114,78 @@ def fold(proto: onnx.ModelProto, shapes: Shapes | None = None, batch_size: int =
         {name: known[name][1] for name in live if name in known},
         specs,
         batch_size,
+        _lacking(folded, evaluation.opaque),
+        tuple(evaluation.assumed),
+        frozenset(evaluation.uncertain),
+        tuple(free) if fixed else (),
     )
 
 
-def _dtype(code: int) -> np.dtype[Any]:
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code))
+def require_runnable(folded: Folded) -> None:
+    """Raise NetadaptError for a model that onnxruntime cannot run."""
+    if folded.unrunnable:
+        raise NetadaptError(
+            f"the model cannot be run: {folded.unrunnable}",
+            hint="`netadapt-onnx prune -o` cuts it all the same, unproven",
+            code="unloadable",
+        )
 
 
-def _sort(graph: onnx.GraphProto) -> None:
+def _evaluate(
+    proto: onnx.ModelProto, tensors: Tensors, specs: Known, batch_size: int, single: SingleNodes
+) -> Evaluation:
+    """Evaluate; shapes of opaque operators are assumed only as long as nothing in the graph contradicts it."""
+    symbols = {
+        dim.dim_param: size
+        for value in proto.graph.input
+        for dim, size in zip(value.type.tensor_type.shape.dim, specs[value.name][0], strict=False)
+        if dim.dim_param
+    }
+    declared = declared_specs([*proto.graph.value_info, *proto.graph.output], symbols, batch_size)
+    try:
+        found = Evaluation(proto, tensors, specs, declared, single)
+        if not found.assumed or all(_agrees(value, found.known) for value in proto.graph.output):
+            return found
+    except NetadaptError:
+        if all(node.domain in ("", "ai.onnx") for node in proto.graph.node):
+            raise
+    return Evaluation(proto, tensors, specs, declared, single, assume=False)
+
+
+def _agrees(value: onnx.ValueInfoProto, known: Known) -> bool:
+    declared = declared_shape(value)
+    if declared is None or value.name not in known:
+        return True
+    shape = known[value.name][0]
+    return len(shape) == len(declared) and all(d in (None, n) for d, n in zip(declared, shape, strict=True))
+
+
+def _conditions(graph: onnx.GraphProto, tensors: Tensors, evaluation: Evaluation) -> dict[str, np.ndarray]:
+    """Values of the conditions of If nodes that are decided."""
+    names = [node.input[0] for node in graph.node if node.op_type == "If"]
+    return {name: evaluation.value(name) for name in names if name in tensors or evaluation.has_value(name)}
+
+
+def _lacking(proto: onnx.ModelProto, opaque: Mapping[str, str]) -> str | None:
+    """What onnxruntime lacks to run a graph, which it is shown without the weights; raises if the graph is wrong."""
+    try:
+        session(weights_as_inputs(proto), optimise=False)
+    except NetadaptError as error:
+        if any(said in str(error.__cause__) for said in LACKING):
+            found = re.search(
+                r"Could not find an implementation for (\w+)\S* node with name '(.*?)'", str(error.__cause__)
+            )
+            return next(
+                iter(opaque.values()), f"onnxruntime has no {found[1]} ('{found[2]}')" if found else error.message
+            )
+        raise
+    return None
+
+
+def _sort(graph: onnx.GraphProto, constants: Iterable[str]) -> None:
     """Topological order; raises NetadaptError on a cycle, or a tensor or an output that nothing produces."""
     producer = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
-    known = {t.name for t in graph.initializer} | {v.name for v in graph.input} | {""}
+    known = {*constants} | {v.name for v in graph.input} | {""}
     needs: dict[int, list[int]] = {}
     for i, node in enumerate(graph.node):
         names = [*node.input, *captured(node)]
@@ -102,23 +207,6 @@ def _sort(graph: onnx.GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-def node_name(node: onnx.NodeProto) -> str:
-    """A node's name; one without is called after its first output."""
-    return node.name or next((name for name in node.output if name), node.op_type)
-
-
-def _tainted(graph: onnx.GraphProto) -> set[str]:
-    """Tensors that depend on the values (not only on the shapes) of the graph's inputs."""
-    tainted = {v.name for v in graph.input}
-    for node in graph.node:
-        read = node.input[:1] if node.op_type in READS_TYPE_OF_SECOND else node.input
-        reads = not tainted.isdisjoint([*read, *captured(node)]) and node.op_type not in READS_SHAPE_ONLY
-        if reads or node.op_type in RANDOM:
-            tainted.update(node.output)
-    tainted.discard("")
-    return tainted
-
-
 def _from_shapes(graph: onnx.GraphProto) -> set[str]:
     """Tensors computed from the shape of something."""
     found: set[str] = set()
@@ -128,89 +216,92 @@ def _from_shapes(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
-def _execute(
-    proto: onnx.ModelProto, specs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
-) -> tuple[Arrays, dict[str, tuple[tuple[int, ...], np.dtype[Any]]]]:
-    """Values of the untainted tensors, and (shape, dtype) of every node output that is a tensor."""
-    tainted = _tainted(proto.graph)
-    names = [name for node in proto.graph.node for name in node.output if name]
-    results = _execute_at(proto, specs, names)
-    tensors = {k: v for k, v in results.items() if isinstance(v, np.ndarray)}
-    values = {name: value for name, value in tensors.items() if name not in tainted}
-    return values, {name: (value.shape, value.dtype) for name, value in tensors.items()}
+def _at_next_batch(
+    proto: onnx.ModelProto, tensors: Tensors, specs: Known, batched: list[str], batch_size: int, single: SingleNodes
+) -> Evaluation | None:
+    """The same with every dynamic first axis one longer; None if the model has its batch baked in."""
+    more = {name: ((shape[0] + 1, *shape[1:]), dtype) for name, (shape, dtype) in specs.items() if name in batched}
+    return _tried(proto, tensors, {**specs, **more}, batch_size + 1, single)
 
 
-def _at_next_batch(proto: onnx.ModelProto, specs: Known, batched: list[str], names: list[str]) -> Arrays:
-    """The same tensors with every dynamic first axis one longer; none if the model has its batch baked in."""
-    longer = {name: ((shape[0] + 1, *shape[1:]), dtype) for name, (shape, dtype) in specs.items() if name in batched}
+def _tried(
+    proto: onnx.ModelProto, tensors: Tensors, specs: Known, batch_size: int, single: SingleNodes
+) -> Evaluation | None:
+    """The evaluation at other sizes; None if the model cannot have them."""
     try:
-        return _execute_at(proto, {**specs, **longer}, names)
+        return _evaluate(proto, tensors, specs, batch_size, single)
     except NetadaptError as error:
         if error.code != "unrunnable":
             raise
-        return {}
+        return None
 
 
-def _execute_at(
-    proto: onnx.ModelProto, specs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], names: list[str]
-) -> Arrays:
-    if not names:
-        return {}
-    saved = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in proto.graph.output]
-    del proto.graph.output[:]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    try:
-        return run(session(proto, optimise=False), random_inputs(specs), names)
-    finally:
-        del proto.graph.output[:]
-        proto.graph.output.extend(saved)
+def _written_back(
+    work: onnx.ModelProto,
+    tensors: Tensors,
+    values: Evaluation,
+    other: Evaluation | None,
+    batched: list[str],
+    computed_on: Set[str],
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """The nodes that stay, those of `computed_on` among them, and all constants.
 
-
-def _write_back(proto: onnx.ModelProto, values: Arrays, other: Arrays, batched: list[str], known: Known) -> None:
-    """Replace untainted nodes: constants where nothing depends on the batch, a formula in the batch size elsewhere."""
-    graph = proto.graph
+    A formula in the batch size stands for what depends on that alone.
+    """
+    graph = work.graph
     shape_made = _from_shapes(graph)
-    weights = {t.name: t for t in graph.initializer}
+    with_batch = {name for name in shape_made if other is not None and _moves(name, values, other)}
     needed = {v.name for v in graph.output}
     kept: list[onnx.NodeProto] = []
     for node in reversed(graph.node):  # what is still read once its readers are known to stay
         wanted = [name for name in node.output if name in needed]
-        foldable = all(name in values for name in wanted) and not _stays(node, weights, values, shape_made)
-        if not foldable or any(_open(name, values, other, shape_made, batched) for name in wanted):
-            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
+        foldable = all(values.has_value(name) for name in wanted) and not _stays(node, tensors, values, shape_made)
+        unlike = any(_open(name, values, other) for name in with_batch.intersection(wanted))
+        if not foldable or unlike or not computed_on.isdisjoint(wanted):
+            kept.append(node)
             needed.update([*node.input, *captured(node)])
     kept.reverse()
     produced = {name for node in kept for name in node.output}
-    folded = [name for node in graph.node for name in node.output if name in needed - produced and name in values]
-    _drop_initializers(graph, needed)
-    taken = (
-        needed
-        | {node_name(node) for node in kept}
-        | {t.name for t in graph.initializer}
-        | {v.name for v in graph.input}
-    )
-    formula = BatchFormula(batched[0], known[batched[0]][0][0], known, taken) if batched else None
+    folded = [name for node in graph.node for name in node.output if name in needed - produced and name not in tensors]
+    constants = [tensor for name, tensor in tensors.items() if name in needed]
+    taken = needed | {node_name(node) for node in kept} | {v.name for v in graph.input}
+    formula = BatchFormula(batched[0], values.known[batched[0]][0][0], values.known, taken) if batched else None
     computed: list[onnx.NodeProto] = []
     for name in folded:
-        if formula is None or name not in shape_made or name not in other or _equal(values[name], other[name]):
-            graph.initializer.append(numpy_helper.from_array(values[name], name))
+        if formula is None or other is None or name not in with_batch:
+            constants.append(numpy_helper.from_array(values.value(name), name))
             continue
-        nodes, constants = formula.write(name, values[name], other[name], _reshapes(name, kept))
+        nodes, numbers = formula.write(name, values.value(name), other.value(name), _reshapes(name, kept))
         computed.extend(nodes)
-        graph.initializer.extend(constants)
+        constants.extend(numbers)
     if formula is not None:
         computed = [*formula.nodes, *computed]
-        graph.initializer.extend(formula.constants)
+        constants.extend(formula.constants)
+    return [*computed, *kept], constants
+
+
+def _replace(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]) -> None:
+    """Give a graph these nodes and initializers; those initializers that it has already are not touched."""
+    wanted = {tensor.name for tensor in constants}
+    for i in range(len(graph.initializer) - 1, -1, -1):
+        if graph.initializer[i].name not in wanted:
+            del graph.initializer[i]
+    there = {tensor.name for tensor in graph.initializer}
+    graph.initializer.extend(tensor for tensor in constants if tensor.name not in there)
     del graph.node[:]
-    graph.node.extend([*computed, *kept])
+    graph.node.extend(nodes)
 
 
-def _open(name: str, values: Arrays, other: Arrays, shape_made: set[str], batched: list[str]) -> bool:
-    """Whether a tensor depends on the batch size in a way that no formula in it gives (its shape does, say)."""
-    if not batched or name not in shape_made or name not in other or _equal(values[name], other[name]):
+def _moves(name: str, values: Evaluation, other: Evaluation) -> bool:
+    """Whether a tensor depends on the batch size."""
+    if not (values.has_value(name) and other.has_value(name)):
         return False
-    a, b = values[name], other[name]
-    return not isinstance(b, np.ndarray) or a.shape != b.shape or a.dtype.kind != "i"
+    return values.known[name] != other.known[name] or not np.array_equal(values.value(name), other.value(name))
+
+
+def _open(name: str, values: Evaluation, other: Evaluation | None) -> bool:
+    """Whether a moving tensor depends on the batch size in a way that no formula in it gives: its shape does, say."""
+    return other is None or values.known[name] != other.known[name] or values.known[name][1].kind != "i"
 
 
 def _reshapes(name: str, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
@@ -219,29 +310,20 @@ def _reshapes(name: str, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
     return readers if all(n.op_type == "Reshape" and list(n.input).index(name) == 1 for n in readers) else []
 
 
-def _stays(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto], values: Arrays, shape_made: set[str]) -> bool:
+def _stays(node: onnx.NodeProto, tensors: Tensors, values: Evaluation, shape_made: set[str]) -> bool:
     outputs = [name for name in node.output if name]
     if not shape_made.isdisjoint(outputs):
         return False
-    source = weights.get(node.input[0]) if node.input else None
+    source = tensors.get(node.input[0]) if node.input else None
     if node.op_type in KEPT_ON_WEIGHTS and source is not None and len(source.dims) > 1:
         return True
     if node.op_type == "ConstantOfShape":  # weights of files that were stripped of their values
         return False
-    grown = sum(values[name].nbytes for name in outputs)
-    read = sum(values[i].nbytes if i in values else _bytes(weights.get(i)) for i in node.input if i)
+    grown = sum(_bytes(name, values.known) for name in outputs)
+    read = sum(_bytes(name, values.known) for name in node.input if name)
     return grown > read + LARGEST_GROWTH_BYTES
 
 
-def _bytes(tensor: onnx.TensorProto | None) -> int:
-    return 0 if tensor is None else tensor.ByteSize()
-
-
-def _equal(a: Any, b: Any) -> bool:
-    return isinstance(b, np.ndarray) and a.shape == b.shape and bool(np.array_equal(a, b))
-
-
-def _drop_initializers(graph: onnx.GraphProto, needed: set[str]) -> None:
-    for i in range(len(graph.initializer) - 1, -1, -1):
-        if graph.initializer[i].name not in needed:
-            del graph.initializer[i]
+def _bytes(name: str, known: Known) -> int:
+    shape, dtype = known[name]
+    return prod(shape) * dtype.itemsize

@@ -13,7 +13,7 @@ from netadapt_onnx.model import Model, data_file, load, refuse_existing
 from netadapt_onnx.profilers.cost import Cost, cost
 from netadapt_onnx.search.result import Resources
 from netadapt_onnx.search.run import write_atomically
-from netadapt_onnx.surgery import Explanation, Group, Trace, explain, template, trace
+from netadapt_onnx.surgery import Choices, Explanation, Group, Trace, explain, template, trace
 
 Source = str | os.PathLike[str] | Model
 Shapes = Mapping[str, tuple[int, ...]]
@@ -75,9 +75,19 @@ def _same(a: Path, b: Path) -> bool:
     return a.exists() and b.exists() and a.samefile(b)
 
 
-def traced(model: Model, shapes: Shapes | None = None, batch_size: int = 1) -> Trace:
-    """Fold and trace a model. Raises NetadaptError if onnxruntime cannot run it or an axis needs `shapes`."""
-    return trace(fold(model.proto, dict(shapes or {}), batch_size))
+def traced(
+    model: Model,
+    shapes: Shapes | None = None,
+    batch_size: int = 1,
+    choices: Choices | None = None,
+    *,
+    consume: bool = False,
+) -> Trace:
+    """Fold and trace a model; with `consume` its own proto is folded, which spares a copy of its weights.
+
+    Raises NetadaptError if the model is wrong or an axis needs `shapes`.
+    """
+    return trace(fold(model.proto, dict(shapes or {}), batch_size, consume=consume), choices)
 
 
 def resources(counted: Cost, size_bytes: int | None = None, latency_ms: float | None = None) -> Resources:
@@ -92,6 +102,7 @@ def inspect(
     table: str | os.PathLike[str] | None = None,
     explained: str | None = None,
     write_plan: str | os.PathLike[str] | None = None,
+    choices: Choices | None = None,
     shapes: Shapes | None = None,
     batch_size: int = 1,
     overwrite: bool = False,
@@ -99,15 +110,15 @@ def inspect(
     """Count what a model costs and find its groups of channels; with a latency table, predict its latency in ms.
 
     `explained` names a group, layer or tensor whose ties and pins the result then has (`Explained`); `write_plan` is a
-    file for a plan that keeps everything, to be edited for `prune`. `shapes` gives inputs whose axes beyond the first
-    are dynamic. Raises NetadaptError for a model it cannot run.
+    file for a plan that keeps everything, to be edited for `prune`. `choices` are those of surgery. `shapes` gives
+    inputs whose axes beyond the first are dynamic. Raises NetadaptError for a model it cannot run.
     """
     source = opened(model)
     if write_plan is not None:
         prepare_output(Path(write_plan), overwrite, source, table)
-    found = traced(source, shapes, batch_size)
+    found = traced(source, shapes, batch_size, choices, consume=source is not model)
     folded = found.folded
-    counted = cost(folded.proto, folded.shapes)
+    counted = cost(found.flat.proto, found.flat.shapes)
     latency_ms = None
     if table is not None:
         from netadapt_onnx.profilers.table import Table

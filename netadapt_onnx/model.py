@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -12,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import external_data_helper
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.light import file_bytes, weights_as_inputs, write
 from netadapt_onnx.normalise import normalise
+from netadapt_onnx.onnx_file import OnnxFile, check_tensor, external_tensors, load_external, read
 from netadapt_onnx.runtime import PROTOBUF_LIMIT, one_line
 
 Shapes = dict[str, tuple[int, ...]]
@@ -40,81 +40,23 @@ def load(path: str | os.PathLike[str]) -> Model:
 
     Raises NetadaptError: missing file, not ONNX, truncated, external data missing or outside, unknown tensor type.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise NetadaptError(f"{file}: no such file", code="missing-file")
-    data = file.read_bytes()
-    proto = onnx.ModelProto()
+    file = read(path)
+    for tensor in external_tensors(file.proto):
+        load_external(tensor, file.path)
+    for tensor in file.proto.graph.initializer:
+        check_tensor(tensor, file.path)
+    normalise_file(file)
+    return Model(file.path, file.proto, file.sha256, file.size_bytes, file.files)
+
+
+def normalise_file(file: OnnxFile) -> None:
+    """Normalise in place. Raises NetadaptError for what is no valid model."""
     try:
-        proto.ParseFromString(data)
-    except Exception as error:  # protobuf's DecodeError lives in a private module
-        raise NetadaptError(f"{file} is not an ONNX file, or it is truncated", code="not-onnx") from error
-    if proto.ir_version == 0 or not proto.HasField("graph") or not proto.opset_import or not proto.graph.output:
-        raise NetadaptError(f"{file} is not an ONNX model: it holds no graph", code="not-onnx")
-    digest = hashlib.sha256(data)
-    size = len(data)
-    del data
-    external = _load_external(proto, file)
-    for location in external:
-        digest.update(location.read_bytes())
-        size += location.stat().st_size
-    _check_initializers(proto, file)
-    try:
-        normalise(proto)
+        normalise(file.proto)
     except NetadaptError:
         raise
     except Exception as error:
-        raise NetadaptError(f"{file} is not a valid ONNX model: {one_line(error)}", code="not-onnx") from error
-    return Model(file, proto, digest.hexdigest(), size, (file, *external))
-
-
-def _load_external(proto: onnx.ModelProto, file: Path) -> list[Path]:
-    """Bring external tensors into `proto`; returns the files read. Paths may not leave the model's folder."""
-    folder = file.parent
-    files: dict[Path, None] = {}
-    for tensor in external_data_helper._get_all_tensors(proto):
-        if not external_data_helper.uses_external_data(tensor):
-            continue
-        location = external_data_helper.ExternalDataInfo(tensor).location
-        target = (folder / location).resolve()
-        if not target.is_relative_to(folder.resolve()):
-            raise NetadaptError(
-                f"{file}: tensor '{tensor.name}' keeps its data outside the model's folder ({location})",
-                code="external-data",
-            )
-        if not target.is_file():
-            raise NetadaptError(
-                f"{file}: external data file '{location}' of tensor '{tensor.name}' is missing",
-                hint="copy it beside the model",
-                code="external-data",
-            )
-        try:
-            external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-        except Exception as error:
-            raise NetadaptError(
-                f"{file}: cannot read external data of '{tensor.name}': {one_line(error)}", code="external-data"
-            ) from error
-        tensor.data_location = onnx.TensorProto.DEFAULT
-        del tensor.external_data[:]
-        files[target] = None
-    return list(files)
-
-
-def _check_initializers(proto: onnx.ModelProto, file: Path) -> None:
-    known = set(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
-    for tensor in proto.graph.initializer:
-        if tensor.data_type not in known:
-            raise NetadaptError(
-                f"{file}: initializer '{tensor.name}' has the unknown type {tensor.data_type}", code="not-onnx"
-            )
-        if not tensor.raw_data or tensor.data_type == onnx.TensorProto.STRING:
-            continue
-        try:
-            width = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-        except KeyError:
-            continue
-        if width * int(np.prod(list(tensor.dims), dtype=np.int64)) > 2 * len(tensor.raw_data):  # packed 4-bit: half
-            raise NetadaptError(f"{file}: initializer '{tensor.name}' is truncated", code="not-onnx")
+        raise NetadaptError(f"{file.path} is not a valid ONNX model: {one_line(error)}", code="not-onnx") from error
 
 
 def input_specs(
@@ -143,7 +85,9 @@ def input_specs(
                 raise NetadaptError(f"--shape {value.name}={_times(shape)} does not fit the input {_times(known)}")
         elif known is None:
             raise NetadaptError(
-                f"input '{value.name}' has no shape", hint=f"give one with --shape {value.name}=1x3x224x224"
+                f"input '{value.name}' has no shape",
+                hint=f"give one with --shape {value.name}=1x3x224x224",
+                code="dynamic-axis",
             )
         else:
             filled = tuple(batch_size if i == 0 and k is None else k for i, k in enumerate(known))
@@ -178,6 +122,11 @@ def dynamic_batch_inputs(proto: onnx.ModelProto) -> list[str]:
     """Names of the inputs whose first axis is dynamic."""
     shapes = {v.name: declared_shape(v) for v in proto.graph.input}
     return [name for name, shape in shapes.items() if shape and shape[0] is None]
+
+
+def node_name(node: onnx.NodeProto) -> str:
+    """A node's name; one without is called after its first output."""
+    return node.name or next((name for name in node.output if name), node.op_type)
 
 
 def _times(shape: tuple[int | None, ...]) -> str:
@@ -221,7 +170,7 @@ def save(
         proto = _with_metadata(proto, metadata)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        if proto.ByteSize() > PROTOBUF_LIMIT:
+        if file_bytes(proto) > PROTOBUF_LIMIT:
             refuse_existing(data_file(file), overwrite)
             copy = onnx.ModelProto()
             copy.CopyFrom(proto)
@@ -229,7 +178,8 @@ def save(
             onnx.checker.check_model(str(temporary))
         else:
             check(proto)
-            temporary.write_bytes(proto.SerializeToString())
+            with temporary.open("wb") as stream:
+                write(proto, stream)
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
@@ -242,9 +192,16 @@ def data_file(model: Path) -> Path:
 
 
 def check(proto: onnx.ModelProto) -> None:
-    """The ONNX checker. Strict shape inference is not asked: real exports often declare shapes that it refuses."""
+    """The ONNX checker, on all but the weights. Outputs may lack a shape, as the original's may.
+
+    Strict shape inference is not asked: real exports often declare shapes that it refuses.
+    """
+    light = weights_as_inputs(proto)
+    for value in light.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
     try:
-        onnx.checker.check_model(proto)
+        onnx.checker.check_model(light)
     except Exception as error:
         raise NetadaptError(f"the model is not valid ONNX: {one_line(error)}", code="not-onnx") from error
 

@@ -6,7 +6,8 @@ gone wherever nothing outside can see it. Needs no shapes; `folding.py` does wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from math import prod
 
 import numpy as np
 import onnx
@@ -14,36 +15,85 @@ import onnx.inliner
 from onnx import numpy_helper
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.invariants import capture_invariants
+from netadapt_onnx.old_opsets import upgrade
+from netadapt_onnx.subgraphs import all_bodies
 
+# A sparse initializer of a hundred bytes may stand for terabytes.
+LARGEST_DENSE_BYTES = 1 << 31
 # onnx-graphsurgeon and the checker refuse IR 3 models whose initializers are no longer inputs.
 MINIMUM_IR = 4
 
 
 def normalise(proto: onnx.ModelProto) -> None:
-    """Normalise in place. Raises NetadaptError for what cannot be normalised (sparse initializers, duplicate names)."""
+    """Normalise in place. Raises NetadaptError for what cannot be normalised: names that two tensors share, say."""
+    _refuse_bytes(proto.graph)
+    upgrade(proto)
     if proto.functions:
         inlined = onnx.inliner.inline_local_functions(proto)
         proto.CopyFrom(inlined)
-    if proto.graph.sparse_initializer:
-        name = proto.graph.sparse_initializer[0].values.name
-        raise NetadaptError(f"sparse initializer '{name}'", hint="store it dense", code="unsupported")
+    _densify(proto.graph)
     proto.ir_version = max(proto.ir_version, MINIMUM_IR)
     _refuse_duplicates(proto.graph)
     _drop_initializer_inputs(proto.graph)
     normalise_graph(proto.graph)
-    del proto.graph.value_info[:]  # stale after any surgery; execution gives the shapes
+    _keep_declared(proto.graph)
+
+
+def _refuse_bytes(graph: onnx.GraphProto) -> None:
+    """Names that are no text: protobuf gives them as bytes, and refuses them where they are written."""
+    names = [value.name for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer)]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
+    wrong = next((name for name in names if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise NetadaptError(f"a name is no text: {wrong!r}", code="not-onnx")
+    for body in all_bodies(graph.node):
+        _refuse_bytes(body)
 
 
 def normalise_graph(graph: onnx.GraphProto) -> None:
-    """Constant nodes become initializers, Identity nodes go."""
+    """Constant nodes become initializers, Identity nodes go, loops read what never changes from outside."""
     _constants_to_initializers(graph)
     _inline_identities(graph)
+    capture_invariants(graph)
+
+
+def _keep_declared(graph: onnx.GraphProto) -> None:
+    """Declared shapes go, which surgery makes wrong, but for those of operators that nobody else can tell them of."""
+    foreign = {name for node in graph.node if node.domain not in ("", "ai.onnx") for name in node.output}
+    kept = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in graph.value_info if v.name in foreign]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+
+
+def _densify(graph: onnx.GraphProto) -> None:
+    """Sparse initializers become dense ones of the same name."""
+    for sparse in graph.sparse_initializer:
+        graph.initializer.append(dense(sparse))
+    del graph.sparse_initializer[:]
+
+
+def dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
+    """The same tensor with its zeros. Raises NetadaptError if its indices do not fit or it would be huge."""
+    name, shape = sparse.values.name, tuple(sparse.dims)
+    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    if prod(shape) * values.itemsize > LARGEST_DENSE_BYTES:
+        raise NetadaptError(f"sparse initializer '{name}' {shape} is too large to be stored dense", code="unsupported")
+    whole = np.zeros(prod(shape), values.dtype)
+    try:
+        flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)
+        whole[flat] = values
+    except (IndexError, ValueError) as error:
+        raise NetadaptError(f"sparse initializer '{name}' has indices beyond {shape}", code="not-onnx") from error
+    return numpy_helper.from_array(whole.reshape(shape), name)
 
 
 def _refuse_duplicates(graph: onnx.GraphProto) -> None:
     seen: set[str] = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-    if len({t.name for t in graph.initializer}) < len(graph.initializer):
-        raise NetadaptError("two initializers share a name", code="not-onnx")
+    twice = [name for name, count in Counter(t.name for t in graph.initializer).items() if count > 1]
+    if twice:
+        raise NetadaptError(f"two initializers share the name '{twice[0]}'", code="not-onnx")
     for node in graph.node:
         for name in filter(None, node.output):
             if name in seen:
@@ -60,10 +110,12 @@ def _drop_initializer_inputs(graph: onnx.GraphProto) -> None:
 
 
 def constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """The tensor of a Constant node; None for the kinds that have no dense tensor (sparse, string lists)."""
+    """The tensor of a Constant node; None for strings."""
     attribute = node.attribute[0] if node.attribute else None
     if attribute is None:
         return None
+    if attribute.name == "sparse_value":
+        return dense(attribute.sparse_tensor)
     if attribute.name == "value":
         tensor: onnx.TensorProto = attribute.t
         return tensor
@@ -97,11 +149,11 @@ def _inline_identities(graph: onnx.GraphProto) -> None:
             kept.append(node)
     if not alias:
         return
-    for node in _with_subgraphs(kept):
+    for node in (*kept, *(inner for body in all_bodies(kept) for inner in body.node)):
         for i, name in enumerate(node.input):
             if name in alias:
                 node.input[i] = alias[name]
-    for body in _subgraphs(kept):
+    for body in all_bodies(kept):
         for value in body.output:
             if value.name in alias:
                 raise NetadaptError(f"a subgraph returns the outer tensor '{value.name}' directly", code="unsupported")
@@ -113,17 +165,3 @@ def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
         copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
         del graph.node[:]
         graph.node.extend(copies)
-
-
-def _subgraphs(nodes: list[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            for body in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
-                yield body
-                yield from _subgraphs(list(body.node))
-
-
-def _with_subgraphs(nodes: list[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    yield from nodes
-    for body in _subgraphs(nodes):
-        yield from body.node

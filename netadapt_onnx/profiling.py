@@ -1,16 +1,22 @@
-"""Latency tables: what each width of each layer costs on this machine, learnt from random-width versions."""
+"""Latency tables: what each width of each layer costs on a device, learnt from random-width versions."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.evaluation import Latency, latency
 from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, traced
-from netadapt_onnx.profilers.build import MODELS, Validation, Variant, build, random_versions, validate
+from netadapt_onnx.profilers.build import MODELS, Validation, build, validate
+from netadapt_onnx.profilers.devices.opening import LOCAL, opened_device
+from netadapt_onnx.profilers.measuring import Device
+from netadapt_onnx.profilers.session import Execution
+from netadapt_onnx.profilers.table import Reference
+from netadapt_onnx.profilers.versions import Variant, random_versions
 from netadapt_onnx.search.subject import require_prunable
 
 TIME_CAP_S = 100.0
@@ -32,8 +38,12 @@ def profile(
     model: Source,
     table: str | os.PathLike[str],
     *,
+    device: str | Device = LOCAL,
     ep: str = "cpu",
     threads: int = 1,
+    python: str = "python3",
+    keep: bool = False,
+    perf_test: str | os.PathLike[str] | None = None,
     held_out: int = 0,
     models: int = MODELS,
     time_cap_s: float = TIME_CAP_S,
@@ -42,9 +52,12 @@ def profile(
     batch_size: int = 1,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> ProfileResult:
-    """Build the latency table of `model` on this machine from `models` versions, or complete an interrupted one.
+    """Build the latency table of `model` on a device from `models` versions, or complete an interrupted one.
 
+    `device`: `local`, `ssh://[user@]host[:port]`, `adb://SERIAL`, or one's own; `python` is the interpreter on it, and
+    with `keep` the files stay there. `perf_test`: an `onnxruntime_perf_test` built for a device without Python.
     `held_out` > 0 predicts and times that many widths that the table has not seen. `overwrite` starts anew, and the old
     table goes when the new one is complete. Raises NetadaptError if `table` is another device's or another model's,
     or if nothing can be measured.
@@ -55,7 +68,11 @@ def profile(
     found = traced(source, shapes, batch_size)
     require_prunable(source, found)
     reference, draw = Variant(found.folded.proto, found.folded.shapes), random_versions(found)
-    with _place(path, anew=overwrite) as place:
+    binary = None if perf_test is None else Path(perf_test)
+    with (
+        opened_device(device, purpose=path, python=python, keep=keep, perf_test=binary, log=log) as there,
+        _place(path, anew=overwrite) as place,
+    ):
         built = build(
             place,
             reference,
@@ -66,9 +83,101 @@ def profile(
             time_cap_s=time_cap_s,
             progress=progress,
             seed=seed,
+            device=there,
         )
-    validation = validate(built, reference, draw, held_out, progress=progress) if held_out else None
+        validation = None
+        if held_out:
+            validation = validate(built, reference, draw, held_out, progress=progress, device=there)
     return ProfileResult(path, built.device, len(built.cells), built.seconds, latency(built.latency_ms), validation)
+
+
+@dataclass(frozen=True)
+class BundleResult:
+    """A zip with `models` versions to be measured in `shards` shares."""
+
+    bundle: Path
+    models: int
+    shards: int
+    size_bytes: int
+
+
+def bundle(
+    model: Source,
+    out: str | os.PathLike[str],
+    *,
+    shards: int = 1,
+    ep: str = "cpu",
+    threads: int = 1,
+    models: int = MODELS,
+    time_cap_s: float = TIME_CAP_S,
+    seed: int = 0,
+    shapes: Shapes | None = None,
+    batch_size: int = 1,
+    overwrite: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> BundleResult:
+    """Write a zip that measures `models` versions of `model` wherever it is unpacked and run, for `import_results`.
+
+    Raises NetadaptError if onnxruntime 1.16 could not read the model, naming the node.
+    """
+    path = Path(out)
+    source = opened(model)
+    prepare_output(path, overwrite, source)
+    if not 1 <= shards <= models:
+        raise NetadaptError(f"--shards {shards}: from 1 to {models}, the number of versions", code="usage")
+    found = traced(source, shapes, batch_size)
+    require_prunable(source, found)
+    reference, draw = Variant(found.folded.proto, found.folded.shapes), random_versions(found)
+    from netadapt_onnx.profilers.devices.bundle import write_bundle
+
+    write_bundle(
+        path,
+        reference,
+        draw,
+        Execution(ep, threads),
+        models=models,
+        shards=shards,
+        time_cap_s=time_cap_s,
+        seed=seed,
+        progress=progress,
+    )
+    return BundleResult(path, models, shards, path.stat().st_size)
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """A table made of results that were carried here. `notes`: what else to know of them."""
+
+    table: Path
+    device: Mapping[str, object]
+    cells: int
+    notes: tuple[str, ...] = ()
+
+
+def import_results(
+    results: Sequence[str | os.PathLike[str]], table: str | os.PathLike[str], *, overwrite: bool = False
+) -> ImportResult:
+    """Make a latency table of the results of a bundle: of one run, several repetitions, or all its shards.
+
+    Raises NetadaptError for files that are no results, or of different bundles or devices, naming what differs.
+    """
+    from netadapt_onnx.profilers.devices.bundle import merged, read_results, write_table
+
+    path = Path(table)
+    prepare_output(path, overwrite, *results)
+    read = [read_results(Path(file)) for file in results]
+    records = merged(read)
+    failed = [one for file in read for one in file.failed]
+    throttled = sum(one.throttled for file in read for one in file.measured)
+    notes = []
+    if failed:
+        notes.append(f"{len(failed)} versions could not be run there: {failed[0].error}")
+    if throttled:
+        notes.append(f"{throttled} versions were measured while the device was slowed down by its heat")
+    last = records[-1]
+    if isinstance(last, Reference) and last.stopped != "done":
+        notes.append(last.stopped)
+    return ImportResult(path, read[0].device, write_table(path, records), tuple(notes))
 
 
 @contextmanager

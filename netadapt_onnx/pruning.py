@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,9 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.evaluation import dataset_for
+from netadapt_onnx.folding import Folded
 from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, resources, traced
+from netadapt_onnx.light import file_bytes
 from netadapt_onnx.model import save
 from netadapt_onnx.profilers.cost import Cost, CostModel
 from netadapt_onnx.search.budget import Budget, parse_budgets
@@ -22,6 +24,9 @@ from netadapt_onnx.search.result import Resources
 from netadapt_onnx.search.run import write_atomically
 from netadapt_onnx.search.subject import require_prunable
 from netadapt_onnx.surgery import (
+    MEASURED,
+    Choices,
+    Criterion,
     Group,
     KeptIndices,
     Trace,
@@ -30,12 +35,15 @@ from netadapt_onnx.surgery import (
     original_targets,
     plan_of,
     read_plan,
-    reconstruct,
     resize,
     select,
     verify,
 )
+from netadapt_onnx.surgery import reconstruct as solved
+from netadapt_onnx.surgery.ranking import Block, at_share, counts_after, removal_order
 from netadapt_onnx.surgery.ties import Array
+from netadapt_onnx.training.data import Split
+from netadapt_onnx.training.measured import criterion_on
 
 Counts = dict[str, int]
 # As many as the measurements behind least squares used; more change little.
@@ -64,10 +72,13 @@ def prune(
     keep: Mapping[str, int | float | str] | None = None,
     budget: Iterable[str] | str | None = None,
     plan: str | os.PathLike[str] | None = None,
-    criterion: str = "l2",
+    global_: bool = False,
+    criterion: str | Criterion = "l2",
     step: int | None = None,
     data: str | os.PathLike[str] | None = None,
+    reconstruct: bool | None = None,
     check: bool = False,
+    choices: Choices | None = None,
     shapes: Shapes | None = None,
     batch_size: int = 1,
     overwrite: bool = False,
@@ -76,48 +87,62 @@ def prune(
 
     One of: `ratio`, the share of channels to remove from every prunable group; `keep`, for each named group a count or
     a share of its channels as "0.5x"; `budget`, a uniform cut until it holds ("macs=0.5x"); `plan`, a file that names
-    counts or channels. Counts are multiples of `step` (by default, of each group's structural step). The cut that was
-    made is written beside the model as `NAME.plan.toml`, to be edited and replayed on the original. With `data`, what
-    is left of each consumer is solved by least squares to put out what it did (no labels, no torch). `check` proves
-    that pruned equals masked; without `output` that is always done. A model that fails the proof is not written.
-    Raises NetadaptError if nothing can be pruned.
+    counts or channels. With `global_` the groups do not share alike: `ratio` is the share of all their channels
+    together, `budget` is met by as few as possible, and those go that matter least in the whole model. Counts are
+    multiples of `step` (by default, of each group's structural step). The cut that was made is written beside the model
+    as `NAME.plan.toml`, to be edited and replayed on the original.
+
+    `criterion` is a name or a function; `taylor`, `fisher` and `activation` look at `data`. With `reconstruct` (the
+    default where `data` has no other use) what is left of each consumer is solved by least squares to put out what it
+    did (no labels, no torch). `check` proves that pruned equals masked; without `output` that is always done. A model
+    that fails the proof is not written. `choices`: whole heads or dimensions of heads, and which inputs and outputs may
+    change their shapes. Raises NetadaptError if nothing can be pruned, or data are missing.
     """
     if sum(way is not None and way != {} for way in (ratio, keep, budget, plan)) != 1:
         raise NetadaptError("how much to prune?", hint="give one of --ratio, --keep, --budget and --plan", code="usage")
+    if global_ and ratio is None and budget is None:
+        raise NetadaptError("--global ranks all groups together", hint="give --ratio or --budget with it", code="usage")
+    if reconstruct is None:
+        reconstruct = data is not None and criterion not in MEASURED
+    _check_data(data, criterion, reconstruct)
     source = opened(model)
     if output is not None:
         prepare_output(Path(output), overwrite, source, data, plan)
         prepare_output(plan_file(Path(output)), overwrite, source, data, plan)
-    found = traced(source, shapes, batch_size)
+    found = traced(source, shapes, batch_size, choices, consume=source is not model)
     require_prunable(source, found)
     groups = list(found.prunable)
-    count = CostModel(found.folded.proto)
-    dense = count(found.folded.shapes)
+    count = CostModel(found.flat.proto)
+    dense = count(found.flat.shapes)
     metadata = provenance(source, command="prune")
     note, met = "", True
     planned: dict[str, Array] | None = None
+    samples = None if data is None else dataset_for(found.folded, Path(data)).train
+    by = criterion_on(criterion, samples)
+    order = removal_order(found, by, step) if global_ else None
     if ratio is not None:
-        counts = at_ratio(groups, ratio, step)
+        counts = at_ratio(groups, ratio, step) if order is None else at_share(found, order, _share(ratio))
     elif keep:
         counts = at_counts(found, keep)
     elif plan is not None:
-        planned = read_plan(Path(plan), found, criterion)
+        planned = read_plan(Path(plan), found, by)
         counts = {name: len(indices) for name, indices in planned.items()}
     else:
         extra = stored_bytes(metadata)
         start = dense.resources | {"size": source.size_bytes}
-        counts, met, note = _within(found, start, count, parse_budgets(_texts(budget), COUNTED), step, extra)
-    kept = select(found, counts, criterion) if planned is None else planned
+        rungs = _uniform(groups, step) if order is None else _ranked(found, order)
+        counts, met, note = _within(found, rungs, start, count, parse_budgets(_texts(budget), COUNTED), extra)
+    kept = select(found, counts, by) if planned is None else planned
     small = resize(found, kept)
     proof = verify(found, kept, pruned=small) if check or output is None else None
-    if data is not None:
-        small = _reconstructed(found, kept, Path(data))
+    if reconstruct and samples is not None:
+        small = _reconstructed(found, kept, samples)
     written = None
     if output is not None and (proof is None or passed(proof)):
         written = save(small, output, metadata=metadata, overwrite=overwrite)
         write_atomically(plan_file(written), plan_of(kept).encode())
     after = resources(
-        count(found.resized_shapes(kept)), small.ByteSize() if written is None else written.stat().st_size
+        count(found.resized_shapes(kept)), file_bytes(small) if written is None else written.stat().st_size
     )
     return PruneResult(
         before=resources(dense, source.size_bytes),
@@ -126,8 +151,18 @@ def prune(
         verify=proof,
         model=written,
         met=met,
-        note=note,
+        note="; ".join(filter(None, [note, *_doubts(found.folded, proof)])),
     )
+
+
+def _doubts(folded: Folded, proof: Verification | None) -> list[str]:
+    """What the result rests on besides the rules."""
+    said = [f"not proven: {folded.unrunnable}"] if folded.unrunnable and proof is None else []
+    if folded.assumed:
+        said.append(f"assumed to have the shape of its input: {', '.join(folded.assumed)}")
+    if folded.fixed:
+        said.append(f"the result takes the given sizes only of {', '.join(folded.fixed)}: constants depend on them")
+    return said
 
 
 def plan_file(model: Path) -> Path:
@@ -135,9 +170,20 @@ def plan_file(model: Path) -> Path:
     return model.with_name(f"{model.name.removesuffix('.onnx')}.plan.toml")
 
 
-def _reconstructed(found: Trace, kept: KeptIndices, data: Path) -> onnx.ModelProto:
-    inputs = dataset_for(found.folded, data).train.sample(CALIBRATION_SAMPLES).batch(slice(None))
-    return reconstruct(found, kept, moments(found, inputs, original_targets(found, inputs)))
+def _check_data(data: str | os.PathLike[str] | None, criterion: str | Criterion, reconstruct: bool) -> None:
+    """Raise NetadaptError if data are missing, or if they would not be looked at."""
+    measured = criterion in MEASURED
+    if data is None and (measured or reconstruct):
+        what = f"--criterion {criterion}" if measured else "--reconstruct"
+        raise NetadaptError(f"{what} needs inputs", hint="give --data with x_train", code="usage")
+    if data is not None and not measured and not reconstruct:
+        hint = f"add --reconstruct, or a criterion that looks at data: {', '.join(MEASURED)}"
+        raise NetadaptError("nothing looks at --data", hint=hint, code="usage")
+
+
+def _reconstructed(found: Trace, kept: KeptIndices, samples: Split) -> onnx.ModelProto:
+    inputs = samples.sample(CALIBRATION_SAMPLES).batch(slice(None))
+    return solved(found, kept, moments(found, inputs, original_targets(found, inputs)))
 
 
 def passed(proof: Verification) -> bool:
@@ -147,9 +193,14 @@ def passed(proof: Verification) -> bool:
 
 def at_ratio(groups: Iterable[Group], ratio: float, step: int | None = None) -> Counts:
     """Counts when `ratio` of every group goes: max(floor, step * ceil((1 - ratio) * channels / step))."""
+    share = 1 - _share(ratio)
+    return {g.name: _rounded(g, share * g.channels, step) for g in groups}
+
+
+def _share(ratio: float) -> float:
     if not 0 <= ratio < 1:
         raise NetadaptError(f"ratio {ratio:g} is not in [0, 1): it is the share of channels to remove", code="usage")
-    return {g.name: _rounded(g, (1 - ratio) * g.channels, step) for g in groups}
+    return ratio
 
 
 def at_counts(found: Trace, keep: Mapping[str, int | float | str]) -> Counts:
@@ -193,19 +244,37 @@ def _texts(budget: Iterable[str] | str | None) -> list[str]:
     return [budget] if isinstance(budget, str) else list(budget or [])
 
 
+@dataclass(frozen=True)
+class _Rungs:
+    """Cuts from none to the most, each removing more than the one before."""
+
+    length: int
+    counts: Callable[[int], Counts]
+
+
+def _uniform(groups: Sequence[Group], step: int | None) -> _Rungs:
+    """Every group keeps the same share."""
+    shares = sorted({n / g.channels for g in groups for n in range(g.channels + 1)}, reverse=True)
+    return _Rungs(len(shares), lambda rung: {g.name: _rounded(g, shares[rung] * g.channels, step) for g in groups})
+
+
+def _ranked(found: Trace, order: Sequence[Block]) -> _Rungs:
+    """One block of channels after the other, the least important first."""
+    return _Rungs(len(order) + 1, lambda rung: counts_after(found, order[:rung]))
+
+
 def _within(
     found: Trace,
+    rungs: _Rungs,
     original: Mapping[str, int],
     count: CostModel,
     budgets: tuple[Budget, ...],
-    step: int | None,
     extra: int,
 ) -> tuple[Counts, bool, str]:
-    """The largest uniform cut's counts that meet every budget, whether it does, and what to say about it.
+    """The counts of the first rung that meets every budget, whether one does, and what to say about it.
 
     `original` are the resources that relative budgets are shares of; a file is `extra` bytes larger than its graph.
     """
-    groups = found.prunable
 
     def cost_at(counts: Counts) -> dict[str, int]:
         now = _cost_at(found, count, counts).resources
@@ -215,20 +284,19 @@ def _within(
         now = cost_at(counts)
         return all(now[b.resource] <= b.limit(original[b.resource]) for b in budgets)
 
-    shares = sorted({n / g.channels for g in groups for n in range(g.channels + 1)}, reverse=True)
-    ladder = [{g.name: _rounded(g, share * g.channels, step) for g in groups} for share in shares]
     text = ", ".join(map(str, budgets))
-    if holds(ladder[0]):
-        return ladder[0], True, f"nothing to do: the model meets {text} already"
-    low, high = 1, len(ladder) - 1
-    if not holds(ladder[-1]):
-        now = cost_at(ladder[-1])
+    if holds(rungs.counts(0)):
+        return rungs.counts(0), True, f"nothing to do: the model meets {text} already"
+    low, high = 1, rungs.length - 1
+    smallest = rungs.counts(high)
+    if not holds(smallest):
+        now = cost_at(smallest)
         reached = ", ".join(f"{b.resource}={now[b.resource] / original[b.resource]:.3f}x" for b in budgets)
-        return ladder[-1], False, f"the smallest model misses {text}: it reaches {reached}"
+        return smallest, False, f"the smallest model misses {text}: it reaches {reached}"
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if holds(ladder[middle]) else (middle + 1, high)
-    return ladder[low], True, ""
+        low, high = (low, middle) if holds(rungs.counts(middle)) else (middle + 1, high)
+    return rungs.counts(low), True, ""
 
 
 def _cost_at(found: Trace, count: CostModel, counts: Counts) -> Cost:

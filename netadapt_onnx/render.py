@@ -60,6 +60,20 @@ def listing(rows: Sequence[Sequence[object]], headers: Sequence[str] = ()) -> st
     return tabulate(rows, headers=headers, tablefmt="simple" if headers else "plain", disable_numparse=True)
 
 
+def plain(rows: Sequence[Sequence[object]]) -> str:
+    """Columns without headers or lines; leading spaces stay."""
+    from tabulate import tabulate
+
+    return tabulate(rows, tablefmt="plain", disable_numparse=True, preserve_whitespace=True)
+
+
+def markdown(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
+    """A table for GitHub and GitLab; the cells are Markdown already."""
+    from tabulate import tabulate
+
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
 def cost_rows(before: Mapping[str, float | None], after: Mapping[str, float | None] | None = None) -> list[list[str]]:
     """Rows of a cost table: resource, before and, if given, after and what is left."""
     forms = {"params": count, "macs": count, "size_bytes": size, "memory_bytes": size, "latency_ms": milliseconds}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.light import file_bytes, light_copy
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -22,17 +22,14 @@ PROTOBUF_LIMIT = 2**31 - 1
 def session(
     model: onnx.ModelProto | Path,
     *,
+    outputs: Sequence[str] | None = None,
     optimise: bool = True,
     threads: int = 1,
-    providers: Sequence[Any] = ("CPUExecutionProvider",),
-    config: Mapping[str, str] | None = None,
-    profile_prefix: str | None = None,
-    optimised_path: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Open `model` in onnxruntime.
 
-    `config` are session config entries. `profile_prefix` turns profiling on and names its file; `optimised_path` is
-    where onnxruntime writes the graph that it made of the model.
+    `outputs` are the tensors that become its outputs (their types are inferred) instead of its own. What may be timed,
+    an optimised model with its own outputs, is opened as users open it; weights of others are never serialised.
     Raises NetadaptError (code `unloadable`) with onnxruntime's own reason if it refuses the model.
     """
     import onnxruntime as ort
@@ -42,39 +39,29 @@ def session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    for key, value in (config or {}).items():
-        options.add_session_config_entry(key, value)
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if profile_prefix is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = profile_prefix
-    if optimised_path is not None:
-        options.optimized_model_filepath = str(optimised_path)
+        options.enable_cpu_mem_arena = False
     try:
         if isinstance(model, Path):
-            return ort.InferenceSession(str(model), options, providers=list(providers))
-        if model.ByteSize() <= PROTOBUF_LIMIT:
-            return ort.InferenceSession(model.SerializeToString(), options, providers=list(providers))
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            onnx.save_model(model, str(path), save_as_external_data=True, location="model.data")
-            return ort.InferenceSession(str(path), options, providers=list(providers))
+            return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        if optimise and outputs is None and file_bytes(model) <= PROTOBUF_LIMIT:
+            return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        light, weights = light_copy(model)
+        if outputs is not None:
+            del light.graph.output[:]
+            light.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
+        options.add_external_initializers(list(weights), values)
+        made = ort.InferenceSession(light.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        made.weights = weights  # onnxruntime reads the arrays in place for as long as the session lives
+        return made
     except Exception as error:  # onnxruntime raises a dozen unrelated types, some of them plain RuntimeError
         raise NetadaptError(
             f"onnxruntime cannot load the model: {one_line(error)}",
             hint="check it with `onnx.checker` or export it again",
             code="unloadable",
         ) from error
-
-
-def exposing(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A copy of a model whose outputs are the named tensors (onnxruntime infers their types)."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    del copy.graph.output[:]
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    return copy
 
 
 def run(active: onnxruntime.InferenceSession, inputs: Arrays, outputs: Sequence[str] | None = None) -> Arrays:
@@ -93,11 +80,13 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 
 
 def random_inputs(specs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], seed: int = 0) -> Arrays:
-    """Inputs that exercise a model: standard normal floats, small non-negative integers, mixed booleans."""
+    """Inputs that exercise a model: standard normal floats, any bytes, integers 0 and 1, mixed booleans."""
     rng = np.random.default_rng(seed)
     made: Arrays = {}
     for name, (shape, dtype) in specs.items():
-        if np.issubdtype(dtype, np.integer):
+        if dtype.kind in "iu" and dtype.itemsize == 1:
+            made[name] = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+        elif np.issubdtype(dtype, np.integer):
             made[name] = rng.integers(0, 2, shape).astype(dtype)
         elif dtype == np.bool_:
             made[name] = rng.integers(0, 2, shape).astype(bool)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["gating"]  # its fixtures
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("NETADAPT_SHARED", REPOSITORY.parent / "shared"))
 

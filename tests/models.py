@@ -203,6 +203,34 @@ def unprunable() -> onnx.ModelProto:
     return b.model({"image": ("N", 3, 8, 8)}, {"only_out": ("N", 8, 8, 8)})
 
 
+def endless() -> onnx.ModelProto:
+    """A conv, and a loop that would run until the end of time: what it gives has a shape that nobody knows.
+
+    It grows by a piece a turn and no faster: were it to double, memory could run out before the time limit.
+    """
+    b = Builder()
+    b.conv("image", 3, 8)
+    forever = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go_in"], ["go_out"]),
+            helper.make_node("Concat", ["seen_in", "image"], ["seen_out"], axis=1),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_in", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("seen_in", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("go_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("seen_out", TensorProto.FLOAT, None),
+        ],
+    )
+    trips = b.constant("trips", np.array(1 << 62))
+    b.node("Loop", [trips, b.constant("go", np.array(True)), "conv1_out"], output="seen", body=forever)
+    return b.model({"image": (1, 3, 8, 8)}, {"seen": ("A", "B", "C", "D")})
+
+
 ALL: dict[str, Callable[..., onnx.ModelProto]] = {
     "plain": plain,
     "residual": residual,

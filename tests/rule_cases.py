@@ -106,7 +106,7 @@ for _op in BROADCASTING:
     CASES["", _op] = elementwise(_op, 2)
 
 
-@case("Gelu", "FastGelu", "QuickGelu", domain="com.microsoft")
+@case("Gelu", "QuickGelu", domain="com.microsoft")
 def contrib_activation(b: Builder, x: str) -> tuple[str, int]:
     b.nodes.append(onnx.helper.make_node("Gelu", [x], ["gelu_out"], name="gelu", domain="com.microsoft"))
     return "gelu_out", C

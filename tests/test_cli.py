@@ -105,7 +105,7 @@ USAGE = [
     (["prune", "m.onnx", "--step", "0"], "--step"),
     (["inspect", "m.onnx", "--shape", "x=axb"], "NAME=1x3x224x224"),
     (["prune", "m.onnx", "--keep", "conv1"], "GROUP=N"),
-    (["prune", "m.onnx", "--ratio", "0.5", "--reconstruct"], "--data go together"),
+    (["prune", "m.onnx", "--ratio", "0.5", "--reconstruct"], "--reconstruct needs inputs"),
     (["prune", "m.onnx", "--keep", "conv1=4", "--keep", "conv1=2"], "'conv1' is given twice"),
     (["inspect", "m.onnx", "--shape", "x=1x3", "--shape", "x=1x4"], "'x' is given twice"),
     (["profile", "m.onnx", "--table", "t.jsonl", "--seed", "-1"], "--seed"),

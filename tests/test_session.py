@@ -4,23 +4,22 @@ import json
 
 import pytest
 
-from models import plain
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.session import CPU, PROVIDERS, Execution, differences, fingerprint, open_session
+from netadapt_onnx.profilers import agent
+from netadapt_onnx.profilers.session import CPU, PROVIDERS, Execution, differences, fingerprint
 
 
 def test_unknown_provider_lists_the_known() -> None:
     with pytest.raises(NetadaptError, match=r"'gpu'.*cpu, cuda"):
-        open_session(plain((4,)), Execution(ep="gpu"))
+        Execution(ep="gpu")
 
 
 def test_missing_provider_names_its_package() -> None:
-    import onnxruntime as ort
-
-    missing = [ep for ep, p in PROVIDERS.items() if p.name not in ort.get_available_providers()]
+    here = agent.environment()
+    missing = [ep for ep, p in PROVIDERS.items() if p.name not in here["providers"]]
     for ep in missing:
         with pytest.raises(NetadaptError) as caught:
-            open_session(plain((4,)), Execution(ep=ep))
+            Execution(ep=ep).require(here)
         assert PROVIDERS[ep].package in caught.value.hint
 
 

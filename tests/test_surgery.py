@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import onnx
 import pytest
@@ -212,7 +210,7 @@ def test_channels_shuffled_with_unlabelled_ones_are_pinned() -> None:
     b = models.Builder()
     x = b.node("Concat", [b.conv("image", 3, 3, 1), "image"], axis=1)
     x = b.node("Reshape", [x, b.constant("split", np.array([0, 2, 3, 8, 8]))])
-    x = b.node("Transpose", [x], perm=[0, 2, 1, 3, 4])
+    x = b.node("Transpose", [b.relu(x)], perm=[0, 2, 1, 3, 4])  # no plain shuffle, which would be a Gather
     x = b.node("Reshape", [x, b.constant("join", np.array([0, 6, 8, 8]))])
     b.head(b.conv(x, 6, 8), 8)
     found = traced(b.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 10)}))
@@ -233,56 +231,6 @@ def test_a_cut_that_cannot_be_made_says_why(keep: dict[str, list[int]], message:
     found = traced(models.plain())
     with pytest.raises(NetadaptError, match=message):
         resize(found, {k: np.array(v, np.int64) for k, v in keep.items()})
-
-
-def swapped(pruned: onnx.ModelProto, rng: np.random.Generator) -> bool:
-    """Swap two output channels of one weight; False if it has not two that differ."""
-    candidates = [t for t in pruned.graph.initializer if len(t.dims) >= 2 and t.data_type == TensorProto.FLOAT]
-    tensor = candidates[rng.integers(len(candidates))]
-    values = numpy_helper.to_array(tensor).copy()
-    if values.shape[0] < 2:
-        return False
-    i, j = rng.choice(values.shape[0], 2, replace=False)
-    if np.allclose(values[i], values[j]):
-        return False
-    values[[i, j]] = values[[j, i]]
-    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    return True
-
-
-@pytest.mark.parametrize("build", [models.plain, models.residual, models.concatenated, models.transposed])
-def test_verify_catches_swapped_channels(build: Callable[[], onnx.ModelProto]) -> None:
-    found = traced(build())
-    keep = select(found, share(found, 0.3))
-    rng = np.random.default_rng(0)
-    caught = tried = 0
-    while tried < 25:
-        pruned = resize(found, keep)
-        if swapped(pruned, rng):
-            tried += 1
-            caught += not verify(found, keep, pruned=pruned).exact
-    assert caught >= 0.95 * tried
-
-
-def test_verify_catches_what_is_not_a_number() -> None:
-    found = traced(models.plain())
-    keep = select(found, share(found, 0.5))
-    pruned = resize(found, keep)
-    tensor = next(t for t in pruned.graph.initializer if t.name == "conv2.bias" or t.name == "bn2.bias")
-    tensor.CopyFrom(numpy_helper.from_array(np.full(tuple(tensor.dims), np.nan, np.float32), tensor.name))
-    result = verify(found, keep, pruned=pruned)
-    assert not result.exact
-    assert result.max_rel_diff == np.inf
-
-
-def test_verify_says_when_the_outputs_prove_nothing() -> None:
-    proto = models.plain()
-    last = next(t for t in proto.graph.initializer if t.name == "fc1.weight")
-    last.CopyFrom(numpy_helper.from_array(np.zeros(tuple(last.dims), np.float32), last.name))
-    found = traced(proto)
-    result = verify(found, select(found, share(found, 0.5)))
-    assert result.exact
-    assert not result.moves
 
 
 def test_a_dynamic_batch_stays_dynamic_after_a_cut() -> None:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from models import Builder
 from netadapt_onnx.folding import fold
 from netadapt_onnx.normalise import normalise
+from netadapt_onnx.runtime import random_inputs, run, session
 from netadapt_onnx.surgery import resize, select, trace, verify
+from netadapt_onnx.surgery.resize import arrange
 
 SIZE = 6
 
@@ -73,3 +75,23 @@ def test_pruning_equals_masking_on_any_graph(proto: onnx.ModelProto, random) -> 
     assert found.resized_shapes(keep) == dict(fold(pruned).shapes)
     result = verify(found, keep, pruned=pruned)
     assert result.first_bad_tensor is None, result
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(networks(), st.randoms(use_true_random=False))
+def test_growing_then_pruning_the_new_channels_gives_the_original_back(proto: onnx.ModelProto, random) -> None:  # type: ignore[no-untyped-def]
+    normalise(proto)
+    found = trace(fold(proto))
+    wider = select(found, {g.name: g.channels + g.step * random.randint(0, 3) for g in found.prunable})
+    grown = resize(found, wider)
+    again = trace(fold(grown))
+    assert found.resized_shapes(wider) == again.folded.shapes
+    originals = {}
+    for name in wider:
+        members = found.members[name]
+        _, copy = arrange(found.copies(wider)[members], [members])
+        originals[name] = np.flatnonzero(copy == 0)
+    back = resize(again, originals)
+    inputs = random_inputs(found.folded.specs)
+    wanted, got = (run(session(m), inputs, ["logits"])["logits"] for m in (found.folded.proto, back))
+    np.testing.assert_array_equal(got, wanted)

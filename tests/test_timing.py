@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from models import plain
-from netadapt_onnx.profilers.timing import Rounds, low_mean, measure, median_interval, ratio
+from netadapt_onnx.profilers.agent import Rounds, low_mean, median_interval
+from netadapt_onnx.profilers.timing import measure, ratio, signed_rank_interval
 
 INPUTS = {"image": np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)}
 
@@ -37,10 +38,13 @@ def test_every_session_runs_once_a_round() -> None:
 
 def test_rounds_end_when_time_is_up_or_enough() -> None:
     rounds = Rounds([lambda: None])
-    rounds.settle(0.0, fewest=3)
+    rounds.settle(0.0, lambda _: False, 20, 50)
     assert rounds.times_ms.shape == (1, 3)
-    rounds.settle(100.0, most=12, precision=0.0)
+    rounds.settle(100.0, lambda _: False, 6, 12)
     assert rounds.times_ms.shape == (1, 12)
+    rounds = Rounds([lambda: None])
+    rounds.settle(100.0, lambda times: times.shape[1] >= 10, 6, None)
+    assert 10 <= rounds.times_ms.shape[1] < 20
 
 
 def test_medians_lie_within_their_intervals() -> None:
@@ -54,3 +58,14 @@ def test_ratio_sees_a_model_many_times_larger() -> None:
     found = ratio(large, small, INPUTS, sessions=3, time_cap_s=0.5)
     assert 1.5 < found.ci95[0] <= found.median <= found.ci95[1]
     assert found.model.median_ms > found.reference.median_ms
+
+
+@pytest.mark.parametrize(
+    ("n", "confidence", "critical"), [(10, 0.95, 8), (15, 0.95, 25), (20, 0.95, 52), (20, 0.99, 37)]
+)
+def test_signed_rank_interval_is_wilcoxons(n: int, confidence: float, critical: int) -> None:
+    """Published critical values of the signed-rank sum, two-sided."""
+    samples = np.random.default_rng(n).standard_normal(n)
+    means = sorted((a + b) / 2 for i, a in enumerate(samples) for b in samples[i:])
+    assert signed_rank_interval(samples, confidence) == pytest.approx((means[critical], means[-1 - critical]))
+    assert signed_rank_interval(samples[:3], confidence) == pytest.approx((min(samples[:3]), max(samples[:3])))

@@ -7,7 +7,8 @@ import pytest
 
 from models import ALL, plain, residual
 from netadapt_onnx.folding import fold
-from netadapt_onnx.profilers.session import open_session
+from netadapt_onnx.profilers.agent import open_session
+from netadapt_onnx.profilers.session import CPU, execution_record
 from netadapt_onnx.profilers.table import family
 from netadapt_onnx.profilers.units import Kernel, Layers
 from netadapt_onnx.surgery.criteria import select
@@ -16,9 +17,9 @@ from netadapt_onnx.surgery.trace import trace
 
 
 def kernels_of(proto: onnx.ModelProto, folder: Path) -> tuple[Layers, list[Kernel]]:
-    path = folder / "optimised.onnx"
-    open_session(proto, optimised_path=path)
-    graph = onnx.load(str(path)).graph
+    (folder / "model.onnx").write_bytes(proto.SerializeToString())
+    open_session(folder / "model.onnx", execution_record(CPU), folder).end_profiling()
+    graph = onnx.load(str(folder / "optimised.onnx"), load_external_data=False).graph
     return Layers(proto), Layers(proto).kernels(graph, {node.name: 1.0 for node in graph.node})
 
 
@@ -27,7 +28,7 @@ def test_every_kernel_is_traced_back(name: str, tmp_path: Path) -> None:
     proto = fold(ALL[name]()).proto
     _, kernels = kernels_of(proto, tmp_path)
     path = tmp_path / "optimised.onnx"
-    assert len(kernels) == len(onnx.load(str(path)).graph.node)
+    assert len(kernels) == len(onnx.load(str(path), load_external_data=False).graph.node)
     weighted = {n.name for n in proto.graph.node if n.op_type in {"Conv", "ConvTranspose", "Gemm"}}
     assert weighted <= {layer for kernel in kernels for layer in kernel.layers}
 

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import CRITERION, DATA, EP, MODEL, SEED, THREADS, common, shaped
+from netadapt_onnx.commands.options import (
+    CRITERION,
+    DATA,
+    EP,
+    KEEP,
+    MODEL,
+    PERF_TEST,
+    PYTHON,
+    SEED,
+    THREADS,
+    common,
+    shaped,
+)
 
 if TYPE_CHECKING:
     from netadapt_onnx.search.result import AdaptResult, DryRun, Latency
@@ -23,12 +35,33 @@ if TYPE_CHECKING:
     multiple=True,
     required=True,
     metavar="RESOURCE=V",
-    help="latency=12ms, latency=0.6x, macs=20M, params=300k, size=4MB or memory=0.5x; all of several must hold.",
+    help="latency=12ms, latency=0.6x, macs=20M, params=300k, size=4MB, memory=0.5x, energy=5mJ, custom=0.7x or "
+    "latency@NAME=12ms; all of several must hold.",
 )
 @click.option("-o", "out", type=click.Path(path_type=Path), metavar="RUN", help="The run's directory; required.")
-@click.option("--table", type=click.Path(path_type=Path), help="Latency table from `profile`; built if need be.")
+@click.option(
+    "--table",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="Latency table from `profile`; built if need be. NAME is a device's.",
+)
+@click.option(
+    "--device",
+    multiple=True,
+    metavar="[NAME=]DEVICE",
+    help="Where to measure: local, ssh://[user@]host[:port], adb://SERIAL, or bundle (by hand: nothing is measured). "
+    "Several by name, for --budget latency@NAME=12ms.",
+)
+@click.option(
+    "--resource-command",
+    metavar="CMD",
+    help="A program that is given a model and prints a number: the resource of --budget custom=0.7x.",
+)
 @EP
 @THREADS
+@PYTHON
+@PERF_TEST
+@KEEP
 @SEED
 @CRITERION
 @click.option(
@@ -59,6 +92,9 @@ if TYPE_CHECKING:
 @click.option("--short-term-lr", type=float, help="Their learning rate.")
 @click.option("--final-epochs", type=int, help="Training at the end.")
 @click.option("--max-iterations", type=int, help="Stop after this many in total.")
+@click.option("--max-time", metavar="30m", help="Stop after this long in total, with the best model so far.")
+@click.option("--min-accuracy", type=float, help="Never take a step that leaves less than this, a fraction.")
+@click.option("--save-interval", type=int, help="Keep the model of every Nth iteration only; plans are always kept.")
 @click.option("--resume", is_flag=True, help="Continue the run in RUN; start it if there is none.")
 @click.option("--dry-run", "planning", is_flag=True, help="Show the first iteration's proposals and stop.")
 @shaped
@@ -77,7 +113,7 @@ def command(
     from netadapt_onnx import render
     from netadapt_onnx.search.adapt import adapt, dry_run
 
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value not in (None, ())}
     if planning:
         given.pop("resume")
         planned = dry_run(model, data, budget, **given)
@@ -86,7 +122,18 @@ def command(
         raise click.UsageError("Missing option '-o': the directory of the run")
     with render.followed("adapting") as seen:
         result = adapt(model, data, budget, out, progress=seen.progress, log=seen.log, **given)
-    return Answer(result, lambda: text(result, model, data), ok=result.met)
+    _report(out)
+    return Answer(result, lambda: text(result, model, data), ok=result.met is not False)
+
+
+def _report(run: Path) -> None:
+    """RUN/report.html, where charts can be drawn."""
+    from netadapt_onnx import charts
+
+    if charts.available():
+        from netadapt_onnx.reporting.report import report
+
+        report(run)
 
 
 def _plan(planned: DryRun) -> str:
@@ -129,15 +176,19 @@ def _steps(run: Path) -> str:
     return render.table(rows, headers, left=2) if rows else ""
 
 
-def _latency(found: Latency) -> str:
+def _latency(name: str, found: Latency) -> str:
     from netadapt_onnx import render
 
     low, high = found.ci95
     return (
-        f"measured in turn with the original, in {found.sessions} fresh sessions each: {found.ratio:.3f}x "
+        f"{name} measured in turn with the original, in {found.sessions} fresh sessions each: {found.ratio:.3f}x "
         f"(95%: {low:.3f}x to {high:.3f}x), {render.milliseconds(found.after_ms)} "
         f"after {render.milliseconds(found.before_ms)}; the table predicted {render.milliseconds(found.predicted_ms)}"
     )
+
+
+def _verdict(met: bool | None) -> str:
+    return "predicted to be met" if met is None else "met" if met else "MISSED"
 
 
 def text(result: AdaptResult, model: Path, data: Path) -> str:
@@ -157,10 +208,12 @@ def text(result: AdaptResult, model: Path, data: Path) -> str:
             ["", "before", "after", "left"],
         ),
     ]
-    if result.latency is not None:
-        parts.append(_latency(result.latency))
+    for name, latency in result.latencies.items():
+        parts.append(_latency(name, latency))
+    for name, found_now in result.measured.items():
+        parts.append(f"{name} measured beside the original: {found_now.ratio:.3f}x, {found_now.after:.4g}")
     parts += [*result.notes]
-    verdict = "; ".join(f"{limit.budget} {'met' if limit.met else 'MISSED'}" for limit in result.limits)
+    verdict = "; ".join(f"{limit.budget} {_verdict(limit.met)}" for limit in result.limits)
     parts.append(f"{verdict} after {result.iterations} iterations and {result.seconds:.0f} s\nwrote {result.model}")
     parts.append(render.next_command("evaluate", model, result.model, "--data", data))
     return "\n\n".join(filter(None, parts))

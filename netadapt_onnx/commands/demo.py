@@ -48,4 +48,4 @@ def command(folder: Path, overwrite: bool) -> Answer:
         f"netadapt-onnx adapt {folder / MODEL} --data {folder / DATA} --budget macs=0.3x -o {folder / 'run2'}",
     ]
     lines = "\n".join(f"      {line}" for line in again)
-    return Answer(result, lambda: f"{text(result, folder / MODEL, folder / DATA)}\n{lines}", ok=result.met)
+    return Answer(result, lambda: f"{text(result, folder / MODEL, folder / DATA)}\n{lines}", ok=result.met is not False)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @DATA
 @click.option("--split", type=click.Choice(["val", "test"]), default="val", show_default=True, help="Held-out samples.")
 @click.option("--latency/--no-latency", default=True, show_default=True, help="Time the models too.")
+@click.option("--resource", type=click.Choice(["energy"]), help="Measure this too, in mJ of a run on this machine.")
 @EP
 @THREADS
 @shaped
@@ -29,6 +30,7 @@ def command(
     data: Path,
     split: Literal["val", "test"],
     latency: bool,
+    resource: str | None,
     ep: str,
     threads: int,
     shapes: dict[str, tuple[int, ...]],
@@ -44,7 +46,15 @@ def command(
     from netadapt_onnx.evaluation import evaluate
 
     result = evaluate(
-        models, data, split=split, ep=ep, threads=threads, timed=latency, shapes=shapes, batch_size=batch_size
+        models,
+        data,
+        split=split,
+        ep=ep,
+        threads=threads,
+        timed=latency,
+        energy=resource == "energy",
+        shapes=shapes,
+        batch_size=batch_size,
     )
     return Answer(result, lambda: _text(result))
 
@@ -56,8 +66,9 @@ def _text(result: Evaluation) -> str:
     costs = [render.cost_rows(asdict(m.resources)) for m in result.models]
     headers = ["model", f"{first.metric} ({first.split})", *(row[0] for row in costs[0])]
     headers += ["latency", "95% interval"] if first.latency_ms else []
+    headers += ["energy"] if first.energy_mj is not None else []
     rows = [
-        [m.path, render.percent(m.accuracy), *(row[1] for row in one), *_latency(m)]
+        [m.path, render.percent(m.accuracy), *(row[1] for row in one), *_latency(m), *_energy(m)]
         for m, one in zip(result.models, costs, strict=True)
     ]
     return render.table(rows, headers)
@@ -70,3 +81,7 @@ def _latency(model: Evaluated) -> list[str]:
         return []
     low, high = model.latency_ms.ci95
     return [render.milliseconds(model.latency_ms.median), f"{low:.3g} to {high:.3g} ms"]
+
+
+def _energy(model: Evaluated) -> list[str]:
+    return [] if model.energy_mj is None else [f"{model.energy_mj:.3g} mJ"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import MODEL, OVERWRITE, common, shaped
+from netadapt_onnx.commands.options import MODEL, OVERWRITE, chosen, common, shaped
 
 if TYPE_CHECKING:
     from netadapt_onnx.inspection import Inspection
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--table", type=click.Path(path_type=Path), help="Latency table: predict the latency too.")
 @click.option("--explain", "explained", metavar="NAME", help="Show what a group, layer or tensor is tied to.")
 @click.option("--write-plan", type=click.Path(path_type=Path), help="Write a plan of every group, to edit for prune.")
+@chosen
 @OVERWRITE
 @shaped
 @common
@@ -29,6 +30,8 @@ def command(
     table: Path | None,
     explained: str | None,
     write_plan: Path | None,
+    attention: Literal["heads", "dims"],
+    resize_io: tuple[str, ...],
     overwrite: bool,
     shapes: dict[str, tuple[int, ...]],
     batch_size: int,
@@ -41,12 +44,14 @@ def command(
                netadapt-onnx inspect model.onnx --write-plan plan.toml
     """
     from netadapt_onnx.inspection import Explained, inspect
+    from netadapt_onnx.surgery import Choices
 
     result = inspect(
         model,
         table=table,
         explained=explained,
         write_plan=write_plan,
+        choices=Choices(attention, resize_io),
         shapes=shapes,
         batch_size=batch_size,
         overwrite=overwrite,

@@ -31,11 +31,26 @@ THREADS = click.option(
     "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads timed with."
 )
 EP = click.option("--ep", default="cpu", show_default=True, help="Execution provider of onnxruntime.")
+DEVICE = click.option(
+    "--device",
+    default="local",
+    show_default=True,
+    metavar="DEVICE",
+    help="Where to measure: local, ssh://[user@]host[:port] or adb://SERIAL.",
+)
+PYTHON = click.option("--python", default="python3", show_default=True, metavar="PATH", help="Python on the device.")
+PERF_TEST = click.option(
+    "--perf-test",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="onnxruntime_perf_test built for a device without Python.",
+)
+KEEP = click.option("--keep", is_flag=True, help="Leave the files on the device.")
 CRITERION = click.option(
     "--criterion",
     default="l2",
     show_default=True,
-    help="Which channels stay: l2, l1, group-l2, fpgm, bn-scale, random or first.",
+    help="Which channels stay: l2, l1, group-l2, fpgm, bn-scale, random or first; by data: taylor, fisher, activation.",
 )
 
 
@@ -69,6 +84,25 @@ BATCH_SIZE = click.option(
     "--batch-size", default=1, show_default=True, type=click.IntRange(min=1), help="Length of a dynamic first axis."
 )
 
+ATTENTION = click.option(
+    "--attention",
+    default="heads",
+    show_default=True,
+    type=click.Choice(["heads", "dims"]),
+    help="What goes of attention: whole heads, or the same dimensions of every head.",
+)
+RESIZE_IO = click.option(
+    "--resize-io",
+    multiple=True,
+    metavar="NAME",
+    help="Let this graph input or output (a state, a cache) change its shape; may be repeated.",
+)
+
+
+def chosen(function: Command) -> Command:
+    """`--attention` and `--resize-io`: surgery's choices."""
+    return ATTENTION(RESIZE_IO(function))
+
 
 def common(function: Command) -> Command:
     """`--json` and `--debug`: read by the frame (`cli.py`), declared so that every command's help shows them."""
@@ -79,3 +113,29 @@ def common(function: Command) -> Command:
 def shaped(function: Command) -> Command:
     """`--shape` and `--batch-size`: what the file leaves open."""
     return SHAPE(BATCH_SIZE(function))
+
+
+def _seconds(_: click.Context, __: click.Parameter, given: str) -> float:
+    from netadapt_onnx.amounts import parse_seconds
+
+    found = parse_seconds(given)
+    if found is None:
+        raise click.BadParameter(f"'{given}' is not a duration such as 60s or 2m")
+    return found
+
+
+def _bytes(_: click.Context, __: click.Parameter, given: str) -> int:
+    from netadapt_onnx.amounts import parse_amount
+
+    found = parse_amount("memory", given)
+    if found is None or found[1] or found[0] < 1e6:
+        raise click.BadParameter(f"'{given}' is not an amount of memory such as 4GB")
+    return int(found[0])
+
+
+TIMEOUT = click.option(
+    "--timeout", default="60s", show_default=True, callback=_seconds, help="What reading or timing one model may take."
+)
+MEMORY_LIMIT = click.option(
+    "--memory-limit", default="4GB", show_default=True, callback=_bytes, help="What reading one model may take."
+)

@@ -1,24 +1,42 @@
-"""`netadapt-onnx profile`: a latency table of this machine."""
+"""`netadapt-onnx profile`: a latency table of this machine, or of a device that it reaches."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import EP, MODEL, SEED, THREADS, common, shaped
+from netadapt_onnx.commands.options import DEVICE, EP, KEEP, MODEL, PERF_TEST, PYTHON, SEED, THREADS, common, shaped
 
 if TYPE_CHECKING:
     from netadapt_onnx.profiling import ProfileResult
 
 
-@click.command("profile", short_help="Measure this machine: build a latency table for a model.")
+class Profile(click.Command):
+    """`profile`, and what stands beside it: `profile bundle` and `profile import`."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """That of the command which the first word names."""
+        if args and args[0] in ("bundle", "import"):
+            beside: click.Command = importlib.import_module(f"netadapt_onnx.commands.profile_{args[0]}").command
+            return beside.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.command("profile", cls=Profile, short_help="Measure a device: build a latency table for a model.")
 @MODEL
 @click.option("--table", type=click.Path(path_type=Path), required=True, help="The table; an unfinished one goes on.")
+@DEVICE
 @EP
 @THREADS
+@PYTHON
+@PERF_TEST
+@KEEP
 @click.option(
     "--validate",
     "held_out",
@@ -34,18 +52,25 @@ if TYPE_CHECKING:
 def command(
     model: Path,
     table: Path,
+    device: str,
     ep: str,
     threads: int,
+    python: str,
+    perf_test: Path | None,
+    keep: bool,
     held_out: int,
     seed: int,
     overwrite: bool,
     shapes: dict[str, tuple[int, ...]],
     batch_size: int,
 ) -> Answer:
-    """Time random-width versions of MODEL on this machine and write a table that predicts the latency of any width.
+    """Time random-width versions of MODEL on a device and write a table that predicts the latency of any width.
+
+    For a device that this machine cannot reach: `profile bundle --help` and `profile import --help`.
 
     \b
-    Example:  netadapt-onnx profile model.onnx --table cpu.jsonl --validate 10
+    Examples:  netadapt-onnx profile model.onnx --table cpu.jsonl --validate 10
+               netadapt-onnx profile model.onnx --table pi.jsonl --device ssh://pi@raspberrypi
     """
     from netadapt_onnx import render
     from netadapt_onnx.profiling import profile
@@ -54,14 +79,19 @@ def command(
         result = profile(
             model,
             table,
+            device=device,
             ep=ep,
             threads=threads,
+            python=python,
+            perf_test=perf_test,
+            keep=keep,
             held_out=held_out,
             seed=seed,
             shapes=shapes,
             batch_size=batch_size,
             overwrite=overwrite,
             progress=seen.progress,
+            log=seen.log,
         )
     return Answer(result, lambda: _text(result, model))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import CRITERION, MODEL, OVERWRITE, common, once_each, shaped
+from netadapt_onnx.commands.options import CRITERION, MODEL, OVERWRITE, chosen, common, once_each, shaped
 
 if TYPE_CHECKING:
     from netadapt_onnx.pruning import PruneResult
@@ -40,16 +40,20 @@ def _kept(text: str) -> tuple[str, str]:
 )
 @click.option("--budget", multiple=True, metavar="macs=0.5x", help="Cut uniformly until this holds; may be repeated.")
 @click.option("--plan", type=click.Path(path_type=Path), help="Keep what this file says (see `inspect --write-plan`).")
+@click.option(
+    "--global", "global_", is_flag=True, help="Rank the channels of all groups together instead of group by group."
+)
 @CRITERION
 @click.option("--step", type=click.IntRange(min=1), help="Keep multiples of this many channels.")
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
     metavar="FILE.npz",
-    help="Inputs (x_train) for --reconstruct; labels are not needed.",
+    help="Inputs (x_train) for --reconstruct and for the criteria that need them; labels are optional.",
 )
 @click.option("--reconstruct", is_flag=True, help="Solve what is left by least squares to put out what it did.")
 @click.option("--verify", "check", is_flag=True, help="Prove that pruned equals masked. Without -o always done.")
+@chosen
 @OVERWRITE
 @shaped
 @common
@@ -60,11 +64,14 @@ def command(
     keep: dict[str, str],
     budget: tuple[str, ...],
     plan: Path | None,
+    global_: bool,
     criterion: str,
     step: int | None,
     data: Path | None,
     reconstruct: bool,
     check: bool,
+    attention: Literal["heads", "dims"],
+    resize_io: tuple[str, ...],
     overwrite: bool,
     shapes: dict[str, tuple[int, ...]],
     batch_size: int,
@@ -74,12 +81,12 @@ def command(
     \b
     Examples:  netadapt-onnx prune model.onnx --ratio 0.5 --verify
                netadapt-onnx prune model.onnx --budget macs=0.5x -o small.onnx
+               netadapt-onnx prune model.onnx --ratio 0.5 --global --criterion fisher --data data.npz -o small.onnx
                netadapt-onnx prune model.onnx --plan small.plan.toml -o again.onnx
     """
     from netadapt_onnx.pruning import passed, prune
+    from netadapt_onnx.surgery import Choices
 
-    if reconstruct != (data is not None):
-        raise click.UsageError("--reconstruct and --data go together")
     result = prune(
         model,
         output,
@@ -87,10 +94,13 @@ def command(
         keep=keep or None,
         budget=budget or None,
         plan=plan,
+        global_=global_,
         criterion=criterion,
         step=step,
         data=data,
+        reconstruct=reconstruct,
         check=check,
+        choices=Choices(attention, resize_io),
         shapes=shapes,
         batch_size=batch_size,
         overwrite=overwrite,
@@ -123,6 +133,11 @@ def _proof(proof: Verification, proven: bool) -> str:
         worst = f"up to {proof.max_rel_diff:.2g}, first in tensor '{proof.first_bad_tensor}'"
         return f"NOT VERIFIED: the pruned model differs from the masked one by {worst}; nothing was written"
     said = f"verified: pruned equals masked, largest relative difference {proof.max_rel_diff:.2g}"
+    for output, speaking in proof.outputs.items():
+        if speaking and speaking != (output,):
+            said += f"\noutput '{output}' itself says little: compared in front of it at {', '.join(speaking)}"
+        elif not speaking:
+            said += f"\nnothing in front of output '{output}' moves with the inputs: there this proves little"
     if proof.inexact_groups:
         said += f"; no reference could be built for {', '.join(proof.inexact_groups)}"
     return said

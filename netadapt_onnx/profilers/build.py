@@ -7,10 +7,10 @@ when it is complete; a killed build goes on with the next.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import base64
 import time
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,57 +21,35 @@ import onnx
 
 from netadapt_onnx import __version__
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.folding import node_name
-from netadapt_onnx.profilers.session import Execution, differences, fingerprint, open_session
+from netadapt_onnx.light import file_bytes
+from netadapt_onnx.profilers.agent import SESSION_BYTES
+from netadapt_onnx.profilers.devices.local import LocalDevice
+from netadapt_onnx.profilers.measuring import REFERENCE, Device, Job, Measured, Order, measure_on
+from netadapt_onnx.profilers.session import Execution, Fingerprint, differences, fingerprint
 from netadapt_onnx.profilers.table import (
     SCHEMA,
     Cell,
     Header,
     Record,
     Reference,
+    Shapes,
     Table,
     Whole,
     encode,
     family,
     read,
 )
-from netadapt_onnx.profilers.timing import SESSION_BYTES, UNDISTURBED, Rounds, caller, low_mean, measure
+from netadapt_onnx.profilers.timing import measure
 from netadapt_onnx.profilers.units import Layers
-from netadapt_onnx.runtime import Arrays, random_inputs, run
-from netadapt_onnx.surgery.criteria import select
-from netadapt_onnx.surgery.groups import Group
-from netadapt_onnx.surgery.resize import resize
-from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.profilers.versions import Draw, Variant, named
+from netadapt_onnx.runtime import Arrays
 
 MODELS = 64
 BATCH = 8
 # Fresh sessions per version: memory layout differs from one to the next.
 FRESH = 2
 REFERENCE_CAP_S = 10.0
-# Widths that a search proposes are multiples of this, mostly; shares of versions and of their groups that are not.
-STEP = 8
-UNALIGNED_VERSIONS, UNALIGNED_GROUPS = 0.3, 0.5
-
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A version of a model and the shape of every tensor in it."""
-
-    proto: onnx.ModelProto
-    shapes: Mapping[str, tuple[int, ...]]
-
-    def inputs(self, seed: int = 0) -> Arrays:
-        """Random inputs at these shapes."""
-        specs = {
-            v.name: (self.shapes[v.name], np.dtype(onnx.helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type)))
-            for v in self.proto.graph.input
-        }
-        return random_inputs(specs, seed)
-
-
-Draw = Callable[[np.random.Generator], Variant]
 
 
 @dataclass(frozen=True)
@@ -90,33 +68,6 @@ class Validation:
     seconds: float
 
 
-def random_versions(trace: Trace) -> Draw:
-    """Versions of a traced model with every prunable group at a random width.
-
-    Each version has a size of its own, so that nearly whole and nearly empty ones occur, and groups left whole are
-    common, as in a search; some versions have unaligned groups. Raises NetadaptError if no group can be pruned.
-    """
-    if not trace.prunable:
-        raise NetadaptError("the model has no prunable group", hint="`netadapt-onnx inspect` says why", code="nothing")
-
-    def draw(rng: np.random.Generator) -> Variant:
-        size = rng.uniform(0.3, 1.15)
-        # Not all groups at once: kernels that read aligned and write unaligned widths cost something else again.
-        unaligned = UNALIGNED_GROUPS if rng.random() < UNALIGNED_VERSIONS else 0.0
-        counts = {group.name: _width(group, size, rng.random() >= unaligned, rng) for group in trace.prunable}
-        keep = select(trace, counts, "first")
-        return Variant(resize(trace, keep), trace.resized_shapes(keep))
-
-    return draw
-
-
-def _width(group: Group, size: float, aligned: bool, rng: np.random.Generator) -> int:
-    share = float(np.clip(rng.uniform(size - 0.3, size + 0.3), 0.1, 1.0))
-    step = int(np.lcm(STEP, group.step)) if aligned else group.step
-    count = round(share * group.channels / step) * step
-    return int(min(group.channels, max(count, step, group.floor)))
-
-
 def build(
     path: Path,
     reference: Variant,
@@ -128,33 +79,46 @@ def build(
     time_cap_s: float = 100.0,
     progress: Progress | None = None,
     seed: int = 0,
+    device: Device | None = None,
 ) -> Table:
-    """Measure `models` versions and write the table, or go on with a table that was left unfinished.
+    """Measure `models` versions on `device` (None: here) and write the table, or go on with an unfinished one.
 
     Stops early, with the batches it has, when `time_cap_s` of measuring is used up.
     Raises NetadaptError if `path` is a table of something else (named), or a version cannot run.
     """
+    device = device or LocalDevice()
     execution = Execution(ep, threads)
+    require_node_times(execution)
+    environment = device.describe()
+    execution.require(environment)
+    header = header_of(reference, fingerprint(execution, environment), models, seed)
+    records = _resume(path, header)
+    if not any(isinstance(r, Reference) for r in records):
+        _measure_all(path, reference, draw, execution, device, header, records, time_cap_s, progress)
+    return Table.load(path, reference.proto)
+
+
+def require_node_times(execution: Execution) -> None:
+    """Raise NetadaptError for a provider that has no times to fill a table's cells with."""
     if not execution.provider.per_node:
         raise NetadaptError(
-            f"'{ep}' runs whole subgraphs as one node, so it has no times per node to fill a table with",
+            f"'{execution.ep}' runs whole subgraphs as one node, so it has no times per node to fill a table with",
             hint="measure with --ep cpu",
             code="no-node-times",
         )
-    inputs = reference.inputs()
-    header = Header(
+
+
+def header_of(reference: Variant, device: Fingerprint, models: int, seed: int) -> Header:
+    """The first line of a table."""
+    return Header(
         schema=SCHEMA,
         tool=__version__,
-        device=fingerprint(execution),
+        device=device,
         family=family(reference.proto),
-        inputs={name: list(value.shape) for name, value in inputs.items()},
+        inputs={name: list(value.shape) for name, value in reference.inputs().items()},
         models=models,
         seed=seed,
     )
-    records = _resume(path, header)
-    if not any(isinstance(r, Reference) for r in records):
-        _measure_all(path, reference, draw, execution, header, records, time_cap_s, progress)
-    return Table.load(path, reference.proto)
 
 
 def _resume(path: Path, header: Header) -> list[Record]:
@@ -182,6 +146,7 @@ def _measure_all(
     reference: Variant,
     draw: Draw,
     execution: Execution,
+    device: Device,
     header: Header,
     records: list[Record],
     time_cap_s: float,
@@ -205,14 +170,14 @@ def _measure_all(
         started = time.perf_counter()
         versions = {m: reference if m == 0 else draw(np.random.default_rng([header.seed, m])) for m in batch}
         share_s = (time_cap_s - spent) / (len(batches) - i)
-        new = _measure_batch(versions, reference, inputs, layers, execution, share_s, started)
+        new = _measure_batch(versions, reference, inputs, layers, execution, device, share_s, started)
         with path.open("ab") as file:
             file.write(encode(new))
-        spent += time.perf_counter() - started
+        spent += sum(r.seconds for r in new if isinstance(r, Whole))
     if progress:
         progress(header.models, header.models, "timing the uncut model")
     started = time.perf_counter()
-    [timing] = measure([reference.proto], inputs, execution, time_cap_s=min(REFERENCE_CAP_S, time_cap_s))
+    [timing] = measure([reference.proto], inputs, execution, time_cap_s=min(REFERENCE_CAP_S, time_cap_s), device=device)
     seconds = time.perf_counter() - started
     final = Reference(timing.median_ms, timing.ci95, timing.sessions, stopped, seconds)
     with path.open("ab") as file:
@@ -221,8 +186,14 @@ def _measure_all(
 
 def _together(reference: Variant) -> int:
     """Versions of a batch: fewer of a large model, whose sessions would not all fit into memory."""
-    each = (1 + FRESH) * int(reference.proto.ByteSize())
+    each = (1 + FRESH) * file_bytes(reference.proto)
     return max(2, min(BATCH, SESSION_BYTES // max(1, each)))
+
+
+def batch_job(models: Iterable[int], seconds: float | None, *, profiled: bool, shard: int | None = None) -> Job:
+    """Versions measured together beside the uncut model."""
+    numbers = tuple(models)
+    return Job(numbers, REFERENCE, profiled, FRESH, "halves", 0.005, (20, 50), seconds, min(numbers), shard)
 
 
 def _measure_batch(
@@ -231,90 +202,29 @@ def _measure_batch(
     inputs: Arrays,
     layers: Layers,
     execution: Execution,
+    device: Device,
     share_s: float,
     started: float,
 ) -> list[Record]:
-    profiled = [_Profiled(v, inputs, execution) for v in [*versions.values(), reference]]
-    plain = [v.proto for v in versions.values()] + [reference.proto]
-    fresh = max(1, min(FRESH, SESSION_BYTES // max(1, sum(p.ByteSize() for p in plain))))
-    calls = [caller(proto, inputs, execution) for proto in plain for _ in range(fresh)]
-    rounds = Rounds([p.call for p in profiled] + calls, seed=min(versions))
-    left = share_s - (time.perf_counter() - started)
-    rounds.settle(left)
-    times = low_mean(rounds.times_ms[len(profiled) :]).reshape(len(plain), fresh)
-    reference_us = sum(profiled[-1].finish()[1].values())
-    records: list[Record] = []
-    for model, version, profile in zip(versions, versions.values(), profiled, strict=False):
-        for kernel in layers.kernels(*profile.finish()):
-            shapes = [list(version.shapes[t]) for t in layers.tensors(layers.main(kernel.layers))]
-            records.append(Cell(model, list(kernel.layers), shapes, round(kernel.us, 3)))
+    models = {REFERENCE: named(reference.proto), **{m: named(v.proto) for m, v in versions.items()}}
+    order = Order(models, inputs, execution, (batch_job(versions, share_s, profiled=True),))
+    found = measure_on(device, order)
     seconds = (time.perf_counter() - started) / len(versions)
-    for i, model in enumerate(versions):
-        ms, reference_ms = (np.round(row, 6).tolist() for row in (times[i], times[-1]))
-        records.append(Whole(model, ms, reference_ms, round(reference_us, 3), rounds.times_ms.shape[1], seconds))
+    records: list[Record] = []
+    for model, version in versions.items():
+        records += records_of(msgspec.structs.replace(found[model], seconds=seconds), version.shapes, layers)
     return records
 
 
-class _Event(msgspec.Struct):
-    name: str
-    dur: float = 0.0
-    cat: str = ""
-
-
-class _Profiled:
-    """A session with onnxruntime's profiler on."""
-
-    SUFFIX = "_kernel_time"
-
-    def __init__(self, version: Variant, inputs: Arrays, execution: Execution) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="netadapt-profile-"))
-        self._optimised = self._folder / "optimised.onnx"
-        self._session = open_session(
-            _named(version.proto),
-            execution,
-            profile_prefix=str(self._folder / "profile"),
-            optimised_path=self._optimised,
-        )
-        run(self._session, inputs)
-        self._inputs = inputs
-
-    def call(self) -> object:
-        return self._session.run(None, self._inputs)
-
-    def finish(self) -> tuple[onnx.GraphProto, dict[str, float]]:
-        """The optimised graph, and microseconds of each of its nodes in the undisturbed runs."""
-        try:
-            data = Path(self._session.end_profiling()).read_bytes()
-            graph = onnx.load(str(self._optimised)).graph
-        finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        nodes: dict[str, list[float]] = {}
-        for event in msgspec.json.decode(data, type=list[_Event]):
-            if event.cat == "Node" and event.name.endswith(self.SUFFIX):
-                nodes.setdefault(event.name.removesuffix(self.SUFFIX), []).append(event.dur)
-        return graph, {name: _undisturbed_us(np.array(us)) for name, us in nodes.items()}
-
-
-def _undisturbed_us(us: np.ndarray) -> float:
-    """Mean of a kernel's times near its fastest tenth.
-
-    Node by node: where six processes share two cores hardly a whole run is undisturbed. The profiler counts whole
-    microseconds, which only a mean over all of them undoes: hence the margin.
-    """
-    fast = float(np.quantile(us, UNDISTURBED))
-    return float(us[us <= fast + max(1.5, 0.05 * fast)].mean())
-
-
-def _named(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every node has a name of its own: profiles know nodes by name only."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    seen: set[str] = set()
-    for node in copy.graph.node:
-        name = node_name(node)
-        node.name = name if name not in seen else node.output[0]
-        seen.add(node.name)
-    return copy
+def records_of(found: Measured, shapes: Shapes, layers: Layers) -> list[Record]:
+    """A table's records of one measured version; `shapes` of all its tensors, `layers` of the uncut model."""
+    graph = onnx.ModelProto.FromString(zlib.decompress(base64.b64decode(found.optimised))).graph
+    records: list[Record] = []
+    for kernel in layers.kernels(graph, found.us):
+        main = [list(shapes[t]) for t in layers.tensors(layers.main(kernel.layers))]
+        records.append(Cell(found.model, list(kernel.layers), main, round(kernel.us, 3)))
+    records.append(Whole(found.model, found.ms, found.reference_ms, found.reference_us, found.rounds, found.seconds))
+    return records
 
 
 def validate(
@@ -326,12 +236,14 @@ def validate(
     seed: int = 1_000_000,
     time_cap_s: float = 60.0,
     progress: Progress | None = None,
+    device: Device | None = None,
 ) -> Validation:
     """Measure `n` versions that the table has not seen, and compare.
 
     All are measured twice, in other company and at another time, in fresh sessions and interleaved rounds.
     """
     started = time.perf_counter()
+    device = device or LocalDevice()
     execution = Execution(table.device["ep"], table.device["threads"], table.device["options"])
     inputs = reference.inputs()
     versions = [draw(np.random.default_rng([seed, i])) for i in range(n)]
@@ -344,7 +256,7 @@ def validate(
             if progress:
                 progress(k * batches + i, 2 * batches, "validating")
             chosen = [versions[j] for j in batch]
-            passes[k, batch] = _ratios(chosen, reference, inputs, execution, time_cap_s / batches / 2)
+            passes[k, batch] = _ratios(chosen, reference, inputs, execution, device, time_cap_s / batches / 2)
     measured = passes.mean(0)
     errors = np.abs(predicted / measured - 1)
     return Validation(
@@ -359,12 +271,15 @@ def validate(
 
 
 def _ratios(
-    versions: Sequence[Variant], reference: Variant, inputs: Arrays, execution: Execution, share_s: float
+    versions: Sequence[Variant],
+    reference: Variant,
+    inputs: Arrays,
+    execution: Execution,
+    device: Device,
+    share_s: float,
 ) -> np.ndarray[Any, Any]:
     """Time of each version relative to the reference's, in fresh sessions."""
-    protos = [v.proto for v in versions] + [reference.proto]
-    rounds = Rounds([caller(p, inputs, execution) for p in protos for _ in range(FRESH)])
-    rounds.settle(share_s)
-    times = low_mean(rounds.times_ms).reshape(len(protos), FRESH).mean(1)
-    ratios: np.ndarray[Any, Any] = times[:-1] / times[-1]
-    return ratios
+    models = {REFERENCE: reference.proto, **{i: v.proto for i, v in enumerate(versions)}}
+    job = batch_job(range(len(versions)), share_s, profiled=False)
+    found = measure_on(device, Order(models, inputs, execution, (job,)))
+    return np.array([np.mean(found[i].ms) / np.mean(found[i].reference_ms) for i in range(len(versions))])

@@ -11,7 +11,8 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.folding import node_name
+from netadapt_onnx.light import file_bytes
+from netadapt_onnx.model import node_name
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -19,13 +20,14 @@ Shapes = Mapping[str, Shape]
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One node that owns weights or multiplies; a weight that several nodes share counts at the first of them."""
+    """One node that owns `weights` or multiplies; a weight that several nodes share counts at the first of them."""
 
     name: str
     op: str
     params: int
     macs: int
     output_shape: Shape
+    weights: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,12 @@ class CostModel:
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         graph = proto.graph
-        self._file_bytes = proto.ByteSize()
+        self._file_bytes = file_bytes(proto)
         self._initializers = {t.name: (tuple(t.dims), _bits(t.data_type)) for t in graph.initializer}
         weights = _weights(graph)
         self._nodes = [(node, _MACS.get(node.op_type), weights.get(i, ())) for i, node in enumerate(graph.node)]
-        self._inner_params = sum(
+        # Parameters inside the bodies of loops and branches, which belong to no layer.
+        self.inner_params = sum(
             prod(t.dims)
             for body in _bodies(graph.node)
             for t in body.initializer
@@ -72,24 +75,41 @@ class CostModel:
 
     def __call__(self, shapes: Shapes) -> Cost:
         """Cost at these shapes. Raises NetadaptError for a tensor without a shape."""
-        layers = []
+        layers = self.layers(shapes)
         try:
-            for node, count, weights in self._nodes:
-                if count is None and not weights:
-                    continue
-                params = sum(prod(shapes[name]) for name in weights)
-                macs = count(node, shapes) if count else 0
-                if params or macs:
-                    layers.append(LayerCost(node_name(node), node.op_type, params, macs, tuple(shapes[node.output[0]])))
-            memory = self._alive.peak_bytes(shapes)
             size = self._file_bytes + sum(
                 _bytes(prod(shapes[name]), bits) - _bytes(prod(dims), bits)
                 for name, (dims, bits) in self._initializers.items()
             )
         except KeyError as error:
-            raise NetadaptError(f"tensor {error} has no known shape", code="unknown-shape") from error
-        params = sum(layer.params for layer in layers) + self._inner_params
-        return Cost(params, sum(layer.macs for layer in layers), size, memory, tuple(layers))
+            raise _unknown_shape(error) from error
+        params = sum(layer.params for layer in layers) + self.inner_params
+        return Cost(params, sum(layer.macs for layer in layers), size, self.memory_bytes(shapes), layers)
+
+    def layers(self, shapes: Shapes, *, macs: bool = True) -> tuple[LayerCost, ...]:
+        """What each layer costs. Without `macs` only the constants need a shape, and only their owners are listed."""
+        found = []
+        try:
+            for node, count, weights in self._nodes:
+                params = sum(prod(shapes[name]) for name in weights)
+                multiplied = count(node, shapes) if count and macs else 0
+                if params or multiplied:
+                    shape = tuple(shapes.get(node.output[0], ()))
+                    found.append(LayerCost(node_name(node), node.op_type, params, multiplied, shape, weights))
+        except KeyError as error:
+            raise _unknown_shape(error) from error
+        return tuple(found)
+
+    def memory_bytes(self, shapes: Shapes) -> int:
+        """The peak of simultaneously live activations. Raises NetadaptError for an activation without a shape."""
+        try:
+            return self._alive.peak_bytes(shapes)
+        except KeyError as error:
+            raise _unknown_shape(error) from error
+
+
+def _unknown_shape(error: KeyError) -> NetadaptError:
+    return NetadaptError(f"tensor {error} has no known shape", code="unknown-shape")
 
 
 class _Liveness:
@@ -149,6 +169,9 @@ _WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
     "RNN": (1, 2, 3),
     "QLinearConv": (3, 8),
     "QLinearMatMul": (0, 3),
+    "QGemm": (3, 6),
+    "DynamicQuantizeMatMul": (1, 4),
+    "MatMulIntegerToFloat": (1, 6),
     "ConvInteger": (1,),
     "MatMulInteger": (0, 1),
     "DequantizeLinear": (0,),
@@ -194,6 +217,8 @@ def _is_weight(op: str, position: int, tensor: TensorProto) -> bool:
 def _is_grid(tensor: TensorProto) -> bool:
     """Detectors add coordinate grids and multiply by strides: several axes, all whole or half numbers."""
     if sum(d > 1 for d in tensor.dims) < 2:
+        return False
+    if tensor.data_location == TensorProto.EXTERNAL:  # values that nobody loaded (`static_folding`) are weights
         return False
     doubled = 2 * numpy_helper.to_array(tensor).astype(np.float64)
     return bool(np.all(doubled == np.rint(doubled)))
@@ -272,6 +297,9 @@ _MACS: dict[str, Callable[[onnx.NodeProto, Shapes], int]] = {
     "FusedMatMul": _matmul,
     "MatMulInteger": _matmul,
     "QLinearMatMul": _matmul,
+    "DynamicQuantizeMatMul": _matmul,
+    "MatMulIntegerToFloat": _matmul,
+    "QGemm": _gemm,
     "MatMulNBits": _matmul_bits,
     "Einsum": _einsum,
     "LSTM": _recurrent,

@@ -1,21 +1,13 @@
-"""Where a model runs: execution providers by short name, sessions on them, and the device's fingerprint."""
+"""How a model runs: execution providers by short name, and the fingerprint of the device that it runs on."""
 
 from __future__ import annotations
 
-import platform
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import onnx
-
-from netadapt_onnx import runtime
 from netadapt_onnx.errors import NetadaptError
-
-if TYPE_CHECKING:
-    import onnxruntime
+from netadapt_onnx.profilers import agent
 
 Fingerprint = dict[str, Any]
 
@@ -64,91 +56,58 @@ class Execution:
 
     @property
     def provider(self) -> Provider:
-        """Raises NetadaptError for a provider that this onnxruntime was built without."""
-        import onnxruntime as ort
+        """Its execution provider."""
+        return PROVIDERS[self.ep]
 
-        provider = PROVIDERS[self.ep]
-        if provider.name not in ort.get_available_providers():
+    def require(self, environment: Mapping[str, Any]) -> None:
+        """Raise NetadaptError if a device's onnxruntime was built without the provider."""
+        if self.provider.name not in environment["providers"]:
             raise NetadaptError(
-                f"onnxruntime {ort.__version__} here has no {provider.name}",
-                hint=f"install {provider.package}",
+                f"onnxruntime {environment['onnxruntime']} has no {self.provider.name} on this device",
+                hint=f"install {self.provider.package} there",
                 code="missing-provider",
             )
-        return provider
 
 
 CPU = Execution()
 
 
-def open_session(
-    model: onnx.ModelProto,
-    execution: Execution = CPU,
-    *,
-    profile_prefix: str | None = None,
-    optimised_path: Path | None = None,
-) -> onnxruntime.InferenceSession:
-    """Open `model` for timing: the given threads, no spinning, fully optimised on this device.
+def execution_record(execution: Execution) -> dict[str, Any]:
+    """An execution as the agent reads it: no spinning, and a provider that is asked for runs everything.
 
-    `optimised_path` also writes the graph that really runs. Raises NetadaptError if a provider other than the CPU's
-    would leave nodes to the CPU: their times would be the CPU's.
+    Where it left nodes to the CPU, their times would be the CPU's.
     """
-    provider = execution.provider
-    alone = {} if execution.ep == "cpu" else {"session.disable_cpu_ep_fallback": "1"}
-    return runtime.session(
-        model,
-        threads=execution.threads,
-        providers=[(provider.name, dict(execution.options))],
-        config=alone,
-        profile_prefix=profile_prefix,
-        optimised_path=optimised_path,
-    )
-
-
-def fingerprint(execution: Execution = CPU) -> Fingerprint:
-    """What a latency depends on besides the model; two measurements compare only where all of it is equal."""
-    import onnxruntime as ort
-
-    cpu, flags = _cpu()
+    config = {"session.intra_op.allow_spinning": "0"}
+    if execution.ep != "cpu":
+        config["session.disable_cpu_ep_fallback"] = "1"
     return {
-        "cpu": cpu,
-        "flags": flags,
-        "os": platform.system(),
-        "arch": platform.machine(),
-        "onnxruntime": ort.__version__,
+        "ep": execution.ep,
+        "provider": execution.provider.name,
+        "options": dict(execution.options),
+        "threads": execution.threads,
+        "config": config,
+    }
+
+
+def fingerprint(execution: Execution = CPU, environment: Mapping[str, Any] | None = None) -> Fingerprint:
+    """What a latency depends on besides the model; two measurements compare only where all of it is equal.
+
+    `environment`: what the agent says of a device; None: of this one.
+    """
+    device = agent.environment() if environment is None else environment
+    return {
+        "cpu": device["cpu"],
+        "flags": device["flags"],
+        "os": device["os"],
+        "arch": device["arch"],
+        "onnxruntime": device["onnxruntime"],
         "ep": execution.ep,
         "options": dict(execution.options),
         "optimisation": "all",
         "threads": execution.threads,
         "precision": "float",
-        "governor": _governor(),
+        "governor": device["governor"],
     }
-
-
-# Instruction sets that change which kernels run; the hundred other flags come and go with kernel versions.
-_INSTRUCTION_SETS = re.compile(r"(sse4|avx|amx|fma$|f16c|asimd|sve|sme|neon|fphp|i8mm|bf16|dotprod|rvv)")
-
-
-def _cpu() -> tuple[str, list[str]]:
-    """Model name and instruction sets; without /proc/cpuinfo (macOS, Windows) what Python knows of the processor."""
-    file = Path("/proc/cpuinfo")
-    found: dict[str, str] = {}
-    if file.is_file():
-        for line in file.read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            found.setdefault(key.strip().lower(), value.strip())
-    board = Path("/proc/device-tree/model")
-    name = found.get("model name") or (board.read_text().strip("\0\n ") if board.is_file() else "")
-    part = " ".join(found[k] for k in ("cpu implementer", "cpu part") if k in found)
-    flags = (found.get("flags") or found.get("features") or "").split()
-    return (
-        " ".join(filter(None, [name, part])) or platform.processor() or platform.machine(),
-        sorted(flag for flag in flags if _INSTRUCTION_SETS.match(flag)),
-    )
-
-
-def _governor() -> str | None:
-    file = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    return file.read_text().strip() if file.is_file() else None
 
 
 def differences(recorded: Fingerprint, here: Fingerprint) -> list[str]:

@@ -1,30 +1,22 @@
-"""Whole-model times that hold on a busy machine: fresh sessions, run in turn, in rounds of random order.
-
-Machines change speed within tenths of a second (a neighbour on the sibling thread: 0.55 or 0.65 ms for the same model).
-Models timed one after the other then differ by where the noise fell; models timed in turn share it.
-"""
+"""Whole-model times that hold on a busy machine: medians over fresh sessions that run in turn (`agent.py`)."""
 
 from __future__ import annotations
 
-import gc
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
-from typing import Any
 
 import numpy as np
 import onnx
 
-from netadapt_onnx.profilers.session import CPU, Execution, open_session
-from netadapt_onnx.runtime import Arrays, run
+from netadapt_onnx.profilers.agent import median_interval
+from netadapt_onnx.profilers.devices.local import LocalDevice
+from netadapt_onnx.profilers.measuring import REFERENCE, Device, Job, Order, Until, measure_on
+from netadapt_onnx.profilers.session import CPU, Execution
+from netadapt_onnx.runtime import Arrays
 
 SESSIONS = 9
-# Sessions that live at the same time may hold this much in weights.
-SESSION_BYTES = 1 << 30
-# The share of runs that is taken for undisturbed, on a machine with three busy processes a core.
-UNDISTURBED = 0.1
+# Times are precise enough after so many rounds at the earliest.
+LEAST_ROUNDS = 30
 
 
 @dataclass(frozen=True)
@@ -38,7 +30,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A model's time relative to the reference's: median over pairs of fresh sessions and its 95% interval."""
+    """A model's time relative to the reference's: median over pairs of fresh sessions and its interval.
+
+    The interval is one of 95% unless `ratio` was asked for undisturbed times with another confidence.
+    """
 
     median: float
     ci95: tuple[float, float]
@@ -55,17 +50,23 @@ def measure(
     time_cap_s: float = 20.0,
     precision: float = 0.01,
     seed: int = 0,
+    device: Device | None = None,
 ) -> tuple[Timing, ...]:
-    """Time models against each other, each in `sessions` fresh sessions, all in turn.
+    """Time models against each other, each in `sessions` fresh sessions, all in turn, on `device` (None: here).
 
     Goes on until every median's interval is within +-`precision`, or `time_cap_s` of running is used up.
     """
+    job = timing_job(range(len(models)), sessions, time_cap_s, precision=precision, seed=seed)
+    order = Order(dict(enumerate(models)), inputs, execution, (job,))
+    found = measure_on(device or LocalDevice(), order)
+    return tuple(timing(found[i].median_ms) for i in range(len(models)))
 
-    def settled(medians: np.ndarray) -> bool:
-        return all(_within(row, precision) for row in medians)
 
-    medians = _session_medians(models, inputs, execution, sessions, time_cap_s, settled, seed)
-    return tuple(_timing(row) for row in medians)
+def timing_job(
+    models: Sequence[int], sessions: int, seconds: float | None, *, precision: float = 0.01, seed: int = 0
+) -> Job:
+    """The job of `measure`."""
+    return Job(tuple(models), None, False, sessions, "each", precision, (LEAST_ROUNDS, None), seconds, seed)
 
 
 def ratio(
@@ -77,157 +78,44 @@ def ratio(
     sessions: int = SESSIONS,
     time_cap_s: float = 20.0,
     precision: float = 0.01,
+    undisturbed: bool = False,
+    confidence: float = 0.95,
     seed: int = 0,
+    device: Device | None = None,
 ) -> Ratio:
-    """Time `model` relative to `reference`, in pairs of fresh sessions that take turns."""
+    """Time `model` relative to `reference`, in pairs of fresh sessions that take turns, on `device` (None: here).
 
-    def settled(medians: np.ndarray) -> bool:
-        return _within(medians[0] / medians[1], precision)
-
-    medians = _session_medians([model, reference], inputs, execution, sessions, time_cap_s, settled, seed)
-    ratios = medians[0] / medians[1]
-    return Ratio(float(np.median(ratios)), median_interval(ratios), _timing(medians[0]), _timing(medians[1]))
-
-
-def median_interval(samples: np.ndarray) -> tuple[float, float]:
-    """95% interval of the median from order statistics; with fewer than six samples, their range.
-
-    Sign test: outside the k+1-th smallest and largest of n lies the median with P = 2 * sum(C(n, i), i <= k) / 2^n.
+    One number is made of a session's times: the median, or if `undisturbed` the mean of the fastest tenth, which
+    disturbances hardly reach. Ratios of those are symmetric, and their centre's interval, of `confidence`, is narrower.
     """
-    ordered = np.sort(np.asarray(samples, np.float64))
-    n = len(ordered)
-    tails = np.cumsum([comb(n, i) for i in range(n // 2)]) * 2.0 ** (1 - n)
-    k = max(0, int(np.sum(tails <= 0.05)) - 1)
-    return float(ordered[k]), float(ordered[n - 1 - k])
+    until: Until = "undisturbed" if undisturbed else "ratio"
+    job = Job((0,), REFERENCE, False, sessions, until, precision, (LEAST_ROUNDS, None), time_cap_s, seed)
+    order = Order({0: model, REFERENCE: reference}, inputs, execution, (job,))
+    found = measure_on(device or LocalDevice(), order)[0]
+    times, others = found.median_ms, found.reference_median_ms
+    if undisturbed:
+        times, others = found.ms, found.reference_ms
+    ratios = np.array(times) / np.array(others)
+    interval = signed_rank_interval(ratios, confidence) if undisturbed else median_interval(ratios)
+    return Ratio(float(np.median(ratios)), interval, timing(times), timing(others))
 
 
-def low_mean(times: np.ndarray, share: float = UNDISTURBED) -> np.ndarray[Any, Any]:
-    """Mean of the fastest `share` along the last axis: what the model takes when nothing disturbs it.
+def signed_rank_interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Interval of the centre of symmetric samples, from the means of all pairs (Hodges and Lehmann, 1963).
 
-    Fresh sessions of one model agree in it to 0.3-0.6% on a machine where their medians differ by 1.2-1.7%.
+    Those cut off at either end are as many as Wilcoxon's signed-rank sum falls short of with half the rest of
+    `confidence`; with too few samples for it, none. For 20 samples it is a third narrower than `median_interval`.
     """
-    count = max(1, round(times.shape[-1] * share))
-    kept: np.ndarray[Any, Any] = np.sort(times, -1)[..., :count].mean(-1)
-    return kept
+    n = len(samples)
+    i, j = np.triu_indices(n)
+    means = np.sort((samples[i] + samples[j]) / 2)
+    ways = np.ones(1)
+    for rank in range(1, n + 1):  # of every sum of ranks
+        ways = np.convolve(ways, [1.0, *[0.0] * (rank - 1), 1.0])
+    cut = max(0, int(np.sum(np.cumsum(ways) / 2.0**n <= (1 - confidence) / 2)) - 1)
+    return float(means[cut]), float(means[-1 - cut])
 
 
-class Rounds:
-    """Sessions that run in turn: each round runs every one of them once, in a random order.
-
-    Short runs are preceded by one that is not timed: the others have pushed the model out of the cache.
-    """
-
-    def __init__(self, calls: Sequence[Callable[[], object]], seed: int = 0) -> None:
-        self._calls = list(calls)
-        self._rng = np.random.default_rng(seed)
-        self._times: list[np.ndarray] = []
-        with undisturbed():
-            for call in self._calls:
-                call()
-            started = time.perf_counter()
-            for call in self._calls:
-                call()
-            self.round_s = time.perf_counter() - started
-        self._warm = self.round_s / max(1, len(self._calls)) < 0.02
-        self.round_s *= 2 if self._warm else 1
-
-    def go(self, rounds: int) -> None:
-        """Run this many more rounds."""
-        clock = time.perf_counter_ns
-        with undisturbed():
-            for _ in range(rounds):
-                row = np.empty(len(self._calls))
-                for i in self._rng.permutation(len(self._calls)):
-                    call = self._calls[i]
-                    if self._warm:
-                        call()
-                    started = clock()
-                    call()
-                    row[i] = (clock() - started) / 1e6
-                self._times.append(row)
-
-    def settle(self, seconds: float, fewest: int = 3, most: int = 50, precision: float = 0.005) -> None:
-        """Run until both halves of the rounds agree on most sessions' undisturbed times, or time or rounds are up."""
-        deadline = time.perf_counter() + seconds
-        while (done := len(self._times)) < most:
-            chunk = min(5, most - done)
-            if done >= fewest and time.perf_counter() + chunk * self.round_s > deadline:
-                break
-            if done >= 20 and done % 10 == 0 and self._halves_differ() < precision:
-                break
-            self.go(chunk if done >= fewest else min(fewest - done, chunk))
-
-    def _halves_differ(self) -> float:
-        times = self.times_ms
-        halves = low_mean(times[:, ::2]), low_mean(times[:, 1::2])
-        return float(np.quantile(np.abs(halves[0] / halves[1] - 1), 0.8))
-
-    @property
-    def times_ms(self) -> np.ndarray[Any, Any]:
-        """(sessions, rounds)."""
-        return np.stack(self._times, 1)
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """No garbage collection while a clock runs."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
-def caller(model: onnx.ModelProto, inputs: Arrays, execution: Execution = CPU) -> Callable[[], object]:
-    """A fresh session as a function that runs it once. Raises NetadaptError if it cannot run."""
-    session = open_session(model, execution)
-    run(session, inputs)
-    return lambda: session.run(None, inputs)
-
-
-def _session_medians(
-    models: Sequence[onnx.ModelProto],
-    inputs: Arrays,
-    execution: Execution,
-    sessions: int,
-    time_cap_s: float,
-    settled: Callable[[np.ndarray], bool],
-    seed: int,
-) -> np.ndarray[Any, Any]:
-    """(models, sessions) medians in ms. Sessions are opened in waves that fit into memory."""
-    sessions = min(sessions, max(3, int(time_cap_s / (6 * _first_s(models, inputs, execution)))))
-    together = max(1, min(sessions, SESSION_BYTES // max(1, sum(m.ByteSize() for m in models))))
-    waves = -(-sessions // together)
-    columns: list[np.ndarray] = []
-    for wave in range(waves):
-        count = min(together, sessions - wave * together)
-        rounds = Rounds([caller(m, inputs, execution) for _ in range(count) for m in models], seed + wave)
-        deadline = time.perf_counter() + time_cap_s / waves
-        while True:
-            rounds.go(3)
-            medians = np.median(rounds.times_ms, 1).reshape(count, len(models)).T
-            over = time.perf_counter() + 3 * rounds.round_s > deadline
-            if over or (rounds.times_ms.shape[1] >= 30 and settled(medians)):
-                break
-        columns.append(medians)
-    return np.concatenate(columns, 1)
-
-
-def _first_s(models: Sequence[onnx.ModelProto], inputs: Arrays, execution: Execution) -> float:
-    """Seconds that one run of each model takes, roughly: so slow models get fewer sessions."""
-    calls = [caller(m, inputs, execution) for m in models]
-    started = time.perf_counter()
-    for call in calls:
-        call()
-    return time.perf_counter() - started
-
-
-def _within(samples: np.ndarray, precision: float) -> bool:
-    low, high = median_interval(samples)
-    return bool((high - low) / 2 <= precision * np.median(samples))
-
-
-def _timing(medians: np.ndarray) -> Timing:
-    return Timing(float(np.median(medians)), median_interval(medians), len(medians))
+def timing(times: Sequence[float]) -> Timing:
+    """One number of each session (ms) as a whole."""
+    return Timing(float(np.median(times)), median_interval(np.array(times)), len(times))

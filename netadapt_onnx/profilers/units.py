@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from netadapt_onnx.folding import node_name
+from netadapt_onnx.model import node_name
 
 LAYOUT = frozenset({"ReorderInput", "ReorderOutput", "Transpose", "Cast", "MemcpyFromHost", "MemcpyToHost"})
 FUSED_ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Gelu"})

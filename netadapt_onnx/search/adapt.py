@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 import os
 import platform
 import tempfile
@@ -16,21 +16,25 @@ import numpy as np
 import onnx
 
 from netadapt_onnx import __version__
-from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import Model, load
+from netadapt_onnx.profilers.devices.opening import LOCAL
+from netadapt_onnx.profilers.measuring import Device
 from netadapt_onnx.profilers.session import Execution, fingerprint
 from netadapt_onnx.profilers.table import Table
 from netadapt_onnx.search.adaptation import Adaptation
-from netadapt_onnx.search.arguments import FINAL_EPOCHS, SHORT_TERM_LR, Arguments, Evaluate, Rank
-from netadapt_onnx.search.budget import Budget, parse_budgets
+from netadapt_onnx.search.arguments import FINAL_EPOCHS, SHORT_TERM_LR, Arguments, Evaluate, Rank, seconds_of
+from netadapt_onnx.search.budget import LATENCY, SEARCHED, parse_budgets
 from netadapt_onnx.search.candidates import Progress
-from netadapt_onnx.search.latency import LatencyGauge, built_table, loaded_table
+from netadapt_onnx.search.latency import LatencyGauge, TableGauge, built_table, loaded_table
+from netadapt_onnx.search.measured import MeasuredGauge, Value, fitted, values
 from netadapt_onnx.search.netadapt import Select
+from netadapt_onnx.search.places import Devices, Place, Tables, about, named_devices, named_tables, opened_places
 from netadapt_onnx.search.proposal import Goal, Proposer
+from netadapt_onnx.search.provenance import file_hash
 from netadapt_onnx.search.result import AdaptResult, DryRun, Planned
 from netadapt_onnx.search.run import Run
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS, Schedule
-from netadapt_onnx.search.subject import Predictor, Subject, prepare
+from netadapt_onnx.search.subject import Predicted, Predictor, Subject, prepare
 from netadapt_onnx.surgery import Criterion
 
 Source = str | os.PathLike[str] | Model
@@ -44,7 +48,12 @@ def adapt(
     budget: Budgets,
     out: str | os.PathLike[str],
     *,
-    table: str | os.PathLike[str] | None = None,
+    table: Tables = None,
+    device: Devices = LOCAL,
+    python: str = "python3",
+    keep: bool = False,
+    perf_test: str | os.PathLike[str] | None = None,
+    resource_command: str | Value | None = None,
     resume: bool = False,
     criterion: str | Criterion = "l2",
     rank: Rank = "reconstruct",
@@ -57,6 +66,9 @@ def adapt(
     short_term_lr: float = SHORT_TERM_LR,
     final_epochs: int = FINAL_EPOCHS,
     max_iterations: int = DEFAULT_ITERATIONS,
+    max_time: str | float | None = None,
+    min_accuracy: float | None = None,
+    save_interval: int = 1,
     seed: int = 0,
     ep: str = "cpu",
     threads: int = 1,
@@ -70,13 +82,17 @@ def adapt(
 
     `budget`: `"latency=0.6x"`, several such texts, or a mapping. `out` is the run's directory; everything is kept in
     it, and `resume` continues from it whatever happened. `evaluate` judges models (higher is better) instead of the
-    data, which may then be None. Other arguments are those of the command `adapt`.
+    data, which may then be None. `max_time` ("30m", or seconds, over all resumes) stops with the best model so far;
+    `min_accuracy` is never gone below; of every `save_interval` iterations one keeps its model. Other arguments are
+    those of the command `adapt`.
 
     Raises NetadaptError for whatever it cannot judge: unreadable or unsuitable models and data, budgets that mean
     nothing, a directory that is not this run's.
     """
+    devices = named_devices(device)
     arguments = Arguments(
-        budget=tuple(map(str, parse_budgets(budget))),
+        budget=tuple(map(str, parse_budgets(budget, SEARCHED))),
+        device=_told(devices),
         criterion=criterion,
         rank=rank,
         select=select,
@@ -88,6 +104,9 @@ def adapt(
         short_term_lr=short_term_lr,
         final_epochs=final_epochs,
         max_iterations=max_iterations,
+        max_time_s=None if max_time is None else seconds_of(max_time),
+        min_accuracy=min_accuracy,
+        save_interval=save_interval,
         seed=seed,
         ep=ep,
         threads=threads,
@@ -98,32 +117,72 @@ def adapt(
     from threadpoolctl import threadpool_limits
 
     subject = _prepared(model, data, arguments)
-    given = None if table is None else Path(table)
+    tables = named_tables(table, devices)
     progress, log = progress or _quiet, log or _quiet
+    hashes = {name: file_hash(file) for name, file in tables.items()}
     identity = {
         "model": subject.model.sha256,
         "data": None if subject.data is None else subject.data.sha256,
-        "table": _sha256(given),
+        "resource_command": resource_command if isinstance(resource_command, str | None) else "a function",
+        "table": hashes.get(LATENCY) if hashes.keys() <= {LATENCY} else hashes,
         **arguments.identity(),
     }
-    limit = _latency_budget(arguments)
+    budgets = parse_budgets(arguments.budget, SEARCHED)
     execution = Execution(ep, threads)
-    _ = execution.provider  # a missing one is said before anything is written
-    loaded = None if given is None else loaded_table(given, subject.trace, execution)
+    own = values(budgets, resource_command, subject.trace, execution)
     # One thread each for many proposals at a time is faster than many threads for one, and repeats bit for bit.
     with (
         threadpool_limits(1, "blas"),
-        Run.open(
-            Path(out), identity, growing={"max_iterations": max_iterations}, resume=resume, about=_about(execution)
-        ) as run,
+        # What cannot be reached or used is said before anything is written.
+        opened_places(
+            devices,
+            tables,
+            budgets,
+            execution,
+            purpose=Path(out),
+            python=python,
+            keep=keep,
+            perf_test=_path(perf_test),
+            log=log,
+        ) as places,
     ):
-        gauge = None
-        if limit is not None or loaded is not None:
-            measured = loaded or built_table(run.path, subject.trace, execution, seed, progress)
-            gauge = LatencyGauge(run, subject.trace, measured, execution, limit)
-            if limit is not None:
-                subject = subject.aligned(measured.stairs.alignment)
-        return Adaptation(run, subject, arguments, gauge, progress, log).result()
+        loaded = {p.resource: _loaded(p, subject, execution) for p in places if p.table is not None}
+        recorded = {**_versions(), "device": fingerprint(execution), "devices": about(places, execution)}
+        with Run.open(
+            Path(out), identity, growing={"max_iterations": max_iterations}, resume=resume, about=recorded
+        ) as run:
+            gauges: dict[str, LatencyGauge] = {}
+            for place in places:
+                measured = loaded.get(place.resource) or built_table(
+                    run.path, subject.trace, execution, seed, progress, place.device, place.resource
+                )
+                limit = next((b for b in budgets if b.resource == place.resource), None)
+                gauge = TableGauge if place.device is None else LatencyGauge
+                gauges[place.resource] = gauge(
+                    run, subject.trace, measured, execution, limit, place.resource, place.device
+                )
+                if limit is not None:
+                    subject = subject.aligned(math.lcm(subject.alignment, measured.stairs.alignment))
+            for resource, value in own.items():
+                limit = next(b for b in budgets if b.resource == resource)
+                fit = fitted(subject.trace, resource, value, seed, run.once)
+                gauges[resource] = MeasuredGauge(run, subject.trace, fit, value, limit, resource)
+            return Adaptation(run, subject, arguments, gauges, progress, log).result()
+
+
+def _path(given: str | os.PathLike[str] | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _loaded(place: Place, subject: Subject, execution: Execution) -> Table:
+    assert place.table is not None
+    return loaded_table(place.table, subject.trace, execution, place.environment, anywhere=place.device is None)
+
+
+def _told(devices: Mapping[str, str | Device]) -> tuple[str, ...]:
+    """Devices as users name them."""
+    names = {resource.partition("@")[2]: d if isinstance(d, str) else d.name for resource, d in devices.items()}
+    return tuple(f"{name}={device}" if name else device for name, device in names.items())
 
 
 def dry_run(
@@ -131,7 +190,12 @@ def dry_run(
     data: Data,
     budget: Budgets,
     *,
-    table: str | os.PathLike[str] | None = None,
+    table: Tables = None,
+    device: Devices = LOCAL,
+    python: str = "python3",
+    keep: bool = False,
+    perf_test: str | os.PathLike[str] | None = None,
+    resource_command: str | Value | None = None,
     progress: Progress | None = None,
     **arguments: Any,
 ) -> DryRun:
@@ -139,25 +203,45 @@ def dry_run(
 
     Trains and writes nothing. A latency budget without a table measures one, and forgets it.
     """
-    asked = Arguments(budget=tuple(map(str, parse_budgets(budget))), **arguments)
+    devices = named_devices(device)
+    budgets = parse_budgets(budget, SEARCHED)
+    asked = Arguments(budget=tuple(map(str, budgets)), device=_told(devices), **arguments)
     subject = _prepared(model, data, asked)
     execution = Execution(asked.ep, asked.threads)
-    latency = None
-    if table is not None:
-        latency = loaded_table(Path(table), subject.trace, execution)
-    elif _latency_budget(asked) is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            latency = built_table(Path(folder), subject.trace, execution, asked.seed, progress or _quiet)
-    if latency is not None and _latency_budget(asked) is not None:
-        subject = subject.aligned(latency.stairs.alignment)
-    return _first_iteration(subject, asked, latency)
+    predicted = {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        opened_places(
+            devices,
+            named_tables(table, devices),
+            budgets,
+            execution,
+            purpose=subject.model.path,
+            python=python,
+            keep=keep,
+            perf_test=_path(perf_test),
+        ) as places,
+    ):
+        for place in places:
+            if place.table is not None:
+                found = _loaded(place, subject, execution)
+            else:
+                found = built_table(
+                    Path(folder), subject.trace, execution, asked.seed, progress or _quiet, place.device, place.resource
+                )
+            predicted[place.resource] = found.predict
+            if any(b.resource == place.resource for b in budgets):
+                subject = subject.aligned(math.lcm(subject.alignment, found.stairs.alignment))
+    for resource, value in values(budgets, resource_command, subject.trace, execution).items():
+        predicted[resource] = fitted(subject.trace, resource, value, asked.seed, lambda _, make: make()).predict
+    return _first_iteration(subject, asked, predicted)
 
 
-def _first_iteration(subject: Subject, asked: Arguments, table: Table | None) -> DryRun:
-    predict = Predictor(subject.trace, latency=None if table is None else table.predict)
+def _first_iteration(subject: Subject, asked: Arguments, predicted: Mapping[str, Predicted]) -> DryRun:
+    predict = Predictor(subject.trace, predicted=predicted)
     current = predict(subject.widths)
     original = current | {"size": float(subject.model.size_bytes)}
-    limits = {b.resource: b.limit(original[b.resource]) for b in parse_budgets(asked.budget)}
+    limits = {b.resource: b.limit(original[b.resource]) for b in parse_budgets(asked.budget, SEARCHED)}
     driver = max(limits, key=lambda name: current[name] / limits[name])
     notes = ()
     if all(current[name] <= limit for name, limit in limits.items()):
@@ -175,12 +259,8 @@ def _prepared(model: Source, data: Data, arguments: Arguments) -> Subject:
     return prepare(loaded, None if data is None else Path(data), arguments)
 
 
-def _latency_budget(arguments: Arguments) -> Budget | None:
-    return next((b for b in parse_budgets(arguments.budget) if b.resource == "latency"), None)
-
-
-def _about(execution: Execution) -> dict[str, Any]:
-    """What a run is made with and on: versions and the device."""
+def _versions() -> dict[str, Any]:
+    """What a run is made with."""
     import onnxruntime
 
     versions = {
@@ -191,15 +271,7 @@ def _about(execution: Execution) -> dict[str, Any]:
         "numpy": np.__version__,
         "torch": version("torch") if find_spec("torch") else None,
     }
-    return {"versions": versions, "device": fingerprint(execution)}
-
-
-def _sha256(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    if not file.is_file():
-        raise NetadaptError(f"{file}: no such file", code="missing-file")
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return {"versions": versions}
 
 
 def _quiet(*_: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,18 +13,19 @@ from netadapt_onnx.folding import Folded, fold
 from netadapt_onnx.model import load, save
 from netadapt_onnx.profilers.cost import cost
 from netadapt_onnx.search.arguments import Arguments
-from netadapt_onnx.search.budget import parse_budgets
+from netadapt_onnx.search.budget import LATENCY, SEARCHED, parse_budgets
 from netadapt_onnx.search.candidates import MODEL_FILE, Candidates, Progress, cores
 from netadapt_onnx.search.judge import CallersJudge, DataJudge, Judge
 from netadapt_onnx.search.latency import AIM, LatencyGauge, Stage
 from netadapt_onnx.search.netadapt import Accepted, Problem, Step, amounts_after, met, search
 from netadapt_onnx.search.proposal import Proposal
 from netadapt_onnx.search.provenance import provenance, stored_bytes
-from netadapt_onnx.search.result import AccuracyChange, AdaptResult, Latency, Limit, Resources, Stopped
+from netadapt_onnx.search.result import AccuracyChange, AdaptResult, Compared, Latency, Limit, Resources, Stopped
 from netadapt_onnx.search.run import Lines, Run, write_json
 from netadapt_onnx.search.schedule import Schedule
 from netadapt_onnx.search.subject import Predictor, Subject
 from netadapt_onnx.surgery import resize, select
+from netadapt_onnx.surgery.bodies import flatten
 
 RESULT_FILE, HISTORY_FILE, TRAINED_FILE = "result.json", "history.jsonl", "trained.onnx"
 # A measured miss costs one more step and another final training; after so many rounds something else is wrong.
@@ -33,25 +34,26 @@ EVERY_GROUP = "every group"
 
 
 class Adaptation:
-    """A run at work. `log` gets a line per event, `progress` follows what takes long; `gauge` is there for latency."""
+    """A run at work. `log` gets a line per event, `progress` follows what takes long; `gauges` measure latencies."""
 
     def __init__(
         self,
         run: Run,
         subject: Subject,
         arguments: Arguments,
-        gauge: LatencyGauge | None,
+        gauges: Mapping[str, LatencyGauge],
         progress: Progress,
         log: Callable[[str], None],
     ) -> None:
         self._run = run
         self._subject = subject
         self._arguments = arguments
-        self._gauge = gauge
+        self._gauges = dict(gauges)
         self._progress = progress
         self._log = log
         self._notes: list[str] = []
-        self._budgets = parse_budgets(arguments.budget)
+        self._cut_short: Stopped | None = None
+        self._budgets = parse_budgets(arguments.budget, SEARCHED)
         self._judge = _judge(subject, arguments)
         self._metadata = provenance(
             subject.model,
@@ -59,7 +61,7 @@ class Adaptation:
             budget=", ".join(map(str, self._budgets)),
         )
         extra = stored_bytes(self._metadata)
-        self._predict = Predictor(subject.trace, extra, None if gauge is None else gauge.predicted)
+        self._predict = Predictor(subject.trace, extra, {name: gauge.predicted for name, gauge in gauges.items()})
         self._candidates = Candidates(run, subject.trace, arguments, self._judge, subject.data, progress)
 
     def result(self) -> AdaptResult:
@@ -80,8 +82,8 @@ class Adaptation:
             proto = self._trained(steps)
             if not within or last or not self._missed("final", len(steps), proto):
                 break
-        stopped: Stopped = "met" if within else "no-way-down"
-        if not within and len(steps) >= problem.max_iterations:
+        stopped: Stopped = "met" if within else self._cut_short or "no-way-down"
+        if stopped == "no-way-down" and len(steps) >= problem.max_iterations:
             stopped = "max-iterations"
         return self._close(proto, problem, steps, stopped)
 
@@ -90,7 +92,8 @@ class Adaptation:
         if not file.exists() or not model.exists():
             return None
         found = msgspec.json.decode(file.read_bytes(), type=AdaptResult, dec_hook=lambda kind, value: kind(value))
-        if found.stopped == "max-iterations" and self._arguments.max_iterations > found.iterations:
+        more = self._arguments.max_iterations > found.iterations
+        if found.stopped == "max-time" or (found.stopped == "max-iterations" and more):
             return None
         return replace(found, model=model)
 
@@ -98,9 +101,7 @@ class Adaptation:
         """The budgets in base units; with `aim`, where the search aims: safely within what a measurement must hold."""
         original = self._predict(self._subject.widths) | {"size": float(self._subject.model.size_bytes)}
         limits = {budget.resource: budget.limit(original[budget.resource]) for budget in self._budgets}
-        if aim and self._gauge is not None and "latency" in limits:
-            limits["latency"] *= AIM
-        return limits
+        return {name: limit * AIM if aim and name in self._gauges else limit for name, limit in limits.items()}
 
     def _problem(self) -> Problem:
         original = self._subject.trace.folded.proto
@@ -108,9 +109,7 @@ class Adaptation:
             "accuracy/original",
             lambda: {"held_out": self._judge.held_out(original), "ranked": self._judge.ranked(original)},
         )
-        correction = {}
-        if self._gauge is not None:
-            correction["latency"] = self._gauge.start_correction()
+        correction = {name: gauge.start_correction() for name, gauge in self._gauges.items()}
         limits = self._limits(aim=True)
         return Problem(
             ladders=self._subject.ladders,
@@ -155,17 +154,31 @@ class Adaptation:
         steps = [self._with_verdict(step) for step in history.items]
         self._candidates.resume(len(steps))
         for step in search(problem, steps):
+            if step.accepted.accuracy < (self._arguments.min_accuracy or 0.0):
+                self._stop("accuracy-floor", f"the next step would leave {step.accepted.accuracy:.4f}, below the floor")
+                self._candidates.resume(len(steps))
+                break
             history.append(step)
             steps.append(step)
             self._log(self._told(step, problem))
+            if (step.iteration - 1) % self._arguments.save_interval:
+                self._candidates.forget(step.iteration - 1)
+            if self._run.seconds() > (self._arguments.max_time_s or float("inf")):
+                self._stop("max-time", "the time is over: --resume with a larger --max-time goes on")
+                break
         return steps
+
+    def _stop(self, why: Stopped, note: str) -> None:
+        self._cut_short = why
+        self._note(note)
 
     def _smallest(self, problem: Problem) -> dict[str, float]:
         """What the narrowest model costs; if the table thinks it too slow, the device is asked."""
         trace, widths = self._subject.trace, self._subject.floor
         floor = {n: amount * problem.start.correction.get(n, 1.0) for n, amount in self._predict(widths).items()}
-        if self._gauge is not None and floor["latency"] > problem.limits.get("latency", float("inf")):
-            floor["latency"] = self._gauge.smallest(resize(trace, select(trace, widths, "first")))
+        for name, gauge in self._gauges.items():
+            if floor[name] > problem.limits.get(name, float("inf")):
+                floor[name] = gauge.smallest(resize(trace, select(trace, widths, "first")))
         return floor
 
     def _jump(self, problem: Problem, floor: dict[str, float]) -> Step:
@@ -185,35 +198,31 @@ class Adaptation:
 
     def _accept(self, iteration: int, proposal: Proposal) -> Accepted:
         proto = self._candidates.accept(iteration, proposal)
-        correction = {}
-        if self._gauge is not None:
-            predicted = self._predict(proposal.widths)["latency"]
-            correction["latency"] = self._gauge.correction(iteration, proto, predicted)
+        predicted = self._predict(proposal.widths)
+        correction = {name: gauge.correction(iteration, proto, predicted[name]) for name, gauge in self._gauges.items()}
         changed = self._arguments.rank == "reconstruct" and self._arguments.short_term_steps > 0
         ranked = self._judge.ranked(proto) if changed or proposal.group == EVERY_GROUP else None
         return Accepted(self._judge.held_out(proto), ranked, correction)
 
     def _missed(self, stage: Stage, iteration: int, proto: onnx.ModelProto) -> bool:
-        """Whether a careful measurement finds the latency budget missed."""
-        asked = any(budget.resource == "latency" for budget in self._budgets)
-        return self._gauge is not None and asked and self._gauge.missed(stage, iteration, proto)
+        """Whether a careful measurement finds a latency budget missed."""
+        asked = [self._gauges[budget.resource] for budget in self._budgets if budget.resource in self._gauges]
+        return any(gauge.missed(stage, iteration, proto) for gauge in asked)
 
     def _with_verdict(self, step: Step) -> Step:
         """A step whose model was measured too slow, corrected by that: the search goes on from there."""
-        if self._gauge is None:
+        predicted = self._predict(step.widths)
+        found = {name: gauge.verdict(step.iteration, predicted[name]) for name, gauge in self._gauges.items()}
+        factors = {name: factor for name, factor in found.items() if factor is not None}
+        if not factors:
             return step
-        factor = self._gauge.verdict(step.iteration, self._predict(step.widths)["latency"])
-        if factor is None:
-            return step
-        return replace(
-            step, accepted=replace(step.accepted, correction={**step.accepted.correction, "latency": factor})
-        )
+        return replace(step, accepted=replace(step.accepted, correction={**step.accepted.correction, **factors}))
 
     def _trained(self, steps: list[Step]) -> onnx.ModelProto:
         """The current model after long training by the original; as it was if that did not help or was not wanted."""
         searched = self._candidates.current.folded.proto
         epochs, data = self._arguments.final_epochs, self._subject.data
-        if not epochs or data is None or not steps:
+        if not epochs or data is None or not steps or self._cut_short == "max-time":
             return searched
         file = self._run.iteration(len(steps)) / TRAINED_FILE
         if not file.exists():
@@ -238,20 +247,23 @@ class Adaptation:
     def _close(self, proto: onnx.ModelProto, problem: Problem, steps: list[Step], stopped: Stopped) -> AdaptResult:
         """Write the model, compare it with the original, and remember the result."""
         file = save(proto, self._run.path / MODEL_FILE, metadata=self._metadata, overwrite=True)
-        latency = None
-        if self._gauge is not None and steps:
-            latency = self._gauge.result(len(steps), proto, self._predict(steps[-1].widths)["latency"])
+        latencies: dict[str, Latency] = {}
+        if steps:
+            predicted = self._predict(steps[-1].widths)
+            found = {n: gauge.result(len(steps), proto, predicted[n]) for n, gauge in self._gauges.items()}
+            latencies = {name: latency for name, latency in found.items() if latency is not None}
+        latency = next((found for name, found in latencies.items() if name.startswith(LATENCY)), None)
         before = _resources(self._subject.trace.folded, self._subject.model.size_bytes)
         after = _resources(self._folded(load(file).proto), file.stat().st_size)
         if latency is not None:
             before = replace(before, latency_ms=latency.before_ms)
             after = replace(after, latency_ms=latency.after_ms)
-        limits = self._judged(before, after, latency)
+        limits = self._judged(before, after, latencies, steps)
         widths = steps[-1].widths if steps else self._subject.widths
         original = self._run.once("accuracy/reported", lambda: self._judge.reported(self._subject.trace.folded.proto))
         reported = self._judge.reported(proto) if steps else original
         result = AdaptResult(
-            met=all(limit.met for limit in limits),
+            met=_all_met(limits),
             before=before,
             after=after,
             accuracy=AccuracyChange(original, reported, self._judge.metric, self._judge.split),
@@ -262,24 +274,35 @@ class Adaptation:
             limits=limits,
             groups={name: (channels, widths[name]) for name, channels in self._subject.widths.items()},
             latency=latency,
+            latencies={n: found for n, found in latencies.items() if n.startswith(LATENCY)},
+            measured={n: _compared(found) for n, found in latencies.items() if not n.startswith(LATENCY)},
             notes=tuple(self._notes),
         )
         write_json(self._run.path / RESULT_FILE, replace(result, model=Path(MODEL_FILE)))
         return result
 
-    def _judged(self, before: Resources, after: Resources, latency: Latency | None) -> tuple[Limit, ...]:
+    def _judged(
+        self, before: Resources, after: Resources, latencies: Mapping[str, Latency], steps: Sequence[Step]
+    ) -> tuple[Limit, ...]:
         made = []
         for budget in self._budgets:
-            if budget.resource != "latency":
+            gauge, latency = self._gauges.get(budget.resource), latencies.get(budget.resource)
+            told: bool | None = None
+            if gauge is None:
                 name = budget.resource if budget.resource in ("macs", "params") else f"{budget.resource}_bytes"
                 limit, value = budget.limit(getattr(before, name)), float(getattr(after, name))
-            elif latency is None:
-                assert self._gauge is not None
-                limit, value = self._limits(aim=False)["latency"], self._gauge.reference_ms
-            else:
+                told = value <= limit
+            elif latency is not None:
                 limit = budget.limit(latency.before_ms)
                 value = latency.ci95[1] * latency.before_ms if budget.relative else latency.after_ci95_ms[1]
-            made.append(Limit(str(budget), limit, value, value <= limit))
+                told = value <= limit
+            else:
+                limit = self._limits(aim=False)[budget.resource]
+                value = self._predict(steps[-1].widths)[budget.resource] if steps else gauge.reference_ms
+                told = None if steps and value <= limit else value <= limit  # a prediction proves nothing
+            made.append(Limit(str(budget), limit, value, told))
+            if told is None:
+                self._note(f"{budget}: predicted {value:.3g}, which nobody has measured")
         return tuple(made)
 
     def _folded(self, proto: onnx.ModelProto) -> Folded:
@@ -291,6 +314,24 @@ class Adaptation:
             self._log(text)
 
 
+def _compared(found: Latency) -> Compared:
+    return Compared(
+        found.before_ms,
+        found.after_ms,
+        found.after_ci95_ms,
+        found.ratio,
+        found.ci95,
+        found.predicted_ms,
+        found.sessions,
+    )
+
+
+def _all_met(limits: Sequence[Limit]) -> bool | None:
+    """True if every limit is met, False if one is not, None where nobody could measure."""
+    told = [limit.met for limit in limits]
+    return False if False in told else None if None in told else True
+
+
 def _judge(subject: Subject, arguments: Arguments) -> Judge:
     if arguments.evaluate is not None:
         return CallersJudge(arguments.evaluate)
@@ -299,5 +340,6 @@ def _judge(subject: Subject, arguments: Arguments) -> Judge:
 
 
 def _resources(folded: Folded, size_bytes: int) -> Resources:
-    counted = cost(folded.proto, folded.shapes)
+    flat, _ = flatten(folded)
+    counted = cost(flat.proto, flat.shapes)
     return Resources(counted.params, counted.macs, size_bytes, counted.memory_bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -14,7 +15,7 @@ import onnx
 from netadapt_onnx.errors import NetadaptError, legible
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS
-from netadapt_onnx.surgery import CRITERIA, Criterion
+from netadapt_onnx.surgery import CRITERIA, MEASURED, Criterion
 
 Rank = Literal["reconstruct", "finetune"]
 Evaluate = Callable[[onnx.ModelProto], float]
@@ -24,6 +25,8 @@ SHORT_TERM = {"reconstruct": 0, "finetune": 100}
 # Measured for 100 steps of distillation at batch 128; the long training's rate is too high for so few.
 SHORT_TERM_LR = 0.02
 FINAL_EPOCHS = 8
+# How far a run goes at a time and what it keeps, not what it comes to.
+CHANGEABLE = {"max_iterations", "max_time_s", "save_interval"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,11 @@ class Arguments:
     short_term_lr: float = SHORT_TERM_LR
     final_epochs: int = FINAL_EPOCHS
     max_iterations: int = DEFAULT_ITERATIONS
+    max_time_s: float | None = None
+    min_accuracy: float | None = None
+    save_interval: int = 1
     seed: int = 0
+    device: tuple[str, ...] = ("local",)
     ep: str = "cpu"
     threads: int = 1
     evaluate: Evaluate | None = None
@@ -50,18 +57,30 @@ class Arguments:
     batch_size: int = 1
 
     def __post_init__(self) -> None:
-        _among("criterion", self.criterion, tuple(CRITERIA))
+        _among("criterion", self.criterion, (*CRITERIA, *MEASURED))
         _among("rank", self.rank, tuple(SHORT_TERM))
         _among("select", self.select, ("ratio", "accuracy"))
         _among("reduction_of", self.reduction_of, ("initial", "current"))
         _within("init_reduction_ratio", self.init_reduction_ratio, 0, 1, "the share that the first iteration removes")
         _within("decay", self.decay, 0, 1, "the factor from one iteration's reduction to the next's")
-        least_of = {"step": 1, "max_iterations": 1, "final_epochs": 0, "threads": 1, "batch_size": 1, "seed": 0}
+        least_of = {
+            "save_interval": 1,
+            "step": 1,
+            "max_iterations": 1,
+            "final_epochs": 0,
+            "threads": 1,
+            "batch_size": 1,
+            "seed": 0,
+        }
         for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise NetadaptError(f"{_flag(name)} {getattr(self, name)}: at least {least}", code="usage")
         if not 0 < self.short_term_lr < math.inf:
             raise NetadaptError(f"--short-term-lr {self.short_term_lr:g}: above 0", code="usage")
+        if self.max_time_s is not None and not self.max_time_s > 0:
+            raise NetadaptError(f"--max-time {self.max_time_s:g}: above 0 seconds", code="usage")
+        if self.min_accuracy is not None:
+            _within("min_accuracy", self.min_accuracy, 0, 1, "a fraction of the held-out samples")
         if self.short_term is not None and self.short_term < 0:
             raise NetadaptError(f"--short-term {self.short_term}: at least 0", code="usage")
 
@@ -71,8 +90,8 @@ class Arguments:
         return SHORT_TERM[self.rank] if self.short_term is None else self.short_term
 
     def identity(self) -> dict[str, Any]:
-        """The arguments as JSON, for a run's identity; `max_iterations` is left out: a resume may raise it."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "max_iterations"}
+        """The arguments as JSON, for a run's identity, but for those that a resume may change."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in CHANGEABLE}
 
     def command(self, model: Path, data: Path | None) -> str:
         """The command that repeats this, without places: file names only, and neither -o nor --resume."""
@@ -81,6 +100,8 @@ class Arguments:
             words += ["--data", data.name]
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "device":  # models tell nobody the names of machines
+                continue
             if field.name == "budget":
                 words += [word for text in value for word in ("--budget", text)]
             elif field.name == "shapes":
@@ -108,3 +129,13 @@ def _among(name: str, value: object, known: tuple[str, ...]) -> None:
 def _within(name: str, value: float, above: float, up_to: float, meaning: str) -> None:
     if not above < value <= up_to:
         raise NetadaptError(f"{_flag(name)} {value:g} is {meaning}: above {above:g}, at most {up_to:g}", code="usage")
+
+
+def seconds_of(duration: str | float) -> float:
+    """A duration such as 30m, 90s or 1.5h (or a number of seconds) in seconds. Raises NetadaptError."""
+    if isinstance(duration, int | float):
+        return float(duration)
+    match = re.fullmatch(r"([0-9]+\.?[0-9]*)\s*([smh]?)", duration.strip())
+    if match is None:
+        raise NetadaptError(f"--max-time {duration}: not a duration", hint="write 90s, 30m or 1.5h", code="usage")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]

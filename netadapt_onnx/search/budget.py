@@ -8,22 +8,16 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from netadapt_onnx.amounts import EXAMPLES, parse_amount
 from netadapt_onnx.errors import NetadaptError
 
 # In the order in which they are shown; several budgets keep the order in which they were given.
-RESOURCES = ("macs", "params", "size", "memory", "latency")
-
-_COUNT = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
-_BYTES = {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9} | {"kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
-_MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
-_UNITS: Mapping[str, Mapping[str, float]] = {
-    "macs": _COUNT,
-    "params": _COUNT,
-    "size": _BYTES,
-    "memory": _BYTES,
-    "latency": _MILLISECONDS,
-}
-_EXAMPLES = {"macs": "20M", "params": "300k", "size": "4.2MB", "memory": "8MB", "latency": "12ms"}
+LATENCY = "latency"
+RESOURCES = ("macs", "params", "size", "memory", LATENCY)
+# What is measured without a table: energy in mJ, and whatever the user's own program says.
+ENERGY, CUSTOM = "energy", "custom"
+SEARCHED = (*RESOURCES, ENERGY, CUSTOM)
+_SUFFIXES = {LATENCY: "ms", ENERGY: "mJ"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +28,11 @@ class Budget:
     value: float
     relative: bool
 
+    @property
+    def kind(self) -> str:
+        """The resource, whatever the device it is measured on: `latency` of `latency@pi`."""
+        return self.resource.partition("@")[0]
+
     def limit(self, original: float) -> float:
         """The limit in base units, given what the original model costs."""
         return self.value * original if self.relative else self.value
@@ -41,7 +40,7 @@ class Budget:
     def __str__(self) -> str:
         if self.relative:
             return f"{self.resource}={self.value:g}x"
-        return f"{self.resource}={self.value:.15g}{'ms' if self.resource == 'latency' else ''}"
+        return f"{self.resource}={self.value:.15g}{_SUFFIXES.get(self.kind, '')}"
 
 
 def parse_budgets(
@@ -49,8 +48,8 @@ def parse_budgets(
 ) -> tuple[Budget, ...]:
     """Read budgets as the user writes them: one or several of `RESOURCE=VALUE`, VALUE like 0.5x, 50%, 4.2MB, 12ms.
 
-    `known` names the resources that exist; those beyond the built-in ones take counts. A mapping's numbers are in base
-    units. Raises NetadaptError (code `budget`).
+    `latency@NAME` is that of the device called NAME. `known` names the resources that exist; those beyond the built-in
+    ones take counts. A mapping's numbers are in base units. Raises NetadaptError (code `budget`).
     """
     if isinstance(given, str):
         given = [given]
@@ -73,23 +72,21 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _parse(resource: str, value: str | float, known: Collection[str]) -> Budget:
-    if resource not in known:
+    kind, at, device = resource.partition("@")
+    if kind not in known or (at and (kind != LATENCY or not re.fullmatch(r"[\w.-]+", device))):
         near = difflib.get_close_matches(resource, list(known), 1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         raise NetadaptError(f"unknown resource '{resource}' in a budget", hint=hint, code="budget")
-    units = _UNITS.get(resource, _COUNT)
     if isinstance(value, str):
-        match = re.fullmatch(r"([0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([A-Za-zµ%]*)", value)
-        unit = match[2].lower() if match else None
-        relative = unit in ("x", "%")
-        if match is None or unit is None or not (relative or unit in units):
-            example = _EXAMPLES.get(resource, "1000")
+        parsed = parse_amount(kind, value)
+        if parsed is None:
+            example = EXAMPLES.get(kind, "1000")
             raise NetadaptError(
-                f"budget {resource}={value} is not an amount of {resource}",
+                f"budget {resource}={value} is not an amount of {kind}",
                 hint=f"write {resource}={example} or {resource}=0.5x",
                 code="budget",
             )
-        amount = float(match[1]) * (0.01 if unit == "%" else 1.0 if unit == "x" else units[unit])
+        amount, relative = parsed
     else:
         amount, relative = float(value), False
     if not (math.isfinite(amount) and amount > 0):

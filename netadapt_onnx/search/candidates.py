@@ -23,7 +23,7 @@ from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.jobs import LOG, forget, run_job
 from netadapt_onnx.search.judge import Judge
 from netadapt_onnx.search.proposal import Proposal, Widths
-from netadapt_onnx.search.run import Run, write_json
+from netadapt_onnx.search.run import Run, write_atomically, write_json
 from netadapt_onnx.surgery import (
     Moments,
     Targets,
@@ -31,6 +31,7 @@ from netadapt_onnx.surgery import (
     kept_outputs,
     moments,
     original_targets,
+    plan_of,
     reconstruct,
     resize,
     select,
@@ -38,6 +39,7 @@ from netadapt_onnx.surgery import (
 )
 from netadapt_onnx.surgery import trace as traced
 from netadapt_onnx.training.data import Dataset
+from netadapt_onnx.training.measured import criterion_on
 
 if TYPE_CHECKING:
     from netadapt_onnx.training.settings import Settings
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 CALIBRATION_SAMPLES = 1024
 # Of the five inputs of a full proof: a wrong channel shows on the first.
 PROOF_RUNS = 2
-MODEL_FILE, KEPT_FILE = "model.onnx", "kept.json"
+MODEL_FILE, KEPT_FILE, PLAN_FILE = "model.onnx", "kept.json", "plan.toml"
 Progress = Callable[[int, int, str], None]
 
 
@@ -80,6 +82,7 @@ class Candidates:
         self._moments: dict[int, dict[str, Moments]] = {}
         self._calibration: tuple[Arrays, Targets] | None = None
         self._teacher: Teacher | None = None
+        self._criterion = criterion_on(arguments.criterion, None if data is None else data.train, arguments.seed)
         self.current = original
         self.kept: dict[str, np.ndarray] = {}
         self.iteration = 0
@@ -87,6 +90,7 @@ class Candidates:
     def resume(self, iteration: int) -> None:
         """Make the model of an earlier iteration the current one."""
         if iteration == 0:
+            self.current, self.kept, self.iteration = self._original, {}, 0
             return
         folder = self._run.iteration(iteration)
         self.current = self._read(folder)
@@ -138,12 +142,18 @@ class Candidates:
             proto = load(trained[0]).proto if trained else self._cut(base)
             if self._arguments.rank == "reconstruct" and self._arguments.short_term_steps:
                 proto = self._trained(proto)
-            write_json(folder / KEPT_FILE, {name: indices.tolist() for name, indices in base.kept_after().items()})
+            kept = base.kept_after()
+            write_json(folder / KEPT_FILE, {name: indices.tolist() for name, indices in kept.items()})
+            write_atomically(folder / PLAN_FILE, plan_of(kept).encode())
             save(proto, folder / MODEL_FILE)
         for leftover in (folder / "proposals").glob(f"*/{MODEL_FILE}"):
             leftover.unlink()
         self.resume(iteration)
         return self.current.folded.proto
+
+    def forget(self, iteration: int) -> None:
+        """Let go of an earlier iteration's model; its plan and what was tried stay."""
+        (self._run.iteration(iteration) / MODEL_FILE).unlink(missing_ok=True)
 
     def _try(self, proposal: Proposal, folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
         """The work of one job."""
@@ -155,7 +165,6 @@ class Candidates:
 
     def _base(self, widths: Widths) -> _Base:
         """What to cut to get these widths: the current model; or the original if channels are given back."""
-        criterion = self._arguments.criterion
         # Not the traced widths: a group of one channel is no group any more, but may be given channels back.
         now = {
             name: len(self.kept[name]) if name in self.kept else self._original.group(name).channels for name in widths
@@ -163,9 +172,9 @@ class Candidates:
         more = {name: width for name, width in widths.items() if width > now[name]}
         if not more:
             fewer = {name: width for name, width in widths.items() if width < now[name]}
-            return _Base(self.current, self.kept, select(self.current, fewer, criterion))
+            return _Base(self.current, self.kept, select(self.current, fewer, self._criterion))
         as_before = {name: indices for name, indices in self.kept.items() if name not in more}
-        return _Base(self._original, {}, as_before | select(self._original, more, criterion))
+        return _Base(self._original, {}, as_before | select(self._original, more, self._criterion))
 
     def _cut(self, base: _Base) -> onnx.ModelProto:
         """The cut, its consumers reconstructed where there is data to do it with."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 import onnx
 
-from netadapt_onnx.profilers.build import Variant, build, random_versions
+from netadapt_onnx.profilers.build import build
+from netadapt_onnx.profilers.measuring import Device, Environment
 from netadapt_onnx.profilers.session import Execution, fingerprint
 from netadapt_onnx.profilers.table import Table
-from netadapt_onnx.profilers.timing import Ratio, ratio
+from netadapt_onnx.profilers.timing import Ratio, Timing, ratio
+from netadapt_onnx.profilers.versions import Variant, random_versions
 from netadapt_onnx.runtime import random_inputs
-from netadapt_onnx.search.budget import Budget
+from netadapt_onnx.search.budget import LATENCY, Budget
 from netadapt_onnx.search.result import Latency
 from netadapt_onnx.search.run import Run
 from netadapt_onnx.surgery import Trace
@@ -31,6 +33,17 @@ Stage = Literal["searched", "final"]
 STAGES: tuple[Stage, ...] = ("searched", "final")
 
 
+class Predicting(Protocol):
+    """A table, or what stands for one."""
+
+    def predict(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
+        """The resource of the version with these tensor shapes."""
+
+    @property
+    def latency_ms(self) -> Timing:
+        """What was measured of the uncut model."""
+
+
 class LatencyGauge:
     """Predicts by a table and measures beside the original, all on one device.
 
@@ -38,8 +51,19 @@ class LatencyGauge:
     one milliseconds. A correction is measured over predicted.
     """
 
-    def __init__(self, run: Run, original: Trace, table: Table, execution: Execution, budget: Budget | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        original: Trace,
+        table: Predicting,
+        execution: Execution,
+        budget: Budget | None,
+        resource: str = LATENCY,
+        device: Device | None = None,
+    ) -> None:
         self._run = run
+        self._resource = resource
+        self._device = device
         self._original = original.folded
         self._table = table
         self._execution = execution
@@ -66,18 +90,18 @@ class LatencyGauge:
 
         Where careful measurements have found earlier models slower than brief ones had, they are believed.
         """
-        self._measured(_brief(iteration), proto, BRIEF_S, BRIEF_SESSIONS)
+        self._measured(self._brief(iteration), proto, BRIEF_S, BRIEF_SESSIONS)
         margin = max((self._margin(earlier) for earlier in range(1, iteration)), default=1.0)
-        return self._middle(_brief(iteration)) * margin / predicted_ms
+        return self._middle(self._brief(iteration)) * margin / predicted_ms
 
     def smallest(self, proto: onnx.ModelProto) -> float:
         """Brief measurement, in the table's ms, of the narrowest model: tables know least about extremes."""
-        self._measured("latency/smallest", proto, BRIEF_S, BRIEF_SESSIONS)
-        return self._middle("latency/smallest")
+        self._measured(self._smallest, proto, BRIEF_S, BRIEF_SESSIONS)
+        return self._middle(self._smallest)
 
     def missed(self, stage: Stage, iteration: int, proto: onnx.ModelProto) -> bool:
         """Whether the interval of a careful measurement reaches beyond the budget."""
-        self._measured(_careful(stage, iteration), proto, CAREFUL_S, CAREFUL_SESSIONS)
+        self._measured(self._careful(stage, iteration), proto, CAREFUL_S, CAREFUL_SESSIONS)
         return self._verdict(stage, iteration) is not None
 
     def verdict(self, iteration: int, predicted_ms: float) -> float | None:
@@ -86,9 +110,9 @@ class LatencyGauge:
         missed = [ms for ms in found if ms is not None]
         return max(missed) / predicted_ms if missed else None
 
-    def result(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float) -> Latency:
+    def result(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float) -> Latency | None:
         """A careful measurement as results show it."""
-        found = self._measured(_careful("final", iteration), proto, CAREFUL_S, CAREFUL_SESSIONS)
+        found = self._measured(self._careful("final", iteration), proto, CAREFUL_S, CAREFUL_SESSIONS)
         return Latency(
             before_ms=found.reference.median_ms,
             after_ms=found.model.median_ms,
@@ -99,13 +123,23 @@ class LatencyGauge:
             sessions=found.model.sessions,
         )
 
+    @property
+    def _smallest(self) -> str:
+        return f"{self._resource}/smallest"
+
+    def _brief(self, iteration: int) -> str:
+        return f"{self._resource}/brief/{iteration}"
+
+    def _careful(self, stage: Stage, iteration: int) -> str:
+        return f"{self._resource}/{stage}/{iteration}"
+
     def _margin(self, iteration: int) -> float:
         missed = [ms for ms in (self._verdict(stage, iteration) for stage in STAGES) if ms is not None]
-        return max(1.0, max(missed) / self._middle(_brief(iteration))) if missed else 1.0
+        return max(1.0, max(missed) / self._middle(self._brief(iteration))) if missed else 1.0
 
     def _verdict(self, stage: Stage, iteration: int) -> float | None:
         """The upper end of a careful measurement, in the table's ms, if it missed the budget."""
-        value = self._run.recall(_careful(stage, iteration))
+        value = self._run.recall(self._careful(stage, iteration))
         if value is None or self._budget is None:
             return None
         found = msgspec.convert(value, Ratio)
@@ -122,34 +156,74 @@ class LatencyGauge:
 
         def measure() -> Ratio:
             reference = self._original.proto
-            return ratio(proto, reference, self._inputs, self._execution, sessions=sessions, time_cap_s=seconds)
+            return ratio(
+                proto,
+                reference,
+                self._inputs,
+                self._execution,
+                sessions=sessions,
+                time_cap_s=seconds,
+                device=self._device,
+            )
 
+        return self._remembered(key, measure)
+
+    def _remembered(self, key: str, measure: Callable[[], Ratio]) -> Ratio:
         return msgspec.convert(self._run.once(key, measure), Ratio)
 
 
-def _brief(iteration: int) -> str:
-    return f"latency/brief/{iteration}"
+class TableGauge(LatencyGauge):
+    """Where only a bundle reaches the device: the table is all that is known, and nothing is measured."""
+
+    def correction(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float) -> float:
+        """That of the original: no measurement says otherwise."""
+        return self.start_correction()
+
+    def smallest(self, proto: onnx.ModelProto) -> float:
+        """What the table says is all there is."""
+        return float("inf")
+
+    def missed(self, stage: Stage, iteration: int, proto: onnx.ModelProto) -> bool:
+        """Nobody can tell."""
+        return False
+
+    def verdict(self, iteration: int, predicted_ms: float) -> float | None:
+        """There is none."""
+        return None
+
+    def result(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float) -> None:
+        """There is none."""
 
 
-def _careful(stage: Stage, iteration: int) -> str:
-    return f"latency/{stage}/{iteration}"
+def loaded_table(
+    file: Path, original: Trace, execution: Execution, environment: Environment | None = None, *, anywhere: bool = False
+) -> Table:
+    """A table from its file.
 
-
-def loaded_table(file: Path, original: Trace, execution: Execution) -> Table:
-    """A table from its file. Raises NetadaptError if it is of another device or model."""
-    return Table.load(file, original.folded.proto, device=fingerprint(execution))
+    Raises NetadaptError if it is of another model, or, unless it may be from `anywhere`, of another device than that of
+    `environment` (None: this one).
+    """
+    device = None if anywhere else fingerprint(execution, environment)
+    return Table.load(file, original.folded.proto, device=device)
 
 
 def built_table(
-    folder: Path, original: Trace, execution: Execution, seed: int, progress: Callable[[int, int, str], None]
+    folder: Path,
+    original: Trace,
+    execution: Execution,
+    seed: int,
+    progress: Callable[[int, int, str], None],
+    device: Device | None = None,
+    resource: str = LATENCY,
 ) -> Table:
-    """A table measured here and kept in `folder`; continued if a kill interrupted it."""
+    """A table measured on `device` (None: here) and kept in `folder`; continued if a kill interrupted it."""
     return build(
-        folder / TABLE_FILE,
+        folder / TABLE_FILE.replace("table", resource.replace(LATENCY, "table")),
         Variant(original.folded.proto, original.folded.shapes),
         random_versions(original),
         ep=execution.ep,
         threads=execution.threads,
         progress=progress,
         seed=seed,
+        device=device,
     )

@@ -1,10 +1,13 @@
-"""Where a produced model says it comes from: its `metadata_props`."""
+"""Where results come from: hashes of what went in, and what a produced model says in its `metadata_props`."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 from netadapt_onnx import __version__
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import Model
 
 
@@ -20,3 +23,10 @@ def provenance(model: Model, *, command: str, budget: str = "") -> dict[str, str
 def stored_bytes(metadata: Mapping[str, str]) -> int:
     """About how much larger a file is for holding these entries: their text, and protobuf's framing of each."""
     return sum(len(key) + len(value) + 8 for key, value in metadata.items())
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal. Raises NetadaptError if there is none."""
+    if not file.is_file():
+        raise NetadaptError(f"{file}: no such file", code="missing-file")
+    return hashlib.sha256(file.read_bytes()).hexdigest()

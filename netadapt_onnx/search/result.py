@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-# met: within every budget; nothing-to-do: it was from the start; no-way-down: no group can lose more channels.
-Stopped = Literal["met", "nothing-to-do", "max-iterations", "no-way-down"]
+# met: within every budget; nothing-to-do: it was from the start; no-way-down: no group can lose more channels;
+# accuracy-floor: the next step would have gone below --min-accuracy.
+Stopped = Literal["met", "nothing-to-do", "max-iterations", "max-time", "accuracy-floor", "no-way-down"]
 
 
 @dataclass(frozen=True)
@@ -49,20 +50,40 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """Another measured resource of the final model against the original: energy in mJ, or a program's own unit."""
+
+    before: float
+    after: float
+    after_ci95: tuple[float, float]
+    ratio: float
+    ci95: tuple[float, float]
+    predicted: float
+    measurements: int
+
+
+@dataclass(frozen=True)
 class Limit:
-    """One budget and how it ended: `value` is what was compared with `limit` (for latency the interval's upper end)."""
+    """One budget and how it ended: `value` is what was compared with `limit` (for latency the interval's upper end).
+
+    `met` is None where `value` is a prediction and no device could be asked.
+    """
 
     budget: str
     limit: float
     value: float
-    met: bool
+    met: bool | None
 
 
 @dataclass(frozen=True)
 class AdaptResult:
-    """The outcome of `adapt`. `groups`: channels before and after; `stopped`: why; `notes`: what else to know."""
+    """The outcome of `adapt`. `groups`: channels before and after; `stopped`: why; `notes`: what else to know.
 
-    met: bool
+    `met` is None where a latency could only be predicted; `latencies` has every device's, `latency` the first;
+    `measured` has energy and what a program of the user measured.
+    """
+
+    met: bool | None
     before: Resources
     after: Resources
     accuracy: AccuracyChange
@@ -73,6 +94,8 @@ class AdaptResult:
     limits: tuple[Limit, ...]
     groups: Mapping[str, tuple[int, int]]
     latency: Latency | None = None
+    latencies: Mapping[str, Latency] = field(default_factory=dict)
+    measured: Mapping[str, Compared] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.folding import fold
+from netadapt_onnx.folding import fold, require_runnable
 from netadapt_onnx.model import Model
 from netadapt_onnx.profilers.cost import CostModel
 from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.proposal import Ladder, Widths, ladder
-from netadapt_onnx.surgery import Trace, select
+from netadapt_onnx.surgery import MEASURED, Trace, select
 from netadapt_onnx.surgery import trace as traced
 from netadapt_onnx.training.data import Dataset, load_data
 
@@ -28,10 +28,11 @@ class Subject:
     data: Dataset | None
     ladders: tuple[Ladder, ...]
     step: int
+    alignment: int = 1
 
     def aligned(self, alignment: int) -> Subject:
         """The same, but even landing on the budget keeps to multiples of `alignment`."""
-        return replace(self, ladders=_ladders(self.trace, self.step, alignment))
+        return replace(self, ladders=_ladders(self.trace, self.step, alignment), alignment=alignment)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -51,12 +52,15 @@ def prepare(model: Model, data: Path | None, arguments: Arguments) -> Subject:
     and neither data nor an evaluate function.
     """
     folded = fold(model.proto, dict(arguments.shapes), arguments.batch_size)
+    require_runnable(folded)
     found = traced(folded)
     require_prunable(model, found)
     if data is None and arguments.evaluate is None:
         raise NetadaptError("nothing to judge models by", hint="give --data", code="usage")
     if data is None and arguments.rank == "finetune":
         raise NetadaptError("--rank finetune trains, so it needs --data", code="usage")
+    if data is None and arguments.criterion in MEASURED:
+        raise NetadaptError(f"--criterion {arguments.criterion} looks at inputs", hint="give --data", code="usage")
     outputs = {value.name: folded.shapes[value.name] for value in folded.proto.graph.output}
     dataset = None if data is None else load_data(data, folded.specs, outputs)
     return Subject(model, found, dataset, _ladders(found, arguments.step), arguments.step)
@@ -80,19 +84,19 @@ def _ladders(found: Trace, step: int, alignment: int = 1) -> tuple[Ladder, ...]:
 
 @dataclass(frozen=True)
 class Predictor:
-    """Resources of the model at any widths, without building it: counted, and latency by `latency` where it is given.
+    """Resources of the model at any widths, without building it: counted, and those of `predicted`, by resource.
 
     `extra_bytes` is what a written file holds besides the graph.
     """
 
     trace: Trace
     extra_bytes: int = 0
-    latency: Predicted | None = None
+    predicted: Mapping[str, Predicted] = field(default_factory=dict)
     _count: CostModel = field(init=False)
     _known: dict[tuple[int, ...], dict[str, float]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_count", CostModel(self.trace.folded.proto))
+        object.__setattr__(self, "_count", CostModel(self.trace.flat.proto))
 
     def __call__(self, widths: Widths) -> dict[str, float]:
         """Base units by resource name."""
@@ -101,7 +105,6 @@ class Predictor:
             shapes = self.trace.resized_shapes(select(self.trace, widths, "first"))
             amounts: dict[str, float] = {k: float(v) for k, v in self._count(shapes).resources.items()}
             amounts["size"] += self.extra_bytes
-            if self.latency is not None:
-                amounts["latency"] = self.latency(shapes)
+            amounts |= {name: predict(shapes) for name, predict in self.predicted.items()}
             self._known[key] = amounts
         return self._known[key]

@@ -1,8 +1,9 @@
 """Surgery by label propagation: trace a model, find its groups, cut them, prove the cut."""
 
-from netadapt_onnx.surgery.criteria import CRITERIA, Criterion, importance, select
+from netadapt_onnx.surgery.criteria import CRITERIA, MEASURED, Criterion, importance, select
 from netadapt_onnx.surgery.explain import Explanation, explain
 from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.labels import Choices
 from netadapt_onnx.surgery.plan import plan_of, read_plan, template
 from netadapt_onnx.surgery.reconstruct import Moments, Targets, kept_outputs, moments, original_targets, reconstruct
 from netadapt_onnx.surgery.resize import resize
@@ -11,6 +12,8 @@ from netadapt_onnx.surgery.verify import Verification, verify
 
 __all__ = [
     "CRITERIA",
+    "MEASURED",
+    "Choices",
     "Criterion",
     "Explanation",
     "Group",

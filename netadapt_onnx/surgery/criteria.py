@@ -9,6 +9,7 @@ import numpy as np
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.magnitude import layer_sums, slice_sums
 from netadapt_onnx.surgery.ties import Array
 from netadapt_onnx.surgery.trace import Trace
 
@@ -23,9 +24,7 @@ def _summed_over_layers(trace: Trace, group: Group, power: int) -> np.ndarray:
     for layer in trace.labels.layers:
         if layer.name not in group.layers:
             continue
-        values = np.moveaxis(trace.labels.value(layer.weight), layer.axis, 0)
-        sums = (np.abs(values.astype(np.float64)) ** power).reshape(len(values), -1).sum(axis=1)
-        np.add.at(total, trace.roots[layer.line], sums)
+        np.add.at(total, trace.roots[layer.line], layer_sums(trace, layer, power))
     result: np.ndarray = total[members]
     return result
 
@@ -50,11 +49,10 @@ def group_l2(trace: Trace, group: Group) -> np.ndarray:
     for use in trace.labels.uses:
         for axis, line in map(trace.line_of, use.factors):
             values = trace.labels.value(use.constant)
-            if (use.constant, axis) in seen or values.ndim < 2 or not ours[line].any():
+            if (use.constant, axis) in seen or values.ndim < 2 or values.dtype.kind != "f" or not ours[line].any():
                 continue
             seen.add((use.constant, axis))
-            squares = np.moveaxis(values.astype(np.float64) ** 2, axis, 0).reshape(len(line), -1).sum(axis=1)
-            np.add.at(total, line, squares)
+            np.add.at(total, line, slice_sums(values, axis, 2))
     norms: np.ndarray = np.sqrt(total[trace.members[group.name]])
     return norms
 
@@ -77,7 +75,7 @@ def fpgm(trace: Trace, group: Group) -> np.ndarray:
 def bn_scale(trace: Trace, group: Group) -> np.ndarray:
     """Magnitude of the BatchNorm scales of a channel (Liu et al., ICCV 2017). NetadaptError where there is none."""
     total = np.zeros(len(trace.roots))
-    nodes = trace.folded.proto.graph.node
+    nodes = trace.flat.proto.graph.node
     scales = [use for use in trace.labels.uses if nodes[use.node].op_type == "BatchNormalization" and use.slot == 1]
     ours = trace.members[group.name]
     met = False
@@ -105,6 +103,7 @@ def random(trace: Trace, group: Group) -> np.ndarray:
     return np.random.default_rng(zlib.crc32(group.name.encode())).random(group.channels)
 
 
+# What weights alone tell.
 CRITERIA: dict[str, Criterion] = {
     "l2": l2,
     "l1": l1,
@@ -114,26 +113,41 @@ CRITERIA: dict[str, Criterion] = {
     "random": random,
     "first": first,
 }
+# What inputs tell besides (`training/measured.py`): gradients, or activations.
+MEASURED = ("taylor", "fisher", "activation")
 
 
 def criterion(name: str | Criterion) -> Criterion:
     """A criterion by name, or the caller's own function."""
     if not isinstance(name, str):
         return name
+    if name in MEASURED:
+        raise NetadaptError(f"criterion '{name}' looks at inputs", hint="give --data with x_train", code="usage")
     if name not in CRITERIA:
-        raise NetadaptError(f"no criterion '{name}'", hint=f"one of {', '.join(CRITERIA)}")
+        raise NetadaptError(f"no criterion '{name}'", hint=f"one of {', '.join((*CRITERIA, *MEASURED))}", code="usage")
     return CRITERIA[name]
 
 
-def importance(trace: Trace, by: str | Criterion = "l2") -> dict[str, np.ndarray]:
-    """Importance (channels,) of every prunable group."""
-    return {group.name: criterion(by)(trace, group) for group in trace.prunable}
+def importance(trace: Trace, by: str | Criterion = "l2", *, normalised: bool = False) -> dict[str, np.ndarray]:
+    """Importance (channels,) of every prunable group; normalised, divided by its mean size, so that groups compare."""
+    found = {group.name: _scores(trace, group, criterion(by)) for group in trace.prunable}
+    if not normalised:
+        return found
+    return {name: scores / (float(np.abs(scores).mean()) or 1.0) for name, scores in found.items()}
+
+
+def class_totals(trace: Trace, group: Group, scores: np.ndarray) -> np.ndarray:
+    """The summed scores of each class of tied channels, (channels / step,)."""
+    classes, index = np.unique(trace.members[group.name], return_inverse=True)
+    totals: np.ndarray = np.bincount(index, weights=scores, minlength=len(classes))
+    return totals
 
 
 def select(trace: Trace, counts: Mapping[str, int], by: str | Criterion = "l2") -> dict[str, Array]:
     """The channels that stay when each group keeps `counts[group]`, ascending; whole classes of tied channels.
 
-    A group asked to keep all its channels is left out. Raises NetadaptError if a count breaks a group's step.
+    A group asked to keep all its channels is left out; one asked for more repeats its last channels (`resize` then adds
+    new ones). Raises NetadaptError if a count breaks a group's step.
     """
     keep: dict[str, Array] = {}
     measure = criterion(by)
@@ -141,15 +155,13 @@ def select(trace: Trace, counts: Mapping[str, int], by: str | Criterion = "l2") 
         group = trace.group(name)
         if count % group.step and count != group.channels:
             raise NetadaptError(f"group '{name}' goes in steps of {group.step}; {count} is no multiple of it")
-        if count >= group.channels:
+        if count == group.channels:
             continue
-        scores = np.asarray(measure(trace, group), np.float64)
-        if scores.shape != (group.channels,):
-            raise NetadaptError(
-                f"the criterion returned shape {scores.shape} for group '{name}'; expected ({group.channels},)"
-            )
+        if count > group.channels:
+            keep[name] = _widened(trace.members[name], (count - group.channels) // group.step)
+            continue
+        totals = class_totals(trace, group, _scores(trace, group, measure))
         classes, index = np.unique(trace.members[name], return_inverse=True)
-        totals = np.bincount(index, weights=scores, minlength=len(classes))
         position = np.full(len(classes), group.channels)
         np.minimum.at(position, index, np.arange(group.channels))
         order = np.lexsort((position, -totals))  # ties go to the earlier channel
@@ -157,3 +169,18 @@ def select(trace: Trace, counts: Mapping[str, int], by: str | Criterion = "l2") 
         chosen[order[: count // group.step]] = True
         keep[name] = np.flatnonzero(chosen[index])
     return keep
+
+
+def _widened(members: Array, added: int) -> Array:
+    """All channels, those of the last class of tied ones `added` times more."""
+    times = np.where(members == members[-1], 1 + added, 1)
+    return np.repeat(np.arange(len(members)), times)
+
+
+def _scores(trace: Trace, group: Group, measure: Criterion) -> np.ndarray:
+    scores: np.ndarray = np.asarray(measure(trace, group), np.float64)
+    if scores.shape != (group.channels,):
+        raise NetadaptError(
+            f"the criterion returned shape {scores.shape} for group '{group.name}'; expected ({group.channels},)"
+        )
+    return scores

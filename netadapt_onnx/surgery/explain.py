@@ -47,7 +47,7 @@ def _groups(trace: Trace, name: str) -> list[Group]:
     if found:
         return found
     known = {g.name for g in trace.groups} | {n for g in trace.groups for n in g.layers} | set(trace.axes)
-    if name in trace.folded.shapes:
+    if name in trace.flat.shapes:
         raise NetadaptError(f"tensor '{name}' carries no channels that could be cut", code="unknown-group")
     hint = did_you_mean(name, sorted(known), "`netadapt-onnx inspect` lists groups and layers")
     raise NetadaptError(f"the model has no group, layer or tensor '{name}'", hint=hint, code="unknown-group")
@@ -55,7 +55,7 @@ def _groups(trace: Trace, name: str) -> list[Group]:
 
 def _explained(trace: Trace, group: Group) -> Explanation:
     members = trace.members[group.name]
-    initializers = {t.name for t in trace.folded.proto.graph.initializer}
+    initializers = {t.name for t in trace.flat.proto.graph.initializer}
     places = [
         Place(tensor, axis, int(hits.sum()), len(line))
         for tensor, lines in trace.axes.items()

@@ -7,9 +7,9 @@ factor for its output channels and one for its input channels. Tied labels live 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
@@ -22,6 +22,7 @@ from netadapt_onnx.surgery.ties import Array, Ties
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
+    from netadapt_onnx.surgery.bodies import Body
     from netadapt_onnx.surgery.resize import Cut
 
 Factors = tuple[Array, ...]
@@ -30,6 +31,18 @@ Edit = Callable[["Cut", "gs.Node"], None]
 
 class Unsupported(Exception):
     """Raised by a rule that cannot apply; the node then pins its inputs with this reason."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a model's structure leaves open and its user decides.
+
+    `attention`: whether whole heads go, or the same dimensions of every head. `resize_io`: graph inputs and outputs
+    (states, caches) whose axes may be cut; all others keep their shapes.
+    """
+
+    attention: Literal["heads", "dims"] = "heads"
+    resize_io: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,8 +82,10 @@ class Pin:
 class Labels:
     """The state of one propagation. Rules read and change it only through these methods."""
 
-    def __init__(self, folded: Folded) -> None:
+    def __init__(self, folded: Folded, choices: Choices, bodies: Mapping[str, Sequence[Body]] | None = None) -> None:
         self.ties = Ties()
+        self.choices = choices
+        self.bodies: Mapping[str, Sequence[Body]] = bodies or {}
         self.uses: list[Use] = []
         self.layers: list[Layer] = []
         self.edits: list[tuple[int, Edit]] = []
@@ -101,7 +116,8 @@ class Labels:
 
     def kind(self, name: str) -> str:
         """Numpy's kind of a tensor's type: 'f' for floats."""
-        return self._dtypes[name].kind
+        dtype = self._dtypes[name]
+        return "f" if dtype.name == "bfloat16" else dtype.kind
 
     def is_constant(self, name: str) -> bool:
         """Whether a tensor is an initializer, or a view of one that keeps its own name."""
@@ -110,6 +126,14 @@ class Labels:
     def is_view(self, name: str) -> bool:
         """Whether a tensor is a view of an initializer (`KEPT_ON_WEIGHTS`)."""
         return name in self._views
+
+    def shape_of_views(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Shapes of all views, in graph order, given those of the initializers."""
+        found: dict[str, tuple[int, ...]] = {}
+        for name, (_, view) in self._views.items():
+            shape = found.get(view.input[0], shapes[view.input[0]])
+            found[name] = tuple(shape[k] for k in self._order(view)) if view.op_type == "Transpose" else shape
+        return found
 
     def value(self, name: str) -> np.ndarray[Any, Any]:
         """The value of an initializer. Raises Unsupported for anything else."""
@@ -141,7 +165,10 @@ class Labels:
         return self.ties.fresh(n)
 
     def set(self, name: str, factors: Iterable[Array], reason: str = "single position") -> None:
-        """Give a runtime tensor its labels. A factor left with a single position cannot be cut: it is pinned."""
+        """Give a runtime tensor its labels. A factor left with a single position cannot be cut: it is pinned.
+
+        Raises Unsupported where the tensor's shape is not known: nothing could be said of it after a cut.
+        """
         kept = []
         for factor in map(squeeze, factors):
             if factor.size > 1:
@@ -150,6 +177,7 @@ class Labels:
             elif factor.any():
                 self.pin(factor, reason)
         if name and kept:
+            self.shape(name)
             self.factors[name] = tuple(kept)
 
     def pin(self, labels: Array, reason: str) -> None:
@@ -220,7 +248,7 @@ class Labels:
         for factor in squeezed:
             if factor.size == 1:
                 self.pin(factor, f"all of constant '{node.inputs[slot]}' at once")
-        name, user = node.inputs[slot], node.index
+        name, user, slot = node.inputs[slot], node.index, node.input_of(slot)
         if not kept:
             return
         while name in self._views:
@@ -281,7 +309,7 @@ class Labels:
     def mask(self, node: Node, slot: int) -> None:
         """The node contracts input `slot`: the masked reference zeroes removed channels in front of it."""
         if self.of(node.inputs[slot]) or self.is_constant(node.inputs[slot]):
-            self.masked.append((node.index, slot))
+            self.masked.append((node.index, node.input_of(slot)))
 
     def gather(self, node: Node) -> None:
         """The node reduces over channels: the reference applies it to the kept ones alone."""
@@ -326,3 +354,8 @@ def aligned_shape(shape: Sequence[int], rank: int) -> tuple[int, ...]:
 def labelled(factors: Iterable[Array], axis: int) -> bool:
     """Whether any of the factors has labels along `axis`."""
     return any(f.shape[axis] > 1 for f in factors)
+
+
+def labelled_on(factor: Array, axes: Iterable[int]) -> bool:
+    """Whether a factor has labels along any of the axes."""
+    return any(factor.shape[k] > 1 for k in axes)

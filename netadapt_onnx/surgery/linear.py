@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.resize import Cut
@@ -81,7 +82,7 @@ class Linear:
             return np.ascontiguousarray(matrix.transpose(0, 2, 1)).reshape(shape)
         return np.ascontiguousarray(matrix[0].T if self.transposed else matrix[0])
 
-    def _input_masks(self, cut: Cut) -> Array:
+    def _input_masks(self, cut: Cut) -> NDArray[np.bool_]:
         axis = 1 if self.op == "Conv" else len(cut.original_shape(self.input)) - 1
         return cut.kept(self.input, axis).reshape(self.groups, -1)
 
@@ -104,7 +105,9 @@ class Linear:
 def linear_layers(trace: Trace) -> list[Linear]:
     """The layers of a model that reconstruction can solve, in topological order."""
     found = []
-    for index, proto in enumerate(trace.folded.proto.graph.node):
+    for index, proto in enumerate(trace.flat.proto.graph.node):
+        if not trace.folded.shapes.keys() >= {name for name in proto.output if name}:
+            continue  # inside a body, where nothing can be observed
         made = _linear(trace, Node(index, proto, 1))
         if made is not None:
             found.append(made)

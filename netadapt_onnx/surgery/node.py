@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import onnx
 
-from netadapt_onnx.control_flow import captured
-from netadapt_onnx.folding import node_name
+from netadapt_onnx.model import node_name
+from netadapt_onnx.subgraphs import captured
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node of the folded model. `index` is its position there; `opset` the version of its own domain."""
+    """One node of the folded model. `index` is its position there; `opset` the version of its own domain.
+
+    `operands`: the inputs that count as first, second, ..., where a rule takes the node for another operator.
+    """
 
     index: int
     proto: onnx.NodeProto
     opset: int
+    operands: tuple[int, ...] | None = None
 
     @property
     def op(self) -> str:
@@ -39,7 +43,16 @@ class Node:
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         """Input names, '' for those left out."""
-        return tuple(self.proto.input)
+        names = tuple(self.proto.input)
+        return names if self.operands is None else tuple(names[i] for i in self.operands if i < len(names))
+
+    def seen_as(self, operands: tuple[int, ...]) -> Node:
+        """The same node as one that has these inputs only."""
+        return replace(self, operands=operands)
+
+    def input_of(self, slot: int) -> int:
+        """The input of the file's node that stands at `slot`."""
+        return slot if self.operands is None else self.operands[slot]
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:

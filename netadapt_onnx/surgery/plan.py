@@ -77,5 +77,5 @@ def read_plan(file: Path, trace: Trace, by: str | Criterion = "l2") -> dict[str,
                 code="bad-plan",
             )
     chosen = select(trace, counts, by) | keep
-    trace.alive(chosen)  # says what cannot be cut so
+    trace.copies(chosen)  # says what cannot be cut so
     return chosen

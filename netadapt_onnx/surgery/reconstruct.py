@@ -8,15 +8,15 @@ the later ones see inputs from before the cut: an approximation that the next ro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.model import dynamic_batch_inputs
-from netadapt_onnx.runtime import Arrays, exposing, run, session
+from netadapt_onnx.runtime import Arrays
+from netadapt_onnx.surgery.activations import activations
 from netadapt_onnx.surgery.intercept import add_intercept, sink
 from netadapt_onnx.surgery.linear import linear_layers
 from netadapt_onnx.surgery.resize import Cut, resize
@@ -24,7 +24,6 @@ from netadapt_onnx.surgery.ties import Array
 from netadapt_onnx.surgery.trace import KeptIndices, Trace
 
 SAMPLES = 8192
-BATCH = 64
 RIDGE = 1e-3
 # Beyond this many inputs per conv group a solve costs seconds: such a layer keeps its sliced weights.
 LARGEST_SYSTEM = 8192
@@ -55,7 +54,7 @@ def original_targets(trace: Trace, inputs: Arrays, seed: int = 0) -> Targets:
     """Run the original model on calibration inputs (images first) and keep what its layers put out."""
     parts: dict[str, list[np.ndarray]] = {}
     layers = linear_layers(trace)
-    for batch, arrays in _batches(trace, inputs, [layer.output for layer in layers]):
+    for batch, arrays in activations(trace, inputs, [layer.output for layer in layers]):
         for layer in layers:
             positions = layer.positions(seed, batch, _per_image(inputs))
             parts.setdefault(layer.name, []).append(layer.outputs_at(arrays[layer.output], positions))
@@ -74,7 +73,7 @@ def moments(
     layers = [layer for layer in layers if trace.axes.get(layer.input) and layer.name in targets.outputs]
     sums: dict[str, _Sums] = {}
     seen = dict.fromkeys((layer.name for layer in layers), 0)
-    for batch, arrays in _batches(trace, inputs, [layer.input for layer in layers]):
+    for batch, arrays in activations(trace, inputs, [layer.input for layer in layers]):
         for layer in layers:
             positions = layer.positions(targets.seed, batch, _per_image(inputs))
             x = layer.inputs_at(arrays[layer.input], positions)
@@ -170,25 +169,3 @@ def kept_outputs(trace: Trace, keep: KeptIndices, before: Mapping[str, Array] | 
 def _per_image(inputs: Arrays) -> int:
     """Sampled positions per image, so that all images together give about SAMPLES."""
     return max(1, SAMPLES // len(next(iter(inputs.values()))))
-
-
-def _batches(trace: Trace, inputs: Arrays, names: list[str]) -> Iterator[tuple[int, Arrays]]:
-    """(batch number, activations by name) of the model over the calibration inputs."""
-    wanted = list(dict.fromkeys(names))
-    if not wanted:
-        return
-    given = {name for name in wanted if name in inputs}
-    computed = [name for name in wanted if name not in given]
-    active = session(exposing(trace.folded.proto, computed))
-    count = len(next(iter(inputs.values())))
-    size, whole = BATCH, count
-    if not _any_batch(trace):  # a batch written into the file: only full ones can run
-        size = next(iter(trace.folded.specs.values()))[0][0]
-        whole = count // size * size
-    for number, start in enumerate(range(0, whole, size)):
-        part = {name: values[start : start + size] for name, values in inputs.items()}
-        yield number, run(active, part, computed) | {n: part[n] for n in given}
-
-
-def _any_batch(trace: Trace) -> bool:
-    return len(dynamic_batch_inputs(trace.folded.proto)) == len(trace.folded.specs)

@@ -11,7 +11,10 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from netadapt_onnx.surgery.resize import Cut, export
+from netadapt_onnx.surgery.bodies import restore
+from netadapt_onnx.surgery.editing import Editing
+from netadapt_onnx.surgery.resize import Cut, resize_flat
+from netadapt_onnx.surgery.rules.quantised import ZERO_POINTS
 from netadapt_onnx.surgery.trace import Trace
 
 WHERE_OPSET = 9
@@ -19,21 +22,25 @@ WHERE_OPSET = 9
 
 def masked_reference(trace: Trace, cut: Cut, pruned: onnx.ModelProto) -> onnx.ModelProto:
     """Build the reference of `pruned`, the model that `cut` made of `trace`; tensors keep their names."""
-    graph = gs.import_onnx(trace.folded.proto)
+    editing = Editing(trace.flat.proto)
+    small = Editing(resize_flat(trace, cut) if trace.bodies else pruned)
+    graph = editing.graph
     original = list(graph.nodes)
-    after = gs.import_onnx(pruned).nodes
     for index, slot in trace.labels.masked:
-        _mask(graph, original[index], slot, trace, cut)
+        _mask(editing, original[index], slot, trace, cut)
+    after = {node.outputs[0].name: node for node in small.graph.nodes if node.outputs}
     for index in dict.fromkeys(trace.labels.gathered):
-        _gather(graph, original[index], after[index], trace, cut)
+        _gather(editing, original[index], small, after[original[index].outputs[0].name], trace, cut)
     graph.toposort()
-    return export(graph, trace.folded.proto)
+    result = editing.exported()
+    restore(result, trace.bodies)
+    return result
 
 
-def _mask(graph: gs.Graph, node: gs.Node, slot: int, trace: Trace, cut: Cut) -> None:
+def _mask(editing: Editing, node: gs.Node, slot: int, trace: Trace, cut: Cut) -> None:
     """Where(mask, x, 0): a product would let NaN and infinity through."""
-    tensor = node.inputs[slot]
-    shape = trace.folded.shapes[tensor.name]
+    graph, tensor = editing.graph, node.inputs[slot]
+    shape = trace.flat.shapes[tensor.name]
     masks = [cut.kept(tensor.name, axis) for axis in range(len(shape))]
     if all(m.all() for m in masks):
         return
@@ -41,32 +48,41 @@ def _mask(graph: gs.Graph, node: gs.Node, slot: int, trace: Trace, cut: Cut) -> 
     for axis, m in enumerate(masks):
         if not m.all():
             mask = mask & m.reshape([-1 if k == axis else 1 for k in range(len(shape))])
-    dtype = trace.folded.dtypes[tensor.name]
-    name = f"{tensor.name}/masked/{node.name or node.outputs[0].name}/{slot}"
+    dtype = trace.flat.dtypes[tensor.name]
+    name = f"{tensor.name}/masked/{node.outputs[0].name}/{slot}"
     out = gs.Variable(name)
     if cut.opset >= WHERE_OPSET:
-        inputs = [gs.Constant(f"{name}/mask", mask), tensor, gs.Constant(f"{name}/zero", np.zeros((), dtype))]
+        inputs = [gs.Constant(f"{name}/mask", mask), tensor, _zero(editing, node, slot, name, dtype)]
         graph.nodes.append(gs.Node("Where", name=name, inputs=inputs, outputs=[out]))
     else:
-        inputs = [tensor, gs.Constant(f"{name}/mask", mask.astype(dtype))]
+        inputs = [tensor, editing.constant(f"{name}/mask", mask.astype(dtype))]
         graph.nodes.append(gs.Node("Mul", name=name, inputs=inputs, outputs=[out]))
     node.inputs[slot] = out
 
 
-def _gather(graph: gs.Graph, node: gs.Node, pruned: gs.Node, trace: Trace, cut: Cut) -> None:
+def _zero(editing: Editing, node: gs.Node, slot: int, name: str, dtype: np.dtype) -> gs.Tensor:
+    """What stands for nothing: of a quantised operand its zero point, if it has one."""
+    place = ZERO_POINTS.get(node.op, {}).get(slot)
+    if place is not None and place < len(node.inputs) and node.inputs[place].name:
+        return node.inputs[place]
+    return editing.constant(f"{name}/zero", np.zeros((), dtype))
+
+
+def _gather(editing: Editing, node: gs.Node, small: Editing, pruned: gs.Node, trace: Trace, cut: Cut) -> None:
     """Apply the pruned node to the kept channels and put its results back at their places."""
-    base = node.name or node.outputs[0].name
+    graph = editing.graph
+    base = node.outputs[0].name  # names of nodes need not differ
     for slot, tensor in enumerate(node.inputs):
         if isinstance(tensor, gs.Constant):
-            other = pruned.inputs[slot]
-            node.inputs[slot] = gs.Constant(f"{tensor.name}/kept/{base}/{slot}", other.values)
-        elif tensor.name in trace.folded.shapes:
+            values = small.values(pruned.inputs[slot])
+            node.inputs[slot] = editing.constant(f"{tensor.name}/kept/{base}/{slot}", values)
+        elif tensor.name in trace.flat.shapes:
             node.inputs[slot] = _take(graph, tensor, trace, cut, f"{tensor.name}/kept/{base}/{slot}")
     node.attrs = dict(pruned.attrs)
     for slot, tensor in enumerate(list(node.outputs)):
         if not tensor.name:
             continue
-        shape = trace.folded.shapes[tensor.name]
+        shape = trace.flat.shapes[tensor.name]
         if cut.shape(tensor.name) == shape:
             continue
         inner = gs.Variable(f"{tensor.name}/kept/{base}/out{slot}")
@@ -84,7 +100,7 @@ def _gather(graph: gs.Graph, node: gs.Node, pruned: gs.Node, trace: Trace, cut: 
 def _take(graph: gs.Graph, tensor: gs.Variable, trace: Trace, cut: Cut, name: str) -> gs.Variable:
     """The kept positions of a tensor along all its axes."""
     source = tensor.name
-    for axis in range(len(trace.folded.shapes[source])):
+    for axis in range(len(trace.flat.shapes[source])):
         kept = cut.kept(source, axis)
         if not kept.all():
             out = gs.Variable(f"{name}/{axis}")

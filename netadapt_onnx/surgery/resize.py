@@ -1,17 +1,25 @@
-"""Cut a traced model: slice every constant by its kept labels and rewrite every number that counted channels."""
+"""Cut a traced model, or widen it: take every constant at its kept labels, rewrite every number that counted channels.
+
+A channel that is added stands beside the one it is modelled on, in every tensor: after it, or, where the channel is a
+run of equal labels (a head's dimensions, a flattened map's pixels), after the whole run. Its weights are drawn with the
+standard deviation of their tensor; per-channel vectors (biases, BatchNorm) are copied.
+"""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
-from netadapt_onnx.control_flow import captured
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.surgery.labels import Use
+from netadapt_onnx.surgery.bodies import restore
+from netadapt_onnx.surgery.editing import Editing
+from netadapt_onnx.surgery.labels import Use, on_axis
 from netadapt_onnx.surgery.ties import Array
 from netadapt_onnx.surgery.trace import KeptIndices, Trace
 
@@ -21,32 +29,55 @@ class Cut:
 
     def __init__(self, trace: Trace, keep: KeptIndices) -> None:
         self._trace = trace
-        self.alive = trace.alive(keep)
+        self._copies = trace.copies(keep)
         self._shapes = trace.resized_shapes(keep)
-        versions = {o.domain: o.version for o in trace.folded.proto.opset_import}
+        versions = {o.domain: o.version for o in trace.flat.proto.opset_import}
         self.opset = versions.get("", versions.get("ai.onnx", 1))
+        self.grows = bool((self._copies > 1).any())
+        self.added: list[gs.Node] = []  # by edits, to be put in front of what reads them
 
     def original_shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor before the cut."""
-        return self._trace.folded.shapes[name]
+        return self._trace.flat.shapes[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor after the cut."""
         return self._shapes[name]
 
-    def kept(self, name: str, axis: int) -> Array:
-        """Mask of the positions kept along one axis of a tensor."""
-        mask = np.ones(self.original_shape(name)[axis], bool)
+    def counts(self, name: str, axis: int) -> Array:
+        """How often each position along one axis of a tensor is there after the cut."""
+        counts = np.ones(self.original_shape(name)[axis], np.int64)
         for k, line in self._trace.axes.get(name, ()):
             if k == axis:
-                mask &= self.alive[line]
-        return mask
+                counts *= self._copies[line]
+        return counts
 
-    def remap(self, name: str, axis: int, indices: Array) -> Array:
-        """New positions of those of `indices` (n,) that are kept."""
-        kept = self.kept(name, axis)
-        indices = np.where(indices < 0, indices + len(kept), indices)
-        return (np.cumsum(kept) - 1)[indices[kept[indices]]]
+    def kept(self, name: str, axis: int) -> NDArray[np.bool_]:
+        """Mask of the positions kept along one axis of a tensor."""
+        return self.counts(name, axis) > 0
+
+    def layout(self, name: str, axis: int) -> tuple[Array, Array]:
+        """For each position along an axis after the cut: where it comes from, and which copy it is (0: itself)."""
+        lines = [line for k, line in self._trace.axes.get(name, ()) if k == axis]
+        return arrange(self.counts(name, axis), lines)
+
+    def taken(self, use: Use, values: np.ndarray) -> np.ndarray | None:
+        """A constant's values after the cut, as one node uses it; None if they are all there."""
+        changed = False
+        new = np.zeros((1,) * values.ndim, bool)
+        for factor in use.factors:
+            axis, line = self._trace.line_of(factor)
+            counts = self._copies[line]
+            if (counts == 1).all():
+                continue
+            changed = True
+            positions, copy = arrange(counts, [line])
+            values = values.take(positions, axis)
+            new = (new if new.shape[axis] == 1 else new.take(positions, axis)) | (on_axis(copy, axis, values.ndim) > 0)
+        if not changed:
+            return None
+        matrix = sum(n > 1 for n in values.shape) > 1 and values.dtype.kind == "f"
+        return _drawn(values, np.broadcast_to(new, values.shape), use.constant) if matrix and new.any() else values
 
     def integers(self, node: gs.Node, slot: int) -> Array:
         """Value of a constant integer input."""
@@ -57,7 +88,7 @@ class Cut:
         old = node.inputs[slot] if slot < len(node.inputs) else None
         dtype = old.values.dtype if isinstance(old, gs.Constant) else np.int64
         alone = old is not None and len(old.outputs) == 1
-        name = old.name if old is not None and old.name and alone else f"{node.name or node.outputs[0].name}/{slot}"
+        name = old.name if old is not None and old.name and alone else f"{node.outputs[0].name}/{slot}"
         made = gs.Constant(name, np.ascontiguousarray(np.asarray(values, dtype)))
         if slot < len(node.inputs):
             node.inputs[slot] = made
@@ -74,8 +105,10 @@ class Cut:
             node.attrs["shape"] = self._rewritten(np.array(node.attrs["shape"]), before, after).tolist()
         elif isinstance(source, gs.Constant):
             self.set_integers(node, slot, self._rewritten(self.integers(node, slot), before, after))
-        else:
+        elif _is_formula(source):
             self._resize_formula(source, before, after)
+        else:
+            node.inputs[slot] = self._overruled(source, before, after, f"{node.name or output}/{slot}")
 
     @staticmethod
     def _rewritten(values: Array, before: Sequence[int], after: Sequence[int]) -> Array:
@@ -89,8 +122,6 @@ class Cut:
     def _resize_formula(self, source: gs.Variable, before: Sequence[int], after: Sequence[int]) -> None:
         """Dimensions computed as `slope * batch + offset` (`folding.py`): scale the entries that were cut."""
         add = source.inputs[0]
-        if add.op != "Add" or add.inputs[0].inputs[0].op != "Mul":
-            raise NetadaptError("dimensions computed at run time cannot be cut", node=add.name)
         slope, offset = add.inputs[0].inputs[0].inputs[1], add.inputs[1]
         current = slope.values * self._trace.folded.batch_size + offset.values
         for constant in (slope, offset):
@@ -103,33 +134,96 @@ class Cut:
                 values[axis] = values[axis] * new // old
             constant.values = values
 
+    def _overruled(self, source: gs.Variable, before: Sequence[int], after: Sequence[int], name: str) -> gs.Variable:
+        """Dimensions computed at run time, but for those of axes that were cut."""
+        offset = len(before) - self._shapes[source.name][0]  # Expand's target may have fewer axes than its result
+        cut = np.array([old != new for old, new in zip(before, after, strict=True)][offset:])
+        dims = np.array(after[offset:], np.int64)
+        made = gs.Variable(f"{name}/dims")
+        inputs = [gs.Constant(f"{name}/cut", cut), gs.Constant(f"{name}/sizes", dims), source]
+        self.added.append(gs.Node("Where", name=f"{name}/dims", inputs=inputs, outputs=[made]))
+        return made
+
     def set_gather(self, node: gs.Node, slot: int, data: str, axis: int, indices: Array, output: str) -> None:
         """Indices (of any rank) into a cut axis: those that are kept, at their new positions."""
-        kept = self.kept(data, axis)
-        if kept.all():
+        positions, copies = self.layout(data, axis)
+        length = self.original_shape(data)[axis]
+        if len(positions) == length and not copies.any():
             return
+        at = np.zeros((length, int(copies.max(initial=0)) + 1), np.int64)
+        at[positions, copies] = np.arange(len(positions))
+        copy = np.zeros((1,) * indices.ndim, np.int64)
         for k in range(indices.ndim):
-            indices = indices.compress(self.kept(output, axis + k), axis=k)
-        position = np.cumsum(kept) - 1
-        self.set_integers(node, slot, position[np.where(indices < 0, indices + len(kept), indices)])
+            taken, which = self.layout(output, axis + k)
+            indices = indices.take(taken, k)
+            copy = np.maximum(copy, on_axis(which, k, indices.ndim))
+        self.set_integers(node, slot, at[np.where(indices < 0, indices + length, indices), copy])
+
+
+def _is_formula(source: gs.Variable) -> bool:
+    """Whether dimensions are `slope * batch + offset` as `batch_formula.py` writes them."""
+    add = source.inputs[0] if source.inputs else None
+    if add is None or add.op != "Add" or not isinstance(add.inputs[1], gs.Constant) or not add.inputs[0].inputs:
+        return False
+    mul = add.inputs[0].inputs[0]
+    return mul.op == "Mul" and isinstance(mul.inputs[1], gs.Constant)
+
+
+def arrange(counts: Array, lines: Sequence[Array]) -> tuple[Array, Array]:
+    """Positions (n,) repeated as `counts` says, and the number of each copy; runs of equal labels repeat as a whole."""
+    if counts.max(initial=0) <= 1:
+        positions = np.flatnonzero(counts)
+        return positions, np.zeros_like(positions)
+    positions = np.repeat(np.arange(len(counts)), counts)
+    copy = np.arange(len(positions)) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = np.zeros(len(counts), bool)
+    for line in lines:
+        starts[1:] |= line[1:] != line[:-1]
+    order = np.lexsort((positions, copy, np.cumsum(starts)[positions]))
+    return positions[order], copy[order]
+
+
+def _drawn(values: np.ndarray, new: np.ndarray, name: str) -> np.ndarray:
+    """The same values with those marked `new` drawn at random, from a seed that is the tensor's name."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    spread = float(values.astype(np.float64).std())
+    drawn: np.ndarray = np.where(new, rng.normal(0.0, spread, values.shape), values).astype(values.dtype)
+    return drawn
 
 
 def resize(trace: Trace, keep: KeptIndices) -> onnx.ModelProto:
-    """The traced model with only the kept channels of each group in `keep`; groups left out stay whole.
+    """The traced model with the channels of each group that `keep` names; groups left out stay as they are.
 
-    `keep[group]` holds ascending channel indices. Raises NetadaptError for unknown or pinned groups, indices out of
-    range, broken steps and fewer channels than the floor.
+    `keep[group]` holds ascending channel indices; one that is repeated gets new channels beside it. Raises
+    NetadaptError for unknown or pinned groups, indices out of range, broken steps and too few channels.
     """
     cut = Cut(trace, keep)
-    graph = gs.import_onnx(trace.folded.proto)
-    slice_constants(graph, trace, cut)
+    result = resize_flat(trace, cut)
+    restore(result, trace.bodies, cut.shape)
+    return result
+
+
+def resize_flat(trace: Trace, cut: Cut) -> onnx.ModelProto:
+    """The same with its subgraphs still laid out flat."""
+    editing = Editing(trace.flat.proto)
+    take_constants(editing, trace, cut)
     for index, edit in trace.labels.edits:
-        edit(cut, graph.nodes[index])
-    return export(graph, trace.folded.proto)
+        edit(cut, editing.graph.nodes[index])
+    if cut.added:
+        editing.graph.nodes.extend(cut.added)
+        editing.graph.toposort()
+    result = editing.exported()
+    for value in (*result.graph.input, *result.graph.output):
+        if value.name in trace.labels.choices.resize_io:
+            for dim, n in zip(value.type.tensor_type.shape.dim, cut.shape(value.name), strict=False):
+                if dim.HasField("dim_value"):
+                    dim.dim_value = n
+    return result
 
 
-def slice_constants(graph: gs.Graph, trace: Trace, cut: Cut) -> None:
-    """Slice every labelled constant. Users that need different slices of one constant get copies of their own."""
+def take_constants(editing: Editing, trace: Trace, cut: Cut) -> None:
+    """Cut every labelled constant. Users that need different slices of one constant get copies of their own."""
+    graph = editing.graph
     uses: dict[str, list[Use]] = {}
     for use in trace.labels.uses:
         uses.setdefault(use.constant, []).append(use)
@@ -137,57 +231,24 @@ def slice_constants(graph: gs.Graph, trace: Trace, cut: Cut) -> None:
     outputs = {tensor.name for tensor in graph.outputs}
     for name, users in uses.items():
         constant = tensors[name]
-        variants: dict[tuple[bytes, ...], gs.Constant] = {}
-        masks = {(use.node, use.slot): _masks(trace, cut, use, constant.shape) for use in users}
+        original = editing.values(constant)
+        made = {(use.node, use.slot): cut.taken(use, original) for use in users}
         places = sum(i is constant for node in graph.nodes for i in node.inputs) if len(users) > 1 else len(users)
         shared = len(constant.outputs) > len(users) or places > len(users) or name in outputs
+        whole = any(values is None for values in made.values())
+        variants: list[tuple[np.ndarray, gs.Constant]] = []
         for use in users:
-            mask = masks[use.node, use.slot]
-            if all(m.all() for m in mask):
+            values = made[use.node, use.slot]
+            if values is None:
                 continue
-            key = tuple(m.tobytes() for m in mask)
-            if key not in variants:
-                values = constant.values
-                for axis, m in enumerate(mask):
-                    if not m.all():
-                        values = values.compress(m, axis=axis)
-                whole = any(all(m.all() for m in other) for other in masks.values())
+            variant = next((v for other, v in variants if np.array_equal(other, values)), None)
+            if variant is None:
                 first = not variants and not shared and not whole
                 made_name = name if first else _free_name(name, tensors)
-                variants[key] = gs.Constant(made_name, np.ascontiguousarray(values))
-                tensors[made_name] = variants[key]
-            graph.nodes[use.node].inputs[use.slot] = variants[key]
-
-
-def _masks(trace: Trace, cut: Cut, use: Use, shape: Sequence[int]) -> list[Array]:
-    masks = [np.ones(n, bool) for n in shape]
-    for factor in use.factors:
-        axis, line = trace.line_of(factor)
-        masks[axis] &= cut.alive[line]
-    return masks
+                variant = tensors[made_name] = editing.constant(made_name, values)
+                variants.append((values, variant))
+            graph.nodes[use.node].inputs[use.slot] = variant
 
 
 def _free_name(name: str, taken: dict[str, Any]) -> str:
     return next(f"{name}_{i}" for i in range(1, len(taken) + 2) if f"{name}_{i}" not in taken)
-
-
-def export(graph: gs.Graph, like: onnx.ModelProto) -> onnx.ModelProto:
-    """The edited graph in the frame of the original: its names, inputs, outputs, opsets, IR version and metadata."""
-    made = gs.export_onnx(graph, do_type_check=False)
-    result = onnx.ModelProto()
-    for field, value in like.ListFields():
-        if field.name == "graph":
-            continue
-        if field.is_repeated:
-            getattr(result, field.name).extend(value)
-        else:
-            setattr(result, field.name, value)
-    result.graph.name = like.graph.name
-    result.graph.doc_string = like.graph.doc_string
-    result.graph.input.extend(like.graph.input)
-    result.graph.output.extend(like.graph.output)
-    result.graph.node.extend(made.graph.node)
-    needed = {name for node in made.graph.node for name in node.input} | {v.name for v in like.graph.output}
-    needed |= {name for node in made.graph.node for name in captured(node)}
-    result.graph.initializer.extend(t for t in made.graph.initializer if t.name in needed)
-    return result

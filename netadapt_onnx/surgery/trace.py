@@ -11,12 +11,15 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.folding import Folded
+from netadapt_onnx.surgery.bodies import Body, flatten
 from netadapt_onnx.surgery.groups import Group, find_groups
-from netadapt_onnx.surgery.labels import Labels, Unsupported, squeeze
+from netadapt_onnx.surgery.idioms import canonical
+from netadapt_onnx.surgery.labels import Choices, Labels, Unsupported, on_axis, squeeze
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules import RULES
 from netadapt_onnx.surgery.ties import Array, components
 
+# Per group the channels that a model has after a cut, ascending. One that is repeated gets new channels beside it.
 KeptIndices = Mapping[str, Array]
 
 
@@ -24,10 +27,13 @@ KeptIndices = Mapping[str, Array]
 class Trace:
     """A folded model with its labels resolved. `members[group]` is the root label of each of its channels.
 
+    `flat` is the model with its subgraphs laid out flat (`bodies.py`): what labels, uses and layers count nodes of.
     `roots` and `pinned` (whether its set must stay) are indexed by label.
     """
 
     folded: Folded
+    flat: Folded
+    bodies: tuple[Body, ...]
     labels: Labels
     roots: Array
     pinned: Array
@@ -74,62 +80,91 @@ class Trace:
                 roots = roots.take([0], axis=k)
         return axis, roots.reshape(-1)
 
-    def alive(self, keep: KeptIndices) -> Array:
-        """For each root label whether it stays, as a boolean array indexed by label."""
-        alive = np.ones(len(self.roots), bool)
+    def copies(self, keep: KeptIndices) -> Array:
+        """How often each root label occurs after a cut: 0 gone, 1 kept, n kept with n - 1 new channels beside it.
+
+        Raises NetadaptError for unknown or pinned groups, indices out of range, broken steps and too few channels.
+        """
+        copies = np.ones(len(self.roots), np.int64)
         for name, kept in keep.items():
             group = self.group(name)
             members = self.members[name]
-            chosen = np.zeros(group.channels, bool)
             indices = np.asarray(kept, np.int64)
             if indices.size and (indices.min() < 0 or indices.max() >= group.channels):
                 raise NetadaptError(
                     f"group '{name}' has channels 0..{group.channels - 1}; asked to keep {indices.max()}"
                 )
-            chosen[indices] = True
-            if chosen.all():
+            chosen = np.bincount(indices, minlength=group.channels)
+            if (chosen == 1).all():
                 continue
             if not group.prunable:
                 raise NetadaptError(f"group '{name}' cannot be pruned: {group.reason}", code="pinned")
-            alive[members] = False
-            alive[members[chosen]] = True
-            if not np.array_equal(alive[members], chosen):
+            copies[members] = chosen
+            if not np.array_equal(copies[members], chosen):
                 raise NetadaptError(f"group '{name}' goes in whole steps of {group.step} tied channels")
             if chosen.sum() < group.floor:
                 raise NetadaptError(f"group '{name}' keeps at least {group.floor} of {group.channels} channels")
-        return alive
+        return copies
 
     def resized_shapes(self, keep: KeptIndices) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor, initializers included, after a cut; nothing is built."""
-        alive = self.alive(keep)
-        shapes = dict(self.folded.shapes)
+        copies = self.copies(keep)
+        shapes = dict(self.flat.shapes)
         for name, lines in self.axes.items():
             shape = list(shapes[name])
             for axis in {axis for axis, _ in lines}:
-                masks = [alive[line] for k, line in lines if k == axis]
-                shape[axis] = int(np.logical_and.reduce(masks).sum()) if len(masks) > 1 else int(masks[0].sum())
+                found = [copies[line] for k, line in lines if k == axis]
+                shape[axis] = int(np.prod(found, axis=0).sum() if len(found) > 1 else found[0].sum())
             shapes[name] = tuple(shape)
-        return shapes
+        return shapes | self.labels.shape_of_views(shapes)
 
 
-def trace(folded: Folded) -> Trace:
-    """Run the rules over all nodes in order. An op without a rule pins what reaches it; it never guesses."""
-    labels = Labels(folded)
-    versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in folded.proto.opset_import}
+def trace(folded: Folded, choices: Choices | None = None) -> Trace:
+    """Run the rules over all nodes in order. An op without a rule pins what reaches it; it never guesses.
+
+    Raises NetadaptError if `choices` names something that is no graph input or output.
+    """
+    folded = canonical(folded)
+    flat, bodies = flatten(folded)
+    labels = Labels(
+        flat, choices or Choices(), {body.owner: [b for b in bodies if b.owner == body.owner] for body in bodies}
+    )
+    versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in flat.proto.opset_import}
     nodes = [
         Node(i, proto, versions.get("" if proto.domain == "ai.onnx" else proto.domain, 1))
-        for i, proto in enumerate(folded.proto.graph.node)
+        for i, proto in enumerate(flat.proto.graph.node)
     ]
+    _open_inputs(folded, labels)
+    for name in (name for body in bodies for name in body.inputs):
+        _open(name, labels)
     for node in nodes:
         _apply(node, labels)
     for value in folded.proto.graph.output:
-        for factor in labels.of(value.name):
+        for factor in labels.of(value.name) if value.name not in labels.choices.resize_io else ():
             labels.pin(factor, f"reaches graph output '{value.name}'")
-    _tie_shared_weights(folded.proto, nodes, labels)
+    _tie_shared_weights(flat.proto, nodes, labels)
     _resolve(labels)
     roots = labels.ties.roots(np.arange(len(labels.ties)))
     groups, members = find_groups(labels, roots)
-    return Trace(folded, labels, roots, pinned_sets(labels), groups, members)
+    return Trace(folded, flat, bodies, labels, roots, pinned_sets(labels), groups, members)
+
+
+def _open_inputs(folded: Folded, labels: Labels) -> None:
+    """Inputs that may be resized start labels of their own on every axis."""
+    names = [value.name for value in (*folded.proto.graph.input, *folded.proto.graph.output)]
+    for name in labels.choices.resize_io:
+        if name not in names:
+            hint = did_you_mean(name, names, f"one of {', '.join(names)}")
+            raise NetadaptError(f"the model has no input or output '{name}'", hint=hint, code="usage")
+        if name in folded.specs:
+            _open(name, labels)
+
+
+def _open(name: str, labels: Labels) -> None:
+    """Start labels on every axis of a tensor that no node produces."""
+    shape = labels.shape(name)
+    if labels.kind(name) == "f":
+        labels.set(name, [on_axis(labels.fresh(n), k, len(shape)) for k, n in enumerate(shape) if n > 1])
 
 
 def _apply(node: Node, labels: Labels) -> None:
@@ -158,7 +193,7 @@ def _tie_shared_weights(proto: onnx.ModelProto, nodes: list[Node], labels: Label
     uses = {(use.node, use.slot): use for use in labels.uses}
     for tensor in proto.graph.initializer:
         places = sharing.get(tensor.name, [])
-        if len(places) < 2 or len(tensor.dims) < 2:
+        if len(places) < 2 or len(tensor.dims) < 2 or labels.kind(tensor.name) != "f":
             continue
         roles: dict[tuple[str, int], list[tuple[int, int]]] = {}
         for index, slot in places:

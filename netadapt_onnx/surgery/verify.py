@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx
 
-from netadapt_onnx.runtime import Arrays, exposing, random_inputs, run, session
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.surgery.bodies import BRANCHES, taking
+from netadapt_onnx.surgery.comparison import Comparison, Tally
 from netadapt_onnx.surgery.reference import masked_reference
 from netadapt_onnx.surgery.resize import Cut, resize
 from netadapt_onnx.surgery.trace import KeptIndices, Trace
+from netadapt_onnx.surgery.widened import wide_dtype, widened
 
 TOLERANCE = 1e-4
 RUNS = 5
 # onnxruntime's Sigmoid is off by 1.4e-7 in absolute terms whatever the result: bounded ops have a scale of 1.
 BOUNDED = {"Sigmoid", "Tanh", "Softmax", "LogSoftmax", "HardSigmoid", "Erf", "Sin", "Cos", "Softsign"}
-# A tensor whose values differ by less than this share of their size is compared on its size instead.
-STILL = 1e-2
 # An output that moves less than this share of its size with the inputs is dead or saturated: it proves nothing.
 MOVES = 1e-6
+# Terms that cancel leave differences this many times larger than one unit in the last place of the inputs makes.
+ROUNDING = 16
+LARGEST_BYTES = 1 << 32
+# Integer arithmetic is exact: these are compared like floats. Other integers (classes, indices) follow from floats.
+QUANTISERS = {"QuantizeLinear", "DynamicQuantizeLinear"}
+EXACT_INTEGERS = {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"}
 
 
 @dataclass(frozen=True)
@@ -28,8 +36,9 @@ class Verification:
     """Largest difference over all tensors, relative to each tensor's own movement across the seeded inputs.
 
     `exact` means at most 1e-4 everywhere, with something to compare; `worst_tensor` is where the largest difference is,
-    `first_bad_tensor` the first in topological order beyond the tolerance; `moves` is False when no float output of
-    the model reacts to its inputs, so that the outputs alone would have proved nothing.
+    `first_bad_tensor` the first in topological order beyond the tolerance. `outputs` says for each output of the model
+    which compared tensors speak for it: itself, or, where it holds integers or does not move with the inputs, the last
+    ones in front of it that do. `moves` is False when there are none at all: what was compared proves little.
     """
 
     max_rel_diff: float
@@ -39,6 +48,7 @@ class Verification:
     first_bad_tensor: str | None
     tensors: int
     moves: bool
+    outputs: Mapping[str, tuple[str, ...]]
 
 
 def verify(
@@ -46,94 +56,122 @@ def verify(
 ) -> Verification:
     """Compare a pruned model (built from `keep` unless given) with its masked reference in onnxruntime.
 
-    Both run on `runs` seeded random inputs with optimisations off. The difference is max |a - b| at kept positions over
-    the standard deviation of the reference across the inputs. Raises NetadaptError if onnxruntime refuses the pruned
-    model.
+    Both run on `runs` seeded random inputs with optimisations off, in float32 if they are of half precision. The
+    difference is max |a - b| at kept positions over the standard deviation of the reference across the inputs. Raises
+    NetadaptError (`unverifiable`) if onnxruntime cannot run the model.
     """
     cut = Cut(trace, keep)
+    if cut.grows:
+        raise NetadaptError("a model with new channels has no masked original to be compared with", code="usage")
+    _refuse_huge(trace)
     model = pruned if pruned is not None else resize(trace, keep)
     reference = masked_reference(trace, cut, model)
-    produced = {name for node in model.graph.node for name in node.output if name}
-    names = [
-        name
-        for node in trace.folded.proto.graph.node
-        for name in node.output
-        if name in produced and trace.folded.dtypes.get(name, np.dtype(int)).kind == "f"
-        if not trace.labels.is_view(name)  # a weight: what computes with it is compared
-    ]
-    bounded = {name for node in trace.folded.proto.graph.node if node.op_type in BOUNDED for name in node.output}
-    compared = list(_differences(trace, cut, reference, model, names, bounded, range(seed, seed + runs)))
-    differences = {name: difference for name, difference, _ in compared}
-    worst = max(differences, key=lambda name: _ordered(differences[name]), default="")
-    largest = differences.get(worst, 0.0)
-    bad = next((name for name in names if name in differences and not differences[name] <= TOLERANCE), None)
-    outputs = [value.name for value in trace.folded.proto.graph.output]
+    names = _comparable(trace, model)
+    seeds = range(seed, seed + runs)
+    try:
+        differences, moving = _compare(trace, cut, reference, model, names, seeds)
+    except NetadaptError as error:
+        raise NetadaptError(
+            f"the cut cannot be verified: {trace.folded.unrunnable or error.message}",
+            hint="`prune -o` without --verify writes it unproven",
+            code="unverifiable",
+        ) from error
+    unproven: list[str] = []
+    for branch in BRANCHES if any(body.attribute in BRANCHES for body in trace.bodies) else ():
+        try:  # inputs alone may never take it
+            taken, moved = _compare(trace, cut, taking(reference, branch), taking(model, branch), names, seeds)
+        except NetadaptError:
+            unproven += [g.name for g in trace.groups if any(f"/{branch}/" in layer for layer in g.layers)]
+            continue
+        differences = {name: max(differences[name], taken[name]) for name in names}
+        moving |= moved
+    worst = max(differences, key=lambda name: differences[name], default="")
+    bad = next((name for name in names if not differences[name] <= TOLERANCE), None)
+    outputs = _speaking(trace.folded.proto.graph, moving)
     return Verification(
-        max_rel_diff=float(largest),
-        exact=bad is None and bool(compared),
-        inexact_groups=(),
+        max_rel_diff=differences.get(worst, 0.0),
+        exact=bad is None and bool(names),
+        inexact_groups=tuple(name for name in dict.fromkeys(unproven) if name in keep),
         worst_tensor=worst,
         first_bad_tensor=bad,
         tensors=len(names),
-        moves=any(name in outputs and movement > MOVES for name, _, movement in compared),
+        moves=any(outputs.values()),
+        outputs=outputs,
     )
 
 
-def _ordered(value: float) -> float:
-    return np.inf if np.isnan(value) else value
+def _refuse_huge(trace: Trace) -> None:
+    """A single tensor beyond 4 GiB means a wrong size somewhere, or inputs far larger than a proof needs."""
+    folded = trace.folded
+    sizes = {name: prod(shape) * folded.dtypes[name].itemsize for name, shape in folded.shapes.items()}
+    largest = max(sizes, key=lambda name: sizes[name], default="")
+    if sizes.get(largest, 0) > LARGEST_BYTES:
+        raise NetadaptError(
+            f"the cut cannot be verified: tensor '{largest}' {folded.shapes[largest]} is too large to run",
+            hint="verify it at smaller inputs with --shape",
+            code="unverifiable",
+        )
 
 
-def _differences(
-    trace: Trace,
-    cut: Cut,
-    reference: onnx.ModelProto,
-    model: onnx.ModelProto,
-    names: list[str],
-    bounded: set[str],
-    seeds: range,
-) -> Iterator[tuple[str, float, float]]:
-    """(tensor, relative difference, share of its size that moves with the inputs) for every tensor compared."""
+def _compare(
+    trace: Trace, cut: Cut, reference: onnx.ModelProto, model: onnx.ModelProto, names: list[str], seeds: range
+) -> tuple[dict[str, float], set[str]]:
+    """The difference of every tensor, and those that move with the inputs."""
     if not names:
-        return
-    gap = dict.fromkeys(names, 0.0)
-    sums: Arrays = {}
-    squares: Arrays = {}
-    expected_session = session(exposing(reference, names), optimise=False)
-    actual_session = session(exposing(model, names), optimise=False)
-    for seed in seeds:
-        inputs = random_inputs(trace.folded.specs, seed)
-        expected, actual = run(expected_session, inputs, names), run(actual_session, inputs, names)
-        for name in names:
-            wanted, got = _kept(expected[name], cut, name), actual[name]
-            if wanted.shape != got.shape:
-                gap[name] = np.inf
-                continue
-            wanted, got = wanted.astype(np.float64), got.astype(np.float64)
-            same = (wanted == got) | (np.isnan(wanted) & np.isnan(got))
-            with np.errstate(invalid="ignore"):
-                apart = np.where(same, 0.0, np.abs(wanted - got))
-            # NaN against a number is as far apart as can be, and would otherwise lose every comparison.
-            gap[name] = max(gap[name], float(np.where(np.isnan(apart), np.inf, apart).max(initial=0.0)))
-            finite = np.where(np.isfinite(wanted), wanted, 0.0)
-            sums[name] = sums.get(name, np.zeros(())) + finite
-            squares[name] = squares.get(name, np.zeros(())) + finite**2
-    for name in names:
-        if name not in sums:
-            yield name, gap[name], 0.0
-            continue
-        count = max(sums[name].size, 1) * len(seeds)
-        mean, square = float(sums[name].sum()) / count, float(squares[name].sum()) / count
-        spread = float(np.sqrt(max(square - mean**2, 0.0)))
-        scale = max(spread, STILL * float(np.sqrt(square)), 1.0 if name in bounded else 0.0)
-        variance = np.maximum(squares[name] / len(seeds) - (sums[name] / len(seeds)) ** 2, 0.0)
-        movement = float(np.sqrt(variance.mean())) if variance.size else 0.0
-        if scale > 0 or gap[name] > 0:
-            yield name, gap[name] / scale if scale > 0 else np.inf, movement / np.sqrt(square) if square > 0 else 0.0
+        return {}, set()
+    nodes = trace.folded.proto.graph.node
+    bounded = {name for node in nodes if node.op_type in BOUNDED for name in node.output}
+    specs = {name: (shape, wide_dtype(dtype)) for name, (shape, dtype) in trace.folded.specs.items()}
+    both = Comparison(widened(reference), widened(model), names, cut, specs)
+    tallies = both.run(seeds, trace.folded.sampled)
+    differences = {name: tally.difference(name in bounded) for name, tally in tallies.items()}
+    handed = frozenset(node.output[0] for node in nodes if node.op_type in QUANTISERS) & set(names)
+    if handed and not all(difference <= TOLERANCE for difference in differences.values()):
+        both = Comparison(widened(reference), widened(model), names, cut, specs, handed)
+        tallies = both.run(seeds, trace.folded.sampled)
+        differences = {name: tally.difference(name in bounded) for name, tally in tallies.items()}
+    suspects = {name: tallies[name] for name in names if not differences[name] <= TOLERANCE}
+    if suspects:
+        both.add_noise(suspects, seeds)
+        differences |= {name: _beyond_rounding(differences[name], tally) for name, tally in suspects.items()}
+    return differences, {name for name, tally in tallies.items() if tally.movement > MOVES}
 
 
-def _kept(array: np.ndarray, cut: Cut, name: str) -> np.ndarray:
-    for axis in range(array.ndim):
-        mask = cut.kept(name, axis)
-        if not mask.all():
-            array = array.compress(mask, axis=axis)
-    return array
+def _comparable(trace: Trace, model: onnx.ModelProto) -> list[str]:
+    """What both models compute: floats, bytes of quantised models, and sums of those."""
+    produced = {name for node in model.graph.node for name in node.output if name}
+    found = []
+    for node in trace.folded.proto.graph.node:
+        for name in node.output:
+            dtype = trace.folded.dtypes.get(name)
+            if dtype is None or name not in produced or trace.labels.is_view(name):
+                continue  # of a view, which is a weight, what computes with it is compared
+            integer = dtype.kind in "iu" and (dtype.itemsize == 1 or node.op_type in EXACT_INTEGERS)
+            if wide_dtype(dtype).kind == "f" or integer:
+                found.append(name)
+    return found
+
+
+def _beyond_rounding(difference: float, tally: Tally) -> float:
+    """The difference where terms cancel: what rounding of the inputs alone makes of the tensor counts as tolerable."""
+    limit = ROUNDING * tally.noise
+    return min(difference, TOLERANCE * tally.gap / limit) if np.isfinite(tally.gap) and limit > 0 else difference
+
+
+def _speaking(graph: onnx.GraphProto, moving: set[str]) -> dict[str, tuple[str, ...]]:
+    """For each output the tensors nearest in front of it, itself included, that were compared and move."""
+    producer = {name: node for node in graph.node for name in node.output if name}
+    found: dict[str, tuple[str, ...]] = {}
+    for value in graph.output:
+        speaking: dict[str, None] = {}
+        seen: set[str] = set()
+        waiting = [value.name]
+        while waiting:
+            name = waiting.pop()
+            if name in moving:
+                speaking[name] = None
+            elif name in producer and name not in seen:
+                waiting.extend(producer[name].input)
+            seen.add(name)
+        found[value.name] = tuple(speaking)
+    return found

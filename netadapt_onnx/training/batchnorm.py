@@ -13,7 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.model import dynamic_batch_inputs
-from netadapt_onnx.runtime import exposing, run, session
+from netadapt_onnx.runtime import run, session
 from netadapt_onnx.training.data import Split
 from netadapt_onnx.training.evaluate import batch_size
 
@@ -175,7 +175,7 @@ def _statistics(
     proto: onnx.ModelProto, names: list[str], calibration: Split
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Mean and variance per channel of some tensors; those of one position per sample are left out."""
-    active = session(exposing(proto, names))
+    active = session(proto, outputs=names)
     sums: dict[str, np.ndarray] = {}
     squares: dict[str, np.ndarray] = {}
     counts: dict[str, int] = {}

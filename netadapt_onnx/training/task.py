@@ -50,13 +50,13 @@ class Task:
             total = torch.stack([self._distill(name, outputs[name], teacher[name]) for name in self.outputs]).sum()
             terms.append((self.distillation_share if labels is not None else 1.0, total))
         if labels is not None and self.labelled is not None:
-            scores = self._log_scores(self.labelled, outputs[self.labelled]).flatten(1)
+            scores = self.log_scores(self.labelled, outputs[self.labelled]).flatten(1)
             terms.append((1 - self.distillation_share if teacher is not None else 1.0, F.cross_entropy(scores, labels)))
         if not terms:
             raise NetadaptError("training needs labels or a teacher", code="invalid-data")
         return torch.stack([share * term for share, term in terms]).sum()
 
-    def _log_scores(self, name: str, value: Tensor) -> Tensor:
+    def log_scores(self, name: str, value: Tensor) -> Tensor:
         """Scores up to a constant per sample: a softmax inside the model is undone by a logarithm."""
         value = value.float()
         return value.clamp_min(_TINY).log() if self.outputs[name].form == "probabilities" else value
@@ -68,8 +68,8 @@ class Task:
             wanted = teacher.float()
             return F.mse_loss(student.float(), wanted) / wanted.var(correction=0).clamp_min(1e-8)
         t, axis = self.temperature, output.axis
-        wanted = F.softmax(self._log_scores(name, teacher) / t, axis)
-        found = F.log_softmax(self._log_scores(name, student) / t, axis)
+        wanted = F.softmax(self.log_scores(name, teacher) / t, axis)
+        found = F.log_softmax(self.log_scores(name, student) / t, axis)
         divergence = F.kl_div(found, wanted, reduction="none").sum(axis)
         return t * t * divergence.mean()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +56,7 @@ class TorchGraph(nn.Module):
         self._nodes = self._fold_constants(_read_nodes(proto))
         self._steps = self._plan()
         self._observer: Observer | None = None
+        self._gates: Mapping[str, Sequence[tuple[int, Tensor]]] = {}
         self._declared_batch = _fixed_batch(proto)
         self._reshapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         if self._declared_batch is not None and any(node.op == "Reshape" for node in self._nodes):
@@ -102,6 +103,9 @@ class TorchGraph(nn.Module):
             scale = inputs[self.input_names[0]].shape[0] / self._declared_batch
         for step in self._steps:
             arguments = [values[name] if name else None for name in step.node.inputs]
+            for slot, gate in self._gates.get(step.node.outputs[0], ()):
+                value = arguments[slot]
+                arguments[slot] = None if value is None else value * gate
             results: Tensor | tuple[Tensor, ...]
             if scale != 1 and step.node.outputs[0] in self._reshapes:
                 results = self._rescaled(step.node, arguments[0])
@@ -127,6 +131,18 @@ class TorchGraph(nn.Module):
         finally:
             self._observer = None
             self.train(mode)
+
+    def gated(self, inputs: Mapping[str, Tensor], gates: Iterable[tuple[tuple[str, int], Tensor]]) -> dict[str, Tensor]:
+        """Run with single inputs of nodes multiplied: a gate comes with its node's first output and an input slot."""
+        chosen: dict[str, list[tuple[int, Tensor]]] = {}
+        for (output, slot), gate in gates:
+            chosen.setdefault(output, []).append((slot, gate))
+        self._gates = chosen
+        try:
+            found: dict[str, Tensor] = self(inputs)
+            return found
+        finally:
+            self._gates = {}
 
     def write_back(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """A copy of `proto` with the trained weights and the running statistics put in by name; nothing else changes.

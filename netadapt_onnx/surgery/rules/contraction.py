@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from netadapt_onnx.surgery.labels import Labels, Unsupported, align, labelled
+from netadapt_onnx.surgery.labels import Labels, Unsupported, align, labelled, labelled_on
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.elementwise import bind_broadcast, broadcast
 from netadapt_onnx.surgery.rules.registry import rule
@@ -25,6 +25,7 @@ def matmul(node: Node, labels: Labels) -> None:
 
 
 @rule("Gemm")
+@rule("FusedGemm", domain="com.microsoft")
 def gemm(node: Node, labels: Labels) -> None:
     """y (M, N) = a (M, K) @ b (K, N) + c, either of a and b transposed."""
     first = "km" if node.integer("transA", 0) else "mk"
@@ -51,8 +52,8 @@ def einsum(node: Node, labels: Labels) -> None:
 def contract(node: Node, labels: Labels, letters: Sequence[str], out: str) -> list[Array]:
     """Labels of a product of operands whose axes are named by letters; those missing in `out` are summed over.
 
-    Labels that spread over a summed axis and another one (heads x dimension) are tied along the summed one. An axis
-    that only a constant has starts fresh labels: the node is then a layer.
+    Labels that spread over a summed axis and another one (heads x dimension) are tied along the summed one, or along
+    the other if dimensions were chosen. An axis that only a constant has starts fresh labels: the node is a layer.
     """
     order = "".join(dict.fromkeys("".join(letters)))
     rank = len(order)
@@ -67,8 +68,11 @@ def contract(node: Node, labels: Labels, letters: Sequence[str], out: str) -> li
     for slot in runtime:
         for factor in labels.of(node.inputs[slot]):
             spread = _spread(factor, letters[slot], order)
-            if any(spread.shape[k] > 1 for k in range(rank) if k not in summed):
-                for axis in summed:
+            others = [k for k in range(rank) if k not in summed]
+            if labelled_on(spread, others):
+                # Whole heads, or the same dimensions of each.
+                dims = labels.choices.attention == "dims" and labelled_on(spread, summed)
+                for axis in others if dims else summed:
                     spread = labels.collapse(spread, axis, f"'{node.name}' sums over it")
             own[slot].append(spread)
             merged = labels.join(merged, spread, f"'{node.name}'")

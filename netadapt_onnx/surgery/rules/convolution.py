@@ -9,6 +9,7 @@ import numpy as np
 from netadapt_onnx.surgery.labels import Labels, Unsupported, on_axis
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.contraction import bind_channels
+from netadapt_onnx.surgery.rules.elementwise import broadcast
 from netadapt_onnx.surgery.rules.registry import rule
 from netadapt_onnx.surgery.ties import Array
 
@@ -25,6 +26,28 @@ def conv(node: Node, labels: Labels) -> None:
     _convolve(node, labels, outputs, produced_axis=0, consumed_axis=1)
 
 
+@rule("FusedConv", domain="com.microsoft")
+def fused_conv(node: Node, labels: Labels) -> None:
+    """Conv, an optional tensor of the result's shape added, an activation."""
+    conv(node, labels)
+    if node.has(3):
+        y = node.outputs[0]
+        produced = labels.of(y)
+        labels.factors.pop(y, None)
+        labels.set(y, broadcast(node, labels, [3], labels.shape(y), produced))
+
+
+@rule("DeformConv")
+def deformable_conv(node: Node, labels: Labels) -> None:
+    """Conv that samples x where offsets, inputs 2 and 4, say: those stay as they are. Its bias is input 3."""
+    for slot in (2, 4):
+        for factor in labels.of(node.inputs[slot]) if node.has(slot) else ():
+            labels.pin(factor, f"'{node.name}' samples where it says")
+    if node.integer("offset_group", 1) > 1:
+        raise Unsupported("several groups of offsets")
+    _convolve(node, labels, labels.shape(node.inputs[1])[0], produced_axis=0, consumed_axis=1, bias=3)
+
+
 @rule("ConvTranspose")
 def conv_transpose(node: Node, labels: Labels) -> None:
     """Shapes: x (N, C, *spatial); w (C, O / group, *kernel); y (N, O, *spatial')."""
@@ -32,7 +55,7 @@ def conv_transpose(node: Node, labels: Labels) -> None:
     _convolve(node, labels, outputs, produced_axis=1, consumed_axis=0)
 
 
-def _convolve(node: Node, labels: Labels, outputs: int, produced_axis: int, consumed_axis: int) -> None:
+def _convolve(node: Node, labels: Labels, outputs: int, produced_axis: int, consumed_axis: int, bias: int = 2) -> None:
     """Consume the input's labels and start new ones; a grouped convolution keeps its groups alike.
 
     Groups with fewer channels than there are groups (depthwise, ResNeXt) live and die whole, and `group` with them;
@@ -70,7 +93,7 @@ def _convolve(node: Node, labels: Labels, outputs: int, produced_axis: int, cons
             _bind_weight(node, labels, produced_axis, produced, consumed_axis, per_group)
     if produced is None:
         return
-    bind_channels(node, labels, 2, produced)
+    bind_channels(node, labels, bias, produced)
     labels.owns(node, produced, 1, own_axis, own_line)
     rank = len(labels.shape(node.outputs[0]))
     labels.set(node.outputs[0], [on_axis(produced, 1, rank)])

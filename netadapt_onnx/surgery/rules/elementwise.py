@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from netadapt_onnx.surgery.labels import Labels, align, aligned_shape, labelled
+import numpy as np
+
+from netadapt_onnx.surgery.labels import Labels, align, aligned_shape, labelled, on_axis
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
 from netadapt_onnx.surgery.ties import Array
@@ -88,7 +90,7 @@ BROADCASTING = (
 
 
 @rule(*UNARY)
-@rule("Gelu", "FastGelu", "QuickGelu", domain="com.microsoft")
+@rule("Gelu", "QuickGelu", domain="com.microsoft")
 def unary(node: Node, labels: Labels) -> None:
     """Labels pass. Further inputs (Clip's limits, Dropout's ratio) are scalars."""
     for output in node.outputs:
@@ -96,6 +98,7 @@ def unary(node: Node, labels: Labels) -> None:
 
 
 @rule(*BROADCASTING)
+@rule("BiasGelu", "FastGelu", domain="com.microsoft")
 def broadcasting(node: Node, labels: Labels) -> None:
     """Numpy broadcasting: labels of all operands are tied where they meet; constants are sliced along."""
     slots = [i for i in range(len(node.inputs)) if node.has(i)]
@@ -110,10 +113,10 @@ def broadcast(
     `factors` are labels that the result has already (Gemm's bias is broadcast onto its product).
     """
     rank = len(shape)
-    merged = list(factors)
-    for slot in slots:
-        for factor in labels.of(node.inputs[slot]):
-            merged = labels.join(merged, align(factor, rank), f"meets unlabelled values in '{node.name}'")
+    found = [align(factor, rank) for slot in slots for factor in labels.of(node.inputs[slot])]
+    merged: list[Array] = []
+    for factor in _whole_heads(node, labels, [*factors, *found]):
+        merged = labels.join(merged, factor, f"meets unlabelled values in '{node.name}'")
     for slot in slots:
         name = node.inputs[slot]
         if labels.is_constant(name):
@@ -123,10 +126,51 @@ def broadcast(
             if length > 1 and not labelled(own, axis):
                 reason = f"'{node.name}' combines it with '{name}', which cannot be cut"
                 merged = [labels.collapse(f, axis, reason) for f in merged]
+    merged += _stretched(node, labels, slots, shape, merged)
     for slot in slots:
         if labels.is_constant(node.inputs[slot]):
             bind_broadcast(node, labels, slot, merged)
     return merged
+
+
+def _whole_heads(node: Node, labels: Labels, factors: Sequence[Array]) -> list[Array]:
+    """Values along the dimensions of heads (rotary angles) that meet heads x dimensions tie dimensions, not heads.
+
+    Otherwise the same dimension of all heads would be, which is what `--attention dims` asks for.
+    """
+    kept = []
+    for factor in factors:
+        for other in factors:
+            for axis in (*_dimensions(labels, factor, other.shape), *_dimensions(labels, other, factor.shape)):
+                factor = labels.collapse(factor, axis, f"dimensions of heads in '{node.name}'")
+        kept.append(factor)
+    return kept
+
+
+def _dimensions(labels: Labels, joint: Array, shape: Sequence[int]) -> list[int]:
+    """The labelled axes of `joint` that a tensor of `shape` varies along too, if all others are in front of them."""
+    labelled_axes = [k for k, n in enumerate(joint.shape) if n > 1]
+    inner = [k for k in labelled_axes if shape[k] > 1]
+    outer = [k for k in labelled_axes if shape[k] == 1]
+    heads = labels.choices.attention == "heads" and inner and outer and max(outer) < min(inner)
+    return inner if heads else []
+
+
+def _stretched(
+    node: Node, labels: Labels, slots: Sequence[int], shape: Sequence[int], merged: Sequence[Array]
+) -> list[Array]:
+    """Fresh labels on axes that float constants alone give the result.
+
+    Such values may go with whatever they are combined with further on (LayerNorm's scale over its deviation).
+    """
+    rank = len(shape)
+    constants = [slot for slot in slots if labels.is_constant(node.inputs[slot])]
+    others = [slot for slot in slots if slot not in constants]
+    if not others or any(labels.kind(node.inputs[slot]) != "f" for slot in constants):
+        return []
+    widths = np.max([aligned_shape(labels.shape(node.inputs[slot]), rank) for slot in others], axis=0)
+    alone = [k for k in range(rank) if widths[k] == 1 < shape[k] and not labelled(merged, k)]
+    return [on_axis(labels.fresh(shape[k]), k, rank) for k in alone]
 
 
 def bind_broadcast(node: Node, labels: Labels, slot: int, factors: Sequence[Array]) -> None:
@@ -139,6 +183,8 @@ def bind_broadcast(node: Node, labels: Labels, slot: int, factors: Sequence[Arra
         if factor.ndim < len(shape):
             factor = align(factor, len(shape))
         lengths = aligned_shape(shape, factor.ndim)
+        for axis in _dimensions(labels, factor, lengths):
+            factor = labels.collapse(factor, axis, f"dimensions of heads in '{node.name}'")
         axes = [k for k, n in enumerate(lengths) if n > 1 and factor.shape[k] > 1]
         if axes:
             factor = labels.keep_axes(factor, axes, f"broadcast in '{node.name}'")

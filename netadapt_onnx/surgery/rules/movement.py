@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from netadapt_onnx.surgery.resize import Cut
 
 
+@rule("Shape", "Size")
+def sizes(node: Node, labels: Labels) -> None:
+    """Sizes are numbers, not channels. Those that count channels follow a cut when they are computed.
+
+    Such nodes are there where sizes stay free; what uses sizes is overruled where an axis was cut (`Cut.resize_dims`).
+    """
+
+
 @rule("Transpose")
 def transpose(node: Node, labels: Labels) -> None:
     """Permute the axes; the default reverses them."""
@@ -32,13 +40,14 @@ def reshape(node: Node, labels: Labels) -> None:
     """The order of elements stays: reshape the label array itself, spelled out only where it holds labels."""
     x, y = node.inputs[0], node.outputs[0]
     before, after = labels.shape(x), labels.shape(y)
-    factors = [_reshape(f, before, after) for f in labels.of(x)]
+    factors = [regroup(f, before, after) for f in labels.of(x)]
     labels.set(y, factors)
     if node.op == "Reshape" and factors:
         labels.edit(node, lambda cut, made: cut.resize_dims(made, 1, y))
 
 
-def _reshape(factor: Array, before: tuple[int, ...], after: tuple[int, ...]) -> Array:
+def regroup(factor: Array, before: tuple[int, ...], after: tuple[int, ...]) -> Array:
+    """Labels of a tensor of shape `before`, reshaped to `after`; Unsupported where the shapes cannot be matched."""
     spelled: list[int] = []
     target: list[int] = []
     for sources, targets in segments(before, after):
@@ -141,6 +150,9 @@ def slice_(node: Node, labels: Labels) -> None:
     """Take the slice of the labels. A step other than 1 on labels becomes a Gather."""
     x, y = node.inputs[0], node.outputs[0]
     shape = labels.shape(x)
+    if _computed_elsewhere(node, labels, shape):
+        labels.set(y, labels.of(x))
+        return
     starts, ends = labels.integers(node, 1, "starts"), labels.integers(node, 2, "ends")
     if starts is None or ends is None:
         raise Unsupported("no starts and ends")
@@ -156,10 +168,18 @@ def slice_(node: Node, labels: Labels) -> None:
         if any(steps[k] != 1 for k in touched):
             if len(axes) > 1:
                 raise Unsupported("a step on channels together with other axes")
-            labels.edit(node, lambda cut, made: _slice_to_gather(cut, made, x, axes[0], indices))
+            labels.edit(node, lambda cut, made: _slice_to_gather(cut, made, x, axes[0], indices, y))
         else:
             labels.edit(node, lambda cut, made: _set_slice(cut, made, x, axes, touched))
     labels.set(y, factors, f"single channel taken by '{node.name}'")
+
+
+def _computed_elsewhere(node: Node, labels: Labels, shape: tuple[int, ...]) -> bool:
+    """Whether a Slice's bounds are computed at run time, but on axes without channels."""
+    if not any(node.has(slot) and not labels.is_constant(node.inputs[slot]) for slot in (1, 2)):
+        return False
+    axes = labels.integers(node, 3, "axes") or list(range(len(shape)))
+    return not any(labelled(labels.of(node.inputs[0]), axis % len(shape)) for axis in axes)
 
 
 def _end(end: int, step: int) -> int | None:
@@ -172,9 +192,9 @@ def _set_slice(cut: Cut, node: gs.Node, x: str, axes: list[int], touched: list[i
     starts = list(node.attrs["starts"]) if attribute else cut.integers(node, 1).tolist()
     ends = list(node.attrs["ends"]) if attribute else cut.integers(node, 2).tolist()
     for k in touched:
-        kept = cut.kept(x, axes[k])
-        start, end, _ = slice(starts[k], ends[k]).indices(len(kept))
-        starts[k], ends[k] = int(kept[:start].sum()), int(kept[: max(start, end)].sum())
+        counts = cut.counts(x, axes[k])
+        start, end, _ = slice(starts[k], ends[k]).indices(len(counts))
+        starts[k], ends[k] = int(counts[:start].sum()), int(counts[: max(start, end)].sum())
     if attribute:
         node.attrs["starts"], node.attrs["ends"] = starts, ends
     else:
@@ -182,11 +202,12 @@ def _set_slice(cut: Cut, node: gs.Node, x: str, axes: list[int], touched: list[i
         cut.set_integers(node, 2, ends)
 
 
-def _slice_to_gather(cut: Cut, node: gs.Node, x: str, axis: int, indices: Array) -> None:
+def _slice_to_gather(cut: Cut, node: gs.Node, x: str, axis: int, indices: Array, y: str) -> None:
     node.op = "Gather"
     node.attrs = {"axis": axis}
     node.inputs = node.inputs[:2]
-    cut.set_integers(node, 1, cut.remap(x, axis, indices))
+    cut.set_integers(node, 1, indices)
+    cut.set_gather(node, 1, x, axis, indices, y)
 
 
 @rule("Pad")
@@ -194,6 +215,10 @@ def pad(node: Node, labels: Labels) -> None:
     """Padded channels get fresh labels: they go with whatever they are added to (ResNet's option-A shortcuts)."""
     x, y = node.inputs[0], node.outputs[0]
     rank = len(labels.shape(x))
+    if node.has(1) and not labels.is_constant(node.inputs[1]):  # computed at run time
+        same = [k for k in range(rank) if labels.shape(x)[k] == labels.shape(y)[k]]
+        labels.set(y, [labels.keep_axes(f, same, f"'{node.name}' pads it") for f in labels.of(x)])
+        return
     amounts = labels.integers(node, 1, "pads") or labels.integers(node, 1, "paddings")
     if amounts is None:
         raise Unsupported("no pads")
@@ -217,12 +242,12 @@ def pad(node: Node, labels: Labels) -> None:
 
 
 def _set_pads(cut: Cut, node: gs.Node, y: str, axes: list[int], axis: int, before: Array, after: Array) -> None:
-    kept = cut.kept(y, axis)
+    counts = cut.counts(y, axis)
     attribute = next((name for name in ("pads", "paddings") if name in node.attrs), None)
     amounts = list(node.attrs[attribute]) if attribute else cut.integers(node, 1).tolist()
     k = axes.index(axis)
-    amounts[k] = int(kept[: before[axis]].sum())
-    amounts[k + len(axes)] = int(kept[len(kept) - after[axis] :].sum())
+    amounts[k] = int(counts[: before[axis]].sum())
+    amounts[k + len(axes)] = int(counts[len(counts) - after[axis] :].sum())
     if attribute:
         node.attrs[attribute] = amounts
     else:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from netadapt_onnx.surgery.labels import Labels, Unsupported, align, on_axis
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.contraction import bind_channels
-from netadapt_onnx.surgery.rules.elementwise import bind_broadcast
+from netadapt_onnx.surgery.rules.elementwise import bind_broadcast, broadcast
 from netadapt_onnx.surgery.rules.registry import rule
 
 
 @rule("BatchNormalization")
 def batch_normalisation(node: Node, labels: Labels) -> None:
-    """Scale, shift, mean and variance (C,) follow the channels of x (N, C, ...)."""
+    """Scale, shift, mean and variance (C,) follow the channels of x (N, C, ...); so do the statistics put out."""
     line = labels.channels(node.inputs[0], 1, f"'{node.name}' works along it")
     if line is None:
         return
     for slot in range(1, 5):
         bind_channels(node, labels, slot, line)
     labels.set(node.outputs[0], [on_axis(line, 1, len(labels.shape(node.inputs[0])))])
+    for statistic in node.outputs[1:]:
+        labels.set(statistic, [line])
 
 
 @rule("InstanceNormalization")
@@ -78,6 +80,46 @@ def layer_normalisation(node: Node, labels: Labels) -> None:
                 raise Unsupported("its scale is computed at run time")
             bind_broadcast(node, labels, slot, kept)
     labels.set(node.outputs[0], kept)
+
+
+@rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
+def skip_layer_normalisation(node: Node, labels: Labels) -> None:
+    """LayerNorm over the last axis of x + skip (+ bias); the sum may be an output too."""
+    names, simplified = node.inputs, node.op.startswith("SkipSimplified")
+    added = 3 if simplified else 4
+    slots = [0, 1, *([added] if node.has(added) else [])]
+    factors = broadcast(node, labels, slots, labels.shape(names[0]))
+    kept = []
+    for factor in factors:
+        if any(n > 1 for n in factor.shape[:-1]):
+            factor = labels.keep_axes(factor, range(factor.ndim - 1), f"'{node.name}' normalises over it")
+        elif factor.any():
+            labels.gather(node)
+        kept.append(factor)
+    for slot in range(2, added):
+        if node.has(slot):
+            bind_broadcast(node, labels, slot, kept)
+    labels.set(node.outputs[0], kept)
+    if len(node.outputs) > 3:
+        labels.set(node.outputs[3], factors)
+
+
+@rule("EmbedLayerNormalization", domain="com.microsoft")
+def embed_layer_normalisation(node: Node, labels: Labels) -> None:
+    """The sum of word, position and segment embeddings (rows, H), normalised: a layer with H channels."""
+    tables = [slot for slot in (2, 3, 4) if node.has(slot)]
+    if not all(labels.is_constant(node.inputs[slot]) for slot in tables):
+        raise Unsupported("embeddings computed at run time")
+    channels = labels.fresh(labels.shape(node.inputs[2])[1])
+    for slot in tables:
+        labels.bind(node, slot, [on_axis(channels, 1, 2)])
+    for slot in (5, 6):
+        bind_channels(node, labels, slot, channels)
+    labels.owns(node, channels, 2, 1)
+    labels.gather(node)
+    for output in (node.outputs[0], *node.outputs[2:]):
+        if output:
+            labels.set(output, [on_axis(channels, 2, 3)])
 
 
 @rule("LRN")

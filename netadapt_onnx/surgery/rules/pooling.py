@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.rules.reduction import reduced
 from netadapt_onnx.surgery.rules.registry import rule
 
 
-@rule("AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+@rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+def global_pool(node: Node, labels: Labels) -> None:
+    """A reduction over all axes but the first two, which may hold the channels (channels-last LayerNorm)."""
+    reduced(node, labels, set(range(2, len(labels.shape(node.inputs[0])))))
+
+
+@rule("AveragePool", "MaxPool", "LpPool")
 def pool(node: Node, labels: Labels) -> None:
     """Labels on the batch and channel axes pass."""
     reason = f"'{node.name}' pools over it"

@@ -30,8 +30,13 @@ def reduce(node: Node, labels: Labels) -> None:
     given = labels.integers(node, 1, "axes")
     if not given:
         given = [] if node.integer("noop_with_empty_axes", 0) else list(range(rank))
-    axes = {a % rank for a in given}
-    keep_dims = bool(node.integer("keepdims", 1))
+    reduced(node, labels, {a % rank for a in given}, keep_dims=bool(node.integer("keepdims", 1)))
+
+
+def reduced(node: Node, labels: Labels, axes: set[int], *, keep_dims: bool = True) -> None:
+    """Set the labels of what is left of the first input after `axes` were reduced."""
+    x = node.inputs[0]
+    rank = len(labels.shape(x))
     kept = []
     for factor in labels.of(x):
         if any(n > 1 for k, n in enumerate(factor.shape) if k not in axes):

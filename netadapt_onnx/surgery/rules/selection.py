@@ -30,6 +30,10 @@ def gather(node: Node, labels: Labels) -> None:
     at = np.zeros((1,) * extra, np.int64)
     picked = [f.take(labels.value(indices), axis) if f.shape[axis] > 1 else f.take(at, axis) for f in factors]
     labels.set(y, picked, f"single channel taken by '{node.name}'")
+    within = range(axis, axis + extra)
+    own = [f for f in picked if all(n == 1 or k in within for k, n in enumerate(f.shape))]
+    if labels.is_constant(indices):  # it shrinks with what it picks
+        labels.bind(node, 1, [f.reshape([f.shape[k] for k in within]) for f in own])
 
 
 def _embedding(node: Node, labels: Labels, axis: int, extra: int) -> None:

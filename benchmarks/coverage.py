@@ -1,0 +1,224 @@
+"""How much of each network can be pruned, and is it right? This project, Torch-Pruning and onnxsim in one run.
+
+Thirty classifiers of torchvision from both of torch's exporters at ratio 0.5, about fifty families of timm at 0.5, and
+any folder of ONNX files at 0.3. The classifier's outputs stay. Each case runs in a process of its own with a limit
+on CPU time; its result is a line of WORK/results.jsonl, and cases that have one are not run again: stop it at any time.
+
+What it needs besides the project (with its `adapt` extra):
+
+    pip install torchvision timm
+    python benchmarks/coverage.py --install-peers      # into WORK/peers; nothing else sees them
+
+Then, in parts or in one go (hours, on few cores):
+
+    python benchmarks/coverage.py --suite torchvision
+    python benchmarks/coverage.py --suite torchvision --only 'resnet*' --peers onnxsim
+    python benchmarks/coverage.py --suite timm --peers none
+    python benchmarks/coverage.py --suite files --folder MODELS
+    python benchmarks/coverage.py --table docs/coverage.md
+
+Packages in other places: --path DIR (or COVERAGE_PATH, as PATH is written); modules to import before torchvision, such
+as a shim that lets it import on another build of torch: --first MODULE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from networks import EXPORTERS, TIMM, TORCHVISION  # noqa: E402  these lie beside it
+
+PEERS = ("torch-pruning", "onnxsim")
+VERSIONS = ("torch-pruning==1.6.1", "onnxsim==0.8.1")
+OURS = "netadapt-onnx"
+RATIOS = {"torchvision": 0.5, "timm": 0.5, "files": 0.3}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pruner on one model. `model` is a network's name, or a file's; Torch-Pruning works before any export."""
+
+    suite: str
+    model: str
+    exporter: str
+    pruner: str
+    ratio: float
+
+
+def main() -> None:
+    """Run what is asked for and has no result yet."""
+    asked = _arguments()
+    work = Path(asked.work)
+    work.mkdir(parents=True, exist_ok=True)
+    if asked.case:
+        _one(Case(**json.loads(asked.case)), asked, work)
+        return
+    if asked.install_peers:
+        install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(work / "peers"), *VERSIONS]
+        subprocess.run(install, check=True)
+    results = work / "results.jsonl"
+    if asked.suite:
+        _run(_cases(asked), asked, results)
+    if asked.table:
+        from coverage_table import markdown
+
+        Path(asked.table).write_text(markdown(_read(results)))
+
+
+def _arguments() -> argparse.Namespace:
+    summary, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(description=summary, epilog=rest, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--suite", choices=[*RATIOS], help="which models")
+    parser.add_argument("--folder", help="where the files of --suite files are")
+    parser.add_argument("--shape", action="append", default=[], metavar="NAME=1x3x224x224", help="of inputs of files")
+    parser.add_argument("--only", default="*", help="names of models, with wildcards")
+    parser.add_argument("--exporters", default=",".join(EXPORTERS), help="legacy, dynamo or both (timm: legacy)")
+    parser.add_argument("--peers", default=",".join(PEERS), help="torch-pruning, onnxsim, both, or none for ours alone")
+    parser.add_argument("--not-ours", action="store_true", help="the peers alone")
+    parser.add_argument("--ratio", type=float, help="share of channels to remove (default: the suite's)")
+    parser.add_argument("--image-size", type=int, help="instead of the size that a network wants")
+    parser.add_argument("--timeout", type=int, default=200, help="CPU seconds for one case, the export not included")
+    parser.add_argument("--work", default="coverage-work", help="exports, peers and results.jsonl lie here")
+    parser.add_argument("--path", action="append", default=[], help="import packages from here too; may be repeated")
+    parser.add_argument("--first", action="append", default=[], metavar="MODULE", help="import this before torchvision")
+    parser.add_argument("--again", action="store_true", help="also cases that have a result")
+    parser.add_argument("--install-peers", action="store_true", help="put Torch-Pruning and onnxsim into WORK/peers")
+    parser.add_argument("--table", metavar="FILE", help="write the results as Markdown")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.suite == "files" and not asked.folder:
+        parser.error("--suite files needs --folder")
+    if not (asked.suite or asked.table or asked.install_peers or asked.case):
+        parser.error("nothing to do: give --suite, --table or --install-peers")
+    return asked
+
+
+def _cases(asked: argparse.Namespace) -> list[Case]:
+    names = {"torchvision": TORCHVISION, "timm": TIMM}.get(asked.suite)
+    if names is None:
+        names = sorted(file.name for file in Path(asked.folder).glob("*.onnx"))
+    exporters = {"timm": ["legacy"], "files": ["file"]}.get(asked.suite, asked.exporters.split(","))
+    pruners = [] if asked.not_ours else [OURS]
+    pruners += [peer for peer in asked.peers.split(",") if peer in PEERS]
+    ratio = RATIOS[asked.suite] if asked.ratio is None else asked.ratio
+    found = []
+    for name in names:
+        if not fnmatch.fnmatch(name, asked.only):
+            continue
+        for pruner in pruners:
+            if pruner != "torch-pruning":
+                found += [Case(asked.suite, name, exporter, pruner, ratio) for exporter in exporters]
+            elif asked.suite != "files":
+                found.append(Case(asked.suite, name, "module", pruner, ratio))
+    return found
+
+
+def _run(cases: list[Case], asked: argparse.Namespace, results: Path) -> None:
+    known = [] if asked.again else _read(results)
+    done = {json.dumps(result["case"], sort_keys=True) for result in known}
+    cases = [case for case in cases if json.dumps(asdict(case), sort_keys=True) not in done]
+    for number, case in enumerate(cases, 1):
+        outcome = _apart(case, asked)
+        with results.open("a") as lines:
+            lines.write(
+                json.dumps({"case": asdict(case), "outcome": outcome, "time": time.strftime("%Y-%m-%d")}) + "\n"
+            )
+        left = "-" if outcome.get("macs") is None else f"{outcome['macs']:.3f}x"
+        told = outcome.get("failure") or f"macs {left} equal {outcome.get('equal')} {outcome.get('note', '')}"
+        print(f"{number}/{len(cases)} {case.model} {case.exporter} {case.pruner}: {told}", flush=True)
+
+
+def _apart(case: Case, asked: argparse.Namespace) -> dict[str, object]:
+    """The outcome of a case in its own process: what it prints last, or how it ended."""
+    command = [sys.executable, __file__, "--case", json.dumps(asdict(case)), "--work", asked.work]
+    command += ["--timeout", str(asked.timeout)]
+    command += [word for folder in asked.path for word in ("--path", folder)]
+    command += [word for module in asked.first for word in ("--first", module)]
+    command += [word for shape in asked.shape for word in ("--shape", shape)]
+    command += [] if asked.folder is None else ["--folder", asked.folder]
+    command += [] if asked.image_size is None else ["--image-size", str(asked.image_size)]
+    environment = {"ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", **os.environ}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as child:
+        ready = child.stdout.readline() if child.stdout else ""  # the model is there: the clock starts
+        out, err = child.communicate()
+    if child.returncode == -signal.SIGXCPU:
+        return {"failure": f"no result within {asked.timeout} s of CPU time"}
+    if ready and child.returncode == 0:
+        outcome: dict[str, object] = json.loads(out.splitlines()[-1])
+        return outcome
+    if child.returncode < 0:
+        return {"failure": f"ended by signal {-child.returncode}"}
+    last = (err.strip().splitlines() or ["?"])[-1]
+    return {"failure": last[:300] if ready else f"no model: {last[:280]}"}
+
+
+def _one(case: Case, asked: argparse.Namespace, work: Path) -> None:
+    """What the child process does: make the model, say so, prune it, print the outcome."""
+    from networks import make_importable
+
+    make_importable([*asked.path, *os.environ.get("COVERAGE_PATH", "").split(os.pathsep)])
+    if case.pruner in PEERS:
+        make_importable([str(work / "peers")])
+    import pruners
+
+    file = _model(case, asked, work)
+    print("ready", flush=True)
+    # CPU time, not the clock's: other processes on the machine change nothing.
+    used = int(time.process_time())
+    resource.setrlimit(resource.RLIMIT_CPU, (used + asked.timeout, used + asked.timeout + 5))
+    extra = (case.suite, case.model) if case.pruner == "torch-pruning" else ()
+    size = (asked.image_size,) if case.pruner == "torch-pruning" else ()
+    outcome = pruners.PRUNERS[case.pruner](*extra, file, case.ratio, work, *size)
+    print("\n" + json.dumps(asdict(outcome)))
+
+
+def _model(case: Case, asked: argparse.Namespace, work: Path) -> Path:
+    """The file to prune: exported once and kept, or as given, constant weights drawn at random."""
+    import onnx
+
+    from netadapt_onnx.model import parse_shape
+    from networks import example, export, make_importable, network, with_random_weights, with_shapes
+
+    exports = work / "exports"
+    exports.mkdir(exist_ok=True)
+    if case.suite == "files":
+        given = Path(asked.folder) / case.model
+        shapes = {name: dims for text in asked.shape for name, dims in [parse_shape(text)]}
+        drawn = with_random_weights(with_shapes(onnx.load(given), shapes))
+        onnx.save(drawn, exports / case.model)
+        return exports / case.model
+    exporter = "legacy" if case.exporter == "module" else case.exporter
+    file = exports / f"{case.suite}-{case.model}-{exporter}.onnx"
+    if case.exporter == "module" or not file.exists():  # torch takes seconds to import
+        make_importable([], asked.first)
+        import torch
+
+        torch.set_num_threads(1)
+    if not file.exists():
+        module = network(case.suite, case.model)
+        export(module, example(case.suite, module, asked.image_size), exporter, file)
+    return file
+
+
+def _read(results: Path) -> list[dict[str, object]]:
+    """All results; of a case that was run again the last."""
+    if not results.exists():
+        return []
+    found = [json.loads(line) for line in results.read_text().splitlines() if line.strip()]
+    return list({json.dumps(result["case"], sort_keys=True): result for result in found}.values())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""NeuralScale against its baselines: accuracy after training from scratch at shares of the original's parameters.
+
+    python benchmarks/scaling.py --data CIFAR.npz --out FOLDER [--ratios 0.25 0.5 1] [--seeds 3] [--epochs 15]
+
+A VGG11 of an eighth of the widths. Every method's networks are trained alike. Prints a Markdown table; killed and
+started again it goes on. `--data` is any image classification data of 32x32 in the layout of `--data` everywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import netadapt_onnx
+from netadapt_onnx.scaling.result import Method
+
+if TYPE_CHECKING:
+    import torch
+
+METHODS: tuple[Method, ...] = ("neuralscale", "uniform", "morphnet")
+VGG11 = (64, 128, 256, 256, 512, 512, 512, 512)
+POOLED = {0, 1, 3, 5, 7}
+
+
+def narrow_vgg(divisor: int = 8) -> tuple[torch.nn.Module, torch.Tensor]:
+    """VGG11 for 32x32 images with BatchNorm, all widths divided: small enough for two cores."""
+    import torch
+    from torch import nn
+
+    layers: list[nn.Module] = []
+    channels = 3
+    for i, wide in enumerate(VGG11):
+        width = wide // divisor
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if i in POOLED else []
+        channels = width
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels, 10)), torch.randn(2, 3, 32, 32)
+
+
+def main() -> None:
+    """Run what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--ratios", nargs="+", default=["0.25", "0.5", "1"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--iterations", type=int, default=1)
+    parser.add_argument("--warmup-epochs", type=int, default=5)
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    model = asked.out / "vgg.onnx"
+    if not model.exists():
+        netadapt_onnx.export(f"{__file__}:narrow_vgg", model)
+    print("method | target | params | accuracy | spread | widths")
+    result = netadapt_onnx.scale(
+        model,
+        asked.data,
+        target=[f"params={ratio}x" for ratio in asked.ratios],
+        out=asked.out / f"{asked.iterations}-{asked.epochs}-{asked.seeds}",
+        method=METHODS,
+        iterations=asked.iterations,
+        warmup_epochs=(asked.warmup_epochs,),
+        epochs=asked.epochs,
+        seeds=asked.seeds,
+        resume=True,
+        log=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    for made in result.models:
+        found = made.accuracy
+        assert found is not None
+        row = [made.method, made.target, made.resources.params, f"{found.mean:.4f}", f"{found.std:.4f}"]
+        print(" | ".join(map(str, [*row, *made.widths.values()])))
+
+
+if __name__ == "__main__":
+    main()

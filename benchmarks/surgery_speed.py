@@ -1,0 +1,111 @@
+"""How long `prune` takes and how much memory it needs, as a user runs it: a new process, from the file to the file.
+
+    python benchmarks/surgery_speed.py resnet50.onnx vit_b_16.onnx swin_t.onnx [--ratio 0.5] [--verify] [--runs 3]
+
+Each model is pruned in processes of its own, one thread each. `seconds` is the wall clock of the fastest run, start-up
+included, `cpu` its processor time (which other work on the machine changes less); `peak` is the largest resident set,
+also as a multiple of the model's size. A second table says where the time of one run goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tabulate import tabulate
+
+MB = 10**6
+
+WHOLE = """
+import json, resource, sys
+from netadapt_onnx.cli import run
+code = run(sys.argv[1:])
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps([code, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024]), file=sys.stderr)
+"""
+
+STAGES = """
+import json, sys, time
+from pathlib import Path
+marks = {}
+last = time.perf_counter()
+def mark(name):
+    global last
+    now = time.perf_counter()
+    marks[name], last = now - last, now
+from netadapt_onnx.folding import fold
+from netadapt_onnx.model import load, save
+from netadapt_onnx.pruning import at_ratio
+from netadapt_onnx.profilers.cost import cost
+from netadapt_onnx.surgery import resize, select, trace
+mark("import")
+model = load(sys.argv[1]); mark("load")
+folded = fold(model.proto, consume=True); mark("fold")
+found = trace(folded); mark("trace")
+cost(folded.proto, folded.shapes); mark("count")
+keep = select(found, at_ratio(found.prunable, float(sys.argv[3]))); mark("select")
+small = resize(found, keep); mark("resize")
+save(small, sys.argv[2]); mark("save")
+print(json.dumps(marks))
+"""
+
+
+def child(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a piece of Python in a new interpreter, one thread."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, env=environment
+    )
+
+
+def whole(model: Path, ratio: float, verify: bool, runs: int) -> list[object]:
+    """A row of the first table."""
+    measured = []
+    for _ in range(runs):
+        with tempfile.TemporaryDirectory() as folder:
+            more = ["--verify"] if verify else []
+            started = time.perf_counter()
+            given = ["prune", str(model), "--ratio", str(ratio), "-o", f"{folder}/small.onnx", "--json", *more]
+            done = child(WHOLE, *given)
+            seconds = time.perf_counter() - started
+            code, cpu, peak = json.loads(done.stderr.splitlines()[-1])
+            document = json.loads(done.stdout)
+            measured.append((seconds, cpu, peak, code, document["after"]["macs"] / document["before"]["macs"]))
+    seconds, cpu = min(m[0] for m in measured), min(m[1] for m in measured)
+    peak, size = max(m[2] for m in measured), model.stat().st_size
+    code, left = measured[0][3], measured[0][4]
+    return [model.stem, size / MB, seconds, cpu, peak / MB, peak / size, left, "ok" if code == 0 else f"exit {code}"]
+
+
+def stages(model: Path, ratio: float) -> dict[str, float]:
+    """Seconds of each step, in one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        found: dict[str, float] = json.loads(child(STAGES, str(model), f"{folder}/small.onnx", str(ratio)).stdout)
+    return found
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("--ratio", type=float, default=0.5)
+    parser.add_argument("--verify", action="store_true")
+    parser.add_argument("--runs", type=int, default=3)
+    given = parser.parse_args()
+    rows = [whole(model, given.ratio, given.verify, given.runs) for model in given.models]
+    head = ["model", "MB", "seconds", "cpu", "peak MB", "peak/size", "macs left", ""]
+    print(tabulate(rows, head, floatfmt=("", ".0f", ".2f", ".2f", ".0f", ".1f", ".3f", "")))
+    steps = {model.stem: stages(model, given.ratio) for model in given.models}
+    names = list(next(iter(steps.values())))
+    print()
+    print(tabulate([[m, *found.values()] for m, found in steps.items()], ["seconds", *names], floatfmt=".2f"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Amounts as people write them: `12ms`, `4.2 MB`, `1.3 M`, `0.5x`, `2%`. 1 MB is 10^6 bytes, 1 MiB is 2^20."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+_COUNT = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
+_BYTES = {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9} | {"kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
+_MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
+_UNITS: Mapping[str, Mapping[str, float]] = {
+    "macs": _COUNT,
+    "params": _COUNT,
+    "size": _BYTES,
+    "memory": _BYTES,
+    "latency": _MILLISECONDS,
+    "energy": {"uj": 1e-3, "µj": 1e-3, "mj": 1.0, "j": 1e3},
+}
+EXAMPLES = {"macs": "20M", "params": "300k", "size": "4.2MB", "memory": "8MB", "latency": "12ms", "energy": "5mJ"}
+_SHARES = {"x": 1.0, "%": 0.01}
+
+
+def parse_amount(resource: str, text: str) -> tuple[float, bool] | None:
+    """The amount in the resource's base unit (count, bytes, ms) or, True beside it, as a share; None if it is neither.
+
+    A resource that is not built in takes counts.
+    """
+    match = re.fullmatch(r"([0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([A-Za-zµ%]*)", text.strip())
+    if match is None:
+        return None
+    unit = match[2].lower()
+    units = _UNITS.get(resource, _COUNT)
+    if unit not in units and unit not in _SHARES:
+        return None
+    value = float(match[1]) * (_SHARES[unit] if unit in _SHARES else units[unit])
+    return (value, unit in _SHARES) if math.isfinite(value) else None
+
+
+_SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def parse_seconds(text: str) -> float | None:
+    """A duration in seconds from `60s`, `2m`, `1.5h` or a number of seconds; None if it is none, or not above zero."""
+    match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*([a-z]*)", text.strip().lower())
+    if match is None or match[2] not in _SECONDS or float(match[1]) <= 0:
+        return None
+    return float(match[1]) * _SECONDS[match[2]]

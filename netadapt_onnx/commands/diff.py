@@ -1,0 +1,52 @@
+"""`netadapt-onnx diff`: what changed between two models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from netadapt_onnx.commands.answer import Answer
+from netadapt_onnx.commands.options import MEMORY_LIMIT, TIMEOUT, common, shaped
+
+if TYPE_CHECKING:
+    from netadapt_onnx.gating.diff import Diff
+
+
+@click.command("diff", short_help="Show what changed between two models.")
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json", "markdown"]), default="text", help="What stdout gets."
+)
+@TIMEOUT
+@MEMORY_LIMIT
+@shaped
+@common
+def command(
+    a: str,
+    b: str,
+    form: str,
+    timeout: float,
+    memory_limit: int,
+    shapes: dict[str, tuple[int, ...]],
+    batch_size: int,
+) -> Answer:
+    """Show what changed from model A to model B: totals, layers, opset, inputs, outputs and metadata.
+
+    `git:REV` in the place of one is the other as it was at that revision. Neither model is run.
+
+    \b
+    Examples:  netadapt-onnx diff before.onnx after.onnx
+               netadapt-onnx diff git:main model.onnx --format markdown
+    """
+    from netadapt_onnx.gating.diff import diff
+
+    result = diff(a, b, shapes=shapes, batch_size=batch_size, timeout_s=timeout, memory_bytes=memory_limit)
+    return Answer(result, lambda: _text(result, form))
+
+
+def _text(result: Diff, form: str) -> str:
+    from netadapt_onnx.gating.formats import differences
+
+    return differences.markdown(result) if form == "markdown" else differences.text(result)

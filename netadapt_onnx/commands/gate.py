@@ -1,0 +1,111 @@
+"""`netadapt-onnx gate`: fail where a model is larger, slower or less accurate than agreed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from netadapt_onnx.commands.answer import Answer
+from netadapt_onnx.commands.options import MEMORY_LIMIT, SHAPE, TIMEOUT, common, once_each
+
+FORMATS = ("text", "json", "github", "junit", "markdown")
+
+
+def _outputs(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, Path]:
+    return once_each(_output(text) for text in given)
+
+
+def _output(text: str) -> tuple[str, Path]:
+    form, equals, file = text.partition("=")
+    if not equals or form not in FORMATS or not file:
+        raise click.BadParameter(f"'{text}' is not FORMAT=FILE with one of {', '.join(FORMATS)}")
+    return form, Path(file)
+
+
+@click.command("gate", short_help="Fail where models are larger, slower or less accurate than agreed.")
+@click.argument("models", nargs=-1, metavar="[MODEL|PATTERN]...")
+@click.option("--max", "maximum", multiple=True, metavar="size=4MB", help="What a resource may be; may be repeated.")
+@click.option("--max-increase", multiple=True, metavar="size=2%", help="What it may grow against the baseline.")
+@click.option("--min", "minimum", multiple=True, metavar="accuracy=0.9", help="What is to be reached on --data.")
+@click.option("--data", type=click.Path(path_type=Path), metavar="FILE.npz", help="x_val and y_val, for the accuracy.")
+@click.option("--split", type=click.Choice(["val", "test"]), help="Which samples of the data.  [default: val]")
+@click.option("--baseline", metavar="FILE|git:REV", help="A baseline, another model, or the models at a revision.")
+@click.option("--update-baseline", is_flag=True, help="Write the baseline (netadapt-baseline.json) anew; commit it.")
+@click.option("--allow-new", is_flag=True, help="A model that the baseline does not have keeps its limits on growth.")
+@click.option("--device", metavar="NAME", help="Where the latency counts: a device's table, or only this machine.")
+@click.option("--ep", help="Execution provider to time with.  [default: cpu]")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads to time with.  [default: 1]")
+@click.option("--config", type=click.Path(path_type=Path), help="netadapt.toml or pyproject.toml; else found upwards.")
+@TIMEOUT
+@MEMORY_LIMIT
+@click.option("--format", "form", type=click.Choice(FORMATS), default="text", help="What stdout gets.  [default: text]")
+@click.option(
+    "--output", multiple=True, callback=_outputs, metavar="FORMAT=FILE", help="Write a report too; may be repeated."
+)
+@click.option("--overwrite", is_flag=True, help="Replace existing reports.")
+@SHAPE
+@click.option("--batch-size", type=click.IntRange(min=1), help="Length of a dynamic first axis.  [default: 1]")
+@common
+def command(
+    models: tuple[str, ...],
+    maximum: tuple[str, ...],
+    max_increase: tuple[str, ...],
+    minimum: tuple[str, ...],
+    data: Path | None,
+    split: Literal["val", "test"] | None,
+    baseline: str | None,
+    update_baseline: bool,
+    allow_new: bool,
+    device: str | None,
+    ep: str | None,
+    threads: int | None,
+    config: Path | None,
+    timeout: float,
+    memory_limit: int,
+    form: str,
+    output: dict[str, Path],
+    overwrite: bool,
+    shapes: dict[str, tuple[int, ...]],
+    batch_size: int | None,
+) -> Answer:
+    """Judge models against limits from the options or from [[tool.netadapt-onnx.gate]] in pyproject.toml.
+
+    Exits with 0 if every limit is kept, 1 if one is not, 2 if something could not be judged. Models are read in a
+    process of their own and, unless a latency or an accuracy is limited, never run.
+
+    \b
+    Examples:  netadapt-onnx gate
+               netadapt-onnx gate model.onnx --max size=4MB --max macs=300M
+               netadapt-onnx gate model.onnx --max-increase size=2% --baseline git:main
+               netadapt-onnx gate model.onnx --update-baseline
+    """
+    from netadapt_onnx import render
+    from netadapt_onnx.gating.gate import gate
+    from netadapt_onnx.gating.reports import refuse, report, write
+
+    refuse(output, overwrite)
+    with render.followed("judging") as seen:
+        result = gate(
+            models,
+            max=maximum,
+            max_increase=max_increase,
+            min=minimum,
+            data=data,
+            split=split,
+            baseline=baseline,
+            update_baseline=update_baseline,
+            allow_new=allow_new,
+            device=device,
+            ep=ep,
+            threads=threads,
+            shapes=shapes,
+            batch_size=batch_size,
+            config=config,
+            timeout_s=timeout,
+            memory_bytes=memory_limit,
+            progress=seen.progress,
+        )
+    write(result, output, (form, *output))
+    return Answer(result, lambda: report(result, form), ok=result.ok, error=result.error)

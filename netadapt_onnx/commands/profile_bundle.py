@@ -1,0 +1,80 @@
+"""`netadapt-onnx profile bundle`: measurements to be carried to a device that only a person can reach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from netadapt_onnx.commands.answer import Answer
+from netadapt_onnx.commands.options import EP, MODEL, OVERWRITE, SEED, THREADS, common, shaped
+
+if TYPE_CHECKING:
+    from netadapt_onnx.profiling import BundleResult
+
+
+@click.command("bundle")
+@MODEL
+@click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="B.zip", help="The zip to write.")
+@click.option(
+    "--shards",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Shares for N devices of one kind: each runs `run.sh K`.",
+)
+@EP
+@THREADS
+@SEED
+@OVERWRITE
+@shaped
+@common
+def command(
+    model: Path,
+    out: Path,
+    shards: int,
+    ep: str,
+    threads: int,
+    seed: int,
+    overwrite: bool,
+    shapes: dict[str, tuple[int, ...]],
+    batch_size: int,
+) -> Answer:
+    """Write a zip with versions of MODEL and a script that times them, for a device without a network.
+
+    The device needs Python 3.8, numpy and onnxruntime 1.16 or newer. Unpack it there, run run.sh (or run.bat), and
+    carry results.jsonl back to `netadapt-onnx profile import`.
+
+    \b
+    Example:  netadapt-onnx profile bundle model.onnx -o bundle.zip
+    """
+    from netadapt_onnx import render
+    from netadapt_onnx.profiling import bundle
+
+    with render.followed("bundling") as seen:
+        result = bundle(
+            model,
+            out,
+            shards=shards,
+            ep=ep,
+            threads=threads,
+            seed=seed,
+            shapes=shapes,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            progress=seen.progress,
+        )
+    return Answer(result, lambda: _text(result))
+
+
+def _text(result: BundleResult) -> str:
+    from netadapt_onnx import render
+
+    shards = "" if result.shards == 1 else f" in {result.shards} shards (run.sh 1 to run.sh {result.shards})"
+    return (
+        f"{result.bundle}: {result.models} versions{shards}, {render.size(result.size_bytes)}\n"
+        f"unpack it on the device, run run.sh there and bring results.jsonl back\n"
+        + render.next_command("profile", "import", "results.jsonl", "--table", "device.jsonl")
+    )

@@ -1,0 +1,40 @@
+"""`netadapt-onnx profile import`: a latency table of what a bundle has measured elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from netadapt_onnx.commands.answer import Answer
+from netadapt_onnx.commands.options import OVERWRITE, common
+
+if TYPE_CHECKING:
+    from netadapt_onnx.profiling import ImportResult
+
+
+@click.command("import")
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RESULTS...")
+@click.option("--table", type=click.Path(path_type=Path), required=True, help="The table to write.")
+@OVERWRITE
+@common
+def command(results: tuple[Path, ...], table: Path, overwrite: bool) -> Answer:
+    """Make a latency table of RESULTS, the results.jsonl that a bundle wrote; of all its shards and repetitions.
+
+    \b
+    Example:  netadapt-onnx profile import results-1.jsonl results-2.jsonl --table device.jsonl
+    """
+    from netadapt_onnx.profiling import import_results
+
+    result = import_results(results, table, overwrite=overwrite)
+    return Answer(result, lambda: _text(result))
+
+
+def _text(result: ImportResult) -> str:
+    from netadapt_onnx import render
+
+    device = result.device
+    told = f"{result.table}: {result.cells} cells measured on {device['cpu']}, onnxruntime {device['onnxruntime']}"
+    options = ("--data", "DATA.npz", "--budget", "latency=0.7x", "--table", result.table, "-o", "run")
+    return "\n".join([told, *result.notes, render.next_command("adapt", "MODEL.onnx", *options)])

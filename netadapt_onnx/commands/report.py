@@ -1,0 +1,30 @@
+"""`netadapt-onnx report`: runs explained in one HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from netadapt_onnx.commands.answer import Answer
+from netadapt_onnx.commands.options import OVERWRITE, common
+
+
+@click.command("report", short_help="Explain a run in one HTML file, or compare several.")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option("-o", "output", type=click.Path(path_type=Path), metavar="FILE.html", help="By default RUN/report.html.")
+@OVERWRITE
+@common
+def command(runs: tuple[Path, ...], output: Path | None, overwrite: bool) -> Answer:
+    """Write one page about each RUN of `adapt`: what came of it, every model on the way, how to repeat it.
+
+    The page needs no network and runs no script. With several RUNs their best models are drawn over each other.
+
+    \b
+    Examples:  netadapt-onnx report run
+               netadapt-onnx report run1 run2 -o compared.html
+    """
+    from netadapt_onnx.reporting.report import report
+
+    result = report(runs, output, overwrite=overwrite)
+    return Answer(result, lambda: f"wrote {result.report}")

@@ -1,0 +1,41 @@
+"""`netadapt-onnx restore`: the model of any iteration of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from netadapt_onnx.commands.answer import Answer
+from netadapt_onnx.commands.options import OVERWRITE, common
+
+if TYPE_CHECKING:
+    from netadapt_onnx.search.restore import Restored
+
+
+@click.command("restore", short_help="Bring back the model of any iteration of a run.")
+@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+@click.option("--iteration", type=click.IntRange(min=1), required=True, help="Its number in RUN/history.jsonl.")
+@click.option("-o", "output", type=click.Path(path_type=Path), required=True, help="Write the model here.")
+@OVERWRITE
+@common
+def command(run: Path, iteration: int, output: Path, overwrite: bool) -> Answer:
+    """Write the model that the search of RUN had after an iteration, without the final training.
+
+    \b
+    Example:   netadapt-onnx restore run --iteration 4 -o larger.onnx
+    """
+    from netadapt_onnx.search.restore import restore
+
+    result = restore(run, iteration, output, overwrite=overwrite)
+    return Answer(result, lambda: _text(result))
+
+
+def _text(result: Restored) -> str:
+    from netadapt_onnx import render
+
+    rows = [[name, width] for name, width in result.widths.items()]
+    said = f"iteration {result.iteration}: {render.percent(result.accuracy)} on held-out samples\nwrote {result.model}"
+    follow = render.next_command("prune", "ORIGINAL.onnx", "--plan", result.plan, "-o", "again.onnx")
+    return f"{render.table(rows, ['group', 'channels'])}\n\n{said}\n{follow}"

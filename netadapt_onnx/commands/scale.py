@@ -1,0 +1,119 @@
+"""`netadapt-onnx scale`: the best widths for any size of an architecture, up or down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from netadapt_onnx.commands.answer import Answer
+from netadapt_onnx.commands.options import EP, SEED, THREADS, common, shaped
+
+if TYPE_CHECKING:
+    from netadapt_onnx.scaling.result import ScaledModel, ScaleResult
+
+
+def _numbers(_: click.Context, __: click.Parameter, given: str | None) -> tuple[int, ...] | None:
+    try:
+        return None if given is None else tuple(int(part) for part in given.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"'{given}' is not a list of numbers such as 1,5,10") from error
+
+
+def _targets(_: click.Context, __: click.Parameter, given: str | None) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    resource, equals, values = given.rpartition("=")
+    return tuple(f"{resource if equals else 'params'}={value.strip()}" for value in values.split(","))
+
+
+@click.command("scale", short_help="Find the best widths for any size, up or down, and train at it.")
+@click.argument("model", type=click.Path(path_type=Path), metavar="[MODEL]", required=False)
+@click.option("--data", type=click.Path(path_type=Path), metavar="FILE.npz", help="What to search with and train on.")
+@click.option(
+    "--target", multiple=True, metavar="RESOURCE=V", help="params=0.25x, latency=8ms, macs=2x ...; a model for each."
+)
+@click.option(
+    "--targets", "more", callback=_targets, metavar="V,V,...", help="Several at once: 0.25x,0.5x,2x of params."
+)
+@click.option("-o", "out", type=click.Path(path_type=Path), metavar="RUN", help="The run's directory.")
+@click.option(
+    "--method",
+    type=click.Choice(["neuralscale", "uniform", "morphnet", "magnitude"]),
+    multiple=True,
+    default=("neuralscale",),
+    show_default=True,
+    help="How widths are distributed; several are compared.",
+)
+@click.option("--iterations", type=int, help="Rounds of architecture descent; 15 by default, 1 for a first look.")
+@click.option(
+    "--warmup-epochs", callback=_numbers, metavar="N[,N...]", help="Training before filters go; a sweep of it."
+)
+@click.option("--epochs", type=int, help="Training from scratch of every model; 30 by default.")
+@click.option("--lr", type=float, help="The highest learning rate; 0.1 by default.")
+@click.option("--seeds", type=int, help="Trainings of every model.")
+@click.option("--law", type=click.Path(path_type=Path), metavar="TOML", help="A law found before (RUN/widths.toml).")
+@click.option("--fit", type=click.Path(path_type=Path), metavar="CSV", help="Recorded widths to fit a law to.")
+@click.option("--table", type=click.Path(path_type=Path), help="Latency table from `profile`; built if need be.")
+@EP
+@THREADS
+@SEED
+@click.option("--resume", is_flag=True, help="Continue the run in RUN; start it if there is none.")
+@shaped
+@common
+def command(model: Path | None, target: tuple[str, ...], more: tuple[str, ...], **options: Any) -> Answer:
+    """Find how the widths of MODEL's architecture should follow its size (NeuralScale), and train it at any size.
+
+    With --data the law is searched; --law or --fit give one found before. Every target makes a model in RUN/models.
+
+    \b
+    Examples:  netadapt-onnx scale net.onnx --data data.npz --targets 0.25x,0.5x,2x -o run --iterations 1
+               netadapt-onnx scale net.onnx --law run/widths.toml --target latency=8ms -o small
+               netadapt-onnx scale --fit record.csv
+    """
+    from netadapt_onnx import render
+    from netadapt_onnx.scaling.scale import scale
+
+    given = {name: value for name, value in options.items() if value is not None}
+    with render.followed("scaling") as seen:
+        result = scale(model, target=(*target, *more), progress=seen.progress, log=seen.log, **given)
+    return Answer(result, lambda: _text(result, model))
+
+
+def _text(result: ScaleResult, model: Path | None) -> str:
+    from netadapt_onnx import render
+
+    parts = []
+    if result.groups:
+        rows = [
+            [g.name, f"{g.alpha:.4g}", f"{g.beta:.3f}", g.rows, "" if g.r2 is None else f"{g.r2:.3f}"]
+            for g in result.groups
+        ]
+        parts.append(render.table(rows, ["group", "alpha", "beta", "rows", "r2"]))
+    if result.models:
+        names = list(result.models[0].widths)
+        rows = [[name, *(made.widths[name] for made in result.models)] for name in names]
+        parts.append(render.table(rows, ["group", *(f"{made.target} {made.method}" for made in result.models)]))
+        parts.append(render.table([_row(made) for made in result.models], HEADERS))
+    parts += result.notes
+    written = [made.model for made in result.models if made.model is not None]
+    if written:
+        parts.append("\n".join(f"wrote {file}" for file in written))
+    if written and model is not None:
+        parts.append(render.next_command("evaluate", model, written[0], "--data", "DATA.npz"))
+    elif model is None:
+        parts.append(render.next_command("scale", "MODEL.onnx", "--fit", "RECORD.csv", "--target", "params=0.5x"))
+    return "\n\n".join(parts)
+
+
+HEADERS = ["target", "method", "params", "macs", "latency", "accuracy", "spread"]
+
+
+def _row(made: ScaledModel) -> list[object]:
+    from netadapt_onnx import render
+
+    cost, found = made.resources, made.accuracy
+    latency = "" if cost.latency_ms is None else f"{render.milliseconds(cost.latency_ms)} ({made.latency_ratio:.3f}x)"
+    accuracy = ["", ""] if found is None else [render.percent(found.mean), render.percent(found.std)]
+    return [made.target, made.method, render.count(cost.params), render.count(cost.macs), latency, *accuracy]

@@ -1,0 +1,229 @@
+"""What gating knows of a model file: counted, checked and loaded, but never run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.folding import Folded, fold
+from netadapt_onnx.gating.records import Facts, Layer
+from netadapt_onnx.light import weights_as_inputs
+from netadapt_onnx.model import check, normalise_file
+from netadapt_onnx.normalise import constant_value
+from netadapt_onnx.onnx_file import OnnxFile, check_tensor, external_locations, external_tensors, load_external, read
+from netadapt_onnx.profilers.cost import CostModel, LayerCost
+from netadapt_onnx.runtime import session
+from netadapt_onnx.subgraphs import captured
+from netadapt_onnx.surgery.bodies import flatten
+
+Shapes = Mapping[str, Sequence[int]]
+
+# What reads weights without looking at their values for a shape or a constant.
+_READERS = {
+    "BatchNormalization", "Cast", "Conv", "ConvInteger", "ConvTranspose", "DequantizeLinear", "GRU", "Gather", "Gemm",
+    "LSTM", "MatMul", "MatMulInteger", "MatMulNBits", "QLinearConv", "QLinearMatMul", "RNN", "Transpose",
+}  # fmt: skip
+_OPEN = "dynamic-axis"
+
+
+def read_facts(
+    path: str | Path,
+    shapes: Shapes | None = None,
+    batch_size: int = 1,
+    *,
+    digests: bool = False,
+    largest_bytes: int | None = None,
+) -> Facts:
+    """Read, check and count a model file. `shapes` gives inputs whose axes beyond the first are dynamic.
+
+    Raises NetadaptError for what is no ONNX model, fails the ONNX checker, does not load in onnxruntime, or declares
+    a tensor of more than `largest_bytes`.
+    """
+    file = read(path)
+    given = {name: tuple(shape) for name, shape in (shapes or {}).items()}
+    described = _description(file.proto)
+    hashes = _digests(file) if digests else {}
+    _check(file)
+    try:
+        folded = fold(file.proto, given, batch_size, consume=True, loops=False)
+    except NetadaptError as error:
+        if error.code != _OPEN:
+            raise
+        counted = _without_shapes(file.proto, f"{error.message}: {error.hint}")
+    else:
+        if folded.unrunnable is not None:
+            raise NetadaptError(f"{file.path} does not load: {folded.unrunnable}", code="unloadable")
+        _refuse_large(folded, largest_bytes)
+        counted = _with_shapes(flatten(folded, loops=False)[0])
+    return Facts(
+        file.sha256,
+        file.size_bytes,
+        sum(layer.params for layer in counted.layers) + counted.inner_params,
+        sum(layer.macs for layer in counted.layers) if counted.macs else None,
+        counted.memory_bytes,
+        counted.unknown,
+        *described,
+        _layers(counted, hashes),
+    )
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """`macs`: whether those of the layers are known; `unknown` says why they, or the memory, are not."""
+
+    proto: onnx.ModelProto
+    layers: tuple[LayerCost, ...]
+    inner_params: int
+    macs: bool
+    memory_bytes: int | None
+    unknown: str
+
+
+def _with_shapes(folded: Folded) -> _Counted:
+    model = CostModel(folded.proto)
+    produced = [name for node in folded.proto.graph.node for name in node.output if name]
+    missing = next((name for name in produced if name not in folded.shapes), None)
+    unknown = "" if missing is None else f"only a run would show the shape of tensor '{missing}'"
+    memory = model.memory_bytes(folded.shapes) if missing is None else None
+    try:
+        layers = model.layers(folded.shapes)
+    except NetadaptError as error:
+        layers = model.layers(folded.shapes, macs=False)
+        return _Counted(folded.proto, layers, model.inner_params, False, None, unknown or error.message)
+    return _Counted(folded.proto, layers, model.inner_params, True, memory, unknown)
+
+
+def _without_shapes(proto: onnx.ModelProto, unknown: str) -> _Counted:
+    """Parameters alone, and that the model loads."""
+    session(weights_as_inputs(proto), optimise=False)
+    model = CostModel(proto)
+    layers = model.layers({t.name: tuple(t.dims) for t in proto.graph.initializer}, macs=False)
+    return _Counted(proto, layers, model.inner_params, False, None, unknown)
+
+
+def _refuse_large(folded: Folded, largest_bytes: int | None) -> None:
+    """A file of a hundred bytes can ask for terabytes."""
+    for name, shape in folded.shapes.items():
+        size = prod(shape) * folded.dtypes[name].itemsize
+        if largest_bytes is not None and size > largest_bytes:
+            raise NetadaptError(
+                f"tensor '{name}' would take {size / 1e9:.3g} GB", hint="raise --memory-limit", code="too-large"
+            )
+
+
+def _check(file: OnnxFile) -> None:
+    """The ONNX checker, and normalisation; weights in other files stay there."""
+    proto = file.proto
+    readers: dict[str, set[str]] = {}
+    for node in proto.graph.node:
+        for name in [*node.input, *captured(node)]:
+            readers.setdefault(name, set()).add(node.op_type)
+    for tensor in external_tensors(proto):
+        if not readers.get(tensor.name, {"?"}) <= _READERS:
+            load_external(tensor, file.path)
+            check_tensor(tensor, file.path)
+    check(proto)
+    normalise_file(file)
+
+
+def _description(proto: onnx.ModelProto) -> tuple[dict[str, int], dict[str, str], dict[str, str], dict[str, str]]:
+    """Opset, inputs, outputs and metadata."""
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    if proto.producer_name:
+        metadata["producer"] = f"{proto.producer_name} {proto.producer_version}".strip()
+    return (
+        {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
+        _values(proto.graph.input, _initialized(proto)),
+        _values(proto.graph.output),
+        metadata,
+    )
+
+
+def _initialized(proto: onnx.ModelProto) -> set[str]:
+    return {t.name for t in proto.graph.initializer}
+
+
+def _values(values: Sequence[onnx.ValueInfoProto], without: set[str] | frozenset[str] = frozenset()) -> dict[str, str]:
+    return {v.name: _type(v) for v in values if v.name not in without}
+
+
+def _type(value: onnx.ValueInfoProto) -> str:
+    if not value.type.HasField("tensor_type"):
+        return value.type.WhichOneof("value") or "untyped"
+    kind = value.type.tensor_type
+    name = _type_name(kind.elem_type)
+    if not kind.HasField("shape"):
+        return name
+    dims = [str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim]
+    return f"{name} {'x'.join(dims) or 'scalar'}"
+
+
+def _type_name(code: int) -> str:
+    return TensorProto.DataType.Name(code).lower() if code in TensorProto.DataType.values() else f"type {code}"
+
+
+def _layers(counted: _Counted, hashes: Mapping[str, str]) -> tuple[Layer, ...]:
+    constants = {t.name: t for t in counted.proto.graph.initializer}
+    found = []
+    for cost in counted.layers:
+        tensors = [constants[name] for name in cost.weights]
+        found.append(
+            Layer(
+                cost.name,
+                cost.op,
+                cost.params,
+                cost.macs if counted.macs else None,
+                tuple("x".join(map(str, t.dims)) or "scalar" for t in tensors),
+                tuple(dict.fromkeys(_type_name(t.data_type) for t in tensors)),
+                _combined(tensors, hashes),
+            )
+        )
+    return tuple(found)
+
+
+def _digests(file: OnnxFile) -> dict[str, str]:
+    """A hash of each constant's values, by name."""
+    graph = file.proto.graph
+    found = {t.name: _digest(t, file) for t in graph.initializer}
+    for node in graph.node:
+        value = constant_value(node) if node.op_type == "Constant" else None
+        if value is not None:
+            found[node.output[0]] = _digest(value, file)
+    return found
+
+
+def _digest(tensor: TensorProto, file: OnnxFile) -> str:
+    if tensor.data_location == TensorProto.EXTERNAL:
+        copy = TensorProto()
+        copy.CopyFrom(tensor)
+        load_external(copy, file.path)
+        tensor = copy
+    data = tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes()
+    return hashlib.sha256(data).hexdigest()
+
+
+def _combined(tensors: Sequence[TensorProto], hashes: Mapping[str, str]) -> str:
+    """One hash for a layer's weights, those computed on loading included; empty where nobody asked for any."""
+    if not hashes:
+        return ""
+    whole = hashlib.sha256()
+    for t in tensors:
+        whole.update(hashes.get(t.name, "").encode() or t.raw_data)
+    return whole.hexdigest()[:16]
+
+
+def locate(path: Path) -> list[str]:
+    """Where a model says that its external data are. Raises NetadaptError for what is no ONNX file."""
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except Exception as error:
+        raise NetadaptError(f"{path} is not an ONNX file, or it is truncated", code="not-onnx") from error
+    return list(external_locations(proto))

@@ -1,0 +1,60 @@
+"""A check in words: its value and its limit with their units, and what is told of the whole."""
+
+from __future__ import annotations
+
+from netadapt_onnx import render
+from netadapt_onnx.gating.judge import told_apart
+from netadapt_onnx.gating.result import Blame, Check, Gate
+
+
+def state(check: Check) -> str:
+    """One word."""
+    return "ok" if check.ok else "FAIL" if check.judged else "ERROR"
+
+
+def amounts(check: Check) -> tuple[str, str]:
+    """Value and limit."""
+    bound = check.max if check.max is not None else check.min
+    assert bound is not None
+    if check.limit == "accuracy":
+        return _fraction(check.value), f">= {100 * bound:.4g} %"
+    if check.unit == "fraction":
+        return "" if check.value is None else f"{100 * check.value:+.3g} %", f"{100 * bound:+.3g} %"
+    if check.value is None:
+        return "", render.amount(check.limit, bound)
+    return told_apart(check.limit, check.value, bound)
+
+
+def _fraction(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f} %"
+
+
+def growth(blame: Blame) -> str:
+    """What a layer to blame did."""
+    after = render.count(blame.after or 0)
+    if blame.before is None:
+        return f"{blame.resource} {after}"
+    return f"{blame.resource} {render.count(blame.before)} -> {after}"
+
+
+def headline(gate: Gate) -> str:
+    """One sentence about the whole."""
+    models, checks = len(gate.models), sum(len(model.checks) for model in gate.models)
+    broken = sum(model.error is not None for model in gate.models)
+    parts = []
+    if gate.failed:
+        parts.append(f"{gate.failed} of {_plural(models, 'model')} {_verb(gate.failed, 'exceed')} a limit")
+    if broken:
+        parts.append(f"{broken} could not be judged")
+    if not parts:
+        held = f"{_verb(models, 'keep')} {_plural(checks, 'limit')}" if checks else f"{_verb(models, 'have')} no limits"
+        parts.append(f"{_plural(models, 'model')} {held}")
+    return ", ".join(parts)
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def _verb(count: int, word: str) -> str:
+    return {"have": "has"}.get(word, word + "s") if count == 1 else word

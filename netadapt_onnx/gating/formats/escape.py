@@ -1,0 +1,30 @@
+"""Names come from models, and models from strangers: no name may end a line, start a command or format a page."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_LONGEST = 200
+
+
+def printable(text: object, longest: int = _LONGEST) -> str:
+    """Text on one line without control, format or direction characters, cut where it is too long.
+
+    Such a line cannot hold a workflow command of GitHub's older form; keep it from starting with `::` yourself.
+    """
+    clean = "".join(c if unicodedata.category(c)[0] != "C" and c not in "\u2028\u2029" else "\ufffd" for c in str(text))
+    clean = clean.replace("##[", "## [")
+    return clean if len(clean) <= longest else clean[: longest - 1] + "…"
+
+
+def code(text: object) -> str:
+    """A Markdown code span in a table's cell, in which nothing is a link, a mention, an image or HTML."""
+    inside = printable(text).replace("`", "'").replace("|", "¦")  # neither can be escaped in every dialect
+    return f"`{inside}`" if inside.strip() else "` `"
+
+
+def prose(text: object) -> str:
+    """Markdown text in a table's cell or a list: whatever would format, link or mention is escaped."""
+    escaped = re.sub(r"[\\`*_{}\[\]<>()#!|&~]|:(?! )", lambda found: f"&#{ord(found[0])};", printable(text, 1000))
+    return escaped.replace("@", "@&#8203;")

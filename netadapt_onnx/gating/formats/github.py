@@ -1,0 +1,68 @@
+"""`gate` for GitHub Actions: annotations as workflow commands, and a table in the step's summary."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from netadapt_onnx.gating.formats import cells
+from netadapt_onnx.gating.formats.escape import printable
+from netadapt_onnx.gating.formats.markdown import markdown
+from netadapt_onnx.gating.result import Gate
+
+# GitHub shows this many of a step's errors, and this much of its summary.
+MOST_ANNOTATIONS = 10
+MOST_SUMMARY_BYTES = 1_000_000
+
+
+def github(gate: Gate) -> str:
+    """An annotation for each failure, the worst ten, and one line about the whole."""
+    found: list[tuple[float, str, str, str]] = []
+    for model in gate.models:
+        path = _in_repository(model.path)
+        if model.error is not None and not model.checks:
+            found.append((float("inf"), path, "not judged", model.error.message))
+        for check in model.checks:
+            if not check.ok:
+                title = f"{check.limit} beyond its limit" if check.judged else f"{check.limit} not judged"
+                blamed = [f"{b.layer} ({cells.growth(b)})" for b in model.blame]
+                causes = f"; most by {', '.join(blamed[:3])}" if blamed and check.judged else ""
+                advice = f" {check.advice}" if check.advice else ""
+                found.append((check.excess, path, title, f"{path}: {check.message}{causes}.{advice}"))
+    found.sort(key=lambda one: -one[0])
+    lines = [
+        f"::error file={_property(path)},title={_property(title)}::{_data(message)}"
+        for _, path, title, message in found[:MOST_ANNOTATIONS]
+    ]
+    if len(found) > MOST_ANNOTATIONS:
+        lines.append(f"and {len(found) - MOST_ANNOTATIONS} more; all are in the step's summary")
+    return "\n".join([*lines, cells.headline(gate)])
+
+
+def summarise(gate: Gate) -> None:
+    """Append a table to the step's summary, if this runs in a step of GitHub Actions."""
+    place = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not place:
+        return
+    body = markdown(gate).encode()
+    if len(body) > MOST_SUMMARY_BYTES:
+        whole = body[: body.rindex(b"\n", 0, MOST_SUMMARY_BYTES)]
+        body = whole + b"\n\nThe rest is too long to be shown here.\n"
+    with Path(place).open("ab") as file:
+        file.write(body + b"\n")
+
+
+def _in_repository(path: Path) -> str:
+    """GitHub places annotations by paths from the repository's root."""
+    root = os.environ.get("GITHUB_WORKSPACE")
+    if root and path.absolute().is_relative_to(root):
+        path = path.absolute().relative_to(root)
+    return path.as_posix()
+
+
+def _data(text: str) -> str:
+    return printable(text, 2000).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,0 +1,49 @@
+"""`gate` as JUnit XML: a suite for each model, a case for each limit. Only what every reader of the format knows."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from netadapt_onnx.gating.formats.escape import printable
+from netadapt_onnx.gating.result import Gate, ModelResult
+
+
+def junit(gate: Gate) -> str:
+    """The document; a limit that could not be measured is an error, one that is exceeded a failure."""
+    root = ElementTree.Element("testsuites", name="netadapt-onnx gate", time=f"{gate.seconds:.3f}")
+    totals = {"tests": 0, "failures": 0, "errors": 0}
+    for model in gate.models:
+        suite = _suite(root, model)
+        for name in totals:
+            totals[name] += int(suite.attrib[name])
+    root.attrib.update({name: str(count) for name, count in totals.items()})
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _suite(root: ElementTree.Element, model: ModelResult) -> ElementTree.Element:
+    path = printable(model.path.as_posix())
+    unreadable = model.error is not None and not model.checks
+    errors = sum(not check.judged for check in model.checks) + unreadable
+    failures = sum(check.judged and not check.ok for check in model.checks)
+    suite = ElementTree.SubElement(
+        root,
+        "testsuite",
+        name=path,
+        tests=str(len(model.checks) + unreadable),
+        failures=str(failures),
+        errors=str(errors),
+        skipped="0",
+    )
+    if model.error is not None and not model.checks:
+        case = ElementTree.SubElement(suite, "testcase", classname=path, name="loads")
+        ElementTree.SubElement(case, "error", type=model.error.code, message=printable(model.error.message, 1000))
+    for check in model.checks:
+        case = ElementTree.SubElement(suite, "testcase", classname=path, name=check.limit)
+        if check.ok:
+            continue
+        kind, what = ("failure", "limit") if check.judged else ("error", check.code)
+        element = ElementTree.SubElement(case, kind, type=what, message=printable(check.message, 1000))
+        blamed = [f"{b.layer} {b.op}: {b.resource} {b.before} -> {b.after}" for b in model.blame]
+        element.text = "\n".join(printable(line) for line in (check.message, *blamed, check.advice) if line)
+    return suite

@@ -1,0 +1,89 @@
+"""Limits: `size=4 MB` that may not be exceeded, `size=2%` that it may grow, `accuracy=0.9` that must be reached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from netadapt_onnx.amounts import EXAMPLES, parse_amount
+from netadapt_onnx.errors import NetadaptError, did_you_mean
+
+Kind = Literal["max", "max-increase", "min"]
+Given = Sequence[str] | Mapping[str, str | float]
+
+RESOURCES = ("size", "params", "macs", "memory", "latency")
+_KNOWN: Mapping[Kind, tuple[str, ...]] = {"max": RESOURCES, "max-increase": RESOURCES, "min": ("accuracy",)}
+_EXAMPLES: Mapping[Kind, str] = {"max-increase": "2%", "min": "0.9"}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """`value` in the base unit (bytes, count, ms; a fraction for increases and accuracies)."""
+
+    kind: Kind
+    resource: str
+    value: float
+
+    @property
+    def name(self) -> str:
+        """As results name it: `size`, `size increase`, `accuracy`."""
+        return f"{self.resource} increase" if self.kind == "max-increase" else self.resource
+
+
+def parse_limits(kind: Kind, given: Given) -> tuple[Limit, ...]:
+    """Read limits as `RESOURCE=VALUE` or as a mapping; numbers are in base units. Raises NetadaptError (`limit`)."""
+    pairs = list(given.items()) if isinstance(given, Mapping) else [_split(kind, text) for text in given]
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise _invalid(f"two limits {kind} for {twice}", "give each resource once")
+    return tuple(_limit(kind, name, value) for name, value in pairs)
+
+
+def _split(kind: Kind, text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        resource = _KNOWN[kind][0]
+        raise _invalid(f"--{kind} {text} is not RESOURCE=VALUE", f"e.g. {resource}={_example(kind, resource)}")
+    return name.strip(), value.strip()
+
+
+def _limit(kind: Kind, name: str, value: str | float) -> Limit:
+    if name not in _KNOWN[kind]:
+        hint = did_you_mean(name, _KNOWN[kind], f"known: {', '.join(_KNOWN[kind])}")
+        raise _invalid(f"{kind} {name}={value}: there is no such resource to limit", hint)
+    amount = _fraction(value) if kind != "max" else _absolute(name, value)
+    if amount is None or not math.isfinite(amount) or amount < 0 or (kind == "min" and amount > 1):
+        raise _invalid(
+            f"{kind} {name}={value} is not {'a share' if kind != 'max' else f'an amount of {name}'}",
+            f"write {name}={_example(kind, name)}",
+        )
+    return Limit(kind, name, amount)
+
+
+def _example(kind: Kind, resource: str) -> str:
+    return _EXAMPLES.get(kind) or EXAMPLES[resource]
+
+
+def _absolute(resource: str, value: str | float) -> float | None:
+    if not isinstance(value, str):
+        return float(value)
+    parsed = parse_amount(resource, value)
+    return parsed[0] if parsed is not None and not parsed[1] else None
+
+
+def _fraction(value: str | float) -> float | None:
+    """`2%` and `0.02` alike."""
+    if not isinstance(value, str):
+        return float(value)
+    text = value.strip()
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        return None
+
+
+def _invalid(message: str, hint: str) -> NetadaptError:
+    return NetadaptError(message, hint=hint, code="limit")

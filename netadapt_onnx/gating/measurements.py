@@ -1,0 +1,193 @@
+"""What is measured of one model under one set of settings: each number once, when a limit first asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar, cast
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.gating.baseline import Reference, identity, interval, is_record, reference
+from netadapt_onnx.gating.jobs import CountJob, DeviceJob, PredictJob, ScoreJob, TimeJob
+from netadapt_onnx.gating.judge import between
+from netadapt_onnx.gating.records import Facts, Interval, Score, Timed
+from netadapt_onnx.gating.sandbox import Sandbox
+from netadapt_onnx.gating.settings import Settings
+
+T = TypeVar("T")
+
+# Seconds of running; sessions have to be opened besides.
+TIME_CAP_S = 30.0
+
+
+class Measurements:
+    """One model under one set of settings. Every property raises NetadaptError where it cannot be had."""
+
+    def __init__(
+        self, path: Path, settings: Settings, sandbox: Sandbox, scratch: Path, *, naming: bool = False
+    ) -> None:
+        """`naming`: a baseline is recorded, so that the device is getting its name."""
+        self.path = path
+        self.settings = settings
+        self._sandbox = sandbox
+        self._scratch = scratch
+        self._naming = naming
+        self._known: dict[str, object] = {}
+
+    def _once(self, name: str, measure: Callable[[], T]) -> T:
+        if name not in self._known:
+            try:
+                self._known[name] = measure()
+            except NetadaptError as error:
+                self._known[name] = error
+        found = self._known[name]
+        if isinstance(found, NetadaptError):
+            raise found
+        return cast(T, found)
+
+    def _already(self, name: str, kind: type[T]) -> T | None:
+        found = self._known.get(name)
+        return found if isinstance(found, kind) else None
+
+    @property
+    def table(self) -> Path | None:
+        """The latency table of the device, if it has one."""
+        return None if self.settings.device is None else self.settings.device.table
+
+    @property
+    def facts(self) -> Facts:
+        """What is counted."""
+        job = CountJob(str(self.path), dict(self.settings.shapes), self.settings.batch_size)
+        return self._once("facts", lambda: self._sandbox.ask(job, Facts))
+
+    @property
+    def reference(self) -> Reference | None:
+        """What the model is compared with; None if that does not have it."""
+        return self._once("reference", lambda: reference(self.path, self.settings, self._sandbox, self._scratch))
+
+    @property
+    def reference_already(self) -> Reference | None:
+        """The reference, if a limit asked for it and there is one."""
+        return self._already("reference", Reference)
+
+    @property
+    def score(self) -> Score:
+        """The accuracy on the data."""
+        return self._once("score", self._scored)
+
+    @property
+    def score_already(self) -> Score | None:
+        """The accuracy, if a limit asked for it."""
+        return self._already("score", Score)
+
+    def _scored(self) -> Score:
+        settings = self.settings
+        if settings.data is None:
+            raise NetadaptError("an accuracy needs data", hint="give --data eval.npz", code="invalid-data")
+        other = None
+        if settings.baseline is not None and not is_record(settings.baseline) and self.reference is not None:
+            other = str(self.reference.path)
+        job = ScoreJob(
+            str(self.path), str(settings.data), settings.split, other, dict(settings.shapes), settings.batch_size,
+            settings.threads,
+        )  # fmt: skip
+        return self._sandbox.ask(job, Score)
+
+    def latency_ms(self) -> float:
+        """The model's latency: predicted by its device's table, or measured here."""
+        if self.table is not None:
+            return self._predicted(self.path, "predicted")
+        timed = self.timed_already or self.timed(None)
+        return timed.latency_ms.median
+
+    @property
+    def predicted_already(self) -> float | None:
+        """What the table said, if a limit asked."""
+        return self._already("predicted", float)
+
+    @property
+    def timed_already(self) -> Timed | None:
+        """What was timed last, if a limit asked for it."""
+        return self._already("timed", Timed)
+
+    def timed(self, against: Path | None, *, again: bool = False) -> Timed:
+        """Time the model, in turn with another if there is one."""
+        if again:
+            del self._known["timed"]
+        return self._once("timed", lambda: self._time(against))
+
+    def slowdown(self, *, again: bool = False) -> tuple[Interval, float, str]:
+        """How much longer the model takes than its reference as a fraction, the reference's ms, and how it is known."""
+        other = self.reference
+        assert other is not None
+        if self.settings.device is not None and self.table is not None:
+            name = self.settings.device.name
+            if other.path is None:
+                raise NetadaptError(
+                    f"the table of '{name}' needs the baseline's model",
+                    hint="give --baseline git:REV or FILE.onnx",
+                    code="baseline",
+                )
+            before = self._predicted(other.path, "predicted before")
+            change = self._predicted(self.path, "predicted") / before - 1
+            return Interval(change, change, change), before, f"by the table of {name}"
+        timed = self.timed(other.path, again=again)
+        if timed.increase is not None and timed.reference_ms is not None:
+            how = f"{timed.sessions} fresh sessions of each, in turn"
+            return timed.increase, timed.reference_ms.median, how
+        recorded = other.latency.get(identity(timed.device))
+        if recorded is None:
+            there = ", ".join(
+                sorted(f"{e.name or 'a machine'} ({e.device.get('cpu')})" for e in other.latency.values())
+            )
+            raise NetadaptError(
+                f"the baseline has no latency of this machine ({timed.device.get('cpu')}), only of {there or 'none'}",
+                hint="run --update-baseline here, or compare with git:REV",
+                code="device",
+            )
+        then = interval(recorded)
+        return between(timed.latency_ms, then), then.median, "against the recorded interval"
+
+    def _time(self, against: Path | None) -> Timed:
+        self._check_device()
+        settings = self.settings
+        job = TimeJob(
+            str(self.path),
+            None if against is None else str(against),
+            dict(settings.shapes),
+            settings.batch_size,
+            settings.ep,
+            settings.threads,
+            None if settings.device is None else settings.device.address,
+            min(TIME_CAP_S, self._sandbox.timeout_s / 2),
+        )
+        return self._sandbox.ask(job, Timed)
+
+    def _check_device(self) -> None:
+        """A device that nobody knows how to reach must be this machine: a baseline was recorded here under its name."""
+        device = self.settings.device
+        if device is None or device.address is not None or self._naming:
+            return
+        name = device.name
+        here = self._sandbox.ask(DeviceJob(self.settings.ep, self.settings.threads), dict[str, object])
+        found = self.reference if self.settings.baseline is not None else None
+        known = {entry.name: entry.device for entry in found.latency.values()} if found is not None else {}
+        if name not in known:
+            raise NetadaptError(
+                f"no device '{name}': the configuration does not name it and the baseline has no latency of it",
+                hint="name it in [tool.netadapt-onnx.devices], or run --update-baseline --device there",
+                code="device",
+            )
+        differing = [key for key in dict.fromkeys([*known[name], *here]) if known[name].get(key) != here.get(key)]
+        if differing:
+            key = differing[0]
+            raise NetadaptError(
+                f"this machine is not '{name}': {key} is {here.get(key)} here and {known[name].get(key)} there",
+                hint="run this gate there",
+                code="device",
+            )
+
+    def _predicted(self, model: Path, name: str) -> float:
+        settings = self.settings
+        job = PredictJob(str(model), str(self.table), dict(settings.shapes), settings.batch_size)
+        return self._once(name, lambda: self._sandbox.ask(job, float))

@@ -1,0 +1,121 @@
+"""A model as it was at a git revision: the file, its external data, and what Git LFS keeps of them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path, PurePosixPath
+
+from netadapt_onnx.errors import NetadaptError
+
+_POINTER = re.compile(
+    rb"version https://git-lfs\.github\.com/spec/v1\n(?:.*\n)*?oid sha256:([0-9a-f]{64})\nsize (\d+)\n"
+)
+_LARGEST_POINTER_BYTES = 1024
+_GIT_TIMEOUT_S = 60
+
+
+def checked_out(revision: str, model: Path, folder: Path, locate: Callable[[Path], list[str]]) -> Path | None:
+    """Write `model` as it was at `revision` into `folder`, with its external data; None if it was not there.
+
+    `locate` says where a model file keeps its external data. Raises NetadaptError: no git, no repository, no such
+    revision, an LFS object that was not fetched.
+    """
+    home = model.absolute().parent
+    commit = _commit(revision, home)
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / model.name
+    if not _write(commit, PurePosixPath(model.name), home, target):
+        return None
+    for location in locate(target):
+        path = PurePosixPath(location)
+        if path.is_absolute() or ".." in path.parts:
+            raise NetadaptError(
+                f"{model} at {revision} keeps data outside its folder ({location})", code="external-data"
+            )
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        if not _write(commit, path, home, folder / path):
+            raise NetadaptError(f"{model} at {revision} lacks its external data '{location}'", code="external-data")
+    return target
+
+
+def _commit(revision: str, home: Path) -> str:
+    if _git(["rev-parse", "--is-inside-work-tree"], home) is None:
+        raise NetadaptError(f"{home} is in no git repository", hint="give --baseline FILE", code="baseline")
+    found = _git(["rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"], home)
+    if not found:
+        raise NetadaptError(
+            f"git knows no revision '{revision}' here",
+            hint="fetch it (a CI checkout often holds one commit: fetch-depth: 0)",
+            code="baseline",
+        )
+    return found.decode().strip()
+
+
+def _write(commit: str, path: PurePosixPath, home: Path, target: Path) -> bool:
+    """Write a file's contents, those of an LFS pointer from where LFS keeps them; False if there is no such file."""
+    listed = _git(["ls-tree", "-z", commit, "--", f"./{path}"], home)
+    if not listed:
+        return False
+    mode, kind, blob = listed.split(b"\t")[0].split()
+    if kind != b"blob" or mode == b"120000":
+        raise NetadaptError(f"{path} at {commit[:12]} is a link and no file", code="baseline")
+    if _git(["cat-file", "blob", blob.decode()], home, target) is None:
+        raise NetadaptError(f"git lacks the contents of {path} at {commit[:12]}", hint="fetch them", code="baseline")
+    small = target.stat().st_size <= _LARGEST_POINTER_BYTES
+    pointer = _POINTER.fullmatch(target.read_bytes()) if small else None
+    if pointer is not None:
+        shutil.copyfile(_in_lfs(pointer[1].decode(), path, commit, home), target)
+    return True
+
+
+def _in_lfs(oid: str, path: PurePosixPath, commit: str, home: Path) -> Path:
+    """Where LFS keeps an object. Raises NetadaptError if it does not, or if it is not that object."""
+    storage = (_git(["config", "--path", "lfs.storage"], home) or b"lfs").decode().strip()
+    common = (_git(["rev-parse", "--git-common-dir"], home) or b".git").decode().strip()
+    file = home / common / storage / "objects" / oid[:2] / oid[2:4] / oid
+    if not file.is_file():
+        raise NetadaptError(
+            f"{path} at {commit[:12]} is in Git LFS, and its object {oid[:12]} was not fetched",
+            hint=f"git lfs fetch origin {commit}",
+            code="baseline",
+        )
+    with file.open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != oid:
+            raise NetadaptError(
+                f"the Git LFS object {oid[:12]} of {path} is damaged", hint="git lfs fsck", code="baseline"
+            )
+    return file
+
+
+def _git(arguments: list[str], home: Path, target: Path | None = None) -> bytes | None:
+    """What git prints, or nothing if it goes into `target`; None where it fails.
+
+    Raises NetadaptError without git, and where git refuses the repository.
+    """
+    try:
+        with target.open("wb") if target is not None else nullcontext(subprocess.PIPE) as out:
+            done = subprocess.run(
+                ["git", *arguments],
+                cwd=home,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.PIPE,
+                timeout=_GIT_TIMEOUT_S,
+                check=False,
+            )
+    except FileNotFoundError as error:
+        raise NetadaptError("git is not installed", hint="give --baseline FILE", code="baseline") from error
+    except subprocess.TimeoutExpired as error:
+        raise NetadaptError(f"git {arguments[0]} took longer than {_GIT_TIMEOUT_S} s", code="timeout") from error
+    if b"dubious ownership" in done.stderr:
+        raise NetadaptError(
+            f"git does not trust the repository of {home}: it belongs to another user",
+            hint=f"git config --global --add safe.directory {home}",
+            code="baseline",
+        )
+    return (done.stdout or b"") if done.returncode == 0 else None

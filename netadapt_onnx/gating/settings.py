@@ -1,0 +1,155 @@
+"""What is to hold for which models: the entries of the configuration, with the flags over them."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from netadapt_onnx import config
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.gating.limits import Limit, parse_limits
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """One `[[tool.netadapt-onnx.gate]]` as it is written."""
+
+    model: str | tuple[str, ...]
+    max: dict[str, str | float] = {}
+    max_increase: dict[str, str | float] = {}
+    min: dict[str, str | float] = {}
+    data: str | None = None
+    split: Literal["val", "test"] = "val"
+    baseline: str | None = None
+    allow_new: bool = False
+    device: str | None = None
+    threads: int = 1
+    ep: str = "cpu"
+    shapes: dict[str, str] = {}
+    batch_size: int = 1
+    message: str = ""
+
+
+class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One `[tool.netadapt-onnx.devices.NAME]`: a latency table that was built there, or where to reach it."""
+
+    table: str | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a latency counts: predicted by `table`, measured at `address`, or else on a machine of that name."""
+
+    name: str
+    table: Path | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is measured and what it is compared with. Paths are absolute; `baseline` may be `git:REV`."""
+
+    data: Path | None = None
+    split: Literal["val", "test"] = "val"
+    baseline: str | None = None
+    allow_new: bool = False
+    device: Place | None = None
+    threads: int = 1
+    ep: str = "cpu"
+    shapes: Shapes = field(default_factory=dict)
+    batch_size: int = 1
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Limits for the models that match `patterns`; `message` is for whoever exceeds them."""
+
+    patterns: tuple[str, ...]
+    limits: tuple[Limit, ...]
+    settings: Settings
+    message: str = ""
+
+
+def configured(file: Path | None, default_baseline: str | None) -> tuple[Rule, ...]:
+    """The rules of a configuration file; none if there is no file."""
+    entries = None if file is None else config.read(file, "gate", tuple[Entry, ...])
+    if entries is None:
+        return ()
+    return tuple(_rule(entry, entries.file, default_baseline) for entry in entries.value)
+
+
+def place(name: str, file: Path | None) -> Place | None:
+    """The device of that name: an address, one that the configuration knows, or a machine; None for this one."""
+    if name == "local":
+        return None
+    if "://" in name:
+        return Place(name, address=name)
+    section = None if file is None else config.read(file, "devices", dict[str, Device])
+    if section is None or name not in section.value:
+        return Place(name)
+    found = section.value[name]
+    if (found.table is None) == (found.address is None):
+        raise NetadaptError(f"{file}: device '{name}' needs a table or an address", hint="give one", code="config")
+    table = None if found.table is None else section.folder.resolve() / found.table
+    return Place(name, table, found.address)
+
+
+def _rule(entry: Entry, file: Path, default_baseline: str | None) -> Rule:
+    folder = file.resolve().parent
+    patterns = (entry.model,) if isinstance(entry.model, str) else entry.model
+    limits = (
+        *parse_limits("max", entry.max),
+        *parse_limits("max-increase", entry.max_increase),
+        *parse_limits("min", entry.min),
+    )
+    if not limits:
+        raise NetadaptError(
+            f"{file}: the gate for {', '.join(patterns)} limits nothing",
+            hint="give it max, max-increase or min",
+            code="config",
+        )
+    baseline = default_baseline if entry.baseline is None else entry.baseline
+    if baseline is not None and not baseline.startswith("git:"):
+        baseline = str(folder / baseline)
+    settings = Settings(
+        None if entry.data is None else folder / entry.data,
+        entry.split,
+        baseline,
+        entry.allow_new,
+        None if entry.device is None else place(entry.device, file),
+        entry.threads,
+        entry.ep,
+        {name: _shape(name, text, file) for name, text in entry.shapes.items()},
+        entry.batch_size,
+    )
+    return Rule(tuple(str(folder / pattern) for pattern in patterns), limits, settings, entry.message)
+
+
+def _shape(name: str, text: str, file: Path) -> tuple[int, ...]:
+    try:
+        return tuple(int(d) for d in text.split("x"))
+    except ValueError:
+        raise NetadaptError(
+            f"{file}: shape '{text}' of input '{name}'", hint="write it like 1x3x224x224", code="config"
+        ) from None
+
+
+def overridden(rule: Rule, limits: Sequence[Limit], changes: Mapping[str, Any]) -> Rule:
+    """The rule with other settings, and with `limits` in the place of its own for the same numbers."""
+    given = {(limit.kind, limit.resource) for limit in limits}
+    kept = tuple(limit for limit in rule.limits if (limit.kind, limit.resource) not in given)
+    return replace(rule, limits=(*kept, *limits), settings=replace(rule.settings, **changes))
+
+
+def expand(pattern: str) -> tuple[Path, ...]:
+    """The files that a path or a pattern names, in order; none if there are none."""
+    # A file may be called a[1].onnx.
+    names = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 -- absolute patterns too
+    return tuple(Path(name) for name in names if Path(name).is_file())

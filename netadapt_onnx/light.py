@@ -1,0 +1,145 @@
+"""Models without their weights: a protobuf of gigabytes is copied, measured and opened without serialising it.
+
+Every access to `raw_data`, every `ByteSize` and `CopyFrom` of protobuf's Python copies the bytes.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+# Field numbers of onnx.proto: ModelProto.graph and GraphProto.initializer.
+_GRAPH, _INITIALIZER = 7, 5
+# Below this many bytes an initializer may be shape arithmetic and is not worth treating apart.
+WEIGHT_BYTES = 1 << 10
+
+
+def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without initializers."""
+    copy = onnx.ModelProto()
+    for field, value in proto.ListFields():
+        if field.name == "graph":
+            for inner, content in value.ListFields():
+                if inner.name != "initializer":
+                    _assign(copy.graph, inner, content)
+        else:
+            _assign(copy, field, value)
+    return copy
+
+
+def weights_as_inputs(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which weights, and what nobody loaded, are inputs of the graph: enough to judge whether it is valid."""
+    copy = without_weights(proto)
+    declared = {value.name for value in proto.graph.input}
+    for tensor in proto.graph.initializer:
+        outside = tensor.data_location == onnx.TensorProto.EXTERNAL
+        if not outside and (raw_bytes(tensor) or 0) <= WEIGHT_BYTES:
+            copy.graph.initializer.append(tensor)
+        elif tensor.name not in declared:  # before IR 4 every initializer was one
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            copy.graph.input.append(value)
+    return copy
+
+
+def light_copy(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """A copy whose large initializers are external data of no file, and their values by name."""
+    copy = without_weights(proto)
+    weights: dict[str, np.ndarray] = {}
+    for tensor in proto.graph.initializer:
+        size = raw_bytes(tensor)
+        if size is None or size <= WEIGHT_BYTES or np.dtype(_dtype(tensor)).kind not in "iuf":
+            copy.graph.initializer.add().CopyFrom(tensor)
+            continue
+        weights[tensor.name] = numpy_helper.to_array(tensor)
+        copy.graph.initializer.append(stand_in(tensor))
+    return copy, weights
+
+
+def stand_in(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """A tensor like the given one, its data external and of no file."""
+    made = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
+    _describe(made, tensor)
+    made.external_data.add(key="location", value="weights")
+    return made
+
+
+def raw_bytes(tensor: onnx.TensorProto) -> int | None:
+    """How many bytes of raw data a tensor has by its shape and type; None if its values are kept otherwise."""
+    if not tensor.HasField("raw_data") or tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return None
+    if onnx.TensorProto.DataType.Name(tensor.data_type).endswith(("INT4", "FLOAT4E2M1", "INT2", "STRING", "UNDEFINED")):
+        return None
+    elements: int = prod(tensor.dims)
+    return elements * int(np.dtype(_dtype(tensor)).itemsize)
+
+
+def file_bytes(proto: onnx.ModelProto) -> int:
+    """The length of the serialised model."""
+    bare = without_weights(proto)
+    graph = len(bare.graph.SerializeToString())
+    bare.ClearField("graph")
+    graph += sum(_field_bytes(_tensor_bytes(tensor)) for tensor in proto.graph.initializer)
+    return len(bare.SerializeToString()) + _field_bytes(graph)
+
+
+def write(proto: onnx.ModelProto, stream: BinaryIO) -> None:
+    """Write a model one initializer after the other, never holding all of it as bytes."""
+    bare = without_weights(proto)
+    graph = bare.graph.SerializeToString()
+    bare.ClearField("graph")
+    lengths = [len(tensor.SerializeToString()) for tensor in proto.graph.initializer]
+    stream.write(bare.SerializeToString())
+    stream.write(_head(_GRAPH, len(graph) + sum(map(_field_bytes, lengths))))
+    stream.write(graph)
+    for tensor, length in zip(proto.graph.initializer, lengths, strict=True):
+        stream.write(_head(_INITIALIZER, length))
+        stream.write(tensor.SerializeToString())
+
+
+def _head(number: int, length: int) -> bytes:
+    """Tag and length of a length-delimited field."""
+    head = bytearray([number << 3 | 2])
+    while length > 0x7F:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return bytes(head)
+
+
+def _tensor_bytes(tensor: onnx.TensorProto) -> int:
+    size = raw_bytes(tensor)
+    if size is None:
+        return int(tensor.ByteSize())
+    bare = onnx.TensorProto()
+    _describe(bare, tensor)
+    return len(bare.SerializeToString()) + _field_bytes(size)
+
+
+def _field_bytes(length: int) -> int:
+    """A field of `length` bytes: its tag (one byte for numbers up to 15), the length as a varint, the bytes."""
+    return 1 + max(1, -(-length.bit_length() // 7)) + length
+
+
+def _describe(copy: onnx.TensorProto, tensor: onnx.TensorProto) -> None:
+    """Everything of a tensor but its raw data."""
+    copy.name, copy.data_type = tensor.name, tensor.data_type
+    copy.dims.extend(tensor.dims)
+    if tensor.doc_string:
+        copy.doc_string = tensor.doc_string
+
+
+def _dtype(tensor: onnx.TensorProto) -> Any:
+    return onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+
+
+def _assign(message: Any, field: Any, value: Any) -> None:
+    if field.is_repeated:
+        getattr(message, field.name).extend(value)
+    elif field.message_type is not None:
+        getattr(message, field.name).CopyFrom(value)
+    else:
+        setattr(message, field.name, value)

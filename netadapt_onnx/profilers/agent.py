@@ -1,0 +1,525 @@
+"""Measures models where they will run. One file: copy it to a device and let the device's own Python run it.
+
+    python3 agent.py manifest.json results.jsonl
+
+Needs Python 3.8, numpy and onnxruntime 1.16, nothing else. It appends a line per measured model; killed, it goes on
+with the next. On this machine the package calls its functions, so that every device is measured by the same code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import gc
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+import tempfile
+import threading
+import time
+import zlib
+from collections import Counter
+from contextlib import contextmanager
+from math import comb
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
+
+# onnxruntime's Linux wheels from 1.29 on send telemetry; this must be set before its first import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+
+Record = Dict[str, Any]
+Call = Callable[[], object]
+Models = Sequence[Tuple[int, Path]]
+
+# Sessions that live at the same time may hold this much in weights.
+SESSION_BYTES = 1 << 30
+# The share of runs that is taken for undisturbed, on a machine with three busy processes a core.
+UNDISTURBED = 0.1
+# Nearly where processors slow down; a device that is hotter gets this long to cool.
+HOT_C, COOLING_S = 78.0, 60.0
+HEARTBEAT_S = 5.0
+
+
+class Rounds:
+    """Sessions that run in turn: each round runs every one of them once, in a random order.
+
+    Machines change speed within tenths of a second (a neighbour on the sibling thread: 0.55 or 0.65 ms for the same
+    model). Models timed one after the other then differ by where the noise fell; models timed in turn share it.
+    Short runs are preceded by one that is not timed: the others have pushed the model out of the cache.
+    """
+
+    def __init__(self, calls: Sequence[Call], seed: int = 0) -> None:
+        self._calls = list(calls)
+        self._rng = np.random.default_rng(seed)
+        self._times: list[np.ndarray] = []
+        with undisturbed():
+            for call in self._calls:
+                call()
+            started = time.perf_counter()
+            for call in self._calls:
+                call()
+            self.round_s = time.perf_counter() - started
+        self._warm = self.round_s / max(1, len(self._calls)) < 0.02
+        self.round_s *= 2 if self._warm else 1
+
+    def go(self, rounds: int) -> None:
+        """Run this many more rounds."""
+        clock = time.perf_counter_ns
+        with undisturbed():
+            for _ in range(rounds):
+                row = np.empty(len(self._calls))
+                for i in self._rng.permutation(len(self._calls)):
+                    call = self._calls[i]
+                    if self._warm:
+                        call()
+                    started = clock()
+                    call()
+                    row[i] = (clock() - started) / 1e6
+                self._times.append(row)
+
+    def settle(self, seconds: float, enough: Callable[[np.ndarray], bool], least: int, most: int | None) -> None:
+        """Run until `enough` says so of the times (from `least` rounds on), or time or `most` rounds are up."""
+        deadline = time.perf_counter() + seconds
+        while most is None or len(self._times) < most:
+            done = len(self._times)
+            chunk = min(5 if done else 3, 5 if most is None else most - done)
+            if done and time.perf_counter() + chunk * self.round_s > deadline:
+                break
+            if done >= least and enough(self.times_ms):
+                break
+            self.go(chunk)
+
+    @property
+    def times_ms(self) -> np.ndarray:
+        """(sessions, rounds)."""
+        return np.stack(self._times, 1)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """No garbage collection while a clock runs."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def low_mean(times: np.ndarray, share: float = UNDISTURBED) -> np.ndarray:
+    """Mean of the fastest `share` along the last axis: what the model takes when nothing disturbs it.
+
+    Fresh sessions of one model agree in it to 0.3-0.6% on a machine where their medians differ by 1.2-1.7%.
+    """
+    count = max(1, round(times.shape[-1] * share))
+    kept: np.ndarray = np.sort(times, -1)[..., :count].mean(-1)
+    return kept
+
+
+def median_interval(samples: np.ndarray) -> tuple[float, float]:
+    """95% interval of the median from order statistics; with fewer than six samples, their range.
+
+    Sign test: outside the k+1-th smallest and largest of n lies the median with P = 2 * sum(C(n, i), i <= k) / 2^n.
+    """
+    ordered = np.sort(np.asarray(samples, np.float64))
+    n = len(ordered)
+    tails = np.cumsum([comb(n, i) for i in range(n // 2)]) * 2.0 ** (1 - n)
+    k = max(0, int(np.sum(tails <= 0.05)) - 1)
+    return float(ordered[k]), float(ordered[n - 1 - k])
+
+
+def _settled(until: str, precision: float, models: int) -> Callable[[np.ndarray], bool]:
+    """When times (sessions, by turn of models; rounds) are precise enough.
+
+    halves: both halves of the rounds agree on most sessions' undisturbed times; each: every model's median is known to
+    +-precision; ratio: likewise that of the first model relative to the second; undisturbed: likewise, but of the means
+    of the fastest runs.
+    """
+
+    def narrow(samples: np.ndarray) -> bool:
+        low, high = median_interval(samples)
+        return bool((high - low) / 2 <= precision * np.median(samples))
+
+    def enough(times: np.ndarray) -> bool:
+        if until == "halves":
+            even, odd = low_mean(times[:, ::2]), low_mean(times[:, 1::2])
+            return bool(np.quantile(np.abs(even / odd - 1), 0.8) < precision)
+        single = low_mean(times) if until == "undisturbed" else np.median(times, 1)
+        single = single.reshape(-1, models).T
+        return all(map(narrow, single if until == "each" else [single[0] / single[1]]))
+
+    return enough
+
+
+def open_session(path: Path, execution: Record, profile_folder: Optional[Path] = None) -> Any:
+    """A session for timing: the given threads, no spinning, fully optimised on this device.
+
+    With `profile_folder` onnxruntime's profiler is on and leaves the graph that really runs there, weights apart.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = execution["threads"]
+    options.inter_op_num_threads = 1
+    config = dict(execution["config"])
+    if profile_folder:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_folder / "profile")
+        options.optimized_model_filepath = str(profile_folder / "optimised.onnx")
+        config["session.optimized_model_external_initializers_file_name"] = "weights"
+        config["session.optimized_model_external_initializers_min_size_in_bytes"] = "128"
+    for key, value in config.items():
+        options.add_session_config_entry(key, value)
+    return ort.InferenceSession(str(path), options, providers=[(execution["provider"], execution["options"])])
+
+
+def caller(path: Path, execution: Record, inputs: Record) -> Call:
+    """A fresh session as a function that runs it once."""
+    session = open_session(path, execution)
+    session.run(None, inputs)
+    return lambda: session.run(None, inputs)
+
+
+class Profiled:
+    """A session with onnxruntime's profiler on, which writes to `folder`; calling it runs it once."""
+
+    def __init__(self, path: Path, execution: Record, inputs: Record, folder: Path) -> None:
+        self._folder = Path(tempfile.mkdtemp(dir=str(folder)))
+        self._inputs = inputs
+        self._session = open_session(path, execution, self._folder)
+        self()
+
+    def __call__(self) -> object:
+        """Run once."""
+        return self._session.run(None, self._inputs)
+
+    def finish(self) -> Record:
+        """The optimised graph, the microseconds of each of its nodes, and who ran how many of them."""
+        events = json.loads(Path(self._session.end_profiling()).read_bytes())
+        return profile_record(events, (self._folder / "optimised.onnx").read_bytes())
+
+
+def profile_record(events: Sequence[Record], optimised: bytes) -> Record:
+    """What a measured model's record holds of an onnxruntime profile and the optimised model."""
+    suffix = "_kernel_time"
+    us: dict[str, list[float]] = {}
+    placed: dict[str, str] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(suffix):
+            name = event["name"][: -len(suffix)]
+            us.setdefault(name, []).append(event["dur"])
+            placed[name] = event.get("args", {}).get("provider", "")
+    return {
+        "optimised": base64.b64encode(zlib.compress(optimised)).decode(),
+        "us": {name: round(_undisturbed_us(np.array(found)), 4) for name, found in us.items()},
+        "placement": dict(Counter(placed.values())),
+    }
+
+
+def _undisturbed_us(us: np.ndarray) -> float:
+    """Mean of a kernel's times near its fastest tenth.
+
+    Node by node: where six processes share two cores hardly a whole run is undisturbed. The profiler counts whole
+    microseconds, which only a mean over all of them undoes: hence the margin.
+    """
+    fast = float(np.quantile(us, UNDISTURBED))
+    return float(us[us <= fast + max(1.5, 0.05 * fast)].mean())
+
+
+def measure(job: Record, models: Models, execution: Record, inputs: Record, seconds: float) -> list[Record]:
+    """Measure models (number, path) in turn, with the job's reference, if it has one, as the last; a record each.
+
+    A model that cannot run gets a record that says why, and the others are measured without it.
+    """
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="netadapt-") as folder:
+        able, profiled, records = _opened(job, models, execution, inputs, Path(folder))
+        compared = job["reference"] is not None
+        if not able or (compared and able[-1] != models[-1]):
+            return records
+        spent = time.perf_counter() - started
+        low, medians, rounds = _times(job, [path for _, path in able], profiled, execution, inputs, seconds, spent)
+        kernels = [p.finish() for p in profiled]
+    shared: Record = {"record": "measured", "rounds": rounds}
+    if compared:
+        shared.update(reference_ms=low.pop(), reference_median_ms=medians.pop())
+        if kernels:
+            shared["reference_us"] = round(sum(kernels.pop()["us"].values()), 3)
+    shared["seconds"] = round((time.perf_counter() - started) / max(1, len(low)), 4)
+    for i, ms in enumerate(low):
+        times = {"ms": ms, "median_ms": medians[i], **(kernels[i] if kernels else {})}
+        records.append(dict(shared, model=able[i][0], **times))
+    return records
+
+
+def _opened(
+    job: Record, models: Models, execution: Record, inputs: Record, folder: Path
+) -> tuple[list[tuple[int, Path]], list[Profiled], list[Record]]:
+    """The models that run; their profiling sessions, if the job wants any; why the others do not run."""
+    able: list[tuple[int, Path]] = []
+    profiled: list[Profiled] = []
+    failed: list[Record] = []
+    for number, path in models:
+        try:
+            if job["profiled"]:
+                profiled.append(Profiled(path, execution, inputs, folder))
+            else:
+                caller(path, execution, inputs)
+            able.append((number, path))
+        except Exception as error:  # onnxruntime raises a dozen unrelated types, some of them plain RuntimeError
+            text = " ".join(str(error).split())[:300] or repr(error)
+            failed.append({"record": "failed", "model": number, "error": text})
+    return able, profiled, failed
+
+
+def _times(
+    job: Record,
+    paths: list[Path],
+    profiled: list[Profiled],
+    execution: Record,
+    inputs: Record,
+    cap: float,
+    spent: float,
+) -> tuple[list[list[float]], list[list[float]], int]:
+    """Undisturbed and median times in ms, each (models, sessions), and rounds; sessions open as memory allows."""
+    sessions, count, (least, most) = job["sessions"], len(paths), job["rounds"]
+    waves, together = 1, max(1, min(sessions, SESSION_BYTES // max(1, sum(path.stat().st_size for path in paths))))
+    if job["until"] != "halves":  # then every session counts, and slow models get fewer
+        first = Rounds([caller(path, execution, inputs) for path in paths])
+        sessions = min(sessions, max(3, int(cap / (6 * first.round_s))))
+        waves, spent = -(-sessions // together), 0.0
+    low, medians, rounds = [], [], 0
+    enough = _settled(job["until"], job["precision"], count)
+    for wave in range(waves):
+        opened = time.perf_counter()
+        number = min(together, sessions - wave * together)
+        turns = Rounds(
+            [*profiled, *(caller(path, execution, inputs) for _ in range(number) for path in paths)], job["seed"] + wave
+        )
+        opening = time.perf_counter() - opened if job["until"] == "halves" else 0.0
+        turns.settle((cap - spent - opening) / waves, enough, least, most)
+        times = turns.times_ms[len(profiled) :]
+        low.append(low_mean(times).reshape(number, count).T)
+        medians.append(np.median(times, 1).reshape(number, count).T)
+        rounds += times.shape[1]
+    found = [np.round(np.concatenate(parts, 1), 6).tolist() for parts in (low, medians)]
+    return found[0], found[1], rounds
+
+
+CPUFREQ = "sys/devices/system/cpu/cpu0/cpufreq/"
+THROTTLE = "sys/devices/system/cpu/cpu0/thermal_throttle/"
+# Instruction sets that change which kernels run; the hundred other flags come and go with kernel versions.
+INSTRUCTION_SETS = re.compile(r"(sse4|avx|amx|fma$|f16c|asimd|sve|sme(?!p)|neon|fphp|i8mm|bf16|dotprod|rvv)")
+
+
+def environment(root: Path = Path("/")) -> Record:
+    """What a latency depends on besides the model, and what else describes the device."""
+    import onnxruntime as ort
+
+    memory = re.search(r"MemTotal:\s*(\d+)", _read(root, "proc/meminfo"))
+    return {
+        **processor(_read(root, "proc/cpuinfo"), _read(root, "proc/device-tree/model"), platform.processor()),
+        "os": platform.system(),
+        "arch": platform.machine(),
+        "kernel": platform.release(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "memory_bytes": 1024 * int(memory.group(1)) if memory else None,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "onnxruntime": ort.__version__,
+        "build": getattr(ort, "get_build_info", str)(),
+        "providers": ort.get_available_providers(),
+        "governor": _read(root, CPUFREQ + "scaling_governor") or None,
+        "frequency_khz": int(_read(root, CPUFREQ + "cpuinfo_max_freq") or 0) or None,
+    }
+
+
+def processor(cpuinfo: str, board: str = "", otherwise: str = "") -> Record:
+    """The processor's name and instruction sets from the text of /proc/cpuinfo; `otherwise` where there is none."""
+    found: dict[str, str] = {}
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip().lower(), value.strip())
+    part = " ".join(found[k] for k in ("cpu implementer", "cpu part") if k in found)
+    flags = (found.get("flags") or found.get("features") or "").split()
+    name = " ".join(filter(None, [found.get("model name") or board, part]))
+    kept = sorted(flag for flag in flags if INSTRUCTION_SETS.match(flag))
+    return {"cpu": name or otherwise or platform.machine(), "flags": kept}
+
+
+def _read(root: Path, path: str) -> str:
+    try:
+        return (root / path).read_text(errors="replace").strip("\0\n ")
+    except OSError:
+        return ""
+
+
+def temperature_c(root: Path = Path("/")) -> float | None:
+    """The hottest of the processor's sensors; None where there is none to read."""
+    found = []
+    for zone in root.glob("sys/class/thermal/thermal_zone*"):
+        if re.search("cpu|soc|pkg|core|big|thermal", _read(zone, "type").lower()):
+            found += [int(t) / 1000 for t in re.findall(r"^\d+$", _read(zone, "temp"))]
+    return max((t for t in found if 0 < t < 150), default=None)
+
+
+def throttling(root: Path = Path("/")) -> str:
+    """What the system says of slowed processors, to be compared: Linux's counters, the Raspberry Pi's flags."""
+    flags = re.match("[0-9a-fA-F]+$", _read(root, "sys/devices/platform/soc/soc:firmware/get_throttled"))
+    now = bool(flags and int(flags.group(), 16) & 15)  # the higher bits tell of the past
+    return " ".join([_read(root, THROTTLE + n + "_throttle_count") for n in ("core", "package")] + ["now"] * now)
+
+
+def wait_until_cool(root: Path = Path("/"), sleep: Callable[[float], None] = time.sleep) -> float | None:
+    """Wait while the device is hot, but not for ever; returns its temperature then."""
+    waited = 0.0
+    while (temperature_c(root) or 0.0) > HOT_C and waited < COOLING_S:
+        sleep(2.0)
+        waited += 2.0
+    return temperature_c(root)
+
+
+def work(
+    folder: Path,
+    manifest: Record,
+    results: Path,
+    shard: int | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[list[Record]]:
+    """Do the jobs of a manifest (or of one shard), appending to `results`; yields what is there already, then the new.
+
+    Raises ValueError for a file that is damaged or of something else.
+    """
+    known = _resume(results, manifest)
+    yield known
+    here = {"record": "environment", "environment": environment()}
+    if here not in known:
+        yield _append(results, [here])
+    finished = {(r["job"], r["model"]) for r in known if r["record"] in ("measured", "failed")}
+    jobs = [(n, job) for n, job in enumerate(manifest["jobs"]) if shard is None or job["shard"] in (None, shard)]
+    capped = [n for n, job in jobs if job["seconds"] is None]
+    spent = sum(r["seconds"] for r in known if r["record"] == "measured" and r["job"] in capped)
+    stopped = "done"
+    with np.load(str(folder / manifest["inputs"])) as arrays:
+        inputs = {k: arrays[k].astype(object) if arrays[k].dtype.kind == "U" else arrays[k] for k in arrays}
+    for number, job in jobs:
+        missing = [m for m in job["models"] if (number, m) not in finished]
+        seconds = job["seconds"]
+        if seconds is None:
+            seconds = (manifest["seconds"] - spent) / sum(n >= number for n in capped)
+        if missing and seconds <= 0:
+            stopped = f"time cap of {manifest['seconds']:g} s"
+        elif missing:
+            wanted = missing if job["reference"] is None else [*missing, job["reference"]]
+            models = [(m, _checked(folder, manifest["models"][str(m)])) for m in wanted]
+            before, slowed = wait_until_cool(sleep=sleep), throttling()
+            records = measure(job, models, manifest["execution"], inputs, seconds)
+            heat = {"temperature_c": [before, temperature_c()], "throttled": throttling() != slowed}
+            yield _append(results, [dict(record, job=number, **heat) for record in records])
+            spent += sum(r.get("seconds", 0) for r in records) if number in capped else 0
+    yield _append(results, [{"record": "end", "stopped": stopped}])
+
+
+def _resume(results: Path, manifest: Record) -> list[Record]:
+    """Records of an earlier run; a torn last line is cut off. A new file begins with the manifest."""
+    known: list[Record] = []
+    if results.exists():
+        with results.open("r+b") as file:
+            data = file.read()
+            whole = data.rfind(b"\n") + 1
+            file.truncate(whole)
+        known = [json.loads(line) for line in data[:whole].splitlines()]
+    if known and known[0] != {"record": "manifest", "manifest": manifest}:
+        raise ValueError(f"{results} holds results of something else")
+    return known or _append(results, [{"record": "manifest", "manifest": manifest}])
+
+
+def _append(results: Path, records: list[Record]) -> list[Record]:
+    """Add lines in one write; when this returns they are on the disk."""
+    with results.open("ab") as file:
+        file.write(b"".join(json.dumps(r, separators=(",", ":")).encode() + b"\n" for r in records))
+        file.flush()
+        os.fsync(file.fileno())
+    return records
+
+
+def _checked(folder: Path, model: Record) -> Path:
+    """The path of a model's file, once its content is what the manifest says."""
+    path: Path = folder / model["file"]
+    if hashlib.sha256(path.read_bytes()).hexdigest() != model["sha256"]:
+        raise ValueError(f"{path.name} is damaged: copy it again")
+    return path
+
+
+@contextmanager
+def alone(results: Path) -> Iterator[None]:
+    """Wait until no other agent works on the same results: one whose connection was cut finishes its job first."""
+    with Path(f"{results}.lock").open("ab") as lock:
+        if os.name != "nt":
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _beat(over: threading.Event) -> None:
+    """A sign of life in an empty line now and then, so that whoever listens can tell work from a dead connection."""
+    while not over.wait(HEARTBEAT_S):
+        try:
+            os.write(1, b"\n")
+        except OSError:
+            over.set()
+
+
+def main() -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Measures ONNX models on this device; killed, it goes on next time.")
+    parser.add_argument("manifest", type=Path, nargs="?", help="what to measure")
+    parser.add_argument("results", type=Path, nargs="?", help="JSON lines are appended to it")
+    parser.add_argument("--shard", type=int, help="measure this share only, counted from 1")
+    parser.add_argument("--stream", action="store_true", help="write the records to stdout too; stop when nobody reads")
+    parser.add_argument("--describe", action="store_true", help="only tell what device this is")
+    given = parser.parse_args()
+    if given.describe:
+        sys.stdout.write(json.dumps(environment()) + "\n")
+        return 0
+    if not given.manifest or not given.results:
+        parser.error("name a manifest and a file for the results")
+    try:
+        with alone(given.results):
+            listen(given.manifest, given.results, given.shard, given.stream)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+def listen(path: Path, results: Path, shard: Optional[int], stream: bool) -> None:
+    """Work, and tell whoever listens; stop when those who should listen are gone."""
+    gone = threading.Event()
+    if stream:
+        threading.Thread(target=_beat, args=(gone,), daemon=True).start()
+    manifest = json.loads(path.read_bytes())
+    jobs = [job for job in manifest["jobs"] if shard is None or job["shard"] in (None, shard)]
+    done, total = 0, sum(len(job["models"]) for job in jobs)
+    for records in work(path.resolve().parent, manifest, results, shard):
+        new = sum(record["record"] in ("measured", "failed") for record in records)
+        done += new
+        if stream:
+            sys.stdout.write("".join(json.dumps(record) + "\n" for record in records))
+            sys.stdout.flush()
+        elif new:
+            sys.stderr.write(f"{done} of {total} measured\n")
+        if gone.is_set():
+            return
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Places where models are measured: this machine, and those reached by ssh or adb."""

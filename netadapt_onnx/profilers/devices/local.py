@@ -1,0 +1,65 @@
+"""This machine as a device: the agent's functions in this process, on files in a temporary folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.profilers import agent
+from netadapt_onnx.profilers.measuring import Answer, Environment
+
+
+class LocalDevice:
+    """This machine; its folder goes with the object."""
+
+    name = "local"
+    oldest = False
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="netadapt-local-"))
+        self._gone = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+
+    def describe(self) -> Environment:
+        """This machine, by the agent."""
+        return agent.environment()
+
+    def push(self, files: Sequence[Path]) -> None:
+        """Links, which cost nothing."""
+        for file in files:
+            there = self._folder / file.name
+            if there.exists():
+                continue
+            try:
+                os.link(file, there)
+            except OSError:  # a file system without links
+                shutil.copy(file, there)
+
+    def run(self, manifest: str, results: str) -> Iterator[Answer]:
+        """In this process: its clock is the same, and starting another takes as long as a small job."""
+        plan = msgspec.json.decode((self._folder / manifest).read_bytes())
+        try:
+            for records in agent.work(self._folder, plan, self._folder / results):
+                for record in records:
+                    yield msgspec.convert(record, Answer)
+        except ValueError as error:
+            raise NetadaptError(str(error), code="device") from error
+
+    def pull(self, name: str) -> bytes:
+        """The file as it is."""
+        return (self._folder / name).read_bytes()
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Unlink."""
+        for name in names:
+            (self._folder / name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Remove the folder."""
+        self._gone()

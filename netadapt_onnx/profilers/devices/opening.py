@@ -1,0 +1,66 @@
+"""A device from its name: `local`, `ssh://[user@]host[:port]` or `adb://SERIAL`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.profilers.devices.adb import AdbShell
+from netadapt_onnx.profilers.devices.local import LocalDevice
+from netadapt_onnx.profilers.devices.perf_test import PerfTestDevice
+from netadapt_onnx.profilers.devices.remote import RemoteDevice
+from netadapt_onnx.profilers.devices.shell import Shell
+from netadapt_onnx.profilers.devices.ssh import SshShell
+from netadapt_onnx.profilers.measuring import Device
+
+LOCAL = "local"
+# A device that is only measured by hand: it cannot be opened.
+BUNDLE = "bundle"
+
+
+@contextmanager
+def opened_device(
+    device: str | Device = LOCAL,
+    *,
+    purpose: str | os.PathLike[str] = "",
+    python: str = "python3",
+    keep: bool = False,
+    perf_test: Path | None = None,
+    log: Callable[[str], None] | None = None,
+) -> Iterator[Device]:
+    """A device by its name, left as it was found; or the caller's own device as it is.
+
+    `purpose`: the path that the measurements are for. The folder on the device follows from it, so that after a kill
+    the same command finds, continues and removes what was left there. Raises NetadaptError for an unknown name.
+    """
+    if not isinstance(device, str):
+        yield device
+        return
+    token = hashlib.sha256(f"{platform.node()}:{Path(purpose).absolute()}".encode()).hexdigest()[:16]
+    if device == LOCAL:
+        found: Device = LocalDevice()
+    else:
+        found = _behind(_shell(device, token), python, keep, perf_test, log)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def _shell(name: str, token: str) -> Shell:
+    if name.startswith("ssh://"):
+        return SshShell(name, token)
+    if name.startswith("adb://"):
+        return AdbShell(name, token)
+    raise NetadaptError(f"no device '{name}'", hint="local, ssh://[user@]host[:port] or adb://SERIAL", code="usage")
+
+
+def _behind(shell: Shell, python: str, keep: bool, perf_test: Path | None, log: Callable[[str], None] | None) -> Device:
+    if perf_test is not None:
+        return PerfTestDevice(shell, perf_test, keep=keep)
+    return RemoteDevice(shell, python=python, keep=keep, log=log)

@@ -1,0 +1,79 @@
+"""What happened in a run of `adapt`, read back from its directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.search.adaptation import HISTORY_FILE, RESULT_FILE
+from netadapt_onnx.search.netadapt import Step
+from netadapt_onnx.search.result import AdaptResult
+from netadapt_onnx.search.run import IDENTITY_FILE, Lines
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model that a run met: `resources` as predicted, in base units; `kind`: original, proposal, accepted or result.
+
+    `accuracy` of proposals and accepted models is that on held-out samples, before the final training.
+    """
+
+    kind: str
+    iteration: int
+    group: str
+    accuracy: float
+    resources: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Story:
+    """A run: its name, outcome, steps, every model it met, and what it was made with (`identity`, `about`)."""
+
+    name: str
+    result: AdaptResult
+    steps: tuple[Step, ...]
+    points: tuple[Point, ...]
+    identity: Mapping[str, Any]
+    about: Mapping[str, Any]
+
+
+def read_story(run: Path) -> Story:
+    """Read a finished run. Raises NetadaptError if the folder is none, or its search has not ended yet."""
+    if not (run / IDENTITY_FILE).is_file():
+        raise NetadaptError(f"{run} is not a run", hint="name the directory given to `adapt -o`", code="missing-file")
+    if not (run / RESULT_FILE).is_file():
+        raise NetadaptError(f"{run} has no result yet", hint="finish it with --resume", code="missing-file")
+    try:
+        result = msgspec.json.decode(
+            (run / RESULT_FILE).read_bytes(), type=AdaptResult, dec_hook=lambda kind, value: kind(value)
+        )
+        recorded = msgspec.json.decode((run / IDENTITY_FILE).read_bytes())
+    except msgspec.DecodeError as error:
+        raise NetadaptError(f"{run} is not readable as a run of `adapt`: {error}", code="corrupt-run") from error
+    steps = tuple(Lines(run / HISTORY_FILE, Step).items)
+    name = run.resolve().name
+    return Story(name, result, steps, _points(result, steps), recorded["identity"], recorded.get("about", {}))
+
+
+def _points(result: AdaptResult, steps: tuple[Step, ...]) -> tuple[Point, ...]:
+    found = [Point("original", 0, "", result.accuracy.before, _resources(result, "before"))]
+    for step in steps:
+        for tried in step.tried:
+            if tried.accuracy is not None:
+                found.append(Point("proposal", step.iteration, tried.group, tried.accuracy, tried.resources))
+        found.append(Point("accepted", step.iteration, step.group, step.accepted.accuracy, step.resources))
+    found.append(Point("result", len(steps), "", result.accuracy.after, _resources(result, "after")))
+    return tuple(found)
+
+
+def _resources(result: AdaptResult, when: str) -> dict[str, float]:
+    cost = getattr(result, when)
+    known = {"macs": cost.macs, "params": cost.params, "size": cost.size_bytes, "memory": cost.memory_bytes}
+    if cost.latency_ms is not None:
+        known["latency"] = cost.latency_ms
+    return {name: float(value) for name, value in known.items()}

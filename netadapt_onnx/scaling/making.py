@@ -1,0 +1,248 @@
+"""A scaled network made: widths for a target, the model at those widths, trained from scratch, judged, measured."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.folding import fold
+from netadapt_onnx.model import Model, load, save
+from netadapt_onnx.profilers.cost import cost
+from netadapt_onnx.profilers.session import Execution
+from netadapt_onnx.profilers.table import Table
+from netadapt_onnx.profilers.timing import Ratio, ratio
+from netadapt_onnx.runtime import random_inputs
+from netadapt_onnx.scaling.generate import Path as WidthPath
+from netadapt_onnx.scaling.generate import Widths, widest
+from netadapt_onnx.scaling.methods import Ground
+from netadapt_onnx.scaling.record import Record
+from netadapt_onnx.scaling.result import Method, Options, ScaledModel, Spread
+from netadapt_onnx.search.budget import Budget
+from netadapt_onnx.search.latency import CAREFUL_S, CAREFUL_SESSIONS
+from netadapt_onnx.search.provenance import provenance, stored_bytes
+from netadapt_onnx.search.result import Resources
+from netadapt_onnx.search.run import Run
+from netadapt_onnx.search.subject import Predictor
+from netadapt_onnx.surgery import Trace, resize, select
+from netadapt_onnx.training.data import Dataset, Split
+from netadapt_onnx.training.evaluate import accuracy, outputs
+
+# A latency target is met within this share of itself, or after so many networks measured.
+NEAR = 0.015
+ATTEMPTS = 4
+# A network whose weights take a larger share of the memory can be neither trained nor run beside another.
+MEMORY_SHARE = 0.1
+
+
+@dataclass
+class Making:
+    """Everything a run needs to make its models. `notes` are for the user."""
+
+    run: Run
+    source: Model
+    found: Trace
+    dataset: Dataset | None
+    options: Options
+    table: Table | None
+    execution: Execution
+    progress: Callable[[int, int, str], None]
+    log: Callable[[str], None]
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        extra = stored_bytes(provenance(self.source, command="scale"))
+        self._predict = Predictor(self.found, extra, {} if self.table is None else {"latency": self.table.predict})
+        self._original = self._predict({g.name: g.channels for g in self.found.prunable})
+        if self.dataset is not None and self.dataset.train.labels is None:
+            self.notes.append("the data have no labels: gates and training learn the original model's answers")
+
+    def fresh(self, proto: onnx.ModelProto, seed: int | None = None) -> onnx.ModelProto:
+        """The same network with weights drawn from a seed, by default the run's."""
+        from netadapt_onnx.training.initialise import initialised
+
+        return initialised(proto, self.options.seed if seed is None else seed)
+
+    def briefly_trained(self, key: str, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """Trained for the longest warm-up: what magnitudes are read from."""
+        file = self.run.path / "magnitudes.onnx"
+        if not file.exists():
+            made = self._trained(f"{key}/magnitudes", proto, max(self.options.warmup_epochs), self.options.seed)
+            save(made, file)
+        return load(file).proto
+
+    def descended(self, proto: onnx.ModelProto, ground: Ground, warm_up: int, share: float, key: str) -> Record:
+        """One descent's record, from this initialised model."""
+        from netadapt_onnx.scaling.descent import Schedule, descend
+
+        assert self.dataset is not None
+        self.log(f"descent {key}: {warm_up} epochs, then filters go")
+        return descend(
+            proto,
+            ground.traced,
+            ground.params,
+            self.dataset,
+            Schedule(warm_up_epochs=warm_up, lr=self.options.lr, pruning_lr=self.options.lr / 10, share=share),
+            teacher=self._teacher,
+            seed=self.options.seed,
+            progress=self.progress,
+        )
+
+    @property
+    def _teacher(self) -> onnx.ModelProto | None:
+        unlabelled = self.dataset is not None and self.dataset.train.labels is None
+        return self.found.folded.proto if unlabelled else None
+
+    def made(self, budget: Budget, path: WidthPath, start: float, method: Method, warm_up: int | None) -> ScaledModel:
+        """The largest network along `path` within a target; for latency, within it as measured."""
+        name = str(budget) if method == self.options.methods[0] else f"{budget}-{method}"
+        if len(self.options.warmup_epochs) > 1 and warm_up is not None:
+            name += f"-warmup{warm_up}"
+        name = re.sub(r"[^\w.=-]", "_", name)
+        limit = budget.limit(self._original[budget.resource])
+        share = None
+        if budget.resource == "latency":
+            widths, share = self._at_latency(name, budget, path, start, limit)
+        else:
+            widths = widest(path, self._cost(budget), limit, start, str(budget))
+        proto = self.at(widths)
+        spread, file = self._judged(name, proto)
+        counted = cost(proto, fold(proto, self._shapes).shapes)
+        latency_ms = None if share is None else share * self._reference_ms
+        size = counted.size_bytes if file is None else file.stat().st_size
+        resources = Resources(counted.params, counted.macs, size, counted.memory_bytes, latency_ms)
+        return ScaledModel(str(budget), method, warm_up, resources, share, widths, spread, file)
+
+    @property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: shape for name, (shape, _) in self.found.folded.specs.items()}
+
+    @property
+    def _reference_ms(self) -> float:
+        assert self.table is not None
+        return self.table.latency_ms.median_ms
+
+    def at(self, widths: Mapping[str, int]) -> onnx.ModelProto:
+        """The model at these widths: what is left keeps its weights, what is new is drawn."""
+        return resize(self.found, select(self.found, widths))
+
+    def _cost(self, budget: Budget) -> Callable[[Widths], float]:
+        most = MEMORY_SHARE * _memory_bytes()
+
+        def counted(widths: Widths) -> float:
+            amounts = self._predict(widths)
+            if amounts["size"] > most:
+                raise NetadaptError(
+                    f"target {budget}: a network of {amounts['size'] / 1e9:.1f} GB is too much for this machine",
+                    hint="ask for less",
+                    code="target",
+                )
+            return amounts[budget.resource]
+
+        return counted
+
+    def _at_latency(
+        self, name: str, budget: Budget, path: WidthPath, start: float, limit: float
+    ) -> tuple[Widths, float]:
+        """Widths whose measured time is nearest the target, and their share of the original's time.
+
+        The table proposes; what is measured beside the original corrects what the table is asked for next.
+        """
+        aim, tried = limit, {}
+        for _ in range(ATTEMPTS):
+            widths = widest(path, self._cost(budget), aim, start, str(budget))
+            key = f"latency/{name}/{'-'.join(map(str, widths.values()))}"
+            if key in tried:
+                break
+            found = msgspec.convert(self.run.once(key, partial(self._measured, widths)), Ratio)
+            amount = found.median * self._original["latency"] if budget.relative else found.model.median_ms
+            tried[key] = (abs(amount / limit - 1), widths, found.median)
+            self.log(f"{name}: {amount:.4g} ms measured for {limit:.4g}")
+            if tried[key][0] <= NEAR:
+                break
+            aim *= limit / amount
+        _, widths, share = min(tried.values(), key=lambda entry: entry[0])
+        return widths, share
+
+    def _measured(self, widths: Widths) -> Ratio:
+        inputs = random_inputs(self.found.folded.specs)
+        reference = self.found.folded.proto
+        return ratio(
+            self.at(widths),
+            reference,
+            inputs,
+            self.execution,
+            sessions=CAREFUL_SESSIONS,
+            time_cap_s=CAREFUL_S,
+        )
+
+    def _judged(self, name: str, proto: onnx.ModelProto) -> tuple[Spread | None, Path | None]:
+        """Train with every seed; the model that is best on validation data is kept as the target's."""
+        folder = self.run.path / "models" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        metadata = provenance(self.source, command="scale")
+        if self.dataset is None:
+            return None, save(proto, folder / "model.onnx", metadata=metadata, overwrite=True)
+        split, held = self.dataset.reported
+        reported: list[float] = []
+        validated: list[float] = []
+        metric = ""
+        for seed in range(self.options.seed, self.options.seed + self.options.seeds):
+            file = folder / f"seed-{seed}.onnx"
+
+            def judge(seed: int = seed, file: Path = file) -> Mapping[str, object]:
+                made = self._trained(f"{name}, seed {seed}", self.fresh(proto, seed), self.options.epochs, seed)
+                save(made, file, metadata=metadata, overwrite=True)
+                assert self.dataset is not None
+                found = self._accuracy(made, self.dataset.val), self._accuracy(made, held)
+                return {"val": found[0][0], "reported": found[1][0], "metric": found[1][1]}
+
+            kept = self.run.once(f"trained/{name}/{seed}", judge)
+            validated.append(kept["val"])
+            reported.append(kept["reported"])
+            metric = kept["metric"]
+        best = folder / f"seed-{self.options.seed + int(np.argmax(validated))}.onnx"
+        final = save(load(best).proto, folder / "model.onnx", metadata=metadata, overwrite=True)
+        std = float(np.std(reported, ddof=1)) if len(reported) > 1 else 0.0
+        return Spread(float(np.mean(reported)), std, metric, split, tuple(reported)), final
+
+    def _trained(self, said: str, proto: onnx.ModelProto, epochs: int, seed: int) -> onnx.ModelProto:
+        from netadapt_onnx.training.trainer import train
+
+        assert self.dataset is not None
+        if not epochs:
+            return proto
+
+        def told(step: int, steps: int, loss: float) -> None:
+            self.progress(step, steps, f"{said}: loss {loss:.3f}")
+
+        made = train(
+            proto,
+            self.dataset,
+            teacher=self._teacher,
+            epochs=epochs,
+            lr=self.options.lr,
+            seed=seed,
+            progress=told,
+        )
+        return made.proto
+
+    def _accuracy(self, proto: onnx.ModelProto, split: Split) -> tuple[float, str]:
+        reference = outputs(self.found.folded.proto, split) if split.labels is None else None
+        found = accuracy(proto, split, reference=reference)
+        return found.value, found.metric
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, AttributeError, OSError):
+        return 8 * 2**30

@@ -1,0 +1,93 @@
+"""What `scale` is asked, and what it returns: its JSON contract as frozen data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.scaling.law import GroupLaw
+from netadapt_onnx.search.budget import Budget, parse_budgets
+from netadapt_onnx.search.result import Resources
+
+Method = Literal["neuralscale", "uniform", "morphnet", "magnitude"]
+METHODS: tuple[Method, ...] = get_args(Method)
+EPOCHS = 30
+ITERATIONS = 15
+WARM_UP_EPOCHS = 10
+LEARNING_RATE = 0.1
+
+
+@dataclass(frozen=True)
+class Options:
+    """All that decides the result besides model, data, law, record and table."""
+
+    targets: tuple[str, ...]
+    methods: tuple[Method, ...] = ("neuralscale",)
+    iterations: int = ITERATIONS
+    warmup_epochs: tuple[int, ...] = (WARM_UP_EPOCHS,)
+    epochs: int = EPOCHS
+    lr: float = LEARNING_RATE
+    seeds: int = 1
+    seed: int = 0
+    ep: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        unknown = next((name for name in self.methods if name not in METHODS), None)
+        if unknown is not None or not self.methods:
+            raise NetadaptError(f"no method '{unknown}'", hint=f"one of {', '.join(METHODS)}", code="usage")
+        for name, least in {"iterations": 1, "epochs": 0, "seeds": 1, "seed": 0, "threads": 1}.items():
+            if getattr(self, name) < least:
+                raise NetadaptError(f"--{name} {getattr(self, name)}: at least {least}", code="usage")
+        if not self.warmup_epochs or min(self.warmup_epochs) < 0:
+            raise NetadaptError("--warmup-epochs: numbers of at least 0, as 1,5,10", code="usage")
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """The targets, each on its own: several make several models."""
+        return tuple(budget for text in self.targets for budget in parse_budgets(text))
+
+    def identity(self) -> dict[str, Any]:
+        """As JSON, for a run's identity."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over the seeds' `values`; fractions on `split`."""
+
+    mean: float
+    std: float
+    metric: str
+    split: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ScaledModel:
+    """One target's network. `accuracy` is None and the weights are not trained where there were no data.
+
+    `resources.latency_ms` is measured beside the original for a latency target, of which `latency_ratio` is the share.
+    """
+
+    target: str
+    method: Method
+    warmup_epochs: int | None
+    resources: Resources
+    latency_ratio: float | None
+    widths: Mapping[str, int]
+    accuracy: Spread | None
+    model: Path | None
+
+
+@dataclass(frozen=True)
+class ScaleResult:
+    """`groups` is the law of the last warm-up asked for; none where the method has no law."""
+
+    groups: tuple[GroupLaw, ...]
+    models: tuple[ScaledModel, ...] = ()
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()

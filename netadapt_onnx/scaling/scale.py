@@ -1,0 +1,231 @@
+"""`scale`: how an architecture's widths should be distributed at any size, and networks of the sizes asked for."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.folding import fold
+from netadapt_onnx.model import Model, load
+from netadapt_onnx.profilers import agent
+from netadapt_onnx.profilers.session import Execution
+from netadapt_onnx.profilers.table import Table, family
+from netadapt_onnx.scaling.generate import Path as WidthPath
+from netadapt_onnx.scaling.generate import Rungs, rungs, uniform
+from netadapt_onnx.scaling.law import Law, read_law, written
+from netadapt_onnx.scaling.law import fit as fitted
+from netadapt_onnx.scaling.making import Making
+from netadapt_onnx.scaling.methods import Descent, Ground, baseline, law_of, neuralscale, path_of
+from netadapt_onnx.scaling.plots import drawn
+from netadapt_onnx.scaling.record import Record, read_record
+from netadapt_onnx.scaling.result import (
+    EPOCHS,
+    ITERATIONS,
+    LEARNING_RATE,
+    WARM_UP_EPOCHS,
+    Method,
+    Options,
+    ScaledModel,
+    ScaleResult,
+)
+from netadapt_onnx.search.latency import built_table, loaded_table
+from netadapt_onnx.search.provenance import file_hash
+from netadapt_onnx.search.run import Run, write_atomically
+from netadapt_onnx.search.subject import Predictor, require_prunable
+from netadapt_onnx.surgery import Trace, trace
+from netadapt_onnx.training.data import load_data
+
+LAW_FILE, PLOTS = "widths.toml", "plots"
+Progress = Callable[[int, int, str], None]
+Source = str | os.PathLike[str] | Model
+
+
+def scale(
+    model: Source | None = None,
+    data: str | os.PathLike[str] | None = None,
+    *,
+    target: str | Sequence[str] = (),
+    out: str | os.PathLike[str] | None = None,
+    method: Method | Sequence[Method] = "neuralscale",
+    iterations: int = ITERATIONS,
+    warmup_epochs: Sequence[int] = (WARM_UP_EPOCHS,),
+    epochs: int = EPOCHS,
+    lr: float = LEARNING_RATE,
+    seeds: int = 1,
+    law: str | os.PathLike[str] | None = None,
+    fit: str | os.PathLike[str] | None = None,
+    table: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    ep: str = "cpu",
+    threads: int = 1,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    batch_size: int = 1,
+    progress: Progress | None = None,
+    log: Callable[[str], None] | None = None,
+) -> ScaleResult:
+    """Find how the widths of `model` follow its size, and build and train networks of the target sizes.
+
+    (NeuralScale; Lee & Lee, CVPR 2020.) Each of `target` ("params=0.25x", "latency=8ms", "macs=2x") makes a model in
+    the run directory `out`. The law is searched with `data`, or read from `law` (a `widths.toml`), or fitted to
+    recorded widths in `fit` (a CSV file; without a model that is all that is done). With data every model is trained
+    from scratch with `seeds` seeds; without, it keeps what weights it can and is not trained. Unlabelled data teach the
+    original's answers. Several methods make a model each. Raises NetadaptError for targets out of reach and for laws
+    of other models.
+    """
+    texts = (target,) if isinstance(target, str) else tuple(target)
+    methods = (method,) if isinstance(method, str) else tuple(method)
+    options = Options(texts, methods, iterations, tuple(warmup_epochs), epochs, lr, seeds, seed, ep, threads)
+    if law is not None and fit is not None:
+        raise NetadaptError("a law and a record to fit one to", hint="give --law or --fit", code="usage")
+    record = None if fit is None else read_record(Path(fit))
+    if model is None:
+        if record is None:
+            raise NetadaptError("nothing to scale", hint="give a model, or recorded widths as --fit", code="usage")
+        return ScaleResult(fitted(record), notes=Law(fitted(record)).notes)
+    if not texts:
+        raise NetadaptError("no target", hint="give one, e.g. --target params=0.25x", code="usage")
+    if data is None and law is None and record is None and methods != ("uniform",):
+        raise NetadaptError("no data to search with", hint="give --data, --law or --fit", code="usage")
+    if data is not None and out is None:
+        raise NetadaptError("no run directory", hint="name one with -o", code="usage")
+    source = model if isinstance(model, Model) else load(model)
+    folded = fold(source.proto, dict(shapes or {}), batch_size)
+    found = trace(folded)
+    require_prunable(source, found)
+    outputs = {value.name: folded.shapes[value.name] for value in folded.proto.graph.output}
+    dataset = None if data is None else load_data(Path(data), folded.specs, outputs)
+    allowed = rungs(found.prunable)
+    given = None
+    if law is not None:
+        given = read_law(Path(law), family(found.folded.proto), list(allowed))
+    identity = {
+        "command": "scale",
+        "model": source.sha256,
+        "data": None if dataset is None else dataset.sha256,
+        **{name: None if file is None else file_hash(Path(file)) for name, file in
+           {"law": law, "fit": fit, "table": table}.items()},
+        **options.identity(),
+    }  # fmt: skip
+    execution = Execution(ep, threads)
+    execution.require(agent.environment())
+    with _running(out, identity, resume) as run:
+        timed = _table(run, found, options, execution, table, progress or _quiet)
+        making = Making(run, source, found, dataset, options, timed, execution, progress or _quiet, log or _quiet)
+        result = _Scaling(making, given, record).result()
+    if out is None:
+        note = "the models were not kept: name a directory with -o"
+        return replace(result, models=tuple(replace(m, model=None) for m in result.models), notes=(*result.notes, note))
+    return result
+
+
+@contextmanager
+def _running(out: str | os.PathLike[str] | None, identity: Mapping[str, object], resume: bool) -> Iterator[Run]:
+    """The run directory; one that is forgotten where none is named."""
+    if out is not None:
+        with Run.open(Path(out), identity, growing={}, resume=resume) as run:
+            yield run
+        return
+    with tempfile.TemporaryDirectory() as folder, Run.open(Path(folder), identity, growing={}, resume=False) as run:
+        yield run
+
+
+def _table(
+    run: Run,
+    found: Trace,
+    options: Options,
+    execution: Execution,
+    table: str | os.PathLike[str] | None,
+    progress: Progress,
+) -> Table | None:
+    if table is not None:
+        return loaded_table(Path(table), found, execution)
+    if all(budget.resource != "latency" for budget in options.budgets):
+        return None
+    return built_table(run.path, found, execution, options.seed, progress)
+
+
+class _Scaling:
+    """One run of `scale`: the laws or baselines, then a model for every target."""
+
+    def __init__(self, making: Making, law: Law | None, record: Record | None) -> None:
+        self._making = making
+        self._warm_up: int | None = None
+        self._descent: Descent | None = None
+        self._law = Law(())
+        self._given = law
+        self._record = record
+        predict = Predictor(making.found)
+        self._ground = Ground(
+            found=making.found,
+            allowed=rungs(making.found.prunable),
+            family=family(making.found.folded.proto),
+            params=lambda widths: predict(dict(widths))["params"],
+            at=making.at,
+            fresh=making.fresh,
+            trained=making.briefly_trained,
+            traced=lambda proto: trace(fold(proto, {n: s for n, (s, _) in making.found.folded.specs.items()})),
+            descend=self._descend,
+        )
+
+    def result(self) -> ScaleResult:
+        """Everything that was asked for; what a killed run had done is not done again."""
+        options = self._making.options
+        models: list[ScaledModel] = []
+        for method in options.methods:
+            searched = self._given is None and self._record is None and method != "uniform"
+            for warm_up in options.warmup_epochs if searched else (None,):
+                self._warm_up = warm_up
+                key = method if warm_up is None else f"{method}/{warm_up}"
+                paths = self._paths(method, key)
+                for budget in options.budgets:
+                    path, start = paths(self._allowed(budget.resource))
+                    models.append(self._making.made(budget, path, start, method, warm_up))
+        notes = [*self._law.notes, *self._making.notes] if self._law.groups else list(self._making.notes)
+        notes += drawn(self._making.run.path / PLOTS, models, self._law, self._descent)
+        return ScaleResult(self._law.groups, tuple(models), self._making.run.seconds(), tuple(dict.fromkeys(notes)))
+
+    def _paths(self, method: Method, key: str) -> Callable[[Mapping[str, Rungs]], tuple[WidthPath, float]]:
+        """What gives, for the widths that are allowed, a method's path and the size to begin at."""
+        if method != "neuralscale":
+            base = baseline(self._ground, key, method)
+            return lambda allowed: (uniform(base, allowed), 1.0)
+        if self._given is not None:
+            law = self._given
+        elif self._record is not None:
+            law = law_of(self._ground, self._record)
+        else:
+            self._descent = neuralscale(self._ground, key, self._making.options.iterations)
+            law = self._descent.law
+        self._law = law
+        write_atomically(self._making.run.path / LAW_FILE, written(law).encode())
+        return lambda allowed: path_of(law, self._ground, allowed)
+
+    def _allowed(self, resource: str) -> Mapping[str, Rungs]:
+        """For latency only widths on the edges of the table's steps."""
+        if resource != "latency" or self._making.table is None:
+            return self._ground.allowed
+        return rungs(self._making.found.prunable, self._making.table.stairs.alignment)
+
+    def _descend(self, key: str, proto: onnx.ModelProto, share: float) -> Record:
+        """A descent, journalled whole."""
+
+        def widths() -> dict[str, object]:
+            record = self._making.descended(proto, self._ground, self._warm_up or 0, share, key)
+            return {"names": record.names, "widths": record.widths.tolist(), "tau": record.tau.tolist()}
+
+        kept = self._making.run.once(f"descent/{key}", widths)
+        rows = np.array(kept["widths"], float).reshape(-1, len(kept["names"]))
+        return Record(tuple(kept["names"]), rows, np.array(kept["tau"], float))
+
+
+def _quiet(*_: object) -> None:
+    """Neither progress nor log."""

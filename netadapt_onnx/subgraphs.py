@@ -1,0 +1,53 @@
+"""Subgraphs of nodes: what they are, what they read from outside, and their tensors under other names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import onnx
+
+
+def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The subgraphs of a node (If branches, Loop and Scan bodies)."""
+    found = []
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            found.append(attribute.g)
+        found.extend(attribute.graphs)
+    return found
+
+
+def captured(node: onnx.NodeProto) -> list[str]:
+    """Names that a node's subgraphs read from the graphs around them, without repetition."""
+    names: dict[str, None] = {}
+    for body in bodies(node):
+        own = {v.name for v in body.input} | {t.name for t in body.initializer} | {""}
+        for inner in body.node:
+            names.update(dict.fromkeys(name for name in [*inner.input, *captured(inner)] if name not in own))
+            own.update(inner.output)
+        names.update(dict.fromkeys(v.name for v in body.output if v.name not in own))
+    return list(names)
+
+
+def all_bodies(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    """The subgraphs of nodes at any depth."""
+    for node in nodes:
+        for body in bodies(node):
+            yield body
+            yield from all_bodies(body.node)
+
+
+def rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Give tensors other names, in place, also where subgraphs of the node read them."""
+    for i, name in enumerate(node.input):
+        node.input[i] = names.get(name, name)
+    for i, name in enumerate(node.output):
+        node.output[i] = names.get(name, name)
+    for body in bodies(node):
+        own = {v.name for v in body.input} | {t.name for t in body.initializer}
+        own |= {name for inner in body.node for name in inner.output}
+        outer = {k: v for k, v in names.items() if k not in own}
+        for inner in body.node:
+            rename(inner, outer)
+        for value in body.output:
+            value.name = outer.get(value.name, value.name)

@@ -1,0 +1,59 @@
+"""Sums over the slices of a weight: block by block, and of what quantised weights stand for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from netadapt_onnx.surgery.labels import Layer
+from netadapt_onnx.surgery.trace import Trace
+
+# A weight of 400 MB in float64, and once more squared, would be the largest thing in memory.
+BLOCK_ELEMENTS = 1 << 20
+# Inputs with the scale and the zero point of the weight, by operator.
+QUANTISED = {
+    "QLinearConv": (4, 5),
+    "QLinearMatMul": (4, 5),
+    "QGemm": (4, 5),
+    "MatMulIntegerToFloat": (3, 5),
+    "DynamicQuantizeMatMul": (2, 3),
+    "ConvInteger": (None, 3),
+    "MatMulInteger": (None, 3),
+    "DequantizeLinear": (1, 2),
+}
+
+
+def layer_sums(trace: Trace, layer: Layer, power: int) -> np.ndarray:
+    """Sum of |w|^power over the slice of each position along the axis that produces a layer's channels, (n,)."""
+    values = trace.labels.value(layer.weight)
+    if values.dtype.kind not in "iu":
+        return slice_sums(values, layer.axis, power)
+    scale, zero = _quantisation(trace, layer)
+    sums: np.ndarray = slice_sums(values, layer.axis, power, zero) * scale**power
+    return sums
+
+
+def slice_sums(values: np.ndarray, axis: int, power: int, zero: np.ndarray | float = 0.0) -> np.ndarray:
+    """Sum of |w - zero|^power over all other axes, (n,); `zero` is one number or one for each position."""
+    rows = np.moveaxis(values, axis, 0)
+    zeros = np.broadcast_to(zero, len(rows))
+    step = max(1, BLOCK_ELEMENTS // max(1, values.size // max(1, len(rows))))
+    sums = np.zeros(len(rows))
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step].astype(np.float64)
+        block = block.reshape(len(block), -1) - zeros[start : start + step, None]
+        sums[start : start + step] = (np.abs(block) ** power).sum(axis=1)
+    return sums
+
+
+def _quantisation(trace: Trace, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and zero point of a weight of integers: one number each, or one for each channel."""
+    for node in trace.flat.proto.graph.node:
+        if node.op_type not in QUANTISED or layer.weight not in node.input:
+            continue
+        found = []
+        for slot, otherwise in zip(QUANTISED[node.op_type], (1.0, 0.0), strict=True):
+            given = slot is not None and slot < len(node.input) and trace.labels.is_constant(node.input[slot])
+            value = trace.labels.value(node.input[slot]).reshape(-1) if given and slot is not None else [otherwise]
+            found.append(np.asarray(value, np.float64))
+        return found[0], found[1]
+    return np.ones(1), np.zeros(1)

@@ -1,0 +1,299 @@
+"""Fused attention, ONNX's own and onnxruntime's: whole heads go, or (`Choices.attention`) dimensions of every head.
+
+Labels of an operand are tables (heads, dimensions), in which length 1 says that they do not change along that axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from netadapt_onnx.surgery.labels import Labels, Unsupported, on_axis
+from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.rules.contraction import bind_channels
+from netadapt_onnx.surgery.rules.registry import rule
+from netadapt_onnx.surgery.ties import Array
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from netadapt_onnx.surgery.resize import Cut
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Queries, keys or values: (batch, sequence, heads * size), or (batch, heads, sequence, size) where `split`."""
+
+    heads: int
+    size: int
+    split: bool
+    table: Array | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(heads, size)."""
+        return self.heads, self.size
+
+
+def operand(node: Node, labels: Labels, name: str, heads: int) -> Operand:
+    """What a runtime tensor carries as one of attention's operands."""
+    shape = labels.shape(name)
+    split = len(shape) == 4
+    if len(shape) not in (3, 4) or labels.is_constant(name):
+        raise Unsupported(f"operand '{name}' of shape {shape}")
+    reason = f"'{node.name}' attends along it"
+    if not split:
+        line = labels.channels(name, 2, reason)
+        size = shape[2] // heads
+        return Operand(heads, size, False, None if line is None else line.reshape(heads, size))
+    table: list[Array] = []
+    for factor in labels.of(name):
+        kept = labels.keep_axes(factor, (1, 3), reason).reshape(factor.shape[1], factor.shape[3])
+        table = labels.join(table, kept, reason) if table and _meet(table[0], kept) else [*table, kept]
+    if len(table) > 1:  # heads and dimensions on their own: only one of them can stay free
+        heads_go = labels.choices.attention == "heads"
+        for other in [t for t in table if (t.shape[0] > 1) != heads_go]:
+            labels.keep_axes(other, (), reason)
+        table = [t for t in table if (t.shape[0] > 1) == heads_go]
+    return Operand(shape[1], shape[3], True, table[0] if table else None)
+
+
+def _meet(a: Array, b: Array) -> bool:
+    return any(m > 1 and n > 1 for m, n in zip(a.shape, b.shape, strict=True))
+
+
+def attend(
+    node: Node, labels: Labels, q: Operand, k: Operand, v: Operand, others: Sequence[Array | None] = ()
+) -> Array | None:
+    """Tie what scores couple; returns the table of the result (q's heads, v's size), or None if nothing can go.
+
+    Several heads of q may share one of k and v. `others` are per-head labels (k's heads,) of caches and the like; None
+    for one that cannot be cut.
+    """
+    if q.heads % k.heads:
+        raise Unsupported(f"{q.heads} heads of queries for {k.heads} of keys")
+    reason = f"heads of '{node.name}'"
+    shared = q.heads // k.heads
+    if labels.choices.attention == "dims":
+        lines = [None if t.table is None else _reduced(labels, t.table, 0, reason) for t in (q, k)]
+        for ours, theirs in (lines, lines[::-1]):
+            if ours is not None and theirs is not None:
+                labels.tie(ours, theirs, reason)
+            elif ours is not None:
+                labels.pin(ours, f"'{node.name}' contracts it with what cannot be cut")
+        if v.table is None:
+            return None
+        if any(line is None for line in others):
+            labels.pin(v.table, f"a cache of '{node.name}' holds it")
+            return None
+        return _reduced(labels, v.table, 0, reason).reshape(1, -1)
+    lines = [None if t.table is None else _reduced(labels, t.table, 1, reason) for t in (q, k, v)]
+    if lines[0] is not None:
+        lines[0] = _reduced(labels, lines[0].reshape(k.heads, shared), 1, reason)
+    known = [line for line in (*lines, *others) if line is not None]
+    for line in known[1:]:
+        labels.tie(known[0], line, reason)
+    if any(line is None for line in (*lines, *others)):
+        for line in known:
+            labels.pin(line, f"'{node.name}' combines it with heads that cannot be cut")
+        return None
+    return np.repeat(known[0], shared).reshape(-1, 1)
+
+
+def _reduced(labels: Labels, table: Array, axis: int, reason: str) -> Array:
+    """A table tied along one axis, as labels along the other."""
+    return labels.collapse(table, axis, reason).reshape(-1)
+
+
+def put(labels: Labels, name: str, table: Array | None, heads: int, size: int) -> None:
+    """Give a result its labels, in the layout that its rank says."""
+    if not name or table is None:
+        return
+    if len(labels.shape(name)) == 4:
+        labels.set(name, [table.reshape(1, table.shape[0], 1, table.shape[1])])
+    else:
+        labels.set(name, [on_axis(np.broadcast_to(table, (heads, size)).reshape(-1), 2, 3)])
+
+
+def put_caches(node: Node, labels: Labels, y: Array | None, q: Operand, cached: Sequence[Operand]) -> None:
+    """Keys and values that the second and third result return: by the labels of the heads, or their own dimensions'."""
+    for name, t in zip(node.outputs[1:3], cached, strict=False):
+        heads = None if y is None else y[:: q.heads // t.heads]
+        put(labels, name, t.table if labels.choices.attention == "dims" else heads, t.heads, t.size)
+
+
+def finish(node: Node, labels: Labels, q: Operand, counts: dict[str, tuple[str, int, int]]) -> None:
+    """Mask what scores contract, and have a cut write head counts and, where dimensions go, the original scale.
+
+    `counts` maps attributes to (tensor, axis, size): after a cut there are that axis' length / size heads.
+    """
+    dims = labels.choices.attention == "dims"
+    if dims:
+        labels.mask(node, 0)
+
+    def change(cut: Cut, made: gs.Node) -> None:
+        if dims:
+            if not made.attrs.get("scale"):
+                made.attrs["scale"] = float(q.size**-0.5)
+            return
+        for attribute, (tensor, axis, size) in counts.items():
+            made.attrs[attribute] = cut.shape(tensor)[axis] // size
+
+    labels.edit(node, change)
+
+
+@rule("Attention")
+def attention(node: Node, labels: Labels) -> None:
+    """Q (B, S, Hq * D) or (B, Hq, S, D), K and V likewise; caches (B, Hkv, T, D)."""
+    names = node.inputs
+    counts = [node.integer("q_num_heads", 0)] + [node.integer("kv_num_heads", 0)] * 2
+    q, k, v = (operand(node, labels, name, heads) for name, heads in zip(names, counts, strict=False))
+    others = [_cache(node, labels, slot) for slot in (4, 5) if node.has(slot)]
+    others += [_mask_heads(node, labels, 3, q.heads)] if _per_head(node, labels, 3) else []
+    y = attend(node, labels, q, k, v, others)
+    put(labels, node.outputs[0], y, q.heads, v.size)
+    put_caches(node, labels, y, q, (k, v))
+    if any(node.outputs[3:]):
+        raise Unsupported("its scores are an output")
+    sizes = {} if q.split else {"q_num_heads": (names[0], 2, q.size), "kv_num_heads": (names[1], 2, k.size)}
+    finish(node, labels, q, sizes)
+
+
+def _cache(node: Node, labels: Labels, slot: int) -> Array | None:
+    return labels.channels(node.inputs[slot], 1, f"a cache of '{node.name}'")
+
+
+def _per_head(node: Node, labels: Labels, slot: int) -> bool:
+    """Whether an additive mask has an axis of heads."""
+    shape = labels.shape(node.inputs[slot]) if node.has(slot) else ()
+    return len(shape) == 4 and shape[1] > 1
+
+
+def _mask_heads(node: Node, labels: Labels, slot: int, heads: int) -> Array | None:
+    """Labels (heads,) of a mask that differs by head: fresh ones where it is a constant."""
+    name = node.inputs[slot]
+    if not labels.is_constant(name):
+        return labels.channels(name, 1, f"the mask of '{node.name}'")
+    line = labels.fresh(heads)
+    labels.bind(node, slot, [on_axis(line, 1, 4)])
+    return line
+
+
+@rule("MultiHeadAttention", domain="com.microsoft")
+def multi_head_attention(node: Node, labels: Labels) -> None:
+    """query (B, S, H * D), key and value (B, T, H * D) or (B, H, T, D); bias (3 * H * D,)."""
+    heads = node.integer("num_heads", 0)
+    if not all(node.has(slot) for slot in range(3)) or len(labels.shape(node.inputs[0])) != 3:
+        raise Unsupported("packed operands")
+    q, k, v = (operand(node, labels, name, heads) for name in node.inputs[:3])
+    others = [_cache(node, labels, slot) for slot in (6, 7) if node.has(slot)]
+    others += [_mask_heads(node, labels, 5, heads)] if _per_head(node, labels, 5) else []
+    y = attend(node, labels, q, k, v, others)
+    if node.has(3):
+        parts = [
+            np.zeros(t.shape, np.int64) if t.table is None else np.broadcast_to(t.table, t.shape) for t in (q, k, v)
+        ]
+        bind_channels(node, labels, 3, np.concatenate([part.reshape(-1) for part in parts]))
+        if labels.choices.attention == "dims":
+            labels.mask(node, 3)  # what it adds to a removed dimension would be contracted
+    put(labels, node.outputs[0], y, heads, v.size)
+    put_caches(node, labels, y, q, (k, v))
+    finish(node, labels, q, {"num_heads": (node.inputs[0], 2, q.size)})
+
+
+@rule("GroupQueryAttention", domain="com.microsoft")
+def group_query_attention(node: Node, labels: Labels) -> None:
+    """query (B, S, H * D), key and value (B, S, Hkv * D); past and present (B, Hkv, T, D); rotary caches (T, D / 2)."""
+    if not all(node.has(slot) for slot in range(3)):
+        raise Unsupported("packed operands")
+    if labels.choices.attention == "dims":
+        raise Unsupported("heads of 8, 16, ... dimensions, the same for queries, keys and values")
+    counts = [node.integer("num_heads", 0)] + [node.integer("kv_num_heads", 0)] * 2
+    q, k, v = (operand(node, labels, name, heads) for name, heads in zip(node.inputs, counts, strict=False))
+    others = [_cache(node, labels, slot) for slot in (3, 4) if node.has(slot)]
+    y = attend(node, labels, q, k, v, others)
+    put(labels, node.outputs[0], y, q.heads, v.size)
+    put_caches(node, labels, y, q, (k, v))
+    sizes = {"num_heads": (node.inputs[0], 2, q.size), "kv_num_heads": (node.inputs[1], 2, k.size)}
+    finish(node, labels, q, sizes)
+
+
+@rule("Attention", domain="com.microsoft")
+def projected_attention(node: Node, labels: Labels) -> None:
+    """x (B, S, I); weights (I, Dq + Dk + Dv), which make it a layer; bias likewise; y (B, S, Dv)."""
+    if not labels.is_constant(node.inputs[1]):
+        raise Unsupported("its weights are computed at run time")
+    if node.has(4) or node.integer("do_rotary", 0):
+        raise Unsupported("a cache or rotary embeddings")
+    heads = node.integer("num_heads", 1)
+    total = labels.shape(node.inputs[1])[1]
+    sizes = [int(n) // heads for n in node.attributes.get("qkv_hidden_sizes", [total // 3] * 3)]
+    line = labels.channels(node.inputs[0], 2, f"'{node.name}' projects it")
+    dims = labels.choices.attention == "dims"
+    parts = _projected(node, labels, heads, sizes)
+    columns = np.concatenate(parts)
+    labels.bind(node, 1, [on_axis(columns, 1, 2), *([] if line is None else [on_axis(line, 0, 2)])])
+    if node.has(2):
+        bind_channels(node, labels, 2, columns)
+    labels.owns(node, parts[2], 1, 1, np.where(np.isin(columns, parts[2]), columns, 0))
+    for slot in (0, 1, 2) if dims else (0,):  # weights too: queries and keys are contracted inside
+        if node.has(slot):
+            labels.mask(node, slot)
+    labels.set(node.outputs[0], [on_axis(parts[2], 2, 3)])
+    weight, width = node.inputs[1], sum(sizes)
+
+    def change(cut: Cut, made: gs.Node) -> None:
+        left = cut.kept(weight, 1)
+        if left.all():
+            return
+        ends = np.cumsum([heads * size for size in sizes])
+        made.attrs["qkv_hidden_sizes"] = [int(part.sum()) for part in np.split(left, ends[:-1])]
+        if dims and not made.attrs.get("scale"):
+            made.attrs["scale"] = float(sizes[0] ** -0.5)
+        if not dims:
+            made.attrs["num_heads"] = int(left.sum()) // width
+
+    labels.edit(node, change)
+
+
+def _projected(node: Node, labels: Labels, heads: int, sizes: Sequence[int]) -> list[Array]:
+    """Fresh labels of the columns of queries, keys and values, (heads * size,) each."""
+    if labels.choices.attention == "dims":
+        scored, values = (np.tile(labels.fresh(sizes[i]), heads) for i in (0, 2))
+        labels.owns(node, scored, 1, 1, np.concatenate([scored, scored, np.zeros_like(values)]))
+        return [scored, scored, values]
+    own = labels.fresh(heads)
+    if _per_head(node, labels, 5):
+        bias = _mask_heads(node, labels, 5, heads)
+        if bias is None:
+            labels.pin(own, f"'{node.name}' adds '{node.inputs[5]}', which cannot be cut")
+        else:
+            labels.tie(own, bias, f"heads of '{node.name}'")
+    return [np.repeat(own, size) for size in sizes]
+
+
+@rule("RotaryEmbedding")
+@rule("RotaryEmbedding", domain="com.microsoft")
+def rotary_embedding(node: Node, labels: Labels) -> None:
+    """x (B, S, H * D) or (B, H, S, D): pairs of dimensions are turned by angles of their own, so heads go whole."""
+    x, y = node.inputs[0], node.outputs[0]
+    attribute = "num_heads"
+    shape = labels.shape(x)
+    heads = shape[1] if len(shape) == 4 else node.integer(attribute, 0)
+    if not heads:
+        raise Unsupported("a head count that only its caches tell")
+    found = operand(node, labels, x, heads)
+    if found.table is None:
+        return
+    line = labels.collapse(found.table, 1, f"'{node.name}' turns pairs of dimensions")
+    if line.any():
+        put(labels, y, line, found.heads, found.size)
+    if node.integer(attribute, 0):
+
+        def change(cut: Cut, made: gs.Node) -> None:
+            made.attrs[attribute] = cut.shape(x)[1] if found.split else cut.shape(x)[2] // found.size
+
+        labels.edit(node, change)

@@ -1,0 +1,104 @@
+"""Control flow: what enters bodies, is carried from turn to turn, and leaves them (`bodies.py` lays them out flat)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from netadapt_onnx.invariants import FIRST_CARRIED
+from netadapt_onnx.surgery.bodies import Body
+from netadapt_onnx.surgery.labels import Labels, Unsupported, labelled
+from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.rules.registry import rule
+from netadapt_onnx.surgery.ties import Array
+
+
+@rule("If")
+def branch(node: Node, labels: Labels) -> None:
+    """What both branches return has the same channels."""
+    taken = _bodies(node, labels)
+    for i, y in enumerate(node.outputs):
+        labels.set(y, _same(node, labels, [body.outputs[i] for body in taken]))
+
+
+@rule("Loop")
+def loop(node: Node, labels: Labels) -> None:
+    """Carried values have the same channels before, inside and after; what is collected is stacked in front."""
+    (body,) = _bodies(node, labels)
+    carried = len(node.inputs) - FIRST_CARRIED
+    starts, formals = node.inputs[FIRST_CARRIED:], body.inputs[FIRST_CARRIED:]
+    for i, y in enumerate(node.outputs):
+        result = body.outputs[1 + i]
+        if i < carried:
+            labels.set(y, _carried(node, labels, FIRST_CARRIED + i, starts[i], formals[i], result))
+        elif y:
+            labels.set(y, [factor[None] for factor in labels.of(result)])
+    for i in range(len(node.outputs), carried):
+        _carried(node, labels, FIRST_CARRIED + i, starts[i], formals[i], body.outputs[1 + i])
+
+
+@rule("Scan")
+def scan(node: Node, labels: Labels) -> None:
+    """States are carried as a Loop's; slices and what is collected lose or gain the axis that is scanned."""
+    (body,) = _bodies(node, labels)
+    scanned = node.integer("num_scan_inputs", 0)
+    states = len(node.inputs) - scanned
+    axes = [int(a) for a in node.attributes.get("scan_input_axes", [0] * scanned)]
+    for k, axis in enumerate(axes):
+        x, formal = node.inputs[states + k], body.inputs[states + k]
+        axis %= len(labels.shape(x))
+        reason = f"'{node.name}' scans it"
+        inside = [np.expand_dims(f, axis) for f in labels.of(formal)]
+        outside = [labels.collapse(f, axis, reason) for f in labels.of(x)]
+        _tied(labels, [outside, inside], labels.shape(x), reason, axis)
+    collected = len(node.outputs) - states
+    outward = [int(a) for a in node.attributes.get("scan_output_axes", [0] * collected)]
+    for i, y in enumerate(node.outputs):
+        result = body.outputs[i]
+        if i < states:
+            labels.set(y, _carried(node, labels, i, node.inputs[i], body.inputs[i], result))
+        elif y:
+            axis = outward[i - states] % len(labels.shape(y))
+            labels.set(y, [np.expand_dims(f, axis) for f in labels.of(result)])
+
+
+def _bodies(node: Node, labels: Labels) -> Sequence[Body]:
+    if node.captured:
+        raise Unsupported(f"the shapes inside the bodies of '{node.name}' are not known")
+    return labels.bodies[next(name for name in node.outputs if name)]
+
+
+def _carried(node: Node, labels: Labels, slot: int, start: str, formal: str, result: str) -> list[Array]:
+    """Tie a carried value's start, what the body receives and what it returns; a constant start is cut along."""
+    if not labels.of(formal):
+        return []
+    if labels.shape(result) != labels.shape(formal):
+        for name in (start, formal, result):
+            for factor in labels.of(name):
+                labels.pin(factor, f"'{node.name}' carries it in another shape")
+        return []
+    constant = labels.is_constant(start)
+    merged = _same(node, labels, [formal, result] if constant else [formal, result, start])
+    if constant:
+        labels.bind(node, slot, merged)
+    return merged
+
+
+def _same(node: Node, labels: Labels, names: Sequence[str]) -> list[Array]:
+    """Tie tensors of one shape position by position."""
+    parts = [labels.of(name) for name in names]
+    return _tied(labels, parts, labels.shape(names[0]), f"'{node.name}' passes it on")
+
+
+def _tied(
+    labels: Labels, parts: Sequence[Sequence[Array]], shape: Sequence[int], reason: str, apart: int | None = None
+) -> list[Array]:
+    """Tie labels of tensors of one shape; what one of them cannot lose stays in all, but along the axis `apart`."""
+    merged: list[Array] = []
+    for factor in (factor for part in parts for factor in part):
+        merged = labels.join(merged, factor, reason)
+    for axis, length in enumerate(shape):
+        if axis != apart and length > 1 and not all(labelled(part, axis) for part in parts):
+            merged = [labels.collapse(f, axis, reason) for f in merged]
+    return merged

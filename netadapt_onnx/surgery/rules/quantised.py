@@ -1,0 +1,156 @@
+"""Quantised operators: each is its float counterpart with scales and zero points between the operands.
+
+A removed channel counts as its zero point, so the masked reference puts that in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from netadapt_onnx.surgery.labels import Labels, Unsupported
+from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.rules.contraction import gemm, matmul
+from netadapt_onnx.surgery.rules.convolution import conv
+from netadapt_onnx.surgery.rules.elementwise import bind_broadcast, broadcasting, unary
+from netadapt_onnx.surgery.rules.movement import concat
+from netadapt_onnx.surgery.rules.normalisation import softmax
+from netadapt_onnx.surgery.rules.pooling import pool
+from netadapt_onnx.surgery.rules.registry import rule
+
+# Where the zero point of a contracted input is, by operator and input.
+ZERO_POINTS = {
+    "QLinearConv": {0: 2},
+    "ConvInteger": {0: 2},
+    "QLinearMatMul": {0: 2, 3: 5},
+    "MatMulInteger": {0: 2, 1: 3},
+    "MatMulIntegerToFloat": {0: 4, 1: 5},
+    "QGemm": {0: 2, 3: 5},
+}
+
+
+@rule("QLinearConv")
+@rule("QLinearConv", domain="com.microsoft")
+def quantised_conv(node: Node, labels: Labels) -> None:
+    """x, its scale and zero point; w, scales and zero points (one or O); those of y; bias (O,)."""
+    if node.integer("channels_last", 0):
+        raise Unsupported("channels last")
+    _whole(node, labels, (1, 2, 6, 7))
+    conv(node.seen_as((0, 3, 8)), labels)
+    _per_channel(node, labels, (4, 5), axis=1)
+
+
+@rule("ConvInteger")
+def integer_conv(node: Node, labels: Labels) -> None:
+    """x, w, the zero point of x, zero points of w (one or O)."""
+    _whole(node, labels, (2,))
+    conv(node.seen_as((0, 1)), labels)
+    _per_channel(node, labels, (3,), axis=1)
+
+
+@rule("QLinearMatMul")
+def quantised_matmul(node: Node, labels: Labels) -> None:
+    """a and b, each with scale and zero point (b's by column, if it likes), then those of y."""
+    _whole(node, labels, (1, 2, 6, 7))
+    matmul(node.seen_as((0, 3)), labels)
+    _per_channel(node, labels, (4, 5), axis=-1)
+
+
+@rule("MatMulInteger")
+def integer_matmul(node: Node, labels: Labels) -> None:
+    """a, b, their zero points (b's by column, if it likes)."""
+    _whole(node, labels, (2,))
+    matmul(node.seen_as((0, 1)), labels)
+    _per_channel(node, labels, (3,), axis=-1)
+
+
+@rule("MatMulIntegerToFloat", domain="com.microsoft")
+def integer_matmul_to_float(node: Node, labels: Labels) -> None:
+    """a, b, their scales, their zero points (b's by column, if it likes), a bias."""
+    _whole(node, labels, (2, 4))
+    matmul(node.seen_as((0, 1)), labels)
+    _per_channel(node, labels, (3, 5, 6), axis=-1)
+
+
+@rule("DynamicQuantizeMatMul", domain="com.microsoft")
+def dynamic_matmul(node: Node, labels: Labels) -> None:
+    """a is quantised over the range of its values and 0, which no removed channel widens; b; its scales; a bias."""
+    matmul(node.seen_as((0, 1)), labels)
+    _per_channel(node, labels, (2, 3, 4), axis=-1)
+
+
+@rule("QGemm", domain="com.microsoft")
+def quantised_gemm(node: Node, labels: Labels) -> None:
+    """a and b, each with scale and zero point (b's by column, if it likes), bias, those of y."""
+    _whole(node, labels, (1, 2, 7, 8))
+    gemm(node.seen_as((0, 3, 6)), labels)
+    _per_channel(node, labels, (4, 5), axis=-1)
+
+
+@rule("DynamicQuantizeLinear")
+def dynamic_quantisation(node: Node, labels: Labels) -> None:
+    """One scale from the range of all values and 0: as if removed channels were 0."""
+    labels.mask(node, 0)
+    labels.set(node.outputs[0], labels.of(node.inputs[0]))
+
+
+@rule("QLinearAdd", "QLinearMul", domain="com.microsoft")
+def quantised_arithmetic(node: Node, labels: Labels) -> None:
+    """a and b, each with scale and zero point, then those of the result."""
+    _whole(node, labels, (1, 2, 4, 5, 6, 7))
+    broadcasting(node.seen_as((0, 3)), labels)
+
+
+@rule("QLinearWhere", domain="com.microsoft")
+def quantised_where(node: Node, labels: Labels) -> None:
+    """A condition, two operands with scale and zero point, those of the result."""
+    _whole(node, labels, (2, 3, 5, 6, 7, 8))
+    broadcasting(node.seen_as((0, 1, 4)), labels)
+
+
+@rule("QLinearConcat", domain="com.microsoft")
+def quantised_concat(node: Node, labels: Labels) -> None:
+    """Scale and zero point of the result, then operands, each with its own."""
+    operands = range(2, len(node.inputs), 3)
+    _whole(node, labels, [i for i in range(len(node.inputs)) if i not in operands])
+    concat(node.seen_as(tuple(operands)), labels)
+
+
+@rule("QLinearLeakyRelu", "QLinearSigmoid", domain="com.microsoft")
+def quantised_activation(node: Node, labels: Labels) -> None:
+    """x and scales that all channels share."""
+    _whole(node, labels, range(1, len(node.inputs)))
+    unary(node, labels)
+
+
+@rule("QLinearAveragePool", "QLinearGlobalAveragePool", domain="com.microsoft")
+def quantised_pool(node: Node, labels: Labels) -> None:
+    """x and scales that all channels share."""
+    if node.integer("channels_last", 0):
+        raise Unsupported("channels last")
+    pool(node, labels)
+
+
+@rule("QLinearSoftmax", domain="com.microsoft")
+def quantised_softmax(node: Node, labels: Labels) -> None:
+    """Softmax of the opset that an attribute names."""
+    softmax(Node(node.index, node.proto, node.integer("opset", 13)), labels)
+
+
+def _whole(node: Node, labels: Labels, slots: Sequence[int]) -> None:
+    """These inputs are one number each."""
+    if any(node.has(slot) and prod(labels.shape(node.inputs[slot])) > 1 for slot in slots):
+        raise Unsupported("scales or zero points by row or channel of an activation")
+
+
+def _per_channel(node: Node, labels: Labels, slots: Sequence[int], axis: int) -> None:
+    """These inputs are one number, or one for each channel along `axis` of the result."""
+    y = node.outputs[0]
+    line = labels.channels(y, axis % len(labels.shape(y)), f"scales of '{node.name}'") if labels.of(y) else None
+    for slot in slots:
+        if line is not None and node.has(slot):
+            if not labels.is_constant(node.inputs[slot]):
+                if prod(labels.shape(node.inputs[slot])) > 1:
+                    raise Unsupported(f"'{node.inputs[slot]}' is computed at run time")
+                continue
+            bind_broadcast(node, labels, slot, [line])

@@ -1,0 +1,168 @@
+"""A bundle that is run by hand gives the table that `profile` gives; results are merged, and refused if unlike."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from models import plain, residual, unprunable
+from netadapt_onnx import cli
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.profilers import build as building
+from netadapt_onnx.profilers.devices import bundle as bundling
+from netadapt_onnx.profilers.portable import portable
+from netadapt_onnx.profilers.table import Cell, Table, Whole, read
+from netadapt_onnx.profiling import bundle, import_results, profile
+
+Cells = list[tuple[int, tuple[str, ...], str]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of 12 versions in two shards, unpacked and run once as a whole and once shard by shard."""
+    made = tmp_path_factory.mktemp("bundle")
+    (made / "model.onnx").write_bytes(residual(32, size=8).SerializeToString())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundling, "REFERENCE_CAP_S", 0.5)
+        found = bundle(made / "model.onnx", made / "b.zip", shards=2, models=12)
+    assert (found.models, found.shards, found.size_bytes) == (12, 2, (made / "b.zip").stat().st_size)
+    for name, shards in {"whole": [""], "shards": ["1", "2"]}.items():
+        with zipfile.ZipFile(made / "b.zip") as packed:
+            packed.extractall(made / name)
+        for shard in shards:
+            command = ["sh", str(made / name / "run.sh"), *filter(None, [shard])]
+            subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, check=True, capture_output=True)
+    return made
+
+
+def cells(table: Path) -> Cells:
+    return sorted((r.model, tuple(r.layers), str(r.shapes)) for r in read(table)[0] if isinstance(r, Cell))
+
+
+def test_a_bundle_run_by_hand_gives_the_cells_of_profile(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "REFERENCE_CAP_S", 0.5)
+    direct = profile(folder / "model.onnx", folder / "direct.jsonl", models=12)
+    arguments = ["profile", "import", str(folder / "whole/results.jsonl"), "--table", str(folder / "t.jsonl"), "--json"]
+    assert cli.run(arguments) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["device"] == direct.device
+    assert answer["cells"] == direct.cells
+    assert cells(folder / "t.jsonl") == cells(folder / "direct.jsonl")
+    assert read(folder / "t.jsonl")[0][0] == read(folder / "direct.jsonl")[0][0]
+    proto = onnx.load(folder / "model.onnx")
+    loaded = Table.load(folder / "t.jsonl", proto, device=dict(direct.device))
+    assert direct.latency_ms.median / 4 < loaded.latency_ms.median_ms < 4 * direct.latency_ms.median
+
+
+def test_shards_together_are_the_whole(folder: Path) -> None:
+    files = [folder / f"shards/results-{i}.jsonl" for i in (1, 2)]
+    import_results(files, folder / "s.jsonl")
+    import_results([folder / "whole/results.jsonl"], folder / "w.jsonl")
+    assert cells(folder / "s.jsonl") == cells(folder / "w.jsonl")
+    alone = import_results(files[:1], folder / "one.jsonl")
+    assert alone.notes == ("8 of 12 versions measured",)
+
+
+def test_repetitions_count_as_more_versions(folder: Path) -> None:
+    files = [folder / "whole/results.jsonl", *(folder / f"shards/results-{i}.jsonl" for i in (1, 2))]
+    found = import_results(files, folder / "r.jsonl")
+    once = import_results(files[:1], folder / "once.jsonl")
+    assert found.cells == 2 * once.cells
+    assert sorted(r.model for r in read(folder / "r.jsonl")[0] if isinstance(r, Whole)) == list(range(24))
+    proto = onnx.load(folder / "model.onnx")
+    sessions = [Table.load(folder / f"{name}.jsonl", proto).reference.sessions for name in ("once", "r")]
+    assert sessions == [9, 27]
+
+
+def test_a_zip_holds_what_onnxruntime_1_16_reads_and_how_to_run_it(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "b.zip") as packed:
+        names = packed.namelist()
+        assert {"run.sh", "run.bat", "agent.py", "manifest.json", "README.txt"} <= set(names)
+        assert len(names) == len(set(names))
+        assert packed.getinfo("run.sh").external_attr >> 16 & 0o111
+        for name in names:
+            if name.endswith(".onnx"):
+                proto = onnx.ModelProto.FromString(packed.read(name))
+                assert proto.ir_version <= 9
+                assert proto.opset_import[0].version <= 19
+
+
+def test_results_of_other_devices_or_bundles_are_refused(folder: Path) -> None:
+    results = folder / "whole/results.jsonl"
+    other = folder / "other.jsonl"
+    other.write_text(results.read_text().replace('"onnxruntime":"', '"onnxruntime":"0.'))
+    with pytest.raises(NetadaptError, match=r"different devices \(onnxruntime: 1.* there, 0\.1.* here"):
+        import_results([results, other], folder / "x.jsonl")
+    other.write_text(results.read_text().replace('"seed":0', '"seed":7'))
+    with pytest.raises(NetadaptError, match=r"different bundles \(seed: 0 there, 7 here"):
+        import_results([results, other], folder / "x.jsonl")
+    assert not (folder / "x.jsonl").exists()
+
+
+def test_what_is_no_result_is_refused(folder: Path) -> None:
+    bad = folder / "bad.jsonl"
+    lines = (folder / "whole/results.jsonl").read_text().splitlines(keepends=True)
+    for text, told in (
+        ("", "holds no results"),
+        ('{"record":"end","stopped":"done"}\n', "holds no results"),
+        (lines[0] + '{"record":"measured","model":"one"}\n', "line 2"),
+        ("".join(lines[:2]), "nothing was measured"),
+        ("".join(lines[:4]), "interrupted"),
+    ):
+        bad.write_text(text)
+        with pytest.raises(NetadaptError, match=told):
+            import_results([bad], folder / "x.jsonl")
+    with pytest.raises(NetadaptError, match="no such file"):
+        import_results([folder / "none.jsonl"], folder / "x.jsonl")
+    with pytest.raises(NetadaptError, match="exists"):
+        import_results([folder / "whole/results.jsonl"], bad)
+
+
+def test_a_torn_last_line_is_left_out(folder: Path) -> None:
+    torn = folder / "torn.jsonl"
+    torn.write_text((folder / "whole/results.jsonl").read_text() + '{"record":"meas')
+    assert import_results([torn], folder / "torn-table.jsonl").cells
+
+
+def test_models_that_no_bundle_can_hold_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(unprunable().SerializeToString())
+    with pytest.raises(NetadaptError, match="no group"):
+        bundle(tmp_path / "m.onnx", tmp_path / "b.zip")
+    (tmp_path / "m.onnx").write_bytes(plain().SerializeToString())
+    with pytest.raises(NetadaptError, match="shards 9: from 1 to 8"):
+        bundle(tmp_path / "m.onnx", tmp_path / "b.zip", shards=9, models=8)
+    with pytest.raises(NetadaptError, match="one node"):
+        bundle(tmp_path / "m.onnx", tmp_path / "b.zip", ep="openvino")
+    assert {p.name for p in tmp_path.iterdir()} == {"m.onnx"}
+
+
+def newer(op: str, opset: int, ir_version: int = 11, **attributes: object) -> onnx.ModelProto:
+    node = helper.make_node(op, ["x"], ["y"], name="the_node", **attributes)
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = helper.make_graph([node], "g", values[:1], values[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+
+
+def test_newer_opsets_are_written_as_older_where_they_mean_the_same() -> None:
+    for op, opset in (("Relu", 23), ("Elu", 22), ("IsNaN", 20)):
+        found = portable(newer(op, opset))
+        assert (found.opset_import[0].version, found.ir_version) == (19, 9)
+        assert found.graph.node[0] == newer(op, opset).graph.node[0]
+    old = newer("Relu", 11, 6)
+    assert portable(old) == old
+
+
+@pytest.mark.parametrize(("op", "opset"), [("Gelu", 20), ("GroupNormalization", 21), ("RMSNormalization", 23)])
+def test_what_older_opsets_lack_is_refused_by_name(op: str, opset: int) -> None:
+    with pytest.raises(NetadaptError, match=f"{op}.*'the_node'"):
+        portable(newer(op, opset))

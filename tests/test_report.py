@@ -1,0 +1,109 @@
+"""One file that explains a run: whole, self-contained, and safe whatever a model calls its layers."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import onnx
+import pytest
+
+import models
+import netadapt_onnx
+from netadapt_onnx.cli import run as command
+from netadapt_onnx.errors import NetadaptError
+
+EVIL = '</script><img src="https://example.org/x" onerror="alert(1)">'
+
+
+class Page(HTMLParser):
+    """What a browser would see of a page."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text: dict[str, str] = {}
+        self._open: list[str] = []
+        self.feed(file.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        inside = self._open[-1] if self._open else ""
+        self.text[inside] = self.text.get(inside, "") + data
+
+
+def finished(folder: Path, name: str = "conv2", budget: str = "macs=0.6x") -> Path:
+    b = models.Builder()
+    x = b.relu(b.conv("image", 3, 8, name="conv1"))
+    x = b.relu(b.conv(x, 8, 12, name=name))
+    b.head(x, 12)
+    onnx.save(b.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 10)}), folder / "model.onnx")
+    run = folder / budget.replace("=", "-")
+    netadapt_onnx.adapt(
+        folder / "model.onnx",
+        None,
+        budget,
+        run,
+        step=1,
+        init_reduction_ratio=0.15,
+        evaluate=lambda proto: min(1.0, proto.ByteSize() / 8000),
+    )
+    return run
+
+
+def test_a_report_holds_everything_and_fetches_nothing(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    made = netadapt_onnx.report(run)
+    assert made.report == run / "report.html" and made.size_bytes == made.report.stat().st_size < 1.5e6
+    page = Page(made.report)
+    assert ("meta", "http-equiv", "Content-Security-Policy") in page.attributes
+    fetching = {"src", "href", "xlink:href", "action", "srcset", "data"}
+    assert not [(t, a, v) for t, a, v in page.attributes if a in fetching and not v.startswith("#")]
+    assert not [a for _, a, _ in page.attributes if a.startswith("on")]
+    assert [v for t, a, v in page.attributes if (t, a) == ("script", "type")] == ["application/json"]
+    assert page.tags.count("script") == 1 and page.tags.count("svg") >= 2
+    assert any(name == "role" for _, name, _ in page.attributes)
+    data = json.loads(page.text["script"])
+    result = json.loads((run / "result.json").read_text())
+    assert data["schema"] == 1 and data["runs"][0]["result"] == result
+    steps = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert data["runs"][0]["steps"] == steps
+    proposals = [p for p in data["runs"][0]["points"] if p["kind"] == "proposal"]
+    assert len(proposals) == sum(len(step["tried"]) for step in steps) > 0
+
+
+def test_names_from_models_are_text(tmp_path: Path) -> None:
+    page = Page(netadapt_onnx.report(finished(tmp_path, EVIL)).report)
+    assert "img" not in page.tags
+    assert EVIL in page.text["td"]
+    assert EVIL in json.loads(page.text["script"])["runs"][0]["result"]["groups"]
+
+
+def test_several_runs_are_drawn_over_each_other(tmp_path: Path) -> None:
+    runs = [finished(tmp_path, budget=budget) for budget in ("macs=0.8x", "macs=0.5x")]
+    output = tmp_path / "compared.html"
+    assert netadapt_onnx.report(runs, output).runs == ("macs-0.8x", "macs-0.5x")
+    page = Page(output)
+    assert "The runs compared" in page.text["h2"]
+    assert len(json.loads(page.text["script"])["runs"]) == 2
+    with pytest.raises(NetadaptError, match="exists"):
+        netadapt_onnx.report(runs, output)
+
+
+def test_what_cannot_be_reported_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(NetadaptError, match="is not a run"):
+        netadapt_onnx.report(tmp_path)
+    run = finished(tmp_path)
+    (run / "result.json").unlink()
+    assert command(["report", str(run), "--json"]) == 2
+    assert "has no result yet" in json.loads(capsys.readouterr().out)["error"]["message"]
