@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_CONSTRAINT := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-aarch64 lint format fuzz clean
+.PHONY: help install demo test test-all test-aarch64 lint format fuzz clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1	/p' Makefile
@@ -45,6 +45,9 @@ format: $(VENV)/.installed-all ## mend the format and what lint can mend
 
 test: lint ## lint, then all tests
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+test-all: lint ## lint, then all tests, the slow ones too (half an hour)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m ""
 
 fuzz: $(VENV)/.installed-all ## judge 500 mutated models
 	NETADAPT_MUTANTS=500 $(BIN)/python -m pytest -q tests/test_gate_safety.py -k mutated

@@ -1,86 +1,156 @@
-"""What the documentation says to type is what there is: commands parse, and those that are quick are run."""
+"""What the documentation says to type is what there is: every block is run, or says why not; every link leads somewhere.
+
+Each page's blocks are run in order in one folder, as its reader would.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import yaml
 
+from documentation import OUTPUT, REPOSITORY, Block, anchors, blocks, commands, links, pages
 from models import plain
-from netadapt_onnx import cli
+from netadapt_onnx import cli, config
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-TEXTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-QUICK = ("inspect", "prune", "finetune", "export")
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+PAGES = pages()
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+PROGRAM = "netadapt-onnx "
 
 
-def commands() -> list[str]:
-    lines = [line for path in TEXTS for block in blocks(path.read_text(), "sh") for line in block.splitlines()]
-    return [line for line in lines if line.startswith("netadapt-onnx ")]
+def named(path: Path) -> str:
+    return str(path.relative_to(REPOSITORY))
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the README's model.onnx, data.npz and net.py are."""
-    (tmp_path / "model.onnx").write_bytes(plain((8, 16), size=8).SerializeToString())
+@pytest.fixture(scope="session")
+def supplies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages assume that their reader has: a model, data, a network in PyTorch, another model, a repository."""
+    folder = tmp_path_factory.mktemp("supplies")
+    (folder / "model.onnx").write_bytes(plain((8, 16), size=8).SerializeToString())
+    shutil.copy(folder / "model.onnx", folder / "before.onnx")
     rng = np.random.default_rng(0)
     arrays = {f"x_{s}": rng.standard_normal((32, 3, 8, 8)).astype(np.float32) for s in ("train", "val", "test")}
     labels = {f"y_{s}": rng.integers(0, 10, 32) for s in ("train", "val", "test")}
-    np.savez(tmp_path / "data.npz", **arrays, **labels)
-    (tmp_path / "net.py").write_text(
+    np.savez(folder / "data.npz", **arrays, **labels)
+    (folder / "net.py").write_text(
         "import torch\ndef make():\n    return torch.nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)\n"
     )
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+    for words in (["init", "-q", "-b", "main"], ["add", "model.onnx"], ["commit", "-q", "-m", "model"]):
+        subprocess.run([*git, *words], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def _shell(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    for line in commands(block):
+        assert line.startswith(PROGRAM), (
+            f"{block.place}: '{line}' is not ours: mark the block with <!-- not run: why -->"
+        )
+        code = cli.run(shlex.split(line, comments=True)[1:])
+        out, err = capsys.readouterr()
+        assert code == 0, f"{block.place}: {line}\n{out}{err}"
+
+
+def _python(block: Block, _: pytest.CaptureFixture[str]) -> None:
+    exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
+
+
+def _toml(block: Block, _: pytest.CaptureFixture[str]) -> None:
+    inside = "tool" in tomllib.loads(block.text)
+    file = Path("pyproject.toml" if inside else "netadapt.toml")
+    file.write_text(block.text)
+    for section in config.SECTIONS:
+        config.read(file, section, object)
+    file.unlink()
+
+
+def _yaml(block: Block, _: pytest.CaptureFixture[str]) -> None:
+    assert yaml.safe_load(block.text)
+
+
+RUNNERS: dict[str, Callable[[Block, pytest.CaptureFixture[str]], None]] = {
+    "sh": _shell,
+    "python": _python,
+    "toml": _toml,
+    "yaml": _yaml,
+}
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=named)
+def test_blocks_run(
+    page: Path, supplies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _run(page, False, supplies, tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in PAGES if any(b.mark == "slow" for b in blocks(p))], ids=named)
+def test_slow_blocks_run_too(
+    page: Path, supplies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _run(page, True, supplies, tmp_path, monkeypatch, capsys)
+
+
+def _run(
+    page: Path,
+    slow: bool,
+    supplies: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(supplies, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    for block in blocks(page):
+        if block.language != OUTPUT and (not block.mark or (slow and block.mark == "slow")):
+            RUNNERS[block.language](block, capsys)
 
 
-def test_there_are_commands_in_the_documentation() -> None:
-    assert {line.split()[1] for line in commands()} >= {"inspect", "adapt", "prune", "finetune", "evaluate", "profile"}
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.place)
+def test_blocks_are_of_a_kind_that_can_be_judged(block: Block) -> None:
+    assert block.language in {OUTPUT, *RUNNERS}, f"{block.place}: the fence names no language"
 
 
-@pytest.mark.parametrize("line", commands())
-def test_commands_parse(line: str) -> None:
-    name, *rest = shlex.split(line)[1:]
+ALL_COMMANDS = [
+    (b.place, line) for b in BLOCKS if b.language == "sh" for line in commands(b) if line.startswith(PROGRAM)
+]
+
+
+@pytest.mark.parametrize(("place", "line"), ALL_COMMANDS, ids=[place for place, _ in ALL_COMMANDS])
+def test_commands_parse(place: str, line: str) -> None:
+    """Those that are not run too."""
+    name, *rest = shlex.split(line, comments=True)[1:]
     command = cli.group.get_command(cli.group.make_context("netadapt-onnx", ["env"]), name)
-    assert command is not None
+    assert command is not None, place
     command.make_context(name, rest)
 
 
-def test_the_step_by_step_commands_run_in_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = []
-    for line in commands():
-        arguments = shlex.split(line)[1:]
-        if arguments[0] in QUICK:
-            assert cli.run(arguments) == 0, capsys.readouterr().err
-            ran.append(arguments[0])
-    assert set(ran) == set(QUICK)
-    assert (folder / "tuned.onnx").exists()
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_somewhere(page: Path) -> None:
+    """To files and headings that are there; to others' pages by https."""
+    for target in links(page):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page if not name else page.parent / unquote(name)
+        assert file.exists(), f"{named(page)}: {target}"
+        assert REPOSITORY in file.resolve().parents, f"{named(page)}: {target} is not in this repository"
+        if anchor:
+            assert file.suffix == ".md" and anchor in anchors(file), f"{named(page)}: no heading {target}"
 
 
-def test_python_blocks_run(folder: Path) -> None:
-    ran = 0
-    for path in TEXTS:
-        for block in blocks(path.read_text(), "python"):
-            exec(compile(block, str(path), "exec"), {})
-            ran += 1
-    assert ran
-    assert (folder / "half.onnx").exists()
-
-
-def test_links_lead_somewhere() -> None:
-    for path in TEXTS:
-        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-            assert target.startswith("https://") or (path.parent / target).exists(), target
-
-
-def test_make_targets_of_the_readme_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+def test_make_targets_that_are_spoken_of_exist() -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
     assert {"install", "demo", "test", "lint", "clean"} <= targets
-    assert set(re.findall(r"(?:^|`)make ([a-z]+)", (REPOSITORY / "README.md").read_text(), re.MULTILINE)) <= targets
+    for page in PAGES:
+        spoken = set(re.findall(r"(?:^|`)make ([a-z0-9-]+)", page.read_text(), re.MULTILINE))
+        assert spoken <= targets, f"{named(page)}: {spoken - targets}"
