@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from netadapt_onnx.errors import NetadaptError
     from netadapt_onnx.evaluation import evaluate
-    from netadapt_onnx.exporting import export
+    from netadapt_onnx.exporting import export, export_module
     from netadapt_onnx.finetuning import finetune
     from netadapt_onnx.gating.diff import diff
     from netadapt_onnx.gating.gate import gate
@@ -34,6 +34,7 @@ _HOMES = {
     "diff": "gating.diff",
     "evaluate": "evaluation",
     "export": "exporting",
+    "export_module": "exporting",
     "finetune": "finetuning",
     "gate": "gating.gate",
     "inspect": "inspection",
@@ -52,6 +53,7 @@ __all__ = [
     "diff",
     "evaluate",
     "export",
+    "export_module",
     "finetune",
     "gate",
     "inspect",

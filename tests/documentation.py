@@ -1,7 +1,7 @@
 """The project's Markdown: its pages, their fenced blocks with what is said of running them, their headings and links.
 
-A block is run by a test unless the line before its fence says why not: `<!-- not run: why -->`, or `<!-- slow: why -->`,
-which only `make test-all` runs. Blocks of `text` are output, and not meant to be typed.
+A block is run by a test unless the line before its fence says why not: `<!-- not run: why -->`, or
+`<!-- slow: why -->`, which only `make test-all` runs. Blocks of `text` are output, and not meant to be typed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the documentation says to type is what there is: every block is run, or says why not; every link leads somewhere.
+"""What the documentation says to type is what there is: every block is run, or says why not; links lead somewhere.
 
 Each page's blocks are run in order in one folder, as its reader would.
 """
