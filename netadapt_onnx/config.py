@@ -21,7 +21,7 @@ T = TypeVar("T")
 FILES = ("netadapt.toml", "pyproject.toml")
 TABLE = "netadapt-onnx"
 # The sections that commands read. `devices`: name -> how its latency is known.
-SECTIONS = ("gate", "devices")
+SECTIONS = ("gate", "devices", "adapt")
 
 
 @dataclass(frozen=True)

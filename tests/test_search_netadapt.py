@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.search.ladders import Ladder, ladder
 from netadapt_onnx.search.netadapt import Accepted, Problem, Step, amounts_after, met, search
-from netadapt_onnx.search.proposal import Goal, Ladder, Proposal, Proposer, ladder
+from netadapt_onnx.search.proposal import Goal, Proposal, Proposer
 from netadapt_onnx.search.schedule import Schedule
 
 HELLO_WORLD = {"conv1": 16, "conv2": 32, "conv3": 64}
@@ -243,3 +244,55 @@ def test_bisection_and_scan_agree() -> None:
             goal = Goal(name, float(target), {name: 97.0}, {name: 1.0})
             found += Proposer(ladders, lambda w, name=name: {name: 1.0 * w["a"]}).cuts({"a": 97}, goal)  # type: ignore[misc]
         assert [p.channels for p in found] == [target, target]
+
+
+def test_finalists_are_trained_and_win_among_themselves() -> None:
+    """By reconstruction `a` and `b` come before `c`; of these two short training prefers `b`."""
+    asked: list[list[str]] = []
+
+    def refine(_: int, proposals: Sequence[Proposal]) -> list[float | None]:
+        asked.append([p.group for p in proposals])
+        return [{"a": 0.5, "b": 0.6}[p.group] for p in proposals]
+
+    one = problem(
+        {"a": 10, "b": 10, "c": 10},
+        lambda w: {"macs": float(sum(w.values()))},
+        {"macs": 27.0},
+        lambda w: 1 - 0.01 * (10 - w["a"]) - 0.02 * (10 - w["b"]) - 0.03 * (10 - w["c"]),
+        schedule=Schedule(0.1, 1.0),
+        refine=refine,
+        finalists=2,
+        max_iterations=1,
+    )
+    (step,) = search(one)
+    assert asked == [["a", "b"]]
+    assert step.group == "b"
+    assert [t.finetuned for t in step.tried] == [0.5, 0.6, None]
+
+
+def test_finalists_that_all_fail_leave_the_choice_to_the_others() -> None:
+    one = problem(
+        {"a": 10, "b": 10},
+        lambda w: {"macs": float(sum(w.values()))},
+        {"macs": 18.0},
+        lambda w: w["b"] / 10,
+        refine=lambda _, proposals: [float("nan")] * len(proposals),
+        finalists=1,
+        schedule=Schedule(0.1, 1.0),
+    )
+    assert [s.group for s in search(one)] == ["a"]
+
+
+def test_small_groups_propose_when_asked_to() -> None:
+    """`small` can save 1 of the 5 that the step wants; it costs no accuracy."""
+    one = problem(
+        {"big": 10, "small": 2},
+        lambda w: {"macs": 5.0 * w["big"] + w["small"]},
+        {"macs": 40.0},
+        lambda w: w["big"] / 10,
+        schedule=Schedule(0.1, 1.0),
+        max_iterations=1,
+    )
+    assert [s.group for s in search(one)] == ["big"]
+    (step,) = search(replace(one, prune_small=True))
+    assert (step.group, step.channels) == ("small", (2, 1))

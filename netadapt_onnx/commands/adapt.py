@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.commands.answer import Answer
+from netadapt_onnx.commands.configured import configured
 from netadapt_onnx.commands.options import (
     CRITERION,
     DATA,
@@ -78,6 +79,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="The winner loses least accuracy per resource saved, or simply has the highest.",
 )
+@click.option(
+    "--init-reduction", metavar="AMOUNT", help="The first step, e.g. 0.5ms, 2M or 0.05x; instead of the share."
+)
 @click.option("--init-reduction-ratio", type=float, default=0.025, show_default=True, help="The first step's share.")
 @click.option("--decay", type=float, default=0.96, show_default=True, help="Each step is this much of the one before.")
 @click.option(
@@ -87,7 +91,19 @@ if TYPE_CHECKING:
     show_default=True,
     help="Steps are shares of the original's resource, or of what is left.",
 )
-@click.option("--step", type=int, default=8, show_default=True, help="Channel counts are multiples of this.")
+@click.option(
+    "--step",
+    multiple=True,
+    metavar="N|auto|OP=N",
+    help="Channel counts are multiples of this, of the table's latency steps, or, for layers of OP, of N (Gemm=64).  "
+    "[default: 8]",
+)
+@click.option("--min-channels", type=int, help="No group gets narrower than this.")
+@click.option("--freeze", multiple=True, metavar="GROUP", help="Leave this group as it is; * and ? match any name.")
+@click.option("--floor", multiple=True, metavar="GROUP=32", help="No fewer channels (or 0.5x of them) in this group.")
+@click.option(
+    "--prune-small", is_flag=True, help="Groups that cannot reach a step's target alone go as far as they can."
+)
 @click.option("--short-term", type=int, help="Training steps per proposal (finetune) or per winner (reconstruct).")
 @click.option("--short-term-lr", type=float, help="Their learning rate.")
 @click.option("--final-epochs", type=int, help="Training at the end.")
@@ -98,6 +114,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Continue the run in RUN; start it if there is none.")
 @click.option("--dry-run", "planning", is_flag=True, help="Show the first iteration's proposals and stop.")
 @shaped
+@configured("adapt", without=("resume", "dry-run"), files=("table",))
 @common
 def command(
     model: Path, data: Path, budget: tuple[str, ...], out: Path | None, planning: bool, **options: Any

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import tempfile
@@ -25,6 +24,7 @@ from netadapt_onnx.search.adaptation import Adaptation
 from netadapt_onnx.search.arguments import FINAL_EPOCHS, SHORT_TERM_LR, Arguments, Evaluate, Rank, seconds_of
 from netadapt_onnx.search.budget import LATENCY, SEARCHED, parse_budgets
 from netadapt_onnx.search.candidates import Progress
+from netadapt_onnx.search.ladders import DEFAULT_STEP, Floors, Steps
 from netadapt_onnx.search.latency import LatencyGauge, TableGauge, built_table, loaded_table
 from netadapt_onnx.search.measured import MeasuredGauge, Value, fitted, values
 from netadapt_onnx.search.netadapt import Select
@@ -60,8 +60,13 @@ def adapt(
     select: Select = "ratio",
     init_reduction_ratio: float = 0.025,
     decay: float = 0.96,
+    init_reduction: str | float | None = None,
     reduction_of: Literal["initial", "current"] = "initial",
-    step: int = 8,
+    step: Steps = DEFAULT_STEP,
+    min_channels: int = 1,
+    freeze: Sequence[str] = (),
+    floor: Floors = (),
+    prune_small: bool = False,
     short_term: int | None = None,
     short_term_lr: float = SHORT_TERM_LR,
     final_epochs: int = FINAL_EPOCHS,
@@ -98,8 +103,13 @@ def adapt(
         select=select,
         init_reduction_ratio=init_reduction_ratio,
         decay=decay,
+        init_reduction=init_reduction,
         reduction_of=reduction_of,
         step=step,
+        min_channels=min_channels,
+        freeze=tuple(freeze),
+        floor=floor,
+        prune_small=prune_small,
         short_term=short_term,
         short_term_lr=short_term_lr,
         final_epochs=final_epochs,
@@ -162,7 +172,7 @@ def adapt(
                     run, subject.trace, measured, execution, limit, place.resource, place.device
                 )
                 if limit is not None:
-                    subject = subject.aligned(math.lcm(subject.alignment, measured.stairs.alignment))
+                    subject = subject.aligned(measured.stairs.alignment, None)
             for resource, value in own.items():
                 limit = next(b for b in budgets if b.resource == resource)
                 fit = fitted(subject.trace, resource, value, seed, run.once)
@@ -231,7 +241,7 @@ def dry_run(
                 )
             predicted[place.resource] = found.predict
             if any(b.resource == place.resource for b in budgets):
-                subject = subject.aligned(math.lcm(subject.alignment, found.stairs.alignment))
+                subject = subject.aligned(found.stairs.alignment, None)
     for resource, value in values(budgets, resource_command, subject.trace, execution).items():
         predicted[resource] = fitted(subject.trace, resource, value, asked.seed, lambda _, make: make()).predict
     return _first_iteration(subject, asked, predicted)
@@ -246,7 +256,8 @@ def _first_iteration(subject: Subject, asked: Arguments, predicted: Mapping[str,
     notes = ()
     if all(current[name] <= limit for name, limit in limits.items()):
         return DryRun(driver, limits[driver], current, (), (), ("the model is within its budget already",))
-    schedule = Schedule(asked.init_reduction_ratio, asked.decay, asked.reduction_of)
+    first = parse_budgets(asked.budget, SEARCHED)[0].resource
+    schedule = Schedule(asked.first_reduction(original[first]), asked.decay, asked.reduction_of)
     target = schedule.target(1, current[driver], current[driver], limits[driver])
     proposals = Proposer(subject.ladders, predict).cuts(subject.widths, Goal(driver, target, current, limits))
     planned = tuple(Planned(p.group, (subject.widths[p.group], p.channels), p.resources) for p in proposals)

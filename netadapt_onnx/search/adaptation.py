@@ -121,13 +121,18 @@ class Adaptation:
             schedule=self._schedule(limits),
             select=self._arguments.select,
             max_iterations=self._arguments.max_iterations,
+            prune_small=self._arguments.prune_small,
         )
 
     def _schedule(self, limits: dict[str, float]) -> Schedule:
         """The schedule asked for, its decay raised if it could not reach the budget otherwise."""
-        asked = Schedule(self._arguments.init_reduction_ratio, self._arguments.decay, self._arguments.reduction_of)
         iterations = self._arguments.max_iterations
         original, floor = self._predict(self._subject.widths), self._predict(self._subject.floor)
+        first = self._budgets[0].resource
+        gauge = self._gauges.get(first)
+        initial = original[first] * (gauge.start_correction() if gauge is not None else 1.0)
+        ratio = self._arguments.first_reduction(initial)
+        asked = Schedule(ratio, self._arguments.decay, self._arguments.reduction_of)
         if any(floor[name] > limit for name, limit in limits.items()):
             return asked  # no schedule reaches that
         ways = [(original[name], limit) for name, limit in limits.items()]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import onnx
 
+from netadapt_onnx.amounts import EXAMPLES, parse_amount, parse_seconds
 from netadapt_onnx.errors import NetadaptError, legible
+from netadapt_onnx.search.budget import SEARCHED, parse_budgets
+from netadapt_onnx.search.ladders import DEFAULT_STEP, Floors, Rungs, Steps, rungs
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS
 from netadapt_onnx.surgery import CRITERIA, MEASURED, Criterion
@@ -39,8 +41,13 @@ class Arguments:
     select: Select = "ratio"
     init_reduction_ratio: float = 0.025
     decay: float = 0.96
+    init_reduction: str | float | None = None
     reduction_of: Literal["initial", "current"] = "initial"
-    step: int = 8
+    step: Steps = DEFAULT_STEP
+    min_channels: int = 1
+    freeze: tuple[str, ...] = ()
+    floor: Floors = ()
+    prune_small: bool = False
     short_term: int | None = None
     short_term_lr: float = SHORT_TERM_LR
     final_epochs: int = FINAL_EPOCHS
@@ -65,7 +72,6 @@ class Arguments:
         _within("decay", self.decay, 0, 1, "the factor from one iteration's reduction to the next's")
         least_of = {
             "save_interval": 1,
-            "step": 1,
             "max_iterations": 1,
             "final_epochs": 0,
             "threads": 1,
@@ -75,6 +81,11 @@ class Arguments:
         for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise NetadaptError(f"{_flag(name)} {getattr(self, name)}: at least {least}", code="usage")
+        _ = self.rungs
+        if self.init_reduction is not None:
+            if self.reduction_of == "current":
+                raise NetadaptError("--init-reduction is an amount of the original's resource", code="usage")
+            self.first_reduction(1.0)
         if not 0 < self.short_term_lr < math.inf:
             raise NetadaptError(f"--short-term-lr {self.short_term_lr:g}: above 0", code="usage")
         if self.max_time_s is not None and not self.max_time_s > 0:
@@ -88,6 +99,26 @@ class Arguments:
     def short_term_steps(self) -> int:
         """SGD steps for each proposal (`finetune`), or for each winner (`reconstruct`)."""
         return SHORT_TERM[self.rank] if self.short_term is None else self.short_term
+
+    @property
+    def rungs(self) -> Rungs:
+        """Which channel counts groups may have."""
+        return rungs(self.step, self.min_channels, self.freeze, self.floor)
+
+    def first_reduction(self, original: float) -> float:
+        """The share that the first iteration removes; `original` is what the model has of the first budget's resource.
+
+        An `init_reduction` of one resource is the same share of every other that comes to drive a step.
+        """
+        if self.init_reduction is None:
+            return self.init_reduction_ratio
+        kind = parse_budgets(self.budget, SEARCHED)[0].kind
+        text = str(self.init_reduction)
+        found = parse_amount(kind, text)
+        if found is None or found[0] <= 0 or (found[1] and found[0] > 1):
+            hint = f"e.g. {EXAMPLES.get(kind, '1000')} or 0.05x"
+            raise NetadaptError(f"--init-reduction {text} is not an amount of {kind}", hint=hint, code="usage")
+        return found[0] if found[1] else found[0] / original
 
     def identity(self) -> dict[str, Any]:
         """The arguments as JSON, for a run's identity, but for those that a resume may change."""
@@ -106,6 +137,10 @@ class Arguments:
                 words += [word for text in value for word in ("--budget", text)]
             elif field.name == "shapes":
                 words += [word for name, dims in value for word in ("--shape", f"{name}={'x'.join(map(str, dims))}")]
+            elif field.name in ("step", "freeze", "floor") and value != field.default:
+                words += [word for one in _each(value) for word in (_flag(field.name), one)]
+            elif value is True:
+                words.append(_flag(field.name))
             elif value != field.default:
                 words += [_flag(field.name), str(_plain(value))]
         return legible(shlex.join(words))
@@ -118,7 +153,16 @@ def _flag(name: str) -> str:
 def _plain(value: Any) -> Any:
     if callable(value):
         return f"{value.__module__}.{value.__qualname__}"
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def _each(value: Steps | Floors) -> list[str]:
+    """The texts of an option that may be repeated."""
+    if isinstance(value, Mapping):
+        return [f"{name}={amount}" for name, amount in value.items()]
+    return [str(value)] if isinstance(value, int | str) else [str(one) for one in value]
 
 
 def _among(name: str, value: object, known: tuple[str, ...]) -> None:
@@ -135,7 +179,7 @@ def seconds_of(duration: str | float) -> float:
     """A duration such as 30m, 90s or 1.5h (or a number of seconds) in seconds. Raises NetadaptError."""
     if isinstance(duration, int | float):
         return float(duration)
-    match = re.fullmatch(r"([0-9]+\.?[0-9]*)\s*([smh]?)", duration.strip())
-    if match is None:
+    found = parse_seconds(duration)
+    if found is None:
         raise NetadaptError(f"--max-time {duration}: not a duration", hint="write 90s, 30m or 1.5h", code="usage")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    return found

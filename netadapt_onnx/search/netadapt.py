@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.proposal import Amounts, Goal, Ladder, Proposal, Proposer, Widths
+from netadapt_onnx.search.ladders import Ladder
+from netadapt_onnx.search.proposal import Amounts, Goal, Proposal, Proposer, Widths
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS, Schedule
 
 Select = Literal["ratio", "accuracy"]
@@ -25,12 +26,16 @@ MOST_GROWTHS = 4
 
 @dataclass(frozen=True)
 class Tried:
-    """A proposal, what it was predicted to cost, and its held-out accuracy after a short adaptation (None: failed)."""
+    """A proposal, what it was predicted to cost, and its held-out accuracy after a short adaptation (None: failed).
+
+    `finetuned` is a finalist's accuracy after its short training.
+    """
 
     group: str
     channels: int
     resources: Amounts
     accuracy: float | None
+    finetuned: float | None = None
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,14 @@ class Accepted:
     """What is known of a winner once it is the current model.
 
     `ranked` is its accuracy on the samples that rank proposals (None: as it was ranked), `accuracy` on the whole
-    held-out split; `correction` multiplies predictions of a resource from here on (measured over predicted).
+    held-out split; `correction` multiplies predictions of a resource from here on (measured over predicted);
+    `measured` is what was measured of it.
     """
 
     accuracy: float
     ranked: float | None
     correction: Amounts
+    measured: Amounts = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,8 @@ class Problem:
 
     `resources` predicts the resources of given widths; `limits` are the budgets in base units; `start` is what is known
     of the original. `rank` adapts each proposal briefly and returns held-out accuracies in order (None: failed);
-    `accept` makes a proposal the current model.
+    `accept` makes a proposal the current model. `refine`, if there is one, trains the `finalists` best proposals for a
+    short time and returns their accuracies. `since` is the number of steps that earlier, looser budgets have taken.
     """
 
     ladders: Sequence[Ladder]
@@ -85,6 +93,10 @@ class Problem:
     schedule: Schedule
     select: Select = "ratio"
     max_iterations: int = DEFAULT_ITERATIONS
+    refine: Callable[[int, Sequence[Proposal]], Sequence[float | None]] | None = None
+    finalists: int = 0
+    prune_small: bool = False
+    since: int = 0
 
 
 def search(problem: Problem, history: Sequence[Step] = ()) -> Iterator[Step]:
@@ -111,7 +123,7 @@ def widths_after(problem: Problem, history: Sequence[Step]) -> Widths:
 def amounts_after(problem: Problem, history: Sequence[Step]) -> Amounts:
     """The budgeted resources after `history`: predicted, times the correction that the last measurement gave."""
     accepted = history[-1].accepted if history else problem.start
-    return _corrected(problem, accepted.correction)(widths_after(problem, history))
+    return corrected(problem, accepted.correction)(widths_after(problem, history))
 
 
 def met(amounts: Amounts, limits: Amounts) -> bool:
@@ -119,7 +131,9 @@ def met(amounts: Amounts, limits: Amounts) -> bool:
     return all(amounts[name] <= limit for name, limit in limits.items())
 
 
-def _corrected(problem: Problem, correction: Amounts) -> Callable[[Widths], Amounts]:
+def corrected(problem: Problem, correction: Amounts) -> Callable[[Widths], Amounts]:
+    """What predicts the resources of widths, given measured over predicted."""
+
     def amounts(widths: Widths) -> Amounts:
         return {name: value * correction.get(name, 1.0) for name, value in problem.resources(widths).items()}
 
@@ -131,16 +145,16 @@ def _step(problem: Problem, steps: Sequence[Step]) -> Step | None:
     widths = widths_after(problem, steps)
     current = amounts_after(problem, steps)
     driver = max(problem.limits, key=lambda name: current[name] / problem.limits[name])
-    proposer = Proposer(problem.ladders, _corrected(problem, before.correction))
+    proposer = Proposer(problem.ladders, corrected(problem, before.correction), prune_small=problem.prune_small)
     iteration = len(steps) + 1
     growing = met(current, problem.limits)
     if growing:
-        if not _may_grow(steps) or current[driver] >= LANDED * problem.limits[driver]:
+        if not _may_grow(steps[problem.since :]) or current[driver] >= LANDED * problem.limits[driver]:
             return None
         goal = Goal(driver, problem.limits[driver], current, problem.limits)
         proposals = proposer.growths(widths, goal)
     else:
-        initial = _corrected(problem, problem.start.correction)(widths_after(problem, ()))[driver]
+        initial = corrected(problem, problem.start.correction)(widths_after(problem, ()))[driver]
         target = problem.schedule.target(iteration, initial, current[driver], problem.limits[driver])
         goal = Goal(driver, target, current, problem.limits)
         proposals = proposer.cuts(widths, goal)
@@ -148,14 +162,18 @@ def _step(problem: Problem, steps: Sequence[Step]) -> Step | None:
         return None
     accuracies = problem.rank(iteration, proposals)
     tried = tuple(
-        Tried(p.group, p.channels, p.resources, a if a is not None and math.isfinite(a) else None)
-        for p, a in zip(proposals, accuracies, strict=True)
+        Tried(p.group, p.channels, p.resources, _finite(a)) for p, a in zip(proposals, accuracies, strict=True)
     )
-    number = winner(tried, goal, before.ranked or 0.0, "accuracy" if growing else problem.select)
+    select: Select = "accuracy" if growing else problem.select
+    if problem.refine is not None:
+        best = order(tried, goal, before.ranked or 0.0, select)[: problem.finalists]
+        refined = dict(zip(best, problem.refine(iteration, [proposals[n] for n in best]), strict=True))
+        tried = tuple(replace(t, finetuned=_finite(refined.get(n))) for n, t in enumerate(tried))
+    number = order(tried, goal, before.ranked or 0.0, select)[0]
     chosen = proposals[number]
     accepted = problem.accept(iteration, chosen)
     if accepted.ranked is None:
-        accepted = replace(accepted, ranked=tried[number].accuracy)
+        accepted = replace(accepted, ranked=_adapted(tried[number]))
     proposing = {p.group for p in proposals}
     return Step(
         iteration=iteration,
@@ -178,26 +196,36 @@ def _may_grow(steps: Sequence[Step]) -> bool:
     return all(growths[first:]) and len(growths) - first < MOST_GROWTHS
 
 
-def winner(tried: Sequence[Tried], goal: Goal, accuracy_now: float, select: Select) -> int:
-    """Which proposal goes on: highest accuracy, or least accuracy lost per resource saved.
+def _finite(accuracy: float | None) -> float | None:
+    return accuracy if accuracy is not None and math.isfinite(accuracy) else None
 
-    On the step that is to reach the budget those that land on it come first. Ties go to the earlier group. Raises
-    NetadaptError if all have failed.
+
+def _adapted(tried: Tried) -> float | None:
+    """The accuracy after all that was done to a proposal."""
+    return tried.accuracy if tried.finetuned is None else tried.finetuned
+
+
+def order(tried: Sequence[Tried], goal: Goal, accuracy_now: float, select: Select) -> list[int]:
+    """The proposals that did not fail, best first: highest accuracy, or least accuracy lost per resource saved.
+
+    Finalists, once they are trained, come before all others; on the step that is to reach the budget those that land
+    on it do. Ties go to the earlier group. Raises NetadaptError if all have failed.
     """
-    able = [(number, t, t.accuracy) for number, t in enumerate(tried) if t.accuracy is not None]
+    able = [(number, t, a) for number, t in enumerate(tried) if (a := _adapted(t)) is not None]
     if not able:
         raise NetadaptError(
             f"all {len(tried)} proposals of the iteration failed",
             hint="the run directory keeps their logs under iterations/",
             code="proposals-failed",
         )
-    if goal.landing:
-        limit = goal.limits[goal.driver]
-        able = [one for one in able if LANDED * limit <= one[1].resources[goal.driver] <= limit] or able
+    limit = goal.limits[goal.driver]
 
-    def cost(one: tuple[int, Tried, float]) -> float:
+    def key(one: tuple[int, Tried, float]) -> tuple[bool, bool, float]:
         _, proposal, accuracy = one
-        saved = goal.current[goal.driver] - proposal.resources[goal.driver]
-        return -accuracy if select == "accuracy" else (accuracy_now - accuracy) / saved
+        amount = proposal.resources[goal.driver]
+        lands = goal.landing and LANDED * limit <= amount <= limit
+        saved = goal.current[goal.driver] - amount
+        cost = -accuracy if select == "accuracy" else (accuracy_now - accuracy) / saved
+        return proposal.finetuned is None, not lands, cost
 
-    return min(able, key=cost)[0]
+    return [number for number, _, _ in sorted(able, key=key)]

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from netadapt_onnx.surgery import Group
+from netadapt_onnx.search.ladders import Ladder
 
 Widths = Mapping[str, int]
 Amounts = Mapping[str, float]
@@ -16,16 +14,6 @@ Amounts = Mapping[str, float]
 # More channels never make these cheaper, so the largest count that fits can be bisected. Latency is a staircase that
 # also goes up when channels go, so its counts are tried one by one.
 MONOTONE = frozenset({"macs", "params", "size", "memory"})
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """The channel counts a group may have, largest first: `coarse` while searching, `fine` to land on the budget."""
-
-    group: str
-    channels: int
-    coarse: tuple[int, ...]
-    fine: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -62,28 +50,18 @@ class Proposal:
     resources: Amounts
 
 
-def ladder(group: Group, step: int, alignment: int = 1) -> Ladder:
-    """The rungs of one group: coarse are multiples of `step`, fine ones of `alignment`, both of the structural step.
-
-    All channels are always a rung, the floor is the lowest. `alignment` above 1 is for latency: widths that miss it run
-    slower kernels, so that nothing is gained by them.
-    """
-    fine, coarse = math.lcm(group.step, alignment), math.lcm(group.step, step)
-    counts = range(group.channels - 1, 0, -1)
-    return Ladder(
-        group.name,
-        group.channels,
-        tuple(n for n in counts if n % coarse == 0 and n >= group.floor),
-        (group.channels, *(n for n in counts if n % fine == 0 and n >= group.floor)),
-    )
-
-
 class Proposer:
-    """Makes proposals; `resources` predicts what the budgeted resources of given widths are."""
+    """Makes proposals; `resources` predicts what the budgeted resources of given widths are.
 
-    def __init__(self, ladders: Sequence[Ladder], resources: Callable[[Widths], Amounts]) -> None:
+    With `prune_small` a group that cannot reach the step's target alone proposes to go as far as it can.
+    """
+
+    def __init__(
+        self, ladders: Sequence[Ladder], resources: Callable[[Widths], Amounts], *, prune_small: bool = False
+    ) -> None:
         self.ladders = tuple(ladders)
         self.resources = resources
+        self._prune_small = prune_small
 
     def cuts(self, widths: Widths, goal: Goal) -> list[Proposal]:
         """A proposal per group that can meet the goal, in the groups' order; if none can, smaller steps.
@@ -91,6 +69,8 @@ class Proposer:
         Empty only if no group can go down at all.
         """
         made = [self._cut(rungs, widths, goal) for rungs in self.ladders]
+        if self._prune_small:
+            made = [p or self._least(rungs, widths, goal) for p, rungs in zip(made, self.ladders, strict=True)]
         found = [p for p in made if p is not None]
         if found:
             return found
@@ -122,32 +102,42 @@ class Proposer:
             return self._largest(rungs.group, rungs.fine, widths, replace(goal, target=limit)) or proposal
         return proposal
 
+    def _least(self, rungs: Ladder, widths: Widths, goal: Goal) -> Proposal | None:
+        """The count that leaves least of the driving resource and lets no other grow."""
+        counts = [n for n in (rungs.fine if goal.landing else rungs.coarse) if n < widths[rungs.group]]
+        ceilings = {**goal.ceilings, goal.driver: math.nextafter(goal.current[goal.driver], 0)}
+        found = [self._at(rungs.group, n, widths) for n in (counts[-1:] if ceilings.keys() <= MONOTONE else counts)]
+        able = [p for p in found if _fits(p, ceilings)]
+        return min(able, key=lambda p: p.resources[goal.driver], default=None)
+
     def _largest(self, group: str, rungs: Iterable[int], widths: Widths, goal: Goal) -> Proposal | None:
         return self._first(group, [n for n in rungs if n < widths[group]], widths, goal.ceilings)
 
     def _first(self, group: str, counts: Sequence[int], widths: Widths, ceilings: Amounts) -> Proposal | None:
         """The first of `counts` (descending) at which no resource exceeds its ceiling."""
 
-        def at(count: int) -> Proposal:
-            changed = {**widths, group: count}
-            return Proposal(group, count, changed, self.resources(changed))
-
-        def fits(proposal: Proposal) -> bool:
-            return all(proposal.resources[name] <= ceiling for name, ceiling in ceilings.items())
-
         if not counts:
             return None
         if not ceilings.keys() <= MONOTONE:
-            return next((p for p in map(at, counts) if fits(p)), None)
-        best = at(counts[-1])
-        if not fits(best):
+            tried = (self._at(group, count, widths) for count in counts)
+            return next((p for p in tried if _fits(p, ceilings)), None)
+        best = self._at(group, counts[-1], widths)
+        if not _fits(best, ceilings):
             return None
         low, high = 0, len(counts) - 1
         while low < high:
             middle = (low + high) // 2
-            proposal = at(counts[middle])
-            if fits(proposal):
+            proposal = self._at(group, counts[middle], widths)
+            if _fits(proposal, ceilings):
                 high, best = middle, proposal
             else:
                 low = middle + 1
         return best
+
+    def _at(self, group: str, count: int, widths: Widths) -> Proposal:
+        changed = {**widths, group: count}
+        return Proposal(group, count, changed, self.resources(changed))
+
+
+def _fits(proposal: Proposal, ceilings: Amounts) -> bool:
+    return all(proposal.resources[name] <= ceiling for name, ceiling in ceilings.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from netadapt_onnx.folding import fold, require_runnable
 from netadapt_onnx.model import Model
 from netadapt_onnx.profilers.cost import CostModel
 from netadapt_onnx.search.arguments import Arguments
-from netadapt_onnx.search.proposal import Ladder, Widths, ladder
+from netadapt_onnx.search.ladders import Counts, Ladder, Rungs
+from netadapt_onnx.search.proposal import Widths
 from netadapt_onnx.surgery import MEASURED, Trace, select
 from netadapt_onnx.surgery import trace as traced
 from netadapt_onnx.training.data import Dataset, load_data
@@ -27,12 +29,17 @@ class Subject:
     trace: Trace
     data: Dataset | None
     ladders: tuple[Ladder, ...]
-    step: int
+    rungs: Rungs
     alignment: int = 1
 
-    def aligned(self, alignment: int) -> Subject:
-        """The same, but even landing on the budget keeps to multiples of `alignment`."""
-        return replace(self, ladders=_ladders(self.trace, self.step, alignment), alignment=alignment)
+    def aligned(self, alignment: int, counts: Counts | None) -> Subject:
+        """The same for a device whose kernels like multiples: even landing on the budget keeps to `alignment`.
+
+        `counts` are the best ones by its table, for `--step auto`. Several devices: call it for each; the alignments
+        multiply, the last one's counts stand.
+        """
+        both = math.lcm(self.alignment, alignment)
+        return replace(self, ladders=self.rungs.ladders(self.trace, both, counts), alignment=both)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -63,7 +70,8 @@ def prepare(model: Model, data: Path | None, arguments: Arguments) -> Subject:
         raise NetadaptError(f"--criterion {arguments.criterion} looks at inputs", hint="give --data", code="usage")
     outputs = {value.name: folded.shapes[value.name] for value in folded.proto.graph.output}
     dataset = None if data is None else load_data(data, folded.specs, outputs)
-    return Subject(model, found, dataset, _ladders(found, arguments.step), arguments.step)
+    rungs = arguments.rungs
+    return Subject(model, found, dataset, rungs.ladders(found), rungs)
 
 
 def require_prunable(model: Model, found: Trace) -> None:
@@ -76,10 +84,6 @@ def require_prunable(model: Model, found: Trace) -> None:
         hint="`netadapt-onnx inspect` lists the groups",
         code="nothing-to-prune",
     )
-
-
-def _ladders(found: Trace, step: int, alignment: int = 1) -> tuple[Ladder, ...]:
-    return tuple(ladder(group, step, alignment) for group in found.prunable)
 
 
 @dataclass(frozen=True)
