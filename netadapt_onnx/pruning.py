@@ -31,15 +31,14 @@ from netadapt_onnx.surgery import (
     KeptIndices,
     Trace,
     Verification,
-    moments,
     original_targets,
     plan_of,
     read_plan,
+    reconstruct_in_order,
     resize,
     select,
     verify,
 )
-from netadapt_onnx.surgery import reconstruct as solved
 from netadapt_onnx.surgery.ranking import Block, at_share, counts_after, removal_order
 from netadapt_onnx.surgery.ties import Array
 from netadapt_onnx.training.data import Split
@@ -183,7 +182,7 @@ def _check_data(data: str | os.PathLike[str] | None, criterion: str | Criterion,
 
 def _reconstructed(found: Trace, kept: KeptIndices, samples: Split) -> onnx.ModelProto:
     inputs = samples.sample(CALIBRATION_SAMPLES).batch(slice(None))
-    return solved(found, kept, moments(found, inputs, original_targets(found, inputs)))
+    return reconstruct_in_order(found, kept, inputs, original_targets(found, inputs))
 
 
 def passed(proof: Verification) -> bool:

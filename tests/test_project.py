@@ -32,6 +32,7 @@ FLOORS = [
         "control_flow",
         "invariants",
         "subgraphs",
+        "segments",
         "batch_formula",
         "shapes",
         "single_node",

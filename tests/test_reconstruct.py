@@ -10,7 +10,17 @@ import models
 from netadapt_onnx.folding import fold
 from netadapt_onnx.normalise import normalise
 from netadapt_onnx.runtime import Arrays, run, session
-from netadapt_onnx.surgery import Trace, kept_outputs, moments, original_targets, reconstruct, resize, select, trace
+from netadapt_onnx.surgery import (
+    Trace,
+    kept_outputs,
+    moments,
+    original_targets,
+    reconstruct,
+    reconstruct_in_order,
+    resize,
+    select,
+    trace,
+)
 
 
 def traced(proto: onnx.ModelProto) -> Trace:
@@ -113,3 +123,33 @@ def test_a_batch_written_into_the_file_is_kept_to() -> None:
     inputs = images(66)  # the last two fill no batch
     solved = reconstruct(found, {"conv1": np.arange(4)}, moments(found, inputs, original_targets(found, inputs)))
     assert logits(solved, {"image": inputs["image"][:4]}).shape == (4, 10)
+
+
+@pytest.mark.parametrize("build", [models.plain, models.residual, models.grouped, models.concatenated])
+def test_in_order_every_layer_sees_what_is_left_of_those_before(build) -> None:  # type: ignore[no-untyped-def]
+    found = traced(build(size=16))
+    inputs, unseen = images(256), {"image": images(320)["image"][256:]}
+    keep = select(found, {g.name: g.channels // 2 for g in found.prunable})
+    targets = original_targets(found, inputs)
+    wanted = logits(found.folded.proto, unseen)
+    once = np.abs(logits(reconstruct(found, keep, moments(found, inputs, targets)), unseen) - wanted).mean()
+    solved = reconstruct_in_order(found, keep, inputs, targets)
+    assert np.abs(logits(solved, unseen) - wanted).mean() < 0.9 * once
+    names = {t.name: tuple(t.dims) for t in solved.graph.initializer}
+    assert names.items() >= {t.name: tuple(t.dims) for t in resize(found, keep).graph.initializer}.items()
+
+
+def test_activations_that_do_not_fit_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = traced(models.residual())
+    for value in (*found.folded.proto.graph.input, *found.folded.proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    inputs = images(48)
+    keep = select(found, {g.name: g.channels // 2 for g in found.prunable})
+    targets = original_targets(found, inputs)
+    kept = reconstruct_in_order(found, keep, inputs, targets)
+    monkeypatch.setattr("netadapt_onnx.surgery.activations.MOST_KEPT_BYTES", 0)
+    again = reconstruct_in_order(found, keep, inputs, targets)
+    assert (
+        np.abs(logits(again, {"image": inputs["image"][:1]}) - logits(kept, {"image": inputs["image"][:1]})).max()
+        < 1e-3
+    )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+
+import onnx
 
 from netadapt_onnx.model import dynamic_batch_inputs
 from netadapt_onnx.runtime import Arrays, run, session
+from netadapt_onnx.segments import between, boundary
 from netadapt_onnx.surgery.trace import Trace
 
 BATCH = 64
+# Beyond this the activations between two parts of a model are not kept but computed again.
+MOST_KEPT_BYTES = 2**30
 
 
 def activations(trace: Trace, inputs: Arrays, names: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
@@ -19,15 +24,45 @@ def activations(trace: Trace, inputs: Arrays, names: Sequence[str]) -> Iterator[
     given = {name for name in wanted if name in inputs}
     computed = [name for name in wanted if name not in given]
     active = session(trace.folded.proto, outputs=computed)
-    count = len(next(iter(inputs.values())))
+    for number, part in enumerate(_batches(trace, inputs)):
+        yield number, run(active, part, computed) | {name: part[name] for name in given}
+
+
+class Advance:
+    """Computes a model part by part on calibration inputs; what lies behind may change after each.
+
+    The tensors between two parts are kept (up to MOST_KEPT_BYTES), so that each node runs about once in all.
+    """
+
+    def __init__(self, trace: Trace, inputs: Arrays) -> None:
+        self._known: list[Arrays] = _batches(trace, inputs)
+
+    def to(self, proto: onnx.ModelProto, front: Collection[int]) -> Iterator[tuple[int, Arrays]]:
+        """(batch number, what the nodes numbered `front` hand on to the others). They never change again.
+
+        The next call's `front` contains this one's.
+        """
+        wanted = boundary(proto, front)
+        missing = [name for name in wanted if name not in self._known[0]]
+        part = between(proto, self._known[0], missing)
+        active = session(part, outputs=missing) if missing else None
+        inputs = [value.name for value in part.graph.input]
+        kept: list[Arrays] | None = []
+        size = 0
+        for number, known in enumerate(self._known):
+            found = {} if active is None else run(active, {name: known[name] for name in inputs}, missing)
+            found |= {name: known[name] for name in wanted if name in known}
+            size += sum(value.nbytes for value in found.values())
+            kept = None if kept is None or size > MOST_KEPT_BYTES else [*kept, found]
+            yield number, found
+        if kept is not None:
+            self._known = kept
+
+
+def _batches(trace: Trace, inputs: Arrays) -> list[Arrays]:
+    proto, count = trace.folded.proto, len(next(iter(inputs.values())))
     size, whole = BATCH, count
-    if not _any_batch(trace):  # a batch written into the file: only full ones can run
+    if len(dynamic_batch_inputs(proto)) < len(trace.folded.specs):  # a batch written into the file: only full ones run
         size = next(iter(trace.folded.specs.values()))[0][0]
         whole = count // size * size
-    for number, start in enumerate(range(0, whole, size)):
-        part = {name: values[start : start + size] for name, values in inputs.items()}
-        yield number, run(active, part, computed) | {n: part[n] for n in given}
-
-
-def _any_batch(trace: Trace) -> bool:
-    return len(dynamic_batch_inputs(trace.folded.proto)) == len(trace.folded.specs)
+    return [{name: values[start : start + size] for name, values in inputs.items()} for start in range(0, whole, size)]

@@ -88,8 +88,22 @@ class Linear:
 
     def loses_inputs(self, cut: Cut) -> bool:
         """Whether a cut takes some, but in no conv group all, of the layer's inputs."""
-        masks = self._input_masks(cut)
-        return not masks.all() and bool(masks.any(axis=1).all())
+        return not self._input_masks(cut).all() and self.keeps_every_group(cut)
+
+    def keeps_every_group(self, cut: Cut) -> bool:
+        """Whether every conv group keeps some of its inputs and of its outputs."""
+        outputs = cut.kept(self.output, self.channel_axis).reshape(self.groups, -1)
+        return bool(self._input_masks(cut).any(axis=1).all() and outputs.any(axis=1).all())
+
+    def spread(self, x: np.ndarray, cut: Cut) -> np.ndarray:
+        """An input tensor of the cut model with every channel where the original has it, zeros between."""
+        axis = 1 if self.op == "Conv" else x.ndim - 1
+        mask = cut.kept(self.input, axis)
+        if mask.all():
+            return x
+        whole = np.zeros((*x.shape[:axis], len(mask), *x.shape[axis + 1 :]), x.dtype)
+        whole[(slice(None),) * axis + (mask,)] = x
+        return whole
 
     def kept_features(self, cut: Cut) -> Array:
         """(groups, inputs per group) mask."""

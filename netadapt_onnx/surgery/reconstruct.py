@@ -1,118 +1,30 @@
 """Ridge least squares: after channels went, solve each consumer's remaining weights so that its output stays.
 
-The target is the layer's own output in the *original* model, the inputs are the current model's activations, sampled
-at random positions (im2col). Gram matrices are accumulated once per model; every cut of it then solves with their
-kept rows and columns, which makes proposals cheap. For a group whose consumers follow one another (a residual stream)
-the later ones see inputs from before the cut: an approximation that the next round's moments correct.
+The target is a layer's own output in the *original* model, its inputs are sampled activations (`moments.py`). There are
+two ways. `reconstruct` solves any cut of a model from one set of moments, which makes proposals cheap; layers behind
+others that it solves see inputs from before the cut. `reconstruct_in_order` solves one cut layer by layer, each with
+its inputs in the model whose earlier layers are cut and solved already, as the result will have them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.runtime import Arrays
-from netadapt_onnx.surgery.activations import activations
+from netadapt_onnx.segments import reads
+from netadapt_onnx.surgery.activations import Advance
 from netadapt_onnx.surgery.intercept import add_intercept, sink
-from netadapt_onnx.surgery.linear import linear_layers
+from netadapt_onnx.surgery.linear import Linear, linear_layers
+from netadapt_onnx.surgery.moments import LARGEST_SYSTEM, Moments, Sums, Targets
 from netadapt_onnx.surgery.resize import Cut, resize
 from netadapt_onnx.surgery.ties import Array
 from netadapt_onnx.surgery.trace import KeptIndices, Trace
 
-SAMPLES = 8192
 RIDGE = 1e-3
-# Beyond this many inputs per conv group a solve costs seconds: such a layer keeps its sliced weights.
-LARGEST_SYSTEM = 8192
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Outputs (samples, channels) of each layer of the original model at sampled positions of `seed`."""
-
-    seed: int
-    outputs: Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Centred second moments of one layer: per conv group inputs (g, k, k) and inputs against targets (g, k, o).
-
-    `mean_in` is (g, k), `mean_out` (g, o); all float64.
-    """
-
-    gram: np.ndarray
-    cross: np.ndarray
-    mean_in: np.ndarray
-    mean_out: np.ndarray
-
-
-def original_targets(trace: Trace, inputs: Arrays, seed: int = 0) -> Targets:
-    """Run the original model on calibration inputs (images first) and keep what its layers put out."""
-    parts: dict[str, list[np.ndarray]] = {}
-    layers = linear_layers(trace)
-    for batch, arrays in activations(trace, inputs, [layer.output for layer in layers]):
-        for layer in layers:
-            positions = layer.positions(seed, batch, _per_image(inputs))
-            parts.setdefault(layer.name, []).append(layer.outputs_at(arrays[layer.output], positions))
-    return Targets(seed, {name: np.concatenate(found) for name, found in parts.items()})
-
-
-def moments(
-    trace: Trace, inputs: Arrays, targets: Targets, kept_outputs: Mapping[str, Array] | None = None
-) -> dict[str, Moments]:
-    """Second moments of each layer's current inputs against the original's outputs, on the same calibration inputs.
-
-    `kept_outputs[layer]` says which of the original's output channels the current layer still has (default: all).
-    """
-    kept_outputs = kept_outputs or {}
-    layers = [layer for layer in linear_layers(trace) if layer.inputs_per_group <= LARGEST_SYSTEM]
-    layers = [layer for layer in layers if trace.axes.get(layer.input) and layer.name in targets.outputs]
-    sums: dict[str, _Sums] = {}
-    seen = dict.fromkeys((layer.name for layer in layers), 0)
-    for batch, arrays in activations(trace, inputs, [layer.input for layer in layers]):
-        for layer in layers:
-            positions = layer.positions(targets.seed, batch, _per_image(inputs))
-            x = layer.inputs_at(arrays[layer.input], positions)
-            y = targets.outputs[layer.name][seen[layer.name] : seen[layer.name] + x.shape[1]]
-            seen[layer.name] += x.shape[1]
-            if layer.name in kept_outputs:
-                y = y[:, kept_outputs[layer.name]]
-            if layer.name not in sums:
-                sums[layer.name] = _Sums(layer.groups, layer.inputs_per_group, y.shape[1] // layer.groups)
-            sums[layer.name].add(x, y)
-    return {name: found.moments() for name, found in sums.items()}
-
-
-class _Sums:
-    """Accumulates moments; products in float32 per batch, their sum in float64."""
-
-    def __init__(self, groups: int, inputs: int, outputs: int) -> None:
-        self._gram = np.zeros((groups, inputs, inputs))
-        self._cross = np.zeros((groups, inputs, outputs))
-        self._in = np.zeros((groups, inputs))
-        self._out = np.zeros((groups, outputs))
-        self._count = 0
-
-    def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        """x (groups, samples, inputs), y (samples, groups * outputs)."""
-        groups = x.shape[0]
-        y = np.moveaxis(y.reshape(len(y), groups, -1), 1, 0)
-        x, y = (v.astype(np.result_type(v, np.float32), copy=False) for v in (x, y))  # float16 products overflow
-        self._gram += x.transpose(0, 2, 1) @ x
-        self._cross += x.transpose(0, 2, 1) @ y
-        self._in += x.sum(axis=1, dtype=np.float64)
-        self._out += y.sum(axis=1, dtype=np.float64)
-        self._count += x.shape[1]
-
-    def moments(self) -> Moments:
-        mean_in, mean_out = self._in / self._count, self._out / self._count
-        gram = self._gram / self._count - mean_in[:, :, None] * mean_in[:, None, :]
-        cross = self._cross / self._count - mean_in[:, :, None] * mean_out[:, None, :]
-        return Moments(gram, cross, mean_in, mean_out)
 
 
 def reconstruct(trace: Trace, keep: KeptIndices, found: Mapping[str, Moments]) -> onnx.ModelProto:
@@ -123,35 +35,33 @@ def reconstruct(trace: Trace, keep: KeptIndices, found: Mapping[str, Moments]) -
     """
     cut = Cut(trace, keep)
     model = resize(trace, keep)
-    initializers = {t.name: t for t in model.graph.initializer}
     for layer in linear_layers(trace):
-        if layer.name not in found or not layer.loses_inputs(cut) or not layer.owns_weight(model):
-            continue
-        statistics = found[layer.name]
-        features, outputs = layer.kept_features(cut), cut.kept(layer.output, layer.channel_axis)
-        start = layer.matrix(numpy_helper.to_array(initializers[layer.weight]))
-        place = sink(model, layer)
-        weights, bias = [], []
-        for group in range(start.shape[0]):
-            f = features[group]
-            o = outputs.reshape(layer.groups, -1)[group]
-            if not f.any() or not o.any():
-                continue
-            gram, cross = statistics.gram[group][np.ix_(f, f)], statistics.cross[group][np.ix_(f, o)]
-            mean_in, mean_out = statistics.mean_in[group][f], statistics.mean_out[group][o]
-            if place is None:  # nowhere to put an intercept: fit through the origin
-                gram, cross = gram + np.outer(mean_in, mean_in), cross + np.outer(mean_in, mean_out)
-            ridge = RIDGE * float(np.trace(gram)) / len(gram) + 1e-12
-            solved = np.linalg.solve(gram + ridge * np.eye(len(gram)), cross + ridge * start[group])
-            weights.append(solved)
-            bias.append(mean_out - mean_in @ solved)
-        if len(weights) < start.shape[0] or not all(np.isfinite(w).all() for w in weights):
-            continue
-        values = layer.from_matrix(np.stack(weights), tuple(initializers[layer.weight].dims))
-        dtype = numpy_helper.to_array(initializers[layer.weight]).dtype
-        initializers[layer.weight].CopyFrom(numpy_helper.from_array(values.astype(dtype), layer.weight))
-        if place is not None:
-            add_intercept(model, place, np.concatenate(bias))
+        if layer.name in found and layer.loses_inputs(cut) and layer.owns_weight(model):
+            _solve(model, layer, _left(found[layer.name], layer, cut))
+    return model
+
+
+def reconstruct_in_order(trace: Trace, keep: KeptIndices, inputs: Arrays, targets: Targets) -> onnx.ModelProto:
+    """As `reconstruct`, layer by layer in topological order, each with its inputs in the model solved so far.
+
+    Layers that see a changed input but lost none of it are solved too: they make up for what is left of the error in
+    front of them. `inputs` are those that `targets` were made with.
+    """
+    cut = Cut(trace, keep)
+    model = resize(trace, keep)
+    rounds = _rounds(trace, model, cut, targets)
+    advance = Advance(trace, inputs)
+    for number, layers in enumerate(rounds):
+        later = {layer.output for after in rounds[number:] for layer in after}
+        sums: dict[str, Sums] = {}
+        seen = dict.fromkeys((layer.name for layer in layers), 0)
+        for batch, arrays in advance.to(model, _ahead_of(model, later)):
+            for layer in layers:
+                x, y = _rows(layer, cut, batch, arrays[layer.input], targets, seen[layer.name])
+                seen[layer.name] += x.shape[1]
+                sums.setdefault(layer.name, Sums(x.shape[0], x.shape[2], y.shape[1] // x.shape[0])).add(x, y)
+        for layer in layers:
+            _solve(model, layer, sums[layer.name].moments())
     return model
 
 
@@ -166,6 +76,86 @@ def kept_outputs(trace: Trace, keep: KeptIndices, before: Mapping[str, Array] | 
     return result
 
 
-def _per_image(inputs: Arrays) -> int:
-    """Sampled positions per image, so that all images together give about SAMPLES."""
-    return max(1, SAMPLES // len(next(iter(inputs.values()))))
+def _rounds(trace: Trace, model: onnx.ModelProto, cut: Cut, targets: Targets) -> list[list[Linear]]:
+    """The layers to solve, in order; those that do not follow one another share a round."""
+    layers = {layer.output: layer for layer in linear_layers(trace)}
+    behind: dict[str, frozenset[str]] = {}  # by tensor: the layers solved in front of it
+    rounds: list[list[Linear]] = []
+    for node in model.graph.node:
+        ahead = frozenset[str]().union(*(behind.get(name, frozenset()) for name in reads(node)))
+        layer = layers.get(node.output[0])
+        if layer is not None and (ahead or layer.loses_inputs(cut)) and _solvable(layer, model, cut, targets):
+            if not rounds or any(other.name in ahead for other in rounds[-1]):
+                rounds.append([])
+            rounds[-1].append(layer)
+            ahead |= {layer.name}
+        for name in node.output:
+            behind[name] = ahead
+    return rounds
+
+
+def _solvable(layer: Linear, model: onnx.ModelProto, cut: Cut, targets: Targets) -> bool:
+    known = layer.name in targets.outputs and layer.inputs_per_group <= LARGEST_SYSTEM
+    return known and layer.owns_weight(model) and layer.keeps_every_group(cut)
+
+
+def _ahead_of(model: onnx.ModelProto, later: set[str]) -> set[int]:
+    """The nodes that neither produce one of the tensors `later` nor follow one."""
+    moving, front = set(later), set()
+    for index, node in enumerate(model.graph.node):
+        if moving.isdisjoint(node.output) and moving.isdisjoint(reads(node)):
+            front.add(index)
+        else:
+            moving.update(node.output)
+    return front
+
+
+def _rows(
+    layer: Linear, cut: Cut, batch: int, x: np.ndarray, targets: Targets, seen: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sampled inputs (groups, samples, inputs left) and targets (samples, outputs left) of one batch.
+
+    `x` is the layer's input in the cut model, `seen` counts the samples of earlier batches.
+    """
+    whole = layer.inputs_at(layer.spread(x, cut), layer.positions(targets.seed, batch, targets.per_image))
+    rows = np.stack([whole[group][:, kept] for group, kept in enumerate(layer.kept_features(cut))])
+    kept = cut.kept(layer.output, layer.channel_axis)
+    return rows, targets.outputs[layer.name][seen : seen + rows.shape[1]][:, kept]
+
+
+def _left(found: Moments, layer: Linear, cut: Cut) -> Moments:
+    """The moments of the inputs and outputs that a cut leaves."""
+    features = layer.kept_features(cut)
+    outputs = cut.kept(layer.output, layer.channel_axis).reshape(layer.groups, -1)
+    pairs = list(enumerate(zip(features, outputs, strict=True)))
+    return Moments(
+        np.stack([found.gram[g][np.ix_(f, f)] for g, (f, _) in pairs]),
+        np.stack([found.cross[g][np.ix_(f, o)] for g, (f, o) in pairs]),
+        np.stack([found.mean_in[g][f] for g, (f, _) in pairs]),
+        np.stack([found.mean_out[g][o] for g, (_, o) in pairs]),
+    )
+
+
+def _solve(model: onnx.ModelProto, layer: Linear, found: Moments) -> None:
+    """Put a layer's least-squares weights into `model`, in place; `found` are the moments of what it has left."""
+    if not found.gram.shape[1] or not found.cross.shape[2]:
+        return
+    tensor = next(t for t in model.graph.initializer if t.name == layer.weight)
+    stored = numpy_helper.to_array(tensor)
+    start, place = layer.matrix(stored), sink(model, layer)
+    weights, bias = [], []
+    for group, anchor in enumerate(start):
+        gram, cross = found.gram[group], found.cross[group]
+        mean_in, mean_out = found.mean_in[group], found.mean_out[group]
+        if place is None:  # nowhere to put an intercept: fit through the origin
+            gram, cross = gram + np.outer(mean_in, mean_in), cross + np.outer(mean_in, mean_out)
+        ridge = RIDGE * float(np.trace(gram)) / len(gram) + 1e-12
+        solved = np.linalg.solve(gram + ridge * np.eye(len(gram)), cross + ridge * anchor)
+        weights.append(solved)
+        bias.append(mean_out - mean_in @ solved)
+    if not all(np.isfinite(w).all() for w in weights):
+        return
+    values = layer.from_matrix(np.stack(weights), stored.shape)
+    tensor.CopyFrom(numpy_helper.from_array(values.astype(stored.dtype), layer.weight))
+    if place is not None:
+        add_intercept(model, place, np.concatenate(bias))

@@ -1,0 +1,58 @@
+"""Parts of a graph as models of their own: what lies between some tensors and others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from netadapt_onnx.light import without_weights
+from netadapt_onnx.subgraphs import captured
+
+
+def reads(node: onnx.NodeProto) -> list[str]:
+    """Every tensor that a node reads, its subgraphs included."""
+    return [name for name in [*node.input, *captured(node)] if name]
+
+
+def boundary(proto: onnx.ModelProto, front: Collection[int]) -> list[str]:
+    """The tensors that the nodes numbered `front` (and the graph's inputs) hand on to all others or put out."""
+    inside = {v.name for v in proto.graph.input}
+    inside.update(name for i in front for name in proto.graph.node[i].output)
+    behind = [name for i, node in enumerate(proto.graph.node) if i not in front for name in reads(node)]
+    behind += [v.name for v in proto.graph.output]
+    return [name for name in dict.fromkeys(behind) if name in inside]
+
+
+def between(proto: onnx.ModelProto, given: Mapping[str, np.ndarray], wanted: Sequence[str]) -> onnx.ModelProto:
+    """The nodes that `wanted` need and `given` do not provide, as a model with these inputs and outputs.
+
+    `given` are examples of its inputs: their types and, but for the first axis, their shapes are declared.
+    """
+    producers = {name: i for i, node in enumerate(proto.graph.node) for name in node.output if name}
+    needed: set[int] = set()
+    met: set[str] = set()
+    open_ = list(wanted)
+    while open_:
+        name = open_.pop()
+        if name in met:
+            continue
+        met.add(name)
+        index = producers.get(name)
+        if index is not None and name not in given and index not in needed:
+            needed.add(index)
+            open_.extend(reads(proto.graph.node[index]))
+    part = without_weights(proto)
+    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
+        part.graph.ClearField(field)
+    part.graph.node.extend(proto.graph.node[i] for i in sorted(needed))
+    read = {name for i in needed for name in reads(proto.graph.node[i])} | set(wanted)
+    part.graph.initializer.extend(t for t in proto.graph.initializer if t.name in read)
+    for name, value in given.items():
+        if name in read:
+            dtype = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+            shape = [None, *value.shape[1:]] if value.ndim else []
+            part.graph.input.append(onnx.helper.make_tensor_value_info(name, dtype, shape))
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    return part
