@@ -15,9 +15,9 @@ from netadapt_onnx.profilers.session import fingerprint
 CORE = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "click", "rich", "tabulate", "msgspec")
 # What each extra is for, and the modules that show that it is there.
 EXTRAS = {
-    "adapt": ("adapt, finetune, export and the demo", ("torch", "onnxscript", "sklearn")),
+    "adapt": ("adapt, finetune, export and the demo", ("torch", "onnxscript", "sklearn", "loky")),
     "report": ("HTML reports and charts", ("vl_convert",)),
-    "ray": ("proposals on a Ray cluster (not in this version yet)", ("ray",)),
+    "ray": ("adapt's proposals on a Ray cluster", ("ray",)),
     "adb": ("profiling on Android devices, where adb is not installed", ("adbutils",)),
 }
 

@@ -18,7 +18,7 @@ from netadapt_onnx.model import load
 from netadapt_onnx.profilers.fit import Stairs
 from netadapt_onnx.profilers.timing import Ratio, Timing
 from netadapt_onnx.search import adapt as adapt_module
-from netadapt_onnx.search import candidates, latency
+from netadapt_onnx.search import attempts, latency
 from netadapt_onnx.search.adapt import adapt, dry_run
 from netadapt_onnx.search.result import AdaptResult
 
@@ -245,7 +245,7 @@ def test_proposals_that_all_fail_say_why_and_are_tried_again(
         raise RuntimeError("no such kernel")
 
     with monkeypatch.context() as patch:
-        patch.setattr(candidates, "reconstruct", fail)
+        patch.setattr(attempts, "reconstruct", fail)
         with pytest.raises(NetadaptError, match="iteration 1 failed: no such kernel") as caught:
             adapt(*task, "macs=0.8x", tmp_path / "run", **FAST)
     log = tmp_path / "run/iterations/001/proposals/000/error.txt"

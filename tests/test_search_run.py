@@ -2,14 +2,11 @@
 
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.jobs import run_job
 from netadapt_onnx.search.run import Lines, Run
 
 IDENTITY = {"model": "abc", "budget": ["macs=0.5x"], "seed": 0}
@@ -101,40 +98,3 @@ def test_seconds_add_up_over_resumes(tmp_path: Path) -> None:
         run._earlier = 100.0
     with opened(tmp_path, resume=True) as run:
         assert run.seconds() >= 100.0
-
-
-def test_a_finished_job_is_not_done_again_unless_asked_for_something_else(tmp_path: Path) -> None:
-    asked = []
-
-    def work(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
-        asked.append(request["channels"])
-        return {"accuracy": request["channels"] / 10}
-
-    assert run_job(tmp_path / "job", {"channels": 8}, work) == {"accuracy": 0.8}
-    assert run_job(tmp_path / "job", {"channels": 8}, work) == {"accuracy": 0.8}
-    assert run_job(tmp_path / "job", {"channels": 4}, work) == {"accuracy": 0.4}
-    assert asked == [8, 4]
-
-
-def test_a_job_killed_on_the_way_is_done_again(tmp_path: Path) -> None:
-    (tmp_path / "request.json").write_text('{"channels": 8}')
-    (tmp_path / ".result.json.123.tmp").write_text('{"accur')
-    assert run_job(tmp_path, {"channels": 8}, lambda folder, request: {"accuracy": 1.0}) == {"accuracy": 1.0}
-
-
-def test_a_crashing_job_is_one_failure_with_its_log(tmp_path: Path) -> None:
-    def work(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
-        raise ZeroDivisionError("who divided by zero")
-
-    assert run_job(tmp_path, {}, work) == {"error": "who divided by zero"}
-    assert "ZeroDivisionError" in (tmp_path / "error.txt").read_text()
-    assert run_job(tmp_path, {}, lambda folder, request: {"accuracy": 1.0}) == {"error": "who divided by zero"}
-
-
-def test_a_full_disk_is_not_the_proposals_fault(tmp_path: Path) -> None:
-    def work(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
-        raise OSError("No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        run_job(tmp_path, {}, work)
-    assert run_job(tmp_path, {}, lambda folder, request: {"accuracy": 1.0}) == {"accuracy": 1.0}

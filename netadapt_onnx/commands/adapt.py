@@ -111,6 +111,13 @@ if TYPE_CHECKING:
 @click.option("--max-time", metavar="30m", help="Stop after this long in total, with the best model so far.")
 @click.option("--min-accuracy", type=float, help="Never take a step that leaves less than this, a fraction.")
 @click.option("--save-interval", type=int, help="Keep the model of every Nth iteration only; plans are always kept.")
+@click.option(
+    "--executor",
+    metavar="local[:N]|ray[:ADDRESS]",
+    help="Who tries the proposals: this process, N worker processes, or Ray (without an address on this machine).",
+)
+@click.option("--gpus", metavar="0,2", help="GPUs of this machine, one worker each.")
+@click.option("--job-timeout", metavar="6h", help="Give a proposal up after this long.")
 @click.option("--resume", is_flag=True, help="Continue the run in RUN; start it if there is none.")
 @click.option("--dry-run", "planning", is_flag=True, help="Show the first iteration's proposals and stop.")
 @shaped
@@ -132,7 +139,8 @@ def command(
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     if planning:
-        given.pop("resume")
+        for name in ("resume", "executor", "gpus", "job_timeout"):
+            given.pop(name, None)
         planned = dry_run(model, data, budget, **given)
         return Answer(planned, lambda: _plan(planned))
     if out is None:

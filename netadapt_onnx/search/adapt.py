@@ -23,7 +23,9 @@ from netadapt_onnx.profilers.table import Table
 from netadapt_onnx.search.adaptation import Adaptation
 from netadapt_onnx.search.arguments import FINAL_EPOCHS, SHORT_TERM_LR, Arguments, Evaluate, Rank, seconds_of
 from netadapt_onnx.search.budget import LATENCY, SEARCHED, parse_budgets
-from netadapt_onnx.search.candidates import Progress
+from netadapt_onnx.search.candidates import Progress, cores
+from netadapt_onnx.search.executors.opening import IN_PROCESS, JOB_TIMEOUT_S, Gpus, opened_executor
+from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.ladders import DEFAULT_STEP, Floors, Steps
 from netadapt_onnx.search.latency import LatencyGauge, TableGauge, built_table, loaded_table
 from netadapt_onnx.search.measured import MeasuredGauge, Value, fitted, values
@@ -80,6 +82,9 @@ def adapt(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     batch_size: int = 1,
     evaluate: Evaluate | None = None,
+    executor: str | Executor = IN_PROCESS,
+    gpus: Gpus = None,
+    job_timeout: str | float = JOB_TIMEOUT_S,
     progress: Progress | None = None,
     log: Callable[[str], None] | None = None,
 ) -> AdaptResult:
@@ -88,7 +93,8 @@ def adapt(
     `budget`: `"latency=0.6x"`, several such texts, or a mapping. `out` is the run's directory; everything is kept in
     it, and `resume` continues from it whatever happened. `evaluate` judges models (higher is better) instead of the
     data, which may then be None. `max_time` ("30m", or seconds, over all resumes) stops with the best model so far;
-    `min_accuracy` is never gone below; of every `save_interval` iterations one keeps its model. Other arguments are
+    `min_accuracy` is never gone below; of every `save_interval` iterations one keeps its model. `executor` does the
+    proposals (`local`, `local:N`, `ray`, `ray:ADDRESS`, or your own) and never changes the result. Other arguments are
     those of the command `adapt`.
 
     Raises NetadaptError for whatever it cannot judge: unreadable or unsuitable models and data, budgets that mean
@@ -140,9 +146,11 @@ def adapt(
     budgets = parse_budgets(arguments.budget, SEARCHED)
     execution = Execution(ep, threads)
     own = values(budgets, resource_command, subject.trace, execution)
+    workers = opened_executor(executor, cores(), gpus, seconds_of(job_timeout, "--job-timeout"))
     # One thread each for many proposals at a time is faster than many threads for one, and repeats bit for bit.
     with (
         threadpool_limits(1, "blas"),
+        workers,
         # What cannot be reached or used is said before anything is written.
         opened_places(
             devices,
@@ -177,7 +185,7 @@ def adapt(
                 limit = next(b for b in budgets if b.resource == resource)
                 fit = fitted(subject.trace, resource, value, seed, run.once)
                 gauges[resource] = MeasuredGauge(run, subject.trace, fit, value, limit, resource)
-            return Adaptation(run, subject, arguments, gauges, progress, log).result()
+            return Adaptation(run, subject, arguments, gauges, workers, progress, log).result()
 
 
 def _path(given: str | os.PathLike[str] | None) -> Path | None:

@@ -13,8 +13,10 @@ from netadapt_onnx.folding import Folded, fold
 from netadapt_onnx.model import load, save
 from netadapt_onnx.profilers.cost import cost
 from netadapt_onnx.search.arguments import Arguments
+from netadapt_onnx.search.attempts import MODEL_FILE
 from netadapt_onnx.search.budget import LATENCY, SEARCHED, parse_budgets
-from netadapt_onnx.search.candidates import MODEL_FILE, Candidates, Progress, cores
+from netadapt_onnx.search.candidates import Candidates, Progress, cores
+from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.judge import CallersJudge, DataJudge, Judge
 from netadapt_onnx.search.latency import AIM, LatencyGauge, Stage
 from netadapt_onnx.search.netadapt import Accepted, Problem, Step, amounts_after, met, search
@@ -34,7 +36,10 @@ EVERY_GROUP = "every group"
 
 
 class Adaptation:
-    """A run at work. `log` gets a line per event, `progress` follows what takes long; `gauges` measure latencies."""
+    """A run at work, its jobs done by `executor`.
+
+    `log` gets a line per event, `progress` follows what takes long; `gauges` measure latencies.
+    """
 
     def __init__(
         self,
@@ -42,6 +47,7 @@ class Adaptation:
         subject: Subject,
         arguments: Arguments,
         gauges: Mapping[str, LatencyGauge],
+        executor: Executor,
         progress: Progress,
         log: Callable[[str], None],
     ) -> None:
@@ -62,7 +68,7 @@ class Adaptation:
         )
         extra = stored_bytes(self._metadata)
         self._predict = Predictor(subject.trace, extra, {name: gauge.predicted for name, gauge in gauges.items()})
-        self._candidates = Candidates(run, subject.trace, arguments, self._judge, subject.data, progress)
+        self._candidates = Candidates(run, subject.trace, arguments, self._judge, subject.data, executor, progress)
 
     def result(self) -> AdaptResult:
         """Search, train, verify, write; of a finished run what it came to."""

@@ -175,11 +175,11 @@ def _within(name: str, value: float, above: float, up_to: float, meaning: str) -
         raise NetadaptError(f"{_flag(name)} {value:g} is {meaning}: above {above:g}, at most {up_to:g}", code="usage")
 
 
-def seconds_of(duration: str | float) -> float:
+def seconds_of(duration: str | float, flag: str = "--max-time") -> float:
     """A duration such as 30m, 90s or 1.5h (or a number of seconds) in seconds. Raises NetadaptError."""
     if isinstance(duration, int | float):
         return float(duration)
     found = parse_seconds(duration)
     if found is None:
-        raise NetadaptError(f"--max-time {duration}: not a duration", hint="write 90s, 30m or 1.5h", code="usage")
+        raise NetadaptError(f"{flag} {duration}: not a duration", hint="write 90s, 30m or 1.5h", code="usage")
     return found

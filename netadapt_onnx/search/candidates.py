@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,116 +14,102 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import load, save
-from netadapt_onnx.runtime import Arrays
 from netadapt_onnx.search.arguments import Arguments
-from netadapt_onnx.search.jobs import LOG, forget, run_job
+from netadapt_onnx.search.attempts import MODEL_FILE, Base, Bench, Kept, Training, attempt
+from netadapt_onnx.search.executors.protocol import Executor, Failed, Here, Shared
+from netadapt_onnx.search.jobs import LOG, Job, forget, run_jobs
 from netadapt_onnx.search.judge import Judge
 from netadapt_onnx.search.proposal import Proposal, Widths
 from netadapt_onnx.search.run import Run, write_atomically, write_json
-from netadapt_onnx.surgery import (
-    Moments,
-    Targets,
-    Trace,
-    kept_outputs,
-    moments,
-    original_targets,
-    plan_of,
-    reconstruct,
-    resize,
-    select,
-    verify,
-)
+from netadapt_onnx.surgery import Trace, plan_of, select, verify
 from netadapt_onnx.surgery import trace as traced
 from netadapt_onnx.training.data import Dataset
 from netadapt_onnx.training.measured import criterion_on
+from netadapt_onnx.training.settings import Settings
 
-if TYPE_CHECKING:
-    from netadapt_onnx.training.settings import Settings
-    from netadapt_onnx.training.teacher import Teacher
-
-CALIBRATION_SAMPLES = 1024
 # Of the five inputs of a full proof: a wrong channel shows on the first.
 PROOF_RUNS = 2
-MODEL_FILE, KEPT_FILE, PLAN_FILE = "model.onnx", "kept.json", "plan.toml"
+KEPT_FILE, PLAN_FILE = "kept.json", "plan.toml"
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class _Base:
-    """A traced model and the cut of it; `kept` are the original's channels that the model still has."""
-
-    trace: Trace
-    kept: Mapping[str, np.ndarray]
-    keep: Mapping[str, np.ndarray]
-
-    def kept_after(self) -> dict[str, np.ndarray]:
-        """The original's channels that the cut leaves, for the groups that have lost any."""
-        before = dict(self.kept)
-        return before | {n: before[n][indices] if n in before else indices for n, indices in self.keep.items()}
 
 
 class Candidates:
     """The current model of a run, and what can become of it. `kept` are the original's channels that it still has."""
 
     def __init__(
-        self, run: Run, original: Trace, arguments: Arguments, judge: Judge, data: Dataset | None, progress: Progress
+        self,
+        run: Run,
+        original: Trace,
+        arguments: Arguments,
+        judge: Judge,
+        data: Dataset | None,
+        executor: Executor,
+        progress: Progress,
     ) -> None:
         self._run = run
-        self._original = original
         self._arguments = arguments
-        self._judge = judge
         self._data = data
+        self._executor = executor
         self._progress = progress
-        self._lock = Lock()
-        self._moments: dict[int, dict[str, Moments]] = {}
-        self._calibration: tuple[Arrays, Targets] | None = None
-        self._teacher: Teacher | None = None
         self._criterion = criterion_on(arguments.criterion, None if data is None else data.train, arguments.seed)
-        self.current = original
-        self.kept: dict[str, np.ndarray] = {}
+        self._original = Base(original, {})
+        self._bench = Bench(
+            self._original,
+            judge,
+            data,
+            seed=arguments.seed,
+            trains=arguments.rank == "finetune",
+            shapes=dict(arguments.shapes),
+            batch_size=arguments.batch_size,
+        )
+        self._base = Base(original, {})
+        self._shared = (Shared(self._bench), Shared(self._base))
         self.iteration = 0
+
+    @property
+    def current(self) -> Trace:
+        """The current model."""
+        return self._base.trace
+
+    @property
+    def kept(self) -> Kept:
+        """The original's channels that the current model still has, for the groups that have lost any."""
+        return self._base.kept
 
     def resume(self, iteration: int) -> None:
         """Make the model of an earlier iteration the current one."""
         if iteration == 0:
-            self.current, self.kept, self.iteration = self._original, {}, 0
-            return
-        folder = self._run.iteration(iteration)
-        self.current = self._read(folder)
-        kept = msgspec.json.decode((folder / KEPT_FILE).read_bytes(), type=dict[str, list[int]])
-        self.kept = {name: np.array(indices) for name, indices in kept.items()}
+            self._base = Base(self._original.trace, {})
+        else:
+            folder = self._run.iteration(iteration)
+            kept = msgspec.json.decode((folder / KEPT_FILE).read_bytes(), type=dict[str, list[int]])
+            self._base = Base(self._read(folder), {name: np.array(indices) for name, indices in kept.items()})
+        self._shared = (self._shared[0], Shared(self._base))
         self.iteration = iteration
-        self._moments.clear()
 
     def rank(self, iteration: int, proposals: Sequence[Proposal]) -> list[float | None]:
         """Held-out accuracy of each proposal after its short adaptation; None for one that failed."""
-        folder = self._run.iteration(iteration)
-        # Training brings its own threads; everything else is single-threaded, a proposal per core.
-        workers = 1 if self._arguments.rank == "finetune" else cores()
-        done = 0
-
-        def one(number: int) -> dict[str, Any]:
-            nonlocal done
-            proposal = proposals[number]
-            request = {"iteration": iteration, "group": proposal.group, "channels": proposal.channels}
-            result = run_job(folder / "proposals" / f"{number:03d}", request, partial(self._try, proposal))
-            done += 1
-            self._progress(done, len(proposals), f"iteration {iteration}")
-            return result
-
-        pool = ThreadPoolExecutor(workers)
-        try:
-            results = list(pool.map(one, range(len(proposals))))
-        finally:  # after Ctrl-C those that have not begun never do
-            pool.shutdown(cancel_futures=True)
+        folder = self._run.iteration(iteration) / "proposals"
+        training = self._training() if self._arguments.rank == "finetune" else None
+        jobs = [
+            Job(folder / f"{number:03d}", self._request(iteration, proposal, training))
+            for number, proposal in enumerate(proposals)
+        ]
+        results = run_jobs(
+            self._executor,
+            attempt,
+            self._shared,
+            jobs,
+            lambda done: self._progress(done, len(proposals), f"iteration {iteration}"),
+            threaded=training is not None,
+        )
         if all("error" in result for result in results):
             # What fails them all is seldom theirs: a resumed run tries again.
-            jobs = [folder / "proposals" / f"{number:03d}" for number in range(len(proposals))]
             for job in jobs:
-                forget(job)
+                forget(job.folder)
             raise NetadaptError(
                 f"all {len(jobs)} proposals of iteration {iteration} failed: {results[0]['error']}",
-                hint=f"see {jobs[0] / LOG}; --resume tries again, or remove {self._run.path}",
+                hint=f"see {jobs[0].folder / LOG}; --resume tries again, or remove {self._run.path}",
                 code="proposals-failed",
             )
         return [result.get("accuracy") for result in results]
@@ -136,13 +118,13 @@ class Candidates:
         """Make a proposal the current model; it and the channels it kept are on the disk when this returns."""
         folder = self._run.iteration(iteration)
         if not (folder / MODEL_FILE).exists():
-            base = self._base(proposal.widths)
-            _prove(base, proposal)
+            base, keep = self._selected(proposal.widths)
+            _prove(base.trace, keep, proposal)
             trained = [p for p in (folder / "proposals").glob(f"*/{MODEL_FILE}") if _is_of(p, proposal)]
-            proto = load(trained[0]).proto if trained else self._cut(base)
+            proto = load(trained[0]).proto if trained else self._made(iteration, proposal)
             if self._arguments.rank == "reconstruct" and self._arguments.short_term_steps:
-                proto = self._trained(proto)
-            kept = base.kept_after()
+                proto = self._bench.trained(proto, self._training(), Here(threads=None))
+            kept = _kept_after(base.kept, keep)
             write_json(folder / KEPT_FILE, {name: indices.tolist() for name, indices in kept.items()})
             write_atomically(folder / PLAN_FILE, plan_of(kept).encode())
             save(proto, folder / MODEL_FILE)
@@ -155,72 +137,58 @@ class Candidates:
         """Let go of an earlier iteration's model; its plan and what was tried stay."""
         (self._run.iteration(iteration) / MODEL_FILE).unlink(missing_ok=True)
 
-    def _try(self, proposal: Proposal, folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The work of one job."""
-        proto = self._cut(self._base(proposal.widths))
-        if self._arguments.rank == "finetune":
-            proto = self._trained(proto)
-            save(proto, folder / MODEL_FILE, overwrite=True)
-        return {"accuracy": self._judge.ranked(proto)}
+    def _made(self, iteration: int, proposal: Proposal) -> onnx.ModelProto:
+        """A proposal's model, by the workers where they have all that it takes at hand."""
+        if not self._executor.apart:
+            base, keep = self._selected(proposal.widths)
+            return self._bench.cut(base, keep, mended=self._mend)
+        request = self._request(iteration, proposal, None) | {"want": "model"}
+        (outcome,) = self._executor.run(attempt, self._shared, [request], lambda *_: None)
+        if isinstance(outcome, Failed):
+            raise NetadaptError(
+                f"the winner of iteration {iteration} could not be made again: {outcome.reason}",
+                hint="--resume tries again",
+                code="proposals-failed",
+            )
+        return onnx.load_from_string(outcome.files[MODEL_FILE])
 
-    def _base(self, widths: Widths) -> _Base:
-        """What to cut to get these widths: the current model; or the original if channels are given back."""
-        # Not the traced widths: a group of one channel is no group any more, but may be given channels back.
-        now = {
-            name: len(self.kept[name]) if name in self.kept else self._original.group(name).channels for name in widths
+    @property
+    def _mend(self) -> bool:
+        return self._arguments.rank == "reconstruct"
+
+    def _request(self, iteration: int, proposal: Proposal, training: Training | None) -> dict[str, Any]:
+        """What `attempt` is asked for."""
+        base, keep = self._selected(proposal.widths)
+        return {
+            "iteration": iteration,
+            "group": proposal.group,
+            "channels": proposal.channels,
+            "base": "original" if base is self._original else "current",
+            "keep": {name: indices.tolist() for name, indices in keep.items()},
+            "mend": self._mend,
+            "training": None if training is None else msgspec.to_builtins(training),
+            "want": "accuracy",
         }
+
+    def _selected(self, widths: Widths) -> tuple[Base, dict[str, np.ndarray]]:
+        """What to cut to get these widths (the current model; or the original if channels are given back), and how."""
+        # Not the traced widths: a group of one channel is no group any more, but may be given channels back.
+        original = self._original.trace
+        now = {name: len(self.kept[name]) if name in self.kept else original.group(name).channels for name in widths}
         more = {name: width for name, width in widths.items() if width > now[name]}
         if not more:
             fewer = {name: width for name, width in widths.items() if width < now[name]}
-            return _Base(self.current, self.kept, select(self.current, fewer, self._criterion))
+            return self._base, select(self.current, fewer, self._criterion)
         as_before = {name: indices for name, indices in self.kept.items() if name not in more}
-        return _Base(self._original, {}, as_before | select(self._original, more, self._criterion))
+        return self._original, as_before | select(original, more, self._criterion)
 
-    def _cut(self, base: _Base) -> onnx.ModelProto:
-        """The cut, its consumers reconstructed where there is data to do it with."""
-        if self._data is None or self._arguments.rank == "finetune":
-            return resize(base.trace, base.keep)
-        return reconstruct(base.trace, base.keep, self._moments_of(base))
-
-    def _moments_of(self, base: _Base) -> dict[str, Moments]:
-        with self._lock:
-            if id(base.trace) not in self._moments:
-                inputs, targets = self._calibrated()
-                outputs = kept_outputs(self._original, base.kept)
-                self._moments[id(base.trace)] = moments(base.trace, inputs, targets, outputs)
-            return self._moments[id(base.trace)]
-
-    def _calibrated(self) -> tuple[Arrays, Targets]:
-        """Calibration inputs, and what the original's layers make of them."""
-        assert self._data is not None
-        if self._calibration is None:
-            inputs = self._data.train.sample(CALIBRATION_SAMPLES, self._arguments.seed).batch(slice(None))
-            self._calibration = inputs, original_targets(self._original, inputs, self._arguments.seed)
-        return self._calibration
-
-    def _trained(self, proto: onnx.ModelProto) -> onnx.ModelProto:
-        """A short distillation from the original."""
-        from netadapt_onnx.training.teacher import Teacher
-        from netadapt_onnx.training.trainer import train
-
-        assert self._data is not None
-        if not self._arguments.short_term_steps:
-            return proto
-        if self._teacher is None:
-            self._teacher = Teacher(self._original.folded.proto, len(self._data.train))
-        return train(
-            fold(proto, dict(self._arguments.shapes), self._arguments.batch_size).proto,
-            self._data,
-            teacher=self._teacher,
-            steps=self._arguments.short_term_steps,
-            lr=self._arguments.short_term_lr,
-            seed=self._arguments.seed,
-            settings=self.training_settings("short-term", self._original.folded.proto),
-        ).proto
+    def _training(self) -> Training:
+        """The short training of every proposal, or winner."""
+        settings = self.training_settings("short-term", self._original.trace.folded.proto)
+        return Training(self._arguments.short_term_steps, self._arguments.short_term_lr, settings)
 
     def training_settings(self, key: str, proto: onnx.ModelProto) -> Settings:
         """How to train fast on this machine: timed once, journalled, so that a resumed run trains the same way."""
-        from netadapt_onnx.training.settings import Settings
         from netadapt_onnx.training.trainer import choose_settings
 
         data, seed = self._data, self._arguments.seed
@@ -234,9 +202,14 @@ class Candidates:
         return traced(fold(proto, dict(self._arguments.shapes), self._arguments.batch_size))
 
 
-def _prove(base: _Base, proposal: Proposal) -> None:
+def _kept_after(kept: Kept, keep: Kept) -> dict[str, np.ndarray]:
+    """The original's channels that a cut leaves, for the groups that have lost any."""
+    return dict(kept) | {n: kept[n][indices] if n in kept else indices for n, indices in keep.items()}
+
+
+def _prove(trace: Trace, keep: Kept, proposal: Proposal) -> None:
     """Every accepted cut is proven, before anything is trained. Raises NetadaptError if pruned is not masked."""
-    proof = verify(base.trace, base.keep, runs=PROOF_RUNS)
+    proof = verify(trace, keep, runs=PROOF_RUNS)
     if not proof.exact:
         raise NetadaptError(
             f"the cut of group '{proposal.group}' to {proposal.channels} channels is not exact: tensor "

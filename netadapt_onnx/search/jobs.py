@@ -2,48 +2,82 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from netadapt_onnx.runtime import one_line
+from netadapt_onnx.search.executors.protocol import Executor, Failed, Outcome, Shared, Work
 from netadapt_onnx.search.run import write_atomically, write_json
 
 REQUEST, RESULT, LOG = "request.json", "result.json", "error.txt"
-Work = Callable[[Path, Mapping[str, Any]], Mapping[str, Any]]
 
 
-def run_job(folder: Path, request: Mapping[str, Any], work: Work) -> dict[str, Any]:
-    """The result of `work(folder, request)`, done now unless it was done before for the same request.
+@dataclass(frozen=True)
+class Job:
+    """A request and the directory that keeps it, its result and the files it makes."""
 
-    A job that raises is done too: its result is `{"error": reason}`, with the traceback in `error.txt`. Only what the
-    machine is to blame for (a full disk) is raised: the job is done again another time.
+    folder: Path
+    request: Mapping[str, Any]
+
+
+def run_jobs(
+    executor: Executor,
+    work: Work,
+    shared: Sequence[Shared],
+    jobs: Sequence[Job],
+    progress: Callable[[int], None] = lambda done: None,
+    *,
+    threaded: bool = False,
+) -> list[dict[str, Any]]:
+    """The results of all jobs in order, done now unless they were done before for the same request.
+
+    A job that fails is done too: its result is `{"error": reason}`, with all that is known in `error.txt`. Only what
+    the machine is to blame for (a full disk) is raised: the job is done again another time. `progress` gets the number
+    of jobs that are done.
     """
-    asked = msgspec.json.decode(msgspec.json.encode(request))
-    if _read(folder / REQUEST) == asked:
-        finished = _read(folder / RESULT)
-        if finished is not None:
-            return finished
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESULT).unlink(missing_ok=True)
-    write_json(folder / REQUEST, asked)
-    try:
-        result = dict(work(folder, asked))
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # whatever a job dies of is that proposal's failure, not the run's
-        write_atomically(folder / LOG, traceback.format_exc().encode())
-        result = {"error": one_line(error)}
-    write_json(folder / RESULT, result)
-    return result
+    results = [_finished(job) for job in jobs]
+    todo = [number for number, result in enumerate(results) if result is None]
+    for number in todo:
+        job = jobs[number]
+        job.folder.mkdir(parents=True, exist_ok=True)
+        forget(job.folder)
+        write_json(job.folder / REQUEST, _plain(job.request))
+
+    def finished(number: int, outcome: Outcome) -> None:
+        results[todo[number]] = _keep(jobs[todo[number]].folder, outcome)
+        progress(sum(result is not None for result in results))
+
+    executor.run(work, shared, [jobs[number].request for number in todo], finished, threaded=threaded)
+    return [result for result in results if result is not None]
 
 
 def forget(folder: Path) -> None:
     """Let a job be done again, whatever came of it."""
     (folder / RESULT).unlink(missing_ok=True)
+
+
+def _keep(folder: Path, outcome: Outcome) -> dict[str, Any]:
+    """Write an outcome down, the result last; it is returned as it will be read."""
+    if isinstance(outcome, Failed):
+        write_atomically(folder / LOG, outcome.log.encode(errors="replace"))
+        result: dict[str, Any] = {"error": outcome.reason}
+    else:
+        for name, data in outcome.files.items():
+            write_atomically(folder / name, data)
+        result = _plain(outcome.result)
+    write_json(folder / RESULT, result)
+    return result
+
+
+def _finished(job: Job) -> dict[str, Any] | None:
+    return _read(job.folder / RESULT) if _read(job.folder / REQUEST) == _plain(job.request) else None
+
+
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    return msgspec.json.decode(msgspec.json.encode(value), type=dict[str, Any])
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import load, refuse_existing, save
 from netadapt_onnx.search.adaptation import HISTORY_FILE
-from netadapt_onnx.search.candidates import MODEL_FILE, PLAN_FILE
+from netadapt_onnx.search.attempts import MODEL_FILE
+from netadapt_onnx.search.candidates import PLAN_FILE
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.run import IDENTITY_FILE, Lines
 

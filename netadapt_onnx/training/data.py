@@ -74,6 +74,13 @@ class Split:
         rows = np.arange(len(self)) if self.rows is None else self.rows
         return replace(self, rows=rows[index])
 
+    def compact(self) -> Split:
+        """The same samples in storage of their own, so that as bytes they are no more than that."""
+        if self.rows is None:
+            return self
+        labels = None if self.labels is None else self.labels[self.rows]
+        return replace(self, inputs={n: v[self.rows] for n, v in self.inputs.items()}, labels=labels, rows=None)
+
     def sample(self, count: int, seed: int = 0) -> Split:
         """A seeded subset of at most `count` samples, in storage order."""
         if count >= len(self):

@@ -59,9 +59,17 @@ class Replicas:
     """Copies of one graph that share its parameters; a context manager that owns their threads.
 
     `main` is the graph to read the result from. Running statistics are each replica's own until `average_statistics`.
+    With fewer `threads` than replicas these take turns, to the same result.
     """
 
-    def __init__(self, proto: onnx.ModelProto, settings: Settings, task: Task, teacher: Teaching | None) -> None:
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        settings: Settings,
+        task: Task,
+        teacher: Teaching | None,
+        threads: int | None = None,
+    ) -> None:
         self.settings = settings
         self._task = task
         self._teacher = teacher
@@ -71,7 +79,8 @@ class Replicas:
         for graph in self.graphs[1:]:
             for own, shared in zip(graph.parameters(), self.main.parameters(), strict=True):
                 own.data = shared.data
-        self._pool = ThreadPoolExecutor(settings.replicas, initializer=torch.set_num_threads, initargs=(1,))
+        workers = min(settings.replicas, threads or settings.replicas)
+        self._pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
 
     def __enter__(self) -> Replicas:
         return self

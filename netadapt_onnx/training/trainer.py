@@ -95,13 +95,15 @@ def train(
     batch_size: int | None = None,
     augment: bool = False,
     settings: Settings | None = None,
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> TrainResult:
     """Train on `dataset.train` for `epochs`, or for `steps` batches: Nesterov SGD, one learning-rate cycle.
 
     With a teacher it distils (0.9, and 0.1 cross-entropy where there are labels), else it needs labels. Graphs that
     arrive with BatchNorm folded away get it back for the training and return folded. Deterministic for one seed and
-    one `settings`; without `settings` a few timed steps choose them. `progress(step, steps, loss)` follows along.
+    one `settings`; without `settings` a few timed steps choose them. With fewer `threads` than `settings.replicas` it
+    takes longer, to the same result. `progress(step, steps, loss)` follows along.
     Raises NetadaptError: unsupported ops, neither labels nor teacher, or divergence at half the learning rate too.
     """
     if (epochs is None) == (steps is None):
@@ -121,7 +123,7 @@ def train(
             settings = _choose(unfolded, split, size, seed, losses)
         rate = lr if lr is not None else _learning_rate(graph, plan)
         teaching = _teaching(teacher, plan, settings, footprint)
-        with Replicas(unfolded, settings, losses, teaching) as replicas:
+        with Replicas(unfolded, settings, losses, teaching, threads) as replicas:
             for attempt in (rate, rate / 2):
                 try:
                     history = _run(replicas, plan, attempt, progress)

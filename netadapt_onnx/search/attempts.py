@@ -1,0 +1,168 @@
+"""What a proposal's job does: cut a model, make up for the cut, judge what came of it.
+
+All of it depends on the request and on two shared values, the run's bench and the model that is cut, so it comes to the
+same in our own process, in another, and on another machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import onnx
+
+from netadapt_onnx.folding import fold
+from netadapt_onnx.runtime import Arrays
+from netadapt_onnx.search.executors.protocol import Here, Made
+from netadapt_onnx.search.judge import RANKING_SAMPLES, DataJudge, Judge
+from netadapt_onnx.surgery import Moments, Targets, Trace, kept_outputs, moments, original_targets, reconstruct, resize
+from netadapt_onnx.training.data import Dataset
+from netadapt_onnx.training.settings import Settings
+
+if TYPE_CHECKING:
+    from netadapt_onnx.training.teacher import Teacher
+
+CALIBRATION_SAMPLES = 1024
+MODEL_FILE = "model.onnx"
+Kept = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A short training: steps of SGD, their learning rate, and how this run trains."""
+
+    steps: int
+    lr: float
+    settings: Settings
+
+
+class Base:
+    """A traced model to cut, `kept` being the original's channels that it still has; its moments are remembered."""
+
+    def __init__(self, trace: Trace, kept: Kept) -> None:
+        self.trace = trace
+        self.kept = kept
+        self._moments: dict[str, Moments] | None = None
+        self._lock = Lock()
+
+    def moments(self, bench: Bench) -> dict[str, Moments]:
+        """What reconstruction solves with, computed when it is first asked for."""
+        with self._lock:
+            if self._moments is None:
+                inputs, targets = bench.calibrated()
+                self._moments = moments(self.trace, inputs, targets, kept_outputs(bench.original.trace, self.kept))
+            return self._moments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Base, (self.trace, self.kept)
+
+
+class Bench:
+    """What all jobs of a run work with. As bytes it holds only the samples that they look at: all of the training
+    samples if they `train`, else those of the calibration, and those that rank.
+    """
+
+    def __init__(
+        self,
+        original: Base,
+        judge: Judge,
+        data: Dataset | None,
+        *,
+        seed: int,
+        trains: bool,
+        shapes: Mapping[str, tuple[int, ...]],
+        batch_size: int,
+    ) -> None:
+        self.original = original
+        self._judge = judge
+        self._data = data
+        self._seed = seed
+        self._trains = trains
+        self._shapes = dict(shapes)
+        self._batch_size = batch_size
+        self._lock = Lock()
+        self._calibration: tuple[Arrays, Targets] | None = None
+        self._teacher: Teacher | None = None
+
+    def calibrated(self) -> tuple[Arrays, Targets]:
+        """Calibration inputs, and what the original's layers make of them."""
+        assert self._data is not None
+        with self._lock:
+            if self._calibration is None:
+                inputs = self._data.train.sample(CALIBRATION_SAMPLES, self._seed).batch(slice(None))
+                self._calibration = inputs, original_targets(self.original.trace, inputs, self._seed)
+            return self._calibration
+
+    def cut(self, base: Base, keep: Kept, *, mended: bool) -> onnx.ModelProto:
+        """The cut; `mended`: its consumers reconstructed, where there is data to do it with."""
+        if self._data is None or not mended:
+            return resize(base.trace, keep)
+        return reconstruct(base.trace, keep, base.moments(self))
+
+    def trained(self, proto: onnx.ModelProto, training: Training, here: Here) -> onnx.ModelProto:
+        """After a short distillation from the original."""
+        from netadapt_onnx.training.teacher import Teacher
+        from netadapt_onnx.training.trainer import train
+
+        assert self._data is not None
+        if not training.steps:
+            return proto
+        if self._teacher is None:
+            self._teacher = Teacher(self.original.trace.folded.proto, len(self._data.train))
+        return train(
+            fold(proto, self._shapes, self._batch_size).proto,
+            self._data,
+            teacher=self._teacher,
+            steps=training.steps,
+            lr=training.lr,
+            seed=self._seed,
+            settings=training.settings,
+            threads=here.threads,
+            progress=lambda *_: here.check(),
+        ).proto
+
+    def ranked(self, proto: onnx.ModelProto) -> float:
+        """The accuracy that proposals are compared by."""
+        return self._judge.ranked(proto)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        data, judge = self._data, self._judge
+        if data is not None:
+            train = data.train if self._trains else data.train.sample(CALIBRATION_SAMPLES, self._seed)
+            ranking = data.val.sample(RANKING_SAMPLES, self._seed)
+            data = replace(data, train=train.compact(), val=ranking.compact(), test=None)
+            if isinstance(judge, DataJudge):
+                judge = replace(judge, dataset=data, _references={})
+        options = {
+            "seed": self._seed,
+            "trains": self._trains,
+            "shapes": self._shapes,
+            "batch_size": self._batch_size,
+        }
+        return _bench, (self.original, judge, data, options)
+
+
+def _bench(original: Base, judge: Judge, data: Dataset | None, options: dict[str, Any]) -> Bench:
+    return Bench(original, judge, data, **options)
+
+
+def attempt(here: Here, bench: Bench, current: Base, request: Mapping[str, Any]) -> Made:
+    """One job. `request`: `base` (what is cut: the current or the original model), `keep` (channels by group), `mend`
+    (whether to reconstruct), `training` (or None), `want` (`accuracy`, or the `model` alone).
+
+    A model comes back as a file when it is wanted or was trained.
+    """
+    base = bench.original if request["base"] == "original" else current
+    keep = {name: np.array(indices, dtype=np.int64) for name, indices in request["keep"].items()}
+    proto = bench.cut(base, keep, mended=request["mend"])
+    training = request["training"]
+    if training is not None:
+        proto = bench.trained(proto, msgspec.convert(training, Training), here)
+    if request["want"] == "model":
+        return Made({}, {MODEL_FILE: proto.SerializeToString()})
+    files = {} if training is None else {MODEL_FILE: proto.SerializeToString()}
+    return Made({"accuracy": bench.ranked(proto)}, files)

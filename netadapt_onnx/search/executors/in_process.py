@@ -1,0 +1,60 @@
+"""Jobs in threads of this process: nothing to start, nothing to send, everything shared.
+
+A job that crashes the process takes the run with it (`--resume` goes on); `local:N` stands that too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Event
+from types import TracebackType
+
+from netadapt_onnx.search.executors.dispatch import Dispatcher
+from netadapt_onnx.search.executors.protocol import Finished, Here, Outcome, Request, Shared, Work, perform
+
+
+class _Thread:
+    """A slot whose jobs run where they are asked for."""
+
+    def __init__(self, threads: int | None) -> None:
+        self._here = Here(threads, Event())
+
+    def do(self, work: Work, shared: Sequence[Shared], request: Request) -> Outcome:
+        return perform(work, self._here, [one.value for one in shared], request)
+
+    def abandon(self) -> None:
+        self._here.given_up.set()
+
+
+class InProcess:
+    """A job per core at a time, in threads; one at a time of those that bring their own threads."""
+
+    apart = False
+
+    def __init__(self, cores: int, timeout_s: float) -> None:
+        self._cores = cores
+        self._single = Dispatcher(lambda _: _Thread(1), timeout_s)
+        self._threaded = Dispatcher(lambda _: _Thread(None), timeout_s)
+
+    def run(
+        self,
+        work: Work,
+        shared: Sequence[Shared],
+        requests: Sequence[Request],
+        finished: Finished,
+        *,
+        threaded: bool = False,
+    ) -> list[Outcome]:
+        """See `Executor`. A job beyond its time is left to itself, and ends where it next looks up."""
+        if threaded:
+            return self._threaded.run(work, shared, requests, finished, places=1)
+        return self._single.run(work, shared, requests, finished, places=self._cores)
+
+    def __enter__(self) -> InProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._single.close()
+        self._threaded.close()
