@@ -79,7 +79,7 @@ def outcome(run: Path) -> tuple[str, bytes, dict[str, Any]]:
     return (run / "history.jsonl").read_text(), (run / "model.onnx").read_bytes(), result
 
 
-@pytest.mark.parametrize("executor", ["local:2", Backwards(2, 60.0), RAY], ids=str)
+@pytest.mark.parametrize("executor", ["local:2", pytest.param(Backwards(2, 60.0), id="backwards"), RAY])
 @pytest.mark.parametrize("way", WAYS)
 def test_every_executor_comes_to_the_same(task: tuple[Path, Path], tmp_path: Path, executor: Any, way: str) -> None:
     for name, one in (("here", "local"), ("there", executor)):
@@ -158,7 +158,7 @@ def test_the_command_takes_an_executor(
         (["--executor", "kubernetes"], "local, local:N, ray or ray:ADDRESS"),
         (["--gpus", "one"], "not numbers of GPUs"),
         (["--job-timeout", "soon"], "--job-timeout soon: not a duration"),
-        (["--job-timeout", "0s"], "--job-timeout 0: above 0"),
+        (["--job-timeout", "0s"], "--job-timeout 0s: not a duration"),
     ):
         assert command([*fixed, "-o", str(tmp_path / "no"), *flags]) == 2
         assert message in capsys.readouterr().err
