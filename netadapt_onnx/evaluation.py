@@ -18,8 +18,9 @@ from netadapt_onnx.profilers.timing import Timing, measure
 from netadapt_onnx.runtime import random_inputs
 from netadapt_onnx.search import measured
 from netadapt_onnx.search.result import Resources
-from netadapt_onnx.training.data import Dataset, Split, load_data
+from netadapt_onnx.training.data import Dataset, Split
 from netadapt_onnx.training.evaluate import accuracy, outputs
+from netadapt_onnx.training.loading import dataset_for
 
 # Seconds that a set of models may be timed for.
 TIME_CAP_S = 20.0
@@ -35,14 +36,15 @@ class Latency:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One model. `accuracy` is a fraction; `metric` is "top1", or "agreement" with the first model without labels.
+    """One model. `metric` says what `accuracy` is: "top1", "r2", "miou", the user's own, or "agreement" with the first
+    model without labels. Higher is better, 1 is perfect.
 
     `energy_mj`: of one run on this machine, where it was asked for.
     """
 
     path: Path
     accuracy: float
-    metric: Literal["top1", "agreement"]
+    metric: str
     split: str
     resources: Resources
     latency_ms: Latency | None
@@ -58,7 +60,7 @@ class Evaluation:
 
 def evaluate(
     models: Source | Sequence[Source],
-    data: str | Path,
+    data: str | os.PathLike[str],
     *,
     split: Literal["val", "test"] = "val",
     ep: str = "cpu",
@@ -96,19 +98,12 @@ def evaluate(
     return Evaluation(tuple(evaluated))
 
 
-def dataset_for(folded: Folded, data: str | Path, *, train: bool = True) -> Dataset:
-    """Data checked against a model. Raises NetadaptError naming both sides of what does not fit."""
-    return load_data(
-        data, folded.specs, {value.name: folded.shapes[value.name] for value in folded.proto.graph.output}, train=train
-    )
-
-
 def held_out(dataset: Dataset, split: Literal["val", "test"]) -> Split:
     """The samples of a split. Raises NetadaptError if the data have none."""
     found = dataset.test if split == "test" else dataset.val
     if found is None or not len(found):
         raise NetadaptError(
-            f"--data {dataset.path} has no x_{split}", hint="choose another --split", code="invalid-data"
+            f"--data {dataset.path} has no {split} samples", hint="choose another --split", code="invalid-data"
         )
     return found
 

@@ -21,12 +21,13 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.factories import factory_file, made
+from netadapt_onnx.factories import made
 from netadapt_onnx.folding import fold
 from netadapt_onnx.inspection import prepare_output
 from netadapt_onnx.model import load, save
 from netadapt_onnx.profilers.cost import cost
 from netadapt_onnx.runtime import Arrays, one_line, run, session
+from netadapt_onnx.user_code import code_file
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +61,7 @@ def export(
     A module alone is enough where `shapes` gives its float32 inputs. The first axis is dynamic where the module allows
     it. Raises NetadaptError if the factory or the exporter fails, or if onnxruntime disagrees with torch.
     """
-    prepare_output(Path(output), overwrite, factory_file(factory))
+    prepare_output(Path(output), overwrite, code_file(factory))
     module, inputs = made(factory, shapes)
     return export_module(module, inputs, output, exporter=exporter, opset=opset, overwrite=overwrite)
 

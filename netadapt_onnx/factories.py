@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.runtime import one_line
+from netadapt_onnx.user_code import called
 
 if TYPE_CHECKING:
     import torch
@@ -29,13 +24,7 @@ def made(factory: str, shapes: Mapping[str, tuple[int, ...]] | None) -> tuple[to
         raise NetadaptError(
             "export needs torch", hint="pip install 'netadapt-onnx[adapt]'", code="missing-package"
         ) from error
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
-            returned = _function(factory)()
-    except NetadaptError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise NetadaptError(f"{factory} failed: {type(error).__name__}: {one_line(error)}", code="factory") from error
+    returned = called(factory)
     module, example = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
     if not isinstance(module, torch.nn.Module):
         raise NetadaptError(
@@ -51,39 +40,6 @@ def made(factory: str, shapes: Mapping[str, tuple[int, ...]] | None) -> tuple[to
         generator = torch.Generator().manual_seed(0)
         return module, {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     return module, _named(module, example, factory)
-
-
-def factory_file(factory: str) -> Path:
-    """The file of "FILE.py:FUNCTION". Raises NetadaptError if it is not there."""
-    file, _, name = factory.rpartition(":")
-    if not file or not name:
-        raise NetadaptError(f"'{factory}' is not FILE.py:FUNCTION", code="usage")
-    if not Path(file).is_file():
-        raise NetadaptError(f"{file}: no such file", code="missing-file")
-    return Path(file)
-
-
-def _function(factory: str) -> Any:
-    path, name = factory_file(factory), factory.rpartition(":")[2]
-    module = _imported(path)
-    if not hasattr(module, name):
-        raise NetadaptError(f"{path} has no '{name}'", code="factory")
-    return getattr(module, name)
-
-
-def _imported(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise NetadaptError(f"{path} is not a Python file", code="factory")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))  # the file's own neighbours
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise NetadaptError(f"{path}: {type(error).__name__}: {one_line(error)}", code="factory") from error
-    finally:
-        sys.path.pop(0)
-    return module
 
 
 def _named(module: torch.nn.Module, example: Any, factory: str) -> dict[str, torch.Tensor]:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.evaluation import dataset_for
 from netadapt_onnx.folding import fold, require_runnable
 from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output
 from netadapt_onnx.model import save
 from netadapt_onnx.search.provenance import provenance
 from netadapt_onnx.search.result import AccuracyChange
 from netadapt_onnx.training.evaluate import accuracy, outputs
+from netadapt_onnx.training.loading import dataset_for
 
 EPOCHS = 6
 
@@ -31,7 +31,7 @@ class FinetuneResult:
 
 def finetune(
     model: Source,
-    data: str | Path,
+    data: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
     teacher: Source | None = None,
@@ -55,12 +55,15 @@ def finetune(
     require_runnable(folded)
     dataset = dataset_for(folded, data)
     name, held = dataset.reported
-    if dataset.train.labels is None and teacher is None:
+    own = dataset.own
+    if dataset.train.labels is None and teacher is None and (own is None or own.training is None):
         raise NetadaptError(
             f"--data {data} has no labels", hint="give the original model as --teacher", code="invalid-data"
         )
     taught = None if original is None else fold(original.proto, dict(shapes or {})).proto
-    reference = outputs(taught, held) if taught is not None and held.labels is None else None
+    reference = None
+    if held.labels is None and held.measure is None:
+        reference = outputs(folded.proto if taught is None else taught, held)
     before = accuracy(folded.proto, held, reference=reference)
     from netadapt_onnx.training.trainer import train
 

@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.evaluation import dataset_for
 from netadapt_onnx.folding import Folded
 from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, resources, traced
 from netadapt_onnx.light import file_bytes
@@ -42,6 +41,7 @@ from netadapt_onnx.surgery import (
 from netadapt_onnx.surgery.ranking import Block, at_share, counts_after, removal_order
 from netadapt_onnx.surgery.ties import Array
 from netadapt_onnx.training.data import Split
+from netadapt_onnx.training.loading import dataset_for
 from netadapt_onnx.training.measured import criterion_on
 
 Counts = dict[str, int]
@@ -116,7 +116,7 @@ def prune(
     metadata = provenance(source, command="prune")
     note, met = "", True
     planned: dict[str, Array] | None = None
-    samples = None if data is None else dataset_for(found.folded, Path(data)).train
+    samples = None if data is None else dataset_for(found.folded, data).train
     by = criterion_on(criterion, samples)
     order = removal_order(found, by, step) if global_ else None
     if ratio is not None:

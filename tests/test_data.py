@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.training.data import Dataset, Split, load_data, split_validation
+from netadapt_onnx.training.data import Dataset, Split, split_validation
+from netadapt_onnx.training.loading import load_data
 
 SPECS = {"image": ((1, 3, 8, 8), np.dtype(np.float32))}
 OUTPUTS = {"logits": (1, 10)}
@@ -126,10 +127,19 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "bytes without mean": ({"x_train": np.zeros((20, 3, 8, 8), np.uint8)}, "type uint8, .* takes floats; add mean"),
     "empty": ({"x_val": images(0), "y_val": labels(0)}, "x_val holds no samples"),
     "too few labels": ({"y_train": labels(19)}, r"y_train has shape 19, but x_train holds 20 samples"),
-    "one-hot labels": ({"y_train": np.eye(10)[labels(20)]}, r"y_train has shape 20x10, .* one class number"),
-    "float labels": ({"y_train": labels(20).astype(np.float32)}, "y_train has type float32: class numbers"),
-    "label too high": ({"y_train": np.full(20, 10)}, r"labels from 10 to 10, but .*'logits' has 10 classes"),
-    "label too low": ({"y_val": np.full(8, -1)}, r"labels from -1 to -1"),
+    "one-hot labels": (
+        {"y_train": np.eye(10)[labels(20)]},
+        r"y_train of shape 20x10 looks like one-hot classes; save one class",
+    ),
+    "float labels": (
+        {"y_train": labels(20).astype(np.float32)},
+        r"y_train of shape 20 and type float32 fits none .*'logits' 1x10; .* classification \(one class",
+    ),
+    "label too high": (
+        {"y_train": np.full(20, 10)},
+        r"y_train holds label 10 \(sample 0\), but .*'logits' has 10 classes, 0 to 9",
+    ),
+    "label too low": ({"y_val": np.full(8, -1)}, r"y_val holds label -1 \(sample 0\)"),
     "labels in part": ({"y_val": None}, "labels for some splits only; add y_val"),
     "labels alone": ({"x_val": None}, "y_val without x_val"),
     "misspelt labels": ({"y_train": None, "y_trian": labels(20)}, r"unknown array 'y_trian'; did you mean y_train"),
@@ -164,8 +174,9 @@ def test_a_scaling_that_cannot_be_is_refused(std: list[float], tmp_path: Path) -
         read(tmp_path, x_train=stored, x_val=stored, mean=np.zeros(2, np.float32), std=np.ones(3, np.float32))
 
 
-def test_labels_need_one_output_of_classes(tmp_path: Path) -> None:
-    with pytest.raises(NetadaptError, match=r"outputs 'mask' 1x2x8x8: labels need one output of shape Nxclasses"):
+def test_labels_need_an_output_that_they_fit(tmp_path: Path) -> None:
+    wanted = r"fits none of the model's outputs 'mask' 1x2x8x8; what fits: regression .*, segmentation .*, distillation"
+    with pytest.raises(NetadaptError, match=wanted):
         load_data(write(tmp_path, **GOOD), SPECS, {"mask": (1, 2, 8, 8)})
     unlabelled = {name: value for name, value in GOOD.items() if name.startswith("x")}
     assert load_data(write(tmp_path, **unlabelled), SPECS, {"mask": (1, 2, 8, 8)}).train.labels is None
@@ -181,8 +192,11 @@ def test_evaluation_needs_no_training_data(tmp_path: Path) -> None:
 def test_files_that_are_no_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NetadaptError, match="no such file"):
         load_data(tmp_path / "absent.npz", SPECS, OUTPUTS)
-    with pytest.raises(NetadaptError, match=r"not an \.npz file"):
+    with pytest.raises(NetadaptError, match=r"holds pictures of bytes, .* give --mean and --std"):
         load_data(tmp_path, SPECS, OUTPUTS)
+    (tmp_path / "data.txt").touch()
+    with pytest.raises(NetadaptError, match=r"not an \.npz file, a folder or FILE\.py:FUNCTION"):
+        load_data(tmp_path / "data.txt", SPECS, OUTPUTS)
     noise = tmp_path / "noise.npz"
     noise.write_bytes(b"PK\x03\x04 this is no archive")
     with pytest.raises(NetadaptError, match="cannot be read"):

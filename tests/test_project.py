@@ -37,6 +37,7 @@ FLOORS = [
         "shapes",
         "single_node",
         "free_axes",
+        "user_code",
     },
     {"surgery"},
     {"profilers", "training"},

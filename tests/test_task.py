@@ -36,8 +36,11 @@ def test_labels_speak_of_the_output_with_classes() -> None:
     b.node("Relu", [x], output="map")
     b.head(x, 4)
     proto = b.model({"image": ("N", 3, 8, 8)}, {"map": ("N", 4, 8, 8), "logits": ("N", 10)})
-    assert task(proto, {"map": (2, 4, 8, 8), "logits": (2, 10)}).labelled == "logits"
-    assert task(transposed(), {"mask_out": (2, 2, 16, 16)}).labelled is None
+    outputs = {"map": torch.zeros(2, 4, 8, 8), "logits": torch.randn(2, 10)}
+    found = task(proto, {name: tuple(value.shape) for name, value in outputs.items()})
+    labels = torch.tensor([3, 4])
+    wanted = torch.nn.functional.cross_entropy(outputs["logits"], labels)
+    assert float(found.loss(outputs, labels, None)) == pytest.approx(float(wanted), rel=1e-5)
 
 
 def losses(form: str) -> tuple[Task, Tensor, Tensor]:
@@ -47,7 +50,7 @@ def losses(form: str) -> tuple[Task, Tensor, Tensor]:
         "probabilities": lambda x: x.softmax(1),
         "log_probabilities": lambda x: x.log_softmax(1),
     }
-    found = Task({"y": Output(form, 1)}, "y")  # type: ignore[arg-type]
+    found = Task({"y": Output(form, 1)})  # type: ignore[arg-type]
     return found, ending[form](logits), ending[form](other)
 
 
@@ -74,7 +77,7 @@ def test_labels_and_teacher_are_mixed() -> None:
 @pytest.mark.parametrize("form", ["logits", "probabilities", "log_probabilities", "values"])
 def test_the_teacher_itself_has_nothing_to_learn(form: str) -> None:
     if form == "values":
-        found, teacher = Task({"y": Output("values")}, None), torch.randn(4, 2, 8)
+        found, teacher = Task({"y": Output("values")}), torch.randn(4, 2, 8)
     else:
         found, teacher, _ = losses(form)
     student = teacher.clone().requires_grad_()
@@ -85,7 +88,7 @@ def test_the_teacher_itself_has_nothing_to_learn(form: str) -> None:
 
 
 def test_values_are_compared_in_units_of_their_variance() -> None:
-    found, teacher = Task({"y": Output("values")}, None), torch.randn(4, 100)
+    found, teacher = Task({"y": Output("values")}), torch.randn(4, 100)
     near = [float(found.loss({"y": scale * teacher * 1.1}, None, {"y": scale * teacher})) for scale in (1.0, 1000.0)]
     assert near[0] == pytest.approx(near[1], rel=1e-3)
 

@@ -265,7 +265,8 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 def test_augmentation_moves_and_mirrors_each_image_alike_for_a_seed() -> None:
     images = np.arange(4 * 16 * 16, dtype=np.float32).reshape(4, 1, 16, 16) + 1
-    first, second = (augmented({"x": images, "mask": images[:, 0]}, np.random.default_rng(1)) for _ in range(2))
+    given = {"x": images, "mask": images[:, 0]}
+    first, second = (augmented(given, None, np.random.default_rng(1))[0] for _ in range(2))
     np.testing.assert_array_equal(first["x"], second["x"])
     np.testing.assert_array_equal(first["mask"], images[:, 0])
     kept = [np.isin(first["x"][i][first["x"][i] > 0], images[i]).mean() for i in range(4)]

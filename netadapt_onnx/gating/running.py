@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.evaluation import dataset_for, held_out
+from netadapt_onnx.evaluation import held_out
 from netadapt_onnx.folding import Folded, fold
 from netadapt_onnx.gating.jobs import DeviceJob, PredictJob, ScoreJob, TimeJob
 from netadapt_onnx.gating.records import Interval, Score, Timed
@@ -15,6 +15,7 @@ from netadapt_onnx.profilers.session import Execution, Fingerprint, fingerprint
 from netadapt_onnx.profilers.timing import Timing, measure, ratio
 from netadapt_onnx.runtime import random_inputs
 from netadapt_onnx.training.evaluate import accuracy, outputs
+from netadapt_onnx.training.loading import dataset_for
 
 # Fresh sessions of one model differ by some 2%: with this many a side a difference of 3% shows.
 SESSIONS = 20

@@ -20,10 +20,10 @@ from netadapt_onnx.runtime import Arrays
 from netadapt_onnx.scaling.record import Record
 from netadapt_onnx.surgery import Trace
 from netadapt_onnx.surgery.contractions import Contraction, contractions
-from netadapt_onnx.training.data import Dataset
+from netadapt_onnx.training.data import Dataset, Labels
 from netadapt_onnx.training.replicas import one_thread, tensors
 from netadapt_onnx.training.settings import Settings
-from netadapt_onnx.training.task import Task, task
+from netadapt_onnx.training.task import Task, label_tensors, task
 from netadapt_onnx.training.torch_graph import TorchGraph
 
 Progress = Callable[[int, int, str], None]
@@ -62,7 +62,7 @@ class _Batches:
     def per_epoch(self) -> int:
         return max(1, len(self.dataset.train) // self.size)
 
-    def at(self, step: int) -> tuple[Arrays, np.ndarray | None]:
+    def at(self, step: int) -> tuple[Arrays, Labels | None]:
         """Batch number `step`, counted over epochs."""
         split = self.dataset.train
         epoch, position = divmod(step, self.per_epoch)
@@ -74,23 +74,22 @@ class _Batches:
 class _Pruned:
     """A network in training whose filters are removed one after another."""
 
-    def __init__(self, found: Trace, schedule: Schedule, teacher: onnx.ModelProto | None) -> None:
+    def __init__(self, found: Trace, schedule: Schedule, dataset: Dataset, teacher: onnx.ModelProto | None) -> None:
         self.found = found
         self._layout = Settings(channels_last=True)
         self.graph = TorchGraph(found.folded.proto).train()
         self.graph.arrange(True)
         self._places: tuple[Contraction, ...] = contractions(found)
         self._ranks = [len(found.folded.shapes[place.tensor]) for place in self._places]
-        self._task: Task = task(
-            found.folded.proto, {v.name: found.folded.shapes[v.name] for v in found.folded.proto.graph.output}
-        )
+        outputs = {v.name: found.folded.shapes[v.name] for v in found.folded.proto.graph.output}
+        self._task: Task = task(found.folded.proto, outputs, dataset)
         self._teacher = None if teacher is None else TorchGraph(teacher).eval().requires_grad_(False)
         self.gates = np.ones(len(found.roots), np.float32)
         self._optimiser = torch.optim.SGD(
             self.graph.parameters(), lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay
         )
 
-    def step(self, inputs: Arrays, labels: np.ndarray | None, lr: float) -> np.ndarray:
+    def step(self, inputs: Arrays, labels: Labels | None, lr: float) -> np.ndarray:
         """One step of SGD; returns the squared gate-gradient products, by root label."""
         given = tensors(inputs, self._layout)
         gates = [
@@ -117,9 +116,9 @@ class _Pruned:
         products: np.ndarray = (total * self.gates) ** 2
         return products
 
-    def _loss(self, outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor], labels: np.ndarray | None) -> Tensor:
+    def _loss(self, outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor], labels: Labels | None) -> Tensor:
         if labels is not None:
-            return self._task.loss(outputs, torch.from_numpy(labels), None)
+            return self._task.loss(outputs, label_tensors(labels), None)
         assert self._teacher is not None
         with torch.no_grad():
             wanted = self._teacher(inputs)
@@ -160,7 +159,7 @@ def descend(
     rows: list[list[int]] = []
     tau: list[float] = []
     with one_thread():
-        pruned = _Pruned(found, schedule, teacher)
+        pruned = _Pruned(found, schedule, dataset, teacher)
         for step in range(warm_up):
             pruned.step(*batches.at(step), schedule.lr)
             _say(progress, step + 1, whole, "training")

@@ -236,7 +236,7 @@ class Making:
         return made.proto
 
     def _accuracy(self, proto: onnx.ModelProto, split: Split) -> tuple[float, str]:
-        reference = outputs(self.found.folded.proto, split) if split.labels is None else None
+        reference = outputs(self.found.folded.proto, split) if split.metric == "agreement" else None
         found = accuracy(proto, split, reference=reference)
         return found.value, found.metric
 

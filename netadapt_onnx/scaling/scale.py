@@ -41,7 +41,7 @@ from netadapt_onnx.search.provenance import file_hash
 from netadapt_onnx.search.run import Run, write_atomically
 from netadapt_onnx.search.subject import Predictor, require_prunable
 from netadapt_onnx.surgery import Trace, trace
-from netadapt_onnx.training.data import load_data
+from netadapt_onnx.training.loading import dataset_for
 
 LAW_FILE, PLOTS = "widths.toml", "plots"
 Progress = Callable[[int, int, str], None]
@@ -101,8 +101,7 @@ def scale(
     folded = fold(source.proto, dict(shapes or {}), batch_size)
     found = trace(folded)
     require_prunable(source, found)
-    outputs = {value.name: folded.shapes[value.name] for value in folded.proto.graph.output}
-    dataset = None if data is None else load_data(Path(data), folded.specs, outputs)
+    dataset = None if data is None else dataset_for(folded, data)
     allowed = rungs(found.prunable)
     given = None
     if law is not None:

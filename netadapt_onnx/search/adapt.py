@@ -275,7 +275,7 @@ def _first_iteration(subject: Subject, asked: Arguments, predicted: Mapping[str,
 
 def _prepared(model: Source, data: Data, arguments: Arguments) -> Subject:
     loaded = model if isinstance(model, Model) else load(model)
-    return prepare(loaded, None if data is None else Path(data), arguments)
+    return prepare(loaded, data, arguments)
 
 
 def _versions() -> dict[str, Any]:

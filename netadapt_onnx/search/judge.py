@@ -51,7 +51,7 @@ class CallersJudge:
 
 @dataclass(frozen=True)
 class DataJudge:
-    """Accuracy in onnxruntime: top-1 with labels, agreement with the original where there are none.
+    """Accuracy in onnxruntime: the task's metric with labels, agreement with the original where there are none.
 
     The split that is reported takes no part in any choice. `threads`: for the accuracies that are computed alone.
     """
@@ -64,8 +64,8 @@ class DataJudge:
 
     @property
     def metric(self) -> str:
-        """`top1` or `agreement`."""
-        return "agreement" if self.dataset.val.labels is None else "top1"
+        """`top1`, `r2`, `miou`, the user's own, or `agreement`."""
+        return self.dataset.val.metric
 
     @property
     def split(self) -> str:
@@ -86,6 +86,6 @@ class DataJudge:
         return self._on(name, split, proto, self.threads)
 
     def _on(self, name: str, split: Split, proto: onnx.ModelProto, threads: int) -> float:
-        if split.labels is None and name not in self._references:
+        if split.metric == "agreement" and name not in self._references:
             self._references[name] = outputs(self.original, split, threads=threads)
         return accuracy(proto, split, reference=self._references.get(name), threads=threads).value

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold, require_runnable
@@ -16,7 +16,8 @@ from netadapt_onnx.search.ladders import Counts, Ladder, Rungs
 from netadapt_onnx.search.proposal import Widths
 from netadapt_onnx.surgery import MEASURED, Trace, select
 from netadapt_onnx.surgery import trace as traced
-from netadapt_onnx.training.data import Dataset, load_data
+from netadapt_onnx.training.data import Dataset
+from netadapt_onnx.training.loading import dataset_for
 
 Predicted = Callable[[Mapping[str, tuple[int, ...]]], float]
 
@@ -52,7 +53,7 @@ class Subject:
         return {rungs.group: rungs.fine[-1] for rungs in self.ladders}
 
 
-def prepare(model: Model, data: Path | None, arguments: Arguments) -> Subject:
+def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: Arguments) -> Subject:
     """Fold, trace and check a model and its data.
 
     Raises NetadaptError for a model that onnxruntime cannot run or that has no prunable group, data that do not fit,
@@ -68,8 +69,7 @@ def prepare(model: Model, data: Path | None, arguments: Arguments) -> Subject:
         raise NetadaptError("--rank finetune trains, so it needs --data", code="usage")
     if data is None and arguments.criterion in MEASURED:
         raise NetadaptError(f"--criterion {arguments.criterion} looks at inputs", hint="give --data", code="usage")
-    outputs = {value.name: folded.shapes[value.name] for value in folded.proto.graph.output}
-    dataset = None if data is None else load_data(data, folded.specs, outputs)
+    dataset = None if data is None else dataset_for(folded, data)
     rungs = arguments.rungs
     return Subject(model, found, dataset, rungs.ladders(found), rungs)
 

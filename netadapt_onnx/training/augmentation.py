@@ -1,26 +1,59 @@
-"""Images moved and mirrored at random, so that a network sees more of them than there are."""
+"""Pictures moved and mirrored at random, so that a network sees more of them than there are."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.runtime import Arrays
+from netadapt_onnx.training.data import Labels
+from netadapt_onnx.training.labels import UNLABELLED
+
+_CHANNELS = (1, 3, 4)
 
 
-def augmented(inputs: Arrays, rng: np.random.Generator) -> Arrays:
-    """Images (N, C, H, W) shifted by up to an eighth of their size and mirrored; inputs of other ranks as they are."""
-    return {name: _shift_and_mirror(v, rng) if v.ndim == 4 else v for name, v in inputs.items()}
+def augmented(inputs: Arrays, labels: Labels | None, rng: np.random.Generator) -> tuple[Arrays, Labels | None]:
+    """Pictures shifted by up to an eighth of their size and mirrored; inputs of other ranks as they are.
+
+    Pictures are (N, C, H, W), or (N, H, W, C) with 1, 3 or 4 channels. Maps of class numbers (N, H, W) move along, what
+    comes in at the border counts as unlabelled. Raises NetadaptError for maps of values, which would need one.
+    """
+    pictures = {name: values for name, values in inputs.items() if values.ndim == 4}
+    if not pictures:
+        return inputs, labels
+    count = len(next(iter(pictures.values())))
+    moves, mirrored = rng.random((count, 2)), np.asarray(rng.integers(0, 2, count))
+    made = {name: _moved(values, moves, mirrored, 0) for name, values in pictures.items()}
+    return inputs | made, _along(labels, moves, mirrored)
 
 
-def _shift_and_mirror(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    count, _, height, width = images.shape
+def _along(labels: Labels | None, moves: np.ndarray, mirrored: np.ndarray) -> Labels | None:
+    if isinstance(labels, Mapping):
+        return {name: _one(values, moves, mirrored) for name, values in labels.items()}
+    return None if labels is None else _one(labels, moves, mirrored)
+
+
+def _one(labels: np.ndarray, moves: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+    if labels.ndim < 3:
+        return labels
+    if labels.ndim > 3 or labels.dtype.kind == "f":
+        raise NetadaptError("augmentation cannot move labels that are maps of values", hint="leave --augment out")
+    return _moved(labels[:, None], moves, mirrored, UNLABELLED)[:, 0]
+
+
+def _moved(images: np.ndarray, moves: np.ndarray, mirrored: np.ndarray, border: int) -> np.ndarray:
+    """Each image shifted within its padding by its `moves` in [0, 1), and mirrored where `mirrored` is 1."""
+    last = images.shape[1] not in _CHANNELS and images.shape[3] in _CHANNELS
+    if last:
+        images = np.moveaxis(images, -1, 1)
+    _, _, height, width = images.shape
     reach = max(1, min(height, width) // 8)
-    padded = np.pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
+    padded = np.pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach)), constant_values=border)
     made = np.empty_like(images)
-    corners = np.asarray(rng.integers(0, 2 * reach + 1, (count, 2)))
-    mirrored = np.asarray(rng.integers(0, 2, count))
-    for i in range(count):
-        top, left = int(corners[i, 0]), int(corners[i, 1])
+    corners = (moves * (2 * reach + 1)).astype(int)
+    for i, (top, left) in enumerate(corners):
         crop = padded[i, :, top : top + height, left : left + width]
         made[i] = crop[:, :, ::-1] if mirrored[i] else crop
-    return made
+    return np.ascontiguousarray(np.moveaxis(made, 1, -1)) if last else made

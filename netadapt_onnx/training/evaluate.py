@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -12,21 +11,24 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import declared_shape
 from netadapt_onnx.runtime import Arrays, run, session
-from netadapt_onnx.training.data import Split, class_output
+from netadapt_onnx.training.data import Labels, Measure, Split
+from netadapt_onnx.training.forms import forms
+from netadapt_onnx.training.labels import class_output, kind_of, spoken_of
+from netadapt_onnx.training.metrics import METERS, NO_CLASS, Meter, top_class
 
 BATCH_SIZE = 64
-_NO_CLASS = -1
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A fraction in [0, 1]: `top1` against labels, or `agreement` with a reference model where there are none.
+    """How good a model is; higher is better, 1 is perfect.
 
-    Samples whose outputs are NaN or infinite count as wrong.
+    `metric`: `top1`, `r2` or `miou` against labels, the user's own, or without labels `agreement` with a reference
+    model, a fraction in [0, 1]. Outputs that are NaN or infinite count as wrong.
     """
 
     value: float
-    metric: Literal["top1", "agreement"]
+    metric: str
     samples: int
 
 
@@ -35,21 +37,21 @@ def accuracy(
 ) -> Accuracy:
     """Accuracy on `split`. Without labels `reference` is needed: what `outputs` returned for the original model.
 
-    Raises NetadaptError: an empty split, or neither labels nor reference.
+    Raises NetadaptError: an empty split, neither labels nor reference, or a metric of the user's that fails.
     """
     if not len(split):
         raise NetadaptError("the data hold no samples for this split", code="invalid-data")
-    labels = split.targets()
-    if labels is None and reference is None:
+    if split.measure is not None:
+        value = _measured(split.measure, outputs(proto, split, threads=threads), split.targets())
+    elif split.labels is not None:
+        value = _against_labels(proto, split, threads)
+    elif reference is None:
         raise NetadaptError("without labels, accuracy needs the original model's outputs", code="invalid-data")
-    found = outputs(proto, split, threads=threads)
-    if labels is None:
-        return Accuracy(agreement(found, reference or {}), "agreement", len(split))
-    scores = class_output({name: value.shape for name, value in found.items()})
-    if scores is None:
-        raise NetadaptError("labels need one model output of shape Nxclasses", code="invalid-data")
-    predicted = _classes(found[scores[0]])
-    return Accuracy(float(np.mean(predicted == labels)), "top1", len(split))
+    else:
+        found = outputs(proto, split, threads=threads)
+        axes = {name: form.axis for name, form in forms(proto, _shapes(found)).items() if form.form != "values"}
+        value = agreement(found, reference, axes)
+    return Accuracy(value, split.metric, len(split))
 
 
 def outputs(proto: onnx.ModelProto, split: Split, *, threads: int = 1) -> Arrays:
@@ -57,24 +59,18 @@ def outputs(proto: onnx.ModelProto, split: Split, *, threads: int = 1) -> Arrays
 
     A model with a fixed batch is fed batches of that size, the last one filled up.
     """
-    active = session(proto, threads=threads)
-    size = batch_size(proto)
-    parts: dict[str, list[np.ndarray]] = {output.name: [] for output in active.get_outputs()}
-    for start in range(0, len(split), size):
-        wanted = np.arange(start, start + size)
-        count = int((wanted < len(split)).sum())
-        fixed = size if _fixed(proto) else count
-        inputs = split.batch(np.minimum(wanted[:fixed], len(split) - 1))
-        for name, value in run(active, inputs).items():
-            parts[name].append(_per_sample(name, value, fixed)[:count])
-    return {name: np.concatenate(chunks) for name, chunks in parts.items()}
+    parts = [found for _, found in _answers(proto, split, threads)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def agreement(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> float:
+def agreement(
+    found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], axes: Mapping[str, int] | None = None
+) -> float:
     """How far two models' outputs agree, the mean over outputs, in [0, 1].
 
-    For an output of shape (N, classes) the share of equal top classes; for any other the share of the reference's
-    variance that is explained. A sample that is not finite in either model explains nothing.
+    Where an output holds scores, (N, classes) or along `axes[name]`, the share of equal top classes; of integers the
+    share that are equal; of any other output the share of the reference's variance that is explained. A sample that is
+    not finite in either model explains nothing.
     """
     if found.keys() != reference.keys():
         raise NetadaptError(f"outputs {sorted(found)} cannot be compared with {sorted(reference)}")
@@ -83,9 +79,14 @@ def agreement(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarra
         value = found[name]
         if value.shape != wanted.shape:
             raise NetadaptError(f"output '{name}' of shape {value.shape} cannot be compared with {wanted.shape}")
+        axis = (axes or {}).get(name)
         if class_output({name: wanted.shape}) is not None:
-            classes = _classes(value)
-            shares.append(float(np.mean((classes == _classes(wanted)) & (classes != _NO_CLASS))))
+            value, wanted, axis = value.reshape(len(value), -1), wanted.reshape(len(wanted), -1), 1
+        if axis is not None:
+            classes = top_class(value, axis)
+            shares.append(float(np.mean((classes == top_class(wanted, axis)) & (classes != NO_CLASS))))
+        elif wanted.dtype.kind in "iub":
+            shares.append(float(np.mean(value == wanted)))
         else:
             shares.append(_explained(value.astype(np.float64), wanted.astype(np.float64)))
     return float(np.mean(shares))
@@ -94,6 +95,59 @@ def agreement(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarra
 def batch_size(proto: onnx.ModelProto) -> int:
     """The batch that one run takes: the file's own where it is fixed, else a size that caches well."""
     return _fixed(proto) or BATCH_SIZE
+
+
+def _against_labels(proto: onnx.ModelProto, split: Split, threads: int) -> float:
+    """The mean over labelled outputs; batch by batch, for maps of scores can be larger than memory."""
+    meters: dict[str, Meter] = {}
+    for rows, found in _answers(proto, split, threads):
+        labels = split.targets(rows)
+        assert labels is not None
+        for name, values in named(labels, _shapes(found)).items():
+            if name not in meters:
+                meters[name] = METERS[kind_of(values.ndim, values.dtype.kind == "f")]()
+            meters[name].update(found[name], values)
+    return float(np.mean([meter.value for meter in meters.values()]))
+
+
+def named(labels: Labels, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, np.ndarray]:
+    """Labels by output name; a single array speaks of the one output that it fits."""
+    if isinstance(labels, Mapping):
+        return labels
+    return {spoken_of(labels.shape, labels.dtype.kind == "f", shapes): labels}
+
+
+def _measured(measure: Measure, found: Arrays, labels: Labels | None) -> float:
+    try:
+        value = float(measure.function(found, labels))
+    except NetadaptError:
+        raise
+    except Exception as error:
+        raise NetadaptError(
+            f"the metric {measure.name} failed: {type(error).__name__}: {error}".split("\n")[0],
+            hint="it is given outputs by name and labels, numpy arrays of all samples, and returns one number",
+            code="invalid-data",
+        ) from error
+    if not np.isfinite(value):
+        raise NetadaptError(f"the metric {measure.name} is {value}: a finite number is expected", code="invalid-data")
+    return value
+
+
+def _answers(proto: onnx.ModelProto, split: Split, threads: int) -> Iterator[tuple[slice, Arrays]]:
+    """Rows of the split and the model's outputs for them, in order."""
+    active = session(proto, threads=threads)
+    size = batch_size(proto)
+    for start in range(0, len(split), size):
+        wanted = np.arange(start, start + size)
+        count = int((wanted < len(split)).sum())
+        fixed = size if _fixed(proto) else count
+        inputs = split.batch(np.minimum(wanted[:fixed], len(split) - 1))
+        found = run(active, inputs)
+        yield slice(start, start + count), {n: _per_sample(n, v, fixed)[:count] for n, v in found.items()}
+
+
+def _shapes(found: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: value.shape for name, value in found.items()}
 
 
 def _fixed(proto: onnx.ModelProto) -> int | None:
@@ -109,15 +163,6 @@ def _per_sample(name: str, value: np.ndarray, count: int) -> np.ndarray:
     if value.ndim and value.shape[0] % count == 0:
         return value.reshape(count, value.shape[0] // count, *value.shape[1:])
     raise NetadaptError(f"output '{name}' of shape {value.shape} does not hold {count} samples", code="unsupported")
-
-
-def _classes(scores: np.ndarray) -> np.ndarray:
-    """The top class per sample; _NO_CLASS where its score is not a number (argmax alone would pick the first NaN).
-
-    A class at minus infinity is merely ruled out, as the logarithm of a softmax that underflowed.
-    """
-    flat = scores.reshape(len(scores), -1)
-    return np.where(np.isfinite(flat.max(1)), flat.argmax(1), _NO_CLASS)
 
 
 def _explained(value: np.ndarray, wanted: np.ndarray) -> float:

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from netadapt_onnx.runtime import Arrays
+from netadapt_onnx.training.data import Labels
 from netadapt_onnx.training.settings import Settings
-from netadapt_onnx.training.task import Task
+from netadapt_onnx.training.task import Task, label_tensors
 from netadapt_onnx.training.torch_graph import TorchGraph
 
-Fetch = Callable[[np.ndarray], tuple[Arrays, np.ndarray | None]]
+Fetch = Callable[[np.ndarray], tuple[Arrays, Labels | None]]
 Teaching = Callable[[Mapping[str, Tensor], np.ndarray, Settings], dict[str, Tensor]]
 
 
@@ -120,7 +121,7 @@ class Replicas:
         wanted = None if self._teacher is None else self._teacher(given, rows, self.settings)
         with autocast(self.settings):
             outputs = graph(given)
-        loss = self._task.loss(outputs, None if labels is None else torch.from_numpy(labels), wanted)
+        loss = self._task.loss(outputs, label_tensors(labels), wanted)
         found = torch.autograd.grad(loss, list(graph.parameters()), allow_unused=True)
         return float(loss.detach()), found
 

@@ -18,9 +18,9 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import dynamic_batch_inputs
 from netadapt_onnx.surgery.contractions import contractions
 from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.training.data import Split
+from netadapt_onnx.training.data import Labels, Split
 from netadapt_onnx.training.replicas import one_thread, tensors
-from netadapt_onnx.training.task import Task, task
+from netadapt_onnx.training.task import Task, label_tensors, task
 from netadapt_onnx.training.torch_graph import TorchGraph
 
 BATCH = 16
@@ -75,7 +75,7 @@ def _gate_gradients(
     graph: TorchGraph,
     losses: Task,
     inputs: Mapping[str, Tensor],
-    labels: np.ndarray | None,
+    labels: Labels | None,
     drawn: torch.Generator,
 ) -> np.ndarray:
     """Gradient of a batch's mean loss with respect to the gate of every root label, (labels,)."""
@@ -83,8 +83,8 @@ def _gate_gradients(
     ranks = [len(trace.flat.shapes[place.tensor]) for place in places]
     gates = [torch.ones(place.along(rank), requires_grad=True) for place, rank in zip(places, ranks, strict=True)]
     outputs = graph.gated(inputs, [((p.output, p.slot), gate) for p, gate in zip(places, gates, strict=True)])
-    if labels is not None and losses.labelled is not None:
-        loss = losses.loss(outputs, torch.from_numpy(labels), None)
+    if labels is not None:
+        loss = losses.loss(outputs, label_tensors(labels), None)
     else:
         loss = _drawn_loss(losses, outputs, drawn) / len(next(iter(inputs.values())))
     found = np.zeros(len(trace.roots))

@@ -1,57 +1,60 @@
-"""What training minimises: cross-entropy with labels, distillation from the original model, or both."""
+"""What training minimises: the loss that labels ask for, distillation from the original model, or both."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
+import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.training.data import class_output
+from netadapt_onnx.training.data import Dataset, Own, Split
+from netadapt_onnx.training.forms import Form, Output, forms
+from netadapt_onnx.training.labels import UNLABELLED, class_axis, kind_of, spoken_of
 
-Form = Literal["logits", "probabilities", "log_probabilities", "values"]
+__all__ = ["Form", "Output", "Targets", "Task", "task"]
+
+Targets = Tensor | Mapping[str, Tensor]
 
 TEMPERATURE = 4.0
 DISTILLATION_SHARE = 0.9
+# Labels that say how large a regression's targets are.
+SPREAD_SAMPLES = 4096
 _TINY = 1e-7
 
 
 @dataclass(frozen=True)
-class Output:
-    """One output as the loss sees it: scores over `axis`, or plain values."""
-
-    form: Form
-    axis: int = 1
-
-
-@dataclass(frozen=True)
 class Task:
-    """The loss over a model's outputs. `labelled` is the output that labels speak of, if any."""
+    """The loss over a model's outputs.
+
+    `spreads`: the variance of each regression's labels, in units of which its error counts. `own`: the user's loss
+    takes the place of the labels' usual one.
+    """
 
     outputs: Mapping[str, Output]
-    labelled: str | None
     temperature: float = TEMPERATURE
     distillation_share: float = DISTILLATION_SHARE
+    spreads: Mapping[str, float] = field(default_factory=dict)
+    own: Own | None = None
 
     def loss(
-        self, outputs: Mapping[str, Tensor], labels: Tensor | None, teacher: Mapping[str, Tensor] | None
+        self, outputs: Mapping[str, Tensor], labels: Targets | None, teacher: Mapping[str, Tensor] | None
     ) -> Tensor:
-        """The mean loss of a batch, a scalar: 0.9 distillation + 0.1 cross-entropy where both are known.
+        """The mean loss of a batch, a scalar: 0.9 distillation + 0.1 that of the labels where both are known.
 
-        Raises NetadaptError where neither is.
+        Labels by output name, or of the one output that they fit: class numbers give cross-entropy, per sample or per
+        position, values the squared error. Raises NetadaptError where neither is known.
         """
         terms: list[tuple[float, Tensor]] = []
         if teacher is not None:
             total = torch.stack([self._distill(name, outputs[name], teacher[name]) for name in self.outputs]).sum()
             terms.append((self.distillation_share if labels is not None else 1.0, total))
-        if labels is not None and self.labelled is not None:
-            scores = self.log_scores(self.labelled, outputs[self.labelled]).flatten(1)
-            terms.append((1 - self.distillation_share if teacher is not None else 1.0, F.cross_entropy(scores, labels)))
+        if labels is not None:
+            terms.append((1 - self.distillation_share if teacher is not None else 1.0, self._labelled(outputs, labels)))
         if not terms:
             raise NetadaptError("training needs labels or a teacher", code="invalid-data")
         return torch.stack([share * term for share, term in terms]).sum()
@@ -60,6 +63,33 @@ class Task:
         """Scores up to a constant per sample: a softmax inside the model is undone by a logarithm."""
         value = value.float()
         return value.clamp_min(_TINY).log() if self.outputs[name].form == "probabilities" else value
+
+    def _labelled(self, outputs: Mapping[str, Tensor], labels: Targets) -> Tensor:
+        """The sum over labelled outputs."""
+        if self.own is not None and self.own.loss is not None:
+            return own_loss(self.own, outputs, labels)
+        if not isinstance(labels, Mapping):
+            shapes = {name: tuple(value.shape) for name, value in outputs.items()}
+            labels = {spoken_of(tuple(labels.shape), labels.is_floating_point(), shapes): labels}
+        return torch.stack([self._one(name, outputs[name], wanted) for name, wanted in labels.items()]).sum()
+
+    def _one(self, name: str, value: Tensor, wanted: Tensor) -> Tensor:
+        kind = kind_of(wanted.dim(), wanted.is_floating_point())
+        if kind == "regression":
+            return F.mse_loss(value.float().reshape(wanted.shape), wanted) / self.spreads.get(name, 1.0)
+        scores = self.log_scores(name, value)
+        if kind == "classification":
+            return F.cross_entropy(scores.flatten(1), wanted)
+        axis = class_axis(tuple(wanted.shape), tuple(value.shape))
+        if axis is None:
+            raise NetadaptError(
+                f"labels of shape {tuple(wanted.shape)} do not fit output '{name}' {tuple(value.shape)}"
+            )
+        scores = scores.movedim(axis, 1)
+        ignored = UNLABELLED if scores.shape[1] <= UNLABELLED else -100
+        # A batch that nobody labelled anywhere teaches nothing, rather than NaN.
+        known = (wanted != ignored).sum().clamp_min(1)
+        return F.cross_entropy(scores, wanted, ignore_index=ignored, reduction="sum") / known
 
     def _distill(self, name: str, student: Tensor, teacher: Tensor) -> Tensor:
         """KL divergence at a temperature (Hinton et al., 2015), or squared error in units of the teacher's variance."""
@@ -74,28 +104,49 @@ class Task:
         return t * t * divergence.mean()
 
 
-def task(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> Task:
-    """The task of a model, read off its graph. `shapes` are those of its outputs at any batch size."""
-    producers = {name: node for node in proto.graph.node for name in node.output}
-    found: dict[str, Output] = {}
-    for value in proto.graph.output:
-        found[value.name] = _form(value.name, shapes[value.name], producers)
-    named = class_output(shapes)
-    return Task(found, None if named is None else named[0])
+def task(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], dataset: Dataset | None = None) -> Task:
+    """The task of a model, read off its graph, and of the labels of `dataset`.
+
+    `shapes` are those of its outputs at any batch size.
+    """
+    if dataset is None:
+        return Task(forms(proto, shapes))
+    return Task(forms(proto, shapes), spreads=_spreads(dataset.train, shapes), own=dataset.own)
 
 
-def _form(name: str, shape: tuple[int, ...], producers: Mapping[str, onnx.NodeProto]) -> Output:
-    node, moved = producers.get(name), False
-    while node is not None and node.op_type in ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast"):
-        moved = moved or node.op_type not in ("Identity", "Cast")
-        node = producers.get(node.input[0])
-    scores = class_output({name: shape}) is not None
-    if node is not None and node.op_type in ("Softmax", "LogSoftmax"):
-        form: Form = "probabilities" if node.op_type == "Softmax" else "log_probabilities"
-        axis = next((a.i for a in node.attribute if a.name == "axis"), -1) % len(shape)
-        if scores:
-            return Output(form, 1)
-        return Output("values") if moved else Output(form, axis)
-    if scores and (node is None or node.op_type != "Sigmoid"):
-        return Output("logits", 1)
-    return Output("values")
+def label_tensors(labels: np.ndarray | Mapping[str, np.ndarray] | None) -> Targets | None:
+    """Labels as `Split.targets` gives them, as torch tensors."""
+    if isinstance(labels, Mapping):
+        return {name: torch.from_numpy(values) for name, values in labels.items()}
+    return None if labels is None else torch.from_numpy(labels)
+
+
+def own_loss(own: Own, outputs: Mapping[str, Tensor], labels: Targets) -> Tensor:
+    """What the user's loss returns. Raises NetadaptError if it is no scalar tensor that depends on the outputs."""
+    assert own.loss is not None
+    found = own.loss(outputs, labels)
+    if not isinstance(found, Tensor) or found.numel() != 1:
+        what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise NetadaptError(
+            f"the loss of {own.name} returned {what}", hint="return one number, a scalar tensor", code="factory"
+        )
+    if torch.is_grad_enabled() and not found.requires_grad:
+        raise NetadaptError(
+            f"the loss of {own.name} does not depend on the model's outputs",
+            hint="compute it with torch",
+            code="factory",
+        )
+    return found.reshape(()).float()
+
+
+def _spreads(split: Split, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
+    """Variance about each value's own mean, averaged over a sample's values, by output: what R2 is relative to."""
+    labels = None if split.labels is None or split.varies or not len(split) else split.sample(SPREAD_SAMPLES).targets()
+    if labels is None:
+        return {}
+    if not isinstance(labels, Mapping):
+        if labels.dtype.kind != "f":
+            return {}
+        labels = {spoken_of(labels.shape, True, shapes): labels}
+    found = {n: float(np.var(v.astype(np.float64), axis=0).mean()) for n, v in labels.items() if v.dtype.kind == "f"}
+    return {name: spread for name, spread in found.items() if spread > 0}

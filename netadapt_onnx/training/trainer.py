@@ -17,8 +17,9 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.runtime import Arrays
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.augmentation import augmented
-from netadapt_onnx.training.data import Dataset, Split
+from netadapt_onnx.training.data import Dataset, Labels, Split, taken
 from netadapt_onnx.training.ops.registry import Node
+from netadapt_onnx.training.own_training import trained_by
 from netadapt_onnx.training.replicas import Fetch, Replicas, Teaching, one_thread, tensors
 from netadapt_onnx.training.settings import Settings, choose
 from netadapt_onnx.training.task import Task, task
@@ -109,19 +110,23 @@ def train(
     if (epochs is None) == (steps is None):
         raise NetadaptError("training needs either epochs or steps")
     split = dataset.train
-    if split.labels is None and teacher is None:
+    own = dataset.own
+    if split.labels is None and teacher is None and (own is None or own.training is None):
         raise NetadaptError("training needs labels or a teacher", code="invalid-data")
     with one_thread():
         unfolded = batchnorm.unfold(proto, split.sample(CALIBRATION_SAMPLES, seed))
         graph = TorchGraph(unfolded)
         footprint = _footprint(graph, split)
-        losses = task(unfolded, footprint.shapes)
+        losses = task(unfolded, footprint.shapes, dataset)
         size = min(batch_size, len(split)) if batch_size is not None else _batch_size(footprint, split)
         per_epoch = max(1, len(split) // size)
         plan = _Plan(split, size, per_epoch, steps if steps is not None else (epochs or 0) * per_epoch, seed, augment)
+        rate = lr if lr is not None else _learning_rate(graph, plan)
+        if own is not None and own.training is not None:
+            trained = trained_by(own, unfolded, teacher, steps=plan.steps, lr=rate, seed=seed)
+            return TrainResult(batchnorm.fold(trained), (), settings or Settings(), rate)
         if settings is None:
             settings = _choose(unfolded, split, size, seed, losses)
-        rate = lr if lr is not None else _learning_rate(graph, plan)
         teaching = _teaching(teacher, plan, settings, footprint)
         with Replicas(unfolded, settings, losses, teaching, threads) as replicas:
             for attempt in (rate, rate / 2):
@@ -142,10 +147,11 @@ def _teaching(
     """A teacher for this training alone learns its samples as they come; one that the caller keeps, all at once."""
     if teacher is None:
         return None
+    changing = plan.augment or plan.split.varies
     kept = isinstance(teacher, Teacher)
-    teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher, 0 if plan.augment else len(plan.split))
+    teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher, 0 if changing else len(plan.split))
     teacher.prepare(settings, plan.split, footprint.shapes)
-    if plan.augment:
+    if changing:
         answer = teacher.answer
         return lambda inputs, _, settings: answer(inputs, settings)
     if kept:
@@ -165,7 +171,7 @@ def choose_settings(
         unfolded = batchnorm.unfold(proto, split.sample(TIMED_SAMPLES, seed))
         footprint = _footprint(TorchGraph(unfolded), split)
         size = batch_size if batch_size is not None else _batch_size(footprint, split)
-        return _choose(unfolded, split, size, seed, task(unfolded, footprint.shapes))
+        return _choose(unfolded, split, size, seed, task(unfolded, footprint.shapes, dataset))
 
 
 def _choose(proto: onnx.ModelProto, split: Split, batch_size: int, seed: int, losses: Task) -> Settings:
@@ -177,8 +183,8 @@ def _choose(proto: onnx.ModelProto, split: Split, batch_size: int, seed: int, lo
         own = Teacher(proto)(tensors(inputs, Settings()), rows, Settings())
         taught = {name: value.detach() for name, value in own.items()}
 
-    def fetch(index: np.ndarray) -> tuple[Arrays, np.ndarray | None]:
-        return {name: value[index] for name, value in inputs.items()}, None if labels is None else labels[index]
+    def fetch(index: np.ndarray) -> tuple[Arrays, Labels | None]:
+        return {name: value[index] for name, value in inputs.items()}, taken(labels, index)
 
     def remembered(_: Mapping[str, Tensor], index: np.ndarray, __: Settings) -> dict[str, Tensor]:
         return {name: value[torch.from_numpy(index)] for name, value in (taught or {}).items()}
@@ -265,11 +271,11 @@ def _batches(plan: _Plan, epoch: int) -> list[np.ndarray]:
 def _fetch(plan: _Plan, step: int) -> Fetch:
     """What hands out the samples of one step, from several threads."""
 
-    def fetch(rows: np.ndarray) -> tuple[Arrays, np.ndarray | None]:
-        inputs = plan.split.batch(rows)
+    def fetch(rows: np.ndarray) -> tuple[Arrays, Labels | None]:
+        inputs, labels = plan.split.batch(rows), plan.split.targets(rows)
         if plan.augment:
-            inputs = augmented(inputs, np.random.default_rng([plan.seed, step, int(rows[0])]))
-        return inputs, plan.split.targets(rows)
+            return augmented(inputs, labels, np.random.default_rng([plan.seed, step, int(rows[0])]))
+        return inputs, labels
 
     return fetch
 

@@ -1,0 +1,47 @@
+"""The official CIFAR-10 and CIFAR-100 files, binary version (Krizhevsky, 2009)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from netadapt_onnx.errors import NetadaptError
+
+TRAIN_10 = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+TEST_10, TRAIN_100, TEST_100 = "test_batch.bin", "train.bin", "test.bin"
+SIDE = 32
+# CIFAR-100 has two labels a picture: one of 20 coarse classes, then one of 100 fine ones.
+COARSE = 20
+
+
+def cifar_files(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """The files of each split that a folder has; empty if it holds neither data set."""
+    found = {"train": tuple(folder / n for n in TRAIN_10 if (folder / n).is_file())}
+    found |= {"test": tuple(folder / n for n in (TEST_10,) if (folder / n).is_file())}
+    if not any(found.values()):
+        found = {split: tuple(folder / n for n in (name,) if (folder / n).is_file())
+                 for split, name in (("train", TRAIN_100), ("test", TEST_100))}  # fmt: skip
+    return {split: files for split, files in found.items() if files}
+
+
+def read_cifar(files: tuple[Path, ...], classes: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures (N, 32, 32, 3) as bytes, and class numbers (N,): the coarse ones of CIFAR-100 if `classes` is 20.
+
+    Raises NetadaptError for a file that does not consist of whole records.
+    """
+    pictures, labels = [], []
+    for file in files:
+        leading = 1 if file.name in (*TRAIN_10, TEST_10) else 2
+        record = leading + 3 * SIDE * SIDE
+        stored = np.fromfile(file, np.uint8)
+        if not len(stored) or len(stored) % record:
+            raise NetadaptError(
+                f"{file} holds {len(stored)} bytes, which is no multiple of a record's {record}",
+                hint="get the binary version again",
+                code="invalid-data",
+            )
+        rows = stored.reshape(-1, record)
+        labels.append(rows[:, 0 if leading == 1 or classes == COARSE else 1])
+        pictures.append(rows[:, leading:].reshape(-1, 3, SIDE, SIDE))
+    return np.moveaxis(np.concatenate(pictures), 1, -1), np.concatenate(labels)

@@ -1,0 +1,153 @@
+"""`--data` read and checked against the model: the one place where every command gets its samples from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.folding import Folded
+from netadapt_onnx.training.cifar import cifar_files, read_cifar
+from netadapt_onnx.training.data import SPLITS, Dataset, Own, Specs, Split, split_validation
+from netadapt_onnx.training.given import DataSource, is_code, source_of
+from netadapt_onnx.training.idx import idx_files, read_idx
+from netadapt_onnx.training.image_folder import Found, folder_hash, folder_splits
+from netadapt_onnx.training.labels import Outputs, checked, class_output, require_fitting
+from netadapt_onnx.training.npz import npz_splits
+from netadapt_onnx.training.pictures import arrays_of, picture_scaling, preparation
+
+
+def dataset_for(folded: Folded, data: str | os.PathLike[str], *, train: bool = True) -> Dataset:
+    """Data checked against a model. Raises NetadaptError naming both sides of what does not fit."""
+    outputs = {value.name: folded.shapes[value.name] for value in folded.proto.graph.output}
+    metadata = {entry.key: entry.value for entry in folded.proto.metadata_props}
+    return load_data(data, folded.specs, outputs, train=train, metadata=metadata)
+
+
+def load_data(
+    data: str | os.PathLike[str],
+    specs: Specs,
+    outputs: Outputs,
+    *,
+    train: bool = True,
+    metadata: Mapping[str, str] | None = None,
+) -> Dataset:
+    """Samples for a model: from an .npz, a folder (pictures by class, CIFAR, MNIST) or a function that makes loaders.
+
+    `specs` are the model's inputs, `outputs` the shapes of its outputs at the same batch size, `metadata` what it says
+    of its pictures. With `train=False` there may be no training samples. Without validation samples a tenth of the
+    training samples is held out. Raises NetadaptError naming both sides of what does not fit.
+    """
+    source = source_of(data)
+    require_fitting(source.task, outputs)
+    own: Own | None = None
+    splits: Mapping[str, Split | None]
+    if is_code(source.path):
+        from netadapt_onnx.training.user import user_splits
+
+        splits, own, digest = user_splits(source, specs, outputs)
+    else:
+        splits, digest = _from_files(source, specs, outputs, metadata or {}, train)
+    if train and splits.get("train") is None:
+        raise _invalid(f"--data {source}: no training samples; it holds {_held(splits)}", "add them")
+    labelled = {name: s.labels is not None for name, s in splits.items() if s is not None}
+    if len(set(labelled.values())) > 1:
+        missing = ", ".join(f"y_{name}" for name, has in labelled.items() if not has)
+        raise _invalid(f"--data {source}: labels for some splits only", f"add {missing}, or drop the others")
+    if source.task not in (None, "distillation") and not any(labelled.values()):
+        raise _invalid(
+            f"--task {source.task} needs labels, and --data {source} has none",
+            "add y_train, ..., or leave --task out: the original model is then the teacher",
+        )
+    absent = Split({name: np.zeros((0, *shape[1:]), dtype) for name, (shape, dtype) in specs.items()})
+    training, validation, test = splits.get("train") or absent, splits.get("val"), splits.get("test")
+    taken = validation is None and splits.get("train") is not None
+    if taken:
+        training, validation = split_validation(training)
+        validation = replace(validation, varies=False)
+    if source.task == "distillation":
+        training = replace(training, labels=None)
+    identity = _identified(digest, source)
+    return Dataset(training, validation or absent, test, source.path, identity, taken, own)
+
+
+def _from_files(
+    source: DataSource, specs: Specs, outputs: Outputs, metadata: Mapping[str, str], train: bool
+) -> tuple[Mapping[str, Split | None], str]:
+    path = Path(source.path)
+    if not path.exists():
+        raise NetadaptError(f"--data {path}: no such file", code="missing-file")
+    complete = source.with_metadata(metadata)
+    if path.is_dir():
+        return _from_folder(path, complete, specs, outputs, metadata)
+    if path.suffix != ".npz":
+        raise _invalid(
+            f"--data {path}: not an .npz file, a folder or FILE.py:FUNCTION", "save x_train, ... with numpy.savez"
+        )
+    return npz_splits(source, complete, specs, outputs, train=train), _sha256([path])
+
+
+def _from_folder(
+    folder: Path, source: DataSource, specs: Specs, outputs: Outputs, metadata: Mapping[str, str]
+) -> tuple[Mapping[str, Split | None], str]:
+    """Pictures with class numbers: the official files of CIFAR or MNIST, or picture files."""
+    if source.task in ("regression", "segmentation"):
+        raise _invalid(
+            f"--data {folder}: a folder holds classes, and --task {source.task} needs other labels",
+            "give an .npz or FILE.py:FUNCTION",
+        )
+    prepare = preparation(source, specs, metadata)
+    scaling = picture_scaling(source, prepare, metadata)
+    named = class_output(outputs)
+    classes = None if named is None else named[1]
+    cifar, idx = cifar_files(folder), idx_files(folder)
+    found: Found = {}
+    if cifar:
+        for split, files in cifar.items():
+            pictures, labels = read_cifar(files, classes)
+            found[split] = arrays_of(pictures, prepare, files[0].name), labels
+        digest = _sha256(file for files in cifar.values() for file in files)
+    elif idx:
+        for split, (picture_file, label_file) in idx.items():
+            labels_or_none = None if label_file is None else read_idx(label_file)
+            found[split] = arrays_of(read_idx(picture_file), prepare, picture_file.name), labels_or_none
+        digest = _sha256(file for files in idx.values() for file in files if file is not None)
+    else:
+        found, digest = folder_splits(folder, prepare, classes), folder_hash(folder)
+    splits: dict[str, Split | None] = {}
+    for split, (stored, numbers) in found.items():
+        checked_labels = None
+        if numbers is not None:
+            name, checked_labels = checked(f"y_{split}", numbers, len(stored), outputs, "classification")
+            named_labels = checked_labels if len(outputs) == 1 else {name: checked_labels}
+        splits[split] = Split({prepare.name: stored}, None if numbers is None else named_labels, scaling)
+    return splits, digest
+
+
+def _identified(digest: str, source: DataSource) -> str:
+    """The hash of the data, and of how they are read if that was said."""
+    if not source.options:
+        return digest
+    return hashlib.sha256(f"{digest} {' '.join(f'{k}={v}' for k, v in source.options.items())}".encode()).hexdigest()
+
+
+def _held(splits: Mapping[str, Split | None]) -> str:
+    return ", ".join(name for name in SPLITS if splits.get(name) is not None) or "nothing"
+
+
+def _sha256(files: Iterable[Path]) -> str:
+    """Of one file, or of the hashes of several."""
+    found = []
+    for file in files:
+        with file.open("rb") as stream:
+            found.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
+
+
+def _invalid(message: str, hint: str = "") -> NetadaptError:
+    return NetadaptError(message, hint=hint, code="invalid-data")

@@ -1,0 +1,59 @@
+"""Functions of the user's own, named "FILE.py:FUNCTION"."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.runtime import one_line
+
+
+def code_file(name: str) -> Path:
+    """The file of "FILE.py:FUNCTION". Raises NetadaptError if it is not there."""
+    file, _, function = name.rpartition(":")
+    if not file or not function:
+        raise NetadaptError(f"'{name}' is not FILE.py:FUNCTION", code="usage")
+    if not Path(file).is_file():
+        raise NetadaptError(f"{file}: no such file", code="missing-file")
+    return Path(file)
+
+
+def called(name: str) -> Any:
+    """What the function returns; what it prints goes to stderr. Raises NetadaptError if the file or it fails."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            return _function(name)()
+    except NetadaptError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise NetadaptError(f"{name} failed: {type(error).__name__}: {one_line(error)}", code="factory") from error
+
+
+def _function(name: str) -> Callable[[], Any]:
+    path, function = code_file(name), name.rpartition(":")[2]
+    module = _imported(path)
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise NetadaptError(f"{path} has no '{function}'", code="factory")
+    return found  # type: ignore[no-any-return]
+
+
+def _imported(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise NetadaptError(f"{path} is not a Python file", code="factory")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))  # the file's own neighbours
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise NetadaptError(f"{path}: {type(error).__name__}: {one_line(error)}", code="factory") from error
+    finally:
+        sys.path.pop(0)
+    return module
