@@ -133,7 +133,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "float labels": (
         {"y_train": labels(20).astype(np.float32)},
-        r"y_train of shape 20 and type float32 fits none .*'logits' 1x10; .* classification \(one class",
+        r"y_train of shape 20 and type float32 fits none .*'logits' Nx10; .* classification \(one class",
     ),
     "label too high": (
         {"y_train": np.full(20, 10)},
@@ -175,7 +175,7 @@ def test_a_scaling_that_cannot_be_is_refused(std: list[float], tmp_path: Path) -
 
 
 def test_labels_need_an_output_that_they_fit(tmp_path: Path) -> None:
-    wanted = r"fits none of the model's outputs 'mask' 1x2x8x8; what fits: regression .*, segmentation .*, distillation"
+    wanted = r"fits none of the model's outputs 'mask' Nx2x8x8; what fits: regression .*, segmentation .*, distillation"
     with pytest.raises(NetadaptError, match=wanted):
         load_data(write(tmp_path, **GOOD), SPECS, {"mask": (1, 2, 8, 8)})
     unlabelled = {name: value for name, value in GOOD.items() if name.startswith("x")}

@@ -258,7 +258,7 @@ def test_accuracy(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (check["value"], check["min"], check["max"]) == (0.9, 0.9, None)
     assert found["models"][0]["accuracy"] == {"value": 0.9, "metric": "top1", "split": "val"}
     run(capsys, "gate", "m.onnx", "--min", "accuracy=91%", "--data", data, code=1)
-    assert "no x_test" in run(
+    assert "no test samples" in run(
         capsys, "gate", "m.onnx", "--min", "accuracy=0.9", "--data", data, "--split", "test", code=2
     )
 

@@ -87,7 +87,13 @@ def checked(
     if not labels.ndim or len(labels) != count:
         raise _invalid(f"{key} has shape {shown(labels.shape)}, but x_{key[2:]} holds {count} samples")
     kinds = _kinds(labels, task)
-    fitting = [(kind, name) for kind in kinds for name, shape in outputs.items() if _shaped(kind, labels, shape)]
+    fitting = [
+        (kind, name)
+        for kind in kinds
+        for name, shape in outputs.items()
+        # Whole numbers beside scores of classes are one-hot, if not a mistake, until somebody says otherwise.
+        if _shaped(kind, labels, shape) and not (kind == "regression" and len(kinds) > 1 and _has_classes(shape))
+    ]
     if not fitting:
         raise _unfit(key, labels, outputs, task)
     kind = fitting[0][0]
@@ -121,7 +127,7 @@ def require_fitting(task: TaskName | None, outputs: Outputs) -> None:
 
 def listed(outputs: Outputs) -> str:
     """Outputs as messages show them."""
-    return ", ".join(f"'{name}' {shown(shape)}" for name, shape in outputs.items())
+    return ", ".join(f"'{name}' {'x'.join(['N', *map(str, shape[1:])])}" for name, shape in outputs.items())
 
 
 def shown(shape: Iterable[int]) -> str:

@@ -59,6 +59,10 @@ def load_data(
     if len(set(labelled.values())) > 1:
         missing = ", ".join(f"y_{name}" for name, has in labelled.items() if not has)
         raise _invalid(f"--data {source}: labels for some splits only", f"add {missing}, or drop the others")
+    metrics = {name: s.metric for name, s in splits.items() if s is not None}
+    if len(set(metrics.values())) > 1:
+        said = ", ".join(f"{name} {metric}" for name, metric in metrics.items())
+        raise _invalid(f"--data {source}: labels of the splits are for different tasks: {said}", "give --task")
     if source.task not in (None, "distillation") and not any(labelled.values()):
         raise _invalid(
             f"--task {source.task} needs labels, and --data {source} has none",
