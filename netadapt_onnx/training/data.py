@@ -124,11 +124,17 @@ class Split:
         return replace(self, rows=rows[index])
 
     def compact(self) -> Split:
-        """The same samples in storage of their own, so that as bytes they are no more than that."""
-        if self.rows is None:
+        """The same samples as arrays of their own, so that as bytes they are no more than that."""
+        if self.rows is None and all(type(values) is np.ndarray for values in self.inputs.values()):
             return self
-        labels = None if self.labels is None else self.labels[self.rows]
-        return replace(self, inputs={n: v[self.rows] for n, v in self.inputs.items()}, labels=labels, rows=None)
+        rows = slice(None) if self.rows is None else self.rows
+        labels = self.labels
+        if isinstance(labels, Mapping):
+            labels = {name: np.array(values[rows]) for name, values in labels.items()}
+        elif labels is not None:
+            labels = np.array(labels[rows])
+        inputs = {name: np.array(values[rows]) for name, values in self.inputs.items()}
+        return replace(self, inputs=inputs, labels=labels, rows=None, varies=False)
 
     def sample(self, count: int, seed: int = 0) -> Split:
         """A seeded subset of at most `count` samples, in storage order."""
