@@ -11,11 +11,12 @@ from pathlib import Path
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.evaluation import Latency, latency
 from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, traced
-from netadapt_onnx.profilers.build import MODELS, Validation, build, validate
+from netadapt_onnx.profilers.build import MODELS, build
 from netadapt_onnx.profilers.devices.opening import LOCAL, opened_device
 from netadapt_onnx.profilers.measuring import Device
 from netadapt_onnx.profilers.session import Execution
 from netadapt_onnx.profilers.table import Reference
+from netadapt_onnx.profilers.validation import Validation, validate
 from netadapt_onnx.profilers.versions import Variant, random_versions
 from netadapt_onnx.search.subject import require_prunable
 

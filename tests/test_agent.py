@@ -62,7 +62,7 @@ def test_it_imports_nothing_but_the_standard_library_numpy_and_onnxruntime() -> 
 
 
 def job(models: list[int], **changes: Any) -> dict[str, Any]:
-    plan = {"models": models, "reference": -1, "profiled": True, "sessions": 2, "until": "halves", "precision": 0.01}
+    plan = {"models": models, "reference": -1, "profiled": True, "sessions": 2, "until": "interval", "precision": 0.01}
     return {**plan, "rounds": [20, 20], "seconds": None, "seed": 0, "shard": 1, **changes}
 
 

@@ -14,12 +14,13 @@ from models import plain, residual, unprunable
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.profilers import build as building
-from netadapt_onnx.profilers.build import build, validate
+from netadapt_onnx.profilers.build import build
 from netadapt_onnx.profilers.cost import cost
 from netadapt_onnx.profilers.session import CPU, PROVIDERS, fingerprint
 from netadapt_onnx.profilers.table import Cell, Record, Table, Whole, read
 from netadapt_onnx.profilers.timing import Timing
 from netadapt_onnx.profilers.units import Layers
+from netadapt_onnx.profilers.validation import validate
 from netadapt_onnx.profilers.versions import Draw, Variant, random_versions
 from netadapt_onnx.profiling import profile
 from netadapt_onnx.surgery.criteria import select

@@ -134,22 +134,26 @@ def median_interval(samples: np.ndarray) -> tuple[float, float]:
     return float(ordered[k]), float(ordered[n - 1 - k])
 
 
+def interval_width(samples: np.ndarray) -> float:
+    """Width of the median's 95% interval relative to the median."""
+    low, high = median_interval(samples)
+    return (high - low) / float(np.median(samples))
+
+
 def _settled(until: str, precision: float, models: int) -> Callable[[np.ndarray], bool]:
     """When times (sessions, by turn of models; rounds) are precise enough.
 
-    halves: both halves of the rounds agree on most sessions' undisturbed times; each: every model's median is known to
-    +-precision; ratio: likewise that of the first model relative to the second; undisturbed: likewise, but of the means
-    of the fastest runs.
+    interval: the median of most sessions is known to +-precision; each: likewise every model's, over its sessions;
+    ratio: likewise that of the first model relative to the second; undisturbed: likewise, but of the means of the
+    fastest runs.
     """
 
     def narrow(samples: np.ndarray) -> bool:
-        low, high = median_interval(samples)
-        return bool((high - low) / 2 <= precision * np.median(samples))
+        return interval_width(samples) <= 2 * precision
 
     def enough(times: np.ndarray) -> bool:
-        if until == "halves":
-            even, odd = low_mean(times[:, ::2]), low_mean(times[:, 1::2])
-            return bool(np.quantile(np.abs(even / odd - 1), 0.8) < precision)
+        if until == "interval":
+            return bool(np.quantile([interval_width(session) for session in times], 0.8) <= 2 * precision)
         single = low_mean(times) if until == "undisturbed" else np.median(times, 1)
         single = single.reshape(-1, models).T
         return all(map(narrow, single if until == "each" else [single[0] / single[1]]))
@@ -245,18 +249,30 @@ def measure(job: Record, models: Models, execution: Record, inputs: Record, seco
         if not able or (compared and able[-1] != models[-1]):
             return records
         spent = time.perf_counter() - started
-        low, medians, rounds = _times(job, [path for _, path in able], profiled, execution, inputs, seconds, spent)
+        paths = [path for _, path in able]
+        more = (
+            job.get("anchors", 0) if compared else 0
+        )  # the reference's noise is in every ratio: it gets more sessions
+        low, medians, widths, rounds = _times(
+            job, [*paths, *paths[-1:] * more], profiled, execution, inputs, seconds, spent
+        )
         kernels = [p.finish() for p in profiled]
     shared: Record = {"record": "measured", "rounds": rounds}
     if compared:
-        shared.update(reference_ms=low.pop(), reference_median_ms=medians.pop())
+        last = len(able) - 1
+        shared.update(reference_ms=_joined(low[last:]), reference_median_ms=_joined(medians[last:]))
+        low = low[:last]
         if kernels:
             shared["reference_us"] = round(sum(kernels.pop()["us"].values()), 3)
     shared["seconds"] = round((time.perf_counter() - started) / max(1, len(low)), 4)
     for i, ms in enumerate(low):
-        times = {"ms": ms, "median_ms": medians[i], **(kernels[i] if kernels else {})}
+        times = {"ms": ms, "median_ms": medians[i], "interval": widths[i], **(kernels[i] if kernels else {})}
         records.append(dict(shared, model=able[i][0], **times))
     return records
+
+
+def _joined(parts: list[list[float]]) -> list[float]:
+    return [x for part in parts for x in part]
 
 
 def _opened(
@@ -287,15 +303,18 @@ def _times(
     inputs: Record,
     cap: float,
     spent: float,
-) -> tuple[list[list[float]], list[list[float]], int]:
-    """Undisturbed and median times in ms, each (models, sessions), and rounds; sessions open as memory allows."""
+) -> tuple[list[list[float]], list[list[float]], list[float], int]:
+    """Undisturbed and median times in ms, each (models, sessions), medians' interval by model, and rounds.
+
+    Sessions open as memory allows.
+    """
     sessions, count, (least, most) = job["sessions"], len(paths), job["rounds"]
     waves, together = 1, max(1, min(sessions, SESSION_BYTES // max(1, sum(path.stat().st_size for path in paths))))
-    if job["until"] != "halves":  # then every session counts, and slow models get fewer
+    if job["until"] != "interval":  # then every session counts, and slow models get fewer
         first = Rounds([caller(path, execution, inputs) for path in paths])
         sessions = min(sessions, max(3, int(cap / (6 * first.round_s))))
         waves, spent = -(-sessions // together), 0.0
-    low, medians, rounds = [], [], 0
+    low, medians, widths, rounds = [], [], np.zeros(count), 0
     enough = _settled(job["until"], job["precision"], count)
     for wave in range(waves):
         opened = time.perf_counter()
@@ -303,14 +322,16 @@ def _times(
         turns = Rounds(
             [*profiled, *(caller(path, execution, inputs) for _ in range(number) for path in paths)], job["seed"] + wave
         )
-        opening = time.perf_counter() - opened if job["until"] == "halves" else 0.0
+        opening = time.perf_counter() - opened if job["until"] == "interval" else 0.0
         turns.settle((cap - spent - opening) / waves, enough, least, most)
         times = turns.times_ms[len(profiled) :]
         low.append(low_mean(times).reshape(number, count).T)
         medians.append(np.median(times, 1).reshape(number, count).T)
+        each = np.array([interval_width(session) for session in times]).reshape(number, count)
+        widths = np.maximum(widths, each.max(0))
         rounds += times.shape[1]
     found = [np.round(np.concatenate(parts, 1), 6).tolist() for parts in (low, medians)]
-    return found[0], found[1], rounds
+    return found[0], found[1], np.round(widths, 4).tolist(), rounds
 
 
 CPUFREQ = "sys/devices/system/cpu/cpu0/cpufreq/"

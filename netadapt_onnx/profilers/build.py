@@ -10,10 +10,8 @@ from __future__ import annotations
 import base64
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -48,24 +46,12 @@ MODELS = 64
 BATCH = 8
 # Fresh sessions per version: memory layout differs from one to the next.
 FRESH = 2
+# Sessions of the uncut model beside each: all versions of a batch are compared with it.
+ANCHORS = 1
+# A batch has rounds enough when most sessions' medians are known to +-PRECISION, or at MOST_ROUNDS.
+PRECISION, MOST_ROUNDS = 0.005, 50
 REFERENCE_CAP_S = 10.0
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Predicted against measured on `n` versions that the table has not seen; errors are fractions.
-
-    `repeatability`: mean difference of the same versions measured again, the floor of any prediction.
-    """
-
-    n: int
-    mape: float
-    p95: float
-    max: float
-    pearson: float
-    repeatability: float
-    seconds: float
 
 
 def build(
@@ -154,8 +140,8 @@ def _measure_all(
 ) -> None:
     done = {r.model for r in records if isinstance(r, Whole)}
     spent = sum(r.seconds for r in records if isinstance(r, Whole))
-    together = _together(reference)
-    batches = [range(first, min(first + together, header.models)) for first in range(0, header.models, together)]
+    size = together(reference)
+    batches = [range(first, min(first + size, header.models)) for first in range(0, header.models, size)]
     inputs = reference.inputs()
     layers = Layers(reference.proto)
     stopped = "done"
@@ -184,16 +170,35 @@ def _measure_all(
         file.write(encode([final]))
 
 
-def _together(reference: Variant) -> int:
+def together(reference: Variant) -> int:
     """Versions of a batch: fewer of a large model, whose sessions would not all fit into memory."""
     each = (1 + FRESH) * file_bytes(reference.proto)
     return max(2, min(BATCH, SESSION_BYTES // max(1, each)))
 
 
-def batch_job(models: Iterable[int], seconds: float | None, *, profiled: bool, shard: int | None = None) -> Job:
+def batch_job(
+    models: Iterable[int],
+    seconds: float | None,
+    *,
+    profiled: bool,
+    shard: int | None = None,
+    anchors: int = ANCHORS,
+) -> Job:
     """Versions measured together beside the uncut model."""
     numbers = tuple(models)
-    return Job(numbers, REFERENCE, profiled, FRESH, "halves", 0.005, (20, 50), seconds, min(numbers), shard)
+    return Job(
+        numbers,
+        REFERENCE,
+        profiled,
+        FRESH,
+        "interval",
+        PRECISION,
+        (20, MOST_ROUNDS),
+        seconds,
+        min(numbers),
+        shard,
+        ANCHORS,
+    )
 
 
 def _measure_batch(
@@ -222,64 +227,10 @@ def records_of(found: Measured, shapes: Shapes, layers: Layers) -> list[Record]:
     records: list[Record] = []
     for kernel in layers.kernels(graph, found.us):
         main = [list(shapes[t]) for t in layers.tensors(layers.main(kernel.layers))]
-        records.append(Cell(found.model, list(kernel.layers), main, round(kernel.us, 3)))
-    records.append(Whole(found.model, found.ms, found.reference_ms, found.reference_us, found.rounds, found.seconds))
-    return records
-
-
-def validate(
-    table: Table,
-    reference: Variant,
-    draw: Draw,
-    n: int = 24,
-    *,
-    seed: int = 1_000_000,
-    time_cap_s: float = 60.0,
-    progress: Progress | None = None,
-    device: Device | None = None,
-) -> Validation:
-    """Measure `n` versions that the table has not seen, and compare.
-
-    All are measured twice, in other company and at another time, in fresh sessions and interleaved rounds.
-    """
-    started = time.perf_counter()
-    device = device or LocalDevice()
-    execution = Execution(table.device["ep"], table.device["threads"], table.device["options"])
-    inputs = reference.inputs()
-    versions = [draw(np.random.default_rng([seed, i])) for i in range(n)]
-    predicted = np.array([table.predict_ratio(version.shapes) for version in versions])
-    passes = np.empty((2, n))
-    batches = -(-n // _together(reference))
-    for k in range(2):
-        order = np.random.default_rng([seed, n, k]).permutation(n)
-        for i, batch in enumerate(np.array_split(order, batches)):
-            if progress:
-                progress(k * batches + i, 2 * batches, "validating")
-            chosen = [versions[j] for j in batch]
-            passes[k, batch] = _ratios(chosen, reference, inputs, execution, device, time_cap_s / batches / 2)
-    measured = passes.mean(0)
-    errors = np.abs(predicted / measured - 1)
-    return Validation(
-        n,
-        float(errors.mean()),
-        float(np.quantile(errors, 0.95)),
-        float(errors.max()),
-        float(np.corrcoef(predicted, measured)[0, 1]) if n > 1 else 1.0,
-        float(np.abs(passes[1] / passes[0] - 1).mean()),
-        time.perf_counter() - started,
+        records.append(Cell(found.model, list(kernel.layers), main, round(kernel.us, 3), kernel.op))
+    records.append(
+        Whole(
+            found.model, found.ms, found.reference_ms, found.reference_us, found.rounds, found.seconds, found.interval
+        )
     )
-
-
-def _ratios(
-    versions: Sequence[Variant],
-    reference: Variant,
-    inputs: Arrays,
-    execution: Execution,
-    device: Device,
-    share_s: float,
-) -> np.ndarray[Any, Any]:
-    """Time of each version relative to the reference's, in fresh sessions."""
-    models = {REFERENCE: reference.proto, **{i: v.proto for i, v in enumerate(versions)}}
-    job = batch_job(range(len(versions)), share_s, profiled=False)
-    found = measure_on(device, Order(models, inputs, execution, (job,)))
-    return np.array([np.mean(found[i].ms) / np.mean(found[i].reference_ms) for i in range(len(versions))])
+    return records

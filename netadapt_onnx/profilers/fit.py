@@ -6,8 +6,8 @@ Both numbers differ between CPUs; they are chosen here, from the cells, and not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,8 @@ BLOCKS = (1, 4, 8, 16, 32)
 ALIGNMENTS = (1, 2, 4, 8)
 # Kernels compute up to this many blocks of output channels in one pass over the input.
 PASS = 4
+# How often the weights of a robust fit of cells are revised: sessions that were disturbed are a tenth of all.
+ROBUST = 4
 # A class of widths with fewer cells than this borrows the common curve.
 FEWEST = 8
 
@@ -59,50 +61,116 @@ class Stairs:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Time (microseconds) of one kind of unit over its widths.
+class KernelCurve:
+    """Time (microseconds) of one kernel of a kind of unit over the unit's widths, times the share in which it runs.
 
-    `common` fits all aligned widths; `own` are the classes with cells enough for terms of their own; `near` those with
-    a few cells, as an offset, a multiple of `common`, and a price per product of widths.
+    A class of widths that has no cell runs what the likest class runs.
+
+    `stairs` tell classes of widths, `steps` the terms: each kernel has a channel block of its own. `common` fits the
+    regular widths; `own` are the classes with cells enough for terms of their own; `near` those with a few cells, as an
+    offset, a multiple of `common`, and a price per product of widths. `shares`: by class, how often the kernel ran.
     """
 
     stairs: Stairs
+    steps: Stairs
     common: Floats
     own: dict[int, Floats]
     near: dict[int, Floats]
+    shares: dict[int, float]
 
     def __call__(self, widths: Ints) -> Floats:
         """(n, k) widths -> (n,) microseconds. A class without any cell costs what the next aligned widths cost."""
         classes = self.stairs.classes(widths)
-        terms = self.stairs.features(widths)
-        result: Floats = self.stairs.features(self.stairs.aligned(widths)) @ self.common
-        for code in np.unique(classes):
-            chosen = classes == code
-            if int(code) in self.own:
-                result[chosen] = terms[chosen] @ self.own[int(code)]
-            elif int(code) in self.near:
-                result[chosen] = _few_terms(result[chosen], widths[chosen]) @ self.near[int(code)]
+        unseen = ~np.isin(classes, list(self.shares))
+        widths = np.where(unseen[:, None], self.stairs.aligned(widths), widths)
+        terms = self.steps.features(widths)
+        result: Floats = self.steps.features(self.stairs.aligned(widths)) @ self.common
+        for found in np.unique(classes):
+            chosen = classes == found
+            code = int(found) if int(found) in self.shares else self._likest(int(found), widths.shape[1])
+            if self.shares[code] == 0:
+                result[chosen] = 0.0
+            elif code in self.own:
+                result[chosen] = self.shares[code] * (terms[chosen] @ self.own[code])
+            elif code in self.near:
+                result[chosen] = self.shares[code] * (_few_terms(result[chosen], widths[chosen]) @ self.near[code])
         return result
 
+    def _likest(self, code: int, widths: int) -> int:
+        """The class with cells that differs in the fewest widths; of those the commonest, which is named first."""
+        kinds = _kinds(code, widths)
+        return min(
+            self.shares, key=lambda other: sum(a != b for a, b in zip(kinds, _kinds(other, widths), strict=True))
+        )
 
-def fit_curve(widths: Ints, us: Floats, stairs: Stairs) -> Curve:
+
+def _kinds(code: int, widths: int) -> list[int]:
+    return [code // 3**k % 3 for k in range(widths)]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Time (microseconds) of one kind of unit over its widths: the sum of its kernels'.
+
+    Which kernels run depends on the widths: layout changes come and go, and fast kernels do not take all widths.
+    `spread` is the relative error that one cell is off by, typically.
+    """
+
+    stairs: Stairs
+    kernels: tuple[KernelCurve, ...]
+    spread: float
+
+    def __call__(self, widths: Ints) -> Floats:
+        """(n, k) widths -> (n,) microseconds."""
+        total: Floats = np.sum([kernel(widths) for kernel in self.kernels], 0)
+        return total
+
+
+def fit_curve(
+    widths: Ints,
+    us: Mapping[str, Floats],
+    stairs: Stairs,
+    blocks: Mapping[str, int] | None = None,
+    *,
+    rounds: int = ROBUST,
+) -> Curve:
+    """Fit a kind of unit to its cells. `us`: by kernel the times of all rows, NaN where it did not run.
+
+    `blocks`: the channel block of each kernel; without, that of `stairs`. `rounds`: how often outliers are reweighted.
+    """
+    steps = {name: Stairs((blocks or {}).get(name, stairs.block), stairs.alignment) for name in us}
+    kernels = tuple(_fit_kernel(widths, times, stairs, steps[name], rounds) for name, times in us.items())
+    curve = Curve(stairs, kernels, 0.0)
+    totals = np.nansum(list(us.values()), 0)
+    off = np.abs(
+        curve(widths) / np.maximum(totals, 0.2 * totals.max() + 0.5)
+        - np.minimum(1, totals / (0.2 * totals.max() + 0.5))
+    )
+    return replace(curve, spread=float(1.4826 * np.median(off)))
+
+
+def _fit_kernel(widths: Ints, times: Floats, stairs: Stairs, steps: Stairs, rounds: int = 1) -> KernelCurve:
     """Least squares in relative error with coefficients >= 0, class by class where there are cells enough."""
-    terms = stairs.features(widths)
     classes = stairs.classes(widths)
-    usual = (widths % stairs.alignment == 0).all(1)
+    ran = ~np.isnan(times)
+    codes, counts = np.unique(classes, return_counts=True)
+    shares = {int(c): float(ran[classes == c].mean()) for c in codes[np.argsort(-counts)]}
+    rows, us, classes = widths[ran], times[ran], classes[ran]
+    terms = steps.features(rows)
+    usual = classes == 0
     if usual.sum() < FEWEST:
         usual[:] = True
-    common = _relative_fit(terms[usual], us[usual])
-    base = stairs.features(stairs.aligned(widths)) @ common
+    common = _relative_fit(terms[usual], us[usual], rounds)
+    base = steps.features(stairs.aligned(rows)) @ common
     own: dict[int, Floats] = {}
     near: dict[int, Floats] = {}
     for code in np.unique(classes):
         chosen = classes == code
         if chosen.sum() >= FEWEST:
-            own[int(code)] = _relative_fit(terms[chosen], us[chosen])
+            own[int(code)] = _relative_fit(terms[chosen], us[chosen], rounds)
         else:
-            near[int(code)] = _relative_fit(_few_terms(base[chosen], widths[chosen]), us[chosen])
-    return Curve(stairs, common, own, near)
+            near[int(code)] = _relative_fit(_few_terms(base[chosen], rows[chosen]), us[chosen], rounds)
+    return KernelCurve(stairs, steps, common, own, near, shares)
 
 
 def _few_terms(base: Floats, widths: Ints) -> Floats:
@@ -114,9 +182,20 @@ def choose_stairs(pools: Sequence[tuple[Ints, Floats]], cells: int = 60) -> Stai
     pools = [_thinned(widths, us, cells) for widths, us in pools if widths.shape[1]]
 
     def loss(stairs: Stairs) -> float:
-        return sum(float(np.abs(fit_curve(w, us, stairs)(w) - us).sum()) for w, us in pools)
+        return sum(float(np.abs(fit_curve(w, {"": us}, stairs, rounds=1)(w) - us).sum()) for w, us in pools)
 
     return min((Stairs(block, alignment) for block in BLOCKS for alignment in ALIGNMENTS), key=loss)
+
+
+def choose_block(pools: Sequence[tuple[Ints, Floats]], stairs: Stairs, cells: int = 60) -> int:
+    """The block under which one kernel fits best in all kinds of unit; `pools`: widths and times (NaN: did not run)."""
+    pools = [_thinned(widths[~np.isnan(us)], us[~np.isnan(us)], cells) for widths, us in pools if widths.shape[1]]
+
+    def loss(block: int) -> float:
+        steps = Stairs(block, stairs.alignment)
+        return sum(float(np.abs(_fit_kernel(w, us, stairs, steps)(w) - us).sum()) for w, us in pools)
+
+    return min((stairs.block, *BLOCKS), key=loss)
 
 
 def _thinned(widths: Ints, us: Floats, cells: int) -> tuple[Ints, Floats]:
@@ -124,28 +203,26 @@ def _thinned(widths: Ints, us: Floats, cells: int) -> tuple[Ints, Floats]:
     return widths[::stride], us[::stride]
 
 
-def _relative_fit(terms: Floats, us: Floats) -> Floats:
-    weight = 1.0 / np.maximum(us, 0.2 * us.max() + 0.5)
-    scale = np.abs(terms).max(0)
-    scale[scale == 0] = 1.0
-    found: Floats = nonnegative(terms / scale * weight[:, None], us * weight) / scale
-    return found
+def _relative_fit(terms: Floats, us: Floats, rounds: int) -> Floats:
+    """Fit in relative error; times far below the largest count as if they were a fifth of it."""
+    floor = 0.2 * us.max() + 0.5
+    return robust_nonnegative(terms, us, np.minimum(1.0, us / floor), rounds)
 
 
-def robust_nonnegative(terms: Floats, target: Floats, weight: Floats | None = None) -> Floats:
+def robust_nonnegative(terms: Floats, target: Floats, weight: Floats | None = None, rounds: int = 10) -> Floats:
     """`nonnegative` in relative error, in which versions that are far off count by their distance, not its square.
 
     Huber's weights (1964), reweighted; the scale is the median error.
     """
-    relative = (np.ones_like(target) if weight is None else weight) / target
+    relative = (np.ones_like(target) if weight is None else weight) / np.maximum(target, 1e-9)
     trust: Floats = np.ones_like(target)
     scale = np.abs(terms).max(0)
     scale[scale == 0] = 1.0
     found: Floats = np.zeros(terms.shape[1])
-    for _ in range(10):
+    for _ in range(rounds):
         w = np.sqrt(trust) * relative
         found = nonnegative(terms / scale * w[:, None], target * w) / scale
-        errors = np.abs(terms @ found / target - 1)
+        errors = np.abs(terms @ found - target) * relative
         trust = np.minimum(1.0, 1.5 * max(1e-6, float(np.median(errors))) / np.maximum(errors, 1e-12))
     return found
 

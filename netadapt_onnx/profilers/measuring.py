@@ -30,14 +30,15 @@ SCHEMA = 1
 REFERENCE = -1
 
 Environment = dict[str, Any]
-Until = Literal["halves", "each", "ratio", "undisturbed"]
+Until = Literal["interval", "each", "ratio", "undisturbed"]
 
 
 class Job(msgspec.Struct, frozen=True):
     """Models that are measured together, in rounds, each in `sessions` fresh sessions, beside the reference if any.
 
     `profiled`: each also in a session with the profiler on. `until`, `precision` and `rounds` (least, most) say when it
-    is enough (`agent.py`); `seconds` caps it, None: its share of the manifest's.
+    is enough (`agent.py`); `seconds` caps it, None: its share of the manifest's. `anchors`: as many more sessions of
+    the reference per session of the others.
     """
 
     models: tuple[int, ...]
@@ -50,6 +51,7 @@ class Job(msgspec.Struct, frozen=True):
     seconds: float | None
     seed: int = 0
     shard: int | None = None
+    anchors: int = 0
 
 
 class ModelFile(msgspec.Struct, frozen=True):
@@ -87,7 +89,8 @@ class Measured(msgspec.Struct, frozen=True, tag_field="record", tag="measured"):
     """One model: times in ms per fresh session, undisturbed (`ms`) and median, the reference's of the same rounds.
 
     Of profiled jobs also the optimised graph (zlib, base64), the microseconds of its nodes and the sum of the
-    reference's. `throttled`: the device was slowed down by its heat meanwhile.
+    reference's. `interval`: width of the 95% interval of a session's median, relative to it; the widest session's.
+    `throttled`: the device was slowed down by its heat meanwhile.
     """
 
     job: int
@@ -102,6 +105,7 @@ class Measured(msgspec.Struct, frozen=True, tag_field="record", tag="measured"):
     optimised: str = ""
     us: dict[str, float] = {}
     placement: dict[str, int] = {}
+    interval: float = 0.0
     temperature_c: tuple[float | None, float | None] = (None, None)
     throttled: bool = False
 

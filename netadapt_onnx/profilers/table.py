@@ -14,7 +14,16 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.fit import Curve, Floats, Ints, Stairs, choose_stairs, fit_curve, robust_nonnegative
+from netadapt_onnx.profilers.fit import (
+    Curve,
+    Floats,
+    Ints,
+    Stairs,
+    choose_block,
+    choose_stairs,
+    fit_curve,
+    robust_nonnegative,
+)
 from netadapt_onnx.profilers.session import Fingerprint, differences
 from netadapt_onnx.profilers.timing import Timing
 from netadapt_onnx.profilers.units import Layers, Unit, attributes
@@ -24,6 +33,8 @@ SCHEMA = 1
 MOST_PROFILING_US = 15.0
 # Relative budgets are shares of the uncut model (version 0), so the fit should pass close by it.
 REFERENCE_WEIGHT = 3.0
+# A version is measured precisely if the 95% interval of its median is no wider than this share of it.
+PRECISE = 0.01
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -40,18 +51,23 @@ class Header(msgspec.Struct, frozen=True, tag_field="record", tag="header"):
 
 
 class Cell(msgspec.Struct, frozen=True, tag_field="record", tag="cell"):
-    """One kernel of one measured version: the layers it stands for, the main layer's shapes, microseconds."""
+    """One kernel of one measured version: the layers it stands for, the main layer's shapes, microseconds.
+
+    `kernel`: its operator; which one runs depends on the widths.
+    """
 
     model: int
     layers: list[str]
     shapes: list[list[int]]
     us: float
+    kernel: str = ""
 
 
 class Whole(msgspec.Struct, frozen=True, tag_field="record", tag="whole"):
     """One measured version without profiling, in fresh sessions, and the uncut model in the same rounds (ms).
 
-    `reference_us`: the sum of the uncut model's kernels as profiled in these rounds.
+    `reference_us`: the sum of the uncut model's kernels as profiled in these rounds. `interval`: width of the 95%
+    interval of a session's median relative to it; the widest session's.
     """
 
     model: int
@@ -60,6 +76,7 @@ class Whole(msgspec.Struct, frozen=True, tag_field="record", tag="whole"):
     reference_us: float
     rounds: int
     seconds: float
+    interval: float = 0.0
 
     @property
     def ratio(self) -> float:
@@ -168,6 +185,20 @@ class Table:
         return sum(w.seconds for w in self.wholes) + self.reference.seconds
 
     @property
+    def drift(self) -> float:
+        """By how much the device changed speed while the table was built: slowest over fastest batch, less 1.
+
+        It is told by the uncut model, which takes its turn in every round, and taken out of all times.
+        """
+        speeds = [whole.reference_us or float(np.mean(whole.reference_ms)) for whole in self.wholes]
+        return max(speeds) / min(speeds) - 1
+
+    @property
+    def precise(self) -> int:
+        """Versions whose median was known to 1% (its 95% interval's width) before a cap ended their rounds."""
+        return sum(whole.interval <= PRECISE for whole in self.wholes)
+
+    @property
     def stairs(self) -> Stairs:
         """The device's channel block and alignment, as chosen from the cells: widths off the alignment run slower."""
         return self._pools[0].curve.stairs
@@ -180,6 +211,17 @@ class Table:
         """Predicted time relative to the uncut model's."""
         slope, offset = self._calibration
         return slope * float(sum(self.predict_units(shapes).values())) + offset
+
+    def predict_with_error(self, shapes: Shapes) -> tuple[float, float]:
+        """Latency in ms, and the relative error that 95% of such predictions stay within, as the fit suggests.
+
+        It adds up how far cells are off their units' curves, and how far measured versions are off the calibration.
+        """
+        times = self.predict_units(shapes)
+        off = {unit.name: pool.curve.spread for pool in self._pools for unit in pool.units}
+        total = max(1e-9, sum(times.values()))
+        units = sum((off[name] * us / total) ** 2 for name, us in times.items())
+        return self.predict(shapes), 1.96 * float(np.sqrt(units + self._calibration_error**2))
 
     def predict_units(self, shapes: Shapes) -> dict[str, float]:
         """Predicted microseconds of every unit by its main layer's name."""
@@ -215,44 +257,54 @@ class Table:
         return min(float(per_kernel / slope), MOST_PROFILING_US) if slope > 0 else 0.0
 
     @cached_property
-    def _samples(self) -> dict[str, tuple[list[int], list[list[int]], list[float]]]:
-        """By unit name: measured version, the main layer's dimensions in a row, microseconds of all its kernels."""
+    def _samples(self) -> dict[str, tuple[list[int], list[list[int]], dict[str, Floats]]]:
+        """By unit name: measured version, the main layer's dimensions in a row, microseconds by kernel (NaN: none)."""
         rows: dict[str, dict[int, list[int]]] = {}
-        sums: dict[str, dict[int, float]] = {}
+        sums: dict[str, dict[str, dict[int, float]]] = {}
         for cell, us in zip(self.cells, self._times, strict=True):
             unit = self.units[cell.layers[0]]
-            total = sums.setdefault(unit.name, {})
+            total = sums.setdefault(unit.name, {}).setdefault(cell.kernel, {})
             total[cell.model] = total.get(cell.model, 0.0) + us
             if unit.name in cell.layers:
                 rows.setdefault(unit.name, {})[cell.model] = [d for shape in cell.shapes for d in shape]
         return {
-            name: (list(found), list(found.values()), [sums[name][m] for m in found]) for name, found in rows.items()
+            name: (
+                list(found),
+                list(found.values()),
+                {k: np.array([times.get(m, np.nan) for m in found]) for k, times in sums[name].items()},
+            )
+            for name, found in rows.items()
         }
 
     @cached_property
     def _pools(self) -> tuple[Pool, ...]:
-        by_kind: dict[tuple[object, ...], list[tuple[Unit, Ints, Floats]]] = {}
+        by_kind: dict[tuple[object, ...], list[tuple[Unit, Ints, dict[str, Floats]]]] = {}
         for name, (_, dims, us) in self._samples.items():
             unit = self.units[name]
             rows = np.array(dims, np.int64)
             varies = (rows != rows[0]).any(0)
             fixed = tuple(None if v else int(d) for v, d in zip(varies, rows[0], strict=True))
-            by_kind.setdefault((unit.kind, fixed), []).append((unit, rows, np.array(us)))
-        drafts = []
-        for members in by_kind.values():
-            rows = np.concatenate([r for _, r, _ in members])
-            columns = _distinct(rows)
-            drafts.append(
-                ([u for u, _, _ in members], columns, rows[:, columns], np.concatenate([t for *_, t in members]))
-            )
-        stairs = choose_stairs([(widths, us) for _, _, widths, us in drafts])
-        return tuple(
-            Pool(tuple(units), tuple(columns), fit_curve(widths, us, stairs)) for units, columns, widths, us in drafts
-        )
+            by_kind.setdefault((unit.kind, fixed), []).append((unit, rows, us))
+        drafts = [_draft(members) for members in by_kind.values()]
+        stairs = choose_stairs([(d.widths, np.nansum(list(d.us.values()), 0)) for d in drafts])
+        kernels = dict.fromkeys(kernel for d in drafts for kernel in d.us)
+        blocks = {k: choose_block([(d.widths, d.us[k]) for d in drafts if k in d.us], stairs) for k in kernels}
+        return tuple(Pool(d.units, d.columns, fit_curve(d.widths, d.us, stairs, blocks)) for d in drafts)
 
     @cached_property
     def _calibration(self) -> tuple[float, float]:
         """whole = slope * sum of units + offset, fitted to the unprofiled times."""
+        totals, ratios = self._totals, np.array([whole.ratio for whole in self.wholes])
+        if len(totals) < 3:
+            return float(ratios.mean() / totals.mean()), 0.0
+        weight = np.where([whole.model == 0 for whole in self.wholes], REFERENCE_WEIGHT, 1.0)
+        one = np.ones_like(totals)
+        slope, above, below = robust_nonnegative(np.stack([totals, one, -one], 1), ratios, weight)
+        return float(slope), float(above - below)
+
+    @cached_property
+    def _totals(self) -> Floats:
+        """(versions,) predicted microseconds of all units of each measured version."""
         sums = {whole.model: 0.0 for whole in self.wholes}
         for pool in self._pools:
             for unit in pool.units:
@@ -260,14 +312,14 @@ class Table:
                 times = pool.curve(np.array(dims, np.int64)[:, list(pool.columns)])
                 for model, us in zip(models, times, strict=True):
                     sums[model] += float(us)
+        return np.array([sums[whole.model] for whole in self.wholes])
+
+    @cached_property
+    def _calibration_error(self) -> float:
+        """Typical relative distance of measured versions from the calibration (a standard deviation, robustly)."""
+        slope, offset = self._calibration
         ratios = np.array([whole.ratio for whole in self.wholes])
-        totals = np.array([sums[whole.model] for whole in self.wholes])
-        if len(totals) < 3:
-            return float(ratios.mean() / totals.mean()), 0.0
-        weight = np.where([whole.model == 0 for whole in self.wholes], REFERENCE_WEIGHT, 1.0)
-        one = np.ones_like(totals)
-        slope, above, below = robust_nonnegative(np.stack([totals, one, -one], 1), ratios, weight)
-        return float(slope), float(above - below)
+        return float(1.4826 * np.median(np.abs((slope * self._totals + offset) / ratios - 1)))
 
 
 @dataclass(frozen=True)
@@ -282,6 +334,24 @@ class Pool:
         """The unit's widths in a version with these shapes."""
         dims = [d for name in unit.tensors for d in shapes[name]]
         return [dims[column] for column in self.columns]
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A pool before its curve is fitted: its units' cells together."""
+
+    units: tuple[Unit, ...]
+    columns: tuple[int, ...]
+    widths: Ints
+    us: Mapping[str, Floats]
+
+
+def _draft(members: Sequence[tuple[Unit, Ints, Mapping[str, Floats]]]) -> _Draft:
+    rows = np.concatenate([rows for _, rows, _ in members])
+    columns = _distinct(rows)
+    kernels = dict.fromkeys(kernel for *_, us in members for kernel in us)
+    us = {k: np.concatenate([us.get(k, np.full(len(rows), np.nan)) for _, rows, us in members]) for k in kernels}
+    return _Draft(tuple(unit for unit, *_ in members), tuple(columns), rows[:, columns], us)
 
 
 def _distinct(rows: Ints) -> list[int]:

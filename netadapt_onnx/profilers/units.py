@@ -35,10 +35,11 @@ def attributes(node: onnx.NodeProto) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel of the optimised graph: the layers it stands for, and its time (microseconds)."""
+    """One kernel of the optimised graph: the layers it stands for, its time (microseconds), its operator."""
 
     layers: tuple[str, ...]
     us: float
+    op: str
 
 
 @dataclass(frozen=True)
@@ -70,24 +71,25 @@ class Layers:
     def kernels(self, optimised: onnx.GraphProto, us: Mapping[str, float]) -> list[Kernel]:
         """Kernels of an optimised graph with the layers that each stands for. `us`: time by node name."""
         source: dict[str, str] = {}
-        results: list[tuple[str, list[str], bool]] = []
+        results: list[tuple[onnx.NodeProto, list[str], bool]] = []
         for node in optimised.node:
             layout = node.op_type in LAYOUT and node.output[0] not in self._producer
             if layout:
                 source[node.output[0]] = source.get(node.input[0], node.input[0])
-                results.append((node.name, [source[node.output[0]]], True))
+                results.append((node, [source[node.output[0]]], True))
                 continue
             known = self._results(node)
             source.update(zip(node.output, known, strict=False))
-            results.append((node.name, known, False))
+            results.append((node, known, False))
         stops = {tensor for _, tensors, layout in results if not layout for tensor in tensors}
         found: list[Kernel] = []
-        for name, tensors, layout in results:
+        for node, tensors, layout in results:
             covered = self._owner(tensors) if layout else self._covered(tensors, stops)
             if not covered and found:  # a kernel of unknown origin counts where it runs
                 covered = found[-1].layers[:1]
             if covered:
-                found.append(Kernel(covered, us.get(name, 0.0)))
+                op = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+                found.append(Kernel(covered, us.get(node.name, 0.0), op))
         return found
 
     def _results(self, node: onnx.NodeProto) -> list[str]:

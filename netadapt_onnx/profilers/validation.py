@@ -1,0 +1,124 @@
+"""Whether a table's predictions hold: versions it has not seen, measured twice in fresh sessions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from netadapt_onnx.profilers.build import Progress, batch_job, together
+from netadapt_onnx.profilers.devices.local import LocalDevice
+from netadapt_onnx.profilers.fit import Floats
+from netadapt_onnx.profilers.measuring import REFERENCE, Device, Order, measure_on
+from netadapt_onnx.profilers.session import Execution
+from netadapt_onnx.profilers.table import Shapes, Table
+from netadapt_onnx.profilers.versions import Draw, Variant
+from netadapt_onnx.runtime import Arrays
+
+# Sessions of the uncut model beside each: all versions of a batch are compared with it.
+VALIDATION_ANCHORS = 2
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Predicted against measured on `n` versions that the table has not seen; errors are fractions.
+
+    `repeatability`: mean difference of the same versions measured again, the floor of any prediction;
+    `repeatability_p95` and `repeatability_max` likewise. `kendall`: of how many pairs the order is right, less those of
+    which it is wrong (tau-b). `covered`: the share within the error that was predicted. `points`: predicted and
+    measured ms of each.
+    """
+
+    n: int
+    mape: float
+    p95: float
+    max: float
+    pearson: float
+    repeatability: float
+    seconds: float
+    kendall: float = 1.0
+    repeatability_p95: float = 0.0
+    repeatability_max: float = 0.0
+    covered: float = 1.0
+    points: tuple[tuple[float, float], ...] = ()
+
+
+def validate(
+    table: Table,
+    reference: Variant,
+    draw: Draw,
+    n: int = 24,
+    *,
+    seed: int = 1_000_000,
+    time_cap_s: float = 60.0,
+    progress: Progress | None = None,
+    device: Device | None = None,
+) -> Validation:
+    """Measure `n` versions that the table has not seen, and compare.
+
+    All are measured twice, in other company and at another time, in fresh sessions and interleaved rounds.
+    """
+    started = time.perf_counter()
+    device = device or LocalDevice()
+    execution = Execution(table.device["ep"], table.device["threads"], table.device["options"])
+    inputs = reference.inputs()
+    versions = [draw(np.random.default_rng([seed, i])) for i in range(n)]
+    predicted = np.array([table.predict_ratio(version.shapes) for version in versions])
+    passes = np.empty((2, n))
+    batches = -(-n // together(reference))
+    for k in range(2):
+        order = np.random.default_rng([seed, n, k]).permutation(n)
+        for i, batch in enumerate(np.array_split(order, batches)):
+            if progress:
+                progress(k * batches + i, 2 * batches, "validating")
+            chosen = [versions[j] for j in batch]
+            passes[k, batch] = _ratios(chosen, reference, inputs, execution, device, time_cap_s / batches / 2)
+    return _compared(predicted, passes, table, [v.shapes for v in versions], time.perf_counter() - started)
+
+
+def _compared(predicted: Floats, passes: Floats, table: Table, shapes: Sequence[Shapes], seconds: float) -> Validation:
+    """`predicted` (n,) and `passes` (2, n) are times relative to the uncut model's."""
+    measured = passes.mean(0)
+    errors = np.abs(predicted / measured - 1)
+    repeated = np.abs(passes[1] / passes[0] - 1)
+    allowed = np.array([table.predict_with_error(version)[1] for version in shapes])
+    whole = table.latency_ms.median_ms
+    return Validation(
+        len(errors),
+        float(errors.mean()),
+        float(np.quantile(errors, 0.95)),
+        float(errors.max()),
+        float(np.corrcoef(predicted, measured)[0, 1]) if len(errors) > 1 else 1.0,
+        float(repeated.mean()),
+        seconds,
+        kendall(predicted, measured),
+        float(np.quantile(repeated, 0.95)),
+        float(repeated.max()),
+        float((errors <= allowed).mean()),
+        tuple((round(p * whole, 6), round(m * whole, 6)) for p, m in zip(predicted, measured, strict=True)),
+    )
+
+
+def kendall(a: Floats, b: Floats) -> float:
+    """Rank correlation tau-b (Kendall 1945): 1 for the same order, -1 for the opposite; ties count as neither."""
+    i, j = np.triu_indices(len(a), 1)
+    x, y = np.sign(a[i] - a[j]), np.sign(b[i] - b[j])
+    pairs = float(np.sqrt((x != 0).sum() * (y != 0).sum()))
+    return float((x * y).sum() / pairs) if pairs else 1.0
+
+
+def _ratios(
+    versions: Sequence[Variant],
+    reference: Variant,
+    inputs: Arrays,
+    execution: Execution,
+    device: Device,
+    share_s: float,
+) -> Floats:
+    """Time of each version relative to the reference's, in fresh sessions."""
+    models = {REFERENCE: reference.proto, **{i: v.proto for i, v in enumerate(versions)}}
+    job = batch_job(range(len(versions)), share_s, profiled=False, anchors=VALIDATION_ANCHORS)
+    found = measure_on(device, Order(models, inputs, execution, (job,)))
+    return np.array([np.mean(found[i].ms) / np.mean(found[i].reference_ms) for i in range(len(versions))])
