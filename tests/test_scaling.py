@@ -174,8 +174,11 @@ def test_a_descent_is_recorded_and_resumed_to_the_same_widths(network: Path, dat
     whole = scaled("whole")
     journal = (tmp_path / "whole" / "journal.jsonl").read_text().splitlines()
     assert [json.loads(entry)["key"] for entry in journal] == [
+        "settings/neuralscale/1/0",
         "descent/neuralscale/1/0",
+        "settings/neuralscale/1/1",
         "descent/neuralscale/1/1",
+        "settings/params=0.5x",
         "trained/params=0.5x/0",
     ]
     charts = {file.name for file in (tmp_path / "whole" / "plots").iterdir()}
@@ -184,7 +187,7 @@ def test_a_descent_is_recorded_and_resumed_to_the_same_widths(network: Path, dat
         assert ElementTree.parse(file).getroot().tag.endswith("svg")
     scaled("cut")
     torn = tmp_path / "cut" / "journal.jsonl"
-    torn.write_text(journal[0] + "\n" + journal[1][:40])  # killed while it wrote the second descent
+    torn.write_text("\n".join(journal[:3]) + "\n" + journal[3][:40])  # killed while it wrote the second descent
     assert scaled("cut", resume=True).models[0].widths == whole.models[0].widths
 
 

@@ -50,6 +50,7 @@ def _targets(_: click.Context, __: click.Parameter, given: str | None) -> tuple[
 @click.option(
     "--warmup-epochs", callback=_numbers, metavar="N[,N...]", help="Training before filters go; a sweep of it."
 )
+@click.option("--batches", type=int, help="Batches between two removals of filters; 50 by default.")
 @click.option("--epochs", type=int, help="Training from scratch of every model; 30 by default.")
 @click.option("--lr", type=float, help="The highest learning rate; 0.1 by default.")
 @click.option("--seeds", type=int, help="Trainings of every model.")

@@ -1,8 +1,7 @@
 """Architecture descent: train a network briefly, prune it filter by filter, and record how its widths shrink.
 
-(NeuralScale; Lee & Lee, CVPR 2020, section 3 and its schedule.) A gate of 1 stands behind every filter, where its
-channel is consumed; the squared product of a gate and its gradient says what the loss would change without the filter
-(Molchanov et al., CVPR 2019). All filters of all groups compete.
+(NeuralScale; Lee & Lee, CVPR 2020, section 3 and its schedule.) All filters of all groups compete by the importance of
+their gates (`shrinking.py`).
 """
 
 from __future__ import annotations
@@ -12,19 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import torch
-from torch import Tensor
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.runtime import Arrays
 from netadapt_onnx.scaling.record import Record
+from netadapt_onnx.scaling.shrinking import Momentum, Shrinking
 from netadapt_onnx.surgery import Trace
-from netadapt_onnx.surgery.contractions import Contraction, contractions
-from netadapt_onnx.training.data import Dataset, Labels
-from netadapt_onnx.training.replicas import one_thread, tensors
+from netadapt_onnx.training.data import Dataset
+from netadapt_onnx.training.replicas import one_thread
 from netadapt_onnx.training.settings import Settings
-from netadapt_onnx.training.task import Task, label_tensors, task
-from netadapt_onnx.training.torch_graph import TorchGraph
+
+# No removal takes more than one in so many filters.
+LARGEST_PART = 150
 
 Progress = Callable[[int, int, str], None]
 
@@ -33,8 +30,8 @@ Progress = Callable[[int, int, str], None]
 class Schedule:
     """The paper's schedule; `share` of all filters go before it stops (0.95), or a group would lose its last.
 
-    `removed` filters go after every `batches` batches, but at most a fiftieth of all: the paper's 10 are one in 275 of
-    its VGG11, and a narrow network would jump.
+    `removed` filters go after every `batches` batches, but at most one in 150: the paper's 10 are one in 275 of its
+    VGG11, and a narrow network would jump from floor to ceiling within a few records.
     """
 
     warm_up_epochs: int = 10
@@ -52,143 +49,104 @@ class Schedule:
 
 @dataclass(frozen=True)
 class _Batches:
-    """An endless, seeded stream of batches."""
+    """An endless, seeded stream of the numbers of samples."""
 
-    dataset: Dataset
+    samples: int
     size: int
     seed: int
 
     @property
     def per_epoch(self) -> int:
-        return max(1, len(self.dataset.train) // self.size)
+        return max(1, self.samples // self.size)
 
-    def at(self, step: int) -> tuple[Arrays, Labels | None]:
+    def at(self, step: int) -> np.ndarray:
         """Batch number `step`, counted over epochs."""
-        split = self.dataset.train
         epoch, position = divmod(step, self.per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(split))
-        rows = order[position * self.size : (position + 1) * self.size]
-        return split.batch(rows), split.targets(rows)
-
-
-class _Pruned:
-    """A network in training whose filters are removed one after another."""
-
-    def __init__(self, found: Trace, schedule: Schedule, dataset: Dataset, teacher: onnx.ModelProto | None) -> None:
-        self.found = found
-        self._layout = Settings(channels_last=True)
-        self.graph = TorchGraph(found.folded.proto).train()
-        self.graph.arrange(True)
-        self._places: tuple[Contraction, ...] = contractions(found)
-        self._ranks = [len(found.folded.shapes[place.tensor]) for place in self._places]
-        outputs = {v.name: found.folded.shapes[v.name] for v in found.folded.proto.graph.output}
-        self._task: Task = task(found.folded.proto, outputs, dataset)
-        self._teacher = None if teacher is None else TorchGraph(teacher).eval().requires_grad_(False)
-        self.gates = np.ones(len(found.roots), np.float32)
-        self._optimiser = torch.optim.SGD(
-            self.graph.parameters(), lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay
-        )
-
-    def step(self, inputs: Arrays, labels: Labels | None, lr: float) -> np.ndarray:
-        """One step of SGD; returns the squared gate-gradient products, by root label."""
-        given = tensors(inputs, self._layout)
-        gates = [
-            torch.from_numpy(self.gates[place.line].reshape(place.along(rank))).requires_grad_()
-            for place, rank in zip(self._places, self._ranks, strict=True)
-        ]
-        pairs = [((place.output, place.slot), gate) for place, gate in zip(self._places, gates, strict=True)]
-        outputs = self.graph.gated(given, pairs)
-        loss = self._loss(outputs, given, labels)
-        if not bool(torch.isfinite(loss)):
-            raise NetadaptError("training before pruning diverged", hint="give a smaller --lr", code="diverged")
-        parameters = list(self.graph.parameters())
-        found = torch.autograd.grad(loss, [*parameters, *gates], allow_unused=True)
-        for parameter, gradient in zip(parameters, found, strict=False):
-            parameter.grad = gradient
-        for group in self._optimiser.param_groups:
-            group["lr"] = lr
-        self._optimiser.step()
-        total = np.zeros(len(self.gates))
-        for place, gate_gradient in zip(self._places, found[len(parameters) :], strict=True):
-            if gate_gradient is not None:
-                np.add.at(total, place.line, gate_gradient.double().numpy().reshape(-1))
-        total[0] = 0.0
-        products: np.ndarray = (total * self.gates) ** 2
-        return products
-
-    def _loss(self, outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor], labels: Labels | None) -> Tensor:
-        if labels is not None:
-            return self._task.loss(outputs, label_tensors(labels), None)
-        assert self._teacher is not None
-        with torch.no_grad():
-            wanted = self._teacher(inputs)
-        return self._task.loss(outputs, None, wanted)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.samples)
+        return order[position * self.size : (position + 1) * self.size]
 
 
 def descend(
-    proto: onnx.ModelProto,
-    fold: Callable[[onnx.ModelProto], Trace],
+    found: Trace,
     params: Callable[[Mapping[str, int]], float],
     dataset: Dataset,
     schedule: Schedule,
+    settings: Settings,
     *,
     teacher: onnx.ModelProto | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Record:
-    """Train `proto` as it is initialised, prune it, and return the widths recorded on the way.
+    """Train `found`'s model as it is initialised, prune it, and return the widths recorded on the way.
 
-    `fold` traces it; `params` counts a network's parameters at given widths; `teacher` is needed without labels.
-    A row is recorded after every removal once every group has lost a filter.
+    `params` counts a network's parameters at given widths; `teacher` is needed without labels. A row is recorded after
+    every removal once every group has lost a filter; the record ends when a group would fall below its floor.
     """
     if dataset.train.labels is None and teacher is None:
         raise NetadaptError("gates need a loss: labels, or the original model as teacher", code="invalid-data")
-    found = fold(proto)
-    batches = _Batches(dataset, min(schedule.batch_size, len(dataset.train)), seed)
-    gated = np.unique(np.concatenate([place.line for place in contractions(found)]))
-    classes = {g.name: np.unique(found.members[g.name]) for g in found.prunable}
-    # What is never summed over (a state that only feeds back) has no gate, so nothing says what it is worth.
-    classes = {name: roots for name, roots in classes.items() if np.isin(roots, gated).all()}
-    steps = {g.name: g.step for g in found.prunable}
-    channels = {g.name: g.channels for g in found.prunable}
-    total = sum(len(roots) for roots in classes.values())
+    samples = len(dataset.train)
+    batches = _Batches(samples, min(schedule.batch_size, samples), seed)
     warm_up = schedule.warm_up_epochs * batches.per_epoch
-    removed = min(schedule.removed, max(1, total // 50))
-    removals = int(schedule.share * total / removed)
-    whole = warm_up + removals * schedule.batches
     rows: list[list[int]] = []
     tau: list[float] = []
-    with one_thread():
-        pruned = _Pruned(found, schedule, dataset, teacher)
+    sgd = Momentum(schedule.momentum, schedule.weight_decay)
+    with one_thread(), Shrinking(found, dataset, teacher, settings, sgd) as network:
+        competing = _competing(found, network.gated)
+        total = sum(len(c.roots) for c in competing)
+        removed = min(schedule.removed, max(1, total // LARGEST_PART))
+        removals = int(schedule.share * total / removed)
+        whole = warm_up + removals * schedule.batches
         for step in range(warm_up):
-            pruned.step(*batches.at(step), schedule.lr)
+            network.step(batches.at(step), schedule.lr)
             _say(progress, step + 1, whole, "training")
         for removal in range(removals):
             importance = np.zeros(len(found.roots))
             for step in range(warm_up + removal * schedule.batches, warm_up + (removal + 1) * schedule.batches):
                 epochs = (step - warm_up) / batches.per_epoch
                 lr = schedule.pruning_lr / schedule.lr_decay ** int(epochs / schedule.decay_epochs)
-                importance += pruned.step(*batches.at(step), lr)
+                importance += network.step(batches.at(step), lr)
                 _say(progress, step + 1, whole, f"{removal * removed} of {total} filters removed")
-            if not _remove(pruned.gates, importance, classes, removed):
+            lowest = _lowest(network.open, importance, competing, removed)
+            if lowest is None:
                 break
-            widths = {name: int(pruned.gates[roots].sum()) * steps[name] for name, roots in classes.items()}
-            if all(width < channels[name] for name, width in widths.items()):
+            network.close(lowest)
+            widths = {c.name: int(network.open[c.roots].sum()) * c.step for c in competing}
+            if all(widths[c.name] < c.channels for c in competing):
                 rows.append(list(widths.values()))
                 tau.append(params(widths))
-    return Record(tuple(classes), np.array(rows, float).reshape(-1, len(classes)), np.array(tau, float))
+    names = tuple(c.name for c in competing)
+    return Record(names, np.array(rows, float).reshape(-1, len(names)), np.array(tau, float))
 
 
-def _remove(gates: np.ndarray, importance: np.ndarray, classes: Mapping[str, np.ndarray], count: int) -> bool:
-    """Close the gates of the `count` least important filters; False, and nothing, if a group would lose its last."""
-    alive = np.concatenate([roots[gates[roots] > 0] for roots in classes.values()])
+@dataclass(frozen=True)
+class _Competing:
+    """A group whose filters have gates: its `roots` (filters,), each `step` channels, of which `floor` stay."""
+
+    name: str
+    channels: int
+    step: int
+    floor: int
+    roots: np.ndarray
+
+
+def _competing(found: Trace, gated: np.ndarray) -> tuple[_Competing, ...]:
+    """Groups whose channels are all gated. Of a state that only feeds back nothing says what it is worth."""
+    return tuple(
+        _Competing(g.name, g.channels, g.step, max(1, -(-g.floor // g.step)), np.unique(found.members[g.name]))
+        for g in found.prunable
+        if np.isin(found.members[g.name], gated).all()
+    )
+
+
+def _lowest(
+    there: np.ndarray, importance: np.ndarray, competing: tuple[_Competing, ...], count: int
+) -> np.ndarray | None:
+    """The `count` least important filters that are there; None if a group would fall below its floor without them."""
+    alive = np.concatenate([c.roots[there[c.roots] > 0] for c in competing])
     lowest = alive[np.argsort(importance[alive], kind="stable")[:count]]
-    left = gates.copy()
+    left = there.copy()
     left[lowest] = 0
-    if any(not left[roots].any() for roots in classes.values()):
-        return False
-    gates[:] = left
-    return True
+    return None if any(left[c.roots].sum() < c.floor for c in competing) else lowest
 
 
 def _say(progress: Progress | None, done: int, total: int, text: str) -> None:

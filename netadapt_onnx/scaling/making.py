@@ -35,6 +35,7 @@ from netadapt_onnx.search.subject import Predictor
 from netadapt_onnx.surgery import Trace, resize, select
 from netadapt_onnx.training.data import Dataset, Split
 from netadapt_onnx.training.evaluate import accuracy, outputs
+from netadapt_onnx.training.settings import Settings
 
 # A latency target is met within this share of itself, or after so many networks measured.
 NEAR = 0.015
@@ -75,7 +76,8 @@ class Making:
         """Trained for the longest warm-up: what magnitudes are read from."""
         file = self.run.path / "magnitudes.onnx"
         if not file.exists():
-            made = self._trained(f"{key}/magnitudes", proto, max(self.options.warmup_epochs), self.options.seed)
+            key = f"{key}/magnitudes"
+            made = self._trained(key, key, proto, max(self.options.warmup_epochs), self.options.seed)
             save(made, file)
         return load(file).proto
 
@@ -84,17 +86,28 @@ class Making:
         from netadapt_onnx.scaling.descent import Schedule, descend
 
         assert self.dataset is not None
+        options = self.options
+        schedule = Schedule(warm_up, lr=options.lr, pruning_lr=options.lr / 10, batches=options.batches, share=share)
         self.log(f"descent {key}: {warm_up} epochs, then filters go")
         return descend(
-            proto,
-            ground.traced,
+            ground.traced(proto),
             ground.params,
             self.dataset,
-            Schedule(warm_up_epochs=warm_up, lr=self.options.lr, pruning_lr=self.options.lr / 10, share=share),
+            schedule,
+            self._settings(key, proto, schedule.batch_size),
             teacher=self._teacher,
             seed=self.options.seed,
             progress=self.progress,
         )
+
+    def _settings(self, key: str, proto: onnx.ModelProto, batch_size: int | None = None) -> Settings:
+        """What this machine trains such a network fastest with; timed once, so that a resumed run trains alike."""
+        from netadapt_onnx.training.trainer import choose_settings
+
+        assert self.dataset is not None
+        dataset = self.dataset
+        chosen = self.run.once(f"settings/{key}", lambda: choose_settings(proto, dataset, batch_size=batch_size))
+        return msgspec.convert(chosen, Settings)
 
     @property
     def _teacher(self) -> onnx.ModelProto | None:
@@ -199,7 +212,7 @@ class Making:
             file = folder / f"seed-{seed}.onnx"
 
             def judge(seed: int = seed, file: Path = file) -> Mapping[str, object]:
-                made = self._trained(f"{name}, seed {seed}", self.fresh(proto, seed), self.options.epochs, seed)
+                made = self._trained(name, f"{name}, seed {seed}", self.fresh(proto, seed), self.options.epochs, seed)
                 save(made, file, metadata=metadata, overwrite=True)
                 assert self.dataset is not None
                 found = self._accuracy(made, self.dataset.val), self._accuracy(made, held)
@@ -214,7 +227,7 @@ class Making:
         std = float(np.std(reported, ddof=1)) if len(reported) > 1 else 0.0
         return Spread(float(np.mean(reported)), std, metric, split, tuple(reported)), final
 
-    def _trained(self, said: str, proto: onnx.ModelProto, epochs: int, seed: int) -> onnx.ModelProto:
+    def _trained(self, key: str, said: str, proto: onnx.ModelProto, epochs: int, seed: int) -> onnx.ModelProto:
         from netadapt_onnx.training.trainer import train
 
         assert self.dataset is not None
@@ -231,6 +244,7 @@ class Making:
             epochs=epochs,
             lr=self.options.lr,
             seed=seed,
+            settings=self._settings(key, proto),
             progress=told,
         )
         return made.proto

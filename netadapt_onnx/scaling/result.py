@@ -18,6 +18,7 @@ EPOCHS = 30
 ITERATIONS = 15
 WARM_UP_EPOCHS = 10
 LEARNING_RATE = 0.1
+BATCHES = 50
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Options:
     methods: tuple[Method, ...] = ("neuralscale",)
     iterations: int = ITERATIONS
     warmup_epochs: tuple[int, ...] = (WARM_UP_EPOCHS,)
+    batches: int = BATCHES
     epochs: int = EPOCHS
     lr: float = LEARNING_RATE
     seeds: int = 1
@@ -39,7 +41,7 @@ class Options:
         unknown = next((name for name in self.methods if name not in METHODS), None)
         if unknown is not None or not self.methods:
             raise NetadaptError(f"no method '{unknown}'", hint=f"one of {', '.join(METHODS)}", code="usage")
-        for name, least in {"iterations": 1, "epochs": 0, "seeds": 1, "seed": 0, "threads": 1}.items():
+        for name, least in {"iterations": 1, "batches": 1, "epochs": 0, "seeds": 1, "seed": 0, "threads": 1}.items():
             if getattr(self, name) < least:
                 raise NetadaptError(f"--{name} {getattr(self, name)}: at least {least}", code="usage")
         if not self.warmup_epochs or min(self.warmup_epochs) < 0:

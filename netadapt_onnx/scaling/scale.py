@@ -27,6 +27,7 @@ from netadapt_onnx.scaling.methods import Descent, Ground, baseline, law_of, neu
 from netadapt_onnx.scaling.plots import drawn
 from netadapt_onnx.scaling.record import Record, read_record
 from netadapt_onnx.scaling.result import (
+    BATCHES,
     EPOCHS,
     ITERATIONS,
     LEARNING_RATE,
@@ -57,6 +58,7 @@ def scale(
     method: Method | Sequence[Method] = "neuralscale",
     iterations: int = ITERATIONS,
     warmup_epochs: Sequence[int] = (WARM_UP_EPOCHS,),
+    batches: int = BATCHES,
     epochs: int = EPOCHS,
     lr: float = LEARNING_RATE,
     seeds: int = 1,
@@ -83,7 +85,7 @@ def scale(
     """
     texts = (target,) if isinstance(target, str) else tuple(target)
     methods = (method,) if isinstance(method, str) else tuple(method)
-    options = Options(texts, methods, iterations, tuple(warmup_epochs), epochs, lr, seeds, seed, ep, threads)
+    options = Options(texts, methods, iterations, tuple(warmup_epochs), batches, epochs, lr, seeds, seed, ep, threads)
     if law is not None and fit is not None:
         raise NetadaptError("a law and a record to fit one to", hint="give --law or --fit", code="usage")
     record = None if fit is None else read_record(Path(fit))

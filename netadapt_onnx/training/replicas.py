@@ -6,7 +6,7 @@ rather than processes: torch leaves the interpreter's lock while it computes, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
@@ -24,6 +24,8 @@ from netadapt_onnx.training.torch_graph import TorchGraph
 
 Fetch = Callable[[np.ndarray], tuple[Arrays, Labels | None]]
 Teaching = Callable[[Mapping[str, Tensor], np.ndarray, Settings], dict[str, Tensor]]
+# A multiplier of one input of a node, which is named by its first output and the input's number.
+Gates = Sequence[tuple[tuple[str, int], Tensor]]
 
 
 @contextmanager
@@ -91,19 +93,19 @@ class Replicas:
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def gradients(self, fetch: Fetch, rows: np.ndarray) -> float:
-        """Leave the batch's mean gradient in `main`'s parameters; returns its mean loss.
+    def gradients(self, fetch: Fetch, rows: np.ndarray, gates: Gates = ()) -> float:
+        """Leave the batch's mean gradient in `main`'s parameters and in `gates`; returns its mean loss.
 
         `rows` number the samples in the training split; `fetch` returns their inputs and labels.
         """
         shares = [share for share in np.array_split(rows, len(self.graphs)) if len(share)]
         jobs = [
-            self._pool.submit(self._share, graph, fetch, share)
+            self._pool.submit(self._share, graph, fetch, share, gates)
             for graph, share in zip(self.graphs, shares, strict=False)
         ]
         results = [job.result() for job in jobs]
         weights = [len(share) / len(rows) for share in shares]
-        for index, parameter in enumerate(self.main.parameters()):
+        for index, parameter in enumerate([*self.main.parameters(), *(gate for _, gate in gates)]):
             parts = [found[index] for _, found in results]
             if parts[0] is None:
                 parameter.grad = None
@@ -115,14 +117,17 @@ class Replicas:
             parameter.grad = total
         return sum(loss * weight for (loss, _), weight in zip(results, weights, strict=True))
 
-    def _share(self, graph: TorchGraph, fetch: Fetch, rows: np.ndarray) -> tuple[float, tuple[Tensor | None, ...]]:
+    def _share(
+        self, graph: TorchGraph, fetch: Fetch, rows: np.ndarray, gates: Gates
+    ) -> tuple[float, tuple[Tensor | None, ...]]:
         inputs, labels = fetch(rows)
         given = tensors(inputs, self.settings)
         wanted = None if self._teacher is None else self._teacher(given, rows, self.settings)
         with autocast(self.settings):
-            outputs = graph(given)
+            outputs = graph.gated(given, gates)
         loss = self._task.loss(outputs, label_tensors(labels), wanted)
-        found = torch.autograd.grad(loss, list(graph.parameters()), allow_unused=True)
+        wanted_gradients = [*graph.parameters(), *(gate for _, gate in gates)]
+        found = torch.autograd.grad(loss, wanted_gradients, allow_unused=True)
         return float(loss.detach()), found
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
