@@ -26,6 +26,7 @@ from netadapt_onnx.commands.options import (
 
 if TYPE_CHECKING:
     from netadapt_onnx.search.result import AdaptResult, DryRun, Latency
+    from netadapt_onnx.training.given import DataSource
 
 
 @click.command("adapt", short_help="Make a model smaller until it meets a budget.")
@@ -124,7 +125,7 @@ if TYPE_CHECKING:
 @configured("adapt", without=("resume", "dry-run"), files=("table",))
 @common
 def command(
-    model: Path, data: Path, budget: tuple[str, ...], out: Path | None, planning: bool, **options: Any
+    model: Path, data: DataSource, budget: tuple[str, ...], out: Path | None, planning: bool, **options: Any
 ) -> Answer:
     """Make MODEL smaller, a group of channels at a time, until every budget holds as measured on this machine.
 
@@ -216,7 +217,7 @@ def _verdict(met: bool | None) -> str:
     return "predicted to be met" if met is None else "met" if met else "MISSED"
 
 
-def text(result: AdaptResult, model: Path, data: Path) -> str:
+def text(result: AdaptResult, model: Path, data: DataSource) -> str:
     """What happened, as tables, and what to try next."""
     from netadapt_onnx import render
 
@@ -240,5 +241,5 @@ def text(result: AdaptResult, model: Path, data: Path) -> str:
     parts += [*result.notes]
     verdict = "; ".join(f"{limit.budget} {_verdict(limit.met)}" for limit in result.limits)
     parts.append(f"{verdict} after {result.iterations} iterations and {result.seconds:.0f} s\nwrote {result.model}")
-    parts.append(render.next_command("evaluate", model, result.model, "--data", data))
+    parts.append(render.next_command("evaluate", model, result.model, *data.flags))
     return "\n\n".join(filter(None, parts))

@@ -34,6 +34,7 @@ def command(folder: Path, overwrite: bool) -> Answer:
     from netadapt_onnx import render
     from netadapt_onnx.commands.adapt import text
     from netadapt_onnx.demo import DATA, MODEL, TABLE, demo
+    from netadapt_onnx.training.given import DataSource
 
     with ExitStack() as stack:
 
@@ -48,4 +49,5 @@ def command(folder: Path, overwrite: bool) -> Answer:
         f"netadapt-onnx adapt {folder / MODEL} --data {folder / DATA} --budget macs=0.3x -o {folder / 'run2'}",
     ]
     lines = "\n".join(f"      {line}" for line in again)
-    return Answer(result, lambda: f"{text(result, folder / MODEL, folder / DATA)}\n{lines}", ok=result.met is not False)
+    data = DataSource(str(folder / DATA))
+    return Answer(result, lambda: f"{text(result, folder / MODEL, data)}\n{lines}", ok=result.met is not False)

@@ -13,6 +13,7 @@ from netadapt_onnx.commands.options import DATA, EP, THREADS, common, shaped
 
 if TYPE_CHECKING:
     from netadapt_onnx.evaluation import Evaluated, Evaluation
+    from netadapt_onnx.training.given import DataSource
 
 
 @click.command("evaluate", short_help="Show accuracy, cost and latency of models, side by side.")
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @common
 def command(
     models: tuple[Path, ...],
-    data: Path,
+    data: DataSource,
     split: Literal["val", "test"],
     latency: bool,
     resource: str | None,

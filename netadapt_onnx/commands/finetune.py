@@ -12,6 +12,7 @@ from netadapt_onnx.commands.options import DATA, MODEL, OVERWRITE, SEED, SHAPE, 
 
 if TYPE_CHECKING:
     from netadapt_onnx.finetuning import FinetuneResult
+    from netadapt_onnx.training.given import DataSource
 
 
 def _rate(_: click.Context, __: click.Parameter, given: str) -> float | None:
@@ -39,7 +40,7 @@ def _rate(_: click.Context, __: click.Parameter, given: str) -> float | None:
 @common
 def command(
     model: Path,
-    data: Path,
+    data: DataSource,
     output: Path,
     teacher: Path | None,
     epochs: int,
@@ -72,12 +73,12 @@ def command(
     return Answer(result, lambda: _text(result, model, data))
 
 
-def _text(result: FinetuneResult, model: Path, data: Path) -> str:
+def _text(result: FinetuneResult, model: Path, data: DataSource) -> str:
     from netadapt_onnx import render
 
     found = result.accuracy
     return (
         f"{found.metric} ({found.split}): {render.percent(found.before)} before, {render.percent(found.after)} after "
         f"{result.seconds:.0f} s of training\nwrote {result.model}\n"
-        + render.next_command("evaluate", model, result.model, "--data", data)
+        + render.next_command("evaluate", model, result.model, *data.flags)
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import MEMORY_LIMIT, SHAPE, TIMEOUT, common, once_each
+from netadapt_onnx.commands.options import MEMORY_LIMIT, SHAPE, TIMEOUT, common, data_options, once_each
+
+if TYPE_CHECKING:
+    from netadapt_onnx.training.given import DataSource
 
 FORMATS = ("text", "json", "github", "junit", "markdown")
 
@@ -29,7 +32,7 @@ def _output(text: str) -> tuple[str, Path]:
 @click.option("--max", "maximum", multiple=True, metavar="size=4MB", help="What a resource may be; may be repeated.")
 @click.option("--max-increase", multiple=True, metavar="size=2%", help="What it may grow against the baseline.")
 @click.option("--min", "minimum", multiple=True, metavar="accuracy=0.9", help="What is to be reached on --data.")
-@click.option("--data", type=click.Path(path_type=Path), metavar="FILE.npz", help="x_val and y_val, for the accuracy.")
+@data_options(required=False, use="Held-out samples, for the accuracy (no FILE.py: gate runs no code)")
 @click.option("--split", type=click.Choice(["val", "test"]), help="Which samples of the data.  [default: val]")
 @click.option("--baseline", metavar="FILE|git:REV", help="A baseline, another model, or the models at a revision.")
 @click.option("--update-baseline", is_flag=True, help="Write the baseline (netadapt-baseline.json) anew; commit it.")
@@ -53,7 +56,7 @@ def command(
     maximum: tuple[str, ...],
     max_increase: tuple[str, ...],
     minimum: tuple[str, ...],
-    data: Path | None,
+    data: DataSource | None,
     split: Literal["val", "test"] | None,
     baseline: str | None,
     update_baseline: bool,

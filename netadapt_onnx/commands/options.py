@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from netadapt_onnx.training.given import DataSource
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Value = TypeVar("Value")
 
 MODEL = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
-DATA = click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="FILE.npz",
-    help="x_train, y_train, x_val, y_val and, if you have them, x_test, y_test; labels are optional.",
-)
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 SEED = click.option(
     "--seed",
@@ -97,6 +93,71 @@ RESIZE_IO = click.option(
     metavar="NAME",
     help="Let this graph input or output (a state, a cache) change its shape; may be repeated.",
 )
+
+
+_SAID = "netadapt_onnx.data"
+
+
+def _said(context: click.Context, parameter: click.Parameter, given: str | None) -> None:
+    """Keep what is said of the data until `--data` itself is read."""
+    if given is None:
+        return
+    from netadapt_onnx.training.given import parse_numbers, parse_size
+
+    name = str(parameter.name)
+    parse = {"resize": parse_size, "crop": parse_size, "mean": parse_numbers, "std": parse_numbers}.get(name)
+    try:
+        value = given if parse is None else parse(given)
+    except ValueError:
+        how = "one number or HEIGHTxWIDTH" if name in ("resize", "crop") else "numbers such as 0.5 or 0.49,0.48,0.45"
+        raise click.BadParameter(f"'{given}' is not {how}") from None
+    context.meta.setdefault(_SAID, {})[name] = value
+
+
+def _source(context: click.Context, _: click.Parameter, given: str | None) -> DataSource | None:
+    said = context.meta.pop(_SAID, {})
+    if given is None:
+        if said:
+            raise click.UsageError(f"--{next(iter(said))} says how --data is read, which is missing")
+        return None
+    from netadapt_onnx.training.given import DataSource
+
+    return DataSource(given, **said)
+
+
+def data_options(*, required: bool = True, use: str = "Samples") -> Callable[[Command], Command]:
+    """`--data` and what says how it is read; the command gets them as one `DataSource`."""
+    options = [
+        click.option(
+            "--data",
+            required=required,
+            metavar="DATA",
+            callback=_source,
+            help=f"{use}: an .npz of x_train, y_train, x_val, ..., a folder of pictures by class, of CIFAR or MNIST "
+            "files, or FILE.py:FUNCTION; labels are optional.",
+        ),
+        click.option(
+            "--task",
+            type=click.Choice(["classification", "regression", "segmentation", "distillation"]),
+            help="What labels mean, where they leave a choice; distillation trains without them.",
+            **_EARLY,
+        ),
+        click.option("--resize", metavar="N|HxW", help="Pictures: the shorter side, or height and width.", **_EARLY),
+        click.option("--crop", metavar="N|HxW", help="Pictures: then their middle.", **_EARLY),
+        click.option("--mean", metavar="X[,X,X]", help="Bytes become (x / 255 - mean) / std, per channel.", **_EARLY),
+        click.option("--std", metavar="X[,X,X]", help="See --mean.", **_EARLY),
+    ]
+
+    def decorate(function: Command) -> Command:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+_EARLY: dict[str, Any] = {"is_eager": True, "expose_value": False, "callback": _said}
+DATA = data_options()
 
 
 def chosen(function: Command) -> Command:

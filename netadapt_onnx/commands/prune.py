@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import CRITERION, MODEL, OVERWRITE, chosen, common, once_each, shaped
+from netadapt_onnx.commands.options import CRITERION, MODEL, OVERWRITE, chosen, common, data_options, once_each, shaped
 
 if TYPE_CHECKING:
     from netadapt_onnx.pruning import PruneResult
     from netadapt_onnx.surgery.verify import Verification
+    from netadapt_onnx.training.given import DataSource
 
 
 def _keep(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -45,12 +46,7 @@ def _kept(text: str) -> tuple[str, str]:
 )
 @CRITERION
 @click.option("--step", type=click.IntRange(min=1), help="Keep multiples of this many channels.")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="FILE.npz",
-    help="Inputs (x_train) for --reconstruct and for the criteria that need them; labels are optional.",
-)
+@data_options(required=False, use="Training samples for --reconstruct and for the criteria that need them")
 @click.option("--reconstruct", is_flag=True, help="Solve what is left by least squares to put out what it did.")
 @click.option("--verify", "check", is_flag=True, help="Prove that pruned equals masked. Without -o always done.")
 @chosen
@@ -67,7 +63,7 @@ def command(
     global_: bool,
     criterion: str,
     step: int | None,
-    data: Path | None,
+    data: DataSource | None,
     reconstruct: bool,
     check: bool,
     attention: Literal["heads", "dims"],

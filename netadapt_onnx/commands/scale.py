@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import EP, SEED, THREADS, common, shaped
+from netadapt_onnx.commands.options import EP, SEED, THREADS, common, data_options, shaped
 
 if TYPE_CHECKING:
     from netadapt_onnx.scaling.result import ScaledModel, ScaleResult
@@ -30,7 +30,7 @@ def _targets(_: click.Context, __: click.Parameter, given: str | None) -> tuple[
 
 @click.command("scale", short_help="Find the best widths for any size, up or down, and train at it.")
 @click.argument("model", type=click.Path(path_type=Path), metavar="[MODEL]", required=False)
-@click.option("--data", type=click.Path(path_type=Path), metavar="FILE.npz", help="What to search with and train on.")
+@data_options(required=False, use="What to search with and train on")
 @click.option(
     "--target", multiple=True, metavar="RESOURCE=V", help="params=0.25x, latency=8ms, macs=2x ...; a model for each."
 )

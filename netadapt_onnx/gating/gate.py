@@ -17,6 +17,7 @@ from netadapt_onnx.gating.limits import Given, parse_limits
 from netadapt_onnx.gating.result import Gate, ModelResult, Problem
 from netadapt_onnx.gating.sandbox import MEMORY_BYTES, TIMEOUT_S, Sandbox
 from netadapt_onnx.gating.settings import Rule, Settings, configured, expand, overridden, place
+from netadapt_onnx.training.given import source_of
 
 Path_ = str | os.PathLike[str]
 Progress = Callable[[int, int, str], None]
@@ -89,7 +90,7 @@ def _changes(
 ) -> dict[str, object]:
     """The settings that arguments give."""
     given = {
-        "data": None if data is None else Path(data),
+        "data": None if data is None else source_of(data),
         "split": split,
         "baseline": None if baseline is None else os.fspath(baseline),
         "allow_new": allow_new or None,

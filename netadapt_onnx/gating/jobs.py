@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from netadapt_onnx.training.given import DataSource
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -54,7 +56,7 @@ class ScoreJob(msgspec.Struct, frozen=True, tag="score"):
     """A model's accuracy on data; without labels its agreement with `reference`: gives `Score`."""
 
     path: str
-    data: str
+    data: DataSource
     split: Literal["val", "test"]
     reference: str | None
     shapes: Shapes

@@ -88,7 +88,7 @@ class Measurements:
         if settings.baseline is not None and not is_record(settings.baseline) and self.reference is not None:
             other = str(self.reference.path)
         job = ScoreJob(
-            str(self.path), str(settings.data), settings.split, other, dict(settings.shapes), settings.batch_size,
+            str(self.path), settings.data, settings.split, other, dict(settings.shapes), settings.batch_size,
             settings.threads,
         )  # fmt: skip
         return self._sandbox.ask(job, Score)

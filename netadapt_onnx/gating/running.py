@@ -75,7 +75,7 @@ def predicted(job: PredictJob) -> float:
 
 def scored(job: ScoreJob) -> Score:
     """A model's accuracy on held-out data, which are arrays: code is never run."""
-    if not (job.data.endswith(".npz") or Path(job.data).is_dir()):
+    if not (job.data.path.endswith(".npz") or Path(job.data.path).is_dir()):
         raise NetadaptError(
             f"{job.data}: gate reads data from .npz files and folders only", hint="save it as .npz", code="invalid-data"
         )

@@ -13,6 +13,7 @@ import msgspec
 from netadapt_onnx import config
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.limits import Limit, parse_limits
+from netadapt_onnx.training.given import DataSource, TaskName
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -25,6 +26,11 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="keb
     max_increase: dict[str, str | float] = {}
     min: dict[str, str | float] = {}
     data: str | None = None
+    task: TaskName | None = None
+    resize: int | tuple[int, ...] | None = None
+    crop: int | tuple[int, ...] | None = None
+    mean: float | tuple[float, ...] | None = None
+    std: float | tuple[float, ...] | None = None
     split: Literal["val", "test"] = "val"
     baseline: str | None = None
     allow_new: bool = False
@@ -56,7 +62,7 @@ class Place:
 class Settings:
     """How a model is measured and what it is compared with. Paths are absolute; `baseline` may be `git:REV`."""
 
-    data: Path | None = None
+    data: DataSource | None = None
     split: Literal["val", "test"] = "val"
     baseline: str | None = None
     allow_new: bool = False
@@ -119,7 +125,7 @@ def _rule(entry: Entry, file: Path, default_baseline: str | None) -> Rule:
     if baseline is not None and not baseline.startswith("git:"):
         baseline = str(folder / baseline)
     settings = Settings(
-        None if entry.data is None else folder / entry.data,
+        None if entry.data is None else _source(entry, folder / entry.data),
         entry.split,
         baseline,
         entry.allow_new,
@@ -130,6 +136,15 @@ def _rule(entry: Entry, file: Path, default_baseline: str | None) -> Rule:
         entry.batch_size,
     )
     return Rule(tuple(str(folder / pattern) for pattern in patterns), limits, settings, entry.message)
+
+
+def _source(entry: Entry, path: Path) -> DataSource:
+    """The data as they are to be read; a number alone stands for a list of one."""
+    said: dict[str, Any] = {name: getattr(entry, name) for name in ("resize", "crop", "mean", "std")}
+    listed: dict[str, Any] = {
+        name: (value,) if isinstance(value, int | float) else value for name, value in said.items()
+    }
+    return DataSource(str(path), entry.task, **listed)
 
 
 def _shape(name: str, text: str, file: Path) -> tuple[int, ...]:

@@ -63,7 +63,7 @@ class Adaptation:
         self._judge = _judge(subject, arguments)
         self._metadata = provenance(
             subject.model,
-            command=arguments.command(subject.model.path, None if subject.data is None else Path(subject.data.path)),
+            command=arguments.command(subject.model.path, subject.data),
             budget=", ".join(map(str, self._budgets)),
         )
         extra = stored_bytes(self._metadata)

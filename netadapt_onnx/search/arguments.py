@@ -18,6 +18,7 @@ from netadapt_onnx.search.ladders import DEFAULT_STEP, Floors, Rungs, Steps, run
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS
 from netadapt_onnx.surgery import CRITERIA, MEASURED, Criterion
+from netadapt_onnx.training.data import Dataset
 
 Rank = Literal["reconstruct", "finetune"]
 Evaluate = Callable[[onnx.ModelProto], float]
@@ -124,11 +125,12 @@ class Arguments:
         """The arguments as JSON, for a run's identity, but for those that a resume may change."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in CHANGEABLE}
 
-    def command(self, model: Path, data: Path | None) -> str:
+    def command(self, model: Path, data: Dataset | None) -> str:
         """The command that repeats this, without places: file names only, and neither -o nor --resume."""
         words = ["netadapt-onnx", "adapt", model.name]
         if data is not None:
-            words += ["--data", data.name]
+            words += ["--data", Path(data.path).name]
+            words += [word for name, text in data.options.items() for word in (f"--{name}", text)]
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name == "device":  # models tell nobody the names of machines

@@ -154,7 +154,7 @@ class Dataset:
     """The splits of one source of data. `test` is None where it has none.
 
     `sha256` identifies the data and how they are read. `val_from_train` says that the validation samples were taken out
-    of the training data (10%, stratified, seed 0).
+    of the training data (10%, stratified, seed 0). `options`: what was said of how they are read.
     """
 
     train: Split
@@ -164,6 +164,7 @@ class Dataset:
     sha256: str = ""
     val_from_train: bool = False
     own: Own | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def reported(self) -> tuple[str, Split]:

@@ -77,7 +77,7 @@ def load_data(
     if source.task == "distillation":
         training = replace(training, labels=None)
     identity = _identified(digest, source)
-    return Dataset(training, validation or absent, test, source.path, identity, taken, own)
+    return Dataset(training, validation or absent, test, source.path, identity, taken, own, source.options)
 
 
 def _from_files(
