@@ -11,13 +11,15 @@ from pathlib import Path
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.evaluation import Latency, latency
 from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, traced
-from netadapt_onnx.profilers.build import MODELS, build
+from netadapt_onnx.profilers.build import build, default_models
+from netadapt_onnx.profilers.deployment import Precision
 from netadapt_onnx.profilers.devices.opening import LOCAL, opened_device
 from netadapt_onnx.profilers.measuring import Device
 from netadapt_onnx.profilers.session import Execution
 from netadapt_onnx.profilers.table import Reference
 from netadapt_onnx.profilers.validation import Validation, validate
 from netadapt_onnx.profilers.versions import Variant, random_versions
+from netadapt_onnx.search.calibration import deployment
 from netadapt_onnx.search.subject import require_prunable
 
 TIME_CAP_S = 100.0
@@ -41,12 +43,16 @@ def profile(
     *,
     device: str | Device = LOCAL,
     ep: str = "cpu",
+    ep_options: Mapping[str, str] | None = None,
+    ep_library: str | None = None,
     threads: int = 1,
+    deploy: Precision = "float",
+    data: str | Path | None = None,
     python: str = "python3",
     keep: bool = False,
     perf_test: str | os.PathLike[str] | None = None,
     held_out: int = 0,
-    models: int = MODELS,
+    models: int | None = None,
     time_cap_s: float = TIME_CAP_S,
     seed: int = 0,
     shapes: Shapes | None = None,
@@ -57,8 +63,12 @@ def profile(
 ) -> ProfileResult:
     """Build the latency table of `model` on a device from `models` versions, or complete an interrupted one.
 
+    None: as many versions as the execution provider needs.
+
     `device`: `local`, `ssh://[user@]host[:port]`, `adb://SERIAL`, or one's own; `python` is the interpreter on it, and
-    with `keep` the files stay there. `perf_test`: an `onnxruntime_perf_test` built for a device without Python.
+    with `keep` the files stay there. `ep_options` are the execution provider's own, `ep_library` is the file of a
+    plugin. `deploy="int8"` measures what onnxruntime's quantiser makes of each version, calibrated with
+    training inputs of `data`. `perf_test`: an `onnxruntime_perf_test` built for a device without Python.
     `held_out` > 0 predicts and times that many widths that the table has not seen. `overwrite` starts anew, and the old
     table goes when the new one is complete. Raises NetadaptError if `table` is another device's or another model's,
     or if nothing can be measured.
@@ -68,6 +78,7 @@ def profile(
     prepare_output(path, True, source)
     found = traced(source, shapes, batch_size)
     require_prunable(source, found)
+    execution = Execution(ep, threads, ep_options or {}, ep_library, deployment(deploy, found.folded, data))
     reference, draw = Variant(found.folded.proto, found.folded.shapes), random_versions(found)
     binary = None if perf_test is None else Path(perf_test)
     with (
@@ -78,8 +89,7 @@ def profile(
             place,
             reference,
             draw,
-            ep=ep,
-            threads=threads,
+            execution=execution,
             models=models,
             time_cap_s=time_cap_s,
             progress=progress,
@@ -88,7 +98,9 @@ def profile(
         )
         validation = None
         if held_out:
-            validation = validate(built, reference, draw, held_out, progress=progress, device=there)
+            validation = validate(
+                built, reference, draw, held_out, progress=progress, device=there, execution=execution
+            )
     return ProfileResult(path, built.device, len(built.cells), built.seconds, latency(built.latency_ms), validation)
 
 
@@ -108,8 +120,11 @@ def bundle(
     *,
     shards: int = 1,
     ep: str = "cpu",
+    ep_options: Mapping[str, str] | None = None,
     threads: int = 1,
-    models: int = MODELS,
+    deploy: Precision = "float",
+    data: str | Path | None = None,
+    models: int | None = None,
     time_cap_s: float = TIME_CAP_S,
     seed: int = 0,
     shapes: Shapes | None = None,
@@ -124,10 +139,12 @@ def bundle(
     path = Path(out)
     source = opened(model)
     prepare_output(path, overwrite, source)
-    if not 1 <= shards <= models:
-        raise NetadaptError(f"--shards {shards}: from 1 to {models}, the number of versions", code="usage")
     found = traced(source, shapes, batch_size)
     require_prunable(source, found)
+    execution = Execution(ep, threads, ep_options or {}, deploy=deployment(deploy, found.folded, data))
+    models = models or default_models(execution)
+    if not 1 <= shards <= models:
+        raise NetadaptError(f"--shards {shards}: from 1 to {models}, the number of versions", code="usage")
     reference, draw = Variant(found.folded.proto, found.folded.shapes), random_versions(found)
     from netadapt_onnx.profilers.devices.bundle import write_bundle
 
@@ -135,7 +152,7 @@ def bundle(
         path,
         reference,
         draw,
-        Execution(ep, threads),
+        execution,
         models=models,
         shards=shards,
         time_cap_s=time_cap_s,

@@ -6,7 +6,8 @@ import pytest
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import agent
-from netadapt_onnx.profilers.session import CPU, PROVIDERS, Execution, differences, fingerprint
+from netadapt_onnx.profilers.providers import PROVIDERS
+from netadapt_onnx.profilers.session import CPU, Execution, differences, fingerprint
 
 
 def test_unknown_provider_lists_the_known() -> None:

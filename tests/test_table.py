@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from netadapt_onnx.folding import fold
 from netadapt_onnx.profilers import build as building
 from netadapt_onnx.profilers.build import build
 from netadapt_onnx.profilers.cost import cost
-from netadapt_onnx.profilers.session import CPU, PROVIDERS, fingerprint
+from netadapt_onnx.profilers.session import CPU, fingerprint
 from netadapt_onnx.profilers.table import Cell, Record, Table, Whole, read
 from netadapt_onnx.profilers.timing import Timing
 from netadapt_onnx.profilers.units import Layers
@@ -242,19 +241,6 @@ def test_a_file_that_is_no_table_is_never_overwritten(
     with pytest.raises(NetadaptError, match="not a latency table"):
         build(path, reference, draw, models=8)
     assert path.read_bytes() == content
-
-
-def test_providers_without_node_times_build_no_table(
-    reference: Variant, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiling = dataclasses.replace(CPU.provider, per_node=False)
-    monkeypatch.setitem(
-        PROVIDERS,  # type: ignore[arg-type]
-        "cpu",
-        compiling,
-    )
-    with pytest.raises(NetadaptError, match="one node"):
-        build(tmp_path / "t.jsonl", reference, draw)
 
 
 def test_drawn_versions_vary_in_every_group_and_repeat_by_seed(traced: Trace, draw: Draw) -> None:

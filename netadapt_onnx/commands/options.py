@@ -26,7 +26,16 @@ SEED = click.option(
 THREADS = click.option(
     "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads timed with."
 )
-EP = click.option("--ep", default="cpu", show_default=True, help="Execution provider of onnxruntime.")
+EP = click.option(
+    "--ep",
+    default="cpu",
+    show_default=True,
+    help="Execution provider of onnxruntime: cpu, cuda, tensorrt, openvino, xnnpack, coreml, nnapi, qnn, directml, "
+    "webgpu, or what --ep-library brings.",
+)
+EP_LIBRARY = click.option(
+    "--ep-library", type=click.Path(), metavar="FILE", help="The library of an execution provider that is a plugin."
+)
 DEVICE = click.option(
     "--device",
     default="local",
@@ -67,6 +76,29 @@ def once_each(pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
         found[name] = value
     return found
 
+
+def _options(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    for text in given:
+        if "=" not in text:
+            raise click.BadParameter(f"'{text}' is not KEY=VALUE")
+    return once_each((key, value) for key, _, value in (text.partition("=") for text in given))
+
+
+EP_OPTION = click.option(
+    "--ep-option",
+    "ep_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_options,
+    help="An option of the execution provider; may be repeated.",
+)
+DEPLOY = click.option(
+    "--deploy",
+    type=click.Choice(["float", "int8"]),
+    default="float",
+    show_default=True,
+    help="What will run there: the model, or its int8 form, calibrated with --data.",
+)
 
 SHAPE = click.option(
     "--shape",

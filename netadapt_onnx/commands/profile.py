@@ -9,9 +9,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import DEVICE, EP, KEEP, MODEL, PERF_TEST, PYTHON, SEED, THREADS, common, shaped
+from netadapt_onnx.commands.options import (
+    DEPLOY,
+    DEVICE,
+    EP,
+    EP_LIBRARY,
+    EP_OPTION,
+    KEEP,
+    MODEL,
+    PERF_TEST,
+    PYTHON,
+    SEED,
+    THREADS,
+    common,
+    shaped,
+)
 
 if TYPE_CHECKING:
+    from netadapt_onnx.profilers.deployment import Precision
     from netadapt_onnx.profiling import ProfileResult
 
 
@@ -33,7 +48,11 @@ class Profile(click.Command):
 @click.option("--table", type=click.Path(path_type=Path), required=True, help="The table; an unfinished one goes on.")
 @DEVICE
 @EP
+@EP_OPTION
+@EP_LIBRARY
 @THREADS
+@DEPLOY
+@click.option("--data", type=click.Path(path_type=Path), metavar="DATA", help="Inputs to calibrate --deploy int8 with.")
 @PYTHON
 @PERF_TEST
 @KEEP
@@ -54,7 +73,11 @@ def command(
     table: Path,
     device: str,
     ep: str,
+    ep_options: dict[str, str],
+    ep_library: str | None,
     threads: int,
+    deploy: Precision,
+    data: Path | None,
     python: str,
     perf_test: Path | None,
     keep: bool,
@@ -81,7 +104,11 @@ def command(
             table,
             device=device,
             ep=ep,
+            ep_options=ep_options,
+            ep_library=ep_library,
             threads=threads,
+            deploy=deploy,
+            data=data,
             python=python,
             perf_test=perf_test,
             keep=keep,

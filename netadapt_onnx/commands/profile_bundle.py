@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import EP, MODEL, OVERWRITE, SEED, THREADS, common, shaped
+from netadapt_onnx.commands.options import DEPLOY, EP, EP_OPTION, MODEL, OVERWRITE, SEED, THREADS, common, shaped
 
 if TYPE_CHECKING:
+    from netadapt_onnx.profilers.deployment import Precision
     from netadapt_onnx.profiling import BundleResult
 
 
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     help="Shares for N devices of one kind: each runs `run.sh K`.",
 )
 @EP
+@EP_OPTION
 @THREADS
+@DEPLOY
+@click.option("--data", type=click.Path(path_type=Path), metavar="DATA", help="Inputs to calibrate --deploy int8 with.")
 @SEED
 @OVERWRITE
 @shaped
@@ -36,7 +40,10 @@ def command(
     out: Path,
     shards: int,
     ep: str,
+    ep_options: dict[str, str],
     threads: int,
+    deploy: Precision,
+    data: Path | None,
     seed: int,
     overwrite: bool,
     shapes: dict[str, tuple[int, ...]],
@@ -59,7 +66,10 @@ def command(
             out,
             shards=shards,
             ep=ep,
+            ep_options=ep_options,
             threads=threads,
+            deploy=deploy,
+            data=data,
             seed=seed,
             shapes=shapes,
             batch_size=batch_size,

@@ -43,6 +43,9 @@ UNDISTURBED = 0.1
 # Nearly where processors slow down; a device that is hotter gets this long to cool.
 HOT_C, COOLING_S = 78.0, 60.0
 HEARTBEAT_S = 5.0
+# Session options: fail rather than leave a node to the CPU; remember which provider got which node.
+NO_FALLBACK, RECORDED = "session.disable_cpu_ep_fallback", "session.record_ep_graph_assignment_info"
+_registered: set[str] = set()
 
 
 class Rounds:
@@ -162,14 +165,16 @@ def _settled(until: str, precision: float, models: int) -> Callable[[np.ndarray]
 
 
 def open_session(path: Path, execution: Record, profile_folder: Optional[Path] = None) -> Any:
-    """A session for timing: the given threads, no spinning, fully optimised on this device.
+    """A session for timing: the given threads, no spinning, fully optimised on this device, all on the one provider.
 
-    With `profile_folder` onnxruntime's profiler is on and leaves the graph that really runs there, weights apart.
+    Raises RuntimeError, naming nodes, where the provider would leave some to the CPU. With `profile_folder`
+    onnxruntime's profiler is on and leaves the graph that really runs there, weights apart.
     """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.enable_mem_pattern = execution.get("memory_pattern", True)
     options.intra_op_num_threads = execution["threads"]
     options.inter_op_num_threads = 1
     config = dict(execution["config"])
@@ -181,7 +186,80 @@ def open_session(path: Path, execution: Record, profile_folder: Optional[Path] =
         config["session.optimized_model_external_initializers_min_size_in_bytes"] = "128"
     for key, value in config.items():
         options.add_session_config_entry(key, value)
-    return ort.InferenceSession(str(path), options, providers=[(execution["provider"], execution["options"])])
+    try:
+        session = _started(path, options, execution)
+    except Exception as error:
+        left = nodes_on_cpu(path, execution) if NO_FALLBACK in config else []
+        if left:
+            message = "%s leaves %d nodes to the CPU: %s" % (execution["ep"], len(left), ", ".join(left[:5]))
+            raise RuntimeError(message + (", ..." if len(left) > 5 else "")) from error
+        raise
+    if execution["provider"] not in session.get_providers():
+        raise RuntimeError("onnxruntime could not start %s" % execution["provider"])
+    return session
+
+
+def _started(path: Path, options: Any, execution: Record) -> Any:
+    """A session of the one provider; onnxruntime's own way of going on with the CPU alone is switched off."""
+    import onnxruntime as ort
+
+    if not execution.get("library"):
+        providers = [(execution["provider"], execution["options"])]
+        return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+    options.add_provider_for_devices(plugin_devices(execution["provider"], execution["library"]), execution["options"])
+    return ort.InferenceSession(str(path), options, enable_fallback=0)
+
+
+def plugin_devices(provider: str, library: str) -> list[Any]:
+    """Where a provider from a library runs: on the first device that it offers. Raises RuntimeError if on none."""
+    import onnxruntime as ort
+
+    if not hasattr(ort, "register_execution_provider_library"):
+        raise RuntimeError("onnxruntime %s loads no libraries of providers: 1.22 is the first" % ort.__version__)
+    # Once a process: onnxruntime refuses the same name again, and cannot let go while a session lives.
+    name = hashlib.sha256(library.encode()).hexdigest()
+    if name not in _registered:
+        ort.register_execution_provider_library(name, library)
+        _registered.add(name)
+    found = [device for device in ort.get_ep_devices() if device.ep_name == provider]
+    if not found:
+        offered = sorted({device.ep_name for device in ort.get_ep_devices()} - {"CPUExecutionProvider"})
+        raise RuntimeError(
+            "%s offers no device for %s here (it has: %s)"
+            % (Path(library).name, provider, ", ".join(offered) or "none at all")
+        )
+    return found[:1]
+
+
+def placement(session: Any) -> Dict[str, int]:
+    """How many nodes each provider has, as the session recorded it; empty where onnxruntime is too old to say."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    try:
+        parts = session.get_provider_graph_assignment_info()
+    except Exception:  # not recorded
+        return {}
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts[part.ep_name] += len(part.get_nodes())
+    return dict(counts)
+
+
+def nodes_on_cpu(path: Path, execution: Record) -> list[str]:
+    """Nodes, with their operators, that the provider leaves to the CPU; none where onnxruntime is too old to say."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.enable_mem_pattern = execution.get("memory_pattern", True)
+    options.add_session_config_entry(RECORDED, "1")
+    try:
+        session = _started(path, options, execution)
+        parts = session.get_provider_graph_assignment_info()
+    except Exception:  # it fails for another reason, which the caller knows; or this onnxruntime cannot say
+        return []
+    left = [node for part in parts if part.ep_name != execution["provider"] for node in part.get_nodes()]
+    return ["%s (%s)" % (node.name or "a node", node.op_type) for node in left]
 
 
 def caller(path: Path, execution: Record, inputs: Record) -> Call:
@@ -244,7 +322,7 @@ def measure(job: Record, models: Models, execution: Record, inputs: Record, seco
     """
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="netadapt-") as folder:
-        able, profiled, records = _opened(job, models, execution, inputs, Path(folder))
+        able, profiled, placed, records = _opened(job, models, execution, inputs, Path(folder))
         compared = job["reference"] is not None
         if not able or (compared and able[-1] != models[-1]):
             return records
@@ -266,7 +344,8 @@ def measure(job: Record, models: Models, execution: Record, inputs: Record, seco
             shared["reference_us"] = round(sum(kernels.pop()["us"].values()), 3)
     shared["seconds"] = round((time.perf_counter() - started) / max(1, len(low)), 4)
     for i, ms in enumerate(low):
-        times = {"ms": ms, "median_ms": medians[i], "interval": widths[i], **(kernels[i] if kernels else {})}
+        seen = kernels[i] if kernels else {"placement": placed[i]}
+        times = {"ms": ms, "median_ms": medians[i], "interval": widths[i], **seen}
         records.append(dict(shared, model=able[i][0], **times))
     return records
 
@@ -277,22 +356,28 @@ def _joined(parts: list[list[float]]) -> list[float]:
 
 def _opened(
     job: Record, models: Models, execution: Record, inputs: Record, folder: Path
-) -> tuple[list[tuple[int, Path]], list[Profiled], list[Record]]:
-    """The models that run; their profiling sessions, if the job wants any; why the others do not run."""
+) -> tuple[list[tuple[int, Path]], list[Profiled], list[Dict[str, int]], list[Record]]:
+    """The models that run; their profiling sessions, if the job wants any, or else who has how many of their nodes.
+
+    And why the others do not run.
+    """
     able: list[tuple[int, Path]] = []
     profiled: list[Profiled] = []
+    placed: list[Dict[str, int]] = []
     failed: list[Record] = []
     for number, path in models:
         try:
             if job["profiled"]:
                 profiled.append(Profiled(path, execution, inputs, folder))
             else:
-                caller(path, execution, inputs)
+                session = open_session(path, execution)
+                session.run(None, inputs)
+                placed.append(placement(session))
             able.append((number, path))
         except Exception as error:  # onnxruntime raises a dozen unrelated types, some of them plain RuntimeError
             text = " ".join(str(error).split())[:300] or repr(error)
             failed.append({"record": "failed", "model": number, "error": text})
-    return able, profiled, failed
+    return able, profiled, placed, failed
 
 
 def _times(

@@ -23,7 +23,7 @@ from netadapt_onnx.light import file_bytes
 from netadapt_onnx.profilers.agent import SESSION_BYTES
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.measuring import REFERENCE, Device, Job, Measured, Order, measure_on
-from netadapt_onnx.profilers.session import Execution, Fingerprint, differences, fingerprint
+from netadapt_onnx.profilers.session import CPU, Execution, Fingerprint, differences, fingerprint
 from netadapt_onnx.profilers.table import (
     SCHEMA,
     Cell,
@@ -42,7 +42,7 @@ from netadapt_onnx.profilers.units import Layers
 from netadapt_onnx.profilers.versions import Draw, Variant, named
 from netadapt_onnx.runtime import Arrays
 
-MODELS = 64
+MODELS, WHOLE_MODELS = 64, 128
 BATCH = 8
 # Fresh sessions per version: memory layout differs from one to the next.
 FRESH = 2
@@ -59,9 +59,8 @@ def build(
     reference: Variant,
     draw: Draw,
     *,
-    ep: str = "cpu",
-    threads: int = 1,
-    models: int = MODELS,
+    execution: Execution = CPU,
+    models: int | None = None,
     time_cap_s: float = 100.0,
     progress: Progress | None = None,
     seed: int = 0,
@@ -69,12 +68,13 @@ def build(
 ) -> Table:
     """Measure `models` versions on `device` (None: here) and write the table, or go on with an unfinished one.
 
+    None: as many as the provider needs. One that shows no times of nodes needs more, since only whole times are fitted.
+
     Stops early, with the batches it has, when `time_cap_s` of measuring is used up.
     Raises NetadaptError if `path` is a table of something else (named), or a version cannot run.
     """
     device = device or LocalDevice()
-    execution = Execution(ep, threads)
-    require_node_times(execution)
+    models = models or default_models(execution)
     environment = device.describe()
     execution.require(environment)
     header = header_of(reference, fingerprint(execution, environment), models, seed)
@@ -84,14 +84,9 @@ def build(
     return Table.load(path, reference.proto)
 
 
-def require_node_times(execution: Execution) -> None:
-    """Raise NetadaptError for a provider that has no times to fill a table's cells with."""
-    if not execution.provider.per_node:
-        raise NetadaptError(
-            f"'{execution.ep}' runs whole subgraphs as one node, so it has no times per node to fill a table with",
-            hint="measure with --ep cpu",
-            code="no-node-times",
-        )
+def default_models(execution: Execution) -> int:
+    """How many versions a table is built from."""
+    return MODELS if execution.provider.per_node else WHOLE_MODELS
 
 
 def header_of(reference: Variant, device: Fingerprint, models: int, seed: int) -> Header:
@@ -212,7 +207,7 @@ def _measure_batch(
     started: float,
 ) -> list[Record]:
     models = {REFERENCE: named(reference.proto), **{m: named(v.proto) for m, v in versions.items()}}
-    order = Order(models, inputs, execution, (batch_job(versions, share_s, profiled=True),))
+    order = Order(models, inputs, execution, (batch_job(versions, share_s, profiled=execution.provider.per_node),))
     found = measure_on(device, order)
     seconds = (time.perf_counter() - started) / len(versions)
     records: list[Record] = []
@@ -222,15 +217,20 @@ def _measure_batch(
 
 
 def records_of(found: Measured, shapes: Shapes, layers: Layers) -> list[Record]:
-    """A table's records of one measured version; `shapes` of all its tensors, `layers` of the uncut model."""
+    """A table's records of one measured version; `shapes` of all its tensors, `layers` of the uncut model.
+
+    Without times of nodes every layer has a cell without a time, for its shapes.
+    """
+    whole = Whole(
+        found.model, found.ms, found.reference_ms, found.reference_us, found.rounds, found.seconds, found.interval
+    )
+    if not found.optimised:
+        known = [name for name in layers.names if all(t in shapes for t in layers.tensors(name))]
+        dims = [[list(shapes[t]) for t in layers.tensors(name)] for name in known]
+        return [*(Cell(found.model, [name], d, None) for name, d in zip(known, dims, strict=True)), whole]
     graph = onnx.ModelProto.FromString(zlib.decompress(base64.b64decode(found.optimised))).graph
     records: list[Record] = []
     for kernel in layers.kernels(graph, found.us):
         main = [list(shapes[t]) for t in layers.tensors(layers.main(kernel.layers))]
         records.append(Cell(found.model, list(kernel.layers), main, round(kernel.us, 3), kernel.op))
-    records.append(
-        Whole(
-            found.model, found.ms, found.reference_ms, found.reference_us, found.rounds, found.seconds, found.interval
-        )
-    )
-    return records
+    return [*records, whole]

@@ -170,7 +170,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Order:
-    """Models to be measured together, by number, with the inputs that all of them take."""
+    """Models to be measured together, by number, with the inputs that all of them take; each as it is deployed."""
 
     models: Mapping[int, onnx.ModelProto]
     inputs: Arrays
@@ -185,7 +185,8 @@ class Order:
         models: dict[str, ModelFile] = {}
         files: dict[int, list[Path]] = {}
         for number, proto in self.models.items():
-            models[str(number)], files[number] = write_model(proto, folder, oldest=oldest)
+            deployed = self.execution.deploy.apply(proto)
+            models[str(number)], files[number] = write_model(deployed, folder, oldest=oldest)
         inputs = write_inputs(self.inputs, folder)
         manifest = Manifest(SCHEMA, execution_record(self.execution), inputs.name, models, self.jobs)
         data = msgspec.json.encode(manifest)
@@ -230,9 +231,12 @@ def write_inputs(inputs: Arrays, folder: Path) -> Path:
 def measure_on(device: Device, order: Order) -> dict[int, Measured]:
     """Have a device measure an order of one job; records by model number.
 
-    Raises NetadaptError: a provider or a model that the device cannot run, a device that is lost.
+    Raises NetadaptError: a provider or a model that the device cannot run, nodes that another provider ran, a device
+    that is lost.
     """
     order.execution.require(device.describe())
+    if order.execution.library is not None and device.oldest:
+        raise NetadaptError("--ep-library is for this machine", hint="leave --device away", code="usage")
     found: dict[int, Measured] = {}
     with tempfile.TemporaryDirectory(prefix="netadapt-") as folder:
         files = order.write(Path(folder), oldest=device.oldest)
@@ -243,6 +247,7 @@ def measure_on(device: Device, order: Order) -> dict[int, Measured]:
                 message = f"{device.name}: onnxruntime cannot run the model: {record.error}"
                 raise NetadaptError(message, code="unrunnable")
             if isinstance(record, Measured):
+                order.execution.require_placed(record.placement)
                 found[record.model] = record
         device.remove([*(path.name for path in files.passing), files.manifest.name, results])
     missing = [m for job in order.jobs for m in job.models if m not in found]

@@ -1,71 +1,70 @@
-"""How a model runs: execution providers by short name, and the fingerprint of the device that it runs on."""
+"""How a model runs: provider, options and threads, what is deployed, and the fingerprint of the device it runs on."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import agent
+from netadapt_onnx.profilers.deployment import FLOAT, Deployment
+from netadapt_onnx.profilers.providers import Provider, provider
 
 Fingerprint = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Provider:
-    """An execution provider. `package` is what to install where it is missing; `per_node` says if it times nodes.
-
-    A compiling provider runs a whole subgraph as one node: it has no times to fill a table's cells with.
-    """
-
-    name: str
-    package: str
-    per_node: bool
-
-
-PROVIDERS: Mapping[str, Provider] = {
-    "cpu": Provider("CPUExecutionProvider", "onnxruntime", True),
-    "cuda": Provider("CUDAExecutionProvider", "onnxruntime-gpu", True),
-    "tensorrt": Provider("TensorrtExecutionProvider", "onnxruntime-gpu", False),
-    "openvino": Provider("OpenVINOExecutionProvider", "onnxruntime-openvino", False),
-    "directml": Provider("DmlExecutionProvider", "onnxruntime-directml", True),
-    "qnn": Provider("QNNExecutionProvider", "onnxruntime-qnn", False),
-    "coreml": Provider("CoreMLExecutionProvider", "onnxruntime (on macOS)", False),
-    "xnnpack": Provider("XnnpackExecutionProvider", "onnxruntime built with XNNPACK", True),
-    "nnapi": Provider("NnapiExecutionProvider", "onnxruntime-android", False),
-}
+REPLACE_OR_CPU = "replace those operators, or measure with --ep cpu"
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a model is run: execution provider by short name, its options, and threads.
+    """How a model is run: execution provider by short name, threads, the provider's options, what is deployed.
 
-    Raises NetadaptError for a name that no provider has.
+    `library`: the file that a plugin provider comes from, on the device. `deploy` makes what runs of a float model.
+    Raises NetadaptError for a name that no provider has, an option that this one does not have, a missing library.
     """
 
     ep: str = "cpu"
     threads: int = 1
     options: Mapping[str, str] = field(default_factory=dict)
+    library: str | None = None
+    deploy: Deployment = FLOAT
 
     def __post_init__(self) -> None:
-        if self.ep not in PROVIDERS:
-            raise NetadaptError(
-                f"no execution provider '{self.ep}'", hint=f"one of {', '.join(PROVIDERS)}", code="unknown-provider"
-            )
+        if self.library is not None and not Path(self.library).is_file():
+            raise NetadaptError(f"{self.library}: no such library", code="missing-file")
+        self.all_options  # noqa: B018 - raises
 
     @property
     def provider(self) -> Provider:
         """Its execution provider."""
-        return PROVIDERS[self.ep]
+        return provider(self.ep, self.library)
+
+    @property
+    def all_options(self) -> dict[str, str]:
+        """The provider's options, those that it has by itself and those that set its threads included."""
+        return self.provider.options(self.options, self.threads)
 
     def require(self, environment: Mapping[str, Any]) -> None:
-        """Raise NetadaptError if a device's onnxruntime was built without the provider."""
-        if self.provider.name not in environment["providers"]:
+        """Raise NetadaptError if a device's onnxruntime was built without the provider.
+
+        Of a plugin only its library knows what it offers: it is asked when a session is opened.
+        """
+        if self.library is None and self.provider.name not in environment["providers"]:
             raise NetadaptError(
                 f"onnxruntime {environment['onnxruntime']} has no {self.provider.name} on this device",
-                hint=f"install {self.provider.package} there",
+                hint=f"install {self.provider.installation} there",
                 code="missing-provider",
+            )
+
+    def require_placed(self, placement: Mapping[str, int]) -> None:
+        """Raise NetadaptError if another provider ran any node; `placement` is empty where onnxruntime cannot say."""
+        others = {name: count for name, count in placement.items() if name != self.provider.name}
+        if others:
+            told = ", ".join(f"{count} nodes on {name or 'an unnamed one'}" for name, count in others.items())
+            raise NetadaptError(
+                f"'{self.ep}' does not run all of the model: {told}", hint=REPLACE_OR_CPU, code="fell-back"
             )
 
 
@@ -79,35 +78,49 @@ def execution_record(execution: Execution) -> dict[str, Any]:
     """
     config = {"session.intra_op.allow_spinning": "0"}
     if execution.ep != "cpu":
-        config["session.disable_cpu_ep_fallback"] = "1"
-    return {
+        config |= {agent.NO_FALLBACK: "1", agent.RECORDED: "1"}
+    record = {
         "ep": execution.ep,
         "provider": execution.provider.name,
-        "options": dict(execution.options),
+        "options": execution.all_options,
         "threads": execution.threads,
+        "precision": execution.deploy.precision,
         "config": config,
     }
+    if not execution.provider.memory_pattern:
+        record["memory_pattern"] = False
+    if execution.library is not None:
+        record["library"] = execution.library
+    return record
 
 
 def fingerprint(execution: Execution = CPU, environment: Mapping[str, Any] | None = None) -> Fingerprint:
     """What a latency depends on besides the model; two measurements compare only where all of it is equal.
 
-    `environment`: what the agent says of a device; None: of this one.
+    `environment`: what the agent says of a device; None: of this one. A plugin's library is known by its content.
     """
     device = agent.environment() if environment is None else environment
-    return {
+    found = {
         "cpu": device["cpu"],
         "flags": device["flags"],
         "os": device["os"],
         "arch": device["arch"],
         "onnxruntime": device["onnxruntime"],
         "ep": execution.ep,
-        "options": dict(execution.options),
+        "options": execution.all_options,
         "optimisation": "all",
         "threads": execution.threads,
-        "precision": "float",
+        "precision": execution.deploy.precision,
         "governor": device["governor"],
     }
+    if execution.library is not None:
+        found["library"] = _identity(Path(execution.library))
+    return found
+
+
+def _identity(library: Path) -> str:
+    with library.open("rb") as file:
+        return f"{library.name} {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
 
 def differences(recorded: Fingerprint, here: Fingerprint) -> list[str]:

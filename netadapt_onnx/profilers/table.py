@@ -53,13 +53,13 @@ class Header(msgspec.Struct, frozen=True, tag_field="record", tag="header"):
 class Cell(msgspec.Struct, frozen=True, tag_field="record", tag="cell"):
     """One kernel of one measured version: the layers it stands for, the main layer's shapes, microseconds.
 
-    `kernel`: its operator; which one runs depends on the widths.
+    `kernel`: its operator; which one runs depends on the widths. `us` is None where the provider shows no times.
     """
 
     model: int
     layers: list[str]
     shapes: list[list[int]]
-    us: float
+    us: float | None
     kernel: str = ""
 
 
@@ -167,6 +167,8 @@ class Table:
         references = [r for r in records if isinstance(r, Reference)]
         if not references:
             raise NetadaptError(f"{path} is not complete", hint="run `profile` again: it goes on", code="table")
+        if all(cell.us is None for cell in cells):
+            from netadapt_onnx.profilers.whole_table import WholeTable as cls  # it builds on this one
         return cls(path, header, cells, tuple(wholes.values()), references[-1], truncated, Layers(proto))
 
     @property
@@ -241,7 +243,7 @@ class Table:
         """Microseconds of each cell at the mean speed of all rounds, without what the profiler adds to a kernel."""
         speed = np.mean([whole.reference_us for whole in self.wholes])
         scale = {whole.model: float(speed / whole.reference_us) for whole in self.wholes}
-        times = [cell.us * scale[cell.model] for cell in self.cells]
+        times = [(cell.us or 0.0) * scale[cell.model] for cell in self.cells]
         overhead = self._profiling_us(times)
         return [max(0.0, us - overhead) for us in times]
 

@@ -59,6 +59,7 @@ class Layers:
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         graph = proto.graph
+        self.proto = proto
         self._nodes = {node_name(node): node for node in graph.node}
         self._order = {name: i for i, name in enumerate(self._nodes)}
         self._producer = {out: name for name, node in self._nodes.items() for out in node.output if out}
@@ -155,6 +156,11 @@ class Layers:
         for name in sorted(parent, key=self._order.__getitem__):
             members.setdefault(root(name), []).append(name)
         return {name: unit for names in members.values() for unit in [self._unit(names)] for name in names}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All layers, in the graph's order."""
+        return tuple(self._nodes)
 
     def main(self, names: Sequence[str]) -> str:
         """The layer that decides what a kernel costs: the first with a weight, else the first."""

@@ -12,7 +12,7 @@ from netadapt_onnx.profilers.build import Progress, batch_job, together
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.fit import Floats
 from netadapt_onnx.profilers.measuring import REFERENCE, Device, Order, measure_on
-from netadapt_onnx.profilers.session import Execution
+from netadapt_onnx.profilers.session import CPU, Execution
 from netadapt_onnx.profilers.table import Shapes, Table
 from netadapt_onnx.profilers.versions import Draw, Variant
 from netadapt_onnx.runtime import Arrays
@@ -55,14 +55,14 @@ def validate(
     time_cap_s: float = 60.0,
     progress: Progress | None = None,
     device: Device | None = None,
+    execution: Execution = CPU,
 ) -> Validation:
-    """Measure `n` versions that the table has not seen, and compare.
+    """Measure `n` versions that the table has not seen, and compare; `execution` is that of the table.
 
     All are measured twice, in other company and at another time, in fresh sessions and interleaved rounds.
     """
     started = time.perf_counter()
     device = device or LocalDevice()
-    execution = Execution(table.device["ep"], table.device["threads"], table.device["options"])
     inputs = reference.inputs()
     versions = [draw(np.random.default_rng([seed, i])) for i in range(n)]
     predicted = np.array([table.predict_ratio(version.shapes) for version in versions])

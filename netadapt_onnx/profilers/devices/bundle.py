@@ -18,7 +18,8 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.build import BATCH, REFERENCE_CAP_S, batch_job, header_of, records_of, require_node_times
+from netadapt_onnx.profilers.build import BATCH, REFERENCE_CAP_S, batch_job, header_of, records_of
+from netadapt_onnx.profilers.deployment import Deployment
 from netadapt_onnx.profilers.measuring import (
     REFERENCE,
     SCHEMA,
@@ -98,9 +99,8 @@ def write_bundle(
 ) -> None:
     """Write a zip with `models` versions, the agent and what starts it; whole or not at all.
 
-    Raises NetadaptError for a model that onnxruntime 1.16 cannot read, named, or a provider without times per node.
+    Raises NetadaptError for a model that onnxruntime 1.16 cannot read, named.
     """
-    require_node_times(execution)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with tempfile.TemporaryDirectory(prefix="netadapt-") as name, zipfile.ZipFile(temporary, "w") as bundle:
@@ -110,7 +110,9 @@ def write_bundle(
                 if progress:
                     progress(number + 1, models + 1, "writing versions")
                 version = reference if number <= 0 else draw(np.random.default_rng([seed, number]))
-                files[str(number)], written = write_model(named(version.proto), folder, oldest=True)
+                files[str(number)], written = write_model(
+                    execution.deploy.apply(named(version.proto)), folder, oldest=True
+                )
                 for file in written:
                     if file.name not in bundle.namelist():
                         bundle.write(file, file.name)  # weights hardly compress
@@ -118,8 +120,9 @@ def write_bundle(
                 shapes += [dict(version.shapes)] if number >= 0 else []
             inputs = write_inputs(reference.inputs(), folder)
             bundle.write(inputs, inputs.name, zipfile.ZIP_DEFLATED)
+            per_node = execution.provider.per_node
             batches = [range(first, min(first + BATCH, models)) for first in range(0, models, BATCH)]
-            jobs = [batch_job(b, None, profiled=True, shard=1 + i % shards) for i, b in enumerate(batches)]
+            jobs = [batch_job(b, None, profiled=per_node, shard=1 + i % shards) for i, b in enumerate(batches)]
             jobs.append(timing_job([0], SESSIONS, min(REFERENCE_CAP_S, time_cap_s)))
             about = {
                 "header": msgspec.to_builtins(header_of(reference, {}, models, seed)),
@@ -207,7 +210,8 @@ def read_results(path: Path) -> Results:
 
 def _execution(manifest: Manifest) -> Execution:
     record: dict[str, Any] = manifest.execution
-    return Execution(record["ep"], record["threads"], record["options"])
+    deploy = Deployment(record.get("precision", "float"))
+    return Execution(record["ep"], record["threads"], record["options"], deploy=deploy)
 
 
 def _same(what: str, first: Fingerprint, *others: Fingerprint) -> None:

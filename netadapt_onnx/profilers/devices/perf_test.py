@@ -22,7 +22,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.agent import low_mean, processor, profile_record
 from netadapt_onnx.profilers.devices.shell import LostError, Shell, last_line
 from netadapt_onnx.profilers.measuring import Answer, End, Environment, Failed, Job, Manifest, Measured
-from netadapt_onnx.profilers.session import PROVIDERS
+from netadapt_onnx.profilers.providers import PROVIDERS
 
 BINARY, TIMES, PROFILE, OPTIMISED = "perf_test", "times.csv", "profile", "optimised.onnx"
 # Runs in one session: enough for its fastest tenth, and never longer than this.

@@ -1,0 +1,42 @@
+"""Deployment as users ask for it: `--deploy int8` with `--data` to calibrate with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.folding import Folded
+from netadapt_onnx.profilers.deployment import FLOAT, SAMPLES, Deployment, Precision
+from netadapt_onnx.runtime import Arrays
+from netadapt_onnx.training.data import Dataset, Specs, load_data
+
+SEED = 0
+
+
+def deployment(
+    precision: Precision, folded: Folded, data: str | Path | None, dataset: Dataset | None = None
+) -> Deployment:
+    """What is deployed; int8 is calibrated with training inputs of `data`, or of `dataset` if it is loaded already.
+
+    Raises NetadaptError for int8 without data, and for data that do not fit the model.
+    """
+    if precision == "float":
+        return FLOAT
+    if dataset is None:
+        if data is None:
+            raise NetadaptError("--deploy int8 calibrates with inputs", hint="give --data", code="usage")
+        outputs = {value.name: folded.shapes[value.name] for value in folded.proto.graph.output}
+        dataset = load_data(data, folded.specs, outputs)
+    return Deployment("int8", calibration(dataset, folded.specs))
+
+
+def calibration(dataset: Dataset, specs: Specs) -> tuple[Arrays, ...]:
+    """Batches, at the model's batch size, of a fixed choice of training inputs."""
+    each = max(1, next(iter(specs.values()))[0][0] if next(iter(specs.values()))[0] else 1)
+    split = dataset.train.sample(SAMPLES * each, SEED)
+    chosen = [split.batch(np.arange(i, i + each)) for i in range(0, len(split) - each + 1, each)]
+    if not chosen:
+        raise NetadaptError(f"--data has fewer inputs than a batch of the model ({each})", code="invalid-data")
+    return tuple(chosen)
