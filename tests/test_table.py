@@ -15,7 +15,7 @@ from netadapt_onnx.folding import fold
 from netadapt_onnx.profilers import build as building
 from netadapt_onnx.profilers.build import build
 from netadapt_onnx.profilers.cost import cost
-from netadapt_onnx.profilers.session import CPU, fingerprint
+from netadapt_onnx.profilers.session import CPU, Execution, fingerprint
 from netadapt_onnx.profilers.table import Cell, Record, Table, Whole, read
 from netadapt_onnx.profilers.timing import Timing
 from netadapt_onnx.profilers.units import Layers
@@ -171,7 +171,7 @@ class TestSimulated:
         path = tmp_path / "t.jsonl"
         build(path, reference, draw, models=8)
         with pytest.raises(NetadaptError, match="threads: 1 there, 2 here"):
-            build(path, reference, draw, models=8, threads=2)
+            build(path, reference, draw, models=8, execution=Execution(threads=2))
         with pytest.raises(NetadaptError, match="seed: 0 there, 1 here"):
             build(path, reference, draw, models=8, seed=1)
 

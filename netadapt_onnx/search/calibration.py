@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import numpy as np
 
@@ -10,13 +10,14 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import Folded
 from netadapt_onnx.profilers.deployment import FLOAT, SAMPLES, Deployment, Precision
 from netadapt_onnx.runtime import Arrays
-from netadapt_onnx.training.data import Dataset, Specs, load_data
+from netadapt_onnx.training.data import Dataset, Specs
+from netadapt_onnx.training.loading import dataset_for
 
 SEED = 0
 
 
 def deployment(
-    precision: Precision, folded: Folded, data: str | Path | None, dataset: Dataset | None = None
+    precision: Precision, folded: Folded, data: str | os.PathLike[str] | None, dataset: Dataset | None = None
 ) -> Deployment:
     """What is deployed; int8 is calibrated with training inputs of `data`, or of `dataset` if it is loaded already.
 
@@ -27,8 +28,7 @@ def deployment(
     if dataset is None:
         if data is None:
             raise NetadaptError("--deploy int8 calibrates with inputs", hint="give --data", code="usage")
-        outputs = {value.name: folded.shapes[value.name] for value in folded.proto.graph.output}
-        dataset = load_data(data, folded.specs, outputs)
+        dataset = dataset_for(folded, data)
     return Deployment("int8", calibration(dataset, folded.specs))
 
 
