@@ -13,10 +13,11 @@ from models import residual
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.profilers import providers
-from netadapt_onnx.profilers.build import build, validate
+from netadapt_onnx.profilers.build import build
 from netadapt_onnx.profilers.cost import CostModel
 from netadapt_onnx.profilers.session import CPU
 from netadapt_onnx.profilers.table import Table
+from netadapt_onnx.profilers.validation import validate
 from netadapt_onnx.profilers.versions import Draw, Variant, random_versions
 from netadapt_onnx.profilers.whole_fit import fit_wholes
 from netadapt_onnx.surgery.trace import Trace, trace
