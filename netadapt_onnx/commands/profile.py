@@ -22,12 +22,14 @@ from netadapt_onnx.commands.options import (
     SEED,
     THREADS,
     common,
+    data_options,
     shaped,
 )
 
 if TYPE_CHECKING:
     from netadapt_onnx.profilers.deployment import Precision
     from netadapt_onnx.profiling import ProfileResult
+    from netadapt_onnx.training.given import DataSource
 
 
 class Profile(click.Command):
@@ -52,7 +54,7 @@ class Profile(click.Command):
 @EP_LIBRARY
 @THREADS
 @DEPLOY
-@click.option("--data", type=click.Path(path_type=Path), metavar="DATA", help="Inputs to calibrate --deploy int8 with.")
+@data_options(required=False, use="Inputs to calibrate --deploy int8 with")
 @PYTHON
 @PERF_TEST
 @KEEP
@@ -77,7 +79,7 @@ def command(
     ep_library: str | None,
     threads: int,
     deploy: Precision,
-    data: Path | None,
+    data: DataSource | None,
     python: str,
     perf_test: Path | None,
     keep: bool,

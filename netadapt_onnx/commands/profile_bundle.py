@@ -8,11 +8,23 @@ from typing import TYPE_CHECKING
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import DEPLOY, EP, EP_OPTION, MODEL, OVERWRITE, SEED, THREADS, common, shaped
+from netadapt_onnx.commands.options import (
+    DEPLOY,
+    EP,
+    EP_OPTION,
+    MODEL,
+    OVERWRITE,
+    SEED,
+    THREADS,
+    common,
+    data_options,
+    shaped,
+)
 
 if TYPE_CHECKING:
     from netadapt_onnx.profilers.deployment import Precision
     from netadapt_onnx.profiling import BundleResult
+    from netadapt_onnx.training.given import DataSource
 
 
 @click.command("bundle")
@@ -30,7 +42,7 @@ if TYPE_CHECKING:
 @EP_OPTION
 @THREADS
 @DEPLOY
-@click.option("--data", type=click.Path(path_type=Path), metavar="DATA", help="Inputs to calibrate --deploy int8 with.")
+@data_options(required=False, use="Inputs to calibrate --deploy int8 with")
 @SEED
 @OVERWRITE
 @shaped
@@ -43,7 +55,7 @@ def command(
     ep_options: dict[str, str],
     threads: int,
     deploy: Precision,
-    data: Path | None,
+    data: DataSource | None,
     seed: int,
     overwrite: bool,
     shapes: dict[str, tuple[int, ...]],
