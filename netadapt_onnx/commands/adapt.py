@@ -11,7 +11,6 @@ import click
 from netadapt_onnx.commands.answer import Answer
 from netadapt_onnx.commands.configured import configured
 from netadapt_onnx.commands.options import (
-    CRITERION,
     DATA,
     EP,
     KEEP,
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     required=True,
     metavar="RESOURCE=V",
     help="latency=12ms, latency=0.6x, macs=20M, params=300k, size=4MB, memory=0.5x, energy=5mJ, custom=0.7x or "
-    "latency@NAME=12ms; all of several must hold.",
+    "latency@NAME=12ms; all of several must hold. latency=0.8x,0.6x makes a model for each.",
 )
 @click.option("-o", "out", type=click.Path(path_type=Path), metavar="RUN", help="The run's directory; required.")
 @click.option(
@@ -65,7 +64,18 @@ if TYPE_CHECKING:
 @PERF_TEST
 @KEEP
 @SEED
-@CRITERION
+@click.option(
+    "--criterion",
+    help="Which channels stay: l2, l1, group-l2, fpgm, bn-scale, random, first; by data: taylor, fisher, activation.  "
+    "[default: l2; knapsack: taylor]",
+)
+@click.option(
+    "--strategy",
+    type=click.Choice(["netadapt", "knapsack"]),
+    default="netadapt",
+    show_default=True,
+    help="A group at a time, by trying; or all at once in a few rounds, by importance against cost.",
+)
 @click.option(
     "--rank",
     type=click.Choice(["reconstruct", "finetune"]),

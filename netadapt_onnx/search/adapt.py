@@ -6,6 +6,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,10 +20,20 @@ from netadapt_onnx.model import Model, load
 from netadapt_onnx.profilers.devices.opening import LOCAL
 from netadapt_onnx.profilers.measuring import Device
 from netadapt_onnx.profilers.session import Execution, fingerprint
+from netadapt_onnx.profilers.steps import best_counts
 from netadapt_onnx.profilers.table import Table
 from netadapt_onnx.search.adaptation import Adaptation
-from netadapt_onnx.search.arguments import FINAL_EPOCHS, SHORT_TERM_LR, Arguments, Evaluate, Rank, seconds_of
-from netadapt_onnx.search.budget import LATENCY, SEARCHED, parse_budgets
+from netadapt_onnx.search.arguments import (
+    CRITERION,
+    FINAL_EPOCHS,
+    SHORT_TERM_LR,
+    Arguments,
+    Evaluate,
+    Rank,
+    Strategy,
+    seconds_of,
+)
+from netadapt_onnx.search.budget import LATENCY, SEARCHED, budget_texts
 from netadapt_onnx.search.candidates import Progress, cores
 from netadapt_onnx.search.executors.opening import IN_PROCESS, JOB_TIMEOUT_S, Gpus, opened_executor
 from netadapt_onnx.search.executors.protocol import Executor
@@ -57,7 +68,8 @@ def adapt(
     perf_test: str | os.PathLike[str] | None = None,
     resource_command: str | Value | None = None,
     resume: bool = False,
-    criterion: str | Criterion = "l2",
+    criterion: str | Criterion | None = None,
+    strategy: Strategy = "netadapt",
     rank: Rank = "reconstruct",
     select: Select = "ratio",
     init_reduction_ratio: float = 0.025,
@@ -68,6 +80,7 @@ def adapt(
     min_channels: int = 1,
     freeze: Sequence[str] = (),
     floor: Floors = (),
+    finalists: int = 0,
     prune_small: bool = False,
     short_term: int | None = None,
     short_term_lr: float = SHORT_TERM_LR,
@@ -102,9 +115,10 @@ def adapt(
     """
     devices = named_devices(device)
     arguments = Arguments(
-        budget=tuple(map(str, parse_budgets(budget, SEARCHED))),
+        budget=budget_texts(budget, SEARCHED),
         device=_told(devices),
-        criterion=criterion,
+        criterion=criterion or CRITERION[strategy],
+        strategy=strategy,
         rank=rank,
         select=select,
         init_reduction_ratio=init_reduction_ratio,
@@ -115,6 +129,7 @@ def adapt(
         min_channels=min_channels,
         freeze=tuple(freeze),
         floor=floor,
+        finalists=finalists,
         prune_small=prune_small,
         short_term=short_term,
         short_term_lr=short_term_lr,
@@ -143,7 +158,7 @@ def adapt(
         "table": hashes.get(LATENCY) if hashes.keys() <= {LATENCY} else hashes,
         **arguments.identity(),
     }
-    budgets = parse_budgets(arguments.budget, SEARCHED)
+    budgets = arguments.targets[-1]
     execution = Execution(ep, threads)
     own = values(budgets, resource_command, subject.trace, execution)
     workers = opened_executor(executor, cores(), gpus, seconds_of(job_timeout, "--job-timeout"))
@@ -180,7 +195,7 @@ def adapt(
                     run, subject.trace, measured, execution, limit, place.resource, place.device
                 )
                 if limit is not None:
-                    subject = subject.aligned(measured.stairs.alignment, None)
+                    subject = subject.aligned(measured.stairs.alignment, partial(best_counts, measured, subject.trace))
             for resource, value in own.items():
                 limit = next(b for b in budgets if b.resource == resource)
                 fit = fitted(subject.trace, resource, value, seed, run.once)
@@ -222,8 +237,9 @@ def dry_run(
     Trains and writes nothing. A latency budget without a table measures one, and forgets it.
     """
     devices = named_devices(device)
-    budgets = parse_budgets(budget, SEARCHED)
-    asked = Arguments(budget=tuple(map(str, budgets)), device=_told(devices), **arguments)
+    arguments["criterion"] = arguments.get("criterion") or CRITERION[arguments.get("strategy", "netadapt")]
+    asked = Arguments(budget=budget_texts(budget, SEARCHED), device=_told(devices), **arguments)
+    budgets = asked.targets[0]
     subject = _prepared(model, data, asked)
     execution = Execution(asked.ep, asked.threads)
     predicted = {}
@@ -249,7 +265,7 @@ def dry_run(
                 )
             predicted[place.resource] = found.predict
             if any(b.resource == place.resource for b in budgets):
-                subject = subject.aligned(found.stairs.alignment, None)
+                subject = subject.aligned(found.stairs.alignment, partial(best_counts, found, subject.trace))
     for resource, value in values(budgets, resource_command, subject.trace, execution).items():
         predicted[resource] = fitted(subject.trace, resource, value, asked.seed, lambda _, make: make()).predict
     return _first_iteration(subject, asked, predicted)
@@ -259,12 +275,12 @@ def _first_iteration(subject: Subject, asked: Arguments, predicted: Mapping[str,
     predict = Predictor(subject.trace, predicted=predicted)
     current = predict(subject.widths)
     original = current | {"size": float(subject.model.size_bytes)}
-    limits = {b.resource: b.limit(original[b.resource]) for b in parse_budgets(asked.budget, SEARCHED)}
+    limits = {b.resource: b.limit(original[b.resource]) for b in asked.targets[0]}
     driver = max(limits, key=lambda name: current[name] / limits[name])
     notes = ()
     if all(current[name] <= limit for name, limit in limits.items()):
         return DryRun(driver, limits[driver], current, (), (), ("the model is within its budget already",))
-    first = parse_budgets(asked.budget, SEARCHED)[0].resource
+    first = asked.targets[0][0].resource
     schedule = Schedule(asked.first_reduction(original[first]), asked.decay, asked.reduction_of)
     target = schedule.target(1, current[driver], current[driver], limits[driver])
     proposals = Proposer(subject.ladders, predict).cuts(subject.widths, Goal(driver, target, current, limits))

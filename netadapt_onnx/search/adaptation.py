@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import onnx
 
-from netadapt_onnx.folding import Folded, fold
 from netadapt_onnx.model import load, save
-from netadapt_onnx.profilers.cost import cost
+from netadapt_onnx.search import knapsack
 from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.attempts import MODEL_FILE
-from netadapt_onnx.search.budget import LATENCY, SEARCHED, parse_budgets
+from netadapt_onnx.search.budget import Target
 from netadapt_onnx.search.candidates import Candidates, Progress, cores
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.judge import CallersJudge, DataJudge, Judge
 from netadapt_onnx.search.latency import AIM, LatencyGauge, Stage
-from netadapt_onnx.search.netadapt import Accepted, Problem, Step, amounts_after, met, search
+from netadapt_onnx.search.netadapt import TOGETHER, Accepted, Problem, Step, amounts_after, met, search
+from netadapt_onnx.search.outcome import Outcome
+from netadapt_onnx.search.pareto import PARETO_FILE, Point, front, of_finished, of_step
 from netadapt_onnx.search.proposal import Proposal
 from netadapt_onnx.search.provenance import provenance, stored_bytes
-from netadapt_onnx.search.result import AccuracyChange, AdaptResult, Compared, Latency, Limit, Resources, Stopped
+from netadapt_onnx.search.result import AdaptResult, Finished, Stopped
 from netadapt_onnx.search.run import Lines, Run, write_json
 from netadapt_onnx.search.schedule import Schedule
+from netadapt_onnx.search.standing import Standing, excess
 from netadapt_onnx.search.subject import Predictor, Subject
 from netadapt_onnx.surgery import resize, select
-from netadapt_onnx.surgery.bodies import flatten
 
 RESULT_FILE, HISTORY_FILE, TRAINED_FILE = "result.json", "history.jsonl", "trained.onnx"
 # A measured miss costs one more step and another final training; after so many rounds something else is wrong.
 MOST_ROUNDS = 3
-EVERY_GROUP = "every group"
+MODELS = "models"
 
 
 class Adaptation:
@@ -55,68 +56,115 @@ class Adaptation:
         self._subject = subject
         self._arguments = arguments
         self._gauges = dict(gauges)
-        self._progress = progress
         self._log = log
         self._notes: list[str] = []
         self._cut_short: Stopped | None = None
-        self._budgets = parse_budgets(arguments.budget, SEARCHED)
+        self._targets = arguments.targets
         self._judge = _judge(subject, arguments)
         self._metadata = provenance(
             subject.model,
             command=arguments.command(subject.model.path, subject.data),
-            budget=", ".join(map(str, self._budgets)),
+            budget=", ".join(arguments.budget),
         )
         extra = stored_bytes(self._metadata)
         self._predict = Predictor(subject.trace, extra, {name: gauge.predicted for name, gauge in gauges.items()})
-        self._candidates = Candidates(run, subject.trace, arguments, self._judge, subject.data, executor, progress)
+        self._outcome = Outcome(run, subject, arguments, self._gauges, self._judge, self._predict, self._metadata)
+        self._standing = Standing(progress)
+        self._candidates = Candidates(
+            run, subject.trace, arguments, self._judge, subject.data, executor, self._standing
+        )
 
     def result(self) -> AdaptResult:
-        """Search, train, verify, write; of a finished run what it came to."""
+        """Search, train, verify, write, for one target after the other; of a finished run what it came to."""
         finished = self._finished()
         if finished is not None:
             return finished
-        problem = self._problem()
-        if met(amounts_after(problem, ()), self._limits(aim=False)):
-            self._note("the model is within its budget already: nothing to do")
-            return self._close(self._subject.trace.folded.proto, problem, [], "nothing-to-do")
         history = self._run.lines(HISTORY_FILE, Step)
+        models: list[Finished] = []
+        for number, target in enumerate(self._targets, 1):
+            models.append(self._toward(number, target, models[-1].iterations if models else 0, history))
+            if models[-1].stopped not in ("met", "nothing-to-do"):
+                break
+        self._write_pareto(history.items, models)
+        result = self._outcome.result(models, self._notes)
+        here = [replace(m, model=m.model.relative_to(self._run.path)) for m in models]
+        write_json(self._run.path / RESULT_FILE, replace(result, model=here[-1].model, models=tuple(here)))
+        return result
+
+    def _toward(self, number: int, target: Target, since: int, history: Lines[Step]) -> Finished:
+        """A model for one target, by going on from what the one before left after `since` iterations."""
+        for budget in target:
+            if budget.resource in self._gauges:
+                self._gauges[budget.resource].aim(budget, since)
+        problem = self._problem(target, since)
+        file = self._run.path / (MODEL_FILE if number == len(self._targets) else f"{MODELS}/{_file_name(target)}")
+        file.parent.mkdir(exist_ok=True)
+        ended = self._run.recall(f"target/{number}")
+        reached = self._run.path / f".target-{number}.json"
+        if ended is not None and reached.exists() and file.exists():
+            known = msgspec.json.decode(reached.read_bytes(), type=Finished, dec_hook=lambda kind, value: kind(value))
+            return replace(known, model=file)
+        if met(amounts_after(problem, ()), self._outcome.limits(target)):
+            self._note(f"{', '.join(map(str, target))}: the model is within its budget already: nothing to do")
+            original = self._subject.trace.folded.proto
+            return self._outcome.finished(original, target, [], "nothing-to-do", file)
         for last in (False,) * (MOST_ROUNDS - 1) + (True,):
-            steps = self._search(problem, history)
+            steps = self._search(problem, history, None if ended is None else ended["steps"])
             within = met(amounts_after(problem, steps), problem.limits)
-            if within and not last and self._missed("searched", len(steps), self._candidates.current.folded.proto):
+            model = self._candidates.current.folded.proto
+            if within and not last and self._missed(target, "searched", len(steps), model):
                 continue
             proto = self._trained(steps)
-            if not within or last or not self._missed("final", len(steps), proto):
+            if not within or last or not self._missed(target, "final", len(steps), proto):
                 break
         stopped: Stopped = "met" if within else self._cut_short or "no-way-down"
         if stopped == "no-way-down" and len(steps) >= problem.max_iterations:
             stopped = "max-iterations"
-        return self._close(proto, problem, steps, stopped)
+        if stopped == "met":
+            self._run.once(f"target/{number}", lambda: {"steps": len(steps)})
+        found = self._outcome.finished(proto, target, steps, stopped, file)
+        write_json(reached, replace(found, model=file.relative_to(self._run.path)))
+        return found
 
     def _finished(self) -> AdaptResult | None:
         file, model = self._run.path / RESULT_FILE, self._run.path / MODEL_FILE
-        if not file.exists() or not model.exists():
+        if not file.exists():
             return None
         found = msgspec.json.decode(file.read_bytes(), type=AdaptResult, dec_hook=lambda kind, value: kind(value))
+        model = self._run.path / found.model
         more = self._arguments.max_iterations > found.iterations
-        if found.stopped == "max-time" or (found.stopped == "max-iterations" and more):
+        if not model.exists() or found.stopped == "max-time" or (found.stopped == "max-iterations" and more):
             return None
-        return replace(found, model=model)
+        models = tuple(replace(m, model=self._run.path / m.model) for m in found.models)
+        return replace(found, model=model, models=models)
 
-    def _limits(self, *, aim: bool) -> dict[str, float]:
-        """The budgets in base units; with `aim`, where the search aims: safely within what a measurement must hold."""
-        original = self._predict(self._subject.widths) | {"size": float(self._subject.model.size_bytes)}
-        limits = {budget.resource: budget.limit(original[budget.resource]) for budget in self._budgets}
-        return {name: limit * AIM if aim and name in self._gauges else limit for name, limit in limits.items()}
+    def _write_pareto(self, steps: Sequence[Step], models: Sequence[Finished]) -> None:
+        """The models of this run that no other of it beats."""
+        known, names = self._run.recall("accuracy/original"), [budget.resource for budget in self._targets[-1]]
+        first = {n: a * self._start_correction().get(n, 1.0) for n, a in self._predict(self._subject.widths).items()}
+        first["size"] = float(self._subject.model.size_bytes)
+        points = [Point("original", 0, known["held_out"], first, self._subject.widths, None)]
+        for step in steps:
+            file = self._run.iteration(step.iteration) / MODEL_FILE
+            points.append(of_step(step, str(file.relative_to(self._run.path)) if file.exists() else None))
+        for found in models:
+            if found.iterations:
+                place = str(found.model.relative_to(self._run.path))
+                points.append(of_finished(found, steps[: found.iterations], place))
+        write_json(self._run.path / PARETO_FILE, {"resources": names, "models": front(points, names)})
 
-    def _problem(self) -> Problem:
+    def _start_correction(self) -> dict[str, float]:
+        return {name: gauge.start_correction() for name, gauge in self._gauges.items()}
+
+    def _problem(self, target: Target, since: int) -> Problem:
         original = self._subject.trace.folded.proto
         known = self._run.once(
             "accuracy/original",
             lambda: {"held_out": self._judge.held_out(original), "ranked": self._judge.ranked(original)},
         )
-        correction = {name: gauge.start_correction() for name, gauge in self._gauges.items()}
-        limits = self._limits(aim=True)
+        # A measurement must hold the budget with its whole interval, so the search aims safely below.
+        limits = {n: v * AIM if n in self._gauges else v for n, v in self._outcome.limits(target).items()}
+        correction = self._start_correction()
         return Problem(
             ladders=self._subject.ladders,
             resources=self._predict,
@@ -128,15 +176,17 @@ class Adaptation:
             select=self._arguments.select,
             max_iterations=self._arguments.max_iterations,
             prune_small=self._arguments.prune_small,
+            refine=self._candidates.refine if self._arguments.finalists else None,
+            finalists=self._arguments.finalists,
+            since=since,
         )
 
     def _schedule(self, limits: dict[str, float]) -> Schedule:
         """The schedule asked for, its decay raised if it could not reach the budget otherwise."""
         iterations = self._arguments.max_iterations
         original, floor = self._predict(self._subject.widths), self._predict(self._subject.floor)
-        first = self._budgets[0].resource
-        gauge = self._gauges.get(first)
-        initial = original[first] * (gauge.start_correction() if gauge is not None else 1.0)
+        first = self._targets[0][0].resource
+        initial = original[first] * self._start_correction().get(first, 1.0)
         ratio = self._arguments.first_reduction(initial)
         asked = Schedule(ratio, self._arguments.decay, self._arguments.reduction_of)
         if any(floor[name] > limit for name, limit in limits.items()):
@@ -153,8 +203,12 @@ class Adaptation:
             self._note(f"{iterations} iterations may be too few: raise --max-iterations or --init-reduction-ratio")
         return schedule
 
-    def _search(self, problem: Problem, history: Lines[Step]) -> list[Step]:
-        """Go on from the history until the loop ends; returns all steps."""
+    def _search(self, problem: Problem, history: Lines[Step], ended: int | None) -> list[Step]:
+        """Go on from the history until the loop ends; returns all steps, those up to `ended` if it has ended before."""
+        if ended is not None:
+            steps = [self._with_verdict(step) for step in history.items[:ended]]
+            self._candidates.resume(ended)
+            return steps
         floor = self._smallest(problem)
         too_low = [name for name, limit in problem.limits.items() if floor[name] > limit]
         if too_low:
@@ -164,7 +218,8 @@ class Adaptation:
                 history.append(self._jump(problem, floor))
         steps = [self._with_verdict(step) for step in history.items]
         self._candidates.resume(len(steps))
-        for step in search(problem, steps):
+        self._standing.begin(excess(amounts_after(problem, steps), problem.limits))
+        for step in self._strategy(problem, steps):
             if step.accepted.accuracy < (self._arguments.min_accuracy or 0.0):
                 self._stop("accuracy-floor", f"the next step would leave {step.accepted.accuracy:.4f}, below the floor")
                 self._candidates.resume(len(steps))
@@ -172,12 +227,18 @@ class Adaptation:
             history.append(step)
             steps.append(step)
             self._log(self._told(step, problem))
+            self._standing.step(self._so_far(step, problem), excess(amounts_after(problem, steps), problem.limits))
             if (step.iteration - 1) % self._arguments.save_interval:
                 self._candidates.forget(step.iteration - 1)
             if self._run.seconds() > (self._arguments.max_time_s or float("inf")):
                 self._stop("max-time", "the time is over: --resume with a larger --max-time goes on")
                 break
         return steps
+
+    def _strategy(self, problem: Problem, steps: list[Step]) -> Iterator[Step]:
+        if self._arguments.strategy == "knapsack":
+            return knapsack.search(problem, self._candidates.importances, steps)
+        return search(problem, steps)
 
     def _stop(self, why: Stopped, note: str) -> None:
         self._cut_short = why
@@ -195,11 +256,11 @@ class Adaptation:
     def _jump(self, problem: Problem, floor: dict[str, float]) -> Step:
         widths = self._subject.floor
         total = sum(widths.values())
-        proposal = Proposal(EVERY_GROUP, total, widths, floor)
+        proposal = Proposal(TOGETHER, total, widths, floor)
         driver = next(iter(problem.limits))
         before = sum(self._subject.widths.values())
         accepted = problem.accept(1, proposal)
-        return Step(1, EVERY_GROUP, (before, total), widths, driver, problem.limits[driver], floor, accepted, (), ())
+        return Step(1, TOGETHER, (before, total), widths, driver, problem.limits[driver], floor, accepted, (), ())
 
     def _told(self, step: Step, problem: Problem) -> str:
         original = self._predict(self._subject.widths)
@@ -207,17 +268,24 @@ class Adaptation:
         change = f"{step.group} {step.channels[0]} -> {step.channels[1]}"
         return f"iteration {step.iteration}: {change}, {left}, {self._judge.metric} {step.accepted.accuracy:.4f}"
 
+    def _so_far(self, step: Step, problem: Problem) -> str:
+        original = self._predict(self._subject.widths)
+        left = ", ".join(f"{name} {step.resources[name] / original[name]:.2f}x" for name in problem.limits)
+        return f"so far {left} at {self._judge.metric} {step.accepted.accuracy:.3f}"
+
     def _accept(self, iteration: int, proposal: Proposal) -> Accepted:
         proto = self._candidates.accept(iteration, proposal)
         predicted = self._predict(proposal.widths)
         correction = {name: gauge.correction(iteration, proto, predicted[name]) for name, gauge in self._gauges.items()}
+        measured = {name: found for name, g in self._gauges.items() if (found := g.measured(iteration)) is not None}
         changed = self._arguments.rank == "reconstruct" and self._arguments.short_term_steps > 0
-        ranked = self._judge.ranked(proto) if changed or proposal.group == EVERY_GROUP else None
-        return Accepted(self._judge.held_out(proto), ranked, correction)
+        changed = changed and not self._arguments.finalists
+        ranked = self._judge.ranked(proto) if changed or proposal.group == TOGETHER else None
+        return Accepted(self._judge.held_out(proto), ranked, correction, measured)
 
-    def _missed(self, stage: Stage, iteration: int, proto: onnx.ModelProto) -> bool:
+    def _missed(self, target: Target, stage: Stage, iteration: int, proto: onnx.ModelProto) -> bool:
         """Whether a careful measurement finds a latency budget missed."""
-        asked = [self._gauges[budget.resource] for budget in self._budgets if budget.resource in self._gauges]
+        asked = [self._gauges[budget.resource] for budget in target if budget.resource in self._gauges]
         return any(gauge.missed(stage, iteration, proto) for gauge in asked)
 
     def _with_verdict(self, step: Step) -> Step:
@@ -246,101 +314,21 @@ class Adaptation:
                 epochs=epochs,
                 seed=self._arguments.seed,
                 settings=self._candidates.training_settings(f"final/{len(steps)}", searched),
-                progress=lambda step, steps, loss: self._progress(step, steps, f"final training, loss {loss:.3f}"),
+                progress=lambda step, steps, loss: self._standing.training(
+                    step, steps, f"final training, loss {loss:.3f}"
+                ),
             )
             save(trained.proto, file)
-        proto = self._folded(load(file).proto).proto
+        proto = self._outcome.folded(load(file).proto).proto
         if not self._judge.held_out(proto) >= steps[-1].accepted.accuracy:  # NaN is no improvement either
             self._note("the final training did not help: the model is as the search left it")
             return searched
         return proto
 
-    def _close(self, proto: onnx.ModelProto, problem: Problem, steps: list[Step], stopped: Stopped) -> AdaptResult:
-        """Write the model, compare it with the original, and remember the result."""
-        file = save(proto, self._run.path / MODEL_FILE, metadata=self._metadata, overwrite=True)
-        latencies: dict[str, Latency] = {}
-        if steps:
-            predicted = self._predict(steps[-1].widths)
-            found = {n: gauge.result(len(steps), proto, predicted[n]) for n, gauge in self._gauges.items()}
-            latencies = {name: latency for name, latency in found.items() if latency is not None}
-        latency = next((found for name, found in latencies.items() if name.startswith(LATENCY)), None)
-        before = _resources(self._subject.trace.folded, self._subject.model.size_bytes)
-        after = _resources(self._folded(load(file).proto), file.stat().st_size)
-        if latency is not None:
-            before = replace(before, latency_ms=latency.before_ms)
-            after = replace(after, latency_ms=latency.after_ms)
-        limits = self._judged(before, after, latencies, steps)
-        widths = steps[-1].widths if steps else self._subject.widths
-        original = self._run.once("accuracy/reported", lambda: self._judge.reported(self._subject.trace.folded.proto))
-        reported = self._judge.reported(proto) if steps else original
-        result = AdaptResult(
-            met=_all_met(limits),
-            before=before,
-            after=after,
-            accuracy=AccuracyChange(original, reported, self._judge.metric, self._judge.split),
-            iterations=len(steps),
-            seconds=self._run.seconds(),
-            model=file,
-            stopped=stopped,
-            limits=limits,
-            groups={name: (channels, widths[name]) for name, channels in self._subject.widths.items()},
-            latency=latency,
-            latencies={n: found for n, found in latencies.items() if n.startswith(LATENCY)},
-            measured={n: _compared(found) for n, found in latencies.items() if not n.startswith(LATENCY)},
-            notes=tuple(self._notes),
-        )
-        write_json(self._run.path / RESULT_FILE, replace(result, model=Path(MODEL_FILE)))
-        return result
-
-    def _judged(
-        self, before: Resources, after: Resources, latencies: Mapping[str, Latency], steps: Sequence[Step]
-    ) -> tuple[Limit, ...]:
-        made = []
-        for budget in self._budgets:
-            gauge, latency = self._gauges.get(budget.resource), latencies.get(budget.resource)
-            told: bool | None = None
-            if gauge is None:
-                name = budget.resource if budget.resource in ("macs", "params") else f"{budget.resource}_bytes"
-                limit, value = budget.limit(getattr(before, name)), float(getattr(after, name))
-                told = value <= limit
-            elif latency is not None:
-                limit = budget.limit(latency.before_ms)
-                value = latency.ci95[1] * latency.before_ms if budget.relative else latency.after_ci95_ms[1]
-                told = value <= limit
-            else:
-                limit = self._limits(aim=False)[budget.resource]
-                value = self._predict(steps[-1].widths)[budget.resource] if steps else gauge.reference_ms
-                told = None if steps and value <= limit else value <= limit  # a prediction proves nothing
-            made.append(Limit(str(budget), limit, value, told))
-            if told is None:
-                self._note(f"{budget}: predicted {value:.3g}, which nobody has measured")
-        return tuple(made)
-
-    def _folded(self, proto: onnx.ModelProto) -> Folded:
-        return fold(proto, dict(self._arguments.shapes), self._arguments.batch_size)
-
     def _note(self, text: str) -> None:
         if text not in self._notes:
             self._notes.append(text)
             self._log(text)
-
-
-def _compared(found: Latency) -> Compared:
-    return Compared(
-        found.before_ms,
-        found.after_ms,
-        found.after_ci95_ms,
-        found.ratio,
-        found.ci95,
-        found.predicted_ms,
-        found.sessions,
-    )
-
-
-def _all_met(limits: Sequence[Limit]) -> bool | None:
-    """True if every limit is met, False if one is not, None where nobody could measure."""
-    told = [limit.met for limit in limits]
-    return False if False in told else None if None in told else True
 
 
 def _judge(subject: Subject, arguments: Arguments) -> Judge:
@@ -350,7 +338,5 @@ def _judge(subject: Subject, arguments: Arguments) -> Judge:
     return DataJudge(subject.data, subject.trace.folded.proto, arguments.seed, cores())
 
 
-def _resources(folded: Folded, size_bytes: int) -> Resources:
-    flat, _ = flatten(folded)
-    counted = cost(flat.proto, flat.shapes)
-    return Resources(counted.params, counted.macs, size_bytes, counted.memory_bytes)
+def _file_name(target: Target) -> str:
+    return "_".join(str(budget).replace("=", "-").replace("@", "-") for budget in target) + ".onnx"

@@ -13,16 +13,19 @@ import onnx
 
 from netadapt_onnx.amounts import EXAMPLES, parse_amount, parse_seconds
 from netadapt_onnx.errors import NetadaptError, legible
-from netadapt_onnx.search.budget import SEARCHED, parse_budgets
+from netadapt_onnx.search.budget import SEARCHED, Target, parse_targets
 from netadapt_onnx.search.ladders import DEFAULT_STEP, Floors, Rungs, Steps, rungs
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS
 from netadapt_onnx.surgery import CRITERIA, MEASURED, Criterion
 from netadapt_onnx.training.data import Dataset
 
+Strategy = Literal["netadapt", "knapsack"]
 Rank = Literal["reconstruct", "finetune"]
 Evaluate = Callable[[onnx.ModelProto], float]
 
+# Which channels stay unless the user says otherwise; importances of different groups compare by gradients only.
+CRITERION: Mapping[Strategy, str] = {"netadapt": "l2", "knapsack": "taylor"}
 # Steps of SGD on each proposal (the paper's 'short-term fine-tuning'); reconstruction needs none.
 SHORT_TERM = {"reconstruct": 0, "finetune": 100}
 # Measured for 100 steps of distillation at batch 128; the long training's rate is too high for so few.
@@ -38,6 +41,7 @@ class Arguments:
 
     budget: tuple[str, ...]
     criterion: str | Criterion = "l2"
+    strategy: Strategy = "netadapt"
     rank: Rank = "reconstruct"
     select: Select = "ratio"
     init_reduction_ratio: float = 0.025
@@ -48,6 +52,7 @@ class Arguments:
     min_channels: int = 1
     freeze: tuple[str, ...] = ()
     floor: Floors = ()
+    finalists: int = 0
     prune_small: bool = False
     short_term: int | None = None
     short_term_lr: float = SHORT_TERM_LR
@@ -66,6 +71,7 @@ class Arguments:
 
     def __post_init__(self) -> None:
         _among("criterion", self.criterion, (*CRITERIA, *MEASURED))
+        _among("strategy", self.strategy, tuple(CRITERION))
         _among("rank", self.rank, tuple(SHORT_TERM))
         _among("select", self.select, ("ratio", "accuracy"))
         _among("reduction_of", self.reduction_of, ("initial", "current"))
@@ -75,6 +81,7 @@ class Arguments:
             "save_interval": 1,
             "max_iterations": 1,
             "final_epochs": 0,
+            "finalists": 0,
             "threads": 1,
             "batch_size": 1,
             "seed": 0,
@@ -82,6 +89,10 @@ class Arguments:
         for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise NetadaptError(f"{_flag(name)} {getattr(self, name)}: at least {least}", code="usage")
+        if self.finalists and (self.rank == "finetune" or self.strategy == "knapsack" or not self.short_term_steps):
+            why = "--rank finetune trains all" if self.rank == "finetune" else "there is nothing to train them by"
+            why = "the knapsack has no proposals" if self.strategy == "knapsack" else why
+            raise NetadaptError(f"--finalists {self.finalists}: {why}", code="usage")
         _ = self.rungs
         if self.init_reduction is not None:
             if self.reduction_of == "current":
@@ -98,8 +109,15 @@ class Arguments:
 
     @property
     def short_term_steps(self) -> int:
-        """SGD steps for each proposal (`finetune`), or for each winner (`reconstruct`)."""
-        return SHORT_TERM[self.rank] if self.short_term is None else self.short_term
+        """SGD steps for each proposal (`finetune`), for each finalist, or for each winner (`reconstruct`)."""
+        if self.short_term is not None:
+            return self.short_term
+        return SHORT_TERM["finetune" if self.finalists else self.rank]
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """What the model is brought to, one after the other."""
+        return parse_targets(self.budget, SEARCHED)
 
     @property
     def rungs(self) -> Rungs:
@@ -113,7 +131,7 @@ class Arguments:
         """
         if self.init_reduction is None:
             return self.init_reduction_ratio
-        kind = parse_budgets(self.budget, SEARCHED)[0].kind
+        kind = self.targets[0][0].kind
         text = str(self.init_reduction)
         found = parse_amount(kind, text)
         if found is None or found[0] <= 0 or (found[1] and found[0] > 1):

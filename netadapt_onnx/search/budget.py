@@ -54,14 +54,58 @@ def parse_budgets(
     if isinstance(given, str):
         given = [given]
     pairs = list(given.items()) if isinstance(given, Mapping) else [_split(text) for text in given]
-    if not pairs:
-        raise NetadaptError("no budget", hint="give one, e.g. --budget latency=0.6x", code="budget")
     budgets = tuple(_parse(resource, value, known) for resource, value in pairs)
-    names = [b.resource for b in budgets]
+    _check([b.resource for b in budgets])
+    return budgets
+
+
+Target = tuple[Budget, ...]
+
+
+def budget_texts(given: str | Sequence[str] | Mapping[str, str | float], known: Collection[str]) -> tuple[str, ...]:
+    """Budgets, several targets included, in one spelling. Raises NetadaptError as `parse_targets` does."""
+    targets = parse_targets(given, known)
+    texts = []
+    for of_one in zip(*targets, strict=True):
+        first, *others = dict.fromkeys(map(str, of_one))
+        texts.append(",".join([first, *(text.partition("=")[2] for text in others)]))
+    return tuple(texts)
+
+
+def parse_targets(
+    given: str | Sequence[str] | Mapping[str, str | float], known: Collection[str] = RESOURCES
+) -> tuple[Target, ...]:
+    """Budgets of which each may have several values, `latency=0.8x,0.6x`: the targets, loosest first.
+
+    A budget with one value holds for every target. Raises NetadaptError as `parse_budgets` does, for values given
+    twice, shares mixed with amounts, and counts of values that differ.
+    """
+    if isinstance(given, str):
+        given = [given]
+    pairs = list(given.items()) if isinstance(given, Mapping) else [_split(text) for text in given]
+    columns: list[tuple[Budget, ...]] = []
+    for resource, value in pairs:
+        texts = value.split(",") if isinstance(value, str) else [value]
+        found = sorted((_parse(resource, text, known) for text in texts), key=lambda b: -b.value)
+        if len({b.relative for b in found}) > 1 or len({b.value for b in found}) < len(found):
+            hint = "different values, all shares or all amounts"
+            raise NetadaptError(f"budget {resource}={value}", hint=hint, code="budget")
+        columns.append(tuple(found))
+    count = max(map(len, columns), default=0)
+    if any(len(column) not in (1, count) for column in columns):
+        counts = ", ".join(f"{column[0].resource} has {len(column)}" for column in columns)
+        raise NetadaptError(f"budgets with different numbers of values: {counts}", hint="give as many", code="budget")
+    rows = [tuple(column[min(i, len(column) - 1)] for column in columns) for i in range(count)]
+    _check([column[0].resource for column in columns])
+    return tuple(rows)
+
+
+def _check(names: Sequence[str]) -> None:
+    if not names:
+        raise NetadaptError("no budget", hint="give one, e.g. --budget latency=0.6x", code="budget")
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice:
         raise NetadaptError(f"two budgets for {twice}", hint="give each resource once", code="budget")
-    return budgets
 
 
 def _split(text: str) -> tuple[str, str]:

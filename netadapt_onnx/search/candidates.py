@@ -21,7 +21,7 @@ from netadapt_onnx.search.jobs import LOG, Job, forget, run_jobs
 from netadapt_onnx.search.judge import Judge
 from netadapt_onnx.search.proposal import Proposal, Widths
 from netadapt_onnx.search.run import Run, write_atomically, write_json
-from netadapt_onnx.surgery import Trace, plan_of, select, verify
+from netadapt_onnx.surgery import Trace, class_totals, importance, plan_of, select, verify
 from netadapt_onnx.surgery import trace as traced
 from netadapt_onnx.training.data import Dataset
 from netadapt_onnx.training.measured import criterion_on
@@ -30,6 +30,8 @@ from netadapt_onnx.training.settings import Settings
 # Of the five inputs of a full proof: a wrong channel shows on the first.
 PROOF_RUNS = 2
 KEPT_FILE, PLAN_FILE = "kept.json", "plan.toml"
+# Criteria whose values are losses, which compare between groups as they are; others are shares of the group's mean.
+COMPARABLE = ("taylor", "fisher")
 Progress = Callable[[int, int, str], None]
 
 
@@ -58,7 +60,7 @@ class Candidates:
             judge,
             data,
             seed=arguments.seed,
-            trains=arguments.rank == "finetune",
+            trains=arguments.rank == "finetune" or arguments.finalists > 0,
             shapes=dict(arguments.shapes),
             batch_size=arguments.batch_size,
         )
@@ -89,8 +91,18 @@ class Candidates:
 
     def rank(self, iteration: int, proposals: Sequence[Proposal]) -> list[float | None]:
         """Held-out accuracy of each proposal after its short adaptation; None for one that failed."""
-        folder = self._run.iteration(iteration) / "proposals"
         training = self._training() if self._arguments.rank == "finetune" else None
+        return self._done(iteration, proposals, "proposals", training)
+
+    def refine(self, iteration: int, finalists: Sequence[Proposal]) -> list[float | None]:
+        """Held-out accuracy of each finalist after short training; None for one that failed."""
+        return self._done(iteration, finalists, "finalists", self._training())
+
+    def _done(
+        self, iteration: int, proposals: Sequence[Proposal], name: str, training: Training | None
+    ) -> list[float | None]:
+        """A job for each; `name` is that of their folder and what progress calls them."""
+        folder = self._run.iteration(iteration) / name
         jobs = [
             Job(folder / f"{number:03d}", self._request(iteration, proposal, training))
             for number, proposal in enumerate(proposals)
@@ -100,7 +112,7 @@ class Candidates:
             attempt,
             self._shared,
             jobs,
-            lambda done: self._progress(done, len(proposals), f"iteration {iteration}"),
+            lambda done: self._progress(done, len(proposals), f"iteration {iteration}, {name}"),
             threaded=training is not None,
         )
         if all("error" in result for result in results):
@@ -108,7 +120,7 @@ class Candidates:
             for job in jobs:
                 forget(job.folder)
             raise NetadaptError(
-                f"all {len(jobs)} proposals of iteration {iteration} failed: {results[0]['error']}",
+                f"all {len(jobs)} {name} of iteration {iteration} failed: {results[0]['error']}",
                 hint=f"see {jobs[0].folder / LOG}; --resume tries again, or remove {self._run.path}",
                 code="proposals-failed",
             )
@@ -120,18 +132,27 @@ class Candidates:
         if not (folder / MODEL_FILE).exists():
             base, keep = self._selected(proposal.widths)
             _prove(base.trace, keep, proposal)
-            trained = [p for p in (folder / "proposals").glob(f"*/{MODEL_FILE}") if _is_of(p, proposal)]
+            trained = [p for p in folder.glob(f"*/*/{MODEL_FILE}") if _is_of(p, proposal)]
             proto = load(trained[0]).proto if trained else self._made(iteration, proposal)
-            if self._arguments.rank == "reconstruct" and self._arguments.short_term_steps:
+            if self._mend and self._arguments.short_term_steps and not trained:
                 proto = self._bench.trained(proto, self._training(), Here(threads=None))
             kept = _kept_after(base.kept, keep)
             write_json(folder / KEPT_FILE, {name: indices.tolist() for name, indices in kept.items()})
             write_atomically(folder / PLAN_FILE, plan_of(kept).encode())
             save(proto, folder / MODEL_FILE)
-        for leftover in (folder / "proposals").glob(f"*/{MODEL_FILE}"):
+        for leftover in folder.glob(f"*/*/{MODEL_FILE}"):
             leftover.unlink()
         self.resume(iteration)
         return self.current.folded.proto
+
+    def importances(self) -> dict[str, np.ndarray]:
+        """Importance of every channel of the current model's groups, least first; groups compare."""
+        found = importance(self.current, self._criterion, normalised=self._arguments.criterion not in COMPARABLE)
+        ascending = {}
+        for name, scores in found.items():
+            group = self.current.group(name)
+            ascending[name] = np.sort(class_totals(self.current, group, scores)).repeat(group.step) / group.step
+        return ascending
 
     def forget(self, iteration: int) -> None:
         """Let go of an earlier iteration's model; its plan and what was tried stay."""

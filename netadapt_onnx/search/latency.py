@@ -67,10 +67,19 @@ class LatencyGauge:
         self._original = original.folded
         self._table = table
         self._execution = execution
-        self._budget = budget
+        self._targets: list[tuple[int, Budget]] = [] if budget is None else [(0, budget)]
         self._relative = budget is None or budget.relative
         self._inputs = random_inputs(original.folded.specs)
         self._predicted_reference = table.predict(original.folded.shapes)
+
+    def aim(self, budget: Budget, since: int) -> None:
+        """From here on this limit counts: for what comes after the first `since` iterations."""
+        self._targets = [*(target for target in self._targets if target[0] < since), (since, budget)]
+
+    def _limit(self, iteration: int) -> float | None:
+        """The budget's value, a share or an amount, that an iteration's model has to keep."""
+        limits = [budget.value for since, budget in self._targets if since < max(1, iteration)]
+        return limits[-1] if limits else None
 
     @property
     def reference_ms(self) -> float:
@@ -93,6 +102,14 @@ class LatencyGauge:
         self._measured(self._brief(iteration), proto, BRIEF_S, BRIEF_SESSIONS)
         margin = max((self._margin(earlier) for earlier in range(1, iteration)), default=1.0)
         return self._middle(self._brief(iteration)) * margin / predicted_ms
+
+    def measured(self, iteration: int) -> float | None:
+        """What a brief measurement found, in ms; a relative budget's is a share of the original's measured time."""
+        value = self._run.recall(self._brief(iteration))
+        if value is None:
+            return None
+        found = msgspec.convert(value, Ratio)
+        return found.median * self.reference_ms if self._relative else found.model.median_ms
 
     def smallest(self, proto: onnx.ModelProto) -> float:
         """Brief measurement, in the table's ms, of the narrowest model: tables know least about extremes."""
@@ -140,11 +157,12 @@ class LatencyGauge:
     def _verdict(self, stage: Stage, iteration: int) -> float | None:
         """The upper end of a careful measurement, in the table's ms, if it missed the budget."""
         value = self._run.recall(self._careful(stage, iteration))
-        if value is None or self._budget is None:
+        limit = self._limit(iteration)
+        if value is None or limit is None:
             return None
         found = msgspec.convert(value, Ratio)
         upper = found.ci95[1] if self._relative else found.model.ci95[1]
-        return upper * (self._predicted_reference if self._relative else 1.0) if upper > self._budget.value else None
+        return upper * (self._predicted_reference if self._relative else 1.0) if upper > limit else None
 
     def _middle(self, key: str) -> float:
         """The median of a journalled measurement, in the table's ms."""

@@ -22,6 +22,8 @@ Select = Literal["ratio", "accuracy"]
 LANDED = 0.97
 # Giving channels back ends by itself for exact resources; measured ones may drift to and fro.
 MOST_GROWTHS = 4
+# What a step that changes many groups at once is called.
+TOGETHER = "every group"
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,33 @@ class Limit:
 
 
 @dataclass(frozen=True)
+class Finished:
+    """What one target came to. `budget`: all of its limits; `validation`: the accuracy that the search sees.
+
+    The other fields are as in `AdaptResult`.
+    """
+
+    budget: str
+    met: bool | None
+    after: Resources
+    accuracy: AccuracyChange
+    validation: float
+    iterations: int
+    model: Path
+    stopped: Stopped
+    limits: tuple[Limit, ...]
+    groups: Mapping[str, tuple[int, int]]
+    before: Resources
+    latencies: Mapping[str, Latency] = field(default_factory=dict)
+    measured: Mapping[str, Compared] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class AdaptResult:
-    """The outcome of `adapt`. `groups`: channels before and after; `stopped`: why; `notes`: what else to know.
+    """The outcome of `adapt`: of its tightest target, and of all of them in `models`.
+
+    `groups`: channels before and after; `stopped`: why; `notes`: what else to know.
 
     `met` is None where a latency could only be predicted; `latencies` has every device's, `latency` the first;
     `measured` has energy and what a program of the user measured.
@@ -97,6 +122,7 @@ class AdaptResult:
     latencies: Mapping[str, Latency] = field(default_factory=dict)
     measured: Mapping[str, Compared] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    models: tuple[Finished, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Subject:
     rungs: Rungs
     alignment: int = 1
 
-    def aligned(self, alignment: int, counts: Counts | None) -> Subject:
+    def aligned(self, alignment: int, counts: Counts) -> Subject:
         """The same for a device whose kernels like multiples: even landing on the budget keeps to `alignment`.
 
         `counts` are the best ones by its table, for `--step auto`. Several devices: call it for each; the alignments
@@ -67,6 +67,8 @@ def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: Argume
         raise NetadaptError("nothing to judge models by", hint="give --data", code="usage")
     if data is None and arguments.rank == "finetune":
         raise NetadaptError("--rank finetune trains, so it needs --data", code="usage")
+    if data is None and arguments.finalists:
+        raise NetadaptError("--finalists are trained, so they need --data", code="usage")
     if data is None and arguments.criterion in MEASURED:
         raise NetadaptError(f"--criterion {arguments.criterion} looks at inputs", hint="give --data", code="usage")
     dataset = None if data is None else dataset_for(folded, data)

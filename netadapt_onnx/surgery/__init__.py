@@ -1,6 +1,6 @@
 """Surgery by label propagation: trace a model, find its groups, cut them, prove the cut."""
 
-from netadapt_onnx.surgery.criteria import CRITERIA, MEASURED, Criterion, importance, select
+from netadapt_onnx.surgery.criteria import CRITERIA, MEASURED, Criterion, class_totals, importance, select
 from netadapt_onnx.surgery.explain import Explanation, explain
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.labels import Choices
@@ -23,6 +23,7 @@ __all__ = [
     "Targets",
     "Trace",
     "Verification",
+    "class_totals",
     "explain",
     "importance",
     "kept_outputs",

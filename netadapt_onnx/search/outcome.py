@@ -1,0 +1,168 @@
+"""What a target came to: its model written, measured beside the original, and judged by every budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from netadapt_onnx.folding import Folded, fold
+from netadapt_onnx.model import load, save
+from netadapt_onnx.profilers.cost import cost
+from netadapt_onnx.search.arguments import Arguments
+from netadapt_onnx.search.budget import LATENCY, Budget, Target
+from netadapt_onnx.search.judge import Judge
+from netadapt_onnx.search.latency import LatencyGauge
+from netadapt_onnx.search.netadapt import Step
+from netadapt_onnx.search.result import (
+    AccuracyChange,
+    AdaptResult,
+    Compared,
+    Finished,
+    Latency,
+    Limit,
+    Resources,
+    Stopped,
+)
+from netadapt_onnx.search.run import Run
+from netadapt_onnx.search.subject import Predictor, Subject
+from netadapt_onnx.surgery.bodies import flatten
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Who writes and judges what a run comes to."""
+
+    run: Run
+    subject: Subject
+    arguments: Arguments
+    gauges: Mapping[str, LatencyGauge]
+    judge: Judge
+    predict: Predictor
+    metadata: Mapping[str, str]
+
+    def finished(
+        self, proto: onnx.ModelProto, target: Target, steps: Sequence[Step], stopped: Stopped, file: Path
+    ) -> Finished:
+        """Write the model and compare it with the original."""
+        said = dict(self.metadata) | {"netadapt_onnx.budget": ", ".join(map(str, target))}
+        save(proto, file, metadata=said, overwrite=True)
+        latencies: dict[str, Latency] = {}
+        if steps:
+            predicted = self.predict(steps[-1].widths)
+            found = {n: gauge.result(len(steps), proto, predicted[n]) for n, gauge in self.gauges.items()}
+            latencies = {name: latency for name, latency in found.items() if latency is not None}
+        latency = _first(latencies)
+        before = _resources(self.subject.trace.folded, self.subject.model.size_bytes)
+        after = _resources(self.folded(load(file).proto), file.stat().st_size)
+        if latency is not None:
+            before = replace(before, latency_ms=latency.before_ms)
+            after = replace(after, latency_ms=latency.after_ms)
+        limits = tuple(self._judged(budget, before, after, latencies, steps) for budget in target)
+        notes = tuple(
+            f"{limit.budget}: predicted {limit.value:.3g}, which nobody has measured"
+            for limit in limits
+            if limit.met is None
+        )
+        widths = steps[-1].widths if steps else self.subject.widths
+        original = self.run.once("accuracy/reported", lambda: self.judge.reported(self.subject.trace.folded.proto))
+        return Finished(
+            budget=", ".join(map(str, target)),
+            met=_all_met(limits),
+            after=after,
+            accuracy=AccuracyChange(
+                original, self.judge.reported(proto) if steps else original, self.judge.metric, self.judge.split
+            ),
+            validation=self.judge.held_out(proto),
+            iterations=len(steps),
+            model=file,
+            stopped=stopped,
+            limits=limits,
+            groups={name: (channels, widths[name]) for name, channels in self.subject.widths.items()},
+            before=before,
+            latencies={n: found for n, found in latencies.items() if n.startswith(LATENCY)},
+            measured={n: _compared(found) for n, found in latencies.items() if not n.startswith(LATENCY)},
+            notes=notes,
+        )
+
+    def result(self, models: Sequence[Finished], notes: Sequence[str]) -> AdaptResult:
+        """The run's: that of its tightest target that was gone for."""
+        last = models[-1]
+        return AdaptResult(
+            met=last.met,
+            before=last.before,
+            after=last.after,
+            accuracy=last.accuracy,
+            iterations=last.iterations,
+            seconds=self.run.seconds(),
+            model=last.model,
+            stopped=last.stopped,
+            limits=last.limits,
+            groups=last.groups,
+            latency=_first(last.latencies),
+            latencies=last.latencies,
+            measured=last.measured,
+            notes=tuple(dict.fromkeys((*notes, *last.notes))),
+            models=tuple(models),
+        )
+
+    def folded(self, proto: onnx.ModelProto) -> Folded:
+        """A model at the shapes that were asked for."""
+        return fold(proto, dict(self.arguments.shapes), self.arguments.batch_size)
+
+    def limits(self, target: Target) -> dict[str, float]:
+        """A target's budgets in base units."""
+        original = self.predict(self.subject.widths) | {"size": float(self.subject.model.size_bytes)}
+        return {budget.resource: budget.limit(original[budget.resource]) for budget in target}
+
+    def _judged(
+        self,
+        budget: Budget,
+        before: Resources,
+        after: Resources,
+        latencies: Mapping[str, Latency],
+        steps: Sequence[Step],
+    ) -> Limit:
+        gauge, latency = self.gauges.get(budget.resource), latencies.get(budget.resource)
+        if gauge is None:
+            name = budget.resource if budget.resource in ("macs", "params") else f"{budget.resource}_bytes"
+            limit, value = budget.limit(getattr(before, name)), float(getattr(after, name))
+            return Limit(str(budget), limit, value, value <= limit)
+        if latency is not None:
+            limit = budget.limit(latency.before_ms)
+            value = latency.ci95[1] * latency.before_ms if budget.relative else latency.after_ci95_ms[1]
+            return Limit(str(budget), limit, value, value <= limit)
+        limit = self.limits((budget,))[budget.resource]
+        value = self.predict(steps[-1].widths)[budget.resource] if steps else gauge.reference_ms
+        # A prediction proves nothing.
+        return Limit(str(budget), limit, value, None if steps and value <= limit else value <= limit)
+
+
+def _first(latencies: Mapping[str, Latency]) -> Latency | None:
+    return next((found for name, found in latencies.items() if name.startswith(LATENCY)), None)
+
+
+def _compared(found: Latency) -> Compared:
+    return Compared(
+        found.before_ms,
+        found.after_ms,
+        found.after_ci95_ms,
+        found.ratio,
+        found.ci95,
+        found.predicted_ms,
+        found.sessions,
+    )
+
+
+def _all_met(limits: Sequence[Limit]) -> bool | None:
+    """True if every limit is met, False if one is not, None where nobody could measure."""
+    told = [limit.met for limit in limits]
+    return False if False in told else None if None in told else True
+
+
+def _resources(folded: Folded, size_bytes: int) -> Resources:
+    flat, _ = flatten(folded)
+    counted = cost(flat.proto, flat.shapes)
+    return Resources(counted.params, counted.macs, size_bytes, counted.memory_bytes)

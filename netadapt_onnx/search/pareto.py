@@ -1,0 +1,66 @@
+"""The models of a run that no other beats: at most as costly in every budgeted resource, and more accurate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from netadapt_onnx.search.netadapt import Step
+from netadapt_onnx.search.proposal import Amounts
+from netadapt_onnx.search.result import Finished
+
+PARETO_FILE = "pareto.json"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model: `stage` is original, searched (as an iteration left it) or trained (finished).
+
+    `accuracy` is that on all held-out samples; `resources` are measured where they were, else predicted, in base units.
+    `model` is its file in the run's directory, None if that was not kept.
+    """
+
+    stage: str
+    iteration: int
+    accuracy: float
+    resources: Amounts
+    groups: Mapping[str, int]
+    model: str | None
+
+
+def front(points: Sequence[Point], resources: Sequence[str]) -> tuple[Point, ...]:
+    """The points that no other dominates, most accurate first; of equal ones the first."""
+    found: list[Point] = []
+    for point in points:
+        if not any(_beats(other, point, resources) for other in points) and not any(
+            _equal(other, point, resources) for other in found
+        ):
+            found.append(point)
+    return tuple(sorted(found, key=lambda p: -p.accuracy))
+
+
+def _beats(one: Point, other: Point, resources: Sequence[str]) -> bool:
+    no_worse = one.accuracy >= other.accuracy and all(one.resources[r] <= other.resources[r] for r in resources)
+    return no_worse and not _equal(one, other, resources)
+
+
+def _equal(one: Point, other: Point, resources: Sequence[str]) -> bool:
+    return one.accuracy == other.accuracy and all(one.resources[r] == other.resources[r] for r in resources)
+
+
+def of_step(step: Step, model: str | None) -> Point:
+    """The model of an iteration, as the search left it."""
+    measured = {**step.resources, **step.accepted.measured}
+    return Point("searched", step.iteration, step.accepted.accuracy, measured, step.widths, model)
+
+
+def of_finished(found: Finished, steps: Sequence[Step], model: str) -> Point:
+    """The model of a target, after the final training."""
+    counted = {"macs": found.after.macs, "params": found.after.params}
+    counted |= {"size": found.after.size_bytes, "memory": found.after.memory_bytes}
+    known = {**of_step(steps[-1], None).resources, **{name: float(value) for name, value in counted.items()}}
+    known |= {name: latency.ratio * latency.before_ms for name, latency in found.latencies.items()}
+    known |= {name: other.ratio * other.before for name, other in found.measured.items()}
+    return Point(
+        "trained", found.iterations, found.validation, known, {n: c[1] for n, c in found.groups.items()}, model
+    )

@@ -1,0 +1,52 @@
+"""How far a search has come, in a few words for whoever watches it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+Progress = Callable[[int, int, str], None]
+
+
+class Standing:
+    """Adds to every progress message the best model so far and about how long the search will take."""
+
+    def __init__(self, progress: Progress, clock: Callable[[], float] = time.monotonic) -> None:
+        self._progress = progress
+        self._clock = clock
+        self._began = clock()
+        self._first: float | None = None
+        self._so_far = ""
+
+    def begin(self, excess: float) -> None:
+        """The search for a target begins; `excess` is how far above the budget it is, a share."""
+        self._began, self._first = self._clock(), excess
+
+    def step(self, text: str, excess: float) -> None:
+        """A model was accepted that is `excess` above the budget still."""
+        gone = (self._first or 0.0) - excess
+        left = ""
+        if gone > 0 and excess > 0:
+            left = f", about {duration((self._clock() - self._began) * excess / gone)} left"
+        self._so_far = f" ({text}{left})"
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        """A progress message with all that."""
+        self._progress(done, total, text + self._so_far)
+
+    def training(self, done: int, total: int, text: str) -> None:
+        """A step of the final training."""
+        if done <= 1:
+            self._began = self._clock()
+        left = (self._clock() - self._began) * (total - done) / max(1, done - 1)
+        self._progress(done, total, f"{text}, about {duration(left)} left" if done > 1 else text)
+
+
+def excess(amounts: Mapping[str, float], limits: Mapping[str, float]) -> float:
+    """By which share the resource furthest above its limit is above it; 0 if none is."""
+    return max(0.0, *(amounts[name] / limit - 1 for name, limit in limits.items()))
+
+
+def duration(seconds: float) -> str:
+    """A few seconds or minutes, rounded."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
