@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import onnx
@@ -61,14 +60,11 @@ class Adaptation:
         self._cut_short: Stopped | None = None
         self._targets = arguments.targets
         self._judge = _judge(subject, arguments)
-        self._metadata = provenance(
-            subject.model,
-            command=arguments.command(subject.model.path, subject.data),
-            budget=", ".join(arguments.budget),
-        )
-        extra = stored_bytes(self._metadata)
+        metadata = _said(subject, arguments)
+        # Reserved whatever a resume changes: its predictions must be those of a run that was not stopped.
+        extra = stored_bytes(_said(subject, arguments.wordiest()))
         self._predict = Predictor(subject.trace, extra, {name: gauge.predicted for name, gauge in gauges.items()})
-        self._outcome = Outcome(run, subject, arguments, self._gauges, self._judge, self._predict, self._metadata)
+        self._outcome = Outcome(run, subject, arguments, self._gauges, self._judge, self._predict, metadata)
         self._standing = Standing(progress)
         self._candidates = Candidates(
             run, subject.trace, arguments, self._judge, subject.data, executor, self._standing
@@ -336,6 +332,12 @@ def _judge(subject: Subject, arguments: Arguments) -> Judge:
         return CallersJudge(arguments.evaluate)
     assert subject.data is not None
     return DataJudge(subject.data, subject.trace.folded.proto, arguments.seed, cores())
+
+
+def _said(subject: Subject, arguments: Arguments) -> dict[str, str]:
+    """What the models of a run say of where they come from."""
+    command = arguments.command(subject.model.path, subject.data)
+    return provenance(subject.model, command=command, budget=", ".join(arguments.budget))
 
 
 def _file_name(target: Target) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,6 +143,10 @@ class Arguments:
         """The arguments as JSON, for a run's identity, but for those that a resume may change."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in CHANGEABLE}
 
+    def wordiest(self) -> Arguments:
+        """The same with the longest words for all that a resume may change: what a file reserves bytes for."""
+        return replace(self, max_iterations=10**9, max_time_s=1.23456e12, save_interval=10**9)
+
     def command(self, model: Path, data: Dataset | None) -> str:
         """The command that repeats this, without places: file names only, and neither -o nor --resume."""
         words = ["netadapt-onnx", "adapt", model.name]
@@ -159,6 +163,8 @@ class Arguments:
                 words += [word for name, dims in value for word in ("--shape", f"{name}={'x'.join(map(str, dims))}")]
             elif field.name in ("step", "freeze", "floor") and value != field.default:
                 words += [word for one in _each(value) for word in (_flag(field.name), one)]
+            elif field.name == "max_time_s" and value is not None:
+                words += ["--max-time", f"{value:g}s"]
             elif value is True:
                 words.append(_flag(field.name))
             elif value != field.default:
