@@ -92,6 +92,11 @@ def test_a_run_by_knapsack_meets_its_budgets(task: tuple[Path, Path], tmp_path: 
     assert adapt(*task, budget, tmp_path / "run", strategy="knapsack", resume=True, **FAST) == result
 
 
+def test_a_knapsack_wants_importances_that_compare(task: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(NetadaptError, match="compares groups, which l2 does not"):
+        adapt(*task, "macs=0.5x", tmp_path / "run", strategy="knapsack", criterion="l2", **FAST)
+
+
 def test_a_knapsack_run_goes_on_where_it_was_stopped(task: tuple[Path, Path], tmp_path: Path) -> None:
     more: dict[str, Any] = {**FAST, "strategy": "knapsack", "final_epochs": 0}
     whole = adapt(*task, "macs=0.5x", tmp_path / "whole", **more)
@@ -113,7 +118,7 @@ def test_several_targets_leave_a_model_for_each(task: tuple[Path, Path], tmp_pat
 
 
 def test_targets_stopped_on_the_way_are_gone_for_again(task: tuple[Path, Path], tmp_path: Path) -> None:
-    budget, slowly = "macs=0.8x,0.4x", {**FAST, "init_reduction_ratio": 0.1, "decay": 1.0}
+    budget, slowly = "macs=0.8x,0.4x", {**FAST, "init_reduction_ratio": 0.1, "decay": 1.0, "final_epochs": 0}
     whole = adapt(*task, budget, tmp_path / "whole", **slowly)
     part = adapt(*task, budget, tmp_path / "parts", max_iterations=whole.iterations - 1, **slowly)
     assert [m.stopped for m in part.models] == ["met", "max-iterations"]

@@ -24,7 +24,10 @@ Strategy = Literal["netadapt", "knapsack"]
 Rank = Literal["reconstruct", "finetune"]
 Evaluate = Callable[[onnx.ModelProto], float]
 
-# Which channels stay unless the user says otherwise; importances of different groups compare by gradients only.
+# Criteria whose values are losses, so that those of different groups compare. Magnitudes do not, nor do shares of a
+# group's mean: with those a knapsack cut the stem of a ResNet-20 to 5 channels and left 11% accuracy instead of 72%.
+COMPARABLE = ("taylor", "fisher")
+# Which channels stay unless the user says otherwise.
 CRITERION: Mapping[Strategy, str] = {"netadapt": "l2", "knapsack": "taylor"}
 # Steps of SGD on each proposal (the paper's 'short-term fine-tuning'); reconstruction needs none.
 SHORT_TERM = {"reconstruct": 0, "finetune": 100}
@@ -89,6 +92,12 @@ class Arguments:
         for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise NetadaptError(f"{_flag(name)} {getattr(self, name)}: at least {least}", code="usage")
+        if self.strategy == "knapsack" and isinstance(self.criterion, str) and self.criterion not in COMPARABLE:
+            raise NetadaptError(
+                f"--strategy knapsack compares groups, which {self.criterion} does not",
+                hint=f"--criterion {' or '.join(COMPARABLE)}",
+                code="usage",
+            )
         if self.finalists and (self.rank == "finetune" or self.strategy == "knapsack" or not self.short_term_steps):
             why = "--rank finetune trains all" if self.rank == "finetune" else "there is nothing to train them by"
             why = "the knapsack has no proposals" if self.strategy == "knapsack" else why

@@ -30,8 +30,6 @@ from netadapt_onnx.training.settings import Settings
 # Of the five inputs of a full proof: a wrong channel shows on the first.
 PROOF_RUNS = 2
 KEPT_FILE, PLAN_FILE = "kept.json", "plan.toml"
-# Criteria whose values are losses, which compare between groups as they are; others are shares of the group's mean.
-COMPARABLE = ("taylor", "fisher")
 Progress = Callable[[int, int, str], None]
 
 
@@ -146,8 +144,8 @@ class Candidates:
         return self.current.folded.proto
 
     def importances(self) -> dict[str, np.ndarray]:
-        """Importance of every channel of the current model's groups, least first; groups compare."""
-        found = importance(self.current, self._criterion, normalised=self._arguments.criterion not in COMPARABLE)
+        """Importance of every channel of the current model's groups, least first."""
+        found = importance(self.current, self._criterion)
         ascending = {}
         for name, scores in found.items():
             group = self.current.group(name)
