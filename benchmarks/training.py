@@ -1,0 +1,217 @@
+"""Does any export train? Forward and trained-and-written-back agreement with onnxruntime, and the time of a step.
+
+Thirty classifiers of torchvision, each from both of torch's exporters at their defaults, with random weights. Of each
+file: the largest difference between torch and onnxruntime over the outputs' standard deviation, before training, and
+after three steps of SGD written back into the file. Besides, the CPU time of a training step against the native module
+(ResNet-18, MobileNetV2, ViT-tiny), as the ratio of the medians of interleaved steps.
+
+    pip install torchvision
+    python benchmarks/training.py --agreement           # results.jsonl in --work; cases with a result are not repeated
+    python benchmarks/training.py --steps
+    python benchmarks/training.py --table               # prints both as Markdown
+
+Packages in other places, as for coverage.py: --path DIR, --first MODULE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from networks import EXPORTERS, TORCHVISION, example, export, make_importable, network  # noqa: E402
+
+TOLERANCE = 1e-4
+STEPS, BATCH, RATE = 3, 2, 1e-3
+TIMED = ("resnet18", "mobilenet_v2", "vit_tiny")
+ROUNDS, TIMED_BATCH = 15, 8
+
+
+def main() -> None:
+    """Run what is asked for and has no result yet."""
+    summary, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(description=summary, epilog=rest, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--agreement", action="store_true", help="the sixty exports")
+    parser.add_argument("--steps", action="store_true", help="the time of a step")
+    parser.add_argument("--table", action="store_true", help="print the results as Markdown")
+    parser.add_argument("--only", default="*", help="names of models, with wildcards")
+    parser.add_argument("--work", type=Path, default=Path("training-work"), help="exports and results.jsonl lie here")
+    parser.add_argument("--path", action="append", default=[], help="import packages from here too; may be repeated")
+    parser.add_argument("--first", action="append", default=[], metavar="MODULE", help="import this before torchvision")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    asked.work.mkdir(parents=True, exist_ok=True)
+    if asked.case:
+        make_importable(asked.path, asked.first)
+        print(json.dumps(_case(json.loads(asked.case), asked.work)))
+        return
+    cases: list[dict[str, str]] = []
+    if asked.agreement:
+        cases += [{"model": m, "exporter": e} for m in TORCHVISION for e in EXPORTERS]
+    if asked.steps:
+        cases += [{"model": m, "exporter": "step"} for m in TIMED]
+    results = asked.work / "results.jsonl"
+    known = _read(results)
+    for case in cases:
+        if fnmatch.fnmatch(case["model"], asked.only) and not any(r["case"] == case for r in known):
+            found = _apart(case, asked)
+            with results.open("a") as lines:
+                lines.write(json.dumps({"case": case, **found}) + "\n")
+            print(case["model"], case["exporter"], found, flush=True)
+    if asked.table:
+        print(_markdown(_read(results)))
+
+
+def _apart(case: dict[str, str], asked: argparse.Namespace) -> dict[str, Any]:
+    """A case in a process of its own, with one thread."""
+    command = [sys.executable, __file__, "--case", json.dumps(case), "--work", str(asked.work)]
+    command += [word for folder in asked.path for word in ("--path", folder)]
+    command += [word for module in asked.first for word in ("--first", module)]
+    environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        return {"failure": (done.stderr.strip().splitlines() or ["?"])[-1][:300]}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _case(case: dict[str, str], work: Path) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(1)
+    return _step_time(case["model"]) if case["exporter"] == "step" else _agreement(case, work)
+
+
+def _agreement(case: dict[str, str], work: Path) -> dict[str, Any]:
+    import torch
+
+    from netadapt_onnx.folding import fold
+    from netadapt_onnx.model import load
+    from netadapt_onnx.runtime import run, session
+    from netadapt_onnx.training.torch_graph import TorchGraph
+
+    file = work / f"torchvision-{case['model']}-{case['exporter']}.onnx"
+    if not file.exists():
+        module = network("torchvision", case["model"])
+        export(module, example("torchvision", module, None), case["exporter"], file)
+    proto = fold(load(file).proto).proto
+    image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(5))
+    feeds = {proto.graph.input[0].name: image.numpy()}
+    graph = TorchGraph(proto).eval()
+
+    def difference(model: Any) -> float:
+        with torch.no_grad():
+            found = graph(image)
+        wanted = run(session(model), feeds)
+        return max(float((abs(found[k].numpy() - v)).max() / (v.std() or 1.0)) for k, v in wanted.items())
+
+    forward = difference(proto)
+    before = graph.state()
+    graph.train()
+    optimiser = torch.optim.SGD(graph.parameters(), lr=RATE, momentum=0.9)
+    draw = torch.Generator().manual_seed(6)
+    for _ in range(STEPS):
+        outputs = graph(torch.randn(BATCH, 3, 224, 224, generator=draw))
+        loss = torch.stack([(v / v.detach().std()).pow(2).mean() for v in outputs.values()]).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(graph.parameters(), 1.0)
+        optimiser.step()
+    graph.eval()
+    moved = sum(not torch.equal(before[name], weight) for name, weight in graph.weights.items())
+    return {
+        "forward": forward,
+        "trained": difference(graph.write_back(proto)),
+        "weights": len(graph.weights),
+        "moved": moved,
+        "parameters": sum(weight.numel() for weight in graph.weights.values()),
+    }
+
+
+def _step_time(name: str) -> dict[str, Any]:
+    """CPU seconds of a step in our executor and in the module that was exported, interleaved."""
+    import tempfile
+
+    import torch
+    import torchvision
+
+    from netadapt_onnx.exporting import export_module
+    from netadapt_onnx.model import load
+    from netadapt_onnx.training.torch_graph import TorchGraph
+
+    torch.manual_seed(0)
+    if name == "vit_tiny":
+        module = torchvision.models.VisionTransformer(224, 16, 12, 3, 192, 768)
+        torch.nn.init.normal_(module.heads.head.weight, std=0.02)
+    else:
+        module = torchvision.models.get_model(name, weights=None)
+    images = torch.randn(TIMED_BATCH, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(TIMED_BATCH) % 1000
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        export_module(module, {"image": images[:2].contiguous()}, file)
+        graph = TorchGraph(load(file).proto).train()
+    graph.arrange(channels_last=True)
+    module = module.train().to(memory_format=torch.channels_last)
+    for part in module.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    ways = {"ours": (graph, lambda: next(iter(graph(images).values()))), "native": (module, lambda: module(images))}
+    optimisers = {k: torch.optim.SGD(m.parameters(), lr=1e-3, momentum=0.9) for k, (m, _) in ways.items()}
+    times: dict[str, list[float]] = {key: [] for key in ways}
+    for number in range(ROUNDS + 2):
+        for key in list(ways) if number % 2 else list(ways)[::-1]:
+            began = time.process_time()
+            loss = torch.nn.functional.cross_entropy(ways[key][1](), labels)
+            optimisers[key].zero_grad()
+            loss.backward()
+            optimisers[key].step()
+            if number > 1:
+                times[key].append(time.process_time() - began)
+    medians = {key: statistics.median(taken) for key, taken in times.items()}
+    return {"ours_s": medians["ours"], "native_s": medians["native"], "ratio": medians["ours"] / medians["native"]}
+
+
+def _markdown(results: list[dict[str, Any]]) -> str:
+    from tabulate import tabulate
+
+    exports = [r for r in results if r["case"]["exporter"] != "step"]
+    good = [r for r in exports if max(r.get("forward", 1.0), r.get("trained", 1.0)) <= TOLERANCE]
+    rows = [
+        [r["case"]["model"], r["case"]["exporter"], r["failure"]]
+        if "failure" in r
+        else [
+            r["case"]["model"], r["case"]["exporter"], f"{r['forward']:.1e}", f"{r['trained']:.1e}",
+            f"{r['moved']} of {r['weights']}", f"{r['parameters'] / 1e6:.2f}",
+        ]
+        for r in exports
+    ]  # fmt: skip
+    headers = ["network", "exporter", "forward", "trained, written back", "weights that moved", "parameters (M)"]
+    made = f"{len(good)} of {len(exports)} exports agree within {TOLERANCE:g} before and after training.\n\n"
+    made += tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+    steps = [r for r in results if r["case"]["exporter"] == "step"]
+    if steps:
+        rows = [[r["case"]["model"], f"{r['ours_s']:.3f}", f"{r['native_s']:.3f}", f"{r['ratio']:.3f}"] for r in steps]
+        made += "\n\n" + tabulate(rows, ["network", "ours (CPU s)", "native (CPU s)", "ratio"], tablefmt="github")
+    return made
+
+
+def _read(results: Path) -> list[dict[str, Any]]:
+    if not results.exists():
+        return []
+    found = [json.loads(line) for line in results.read_text().splitlines() if line.strip()]
+    return list({json.dumps(result["case"], sort_keys=True): result for result in found}.values())
+
+
+if __name__ == "__main__":
+    main()

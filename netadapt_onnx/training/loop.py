@@ -1,0 +1,186 @@
+"""The steps of one training, from a state that can be saved after each of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from netadapt_onnx.training.recipe import Average, Recipe, optimiser
+from netadapt_onnx.training.replicas import Fetch, Replicas
+
+# How often a training is saved besides the ends of epochs: what a kill costs at most.
+SAVED_EVERY_S = 20.0
+
+Progress = Callable[[int, int, float], None]
+Save = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training data (or what was left of the steps): its number, steps done so far, mean loss.
+
+    `held_out`: the score on held-out data, where it decides when to stop.
+    """
+
+    epoch: int
+    steps: int
+    loss: float
+    lr: float
+    seconds: float
+    held_out: float | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What is trained on: the row numbers of an epoch's batches, and the samples of a step."""
+
+    steps: int
+    batches: Callable[[int], list[np.ndarray]]
+    fetch: Callable[[int], Fetch]
+
+
+class DivergedError(Exception):
+    """The loss or a gradient is no longer a number."""
+
+
+class Loop:
+    """One attempt at a training. `held_out(state)` scores weights where the recipe has patience."""
+
+    def __init__(
+        self,
+        replicas: Replicas,
+        recipe: Recipe,
+        lr: float,
+        held_out: Callable[[dict[str, Tensor]], float] | None = None,
+    ) -> None:
+        self._replicas = replicas
+        self._recipe = recipe
+        self._lr = lr
+        self._held_out = held_out if recipe.patience is not None else None
+        self._optimiser = optimiser(replicas.main, recipe)
+        self._average = Average(recipe.ema, replicas.main.state()) if recipe.ema else None
+        self._best, self._best_loss = replicas.main.state(), math.inf
+        self._kept: dict[str, Tensor] | None = None
+        self._kept_score, self._stale = -math.inf, 0
+        self._losses: list[float] = []
+        self._done = 0
+        self._seconds = 0.0
+        self.history: list[Epoch] = []
+
+    def run(self, schedule: Schedule, progress: Progress | None = None, save: Save | None = None) -> None:
+        """Take all steps that are left. Raises DivergedError with the best weights so far put back.
+
+        `save` is called now and then with a state that `resume` goes on from, to the same bits.
+        """
+        began = time.monotonic() - self._seconds
+        saved = time.monotonic()
+        while self._done < schedule.steps and not self._over():
+            batches = schedule.batches(len(self.history))
+            first = self._done - len(self._losses)  # of this epoch
+            for rows in batches[len(self._losses) : schedule.steps - first]:
+                self._step(schedule, rows)
+                if progress is not None:
+                    progress(self._done, schedule.steps, self._losses[-1])
+                self._seconds = time.monotonic() - began
+                if save is not None and time.monotonic() - saved > SAVED_EVERY_S:
+                    save(self._state())
+                    saved = time.monotonic()
+            self._end_epoch(self._recipe.rate(self._done - 1, schedule.steps, self._lr))
+            if save is not None:
+                save(self._state())
+                saved = time.monotonic()
+        result = self._kept if self._kept is not None else self._current()
+        self._replicas.restore(result)
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from what `save` was given."""
+        for graph, own in zip(self._replicas.graphs, state["replicas"], strict=True):
+            graph.restore(own)
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._best, self._best_loss = state["best"], state["best_loss"]
+        self._kept, self._kept_score, self._stale = state["kept"], state["kept_score"], state["stale"]
+        self._losses, self._done, self._seconds = list(state["losses"]), state["done"], state["seconds"]
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        if self._average is not None:
+            self._average = Average(self._recipe.ema, state["average"], state["updates"])
+
+    def _state(self) -> dict[str, Any]:
+        average = self._average
+        return {
+            "replicas": [graph.state() for graph in self._replicas.graphs],
+            "optimiser": self._optimiser.state_dict(),
+            "best": self._best,
+            "best_loss": self._best_loss,
+            "kept": self._kept,
+            "kept_score": self._kept_score,
+            "stale": self._stale,
+            "losses": self._losses,
+            "done": self._done,
+            "seconds": self._seconds,
+            "history": [asdict(epoch) for epoch in self.history],
+            "average": None if average is None else average.state,
+            "updates": 0 if average is None else average.updates,
+        }
+
+    def _step(self, schedule: Schedule, rows: np.ndarray) -> None:
+        rate = self._recipe.rate(self._done, schedule.steps, self._lr)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        loss = self._replicas.gradients(schedule.fetch(self._done), rows)
+        norm = torch.nn.utils.clip_grad_norm_(self._replicas.main.parameters(), self._recipe.largest_gradient)
+        if not math.isfinite(loss) or not math.isfinite(float(norm)):
+            self._replicas.restore(self._best)
+            raise DivergedError
+        self._optimiser.step()
+        if self._average is not None:
+            self._average.add({**self._replicas.main.weights, **self._replicas.main.statistics})
+        self._losses.append(loss)
+        self._done += 1
+
+    def _end_epoch(self, rate: float) -> None:
+        self._replicas.average_statistics()
+        mean = float(np.mean(self._losses))
+        self._losses = []
+        if mean <= self._best_loss:
+            self._best, self._best_loss = self._replicas.main.state(), mean
+        score = None
+        if self._held_out is not None:
+            score = self._held_out(self._current())
+            self._stale += 1
+            if score > self._kept_score:
+                self._kept, self._kept_score, self._stale = self._copy(self._current()), score, 0
+        self.history.append(Epoch(len(self.history) + 1, self._done, mean, rate, self._seconds, score))
+
+    def _over(self) -> bool:
+        return self._recipe.patience is not None and self._stale >= self._recipe.patience
+
+    def _current(self) -> dict[str, Tensor]:
+        return self._replicas.main.state() if self._average is None else self._average.state
+
+    @staticmethod
+    def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in state.items()}
+
+
+def scored(
+    replicas: Replicas, proto: onnx.ModelProto, score: Callable[[onnx.ModelProto], float]
+) -> Callable[[dict[str, Tensor]], float]:
+    """Scores weights as the file that they would be written to."""
+
+    def held_out(state: dict[str, Tensor]) -> float:
+        now = replicas.main.state()
+        replicas.main.restore(state)
+        try:
+            return score(replicas.main.write_back(proto))
+        finally:
+            replicas.main.restore(now)
+
+    return held_out
