@@ -15,9 +15,10 @@ from netadapt_onnx.training.augmentation import augmented
 from netadapt_onnx.training.batchnorm import fold, unfold
 from netadapt_onnx.training.data import Dataset, Scaling, Split
 from netadapt_onnx.training.evaluate import accuracy, outputs
+from netadapt_onnx.training.recipe import one_cycle
 from netadapt_onnx.training.settings import Settings, choose
 from netadapt_onnx.training.teacher import Teacher
-from netadapt_onnx.training.trainer import choose_settings, one_cycle, train
+from netadapt_onnx.training.trainer import choose_settings, train
 
 FLOAT = Settings("float32", True, 1)
 
@@ -196,7 +197,7 @@ def test_a_teacher_with_other_outputs_is_refused(trained: onnx.ModelProto) -> No
 def test_batches_shrink_where_activations_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     data = dataset(200)
     assert train(plain(), data, epochs=1, settings=FLOAT).history[0].steps == 1
-    monkeypatch.setattr("netadapt_onnx.training.trainer.MOST_ACTIVATION_BYTES", 2**20)
+    monkeypatch.setattr("netadapt_onnx.training.memory.MOST_ACTIVATION_BYTES", 2**20)
     result = train(plain(), data, epochs=1, settings=FLOAT)
     assert result.history[0].steps > 4
     assert result.lr < 0.05

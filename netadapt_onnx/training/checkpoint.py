@@ -14,15 +14,15 @@ from netadapt_onnx.runtime import one_line
 
 
 class Checkpoint:
-    """The file of one training. `identity` is all that decides its result besides the choices recorded in it."""
+    """The file of one training. `identity` is all that decides its result besides the choices in its `content`."""
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path = path
         self._identity = identity
-        self._content: dict[str, Any] = {}
+        self.content: dict[str, Any] = {}
 
     def open(self) -> bool:
-        """Read what is there; whether anything is. Raises NetadaptError for another training's, or an unreadable one."""
+        """Read what is there; whether anything is. Raises NetadaptError for another training's, or a broken one."""
         if not self.path.exists():
             return False
         try:
@@ -30,7 +30,9 @@ class Checkpoint:
             recorded = dict(content["identity"])
         except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
             raise NetadaptError(
-                f"{self.path} is not readable as a checkpoint: {one_line(error, 100)}", hint="remove it", code="corrupt-run"
+                f"{self.path} is not readable as a checkpoint: {one_line(error, 100)}",
+                hint="remove it",
+                code="corrupt-run",
             ) from error
         different = [name for name, value in self._identity.items() if recorded.get(name) != value]
         if different:
@@ -41,20 +43,16 @@ class Checkpoint:
                 hint="repeat its arguments, or remove it",
                 code="other-run",
             )
-        self._content = content
+        self.content = content
         return True
-
-    def get(self, key: str) -> Any:
-        """What was recorded under a key, or None."""
-        return self._content.get(key)
 
     def put(self, **values: Any) -> None:
         """Record values (numbers, texts, lists, dicts and tensors); they are on the disk when this returns."""
-        self._content = {**self._content, **values, "identity": self._identity}
+        self.content = {**self.content, **values, "identity": self._identity}
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as file:
-                torch.save(self._content, file)
+                torch.save(self.content, file)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path)

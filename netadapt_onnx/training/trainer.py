@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -14,58 +17,46 @@ import torch
 from torch import Tensor
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.light import without_weights
 from netadapt_onnx.runtime import Arrays
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.augmentation import augmented
+from netadapt_onnx.training.checkpoint import Checkpoint
 from netadapt_onnx.training.data import Dataset, Labels, Split, taken
-from netadapt_onnx.training.ops.registry import Node
+from netadapt_onnx.training.loop import DivergedError, Epoch, Loop, Progress, Schedule, scored
+from netadapt_onnx.training.memory import BATCH_SIZE, Footprint, footprint, halved, out_of_memory
+from netadapt_onnx.training.memory import batch_size as fitting_batch
 from netadapt_onnx.training.own_training import trained_by
+from netadapt_onnx.training.range_test import RangeTest, range_test
+from netadapt_onnx.training.recipe import ADAMW_SHARE, Recipe
 from netadapt_onnx.training.replicas import Fetch, Replicas, Teaching, one_thread, tensors
 from netadapt_onnx.training.settings import Settings, choose
 from netadapt_onnx.training.task import Task, task
-from netadapt_onnx.training.teacher import Teacher
+from netadapt_onnx.training.teacher import MOST_FORESEEN, Teacher
 from netadapt_onnx.training.torch_graph import TorchGraph
 
-BATCH_SIZE = 128
 # 780 steps of a ResNet-20 that lost half its filters: 0.02 and 0.05 are equal, 0.15 loses 0.6 points.
 LEARNING_RATE = 0.05
 # Networks without BatchNorm stand a tenth of the rate.
 UNNORMALISED_SHARE = 0.1
-MOMENTUM = 0.9
-WEIGHT_DECAY = 5e-4
-LARGEST_GRADIENT = 5.0
-WARM_UP_SHARE = 0.2
-FINAL_RATE_SHARE = 1e-3
 CALIBRATION_SAMPLES = 256
 TIMED_SAMPLES = 128
-# Activations of one batch, all replicas together: gradients and kernels' buffers take about as much again.
-MOST_ACTIVATION_BYTES = 2 * 2**30
-
-Progress = Callable[[int, int, float], None]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One pass over the training data (or what was left of the steps): its number, steps done so far, mean loss."""
-
-    epoch: int
-    steps: int
-    loss: float
-    lr: float
-    seconds: float
 
 
 @dataclass(frozen=True)
 class TrainResult:
     """`proto` has the trained weights and nothing else changed. `settings` passed to `train` again repeat it exactly.
 
-    `lr` is the rate that was used in the end (halved once if the first attempt diverged).
+    `lr` is the rate that was used in the end (halved once if the first attempt diverged), `lr_test` how it was found
+    where that was asked for; `batch_size` is the one that fitted into memory.
     """
 
     proto: onnx.ModelProto
     history: tuple[Epoch, ...]
     settings: Settings
     lr: float
+    batch_size: int = BATCH_SIZE
+    lr_test: RangeTest | None = None
 
 
 @dataclass(frozen=True)
@@ -80,10 +71,6 @@ class _Plan:
     augment: bool
 
 
-class _DivergedError(Exception):
-    """The loss or a gradient is no longer a number."""
-
-
 def train(
     proto: onnx.ModelProto,
     dataset: Dataset,
@@ -91,21 +78,30 @@ def train(
     teacher: onnx.ModelProto | Teacher | None = None,
     epochs: int | None = None,
     steps: int | None = None,
-    lr: float | None = None,
+    lr: float | Literal["auto"] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     augment: bool = False,
+    recipe: Recipe | None = None,
     settings: Settings | None = None,
     threads: int | None = None,
+    checkpoint: Path | None = None,
+    score: Callable[[onnx.ModelProto], float] | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> TrainResult:
-    """Train on `dataset.train` for `epochs`, or for `steps` batches: Nesterov SGD, one learning-rate cycle.
+    """Train on `dataset.train` for `epochs`, or for `steps` batches, by a `recipe` (Nesterov SGD, one cycle).
 
-    With a teacher it distils (0.9, and 0.1 cross-entropy where there are labels), else it needs labels. Graphs that
-    arrive with BatchNorm folded away get it back for the training and return folded. Deterministic for one seed and
-    one `settings`; without `settings` a few timed steps choose them. With fewer `threads` than `settings.replicas` it
-    takes longer, to the same result. `progress(step, steps, loss)` follows along.
-    Raises NetadaptError: unsupported ops, neither labels nor teacher, or divergence at half the learning rate too.
+    With a teacher it distils (0.9, and 0.1 of the labels' loss where there are any), else it needs labels. Graphs that
+    arrive with BatchNorm folded away get it back for the training and return folded. `lr`: None for the usual one of
+    this kind of network, "auto" for a range test. Deterministic for one seed and one `settings`; without `settings` a
+    few timed steps choose them. With fewer `threads` than `settings.replicas` it takes longer, to the same result.
+
+    What was chosen and where it stands is kept in the file `checkpoint`: killed at any moment, the same call goes on
+    from there to the same bits; the caller removes the file. `score` judges models on held-out data where the recipe
+    has patience. `progress(step, steps, loss)` follows along, `say` gets what a user should know.
+    Raises NetadaptError: unsupported ops, neither labels nor teacher, divergence at half the learning rate too, a batch
+    of one sample with BatchNorm, too little memory for any batch, another training's checkpoint.
     """
     if (epochs is None) == (steps is None):
         raise NetadaptError("training needs either epochs or steps")
@@ -113,44 +109,141 @@ def train(
     own = dataset.own
     if split.labels is None and teacher is None and (own is None or own.training is None):
         raise NetadaptError("training needs labels or a teacher", code="invalid-data")
+    recipe = recipe or Recipe()
+    store = None
+    if checkpoint is not None:
+        asked = {"epochs": epochs, "steps": steps, "lr": lr, "seed": seed, "batch_size": batch_size, "augment": augment}
+        store = _opened(checkpoint, proto, dataset, teacher, {**asked, **asdict(recipe)}, settings)
+        settings = Settings(**store.content["settings"]) if "settings" in store.content else settings
     with one_thread():
-        unfolded = batchnorm.unfold(proto, split.sample(CALIBRATION_SAMPLES, seed))
+        alone = batch_size == 1 or len(split) == 1
+        unfolded = proto if alone else batchnorm.unfold(proto, split.sample(CALIBRATION_SAMPLES, seed))
         graph = TorchGraph(unfolded)
-        footprint = _footprint(graph, split)
-        losses = task(unfolded, footprint.shapes, dataset)
-        size = min(batch_size, len(split)) if batch_size is not None else _batch_size(footprint, split)
-        per_epoch = max(1, len(split) // size)
-        plan = _Plan(split, size, per_epoch, steps if steps is not None else (epochs or 0) * per_epoch, seed, augment)
-        rate = lr if lr is not None else _learning_rate(graph, plan)
-        if own is not None and own.training is not None:
-            trained = trained_by(own, unfolded, teacher, steps=plan.steps, lr=rate, seed=seed)
-            return TrainResult(batchnorm.fold(trained), (), settings or Settings(), rate)
-        if settings is None:
-            settings = _choose(unfolded, split, size, seed, losses)
-        teaching = _teaching(teacher, plan, settings, footprint)
-        with Replicas(unfolded, settings, losses, teaching, threads) as replicas:
-            for attempt in (rate, rate / 2):
-                try:
-                    history = _run(replicas, plan, attempt, progress)
-                except _DivergedError:
-                    continue
-                trained = replicas.main.write_back(unfolded)
-                return TrainResult(batchnorm.fold(trained), tuple(history), settings, attempt)
+        if alone and graph.statistics:
+            raise NetadaptError(
+                "batches of one sample leave BatchNorm nothing to normalise by",
+                hint="use batches of 2 or more (--batch-size), or more data",
+                code="invalid-data",
+            )
+        needs = footprint(graph, split)
+        losses = task(unfolded, needs.shapes, dataset)
+        size = min(batch_size, len(split)) if batch_size is not None else fitting_batch(needs, split)
+        size = size if store is None else store.content.get("batch", size)
+        while True:
+            per_epoch = max(1, len(split) // size)
+            plan = _Plan(
+                split, size, per_epoch, steps if steps is not None else (epochs or 0) * per_epoch, seed, augment
+            )
+            if own is not None and own.training is not None:
+                rate = lr if isinstance(lr, float | int) else _learning_rate(graph, plan, recipe)
+                trained = trained_by(own, unfolded, teacher, steps=plan.steps, lr=rate, seed=seed)
+                return TrainResult(batchnorm.fold(trained), (), settings or Settings(), rate, size)
+            try:
+                return _trained(unfolded, plan, recipe, lr, losses, needs, teacher, settings, threads, store,
+                                score, progress)  # fmt: skip
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+            size = halved(size, bool(graph.statistics), say)
+            if store is not None:
+                store.put(batch=size, attempt=0, start=None, loop=None)
+
+
+def _opened(
+    path: Path, proto: onnx.ModelProto, dataset: Dataset, teacher: object, asked: dict[str, Any],
+    settings: Settings | None,
+) -> Checkpoint:  # fmt: skip
+    identity = {
+        "model": _hash(proto),
+        "teacher": _hash(teacher) if isinstance(teacher, onnx.ModelProto) else None,
+        "data": f"{dataset.sha256}, {len(dataset.train)} samples",
+        **asked,
+        "settings": None if settings is None else asdict(settings),
+    }
+    store = Checkpoint(path, identity)
+    store.open()
+    return store
+
+
+def _hash(proto: onnx.ModelProto) -> str:
+    digest = hashlib.sha256(without_weights(proto).SerializeToString(deterministic=True))
+    for tensor in proto.graph.initializer:
+        digest.update(tensor.SerializeToString(deterministic=True))
+    return digest.hexdigest()
+
+
+def _trained(
+    unfolded: onnx.ModelProto,
+    plan: _Plan,
+    recipe: Recipe,
+    lr: float | Literal["auto"] | None,
+    losses: Task,
+    needs: Footprint,
+    teacher: onnx.ModelProto | Teacher | None,
+    settings: Settings | None,
+    threads: int | None,
+    store: Checkpoint | None,
+    score: Callable[[onnx.ModelProto], float] | None,
+    progress: Progress | None,
+) -> TrainResult:
+    """One training with batches of one size."""
+    if settings is None:
+        settings = _choose(unfolded, plan.split, plan.batch_size, plan.seed, losses)
+        if store is not None:
+            store.put(settings=asdict(settings))
+    schedule = Schedule(plan.steps, partial(_batches, plan), partial(_fetch, plan))
+    teaching = _teaching(teacher, plan, settings, needs, repeatable=store is not None)
+    with Replicas(unfolded, settings, losses, teaching, threads) as replicas:
+        usual = _learning_rate(replicas.main, plan, recipe)
+        recorded = None if store is None else store.content.get("test")
+        test = None if recorded is None else RangeTest(**recorded)
+        if lr == "auto" and test is None and plan.steps:
+            test = range_test(replicas, recipe, schedule, usual)
+            if store is not None:
+                store.put(test=asdict(test))
+        rate = test.chosen if test is not None else lr if isinstance(lr, float | int) else usual
+        held_out = None if score is None else scored(replicas, unfolded, lambda p: score(batchnorm.fold(p)))
+        known = {} if store is None else store.content
+        if known.get("start") is not None:
+            replicas.restore(known["start"])
+        for attempt in range(known.get("attempt") or 0, 2):
+            loop = Loop(replicas, recipe, rate / 2**attempt, held_out)
+            if known.get("loop") is not None:
+                loop.resume(known["loop"])
+            try:
+                loop.run(schedule, progress, None if store is None else lambda state: store.put(loop=state))
+            except DivergedError:
+                known = {}
+                if store is not None:  # the best weights so far, from which the second attempt starts
+                    store.put(loop=None, attempt=1, start=replicas.main.state())
+                continue
+            trained = batchnorm.fold(replicas.main.write_back(unfolded))
+            return TrainResult(trained, tuple(loop.history), settings, rate / 2**attempt, plan.batch_size, test)
     raise NetadaptError(
         f"training diverged, also at half the learning rate ({rate / 2:g})", hint="give a smaller --lr", code="diverged"
     )
 
 
 def _teaching(
-    teacher: onnx.ModelProto | Teacher | None, plan: _Plan, settings: Settings, footprint: _Footprint
+    teacher: onnx.ModelProto | Teacher | None,
+    plan: _Plan,
+    settings: Settings,
+    needs: Footprint,
+    *,
+    repeatable: bool = False,
 ) -> Teaching | None:
-    """A teacher for this training alone learns its samples as they come; one that the caller keeps, all at once."""
+    """A teacher for this training alone learns its samples as they come; one that is kept, all at once.
+
+    So is one whose training must be `repeatable` from its middle.
+    """
     if teacher is None:
         return None
     changing = plan.augment or plan.split.varies
-    kept = isinstance(teacher, Teacher)
-    teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher, 0 if changing else len(plan.split))
-    teacher.prepare(settings, plan.split, footprint.shapes)
+    kept = isinstance(teacher, Teacher) or repeatable
+    if not isinstance(teacher, Teacher):
+        count = len(plan.split)
+        teacher = Teacher(teacher, 0 if changing or (repeatable and count > MOST_FORESEEN) else count)
+    teacher.prepare(settings, plan.split, needs.shapes)
     if changing:
         answer = teacher.answer
         return lambda inputs, _, settings: answer(inputs, settings)
@@ -169,9 +262,9 @@ def choose_settings(
     split = dataset.train
     with one_thread():
         unfolded = batchnorm.unfold(proto, split.sample(TIMED_SAMPLES, seed))
-        footprint = _footprint(TorchGraph(unfolded), split)
-        size = batch_size if batch_size is not None else _batch_size(footprint, split)
-        return _choose(unfolded, split, size, seed, task(unfolded, footprint.shapes, dataset))
+        needs = footprint(TorchGraph(unfolded), split)
+        size = batch_size if batch_size is not None else fitting_batch(needs, split)
+        return _choose(unfolded, split, size, seed, task(unfolded, needs.shapes, dataset))
 
 
 def _choose(proto: onnx.ModelProto, split: Split, batch_size: int, seed: int, losses: Task) -> Settings:
@@ -205,60 +298,10 @@ def _choose(proto: onnx.ModelProto, split: Split, batch_size: int, seed: int, lo
         return choose(prepare, len(rows))
 
 
-def _run(replicas: Replicas, plan: _Plan, lr: float, progress: Progress | None) -> list[Epoch]:
-    """All steps of one attempt. On divergence the best weights so far are put back and _DivergedError is raised."""
-    best, best_loss = replicas.main.state(), math.inf
-    optimiser = _optimiser(replicas.main)
-    history: list[Epoch] = []
-    done, began = 0, time.monotonic()
-    while done < plan.steps:
-        losses: list[float] = []
-        for rows in _batches(plan, len(history))[: plan.steps - done]:
-            rate = one_cycle(done, plan.steps, lr)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            loss = replicas.gradients(_fetch(plan, done), rows)
-            norm = torch.nn.utils.clip_grad_norm_(replicas.main.parameters(), LARGEST_GRADIENT)
-            if not math.isfinite(loss) or not math.isfinite(float(norm)):
-                replicas.restore(best)
-                raise _DivergedError
-            optimiser.step()
-            losses.append(loss)
-            done += 1
-            if progress is not None:
-                progress(done, plan.steps, loss)
-        replicas.average_statistics()
-        mean = float(np.mean(losses))
-        history.append(Epoch(len(history) + 1, done, mean, rate, time.monotonic() - began))
-        if mean <= best_loss:
-            best, best_loss = replicas.main.state(), mean
-    return history
-
-
-def one_cycle(step: int, steps: int, lr: float) -> float:
-    """The learning rate of a step: linear up to `lr`, then half a cosine down (Smith & Topin, 2018)."""
-    warm_up = max(1, round(WARM_UP_SHARE * steps))
-    if step < warm_up:
-        return lr * (step + 1) / (warm_up + 1)
-    position = (step - warm_up) / max(1, steps - warm_up)
-    return lr * (FINAL_RATE_SHARE + (1 - FINAL_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * position)))
-
-
-def _optimiser(graph: TorchGraph) -> torch.optim.SGD:
-    """SGD whose weight decay spares biases and normalisations: pulling those to zero only hurts."""
-    weights = graph.weights
-    decayed = [p for name, p in weights.items() if graph.kinds[name] == "weight"]
-    spared = [p for name, p in weights.items() if graph.kinds[name] != "weight"]
-    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": spared, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
-    if not groups:
-        raise NetadaptError("the model has no weights to train", code="unsupported")
-    return torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
-
-
-def _learning_rate(graph: TorchGraph, plan: _Plan) -> float:
+def _learning_rate(graph: TorchGraph, plan: _Plan, recipe: Recipe) -> float:
     """The usual rate for this kind of network and, in proportion, a smaller batch."""
     kind = 1.0 if graph.statistics else UNNORMALISED_SHARE
+    kind *= ADAMW_SHARE if recipe.optimiser == "adamw" else 1.0
     return LEARNING_RATE * kind * min(1.0, plan.batch_size / BATCH_SIZE)
 
 
@@ -278,29 +321,3 @@ def _fetch(plan: _Plan, step: int) -> Fetch:
         return inputs, labels
 
     return fetch
-
-
-@dataclass(frozen=True)
-class _Footprint:
-    """Shapes of a graph's outputs for two samples, and what one sample's activations take in training."""
-
-    shapes: dict[str, tuple[int, ...]]
-    activation_bytes: int
-
-
-def _footprint(graph: TorchGraph, split: Split) -> _Footprint:
-    rows = np.array([0, len(split) - 1])  # two: no axis of the model is likely to be that long for another reason
-    total = 0
-
-    def count(_: Node, __: Sequence[Tensor | None], results: Sequence[Tensor]) -> None:
-        nonlocal total
-        total += sum(value.numel() * value.element_size() for value in results)
-
-    found = graph.observe(tensors(split.batch(rows)), count)
-    return _Footprint({name: tuple(value.shape) for name, value in found.items()}, total // 2)
-
-
-def _batch_size(footprint: _Footprint, split: Split) -> int:
-    """The usual batch, or less where its activations would not fit; it depends on the model alone."""
-    fitting = MOST_ACTIVATION_BYTES // max(1, footprint.activation_bytes)
-    return int(np.clip(fitting, 8, min(BATCH_SIZE, len(split)))) if len(split) > 8 else len(split)
