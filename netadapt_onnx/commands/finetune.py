@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from netadapt_onnx.training.given import DataSource
 
 
-def _rate(_: click.Context, __: click.Parameter, given: str) -> float | None:
+def _rate(_: click.Context, __: click.Parameter, given: str) -> float | str:
     if given == "auto":
-        return None
+        return "auto"
     try:
         rate = float(given)
     except ValueError:
@@ -33,7 +33,34 @@ def _rate(_: click.Context, __: click.Parameter, given: str) -> float | None:
 @click.option("-o", "output", type=click.Path(path_type=Path), required=True, help="Write the trained model here.")
 @click.option("--teacher", type=click.Path(path_type=Path), help="Learn from this model's outputs; needs no labels.")
 @click.option("--epochs", type=click.IntRange(min=1), default=6, show_default=True, help="Passes over the data.")
-@click.option("--lr", default="auto", show_default=True, metavar="auto|X", callback=_rate, help="Learning rate.")
+@click.option(
+    "--lr",
+    default="auto",
+    show_default=True,
+    metavar="auto|X",
+    callback=_rate,
+    help="Learning rate; auto tests a range.",
+)
+@click.option("--from-scratch", is_flag=True, help="Draw all weights anew, by kind of layer, and train from there.")
+@click.option(
+    "--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True, help="SGD is Nesterov's."
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(["one-cycle", "cosine"]),
+    default="one-cycle",
+    show_default=True,
+    help="How the learning rate moves.",
+)
+@click.option(
+    "--weight-decay", type=float, metavar="X", help="Of weights, not of norms and biases [5e-4, adamw: 0.05]."
+)
+@click.option("--ema", type=float, default=0.0, metavar="DECAY", help="Return an average of the weights, 0.999 say.")
+@click.option("--patience", type=int, metavar="EPOCHS", help="Stop after so many without a better validation score.")
+@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Samples per step [128, or what fits].")
+@click.option("--augment", is_flag=True, help="Shift and mirror images at random.")
+@click.option("--tensorboard", type=click.Path(path_type=Path), metavar="DIR", help="Log there for TensorBoard too.")
+@click.option("--resume", is_flag=True, help="Go on with a training that was killed.")
 @SEED
 @OVERWRITE
 @SHAPE
@@ -44,10 +71,8 @@ def command(
     output: Path,
     teacher: Path | None,
     epochs: int,
-    lr: float | None,
-    seed: int,
     overwrite: bool,
-    shapes: dict[str, tuple[int, ...]],
+    **options: Any,
 ) -> Answer:
     """Train MODEL on the training split of the data; only its weights change.
 
@@ -64,11 +89,10 @@ def command(
             output,
             teacher=teacher,
             epochs=epochs,
-            lr=lr,
-            seed=seed,
-            shapes=shapes,
             overwrite=overwrite,
+            log=seen.log,
             progress=seen.progress,
+            **options,
         )
     return Answer(result, lambda: _text(result, model, data))
 
@@ -77,8 +101,13 @@ def _text(result: FinetuneResult, model: Path, data: DataSource) -> str:
     from netadapt_onnx import render
 
     found = result.accuracy
+    how = f"learning rate {result.lr:.3g}"
+    if result.lr_test is not None:
+        how += f" (range test of {len(result.lr_test['rates'])} steps)"
     return (
         f"{found.metric} ({found.split}): {render.percent(found.before)} before, {render.percent(found.after)} after "
-        f"{result.seconds:.0f} s of training\nwrote {result.model}\n"
+        f"{result.seconds:.0f} s of training, {how}\n"
+        + "".join(f"{note}\n" for note in result.notes)
+        + f"wrote {result.model}, each epoch in {result.log}\n"
         + render.next_command("evaluate", model, result.model, *data.flags)
     )

@@ -21,6 +21,7 @@ SAVED_EVERY_S = 20.0
 
 Progress = Callable[[int, int, float], None]
 Save = Callable[[dict[str, Any]], None]
+Told = Callable[["Epoch"], None]
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,17 @@ class Loop:
         self._seconds = 0.0
         self.history: list[Epoch] = []
 
-    def run(self, schedule: Schedule, progress: Progress | None = None, save: Save | None = None) -> None:
+    def run(
+        self, schedule: Schedule, progress: Progress | None = None, save: Save | None = None, told: Told | None = None
+    ) -> None:
         """Take all steps that are left. Raises DivergedError with the best weights so far put back.
 
-        `save` is called now and then with a state that `resume` goes on from, to the same bits.
+        `save` is called now and then with a state that `resume` goes on from, to the same bits; `told` gets every
+        epoch, those before a resume too.
         """
+        for epoch in self.history:
+            if told is not None:
+                told(epoch)
         began = time.monotonic() - self._seconds
         saved = time.monotonic()
         while self._done < schedule.steps and not self._over():
@@ -94,6 +101,8 @@ class Loop:
                     save(self._state())
                     saved = time.monotonic()
             self._end_epoch(self._recipe.rate(self._done - 1, schedule.steps, self._lr))
+            if told is not None:
+                told(self.history[-1])
             if save is not None:
                 save(self._state())
                 saved = time.monotonic()

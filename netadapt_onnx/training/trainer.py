@@ -88,6 +88,7 @@ def train(
     checkpoint: Path | None = None,
     score: Callable[[onnx.ModelProto], float] | None = None,
     progress: Progress | None = None,
+    told: Callable[[Epoch], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> TrainResult:
     """Train on `dataset.train` for `epochs`, or for `steps` batches, by a `recipe` (Nesterov SGD, one cycle).
@@ -99,7 +100,7 @@ def train(
 
     What was chosen and where it stands is kept in the file `checkpoint`: killed at any moment, the same call goes on
     from there to the same bits; the caller removes the file. `score` judges models on held-out data where the recipe
-    has patience. `progress(step, steps, loss)` follows along, `say` gets what a user should know.
+    has patience. `progress(step, steps, loss)` follows along, `told` gets every epoch, `say` what a user should know.
     Raises NetadaptError: unsupported ops, neither labels nor teacher, divergence at half the learning rate too, a batch
     of one sample with BatchNorm, too little memory for any batch, another training's checkpoint.
     """
@@ -140,7 +141,7 @@ def train(
                 return TrainResult(batchnorm.fold(trained), (), settings or Settings(), rate, size)
             try:
                 return _trained(unfolded, plan, recipe, lr, losses, needs, teacher, settings, threads, store,
-                                score, progress)  # fmt: skip
+                                score, progress, told)  # fmt: skip
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
@@ -185,6 +186,7 @@ def _trained(
     store: Checkpoint | None,
     score: Callable[[onnx.ModelProto], float] | None,
     progress: Progress | None,
+    told: Callable[[Epoch], None] | None,
 ) -> TrainResult:
     """One training with batches of one size."""
     if settings is None:
@@ -211,7 +213,7 @@ def _trained(
             if known.get("loop") is not None:
                 loop.resume(known["loop"])
             try:
-                loop.run(schedule, progress, None if store is None else lambda state: store.put(loop=state))
+                loop.run(schedule, progress, None if store is None else lambda state: store.put(loop=state), told)
             except DivergedError:
                 known = {}
                 if store is not None:  # the best weights so far, from which the second attempt starts

@@ -1,0 +1,57 @@
+"""What a training says while it runs: a JSON line per epoch, and TensorBoard's event files where they are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.training.loop import Epoch
+
+
+class TrainingLog:
+    """A context manager that owns the file; a resumed training writes it again from its first epoch.
+
+    Raises NetadaptError if TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, path: Path, tensorboard: Path | None = None) -> None:
+        self._writer: Any = None
+        if tensorboard is not None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise NetadaptError(
+                    "--tensorboard needs TensorBoard",
+                    hint="pip install 'netadapt-onnx[tensorboard]'",
+                    code="missing-extra",
+                ) from error
+            self._writer = SummaryWriter(str(tensorboard), purge_step=0)
+        self._file = path.open("wb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def epoch(self, done: Epoch) -> None:
+        """Loss, learning rate and, where it was computed, the score on held-out data."""
+        self.line(msgspec.to_builtins(done))
+        if self._writer is not None:
+            for name, value in (("loss", done.loss), ("learning rate", done.lr), ("held out", done.held_out)):
+                if value is not None:
+                    self._writer.add_scalar(name, value, done.steps)
+            self._writer.flush()
+
+    def line(self, event: dict[str, Any]) -> None:
+        """Any other event."""
+        self._file.write(msgspec.json.encode(event) + b"\n")
+        self._file.flush()
