@@ -18,6 +18,7 @@ EXTRAS = {
     "adapt": ("adapt, finetune, export and the demo", ("torch", "onnxscript", "sklearn", "loky")),
     "report": ("HTML reports and charts", ("vl_convert",)),
     "ray": ("adapt's proposals on a Ray cluster", ("ray",)),
+    "tensorboard": ("finetune --tensorboard", ("tensorboard",)),
     "adb": ("profiling on Android devices, where adb is not installed", ("adbutils",)),
 }
 

@@ -137,7 +137,7 @@ def test_every_dependency_is_pinned_exactly() -> None:
     wanted = [*project["dependencies"], *(d for name, group in extras.items() if name != "all" for d in group)]
     names = {d.split(">=")[0].split("[")[0].lower().replace("_", "-") for d in wanted}
     assert names <= pinned
-    assert set(extras) == {"adapt", "report", "ray", "adb", "dev", "all"}
+    assert set(extras) == {"adapt", "report", "ray", "adb", "tensorboard", "dev", "all"}
 
 
 LIGHT = """

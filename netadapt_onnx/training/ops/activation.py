@@ -169,6 +169,10 @@ def clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None =
         return x
     if x.dtype in (torch.int32, torch.int64):
         least, most = (None if v is None or abs(v) == float("inf") else int(v) for v in (least, most))
+    finite = [v is not None and abs(v) < float("inf") for v in (least, most)]
+    if x.is_floating_point() and all(finite):
+        # clamp's gradient takes three passes and a third of a MobileNetV2's step; this one takes one.
+        return F.hardtanh(x, float(least), float(most))
     return torch.clamp(x, least, most)
 
 
