@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_CONSTRAINT := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-aarch64 lint format fuzz clean
+.PHONY: help install demo test test-all test-browser test-aarch64 lint format fuzz clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1	/p' Makefile
@@ -48,6 +48,11 @@ test: lint ## lint, then all tests
 
 test-all: lint ## lint, then all tests, the slow ones too (half an hour)
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m ""
+
+test-browser: $(VENV)/.installed-all ## reports in headless Chromium without a network; installs it where apt-get can
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || apt-get install -y -q chromium chromium-driver \
+	  || echo "no chromium: install it and its driver" >&2
+	$(BIN)/python -m pytest -q -m slow tests/test_browser.py
 
 fuzz: $(VENV)/.installed-all ## judge 500 mutated models
 	NETADAPT_MUTANTS=500 $(BIN)/python -m pytest -q tests/test_gate_safety.py -k mutated

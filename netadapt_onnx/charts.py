@@ -10,7 +10,7 @@ from typing import Any
 Row = Mapping[str, object]
 Spec = dict[str, Any]
 
-SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 WIDTH, HEIGHT = 520, 320
 PNG_SCALE = 2.0
 TICKS = 6
@@ -61,17 +61,22 @@ def means(rows: Sequence[Row], x: str, y: str, spread: str, *, series: str, titl
     return layered(rows, title, [{"mark": {"type": "line", "point": True}, "encoding": encoding}, bars])
 
 
-def svg(spec: Spec) -> str:
-    """Render for a page of any colour: no background, grey axes and text."""
-    import vl_convert
-
+def styled(spec: Spec) -> Spec:
+    """For a page of any colour: no background, grey axes and text."""
     config = {
         "axis": {"labelColor": GREY, "titleColor": GREY, "gridColor": GREY, "gridOpacity": 0.2, "tickColor": GREY},
         "legend": {"labelColor": GREY, "titleColor": GREY},
         "title": {"color": GREY, "fontWeight": "normal"},
         "view": {"stroke": None},
     }
-    text: str = vl_convert.vegalite_to_svg({**spec, "background": None, "config": config})
+    return {**spec, "background": None, "config": config}
+
+
+def svg(spec: Spec) -> str:
+    """Render for a page of any colour."""
+    import vl_convert
+
+    text: str = vl_convert.vegalite_to_svg(styled(spec))
     return text
 
 

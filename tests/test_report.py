@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +14,13 @@ import models
 import netadapt_onnx
 from netadapt_onnx.cli import run as command
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.profilers.timing import Ratio, Timing
+from netadapt_onnx.reporting import figures
+from netadapt_onnx.reporting.adapted import told
+from netadapt_onnx.reporting.page import Drawer
+from netadapt_onnx.reporting.story import Measurement, read_story
+from netadapt_onnx.search.details import Details, LayerChange, TrainedEpoch
+from netadapt_onnx.search.result import Latency
 
 EVIL = '</script><img src="https://example.org/x" onerror="alert(1)">'
 
@@ -80,6 +88,63 @@ def test_a_report_holds_everything_and_fetches_nothing(tmp_path: Path) -> None:
     assert data["runs"][0]["steps"] == steps
     proposals = [p for p in data["runs"][0]["points"] if p["kind"] == "proposal"]
     assert len(proposals) == sum(len(step["tried"]) for step in steps) > 0
+
+
+def test_layers_and_what_stays_are_told(tmp_path: Path) -> None:
+    page = Page(netadapt_onnx.report(finished(tmp_path)).report)
+    titles = page.text["h2"]
+    assert "layers" in titles and "what stays, and why" in titles and "how to repeat it" in titles
+    assert "reaches graph output 'logits'" in page.text["td"]
+    details = json.loads(page.text["script"])["runs"][0]["details"]
+    groups = json.loads(page.text["script"])["runs"][0]["result"]["groups"]
+    convs = {layer["name"]: layer for layer in details["layers"] if layer["op"] == "Conv"}
+    inputs = 3
+    for name, (before, after) in groups.items():
+        assert convs[name]["params"][0] == {"conv1": 3, "conv2": 8}[name] * before * 9 + before
+        assert convs[name]["params"][1] == inputs * after * 9 + after
+        inputs = after
+    assert details["blocked"] == [{"group": "fc1", "channels": 10, "reason": "reaches graph output 'logits'"}]
+    assert netadapt_onnx.report(tmp_path / "macs-0.6x").size_bytes < 100_000
+
+
+def test_measured_latencies_are_drawn(tmp_path: Path) -> None:
+    story = read_story(finished(tmp_path))
+    times = (5.0, 5.1, 5.2), (10.0, 10.1, 10.4)
+    timing, other = Timing(5.1, (5.0, 5.2), 3), Timing(10.1, (10.0, 10.4), 3)
+    found = Ratio(0.505, (0.5, 0.51), timing, other, times)
+    steps = tuple(replace(s, resources={**s.resources, "latency": 5.5}) for s in story.steps)
+    last = len(steps)
+    latency = Latency(10.1, 5.1, (5.0, 5.2), 0.505, (0.5, 0.51), 5.5, 3)
+    story = replace(
+        story,
+        steps=steps,
+        result=replace(story.result, latency=latency, latencies={"latency": latency}),
+        measurements=(Measurement("latency", "brief", 1, found), Measurement("latency", "final", last, found)),
+        details=Details(
+            tuple(LayerChange(n, "Conv", n, (9, 5), (9, 5), {"latency": (6.0, 3.0)}) for n in ("conv1", "conv2")),
+            training=(TrainedEpoch(1, 0.5, 0.02), TrainedEpoch(2, 0.4, 0.01)),
+        ),
+    )
+    spec = figures.distributions(story, "latency")
+    assert spec is not None
+    assert sorted(row["latency (ms)"] for row in spec["data"]["values"]) == sorted(times[0] + times[1])
+    spec = figures.predicted_against_measured(story, "latency")
+    assert spec is not None
+    assert {row["measured latency (ms)"] for row in spec["data"]["values"]} == {0.505 * 10.1}
+    spec = figures.spent(story, "latency")
+    assert spec is not None
+    assert sum(row["ms"] for row in spec["data"]["values"] if row["model"] == "original") == 12.0
+    titles = "".join(told(story, Drawer().figure, headed=False))
+    assert "latency: predicted and measured" in titles and "final training" in titles
+
+
+def test_an_interactive_page_allows_its_own_scripts_and_no_other(tmp_path: Path) -> None:
+    made = netadapt_onnx.report(finished(tmp_path, EVIL), tmp_path / "live.html", interactive=True)
+    text = made.report.read_text(encoding="utf-8")
+    policy = text.split('http-equiv="Content-Security-Policy" content="')[1].split('"')[0]
+    assert policy.count("'sha256-") == 2 and "unsafe-eval" not in policy
+    assert "default-src 'none'" in policy and "script-src 'unsafe" not in policy
+    assert made.size_bytes < 1.5e6
 
 
 def test_names_from_models_are_text(tmp_path: Path) -> None:

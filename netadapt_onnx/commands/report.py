@@ -13,9 +13,10 @@ from netadapt_onnx.commands.options import OVERWRITE, common
 @click.command("report", short_help="Explain a run in one HTML file, or compare several.")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option("-o", "output", type=click.Path(path_type=Path), metavar="FILE.html", help="By default RUN/report.html.")
+@click.option("--interactive", is_flag=True, help="Charts that answer to the mouse: 0.9 MB more, and a script.")
 @OVERWRITE
 @common
-def command(runs: tuple[Path, ...], output: Path | None, overwrite: bool) -> Answer:
+def command(runs: tuple[Path, ...], output: Path | None, interactive: bool, overwrite: bool) -> Answer:
     """Write one page about each RUN of `adapt`: what came of it, every model on the way, how to repeat it.
 
     The page needs no network and runs no script. With several RUNs their best models are drawn over each other.
@@ -26,5 +27,5 @@ def command(runs: tuple[Path, ...], output: Path | None, overwrite: bool) -> Ans
     """
     from netadapt_onnx.reporting.report import report
 
-    result = report(runs, output, overwrite=overwrite)
+    result = report(runs, output, interactive=interactive, overwrite=overwrite)
     return Answer(result, lambda: f"wrote {result.report}")

@@ -39,6 +39,8 @@ class Ratio:
     ci95: tuple[float, float]
     model: Timing
     reference: Timing
+    # Each session's time in ms, the model's and the reference's; pairs stand at equal places.
+    sessions_ms: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
 
 
 def measure(
@@ -97,7 +99,7 @@ def ratio(
         times, others = found.ms, found.reference_ms
     ratios = np.array(times) / np.array(others)
     interval = signed_rank_interval(ratios, confidence) if undisturbed else median_interval(ratios)
-    return Ratio(float(np.median(ratios)), interval, timing(times), timing(others))
+    return Ratio(float(np.median(ratios)), interval, timing(times), timing(others), (tuple(times), tuple(others)))
 
 
 def signed_rank_interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:

@@ -8,17 +8,20 @@ from typing import Any
 from netadapt_onnx import charts
 from netadapt_onnx.reporting.story import Story
 
-UNITS = {"latency": "ms", "size": "bytes", "memory": "bytes"}
+# Charts show so many layers, those that take longest; the table beside them has all.
+MOST_BARS = 40
+UNITS = {"latency": "ms", "size": "bytes", "memory": "bytes", "energy": "mJ"}
 
 
 def titled(resource: str) -> str:
     """A resource with its unit, as an axis says it."""
-    return f"{resource} ({UNITS[resource]})" if resource in UNITS else resource
+    unit = UNITS.get(resource.partition("@")[0])
+    return f"{resource} ({unit})" if unit else resource
 
 
 def driven(stories: Sequence[Story]) -> list[str]:
     """The resources that budgets speak of, in the order in which they were given."""
-    names = [limit.budget.split("=")[0].split("@")[0] for story in stories for limit in story.result.limits]
+    names = [limit.budget.split("=")[0] for story in stories for limit in story.result.limits]
     return list(dict.fromkeys(names))
 
 
@@ -33,19 +36,21 @@ def accuracy_against(story: Story, resource: str) -> charts.Spec:
     axes = charts.axes(x, y, "model", ())
     tips = {"tooltip": [{"field": name} for name in (x, y, "model", "iteration", "group")]}
     path = [row for row in rows if row["model"] in ("original", "accepted")]
-    layers: list[dict[str, Any]] = [
-        {"mark": {"type": "point", "filled": True, "size": 40, "opacity": 0.7}, "encoding": {**axes, **tips}},
-        {
-            "data": {"values": path},
-            "mark": {"type": "line", "strokeDash": [4, 3], "color": "gray"},
-            "encoding": {"x": axes["x"], "y": axes["y"], "order": {"field": "iteration"}},
-        },
-    ]
+    # Points come last, on top, where the mouse finds them.
+    line = {"type": "line", "strokeDash": [4, 3], "color": "gray"}
+    along = {"x": axes["x"], "y": axes["y"], "order": {"field": "iteration"}}
+    layers: list[dict[str, Any]] = [{"data": {"values": path}, "mark": line, "encoding": along}]
     limits = [limit.limit for limit in story.result.limits if limit.budget.startswith(f"{resource}=")]
     if limits:
         rule = {"mark": {"type": "rule", "color": "crimson"}, "encoding": {"x": {"field": x, "type": "quantitative"}}}
         layers.append({"data": {"values": [{x: limit} for limit in limits]}, **rule})
+    layers.append({"mark": {"type": "point", "filled": True, "size": 40, "opacity": 0.7}, "encoding": {**axes, **tips}})
     return charts.layered(rows, f"accuracy against {resource}; the line is the budget", layers)
+
+
+def shown(story: Story, resource: str) -> bool:
+    """Whether models are known to differ in a resource."""
+    return sum(resource in point.resources for point in story.points) > 1
 
 
 def channels(story: Story) -> charts.Spec:
@@ -55,38 +60,100 @@ def channels(story: Story) -> charts.Spec:
         for name, counts in story.result.groups.items()
         for when, count in zip(("original", "result"), counts, strict=True)
     ]
-    encoding = {
-        "y": {"field": "group", "type": "nominal", "sort": None, "axis": {"labelLimit": 220}},
-        "x": {"field": "channels", "type": "quantitative"},
-        "yOffset": {"field": "model", "sort": None},
-        "color": {"field": "model", "type": "nominal", "sort": None},
-    }
-    made = charts.layered(rows, "channels by group", [{"mark": "bar", "encoding": encoding}])
-    return {**made, "height": {"step": 9}}
+    return _bars(rows, "group", "channels", "channels by group")
 
 
-def predicted_against_measured(story: Story) -> charts.Spec | None:
-    """The final model's latency on every device: what its table said and what was measured."""
-    known = {"this machine": story.result.latency, **story.result.latencies}
-    found = {name: latency for name, latency in known.items() if latency is not None}
-    if not found:
-        return None
+def predicted_against_measured(story: Story, resource: str) -> charts.Spec | None:
+    """What the search expected of the models that it accepted, and what was measured of them."""
+    x, y = f"expected {titled(resource)}", f"measured {titled(resource)}"
+    before = reference(story, resource)
+    steps = {step.iteration: step for step in story.steps}
     rows = [
-        {"measured (ms)": latency.after_ms, "predicted (ms)": latency.predicted_ms, "device": name}
-        for name, latency in found.items()
+        {
+            x: steps[m.iteration].resources[resource],
+            y: m.ratio.median * before,
+            "iteration": m.iteration,
+            "stage": m.stage,
+        }
+        for m in story.measurements
+        if m.resource == resource and m.iteration in steps and before is not None
     ]
-    times = [ms for latency in found.values() for ms in (latency.after_ms, latency.predicted_ms)]
-    line = [{"measured (ms)": ms, "predicted (ms)": ms} for ms in (0.9 * min(times), 1.1 * max(times))]
-    axes = charts.axes("predicted (ms)", "measured (ms)", "device", ())
+    if not rows:
+        return None
+    ends = [float(row[name]) for row in rows for name in (x, y)]  # type: ignore[arg-type]
+    line = [{x: value, y: value} for value in (min(ends), max(ends))]
+    axes = charts.axes(x, y, "stage", ())
+    tips = {"tooltip": [{"field": name} for name in (x, y, "iteration", "stage")]}
     layers: list[dict[str, Any]] = [
-        {"mark": {"type": "point", "filled": True, "size": 80}, "encoding": axes},
+        {"mark": {"type": "point", "filled": True, "size": 60}, "encoding": {**axes, **tips}},
         {
             "data": {"values": line},
             "mark": {"type": "line", "color": "gray"},
             "encoding": {"x": axes["x"], "y": axes["y"]},
         },
     ]
-    return charts.layered(rows, "latency predicted and measured; the line is equality", layers)
+    return charts.layered(rows, f"{resource} expected and measured; the line is equality", layers)
+
+
+def reference(story: Story, resource: str) -> float | None:
+    """What the original was measured to take of a resource, in its base unit."""
+    latency, other = story.result.latencies.get(resource), story.result.measured.get(resource)
+    return latency.before_ms if latency is not None else other.before if other is not None else None
+
+
+def distributions(story: Story, resource: str) -> charts.Spec | None:
+    """Each fresh session of the last careful measurement, the original's and the result's."""
+    last = [m for m in story.measurements if m.resource == resource and m.stage == "final"]
+    if not last or not last[-1].ratio.sessions_ms[0]:
+        return None
+    x = titled(resource)
+    rows = [
+        {x: value, "model": name}
+        for name, values in zip(("result", "original"), last[-1].ratio.sessions_ms, strict=True)
+        for value in values
+    ]
+    encoding = {
+        "x": charts.axes(x, x, "", ())["x"],
+        "y": {"field": "model", "type": "nominal", "title": None, "sort": ["original", "result"]},
+        "color": {"field": "model", "type": "nominal", "legend": None, "sort": ["original", "result"]},
+        "tooltip": [{"field": "model"}, {"field": x}],
+    }
+    mark = {"type": "tick", "thickness": 2, "opacity": 0.6}
+    made = charts.layered(rows, f"{resource} of each fresh session", [{"mark": mark, "encoding": encoding}])
+    return {**made, "height": {"step": 44}}
+
+
+def spent(story: Story, resource: str) -> charts.Spec | None:
+    """Where a predicted latency goes, unit by unit, before and after."""
+    known = [layer for layer in story.details.layers if resource in layer.times_ms]
+    known = sorted(known, key=lambda layer: -layer.times_ms[resource][0])[:MOST_BARS]
+    names = {layer.name for layer in known}
+    rows = [
+        {"layer": layer.name, "ms": layer.times_ms[resource][i], "model": when}
+        for layer in story.details.layers
+        if layer.name in names
+        for i, when in enumerate(("original", "result"))
+    ]
+    return _bars(rows, "layer", "ms", f"{resource} by layer, as the table has it") if rows else None
+
+
+def training(story: Story) -> charts.Spec | None:
+    """The loss of the final training."""
+    rows = [{"epoch": e.epoch, "loss": e.loss} for e in story.details.training]
+    return charts.lines(rows, "epoch", "loss", title="final training: mean loss of each epoch") if rows else None
+
+
+def _bars(rows: Sequence[charts.Row], name: str, value: str, title: str) -> charts.Spec:
+    """Two bars, original and result, per row of a nominal axis."""
+    encoding = {
+        "y": {"field": name, "type": "nominal", "title": None, "sort": None, "axis": {"labelLimit": 220}},
+        "x": {"field": value, "type": "quantitative"},
+        "yOffset": {"field": "model", "sort": None},
+        "color": {"field": "model", "type": "nominal", "sort": None},
+        "tooltip": [{"field": name}, {"field": "model"}, {"field": value}],
+    }
+    made = charts.layered(rows, title, [{"mark": "bar", "encoding": encoding}])
+    return {**made, "height": {"step": 9}}
 
 
 def fronts(stories: Sequence[Story], resource: str) -> charts.Spec:

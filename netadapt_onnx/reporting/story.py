@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,14 @@ from typing import Any
 import msgspec
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.profilers.timing import Ratio
 from netadapt_onnx.search.adaptation import HISTORY_FILE, RESULT_FILE
+from netadapt_onnx.search.details import Details, read_details
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.result import AdaptResult
-from netadapt_onnx.search.run import IDENTITY_FILE, Lines
+from netadapt_onnx.search.run import IDENTITY_FILE, JOURNAL_FILE, Entry, Lines
+
+STAGES = ("brief", "searched", "final")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,19 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """A model that was measured beside the original: after which iteration, and how carefully (`stage`).
+
+    `brief` once it was accepted, `searched` when the search ended, `final` after the final training.
+    """
+
+    resource: str
+    stage: str
+    iteration: int
+    ratio: Ratio
+
+
+@dataclass(frozen=True)
 class Story:
     """A run: its name, outcome, steps, every model it met, and what it was made with (`identity`, `about`)."""
 
@@ -38,8 +55,15 @@ class Story:
     result: AdaptResult
     steps: tuple[Step, ...]
     points: tuple[Point, ...]
+    measurements: tuple[Measurement, ...]
+    details: Details
     identity: Mapping[str, Any]
     about: Mapping[str, Any]
+
+    @property
+    def command(self) -> str:
+        """What was typed, without places; empty where it was not recorded."""
+        return str(self.about.get("command", ""))
 
 
 def read_story(run: Path) -> Story:
@@ -56,8 +80,24 @@ def read_story(run: Path) -> Story:
     except msgspec.DecodeError as error:
         raise NetadaptError(f"{run} is not readable as a run of `adapt`: {error}", code="corrupt-run") from error
     steps = tuple(Lines(run / HISTORY_FILE, Step).items)
-    name = run.resolve().name
-    return Story(name, result, steps, _points(result, steps), recorded["identity"], recorded.get("about", {}))
+    return Story(
+        run.resolve().name,
+        result,
+        steps,
+        _points(result, steps),
+        tuple(_measurements(run, {*result.latencies, *result.measured})),
+        read_details(run),
+        recorded["identity"],
+        recorded.get("about", {}),
+    )
+
+
+def _measurements(run: Path, resources: Set[str]) -> Iterator[Measurement]:
+    """Those of `resources` that the run wrote into its journal, in their order."""
+    for entry in Lines(run / JOURNAL_FILE, Entry).items:
+        parts = entry.key.rsplit("/", 2)
+        if len(parts) == 3 and parts[0] in resources and parts[1] in STAGES and parts[2].isdecimal():
+            yield Measurement(parts[0], parts[1], int(parts[2]), msgspec.convert(entry.value, Ratio))
 
 
 def _points(result: AdaptResult, steps: tuple[Step, ...]) -> tuple[Point, ...]:
@@ -74,6 +114,6 @@ def _points(result: AdaptResult, steps: tuple[Step, ...]) -> tuple[Point, ...]:
 def _resources(result: AdaptResult, when: str) -> dict[str, float]:
     cost = getattr(result, when)
     known = {"macs": cost.macs, "params": cost.params, "size": cost.size_bytes, "memory": cost.memory_bytes}
-    if cost.latency_ms is not None:
-        known["latency"] = cost.latency_ms
+    known |= {name: getattr(latency, f"{when}_ms") for name, latency in result.latencies.items()}
+    known |= {name: getattr(found, when) for name, found in result.measured.items()}
     return {name: float(value) for name, value in known.items()}

@@ -180,7 +180,13 @@ def adapt(
         ) as places,
     ):
         loaded = {p.resource: _loaded(p, subject, execution) for p in places if p.table is not None}
-        recorded = {**_versions(), "device": fingerprint(execution), "devices": about(places, execution)}
+        command = arguments.command(subject.model.path, None if subject.data is None else Path(subject.data.path))
+        recorded = {
+            **_versions(),
+            "command": command,
+            "device": fingerprint(execution),
+            "devices": about(places, execution),
+        }
         with Run.open(
             Path(out), identity, growing={"max_iterations": max_iterations}, resume=resume, about=recorded
         ) as run:

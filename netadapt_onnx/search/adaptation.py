@@ -14,6 +14,7 @@ from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.attempts import MODEL_FILE
 from netadapt_onnx.search.budget import Target
 from netadapt_onnx.search.candidates import Candidates, Progress, cores
+from netadapt_onnx.search.details import TrainedEpoch, write_details, write_training
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.judge import CallersJudge, DataJudge, Judge
 from netadapt_onnx.search.latency import AIM, LatencyGauge, Stage
@@ -83,6 +84,8 @@ class Adaptation:
                 break
         self._write_pareto(history.items, models)
         result = self._outcome.result(models, self._notes)
+        folded = self._outcome.folded(load(models[-1].model).proto)
+        write_details(self._run.path, self._subject.trace, folded, self._gauges)
         here = [replace(m, model=m.model.relative_to(self._run.path)) for m in models]
         write_json(self._run.path / RESULT_FILE, replace(result, model=here[-1].model, models=tuple(here)))
         return result
@@ -315,6 +318,7 @@ class Adaptation:
                 ),
             )
             save(trained.proto, file)
+            write_training(self._run.path, [TrainedEpoch(e.epoch, e.loss, e.lr) for e in trained.history])
         proto = self._outcome.folded(load(file).proto).proto
         if not self._judge.held_out(proto) >= steps[-1].accepted.accuracy:  # NaN is no improvement either
             self._note("the final training did not help: the model is as the search left it")

@@ -90,6 +90,14 @@ class LatencyGauge:
         """Latency in ms of the model at these tensor shapes, by the table."""
         return self._table.predict(shapes)
 
+    def spent_ms(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
+        """Where the predicted latency goes: every unit's share of it by its main layer's name; empty if unknown."""
+        if not isinstance(self._table, Table):
+            return {}
+        units = self._table.predict_units(shapes)
+        each = self._table.predict(shapes) / max(sum(units.values()), 1e-9)
+        return {name: each * spent for name, spent in units.items()}
+
     def start_correction(self) -> float:
         """The original's own: 1 for a relative budget, which compares predictions with predictions."""
         return 1.0 if self._relative else self.reference_ms / self._predicted_reference

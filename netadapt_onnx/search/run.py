@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 IDENTITY_FILE = "run.json"
 LOCK_FILE = ".lock"
+JOURNAL_FILE = "journal.jsonl"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -88,7 +89,7 @@ class Run:
     def __init__(self, path: Path, lock: BinaryIO) -> None:
         self.path = path
         self._lock = lock
-        self._journal = Lines(path / "journal.jsonl", Entry)
+        self._journal = Lines(path / JOURNAL_FILE, Entry)
         self._known = {entry.key: entry.value for entry in self._journal.items}
         self._started = time.monotonic()
         self._earlier = _seconds_before(path)
