@@ -180,7 +180,7 @@ def adapt(
         ) as places,
     ):
         loaded = {p.resource: _loaded(p, subject, execution) for p in places if p.table is not None}
-        command = arguments.command(subject.model.path, None if subject.data is None else Path(subject.data.path))
+        command = arguments.command(subject.model.path, subject.data)
         recorded = {
             **_versions(),
             "command": command,
