@@ -219,7 +219,8 @@ class Adaptation:
         self._candidates.resume(len(steps))
         self._standing.begin(excess(amounts_after(problem, steps), problem.limits))
         for step in self._strategy(problem, steps):
-            if step.accepted.accuracy < (self._arguments.min_accuracy or 0.0):
+            least = self._arguments.min_accuracy  # R2 may be below zero: no floor is not a floor of zero
+            if least is not None and step.accepted.accuracy < least:
                 self._stop("accuracy-floor", f"the next step would leave {step.accepted.accuracy:.4f}, below the floor")
                 self._candidates.resume(len(steps))
                 break
