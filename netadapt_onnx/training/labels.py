@@ -85,7 +85,8 @@ def checked(
     if labels.dtype.kind not in "iufb":
         raise _invalid(f"{key} has type {labels.dtype}: labels are numbers")
     if not labels.ndim or len(labels) != count:
-        raise _invalid(f"{key} has shape {shown(labels.shape)}, but x_{key[2:]} holds {count} samples")
+        inputs = f"x_{key[2:].partition('.')[0]} holds" if key.startswith("y_") else "there are"
+        raise _invalid(f"{key} has shape {shown(labels.shape)}, but {inputs} {count} samples")
     kinds = _kinds(labels, task)
     fitting = [
         (kind, name)

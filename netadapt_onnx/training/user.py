@@ -211,7 +211,7 @@ class _Reader:
             if name and name not in self._outputs:
                 raise _wrong(f"{self._name}: labels '{name}'", f"the model's outputs are {', '.join(self._outputs)}")
             fitting = {name: self._outputs[name]} if name else self._outputs
-            found, fit = checked(f"y_{self._name}", values, count, fitting, self._task)
+            found, fit = checked(f"{self._name}: labels", values, count, fitting, self._task)
             made[found if name or len(self._outputs) > 1 else ""] = fit
         return made
 
