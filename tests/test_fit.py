@@ -35,7 +35,7 @@ def simulated(rng: np.random.Generator, n: int, block: int = 16) -> tuple[np.nda
 @pytest.mark.parametrize("block", [4, 8, 16, 32])
 def test_the_stairs_are_found(block: int) -> None:
     widths, us = simulated(np.random.default_rng(0), 300, block)
-    found = choose_stairs([(widths, us)], cells=300)
+    found = choose_stairs([(widths, {"": us})], cells=300)
     assert (found.block, found.alignment) == (block, 4)
 
 

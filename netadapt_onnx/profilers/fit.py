@@ -20,6 +20,8 @@ ALIGNMENTS = (1, 2, 4, 8)
 PASS = 4
 # How often the weights of a robust fit of cells are revised: sessions that were disturbed are a tenth of all.
 ROBUST = 4
+# Alignments are equally good if they leave no more than this share of the time unexplained beyond the best.
+UNEXPLAINED = 0.002
 # A class of widths with fewer cells than this borrows the common curve.
 FEWEST = 8
 
@@ -50,9 +52,9 @@ class Stairs:
         return np.concatenate([one[:, None], w, b, last[:, None]], 1)
 
     def classes(self, widths: Ints) -> Ints:
-        """(n, k) widths -> (n,): for each width whether it is regular, narrower than a block, or not aligned."""
-        kinds = np.where(widths % self.alignment != 0, 2, np.where(widths < self.block, 1, 0))
-        code: Ints = (kinds * 3 ** np.arange(widths.shape[1])).sum(1)
+        """(n, k) widths -> (n,): for each width whether it is narrower than a block, and whether it is not aligned."""
+        kinds = 2 * (widths % self.alignment != 0) + (widths < self.block)
+        code: Ints = (kinds * 4 ** np.arange(widths.shape[1])).sum(1)
         return code
 
     def aligned(self, widths: Ints) -> Ints:
@@ -94,6 +96,8 @@ class KernelCurve:
                 result[chosen] = self.shares[code] * (terms[chosen] @ self.own[code])
             elif code in self.near:
                 result[chosen] = self.shares[code] * (_few_terms(result[chosen], widths[chosen]) @ self.near[code])
+            else:
+                result[chosen] *= self.shares[code]
         return result
 
     def _likest(self, code: int, widths: int) -> int:
@@ -105,7 +109,7 @@ class KernelCurve:
 
 
 def _kinds(code: int, widths: int) -> list[int]:
-    return [code // 3**k % 3 for k in range(widths)]
+    return [code // 2**k % 2 for k in range(2 * widths)]
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,8 @@ def _fit_kernel(widths: Ints, times: Floats, stairs: Stairs, steps: Stairs, roun
     rows, us, classes = widths[ran], times[ran], classes[ran]
     terms = steps.features(rows)
     usual = classes == 0
-    if usual.sum() < FEWEST:
+    apart = bool(usual.sum() >= FEWEST)  # else this kernel is not that of regular widths, and all its cells are alike
+    if not apart:
         usual[:] = True
     common = _relative_fit(terms[usual], us[usual], rounds)
     base = steps.features(stairs.aligned(rows)) @ common
@@ -166,25 +171,46 @@ def _fit_kernel(widths: Ints, times: Floats, stairs: Stairs, steps: Stairs, roun
     near: dict[int, Floats] = {}
     for code in np.unique(classes):
         chosen = classes == code
-        if chosen.sum() >= FEWEST:
+        if chosen.sum() >= (FEWEST if apart else 2 * FEWEST):
             own[int(code)] = _relative_fit(terms[chosen], us[chosen], rounds)
-        else:
-            near[int(code)] = _relative_fit(_few_terms(base[chosen], rows[chosen]), us[chosen], rounds)
+        elif apart:
+            few = _few_terms(base[chosen], rows[chosen])
+            few[:, max(1, chosen.sum() // 2) :] = 0.0  # two cells tell a factor, not an offset or a slope
+            near[int(code)] = _relative_fit(few, us[chosen], rounds)
     return KernelCurve(stairs, steps, common, own, near, shares)
 
 
 def _few_terms(base: Floats, widths: Ints) -> Floats:
-    return np.stack([np.ones(len(base)), base, widths.prod(1).astype(np.float64)], 1)
+    """What a class with a few cells is fitted with, in the order in which cells allow them."""
+    return np.stack([base, widths.prod(1).astype(np.float64), np.ones(len(base))], 1)
 
 
-def choose_stairs(pools: Sequence[tuple[Ints, Floats]], cells: int = 60) -> Stairs:
-    """The block and alignment under which all kinds together fit best, in microseconds off: large units count most."""
-    pools = [_thinned(widths, us, cells) for widths, us in pools if widths.shape[1]]
+def choose_stairs(pools: Sequence[tuple[Ints, Mapping[str, Floats]]], cells: int = 60) -> Stairs:
+    """The block and alignment that explain best which kernels run (microseconds at stake), then how long they take.
+
+    `pools`: of each kind of unit the widths, and by kernel the times (NaN: did not run).
+    """
+    pools = [(widths, us) for widths, us in pools if widths.shape[1]]
+    unexplained = {a: sum(_unexplained(w, us, Stairs(1, a)) for w, us in pools) for a in ALIGNMENTS}
+    at_stake = sum(float(np.nansum(times)) for _, us in pools for times in us.values())
+    alignments = [a for a in ALIGNMENTS if unexplained[a] <= min(unexplained.values()) + UNEXPLAINED * at_stake]
+    thinned = [_thinned(widths, np.nansum(list(us.values()), 0), cells) for widths, us in pools]
 
     def loss(stairs: Stairs) -> float:
-        return sum(float(np.abs(fit_curve(w, {"": us}, stairs, rounds=1)(w) - us).sum()) for w, us in pools)
+        return sum(float(np.abs(fit_curve(w, {"": us}, stairs, rounds=1)(w) - us).sum()) for w, us in thinned)
 
-    return min((Stairs(block, alignment) for block in BLOCKS for alignment in ALIGNMENTS), key=loss)
+    return min((Stairs(block, alignment) for block in BLOCKS for alignment in alignments), key=loss)
+
+
+def _unexplained(widths: Ints, us: Mapping[str, Floats], stairs: Stairs) -> float:
+    """Microseconds of kernels that run in some rows of a class of widths and not in others."""
+    classes = stairs.classes(widths)
+    total = 0.0
+    for times in us.values():
+        for code in np.unique(classes):
+            rows = times[classes == code]
+            total += float(np.isnan(rows).mean() * np.nansum(rows))
+    return total
 
 
 def choose_block(pools: Sequence[tuple[Ints, Floats]], stairs: Stairs, cells: int = 60) -> int:

@@ -288,7 +288,7 @@ class Table:
             fixed = tuple(None if v else int(d) for v, d in zip(varies, rows[0], strict=True))
             by_kind.setdefault((unit.kind, fixed), []).append((unit, rows, us))
         drafts = [_draft(members) for members in by_kind.values()]
-        stairs = choose_stairs([(d.widths, np.nansum(list(d.us.values()), 0)) for d in drafts])
+        stairs = choose_stairs([(d.widths, d.us) for d in drafts])
         kernels = dict.fromkeys(kernel for d in drafts for kernel in d.us)
         blocks = {k: choose_block([(d.widths, d.us[k]) for d in drafts if k in d.us], stairs) for k in kernels}
         return tuple(Pool(d.units, d.columns, fit_curve(d.widths, d.us, stairs, blocks)) for d in drafts)

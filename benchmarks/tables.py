@@ -1,0 +1,229 @@
+"""Latency tables against what they replace: errors on unseen widths of seven networks, measured here and now.
+
+    python benchmarks/tables.py [NETWORK ...] [--out build/tables] [--validate 24] [--max-time 100] [--again]
+
+For every network a table is built and N random pruned versions are measured that it has not seen, each in fresh
+sessions, twice. Mean, 95th percentile and maximum of the relative error of
+(a) the sum of layers that were measured separately, each in a session of its own, as tables used to be made,
+(b) the same after the best single scale factor, and
+(c) this table;
+beside them the repeatability: how much the same versions differ when they are measured again. One thread. Results are
+kept as JSON lines in `--out`: killed and started again it goes on, and networks that are there are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from table_networks import NETWORKS
+from tabulate import tabulate
+
+import netadapt_onnx
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.inspection import opened, traced
+from netadapt_onnx.model import node_name
+from netadapt_onnx.profilers import agent
+from netadapt_onnx.profilers.session import CPU, execution_record
+from netadapt_onnx.profilers.table import Table
+from netadapt_onnx.profilers.validation import SEED
+from netadapt_onnx.profilers.versions import Variant, random_versions
+from netadapt_onnx.runtime import random_inputs
+from netadapt_onnx.surgery import Trace
+
+CONVOLUTIONAL = tuple(name for name in NETWORKS if name not in ("unet", "vit_tiny"))
+# Layers are measured separately for so many of the versions, and each in so many runs.
+NAIVE_VERSIONS, NAIVE_RUNS = 12, 20
+NAIVE_CAP_S = 45.0
+
+
+def exported(name: str, folder: Path) -> Path:
+    """A network's file, made unless it is there."""
+    path = folder / f"{name}.onnx"
+    if not path.exists():
+        netadapt_onnx.export(f"{Path(__file__).with_name('table_networks.py')}:{name}", path)
+    return path
+
+
+class Separately:
+    """Units measured alone, each as a model of its own; equal ones once."""
+
+    def __init__(self, trace: Trace, table: Table) -> None:
+        self._dtypes = trace.folded.dtypes
+        self._units: dict[str, list[str]] = {}
+        for layer, unit in table.units.items():
+            self._units.setdefault(unit.name, []).append(layer)
+        self._known: dict[str, float] = {}
+
+    def total_ms(self, version: Variant) -> float:
+        """The sum over all units."""
+        nodes = {node_name(node): node for node in version.proto.graph.node}
+        return sum(self._unit_ms([nodes[n] for n in names if n in nodes], version) for names in self._units.values())
+
+    def _unit_ms(self, nodes: Sequence[onnx.NodeProto], version: Variant) -> float:
+        constants = {t.name: t for t in version.proto.graph.initializer}
+        made = [name for node in nodes for name in node.output if name]
+        read = dict.fromkeys(name for node in nodes for name in node.input if name and name not in made)
+        outside = {name for n in version.proto.graph.node if n not in nodes for name in n.input}
+        outside |= {value.name for value in version.proto.graph.output}
+        kinds = [(n.op_type, [a.SerializeToString() for a in n.attribute]) for n in nodes]
+        shapes = [version.shapes.get(name) for name in [*read, *made]]
+        key = repr((kinds, shapes))
+        if key not in self._known:
+            inputs = [self._value(name, version) for name in read if name not in constants]
+            outputs = [self._value(name, version) for name in made if name in outside]
+            kept = [constants[name] for name in read if name in constants]
+            graph = onnx.helper.make_graph(list(nodes), "unit", inputs, outputs, kept)
+            self._known[key] = self._measured(onnx.ModelProto(
+                ir_version=version.proto.ir_version, opset_import=version.proto.opset_import, graph=graph
+            ), version)  # fmt: skip
+        return self._known[key]
+
+    def _value(self, name: str, version: Variant) -> onnx.ValueInfoProto:
+        dtype = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(self._dtypes[name]))
+        return onnx.helper.make_tensor_value_info(name, dtype, version.shapes[name])
+
+    def _measured(self, proto: onnx.ModelProto, version: Variant) -> float:
+        if not proto.graph.output:
+            return 0.0
+        specs = {v.name: (version.shapes[v.name], np.dtype(self._dtypes[v.name])) for v in proto.graph.input}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "unit.onnx"
+            path.write_bytes(proto.SerializeToString())
+            call = agent.caller(path, execution_record(CPU), random_inputs(specs, 0))
+            rounds = agent.Rounds([call])
+            rounds.go(NAIVE_RUNS)
+        return float(np.median(rounds.times_ms))
+
+
+def errors(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
+    """Relative errors."""
+    off = np.abs(predicted / measured - 1)
+    return {"mean": float(off.mean()), "p95": float(np.quantile(off, 0.95)), "max": float(off.max())}
+
+
+def examined(name: str, folder: Path, held_out: int, time_cap_s: float, seed: int) -> dict[str, object]:
+    """Everything about one network."""
+    model, path = exported(name, folder), folder / f"{name}.jsonl"
+    started = time.perf_counter()
+    result = netadapt_onnx.profile(
+        model, path, held_out=held_out, time_cap_s=time_cap_s, seed=seed, overwrite=True, progress=_progress(name)
+    )
+    found = result.validation
+    assert found is not None
+    build_s = time.perf_counter() - started - found.seconds
+    trace = traced(opened(model))
+    table = Table.load(path, trace.folded.proto)
+    draw = random_versions(trace)
+    separately, naive, cap = Separately(trace, table), [], time.perf_counter() + NAIVE_CAP_S
+    for i in range(min(held_out, NAIVE_VERSIONS)):
+        if len(naive) > 3 and time.perf_counter() > cap:
+            break
+        naive.append(separately.total_ms(draw(np.random.default_rng([SEED, i]))))
+    sums, measured = np.array(naive), np.array([m for _, m in found.points[: len(naive)]])
+    return {
+        "network": name,
+        "reference_ms": result.latency_ms.median,
+        "build_s": build_s,
+        "cells": result.cells,
+        "versions": len(table.wholes),
+        "precise": table.precise,
+        "drift": table.drift,
+        "stairs": [table.stairs.block, table.stairs.alignment],
+        "naive": errors(sums, measured),
+        "scaled": errors(sums * np.median(measured / sums), measured),
+        "table": {"mean": found.mape, "p95": found.p95, "max": found.max},
+        "repeatability": {
+            "mean": found.repeatability,
+            "p95": found.repeatability_p95,
+            "max": found.repeatability_max,
+        },
+        "pearson": found.pearson,
+        "kendall": found.kendall,
+        "covered": found.covered,
+        "n": found.n,
+        "seconds": time.perf_counter() - started,
+        "device": dict(result.device),
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+def _progress(name: str) -> object:
+    def told(done: int, total: int, what: str) -> None:
+        print(f"\r{name}: {what} {done}/{total}      ", end="", file=sys.stderr, flush=True)
+
+    return told
+
+
+def reached(row: Mapping[str, dict[str, float]]) -> bool:
+    """The project's own target: within 2% (5% at the 95th percentile), or what repeating the measurement is off by.
+
+    3% and 7% for the U-Net and the ViT; a table in under 2 minutes; repeatability of 1.5%.
+    """
+    mean, p95 = (0.02, 0.05) if row["network"] in CONVOLUTIONAL else (0.03, 0.07)
+    table, again = row["table"], row["repeatability"]
+    fits = table["mean"] <= max(mean, 1.2 * again["mean"]) and table["p95"] <= max(p95, 1.5 * again["p95"])
+    return bool(fits and row["build_s"] < 120 and again["mean"] <= 0.015)  # type: ignore[operator]
+
+
+def shown(rows: Sequence[dict[str, dict[str, float]]]) -> str:
+    """The results as a Markdown table, errors in percent."""
+
+    def percents(found: Mapping[str, float]) -> str:
+        return " / ".join(f"{100 * found[k]:.1f}" for k in ("mean", "p95", "max"))
+
+    head = ["network", "ms", "build s", "cells", "(a) separate layers", "(b) scaled", "(c) table", "repeatability",
+            "Pearson", "Kendall", "reached"]  # fmt: skip
+    return tabulate(
+        [
+            [
+                r["network"], f"{r['reference_ms']:.2f}", f"{r['build_s']:.0f}", r["cells"],
+                *(percents(r[k]) for k in ("naive", "scaled", "table", "repeatability")),
+                f"{r['pearson']:.4f}", f"{r['kendall']:.3f}", "yes" if reached(r) else "no",
+            ]
+            for r in rows
+        ],
+        head,
+        tablefmt="github",
+        disable_numparse=True,
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Measure what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
+    parser.add_argument("--out", type=Path, default=Path("build/tables"))
+    parser.add_argument("--validate", type=int, default=24)
+    parser.add_argument("--max-time", type=float, default=100.0, help="seconds that a table may be built for")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--again", action="store_true", help="measure networks again that are there")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    names = asked.networks or list(NETWORKS)
+    results = asked.out / "results.jsonl"
+    lines = results.read_text().splitlines() if results.exists() else []
+    rows = {row["network"]: row for row in map(json.loads, filter(lambda line: line.endswith("}"), lines))}
+    for name in names:
+        if name in rows and not asked.again:
+            continue
+        try:
+            rows[name] = examined(name, asked.out, asked.validate, asked.max_time, asked.seed)
+        except NetadaptError as error:
+            print(f"\n{name}: {error}", file=sys.stderr)
+            continue
+        with results.open("a") as file:
+            file.write(json.dumps(rows[name]) + "\n")
+        print(f"\n{shown([rows[name]])}", file=sys.stderr, flush=True)
+    print(shown([rows[name] for name in names if name in rows]))
+
+
+if __name__ == "__main__":
+    main()
