@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from table_networks import NETWORKS
 from tabulate import tabulate
 
 import netadapt_onnx
@@ -37,6 +36,7 @@ from netadapt_onnx.profilers.validation import SEED
 from netadapt_onnx.profilers.versions import Variant, random_versions
 from netadapt_onnx.runtime import random_inputs
 from netadapt_onnx.surgery import Trace
+from table_networks import NETWORKS
 
 CONVOLUTIONAL = tuple(name for name in NETWORKS if name not in ("unet", "vit_tiny"))
 # Layers are measured separately for so many of the versions, and each in so many runs.

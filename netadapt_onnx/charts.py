@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from netadapt_onnx.errors import NetadaptError
 
 Row = Mapping[str, object]
 Spec = dict[str, Any]
@@ -90,6 +93,42 @@ def write(spec: Spec, stem: Path) -> list[Path]:
     files[0].write_text(text, encoding="utf-8")
     files[1].write_bytes(image)
     return files
+
+
+def require_kind(path: Path) -> None:
+    """Raise NetadaptError unless a chart can be written to a path of this name here."""
+    if path.suffix not in (".svg", ".png"):
+        raise NetadaptError(f"{path}: a chart is written as .svg or .png", code="usage")
+    if not available():
+        raise NetadaptError(MISSING.partition(":")[0], hint=MISSING.partition(": ")[2], code="missing-package")
+
+
+def write_one(spec: Spec, path: Path) -> None:
+    """Render to a path that ends in .svg or .png; whole or not at all."""
+    import vl_convert
+
+    if path.suffix == ".svg":
+        data = vl_convert.vegalite_to_svg(spec).encode()
+    else:
+        data = vl_convert.vegalite_to_png(spec, scale=PNG_SCALE)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_bytes(data)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def against(points: Sequence[Row], x: str, y: str, ends: Sequence[float], *, title: str) -> Spec:
+    """Points in two axes of one unit, and the line between `ends` on which both agree."""
+    made = layered([], title, [])
+    made["layer"] = [
+        {"data": {"values": [{x: end, y: end} for end in ends]}, "mark": {"type": "line", "strokeDash": [4, 4]}},
+        {"data": {"values": list(points)}, "mark": {"type": "point"}},
+    ]
+    for layer in made["layer"]:
+        layer["encoding"] = axes(x, y, "", ())
+    return made
 
 
 def axes(x: str, y: str, series: str, logarithmic: Sequence[str]) -> Spec:

@@ -21,13 +21,17 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Layer:
-    """A node that owns weights; `group` names the group that its output channels belong to."""
+    """A node that owns weights; `group` names the group that its output channels belong to.
+
+    `latency_ms`: a table's prediction for the kernel that is named after it; only with a table.
+    """
 
     name: str
     op: str
     params: int
     macs: int
     group: str | None
+    latency_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -119,13 +123,15 @@ def inspect(
     found = traced(source, shapes, batch_size, choices, consume=source is not model)
     folded = found.folded
     counted = cost(found.flat.proto, found.flat.shapes)
-    latency_ms = None
+    latency_ms, times = None, {}
     if table is not None:
+        from netadapt_onnx.profilers.breakdown import unit_ms
         from netadapt_onnx.profilers.table import Table
 
-        latency_ms = Table.load(Path(table), folded.proto).predict(folded.shapes)
+        known = Table.load(Path(table), folded.proto)
+        latency_ms, times = known.predict(folded.shapes), unit_ms(known, folded.shapes)
     owner = {layer: group.name for group in found.groups for layer in group.layers}
-    layers = tuple(Layer(c.name, c.op, c.params, c.macs, owner.get(c.name)) for c in counted.layers)
+    layers = tuple(Layer(c.name, c.op, c.params, c.macs, owner.get(c.name), times.get(c.name)) for c in counted.layers)
     reasons = () if explained is None else explain(found, explained)
     if write_plan is not None:
         write_atomically(Path(write_plan), template(found).encode())

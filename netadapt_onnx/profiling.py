@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from netadapt_onnx import charts
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.evaluation import Latency, latency
 from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, traced
+from netadapt_onnx.profilers.breakdown import Part, by_group, by_layer
 from netadapt_onnx.profilers.build import build, default_models
 from netadapt_onnx.profilers.deployment import Precision
 from netadapt_onnx.profilers.devices.opening import LOCAL, opened_device
@@ -27,7 +29,11 @@ TIME_CAP_S = 100.0
 
 @dataclass(frozen=True)
 class ProfileResult:
-    """`device` is the fingerprint that the table is valid for; `seconds` what building took, over all resumes."""
+    """`device` is the fingerprint that the table is valid for; `seconds` what building took, over all resumes.
+
+    `versions` were measured, `precise` of them until their median was known to 1%; `stopped` says what ended the build.
+    `drift`: by how much the device changed speed meanwhile. `layers` and `groups` say where the time goes, if asked.
+    """
 
     table: Path
     device: Mapping[str, object]
@@ -35,6 +41,12 @@ class ProfileResult:
     seconds: float
     latency_ms: Latency
     validation: Validation | None
+    versions: int = 0
+    precise: int = 0
+    stopped: str = "done"
+    drift: float = 0.0
+    layers: tuple[Part, ...] = ()
+    groups: tuple[Part, ...] = ()
 
 
 def profile(
@@ -52,6 +64,8 @@ def profile(
     keep: bool = False,
     perf_test: str | os.PathLike[str] | None = None,
     held_out: int = 0,
+    plot: str | os.PathLike[str] | None = None,
+    per_layer: bool = False,
     models: int | None = None,
     time_cap_s: float = TIME_CAP_S,
     seed: int = 0,
@@ -69,13 +83,15 @@ def profile(
     with `keep` the files stay there. `ep_options` are the execution provider's own, `ep_library` is the file of a
     plugin. `deploy="int8"` measures what onnxruntime's quantiser makes of each version, calibrated with
     training inputs of `data`. `perf_test`: an `onnxruntime_perf_test` built for a device without Python.
-    `held_out` > 0 predicts and times that many widths that the table has not seen. `overwrite` starts anew, and the old
+    `held_out` > 0 predicts and times that many widths that the table has not seen, and `plot` (.svg, .png) shows them;
+    `per_layer` says where the time goes. `time_cap_s` ends building. `overwrite` starts anew, and the old
     table goes when the new one is complete. Raises NetadaptError if `table` is another device's or another model's,
     or if nothing can be measured.
     """
     path = Path(table)
     source = opened(model)
     prepare_output(path, True, source)
+    chart = None if plot is None else _prepared(Path(plot), held_out, overwrite, source, path)
     found = traced(source, shapes, batch_size)
     require_prunable(source, found)
     execution = Execution(ep, threads, ep_options or {}, ep_library, deployment(deploy, found.folded, data))
@@ -101,7 +117,43 @@ def profile(
             validation = validate(
                 built, reference, draw, held_out, progress=progress, device=there, execution=execution
             )
-    return ProfileResult(path, built.device, len(built.cells), built.seconds, latency(built.latency_ms), validation)
+    if chart is not None and validation is not None:
+        scatter(validation, chart)
+    shown = found.folded.shapes
+    owner = {layer: group.name for group in found.groups for layer in group.layers}
+    return ProfileResult(
+        path,
+        built.device,
+        len(built.cells),
+        built.seconds,
+        latency(built.latency_ms),
+        validation,
+        len(built.wholes),
+        built.precise,
+        built.reference.stopped,
+        built.drift,
+        by_layer(built, shown, owner) if per_layer else (),
+        by_group(built, shown, owner) if per_layer else (),
+    )
+
+
+def _prepared(plot: Path, held_out: int, overwrite: bool, *inputs: Source) -> Path:
+    """Where a chart goes, once it is sure that it can be made."""
+    if not held_out:
+        raise NetadaptError("a plot shows held-out versions, and none are asked for", hint="--validate N", code="usage")
+    charts.require_kind(plot)
+    prepare_output(plot, overwrite, *inputs)
+    return plot
+
+
+def scatter(validation: Validation, path: Path) -> None:
+    """Draw predicted against measured latency, with the line on which they agree."""
+    points = [{"measured ms": m, "predicted ms": p} for p, m in validation.points]
+    ends = [f([x for pair in validation.points for x in pair]) for f in (min, max)]
+    off, again = f"{validation.mape:.1%}", f"{validation.repeatability:.1%}"
+    title = f"{validation.n} unseen widths: {off} off on average, repeatability {again}"
+    spec = charts.against(points, "measured ms", "predicted ms", ends, title=title)
+    charts.write_one(spec, path)
 
 
 @dataclass(frozen=True)

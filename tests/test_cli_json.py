@@ -50,7 +50,7 @@ def test_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(found) == {"model", "layers", "groups"}
     assert set(found["model"]) == RESOURCES
     assert found["model"]["latency_ms"] is None
-    assert all(set(layer) == {"name", "op", "params", "macs", "group"} for layer in found["layers"])
+    assert all(set(layer) == {"name", "op", "params", "macs", "group", "latency_ms"} for layer in found["layers"])
     assert found["groups"][0] == {
         "name": "conv1",
         "channels": 8,

@@ -13,13 +13,14 @@ from models import plain, residual, unprunable
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.profilers import build as building
+from netadapt_onnx.profilers.breakdown import by_group, by_layer
 from netadapt_onnx.profilers.build import build
 from netadapt_onnx.profilers.cost import cost
 from netadapt_onnx.profilers.session import CPU, Execution, fingerprint
 from netadapt_onnx.profilers.table import Cell, Record, Table, Whole, read
 from netadapt_onnx.profilers.timing import Timing
 from netadapt_onnx.profilers.units import Layers
-from netadapt_onnx.profilers.validation import validate
+from netadapt_onnx.profilers.validation import kendall, validate
 from netadapt_onnx.profilers.versions import Draw, Variant, random_versions
 from netadapt_onnx.profiling import profile
 from netadapt_onnx.surgery.criteria import select
@@ -155,12 +156,46 @@ class TestSimulated:
 
     def test_the_time_cap_leaves_a_smaller_table(self, reference: Variant, draw: Draw, tmp_path: Path) -> None:
         path = tmp_path / "t.jsonl"
-        build(path, reference, draw, models=16)
-        lines = path.read_bytes().splitlines(keepends=True)
-        path.write_bytes(b"".join(lines[: next(i for i, line in enumerate(lines) if b'"model":8' in line)]))
-        table = build(path, reference, draw, models=16, time_cap_s=3.0)  # the first batch took 8 x 0.5 s
-        assert len(table.wholes) == 8
-        assert table.reference.stopped == "time cap of 3 s"
+        table = build(path, reference, draw, models=32, time_cap_s=7.0)  # a version takes 0.5 s, a batch has 8
+        assert len(table.wholes) == 16
+        assert table.reference.stopped == "time cap of 7 s"
+
+    def test_a_model_too_slow_for_the_cap_is_refused_and_gone_on_with(
+        self, reference: Variant, draw: Draw, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "t.jsonl"
+        with pytest.raises(NetadaptError, match="8 versions took 4 of 3 s, and a table needs 16") as caught:
+            build(path, reference, draw, models=16, time_cap_s=3.0)
+        assert caught.value.code == "too-slow"
+        assert "--max-time 12s" in str(caught.value.hint)
+        assert len(build(path, reference, draw, models=16, time_cap_s=12.0).wholes) == 16
+
+    def test_errors_are_predicted_with_the_latency(self, reference: Variant, draw: Draw, tmp_path: Path) -> None:
+        table = build(tmp_path / "t.jsonl", reference, draw, models=48)
+        whole = sum(simulated_ms(reference.shapes, reference.proto).values())
+        within = []
+        for i in range(30):
+            version = draw(np.random.default_rng([98, i]))
+            ms, error = table.predict_with_error(version.shapes)
+            assert ms == table.predict(version.shapes)
+            assert 0 <= error < 0.2
+            expected = 3.0 * sum(simulated_ms(version.shapes, reference.proto).values()) / whole
+            within.append(abs(ms / expected - 1) <= error + 0.005)
+        assert np.mean(within) > 0.8
+
+    def test_time_is_broken_down_by_layer_and_by_group(
+        self, traced: Trace, reference: Variant, draw: Draw, tmp_path: Path
+    ) -> None:
+        table = build(tmp_path / "t.jsonl", reference, draw, models=32)
+        owner = {layer: group.name for group in traced.groups for layer in group.layers}
+        for parts in (by_layer(table, reference.shapes, owner), by_group(table, reference.shapes, owner)):
+            assert sum(p.latency_ms for p in parts) == pytest.approx(table.predict(reference.shapes))
+            assert [p.share for p in parts] == sorted((p.share for p in parts), reverse=True)
+            assert parts[-1].cumulated == pytest.approx(1.0)
+        true = simulated_ms(reference.shapes, reference.proto)
+        slowest = by_layer(table, reference.shapes, owner)[0]
+        assert true[slowest.name] == max(true.values())
+        assert slowest.group == owner[slowest.name]
 
     def test_progress_counts_versions(self, reference: Variant, draw: Draw, tmp_path: Path) -> None:
         seen: list[tuple[int, int]] = []
@@ -273,3 +308,13 @@ def test_a_measured_table_ranks_unseen_versions(reference: Variant, draw: Draw, 
     assert found.n == 8
     assert found.pearson > 0.7
     assert found.mape <= found.p95 <= found.max
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kendall_is_scipys(seed: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(seed)
+    a = rng.integers(0, 12, 30).astype(float)  # with ties
+    b = a + rng.normal(0, 4, 30).round()
+    assert kendall(a, b) == pytest.approx(stats.kendalltau(a, b).statistic, abs=1e-12)
+    assert kendall(a, a) == pytest.approx(1.0)

@@ -84,9 +84,15 @@ def _text(result: Inspection, model: Path) -> str:
     from netadapt_onnx import render
 
     totals = render.table(render.cost_rows(asdict(result.model)))
+    timed = result.model.latency_ms is not None
     layers = render.table(
-        [[c.name, c.op, render.count(c.params), render.count(c.macs), c.group or ""] for c in result.layers],
-        ["layer", "op", "params", "macs", "group"],
+        [
+            [c.name, c.op, render.count(c.params), render.count(c.macs)]
+            + [render.milliseconds(c.latency_ms) if c.latency_ms is not None else ""] * timed
+            + [c.group or ""]
+            for c in result.layers
+        ],
+        ["layer", "op", "params", "macs", *["latency"] * timed, "group"],
     )
     groups = render.table(
         [

@@ -32,6 +32,19 @@ if TYPE_CHECKING:
     from netadapt_onnx.training.given import DataSource
 
 
+# A device that changes its speed more than this is not idle, or too hot.
+DRIFT = 0.15
+
+
+def _seconds(_: click.Context, __: click.Parameter, given: str) -> float:
+    from netadapt_onnx.amounts import parse_seconds
+
+    found = parse_seconds(given)
+    if found is None:
+        raise click.BadParameter(f"'{given}' is no time such as 90s or 2m")
+    return found
+
+
 class Profile(click.Command):
     """`profile`, and what stands beside it: `profile bundle` and `profile import`."""
 
@@ -66,6 +79,19 @@ class Profile(click.Command):
     metavar="N",
     help="Then time N other widths and compare with the prediction.",
 )
+@click.option(
+    "--plot", type=click.Path(path_type=Path), metavar="FILE.svg|png", help="Draw predicted against measured times."
+)
+@click.option("--per-layer", is_flag=True, help="Show where the time goes, by layer and by group.")
+@click.option(
+    "--max-time",
+    "time_cap_s",
+    default="100s",
+    show_default=True,
+    metavar="TIME",
+    callback=_seconds,
+    help="Stop building after this long, with what was measured.",
+)
 @SEED
 @click.option("--overwrite", is_flag=True, help="Measure anew even if the table exists.")
 @shaped
@@ -84,6 +110,9 @@ def command(
     perf_test: Path | None,
     keep: bool,
     held_out: int,
+    plot: Path | None,
+    per_layer: bool,
+    time_cap_s: float,
     seed: int,
     overwrite: bool,
     shapes: dict[str, tuple[int, ...]],
@@ -95,6 +124,7 @@ def command(
 
     \b
     Examples:  netadapt-onnx profile model.onnx --table cpu.jsonl --validate 10
+               netadapt-onnx profile model.onnx --table cpu.jsonl --per-layer
                netadapt-onnx profile model.onnx --table pi.jsonl --device ssh://pi@raspberrypi
     """
     from netadapt_onnx import render
@@ -115,6 +145,9 @@ def command(
             perf_test=perf_test,
             keep=keep,
             held_out=held_out,
+            plot=plot,
+            per_layer=per_layer,
+            time_cap_s=time_cap_s,
             seed=seed,
             shapes=shapes,
             batch_size=batch_size,
@@ -123,6 +156,18 @@ def command(
             log=seen.log,
         )
     return Answer(result, lambda: _text(result, model))
+
+
+def _circumstances(result: ProfileResult) -> list[str]:
+    """How many versions were measured how well, and on how steady a device."""
+    rest = result.versions - result.precise
+    told = f"{result.versions} versions measured ({result.stopped}), {result.precise} of them until 1% precise"
+    if rest:
+        told += f", {rest} until their rounds or their share of the time were used up"
+    lines = [told]
+    if result.drift > DRIFT:
+        lines.append(f"the device changed its speed by {result.drift:.0%} meanwhile; an idle one measures better")
+    return lines
 
 
 def _text(result: ProfileResult, model: Path) -> str:
@@ -139,8 +184,16 @@ def _text(result: ProfileResult, model: Path) -> str:
         lines.append(
             f"{v.n} unseen widths predicted within {render.percent(v.mape)} on average, 95% of them within "
             f"{render.percent(v.p95)}, the worst {render.percent(v.max)}; fresh sessions of one model differ by "
-            f"{render.percent(v.repeatability)}"
+            f"{render.percent(v.repeatability)}; rank correlation {v.kendall:.3f}"
         )
+    lines[1:1] = _circumstances(result)
+    for title, parts in (("layer", result.layers), ("group", result.groups)):
+        if parts:
+            rows = [
+                [p.name or "(no group)", render.milliseconds(p.latency_ms), f"{p.share:.1%}", f"{p.cumulated:.1%}"]
+                for p in parts
+            ]
+            lines.append("\n" + render.table(rows, [title, "latency", "share", "cumulated"]) + "\n")
     options = ("--data", "DATA.npz", "--budget", "latency=0.7x", "--table", result.table, "-o", "run")
     lines.append(render.next_command("adapt", model, *options))
     return "\n".join(lines)

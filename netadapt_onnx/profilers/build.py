@@ -43,6 +43,8 @@ from netadapt_onnx.profilers.versions import Draw, Variant, named
 from netadapt_onnx.runtime import Arrays
 
 MODELS, WHOLE_MODELS = 64, 128
+# A table of fewer versions predicts little.
+LEAST_MODELS = 16
 BATCH = 8
 # Fresh sessions per version: memory layout differs from one to the next.
 FRESH = 2
@@ -71,7 +73,7 @@ def build(
     None: as many as the provider needs. One that shows no times of nodes needs more, since only whole times are fitted.
 
     Stops early, with the batches it has, when `time_cap_s` of measuring is used up.
-    Raises NetadaptError if `path` is a table of something else (named), or a version cannot run.
+    Raises NetadaptError if `path` is a table of something else (named), a version cannot run, or the cap is too short.
     """
     device = device or LocalDevice()
     models = models or default_models(execution)
@@ -155,6 +157,7 @@ def _measure_all(
         with path.open("ab") as file:
             file.write(encode(new))
         spent += sum(r.seconds for r in new if isinstance(r, Whole))
+        _require_pace(spent, batch.stop, header.models, time_cap_s)
     if progress:
         progress(header.models, header.models, "timing the uncut model")
     started = time.perf_counter()
@@ -163,6 +166,18 @@ def _measure_all(
     final = Reference(timing.median_ms, timing.ci95, timing.sessions, stopped, seconds)
     with path.open("ab") as file:
         file.write(encode([final]))
+
+
+def _require_pace(spent: float, measured: int, models: int, time_cap_s: float) -> None:
+    """Raise NetadaptError if the time cap leaves too few versions for a table; what there is can be gone on with."""
+    needed = min(LEAST_MODELS, models)
+    if measured < needed and spent > time_cap_s:
+        raise NetadaptError(
+            f"the model is too slow for the time cap: {measured} versions took {spent:.0f} of {time_cap_s:g} s, and a "
+            f"table needs {needed}",
+            hint=f"run again with --max-time {max(2 * time_cap_s, 1.5 * spent / measured * models):.0f}s: it goes on",
+            code="too-slow",
+        )
 
 
 def together(reference: Variant) -> int:

@@ -117,7 +117,7 @@ class Curve:
     """Time (microseconds) of one kind of unit over its widths: the sum of its kernels'.
 
     Which kernels run depends on the widths: layout changes come and go, and fast kernels do not take all widths.
-    `spread` is the relative error that one cell is off by, typically.
+    `spread`: the relative error that 95% of its cells stay within.
     """
 
     stairs: Stairs
@@ -146,11 +146,8 @@ def fit_curve(
     kernels = tuple(_fit_kernel(widths, times, stairs, steps[name], rounds) for name, times in us.items())
     curve = Curve(stairs, kernels, 0.0)
     totals = np.nansum(list(us.values()), 0)
-    off = np.abs(
-        curve(widths) / np.maximum(totals, 0.2 * totals.max() + 0.5)
-        - np.minimum(1, totals / (0.2 * totals.max() + 0.5))
-    )
-    return replace(curve, spread=float(1.4826 * np.median(off)))
+    off = np.abs(curve(widths) - totals) / np.maximum(totals, 0.2 * totals.max() + 0.5)
+    return replace(curve, spread=float(np.quantile(off, 0.95)))
 
 
 def _fit_kernel(widths: Ints, times: Floats, stairs: Stairs, steps: Stairs, rounds: int = 1) -> KernelCurve:

@@ -223,7 +223,7 @@ class Table:
         off = {unit.name: pool.curve.spread for pool in self._pools for unit in pool.units}
         total = max(1e-9, sum(times.values()))
         units = sum((off[name] * us / total) ** 2 for name, us in times.items())
-        return self.predict(shapes), 1.96 * float(np.sqrt(units + self._calibration_error**2))
+        return self.predict(shapes), float(np.sqrt(units + self._calibration_error**2))
 
     def predict_units(self, shapes: Shapes) -> dict[str, float]:
         """Predicted microseconds of every unit by its main layer's name."""
@@ -318,10 +318,10 @@ class Table:
 
     @cached_property
     def _calibration_error(self) -> float:
-        """Typical relative distance of measured versions from the calibration (a standard deviation, robustly)."""
+        """The relative distance from the calibration that 95% of the measured versions stay within."""
         slope, offset = self._calibration
         ratios = np.array([whole.ratio for whole in self.wholes])
-        return float(1.4826 * np.median(np.abs((slope * self._totals + offset) / ratios - 1)))
+        return float(np.quantile(np.abs((slope * self._totals + offset) / ratios - 1), 0.95))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,60 @@
+"""Where a model's time goes: a table's prediction, layer by layer and group by group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from netadapt_onnx.profilers.table import Shapes, Table
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some layers' time (ms), its share of the whole, and that of all parts so far; the slowest part comes first.
+
+    `name` is a layer's or a group's; `layers` run as one kernel or belong to the group.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    group: str | None
+    latency_ms: float
+    share: float
+    cumulated: float
+
+
+def unit_ms(table: Table, shapes: Shapes) -> dict[str, float]:
+    """Milliseconds of each unit by its main layer's name; they add up to the predicted latency."""
+    times = table.predict_units(shapes)
+    scale = table.predict(shapes) / max(1e-9, sum(times.values()))
+    return {name: us * scale for name, us in times.items()}
+
+
+def by_layer(table: Table, shapes: Shapes, owner: Mapping[str, str]) -> tuple[Part, ...]:
+    """What each unit takes. `owner`: the group of a layer's output channels."""
+    layers: dict[str, list[str]] = {}
+    for layer, unit in table.units.items():
+        layers.setdefault(unit.name, []).append(layer)
+    times = unit_ms(table, shapes)
+    return _ordered((name, layers[name], owner.get(name), ms) for name, ms in times.items())
+
+
+def by_group(table: Table, shapes: Shapes, owner: Mapping[str, str]) -> tuple[Part, ...]:
+    """What the units of each group's layers take; those of no group come as one part of the name ''."""
+    layers: dict[str, list[str]] = {}
+    times: dict[str, float] = {}
+    for name, ms in unit_ms(table, shapes).items():
+        group = owner.get(name, "")
+        layers.setdefault(group, []).append(name)
+        times[group] = times.get(group, 0.0) + ms
+    return _ordered((group, layers[group], group or None, ms) for group, ms in times.items())
+
+
+def _ordered(parts: Iterable[tuple[str, list[str], str | None, float]]) -> tuple[Part, ...]:
+    rows = sorted(parts, key=lambda part: -part[3])
+    total = max(1e-9, sum(ms for *_, ms in rows))
+    found, so_far = [], 0.0
+    for name, layers, group, ms in rows:
+        so_far += ms
+        found.append(Part(name, tuple(layers), group, ms, ms / total, so_far / total))
+    return tuple(found)
