@@ -6,6 +6,7 @@ So kernels are traced back to the nodes they stand for, and nodes that any measu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,8 +14,21 @@ import onnx
 
 from netadapt_onnx.model import node_name
 
-LAYOUT = frozenset({"ReorderInput", "ReorderOutput", "Transpose", "Cast", "MemcpyFromHost", "MemcpyToHost"})
+LAYOUT = frozenset(
+    {
+        "ReorderInput",
+        "ReorderOutput",
+        "Transpose",
+        "Cast",
+        "MemcpyFromHost",
+        "MemcpyToHost",
+        "QuantizeLinear",
+        "DequantizeLinear",
+    }
+)
 FUSED_ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Gelu"})
+# What replaces nodes between a DequantizeLinear and a QuantizeLinear takes a node's name and adds this.
+_TOKEN = re.compile(r"_token_\d+$")
 LAYOUT_SUFFIXES = ("_nchwc", "_nhwc")
 # Attributes that a cut changes: they tell widths, not kinds.
 WIDTH_ATTRIBUTES = frozenset(
@@ -101,7 +115,13 @@ class Layers:
         for suffix in LAYOUT_SUFFIXES:
             if node.name.endswith(suffix) and node.name.removesuffix(suffix) in self._producer:
                 return [self._advanced(node, node.name.removesuffix(suffix))]
-        return list(self._nodes[node.name].output[:1]) if node.name in self._nodes else []
+        name = _TOKEN.sub("", node.name)
+        if name not in self._nodes:
+            return []
+        tensor = self._nodes[name].output[0]
+        if node.op_type.startswith("Q"):  # BatchNorm was folded, and clipping is what the next scale does anyway
+            tensor = self._after(self._after(tensor, {"BatchNormalization"}), FUSED_ACTIVATIONS)
+        return [tensor]
 
     def _advanced(self, node: onnx.NodeProto, tensor: str) -> str:
         """A blocked conv keeps the name it had before a sum and an activation were fused into it."""
