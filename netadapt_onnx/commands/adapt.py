@@ -12,7 +12,10 @@ from netadapt_onnx.commands.answer import Answer
 from netadapt_onnx.commands.configured import configured
 from netadapt_onnx.commands.options import (
     DATA,
+    DEPLOY,
     EP,
+    EP_LIBRARY,
+    EP_OPTION,
     KEEP,
     MODEL,
     PERF_TEST,
@@ -24,7 +27,7 @@ from netadapt_onnx.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from netadapt_onnx.search.result import AdaptResult, DryRun, Latency
+    from netadapt_onnx.search.result import AdaptResult, Deployed, DryRun, Latency
     from netadapt_onnx.training.given import DataSource
 
 
@@ -59,7 +62,10 @@ if TYPE_CHECKING:
     help="A program that is given a model and prints a number: the resource of --budget custom=0.7x.",
 )
 @EP
+@EP_OPTION
+@EP_LIBRARY
 @THREADS
+@DEPLOY
 @PYTHON
 @PERF_TEST
 @KEEP
@@ -223,6 +229,17 @@ def _latency(name: str, found: Latency) -> str:
     )
 
 
+def _deployed(found: Deployed) -> str:
+    from netadapt_onnx import render
+
+    change, (before, after) = found.accuracy, found.size_bytes
+    return (
+        f"deployed as {found.precision} ({found.file}): {change.metric} ({change.split}) "
+        f"{render.percent(change.before)} before, {render.percent(change.after)} after; "
+        f"{render.amount('size', before)} before, {render.amount('size', after)} after"
+    )
+
+
 def _verdict(met: bool | None) -> str:
     return "predicted to be met" if met is None else "met" if met else "MISSED"
 
@@ -244,6 +261,8 @@ def text(result: AdaptResult, model: Path, data: DataSource) -> str:
             ["", "before", "after", "left"],
         ),
     ]
+    if result.deployed:
+        parts.append(_deployed(result.deployed))
     for name, latency in result.latencies.items():
         parts.append(_latency(name, latency))
     for name, found_now in result.measured.items():

@@ -17,6 +17,7 @@ import onnx
 
 from netadapt_onnx import __version__
 from netadapt_onnx.model import Model, load
+from netadapt_onnx.profilers.deployment import Precision
 from netadapt_onnx.profilers.devices.opening import LOCAL
 from netadapt_onnx.profilers.measuring import Device
 from netadapt_onnx.profilers.session import Execution, fingerprint
@@ -34,6 +35,7 @@ from netadapt_onnx.search.arguments import (
     seconds_of,
 )
 from netadapt_onnx.search.budget import LATENCY, SEARCHED, budget_texts
+from netadapt_onnx.search.calibration import execution_of
 from netadapt_onnx.search.candidates import Progress, cores
 from netadapt_onnx.search.executors.opening import IN_PROCESS, JOB_TIMEOUT_S, Gpus, opened_executor
 from netadapt_onnx.search.executors.protocol import Executor
@@ -91,7 +93,10 @@ def adapt(
     save_interval: int = 1,
     seed: int = 0,
     ep: str = "cpu",
+    ep_options: Mapping[str, str] | None = None,
+    ep_library: str | None = None,
     threads: int = 1,
+    deploy: Precision = "float",
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     batch_size: int = 1,
     evaluate: Evaluate | None = None,
@@ -140,7 +145,10 @@ def adapt(
         save_interval=save_interval,
         seed=seed,
         ep=ep,
+        ep_options=tuple((ep_options or {}).items()),
+        ep_library=ep_library,
         threads=threads,
+        deploy=deploy,
         evaluate=evaluate,
         shapes=tuple((shapes or {}).items()),
         batch_size=batch_size,
@@ -159,7 +167,7 @@ def adapt(
         **arguments.identity(),
     }
     budgets = arguments.targets[-1]
-    execution = Execution(ep, threads)
+    execution = execution_of(arguments, subject)
     own = values(budgets, resource_command, subject.trace, execution)
     workers = opened_executor(executor, cores(), gpus, seconds_of(job_timeout, "--job-timeout"))
     # One thread each for many proposals at a time is faster than many threads for one, and repeats bit for bit.
@@ -247,7 +255,7 @@ def dry_run(
     asked = Arguments(budget=budget_texts(budget, SEARCHED), device=_told(devices), **arguments)
     budgets = asked.targets[0]
     subject = _prepared(model, data, asked)
-    execution = Execution(asked.ep, asked.threads)
+    execution = execution_of(asked, subject)
     predicted = {}
     with (
         tempfile.TemporaryDirectory() as folder,

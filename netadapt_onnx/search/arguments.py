@@ -13,6 +13,7 @@ import onnx
 
 from netadapt_onnx.amounts import EXAMPLES, parse_amount, parse_seconds
 from netadapt_onnx.errors import NetadaptError, legible
+from netadapt_onnx.profilers.deployment import PRECISIONS, Precision
 from netadapt_onnx.search.budget import SEARCHED, Target, parse_targets
 from netadapt_onnx.search.ladders import DEFAULT_STEP, Floors, Rungs, Steps, rungs
 from netadapt_onnx.search.netadapt import Select
@@ -67,7 +68,10 @@ class Arguments:
     seed: int = 0
     device: tuple[str, ...] = ("local",)
     ep: str = "cpu"
+    ep_options: tuple[tuple[str, str], ...] = ()
+    ep_library: str | None = None
     threads: int = 1
+    deploy: Precision = "float"
     evaluate: Evaluate | None = None
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     batch_size: int = 1
@@ -77,6 +81,7 @@ class Arguments:
         _among("strategy", self.strategy, tuple(CRITERION))
         _among("rank", self.rank, tuple(SHORT_TERM))
         _among("select", self.select, ("ratio", "accuracy"))
+        _among("deploy", self.deploy, PRECISIONS)
         _among("reduction_of", self.reduction_of, ("initial", "current"))
         _within("init_reduction_ratio", self.init_reduction_ratio, 0, 1, "the share that the first iteration removes")
         _within("decay", self.decay, 0, 1, "the factor from one iteration's reduction to the next's")
@@ -170,6 +175,10 @@ class Arguments:
                 words += [word for text in value for word in ("--budget", text)]
             elif field.name == "shapes":
                 words += [word for name, dims in value for word in ("--shape", f"{name}={'x'.join(map(str, dims))}")]
+            elif field.name == "ep_options":
+                words += [word for name, text in value for word in ("--ep-option", f"{name}={text}")]
+            elif field.name == "ep_library" and value is not None:
+                words += ["--ep-library", Path(value).name]
             elif field.name in ("step", "freeze", "floor") and value != field.default:
                 words += [word for one in _each(value) for word in (_flag(field.name), one)]
             elif field.name == "max_time_s" and value is not None:

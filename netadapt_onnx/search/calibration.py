@@ -1,4 +1,4 @@
-"""Deployment as users ask for it: `--deploy int8` with `--data` to calibrate with."""
+"""What runs where it is measured, as users ask for it: `--ep`, its options, `--deploy int8` with inputs of `--data`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import numpy as np
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import Folded
 from netadapt_onnx.profilers.deployment import FLOAT, SAMPLES, Deployment, Precision
+from netadapt_onnx.profilers.session import Execution
 from netadapt_onnx.runtime import Arrays
+from netadapt_onnx.search.arguments import Arguments
+from netadapt_onnx.search.subject import Subject
 from netadapt_onnx.training.data import Dataset, Specs
 from netadapt_onnx.training.loading import dataset_for
 
@@ -30,6 +33,12 @@ def deployment(
             raise NetadaptError("--deploy int8 calibrates with inputs", hint="give --data", code="usage")
         dataset = dataset_for(folded, data)
     return Deployment("int8", calibration(dataset, folded.specs))
+
+
+def execution_of(asked: Arguments, subject: Subject) -> Execution:
+    """How the models of an adaptation run where they are measured."""
+    deploy = deployment(asked.deploy, subject.trace.folded, None, subject.data)
+    return Execution(asked.ep, asked.threads, dict(asked.ep_options), asked.ep_library, deploy)
 
 
 def calibration(dataset: Dataset, specs: Specs) -> tuple[Arrays, ...]:

@@ -91,7 +91,7 @@ def energy(specs: Known, execution: Execution) -> Value:
 
     def value(proto: onnx.ModelProto) -> float:
         with tempfile.TemporaryDirectory(prefix="netadapt-") as folder:
-            _, [path, *_rest] = write_model(proto, Path(folder), oldest=False)
+            _, [path, *_rest] = write_model(execution.deploy.apply(proto), Path(folder), oldest=False)
             return energy_mj(agent.caller(path, execution_record(execution), inputs), counter)
 
     return value

@@ -9,10 +9,12 @@ from pathlib import Path
 import onnx
 
 from netadapt_onnx.folding import Folded, fold
+from netadapt_onnx.light import file_bytes
 from netadapt_onnx.model import load, save
 from netadapt_onnx.profilers.cost import cost
 from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.budget import LATENCY, Budget, Target
+from netadapt_onnx.search.calibration import deployment
 from netadapt_onnx.search.judge import Judge
 from netadapt_onnx.search.latency import LatencyGauge
 from netadapt_onnx.search.netadapt import Step
@@ -20,6 +22,7 @@ from netadapt_onnx.search.result import (
     AccuracyChange,
     AdaptResult,
     Compared,
+    Deployed,
     Finished,
     Latency,
     Limit,
@@ -85,6 +88,7 @@ class Outcome:
             latencies={n: found for n, found in latencies.items() if n.startswith(LATENCY)},
             measured={n: _compared(found) for n, found in latencies.items() if not n.startswith(LATENCY)},
             notes=notes,
+            deployed=self._deployed(proto, file, said),
         )
 
     def result(self, models: Sequence[Finished], notes: Sequence[str]) -> AdaptResult:
@@ -106,7 +110,20 @@ class Outcome:
             measured=last.measured,
             notes=tuple(dict.fromkeys((*notes, *last.notes))),
             models=tuple(models),
+            deployed=last.deployed,
         )
+
+    def _deployed(self, proto: onnx.ModelProto, file: Path, said: Mapping[str, str]) -> Deployed | None:
+        """What is deployed of the model, written beside it, and compared with what is deployed of the original."""
+        precision = self.arguments.deploy
+        if precision == "float":
+            return None
+        deploy = deployment(precision, self.subject.trace.folded, None, self.subject.data)
+        original, result = deploy.apply(self.subject.trace.folded.proto), deploy.apply(proto)
+        written = save(result, file.with_suffix(f".{precision}.onnx"), metadata=said, overwrite=True)
+        before = self.run.once(f"accuracy/reported/{precision}", lambda: self.judge.reported(original))
+        change = AccuracyChange(before, self.judge.reported(result), self.judge.metric, self.judge.split)
+        return Deployed(precision, written.name, (file_bytes(original), written.stat().st_size), change)
 
     def folded(self, proto: onnx.ModelProto) -> Folded:
         """A model at the shapes that were asked for."""

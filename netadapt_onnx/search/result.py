@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from netadapt_onnx.profilers.deployment import Precision
+
 # met: within every budget; nothing-to-do: it was from the start; no-way-down: no group can lose more channels;
 # accuracy-floor: the next step would have gone below --min-accuracy.
 Stopped = Literal["met", "nothing-to-do", "max-iterations", "max-time", "accuracy-floor", "no-way-down"]
@@ -31,6 +33,19 @@ class AccuracyChange:
     after: float
     metric: str
     split: str
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What runs in the place of the float model, in `file` beside it; accuracy and size before and after.
+
+    Latencies and energy are measured of it; every other resource is the float model's.
+    """
+
+    precision: Precision
+    file: str
+    size_bytes: tuple[int, int]
+    accuracy: AccuracyChange
 
 
 @dataclass(frozen=True)
@@ -96,6 +111,7 @@ class Finished:
     latencies: Mapping[str, Latency] = field(default_factory=dict)
     measured: Mapping[str, Compared] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    deployed: Deployed | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +121,7 @@ class AdaptResult:
     `groups`: channels before and after; `stopped`: why; `notes`: what else to know.
 
     `met` is None where a latency could only be predicted; `latencies` has every device's, `latency` the first;
-    `measured` has energy and what a program of the user measured.
+    `measured` has energy and what a program of the user measured. `deployed`: the int8 form, if that is deployed.
     """
 
     met: bool | None
@@ -123,6 +139,7 @@ class AdaptResult:
     measured: Mapping[str, Compared] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     models: tuple[Finished, ...] = ()
+    deployed: Deployed | None = None
 
 
 @dataclass(frozen=True)

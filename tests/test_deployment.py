@@ -1,0 +1,196 @@
+"""`--deploy int8`: what is measured is the quantised model, what is cut and trained is the float one."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from models import plain, residual
+from netadapt_onnx import cli, profile
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.folding import fold
+from netadapt_onnx.profilers import agent
+from netadapt_onnx.profilers.deployment import FLOAT, Deployment
+from netadapt_onnx.profilers.measuring import Job, Order
+from netadapt_onnx.profilers.session import CPU, Execution, differences, execution_record, fingerprint
+from netadapt_onnx.profilers.units import Layers
+from netadapt_onnx.profilers.versions import named
+
+Inputs = tuple[dict[str, np.ndarray], ...]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model, and data whose class is the brightest of three channels."""
+    (tmp_path / "model.onnx").write_bytes(plain((8, 16), size=8, classes=3).SerializeToString())
+    rng = np.random.default_rng(0)
+    arrays: dict[str, Any] = {}
+    for split, n in (("train", 256), ("val", 64)):
+        labels = rng.integers(0, 3, n)
+        images = rng.standard_normal((n, 3, 8, 8)).astype(np.float32)
+        images[np.arange(n), labels] += 1
+        arrays |= {f"x_{split}": images, f"y_{split}": labels}
+    np.savez(tmp_path / "data.npz", **arrays)
+    return tmp_path
+
+
+def inputs_of(proto: onnx.ModelProto, n: int = 8) -> Inputs:
+    rng = np.random.default_rng(1)
+    specs = fold(proto).specs
+    return tuple({k: rng.standard_normal(s).astype(d) for k, (s, d) in specs.items()} for _ in range(n))
+
+
+def run(proto: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    found: np.ndarray = session.run(None, inputs)[0]
+    return found
+
+
+def test_float_is_the_model_itself() -> None:
+    proto = plain()
+    assert FLOAT.apply(proto) is proto
+    assert fingerprint(CPU)["precision"] == "float"
+
+
+def test_int8_computes_nearly_the_same_with_the_same_names() -> None:
+    proto = fold(residual(16, size=8)).proto
+    samples = inputs_of(proto, 16)
+    found = Deployment("int8", samples).apply(proto)
+    assert [v.name for v in found.graph.input] == [v.name for v in proto.graph.input]
+    assert [v.name for v in found.graph.output] == [v.name for v in proto.graph.output]
+    expected = np.concatenate([run(proto, x) for x in samples])
+    errors = np.concatenate([run(found, x) for x in samples]) - expected
+    assert 0 < np.abs(errors).max() < 0.2 * expected.std()
+    weights = {t.data_type for t in found.graph.initializer if len(t.dims) == 4}
+    assert weights == {onnx.TensorProto.INT8}
+
+
+def test_the_deployed_form_is_remembered_and_is_that_of_the_model_given() -> None:
+    proto, other = fold(plain()).proto, fold(plain(seed=3)).proto
+    deploy = Deployment("int8", inputs_of(proto, 2))
+    assert deploy.apply(proto) is deploy.apply(proto)
+    assert deploy.apply(other).SerializeToString() != deploy.apply(proto).SerializeToString()
+
+
+def test_whoever_measures_int8_is_given_the_quantised_file(tmp_path: Path) -> None:
+    proto = fold(plain()).proto
+    samples = inputs_of(proto, 2)
+    job = Job((0,), None, False, 1, "each", 0.5, (1, 1), 1.0)
+    order = Order({0: proto}, samples[0], Execution(deploy=Deployment("int8", samples)), (job,))
+    written = order.write(tmp_path, oldest=False)
+    [file] = [path for path in written.passing if path.suffix == ".onnx"]
+    assert "QuantizeLinear" in {node.op_type for node in onnx.load(file).graph.node}
+
+
+def test_kernels_of_the_quantised_model_are_those_of_its_layers(tmp_path: Path) -> None:
+    proto = named(fold(residual(16, size=8)).proto)
+    samples = inputs_of(proto, 2)
+    (tmp_path / "m.onnx").write_bytes(Deployment("int8", samples).apply(proto).SerializeToString())
+    found = agent.Profiled(tmp_path / "m.onnx", execution_record(CPU), samples[0], tmp_path).finish()
+    graph = onnx.ModelProto.FromString(zlib.decompress(base64.b64decode(found["optimised"]))).graph
+    kernels = Layers(proto).kernels(graph, found["us"])
+    quantised = {kernel.layers for kernel in kernels if "QLinear" in kernel.op}
+    assert {("conv1", "bn1", "relu1"), ("conv3", "bn3")} <= quantised
+    assert sum(kernel.us for kernel in kernels) == pytest.approx(sum(found["us"].values()))
+
+
+def test_an_int8_table_is_not_a_float_one() -> None:
+    told = differences(fingerprint(Execution(deploy=Deployment("int8"))), fingerprint(CPU))
+    assert told == ["precision: int8 there, float here"]
+
+
+def without_weights() -> onnx.ModelProto:
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 8, 8]) for name in ("image", "y"))
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Erf", ["image"], ["y"], name="erf")], "g", [x], [y])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+def old() -> onnx.ModelProto:
+    proto = plain()
+    proto.opset_import[0].version = 9
+    return proto
+
+
+def quantised_already() -> onnx.ModelProto:
+    proto = fold(plain()).proto
+    return Deployment("int8", inputs_of(proto, 2)).apply(proto)
+
+
+@pytest.mark.parametrize(
+    ("proto", "reason"),
+    [(old(), "opset 9"), (quantised_already(), "quantised already"), (without_weights(), "nothing in it")],
+    ids=["old", "quantised", "without-weights"],
+)
+def test_what_the_quantiser_cannot_handle_is_refused(proto: onnx.ModelProto, reason: str) -> None:
+    with pytest.raises(NetadaptError, match=f"cannot quantise the model: .*{reason}") as caught:
+        Deployment("int8", inputs_of(fold(plain(size=8)).proto, 2)).apply(proto)
+    assert caught.value.code == "unquantisable"
+
+
+def test_what_the_quantiser_raises_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("tensor\nwithout a range")
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_static", broken)
+    proto = fold(plain()).proto
+    with pytest.raises(NetadaptError, match=r"cannot quantise the model: .*without a range") as caught:
+        Deployment("int8", inputs_of(proto, 2)).apply(proto)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [("--table", "t.jsonl"), ("bundle", "-o", "b.zip")])
+def test_int8_without_data_is_exit_code_2(
+    words: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    first, rest = (words[:1], words[1:]) if words[0] == "bundle" else ((), words)
+    assert cli.run(["profile", *first, "model.onnx", *rest, "--deploy", "int8", "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert "--deploy int8" in error["message"]
+    assert error["hint"] == "give --data"
+    assert sorted(p.name for p in folder.iterdir()) == ["data.npz", "model.onnx"]
+
+
+def test_profile_measures_int8(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = folder / "t.jsonl"
+    found = profile(folder / "model.onnx", table, deploy="int8", data=folder / "data.npz", models=8)
+    assert found.device["precision"] == "int8"
+    kernels = {json.loads(line).get("kernel", "") for line in table.read_bytes().splitlines()}
+    assert any("QLinearConv" in kernel for kernel in kernels)
+    adapt = ["adapt", str(folder / "model.onnx"), "--data", str(folder / "data.npz"), "--table", str(table)]
+    assert cli.run([*adapt, "--budget", "latency=0.9x", "-o", str(folder / "run"), "--json"]) == 2
+    assert "precision: int8 there, float here" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def test_adapt_writes_and_judges_both(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        *("adapt", str(folder / "model.onnx"), "--data", str(folder / "data.npz"), "--budget", "macs=0.5x"),
+        *("-o", str(folder / "run"), "--step", "1", "--init-reduction-ratio", "0.25", "--final-epochs", "1"),
+        *("--deploy", "int8", "--json"),
+    ]
+    assert cli.run(words) == 0, capsys.readouterr().err
+    found = json.loads(capsys.readouterr().out)
+    deployed = found["deployed"]
+    assert (deployed["precision"], deployed["file"]) == ("int8", "model.int8.onnx")
+    file = folder / "run" / "model.int8.onnx"
+    assert deployed["size_bytes"][1] == file.stat().st_size
+    quantised = onnx.load(file)
+    assert "QuantizeLinear" in {node.op_type for node in quantised.graph.node}
+    assert "QuantizeLinear" not in {node.op_type for node in onnx.load(folder / "run" / "model.onnx").graph.node}
+    with np.load(folder / "data.npz") as data:
+        labels, images = data["y_val"], data["x_val"]
+    name = quantised.graph.input[0].name
+    guessed = np.concatenate([run(quantised, {name: x[None]}).argmax(1) for x in images])
+    assert deployed["accuracy"]["after"] == pytest.approx((guessed == labels).mean())
+    assert deployed["accuracy"]["metric"] == found["accuracy"]["metric"] == "top1"
+    assert abs(deployed["accuracy"]["before"] - found["accuracy"]["before"]) < 0.15
+    assert cli.run([*words, "--resume"]) == 0
+    assert json.loads(capsys.readouterr().out)["deployed"] == deployed
