@@ -6,7 +6,7 @@ The arrays themselves carry the task: floats are values (regression), integers c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -22,7 +22,9 @@ KINDS: tuple[Kind, ...] = ("classification", "regression", "segmentation")
 METRICS: Mapping[Kind, str] = {"classification": "top1", "regression": "r2", "segmentation": "miou"}
 # Pascal VOC, Cityscapes and most others mark positions that nobody labelled with it.
 UNLABELLED = 255
-_CHECKED_ROWS = 4096
+# Arrays may be larger than memory, so they are looked at in pieces of this size.
+PIECE_BYTES = 1 << 24
+_LOOKED_AT_ROWS = 4096
 
 
 def class_output(outputs: Outputs) -> tuple[str, int] | None:
@@ -113,7 +115,7 @@ def checked(
     assert shape is not None
     shaped = labels.reshape(shape)
     if kind == "regression":
-        _finite(key, shaped)
+        require_finite(key, shaped)
         return names[0], shaped if shaped.dtype.kind == "f" else shaped.astype(np.float32)
     _in_range(key, shaped, names[0], outputs[names[0]])
     return names[0], shaped
@@ -126,6 +128,14 @@ def require_fitting(task: TaskName | None, outputs: Outputs) -> None:
     raise _invalid(f"--task {task} does not fit the model's outputs {listed(outputs)}", _fitting(outputs))
 
 
+def require_finite(key: str, labels: np.ndarray) -> None:
+    """Raise NetadaptError for the first row of an array that holds NaN or infinity."""
+    for start, some in pieces(labels):
+        finite = np.isfinite(some)
+        if not finite.all():
+            raise _invalid(f"{key} holds NaN or infinity (sample {start + int(np.argwhere(~finite)[0][0])})")
+
+
 def listed(outputs: Outputs) -> str:
     """Outputs as messages show them."""
     return ", ".join(f"'{name}' {'x'.join(['N', *map(str, shape[1:])])}" for name, shape in outputs.items())
@@ -134,6 +144,13 @@ def listed(outputs: Outputs) -> str:
 def shown(shape: Iterable[int]) -> str:
     """A shape as messages show it."""
     return "x".join(map(str, shape)) or "()"
+
+
+def pieces(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Consecutive rows of an array, with the number of the first."""
+    rows = max(1, PIECE_BYTES * len(values) // max(1, values.nbytes))
+    for start in range(0, len(values), rows):
+        yield start, values[start : start + rows]
 
 
 def _has_classes(shape: Shape) -> bool:
@@ -171,15 +188,8 @@ def _one_hot(labels: np.ndarray) -> bool:
     """Rows of one class each, as numbers from 0 to 1 that sum to 1."""
     if labels.ndim != 2 or labels.shape[1] < 2:
         return False
-    some = np.asarray(labels[:_CHECKED_ROWS], np.float64)
+    some = np.asarray(labels[:_LOOKED_AT_ROWS], np.float64)
     return bool((some >= 0).all() and np.abs(some.sum(1) - 1).max() < 1e-3)
-
-
-def _finite(key: str, labels: np.ndarray) -> None:
-    for start in range(0, len(labels), _CHECKED_ROWS):
-        finite = np.isfinite(labels[start : start + _CHECKED_ROWS])
-        if not finite.all():
-            raise _invalid(f"{key} holds NaN or infinity (sample {start + int(np.argwhere(~finite)[0][0])})")
 
 
 def _in_range(key: str, labels: np.ndarray, name: str, output: Shape) -> None:
@@ -187,8 +197,7 @@ def _in_range(key: str, labels: np.ndarray, name: str, output: Shape) -> None:
     axis = 1 if labels.ndim == 1 else class_axis(labels.shape, output)
     assert axis is not None
     classes = output[axis]
-    for start in range(0, len(labels), _CHECKED_ROWS):
-        some = labels[start : start + _CHECKED_ROWS]
+    for start, some in pieces(labels):
         wrong = (some < 0) | (some >= classes)
         if labels.ndim > 1:
             wrong &= some != UNLABELLED

@@ -15,13 +15,12 @@ from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.runtime import Arrays, one_line
 from netadapt_onnx.training.data import SPLITS, Scaling, Specs, Split
 from netadapt_onnx.training.given import DataSource
-from netadapt_onnx.training.labels import Outputs, checked, shown
+from netadapt_onnx.training.labels import Outputs, checked, require_finite, shown
 from netadapt_onnx.training.scaling import scaling_of
 
 # Smaller arrays are read at once.
 LEAST_MAPPED_BYTES = 1 << 20
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
-_CHECKED_ROWS = 4096
 
 
 def npz_splits(
@@ -172,11 +171,7 @@ def _check_input(key: str, stored: Arrays, name: str, shape: tuple[int, ...], dt
             hint,
         )
     if values.dtype.kind == "f":
-        for start in range(0, len(values), _CHECKED_ROWS):
-            finite = np.isfinite(values[start : start + _CHECKED_ROWS])
-            if not finite.all():
-                row = start + int(np.argwhere(~finite)[0][0])
-                raise _invalid(f"{key} holds NaN or infinity (sample {row})")
+        require_finite(key, values)
     return None
 
 
