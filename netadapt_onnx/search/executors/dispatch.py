@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,8 +22,11 @@ PATIENCE_S = 10.0
 class Slot(Protocol):
     """Something that does one job at a time."""
 
-    def do(self, work: Work, shared: Sequence[Shared], request: Request) -> Outcome:
-        """Do a job and wait for it. Raises only what no job is to blame for."""
+    def do(self, work: Work, shared: Sequence[Shared], request: Request, began: Callable[[], None]) -> Outcome:
+        """Do a job and wait for it; `began` is called when its worker is up and has all it needs.
+
+        Raises only what no job is to blame for.
+        """
         ...
 
     def abandon(self) -> None:
@@ -32,12 +36,12 @@ class Slot(Protocol):
 
 @dataclass(eq=False)
 class _Turn:
-    """A job on a slot, from `began` on."""
+    """A job on a slot. Its time counts from `began` on: queueing and starting a worker are not its fault."""
 
     place: int
     number: int
     slot: Slot
-    began: float
+    began: float = math.inf
     thread: Thread | None = None
 
 
@@ -64,12 +68,14 @@ class Dispatcher:
                 return
             if place not in self._slots:
                 self._slots[place] = self._make(place)
-            slot = self._slots[place]
-            turn = _Turn(place, todo.popleft(), slot, time.monotonic())
+            turn = _Turn(place, todo.popleft(), self._slots[place])
+
+            def began() -> None:
+                turn.began = time.monotonic()
 
             def go() -> None:
                 try:
-                    answers.put((turn, slot.do(work, shared, requests[turn.number])))
+                    answers.put((turn, turn.slot.do(work, shared, requests[turn.number], began)))
                 except BaseException as error:  # raised where everybody waits
                     answers.put((turn, error))
 

@@ -5,7 +5,7 @@ A job that crashes the process takes the run with it (`--resume` goes on); `loca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Event
 from types import TracebackType
 
@@ -19,7 +19,8 @@ class _Thread:
     def __init__(self, threads: int | None) -> None:
         self._here = Here(threads, Event())
 
-    def do(self, work: Work, shared: Sequence[Shared], request: Request) -> Outcome:
+    def do(self, work: Work, shared: Sequence[Shared], request: Request, began: Callable[[], None]) -> Outcome:
+        began()
         return perform(work, self._here, [one.value for one in shared], request)
 
     def abandon(self) -> None:

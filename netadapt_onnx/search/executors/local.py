@@ -10,7 +10,7 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,7 +38,7 @@ class _Worker:
         self._pipe: Connection | None = None
         self._has: set[str] = set()
 
-    def do(self, work: Work, shared: Sequence[Shared], request: Request) -> Outcome:
+    def do(self, work: Work, shared: Sequence[Shared], request: Request, began: Callable[[], None]) -> Outcome:
         news = {one.key: one.packed for one in shared if one.key not in self._has}
         message = packed((work, [one.key for one in shared], news, request))
         if self._process is None:
@@ -46,6 +46,8 @@ class _Worker:
         assert self._pipe is not None
         try:
             self._pipe.send_bytes(message)
+            self._pipe.recv_bytes()
+            began()
             answer: Outcome = pickle.loads(self._pipe.recv_bytes())
         except (EOFError, OSError):
             return self._died()

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Sequence
+import re
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -29,26 +32,42 @@ from netadapt_onnx.search.executors.protocol import (
     perform,
 )
 
+KNOCK_S = 10.0
 # What a Ray worker process keeps of the values that jobs share.
 _KEPT: dict[str, Any] = {}
 
 
-def _task(version: str, message: bytes, references: dict[str, Any]) -> bytes:
-    """One job on whichever machine; `references` to what the values are packed into are opened where they are new."""
+def _task(version: str, message: bytes, references: dict[str, Any]) -> Iterator[bytes]:
+    """One job on whichever machine: that it began, then its outcome.
+
+    `references` to what the values are packed into are opened where they are new.
+    """
     import ray
 
     if version != __version__:
-        return packed(Failed(f"a node has netadapt-onnx {__version__}, not {version}", "install the same on all nodes"))
+        yield b"began"
+        yield packed(Failed(f"a node has netadapt-onnx {__version__}, not {version}", "install the same on all nodes"))
+        return
     try:
         work, request = pickle.loads(message)
         for key, reference in references.items():
             if key not in _KEPT:
                 _KEPT[key] = pickle.loads(ray.get(reference))
     except Exception as error:  # a module that only the driver has, say
-        return packed(Failed(f"a node cannot read its job: {one_line(error)}", repr(error)))
+        yield b"began"
+        yield packed(Failed(f"a node cannot read its job: {one_line(error)}", repr(error)))
+        return
     for key in _KEPT.keys() - references.keys():
         del _KEPT[key]
-    return packed(perform(work, Here(threads=1), [_KEPT[key] for key in references], request))
+    yield b"began"
+    yield packed(perform(work, Here(threads=1), [_KEPT[key] for key in references], request))
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at HOST:PORT; Ray itself would try for ten minutes."""
+    found = re.fullmatch(r"(?:ray://)?\[?([\w.:-]+?)\]?:([0-9]{1,5})", address)
+    if found is not None:
+        socket.create_connection((found[1], int(found[2])), KNOCK_S).close()
 
 
 class _Claim:
@@ -57,15 +76,17 @@ class _Claim:
     def __init__(self, remote: Any, references: dict[str, Any]) -> None:
         self._remote = remote
         self._references = references
-        self._reference: Any = None
+        self._answers: Any = None
 
-    def do(self, work: Work, shared: Sequence[Shared], request: Request) -> Outcome:
+    def do(self, work: Work, shared: Sequence[Shared], request: Request, began: Callable[[], None]) -> Outcome:
         import ray
 
         wanted = {one.key: self._references[one.key] for one in shared}
-        self._reference = self._remote.remote(__version__, packed((work, request)), wanted)
+        self._answers = self._remote.remote(__version__, packed((work, request)), wanted)
         try:
-            answer: Outcome = pickle.loads(ray.get(self._reference))
+            ray.get(next(self._answers))
+            began()
+            answer: Outcome = pickle.loads(ray.get(next(self._answers)))
         except ray.exceptions.RayError as error:
             # A node that went, or a worker that died: Ray cannot always tell which, so each is tried again.
             return Failed(f"its worker died: {one_line(error)}", f"{type(error).__name__}: {error}\n", machine=True)
@@ -74,8 +95,8 @@ class _Claim:
     def abandon(self) -> None:
         import ray
 
-        if self._reference is not None and ray.is_initialized():
-            ray.cancel(self._reference, force=True)
+        if self._answers is not None and ray.is_initialized():
+            ray.cancel(self._answers, force=True)
 
 
 class RayTasks:
@@ -128,8 +149,10 @@ class RayTasks:
         import ray
 
         if not ray.is_initialized():
-            environment = {"env_vars": ONE_THREAD}
-            options = {"log_to_driver": False, "runtime_env": environment, "logging_level": "error"}
+            variables = dict(ONE_THREAD)
+            if self._address is None:  # our own modules are found there as they are here
+                variables["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+            options = {"log_to_driver": False, "runtime_env": {"env_vars": variables}, "logging_level": "error"}
             try:
                 if self._address is None:
                     if self._gpus:
@@ -142,8 +165,9 @@ class RayTasks:
                         **options,
                     )
                 else:
+                    _knock(self._address)
                     ray.init(self._address, **options)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 raise NetadaptError(
                     f"--executor ray:{self._address or ''}: {one_line(error)}",
                     hint="start a cluster with `ray start --head`, or leave the address out",

@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Thread
@@ -29,7 +30,7 @@ def serve(pipe: Connection, log: str) -> None:
     Thread(target=_receive, args=(pipe, arrived), daemon=True).start()
     kept: dict[str, Any] = {}
     while True:
-        pipe.send_bytes(packed(_answer(arrived.get(), kept)))
+        pipe.send_bytes(packed(_answer(arrived.get(), kept, lambda: pipe.send_bytes(b"began"))))
 
 
 def _receive(pipe: Connection, arrived: SimpleQueue[bytes]) -> None:
@@ -41,12 +42,15 @@ def _receive(pipe: Connection, arrived: SimpleQueue[bytes]) -> None:
             os._exit(1)
 
 
-def _answer(message: bytes, kept: dict[str, Any]) -> object:
+def _answer(message: bytes, kept: dict[str, Any], begin: Callable[[], None]) -> object:
+    """The outcome of one job, whose beginning is told before it."""
     try:
         work, keys, news, request = pickle.loads(message)
         kept |= {key: pickle.loads(value) for key, value in news.items()}
     except Exception as error:  # a module that only the master has, say
+        begin()
         return Failed(f"a worker cannot read its job: {error}", repr(error))
     for key in kept.keys() - set(keys):
         del kept[key]
+    begin()
     return perform(work, Here(threads=1), [kept[key] for key in keys], request)
