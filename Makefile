@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_CONSTRAINT := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-browser test-aarch64 lint format fuzz clean
+.PHONY: help install demo test test-all test-browser test-ray kill-campaign test-aarch64 lint format fuzz clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1	/p' Makefile
@@ -53,6 +53,9 @@ test-browser: $(VENV)/.installed-all ## reports in headless Chromium without a n
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || apt-get install -y -q chromium chromium-driver \
 	  || echo "no chromium: install it and its driver" >&2
 	$(BIN)/python -m pytest -q -m slow tests/test_browser.py
+
+test-ray: $(VENV)/.installed-all ## the executors' tests on Ray: a local instance, and a cluster of two nodes that loses one
+	NETADAPT_RAY=1 $(BIN)/python -m pytest -q tests/test_ray.py tests/test_executors.py tests/test_search_executors.py -k ray
 
 fuzz: $(VENV)/.installed-all ## judge 500 mutated models
 	NETADAPT_MUTANTS=500 $(BIN)/python -m pytest -q tests/test_gate_safety.py -k mutated

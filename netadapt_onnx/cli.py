@@ -160,7 +160,8 @@ def _failed(error: BaseException, as_json: bool) -> int:
         with suppress(NetadaptError):  # stdout cannot be written to: stderr says so
             _write(document(body, ok=False))
     if interrupted:
-        _tell("interrupted\n")
+        hint = _one_line(str(error)) if isinstance(error, KeyboardInterrupt) else ""
+        _tell(f"interrupted; {hint}\n" if hint else "interrupted\n")
         return 130
     _complain(message, hint)
     return 2

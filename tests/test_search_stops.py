@@ -29,8 +29,7 @@ def adapted(folder: Path, **more: object) -> AdaptResult:
         criterion="first",
         decay=1.0,
         step=1,
-        evaluate=lambda proto: looked_up(proto) / 100,
-        **given,  # type: ignore[arg-type]
+        **({"evaluate": lambda proto: looked_up(proto) / 100} | given),  # type: ignore[arg-type]
     )
 
 
@@ -77,6 +76,12 @@ def test_a_search_never_goes_below_the_accuracy_floor(tmp_path: Path) -> None:
     assert widths(result) == (16, 32, 64)
     assert any("below the floor" in note for note in result.notes)
     assert adapted(tmp_path, min_accuracy=0.81, resume=True) == result
+
+
+def test_without_a_floor_a_callers_measure_may_be_negative(tmp_path: Path) -> None:
+    hello_world(tmp_path)
+    result = adapted(tmp_path, evaluate=lambda proto: looked_up(proto) - 1000)
+    assert (result.stopped, widths(result)) == ("max-iterations", KNOWN_WIDTHS[-1])
 
 
 def test_a_search_that_runs_out_of_time_leaves_its_best_and_goes_on_later(tmp_path: Path) -> None:

@@ -162,8 +162,13 @@ def command(
         return Answer(planned, lambda: _plan(planned))
     if out is None:
         raise click.UsageError("Missing option '-o': the directory of the run")
-    with render.followed("adapting") as seen:
-        result = adapt(model, data, budget, out, progress=seen.progress, log=seen.log, **given)
+    try:
+        with render.followed("adapting") as seen:
+            result = adapt(model, data, budget, out, progress=seen.progress, log=seen.log, **given)
+    except KeyboardInterrupt as error:
+        if not out.joinpath("run.json").exists():
+            raise
+        raise KeyboardInterrupt("nothing is lost: repeat the command with --resume") from error
     _report(out)
     return Answer(result, lambda: text(result, model, data), ok=result.met is not False)
 

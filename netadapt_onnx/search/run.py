@@ -5,6 +5,7 @@ Files appear whole (written aside, flushed, renamed); lists grow by a flushed li
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -22,6 +23,10 @@ T = TypeVar("T")
 
 IDENTITY_FILE = "run.json"
 LOCK_FILE = ".lock"
+# What a disk says that is full, too small for the file, over its quota, read-only or broken.
+_REFUSED = frozenset(
+    getattr(errno, name) for name in ("ENOSPC", "EFBIG", "EDQUOT", "EROFS", "EIO") if hasattr(errno, name)
+)
 JOURNAL_FILE = "journal.jsonl"
 
 
@@ -134,8 +139,19 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.save_seconds()
-        self._lock.close()
+        refused = error if isinstance(error, OSError) and error.errno in _REFUSED else None
+        try:
+            self.save_seconds()
+        except OSError as another:
+            refused = refused or another
+        finally:
+            self._lock.close()
+        if refused is not None:
+            raise NetadaptError(
+                f"{self.path} cannot be written to: {refused.strerror}",
+                hint="make room; --resume goes on from here, nothing is lost",
+                code="disk",
+            ) from refused
 
     def once(self, key: str, choose: Callable[[], Any]) -> Any:
         """The journalled value of `key`; if there is none yet, `choose()`, journalled before anybody uses it.
