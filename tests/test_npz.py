@@ -101,7 +101,9 @@ def test_the_task_is_asked_for_where_labels_leave_a_choice(tmp_path: Path) -> No
     assert metric(np.eye(4, dtype=int)[np.arange(20) % 4], (1, 4), "regression") == "r2"
     with pytest.raises(NetadaptError, match="looks like one-hot"):
         metric(np.eye(4)[np.arange(20) % 4], (1, 4))
-    with pytest.raises(NetadaptError, match=r"--task classification does not fit .* 'out' Nx2x8x8; what fits: regression"):
+    with pytest.raises(
+        NetadaptError, match=r"--task classification does not fit .* 'out' Nx2x8x8; what fits: regression"
+    ):
         metric(np.zeros((20, 2, 8, 8), np.float32), (1, 2, 8, 8), "classification")
     with pytest.raises(NetadaptError, match=r"y_train holds label 2 \(sample 3\), but .* has 2 classes, 0 to 1"):
         metric(np.where(np.arange(20)[:, None, None] == 3, 2, 255) * np.ones((1, 8, 8), int), (1, 2, 8, 8))
