@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_CONSTRAINT := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-browser test-ray kill-campaign test-aarch64 lint format fuzz clean
+.PHONY: help install demo test test-all test-browser test-ray kill-campaign test-aarch64 lint format fuzz clean test-openvino
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1	/p' Makefile
@@ -62,6 +62,12 @@ fuzz: $(VENV)/.installed-all ## judge 500 mutated models
 
 test-aarch64: $(VENV)/.installed-all ## the agent under emulation with the real aarch64 wheels (Debian, network, minutes)
 	sh tests/aarch64.sh build/aarch64 $(abspath $(BIN))/python
+
+test-openvino: $(BIN)/python ## a second execution provider for real, in build/openvino: its package replaces onnxruntime (network, minutes)
+	@test -x build/openvino/bin/python || $(PYTHON) -m venv build/openvino
+	@build/openvino/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  onnxruntime-openvino click msgspec numpy onnx onnx-graphsurgeon pytest rich tabulate threadpoolctl
+	PYTHONPATH=. build/openvino/bin/python -m pytest -q tests/test_openvino.py
 
 clean: ## remove .venv, caches and the demo's results
 	rm -rf $(VENV) netadapt-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

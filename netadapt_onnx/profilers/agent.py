@@ -23,7 +23,6 @@ import time
 import zlib
 from collections import Counter
 from contextlib import contextmanager
-from math import comb
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
@@ -132,8 +131,12 @@ def median_interval(samples: np.ndarray) -> tuple[float, float]:
     """
     ordered = np.sort(np.asarray(samples, np.float64))
     n = len(ordered)
-    tails = np.cumsum([comb(n, i) for i in range(n // 2)]) * 2.0 ** (1 - n)
-    k = max(0, int(np.sum(tails <= 0.05)) - 1)
+    ways, tail, within = 1, 1, 0  # in whole numbers: thousands of samples are beyond any float
+    while within < n // 2 and 40 * tail <= 2**n:
+        ways = ways * (n - within) // (within + 1)
+        tail += ways
+        within += 1
+    k = max(0, within - 1)
     return float(ordered[k]), float(ordered[n - 1 - k])
 
 
