@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_CONSTRAINT := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-browser test-ray kill-campaign test-aarch64 lint format fuzz clean test-openvino
+.PHONY: help install demo test test-all test-browser test-ray kill-campaign test-aarch64 lint format fuzz clean test-openvino kill-tables
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1	/p' Makefile
@@ -59,6 +59,9 @@ test-ray: $(VENV)/.installed-all ## the executors' tests on Ray: a local instanc
 
 fuzz: $(VENV)/.installed-all ## judge 500 mutated models
 	NETADAPT_MUTANTS=500 $(BIN)/python -m pytest -q tests/test_gate_safety.py -k mutated
+
+kill-tables: $(VENV)/.installed-all ## a table's build killed at 10 random moments, then completed
+	NETADAPT_KILLS=10 $(BIN)/python -m pytest -q tests/test_table_kill.py
 
 test-aarch64: $(VENV)/.installed-all ## the agent under emulation with the real aarch64 wheels (Debian, network, minutes)
 	sh tests/aarch64.sh build/aarch64 $(abspath $(BIN))/python

@@ -18,7 +18,7 @@ from netadapt_onnx.profilers.deployment import Precision
 from netadapt_onnx.profilers.devices.opening import LOCAL, opened_device
 from netadapt_onnx.profilers.measuring import Device
 from netadapt_onnx.profilers.session import Execution
-from netadapt_onnx.profilers.table import Reference
+from netadapt_onnx.profilers.table import Header, Reference
 from netadapt_onnx.profilers.validation import Validation, validate
 from netadapt_onnx.profilers.versions import Variant, random_versions
 from netadapt_onnx.search.calibration import deployment
@@ -229,12 +229,25 @@ def import_results(
 ) -> ImportResult:
     """Make a latency table of the results of a bundle: of one run, several repetitions, or all its shards.
 
-    Raises NetadaptError for files that are no results, or of different bundles or devices, naming what differs.
+    `results` may be tables too, of one model and device: then each cell is the median of theirs. Raises NetadaptError
+    for files that are neither, or of different bundles or devices, naming what differs.
     """
     from netadapt_onnx.profilers.devices.bundle import merged, read_results, write_table
+    from netadapt_onnx.profilers.merge import is_table, merged_tables
 
     path = Path(table)
     prepare_output(path, overwrite, *results)
+    tables = [is_table(Path(file)) for file in results]
+    if all(tables):
+        joined, notes = merged_tables([Path(file) for file in results])
+        assert isinstance(joined[0], Header)
+        return ImportResult(path, joined[0].device, write_table(path, joined), tuple(notes))
+    if any(tables):
+        raise NetadaptError(
+            f"{results[tables.index(True)]} is a table and {results[tables.index(False)]} is not",
+            hint="import the results of bundles, or merge tables",
+            code="results",
+        )
     read = [read_results(Path(file)) for file in results]
     records = merged(read)
     failed = [one for file in read for one in file.failed]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,14 @@ def test_median_interval_is_the_sign_tests(n: int, skipped: int) -> None:
     """Known order statistics for 95% (e.g. Conover, Practical Nonparametric Statistics, table A3); of thousands by the binomial distribution."""
     samples = np.random.default_rng(n).permutation(n).astype(float)
     assert median_interval(samples) == (skipped, n - 1 - skipped)
+
+
+@pytest.mark.parametrize("n", [150, 201, 1000, 5000])
+def test_median_interval_of_many_samples_has_95_percent(n: int) -> None:
+    low, high = median_interval(np.arange(n, dtype=float))
+    assert low + high == n - 1
+    outside = 2 * sum(comb(n, i) for i in range(int(low) + 1))
+    assert 0.035 < outside / 2**n <= 0.05
 
 
 def test_low_mean_ignores_disturbed_runs() -> None:

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 def command(results: tuple[Path, ...], table: Path, overwrite: bool) -> Answer:
     """Make a latency table of RESULTS, the results.jsonl that a bundle wrote; of all its shards and repetitions.
 
+    Of several tables of one model and device it makes one, with the median of each cell, and names runs that disagree.
+
     \b
-    Example:  netadapt-onnx profile import results-1.jsonl results-2.jsonl --table device.jsonl
+    Examples:  netadapt-onnx profile import results-1.jsonl results-2.jsonl --table device.jsonl
+               netadapt-onnx profile import monday.jsonl tuesday.jsonl sunday.jsonl --table device.jsonl
     """
     from netadapt_onnx.profiling import import_results
 

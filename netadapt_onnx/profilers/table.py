@@ -96,7 +96,7 @@ class Reference(msgspec.Struct, frozen=True, tag_field="record", tag="reference"
 
 Record = Header | Cell | Whole | Reference
 # What every table begins with, a torn one too: only such a file is ever completed or cut.
-_BEGINNING = b'{"record":"header",'
+BEGINNING = b'{"record":"header",'
 _DECODER = msgspec.json.Decoder(Record)
 _ENCODER = msgspec.json.Encoder()
 
@@ -112,7 +112,7 @@ def read(path: Path) -> tuple[list[Record], int, bool]:
     Raises NetadaptError naming the line that cannot be read, or for a file that does not begin as a table does.
     """
     data = path.read_bytes()
-    if data and not data.startswith(_BEGINNING):
+    if data and not data.startswith(BEGINNING):
         raise _no_table(path)
     complete = data.rfind(b"\n") + 1
     records: list[Record] = []

@@ -1,0 +1,128 @@
+"""`step=auto` against plain multiples: MobileNetV2 cut to latency budgets by its table, measured beside the original.
+
+    python benchmarks/steps.py [--network mobilenet_v2] [--out build/tables] [--targets 0.8 0.6 0.4] [--max-time 90]
+
+Every group keeps about the same share of its channels. With `auto` it keeps the largest count that is the best point of
+a step of the latency staircase, and the share is the largest that the table predicts to meet the target; with 8 and 16
+it keeps a multiple of them, and the share is the largest that has no more macs than `auto`'s. All are timed against
+the uncut model in pairs of fresh sessions that take turns. Uses the table of `benchmarks/tables.py` in `--out`, or
+builds it. The results are appended to `steps.jsonl` there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
+
+import netadapt_onnx
+from netadapt_onnx.inspection import opened, traced
+from netadapt_onnx.profilers.cost import cost
+from netadapt_onnx.profilers.steps import best_counts
+from netadapt_onnx.profilers.table import Table
+from netadapt_onnx.profilers.timing import ratio
+from netadapt_onnx.surgery import Trace
+from netadapt_onnx.surgery.criteria import select
+from netadapt_onnx.surgery.resize import resize
+from tables import exported
+
+SHARES = np.linspace(1.0, 0.05, 381)
+Counts = Mapping[str, Sequence[int]]
+
+
+def snapped(counts: Counts, share: float) -> dict[str, int]:
+    """For each group the largest of its counts that is no more than a share of its channels, or its smallest."""
+    return {name: next((n for n in rungs if n <= share * rungs[0] + 1e-9), rungs[-1]) for name, rungs in counts.items()}
+
+
+def multiples(trace: Trace, step: int) -> Counts:
+    """All channels, and the multiples of a step."""
+    return {
+        g.name: (g.channels, *(n for n in range(g.channels - 1, g.floor - 1, -1) if n % np.lcm(step, g.step) == 0))
+        for g in trace.prunable
+    }
+
+
+def first(counts: Counts, fits: Callable[[Mapping[str, int]], bool]) -> dict[str, int]:
+    """The cut of the largest share that fits; then each group gets the next larger count where that still fits."""
+    tried: set[tuple[int, ...]] = set()
+    widths = snapped(counts, 0.0)
+    for share in SHARES:
+        candidate = snapped(counts, float(share))
+        if tuple(candidate.values()) not in tried and fits(candidate):
+            widths = candidate
+            break
+        tried.add(tuple(candidate.values()))
+    for name, rungs in counts.items():
+        above = [n for n in rungs if n > widths[name]]
+        if above and fits({**widths, name: above[-1]}):
+            widths[name] = above[-1]
+    return widths
+
+
+def main() -> None:
+    """Cut, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="mobilenet_v2")
+    parser.add_argument("--out", type=Path, default=Path("build/tables"))
+    parser.add_argument("--targets", type=float, nargs="+", default=[0.8, 0.6, 0.4])
+    parser.add_argument("--max-time", type=float, default=90.0, help="seconds for all timing")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    model, path = exported(asked.network, asked.out), asked.out / f"{asked.network}.jsonl"
+    trace = traced(opened(model))
+    if not path.exists():
+        netadapt_onnx.profile(model, path)
+    table = Table.load(path, trace.folded.proto)
+    auto = {group.name: best_counts(table, trace, group.name) for group in trace.prunable}
+    inputs_of = table.header.inputs
+    rng = np.random.default_rng(0)
+    inputs = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in inputs_of.items()}
+
+    def shapes(widths: Mapping[str, int]) -> Mapping[str, tuple[int, ...]]:
+        return trace.resized_shapes(select(trace, widths, "first"))
+
+    def macs(widths: Mapping[str, int]) -> float:
+        return cost(trace.folded.proto, shapes(widths)).macs
+
+    whole = macs({})
+    uncut = table.predict_ratio(trace.folded.shapes)
+    rows = []
+    for target in asked.targets:
+        best = first(auto, lambda widths, limit=target: table.predict_ratio(shapes(widths)) / uncut <= limit)
+        limit = macs(best)
+        cuts = {"auto": best}
+        for step in (8, 16):
+            cuts[str(step)] = first(multiples(trace, step), lambda widths, limit=limit: macs(widths) <= limit)
+        for step, widths in cuts.items():
+            small = resize(trace, select(trace, widths, "l2"))
+            seconds = asked.max_time / len(asked.targets) / len(cuts)
+            found = ratio(small, trace.folded.proto, inputs, sessions=9, time_cap_s=seconds)
+            predicted, error = table.predict_with_error(shapes(widths))
+            predicted /= uncut * table.latency_ms.median_ms
+            rows.append(
+                {
+                    "network": asked.network, "target": target, "step": step, "macs": macs(widths) / whole,
+                    "predicted": predicted, "error": error, "measured": found.median, "ci95": found.ci95,
+                    "off": predicted / found.median - 1, "date": time.strftime("%Y-%m-%d %H:%M"),
+                }
+            )  # fmt: skip
+    with (asked.out / "steps.jsonl").open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+    head = ["target", "step", "macs", "predicted", "measured", "95%", "off"]
+    print(tabulate(
+        [[f"{r['target']:g}x", r["step"], f"{r['macs']:.3f}x", f"{r['predicted']:.3f}x", f"{r['measured']:.3f}x",
+          "{:.3f}-{:.3f}".format(*r["ci95"]), f"{r['off']:+.1%}"] for r in rows],
+        head, tablefmt="github", disable_numparse=True,
+    ))  # fmt: skip
+    slower = [r for r in rows if r["step"] == "auto" and r["ci95"][0] > 1]
+    print(f"auto slower than the uncut model: {len(slower)} of {len(asked.targets)}")
+
+
+if __name__ == "__main__":
+    main()
