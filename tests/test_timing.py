@@ -16,7 +16,8 @@ INPUTS = {"image": np.random.default_rng(0).standard_normal((1, 3, 16, 16)).asty
     ("n", "skipped"), [(3, 0), (6, 0), (8, 0), (9, 1), (12, 2), (15, 3), (17, 4), (65, 24), (1001, 469), (5000, 2430)]
 )
 def test_median_interval_is_the_sign_tests(n: int, skipped: int) -> None:
-    """Known order statistics for 95% (e.g. Conover, Practical Nonparametric Statistics, table A3); of thousands by the binomial distribution."""
+    """Known order statistics for 95% (e.g. Conover, Practical Nonparametric Statistics, table A3); of thousands
+    by the binomial distribution."""
     samples = np.random.default_rng(n).permutation(n).astype(float)
     assert median_interval(samples) == (skipped, n - 1 - skipped)
 
