@@ -1,0 +1,151 @@
+"""What a model computes in front of a change, kept: variants of one model are then judged, or trained, from there on.
+
+The activations between the front and the rest become the samples, the rest becomes the model. A front is derived by
+reachability; the activations of all fronts come from one pass and lie in memory-mapped files. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from netadapt_onnx.model import declared_shape
+from netadapt_onnx.runtime import Arrays, run, session
+from netadapt_onnx.segments import between, boundary, reads
+from netadapt_onnx.training.data import Split
+from netadapt_onnx.training.evaluate import batch_size
+
+# What the files of one base model may take on the disk.
+MOST_BYTES = 2**30
+
+Front = frozenset[int]
+
+
+def front_of(proto: onnx.ModelProto, changed: set[str]) -> Front:
+    """The nodes that neither touch one of the tensors `changed` nor follow one that does."""
+    moving, front = set(changed), set()
+    for index, node in enumerate(proto.graph.node):
+        if moving.isdisjoint(reads(node)) and moving.isdisjoint(node.output):
+            front.add(index)
+        else:
+            moving.update(node.output)
+    return frozenset(front)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    front: Front
+    names: tuple[str, ...]
+
+
+class Prefixes:
+    """The activations of `base` on `split` behind each of `fronts`, deepest first as far as `most_bytes` reach.
+
+    Nothing depends on the order in which variants come, so that what is judged does not either.
+    """
+
+    def __init__(
+        self, base: onnx.ModelProto, fronts: Sequence[Front], split: Split, most_bytes: int = MOST_BYTES
+    ) -> None:
+        self._base = base
+        self._split = split
+        self._size = batch_size(base)
+        shapes = [declared_shape(value) for value in base.graph.input]
+        self._fixed = bool(shapes) and all(shape and shape[0] for shape in shapes)
+        put_out = {value.name for value in base.graph.output}
+        inputs = {value.name for value in base.graph.input}
+        candidates = [_Kept(front, tuple(boundary(base, front))) for front in sorted(set(fronts), key=_depth) if front]
+        candidates = [kept for kept in candidates if kept.names and not put_out & set(kept.names)]
+        self._folder = tempfile.mkdtemp(prefix="netadapt-prefix-")
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        usable = self._bytes([n for kept in candidates for n in kept.names if n not in inputs]) if candidates else {}
+        self._kept: list[_Kept] = []
+        total, stored = 0, set[str]()
+        for kept in candidates:
+            more = {name for name in kept.names if name not in stored and name not in inputs}
+            if more <= usable.keys() and total + sum(usable[name] for name in more) <= most_bytes:
+                total += sum(usable[name] for name in more)
+                stored |= more
+                self._kept.append(kept)
+        self._arrays = self._computed(sorted(stored))
+
+    def shortened(self, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Split]:
+        """The rest of a variant of the base model, and the samples that it takes; both as given if nothing is kept."""
+        same = self._unchanged(proto) if self._kept else frozenset[int]()
+        found = next((kept for kept in self._kept if kept.front <= same), None)
+        if found is None:
+            return proto, self._split
+        stored = [name for name in found.names if name in self._arrays]
+        direct = [name for name in found.names if name not in self._arrays]
+        given = {name: np.asarray(self._arrays[name][:1]) for name in stored}
+        given |= {name: value for name, value in self._split.batch(slice(0, 1)).items() if name in direct}
+        rest = between(proto, given, [value.name for value in proto.graph.output])
+        for value in rest.graph.input:
+            if self._fixed:
+                value.type.tensor_type.shape.dim[0].dim_value = self._size
+        arrays = dict(self._arrays) if not direct else {**self._arrays, **self._split.batch(slice(None))}
+        inputs = {value.name: arrays[value.name] for value in rest.graph.input}
+        return rest, replace(self._split, inputs=inputs, labels=self._split.targets(), scaling={}, rows=None)
+
+    def _unchanged(self, proto: onnx.ModelProto) -> Front:
+        """The base's nodes that a variant computes to the same values, numbered as in the base."""
+        theirs = {node.output[0]: node for node in proto.graph.node if node.output}
+        values = {t.name: t for t in proto.graph.initializer}
+        known: set[str] = {v.name for v in self._base.graph.input}
+        known |= {t.name for t in self._base.graph.initializer if t.name in values and t == values[t.name]}
+        same = set()
+        for index, node in enumerate(self._base.graph.node):
+            if node.output and node == theirs.get(node.output[0]) and known.issuperset(reads(node)):
+                same.add(index)
+                known.update(node.output)
+        return frozenset(same)
+
+    def _bytes(self, names: list[str]) -> dict[str, int]:
+        """What each tensor takes for all samples; those whose first axis is not the batch are left out."""
+        index = np.minimum(np.arange(self._size), len(self._split) - 1)
+        inputs = self._split.batch(index)
+        found = _run(self._base, inputs, list(dict.fromkeys(names)))
+        share = len(self._split) / self._size
+        return {
+            name: int(value.nbytes * share)
+            for name, value in found.items()
+            if value.ndim and value.shape[0] == self._size
+        }
+
+    def _computed(self, names: list[str]) -> Arrays:
+        arrays: Arrays = {}
+        if not names:
+            return arrays
+        count, example = len(self._split), self._split.batch(slice(0, 1))
+        active = session(between(self._base, example, names))
+        wanted = {value.name for value in active.get_inputs()}
+        for start in range(0, count, self._size):
+            index = np.arange(start, start + self._size)
+            index = np.minimum(index, count - 1) if self._fixed else index[index < count]
+            inputs = {name: value for name, value in self._split.batch(index).items() if name in wanted}
+            for name, value in run(active, inputs, names).items():
+                if name not in arrays:
+                    path = Path(self._folder) / f"{len(arrays)}.npy"
+                    arrays[name] = np.lib.format.open_memmap(
+                        path, mode="w+", dtype=value.dtype, shape=(count, *value.shape[1:])
+                    )
+                rows = min(len(value), count - start)
+                arrays[name][start : start + rows] = value[:rows]
+        return arrays
+
+
+def _depth(front: Front) -> tuple[int, list[int]]:
+    return -len(front), sorted(front)
+
+
+def _run(proto: onnx.ModelProto, inputs: Arrays, names: list[str]) -> Arrays:
+    part = between(proto, inputs, names)
+    wanted = {value.name for value in part.graph.input}
+    return run(session(part), {name: value for name, value in inputs.items() if name in wanted}, names)
