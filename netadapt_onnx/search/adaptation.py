@@ -31,6 +31,7 @@ from netadapt_onnx.search.subject import Predictor, Subject
 from netadapt_onnx.surgery import resize, select
 
 RESULT_FILE, HISTORY_FILE, TRAINED_FILE = "result.json", "history.jsonl", "trained.onnx"
+CHECKPOINT_FILE, TRAINING_LOG_FILE = "training.checkpoint", "training.jsonl"
 # A measured miss costs one more step and another final training; after so many rounds something else is wrong.
 MOST_ROUNDS = 3
 MODELS = "models"
@@ -303,23 +304,29 @@ class Adaptation:
         epochs, data = self._arguments.final_epochs, self._subject.data
         if not epochs or data is None or not steps or self._cut_short == "max-time":
             return searched
-        file = self._run.iteration(len(steps)) / TRAINED_FILE
+        folder = self._run.iteration(len(steps))
+        file, checkpoint = folder / TRAINED_FILE, folder / CHECKPOINT_FILE
         if not file.exists():
             from netadapt_onnx.training.trainer import train
+            from netadapt_onnx.training.training_log import TrainingLog
 
-            trained = train(
-                searched,
-                data,
-                teacher=self._subject.trace.folded.proto,
-                epochs=epochs,
-                seed=self._arguments.seed,
-                settings=self._candidates.training_settings(f"final/{len(steps)}", searched),
-                progress=lambda step, steps, loss: self._standing.training(
-                    step, steps, f"final training, loss {loss:.3f}"
-                ),
-            )
+            with TrainingLog(folder / TRAINING_LOG_FILE) as lines:
+                trained = train(
+                    searched,
+                    data,
+                    teacher=self._subject.trace.folded.proto,
+                    epochs=epochs,
+                    seed=self._arguments.seed,
+                    settings=self._candidates.training_settings(f"final/{len(steps)}", searched),
+                    checkpoint=checkpoint,
+                    told=lines.epoch,
+                    progress=lambda step, steps, loss: self._standing.training(
+                        step, steps, f"final training, loss {loss:.3f}"
+                    ),
+                )
             save(trained.proto, file)
             write_training(self._run.path, [TrainedEpoch(e.epoch, e.loss, e.lr) for e in trained.history])
+        checkpoint.unlink(missing_ok=True)
         proto = self._outcome.folded(load(file).proto).proto
         if not self._judge.held_out(proto) >= steps[-1].accepted.accuracy:  # NaN is no improvement either
             self._note("the final training did not help: the model is as the search left it")

@@ -19,8 +19,20 @@ from netadapt_onnx.folding import fold
 from netadapt_onnx.runtime import Arrays
 from netadapt_onnx.search.executors.protocol import Here, Made
 from netadapt_onnx.search.judge import RANKING_SAMPLES, DataJudge, Judge
-from netadapt_onnx.surgery import Moments, Targets, Trace, kept_outputs, moments, original_targets, reconstruct, resize
+from netadapt_onnx.surgery import (
+    Moments,
+    Targets,
+    Trace,
+    kept_outputs,
+    moments,
+    original_targets,
+    reconstruct,
+    resize,
+    select,
+)
+from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.training.data import Dataset
+from netadapt_onnx.training.prefix import Front, Prefixes, front_of
 from netadapt_onnx.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,6 +59,7 @@ class Base:
         self.trace = trace
         self.kept = kept
         self._moments: dict[str, Moments] | None = None
+        self._prefixes: Prefixes | None = None
         self._lock = Lock()
 
     def moments(self, bench: Bench) -> dict[str, Moments]:
@@ -57,8 +70,22 @@ class Base:
                 self._moments = moments(self.trace, inputs, targets, kept_outputs(bench.original.trace, self.kept))
             return self._moments
 
+    def prefixes(self, judge: DataJudge) -> Prefixes:
+        """What it computes of the samples that rank in front of each group's first layer."""
+        with self._lock:
+            if self._prefixes is None:
+                fronts = [_front(self.trace, group) for group in self.trace.prunable]
+                self._prefixes = Prefixes(self.trace.folded.proto, fronts, judge.ranking)
+            return self._prefixes
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Base, (self.trace, self.kept)
+
+
+def _front(trace: Trace, group: Group) -> Front:
+    """The nodes that no cut of this group reaches."""
+    now, after = trace.flat.shapes, trace.resized_shapes(select(trace, {group.name: group.floor}, "first"))
+    return front_of(trace.folded.proto, {name for name, shape in after.items() if shape != now[name]})
 
 
 class Bench:
@@ -125,9 +152,11 @@ class Bench:
             progress=lambda *_: here.check(),
         ).proto
 
-    def ranked(self, proto: onnx.ModelProto) -> float:
-        """The accuracy that proposals are compared by."""
-        return self._judge.ranked(proto)
+    def ranked(self, proto: onnx.ModelProto, base: Base | None = None) -> float:
+        """The accuracy that proposals are compared by. `base`: the model that `proto` is a cut of, and no more."""
+        if base is None or not isinstance(self._judge, DataJudge):
+            return self._judge.ranked(proto)
+        return self._judge.ranked(proto, base.prefixes(self._judge))
 
     def __reduce__(self) -> tuple[Any, ...]:
         data, judge = self._data, self._judge
@@ -165,4 +194,4 @@ def attempt(here: Here, bench: Bench, current: Base, request: Mapping[str, Any])
     if request["want"] == "model":
         return Made({}, {MODEL_FILE: proto.SerializeToString()})
     files = {} if training is None else {MODEL_FILE: proto.SerializeToString()}
-    return Made({"accuracy": bench.ranked(proto)}, files)
+    return Made({"accuracy": bench.ranked(proto, base if training is None else None)}, files)

@@ -12,6 +12,7 @@ import onnx
 from netadapt_onnx.search.arguments import Evaluate
 from netadapt_onnx.training.data import Dataset, Split
 from netadapt_onnx.training.evaluate import accuracy, outputs
+from netadapt_onnx.training.prefix import Prefixes
 
 # Proposals are compared on this many held-out samples: enough to tell them apart, few enough to try many.
 RANKING_SAMPLES = 1024
@@ -72,9 +73,20 @@ class DataJudge:
         """`test`, or `val` where the data have no test samples."""
         return self.dataset.reported[0]
 
-    def ranked(self, proto: onnx.ModelProto) -> float:
-        """On a fixed subset of the held-out samples, with one thread: proposals are ranked side by side."""
-        return self._on("ranking", self.dataset.val.sample(RANKING_SAMPLES, self.seed), proto, 1)
+    def ranked(self, proto: onnx.ModelProto, prefixes: Prefixes | None = None) -> float:
+        """On a fixed subset of the held-out samples, with one thread: proposals are ranked side by side.
+
+        `prefixes` hold what the model they were cut from computes of these samples in front of the cut.
+        """
+        if prefixes is None:
+            return self._on("ranking", self.ranking, proto, 1)
+        rest, split = prefixes.shortened(proto)
+        return accuracy(rest, split, reference=self._reference("ranking", self.ranking, 1)).value
+
+    @property
+    def ranking(self) -> Split:
+        """The samples that rank proposals."""
+        return self.dataset.val.sample(RANKING_SAMPLES, self.seed)
 
     def held_out(self, proto: onnx.ModelProto) -> float:
         """On all held-out samples."""
@@ -86,6 +98,9 @@ class DataJudge:
         return self._on(name, split, proto, self.threads)
 
     def _on(self, name: str, split: Split, proto: onnx.ModelProto, threads: int) -> float:
+        return accuracy(proto, split, reference=self._reference(name, split, threads), threads=threads).value
+
+    def _reference(self, name: str, split: Split, threads: int) -> Mapping[str, np.ndarray] | None:
         if split.metric == "agreement" and name not in self._references:
             self._references[name] = outputs(self.original, split, threads=threads)
-        return accuracy(proto, split, reference=self._references.get(name), threads=threads).value
+        return self._references.get(name)

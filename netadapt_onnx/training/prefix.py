@@ -23,7 +23,7 @@ from netadapt_onnx.training.data import Split
 from netadapt_onnx.training.evaluate import batch_size
 
 # What the files of one base model may take on the disk.
-MOST_BYTES = 2**30
+MOST_BYTES = 2**29
 
 Front = frozenset[int]
 
@@ -61,8 +61,8 @@ class Prefixes:
         self._fixed = bool(shapes) and all(shape and shape[0] for shape in shapes)
         put_out = {value.name for value in base.graph.output}
         inputs = {value.name for value in base.graph.input}
-        candidates = [_Kept(front, tuple(boundary(base, front))) for front in sorted(set(fronts), key=_depth) if front]
-        candidates = [kept for kept in candidates if kept.names and not put_out & set(kept.names)]
+        candidates = [_Kept(front, tuple(boundary(base, front))) for front in sorted(set(fronts), key=_depth)]
+        candidates = [kept for kept in candidates if kept.front and not split.varies and not put_out & set(kept.names)]
         self._folder = tempfile.mkdtemp(prefix="netadapt-prefix-")
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         usable = self._bytes([n for kept in candidates for n in kept.names if n not in inputs]) if candidates else {}
@@ -96,13 +96,13 @@ class Prefixes:
 
     def _unchanged(self, proto: onnx.ModelProto) -> Front:
         """The base's nodes that a variant computes to the same values, numbered as in the base."""
-        theirs = {node.output[0]: node for node in proto.graph.node if node.output}
+        theirs = {node.output[0]: _same_as(node) for node in proto.graph.node if node.output}
         values = {t.name: t for t in proto.graph.initializer}
         known: set[str] = {v.name for v in self._base.graph.input}
         known |= {t.name for t in self._base.graph.initializer if t.name in values and t == values[t.name]}
         same = set()
         for index, node in enumerate(self._base.graph.node):
-            if node.output and node == theirs.get(node.output[0]) and known.issuperset(reads(node)):
+            if node.output and theirs.get(node.output[0]) == _same_as(node) and known.issuperset(reads(node)):
                 same.add(index)
                 known.update(node.output)
         return frozenset(same)
@@ -139,6 +139,12 @@ class Prefixes:
                 rows = min(len(value), count - start)
                 arrays[name][start : start + rows] = value[:rows]
         return arrays
+
+
+def _same_as(node: onnx.NodeProto) -> tuple[object, ...]:
+    """What makes two nodes compute the same from the same inputs."""
+    attributes = sorted(a.SerializeToString(deterministic=True) for a in node.attribute)
+    return node.op_type, node.domain, tuple(node.input), tuple(node.output), tuple(attributes)
 
 
 def _depth(front: Front) -> tuple[int, list[int]]:

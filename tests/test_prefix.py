@@ -1,0 +1,73 @@
+"""Variants of a model are judged from the first change on: the same answers for less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+
+import models
+from netadapt_onnx.folding import fold
+from netadapt_onnx.search.attempts import _front
+from netadapt_onnx.surgery import Trace, moments, original_targets, reconstruct, select, trace
+from netadapt_onnx.training.data import Split
+from netadapt_onnx.training.evaluate import outputs
+from netadapt_onnx.training.prefix import Prefixes
+
+
+def samples(count: int = 70) -> Split:
+    x = np.random.default_rng(3).standard_normal((count, 3, 16, 16)).astype(np.float32)
+    return Split({"image": x}, np.arange(count) % 10)
+
+
+def variants(found: Trace, split: Split) -> list[onnx.ModelProto]:
+    inputs = split.batch(slice(0, 32))
+    statistics = moments(found, inputs, original_targets(found, inputs))
+    cuts = [select(found, {group.name: group.channels // 2}) for group in found.prunable]
+    return [reconstruct(found, keep, statistics) for keep in cuts]
+
+
+@pytest.mark.parametrize("build", [models.plain, models.residual, models.concatenated, models.grouped])
+@pytest.mark.parametrize("batch", [None, 4])
+def test_shortened_variants_answer_the_same(build: Callable[..., onnx.ModelProto], batch: int | None) -> None:
+    proto = build(size=16)
+    if batch is not None:
+        for value in (*proto.graph.input, *proto.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = batch
+    found = trace(fold(proto))
+    split = samples()
+    prefixes = Prefixes(found.folded.proto, [_front(found, group) for group in found.prunable], split)
+    shorter = 0
+    for variant in variants(found, split):
+        rest, rest_split = prefixes.shortened(variant)
+        shorter += len(rest.graph.node) < len(variant.graph.node)
+        assert np.array_equal(rest_split.targets(), split.targets())
+        wanted, answers = outputs(variant, split), outputs(rest, rest_split)
+        for name, value in wanted.items():
+            assert np.abs(answers[name] - value).max() <= 1e-5 * value.std()
+    assert shorter >= len(found.prunable) - 1  # nothing lies in front of the first group
+
+
+def test_what_changed_in_front_is_not_left_out() -> None:
+    found = trace(fold(models.plain((8, 8, 8), size=16)))
+    split = samples()
+    prefixes = Prefixes(found.folded.proto, [_front(found, group) for group in found.prunable], split)
+    variant = onnx.ModelProto()
+    variant.CopyFrom(found.folded.proto)
+    first = next(t for t in variant.graph.initializer if t.name == "conv1.weight")
+    first.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(first) * 2, first.name))
+    rest, rest_split = prefixes.shortened(variant)
+    assert rest is variant
+    assert rest_split is split
+
+
+def test_fronts_that_take_too_much_are_not_kept() -> None:
+    found = trace(fold(models.plain((8, 8, 8), size=16)))
+    split = samples()
+    fronts = [_front(found, group) for group in found.prunable]
+    assert Prefixes(found.folded.proto, fronts, split, most_bytes=0).shortened(found.folded.proto)[1] is split
+    some = Prefixes(found.folded.proto, fronts, split, most_bytes=70 * 8 * 64 * 4)
+    rest, _ = some.shortened(found.folded.proto)
+    assert len(rest.graph.node) < len(found.folded.proto.graph.node)
