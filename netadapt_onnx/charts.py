@@ -27,11 +27,18 @@ def available() -> bool:
 
 
 def lines(
-    rows: Sequence[Row], x: str, y: str, *, series: str = "", title: str = "", logarithmic: Sequence[str] = ()
+    rows: Sequence[Row],
+    x: str,
+    y: str,
+    *,
+    series: str = "",
+    title: str = "",
+    logarithmic: Sequence[str] = (),
+    points: bool = True,
 ) -> Spec:
-    """Lines through points, one per value of `series`; axes named in `logarithmic` are so."""
+    """Lines, through points that are marked unless not `points`, one per value of `series`."""
     return layered(
-        rows, title, [{"mark": {"type": "line", "point": True}, "encoding": axes(x, y, series, logarithmic)}]
+        rows, title, [{"mark": {"type": "line", "point": points}, "encoding": axes(x, y, series, logarithmic)}]
     )
 
 

@@ -130,6 +130,54 @@ def residual(width: int = 16, *, size: int = 16, seed: int = 0) -> onnx.ModelPro
     return b.model({"image": ("N", 3, size, size)}, {"logits": ("N", 10)})
 
 
+def vgg(divisor: int = 16, *, size: int = 16, seed: int = 0) -> onnx.ModelProto:
+    """VGG11 with BatchNorm, its widths divided, its first four poolings; the head is a classifier of all positions."""
+    b = Builder(seed)
+    x, cin = "image", 3
+    for i, width in enumerate((64, 128, 256, 256, 512, 512, 512, 512)):
+        x, cin = b.conv_bn_relu(x, cin, width // divisor), width // divisor
+        if i in (0, 1, 3, 5):
+            x = b.node("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2])
+    b.fc(b.node("Flatten", [x]), cin * (size // 16) ** 2, 10, output="logits")
+    return b.model({"image": ("N", 3, size, size)}, {"logits": ("N", 10)})
+
+
+def resnet(widths: Sequence[int] = (8, 12, 16), blocks: int = 2, *, size: int = 16, seed: int = 0) -> onnx.ModelProto:
+    """As ResNet-18: stages of basic blocks, a projection where a stage begins; every stage has a stream of its own."""
+    b = Builder(seed)
+    x, cin = b.conv_bn_relu("image", 3, widths[0]), widths[0]
+    for stage, width in enumerate(widths):
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            inner = b.conv_bn_relu(x, cin, width, stride=stride)
+            out = b.batchnorm(b.conv(inner, width, width, bias=False), width)
+            if stride == 2 or cin != width:
+                x = b.batchnorm(b.conv(x, cin, width, 1, stride=stride, bias=False), width)
+            x, cin = b.relu(b.node("Add", [out, x])), width
+    b.head(x, cin)
+    return b.model({"image": ("N", 3, size, size)}, {"logits": ("N", 10)})
+
+
+def inverted_residuals(widths: Sequence[int] = (8, 12, 16), *, size: int = 16, seed: int = 0) -> onnx.ModelProto:
+    """As MobileNetV2: pointwise out, depthwise, pointwise back in; a residual where the widths are equal; ReLU6."""
+    b = Builder(seed)
+    limits = [b.constant("zero", np.float32(0)), b.constant("six", np.float32(6))]
+
+    def layer(x: str, cin: int, cout: int, kernel: int, stride: int = 1, group: int = 1) -> str:
+        x = b.batchnorm(b.conv(x, cin, cout, kernel, stride=stride, group=group, bias=False), cout)
+        return b.node("Clip", [x, *limits])
+
+    x, cin = layer("image", 3, widths[0], 3), widths[0]
+    for stage, width in enumerate(widths):
+        for block in range(2):
+            stride = 2 if stage and not block else 1
+            inner = layer(layer(x, cin, 2 * cin, 1), 2 * cin, 2 * cin, 3, stride, 2 * cin)
+            out = b.batchnorm(b.conv(inner, 2 * cin, width, 1, bias=False), width)
+            x, cin = (b.node("Add", [out, x]) if stride == 1 and cin == width else out), width
+    b.head(layer(x, cin, 2 * cin, 1), 2 * cin)
+    return b.model({"image": ("N", 3, size, size)}, {"logits": ("N", 10)})
+
+
 def grouped(width: int = 16, *, size: int = 16, groups: int = 4, seed: int = 0) -> onnx.ModelProto:
     """Pointwise, depthwise, pointwise, then a grouped conv."""
     b = Builder(seed)

@@ -17,13 +17,18 @@ import models
 import netadapt_onnx
 from netadapt_onnx.cli import run as command
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.scaling import descent
+from netadapt_onnx.scaling import descent, making
 from netadapt_onnx.scaling.law import LEAST_ROWS, Law, fit
 from netadapt_onnx.scaling.record import Record, read_record
 from netadapt_onnx.training.initialise import initialised
 
 WIDTHS = (8, 12, 16)
 EXPONENTS = (0.3, 0.5, 0.65)
+
+
+@pytest.fixture(autouse=True)
+def _hasty_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(making, "BRIEF_S", 0.05)
 
 
 def saved(proto: onnx.ModelProto, path: Path) -> Path:
@@ -180,9 +185,12 @@ def test_a_descent_is_recorded_and_resumed_to_the_same_widths(network: Path, dat
         "descent/neuralscale/1/1",
         "settings/params=0.5x",
         "trained/params=0.5x/0",
+        "latency/params=0.5x",
+        "latency/original",
     ]
     charts = {file.name for file in (tmp_path / "whole" / "plots").iterdir()}
-    assert charts == {f"{n}.{k}" for n in ("accuracy-parameters", "widths", "filters", "laws") for k in ("svg", "png")}
+    names = ("accuracy-parameters", "accuracy-latency", "widths", "filters", "laws")
+    assert charts == {f"{n}.{k}" for n in names for k in ("json", "svg", "png")}
     for file in (tmp_path / "whole" / "plots").glob("*.svg"):
         assert ElementTree.parse(file).getroot().tag.endswith("svg")
     scaled("cut")

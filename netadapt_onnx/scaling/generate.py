@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -86,3 +87,30 @@ def widest(path: Path, cost: Callable[[Widths], float], limit: float, start: flo
         middle = (low + high) / 2
         low, high = (middle, high) if cost(path(middle)) <= limit else (low, middle)
     return path(low)
+
+
+def nearest(
+    widths: Widths, allowed: Mapping[str, Rungs], cost: Callable[[Widths], float], aim: float, near: float
+) -> Widths:
+    """`widths` with groups moved by at most a rung up or down, so that the cost is nearest to `aim`.
+
+    Rungs of a latency table are far apart: along the path alone a network of few layers would miss a target by more
+    than measurements can tell. Single groups are moved for as long as that helps; pairs of them if the cost is still
+    more than the share `near` off.
+    """
+
+    def missed(moves: Mapping[str, int]) -> float:
+        moved = {name: widths[name] + by * allowed[name].multiple for name, by in moves.items()}
+        within = all(n == widths[name] or n >= allowed[name].floor for name, n in moved.items())
+        return abs(cost(moved) / aim - 1) if within else math.inf
+
+    best = dict.fromkeys(widths, 0)
+    single = [{name: by} for name in widths for by in (1, 0, -1)]
+    pairs = [{a: by, b: -by} for a, b in itertools.combinations(widths, 2) for by in (1, -1)]
+    for changes in (single, pairs):
+        while missed(best) > (0 if changes is single else near):
+            better = min(((missed(best | change), i) for i, change in enumerate(changes)), default=(math.inf, 0))
+            if better[0] >= missed(best):
+                break
+            best |= changes[better[1]]
+    return {name: widths[name] + by * allowed[name].multiple for name, by in best.items()}

@@ -22,12 +22,12 @@ from netadapt_onnx.profilers.table import Table
 from netadapt_onnx.profilers.timing import Ratio, ratio
 from netadapt_onnx.runtime import random_inputs
 from netadapt_onnx.scaling.generate import Path as WidthPath
-from netadapt_onnx.scaling.generate import Widths, widest
+from netadapt_onnx.scaling.generate import Rungs, Widths, nearest, widest
 from netadapt_onnx.scaling.methods import Ground
 from netadapt_onnx.scaling.record import Record
 from netadapt_onnx.scaling.result import Method, Options, ScaledModel, Spread
 from netadapt_onnx.search.budget import Budget
-from netadapt_onnx.search.latency import CAREFUL_S, CAREFUL_SESSIONS
+from netadapt_onnx.search.latency import BRIEF_S, BRIEF_SESSIONS, CAREFUL_S, CAREFUL_SESSIONS
 from netadapt_onnx.search.provenance import provenance, stored_bytes
 from netadapt_onnx.search.result import Resources
 from netadapt_onnx.search.run import Run
@@ -114,7 +114,15 @@ class Making:
         unlabelled = self.dataset is not None and self.dataset.train.labels is None
         return self.found.folded.proto if unlabelled else None
 
-    def made(self, budget: Budget, path: WidthPath, start: float, method: Method, warm_up: int | None) -> ScaledModel:
+    def made(
+        self,
+        budget: Budget,
+        path: WidthPath,
+        start: float,
+        allowed: Mapping[str, Rungs],
+        method: Method,
+        warm_up: int | None,
+    ) -> ScaledModel:
         """The largest network along `path` within a target; for latency, within it as measured."""
         name = str(budget) if method == self.options.methods[0] else f"{budget}-{method}"
         if len(self.options.warmup_epochs) > 1 and warm_up is not None:
@@ -123,13 +131,17 @@ class Making:
         limit = budget.limit(self._original[budget.resource])
         share = None
         if budget.resource == "latency":
-            widths, share = self._at_latency(name, budget, path, start, limit)
+            widths, share = self._at_latency(name, budget, path, start, allowed, limit)
         else:
             widths = widest(path, self._cost(budget), limit, start, str(budget))
         proto = self.at(widths)
         spread, file = self._judged(name, proto)
         counted = cost(proto, fold(proto, self._shapes).shapes)
-        latency_ms = None if share is None else share * self._reference_ms
+        latency_ms = None
+        if share is not None:
+            latency_ms = share * self._reference_ms
+        elif spread is not None:
+            share, latency_ms = self._timed(name, widths)
         size = counted.size_bytes if file is None else file.stat().st_size
         resources = Resources(counted.params, counted.macs, size, counted.memory_bytes, latency_ms)
         return ScaledModel(str(budget), method, warm_up, resources, share, widths, spread, file)
@@ -163,15 +175,21 @@ class Making:
         return counted
 
     def _at_latency(
-        self, name: str, budget: Budget, path: WidthPath, start: float, limit: float
+        self,
+        name: str,
+        budget: Budget,
+        path: WidthPath,
+        start: float,
+        allowed: Mapping[str, Rungs],
+        limit: float,
     ) -> tuple[Widths, float]:
         """Widths whose measured time is nearest the target, and their share of the original's time.
 
         The table proposes; what is measured beside the original corrects what the table is asked for next.
         """
-        aim, tried = limit, {}
+        counted, aim, tried = self._cost(budget), limit, {}
         for _ in range(ATTEMPTS):
-            widths = widest(path, self._cost(budget), aim, start, str(budget))
+            widths = nearest(widest(path, counted, aim, start, str(budget)), allowed, counted, aim, NEAR)
             key = f"latency/{name}/{'-'.join(map(str, widths.values()))}"
             if key in tried:
                 break
@@ -181,11 +199,19 @@ class Making:
             self.log(f"{name}: {amount:.4g} ms measured for {limit:.4g}")
             if tried[key][0] <= NEAR:
                 break
-            aim *= limit / amount
+            aim = counted(widths) * limit / amount
         _, widths, share = min(tried.values(), key=lambda entry: entry[0])
         return widths, share
 
-    def _measured(self, widths: Widths) -> Ratio:
+    def _timed(self, name: str, widths: Widths) -> tuple[float, float]:
+        """A trained network's share of the original's time, and ms; of all networks beside one time of the original."""
+        found = msgspec.convert(
+            self.run.once(f"latency/{name}", partial(self._measured, widths, BRIEF_SESSIONS, BRIEF_S)), Ratio
+        )
+        original = self.run.once("latency/original", lambda: found.reference.median_ms)
+        return found.median, found.median * (self._reference_ms if self.table is not None else original)
+
+    def _measured(self, widths: Widths, sessions: int = CAREFUL_SESSIONS, seconds: float = CAREFUL_S) -> Ratio:
         inputs = random_inputs(self.found.folded.specs)
         reference = self.found.folded.proto
         return ratio(
@@ -193,8 +219,8 @@ class Making:
             reference,
             inputs,
             self.execution,
-            sessions=CAREFUL_SESSIONS,
-            time_cap_s=CAREFUL_S,
+            sessions=sessions,
+            time_cap_s=seconds,
         )
 
     def _judged(self, name: str, proto: onnx.ModelProto) -> tuple[Spread | None, Path | None]:

@@ -11,26 +11,38 @@ from netadapt_onnx import charts
 from netadapt_onnx.scaling.law import Law
 from netadapt_onnx.scaling.methods import Descent
 from netadapt_onnx.scaling.result import ScaledModel
+from netadapt_onnx.search.run import write_json
 
 # Points of a fitted curve.
 CURVE = 40
+LEGEND = {"symbolLimit": 0, "columns": {"expr": "length(domain('color')) > 16 ? 2 : 1"}, "labelLimit": 140}
 
 
 def drawn(folder: Path, models: Sequence[ScaledModel], law: Law, descent: Descent | None) -> list[str]:
-    """Write all charts that there are data for into `folder`; returns what to tell the user."""
-    specs = {
-        **_accuracies(models),
-        **({} if descent is None else _descents(descent)),
-        **({} if descent is None or not law.fitted else {"laws": _laws(law, descent)}),
-    }
+    """Write all charts that there are data for into `folder`; returns what to tell the user.
+
+    Each as its Vega-Lite specification (NAME.json, which the report embeds) and, where they can be rendered, as
+    NAME.svg and NAME.png.
+    """
+    specs = figures(models, law, descent)
     if not specs:
         return []
-    if not charts.available():
-        return [charts.MISSING]
     folder.mkdir(exist_ok=True)
     for name, spec in specs.items():
-        charts.write(spec, folder / name)
-    return []
+        write_json(folder / f"{name}.json", spec)
+        if charts.available():
+            charts.write(spec, folder / name)
+    return [] if charts.available() else [charts.MISSING]
+
+
+def figures(models: Sequence[ScaledModel], law: Law, descent: Descent | None) -> dict[str, charts.Spec]:
+    """Vega-Lite specifications by name: accuracies by size, then what the descent found."""
+    found = _accuracies(models)
+    if descent is not None:
+        found |= _descents(descent)
+        if law.fitted:
+            found["laws"] = _laws(law, descent)
+    return found
 
 
 def _accuracies(models: Sequence[ScaledModel]) -> dict[str, charts.Spec]:
@@ -54,27 +66,34 @@ def _accuracies(models: Sequence[ScaledModel]) -> dict[str, charts.Spec]:
         known = [row for row in rows if row[x] is not None]
         if known:
             title = f"{metric} against {x}"
-            found[f"accuracy-{x.split()[0]}"] = charts.means(known, x, metric, "std", series="method", title=title)
+            spec = charts.means(known, x, metric, "std", series="method", title=f"{title}: mean and deviation")
+            found[f"accuracy-{x.split()[0]}"] = _short_numbers(spec)
     return found
 
 
 def _descents(descent: Descent) -> dict[str, charts.Spec]:
-    widths = [
-        {"iteration": i, "width": width, "group": name}
-        for i, at in enumerate(descent.widths)
-        for name, width in at.items()
-    ]
-    last = descent.records[-1]
+    made = {}
+    if len(descent.widths) > 1:
+        widths = [
+            {"iteration": i, "width": width, "group": name}
+            for i, at in enumerate(descent.widths)
+            for name, width in at.items()
+        ]
+        title = "widths at the original's size, by iteration of the descent"
+        made["widths"] = _by_depth(charts.lines(widths, "iteration", "width", series="group", title=title))
+        axis = {"values": list(range(len(descent.widths))), "format": "d"}
+        made["widths"]["layer"][0]["encoding"]["x"]["axis"] |= axis
+    record = descent.records[-1]
     left = [
-        {"parameters": float(tau), "filters left": float(width), "group": name}
-        for tau, row in zip(last.tau, last.widths, strict=True)
-        for name, width in zip(last.names, row, strict=True)
+        {"removed since the first record": float(record.widths[0].sum() - row.sum()), "filters": width, "group": name}
+        for row in record.widths
+        for name, width in zip(record.names, row.tolist(), strict=True)
     ]
-    made = {
-        "widths": charts.lines(widths, "iteration", "width", series="group", title="widths at the original's size"),
-        "filters": charts.lines(left, "parameters", "filters left", series="group", title="filters left while pruning"),
-    }
-    return made if left else {"widths": made["widths"]}
+    if left:
+        axes = ("removed since the first record", "filters")
+        title = "filters left while pruning (last iteration)"
+        made["filters"] = _by_depth(charts.lines(left, *axes, series="group", title=title, points=False))
+    return made
 
 
 def _laws(law: Law, descent: Descent) -> charts.Spec:
@@ -91,6 +110,23 @@ def _laws(law: Law, descent: Descent) -> charts.Spec:
         for name, width in law.widths(float(tau)).items()
     ]
     axes = ("parameters", "width")
-    return charts.points_and_lines(
+    spec = charts.points_and_lines(
         points, curves, *axes, series="group", title="width = alpha * parameters^beta", logarithmic=axes
     )
+    spec["layer"][0]["mark"] |= {"size": 12}
+    return _short_numbers(_by_depth(spec))
+
+
+def _short_numbers(spec: charts.Spec) -> charts.Spec:
+    """Parameters as 2M rather than 2,000,000."""
+    for layer in spec["layer"]:
+        axis = layer["encoding"]["x"]
+        axis["axis"] |= {"format": "~s"} if axis["field"] == "parameters" else {}
+    return spec
+
+
+def _by_depth(spec: charts.Spec) -> charts.Spec:
+    """Groups coloured by their depth: there may be more of them than a palette has colours that differ."""
+    for layer in spec["layer"]:
+        layer["encoding"]["color"] |= {"type": "ordinal", "scale": {"scheme": "viridis"}, "legend": LEGEND}
+    return spec

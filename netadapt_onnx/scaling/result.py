@@ -72,7 +72,8 @@ class Spread:
 class ScaledModel:
     """One target's network. `accuracy` is None and the weights are not trained where there were no data.
 
-    `resources.latency_ms` is measured beside the original for a latency target, of which `latency_ratio` is the share.
+    `resources.latency_ms` is measured beside the original, carefully for a latency target and briefly for other trained
+    networks; `latency_ratio` is its share of the original's time.
     """
 
     target: str

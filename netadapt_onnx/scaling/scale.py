@@ -39,12 +39,12 @@ from netadapt_onnx.scaling.result import (
 )
 from netadapt_onnx.search.latency import built_table, loaded_table
 from netadapt_onnx.search.provenance import file_hash
-from netadapt_onnx.search.run import Run, write_atomically
+from netadapt_onnx.search.run import Run, write_atomically, write_json
 from netadapt_onnx.search.subject import Predictor, require_prunable
 from netadapt_onnx.surgery import Trace, trace
 from netadapt_onnx.training.loading import dataset_for
 
-LAW_FILE, PLOTS = "widths.toml", "plots"
+LAW_FILE, PLOTS, RESULT_FILE = "widths.toml", "plots", "result.json"
 Progress = Callable[[int, int, str], None]
 Source = str | os.PathLike[str] | Model
 
@@ -188,11 +188,16 @@ class _Scaling:
                 key = method if warm_up is None else f"{method}/{warm_up}"
                 paths = self._paths(method, key)
                 for budget in options.budgets:
-                    path, start = paths(self._allowed(budget.resource))
-                    models.append(self._making.made(budget, path, start, method, warm_up))
+                    allowed = self._allowed(budget.resource)
+                    path, start = paths(allowed)
+                    models.append(self._making.made(budget, path, start, allowed, method, warm_up))
         notes = [*self._law.notes, *self._making.notes] if self._law.groups else list(self._making.notes)
-        notes += drawn(self._making.run.path / PLOTS, models, self._law, self._descent)
-        return ScaleResult(self._law.groups, tuple(models), self._making.run.seconds(), tuple(dict.fromkeys(notes)))
+        folder = self._making.run.path
+        notes += drawn(folder / PLOTS, models, self._law, self._descent)
+        result = ScaleResult(self._law.groups, tuple(models), self._making.run.seconds(), tuple(dict.fromkeys(notes)))
+        there = tuple(replace(m, model=None if m.model is None else m.model.relative_to(folder)) for m in models)
+        write_json(folder / RESULT_FILE, replace(result, models=there))
+        return result
 
     def _paths(self, method: Method, key: str) -> Callable[[Mapping[str, Rungs]], tuple[WidthPath, float]]:
         """What gives, for the widths that are allowed, a method's path and the size to begin at."""
@@ -203,6 +208,7 @@ class _Scaling:
             law = self._given
         elif self._record is not None:
             law = law_of(self._ground, self._record)
+            self._descent = Descent(law, (), (self._record.named(self._ground.widths),))
         else:
             self._descent = neuralscale(self._ground, key, self._making.options.iterations)
             law = self._descent.law
