@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -44,6 +45,8 @@ class Options:
         for name, least in {"iterations": 1, "batches": 1, "epochs": 0, "seeds": 1, "seed": 0, "threads": 1}.items():
             if getattr(self, name) < least:
                 raise NetadaptError(f"--{name} {getattr(self, name)}: at least {least}", code="usage")
+        if not 0 < self.lr < math.inf:
+            raise NetadaptError(f"--lr {self.lr:g}: above zero", code="usage")
         if not self.warmup_epochs or min(self.warmup_epochs) < 0:
             raise NetadaptError("--warmup-epochs: numbers of at least 0, as 1,5,10", code="usage")
 

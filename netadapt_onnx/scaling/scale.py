@@ -213,7 +213,11 @@ class _Scaling:
             self._descent = neuralscale(self._ground, key, self._making.options.iterations)
             law = self._descent.law
         self._law = law
-        write_atomically(self._making.run.path / LAW_FILE, written(law).encode())
+        files = [LAW_FILE]
+        if self._warm_up is not None and len(self._making.options.warmup_epochs) > 1:
+            files.append(LAW_FILE.replace(".", f"-warmup{self._warm_up}."))
+        for name in files:
+            write_atomically(self._making.run.path / name, written(law).encode())
         return lambda allowed: path_of(law, self._ground, allowed)
 
     def _allowed(self, resource: str) -> Mapping[str, Rungs]:
