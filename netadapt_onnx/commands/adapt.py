@@ -170,7 +170,7 @@ def command(
             raise
         raise KeyboardInterrupt("nothing is lost: repeat the command with --resume") from error
     _report(out)
-    return Answer(result, lambda: text(result, model, data), ok=result.met is not False)
+    return Answer(result, lambda: text(result, out, model, data), ok=result.met is not False)
 
 
 def _report(run: Path) -> None:
@@ -201,26 +201,25 @@ def _plan(planned: DryRun) -> str:
     return "\n\n".join([*parts, *planned.notes])
 
 
-def _steps(run: Path) -> str:
-    """The run's history: what each iteration cut, and what it was predicted to lead to."""
+def _models(result: AdaptResult) -> str:
+    """A row per target, where there were several."""
     from netadapt_onnx import render
-    from netadapt_onnx.search.adaptation import HISTORY_FILE
-    from netadapt_onnx.search.netadapt import Step
-    from netadapt_onnx.search.run import Lines
 
-    steps = Lines(run / HISTORY_FILE, Step).items
+    if len(result.models) < 2:
+        return ""
     rows = [
         [
-            step.iteration,
-            step.group,
-            *step.channels,
-            f"{step.driver} {render.amount(step.driver, step.resources[step.driver])}",
-            render.percent(step.accepted.accuracy),
+            m.budget,
+            _verdict(m.met),
+            render.count(m.after.macs),
+            render.count(m.after.params),
+            render.milliseconds(m.after.latency_ms),
+            render.percent(m.accuracy.after),
+            m.model,
         ]
-        for step in steps
+        for m in result.models
     ]
-    headers = ["iteration", "group", "channels", "then", "predicted", "accuracy before final training"]
-    return render.table(rows, headers, left=2) if rows else ""
+    return render.table(rows, ["target", "", "macs", "params", "latency", result.accuracy.metric, "model"], left=2)
 
 
 def _latency(name: str, found: Latency) -> str:
@@ -249,14 +248,16 @@ def _verdict(met: bool | None) -> str:
     return "predicted to be met" if met is None else "met" if met else "MISSED"
 
 
-def text(result: AdaptResult, model: Path, data: DataSource) -> str:
+def text(result: AdaptResult, run: Path, model: Path, data: DataSource) -> str:
     """What happened, as tables, and what to try next."""
     from netadapt_onnx import render
+    from netadapt_onnx.commands.history import history
 
     found = result.accuracy
     changed = [[name, *counts] for name, counts in result.groups.items()]
     parts = [
-        _steps(result.model.parent),
+        history(run),
+        _models(result),
         render.table(changed, ["group", "channels before", "after"]),
         render.table(
             [

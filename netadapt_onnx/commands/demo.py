@@ -50,4 +50,8 @@ def command(folder: Path, overwrite: bool) -> Answer:
     ]
     lines = "\n".join(f"      {line}" for line in again)
     data = DataSource(str(folder / DATA))
-    return Answer(result, lambda: f"{text(result, folder / MODEL, data)}\n{lines}", ok=result.met is not False)
+    return Answer(
+        result,
+        lambda: f"{text(result, result.model.parent, folder / MODEL, data)}\n{lines}",
+        ok=result.met is not False,
+    )

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import MODEL, OVERWRITE, chosen, common, shaped
+from netadapt_onnx.commands.options import CRITERION, MODEL, OVERWRITE, chosen, common, data_options, shaped
 
 if TYPE_CHECKING:
     from netadapt_onnx.inspection import Inspection
+    from netadapt_onnx.search.sensitivity import Sensitivities, Sensitivity
     from netadapt_onnx.surgery import Explanation
+    from netadapt_onnx.training.given import DataSource
 
 
 @click.command("inspect", short_help="Show what a model costs and which of its channels can go.")
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 @click.option("--table", type=click.Path(path_type=Path), help="Latency table: predict the latency too.")
 @click.option("--explain", "explained", metavar="NAME", help="Show what a group, layer or tensor is tied to.")
 @click.option("--write-plan", type=click.Path(path_type=Path), help="Write a plan of every group, to edit for prune.")
+@click.option("--sensitivity", is_flag=True, help="Show what cutting each group alone to 0.75, 0.5, 0.25 loses.")
+@data_options(required=False, use="What --sensitivity judges by")
+@CRITERION
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw the sensitivity.")
 @chosen
 @OVERWRITE
 @shaped
@@ -30,6 +36,10 @@ def command(
     table: Path | None,
     explained: str | None,
     write_plan: Path | None,
+    sensitivity: bool,
+    data: DataSource | None,
+    criterion: str,
+    plot: Path | None,
     attention: Literal["heads", "dims"],
     resize_io: tuple[str, ...],
     overwrite: bool,
@@ -42,22 +52,88 @@ def command(
     Examples:  netadapt-onnx inspect model.onnx
                netadapt-onnx inspect model.onnx --explain conv1
                netadapt-onnx inspect model.onnx --write-plan plan.toml
+               netadapt-onnx inspect model.onnx --sensitivity --data data.npz
     """
-    from netadapt_onnx.inspection import Explained, inspect
+    from netadapt_onnx import render
+    from netadapt_onnx.inspection import Sensitive, inspect
     from netadapt_onnx.surgery import Choices
 
-    result = inspect(
-        model,
-        table=table,
-        explained=explained,
-        write_plan=write_plan,
-        choices=Choices(attention, resize_io),
-        shapes=shapes,
-        batch_size=batch_size,
-        overwrite=overwrite,
+    if plot is not None:
+        _may_plot(plot, sensitivity, overwrite, model)
+    with render.followed("cutting") as seen:
+        result = inspect(
+            model,
+            table=table,
+            explained=explained,
+            write_plan=write_plan,
+            choices=Choices(attention, resize_io),
+            shapes=shapes,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            sensitivity=sensitivity,
+            data=data,
+            criterion=criterion,
+            progress=seen.progress,
+        )
+    if plot is not None and isinstance(result, Sensitive):
+        _plot(result.sensitivity, plot)
+    return Answer(result, lambda: _said(result, model))
+
+
+def _said(result: Inspection, model: Path) -> str:
+    from netadapt_onnx.inspection import Explained, Sensitive
+
+    if isinstance(result, Explained):
+        return _explanation(result.explain)
+    return _sensitivity(result.sensitivity) if isinstance(result, Sensitive) else _text(result, model)
+
+
+def _may_plot(file: Path, asked: bool, overwrite: bool, model: Path) -> None:
+    from netadapt_onnx import charts
+    from netadapt_onnx.errors import NetadaptError
+    from netadapt_onnx.inspection import prepare_output
+
+    if not asked:
+        raise click.UsageError("--plot draws --sensitivity")
+    if file.suffix != ".svg":
+        raise click.UsageError(f"--plot {file}: an .svg")
+    if not charts.available():
+        raise NetadaptError(charts.MISSING, code="missing-package")
+    prepare_output(file, overwrite, model)
+
+
+def _plot(found: Sensitivities, file: Path) -> None:
+    """Accuracy over the share of channels left, a line per group."""
+    from netadapt_onnx import charts
+    from netadapt_onnx.search.run import write_atomically
+
+    names = list(dict.fromkeys(row.group for row in found.groups))
+    rows = [{"group": name, "channels left": 1.0, found.metric: found.accuracy} for name in names]
+    rows += [{"group": row.group, "channels left": row.share, found.metric: row.mended} for row in found.groups]
+    spec = charts.lines(rows, "channels left", found.metric, series="group", title="one group cut, the others whole")
+    write_atomically(file, charts.svg(spec).encode())
+
+
+def _sensitivity(found: Sensitivities) -> str:
+    """A row per group, most sensitive first."""
+    from netadapt_onnx import render
+
+    by_group: dict[str, list[Sensitivity]] = {}
+    for row in found.groups:
+        by_group.setdefault(row.group, []).append(row)
+    shares = sorted({row.share for row in found.groups}, reverse=True)
+
+    def cell(rows: list[Sensitivity], share: float) -> str:
+        return next((f"{render.percent(r.mended)} ({r.channels})" for r in rows if r.share == share), "")
+
+    worst = sorted(by_group.items(), key=lambda item: -max(row.lost for row in item[1]))
+    table = render.table(
+        [[name, *(cell(rows, share) for share in shares)] for name, rows in worst],
+        ["group", *(f"{share:g}x" for share in shares)],
     )
-    return Answer(
-        result, lambda: _explanation(result.explain) if isinstance(result, Explained) else _text(result, model)
+    return (
+        f"{found.metric} ({found.split}, {found.samples} samples) is {render.percent(found.accuracy)}; "
+        f"with one group cut, its consumers solved anew (channels left):\n\n{table}"
     )
 
 

@@ -1,0 +1,90 @@
+"""How much accuracy a model loses when one group alone is cut: what `inspect --sensitivity` shows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from netadapt_onnx.folding import require_runnable
+from netadapt_onnx.search.attempts import CALIBRATION_SAMPLES
+from netadapt_onnx.search.candidates import cores
+from netadapt_onnx.search.judge import RANKING_SAMPLES, DataJudge
+from netadapt_onnx.surgery import Criterion, Group, Trace, moments, original_targets, reconstruct, resize, select
+from netadapt_onnx.training.loading import dataset_for
+from netadapt_onnx.training.measured import criterion_on
+
+SHARES = (0.75, 0.5, 0.25)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """A group alone at `channels`, `share` of what it has: accuracy of the cut model on the ranking samples.
+
+    `mended` is the accuracy after its consumers were solved by least squares, as in a search. `lost` is what the mended
+    model has lost of the original's accuracy.
+    """
+
+    group: str
+    channels: int
+    share: float
+    accuracy: float
+    mended: float
+    lost: float
+
+
+@dataclass(frozen=True)
+class Sensitivities:
+    """Every prunable group at every share; `accuracy` is the original's on the same samples."""
+
+    accuracy: float
+    metric: str
+    split: str
+    samples: int
+    groups: tuple[Sensitivity, ...]
+
+
+def sensitivity(
+    trace: Trace,
+    data: str | os.PathLike[str],
+    *,
+    criterion: str | Criterion = "l2",
+    seed: int = 0,
+    shares: Sequence[float] = SHARES,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Sensitivities:
+    """Cut each prunable group alone to `shares` of its channels, whole structural steps, and judge what is left.
+
+    Held-out samples only. Raises NetadaptError for data that do not fit and models that cannot run.
+    """
+    require_runnable(trace.folded)
+    dataset = dataset_for(trace.folded, data)
+    proto = trace.folded.proto
+    judge = DataJudge(dataset, proto, seed)
+    inputs = dataset.train.sample(CALIBRATION_SAMPLES, seed).batch(slice(None))
+    found = moments(trace, inputs, original_targets(trace, inputs, seed))
+    by = criterion_on(criterion, dataset.train, seed)
+    before = judge.ranked(proto)
+    work = [(group, share, count) for group in trace.prunable for share, count in _counts(group, shares).items()]
+    done = 0
+
+    def one(job: tuple[Group, float, int]) -> Sensitivity:
+        nonlocal done
+        group, share, count = job
+        keep = select(trace, {group.name: count}, by)
+        plain, mended = judge.ranked(resize(trace, keep)), judge.ranked(reconstruct(trace, keep, found))
+        done += 1
+        if progress is not None:
+            progress(done, len(work), group.name)
+        return Sensitivity(group.name, count, share, plain, mended, before - mended)
+
+    with ThreadPoolExecutor(cores()) as pool:
+        rows = tuple(pool.map(one, work))
+    return Sensitivities(before, judge.metric, "val", min(RANKING_SAMPLES, len(dataset.val)), rows)
+
+
+def _counts(group: Group, shares: Sequence[float]) -> Mapping[float, int]:
+    """The count at each share: the nearest whole steps above it, at least the floor; shares that cut nothing go."""
+    counts = {share: max(group.floor, group.step * -int(-share * group.channels // group.step)) for share in shares}
+    return {share: count for share, count in counts.items() if count < group.channels}
