@@ -132,8 +132,8 @@ def inspect(
     `explained` names a group, layer or tensor whose ties and pins the result then has (`Explained`); `write_plan` is a
     file for a plan that keeps everything, to be edited for `prune`. `sensitivity` cuts each group alone to 0.75, 0.5
     and 0.25 by `criterion`; the result (`Sensitive`) has the accuracies on held-out samples of `data`. `choices`
-    are those of surgery. `shapes` gives inputs whose axes beyond the first are dynamic. Raises NetadaptError for a model it
-    cannot run.
+    are those of surgery. `shapes` gives inputs whose axes beyond the first are dynamic. Raises NetadaptError for a
+    model it cannot run.
     """
     if sensitivity and (data is None or explained is not None):
         why = "needs data to judge by" if data is None else "and an explanation are two questions"

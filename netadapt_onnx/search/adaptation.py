@@ -279,8 +279,9 @@ class Adaptation:
         predicted = self._predict(proposal.widths)
         correction = {name: gauge.correction(iteration, proto, predicted[name]) for name, gauge in self._gauges.items()}
         measured = {name: found for name, g in self._gauges.items() if (found := g.measured(iteration)) is not None}
-        changed = self._arguments.rank == "reconstruct" and self._arguments.short_term_steps > 0
-        changed = changed and not self._arguments.finalists
+        # Solved anew, or trained for a moment: better than the proposal was when it was ranked.
+        anew = self._subject.data is not None and self._arguments.rank == "reconstruct"
+        changed = anew and not self._arguments.finalists
         ranked = self._judge.ranked(proto) if changed or proposal.group == TOGETHER else None
         return Accepted(self._judge.held_out(proto), ranked, correction, measured)
 

@@ -27,6 +27,7 @@ from netadapt_onnx.surgery import (
     moments,
     original_targets,
     reconstruct,
+    reconstruct_in_order,
     resize,
     select,
 )
@@ -130,6 +131,17 @@ class Bench:
             return resize(base.trace, keep)
         return reconstruct(base.trace, keep, base.moments(self))
 
+    def solved(self, kept: Kept) -> onnx.ModelProto:
+        """The original cut to these channels, its layers solved one after the other.
+
+        Each sees what is left of those before it: ResNet-20 at half its macs kept 78.8% instead of 73.1% so (4 s), too
+        slow for every proposal.
+        """
+        if self._data is None:
+            return resize(self.original.trace, kept)
+        inputs, targets = self.calibrated()
+        return reconstruct_in_order(self.original.trace, kept, inputs, targets)
+
     def trained(self, proto: onnx.ModelProto, training: Training, here: Here) -> onnx.ModelProto:
         """After a short distillation from the original."""
         from netadapt_onnx.training.teacher import Teacher
@@ -181,12 +193,15 @@ def _bench(original: Base, judge: Judge, data: Dataset | None, options: dict[str
 
 def attempt(here: Here, bench: Bench, current: Base, request: Mapping[str, Any]) -> Made:
     """One job. `request`: `base` (what is cut: the current or the original model), `keep` (channels by group), `mend`
-    (whether to reconstruct), `training` (or None), `want` (`accuracy`, or the `model` alone).
+    (whether to reconstruct), `training` (or None), `want` (`accuracy`, or the `model` alone; `solved`: the model
+    that the original becomes with the channels of `keep`, all layers solved in order).
 
     A model comes back as a file when it is wanted or was trained.
     """
     base = bench.original if request["base"] == "original" else current
     keep = {name: np.array(indices, dtype=np.int64) for name, indices in request["keep"].items()}
+    if request["want"] == "solved":
+        return Made({}, {MODEL_FILE: bench.solved(keep).SerializeToString()})
     proto = bench.cut(base, keep, mended=request["mend"])
     training = request["training"]
     if training is not None:

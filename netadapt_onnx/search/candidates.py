@@ -157,11 +157,20 @@ class Candidates:
         (self._run.iteration(iteration) / MODEL_FILE).unlink(missing_ok=True)
 
     def _made(self, iteration: int, proposal: Proposal) -> onnx.ModelProto:
-        """A proposal's model, by the workers where they have all that it takes at hand."""
+        """A winner's model, by the workers where they have all that it takes at hand.
+
+        Where nothing was trained on the way, the original is cut anew and all of its layers are solved.
+        """
+        base, keep = self._selected(proposal.widths)
+        anew = self._mend and not self._arguments.short_term_steps
+        if anew:
+            keep = _kept_after(base.kept, keep)
         if not self._executor.apart:
-            base, keep = self._selected(proposal.widths)
-            return self._bench.cut(base, keep, mended=self._mend)
+            return self._bench.solved(keep) if anew else self._bench.cut(base, keep, mended=self._mend)
         request = self._request(iteration, proposal, None) | {"want": "model"}
+        if anew:
+            indices = {name: kept.tolist() for name, kept in keep.items()}
+            request |= {"want": "solved", "base": "original", "keep": indices}
         (outcome,) = self._executor.run(attempt, self._shared, [request], lambda *_: None)
         if isinstance(outcome, Failed):
             raise NetadaptError(
