@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.adapt import adapt
+from netadapt_onnx.search.adapt import adapt, dry_run
 from netadapt_onnx.search.budget import budget_texts, parse_targets
 from netadapt_onnx.search.knapsack import ROUNDS, search, solve
 from netadapt_onnx.search.ladders import Ladder
@@ -104,6 +104,15 @@ def test_a_knapsack_run_goes_on_where_it_was_stopped(task: tuple[Path, Path], tm
     adapt(*task, "macs=0.5x", tmp_path / "parts", **more, resume=True)
     assert history(tmp_path / "parts") == history(tmp_path / "whole")
     assert whole.model.read_bytes() == (tmp_path / "parts/model.onnx").read_bytes()
+
+
+def test_a_dry_run_shows_the_first_round(task: tuple[Path, Path], tmp_path: Path) -> None:
+    planned = dry_run(*task, "macs=0.5x", strategy="knapsack", **FAST)
+    result = adapt(*task, "macs=0.5x", tmp_path / "run", strategy="knapsack", max_iterations=1, **FAST)
+    (step,) = history(tmp_path / "run")
+    assert {p.group: p.channels[1] for p in planned.proposals} == {
+        name: n for name, n in step["widths"].items() if n != result.groups[name][0]
+    }
 
 
 def test_several_targets_leave_a_model_for_each(task: tuple[Path, Path], tmp_path: Path) -> None:

@@ -39,18 +39,20 @@ from netadapt_onnx.search.calibration import execution_of
 from netadapt_onnx.search.candidates import Progress, cores
 from netadapt_onnx.search.executors.opening import IN_PROCESS, JOB_TIMEOUT_S, Gpus, opened_executor
 from netadapt_onnx.search.executors.protocol import Executor
+from netadapt_onnx.search.knapsack import ascending, ceilings_of, solve
 from netadapt_onnx.search.ladders import DEFAULT_STEP, Floors, Steps
 from netadapt_onnx.search.latency import LatencyGauge, TableGauge, built_table, loaded_table
 from netadapt_onnx.search.measured import MeasuredGauge, Value, fitted, values
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.places import Devices, Place, Tables, about, named_devices, named_tables, opened_places
-from netadapt_onnx.search.proposal import Goal, Proposer
+from netadapt_onnx.search.proposal import Amounts, Goal, Proposer
 from netadapt_onnx.search.provenance import file_hash
 from netadapt_onnx.search.result import AdaptResult, DryRun, Planned
 from netadapt_onnx.search.run import Run
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS, Schedule
 from netadapt_onnx.search.subject import Predicted, Predictor, Subject, prepare
 from netadapt_onnx.surgery import Criterion
+from netadapt_onnx.training.measured import criterion_on
 
 Source = str | os.PathLike[str] | Model
 Data = str | os.PathLike[str] | None
@@ -294,6 +296,8 @@ def _first_iteration(subject: Subject, asked: Arguments, predicted: Mapping[str,
     notes = ()
     if all(current[name] <= limit for name, limit in limits.items()):
         return DryRun(driver, limits[driver], current, (), (), ("the model is within its budget already",))
+    if asked.strategy == "knapsack":
+        return _first_round(subject, asked, predict, current, limits)
     first = asked.targets[0][0].resource
     schedule = Schedule(asked.first_reduction(original[first]), asked.decay, asked.reduction_of)
     target = schedule.target(1, current[driver], current[driver], limits[driver])
@@ -301,6 +305,21 @@ def _first_iteration(subject: Subject, asked: Arguments, predicted: Mapping[str,
     planned = tuple(Planned(p.group, (subject.widths[p.group], p.channels), p.resources) for p in proposals)
     proposing = {p.group for p in proposals}
     return DryRun(driver, target, current, planned, tuple(n for n in subject.widths if n not in proposing), notes)
+
+
+def _first_round(
+    subject: Subject, asked: Arguments, predict: Predictor, current: Amounts, limits: Mapping[str, float]
+) -> DryRun:
+    """The knapsack's: the groups that it cuts, all of them at once."""
+    by = criterion_on(asked.criterion, None if subject.data is None else subject.data.train, asked.seed)
+    ceilings = ceilings_of(current, limits)
+    widths = subject.widths
+    chosen = solve(subject.ladders, widths, ascending(subject.trace, by), predict, ceilings)
+    driver = max(limits, key=lambda name: current[name] / limits[name])
+    then = predict(chosen)
+    planned = tuple(Planned(name, (widths[name], n), then) for name, n in chosen.items() if n != widths[name])
+    same = tuple(name for name, n in chosen.items() if n == widths[name])
+    return DryRun(driver, ceilings[driver], current, planned, same, ("all of them at once",))
 
 
 def _prepared(model: Source, data: Data, arguments: Arguments) -> Subject:

@@ -19,9 +19,10 @@ from netadapt_onnx.search.attempts import MODEL_FILE, Base, Bench, Kept, Trainin
 from netadapt_onnx.search.executors.protocol import Executor, Failed, Here, Shared
 from netadapt_onnx.search.jobs import LOG, Job, forget, run_jobs
 from netadapt_onnx.search.judge import Judge
+from netadapt_onnx.search.knapsack import ascending
 from netadapt_onnx.search.proposal import Proposal, Widths
 from netadapt_onnx.search.run import Run, write_atomically, write_json
-from netadapt_onnx.surgery import Trace, class_totals, importance, plan_of, select, verify
+from netadapt_onnx.surgery import Trace, plan_of, select, verify
 from netadapt_onnx.surgery import trace as traced
 from netadapt_onnx.training.data import Dataset
 from netadapt_onnx.training.measured import criterion_on
@@ -145,12 +146,7 @@ class Candidates:
 
     def importances(self) -> dict[str, np.ndarray]:
         """Importance of every channel of the current model's groups, least first."""
-        found = importance(self.current, self._criterion)
-        ascending = {}
-        for name, scores in found.items():
-            group = self.current.group(name)
-            ascending[name] = np.sort(class_totals(self.current, group, scores)).repeat(group.step) / group.step
-        return ascending
+        return ascending(self.current, self._criterion)
 
     def forget(self, iteration: int) -> None:
         """Let go of an earlier iteration's model; its plan and what was tried stay."""

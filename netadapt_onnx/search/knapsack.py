@@ -17,6 +17,7 @@ from netadapt_onnx.search import netadapt
 from netadapt_onnx.search.ladders import Ladder
 from netadapt_onnx.search.netadapt import TOGETHER, Problem, Step, amounts_after, corrected, met, widths_after
 from netadapt_onnx.search.proposal import Amounts, Proposal, Widths
+from netadapt_onnx.surgery import Criterion, Trace, class_totals, importance
 
 # The way to the budget in equal shares of what is left; importances are scored anew after each.
 ROUNDS = 5
@@ -58,9 +59,7 @@ def _round(problem: Problem, importances: Importances, steps: Sequence[Step], le
     widths, current = widths_after(problem, steps), amounts_after(problem, steps)
     before = steps[-1].accepted if steps else problem.start
     predict = corrected(problem, before.correction)
-    ceilings = {name: _toward(current[name], limit, left) for name, limit in problem.limits.items()}
-    if "latency" in current:  # some cuts make models slower
-        ceilings.setdefault("latency", current["latency"])
+    ceilings = ceilings_of(current, problem.limits, left)
     driver = max(problem.limits, key=lambda name: current[name] / problem.limits[name])
     chosen = solve(problem.ladders, widths, importances(), predict, ceilings)
     if chosen == widths:
@@ -72,6 +71,23 @@ def _round(problem: Problem, importances: Importances, steps: Sequence[Step], le
     return Step(
         iteration, TOGETHER, counts, chosen, driver, ceilings[driver], resources, accepted, (), same
     )  # fmt: skip
+
+
+def ceilings_of(current: Amounts, limits: Amounts, left: int = ROUNDS) -> dict[str, float]:
+    """What a round may leave of each resource, `left` rounds from the last."""
+    ceilings = {name: _toward(current[name], limit, left) for name, limit in limits.items()}
+    if "latency" in current:  # some cuts make models slower
+        ceilings.setdefault("latency", current["latency"])
+    return ceilings
+
+
+def ascending(trace: Trace, by: str | Criterion) -> dict[str, np.ndarray]:
+    """Importance of every channel of the groups of a model, least first; channels tied together share it."""
+    found = {}
+    for name, scores in importance(trace, by).items():
+        group = trace.group(name)
+        found[name] = np.sort(class_totals(trace, group, scores)).repeat(group.step) / group.step
+    return found
 
 
 def _toward(current: float, limit: float, left: int) -> float:
