@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from netadapt_onnx.scaling.scale import scale
     from netadapt_onnx.search.adapt import adapt
     from netadapt_onnx.search.restore import restore
+    from netadapt_onnx.training.given import DataSource
 
 # Imported when first used, so that no command pays for another's libraries.
 _HOMES = {
+    "DataSource": "training.given",
     "NetadaptError": "errors",
     "adapt": "search.adapt",
     "diff": "gating.diff",
@@ -47,6 +49,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "DataSource",
     "NetadaptError",
     "__version__",
     "adapt",

@@ -34,6 +34,11 @@ def percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
 
 
+def score(metric: str, value: float) -> str:
+    """An accuracy as its metric is usually quoted: shares in percent, R2 and metrics of the user's as they are."""
+    return percent(value) if metric in ("top1", "miou", "agreement") else f"{value:.4g}"
+
+
 def ratio(after: float, before: float) -> str:
     """What is left: 0.50x."""
     return f"{after / before:.2f}x" if before else ""

@@ -331,3 +331,38 @@ def test_strings_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixtu
     save(proto, tmp_path / "model.onnx")
     given = ["prune", str(tmp_path / "model.onnx"), "--ratio", "0.5"]
     refused(given, tmp_path, capsys, "no group of channels can be pruned")
+
+
+TASKS = [
+    (["--task", "segmentation"], {}, ["--task segmentation does not fit", "'logits' Nx10", "classification"]),
+    (["--task", "classification"], {"y_train": None, "y_val": None}, ["--task classification needs labels"]),
+    (["--task", "regression"], {}, ["y_train of shape 64", "for --task regression", "what fits: classification"]),
+    (["--resize", "16"], {}, ["--resize", "arrays"]),
+    (["--crop", "16y3"], {}, ["'16y3' is not one number or HEIGHTxWIDTH"]),
+    (["--mean", "dark"], {}, ["'dark' is not numbers"]),
+]
+
+
+@pytest.mark.parametrize("name", ["evaluate", "finetune", "adapt"])
+@pytest.mark.parametrize(("options", "change", "told"), TASKS, ids=[" ".join(o) for o, _, _ in TASKS])
+def test_tasks_and_pictures_that_do_not_fit(
+    options: list[str],
+    change: dict[str, object],
+    told: list[str],
+    name: str,
+    model: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data(model.parent / "d.npz", **change)
+    refused([*arguments(name, model.parent), *options], model.parent, capsys, *told)
+
+
+def test_a_loader_that_is_none(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (model.parent / "own.py").write_text("def data(): return 3\n")
+    given = ["finetune", str(model), "--data", f"{model.parent / 'own.py'}:data", "-o", str(model.parent / "o.onnx")]
+    refused(given, model.parent, capsys, "own.py:data returned int", "return (train, val)", code="factory")
+
+
+def test_how_pictures_are_read_needs_data(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["prune", str(model), "--ratio", "0.5", "--mean", "0.5"]
+    refused(given, model.parent, capsys, "--mean says how --data is read, which is missing")

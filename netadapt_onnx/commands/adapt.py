@@ -214,7 +214,7 @@ def _models(result: AdaptResult) -> str:
             render.count(m.after.macs),
             render.count(m.after.params),
             render.milliseconds(m.after.latency_ms),
-            render.percent(m.accuracy.after),
+            render.score(m.accuracy.metric, m.accuracy.after),
             m.model,
         ]
         for m in result.models
@@ -239,7 +239,8 @@ def _deployed(found: Deployed) -> str:
     change, (before, after) = found.accuracy, found.size_bytes
     return (
         f"deployed as {found.precision} ({found.file}): {change.metric} ({change.split}) "
-        f"{render.percent(change.before)} before, {render.percent(change.after)} after; "
+        f"{render.score(change.metric, change.before)} before, "
+        f"{render.score(change.metric, change.after)} after; "
         f"{render.amount('size', before)} before, {render.amount('size', after)} after"
     )
 
@@ -256,13 +257,17 @@ def text(result: AdaptResult, run: Path, model: Path, data: DataSource) -> str:
     found = result.accuracy
     changed = [[name, *counts] for name, counts in result.groups.items()]
     parts = [
-        history(run),
+        history(run, found.metric),
         _models(result),
         render.table(changed, ["group", "channels before", "after"]),
         render.table(
             [
                 *render.cost_rows(asdict(result.before), asdict(result.after)),
-                [f"{found.metric} ({found.split})", render.percent(found.before), render.percent(found.after), ""],
+                [
+                    f"{found.metric} ({found.split})",
+                    *(render.score(found.metric, value) for value in (found.before, found.after)),
+                    "",
+                ],
             ],
             ["", "before", "after", "left"],
         ),

@@ -69,10 +69,13 @@ def _text(result: Evaluation) -> str:
     headers += ["latency", "95% interval"] if first.latency_ms else []
     headers += ["energy"] if first.energy_mj is not None else []
     rows = [
-        [m.path, render.percent(m.accuracy), *(row[1] for row in one), *_latency(m), *_energy(m)]
+        [m.path, render.score(m.metric, m.accuracy), *(row[1] for row in one), *_latency(m), *_energy(m)]
         for m, one in zip(result.models, costs, strict=True)
     ]
-    return render.table(rows, headers)
+    shown = render.table(rows, headers)
+    if first.metric == "agreement":
+        shown += "\nagreement: how far each answers as the first does, for want of labels"
+    return shown
 
 
 def _latency(model: Evaluated) -> list[str]:

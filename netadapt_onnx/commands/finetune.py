@@ -101,11 +101,12 @@ def _text(result: FinetuneResult, model: Path, data: DataSource) -> str:
     from netadapt_onnx import render
 
     found = result.accuracy
+    before, after = (render.score(found.metric, value) for value in (found.before, found.after))
     how = f"learning rate {result.lr:.3g}"
     if result.lr_test is not None:
         how += f" (range test of {len(result.lr_test['rates'])} steps)"
     return (
-        f"{found.metric} ({found.split}): {render.percent(found.before)} before, {render.percent(found.after)} after "
+        f"{found.metric} ({found.split}): {before} before, {after} after "
         f"{result.seconds:.0f} s of training, {how}\n"
         + "".join(f"{note}\n" for note in result.notes)
         + f"wrote {result.model}, each epoch in {result.log}\n"

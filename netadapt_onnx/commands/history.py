@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 MOST_WIDTHS = 24
 
 
-def history(run: Path) -> str:
+def history(run: Path, metric: str) -> str:
     """A row per iteration: what was cut, accuracy, resources predicted and measured, all widths; empty without any."""
     from netadapt_onnx import render
     from netadapt_onnx.search.adaptation import HISTORY_FILE
@@ -30,7 +30,7 @@ def history(run: Path) -> str:
     wide = len(steps[0].widths) > MOST_WIDTHS
     rows = []
     for step in steps:
-        row = [step.iteration, step.group, *step.channels, render.percent(step.accepted.accuracy)]
+        row = [step.iteration, step.group, *step.channels, render.score(metric, step.accepted.accuracy)]
         for name in dict.fromkeys((*budgeted, *measured)):
             row.append(_amount(name, step.resources[name]))
             if name in measured:

@@ -124,7 +124,7 @@ def _sensitivity(found: Sensitivities) -> str:
     shares = sorted({row.share for row in found.groups}, reverse=True)
 
     def cell(rows: list[Sensitivity], share: float) -> str:
-        return next((f"{render.percent(r.mended)} ({r.channels})" for r in rows if r.share == share), "")
+        return next((f"{render.score(found.metric, r.mended)} ({r.channels})" for r in rows if r.share == share), "")
 
     worst = sorted(by_group.items(), key=lambda item: -max(row.lost for row in item[1]))
     table = render.table(
@@ -132,7 +132,7 @@ def _sensitivity(found: Sensitivities) -> str:
         ["group", *(f"{share:g}x" for share in shares)],
     )
     return (
-        f"{found.metric} ({found.split}, {found.samples} samples) is {render.percent(found.accuracy)}; "
+        f"{found.metric} ({found.split}, {found.samples} samples) is {render.score(found.metric, found.accuracy)}; "
         f"with one group cut, its consumers solved anew (channels left):\n\n{table}"
     )
 

@@ -116,5 +116,5 @@ def _row(made: ScaledModel) -> list[object]:
 
     cost, found = made.resources, made.accuracy
     latency = "" if cost.latency_ms is None else f"{render.milliseconds(cost.latency_ms)} ({made.latency_ratio:.3f}x)"
-    accuracy = ["", ""] if found is None else [render.percent(found.mean), render.percent(found.std)]
+    accuracy = ["", ""] if found is None else [render.score(found.metric, value) for value in (found.mean, found.std)]
     return [made.target, made.method, render.count(cost.params), render.count(cost.macs), latency, *accuracy]

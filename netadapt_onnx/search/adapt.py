@@ -194,6 +194,7 @@ def adapt(
         recorded = {
             **_versions(),
             "command": command,
+            "samples": None if subject.data is None else subject.data.about,
             "device": fingerprint(execution),
             "devices": about(places, execution),
         }

@@ -171,6 +171,12 @@ class Dataset:
         """The split whose accuracy is reported, with its name: `test` if there is one, else `val`."""
         return ("val", self.val) if self.test is None else ("test", self.test)
 
+    @property
+    def about(self) -> dict[str, int | bool | str]:
+        """What runs record of their data: how many samples each split has, and where validation came from."""
+        counts = {"train": len(self.train), "val": len(self.val), "test": 0 if self.test is None else len(self.test)}
+        return {**counts, "val_from_train": self.val_from_train, "metric": self.val.metric, **self.options}
+
 
 def taken(labels: Labels | None, index: np.ndarray) -> Labels | None:
     """The rows at `index` of labels that `targets` returned."""

@@ -62,6 +62,7 @@ def _squares(trace: Trace, split: Split, size: int, seed: int) -> np.ndarray:
             gradient = np.zeros(len(trace.roots))
             for inputs, labels in split.subset(slice(start, start + size)).batches(at_once):
                 share = len(next(iter(inputs.values()))) / size
+                labels = None if split.measure is not None else labels  # which only its own functions understand
                 gradient += share * _gate_gradients(trace, graph, losses, tensors(inputs), labels, drawn)
             total += gradient**2
     if not np.isfinite(total).all() or not total.any():

@@ -111,7 +111,9 @@ def task(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], dataset:
     """
     if dataset is None:
         return Task(forms(proto, shapes))
-    return Task(forms(proto, shapes), spreads=_spreads(dataset.train, shapes), own=dataset.own)
+    own_loss_only = dataset.own is not None and dataset.own.loss is not None
+    spreads = {} if own_loss_only else _spreads(dataset.train, shapes)
+    return Task(forms(proto, shapes), spreads=spreads, own=dataset.own)
 
 
 def label_tensors(labels: np.ndarray | Mapping[str, np.ndarray] | None) -> Targets | None:
