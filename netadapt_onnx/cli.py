@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, TextIO
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from netadapt_onnx import __version__
-from netadapt_onnx.errors import NetadaptError, legible
+from netadapt_onnx.errors import NetadaptError, did_you_mean, legible
 
 if TYPE_CHECKING:
     from netadapt_onnx.commands.answer import Answer
@@ -81,6 +81,8 @@ def group() -> None:
     Start here:  netadapt-onnx demo
     Then:        netadapt-onnx inspect MODEL.onnx
                  netadapt-onnx adapt MODEL.onnx --data DATA.npz --budget latency=0.6x -o RUN
+
+    Tab completes: eval "$(_NETADAPT_ONNX_COMPLETE=bash_source netadapt-onnx)", or zsh_source; fish_source for fish.
     """
 
 
@@ -107,10 +109,13 @@ def run(arguments: Sequence[str]) -> int:
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     as_json, debug = _wants_json(options), "--debug" in options
     try:
+        if as_json and not HELP.isdisjoint(options):
+            _write(_help_document(options))
+            return 0
         outcome = _invoke(list(arguments))  # which click empties
         if outcome is None:  # --help or --version, printed by click
             return 0
-        return _deliver(outcome, as_json)
+        return _deliver(outcome, as_json, quiet=not {"-q", "--quiet"}.isdisjoint(options))
     except BaseException as error:
         if isinstance(error, BrokenPipeError) and not HELP.isdisjoint(options):
             _forsake(sys.stdout)  # click's own printing, whose reader has gone: `--help | head`
@@ -132,22 +137,51 @@ def _invoke(arguments: list[str]) -> Answer | None:
         return None
 
 
+def _help_document(options: Sequence[str]) -> str:
+    """`--help` and `--version` as data, of whatever command the words name."""
+    from netadapt_onnx.documents import document
+
+    if "--version" in options and HELP.isdisjoint(set(options) - {"--version"}):
+        return document({"version": __version__}, ok=True)
+    from netadapt_onnx.commands.described import described
+
+    words = [word for word in options if not word.startswith("-")]
+    with group.make_context(PROGRAM, ["env"]) as context:
+        if not words:
+            return document(described(group, PROGRAM), ok=True)
+        name, command, rest = group.resolve_command(context, words)
+        assert command is not None  # resolve_command raises otherwise
+        command, name = below(command, f"{PROGRAM} {name}", rest)
+        return document(described(command, name), ok=True)
+
+
+def below(command: click.Command, name: str, words: Sequence[str]) -> tuple[click.Command, str]:
+    """The command that the next word names where there is one beside (`profile bundle`), and its whole name."""
+    beside: Mapping[str, click.Command] = getattr(command, "beside", {})
+    return (beside[words[0]], f"{name} {words[0]}") if words and words[0] in beside else (command, name)
+
+
 def _wants_json(options: Sequence[str]) -> bool:
     """`--format json` is another spelling of `--json`."""
     return "--json" in options or "--format=json" in options or ("--format", "json") in pairwise(options)
 
 
-def _deliver(answer: Answer, as_json: bool) -> int:
+def _deliver(answer: Answer, as_json: bool, *, quiet: bool = False) -> int:
     if as_json:
         from netadapt_onnx.documents import document
 
         _write(document(answer.result, answer.ok, answer.error))
     elif said := answer.text():
-        _write(said)
+        _write(_without_advice(said) if quiet else said)
     if answer.error is None:
         return 0 if answer.ok else 1
     _complain(answer.error.message, answer.error.hint)
     return 2
+
+
+def _without_advice(said: str) -> str:
+    """What was found, without what to run next."""
+    return said.partition("\nnext: ")[0]
 
 
 def _failed(error: BaseException, as_json: bool) -> int:
@@ -194,7 +228,7 @@ def _explain(error: BaseException) -> tuple[str, str, str]:
         return error.message, error.hint, error.code
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else PROGRAM
-        return error.format_message().rstrip("."), f"see `{command} --help`", "usage"
+        return error.format_message().rstrip("."), _nearest(error) or f"see `{command} --help`", "usage"
     if isinstance(error, click.ClickException):
         return error.format_message(), "", "usage"
     if isinstance(error, OSError) and error.errno is not None:
@@ -209,6 +243,15 @@ def _explain(error: BaseException) -> tuple[str, str, str]:
             "missing-package",
         )
     return f"{type(error).__name__}: {error}", "this is a bug; --debug shows where it happened", "internal"
+
+
+def _nearest(error: click.UsageError) -> str:
+    """The nearest of an option's choices to a wrong one."""
+    kind = error.param.type if isinstance(error, click.BadParameter) and error.param is not None else None
+    given = error.message.split("'")
+    if not isinstance(kind, click.Choice) or len(given) < 2:
+        return ""
+    return did_you_mean(given[1], map(str, kind.choices), "")
 
 
 def _one_line(text: str) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+# tabulate puts so much between columns, and so much beside a header.
+GAP, PADDING, NARROWEST = "  ", 2, 6
 Progress = Callable[[int, int, str], None]
 
 
@@ -55,14 +58,48 @@ def table(rows: Sequence[Sequence[object]], headers: Sequence[str] = (), *, left
 
     columns = max((len(row) for row in rows), default=len(headers))
     align = ["left"] * left + ["right"] * (columns - left)
-    return tabulate(rows, headers=headers, tablefmt="simple", colalign=align if rows else None, disable_numparse=True)
+    return tabulate(
+        rows,
+        headers=headers,
+        tablefmt="simple",
+        colalign=align if rows else None,
+        disable_numparse=True,
+        maxcolwidths=_widths(rows, headers),
+    )
 
 
 def listing(rows: Sequence[Sequence[object]], headers: Sequence[str] = ()) -> str:
     """Left-aligned columns of words."""
     from tabulate import tabulate
 
-    return tabulate(rows, headers=headers, tablefmt="simple" if headers else "plain", disable_numparse=True)
+    form = "simple" if headers else "plain"
+    return tabulate(rows, headers=headers, tablefmt=form, disable_numparse=True, maxcolwidths=_widths(rows, headers))
+
+
+def _widths(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> list[int] | None:
+    """What each column may take on a terminal that is too narrow for all: the widest wrap. None if there is room.
+
+    Files and pipes get whole lines, whatever their length.
+    """
+    if not sys.stdout.isatty() or not rows:
+        return None
+    count = max(len(row) for row in rows)
+    cells = [[str(row[i]) if i < len(row) else "" for row in rows] for i in range(count)]
+    heads = [len(name) + PADDING for name in headers] or [0] * count
+    least = [max(NARROWEST, head) for head in heads]
+    widths = [max(len(part) for cell in column for part in cell.split("\n")) for column in cells]
+    widths = (
+        [max(width, len(name) + PADDING) for width, name in zip(widths, headers, strict=True)] if headers else widths
+    )
+    room = shutil.get_terminal_size().columns - len(GAP) * (count - 1)
+    if sum(widths) <= room:
+        return None
+    while sum(widths) > room:
+        wide = max(range(count), key=lambda i: widths[i] - least[i])
+        if widths[wide] <= least[wide]:
+            break
+        widths[wide] -= 1
+    return widths
 
 
 def plain(rows: Sequence[Sequence[object]]) -> str:
@@ -106,9 +143,13 @@ class Followed:
 
 @contextmanager
 def followed(title: str) -> Iterator[Followed]:
-    """A progress bar on stderr, with log lines above it, if it is a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield Followed()
+    """A progress bar on stderr, with log lines above it, if it is a terminal.
+
+    Elsewhere nothing, or with `--verbose` the log lines alone; with `--quiet` nothing anywhere.
+    """
+    verbosity = _verbosity()
+    if verbosity == "quiet" or not sys.stderr.isatty():
+        yield Followed(log=_say if verbosity == "verbose" else None)
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
@@ -122,6 +163,19 @@ def followed(title: str) -> Iterator[Followed]:
             lambda done, total, text: bar.update(task, completed=done, total=total, text=text),
             lambda line: bar.console.print(line, markup=False),
         )
+
+
+def _verbosity() -> str:
+    """`verbose`, `quiet` or nothing: what the command that is running was told."""
+    import click
+
+    context = click.get_current_context(silent=True)
+    return "" if context is None else str(context.meta.get("netadapt_onnx.verbosity", ""))
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 def next_command(*words: object) -> str:

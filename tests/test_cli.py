@@ -103,6 +103,7 @@ USAGE = [
     (["inspect"], "MODEL"),
     (["inspect", "m.onnx", "--tabel", "t"], "--table"),
     (["prune", "m.onnx", "--step", "0"], "--step"),
+    (["scale", "m.onnx", "--method", "neurascale"], "did you mean neuralscale?"),
     (["inspect", "m.onnx", "--shape", "x=axb"], "NAME=1x3x224x224"),
     (["prune", "m.onnx", "--keep", "conv1"], "GROUP=N"),
     (["prune", "m.onnx", "--ratio", "0.5", "--reconstruct"], "--reconstruct needs inputs"),

@@ -114,6 +114,13 @@ def test_help_imports_nothing_heavy() -> None:
         assert not heavy & imported_by(*arguments), arguments
 
 
+def test_gate_imports_nothing_heavy_itself(tmp_path: Path) -> None:
+    """It reads models in a child, which starts at the same time."""
+    (tmp_path / "model.onnx").write_bytes(plain().SerializeToString())
+    found = imported_by("gate", str(tmp_path / "model.onnx"), "--max", "size=1GB")
+    assert not {"numpy", "onnx", "onnxruntime", "torch", "rich", "sklearn", "scipy"} & found
+
+
 def test_telemetry_is_off_before_onnxruntime_is_imported() -> None:
     code = "import netadapt_onnx, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

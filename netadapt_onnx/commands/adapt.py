@@ -198,7 +198,7 @@ def _plan(planned: DryRun) -> str:
     ]
     if planned.skipped:
         parts.append(f"no proposal of its own: {', '.join(planned.skipped)}")
-    return "\n\n".join([*parts, *planned.notes])
+    return "\n\n".join([*parts, *planned.notes, "next: the same with -o RUN in the place of --dry-run"])
 
 
 def _models(result: AdaptResult) -> str:

@@ -43,10 +43,15 @@ def command(
     from netadapt_onnx.gating.diff import diff
 
     result = diff(a, b, shapes=shapes, batch_size=batch_size, timeout_s=timeout, memory_bytes=memory_limit)
-    return Answer(result, lambda: _text(result, form))
+    return Answer(result, lambda: _text(result, form, a, b))
 
 
-def _text(result: Diff, form: str) -> str:
+def _text(result: Diff, form: str, a: str, b: str) -> str:
+    from netadapt_onnx import render
     from netadapt_onnx.gating.formats import differences
 
-    return differences.markdown(result) if form == "markdown" else differences.text(result)
+    if form == "markdown":
+        return differences.markdown(result)
+    model, base = (a, b) if b.startswith("git:") else (b, a)
+    follow = render.next_command("gate", model, "--baseline", base, "--max-increase", "macs=2%")
+    return f"{differences.text(result)}\n\n{follow}"

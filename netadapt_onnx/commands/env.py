@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
 @click.command("env", short_help="Show versions, providers and this device's fingerprint.")
 @common
 def command() -> Answer:
-    """Show versions, execution providers, this device's fingerprint and which extras are installed."""
+    """Show versions, execution providers, this device's fingerprint and which extras are installed.
+
+    \b
+    Examples:  netadapt-onnx env
+               netadapt-onnx env --json
+    """
     from netadapt_onnx.environment import environment
 
     result = environment()
@@ -35,10 +41,12 @@ def _text(result: Environment) -> str:
 
     rows = [[name, version] for name, version in result.versions.items()]
     rows += [["providers", ", ".join(result.providers)], ["cores", str(result.cores)]]
-    device = [[key, fill(_plain(value), 80)] for key, value in result.fingerprint.items()]
+    width = min(80, shutil.get_terminal_size().columns - 16)
+    device = [[key, fill(_plain(value), width)] for key, value in result.fingerprint.items()]
     extras = [
         [name, extra.enables, "installed" if extra.installed else extra.install]
         for name, extra in result.extras.items()
     ]
     tables = [render.listing(rows), render.listing(device, ["device", ""])]
-    return "\n\n".join([*tables, render.listing(extras, ["extra", "enables", ""])])
+    tables.append(render.listing(extras, ["extra", "enables", ""]))
+    return "\n\n".join([*tables, render.next_command("demo")])

@@ -72,10 +72,12 @@ def _text(result: Evaluation) -> str:
         [m.path, render.score(m.metric, m.accuracy), *(row[1] for row in one), *_latency(m), *_energy(m)]
         for m, one in zip(result.models, costs, strict=True)
     ]
-    shown = render.table(rows, headers)
+    parts = [render.table(rows, headers)]
     if first.metric == "agreement":
-        shown += "\nagreement: how far each answers as the first does, for want of labels"
-    return shown
+        parts.append("agreement: how far each answers as the first does, for want of labels")
+    paths = [m.path for m in result.models]
+    parts.append(render.next_command("diff", paths[0], paths[-1]) if paths[1:] else render.next_command("inspect", paths[0]))
+    return "\n\n".join(parts)
 
 
 def _latency(model: Evaluated) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -111,4 +112,13 @@ def command(
             progress=seen.progress,
         )
     write(result, output, (form, *output))
-    return Answer(result, lambda: report(result, form), ok=result.ok, error=result.error)
+    judged = [str(model.path) for model in result.models]
+    follow = "" if form != "text" or not judged else "\n" + render.next_command(*_follow(judged, result.ok, baseline))
+    return Answer(result, lambda: report(result, form) + follow, ok=result.ok, error=result.error)
+
+
+def _follow(models: Sequence[str], ok: bool, baseline: str | None) -> tuple[str, ...]:
+    """Where a limit is exceeded, what the model consists of; else how its numbers are kept for the next time."""
+    if not ok and baseline is not None and baseline.startswith("git:"):
+        return "diff", baseline, models[0]
+    return ("gate", *models, "--update-baseline") if ok else ("inspect", models[0])

@@ -11,6 +11,8 @@ import click
 if TYPE_CHECKING:
     from netadapt_onnx.training.given import DataSource
 
+# Where the context of a command keeps which of -v and -q was given last.
+VERBOSITY = "netadapt_onnx.verbosity"
 Command = TypeVar("Command", bound=Callable[..., Any])
 Value = TypeVar("Value")
 
@@ -197,10 +199,20 @@ def chosen(function: Command) -> Command:
     return ATTENTION(RESIZE_IO(function))
 
 
+def _verbosity(context: click.Context, option: click.Parameter, given: bool) -> None:
+    if given:
+        context.meta[VERBOSITY] = option.name
+
+
 def common(function: Command) -> Command:
-    """`--json` and `--debug`: read by the frame (`cli.py`), declared so that every command's help shows them."""
-    function = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and warnings.")(function)
-    return click.option("--json", is_flag=True, expose_value=False, help="One JSON document on stdout.")(function)
+    """`-v`, `-q`, `--json`, `--debug`: read by the frame (`cli.py`) and the renderer, in every command's help."""
+    flag: dict[str, Any] = {"is_flag": True, "expose_value": False}
+    function = click.option("--debug", **flag, help="Show tracebacks and warnings.")(function)
+    quiet = "No progress, and not what to run next."
+    function = click.option("-q", "--quiet", **flag, callback=_verbosity, help=quiet)(function)
+    verbose = "Say what happens on stderr, also where it is no terminal."
+    function = click.option("-v", "--verbose", **flag, callback=_verbosity, help=verbose)(function)
+    return click.option("--json", **flag, help="One JSON document on stdout.")(function)
 
 
 def shaped(function: Command) -> Command:

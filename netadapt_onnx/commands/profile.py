@@ -48,13 +48,17 @@ def _seconds(_: click.Context, __: click.Parameter, given: str) -> float:
 class Profile(click.Command):
     """`profile`, and what stands beside it: `profile bundle` and `profile import`."""
 
+    @property
+    def beside(self) -> dict[str, click.Command]:
+        """Those commands by their last words."""
+        return {n: importlib.import_module(f"netadapt_onnx.commands.profile_{n}").command for n in ("bundle", "import")}
+
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         """That of the command which the first word names."""
         if args and args[0] in ("bundle", "import"):
-            beside: click.Command = importlib.import_module(f"netadapt_onnx.commands.profile_{args[0]}").command
-            return beside.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+            return self.beside[args[0]].make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
 
 

@@ -121,6 +121,8 @@ def _text(result: PruneResult, proven: bool) -> str:
     if result.model is not None:
         follow = render.next_command("finetune", result.model, "--data", "DATA.npz", "-o", "tuned.onnx")
         parts.append(f"wrote {result.model}\n{follow}")
+    elif proven:
+        parts.append("next: the same with -o OUT.onnx, which writes it")
     return "\n\n".join(parts)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import onnx
 
 from netadapt_onnx.amounts import EXAMPLES, parse_amount, parse_seconds
-from netadapt_onnx.errors import NetadaptError, legible
+from netadapt_onnx.errors import NetadaptError, did_you_mean, legible
 from netadapt_onnx.profilers.deployment import PRECISIONS, Precision
 from netadapt_onnx.search.budget import SEARCHED, Target, parse_targets
 from netadapt_onnx.search.ladders import DEFAULT_STEP, Floors, Rungs, Steps, rungs
@@ -211,7 +211,8 @@ def _each(value: Steps | Floors) -> list[str]:
 
 def _among(name: str, value: object, known: tuple[str, ...]) -> None:
     if isinstance(value, str) and value not in known:
-        raise NetadaptError(f"{_flag(name)} {value}: not known", hint=f"one of {', '.join(known)}", code="usage")
+        hint = did_you_mean(value, known, f"one of {', '.join(known)}")
+        raise NetadaptError(f"{_flag(name)} {value}: not known", hint=hint, code="usage")
 
 
 def _within(name: str, value: float, above: float, up_to: float, meaning: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.magnitude import layer_sums, slice_sums
 from netadapt_onnx.surgery.ties import Array
@@ -124,7 +124,10 @@ def criterion(name: str | Criterion) -> Criterion:
     if name in MEASURED:
         raise NetadaptError(f"criterion '{name}' looks at inputs", hint="give --data with x_train", code="usage")
     if name not in CRITERIA:
-        raise NetadaptError(f"no criterion '{name}'", hint=f"one of {', '.join((*CRITERIA, *MEASURED))}", code="usage")
+        known = (*CRITERIA, *MEASURED)
+        raise NetadaptError(
+            f"no criterion '{name}'", hint=did_you_mean(name, known, f"one of {', '.join(known)}"), code="usage"
+        )
     return CRITERIA[name]
 
 
