@@ -76,7 +76,9 @@ def _text(result: Evaluation) -> str:
     if first.metric == "agreement":
         parts.append("agreement: how far each answers as the first does, for want of labels")
     paths = [m.path for m in result.models]
-    parts.append(render.next_command("diff", paths[0], paths[-1]) if paths[1:] else render.next_command("inspect", paths[0]))
+    parts.append(
+        render.next_command("diff", paths[0], paths[-1]) if paths[1:] else render.next_command("inspect", paths[0])
+    )
     return "\n\n".join(parts)
 
 
