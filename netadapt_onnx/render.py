@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from netadapt_onnx.errors import legible
+
 # tabulate puts so much between columns, and so much beside a header.
 GAP, PADDING, NARROWEST = "  ", 2, 6
 Progress = Callable[[int, int, str], None]
@@ -180,4 +182,4 @@ def _say(line: str) -> None:
 
 def next_command(*words: object) -> str:
     """The line that says what to run next; paths are quoted so that it can be pasted into a shell."""
-    return "next: netadapt-onnx " + shlex.join(map(str, words))
+    return legible("next: netadapt-onnx " + shlex.join(map(str, words)))

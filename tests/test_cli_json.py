@@ -112,7 +112,7 @@ def test_finetune(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     found = document(
         capsys, "finetune", folder / "model.onnx", "--data", folder / "data.npz", "-o", out, "--epochs", 4
     )  # fmt: skip
-    assert set(found) == {"accuracy", "seconds", "model"}
+    assert {"accuracy", "seconds", "model"} <= set(found)
     assert set(found["accuracy"]) == {"before", "after", "metric", "split"}
     assert (found["accuracy"]["metric"], found["accuracy"]["split"]) == ("top1", "test")
     assert found["accuracy"]["after"] > 0.9

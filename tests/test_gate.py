@@ -197,7 +197,7 @@ def test_limits_from_the_configuration(here: Path, capsys: pytest.CaptureFixture
     found = document(capsys, "gate", code=1)
     assert {m["path"]: len(m["checks"]) for m in found["models"]} == {"models/a.onnx": 3, "models/b.onnx": 4}
     assert "edge team" in run(capsys, "gate", code=1)
-    assert run(capsys, "gate", "models/a.onnx").count("models/a.onnx") == 3
+    assert run(capsys, "gate", "models/a.onnx").count("models/a.onnx  ") == 3
     # flags win, one by one
     loosened = ("--max", "params=20k", "--max", "macs=1M", "--max", "size=1MB")
     assert document(capsys, "gate", *loosened)["models"][0]["checks"][0]["max"]

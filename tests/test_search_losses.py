@@ -26,8 +26,8 @@ if int(limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
 from netadapt_onnx.search import attempts
 whole = attempts.Bench.ranked
-def slowly(bench, proto):
-    found = whole(bench, proto)
+def slowly(bench, *given):
+    found = whole(bench, *given)
     if mark:
         Path(mark).touch()
         time.sleep(1)

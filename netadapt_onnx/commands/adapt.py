@@ -138,7 +138,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Continue the run in RUN; start it if there is none.")
 @click.option("--dry-run", "planning", is_flag=True, help="Show the first iteration's proposals and stop.")
 @shaped
-@configured("adapt", without=("resume", "dry-run"), files=("table",))
+@configured("adapt", without=("resume", "dry-run"), files=("table", "data"))
 @common
 def command(
     model: Path, data: DataSource, budget: tuple[str, ...], out: Path | None, planning: bool, **options: Any

@@ -201,8 +201,7 @@ def provider(ep: str, library: str | None = None) -> Provider:
     if ep not in PROVIDERS:
         raise NetadaptError(
             f"no execution provider '{ep}'",
-            hint=did_you_mean(ep, PROVIDERS, f"one of {', '.join(PROVIDERS)}")
-            + "; --ep-library names the library of another",
+            hint=f"one of {', '.join(PROVIDERS)}; --ep-library names the library of another",
             code="unknown-provider",
         )
     return PROVIDERS[ep]

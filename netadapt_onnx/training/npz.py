@@ -69,6 +69,7 @@ def read_npz(file: Path) -> Arrays:
         raise _invalid(
             f"--data {file}: compressed arrays are read into memory, and these do not fit",
             "save them with numpy.savez, which leaves them uncompressed: then they are mapped",
+            "too-large",
         ) from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, struct.error) as error:
         raise _invalid(f"--data {file} cannot be read: {one_line(error)}") from error
@@ -175,5 +176,5 @@ def _check_input(key: str, stored: Arrays, name: str, shape: tuple[int, ...], dt
     return None
 
 
-def _invalid(message: str, hint: str = "") -> NetadaptError:
-    return NetadaptError(message, hint=hint, code="invalid-data")
+def _invalid(message: str, hint: str = "", code: str = "invalid-data") -> NetadaptError:
+    return NetadaptError(message, hint=hint, code=code)
