@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_CONSTRAINT := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-browser test-ray kill-campaign test-aarch64 lint format fuzz clean test-openvino kill-tables
+.PHONY: docs help install demo test test-all test-browser test-ray kill-campaign test-aarch64 lint format fuzz clean test-openvino kill-tables
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1	/p' Makefile
@@ -42,6 +42,9 @@ lint: $(VENV)/.installed-all ## format check, lint, types
 format: $(VENV)/.installed-all ## mend the format and what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.installed-all ## write the reference pages from the program
+	$(BIN)/python docs/reference.py
 
 test: lint ## lint, then all tests
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal

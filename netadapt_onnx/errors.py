@@ -22,6 +22,10 @@ class NetadaptError(Exception):
     """Something the user can act on: what went wrong, where, and what to do about it.
 
     `code` is a short machine-readable word for `--json`; `exit_code` is 2 ("could not judge") unless said otherwise.
+
+    >>> error = NetadaptError("Reshape fixes the channels", hint="export it anew", node="flatten")
+    >>> str(error), error.code
+    ("Reshape fixes the channels (node 'flatten'); export it anew", 'invalid')
     """
 
     def __init__(self, message: str, *, hint: str = "", node: str = "", code: str = "invalid") -> None:

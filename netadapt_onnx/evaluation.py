@@ -76,6 +76,10 @@ def evaluate(
     Models with the same inputs are timed in interleaved rounds. With `energy` each is run for a second while counters
     or sensors of this machine are read. Without labels each is compared with the first one.
     Raises NetadaptError if a model cannot run, the data do not fit it, or nothing tells the energy (`unmeasurable`).
+
+    >>> found = evaluate(["model.onnx", "before.onnx"], "data.npz", split="test", timed=False)
+    >>> [(model.path.name, model.metric, model.split) for model in found.models]
+    [('model.onnx', 'top1', 'test'), ('before.onnx', 'top1', 'test')]
     """
     given = [models] if isinstance(models, str | os.PathLike | Model) else list(models)
     if not given:

@@ -60,6 +60,9 @@ def export(
 
     A module alone is enough where `shapes` gives its float32 inputs. The first axis is dynamic where the module allows
     it. Raises NetadaptError if the factory or the exporter fails, or if onnxruntime disagrees with torch.
+
+    >>> export("net.py:make", "net.onnx").params
+    112
     """
     prepare_output(Path(output), overwrite, code_file(factory))
     module, inputs = made(factory, shapes)
@@ -75,7 +78,12 @@ def export_module(
     opset: int | None = None,
     overwrite: bool = False,
 ) -> ExportResult:
-    """As `export`, for a module that is there already; it is left in evaluation mode."""
+    """As `export`, for a module that is there already; it is left in evaluation mode.
+
+    >>> import torch
+    >>> export_module(torch.nn.Linear(4, 2), {"x": torch.zeros(1, 4)}, "linear.onnx").params
+    10
+    """
     module.eval()
     with tempfile.TemporaryDirectory() as folder, _quiet():
         raw = Path(folder) / "model.onnx"

@@ -134,6 +134,12 @@ def inspect(
     and 0.25 by `criterion`; the result (`Sensitive`) has the accuracies on held-out samples of `data`. `choices`
     are those of surgery. `shapes` gives inputs whose axes beyond the first are dynamic. Raises NetadaptError for a
     model it cannot run.
+
+    >>> found = inspect("model.onnx")
+    >>> found.model.params, found.model.macs
+    (1586, 32416)
+    >>> [(group.name, group.channels, group.prunable) for group in found.groups]
+    [('conv1', 8, True), ('conv2', 16, True), ('fc1', 10, False)]
     """
     if sensitivity and (data is None or explained is not None):
         why = "needs data to judge by" if data is None else "and an explanation are two questions"

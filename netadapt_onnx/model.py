@@ -39,6 +39,9 @@ def load(path: str | os.PathLike[str]) -> Model:
     """Read and normalise an ONNX file.
 
     Raises NetadaptError: missing file, not ONNX, truncated, external data missing or outside, unknown tensor type.
+
+    >>> load("model.onnx").proto.opset_import[0].version
+    17
     """
     file = read(path)
     for tensor in external_tensors(file.proto):

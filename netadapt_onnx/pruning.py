@@ -96,6 +96,12 @@ def prune(
     did (no labels, no torch). `check` proves that pruned equals masked; without `output` that is always done. A model
     that fails the proof is not written. `choices`: whole heads or dimensions of heads, and which inputs and outputs may
     change their shapes. Raises NetadaptError if nothing can be pruned, or data are missing.
+
+    >>> cut = prune("model.onnx", "half.onnx", ratio=0.5, check=True)
+    >>> cut.groups
+    {'conv1': (8, 4), 'conv2': (16, 8)}
+    >>> cut.verify.max_rel_diff < 1e-4
+    True
     """
     if sum(way is not None and way != {} for way in (ratio, keep, budget, plan)) != 1:
         raise NetadaptError("how much to prune?", hint="give one of --ratio, --keep, --budget and --plan", code="usage")

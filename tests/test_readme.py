@@ -5,6 +5,8 @@ Each page's blocks are run in order in one folder, as its reader would.
 
 from __future__ import annotations
 
+import doctest
+import io
 import re
 import runpy
 import shlex
@@ -19,6 +21,7 @@ import numpy as np
 import pytest
 import yaml
 
+import netadapt_onnx
 from documentation import OUTPUT, REPOSITORY, Block, anchors, blocks, commands, links, pages
 from models import channels_last, plain
 from netadapt_onnx import cli, config
@@ -26,6 +29,7 @@ from netadapt_onnx import cli, config
 PAGES = pages()
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 PROGRAM = "netadapt-onnx "
+REFERENCE = runpy.run_path(str(REPOSITORY / "docs" / "reference.py"))
 
 
 def named(path: Path) -> str:
@@ -83,9 +87,22 @@ def _yaml(block: Block, _: pytest.CaptureFixture[str]) -> None:
     assert yaml.safe_load(block.text)
 
 
+def _pycon(block: Block, _: pytest.CaptureFixture[str]) -> None:
+    """A session with its answers; a page's sessions know each other's names."""
+    names = SESSIONS.setdefault(block.page, {})
+    test = doctest.DocTestParser().get_doctest(block.text, names, block.place, str(block.page), 0)
+    assert test.examples, f"{block.place}: nothing is typed"
+    runner, said = doctest.DocTestRunner(verbose=False), io.StringIO()
+    failed = runner.run(test, out=said.write, clear_globs=False).failed
+    names.update(test.globs)
+    assert not failed, f"{block.place}\n{said.getvalue()}"
+
+
+SESSIONS: dict[Path, dict[str, object]] = {}
 RUNNERS: dict[str, Callable[[Block, pytest.CaptureFixture[str]], None]] = {
     "sh": _shell,
     "python": _python,
+    "pycon": _pycon,
     "toml": _toml,
     "yaml": _yaml,
 }
@@ -116,6 +133,7 @@ def _run(
 ) -> None:
     shutil.copytree(supplies, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    SESSIONS.pop(page, None)
     for block in blocks(page):
         if block.language != OUTPUT and (not block.mark or (slow and block.mark == "slow")):
             RUNNERS[block.language](block, capsys)
@@ -166,3 +184,15 @@ def test_the_picture_is_what_surgery_finds() -> None:
     folder = REPOSITORY / "docs" / "pictures"
     drawing = runpy.run_path(str(folder / "labels.py"))["drawing"]
     assert (folder / "labels.svg").read_text(encoding="utf-8") == drawing(), "run python docs/pictures/labels.py"
+
+
+@pytest.mark.parametrize("name", REFERENCE["PAGES"])
+def test_the_reference_says_what_the_program_says(name: str) -> None:
+    page = REPOSITORY / "docs" / name
+    assert page.read_text(encoding="utf-8") == REFERENCE["PAGES"][name](), "run make docs"
+
+
+def test_all_that_is_public_is_in_the_reference_with_an_example() -> None:
+    assert {*REFERENCE["NAMES"], "__version__"} == set(netadapt_onnx.__all__)
+    sessions = [b for b in BLOCKS if b.page.name == "reference-python.md" and b.language == "pycon"]
+    assert len(sessions) == len(REFERENCE["NAMES"]) + 1  # and the imports

@@ -73,6 +73,9 @@ def diff(
     """Compare two model files; `git:REV` in the place of one is the other as it was at that revision.
 
     Raises NetadaptError for what is no model, and for a revision that does not have it.
+
+    >>> diff("model.onnx", "before.onnx").identical
+    True
     """
     names = [os.fspath(a), os.fspath(b)]
     revisions = [name.startswith("git:") for name in names]

@@ -49,6 +49,10 @@ def gate(
     Limits are mappings such as `{"size": "4 MB"}` or lists of `"size=4 MB"`; they and every other argument replace what
     the configuration says. What one model's reading, timing or evaluation may take is `timeout_s` and `memory_bytes`.
     Raises NetadaptError for wrong arguments and configurations; a model that cannot be judged is in the result.
+
+    >>> verdict = gate("model.onnx", max={"macs": "40k"})
+    >>> verdict.ok, verdict.models[0].checks[0].message
+    (True, 'macs 32.4 k, the limit is 40 k')
     """
     started = time.monotonic()
     limits = (*parse_limits("max", max), *parse_limits("max-increase", max_increase), *parse_limits("min", min))

@@ -42,6 +42,9 @@ def report(
     It runs no script, unless `interactive`: then charts answer to the mouse, and the file is 0.9 MB larger.
 
     Raises NetadaptError for what is not a finished run, an existing file, or where vl-convert is not installed.
+
+    >>> report("run").report.name
+    'report.html'
     """
     if not charts.available():
         raise NetadaptError(

@@ -82,6 +82,10 @@ def scale(
     from scratch with `seeds` seeds; without, it keeps what weights it can and is not trained. Unlabelled data teach the
     original's answers. Several methods make a model each. Raises NetadaptError for targets out of reach and for laws
     of other models.
+
+    >>> wider = scale("model.onnx", target="params=2x", method="uniform", out="scaled")
+    >>> wider.models[0].widths
+    {'conv1': 11, 'conv2': 23}
     """
     texts = (target,) if isinstance(target, str) else tuple(target)
     methods = (method,) if isinstance(method, str) else tuple(method)

@@ -119,6 +119,10 @@ def adapt(
 
     Raises NetadaptError for whatever it cannot judge: unreadable or unsuitable models and data, budgets that mean
     nothing, a directory that is not this run's.
+
+    >>> result = adapt("model.onnx", "data.npz", "macs=0.6x", "run", step=4, final_epochs=1)
+    >>> result.met, result.groups
+    (True, {'conv1': (8, 4), 'conv2': (16, 16)})
     """
     devices = named_devices(device)
     arguments = Arguments(

@@ -33,6 +33,9 @@ def restore(
     """Write the model that `run` had after `iteration`, as the search left it: without the final training.
 
     Raises NetadaptError if the folder is no run of `adapt`, or has no such iteration or no longer its model.
+
+    >>> restore("run", 1, "first.onnx").widths  # of the run that `adapt` wrote
+    {'conv1': 4, 'conv2': 16}
     """
     folder = Path(run)
     if not (folder / IDENTITY_FILE).is_file():

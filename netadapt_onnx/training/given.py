@@ -23,6 +23,9 @@ class DataSource(msgspec.Struct, frozen=True):
     `task`: what labels mean, where they and the model's outputs leave a choice. `resize` and `crop`: one number (the
     shorter side; a square) or height and width, in pixels. `mean` and `std`: per channel, for
     `(pixel / 255 - mean) / std`.
+
+    >>> DataSource("data.npz", task="classification").flags
+    ('--data', 'data.npz', '--task', 'classification')
     """
 
     path: str

@@ -1,0 +1,190 @@
+"""Write the reference pages from the program itself: the commands' help, and the docstrings of what is public.
+
+python docs/reference.py    # make docs; a test fails where the pages and the program differ
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+
+import netadapt_onnx
+from netadapt_onnx import cli
+from netadapt_onnx.commands.described import Described, Parameter, described
+
+HERE = Path(__file__).resolve().parent
+MADE = "<!-- Made by docs/reference.py (make docs): edit the program's own texts instead. -->"
+# In the order of a user's work.
+NAMES = (
+    *("load", "inspect", "profile", "prune", "evaluate", "adapt", "restore", "report", "finetune", "scale"),
+    *("export", "export_module", "gate", "diff", "DataSource", "NetadaptError"),
+)
+
+
+def command_line() -> str:
+    """Every command with its arguments, options and examples."""
+    known = list(_commands())
+    index = " · ".join(f"[{d.command.partition(' ')[2]}](#{_anchor(d.command)})" for d in known)
+    head = [
+        "# Reference: the command line",
+        MADE,
+        "`netadapt-onnx COMMAND --help` says the same, and with `--json` as data. Exit codes: 0 yes; 1 it ran and the "
+        "answer is no; 2 it could not judge; 130 interrupted.",
+        index,
+        "Every command has `-h`/`--help`, `--json` (one JSON document on stdout), `-v`/`--verbose` (what happens, on "
+        "stderr), `-q`/`--quiet` (no progress, and not what to run next) and `--debug` (tracebacks and warnings).",
+    ]
+    return "\n\n".join([*head, *(_command(d) for d in known)]) + "\n"
+
+
+def _commands() -> Iterator[Described]:
+    with cli.group.make_context(cli.PROGRAM, ["env"]) as context:
+        for name in cli.COMMANDS:
+            command = cli.group.get_command(context, name)
+            assert command is not None
+            yield described(command, f"{cli.PROGRAM} {name}")
+            beside: dict[str, click.Command] = getattr(command, "beside", {})
+            yield from (described(one, f"{cli.PROGRAM} {name} {below}") for below, one in beside.items())
+
+
+COMMON = {"--help", "--json", "--verbose", "--quiet", "--debug"}
+
+
+def _command(found: Described) -> str:
+    rows = [_row(p) for p in found.parameters if COMMON.isdisjoint(p.names)]
+    said, _, examples = found.help.partition("Examples:")
+    if not examples:
+        said, _, examples = found.help.partition("Example:")
+    lines = [line.strip() for line in examples.strip().splitlines()]
+    parts = [f"## {found.command}", _text(said), "```text\n" + found.usage + "\n```"]
+    if any(row[0].startswith("`-") for row in rows):
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in rows if row[0].startswith("`-")]
+        parts.append("| option | default | |\n|---|---|---|\n" + "\n".join(f"| {' | '.join(row)} |" for row in cells))
+    if lines:
+        parts.append("For example:\n```text\n" + "\n".join(lines) + "\n```")
+    return "\n\n".join(parts)
+
+
+def _row(parameter: Parameter) -> list[str]:
+    takes = f" {parameter.takes}" if parameter.takes else ""
+    names = ", ".join(parameter.names)
+    default = f"`{parameter.default}`" if parameter.default else "required" if parameter.required else ""
+    return [f"`{names}{takes}`", default, parameter.help]
+
+
+def python() -> str:
+    """Every public function and class with its signature, what it does, an example, and what it returns."""
+    index = " · ".join(f"[{name}](#{name.lower()})" for name in NAMES)
+    head = [
+        "# Reference: Python",
+        MADE,
+        "`import netadapt_onnx`: what it exports is listed here, and nothing else is public. Results are frozen "
+        "dataclasses with the fields of the command's `--json`. Examples run one after another (a test does), in a "
+        "folder with `model.onnx`, a network of two convolutions, a copy of it called `before.onnx`, samples in "
+        "`data.npz`, and `net.py` with a PyTorch network.",
+        index,
+        f"```pycon\n>>> from netadapt_onnx import {', '.join(NAMES[:8])}\n"
+        f">>> from netadapt_onnx import {', '.join(NAMES[8:])}\n```",
+    ]
+    return "\n\n".join([*head, *(_public(name) for name in NAMES)]) + "\n"
+
+
+def _public(name: str) -> str:
+    thing = getattr(netadapt_onnx, name)
+    said, _, example = inspect.getdoc(thing).partition("\n>>> ")
+    parts = [f"## {name}", "```text\n" + _signature(name, thing) + "\n```"]
+    words = _words(thing)
+    if words:
+        parts.append("  \n".join(f"`{word}`: `{meaning}`" for word, meaning in words.items()))
+    parts += [_text(said), f"```pycon\n>>> {example.strip()}\n```"]
+    returned = _returned(thing)
+    if returned is not None:
+        parts.append(_fields(returned))
+    return "\n\n".join(parts)
+
+
+def _signature(name: str, thing: Any) -> str:
+    """One parameter a line where they do not fit into one."""
+    found = inspect.signature(thing)
+    texts, keyword = [], False
+    for p in found.parameters.values():
+        if p.kind is p.KEYWORD_ONLY and not keyword:
+            texts.append("*")
+            keyword = True
+        default = "" if p.default is p.empty else f" = {_default(p.default)}"
+        kind = p.annotation if isinstance(p.annotation, str) else _plain(str(p.annotation))
+        texts.append(f"{p.name}: {kind}{default}")
+    result = f" -> {found.return_annotation}" if inspect.isfunction(thing) else ""
+    short = f"{name}({', '.join(texts)}){result}"
+    return short if len(short) <= 100 else f"{name}(\n" + "".join(f"    {t},\n" for t in texts) + f"){result}"
+
+
+def _default(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
+# What everybody knows, or knows where to look up.
+KNOWN = ("Any", "Callable", "Iterable", "Literal", "Mapping", "Sequence")
+
+
+def _words(thing: Any) -> dict[str, str]:
+    """The names in a function's signature that are short for other types, with their meaning."""
+    if not inspect.isfunction(thing):
+        return {}
+    module = inspect.getmodule(thing)
+    annotations = " ".join(str(p.annotation) for p in inspect.signature(thing).parameters.values())
+    found = {}
+    for word in re.findall(r"\b[A-Z]\w+\b", annotations):
+        meaning = getattr(module, word, None)
+        if word not in KNOWN and meaning is not None and not isinstance(meaning, type | ModuleType):
+            found[word] = _plain(str(meaning))
+    return found
+
+
+def _plain(text: str) -> str:
+    """Types by their last names."""
+    text = re.sub(r"<class '(.+?)'>", r"\1", text)
+    text = re.sub(r"Optional\[(.+)\]", r"\1 | None", re.sub(r"ForwardRef\('(.+?)'.*?\)", r"\1", text))
+    return re.sub(r"\b(?:[a-z_]\w*\.)+(\w+)", r"\1", text)
+
+
+def _returned(thing: Any) -> type | None:
+    """The dataclass that a function returns."""
+    if not inspect.isfunction(thing):
+        return None
+    name = str(inspect.signature(thing).return_annotation)
+    kind = getattr(inspect.getmodule(thing), name, None)
+    return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
+
+
+def _fields(kind: type) -> str:
+    rows = [f"| `{f.name}` | `{_cell(str(f.type))}` |" for f in dataclasses.fields(kind)]
+    said = _text(inspect.getdoc(kind) or "")
+    return f"Returns **{kind.__name__}**: {said}\n\n| field | |\n|---|---|\n" + "\n".join(rows)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _text(said: str) -> str:
+    """Paragraphs, each on one line."""
+    return "\n\n".join(" ".join(part.split()) for part in said.strip().split("\n\n"))
+
+
+def _anchor(heading: str) -> str:
+    return heading.lower().replace(" ", "-")
+
+
+PAGES = {"reference-cli.md": command_line, "reference-python.md": python}
+
+if __name__ == "__main__":
+    for file, made in PAGES.items():
+        (HERE / file).write_text(made(), encoding="utf-8")
