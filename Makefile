@@ -66,6 +66,9 @@ fuzz: $(VENV)/.installed-all ## judge 500 mutated models
 kill-tables: $(VENV)/.installed-all ## a table's build killed at 10 random moments, then completed
 	NETADAPT_KILLS=10 $(BIN)/python -m pytest -q tests/test_table_kill.py
 
+kill-campaign: $(VENV)/.installed-all ## searches killed at 20 random moments per strategy, then completed (a quarter of an hour)
+	NETADAPT_KILLS=20 $(BIN)/python -m pytest -q -s tests/test_search_kill.py -k random_moments
+
 test-aarch64: $(VENV)/.installed-all ## the agent under emulation with the real aarch64 wheels (Debian, network, minutes)
 	sh tests/aarch64.sh build/aarch64 $(abspath $(BIN))/python
 

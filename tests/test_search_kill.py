@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +17,13 @@ import pytest
 
 from models import plain
 
+# At random moments, for each strategy; `make kill-campaign` asks for more.
+KILLS = int(os.environ.get("NETADAPT_KILLS", "1"))
+PATIENCE_S = 300
+
 # Runs `adapt`; with a count, the process kills itself in front of its n-th change to the disk, which no handler sees.
 RUN = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 
 folder, out, settings, fatal = Path(sys.argv[1]), sys.argv[2], eval(sys.argv[3]), int(sys.argv[4])
@@ -35,45 +43,117 @@ from netadapt_onnx import adapt
 from netadapt_onnx.training import settings as training_settings, trainer
 # Both runs must make the same choices by the clock to be comparable; that a choice is journalled, one run shows.
 trainer.choose_settings = lambda *_, **__: training_settings.Settings(replicas=2)
+print("ready", flush=True)
+began = time.monotonic()
 result = adapt(folder / "model.onnx", folder / "data.npz", "macs=0.5x", folder / out, resume=True, **settings)
-print(changes, result.iterations)
+print(changes, result.iterations, time.monotonic() - began)
 """
 SETTINGS = {
-    "reconstruct": {"step": 2, "init_reduction_ratio": 0.15, "final_epochs": 2},
-    "finetune": {"step": 2, "init_reduction_ratio": 0.25, "rank": "finetune", "short_term": 2, "final_epochs": 1},
+    "netadapt/reconstruct": {"step": 2, "init_reduction_ratio": 0.15, "final_epochs": 2},
+    "netadapt/finetune": {
+        "step": 2,
+        "init_reduction_ratio": 0.25,
+        "rank": "finetune",
+        "short_term": 2,
+        "final_epochs": 1,
+    },
+    "knapsack": {"strategy": "knapsack", "step": 2, "final_epochs": 1},
 }
+Whole = Callable[[str], tuple[Path, int, float]]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "model.onnx").write_bytes(plain((8, 12, 16), size=8, classes=3).SerializeToString())
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("kill")
+    (made / "model.onnx").write_bytes(plain((8, 12, 16), size=8, classes=3).SerializeToString())
     rng = np.random.default_rng(0)
     train, val = rng.standard_normal((2, 256, 3, 8, 8)).astype(np.float32)
-    np.savez(tmp_path / "data.npz", x_train=train, x_val=val[:64])
-    return tmp_path
+    labels = rng.integers(0, 3, 256)
+    np.savez(made / "data.npz", x_train=train, y_train=labels, x_val=val[:64], y_val=labels[:64])
+    return made
 
 
-def go(folder: Path, out: str, rank: str, fatal: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", RUN, str(folder), out, repr(SETTINGS[rank]), str(fatal)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Whole:
+    """The run of a strategy that nobody kills: its directory, how often it changed the disk, and its seconds."""
+    known: dict[str, tuple[Path, int, float]] = {}
+
+    def made(strategy: str) -> tuple[Path, int, float]:
+        if strategy not in known:
+            run = folder / f"whole-{len(known)}"
+            process = go(folder, run, strategy)
+            told, errors = process.communicate(timeout=PATIENCE_S)
+            assert process.returncode == 0, errors
+            changes, iterations, seconds = told.splitlines()[-1].split()
+            assert int(iterations) >= 2
+            known[strategy] = run, int(changes), float(seconds)
+        return known[strategy]
+
+    return made
 
 
-@pytest.mark.parametrize(("rank", "shares"), [("reconstruct", (0.2, 0.5, 0.97)), ("finetune", (0.6,))])
-def test_a_killed_run_resumes_to_the_same_model(folder: Path, rank: str, shares: tuple[float, ...]) -> None:
-    whole = go(folder, "whole", rank)
-    assert whole.returncode == 0, whole.stderr
-    changes, iterations = map(int, whole.stdout.split())
-    assert iterations >= 2
-    done = 0
-    for share in shares:
-        killed = go(folder, "killed", rank, fatal=round(share * changes) - done)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+def go(folder: Path, run: Path, strategy: str, fatal: int = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", RUN, str(folder), run.name, repr(SETTINGS[strategy]), str(fatal)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """The files in which two runs' results differ."""
+    found = [
+        name for name in ("model.onnx", "history.jsonl") if (one / name).read_bytes() != (other / name).read_bytes()
+    ]
+    results = [json.loads((run / "result.json").read_text()) | {"seconds": 0} for run in (one, other)]
+    return found if results[0] == results[1] else [*found, "result.json"]
+
+
+def accepted(run: Path) -> str:
+    """The whole lines of a run's history."""
+    file = run / "history.jsonl"
+    return file.read_text().rpartition("\n")[0] if file.exists() else ""
+
+
+def test_a_run_killed_at_its_changes_to_the_disk_resumes_to_the_same_model(folder: Path, whole: Whole) -> None:
+    strategy = "netadapt/reconstruct"
+    unkilled, changes, _ = whole(strategy)
+    killed, done = folder / "killed", 0
+    for share in (0.3, 0.97):
+        process = go(folder, killed, strategy, fatal=round(share * changes) - done)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == -signal.SIGKILL, errors
         done = round(share * changes)
-    resumed = go(folder, "killed", rank)
-    assert resumed.returncode == 0, resumed.stderr
-    files = [(folder / run / "model.onnx").read_bytes() for run in ("whole", "killed")]
-    assert files[0] == files[1]
-    histories = [(folder / run / "history.jsonl").read_text() for run in ("whole", "killed")]
-    assert histories[0] == histories[1]
-    results = [json.loads((folder / run / "result.json").read_text()) | {"seconds": 0} for run in ("whole", "killed")]
-    assert results[0] == results[1]
+    process = go(folder, killed, strategy)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    assert differences(unkilled, killed) == []
+
+
+@pytest.mark.parametrize("strategy", SETTINGS)
+def test_runs_killed_at_random_moments_lose_nothing_and_differ_in_nothing(
+    folder: Path, whole: Whole, strategy: str, tmp_path: Path
+) -> None:
+    """Killed again and again on the way; whenever one is through, it is compared and another begins."""
+    unkilled, _, seconds = whole(strategy)
+    rng, kills, runs, lost, different = random.Random(strategy), 0, 0, [], []
+    before: str | None = ""
+    while before is not None:
+        run = folder / f"{tmp_path.name}-{runs}"
+        process = go(folder, run, strategy)
+        assert process.stdout is not None and process.stdout.readline().strip() == "ready"
+        if kills < KILLS:
+            time.sleep(rng.uniform(0, seconds))
+            process.kill()
+        _, errors = process.communicate(timeout=PATIENCE_S)
+        if process.returncode == -signal.SIGKILL:
+            kills += 1
+            if not accepted(run).startswith(before or ""):
+                lost.append(f"run {runs}: accepted iterations are gone")
+            before = accepted(run)
+            continue
+        if process.returncode:
+            lost.append(f"run {runs}: {errors}")
+        elif found := differences(unkilled, run):
+            different.append(f"run {runs}: {found}")
+        runs += 1
+        before = "" if kills < KILLS else None
+    sys.stdout.write(f"{strategy}: {kills} kills in {runs} runs, {len(lost)} lost, {len(different)} different\n")
+    assert not lost and not different, (lost, different)
