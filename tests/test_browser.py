@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import netadapt_onnx
-from test_report import EVIL, finished
+from test_report import EVIL, finished, scaled
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
@@ -81,6 +81,21 @@ def picture(driver: Any, name: str) -> None:
 
         shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
         Path(PICTURES, f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
+
+
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return scaled(tmp_path_factory.mktemp("sizes"))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_report_of_scale_is_whole_and_quiet(browser: Any, sizes: Path, width: int) -> None:
+    page = sizes / "report.html"
+    assert opened(browser, page, width) == [page.as_uri()]
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return document.querySelectorAll('figure > svg').length") >= 2
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    picture(browser, f"scale-{width}")
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -17,10 +19,13 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.timing import Ratio, Timing
 from netadapt_onnx.reporting import figures
 from netadapt_onnx.reporting.adapted import told
+from netadapt_onnx.reporting.compared import fronts
 from netadapt_onnx.reporting.page import Drawer
-from netadapt_onnx.reporting.story import Measurement, read_story
+from netadapt_onnx.reporting.report import read_story
+from netadapt_onnx.reporting.story import Measurement, Story
+from netadapt_onnx.scaling import making
 from netadapt_onnx.search.details import Details, LayerChange, TrainedEpoch
-from netadapt_onnx.search.result import Latency
+from netadapt_onnx.search.result import AccuracyChange, Deployed, Latency
 
 EVIL = '</script><img src="https://example.org/x" onerror="alert(1)">'
 
@@ -33,6 +38,7 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []
         self.text: dict[str, str] = {}
+        self.cells: list[str] = []
         self._open: list[str] = []
         self.feed(file.read_text(encoding="utf-8"))
 
@@ -47,6 +53,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         inside = self._open[-1] if self._open else ""
+        self.cells += [data] if inside == "td" else []
         self.text[inside] = self.text.get(inside, "") + data
 
 
@@ -109,6 +116,7 @@ def test_layers_and_what_stays_are_told(tmp_path: Path) -> None:
 
 def test_measured_latencies_are_drawn(tmp_path: Path) -> None:
     story = read_story(finished(tmp_path))
+    assert isinstance(story, Story)
     times = (5.0, 5.1, 5.2), (10.0, 10.1, 10.4)
     timing, other = Timing(5.1, (5.0, 5.2), 3), Timing(10.1, (10.0, 10.4), 3)
     found = Ratio(0.505, (0.5, 0.51), timing, other, times)
@@ -172,3 +180,74 @@ def test_what_cannot_be_reported_is_said(tmp_path: Path, capsys: pytest.CaptureF
     (run / "result.json").unlink()
     assert command(["report", str(run), "--json"]) == 2
     assert "has no result yet" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def scaled(folder: Path, *more: str) -> Path:
+    """A run of `scale`: two sizes without training, by a law that is fitted to given records."""
+    onnx.save(models.plain((8, 12), size=8, classes=3), folder / "net.onnx")
+    rows = [f"{8 * share**0.4:.3f},{12 * share**0.6:.3f},{2000 * share:.0f}" for share in (1, 0.8, 0.6, 0.5, 0.4, 0.3)]
+    (folder / "record.csv").write_text("\n".join(["conv1,conv2,params", *rows]) + "\n")
+    given = ["scale", str(folder / "net.onnx"), "--targets", "0.5x,2x", "--fit", str(folder / "record.csv")]
+    assert command([*given, "-o", str(folder / "sizes"), *more]) == 0
+    return folder / "sizes"
+
+
+def test_a_run_of_scale_is_told_and_written_at_its_end(tmp_path: Path) -> None:
+    run = scaled(tmp_path)
+    page = Page(run / "report.html")
+    for title in ("networks", "widths", "how widths follow the size", "how to repeat it"):
+        assert title in page.text["h2"]
+    assert page.tags.count("svg") == len(list((run / "plots").glob("*.json"))) >= 2
+    data = json.loads(page.text["script"])["runs"][0]
+    assert data["result"] == json.loads((run / "result.json").read_text())
+    for model in data["result"]["models"]:
+        assert all(str(width) in page.text["td"] for width in model["widths"].values())
+    assert "netadapt-onnx scale net.onnx --fit record.csv --target params=0.5x --target params=2x" in page.text["p"]
+
+
+def test_networks_of_scale_and_runs_of_adapt_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(making, "BRIEF_S", 0.05)
+    adapted = finished(tmp_path, budget="params=0.6x")
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "data.npz",
+        x_train=rng.normal(0, 1, (64, 3, 8, 8)).astype(np.float32),
+        y_train=rng.integers(0, 3, 64),
+    )
+    trained = scaled(tmp_path, "--data", str(tmp_path / "data.npz"), "--epochs", "1")
+    made = netadapt_onnx.report([adapted, trained], tmp_path / "both.html")
+    assert made.runs == ("params-0.6x", "sizes")
+    page = Page(tmp_path / "both.html")
+    assert {"params-0.6x", "sizes", "params=0.5x neuralscale"} <= set(page.cells)
+    front = fronts([read_story(adapted), read_story(trained)], "params")
+    assert {row["run"] for row in front["data"]["values"]} == {"params-0.6x", "sizes"}
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    other = tmp_path / "other" / run.name
+    shutil.copytree(run, other)
+    made = netadapt_onnx.report([run, other], tmp_path / "both.html")
+    assert made.runs == (str(run), str(other))
+
+
+def test_a_chart_that_is_none_is_said(tmp_path: Path) -> None:
+    run = scaled(tmp_path)
+    next((run / "plots").glob("*.json")).write_text("{")
+    with pytest.raises(NetadaptError, match=r"plots/.*json is not readable as a run of `scale`"):
+        netadapt_onnx.report(run)
+
+
+def test_several_targets_and_the_deployed_form_are_told(tmp_path: Path) -> None:
+    story = read_story(finished(tmp_path))
+    assert isinstance(story, Story)
+    done = story.result.models[0]
+    change = AccuracyChange(0.75, 0.625, "r2", "test")
+    result = replace(
+        story.result,
+        models=(done, replace(done, budget="macs=0.3x", met=False)),
+        deployed=Deployed("int8", "model.int8.onnx", (4000, 1000), change),
+    )
+    text = "".join(told(replace(story, result=result), Drawer().figure, headed=False))
+    assert "macs=0.3x" in text and "missed" in text
+    assert "r2 (test) as int8" in text and "0.625" in text and "0.25x" in text

@@ -25,6 +25,8 @@ from netadapt_onnx.commands.options import (
     common,
     shaped,
 )
+from netadapt_onnx.commands.reported import write_report
+from netadapt_onnx.reporting import REPORT_FILE
 
 if TYPE_CHECKING:
     from netadapt_onnx.search.result import AdaptResult, Deployed, DryRun, Latency
@@ -169,18 +171,8 @@ def command(
         if not out.joinpath("run.json").exists():
             raise
         raise KeyboardInterrupt("nothing is lost: repeat the command with --resume") from error
-    _report(out)
+    write_report(out)
     return Answer(result, lambda: text(result, out, model, data), ok=result.met is not False)
-
-
-def _report(run: Path) -> None:
-    """RUN/report.html, where charts can be drawn."""
-    from netadapt_onnx import charts
-
-    if charts.available():
-        from netadapt_onnx.reporting.report import report
-
-        report(run)
 
 
 def _plan(planned: DryRun) -> str:
@@ -281,5 +273,7 @@ def text(result: AdaptResult, run: Path, model: Path, data: DataSource) -> str:
     parts += [*result.notes]
     verdict = "; ".join(f"{limit.budget} {_verdict(limit.met)}" for limit in result.limits)
     parts.append(f"{verdict} after {result.iterations} iterations and {result.seconds:.0f} s\nwrote {result.model}")
+    page = run / REPORT_FILE
+    parts[-1] += f" and {page}" if page.exists() else ""
     parts.append(render.next_command("evaluate", model, result.model, *data.flags))
     return "\n\n".join(filter(None, parts))

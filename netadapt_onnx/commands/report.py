@@ -17,7 +17,7 @@ from netadapt_onnx.commands.options import OVERWRITE, common
 @OVERWRITE
 @common
 def command(runs: tuple[Path, ...], output: Path | None, interactive: bool, overwrite: bool) -> Answer:
-    """Write one page about each RUN of `adapt`: what came of it, every model on the way, how to repeat it.
+    """Write one page about each RUN of `adapt` or `scale`: what came of it, every model on the way, how to repeat it.
 
     The page needs no network and runs no script. With several RUNs their best models are drawn over each other.
 

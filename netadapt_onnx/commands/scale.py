@@ -9,6 +9,8 @@ import click
 
 from netadapt_onnx.commands.answer import Answer
 from netadapt_onnx.commands.options import EP, SEED, THREADS, common, data_options, shaped
+from netadapt_onnx.commands.reported import write_report
+from netadapt_onnx.reporting import REPORT_FILE
 
 if TYPE_CHECKING:
     from netadapt_onnx.scaling.result import ScaledModel, ScaleResult
@@ -79,10 +81,13 @@ def command(model: Path | None, target: tuple[str, ...], more: tuple[str, ...], 
     given = {name: value for name, value in options.items() if value is not None}
     with render.followed("scaling") as seen:
         result = scale(model, target=(*target, *more), progress=seen.progress, log=seen.log, **given)
-    return Answer(result, lambda: _text(result, model))
+    out = given.get("out")
+    if model is not None and out is not None:
+        write_report(out)
+    return Answer(result, lambda: _text(result, model, out))
 
 
-def _text(result: ScaleResult, model: Path | None) -> str:
+def _text(result: ScaleResult, model: Path | None, out: Path | None) -> str:
     from netadapt_onnx import render
 
     parts = []
@@ -99,8 +104,9 @@ def _text(result: ScaleResult, model: Path | None) -> str:
         parts.append(render.table([_row(made) for made in result.models], HEADERS))
     parts += result.notes
     written = [made.model for made in result.models if made.model is not None]
-    if written:
-        parts.append("\n".join(f"wrote {file}" for file in written))
+    if written and out is not None:
+        page = out / REPORT_FILE
+        parts.append("\n".join(f"wrote {file}" for file in [*written, *([page] if page.exists() else [])]))
     if written and model is not None:
         parts.append(render.next_command("evaluate", model, written[0], "--data", "DATA.npz"))
     elif model is None:

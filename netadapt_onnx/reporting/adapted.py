@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
 
-from netadapt_onnx import charts, render
+from netadapt_onnx import render
 from netadapt_onnx.reporting import figures
-from netadapt_onnx.reporting.page import folded, paragraph, section, table
+from netadapt_onnx.reporting.page import Draw, folded, paragraph, section, table
+from netadapt_onnx.reporting.reproduction import reproduction
 from netadapt_onnx.reporting.story import Story
+from netadapt_onnx.search.result import AccuracyChange
 
-# Values that say no more than their absence does.
-UNSAID: tuple[object, ...] = (None, [], {})
-Draw = Callable[[charts.Spec], str]
+STATES = {True: "met", False: "missed", None: "predicted only"}
 
 
 def told(story: Story, draw: Draw, *, headed: bool) -> list[str]:
     """A run from its verdict to how it can be repeated; `headed` by its name where there are several."""
     result, name = story.result, f"{story.name}: " if headed else ""
-    names = figures.driven([story])
+    names = story.driven
     parts = [("what came of it", _outcome(story))]
     judged = (
         "Proposals and accepted models are judged on held-out samples before the final training; the original and the "
@@ -43,7 +41,7 @@ def told(story: Story, draw: Draw, *, headed: bool) -> list[str]:
     parts.append(("final training", [] if curve is None else [draw(curve), _epochs(story)]))
     parts.append(("layers", [_layers(story)] if story.details.layers else []))
     parts.append(("what stays, and why", [_blocked(story)] if story.details.blocked else []))
-    parts.append(("how to repeat it", [_reproduction(story)]))
+    parts.append(("how to repeat it", [reproduction(story.identity, story.about)]))
     return [section(name + title, *inside) for title, inside in parts if inside]
 
 
@@ -51,16 +49,45 @@ def _outcome(story: Story) -> list[str]:
     result = story.result
     said = []
     for limit in result.limits:
-        state = {True: "met", False: "missed", None: "predicted only"}[limit.met]
+        state = STATES[limit.met]
         said.append(paragraph(f"{limit.budget}: {state}", f"verdict {state.split()[0]}"))
     found = result.accuracy
     rows = render.cost_rows(asdict(result.before), asdict(result.after))
-    rows.append([f"{found.metric} ({found.split})", render.percent(found.before), render.percent(found.after), ""])
-    return [*said, table(["", "before", "after", "left"], rows), *(paragraph(note) for note in result.notes)]
+    rows.append(_accuracy(found, ""))
+    if result.deployed is not None:
+        sizes = result.deployed.size_bytes
+        rows.append(_accuracy(result.deployed.accuracy, f" as {result.deployed.precision}"))
+        left = render.ratio(sizes[1], sizes[0])
+        rows.append([f"file size as {result.deployed.precision}", *map(render.size, sizes), left])
+    targets = [_targets(story)] if len(result.models) > 1 else []
+    notes = [paragraph(note) for note in result.notes]
+    return [*said, table(["", "before", "after", "left"], rows), *targets, *notes]
+
+
+def _accuracy(found: AccuracyChange, form: str) -> list[str]:
+    scores = [render.score(found.metric, value) for value in (found.before, found.after)]
+    return [f"{found.metric} ({found.split}){form}", *scores, ""]
+
+
+def _targets(story: Story) -> str:
+    """A row for each target of one run."""
+    rows = [
+        [
+            made.budget,
+            STATES[made.met],
+            render.count(made.after.macs),
+            render.count(made.after.params),
+            render.milliseconds(made.after.latency_ms),
+            render.score(made.accuracy.metric, made.accuracy.after),
+            made.iterations,
+        ]
+        for made in story.result.models
+    ]
+    return table(["target", "", "macs", "params", "latency", story.metric, "iterations"], rows)
 
 
 def _iterations(story: Story) -> str:
-    names = figures.driven([story])
+    names = story.driven
     rows = [
         [
             step.iteration,
@@ -68,7 +95,7 @@ def _iterations(story: Story) -> str:
             f"{step.channels[0]} → {step.channels[1]}",
             len(step.tried),
             *(render.amount(name, step.resources[name]) if name in step.resources else "" for name in names),
-            render.percent(step.accepted.accuracy),
+            render.score(story.metric, step.accepted.accuracy),
         ]
         for step in story.steps
     ]
@@ -120,20 +147,3 @@ def _change(values: tuple[float, float], form: Callable[[float], str]) -> str:
 def _blocked(story: Story) -> str:
     rows = [[b.group, b.channels, b.reason] for b in story.details.blocked]
     return table(["group", "channels", "why it cannot be pruned"], rows, "words")
-
-
-def _reproduction(story: Story) -> str:
-    versions = story.about.get("versions", {})
-    device = dict(story.about.get("device", {}))
-    parts = [
-        table(["argument", "value"], [[k, _plain(v)] for k, v in story.identity.items() if v not in UNSAID], "words"),
-        table(["version of", ""], [[k, v] for k, v in versions.items()], "words"),
-        table(["device", ""], [[k, _plain(v)] for k, v in device.items() if v not in UNSAID], "words"),
-    ]
-    return paragraph(story.command, "command") + "".join(parts)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return ", ".join(value)
-    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -19,12 +19,6 @@ def titled(resource: str) -> str:
     return f"{resource} ({unit})" if unit else resource
 
 
-def driven(stories: Sequence[Story]) -> list[str]:
-    """The resources that budgets speak of, in the order in which they were given."""
-    names = [limit.budget.split("=")[0] for story in stories for limit in story.result.limits]
-    return list(dict.fromkeys(names))
-
-
 def accuracy_against(story: Story, resource: str) -> charts.Spec:
     """Every model that the run met, the path that it took, and the budget."""
     x, y = titled(resource), "accuracy"
@@ -154,17 +148,3 @@ def _bars(rows: Sequence[charts.Row], name: str, value: str, title: str) -> char
     }
     made = charts.layered(rows, title, [{"mark": "bar", "encoding": encoding}])
     return {**made, "height": {"step": 9}}
-
-
-def fronts(stories: Sequence[Story], resource: str) -> charts.Spec:
-    """The models of several runs that no other of the same run beats in both accuracy and resource."""
-    x, y = titled(resource), "accuracy"
-    rows = []
-    for story in stories:
-        best = -1.0
-        known = [p for p in story.points if resource in p.resources]
-        for point in sorted(known, key=lambda p: (p.resources[resource], -p.accuracy)):
-            if point.accuracy > best:
-                best = point.accuracy
-                rows.append({x: point.resources[resource], y: point.accuracy, "run": story.name})
-    return charts.lines(rows, x, y, series="run", title=f"best accuracy for {resource}")

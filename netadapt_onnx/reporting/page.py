@@ -6,12 +6,14 @@ import base64
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
 
 import msgspec
 
 from netadapt_onnx import charts
+
+Draw = Callable[[charts.Spec], str]
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 STYLE = """

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import msgspec
 
-from netadapt_onnx import charts, render
+from netadapt_onnx import charts
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import refuse_existing
-from netadapt_onnx.reporting import figures
-from netadapt_onnx.reporting.adapted import Draw, told
-from netadapt_onnx.reporting.page import Drawer, page, section, table
-from netadapt_onnx.reporting.story import Story, read_story
+from netadapt_onnx.reporting import REPORT_FILE, adapted, scaled
+from netadapt_onnx.reporting.compared import AnyStory, compared
+from netadapt_onnx.reporting.page import Draw, Drawer, page
+from netadapt_onnx.reporting.recorded import read_recorded
+from netadapt_onnx.reporting.scaled_story import ScaledStory, read_scaled
+from netadapt_onnx.reporting.story import read_adapted
 from netadapt_onnx.search.run import write_atomically
-
-REPORT_FILE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ def report(
     interactive: bool = False,
     overwrite: bool = False,
 ) -> Report:
-    """Write one HTML file about finished runs of `adapt` (by default RUN/report.html); it needs no network.
+    """Write one HTML file about finished runs of `adapt` and `scale`, by default RUN/report.html.
+
+    It needs no network. Several runs are drawn over each other: the best accuracy that each has for a resource.
 
     It runs no script, unless `interactive`: then charts answer to the mouse, and the file is 0.9 MB larger.
 
@@ -52,15 +54,18 @@ def report(
         )
     folders = [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(run) for run in runs]
     if not folders:
-        raise NetadaptError("no run to report on", hint="name the directory given to `adapt -o`", code="usage")
-    stories = [read_story(folder) for folder in folders]
+        raise NetadaptError("no run to report on", hint="name a directory given with -o", code="usage")
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    stories = [read_story(folder, name) for folder, name in zip(folders, names, strict=True)]
     file = folders[0] / REPORT_FILE if output is None else Path(output)
     if output is not None:
         refuse_existing(file, overwrite)
     draw = Drawer(live=interactive).figure
-    parts = _compared(stories, draw) if len(stories) > 1 else []
+    parts = compared(stories, draw) if len(stories) > 1 else []
     for story in stories:
-        parts += told(story, draw, headed=len(stories) > 1)
+        parts += _told(story, draw, headed=len(stories) > 1)
     title = f"netadapt-onnx: {', '.join(story.name for story in stories)}"
     document = {"schema": 1, "runs": [msgspec.to_builtins(story, enc_hook=str) for story in stories]}
     text = page(title, parts, document, live=interactive).encode()
@@ -68,19 +73,13 @@ def report(
     return Report(file, tuple(story.name for story in stories), len(text))
 
 
-def _compared(stories: Sequence[Story], draw: Draw) -> list[str]:
-    """The runs' best models over each other, and their outcomes side by side."""
-    drawn = [draw(figures.fronts(stories, name)) for name in figures.driven(stories)]
-    rows = [
-        [
-            story.name,
-            ", ".join(limit.budget for limit in story.result.limits),
-            render.percent(story.result.accuracy.before),
-            render.percent(story.result.accuracy.after),
-            story.result.iterations,
-            f"{story.result.seconds:.0f} s",
-        ]
-        for story in stories
-    ]
-    headers = ["run", "budget", "accuracy before", "after", "iterations", "time"]
-    return [section("The runs compared", *drawn, table(headers, rows))]
+def read_story(run: Path, name: str = "") -> AnyStory:
+    """Read a finished run of `adapt` or `scale`. Raises NetadaptError if the folder is none, or has no result yet."""
+    recorded = read_recorded(run, name or run.resolve().name)
+    return (read_scaled if recorded.command == "scale" else read_adapted)(recorded, run)
+
+
+def _told(story: AnyStory, draw: Draw, *, headed: bool) -> list[str]:
+    if isinstance(story, ScaledStory):
+        return scaled.told(story, draw, headed=headed)
+    return adapted.told(story, draw, headed=headed)

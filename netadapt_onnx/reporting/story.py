@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
-from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.timing import Ratio
-from netadapt_onnx.search.adaptation import HISTORY_FILE, RESULT_FILE
+from netadapt_onnx.reporting.recorded import Recorded
+from netadapt_onnx.search.adaptation import HISTORY_FILE
 from netadapt_onnx.search.details import Details, read_details
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.result import AdaptResult
-from netadapt_onnx.search.run import IDENTITY_FILE, JOURNAL_FILE, Entry, Lines
+from netadapt_onnx.search.run import JOURNAL_FILE, Entry, Lines
 
 STAGES = ("brief", "searched", "final")
 
@@ -61,34 +61,29 @@ class Story:
     about: Mapping[str, Any]
 
     @property
-    def command(self) -> str:
-        """What was typed, without places; empty where it was not recorded."""
-        return str(self.about.get("command", ""))
+    def driven(self) -> list[str]:
+        """The resources that budgets speak of, in the order in which they were given."""
+        return list(dict.fromkeys(limit.budget.split("=")[0] for limit in self.result.limits))
+
+    @property
+    def metric(self) -> str:
+        """What accuracies are."""
+        return self.result.accuracy.metric
 
 
-def read_story(run: Path) -> Story:
-    """Read a finished run. Raises NetadaptError if the folder is none, or its search has not ended yet."""
-    if not (run / IDENTITY_FILE).is_file():
-        raise NetadaptError(f"{run} is not a run", hint="name the directory given to `adapt -o`", code="missing-file")
-    if not (run / RESULT_FILE).is_file():
-        raise NetadaptError(f"{run} has no result yet", hint="finish it with --resume", code="missing-file")
-    try:
-        result = msgspec.json.decode(
-            (run / RESULT_FILE).read_bytes(), type=AdaptResult, dec_hook=lambda kind, value: kind(value)
-        )
-        recorded = msgspec.json.decode((run / IDENTITY_FILE).read_bytes())
-    except msgspec.DecodeError as error:
-        raise NetadaptError(f"{run} is not readable as a run of `adapt`: {error}", code="corrupt-run") from error
+def read_adapted(recorded: Recorded, run: Path) -> Story:
+    """What a run of `adapt` did."""
+    result = recorded.result(AdaptResult)
     steps = tuple(Lines(run / HISTORY_FILE, Step).items)
     return Story(
-        run.resolve().name,
+        recorded.name,
         result,
         steps,
         _points(result, steps),
         tuple(_measurements(run, {*result.latencies, *result.measured})),
         read_details(run),
-        recorded["identity"],
-        recorded.get("about", {}),
+        recorded.identity,
+        recorded.about,
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.errors import NetadaptError, legible
 from netadapt_onnx.scaling.law import GroupLaw
 from netadapt_onnx.search.budget import Budget, parse_budgets
 from netadapt_onnx.search.result import Resources
@@ -58,6 +59,21 @@ class Options:
     def identity(self) -> dict[str, Any]:
         """As JSON, for a run's identity."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def command(self, model: str, files: Mapping[str, str | None]) -> str:
+        """The command that repeats this, without places; `files`: names by option."""
+        words = ["netadapt-onnx", "scale", model]
+        words += [word for option, name in files.items() if name for word in (f"--{option}", name)]
+        words += [word for text in self.targets for word in ("--target", text)]
+        if self.methods != METHODS[:1]:
+            words += [word for method in self.methods for word in ("--method", method)]
+        if self.warmup_epochs != (WARM_UP_EPOCHS,):
+            words += ["--warmup-epochs", ",".join(map(str, self.warmup_epochs))]
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name not in ("targets", "methods", "warmup_epochs") and value != f.default:
+                words += [f"--{f.name}", str(value)]
+        return legible(shlex.join(words))
 
 
 @dataclass(frozen=True)

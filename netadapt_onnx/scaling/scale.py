@@ -16,7 +16,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import Model, load
 from netadapt_onnx.profilers import agent
-from netadapt_onnx.profilers.session import Execution
+from netadapt_onnx.profilers.session import Execution, fingerprint
 from netadapt_onnx.profilers.table import Table, family
 from netadapt_onnx.scaling.generate import Path as WidthPath
 from netadapt_onnx.scaling.generate import Rungs, rungs, uniform
@@ -38,7 +38,7 @@ from netadapt_onnx.scaling.result import (
     ScaleResult,
 )
 from netadapt_onnx.search.latency import built_table, loaded_table
-from netadapt_onnx.search.provenance import file_hash
+from netadapt_onnx.search.provenance import file_hash, versions
 from netadapt_onnx.search.run import Run, write_atomically, write_json
 from netadapt_onnx.search.subject import Predictor, require_prunable
 from netadapt_onnx.surgery import Trace, trace
@@ -122,7 +122,15 @@ def scale(
     }  # fmt: skip
     execution = Execution(ep, threads)
     execution.require(agent.environment())
-    with _running(out, identity, resume) as run:
+    files = {"data": None if dataset is None else dataset.path, "law": law, "fit": fit, "table": table}
+    given_by_name = {option: None if file is None else Path(file).name for option, file in files.items()}
+    about = {
+        "versions": versions(),
+        "command": options.command(source.path.name, {**given_by_name, **(dataset.options if dataset else {})}),
+        "samples": None if dataset is None else dataset.about,
+        "device": fingerprint(execution),
+    }
+    with _running(out, identity, resume, about) as run:
         timed = _table(run, found, options, execution, table, progress or _quiet)
         making = Making(run, source, found, dataset, options, timed, execution, progress or _quiet, log or _quiet)
         result = _Scaling(making, given, record).result()
@@ -133,10 +141,12 @@ def scale(
 
 
 @contextmanager
-def _running(out: str | os.PathLike[str] | None, identity: Mapping[str, object], resume: bool) -> Iterator[Run]:
+def _running(
+    out: str | os.PathLike[str] | None, identity: Mapping[str, object], resume: bool, about: Mapping[str, object]
+) -> Iterator[Run]:
     """The run directory; one that is forgotten where none is named."""
     if out is not None:
-        with Run.open(Path(out), identity, growing={}, resume=resume) as run:
+        with Run.open(Path(out), identity, growing={}, resume=resume, about=about) as run:
             yield run
         return
     with tempfile.TemporaryDirectory() as folder, Run.open(Path(folder), identity, growing={}, resume=False) as run:

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import os
-import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import onnx
-
-from netadapt_onnx import __version__
 from netadapt_onnx.model import Model, load
 from netadapt_onnx.profilers.deployment import Precision
 from netadapt_onnx.profilers.devices.opening import LOCAL
@@ -46,7 +39,7 @@ from netadapt_onnx.search.measured import MeasuredGauge, Value, fitted, values
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.places import Devices, Place, Tables, about, named_devices, named_tables, opened_places
 from netadapt_onnx.search.proposal import Amounts, Goal, Proposer
-from netadapt_onnx.search.provenance import file_hash
+from netadapt_onnx.search.provenance import file_hash, versions
 from netadapt_onnx.search.result import AdaptResult, DryRun, Planned
 from netadapt_onnx.search.run import Run
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS, Schedule
@@ -196,7 +189,7 @@ def adapt(
         loaded = {p.resource: _loaded(p, subject, execution) for p in places if p.table is not None}
         command = arguments.command(subject.model.path, subject.data)
         recorded = {
-            **_versions(),
+            "versions": versions(),
             "command": command,
             "samples": None if subject.data is None else subject.data.about,
             "device": fingerprint(execution),
@@ -330,21 +323,6 @@ def _first_round(
 def _prepared(model: Source, data: Data, arguments: Arguments) -> Subject:
     loaded = model if isinstance(model, Model) else load(model)
     return prepare(loaded, data, arguments)
-
-
-def _versions() -> dict[str, Any]:
-    """What a run is made with."""
-    import onnxruntime
-
-    versions = {
-        "python": platform.python_version(),
-        "netadapt_onnx": __version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "numpy": np.__version__,
-        "torch": version("torch") if find_spec("torch") else None,
-    }
-    return {"versions": versions}
 
 
 def _quiet(*_: object) -> None:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+
+import numpy as np
+import onnx
 
 from netadapt_onnx import __version__
 from netadapt_onnx.errors import NetadaptError
@@ -30,3 +36,17 @@ def file_hash(file: Path) -> str:
     if not file.is_file():
         raise NetadaptError(f"{file}: no such file", code="missing-file")
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def versions() -> dict[str, str | None]:
+    """What a run is made with; None for what is not installed."""
+    import onnxruntime
+
+    return {
+        "python": platform.python_version(),
+        "netadapt_onnx": __version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": np.__version__,
+        "torch": version("torch") if find_spec("torch") else None,
+    }
