@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -25,10 +25,14 @@ import netadapt_onnx
 from documentation import OUTPUT, REPOSITORY, Block, anchors, blocks, commands, links, pages
 from models import channels_last, plain
 from netadapt_onnx import cli, config
+from netadapt_onnx.profilers.providers import PROVIDERS
+from netadapt_onnx.surgery.rules import RULES
 
 PAGES = pages()
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 PROGRAM = "netadapt-onnx "
+# What Python knows after the blocks of a page so far: they are one session.
+SESSIONS: dict[Path, dict[str, object]] = {}
 REFERENCE = runpy.run_path(str(REPOSITORY / "docs" / "reference.py"))
 
 
@@ -67,7 +71,7 @@ def _shell(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def _python(block: Block, _: pytest.CaptureFixture[str]) -> None:
-    exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
+    exec(compile(block.text, block.place, "exec"), SESSIONS.setdefault(block.page, {"__name__": "__main__"}))
 
 
 def _toml(block: Block, _: pytest.CaptureFixture[str]) -> None:
@@ -88,8 +92,8 @@ def _yaml(block: Block, _: pytest.CaptureFixture[str]) -> None:
 
 
 def _pycon(block: Block, _: pytest.CaptureFixture[str]) -> None:
-    """A session with its answers; a page's sessions know each other's names."""
-    names = SESSIONS.setdefault(block.page, {})
+    """A session with its answers."""
+    names = SESSIONS.setdefault(block.page, {"__name__": "__main__"})
     test = doctest.DocTestParser().get_doctest(block.text, names, block.place, str(block.page), 0)
     assert test.examples, f"{block.place}: nothing is typed"
     runner, said = doctest.DocTestRunner(verbose=False), io.StringIO()
@@ -98,7 +102,6 @@ def _pycon(block: Block, _: pytest.CaptureFixture[str]) -> None:
     assert not failed, f"{block.place}\n{said.getvalue()}"
 
 
-SESSIONS: dict[Path, dict[str, object]] = {}
 RUNNERS: dict[str, Callable[[Block, pytest.CaptureFixture[str]], None]] = {
     "sh": _shell,
     "python": _python,
@@ -106,6 +109,21 @@ RUNNERS: dict[str, Callable[[Block, pytest.CaptureFixture[str]], None]] = {
     "toml": _toml,
     "yaml": _yaml,
 }
+
+
+@pytest.fixture(autouse=True)
+def registries(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a page registers goes with it. (The operators of training are loaded with torch, where a page needs it.)"""
+    if "CONTRIBUTING.md" not in request.node.name:
+        yield
+        return
+    from netadapt_onnx.training.ops import registry
+
+    kept = [(place, dict(place)) for place in (RULES, PROVIDERS, registry._FUNCTIONS)]
+    yield
+    for place, content in kept:
+        place.clear()  # type: ignore[attr-defined]
+        place.update(content)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=named)

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -69,6 +70,16 @@ def test_a_function_is_a_resource_and_a_run_remembers_its_measurements(task: tup
     assert again.measured == first.measured
     assert len(calls) == seen
     assert dry_run(*task, "custom=0.8x", resource_command=value, step=2).driver == "custom"
+
+
+def test_numbers_of_functions_may_be_numpys_but_must_be_numbers(task: tuple[Path, Path], tmp_path: Path) -> None:
+    def value(proto: onnx.ModelProto) -> float:
+        return np.int64(weights(proto))  # type: ignore[return-value]
+
+    assert adapt(*task, "custom=0.8x", tmp_path / "run", resource_command=value, **FAST).met
+    for wrong, told in ((None, "returned None"), (float("nan"), "returned nan")):
+        with pytest.raises(NetadaptError, match=told):
+            adapt(*task, "custom=0.8x", tmp_path / str(wrong), resource_command=lambda _, w=wrong: w, **FAST)
 
 
 def test_programs_that_do_not_measure_are_told(task: tuple[Path, Path], tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ WEBGPU = Provider(
     ),
 )
 
-PROVIDERS: Mapping[str, Provider] = {
+PROVIDERS: dict[str, Provider] = {
     family.ep: family for family in (CPU, CUDA, TENSORRT, OPENVINO, XNNPACK, COREML, NNAPI, QNN, DIRECTML, WEBGPU)
 }
 

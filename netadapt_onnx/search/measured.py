@@ -108,8 +108,26 @@ def values(
     if CUSTOM in asked:
         if command is None:
             raise NetadaptError("a budget for custom needs --resource-command", code="usage")
-        found[CUSTOM] = program(command) if isinstance(command, str) else command
+        found[CUSTOM] = program(command) if isinstance(command, str) else _finite(command)
     return found
+
+
+def _finite(function: Value) -> Value:
+    """The caller's function; its numbers may be numpy's. Raises NetadaptError for one that is no finite number."""
+
+    def value(proto: onnx.ModelProto) -> float:
+        given = function(proto)
+        try:
+            number = float(given)
+        except (TypeError, ValueError) as error:
+            raise NetadaptError(
+                f"resource_command returned {given!r}", hint="a finite number", code="resource"
+            ) from error
+        if not math.isfinite(number):
+            raise NetadaptError(f"resource_command returned {number}", hint="a finite number", code="resource")
+        return number
+
+    return value
 
 
 @dataclass(frozen=True)
