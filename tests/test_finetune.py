@@ -18,7 +18,10 @@ from onnx import numpy_helper
 import netadapt_onnx as na
 from models import Builder, plain
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.training.augmentation import augmented
 from netadapt_onnx.training.data import Dataset, Split
+from netadapt_onnx.training.initialise import initialised
+from netadapt_onnx.training.labels import UNLABELLED
 from netadapt_onnx.training.recipe import Average, Recipe, cosine, one_cycle, optimiser
 from netadapt_onnx.training.replicas import Replicas
 from netadapt_onnx.training.settings import Settings
@@ -290,3 +293,55 @@ def test_tensorboard_that_is_not_installed_is_named(
     with pytest.raises(NetadaptError, match="--tensorboard needs TensorBoard") as caught:
         na.finetune(*files, tmp_path / "o.onnx", tensorboard=tmp_path / "events")
     assert "netadapt-onnx[tensorboard]" in caught.value.hint
+
+
+def test_a_scale_behind_a_view_starts_at_one() -> None:
+    b = Builder()
+    drawn = np.linspace(2, 3, 8).astype(np.float32)
+    scale, shift = (b.constant(name, drawn) for name in ("scale", "shift"))
+    axes = b.constant("axes", np.array([1, 2], np.int64))
+    made = b.node("Mul", [b.conv("image", 3, 8), b.node("Unsqueeze", [scale, axes])])
+    made = b.node("Add", [made, b.node("Unsqueeze", [shift, axes])])
+    b.node("Relu", [made], output="y")
+    proto = b.model({"image": ("N", 3, 8, 8)}, {"y": ("N", 8, 8, 8)})
+    values = {t.name: numpy_helper.to_array(t) for t in initialised(proto, 0).graph.initializer}
+    assert (values["scale"] == 1).all()
+    assert (values["shift"] == 0).all()
+
+
+def test_an_average_of_the_weights_is_what_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    real = Average.add
+
+    def add(self: Average, state: dict[str, torch.Tensor]) -> None:
+        seen.append({name: value.detach().clone() for name, value in state.items()})
+        real(self, state)
+
+    monkeypatch.setattr(Average, "add", add)
+    result = train(network(), dataset(), epochs=2, batch_size=64, settings=FLOAT, recipe=Recipe(ema=0.5))
+    name = "conv1.weight"
+    wanted = next(numpy_helper.to_array(t) for t in network().graph.initializer if t.name == name).astype(np.float64)
+    for step, state in enumerate(seen, 1):
+        keep = min(0.5, step / (step + 10))
+        wanted = keep * wanted + (1 - keep) * state[name].numpy()
+    found = next(numpy_helper.to_array(t) for t in result.proto.graph.initializer if t.name == name)
+    assert np.abs(found - wanted).max() < 1e-5
+    assert np.abs(found - seen[-1][name].numpy()).max() > 1e-5
+
+
+def test_augmented_maps_of_classes_move_with_their_pictures() -> None:
+    x = np.random.default_rng(0).integers(1, 5, (6, 1, 16, 16))
+    inputs, labels = augmented({"image": x.astype(np.float32)}, x[:, 0], np.random.default_rng(1))
+    assert isinstance(labels, np.ndarray)
+    came_in = inputs["image"][:, 0] == 0
+    assert came_in.any()
+    assert (labels[came_in] == UNLABELLED).all()
+    assert (labels[~came_in] == inputs["image"][:, 0][~came_in]).all()
+    with pytest.raises(NetadaptError, match="cannot move labels that are maps of values; leave --augment out"):
+        augmented({"image": x.astype(np.float32)}, x[:, 0].astype(np.float32), np.random.default_rng(1))
+
+
+def test_finetune_with_augmentation_sees_other_pictures(files: tuple[Path, Path], tmp_path: Path) -> None:
+    plainly = na.finetune(*files, tmp_path / "a.onnx", epochs=1, lr=0.05)
+    moved = na.finetune(*files, tmp_path / "b.onnx", epochs=1, lr=0.05, augment=True)
+    assert weights(onnx.load(plainly.model)) != weights(onnx.load(moved.model))

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -71,3 +78,33 @@ def test_fronts_that_take_too_much_are_not_kept() -> None:
     some = Prefixes(found.folded.proto, fronts, split, most_bytes=70 * 8 * 64 * 4)
     rest, _ = some.shortened(found.folded.proto)
     assert len(rest.graph.node) < len(found.folded.proto.graph.node)
+
+
+KILLED = """
+import os, signal
+import numpy as np
+import models
+from netadapt_onnx.training.data import Split
+from netadapt_onnx.training.prefix import Prefixes, front_of
+
+proto = models.plain((8, 8, 8), size=16)
+split = Split({"image": np.zeros((70, 3, 16, 16), np.float32)}, np.zeros(70, np.int64))
+prefixes = Prefixes(proto, [front_of(proto, {"conv2.weight"})], split)
+assert prefixes.shortened(proto)[1] is not split
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_nothing_stays_of_a_process_that_is_killed(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", KILLED], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_an_error_and_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = trace(fold(models.plain((8, 8), size=16)))
+    monkeypatch.setattr(tempfile, "TemporaryFile", partial(Path("/dev/full").open, "r+b"))
+    with pytest.raises(OSError, match="No space left"):
+        Prefixes(found.folded.proto, [_front(found, group) for group in found.prunable], samples())

@@ -16,6 +16,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import input_specs, load
 from netadapt_onnx.runtime import Arrays, random_inputs, run, session
+from netadapt_onnx.training.initialise import initialised
 from netadapt_onnx.training.torch_graph import TorchGraph
 from netadapt_onnx.training.weights import trainable
 
@@ -28,7 +29,12 @@ REAL = [
     "qonnx_mnist_conv",
     "ultraface_rfb320_simplified",
     "ultraface_slim320",
+    "bodypix_mnv1_050_s16",
+    "light_resnet50",
+    "light_squeezenet",
 ]
+# What a file leaves open, as small as the model takes.
+OPEN = {"bodypix_mnv1_050_s16": {"input": (1, 97, 97, 3)}}
 
 
 def in_torch(graph: TorchGraph, inputs: Arrays) -> Arrays:
@@ -58,8 +64,10 @@ def test_outputs_equal_onnxruntime(build: Callable[[], onnx.ModelProto], batch: 
 @pytest.mark.parametrize("name", REAL)
 def test_real_models_equal_onnxruntime_with_any_batch(name: str, real_models: Path) -> None:
     proto = load(real_models / f"{name}.onnx").proto
-    graph = TorchGraph(fold(proto).proto).eval()
-    singles = [random_inputs(input_specs(proto), seed) for seed in range(2)]
+    if name.startswith("light"):  # all of its weights are one constant: no output would depend on the input
+        proto = initialised(fold(proto).proto, 0)
+    graph = TorchGraph(fold(proto, OPEN.get(name)).proto).eval()
+    singles = [random_inputs(input_specs(proto, OPEN.get(name)), seed) for seed in range(2)]
     active = session(proto)
     wanted = [run(active, inputs) for inputs in singles]
     found = in_torch(graph, {k: np.concatenate([inputs[k] for inputs in singles]) for k in singles[0]})

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.training.weights import trainable
+from netadapt_onnx.training.weights import VIEWS, trainable
 
 RECURRENT = {"LSTM", "GRU", "RNN"}
 EMBEDDING_STD = 0.02
@@ -34,6 +34,8 @@ def initialised(proto: onnx.ModelProto, seed: int) -> onnx.ModelProto:
         if tensor.name not in readers:
             continue
         node, slot = readers[tensor.name]
+        while node.op_type in VIEWS and kinds.get(tensor.name) != "weight" and node.output[0] in readers:
+            node, slot = readers[node.output[0]]  # a scale behind an Unsqueeze is still one
         values = _fresh(node, slot, tensor, kinds.get(tensor.name), rng)
         if values is not None:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)

@@ -1,17 +1,17 @@
 """What a model computes in front of a change, kept: variants of one model are then judged, or trained, from there on.
 
 The activations between the front and the rest become the samples, the rest becomes the model. A front is derived by
-reachability; the activations of all fronts come from one pass and lie in memory-mapped files. Imports no torch.
+reachability; the activations of all fronts come from one pass and lie in memory-mapped files without a name: however
+this process ends, nothing of them stays. Imports no torch.
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-import weakref
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import onnx
@@ -63,8 +63,6 @@ class Prefixes:
         inputs = {value.name for value in base.graph.input}
         candidates = [_Kept(front, tuple(boundary(base, front))) for front in sorted(set(fronts), key=_depth)]
         candidates = [kept for kept in candidates if kept.front and not split.varies and not put_out & set(kept.names)]
-        self._folder = tempfile.mkdtemp(prefix="netadapt-prefix-")
-        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         usable = self._bytes([n for kept in candidates for n in kept.names if n not in inputs]) if candidates else {}
         self._kept: list[_Kept] = []
         total, stored = 0, set[str]()
@@ -126,18 +124,21 @@ class Prefixes:
         count, example = len(self._split), self._split.batch(slice(0, 1))
         active = session(between(self._base, example, names))
         wanted = {value.name for value in active.get_inputs()}
-        for start in range(0, count, self._size):
-            index = np.arange(start, start + self._size)
-            index = np.minimum(index, count - 1) if self._fixed else index[index < count]
-            inputs = {name: value for name, value in self._split.batch(index).items() if name in wanted}
-            for name, value in run(active, inputs, names).items():
-                if name not in arrays:
-                    path = Path(self._folder) / f"{len(arrays)}.npy"
-                    arrays[name] = np.lib.format.open_memmap(
-                        path, mode="w+", dtype=value.dtype, shape=(count, *value.shape[1:])
-                    )
-                rows = min(len(value), count - start)
-                arrays[name][start : start + rows] = value[:rows]
+        with ExitStack() as opened:
+            files: dict[str, tuple[IO[bytes], np.dtype[Any], tuple[int, ...]]] = {}
+            for start in range(0, count, self._size):
+                index = np.arange(start, start + self._size)
+                index = np.minimum(index, count - 1) if self._fixed else index[index < count]
+                inputs = {name: value for name, value in self._split.batch(index).items() if name in wanted}
+                for name, value in run(active, inputs, names).items():
+                    if name not in files:
+                        made = opened.enter_context(tempfile.TemporaryFile())
+                        files[name] = made, value.dtype, (count, *value.shape[1:])
+                    # Written, not mapped yet: a full disk is an error here, and a killed process there.
+                    files[name][0].write(np.ascontiguousarray(value[: count - start]).data)
+            for name, (file, dtype, shape) in files.items():
+                file.flush()
+                arrays[name] = np.memmap(file, dtype, "r", shape=shape)
         return arrays
 
 

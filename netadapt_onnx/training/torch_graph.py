@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import netadapt_onnx.training.ops  # noqa: F401  registers the ops
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import declared_shape
+from netadapt_onnx.training.fused import fused
 from netadapt_onnx.training.ops.registry import DTYPES, Function, Node, is_training_aware, lookup
 from netadapt_onnx.training.weights import Kind, running_statistics, trainable
 
@@ -54,7 +55,8 @@ class TorchGraph(nn.Module):
         for index, tensor in enumerate(proto.graph.initializer):
             self._register(tensor, f"tensor_{index}", statistics)
         self._nodes = self._fold_constants(_read_nodes(proto))
-        self._steps = self._plan()
+        self._steps = self._plan(self._nodes)
+        self._fast = self._plan(*fused(self._nodes, self.output_names))
         self._observer: Observer | None = None
         self._gates: Mapping[str, Sequence[tuple[int, Tensor]]] = {}
         self._declared_batch = _fixed_batch(proto)
@@ -101,7 +103,8 @@ class TorchGraph(nn.Module):
         scale = 1.0
         if self._declared_batch:
             scale = inputs[self.input_names[0]].shape[0] / self._declared_batch
-        for step in self._steps:
+        # Who looks at single nodes finds every one of them.
+        for step in self._steps if self._gates or self._observer else self._fast:
             arguments = [values[name] if name else None for name in step.node.inputs]
             for slot, gate in self._gates.get(step.node.outputs[0], ()):
                 value = arguments[slot]
@@ -193,18 +196,25 @@ class TorchGraph(nn.Module):
             self._fixed.update((n, v) for n, v in zip(node.outputs, outputs, strict=False) if n)
         return kept
 
-    def _plan(self) -> list[_Step]:
+    def _plan(self, nodes: Sequence[Node], functions: Mapping[str, Function] | None = None) -> list[_Step]:
+        """Steps for nodes; `functions` by first output come before those of their ops."""
         last: dict[str, int] = {}
-        for i, node in enumerate(self._nodes):
+        for i, node in enumerate(nodes):
             last.update((name, i) for name in (*node.inputs, *node.outputs))
         for name in self.output_names:
             last.pop(name, None)
         release: dict[int, list[str]] = {}
         for name, i in last.items():
             release.setdefault(i, []).append(name)
+        own = functions or {}
         return [
-            _Step(node, _function(node), is_training_aware(node.domain, node.op), tuple(release.get(i, ())))
-            for i, node in enumerate(self._nodes)
+            _Step(
+                node,
+                own.get(node.outputs[0]) or _function(node),
+                is_training_aware(node.domain, node.op),
+                tuple(release.get(i, ())),
+            )
+            for i, node in enumerate(nodes)
         ]
 
     def _probe(self, proto: onnx.ModelProto) -> None:

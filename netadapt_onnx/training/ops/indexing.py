@@ -18,6 +18,8 @@ def _wrap(indices: Tensor, size: int, like: Tensor) -> Tensor:
 def gather(node: Node, x: Tensor, indices: Tensor) -> Tensor:
     """Replace `axis` by the axes of `indices`."""
     axis = node.attribute("axis", 0) % x.dim()
+    if 1 in node.constants and not indices.dim():
+        return x.select(axis, int(node.constants[1]))  # a view; its gradient is a copy, not a scatter
     chosen = _wrap(indices, x.shape[axis], x)
     y = x.index_select(axis, chosen.reshape(-1))
     return y.reshape((*x.shape[:axis], *chosen.shape, *x.shape[axis + 1 :]))
