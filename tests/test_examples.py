@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -76,6 +77,13 @@ def test_digits(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = run_script("digits.py", capsys)
     assert "at least" in out
     assert "the limit is" in out
+
+
+@pytest.mark.slow
+def test_a_task_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = re.findall(r"r2 on test: (.*) -> (.*)", run_script("custom_task.py", capsys))[0]
+    assert float(before) > 0.8 and float(after) > float(before) - 0.15
+    assert netadapt_onnx.evaluate("custom/run/model.onnx", f"{EXAMPLES / 'custom_task.py'}:task", timed=False)
 
 
 @pytest.mark.slow
