@@ -27,6 +27,7 @@ from models import channels_last, plain
 from netadapt_onnx import cli, config
 from netadapt_onnx.profilers.providers import PROVIDERS
 from netadapt_onnx.surgery.rules import RULES
+from test_report import finished
 
 PAGES = pages()
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -202,6 +203,15 @@ def test_the_picture_is_what_surgery_finds() -> None:
     folder = REPOSITORY / "docs" / "pictures"
     drawing = runpy.run_path(str(folder / "labels.py"))["drawing"]
     assert (folder / "labels.svg").read_text(encoding="utf-8") == drawing(), "run python docs/pictures/labels.py"
+
+
+def test_the_picture_of_a_result_is_drawn_from_a_run(tmp_path: Path) -> None:
+    drawing = runpy.run_path(str(REPOSITORY / "docs" / "pictures" / "result.py"))["drawing"]
+    drawn = drawing(finished(tmp_path))
+    for text in ("macs", "original", "proposal", "accepted", "result"):
+        assert text in drawn
+    committed = (REPOSITORY / "docs" / "pictures" / "result.svg").read_text(encoding="utf-8")
+    assert "top1 (test) 88.5 % → 87.3 %" in committed and "<script" not in committed
 
 
 @pytest.mark.parametrize("name", REFERENCE["PAGES"])

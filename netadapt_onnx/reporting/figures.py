@@ -10,6 +10,9 @@ from netadapt_onnx.reporting.story import Story
 
 # Charts show so many layers, those that take longest; the table beside them has all.
 MOST_BARS = 40
+# The models that a run met, in the order of the legend: what was only tried stays in the background.
+KINDS = {"original": "#4c78a8", "proposal": "#9aa0a6", "accepted": "#e45756", "result": "#2a9d55"}
+COUNTED = ("macs", "params", "size", "memory")
 UNITS = {"latency": "ms", "size": "bytes", "memory": "bytes", "energy": "mJ"}
 
 
@@ -28,7 +31,12 @@ def accuracy_against(story: Story, resource: str) -> charts.Spec:
         if resource in p.resources
     ]
     axes = charts.axes(x, y, "model", ())
+    axes["color"]["scale"] = {"domain": list(KINDS), "range": list(KINDS.values())}
+    if resource in COUNTED:
+        axes["x"]["axis"]["format"] = "~s"
     tips = {"tooltip": [{"field": name} for name in (x, y, "model", "iteration", "group")]}
+    tried = {"condition": {"test": "datum.model == 'proposal'", "value": 0.6}, "value": 1}
+    end = {"condition": {"test": "datum.model == 'result' || datum.model == 'original'", "value": 90}, "value": 36}
     path = [row for row in rows if row["model"] in ("original", "accepted")]
     # Points come last, on top, where the mouse finds them.
     line = {"type": "line", "strokeDash": [4, 3], "color": "gray"}
@@ -38,7 +46,8 @@ def accuracy_against(story: Story, resource: str) -> charts.Spec:
     if limits:
         rule = {"mark": {"type": "rule", "color": "crimson"}, "encoding": {"x": {"field": x, "type": "quantitative"}}}
         layers.append({"data": {"values": [{x: limit} for limit in limits]}, **rule})
-    layers.append({"mark": {"type": "point", "filled": True, "size": 40, "opacity": 0.7}, "encoding": {**axes, **tips}})
+    marks = {**axes, **tips, "opacity": tried, "size": end}
+    layers.append({"mark": {"type": "point", "filled": True}, "encoding": marks})
     return charts.layered(rows, f"accuracy against {resource}; the line is the budget", layers)
 
 
