@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netadapt_onnx.profilers.fit import Stairs, choose_stairs, fit_curve, nonnegative
+from netadapt_onnx.profilers.fit import ALL, Stairs, choose_stairs, choose_telling, fit_curve, nonnegative
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -45,6 +45,21 @@ def test_unseen_widths_are_predicted() -> None:
     curve = fit_curve(widths, {"": us * rng.normal(1.0, 0.01, len(us))}, Stairs(16, 4))
     unseen, expected = simulated(rng, 100)
     assert np.abs(curve(unseen) / expected - 1).mean() < 0.03
+
+
+def test_only_what_makes_a_difference_parts_the_cells() -> None:
+    """Inputs off the alignment cost double, outputs off it nothing: so rare outputs are priced by all the others."""
+    rng = np.random.default_rng(2)
+    widths, us = simulated(rng, 60)
+    telling = choose_telling([(widths, us * rng.normal(1.0, 0.01, len(us)))], Stairs(16, 4), 16)
+    assert telling & 2  # the bit of inputs off the alignment
+    assert not telling & 8  # and that of outputs
+    unseen, expected = simulated(rng, 200)
+    errors = {}
+    for bits in (telling, ALL):
+        curve = fit_curve(widths, {"": us}, Stairs(16, 4), None, {"": bits})
+        errors[bits] = np.abs(curve(unseen) / expected - 1)[unseen[:, 1] % 4 > 0].mean()
+    assert errors[telling] < min(0.01, errors[ALL])
 
 
 def test_a_class_without_cells_costs_what_the_next_aligned_widths_cost() -> None:

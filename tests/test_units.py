@@ -56,6 +56,15 @@ def test_versions_that_fuse_differently_share_units() -> None:
     assert units["conv2"].name == "conv2"
 
 
+def test_layers_with_weights_are_units_of_their_own_whichever_takes_the_sum() -> None:
+    layers = Layers(fold(residual(16)).proto)
+    one, other = ("conv1", "bn1", "add1", "relu3"), ("conv3", "add1", "relu3")
+    units = layers.units([one, ("conv3",), ("conv1", "bn1"), other])
+    assert units["conv1"].name == "conv1"
+    assert units["conv3"].name == "conv3"
+    assert units["add1"] == units["relu3"] == units["conv1"]
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_cut_model_is_of_the_same_family(name: str) -> None:
     found = trace(fold(ALL[name]()))

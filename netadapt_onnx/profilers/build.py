@@ -207,7 +207,7 @@ def batch_job(
         seconds,
         min(numbers),
         shard,
-        ANCHORS,
+        anchors,
     )
 
 

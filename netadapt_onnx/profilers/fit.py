@@ -23,7 +23,11 @@ ROBUST = 4
 # Alignments are equally good if they leave no more than this share of the time unexplained beyond the best.
 UNEXPLAINED = 0.002
 # A class of widths with fewer cells than this borrows the common curve.
-FEWEST = 8
+FEWEST = 12
+# Parts of the cells that take turns in being left out.
+FOLDS = 4
+# Every bit of a class.
+ALL = -1
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,14 @@ class Stairs:
         last = w[:, -2] * b[:, -1]
         return np.concatenate([one[:, None], w, b, last[:, None]], 1)
 
-    def classes(self, widths: Ints) -> Ints:
-        """(n, k) widths -> (n,): for each width whether it is narrower than a block, and whether it is not aligned."""
+    def classes(self, widths: Ints, telling: int = ALL) -> Ints:
+        """(n, k) widths -> (n,): for each width whether it is narrower than a block, and whether it is not aligned.
+
+        `telling`: which of these 2k bits make a difference.
+        """
         kinds = 2 * (widths % self.alignment != 0) + (widths < self.block)
         code: Ints = (kinds * 4 ** np.arange(widths.shape[1])).sum(1)
-        return code
+        return code & telling
 
     def aligned(self, widths: Ints) -> Ints:
         """Widths raised to the next multiple of the alignment."""
@@ -71,6 +78,7 @@ class KernelCurve:
     `stairs` tell classes of widths, `steps` the terms: each kernel has a channel block of its own. `common` fits the
     regular widths; `own` are the classes with cells enough for terms of their own; `near` those with a few cells, as an
     offset, a multiple of `common`, and a price per product of widths. `shares`: by class, how often the kernel ran.
+    `telling`: the bits of a class that make a difference to this kernel.
     """
 
     stairs: Stairs
@@ -79,10 +87,11 @@ class KernelCurve:
     own: dict[int, Floats]
     near: dict[int, Floats]
     shares: dict[int, float]
+    telling: int = ALL
 
     def __call__(self, widths: Ints) -> Floats:
         """(n, k) widths -> (n,) microseconds. A class without any cell costs what the next aligned widths cost."""
-        classes = self.stairs.classes(widths)
+        classes = self.stairs.classes(widths, self.telling)
         unseen = ~np.isin(classes, list(self.shares))
         widths = np.where(unseen[:, None], self.stairs.aligned(widths), widths)
         terms = self.steps.features(widths)
@@ -135,24 +144,31 @@ def fit_curve(
     us: Mapping[str, Floats],
     stairs: Stairs,
     blocks: Mapping[str, int] | None = None,
+    telling: Mapping[str, int] | None = None,
     *,
     rounds: int = ROBUST,
 ) -> Curve:
     """Fit a kind of unit to its cells. `us`: by kernel the times of all rows, NaN where it did not run.
 
-    `blocks`: the channel block of each kernel; without, that of `stairs`. `rounds`: how often outliers are reweighted.
+    `blocks`: the channel block of each kernel; without, that of `stairs`. `telling`: the bits of classes that make a
+    difference to it; without, all. `rounds`: how often outliers are reweighted.
     """
     steps = {name: Stairs((blocks or {}).get(name, stairs.block), stairs.alignment) for name in us}
-    kernels = tuple(_fit_kernel(widths, times, stairs, steps[name], rounds) for name, times in us.items())
+    kernels = tuple(
+        _fit_kernel(widths, times, stairs, steps[name], rounds, (telling or {}).get(name, ALL))
+        for name, times in us.items()
+    )
     curve = Curve(stairs, kernels, 0.0)
     totals = np.nansum(list(us.values()), 0)
     off = np.abs(curve(widths) - totals) / np.maximum(totals, 0.2 * totals.max() + 0.5)
     return replace(curve, spread=float(np.quantile(off, 0.95)))
 
 
-def _fit_kernel(widths: Ints, times: Floats, stairs: Stairs, steps: Stairs, rounds: int = 1) -> KernelCurve:
+def _fit_kernel(
+    widths: Ints, times: Floats, stairs: Stairs, steps: Stairs, rounds: int = 1, telling: int = ALL
+) -> KernelCurve:
     """Least squares in relative error with coefficients >= 0, class by class where there are cells enough."""
-    classes = stairs.classes(widths)
+    classes = stairs.classes(widths, telling)
     ran = ~np.isnan(times)
     codes, counts = np.unique(classes, return_counts=True)
     shares = {int(c): float(ran[classes == c].mean()) for c in codes[np.argsort(-counts)]}
@@ -174,7 +190,7 @@ def _fit_kernel(widths: Ints, times: Floats, stairs: Stairs, steps: Stairs, roun
             few = _few_terms(base[chosen], rows[chosen])
             few[:, max(1, chosen.sum() // 2) :] = 0.0  # two cells tell a factor, not an offset or a slope
             near[int(code)] = _relative_fit(few, us[chosen], rounds)
-    return KernelCurve(stairs, steps, common, own, near, shares)
+    return KernelCurve(stairs, steps, common, own, near, shares, telling)
 
 
 def _few_terms(base: Floats, widths: Ints) -> Floats:
@@ -221,14 +237,43 @@ def choose_block(pools: Sequence[tuple[Ints, Floats]], stairs: Stairs, cells: in
     return min((stairs.block, *BLOCKS), key=loss)
 
 
+def choose_telling(pools: Sequence[tuple[Ints, Floats]], stairs: Stairs, block: int) -> int:
+    """The bits of classes that make a difference to one kernel, as cells tell that were left out of the fit.
+
+    `pools`: widths (n, k), of the same k, and times (NaN: did not run). A bit without which the others are predicted as
+    well would only part cells that belong together. The last width, the result's, is tried first: it matters least.
+    """
+    steps = Stairs(block, stairs.alignment)
+
+    def loss(telling: int) -> float:
+        total = 0.0
+        for widths, us in pools:
+            for fold in range(FOLDS):
+                out = np.arange(len(us)) % FOLDS == fold
+                if out.all() or np.isnan(us[~out]).all():
+                    continue
+                found = _fit_kernel(widths[~out], us[~out], stairs, steps, 1, telling)(widths[out])
+                total += float(np.abs(found - np.nan_to_num(us[out])).sum())
+        return total
+
+    bits: int = 2 * pools[0][0].shape[1]
+    telling = (1 << bits) - 1
+    best = loss(telling)
+    for bit in reversed(range(bits)):
+        less = telling & ~(1 << bit)
+        if (without := loss(less)) <= best:
+            telling, best = less, without
+    return telling
+
+
 def _thinned(widths: Ints, us: Floats, cells: int) -> tuple[Ints, Floats]:
     stride = max(1, len(us) // cells)
     return widths[::stride], us[::stride]
 
 
 def _relative_fit(terms: Floats, us: Floats, rounds: int) -> Floats:
-    """Fit in relative error; times far below the largest count as if they were a fifth of it."""
-    floor = 0.2 * us.max() + 0.5
+    """Fit in relative error; times far below the largest count as if they were a tenth of it."""
+    floor = 0.1 * us.max() + 0.5
     return robust_nonnegative(terms, us, np.minimum(1.0, us / floor), rounds)
 
 

@@ -14,16 +14,8 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.fit import (
-    Curve,
-    Floats,
-    Ints,
-    Stairs,
-    choose_block,
-    choose_stairs,
-    fit_curve,
-    robust_nonnegative,
-)
+from netadapt_onnx.profilers.fit import Floats, Stairs, robust_nonnegative
+from netadapt_onnx.profilers.pools import Pool, pooled
 from netadapt_onnx.profilers.session import Fingerprint, differences
 from netadapt_onnx.profilers.timing import Timing
 from netadapt_onnx.profilers.units import Layers, Unit, attributes
@@ -264,7 +256,7 @@ class Table:
         rows: dict[str, dict[int, list[int]]] = {}
         sums: dict[str, dict[str, dict[int, float]]] = {}
         for cell, us in zip(self.cells, self._times, strict=True):
-            unit = self.units[cell.layers[0]]
+            unit = self.units[self.layers.main(cell.layers)]
             total = sums.setdefault(unit.name, {}).setdefault(cell.kernel, {})
             total[cell.model] = total.get(cell.model, 0.0) + us
             if unit.name in cell.layers:
@@ -280,18 +272,7 @@ class Table:
 
     @cached_property
     def _pools(self) -> tuple[Pool, ...]:
-        by_kind: dict[tuple[object, ...], list[tuple[Unit, Ints, dict[str, Floats]]]] = {}
-        for name, (_, dims, us) in self._samples.items():
-            unit = self.units[name]
-            rows = np.array(dims, np.int64)
-            varies = (rows != rows[0]).any(0)
-            fixed = tuple(None if v else int(d) for v, d in zip(varies, rows[0], strict=True))
-            by_kind.setdefault((unit.kind, fixed), []).append((unit, rows, us))
-        drafts = [_draft(members) for members in by_kind.values()]
-        stairs = choose_stairs([(d.widths, d.us) for d in drafts])
-        kernels = dict.fromkeys(kernel for d in drafts for kernel in d.us)
-        blocks = {k: choose_block([(d.widths, d.us[k]) for d in drafts if k in d.us], stairs) for k in kernels}
-        return tuple(Pool(d.units, d.columns, fit_curve(d.widths, d.us, stairs, blocks)) for d in drafts)
+        return pooled([(self.units[name], dims, us) for name, (_, dims, us) in self._samples.items()])
 
     @cached_property
     def _calibration(self) -> tuple[float, float]:
@@ -322,46 +303,6 @@ class Table:
         slope, offset = self._calibration
         ratios = np.array([whole.ratio for whole in self.wholes])
         return float(np.quantile(np.abs((slope * self._totals + offset) / ratios - 1), 0.95))
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Units of one kind: they share cells and a curve. `columns`: which dimensions of the main layer are its widths."""
-
-    units: tuple[Unit, ...]
-    columns: tuple[int, ...]
-    curve: Curve
-
-    def widths(self, unit: Unit, shapes: Shapes) -> list[int]:
-        """The unit's widths in a version with these shapes."""
-        dims = [d for name in unit.tensors for d in shapes[name]]
-        return [dims[column] for column in self.columns]
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """A pool before its curve is fitted: its units' cells together."""
-
-    units: tuple[Unit, ...]
-    columns: tuple[int, ...]
-    widths: Ints
-    us: Mapping[str, Floats]
-
-
-def _draft(members: Sequence[tuple[Unit, Ints, Mapping[str, Floats]]]) -> _Draft:
-    rows = np.concatenate([rows for _, rows, _ in members])
-    columns = _distinct(rows)
-    kernels = dict.fromkeys(kernel for *_, us in members for kernel in us)
-    us = {k: np.concatenate([us.get(k, np.full(len(rows), np.nan)) for _, rows, us in members]) for k in kernels}
-    return _Draft(tuple(unit for unit, *_ in members), tuple(columns), rows[:, columns], us)
-
-
-def _distinct(rows: Ints) -> list[int]:
-    """Columns that vary, each once."""
-    seen: dict[bytes, int] = {}
-    for column in np.flatnonzero((rows != rows[0]).any(0)):
-        seen.setdefault(rows[:, column].tobytes(), int(column))
-    return list(seen.values())
 
 
 def _no_table(path: Path) -> NetadaptError:

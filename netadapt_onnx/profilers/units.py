@@ -159,7 +159,11 @@ class Layers:
         return tuple(sorted(covered, key=self._order.__getitem__))
 
     def units(self, groups: Iterable[tuple[str, ...]]) -> dict[str, Unit]:
-        """The unit of every layer that occurs in `groups`: layers that share a group, in whatever version, share it."""
+        """The unit of every layer that occurs in `groups`: layers that share a group, in whatever version, share it.
+
+        But each layer with a weight is a unit of its own: a sum is fused into one conv or the other, and what either
+        costs depends on its own widths. Layers without a weight count with the first that has one.
+        """
         parent: dict[str, str] = {}
 
         def root(name: str) -> str:
@@ -172,10 +176,14 @@ class Layers:
         for group in groups:
             for name in group:
                 parent[root(name)] = root(group[0])
-        members: dict[str, list[str]] = {}
+        related: dict[str, list[str]] = {}
         for name in sorted(parent, key=self._order.__getitem__):
-            members.setdefault(root(name), []).append(name)
-        return {name: unit for names in members.values() for unit in [self._unit(names)] for name in names}
+            related.setdefault(root(name), []).append(name)
+        members: dict[str, list[str]] = {}
+        for names in related.values():
+            for name in names:
+                members.setdefault(name if self._weighted(name) else self.main(names), []).append(name)
+        return {name: unit for main, names in members.items() for unit in [self._unit(main, names)] for name in names}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -184,15 +192,17 @@ class Layers:
 
     def main(self, names: Sequence[str]) -> str:
         """The layer that decides what a kernel costs: the first with a weight, else the first."""
-        return next((n for n in names if not self._weights.isdisjoint(self._nodes[n].input)), names[0])
+        return next(filter(self._weighted, names), names[0])
+
+    def _weighted(self, name: str) -> bool:
+        return not self._weights.isdisjoint(self._nodes[name].input)
 
     def tensors(self, name: str) -> tuple[str, ...]:
         """Operands and first result of a layer."""
         node = self._nodes[name]
         return tuple(tensor for tensor in [*node.input, node.output[0]] if tensor)
 
-    def _unit(self, names: Sequence[str]) -> Unit:
-        main = self.main(names)
+    def _unit(self, main: str, names: Sequence[str]) -> Unit:
         node = self._nodes[main]
         ops = "+".join(self._nodes[n].op_type for n in names)
         kind = [ops, *(f"{k}={v}" for k, v in sorted(attributes(node).items()))]
