@@ -30,12 +30,17 @@ from netadapt_onnx.surgery import (
     KeptIndices,
     Trace,
     Verification,
+    known_branches,
     original_targets,
     plan_of,
+    prove_removal,
     read_plan,
+    read_removed,
     reconstruct_in_order,
     resize,
+    rewired,
     select,
+    traced_without,
     verify,
 )
 from netadapt_onnx.surgery.ranking import Block, at_share, counts_after, removal_order
@@ -116,11 +121,17 @@ def prune(
         prepare_output(plan_file(Path(output)), overwrite, source, data, plan)
     found = traced(source, shapes, batch_size, choices, consume=source is not model)
     require_prunable(source, found)
-    groups = list(found.prunable)
     count = CostModel(found.flat.proto)
     dense = count(found.flat.shapes)
+    removed = known_branches(found, read_removed(Path(plan)), str(plan)) if plan is not None else frozenset()
+    whole = found
+    if removed:
+        prove_removal(found.folded, removed)
+        found = traced_without(found, removed)
+        count = CostModel(found.flat.proto)
+    groups = list(found.prunable)
     metadata = provenance(source, command="prune")
-    note, met = "", True
+    note, met = f"without {', '.join(sorted(removed))}" if removed else "", True
     planned: dict[str, Array] | None = None
     samples = None if data is None else dataset_for(found.folded, data).train
     by = criterion_on(criterion, samples)
@@ -141,11 +152,11 @@ def prune(
     small = resize(found, kept)
     proof = verify(found, kept, pruned=small) if check or output is None else None
     if reconstruct and samples is not None:
-        small = _reconstructed(found, kept, samples)
+        small = _reconstructed(whole, found, kept, samples)
     written = None
     if output is not None and (proof is None or passed(proof)):
         written = save(small, output, metadata=metadata, overwrite=overwrite)
-        write_atomically(plan_file(written), plan_of(kept).encode())
+        write_atomically(plan_file(written), plan_of(kept, removed).encode())
     after = resources(
         count(found.resized_shapes(kept)), file_bytes(small) if written is None else written.stat().st_size
     )
@@ -186,9 +197,11 @@ def _check_data(data: str | os.PathLike[str] | None, criterion: str | Criterion,
         raise NetadaptError("nothing looks at --data", hint=hint, code="usage")
 
 
-def _reconstructed(found: Trace, kept: KeptIndices, samples: Split) -> onnx.ModelProto:
+def _reconstructed(whole: Trace, found: Trace, kept: KeptIndices, samples: Split) -> onnx.ModelProto:
+    """Cut `found`, which is `whole` or what is left of it without some branches."""
     inputs = samples.sample(CALIBRATION_SAMPLES).batch(slice(None))
-    return reconstruct_in_order(found, kept, inputs, original_targets(found, inputs))
+    changed = rewired(whole.folded, found.folded)
+    return reconstruct_in_order(found, kept, inputs, original_targets(whole, inputs), changed)
 
 
 def passed(proof: Verification) -> bool:

@@ -123,6 +123,9 @@ if TYPE_CHECKING:
 @click.option(
     "--prune-small", is_flag=True, help="Groups that cannot reach a step's target alone go as far as they can."
 )
+@click.option(
+    "--allow-block-removal", is_flag=True, help="Residual branches may go whole, where their sum can do without."
+)
 @click.option("--short-term", type=int, help="Training steps per proposal (finetune) or per winner (reconstruct).")
 @click.option("--short-term-lr", type=float, help="Their learning rate.")
 @click.option("--final-epochs", type=int, help="Training at the end.")
@@ -252,6 +255,7 @@ def text(result: AdaptResult, run: Path, model: Path, data: DataSource) -> str:
         history(run, found.metric),
         _models(result),
         render.table(changed, ["group", "channels before", "after"]),
+        f"without the branches {', '.join(result.removed)}" if result.removed else "",
         render.table(
             [
                 *render.cost_rows(asdict(result.before), asdict(result.after)),

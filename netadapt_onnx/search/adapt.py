@@ -34,16 +34,17 @@ from netadapt_onnx.search.executors.opening import IN_PROCESS, JOB_TIMEOUT_S, Gp
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.knapsack import ascending, ceilings_of, solve
 from netadapt_onnx.search.ladders import DEFAULT_STEP, Floors, Steps
-from netadapt_onnx.search.latency import LatencyGauge, TableGauge, built_table, loaded_table
+from netadapt_onnx.search.latency import LatencyGauge, TableGauge, built_table, loaded_table, spent_ms
 from netadapt_onnx.search.measured import MeasuredGauge, Value, fitted, values
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.places import Devices, Place, Tables, about, named_devices, named_tables, opened_places
 from netadapt_onnx.search.proposal import Amounts, Goal, Proposer
 from netadapt_onnx.search.provenance import file_hash, versions
+from netadapt_onnx.search.removal import branch_importances
 from netadapt_onnx.search.result import AdaptResult, DryRun, Planned
 from netadapt_onnx.search.run import Run
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS, Schedule
-from netadapt_onnx.search.subject import Predicted, Predictor, Subject, prepare
+from netadapt_onnx.search.subject import Predictor, Subject, prepare
 from netadapt_onnx.surgery import Criterion
 from netadapt_onnx.training.measured import criterion_on
 
@@ -79,6 +80,7 @@ def adapt(
     floor: Floors = (),
     finalists: int = 0,
     prune_small: bool = False,
+    allow_block_removal: bool = False,
     short_term: int | None = None,
     short_term_lr: float = SHORT_TERM_LR,
     final_epochs: int = FINAL_EPOCHS,
@@ -135,6 +137,7 @@ def adapt(
         floor=floor,
         finalists=finalists,
         prune_small=prune_small,
+        allow_block_removal=allow_block_removal,
         short_term=short_term,
         short_term_lr=short_term_lr,
         final_epochs=final_epochs,
@@ -256,7 +259,7 @@ def dry_run(
     budgets = asked.targets[0]
     subject = _prepared(model, data, asked)
     execution = execution_of(asked, subject)
-    predicted = {}
+    predicted, spent = {}, {}
     with (
         tempfile.TemporaryDirectory() as folder,
         opened_places(
@@ -278,15 +281,15 @@ def dry_run(
                     Path(folder), subject.trace, execution, asked.seed, progress or _quiet, place.device, place.resource
                 )
             predicted[place.resource] = found.predict
+            spent[place.resource] = partial(spent_ms, found)
             if any(b.resource == place.resource for b in budgets):
                 subject = subject.aligned(found.stairs.alignment, partial(best_counts, found, subject.trace))
     for resource, value in values(budgets, resource_command, subject.trace, execution).items():
         predicted[resource] = fitted(subject.trace, resource, value, asked.seed, lambda _, make: make()).predict
-    return _first_iteration(subject, asked, predicted)
+    return _first_iteration(subject, asked, Predictor(subject.trace, 0, predicted, subject.branches, spent))
 
 
-def _first_iteration(subject: Subject, asked: Arguments, predicted: Mapping[str, Predicted]) -> DryRun:
-    predict = Predictor(subject.trace, predicted=predicted)
+def _first_iteration(subject: Subject, asked: Arguments, predict: Predictor) -> DryRun:
     current = predict(subject.widths)
     original = current | {"size": float(subject.model.size_bytes)}
     limits = {b.resource: b.limit(original[b.resource]) for b in asked.targets[0]}
@@ -312,7 +315,9 @@ def _first_round(
     by = criterion_on(asked.criterion, None if subject.data is None else subject.data.train, asked.seed)
     ceilings = ceilings_of(current, limits)
     widths = subject.widths
-    chosen = solve(subject.ladders, widths, ascending(subject.trace, by), predict, ceilings)
+    scores = ascending(subject.trace, by)
+    scores |= branch_importances(subject.branches, scores)
+    chosen = solve(subject.ladders, widths, scores, predict, ceilings)
     driver = max(limits, key=lambda name: current[name] / limits[name])
     then = predict(chosen)
     planned = tuple(Planned(name, (widths[name], n), then) for name, n in chosen.items() if n != widths[name])

@@ -28,7 +28,6 @@ from netadapt_onnx.search.run import Lines, Run, write_json
 from netadapt_onnx.search.schedule import Schedule
 from netadapt_onnx.search.standing import Standing, excess
 from netadapt_onnx.search.subject import Predictor, Subject
-from netadapt_onnx.surgery import resize, select
 
 RESULT_FILE, HISTORY_FILE, TRAINED_FILE = "result.json", "history.jsonl", "trained.onnx"
 CHECKPOINT_FILE, TRAINING_LOG_FILE = "training.checkpoint", "training.jsonl"
@@ -65,11 +64,13 @@ class Adaptation:
         metadata = _said(subject, arguments)
         # Reserved whatever a resume changes: its predictions must be those of a run that was not stopped.
         extra = stored_bytes(_said(subject, arguments.wordiest()))
-        self._predict = Predictor(subject.trace, extra, {name: gauge.predicted for name, gauge in gauges.items()})
+        predicted = {name: gauge.predicted for name, gauge in gauges.items()}
+        spent = {name: gauge.spent_ms for name, gauge in gauges.items()}
+        self._predict = Predictor(subject.trace, extra, predicted, subject.branches, spent)
         self._outcome = Outcome(run, subject, arguments, self._gauges, self._judge, self._predict, metadata)
         self._standing = Standing(progress)
         self._candidates = Candidates(
-            run, subject.trace, arguments, self._judge, subject.data, executor, self._standing
+            run, subject.trace, arguments, self._judge, subject.data, executor, self._standing, subject.branches
         )
 
     def result(self) -> AdaptResult:
@@ -247,11 +248,11 @@ class Adaptation:
 
     def _smallest(self, problem: Problem) -> dict[str, float]:
         """What the narrowest model costs; if the table thinks it too slow, the device is asked."""
-        trace, widths = self._subject.trace, self._subject.floor
+        widths = self._subject.floor
         floor = {n: amount * problem.start.correction.get(n, 1.0) for n, amount in self._predict(widths).items()}
         for name, gauge in self._gauges.items():
             if floor[name] > problem.limits.get(name, float("inf")):
-                floor[name] = gauge.smallest(resize(trace, select(trace, widths, "first")))
+                floor[name] = gauge.smallest(self._subject.smallest())
         return floor
 
     def _jump(self, problem: Problem, floor: dict[str, float]) -> Step:

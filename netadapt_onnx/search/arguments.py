@@ -58,6 +58,7 @@ class Arguments:
     floor: Floors = ()
     finalists: int = 0
     prune_small: bool = False
+    allow_block_removal: bool = False
     short_term: int | None = None
     short_term_lr: float = SHORT_TERM_LR
     final_epochs: int = FINAL_EPOCHS

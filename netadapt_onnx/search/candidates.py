@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from netadapt_onnx.search.jobs import LOG, Job, forget, run_jobs
 from netadapt_onnx.search.judge import Judge
 from netadapt_onnx.search.knapsack import ascending
 from netadapt_onnx.search.proposal import Proposal, Widths
+from netadapt_onnx.search.removal import branch_importances, removed
 from netadapt_onnx.search.run import Run, write_atomically, write_json
-from netadapt_onnx.surgery import Trace, plan_of, select, verify
+from netadapt_onnx.surgery import Branch, Trace, plan_of, prove_removal, select, verify
 from netadapt_onnx.surgery import trace as traced
 from netadapt_onnx.training.data import Dataset
 from netadapt_onnx.training.measured import criterion_on
@@ -32,6 +34,27 @@ from netadapt_onnx.training.settings import Settings
 PROOF_RUNS = 2
 KEPT_FILE, PLAN_FILE = "kept.json", "plan.toml"
 Progress = Callable[[int, int, str], None]
+
+
+class Left(msgspec.Struct, frozen=True):
+    """`kept.json` of an iteration: the original's channels and branches that its model still has, or no longer."""
+
+    kept: Mapping[str, list[int]]
+    removed: list[str] = []
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A cut: of `start`, without some branches `base`, the channels `keep` stay.
+
+    In the original's terms `kept` stay then; `there` are the groups whose branches are not gone.
+    """
+
+    start: Base
+    base: Base
+    keep: Kept
+    kept: Kept
+    there: frozenset[str]
 
 
 class Candidates:
@@ -46,11 +69,14 @@ class Candidates:
         data: Dataset | None,
         executor: Executor,
         progress: Progress,
+        branches: Sequence[Branch] = (),
     ) -> None:
         self._run = run
         self._arguments = arguments
         self._data = data
         self._executor = executor
+        self._branches = tuple(branches)
+        self._there: dict[frozenset[str], frozenset[str]] = {}
         self._progress = progress
         self._criterion = criterion_on(arguments.criterion, None if data is None else data.train, arguments.seed)
         self._original = Base(original, {})
@@ -83,8 +109,9 @@ class Candidates:
             self._base = Base(self._original.trace, {})
         else:
             folder = self._run.iteration(iteration)
-            kept = msgspec.json.decode((folder / KEPT_FILE).read_bytes(), type=dict[str, list[int]])
-            self._base = Base(self._read(folder), {name: np.array(indices) for name, indices in kept.items()})
+            left = msgspec.json.decode((folder / KEPT_FILE).read_bytes(), type=Left)
+            kept = {name: np.array(indices) for name, indices in left.kept.items()}
+            self._base = Base(self._read(folder), kept, frozenset(left.removed))
         self._shared = (self._shared[0], Shared(self._base))
         self.iteration = iteration
 
@@ -129,15 +156,17 @@ class Candidates:
         """Make a proposal the current model; it and the channels it kept are on the disk when this returns."""
         folder = self._run.iteration(iteration)
         if not (folder / MODEL_FILE).exists():
-            base, keep = self._selected(proposal.widths)
-            _prove(base.trace, keep, proposal)
+            chosen = self._selected(proposal.widths)
+            _prove(chosen, proposal)
             trained = [p for p in folder.glob(f"*/*/{MODEL_FILE}") if _is_of(p, proposal)]
             proto = load(trained[0]).proto if trained else self._made(iteration, proposal)
             if self._mend and self._arguments.short_term_steps and not trained:
                 proto = self._bench.trained(proto, self._training(), Here(threads=None))
-            kept = _kept_after(base.kept, keep)
-            write_json(folder / KEPT_FILE, {name: indices.tolist() for name, indices in kept.items()})
-            write_atomically(folder / PLAN_FILE, plan_of(kept).encode())
+            kept, base = chosen.kept, chosen.base
+            there = {name: indices for name, indices in kept.items() if name in chosen.there}
+            named = {name: indices.tolist() for name, indices in kept.items()}
+            write_json(folder / KEPT_FILE, Left(named, sorted(base.removed)))
+            write_atomically(folder / PLAN_FILE, plan_of(there, base.removed).encode())
             save(proto, folder / MODEL_FILE)
         for leftover in folder.glob(f"*/*/{MODEL_FILE}"):
             leftover.unlink()
@@ -146,7 +175,9 @@ class Candidates:
 
     def importances(self) -> dict[str, np.ndarray]:
         """Importance of every channel of the current model's groups, least first."""
-        return ascending(self.current, self._criterion)
+        scores = ascending(self.current, self._criterion)
+        left = [branch for branch in self._branches if branch.name not in self._base.removed]
+        return scores | branch_importances(left, scores)
 
     def forget(self, iteration: int) -> None:
         """Let go of an earlier iteration's model; its plan and what was tried stay."""
@@ -157,16 +188,18 @@ class Candidates:
 
         Where nothing was trained on the way, the original is cut anew and all of its layers are solved.
         """
-        base, keep = self._selected(proposal.widths)
+        chosen = self._selected(proposal.widths)
         anew = self._mend and not self._arguments.short_term_steps
-        if anew:
-            keep = _kept_after(base.kept, keep)
+        removed = chosen.base.removed
+        keep = {name: indices for name, indices in chosen.kept.items() if name in chosen.there}
         if not self._executor.apart:
-            return self._bench.solved(keep) if anew else self._bench.cut(base, keep, mended=self._mend)
+            if anew:
+                return self._bench.solved(keep, removed)
+            return self._bench.cut(chosen.base, chosen.keep, mended=self._mend)
         request = self._request(iteration, proposal, None) | {"want": "model"}
         if anew:
             indices = {name: kept.tolist() for name, kept in keep.items()}
-            request |= {"want": "solved", "base": "original", "keep": indices}
+            request |= {"want": "solved", "base": "original", "removed": sorted(removed), "keep": indices}
         (outcome,) = self._executor.run(attempt, self._shared, [request], lambda *_: None)
         if isinstance(outcome, Failed):
             raise NetadaptError(
@@ -182,29 +215,42 @@ class Candidates:
 
     def _request(self, iteration: int, proposal: Proposal, training: Training | None) -> dict[str, Any]:
         """What `attempt` is asked for."""
-        base, keep = self._selected(proposal.widths)
+        chosen = self._selected(proposal.widths)
         return {
             "iteration": iteration,
             "group": proposal.group,
             "channels": proposal.channels,
-            "base": "original" if base is self._original else "current",
-            "keep": {name: indices.tolist() for name, indices in keep.items()},
+            "base": "original" if chosen.start is self._original else "current",
+            "removed": sorted(chosen.base.removed - chosen.start.removed),
+            "keep": {name: indices.tolist() for name, indices in chosen.keep.items()},
             "mend": self._mend,
             "training": None if training is None else msgspec.to_builtins(training),
             "want": "accuracy",
         }
 
-    def _selected(self, widths: Widths) -> tuple[Base, dict[str, np.ndarray]]:
-        """What to cut to get these widths (the current model; or the original if channels are given back), and how."""
+    def _selected(self, widths: Widths) -> _Chosen:
+        """What to cut to get these widths (the current model; or the original if anything is given back), and how."""
+        gone = removed(self._branches, widths)
+        start = self._base if gone >= self._base.removed else self._original
+        base = start.without(gone - start.removed)
         # Not the traced widths: a group of one channel is no group any more, but may be given channels back.
         original = self._original.trace
-        now = {name: len(self.kept[name]) if name in self.kept else original.group(name).channels for name in widths}
-        more = {name: width for name, width in widths.items() if width > now[name]}
-        if not more:
-            fewer = {name: width for name, width in widths.items() if width < now[name]}
-            return self._base, select(self.current, fewer, self._criterion)
-        as_before = {name: indices for name, indices in self.kept.items() if name not in more}
-        return self._original, as_before | select(original, more, self._criterion)
+        if gone not in self._there:
+            self._there[gone] = frozenset(group.name for group in self._original.without(gone).trace.groups)
+        channels = {name: width for name, width in widths.items() if name in self._there[gone]}
+        now = {name: len(self.kept[name]) if name in self.kept else original.group(name).channels for name in channels}
+        more = {name: width for name, width in channels.items() if width > now[name]}
+        if more or start is not self._base:
+            start, base = self._original, self._original.without(gone)
+            as_before = {name: indices for name, indices in self.kept.items() if name not in more and name in channels}
+            rest = {n: w for n, w in channels.items() if n not in as_before and (n in more or w < now[n])}
+            keep = as_before | select(base.trace, rest, self._criterion)
+        else:
+            fewer = {name: width for name, width in channels.items() if width < now[name]}
+            keep = select(base.trace, fewer, self._criterion)
+        return _Chosen(
+            start, base, keep, _kept_after(self.kept if start is self._base else {}, keep), frozenset(channels)
+        )
 
     def _training(self) -> Training:
         """The short training of every proposal, or winner."""
@@ -231,9 +277,11 @@ def _kept_after(kept: Kept, keep: Kept) -> dict[str, np.ndarray]:
     return dict(kept) | {n: kept[n][indices] if n in kept else indices for n, indices in keep.items()}
 
 
-def _prove(trace: Trace, keep: Kept, proposal: Proposal) -> None:
+def _prove(chosen: _Chosen, proposal: Proposal) -> None:
     """Every accepted cut is proven, before anything is trained. Raises NetadaptError if pruned is not masked."""
-    proof = verify(trace, keep, runs=PROOF_RUNS)
+    if chosen.base is not chosen.start:
+        prove_removal(chosen.start.trace.folded, chosen.base.removed - chosen.start.removed)
+    proof = verify(chosen.base.trace, chosen.keep, runs=PROOF_RUNS)
     if not proof.exact:
         raise NetadaptError(
             f"the cut of group '{proposal.group}' to {proposal.channels} channels is not exact: tensor "

@@ -71,15 +71,14 @@ def write_training(run: Path, epochs: Sequence[TrainedEpoch]) -> None:
 def write_details(run: Path, original: Trace, result: Folded, gauges: Mapping[str, LatencyGauge]) -> None:
     """Record what became of each layer, beside the training that was recorded before."""
     owner = {layer: group.name for group in original.groups for layer in group.layers}
-    times = {
-        name: (gauge.spent_ms(original.folded.shapes), gauge.spent_ms(result.shapes)) for name, gauge in gauges.items()
-    }
+    shapes = {**original.folded.shapes, **result.shapes}  # a table asks for what went with a branch as well
+    times = {name: (gauge.spent_ms(original.folded.shapes), gauge.spent_ms(shapes)) for name, gauge in gauges.items()}
     left = {layer.name: layer for layer in _counted(result)}
     layers = []
     for layer in _counted(original.folded):
         now = left.get(layer.name)
         spent = {
-            name: (before[layer.name], after.get(layer.name, 0.0))
+            name: (before[layer.name], after.get(layer.name, 0.0) if now else 0.0)
             for name, (before, after) in times.items()
             if layer.name in before
         }

@@ -73,7 +73,7 @@ class Rungs:
             if op not in known:
                 hint = did_you_mean(op, known, f"groups hold {', '.join(known)}")
                 raise NetadaptError(f"--step {op}={self.steps[op]}: no group holds a layer of {op}", hint=hint)
-        frozen = {name for pattern in self.frozen for name in matching(trace, pattern, "--freeze")}
+        frozen = self._frozen(trace)
         floors: dict[str, int] = {}
         for pattern, amount, share in self.floors:
             for name in matching(trace, pattern, "--floor"):
@@ -91,6 +91,14 @@ class Rungs:
         if not made:
             raise NetadaptError("every group is frozen: nothing can be cut", hint="freeze fewer", code="usage")
         return tuple(made)
+
+    def held(self, trace: Trace) -> frozenset[str]:
+        """The groups that are frozen or have a floor of their own: they must not go with a branch."""
+        floored = {name for pattern, *_ in self.floors for name in matching(trace, pattern, "--floor")}
+        return self._frozen(trace) | floored
+
+    def _frozen(self, trace: Trace) -> frozenset[str]:
+        return frozenset(name for pattern in self.frozen for name in matching(trace, pattern, "--freeze"))
 
 
 def rungs(step: Steps, least: int, frozen: Sequence[str], floors: Floors) -> Rungs:

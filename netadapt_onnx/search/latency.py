@@ -92,11 +92,7 @@ class LatencyGauge:
 
     def spent_ms(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
         """Where the predicted latency goes: every unit's share of it by its main layer's name; empty if unknown."""
-        if not isinstance(self._table, Table):
-            return {}
-        units = self._table.predict_units(shapes)
-        each = self._table.predict(shapes) / max(sum(units.values()), 1e-9)
-        return {name: each * spent for name, spent in units.items()}
+        return spent_ms(self._table, shapes)
 
     def start_correction(self) -> float:
         """The original's own: 1 for a relative budget, which compares predictions with predictions."""
@@ -219,6 +215,15 @@ class TableGauge(LatencyGauge):
 
     def result(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float) -> None:
         """There is none."""
+
+
+def spent_ms(table: Predicting, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
+    """Every unit's share of the latency that a table predicts, by its main layer's name; empty if it knows no units."""
+    if not isinstance(table, Table):
+        return {}
+    units = table.predict_units(shapes)
+    each = table.predict(shapes) / max(sum(units.values()), 1e-9)
+    return {name: each * spent for name, spent in units.items()}
 
 
 def loaded_table(

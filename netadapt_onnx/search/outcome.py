@@ -70,6 +70,7 @@ class Outcome:
             if limit.met is None
         )
         widths = steps[-1].widths if steps else self.subject.widths
+        branches = [branch.name for branch in self.subject.branches]
         original = self.run.once("accuracy/reported", lambda: self.judge.reported(self.subject.trace.folded.proto))
         return Finished(
             budget=", ".join(map(str, target)),
@@ -83,7 +84,8 @@ class Outcome:
             model=file,
             stopped=stopped,
             limits=limits,
-            groups={name: (channels, widths[name]) for name, channels in self.subject.widths.items()},
+            groups={name: (n, widths[name]) for name, n in self.subject.widths.items() if name not in branches},
+            removed=tuple(name for name in branches if not widths[name]),
             before=before,
             latencies={n: found for n, found in latencies.items() if n.startswith(LATENCY)},
             measured={n: _compared(found) for n, found in latencies.items() if not n.startswith(LATENCY)},
@@ -105,6 +107,7 @@ class Outcome:
             stopped=last.stopped,
             limits=last.limits,
             groups=last.groups,
+            removed=last.removed,
             latency=_first(last.latencies),
             latencies=last.latencies,
             measured=last.measured,

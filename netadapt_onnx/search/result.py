@@ -112,13 +112,15 @@ class Finished:
     measured: Mapping[str, Compared] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     deployed: Deployed | None = None
+    removed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class AdaptResult:
     """The outcome of `adapt`: of its tightest target, and of all of them in `models`.
 
-    `groups`: channels before and after; `stopped`: why; `notes`: what else to know.
+    `groups`: channels before and after; `removed`: residual branches that went; `stopped`: why; `notes`: what else to
+    know.
 
     `met` is None where a latency could only be predicted; `latencies` has every device's, `latency` the first;
     `measured` has energy and what a program of the user measured. `deployed`: the int8 form, if that is deployed.
@@ -140,6 +142,7 @@ class AdaptResult:
     notes: tuple[str, ...] = ()
     models: tuple[Finished, ...] = ()
     deployed: Deployed | None = None
+    removed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+import onnx
+
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold, require_runnable
 from netadapt_onnx.model import Model
@@ -14,17 +16,23 @@ from netadapt_onnx.profilers.cost import CostModel
 from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.ladders import Counts, Ladder, Rungs
 from netadapt_onnx.search.proposal import Widths
-from netadapt_onnx.surgery import MEASURED, Trace, select
+from netadapt_onnx.search.removal import branch_ladders, removed
+from netadapt_onnx.surgery import MEASURED, Branch, Trace, find_branches, resize, same_groups, select, traced_without
 from netadapt_onnx.surgery import trace as traced
 from netadapt_onnx.training.data import Dataset
 from netadapt_onnx.training.loading import dataset_for
 
 Predicted = Callable[[Mapping[str, tuple[int, ...]]], float]
+# Where a predicted resource goes: each unit's share of it by its main layer's name; empty if unknown.
+Spent = Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with at least one prunable group, and data that fit it (None if the caller evaluates)."""
+    """A model with at least one prunable group, and data that fit it (None if the caller evaluates).
+
+    `branches` are those that may be removed; `ladders` are of groups and of branches.
+    """
 
     model: Model
     trace: Trace
@@ -32,6 +40,7 @@ class Subject:
     ladders: tuple[Ladder, ...]
     rungs: Rungs
     alignment: int = 1
+    branches: tuple[Branch, ...] = ()
 
     def aligned(self, alignment: int, counts: Counts) -> Subject:
         """The same for a device whose kernels like multiples: even landing on the budget keeps to `alignment`.
@@ -40,17 +49,24 @@ class Subject:
         multiply, the last one's counts stand.
         """
         both = math.lcm(self.alignment, alignment)
-        return replace(self, ladders=self.rungs.ladders(self.trace, both, counts), alignment=both)
+        ladders = (*self.rungs.ladders(self.trace, both, counts), *branch_ladders(self.branches))
+        return replace(self, ladders=ladders, alignment=both)
 
     @property
     def widths(self) -> dict[str, int]:
-        """The channel count of every prunable group."""
+        """The channel count of every prunable group, and 1 for every branch."""
         return {rungs.group: rungs.channels for rungs in self.ladders}
 
     @property
     def floor(self) -> dict[str, int]:
-        """The fewest channels that every prunable group can have."""
+        """The fewest channels that every prunable group can have; branches are gone."""
         return {rungs.group: rungs.fine[-1] for rungs in self.ladders}
+
+    def smallest(self) -> onnx.ModelProto:
+        """The narrowest model, without its branches."""
+        left = traced_without(self.trace, [branch.name for branch in self.branches])
+        there = {group.name for group in left.groups}
+        return resize(left, select(left, {n: w for n, w in self.floor.items() if n in there}, "first"))
 
 
 def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: Arguments) -> Subject:
@@ -73,7 +89,22 @@ def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: Argume
         raise NetadaptError(f"--criterion {arguments.criterion} looks at inputs", hint="give --data", code="usage")
     dataset = None if data is None else dataset_for(folded, data)
     rungs = arguments.rungs
-    return Subject(model, found, dataset, rungs.ladders(found), rungs)
+    ladders = rungs.ladders(found)
+    branches = _removable(model, found, rungs) if arguments.allow_block_removal else ()
+    return Subject(model, found, dataset, (*ladders, *branch_ladders(branches)), rungs, branches=branches)
+
+
+def _removable(model: Model, found: Trace, rungs: Rungs) -> tuple[Branch, ...]:
+    """The branches in which no group is frozen or has a floor. Raises NetadaptError if the model has none."""
+    branches = find_branches(found)
+    if not branches:
+        raise NetadaptError(
+            f"{model.path}: --allow-block-removal: no branch adds to a tensor that it is computed from",
+            hint="leave it out",
+            code="nothing-to-prune",
+        )
+    held = rungs.held(found)
+    return tuple(branch for branch in branches if held.isdisjoint(branch.groups))
 
 
 def require_prunable(model: Model, found: Trace) -> None:
@@ -92,25 +123,51 @@ def require_prunable(model: Model, found: Trace) -> None:
 class Predictor:
     """Resources of the model at any widths, without building it: counted, and those of `predicted`, by resource.
 
-    `extra_bytes` is what a written file holds besides the graph.
+    `extra_bytes` is what a written file holds besides the graph. Of a model without some of the `branches` a predicted
+    resource is less by what it `spent` on them or, where nobody knows, by their share of the macs.
     """
 
     trace: Trace
     extra_bytes: int = 0
     predicted: Mapping[str, Predicted] = field(default_factory=dict)
-    _count: CostModel = field(init=False)
+    branches: tuple[Branch, ...] = ()
+    spent: Mapping[str, Spent] = field(default_factory=dict)
     _known: dict[tuple[int, ...], dict[str, float]] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_count", CostModel(self.trace.flat.proto))
+    _left: dict[frozenset[str], tuple[Trace, CostModel, bool]] = field(init=False, default_factory=dict)
 
     def __call__(self, widths: Widths) -> dict[str, float]:
         """Base units by resource name."""
         key = tuple(widths.values())
         if key not in self._known:
-            shapes = self.trace.resized_shapes(select(self.trace, widths, "first"))
-            amounts: dict[str, float] = {k: float(v) for k, v in self._count(shapes).resources.items()}
-            amounts["size"] += self.extra_bytes
-            amounts |= {name: predict(shapes) for name, predict in self.predicted.items()}
-            self._known[key] = amounts
+            shapes, amounts = self._counted(frozenset(), widths)
+            spent = {name: predict(shapes) for name, predict in self.predicted.items()}
+            gone = removed(self.branches, widths)
+            if gone:
+                whole = amounts["macs"]
+                amounts = self._counted(gone, widths)[1]
+                share = amounts["macs"] / whole
+                spent = {name: ms * self._left_of(name, shapes, gone, share) for name, ms in spent.items()}
+            self._known[key] = amounts | spent
         return self._known[key]
+
+    def _left_of(
+        self, resource: str, shapes: Mapping[str, tuple[int, ...]], gone: frozenset[str], macs: float
+    ) -> float:
+        """The share of a predicted resource that a model without some branches needs."""
+        units = self.spent[resource](shapes) if resource in self.spent and math.isfinite(macs) else {}
+        nodes = frozenset[str]().union(*(branch.nodes for branch in self.branches if branch.name in gone))
+        less = sum(ms for layer, ms in units.items() if layer in nodes)
+        return 1 - less / sum(units.values()) if units else macs
+
+    def _counted(self, gone: frozenset[str], widths: Widths) -> tuple[Mapping[str, tuple[int, ...]], dict[str, float]]:
+        """Shapes and counted resources without some branches; infinite where the groups would not be the original's."""
+        if gone not in self._left:
+            left = traced_without(self.trace, gone)
+            self._left[gone] = left, CostModel(left.flat.proto), not gone or same_groups(self.trace, left)
+        left, count, possible = self._left[gone]
+        if not possible:
+            return {}, dict.fromkeys(("macs", "params", "size", "memory"), math.inf)
+        there = {group.name for group in left.groups}
+        shapes = left.resized_shapes(select(left, {n: w for n, w in widths.items() if n in there}, "first"))
+        amounts = {name: float(value) for name, value in count(shapes).resources.items()}
+        return shapes, amounts | {"size": amounts["size"] + self.extra_bytes}

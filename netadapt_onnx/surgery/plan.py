@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,8 @@ from netadapt_onnx.surgery.trace import KeptIndices, Trace
 
 HEADER = """\
 # What to keep of each group of channels: a count (the criterion chooses which) or a list of channel indices.
-# Groups left out stay whole. Replay it on the original model: netadapt-onnx prune MODEL --plan THIS -o OUT
+# Groups left out stay whole; residual branches that [branches] names go.
+# Replay it on the original model: netadapt-onnx prune MODEL --plan THIS -o OUT
 """
 
 
@@ -40,26 +42,34 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def plan_of(keep: KeptIndices) -> str:
-    """The plan of a cut that was made."""
+def plan_of(keep: KeptIndices, removed: Collection[str] = ()) -> str:
+    """The plan of a cut that was made, after the branches `removed` had gone."""
     lines = [f"{json.dumps(name)} = {np.asarray(indices).tolist()}\n" for name, indices in keep.items()]
-    return HEADER + "\n[groups]\n" + "".join(lines)
+    branches = f"\n[branches]\nremoved = {json.dumps(sorted(removed))}\n" if removed else ""
+    return HEADER + branches + "\n[groups]\n" + "".join(lines)
+
+
+def read_removed(file: Path) -> tuple[str, ...]:
+    """The residual branches that a plan removes. Raises NetadaptError for a file that is no plan."""
+    branches = _content(file).get("branches", {})
+    removed = branches.get("removed", []) if isinstance(branches, Mapping) else None
+    if (
+        not isinstance(removed, list)
+        or not set(branches) <= {"removed"}
+        or not all(isinstance(n, str) for n in removed)
+    ):
+        raise NetadaptError(f"{file}: [branches] holds one list, removed, of names", code="bad-plan")
+    return tuple(removed or ())
 
 
 def read_plan(file: Path, trace: Trace, by: str | Criterion = "l2") -> dict[str, Array]:
     """The channels that a plan keeps of each group of `trace`; counts are filled by a criterion.
 
+    `trace` is that of the model without the branches that the plan removes (`read_removed`).
+
     Raises NetadaptError for a file that is no plan, and for groups, counts or indices that do not fit the model.
     """
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise NetadaptError(f"{file}: no such file", code="missing-file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise NetadaptError(f"{file} is not TOML: {error}", code="bad-plan") from error
-    entries = content.get("groups")
-    if set(content) != {"groups"} or not isinstance(entries, Mapping):
-        raise NetadaptError(f"{file} is no plan: it holds one table, [groups]", code="bad-plan")
+    entries = _content(file)["groups"]
     counts: dict[str, int] = {}
     keep: dict[str, Array] = {}
     for name, value in entries.items():
@@ -79,3 +89,15 @@ def read_plan(file: Path, trace: Trace, by: str | Criterion = "l2") -> dict[str,
     chosen = select(trace, counts, by) | keep
     trace.copies(chosen)  # says what cannot be cut so
     return chosen
+
+
+def _content(file: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise NetadaptError(f"{file}: no such file", code="missing-file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise NetadaptError(f"{file} is not TOML: {error}", code="bad-plan") from error
+    if not set(content) <= {"groups", "branches"} or not isinstance(content.get("groups"), Mapping):
+        raise NetadaptError(f"{file} is no plan: it holds a table [groups]", code="bad-plan")
+    return content

@@ -8,7 +8,7 @@ its inputs in the model whose earlier layers are cut and solved already, as the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
@@ -25,31 +25,39 @@ from netadapt_onnx.surgery.ties import Array
 from netadapt_onnx.surgery.trace import KeptIndices, Trace
 
 RIDGE = 1e-3
+# Stands for what is ahead of a node that reads another tensor than in the original; no layer is called so.
+REWIRED = ""
 
 
-def reconstruct(trace: Trace, keep: KeptIndices, found: Mapping[str, Moments]) -> onnx.ModelProto:
+def reconstruct(
+    trace: Trace, keep: KeptIndices, found: Mapping[str, Moments], rewired: Collection[str] = ()
+) -> onnx.ModelProto:
     """Cut the model and solve every layer that lost inputs: min |X W + b - Y|^2 + lambda |W - W0|^2 per conv group.
 
     W0 are the sliced weights, lambda is 1e-3 of the Gram matrix's mean diagonal, the intercept b is not penalised and
-    goes where it costs nothing (`intercept.py`). Layers without moments keep their sliced weights.
+    goes where it costs nothing (`intercept.py`). Layers without moments keep their sliced weights. `rewired` are first
+    outputs of nodes that read other tensors than in the original: the first layers behind them are solved as well.
     """
     cut = Cut(trace, keep)
     model = resize(trace, keep)
+    first = _first_behind(trace, rewired)
     for layer in linear_layers(trace):
-        if layer.name in found and layer.loses_inputs(cut) and layer.owns_weight(model):
+        if layer.name in found and (layer.name in first or layer.loses_inputs(cut)) and layer.owns_weight(model):
             _solve(model, layer, _left(found[layer.name], layer, cut))
     return model
 
 
-def reconstruct_in_order(trace: Trace, keep: KeptIndices, inputs: Arrays, targets: Targets) -> onnx.ModelProto:
+def reconstruct_in_order(
+    trace: Trace, keep: KeptIndices, inputs: Arrays, targets: Targets, rewired: Collection[str] = ()
+) -> onnx.ModelProto:
     """As `reconstruct`, layer by layer in topological order, each with its inputs in the model solved so far.
 
     Layers that see a changed input but lost none of it are solved too: they make up for what is left of the error in
-    front of them. `inputs` are those that `targets` were made with.
+    front of them, as do those behind `rewired` nodes. `inputs` are those that `targets` were made with.
     """
     cut = Cut(trace, keep)
     model = resize(trace, keep)
-    rounds = _rounds(trace, model, cut, targets)
+    rounds = _rounds(trace, model, cut, targets, rewired)
     advance = Advance(trace, inputs)
     for number, layers in enumerate(rounds):
         later = {layer.output for after in rounds[number:] for layer in after}
@@ -76,13 +84,31 @@ def kept_outputs(trace: Trace, keep: KeptIndices, before: Mapping[str, Array] | 
     return result
 
 
-def _rounds(trace: Trace, model: onnx.ModelProto, cut: Cut, targets: Targets) -> list[list[Linear]]:
+def _first_behind(trace: Trace, rewired: Collection[str]) -> set[str]:
+    """Names of the layers that see what rewired nodes compute, without another layer between."""
+    layers = {layer.output: layer.name for layer in linear_layers(trace)}
+    changed: set[str] = set()
+    found: set[str] = set()
+    for node in trace.folded.proto.graph.node if rewired else ():
+        if node.output[0] in rewired or not changed.isdisjoint(reads(node)):
+            if node.output[0] in layers:
+                found.add(layers[node.output[0]])
+            else:
+                changed.update(node.output)
+    return found
+
+
+def _rounds(
+    trace: Trace, model: onnx.ModelProto, cut: Cut, targets: Targets, rewired: Collection[str]
+) -> list[list[Linear]]:
     """The layers to solve, in order; those that do not follow one another share a round."""
     layers = {layer.output: layer for layer in linear_layers(trace)}
     behind: dict[str, frozenset[str]] = {}  # by tensor: the layers solved in front of it
     rounds: list[list[Linear]] = []
     for node in model.graph.node:
         ahead = frozenset[str]().union(*(behind.get(name, frozenset()) for name in reads(node)))
+        if node.output[0] in rewired:
+            ahead |= {REWIRED}
         layer = layers.get(node.output[0])
         if layer is not None and (ahead or layer.loses_inputs(cut)) and _solvable(layer, model, cut, targets):
             if not rounds or any(other.name in ahead for other in rounds[-1]):
