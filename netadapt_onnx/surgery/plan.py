@@ -99,5 +99,7 @@ def _content(file: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise NetadaptError(f"{file} is not TOML: {error}", code="bad-plan") from error
     if not set(content) <= {"groups", "branches"} or not isinstance(content.get("groups"), Mapping):
-        raise NetadaptError(f"{file} is no plan: it holds a table [groups]", code="bad-plan")
+        raise NetadaptError(
+            f"{file} is no plan: it holds one table, [groups], and may hold [branches]", code="bad-plan"
+        )
     return content
