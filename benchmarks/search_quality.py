@@ -1,0 +1,369 @@
+"""Is the search worth it? Accuracy at equal measured latency: searches, uniform widths, and Torch-Pruning.
+
+CIFAR-10 (JPEG), ResNet-20. Every way ends in a model within the budget as measured beside the original, and every such
+model gets the same final training by the original model; what is compared is its accuracy on the test half.
+
+    netadapt/reconstruct, knapsack    this project's searches (also netadapt/finetune, netadapt/taylor)
+    uniform           every group keeps the same share of its filters, those of largest L2 norm, made up for by least
+                      squares as the searches' results are; the largest such model that meets the budget
+    torch-pruning     Torch-Pruning's L2 pruner at one ratio for all blocks' inner filters, widths in multiples of 16,
+                      the largest that meets the budget (torch-pruning/8: of 8)
+
+A cell is a method, a budget and a seed; it is a line of WORK/results.jsonl and is not run again: stop it at any time,
+run it again, it goes on. Hours on two cores; `--seeds 1 --epochs 1` and the like for less.
+
+    python ../shared/data/prepare.py cifar10 cifar.npz
+    python benchmarks/search_quality.py --install-peers
+    python benchmarks/search_quality.py --data cifar.npz --model ../shared/models/resnet20_cifar10.onnx
+    python benchmarks/search_quality.py --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+PEER = "torch-pruning==1.6.1"
+SEARCHES: dict[str, dict[str, Any]] = {
+    "netadapt/reconstruct": {},
+    "knapsack": {"strategy": "knapsack"},
+    "netadapt/finetune": {"rank": "finetune"},
+    "netadapt/taylor": {"criterion": "taylor"},
+}
+ROUND_TO = {"torch-pruning": 16, "torch-pruning/8": 8}
+METHODS = (*SEARCHES, "uniform", *ROUND_TO)
+USUAL = ("netadapt/reconstruct", "knapsack", "uniform", "torch-pruning")
+TABLE, SETTINGS = "table.jsonl", "settings.json"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell. `budget`: a share of a resource, such as latency=0.5x."""
+
+    method: str
+    budget: str
+    seed: int
+    epochs: int
+
+
+def main() -> None:
+    """Run what is asked for and has no result yet."""
+    asked = _arguments()
+    asked.work.mkdir(parents=True, exist_ok=True)
+    if asked.install_peers:
+        install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(asked.work / "peers"), PEER]
+        subprocess.run(install, check=True)
+    if asked.case:
+        print("\n" + json.dumps(_cell(Case(**json.loads(asked.case)), asked)))
+        return
+    results = asked.work / "results.jsonl"
+    if asked.data is not None:
+        cases = [
+            Case(method, budget, seed, asked.epochs)
+            for seed in range(asked.seeds)
+            for budget in asked.budgets.split(",")
+            for method in asked.methods.split(",")
+        ]
+        for case in cases:
+            if any(found["case"] == asdict(case) for found in _read(results)):
+                continue
+            found = _apart(case, asked)
+            with results.open("a") as lines:
+                lines.write(json.dumps({"case": asdict(case), **found}) + "\n")
+            print(case, found, flush=True)
+    if asked.table:
+        print(markdown(_read(results)))
+
+
+def _arguments() -> argparse.Namespace:
+    summary, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(description=summary, epilog=rest, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, help="what prepare.py made")
+    parser.add_argument("--model", type=Path, help="the trained network")
+    parser.add_argument("--methods", default=",".join(USUAL), help=f"of {', '.join(METHODS)}")
+    parser.add_argument("--budgets", default="latency=0.5x,latency=0.35x", help="shares; macs=0.5x and the like, too")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument("--epochs", type=int, default=6, help="of the final training")
+    parser.add_argument("--first-step", type=float, default=0.05, help="the share that netadapt's first iteration cuts")
+    parser.add_argument(
+        "--work", type=Path, default=Path("search-quality-work"), help="runs and results.jsonl lie here"
+    )
+    parser.add_argument("--install-peers", action="store_true", help="put Torch-Pruning into WORK/peers")
+    parser.add_argument("--table", action="store_true", help="print the results as Markdown")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if not (asked.data or asked.table or asked.install_peers):
+        parser.error("nothing to do: give --data and --model, --table or --install-peers")
+    if asked.data and not asked.model:
+        parser.error("--data needs --model")
+    unknown = set(asked.methods.split(",")) - set(METHODS)
+    if unknown:
+        parser.error(f"--methods {', '.join(unknown)}: known are {', '.join(METHODS)}")
+    return asked
+
+
+def _apart(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
+    """A cell in a process of its own: the last line that it prints, or how it failed."""
+    command = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
+    for name in ("data", "model", "work", "first_step"):
+        command += ["--" + name.replace("_", "-"), str(getattr(asked, name))]
+    environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        return {"failure": (done.stderr.strip().splitlines() or ["?"])[-1][:300]}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _cell(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
+    """Make a small model, train it, measure it."""
+    import onnx
+
+    from netadapt_onnx.folding import fold
+    from netadapt_onnx.model import load, save
+    from netadapt_onnx.profilers.cost import cost
+    from netadapt_onnx.training.evaluate import accuracy
+    from netadapt_onnx.training.loading import dataset_for
+    from netadapt_onnx.training.trainer import train
+
+    original = fold(load(asked.model).proto)
+    data = dataset_for(original, asked.data)
+    place = asked.work / f"{case.method}-{case.budget}-{case.seed}".replace("/", "-")
+    began = time.monotonic()
+    searched, seconds = _small(case, asked, place)
+    seconds = time.monotonic() - began if seconds is None else seconds
+    small = fold(searched).proto
+    began = time.monotonic()
+    if case.epochs:
+        small = train(
+            small,
+            data,
+            teacher=original.proto,
+            epochs=case.epochs,
+            seed=case.seed,
+            settings=_settings(small, data, asked.work / SETTINGS),
+        ).proto
+    trained_s = time.monotonic() - began
+    save(small, place.with_suffix(".onnx"), overwrite=True)
+    of = cost(fold(small).proto, fold(small).shapes).macs / cost(original.proto, original.shapes).macs
+    timed = _timed(small, original, sessions=21, seconds=20.0)
+    assert isinstance(small, onnx.ModelProto)
+    return {
+        "test": accuracy(small, data.reported[1]).value,
+        "original": accuracy(original.proto, data.reported[1]).value,
+        "before_training": accuracy(searched, data.reported[1]).value,
+        "latency": timed.median,
+        "latency_ci95": timed.ci95,
+        "macs": of,
+        "search_s": seconds,
+        "training_s": trained_s,
+    }
+
+
+def _small(case: Case, asked: argparse.Namespace, place: Path) -> tuple[Any, float | None]:
+    """The model of a method at a budget before its final training, and its seconds if they are known."""
+    import netadapt_onnx
+    from netadapt_onnx.model import load
+
+    if case.method in SEARCHES:
+        table = asked.work / TABLE
+        if not table.exists():
+            netadapt_onnx.profile(asked.model, table)
+        # A netadapt of small steps takes hours with --rank finetune; all searches step alike.
+        result = netadapt_onnx.adapt(
+            asked.model,
+            asked.data,
+            case.budget,
+            place,
+            table=table,
+            seed=case.seed,
+            final_epochs=0,
+            init_reduction_ratio=asked.first_step,
+            resume=True,
+            **SEARCHES[case.method],
+        )
+        return load(result.model).proto, result.seconds
+    known = asked.work / f"{case.method}-{case.budget}.onnx".replace("/", "-")
+    if not known.exists():  # which widths: the same for all seeds
+        from netadapt_onnx.model import save
+
+        found = _uniform(asked) if case.method == "uniform" else _torch_pruned(asked, ROUND_TO[case.method])
+        save(_landed(found, case.budget, asked.model), known)
+    if case.method == "uniform":
+        return _solved(asked, known, case.seed), None
+    return load(known).proto, None
+
+
+def _uniform(asked: argparse.Namespace) -> list[Any]:
+    """Models with the same share of every group, in widths of multiples of 8 or 4."""
+    from netadapt_onnx.folding import fold
+    from netadapt_onnx.model import load
+    from netadapt_onnx.pruning import at_ratio
+    from netadapt_onnx.surgery import resize, select, trace
+
+    found = trace(fold(load(asked.model).proto))
+    counts: dict[tuple[int, ...], dict[str, int]] = {}
+    for step in (8, 4):
+        for percent in range(96):
+            widths = at_ratio(found.prunable, percent / 100, step)
+            counts.setdefault(tuple(widths.values()), widths)
+    return [resize(found, select(found, widths, "l2")) for widths in counts.values()]
+
+
+def _solved(asked: argparse.Namespace, cut: Path, seed: int) -> Any:
+    """The uniform cut, its layers solved in order as those of a search's result are."""
+    from netadapt_onnx.folding import fold
+    from netadapt_onnx.model import load
+    from netadapt_onnx.surgery import original_targets, reconstruct_in_order, select, trace
+    from netadapt_onnx.training.loading import dataset_for
+
+    found = trace(fold(load(asked.model).proto))
+    left = {group.name: group.channels for group in trace(fold(load(cut).proto)).prunable}
+    widths = {group.name: left.get(group.name, group.floor) for group in found.prunable}
+    inputs = dataset_for(found.folded, asked.data).train.sample(1024, seed).batch(slice(None))
+    targets = original_targets(found, inputs, seed)
+    return reconstruct_in_order(found, select(found, widths, "l2"), inputs, targets)
+
+
+def _torch_pruned(asked: argparse.Namespace, round_to: int) -> list[Any]:
+    """What Torch-Pruning makes of the network at ratios from 5% to 95%."""
+    sys.path.insert(0, str(asked.work / "peers"))
+    import torch
+    import torch_pruning as peer
+
+    from netadapt_onnx.exporting import export_module
+    from netadapt_onnx.model import load
+    from resnet20 import resnet20
+
+    torch.set_num_threads(1)
+    image = torch.zeros(2, 3, 32, 32)
+    made: dict[tuple[int, ...], Any] = {}
+    for percent in range(0, 100, 5):
+        module = resnet20(asked.model)
+        # The stream's channels are padded between stages, which it does not follow: blocks' inner filters go.
+        kept = [module.conv1, module.linear, *(block.conv2 for block in module.blocks)]
+        if percent:
+            peer.pruner.MagnitudePruner(
+                module,
+                image,
+                importance=peer.importance.MagnitudeImportance(p=2),
+                pruning_ratio=percent / 100,
+                ignored_layers=kept,
+                round_to=round_to,
+            ).step()
+        widths = tuple(block.conv1.out_channels for block in module.blocks)
+        if widths not in made:
+            file = asked.work / "torch-pruned.onnx"
+            export_module(module, {"image": image}, file, overwrite=True)
+            made[widths] = load(file).proto
+    return list(made.values())
+
+
+def _landed(models: Sequence[Any], budget: str, original: Path) -> Any:
+    """The largest model (by macs) that meets the budget; the smallest if none does."""
+    from netadapt_onnx.folding import fold
+    from netadapt_onnx.model import load
+    from netadapt_onnx.profilers.cost import cost
+
+    resource, _, share = budget.partition("=")
+    limit, whole = float(share.removesuffix("x")), fold(load(original).proto)
+    dense = cost(whole.proto, whole.shapes).macs
+
+    def macs(model: Any) -> float:
+        folded = fold(model)
+        return cost(folded.proto, folded.shapes).macs / dense
+
+    def share_of(model: Any) -> float:
+        return macs(model) if resource == "macs" else _timed(model, whole, sessions=9, seconds=5.0).median
+
+    ordered = sorted(models, key=macs, reverse=True)
+    return ordered[first_within(len(ordered), lambda number: share_of(ordered[number]) <= limit)]
+
+
+def first_within(count: int, within: Callable[[int], bool]) -> int:
+    """The first of `count` models, from large to small, that is `within` the budget, the last if none is.
+
+    By bisection; since latency does not fall with every cut, some larger ones are tried as well.
+    """
+    low, high = 0, count - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if within(middle) else (middle + 1, high)
+    return next((n for n in range(max(0, low - 3), low) if within(n)), low)
+
+
+def _timed(model: Any, original: Any, *, sessions: int, seconds: float) -> Any:
+    from netadapt_onnx.profilers.timing import ratio
+    from netadapt_onnx.runtime import random_inputs
+
+    return ratio(model, original.proto, random_inputs(original.specs), sessions=sessions, time_cap_s=seconds)
+
+
+def _settings(proto: Any, data: Any, file: Path) -> Any:
+    """How this machine trains fastest: chosen once, so that all models are trained alike."""
+    from netadapt_onnx.training.settings import Settings
+    from netadapt_onnx.training.trainer import choose_settings
+
+    if not file.exists():
+        file.write_text(json.dumps(asdict(choose_settings(proto, data))))
+    return Settings(**json.loads(file.read_text()))
+
+
+def markdown(results: Sequence[dict[str, Any]]) -> str:
+    """A table per budget and number of epochs: mean and spread over seeds."""
+    from tabulate import tabulate
+
+    parts = []
+    for budget, epochs in dict.fromkeys((r["case"]["budget"], r["case"]["epochs"]) for r in results):
+        rows, cells = [], [r for r in results if (r["case"]["budget"], r["case"]["epochs"]) == (budget, epochs)]
+        for method in dict.fromkeys(r["case"]["method"] for r in cells):
+            found = [r for r in cells if r["case"]["method"] == method and "test" in r]
+            failed = [r for r in cells if r["case"]["method"] == method and "failure" in r]
+            if not found:
+                rows.append([method, failed[0]["failure"]])
+                continue
+            test = [100 * r["test"] for r in found]
+            means = {k: statistics.mean(r[k] for r in found) for k in ("latency", "macs", "search_s", "training_s")}
+            rows.append(
+                [
+                    method,
+                    f"{statistics.mean(test):.2f}",
+                    f"{max(test) - min(test):.2f}" if len(test) > 1 else "",
+                    f"{100 * statistics.mean(r['original'] - r['test'] for r in found):.2f}",
+                    f"{100 * statistics.mean(r['before_training'] for r in found):.2f}",
+                    f"{means['latency']:.3f}x",
+                    f"{means['macs']:.3f}x",
+                    f"{means['search_s']:.0f}",
+                    f"{means['training_s']:.0f}",
+                    len(found),
+                ]
+            )
+        headers = ["method", "test", "max - min", "points lost", "before training", "latency", "macs"]
+        headers += ["search (s)", "training (s)", "seeds"]
+        title = f"**{budget}**, {epochs} epochs of final training"
+        parts.append(f"{title}\n\n" + tabulate(rows, headers, tablefmt="github", disable_numparse=True))
+    return "\n\n".join(parts)
+
+
+def _read(results: Path) -> list[dict[str, Any]]:
+    """All results; of a cell that failed and was run again the last."""
+    if not results.exists():
+        return []
+    found = [json.loads(line) for line in results.read_text().splitlines() if line.strip()]
+    return list({json.dumps(r["case"], sort_keys=True): r for r in found if "case" in r}.values())
+
+
+if __name__ == "__main__":
+    main()
