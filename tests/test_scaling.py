@@ -57,8 +57,8 @@ def params(file: Path | None) -> int:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three bright corners: easy enough to be learnt in an epoch or two. Filters go after every two batches."""
-    monkeypatch.setattr(descent, "Schedule", partial(descent.Schedule, batches=2, batch_size=64))
+    """Three bright corners: easy enough to be learnt in an epoch or two."""
+    monkeypatch.setattr(descent, "Schedule", partial(descent.Schedule, batch_size=64))
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 320)
     x = rng.normal(0, 0.3, (320, 3, 8, 8)).astype(np.float32)
@@ -155,6 +155,7 @@ def test_every_method_meets_its_targets_up_and_down(network: Path, data: Path, t
         out=tmp_path / "run",
         method=methods,
         iterations=1,
+        batches=2,
         warmup_epochs=(2,),
         epochs=1,
         seeds=2,
@@ -173,7 +174,15 @@ def test_every_method_meets_its_targets_up_and_down(network: Path, data: Path, t
 def test_a_descent_is_recorded_and_resumed_to_the_same_widths(network: Path, data: Path, tmp_path: Path) -> None:
     def scaled(out: str, **more: object) -> netadapt_onnx.scaling.result.ScaleResult:  # type: ignore[name-defined]
         return netadapt_onnx.scale(
-            network, data, target="params=0.5x", out=tmp_path / out, iterations=2, warmup_epochs=(1,), epochs=1, **more
+            network,
+            data,
+            target="params=0.5x",
+            out=tmp_path / out,
+            iterations=2,
+            warmup_epochs=(1,),
+            batches=2,
+            epochs=1,
+            **more,
         )
 
     whole = scaled("whole")
@@ -208,6 +217,7 @@ def test_without_labels_the_original_teaches(network: Path, data: Path, tmp_path
         target="params=0.5x",
         out=tmp_path / "run",
         iterations=1,
+        batches=2,
         warmup_epochs=(1,),
         epochs=1,
     )
@@ -219,7 +229,14 @@ def test_without_labels_the_original_teaches(network: Path, data: Path, tmp_path
 def test_a_residual_stream_has_one_exponent(data: Path, tmp_path: Path) -> None:
     file = saved(models.residual(8, size=8), tmp_path / "residual.onnx")
     result = netadapt_onnx.scale(
-        file, data, target="params=0.5x", out=tmp_path / "run", iterations=1, warmup_epochs=(1,), epochs=0
+        file,
+        data,
+        target="params=0.5x",
+        out=tmp_path / "run",
+        iterations=1,
+        warmup_epochs=(1,),
+        batches=2,
+        epochs=0,
     )
     assert [g.name for g in result.groups] == [g.name for g in netadapt_onnx.inspect(file).groups if g.prunable]
 
