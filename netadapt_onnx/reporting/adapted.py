@@ -99,7 +99,7 @@ def _iterations(story: Story) -> str:
         ]
         for step in story.steps
     ]
-    return table(["iteration", "group", "channels", "proposals", *names, "held-out accuracy"], rows)
+    return table(["iteration", "group", "channels", "proposals", *names, "held-out accuracy"], rows, "numbers named")
 
 
 def _measured(story: Story, resource: str) -> str:
@@ -131,10 +131,10 @@ def _layers(story: Story) -> str:
         changed = [
             _change(layer.params, render.count),
             _change(layer.macs, render.count),
-            *(_change(layer.times_ms.get(name, (0.0, 0.0)), render.milliseconds) for name in timed),
+            *(_change(layer.times_ms.get(name, (0.0, 0.0)), "{:.3g}".format) for name in timed),
         ]
         rows.append([layer.name, layer.op, layer.group if layer.group != layer.name else "", *changed])
-    return table(["layer", "operator", "group", "params", "macs", *timed], rows)
+    return table(["layer", "operator", "group", "params", "macs", *map(figures.titled, timed)], rows)
 
 
 def _change(values: tuple[float, float], form: Callable[[float], str]) -> str:

@@ -34,7 +34,9 @@ th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere;
   min-width: min(14rem, 32vw); white-space: normal; }
 table.words td { text-align: left; overflow-wrap: anywhere; vertical-align: top; white-space: normal; }
 table.words th { text-align: left; } table.words td:first-child { overflow-wrap: normal; }
-th { color: var(--soft); font-weight: 600; }
+th:nth-child(n) { color: var(--soft); font-weight: 600; overflow-wrap: normal; }
+table.named td:nth-child(2) { white-space: normal; overflow-wrap: anywhere; min-width: min(14rem, 38vw); }
+table.named td:first-child { min-width: 0; }
 summary { cursor: pointer; color: var(--soft); }
 @media print { body { max-width: none; font-size: 11px; } figure { break-inside: avoid; } .wide { overflow: visible; } }
 """
@@ -77,7 +79,7 @@ def harmless(data: object) -> str:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]], kind: str = "numbers") -> str:
-    """A table of numbers, or of words, which may break; every cell is escaped."""
+    """A table of numbers, `numbers named` with names in the second column, or of `words`; every cell is escaped."""
     head = "".join(f"<th>{escape(name)}</th>" for name in headers)
     body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
