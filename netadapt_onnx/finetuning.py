@@ -29,7 +29,8 @@ class FinetuneResult:
     """`accuracy` before and after, on `test` if the data have one, else `val`; `seconds` is what training took.
 
     `lr`: the rate that was used, `lr_test` the range test that found it (`rates`, smoothed `losses`, `chosen`);
-    `settings`: how this machine trained (number type, memory layout, replicas); `log`: a JSON line per epoch.
+    `settings`: how this machine trained (number type, memory layout, replicas); `log`: a JSON line per epoch; `data`:
+    samples per split, and whether the validation samples were taken out of the training data.
     """
 
     accuracy: AccuracyChange
@@ -41,6 +42,7 @@ class FinetuneResult:
     batch_size: int
     settings: Mapping[str, Any]
     log: Path
+    data: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
 
@@ -158,6 +160,7 @@ def finetune(
         batch_size=trained.batch_size,
         settings=asdict(trained.settings),
         log=record,
+        data=dataset.about,
         notes=tuple(notes),
     )
 

@@ -116,6 +116,7 @@ def test_finetune(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert set(found["accuracy"]) == {"before", "after", "metric", "split"}
     assert (found["accuracy"]["metric"], found["accuracy"]["split"]) == ("top1", "test")
     assert found["accuracy"]["after"] > 0.9
+    assert found["data"] == {"train": 512, "val": 128, "test": 128, "val_from_train": False, "metric": "top1"}
     assert found["model"] == str(out)
     before, after = onnx.load(folder / "model.onnx"), onnx.load(out)
     assert [n.name for n in after.graph.node] == [n.name for n in before.graph.node]
