@@ -339,6 +339,8 @@ def test_augmented_maps_of_classes_move_with_their_pictures() -> None:
     assert (labels[~came_in] == inputs["image"][:, 0][~came_in]).all()
     with pytest.raises(NetadaptError, match="cannot move labels that are maps of values; leave --augment out"):
         augmented({"image": x.astype(np.float32)}, x[:, 0].astype(np.float32), np.random.default_rng(1))
+    with pytest.raises(NetadaptError, match="no input is a picture to shift and mirror: 'x' Nx8; leave --augment out"):
+        augmented({"x": np.zeros((4, 8), np.float32)}, None, np.random.default_rng(1))
 
 
 def test_finetune_with_augmentation_sees_other_pictures(files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -18,11 +18,15 @@ def augmented(inputs: Arrays, labels: Labels | None, rng: np.random.Generator) -
     """Pictures shifted by up to an eighth of their size and mirrored; inputs of other ranks as they are.
 
     Pictures are (N, C, H, W), or (N, H, W, C) with 1, 3 or 4 channels. Maps of class numbers (N, H, W) move along, what
-    comes in at the border counts as unlabelled. Raises NetadaptError for maps of values, which would need one.
+    comes in at the border counts as unlabelled. Raises NetadaptError for maps of values, which would need one, and
+    where no input is a picture.
     """
     pictures = {name: values for name, values in inputs.items() if values.ndim == 4}
     if not pictures:
-        return inputs, labels
+        shapes = ", ".join(f"'{name}' Nx{'x'.join(map(str, values.shape[1:]))}" for name, values in inputs.items())
+        raise NetadaptError(
+            f"no input is a picture to shift and mirror: {shapes}", hint="leave --augment out", code="invalid-data"
+        )
     count = len(next(iter(pictures.values())))
     moves, mirrored = rng.random((count, 2)), np.asarray(rng.integers(0, 2, count))
     made = {name: _moved(values, moves, mirrored, 0) for name, values in pictures.items()}
