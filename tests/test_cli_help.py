@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
@@ -111,6 +112,44 @@ def test_nothing_is_wider_than_the_terminal(model: Path, columns: int) -> None:
         assert max(map(len, lines)) <= columns, given
 
 
+@pytest.mark.parametrize("words", [[], *NAMES], ids=" ".join)
+def test_help_fits_the_terminal(words: list[str]) -> None:
+    """But for commands, which stay whole so that they can be copied."""
+    with cli.group.make_context(cli.PROGRAM, ["env"]) as context:
+        command: click.Command = cli.group
+        if words:
+            found = cli.group.get_command(context, words[0])
+            assert found is not None
+            command, _ = cli.below(found, "", words[1:])
+        for columns in (66, 100):
+            name = " ".join(["netadapt-onnx", *words])
+            with click.Context(command, info_name=name, terminal_width=columns, max_content_width=columns) as inside:
+                lines = command.get_help(inside).splitlines()
+            assert max(len(line) for line in lines if "netadapt-onnx " not in line) <= columns
+
+
+WRONG = [
+    (["profle"], "did you mean profile?"),
+    (["inspect", "model.onnx", "--explian", "x"], "--explain"),
+    (["prune", "model.onnx", "--ratio", "0.5", "--criterion", "fishr"], "did you mean fisher?"),
+    (["prune", "model.onnx", "--keep", "conv=2"], "did you mean conv3 or conv2"),
+    (["inspect", "model.onnx", "--explain", "con1"], "conv1"),
+    (["evaluate", "model.onnx", "--data", "data.npz", "--split", "tst"], "test"),
+    (["prune", "model.onnx", "--budget", "mac=0.5x"], "macs"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "told"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
+def test_wrong_names_suggest_the_nearest(
+    arguments: list[str], told: str, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(model.parent)
+    np.savez("data.npz", x_val=np.zeros((4, 3, 16, 16), np.float32))
+    assert cli.run(arguments) == 2
+    said = capsys.readouterr().err
+    assert told in said and len(said.splitlines()) == 1
+
+
 def test_pipes_get_whole_lines(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["inspect", str(model)]) == 0
     assert "BatchNormalization" in capsys.readouterr().out
@@ -149,6 +188,11 @@ FOLLOWED = [
     ["adapt", "model.onnx", "--data", "data.npz", "--budget", "macs=0.9x", "--dry-run"],
     ["adapt", "model.onnx", "--data", "data.npz", "--budget", "macs=0.9x", "--final-epochs", "0", "-o", "run"],
     ["restore", "run", "--iteration", "1", "-o", "one.onnx"],
+    ["scale", "model.onnx", "--target", "params=2x", "--method", "uniform", "-o", "sizes"],
+    ["profile", "bundle", "model.onnx", "-o", "bundle.zip"],
+    ["profile", "model.onnx", "--table", "table.jsonl", "--max-time", "3s"],
+    ["profile", "import", "table.jsonl", "--table", "again.jsonl"],
+    ["export", "net.py:make", "-o", "net.onnx"],
     ["report", "run", "-o", "page.html"],
 ]
 
@@ -159,6 +203,8 @@ def test_every_command_ends_with_what_to_run_next(
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     np.savez("data.npz", **{f"x_{s}": rng.standard_normal((8, 3, 16, 16), np.float32) for s in ("train", "val")})
+    Path("net.py").write_text("import torch\ndef make():\n    return torch.nn.Linear(4, 2), torch.zeros(1, 4)\n")
+    assert {arguments[0] for arguments in FOLLOWED} == {*cli.COMMANDS} - {"demo"}  # which tests/test_demo.py runs
     for arguments in FOLLOWED:
         assert cli.run(arguments) == 0, capsys.readouterr().err
         last = capsys.readouterr().out.rstrip("\n").splitlines()[-1]
