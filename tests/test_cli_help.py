@@ -131,7 +131,7 @@ def test_help_fits_the_terminal(words: list[str]) -> None:
 WRONG = [
     (["profle"], "did you mean profile?"),
     (["inspect", "model.onnx", "--explian", "x"], "--explain"),
-    (["prune", "model.onnx", "--ratio", "0.5", "--criterion", "fishr"], "did you mean fisher?"),
+    (["prune", "model.onnx", "--ratio", "0.5", "--criterion", "fishr"], "did you mean fisher"),
     (["prune", "model.onnx", "--keep", "conv=2"], "did you mean conv3 or conv2"),
     (["inspect", "model.onnx", "--explain", "con1"], "conv1"),
     (["evaluate", "model.onnx", "--data", "data.npz", "--split", "tst"], "test"),
