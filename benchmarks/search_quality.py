@@ -56,6 +56,7 @@ class Case:
     budget: str
     seed: int
     epochs: int
+    augment: bool = False
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def main() -> None:
     results = asked.work / "results.jsonl"
     if asked.data is not None:
         cases = [
-            Case(method, budget, seed, asked.epochs)
+            Case(method, budget, seed, asked.epochs, asked.augment)
             for seed in range(asked.seeds)
             for budget in asked.budgets.split(",")
             for method in asked.methods.split(",")
@@ -96,6 +97,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--budgets", default="latency=0.5x,latency=0.35x", help="shares; macs=0.5x and the like, too")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--epochs", type=int, default=6, help="of the final training")
+    parser.add_argument("--augment", action="store_true", help="shift and mirror pictures in the final training")
     parser.add_argument("--first-step", type=float, default=0.05, help="the share that netadapt's first iteration cuts")
     parser.add_argument(
         "--work", type=Path, default=Path("search-quality-work"), help="runs and results.jsonl lie here"
@@ -152,6 +154,7 @@ def _cell(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
             data,
             teacher=original.proto,
             epochs=case.epochs,
+            augment=case.augment,
             seed=case.seed,
             settings=_settings(small, data, asked.work / SETTINGS),
         ).proto
@@ -326,8 +329,8 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
     from tabulate import tabulate
 
     parts = []
-    for budget, epochs in dict.fromkeys((r["case"]["budget"], r["case"]["epochs"]) for r in results):
-        rows, cells = [], [r for r in results if (r["case"]["budget"], r["case"]["epochs"]) == (budget, epochs)]
+    for budget, epochs, augment in dict.fromkeys(map(_kind, results)):
+        rows, cells = [], [r for r in results if _kind(r) == (budget, epochs, augment)]
         for method in dict.fromkeys(r["case"]["method"] for r in cells):
             found = [r for r in cells if r["case"]["method"] == method and "test" in r]
             failed = [r for r in cells if r["case"]["method"] == method and "failure" in r]
@@ -352,9 +355,14 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
             )
         headers = ["method", "test", "max - min", "points lost", "before training", "latency", "macs"]
         headers += ["search (s)", "training (s)", "seeds"]
-        title = f"**{budget}**, {epochs} epochs of final training"
+        title = f"**{budget}**, {epochs} epochs of final training" + (" with augmented pictures" if augment else "")
         parts.append(f"{title}\n\n" + tabulate(rows, headers, tablefmt="github", disable_numparse=True))
     return "\n\n".join(parts)
+
+
+def _kind(result: dict[str, Any]) -> tuple[str, int, bool]:
+    """What a table holds results of."""
+    return result["case"]["budget"], result["case"]["epochs"], result["case"]["augment"]
 
 
 def _read(results: Path) -> list[dict[str, Any]]:

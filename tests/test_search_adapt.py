@@ -154,6 +154,26 @@ def test_proposals_may_be_finetuned_and_winners_trained(task: tuple[Path, Path],
         assert result.after.macs < result.before.macs
 
 
+def test_finalists_are_trained_and_one_of_them_wins(task: tuple[Path, Path], tmp_path: Path) -> None:
+    few = {**FAST, "short_term": 2, "final_epochs": 0, "max_iterations": 1}
+    adapt(*task, "macs=0.8x", tmp_path / "run", finalists=2, **few)
+    (step,) = history(tmp_path / "run")
+    trained = {t["group"]: t["finetuned"] for t in step["tried"] if t["finetuned"] is not None}
+    assert len(trained) == min(2, len(step["tried"]))
+    assert step["group"] in trained
+    assert len(list(tmp_path.glob("run/iterations/001/finalists/*/result.json"))) == len(trained)
+
+
+def test_the_final_training_may_augment_its_pictures(task: tuple[Path, Path], tmp_path: Path) -> None:
+    few = {**FAST, "final_epochs": 1, "max_iterations": 1}
+    trained = {}
+    for augment in (False, True):
+        run = tmp_path / str(augment)
+        adapt(*task, "macs=0.8x", run, augment=augment, **few)
+        trained[augment] = (run / "iterations" / "001" / "trained.onnx").read_bytes()
+    assert trained[False] != trained[True]
+
+
 def test_residual_streams_are_cut_too(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(residual(8, size=8).SerializeToString())
     samples = data(tmp_path / "data.npz", labelled=False)

@@ -129,6 +129,7 @@ if TYPE_CHECKING:
 @click.option("--short-term", type=int, help="Training steps per proposal (finetune) or per winner (reconstruct).")
 @click.option("--short-term-lr", type=float, help="Their learning rate.")
 @click.option("--final-epochs", type=int, help="Training at the end.")
+@click.option("--augment", is_flag=True, help="Shift and mirror images at random in the training at the end.")
 @click.option("--max-iterations", type=int, help="Stop after this many in total.")
 @click.option("--max-time", metavar="30m", help="Stop after this long in total, with the best model so far.")
 @click.option("--min-accuracy", type=float, help="Never take a step that leaves less than this, a fraction.")

@@ -318,6 +318,7 @@ class Adaptation:
                     data,
                     teacher=self._subject.trace.folded.proto,
                     epochs=epochs,
+                    augment=self._arguments.augment,
                     seed=self._arguments.seed,
                     settings=self._candidates.training_settings(f"final/{len(steps)}", searched),
                     checkpoint=checkpoint,

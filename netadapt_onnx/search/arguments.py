@@ -62,6 +62,7 @@ class Arguments:
     short_term: int | None = None
     short_term_lr: float = SHORT_TERM_LR
     final_epochs: int = FINAL_EPOCHS
+    augment: bool = False
     max_iterations: int = DEFAULT_ITERATIONS
     max_time_s: float | None = None
     min_accuracy: float | None = None

@@ -1,0 +1,130 @@
+"""How long does the search take? Seconds per iteration and per accepted model, by way of ranking and workers.
+
+CIFAR-10 (JPEG), ResNet-20, a budget for macs, proposals ranked on 1,024 images: `--rank reconstruct` and `--rank
+finetune` (`--short-term 100`), each with one and two worker processes. An iteration's seconds are those until all of
+its proposals are ranked; an accepted model takes the winner's making, proof and evaluation besides. The first
+iteration, in which workers start, is left out.
+
+    python ../shared/data/prepare.py cifar10 cifar.npz
+    python benchmarks/search_speed.py --data cifar.npz --model ../shared/models/resnet20_cifar10.onnx
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per process, as the workers have
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+RANKS = ("reconstruct", "finetune")
+
+
+@dataclass
+class Clock:
+    """When each iteration's ranking was over and when its winner was accepted, in seconds from the start."""
+
+    began: float = field(default_factory=time.monotonic)
+    ranked: dict[int, float] = field(default_factory=dict)
+    accepted: list[float] = field(default_factory=list)
+    proposals: dict[int, int] = field(default_factory=dict)
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """What `adapt` calls while it tries proposals."""
+        if text.startswith("iteration ") and "proposals" in text and done == total:
+            number = int(text.removeprefix("iteration ").partition(",")[0])
+            self.ranked.setdefault(number, time.monotonic() - self.began)
+            self.proposals[number] = total
+
+    def log(self, text: str) -> None:
+        """What `adapt` says of each accepted iteration."""
+        if text.startswith("iteration "):
+            self.accepted.append(time.monotonic() - self.began)
+
+    def found(self) -> dict[str, float]:
+        """Medians over all iterations but the first."""
+        later = [n for n in self.ranked if 1 < n <= len(self.accepted)]
+        ranking = [self.ranked[n] - self.accepted[n - 2] for n in later]
+        whole = [self.accepted[n - 1] - self.accepted[n - 2] for n in later]
+        return {
+            "proposals": statistics.median(self.proposals[n] for n in later),
+            "ranking_s": statistics.median(ranking),
+            "accepted_s": statistics.median(whole),
+            "iterations": len(later),
+        }
+
+
+def main() -> None:
+    """Time every combination and print a table."""
+    summary, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(description=summary, epilog=rest, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="what prepare.py made")
+    parser.add_argument("--model", type=Path, required=True, help="the trained network")
+    parser.add_argument("--iterations", type=int, default=4, help="the first of which is left out")
+    parser.add_argument("--ranks", default=",".join(RANKS), help="reconstruct, finetune")
+    parser.add_argument("--workers", default="1,2", help="numbers of worker processes")
+    parser.add_argument("--short-term", type=int, default=100, help="steps of SGD per proposal with finetune")
+    asked = parser.parse_args()
+    if asked.iterations < 2:
+        parser.error("--iterations: at least 2, since the first is left out")
+    results: list[dict[str, Any]] = []
+    for rank in asked.ranks.split(","):
+        for workers in asked.workers.split(","):
+            found = {"rank": rank, "workers": int(workers), **_timed(asked, rank, int(workers))}
+            print(json.dumps(found), flush=True)
+            results.append(found)
+    print(markdown(results))
+
+
+def _timed(asked: argparse.Namespace, rank: str, workers: int) -> dict[str, float]:
+    import netadapt_onnx
+
+    short = {"short_term": asked.short_term} if rank == "finetune" else {}
+    with tempfile.TemporaryDirectory() as folder:
+        clock = Clock()
+        netadapt_onnx.adapt(
+            asked.model,
+            asked.data,
+            "macs=0.5x",
+            Path(folder) / "run",
+            rank=rank,
+            executor=f"local:{workers}",
+            max_iterations=asked.iterations,
+            final_epochs=0,
+            progress=clock.progress,
+            log=clock.log,
+            **short,
+        )
+    return clock.found()
+
+
+def markdown(results: list[dict[str, Any]]) -> str:
+    """A row per combination, each beside reconstruction with as many workers."""
+    from tabulate import tabulate
+
+    base = {r["workers"]: r["accepted_s"] for r in results if r["rank"] == "reconstruct"}
+    rows = [
+        [
+            r["rank"],
+            r["workers"],
+            f"{r['proposals']:g}",
+            f"{r['ranking_s']:.1f}",
+            f"{r['accepted_s']:.1f}",
+            f"{r['accepted_s'] / base[r['workers']]:.1f}x" if r["workers"] in base else "",
+        ]
+        for r in results
+    ]
+    headers = ["rank", "workers", "proposals", "s per iteration", "s per accepted model", "beside reconstruct"]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+if __name__ == "__main__":
+    main()
