@@ -4,8 +4,8 @@ CIFAR-10 (JPEG), ResNet-20. Every way ends in a model within the budget as measu
 model gets the same final training by the original model; what is compared is its accuracy on the test half.
 
     netadapt/reconstruct, knapsack    this project's searches (also netadapt/finetune, netadapt/taylor)
-    uniform           every group keeps the same share of its filters, those of largest L2 norm, made up for by least
-                      squares as the searches' results are; the largest such model that meets the budget
+    uniform           every group keeps the same share of its filters (to a step of 4), those of largest L2 norm, made
+                      up for by least squares as the searches' results are; the largest that meets the budget
     torch-pruning     Torch-Pruning's L2 pruner at one ratio for all blocks' inner filters, widths in multiples of 16,
                       the largest that meets the budget (torch-pruning/8: of 8)
 
@@ -29,6 +29,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,14 @@ class Case:
     seed: int
     epochs: int
     augment: bool = False
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A smaller model: its macs, and what makes it."""
+
+    macs: float
+    make: Callable[[], Any]
 
 
 def main() -> None:
@@ -209,20 +218,32 @@ def _small(case: Case, asked: argparse.Namespace, place: Path) -> tuple[Any, flo
     return load(known).proto, None
 
 
-def _uniform(asked: argparse.Namespace) -> list[Any]:
-    """Models with the same share of every group, in widths of multiples of 8 or 4."""
+def _uniform(asked: argparse.Namespace) -> list[Candidate]:
+    """The same share of every group, in widths of multiples of 4.
+
+    Between two such models the groups, last ones first, take the step one after the other: else a network of narrow
+    layers would land far below a budget, and be compared with larger ones.
+    """
     from netadapt_onnx.folding import fold
     from netadapt_onnx.model import load
+    from netadapt_onnx.profilers.cost import CostModel
     from netadapt_onnx.pruning import at_ratio
     from netadapt_onnx.surgery import resize, select, trace
 
     found = trace(fold(load(asked.model).proto))
-    counts: dict[tuple[int, ...], dict[str, int]] = {}
-    for step in (8, 4):
-        for percent in range(96):
-            widths = at_ratio(found.prunable, percent / 100, step)
-            counts.setdefault(tuple(widths.values()), widths)
-    return [resize(found, select(found, widths, "l2")) for widths in counts.values()]
+    count = CostModel(found.flat.proto)
+    widths = [at_ratio(found.prunable, percent / 100, 4) for percent in range(96)]
+    steps = [widths[0]]
+    for after in widths:
+        for name in [*after][::-1]:
+            if after[name] != steps[-1][name]:
+                steps.append({**steps[-1], name: after[name]})
+
+    def candidate(counts: dict[str, int]) -> Candidate:
+        macs = count(found.resized_shapes(select(found, counts, "first"))).macs
+        return Candidate(macs, lambda: resize(found, select(found, counts, "l2")))
+
+    return [candidate(counts) for counts in steps]
 
 
 def _solved(asked: argparse.Namespace, cut: Path, seed: int) -> Any:
@@ -240,19 +261,21 @@ def _solved(asked: argparse.Namespace, cut: Path, seed: int) -> Any:
     return reconstruct_in_order(found, select(found, widths, "l2"), inputs, targets)
 
 
-def _torch_pruned(asked: argparse.Namespace, round_to: int) -> list[Any]:
+def _torch_pruned(asked: argparse.Namespace, round_to: int) -> list[Candidate]:
     """What Torch-Pruning makes of the network at ratios from 5% to 95%."""
     sys.path.insert(0, str(asked.work / "peers"))
     import torch
     import torch_pruning as peer
 
     from netadapt_onnx.exporting import export_module
+    from netadapt_onnx.folding import fold
     from netadapt_onnx.model import load
+    from netadapt_onnx.profilers.cost import cost
     from resnet20 import resnet20
 
     torch.set_num_threads(1)
     image = torch.zeros(2, 3, 32, 32)
-    made: dict[tuple[int, ...], Any] = {}
+    made: dict[tuple[int, ...], Candidate] = {}
     for percent in range(0, 100, 5):
         module = resnet20(asked.model)
         # The stream's channels are padded between stages, which it does not follow: blocks' inner filters go.
@@ -270,12 +293,17 @@ def _torch_pruned(asked: argparse.Namespace, round_to: int) -> list[Any]:
         if widths not in made:
             file = asked.work / "torch-pruned.onnx"
             export_module(module, {"image": image}, file, overwrite=True)
-            made[widths] = load(file).proto
+            folded = fold(load(file).proto)
+            made[widths] = Candidate(cost(folded.proto, folded.shapes).macs, partial(_same, folded.proto))
     return list(made.values())
 
 
-def _landed(models: Sequence[Any], budget: str, original: Path) -> Any:
-    """The largest model (by macs) that meets the budget; the smallest if none does."""
+def _same(proto: Any) -> Any:
+    return proto
+
+
+def _landed(candidates: Sequence[Candidate], budget: str, original: Path) -> Any:
+    """The largest model that meets the budget; the smallest if none does."""
     from netadapt_onnx.folding import fold
     from netadapt_onnx.model import load
     from netadapt_onnx.profilers.cost import cost
@@ -283,16 +311,14 @@ def _landed(models: Sequence[Any], budget: str, original: Path) -> Any:
     resource, _, share = budget.partition("=")
     limit, whole = float(share.removesuffix("x")), fold(load(original).proto)
     dense = cost(whole.proto, whole.shapes).macs
+    ordered = sorted(candidates, key=lambda candidate: -candidate.macs)
 
-    def macs(model: Any) -> float:
-        folded = fold(model)
-        return cost(folded.proto, folded.shapes).macs / dense
+    def within(number: int) -> bool:
+        if resource == "macs":
+            return ordered[number].macs <= limit * dense
+        return bool(_timed(ordered[number].make(), whole, sessions=9, seconds=5.0).median <= limit)
 
-    def share_of(model: Any) -> float:
-        return macs(model) if resource == "macs" else _timed(model, whole, sessions=9, seconds=5.0).median
-
-    ordered = sorted(models, key=macs, reverse=True)
-    return ordered[first_within(len(ordered), lambda number: share_of(ordered[number]) <= limit)]
+    return ordered[first_within(len(ordered), within)].make()
 
 
 def first_within(count: int, within: Callable[[int], bool]) -> int:
