@@ -47,6 +47,7 @@ ROUND_TO = {"torch-pruning": 16, "torch-pruning/8": 8}
 METHODS = (*SEARCHES, "uniform", *ROUND_TO)
 USUAL = ("netadapt/reconstruct", "knapsack", "uniform", "torch-pruning")
 TABLE, SETTINGS = "table.jsonl", "settings.json"
+OUTPUT = "logits"
 
 
 @dataclass(frozen=True)
@@ -293,9 +294,18 @@ def _torch_pruned(asked: argparse.Namespace, round_to: int) -> list[Candidate]:
         if widths not in made:
             file = asked.work / "torch-pruned.onnx"
             export_module(module, {"image": image}, file, overwrite=True)
-            folded = fold(load(file).proto)
+            folded = fold(_with_output(load(file).proto, OUTPUT))
             made[widths] = Candidate(cost(folded.proto, folded.shapes).macs, partial(_same, folded.proto))
     return list(made.values())
+
+
+def _with_output(proto: Any, name: str) -> Any:
+    """The exported model with the output's name in the file: what the teacher's is compared with."""
+    (output,) = proto.graph.output
+    for node in proto.graph.node:
+        node.output[:] = [name if made == output.name else made for made in node.output]
+    output.name = name
+    return proto
 
 
 def _same(proto: Any) -> Any:
