@@ -180,3 +180,21 @@ def test_unlabelled_data_will_do(folder: Path, capsys: pytest.CaptureFixture[str
     assert found["met"] is True
     assert found["accuracy"]["metric"] == "agreement"
     assert found["accuracy"]["before"] == 1.0
+
+
+def test_a_table_of_another_device_is_refused_by_what_differs_and_taken_by_force(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = folder / "t.jsonl"
+    assert cli.run(["profile", str(folder / "model.onnx"), "--table", str(table), "--max-time", "20s", "--quiet"]) == 0
+    header, *rest = table.read_text().splitlines()
+    foreign = json.loads(header)
+    foreign["device"]["cpu"] = "another processor"
+    table.write_text("\n".join([json.dumps(foreign, separators=(",", ":")), *rest]) + "\n")
+    capsys.readouterr()
+    given = [*arguments(folder, "latency=0.8x"), "--table", str(table), "--dry-run"]
+    error = document(capsys, given, 2)["error"]
+    assert error["code"] == "other-device"
+    assert "cpu: another processor there" in error["message"]
+    assert "--force" in error["hint"]
+    assert document(capsys, [*given, "--force"])["proposals"]

@@ -16,6 +16,7 @@ from netadapt_onnx.commands.options import (
     EP,
     EP_LIBRARY,
     EP_OPTION,
+    FORCE,
     KEEP,
     MODEL,
     PERF_TEST,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     metavar="[NAME=]FILE",
     help="Latency table from `profile`; built if need be. NAME is a device's.",
 )
+@FORCE
 @click.option(
     "--device",
     multiple=True,

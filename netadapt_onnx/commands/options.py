@@ -52,6 +52,7 @@ PERF_TEST = click.option(
     metavar="FILE",
     help="onnxruntime_perf_test built for a device without Python.",
 )
+FORCE = click.option("--force", is_flag=True, help="Take a table that was measured on another device.")
 KEEP = click.option("--keep", is_flag=True, help="Leave the files on the device.")
 CRITERION = click.option(
     "--criterion",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import EP, SEED, THREADS, common, data_options, shaped
+from netadapt_onnx.commands.options import EP, FORCE, SEED, THREADS, common, data_options, shaped
 from netadapt_onnx.commands.reported import write_report
 from netadapt_onnx.reporting import REPORT_FILE
 
@@ -59,6 +59,7 @@ def _targets(_: click.Context, __: click.Parameter, given: str | None) -> tuple[
 @click.option("--law", type=click.Path(path_type=Path), metavar="TOML", help="A law found before (RUN/widths.toml).")
 @click.option("--fit", type=click.Path(path_type=Path), metavar="CSV", help="Recorded widths to fit a law to.")
 @click.option("--table", type=click.Path(path_type=Path), help="Latency table from `profile`; built if need be.")
+@FORCE
 @EP
 @THREADS
 @SEED

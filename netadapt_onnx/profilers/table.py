@@ -330,6 +330,6 @@ def check(path: Path, header: Header, model_family: str, device: Fingerprint | N
     if unlike:
         raise NetadaptError(
             f"{path} was measured on another device ({'; '.join(unlike)})",
-            hint="build one here with `profile`",
+            hint="build one here with `profile`, or take this one all the same with --force",
             code="other-device",
         )

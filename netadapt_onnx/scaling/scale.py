@@ -65,6 +65,7 @@ def scale(
     law: str | os.PathLike[str] | None = None,
     fit: str | os.PathLike[str] | None = None,
     table: str | os.PathLike[str] | None = None,
+    force: bool = False,
     resume: bool = False,
     seed: int = 0,
     ep: str = "cpu",
@@ -80,8 +81,8 @@ def scale(
     the run directory `out`. The law is searched with `data`, or read from `law` (a `widths.toml`), or fitted to
     recorded widths in `fit` (a CSV file; without a model that is all that is done). With data every model is trained
     from scratch with `seeds` seeds; without, it keeps what weights it can and is not trained. Unlabelled data teach the
-    original's answers. Several methods make a model each. Raises NetadaptError for targets out of reach and for laws
-    of other models.
+    original's answers. Several methods make a model each. `force` takes a `table` of another device.
+    Raises NetadaptError for targets out of reach and for laws of other models.
 
     >>> wider = scale("model.onnx", target="params=2x", method="uniform", out="scaled")
     >>> wider.models[0].widths
@@ -131,7 +132,7 @@ def scale(
         "device": fingerprint(execution),
     }
     with _running(out, identity, resume, about) as run:
-        timed = _table(run, found, options, execution, table, progress or _quiet)
+        timed = _table(run, found, options, execution, table, force, progress or _quiet)
         making = Making(run, source, found, dataset, options, timed, execution, progress or _quiet, log or _quiet)
         result = _Scaling(making, given, record).result()
     if out is None:
@@ -159,10 +160,11 @@ def _table(
     options: Options,
     execution: Execution,
     table: str | os.PathLike[str] | None,
+    force: bool,
     progress: Progress,
 ) -> Table | None:
     if table is not None:
-        return loaded_table(Path(table), found, execution)
+        return loaded_table(Path(table), found, execution, anywhere=force)
     if all(budget.resource != "latency" for budget in options.budgets):
         return None
     return built_table(run.path, found, execution, options.seed, progress)

@@ -60,6 +60,7 @@ def adapt(
     out: str | os.PathLike[str],
     *,
     table: Tables = None,
+    force: bool = False,
     device: Devices = LOCAL,
     python: str = "python3",
     keep: bool = False,
@@ -110,8 +111,8 @@ def adapt(
     it, and `resume` continues from it whatever happened. `evaluate` judges models (higher is better) instead of the
     data, which may then be None. `max_time` ("30m", or seconds, over all resumes) stops with the best model so far;
     `min_accuracy` is never gone below; of every `save_interval` iterations one keeps its model. `executor` does the
-    proposals (`local`, `local:N`, `ray`, `ray:ADDRESS`, or your own) and never changes the result. Other arguments are
-    those of the command `adapt`.
+    proposals (`local`, `local:N`, `ray`, `ray:ADDRESS`, or your own) and never changes the result. `force` takes
+    tables of other devices; what is measured here corrects them. Other arguments are those of the command `adapt`.
 
     Raises NetadaptError for whatever it cannot judge: unreadable or unsuitable models and data, budgets that mean
     nothing, a directory that is not this run's.
@@ -191,7 +192,7 @@ def adapt(
             log=log,
         ) as places,
     ):
-        loaded = {p.resource: _loaded(p, subject, execution) for p in places if p.table is not None}
+        loaded = {p.resource: _loaded(p, subject, execution, force) for p in places if p.table is not None}
         command = arguments.command(subject.model.path, subject.data)
         recorded = {
             "versions": versions(),
@@ -226,9 +227,10 @@ def _path(given: str | os.PathLike[str] | None) -> Path | None:
     return None if given is None else Path(given)
 
 
-def _loaded(place: Place, subject: Subject, execution: Execution) -> Table:
+def _loaded(place: Place, subject: Subject, execution: Execution, force: bool) -> Table:
     assert place.table is not None
-    return loaded_table(place.table, subject.trace, execution, place.environment, anywhere=place.device is None)
+    anywhere = force or place.device is None
+    return loaded_table(place.table, subject.trace, execution, place.environment, anywhere=anywhere)
 
 
 def _told(devices: Mapping[str, str | Device]) -> tuple[str, ...]:
@@ -243,6 +245,7 @@ def dry_run(
     budget: Budgets,
     *,
     table: Tables = None,
+    force: bool = False,
     device: Devices = LOCAL,
     python: str = "python3",
     keep: bool = False,
@@ -277,7 +280,7 @@ def dry_run(
     ):
         for place in places:
             if place.table is not None:
-                found = _loaded(place, subject, execution)
+                found = _loaded(place, subject, execution, force)
             else:
                 found = built_table(
                     Path(folder), subject.trace, execution, asked.seed, progress or _quiet, place.device, place.resource
