@@ -8,11 +8,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Event, Thread
 
 from netadapt_onnx.errors import legible
 
 # tabulate puts so much between columns, and so much beside a header.
 GAP, PADDING, NARROWEST = "  ", 2, 6
+# Work that takes less needs no bar.
+PATIENCE_S = 1.0
 Progress = Callable[[int, int, str], None]
 
 
@@ -165,6 +168,34 @@ def followed(title: str) -> Iterator[Followed]:
             lambda done, total, text: bar.update(task, completed=done, total=total, text=text),
             lambda line: bar.console.print(line, markup=False),
         )
+
+
+@contextmanager
+def waited(title: str) -> Iterator[None]:
+    """A bar on stderr without an end to it, for work that cannot say how far it is; only once it takes its time."""
+    if _verbosity() == "quiet" or not sys.stderr.isatty():
+        yield
+        return
+    done = Event()
+    thread = Thread(target=_pulse, args=(title, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _pulse(title: str, done: Event) -> None:
+    if done.wait(PATIENCE_S):
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        bar.add_task(title, total=None)
+        done.wait()
 
 
 def _verbosity() -> str:

@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -174,6 +175,23 @@ def test_progress_is_for_terminals_and_not_if_quiet(model: Path, tmp_path: Path)
     assert err == "" and "next: " not in out
     done = subprocess.run([*COMMAND, *adapting("c", "-v")], capture_output=True, text=True)
     assert "iteration 1: " in done.stderr
+
+
+def test_work_that_cannot_say_how_far_it_is_has_a_bar_once_it_takes_its_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for patience, words in ((60.0, ""), (0.0, "pruning")):
+        monkeypatch.setattr(render, "PATIENCE_S", patience)
+        with render.waited("pruning"):
+            deadline = time.monotonic() + 30
+            seen = ""
+            while words not in seen and time.monotonic() < deadline:
+                time.sleep(0.01)
+                seen += capsys.readouterr().err
+        assert words in seen and (words or seen == "")
 
 
 FOLLOWED = [

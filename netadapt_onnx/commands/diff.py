@@ -40,9 +40,11 @@ def command(
     Examples:  netadapt-onnx diff before.onnx after.onnx
                netadapt-onnx diff git:main model.onnx --format markdown
     """
+    from netadapt_onnx import render
     from netadapt_onnx.gating.diff import diff
 
-    result = diff(a, b, shapes=shapes, batch_size=batch_size, timeout_s=timeout, memory_bytes=memory_limit)
+    with render.waited("comparing"):
+        result = diff(a, b, shapes=shapes, batch_size=batch_size, timeout_s=timeout, memory_bytes=memory_limit)
     return Answer(result, lambda: _text(result, form, a, b))
 
 

@@ -44,19 +44,21 @@ def command(
     \b
     Example:  netadapt-onnx evaluate model.onnx run/model.onnx --data data.npz --split test
     """
+    from netadapt_onnx import render
     from netadapt_onnx.evaluation import evaluate
 
-    result = evaluate(
-        models,
-        data,
-        split=split,
-        ep=ep,
-        threads=threads,
-        timed=latency,
-        energy=resource == "energy",
-        shapes=shapes,
-        batch_size=batch_size,
-    )
+    with render.waited("evaluating"):
+        result = evaluate(
+            models,
+            data,
+            split=split,
+            ep=ep,
+            threads=threads,
+            timed=latency,
+            energy=resource == "energy",
+            shapes=shapes,
+            batch_size=batch_size,
+        )
     return Answer(result, lambda: _text(result))
 
 

@@ -37,9 +37,11 @@ def command(
     \b
     Example:  netadapt-onnx export net.py:make -o net.onnx
     """
+    from netadapt_onnx import render
     from netadapt_onnx.exporting import export
 
-    result = export(factory, output, exporter=exporter, opset=opset, shapes=shapes, overwrite=overwrite)
+    with render.waited("exporting"):
+        result = export(factory, output, exporter=exporter, opset=opset, shapes=shapes, overwrite=overwrite)
     return Answer(result, lambda: _text(result))
 
 

@@ -80,27 +80,29 @@ def command(
                netadapt-onnx prune model.onnx --ratio 0.5 --global --criterion fisher --data data.npz -o small.onnx
                netadapt-onnx prune model.onnx --plan small.plan.toml -o again.onnx
     """
+    from netadapt_onnx import render
     from netadapt_onnx.pruning import passed, prune
     from netadapt_onnx.surgery import Choices
 
-    result = prune(
-        model,
-        output,
-        ratio=ratio,
-        keep=keep or None,
-        budget=budget or None,
-        plan=plan,
-        global_=global_,
-        criterion=criterion,
-        step=step,
-        data=data,
-        reconstruct=reconstruct,
-        check=check,
-        choices=Choices(attention, resize_io),
-        shapes=shapes,
-        batch_size=batch_size,
-        overwrite=overwrite,
-    )
+    with render.waited("pruning"):
+        result = prune(
+            model,
+            output,
+            ratio=ratio,
+            keep=keep or None,
+            budget=budget or None,
+            plan=plan,
+            global_=global_,
+            criterion=criterion,
+            step=step,
+            data=data,
+            reconstruct=reconstruct,
+            check=check,
+            choices=Choices(attention, resize_io),
+            shapes=shapes,
+            batch_size=batch_size,
+            overwrite=overwrite,
+        )
     proven = result.verify is None or passed(result.verify)
     return Answer(result, lambda: _text(result, proven), ok=result.met and proven)
 
