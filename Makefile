@@ -26,7 +26,7 @@ $(VENV)/.installed-all: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-adapt: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing what the demo needs into $(VENV) (minutes the first time)"
-	@$(PIP) -e '.[adapt]'
+	@$(PIP) -e '.[adapt,report]'
 	@touch $@
 
 install: $(VENV)/.installed-all ## create .venv with all extras and the development tools

@@ -59,6 +59,7 @@ def test_the_demo_leaves_what_it_speaks_of(
     for part in ("iteration", "channels before", "top1 (test)", "macs=0.7x met", "next: netadapt-onnx evaluate"):
         assert part in out
     onnx.checker.check_model(str(place / "run" / "model.onnx"), full_check=True)
+    assert (place / "run" / "report.html").exists() and f"and {place / 'run' / 'report.html'}" in out
     assert cli.run(["demo", "-o", str(place), "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "exists"
     # What it suggests to try next works on what it left.

@@ -10,6 +10,7 @@ import click
 
 from netadapt_onnx.commands.answer import Answer
 from netadapt_onnx.commands.options import OVERWRITE, common
+from netadapt_onnx.commands.reported import write_report
 
 
 @click.command("demo", short_help="Do the whole job on handwritten digits; needs no files.")
@@ -43,6 +44,7 @@ def command(folder: Path, overwrite: bool) -> Answer:
             return stack.enter_context(render.followed(title)).progress
 
         result = demo(folder, overwrite=overwrite, stage=stage)
+    write_report(result.model.parent)
     again = [
         f"netadapt-onnx inspect {folder / MODEL} --table {folder / TABLE}",
         f"netadapt-onnx prune {folder / MODEL} --ratio 0.5 --verify",
