@@ -47,11 +47,11 @@ def find_branches(found: Trace) -> tuple[Branch, ...]:
     taken = {group.name for group in found.groups}
     branches: list[Branch] = []
     for name in _sums(found.folded):
-        left, rest = (traced_without(found, [*names, name]) for names in ((), [b.name for b in branches]))
-        if name in taken or not (same_groups(found, left) and same_groups(found, rest)):
+        nodes = _names(found.folded) - _names(without(found.folded, [name]))
+        if name in taken or nodes.isdisjoint(layer.name for layer in found.labels.layers):
             continue
-        nodes = _names(found.folded) - _names(left.folded)
-        if nodes.isdisjoint(layer.name for layer in found.labels.layers):
+        left, rest = (traced_without(found, [*names, name]) for names in ((), [b.name for b in branches]))
+        if not (same_groups(found, left) and same_groups(found, rest)):
             continue
         still = {group.name for group in left.groups}
         branches.append(Branch(name, nodes, tuple(g.name for g in found.prunable if g.name not in still)))
