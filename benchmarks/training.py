@@ -192,25 +192,29 @@ def _step_time(name: str) -> dict[str, Any]:
 def _markdown(results: list[dict[str, Any]]) -> str:
     from tabulate import tabulate
 
-    exports = [r for r in results if r["case"]["exporter"] != "step"]
-    good = [r for r in exports if max(r.get("forward", 1.0), r.get("trained", 1.0)) <= TOLERANCE]
-    rows = [
-        [r["case"]["model"], r["case"]["exporter"], r["failure"]]
-        if "failure" in r
-        else [
-            r["case"]["model"], r["case"]["exporter"], f"{r['forward']:.1e}", f"{r['trained']:.1e}",
-            f"{r['reached']} of {r['weights']}", f"{r['parameters'] / 1e6:.2f}",
-        ]
-        for r in exports
-    ]  # fmt: skip
-    headers = ["network", "exporter", "forward", "trained, written back", "weights with a gradient", "parameters (M)"]
-    made = f"{len(good)} of {len(exports)} exports agree within {TOLERANCE:g} before and after training.\n\n"
+    exports = {(r["case"]["model"], r["case"]["exporter"]): r for r in results if r["case"]["exporter"] != "step"}
+    good = sum(max(r.get("forward", 1.0), r.get("trained", 1.0)) <= TOLERANCE for r in exports.values())
+    rows = []
+    for model in dict.fromkeys(model for model, _ in exports):
+        both = [exports.get((model, exporter), {}) for exporter in EXPORTERS]
+        known: dict[str, Any] = next((r for r in both if "forward" in r), {"weights": 0, "parameters": 0})
+        reached = {f"{r['reached']} of {r['weights']}" for r in both if "reached" in r}
+        cells = [_cell(r, what) for r in both for what in ("forward", "trained")]
+        rows.append([model, f"{known['parameters'] / 1e6:.1f}", " / ".join(sorted(reached)), *cells])
+    headers = ["network", "parameters (M)", "weights with a gradient"]
+    headers += [f"{exporter}: {what}" for exporter in EXPORTERS for what in ("forward", "trained, written back")]
+    made = f"{good} of {len(exports)} exports agree within {TOLERANCE:g} before and after training.\n\n"
     made += tabulate(rows, headers, tablefmt="github", disable_numparse=True)
     steps = [r for r in results if r["case"]["exporter"] == "step"]
     if steps:
         rows = [[r["case"]["model"], f"{r['ours_s']:.3f}", f"{r['native_s']:.3f}", f"{r['ratio']:.3f}"] for r in steps]
-        made += "\n\n" + tabulate(rows, ["network", "ours (CPU s)", "native (CPU s)", "ratio"], tablefmt="github")
+        headers = ["network", "ours (CPU s)", "native (CPU s)", "ratio"]
+        made += "\n\n" + tabulate(rows, headers, tablefmt="github", disable_numparse=True)
     return made
+
+
+def _cell(result: dict[str, Any], what: str) -> str:
+    return f"{result[what]:.1e}" if what in result else str(result.get("failure", ""))
 
 
 def _read(results: Path) -> list[dict[str, Any]]:

@@ -188,6 +188,21 @@ def test_a_reshape_written_for_one_sample_follows_the_batch() -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
 
 
+def test_an_expand_written_for_one_sample_follows_the_batch() -> None:
+    """Swin's cosine attention divides by norms that were expanded to the shape of what they are norms of."""
+    b = Builder()
+    x = b.node("Reshape", ["x", b.constant("windows", np.array([4, 16, 3]))])
+    norm = b.node("ReduceL2", [x], axes=[2])
+    norm = b.node("Expand", [norm, b.constant("target", np.array([4, 16, 3]))])
+    x = b.node("Div", [x, norm])
+    b.node("Reshape", [x, b.constant("flat", np.array([1, -1]))], output="y")
+    proto = b.model({"x": (1, 64, 3)}, {"y": (1, 192)})
+    singles = [random_inputs(input_specs(proto), seed)["x"] for seed in range(3)]
+    wanted = np.concatenate([run(session(proto), {"x": x})["y"] for x in singles])
+    found = in_torch(TorchGraph(proto), {"x": np.concatenate(singles)})["y"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+
+
 def test_half_precision_weights_train_in_float32_and_return_as_half() -> None:
     b = Builder()
     tensor = numpy_helper.from_array(b.rng.standard_normal((4, 6)).astype(np.float16), "w")

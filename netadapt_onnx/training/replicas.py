@@ -110,7 +110,7 @@ class Replicas:
             if parts[0] is None:
                 parameter.grad = None
                 continue
-            total = parts[0] * weights[0]
+            total = parts[0] if len(parts) == 1 else parts[0] * weights[0]
             for part, weight in zip(parts[1:], weights[1:], strict=True):
                 assert part is not None
                 total.add_(part, alpha=weight)

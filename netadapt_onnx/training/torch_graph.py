@@ -20,6 +20,8 @@ from netadapt_onnx.training.ops.registry import DTYPES, Function, Node, is_train
 from netadapt_onnx.training.weights import Kind, running_statistics, trainable
 
 Observer = Callable[[Node, Sequence[Tensor | None], Sequence[Tensor]], None]
+# Ops whose target shape may have the batch written into it.
+_SHAPED = ("Reshape", "Expand")
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
@@ -61,7 +63,7 @@ class TorchGraph(nn.Module):
         self._gates: Mapping[str, Sequence[tuple[int, Tensor]]] = {}
         self._declared_batch = _fixed_batch(proto)
         self._reshapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-        if self._declared_batch is not None and any(node.op == "Reshape" for node in self._nodes):
+        if self._declared_batch is not None and any(node.op in _SHAPED for node in self._nodes):
             self._probe(proto)
 
     @property
@@ -218,7 +220,7 @@ class TorchGraph(nn.Module):
         ]
 
     def _probe(self, proto: onnx.ModelProto) -> None:
-        """Run once at the declared batch size and note what each Reshape does there, so that others can follow."""
+        """Run once at the declared batch size and note what each Reshape and Expand does there: others can follow."""
         inputs = {}
         for value in proto.graph.input:
             shape = declared_shape(value)
@@ -230,16 +232,19 @@ class TorchGraph(nn.Module):
         noted: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
         def note(node: Node, arguments: Sequence[Tensor | None], results: Sequence[Tensor]) -> None:
-            if node.op == "Reshape" and arguments[0] is not None:
+            written = node.op == "Reshape" or (node.op == "Expand" and 1 in node.constants)
+            if written and arguments[0] is not None:
                 noted[node.outputs[0]] = (tuple(arguments[0].shape), tuple(results[0].shape))
 
         self.observe(inputs, note)
         self._reshapes = noted
 
     def _rescaled(self, node: Node, x: Tensor | None) -> Tensor:
-        """A Reshape whose target was written for another batch size: the axis that holds the batch is scaled."""
+        """A target that was written for another batch size: the axis that holds the batch is scaled."""
         assert x is not None
         before, after = self._reshapes[node.outputs[0]]
+        if node.op == "Expand":
+            return _expanded(node, x, before, after)
         changed = [i for i, (now, then) in enumerate(zip(x.shape, before, strict=True)) if now != then]
         if not changed:
             return x.reshape(after)
@@ -253,6 +258,22 @@ class TorchGraph(nn.Module):
         target = list(after)
         target[axis] = after[axis] * x.shape[changed[0]] // before[changed[0]]
         return x.reshape(target)
+
+
+def _expanded(node: Node, x: Tensor, before: tuple[int, ...], after: tuple[int, ...]) -> Tensor:
+    """An Expand at another batch size: axes that have grown with it and were not expanded stay as they are."""
+    new = len(after) - len(before)
+    target = list(after)
+    for axis, (now, then) in enumerate(zip(x.shape, before, strict=True)):
+        if now == then:
+            continue
+        if after[new + axis] != then:
+            raise NetadaptError(
+                f"Expand to {list(after)} fixes the batch axis", hint="re-export with a dynamic batch", node=node.name,
+                code="unsupported",
+            )  # fmt: skip
+        target[new + axis] = now
+    return x.expand(target)
 
 
 def unsupported(proto: onnx.ModelProto) -> dict[str, list[str]]:
