@@ -9,8 +9,8 @@ model gets the same final training by the original model; what is compared is it
     torch-pruning     Torch-Pruning's L2 pruner at one ratio for all blocks' inner filters, widths in multiples of 16,
                       the largest that meets the budget (torch-pruning/8: of 8)
 
-A cell is a method, a budget and a seed; it is a line of WORK/results.jsonl and is not run again: stop it at any time,
-run it again, it goes on. Hours on two cores; `--seeds 1 --epochs 1` and the like for less.
+A cell is a method, a budget and a seed; it is a line of WORK/results.jsonl and is not run again unless it failed: stop
+it at any time, run it again, it goes on. Hours on two cores; `--seeds 1 --epochs 1` and the like for less.
 
     python ../shared/data/prepare.py cifar10 cifar.npz
     python benchmarks/search_quality.py --install-peers
@@ -88,7 +88,7 @@ def main() -> None:
             for method in asked.methods.split(",")
         ]
         for case in cases:
-            if any(found["case"] == asdict(case) for found in _read(results)):
+            if any(found["case"] == asdict(case) and "failure" not in found for found in _read(results)):
                 continue
             found = _apart(case, asked)
             with results.open("a") as lines:
@@ -169,7 +169,7 @@ def _cell(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
             settings=_settings(small, data, asked.work / SETTINGS),
         ).proto
     trained_s = time.monotonic() - began
-    save(small, place.with_suffix(".onnx"), overwrite=True)
+    save(small, place.with_name(f"{place.name}.onnx"), overwrite=True)
     of = cost(fold(small).proto, fold(small).shapes).macs / cost(original.proto, original.shapes).macs
     timed = _timed(small, original, sessions=21, seconds=20.0)
     assert isinstance(small, onnx.ModelProto)
