@@ -228,7 +228,8 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     other = tmp_path / "other" / run.name
     shutil.copytree(run, other)
     made = netadapt_onnx.report([run, other], tmp_path / "both.html")
-    assert made.runs == (str(run), str(other))
+    assert made.runs == (f"{tmp_path.name}/{run.name}", f"other/{run.name}")
+    assert netadapt_onnx.report([run, run], tmp_path / "same.html").runs[0] == f"{tmp_path.name}/{run.name} (1)"
 
 
 def test_a_chart_that_is_none_is_said(tmp_path: Path) -> None:

@@ -34,9 +34,10 @@ th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere;
   min-width: min(14rem, 32vw); white-space: normal; }
 table.words td { text-align: left; overflow-wrap: anywhere; vertical-align: top; white-space: normal; }
 table.words th { text-align: left; } table.words td:first-child { overflow-wrap: normal; }
-th:nth-child(n) { color: var(--soft); font-weight: 600; overflow-wrap: normal; }
+th:nth-child(n) { color: var(--soft); font-weight: 600; overflow-wrap: normal;
+  white-space: normal; vertical-align: bottom; }
 table.named td:nth-child(2) { white-space: normal; overflow-wrap: anywhere; min-width: min(14rem, 38vw); }
-table.named td:first-child { min-width: 0; }
+table.named :is(td, th):first-child { min-width: 0; }
 summary { cursor: pointer; color: var(--soft); }
 @media print { body { max-width: none; font-size: 11px; } figure { break-inside: avoid; } .wide { overflow: visible; } }
 """

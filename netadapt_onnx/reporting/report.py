@@ -55,10 +55,7 @@ def report(
     folders = [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(run) for run in runs]
     if not folders:
         raise NetadaptError("no run to report on", hint="name a directory given with -o", code="usage")
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
-    stories = [read_story(folder, name) for folder, name in zip(folders, names, strict=True)]
+    stories = [read_story(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
     file = folders[0] / REPORT_FILE if output is None else Path(output)
     if output is not None:
         refuse_existing(file, overwrite)
@@ -71,6 +68,14 @@ def report(
     text = page(title, parts, document, live=interactive).encode()
     write_atomically(file, text)
     return Report(file, tuple(story.name for story in stories), len(text))
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Their last names; with that of the folder above where several are alike, numbered where that is no help."""
+    places = [folder.resolve() for folder in folders]
+    last = [place.name for place in places]
+    names = [p.name if last.count(p.name) == 1 else f"{p.parent.name}/{p.name}" for p in places]
+    return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names, 1)]
 
 
 def read_story(run: Path, name: str = "") -> AnyStory:

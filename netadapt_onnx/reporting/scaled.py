@@ -20,7 +20,12 @@ def told(story: ScaledStory, draw: Draw, *, headed: bool) -> list[str]:
     others = [draw(story.drawn[chart]) for chart in shown if not chart.startswith("accuracy")]
     notes = [paragraph(note) for note in result.notes]
     parts = [
-        ("networks", [table(HEADERS, [_row(made) for made in result.models]), *notes] if result.models else notes),
+        (
+            "networks",
+            [table(_headers(story), [_row(made) for made in result.models], "numbers named"), *notes]
+            if result.models
+            else notes,
+        ),
         ("accuracy by size", accuracies),
         ("widths", [_widths(story)] if result.models else []),
         ("how widths follow the size", [*others, *([_laws(story)] if result.groups else [])]),
@@ -29,7 +34,10 @@ def told(story: ScaledStory, draw: Draw, *, headed: bool) -> list[str]:
     return [section(name + title, *inside) for title, inside in parts if inside]
 
 
-HEADERS = ["target", "method", "params", "macs", "file size", "peak activations", "latency", "accuracy", "seeds"]
+def _headers(story: ScaledStory) -> list[str]:
+    found = next((made.accuracy for made in story.result.models if made.accuracy is not None), None)
+    accuracy = "accuracy" if found is None else f"{found.metric} ({found.split})"
+    return ["target", "method", accuracy, "seeds", "latency", "params", "macs", "file size", "peak activations"]
 
 
 def _row(made: ScaledModel) -> list[object]:
@@ -39,17 +47,17 @@ def _row(made: ScaledModel) -> list[object]:
     accuracy = "not trained"
     if found is not None:
         values = [render.score(found.metric, value) for value in (found.mean, found.std)]
-        accuracy = f"{found.metric} ({found.split}) {values[0]} ± {values[1]}"
+        accuracy = " ± ".join(values)
     return [
         made.target,
         made.method + warm_up,
+        accuracy,
+        "" if found is None else len(found.values),
+        render.milliseconds(cost.latency_ms) + share,
         render.count(cost.params),
         render.count(cost.macs),
         render.size(cost.size_bytes),
         render.size(cost.memory_bytes),
-        render.milliseconds(cost.latency_ms) + share,
-        accuracy,
-        "" if found is None else len(found.values),
     ]
 
 
