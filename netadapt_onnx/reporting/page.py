@@ -36,8 +36,8 @@ table.words td { text-align: left; overflow-wrap: anywhere; vertical-align: top;
 table.words th { text-align: left; } table.words td:first-child { overflow-wrap: normal; }
 th:nth-child(n) { color: var(--soft); font-weight: 600; overflow-wrap: normal;
   white-space: normal; vertical-align: bottom; }
-table.named td:nth-child(2) { white-space: normal; overflow-wrap: anywhere; min-width: min(14rem, 38vw); }
-table.named :is(td, th):first-child { min-width: 0; }
+table.named td:nth-child(2) { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
+table.named :is(td, th):first-child { min-width: 0; white-space: nowrap; }
 summary { cursor: pointer; color: var(--soft); }
 @media print { body { max-width: none; font-size: 11px; } figure { break-inside: avoid; } .wide { overflow: visible; } }
 """
