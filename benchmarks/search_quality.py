@@ -4,8 +4,8 @@ CIFAR-10 (JPEG), ResNet-20. Every way ends in a model within the budget as measu
 model gets the same final training by the original model; what is compared is its accuracy on the test half.
 
     netadapt/reconstruct, knapsack    this project's searches (also netadapt/finetune, netadapt/taylor)
-    uniform           every group keeps the same share of its filters (to a step of 4), those of largest L2 norm, made
-                      up for by least squares as the searches' results are; the largest that meets the budget
+    uniform           every group keeps the same share of its filters (in steps of 4, 8 or 16), those of largest L2
+                      norm, made up for by least squares as the searches' results are; the largest within the budget
     torch-pruning     Torch-Pruning's L2 pruner at one ratio for all blocks' inner filters, widths in multiples of 16,
                       the largest that meets the budget (torch-pruning/8: of 8)
 
@@ -219,8 +219,8 @@ def _small(case: Case, asked: argparse.Namespace, place: Path) -> tuple[Any, flo
     return load(known).proto, None
 
 
-def _uniform(asked: argparse.Namespace) -> list[Candidate]:
-    """The same share of every group, in widths of multiples of 4.
+def _uniform(asked: argparse.Namespace) -> list[list[Candidate]]:
+    """The same share of every group, in widths of multiples of 4, of 8, and of 16.
 
     Between two such models the groups, last ones first, take the step one after the other: else a network of narrow
     layers would land far below a budget, and be compared with larger ones.
@@ -233,18 +233,21 @@ def _uniform(asked: argparse.Namespace) -> list[Candidate]:
 
     found = trace(fold(load(asked.model).proto))
     count = CostModel(found.flat.proto)
-    widths = [at_ratio(found.prunable, percent / 100, 4) for percent in range(96)]
-    steps = [widths[0]]
-    for after in widths:
-        for name in [*after][::-1]:
-            if after[name] != steps[-1][name]:
-                steps.append({**steps[-1], name: after[name]})
+
+    def steps(multiple: int) -> list[dict[str, int]]:
+        widths = [at_ratio(found.prunable, percent / 100, multiple) for percent in range(96)]
+        taken = [widths[0]]
+        for after in widths:
+            for name in [*after][::-1]:
+                if after[name] != taken[-1][name]:
+                    taken.append({**taken[-1], name: after[name]})
+        return taken
 
     def candidate(counts: dict[str, int]) -> Candidate:
         macs = count(found.resized_shapes(select(found, counts, "first"))).macs
         return Candidate(macs, lambda: resize(found, select(found, counts, "l2")))
 
-    return [candidate(counts) for counts in steps]
+    return [[candidate(counts) for counts in steps(multiple)] for multiple in (4, 8, 16)]
 
 
 def _solved(asked: argparse.Namespace, cut: Path, seed: int) -> Any:
@@ -262,7 +265,7 @@ def _solved(asked: argparse.Namespace, cut: Path, seed: int) -> Any:
     return reconstruct_in_order(found, select(found, widths, "l2"), inputs, targets)
 
 
-def _torch_pruned(asked: argparse.Namespace, round_to: int) -> list[Candidate]:
+def _torch_pruned(asked: argparse.Namespace, round_to: int) -> list[list[Candidate]]:
     """What Torch-Pruning makes of the network at ratios from 5% to 95%."""
     sys.path.insert(0, str(asked.work / "peers"))
     import torch
@@ -296,7 +299,7 @@ def _torch_pruned(asked: argparse.Namespace, round_to: int) -> list[Candidate]:
             export_module(module, {"image": image}, file, overwrite=True)
             folded = fold(_with_output(load(file).proto, OUTPUT))
             made[widths] = Candidate(cost(folded.proto, folded.shapes).macs, partial(_same, folded.proto))
-    return list(made.values())
+    return [list(made.values())]
 
 
 def _with_output(proto: Any, name: str) -> Any:
@@ -312,8 +315,11 @@ def _same(proto: Any) -> Any:
     return proto
 
 
-def _landed(candidates: Sequence[Candidate], budget: str, original: Path) -> Any:
-    """The largest model that meets the budget; the smallest if none does."""
+def _landed(families: Sequence[Sequence[Candidate]], budget: str, original: Path) -> Any:
+    """The largest model (by macs) that meets the budget; the smallest if none does.
+
+    Latency falls with macs within a family, more or less, but not from one to another: it is sought in each.
+    """
     from netadapt_onnx.folding import fold
     from netadapt_onnx.model import load
     from netadapt_onnx.profilers.cost import cost
@@ -321,14 +327,19 @@ def _landed(candidates: Sequence[Candidate], budget: str, original: Path) -> Any
     resource, _, share = budget.partition("=")
     limit, whole = float(share.removesuffix("x")), fold(load(original).proto)
     dense = cost(whole.proto, whole.shapes).macs
-    ordered = sorted(candidates, key=lambda candidate: -candidate.macs)
 
-    def within(number: int) -> bool:
+    def within(candidate: Candidate) -> bool:
         if resource == "macs":
-            return ordered[number].macs <= limit * dense
-        return bool(_timed(ordered[number].make(), whole, sessions=9, seconds=5.0).median <= limit)
+            return candidate.macs <= limit * dense
+        return bool(_timed(candidate.make(), whole, sessions=9, seconds=5.0).median <= limit)
 
-    return ordered[first_within(len(ordered), within)].make()
+    found: list[tuple[bool, float, Candidate]] = []
+    for family in families:
+        ordered = sorted(family, key=lambda candidate: -candidate.macs)
+        last = ordered[first_within(len(ordered), lambda n, ordered=ordered: within(ordered[n]))]  # type: ignore[misc]
+        meets = within(last)
+        found.append((meets, last.macs if meets else -last.macs, last))
+    return max(found, key=lambda one: one[:2])[2].make()
 
 
 def first_within(count: int, within: Callable[[int], bool]) -> int:
