@@ -273,3 +273,16 @@ def test_augmentation_moves_and_mirrors_each_image_alike_for_a_seed() -> None:
     kept = [np.isin(first["x"][i][first["x"][i] > 0], images[i]).mean() for i in range(4)]
     assert kept == [1.0] * 4
     assert not np.array_equal(first["x"], images)
+
+
+def test_a_batch_that_cannot_be_changed_is_said() -> None:
+    """The batch is merged behind the positions, as torch's attention does: nobody can tell which axis it went into."""
+    b = Builder()
+    x = b.node("Transpose", ["x"], perm=[1, 0, 2])
+    x = b.node("Reshape", [x, b.constant("merged", np.array([5, 6]))])
+    b.node("MatMul", [x, b.random("w", (6, 4), 6)], output="y")
+    proto = b.model({"x": (1, 5, 6)}, {"y": (5, 4)})
+    split = Split({"x": np.zeros((8, 5, 6), np.float32)})
+    with pytest.raises(NetadaptError, match=r"fixes its batch at 1, .* two samples: mat1 and mat2") as caught:
+        train(proto, Dataset(split, split), teacher=proto, epochs=1, settings=FLOAT)
+    assert "dynamic batch" in caught.value.hint

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.runtime import one_line
 from netadapt_onnx.training.data import Split
 from netadapt_onnx.training.ops.registry import Node
 from netadapt_onnx.training.replicas import tensors
@@ -29,7 +30,10 @@ class Footprint:
 
 
 def footprint(graph: TorchGraph, split: Split) -> Footprint:
-    """Run the graph on two samples and add up."""
+    """Run the graph on two samples and add up.
+
+    Raises NetadaptError where a batch written into the file keeps it from being run on two.
+    """
     rows = np.array([0, len(split) - 1])  # two: no axis of the model is likely to be that long for another reason
     total = 0
 
@@ -37,7 +41,17 @@ def footprint(graph: TorchGraph, split: Split) -> Footprint:
         nonlocal total
         total += sum(value.numel() * value.element_size() for value in results)
 
-    found = graph.observe(tensors(split.batch(rows)), count)
+    try:
+        found = graph.observe(tensors(split.batch(rows)), count)
+    except RuntimeError as error:
+        if out_of_memory(error) or graph.fixed_batch is None:
+            raise
+        raise NetadaptError(
+            f"the file fixes its batch at {graph.fixed_batch}, and training found no way to run it on two samples: "
+            f"{one_line(error, 100)}",
+            hint="re-export with a dynamic batch (`netadapt-onnx export` makes one)",
+            code="unsupported",
+        ) from error
     return Footprint({name: tuple(value.shape) for name, value in found.items()}, total // 2)
 
 

@@ -67,6 +67,11 @@ class TorchGraph(nn.Module):
             self._probe(proto)
 
     @property
+    def fixed_batch(self) -> int | None:
+        """The batch size that the file insists on; it runs at others where Reshape and Expand can follow."""
+        return self._declared_batch
+
+    @property
     def weights(self) -> dict[str, nn.Parameter]:
         """Trainable parameters by initializer name."""
         parameters = dict(self.named_parameters())
