@@ -170,7 +170,7 @@ by = ["prune", str(model), "--ratio", "0.5", "--data", str(folder / "t.npz"), "-
 assert run([*by, "activation"]) == 0
 assert run([*by, "taylor"]) == 2
 na.evaluate(model, folder / "d.npz", time_cap_s=0.2)
-na.profile(model, folder / "t.jsonl", models=10, time_cap_s=2, held_out=2)
+na.profile(model, folder / "t.jsonl", models=10, time_cap_s=20, held_out=2)
 assert run(["inspect", str(model), "--table", str(folder / "t.jsonl"), "--json"]) == 0
 (folder / "f.py").touch()
 for command in (["export", f"{folder / 'f.py'}:g", "-o", str(folder / "e.onnx")], ["demo", "-o", str(folder / "demo")]):
