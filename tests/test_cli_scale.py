@@ -155,3 +155,19 @@ def test_a_law_of_another_model_is_refused(capsys: pytest.CaptureFixture[str]) -
         "error"
     ]
     assert error["code"] == "other-model" and "law of another model" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("given", "targets"),
+    [
+        ("0.25x,0.5x", ["params=0.25x", "params=0.5x"]),
+        ("macs=0.5x,0.75x", ["macs=0.5x", "macs=0.75x"]),
+        ("0.5x,macs=0.5x,0.75x", ["params=0.5x", "macs=0.5x", "macs=0.75x"]),
+        ("macs=0.5x, macs=0.75x", ["macs=0.5x", "macs=0.75x"]),
+    ],
+)
+def test_a_resource_holds_for_the_targets_behind_it(
+    given: str, targets: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = scale(capsys, "net.onnx", "--method", "uniform", "--targets", given, "-o", "named")
+    assert [made["target"] for made in found["models"]] == targets

@@ -24,10 +24,13 @@ def _numbers(_: click.Context, __: click.Parameter, given: str | None) -> tuple[
 
 
 def _targets(_: click.Context, __: click.Parameter, given: str | None) -> tuple[str, ...]:
-    if given is None:
-        return ()
-    resource, equals, values = given.rpartition("=")
-    return tuple(f"{resource if equals else 'params'}={value.strip()}" for value in values.split(","))
+    """A resource that is named holds for the values behind it: `0.5x,latency=8ms,4ms`."""
+    texts, resource = [], "params"
+    for part in given.split(",") if given is not None else ():
+        named, equals, value = part.rpartition("=")
+        resource = named.strip() if equals else resource
+        texts.append(f"{resource}={value.strip()}")
+    return tuple(texts)
 
 
 @click.command("scale", short_help="Find the best widths for any size, up or down, and train at it.")
