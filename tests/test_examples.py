@@ -117,6 +117,17 @@ def test_a_bundle_goes_to_the_device_and_comes_back(here: Path, capsys: pytest.C
     assert (here / "edge" / "run" / "model.onnx").exists()
 
 
+def test_the_repository_in_miniature_keeps_its_limits_until_its_model_grows(here: Path) -> None:
+    shutil.copytree(EXAMPLES / "ci", here, dirs_exist_ok=True)
+    assert netadapt_onnx.gate().ok
+    model = here / "models" / "digits.onnx"
+    wider = netadapt_onnx.scale(model, target="params=1.1x", method="uniform", out=here / "wider").models[0].model
+    assert wider is not None
+    shutil.copy(wider, model)
+    exceeded = {check.limit for check in netadapt_onnx.gate().models[0].checks if not check.ok}
+    assert exceeded == {"size increase", "macs increase"}
+
+
 def test_every_example_is_spoken_of() -> None:
     told = (EXAMPLES / "README.md").read_text()
     for path in EXAMPLES.iterdir():
