@@ -27,14 +27,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from search_rivals import landed, solved, timed, torch_pruned, uniform  # noqa: E402
 
 PEER = "torch-pruning==1.6.1"
 SEARCHES: dict[str, dict[str, Any]] = {
@@ -47,7 +48,6 @@ ROUND_TO = {"torch-pruning": 16, "torch-pruning/8": 8}
 METHODS = (*SEARCHES, "uniform", *ROUND_TO)
 USUAL = ("netadapt/reconstruct", "knapsack", "uniform", "torch-pruning")
 TABLE, SETTINGS = "table.jsonl", "settings.json"
-OUTPUT = "logits"
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,6 @@ class Case:
     seed: int
     epochs: int
     augment: bool = False
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A smaller model: its macs, and what makes it."""
-
-    macs: float
-    make: Callable[[], Any]
 
 
 def main() -> None:
@@ -171,14 +163,14 @@ def _cell(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
     trained_s = time.monotonic() - began
     save(small, place.with_name(f"{place.name}.onnx"), overwrite=True)
     of = cost(fold(small).proto, fold(small).shapes).macs / cost(original.proto, original.shapes).macs
-    timed = _timed(small, original, sessions=21, seconds=20.0)
+    found = timed(small, original, sessions=21, seconds=20.0)
     assert isinstance(small, onnx.ModelProto)
     return {
         "test": accuracy(small, data.reported[1]).value,
         "original": accuracy(original.proto, data.reported[1]).value,
         "before_training": accuracy(searched, data.reported[1]).value,
-        "latency": timed.median,
-        "latency_ci95": timed.ci95,
+        "latency": found.median,
+        "latency_ci95": found.ci95,
         "macs": of,
         "search_s": seconds,
         "training_s": trained_s,
@@ -212,153 +204,16 @@ def _small(case: Case, asked: argparse.Namespace, place: Path) -> tuple[Any, flo
     if not known.exists():  # which widths: the same for all seeds
         from netadapt_onnx.model import save
 
-        found = _uniform(asked) if case.method == "uniform" else _torch_pruned(asked, ROUND_TO[case.method])
-        save(_landed(found, case.budget, asked.model), known)
+        peers = asked.work / "peers"
+        found = (
+            uniform(asked.model)
+            if case.method == "uniform"
+            else torch_pruned(asked.model, ROUND_TO[case.method], peers)
+        )
+        save(landed(found, case.budget, asked.model), known)
     if case.method == "uniform":
-        return _solved(asked, known, case.seed), None
+        return solved(asked.model, asked.data, known, case.seed), None
     return load(known).proto, None
-
-
-def _uniform(asked: argparse.Namespace) -> list[list[Candidate]]:
-    """The same share of every group, in widths of multiples of 4, of 8, and of 16.
-
-    Between two such models the groups, last ones first, take the step one after the other: else a network of narrow
-    layers would land far below a budget, and be compared with larger ones.
-    """
-    from netadapt_onnx.folding import fold
-    from netadapt_onnx.model import load
-    from netadapt_onnx.profilers.cost import CostModel
-    from netadapt_onnx.pruning import at_ratio
-    from netadapt_onnx.surgery import resize, select, trace
-
-    found = trace(fold(load(asked.model).proto))
-    count = CostModel(found.flat.proto)
-
-    def steps(multiple: int) -> list[dict[str, int]]:
-        widths = [at_ratio(found.prunable, percent / 100, multiple) for percent in range(96)]
-        taken = [widths[0]]
-        for after in widths:
-            for name in [*after][::-1]:
-                if after[name] != taken[-1][name]:
-                    taken.append({**taken[-1], name: after[name]})
-        return taken
-
-    def candidate(counts: dict[str, int]) -> Candidate:
-        macs = count(found.resized_shapes(select(found, counts, "first"))).macs
-        return Candidate(macs, lambda: resize(found, select(found, counts, "l2")))
-
-    return [[candidate(counts) for counts in steps(multiple)] for multiple in (4, 8, 16)]
-
-
-def _solved(asked: argparse.Namespace, cut: Path, seed: int) -> Any:
-    """The uniform cut, its layers solved in order as those of a search's result are."""
-    from netadapt_onnx.folding import fold
-    from netadapt_onnx.model import load
-    from netadapt_onnx.surgery import original_targets, reconstruct_in_order, select, trace
-    from netadapt_onnx.training.loading import dataset_for
-
-    found = trace(fold(load(asked.model).proto))
-    left = {group.name: group.channels for group in trace(fold(load(cut).proto)).prunable}
-    widths = {group.name: left.get(group.name, group.floor) for group in found.prunable}
-    inputs = dataset_for(found.folded, asked.data).train.sample(1024, seed).batch(slice(None))
-    targets = original_targets(found, inputs, seed)
-    return reconstruct_in_order(found, select(found, widths, "l2"), inputs, targets)
-
-
-def _torch_pruned(asked: argparse.Namespace, round_to: int) -> list[list[Candidate]]:
-    """What Torch-Pruning makes of the network at ratios from 5% to 95%."""
-    sys.path.insert(0, str(asked.work / "peers"))
-    import torch
-    import torch_pruning as peer
-
-    from netadapt_onnx.exporting import export_module
-    from netadapt_onnx.folding import fold
-    from netadapt_onnx.model import load
-    from netadapt_onnx.profilers.cost import cost
-    from resnet20 import resnet20
-
-    torch.set_num_threads(1)
-    image = torch.zeros(2, 3, 32, 32)
-    made: dict[tuple[int, ...], Candidate] = {}
-    for percent in range(0, 100, 5):
-        module = resnet20(asked.model)
-        # The stream's channels are padded between stages, which it does not follow: blocks' inner filters go.
-        kept = [module.conv1, module.linear, *(block.conv2 for block in module.blocks)]
-        if percent:
-            peer.pruner.MagnitudePruner(
-                module,
-                image,
-                importance=peer.importance.MagnitudeImportance(p=2),
-                pruning_ratio=percent / 100,
-                ignored_layers=kept,
-                round_to=round_to,
-            ).step()
-        widths = tuple(block.conv1.out_channels for block in module.blocks)
-        if widths not in made:
-            file = asked.work / "torch-pruned.onnx"
-            export_module(module, {"image": image}, file, overwrite=True)
-            folded = fold(_with_output(load(file).proto, OUTPUT))
-            made[widths] = Candidate(cost(folded.proto, folded.shapes).macs, partial(_same, folded.proto))
-    return [list(made.values())]
-
-
-def _with_output(proto: Any, name: str) -> Any:
-    """The exported model with the output's name in the file: what the teacher's is compared with."""
-    (output,) = proto.graph.output
-    for node in proto.graph.node:
-        node.output[:] = [name if made == output.name else made for made in node.output]
-    output.name = name
-    return proto
-
-
-def _same(proto: Any) -> Any:
-    return proto
-
-
-def _landed(families: Sequence[Sequence[Candidate]], budget: str, original: Path) -> Any:
-    """The largest model (by macs) that meets the budget; the smallest if none does.
-
-    Latency falls with macs within a family, more or less, but not from one to another: it is sought in each.
-    """
-    from netadapt_onnx.folding import fold
-    from netadapt_onnx.model import load
-    from netadapt_onnx.profilers.cost import cost
-
-    resource, _, share = budget.partition("=")
-    limit, whole = float(share.removesuffix("x")), fold(load(original).proto)
-    dense = cost(whole.proto, whole.shapes).macs
-
-    def within(candidate: Candidate) -> bool:
-        if resource == "macs":
-            return candidate.macs <= limit * dense
-        return bool(_timed(candidate.make(), whole, sessions=9, seconds=5.0).median <= limit)
-
-    found: list[tuple[bool, float, Candidate]] = []
-    for family in families:
-        ordered = sorted(family, key=lambda candidate: -candidate.macs)
-        last = ordered[first_within(len(ordered), lambda n, ordered=ordered: within(ordered[n]))]  # type: ignore[misc]
-        meets = within(last)
-        found.append((meets, last.macs if meets else -last.macs, last))
-    return max(found, key=lambda one: one[:2])[2].make()
-
-
-def first_within(count: int, within: Callable[[int], bool]) -> int:
-    """The first of `count` models, from large to small, that is `within` the budget, the last if none is.
-
-    By bisection; since latency does not fall with every cut, some larger ones are tried as well.
-    """
-    low, high = 0, count - 1
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if within(middle) else (middle + 1, high)
-    return next((n for n in range(max(0, low - 3), low) if within(n)), low)
-
-
-def _timed(model: Any, original: Any, *, sessions: int, seconds: float) -> Any:
-    from netadapt_onnx.profilers.timing import ratio
-    from netadapt_onnx.runtime import random_inputs
-
-    return ratio(model, original.proto, random_inputs(original.specs), sessions=sessions, time_cap_s=seconds)
 
 
 def _settings(proto: Any, data: Any, file: Path) -> Any:

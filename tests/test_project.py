@@ -91,7 +91,11 @@ def test_imports_point_downwards(path: Path) -> None:
         assert not ({here, there} <= APART and here != there), f"{path}: {here} and {there} stand apart"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path",
+    [*modules(), *sorted((REPOSITORY / "benchmarks").glob("*.py")), *sorted((REPOSITORY / "tests").glob("*.py"))],
+    ids=lambda p: str(p.relative_to(REPOSITORY)),
+)
 def test_files_are_short(path: Path) -> None:
     alone = path == PACKAGE / "profilers" / "agent.py"  # devices get one file, so it cannot be several
     assert len(path.read_text().splitlines()) < (650 if alone else 400)

@@ -25,8 +25,10 @@ def _numbers(_: click.Context, __: click.Parameter, given: str | None) -> tuple[
 
 def _targets(_: click.Context, __: click.Parameter, given: str | None) -> tuple[str, ...]:
     """A resource that is named holds for the values behind it: `0.5x,latency=8ms,4ms`."""
+    if given is None:
+        return ()
     texts, resource = [], "params"
-    for part in given.split(",") if given is not None else ():
+    for part in given.split(","):
         named, equals, value = part.rpartition("=")
         resource = named.strip() if equals else resource
         texts.append(f"{resource}={value.strip()}")

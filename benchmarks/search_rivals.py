@@ -1,0 +1,163 @@
+"""What searches are compared with: uniform widths and Torch-Pruning, the largest model of each that meets a budget."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+OUTPUT = "logits"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A smaller model: its macs, and what makes it."""
+
+    macs: float
+    make: Callable[[], Any]
+
+
+def uniform(model: Path) -> list[list[Candidate]]:
+    """The same share of every group, in widths of multiples of 4, of 8, and of 16.
+
+    Between two such models the groups, last ones first, take the step one after the other: else a network of narrow
+    layers would land far below a budget, and be compared with larger ones.
+    """
+    from netadapt_onnx.folding import fold
+    from netadapt_onnx.model import load
+    from netadapt_onnx.profilers.cost import CostModel
+    from netadapt_onnx.pruning import at_ratio
+    from netadapt_onnx.surgery import resize, select, trace
+
+    found = trace(fold(load(model).proto))
+    count = CostModel(found.flat.proto)
+
+    def steps(multiple: int) -> list[dict[str, int]]:
+        widths = [at_ratio(found.prunable, percent / 100, multiple) for percent in range(96)]
+        taken = [widths[0]]
+        for after in widths:
+            for name in [*after][::-1]:
+                if after[name] != taken[-1][name]:
+                    taken.append({**taken[-1], name: after[name]})
+        return taken
+
+    def candidate(counts: dict[str, int]) -> Candidate:
+        macs = count(found.resized_shapes(select(found, counts, "first"))).macs
+        return Candidate(macs, lambda: resize(found, select(found, counts, "l2")))
+
+    return [[candidate(counts) for counts in steps(multiple)] for multiple in (4, 8, 16)]
+
+
+def solved(model: Path, data: Path, cut: Path, seed: int) -> Any:
+    """The uniform cut, its layers solved in order as those of a search's result are."""
+    from netadapt_onnx.folding import fold
+    from netadapt_onnx.model import load
+    from netadapt_onnx.surgery import original_targets, reconstruct_in_order, select, trace
+    from netadapt_onnx.training.loading import dataset_for
+
+    found = trace(fold(load(model).proto))
+    left = {group.name: group.channels for group in trace(fold(load(cut).proto)).prunable}
+    widths = {group.name: left.get(group.name, group.floor) for group in found.prunable}
+    inputs = dataset_for(found.folded, data).train.sample(1024, seed).batch(slice(None))
+    targets = original_targets(found, inputs, seed)
+    return reconstruct_in_order(found, select(found, widths, "l2"), inputs, targets)
+
+
+def torch_pruned(model: Path, round_to: int, peers: Path) -> list[list[Candidate]]:
+    """What Torch-Pruning, installed in `peers`, makes of the network at ratios from 5% to 95%."""
+    sys.path.insert(0, str(peers))
+    import torch
+    import torch_pruning as peer
+
+    from netadapt_onnx.exporting import export_module
+    from netadapt_onnx.folding import fold
+    from netadapt_onnx.model import load
+    from netadapt_onnx.profilers.cost import cost
+    from resnet20 import resnet20
+
+    torch.set_num_threads(1)
+    image = torch.zeros(2, 3, 32, 32)
+    made: dict[tuple[int, ...], Candidate] = {}
+    for percent in range(0, 100, 5):
+        module = resnet20(model)
+        # The stream's channels are padded between stages, which it does not follow: blocks' inner filters go.
+        kept = [module.conv1, module.linear, *(block.conv2 for block in module.blocks)]
+        if percent:
+            peer.pruner.MagnitudePruner(
+                module,
+                image,
+                importance=peer.importance.MagnitudeImportance(p=2),
+                pruning_ratio=percent / 100,
+                ignored_layers=kept,
+                round_to=round_to,
+            ).step()
+        widths = tuple(block.conv1.out_channels for block in module.blocks)
+        if widths not in made:
+            file = peers.with_name("torch-pruned.onnx")
+            export_module(module, {"image": image}, file, overwrite=True)
+            folded = fold(_with_output(load(file).proto, OUTPUT))
+            made[widths] = Candidate(cost(folded.proto, folded.shapes).macs, partial(_same, folded.proto))
+    return [list(made.values())]
+
+
+def _with_output(proto: Any, name: str) -> Any:
+    """The exported model with the output's name in the file: what the teacher's is compared with."""
+    (output,) = proto.graph.output
+    for node in proto.graph.node:
+        node.output[:] = [name if made == output.name else made for made in node.output]
+    output.name = name
+    return proto
+
+
+def _same(proto: Any) -> Any:
+    return proto
+
+
+def landed(families: Sequence[Sequence[Candidate]], budget: str, original: Path) -> Any:
+    """The largest model (by macs) that meets the budget; the smallest if none does.
+
+    Latency falls with macs within a family, more or less, but not from one to another: it is sought in each.
+    """
+    from netadapt_onnx.folding import fold
+    from netadapt_onnx.model import load
+    from netadapt_onnx.profilers.cost import cost
+
+    resource, _, share = budget.partition("=")
+    limit, whole = float(share.removesuffix("x")), fold(load(original).proto)
+    dense = cost(whole.proto, whole.shapes).macs
+
+    def within(candidate: Candidate) -> bool:
+        if resource == "macs":
+            return candidate.macs <= limit * dense
+        return bool(timed(candidate.make(), whole, sessions=9, seconds=5.0).median <= limit)
+
+    found: list[tuple[bool, float, Candidate]] = []
+    for family in families:
+        ordered = sorted(family, key=lambda candidate: -candidate.macs)
+        last = ordered[first_within(len(ordered), lambda n, ordered=ordered: within(ordered[n]))]  # type: ignore[misc]
+        meets = within(last)
+        found.append((meets, last.macs if meets else -last.macs, last))
+    return max(found, key=lambda one: one[:2])[2].make()
+
+
+def first_within(count: int, within: Callable[[int], bool]) -> int:
+    """The first of `count` models, from large to small, that is `within` the budget, the last if none is.
+
+    By bisection; since latency does not fall with every cut, some larger ones are tried as well.
+    """
+    low, high = 0, count - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if within(middle) else (middle + 1, high)
+    return next((n for n in range(max(0, low - 3), low) if within(n)), low)
+
+
+def timed(model: Any, original: Any, *, sessions: int, seconds: float) -> Any:
+    """The model's time relative to the original's, in fresh sessions that take turns."""
+    from netadapt_onnx.profilers.timing import ratio
+    from netadapt_onnx.runtime import random_inputs
+
+    return ratio(model, original.proto, random_inputs(original.specs), sessions=sessions, time_cap_s=seconds)
