@@ -4,6 +4,7 @@ CIFAR-10 (JPEG), ResNet-20. Every way ends in a model within the budget as measu
 model gets the same final training by the original model; what is compared is its accuracy on the test half.
 
     netadapt/reconstruct, knapsack    this project's searches (also netadapt/finetune, netadapt/taylor)
+    netadapt/blocks, knapsack/blocks  the same with --allow-block-removal
     uniform           every group keeps the same share of its filters (in steps of 4, 8 or 16), those of largest L2
                       norm, made up for by least squares as the searches' results are; the largest within the budget
     torch-pruning     Torch-Pruning's L2 pruner at one ratio for all blocks' inner filters, widths in multiples of 16,
@@ -41,6 +42,8 @@ PEER = "torch-pruning==1.6.1"
 SEARCHES: dict[str, dict[str, Any]] = {
     "netadapt/reconstruct": {},
     "knapsack": {"strategy": "knapsack"},
+    "netadapt/blocks": {"allow_block_removal": True},
+    "knapsack/blocks": {"strategy": "knapsack", "allow_block_removal": True},
     "netadapt/finetune": {"rank": "finetune"},
     "netadapt/taylor": {"criterion": "taylor"},
 }

@@ -10,8 +10,10 @@ import pytest
 from onnx import numpy_helper
 
 from models import Builder, grouped, plain, residual
+from netadapt_onnx.folding import fold as normalise_and_fold
 from netadapt_onnx.runtime import run, session
-from netadapt_onnx.training.batchnorm import fold, reestimate, unfold
+from netadapt_onnx.surgery import resize, select, trace
+from netadapt_onnx.training.batchnorm import SUFFIX, fold, reestimate, unfold
 from netadapt_onnx.training.data import Split
 
 
@@ -82,6 +84,48 @@ def test_folding_keeps_what_training_made_of_it() -> None:
     inputs = held.batch(slice(0, 8))
     wanted = out(unfolded, inputs)
     np.testing.assert_allclose(out(fold(unfolded), inputs), wanted, rtol=0, atol=1e-5 * float(wanted.std()))
+
+
+def without_batchnorm(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """As an exporter folds it away."""
+    named = onnx.ModelProto.FromString(proto.SerializeToString())
+    for node in named.graph.node:
+        node.name += SUFFIX if node.op_type == "BatchNormalization" else ""
+    return fold(named)
+
+
+def cut(proto: onnx.ModelProto) -> onnx.ModelProto:
+    found = trace(normalise_and_fold(proto))
+    return resize(found, select(found, {group.name: group.channels // 2 for group in found.prunable}, "first"))
+
+
+def test_a_cut_of_a_folded_model_gets_the_uncut_ones_statistics_as_if_its_export_had_kept_batchnorm() -> None:
+    """Kept: cut, statistics estimated anew. Folded: cut, BatchNorm given back. Both answer alike."""
+    held = samples(128)
+    kept = reestimate(residual(), held)
+    dense = without_batchnorm(kept)
+    inputs = held.batch(slice(0, 16))
+    wanted = out(reestimate(cut(kept), held), inputs)
+    np.testing.assert_allclose(out(dense, inputs), out(kept, inputs), rtol=0, atol=1e-4 * float(wanted.std()))
+    small = cut(dense)
+    assert np.abs(out(small, inputs) - wanted).max() > 0.1 * wanted.std()
+    unfolded = unfold(small, held, dense)
+    np.testing.assert_allclose(out(unfolded, inputs), wanted, rtol=0, atol=2e-3 * float(wanted.std()))
+    np.testing.assert_allclose(out(fold(unfolded), inputs), wanted, rtol=0, atol=2e-3 * float(wanted.std()))
+
+
+def test_a_model_that_is_no_mere_cut_gets_its_own_statistics() -> None:
+    held = samples()
+    dense = without_batchnorm(residual())
+    small = cut(dense)
+    inputs = held.batch(slice(0, 8))
+    solved = onnx.ModelProto.FromString(small.SerializeToString())
+    bias = next(t for t in solved.graph.initializer if t.name.endswith("_bias"))
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.1), bias.name))
+    for proto, uncut in ((solved, dense), (small, small), (dense, dense), (small, folded())):
+        wanted = out(proto, inputs)
+        found = out(unfold(proto, held, uncut), inputs)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * float(wanted.std()))
 
 
 @pytest.mark.parametrize("build", [plain, residual, grouped])

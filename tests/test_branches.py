@@ -18,11 +18,15 @@ import netadapt_onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.normalise import normalise
+from netadapt_onnx.runtime import run, session
+from netadapt_onnx.search.attempts import Base, Bench
+from netadapt_onnx.search.judge import CallersJudge
 from netadapt_onnx.search.result import AdaptResult
 from netadapt_onnx.search.subject import Predictor
-from netadapt_onnx.surgery import branches, find_branches, trace
+from netadapt_onnx.surgery import branches, find_branches, reconstruct, trace
 from netadapt_onnx.surgery.branches import removal_error, traced_without, without
 from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.training.loading import dataset_for
 
 
 def traced(proto: onnx.ModelProto) -> Trace:
@@ -186,6 +190,8 @@ def test_predictions_take_off_what_a_branch_costs() -> None:
     whole, without_one = predict(widths), predict(widths | {there[0].name: 0})
     assert whole["latency"] == 12
     assert without_one["latency"] == pytest.approx(12 * (1 - 2 / len(layers)))
+    narrower = widths | {there[0].name: 0} | dict.fromkeys(there[0].groups, 1)
+    assert predict(narrower) == without_one  # there is nothing left of it to be narrow
     assert without_one["custom"] == pytest.approx(12 * without_one["macs"] / whole["macs"])
     counted = Predictor(traced(without(found.folded, [there[0].name]).proto))
     gone = {*there[0].groups, *(branch.name for branch in there)}
@@ -193,6 +199,28 @@ def test_predictions_take_off_what_a_branch_costs() -> None:
     assert {k: without_one[k] for k in ("macs", "params", "memory")} == {
         k: counted(left)[k] for k in ("macs", "params", "memory")
     }
+
+
+def test_what_is_behind_a_branch_that_goes_makes_up_for_it_layer_by_layer(tmp_path: Path) -> None:
+    """As proposals are ranked: nearer to the original's answers than the layers next to the branch alone can come."""
+    proto = models.residual(16, size=8)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((320, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x_train=x[:256], x_val=x[256:])
+    found = traced(proto)
+    data = dataset_for(found.folded, tmp_path / "data.npz")
+    judge = CallersJudge(lambda _: 0.0)
+    bench = Bench(Base(found, {}), judge, data, seed=0, trains=False, shapes={}, batch_size=1)
+    (image,) = found.folded.specs
+    wanted = run(session(found.folded.proto), {image: x[256:]})["logits"]
+    for branch in find_branches(found):
+        base = bench.original.without([branch.name])
+        once = reconstruct(base.trace, {}, base.moments(bench), base.changed)
+        off = [
+            float(np.abs(run(session(made), {image: x[256:]})["logits"] - wanted).mean() / wanted.std())
+            for made in (bench.cut(base, {}, mended=True), once, without(found.folded, [branch.name]).proto)
+        ]
+        assert off[0] <= off[1] * 1.001 and off[0] < 0.9 * off[2]
 
 
 def test_what_cannot_go_is_said(tmp_path: Path) -> None:
@@ -221,7 +249,7 @@ def scripted(proto: onnx.ModelProto) -> float:
         return -1.0
     if there == {"add1", "add2"}:
         return 1 - 0.01 * widths["conv2"]
-    return {("add2",): 0.5, (): 0.4}.get(tuple(there), -1.0)
+    return {("add2",): 0.5, ("add1",): 0.45, (): 0.4}.get(tuple(there), -1.0)
 
 
 def test_a_branch_that_is_given_back_has_the_channels_that_it_had(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from netadapt_onnx.search.candidates import Candidates, Progress, cores
 from netadapt_onnx.search.details import TrainedEpoch, write_details, write_training
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.judge import CallersJudge, DataJudge, Judge
-from netadapt_onnx.search.latency import AIM, LatencyGauge, Stage
+from netadapt_onnx.search.landing import Landing
+from netadapt_onnx.search.latency import AIM, LatencyGauge
 from netadapt_onnx.search.netadapt import TOGETHER, Accepted, Problem, Step, amounts_after, met, search
 from netadapt_onnx.search.outcome import Outcome
 from netadapt_onnx.search.pareto import PARETO_FILE, Point, front, of_finished, of_step
@@ -31,8 +32,6 @@ from netadapt_onnx.search.subject import Predictor, Subject
 
 RESULT_FILE, HISTORY_FILE, TRAINED_FILE = "result.json", "history.jsonl", "trained.onnx"
 CHECKPOINT_FILE, TRAINING_LOG_FILE = "training.checkpoint", "training.jsonl"
-# A measured miss costs one more step and another final training; after so many rounds something else is wrong.
-MOST_ROUNDS = 3
 MODELS = "models"
 
 
@@ -68,6 +67,7 @@ class Adaptation:
         spent = {name: gauge.spent_ms for name, gauge in gauges.items()}
         self._predict = Predictor(subject.trace, extra, predicted, subject.branches, spent)
         self._outcome = Outcome(run, subject, arguments, self._gauges, self._judge, self._predict, metadata)
+        self._landing = Landing(self._gauges, self._predict)
         self._standing = Standing(progress)
         self._candidates = Candidates(
             run, subject.trace, arguments, self._judge, subject.data, executor, self._standing, subject.branches
@@ -81,7 +81,7 @@ class Adaptation:
         history = self._run.lines(HISTORY_FILE, Step)
         models: list[Finished] = []
         for number, target in enumerate(self._targets, 1):
-            models.append(self._toward(number, target, models[-1].iterations if models else 0, history))
+            models.append(self._toward(number, target, self._seen(number - 1), history))
             if models[-1].stopped not in ("met", "nothing-to-do"):
                 break
         self._write_pareto(history.items, models)
@@ -109,23 +109,36 @@ class Adaptation:
             self._note(f"{', '.join(map(str, target))}: the model is within its budget already: nothing to do")
             original = self._subject.trace.folded.proto
             return self._outcome.finished(original, target, [], "nothing-to-do", file)
-        for last in (False,) * (MOST_ROUNDS - 1) + (True,):
+        while True:
             steps = self._search(problem, history, None if ended is None else ended["steps"])
             within = met(amounts_after(problem, steps), problem.limits)
-            model = self._candidates.current.folded.proto
-            if within and not last and self._missed(target, "searched", len(steps), model):
-                continue
+            if within and self._cut_short is None and self._landing.to_judge(target, "searched", since, len(steps)):
+                self._landing.missed(target, "searched", len(steps), self._candidates.current.folded.proto)
+                continue  # from what that found: it is too slow, or there is room to give channels back
+            seen, best = len(steps), self._landing.best(problem, target, steps)
+            if best is not None:
+                within, steps = True, steps[:best]
+                self._candidates.resume(best)
             proto = self._trained(steps)
-            if not within or last or not self._missed(target, "final", len(steps), proto):
+            judge = within and self._cut_short is None and self._landing.to_judge(target, "final", since, len(steps))
+            if not judge or not self._landing.missed(target, "final", len(steps), proto):
                 break
         stopped: Stopped = "met" if within else self._cut_short or "no-way-down"
         if stopped == "no-way-down" and len(steps) >= problem.max_iterations:
             stopped = "max-iterations"
         if stopped == "met":
-            self._run.once(f"target/{number}", lambda: {"steps": len(steps)})
+            ended = self._run.once(f"target/{number}", lambda: {"steps": len(steps), "seen": seen})
         found = self._outcome.finished(proto, target, steps, stopped, file)
+        if ended is not None and len(steps) < ended["seen"]:
+            said = f"the model is that of iteration {len(steps)}: none that followed was better within the budget"
+            found = replace(found, notes=(*found.notes, said))
         write_json(reached, replace(found, model=file.relative_to(self._run.path)))
         return found
+
+    def _seen(self, number: int) -> int:
+        """How many iterations there were when a target was met."""
+        ended = self._run.recall(f"target/{number}")
+        return 0 if ended is None else int(ended["seen"])
 
     def _finished(self) -> AdaptResult | None:
         file, model = self._run.path / RESULT_FILE, self._run.path / MODEL_FILE
@@ -180,6 +193,7 @@ class Adaptation:
             refine=self._candidates.refine if self._arguments.finalists else None,
             finalists=self._arguments.finalists,
             since=since,
+            margins={name: AIM for name in limits if name in self._gauges},
         )
 
     def _schedule(self, limits: dict[str, float]) -> Schedule:
@@ -207,7 +221,7 @@ class Adaptation:
     def _search(self, problem: Problem, history: Lines[Step], ended: int | None) -> list[Step]:
         """Go on from the history until the loop ends; returns all steps, those up to `ended` if it has ended before."""
         if ended is not None:
-            steps = [self._with_verdict(step) for step in history.items[:ended]]
+            steps = [self._landing.with_verdict(step) for step in history.items[:ended]]
             self._candidates.resume(ended)
             return steps
         floor = self._smallest(problem)
@@ -217,7 +231,7 @@ class Adaptation:
             self._note(f"no width is small enough: {too_low[0]} is at least {share:.3g}x of the original's")
             if not history.items:  # every path ends with all groups at their floor, so go there at once
                 history.append(self._jump(problem, floor))
-        steps = [self._with_verdict(step) for step in history.items]
+        steps = [self._landing.with_verdict(step) for step in history.items]
         self._candidates.resume(len(steps))
         self._standing.begin(excess(amounts_after(problem, steps), problem.limits))
         for step in self._strategy(problem, steps):
@@ -230,8 +244,12 @@ class Adaptation:
             steps.append(step)
             self._log(self._told(step, problem))
             self._standing.step(self._so_far(step, problem), excess(amounts_after(problem, steps), problem.limits))
-            if (step.iteration - 1) % self._arguments.save_interval:
-                self._candidates.forget(step.iteration - 1)
+            before = step.iteration - 1
+            # One that is within the budget may be what the run comes back to.
+            if before % self._arguments.save_interval and not met(
+                amounts_after(problem, steps[:before]), problem.limits
+            ):
+                self._candidates.forget(before)
             if self._run.seconds() > (self._arguments.max_time_s or float("inf")):
                 self._stop("max-time", "the time is over: --resume with a larger --max-time goes on")
                 break
@@ -285,20 +303,6 @@ class Adaptation:
         changed = anew and not self._arguments.finalists
         ranked = self._judge.ranked(proto) if changed or proposal.group == TOGETHER else None
         return Accepted(self._judge.held_out(proto), ranked, correction, measured)
-
-    def _missed(self, target: Target, stage: Stage, iteration: int, proto: onnx.ModelProto) -> bool:
-        """Whether a careful measurement finds a latency budget missed."""
-        asked = [self._gauges[budget.resource] for budget in target if budget.resource in self._gauges]
-        return any(gauge.missed(stage, iteration, proto) for gauge in asked)
-
-    def _with_verdict(self, step: Step) -> Step:
-        """A step whose model was measured too slow, corrected by that: the search goes on from there."""
-        predicted = self._predict(step.widths)
-        found = {name: gauge.verdict(step.iteration, predicted[name]) for name, gauge in self._gauges.items()}
-        factors = {name: factor for name, factor in found.items() if factor is not None}
-        if not factors:
-            return step
-        return replace(step, accepted=replace(step.accepted, correction={**step.accepted.correction, **factors}))
 
     def _trained(self, steps: list[Step]) -> onnx.ModelProto:
         """The current model after long training by the original; as it was if that did not help or was not wanted."""

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from netadapt_onnx.training.teacher import Teacher
 
 CALIBRATION_SAMPLES = 1024
+# Models that lost a branch are solved whole to be ranked, on so many: ResNet-20 without a block comes to 86.9% instead
+# of 87.2% in 1.7 s instead of 3.5; solved in one pass, as those that lost channels are, to 59.9%.
+BRANCH_SAMPLES = 256
 MODEL_FILE = "model.onnx"
 Kept = Mapping[str, np.ndarray]
 
@@ -131,38 +134,49 @@ class Bench:
         self._shapes = dict(shapes)
         self._batch_size = batch_size
         self._lock = Lock()
-        self._calibration: tuple[Arrays, Targets] | None = None
+        self._calibration: dict[int, tuple[Arrays, Targets]] = {}
         self._teacher: Teacher | None = None
 
-    def calibrated(self) -> tuple[Arrays, Targets]:
+    def calibrated(self, samples: int = CALIBRATION_SAMPLES) -> tuple[Arrays, Targets]:
         """Calibration inputs, and what the original's layers make of them."""
         assert self._data is not None
         with self._lock:
-            if self._calibration is None:
-                inputs = self._data.train.sample(CALIBRATION_SAMPLES, self._seed).batch(slice(None))
-                self._calibration = inputs, original_targets(self.original.trace, inputs, self._seed)
-            return self._calibration
+            if samples not in self._calibration:
+                # A sample of the sample: workers know no others.
+                drawn = self._data.train.sample(CALIBRATION_SAMPLES, self._seed).sample(samples, self._seed)
+                inputs = drawn.batch(slice(None))
+                self._calibration[samples] = inputs, original_targets(self.original.trace, inputs, self._seed)
+            return self._calibration[samples]
 
     def cut(self, base: Base, keep: Kept, *, mended: bool) -> onnx.ModelProto:
-        """The cut; `mended`: its consumers reconstructed, where there is data to do it with."""
+        """The cut; `mended`: its consumers reconstructed, where there is data to do it with.
+
+        Where branches have just gone everything behind them is to be made up for, one layer after the other.
+        """
         if self._data is None or not mended:
             return resize(base.trace, keep)
+        if base.changed:
+            return self.solved(kept_after(base.kept, keep), base.removed, BRANCH_SAMPLES)
         return reconstruct(base.trace, keep, base.moments(self), base.changed)
 
-    def solved(self, kept: Kept, removed: Collection[str] = ()) -> onnx.ModelProto:
+    def solved(self, kept: Kept, removed: Collection[str] = (), samples: int = CALIBRATION_SAMPLES) -> onnx.ModelProto:
         """The original without some branches, cut to these channels, its layers solved one after the other.
 
         Each sees what is left of those before it: ResNet-20 at half its macs kept 78.8% instead of 73.1% so (4 s), too
         slow for every proposal.
         """
         base = self.original.without(removed)
+        there = {group.name for group in base.trace.groups}
+        kept = {name: indices for name, indices in kept.items() if name in there}
         if self._data is None:
             return resize(base.trace, kept)
-        inputs, targets = self.calibrated()
+        inputs, targets = self.calibrated(samples)
         return reconstruct_in_order(base.trace, kept, inputs, targets, base.changed)
 
-    def trained(self, proto: onnx.ModelProto, training: Training, here: Here) -> onnx.ModelProto:
-        """After a short distillation from the original."""
+    def trained(
+        self, proto: onnx.ModelProto, training: Training, here: Here, base: Base | None = None
+    ) -> onnx.ModelProto:
+        """After a short distillation from the original. `base`: the model that `proto` is a cut of."""
         from netadapt_onnx.training.teacher import Teacher
         from netadapt_onnx.training.trainer import train
 
@@ -175,6 +189,7 @@ class Bench:
             fold(proto, self._shapes, self._batch_size).proto,
             self._data,
             teacher=self._teacher,
+            uncut=None if base is None else base.trace.folded.proto,
             steps=training.steps,
             lr=training.lr,
             seed=self._seed,
@@ -206,6 +221,11 @@ class Bench:
         return _bench, (self.original, judge, data, options)
 
 
+def kept_after(kept: Kept, keep: Kept) -> dict[str, np.ndarray]:
+    """The original's channels that a cut leaves, for the groups that have lost any. `kept` is this before the cut."""
+    return dict(kept) | {n: kept[n][indices] if n in kept else indices for n, indices in keep.items()}
+
+
 def _bench(original: Base, judge: Judge, data: Dataset | None, options: dict[str, Any]) -> Bench:
     return Bench(original, judge, data, **options)
 
@@ -226,7 +246,7 @@ def attempt(here: Here, bench: Bench, current: Base, request: Mapping[str, Any])
     proto = bench.cut(base, keep, mended=request["mend"])
     training = request["training"]
     if training is not None:
-        proto = bench.trained(proto, msgspec.convert(training, Training), here)
+        proto = bench.trained(proto, msgspec.convert(training, Training), here, base)
     if request["want"] == "model":
         return Made({}, {MODEL_FILE: proto.SerializeToString()})
     files = {} if training is None else {MODEL_FILE: proto.SerializeToString()}

@@ -16,7 +16,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import load, save
 from netadapt_onnx.search.arguments import Arguments
-from netadapt_onnx.search.attempts import MODEL_FILE, Base, Bench, Kept, Training, attempt
+from netadapt_onnx.search.attempts import MODEL_FILE, Base, Bench, Kept, Training, attempt, kept_after
 from netadapt_onnx.search.executors.protocol import Executor, Failed, Here, Shared
 from netadapt_onnx.search.jobs import LOG, Job, forget, run_jobs
 from netadapt_onnx.search.judge import Judge
@@ -191,14 +191,13 @@ class Candidates:
         chosen = self._selected(proposal.widths)
         anew = self._mend and not self._arguments.short_term_steps
         removed = chosen.base.removed
-        keep = {name: indices for name, indices in chosen.kept.items() if name in chosen.there}
         if not self._executor.apart:
             if anew:
-                return self._bench.solved(keep, removed)
+                return self._bench.solved(chosen.kept, removed)
             return self._bench.cut(chosen.base, chosen.keep, mended=self._mend)
         request = self._request(iteration, proposal, None) | {"want": "model"}
         if anew:
-            indices = {name: kept.tolist() for name, kept in keep.items()}
+            indices = {name: kept.tolist() for name, kept in chosen.kept.items()}
             request |= {"want": "solved", "base": "original", "removed": sorted(removed), "keep": indices}
         (outcome,) = self._executor.run(attempt, self._shared, [request], lambda *_: None)
         if isinstance(outcome, Failed):
@@ -249,7 +248,7 @@ class Candidates:
             fewer = {name: width for name, width in channels.items() if width < now[name]}
             keep = select(base.trace, fewer, self._criterion)
         return _Chosen(
-            start, base, keep, _kept_after(self.kept if start is self._base else {}, keep), frozenset(channels)
+            start, base, keep, kept_after(self.kept if start is self._base else {}, keep), frozenset(channels)
         )
 
     def _training(self) -> Training:
@@ -270,11 +269,6 @@ class Candidates:
     def _read(self, folder: Path) -> Trace:
         proto = load(folder / MODEL_FILE).proto
         return traced(fold(proto, dict(self._arguments.shapes), self._arguments.batch_size))
-
-
-def _kept_after(kept: Kept, keep: Kept) -> dict[str, np.ndarray]:
-    """The original's channels that a cut leaves, for the groups that have lost any."""
-    return dict(kept) | {n: kept[n][indices] if n in kept else indices for n, indices in keep.items()}
 
 
 def _prove(chosen: _Chosen, proposal: Proposal) -> None:

@@ -20,7 +20,7 @@ Select = Literal["ratio", "accuracy"]
 
 # A model between this share of the budget and the budget has landed on it.
 LANDED = 0.97
-# Giving channels back ends by itself for exact resources; measured ones may drift to and fro.
+# Giving channels back ends by itself for exact resources; measured ones may swing to and fro.
 MOST_GROWTHS = 4
 # What a step that changes many groups at once is called.
 TOGETHER = "every group"
@@ -80,10 +80,11 @@ class Step:
 class Problem:
     """What the loop works on.
 
-    `resources` predicts the resources of given widths; `limits` are the budgets in base units; `start` is what is known
-    of the original. `rank` adapts each proposal briefly and returns held-out accuracies in order (None: failed);
-    `accept` makes a proposal the current model. `refine`, if there is one, trains the `finalists` best proposals for a
-    short time and returns their accuracies. `since` is the number of steps that earlier, looser budgets have taken.
+    `resources` predicts the resources of given widths; `limits` are the budgets in base units, those that are measured
+    times a share below 1 that `margins` names; `start` is what is known of the original. `rank` adapts each proposal
+    briefly and returns held-out accuracies in order (None: failed); `accept` makes a proposal the current model.
+    `refine`, if there is one, trains the `finalists` best proposals for a short time and returns their accuracies.
+    `since` is the number of steps that earlier, looser budgets have taken.
     """
 
     ladders: Sequence[Ladder]
@@ -99,6 +100,11 @@ class Problem:
     finalists: int = 0
     prune_small: bool = False
     since: int = 0
+    margins: Amounts = field(default_factory=dict)
+
+    def landed(self, resource: str) -> float:
+        """What a model that has landed on the budget uses at least."""
+        return LANDED * self.limits[resource] / self.margins.get(resource, 1.0)
 
 
 def search(problem: Problem, history: Sequence[Step] = ()) -> Iterator[Step]:
@@ -150,15 +156,19 @@ def _step(problem: Problem, steps: Sequence[Step]) -> Step | None:
     proposer = Proposer(problem.ladders, corrected(problem, before.correction), prune_small=problem.prune_small)
     iteration = len(steps) + 1
     growing = met(current, problem.limits)
+    limit, landed = problem.limits[driver], problem.landed(driver)
     if growing:
-        if not _may_grow(steps[problem.since :]) or current[driver] >= LANDED * problem.limits[driver]:
+        if sum(step.grew for step in steps[problem.since :]) >= MOST_GROWTHS or current[driver] >= landed:
             return None
-        goal = Goal(driver, problem.limits[driver], current, problem.limits)
-        proposals = proposer.growths(widths, goal)
+        goal = Goal(driver, limit, current, problem.limits, landed)
+        # What was given back once and then found too slow is not given back again.
+        been = [step.widths for step in steps]
+        proposals = [p for p in proposer.growths(widths, goal) if p.widths not in been]
     else:
         initial = corrected(problem, problem.start.correction)(widths_after(problem, ()))[driver]
-        target = problem.schedule.target(iteration, initial, current[driver], problem.limits[driver])
-        goal = Goal(driver, target, current, problem.limits)
+        target = problem.schedule.target(iteration, initial, current[driver], limit)
+        # What would be left is not worth a step of its own.
+        goal = Goal(driver, limit if target * LANDED <= limit else target, current, problem.limits, landed)
         proposals = proposer.cuts(widths, goal)
     if not proposals:
         return None
@@ -191,13 +201,6 @@ def _step(problem: Problem, steps: Sequence[Step]) -> Step | None:
     )
 
 
-def _may_grow(steps: Sequence[Step]) -> bool:
-    """Channels are given back after the cuts, never between two: measurements that drift must not make it swing."""
-    growths = [step.grew for step in steps]
-    first = growths.index(True) if True in growths else len(growths)
-    return all(growths[first:]) and len(growths) - first < MOST_GROWTHS
-
-
 def _finite(accuracy: float | None) -> float | None:
     return accuracy if accuracy is not None and math.isfinite(accuracy) else None
 
@@ -210,8 +213,9 @@ def _adapted(tried: Tried) -> float | None:
 def order(tried: Sequence[Tried], goal: Goal, accuracy_now: float, select: Select) -> list[int]:
     """The proposals that did not fail, best first: highest accuracy, or least accuracy lost per resource saved.
 
-    Finalists, once they are trained, come before all others; on the step that is to reach the budget those that land
-    on it do. Ties go to the earlier group. Raises NetadaptError if all have failed.
+    What is saved beyond the budget counts for nothing. Finalists, once they are trained, come before all others; on the
+    step that is to reach the budget those that land on it do. Ties go to the earlier group. Raises NetadaptError if
+    all have failed.
     """
     able = [(number, t, a) for number, t in enumerate(tried) if (a := _adapted(t)) is not None]
     if not able:
@@ -225,8 +229,8 @@ def order(tried: Sequence[Tried], goal: Goal, accuracy_now: float, select: Selec
     def key(one: tuple[int, Tried, float]) -> tuple[bool, bool, float]:
         _, proposal, accuracy = one
         amount = proposal.resources[goal.driver]
-        lands = goal.landing and LANDED * limit <= amount <= limit
-        saved = goal.current[goal.driver] - amount
+        lands = goal.landing and goal.landed <= amount <= limit
+        saved = goal.current[goal.driver] - max(amount, limit)
         cost = -accuracy if select == "accuracy" else (accuracy_now - accuracy) / saved
         return proposal.finetuned is None, not lands, cost
 

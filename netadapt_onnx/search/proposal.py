@@ -20,13 +20,15 @@ MONOTONE = frozenset({"macs", "params", "size", "memory"})
 class Goal:
     """What a proposal must do: bring resource `driver` to `target` or below, and no other budgeted one up.
 
-    `current` are the resources now, `limits` the budgets, in base units.
+    `current` are the resources now, `limits` the budgets, in base units; `landed` is what a model that has landed on
+    the driver's budget uses at least.
     """
 
     driver: str
     target: float
     current: Amounts
     limits: Amounts
+    landed: float = 0.0
 
     @property
     def landing(self) -> bool:

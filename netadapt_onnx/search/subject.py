@@ -139,9 +139,12 @@ class Predictor:
         """Base units by resource name."""
         key = tuple(widths.values())
         if key not in self._known:
+            gone = removed(self.branches, widths)
+            # What went with a branch costs nothing, however wide it was: more or less of it changes no prediction.
+            dead = {name for branch in self.branches if branch.name in gone for name in branch.groups}
+            widths = {**widths, **{name: self.trace.group(name).channels for name in dead}}
             shapes, amounts = self._counted(frozenset(), widths)
             spent = {name: predict(shapes) for name, predict in self.predicted.items()}
-            gone = removed(self.branches, widths)
             if gone:
                 whole = amounts["macs"]
                 amounts = self._counted(gone, widths)[1]

@@ -76,6 +76,7 @@ def train(
     dataset: Dataset,
     *,
     teacher: onnx.ModelProto | Teacher | None = None,
+    uncut: onnx.ModelProto | None = None,
     epochs: int | None = None,
     steps: int | None = None,
     lr: float | Literal["auto"] | None = None,
@@ -94,9 +95,10 @@ def train(
     """Train on `dataset.train` for `epochs`, or for `steps` batches, by a `recipe` (Nesterov SGD, one cycle).
 
     With a teacher it distils (0.9, and 0.1 of the labels' loss where there are any), else it needs labels. Graphs that
-    arrive with BatchNorm folded away get it back for the training and return folded. `lr`: None for the usual one of
-    this kind of network, "auto" for a range test. Deterministic for one seed and one `settings`; without `settings` a
-    few timed steps choose them. With fewer `threads` than `settings.replicas` it takes longer, to the same result.
+    arrive with BatchNorm folded away get it back for the training and return folded; if they are a mere cut of `uncut`
+    (None: of the teacher), with its statistics. `lr`: None for the usual one of this kind of network, "auto" for a
+    range test. Deterministic for one seed and one `settings`; without `settings` a few timed steps choose them. With
+    fewer `threads` than `settings.replicas` it takes longer, to the same result.
 
     What was chosen and where it stands is kept in the file `checkpoint`: killed at any moment, the same call goes on
     from there to the same bits; the caller removes the file. `score` judges models on held-out data where the recipe
@@ -118,7 +120,8 @@ def train(
         settings = Settings(**store.content["settings"]) if "settings" in store.content else settings
     with one_thread():
         alone = batch_size == 1 or len(split) == 1
-        unfolded = proto if alone else batchnorm.unfold(proto, split.sample(CALIBRATION_SAMPLES, seed))
+        uncut = uncut or (teacher if isinstance(teacher, onnx.ModelProto) else None)
+        unfolded = proto if alone else batchnorm.unfold(proto, split.sample(CALIBRATION_SAMPLES, seed), uncut)
         graph = TorchGraph(unfolded)
         if alone and graph.statistics:
             raise NetadaptError(

@@ -1,0 +1,67 @@
+"""Where a search comes down: accepted models near their budget measured with care, and the best of those within it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import onnx
+
+from netadapt_onnx.search.budget import Target
+from netadapt_onnx.search.latency import LatencyGauge, Stage
+from netadapt_onnx.search.netadapt import Problem, Step, amounts_after, met
+from netadapt_onnx.search.subject import Predictor
+
+# A measured miss costs one more step (and after the final training, another one); after so many of each something else
+# is wrong.
+MOST_ROUNDS = {"searched": 4, "final": 2}
+
+
+class Landing:
+    """What careful measurements, of `gauges` by resource, say of a run's accepted models."""
+
+    def __init__(self, gauges: Mapping[str, LatencyGauge], predict: Predictor) -> None:
+        self._gauges = gauges
+        self._predict = predict
+
+    def to_judge(self, target: Target, stage: Stage, since: int, iteration: int) -> bool:
+        """Whether this iteration's model is still to be measured carefully; `since`: how many an earlier target took.
+
+        Counted by what the journal holds, so that a run that was killed measures as often as one that was not.
+        """
+        asked = self._asked(target)
+        if all(gauge.judged(stage, iteration) for gauge in asked):
+            return False
+        done = [any(gauge.judged(stage, earlier) for gauge in asked) for earlier in range(since + 1, iteration)]
+        return sum(done) < MOST_ROUNDS[stage]
+
+    def missed(self, target: Target, stage: Stage, iteration: int, proto: onnx.ModelProto) -> bool:
+        """Whether a careful measurement finds a budget missed."""
+        return any(gauge.missed(stage, iteration, proto) for gauge in self._asked(target))
+
+    def with_verdict(self, step: Step) -> Step:
+        """A step, corrected by what a careful measurement found of its model: the search goes on from there."""
+        predicted = self._predict(step.widths)
+        found = {name: gauge.verdict(step.iteration, predicted[name]) for name, gauge in self._gauges.items()}
+        factors = {name: factor for name, factor in found.items() if factor is not None}
+        if not factors:
+            return step
+        return replace(step, accepted=replace(step.accepted, correction={**step.accepted.correction, **factors}))
+
+    def best(self, problem: Problem, target: Target, steps: Sequence[Step]) -> int | None:
+        """The iteration with the most accurate model that is within the budget, as measured with care; None if none is.
+
+        Not always the last one: what was given back may have turned out too slow, and cost more when it was cut again.
+        """
+        asked = self._asked(target)
+        able = [
+            step
+            for step in steps[problem.since :]
+            if met(amounts_after(problem, steps[: step.iteration]), problem.limits)
+            and all(gauge.judged("searched", step.iteration) for gauge in asked)
+        ]
+        return max(able, key=lambda step: (step.accepted.accuracy, step.iteration)).iteration if able else None
+
+    def _asked(self, target: Target) -> list[LatencyGauge]:
+        """The gauges of the resources that a target limits."""
+        return [self._gauges[budget.resource] for budget in target if budget.resource in self._gauges]
