@@ -114,8 +114,12 @@ def recovered(file: Path, criterion: str, asked: argparse.Namespace) -> Found:
 
     note("before", lambda: folded.proto)
     cut = note("cut", lambda: resize(traced, keep))
-    if batchnorm.reestimate(cut, few.sample(1)) is not cut:
-        note("cut, BatchNorm re-estimated", lambda: batchnorm.reestimate(cut, few))
+
+    def reestimated() -> onnx.ModelProto:
+        given = batchnorm.unfold(cut, few, folded.proto)  # a file that kept BatchNorm as it is
+        return batchnorm.reestimate(cut, few) if given is cut else batchnorm.fold(given)
+
+    note("cut, BatchNorm re-estimated", reestimated)
     targets = original_targets(traced, inputs)
     note("least squares in one pass", lambda: reconstruct(traced, keep, moments(traced, inputs, targets)))
     ridge = note("least squares in order", in_order)

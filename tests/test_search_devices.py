@@ -16,7 +16,8 @@ from netadapt_onnx.search import adapt as adapt_module
 from netadapt_onnx.search import latency
 from netadapt_onnx.search.adapt import adapt, dry_run
 from netadapt_onnx.search.budget import parse_budgets
-from test_search_adapt import FAST, Device, task
+from test_search_adapt import FAST, task
+from test_search_landing import Device
 
 __all__ = ["task"]
 
