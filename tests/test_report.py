@@ -22,10 +22,10 @@ from netadapt_onnx.reporting.adapted import told
 from netadapt_onnx.reporting.compared import fronts
 from netadapt_onnx.reporting.page import Drawer
 from netadapt_onnx.reporting.report import read_story
-from netadapt_onnx.reporting.story import Measurement, Story
+from netadapt_onnx.reporting.story import Measurement, Story, _paces, _points
 from netadapt_onnx.scaling import making
 from netadapt_onnx.search.details import Details, LayerChange, TrainedEpoch
-from netadapt_onnx.search.result import AccuracyChange, Deployed, Latency
+from netadapt_onnx.search.result import AccuracyChange, Deployed, Latency, Limit
 
 EVIL = '</script><img src="https://example.org/x" onerror="alert(1)">'
 
@@ -146,6 +146,23 @@ def test_measured_latencies_are_drawn(tmp_path: Path) -> None:
     assert "latency: predicted and measured" in titles and "final training" in titles
 
 
+def test_predictions_are_drawn_in_the_ms_of_the_final_measurement(tmp_path: Path) -> None:
+    """The table was measured in a slower hour: by it the original takes 12 ms and the limit is a share of 10."""
+    run = finished(tmp_path)
+    story = read_story(run)
+    assert isinstance(story, Story)
+    latency = Latency(10.0, 5.0, (4.9, 5.1), 0.5, (0.49, 0.51), 6.0, 3)
+    limit = Limit("latency=0.5x", 5.0, 5.1, False)
+    result = replace(story.result, latencies={"latency": latency}, limits=(limit,))
+    layers = tuple(LayerChange(n, "Conv", n, (9, 5), (9, 5), {"latency": (6.0, 3.0)}) for n in ("conv1", "conv2"))
+    assert _paces(result, Details(layers)) == {"latency": pytest.approx(10 / 12)}
+    assert _paces(replace(result, limits=(replace(limit, budget="latency=5ms"),)), Details(layers)) == {}
+    steps = tuple(replace(s, resources={**s.resources, "latency": 7.2}) for s in story.steps)
+    accepted = [p for p in _points(result, steps, {"latency": 10 / 12}) if p.kind == "accepted"]
+    assert [p.resources["latency"] for p in accepted] == pytest.approx([6.0] * len(steps))
+    assert all(p.resources["macs"] == s.resources["macs"] for p, s in zip(accepted, steps, strict=True))
+
+
 def test_an_interactive_page_allows_its_own_scripts_and_no_other(tmp_path: Path) -> None:
     made = netadapt_onnx.report(finished(tmp_path, EVIL), tmp_path / "live.html", interactive=True)
     text = made.report.read_text(encoding="utf-8")
@@ -252,3 +269,12 @@ def test_several_targets_and_the_deployed_form_are_told(tmp_path: Path) -> None:
     text = "".join(told(replace(story, result=result), Drawer().figure, headed=False))
     assert "macs=0.3x" in text and "missed" in text
     assert "r2 (test) as int8" in text and "0.625" in text and "0.25x" in text
+
+
+def test_branches_that_went_are_named(tmp_path: Path) -> None:
+    story = read_story(finished(tmp_path))
+    assert isinstance(story, Story)
+    gone = replace(story, result=replace(story.result, removed=("layer1.0.add", "layer<2>.add")))
+    texts = ["".join(told(one, Drawer().figure, headed=False)) for one in (story, gone)]
+    assert "Without the residual branches layer1.0.add, layer&lt;2&gt;.add." in texts[1]
+    assert "residual branches" not in texts[0]

@@ -2,7 +2,8 @@
 
     python docs/pictures/result.py RUN [RESOURCE]     # a finished run; by default the first budget's resource
 
-The committed one is a run of `netadapt-onnx adapt resnet20.onnx --data cifar10.npz --budget macs=0.5x`.
+The committed one is a run of `netadapt-onnx adapt resnet20.onnx --data cifar10.npz --budget latency=0.6x
+--allow-block-removal`.
 """
 
 from __future__ import annotations

@@ -31,7 +31,9 @@ def told(story: Story, draw: Draw, *, headed: bool) -> list[str]:
     ]
     parts.append(("iterations", [_iterations(story)]))
     rows = [[g, *counts, render.ratio(counts[1], counts[0])] for g, counts in result.groups.items()]
-    parts.append(("channels", [draw(figures.channels(story)), table(["group", "before", "after", "left"], rows)]))
+    gone = [paragraph(f"Without the residual branches {', '.join(result.removed)}.")] if result.removed else []
+    widths = table(["group", "before", "after", "left"], rows)
+    parts.append(("channels", [draw(figures.channels(story)), *gone, widths]))
     for n in [*result.latencies, *result.measured]:
         drawn = [figures.distributions(story, n), figures.predicted_against_measured(story, n), figures.spent(story, n)]
         parts.append(

@@ -24,6 +24,7 @@ STAGES = ("brief", "searched", "final")
 class Point:
     """A model that a run met: `resources` as predicted, in base units; `kind`: original, proposal, accepted or result.
 
+    A latency that a relative budget limits is in ms of the final measurement: a table's ms are those of its own hour.
     `accuracy` of proposals and accepted models is that on held-out samples, before the final training.
     """
 
@@ -75,13 +76,14 @@ def read_adapted(recorded: Recorded, run: Path) -> Story:
     """What a run of `adapt` did."""
     result = recorded.result(AdaptResult)
     steps = tuple(Lines(run / HISTORY_FILE, Step).items)
+    details = read_details(run)
     return Story(
         recorded.name,
         result,
         steps,
-        _points(result, steps),
+        _points(result, steps, _paces(result, details)),
         tuple(_measurements(run, {*result.latencies, *result.measured})),
-        read_details(run),
+        details,
         recorded.identity,
         recorded.about,
     )
@@ -95,13 +97,27 @@ def _measurements(run: Path, resources: Set[str]) -> Iterator[Measurement]:
             yield Measurement(parts[0], parts[1], int(parts[2]), msgspec.convert(entry.value, Ratio))
 
 
-def _points(result: AdaptResult, steps: tuple[Step, ...]) -> tuple[Point, ...]:
+def _paces(result: AdaptResult, details: Details) -> dict[str, float]:
+    """By resource, the original's time in the final measurement over what its table says, where shares are compared."""
+    found = {}
+    for limit in result.limits:
+        name = limit.budget.split("=")[0]
+        said = sum(layer.times_ms.get(name, (0.0, 0.0))[0] for layer in details.layers)
+        if limit.budget.endswith("x") and name in result.latencies and said:
+            found[name] = result.latencies[name].before_ms / said
+    return found
+
+
+def _points(result: AdaptResult, steps: tuple[Step, ...], paces: Mapping[str, float]) -> tuple[Point, ...]:
+    def paced(resources: Mapping[str, float]) -> dict[str, float]:
+        return {name: value * paces.get(name, 1.0) for name, value in resources.items()}
+
     found = [Point("original", 0, "", result.accuracy.before, _resources(result, "before"))]
     for step in steps:
         for tried in step.tried:
             if tried.accuracy is not None:
-                found.append(Point("proposal", step.iteration, tried.group, tried.accuracy, tried.resources))
-        found.append(Point("accepted", step.iteration, step.group, step.accepted.accuracy, step.resources))
+                found.append(Point("proposal", step.iteration, tried.group, tried.accuracy, paced(tried.resources)))
+        found.append(Point("accepted", step.iteration, step.group, step.accepted.accuracy, paced(step.resources)))
     found.append(Point("result", len(steps), "", result.accuracy.after, _resources(result, "after")))
     return tuple(found)
 
