@@ -107,6 +107,16 @@ def test_landing_comes_before_accuracy() -> None:
     assert [(s.group, s.channels) for s in steps] == [("b", (60, 50))]
 
 
+def test_where_nothing_can_be_given_back_alone_one_group_pays_for_another() -> None:
+    """`a` has come down from 60 to 30, to 66 of 85; 96 would be too much, but not with `b` at 24 instead of 36."""
+    one = problem({"a": 60, "b": 36}, lambda w: {"macs": 1.0 * w["a"] + w["b"]}, {"macs": 85.0}, lambda w: w["a"] / 60)
+    coarse, stuck = Ladder("a", 60, (30,), (60, 30)), Ladder("b", 36, (), (36,))
+    history = list(search(replace(one, ladders=[coarse, stuck])))
+    assert [s.widths for s in history] == [{"a": 30, "b": 36}]
+    steps = list(search(replace(one, ladders=[coarse, Ladder("b", 36, (24,), (36, 24))]), history))
+    assert [(s.group, s.channels, s.widths) for s in steps] == [("a", (30, 60), {"a": 60, "b": 24})]
+
+
 def test_channels_are_given_back_when_no_proposal_lands() -> None:
     """`small` is cut first, then `big` overshoots the budget, whatever happens: `small` gets back what fits."""
     one = problem(

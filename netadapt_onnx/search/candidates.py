@@ -241,7 +241,8 @@ class Candidates:
         more = {name: width for name, width in channels.items() if width > now[name]}
         if more or start is not self._base:
             start, base = self._original, self._original.without(gone)
-            as_before = {name: indices for name, indices in self.kept.items() if name not in more and name in channels}
+            same = {name for name, width in channels.items() if width == now[name]}
+            as_before = {name: indices for name, indices in self.kept.items() if name in same}
             rest = {n: w for n, w in channels.items() if n not in as_before and (n in more or w < now[n])}
             keep = as_before | select(base.trace, rest, self._criterion)
         else:

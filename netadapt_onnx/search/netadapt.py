@@ -164,6 +164,8 @@ def _step(problem: Problem, steps: Sequence[Step]) -> Step | None:
         # What was given back once and then found too slow is not given back again.
         been = [step.widths for step in steps]
         proposals = [p for p in proposer.growths(widths, goal) if p.widths not in been]
+        if not proposals:
+            proposals = [p for p in proposer.exchanges(widths, goal) if p.widths not in been]
     else:
         initial = corrected(problem, problem.start.correction)(widths_after(problem, ()))[driver]
         target = problem.schedule.target(iteration, initial, current[driver], limit)

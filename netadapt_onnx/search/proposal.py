@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice, permutations
 
 from netadapt_onnx.search.ladders import Ladder
 
@@ -14,6 +15,8 @@ Amounts = Mapping[str, float]
 # More channels never make these cheaper, so the largest count that fits can be bisected. Latency is a staircase that
 # also goes up when channels go, so its counts are tried one by one.
 MONOTONE = frozenset({"macs", "params", "size", "memory"})
+# How many pairs of groups are looked at for an exchange, how far down one may go, and how many are tried.
+MOST_PAIRS, MOST_RUNGS_DOWN, MOST_EXCHANGES = 1000, 4, 24
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,10 @@ class Goal:
 
 @dataclass(frozen=True)
 class Proposal:
-    """One group at another channel count: the whole model's `widths` then, and what it is predicted to cost."""
+    """One group at another channel count: the whole model's `widths` then, and what it is predicted to cost.
+
+    In an exchange another group has other widths, too; it is named after the group that was given channels.
+    """
 
     group: str
     channels: int
@@ -94,6 +100,23 @@ class Proposer:
             if proposal is not None and proposal.resources[goal.driver] > goal.current[goal.driver]:
                 found.append(proposal)
         return found
+
+    def exchanges(self, widths: Widths, goal: Goal) -> list[Proposal]:
+        """For pairs of groups, one a rung up and the other down as far as that takes: those that land on the budget.
+
+        For staircases so coarse that nothing can be given back alone. At most 24, those that keep most macs.
+        """
+        found = []
+        for up, down in islice(permutations(self.ladders, 2), MOST_PAIRS):
+            above = [n for n in up.fine if n > widths[up.group]]
+            if not above:
+                continue
+            wider = {**widths, up.group: above[-1]}
+            below = [n for n in down.fine if n < widths[down.group]]
+            paid = self._first(down.group, below[:MOST_RUNGS_DOWN], wider, goal.limits)
+            if paid is not None and paid.resources[goal.driver] >= goal.landed:
+                found.append(replace(paid, group=up.group, channels=above[-1]))
+        return sorted(found, key=lambda proposal: -proposal.resources.get("macs", 0.0))[:MOST_EXCHANGES]
 
     def _cut(self, rungs: Ladder, widths: Widths, goal: Goal) -> Proposal | None:
         if goal.landing:
