@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -130,6 +132,17 @@ def test_a_descent_records_every_removal_until_a_group_would_fall_below_its_floo
     assert len(record.tau) > 10 and (lost == 2).all()
     assert record.widths.min() >= 1 and (record.widths < 150).all()
     assert (record.tau == record.widths.sum(axis=1)).all()
+
+
+def test_a_sparing_descent_goes_on_past_groups_at_their_floor_and_records_all_of_it() -> None:
+    """MorphNet's half of the filters, of a network with a layer of two: the other way ends when that has one."""
+    network = models.plain((2, 60), size=8)
+    schedule = Schedule(warm_up_epochs=1, batch_size=32, batches=1, removed=1, share=0.9)
+    strict, sparing = (recorded(network, replace(schedule, sparing=way)) for way in (False, True))
+    assert len(sparing.tau) == int(0.9 * 62)
+    assert (np.diff(sparing.tau) == -1).all() and sparing.tau[0] == 61
+    assert sparing.widths.min() >= 1
+    assert len(strict.tau) < len(sparing.tau)
 
 
 def test_a_batch_shared_by_two_threads_says_the_same_of_every_filter() -> None:

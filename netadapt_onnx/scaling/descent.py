@@ -31,7 +31,8 @@ class Schedule:
     """The paper's schedule; `share` of all filters go before it stops (0.95), or a group would lose its last.
 
     `removed` filters go after every `batches` batches, but at most one in 150: the paper's 10 are one in 275 of its
-    VGG11, and a narrow network would jump from floor to ceiling within a few records.
+    VGG11, and a narrow network would jump from floor to ceiling within a few records. `sparing`: groups at their floor
+    keep their filters and the others go on, and every removal is recorded.
     """
 
     warm_up_epochs: int = 10
@@ -45,6 +46,7 @@ class Schedule:
     batches: int = 50
     removed: int = 10
     share: float = 0.95
+    sparing: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,12 @@ def descend(
                 lr = schedule.pruning_lr / schedule.lr_decay ** int(epochs / schedule.decay_epochs)
                 importance += network.step(batches.at(step), lr)
                 _say(progress, step + 1, whole, f"{removal * removed} of {total} filters removed")
-            lowest = _lowest(network.open, importance, competing, removed)
+            lowest = _lowest(network.open, importance, competing, removed, schedule.sparing)
             if lowest is None:
                 break
             network.close(lowest)
             widths = {c.name: int(network.open[c.roots].sum()) * c.step for c in competing}
-            if all(widths[c.name] < c.channels for c in competing):
+            if schedule.sparing or all(widths[c.name] < c.channels for c in competing):
                 rows.append(list(widths.values()))
                 tau.append(params(widths))
     names = tuple(c.name for c in competing)
@@ -139,14 +141,25 @@ def _competing(found: Trace, gated: np.ndarray) -> tuple[_Competing, ...]:
 
 
 def _lowest(
-    there: np.ndarray, importance: np.ndarray, competing: tuple[_Competing, ...], count: int
+    there: np.ndarray, importance: np.ndarray, competing: tuple[_Competing, ...], count: int, sparing: bool
 ) -> np.ndarray | None:
-    """The `count` least important filters that are there; None if a group would fall below its floor without them."""
+    """The `count` least important filters that are there.
+
+    Of a group at its floor none goes: the next ones go instead if `sparing`, else there is no answer.
+    """
     alive = np.concatenate([c.roots[there[c.roots] > 0] for c in competing])
-    lowest = alive[np.argsort(importance[alive], kind="stable")[:count]]
-    left = there.copy()
-    left[lowest] = 0
-    return None if any(left[c.roots].sum() < c.floor for c in competing) else lowest
+    groups = np.concatenate([np.full(int((there[c.roots] > 0).sum()), i) for i, c in enumerate(competing)])
+    room = [int(there[c.roots].sum()) - c.floor for c in competing]
+    lowest: list[int] = []
+    for place in np.argsort(importance[alive], kind="stable"):
+        if len(lowest) == count:
+            break
+        if room[groups[place]] > 0:
+            room[groups[place]] -= 1
+            lowest.append(int(alive[place]))
+        elif not sparing:
+            return None
+    return np.array(lowest) if lowest else None
 
 
 def _say(progress: Progress | None, done: int, total: int, text: str) -> None:

@@ -81,13 +81,17 @@ class Making:
             save(made, file)
         return load(file).proto
 
-    def descended(self, proto: onnx.ModelProto, ground: Ground, warm_up: int, share: float, key: str) -> Record:
+    def descended(
+        self, proto: onnx.ModelProto, ground: Ground, warm_up: int, share: float, sparing: bool, key: str
+    ) -> Record:
         """One descent's record, from this initialised model."""
         from netadapt_onnx.scaling.descent import Schedule, descend
 
         assert self.dataset is not None
         options = self.options
-        schedule = Schedule(warm_up, lr=options.lr, pruning_lr=options.lr / 10, batches=options.batches, share=share)
+        schedule = Schedule(
+            warm_up, lr=options.lr, pruning_lr=options.lr / 10, batches=options.batches, share=share, sparing=sparing
+        )
         self.log(f"descent {key}: {warm_up} epochs, then filters go")
         return descend(
             ground.traced(proto),

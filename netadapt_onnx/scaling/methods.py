@@ -18,15 +18,15 @@ from netadapt_onnx.surgery import Trace, importance
 # MorphNet and magnitude prune once to this share of the filters; widths are scaled uniformly from there.
 PRUNED_SHARE = 0.5
 
-Descend = Callable[[str, onnx.ModelProto, float], Record]
+Descend = Callable[[str, onnx.ModelProto, float, bool], Record]
 
 
 @dataclass(frozen=True)
 class Ground:
     """What every method starts from: the traced model, its groups' rungs, how to count parameters and to train.
 
-    `at` makes the model of given widths, `fresh` initialises one; `descend(key, model, share)` trains and prunes one
-    and returns the widths recorded.
+    `at` makes the model of given widths, `fresh` initialises one; `descend(key, model, share, sparing)` trains and
+    prunes one and returns the widths recorded.
     """
 
     found: Trace
@@ -74,7 +74,7 @@ def neuralscale(ground: Ground, key: str, iterations: int) -> Descent:
     law, widths, records = Law(()), [ground.widths], []
     for iteration in range(iterations):
         proto = ground.fresh(ground.at(widths[-1]))
-        records.append(_whole(ground, ground.descend(f"{key}/{iteration}", proto, 0.95)))
+        records.append(_whole(ground, ground.descend(f"{key}/{iteration}", proto, 0.95, False)))
         law = law_of(ground, records[-1])
         path, start = path_of(law, ground, ground.allowed)
         widths.append(widest(path, ground.params, size, start, f"params={size:.0f}"))
@@ -100,9 +100,9 @@ def baseline(ground: Ground, key: str, method: Method) -> Mapping[str, float]:
         return ground.widths
     proto = ground.fresh(ground.at(ground.widths))
     if method == "morphnet":
-        record = _whole(ground, ground.descend(key, proto, PRUNED_SHARE))
+        record = _whole(ground, ground.descend(key, proto, PRUNED_SHARE, True))
         if not len(record.tau):
-            raise NetadaptError("pruning ended before every group had lost a filter", hint="train longer first")
+            raise NetadaptError("no group has a filter to spare", code="nothing-to-prune")
         return dict(zip(record.names, record.widths[-1].tolist(), strict=True))
     found = ground.traced(ground.trained(key, proto))
     scores = importance(found, "l2", normalised=True)

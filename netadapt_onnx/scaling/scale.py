@@ -242,11 +242,11 @@ class _Scaling:
             return self._ground.allowed
         return rungs(self._making.found.prunable, self._making.table.stairs.alignment)
 
-    def _descend(self, key: str, proto: onnx.ModelProto, share: float) -> Record:
+    def _descend(self, key: str, proto: onnx.ModelProto, share: float, sparing: bool) -> Record:
         """A descent, journalled whole."""
 
         def widths() -> dict[str, object]:
-            record = self._making.descended(proto, self._ground, self._warm_up or 0, share, key)
+            record = self._making.descended(proto, self._ground, self._warm_up or 0, share, sparing, key)
             return {"names": record.names, "widths": record.widths.tolist(), "tau": record.tau.tolist()}
 
         kept = self._making.run.once(f"descent/{key}", widths)
