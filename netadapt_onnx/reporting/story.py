@@ -39,7 +39,7 @@ class Point:
 class Measurement:
     """A model that was measured beside the original: after which iteration, and how carefully (`stage`).
 
-    `brief` once it was accepted, `searched` when the search ended, `final` after the final training.
+    `brief` once it was accepted, `searched` with care since it was near the budget, `final` after the final training.
     """
 
     resource: str
@@ -118,7 +118,7 @@ def _points(result: AdaptResult, steps: tuple[Step, ...], paces: Mapping[str, fl
             if tried.accuracy is not None:
                 found.append(Point("proposal", step.iteration, tried.group, tried.accuracy, paced(tried.resources)))
         found.append(Point("accepted", step.iteration, step.group, step.accepted.accuracy, paced(step.resources)))
-    found.append(Point("result", len(steps), "", result.accuracy.after, _resources(result, "after")))
+    found.append(Point("result", result.iterations, "", result.accuracy.after, _resources(result, "after")))
     return tuple(found)
 
 

@@ -114,15 +114,13 @@ class LatencyGauge:
         since = self._targets[-1][0] if self._targets else 0
         if any(self.judged("searched", earlier) for earlier in range(since + 1, iteration)):
             self.missed("searched", iteration, proto)
-        found = self.verdict(iteration, predicted_ms)
-        if found is not None:
-            return found
-        self._measured(self._brief(iteration), proto, BRIEF_S, BRIEF_SESSIONS)
-        found, limit = self._middle(self._brief(iteration)), self._limit(iteration)
-        if limit is not None and abs(found / (limit * self._unit) - 1) < NEAR:
-            self.missed("searched", iteration, proto)
+        else:
+            self._measured(self._brief(iteration), proto, BRIEF_S, BRIEF_SESSIONS)
+            found, limit = self._middle(self._brief(iteration)), self._limit(iteration)
+            if limit is not None and abs(found / (limit * self._unit) - 1) < NEAR:
+                self.missed("searched", iteration, proto)
         verdict = self.verdict(iteration, predicted_ms)
-        return found / predicted_ms if verdict is None else verdict
+        return self._middle(self._brief(iteration)) / predicted_ms if verdict is None else verdict
 
     def measured(self, iteration: int) -> float | None:
         """What was measured of an iteration's model, in ms; a relative budget's is its share of the original's time."""

@@ -44,7 +44,7 @@ def unfold(proto: onnx.ModelProto, calibration: Split, uncut: onnx.ModelProto | 
     if not chosen:
         return proto
     names = [node.output[0] for node in chosen]
-    kept = None if uncut is None else kept_channels(proto, uncut, names)
+    kept = None if uncut is None else _kept_channels(proto, uncut, names)
     statistics = _statistics(proto if kept is None or uncut is None else uncut, names, calibration)
     if kept is not None:
         statistics = {n: (mean[kept[n]], variance[kept[n]]) for n, (mean, variance) in statistics.items()}
@@ -70,7 +70,9 @@ def unfold(proto: onnx.ModelProto, calibration: Split, uncut: onnx.ModelProto | 
     return unfolded if kept is None else reestimate(unfolded, calibration)
 
 
-def kept_channels(cut: onnx.ModelProto, uncut: onnx.ModelProto, outputs: Sequence[str]) -> dict[str, np.ndarray] | None:
+def _kept_channels(
+    cut: onnx.ModelProto, uncut: onnx.ModelProto, outputs: Sequence[str]
+) -> dict[str, np.ndarray] | None:
     """Which channels of `uncut` the convolutions with these outputs still have; None if `cut` is no mere cut of it.
 
     Told by their biases: a cut keeps those it keeps to the bit and in order, training and reconstruction change them.
