@@ -325,6 +325,23 @@ def test_op_equals_onnxruntime(case: Case) -> None:
         np.testing.assert_allclose(value.astype(np.float64), wanted, rtol=0, atol=TOLERANCE * scale)
 
 
+# What they put out is read by Python, or tells Python how long it is.
+ON_THE_CPU = {"Shape", "Size", "Range", "ConstantOfShape", "NonZero", "EyeLike"}
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.op not in ON_THE_CPU], ids=lambda case: f"{case.op}-{case.opset}"
+)
+def test_ops_compute_where_their_inputs_are(case: Case) -> None:
+    """On a device of shapes without values, which mixes with the CPU no more than a GPU does."""
+    graph = TorchGraph(case.model()).eval()
+    inputs = {name: torch.from_numpy(value) for name, value in case.feeds().items()}
+    here = graph(inputs)
+    there = graph.to("meta")({name: value.to("meta") for name, value in inputs.items()})
+    for name, wanted in here.items():
+        assert (there[name].device.type, there[name].shape, there[name].dtype) == ("meta", wanted.shape, wanted.dtype)
+
+
 def test_broadcasting_as_it_was_before_opset_7() -> None:
     case = Case("Add", (f(2, 3, 4), f(3)), {"axis": 1, "broadcast": 1}, opset=6)
     found = TorchGraph(case.model())({name: torch.from_numpy(value) for name, value in case.feeds().items()})["out0"]

@@ -17,6 +17,7 @@ from netadapt_onnx.scaling.record import Record
 from netadapt_onnx.scaling.shrinking import Momentum, Shrinking
 from netadapt_onnx.surgery import Trace
 from netadapt_onnx.training.data import Dataset
+from netadapt_onnx.training.placement import require
 from netadapt_onnx.training.replicas import one_thread
 from netadapt_onnx.training.settings import Settings
 
@@ -86,6 +87,7 @@ def descend(
     """
     if dataset.train.labels is None and teacher is None:
         raise NetadaptError("gates need a loss: labels, or the original model as teacher", code="invalid-data")
+    require(settings)
     samples = len(dataset.train)
     batches = _Batches(samples, min(schedule.batch_size, samples), seed)
     warm_up = schedule.warm_up_epochs * batches.per_epoch

@@ -86,7 +86,7 @@ class Shrinking:
         total = np.zeros(len(self.open))
         for gate, value in zip(self._gates, self._values, strict=True):
             if value.grad is not None:
-                np.add.at(total, gate.line, value.grad.double().numpy().reshape(-1))
+                np.add.at(total, gate.line, value.grad.double().cpu().numpy().reshape(-1))
         total[0] = 0.0
         products: np.ndarray = (total * self.open) ** 2
         return products
@@ -121,7 +121,8 @@ class Shrinking:
 
     def _set_gates(self) -> None:
         self._values = [
-            torch.from_numpy(self.open[gate.line].reshape(gate.shape)).requires_grad_() for gate in self._gates
+            torch.from_numpy(self.open[gate.line].reshape(gate.shape)).to(self._settings.device).requires_grad_()
+            for gate in self._gates
         ]
 
 
@@ -175,11 +176,11 @@ class _Numbered:
         """Take over what training made of the last cut."""
         replicas.average_statistics()
         for name, value in replicas.main.state().items():
-            self._values[self._positions[name]] = value.contiguous().numpy()
+            self._values[self._positions[name]] = value.contiguous().cpu().numpy()
         for name, parameter in replicas.main.weights.items():
             momentum = optimiser.state[parameter].get("momentum_buffer")
             if momentum is not None:
-                self._momenta[self._positions[name]] = momentum.contiguous().numpy()
+                self._momenta[self._positions[name]] = momentum.contiguous().cpu().numpy()
 
     def restore(
         self, optimiser: torch.optim.SGD, weights: Mapping[str, Tensor], positions: Mapping[str, np.ndarray]

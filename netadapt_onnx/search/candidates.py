@@ -254,18 +254,20 @@ class Candidates:
 
     def _training(self) -> Training:
         """The short training of every proposal, or winner."""
-        settings = self.training_settings("short-term", self._original.trace.folded.proto)
+        settings = self.training_settings("short-term", self._original.trace.folded.proto, gpu=self._executor.gpus)
         return Training(self._arguments.short_term_steps, self._arguments.short_term_lr, settings)
 
-    def training_settings(self, key: str, proto: onnx.ModelProto) -> Settings:
-        """How to train fast on this machine: timed once, journalled, so that a resumed run trains the same way."""
+    def training_settings(self, key: str, proto: onnx.ModelProto, *, gpu: bool = True) -> Settings:
+        """How to train fast on this machine: timed once, journalled, so that a resumed run trains the same way.
+
+        `gpu`: on one, if there is one.
+        """
         from netadapt_onnx.training.trainer import choose_settings
 
         data, seed = self._data, self._arguments.seed
         assert data is not None
-        return msgspec.convert(
-            self._run.once(f"training/{key}", lambda: choose_settings(proto, data, seed=seed)), Settings
-        )
+        chosen = self._run.once(f"training/{key}", lambda: choose_settings(proto, data, seed=seed, gpu=gpu))
+        return msgspec.convert(chosen, Settings)
 
     def _read(self, folder: Path) -> Trace:
         proto = load(folder / MODEL_FILE).proto

@@ -26,7 +26,7 @@ class Checkpoint:
         if not self.path.exists():
             return False
         try:
-            content = torch.load(self.path, weights_only=True)
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
             recorded = dict(content["identity"])
         except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
             raise NetadaptError(

@@ -119,7 +119,9 @@ class Loop:
         self._losses, self._done, self._seconds = list(state["losses"]), state["done"], state["seconds"]
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         if self._average is not None:
-            self._average = Average(self._recipe.ema, state["average"], state["updates"])
+            now = self._replicas.main.state()
+            average = {name: value.to(now[name].device) for name, value in state["average"].items()}
+            self._average = Average(self._recipe.ema, average, state["updates"])
 
     def _state(self) -> dict[str, Any]:
         average = self._average

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from netadapt_onnx.runtime import Arrays
 from netadapt_onnx.training.data import Labels
+from netadapt_onnx.training.placement import autocast
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.task import Task, label_tensors
 from netadapt_onnx.training.torch_graph import TorchGraph
@@ -40,22 +41,17 @@ def one_thread() -> Iterator[None]:
 
 
 def tensors(inputs: Arrays, settings: Settings | None = None) -> dict[str, Tensor]:
-    """Arrays as torch tensors, in the memory layout of the settings; float16 becomes float32, as in `TorchGraph`."""
+    """Arrays as torch tensors, as the settings want them laid out and where; float16 becomes float32, as in
+    `TorchGraph`.
+    """
     made = {}
     for name, array in inputs.items():
         widened = array.astype(np.float32) if array.dtype == np.float16 else array
         value = torch.from_numpy(np.ascontiguousarray(widened))
         if settings is not None and settings.channels_last and value.dim() == 4:
             value = value.contiguous(memory_format=torch.channels_last)
-        made[name] = value
+        made[name] = value if settings is None else value.to(settings.device)
     return made
-
-
-def autocast(settings: Settings) -> torch.autocast:
-    """bfloat16 where the settings say so. The cache of cast weights would only cost: each is used once a step."""
-    return torch.autocast(
-        "cpu", torch.bfloat16, enabled=settings.dtype == "bfloat16", cache_enabled=False
-    )  # fmt: skip
 
 
 class Replicas:
@@ -76,7 +72,7 @@ class Replicas:
         self.settings = settings
         self._task = task
         self._teacher = teacher
-        self.graphs = [TorchGraph(proto).train() for _ in range(settings.replicas)]
+        self.graphs = [TorchGraph(proto).to(settings.device).train() for _ in range(settings.replicas)]
         self.main = self.graphs[0]
         self.main.arrange(settings.channels_last)
         for graph in self.graphs[1:]:
@@ -125,7 +121,7 @@ class Replicas:
         wanted = None if self._teacher is None else self._teacher(given, rows, self.settings)
         with autocast(self.settings):
             outputs = graph.gated(given, gates)
-        loss = self._task.loss(outputs, label_tensors(labels), wanted)
+        loss = self._task.loss(outputs, label_tensors(labels, self.settings.device), wanted)
         wanted_gradients = [*graph.parameters(), *(gate for _, gate in gates)]
         found = torch.autograd.grad(loss, wanted_gradients, allow_unused=True)
         return float(loss.detach()), found

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 # Below this many samples per replica the fixed cost of a step outweighs the second core.
 LEAST_SHARD = 32
@@ -16,28 +16,41 @@ MOST_REPLICAS = 8
 CLEAR_WIN = 0.8
 
 
+Dtype = Literal["float32", "bfloat16"]
+
+
 @dataclass(frozen=True)
 class Settings:
     """What training on one machine depends on besides its seed. The same settings repeat a run bit for bit.
 
     `replicas`: threads that each train on a share of every batch (measured, 2 cores: 1.7x; torch's own two threads
-    collapse to a tenth when another process takes a core).
+    collapse to a tenth when another process takes a core). `device`: one of torch's, "cpu" or "cuda".
     """
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     channels_last: bool = True
     replicas: int = 1
+    device: str = "cpu"
 
 
-def choose(seconds: Callable[[Settings], Callable[[], float]], batch_size: int, rounds: int = 5) -> Settings:
+def choose(
+    seconds: Callable[[Settings], Callable[[], float]],
+    batch_size: int,
+    rounds: int = 5,
+    gpu_dtypes: Sequence[Dtype] = (),
+) -> Settings:
     """The fastest settings, by interleaved timing; near-ties go to float32, channels last and a replica per core.
 
     `seconds(settings)` prepares a training step and returns a function that runs it once and returns its duration.
+    A GPU that computes in `gpu_dtypes` is taken without comparing it with the processor; it shares no batch out.
     """
+    device, dtypes = ("cuda", gpu_dtypes) if gpu_dtypes else ("cpu", get_args(Dtype))
     layouts = [
-        Settings(dtype=dtype, channels_last=last) for dtype in ("float32", "bfloat16") for last in (True, False)
+        Settings(dtype=dtype, channels_last=last, device=device) for dtype in dtypes for last in (True, False)
     ]  # fmt: skip
     best = _fastest(layouts, seconds, rounds)
+    if gpu_dtypes:
+        return best
     replicas = min(cores(), MOST_REPLICAS, max(1, batch_size // LEAST_SHARD))
     if replicas == 1:
         return best

@@ -116,11 +116,11 @@ def task(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], dataset:
     return Task(forms(proto, shapes), spreads=spreads, own=dataset.own)
 
 
-def label_tensors(labels: np.ndarray | Mapping[str, np.ndarray] | None) -> Targets | None:
-    """Labels as `Split.targets` gives them, as torch tensors."""
+def label_tensors(labels: np.ndarray | Mapping[str, np.ndarray] | None, device: str = "cpu") -> Targets | None:
+    """Labels as `Split.targets` gives them, as torch tensors on a device."""
     if isinstance(labels, Mapping):
-        return {name: torch.from_numpy(values) for name, values in labels.items()}
-    return None if labels is None else torch.from_numpy(labels)
+        return {name: torch.from_numpy(values).to(device) for name, values in labels.items()}
+    return None if labels is None else torch.from_numpy(labels).to(device)
 
 
 def own_loss(own: Own, outputs: Mapping[str, Tensor], labels: Targets) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training.data import Split
-from netadapt_onnx.training.replicas import autocast, tensors
+from netadapt_onnx.training.placement import autocast
+from netadapt_onnx.training.replicas import tensors
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.torch_graph import TorchGraph
 
@@ -35,7 +36,7 @@ class Teacher:
         self._samples = samples
         self._known = np.zeros(samples, dtype=bool)
         self._memory: dict[str, Tensor] | None = None
-        self._made_with: tuple[str, bool] | None = None
+        self._made_with: tuple[str, bool, str] | None = None
         self._checked: dict[str, tuple[int, ...]] | None = None
 
     def __call__(self, inputs: Mapping[str, Tensor], rows: np.ndarray, settings: Settings) -> dict[str, Tensor]:
@@ -61,13 +62,14 @@ class Teacher:
 
         Raises NetadaptError if the student's inputs or outputs are not the teacher's.
         """
-        if self._checked != outputs:
-            self._check(split, outputs)
-        made_with = (settings.dtype, settings.channels_last)
+        made_with = (settings.dtype, settings.channels_last, settings.device)
         if self._made_with != made_with:
-            self._graph.arrange(settings.channels_last)
+            self._graph.to(settings.device).arrange(settings.channels_last)
             self._known[:] = False
+            self._memory = self._checked = None
             self._made_with = made_with
+        if self._checked != outputs:
+            self._check(split, outputs, settings)
 
     def foresee(self, split: Split, settings: Settings) -> None:
         """For a teacher of several trainings: make what it answers independent of those before.
@@ -90,9 +92,9 @@ class Teacher:
             for _ in pool.map(compute, range(0, self._samples, _CHUNK)):
                 pass
 
-    def _check(self, split: Split, outputs: Mapping[str, tuple[int, ...]]) -> None:
+    def _check(self, split: Split, outputs: Mapping[str, tuple[int, ...]], settings: Settings) -> None:
         rows = np.array([0, len(split) - 1])
-        inputs = tensors(split.batch(rows))
+        inputs = tensors(split.batch(rows), settings)
         other = set(self._graph.input_names) ^ set(inputs)
         if other:
             raise NetadaptError(f"the teacher's inputs are not the model's: {sorted(other)}", code="invalid-data")
@@ -105,7 +107,9 @@ class Teacher:
         self._checked = own
         size = 4 * self._samples * sum(math.prod(shape[1:]) for shape in own.values())
         if 0 < size <= MOST_REMEMBERED_BYTES and all(shape[:1] == (2,) for shape in own.values()):
-            self._memory = {name: torch.zeros(self._samples, *shape[1:]) for name, shape in own.items()}
+            self._memory = {
+                name: torch.zeros(self._samples, *shape[1:], device=settings.device) for name, shape in own.items()
+            }
 
 
 def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import declared_shape
 from netadapt_onnx.training.fused import fused
 from netadapt_onnx.training.ops.registry import DTYPES, Function, Node, is_training_aware, lookup
+from netadapt_onnx.training.placement import together
 from netadapt_onnx.training.weights import Kind, running_statistics, trainable
 
 Observer = Callable[[Node, Sequence[Tensor | None], Sequence[Tensor]], None]
@@ -54,6 +56,7 @@ class TorchGraph(nn.Module):
         _refuse_shared(proto, statistics)
         self._attributes: dict[str, str] = {}
         self._fixed: dict[str, Tensor] = {}
+        self._moved = False
         for index, tensor in enumerate(proto.graph.initializer):
             self._register(tensor, f"tensor_{index}", statistics)
         self._nodes = self._fold_constants(_read_nodes(proto))
@@ -90,6 +93,15 @@ class TorchGraph(nn.Module):
             if value.dim() == 4:
                 value.data = value.data.contiguous(memory_format=layout)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """To another device: fixed values go along, but for integers, which tell shapes and positions to Python."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._fixed = {
+            n: fn(v) if v.is_floating_point() or v.dtype == torch.bool else v for n, v in self._fixed.items()
+        }
+        self._moved = fn(torch.empty(0)).device.type != "cpu"
+        return self
+
     def state(self) -> dict[str, Tensor]:
         """Copies of everything that training changes, by initializer name."""
         return {name: value.detach().clone() for name, value in (*self.weights.items(), *self.statistics.items())}
@@ -113,6 +125,8 @@ class TorchGraph(nn.Module):
         # Who looks at single nodes finds every one of them.
         for step in self._steps if self._gates or self._observer else self._fast:
             arguments = [values[name] if name else None for name in step.node.inputs]
+            if self._moved:
+                arguments = together(arguments)
             for slot, gate in self._gates.get(step.node.outputs[0], ()):
                 value = arguments[slot]
                 arguments[slot] = None if value is None else value * gate

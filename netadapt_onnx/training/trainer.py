@@ -27,6 +27,7 @@ from netadapt_onnx.training.loop import DivergedError, Epoch, Loop, Progress, Sc
 from netadapt_onnx.training.memory import BATCH_SIZE, Footprint, footprint, halved, out_of_memory
 from netadapt_onnx.training.memory import batch_size as fitting_batch
 from netadapt_onnx.training.own_training import trained_by
+from netadapt_onnx.training.placement import gpu_dtypes, repeatable, require
 from netadapt_onnx.training.range_test import RangeTest, range_test
 from netadapt_onnx.training.recipe import ADAMW_SHARE, Recipe
 from netadapt_onnx.training.replicas import Fetch, Replicas, Teaching, one_thread, tensors
@@ -196,9 +197,10 @@ def _trained(
         settings = _choose(unfolded, plan.split, plan.batch_size, plan.seed, losses)
         if store is not None:
             store.put(settings=asdict(settings))
+    require(settings)
     schedule = Schedule(plan.steps, partial(_batches, plan), partial(_fetch, plan))
     teaching = _teaching(teacher, plan, settings, needs, repeatable=store is not None)
-    with Replicas(unfolded, settings, losses, teaching, threads) as replicas:
+    with repeatable(settings), Replicas(unfolded, settings, losses, teaching, threads) as replicas:
         usual = _learning_rate(replicas.main, plan, recipe)
         recorded = None if store is None else store.content.get("test")
         test = None if recorded is None else RangeTest(**recorded)
@@ -258,9 +260,11 @@ def _teaching(
 
 
 def choose_settings(
-    proto: onnx.ModelProto, dataset: Dataset, *, batch_size: int | None = None, seed: int = 0
+    proto: onnx.ModelProto, dataset: Dataset, *, batch_size: int | None = None, seed: int = 0, gpu: bool = True
 ) -> Settings:
     """Time a few training steps per setting, on copies of the weights; what `train` does without `settings`.
+
+    `gpu`: on a GPU, where there is one.
 
     The teacher is left out: its outputs are remembered, so after one epoch it costs next to nothing.
     """
@@ -269,10 +273,12 @@ def choose_settings(
         unfolded = batchnorm.unfold(proto, split.sample(TIMED_SAMPLES, seed))
         needs = footprint(TorchGraph(unfolded), split)
         size = batch_size if batch_size is not None else fitting_batch(needs, split)
-        return _choose(unfolded, split, size, seed, task(unfolded, needs.shapes, dataset))
+        return _choose(unfolded, split, size, seed, task(unfolded, needs.shapes, dataset), gpu=gpu)
 
 
-def _choose(proto: onnx.ModelProto, split: Split, batch_size: int, seed: int, losses: Task) -> Settings:
+def _choose(
+    proto: onnx.ModelProto, split: Split, batch_size: int, seed: int, losses: Task, *, gpu: bool = True
+) -> Settings:
     drawn = np.random.default_rng(seed).permutation(len(split))[: min(batch_size, TIMED_SAMPLES)]
     inputs, labels = split.batch(drawn), split.targets(drawn)
     rows = np.arange(len(drawn))
@@ -284,8 +290,8 @@ def _choose(proto: onnx.ModelProto, split: Split, batch_size: int, seed: int, lo
     def fetch(index: np.ndarray) -> tuple[Arrays, Labels | None]:
         return {name: value[index] for name, value in inputs.items()}, taken(labels, index)
 
-    def remembered(_: Mapping[str, Tensor], index: np.ndarray, __: Settings) -> dict[str, Tensor]:
-        return {name: value[torch.from_numpy(index)] for name, value in (taught or {}).items()}
+    def remembered(_: Mapping[str, Tensor], index: np.ndarray, where: Settings) -> dict[str, Tensor]:
+        return {name: value[torch.from_numpy(index)].to(where.device) for name, value in (taught or {}).items()}
 
     with ExitStack() as stack:
 
@@ -300,7 +306,7 @@ def _choose(proto: onnx.ModelProto, split: Split, batch_size: int, seed: int, lo
 
             return step
 
-        return choose(prepare, len(rows))
+        return choose(prepare, len(rows), gpu_dtypes=gpu_dtypes() if gpu else ())
 
 
 def _learning_rate(graph: TorchGraph, plan: _Plan, recipe: Recipe) -> float:

@@ -98,6 +98,7 @@ class LocalWorkers:
     def __init__(self, workers: int, timeout_s: float, gpus: Sequence[str] = ()) -> None:
         self._workers = workers
         self._gpus = tuple(gpus)
+        self.gpus = bool(gpus)
         self._folder = TemporaryDirectory(prefix="netadapt-workers-", ignore_cleanup_errors=True)
         self._dispatcher = Dispatcher(self._worker, timeout_s)
         self._made = 0

@@ -80,10 +80,16 @@ class Shared:
 
 
 class Executor(Protocol):
-    """Runs jobs. Use it in a `with`: leaving ends its workers. `apart`: jobs run in other processes than ours."""
+    """Runs jobs. Use it in a `with`: leaving ends its workers. `apart`: jobs run in other processes than ours.
+
+    `gpus`: a job may train on a GPU that it finds, because it has that to itself.
+    """
 
     @property
     def apart(self) -> bool: ...  # noqa: D102
+
+    @property
+    def gpus(self) -> bool: ...  # noqa: D102
 
     def run(
         self,

@@ -111,6 +111,7 @@ class RayTasks:
         self._address = address
         self._cores = cores
         self._gpus = tuple(gpus)
+        self.gpus = bool(gpus)
         self._references: dict[str, Any] = {}
         self._remote: Any = None
         self._ours = False

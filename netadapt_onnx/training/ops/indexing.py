@@ -93,7 +93,7 @@ def one_hot(node: Node, indices: Tensor, depth: Tensor, values: Tensor) -> Tenso
     chosen = _wrap(indices, count, values).unsqueeze(axis)
     shape = [1] * chosen.dim()
     shape[axis] = count
-    return torch.where(chosen == torch.arange(count).reshape(shape), values[1], values[0])
+    return torch.where(chosen == torch.arange(count, device=chosen.device).reshape(shape), values[1], values[0])
 
 
 @op("NonZero")

@@ -68,6 +68,11 @@ class Node:
             return float(flat[0]) if flat.size else default
         return float(value.reshape(-1)[0]) if value is not None and value.numel() else default
 
+    def numbers(self, position: int, value: Tensor) -> list[float]:
+        """Input `position` as a list of floats."""
+        flat = self.constants[position].reshape(-1) if position in self.constants else value.reshape(-1).tolist()
+        return [float(v) for v in flat]
+
     def refuse(self, what: str) -> NetadaptError:
         """The error for a use of a known op that training does not cover."""
         return NetadaptError(f"training does not support {self.op} {what}", node=self.name, code="unsupported")

@@ -14,7 +14,7 @@ from netadapt_onnx.training.ops.registry import Node, op
 @op("Upsample")
 def upsample(node: Node, x: Tensor, scales: Tensor | None = None) -> Tensor:
     """Resize as it was before opset 10: asymmetric coordinates, rounded down."""
-    factors = node.attribute("scales") if scales is None else [float(s) for s in scales.tolist()]
+    factors = node.attribute("scales") if scales is None else node.numbers(1, scales)
     sizes = [int(n * f) for n, f in zip(x.shape, factors, strict=True)]
     mode = {"linear": "linear", "bilinear": "linear"}.get(node.attribute("mode", "nearest"), "nearest")
     return _resize(x, sizes, factors, mode, "asymmetric", "floor", -0.75, False)
@@ -41,8 +41,8 @@ def resize(node: Node, x: Tensor, *rest: Tensor | None) -> Tensor:
             sizes[axis] = size if axis or size != 1 else x.shape[0]
             factors[axis] = sizes[axis] / x.shape[axis]
     elif scales is not None:
-        for axis, factor in zip(axes, scales.reshape(-1).tolist(), strict=True):
-            sizes[axis], factors[axis] = int(x.shape[axis] * factor), float(factor)
+        for axis, factor in zip(axes, node.numbers(position, scales), strict=True):
+            sizes[axis], factors[axis] = int(x.shape[axis] * factor), factor
     rounding = node.attribute("nearest_mode", "round_prefer_floor" if node.opset >= 11 else "floor")
     return _resize(
         x, sizes, factors, node.attribute("mode", "nearest"), coordinates, rounding,
