@@ -20,12 +20,11 @@ from torch import Tensor
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.scaling.gates import gates
 from netadapt_onnx.surgery import Trace, resize
-from netadapt_onnx.training.data import Dataset, Split
-from netadapt_onnx.training.replicas import Replicas, tensors
+from netadapt_onnx.training.data import Dataset
+from netadapt_onnx.training.replicas import Replicas
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.task import task
-from netadapt_onnx.training.teacher import Teacher
-from netadapt_onnx.training.torch_graph import TorchGraph
+from netadapt_onnx.training.teacher import taught
 from netadapt_onnx.training.weights import running_statistics, trainable
 
 # A network is cut when so many of its filters have been closed since the last time: half a second well spent.
@@ -59,7 +58,7 @@ class Shrinking:
         self._sgd = sgd
         shapes = {v.name: found.folded.shapes[v.name] for v in found.folded.proto.graph.output}
         self._task = task(found.folded.proto, shapes, dataset)
-        self._teacher = None if teacher is None else _taught(teacher, self._split, settings)
+        self._teacher = None if teacher is None else taught(teacher, self._split, settings)
         self._numbered = _Numbered(found)
         self._replicas: Replicas | None = None
         self._optimiser: torch.optim.SGD | None = None
@@ -124,15 +123,6 @@ class Shrinking:
             torch.from_numpy(self.open[gate.line].reshape(gate.shape)).to(self._settings.device).requires_grad_()
             for gate in self._gates
         ]
-
-
-def _taught(proto: onnx.ModelProto, split: Split, settings: Settings) -> Teacher:
-    """A teacher that answers once for every sample."""
-    made = Teacher(proto, len(split))
-    two = tensors(split.batch(np.array([0, len(split) - 1])))
-    answers = TorchGraph(proto).observe(two, lambda *_: None)
-    made.prepare(settings, split, {name: tuple(value.shape) for name, value in answers.items()})
-    return made
 
 
 class _Numbered:

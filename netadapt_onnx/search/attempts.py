@@ -34,11 +34,12 @@ from netadapt_onnx.surgery import (
     traced_without,
 )
 from netadapt_onnx.surgery.groups import Group
-from netadapt_onnx.training.data import Dataset
+from netadapt_onnx.training.data import Dataset, Split
 from netadapt_onnx.training.prefix import Front, Prefixes, front_of
 from netadapt_onnx.training.settings import Settings
 
 if TYPE_CHECKING:
+    from netadapt_onnx.training.frozen import FrozenFronts
     from netadapt_onnx.training.teacher import Teacher
 
 CALIBRATION_SAMPLES = 1024
@@ -51,11 +52,15 @@ Kept = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Training:
-    """A short training: steps of SGD, their learning rate, and how this run trains."""
+    """A short training: steps of SGD, their learning rate, and how this run trains.
+
+    `freeze_front`: only what lies behind a cut.
+    """
 
     steps: int
     lr: float
     settings: Settings
+    freeze_front: bool = False
 
 
 class Base:
@@ -74,6 +79,7 @@ class Base:
         self.changed = changed
         self._moments: dict[str, Moments] | None = None
         self._prefixes: Prefixes | None = None
+        self._frozen: FrozenFronts | None = None
         self._lock = Lock()
 
     def moments(self, bench: Bench) -> dict[str, Moments]:
@@ -88,9 +94,20 @@ class Base:
         """What it computes of the samples that rank in front of each group's first layer."""
         with self._lock:
             if self._prefixes is None:
-                fronts = [_front(self.trace, group) for group in self.trace.prunable]
-                self._prefixes = Prefixes(self.trace.folded.proto, fronts, judge.ranking)
+                self._prefixes = Prefixes(self.trace.folded.proto, self._fronts(), judge.ranking)
             return self._prefixes
+
+    def frozen(self, split: Split, answers: Teacher) -> FrozenFronts:
+        """The same of the samples that proposals are trained on."""
+        from netadapt_onnx.training.frozen import FrozenFronts
+
+        with self._lock:
+            if self._frozen is None:
+                self._frozen = FrozenFronts(self.trace.folded.proto, self._fronts(), split, answers)
+            return self._frozen
+
+    def _fronts(self) -> list[Front]:
+        return [_front(self.trace, group) for group in self.trace.prunable]
 
     def without(self, branches: Collection[str]) -> Base:
         """The model without some more branches; itself if there are none."""
@@ -136,6 +153,7 @@ class Bench:
         self._lock = Lock()
         self._calibration: dict[int, tuple[Arrays, Targets]] = {}
         self._teacher: Teacher | None = None
+        self._answers: tuple[Split, Teacher] | None = None
 
     def calibrated(self, samples: int = CALIBRATION_SAMPLES) -> tuple[Arrays, Targets]:
         """Calibration inputs, and what the original's layers make of them."""
@@ -183,10 +201,23 @@ class Bench:
         assert self._data is not None
         if not training.steps:
             return proto
+        proto = fold(proto, self._shapes, self._batch_size).proto
+        frozen = self._frozen(training, base) if training.freeze_front else None
+        if frozen is not None:
+            return frozen.trained(
+                proto,
+                self._data,
+                steps=training.steps,
+                lr=training.lr,
+                seed=self._seed,
+                settings=training.settings,
+                threads=here.threads,
+                progress=lambda *_: here.check(),
+            )
         if self._teacher is None:
             self._teacher = Teacher(self.original.trace.folded.proto, len(self._data.train))
         return train(
-            fold(proto, self._shapes, self._batch_size).proto,
+            proto,
             self._data,
             teacher=self._teacher,
             uncut=None if base is None else base.trace.folded.proto,
@@ -197,6 +228,25 @@ class Bench:
             threads=here.threads,
             progress=lambda *_: here.check(),
         ).proto
+
+    def _frozen(self, training: Training, base: Base | None) -> FrozenFronts | None:
+        """Fronts for a cut of `base`; None where it is none, and where samples or answers cannot be remembered."""
+        from netadapt_onnx.training.memory import BATCH_SIZE
+        from netadapt_onnx.training.teacher import taught
+
+        data = self._data
+        if base is None or base.changed or data is None or data.train.varies:
+            return None
+        if data.own is not None and data.own.training is not None:
+            return None
+        with self._lock:
+            if self._answers is None:
+                split = data.train.sample(training.steps * BATCH_SIZE, self._seed)
+                answers = taught(self.original.trace.folded.proto, split, training.settings)
+                answers.foresee(split, training.settings)
+                self._answers = split, answers
+        split, answers = self._answers
+        return base.frozen(split, answers) if answers.knows_all else None
 
     def ranked(self, proto: onnx.ModelProto, base: Base | None = None) -> float:
         """The accuracy that proposals are compared by. `base`: the model that `proto` is a cut of, and no more."""

@@ -255,7 +255,8 @@ class Candidates:
     def _training(self) -> Training:
         """The short training of every proposal, or winner."""
         settings = self.training_settings("short-term", self._original.trace.folded.proto, gpu=self._executor.gpus)
-        return Training(self._arguments.short_term_steps, self._arguments.short_term_lr, settings)
+        asked = self._arguments
+        return Training(asked.short_term_steps, asked.short_term_lr, settings, asked.freeze_front)
 
     def training_settings(self, key: str, proto: onnx.ModelProto, *, gpu: bool = True) -> Settings:
         """How to train fast on this machine: timed once, journalled, so that a resumed run trains the same way.

@@ -40,7 +40,9 @@ def front_of(proto: onnx.ModelProto, changed: set[str]) -> Front:
 
 
 @dataclass(frozen=True)
-class _Kept:
+class Kept:
+    """A front whose activations, those of `names`, are kept."""
+
     front: Front
     names: tuple[str, ...]
 
@@ -61,10 +63,10 @@ class Prefixes:
         self._fixed = bool(shapes) and all(shape and shape[0] for shape in shapes)
         put_out = {value.name for value in base.graph.output}
         inputs = {value.name for value in base.graph.input}
-        candidates = [_Kept(front, tuple(boundary(base, front))) for front in sorted(set(fronts), key=_depth)]
+        candidates = [Kept(front, tuple(boundary(base, front))) for front in sorted(set(fronts), key=_depth)]
         candidates = [kept for kept in candidates if kept.front and not split.varies and not put_out & set(kept.names)]
         usable = self._bytes([n for kept in candidates for n in kept.names if n not in inputs]) if candidates else {}
-        self._kept: list[_Kept] = []
+        self._kept: list[Kept] = []
         total, stored = 0, set[str]()
         for kept in candidates:
             more = {name for name in kept.names if name not in stored and name not in inputs}
@@ -76,21 +78,34 @@ class Prefixes:
 
     def shortened(self, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Split]:
         """The rest of a variant of the base model, and the samples that it takes; both as given if nothing is kept."""
-        same = self._unchanged(proto) if self._kept else frozenset[int]()
-        found = next((kept for kept in self._kept if kept.front <= same), None)
+        found = self.longest(proto)
         if found is None:
             return proto, self._split
-        stored = [name for name in found.names if name in self._arrays]
-        direct = [name for name in found.names if name not in self._arrays]
-        given = {name: np.asarray(self._arrays[name][:1]) for name in stored}
-        given |= {name: value for name, value in self._split.batch(slice(0, 1)).items() if name in direct}
+        rest = self.behind(proto, found)
+        return rest, self.samples(rest)
+
+    def longest(self, proto: onnx.ModelProto) -> Kept | None:
+        """The longest front that a variant of the base model has unchanged, if any is kept."""
+        same = self._unchanged(proto) if self._kept else frozenset[int]()
+        return next((kept for kept in self._kept if kept.front <= same), None)
+
+    def behind(self, proto: onnx.ModelProto, kept: Kept) -> onnx.ModelProto:
+        """The rest of a model that has this front."""
+        examples = self._split.batch(slice(0, 1)) | {name: np.asarray(v[:1]) for name, v in self._arrays.items()}
+        given = {name: examples[name] for name in kept.names}
         rest = between(proto, given, [value.name for value in proto.graph.output])
         for value in rest.graph.input:
             if self._fixed:
                 value.type.tensor_type.shape.dim[0].dim_value = self._size
-        arrays = dict(self._arrays) if not direct else {**self._arrays, **self._split.batch(slice(None))}
-        inputs = {value.name: arrays[value.name] for value in rest.graph.input}
-        return rest, replace(self._split, inputs=inputs, labels=self._split.targets(), scaling={}, rows=None)
+        return rest
+
+    def samples(self, rest: onnx.ModelProto) -> Split:
+        """The samples as the rest of a model takes them."""
+        wanted = [value.name for value in rest.graph.input]
+        kept = self._arrays.keys() >= set(wanted)
+        arrays = self._arrays if kept else {**self._arrays, **self._split.batch(slice(None))}
+        inputs = {name: arrays[name] for name in wanted}
+        return replace(self._split, inputs=inputs, labels=self._split.targets(), scaling={}, rows=None)
 
     def _unchanged(self, proto: onnx.ModelProto) -> Front:
         """The base's nodes that a variant computes to the same values, numbered as in the base."""

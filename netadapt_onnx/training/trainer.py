@@ -76,7 +76,7 @@ def train(
     proto: onnx.ModelProto,
     dataset: Dataset,
     *,
-    teacher: onnx.ModelProto | Teacher | None = None,
+    teacher: onnx.ModelProto | Teacher | Teaching | None = None,
     uncut: onnx.ModelProto | None = None,
     epochs: int | None = None,
     steps: int | None = None,
@@ -95,11 +95,12 @@ def train(
 ) -> TrainResult:
     """Train on `dataset.train` for `epochs`, or for `steps` batches, by a `recipe` (Nesterov SGD, one cycle).
 
-    With a teacher it distils (0.9, and 0.1 of the labels' loss where there are any), else it needs labels. Graphs that
-    arrive with BatchNorm folded away get it back for the training and return folded; if they are a mere cut of `uncut`
-    (None: of the teacher), with its statistics. `lr`: None for the usual one of this kind of network, "auto" for a
-    range test. Deterministic for one seed and one `settings`; without `settings` a few timed steps choose them. With
-    fewer `threads` than `settings.replicas` it takes longer, to the same result.
+    With a teacher it distils (0.9, and 0.1 of the labels' loss where there are any), else it needs labels; a teacher
+    may be a function of inputs, row numbers and settings. Graphs that arrive with BatchNorm folded away get it back for
+    the training and return folded; if they are a mere cut of `uncut` (None: of the teacher), with its statistics. `lr`:
+    None for the usual one of this kind of network, "auto" for a range test. Deterministic for one seed and one
+    `settings`; without `settings` a few timed steps choose them. With fewer `threads` than `settings.replicas` it takes
+    longer, to the same result.
 
     What was chosen and where it stands is kept in the file `checkpoint`: killed at any moment, the same call goes on
     from there to the same bits; the caller removes the file. `score` judges models on held-out data where the recipe
@@ -141,7 +142,8 @@ def train(
             )
             if own is not None and own.training is not None:
                 rate = lr if isinstance(lr, float | int) else _learning_rate(graph, plan, recipe)
-                trained = trained_by(own, unfolded, teacher, steps=plan.steps, lr=rate, seed=seed)
+                known = teacher if isinstance(teacher, onnx.ModelProto | Teacher) else None
+                trained = trained_by(own, unfolded, known, steps=plan.steps, lr=rate, seed=seed)
                 return TrainResult(batchnorm.fold(trained), (), settings or Settings(), rate, size)
             try:
                 return _trained(unfolded, plan, recipe, lr, losses, needs, teacher, settings, threads, store,
@@ -184,7 +186,7 @@ def _trained(
     lr: float | Literal["auto"] | None,
     losses: Task,
     needs: Footprint,
-    teacher: onnx.ModelProto | Teacher | None,
+    teacher: onnx.ModelProto | Teacher | Teaching | None,
     settings: Settings | None,
     threads: int | None,
     store: Checkpoint | None,
@@ -232,7 +234,7 @@ def _trained(
 
 
 def _teaching(
-    teacher: onnx.ModelProto | Teacher | None,
+    teacher: onnx.ModelProto | Teacher | Teaching | None,
     plan: _Plan,
     settings: Settings,
     needs: Footprint,
@@ -243,8 +245,8 @@ def _teaching(
 
     So is one whose training must be `repeatable` from its middle.
     """
-    if teacher is None:
-        return None
+    if teacher is None or not isinstance(teacher, onnx.ModelProto | Teacher):
+        return teacher
     changing = plan.augment or plan.split.varies
     kept = isinstance(teacher, Teacher) or repeatable
     if not isinstance(teacher, Teacher):
