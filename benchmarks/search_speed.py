@@ -1,9 +1,10 @@
 """How long does the search take? Seconds per iteration and per accepted model, by way of ranking and workers.
 
-CIFAR-10 (JPEG), ResNet-20, a budget for macs, proposals ranked on 1,024 images: `--rank reconstruct` and `--rank
-finetune` (`--short-term 100`), each with one and two worker processes. An iteration's seconds are those until all of
-its proposals are ranked; an accepted model takes the winner's making, proof and evaluation besides. The first
-iteration, in which workers start, is left out.
+CIFAR-10 (JPEG), ResNet-20, a budget for macs, proposals ranked on 1,024 images: `--rank reconstruct`, `--rank
+finetune` (`--short-term 100`), and that with `--freeze-front`, each with one and two worker processes. An iteration's
+seconds are those until all of its proposals are ranked; an accepted model takes the winner's making, proof and
+evaluation besides. The first iteration, in which workers start, is left out. Accuracy is that of the result on the
+test half, after `--final-epochs` of training: with a budget that all reach (macs=0.75x, say) it compares the ways.
 
     python ../shared/data/prepare.py cifar10 cifar.npz
     python benchmarks/search_speed.py --data cifar.npz --model ../shared/models/resnet20_cifar10.onnx
@@ -25,7 +26,11 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per process, as the workers have
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-RANKS = ("reconstruct", "finetune")
+RANKS: dict[str, dict[str, Any]] = {
+    "reconstruct": {"rank": "reconstruct"},
+    "finetune": {"rank": "finetune"},
+    "finetune/frozen": {"rank": "finetune", "freeze_front": True},
+}
 
 
 @dataclass
@@ -69,9 +74,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="what prepare.py made")
     parser.add_argument("--model", type=Path, required=True, help="the trained network")
     parser.add_argument("--iterations", type=int, default=4, help="the first of which is left out")
-    parser.add_argument("--ranks", default=",".join(RANKS), help="reconstruct, finetune")
+    parser.add_argument("--ranks", default="reconstruct,finetune", help=", ".join(RANKS))
     parser.add_argument("--workers", default="1,2", help="numbers of worker processes")
     parser.add_argument("--short-term", type=int, default=100, help="steps of SGD per proposal with finetune")
+    parser.add_argument("--budget", default="macs=0.5x", help="what the search goes towards")
+    parser.add_argument("--first-step", type=float, default=0.025, help="the share that the first iteration saves")
+    parser.add_argument("--final-epochs", type=int, default=0, help="of training at the end")
+    parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     if asked.iterations < 2:
         parser.error("--iterations: at least 2, since the first is left out")
@@ -84,26 +93,28 @@ def main() -> None:
     print(markdown(results))
 
 
-def _timed(asked: argparse.Namespace, rank: str, workers: int) -> dict[str, float]:
+def _timed(asked: argparse.Namespace, rank: str, workers: int) -> dict[str, Any]:
     import netadapt_onnx
 
-    short = {"short_term": asked.short_term} if rank == "finetune" else {}
+    short = {"short_term": asked.short_term} if rank != "reconstruct" else {}
     with tempfile.TemporaryDirectory() as folder:
         clock = Clock()
-        netadapt_onnx.adapt(
+        result = netadapt_onnx.adapt(
             asked.model,
             asked.data,
-            "macs=0.5x",
+            asked.budget,
             Path(folder) / "run",
-            rank=rank,
             executor=f"local:{workers}",
             max_iterations=asked.iterations,
-            final_epochs=0,
+            init_reduction_ratio=asked.first_step,
+            final_epochs=asked.final_epochs,
+            seed=asked.seed,
             progress=clock.progress,
             log=clock.log,
+            **RANKS[rank],
             **short,
         )
-    return clock.found()
+    return {**clock.found(), "macs": result.after.macs / result.before.macs, "accuracy": result.accuracy.after}
 
 
 def markdown(results: list[dict[str, Any]]) -> str:
@@ -119,10 +130,13 @@ def markdown(results: list[dict[str, Any]]) -> str:
             f"{r['ranking_s']:.1f}",
             f"{r['accepted_s']:.1f}",
             f"{r['accepted_s'] / base[r['workers']]:.1f}x" if r["workers"] in base else "",
+            f"{r['macs']:.3f}x",
+            f"{100 * r['accuracy']:.2f}",
         ]
         for r in results
     ]
-    headers = ["rank", "workers", "proposals", "s per iteration", "s per accepted model", "beside reconstruct"]
+    headers = ["rank", "workers", "proposals", "s per iteration", "s per accepted model", "beside reconstruct", "macs",
+               "test accuracy"]  # fmt: skip
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
