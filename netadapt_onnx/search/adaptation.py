@@ -323,6 +323,7 @@ class Adaptation:
                     teacher=self._subject.trace.folded.proto,
                     epochs=epochs,
                     augment=self._arguments.augment,
+                    mirrored=not self._arguments.augment and self._knows_mirrored(),
                     seed=self._arguments.seed,
                     settings=self._candidates.training_settings(f"final/{len(steps)}", searched),
                     checkpoint=checkpoint,
@@ -339,6 +340,18 @@ class Adaptation:
             self._note("the final training did not help: the model is as the search left it")
             return searched
         return proto
+
+    def _knows_mirrored(self) -> bool:
+        """Whether the final training may see pictures both ways; evaluated once, so that a resumed run trains alike."""
+        from netadapt_onnx.training.mirroring import knows_mirrored
+
+        data = self._subject.data
+        assert data is not None
+        found = self._run.once(
+            "training/mirrored",
+            lambda: knows_mirrored(self._subject.trace.folded.proto, data.val, self._arguments.seed),
+        )
+        return bool(found)
 
     def _note(self, text: str) -> None:
         if text not in self._notes:

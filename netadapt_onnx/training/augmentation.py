@@ -14,14 +14,24 @@ from netadapt_onnx.training.labels import UNLABELLED
 _CHANNELS = (1, 3, 4)
 
 
+def width_axis(shape: tuple[int, ...]) -> int | None:
+    """The axis of a batch that runs along the width of its pictures; None if they are none.
+
+    Pictures are (N, C, H, W), or (N, H, W, C) with 1, 3 or 4 channels.
+    """
+    if len(shape) != 4:
+        return None
+    return 2 if shape[1] not in _CHANNELS and shape[3] in _CHANNELS else 3
+
+
 def augmented(inputs: Arrays, labels: Labels | None, rng: np.random.Generator) -> tuple[Arrays, Labels | None]:
     """Pictures shifted by up to an eighth of their size and mirrored; inputs of other ranks as they are.
 
-    Pictures are (N, C, H, W), or (N, H, W, C) with 1, 3 or 4 channels. Maps of class numbers (N, H, W) move along, what
+    Maps of class numbers (N, H, W) move along, what
     comes in at the border counts as unlabelled. Raises NetadaptError for maps of values, which would need one, and
     where no input is a picture.
     """
-    pictures = {name: values for name, values in inputs.items() if values.ndim == 4}
+    pictures = {name: values for name, values in inputs.items() if width_axis(values.shape) is not None}
     if not pictures:
         shapes = ", ".join(f"'{name}' Nx{'x'.join(map(str, values.shape[1:]))}" for name, values in inputs.items())
         raise NetadaptError(
@@ -49,7 +59,7 @@ def _one(labels: np.ndarray, moves: np.ndarray, mirrored: np.ndarray) -> np.ndar
 
 def _moved(images: np.ndarray, moves: np.ndarray, mirrored: np.ndarray, border: int) -> np.ndarray:
     """Each image shifted within its padding by its `moves` in [0, 1), and mirrored where `mirrored` is 1."""
-    last = images.shape[1] not in _CHANNELS and images.shape[3] in _CHANNELS
+    last = width_axis(images.shape) == 2
     if last:
         images = np.moveaxis(images, -1, 1)
     _, _, height, width = images.shape

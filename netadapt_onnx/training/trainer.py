@@ -26,6 +26,7 @@ from netadapt_onnx.training.data import Dataset, Labels, Split, taken
 from netadapt_onnx.training.loop import DivergedError, Epoch, Loop, Progress, Schedule, scored
 from netadapt_onnx.training.memory import BATCH_SIZE, Footprint, footprint, halved, out_of_memory
 from netadapt_onnx.training.memory import batch_size as fitting_batch
+from netadapt_onnx.training.mirroring import both_ways
 from netadapt_onnx.training.own_training import trained_by
 from netadapt_onnx.training.placement import gpu_dtypes, repeatable, require
 from netadapt_onnx.training.range_test import RangeTest, range_test
@@ -70,6 +71,7 @@ class _Plan:
     steps: int
     seed: int
     augment: bool
+    mirrored: bool = False
 
 
 def train(
@@ -84,6 +86,7 @@ def train(
     seed: int = 0,
     batch_size: int | None = None,
     augment: bool = False,
+    mirrored: bool = False,
     recipe: Recipe | None = None,
     settings: Settings | None = None,
     threads: int | None = None,
@@ -100,7 +103,8 @@ def train(
     the training and return folded; if they are a mere cut of `uncut` (None: of the teacher), with its statistics. `lr`:
     None for the usual one of this kind of network, "auto" for a range test. Deterministic for one seed and one
     `settings`; without `settings` a few timed steps choose them. With fewer `threads` than `settings.replicas` it takes
-    longer, to the same result.
+    longer, to the same result. `augment` shifts and mirrors pictures at random; `mirrored` shows them both ways in
+    turn and teaches the mean of the teacher's two answers, if it can remember them (`mirroring.py`).
 
     What was chosen and where it stands is kept in the file `checkpoint`: killed at any moment, the same call goes on
     from there to the same bits; the caller removes the file. `score` judges models on held-out data where the recipe
@@ -118,6 +122,7 @@ def train(
     store = None
     if checkpoint is not None:
         asked = {"epochs": epochs, "steps": steps, "lr": lr, "seed": seed, "batch_size": batch_size, "augment": augment}
+        asked |= {"mirrored": mirrored}
         store = _opened(checkpoint, proto, dataset, teacher, {**asked, **asdict(recipe)}, settings)
         settings = Settings(**store.content["settings"]) if "settings" in store.content else settings
     with one_thread():
@@ -137,9 +142,9 @@ def train(
         size = size if store is None else store.content.get("batch", size)
         while True:
             per_epoch = max(1, len(split) // size)
-            plan = _Plan(
-                split, size, per_epoch, steps if steps is not None else (epochs or 0) * per_epoch, seed, augment
-            )
+            whole = steps if steps is not None else (epochs or 0) * per_epoch
+            both = mirrored and not split.varies and 2 * len(split) <= MOST_FORESEEN
+            plan = _Plan(both_ways(split) if both else split, size, per_epoch, whole, seed, augment, both)
             if own is not None and own.training is not None:
                 rate = lr if isinstance(lr, float | int) else _learning_rate(graph, plan, recipe)
                 known = teacher if isinstance(teacher, onnx.ModelProto | Teacher) else None
@@ -248,7 +253,7 @@ def _teaching(
     if teacher is None or not isinstance(teacher, onnx.ModelProto | Teacher):
         return teacher
     changing = plan.augment or plan.split.varies
-    kept = isinstance(teacher, Teacher) or repeatable
+    kept = isinstance(teacher, Teacher) or repeatable or plan.mirrored
     if not isinstance(teacher, Teacher):
         count = len(plan.split)
         teacher = Teacher(teacher, 0 if changing or (repeatable and count > MOST_FORESEEN) else count)
@@ -258,6 +263,8 @@ def _teaching(
         return lambda inputs, _, settings: answer(inputs, settings)
     if kept:
         teacher.foresee(plan.split, settings)
+    if plan.mirrored and teacher.knows_all:
+        teacher.agree_on_pairs()
     return teacher
 
 
@@ -319,8 +326,18 @@ def _learning_rate(graph: TorchGraph, plan: _Plan, recipe: Recipe) -> float:
 
 
 def _batches(plan: _Plan, epoch: int) -> list[np.ndarray]:
-    """Row numbers of every batch of an epoch; what does not fill a batch waits for another epoch's order."""
-    order = np.random.default_rng([plan.seed, epoch]).permutation(len(plan.split))
+    """Row numbers of every batch of an epoch; what does not fill a batch waits for another epoch's order.
+
+    Samples that are seen both ways are seen one way, or the other, in each epoch.
+    """
+    rng = np.random.default_rng([plan.seed, epoch])
+    if not plan.mirrored:
+        order = rng.permutation(len(plan.split))
+    else:
+        half = len(plan.split) // 2
+        first = np.random.default_rng([plan.seed, epoch // 2]).integers(0, 2, half)
+        order = rng.permutation(half)
+        order = order + half * (first[order] ^ (epoch % 2))
     return [order[i * plan.batch_size : (i + 1) * plan.batch_size] for i in range(plan.per_epoch)]
 
 
