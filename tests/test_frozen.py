@@ -89,7 +89,13 @@ def test_a_search_that_freezes_fronts_leaves_them_as_they_were(
 ) -> None:
     from netadapt_onnx.training import trainer
 
-    monkeypatch.setattr(trainer, "choose_settings", lambda *_, **__: Settings())
+    asked: list[bool] = []
+
+    def chosen(*_: object, gpu: bool = True, **__: object) -> Settings:
+        asked.append(gpu)
+        return Settings()
+
+    monkeypatch.setattr(trainer, "choose_settings", chosen)
     model, rng = tmp_path / "model.onnx", np.random.default_rng(2)
     onnx.save(models.plain((16, 16, 16)), model)
     x = rng.standard_normal((200, 3, 16, 16)).astype(np.float32)
@@ -99,6 +105,7 @@ def test_a_search_that_freezes_fronts_leaves_them_as_they_were(
         freeze=("conv1", "conv2"), max_iterations=1, final_epochs=0, executor=executor,
     )  # fmt: skip
     assert found.met
+    assert asked == [executor == "local"]  # workers have no GPU to themselves unless --gpus says so
     before, after = values(onnx.load(model)), values(onnx.load(found.model))
     assert np.array_equal(before["conv1.weight"], after["conv1.weight"])
     assert not np.array_equal(before["conv3.weight"][: len(after["conv3.weight"])], after["conv3.weight"])

@@ -34,7 +34,7 @@ CRITERION: Mapping[Strategy, str] = {"netadapt": "l2", "knapsack": "taylor"}
 SHORT_TERM = {"reconstruct": 0, "finetune": 100}
 # Measured for 100 steps of distillation at batch 128; the long training's rate is too high for so few.
 SHORT_TERM_LR = 0.02
-FINAL_EPOCHS = 6
+FINAL_EPOCHS = 5
 # How far a run goes at a time and what it keeps, not what it comes to.
 CHANGEABLE = {"max_iterations", "max_time_s", "save_interval"}
 

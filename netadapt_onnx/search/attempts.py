@@ -34,6 +34,7 @@ from netadapt_onnx.surgery import (
     traced_without,
 )
 from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.moments import SAMPLES
 from netadapt_onnx.training.data import Dataset, Split
 from netadapt_onnx.training.prefix import Front, Prefixes, front_of
 from netadapt_onnx.training.settings import Settings
@@ -43,9 +44,12 @@ if TYPE_CHECKING:
     from netadapt_onnx.training.teacher import Teacher
 
 CALIBRATION_SAMPLES = 1024
-# Models that lost a branch are solved whole to be ranked, on so many: ResNet-20 without a block comes to 86.9% instead
-# of 87.2% in 1.7 s instead of 3.5; solved in one pass, as those that lost channels are, to 59.9%.
+# Models that lost a branch are solved whole to be ranked, on so many: ResNet-20 without a block comes to 86.5% instead
+# of 87.2% in 1.6 s instead of 3.5; solved in one pass, as those that lost channels are, to 59.9%.
 BRANCH_SAMPLES = 256
+# What ranks cuts of channels: a ResNet-20's groups cut to half come within 0.8 points of what they come to on all
+# samples, 0.02 on average, in half the time.
+RANKED_SAMPLES = 512
 MODEL_FILE = "model.onnx"
 Kept = Mapping[str, np.ndarray]
 
@@ -86,7 +90,7 @@ class Base:
         """What reconstruction solves with, computed when it is first asked for."""
         with self._lock:
             if self._moments is None:
-                inputs, targets = bench.calibrated()
+                inputs, targets = bench.calibrated(RANKED_SAMPLES)
                 self._moments = moments(self.trace, inputs, targets, kept_outputs(bench.original.trace, self.kept))
             return self._moments
 
@@ -163,7 +167,9 @@ class Bench:
                 # A sample of the sample: workers know no others.
                 drawn = self._data.train.sample(CALIBRATION_SAMPLES, self._seed).sample(samples, self._seed)
                 inputs = drawn.batch(slice(None))
-                self._calibration[samples] = inputs, original_targets(self.original.trace, inputs, self._seed)
+                positions = SAMPLES * samples // CALIBRATION_SAMPLES  # fewer images, and no more of each
+                targets = original_targets(self.original.trace, inputs, self._seed, positions)
+                self._calibration[samples] = inputs, targets
             return self._calibration[samples]
 
     def cut(self, base: Base, keep: Kept, *, mended: bool) -> onnx.ModelProto:
@@ -202,32 +208,21 @@ class Bench:
         if not training.steps:
             return proto
         proto = fold(proto, self._shapes, self._batch_size).proto
+        options: dict[str, Any] = {
+            "steps": training.steps,
+            "lr": training.lr,
+            "seed": self._seed,
+            "settings": training.settings,
+            "threads": here.threads,
+            "progress": lambda *_: here.check(),
+        }
         frozen = self._frozen(training, base) if training.freeze_front else None
         if frozen is not None:
-            return frozen.trained(
-                proto,
-                self._data,
-                steps=training.steps,
-                lr=training.lr,
-                seed=self._seed,
-                settings=training.settings,
-                threads=here.threads,
-                progress=lambda *_: here.check(),
-            )
+            return frozen.trained(proto, self._data, **options)
         if self._teacher is None:
             self._teacher = Teacher(self.original.trace.folded.proto, len(self._data.train))
-        return train(
-            proto,
-            self._data,
-            teacher=self._teacher,
-            uncut=None if base is None else base.trace.folded.proto,
-            steps=training.steps,
-            lr=training.lr,
-            seed=self._seed,
-            settings=training.settings,
-            threads=here.threads,
-            progress=lambda *_: here.check(),
-        ).proto
+        uncut = None if base is None else base.trace.folded.proto
+        return train(proto, self._data, teacher=self._teacher, uncut=uncut, **options).proto
 
     def _frozen(self, training: Training, base: Base | None) -> FrozenFronts | None:
         """Fronts for a cut of `base`; None where it is none, and where samples or answers cannot be remembered."""

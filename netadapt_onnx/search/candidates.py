@@ -254,7 +254,8 @@ class Candidates:
 
     def _training(self) -> Training:
         """The short training of every proposal, or winner."""
-        settings = self.training_settings("short-term", self._original.trace.folded.proto, gpu=self._executor.gpus)
+        gpu = not self._executor.apart or bool(getattr(self._executor, "gpus", False))
+        settings = self.training_settings("short-term", self._original.trace.folded.proto, gpu=gpu)
         asked = self._arguments
         return Training(asked.short_term_steps, asked.short_term_lr, settings, asked.freeze_front)
 

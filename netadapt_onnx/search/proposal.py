@@ -16,7 +16,7 @@ Amounts = Mapping[str, float]
 # also goes up when channels go, so its counts are tried one by one.
 MONOTONE = frozenset({"macs", "params", "size", "memory"})
 # How many pairs of groups are looked at for an exchange, how far down one may go, and how many are tried.
-MOST_PAIRS, MOST_RUNGS_DOWN, MOST_EXCHANGES = 1000, 4, 24
+MOST_PAIRS, MOST_RUNGS_DOWN, MOST_EXCHANGES = 1000, 4, 12
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Proposer:
     def exchanges(self, widths: Widths, goal: Goal) -> list[Proposal]:
         """For pairs of groups, one a rung up and the other down as far as that takes: those that land on the budget.
 
-        For staircases so coarse that nothing can be given back alone. At most 24, those that keep most macs.
+        For staircases so coarse that nothing can be given back alone. At most 12, those that keep most macs.
         """
         found = []
         for up, down in islice(permutations(self.ladders, 2), MOST_PAIRS):

@@ -46,11 +46,14 @@ class Moments:
     mean_out: np.ndarray
 
 
-def original_targets(trace: Trace, inputs: Arrays, seed: int = 0) -> Targets:
-    """Run the original model on calibration inputs (images first) and keep what its layers put out."""
+def original_targets(trace: Trace, inputs: Arrays, seed: int = 0, samples: int = SAMPLES) -> Targets:
+    """Run the original model on calibration inputs (images first) and keep what its layers put out.
+
+    `samples`: positions of each layer, of all images together.
+    """
     parts: dict[str, list[np.ndarray]] = {}
     layers = linear_layers(trace)
-    per_image = _per_image(trace, layers, len(next(iter(inputs.values()))))
+    per_image = _per_image(trace, layers, len(next(iter(inputs.values()))), samples)
     for batch, arrays in activations(trace, inputs, [layer.output for layer in layers]):
         for layer in layers:
             positions = layer.positions(seed, batch, per_image)
@@ -113,7 +116,7 @@ class Sums:
         return Moments(gram, cross, mean_in, mean_out)
 
 
-def _per_image(trace: Trace, layers: list[Linear], images: int) -> int:
-    """Sampled positions per image, so that all images together give about SAMPLES, or what fits."""
+def _per_image(trace: Trace, layers: list[Linear], images: int, samples: int) -> int:
+    """Sampled positions per image, so that all images together give about as many as wanted, or what fits."""
     bytes_of = 4 * sum(trace.flat.shapes[layer.output][layer.channel_axis] for layer in layers)
-    return max(1, min(SAMPLES, MOST_TARGET_BYTES // max(1, bytes_of)) // images)
+    return max(1, min(samples, MOST_TARGET_BYTES // max(1, bytes_of)) // images)

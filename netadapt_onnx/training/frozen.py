@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import onnx
 
 from netadapt_onnx.training.data import Dataset, Split
-from netadapt_onnx.training.loop import Progress
 from netadapt_onnx.training.prefix import Front, Prefixes
 from netadapt_onnx.training.replicas import Teaching
-from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import train
 
 
@@ -26,36 +25,17 @@ class FrozenFronts:
         self._split = split
         self._answers = answers
 
-    def trained(
-        self,
-        variant: onnx.ModelProto,
-        dataset: Dataset,
-        *,
-        steps: int,
-        lr: float,
-        seed: int,
-        settings: Settings,
-        threads: int | None = None,
-        progress: Progress | None = None,
-    ) -> onnx.ModelProto:
-        """The variant with new weights behind its front; statistics of BatchNorms in front of it stay, too."""
+    def trained(self, variant: onnx.ModelProto, dataset: Dataset, **options: Any) -> onnx.ModelProto:
+        """The variant with new weights behind its front; statistics of BatchNorms in front of it stay, too.
+
+        `options` are those of `train`.
+        """
         kept = self._prefixes.longest(variant)
         rest, uncut, samples = variant, self._base, self._split
         if kept is not None:
             rest, uncut = (self._prefixes.behind(proto, kept) for proto in (variant, self._base))
             samples = self._prefixes.samples(rest)
-        result = train(
-            rest,
-            replace(dataset, train=samples),
-            teacher=self._answers,
-            uncut=uncut,
-            steps=steps,
-            lr=lr,
-            seed=seed,
-            settings=settings,
-            threads=threads,
-            progress=progress,
-        )
+        result = train(rest, replace(dataset, train=samples), teacher=self._answers, uncut=uncut, **options)
         return result.proto if kept is None else _joined(variant, result.proto)
 
 

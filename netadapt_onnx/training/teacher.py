@@ -21,7 +21,7 @@ from netadapt_onnx.training.torch_graph import TorchGraph
 MOST_REMEMBERED_BYTES = 256 * 2**20
 # Up to this many samples a teacher of several trainings computes all of them beforehand.
 MOST_FORESEEN = 1 << 17
-_CHUNK = 64
+_CHUNK = 256
 
 
 class Teacher:

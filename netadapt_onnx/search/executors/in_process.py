@@ -31,7 +31,6 @@ class InProcess:
     """A job per core at a time, in threads; one at a time of those that bring their own threads."""
 
     apart = False
-    gpus = True
 
     def __init__(self, cores: int, timeout_s: float) -> None:
         self._cores = cores

@@ -82,14 +82,11 @@ class Shared:
 class Executor(Protocol):
     """Runs jobs. Use it in a `with`: leaving ends its workers. `apart`: jobs run in other processes than ours.
 
-    `gpus`: a job may train on a GPU that it finds, because it has that to itself.
+    One whose workers have a GPU each has an attribute `gpus` that is true; workers of others train on the processor.
     """
 
     @property
     def apart(self) -> bool: ...  # noqa: D102
-
-    @property
-    def gpus(self) -> bool: ...  # noqa: D102
 
     def run(
         self,
