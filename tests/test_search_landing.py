@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ class Device:
         share = self.drift * small / dense * (self.late if sessions > 5 else 1.0)
         self.measured.append(share)
         timing = Timing(10 * share, (9.9 * share, 10.1 * share), sessions)
-        return Ratio(share, (0.99 * share, 1.01 * share), timing, Timing(10.0, (9.9, 10.1), sessions))
+        times = tuple(10 * share * np.linspace(0.99, 1.01, sessions)), (10.0,) * sessions
+        return Ratio(share, (0.99 * share, 1.01 * share), timing, Timing(10.0, (9.9, 10.1), sessions), times)
 
 
 def on_device(monkeypatch: pytest.MonkeyPatch, device: Device) -> None:
@@ -167,3 +169,21 @@ def test_a_budget_missed_by_the_careful_measurement_takes_another_step(
     again = adapt(*task, "latency=0.5x", tmp_path / "run", resume=True, **FAST)
     assert replace(again, seconds=result.seconds) == result
     assert len(device.measured) == seen
+
+
+def test_results_tell_of_both_careful_measurements_as_one(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_device(monkeypatch, Device(1.0))
+    result = adapt(*task, "latency=0.5x", tmp_path / "run", **FAST)
+    kept = map(json.loads, (tmp_path / "run" / "journal.jsonl").read_text().splitlines())
+    careful = [
+        line["value"]
+        for line in kept
+        if line["key"] in (f"latency/{stage}/{result.iterations}" for stage in ("searched", "final"))
+    ]
+    assert len(careful) == 2
+    pairs = [np.divide(*value["sessions_ms"]) for value in careful]
+    assert result.latency is not None
+    assert result.latency.sessions == sum(map(len, pairs))
+    assert result.latency.ratio == pytest.approx(float(np.median(np.concatenate(pairs))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -97,9 +97,25 @@ def ratio(
     times, others = found.median_ms, found.reference_median_ms
     if undisturbed:
         times, others = found.ms, found.reference_ms
+    paired = _of_pairs(times, others)
+    if not undisturbed:
+        return paired
+    return replace(paired, ci95=signed_rank_interval(np.array(times) / np.array(others), confidence))
+
+
+def pooled(measurements: Sequence[Ratio]) -> Ratio:
+    """Several measurements of one model as one, every pair of sessions counting alike.
+
+    On a shared machine two measurements differ by more than either's interval says: what disturbs one lasts.
+    """
+    times, others = ([t for m in measurements for t in m.sessions_ms[side]] for side in (0, 1))
+    return _of_pairs(times, others)
+
+
+def _of_pairs(times: Sequence[float], others: Sequence[float]) -> Ratio:
     ratios = np.array(times) / np.array(others)
-    interval = signed_rank_interval(ratios, confidence) if undisturbed else median_interval(ratios)
-    return Ratio(float(np.median(ratios)), interval, timing(times), timing(others), (tuple(times), tuple(others)))
+    both = (tuple(times), tuple(others))
+    return Ratio(float(np.median(ratios)), median_interval(ratios), timing(times), timing(others), both)
 
 
 def signed_rank_interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:

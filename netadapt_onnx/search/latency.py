@@ -13,7 +13,7 @@ from netadapt_onnx.profilers.build import build
 from netadapt_onnx.profilers.measuring import Device, Environment
 from netadapt_onnx.profilers.session import Execution, fingerprint
 from netadapt_onnx.profilers.table import Table
-from netadapt_onnx.profilers.timing import Ratio, Timing, ratio
+from netadapt_onnx.profilers.timing import Ratio, Timing, pooled, ratio
 from netadapt_onnx.profilers.versions import Variant, random_versions
 from netadapt_onnx.runtime import random_inputs
 from netadapt_onnx.search.budget import LATENCY, Budget
@@ -160,8 +160,14 @@ class LatencyGauge:
         return min(max(found), AIM * limit * self._unit) / predicted_ms
 
     def result(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float) -> Latency | None:
-        """A careful measurement as results show it."""
+        """What was measured with care of an iteration's widths, before the final training and after it, as one.
+
+        What misses the budget after it, alone, is not made up for by what was measured before.
+        """
         found = self._measured(self._careful("final", iteration), proto, CAREFUL_S, CAREFUL_SESSIONS)
+        earlier = self._run.recall(self._careful("searched", iteration))
+        if earlier is not None and self._beyond("final", iteration) is None:
+            found = pooled([msgspec.convert(earlier, Ratio), found])
         return Latency(
             before_ms=found.reference.median_ms,
             after_ms=found.model.median_ms,
