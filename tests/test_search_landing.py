@@ -45,7 +45,7 @@ class Device:
         share = self.drift * small / dense * (self.late if sessions > 5 else 1.0)
         self.measured.append(share)
         timing = Timing(10 * share, (9.9 * share, 10.1 * share), sessions)
-        times = tuple(10 * share * np.linspace(0.99, 1.01, sessions)), (10.0,) * sessions
+        times = tuple((10 * share * np.linspace(0.99, 1.01, sessions)).tolist()), (10.0,) * sessions
         return Ratio(share, (0.99 * share, 1.01 * share), timing, Timing(10.0, (9.9, 10.1), sessions), times)
 
 

@@ -97,7 +97,7 @@ def ratio(
     times, others = found.median_ms, found.reference_median_ms
     if undisturbed:
         times, others = found.ms, found.reference_ms
-    paired = _of_pairs(times, others)
+    paired = of_pairs(times, others)
     if not undisturbed:
         return paired
     return replace(paired, ci95=signed_rank_interval(np.array(times) / np.array(others), confidence))
@@ -109,10 +109,11 @@ def pooled(measurements: Sequence[Ratio]) -> Ratio:
     On a shared machine two measurements differ by more than either's interval says: what disturbs one lasts.
     """
     times, others = ([t for m in measurements for t in m.sessions_ms[side]] for side in (0, 1))
-    return _of_pairs(times, others)
+    return of_pairs(times, others)
 
 
-def _of_pairs(times: Sequence[float], others: Sequence[float]) -> Ratio:
+def of_pairs(times: Sequence[float], others: Sequence[float]) -> Ratio:
+    """A model's numbers relative to the reference's; pairs stand at equal places."""
     ratios = np.array(times) / np.array(others)
     both = (tuple(times), tuple(others))
     return Ratio(float(np.median(ratios)), median_interval(ratios), timing(times), timing(others), both)

@@ -160,14 +160,10 @@ class LatencyGauge:
         return min(max(found), AIM * limit * self._unit) / predicted_ms
 
     def result(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float) -> Latency | None:
-        """What was measured with care of an iteration's widths, before the final training and after it, as one.
-
-        What misses the budget after it, alone, is not made up for by what was measured before.
-        """
-        found = self._measured(self._careful("final", iteration), proto, CAREFUL_S, CAREFUL_SESSIONS)
-        earlier = self._run.recall(self._careful("searched", iteration))
-        if earlier is not None and self._beyond("final", iteration) is None:
-            found = pooled([msgspec.convert(earlier, Ratio), found])
+        """All that was measured with care of an iteration's widths, as results show it."""
+        self._measured(self._careful("final", iteration), proto, CAREFUL_S, CAREFUL_SESSIONS)
+        found = self._known("final", iteration)
+        assert found is not None
         return Latency(
             before_ms=found.reference.median_ms,
             after_ms=found.model.median_ms,
@@ -190,13 +186,19 @@ class LatencyGauge:
 
     def _beyond(self, stage: Stage, iteration: int) -> float | None:
         """The upper end of a careful measurement, in the table's ms, if it missed the budget."""
-        value = self._run.recall(self._careful(stage, iteration))
-        limit = self._limit(iteration)
-        if value is None or limit is None:
+        found, limit = self._known(stage, iteration), self._limit(iteration)
+        if found is None or limit is None:
             return None
-        found = msgspec.convert(value, Ratio)
         upper = found.ci95[1] if self._relative else found.model.ci95[1]
         return upper * self._unit if upper > limit else None
+
+    def _known(self, stage: Stage, iteration: int) -> Ratio | None:
+        """A careful measurement; the final one together with that before the training, which changes no width."""
+        if not self.judged(stage, iteration):
+            return None
+        keys = [self._careful(s, iteration) for s in STAGES[: STAGES.index(stage) + 1] if self.judged(s, iteration)]
+        found = [msgspec.convert(self._run.recall(key), Ratio) for key in keys]
+        return found[0] if len(found) == 1 else pooled(found)
 
     @property
     def _unit(self) -> float:

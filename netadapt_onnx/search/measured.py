@@ -21,13 +21,12 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import agent
-from netadapt_onnx.profilers.agent import median_interval
 from netadapt_onnx.profilers.cost import CostModel
 from netadapt_onnx.profilers.energy import Meter, energy_mj, meter
 from netadapt_onnx.profilers.fit import robust_nonnegative
 from netadapt_onnx.profilers.measuring import write_model
 from netadapt_onnx.profilers.session import CPU, Execution, execution_record
-from netadapt_onnx.profilers.timing import Ratio, Timing
+from netadapt_onnx.profilers.timing import Ratio, Timing, of_pairs
 from netadapt_onnx.profilers.versions import random_versions
 from netadapt_onnx.runtime import random_inputs
 from netadapt_onnx.search.budget import CUSTOM, ENERGY, Budget
@@ -190,9 +189,7 @@ class MeasuredGauge(LatencyGauge):
 
         def measure() -> Ratio:
             reference = self._original.proto
-            found = np.array([(self._value(proto), self._value(reference)) for _ in range(pairs)])
-            ratios = found[:, 0] / found[:, 1]
-            model, other = (Timing(float(np.median(v)), median_interval(v), pairs) for v in found.T)
-            return Ratio(float(np.median(ratios)), median_interval(ratios), model, other)
+            found = [(self._value(proto), self._value(reference)) for _ in range(pairs)]
+            return of_pairs([float(ours) for ours, _ in found], [float(other) for _, other in found])
 
         return self._remembered(key, measure)
