@@ -16,6 +16,9 @@ from netadapt_onnx.profilers.timing import Ratio, Timing
 from netadapt_onnx.search import adapt as adapt_module
 from netadapt_onnx.search import latency
 from netadapt_onnx.search.adapt import adapt
+from netadapt_onnx.search.landing import Landing
+from netadapt_onnx.search.netadapt import Accepted, Problem, Step
+from netadapt_onnx.search.schedule import Schedule
 from test_search_adapt import FAST, history, task
 
 __all__ = ["task"]
@@ -187,3 +190,21 @@ def test_results_tell_of_both_careful_measurements_as_one(
     assert result.latency is not None
     assert result.latency.sessions == sum(map(len, pairs))
     assert result.latency.ratio == pytest.approx(float(np.median(np.concatenate(pairs))))
+
+
+@pytest.mark.parametrize(("second", "chosen"), [(0.748, 2), (0.74, 1), (0.76, 2)])
+def test_of_models_about_as_accurate_the_one_that_uses_most_of_the_budget_is_the_result(
+    second: float, chosen: int
+) -> None:
+    start = Accepted(0.8, None, {})
+    problem = Problem(
+        ladders=(), resources=lambda widths: {"macs": float(widths["a"])}, limits={"macs": 100.0}, start=start,
+        rank=lambda *_: (), accept=lambda *_: start, schedule=Schedule(),
+    )  # fmt: skip
+
+    def step(iteration: int, width: int, accuracy: float) -> Step:
+        accepted = Accepted(accuracy, None, {})
+        return Step(iteration, "a", (0, width), {"a": width}, "macs", 0.0, {"macs": float(width)}, accepted, (), ())
+
+    steps = [step(1, 90, 0.75), step(2, 99, second)]
+    assert Landing({}, lambda *_: {}).best(problem, (), steps) == chosen

@@ -15,6 +15,8 @@ from netadapt_onnx.search.subject import Predictor
 # A measured miss costs one more step (and after the final training, another one); after so many of each something else
 # is wrong.
 MOST_ROUNDS = {"searched": 4, "final": 2}
+# Accuracies before the final training that differ by less than this share of the original's do not tell models apart.
+ALIKE = 0.005
 
 
 class Landing:
@@ -52,6 +54,7 @@ class Landing:
         """The iteration with the most accurate model that is within the budget, as measured with care; None if none is.
 
         Not always the last one: what was given back may have turned out too slow, and cost more when it was cut again.
+        Of models that are about as accurate the one that uses most of the budget: training makes more of it.
         """
         asked = self._asked(target)
         able = [
@@ -60,7 +63,16 @@ class Landing:
             if met(amounts_after(problem, steps[: step.iteration]), problem.limits)
             and all(gauge.judged("searched", step.iteration) for gauge in asked)
         ]
-        return max(able, key=lambda step: (step.accepted.accuracy, step.iteration)).iteration if able else None
+        if not able:
+            return None
+
+        def used(step: Step) -> float:
+            amounts = amounts_after(problem, steps[: step.iteration])
+            return max(amounts[name] / limit for name, limit in problem.limits.items())
+
+        least = max(step.accepted.accuracy for step in able) - ALIKE * abs(problem.start.accuracy)
+        alike = [step for step in able if step.accepted.accuracy >= least]
+        return max(alike, key=lambda step: (used(step), step.iteration)).iteration
 
     def _asked(self, target: Target) -> list[LatencyGauge]:
         """The gauges of the resources that a target limits."""
