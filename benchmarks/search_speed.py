@@ -57,6 +57,8 @@ class Clock:
     def found(self) -> dict[str, float]:
         """Medians over all iterations but the first."""
         later = [n for n in self.ranked if 1 < n <= len(self.accepted)]
+        if not later:
+            raise SystemExit("one iteration was enough: give a smaller --first-step or a lower --budget")
         ranking = [self.ranked[n] - self.accepted[n - 2] for n in later]
         whole = [self.accepted[n - 1] - self.accepted[n - 2] for n in later]
         return {
