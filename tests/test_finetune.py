@@ -71,7 +71,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture(autouse=True)
 def settings_do_not_depend_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netadapt_onnx.training.trainer.choose", lambda *_: FLOAT)
+    monkeypatch.setattr("netadapt_onnx.training.trainer.choose", lambda *_, **__: FLOAT)
 
 
 class KilledError(Exception):
