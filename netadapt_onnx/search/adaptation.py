@@ -349,7 +349,7 @@ class Adaptation:
         assert data is not None
         found = self._run.once(
             "training/mirrored",
-            lambda: knows_mirrored(self._subject.trace.folded.proto, data.val, self._arguments.seed),
+            lambda: knows_mirrored(self._subject.trace.folded.proto, data.val, self._arguments.seed, cores()),
         )
         return bool(found)
 
