@@ -47,13 +47,16 @@ def test_a_node_that_dies_on_the_way_changes_nothing(cluster: Any, tmp_path: Pat
     marks = tmp_path / "marks"
     marks.mkdir()
 
+    doomed = cluster.nodes[1].node_id
+
     def evaluate(proto: onnx.ModelProto) -> float:
         """How near a model's outputs are to nothing at all, slowly; each call leaves a mark when it begins and ends."""
         import ray
 
         mark = marks / uuid4().hex
-        mark.write_text(ray.get_runtime_context().get_node_id() if ray.is_initialized() else "here")
-        time.sleep(0.5)
+        place = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "here"
+        mark.write_text(place)
+        time.sleep(5.0 if place == doomed else 0.5)  # its node is gone before it is done
         specs = {proto.graph.input[0].name: ((4, 3, 8, 8), np.dtype(np.float32))}
         found = session(proto).run(None, random_inputs(specs))[0]
         mark.with_suffix(".end").touch()
@@ -61,7 +64,7 @@ def test_a_node_that_dies_on_the_way_changes_nothing(cluster: Any, tmp_path: Pat
 
     def kill() -> None:
         """Take a node away as soon as it has a job."""
-        while not any(mark.read_text() == cluster.nodes[1].node_id for mark in marks.iterdir()):
+        while not any(mark.read_text() == doomed for mark in marks.iterdir()):
             time.sleep(0.02)
         cluster.remove_node(cluster.nodes[1], allow_graceful=False)
 
