@@ -29,7 +29,7 @@ from netadapt_onnx.search.arguments import (
 )
 from netadapt_onnx.search.budget import LATENCY, SEARCHED, budget_texts
 from netadapt_onnx.search.calibration import execution_of
-from netadapt_onnx.search.candidates import Progress, cores
+from netadapt_onnx.search.candidates import Progress
 from netadapt_onnx.search.executors.opening import IN_PROCESS, JOB_TIMEOUT_S, Gpus, opened_executor
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.knapsack import ascending, ceilings_of, solve
@@ -47,6 +47,7 @@ from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS, Schedule
 from netadapt_onnx.search.subject import Predictor, Subject, prepare
 from netadapt_onnx.surgery import Criterion
 from netadapt_onnx.training.measured import criterion_on
+from netadapt_onnx.training.settings import cores
 
 Source = str | os.PathLike[str] | Model
 Data = str | os.PathLike[str] | None

@@ -13,7 +13,7 @@ from netadapt_onnx.search import knapsack
 from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.attempts import MODEL_FILE
 from netadapt_onnx.search.budget import Target
-from netadapt_onnx.search.candidates import Candidates, Progress, cores
+from netadapt_onnx.search.candidates import Candidates, Progress
 from netadapt_onnx.search.details import TrainedEpoch, write_details, write_training
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.judge import CallersJudge, DataJudge, Judge
@@ -29,6 +29,7 @@ from netadapt_onnx.search.run import Lines, Run, write_json
 from netadapt_onnx.search.schedule import Schedule
 from netadapt_onnx.search.standing import Standing, excess
 from netadapt_onnx.search.subject import Predictor, Subject
+from netadapt_onnx.training.settings import cores
 
 RESULT_FILE, HISTORY_FILE, TRAINED_FILE = "result.json", "history.jsonl", "trained.onnx"
 CHECKPOINT_FILE, TRAINING_LOG_FILE = "training.checkpoint", "training.jsonl"

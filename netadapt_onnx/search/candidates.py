@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -288,11 +287,6 @@ def _prove(chosen: _Chosen, proposal: Proposal) -> None:
             hint="please report this model",
             code="not-proven",
         )
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_of(model: Path, proposal: Proposal) -> bool:

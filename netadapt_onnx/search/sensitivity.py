@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from netadapt_onnx.folding import require_runnable
 from netadapt_onnx.search.attempts import CALIBRATION_SAMPLES
-from netadapt_onnx.search.candidates import cores
 from netadapt_onnx.search.judge import RANKING_SAMPLES, DataJudge
 from netadapt_onnx.surgery import Criterion, Group, Trace, moments, original_targets, reconstruct, resize, select
 from netadapt_onnx.training.loading import dataset_for
 from netadapt_onnx.training.measured import criterion_on
+from netadapt_onnx.training.settings import cores
 
 SHARES = (0.75, 0.5, 0.25)
 

@@ -27,9 +27,8 @@ def width_axis(shape: tuple[int, ...]) -> int | None:
 def augmented(inputs: Arrays, labels: Labels | None, rng: np.random.Generator) -> tuple[Arrays, Labels | None]:
     """Pictures shifted by up to an eighth of their size and mirrored; inputs of other ranks as they are.
 
-    Maps of class numbers (N, H, W) move along, what
-    comes in at the border counts as unlabelled. Raises NetadaptError for maps of values, which would need one, and
-    where no input is a picture.
+    Maps of class numbers (N, H, W) move along, what comes in at the border counts as unlabelled. Raises NetadaptError
+    for maps of values, which would need one, and where no input is a picture.
     """
     pictures = {name: values for name, values in inputs.items() if width_axis(values.shape) is not None}
     if not pictures:
