@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netadapt_onnx.profilers.fit import ALL, Stairs, choose_stairs, choose_telling, fit_curve, nonnegative
+from netadapt_onnx.profilers.fit import ALL, Stairs, Traits, choose_stairs, choose_traits, fit_curve, nonnegative
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -51,13 +51,13 @@ def test_only_what_makes_a_difference_parts_the_cells() -> None:
     """Inputs off the alignment cost double, outputs off it nothing: so rare outputs are priced by all the others."""
     rng = np.random.default_rng(2)
     widths, us = simulated(rng, 60)
-    telling = choose_telling([(widths, us * rng.normal(1.0, 0.01, len(us)))], Stairs(16, 4), 16)
+    telling = choose_traits([(widths, us * rng.normal(1.0, 0.01, len(us)))], Stairs(16, 4), 16).telling
     assert telling & 2  # the bit of inputs off the alignment
     assert not telling & 8  # and that of outputs
     unseen, expected = simulated(rng, 200)
     errors = {}
     for bits in (telling, ALL):
-        curve = fit_curve(widths, {"": us}, Stairs(16, 4), None, {"": bits})
+        curve = fit_curve(widths, {"": us}, Stairs(16, 4), {"": Traits(16, bits)})
         errors[bits] = np.abs(curve(unseen) / expected - 1)[unseen[:, 1] % 4 > 0].mean()
     assert errors[telling] < min(0.01, errors[ALL])
 
@@ -66,6 +66,30 @@ def test_a_class_without_cells_costs_what_the_next_aligned_widths_cost() -> None
     widths = np.array([[16 * i, 16 * j] for i in range(1, 5) for j in range(1, 5)])
     curve = fit_curve(widths, {"": widths.prod(1) * 0.1}, Stairs(16, 4))
     assert curve(np.array([[29, 32]])) == pytest.approx(curve(np.array([[32, 32]])))
+
+
+def test_what_runs_at_widths_without_cells_is_told_by_where_the_kernel_runs_elsewhere() -> None:
+    """A kernel takes inputs on the alignment, and narrow ones off it at double its cost; here only aligned outputs."""
+    stairs = Stairs(16, 4)
+
+    def cells(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        widths = np.array([[x, y] for x in inputs for y in outputs])
+        x, blocks = widths[:, 0], np.ceil(widths[:, 1] / 16)
+        us = np.where(x % 4 == 0, 1.0, np.where(x < 16, 2.0, np.nan)) * (2.0 + 3.0 * blocks)
+        return widths, us
+
+    def joined(*parts: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        return np.concatenate([w for w, _ in parts]), np.concatenate([us for _, us in parts])
+
+    regular = cells((16, 32, 48), (16, 32, 48, 64)), cells((16, 32), (21, 35))
+    elsewhere = joined(*regular, cells((13, 21, 35), (19, 21, 35, 48)))
+    here = joined(*regular, cells((21, 35), (21, 35, 37)), cells((13,), (48,)))
+    traits = choose_traits([here, elsewhere], stairs, 16)
+    narrow, expected = cells((13,), (21, 35))
+    curve = fit_curve(here[0], {"": here[1]}, stairs, {"": traits})
+    assert curve(narrow) == pytest.approx(expected, rel=0.05)
+    alone = fit_curve(here[0], {"": here[1]}, stairs)
+    assert alone(narrow) == pytest.approx([0.0, 0.0])  # most cells like it are of wide inputs, which it does not take
 
 
 def test_units_without_widths_are_constant() -> None:
@@ -90,7 +114,7 @@ def test_kernels_that_come_and_go_with_the_widths_are_told_apart() -> None:
         }
 
     widths, us = cells(80)
-    curve = fit_curve(widths, us, Stairs(16, 4), {"slow": 1})
+    curve = fit_curve(widths, us, Stairs(16, 4), {"slow": Traits(1)})
     unseen, expected = cells(200)
     total = np.nansum(list(expected.values()), 0)
     assert np.abs(curve(unseen) / total - 1).mean() < 0.02

@@ -7,7 +7,7 @@ Both numbers differ between CPUs; they are chosen here, from the cells, and not 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -70,15 +70,28 @@ class Stairs:
 
 
 @dataclass(frozen=True)
+class Traits:
+    """What is true of a kernel in all kinds of unit that it runs in.
+
+    `block`: its channel block. `telling`: the bits of classes that make a difference to it. `runs`: by class of widths
+    how often it ran.
+    """
+
+    block: int
+    telling: int = ALL
+    runs: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class KernelCurve:
     """Time (microseconds) of one kernel of a kind of unit over the unit's widths, times the share in which it runs.
 
-    A class of widths that has no cell runs what the likest class runs.
+    A class of widths that has no cell runs what the likest classes run, and takes as long as the slowest of them: what
+    slows a kernel down that reads so, or that writes so, slows one down that does both.
 
     `stairs` tell classes of widths, `steps` the terms: each kernel has a channel block of its own. `common` fits the
     regular widths; `own` are the classes with cells enough for terms of their own; `near` those with a few cells, as an
     offset, a multiple of `common`, and a price per product of widths. `shares`: by class, how often the kernel ran.
-    `telling`: the bits of a class that make a difference to this kernel.
     """
 
     stairs: Stairs
@@ -87,34 +100,41 @@ class KernelCurve:
     own: dict[int, Floats]
     near: dict[int, Floats]
     shares: dict[int, float]
-    telling: int = ALL
+    traits: Traits
 
     def __call__(self, widths: Ints) -> Floats:
         """(n, k) widths -> (n,) microseconds. A class without any cell costs what the next aligned widths cost."""
-        classes = self.stairs.classes(widths, self.telling)
+        classes = self.stairs.classes(widths, self.traits.telling)
         unseen = ~np.isin(classes, list(self.shares))
         widths = np.where(unseen[:, None], self.stairs.aligned(widths), widths)
-        terms = self.steps.features(widths)
-        result: Floats = self.steps.features(self.stairs.aligned(widths)) @ self.common
+        result: Floats = np.zeros(len(widths))
         for found in np.unique(classes):
             chosen = classes == found
-            code = int(found) if int(found) in self.shares else self._likest(int(found), widths.shape[1])
-            if self.shares[code] == 0:
-                result[chosen] = 0.0
-            elif code in self.own:
-                result[chosen] = self.shares[code] * (terms[chosen] @ self.own[code])
-            elif code in self.near:
-                result[chosen] = self.shares[code] * (_few_terms(result[chosen], widths[chosen]) @ self.near[code])
-            else:
-                result[chosen] *= self.shares[code]
+            codes = [int(found)] if int(found) in self.shares else self._likest(int(found), widths.shape[1])
+            if share := self.shares[codes[0]]:
+                result[chosen] = share * np.max([self._time(c, widths[chosen]) for c in codes if self.shares[c]], 0)
         return result
 
-    def _likest(self, code: int, widths: int) -> int:
-        """The class with cells that differs in the fewest widths; of those the commonest, which is named first."""
-        kinds = _kinds(code, widths)
-        return min(
-            self.shares, key=lambda other: sum(a != b for a, b in zip(kinds, _kinds(other, widths), strict=True))
-        )
+    def _time(self, code: int, widths: Ints) -> Floats:
+        """(n, k) widths -> (n,) microseconds of the kernel when it runs, of a class that has cells."""
+        if code in self.own:
+            return self.steps.features(widths) @ self.own[code]
+        base: Floats = self.steps.features(self.stairs.aligned(widths)) @ self.common
+        return _few_terms(base, widths) @ self.near[code] if code in self.near else base
+
+    def _likest(self, code: int, widths: int) -> list[int]:
+        """The classes with cells in which the kernel runs or not as it does elsewhere, of these the likest.
+
+        The commonest is named first.
+        """
+        kinds, runs = _kinds(code, widths), self.traits.runs
+
+        def unlike(other: int) -> tuple[bool, int]:
+            differs = code in runs and (runs[code] >= 0.5) != (self.shares[other] >= 0.5)
+            return differs, sum(a != b for a, b in zip(kinds, _kinds(other, widths), strict=True))
+
+        least = min(map(unlike, self.shares))
+        return [other for other in self.shares if unlike(other) == least]
 
 
 def _kinds(code: int, widths: int) -> list[int]:
@@ -143,20 +163,17 @@ def fit_curve(
     widths: Ints,
     us: Mapping[str, Floats],
     stairs: Stairs,
-    blocks: Mapping[str, int] | None = None,
-    telling: Mapping[str, int] | None = None,
+    traits: Mapping[str, Traits] | None = None,
     *,
     rounds: int = ROBUST,
 ) -> Curve:
     """Fit a kind of unit to its cells. `us`: by kernel the times of all rows, NaN where it did not run.
 
-    `blocks`: the channel block of each kernel; without, that of `stairs`. `telling`: the bits of classes that make a
-    difference to it; without, all. `rounds`: how often outliers are reweighted.
+    `traits` of its kernels; without, their block is that of `stairs`. `rounds`: how often outliers are reweighted.
     """
-    steps = {name: Stairs((blocks or {}).get(name, stairs.block), stairs.alignment) for name in us}
+    unknown = Traits(stairs.block)
     kernels = tuple(
-        _fit_kernel(widths, times, stairs, steps[name], rounds, (telling or {}).get(name, ALL))
-        for name, times in us.items()
+        _fit_kernel(widths, times, stairs, (traits or {}).get(name, unknown), rounds) for name, times in us.items()
     )
     curve = Curve(stairs, kernels, 0.0)
     totals = np.nansum(list(us.values()), 0)
@@ -164,11 +181,10 @@ def fit_curve(
     return replace(curve, spread=float(np.quantile(off, 0.95)))
 
 
-def _fit_kernel(
-    widths: Ints, times: Floats, stairs: Stairs, steps: Stairs, rounds: int = 1, telling: int = ALL
-) -> KernelCurve:
+def _fit_kernel(widths: Ints, times: Floats, stairs: Stairs, traits: Traits, rounds: int = 1) -> KernelCurve:
     """Least squares in relative error with coefficients >= 0, class by class where there are cells enough."""
-    classes = stairs.classes(widths, telling)
+    steps = Stairs(traits.block, stairs.alignment)
+    classes = stairs.classes(widths, traits.telling)
     ran = ~np.isnan(times)
     codes, counts = np.unique(classes, return_counts=True)
     shares = {int(c): float(ran[classes == c].mean()) for c in codes[np.argsort(-counts)]}
@@ -190,7 +206,7 @@ def _fit_kernel(
             few = _few_terms(base[chosen], rows[chosen])
             few[:, max(1, chosen.sum() // 2) :] = 0.0  # two cells tell a factor, not an offset or a slope
             near[int(code)] = _relative_fit(few, us[chosen], rounds)
-    return KernelCurve(stairs, steps, common, own, near, shares, telling)
+    return KernelCurve(stairs, steps, common, own, near, shares, traits)
 
 
 def _few_terms(base: Floats, widths: Ints) -> Floats:
@@ -231,28 +247,39 @@ def choose_block(pools: Sequence[tuple[Ints, Floats]], stairs: Stairs, cells: in
     pools = [_thinned(widths[~np.isnan(us)], us[~np.isnan(us)], cells) for widths, us in pools if widths.shape[1]]
 
     def loss(block: int) -> float:
-        steps = Stairs(block, stairs.alignment)
-        return sum(float(np.abs(_fit_kernel(w, us, stairs, steps)(w) - us).sum()) for w, us in pools)
+        traits = Traits(block)
+        return sum(float(np.abs(_fit_kernel(w, us, stairs, traits)(w) - us).sum()) for w, us in pools)
 
     return min((stairs.block, *BLOCKS), key=loss)
 
 
-def choose_telling(pools: Sequence[tuple[Ints, Floats]], stairs: Stairs, block: int) -> int:
+def choose_traits(pools: Sequence[tuple[Ints, Floats]], stairs: Stairs, block: int) -> Traits:
+    """What the kinds of unit with the same number of widths have in common about a kernel of this block.
+
+    `pools`: widths (n, k), of the same k, and times (NaN: did not run).
+    """
+    telling = _telling(pools, stairs, block)
+    classes = np.concatenate([stairs.classes(widths, telling) for widths, _ in pools])
+    ran = np.concatenate([~np.isnan(us) for _, us in pools])
+    return Traits(block, telling, {int(c): float(ran[classes == c].mean()) for c in np.unique(classes)})
+
+
+def _telling(pools: Sequence[tuple[Ints, Floats]], stairs: Stairs, block: int) -> int:
     """The bits of classes that make a difference to one kernel, as cells tell that were left out of the fit.
 
-    `pools`: widths (n, k), of the same k, and times (NaN: did not run). A bit without which the others are predicted as
+    A bit without which the others are predicted as
     well would only part cells that belong together. The last width, the result's, is tried first: it matters least.
     """
-    steps = Stairs(block, stairs.alignment)
 
     def loss(telling: int) -> float:
+        traits = Traits(block, telling)
         total = 0.0
         for widths, us in pools:
             for fold in range(FOLDS):
                 out = np.arange(len(us)) % FOLDS == fold
                 if out.all() or np.isnan(us[~out]).all():
                     continue
-                found = _fit_kernel(widths[~out], us[~out], stairs, steps, 1, telling)(widths[out])
+                found = _fit_kernel(widths[~out], us[~out], stairs, traits)(widths[out])
                 total += float(np.abs(found - np.nan_to_num(us[out])).sum())
         return total
 

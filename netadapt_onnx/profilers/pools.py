@@ -11,9 +11,10 @@ from netadapt_onnx.profilers.fit import (
     Curve,
     Floats,
     Ints,
+    Traits,
     choose_block,
     choose_stairs,
-    choose_telling,
+    choose_traits,
     fit_curve,
 )
 from netadapt_onnx.profilers.units import Unit
@@ -56,18 +57,18 @@ def pooled(samples: Sequence[Sample]) -> tuple[Pool, ...]:
         by_kind.setdefault((unit.kind, fixed), []).append((unit, rows, us))
     drafts = [_draft(members) for members in by_kind.values()]
     stairs = choose_stairs([(d.widths, d.us) for d in drafts])
-    blocks, telling = {}, {}
+    traits: dict[tuple[str, int], Traits] = {}
     for kernel in dict.fromkeys(kernel for d in drafts for kernel in d.us):
         cells = [(d.widths, d.us[kernel]) for d in drafts if kernel in d.us]
-        blocks[kernel] = choose_block(cells, stairs)
+        block = choose_block(cells, stairs)
         for count in {widths.shape[1] for widths, _ in cells}:
             alike = [(widths, us) for widths, us in cells if widths.shape[1] == count]
-            telling[kernel, count] = choose_telling(alike, stairs, blocks[kernel])
+            traits[kernel, count] = choose_traits(alike, stairs, block)
     return tuple(
         Pool(
             d.units,
             d.columns,
-            fit_curve(d.widths, d.us, stairs, blocks, {k: telling[k, d.widths.shape[1]] for k in d.us}),
+            fit_curve(d.widths, d.us, stairs, {kernel: traits[kernel, d.widths.shape[1]] for kernel in d.us}),
         )
         for d in drafts
     )
