@@ -94,6 +94,6 @@ def test_a_table_without_times_of_nodes_is_built_read_and_validated(
         (draw(np.random.default_rng([9, i])) for i in range(20)), key=lambda v: sum(map(sum, v.shapes.values()))
     )
     assert 0 < table.predict(smallest.shapes) < table.predict(reference.shapes)
-    found = validate(table, reference, draw, 6, time_cap_s=4.0)
+    found = validate(table, reference, draw, 6, seconds_each=0.6)
     assert found.pearson > 0.7
     assert found.mape <= found.p95 <= found.max

@@ -180,9 +180,9 @@ def _require_pace(spent: float, measured: int, models: int, time_cap_s: float) -
         )
 
 
-def together(reference: Variant) -> int:
+def together(reference: Variant, sessions: int = 1 + FRESH) -> int:
     """Versions of a batch: fewer of a large model, whose sessions would not all fit into memory."""
-    each = (1 + FRESH) * file_bytes(reference.proto)
+    each = sessions * file_bytes(reference.proto)
     return max(2, min(BATCH, SESSION_BYTES // max(1, each)))
 
 
@@ -192,22 +192,22 @@ def batch_job(
     *,
     profiled: bool,
     shard: int | None = None,
-    anchors: int = ANCHORS,
+    sessions: int = FRESH,
 ) -> Job:
-    """Versions measured together beside the uncut model."""
+    """Versions measured together, each in so many fresh sessions, beside the uncut model."""
     numbers = tuple(models)
     return Job(
         numbers,
         REFERENCE,
         profiled,
-        FRESH,
+        sessions,
         "interval",
         PRECISION,
         (20, MOST_ROUNDS),
         seconds,
         min(numbers),
         shard,
-        anchors,
+        ANCHORS,
     )
 
 
