@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -54,7 +56,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def measure_batch(
         versions: Mapping[int, Variant], reference: Variant, inputs: Any, layers: Layers, *rest: Any
-    ) -> list[Record]:
+    ) -> tuple[list[Record], float]:
         records: list[Record] = []
         whole = sum(simulated_ms(reference.shapes, reference.proto).values())
         for model, version in versions.items():
@@ -64,7 +66,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
                 records.append(Cell(model, [name], shapes, us))
             ms = [sum(times.values()) / 1000] * 2
             records.append(Whole(model, ms, [whole / 1000] * 2, whole, 10, 0.5))
-        return records
+        return records, 0.0
 
     def measure(*_: Any, **__: Any) -> tuple[Timing, ...]:
         return (Timing(3.0, (2.9, 3.1), 9),)
@@ -85,6 +87,44 @@ class TestSimulated:
             expected = sum(simulated_ms(version.shapes, reference.proto).values()) / whole
             errors.append(table.predict_ratio(version.shapes) / expected - 1)
         assert np.abs(errors).mean() < 0.01
+
+    def test_what_was_measured_while_the_uncut_model_was_slow_counts_less(
+        self, reference: Variant, draw: Draw, tmp_path: Path
+    ) -> None:
+        """Beside an uncut model that takes 10% longer the others take 15% longer, in three of six batches."""
+        table = build(tmp_path / "t.jsonl", reference, draw, models=48)
+
+        def slower(whole: Whole) -> Whole:
+            if whole.model // 8 % 2 == 0:
+                return whole
+            ms, beside = [1.15 * t for t in whole.ms], [1.1 * t for t in whole.reference_ms]
+            return msgspec.structs.replace(whole, ms=ms, reference_ms=beside)
+
+        disturbed = replace(table, wholes=tuple(map(slower, table.wholes)))
+        errors = [
+            disturbed.predict_ratio(version.shapes) / table.predict_ratio(version.shapes) - 1
+            for version in (draw(np.random.default_rng([99, i])) for i in range(20))
+        ]
+        assert np.abs(errors).mean() < 0.005
+
+    def test_batches_share_the_time_alike_whatever_goes_by_beside_measuring(
+        self, reference: Variant, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        simulated, shares = building._measure_batch, []
+
+        def late(versions: Mapping[int, Variant], *rest: Any) -> tuple[list[Record], float]:
+            share_s, beside_s = rest[5], 1.5
+            shares.append(share_s)
+            records, _ = simulated(versions, *rest)
+            seconds = (share_s + beside_s) / len(versions)
+            return [
+                msgspec.structs.replace(r, seconds=seconds) if isinstance(r, Whole) else r for r in records
+            ], beside_s
+
+        monkeypatch.setattr(building, "_measure_batch", late)
+        build(tmp_path / "t.jsonl", reference, draw, models=64, time_cap_s=80.0)
+        assert shares[0] == pytest.approx(10.0)  # nothing is known yet of what goes by
+        assert shares[1:] == pytest.approx([(80.0 - 11.5) / 7 - 1.5] * 7)
 
     def test_candidates_need_no_model(self, traced: Trace, reference: Variant, draw: Draw, tmp_path: Path) -> None:
         """The search predicts from shapes alone, and fewer channels never cost more in whole steps."""

@@ -141,7 +141,8 @@ def _measure_all(
     batches = [range(first, min(first + size, header.models)) for first in range(0, header.models, size)]
     inputs = reference.inputs()
     layers = Layers(reference.proto)
-    stopped = "done"
+    # Making files and starting a process take time too: as long as the last time, or the last batches would pay for it.
+    stopped, beside_s = "done", 0.0
     for i, batch in enumerate(batches):
         if done.issuperset(batch):
             continue
@@ -152,8 +153,8 @@ def _measure_all(
             break
         started = time.perf_counter()
         versions = {m: reference if m == 0 else draw(np.random.default_rng([header.seed, m])) for m in batch}
-        share_s = (time_cap_s - spent) / (len(batches) - i)
-        new = _measure_batch(versions, reference, inputs, layers, execution, device, share_s, started)
+        share_s = (time_cap_s - spent) / (len(batches) - i) - beside_s
+        new, beside_s = _measure_batch(versions, reference, inputs, layers, execution, device, share_s, started)
         with path.open("ab") as file:
             file.write(encode(new))
         spent += sum(r.seconds for r in new if isinstance(r, Whole))
@@ -220,15 +221,17 @@ def _measure_batch(
     device: Device,
     share_s: float,
     started: float,
-) -> list[Record]:
+) -> tuple[list[Record], float]:
+    """The records of a batch, and how many of the seconds since `started` the device did not measure for."""
     models = {REFERENCE: named(reference.proto), **{m: named(v.proto) for m, v in versions.items()}}
     order = Order(models, inputs, execution, (batch_job(versions, share_s, profiled=execution.provider.per_node),))
     found = measure_on(device, order)
-    seconds = (time.perf_counter() - started) / len(versions)
+    taken = time.perf_counter() - started
+    seconds, beside_s = taken / len(versions), taken - sum(m.seconds for m in found.values())
     records: list[Record] = []
     for model, version in versions.items():
         records += records_of(msgspec.structs.replace(found[model], seconds=seconds), version.shapes, layers)
-    return records
+    return records, beside_s
 
 
 def records_of(found: Measured, shapes: Shapes, layers: Layers) -> list[Record]:
