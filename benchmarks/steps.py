@@ -4,11 +4,11 @@
 
 Every group keeps about the same share of its channels. With `auto` it keeps the largest count that is the best point of
 a step of the latency staircase, and the share is the largest that the table predicts to meet the target; with 8 and 16
-it keeps a multiple of them, and the share is the largest that has no more macs than `auto`'s. All are timed against
-the uncut model in pairs of fresh sessions that take turns. As in `adapt`, what is measured of a cut corrects the
-predictions that follow it: each target is cut twice, and a row says what was predicted by the table alone, and with the
-correction known before that cut was measured. Uses the table of `benchmarks/tables.py` in `--out`, or builds it. The
-results are appended to `steps.jsonl` there.
+it keeps a multiple of them, and the share is the largest that has no more macs than `auto`'s. All are timed against the
+uncut model in pairs of fresh sessions that take turns, by their undisturbed runs, of which tables are made. As in
+`adapt`, what is measured of a cut corrects the predictions that follow it: each target is cut twice, and a row says
+what was predicted by the table alone, and with the correction known before that cut was measured. Uses the table of
+`benchmarks/tables.py` in `--out`, or builds it. The results are appended to `steps.jsonl` there.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def main() -> None:
     def timed(target: float, step: str, widths: Mapping[str, int]) -> dict[str, Any]:
         small = resize(trace, select(trace, widths, "l2"))
         seconds = asked.max_time / len(asked.targets) / (CUTS + 2)
-        found = ratio(small, trace.folded.proto, inputs, sessions=9, time_cap_s=seconds)
+        found = ratio(small, trace.folded.proto, inputs, sessions=9, time_cap_s=seconds, undisturbed=True)
         alone, error = table.predict_with_error(shapes(widths))
         alone /= uncut * table.latency_ms.median_ms
         predicted = alone * correction
