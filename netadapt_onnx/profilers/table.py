@@ -74,9 +74,14 @@ class Whole(msgspec.Struct, frozen=True, tag_field="record", tag="whole"):
     interval: float = 0.0
 
     @property
+    def beside_ms(self) -> float:
+        """The reference's time in the same rounds."""
+        return float(np.mean(self.reference_ms))
+
+    @property
     def ratio(self) -> float:
         """Time relative to the reference's in the same rounds."""
-        return float(np.mean(self.ms) / np.mean(self.reference_ms))
+        return float(np.mean(self.ms)) / self.beside_ms
 
 
 class Reference(msgspec.Struct, frozen=True, tag_field="record", tag="reference"):
@@ -187,7 +192,7 @@ class Table:
 
         It is told by the uncut model, which takes its turn in every round, and taken out of all times.
         """
-        speeds = [whole.reference_us or float(np.mean(whole.reference_ms)) for whole in self.wholes]
+        speeds = [whole.reference_us or whole.beside_ms for whole in self.wholes]
         return max(speeds) / min(speeds) - 1
 
     @property
@@ -283,7 +288,7 @@ class Table:
         totals, ratios = self._totals, np.array([whole.ratio for whole in self.wholes])
         if len(totals) < 3:
             return float(ratios.mean() / totals.mean()), 0.0
-        beside = np.array([np.mean(whole.reference_ms) for whole in self.wholes])
+        beside = np.array([whole.beside_ms for whole in self.wholes])
         slowed = np.maximum(0.0, beside / np.quantile(beside, 0.25) - 1)
         weight = np.where([whole.model == 0 for whole in self.wholes], REFERENCE_WEIGHT, 1.0)
         weight *= np.exp(-slowed / DISTURBED)
