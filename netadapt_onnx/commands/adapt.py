@@ -27,6 +27,7 @@ from netadapt_onnx.commands.options import (
     shaped,
 )
 from netadapt_onnx.commands.reported import write_report
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.reporting import REPORT_FILE
 
 if TYPE_CHECKING:
@@ -183,7 +184,18 @@ def command(
             raise
         raise KeyboardInterrupt("nothing is lost: repeat the command with --resume") from error
     write_report(out)
-    return Answer(result, lambda: text(result, out, model, data), ok=result.met is not False)
+    undecided = _undecided(result)
+    ok = result.met is not False and undecided is None
+    return Answer(result, lambda: text(result, out, model, data), ok=ok, error=undecided)
+
+
+def _undecided(result: AdaptResult) -> NetadaptError | None:
+    """What kept the run from a verdict, if anything did."""
+    if result.stopped != "could-not-judge":
+        return None
+    why = next((note for note in result.notes if "could not judge" in note), "could not judge")
+    hint = "--resume goes on when the machine is quiet; the best model so far is kept"
+    return NetadaptError(why, hint=hint, code="could-not-judge")
 
 
 def _plan(planned: DryRun) -> str:
@@ -213,7 +225,7 @@ def _models(result: AdaptResult) -> str:
     rows = [
         [
             m.budget,
-            _verdict(m.met),
+            _verdict(m.met, measured=bool(m.latencies)),
             render.count(m.after.macs),
             render.count(m.after.params),
             render.milliseconds(m.after.latency_ms),
@@ -248,8 +260,10 @@ def _deployed(found: Deployed) -> str:
     )
 
 
-def _verdict(met: bool | None) -> str:
-    return "predicted to be met" if met is None else "met" if met else "MISSED"
+def _verdict(met: bool | None, *, measured: bool = False) -> str:
+    if met is None:
+        return "could not be judged" if measured else "predicted to be met"
+    return "met" if met else "MISSED"
 
 
 def text(result: AdaptResult, run: Path, model: Path, data: DataSource) -> str:
@@ -283,7 +297,9 @@ def text(result: AdaptResult, run: Path, model: Path, data: DataSource) -> str:
     for name, found_now in result.measured.items():
         parts.append(f"{name} measured beside the original: {found_now.ratio:.3f}x, {found_now.after:.4g}")
     parts += [*result.notes]
-    verdict = "; ".join(f"{limit.budget} {_verdict(limit.met)}" for limit in result.limits)
+    verdict = "; ".join(
+        f"{limit.budget} {_verdict(limit.met, measured=bool(result.latencies))}" for limit in result.limits
+    )
     parts.append(f"{verdict} after {result.iterations} iterations and {result.seconds:.0f} s\nwrote {result.model}")
     page = run / REPORT_FILE
     parts[-1] += f" and {page}" if page.exists() else ""

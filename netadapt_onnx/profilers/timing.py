@@ -41,6 +41,8 @@ class Ratio:
     reference: Timing
     # Each session's time in ms, the model's and the reference's; pairs stand at equal places.
     sessions_ms: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
+    # Likewise the mean of each session's fastest runs, which disturbances hardly reach; empty where nobody knows.
+    undisturbed_ms: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
 
 
 def measure(
@@ -94,13 +96,11 @@ def ratio(
     job = Job((0,), REFERENCE, False, sessions, until, precision, (LEAST_ROUNDS, None), time_cap_s, seed)
     order = Order({0: model, REFERENCE: reference}, inputs, execution, (job,))
     found = measure_on(device or LocalDevice(), order)[0]
-    times, others = found.median_ms, found.reference_median_ms
-    if undisturbed:
-        times, others = found.ms, found.reference_ms
-    paired = of_pairs(times, others)
+    fastest = (tuple(found.ms), tuple(found.reference_ms))
     if not undisturbed:
-        return paired
-    return replace(paired, ci95=signed_rank_interval(np.array(times) / np.array(others), confidence))
+        return replace(of_pairs(found.median_ms, found.reference_median_ms), undisturbed_ms=fastest)
+    interval = signed_rank_interval(np.divide(*fastest), confidence)
+    return replace(of_pairs(*fastest), ci95=interval, undisturbed_ms=fastest)
 
 
 def pooled(measurements: Sequence[Ratio]) -> Ratio:
@@ -109,7 +109,8 @@ def pooled(measurements: Sequence[Ratio]) -> Ratio:
     On a shared machine two measurements differ by more than either's interval says: what disturbs one lasts.
     """
     times, others = ([t for m in measurements for t in m.sessions_ms[side]] for side in (0, 1))
-    return of_pairs(times, others)
+    fastest, beside = (tuple(t for m in measurements for t in m.undisturbed_ms[side]) for side in (0, 1))
+    return replace(of_pairs(times, others), undisturbed_ms=(fastest, beside))
 
 
 def of_pairs(times: Sequence[float], others: Sequence[float]) -> Ratio:

@@ -34,7 +34,14 @@ from netadapt_onnx.search.executors.opening import IN_PROCESS, JOB_TIMEOUT_S, Gp
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.knapsack import ascending, ceilings_of, solve
 from netadapt_onnx.search.ladders import DEFAULT_STEP, Floors, Steps
-from netadapt_onnx.search.latency import LatencyGauge, TableGauge, built_table, loaded_table, spent_ms
+from netadapt_onnx.search.latency import (
+    LatencyGauge,
+    TableGauge,
+    built_table,
+    loaded_table,
+    reference_times_ms,
+    spent_ms,
+)
 from netadapt_onnx.search.measured import MeasuredGauge, Value, fitted, values
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.places import Devices, Place, Tables, about, named_devices, named_tables, opened_places
@@ -215,7 +222,16 @@ def adapt(
                 limit = next((b for b in budgets if b.resource == place.resource), None)
                 gauge = TableGauge if place.device is None else LatencyGauge
                 gauges[place.resource] = gauge(
-                    run, subject.trace, measured, execution, limit, place.resource, place.device
+                    run,
+                    subject.trace,
+                    measured,
+                    execution,
+                    limit,
+                    place.resource,
+                    place.device,
+                    # One from another day tells nothing of how fast the device is today.
+                    usual_ms=() if place.resource in loaded else reference_times_ms(measured),
+                    log=log,
                 )
                 if limit is not None:
                     subject = subject.aligned(measured.stairs.alignment, partial(best_counts, measured, subject.trace))

@@ -8,17 +8,19 @@ from dataclasses import replace
 import msgspec
 import onnx
 
-from netadapt_onnx.model import load, save
+from netadapt_onnx.model import load
 from netadapt_onnx.search import knapsack
 from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.attempts import MODEL_FILE
 from netadapt_onnx.search.budget import Target
 from netadapt_onnx.search.candidates import Candidates, Progress
-from netadapt_onnx.search.details import TrainedEpoch, write_details, write_training
+from netadapt_onnx.search.details import write_details
 from netadapt_onnx.search.executors.protocol import Executor
+from netadapt_onnx.search.final_training import FinalTraining
 from netadapt_onnx.search.judge import CallersJudge, DataJudge, Judge
 from netadapt_onnx.search.landing import Landing
 from netadapt_onnx.search.latency import AIM, LatencyGauge
+from netadapt_onnx.search.latency_journal import UNDECIDED, undecided
 from netadapt_onnx.search.netadapt import TOGETHER, Accepted, Problem, Step, amounts_after, met, search
 from netadapt_onnx.search.outcome import Outcome
 from netadapt_onnx.search.pareto import PARETO_FILE, Point, front, of_finished, of_step
@@ -31,8 +33,7 @@ from netadapt_onnx.search.standing import Standing, excess
 from netadapt_onnx.search.subject import Predictor, Subject
 from netadapt_onnx.training.settings import cores
 
-RESULT_FILE, HISTORY_FILE, TRAINED_FILE = "result.json", "history.jsonl", "trained.onnx"
-CHECKPOINT_FILE, TRAINING_LOG_FILE = "training.checkpoint", "training.jsonl"
+RESULT_FILE, HISTORY_FILE = "result.json", "history.jsonl"
 MODELS = "models"
 
 
@@ -73,6 +74,9 @@ class Adaptation:
         self._candidates = Candidates(
             run, subject.trace, arguments, self._judge, subject.data, executor, self._standing, subject.branches
         )
+        self._training = FinalTraining(
+            run, subject, arguments, self._candidates, self._judge, self._outcome, self._standing, self._note
+        )
 
     def result(self) -> AdaptResult:
         """Search, train, verify, write, for one target after the other; of a finished run what it came to."""
@@ -110,31 +114,71 @@ class Adaptation:
             self._note(f"{', '.join(map(str, target))}: the model is within its budget already: nothing to do")
             original = self._subject.trace.folded.proto
             return self._outcome.finished(original, target, [], "nothing-to-do", file)
-        while True:
-            steps = self._search(problem, history, None if ended is None else ended["steps"])
-            within = met(amounts_after(problem, steps), problem.limits)
-            if within and self._cut_short is None and self._landing.to_judge(target, "searched", since, len(steps)):
-                self._landing.missed(target, "searched", len(steps), self._candidates.current.folded.proto)
-                continue  # from what that found: it is too slow, or there is room to give channels back
-            seen, best = len(steps), self._landing.best(problem, target, steps)
-            if best is not None:
-                within, steps = True, steps[:best]
-                self._candidates.resume(best)
-            proto = self._trained(steps)
-            judge = within and self._cut_short is None and self._landing.to_judge(target, "final", since, len(steps))
-            if not judge or not self._landing.missed(target, "final", len(steps), proto):
-                break
-        stopped: Stopped = "met" if within else self._cut_short or "no-way-down"
-        if stopped == "no-way-down" and len(steps) >= problem.max_iterations:
-            stopped = "max-iterations"
-        if stopped == "met":
-            ended = self._run.once(f"target/{number}", lambda: {"steps": len(steps), "seen": seen})
+        if ended is None:
+            steps, proto, stopped, seen = self._reached(problem, target, since, history)
+            if stopped in ("met", "missed"):
+                ended = self._run.once(f"target/{number}", lambda: {"steps": len(steps), "seen": seen, "why": stopped})
+        else:
+            steps = self._search(problem, history, ended["steps"])
+            proto, stopped, seen = self._training.trained(steps), ended.get("why", "met"), ended["seen"]
         found = self._outcome.finished(proto, target, steps, stopped, file)
-        if ended is not None and len(steps) < ended["seen"]:
+        if found.stopped == UNDECIDED:
+            self._run.once(f"{UNDECIDED}/{undecided(self._run) + 1}", lambda: found.notes)
+        elif len(steps) < seen:
             said = f"the model is that of iteration {len(steps)}: none that followed was better within the budget"
             found = replace(found, notes=(*found.notes, said))
         write_json(reached, replace(found, model=file.relative_to(self._run.path)))
         return found
+
+    def _reached(
+        self, problem: Problem, target: Target, since: int, history: Lines[Step]
+    ) -> tuple[list[Step], onnx.ModelProto, Stopped, int]:
+        """The steps to a model within the budget, that model, why no more were made, and how many were looked at.
+
+        Whether its widths are within the budget is measured before the final training, which changes no width. If they
+        turn out not to be after it, the trained model is cut a little more and trained a little more.
+        """
+        while True:
+            steps = self._search(problem, history, None)
+            within = met(amounts_after(problem, steps), problem.limits)
+            asked = within and self._cut_short is None
+            if asked and self._landing.to_judge(target, "searched", since, len(steps)):
+                self._landing.measure(target, "searched", len(steps), self._candidates.current.folded.proto)
+                if self._landing.verdict(target, "searched", len(steps)) != "unclear":
+                    continue  # from what that found: it is too slow, or there is room to give channels back
+            seen, best = len(steps), self._landing.best(problem, target, steps)
+            if best is not None:
+                within, steps = True, steps[:best]
+                self._candidates.resume(best)
+            searched = self._candidates.current.folded.proto
+            if asked and self._landing.verdict(target, "searched", len(steps)) == "unclear":
+                return steps, searched, UNDECIDED, seen
+            proto = searched if self._cut_short == "max-time" else self._training.trained(steps)
+            if not within or self._cut_short is not None:
+                return steps, proto, self._why_not(problem, steps), seen
+            judges = self._landing.to_judge(target, "final", since, len(steps))
+            if judges:
+                self._landing.measure(target, "final", len(steps), proto)
+            verdict = self._landing.verdict(target, "final", len(steps))
+            if verdict == "unclear":
+                return steps, proto, UNDECIDED, seen
+            if verdict == "met" or not judges or len(history.items) + 2 > problem.max_iterations:
+                return steps, proto, verdict, seen
+            self._adopt(history, steps, proto)
+
+    def _adopt(self, history: Lines[Step], steps: Sequence[Step], proto: onnx.ModelProto) -> None:
+        """Go on from the trained model of the last of `steps`: an iteration of its own after all that were made."""
+        self._note(
+            f"the trained model of iteration {len(steps)} was measured to miss the budget: it is cut and trained a "
+            "little more"
+        )
+        history.append(self._training.adopted(self._landing.with_verdict(steps[-1]), len(history.items) + 1, proto))
+
+    def _why_not(self, problem: Problem, steps: Sequence[Step]) -> Stopped:
+        """Why the budget was not reached, or nothing was measured any more."""
+        if self._cut_short is not None:
+            return self._cut_short
+        return "max-iterations" if len(steps) >= problem.max_iterations else "no-way-down"
 
     def _seen(self, number: int) -> int:
         """How many iterations there were when a target was met."""
@@ -148,7 +192,11 @@ class Adaptation:
         found = msgspec.json.decode(file.read_bytes(), type=AdaptResult, dec_hook=lambda kind, value: kind(value))
         model = self._run.path / found.model
         more = self._arguments.max_iterations > found.iterations
-        if not model.exists() or found.stopped == "max-time" or (found.stopped == "max-iterations" and more):
+        if (
+            not model.exists()
+            or found.stopped in ("max-time", UNDECIDED)
+            or (found.stopped == "max-iterations" and more)
+        ):
             return None
         models = tuple(replace(m, model=self._run.path / m.model) for m in found.models)
         return replace(found, model=model, models=models)
@@ -257,6 +305,8 @@ class Adaptation:
         return steps
 
     def _strategy(self, problem: Problem, steps: list[Step]) -> Iterator[Step]:
+        if self._candidates.trained:
+            return search(replace(problem, widens=False), steps)
         if self._arguments.strategy == "knapsack":
             return knapsack.search(problem, self._candidates.importances, steps)
         return search(problem, steps)
@@ -284,75 +334,43 @@ class Adaptation:
         return Step(1, TOGETHER, (before, total), widths, driver, problem.limits[driver], floor, accepted, (), ())
 
     def _told(self, step: Step, problem: Problem) -> str:
-        original = self._predict(self._subject.widths)
-        left = ", ".join(f"{name} {step.resources[name] / original[name]:.3f}x" for name in problem.limits)
+        left = ", ".join(self._amount(step, name, "{:.3f}") for name in problem.limits)
         change = f"{step.group} {step.channels[0]} -> {step.channels[1]}"
         return f"iteration {step.iteration}: {change}, {left}, {self._judge.metric} {step.accepted.accuracy:.4f}"
 
     def _so_far(self, step: Step, problem: Problem) -> str:
-        original = self._predict(self._subject.widths)
-        left = ", ".join(f"{name} {step.resources[name] / original[name]:.2f}x" for name in problem.limits)
+        left = ", ".join(self._amount(step, name, "{:.2f}", interval=False) for name in problem.limits)
         return f"so far {left} at {self._judge.metric} {step.accepted.accuracy:.3f}"
+
+    def _amount(self, step: Step, name: str, form: str, *, interval: bool = True) -> str:
+        """A resource of an iteration's model relative to the original's; of a latency, whether it was measured."""
+        gauge = self._gauges.get(name)
+        if gauge is None:
+            original = self._predict(self._subject.widths)[name]
+            return f"{name} {form.format(step.resources[name] / original)}x"
+        if name not in step.accepted.measured:
+            return f"{name} {form.format(gauge.share(step.resources[name]))}x predicted"
+        share, *ends = (
+            form.format(ms / gauge.reference_ms)
+            for ms in (step.accepted.measured[name], *step.accepted.measured_ci95[name])
+        )
+        return f"{name} {share}x measured" + (f" ({ends[0]}x to {ends[1]}x)" if interval else "")
 
     def _accept(self, iteration: int, proposal: Proposal) -> Accepted:
         proto = self._candidates.accept(iteration, proposal)
         predicted = self._predict(proposal.widths)
-        correction = {name: gauge.correction(iteration, proto, predicted[name]) for name, gauge in self._gauges.items()}
-        measured = {name: found for name, g in self._gauges.items() if (found := g.measured(iteration)) is not None}
+        correction = {
+            name: gauge.correction(iteration, proto, predicted[name], proposal.resources[name])
+            for name, gauge in self._gauges.items()
+        }
+        found = {name: one for name, g in self._gauges.items() if (one := g.measured(iteration)) is not None}
+        measured = {name: one.value for name, one in found.items()}
+        intervals = {name: (one.low, one.high) for name, one in found.items()}
         # Solved anew, or trained for a moment: better than the proposal was when it was ranked.
         anew = self._subject.data is not None and self._arguments.rank == "reconstruct"
         changed = anew and not self._arguments.finalists
         ranked = self._judge.ranked(proto) if changed or proposal.group == TOGETHER else None
-        return Accepted(self._judge.held_out(proto), ranked, correction, measured)
-
-    def _trained(self, steps: list[Step]) -> onnx.ModelProto:
-        """The current model after long training by the original; as it was if that did not help or was not wanted."""
-        searched = self._candidates.current.folded.proto
-        epochs, data = self._arguments.final_epochs, self._subject.data
-        if not epochs or data is None or not steps or self._cut_short == "max-time":
-            return searched
-        folder = self._run.iteration(len(steps))
-        file, checkpoint = folder / TRAINED_FILE, folder / CHECKPOINT_FILE
-        if not file.exists():
-            from netadapt_onnx.training.trainer import train
-            from netadapt_onnx.training.training_log import TrainingLog
-
-            with TrainingLog(folder / TRAINING_LOG_FILE) as lines:
-                trained = train(
-                    searched,
-                    data,
-                    teacher=self._subject.trace.folded.proto,
-                    epochs=epochs,
-                    augment=self._arguments.augment,
-                    mirrored=not self._arguments.augment and self._knows_mirrored(),
-                    seed=self._arguments.seed,
-                    settings=self._candidates.training_settings(f"final/{len(steps)}", searched),
-                    checkpoint=checkpoint,
-                    told=lines.epoch,
-                    progress=lambda step, steps, loss: self._standing.training(
-                        step, steps, f"final training, loss {loss:.3f}"
-                    ),
-                )
-            save(trained.proto, file)
-            write_training(self._run.path, [TrainedEpoch(e.epoch, e.loss, e.lr) for e in trained.history])
-        checkpoint.unlink(missing_ok=True)
-        proto = self._outcome.folded(load(file).proto).proto
-        if not self._judge.held_out(proto) >= steps[-1].accepted.accuracy:  # NaN is no improvement either
-            self._note("the final training did not help: the model is as the search left it")
-            return searched
-        return proto
-
-    def _knows_mirrored(self) -> bool:
-        """Whether the final training may see pictures both ways; evaluated once, so that a resumed run trains alike."""
-        from netadapt_onnx.training.mirroring import knows_mirrored
-
-        data = self._subject.data
-        assert data is not None
-        found = self._run.once(
-            "training/mirrored",
-            lambda: knows_mirrored(self._subject.trace.folded.proto, data.val, self._arguments.seed, cores()),
-        )
-        return bool(found)
+        return Accepted(self._judge.held_out(proto), ranked, correction, measured, intervals)
 
     def _note(self, text: str) -> None:
         if text not in self._notes:

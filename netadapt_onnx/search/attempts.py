@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -72,16 +73,24 @@ class Base:
     """A traced model to cut, `kept` being the original's channels that it still has; its moments are remembered.
 
     `removed` are the original's branches that it has lost, `changed` first outputs of nodes that read other tensors
-    for it and that nothing has made up for yet.
+    for it and that nothing has made up for yet. One that was `trained` at length is no longer solved towards the
+    original's layers, but towards its own.
     """
 
     def __init__(
-        self, trace: Trace, kept: Kept, removed: frozenset[str] = frozenset(), changed: frozenset[str] = frozenset()
+        self,
+        trace: Trace,
+        kept: Kept,
+        removed: frozenset[str] = frozenset(),
+        changed: frozenset[str] = frozenset(),
+        *,
+        trained: bool = False,
     ) -> None:
         self.trace = trace
         self.kept = kept
         self.removed = removed
         self.changed = changed
+        self.trained = trained
         self._moments: dict[str, Moments] | None = None
         self._prefixes: Prefixes | None = None
         self._frozen: FrozenFronts | None = None
@@ -91,8 +100,9 @@ class Base:
         """What reconstruction solves with, computed when it is first asked for."""
         with self._lock:
             if self._moments is None:
-                inputs, targets = bench.calibrated(RANKED_SAMPLES)
-                self._moments = moments(self.trace, inputs, targets, kept_outputs(bench.original.trace, self.kept))
+                inputs, targets = bench.calibrated(RANKED_SAMPLES, self.trace if self.trained else None)
+                start, kept = (self.trace, {}) if self.trained else (bench.original.trace, self.kept)
+                self._moments = moments(self.trace, inputs, targets, kept_outputs(start, kept))
             return self._moments
 
     def prefixes(self, judge: DataJudge) -> Prefixes:
@@ -120,10 +130,10 @@ class Base:
             return self
         left = traced_without(self.trace, branches)
         changed = rewired(self.trace.folded, left.folded)
-        return Base(left, self.kept, self.removed | frozenset(branches), changed)
+        return Base(left, self.kept, self.removed | frozenset(branches), changed, trained=self.trained)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Base, (self.trace, self.kept, self.removed, self.changed)
+        return partial(Base, trained=self.trained), (self.trace, self.kept, self.removed, self.changed)
 
 
 def _front(trace: Trace, group: Group) -> Front:
@@ -160,18 +170,23 @@ class Bench:
         self._teacher: Teacher | None = None
         self._answers: tuple[Split, Teacher] | None = None
 
-    def calibrated(self, samples: int = CALIBRATION_SAMPLES) -> tuple[Arrays, Targets]:
-        """Calibration inputs, and what the original's layers make of them."""
+    def calibrated(self, samples: int = CALIBRATION_SAMPLES, trace: Trace | None = None) -> tuple[Arrays, Targets]:
+        """Calibration inputs, and what the layers of a model (None: the original) make of them."""
         assert self._data is not None
+        if trace is not None:
+            return self._calibrated(samples, trace)
         with self._lock:
             if samples not in self._calibration:
-                # A sample of the sample: workers know no others.
-                drawn = self._data.train.sample(CALIBRATION_SAMPLES, self._seed).sample(samples, self._seed)
-                inputs = drawn.batch(slice(None))
-                positions = SAMPLES * samples // CALIBRATION_SAMPLES  # fewer images, and no more of each
-                targets = original_targets(self.original.trace, inputs, self._seed, positions)
-                self._calibration[samples] = inputs, targets
+                self._calibration[samples] = self._calibrated(samples, self.original.trace)
             return self._calibration[samples]
+
+    def _calibrated(self, samples: int, trace: Trace) -> tuple[Arrays, Targets]:
+        assert self._data is not None
+        # A sample of the sample: workers know no others.
+        drawn = self._data.train.sample(CALIBRATION_SAMPLES, self._seed).sample(samples, self._seed)
+        inputs = drawn.batch(slice(None))
+        positions = SAMPLES * samples // CALIBRATION_SAMPLES  # fewer images, and no more of each
+        return inputs, original_targets(trace, inputs, self._seed, positions)
 
     def cut(self, base: Base, keep: Kept, *, mended: bool) -> onnx.ModelProto:
         """The cut; `mended`: its consumers reconstructed, where there is data to do it with.
@@ -180,7 +195,7 @@ class Bench:
         """
         if self._data is None or not mended:
             return resize(base.trace, keep)
-        if base.changed:
+        if base.changed and not base.trained:
             return self.solved(kept_after(base.kept, keep), base.removed, BRANCH_SAMPLES)
         return reconstruct(base.trace, keep, base.moments(self), base.changed)
 

@@ -36,10 +36,14 @@ Progress = Callable[[int, int, str], None]
 
 
 class Left(msgspec.Struct, frozen=True):
-    """`kept.json` of an iteration: the original's channels and branches that its model still has, or no longer."""
+    """`kept.json` of an iteration: the original's channels and branches that its model still has, or no longer.
+
+    `trained`: its weights come from a final training.
+    """
 
     kept: Mapping[str, list[int]]
     removed: list[str] = []
+    trained: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class Candidates:
             folder = self._run.iteration(iteration)
             left = msgspec.json.decode((folder / KEPT_FILE).read_bytes(), type=Left)
             kept = {name: np.array(indices) for name, indices in left.kept.items()}
-            self._base = Base(self._read(folder), kept, frozenset(left.removed))
+            self._base = Base(self._read(folder), kept, frozenset(left.removed), trained=left.trained)
         self._shared = (self._shared[0], Shared(self._base))
         self.iteration = iteration
 
@@ -164,13 +168,27 @@ class Candidates:
             kept, base = chosen.kept, chosen.base
             there = {name: indices for name, indices in kept.items() if name in chosen.there}
             named = {name: indices.tolist() for name, indices in kept.items()}
-            write_json(folder / KEPT_FILE, Left(named, sorted(base.removed)))
+            write_json(folder / KEPT_FILE, Left(named, sorted(base.removed), base.trained))
             write_atomically(folder / PLAN_FILE, plan_of(there, base.removed).encode())
             save(proto, folder / MODEL_FILE)
         for leftover in folder.glob(f"*/*/{MODEL_FILE}"):
             leftover.unlink()
         self.resume(iteration)
         return self.current.folded.proto
+
+    @property
+    def trained(self) -> bool:
+        """Whether the current model's weights come from a final training."""
+        return self._base.trained
+
+    def adopt(self, source: int, iteration: int, proto: onnx.ModelProto) -> None:
+        """Make the trained model of iteration `source` the current one, as an iteration of its own."""
+        before, folder = self._run.iteration(source), self._run.iteration(iteration)
+        left = msgspec.json.decode((before / KEPT_FILE).read_bytes(), type=Left)
+        write_json(folder / KEPT_FILE, msgspec.structs.replace(left, trained=True))
+        write_atomically(folder / PLAN_FILE, (before / PLAN_FILE).read_bytes())
+        save(proto, folder / MODEL_FILE, overwrite=True)
+        self.resume(iteration)
 
     def importances(self) -> dict[str, np.ndarray]:
         """Importance of every channel of the current model's groups, least first."""
@@ -188,7 +206,7 @@ class Candidates:
         Where nothing was trained on the way, the original is cut anew and all of its layers are solved.
         """
         chosen = self._selected(proposal.widths)
-        anew = self._mend and not self._arguments.short_term_steps
+        anew = self._mend and not self._arguments.short_term_steps and not chosen.base.trained
         removed = chosen.base.removed
         if not self._executor.apart:
             if anew:

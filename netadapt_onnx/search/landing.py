@@ -8,7 +8,9 @@ from dataclasses import replace
 import onnx
 
 from netadapt_onnx.search.budget import Target
-from netadapt_onnx.search.latency import LatencyGauge, Stage
+from netadapt_onnx.search.estimate import Verdict
+from netadapt_onnx.search.latency import LatencyGauge
+from netadapt_onnx.search.latency_journal import Stage
 from netadapt_onnx.search.netadapt import Problem, Step, amounts_after, met
 from netadapt_onnx.search.subject import Predictor
 
@@ -37,14 +39,20 @@ class Landing:
         done = [any(gauge.judged(stage, earlier) for gauge in asked) for earlier in range(since + 1, iteration)]
         return sum(done) < MOST_ROUNDS[stage]
 
-    def missed(self, target: Target, stage: Stage, iteration: int, proto: onnx.ModelProto) -> bool:
-        """Whether a careful measurement finds a budget missed."""
-        return any(gauge.missed(stage, iteration, proto) for gauge in self._asked(target))
+    def measure(self, target: Target, stage: Stage, iteration: int, proto: onnx.ModelProto) -> None:
+        """Measure an iteration's model with care."""
+        for gauge in self._asked(target):
+            gauge.measure(stage, iteration, proto)
+
+    def verdict(self, target: Target, stage: Stage, iteration: int) -> Verdict:
+        """What was measured with care says: missed if one budget is, met if all are (or nobody has measured)."""
+        verdicts = {gauge.verdict(stage, iteration) for gauge in self._asked(target)}
+        return next((one for one in ("missed", "unclear") if one in verdicts), "met")
 
     def with_verdict(self, step: Step) -> Step:
         """A step, corrected by what a careful measurement found of its model: the search goes on from there."""
         predicted = self._predict(step.widths)
-        found = {name: gauge.verdict(step.iteration, predicted[name]) for name, gauge in self._gauges.items()}
+        found = {name: g.careful_correction(step.iteration, predicted[name]) for name, g in self._gauges.items()}
         factors = {name: factor for name, factor in found.items() if factor is not None}
         if not factors:
             return step
@@ -62,6 +70,7 @@ class Landing:
             for step in steps[problem.since :]
             if met(amounts_after(problem, steps[: step.iteration]), problem.limits)
             and all(gauge.judged("searched", step.iteration) for gauge in asked)
+            and self.verdict(target, "final", step.iteration) == "met"
         ]
         if not able:
             return None

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-import msgspec
+import numpy as np
 import onnx
 
 from netadapt_onnx.profilers.build import build
 from netadapt_onnx.profilers.measuring import Device, Environment
 from netadapt_onnx.profilers.session import Execution, fingerprint
 from netadapt_onnx.profilers.table import Table
-from netadapt_onnx.profilers.timing import Ratio, Timing, pooled, ratio
+from netadapt_onnx.profilers.timing import Ratio, Timing, ratio
 from netadapt_onnx.profilers.versions import Variant, random_versions
 from netadapt_onnx.runtime import random_inputs
 from netadapt_onnx.search.budget import LATENCY, Budget
+from netadapt_onnx.search.estimate import Estimate, Verdict
+from netadapt_onnx.search.latency_journal import LatencyJournal, Stage
+from netadapt_onnx.search.netadapt import LANDED
 from netadapt_onnx.search.result import Latency
 from netadapt_onnx.search.run import Run
 from netadapt_onnx.surgery import Trace
@@ -29,13 +33,6 @@ CAREFUL_S, CAREFUL_SESSIONS = 20.0, 21
 NEAR = 0.03
 # The search aims this far below a latency budget, so that the upper end of the final interval holds it too.
 AIM = 0.985
-# Another process slows the original to more than so much of its fastest time in the run: seen, a model at 0.58x took
-# 0.63x of an original that was slowed to 1.17x. So many tries.
-DISTURBED, MOST_TRIES = 1.08, 3
-
-
-Stage = Literal["searched", "final"]
-STAGES: tuple[Stage, ...] = ("searched", "final")
 
 
 class Predicting(Protocol):
@@ -53,7 +50,8 @@ class LatencyGauge:
     """Predicts by a table and measures beside the original, all on one device.
 
     `budget` is the latency budget, if there is one: a relative one compares shares of the original's time, an absolute
-    one milliseconds. A correction is measured over predicted.
+    one milliseconds. A correction is measured over predicted. `usual_ms` are times of the original's fastest runs
+    that were measured on the device just before; `log` is told once that the device is busy.
     """
 
     def __init__(
@@ -65,9 +63,10 @@ class LatencyGauge:
         budget: Budget | None,
         resource: str = LATENCY,
         device: Device | None = None,
+        *,
+        usual_ms: Sequence[float] = (),
+        log: Callable[[str], None] | None = None,
     ) -> None:
-        self._run = run
-        self._resource = resource
         self._device = device
         self._original = original.folded
         self._table = table
@@ -76,17 +75,17 @@ class LatencyGauge:
         self._relative = budget is None or budget.relative
         self._inputs = random_inputs(original.folded.specs)
         self._predicted_reference = table.predict(original.folded.shapes)
-        # The original's fastest time in this run: a table may be from a day on which the device was faster.
-        self._calm_ms = float("inf")
+        self._journal = LatencyJournal(run, resource, relative=self._relative, just_before_ms=usual_ms)
+        self._log = log
 
     def aim(self, budget: Budget, since: int) -> None:
         """From here on this limit counts: for what comes after the first `since` iterations."""
         self._targets = [*(target for target in self._targets if target[0] < since), (since, budget)]
 
     def _limit(self, iteration: int) -> float | None:
-        """The budget's value, a share or an amount, that an iteration's model has to keep."""
+        """The budget's value in the table's ms that an iteration's model has to keep."""
         limits = [budget.value for since, budget in self._targets if since < max(1, iteration)]
-        return limits[-1] if limits else None
+        return limits[-1] * self._unit if limits else None
 
     @property
     def reference_ms(self) -> float:
@@ -105,147 +104,157 @@ class LatencyGauge:
         """The original's own: 1 for a relative budget, which compares predictions with predictions."""
         return 1.0 if self._relative else self.reference_ms / self._predicted_reference
 
-    def correction(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float) -> float:
+    def share(self, amount_ms: float) -> float:
+        """What a corrected prediction is of the original's time."""
+        return amount_ms / (self._predicted_reference if self._relative else self.reference_ms)
+
+    def correction(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float, expected_ms: float) -> float:
         """What a measurement of an iteration's model says of its prediction: a brief one, far from the budget.
 
-        A model near it is measured with care, and so are all that follow: rungs are closer to one another than brief
-        measurements.
+        `expected_ms` is the prediction as corrected so far. It changes no further than the interval demands, so that
+        noise never steers. A model near the budget is measured with care, and so are all that follow: rungs are closer
+        to one another than brief measurements.
         """
         since = self._targets[-1][0] if self._targets else 0
-        if any(self.judged("searched", earlier) for earlier in range(since + 1, iteration)):
-            self.missed("searched", iteration, proto)
-        else:
-            self._measured(self._brief(iteration), proto, BRIEF_S, BRIEF_SESSIONS)
-            found, limit = self._middle(self._brief(iteration)), self._limit(iteration)
-            if limit is not None and abs(found / (limit * self._unit) - 1) < NEAR:
-                self.missed("searched", iteration, proto)
-        verdict = self.verdict(iteration, predicted_ms)
-        return self._middle(self._brief(iteration)) / predicted_ms if verdict is None else verdict
+        if not any(self.judged("searched", earlier) for earlier in range(since + 1, iteration)):
+            self._measured(self._journal.brief(iteration), proto, BRIEF_S, BRIEF_SESSIONS)
+            limit = self._limit(iteration)
+            expected_ms = self._within_interval(iteration, expected_ms)
+            if limit is None or abs(expected_ms / limit - 1) >= NEAR:
+                return expected_ms / predicted_ms
+        self.measure("searched", iteration, proto)
+        factor = self.careful_correction(iteration, predicted_ms)
+        return expected_ms / predicted_ms if factor is None else factor
 
-    def measured(self, iteration: int) -> float | None:
-        """What was measured of an iteration's model, in ms; a relative budget's is its share of the original's time."""
-        value = self._run.recall(self._careful("searched", iteration)) or self._run.recall(self._brief(iteration))
-        if value is None:
+    def _within_interval(self, iteration: int, expected_ms: float) -> float:
+        found = self._estimate([self._journal.brief(iteration)])
+        return expected_ms if found is None else float(np.clip(expected_ms, found.low, found.high))
+
+    def measured(self, iteration: int) -> Estimate | None:
+        """What was measured of an iteration's model, in ms; a relative budget's is its share of the original's time.
+
+        None where nothing was, or not precisely enough to tell more than the prediction.
+        """
+        found = self._known("searched", iteration) or self._estimate([self._journal.brief(iteration)])
+        if found is None or not found.precise:
             return None
-        found = msgspec.convert(value, Ratio)
-        return found.median * self.reference_ms if self._relative else found.model.median_ms
+        return found.times(self.reference_ms / self._unit) if self._relative else found
 
     def smallest(self, proto: onnx.ModelProto) -> float:
-        """Brief measurement, in the table's ms, of the narrowest model: tables know least about extremes."""
-        self._measured(self._smallest, proto, BRIEF_S, BRIEF_SESSIONS)
-        return self._middle(self._smallest)
+        """The least that the narrowest model can take, in the table's ms: tables know least about extremes."""
+        self._measured(self._journal.smallest, proto, BRIEF_S, BRIEF_SESSIONS)
+        found = self._estimate([self._journal.smallest])
+        assert found is not None
+        return found.low
 
-    def missed(self, stage: Stage, iteration: int, proto: onnx.ModelProto) -> bool:
-        """Whether the interval of a careful measurement reaches beyond the budget."""
-        self._measured(self._careful(stage, iteration), proto, CAREFUL_S, CAREFUL_SESSIONS)
-        return self._beyond(stage, iteration) is not None
+    def measure(self, stage: Stage, iteration: int, proto: onnx.ModelProto) -> None:
+        """Measure an iteration's model with care, if that was not done."""
+        if not self.judged(stage, iteration):
+            self._measured(self._journal.careful(stage, iteration), proto, CAREFUL_S, CAREFUL_SESSIONS)
+
+    def verdict(self, stage: Stage, iteration: int) -> Verdict:
+        """Whether the budget holds, as measured with care; on a busy device that may remain unclear."""
+        found, limit = self._known(stage, iteration), self._limit(iteration)
+        return "met" if found is None or limit is None else found.verdict(limit)
 
     def judged(self, stage: Stage, iteration: int) -> bool:
-        """Whether this iteration's model has been measured carefully."""
-        return self._run.recall(self._careful(stage, iteration)) is not None
+        """Whether this iteration's model has been measured carefully, and nothing is to be gained from doing so again.
 
-    def verdict(self, iteration: int, predicted_ms: float) -> float | None:
-        """The correction that follows from careful measurements; None if there are none.
-
-        Of a model that missed the budget, the upper end of the interval counts. One that met it, by however little,
-        is within what the search aims at.
+        What remained unclear when the run ended is measured again when it goes on.
         """
-        missed = [ms for stage in STAGES if (ms := self._beyond(stage, iteration)) is not None]
-        if missed:
-            return max(missed) / predicted_ms
-        limit = self._limit(iteration)
-        found = [self._middle(self._careful(stage, iteration)) for stage in STAGES if self.judged(stage, iteration)]
-        if not found or limit is None:
-            return None
-        return min(max(found), AIM * limit * self._unit) / predicted_ms
-
-    def result(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float) -> Latency | None:
-        """All that was measured with care of an iteration's widths, as results show it."""
-        self._measured(self._careful("final", iteration), proto, CAREFUL_S, CAREFUL_SESSIONS)
-        found = self._known("final", iteration)
-        assert found is not None
-        return Latency(
-            before_ms=found.reference.median_ms,
-            after_ms=found.model.median_ms,
-            after_ci95_ms=found.model.ci95,
-            ratio=found.median,
-            ci95=found.ci95,
-            predicted_ms=predicted_ms,
-            sessions=found.model.sessions,
-        )
-
-    @property
-    def _smallest(self) -> str:
-        return f"{self._resource}/smallest"
-
-    def _brief(self, iteration: int) -> str:
-        return f"{self._resource}/brief/{iteration}"
-
-    def _careful(self, stage: Stage, iteration: int) -> str:
-        return f"{self._resource}/{stage}/{iteration}"
-
-    def _beyond(self, stage: Stage, iteration: int) -> float | None:
-        """The upper end of a careful measurement, in the table's ms, if it missed the budget."""
+        if self._journal.has(self._journal.careful(stage, iteration)):
+            return True
         found, limit = self._known(stage, iteration), self._limit(iteration)
-        if found is None or limit is None:
-            return None
-        upper = found.ci95[1] if self._relative else found.model.ci95[1]
-        return upper * self._unit if upper > limit else None
+        decided = found is not None and limit is not None and found.verdict(limit) != "unclear"
+        return decided and self._journal.has_careful(stage, iteration)
 
-    def _known(self, stage: Stage, iteration: int) -> Ratio | None:
-        """A careful measurement; the final one together with that before the training, which changes no width."""
-        if not self.judged(stage, iteration):
+    def careful_correction(self, iteration: int, predicted_ms: float) -> float | None:
+        """The correction that follows from careful measurements; None if there are none that decide.
+
+        Of a model that missed the budget the upper end of the interval counts, since that has to hold, on a busy device
+        the lower end, which is certain. Of one that met it the upper end, too, unless that is so low that there is
+        room for channels to be given back: then the middle. However little it met it by, it is within what the search
+        aims at.
+        """
+        limit = self._limit(iteration)
+        found = self._known("final", iteration)
+        if found is None or limit is None or found.verdict(limit) == "unclear":
             return None
-        keys = [self._careful(s, iteration) for s in STAGES[: STAGES.index(stage) + 1] if self.judged(s, iteration)]
-        found = [msgspec.convert(self._run.recall(key), Ratio) for key in keys]
-        return found[0] if len(found) == 1 else pooled(found)
+        if found.verdict(limit) == "met":
+            return (found.value if found.high < LANDED * limit else min(found.high, AIM * limit)) / predicted_ms
+        return (found.high if found.quiet else found.low) / predicted_ms
+
+    def result(
+        self, iteration: int, proto: onnx.ModelProto, predicted_ms: float, *, measure: bool = True
+    ) -> Latency | None:
+        """All that is known from careful measurements of an iteration's widths, as results show it.
+
+        With `measure` that includes one of this model; without, it may be nothing.
+        """
+        if measure:
+            self.measure("final", iteration, proto)
+        measurement = self._journal.reliable(self._journal.careful_so_far("final", iteration))
+        if measurement is None:
+            return None
+        share, ms = (measurement.estimate(relative=relative) for relative in (True, False))
+        quiet = share.quiet or not measurement.undisturbed_ms[1]
+        return Latency(
+            before_ms=measurement.reference.median_ms if quiet else measurement.reference_fastest_ms,
+            after_ms=measurement.model.median_ms if quiet else float(np.median(measurement.undisturbed_ms[0])),
+            after_ci95_ms=(ms.low, ms.high),
+            ratio=share.value,
+            ci95=(share.low, share.high),
+            predicted_ms=predicted_ms,
+            sessions=measurement.model.sessions,
+            disturbance=0.0 if share.quiet else share.disturbance,
+        )
 
     @property
     def _unit(self) -> float:
         """The table's ms in the budget's unit."""
         return self._predicted_reference if self._relative else 1.0
 
-    def _middle(self, key: str) -> float:
-        """The median of a journalled measurement, in the table's ms."""
-        found = msgspec.convert(self._run.recall(key), Ratio)
-        return (found.median if self._relative else found.model.median_ms) * self._unit
+    def _measured(self, key: str, proto: onnx.ModelProto, seconds: float, sessions: int) -> None:
+        """Measure the model beside the original, in pairs of fresh sessions that take turns; once per `key`."""
+        self._journal.measure(key, partial(self._ratio, proto, seconds, sessions), self._tell)
 
-    def _measured(self, key: str, proto: onnx.ModelProto, seconds: float, sessions: int) -> Ratio:
-        """The model's time beside the original's, in pairs of fresh sessions that take turns; once per `key`.
+    def _estimate(self, keys: Sequence[str]) -> Estimate | None:
+        """What those of these measurements that were made say together, in the table's ms."""
+        found = self._journal.estimate(keys)
+        return None if found is None else found.times(self._unit)
 
-        While something else slows the device, not all models suffer alike: it is measured again then, which only the
-        original's time decides on.
-        """
+    def _known(self, stage: Stage, iteration: int) -> Estimate | None:
+        """What careful measurements say of an iteration's model, in the table's ms; None if there are none."""
+        return self._estimate(self._journal.careful_so_far(stage, iteration))
 
-        def once() -> Ratio:
-            return ratio(
-                proto,
-                self._original.proto,
-                self._inputs,
-                self._execution,
-                sessions=sessions,
-                time_cap_s=seconds,
-                device=self._device,
-            )
+    def _tell(self, disturbance: float) -> None:
+        """Say, once, that the device is busy."""
+        if self._log is not None:
+            self._log(busy(disturbance, self._device))
+            self._log = None
 
-        def measure() -> Ratio:
-            found = [once()]
-            while found[-1].reference.median_ms > DISTURBED * self._calm_ms and len(found) < MOST_TRIES:
-                found.append(once())
-            return min(found, key=lambda one: one.reference.median_ms)
+    def _ratio(self, proto: onnx.ModelProto, seconds: float, sessions: int) -> Ratio:
+        return ratio(
+            proto,
+            self._original.proto,
+            self._inputs,
+            self._execution,
+            sessions=sessions,
+            time_cap_s=seconds,
+            device=self._device,
+        )
 
-        return self._remembered(key, measure)
 
-    def _remembered(self, key: str, measure: Callable[[], Ratio]) -> Ratio:
-        found = msgspec.convert(self._run.once(key, measure), Ratio)
-        self._calm_ms = min(self._calm_ms, found.reference.median_ms)
-        return found
+def busy(disturbance: float, device: Device | None) -> str:
+    """What to know of measurements whose times varied by a share of `disturbance`."""
+    name = "this machine" if device is None or device.name == "local" else device.name
+    return f"{name} is busy: times vary by {disturbance:.0%}; results need a quiet machine or --device"
 
 
 class TableGauge(LatencyGauge):
     """Where only a bundle reaches the device: the table is all that is known, and nothing is measured."""
 
-    def correction(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float) -> float:
+    def correction(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float, expected_ms: float) -> float:
         """That of the original: no measurement says otherwise."""
         return self.start_correction()
 
@@ -257,15 +266,10 @@ class TableGauge(LatencyGauge):
         """There is nothing to find out."""
         return True
 
-    def missed(self, stage: Stage, iteration: int, proto: onnx.ModelProto) -> bool:
-        """Nobody can tell."""
-        return False
+    def measure(self, stage: Stage, iteration: int, proto: onnx.ModelProto) -> None:
+        """There is nothing to measure on."""
 
-    def verdict(self, iteration: int, predicted_ms: float) -> float | None:
-        """There is none."""
-        return None
-
-    def result(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float) -> None:
+    def result(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float, *, measure: bool = True) -> None:
         """There is none."""
 
 
@@ -276,6 +280,11 @@ def spent_ms(table: Predicting, shapes: Mapping[str, tuple[int, ...]]) -> dict[s
     units = table.predict_units(shapes)
     each = table.predict(shapes) / max(sum(units.values()), 1e-9)
     return {name: each * spent for name, spent in units.items()}
+
+
+def reference_times_ms(table: Predicting) -> tuple[float, ...]:
+    """What the uncut model's fastest runs took while a table was built, batch by batch; empty if nobody knows."""
+    return tuple(whole.beside_ms for whole in table.wholes) if isinstance(table, Table) else ()
 
 
 def loaded_table(

@@ -183,13 +183,9 @@ class MeasuredGauge(LatencyGauge):
         super().__init__(run, original, fit, CPU, budget, resource)
         self._value = value
 
-    def _measured(self, key: str, proto: onnx.ModelProto, seconds: float, sessions: int) -> Ratio:
-        """Model and original in turn; once per `key`."""
+    def _ratio(self, proto: onnx.ModelProto, seconds: float, sessions: int) -> Ratio:
+        """Model and original in turn."""
         pairs = CAREFUL_PAIRS if sessions >= CAREFUL_SESSIONS else 1
-
-        def measure() -> Ratio:
-            reference = self._original.proto
-            found = [(self._value(proto), self._value(reference)) for _ in range(pairs)]
-            return of_pairs([float(ours) for ours, _ in found], [float(other) for _, other in found])
-
-        return self._remembered(key, measure)
+        reference = self._original.proto
+        found = [(self._value(proto), self._value(reference)) for _ in range(pairs)]
+        return of_pairs([float(ours) for ours, _ in found], [float(other) for _, other in found])

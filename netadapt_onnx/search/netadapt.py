@@ -7,7 +7,7 @@ that does so, proposals are ranked by held-out accuracy, the winner becomes the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -24,6 +24,8 @@ LANDED = 0.97
 MOST_GROWTHS = 4
 # What a step that changes many groups at once is called.
 TOGETHER = "every group"
+# And the trained model itself, where a search goes on from it.
+TRAINED = "the final training"
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,14 @@ class Accepted:
 
     `ranked` is its accuracy on the samples that rank proposals (None: as it was ranked), `accuracy` on the whole
     held-out split; `correction` multiplies predictions of a resource from here on (measured over predicted);
-    `measured` is what was measured of it.
+    `measured` is what was measured of it, `measured_ci95` in which interval; the other resources are predicted.
     """
 
     accuracy: float
     ranked: float | None
     correction: Amounts
     measured: Amounts = field(default_factory=dict)
+    measured_ci95: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Problem:
     times a share below 1 that `margins` names; `start` is what is known of the original. `rank` adapts each proposal
     briefly and returns held-out accuracies in order (None: failed); `accept` makes a proposal the current model.
     `refine`, if there is one, trains the `finalists` best proposals for a short time and returns their accuracies.
-    `since` is the number of steps that earlier, looser budgets have taken.
+    `since` is the number of steps that earlier, looser budgets have taken; `widens` whether channels may be given back.
     """
 
     ladders: Sequence[Ladder]
@@ -101,6 +104,7 @@ class Problem:
     prune_small: bool = False
     since: int = 0
     margins: Amounts = field(default_factory=dict)
+    widens: bool = True
 
     def landed(self, resource: str) -> float:
         """What a model that has landed on the budget uses at least."""
@@ -158,7 +162,11 @@ def _step(problem: Problem, steps: Sequence[Step]) -> Step | None:
     growing = met(current, problem.limits)
     limit, landed = problem.limits[driver], problem.landed(driver)
     if growing:
-        if sum(step.grew for step in steps[problem.since :]) >= MOST_GROWTHS or current[driver] >= landed:
+        if (
+            not problem.widens
+            or sum(step.grew for step in steps[problem.since :]) >= MOST_GROWTHS
+            or current[driver] >= landed
+        ):
             return None
         goal = Goal(driver, limit, current, problem.limits, landed)
         # What was given back once and then found too slow is not given back again.

@@ -17,6 +17,7 @@ from netadapt_onnx.search.budget import LATENCY, Budget, Target
 from netadapt_onnx.search.calibration import deployment
 from netadapt_onnx.search.judge import Judge
 from netadapt_onnx.search.latency import LatencyGauge
+from netadapt_onnx.search.latency_journal import UNDECIDED
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.result import (
     AccuracyChange,
@@ -54,8 +55,10 @@ class Outcome:
         save(proto, file, metadata=said, overwrite=True)
         latencies: dict[str, Latency] = {}
         if steps:
-            predicted = self.predict(steps[-1].widths)
-            found = {n: gauge.result(len(steps), proto, predicted[n]) for n, gauge in self.gauges.items()}
+            predicted, measure = self.predict(steps[-1].widths), stopped != UNDECIDED
+            found = {
+                n: gauge.result(len(steps), proto, predicted[n], measure=measure) for n, gauge in self.gauges.items()
+            }
             latencies = {name: latency for name, latency in found.items() if latency is not None}
         latency = _first(latencies)
         before = _resources(self.subject.trace.folded, self.subject.model.size_bytes)
@@ -64,11 +67,9 @@ class Outcome:
             before = replace(before, latency_ms=latency.before_ms)
             after = replace(after, latency_ms=latency.after_ms)
         limits = tuple(self._judged(budget, before, after, latencies, steps) for budget in target)
-        notes = tuple(
-            f"{limit.budget}: predicted {limit.value:.3g}, which nobody has measured"
-            for limit in limits
-            if limit.met is None
-        )
+        notes = tuple(_open_question(limit, latencies) for limit in limits if limit.met is None)
+        if _all_met(limits) is None and any(latency.disturbance for latency in latencies.values()):
+            stopped = UNDECIDED
         widths = steps[-1].widths if steps else self.subject.widths
         branches = [branch.name for branch in self.subject.branches]
         original = self.run.once("accuracy/reported", lambda: self.judge.reported(self.subject.trace.folded.proto))
@@ -153,7 +154,7 @@ class Outcome:
         if latency is not None:
             limit = budget.limit(latency.before_ms)
             value = latency.ci95[1] * latency.before_ms if budget.relative else latency.after_ci95_ms[1]
-            return Limit(str(budget), limit, value, value <= limit)
+            return Limit(str(budget), limit, value, latency.met(budget.value, relative=budget.relative))
         limit = self.limits((budget,))[budget.resource]
         value = self.predict(steps[-1].widths)[budget.resource] if steps else gauge.reference_ms
         # A prediction proves nothing.
@@ -173,6 +174,18 @@ def _compared(found: Latency) -> Compared:
         found.ci95,
         found.predicted_ms,
         found.sessions,
+    )
+
+
+def _open_question(limit: Limit, latencies: Mapping[str, Latency]) -> str:
+    """Why nobody can tell whether a limit is met."""
+    latency = latencies.get(limit.budget.partition("=")[0])
+    if latency is None:
+        return f"{limit.budget}: predicted {limit.value:.3g}, which nobody has measured"
+    low, high = latency.ci95
+    return (
+        f"{limit.budget}: could not judge: times vary by {latency.disturbance:.0%}, and the result takes {low:.3f}x to "
+        f"{high:.3f}x of the original's"
     )
 
 

@@ -10,8 +10,18 @@ from typing import Literal
 from netadapt_onnx.profilers.deployment import Precision
 
 # met: within every budget; nothing-to-do: it was from the start; no-way-down: no group can lose more channels;
-# accuracy-floor: the next step would have gone below --min-accuracy.
-Stopped = Literal["met", "nothing-to-do", "max-iterations", "max-time", "accuracy-floor", "no-way-down"]
+# accuracy-floor: the next step would have gone below --min-accuracy; missed: measured too slow after all that was cut
+# once more; could-not-judge: the device was too busy to tell.
+Stopped = Literal[
+    "met",
+    "missed",
+    "could-not-judge",
+    "nothing-to-do",
+    "max-iterations",
+    "max-time",
+    "accuracy-floor",
+    "no-way-down",
+]
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,8 @@ class Latency:
     """The final model against the original, measured in turn in fresh sessions; times in ms.
 
     `ratio` is result / original, `ci95` its 95% interval, `predicted_ms` what the table says of the result.
+    `disturbance` is the share by which times varied on a busy device, 0 on a quiet one: then times are those of the
+    fastest runs, and the intervals cover what slowed them.
     """
 
     before_ms: float
@@ -62,6 +74,14 @@ class Latency:
     ci95: tuple[float, float]
     predicted_ms: float
     sessions: int
+    disturbance: float = 0.0
+
+    def met(self, limit: float, *, relative: bool) -> bool | None:
+        """Whether it is within a limit, a share of the original's time if `relative`, or ms; None: nobody can tell."""
+        low, high = self.ci95 if relative else self.after_ci95_ms
+        if high <= limit:
+            return True
+        return None if self.disturbance and low <= limit else False
 
 
 @dataclass(frozen=True)
@@ -81,7 +101,7 @@ class Compared:
 class Limit:
     """One budget and how it ended: `value` is what was compared with `limit` (for latency the interval's upper end).
 
-    `met` is None where `value` is a prediction and no device could be asked.
+    `met` is None where `value` is a prediction and no device could be asked, or the device was too busy to tell.
     """
 
     budget: str
@@ -122,8 +142,9 @@ class AdaptResult:
     `groups`: channels before and after; `removed`: residual branches that went; `stopped`: why; `notes`: what else to
     know.
 
-    `met` is None where a latency could only be predicted; `latencies` has every device's, `latency` the first;
-    `measured` has energy and what a program of the user measured. `deployed`: the int8 form, if that is deployed.
+    `met` is None where a latency could only be predicted, or the device was too busy to tell; `latencies` has every
+    device's, `latency` the first; `measured` has energy and what a program of the user measured. `deployed`: the int8
+    form, if that is deployed.
     """
 
     met: bool | None

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Generic, Self, TypeVar
@@ -168,6 +168,11 @@ class Run:
     def recall(self, key: str) -> Any:
         """The journalled value of `key`, None if there is none."""
         return self._known.get(key)
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """The journal's lines, in the order in which they were written."""
+        return tuple(self._journal.items)
 
     def lines(self, name: str, kind: type[T]) -> Lines[T]:
         """The list that this run keeps as `name`."""

@@ -1,0 +1,111 @@
+"""The long training at the end of a search, by the original as the teacher; and what a search goes on from after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import onnx
+
+from netadapt_onnx.model import load, save
+from netadapt_onnx.search.arguments import Arguments
+from netadapt_onnx.search.candidates import Candidates
+from netadapt_onnx.search.details import TrainedEpoch, write_training
+from netadapt_onnx.search.judge import Judge
+from netadapt_onnx.search.netadapt import TRAINED, Step
+from netadapt_onnx.search.outcome import Outcome
+from netadapt_onnx.search.run import Run
+from netadapt_onnx.search.standing import Standing
+from netadapt_onnx.search.subject import Subject
+from netadapt_onnx.training.settings import cores
+
+TRAINED_FILE, CHECKPOINT_FILE, TRAINING_LOG_FILE = "trained.onnx", "training.checkpoint", "training.jsonl"
+# A trained model that is cut a little more is trained for this share of the epochs.
+AGAIN = 0.2
+
+
+@dataclass(frozen=True)
+class FinalTraining:
+    """Trains the models that searches come to, each once; `note` gets what users should know of it."""
+
+    run: Run
+    subject: Subject
+    arguments: Arguments
+    candidates: Candidates
+    judge: Judge
+    outcome: Outcome
+    standing: Standing
+    note: Callable[[str], None]
+
+    def trained(self, steps: Sequence[Step]) -> onnx.ModelProto:
+        """The current model after long training; as it was if that did not help or was not wanted.
+
+        One that descends from a trained model is trained for a while only.
+        """
+        searched = self.candidates.current.folded.proto
+        epochs, data = self.arguments.final_epochs, self.subject.data
+        if not epochs or data is None or not steps or steps[-1].group == TRAINED:
+            return searched
+        if self.candidates.trained:
+            epochs = max(1, round(AGAIN * epochs))
+        folder = self.run.iteration(len(steps))
+        file, checkpoint = folder / TRAINED_FILE, folder / CHECKPOINT_FILE
+        if not file.exists():
+            from netadapt_onnx.training.trainer import train
+            from netadapt_onnx.training.training_log import TrainingLog
+
+            with TrainingLog(folder / TRAINING_LOG_FILE) as lines:
+                trained = train(
+                    searched,
+                    data,
+                    teacher=self.subject.trace.folded.proto,
+                    epochs=epochs,
+                    augment=self.arguments.augment,
+                    mirrored=not self.arguments.augment and self._knows_mirrored(),
+                    seed=self.arguments.seed,
+                    settings=self.candidates.training_settings(f"final/{len(steps)}", searched),
+                    checkpoint=checkpoint,
+                    told=lines.epoch,
+                    progress=lambda step, steps, loss: self.standing.training(
+                        step, steps, f"final training, loss {loss:.3f}"
+                    ),
+                )
+            save(trained.proto, file)
+            write_training(self.run.path, [TrainedEpoch(e.epoch, e.loss, e.lr) for e in trained.history])
+        checkpoint.unlink(missing_ok=True)
+        proto = self.outcome.folded(load(file).proto).proto
+        if not self.judge.held_out(proto) >= steps[-1].accepted.accuracy:  # NaN is no improvement either
+            self.note("the final training did not help: the model is as the search left it")
+            return searched
+        return proto
+
+    def adopted(self, last: Step, iteration: int, proto: onnx.ModelProto) -> Step:
+        """The trained model of a step as an iteration of its own, which a search can go on from."""
+        self.candidates.adopt(last.iteration, iteration, proto)
+        total = sum(last.widths.values())
+        accuracy, ranked = self.judge.held_out(proto), self.judge.ranked(proto)
+        accepted = replace(last.accepted, accuracy=accuracy, ranked=ranked)
+        return Step(
+            iteration,
+            TRAINED,
+            (total, total),
+            last.widths,
+            last.driver,
+            last.target,
+            last.resources,
+            accepted,
+            (),
+            tuple(last.widths),
+        )
+
+    def _knows_mirrored(self) -> bool:
+        """Whether the final training may see pictures both ways; evaluated once, so that a resumed run trains alike."""
+        from netadapt_onnx.training.mirroring import knows_mirrored
+
+        data = self.subject.data
+        assert data is not None
+        found = self.run.once(
+            "training/mirrored",
+            lambda: knows_mirrored(self.subject.trace.folded.proto, data.val, self.arguments.seed, cores()),
+        )
+        return bool(found)
