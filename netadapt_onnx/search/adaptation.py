@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -21,7 +21,7 @@ from netadapt_onnx.search.judge import CallersJudge, DataJudge, Judge
 from netadapt_onnx.search.landing import Landing
 from netadapt_onnx.search.latency import AIM, LatencyGauge
 from netadapt_onnx.search.latency_journal import UNDECIDED, undecided
-from netadapt_onnx.search.netadapt import TOGETHER, Accepted, Problem, Step, amounts_after, met, search
+from netadapt_onnx.search.netadapt import TOGETHER, TRAINED, Accepted, Problem, Step, amounts_after, met, search
 from netadapt_onnx.search.outcome import Outcome
 from netadapt_onnx.search.pareto import PARETO_FILE, Point, front, of_finished, of_step
 from netadapt_onnx.search.proposal import Proposal
@@ -122,6 +122,8 @@ class Adaptation:
             steps = self._search(problem, history, ended["steps"])
             proto, stopped, seen = self._training.trained(steps), ended.get("why", "met"), ended["seen"]
         found = self._outcome.finished(proto, target, steps, stopped, file)
+        again = [_cut_again(step.iteration) for step in history.items[since:seen] if step.group == TRAINED]
+        found = replace(found, notes=(*found.notes, *again))
         if found.stopped == UNDECIDED:
             self._run.once(f"{UNDECIDED}/{undecided(self._run) + 1}", lambda: found.notes)
         elif len(steps) < seen:
@@ -168,11 +170,9 @@ class Adaptation:
 
     def _adopt(self, history: Lines[Step], steps: Sequence[Step], proto: onnx.ModelProto) -> None:
         """Go on from the trained model of the last of `steps`: an iteration of its own after all that were made."""
-        self._note(
-            f"the trained model of iteration {len(steps)} was measured to miss the budget: it is cut and trained a "
-            "little more"
-        )
-        history.append(self._training.adopted(self._landing.with_verdict(steps[-1]), len(history.items) + 1, proto))
+        iteration = len(history.items) + 1
+        self._log(_cut_again(iteration))
+        history.append(self._training.adopted(self._landing.with_verdict(steps[-1]), iteration, proto))
 
     def _why_not(self, problem: Problem, steps: Sequence[Step]) -> Stopped:
         """Why the budget was not reached, or nothing was measured any more."""
@@ -283,7 +283,7 @@ class Adaptation:
         steps = [self._landing.with_verdict(step) for step in history.items]
         self._candidates.resume(len(steps))
         self._standing.begin(excess(amounts_after(problem, steps), problem.limits))
-        for step in self._strategy(problem, steps):
+        while (step := self._next(problem, steps)) is not None:
             least = self._arguments.min_accuracy  # R2 may be below zero: no floor is not a floor of zero
             if least is not None and step.accepted.accuracy < least:
                 self._stop("accuracy-floor", f"the next step would leave {step.accepted.accuracy:.4f}, below the floor")
@@ -304,12 +304,17 @@ class Adaptation:
                 break
         return steps
 
-    def _strategy(self, problem: Problem, steps: list[Step]) -> Iterator[Step]:
-        if self._candidates.trained:
-            return search(replace(problem, widens=False), steps)
-        if self._arguments.strategy == "knapsack":
-            return knapsack.search(problem, self._candidates.importances, steps)
-        return search(problem, steps)
+    def _next(self, problem: Problem, steps: list[Step]) -> Step | None:
+        """The next accepted step; None where the search ends.
+
+        Nothing is given back to a trained model, nor where a device has been too busy to tell whether there is room.
+        """
+        unclear = any(self._landing.unclear(step.iteration) for step in steps[problem.since :])
+        if self._candidates.trained or unclear:
+            problem = replace(problem, widens=False)
+        if self._arguments.strategy == "knapsack" and not self._candidates.trained:
+            return next(knapsack.search(problem, self._candidates.importances, steps), None)
+        return next(search(problem, steps), None)
 
     def _stop(self, why: Stopped, note: str) -> None:
         self._cut_short = why
@@ -389,6 +394,13 @@ def _said(subject: Subject, arguments: Arguments) -> dict[str, str]:
     """What the models of a run say of where they come from."""
     command = arguments.command(subject.model.path, subject.data)
     return provenance(subject.model, command=command, budget=", ".join(arguments.budget))
+
+
+def _cut_again(iteration: int) -> str:
+    return (
+        f"the trained model was measured to miss the budget: as iteration {iteration} it is what was cut and trained a "
+        "little more"
+    )
 
 
 def _file_name(target: Target) -> str:

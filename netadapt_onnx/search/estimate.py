@@ -46,6 +46,11 @@ class Estimate:
         """Whether the interval tells more than that the time is about so long."""
         return self.high <= (1 + NOISE) * self.value and self.low >= (1 - NOISE) * self.value
 
+    def excludes(self, value: float) -> bool:
+        """Whether the time is another than `value`, and more certainly so than the interval is wide."""
+        distance = max(self.low - value, value - self.high)
+        return distance > 0 and (self.precise or distance > self.high - self.low)
+
     def times(self, unit: float) -> Estimate:
         """The same in another unit."""
         return Estimate(self.value * unit, self.low * unit, self.high * unit, self.disturbance)
@@ -77,8 +82,9 @@ def estimate(measurement: Ratio, usual_ms: float | None, *, relative: bool) -> E
     if disturbance > NOISE and fastest.size:
         samples = fastest / references if relative else fastest
         middle, (low, upper) = float(np.median(samples)), median_interval(samples)
-        # In ms: on a quiet device it takes no less than its fastest runs do now, and no longer than it does now.
-        high = upper if relative else high / widening
+        # In ms: on a quiet device it takes no less than the fastest runs of the fastest session do now, which may have
+        # been slowed by what tells sessions apart, and no longer than it does now.
+        low, high = (low, upper) if relative else (float(fastest.min()) / (1 + spread(fastest)), high / widening)
     return Estimate(middle, low / widening, high * widening, disturbance)
 
 
@@ -93,9 +99,9 @@ def interruption(measurement: Ratio) -> float:
     return float(np.median(times / fastest)) - 1 if fastest.size else 0.0
 
 
-def spread(times: Sequence[float]) -> float:
+def spread(times: Sequence[float] | np.ndarray) -> float:
     """By which share times of one model differ between sessions: nine tenths of them from one tenth."""
-    if not times:
+    if not len(times):
         return 0.0
     low, high = np.quantile(times, [0.1, 0.9])
     return float(high / low - 1)

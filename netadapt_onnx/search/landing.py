@@ -49,6 +49,10 @@ class Landing:
         verdicts = {gauge.verdict(stage, iteration) for gauge in self._asked(target)}
         return next((one for one in ("missed", "unclear") if one in verdicts), "met")
 
+    def unclear(self, iteration: int) -> bool:
+        """Whether an iteration's model was measured with care on a device that was too busy to tell."""
+        return any(gauge.verdict("searched", iteration) == "unclear" for gauge in self._gauges.values())
+
     def with_verdict(self, step: Step) -> Step:
         """A step, corrected by what a careful measurement found of its model: the search goes on from there."""
         predicted = self._predict(step.widths)

@@ -117,7 +117,7 @@ class LatencyGauge:
         """
         since = self._targets[-1][0] if self._targets else 0
         if not any(self.judged("searched", earlier) for earlier in range(since + 1, iteration)):
-            self._measured(self._journal.brief(iteration), proto, BRIEF_S, BRIEF_SESSIONS)
+            self._measure_briefly(self._journal.brief(iteration), proto)
             limit = self._limit(iteration)
             expected_ms = self._within_interval(iteration, expected_ms)
             if limit is None or abs(expected_ms / limit - 1) >= NEAR:
@@ -128,7 +128,9 @@ class LatencyGauge:
 
     def _within_interval(self, iteration: int, expected_ms: float) -> float:
         found = self._estimate([self._journal.brief(iteration)])
-        return expected_ms if found is None else float(np.clip(expected_ms, found.low, found.high))
+        if found is None or not found.excludes(expected_ms):
+            return expected_ms
+        return float(np.clip(expected_ms, found.low, found.high))
 
     def measured(self, iteration: int) -> Estimate | None:
         """What was measured of an iteration's model, in ms; a relative budget's is its share of the original's time.
@@ -142,15 +144,25 @@ class LatencyGauge:
 
     def smallest(self, proto: onnx.ModelProto) -> float:
         """The least that the narrowest model can take, in the table's ms: tables know least about extremes."""
-        self._measured(self._journal.smallest, proto, BRIEF_S, BRIEF_SESSIONS)
+        self._measure_briefly(self._journal.smallest, proto)
         found = self._estimate([self._journal.smallest])
         assert found is not None
         return found.low
 
     def measure(self, stage: Stage, iteration: int, proto: onnx.ModelProto) -> None:
         """Measure an iteration's model with care, if that was not done."""
-        if not self.judged(stage, iteration):
-            self._measured(self._journal.careful(stage, iteration), proto, CAREFUL_S, CAREFUL_SESSIONS)
+        if self.judged(stage, iteration):
+            return
+        limit = self._limit(iteration)
+
+        def met(found: Estimate) -> bool:
+            return limit is None or found.times(self._unit).verdict(limit) == "met"
+
+        key, time_both = (
+            self._journal.careful(stage, iteration),
+            partial(self._ratio, proto, CAREFUL_S, CAREFUL_SESSIONS),
+        )
+        self._journal.measure(key, time_both, met, self._tell)
 
     def verdict(self, stage: Stage, iteration: int) -> Verdict:
         """Whether the budget holds, as measured with care; on a busy device that may remain unclear."""
@@ -214,9 +226,9 @@ class LatencyGauge:
         """The table's ms in the budget's unit."""
         return self._predicted_reference if self._relative else 1.0
 
-    def _measured(self, key: str, proto: onnx.ModelProto, seconds: float, sessions: int) -> None:
-        """Measure the model beside the original, in pairs of fresh sessions that take turns; once per `key`."""
-        self._journal.measure(key, partial(self._ratio, proto, seconds, sessions), self._tell)
+    def _measure_briefly(self, key: str, proto: onnx.ModelProto) -> None:
+        time_both = partial(self._ratio, proto, BRIEF_S, BRIEF_SESSIONS)
+        self._journal.measure(key, time_both, lambda found: found.precise, self._tell)
 
     def _estimate(self, keys: Sequence[str]) -> Estimate | None:
         """What those of these measurements that were made say together, in the table's ms."""
@@ -234,6 +246,7 @@ class LatencyGauge:
             self._log = None
 
     def _ratio(self, proto: onnx.ModelProto, seconds: float, sessions: int) -> Ratio:
+        """The model beside the original, in pairs of fresh sessions that take turns."""
         return ratio(
             proto,
             self._original.proto,

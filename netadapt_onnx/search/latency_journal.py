@@ -86,8 +86,14 @@ class LatencyJournal:
         """Whether this was measured."""
         return self._run.recall(key) is not None
 
-    def measure(self, key: str, ratio: Callable[[], Ratio], on_busy: Callable[[float], None]) -> None:
-        """Measure once per `key`; again what something disturbed, as not all models suffer alike.
+    def measure(
+        self,
+        key: str,
+        ratio: Callable[[], Ratio],
+        enough: Callable[[Estimate], bool],
+        on_busy: Callable[[float], None],
+    ) -> None:
+        """Measure once per `key`; again what something disturbed, unless that is `enough`: not all models suffer alike.
 
         `on_busy` gets the share by which times varied if they did so every time.
         """
@@ -97,8 +103,11 @@ class LatencyJournal:
             tries: list[Measurement] = []
             while len(tries) < MOST_TRIES:
                 tries.append(_with_usual(ratio(), usual_ms))
-                if self._disturbance(tries[-1]) <= NOISE:
+                found = tries[-1].estimate(relative=self._relative)
+                if found.quiet:
                     return tries[-1]
+                if enough(found):
+                    break
             on_busy(min(map(self._disturbance, tries)))
             return min(tries, key=self._disturbance)
 
