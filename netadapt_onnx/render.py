@@ -57,6 +57,24 @@ def amount(resource: str, value: float) -> str:
     return {"size": size, "memory": size, "latency": milliseconds}.get(resource, count)(value)
 
 
+def measured(
+    resource: str,
+    values: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float]],
+    form: str = "{} ({} to {})",
+) -> str:
+    """What was measured of a resource, with its 95% interval; empty where nothing was."""
+    if resource not in values:
+        return ""
+    ends = intervals.get(resource, (values[resource], values[resource]))
+    return form.format(*(amount(resource.partition("@")[0], value) for value in (values[resource], *ends)))
+
+
+def is_counted(resource: str) -> bool:
+    """Whether a resource is known exactly of any model; others are predicted or measured."""
+    return resource in ("macs", "params", "size", "memory")
+
+
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str] = (), *, left: int = 1) -> str:
     """Aligned columns, the first `left` of them to the left; strings stay as they are."""
     from tabulate import tabulate

@@ -225,7 +225,7 @@ def _models(result: AdaptResult) -> str:
     rows = [
         [
             m.budget,
-            _verdict(m.met, measured=bool(m.latencies)),
+            _verdict(m.met, m.stopped),
             render.count(m.after.macs),
             render.count(m.after.params),
             render.milliseconds(m.after.latency_ms),
@@ -260,9 +260,9 @@ def _deployed(found: Deployed) -> str:
     )
 
 
-def _verdict(met: bool | None, *, measured: bool = False) -> str:
+def _verdict(met: bool | None, stopped: str) -> str:
     if met is None:
-        return "could not be judged" if measured else "predicted to be met"
+        return "could not be judged" if stopped == "could-not-judge" else "predicted to be met"
     return "met" if met else "MISSED"
 
 
@@ -297,9 +297,7 @@ def text(result: AdaptResult, run: Path, model: Path, data: DataSource) -> str:
     for name, found_now in result.measured.items():
         parts.append(f"{name} measured beside the original: {found_now.ratio:.3f}x, {found_now.after:.4g}")
     parts += [*result.notes]
-    verdict = "; ".join(
-        f"{limit.budget} {_verdict(limit.met, measured=bool(result.latencies))}" for limit in result.limits
-    )
+    verdict = "; ".join(f"{limit.budget} {_verdict(limit.met, result.stopped)}" for limit in result.limits)
     parts.append(f"{verdict} after {result.iterations} iterations and {result.seconds:.0f} s\nwrote {result.model}")
     page = run / REPORT_FILE
     parts[-1] += f" and {page}" if page.exists() else ""

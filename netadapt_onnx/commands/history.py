@@ -23,10 +23,11 @@ def history(run: Path, metric: str) -> str:
     if not steps:
         return ""
     budgeted = _budgeted(steps)
-    measured = list(steps[0].accepted.measured)
+    measured = list(dict.fromkeys(name for step in steps for name in step.accepted.measured))
     headers = ["iteration", "group", "channels", "then", "accuracy*"]
     for name in dict.fromkeys((*budgeted, *measured)):
-        headers += [name, "measured"] if name in measured else [name]
+        headers += [name if render.is_counted(name) else f"{name} predicted"]
+        headers += ["measured (95%)"] if name in measured else []
     wide = len(steps[0].widths) > MOST_WIDTHS
     rows = []
     for step in steps:
@@ -34,7 +35,7 @@ def history(run: Path, metric: str) -> str:
         for name in dict.fromkeys((*budgeted, *measured)):
             row.append(_amount(name, step.resources[name]))
             if name in measured:
-                row.append(_amount(name, step.accepted.measured.get(name)))
+                row.append(render.measured(name, step.accepted.measured, step.accepted.measured_ci95))
         rows.append(row if wide else [*row, " ".join(map(str, step.widths.values()))])
     table = render.table(rows, headers if wide else [*headers, "widths"], left=2)
     return f"{table}\n* on held-out samples, before the final training"
@@ -45,7 +46,7 @@ def _budgeted(steps: list[Step]) -> list[str]:
     return list(dict.fromkeys(step.driver for step in steps))
 
 
-def _amount(resource: str, value: float | None) -> str:
+def _amount(resource: str, value: float) -> str:
     from netadapt_onnx import render
 
-    return "" if value is None else render.amount(resource.partition("@")[0], value)
+    return render.amount(resource.partition("@")[0], value)

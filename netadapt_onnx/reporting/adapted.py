@@ -10,7 +10,8 @@ from netadapt_onnx.reporting import figures
 from netadapt_onnx.reporting.page import Draw, folded, paragraph, section, table
 from netadapt_onnx.reporting.reproduction import reproduction
 from netadapt_onnx.reporting.story import Story
-from netadapt_onnx.search.result import AccuracyChange
+from netadapt_onnx.search.netadapt import Step
+from netadapt_onnx.search.result import AccuracyChange, Stopped
 
 STATES = {True: "met", False: "missed", None: "predicted only"}
 
@@ -51,7 +52,7 @@ def _outcome(story: Story) -> list[str]:
     result = story.result
     said = []
     for limit in result.limits:
-        state = STATES[limit.met]
+        state = _state(limit.met, result.stopped)
         said.append(paragraph(f"{limit.budget}: {state}", f"verdict {state.split()[0]}"))
     found = result.accuracy
     rows = render.cost_rows(asdict(result.before), asdict(result.after))
@@ -66,6 +67,10 @@ def _outcome(story: Story) -> list[str]:
     return [*said, table(["", "before", "after", "left"], rows), *targets, *notes]
 
 
+def _state(met: bool | None, stopped: Stopped) -> str:
+    return "could not be judged" if met is None and stopped == "could-not-judge" else STATES[met]
+
+
 def _accuracy(found: AccuracyChange, form: str) -> list[str]:
     scores = [render.score(found.metric, value) for value in (found.before, found.after)]
     return [f"{found.metric} ({found.split}){form}", *scores, ""]
@@ -76,7 +81,7 @@ def _targets(story: Story) -> str:
     rows = [
         [
             made.budget,
-            STATES[made.met],
+            _state(made.met, made.stopped),
             render.count(made.after.macs),
             render.count(made.after.params),
             render.milliseconds(made.after.latency_ms),
@@ -96,12 +101,25 @@ def _iterations(story: Story) -> str:
             step.group,
             f"{step.channels[0]} → {step.channels[1]}",
             len(step.tried),
-            *(render.amount(name, step.resources[name]) if name in step.resources else "" for name in names),
+            *(cell for name in names for cell in _amounts(step, name)),
             render.score(story.metric, step.accepted.accuracy),
         ]
         for step in story.steps
     ]
-    return table(["iteration", "group", "channels", "proposals", *names, "held-out accuracy"], rows, "numbers named")
+    columns = [
+        column
+        for name in names
+        for column in ([name] if render.is_counted(name) else [f"{name}, predicted", f"{name}, measured (95%)"])
+    ]
+    return table(["iteration", "group", "channels", "proposals", *columns, "held-out accuracy"], rows, "numbers named")
+
+
+def _amounts(step: Step, name: str) -> list[str]:
+    """What a model was predicted to cost, and what was measured of it where that takes measuring."""
+    predicted = render.amount(name.partition("@")[0], step.resources[name]) if name in step.resources else ""
+    if render.is_counted(name):
+        return [predicted]
+    return [predicted, render.measured(name, step.accepted.measured, step.accepted.measured_ci95)]
 
 
 def _measured(story: Story, resource: str) -> str:

@@ -92,9 +92,9 @@ def read_adapted(recorded: Recorded, run: Path) -> Story:
 def _measurements(run: Path, resources: Set[str]) -> Iterator[Measurement]:
     """Those of `resources` that the run wrote into its journal, in their order."""
     for entry in Lines(run / JOURNAL_FILE, Entry).items:
-        parts = entry.key.rsplit("/", 2)
-        if len(parts) == 3 and parts[0] in resources and parts[1] in STAGES and parts[2].isdecimal():
-            yield Measurement(parts[0], parts[1], int(parts[2]), msgspec.convert(entry.value, Ratio))
+        resource, stage, iteration, *_ = [*entry.key.split("/"), "", ""]
+        if resource in resources and stage in STAGES and iteration.isdecimal():
+            yield Measurement(resource, stage, int(iteration), msgspec.convert(entry.value, Ratio))
 
 
 def _paces(result: AdaptResult, details: Details) -> dict[str, float]:

@@ -16,8 +16,8 @@ PARETO_FILE = "pareto.json"
 class Point:
     """A model: `stage` is original, searched (as an iteration left it) or trained (finished).
 
-    `accuracy` is that on all held-out samples; `resources` are measured where they were, else predicted, in base units.
-    `model` is its file in the run's directory, None if that was not kept.
+    `accuracy` is that on all held-out samples; `resources` are in base units, those named in `measured` as measured, a
+    latency that is not among them as predicted. `model` is its file in the run's directory, None if that was not kept.
     """
 
     stage: str
@@ -26,6 +26,7 @@ class Point:
     resources: Amounts
     groups: Mapping[str, int]
     model: str | None
+    measured: tuple[str, ...] = ()
 
 
 def front(points: Sequence[Point], resources: Sequence[str]) -> tuple[Point, ...]:
@@ -50,8 +51,9 @@ def _equal(one: Point, other: Point, resources: Sequence[str]) -> bool:
 
 def of_step(step: Step, model: str | None) -> Point:
     """The model of an iteration, as the search left it."""
-    measured = {**step.resources, **step.accepted.measured}
-    return Point("searched", step.iteration, step.accepted.accuracy, measured, step.widths, model)
+    known = {**step.resources, **step.accepted.measured}
+    measured = tuple(step.accepted.measured)
+    return Point("searched", step.iteration, step.accepted.accuracy, known, step.widths, model, measured)
 
 
 def of_finished(found: Finished, steps: Sequence[Step], model: str) -> Point:
@@ -61,6 +63,6 @@ def of_finished(found: Finished, steps: Sequence[Step], model: str) -> Point:
     known = {**of_step(steps[-1], None).resources, **{name: float(value) for name, value in counted.items()}}
     known |= {name: latency.ratio * latency.before_ms for name, latency in found.latencies.items()}
     known |= {name: other.ratio * other.before for name, other in found.measured.items()}
-    return Point(
-        "trained", found.iterations, found.validation, known, {n: c[1] for n, c in found.groups.items()}, model
-    )
+    widths = {name: after for name, (_, after) in found.groups.items()}
+    measured = (*found.latencies, *found.measured)
+    return Point("trained", found.iterations, found.validation, known, widths, model, measured)
