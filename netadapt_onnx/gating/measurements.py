@@ -13,6 +13,7 @@ from netadapt_onnx.gating.judge import between
 from netadapt_onnx.gating.records import Facts, Interval, Score, Timed
 from netadapt_onnx.gating.sandbox import Sandbox
 from netadapt_onnx.gating.settings import Settings
+from netadapt_onnx.progress import stage
 
 T = TypeVar("T")
 
@@ -80,6 +81,7 @@ class Measurements:
         """The accuracy, if a limit asked for it."""
         return self._already("score", Score)
 
+    @stage("evaluating the model")
     def _scored(self) -> Score:
         settings = self.settings
         if settings.data is None:
@@ -148,6 +150,7 @@ class Measurements:
         then = interval(recorded)
         return between(timed.latency_ms, then), then.median, "against the recorded interval"
 
+    @stage("timing the model")
     def _time(self, against: Path | None) -> Timed:
         self._check_device()
         settings = self.settings

@@ -16,6 +16,7 @@ from netadapt_onnx.profilers.measuring import Device
 from netadapt_onnx.profilers.session import Execution, fingerprint
 from netadapt_onnx.profilers.steps import best_counts
 from netadapt_onnx.profilers.table import Table
+from netadapt_onnx.progress import Progress, reporter
 from netadapt_onnx.search.adaptation import Adaptation
 from netadapt_onnx.search.arguments import (
     CRITERION,
@@ -29,7 +30,6 @@ from netadapt_onnx.search.arguments import (
 )
 from netadapt_onnx.search.budget import LATENCY, SEARCHED, budget_texts
 from netadapt_onnx.search.calibration import execution_of
-from netadapt_onnx.search.candidates import Progress
 from netadapt_onnx.search.executors.opening import IN_PROCESS, JOB_TIMEOUT_S, Gpus, opened_executor
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.knapsack import ascending, ceilings_of, solve
@@ -165,7 +165,7 @@ def adapt(
 
     subject = _prepared(model, data, arguments)
     tables = named_tables(table, devices)
-    progress, log = progress or _quiet, log or _quiet
+    progress, log = progress or reporter(), log or _quiet
     hashes = {name: file_hash(file) for name, file in tables.items()}
     identity = {
         "model": subject.model.sha256,
@@ -265,6 +265,7 @@ def dry_run(
     arguments["criterion"] = arguments.get("criterion") or CRITERION[arguments.get("strategy", "netadapt")]
     asked = Arguments(budget=budget_texts(budget, SEARCHED), device=_told(devices), **arguments)
     budgets = asked.targets[0]
+    progress = progress or reporter()
     subject = _prepared(model, data, asked)
     execution = execution_of(asked, subject)
     predicted, spent = {}, {}
@@ -286,7 +287,7 @@ def dry_run(
                 found = _loaded(place, subject, execution, force)
             else:
                 found = built_table(
-                    Path(folder), subject.trace, execution, asked.seed, progress or _quiet, place.device, place.resource
+                    Path(folder), subject.trace, execution, asked.seed, progress, place.device, place.resource
                 )
             predicted[place.resource] = found.predict
             spent[place.resource] = partial(spent_ms, found)
@@ -339,4 +340,4 @@ def _prepared(model: Source, data: Data, arguments: Arguments) -> Subject:
 
 
 def _quiet(*_: object) -> None:
-    """Neither progress nor log."""
+    """No log."""

@@ -9,11 +9,12 @@ import msgspec
 import onnx
 
 from netadapt_onnx.model import load, save
+from netadapt_onnx.progress import Progress, stage
 from netadapt_onnx.search import knapsack
 from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.attempts import MODEL_FILE
 from netadapt_onnx.search.budget import Target
-from netadapt_onnx.search.candidates import Candidates, Progress
+from netadapt_onnx.search.candidates import Candidates
 from netadapt_onnx.search.details import TrainedEpoch, write_details, write_training
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.judge import CallersJudge, DataJudge, Judge
@@ -258,7 +259,7 @@ class Adaptation:
 
     def _strategy(self, problem: Problem, steps: list[Step]) -> Iterator[Step]:
         if self._arguments.strategy == "knapsack":
-            return knapsack.search(problem, self._candidates.importances, steps)
+            return knapsack.search(problem, stage("scoring channels")(self._candidates.importances), steps)
         return search(problem, steps)
 
     def _stop(self, why: Stopped, note: str) -> None:
@@ -317,7 +318,7 @@ class Adaptation:
             from netadapt_onnx.training.trainer import train
             from netadapt_onnx.training.training_log import TrainingLog
 
-            with TrainingLog(folder / TRAINING_LOG_FILE) as lines:
+            with TrainingLog(folder / TRAINING_LOG_FILE) as lines, stage("final training"):
                 trained = train(
                     searched,
                     data,
@@ -329,9 +330,6 @@ class Adaptation:
                     settings=self._candidates.training_settings(f"final/{len(steps)}", searched),
                     checkpoint=checkpoint,
                     told=lines.epoch,
-                    progress=lambda step, steps, loss: self._standing.training(
-                        step, steps, f"final training, loss {loss:.3f}"
-                    ),
                 )
             save(trained.proto, file)
             write_training(self._run.path, [TrainedEpoch(e.epoch, e.loss, e.lr) for e in trained.history])

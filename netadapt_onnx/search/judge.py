@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import onnx
 
+from netadapt_onnx.progress import stage
 from netadapt_onnx.search.arguments import Evaluate
 from netadapt_onnx.training.data import Dataset, Split
 from netadapt_onnx.training.evaluate import accuracy, outputs
@@ -88,10 +89,12 @@ class DataJudge:
         """The samples that rank proposals."""
         return self.dataset.val.sample(RANKING_SAMPLES, self.seed)
 
+    @stage("evaluating on validation samples")
     def held_out(self, proto: onnx.ModelProto) -> float:
         """On all held-out samples."""
         return self._on("val", self.dataset.val, proto, self.threads)
 
+    @stage("evaluating for the result")
     def reported(self, proto: onnx.ModelProto) -> float:
         """On the split that results quote."""
         name, split = self.dataset.reported

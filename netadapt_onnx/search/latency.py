@@ -15,6 +15,7 @@ from netadapt_onnx.profilers.session import Execution, fingerprint
 from netadapt_onnx.profilers.table import Table
 from netadapt_onnx.profilers.timing import Ratio, Timing, pooled, ratio
 from netadapt_onnx.profilers.versions import Variant, random_versions
+from netadapt_onnx.progress import stage
 from netadapt_onnx.runtime import random_inputs
 from netadapt_onnx.search.budget import LATENCY, Budget
 from netadapt_onnx.search.result import Latency
@@ -210,6 +211,7 @@ class LatencyGauge:
         found = msgspec.convert(self._run.recall(key), Ratio)
         return (found.median if self._relative else found.model.median_ms) * self._unit
 
+    @stage("measuring beside the original")
     def _measured(self, key: str, proto: onnx.ModelProto, seconds: float, sessions: int) -> Ratio:
         """The model's time beside the original's, in pairs of fresh sessions that take turns; once per `key`.
 

@@ -13,6 +13,7 @@ import onnx
 import torch
 from torch import Tensor
 
+from netadapt_onnx.progress import Steps, steps
 from netadapt_onnx.training.recipe import Average, Recipe, optimiser
 from netadapt_onnx.training.replicas import Fetch, Replicas
 
@@ -87,13 +88,23 @@ class Loop:
         for epoch in self.history:
             if told is not None:
                 told(epoch)
+        with steps("training", schedule.steps) as report:
+            self._run(schedule, report, progress, save, told)
+        result = self._kept if self._kept is not None else self._current()
+        self._replicas.restore(result)
+
+    def _run(
+        self, schedule: Schedule, report: Steps, progress: Progress | None, save: Save | None, told: Told | None
+    ) -> None:
         began = time.monotonic() - self._seconds
         saved = time.monotonic()
+        report(self._done)
         while self._done < schedule.steps and not self._over():
             batches = schedule.batches(len(self.history))
             first = self._done - len(self._losses)  # of this epoch
             for rows in batches[len(self._losses) : schedule.steps - first]:
                 self._step(schedule, rows)
+                report(self._done, f"loss {self._losses[-1]:.3f}")
                 if progress is not None:
                     progress(self._done, schedule.steps, self._losses[-1])
                 self._seconds = time.monotonic() - began
@@ -106,8 +117,6 @@ class Loop:
             if save is not None:
                 save(self._state())
                 saved = time.monotonic()
-        result = self._kept if self._kept is not None else self._current()
-        self._replicas.restore(result)
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from what `save` was given."""

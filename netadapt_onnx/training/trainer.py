@@ -18,6 +18,7 @@ from torch import Tensor
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.light import without_weights
+from netadapt_onnx.progress import stage
 from netadapt_onnx.runtime import Arrays
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.augmentation import augmented
@@ -285,6 +286,7 @@ def choose_settings(
         return _choose(unfolded, split, size, seed, task(unfolded, needs.shapes, dataset), gpu=gpu)
 
 
+@stage("choosing how to train")
 def _choose(
     proto: onnx.ModelProto, split: Split, batch_size: int, seed: int, losses: Task, *, gpu: bool = True
 ) -> Settings:
