@@ -83,7 +83,7 @@ def validate(
         disturbed = [i for i in range(len(todo)) if times[i] > DISTURBED * times.min() or not again]
         for done, i in enumerate(disturbed):
             if progress:
-                progress(done, len(disturbed), "validating" + (", once more what was disturbed" if again else ""))
+                progress(done, len(disturbed), "validating: what was disturbed once more" if again else "validating")
             k, batch = todo[i]
             share_s = seconds_each * len(batch) / 2
             ratios, time_ms = _ratios([versions[j] for j in batch], reference, inputs, execution, device, share_s)
