@@ -25,17 +25,16 @@ T = TypeVar("T")
 class Stage:
     """A part of the work, of `total` steps (0: not counted), that takes at most `bound_s` (None: nobody knows).
 
-    `pace_s` is what a step of an earlier stage of its kind took.
+    `whole` is the stage that it is part of, `pace_s` what a step of an earlier stage of its kind took.
     """
 
-    def __init__(
-        self, name: str, total: int, bound_s: float | None, clock: Clock, pace_s: float | None = None, done: int = 0
-    ) -> None:
+    def __init__(self, name: str, clock: Clock, whole: Stage | None = None, pace_s: float | None = None) -> None:
         self.name = name
         self._clock = clock
+        self._whole = whole
         self._began = clock()
         self._earlier_s = pace_s
-        self.divide(total, bound_s, done)
+        self.divide(0, None)
 
     def divide(self, total: int, bound_s: float | None, done: int = 0) -> None:
         """From here on it has so many steps, of which some are done, and takes at most so long."""
@@ -62,8 +61,10 @@ class Stage:
 
     @property
     def bound_left_s(self) -> float | None:
-        """What is left of the seconds that it takes at most."""
-        return None if self.bound_s is None else self.bound_s - (self._clock() - self._since)
+        """What is left of the seconds that it takes at most, itself or with all that it is part of."""
+        own_s = None if self.bound_s is None else self.bound_s - (self._clock() - self._since)
+        bounds = [own_s, None if self._whole is None else self._whole.bound_left_s]
+        return min((bound for bound in bounds if bound is not None), default=None)
 
     @property
     def left_s(self) -> float | None:
@@ -83,7 +84,7 @@ class Stages:
     def __init__(self, title: str, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._paces: dict[str, float] = {}
-        self._stages = [Stage(title, 0, None, clock)]
+        self._stages = [Stage(title, clock)]
         self._reported: list[Stage] = []
 
     @property
@@ -98,9 +99,9 @@ class Stages:
         return stage if len(self._stages) > 1 and not stage.total and stage.bound_s is None else None
 
     def begin(self, name: str, total: int = 0, bound_s: float | None = None, done: int = 0) -> Stage:
-        """A stage within the current one. No longer than that may take, as far as is known."""
-        bounds = [bound for bound in (bound_s, self.current.bound_left_s) if bound is not None]
-        stage = Stage(name, total, min(bounds, default=None), self._clock, self._paces.get(_kind(name)), done)
+        """A stage within the current one."""
+        stage = Stage(name, self._clock, self.current, self._paces.get(_kind(name)))
+        stage.divide(total, bound_s, done)
         self._stages.append(stage)
         return stage
 

@@ -144,8 +144,8 @@ def test_a_bound_tells_the_time_left_of_what_cannot_be_counted(stages: Stages, c
         assert stages.current.name == "measuring beside the original"
         clock.now += 5
         assert stages.current.left_s == 15
-        with stage("within"):
-            assert stages.current.left_s == 15
+        with stage("within"), steps("parts", 1):
+            assert (stages.current.name, stages.current.left_s) == ("within", 15)
         clock.now += 100
         assert stages.current.left_s == 0
     assert stages.current.name == "adapting" and stages.current.left_s is None

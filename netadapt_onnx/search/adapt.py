@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,7 @@ from netadapt_onnx.search.executors.opening import IN_PROCESS, JOB_TIMEOUT_S, Gp
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.knapsack import ascending, ceilings_of, solve
 from netadapt_onnx.search.ladders import DEFAULT_STEP, Floors, Steps
-from netadapt_onnx.search.latency import LatencyGauge, TableGauge, built_table, loaded_table, spent_ms
+from netadapt_onnx.search.latency import TABLE_S, LatencyGauge, TableGauge, built_table, loaded_table, spent_ms
 from netadapt_onnx.search.measured import MeasuredGauge, Value, fitted, values
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.places import Devices, Place, Tables, about, named_devices, named_tables, opened_places
@@ -45,6 +46,7 @@ from netadapt_onnx.search.result import AdaptResult, DryRun, Planned
 from netadapt_onnx.search.run import Run
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS, Schedule
 from netadapt_onnx.search.subject import Predictor, Subject, prepare
+from netadapt_onnx.search.time_limit import TABLE_SHARE
 from netadapt_onnx.surgery import Criterion
 from netadapt_onnx.training.measured import criterion_on
 from netadapt_onnx.training.settings import cores
@@ -205,13 +207,30 @@ def adapt(
             "devices": about(places, execution),
         }
         with Run.open(
-            Path(out), identity, growing={"max_iterations": max_iterations}, resume=resume, about=recorded
+            Path(out),
+            identity,
+            growing={"max_iterations": max_iterations},
+            resume=resume,
+            about=recorded,
+            max_time_s=arguments.max_time_s,
         ) as run:
             gauges: dict[str, LatencyGauge] = {}
+            notes: list[str] = []
             for place in places:
                 measured = loaded.get(place.resource) or built_table(
-                    run.path, subject.trace, execution, seed, progress, place.device, place.resource
+                    run.path,
+                    subject.trace,
+                    execution,
+                    seed,
+                    progress,
+                    place.device,
+                    place.resource,
+                    min(TABLE_S, TABLE_SHARE * run.left_s()),
                 )
+                if place.table is None and run.left_s() < math.inf and measured.reference.stopped != "done":
+                    rest = f"{len(measured.wholes)} of {measured.header.models} versions"
+                    notes.append(f"the table was built from {rest}: {measured.reference.stopped}, for --max-time")
+                    log(notes[-1])
                 limit = next((b for b in budgets if b.resource == place.resource), None)
                 gauge = TableGauge if place.device is None else LatencyGauge
                 gauges[place.resource] = gauge(
@@ -223,7 +242,7 @@ def adapt(
                 limit = next(b for b in budgets if b.resource == resource)
                 fit = fitted(subject.trace, resource, value, seed, run.once)
                 gauges[resource] = MeasuredGauge(run, subject.trace, fit, value, limit, resource)
-            return Adaptation(run, subject, arguments, gauges, workers, progress, log).result()
+            return Adaptation(run, subject, arguments, gauges, workers, progress, log, notes).result()
 
 
 def _path(given: str | os.PathLike[str] | None) -> Path | None:

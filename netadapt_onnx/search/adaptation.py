@@ -19,10 +19,10 @@ from netadapt_onnx.search.details import TrainedEpoch, write_details, write_trai
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.judge import CallersJudge, DataJudge, Judge
 from netadapt_onnx.search.landing import Landing
-from netadapt_onnx.search.latency import AIM, LatencyGauge
+from netadapt_onnx.search.latency import AIM, CAREFUL_S, LatencyGauge
 from netadapt_onnx.search.netadapt import TOGETHER, Accepted, Problem, Step, amounts_after, met, search
 from netadapt_onnx.search.outcome import Outcome
-from netadapt_onnx.search.pareto import PARETO_FILE, Point, front, of_finished, of_step
+from netadapt_onnx.search.pareto import Point, write_front
 from netadapt_onnx.search.proposal import Proposal
 from netadapt_onnx.search.provenance import provenance, stored_bytes
 from netadapt_onnx.search.result import AdaptResult, Finished, Stopped
@@ -30,6 +30,7 @@ from netadapt_onnx.search.run import Lines, Run, write_json
 from netadapt_onnx.search.schedule import Schedule
 from netadapt_onnx.search.standing import Standing, excess
 from netadapt_onnx.search.subject import Predictor, Subject
+from netadapt_onnx.search.time_limit import TimeLimit
 from netadapt_onnx.training.settings import cores
 
 RESULT_FILE, HISTORY_FILE, TRAINED_FILE = "result.json", "history.jsonl", "trained.onnx"
@@ -40,7 +41,7 @@ MODELS = "models"
 class Adaptation:
     """A run at work, its jobs done by `executor`.
 
-    `log` gets a line per event, `progress` follows what takes long; `gauges` measure latencies.
+    `log` gets a line per event, `progress` follows what takes long; `gauges` measure latencies. `notes` are known.
     """
 
     def __init__(
@@ -52,13 +53,14 @@ class Adaptation:
         executor: Executor,
         progress: Progress,
         log: Callable[[str], None],
+        notes: Sequence[str] = (),
     ) -> None:
         self._run = run
         self._subject = subject
         self._arguments = arguments
         self._gauges = dict(gauges)
         self._log = log
-        self._notes: list[str] = []
+        self._notes = list(notes)
         self._cut_short: Stopped | None = None
         self._targets = arguments.targets
         self._judge = _judge(subject, arguments)
@@ -71,8 +73,17 @@ class Adaptation:
         self._outcome = Outcome(run, subject, arguments, self._gauges, self._judge, self._predict, metadata)
         self._landing = Landing(self._gauges, self._predict)
         self._standing = Standing(progress)
+        self._time = TimeLimit(run)
         self._candidates = Candidates(
-            run, subject.trace, arguments, self._judge, subject.data, executor, self._standing, subject.branches
+            run,
+            subject.trace,
+            arguments,
+            self._judge,
+            subject.data,
+            executor,
+            self._standing,
+            self._time,
+            subject.branches,
         )
 
     def result(self) -> AdaptResult:
@@ -86,7 +97,12 @@ class Adaptation:
             models.append(self._toward(number, target, self._seen(number - 1), history))
             if models[-1].stopped not in ("met", "nothing-to-do"):
                 break
-        self._write_pareto(history.items, models)
+        first = {n: a * self._start_correction().get(n, 1.0) for n, a in self._predict(self._subject.widths).items()}
+        first["size"] = float(self._subject.model.size_bytes)
+        known = self._run.recall("accuracy/original")
+        original = Point("original", 0, known["held_out"], first, self._subject.widths, None)
+        names = [budget.resource for budget in self._targets[-1]]
+        write_front(self._run, original, history.items, models, names)
         result = self._outcome.result(models, self._notes)
         folded = self._outcome.folded(load(models[-1].model).proto)
         write_details(self._run.path, self._subject.trace, folded, self._gauges)
@@ -130,6 +146,8 @@ class Adaptation:
             stopped = "max-iterations"
         if stopped == "met":
             ended = self._run.once(f"target/{number}", lambda: {"steps": len(steps), "seen": seen})
+        if steps and self._gauges and self._run.left_s() < CAREFUL_S:
+            self._note("the result is measured for a shorter time: --max-time")
         found = self._outcome.finished(proto, target, steps, stopped, file)
         if ended is not None and len(steps) < ended["seen"]:
             said = f"the model is that of iteration {len(steps)}: none that followed was better within the budget"
@@ -154,30 +172,16 @@ class Adaptation:
         models = tuple(replace(m, model=self._run.path / m.model) for m in found.models)
         return replace(found, model=model, models=models)
 
-    def _write_pareto(self, steps: Sequence[Step], models: Sequence[Finished]) -> None:
-        """The models of this run that no other of it beats."""
-        known, names = self._run.recall("accuracy/original"), [budget.resource for budget in self._targets[-1]]
-        first = {n: a * self._start_correction().get(n, 1.0) for n, a in self._predict(self._subject.widths).items()}
-        first["size"] = float(self._subject.model.size_bytes)
-        points = [Point("original", 0, known["held_out"], first, self._subject.widths, None)]
-        for step in steps:
-            file = self._run.iteration(step.iteration) / MODEL_FILE
-            points.append(of_step(step, str(file.relative_to(self._run.path)) if file.exists() else None))
-        for found in models:
-            if found.iterations:
-                place = str(found.model.relative_to(self._run.path))
-                points.append(of_finished(found, steps[: found.iterations], place))
-        write_json(self._run.path / PARETO_FILE, {"resources": names, "models": front(points, names)})
-
     def _start_correction(self) -> dict[str, float]:
         return {name: gauge.start_correction() for name, gauge in self._gauges.items()}
 
     def _problem(self, target: Target, since: int) -> Problem:
-        original = self._subject.trace.folded.proto
+        original, began = self._subject.trace.folded.proto, self._run.seconds()
         known = self._run.once(
             "accuracy/original",
             lambda: {"held_out": self._judge.held_out(original), "ranked": self._judge.ranked(original)},
         )
+        self._time.reserve(2 * (self._run.seconds() - began) + CAREFUL_S * len(self._gauges))
         # A measurement must hold the budget with its whole interval, so the search aims safely below.
         limits = {n: v * AIM if n in self._gauges else v for n, v in self._outcome.limits(target).items()}
         correction = self._start_correction()
@@ -236,7 +240,7 @@ class Adaptation:
         steps = [self._landing.with_verdict(step) for step in history.items]
         self._candidates.resume(len(steps))
         self._standing.begin(excess(amounts_after(problem, steps), problem.limits))
-        for step in self._strategy(problem, steps):
+        for step in self._time.iterations(self._strategy(problem, steps)):
             least = self._arguments.min_accuracy  # R2 may be below zero: no floor is not a floor of zero
             if least is not None and step.accepted.accuracy < least:
                 self._stop("accuracy-floor", f"the next step would leave {step.accepted.accuracy:.4f}, below the floor")
@@ -252,9 +256,8 @@ class Adaptation:
                 amounts_after(problem, steps[:before]), problem.limits
             ):
                 self._candidates.forget(before)
-            if self._run.seconds() > (self._arguments.max_time_s or float("inf")):
-                self._stop("max-time", "the time is over: --resume with a larger --max-time goes on")
-                break
+        if self._time.over:
+            self._stop("max-time", self._time.over)
         return steps
 
     def _strategy(self, problem: Problem, steps: list[Step]) -> Iterator[Step]:
@@ -314,6 +317,10 @@ class Adaptation:
             return searched
         folder = self._run.iteration(len(steps))
         file, checkpoint = folder / TRAINED_FILE, folder / CHECKPOINT_FILE
+        limited = self._arguments.max_time_s is not None
+        if limited and not self._run.once(f"training/time/{len(steps)}", lambda: self._time.left_s > 0):
+            self._note("there was no time for the final training: `netadapt-onnx finetune` does it")
+            return searched
         if not file.exists():
             from netadapt_onnx.training.trainer import train
             from netadapt_onnx.training.training_log import TrainingLog
@@ -330,10 +337,15 @@ class Adaptation:
                     settings=self._candidates.training_settings(f"final/{len(steps)}", searched),
                     checkpoint=checkpoint,
                     told=lines.epoch,
+                    time_left=(lambda: self._time.left_s) if limited else None,
                 )
+            self._run.once(f"training/share/{len(steps)}", lambda: trained.share)
             save(trained.proto, file)
             write_training(self._run.path, [TrainedEpoch(e.epoch, e.loss, e.lr) for e in trained.history])
         checkpoint.unlink(missing_ok=True)
+        share = self._run.recall(f"training/share/{len(steps)}") or 1.0
+        if share < 1.0:
+            self._note(f"the final training was shortened to {share * epochs:.1f} of {epochs} epochs: --max-time")
         proto = self._outcome.folded(load(file).proto).proto
         if not self._judge.held_out(proto) >= steps[-1].accepted.accuracy:  # NaN is no improvement either
             self._note("the final training did not help: the model is as the search left it")

@@ -24,6 +24,7 @@ from netadapt_onnx.search.knapsack import ascending
 from netadapt_onnx.search.proposal import Proposal, Widths
 from netadapt_onnx.search.removal import branch_importances, removed
 from netadapt_onnx.search.run import Run, write_atomically, write_json
+from netadapt_onnx.search.time_limit import TimeLimit
 from netadapt_onnx.surgery import Branch, Trace, plan_of, prove_removal, select, verify
 from netadapt_onnx.surgery import trace as traced
 from netadapt_onnx.training.data import Dataset
@@ -68,6 +69,7 @@ class Candidates:
         data: Dataset | None,
         executor: Executor,
         progress: Progress,
+        time: TimeLimit,
         branches: Sequence[Branch] = (),
     ) -> None:
         self._run = run
@@ -77,6 +79,7 @@ class Candidates:
         self._branches = tuple(branches)
         self._there: dict[frozenset[str], frozenset[str]] = {}
         self._progress = progress
+        self._time = time
         self._criterion = criterion_on(arguments.criterion, None if data is None else data.train, arguments.seed)
         self._original = Base(original, {})
         self._bench = Bench(
@@ -133,8 +136,12 @@ class Candidates:
             for number, proposal in enumerate(proposals)
         ]
 
+        within_time = self._time.proposals(len(proposals), f"iteration {iteration}")
+
         def done(number: int) -> None:
             self._progress(number, len(proposals), f"iteration {iteration}, {name}")
+            if number:
+                within_time(number)
 
         done(0)
         results = run_jobs(

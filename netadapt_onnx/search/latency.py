@@ -23,6 +23,8 @@ from netadapt_onnx.search.run import Run
 from netadapt_onnx.surgery import Trace
 
 TABLE_FILE = "table.jsonl"
+# What building a table may take.
+TABLE_S = 100.0
 # An accepted model is measured briefly; the one that is to meet the budget until its interval is narrow.
 BRIEF_S, BRIEF_SESSIONS = 3.0, 5
 CAREFUL_S, CAREFUL_SESSIONS = 20.0, 21
@@ -219,6 +221,8 @@ class LatencyGauge:
         original's time decides on.
         """
 
+        seconds = min(seconds, max(BRIEF_S, self._run.left_s()))
+
         def once() -> Ratio:
             return ratio(
                 proto,
@@ -233,6 +237,8 @@ class LatencyGauge:
         def measure() -> Ratio:
             found = [once()]
             while found[-1].reference.median_ms > DISTURBED * self._calm_ms and len(found) < MOST_TRIES:
+                if self._run.left_s() < seconds:
+                    break
                 found.append(once())
             return min(found, key=lambda one: one.reference.median_ms)
 
@@ -300,6 +306,7 @@ def built_table(
     progress: Callable[[int, int, str], None],
     device: Device | None = None,
     resource: str = LATENCY,
+    time_cap_s: float = TABLE_S,
 ) -> Table:
     """A table measured on `device` (None: here) and kept in `folder`; continued if a kill interrupted it."""
     return build(
@@ -307,6 +314,7 @@ def built_table(
         Variant(original.folded.proto, original.folded.shapes),
         random_versions(original),
         execution=execution,
+        time_cap_s=time_cap_s,
         progress=progress,
         seed=seed,
         device=device,
