@@ -227,7 +227,7 @@ def adapt(
                     place.resource,
                     min(TABLE_S, TABLE_SHARE * run.left_s()),
                 )
-                if place.table is None and run.left_s() < math.inf and measured.reference.stopped != "done":
+                if isinstance(measured, Table) and run.left_s() < math.inf and measured.reference.stopped != "done":
                     rest = f"{len(measured.wholes)} of {measured.header.models} versions"
                     notes.append(f"the table was built from {rest}: {measured.reference.stopped}, for --max-time")
                     log(notes[-1])

@@ -80,7 +80,7 @@ class Outcome:
             accuracy=AccuracyChange(
                 original, self.judge.reported(proto) if steps else original, self.judge.metric, self.judge.split
             ),
-            validation=self.judge.held_out(proto),
+            validation=self.judge.held_out(proto) if steps else self.run.recall("accuracy/original")["held_out"],
             iterations=len(steps),
             model=file,
             stopped=stopped,

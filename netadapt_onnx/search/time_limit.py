@@ -62,7 +62,7 @@ class TimeLimit:
     def proposals(self, total: int, what: str) -> Callable[[int], None]:
         """What is to be called with the number of proposals that are done, each time that it grows.
 
-        It raises TimeIsOver once the time is over, unless the rest is expected to take no longer than one of them.
+        It raises TimeIsOver once the time is over, unless the rest is expected to overrun by no more than one of them.
         """
         began = self._run.seconds()
         first: tuple[int, float] | None = None
@@ -72,7 +72,7 @@ class TimeLimit:
             taken = self._run.seconds() - began
             first = first or (number, taken)
             rest_s = taken / max(1, number - first[0] + 1) * (total - number)
-            if self.left_s <= 0 and number < total and rest_s > max(first[1], MOMENT_S):
+            if self.left_s <= 0 and number < total and rest_s > max(first[1], MOMENT_S) + self.left_s:
                 raise TimeIsOver(f"{what} is dropped, {number} of its {total} proposals were tried")
 
         return done

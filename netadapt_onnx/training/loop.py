@@ -66,6 +66,8 @@ class Pace:
     def fitting(self, done: int, planned: int) -> int | None:
         """The steps of a schedule in all, where they are clearly fewer than planned; None if it may stay."""
         left_s = self._time_left()
+        if left_s == math.inf:
+            return None
         if left_s <= 0:
             return done
         taken = done - self._first
