@@ -117,14 +117,14 @@ class Stages:
     def report(self, done: int, total: int, text: str) -> None:
         """A `Progress`: another name or total, or fewer steps done, begins another stage; a full one is over."""
         name, _, detail = text.partition(": ")
-        same = [one for one in self._reported if (one.name, one.total) == (name, total) and one.done <= done]
+        same = [one for one in self._stages if (one.name, one.total) == (name, total) and one.done <= done]
         if not same and self._reported and self.current is self._reported[-1]:
             self.end(self.current)
         stage = same[-1] if same else self.begin(name, total, done=done)
         if not same:
             self._reported.append(stage)
         stage.step(done, detail)
-        if done >= total:
+        if done >= total and stage in self._reported:
             self.end(stage)
 
 

@@ -163,6 +163,16 @@ def test_steps_count_for_the_stage_that_they_are_part_of(stages: Stages, clock: 
         assert (stages.current.name, stages.current.total) == ("evaluating", 2)
 
 
+def test_a_callers_count_of_a_stage_that_counts_itself_is_the_same_stage(stages: Stages, clock: Clock) -> None:
+    with stage("final training"), steps("training", 4) as step:
+        for done in range(1, 5):
+            clock.now += 1
+            step(done)
+            reporter()(done, 4, "final training: loss 0.1")
+            assert (stages.current.done, stages.current.elapsed_s) == (done, done)
+    assert stages.current.name == "adapting"
+
+
 def test_a_stage_that_is_left_by_an_error_or_half_read_is_over(stages: Stages) -> None:
     with pytest.raises(ValueError, match="broken"), stage("outer"), stage("inner"):
         raise ValueError("broken")

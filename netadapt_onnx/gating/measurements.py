@@ -150,7 +150,6 @@ class Measurements:
         then = interval(recorded)
         return between(timed.latency_ms, then), then.median, "against the recorded interval"
 
-    @stage("timing the model")
     def _time(self, against: Path | None) -> Timed:
         self._check_device()
         settings = self.settings
@@ -164,7 +163,8 @@ class Measurements:
             None if settings.device is None else settings.device.address,
             min(TIME_CAP_S, self._sandbox.timeout_s / 2),
         )
-        return self._sandbox.ask(job, Timed)
+        with stage("timing the model", bound_s=job.time_cap_s):
+            return self._sandbox.ask(job, Timed)
 
     def _check_device(self) -> None:
         """A device that nobody knows how to reach must be this machine: a baseline was recorded here under its name."""

@@ -337,6 +337,7 @@ class Adaptation:
                     settings=self._candidates.training_settings(f"final/{len(steps)}", searched),
                     checkpoint=checkpoint,
                     told=lines.epoch,
+                    progress=lambda done, total, loss: self._standing(done, total, f"final training: loss {loss:.3f}"),
                     time_left=(lambda: self._time.left_s) if limited else None,
                 )
             self._run.once(f"training/share/{len(steps)}", lambda: trained.share)

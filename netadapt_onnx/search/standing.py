@@ -31,8 +31,8 @@ class Standing:
         self._so_far = f": {text}{left}"
 
     def __call__(self, done: int, total: int, text: str) -> None:
-        """A progress message with all that."""
-        self._progress(done, total, text + self._so_far)
+        """A progress message with all that, unless it has more to say itself."""
+        self._progress(done, total, text if ": " in text else text + self._so_far)
 
 
 def excess(amounts: Mapping[str, float], limits: Mapping[str, float]) -> float:
