@@ -12,6 +12,7 @@ import numpy as np
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.exporting import export_module
 from netadapt_onnx.profiling import profile
+from netadapt_onnx.progress import stage
 from netadapt_onnx.runtime import Arrays
 from netadapt_onnx.search.adapt import adapt
 from netadapt_onnx.search.result import AdaptResult
@@ -25,23 +26,24 @@ TRAINING, VALIDATION = 1197, 300
 ENLARGED = 4
 MODEL, DATA, TABLE, RUN = "model.onnx", "digits.npz", "table.jsonl", "run"
 
-Stage = Callable[[str], "Callable[[int, int, str], None] | None"]
-
 
 def demo(
-    folder: str | os.PathLike[str] = "netadapt-demo", *, overwrite: bool = False, stage: Stage | None = None
+    folder: str | os.PathLike[str] = "netadapt-demo",
+    *,
+    overwrite: bool = False,
+    log: Callable[[str], None] | None = None,
 ) -> AdaptResult:
     """Train a network on handwritten digits, profile this machine and adapt the network to 0.6x of its latency.
 
-    Leaves model.onnx, digits.npz, table.jsonl and run/ in `folder`. `stage(title)` is told what comes next and may
-    return what is to be called with (done, total, text). Raises NetadaptError if `folder` exists without `overwrite`.
+    Leaves model.onnx, digits.npz, table.jsonl and run/ in `folder`. `log` gets a line per event of the adaptation.
+    Raises NetadaptError if `folder` exists without `overwrite`.
     """
     place = Path(folder)
-    begin = stage or (lambda _: None)
-    arrays = digits()
-    import torch
+    with stage("reading handwritten digits"):
+        arrays = digits()
+        import torch
 
-    from netadapt_onnx.demo_network import trained
+        from netadapt_onnx.demo_network import trained
 
     _prepare(place, overwrite)
     np.savez_compressed(place / DATA, **arrays)  # type: ignore[arg-type]
@@ -49,14 +51,13 @@ def demo(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # two threads lose more than they win as soon as another process takes a core
     try:
-        network = trained(
-            images, torch.from_numpy(arrays["y_train"]), begin("training a network on handwritten digits")
-        )
+        network = trained(images, torch.from_numpy(arrays["y_train"]))
     finally:
         torch.set_num_threads(threads)
     model, data, table = place / MODEL, place / DATA, place / TABLE
-    export_module(network, {"image": images[:1]}, model, overwrite=True)
-    profile(model, table, progress=begin("profiling this machine"))
+    with stage("exporting the network"):
+        export_module(network, {"image": images[:1]}, model, overwrite=True)
+    profile(model, table)
     return adapt(
         model,
         data,
@@ -66,7 +67,7 @@ def demo(
         init_reduction_ratio=FIRST_STEP,
         decay=DECAY,
         final_epochs=FINAL_EPOCHS,
-        progress=begin(f"adapting to {BUDGET}"),
+        log=log,
     )
 
 

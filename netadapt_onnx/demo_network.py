@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from netadapt_onnx.render import Progress
+from netadapt_onnx.progress import stage
 
 WIDTHS = (24, 48, 96)
 EPOCHS, BATCH, LEARNING_RATE, SHIFT = 8, 64, 0.1, 3
@@ -51,7 +51,7 @@ class Network(nn.Module):
         return logits
 
 
-def trained(images: torch.Tensor, labels: torch.Tensor, progress: Progress | None = None) -> Network:
+def trained(images: torch.Tensor, labels: torch.Tensor) -> Network:
     """A network trained on (N, 1, 32, 32) normalised images and (N,) labels; the same for the same input."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
@@ -62,18 +62,18 @@ def trained(images: torch.Tensor, labels: torch.Tensor, progress: Progress | Non
     optimizer = torch.optim.SGD(network.parameters(), LEARNING_RATE, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     network.train()
-    for step in range(steps):
-        if step % (steps // EPOCHS) == 0:
-            order = torch.randperm(len(images), generator=generator)
-        chosen = order[step % (steps // EPOCHS) * BATCH :][:BATCH]
-        down, right = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=generator).tolist()
-        shifted = torch.roll(images[chosen], (down, right), (2, 3))
-        loss = nn.functional.cross_entropy(network(shifted), labels[chosen])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        if progress is not None:
-            progress(step + 1, steps, f"loss {loss.item():.3f}")
+    with stage("training a network on digits", steps) as report:
+        for step in range(steps):
+            if step % (steps // EPOCHS) == 0:
+                order = torch.randperm(len(images), generator=generator)
+            chosen = order[step % (steps // EPOCHS) * BATCH :][:BATCH]
+            down, right = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=generator).tolist()
+            shifted = torch.roll(images[chosen], (down, right), (2, 3))
+            loss = nn.functional.cross_entropy(network(shifted), labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            report(step + 1, f"loss {loss.item():.3f}")
     network.eval()
     return network

@@ -12,6 +12,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import Model, data_file, load, refuse_existing
 from netadapt_onnx.profilers.cost import Cost, cost
+from netadapt_onnx.progress import reporter
 from netadapt_onnx.search.result import Resources
 from netadapt_onnx.search.run import write_atomically
 from netadapt_onnx.surgery import Choices, Criterion, Explanation, Group, Trace, explain, template, trace
@@ -166,7 +167,7 @@ def inspect(
     if sensitivity and data is not None:
         from netadapt_onnx.search.sensitivity import sensitivity as tested
 
-        lost = tested(found, data, criterion=criterion, seed=seed, progress=progress)
+        lost = tested(found, data, criterion=criterion, seed=seed, progress=progress or reporter())
         return Sensitive(totals, layers, found.groups, lost)
     if explained is not None:
         return Explained(totals, layers, found.groups, reasons)

@@ -21,6 +21,7 @@ from netadapt_onnx.profilers.session import Execution
 from netadapt_onnx.profilers.table import Header, Reference
 from netadapt_onnx.profilers.validation import Validation, validate
 from netadapt_onnx.profilers.versions import Variant, random_versions
+from netadapt_onnx.progress import reporter
 from netadapt_onnx.search.calibration import deployment
 from netadapt_onnx.search.subject import require_prunable
 
@@ -93,6 +94,7 @@ def profile(
     True
     """
     path = Path(table)
+    progress = progress or reporter()
     source = opened(model)
     prepare_output(path, True, source)
     chart = None if plot is None else _prepared(Path(plot), held_out, overwrite, source, path)
@@ -213,7 +215,7 @@ def bundle(
         shards=shards,
         time_cap_s=time_cap_s,
         seed=seed,
-        progress=progress,
+        progress=progress or reporter(),
     )
     return BundleResult(path, models, shards, path.stat().st_size)
 

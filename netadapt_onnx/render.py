@@ -1,4 +1,4 @@
-"""Results as text for people: numbers with units, tables, and progress on a terminal."""
+"""Results as text for people: numbers with units, tables, and whether they see progress."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from threading import Event, Thread
 
 from netadapt_onnx.errors import legible
+from netadapt_onnx.progress import Stages
 
 # tabulate puts so much between columns, and so much beside a header.
 GAP, PADDING, NARROWEST = "  ", 2, 6
-# Work that takes less needs no bar.
+# Work that takes less needs no line of progress.
 PATIENCE_S = 1.0
-Progress = Callable[[int, int, str], None]
 
 
 def count(value: float) -> str:
@@ -156,64 +154,33 @@ def cost_rows(before: Mapping[str, float | None], after: Mapping[str, float | No
     return rows
 
 
-@dataclass(frozen=True)
-class Followed:
-    """What long work may call: `progress(done, total, text)` and `log(line)`; both None where nobody watches."""
-
-    progress: Progress | None = None
-    log: Callable[[str], None] | None = None
-
-
 @contextmanager
-def followed(title: str) -> Iterator[Followed]:
-    """A progress bar on stderr, with log lines above it, if it is a terminal.
+def followed(title: str) -> Iterator[Callable[[str], None] | None]:
+    """Show on stderr, if it is a terminal, what is going on inside; gives what prints a line above that, or None.
 
-    Elsewhere nothing, or with `--verbose` the log lines alone; with `--quiet` nothing anywhere.
+    Elsewhere nothing, or with `--verbose` the lines alone; with `--quiet` nothing anywhere.
     """
-    verbosity = _verbosity()
-    if verbosity == "quiet" or not sys.stderr.isatty():
-        yield Followed(log=_say if verbosity == "verbose" else None)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeElapsedColumn())
-    with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=None, text="")
-        yield Followed(
-            lambda done, total, text: bar.update(task, completed=done, total=total, text=text),
-            lambda line: bar.console.print(line, markup=False),
-        )
+    with _shown(title, 0.0) as log:
+        yield log
 
 
 @contextmanager
 def waited(title: str) -> Iterator[None]:
-    """A bar on stderr without an end to it, for work that cannot say how far it is; only once it takes its time."""
-    if _verbosity() == "quiet" or not sys.stderr.isatty():
+    """The same for work that is mostly over at once: only when it takes its time."""
+    with _shown(title, PATIENCE_S):
         yield
+
+
+@contextmanager
+def _shown(title: str, patience_s: float) -> Iterator[Callable[[str], None] | None]:
+    verbosity = _verbosity()
+    if verbosity == "quiet" or not sys.stderr.isatty():
+        yield _say if verbosity == "verbose" else None
         return
-    done = Event()
-    thread = Thread(target=_pulse, args=(title, done), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    from netadapt_onnx.progress_line import shown
 
-
-def _pulse(title: str, done: Event) -> None:
-    if done.wait(PATIENCE_S):
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        bar.add_task(title, total=None)
-        done.wait()
+    with shown(Stages(title), patience_s) as log:
+        yield log
 
 
 def _verbosity() -> str:

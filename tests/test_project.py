@@ -20,7 +20,7 @@ PACKAGE = REPOSITORY / "netadapt_onnx"
 # From the ground up. A module imports from its own floor and those below; `training` and `profilers` stand side by
 # side and know nothing of each other.
 FLOORS = [
-    {"errors", "charts", "light", "amounts", "documents"},
+    {"errors", "charts", "light", "amounts", "documents", "progress"},
     {
         "config",
         "onnx_file",
@@ -44,7 +44,7 @@ FLOORS = [
     {"search"},
     {"scaling"},
     {"inspection", "pruning", "profiling", "evaluation", "finetuning", "exporting", "factories", "environment"},
-    {"render", "demo", "demo_network", "gating"},
+    {"render", "progress_line", "demo", "demo_network", "gating"},
     {"reporting"},
     {"commands"},
     {"cli", "__init__", "__main__"},

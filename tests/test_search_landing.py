@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from netadapt_onnx.profilers.fit import Stairs
 from netadapt_onnx.profilers.timing import Ratio, Timing
 from netadapt_onnx.search import adapt as adapt_module
 from netadapt_onnx.search import latency
+from netadapt_onnx.search import run as running
 from netadapt_onnx.search.adapt import adapt
 from netadapt_onnx.search.landing import Landing
 from netadapt_onnx.search.netadapt import Accepted, Problem, Step
@@ -69,6 +71,31 @@ def test_measured_latency_meets_the_budget_whatever_the_table_says(
     assert 0.9 * 0.5 < result.latency.ratio < 0.5
     assert result.latency.ci95[1] <= 0.5
     assert result.after.latency_ms == result.latency.after_ms
+
+
+@pytest.mark.parametrize("max_time", [1.0, 10.0, 25.0, 45.0, 90.0, 300.0])
+def test_measurements_keep_within_the_time(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_time: float
+) -> None:
+    """Nothing but measurements takes time here, each as much as it may; a brief one is the least there is."""
+    device, clock, caps = Device(1.0), SimpleNamespace(now=0.0), []
+
+    def ratio(*models: Any, time_cap_s: float, **how: Any) -> Ratio:
+        caps.append(time_cap_s)
+        clock.now += time_cap_s
+        return device.ratio(*models, **how)
+
+    on_device(monkeypatch, device)
+    monkeypatch.setattr(latency, "ratio", ratio)
+    monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    result = adapt(*task, "latency=0.5x", tmp_path / "run", **FAST, max_time=max_time)
+    assert clock.now <= max_time + 2 * latency.BRIEF_S  # the last proposal's, and the result's
+    assert min(caps) >= latency.BRIEF_S
+    assert result.latency is not None  # a verdict, however short the time
+    short = [note for note in result.notes if "shorter time" in note]
+    assert bool(short) == (caps[-1] < latency.CAREFUL_S)
+    if max_time == 300.0:
+        assert result.met and result.stopped == "met"
 
 
 def test_a_model_that_careful_measurement_finds_faster_than_thought_is_given_channels_back(

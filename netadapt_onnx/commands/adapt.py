@@ -172,18 +172,19 @@ def command(
     if planning:
         for name in ("resume", "executor", "gpus", "job_timeout"):
             given.pop(name, None)
-        planned = dry_run(model, data, budget, **given)
+        with render.followed("planning"):
+            planned = dry_run(model, data, budget, **given)
         return Answer(planned, lambda: _plan(planned))
     if out is None:
         raise click.UsageError("Missing option '-o': the directory of the run")
     try:
-        with render.followed("adapting") as seen:
-            result = adapt(model, data, budget, out, progress=seen.progress, log=seen.log, **given)
+        with render.followed("adapting") as log:
+            result = adapt(model, data, budget, out, log=log, **given)
+            write_report(out)
     except KeyboardInterrupt as error:
         if not out.joinpath("run.json").exists():
             raise
         raise KeyboardInterrupt("nothing is lost: repeat the command with --resume") from error
-    write_report(out)
     undecided = _undecided(result)
     ok = result.met is not False and undecided is None
     return Answer(result, lambda: text(result, out, model, data), ok=ok, error=undecided)

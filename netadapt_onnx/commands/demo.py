@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -37,14 +35,9 @@ def command(folder: Path, overwrite: bool) -> Answer:
     from netadapt_onnx.demo import DATA, MODEL, TABLE, demo
     from netadapt_onnx.training.given import DataSource
 
-    with ExitStack() as stack:
-
-        def stage(title: str) -> Callable[[int, int, str], None] | None:
-            stack.close()
-            return stack.enter_context(render.followed(title)).progress
-
-        result = demo(folder, overwrite=overwrite, stage=stage)
-    write_report(result.model.parent)
+    with render.followed("the demo") as log:
+        result = demo(folder, overwrite=overwrite, log=log)
+        write_report(result.model.parent)
     again = [
         f"netadapt-onnx inspect {folder / MODEL} --table {folder / TABLE}",
         f"netadapt-onnx prune {folder / MODEL} --ratio 0.5 --verify",

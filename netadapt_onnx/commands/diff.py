@@ -41,9 +41,10 @@ def command(
                netadapt-onnx diff git:main model.onnx --format markdown
     """
     from netadapt_onnx import render
-    from netadapt_onnx.gating.diff import diff
 
     with render.waited("comparing"):
+        from netadapt_onnx.gating.diff import diff
+
         result = diff(a, b, shapes=shapes, batch_size=batch_size, timeout_s=timeout, memory_bytes=memory_limit)
     return Answer(result, lambda: _text(result, form, a, b))
 

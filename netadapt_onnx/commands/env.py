@@ -24,9 +24,12 @@ def command() -> Answer:
     Examples:  netadapt-onnx env
                netadapt-onnx env --json
     """
-    from netadapt_onnx.environment import environment
+    from netadapt_onnx import render
 
-    result = environment()
+    with render.waited("looking around"):
+        from netadapt_onnx.environment import environment
+
+        result = environment()
     return Answer(result, lambda: _text(result))
 
 

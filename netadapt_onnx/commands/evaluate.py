@@ -45,9 +45,10 @@ def command(
     Example:  netadapt-onnx evaluate model.onnx run/model.onnx --data data.npz --split test
     """
     from netadapt_onnx import render
-    from netadapt_onnx.evaluation import evaluate
 
     with render.waited("evaluating"):
+        from netadapt_onnx.evaluation import evaluate
+
         result = evaluate(
             models,
             data,

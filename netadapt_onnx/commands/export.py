@@ -38,9 +38,10 @@ def command(
     Example:  netadapt-onnx export net.py:make -o net.onnx
     """
     from netadapt_onnx import render
-    from netadapt_onnx.exporting import export
 
     with render.waited("exporting"):
+        from netadapt_onnx.exporting import export
+
         result = export(factory, output, exporter=exporter, opset=opset, shapes=shapes, overwrite=overwrite)
     return Answer(result, lambda: _text(result))
 

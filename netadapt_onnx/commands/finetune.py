@@ -80,9 +80,10 @@ def command(
     Example:  netadapt-onnx finetune small.onnx --teacher model.onnx --data data.npz -o tuned.onnx
     """
     from netadapt_onnx import render
-    from netadapt_onnx.finetuning import finetune
 
-    with render.followed("training") as seen:
+    with render.followed("training") as log:
+        from netadapt_onnx.finetuning import finetune
+
         result = finetune(
             model,
             data,
@@ -90,8 +91,7 @@ def command(
             teacher=teacher,
             epochs=epochs,
             overwrite=overwrite,
-            log=seen.log,
-            progress=seen.progress,
+            log=log,
             **options,
         )
     return Answer(result, lambda: _text(result, model, data))

@@ -90,7 +90,7 @@ def command(
     from netadapt_onnx.gating.reports import refuse, report, write
 
     refuse(output, overwrite)
-    with render.followed("judging") as seen:
+    with render.followed("judging"):
         result = gate(
             models,
             max=maximum,
@@ -109,7 +109,6 @@ def command(
             config=config,
             timeout_s=timeout,
             memory_bytes=memory_limit,
-            progress=seen.progress,
         )
     write(result, output, (form, *output))
     judged = [str(model.path) for model in result.models]

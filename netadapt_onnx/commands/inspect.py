@@ -60,7 +60,7 @@ def command(
 
     if plot is not None:
         _may_plot(plot, sensitivity, overwrite, model)
-    with render.followed("cutting") as seen:
+    with render.waited("inspecting"):
         result = inspect(
             model,
             table=table,
@@ -73,7 +73,6 @@ def command(
             sensitivity=sensitivity,
             data=data,
             criterion=criterion,
-            progress=seen.progress,
         )
     if plot is not None and isinstance(result, Sensitive):
         _plot(result.sensitivity, plot)

@@ -132,9 +132,10 @@ def command(
                netadapt-onnx profile model.onnx --table pi.jsonl --device ssh://pi@raspberrypi
     """
     from netadapt_onnx import render
-    from netadapt_onnx.profiling import profile
 
-    with render.followed("profiling") as seen:
+    with render.followed("profiling") as log:
+        from netadapt_onnx.profiling import profile
+
         result = profile(
             model,
             table,
@@ -156,8 +157,7 @@ def command(
             shapes=shapes,
             batch_size=batch_size,
             overwrite=overwrite,
-            progress=seen.progress,
-            log=seen.log,
+            log=log,
         )
     return Answer(result, lambda: _text(result, model))
 

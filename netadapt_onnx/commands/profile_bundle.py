@@ -70,9 +70,10 @@ def command(
     Example:  netadapt-onnx profile bundle model.onnx -o bundle.zip
     """
     from netadapt_onnx import render
-    from netadapt_onnx.profiling import bundle
 
-    with render.followed("bundling") as seen:
+    with render.waited("bundling"):
+        from netadapt_onnx.profiling import bundle
+
         result = bundle(
             model,
             out,
@@ -86,7 +87,6 @@ def command(
             shapes=shapes,
             batch_size=batch_size,
             overwrite=overwrite,
-            progress=seen.progress,
         )
     return Answer(result, lambda: _text(result))
 

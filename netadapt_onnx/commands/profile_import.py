@@ -28,9 +28,12 @@ def command(results: tuple[Path, ...], table: Path, overwrite: bool) -> Answer:
     Examples:  netadapt-onnx profile import results-1.jsonl results-2.jsonl --table device.jsonl
                netadapt-onnx profile import monday.jsonl tuesday.jsonl sunday.jsonl --table device.jsonl
     """
-    from netadapt_onnx.profiling import import_results
+    from netadapt_onnx import render
 
-    result = import_results(results, table, overwrite=overwrite)
+    with render.waited("importing"):
+        from netadapt_onnx.profiling import import_results
+
+        result = import_results(results, table, overwrite=overwrite)
     return Answer(result, lambda: _text(result))
 
 

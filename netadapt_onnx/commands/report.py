@@ -26,8 +26,9 @@ def command(runs: tuple[Path, ...], output: Path | None, interactive: bool, over
                netadapt-onnx report run1 run2 -o compared.html
     """
     from netadapt_onnx import render
-    from netadapt_onnx.reporting.report import report
 
     with render.waited("drawing"):
+        from netadapt_onnx.reporting.report import report
+
         result = report(runs, output, interactive=interactive, overwrite=overwrite)
     return Answer(result, lambda: f"wrote {result.report}\nnext: open it in a browser")

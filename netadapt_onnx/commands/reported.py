@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from netadapt_onnx.progress import stage
+
 
 def write_report(run: Path) -> None:
     """RUN/report.html, where charts can be drawn."""
@@ -12,4 +14,5 @@ def write_report(run: Path) -> None:
     if charts.available():
         from netadapt_onnx.reporting.report import report
 
-        report(run)
+        with stage("drawing the report"):
+            report(run)

@@ -26,9 +26,12 @@ def command(run: Path, iteration: int, output: Path, overwrite: bool) -> Answer:
     \b
     Example:   netadapt-onnx restore run --iteration 4 -o larger.onnx
     """
-    from netadapt_onnx.search.restore import restore
+    from netadapt_onnx import render
 
-    result = restore(run, iteration, output, overwrite=overwrite)
+    with render.waited("restoring"):
+        from netadapt_onnx.search.restore import restore
+
+        result = restore(run, iteration, output, overwrite=overwrite)
     return Answer(result, lambda: _text(result))
 
 

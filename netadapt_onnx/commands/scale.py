@@ -82,14 +82,15 @@ def command(model: Path | None, target: tuple[str, ...], more: tuple[str, ...], 
                netadapt-onnx scale --fit record.csv
     """
     from netadapt_onnx import render
-    from netadapt_onnx.scaling.scale import scale
 
     given = {name: value for name, value in options.items() if value is not None}
-    with render.followed("scaling") as seen:
-        result = scale(model, target=(*target, *more), progress=seen.progress, log=seen.log, **given)
-    out = given.get("out")
-    if model is not None and out is not None:
-        write_report(out)
+    with render.followed("scaling") as log:
+        from netadapt_onnx.scaling.scale import scale
+
+        result = scale(model, target=(*target, *more), log=log, **given)
+        out = given.get("out")
+        if model is not None and out is not None:
+            write_report(out)
     return Answer(result, lambda: _text(result, model, out))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +17,10 @@ from netadapt_onnx.gating.limits import Given, parse_limits
 from netadapt_onnx.gating.result import Gate, ModelResult, Problem
 from netadapt_onnx.gating.sandbox import MEMORY_BYTES, TIMEOUT_S, Sandbox
 from netadapt_onnx.gating.settings import Rule, Settings, configured, expand, overridden, place
+from netadapt_onnx.progress import Progress, reporter
 from netadapt_onnx.training.given import source_of
 
 Path_ = str | os.PathLike[str]
-Progress = Callable[[int, int, str], None]
 
 
 def gate(
@@ -55,6 +55,7 @@ def gate(
     (True, 'macs 32.4 k, the limit is 40 k')
     """
     started = time.monotonic()
+    progress = progress or reporter()
     limits = (*parse_limits("max", max), *parse_limits("max-increase", max_increase), *parse_limits("min", min))
     changes = _changes(data, split, baseline, allow_new, ep, threads, shapes, batch_size)
     file = configuration.find(Path.cwd()) if config is None else Path(config)
@@ -71,8 +72,7 @@ def gate(
     with Sandbox(timeout_s, memory_bytes) as sandbox, tempfile.TemporaryDirectory() as scratch:
         examined = []
         for number, (path, applied) in enumerate(targets.items()):
-            if progress is not None:
-                progress(number, len(targets), path.name)
+            progress(number, len(targets), f"judging: {path.name}")
             examined.append(examine(path, applied, sandbox, Path(scratch), recording=record is not None))
     results = sorted([*missing, *(one.result for one in examined)], key=lambda result: -result.excess)
     found = Gate(tuple(results), time.monotonic() - started)

@@ -13,6 +13,7 @@ from netadapt_onnx.gating.judge import between
 from netadapt_onnx.gating.records import Facts, Interval, Score, Timed
 from netadapt_onnx.gating.sandbox import Sandbox
 from netadapt_onnx.gating.settings import Settings
+from netadapt_onnx.progress import stage
 
 T = TypeVar("T")
 
@@ -80,6 +81,7 @@ class Measurements:
         """The accuracy, if a limit asked for it."""
         return self._already("score", Score)
 
+    @stage("evaluating the model")
     def _scored(self) -> Score:
         settings = self.settings
         if settings.data is None:
@@ -161,7 +163,8 @@ class Measurements:
             None if settings.device is None else settings.device.address,
             min(TIME_CAP_S, self._sandbox.timeout_s / 2),
         )
-        return self._sandbox.ask(job, Timed)
+        with stage("timing the model", bound_s=job.time_cap_s):
+            return self._sandbox.ask(job, Timed)
 
     def _check_device(self) -> None:
         """A device that nobody knows how to reach must be this machine: a baseline was recorded here under its name."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -40,6 +40,7 @@ from netadapt_onnx.profilers.table import (
 from netadapt_onnx.profilers.timing import measure
 from netadapt_onnx.profilers.units import Layers
 from netadapt_onnx.profilers.versions import Draw, Variant, named
+from netadapt_onnx.progress import Progress, stage
 from netadapt_onnx.runtime import Arrays
 
 MODELS, WHOLE_MODELS = 64, 128
@@ -53,7 +54,6 @@ ANCHORS = 1
 # A batch has rounds enough when most sessions' medians are known to +-PRECISION, or at MOST_ROUNDS.
 PRECISION, MOST_ROUNDS = 0.005, 50
 REFERENCE_CAP_S = 10.0
-Progress = Callable[[int, int, str], None]
 
 
 def build(
@@ -82,7 +82,8 @@ def build(
     header = header_of(reference, fingerprint(execution, environment), models, seed)
     records = _resume(path, header)
     if not any(isinstance(r, Reference) for r in records):
-        _measure_all(path, reference, draw, execution, device, header, records, time_cap_s, progress)
+        with stage("building the table", bound_s=time_cap_s + REFERENCE_CAP_S):
+            _measure_all(path, reference, draw, execution, device, header, records, time_cap_s, progress)
     return Table.load(path, reference.proto)
 
 
@@ -162,7 +163,9 @@ def _measure_all(
     if progress:
         progress(header.models, header.models, "timing the uncut model")
     started = time.perf_counter()
-    [timing] = measure([reference.proto], inputs, execution, time_cap_s=min(REFERENCE_CAP_S, time_cap_s), device=device)
+    with stage("timing the uncut model"):
+        cap_s = min(REFERENCE_CAP_S, time_cap_s)
+        [timing] = measure([reference.proto], inputs, execution, time_cap_s=cap_s, device=device)
     seconds = time.perf_counter() - started
     final = Reference(timing.median_ms, timing.ci95, timing.sessions, stopped, seconds)
     with path.open("ab") as file:

@@ -19,6 +19,7 @@ from netadapt_onnx.profilers.pools import Pool, pooled
 from netadapt_onnx.profilers.session import Fingerprint, differences
 from netadapt_onnx.profilers.timing import Timing
 from netadapt_onnx.profilers.units import Layers, Unit, attributes
+from netadapt_onnx.progress import stage
 
 SCHEMA = 1
 # Profiling costs 3-12 us a kernel; a fit that asks for more has found something else.
@@ -279,6 +280,7 @@ class Table:
         }
 
     @cached_property
+    @stage("fitting the table")
     def _pools(self) -> tuple[Pool, ...]:
         return pooled([(self.units[name], dims, us) for name, (_, dims, us) in self._samples.items()])
 
@@ -297,6 +299,7 @@ class Table:
         return float(slope), float(above - below)
 
     @cached_property
+    @stage("fitting the table")
     def _totals(self) -> Floats:
         """(versions,) predicted microseconds of all units of each measured version."""
         sums = {whole.model: 0.0 for whole in self.wholes}

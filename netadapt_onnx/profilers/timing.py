@@ -12,6 +12,7 @@ from netadapt_onnx.profilers.agent import median_interval
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.measuring import REFERENCE, Device, Job, Order, Until, measure_on
 from netadapt_onnx.profilers.session import CPU, Execution
+from netadapt_onnx.progress import steps
 from netadapt_onnx.runtime import Arrays
 
 SESSIONS = 9
@@ -62,7 +63,8 @@ def measure(
     """
     job = timing_job(range(len(models)), sessions, time_cap_s, precision=precision, seed=seed)
     order = Order(dict(enumerate(models)), inputs, execution, (job,))
-    found = measure_on(device or LocalDevice(), order)
+    with steps("measuring", bound_s=time_cap_s):
+        found = measure_on(device or LocalDevice(), order)
     return tuple(timing(found[i].median_ms) for i in range(len(models)))
 
 
@@ -95,7 +97,8 @@ def ratio(
     until: Until = "undisturbed" if undisturbed else "ratio"
     job = Job((0,), REFERENCE, False, sessions, until, precision, (LEAST_ROUNDS, None), time_cap_s, seed)
     order = Order({0: model, REFERENCE: reference}, inputs, execution, (job,))
-    found = measure_on(device or LocalDevice(), order)[0]
+    with steps("measuring", bound_s=time_cap_s):
+        found = measure_on(device or LocalDevice(), order)[0]
     fastest = (tuple(found.ms), tuple(found.reference_ms))
     if not undisturbed:
         return replace(of_pairs(found.median_ms, found.reference_median_ms), undisturbed_ms=fastest)

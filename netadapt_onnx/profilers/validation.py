@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from netadapt_onnx.profilers.build import Progress, batch_job, together
+from netadapt_onnx.profilers.build import batch_job, together
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.fit import Floats
 from netadapt_onnx.profilers.measuring import REFERENCE, Device, Order, measure_on
 from netadapt_onnx.profilers.session import CPU, Execution
 from netadapt_onnx.profilers.table import Shapes, Table
 from netadapt_onnx.profilers.versions import Draw, Variant
+from netadapt_onnx.progress import Progress
 from netadapt_onnx.runtime import Arrays
 
 # Versions to predict are drawn by another seed than those of a table.
@@ -82,7 +83,7 @@ def validate(
         disturbed = [i for i in range(len(todo)) if times[i] > DISTURBED * times.min() or not again]
         for done, i in enumerate(disturbed):
             if progress:
-                progress(done, len(disturbed), "validating" + (", once more what was disturbed" if again else ""))
+                progress(done, len(disturbed), "validating: what was disturbed once more" if again else "validating")
             k, batch = todo[i]
             share_s = seconds_each * len(batch) / 2
             ratios, time_ms = _ratios([versions[j] for j in batch], reference, inputs, execution, device, share_s)

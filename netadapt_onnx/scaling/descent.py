@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.progress import Progress
 from netadapt_onnx.scaling.record import Record
 from netadapt_onnx.scaling.shrinking import Momentum, Shrinking
 from netadapt_onnx.surgery import Trace
@@ -23,8 +24,6 @@ from netadapt_onnx.training.settings import Settings
 
 # No removal takes more than one in so many filters.
 LARGEST_PART = 150
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -102,14 +101,14 @@ def descend(
         whole = warm_up + removals * schedule.batches
         for step in range(warm_up):
             network.step(batches.at(step), schedule.lr)
-            _say(progress, step + 1, whole, "training")
+            _say(progress, step + 1, whole, "removing filters: training first")
         for removal in range(removals):
             importance = np.zeros(len(found.roots))
             for step in range(warm_up + removal * schedule.batches, warm_up + (removal + 1) * schedule.batches):
                 epochs = (step - warm_up) / batches.per_epoch
                 lr = schedule.pruning_lr / schedule.lr_decay ** int(epochs / schedule.decay_epochs)
                 importance += network.step(batches.at(step), lr)
-                _say(progress, step + 1, whole, f"{removal * removed} of {total} filters removed")
+                _say(progress, step + 1, whole, f"removing filters: {removal * removed} of {total}")
             lowest = _lowest(network.open, importance, competing, removed, schedule.sparing)
             if lowest is None:
                 break

@@ -265,7 +265,7 @@ class Making:
             return proto
 
         def told(step: int, steps: int, loss: float) -> None:
-            self.progress(step, steps, f"{said}: loss {loss:.3f}")
+            self.progress(step, steps, f"training {said}: loss {loss:.3f}")
 
         made = train(
             proto,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from netadapt_onnx import charts
+from netadapt_onnx.progress import stage
 from netadapt_onnx.scaling.law import Law
 from netadapt_onnx.scaling.methods import Descent
 from netadapt_onnx.scaling.result import ScaledModel
@@ -18,6 +19,7 @@ CURVE = 40
 LEGEND = {"symbolLimit": 0, "columns": {"expr": "length(domain('color')) > 16 ? 2 : 1"}, "labelLimit": 140}
 
 
+@stage("drawing charts")
 def drawn(folder: Path, models: Sequence[ScaledModel], law: Law, descent: Descent | None) -> list[str]:
     """Write all charts that there are data for into `folder`; returns what to tell the user.
 

@@ -18,6 +18,7 @@ from netadapt_onnx.model import Model, load
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.session import Execution, fingerprint
 from netadapt_onnx.profilers.table import Table, family
+from netadapt_onnx.progress import Progress, reporter
 from netadapt_onnx.scaling.generate import Path as WidthPath
 from netadapt_onnx.scaling.generate import Rungs, rungs, uniform
 from netadapt_onnx.scaling.law import Law, read_law, written
@@ -45,7 +46,6 @@ from netadapt_onnx.surgery import Trace, trace
 from netadapt_onnx.training.loading import dataset_for
 
 LAW_FILE, PLOTS, RESULT_FILE = "widths.toml", "plots", "result.json"
-Progress = Callable[[int, int, str], None]
 Source = str | os.PathLike[str] | Model
 
 
@@ -132,8 +132,9 @@ def scale(
         "device": fingerprint(execution),
     }
     with _running(out, identity, resume, about) as run:
-        timed = _table(run, found, options, execution, table, force, progress or _quiet)
-        making = Making(run, source, found, dataset, options, timed, execution, progress or _quiet, log or _quiet)
+        progress = progress or reporter()
+        timed = _table(run, found, options, execution, table, force, progress)
+        making = Making(run, source, found, dataset, options, timed, execution, progress, log or _quiet)
         result = _Scaling(making, given, record).result()
     if out is None:
         note = "the models were not kept: name a directory with -o"
@@ -255,4 +256,4 @@ class _Scaling:
 
 
 def _quiet(*_: object) -> None:
-    """Neither progress nor log."""
+    """No log."""

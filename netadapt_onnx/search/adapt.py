@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from netadapt_onnx.profilers.measuring import Device
 from netadapt_onnx.profilers.session import Execution, fingerprint
 from netadapt_onnx.profilers.steps import best_counts
 from netadapt_onnx.profilers.table import Table
+from netadapt_onnx.progress import Progress, reporter
 from netadapt_onnx.search.adaptation import Adaptation
 from netadapt_onnx.search.arguments import (
     CRITERION,
@@ -29,12 +31,12 @@ from netadapt_onnx.search.arguments import (
 )
 from netadapt_onnx.search.budget import LATENCY, SEARCHED, budget_texts
 from netadapt_onnx.search.calibration import execution_of
-from netadapt_onnx.search.candidates import Progress
 from netadapt_onnx.search.executors.opening import IN_PROCESS, JOB_TIMEOUT_S, Gpus, opened_executor
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.knapsack import ascending, ceilings_of, solve
 from netadapt_onnx.search.ladders import DEFAULT_STEP, Floors, Steps
 from netadapt_onnx.search.latency import (
+    TABLE_S,
     LatencyGauge,
     TableGauge,
     built_table,
@@ -52,6 +54,7 @@ from netadapt_onnx.search.result import AdaptResult, DryRun, Planned
 from netadapt_onnx.search.run import Run
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS, Schedule
 from netadapt_onnx.search.subject import Predictor, Subject, prepare
+from netadapt_onnx.search.time_limit import TABLE_SHARE
 from netadapt_onnx.surgery import Criterion
 from netadapt_onnx.training.measured import criterion_on
 from netadapt_onnx.training.settings import cores
@@ -172,7 +175,7 @@ def adapt(
 
     subject = _prepared(model, data, arguments)
     tables = named_tables(table, devices)
-    progress, log = progress or _quiet, log or _quiet
+    progress, log = progress or reporter(), log or _quiet
     hashes = {name: file_hash(file) for name, file in tables.items()}
     identity = {
         "model": subject.model.sha256,
@@ -212,13 +215,30 @@ def adapt(
             "devices": about(places, execution),
         }
         with Run.open(
-            Path(out), identity, growing={"max_iterations": max_iterations}, resume=resume, about=recorded
+            Path(out),
+            identity,
+            growing={"max_iterations": max_iterations},
+            resume=resume,
+            about=recorded,
+            max_time_s=arguments.max_time_s,
         ) as run:
             gauges: dict[str, LatencyGauge] = {}
+            notes: list[str] = []
             for place in places:
                 measured = loaded.get(place.resource) or built_table(
-                    run.path, subject.trace, execution, seed, progress, place.device, place.resource
+                    run.path,
+                    subject.trace,
+                    execution,
+                    seed,
+                    progress,
+                    place.device,
+                    place.resource,
+                    min(TABLE_S, TABLE_SHARE * run.left_s()),
                 )
+                if isinstance(measured, Table) and run.left_s() < math.inf and measured.reference.stopped != "done":
+                    rest = f"{len(measured.wholes)} of {measured.header.models} versions"
+                    notes.append(f"the table was built from {rest}: {measured.reference.stopped}, for --max-time")
+                    log(notes[-1])
                 limit = next((b for b in budgets if b.resource == place.resource), None)
                 gauge = TableGauge if place.device is None else LatencyGauge
                 gauges[place.resource] = gauge(
@@ -239,7 +259,7 @@ def adapt(
                 limit = next(b for b in budgets if b.resource == resource)
                 fit = fitted(subject.trace, resource, value, seed, run.once)
                 gauges[resource] = MeasuredGauge(run, subject.trace, fit, value, limit, resource)
-            return Adaptation(run, subject, arguments, gauges, workers, progress, log).result()
+            return Adaptation(run, subject, arguments, gauges, workers, progress, log, notes).result()
 
 
 def _path(given: str | os.PathLike[str] | None) -> Path | None:
@@ -281,6 +301,7 @@ def dry_run(
     arguments["criterion"] = arguments.get("criterion") or CRITERION[arguments.get("strategy", "netadapt")]
     asked = Arguments(budget=budget_texts(budget, SEARCHED), device=_told(devices), **arguments)
     budgets = asked.targets[0]
+    progress = progress or reporter()
     subject = _prepared(model, data, asked)
     execution = execution_of(asked, subject)
     predicted, spent = {}, {}
@@ -302,7 +323,7 @@ def dry_run(
                 found = _loaded(place, subject, execution, force)
             else:
                 found = built_table(
-                    Path(folder), subject.trace, execution, asked.seed, progress or _quiet, place.device, place.resource
+                    Path(folder), subject.trace, execution, asked.seed, progress, place.device, place.resource
                 )
             predicted[place.resource] = found.predict
             spent[place.resource] = partial(spent_ms, found)
@@ -355,4 +376,4 @@ def _prepared(model: Source, data: Data, arguments: Arguments) -> Subject:
 
 
 def _quiet(*_: object) -> None:
-    """Neither progress nor log."""
+    """No log."""

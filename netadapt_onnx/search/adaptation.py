@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
 import onnx
 
 from netadapt_onnx.model import load
+from netadapt_onnx.progress import Progress, stage
 from netadapt_onnx.search import knapsack
 from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.attempts import MODEL_FILE
 from netadapt_onnx.search.budget import Target
-from netadapt_onnx.search.candidates import Candidates, Progress
+from netadapt_onnx.search.candidates import Candidates
 from netadapt_onnx.search.details import write_details
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.final_training import FinalTraining
-from netadapt_onnx.search.judge import CallersJudge, DataJudge, Judge
+from netadapt_onnx.search.iteration_lines import IterationLines
+from netadapt_onnx.search.judge import judge_for
 from netadapt_onnx.search.landing import Landing
-from netadapt_onnx.search.latency import AIM, LatencyGauge
+from netadapt_onnx.search.latency import AIM, CAREFUL_S, LatencyGauge
 from netadapt_onnx.search.latency_journal import UNDECIDED, undecided
 from netadapt_onnx.search.netadapt import TOGETHER, TRAINED, Accepted, Problem, Step, amounts_after, met, search
 from netadapt_onnx.search.outcome import Outcome
-from netadapt_onnx.search.pareto import PARETO_FILE, Point, front, of_finished, of_step
+from netadapt_onnx.search.pareto import Point, write_front
 from netadapt_onnx.search.proposal import Proposal
 from netadapt_onnx.search.provenance import provenance, stored_bytes
 from netadapt_onnx.search.result import AdaptResult, Finished, Stopped
@@ -31,7 +33,7 @@ from netadapt_onnx.search.run import Lines, Run, write_json
 from netadapt_onnx.search.schedule import Schedule
 from netadapt_onnx.search.standing import Standing, excess
 from netadapt_onnx.search.subject import Predictor, Subject
-from netadapt_onnx.training.settings import cores
+from netadapt_onnx.search.time_limit import TimeLimit
 
 RESULT_FILE, HISTORY_FILE = "result.json", "history.jsonl"
 MODELS = "models"
@@ -40,7 +42,7 @@ MODELS = "models"
 class Adaptation:
     """A run at work, its jobs done by `executor`.
 
-    `log` gets a line per event, `progress` follows what takes long; `gauges` measure latencies.
+    `log` gets a line per event, `progress` follows what takes long; `gauges` measure latencies. `notes` are known.
     """
 
     def __init__(
@@ -52,16 +54,17 @@ class Adaptation:
         executor: Executor,
         progress: Progress,
         log: Callable[[str], None],
+        notes: Sequence[str] = (),
     ) -> None:
         self._run = run
         self._subject = subject
         self._arguments = arguments
         self._gauges = dict(gauges)
         self._log = log
-        self._notes: list[str] = []
+        self._notes = list(notes)
         self._cut_short: Stopped | None = None
         self._targets = arguments.targets
-        self._judge = _judge(subject, arguments)
+        self._judge = judge_for(subject, arguments)
         metadata = _said(subject, arguments)
         # Reserved whatever a resume changes: its predictions must be those of a run that was not stopped.
         extra = stored_bytes(_said(subject, arguments.wordiest()))
@@ -70,12 +73,30 @@ class Adaptation:
         self._predict = Predictor(subject.trace, extra, predicted, subject.branches, spent)
         self._outcome = Outcome(run, subject, arguments, self._gauges, self._judge, self._predict, metadata)
         self._landing = Landing(self._gauges, self._predict)
+        self._lines = IterationLines(self._gauges, self._predict(subject.widths), self._judge.metric)
         self._standing = Standing(progress)
+        self._time = TimeLimit(run)
         self._candidates = Candidates(
-            run, subject.trace, arguments, self._judge, subject.data, executor, self._standing, subject.branches
+            run,
+            subject.trace,
+            arguments,
+            self._judge,
+            subject.data,
+            executor,
+            self._standing,
+            self._time,
+            subject.branches,
         )
         self._training = FinalTraining(
-            run, subject, arguments, self._candidates, self._judge, self._outcome, self._standing, self._note
+            run,
+            subject,
+            arguments,
+            self._candidates,
+            self._judge,
+            self._outcome,
+            self._standing,
+            self._time,
+            self._note,
         )
 
     def result(self) -> AdaptResult:
@@ -89,7 +110,12 @@ class Adaptation:
             models.append(self._toward(number, target, self._seen(number - 1), history))
             if models[-1].stopped not in ("met", "nothing-to-do"):
                 break
-        self._write_pareto(history.items, models)
+        first = {n: a * self._start_correction().get(n, 1.0) for n, a in self._predict(self._subject.widths).items()}
+        first["size"] = float(self._subject.model.size_bytes)
+        known = self._run.recall("accuracy/original")
+        original = Point("original", 0, known["held_out"], first, self._subject.widths, None)
+        names = [budget.resource for budget in self._targets[-1]]
+        write_front(self._run, original, history.items, models, names)
         result = self._outcome.result(models, self._notes)
         folded = self._outcome.folded(load(models[-1].model).proto)
         write_details(self._run.path, self._subject.trace, folded, self._gauges)
@@ -121,6 +147,8 @@ class Adaptation:
         else:
             steps = self._search(problem, history, ended["steps"])
             proto, stopped, seen = self._training.trained(steps), ended.get("why", "met"), ended["seen"]
+        if steps and self._gauges and self._run.left_s() < CAREFUL_S:
+            self._note("the result is measured for a shorter time: --max-time")
         found = self._outcome.finished(proto, target, steps, stopped, file)
         again = [_cut_again(step.iteration) for step in history.items[since:seen] if step.group == TRAINED]
         found = replace(found, notes=(*found.notes, *again))
@@ -201,30 +229,16 @@ class Adaptation:
         models = tuple(replace(m, model=self._run.path / m.model) for m in found.models)
         return replace(found, model=model, models=models)
 
-    def _write_pareto(self, steps: Sequence[Step], models: Sequence[Finished]) -> None:
-        """The models of this run that no other of it beats."""
-        known, names = self._run.recall("accuracy/original"), [budget.resource for budget in self._targets[-1]]
-        first = {n: a * self._start_correction().get(n, 1.0) for n, a in self._predict(self._subject.widths).items()}
-        first["size"] = float(self._subject.model.size_bytes)
-        points = [Point("original", 0, known["held_out"], first, self._subject.widths, None)]
-        for step in steps:
-            file = self._run.iteration(step.iteration) / MODEL_FILE
-            points.append(of_step(step, str(file.relative_to(self._run.path)) if file.exists() else None))
-        for found in models:
-            if found.iterations:
-                place = str(found.model.relative_to(self._run.path))
-                points.append(of_finished(found, steps[: found.iterations], place))
-        write_json(self._run.path / PARETO_FILE, {"resources": names, "models": front(points, names)})
-
     def _start_correction(self) -> dict[str, float]:
         return {name: gauge.start_correction() for name, gauge in self._gauges.items()}
 
     def _problem(self, target: Target, since: int) -> Problem:
-        original = self._subject.trace.folded.proto
+        original, began = self._subject.trace.folded.proto, self._run.seconds()
         known = self._run.once(
             "accuracy/original",
             lambda: {"held_out": self._judge.held_out(original), "ranked": self._judge.ranked(original)},
         )
+        self._time.reserve(2 * (self._run.seconds() - began) + CAREFUL_S * len(self._gauges))
         # A measurement must hold the budget with its whole interval, so the search aims safely below.
         limits = {n: v * AIM if n in self._gauges else v for n, v in self._outcome.limits(target).items()}
         correction = self._start_correction()
@@ -283,7 +297,7 @@ class Adaptation:
         steps = [self._landing.with_verdict(step) for step in history.items]
         self._candidates.resume(len(steps))
         self._standing.begin(excess(amounts_after(problem, steps), problem.limits))
-        while (step := self._next(problem, steps)) is not None:
+        for step in self._time.iterations(self._steps(problem, steps)):
             least = self._arguments.min_accuracy  # R2 may be below zero: no floor is not a floor of zero
             if least is not None and step.accepted.accuracy < least:
                 self._stop("accuracy-floor", f"the next step would leave {step.accepted.accuracy:.4f}, below the floor")
@@ -291,30 +305,37 @@ class Adaptation:
                 break
             history.append(step)
             steps.append(step)
-            self._log(self._told(step, problem))
-            self._standing.step(self._so_far(step, problem), excess(amounts_after(problem, steps), problem.limits))
+            self._log(self._lines.full(step, problem.limits))
+            self._standing.step(
+                self._lines.short(step, problem.limits), excess(amounts_after(problem, steps), problem.limits)
+            )
             before = step.iteration - 1
             # One that is within the budget may be what the run comes back to.
             if before % self._arguments.save_interval and not met(
                 amounts_after(problem, steps[:before]), problem.limits
             ):
                 self._candidates.forget(before)
-            if self._run.seconds() > (self._arguments.max_time_s or float("inf")):
-                self._stop("max-time", "the time is over: --resume with a larger --max-time goes on")
-                break
+        if self._time.over:
+            self._stop("max-time", self._time.over)
         return steps
 
-    def _next(self, problem: Problem, steps: list[Step]) -> Step | None:
-        """The next accepted step; None where the search ends.
+    def _steps(self, problem: Problem, steps: list[Step]) -> Iterator[Step]:
+        """Accepted steps from the end of `steps`, to which each is added before the next is made.
 
         Nothing is given back to a trained model, nor where a device has been too busy to tell whether there is room.
         """
-        unclear = any(self._landing.unclear(step.iteration) for step in steps[problem.since :])
-        if self._candidates.trained or unclear:
-            problem = replace(problem, widens=False)
-        if self._arguments.strategy == "knapsack" and not self._candidates.trained:
-            return next(knapsack.search(problem, self._candidates.importances, steps), None)
-        return next(search(problem, steps), None)
+        trained = self._candidates.trained
+        while True:
+            unclear = any(self._landing.unclear(step.iteration) for step in steps[problem.since :])
+            now = replace(problem, widens=not trained and not unclear)
+            if self._arguments.strategy == "knapsack" and not trained:
+                importances = stage("scoring channels")(self._candidates.importances)
+                step = next(knapsack.search(now, importances, steps), None)
+            else:
+                step = next(search(now, steps), None)
+            if step is None:
+                return
+            yield step
 
     def _stop(self, why: Stopped, note: str) -> None:
         self._cut_short = why
@@ -338,29 +359,6 @@ class Adaptation:
         accepted = problem.accept(1, proposal)
         return Step(1, TOGETHER, (before, total), widths, driver, problem.limits[driver], floor, accepted, (), ())
 
-    def _told(self, step: Step, problem: Problem) -> str:
-        left = ", ".join(self._amount(step, name, "{:.3f}") for name in problem.limits)
-        change = f"{step.group} {step.channels[0]} -> {step.channels[1]}"
-        return f"iteration {step.iteration}: {change}, {left}, {self._judge.metric} {step.accepted.accuracy:.4f}"
-
-    def _so_far(self, step: Step, problem: Problem) -> str:
-        left = ", ".join(self._amount(step, name, "{:.2f}", interval=False) for name in problem.limits)
-        return f"so far {left} at {self._judge.metric} {step.accepted.accuracy:.3f}"
-
-    def _amount(self, step: Step, name: str, form: str, *, interval: bool = True) -> str:
-        """A resource of an iteration's model relative to the original's; of a latency, whether it was measured."""
-        gauge = self._gauges.get(name)
-        if gauge is None:
-            original = self._predict(self._subject.widths)[name]
-            return f"{name} {form.format(step.resources[name] / original)}x"
-        if name not in step.accepted.measured:
-            return f"{name} {form.format(gauge.share(step.resources[name]))}x predicted"
-        share, *ends = (
-            form.format(ms / gauge.reference_ms)
-            for ms in (step.accepted.measured[name], *step.accepted.measured_ci95[name])
-        )
-        return f"{name} {share}x measured" + (f" ({ends[0]}x to {ends[1]}x)" if interval else "")
-
     def _accept(self, iteration: int, proposal: Proposal) -> Accepted:
         proto = self._candidates.accept(iteration, proposal)
         predicted = self._predict(proposal.widths)
@@ -381,13 +379,6 @@ class Adaptation:
         if text not in self._notes:
             self._notes.append(text)
             self._log(text)
-
-
-def _judge(subject: Subject, arguments: Arguments) -> Judge:
-    if arguments.evaluate is not None:
-        return CallersJudge(arguments.evaluate)
-    assert subject.data is not None
-    return DataJudge(subject.data, subject.trace.folded.proto, arguments.seed, cores())
 
 
 def _said(subject: Subject, arguments: Arguments) -> dict[str, str]:

@@ -272,7 +272,7 @@ class Bench:
             ranking = data.val.sample(RANKING_SAMPLES, self._seed)
             data = replace(data, train=train.compact(), val=ranking.compact(), test=None)
             if isinstance(judge, DataJudge):
-                judge = replace(judge, dataset=data, _references={})
+                judge = replace(judge, dataset=data, _references={}, _last=[])
         options = {
             "seed": self._seed,
             "trains": self._trains,

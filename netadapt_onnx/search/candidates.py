@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import load, save
+from netadapt_onnx.progress import Progress, stage
 from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.attempts import MODEL_FILE, Base, Bench, Kept, Training, attempt, kept_after
 from netadapt_onnx.search.executors.protocol import Executor, Failed, Here, Shared
@@ -23,6 +24,7 @@ from netadapt_onnx.search.knapsack import ascending
 from netadapt_onnx.search.proposal import Proposal, Widths
 from netadapt_onnx.search.removal import branch_importances, removed
 from netadapt_onnx.search.run import Run, write_atomically, write_json
+from netadapt_onnx.search.time_limit import TimeLimit
 from netadapt_onnx.surgery import Branch, Trace, plan_of, prove_removal, select, verify
 from netadapt_onnx.surgery import trace as traced
 from netadapt_onnx.training.data import Dataset
@@ -32,7 +34,6 @@ from netadapt_onnx.training.settings import Settings
 # Of the five inputs of a full proof: a wrong channel shows on the first.
 PROOF_RUNS = 2
 KEPT_FILE, PLAN_FILE = "kept.json", "plan.toml"
-Progress = Callable[[int, int, str], None]
 
 
 class Left(msgspec.Struct, frozen=True):
@@ -72,6 +73,7 @@ class Candidates:
         data: Dataset | None,
         executor: Executor,
         progress: Progress,
+        time: TimeLimit,
         branches: Sequence[Branch] = (),
     ) -> None:
         self._run = run
@@ -81,6 +83,7 @@ class Candidates:
         self._branches = tuple(branches)
         self._there: dict[frozenset[str], frozenset[str]] = {}
         self._progress = progress
+        self._time = time
         self._criterion = criterion_on(arguments.criterion, None if data is None else data.train, arguments.seed)
         self._original = Base(original, {})
         self._bench = Bench(
@@ -136,12 +139,21 @@ class Candidates:
             Job(folder / f"{number:03d}", self._request(iteration, proposal, training))
             for number, proposal in enumerate(proposals)
         ]
+
+        within_time = self._time.proposals(len(proposals), f"iteration {iteration}")
+
+        def done(number: int) -> None:
+            self._progress(number, len(proposals), f"iteration {iteration}, {name}")
+            if number:
+                within_time(number)
+
+        done(0)
         results = run_jobs(
             self._executor,
             attempt,
             self._shared,
             jobs,
-            lambda done: self._progress(done, len(proposals), f"iteration {iteration}, {name}"),
+            done,
             threaded=training is not None,
         )
         if all("error" in result for result in results):
@@ -155,6 +167,7 @@ class Candidates:
             )
         return [result.get("accuracy") for result in results]
 
+    @stage("making the winner's model")
     def accept(self, iteration: int, proposal: Proposal) -> onnx.ModelProto:
         """Make a proposal the current model; it and the channels it kept are on the disk when this returns."""
         folder = self._run.iteration(iteration)

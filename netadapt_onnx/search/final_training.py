@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import onnx
 
 from netadapt_onnx.model import load, save
+from netadapt_onnx.progress import stage
 from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.candidates import Candidates
 from netadapt_onnx.search.details import TrainedEpoch, write_training
@@ -17,6 +18,7 @@ from netadapt_onnx.search.outcome import Outcome
 from netadapt_onnx.search.run import Run
 from netadapt_onnx.search.standing import Standing
 from netadapt_onnx.search.subject import Subject
+from netadapt_onnx.search.time_limit import TimeLimit
 from netadapt_onnx.training.settings import cores
 
 TRAINED_FILE, CHECKPOINT_FILE, TRAINING_LOG_FILE = "trained.onnx", "training.checkpoint", "training.jsonl"
@@ -35,6 +37,7 @@ class FinalTraining:
     judge: Judge
     outcome: Outcome
     standing: Standing
+    time: TimeLimit
     note: Callable[[str], None]
 
     def trained(self, steps: Sequence[Step]) -> onnx.ModelProto:
@@ -50,11 +53,15 @@ class FinalTraining:
             epochs = max(1, round(AGAIN * epochs))
         folder = self.run.iteration(len(steps))
         file, checkpoint = folder / TRAINED_FILE, folder / CHECKPOINT_FILE
+        limited = self.arguments.max_time_s is not None
+        if limited and not self.run.once(f"training/time/{len(steps)}", lambda: self.time.left_s > 0):
+            self.note("there was no time for the final training: `netadapt-onnx finetune` does it")
+            return searched
         if not file.exists():
             from netadapt_onnx.training.trainer import train
             from netadapt_onnx.training.training_log import TrainingLog
 
-            with TrainingLog(folder / TRAINING_LOG_FILE) as lines:
+            with TrainingLog(folder / TRAINING_LOG_FILE) as lines, stage("final training"):
                 trained = train(
                     searched,
                     data,
@@ -66,13 +73,16 @@ class FinalTraining:
                     settings=self.candidates.training_settings(f"final/{len(steps)}", searched),
                     checkpoint=checkpoint,
                     told=lines.epoch,
-                    progress=lambda step, steps, loss: self.standing.training(
-                        step, steps, f"final training, loss {loss:.3f}"
-                    ),
+                    progress=lambda done, total, loss: self.standing(done, total, f"final training: loss {loss:.3f}"),
+                    time_left=(lambda: self.time.left_s) if limited else None,
                 )
+            self.run.once(f"training/share/{len(steps)}", lambda: trained.share)
             save(trained.proto, file)
             write_training(self.run.path, [TrainedEpoch(e.epoch, e.loss, e.lr) for e in trained.history])
         checkpoint.unlink(missing_ok=True)
+        share = self.run.recall(f"training/share/{len(steps)}") or 1.0
+        if share < 1.0:
+            self.note(f"the final training was shortened to {share * epochs:.1f} of {epochs} epochs: --max-time")
         proto = self.outcome.folded(load(file).proto).proto
         if not self.judge.held_out(proto) >= steps[-1].accepted.accuracy:  # NaN is no improvement either
             self.note("the final training did not help: the model is as the search left it")

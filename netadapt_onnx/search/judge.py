@@ -9,10 +9,13 @@ from typing import Protocol
 import numpy as np
 import onnx
 
-from netadapt_onnx.search.arguments import Evaluate
+from netadapt_onnx.progress import stage
+from netadapt_onnx.search.arguments import Arguments, Evaluate
+from netadapt_onnx.search.subject import Subject
 from netadapt_onnx.training.data import Dataset, Split
 from netadapt_onnx.training.evaluate import accuracy, outputs
 from netadapt_onnx.training.prefix import Prefixes
+from netadapt_onnx.training.settings import cores
 
 # Proposals are compared on this many held-out samples: enough to tell them apart, few enough to try many.
 RANKING_SAMPLES = 1024
@@ -62,6 +65,8 @@ class DataJudge:
     seed: int = 0
     threads: int = 1
     _references: dict[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    # The model that was evaluated last, whose accuracy is asked for again when it becomes the result.
+    _last: list[tuple[onnx.ModelProto, float]] = field(default_factory=list)
 
     @property
     def metric(self) -> str:
@@ -88,10 +93,14 @@ class DataJudge:
         """The samples that rank proposals."""
         return self.dataset.val.sample(RANKING_SAMPLES, self.seed)
 
+    @stage("evaluating on validation samples")
     def held_out(self, proto: onnx.ModelProto) -> float:
         """On all held-out samples."""
-        return self._on("val", self.dataset.val, proto, self.threads)
+        if not self._last or self._last[0][0] is not proto:
+            self._last[:] = [(proto, self._on("val", self.dataset.val, proto, self.threads))]
+        return self._last[0][1]
 
+    @stage("evaluating for the result")
     def reported(self, proto: onnx.ModelProto) -> float:
         """On the split that results quote."""
         name, split = self.dataset.reported
@@ -104,3 +113,11 @@ class DataJudge:
         if split.metric == "agreement" and name not in self._references:
             self._references[name] = outputs(self.original, split, threads=threads)
         return self._references.get(name)
+
+
+def judge_for(subject: Subject, arguments: Arguments) -> Judge:
+    """Who says how accurate the models of a run are."""
+    if arguments.evaluate is not None:
+        return CallersJudge(arguments.evaluate)
+    assert subject.data is not None
+    return DataJudge(subject.data, subject.trace.folded.proto, arguments.seed, cores())

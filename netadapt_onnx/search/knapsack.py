@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from netadapt_onnx.progress import stage
 from netadapt_onnx.search import netadapt
 from netadapt_onnx.search.ladders import Ladder
 from netadapt_onnx.search.netadapt import TOGETHER, Problem, Step, amounts_after, corrected, met, widths_after
@@ -95,6 +96,7 @@ def _toward(current: float, limit: float, left: int) -> float:
     return float(current * (limit / current) ** (1 / left)) if current > limit else limit
 
 
+@stage("choosing widths")
 def solve(
     ladders: Sequence[Ladder], widths: Widths, scores: Mapping[str, np.ndarray], predict: Predict, ceilings: Amounts
 ) -> dict[str, int]:

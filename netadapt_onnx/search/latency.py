@@ -16,6 +16,7 @@ from netadapt_onnx.profilers.session import Execution, fingerprint
 from netadapt_onnx.profilers.table import Table
 from netadapt_onnx.profilers.timing import Ratio, Timing, ratio
 from netadapt_onnx.profilers.versions import Variant, random_versions
+from netadapt_onnx.progress import stage
 from netadapt_onnx.runtime import random_inputs
 from netadapt_onnx.search.budget import LATENCY, Budget
 from netadapt_onnx.search.estimate import Estimate, Verdict
@@ -26,6 +27,8 @@ from netadapt_onnx.search.run import Run
 from netadapt_onnx.surgery import Trace
 
 TABLE_FILE = "table.jsonl"
+# What building a table may take.
+TABLE_S = 100.0
 # An accepted model is measured briefly; the one that is to meet the budget until its interval is narrow.
 BRIEF_S, BRIEF_SESSIONS = 3.0, 5
 CAREFUL_S, CAREFUL_SESSIONS = 20.0, 21
@@ -67,6 +70,7 @@ class LatencyGauge:
         usual_ms: Sequence[float] = (),
         log: Callable[[str], None] | None = None,
     ) -> None:
+        self._run = run
         self._device = device
         self._original = original.folded
         self._table = table
@@ -245,6 +249,7 @@ class LatencyGauge:
             self._log(busy(disturbance, self._device))
             self._log = None
 
+    @stage("measuring beside the original")
     def _ratio(self, proto: onnx.ModelProto, seconds: float, sessions: int) -> Ratio:
         """The model beside the original, in pairs of fresh sessions that take turns."""
         return ratio(
@@ -253,7 +258,7 @@ class LatencyGauge:
             self._inputs,
             self._execution,
             sessions=sessions,
-            time_cap_s=seconds,
+            time_cap_s=min(seconds, max(BRIEF_S, self._run.left_s())),
             device=self._device,
         )
 
@@ -320,6 +325,7 @@ def built_table(
     progress: Callable[[int, int, str], None],
     device: Device | None = None,
     resource: str = LATENCY,
+    time_cap_s: float = TABLE_S,
 ) -> Table:
     """A table measured on `device` (None: here) and kept in `folder`; continued if a kill interrupted it."""
     return build(
@@ -327,6 +333,7 @@ def built_table(
         Variant(original.folded.proto, original.folded.shapes),
         random_versions(original),
         execution=execution,
+        time_cap_s=time_cap_s,
         progress=progress,
         seed=seed,
         device=device,

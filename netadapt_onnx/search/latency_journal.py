@@ -106,7 +106,7 @@ class LatencyJournal:
                 found = tries[-1].estimate(relative=self._relative)
                 if found.quiet:
                     return tries[-1]
-                if enough(found):
+                if enough(found) or self._run.left_s() <= 0:
                     break
             on_busy(min(map(self._disturbance, tries)))
             return min(tries, key=self._disturbance)

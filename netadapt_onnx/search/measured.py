@@ -28,6 +28,7 @@ from netadapt_onnx.profilers.measuring import write_model
 from netadapt_onnx.profilers.session import CPU, Execution, execution_record
 from netadapt_onnx.profilers.timing import Ratio, Timing, of_pairs
 from netadapt_onnx.profilers.versions import random_versions
+from netadapt_onnx.progress import counting, stage
 from netadapt_onnx.runtime import random_inputs
 from netadapt_onnx.search.budget import CUSTOM, ENERGY, Budget
 from netadapt_onnx.search.latency import CAREFUL_SESSIONS, LatencyGauge
@@ -161,7 +162,7 @@ def fitted(original: Trace, resource: str, value: Value, seed: int, once: Once) 
     """Measure random versions and fit. `once` remembers each value, so that a killed run goes on."""
     draw, count = random_versions(original), CostModel(original.flat.proto)
     rows, found = [], []
-    for number in range(VERSIONS + 1):
+    for number in counting(f"measuring {resource} of versions", range(VERSIONS + 1)):
         if number:
             version = draw(np.random.default_rng([seed, number]))
             proto, shapes = version.proto, version.shapes
@@ -183,6 +184,7 @@ class MeasuredGauge(LatencyGauge):
         super().__init__(run, original, fit, CPU, budget, resource)
         self._value = value
 
+    @stage("measuring beside the original")
     def _ratio(self, proto: onnx.ModelProto, seconds: float, sessions: int) -> Ratio:
         """Model and original in turn."""
         pairs = CAREFUL_PAIRS if sessions >= CAREFUL_SESSIONS else 1

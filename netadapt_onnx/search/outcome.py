@@ -12,6 +12,7 @@ from netadapt_onnx.folding import Folded, fold
 from netadapt_onnx.light import file_bytes
 from netadapt_onnx.model import load, save
 from netadapt_onnx.profilers.cost import cost
+from netadapt_onnx.progress import stage
 from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.budget import LATENCY, Budget, Target
 from netadapt_onnx.search.calibration import deployment
@@ -80,7 +81,7 @@ class Outcome:
             accuracy=AccuracyChange(
                 original, self.judge.reported(proto) if steps else original, self.judge.metric, self.judge.split
             ),
-            validation=self.judge.held_out(proto),
+            validation=self.judge.held_out(proto) if steps else self.run.recall("accuracy/original")["held_out"],
             iterations=len(steps),
             model=file,
             stopped=stopped,
@@ -117,6 +118,7 @@ class Outcome:
             deployed=last.deployed,
         )
 
+    @stage("quantising")
     def _deployed(self, proto: onnx.ModelProto, file: Path, said: Mapping[str, str]) -> Deployed | None:
         """What is deployed of the model, written beside it, and compared with what is deployed of the original."""
         precision = self.arguments.deploy

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from netadapt_onnx.search.attempts import MODEL_FILE
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.proposal import Amounts
 from netadapt_onnx.search.result import Finished
+from netadapt_onnx.search.run import Run, write_json
 
 PARETO_FILE = "pareto.json"
 
@@ -27,6 +29,20 @@ class Point:
     groups: Mapping[str, int]
     model: str | None
     measured: tuple[str, ...] = ()
+
+
+def write_front(
+    run: Run, original: Point, steps: Sequence[Step], models: Sequence[Finished], resources: Sequence[str]
+) -> None:
+    """Write the models of a run that no other of it beats into its directory."""
+    points = [original]
+    for step in steps:
+        file = run.iteration(step.iteration) / MODEL_FILE
+        points.append(of_step(step, str(file.relative_to(run.path)) if file.exists() else None))
+    for found in models:
+        if found.iterations:
+            points.append(of_finished(found, steps[: found.iterations], str(found.model.relative_to(run.path))))
+    write_json(run.path / PARETO_FILE, {"resources": resources, "models": front(points, resources)})
 
 
 def front(points: Sequence[Point], resources: Sequence[str]) -> tuple[Point, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import sys
 import time
@@ -91,8 +92,9 @@ class Entry(msgspec.Struct, frozen=True):
 class Run:
     """A run directory that this process holds. Use it in a `with`: leaving frees the lock."""
 
-    def __init__(self, path: Path, lock: BinaryIO) -> None:
+    def __init__(self, path: Path, lock: BinaryIO, max_time_s: float = math.inf) -> None:
         self.path = path
+        self.max_time_s = max_time_s
         self._lock = lock
         self._journal = Lines(path / JOURNAL_FILE, Entry)
         self._known = {entry.key: entry.value for entry in self._journal.items}
@@ -108,12 +110,13 @@ class Run:
         growing: Mapping[str, int],
         resume: bool,
         about: Mapping[str, Any] | None = None,
+        max_time_s: float | None = None,
     ) -> Self:
         """Start a run in `path`, or continue the one that is there if `resume`.
 
         `identity` is all that decides the result; `growing` holds what a resume may raise; `about` is recorded when
-        the run starts and never compared. Raises NetadaptError when the directory holds something else or another run
-        (naming what differs), or is in use.
+        the run starts and never compared; `max_time_s` is what it may take over all resumes. Raises NetadaptError when
+        the directory holds something else or another run (naming what differs), or is in use.
         """
         if path.exists() and not path.is_dir():
             raise NetadaptError(f"{path} is a file", hint="-o names a directory", code="exists")
@@ -128,7 +131,7 @@ class Run:
         lock = _locked(path)
         try:
             _identify(path / IDENTITY_FILE, identity, growing, about or {})
-            return cls(path, lock)
+            return cls(path, lock, math.inf if max_time_s is None else max_time_s)
         except BaseException:
             lock.close()
             raise
@@ -187,6 +190,10 @@ class Run:
     def seconds(self) -> float:
         """How long this run has worked so far, over all resumes."""
         return self._earlier + time.monotonic() - self._started
+
+    def left_s(self) -> float:
+        """How much of the time that it may take is left."""
+        return self.max_time_s - self.seconds()
 
     def save_seconds(self) -> None:
         """Remember `seconds()` for the next resume."""

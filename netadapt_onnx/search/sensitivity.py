@@ -76,7 +76,7 @@ def sensitivity(
         plain, mended = judge.ranked(resize(trace, keep)), judge.ranked(reconstruct(trace, keep, found))
         done += 1
         if progress is not None:
-            progress(done, len(work), group.name)
+            progress(done, len(work), f"cutting groups: {group.name}")
         return Sensitivity(group.name, count, share, plain, mended, before - mended)
 
     with ThreadPoolExecutor(cores()) as pool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-Progress = Callable[[int, int, str], None]
+from netadapt_onnx.progress import Progress
 
 
 class Standing:
@@ -27,19 +27,12 @@ class Standing:
         gone = (self._first or 0.0) - excess
         left = ""
         if gone > 0 and excess > 0:
-            left = f", about {duration((self._clock() - self._began) * excess / gone)} left"
-        self._so_far = f" ({text}{left})"
+            left = f", about {duration((self._clock() - self._began) * excess / gone)} of searching left"
+        self._so_far = f": {text}{left}"
 
     def __call__(self, done: int, total: int, text: str) -> None:
-        """A progress message with all that."""
-        self._progress(done, total, text + self._so_far)
-
-    def training(self, done: int, total: int, text: str) -> None:
-        """A step of the final training."""
-        if done <= 1:
-            self._began = self._clock()
-        left = (self._clock() - self._began) * (total - done) / max(1, done - 1)
-        self._progress(done, total, f"{text}, about {duration(left)} left" if done > 1 else text)
+        """A progress message with all that, unless it has more to say itself."""
+        self._progress(done, total, text if ": " in text else text + self._so_far)
 
 
 def excess(amounts: Mapping[str, float], limits: Mapping[str, float]) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 import onnx
 
 from netadapt_onnx.model import dynamic_batch_inputs
+from netadapt_onnx.progress import counting
 from netadapt_onnx.runtime import Arrays, run, session
 from netadapt_onnx.segments import between, boundary
 from netadapt_onnx.surgery.trace import Trace
@@ -24,7 +25,7 @@ def activations(trace: Trace, inputs: Arrays, names: Sequence[str]) -> Iterator[
     given = {name for name in wanted if name in inputs}
     computed = [name for name in wanted if name not in given]
     active = session(trace.folded.proto, outputs=computed)
-    for number, part in enumerate(_batches(trace, inputs)):
+    for number, part in enumerate(counting("looking at activations", _batches(trace, inputs))):
         yield number, run(active, part, computed) | {name: part[name] for name in given}
 
 

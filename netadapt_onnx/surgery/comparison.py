@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
+from netadapt_onnx.progress import counting
 from netadapt_onnx.runtime import Arrays, random_inputs, run, session
 from netadapt_onnx.shapes import Known
 from netadapt_onnx.surgery.resize import Cut
@@ -92,7 +93,7 @@ class Comparison:
     def run(self, seeds: range, sampled: frozenset[str]) -> dict[str, Tally]:
         """Tallies by name. Of a tensor whose shape depends on the data, runs in which it differs do not count."""
         tallies = {name: Tally() for name in self._names}
-        for seed in seeds:
+        for seed in counting("proving the cut", seeds):
             inputs = random_inputs(self._specs, seed)
             fed = {name: self.kept(name, value) for name, value in inputs.items()}  # --resize-io cuts inputs too
             expected = run(self._expected, inputs, self._names)
@@ -110,7 +111,7 @@ class Comparison:
 
     def add_noise(self, tallies: dict[str, Tally], seeds: range) -> None:
         """What rounding alone does: the reference with every float input moved by one unit in the last place."""
-        for seed in seeds:
+        for seed in counting("proving the cut", seeds):
             inputs = random_inputs(self._specs, seed)
             names = list(tallies)
             before, after = run(self._expected, inputs, names), run(self._expected, _nudged(inputs), names)

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from netadapt_onnx.progress import counting
 from netadapt_onnx.runtime import Arrays
 from netadapt_onnx.segments import reads
 from netadapt_onnx.surgery.activations import Advance
@@ -59,7 +60,7 @@ def reconstruct_in_order(
     model = resize(trace, keep)
     rounds = _rounds(trace, model, cut, targets, rewired)
     advance = Advance(trace, inputs)
-    for number, layers in enumerate(rounds):
+    for number, layers in enumerate(counting("solving layers", rounds)):
         later = {layer.output for after in rounds[number:] for layer in after}
         sums: dict[str, Sums] = {}
         seen = dict.fromkeys((layer.name for layer in layers), 0)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.progress import stage
 from netadapt_onnx.surgery.bodies import BRANCHES, taking
 from netadapt_onnx.surgery.comparison import Comparison, Tally
 from netadapt_onnx.surgery.reference import masked_reference
@@ -51,6 +52,7 @@ class Verification:
     outputs: Mapping[str, tuple[str, ...]]
 
 
+@stage("proving the cut")
 def verify(
     trace: Trace, keep: KeptIndices, *, pruned: onnx.ModelProto | None = None, seed: int = 0, runs: int = RUNS
 ) -> Verification:

@@ -10,6 +10,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import declared_shape
+from netadapt_onnx.progress import steps
 from netadapt_onnx.runtime import Arrays, run, session
 from netadapt_onnx.training.data import Labels, Measure, Split
 from netadapt_onnx.training.forms import forms
@@ -137,13 +138,15 @@ def _answers(proto: onnx.ModelProto, split: Split, threads: int) -> Iterator[tup
     """Rows of the split and the model's outputs for them, in order."""
     active = session(proto, threads=threads)
     size = batch_size(proto)
-    for start in range(0, len(split), size):
-        wanted = np.arange(start, start + size)
-        count = int((wanted < len(split)).sum())
-        fixed = size if _fixed(proto) else count
-        inputs = split.batch(np.minimum(wanted[:fixed], len(split) - 1))
-        found = run(active, inputs)
-        yield slice(start, start + count), {n: _per_sample(n, v, fixed)[:count] for n, v in found.items()}
+    with steps("evaluating", len(split)) as report:
+        for start in range(0, len(split), size):
+            wanted = np.arange(start, start + size)
+            count = int((wanted < len(split)).sum())
+            fixed = size if _fixed(proto) else count
+            inputs = split.batch(np.minimum(wanted[:fixed], len(split) - 1))
+            found = run(active, inputs)
+            report(start + count)
+            yield slice(start, start + count), {n: _per_sample(n, v, fixed)[:count] for n, v in found.items()}
 
 
 def _shapes(found: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import Folded
+from netadapt_onnx.progress import stage
 from netadapt_onnx.training.cifar import cifar_files, read_cifar
 from netadapt_onnx.training.data import SPLITS, Dataset, Own, Specs, Split, split_validation
 from netadapt_onnx.training.given import DataSource, is_code, source_of
@@ -22,6 +23,7 @@ from netadapt_onnx.training.npz import npz_splits
 from netadapt_onnx.training.pictures import arrays_of, picture_scaling, preparation
 
 
+@stage("reading the data")
 def dataset_for(folded: Folded, data: str | os.PathLike[str], *, train: bool = True) -> Dataset:
     """Data checked against a model. Raises NetadaptError naming both sides of what does not fit."""
     outputs = {value.name: folded.shapes[value.name] for value in folded.proto.graph.output}

@@ -13,11 +13,14 @@ import onnx
 import torch
 from torch import Tensor
 
+from netadapt_onnx.progress import Steps, steps
 from netadapt_onnx.training.recipe import Average, Recipe, optimiser
 from netadapt_onnx.training.replicas import Fetch, Replicas
 
 # How often a training is saved besides the ends of epochs: what a kill costs at most.
 SAVED_EVERY_S = 20.0
+# A pace is known after so many steps. A schedule is shortened where it is to have less than this share of its steps.
+TIMED_STEPS, CLEARLY_FEWER = 4, 0.95
 
 Progress = Callable[[int, int, float], None]
 Save = Callable[[dict[str, Any]], None]
@@ -41,11 +44,35 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What is trained on: the row numbers of an epoch's batches, and the samples of a step."""
+    """What is trained on: the row numbers of an epoch's batches, and the samples of a step.
+
+    With `time_left`, in seconds, there are as many steps as fit.
+    """
 
     steps: int
     batches: Callable[[int], list[np.ndarray]]
     fetch: Callable[[int], Fetch]
+    time_left: Callable[[], float] | None = None
+
+
+class Pace:
+    """How many steps the time left has room for, as fast as those since now (after `done`) are taken."""
+
+    def __init__(self, time_left: Callable[[], float], done: int) -> None:
+        self._time_left = time_left
+        self._first = done
+        self.left_s = time_left()
+
+    def fitting(self, done: int, planned: int) -> int | None:
+        """The steps of a schedule in all, where they are clearly fewer than planned; None if it may stay."""
+        left_s = self._time_left()
+        if left_s == math.inf:
+            return None
+        if left_s <= 0:
+            return done
+        taken = done - self._first
+        able = done + int(left_s * taken / max(self.left_s - left_s, 1e-9))
+        return able if taken >= TIMED_STEPS and able < CLEARLY_FEWER * planned else None
 
 
 class DivergedError(Exception):
@@ -73,6 +100,7 @@ class Loop:
         self._kept_score, self._stale = -math.inf, 0
         self._losses: list[float] = []
         self._done = 0
+        self._steps: int | None = None  # where time shortens the schedule
         self._seconds = 0.0
         self.history: list[Epoch] = []
 
@@ -87,27 +115,47 @@ class Loop:
         for epoch in self.history:
             if told is not None:
                 told(epoch)
+        pace = None if schedule.time_left is None else Pace(schedule.time_left, self._done)
+        with steps("training", schedule.steps, None if pace is None else pace.left_s) as report:
+            self._run(schedule, pace, report, progress, save, told)
+        result = self._kept if self._kept is not None else self._current()
+        self._replicas.restore(result)
+
+    def _run(
+        self,
+        schedule: Schedule,
+        pace: Pace | None,
+        report: Steps,
+        progress: Progress | None,
+        save: Save | None,
+        told: Told | None,
+    ) -> None:
         began = time.monotonic() - self._seconds
         saved = time.monotonic()
-        while self._done < schedule.steps and not self._over():
+        report(self._done)
+        while (self._losses or self._done < self._planned(schedule)) and not self._over():
             batches = schedule.batches(len(self.history))
             first = self._done - len(self._losses)  # of this epoch
-            for rows in batches[len(self._losses) : schedule.steps - first]:
+            for rows in batches[len(self._losses) : self._planned(schedule) - first]:
                 self._step(schedule, rows)
+                report(self._done, f"loss {self._losses[-1]:.3f}")
                 if progress is not None:
-                    progress(self._done, schedule.steps, self._losses[-1])
+                    progress(self._done, self._planned(schedule), self._losses[-1])
                 self._seconds = time.monotonic() - began
-                if save is not None and time.monotonic() - saved > SAVED_EVERY_S:
+                shorter = None if pace is None else pace.fitting(self._done, self._planned(schedule))
+                if shorter is not None:  # saved before it decides anything: a killed run goes on alike
+                    self._steps = shorter
+                if save is not None and (shorter is not None or time.monotonic() - saved > SAVED_EVERY_S):
                     save(self._state())
                     saved = time.monotonic()
-            self._end_epoch(self._recipe.rate(self._done - 1, schedule.steps, self._lr))
+                if self._done >= self._planned(schedule):
+                    break
+            self._end_epoch(self._recipe.rate(self._done - 1, self._planned(schedule), self._lr))
             if told is not None:
                 told(self.history[-1])
             if save is not None:
                 save(self._state())
                 saved = time.monotonic()
-        result = self._kept if self._kept is not None else self._current()
-        self._replicas.restore(result)
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from what `save` was given."""
@@ -117,6 +165,7 @@ class Loop:
         self._best, self._best_loss = state["best"], state["best_loss"]
         self._kept, self._kept_score, self._stale = state["kept"], state["kept_score"], state["stale"]
         self._losses, self._done, self._seconds = list(state["losses"]), state["done"], state["seconds"]
+        self._steps = state.get("steps")
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         if self._average is not None:
             now = self._replicas.main.state()
@@ -135,14 +184,22 @@ class Loop:
             "stale": self._stale,
             "losses": self._losses,
             "done": self._done,
+            "steps": self._steps,
             "seconds": self._seconds,
             "history": [asdict(epoch) for epoch in self.history],
             "average": None if average is None else average.state,
             "updates": 0 if average is None else average.updates,
         }
 
+    def _planned(self, schedule: Schedule) -> int:
+        return schedule.steps if self._steps is None else self._steps
+
+    def share(self, schedule: Schedule) -> float:
+        """The share of the schedule's steps that there is time for."""
+        return self._planned(schedule) / max(1, schedule.steps)
+
     def _step(self, schedule: Schedule, rows: np.ndarray) -> None:
-        rate = self._recipe.rate(self._done, schedule.steps, self._lr)
+        rate = self._recipe.rate(self._done, self._planned(schedule), self._lr)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         loss = self._replicas.gradients(schedule.fetch(self._done), rows)

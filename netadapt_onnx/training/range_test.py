@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from netadapt_onnx.progress import Steps, stage
 from netadapt_onnx.training.loop import Schedule
 from netadapt_onnx.training.recipe import Recipe, optimiser
 from netadapt_onnx.training.replicas import Replicas
@@ -38,13 +39,16 @@ def range_test(replicas: Replicas, recipe: Recipe, schedule: Schedule, usual: fl
     a loss that still falls says little, for a run of 48 steps does not show what hundreds of such steps would do.
     """
     before = replicas.main.state()
-    rates, losses = _tried(replicas, recipe, schedule, usual)
+    with stage("looking for a learning rate", STEPS) as report:
+        rates, losses = _tried(replicas, recipe, schedule, usual, report)
     replicas.restore(before)
     best = rates[int(np.argmin(losses))] if losses else usual
     return RangeTest(tuple(rates), tuple(losses), min(best / MARGIN, 10 * usual))
 
 
-def _tried(replicas: Replicas, recipe: Recipe, schedule: Schedule, usual: float) -> tuple[list[float], list[float]]:
+def _tried(
+    replicas: Replicas, recipe: Recipe, schedule: Schedule, usual: float, report: Steps
+) -> tuple[list[float], list[float]]:
     """Rates, and the smoothed losses after each."""
     moving = optimiser(replicas.main, recipe)
     rates: list[float] = []
@@ -70,4 +74,5 @@ def _tried(replicas: Replicas, recipe: Recipe, schedule: Schedule, usual: float)
         for group in moving.param_groups:
             group["lr"] = rate
         moving.step()
+        report(step + 1)
     return rates, losses

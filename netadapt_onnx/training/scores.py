@@ -16,6 +16,7 @@ from torch import Tensor
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import dynamic_batch_inputs
+from netadapt_onnx.progress import steps
 from netadapt_onnx.surgery.contractions import contractions
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.training.data import Labels, Split
@@ -57,7 +58,7 @@ def _squares(trace: Trace, split: Split, size: int, seed: int) -> np.ndarray:
     # A batch written into the file is kept to: not every graph can be run at another.
     at_once = size if dynamic_batch_inputs(proto) else min(size, next(iter(trace.folded.specs.values()))[0][0])
     batches = len(split) // size
-    with one_thread():
+    with one_thread(), steps("scoring channels", batches * size) as report:
         for start in range(0, batches * size, size):
             gradient = np.zeros(len(trace.roots))
             for inputs, labels in split.subset(slice(start, start + size)).batches(at_once):
@@ -65,6 +66,7 @@ def _squares(trace: Trace, split: Split, size: int, seed: int) -> np.ndarray:
                 labels = None if split.measure is not None else labels  # which only its own functions understand
                 gradient += share * _gate_gradients(trace, graph, losses, tensors(inputs), labels, drawn)
             total += gradient**2
+            report(start + size)
     if not np.isfinite(total).all() or not total.any():
         what = "depends on no channel" if np.isfinite(total).all() else "has gradients that are no numbers"
         raise NetadaptError(f"the model's loss {what}", hint="choose a criterion without gradients, l2 say")

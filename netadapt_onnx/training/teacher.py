@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.progress import stage
 from netadapt_onnx.training.data import Split
 from netadapt_onnx.training.placement import autocast
 from netadapt_onnx.training.replicas import tensors
@@ -93,9 +94,13 @@ class Teacher:
             rows = np.arange(start, min(start + _CHUNK, self._samples))
             self(tensors(split.batch(rows), settings), rows, settings)
 
-        with ThreadPoolExecutor(settings.replicas, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for _ in pool.map(compute, range(0, self._samples, _CHUNK)):
-                pass
+        chunks = range(0, self._samples, _CHUNK)
+        with (
+            stage("asking the teacher", len(chunks)) as report,
+            ThreadPoolExecutor(settings.replicas, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ):
+            for done, _ in enumerate(pool.map(compute, chunks), 1):
+                report(done)
 
     def agree_on_pairs(self) -> None:
         """Answer the two halves of the samples alike from now on: the mean of what `foresee` found for each."""

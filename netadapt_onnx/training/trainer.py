@@ -18,6 +18,7 @@ from torch import Tensor
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.light import without_weights
+from netadapt_onnx.progress import stage
 from netadapt_onnx.runtime import Arrays
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.augmentation import augmented
@@ -50,7 +51,8 @@ class TrainResult:
     """`proto` has the trained weights and nothing else changed. `settings` passed to `train` again repeat it exactly.
 
     `lr` is the rate that was used in the end (halved once if the first attempt diverged), `lr_test` how it was found
-    where that was asked for; `batch_size` is the one that fitted into memory.
+    where that was asked for; `batch_size` is the one that fitted into memory, `share` that of the steps which fitted
+    into the time.
     """
 
     proto: onnx.ModelProto
@@ -59,6 +61,7 @@ class TrainResult:
     lr: float
     batch_size: int = BATCH_SIZE
     lr_test: RangeTest | None = None
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class _Plan:
     seed: int
     augment: bool
     mirrored: bool = False
+    time_left: Callable[[], float] | None = None
 
 
 def train(
@@ -95,6 +99,7 @@ def train(
     progress: Progress | None = None,
     told: Callable[[Epoch], None] | None = None,
     say: Callable[[str], None] | None = None,
+    time_left: Callable[[], float] | None = None,
 ) -> TrainResult:
     """Train on `dataset.train` for `epochs`, or for `steps` batches, by a `recipe` (Nesterov SGD, one cycle).
 
@@ -108,7 +113,8 @@ def train(
 
     What was chosen and where it stands is kept in the file `checkpoint`: killed at any moment, the same call goes on
     from there to the same bits; the caller removes the file. `score` judges models on held-out data where the recipe
-    has patience. `progress(step, steps, loss)` follows along, `told` gets every epoch, `say` what a user should know.
+    has patience. With `time_left`, in seconds, the schedule has as many steps as fit, and its rate still falls to the
+    end. `progress(step, steps, loss)` follows along, `told` gets every epoch, `say` what a user should know.
     Raises NetadaptError: unsupported ops, neither labels nor teacher, divergence at half the learning rate too, a batch
     of one sample with BatchNorm, too little memory for any batch, another training's checkpoint.
     """
@@ -144,7 +150,7 @@ def train(
             per_epoch = max(1, len(split) // size)
             whole = steps if steps is not None else (epochs or 0) * per_epoch
             both = mirrored and not split.varies and 2 * len(split) <= MOST_FORESEEN
-            plan = _Plan(both_ways(split) if both else split, size, per_epoch, whole, seed, augment, both)
+            plan = _Plan(both_ways(split) if both else split, size, per_epoch, whole, seed, augment, both, time_left)
             if own is not None and own.training is not None:
                 rate = lr if isinstance(lr, float | int) else _learning_rate(graph, plan, recipe)
                 known = teacher if isinstance(teacher, onnx.ModelProto | Teacher) else None
@@ -205,7 +211,7 @@ def _trained(
         if store is not None:
             store.put(settings=asdict(settings))
     require(settings)
-    schedule = Schedule(plan.steps, partial(_batches, plan), partial(_fetch, plan))
+    schedule = Schedule(plan.steps, partial(_batches, plan), partial(_fetch, plan), plan.time_left)
     teaching = _teaching(teacher, plan, settings, needs, repeatable=store is not None)
     with repeatable(settings), Replicas(unfolded, settings, losses, teaching, threads) as replicas:
         usual = _learning_rate(replicas.main, plan, recipe)
@@ -232,7 +238,9 @@ def _trained(
                     store.put(loop=None, attempt=1, start=replicas.main.state())
                 continue
             trained = batchnorm.fold(replicas.main.write_back(unfolded))
-            return TrainResult(trained, tuple(loop.history), settings, rate / 2**attempt, plan.batch_size, test)
+            return TrainResult(
+                trained, tuple(loop.history), settings, rate / 2**attempt, plan.batch_size, test, loop.share(schedule)
+            )
     raise NetadaptError(
         f"training diverged, also at half the learning rate ({rate / 2:g})", hint="give a smaller --lr", code="diverged"
     )
@@ -285,6 +293,7 @@ def choose_settings(
         return _choose(unfolded, split, size, seed, task(unfolded, needs.shapes, dataset), gpu=gpu)
 
 
+@stage("choosing how to train")
 def _choose(
     proto: onnx.ModelProto, split: Split, batch_size: int, seed: int, losses: Task, *, gpu: bool = True
 ) -> Settings:

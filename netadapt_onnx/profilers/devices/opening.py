@@ -17,6 +17,7 @@ from netadapt_onnx.profilers.devices.remote import RemoteDevice
 from netadapt_onnx.profilers.devices.shell import Shell
 from netadapt_onnx.profilers.devices.ssh import SshShell
 from netadapt_onnx.profilers.measuring import Device
+from netadapt_onnx.progress import stage
 
 LOCAL = "local"
 # A device that is only measured by hand: it cannot be opened.
@@ -60,6 +61,7 @@ def _shell(name: str, token: str) -> Shell:
     raise NetadaptError(f"no device '{name}'", hint="local, ssh://[user@]host[:port] or adb://SERIAL", code="usage")
 
 
+@stage("reaching the device")
 def _behind(shell: Shell, python: str, keep: bool, perf_test: Path | None, log: Callable[[str], None] | None) -> Device:
     if perf_test is not None:
         return PerfTestDevice(shell, perf_test, keep=keep)
