@@ -45,6 +45,18 @@ HEARTBEAT_S = 5.0
 # Session options: fail rather than leave a node to the CPU; remember which provider got which node.
 NO_FALLBACK, RECORDED = "session.disable_cpu_ep_fallback", "session.record_ep_graph_assignment_info"
 _registered: set[str] = set()
+# A sign of life may not stand within a record.
+_speaking = threading.Lock()
+# The format of manifests and results.
+SCHEMA = 1
+# What of an environment makes times comparable: only where all of it is equal are they of one device.
+COMPARED = ("cpu", "flags", "os", "arch", "onnxruntime", "governor")
+# The exit code for results that were begun under another of these.
+OTHER_DEVICE = 3
+
+
+class OtherDevice(ValueError):
+    """Results were begun on another device, or under another onnxruntime."""
 
 
 class Rounds:
@@ -495,6 +507,33 @@ def wait_until_cool(root: Path = Path("/"), sleep: Callable[[float], None] = tim
     return temperature_c(root)
 
 
+def differences(recorded: Record, here: Record) -> list[str]:
+    """Where two descriptions differ, one readable line each; empty when they agree."""
+    lines = []
+    for key in dict.fromkeys([*recorded, *here]):
+        a, b = recorded.get(key), here.get(key)
+        if a == b:
+            continue
+        if isinstance(a, list) and isinstance(b, list):
+            a, b = (" ".join(sorted(set(map(str, x)) - set(map(str, y)))) or "none more" for x, y in ((a, b), (b, a)))
+        lines.append(f"{key}: {a} there, {b} here")
+    return lines
+
+
+def _require_same(results: Path, known: Sequence[Record], here: Record) -> None:
+    """Raise OtherDevice, naming what differs, if earlier records were measured with what times do not compare with."""
+    for record in known:
+        if record["record"] == "environment":
+            begun = record["environment"] if isinstance(record["environment"], dict) else {}
+            ours, theirs = ({key: side.get(key) for key in COMPARED} for side in (here, begun))
+            unlike = differences(theirs, ours)
+            if unlike:
+                raise OtherDevice(
+                    f"{results.name} was begun on another device or onnxruntime ({'; '.join(unlike)}): go on there, "
+                    f"or move {results.name} away to measure everything here"
+                )
+
+
 def work(
     folder: Path,
     manifest: Record,
@@ -504,11 +543,13 @@ def work(
 ) -> Iterator[list[Record]]:
     """Do the jobs of a manifest (or of one shard), appending to `results`; yields what is there already, then the new.
 
-    Raises ValueError for a file that is damaged or of something else.
+    Raises ValueError for a file that is damaged, of something else or of another device.
     """
     known = _resume(results, manifest)
+    present = environment()
+    here: Record = {"record": "environment", "environment": present}
+    _require_same(results, known, present)
     yield known
-    here = {"record": "environment", "environment": environment()}
     if here not in known:
         yield _append(results, [here])
     finished = {(r["job"], r["model"]) for r in known if r["record"] in ("measured", "failed")}
@@ -516,7 +557,7 @@ def work(
     capped = [n for n, job in jobs if job["seconds"] is None]
     spent = sum(r["seconds"] for r in known if r["record"] == "measured" and r["job"] in capped)
     stopped = "done"
-    with np.load(str(folder / manifest["inputs"])) as arrays:
+    with np.load(str(_inside(folder, manifest["inputs"]))) as arrays:
         inputs = {k: arrays[k].astype(object) if arrays[k].dtype.kind == "U" else arrays[k] for k in arrays}
     for number, job in jobs:
         missing = [m for m in job["models"] if (number, m) not in finished]
@@ -544,10 +585,24 @@ def _resume(results: Path, manifest: Record) -> list[Record]:
             data = file.read()
             whole = data.rfind(b"\n") + 1
             file.truncate(whole)
-        known = [json.loads(line) for line in data[:whole].splitlines()]
+        known = [_line(results, n, line) for n, line in enumerate(data[:whole].splitlines(), 1)]
     if known and known[0] != {"record": "manifest", "manifest": manifest}:
         raise ValueError(f"{results} holds results of something else")
     return known or _append(results, [{"record": "manifest", "manifest": manifest}])
+
+
+def _line(results: Path, number: int, line: bytes) -> Record:
+    """A line of results. Raises ValueError, naming it, for one that no agent wrote."""
+    needed = {"manifest": "manifest", "environment": "environment", "measured": "seconds", "failed": "error"}
+    try:
+        record = json.loads(line)
+        kind = record["record"]
+        for key in [needed.get(kind, "record"), *(("job", "model") if kind in ("measured", "failed") else ())]:
+            record[key]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(f"{results.name}, line {number}, is damaged: move the file away") from None
+    whole: Record = record
+    return whole
 
 
 def _append(results: Path, records: list[Record]) -> list[Record]:
@@ -561,20 +616,36 @@ def _append(results: Path, records: list[Record]) -> list[Record]:
 
 def _checked(folder: Path, model: Record) -> Path:
     """The path of a model's file, once its content is what the manifest says."""
-    path: Path = folder / model["file"]
+    path = _inside(folder, model["file"])
     if hashlib.sha256(path.read_bytes()).hexdigest() != model["sha256"]:
         raise ValueError(f"{path.name} is damaged: copy it again")
     return path
 
 
+def _inside(folder: Path, name: str) -> Path:
+    """A file of a manifest's own folder. Raises ValueError for a name that leads elsewhere."""
+    if name in ("", ".", "..") or not set("/\\:").isdisjoint(name):
+        raise ValueError(f"the manifest names '{name}', which is no file beside it")
+    return folder / name
+
+
 @contextmanager
-def alone(results: Path) -> Iterator[None]:
-    """Wait until no other agent works on the same results: one whose connection was cut finishes its job first."""
+def alone(results: Path, gone: threading.Event) -> Iterator[None]:
+    """Wait until no other agent works on the same results: one whose connection was cut finishes its job first.
+
+    Raises OSError when those who listen are `gone` meanwhile.
+    """
     with Path(f"{results}.lock").open("ab") as lock:
         if os.name != "nt":
             import fcntl
 
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if gone.wait(0.2):
+                        raise OSError("nobody listens any more") from None
         yield
 
 
@@ -582,9 +653,17 @@ def _beat(over: threading.Event) -> None:
     """A sign of life in an empty line now and then, so that whoever listens can tell work from a dead connection."""
     while not over.wait(HEARTBEAT_S):
         try:
-            os.write(1, b"\n")
+            with _speaking:
+                os.write(1, b"\n")
         except OSError:
             over.set()
+
+
+def _say(records: Sequence[Record]) -> None:
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    with _speaking:
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 def main() -> int:
@@ -596,38 +675,51 @@ def main() -> int:
     parser.add_argument("--stream", action="store_true", help="write the records to stdout too; stop when nobody reads")
     parser.add_argument("--describe", action="store_true", help="only tell what device this is")
     given = parser.parse_args()
+    gone = threading.Event()
+    if given.stream:
+        threading.Thread(target=_beat, args=(gone,), daemon=True).start()
     if given.describe:
-        sys.stdout.write(json.dumps(environment()) + "\n")
+        _say([environment()])
         return 0
     if not given.manifest or not given.results:
         parser.error("name a manifest and a file for the results")
     try:
-        with alone(given.results):
-            listen(given.manifest, given.results, given.shard, given.stream)
+        with alone(given.results, gone):
+            listen(given.manifest, given.results, given.shard, given.stream, gone)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
-        return 2
+        return OTHER_DEVICE if isinstance(error, OtherDevice) else 2
     return 0
 
 
-def listen(path: Path, results: Path, shard: Optional[int], stream: bool) -> None:
+def listen(path: Path, results: Path, shard: Optional[int], stream: bool, gone: threading.Event) -> None:
     """Work, and tell whoever listens; stop when those who should listen are gone."""
-    gone = threading.Event()
-    if stream:
-        threading.Thread(target=_beat, args=(gone,), daemon=True).start()
-    manifest = json.loads(path.read_bytes())
+    manifest = _manifest(path)
     jobs = [job for job in manifest["jobs"] if shard is None or job["shard"] in (None, shard)]
     done, total = 0, sum(len(job["models"]) for job in jobs)
     for records in work(path.resolve().parent, manifest, results, shard):
         new = sum(record["record"] in ("measured", "failed") for record in records)
         done += new
         if stream:
-            sys.stdout.write("".join(json.dumps(record) + "\n" for record in records))
-            sys.stdout.flush()
+            _say(records)
         elif new:
             sys.stderr.write(f"{done} of {total} measured\n")
         if gone.is_set():
             return
+
+
+def _manifest(path: Path) -> Record:
+    """Raises ValueError for a file that is no manifest, or one for another agent."""
+    try:
+        manifest: Record = json.loads(path.read_bytes())
+        schema = manifest["schema"]
+        for key in ("execution", "inputs", "models", "jobs", "seconds"):
+            manifest[key]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(f"{path.name} is no manifest, or damaged: copy it again") from None
+    if schema != SCHEMA:
+        raise ValueError(f"{path.name} has format {schema}, and this agent.py reads {SCHEMA}: copy both again")
+    return manifest
 
 
 if __name__ == "__main__":

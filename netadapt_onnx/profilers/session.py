@@ -101,17 +101,12 @@ def fingerprint(execution: Execution = CPU, environment: Mapping[str, Any] | Non
     """
     device = agent.environment() if environment is None else environment
     found = {
-        "cpu": device["cpu"],
-        "flags": device["flags"],
-        "os": device["os"],
-        "arch": device["arch"],
-        "onnxruntime": device["onnxruntime"],
+        **{field: device[field] for field in agent.COMPARED},
         "ep": execution.ep,
         "options": execution.all_options,
         "optimisation": "all",
         "threads": execution.threads,
         "precision": execution.deploy.precision,
-        "governor": device["governor"],
     }
     if execution.library is not None:
         found["library"] = _identity(Path(execution.library))
@@ -123,14 +118,5 @@ def _identity(library: Path) -> str:
         return f"{library.name} {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
 
-def differences(recorded: Fingerprint, here: Fingerprint) -> list[str]:
-    """Where two fingerprints differ, one readable line each; empty when they agree."""
-    lines = []
-    for key in dict.fromkeys([*recorded, *here]):
-        a, b = recorded.get(key), here.get(key)
-        if a == b:
-            continue
-        if isinstance(a, list) and isinstance(b, list):
-            a, b = (" ".join(sorted(set(x) - set(y))) or "none more" for x, y in ((a, b), (b, a)))
-        lines.append(f"{key}: {a} there, {b} here")
-    return lines
+# Devices compare by the same rule.
+differences = agent.differences
