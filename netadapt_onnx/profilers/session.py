@@ -118,5 +118,14 @@ def _identity(library: Path) -> str:
         return f"{library.name} {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
 
-# Devices compare by the same rule.
-differences = agent.differences
+def differences(recorded: Fingerprint, here: Fingerprint) -> list[str]:
+    """Where two fingerprints differ, one readable line each; empty when they agree."""
+    lines = []
+    for key in dict.fromkeys([*recorded, *here]):
+        a, b = recorded.get(key), here.get(key)
+        if a == b:
+            continue
+        if isinstance(a, list) and isinstance(b, list):
+            a, b = (" ".join(sorted(set(x) - set(y))) or "none more" for x, y in ((a, b), (b, a)))
+        lines.append(f"{key}: {a} there, {b} here")
+    return lines
