@@ -82,9 +82,9 @@ class Job(msgspec.Struct, frozen=True):
         if beside not in ((0,) if self.reference is None else (sessions, sessions * (1 + self.anchors))):
             return f"reference_ms: {beside} sessions beside {sessions} of the model"
         if self.profiled and not (record.optimised and (self.reference is None or record.reference_us)):
-            return "optimised: the times of kernels are missing"
+            return "optimised, reference_us: the times of kernels are missing"
         if sum(record.median_ms) > 1100 * (record.seconds + 0.001) * len(self.models):
-            return f"seconds: {record.seconds:g} s were too few for sessions of {sum(record.median_ms):g} ms"
+            return f"seconds: {record.seconds:g}, too few for a sum of {sum(record.median_ms):g} in median_ms"
         return None
 
 
@@ -159,7 +159,7 @@ class Measured(msgspec.Struct, frozen=True, tag_field="record", tag="measured"):
             if len(fastest) != len(middle):
                 raise ValueError(f"{other}: {len(middle)} sessions, and {len(fastest)} in {one}")
             if any(fast > 1.001 * median + 1e-5 for fast, median in zip(fastest, middle, strict=True)):
-                raise ValueError(f"{one}: the fastest runs took longer than the median")
+                raise ValueError(f"{other}: less than in {one}, the fastest runs")
         if self.optimised:
             try:
                 unpacked_graph(self.optimised)
