@@ -26,7 +26,7 @@ from netadapt_onnx.profilers.versions import random_versions
 from netadapt_onnx.profiling import bundle, import_results
 from netadapt_onnx.surgery.trace import trace
 
-MUTANTS = int(os.environ.get("NETADAPT_MUTANTS", "150"))
+MUTANTS = int(os.environ.get("NETADAPT_MUTANTS", "80"))
 NASTY: list[Any] = [
     *(
         0,

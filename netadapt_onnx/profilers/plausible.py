@@ -9,6 +9,8 @@ import msgspec
 from netadapt_onnx.errors import printable
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+# Of parameters, multiplications, bytes.
+Total = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 # No run of a model takes an hour, and no measuring of one four months.
 Ms = Annotated[float, msgspec.Meta(gt=0, le=3.6e6)]

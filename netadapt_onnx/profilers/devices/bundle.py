@@ -32,7 +32,7 @@ MANIFEST = "manifest.json"
 RUN_SH = """#!/bin/sh
 # Measures the models in this folder{what}. Killed, it goes on when it is run again.
 cd "$(dirname "$0")" || exit 2
-export ORT_DISABLE_TELEMETRY="${{ORT_DISABLE_TELEMETRY:-1}}"
+export ORT_DISABLE_TELEMETRY="${{ORT_DISABLE_TELEMETRY:-1}}" TMPDIR="$PWD"
 exec "${{PYTHON:-python3}}" agent.py manifest.json "results${{1:+-$1}}.jsonl" ${{1:+--shard "$1"}}
 """
 RUN_BAT = """@echo off
@@ -40,6 +40,7 @@ rem Measures the models in this folder{what}. Killed, it goes on when it is run 
 cd /d "%~dp0"
 if not defined ORT_DISABLE_TELEMETRY set ORT_DISABLE_TELEMETRY=1
 if not defined PYTHON set PYTHON=python
+set TMP=%CD%
 set RESULTS=results.jsonl
 set SHARD=
 if not "%1"=="" set RESULTS=results-%1.jsonl
@@ -59,8 +60,8 @@ Run it (about {minutes:.0f} minutes; keep the device idle and cool):
     run.bat                            on Windows
     PYTHON=venv/bin/python sh run.sh   with a Python of your choice
 {sharding}
-Stop it whenever you like: run again, it goes on where it was. Running it in a fresh copy of this folder measures
-everything once more, and more measurements make a better table.
+Stop it whenever you like: run again, it goes on where it was, as long as the device and its onnxruntime are the same.
+Running it in a fresh copy of this folder measures everything once more, and more measurements make a better table.
 
 Then carry the results back, to where netadapt-onnx is:
     netadapt-onnx profile import results.jsonl --table device.jsonl

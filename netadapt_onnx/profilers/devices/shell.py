@@ -23,6 +23,8 @@ from netadapt_onnx.profilers.devices.patience import FailedThereError, LostError
 CALL_S = 60.0
 # A working agent writes at least every few seconds; after such a silence the connection counts as dead.
 SILENCE_S = 60.0
+# Nothing more of a file has arrived for so long: scp writes 255 kB at a time, and ssh itself notices dead connections.
+COPY_SILENCE_S = 300.0
 # A device that shows signs of life and nothing else for so long has hung.
 STALLED_S = 4 * 3600.0
 # What a command may say, a line of the agent's, a file that comes back: more is no answer to what was asked.
@@ -148,7 +150,7 @@ class Shell:
         assert process.stderr is not None
         said, errors = Said(process.stdout), Said(process.stderr)
         try:
-            await_end(process, seconds, max(seconds, SILENCE_S) if progress else seconds, progress)
+            await_end(process, seconds, max(seconds, COPY_SILENCE_S) if progress else seconds, progress)
         except subprocess.TimeoutExpired as error:
             if not self._reached:
                 raise NetadaptError(f"{self.name} does not answer", code="device") from None
