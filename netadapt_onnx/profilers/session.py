@@ -126,6 +126,6 @@ def differences(recorded: Fingerprint, here: Fingerprint) -> list[str]:
         if a == b:
             continue
         if isinstance(a, list) and isinstance(b, list):
-            a, b = (" ".join(sorted(set(x) - set(y))) or "none more" for x, y in ((a, b), (b, a)))
+            a, b = (" ".join(sorted({*map(str, x)} - {*map(str, y)})) or "none more" for x, y in ((a, b), (b, a)))
         lines.append(f"{key}: {a} there, {b} here")
     return lines

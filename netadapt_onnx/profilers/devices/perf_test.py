@@ -92,8 +92,8 @@ class PerfTestDevice:
     def push(self, files: Sequence[Path]) -> None:
         """The binary, then whatever is new; inputs are made by the binary."""
         if BINARY not in self._there:
-            self._touched = True
             self._call(f"umask 077; mkdir -p {self._shell.folder}")
+            self._touched = True
             with tempfile.TemporaryDirectory(prefix="netadapt-") as folder:  # no name of the user's reaches a device
                 binary = Path(shutil.copy(self._binary, Path(folder) / BINARY))
                 self._insist(lambda: self._shell.push([binary]))

@@ -100,8 +100,8 @@ class RemoteDevice:
             self._there |= {file.name for file in new}
 
     def _push_agent(self) -> None:
-        self._touched = True
         done = self._shell.call(f"umask 077; mkdir -p {self._shell.folder}")
+        self._touched = True
         if done.returncode:
             message = f"{self.name}: no folder {self._shell.folder} can be made: {last_line(done.stderr)}"
             raise NetadaptError(message, code="device")
