@@ -607,7 +607,7 @@ def main() -> int:
     parser.add_argument("--describe", action="store_true", help="only tell what device this is")
     given = parser.parse_args()
     gone = threading.Event()
-    if given.stream:
+    if given.stream or given.describe:
         threading.Thread(target=_beat, args=(gone,), daemon=True).start()
     if given.describe:
         sys.stdout.write(json.dumps(environment()) + "\n")

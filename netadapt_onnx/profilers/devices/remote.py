@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +24,8 @@ from netadapt_onnx.profilers.session import differences
 T = TypeVar("T")
 
 AGENT = "agent.py"
+# Lines before a description: what a login script prints, and then it is a flood.
+MOST_DESCRIBING = 1000
 # Records that say nothing new, in one connection: the earlier ones of the same results, and then it is a flood.
 MOST_REPEATED = 10_000
 
@@ -66,7 +70,7 @@ class RemoteDevice:
     def _describe(self) -> Environment:
         self._push_agent()
         try:
-            said = list(self._shell.stream(f"{self._agent} --describe --stream"))
+            said = deque(islice(self._shell.stream(f"{self._agent} --describe"), MOST_DESCRIBING), 1)
         except ChildProcessError as error:
             raise NetadaptError(
                 f"{self.name}: the agent cannot run: {error.args[1] or f'exit code {error.args[0]}'}",
