@@ -175,3 +175,8 @@ def test_newer_opsets_are_written_as_older_where_they_mean_the_same() -> None:
 def test_what_older_opsets_lack_is_refused_by_name(op: str, opset: int) -> None:
     with pytest.raises(NetadaptError, match=f"{op}.*'the_node'"):
         portable(newer(op, opset))
+
+
+def test_a_bundle_unpacks_into_a_folder_of_a_plain_name() -> None:
+    for name, folder in (("b.zip", "b"), ("my model (v2).zip", "my_model__v2"), ("..zip", "bundle"), ("-x;.zip", "x")):
+        assert bundling.bundle_folder(Path(name)) == folder

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from models import residual
 from netadapt_onnx import cli
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
+from netadapt_onnx.profilers import packing
 from netadapt_onnx.profilers.devices import bundle as bundling
 from netadapt_onnx.profilers.table import Table
 from netadapt_onnx.profilers.versions import random_versions
@@ -166,3 +169,44 @@ def test_mutated_files_are_refused_in_one_line_or_imported(
             error.add_note(f"seed {seed}")
             raise
     assert refused > MUTANTS / 3
+
+
+def bomb(size: int) -> str:
+    return base64.b64encode(zlib.compress(bytes(size))).decode()
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "value", "told"),
+    [
+        (0, ("manifest", "schema"), 99, "schema: format 99, and this version reads 1"),
+        (0, ("manifest", "about", "header", "schema"), 9, "has table format 9"),
+        (0, ("manifest", "about", "graph"), bomb(packing.MOST_BYTES + 1), "the manifest: holds more than"),
+        (0, ("manifest", "about", "shapes"), "AAAA", "the manifest: is not compressed"),
+        (0, ("manifest", "execution", "ep"), "unknown", "line 1: the manifest: no execution provider 'unknown'"),
+        (0, ("manifest", "execution", "threads"), 0, "`int` >= 1 - at `$.threads`"),
+        (1, ("environment", "cpu"), None, "environment: Expected `str`, got `null` - at `$.cpu`"),
+        (2, ("ms", 0), -1.0, "`float` > 0.0 - at `$.ms[0]`"),
+        (2, ("median_ms", 0), 1e9, "`float` <= 3600000.0 - at `$.median_ms[0]`"),
+        (2, ("median_ms",), [1.0], "median_ms: 1 sessions, and 2 in ms"),
+        (2, ("job",), 7, "job: 7 was not asked for"),
+        (2, ("model",), 7, "model: 7 was not asked for"),
+        (2, ("model",), 1, "model: 1 of job 0 has a record already"),
+        (2, ("median_ms",), [3e6, 3e6], "too few for a sum of 6e+06 in median_ms"),
+        (2, ("optimised",), bomb(packing.MOST_BYTES + 1), "optimised: holds more than"),
+        (2, ("optimised",), bomb(100), "optimised: holds no ONNX model"),
+        (2, ("record",), "unheard", "Invalid value 'unheard' - at `$.record`"),
+    ],
+)
+def test_a_lie_is_named_by_its_line_and_field(
+    line: int, place: tuple[Any, ...], value: Any, told: str, folder: Path, tmp_path: Path
+) -> None:
+    lines = [json.loads(text) for text in (folder / "results.jsonl").read_text().splitlines()]
+    lines[line] = changed(lines[line], place, put(value))
+    (tmp_path / "f.jsonl").write_text("".join(json.dumps(record) + "\n" for record in lines))
+    with pytest.raises(NetadaptError) as caught:
+        import_results([tmp_path / "f.jsonl"], tmp_path / "t.jsonl")
+    assert told in caught.value.message
+    # A second record of the same model is the later one.
+    numbered = f"f.jsonl, line {line + 1 + (place == ('model',) and value == 1)}: "
+    assert numbered in caught.value.message or line == 0
+    assert not (tmp_path / "t.jsonl").exists()

@@ -24,6 +24,7 @@ from netadapt_onnx.profilers.session import differences
 T = TypeVar("T")
 
 AGENT = "agent.py"
+HINT = "nothing but agent.py may write to its output there"
 # Lines before a description: what a login script prints, and then it is a flood.
 MOST_DESCRIBING = 1000
 # Records that say nothing new, in one connection: the earlier ones of the same results, and then it is a flood.
@@ -143,7 +144,7 @@ class RemoteDevice:
         """The records of one connection that say anything new; adds the models' to the `known`."""
         repeated = 0
         for number, line in enumerate(self._shell.stream(command), 1):
-            record = decoded(line, f"{self.name}, record {number}", "what else writes to the agent's output there?")
+            record = decoded(line, f"{self.name}, record {number}", HINT)
             if isinstance(record, Found):
                 self._require_unchanged(record.environment)
             if isinstance(record, Measured | Failed) and (record.job, record.model) not in known:

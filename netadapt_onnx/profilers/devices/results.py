@@ -108,6 +108,9 @@ def _about(path: Path, manifest: Manifest) -> tuple[About, Execution]:
         execution = msgspec.convert(manifest.execution, Ran).execution
     except msgspec.ValidationError as error:
         raise NetadaptError(f"{path}, line 1: the manifest: {error}", hint=HINT, code="results") from error
+    except NetadaptError as error:
+        message = f"{path}, line 1: the manifest: {error.message}"
+        raise NetadaptError(message, hint=error.hint, code=error.code) from error
     require_schema(path, about.header)
     return about, execution
 

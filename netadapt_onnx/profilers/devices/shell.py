@@ -118,7 +118,7 @@ class Shell:
         process = self._started(self.argv(command))
         assert process.stdout is not None
         assert process.stderr is not None
-        lines, errors = Lines(process.stdout, self.name), Said(process.stderr)
+        lines, errors = Lines(process.stdout, self.name), Output(process.stderr)
         try:
             yield from lines
             code = process.wait(CALL_S)
@@ -148,7 +148,7 @@ class Shell:
         process = self._started(argv)
         assert process.stdout is not None
         assert process.stderr is not None
-        said, errors = Said(process.stdout), Said(process.stderr)
+        output, errors = Output(process.stdout), Output(process.stderr)
         try:
             await_end(process, seconds, max(seconds, COPY_SILENCE_S) if progress else seconds, progress)
         except subprocess.TimeoutExpired as error:
@@ -159,7 +159,7 @@ class Shell:
         finally:
             process.kill()
             process.wait()
-            done = subprocess.CompletedProcess(argv, process.returncode, said.text(), errors.text())
+            done = subprocess.CompletedProcess(argv, process.returncode, output.text(), errors.text())
         self._check(done.returncode, done.stderr)
         if not done.returncode:
             self._reached = True
@@ -193,7 +193,7 @@ def await_end(
             raise subprocess.TimeoutExpired(process.args, silence_s)
 
 
-class Said:
+class Output:
     """The end of what a program says, read in a thread and never more than `MOST_SAID_BYTES` of it."""
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -255,19 +255,19 @@ class Lines:
             self._stream.close()
 
     def _read(self) -> None:
-        begun: list[bytes] = []
+        parts: list[bytes] = []
         size = 0
         for chunk in iter(lambda: self._stream.read1(1 << 16), b""):  # type: ignore[attr-defined]
             first, *more = chunk.split(b"\n")
-            begun, size = [*begun, first], size + len(first)
+            parts, size = [*parts, first], size + len(first)
             if size > MOST_LINE_BYTES:
                 self._put(None)
                 return
             if not more:
                 self._put(b"\n")  # part of a line is a sign of life too
             for piece in more:
-                self._put(b"".join(begun) + b"\n")
-                begun, size = [piece], len(piece)
+                self._put(b"".join(parts) + b"\n")
+                parts, size = [piece], len(piece)
         self._put(b"")
 
     def _put(self, line: bytes | None) -> None:
