@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from netadapt_onnx import __version__
-from netadapt_onnx.errors import NetadaptError, did_you_mean, legible
+from netadapt_onnx.errors import NetadaptError, did_you_mean, printable
 
 if TYPE_CHECKING:
     from netadapt_onnx.commands.answer import Answer
@@ -255,7 +255,7 @@ def _nearest(error: click.UsageError) -> str:
 
 
 def _one_line(text: str) -> str:
-    return legible(" ".join(text.split()))
+    return printable(" ".join(text.split()))
 
 
 def _write(text: str) -> None:

@@ -6,14 +6,14 @@ import os
 
 import msgspec
 
-from netadapt_onnx.errors import NetadaptError, legible
+from netadapt_onnx.errors import NetadaptError, legible, printable
 
 SCHEMA = 1
 
 
 def one_line(text: str) -> str:
     """Text as it may stand on one line of any stream."""
-    return legible(" ".join(text.split()))
+    return printable(" ".join(text.split()))
 
 
 def error_fields(code: str, message: str, hint: str) -> dict[str, str]:

@@ -164,12 +164,13 @@ def scatter(validation: Validation, path: Path) -> None:
 
 @dataclass(frozen=True)
 class BundleResult:
-    """A zip with `models` versions to be measured in `shards` shares."""
+    """A zip with `models` versions to be measured in `shards` shares; it unpacks into `folder`."""
 
     bundle: Path
     models: int
     shards: int
     size_bytes: int
+    folder: str = ""
 
 
 def bundle(
@@ -204,7 +205,7 @@ def bundle(
     if not 1 <= shards <= models:
         raise NetadaptError(f"--shards {shards}: from 1 to {models}, the number of versions", code="usage")
     reference, draw = Variant(found.folded.proto, found.folded.shapes), random_versions(found)
-    from netadapt_onnx.profilers.devices.bundle import write_bundle
+    from netadapt_onnx.profilers.devices.bundle import bundle_folder, write_bundle
 
     write_bundle(
         path,
@@ -217,7 +218,7 @@ def bundle(
         seed=seed,
         progress=progress or reporter(),
     )
-    return BundleResult(path, models, shards, path.stat().st_size)
+    return BundleResult(path, models, shards, path.stat().st_size, bundle_folder(path))
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ def import_results(
     `results` may be tables too, of one model and device: then each cell is the median of theirs. Raises NetadaptError
     for files that are neither, or of different bundles or devices, naming what differs.
     """
-    from netadapt_onnx.profilers.devices.bundle import merged, read_results, write_table
+    from netadapt_onnx.profilers.devices.results import merged, read_results, write_table
     from netadapt_onnx.profilers.merge import is_table, merged_tables
 
     path = Path(table)

@@ -61,5 +61,5 @@ folder = Path(sys.argv[1])
 bundle(folder / "model.onnx", folder / "b.zip", models=4, time_cap_s=60)
 EOF
 "$python" -m zipfile -e "$folder/b.zip" "$folder/bundle"
-PYTHON="$folder/python" sh "$folder/bundle/run.sh"
-PYTHONPATH="$here" "$python" -m netadapt_onnx profile import "$folder/bundle/results.jsonl" --table "$folder/t.jsonl"
+PYTHON="$folder/python" sh "$folder/bundle/b/run.sh"
+PYTHONPATH="$here" "$python" -m netadapt_onnx profile import "$folder/bundle/b/results.jsonl" --table "$folder/t.jsonl"

@@ -37,8 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, shards in {"whole": [""], "shards": ["1", "2"]}.items():
         with zipfile.ZipFile(made / "b.zip") as packed:
             packed.extractall(made / name)
+        assert [p.name for p in (made / name).iterdir()] == ["b"]
         for shard in shards:
-            command = ["sh", str(made / name / "run.sh"), *filter(None, [shard])]
+            command = ["sh", str(made / name / "b" / "run.sh"), *filter(None, [shard])]
             subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, check=True, capture_output=True)
     return made
 
@@ -52,7 +53,14 @@ def test_a_bundle_run_by_hand_gives_the_cells_of_profile(
 ) -> None:
     monkeypatch.setattr(building, "REFERENCE_CAP_S", 0.5)
     direct = profile(folder / "model.onnx", folder / "direct.jsonl", models=12)
-    arguments = ["profile", "import", str(folder / "whole/results.jsonl"), "--table", str(folder / "t.jsonl"), "--json"]
+    arguments = [
+        "profile",
+        "import",
+        str(folder / "whole/b/results.jsonl"),
+        "--table",
+        str(folder / "t.jsonl"),
+        "--json",
+    ]
     assert cli.run(arguments) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["device"] == direct.device
@@ -65,16 +73,16 @@ def test_a_bundle_run_by_hand_gives_the_cells_of_profile(
 
 
 def test_shards_together_are_the_whole(folder: Path) -> None:
-    files = [folder / f"shards/results-{i}.jsonl" for i in (1, 2)]
+    files = [folder / f"shards/b/results-{i}.jsonl" for i in (1, 2)]
     import_results(files, folder / "s.jsonl")
-    import_results([folder / "whole/results.jsonl"], folder / "w.jsonl")
+    import_results([folder / "whole/b/results.jsonl"], folder / "w.jsonl")
     assert cells(folder / "s.jsonl") == cells(folder / "w.jsonl")
     alone = import_results(files[:1], folder / "one.jsonl")
     assert alone.notes == ("8 of 12 versions measured",)
 
 
 def test_repetitions_count_as_more_versions(folder: Path) -> None:
-    files = [folder / "whole/results.jsonl", *(folder / f"shards/results-{i}.jsonl" for i in (1, 2))]
+    files = [folder / "whole/b/results.jsonl", *(folder / f"shards/b/results-{i}.jsonl" for i in (1, 2))]
     found = import_results(files, folder / "r.jsonl")
     once = import_results(files[:1], folder / "once.jsonl")
     assert found.cells == 2 * once.cells
@@ -87,9 +95,10 @@ def test_repetitions_count_as_more_versions(folder: Path) -> None:
 def test_a_zip_holds_what_onnxruntime_1_16_reads_and_how_to_run_it(folder: Path) -> None:
     with zipfile.ZipFile(folder / "b.zip") as packed:
         names = packed.namelist()
-        assert {"run.sh", "run.bat", "agent.py", "manifest.json", "README.txt"} <= set(names)
+        assert {f"b/{n}" for n in ("run.sh", "run.bat", "agent.py", "manifest.json", "README.txt")} <= set(names)
         assert len(names) == len(set(names))
-        assert packed.getinfo("run.sh").external_attr >> 16 & 0o111
+        assert all(name.startswith("b/") for name in names)
+        assert packed.getinfo("b/run.sh").external_attr >> 16 & 0o111
         for name in names:
             if name.endswith(".onnx"):
                 proto = onnx.ModelProto.FromString(packed.read(name))
@@ -98,7 +107,7 @@ def test_a_zip_holds_what_onnxruntime_1_16_reads_and_how_to_run_it(folder: Path)
 
 
 def test_results_of_other_devices_or_bundles_are_refused(folder: Path) -> None:
-    results = folder / "whole/results.jsonl"
+    results = folder / "whole/b/results.jsonl"
     other = folder / "other.jsonl"
     other.write_text(results.read_text().replace('"onnxruntime":"', '"onnxruntime":"0.'))
     with pytest.raises(NetadaptError, match=r"different devices \(onnxruntime: 1.* there, 0\.1.* here"):
@@ -111,7 +120,7 @@ def test_results_of_other_devices_or_bundles_are_refused(folder: Path) -> None:
 
 def test_what_is_no_result_is_refused(folder: Path) -> None:
     bad = folder / "bad.jsonl"
-    lines = (folder / "whole/results.jsonl").read_text().splitlines(keepends=True)
+    lines = (folder / "whole/b/results.jsonl").read_text().splitlines(keepends=True)
     for text, told in (
         ("", "holds no results"),
         ('{"record":"end","stopped":"done"}\n', "holds no results"),
@@ -125,12 +134,12 @@ def test_what_is_no_result_is_refused(folder: Path) -> None:
     with pytest.raises(NetadaptError, match="no such file"):
         import_results([folder / "none.jsonl"], folder / "x.jsonl")
     with pytest.raises(NetadaptError, match="exists"):
-        import_results([folder / "whole/results.jsonl"], bad)
+        import_results([folder / "whole/b/results.jsonl"], bad)
 
 
 def test_a_torn_last_line_is_left_out(folder: Path) -> None:
     torn = folder / "torn.jsonl"
-    torn.write_text((folder / "whole/results.jsonl").read_text() + '{"record":"meas')
+    torn.write_text((folder / "whole/b/results.jsonl").read_text() + '{"record":"meas')
     assert import_results([torn], folder / "torn-table.jsonl").cells
 
 
@@ -166,3 +175,8 @@ def test_newer_opsets_are_written_as_older_where_they_mean_the_same() -> None:
 def test_what_older_opsets_lack_is_refused_by_name(op: str, opset: int) -> None:
     with pytest.raises(NetadaptError, match=f"{op}.*'the_node'"):
         portable(newer(op, opset))
+
+
+def test_a_bundle_unpacks_into_a_folder_of_a_plain_name() -> None:
+    for name, folder in (("b.zip", "b"), ("my model (v2).zip", "my_model__v2"), ("..zip", "bundle"), ("-x;.zip", "x")):
+        assert bundling.bundle_folder(Path(name)) == folder

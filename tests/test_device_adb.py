@@ -17,8 +17,8 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import build as building
 from netadapt_onnx.profilers.devices import adb as adb_module
 from netadapt_onnx.profilers.devices.adb import AdbShell
+from netadapt_onnx.profilers.devices.patience import LostError
 from netadapt_onnx.profilers.devices.perf_test import parse_times
-from netadapt_onnx.profilers.devices.shell import LostError
 from netadapt_onnx.profilers.table import Cell, read
 from netadapt_onnx.profiling import profile
 

@@ -115,6 +115,13 @@ def test_what_cannot_be_measured_is_an_error_and_never_a_number(
     clock = Time()
     with pytest.raises(NetadaptError, match="RAPL stood still"):
         energy_mj(clock.run, meter(root=tmp_path), clock=clock)
+    jumping = Time(lambda _: write(zone / "energy_uj", float((zone / "energy_uj").read_text()) + 1e15) and None)
+    with pytest.raises(NetadaptError, match=r"RAPL counted 4e\+09 J in 1 s; no machine draws that much"):
+        energy_mj(jumping.run, meter(root=tmp_path), clock=jumping)
+    for number in ("nan", "inf", "much"):
+        write(zone / "energy_uj", number)
+        with pytest.raises(NetadaptError, match="may not be read"):
+            meter(root=tmp_path)
     (zone / "energy_uj").unlink()
     (zone / "energy_uj").mkdir()  # as unreadable as a file without permission is to others than root
     with pytest.raises(NetadaptError, match="may not be read"):

@@ -12,10 +12,10 @@ netadapt-onnx profile bundle "$model" -o "$folder/bundle.zip"
 # carry
 mkdir -p "$folder/device"
 python -m zipfile -e "$folder/bundle.zip" "$folder/device"
-(cd "$folder/device" && sh run.sh)
+sh "$folder/device/bundle/run.sh"
 # bring back
 
-netadapt-onnx profile import "$folder/device/results.jsonl" --table "$folder/device.jsonl"
+netadapt-onnx profile import "$folder/device/bundle/results.jsonl" --table "$folder/device.jsonl"
 netadapt-onnx inspect "$model" --table "$folder/device.jsonl"
 # Nothing can be measured while adapting, so a limit on latency holds as far as the table is right.
 netadapt-onnx adapt "$model" --data "$data" --device bundle --table "$folder/device.jsonl" \

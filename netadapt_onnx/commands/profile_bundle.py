@@ -63,8 +63,8 @@ def command(
 ) -> Answer:
     """Write a zip with versions of MODEL and a script that times them, for a device without a network.
 
-    The device needs Python 3.8, numpy and onnxruntime 1.16 or newer. Unpack it there, run run.sh (or run.bat), and
-    carry results.jsonl back to `netadapt-onnx profile import`.
+    The device needs Python 3.8, numpy and onnxruntime 1.16 or newer. Unpack it there (into a folder called like the
+    zip), run its run.sh (or run.bat), and carry its results.jsonl back to `netadapt-onnx profile import`.
 
     \b
     Example:  netadapt-onnx profile bundle model.onnx -o bundle.zip
@@ -97,6 +97,6 @@ def _text(result: BundleResult) -> str:
     shards = "" if result.shards == 1 else f" in {result.shards} shards (run.sh 1 to run.sh {result.shards})"
     return (
         f"{result.bundle}: {result.models} versions{shards}, {render.size(result.size_bytes)}\n"
-        f"unpack it on the device, run run.sh there and bring results.jsonl back\n"
+        f"unpack it on the device, run {result.folder}/run.sh there and bring {result.folder}/results.jsonl back\n"
         + render.next_command("profile", "import", "results.jsonl", "--table", "device.jsonl")
     )

@@ -39,8 +39,9 @@ def command(results: tuple[Path, ...], table: Path, overwrite: bool) -> Answer:
 
 def _text(result: ImportResult) -> str:
     from netadapt_onnx import render
+    from netadapt_onnx.errors import printable
 
-    device = result.device
-    told = f"{result.table}: {result.cells} cells measured on {device['cpu']}, onnxruntime {device['onnxruntime']}"
+    cpu, version = (printable(str(result.device.get(key, "unknown"))) for key in ("cpu", "onnxruntime"))
+    told = f"{result.table}: {result.cells} cells measured on {cpu}, onnxruntime {version}"
     options = ("--data", "DATA.npz", "--budget", "latency=0.7x", "--table", result.table, "-o", "run")
     return "\n".join([told, *result.notes, render.next_command("adapt", "MODEL.onnx", *options)])

@@ -18,6 +18,7 @@ from netadapt_onnx.gating.records import Facts, Interval, Layer, Timed
 from netadapt_onnx.gating.revision import checked_out
 from netadapt_onnx.gating.sandbox import Sandbox
 from netadapt_onnx.gating.settings import Settings
+from netadapt_onnx.profilers.plausible import Count, Ms, Total
 from netadapt_onnx.search.run import write_atomically
 
 SCHEMA = 1
@@ -29,16 +30,16 @@ class RecordedLayer(msgspec.Struct, frozen=True, array_like=True):
 
     name: str
     op: str
-    params: int
-    macs: int | None
+    params: Total
+    macs: Total | None
 
 
 class RecordedLatency(msgspec.Struct, frozen=True):
     """A latency and where it was measured; `name` is what the user calls that device."""
 
-    median_ms: float
-    ci95: tuple[float, float]
-    sessions: int
+    median_ms: Ms
+    ci95: tuple[Ms, Ms]
+    sessions: Count
     name: str | None
     device: dict[str, object]
 
@@ -47,10 +48,10 @@ class Recorded(msgspec.Struct, frozen=True):
     """A model of a baseline. `latency` is keyed by the device's fingerprint, shortened."""
 
     sha256: str
-    size_bytes: int
-    params: int
-    macs: int | None
-    memory_bytes: int | None
+    size_bytes: Total
+    params: Total
+    macs: Total | None
+    memory_bytes: Total | None
     opset: dict[str, int]
     latency: dict[str, RecordedLatency]
     layers: tuple[RecordedLayer, ...]
@@ -128,7 +129,7 @@ def read(file: Path) -> dict[str, Recorded]:
         )
     try:
         found = msgspec.json.decode(file.read_bytes(), type=_File)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NetadaptError(
             f"{file} is not a baseline: {error}", hint="make it again with --update-baseline", code="baseline"
         ) from error

@@ -24,7 +24,7 @@ import zlib
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 # onnxruntime's Linux wheels from 1.29 on send telemetry; this must be set before its first import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -34,6 +34,7 @@ import numpy as np
 Record = Dict[str, Any]
 Call = Callable[[], object]
 Models = Sequence[Tuple[int, Path]]
+Opened = Tuple[List[Tuple[int, Path]], List["Profiled"], List[Dict[str, int]], List[Record]]
 
 # Sessions that live at the same time may hold this much in weights.
 SESSION_BYTES = 1 << 30
@@ -45,6 +46,18 @@ HEARTBEAT_S = 5.0
 # Session options: fail rather than leave a node to the CPU; remember which provider got which node.
 NO_FALLBACK, RECORDED = "session.disable_cpu_ep_fallback", "session.record_ep_graph_assignment_info"
 _registered: set[str] = set()
+_speaking = threading.Lock()  # a sign of life may not stand within a record
+SCHEMA = 1  # of manifests and results
+# What of an environment makes times comparable: only where all of it is equal are they of one device.
+COMPARED = ("cpu", "flags", "os", "arch", "onnxruntime", "governor")
+# What a line of results has by its kind, and what a manifest has.
+FIELDS = {
+    "measured": ["job", "model", "seconds"],
+    "failed": ["job", "model"],
+    "environment": ["environment"],
+    "end": [],
+}
+PARTS = ["schema", "execution", "inputs", "models", "jobs", "seconds"]
 
 
 class Rounds:
@@ -71,7 +84,6 @@ class Rounds:
 
     def go(self, rounds: int) -> None:
         """Run this many more rounds."""
-        clock = time.perf_counter_ns
         with undisturbed():
             for _ in range(rounds):
                 row = np.empty(len(self._calls))
@@ -79,9 +91,9 @@ class Rounds:
                     call = self._calls[i]
                     if self._warm:
                         call()
-                    started = clock()
+                    started = time.perf_counter_ns()
                     call()
-                    row[i] = (clock() - started) / 1e6
+                    row[i] = (time.perf_counter_ns() - started) / 1e6
                 self._times.append(row)
 
     def settle(self, seconds: float, enough: Callable[[np.ndarray], bool], least: int, most: int | None) -> None:
@@ -90,9 +102,8 @@ class Rounds:
         while most is None or len(self._times) < most:
             done = len(self._times)
             chunk = min(5 if done else 3, 5 if most is None else most - done)
-            if done and time.perf_counter() + chunk * self.round_s > deadline:
-                break
-            if done >= least and enough(self.times_ms):
+            late = done and time.perf_counter() + chunk * self.round_s > deadline
+            if late or (done >= least and enough(self.times_ms)):
                 break
             self.go(chunk)
 
@@ -110,8 +121,7 @@ def undisturbed() -> Iterator[None]:
     try:
         yield
     finally:
-        if was:
-            gc.enable()
+        (gc.enable if was else gc.disable)()
 
 
 def low_mean(times: np.ndarray, share: float = UNDISTURBED) -> np.ndarray:
@@ -120,8 +130,7 @@ def low_mean(times: np.ndarray, share: float = UNDISTURBED) -> np.ndarray:
     Fresh sessions of one model agree in it to 0.3-0.6% on a machine where their medians differ by 1.2-1.7%.
     """
     count = max(1, round(times.shape[-1] * share))
-    kept: np.ndarray = np.sort(times, -1)[..., :count].mean(-1)
-    return kept
+    return np.asarray(np.sort(times, -1)[..., :count].mean(-1))
 
 
 def median_interval(samples: np.ndarray) -> tuple[float, float]:
@@ -136,8 +145,7 @@ def median_interval(samples: np.ndarray) -> tuple[float, float]:
         ways = ways * (n - within) // (within + 1)
         tail += ways
         within += 1
-    k = max(0, within - 1)
-    return float(ordered[k]), float(ordered[n - 1 - k])
+    return float(ordered[max(0, within - 1)]), float(ordered[min(n - 1, n - within)])
 
 
 def interval_width(samples: np.ndarray) -> float:
@@ -173,11 +181,8 @@ def open_session(path: Path, execution: Record, profile_folder: Optional[Path] =
     Raises RuntimeError, naming nodes, where the provider would leave some to the CPU. With `profile_folder`
     onnxruntime's profiler is on and leaves the graph that really runs there, weights apart.
     """
-    import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.enable_mem_pattern = execution.get("memory_pattern", True)
+    options = _options(execution)
     options.intra_op_num_threads = execution["threads"]
     options.inter_op_num_threads = 1
     config = dict(execution["config"])
@@ -200,6 +205,15 @@ def open_session(path: Path, execution: Record, profile_folder: Optional[Path] =
     if execution["provider"] not in session.get_providers():
         raise RuntimeError("onnxruntime could not start %s" % execution["provider"])
     return session
+
+
+def _options(execution: Record) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.enable_mem_pattern = execution.get("memory_pattern", True)
+    return options
 
 
 def _started(path: Path, options: Any, execution: Record) -> Any:
@@ -226,21 +240,17 @@ def plugin_devices(provider: str, library: str) -> list[Any]:
         _registered.add(name)
     found = [device for device in ort.get_ep_devices() if device.ep_name == provider]
     if not found:
-        offered = sorted({device.ep_name for device in ort.get_ep_devices()} - {"CPUExecutionProvider"})
-        raise RuntimeError(
-            "%s offers no device for %s here (it has: %s)"
-            % (Path(library).name, provider, ", ".join(offered) or "none at all")
-        )
+        others = ", ".join(sorted({device.ep_name for device in ort.get_ep_devices()} - {"CPUExecutionProvider"}))
+        message = "%s offers no device for %s here (it has: %s)"
+        raise RuntimeError(message % (Path(library).name, provider, others or "none at all"))
     return found[:1]
 
 
 def placement(session: Any) -> Dict[str, int]:
     """How many nodes each provider has, as the session recorded it; empty where onnxruntime is too old to say."""
-    if not hasattr(session, "get_provider_graph_assignment_info"):
-        return {}
     try:
         parts = session.get_provider_graph_assignment_info()
-    except Exception:  # not recorded
+    except Exception:  # not recorded, or nothing that this onnxruntime has
         return {}
     counts: Counter[str] = Counter()
     for part in parts:
@@ -250,11 +260,8 @@ def placement(session: Any) -> Dict[str, int]:
 
 def nodes_on_cpu(path: Path, execution: Record) -> list[str]:
     """Nodes, with their operators, that the provider leaves to the CPU; none where onnxruntime is too old to say."""
-    import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.enable_mem_pattern = execution.get("memory_pattern", True)
+    options = _options(execution)
     options.add_session_config_entry(RECORDED, "1")
     try:
         session = _started(path, options, execution)
@@ -331,43 +338,31 @@ def measure(job: Record, models: Models, execution: Record, inputs: Record, seco
             return records
         spent = time.perf_counter() - started
         paths = [path for _, path in able]
-        more = (
-            job.get("anchors", 0) if compared else 0
-        )  # the reference's noise is in every ratio: it gets more sessions
-        low, medians, widths, rounds = _times(
-            job, [*paths, *paths[-1:] * more], profiled, execution, inputs, seconds, spent
-        )
+        # The reference's noise is in every ratio: it gets more sessions.
+        paths += paths[-1:] * (job.get("anchors", 0) if compared else 0)
+        low, medians, widths, rounds = _times(job, paths, profiled, execution, inputs, seconds, spent)
         kernels = [p.finish() for p in profiled]
     shared: Record = {"record": "measured", "rounds": rounds}
     if compared:
         last = len(able) - 1
-        shared.update(reference_ms=_joined(low[last:]), reference_median_ms=_joined(medians[last:]))
+        shared.update(reference_ms=[x for row in low[last:] for x in row])
+        shared.update(reference_median_ms=[x for row in medians[last:] for x in row])
         low = low[:last]
         if kernels:
             shared["reference_us"] = round(sum(kernels.pop()["us"].values()), 3)
     shared["seconds"] = round((time.perf_counter() - started) / max(1, len(low)), 4)
     for i, ms in enumerate(low):
         seen = kernels[i] if kernels else {"placement": placed[i]}
-        times = {"ms": ms, "median_ms": medians[i], "interval": widths[i], **seen}
-        records.append(dict(shared, model=able[i][0], **times))
+        records.append(
+            {**shared, "model": able[i][0], "ms": ms, "median_ms": medians[i], "interval": widths[i], **seen}
+        )
     return records
 
 
-def _joined(parts: list[list[float]]) -> list[float]:
-    return [x for part in parts for x in part]
-
-
-def _opened(
-    job: Record, models: Models, execution: Record, inputs: Record, folder: Path
-) -> tuple[list[tuple[int, Path]], list[Profiled], list[Dict[str, int]], list[Record]]:
-    """The models that run; their profiling sessions, if the job wants any, or else who has how many of their nodes.
-
-    And why the others do not run.
-    """
-    able: list[tuple[int, Path]] = []
-    profiled: list[Profiled] = []
-    placed: list[Dict[str, int]] = []
-    failed: list[Record] = []
+def _opened(job: Record, models: Models, execution: Record, inputs: Record, folder: Path) -> Opened:
+    """The models that run, their profiling sessions if the job wants any, else placements; and why others do not."""
+    opened: Opened = ([], [], [], [])
+    able, profiled, placed, failed = opened
     for number, path in models:
         try:
             if job["profiled"]:
@@ -380,7 +375,7 @@ def _opened(
         except Exception as error:  # onnxruntime raises a dozen unrelated types, some of them plain RuntimeError
             text = " ".join(str(error).split())[:300] or repr(error)
             failed.append({"record": "failed", "model": number, "error": text})
-    return able, profiled, placed, failed
+    return opened
 
 
 def _times(
@@ -407,9 +402,8 @@ def _times(
     for wave in range(waves):
         opened = time.perf_counter()
         number = min(together, sessions - wave * together)
-        turns = Rounds(
-            [*profiled, *(caller(path, execution, inputs) for _ in range(number) for path in paths)], job["seed"] + wave
-        )
+        fresh = [caller(path, execution, inputs) for _ in range(number) for path in paths]
+        turns = Rounds([*profiled, *fresh], job["seed"] + wave)
         opening = time.perf_counter() - opened if job["until"] == "interval" else 0.0
         turns.settle((cap - spent - opening) / waves, enough, least, most)
         times = turns.times_ms[len(profiled) :]
@@ -459,8 +453,7 @@ def processor(cpuinfo: str, board: str = "", otherwise: str = "") -> Record:
     part = " ".join(found[k] for k in ("cpu implementer", "cpu part") if k in found)
     flags = (found.get("flags") or found.get("features") or "").split()
     name = " ".join(filter(None, [found.get("model name") or board, part]))
-    kept = sorted(flag for flag in flags if INSTRUCTION_SETS.match(flag))
-    return {"cpu": name or otherwise or platform.machine(), "flags": kept}
+    return {"cpu": name or otherwise or platform.machine(), "flags": sorted(filter(INSTRUCTION_SETS.match, flags))}
 
 
 def _read(root: Path, path: str) -> str:
@@ -496,19 +489,21 @@ def wait_until_cool(root: Path = Path("/"), sleep: Callable[[float], None] = tim
 
 
 def work(
-    folder: Path,
-    manifest: Record,
-    results: Path,
-    shard: int | None = None,
-    sleep: Callable[[float], None] = time.sleep,
+    folder: Path, manifest: Record, results: Path, shard: int | None = None, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[list[Record]]:
     """Do the jobs of a manifest (or of one shard), appending to `results`; yields what is there already, then the new.
 
-    Raises ValueError for a file that is damaged or of something else.
+    Raises ValueError for a file that is damaged, of something else or of another device.
     """
     known = _resume(results, manifest)
+    now = environment()
+    here = {"record": "environment", "environment": now}
+    for begun in (r["environment"] for r in known if r["record"] == "environment"):
+        unlike = ["%s: %s there, %s here" % (k, begun.get(k), now[k]) for k in COMPARED if begun.get(k) != now[k]]
+        if unlike:  # times would not compare
+            message = "%s was begun on another device or onnxruntime (%s): go on there, or move the file away"
+            raise ValueError(message % (results.name, "; ".join(unlike)))
     yield known
-    here = {"record": "environment", "environment": environment()}
     if here not in known:
         yield _append(results, [here])
     finished = {(r["job"], r["model"]) for r in known if r["record"] in ("measured", "failed")}
@@ -520,9 +515,8 @@ def work(
         inputs = {k: arrays[k].astype(object) if arrays[k].dtype.kind == "U" else arrays[k] for k in arrays}
     for number, job in jobs:
         missing = [m for m in job["models"] if (number, m) not in finished]
-        seconds = job["seconds"]
-        if seconds is None:
-            seconds = (manifest["seconds"] - spent) / sum(n >= number for n in capped)
+        share = (manifest["seconds"] - spent) / max(1, sum(n >= number for n in capped))
+        seconds = share if job["seconds"] is None else job["seconds"]
         if missing and seconds <= 0:
             stopped = f"time cap of {manifest['seconds']:g} s"
         elif missing:
@@ -538,16 +532,26 @@ def work(
 
 def _resume(results: Path, manifest: Record) -> list[Record]:
     """Records of an earlier run; a torn last line is cut off. A new file begins with the manifest."""
-    known: list[Record] = []
-    if results.exists():
-        with results.open("r+b") as file:
-            data = file.read()
-            whole = data.rfind(b"\n") + 1
-            file.truncate(whole)
-        known = [json.loads(line) for line in data[:whole].splitlines()]
+    data = results.read_bytes() if results.exists() else b""
+    whole = data.rfind(b"\n") + 1
+    wrong = f"{results.name}, line %d, is damaged: move the file away"
+    known = [_object(line, None, wrong % n) for n, line in enumerate(data[:whole].splitlines(), 1)]
     if known and known[0] != {"record": "manifest", "manifest": manifest}:
         raise ValueError(f"{results} holds results of something else")
+    if data:
+        os.truncate(str(results), whole)
     return known or _append(results, [{"record": "manifest", "manifest": manifest}])
+
+
+def _object(text: bytes, fields: Optional[Sequence[str]], otherwise: str) -> Record:
+    """A JSON object with these fields, or those of its kind of record. Raises ValueError(otherwise)."""
+    try:
+        read: Record = json.loads(text)
+        for field in FIELDS.get(read["record"], ["manifest"]) if fields is None else fields:
+            read[field]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(otherwise) from None
+    return read
 
 
 def _append(results: Path, records: list[Record]) -> list[Record]:
@@ -568,13 +572,18 @@ def _checked(folder: Path, model: Record) -> Path:
 
 
 @contextmanager
-def alone(results: Path) -> Iterator[None]:
+def alone(results: Path, gone: threading.Event) -> Iterator[None]:
     """Wait until no other agent works on the same results: one whose connection was cut finishes its job first."""
     with Path(f"{results}.lock").open("ab") as lock:
-        if os.name != "nt":
+        while os.name != "nt":
             import fcntl
 
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if gone.wait(0.2):
+                    raise OSError("nobody listens any more") from None
         yield
 
 
@@ -582,7 +591,8 @@ def _beat(over: threading.Event) -> None:
     """A sign of life in an empty line now and then, so that whoever listens can tell work from a dead connection."""
     while not over.wait(HEARTBEAT_S):
         try:
-            os.write(1, b"\n")
+            with _speaking:
+                os.write(1, b"\n")
         except OSError:
             over.set()
 
@@ -596,34 +606,39 @@ def main() -> int:
     parser.add_argument("--stream", action="store_true", help="write the records to stdout too; stop when nobody reads")
     parser.add_argument("--describe", action="store_true", help="only tell what device this is")
     given = parser.parse_args()
+    gone = threading.Event()
+    if given.stream or given.describe:
+        threading.Thread(target=_beat, args=(gone,), daemon=True).start()
     if given.describe:
         sys.stdout.write(json.dumps(environment()) + "\n")
         return 0
     if not given.manifest or not given.results:
         parser.error("name a manifest and a file for the results")
     try:
-        with alone(given.results):
-            listen(given.manifest, given.results, given.shard, given.stream)
+        with alone(given.results, gone):
+            listen(given.manifest, given.results, given.shard, given.stream, gone)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
 
 
-def listen(path: Path, results: Path, shard: Optional[int], stream: bool) -> None:
+def listen(path: Path, results: Path, shard: Optional[int], stream: bool, gone: threading.Event) -> None:
     """Work, and tell whoever listens; stop when those who should listen are gone."""
-    gone = threading.Event()
-    if stream:
-        threading.Thread(target=_beat, args=(gone,), daemon=True).start()
-    manifest = json.loads(path.read_bytes())
-    jobs = [job for job in manifest["jobs"] if shard is None or job["shard"] in (None, shard)]
-    done, total = 0, sum(len(job["models"]) for job in jobs)
+    manifest = _object(path.read_bytes(), PARTS, f"{path.name} is no manifest, or damaged: copy it again")
+    if manifest["schema"] != SCHEMA:
+        raise ValueError(f"{path.name} has format {manifest['schema']}, and this agent.py reads {SCHEMA}: copy both")
+    for name in [manifest["inputs"], *(model["file"] for model in manifest["models"].values())]:
+        if name == ".." or Path(name).name != name:
+            raise ValueError(f"the manifest names '{name}', which is no file beside it")
+    done, total = 0, sum(len(j["models"]) for j in manifest["jobs"] if shard is None or j["shard"] in (None, shard))
     for records in work(path.resolve().parent, manifest, results, shard):
         new = sum(record["record"] in ("measured", "failed") for record in records)
         done += new
         if stream:
-            sys.stdout.write("".join(json.dumps(record) + "\n" for record in records))
-            sys.stdout.flush()
+            with _speaking:
+                sys.stdout.write("".join(json.dumps(record) + "\n" for record in records))
+                sys.stdout.flush()
         elif new:
             sys.stderr.write(f"{done} of {total} measured\n")
         if gone.is_set():

@@ -6,6 +6,7 @@ What a device draws while a model runs over and over, its idle share included: t
 from __future__ import annotations
 
 import importlib.util
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from netadapt_onnx.errors import NetadaptError
 LEAST_S = 1.0
 # How often power is sampled that has no counter of its own.
 SAMPLING_S = 0.02
+# No machine that runs one model draws more: a counter that says so jumped.
+MOST_W = 1e5
 Clock = Callable[[], float]
 
 
@@ -137,8 +140,15 @@ def energy_mj(
             call()
             runs += 1
         spent = joules() - before
+        lasted_s = clock() - started
     if not spent > 0:
         raise NetadaptError(f"energy is unmeasurable: {meter.name} stood still for a loop", code="unmeasurable")
+    if not spent < MOST_W * lasted_s:
+        raise NetadaptError(
+            f"energy is unmeasurable: {meter.name} counted {spent:.3g} J in {lasted_s:.3g} s",
+            hint="no machine draws that much",
+            code="unmeasurable",
+        )
     return 1000 * spent / runs
 
 
@@ -198,9 +208,12 @@ def _readable(file: Path) -> bool:
 
 def _number(file: Path) -> float:
     try:
-        return float(file.read_text())
+        number = float(file.read_text())
     except (OSError, ValueError) as error:
         raise NetadaptError(f"energy is unmeasurable: {file} cannot be read", code="unmeasurable") from error
+    if not math.isfinite(number):
+        raise NetadaptError(f"energy is unmeasurable: {file} says {number}", code="unmeasurable")
+    return number
 
 
 def _text(file: Path) -> str:

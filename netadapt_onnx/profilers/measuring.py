@@ -9,23 +9,40 @@ import hashlib
 import io
 import tempfile
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
 import onnx
 
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.errors import NetadaptError, printable
 from netadapt_onnx.light import file_bytes, write
 from netadapt_onnx.model import data_file, save
+from netadapt_onnx.profilers import agent
+from netadapt_onnx.profilers.packing import unpacked_graph
+from netadapt_onnx.profilers.plausible import (
+    Celsius,
+    Count,
+    Ms,
+    Number,
+    Seconds,
+    Sessions,
+    Text,
+    Us,
+    Width,
+    checked_environment,
+)
 from netadapt_onnx.profilers.portable import portable
 from netadapt_onnx.profilers.session import Execution, execution_record
 from netadapt_onnx.runtime import PROTOBUF_LIMIT, Arrays
 
-SCHEMA = 1
+SCHEMA = agent.SCHEMA
+# The code of the error that a device cannot be reached any more.
+LOST = "device-lost"
 # The number of the model that all others of a job are measured beside.
 REFERENCE = -1
 
@@ -41,17 +58,34 @@ class Job(msgspec.Struct, frozen=True):
     the reference per session of the others.
     """
 
-    models: tuple[int, ...]
+    models: Annotated[tuple[Number, ...], msgspec.Meta(min_length=1)]
     reference: int | None
     profiled: bool
-    sessions: int
+    sessions: Count
     until: Until
     precision: float
     rounds: tuple[int, int | None]
     seconds: float | None
     seed: int = 0
     shard: int | None = None
-    anchors: int = 0
+    anchors: Number = 0
+
+    def contradiction(self, record: Measured | Failed) -> str | None:
+        """What a record says that an answer to this job cannot, beginning with the field; None if nothing."""
+        if record.model not in self.models:
+            return f"model: {record.model} was not asked for"
+        if isinstance(record, Failed):
+            return None
+        sessions, beside = len(record.ms), len(record.reference_ms)
+        if sessions > self.sessions:
+            return f"ms: {sessions} sessions, and {self.sessions} were asked for"
+        if beside not in ((0,) if self.reference is None else (sessions, sessions * (1 + self.anchors))):
+            return f"reference_ms: {beside} sessions beside {sessions} of the model"
+        if self.profiled and not (record.optimised and (self.reference is None or record.reference_us)):
+            return "optimised, reference_us: the times of kernels are missing"
+        if sum(record.median_ms) > 1100 * (record.seconds + 0.001) * len(self.models):
+            return f"seconds: {record.seconds:g}, too few for a sum of {sum(record.median_ms):g} in median_ms"
+        return None
 
 
 class ModelFile(msgspec.Struct, frozen=True):
@@ -72,6 +106,11 @@ class Manifest(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     about: dict[str, Any] = {}
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a manifest of another format."""
+        if self.schema != SCHEMA:
+            raise ValueError(f"schema: format {self.schema}, and this version reads {SCHEMA}")
+
 
 class Described(msgspec.Struct, frozen=True, tag_field="record", tag="manifest"):
     """The first record of results."""
@@ -84,6 +123,10 @@ class Found(msgspec.Struct, frozen=True, tag_field="record", tag="environment"):
 
     environment: Environment
 
+    def __post_init__(self) -> None:
+        """Raises ValueError if the environment lacks what a fingerprint needs."""
+        msgspec.structs.force_setattr(self, "environment", checked_environment(self.environment))
+
 
 class Measured(msgspec.Struct, frozen=True, tag_field="record", tag="measured"):
     """One model: times in ms per fresh session, undisturbed (`ms`) and median, the reference's of the same rounds.
@@ -93,44 +136,81 @@ class Measured(msgspec.Struct, frozen=True, tag_field="record", tag="measured"):
     `throttled`: the device was slowed down by its heat meanwhile.
     """
 
-    job: int
-    model: int
-    rounds: int
-    seconds: float
-    ms: list[float]
-    median_ms: list[float]
-    reference_ms: list[float] = []
-    reference_median_ms: list[float] = []
-    reference_us: float = 0.0
+    job: Number
+    model: Number
+    rounds: Count
+    seconds: Seconds
+    ms: Sessions
+    median_ms: Sessions
+    reference_ms: list[Ms] = []
+    reference_median_ms: list[Ms] = []
+    reference_us: Us = 0.0
     optimised: str = ""
-    us: dict[str, float] = {}
-    placement: dict[str, int] = {}
-    interval: float = 0.0
-    temperature_c: tuple[float | None, float | None] = (None, None)
+    us: dict[str, Us] = {}
+    placement: dict[Text, Number] = {}
+    interval: Width = 0.0
+    temperature_c: tuple[Celsius | None, Celsius | None] = (None, None)
     throttled: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field, where fields contradict each other or hold no graph."""
+        for one, other in (("ms", "median_ms"), ("reference_ms", "reference_median_ms")):
+            fastest, middle = getattr(self, one), getattr(self, other)
+            if len(fastest) != len(middle):
+                raise ValueError(f"{other}: {len(middle)} sessions, and {len(fastest)} in {one}")
+            if any(fast > 1.001 * median + 1e-5 for fast, median in zip(fastest, middle, strict=True)):
+                raise ValueError(f"{other}: less than in {one}, the fastest runs")
+        if self.optimised:
+            try:
+                unpacked_graph(self.optimised)
+            except ValueError as error:
+                raise ValueError(f"optimised: {error}") from error
 
 
 class Failed(msgspec.Struct, frozen=True, tag_field="record", tag="failed"):
     """A model that the device could not run, and onnxruntime's reason."""
 
-    job: int
-    model: int
-    error: str
+    job: Number
+    model: Number
+    error: Text
+
+    def __post_init__(self) -> None:
+        """The text may hold names of a model's nodes."""
+        msgspec.structs.force_setattr(self, "error", printable(self.error))
 
 
 class End(msgspec.Struct, frozen=True, tag_field="record", tag="end"):
     """Everything was measured, or time was up."""
 
-    stopped: str
+    stopped: Text
+
+    def __post_init__(self) -> None:
+        """The text is shown."""
+        msgspec.structs.force_setattr(self, "stopped", printable(self.stopped))
 
 
 Answer = Described | Found | Measured | Failed | End
 _DECODER = msgspec.json.Decoder(Answer)
 
 
-def decoded(line: bytes) -> Answer:
-    """One record. Raises msgspec.DecodeError."""
-    record: Answer = _DECODER.decode(line)
+def contradiction(record: Measured | Failed, jobs: Sequence[Job], earlier: Container[tuple[int, int]]) -> str | None:
+    """What a record says that an answer to these jobs cannot, beginning with the field; None if nothing.
+
+    `earlier`: jobs and models that have a record.
+    """
+    if record.job >= len(jobs):
+        return f"job: {record.job} was not asked for"
+    if (record.job, record.model) in earlier:
+        return f"model: {record.model} of job {record.job} has a record already"
+    return jobs[record.job].contradiction(record)
+
+
+def decoded(line: bytes, where: str, hint: str = "") -> Answer:
+    """One record. Raises NetadaptError, naming `where` it stands and the field, for what is none or cannot be true."""
+    try:
+        record: Answer = _DECODER.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NetadaptError(f"{where}: {error}", hint=hint, code="results") from error
     return record
 
 
@@ -228,11 +308,22 @@ def write_inputs(inputs: Arrays, folder: Path) -> Path:
     return path
 
 
+def _accepted(name: str, order: Order, record: Measured | Failed, known: Mapping[int, Measured]) -> Measured:
+    """A record that answers an order. Raises NetadaptError for one that does not, and for a model that did not run."""
+    wrong = contradiction(record, order.jobs, {(r.job, r.model) for r in known.values()})
+    if wrong is not None:
+        raise NetadaptError(f"{name}: the record of model {record.model}: {wrong}", code="results")
+    if isinstance(record, Failed):
+        raise NetadaptError(f"{name}: onnxruntime cannot run the model: {record.error}", code="unrunnable")
+    order.execution.require_placed(record.placement)
+    return record
+
+
 def measure_on(device: Device, order: Order) -> dict[int, Measured]:
     """Have a device measure an order of one job; records by model number.
 
     Raises NetadaptError: a provider or a model that the device cannot run, nodes that another provider ran, a device
-    that is lost.
+    that is lost, an answer that was not asked for or cannot be true.
     """
     order.execution.require(device.describe())
     if order.execution.library is not None and device.oldest:
@@ -240,16 +331,19 @@ def measure_on(device: Device, order: Order) -> dict[int, Measured]:
     found: dict[int, Measured] = {}
     with tempfile.TemporaryDirectory(prefix="netadapt-") as folder:
         files = order.write(Path(folder), oldest=device.oldest)
-        device.push([*files.lasting, *files.passing, files.manifest])
         results = files.manifest.with_suffix(".jsonl").name
-        for record in device.run(files.manifest.name, results):
-            if isinstance(record, Failed):
-                message = f"{device.name}: onnxruntime cannot run the model: {record.error}"
-                raise NetadaptError(message, code="unrunnable")
-            if isinstance(record, Measured):
-                order.execution.require_placed(record.placement)
-                found[record.model] = record
-        device.remove([*(path.name for path in files.passing), files.manifest.name, results])
+        here = [*(path.name for path in files.passing), files.manifest.name, results]
+        try:
+            device.push([*files.lasting, *files.passing, files.manifest])
+            for record in device.run(files.manifest.name, results):
+                if isinstance(record, Measured | Failed):
+                    found[record.model] = _accepted(device.name, order, record, found)
+        except NetadaptError as error:
+            if error.code != LOST:  # whose folder nobody reaches now
+                with suppress(NetadaptError):
+                    device.remove(here)
+            raise
+        device.remove(here)
     missing = [m for job in order.jobs for m in job.models if m not in found]
     if missing:
         raise NetadaptError(f"{device.name}: {len(missing)} models came back without a time", code="device")

@@ -101,17 +101,12 @@ def fingerprint(execution: Execution = CPU, environment: Mapping[str, Any] | Non
     """
     device = agent.environment() if environment is None else environment
     found = {
-        "cpu": device["cpu"],
-        "flags": device["flags"],
-        "os": device["os"],
-        "arch": device["arch"],
-        "onnxruntime": device["onnxruntime"],
+        **{field: device[field] for field in agent.COMPARED},
         "ep": execution.ep,
         "options": execution.all_options,
         "optimisation": "all",
         "threads": execution.threads,
         "precision": execution.deploy.precision,
-        "governor": device["governor"],
     }
     if execution.library is not None:
         found["library"] = _identity(Path(execution.library))
@@ -131,6 +126,6 @@ def differences(recorded: Fingerprint, here: Fingerprint) -> list[str]:
         if a == b:
             continue
         if isinstance(a, list) and isinstance(b, list):
-            a, b = (" ".join(sorted(set(x) - set(y))) or "none more" for x, y in ((a, b), (b, a)))
+            a, b = (" ".join(sorted({*map(str, x)} - {*map(str, y)})) or "none more" for x, y in ((a, b), (b, a)))
         lines.append(f"{key}: {a} there, {b} here")
     return lines

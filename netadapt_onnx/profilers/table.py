@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -15,6 +15,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.fit import Floats, Stairs, robust_nonnegative
+from netadapt_onnx.profilers.plausible import Count, Ms, Number, Seconds, Sessions, Us, Width
 from netadapt_onnx.profilers.pools import Pool, pooled
 from netadapt_onnx.profilers.session import Fingerprint, differences
 from netadapt_onnx.profilers.timing import Timing
@@ -31,6 +32,7 @@ REFERENCE_WEIGHT = 3.0
 DISTURBED = 0.02
 # A version is measured precisely if the 95% interval of its median is no wider than this share of it.
 PRECISE = 0.01
+ANEW = "build it again with `profile`"
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -42,7 +44,7 @@ class Header(msgspec.Struct, frozen=True, tag_field="record", tag="header"):
     device: dict[str, Any]
     family: str
     inputs: dict[str, list[int]]
-    models: int
+    models: Count
     seed: int
 
 
@@ -52,10 +54,10 @@ class Cell(msgspec.Struct, frozen=True, tag_field="record", tag="cell"):
     `kernel`: its operator; which one runs depends on the widths. `us` is None where the provider shows no times.
     """
 
-    model: int
-    layers: list[str]
-    shapes: list[list[int]]
-    us: float | None
+    model: Number
+    layers: Annotated[list[str], msgspec.Meta(min_length=1)]
+    shapes: list[list[Number]]
+    us: Us | None
     kernel: str = ""
 
 
@@ -66,13 +68,13 @@ class Whole(msgspec.Struct, frozen=True, tag_field="record", tag="whole"):
     interval of a session's median relative to it; the widest session's.
     """
 
-    model: int
-    ms: list[float]
-    reference_ms: list[float]
-    reference_us: float
-    rounds: int
-    seconds: float
-    interval: float = 0.0
+    model: Number
+    ms: Sessions
+    reference_ms: Sessions
+    reference_us: Us
+    rounds: Number
+    seconds: Seconds
+    interval: Width = 0.0
 
     @property
     def beside_ms(self) -> float:
@@ -88,11 +90,11 @@ class Whole(msgspec.Struct, frozen=True, tag_field="record", tag="whole"):
 class Reference(msgspec.Struct, frozen=True, tag_field="record", tag="reference"):
     """The uncut model's median and 95% interval over fresh sessions (ms); the last line of a complete table."""
 
-    median_ms: float
-    ci95: tuple[float, float]
-    sessions: int
+    median_ms: Ms
+    ci95: tuple[Ms, Ms]
+    sessions: Count
     stopped: str
-    seconds: float
+    seconds: Seconds
 
 
 Record = Header | Cell | Whole | Reference
@@ -117,12 +119,35 @@ def read(path: Path) -> tuple[list[Record], int, bool]:
         raise _no_table(path)
     complete = data.rfind(b"\n") + 1
     records: list[Record] = []
+    timed: set[int] = set()
+    measured: set[int] = set()
     for number, line in enumerate(data[:complete].splitlines(), 1):
         try:
-            records.append(_DECODER.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            record = _DECODER.decode(line)
+            _require_consistent(record, number, timed, measured)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
             raise NetadaptError(f"{path}, line {number}: {error}", hint="restore or delete it", code="table") from error
+        records.append(record)
+    if records and isinstance(records[0], Header):
+        require_schema(path, records[0])
     return records, complete, complete < len(data)
+
+
+def _require_consistent(record: Record, number: int, timed: set[int], measured: set[int]) -> None:
+    """Raise ValueError for a line that cannot follow those before it; notes which versions have times, and which cells.
+
+    A version's line comes after its cells, and the times of kernels are compared with the uncut model's.
+    """
+    if isinstance(record, Header) != (number == 1):
+        raise ValueError("a header, and only that, is the first line")
+    if isinstance(record, Cell) and record.us is not None:
+        timed.add(record.model)
+    if isinstance(record, Whole):
+        if record.model in measured:
+            raise ValueError(f"model: {record.model} has a line already")
+        if record.model in timed and not record.reference_us:
+            raise ValueError("reference_us: 0 beside times of kernels")
+        measured.add(record.model)
 
 
 def family(proto: onnx.ModelProto) -> str:
@@ -163,14 +188,18 @@ class Table:
         check(path, header, family(proto), device)
         wholes = {r.model: r for r in records if isinstance(r, Whole)}
         cells = tuple(r for r in records if isinstance(r, Cell) and r.model in wholes)
+        layers = Layers(proto)
+        wrong = layers.contradiction((cell.layers, cell.shapes) for cell in cells)
+        if wrong is not None:
+            raise NetadaptError(f"{path} has {wrong}", hint=ANEW, code="table")
         if not cells:
-            raise NetadaptError(f"{path} holds no measured cell", hint="build it again with `profile`", code="table")
+            raise NetadaptError(f"{path} holds no measured cell", hint=ANEW, code="table")
         references = [r for r in records if isinstance(r, Reference)]
         if not references:
             raise NetadaptError(f"{path} is not complete", hint="run `profile` again: it goes on", code="table")
         if all(cell.us is None for cell in cells):
             from netadapt_onnx.profilers.whole_table import WholeTable as cls  # it builds on this one
-        return cls(path, header, cells, tuple(wholes.values()), references[-1], truncated, Layers(proto))
+        return cls(path, header, cells, tuple(wholes.values()), references[-1], truncated, layers)
 
     @property
     def device(self) -> Fingerprint:
@@ -327,9 +356,13 @@ def _no_table(path: Path) -> NetadaptError:
 def _header(path: Path, records: Sequence[Record]) -> Header:
     if not records or not isinstance(records[0], Header):
         raise _no_table(path)
-    if records[0].schema != SCHEMA:
-        raise NetadaptError(f"{path} has table format {records[0].schema}; this version reads {SCHEMA}", code="table")
     return records[0]
+
+
+def require_schema(path: Path, header: Header) -> None:
+    """Raise NetadaptError for a table of another format."""
+    if header.schema != SCHEMA:
+        raise NetadaptError(f"{path} has table format {header.schema}; this version reads {SCHEMA}", code="table")
 
 
 def check(path: Path, header: Header, model_family: str, device: Fingerprint | None) -> None:

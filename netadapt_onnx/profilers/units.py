@@ -88,7 +88,7 @@ class Layers:
         source: dict[str, str] = {}
         results: list[tuple[onnx.NodeProto, list[str], bool]] = []
         for node in optimised.node:
-            layout = node.op_type in LAYOUT and node.output[0] not in self._producer
+            layout = bool(node.input) and node.op_type in LAYOUT and node.output[0] not in self._producer
             if layout:
                 source[node.output[0]] = source.get(node.input[0], node.input[0])
                 results.append((node, [source[node.output[0]]], True))
@@ -196,6 +196,20 @@ class Layers:
 
     def _weighted(self, name: str) -> bool:
         return not self._weights.isdisjoint(self._nodes[name].input)
+
+    def contradiction(self, kernels: Iterable[tuple[Sequence[str], Sequence[Sequence[int]]]]) -> str | None:
+        """What kernels, as layers and the main one's shapes, say that cannot be of this model; None if nothing."""
+        ranks: dict[str, list[int]] = {}
+        for names, shapes in kernels:
+            unknown = next((name for name in names if name not in self._nodes), None)
+            if unknown is not None:
+                return f"a layer '{unknown}', which the model does not have"
+            main, rank = self.main(names), [len(shape) for shape in shapes]
+            if len(rank) != len(self.tensors(main)):
+                return f"{len(rank)} shapes of the {len(self.tensors(main))} tensors of '{main}'"
+            if ranks.setdefault(main, rank) != rank:
+                return f"shapes of '{main}' with other numbers of axes than in other versions"
+        return None
 
     def tensors(self, name: str) -> tuple[str, ...]:
         """Operands and first result of a layer."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-import unicodedata
+
+from netadapt_onnx import errors
 
 _LONGEST = 200
 
@@ -13,8 +14,7 @@ def printable(text: object, longest: int = _LONGEST) -> str:
 
     Such a line cannot hold a workflow command of GitHub's older form; keep it from starting with `::` yourself.
     """
-    clean = "".join(c if unicodedata.category(c)[0] != "C" and c not in "\u2028\u2029" else "\ufffd" for c in str(text))
-    clean = clean.replace("##[", "## [")
+    clean = errors.printable(str(text)).replace("##[", "## [")
     return clean if len(clean) <= longest else clean[: longest - 1] + "…"
 
 

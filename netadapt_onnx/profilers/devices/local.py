@@ -48,8 +48,8 @@ class LocalDevice:
             for records in agent.work(self._folder, plan, self._folder / results):
                 for record in records:
                     yield msgspec.convert(record, Answer)
-        except ValueError as error:
-            raise NetadaptError(str(error), code="device") from error
+        except (ValueError, msgspec.ValidationError) as error:
+            raise NetadaptError(f"{self.name}: {error}", code="device") from error
 
     def pull(self, name: str) -> bytes:
         """The file as it is."""

@@ -64,5 +64,5 @@ def _shell(name: str, token: str) -> Shell:
 @stage("reaching the device")
 def _behind(shell: Shell, python: str, keep: bool, perf_test: Path | None, log: Callable[[str], None] | None) -> Device:
     if perf_test is not None:
-        return PerfTestDevice(shell, perf_test, keep=keep)
+        return PerfTestDevice(shell, perf_test, keep=keep, log=log)
     return RemoteDevice(shell, python=python, keep=keep, log=log)

@@ -9,24 +9,36 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import statistics
+import subprocess
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
+import onnx
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.light import without_weights
 from netadapt_onnx.profilers.agent import low_mean, processor, profile_record
-from netadapt_onnx.profilers.devices.shell import LostError, Shell, last_line
+from netadapt_onnx.profilers.devices.patience import PATIENCE_S, TIDYING_S, LostError, Patience
+from netadapt_onnx.profilers.devices.shell import CALL_S, STALLED_S, Shell, last_line
 from netadapt_onnx.profilers.measuring import Answer, End, Environment, Failed, Job, Manifest, Measured
+from netadapt_onnx.profilers.plausible import checked_environment
 from netadapt_onnx.profilers.providers import PROVIDERS
 
+T = TypeVar("T")
+
 BINARY, TIMES, PROFILE, OPTIMISED = "perf_test", "times.csv", "profile", "optimised.onnx"
-# Runs in one session: enough for its fastest tenth, and never longer than this.
-RUNS, LONGEST_S = 50, 600.0
+# Runs in one session: enough for its fastest tenth. It says nothing meanwhile; ssh and adb notice a dead connection.
+RUNS = 50
+# No run of a model takes an hour.
+MOST_S = 3600.0
 PROBES = {
     "cpuinfo": "cat /proc/cpuinfo",
     "arch": "uname -m",
@@ -42,23 +54,27 @@ class PerfTestDevice:
 
     oldest = True
 
-    def __init__(self, shell: Shell, binary: Path, *, keep: bool = False) -> None:
+    def __init__(
+        self, shell: Shell, binary: Path, *, keep: bool = False, log: Callable[[str], None] | None = None
+    ) -> None:
         if not binary.is_file():
             raise NetadaptError(f"--perf-test {binary}: no such file", code="missing-file")
         self.name = shell.name
         self._shell = shell
         self._binary = binary
         self._keep = keep
+        self._log = log or (lambda _: None)
         self._there: set[str] = set()
         self._manifests: dict[str, Manifest] = {}
         self._environment: Environment | None = None
+        self._touched = False
 
     def describe(self) -> Environment:
         """What can be seen from outside; which onnxruntime it is, the binary's hash says."""
         if self._environment is None:
             said = {key: self._call(f"{probe} 2>/dev/null").stdout.strip() for key, probe in PROBES.items()}
             digest = hashlib.sha256(self._binary.read_bytes()).hexdigest()[:12]
-            self._environment = {
+            environment = {
                 **processor(said["cpuinfo"], said["board"], said["arch"]),
                 "os": "Android" if said["board"] else said["os"],
                 "arch": said["arch"],
@@ -67,15 +83,21 @@ class PerfTestDevice:
                 "providers": [provider.name for provider in PROVIDERS.values()],
                 "governor": said["governor"] or None,
             }
+            try:
+                self._environment = checked_environment(environment)
+            except ValueError as error:
+                raise NetadaptError(f"{self.name}: {error}", code="results") from error
         return self._environment
 
     def push(self, files: Sequence[Path]) -> None:
         """The binary, then whatever is new; inputs are made by the binary."""
         if BINARY not in self._there:
-            self._call(f"mkdir -p {self._shell.folder}")
-            self._insist(lambda: self._shell.push([self._binary]))
-            name = re.sub(r"[^\w.-]", "?", self._binary.name)  # a pattern of the shell, where it is no plain name
-            self._call(f"cd {self._shell.folder} && mv {name} {BINARY}; chmod 755 {BINARY}")
+            self._call(f"umask 077; mkdir -p {self._shell.folder}")
+            self._touched = True
+            with tempfile.TemporaryDirectory(prefix="netadapt-") as folder:  # no name of the user's reaches a device
+                binary = Path(shutil.copy(self._binary, Path(folder) / BINARY))
+                self._insist(lambda: self._shell.push([binary]))
+            self._call(f"chmod 755 {self._shell.folder}/{BINARY}")
             self._there.add(BINARY)
         for file in files:
             if file.suffix == ".json":
@@ -126,9 +148,23 @@ class PerfTestDevice:
                 if profiles:
                     reference["reference_us"] = round(sum(profiles[job.reference]["us"].values()), 3)
             kernels = profiles.get(model, {})
-            yield Measured(
-                number, model, RUNS, seconds, _low(times[model]), _medians(times[model]), **reference, **kernels
-            )
+            try:
+                yield msgspec.convert(
+                    {
+                        "record": "measured",
+                        "job": number,
+                        "model": model,
+                        "rounds": RUNS,
+                        "seconds": seconds,
+                        "ms": _low(times[model]),
+                        "median_ms": _medians(times[model]),
+                        **reference,
+                        **kernels,
+                    },
+                    Measured,
+                )
+            except msgspec.ValidationError as error:
+                raise NetadaptError(f"{self.name}: the times of model {model}: {error}", code="results") from error
 
     def _session(self, model: str, execution: dict[str, Any]) -> np.ndarray:
         """Milliseconds of each run in one fresh session. Raises ChildProcessError if the binary fails."""
@@ -139,37 +175,42 @@ class PerfTestDevice:
         clean = f"rm -f {PROFILE}* {OPTIMISED} {TIMES}"
         self._perf_test(model, execution, clean, f"-p {PROFILE} -u {OPTIMISED}")
         self._call(f"cd {self._shell.folder} && mv {PROFILE}_*.json {PROFILE}.json")
-        return profile_record(json.loads(self.pull(f"{PROFILE}.json")), self.pull(OPTIMISED))
+        try:
+            events = json.loads(self.pull(f"{PROFILE}.json"))
+            graph = without_weights(onnx.ModelProto.FromString(self.pull(OPTIMISED)))
+            return profile_record(events, graph.SerializeToString())
+        except NetadaptError:
+            raise
+        except Exception as error:  # what is no profile fails anywhere in it, and protobuf's error is private
+            raise NetadaptError(
+                f"{self.name}: what onnxruntime_perf_test wrote of model {model} is no profile: {error}",
+                hint="build it from onnxruntime's own sources",
+                code="results",
+            ) from error
 
     def _perf_test(self, model: str, execution: dict[str, Any], before: str, options: str) -> None:
         # -m times -r N: so many runs; -x, -y: threads within and between nodes; -D: no spinning; -I: inputs of its own.
         how = f"-e {execution['ep']} -m times -r {RUNS} -x {int(execution['threads'])} -y 1 -D -I {options}"
         command = f"cd {self._shell.folder} && {before} && LD_LIBRARY_PATH=. ./{BINARY} {how} {model} {TIMES}"
-        done = self._call(command, seconds=LONGEST_S)
+        done = self._call(command, seconds=STALLED_S)
         if done.returncode:
             raise ChildProcessError(f"onnxruntime_perf_test: {last_line(done.stderr) or last_line(done.stdout)}")
 
-    def _call(self, command: str, *, seconds: float = 60.0) -> Any:
+    def _call(self, command: str, *, seconds: float = CALL_S) -> subprocess.CompletedProcess[str]:
         return self._insist(lambda: self._shell.call(command, seconds=seconds))
 
-    def _insist(self, act: Any, tries: int = 5) -> Any:
-        """What `act` returns, also if the connection is lost a few times."""
-        for pause in (1, 2, 4, 8, 16)[: tries - 1]:
+    def _insist(self, act: Callable[[], T], seconds: float = PATIENCE_S) -> T:
+        """What `act` returns, also if the connection is lost for a while."""
+        patience = Patience(self.name, seconds, self._log)
+        while True:
             try:
                 return act()
-            except LostError:
-                time.sleep(pause)
-        try:
-            return act()
-        except LostError as error:
-            raise NetadaptError(
-                f"{self.name} was lost: {error}", hint="run the same command again", code="device-lost"
-            ) from error
+            except LostError as error:
+                patience.wait(error)
 
     def pull(self, name: str) -> bytes:
         """By the shell."""
-        found: bytes = self._insist(lambda: self._shell.pull(name))
-        return found
+        return self._insist(lambda: self._shell.pull(name))
 
     def remove(self, names: Sequence[str]) -> None:
         """By the shell; left there with `keep`."""
@@ -178,21 +219,26 @@ class PerfTestDevice:
             self._call("rm -f " + " ".join(f"{self._shell.folder}/{name}" for name in names))
 
     def close(self) -> None:
-        """Remove the folder."""
-        if not self._keep and self._there:
-            self._call(f"rm -rf {self._shell.folder}")
+        """Remove the folder, whatever has happened."""
+        if not self._keep and self._touched:
+            with suppress(NetadaptError):
+                self._insist(lambda: self._shell.call(f"rm -rf {self._shell.folder}"), TIDYING_S)
 
 
 def parse_times(text: str) -> np.ndarray:
     """Milliseconds of each run from what `onnxruntime_perf_test` writes: `model,seconds,memory,cpu,run` a line.
 
-    Raises ChildProcessError if there is no such line.
+    Raises ChildProcessError if there is no such line, or one with a time that cannot be.
     """
     rows = [line.split(",") for line in text.splitlines() if line.count(",") >= 4]
-    found = [float(row[-4]) * 1000 for row in rows if re.fullmatch(r"[0-9.]+(e[+-]?\d+)?", row[-4].strip())]
+    words = [row[-4].strip() for row in rows]
+    found = [float(word) for word in words if re.fullmatch(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-?nan|-?inf", word, re.I)]
     if not found:
         raise ChildProcessError("onnxruntime_perf_test wrote no times")
-    return np.array(found)
+    wrong = next((seconds for seconds in found if not 0 < seconds < MOST_S), None)
+    if wrong is not None:
+        raise ChildProcessError(f"onnxruntime_perf_test wrote a time of {wrong:g} s")
+    return 1000 * np.array(found)
 
 
 def _low(times: Sequence[np.ndarray]) -> list[float]:

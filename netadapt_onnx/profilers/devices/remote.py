@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.devices.shell import LostError, Shell, last_line
-from netadapt_onnx.profilers.measuring import Answer, End, Environment, Failed, Measured, decoded
+from netadapt_onnx.profilers.agent import COMPARED
+from netadapt_onnx.profilers.devices.patience import PATIENCE_S, TIDYING_S, FailedThereError, LostError, Patience
+from netadapt_onnx.profilers.devices.shell import Shell, last_line
+from netadapt_onnx.profilers.measuring import LOST, Answer, End, Environment, Failed, Found, Measured, decoded
+from netadapt_onnx.profilers.plausible import checked_environment
+from netadapt_onnx.profilers.session import differences
 
 T = TypeVar("T")
 
-# Long enough for a device to start again.
-PATIENCE_S = 180.0
-LONGEST_PAUSE_S = 20.0
 AGENT = "agent.py"
+HINT = "nothing but agent.py may write to its output there"
+# Lines before a description: what a login script prints, and then it is a flood.
+MOST_DESCRIBING = 1000
+# Records that say nothing new, in one connection: the earlier ones of the same results, and then it is a flood.
+MOST_REPEATED = 10_000
 
 
 class RemoteDevice:
     """A device whose Python runs the agent. A lost connection is tried again until `patience_s` (PATIENCE_S) are over.
+
+    Those run from the first failure after something was measured: a device that answers and never measures is given up
+    like one that stays away, and sooner if the agent itself fails.
 
     `keep`: leave the files there; `log` hears of interruptions.
     """
@@ -51,6 +60,7 @@ class RemoteDevice:
         self._files: dict[str, Path] = {}
         self._there: set[str] = set()
         self._environment: Environment | None = None
+        self._touched = self._lost = False
 
     def describe(self) -> Environment:
         """What the agent says. Raises NetadaptError if the device has no Python, numpy or onnxruntime."""
@@ -60,15 +70,27 @@ class RemoteDevice:
 
     def _describe(self) -> Environment:
         self._push_agent()
-        done = self._shell.call(f"cd {self._shell.folder} && {self._python} {AGENT} --describe")
-        if done.returncode:
+        try:
+            said = deque(islice(self._shell.stream(f"{self._agent} --describe"), MOST_DESCRIBING), 1)
+        except ChildProcessError as error:
             raise NetadaptError(
-                f"{self.name}: the agent cannot run: {last_line(done.stderr) or f'exit code {done.returncode}'}",
+                f"{self.name}: the agent cannot run: {error.args[1] or f'exit code {error.args[0]}'}",
                 hint="it needs Python 3.8, numpy and onnxruntime 1.16; --python names another interpreter",
                 code="device",
-            )
-        environment: Environment = json.loads(done.stdout.strip().splitlines()[-1])
-        return environment
+            ) from error
+        try:
+            return checked_environment(msgspec.json.decode(said[-1] if said else b""))
+        except (ValueError, msgspec.DecodeError, RecursionError) as error:
+            raise NetadaptError(
+                f"{self.name}: the agent does not say what device this is: {error}",
+                hint="--python names a Python that runs agent.py",
+                code="results",
+            ) from error
+
+    @property
+    def _agent(self) -> str:
+        """What starts the agent; its passing files go with the folder too."""
+        return f'cd {self._shell.folder} && TMPDIR="$PWD" {self._python} {AGENT}'
 
     def push(self, files: Sequence[Path]) -> None:
         """Those that this connection has not brought there yet."""
@@ -83,7 +105,8 @@ class RemoteDevice:
             self._there |= {file.name for file in new}
 
     def _push_agent(self) -> None:
-        done = self._shell.call(f"mkdir -p {self._shell.folder}")
+        done = self._shell.call(f"umask 077; mkdir -p {self._shell.folder}")
+        self._touched = True
         if done.returncode:
             message = f"{self.name}: no folder {self._shell.folder} can be made: {last_line(done.stderr)}"
             raise NetadaptError(message, code="device")
@@ -91,51 +114,78 @@ class RemoteDevice:
             self._shell.push([file])
 
     def run(self, manifest: str, results: str) -> Iterator[Answer]:
-        """The agent's records. It goes on from its own results whenever the connection, or it itself, was cut off."""
-        command = f"cd {self._shell.folder} && {self._python} {AGENT} {manifest} {results} --stream"
+        """The agent's records. It goes on from its own results whenever the connection, or it itself, was cut off.
+
+        Raises NetadaptError for a record that is none, and when it gets on no more.
+        """
         known: set[tuple[int, int]] = set()
-        patience = _Patience(self._patience_s)
+        patience = self._patience()
         while True:
             try:
-                for line in self._shell.stream(command):
-                    record = decoded(line)
-                    patience = _Patience(self._patience_s)
+                for record in self._records(f"{self._agent} {manifest} {results} --stream", known):
+                    if isinstance(record, Measured | Failed):
+                        patience = self._patience()
+                    yield record
                     if isinstance(record, End):
-                        yield record
                         return
-                    if not isinstance(record, Measured | Failed):
-                        yield record
-                    elif (record.job, record.model) not in known:
-                        known.add((record.job, record.model))
-                        yield record
-                raise LostError("the agent ended too early")
-            except (LostError, msgspec.DecodeError) as error:
+                raise FailedThereError("the agent ended too early")
+            except LostError as error:
                 self._wait(patience, error)
-            except ChildProcessError as error:  # a file is damaged or gone, or all of them are
-                self._wait(patience, error)
-                if patience.tries > 2:
-                    raise NetadaptError(f"{self.name}: the agent failed: {error.args[1]}", code="device") from error
+            except ChildProcessError as error:  # a file is damaged or gone, or results are of something else
+                self._wait(patience, FailedThereError(error.args[1] or f"exit code {error.args[0]}"))
                 self._there.clear()
-                self._insisting(self._push_agent)
-                self._insisting(self._push_new)
+                self._insisting(
+                    lambda: self._shell.call(f"rm -f {self._shell.folder}/{shlex.quote(results)}"), patience
+                )
+                self._insisting(self._push_agent, patience)
+                self._insisting(self._push_new, patience)
 
-    def _insisting(self, act: Callable[[], T]) -> T:
+    def _records(self, command: str, known: set[tuple[int, int]]) -> Iterator[Answer]:
+        """The records of one connection that say anything new; adds the models' to the `known`."""
+        repeated = 0
+        for number, line in enumerate(self._shell.stream(command), 1):
+            record = decoded(line, f"{self.name}, record {number}", HINT)
+            if isinstance(record, Found):
+                self._require_unchanged(record.environment)
+            if isinstance(record, Measured | Failed) and (record.job, record.model) not in known:
+                known.add((record.job, record.model))
+                yield record
+            elif isinstance(record, End):
+                yield record
+            else:
+                repeated += 1
+            if repeated > MOST_REPEATED:
+                raise NetadaptError(f"{self.name}: {repeated} records that say nothing new", code="results")
+
+    def _require_unchanged(self, environment: Environment) -> None:
+        """Raise NetadaptError if a record's device is not the one that was described."""
+        described, now = ({key: side.get(key) for key in COMPARED} for side in (self.describe(), environment))
+        unlike = differences(described, now)
+        if unlike:
+            raise NetadaptError(
+                f"{self.name} is not the device that it was ({'; '.join(unlike)})",
+                hint="measure it anew, into another table",
+                code="other-device",
+            )
+
+    def _patience(self, seconds: float | None = None) -> Patience:
+        return Patience(self.name, self._patience_s if seconds is None else seconds, self._log)
+
+    def _insisting(self, act: Callable[[], T], patience: Patience | None = None) -> T:
         """What `act` returns, once the connection holds for long enough."""
-        patience = _Patience(self._patience_s)
+        patience = patience or self._patience()
         while True:
             try:
                 return act()
             except LostError as error:
                 self._wait(patience, error)
 
-    def _wait(self, patience: _Patience, error: Exception) -> None:
-        if not patience.wait():
-            raise NetadaptError(
-                f"{self.name} was lost: {error.args[-1]}",
-                hint="run the same command again: what was measured is kept",
-                code="device-lost",
-            ) from error
-        self._log(f"{self.name}: {error.args[-1]}; trying again")
+    def _wait(self, patience: Patience, error: LostError) -> None:
+        try:
+            patience.wait(error)
+        except NetadaptError as final:
+            self._lost = final.code == LOST
+            raise
 
     def pull(self, name: str) -> bytes:
         """By the shell."""
@@ -151,24 +201,8 @@ class RemoteDevice:
             self._insisting(lambda: self._shell.call(f"rm -f {words}"))
 
     def close(self) -> None:
-        """Remove the folder; a device that is out of reach by now keeps it until the same command runs again."""
-        if not self._keep and self._environment is not None:
-            with suppress(LostError, NetadaptError):
-                self._shell.call(f"rm -rf {self._shell.folder}")
-
-
-class _Patience:
-    """Pauses that grow, until the time is over."""
-
-    def __init__(self, seconds: float) -> None:
-        self._deadline = time.monotonic() + seconds
-        self.tries = 0
-
-    def wait(self) -> bool:
-        """Pause; False if the time is over."""
-        pause = min(LONGEST_PAUSE_S, 0.5 * 2**self.tries)
-        self.tries += 1
-        if time.monotonic() + pause > self._deadline:
-            return False
-        time.sleep(pause)
-        return True
+        """Remove the folder, whatever has happened; a lost device keeps it until the same command runs again."""
+        if not self._keep and self._touched:
+            with suppress(NetadaptError):
+                patience = self._patience(0.0 if self._lost else min(TIDYING_S, self._patience_s))
+                self._insisting(lambda: self._shell.call(f"rm -rf {self._shell.folder}"), patience)

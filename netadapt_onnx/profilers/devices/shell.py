@@ -1,4 +1,8 @@
-"""Commands and files on another machine, through a program of this one (ssh, adb); nothing waits for ever."""
+"""Commands and files on another machine, through a program of this one (ssh, adb).
+
+Slow is no failure and silence is: what takes long counts as dead when nothing moves any more. Nothing waits for ever,
+and nothing that a device sends may fill this machine.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,23 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.errors import NetadaptError, printable
+from netadapt_onnx.profilers.devices.patience import FailedThereError, LostError
 
 CALL_S = 60.0
 # A working agent writes at least every few seconds; after such a silence the connection counts as dead.
 SILENCE_S = 60.0
-# Transfers slower than this are given up.
-SLOWEST_BYTES_S = 20_000
-
-
-class LostError(Exception):
-    """The connection broke, or the device stopped answering: worth another try."""
+# Nothing more of a file has arrived for so long: scp writes 255 kB at a time, and ssh itself notices dead connections.
+COPY_SILENCE_S = 300.0
+# A device that shows signs of life and nothing else for so long has hung.
+STALLED_S = 4 * 3600.0
+# What a command may say, a line of the agent's, a file that comes back: more is no answer to what was asked.
+MOST_SAID_BYTES, MOST_LINE_BYTES, MOST_PULLED_BYTES = 4 << 20, 64 << 20, 2 << 30
 
 
 class Shell:
@@ -61,9 +67,12 @@ class Shell:
         return self._done(self.argv(command), seconds)
 
     def push(self, files: Sequence[Path]) -> None:
-        """Copy files into the folder. Raises LostError; NetadaptError if there is no room."""
+        """Copy files into the folder, however long it takes as long as something arrives.
+
+        Raises LostError; NetadaptError if there is no room.
+        """
         size = sum(file.stat().st_size for file in files)
-        done = self._done(self.push_argv(files), CALL_S + size / SLOWEST_BYTES_S)
+        done = self._done(self.push_argv(files), SILENCE_S, self._listing)
         if done.returncode:
             free = self.call(f"df -Pk {self.folder}").stdout.split()
             room = f"{int(free[-3]) / 1000:.3g} MB are free there" if len(free) > 3 and free[-3].isdigit() else ""
@@ -74,55 +83,83 @@ class Shell:
             )
         self._reached = True
 
+    def _listing(self) -> str | None:
+        """Names and sizes in the folder, which tell whether copying gets on; None if they cannot be had."""
+        try:
+            return self.call(f"ls -ln {self.folder}").stdout
+        except (LostError, NetadaptError):
+            return None
+
     def pull(self, name: str) -> bytes:
-        """A file of the folder. Raises LostError; NetadaptError if it is not there."""
+        """A file of the folder. Raises LostError; NetadaptError if it is not there, or enormous."""
         with tempfile.TemporaryDirectory(prefix="netadapt-") as folder:
             target = Path(folder) / "pulled"
-            done = self._done(self.pull_argv(name, target), CALL_S * 10)
+
+            def size() -> int:
+                found = target.stat().st_size if target.exists() else 0
+                if found > MOST_PULLED_BYTES:
+                    raise NetadaptError(
+                        f"{self.name}: {name} there has more than {MOST_PULLED_BYTES} bytes", code="device"
+                    )
+                return found
+
+            done = self._done(self.pull_argv(name, target), 1.0, size)
             if done.returncode or not target.exists():
                 raise NetadaptError(f"{self.name}: no {name} came back: {last_line(done.stderr)}", code="device")
+            size()
             return target.read_bytes()
 
     def stream(self, command: str) -> Iterator[bytes]:
         """The lines that a command writes, as it writes them; empty ones are signs of life only.
 
         Raises LostError when the connection breaks, the command is killed, or nothing comes for `SILENCE_S`;
-        ChildProcessError with what it said last when it fails.
+        ChildProcessError with what it said last when it fails; NetadaptError for a line that does not end.
         """
-        with tempfile.TemporaryFile() as errors:
-            process = subprocess.Popen(
-                self.argv(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
-            )
-            assert process.stdout is not None
-            lines = Lines(process.stdout)
-            try:
-                yield from lines
-                code = process.wait(CALL_S)
-            except (queue.Empty, subprocess.TimeoutExpired):
-                raise LostError(f"no sign of life for {SILENCE_S:g} s") from None
-            finally:
-                process.kill()
-                process.wait()
-                lines.close()
-            errors.seek(0)
-            error = errors.read().decode(errors="replace")
+        process = self._started(self.argv(command))
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lines, errors = Lines(process.stdout, self.name), Output(process.stderr)
+        try:
+            yield from lines
+            code = process.wait(CALL_S)
+        except (queue.Empty, subprocess.TimeoutExpired):
+            raise LostError(f"no sign of life for {SILENCE_S:g} s") from None
+        finally:
+            process.kill()
+            process.wait()
+            lines.close()
+            error = errors.text()
         self._check(code, error)
         if code > 128:
-            raise LostError(f"the agent was killed (signal {code - 128})")
+            raise FailedThereError(f"the agent was killed (signal {code - 128})")
         if code:
             raise ChildProcessError(code, last_line(error))
 
-    def _done(self, argv: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    def _started(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
         try:
-            done = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, text=True, errors="replace"
-            )
+            return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         except FileNotFoundError as error:
             raise NetadaptError(f"{argv[0]} is not installed here", code="missing-program") from error
-        except subprocess.TimeoutExpired:
+
+    def _done(
+        self, argv: Sequence[str], seconds: float, progress: Callable[[], object] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program to its end. `progress` is looked at every `seconds`; without it they are the limit."""
+        process = self._started(argv)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        output, errors = Output(process.stdout), Output(process.stderr)
+        try:
+            await_end(process, seconds, max(seconds, COPY_SILENCE_S) if progress else seconds, progress)
+        except subprocess.TimeoutExpired as error:
             if not self._reached:
                 raise NetadaptError(f"{self.name} does not answer", code="device") from None
-            raise LostError(f"no answer within {seconds:.0f} s") from None
+            reason = "nothing more was copied" if progress else "no answer"
+            raise LostError(f"{reason} within {error.timeout:.0f} s") from None
+        finally:
+            process.kill()
+            process.wait()
+            done = subprocess.CompletedProcess(argv, process.returncode, output.text(), errors.text())
         self._check(done.returncode, done.stderr)
         if not done.returncode:
             self._reached = True
@@ -138,37 +175,114 @@ class Shell:
         raise LostError(reason)
 
 
-class Lines:
-    """Whole lines of a pipe, read in a thread: waiting with a time limit works on every system then."""
+def await_end(
+    process: subprocess.Popen[bytes], every_s: float, silence_s: float, progress: Callable[[], object] | None
+) -> None:
+    """Wait until a program ends. Raises TimeoutExpired when `progress`, looked at now and then, stood still so long."""
+    last, silent_s = None, 0.0
+    while True:
+        try:
+            process.wait(every_s)
+            return
+        except subprocess.TimeoutExpired:
+            silent_s += every_s
+        now = progress() if progress else None
+        if now is not None and now != last:
+            last, silent_s = now, 0.0
+        elif silent_s >= silence_s:
+            raise subprocess.TimeoutExpired(process.args, silence_s)
+
+
+class Output:
+    """The end of what a program says, read in a thread and never more than `MOST_SAID_BYTES` of it."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
-        self._lines: queue.Queue[bytes] = queue.Queue()
+        self._kept = bytearray()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def text(self) -> str:
+        """The text, once the program has ended; what it left running may go on talking."""
+        self._thread.join(1.0)
+        if not self._thread.is_alive():
+            self._stream.close()
+        return bytes(self._kept).decode(errors="replace")
+
+    def _read(self) -> None:
+        for chunk in iter(lambda: self._stream.read1(1 << 16), b""):  # type: ignore[attr-defined]
+            self._kept += chunk
+            del self._kept[:-MOST_SAID_BYTES]
+
+
+class Lines:
+    """Whole lines of a pipe, read in a thread: waiting with a time limit works on every system then."""
+
+    def __init__(self, stream: IO[bytes], device: str) -> None:
+        self._stream = stream
+        self._device = device
+        # Few: a device that writes faster than it is listened to waits.
+        self._lines: queue.Queue[bytes | None] = queue.Queue(8)
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[bytes]:
-        """Raises queue.Empty after `SILENCE_S` without a line; empty ones are left out."""
+        """Raises queue.Empty after `SILENCE_S` in which nothing came; NetadaptError for lines that do not end.
+
+        Empty lines are left out, and so is a last one that was cut off.
+        """
+        spoken = time.monotonic()
         while line := self._lines.get(timeout=SILENCE_S):
-            if line.endswith(b"\n") and line.strip():
+            if line.strip():
                 yield line
+                spoken = time.monotonic()
+            elif time.monotonic() - spoken > STALLED_S:
+                raise NetadaptError(
+                    f"{self._device} shows signs of life, and no result for {STALLED_S / 3600:g} hours", code="device"
+                )
+        if line is None:
+            raise NetadaptError(
+                f"{self._device} wrote a line of more than {MOST_LINE_BYTES >> 20} MiB: that is no result",
+                code="results",
+            )
 
     def close(self) -> None:
         """Close the pipe, whose writer has ended."""
+        self._closed.set()
         self._thread.join(1.0)
         if not self._thread.is_alive():
             self._stream.close()
 
     def _read(self) -> None:
-        for line in iter(self._stream.readline, b""):
-            self._lines.put(line)
-        self._lines.put(b"")
+        parts: list[bytes] = []
+        size = 0
+        for chunk in iter(lambda: self._stream.read1(1 << 16), b""):  # type: ignore[attr-defined]
+            first, *more = chunk.split(b"\n")
+            parts, size = [*parts, first], size + len(first)
+            if size > MOST_LINE_BYTES:
+                self._put(None)
+                return
+            if not more:
+                self._put(b"\n")  # part of a line is a sign of life too
+            for piece in more:
+                self._put(b"".join(parts) + b"\n")
+                parts, size = [piece], len(piece)
+        self._put(b"")
+
+    def _put(self, line: bytes | None) -> None:
+        while not self._closed.is_set():
+            try:
+                self._lines.put(line, timeout=0.1)
+                return
+            except queue.Full:
+                continue
 
 
 def last_line(text: str) -> str:
     """The last line that says something."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1].removeprefix("error: ")[:300] if lines else ""
+    return printable(lines[-1].removeprefix("error: ")[:300]) if lines else ""
 
 
 def program(name: str) -> str:

@@ -1,0 +1,234 @@
+"""What a bundle measured, carried back: files of strangers' devices, checked line by line, and a table made of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import onnx
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.profilers.build import records_of
+from netadapt_onnx.profilers.deployment import Deployment, Precision
+from netadapt_onnx.profilers.measuring import (
+    Answer,
+    Described,
+    End,
+    Failed,
+    Found,
+    Manifest,
+    Measured,
+    contradiction,
+    decoded,
+)
+from netadapt_onnx.profilers.packing import unpacked, unpacked_graph
+from netadapt_onnx.profilers.plausible import Count, Text
+from netadapt_onnx.profilers.session import Execution, Fingerprint, differences, fingerprint
+from netadapt_onnx.profilers.table import Header, Record, Reference, Shapes, Whole, encode, require_schema
+from netadapt_onnx.profilers.timing import timing
+from netadapt_onnx.profilers.units import Layers
+
+HINT = "give the results.jsonl that a bundle wrote, as it is"
+
+
+class About(msgspec.Struct, frozen=True):
+    """What a bundle's manifest says of its model: the table's header, the graph and each version's shapes, packed."""
+
+    header: Header
+    graph: str
+    shapes: str
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """How a bundle's manifest says that models run."""
+
+    ep: Text
+    threads: Count
+    options: dict[Text, Text]
+    precision: Precision = "float"
+
+    @property
+    def execution(self) -> Execution:
+        """Raises NetadaptError for a provider that nobody knows, or an option that it does not have."""
+        return Execution(self.ep, self.threads, self.options, deploy=Deployment(self.precision))
+
+
+@dataclass(frozen=True)
+class Results:
+    """One file of results: the manifest it answers, what that is about, where it was measured, and what."""
+
+    path: Path
+    manifest: Manifest
+    about: About
+    device: Fingerprint
+    measured: tuple[Measured, ...]
+    failed: tuple[Failed, ...]
+    stopped: str | None
+
+
+def read_results(path: Path) -> Results:
+    """Read what an agent wrote; a torn last line is left out.
+
+    Raises NetadaptError: no such file, not results or none that could be true (naming the line and the field), nothing
+    measured.
+    """
+    if not path.is_file():
+        raise NetadaptError(f"{path}: no such file", code="missing-file")
+    data = path.read_bytes()
+    lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
+    records = [decoded(line, f"{path}, line {number}", HINT) for number, line in enumerate(lines, 1)]
+    manifest = _manifest(path, records)
+    about, execution = _about(path, manifest)
+    devices = [fingerprint(execution, record.environment) for record in records if isinstance(record, Found)]
+    measured, failed = _answers(path, manifest, records)
+    if not measured or not devices:
+        reason = failed[0].error if failed else "it was not run, or killed at once"
+        raise NetadaptError(f"{path}: nothing was measured: {reason}", hint="run its run.sh", code="results")
+    _same(f"{path}: measured on two devices", devices[0], *devices[1:])
+    ends = [record.stopped for record in records if isinstance(record, End)]
+    return Results(path, manifest, about, devices[0], measured, failed, ends[-1] if ends else None)
+
+
+def _manifest(path: Path, records: Sequence[Answer]) -> Manifest:
+    """The manifest, which is the first record and only that."""
+    if not records or not isinstance(records[0], Described) or "header" not in records[0].manifest.about:
+        raise NetadaptError(f"{path} holds no results of a bundle", hint=HINT, code="results")
+    again = next((n for n, r in enumerate(records[1:], 2) if isinstance(r, Described)), None)
+    if again is not None:
+        raise NetadaptError(f"{path}, line {again}: a second manifest", hint="import files one by one", code="results")
+    return records[0].manifest
+
+
+def _about(path: Path, manifest: Manifest) -> tuple[About, Execution]:
+    try:
+        about = msgspec.convert(manifest.about, About)
+        execution = msgspec.convert(manifest.execution, Ran).execution
+    except msgspec.ValidationError as error:
+        raise NetadaptError(f"{path}, line 1: the manifest: {error}", hint=HINT, code="results") from error
+    except NetadaptError as error:
+        message = f"{path}, line 1: the manifest: {error.message}"
+        raise NetadaptError(message, hint=error.hint, code=error.code) from error
+    require_schema(path, about.header)
+    return about, execution
+
+
+def _answers(
+    path: Path, manifest: Manifest, records: Sequence[Answer]
+) -> tuple[tuple[Measured, ...], tuple[Failed, ...]]:
+    """The records of models, each of which answers the manifest, and that once."""
+    measured, failed = [], []
+    known: set[tuple[int, int]] = set()
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, Measured | Failed):
+            continue
+        wrong = contradiction(record, manifest.jobs, known)
+        if wrong is not None:
+            raise NetadaptError(f"{path}, line {number}: {wrong}", hint=HINT, code="results")
+        known.add((record.job, record.model))
+        if isinstance(record, Measured):
+            measured.append(record)
+        else:
+            failed.append(record)
+    return tuple(measured), tuple(failed)
+
+
+def _same(what: str, first: Fingerprint, *others: Fingerprint) -> None:
+    for other in others:
+        unlike = differences(first, other)
+        if unlike:
+            raise NetadaptError(
+                f"{what} ({'; '.join(unlike)})",
+                hint="import each device's into a table of its own",
+                code="other-device",
+            )
+
+
+def merged(results: Sequence[Results]) -> list[Record]:
+    """One table's records from shards and repetitions, all of one bundle and one kind of device.
+
+    A version that was measured again counts as one more version. Raises NetadaptError naming what differs.
+    """
+    first = results[0]
+    for other in results[1:]:
+        _same_bundle(first, other)
+        _same(f"{first.path} and {other.path} are of different devices", first.device, other.device)
+    header = msgspec.structs.replace(first.about.header, device=first.device)
+    layers, shapes = _model(first)
+    records: list[Record] = [header]
+    times: dict[int, int] = {}
+    whole_ms: list[float] = []
+    seconds = 0.0
+    for file in results:
+        for found in file.measured:
+            if not file.manifest.jobs[found.job].profiled:
+                whole_ms += found.median_ms
+                seconds += found.seconds
+                continue
+            repeated = times.get(found.model, 0)
+            times[found.model] = repeated + 1
+            number = found.model + repeated * header.models
+            records += _version(file.path, msgspec.structs.replace(found, model=number), shapes[found.model], layers)
+    if not whole_ms or not times:
+        raise NetadaptError(
+            f"{first.path}: the measuring was interrupted", hint="run run.sh again: it goes on", code="results"
+        )
+    whole = timing(whole_ms)
+    stopped = "done" if len(times) == header.models else f"{len(times)} of {header.models} versions measured"
+    records.append(Reference(whole.median_ms, whole.ci95, whole.sessions, stopped, seconds))
+    return records
+
+
+def _same_bundle(first: Results, other: Results) -> None:
+    unlike = differences(*(msgspec.to_builtins(results.about.header) for results in (first, other)))
+    unlike += [
+        f"{field} differs"
+        for field in ("jobs", "execution")
+        if getattr(first.manifest, field) != getattr(other.manifest, field)
+    ]
+    if unlike:
+        raise NetadaptError(
+            f"{other.path} and {first.path} are of different bundles ({'; '.join(unlike)})", code="results"
+        )
+
+
+def _model(results: Results) -> tuple[Layers, list[Shapes]]:
+    """The uncut model's layers, and the shapes of each version that there are jobs for."""
+    try:
+        layers = Layers(onnx.ModelProto(graph=unpacked_graph(results.about.graph)))
+        shapes = msgspec.json.decode(unpacked(results.about.shapes), type=list[dict[str, tuple[int, ...]]])
+    except (ValueError, msgspec.DecodeError, RecursionError) as error:
+        raise NetadaptError(f"{results.path}, line 1: the manifest: {error}", hint=HINT, code="results") from error
+    most = max(model for job in results.manifest.jobs for model in job.models)
+    if not most < results.about.header.models == len(shapes):
+        raise NetadaptError(
+            f"{results.path}, line 1: the manifest: shapes of {len(shapes)} versions, "
+            f"{results.about.header.models} in the header, and jobs for {most + 1}",
+            hint=HINT,
+            code="results",
+        )
+    return layers, list(shapes)
+
+
+def _version(path: Path, found: Measured, shapes: Shapes, layers: Layers) -> list[Record]:
+    try:
+        return records_of(found, shapes, layers)
+    except KeyError as error:
+        raise NetadaptError(
+            f"{path}, line 1: the manifest: no shape of tensor {error} in version {found.model}",
+            hint=HINT,
+            code="results",
+        ) from error
+
+
+def write_table(path: Path, records: Sequence[Record]) -> int:
+    """Write a table whole or not at all; returns its number of cells."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(encode(records))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return sum(not isinstance(r, Header | Whole | Reference) for r in records)

@@ -1,0 +1,51 @@
+"""What numbers and text of devices and files may be: types that are checked as they are read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from netadapt_onnx.errors import printable
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+# Of parameters, multiplications, bytes.
+Total = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+# No run of a model takes an hour, and no measuring of one four months.
+Ms = Annotated[float, msgspec.Meta(gt=0, le=3.6e6)]
+Us = Annotated[float, msgspec.Meta(ge=0, le=3.6e9)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e7)]
+Sessions = Annotated[list[Ms], msgspec.Meta(min_length=1, max_length=10_000)]
+# Of an interval relative to its median.
+Width = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Celsius = Annotated[float, msgspec.Meta(ge=-100, le=200)]
+Text = Annotated[str, msgspec.Meta(max_length=2_000)]
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """What an environment says at least."""
+
+    cpu: Text
+    flags: list[Text]
+    os: Text
+    arch: Text
+    onnxruntime: Text
+    providers: list[Text]
+    governor: Text | None
+
+
+def checked_environment(environment: object) -> dict[str, Any]:
+    """What a device says of itself, its text printable. Raises ValueError naming what is missing or no text."""
+    try:
+        everything = msgspec.convert(environment, dict[str, Any])
+        known = msgspec.structs.asdict(msgspec.convert(everything, _Known))
+    except msgspec.ValidationError as error:
+        raise ValueError(f"environment: {error}") from error
+    return {**everything, **{key: _printable(value) for key, value in known.items()}}
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, list):
+        return [printable(text) for text in value]
+    return printable(value) if isinstance(value, str) else value
