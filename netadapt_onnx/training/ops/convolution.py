@@ -177,6 +177,7 @@ def _fresh(x: Tensor) -> Tensor:
     """`x` with the strides of a tensor just made: slices and transpositions leave others along axes of length 1."""
     if x.dim() != 4 or 1 not in x.shape:
         return x
-    layouts = [m for m in (torch.contiguous_format, torch.channels_last) if x.is_contiguous(memory_format=m)]
-    usual = [torch.empty(x.shape, device="meta", memory_format=layout).stride() for layout in layouts]
-    return x if x.stride() in usual or not layouts else x.clone(memory_format=layouts[-1])
+    layouts = (torch.contiguous_format, torch.channels_last)
+    if x.stride() in [torch.empty(x.shape, device="meta", memory_format=layout).stride() for layout in layouts]:
+        return x
+    return x.clone(memory_format=layouts[x.shape[1] > 1 and x.stride(1) == 1])
