@@ -71,7 +71,7 @@ class Adaptation:
         self._landing = Landing(self._gauges, self._predict)
         self._standing = Standing(progress)
         self._candidates = Candidates(
-            run, subject.trace, arguments, self._judge, subject.data, executor, self._standing, subject.branches
+            run, subject.trace, arguments, self._judge, subject.data, executor, self._standing, subject.branches, log
         )
 
     def result(self) -> AdaptResult:
