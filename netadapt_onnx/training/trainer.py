@@ -15,7 +15,7 @@ import torch
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.light import without_weights
-from netadapt_onnx.runtime import Arrays
+from netadapt_onnx.runtime import Arrays, one_line
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.augmentation import augmented
 from netadapt_onnx.training.checkpoint import Checkpoint
@@ -30,7 +30,7 @@ from netadapt_onnx.training.placement import gpu_dtypes, repeatable, require
 from netadapt_onnx.training.range_test import RangeTest, range_test
 from netadapt_onnx.training.recipe import ADAMW_SHARE, Recipe
 from netadapt_onnx.training.replicas import Fetch, Replicas, Teaching, one_thread, tensors
-from netadapt_onnx.training.settings import Settings, choose
+from netadapt_onnx.training.settings import Settings, choose, described
 from netadapt_onnx.training.task import Task, task
 from netadapt_onnx.training.teacher import MOST_FORESEEN, Teacher
 from netadapt_onnx.training.torch_graph import TorchGraph
@@ -202,39 +202,64 @@ def _trained(
 ) -> TrainResult:
     """One training with batches of one size."""
     if settings is None:
-        known_teacher = teacher if isinstance(teacher, onnx.ModelProto) else None
-        settings = _choose(unfolded, plan.split, plan.batch_size, plan.seed, losses, teacher=known_teacher, say=say)
+        tried = teacher if isinstance(teacher, onnx.ModelProto) else None
+        settings = _choose(unfolded, plan.split, plan.batch_size, plan.seed, losses, teacher=tried, say=say)
         if store is not None:
             store.put(settings=asdict(settings))
     require(settings)
     schedule = Schedule(plan.steps, partial(_batches, plan), partial(_fetch, plan))
-    teaching = _teaching(teacher, plan, settings, needs, repeatable=store is not None)
-    with repeatable(settings), Replicas(unfolded, settings, losses, teaching, threads) as replicas:
-        usual = _learning_rate(replicas.main, plan, recipe)
-        recorded = None if store is None else store.content.get("test")
-        test = None if recorded is None else RangeTest(**recorded)
-        if lr == "auto" and test is None and plan.steps:
-            test = range_test(replicas, recipe, schedule, usual)
-            if store is not None:
-                store.put(test=asdict(test))
-        rate = test.chosen if test is not None else lr if isinstance(lr, float | int) else usual
-        held_out = None if score is None else scored(replicas, unfolded, lambda p: score(batchnorm.fold(p)))
-        known = {} if store is None else store.content
-        if known.get("start") is not None:
-            replicas.restore(known["start"])
-        for attempt in range(known.get("attempt") or 0, 2):
-            loop = Loop(replicas, recipe, rate / 2**attempt, held_out)
-            if known.get("loop") is not None:
-                loop.resume(known["loop"])
-            try:
-                loop.run(schedule, progress, None if store is None else lambda state: store.put(loop=state), told)
-            except DivergedError:
-                known = {}
-                if store is not None:  # the best weights so far, from which the second attempt starts
-                    store.put(loop=None, attempt=1, start=replicas.main.state())
-                continue
-            trained = batchnorm.fold(replicas.main.write_back(unfolded))
-            return TrainResult(trained, tuple(loop.history), settings, rate / 2**attempt, plan.batch_size, test)
+    try:
+        teaching = _teaching(teacher, plan, settings, needs, repeatable=store is not None)
+        with repeatable(settings), Replicas(unfolded, settings, losses, teaching, threads) as replicas:
+            return _attempts(replicas, unfolded, plan, recipe, lr, schedule, store, score, progress, told)
+    except RuntimeError as error:
+        if out_of_memory(error) or settings == replace(settings, dtype="float32", channels_last=False):
+            raise
+        raise NetadaptError(
+            f"training in {described(settings)} failed: {one_line(error, 160)}",
+            hint="were these settings chosen on another machine? Begin anew here, or go on there",
+            code="training",
+        ) from error
+
+
+def _attempts(
+    replicas: Replicas,
+    unfolded: onnx.ModelProto,
+    plan: _Plan,
+    recipe: Recipe,
+    lr: float | Literal["auto"] | None,
+    schedule: Schedule,
+    store: Checkpoint | None,
+    score: Callable[[onnx.ModelProto], float] | None,
+    progress: Progress | None,
+    told: Callable[[Epoch], None] | None,
+) -> TrainResult:
+    """Up to two trainings, the second at half the rate if the first diverges."""
+    usual = _learning_rate(replicas.main, plan, recipe)
+    recorded = None if store is None else store.content.get("test")
+    test = None if recorded is None else RangeTest(**recorded)
+    if lr == "auto" and test is None and plan.steps:
+        test = range_test(replicas, recipe, schedule, usual)
+        if store is not None:
+            store.put(test=asdict(test))
+    rate = test.chosen if test is not None else lr if isinstance(lr, float | int) else usual
+    held_out = None if score is None else scored(replicas, unfolded, lambda p: score(batchnorm.fold(p)))
+    known = {} if store is None else store.content
+    if known.get("start") is not None:
+        replicas.restore(known["start"])
+    for attempt in range(known.get("attempt") or 0, 2):
+        loop = Loop(replicas, recipe, rate / 2**attempt, held_out)
+        if known.get("loop") is not None:
+            loop.resume(known["loop"])
+        try:
+            loop.run(schedule, progress, None if store is None else lambda state: store.put(loop=state), told)
+        except DivergedError:
+            known = {}
+            if store is not None:  # the best weights so far, from which the second attempt starts
+                store.put(loop=None, attempt=1, start=replicas.main.state())
+            continue
+        trained = batchnorm.fold(replicas.main.write_back(unfolded))
+        return TrainResult(trained, tuple(loop.history), replicas.settings, rate / 2**attempt, plan.batch_size, test)
     raise NetadaptError(
         f"training diverged, also at half the learning rate ({rate / 2:g})", hint="give a smaller --lr", code="diverged"
     )
