@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from netadapt_onnx.child_process import ONE_THREAD, ChildProcess, Death, packed
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training.settings import Settings, TrialError
 from netadapt_onnx.training.trial_process import Failure, Subject, Trial, serve
 
@@ -75,7 +76,7 @@ class Trials:
         child, self._child = self._child, None
         if child is None:
             return
-        if error is None and not _idle:
+        if not _idle and (error is None or isinstance(error, NetadaptError | MemoryError)):
             with suppress(OSError):
                 child.send(packed(None))
                 child.receive(LEAST_S)
