@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_CONSTRAINT := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: docs help install demo test test-all test-browser test-ray kill-campaign test-aarch64 lint format fuzz clean test-openvino kill-tables
+.PHONY: docs help install demo test test-avx2 test-all test-browser test-ray kill-campaign test-aarch64 lint format fuzz clean test-openvino kill-tables
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1	/p' Makefile
@@ -48,6 +48,13 @@ docs: $(VENV)/.installed-all ## write the reference pages from the program
 
 test: lint ## lint, then all tests
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+# Older processors' kernels in torch; onnxruntime chooses its own by itself.
+AVX2_TESTS := $(addprefix tests/test_,training_ops.py kernels.py trials.py trainer.py torch_graph.py batchnorm.py half.py \
+  frozen.py fused.py prefix.py deployment.py verify_quantised.py)
+
+test-avx2: $(VENV)/.installed-all ## training and quantisation with the kernels of a processor without AVX-512
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(AVX2_TESTS)
 
 test-all: lint ## lint, then all tests, the slow ones too (half an hour)
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m ""

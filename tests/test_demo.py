@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from netadapt_onnx import cli, demo, demo_network
 from netadapt_onnx.errors import NetadaptError
@@ -27,6 +28,12 @@ def test_digits_are_real_images_in_the_layout_of_data() -> None:
     scaled = (arrays["x_train"] / 255 - arrays["mean"]) / arrays["std"]
     assert abs(scaled.mean()) < 1e-4
     assert abs(scaled.std() - 1) < 1e-4
+
+
+def test_a_shortcut_computes_the_same_in_training_and_when_exported() -> None:
+    shortcut = demo_network.Shortcut(5, 7, 1, 2, bias=False)
+    image = torch.randn(2, 5, 9, 8)
+    torch.testing.assert_close(shortcut.train()(image), shortcut.eval()(image))
 
 
 def test_a_folder_with_files_is_refused_and_only_the_demos_own_are_replaced(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ FLOORS = [
         "single_node",
         "free_axes",
         "user_code",
+        "child_process",
     },
     {"surgery"},
     {"profilers", "training"},

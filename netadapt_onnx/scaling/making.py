@@ -110,7 +110,9 @@ class Making:
 
         assert self.dataset is not None
         dataset = self.dataset
-        chosen = self.run.once(f"settings/{key}", lambda: choose_settings(proto, dataset, batch_size=batch_size))
+        chosen = self.run.once(
+            f"settings/{key}", lambda: choose_settings(proto, dataset, batch_size=batch_size, say=self.log)
+        )
         return msgspec.convert(chosen, Settings)
 
     @property

@@ -86,6 +86,7 @@ class Adaptation:
             self._standing,
             self._time,
             subject.branches,
+            log,
         )
         self._training = FinalTraining(
             run,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,10 @@ class Candidates:
         progress: Progress,
         time: TimeLimit,
         branches: Sequence[Branch] = (),
+        log: Callable[[str], None] | None = None,
     ) -> None:
         self._run = run
+        self._log = log
         self._arguments = arguments
         self._data = data
         self._executor = executor
@@ -296,9 +298,9 @@ class Candidates:
         """
         from netadapt_onnx.training.trainer import choose_settings
 
-        data, seed = self._data, self._arguments.seed
+        data, seed, say = self._data, self._arguments.seed, self._log
         assert data is not None
-        chosen = self._run.once(f"training/{key}", lambda: choose_settings(proto, data, seed=seed, gpu=gpu))
+        chosen = self._run.once(f"training/{key}", lambda: choose_settings(proto, data, seed=seed, gpu=gpu, say=say))
         return msgspec.convert(chosen, Settings)
 
     def _read(self, folder: Path) -> Trace:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -20,11 +21,23 @@ from netadapt_onnx.runtime import Arrays
 from netadapt_onnx.training.data import Labels
 from netadapt_onnx.training.placement import autocast
 from netadapt_onnx.training.settings import Settings
-from netadapt_onnx.training.task import Task, label_tensors
+from netadapt_onnx.training.task import Targets, label_tensors
 from netadapt_onnx.training.torch_graph import TorchGraph
 
 Fetch = Callable[[np.ndarray], tuple[Arrays, Labels | None]]
 Teaching = Callable[[Mapping[str, Tensor], np.ndarray, Settings], dict[str, Tensor]]
+
+
+class Objective(Protocol):
+    """What training minimises, such as `Task`."""
+
+    def loss(
+        self, outputs: Mapping[str, Tensor], labels: Targets | None, teacher: Mapping[str, Tensor] | None
+    ) -> Tensor:
+        """The mean loss of a batch, a scalar."""
+        ...
+
+
 # A multiplier of one input of a node, which is named by its first output and the input's number.
 Gates = Sequence[tuple[tuple[str, int], Tensor]]
 
@@ -65,7 +78,7 @@ class Replicas:
         self,
         proto: onnx.ModelProto,
         settings: Settings,
-        task: Task,
+        task: Objective,
         teacher: Teaching | None,
         threads: int | None = None,
     ) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,29 +12,31 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 import torch
-from torch import Tensor
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.light import without_weights
 from netadapt_onnx.progress import stage
-from netadapt_onnx.runtime import Arrays
+from netadapt_onnx.runtime import Arrays, one_line
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.augmentation import augmented
 from netadapt_onnx.training.checkpoint import Checkpoint
-from netadapt_onnx.training.data import Dataset, Labels, Split, taken
+from netadapt_onnx.training.data import Dataset, Labels, Split
 from netadapt_onnx.training.loop import DivergedError, Epoch, Loop, Progress, Schedule, scored
 from netadapt_onnx.training.memory import BATCH_SIZE, Footprint, footprint, halved, out_of_memory
 from netadapt_onnx.training.memory import batch_size as fitting_batch
 from netadapt_onnx.training.mirroring import both_ways
+from netadapt_onnx.training.ops.registry import registered_outside
 from netadapt_onnx.training.own_training import trained_by
 from netadapt_onnx.training.placement import gpu_dtypes, repeatable, require
 from netadapt_onnx.training.range_test import RangeTest, range_test
 from netadapt_onnx.training.recipe import ADAMW_SHARE, Recipe
 from netadapt_onnx.training.replicas import Fetch, Replicas, Teaching, one_thread, tensors
-from netadapt_onnx.training.settings import Settings, choose
+from netadapt_onnx.training.settings import Settings, choose, described
 from netadapt_onnx.training.task import Task, task
 from netadapt_onnx.training.teacher import MOST_FORESEEN, Teacher
 from netadapt_onnx.training.torch_graph import TorchGraph
+from netadapt_onnx.training.trial_process import Subject
+from netadapt_onnx.training.trials import Trials
 
 # 780 steps of a ResNet-20 that lost half its filters: 0.02 and 0.05 are equal, 0.15 loses 0.6 points.
 LEARNING_RATE = 0.05
@@ -158,7 +158,7 @@ def train(
                 return TrainResult(batchnorm.fold(trained), (), settings or Settings(), rate, size)
             try:
                 return _trained(unfolded, plan, recipe, lr, losses, needs, teacher, settings, threads, store,
-                                score, progress, told)  # fmt: skip
+                                score, progress, told, say)  # fmt: skip
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
@@ -204,43 +204,76 @@ def _trained(
     score: Callable[[onnx.ModelProto], float] | None,
     progress: Progress | None,
     told: Callable[[Epoch], None] | None,
+    say: Callable[[str], None] | None,
 ) -> TrainResult:
     """One training with batches of one size."""
     if settings is None:
-        settings = _choose(unfolded, plan.split, plan.batch_size, plan.seed, losses)
+        tried = teacher if isinstance(teacher, onnx.ModelProto) else None
+        settings = _choose(unfolded, plan.split, plan.batch_size, plan.seed, losses, teacher=tried, say=say)
         if store is not None:
             store.put(settings=asdict(settings))
     require(settings)
     schedule = Schedule(plan.steps, partial(_batches, plan), partial(_fetch, plan), plan.time_left)
-    teaching = _teaching(teacher, plan, settings, needs, repeatable=store is not None)
-    with repeatable(settings), Replicas(unfolded, settings, losses, teaching, threads) as replicas:
-        usual = _learning_rate(replicas.main, plan, recipe)
-        recorded = None if store is None else store.content.get("test")
-        test = None if recorded is None else RangeTest(**recorded)
-        if lr == "auto" and test is None and plan.steps:
-            test = range_test(replicas, recipe, schedule, usual)
-            if store is not None:
-                store.put(test=asdict(test))
-        rate = test.chosen if test is not None else lr if isinstance(lr, float | int) else usual
-        held_out = None if score is None else scored(replicas, unfolded, lambda p: score(batchnorm.fold(p)))
-        known = {} if store is None else store.content
-        if known.get("start") is not None:
-            replicas.restore(known["start"])
-        for attempt in range(known.get("attempt") or 0, 2):
-            loop = Loop(replicas, recipe, rate / 2**attempt, held_out)
-            if known.get("loop") is not None:
-                loop.resume(known["loop"])
-            try:
-                loop.run(schedule, progress, None if store is None else lambda state: store.put(loop=state), told)
-            except DivergedError:
-                known = {}
-                if store is not None:  # the best weights so far, from which the second attempt starts
-                    store.put(loop=None, attempt=1, start=replicas.main.state())
-                continue
-            trained = batchnorm.fold(replicas.main.write_back(unfolded))
-            return TrainResult(
-                trained, tuple(loop.history), settings, rate / 2**attempt, plan.batch_size, test, loop.share(schedule)
-            )
+    try:
+        teaching = _teaching(teacher, plan, settings, needs, repeatable=store is not None)
+        with repeatable(settings), Replicas(unfolded, settings, losses, teaching, threads) as replicas:
+            return _attempts(replicas, unfolded, plan, recipe, lr, schedule, store, score, progress, told)
+    except RuntimeError as error:
+        if out_of_memory(error) or settings == replace(settings, dtype="float32", channels_last=False):
+            raise
+        raise NetadaptError(
+            f"training in {described(settings)} failed: {one_line(error, 160)}",
+            hint="were these settings chosen on another machine? Begin anew here, or go on there",
+            code="training",
+        ) from error
+
+
+def _attempts(
+    replicas: Replicas,
+    unfolded: onnx.ModelProto,
+    plan: _Plan,
+    recipe: Recipe,
+    lr: float | Literal["auto"] | None,
+    schedule: Schedule,
+    store: Checkpoint | None,
+    score: Callable[[onnx.ModelProto], float] | None,
+    progress: Progress | None,
+    told: Callable[[Epoch], None] | None,
+) -> TrainResult:
+    """Up to two trainings, the second at half the rate if the first diverges."""
+    usual = _learning_rate(replicas.main, plan, recipe)
+    recorded = None if store is None else store.content.get("test")
+    test = None if recorded is None else RangeTest(**recorded)
+    if lr == "auto" and test is None and plan.steps:
+        test = range_test(replicas, recipe, schedule, usual)
+        if store is not None:
+            store.put(test=asdict(test))
+    rate = test.chosen if test is not None else lr if isinstance(lr, float | int) else usual
+    held_out = None if score is None else scored(replicas, unfolded, lambda p: score(batchnorm.fold(p)))
+    known = {} if store is None else store.content
+    if known.get("start") is not None:
+        replicas.restore(known["start"])
+    for attempt in range(known.get("attempt") or 0, 2):
+        loop = Loop(replicas, recipe, rate / 2**attempt, held_out)
+        if known.get("loop") is not None:
+            loop.resume(known["loop"])
+        try:
+            loop.run(schedule, progress, None if store is None else lambda state: store.put(loop=state), told)
+        except DivergedError:
+            known = {}
+            if store is not None:  # the best weights so far, from which the second attempt starts
+                store.put(loop=None, attempt=1, start=replicas.main.state())
+            continue
+        trained = batchnorm.fold(replicas.main.write_back(unfolded))
+        return TrainResult(
+            trained,
+            tuple(loop.history),
+            replicas.settings,
+            rate / 2**attempt,
+            plan.batch_size,
+            test,
+            loop.share(schedule),
+        )
     raise NetadaptError(
         f"training diverged, also at half the learning rate ({rate / 2:g})", hint="give a smaller --lr", code="diverged"
     )
@@ -277,11 +310,17 @@ def _teaching(
 
 
 def choose_settings(
-    proto: onnx.ModelProto, dataset: Dataset, *, batch_size: int | None = None, seed: int = 0, gpu: bool = True
+    proto: onnx.ModelProto,
+    dataset: Dataset,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    gpu: bool = True,
+    say: Callable[[str], None] | None = None,
 ) -> Settings:
-    """Time a few training steps per setting, on copies of the weights; what `train` does without `settings`.
+    """Time a few training steps per setting, in a process of their own; what `train` does without `settings`.
 
-    `gpu`: on a GPU, where there is one.
+    `gpu`: on a GPU, where there is one. `say` is told of settings that do not work here.
 
     The teacher is left out: its outputs are remembered, so after one epoch it costs next to nothing.
     """
@@ -290,41 +329,46 @@ def choose_settings(
         unfolded = batchnorm.unfold(proto, split.sample(TIMED_SAMPLES, seed))
         needs = footprint(TorchGraph(unfolded), split)
         size = batch_size if batch_size is not None else fitting_batch(needs, split)
-        return _choose(unfolded, split, size, seed, task(unfolded, needs.shapes, dataset), gpu=gpu)
+        losses = task(unfolded, needs.shapes, dataset)
+        while True:
+            try:
+                return _choose(unfolded, split, size, seed, losses, gpu=gpu, say=say)
+            except MemoryError:
+                size = halved(min(size, TIMED_SAMPLES), normalised=True, say=None)
 
 
 @stage("choosing how to train")
 def _choose(
-    proto: onnx.ModelProto, split: Split, batch_size: int, seed: int, losses: Task, *, gpu: bool = True
+    proto: onnx.ModelProto,
+    split: Split,
+    batch_size: int,
+    seed: int,
+    losses: Task,
+    *,
+    teacher: onnx.ModelProto | None = None,
+    gpu: bool = True,
+    say: Callable[[str], None] | None = None,
 ) -> Settings:
     drawn = np.random.default_rng(seed).permutation(len(split))[: min(batch_size, TIMED_SAMPLES)]
     inputs, labels = split.batch(drawn), split.targets(drawn)
-    rows = np.arange(len(drawn))
     taught = None
     if labels is None:
-        own = Teacher(proto)(tensors(inputs, Settings()), rows, Settings())
-        taught = {name: value.detach() for name, value in own.items()}
-
-    def fetch(index: np.ndarray) -> tuple[Arrays, Labels | None]:
-        return {name: value[index] for name, value in inputs.items()}, taken(labels, index)
-
-    def remembered(_: Mapping[str, Tensor], index: np.ndarray, where: Settings) -> dict[str, Tensor]:
-        return {name: value[torch.from_numpy(index)].to(where.device) for name, value in (taught or {}).items()}
-
-    with ExitStack() as stack:
-
-        def prepare(settings: Settings) -> Callable[[], float]:
-            replicas = Replicas(proto, settings, losses, None if taught is None else remembered)
-            stack.enter_context(replicas)
-
-            def step() -> float:
-                began = time.perf_counter()
-                replicas.gradients(fetch, rows)
-                return time.perf_counter() - began
-
-            return step
-
-        return choose(prepare, len(rows), gpu_dtypes=gpu_dtypes() if gpu else ())
+        own = Teacher(proto)(tensors(inputs, Settings()), np.arange(len(drawn)), Settings())
+        taught = {name: value.numpy() for name, value in own.items()}
+    subject = Subject(
+        proto.SerializeToString(),
+        inputs,
+        labels,
+        replace(losses, own=losses.own and replace(losses.own, training=None)),
+        taught,
+        None if teacher is None else teacher.SerializeToString(),
+        registered_outside(),
+    )
+    gpus = gpu_dtypes() if gpu else ()
+    if gpus:
+        torch.cuda.empty_cache()  # what is kept here for later is what trials lack
+    with Trials(subject) as trials:
+        return choose(trials.prepare, len(drawn), gpu_dtypes=gpus, say=say)
 
 
 def _learning_rate(graph: TorchGraph, plan: _Plan, recipe: Recipe) -> float:

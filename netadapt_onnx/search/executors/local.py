@@ -6,88 +6,60 @@ long can be killed alone, and every worker has its own environment, in which it 
 
 from __future__ import annotations
 
-import os
 import pickle
-import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any
 
+from netadapt_onnx.child_process import ONE_THREAD, ChildProcess, packed
 from netadapt_onnx.search.executors.dispatch import Dispatcher
-from netadapt_onnx.search.executors.protocol import Failed, Finished, Outcome, Request, Shared, Work, packed
+from netadapt_onnx.search.executors.protocol import Failed, Finished, Outcome, Request, Shared, Work
 from netadapt_onnx.search.executors.worker import serve
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
-_END_S = 5.0
 _LOG_CHARACTERS = 4000
 
 
 class _Worker:
-    """A slot: a process and our end of its pipe. It starts with its first job."""
+    """A slot: a process that starts with its first job."""
 
     def __init__(self, environment: Mapping[str, str], log: Path) -> None:
         self._environment = dict(environment)
         self._log = log
-        self._process: Any = None
-        self._pipe: Connection | None = None
+        self._process: ChildProcess | None = None
         self._has: set[str] = set()
 
     def do(self, work: Work, shared: Sequence[Shared], request: Request, began: Callable[[], None]) -> Outcome:
         news = {one.key: one.packed for one in shared if one.key not in self._has}
         message = packed((work, [one.key for one in shared], news, request))
         if self._process is None:
-            self._start()
-        assert self._pipe is not None
+            self._process = ChildProcess(serve, (str(self._log),), self._environment)
+            self._has = set()
+        process = self._process
         try:
-            self._pipe.send_bytes(message)
-            self._pipe.recv_bytes()
+            process.send(message)
+            process.receive()
             began()
-            answer: Outcome = pickle.loads(self._pipe.recv_bytes())
+            answer: Outcome = pickle.loads(process.receive())
         except (EOFError, OSError):
-            return self._died()
+            return self._died(process)
         self._has = {one.key for one in shared}
         return answer
 
     def abandon(self) -> None:
-        process = self._process
-        if process is None:
-            return
-        with suppress(OSError):
-            if sys.platform == "win32":
-                process.terminate()  # there it is a kill
-            else:
-                os.kill(process.pid, signal.SIGKILL)
-        process.join(_END_S)
+        if self._process is not None:
+            self._process.kill()
 
-    def _start(self) -> None:
-        # loky's processes neither fork nor import the caller's script, and take an environment of their own.
-        from loky.backend import get_context
-
-        context = get_context("loky")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, str(self._log)), env=self._environment, daemon=True)
-        self._process.start()
-        theirs.close()
-        self._has = set()
-
-    def _died(self) -> Failed:
+    def _died(self, process: ChildProcess) -> Failed:
         """What a dead worker leaves. Its next job starts another one."""
-        assert self._pipe is not None
-        process, self._process = self._process, None
-        self._pipe.close()
-        process.join(_END_S)
-        code = process.exitcode
-        how = f"of {signal.Signals(-code).name}" if code is not None and code < 0 else f"with exit code {code}"
+        self._process = None
+        death = process.death()
         said = self._log.read_text(errors="replace")[-_LOG_CHARACTERS:] if self._log.exists() else ""
-        # Nobody but the kernel, short of memory, kills a worker with SIGKILL; other deaths are the job's own.
-        machine = code is not None and -code == getattr(signal, "SIGKILL", 9)
-        return Failed(f"its worker died {how}", f"the worker process died {how}\n{said}", machine=machine)
+        # Deaths that are not the kernel's doing are the job's own.
+        return Failed(
+            f"its worker died {death.how}", f"the worker process died {death.how}\n{said}", machine=death.killed
+        )
 
 
 class LocalWorkers:

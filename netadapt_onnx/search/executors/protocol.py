@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 from uuid import uuid4
 
+from netadapt_onnx.child_process import packed
 from netadapt_onnx.runtime import one_line
 
 Request = Mapping[str, Any]
@@ -119,11 +120,3 @@ def perform(work: Work, here: Here, values: Sequence[Any], request: Request) -> 
         return Failed(one_line(error), traceback.format_exc(), machine=True, error=error)
     except Exception as error:  # whatever a job dies of is that proposal's failure, not the run's
         return Failed(one_line(error), traceback.format_exc())
-
-
-def packed(value: Any) -> bytes:
-    """Pickled by value where pickle knows a name only: lambdas, and functions of scripts."""
-    import cloudpickle
-
-    dumped: bytes = cloudpickle.dumps(value)
-    return dumped

@@ -16,10 +16,11 @@ from types import TracebackType
 from typing import Any
 
 from netadapt_onnx import __version__
+from netadapt_onnx.child_process import ONE_THREAD, packed
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.runtime import one_line
 from netadapt_onnx.search.executors.dispatch import Dispatcher
-from netadapt_onnx.search.executors.local import GPU_VARIABLE, ONE_THREAD
+from netadapt_onnx.search.executors.local import GPU_VARIABLE
 from netadapt_onnx.search.executors.protocol import (
     Failed,
     Finished,
@@ -28,7 +29,6 @@ from netadapt_onnx.search.executors.protocol import (
     Request,
     Shared,
     Work,
-    packed,
     perform,
 )
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from netadapt_onnx.errors import NetadaptError
 
 Function = Callable[..., Tensor | tuple[Tensor, ...]]
+# Functions by domain and name, and whether they want to know of training.
+Registered = Mapping[tuple[str, str], tuple[Function, bool]]
 
 _FUNCTIONS: dict[tuple[str, str], Function] = {}
 _TRAINING_AWARE: set[tuple[str, str]] = set()
@@ -109,6 +111,24 @@ def is_training_aware(domain: str, name: str) -> bool:
 def registered() -> list[str]:
     """Names of all ops that have a function, sorted; domains other than ONNX's own in front, as `domain::Op`."""
     return sorted(f"{domain}::{name}" if domain else name for domain, name in _FUNCTIONS)
+
+
+def registered_outside() -> Registered:
+    """What others than this package have registered."""
+    package = __name__.partition(".")[0]
+    return {
+        key: (function, key in _TRAINING_AWARE)
+        for key, function in _FUNCTIONS.items()
+        if function.__module__.partition(".")[0] != package
+    }
+
+
+def register_all(functions: Registered) -> None:
+    """Register what `registered_outside` returned in another process."""
+    for key, (function, training_aware) in functions.items():
+        _FUNCTIONS[key] = function
+        if training_aware:
+            _TRAINING_AWARE.add(key)
 
 
 def normalise_axes(axes: Sequence[int], rank: int) -> list[int]:
