@@ -105,6 +105,7 @@ def profile(
         opened_device(device, purpose=path, python=python, keep=keep, perf_test=binary, log=log) as there,
         _place(path, anew=overwrite) as place,
     ):
+        execution = execution.right_on([there.describe()])
         built = build(
             place,
             reference,

@@ -12,13 +12,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import numpy_helper
 
 from models import plain, residual
 from netadapt_onnx import cli, profile
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.profilers import agent
-from netadapt_onnx.profilers.deployment import FLOAT, Deployment
+from netadapt_onnx.profilers.deployment import EVERYWHERE, FLOAT, Deployment, saturates
 from netadapt_onnx.profilers.measuring import Job, Order
 from netadapt_onnx.profilers.session import CPU, Execution, differences, execution_record, fingerprint
 from netadapt_onnx.profilers.units import Layers
@@ -48,8 +49,11 @@ def inputs_of(proto: onnx.ModelProto, n: int = 8) -> Inputs:
     return tuple({k: rng.standard_normal(s).astype(d) for k, (s, d) in specs.items()} for _ in range(n))
 
 
-def run(proto: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+def run(proto: onnx.ModelProto, inputs: dict[str, np.ndarray], optimise: bool = True) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     found: np.ndarray = session.run(None, inputs)[0]
     return found
 
@@ -71,6 +75,89 @@ def test_int8_computes_nearly_the_same_with_the_same_names() -> None:
     assert 0 < np.abs(errors).max() < 0.2 * expected.std()
     weights = {t.data_type for t in found.graph.initializer if len(t.dims) == 4}
     assert weights == {onnx.TensorProto.INT8}
+
+
+ELSEWHERE = {"arch": "x86_64", "flags": ["avx2"]}
+
+
+def test_int8_computes_exactly_on_this_processor() -> None:
+    """As made for this device, and as made for any: kernels give what the nodes say, a few levels' rounding apart."""
+    proto = fold(residual(16, size=8)).proto
+    samples = inputs_of(proto, 16)
+    expected = np.concatenate([run(proto, x) for x in samples])
+    for environments in ([agent.environment()], [ELSEWHERE], [None], []):
+        found = Deployment("int8", samples).right_on(environments).apply(proto)
+        by_kernels = np.concatenate([run(found, x) for x in samples])
+        by_nodes = np.concatenate([run(found, x, optimise=False) for x in samples])
+        assert np.abs(by_kernels - by_nodes).max() < 0.05 * expected.std()
+
+
+def test_weights_have_seven_bits_unless_every_device_multiplies_eight_exactly() -> None:
+    proto = fold(residual(16, size=8)).proto
+    deploy = Deployment("int8", inputs_of(proto, 2))
+    for chosen, largest in ((deploy.right_on([ELSEWHERE]), 64), (deploy.right_on([{"saturates": False}]), 127)):
+        weights = [numpy_helper.to_array(t) for t in chosen.apply(proto).graph.initializer if len(t.dims) == 4]
+        assert {np.abs(w.astype(int)).max() for w in weights} == {largest}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"arch": "x86_64", "flags": ["avx2", "avx512f"]}, True),
+        ({"arch": "x86_64", "flags": ["avx2", "avx_vnni"]}, False),
+        ({"arch": "AMD64", "flags": []}, True),  # Windows tells no flags
+        ({"arch": "aarch64", "flags": ["asimddp"]}, False),
+        ({"arch": "arm64", "flags": []}, False),
+        ({"arch": "armv7l", "flags": ["neon"]}, False),
+        ({}, True),
+        ({"arch": "x86_64", "flags": ["avx512_vnni"], "saturates": True}, True),  # emulated: the try counts
+        ({"arch": "AMD64", "flags": [], "saturates": False}, False),
+        ({"arch": "x86_64", "flags": ["avx_vnni"], "saturates": None}, False),
+    ],
+)
+def test_a_try_says_whether_a_device_saturates_and_else_its_processor(
+    environment: dict[str, Any], expected: bool
+) -> None:
+    assert saturates(environment) == expected
+    assert (Deployment("int8").right_on([{"saturates": False}, environment]).quantisation == EVERYWHERE) == expected
+
+
+def test_the_agent_tries_the_kernels_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that saturates is noticed, and one that cannot be tried is unknown."""
+
+    class Saturating:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def run(self, _: object, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            x, w = (inputs[name].astype(np.int64) for name in "xw")
+            pairs = x.reshape(1, 32, 2) * w.T[:, None].reshape(16, 32, 2)
+            return [np.clip(pairs.sum(-1), -(2**15), 2**15 - 1).sum(-1)[None].astype(np.int32)]
+
+    x, w = np.full((1, 64), 255, np.uint8), np.full((64, 16), 127, np.int8)
+    assert agent.saturates() == (not np.array_equal(multiplied_here(x, w), x.astype(int) @ w.astype(int)))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Saturating)
+    assert agent.saturates.__wrapped__() is True
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: 1 / 0)
+    assert agent.saturates.__wrapped__() is None
+
+
+def multiplied_here(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    node = onnx.helper.make_node("MatMulInteger", ["x", "w"], ["y"])
+    given = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, x.shape)
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT32, None)
+    graph = onnx.helper.make_graph([node], "g", [given], [result], [numpy_helper.from_array(w, "w")])
+    return run(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 10)], ir_version=5), {"x": x})
+
+
+def test_fingerprints_say_how_int8_is_quantised_and_float_ones_say_nothing() -> None:
+    assert "quantisation" not in fingerprint(CPU) | execution_record(CPU)
+    execution = Execution(deploy=Deployment("int8"))
+    one, other = (execution.right_on([{"saturates": answer}]) for answer in (True, False))
+    assert differences(fingerprint(one), fingerprint(other)) == [
+        "quantisation: 7-bit weights there, 8-bit weights here"
+    ]
+    assert execution_record(one)["quantisation"] == "7-bit weights"
 
 
 def test_the_deployed_form_is_remembered_and_is_that_of_the_model_given() -> None:

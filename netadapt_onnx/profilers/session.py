@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,10 @@ class Execution:
     def all_options(self) -> dict[str, str]:
         """The provider's options, those that it has by itself and those that set its threads included."""
         return self.provider.options(self.options, self.threads)
+
+    def right_on(self, environments: Sequence[Mapping[str, Any] | None]) -> Execution:
+        """The same, with what is deployed made for the devices that it will run on (`Deployment.right_on`)."""
+        return replace(self, deploy=self.deploy.right_on(environments))
 
     def require(self, environment: Mapping[str, Any]) -> None:
         """Raise NetadaptError if a device's onnxruntime was built without the provider.
@@ -87,6 +91,8 @@ def execution_record(execution: Execution) -> dict[str, Any]:
         "precision": execution.deploy.precision,
         "config": config,
     }
+    if execution.deploy.precision != "float":
+        record["quantisation"] = execution.deploy.quantisation
     if not execution.provider.memory_pattern:
         record["memory_pattern"] = False
     if execution.library is not None:
@@ -113,6 +119,8 @@ def fingerprint(execution: Execution = CPU, environment: Mapping[str, Any] | Non
         "precision": execution.deploy.precision,
         "governor": device["governor"],
     }
+    if execution.deploy.precision != "float":
+        found["quantisation"] = execution.deploy.quantisation
     if execution.library is not None:
         found["library"] = _identity(Path(execution.library))
     return found
@@ -128,8 +136,8 @@ def differences(recorded: Fingerprint, here: Fingerprint) -> list[str]:
     lines = []
     for key in dict.fromkeys([*recorded, *here]):
         a, b = recorded.get(key), here.get(key)
-        if a == b:
-            continue
+        if a == b or (key == "quantisation" and recorded.get("precision") != here.get("precision")):
+            continue  # float is quantised in no way, and that the precision differs is said
         if isinstance(a, list) and isinstance(b, list):
             a, b = (" ".join(sorted(set(x) - set(y))) or "none more" for x, y in ((a, b), (b, a)))
         lines.append(f"{key}: {a} there, {b} here")

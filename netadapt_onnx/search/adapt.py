@@ -27,7 +27,7 @@ from netadapt_onnx.search.arguments import (
     Strategy,
     seconds_of,
 )
-from netadapt_onnx.search.budget import LATENCY, SEARCHED, budget_texts
+from netadapt_onnx.search.budget import ENERGY, LATENCY, SEARCHED, budget_texts
 from netadapt_onnx.search.calibration import execution_of
 from netadapt_onnx.search.candidates import Progress
 from netadapt_onnx.search.executors.opening import IN_PROCESS, JOB_TIMEOUT_S, Gpus, opened_executor
@@ -37,7 +37,16 @@ from netadapt_onnx.search.ladders import DEFAULT_STEP, Floors, Steps
 from netadapt_onnx.search.latency import LatencyGauge, TableGauge, built_table, loaded_table, spent_ms
 from netadapt_onnx.search.measured import MeasuredGauge, Value, fitted, values
 from netadapt_onnx.search.netadapt import Select
-from netadapt_onnx.search.places import Devices, Place, Tables, about, named_devices, named_tables, opened_places
+from netadapt_onnx.search.places import (
+    Devices,
+    Place,
+    Tables,
+    about,
+    environments,
+    named_devices,
+    named_tables,
+    opened_places,
+)
 from netadapt_onnx.search.proposal import Amounts, Goal, Proposer
 from netadapt_onnx.search.provenance import file_hash, versions
 from netadapt_onnx.search.removal import branch_importances
@@ -195,6 +204,7 @@ def adapt(
             log=log,
         ) as places,
     ):
+        execution = execution.right_on(environments(places, here=ENERGY in own))
         loaded = {p.resource: _loaded(p, subject, execution, force) for p in places if p.table is not None}
         command = arguments.command(subject.model.path, subject.data)
         recorded = {
@@ -223,7 +233,7 @@ def adapt(
                 limit = next(b for b in budgets if b.resource == resource)
                 fit = fitted(subject.trace, resource, value, seed, run.once)
                 gauges[resource] = MeasuredGauge(run, subject.trace, fit, value, limit, resource)
-            return Adaptation(run, subject, arguments, gauges, workers, progress, log).result()
+            return Adaptation(run, subject, arguments, gauges, workers, progress, log, execution.deploy).result()
 
 
 def _path(given: str | os.PathLike[str] | None) -> Path | None:
@@ -233,6 +243,7 @@ def _path(given: str | os.PathLike[str] | None) -> Path | None:
 def _loaded(place: Place, subject: Subject, execution: Execution, force: bool) -> Table:
     assert place.table is not None
     anywhere = force or place.device is None
+    execution = execution.right_on([place.environment])  # its own, also where a run's devices need another
     return loaded_table(place.table, subject.trace, execution, place.environment, anywhere=anywhere)
 
 
@@ -281,6 +292,7 @@ def dry_run(
             perf_test=_path(perf_test),
         ) as places,
     ):
+        execution = execution.right_on(environments(places))
         for place in places:
             if place.table is not None:
                 found = _loaded(place, subject, execution, force)

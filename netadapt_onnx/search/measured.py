@@ -86,6 +86,7 @@ def program(command: str) -> Value:
 def energy(specs: Known, execution: Execution) -> Value:
     """Millijoules of one run on this machine. Raises NetadaptError (code `unmeasurable`) where nothing tells."""
     counter: Meter = meter(execution.ep)
+    execution = execution.right_on([agent.environment()])
     inputs = random_inputs(specs)
 
     def value(proto: onnx.ModelProto) -> float:

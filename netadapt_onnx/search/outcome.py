@@ -12,9 +12,9 @@ from netadapt_onnx.folding import Folded, fold
 from netadapt_onnx.light import file_bytes
 from netadapt_onnx.model import load, save
 from netadapt_onnx.profilers.cost import cost
+from netadapt_onnx.profilers.deployment import Deployment
 from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.budget import LATENCY, Budget, Target
-from netadapt_onnx.search.calibration import deployment
 from netadapt_onnx.search.judge import Judge
 from netadapt_onnx.search.latency import LatencyGauge
 from netadapt_onnx.search.netadapt import Step
@@ -45,6 +45,7 @@ class Outcome:
     judge: Judge
     predict: Predictor
     metadata: Mapping[str, str]
+    deploy: Deployment
 
     def finished(
         self, proto: onnx.ModelProto, target: Target, steps: Sequence[Step], stopped: Stopped, file: Path
@@ -118,11 +119,10 @@ class Outcome:
 
     def _deployed(self, proto: onnx.ModelProto, file: Path, said: Mapping[str, str]) -> Deployed | None:
         """What is deployed of the model, written beside it, and compared with what is deployed of the original."""
-        precision = self.arguments.deploy
+        precision = self.deploy.precision
         if precision == "float":
             return None
-        deploy = deployment(precision, self.subject.trace.folded, None, self.subject.data)
-        original, result = deploy.apply(self.subject.trace.folded.proto), deploy.apply(proto)
+        original, result = self.deploy.apply(self.subject.trace.folded.proto), self.deploy.apply(proto)
         written = save(result, file.with_suffix(f".{precision}.onnx"), metadata=said, overwrite=True)
         before = self.run.once(f"accuracy/reported/{precision}", lambda: self.judge.reported(original))
         change = AccuracyChange(before, self.judge.reported(result), self.judge.metric, self.judge.split)

@@ -19,7 +19,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.build import BATCH, REFERENCE_CAP_S, batch_job, header_of, records_of
-from netadapt_onnx.profilers.deployment import Deployment
+from netadapt_onnx.profilers.deployment import FULL, Deployment
 from netadapt_onnx.profilers.measuring import (
     REFERENCE,
     SCHEMA,
@@ -210,7 +210,8 @@ def read_results(path: Path) -> Results:
 
 def _execution(manifest: Manifest) -> Execution:
     record: dict[str, Any] = manifest.execution
-    deploy = Deployment(record.get("precision", "float"))
+    # Bundles that do not say how they are quantised were written when there was one way.
+    deploy = Deployment(record.get("precision", "float"), quantisation=record.get("quantisation", FULL))
     return Execution(record["ep"], record["threads"], record["options"], deploy=deploy)
 
 
