@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +21,18 @@ from netadapt_onnx import cli, profile
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.profilers import agent
+from netadapt_onnx.profilers.answers import answers_of
 from netadapt_onnx.profilers.deployment import EVERYWHERE, FLOAT, Deployment, saturates
-from netadapt_onnx.profilers.measuring import Job, Order
+from netadapt_onnx.profilers.devices.local import LocalDevice
+from netadapt_onnx.profilers.measuring import Answer, Answered, Job, Order
 from netadapt_onnx.profilers.session import CPU, Execution, differences, execution_record, fingerprint
 from netadapt_onnx.profilers.units import Layers
 from netadapt_onnx.profilers.versions import named
+from netadapt_onnx.search.judge import DataJudge
+from netadapt_onnx.search.on_devices import on_devices
+from netadapt_onnx.search.result import OnDevice
+from netadapt_onnx.search.run import Run
+from netadapt_onnx.training.loading import dataset_for
 
 Inputs = tuple[dict[str, np.ndarray], ...]
 
@@ -281,3 +290,89 @@ def test_adapt_writes_and_judges_both(folder: Path, capsys: pytest.CaptureFixtur
     assert abs(deployed["accuracy"]["before"] - found["accuracy"]["before"]) < 0.15
     assert cli.run([*words, "--resume"]) == 0
     assert json.loads(capsys.readouterr().out)["deployed"] == deployed
+
+
+class Elsewhere(LocalDevice):
+    """A device of another name whose kernels we choose: `broken` gives other numbers, `mute` only measures."""
+
+    name = "gateway"
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.asked = 0
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "saturates": True}
+
+    def run(self, manifest: str, results: str) -> Iterator[Answer]:
+        for record in super().run(manifest, results):
+            if isinstance(record, Answered):
+                self.asked += 1
+                if self.kind == "mute":
+                    continue
+                if self.kind == "broken":
+                    self.spoil(record.file)
+            yield record
+
+    def spoil(self, file: str) -> None:
+        with np.load(self._folder / file) as arrays:
+            spoilt = [-arrays[name] for name in arrays]
+        np.savez(self._folder / file, *spoilt)
+
+
+def asked(
+    device: LocalDevice | None, folder: Path, execution: Execution
+) -> tuple[dict[str, OnDevice], tuple[str, ...]]:
+    proto = fold(plain((8, 16), size=8, classes=3)).proto
+    dataset = dataset_for(fold(proto), folder / "data.npz")
+    judge = DataJudge(dataset, proto)
+    gauge: Any = SimpleNamespace(device=device)
+    deployed = execution.deploy.apply(proto)
+    with Run.open(folder / "journal", {}, growing={}, resume=True) as run_:
+        return on_devices(run_, "model", {"latency": gauge, "energy": gauge}, judge, execution, deployed)
+
+
+def test_int8_accuracy_is_that_of_the_devices_own_kernels(folder: Path) -> None:
+    execution = Execution(deploy=Deployment("int8", inputs_of(fold(plain((8, 16), size=8)).proto)))
+    device = Elsewhere("sound")
+    found, notes = asked(device, folder, execution)
+    assert not notes
+    assert found["latency"].accuracy == found["latency"].here
+    assert found["latency"].samples == 64
+    assert asked(device, folder, execution) == (found, notes)
+    assert device.asked == 1  # journalled
+
+
+@pytest.mark.parametrize(
+    ("device", "told"),
+    [
+        (Elsewhere("broken"), "gateway computes other numbers than this machine: top1 differs by"),
+        (Elsewhere("mute"), "by this machine's kernels: gateway could not be asked"),
+        (None, "by this machine's kernels: the device could not be asked, only a bundle gets there"),
+    ],
+    ids=["broken", "mute", "bundle"],
+)
+def test_where_int8_accuracy_is_another_or_unknown_it_is_said(
+    device: LocalDevice | None, told: str, folder: Path
+) -> None:
+    execution = Execution(deploy=Deployment("int8", inputs_of(fold(plain((8, 16), size=8)).proto)))
+    found, [note] = asked(device, folder, execution)
+    assert told in note
+    assert bool(found) == (device is not None and device.kind == "broken")  # type: ignore[attr-defined]
+
+
+def test_this_machines_cpu_is_not_asked_twice(folder: Path) -> None:
+    execution = Execution(deploy=Deployment("int8", inputs_of(fold(plain((8, 16), size=8)).proto)))
+    assert asked(LocalDevice(), folder, execution) == ({}, ())
+
+
+def test_answers_of_a_device_are_the_models_outputs() -> None:
+    proto = fold(plain()).proto
+    batches = inputs_of(proto, 3)
+    answers = answers_of(LocalDevice(), CPU, proto, batches)
+    assert answers is not None
+    for inputs, found in zip(batches, answers, strict=True):
+        assert np.array_equal(found["logits"], run(proto, inputs))
+    with pytest.raises(NetadaptError, match="local: onnxruntime cannot run the model"):
+        answers_of(LocalDevice(), CPU, proto, inputs_of(fold(plain(size=4)).proto, 1))

@@ -62,7 +62,10 @@ class ModelFile(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """All that a device needs to know. `models` by number as text; `about` is for us and comes back as it went."""
+    """All that a device needs to know. `models` by number as text; `about` is for us and comes back as it went.
+
+    `answers`: models whose outputs are wanted, for `inputs` of several batches each.
+    """
 
     schema: int
     execution: dict[str, Any]
@@ -71,6 +74,7 @@ class Manifest(msgspec.Struct, frozen=True):
     jobs: tuple[Job, ...]
     seconds: float = 0.0
     about: dict[str, Any] = {}
+    answers: tuple[int, ...] = ()
 
 
 class Described(msgspec.Struct, frozen=True, tag_field="record", tag="manifest"):
@@ -118,13 +122,21 @@ class Failed(msgspec.Struct, frozen=True, tag_field="record", tag="failed"):
     error: str
 
 
+class Answered(msgspec.Struct, frozen=True, tag_field="record", tag="answered"):
+    """What a model computes there: a file of arrays, in the order of the names of its outputs."""
+
+    model: int
+    file: str
+    names: list[str]
+
+
 class End(msgspec.Struct, frozen=True, tag_field="record", tag="end"):
     """Everything was measured, or time was up."""
 
     stopped: str
 
 
-Answer = Described | Found | Measured | Failed | End
+Answer = Described | Found | Measured | Failed | Answered | End
 _DECODER = msgspec.json.Decoder(Answer)
 
 

@@ -233,7 +233,7 @@ def adapt(
                 limit = next(b for b in budgets if b.resource == resource)
                 fit = fitted(subject.trace, resource, value, seed, run.once)
                 gauges[resource] = MeasuredGauge(run, subject.trace, fit, value, limit, resource)
-            return Adaptation(run, subject, arguments, gauges, workers, progress, log, execution.deploy).result()
+            return Adaptation(run, subject, arguments, gauges, workers, progress, log, execution).result()
 
 
 def _path(given: str | os.PathLike[str] | None) -> Path | None:

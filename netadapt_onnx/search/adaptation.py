@@ -9,7 +9,7 @@ import msgspec
 import onnx
 
 from netadapt_onnx.model import load, save
-from netadapt_onnx.profilers.deployment import Deployment
+from netadapt_onnx.profilers.session import Execution
 from netadapt_onnx.search import knapsack
 from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.attempts import MODEL_FILE
@@ -52,7 +52,7 @@ class Adaptation:
         executor: Executor,
         progress: Progress,
         log: Callable[[str], None],
-        deploy: Deployment,
+        execution: Execution,
     ) -> None:
         self._run = run
         self._subject = subject
@@ -69,7 +69,7 @@ class Adaptation:
         predicted = {name: gauge.predicted for name, gauge in gauges.items()}
         spent = {name: gauge.spent_ms for name, gauge in gauges.items()}
         self._predict = Predictor(subject.trace, extra, predicted, subject.branches, spent)
-        self._outcome = Outcome(run, subject, arguments, self._gauges, self._judge, self._predict, metadata, deploy)
+        self._outcome = Outcome(run, subject, arguments, self._gauges, self._judge, self._predict, metadata, execution)
         self._landing = Landing(self._gauges, self._predict)
         self._standing = Standing(progress)
         self._candidates = Candidates(

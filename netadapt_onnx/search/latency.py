@@ -105,6 +105,11 @@ class LatencyGauge:
         """The original's own: 1 for a relative budget, which compares predictions with predictions."""
         return 1.0 if self._relative else self.reference_ms / self._predicted_reference
 
+    @property
+    def device(self) -> Device | None:
+        """Where it measures; None: nowhere, only a bundle gets there."""
+        return self._device
+
     def correction(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float) -> float:
         """What a measurement of an iteration's model says of its prediction: a brief one, far from the budget.
 
