@@ -6,6 +6,7 @@ import base64
 import json
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.answers import answers_of
 from netadapt_onnx.profilers.deployment import EVERYWHERE, FLOAT, Deployment, saturates
 from netadapt_onnx.profilers.devices.local import LocalDevice
+from netadapt_onnx.profilers.kernels import made_for, tried
 from netadapt_onnx.profilers.measuring import Answer, Answered, Job, Order
 from netadapt_onnx.profilers.session import CPU, Execution, differences, execution_record, fingerprint
 from netadapt_onnx.profilers.units import Layers
@@ -94,7 +96,7 @@ def test_int8_computes_exactly_on_this_processor() -> None:
     proto = fold(residual(16, size=8)).proto
     samples = inputs_of(proto, 16)
     expected = np.concatenate([run(proto, x) for x in samples])
-    for environments in ([agent.environment()], [ELSEWHERE], [None], []):
+    for environments in ([tried(LocalDevice())], [ELSEWHERE], [None], []):
         found = Deployment("int8", samples).right_on(environments).apply(proto)
         by_kernels = np.concatenate([run(found, x) for x in samples])
         by_nodes = np.concatenate([run(found, x, optimise=False) for x in samples])
@@ -131,27 +133,8 @@ def test_a_try_says_whether_a_device_saturates_and_else_its_processor(
     assert (Deployment("int8").right_on([{"saturates": False}, environment]).quantisation == EVERYWHERE) == expected
 
 
-def test_the_agent_tries_the_kernels_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that saturates is noticed, and one that cannot be tried is unknown."""
-
-    class Saturating:
-        def __init__(self, *_: object, **__: object) -> None:
-            pass
-
-        def run(self, _: object, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-            x, w = (inputs[name].astype(np.int64) for name in "xw")
-            pairs = x.reshape(1, 32, 2) * w.T[:, None].reshape(16, 32, 2)
-            return [np.clip(pairs.sum(-1), -(2**15), 2**15 - 1).sum(-1)[None].astype(np.int32)]
-
-    x, w = np.full((1, 64), 255, np.uint8), np.full((64, 16), 127, np.int8)
-    assert agent.saturates() == (not np.array_equal(multiplied_here(x, w), x.astype(int) @ w.astype(int)))
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Saturating)
-    assert agent.saturates.__wrapped__() is True
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: 1 / 0)
-    assert agent.saturates.__wrapped__() is None
-
-
-def multiplied_here(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+def multiplied(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """By this machine's kernels."""
     node = onnx.helper.make_node("MatMulInteger", ["x", "w"], ["y"])
     given = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, x.shape)
     result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT32, None)
@@ -159,10 +142,25 @@ def multiplied_here(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     return run(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 10)], ir_version=5), {"x": x})
 
 
+def test_devices_are_tried() -> None:
+    """A kernel that saturates is noticed, and one that cannot be tried is unknown."""
+    x, w = np.full((1, 64), 255, np.uint8), np.full((64, 16), 127, np.int8)
+    exact = x.astype(int) @ w.astype(int)
+    assert tried(LocalDevice())["saturates"] == (not np.array_equal(multiplied(x, w), exact))
+    assert tried(Elsewhere("broken"))["saturates"] is True
+    assert tried(Elsewhere("mute"))["saturates"] is None
+    execution = Execution(deploy=Deployment("int8"))
+    assert made_for(execution, [LocalDevice(), Elsewhere("broken")]).deploy.quantisation == EVERYWHERE
+    assert made_for(execution, [LocalDevice(), None]).deploy.quantisation == EVERYWHERE
+    assert made_for(CPU, [Elsewhere("broken")]) is CPU
+
+
 def test_fingerprints_say_how_int8_is_quantised_and_float_ones_say_nothing() -> None:
     assert "quantisation" not in fingerprint(CPU) | execution_record(CPU)
     execution = Execution(deploy=Deployment("int8"))
-    one, other = (execution.right_on([{"saturates": answer}]) for answer in (True, False))
+    one, other = (
+        replace(execution, deploy=execution.deploy.right_on([{"saturates": answer}])) for answer in (True, False)
+    )
     assert differences(fingerprint(one), fingerprint(other)) == [
         "quantisation: 7-bit weights there, 8-bit weights here"
     ]
@@ -301,9 +299,6 @@ class Elsewhere(LocalDevice):
         super().__init__()
         self.kind = kind
         self.asked = 0
-
-    def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "saturates": True}
 
     def run(self, manifest: str, results: str) -> Iterator[Answer]:
         for record in super().run(manifest, results):

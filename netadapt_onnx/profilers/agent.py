@@ -23,7 +23,6 @@ import time
 import zlib
 from collections import Counter
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
@@ -446,37 +445,9 @@ def environment(root: Path = Path("/")) -> Record:
         "onnxruntime": ort.__version__,
         "build": getattr(ort, "get_build_info", str)(),
         "providers": ort.get_available_providers(),
-        "saturates": saturates(),
         "governor": _read(root, CPUFREQ + "scaling_governor") or None,
         "frequency_khz": int(_read(root, CPUFREQ + "cpuinfo_max_freq") or 0) or None,
     }
-
-
-# MatMulInteger of x (1, 64), unsigned bytes, and w (64, 16), signed ones.
-_PRODUCT = (
-    "CAUSADpSChgKAXgKAXcSAXkiDU1hdE11bEludGVnZXISAWdaEwoBeBIOCgwIAhIICgIIAQoCCEBaEwoBdxIOCgwIAxIICgIIQAoCCBBiCQoBeRIE"
-    "CgIIBkIECgAQCg=="
-)
-
-
-@lru_cache(maxsize=None)
-def saturates() -> Optional[bool]:
-    """Whether onnxruntime's products of unsigned and signed bytes overflow here, by trying; None if it cannot be tried.
-
-    They do on x86 without VNNI, where two products are added in 16 bits.
-    """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    largest = {"x": np.full((1, 64), 255, np.uint8), "w": np.full((64, 16), 127, np.int8)}
-    try:
-        session = ort.InferenceSession(base64.b64decode(_PRODUCT), options, providers=["CPUExecutionProvider"])
-        sums = session.run(None, largest)[0]
-    except Exception:  # onnxruntime raises a dozen unrelated types; a build may lack the operator
-        return None
-    return bool((sums != 64 * 255 * 127).any())
 
 
 def processor(cpuinfo: str, board: str = "", otherwise: str = "") -> Record:

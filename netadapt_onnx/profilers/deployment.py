@@ -39,7 +39,7 @@ _REMEMBERED = 3
 class Deployment:
     """How a model is turned into what runs. `samples`: inputs to calibrate int8 with, one batch each.
 
-    `quantisation`: what int8 is made of, right everywhere until it is known where it will run (`right_on`).
+    `quantisation`: what int8 is made of, right everywhere until it is known where it will run (`kernels.py`).
     """
 
     precision: Precision = "float"
@@ -60,7 +60,7 @@ class Deployment:
         return self._known[key]
 
     def right_on(self, environments: Sequence[Mapping[str, Any] | None]) -> Deployment:
-        """What computes what it should on all these devices, as the agent describes them; None: one nobody knows."""
+        """What computes what it should on all these devices, as they describe themselves; None: one nobody knows."""
         if self.precision == "float":
             return self
         safe = bool(environments) and not any(one is None or saturates(one) for one in environments)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,6 @@ class Execution:
     def all_options(self) -> dict[str, str]:
         """The provider's options, those that it has by itself and those that set its threads included."""
         return self.provider.options(self.options, self.threads)
-
-    def right_on(self, environments: Sequence[Mapping[str, Any] | None]) -> Execution:
-        """The same, with what is deployed made for the devices that it will run on (`Deployment.right_on`)."""
-        return replace(self, deploy=self.deploy.right_on(environments))
 
     def require(self, environment: Mapping[str, Any]) -> None:
         """Raise NetadaptError if a device's onnxruntime was built without the provider.

@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from netadapt_onnx.model import Model, load
 from netadapt_onnx.profilers.deployment import Precision
+from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.devices.opening import LOCAL
+from netadapt_onnx.profilers.kernels import made_for
 from netadapt_onnx.profilers.measuring import Device
 from netadapt_onnx.profilers.session import Execution, fingerprint
 from netadapt_onnx.profilers.steps import best_counts
@@ -42,7 +44,6 @@ from netadapt_onnx.search.places import (
     Place,
     Tables,
     about,
-    environments,
     named_devices,
     named_tables,
     opened_places,
@@ -204,7 +205,7 @@ def adapt(
             log=log,
         ) as places,
     ):
-        execution = execution.right_on(environments(places, here=ENERGY in own))
+        execution = made_for(execution, [*(p.device for p in places), *([LocalDevice()] if ENERGY in own else [])])
         loaded = {p.resource: _loaded(p, subject, execution, force) for p in places if p.table is not None}
         command = arguments.command(subject.model.path, subject.data)
         recorded = {
@@ -243,7 +244,7 @@ def _path(given: str | os.PathLike[str] | None) -> Path | None:
 def _loaded(place: Place, subject: Subject, execution: Execution, force: bool) -> Table:
     assert place.table is not None
     anywhere = force or place.device is None
-    execution = execution.right_on([place.environment])  # its own, also where a run's devices need another
+    execution = made_for(execution, [place.device])  # its own, also where a run's devices need another
     return loaded_table(place.table, subject.trace, execution, place.environment, anywhere=anywhere)
 
 
@@ -292,7 +293,7 @@ def dry_run(
             perf_test=_path(perf_test),
         ) as places,
     ):
-        execution = execution.right_on(environments(places))
+        execution = made_for(execution, [place.device for place in places])
         for place in places:
             if place.table is not None:
                 found = _loaded(place, subject, execution, force)

@@ -121,11 +121,6 @@ def opened_places(
         yield tuple(places)
 
 
-def environments(places: Sequence[Place], *, here: bool = False) -> list[Environment | None]:
-    """Where a run's models are measured, this machine included if it measures what no place does."""
-    return [place.environment for place in places] + [agent.environment()] * here
-
-
 def about(places: Sequence[Place], execution: Execution) -> dict[str, object]:
     """The devices of a run, as it records them."""
     return {
