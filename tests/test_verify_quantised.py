@@ -12,6 +12,7 @@ import quantised_cases  # noqa: F401 - registers its cases
 import rule_cases
 from netadapt_onnx.folding import fold
 from netadapt_onnx.normalise import normalise
+from netadapt_onnx.pruning import at_ratio
 from netadapt_onnx.runtime import random_inputs, run, session
 from netadapt_onnx.surgery import Trace, resize, select, trace, verify
 from netadapt_onnx.surgery.exact_integers import PRODUCTS, with_exact_integers
@@ -146,3 +147,26 @@ def without_large_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
         if values.dtype == np.int8 and values.ndim > 1:
             tensor.CopyFrom(numpy_helper.from_array(values // 2, tensor.name))
     return copy
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8])
+def test_right_cuts_are_exact_where_kernels_saturate(kind: type) -> None:
+    """Large bytes times large bytes: which pairs saturate on x86 without VNNI depends on who is whose neighbour."""
+    b = models.Builder(opset=20)
+    zero = b.constant("zero", np.array(0, kind))
+    x = b.node("QuantizeLinear", [b.conv("image", 3, 24), b.constant("fine", np.float32(0.004)), zero])
+    for name, cin, cout in (("first", 24, 16), ("second", 16, 12)):
+        weights = b.constant(f"{name}.w", b.rng.choice([-127, 120, 127], (cout, cin, 1, 1)).astype(np.int8))
+        scales = [b.constant(f"{name}.{part}", np.float32(value)) for part, value in (("x", 1), ("s", 1), ("y", 20))]
+        none = b.constant(f"{name}.zero", np.array(0, np.int8))
+        x = b.node("QLinearConv", [x, scales[0], zero, weights, scales[1], none, scales[2], zero], name)
+    last = b.node("DequantizeLinear", [x, b.constant("last.scale", np.float32(1)), zero])
+    proto = b.model({"image": (1, 3, 8, 8)}, {last: (1, 12, 8, 8)})
+    normalise(proto)
+    found = trace(fold(proto))
+    assert {"conv1", "first"} <= {group.name for group in found.prunable}
+    for ratio in (0.3, 0.6):
+        keep = select(found, at_ratio(found.prunable, ratio), "random")
+        proof = verify(found, keep)
+        assert proof.exact, proof
+        assert proof.moves
