@@ -16,6 +16,7 @@ from netadapt_onnx.profilers.breakdown import Part, by_group, by_layer
 from netadapt_onnx.profilers.build import build, default_models
 from netadapt_onnx.profilers.deployment import Precision
 from netadapt_onnx.profilers.devices.opening import LOCAL, opened_device
+from netadapt_onnx.profilers.kernels import made_for
 from netadapt_onnx.profilers.measuring import Device
 from netadapt_onnx.profilers.session import Execution
 from netadapt_onnx.profilers.table import Header, Reference
@@ -107,6 +108,7 @@ def profile(
         opened_device(device, purpose=path, python=python, keep=keep, perf_test=binary, log=log) as there,
         _place(path, anew=overwrite) as place,
     ):
+        execution = made_for(execution, [there])
         built = build(
             place,
             reference,

@@ -9,9 +9,10 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from models import plain, residual, unprunable
 from netadapt_onnx import cli
@@ -180,3 +181,23 @@ def test_what_older_opsets_lack_is_refused_by_name(op: str, opset: int) -> None:
 def test_a_bundle_unpacks_into_a_folder_of_a_plain_name() -> None:
     for name, folder in (("b.zip", "b"), ("my model (v2).zip", "my_model__v2"), ("..zip", "bundle"), ("-x;.zip", "x")):
         assert bundling.bundle_folder(Path(name)) == folder
+
+
+def test_a_bundle_of_int8_is_right_on_every_device_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(residual(8, size=8).SerializeToString())
+    data = np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x_train=data, x_val=data[:8])
+    bundle(tmp_path / "model.onnx", tmp_path / "b.zip", models=1, deploy="int8", data=tmp_path / "data.npz")
+    with zipfile.ZipFile(tmp_path / "b.zip") as packed:
+        packed.extractall(tmp_path)
+    manifest = json.loads((tmp_path / "b/manifest.json").read_text())
+    assert manifest["execution"]["quantisation"] == "7-bit weights"
+    for file in manifest["models"].values():
+        weights = [t for t in onnx.load(tmp_path / "b" / file["file"]).graph.initializer if len(t.dims) == 4]
+        assert max(np.abs(numpy_helper.to_array(t).astype(int)).max() for t in weights) == 64
+    jobs = [job | {"sessions": 1, "seconds": 0.1} for job in manifest["jobs"]]
+    (tmp_path / "b/manifest.json").write_text(json.dumps(manifest | {"jobs": jobs}))
+    command = ["sh", str(tmp_path / "b/run.sh")]
+    subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, check=True, capture_output=True)
+    found = import_results([tmp_path / "b/results.jsonl"], tmp_path / "t.jsonl")
+    assert (found.device["precision"], found.device["quantisation"]) == ("int8", "7-bit weights")

@@ -19,13 +19,18 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.profilers import build as building
 from netadapt_onnx.profilers import measuring
+from netadapt_onnx.profilers.answers import answers_of
 from netadapt_onnx.profilers.devices import remote, shell
+from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.devices.patience import LostError
 from netadapt_onnx.profilers.devices.remote import RemoteDevice
 from netadapt_onnx.profilers.devices.ssh import SshShell
+from netadapt_onnx.profilers.kernels import tried
+from netadapt_onnx.profilers.session import CPU
 from netadapt_onnx.profilers.table import Cell, Table, Whole, read
 from netadapt_onnx.profilers.versions import random_versions
 from netadapt_onnx.profiling import profile
+from netadapt_onnx.runtime import random_inputs, run, session
 from netadapt_onnx.surgery.trace import trace
 
 pytest.importorskip("asyncssh", reason="the SSH server of these tests (pip install asyncssh)")
@@ -202,3 +207,19 @@ def test_damaged_files_are_brought_again(server: SshServer, model: Path, tmp_pat
     device.close()
     assert found.cells
     assert [line for line in told if "is damaged: copy it again; trying again" in line]
+
+
+def test_a_device_says_what_a_model_computes_there(server: SshServer) -> None:
+    proto = residual(16, size=8)
+    folded = fold(proto)
+    device = RemoteDevice(SshShell(server.url, "answers"), python=sys.executable)
+    batches = [random_inputs(folded.specs, seed) for seed in range(3)]
+    answers = answers_of(device, CPU, folded.proto, batches)
+    assert answers is not None
+    here = session(folded.proto)
+    for inputs, found in zip(batches, answers, strict=True):
+        for name, value in run(here, inputs).items():
+            np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-4 * value.std())
+    assert tried(device) == tried(LocalDevice())
+    assert not list(server.home.rglob("*.npz"))
+    device.close()

@@ -258,6 +258,11 @@ def _deployed(found: Deployed) -> str:
         f"{render.score(change.metric, change.before)} before, "
         f"{render.score(change.metric, change.after)} after; "
         f"{render.amount('size', before)} before, {render.amount('size', after)} after"
+        + "".join(
+            f"; on {name} {render.score(change.metric, there.accuracy)}, here "
+            f"{render.score(change.metric, there.here)} of the same {there.samples} samples"
+            for name, there in found.devices.items()
+        )
     )
 
 

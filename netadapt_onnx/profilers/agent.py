@@ -527,7 +527,22 @@ def work(
             heat = {"temperature_c": [before, temperature_c()], "throttled": throttling() != slowed}
             yield _append(results, [dict(record, job=number, **heat) for record in records])
             spent += sum(r.get("seconds", 0) for r in records) if number in capped else 0
+    for number in manifest.get("answers", []):
+        yield _append(results, [answer(folder, manifest, number, inputs, Path(f"{results.stem}-{number}.npz"))])
     yield _append(results, [{"record": "end", "stopped": stopped}])
+
+
+def answer(folder: Path, manifest: Record, number: int, inputs: Record, outputs: Path) -> Record:
+    """Run a model on every batch of `inputs`, (batches, *shape) each, and write what it computes here to `outputs`."""
+    try:
+        session = open_session(_checked(folder, manifest["models"][str(number)]), manifest["execution"])
+        count = min(len(batches) for batches in inputs.values())
+        found = [session.run(None, {name: inputs[name][i] for name in inputs}) for i in range(count)]
+        np.savez(str(folder / outputs), *[np.stack([batch[k] for batch in found]) for k in range(len(found[0]))])
+    except Exception as error:  # as in `_opened`
+        return {"record": "failed", "job": -1, "model": number, "error": " ".join(str(error).split())[:300]}
+    names = [output.name for output in session.get_outputs()]
+    return {"record": "answered", "model": number, "file": outputs.name, "names": names}
 
 
 def _resume(results: Path, manifest: Record) -> list[Record]:

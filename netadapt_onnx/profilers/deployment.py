@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,11 @@ from netadapt_onnx.runtime import Arrays, one_line
 
 Precision = Literal["float", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("float", "int8")
+# Weights of seven bits are right everywhere: without VNNI, x86 adds two products of an unsigned and a signed byte in 16
+# bits, where 2 * 255 * 127 overflows and 2 * 255 * 64 does not.
+Quantisation = Literal["8-bit weights", "7-bit weights"]
+FULL: Quantisation = "8-bit weights"
+EVERYWHERE: Quantisation = "7-bit weights"
 # A scale per channel came to QuantizeLinear with opset 13, QuantizeLinear itself with opset 10.
 PER_CHANNEL_OPSET, LEAST_OPSET = 13, 10
 # Batches that the ranges of activations are taken from: two dozen are precise enough for time, and for accuracy near
@@ -32,10 +37,14 @@ _REMEMBERED = 3
 
 @dataclass(frozen=True)
 class Deployment:
-    """How a model is turned into what runs. `samples`: inputs to calibrate int8 with, one batch each."""
+    """How a model is turned into what runs. `samples`: inputs to calibrate int8 with, one batch each.
+
+    `quantisation`: what int8 is made of, right everywhere until it is known where it will run (`kernels.py`).
+    """
 
     precision: Precision = "float"
     samples: tuple[Arrays, ...] = field(default=(), compare=False, repr=False)
+    quantisation: Quantisation = EVERYWHERE
     _known: dict[str, onnx.ModelProto] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def apply(self, proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -44,21 +53,39 @@ class Deployment:
             return proto
         key = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
         if key not in self._known:
-            found = quantised(proto, self.samples)
+            found = quantised(proto, self.samples, self.quantisation)
             while len(self._known) >= _REMEMBERED:  # the first is the uncut model
                 self._known.pop(list(self._known)[1])
             self._known[key] = found
         return self._known[key]
 
+    def right_on(self, environments: Sequence[Mapping[str, Any] | None]) -> Deployment:
+        """What computes what it should on all these devices, as they describe themselves; None: one nobody knows."""
+        if self.precision == "float":
+            return self
+        safe = bool(environments) and not any(one is None or saturates(one) for one in environments)
+        return replace(self, quantisation=FULL if safe else EVERYWHERE)
+
+
+def saturates(environment: Mapping[str, Any]) -> bool:
+    """Whether products of bytes overflow on a device; True where neither a try nor its processor's name says no."""
+    tried = environment.get("saturates")
+    if tried is not None:
+        return bool(tried)
+    arm = str(environment.get("arch", "")).lower().startswith(("arm", "aarch"))
+    return not arm and not any("vnni" in flag for flag in environment.get("flags", ()))
+
 
 FLOAT = Deployment()
 
 
-def quantised(proto: onnx.ModelProto, samples: tuple[Arrays, ...]) -> onnx.ModelProto:
+def quantised(
+    proto: onnx.ModelProto, samples: tuple[Arrays, ...], quantisation: Quantisation = EVERYWHERE
+) -> onnx.ModelProto:
     """The model in int8, by onnxruntime's static quantisation with QDQ nodes; ranges are those seen on `samples`.
 
-    Weights are symmetric, with a scale per output channel from opset 13 on. Inputs and outputs stay float. Names of
-    tensors stay, those that appear end in `_QuantizeLinear_Output` and the like.
+    Weights are symmetric, of seven or eight bits, with a scale per output channel from opset 13 on. Inputs and outputs
+    stay float. Names of tensors stay, those that appear end in `_QuantizeLinear_Output` and the like.
     Raises NetadaptError (code `unquantisable`) for a model that has no float weights or that the quantiser refuses.
     """
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
@@ -80,6 +107,7 @@ def quantised(proto: onnx.ModelProto, samples: tuple[Arrays, ...]) -> onnx.Model
                 _Reader(samples),
                 quant_format=QuantFormat.QDQ,
                 per_channel=opset >= PER_CHANNEL_OPSET,
+                reduce_range=quantisation == EVERYWHERE,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
             )

@@ -96,7 +96,10 @@ class ModelFile(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """All that a device needs to know. `models` by number as text; `about` is for us and comes back as it went."""
+    """All that a device needs to know. `models` by number as text; `about` is for us and comes back as it went.
+
+    `answers`: models whose outputs are wanted, for `inputs` of several batches each.
+    """
 
     schema: int
     execution: dict[str, Any]
@@ -105,6 +108,7 @@ class Manifest(msgspec.Struct, frozen=True):
     jobs: tuple[Job, ...]
     seconds: float = 0.0
     about: dict[str, Any] = {}
+    answers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError for a manifest of another format."""
@@ -179,6 +183,14 @@ class Failed(msgspec.Struct, frozen=True, tag_field="record", tag="failed"):
         msgspec.structs.force_setattr(self, "error", printable(self.error))
 
 
+class Answered(msgspec.Struct, frozen=True, tag_field="record", tag="answered"):
+    """What a model computes there: a file of arrays, in the order of the names of its outputs."""
+
+    model: int
+    file: str
+    names: list[str]
+
+
 class End(msgspec.Struct, frozen=True, tag_field="record", tag="end"):
     """Everything was measured, or time was up."""
 
@@ -189,7 +201,7 @@ class End(msgspec.Struct, frozen=True, tag_field="record", tag="end"):
         msgspec.structs.force_setattr(self, "stopped", printable(self.stopped))
 
 
-Answer = Described | Found | Measured | Failed | End
+Answer = Described | Found | Measured | Failed | Answered | End
 _DECODER = msgspec.json.Decoder(Answer)
 
 

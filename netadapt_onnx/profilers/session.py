@@ -87,6 +87,8 @@ def execution_record(execution: Execution) -> dict[str, Any]:
         "precision": execution.deploy.precision,
         "config": config,
     }
+    if execution.deploy.precision != "float":
+        record["quantisation"] = execution.deploy.quantisation
     if not execution.provider.memory_pattern:
         record["memory_pattern"] = False
     if execution.library is not None:
@@ -108,6 +110,8 @@ def fingerprint(execution: Execution = CPU, environment: Mapping[str, Any] | Non
         "threads": execution.threads,
         "precision": execution.deploy.precision,
     }
+    if execution.deploy.precision != "float":
+        found["quantisation"] = execution.deploy.quantisation
     if execution.library is not None:
         found["library"] = _identity(Path(execution.library))
     return found
@@ -123,8 +127,8 @@ def differences(recorded: Fingerprint, here: Fingerprint) -> list[str]:
     lines = []
     for key in dict.fromkeys([*recorded, *here]):
         a, b = recorded.get(key), here.get(key)
-        if a == b:
-            continue
+        if a == b or (key == "quantisation" and recorded.get("precision") != here.get("precision")):
+            continue  # float is quantised in no way, and that the precision differs is said
         if isinstance(a, list) and isinstance(b, list):
             a, b = (" ".join(sorted({*map(str, x)} - {*map(str, y)})) or "none more" for x, y in ((a, b), (b, a)))
         lines.append(f"{key}: {a} there, {b} here")

@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 from netadapt_onnx.model import Model, load
 from netadapt_onnx.profilers.deployment import Precision
+from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.devices.opening import LOCAL
+from netadapt_onnx.profilers.kernels import made_for
 from netadapt_onnx.profilers.measuring import Device
 from netadapt_onnx.profilers.session import Execution, fingerprint
 from netadapt_onnx.profilers.steps import best_counts
@@ -29,7 +31,7 @@ from netadapt_onnx.search.arguments import (
     Strategy,
     seconds_of,
 )
-from netadapt_onnx.search.budget import LATENCY, SEARCHED, budget_texts
+from netadapt_onnx.search.budget import ENERGY, LATENCY, SEARCHED, budget_texts
 from netadapt_onnx.search.calibration import execution_of
 from netadapt_onnx.search.executors.opening import IN_PROCESS, JOB_TIMEOUT_S, Gpus, opened_executor
 from netadapt_onnx.search.executors.protocol import Executor
@@ -46,7 +48,15 @@ from netadapt_onnx.search.latency import (
 )
 from netadapt_onnx.search.measured import MeasuredGauge, Value, fitted, values
 from netadapt_onnx.search.netadapt import Select
-from netadapt_onnx.search.places import Devices, Place, Tables, about, named_devices, named_tables, opened_places
+from netadapt_onnx.search.places import (
+    Devices,
+    Place,
+    Tables,
+    about,
+    named_devices,
+    named_tables,
+    opened_places,
+)
 from netadapt_onnx.search.proposal import Amounts, Goal, Proposer
 from netadapt_onnx.search.provenance import file_hash, versions
 from netadapt_onnx.search.removal import branch_importances
@@ -205,6 +215,7 @@ def adapt(
             log=log,
         ) as places,
     ):
+        execution = made_for(execution, [*(p.device for p in places), *([LocalDevice()] if ENERGY in own else [])])
         loaded = {p.resource: _loaded(p, subject, execution, force) for p in places if p.table is not None}
         command = arguments.command(subject.model.path, subject.data)
         recorded = {
@@ -259,7 +270,7 @@ def adapt(
                 limit = next(b for b in budgets if b.resource == resource)
                 fit = fitted(subject.trace, resource, value, seed, run.once)
                 gauges[resource] = MeasuredGauge(run, subject.trace, fit, value, limit, resource)
-            return Adaptation(run, subject, arguments, gauges, workers, progress, log, notes).result()
+            return Adaptation(run, subject, arguments, gauges, workers, progress, log, execution, notes).result()
 
 
 def _path(given: str | os.PathLike[str] | None) -> Path | None:
@@ -269,6 +280,7 @@ def _path(given: str | os.PathLike[str] | None) -> Path | None:
 def _loaded(place: Place, subject: Subject, execution: Execution, force: bool) -> Table:
     assert place.table is not None
     anywhere = force or place.device is None
+    execution = made_for(execution, [place.device])  # its own, also where a run's devices need another
     return loaded_table(place.table, subject.trace, execution, place.environment, anywhere=anywhere)
 
 
@@ -318,6 +330,7 @@ def dry_run(
             perf_test=_path(perf_test),
         ) as places,
     ):
+        execution = made_for(execution, [place.device for place in places])
         for place in places:
             if place.table is not None:
                 found = _loaded(place, subject, execution, force)

@@ -9,6 +9,7 @@ import msgspec
 import onnx
 
 from netadapt_onnx.model import load
+from netadapt_onnx.profilers.session import Execution
 from netadapt_onnx.progress import Progress, stage
 from netadapt_onnx.search import knapsack
 from netadapt_onnx.search.arguments import Arguments
@@ -54,6 +55,7 @@ class Adaptation:
         executor: Executor,
         progress: Progress,
         log: Callable[[str], None],
+        execution: Execution,
         notes: Sequence[str] = (),
     ) -> None:
         self._run = run
@@ -71,7 +73,7 @@ class Adaptation:
         predicted = {name: gauge.predicted for name, gauge in gauges.items()}
         spent = {name: gauge.spent_ms for name, gauge in gauges.items()}
         self._predict = Predictor(subject.trace, extra, predicted, subject.branches, spent)
-        self._outcome = Outcome(run, subject, arguments, self._gauges, self._judge, self._predict, metadata)
+        self._outcome = Outcome(run, subject, arguments, self._gauges, self._judge, self._predict, metadata, execution)
         self._landing = Landing(self._gauges, self._predict)
         self._lines = IterationLines(self._gauges, self._predict(subject.widths), self._judge.metric)
         self._standing = Standing(progress)

@@ -13,7 +13,7 @@ from netadapt_onnx.progress import stage
 from netadapt_onnx.search.arguments import Arguments, Evaluate
 from netadapt_onnx.search.subject import Subject
 from netadapt_onnx.training.data import Dataset, Split
-from netadapt_onnx.training.evaluate import accuracy, outputs
+from netadapt_onnx.training.evaluate import Accuracy, Compute, accuracy, batch_size, outputs
 from netadapt_onnx.training.prefix import Prefixes
 from netadapt_onnx.training.settings import cores
 
@@ -105,6 +105,19 @@ class DataJudge:
         """On the split that results quote."""
         name, split = self.dataset.reported
         return self._on(name, split, proto, self.threads)
+
+    def computed(self, proto: onnx.ModelProto, compute: Compute, most_bytes: int) -> tuple[Accuracy, Accuracy]:
+        """By `compute` and here, on so many whole batches of what results quote that the inputs stay below a size."""
+        name, split = self.dataset.reported
+        sample = sum(value.nbytes for value in split.batch(np.arange(1)).values())
+        count, each = min(len(split), max(1, most_bytes // max(1, sample))), batch_size(proto)
+        count = max(count - count % each, min(each, len(split)))
+        chosen = split.sample(count, self.seed)
+        reference = self._reference(f"{name}/{count}", chosen, self.threads)
+        there, here = (
+            accuracy(proto, chosen, reference=reference, threads=self.threads, compute=by) for by in (compute, None)
+        )
+        return there, here
 
     def _on(self, name: str, split: Split, proto: onnx.ModelProto, threads: int) -> float:
         return accuracy(proto, split, reference=self._reference(name, split, threads), threads=threads).value

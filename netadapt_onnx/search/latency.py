@@ -112,6 +112,11 @@ class LatencyGauge:
         """What a corrected prediction is of the original's time."""
         return amount_ms / (self._predicted_reference if self._relative else self.reference_ms)
 
+    @property
+    def device(self) -> Device | None:
+        """Where it measures; None: nowhere, only a bundle gets there."""
+        return self._device
+
     def correction(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float, expected_ms: float) -> float:
         """What a measurement of an iteration's model says of its prediction: a brief one, far from the budget.
 

@@ -22,8 +22,10 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.cost import CostModel
+from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.energy import Meter, energy_mj, meter
 from netadapt_onnx.profilers.fit import robust_nonnegative
+from netadapt_onnx.profilers.kernels import made_for
 from netadapt_onnx.profilers.measuring import write_model
 from netadapt_onnx.profilers.session import CPU, Execution, execution_record
 from netadapt_onnx.profilers.timing import Ratio, Timing, of_pairs
@@ -87,6 +89,7 @@ def program(command: str) -> Value:
 def energy(specs: Known, execution: Execution) -> Value:
     """Millijoules of one run on this machine. Raises NetadaptError (code `unmeasurable`) where nothing tells."""
     counter: Meter = meter(execution.ep)
+    execution = made_for(execution, [LocalDevice()])
     inputs = random_inputs(specs)
 
     def value(proto: onnx.ModelProto) -> float:

@@ -12,14 +12,15 @@ from netadapt_onnx.folding import Folded, fold
 from netadapt_onnx.light import file_bytes
 from netadapt_onnx.model import load, save
 from netadapt_onnx.profilers.cost import cost
+from netadapt_onnx.profilers.session import Execution
 from netadapt_onnx.progress import stage
 from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.budget import LATENCY, Budget, Target
-from netadapt_onnx.search.calibration import deployment
 from netadapt_onnx.search.judge import Judge
 from netadapt_onnx.search.latency import LatencyGauge
 from netadapt_onnx.search.latency_journal import UNDECIDED
 from netadapt_onnx.search.netadapt import Step
+from netadapt_onnx.search.on_devices import on_devices
 from netadapt_onnx.search.result import (
     AccuracyChange,
     AdaptResult,
@@ -47,6 +48,7 @@ class Outcome:
     judge: Judge
     predict: Predictor
     metadata: Mapping[str, str]
+    execution: Execution
 
     def finished(
         self, proto: onnx.ModelProto, target: Target, steps: Sequence[Step], stopped: Stopped, file: Path
@@ -71,6 +73,7 @@ class Outcome:
         notes = tuple(_open_question(limit, latencies) for limit in limits if limit.met is None)
         if _all_met(limits) is None and any(latency.disturbance for latency in latencies.values()):
             stopped = UNDECIDED
+        deployed, more = self._deployed(proto, file, said)
         widths = steps[-1].widths if steps else self.subject.widths
         branches = [branch.name for branch in self.subject.branches]
         original = self.run.once("accuracy/reported", lambda: self.judge.reported(self.subject.trace.folded.proto))
@@ -91,8 +94,8 @@ class Outcome:
             before=before,
             latencies={n: found for n, found in latencies.items() if n.startswith(LATENCY)},
             measured={n: _compared(found) for n, found in latencies.items() if not n.startswith(LATENCY)},
-            notes=notes,
-            deployed=self._deployed(proto, file, said),
+            notes=notes + more,
+            deployed=deployed,
         )
 
     def result(self, models: Sequence[Finished], notes: Sequence[str]) -> AdaptResult:
@@ -119,17 +122,24 @@ class Outcome:
         )
 
     @stage("quantising")
-    def _deployed(self, proto: onnx.ModelProto, file: Path, said: Mapping[str, str]) -> Deployed | None:
-        """What is deployed of the model, written beside it, and compared with what is deployed of the original."""
-        precision = self.arguments.deploy
+    def _deployed(
+        self, proto: onnx.ModelProto, file: Path, said: Mapping[str, str]
+    ) -> tuple[Deployed | None, tuple[str, ...]]:
+        """What is deployed of the model, written beside it, and compared with what is deployed of the original.
+
+        And what to know of its accuracy.
+        """
+        deploy = self.execution.deploy
+        precision = deploy.precision
         if precision == "float":
-            return None
-        deploy = deployment(precision, self.subject.trace.folded, None, self.subject.data)
+            return None, ()
         original, result = deploy.apply(self.subject.trace.folded.proto), deploy.apply(proto)
         written = save(result, file.with_suffix(f".{precision}.onnx"), metadata=said, overwrite=True)
         before = self.run.once(f"accuracy/reported/{precision}", lambda: self.judge.reported(original))
         change = AccuracyChange(before, self.judge.reported(result), self.judge.metric, self.judge.split)
-        return Deployed(precision, written.name, (file_bytes(original), written.stat().st_size), change)
+        sizes = (file_bytes(original), written.stat().st_size)
+        devices, notes = on_devices(self.run, file.stem, self.gauges, self.judge, self.execution, result)
+        return Deployed(precision, written.name, sizes, change, devices), notes
 
     def folded(self, proto: onnx.ModelProto) -> Folded:
         """A model at the shapes that were asked for."""

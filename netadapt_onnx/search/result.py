@@ -46,16 +46,27 @@ class AccuracyChange:
 
 
 @dataclass(frozen=True)
+class OnDevice:
+    """Accuracy of what is deployed by a device's own kernels, and by this machine's, on the same samples."""
+
+    accuracy: float
+    here: float
+    samples: int
+
+
+@dataclass(frozen=True)
 class Deployed:
     """What runs in the place of the float model, in `file` beside it; accuracy and size before and after.
 
-    Latencies and energy are measured of it; every other resource is the float model's.
+    Latencies and energy are measured of it; every other resource is the float model's. `accuracy` is that of this
+    machine's kernels, `devices` has that of every other device that it was measured on.
     """
 
     precision: Precision
     file: str
     size_bytes: tuple[int, int]
     accuracy: AccuracyChange
+    devices: Mapping[str, OnDevice] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import onnx
 from netadapt_onnx.progress import counting
 from netadapt_onnx.runtime import Arrays, random_inputs, run, session
 from netadapt_onnx.shapes import Known
+from netadapt_onnx.surgery.nudged import nudged
 from netadapt_onnx.surgery.resize import Cut
 
 # A tensor whose values differ by less than this share of their size is compared on its size instead.
@@ -81,6 +82,7 @@ class Comparison:
         specs: Known,
         handed: frozenset[str] = frozenset(),
     ) -> None:
+        self._reference = reference
         self._expected = session(reference, outputs=names, optimise=False)
         exposed = [_own(name) if name in handed else name for name in names]
         self._actual = session(_taking_over(model, handed), outputs=exposed, optimise=False)
@@ -110,14 +112,21 @@ class Comparison:
         return tallies
 
     def add_noise(self, tallies: dict[str, Tally], seeds: range) -> None:
-        """What rounding alone does: the reference with every float input moved by one unit in the last place."""
+        """What rounding alone does: the reference with floats, inputs and weights, one unit in the last place off.
+
+        What quantisers put out is handed over here as well.
+        """
+        names = list(tallies)
+        exposed = [_own(name) if name in self._handed else name for name in names]
+        shaken = session(_taking_over(nudged(self._reference), self._handed), outputs=exposed, optimise=False)
         for seed in counting("proving the cut", seeds):
             inputs = random_inputs(self._specs, seed)
-            names = list(tallies)
-            before, after = run(self._expected, inputs, names), run(self._expected, _nudged(inputs), names)
-            for name, tally in tallies.items():
-                a, b = self.kept(name, before[name]), self.kept(name, after[name])
-                tally.noise = max(tally.noise, distance(a, b) if a.shape == b.shape else np.inf)
+            before = run(self._expected, inputs, list(dict.fromkeys([*names, *self._handed])))
+            moved = _nudged(inputs) | {name: before[name] for name in self._handed}
+            after = run(shaken, moved, exposed)
+            for name, other in zip(names, exposed, strict=True):
+                a, b = self.kept(name, before[name]), self.kept(name, after[other])
+                tallies[name].noise = max(tallies[name].noise, distance(a, b) if a.shape == b.shape else np.inf)
 
     def kept(self, name: str, array: np.ndarray) -> np.ndarray:
         """The positions of a tensor that a cut keeps."""

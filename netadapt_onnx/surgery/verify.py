@@ -13,6 +13,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.progress import stage
 from netadapt_onnx.surgery.bodies import BRANCHES, taking
 from netadapt_onnx.surgery.comparison import Comparison, Tally
+from netadapt_onnx.surgery.exact_integers import with_exact_integers
 from netadapt_onnx.surgery.reference import masked_reference
 from netadapt_onnx.surgery.resize import Cut, resize
 from netadapt_onnx.surgery.trace import KeptIndices, Trace
@@ -124,12 +125,14 @@ def _compare(
     nodes = trace.folded.proto.graph.node
     bounded = {name for node in nodes if node.op_type in BOUNDED for name in node.output}
     specs = {name: (shape, wide_dtype(dtype)) for name, (shape, dtype) in trace.folded.specs.items()}
-    both = Comparison(widened(reference), widened(model), names, cut, specs)
+    dtypes = {**trace.flat.dtypes, **trace.folded.dtypes}
+    reference, model = (with_exact_integers(widened(side), dtypes) for side in (reference, model))
+    both = Comparison(reference, model, names, cut, specs)
     tallies = both.run(seeds, trace.folded.sampled)
     differences = {name: tally.difference(name in bounded) for name, tally in tallies.items()}
     handed = frozenset(node.output[0] for node in nodes if node.op_type in QUANTISERS) & set(names)
     if handed and not all(difference <= TOLERANCE for difference in differences.values()):
-        both = Comparison(widened(reference), widened(model), names, cut, specs, handed)
+        both = Comparison(reference, model, names, cut, specs, handed)
         tallies = both.run(seeds, trace.folded.sampled)
         differences = {name: tally.difference(name in bounded) for name, tally in tallies.items()}
     suspects = {name: tallies[name] for name in names if not differences[name] <= TOLERANCE}

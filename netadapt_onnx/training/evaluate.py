@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from netadapt_onnx.training.labels import class_output, kind_of, spoken_of
 from netadapt_onnx.training.metrics import METERS, NO_CLASS, Meter, top_class
 
 BATCH_SIZE = 64
+# What a model computes of batches, by whoever runs it elsewhere.
+Compute = Callable[[onnx.ModelProto, Iterable[Arrays]], Iterable[Arrays]]
 
 
 @dataclass(frozen=True)
@@ -34,33 +36,40 @@ class Accuracy:
 
 
 def accuracy(
-    proto: onnx.ModelProto, split: Split, *, reference: Mapping[str, np.ndarray] | None = None, threads: int = 1
+    proto: onnx.ModelProto,
+    split: Split,
+    *,
+    reference: Mapping[str, np.ndarray] | None = None,
+    threads: int = 1,
+    compute: Compute | None = None,
 ) -> Accuracy:
     """Accuracy on `split`. Without labels `reference` is needed: what `outputs` returned for the original model.
+
+    `compute`: who runs the model; None: onnxruntime here.
 
     Raises NetadaptError: an empty split, neither labels nor reference, or a metric of the user's that fails.
     """
     if not len(split):
         raise NetadaptError("the data hold no samples for this split", code="invalid-data")
     if split.measure is not None:
-        value = _measured(split.measure, outputs(proto, split, threads=threads), split.targets())
+        value = _measured(split.measure, outputs(proto, split, threads=threads, compute=compute), split.targets())
     elif split.labels is not None:
-        value = _against_labels(proto, split, threads)
+        value = _against_labels(proto, split, threads, compute)
     elif reference is None:
         raise NetadaptError("without labels, accuracy needs the original model's outputs", code="invalid-data")
     else:
-        found = outputs(proto, split, threads=threads)
+        found = outputs(proto, split, threads=threads, compute=compute)
         axes = {name: form.axis for name, form in forms(proto, _shapes(found)).items() if form.form != "values"}
         value = agreement(found, reference, axes)
     return Accuracy(value, split.metric, len(split))
 
 
-def outputs(proto: onnx.ModelProto, split: Split, *, threads: int = 1) -> Arrays:
+def outputs(proto: onnx.ModelProto, split: Split, *, threads: int = 1, compute: Compute | None = None) -> Arrays:
     """All outputs of the model on `split`, by name. Shapes: (len(split), ...).
 
     A model with a fixed batch is fed batches of that size, the last one filled up.
     """
-    parts = [found for _, found in _answers(proto, split, threads)]
+    parts = [found for _, found in _answers(proto, split, threads, compute)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -98,10 +107,10 @@ def batch_size(proto: onnx.ModelProto) -> int:
     return _fixed(proto) or BATCH_SIZE
 
 
-def _against_labels(proto: onnx.ModelProto, split: Split, threads: int) -> float:
+def _against_labels(proto: onnx.ModelProto, split: Split, threads: int, compute: Compute | None) -> float:
     """The mean over labelled outputs; batch by batch, for maps of scores can be larger than memory."""
     meters: dict[str, Meter] = {}
-    for rows, found in _answers(proto, split, threads):
+    for rows, found in _answers(proto, split, threads, compute):
         labels = split.targets(rows)
         assert labels is not None
         for name, values in named(labels, _shapes(found)).items():
@@ -134,19 +143,31 @@ def _measured(measure: Measure, found: Arrays, labels: Labels | None) -> float:
     return value
 
 
-def _answers(proto: onnx.ModelProto, split: Split, threads: int) -> Iterator[tuple[slice, Arrays]]:
+def _answers(
+    proto: onnx.ModelProto, split: Split, threads: int, compute: Compute | None
+) -> Iterator[tuple[slice, Arrays]]:
     """Rows of the split and the model's outputs for them, in order."""
-    active = session(proto, threads=threads)
     size = batch_size(proto)
+    starts = range(0, len(split), size)
+    fed = [min(size, len(split) - start) if _fixed(proto) is None else size for start in starts]
+    batches = (
+        split.batch(np.minimum(np.arange(start, start + n), len(split) - 1))
+        for start, n in zip(starts, fed, strict=True)
+    )
     with steps("evaluating", len(split)) as report:
-        for start in range(0, len(split), size):
-            wanted = np.arange(start, start + size)
-            count = int((wanted < len(split)).sum())
-            fixed = size if _fixed(proto) else count
-            inputs = split.batch(np.minimum(wanted[:fixed], len(split) - 1))
-            found = run(active, inputs)
+        answers = (compute or _here(threads))(proto, batches)
+        for start, n, found in zip(starts, fed, answers, strict=True):
+            count = min(n, len(split) - start)
             report(start + count)
-            yield slice(start, start + count), {n: _per_sample(n, v, fixed)[:count] for n, v in found.items()}
+            yield slice(start, start + count), {name: _per_sample(name, v, n)[:count] for name, v in found.items()}
+
+
+def _here(threads: int) -> Compute:
+    def compute(proto: onnx.ModelProto, batches: Iterable[Arrays]) -> Iterator[Arrays]:
+        active = session(proto, threads=threads)
+        return (run(active, inputs) for inputs in batches)
+
+    return compute
 
 
 def _shapes(found: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:

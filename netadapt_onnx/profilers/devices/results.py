@@ -12,7 +12,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.build import records_of
-from netadapt_onnx.profilers.deployment import Deployment, Precision
+from netadapt_onnx.profilers.deployment import FULL, Deployment, Precision, Quantisation
 from netadapt_onnx.profilers.measuring import (
     Answer,
     Described,
@@ -49,11 +49,15 @@ class Ran(msgspec.Struct, frozen=True):
     threads: Count
     options: dict[Text, Text]
     precision: Precision = "float"
+    # Bundles that do not say how they are quantised were written when there was one way.
+    quantisation: Quantisation = FULL
 
     @property
     def execution(self) -> Execution:
         """Raises NetadaptError for a provider that nobody knows, or an option that it does not have."""
-        return Execution(self.ep, self.threads, self.options, deploy=Deployment(self.precision))
+        return Execution(
+            self.ep, self.threads, self.options, deploy=Deployment(self.precision, quantisation=self.quantisation)
+        )
 
 
 @dataclass(frozen=True)
