@@ -42,6 +42,11 @@ class Ratio:
     # Each session's time in ms, the model's and the reference's; pairs stand at equal places.
     sessions_ms: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
 
+    @property
+    def differs(self) -> bool:
+        """Whether the interval tells the two apart."""
+        return not self.ci95[0] <= 1 <= self.ci95[1]
+
 
 def measure(
     models: Sequence[onnx.ModelProto],

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from netadapt_onnx.as_given import as_given
 from netadapt_onnx.model import Model, load
 from netadapt_onnx.profilers.deployment import Precision
 from netadapt_onnx.profilers.devices.opening import LOCAL
@@ -27,7 +28,7 @@ from netadapt_onnx.search.arguments import (
     Strategy,
     seconds_of,
 )
-from netadapt_onnx.search.budget import LATENCY, SEARCHED, budget_texts
+from netadapt_onnx.search.budget import CUSTOM, LATENCY, SEARCHED, budget_texts
 from netadapt_onnx.search.calibration import execution_of
 from netadapt_onnx.search.candidates import Progress
 from netadapt_onnx.search.executors.opening import IN_PROCESS, JOB_TIMEOUT_S, Gpus, opened_executor
@@ -208,6 +209,7 @@ def adapt(
             Path(out), identity, growing={"max_iterations": max_iterations}, resume=resume, about=recorded
         ) as run:
             gauges: dict[str, LatencyGauge] = {}
+            given = as_given(subject.model, subject.trace.folded.proto) if places or own else None
             for place in places:
                 measured = loaded.get(place.resource) or built_table(
                     run.path, subject.trace, execution, seed, progress, place.device, place.resource
@@ -215,14 +217,16 @@ def adapt(
                 limit = next((b for b in budgets if b.resource == place.resource), None)
                 gauge = TableGauge if place.device is None else LatencyGauge
                 gauges[place.resource] = gauge(
-                    run, subject.trace, measured, execution, limit, place.resource, place.device
+                    run, subject.trace, measured, execution, limit, place.resource, place.device, given
                 )
                 if limit is not None:
                     subject = subject.aligned(measured.stairs.alignment, partial(best_counts, measured, subject.trace))
             for resource, value in own.items():
                 limit = next(b for b in budgets if b.resource == resource)
                 fit = fitted(subject.trace, resource, value, seed, run.once)
-                gauges[resource] = MeasuredGauge(run, subject.trace, fit, value, limit, resource)
+                # A program may look at whatever no runtime sees.
+                seen = as_given(subject.model, subject.trace.folded.proto, always=True) if resource == CUSTOM else given
+                gauges[resource] = MeasuredGauge(run, subject.trace, fit, value, limit, resource, seen)
             return Adaptation(run, subject, arguments, gauges, workers, progress, log).result()
 
 

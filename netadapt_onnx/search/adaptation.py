@@ -107,7 +107,7 @@ class Adaptation:
             known = msgspec.json.decode(reached.read_bytes(), type=Finished, dec_hook=lambda kind, value: kind(value))
             return replace(known, model=file)
         if met(amounts_after(problem, ()), self._outcome.limits(target)):
-            self._note(f"{', '.join(map(str, target))}: the model is within its budget already: nothing to do")
+            self._note(f"{', '.join(map(str, target))}: {self._outcome.already(target)}: nothing to do")
             original = self._subject.trace.folded.proto
             return self._outcome.finished(original, target, [], "nothing-to-do", file)
         while True:
@@ -156,14 +156,13 @@ class Adaptation:
     def _write_pareto(self, steps: Sequence[Step], models: Sequence[Finished]) -> None:
         """The models of this run that no other of it beats."""
         known, names = self._run.recall("accuracy/original"), [budget.resource for budget in self._targets[-1]]
-        first = {n: a * self._start_correction().get(n, 1.0) for n, a in self._predict(self._subject.widths).items()}
-        first["size"] = float(self._subject.model.size_bytes)
+        first = {n: a * self._start_correction().get(n, 1.0) for n, a in self._outcome.original.items()}
         points = [Point("original", 0, known["held_out"], first, self._subject.widths, None)]
         for step in steps:
             file = self._run.iteration(step.iteration) / MODEL_FILE
             points.append(of_step(step, str(file.relative_to(self._run.path)) if file.exists() else None))
         for found in models:
-            if found.iterations:
+            if found.iterations or found.latencies or found.measured:
                 place = str(found.model.relative_to(self._run.path))
                 points.append(of_finished(found, steps[: found.iterations], place))
         write_json(self._run.path / PARETO_FILE, {"resources": names, "models": front(points, names)})
@@ -228,7 +227,8 @@ class Adaptation:
         floor = self._smallest(problem)
         too_low = [name for name, limit in problem.limits.items() if floor[name] > limit]
         if too_low:
-            share = floor[too_low[0]] / amounts_after(problem, ())[too_low[0]]
+            corrected = self._outcome.original[too_low[0]] * problem.start.correction.get(too_low[0], 1.0)
+            share = floor[too_low[0]] / corrected
             self._note(f"no width is small enough: {too_low[0]} is at least {share:.3g}x of the original's")
             if not history.items:  # every path ends with all groups at their floor, so go there at once
                 history.append(self._jump(problem, floor))
@@ -284,13 +284,13 @@ class Adaptation:
         return Step(1, TOGETHER, (before, total), widths, driver, problem.limits[driver], floor, accepted, (), ())
 
     def _told(self, step: Step, problem: Problem) -> str:
-        original = self._predict(self._subject.widths)
+        original = self._outcome.original
         left = ", ".join(f"{name} {step.resources[name] / original[name]:.3f}x" for name in problem.limits)
         change = f"{step.group} {step.channels[0]} -> {step.channels[1]}"
         return f"iteration {step.iteration}: {change}, {left}, {self._judge.metric} {step.accepted.accuracy:.4f}"
 
     def _so_far(self, step: Step, problem: Problem) -> str:
-        original = self._predict(self._subject.widths)
+        original = self._outcome.original
         left = ", ".join(f"{name} {step.resources[name] / original[name]:.2f}x" for name in problem.limits)
         return f"so far {left} at {self._judge.metric} {step.accepted.accuracy:.3f}"
 

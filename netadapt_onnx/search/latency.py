@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import msgspec
 import onnx
 
+from netadapt_onnx.as_given import AsGiven
 from netadapt_onnx.profilers.build import build
 from netadapt_onnx.profilers.measuring import Device, Environment
 from netadapt_onnx.profilers.session import Execution, fingerprint
@@ -17,6 +18,7 @@ from netadapt_onnx.profilers.timing import Ratio, Timing, pooled, ratio
 from netadapt_onnx.profilers.versions import Variant, random_versions
 from netadapt_onnx.runtime import random_inputs
 from netadapt_onnx.search.budget import LATENCY, Budget
+from netadapt_onnx.search.normalising import Measured, Normalising, Recorded
 from netadapt_onnx.search.result import Latency
 from netadapt_onnx.search.run import Run
 from netadapt_onnx.surgery import Trace
@@ -65,6 +67,7 @@ class LatencyGauge:
         budget: Budget | None,
         resource: str = LATENCY,
         device: Device | None = None,
+        given: AsGiven | None = None,
     ) -> None:
         self._run = run
         self._resource = resource
@@ -78,6 +81,24 @@ class LatencyGauge:
         self._predicted_reference = table.predict(original.folded.shapes)
         # The original's fastest time in this run: a table may be from a day on which the device was faster.
         self._calm_ms = float("inf")
+        self.normalising = self._normalising(given)
+
+    def _normalising(self, given: AsGiven | None) -> Normalising:
+        """The file as given beside its normalised form, measured carefully when it is first asked for."""
+
+        def measure(key: str, proto: onnx.ModelProto, reference: onnx.ModelProto) -> Ratio:
+            return self._measured(key, proto, CAREFUL_S, CAREFUL_SESSIONS, reference)
+
+        return Measured(self._run, self._resource, given, self._original.proto, measure)
+
+    @property
+    def _gain(self) -> float:
+        """What normalising alone leaves of the resource of the file as given."""
+        return 1.0 if self.normalising.ratio is None else self.normalising.ratio.median
+
+    def as_given(self, normalised: float) -> float:
+        """The resource of the file as given, where its normalised form has so much."""
+        return normalised / self._gain
 
     def aim(self, budget: Budget, since: int) -> None:
         """From here on this limit counts: for what comes after the first `since` iterations."""
@@ -102,8 +123,16 @@ class LatencyGauge:
         return spent_ms(self._table, shapes)
 
     def start_correction(self) -> float:
-        """The original's own: 1 for a relative budget, which compares predictions with predictions."""
-        return 1.0 if self._relative else self.reference_ms / self._predicted_reference
+        """That of the normalised original: 1 for a relative budget, which compares predictions with predictions.
+
+        Where it was measured beside the file as given, and the interval reaches over the budget, its upper end counts.
+        """
+        ratio, limit = self.normalising.ratio, self._limit(0)
+        if ratio is None:
+            return 1.0 if self._relative else self.reference_ms / self._predicted_reference
+        middle = ratio.median if self._relative else ratio.model.median_ms
+        upper = ratio.ci95[1] if self._relative else ratio.model.ci95[1]
+        return (upper if limit is not None and upper > limit else middle) * self._unit / self._predicted_reference
 
     def correction(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float) -> float:
         """What a measurement of an iteration's model says of its prediction: a brief one, far from the budget.
@@ -128,7 +157,7 @@ class LatencyGauge:
         if value is None:
             return None
         found = msgspec.convert(value, Ratio)
-        return found.median * self.reference_ms if self._relative else found.model.median_ms
+        return found.median * self.as_given(self.reference_ms) if self._relative else found.model.median_ms
 
     def smallest(self, proto: onnx.ModelProto) -> float:
         """Brief measurement, in the table's ms, of the narrowest model: tables know least about extremes."""
@@ -164,15 +193,12 @@ class LatencyGauge:
         self._measured(self._careful("final", iteration), proto, CAREFUL_S, CAREFUL_SESSIONS)
         found = self._known("final", iteration)
         assert found is not None
-        return Latency(
-            before_ms=found.reference.median_ms,
-            after_ms=found.model.median_ms,
-            after_ci95_ms=found.model.ci95,
-            ratio=found.median,
-            ci95=found.ci95,
-            predicted_ms=predicted_ms,
-            sessions=found.model.sessions,
-        )
+        return _latency(found, predicted_ms)
+
+    def normalised(self) -> Latency | None:
+        """What was measured of the uncut model once normalised; None where that is the file as given."""
+        ratio = self.normalising.ratio
+        return None if ratio is None else _latency(ratio, self.reference_ms)
 
     @property
     def _smallest(self) -> str:
@@ -202,25 +228,33 @@ class LatencyGauge:
 
     @property
     def _unit(self) -> float:
-        """The table's ms in the budget's unit."""
-        return self._predicted_reference if self._relative else 1.0
+        """The table's ms in the budget's unit: shares are of the file as given."""
+        return self.as_given(self._predicted_reference) if self._relative else 1.0
 
     def _middle(self, key: str) -> float:
         """The median of a journalled measurement, in the table's ms."""
         found = msgspec.convert(self._run.recall(key), Ratio)
         return (found.median if self._relative else found.model.median_ms) * self._unit
 
-    def _measured(self, key: str, proto: onnx.ModelProto, seconds: float, sessions: int) -> Ratio:
-        """The model's time beside the original's, in pairs of fresh sessions that take turns; once per `key`.
+    def _measured(
+        self,
+        key: str,
+        proto: onnx.ModelProto,
+        seconds: float,
+        sessions: int,
+        reference: onnx.ModelProto | None = None,
+    ) -> Ratio:
+        """The model's time beside that of the file as given, in pairs of fresh sessions taking turns; once per `key`.
 
         While something else slows the device, not all models suffer alike: it is measured again then, which only the
         original's time decides on.
         """
+        beside = self.normalising.reference if reference is None else reference
 
         def once() -> Ratio:
             return ratio(
                 proto,
-                self._original.proto,
+                beside,
                 self._inputs,
                 self._execution,
                 sessions=sessions,
@@ -242,8 +276,24 @@ class LatencyGauge:
         return found
 
 
+def _latency(found: Ratio, predicted_ms: float) -> Latency:
+    return Latency(
+        before_ms=found.reference.median_ms,
+        after_ms=found.model.median_ms,
+        after_ci95_ms=found.model.ci95,
+        ratio=found.median,
+        ci95=found.ci95,
+        predicted_ms=predicted_ms,
+        sessions=found.model.sessions,
+    )
+
+
 class TableGauge(LatencyGauge):
     """Where only a bundle reaches the device: the table is all that is known, and nothing is measured."""
+
+    def _normalising(self, given: AsGiven | None) -> Normalising:
+        """What the table knows of the file as given."""
+        return Recorded(self._table, given, self._original.proto)
 
     def correction(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float) -> float:
         """That of the original: no measurement says otherwise."""

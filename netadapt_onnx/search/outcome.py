@@ -1,9 +1,10 @@
-"""What a target came to: its model written, measured beside the original, and judged by every budget."""
+"""What a target came to: its model written, measured beside the file as given, and judged by every budget."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import onnx
@@ -27,6 +28,7 @@ from netadapt_onnx.search.result import (
     Latency,
     Limit,
     Resources,
+    Share,
     Stopped,
 )
 from netadapt_onnx.search.run import Run
@@ -52,11 +54,7 @@ class Outcome:
         """Write the model and compare it with the original."""
         said = dict(self.metadata) | {"netadapt_onnx.budget": ", ".join(map(str, target))}
         save(proto, file, metadata=said, overwrite=True)
-        latencies: dict[str, Latency] = {}
-        if steps:
-            predicted = self.predict(steps[-1].widths)
-            found = {n: gauge.result(len(steps), proto, predicted[n]) for n, gauge in self.gauges.items()}
-            latencies = {name: latency for name, latency in found.items() if latency is not None}
+        latencies = self._latencies(proto, steps)
         latency = _first(latencies)
         before = _resources(self.subject.trace.folded, self.subject.model.size_bytes)
         after = _resources(self.folded(load(file).proto), file.stat().st_size)
@@ -64,7 +62,7 @@ class Outcome:
             before = replace(before, latency_ms=latency.before_ms)
             after = replace(after, latency_ms=latency.after_ms)
         limits = tuple(self._judged(budget, before, after, latencies, steps) for budget in target)
-        notes = tuple(
+        notes = self._of_normalising() + tuple(
             f"{limit.budget}: predicted {limit.value:.3g}, which nobody has measured"
             for limit in limits
             if limit.met is None
@@ -91,7 +89,45 @@ class Outcome:
             measured={n: _compared(found) for n, found in latencies.items() if not n.startswith(LATENCY)},
             notes=notes,
             deployed=self._deployed(proto, file, said),
+            normalised=self._normalised(before),
+            normalising=self._shares,
         )
+
+    def _latencies(self, proto: onnx.ModelProto, steps: Sequence[Step]) -> dict[str, Latency]:
+        """What was measured of the result; without steps that is the original, as normalising left it."""
+        if not steps:
+            found = {name: gauge.normalised() for name, gauge in self.gauges.items()}
+        else:
+            predicted = self.predict(steps[-1].widths)
+            found = {n: gauge.result(len(steps), proto, predicted[n]) for n, gauge in self.gauges.items()}
+        return {name: latency for name, latency in found.items() if latency is not None}
+
+    @cached_property
+    def _shares(self) -> dict[str, Share]:
+        """What normalising alone leaves of each measured resource, where that can be told."""
+        ratios = {name: gauge.normalising.ratio for name, gauge in self.gauges.items()}
+        return {name: Share(ratio.median, ratio.ci95) for name, ratio in ratios.items() if ratio is not None}
+
+    def _normalised(self, before: Resources) -> Resources | None:
+        """The uncut model normalised; its latency is its share of the file's, as all times in one result are."""
+        if not self._shares:
+            return None
+        name = next((name for name in self.gauges if name.startswith(LATENCY)), "")
+        latency_ms = before.latency_ms
+        if name in self._shares and latency_ms is not None:
+            latency_ms *= self._shares[name].ratio
+        return replace(before, size_bytes=round(self.predict(self.subject.widths)["size"]), latency_ms=latency_ms)
+
+    def _of_normalising(self) -> tuple[str, ...]:
+        """What to say of the file as given."""
+        notes = [f"{name}: {gauge.normalising.note}" for name, gauge in self.gauges.items() if gauge.normalising.note]
+        for name, share in self._shares.items():
+            low, high = share.ci95
+            notes.append(
+                f"{name}: normalising alone takes the file as given to {share.ratio:.3f}x (95%: {low:.3f}x to "
+                f"{high:.3f}x); `netadapt-onnx prune {self.subject.model.path.name} --ratio 0 -o OUT.onnx` writes that"
+            )
+        return tuple(notes)
 
     def result(self, models: Sequence[Finished], notes: Sequence[str]) -> AdaptResult:
         """The run's: that of its tightest target that was gone for."""
@@ -108,6 +144,8 @@ class Outcome:
             limits=last.limits,
             groups=last.groups,
             removed=last.removed,
+            normalised=last.normalised,
+            normalising=last.normalising,
             latency=_first(last.latencies),
             latencies=last.latencies,
             measured=last.measured,
@@ -132,10 +170,23 @@ class Outcome:
         """A model at the shapes that were asked for."""
         return fold(proto, dict(self.arguments.shapes), self.arguments.batch_size)
 
+    @cached_property
+    def original(self) -> dict[str, float]:
+        """What the file as given costs, in base units, as predictions have it."""
+        normalised = self.predict(self.subject.widths) | {"size": float(self.subject.model.size_bytes)}
+        return normalised | {name: gauge.as_given(normalised[name]) for name, gauge in self.gauges.items()}
+
     def limits(self, target: Target) -> dict[str, float]:
-        """A target's budgets in base units."""
-        original = self.predict(self.subject.widths) | {"size": float(self.subject.model.size_bytes)}
-        return {budget.resource: budget.limit(original[budget.resource]) for budget in target}
+        """A target's budgets in base units: shares are of the file as given."""
+        return {budget.resource: budget.limit(self.original[budget.resource]) for budget in target}
+
+    def already(self, target: Target) -> str:
+        """Why there is nothing to do for a target that the uncut model meets."""
+        for budget in target:
+            found = self.gauges[budget.resource].normalised() if budget.resource in self._shares else None
+            if found is not None and budget.limit(found.before_ms) < found.before_ms:
+                return f"normalising alone meets it ({found.ratio:.3f}x)"
+        return "the model is within its budget already"
 
     def _judged(
         self,

@@ -14,7 +14,7 @@ PARETO_FILE = "pareto.json"
 
 @dataclass(frozen=True)
 class Point:
-    """A model: `stage` is original, searched (as an iteration left it) or trained (finished).
+    """A model: `stage` is original, normalised (uncut), searched (as an iteration left it) or trained (finished).
 
     `accuracy` is that on all held-out samples; `resources` are measured where they were, else predicted, in base units.
     `model` is its file in the run's directory, None if that was not kept.
@@ -55,12 +55,18 @@ def of_step(step: Step, model: str | None) -> Point:
 
 
 def of_finished(found: Finished, steps: Sequence[Step], model: str) -> Point:
-    """The model of a target, after the final training."""
+    """The model of a target, after the final training; without steps, the original normalised."""
     counted = {"macs": found.after.macs, "params": found.after.params}
     counted |= {"size": found.after.size_bytes, "memory": found.after.memory_bytes}
-    known = {**of_step(steps[-1], None).resources, **{name: float(value) for name, value in counted.items()}}
+    searched = of_step(steps[-1], None).resources if steps else {}
+    known = {**searched, **{name: float(value) for name, value in counted.items()}}
     known |= {name: latency.ratio * latency.before_ms for name, latency in found.latencies.items()}
     known |= {name: other.ratio * other.before for name, other in found.measured.items()}
     return Point(
-        "trained", found.iterations, found.validation, known, {n: c[1] for n, c in found.groups.items()}, model
+        "trained" if steps else "normalised",
+        found.iterations,
+        found.validation,
+        known,
+        {n: c[1] for n, c in found.groups.items()},
+        model,
     )
