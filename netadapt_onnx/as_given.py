@@ -28,6 +28,13 @@ REFUSED = frozenset({"unloadable", "unrunnable", "not-portable", "unquantisable"
 Operands = Mapping[str, Hashable]
 
 
+def stands_in(error: NetadaptError) -> str:
+    """What to say where a device cannot run the file as it is. Raises every other error again."""
+    if error.code not in REFUSED:
+        raise error
+    return f"the file as given: {error.message}; its normalised form stands for it"
+
+
 @dataclass(frozen=True)
 class AsGiven:
     """The file of a model, whose hash is `sha256`, as its owner runs it.
@@ -53,7 +60,7 @@ def as_given(model: Model, normalised: onnx.ModelProto, *, always: bool = False)
             return AsGiven(model.sha256)
         return AsGiven(model.sha256, read_as_given(model) if external(proto) else proto)
     except NetadaptError as error:
-        return AsGiven(model.sha256, note=f"{error.message}: its normalised form stands for it")
+        return AsGiven(model.sha256, note=f"the file as given: {error.message}; its normalised form stands for it")
 
 
 def runs_as_given(model: Model) -> tuple[onnx.ModelProto, str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from netadapt_onnx.as_given import as_given
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import Model, data_file, load, refuse_existing
@@ -40,11 +41,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model's totals (`latency_ms`: a table's prediction), its layers in topological order, and its groups."""
+    """A model's totals (`latency_ms`: a table's prediction), its layers in topological order, and its groups.
+
+    `normalised_ms` is what the layers' predicted latencies add up to, where the file as given takes another time;
+    `notes` say what else to know of it.
+    """
 
     model: Resources
     layers: tuple[Layer, ...]
     groups: tuple[Group, ...]
+    normalised_ms: float | None = field(default=None, kw_only=True)
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -150,24 +157,28 @@ def inspect(
     found = traced(source, shapes, batch_size, choices, consume=source is not model)
     folded = found.folded
     counted = cost(found.flat.proto, found.flat.shapes)
-    latency_ms, times = None, {}
+    timed, times = None, {}
     if table is not None:
         from netadapt_onnx.profilers.breakdown import unit_ms
+        from netadapt_onnx.profilers.own_time import predicted
         from netadapt_onnx.profilers.table import Table
 
         known = Table.load(Path(table), folded.proto)
-        latency_ms, times = known.predict(folded.shapes), unit_ms(known, folded.shapes)
+        timed = predicted(known, as_given(source, folded.proto), folded.shapes)
+        times = unit_ms(known, folded.shapes)
     owner = {layer: group.name for group in found.groups for layer in group.layers}
     layers = tuple(Layer(c.name, c.op, c.params, c.macs, owner.get(c.name), times.get(c.name)) for c in counted.layers)
     reasons = () if explained is None else explain(found, explained)
     if write_plan is not None:
         write_atomically(Path(write_plan), template(found).encode())
-    totals = resources(counted, source.size_bytes, latency_ms)
+    totals = resources(counted, source.size_bytes, None if timed is None else timed.ms)
+    own_ms = None if timed is None or timed.ms == timed.normalised_ms else timed.normalised_ms
+    notes = () if timed is None or not timed.note else (timed.note,)
     if sensitivity and data is not None:
         from netadapt_onnx.search.sensitivity import sensitivity as tested
 
         lost = tested(found, data, criterion=criterion, seed=seed, progress=progress)
-        return Sensitive(totals, layers, found.groups, lost)
+        return Sensitive(totals, layers, found.groups, lost, normalised_ms=own_ms, notes=notes)
     if explained is not None:
-        return Explained(totals, layers, found.groups, reasons)
-    return Inspection(totals, layers, found.groups)
+        return Explained(totals, layers, found.groups, reasons, normalised_ms=own_ms, notes=notes)
+    return Inspection(totals, layers, found.groups, normalised_ms=own_ms, notes=notes)

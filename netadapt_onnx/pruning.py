@@ -120,7 +120,8 @@ def prune(
         prepare_output(Path(output), overwrite, source, data, plan)
         prepare_output(plan_file(Path(output)), overwrite, source, data, plan)
     found = traced(source, shapes, batch_size, choices, consume=source is not model)
-    require_prunable(source, found)
+    if ratio != 0:  # which writes the model normalised, prunable or not
+        require_prunable(source, found)
     count = CostModel(found.flat.proto)
     dense = count(found.flat.shapes)
     removed = known_branches(found, read_removed(Path(plan)), str(plan)) if plan is not None else frozenset()

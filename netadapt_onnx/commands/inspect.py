@@ -159,7 +159,10 @@ def _explanation(explained: tuple[Explanation, ...]) -> str:
 def _text(result: Inspection, model: Path) -> str:
     from netadapt_onnx import render
 
-    totals = render.table(render.cost_rows(asdict(result.model)))
+    rows = render.cost_rows(asdict(result.model))
+    if result.normalised_ms is not None:
+        rows.append(["latency, normalised", render.milliseconds(result.normalised_ms)])
+    totals = "\n".join([render.table(rows), *result.notes])
     timed = result.model.latency_ms is not None
     layers = render.table(
         [

@@ -174,6 +174,21 @@ def _circumstances(result: ProfileResult) -> list[str]:
     return lines
 
 
+def _own(result: ProfileResult, model: Path) -> list[str]:
+    """How much slower than what the table is of the file itself is."""
+    from netadapt_onnx import render
+
+    own = result.as_given
+    if own is None:
+        return []
+    low, high = own.latency_ms.ci95
+    return [
+        f"that is once it is normalised, which is what the table knows; {model.name} as given takes "
+        f"{render.milliseconds(own.latency_ms.median)} (95%: {low:.3g} to {high:.3g} ms), and normalising alone takes "
+        f"it to {own.normalised_ratio:.3f}x: `netadapt-onnx prune {model.name} --ratio 0 -o OUT.onnx` writes that"
+    ]
+
+
 def _text(result: ProfileResult, model: Path) -> str:
     from netadapt_onnx import render
 
@@ -182,6 +197,8 @@ def _text(result: ProfileResult, model: Path) -> str:
         f"{result.table}: {result.cells} cells in {result.seconds:.0f} s on {result.device['cpu']}, "
         f"{result.device['ep']}, threads: {result.device['threads']}",
         f"the model takes {render.milliseconds(result.latency_ms.median)} (95%: {low:.3g} to {high:.3g} ms)",
+        *_own(result, model),
+        *result.notes,
     ]
     if result.validation is not None:
         v = result.validation

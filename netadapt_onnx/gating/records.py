@@ -57,6 +57,13 @@ class Timed(msgspec.Struct, frozen=True):
     device: dict[str, object]
 
 
+class Predicted(msgspec.Struct, frozen=True):
+    """The milliseconds that a latency table predicts, and what to know of them."""
+
+    ms: float
+    note: str = ""
+
+
 class Score(msgspec.Struct, frozen=True):
     """An accuracy as a fraction; `metric` says of what, `split` of which samples."""
 

@@ -26,7 +26,7 @@ SAMPLES = 32
 QUANTISED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
 )
-# Models whose deployed form is remembered: the uncut one is measured beside every other.
+# Models whose deployed form is remembered, those asked for last: the original is measured beside every other.
 _REMEMBERED = 3
 
 
@@ -43,12 +43,11 @@ class Deployment:
         if self.precision == "float":
             return proto
         key = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
-        if key not in self._known:
-            found = quantised(proto, self.samples)
-            while len(self._known) >= _REMEMBERED:  # the first is the uncut model
-                self._known.pop(list(self._known)[1])
-            self._known[key] = found
-        return self._known[key]
+        found = self._known.pop(key, None) or quantised(proto, self.samples)
+        self._known[key] = found  # as the one that was asked for last
+        while len(self._known) > _REMEMBERED:
+            self._known.pop(next(iter(self._known)))
+        return found
 
 
 FLOAT = Deployment()

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from netadapt_onnx.as_given import as_given
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import Model, load
@@ -133,7 +134,8 @@ def scale(
     }
     with _running(out, identity, resume, about) as run:
         timed = _table(run, found, options, execution, table, force, progress or _quiet)
-        making = Making(run, source, found, dataset, options, timed, execution, progress or _quiet, log or _quiet)
+        own = as_given(source, found.folded.proto)
+        making = Making(run, source, found, dataset, options, timed, execution, progress or _quiet, log or _quiet, own)
         result = _Scaling(making, given, record).result()
     if out is None:
         note = "the models were not kept: name a directory with -o"

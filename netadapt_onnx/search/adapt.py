@@ -14,9 +14,11 @@ from netadapt_onnx.model import Model, load
 from netadapt_onnx.profilers.deployment import Precision
 from netadapt_onnx.profilers.devices.opening import LOCAL
 from netadapt_onnx.profilers.measuring import Device
+from netadapt_onnx.profilers.own_time import own_time
 from netadapt_onnx.profilers.session import Execution, fingerprint
 from netadapt_onnx.profilers.steps import best_counts
 from netadapt_onnx.profilers.table import Table
+from netadapt_onnx.profilers.versions import Variant
 from netadapt_onnx.search.adaptation import Adaptation
 from netadapt_onnx.search.arguments import (
     CRITERION,
@@ -272,6 +274,9 @@ def dry_run(
     subject = _prepared(model, data, asked)
     execution = execution_of(asked, subject)
     predicted, spent = {}, {}
+    gains: dict[str, float] = {}
+    normalised = Variant(subject.trace.folded.proto, subject.trace.folded.shapes)
+    given = as_given(subject.model, normalised.proto)
     with (
         tempfile.TemporaryDirectory() as folder,
         opened_places(
@@ -294,21 +299,31 @@ def dry_run(
                 )
             predicted[place.resource] = found.predict
             spent[place.resource] = partial(spent_ms, found)
+            ratio, _ = own_time(found, given, normalised, execution, place.device)
+            gains[place.resource] = ratio.median if ratio is not None and ratio.differs else 1.0
             if any(b.resource == place.resource for b in budgets):
                 subject = subject.aligned(found.stairs.alignment, partial(best_counts, found, subject.trace))
     for resource, value in values(budgets, resource_command, subject.trace, execution).items():
-        predicted[resource] = fitted(subject.trace, resource, value, asked.seed, lambda _, make: make()).predict
-    return _first_iteration(subject, asked, Predictor(subject.trace, 0, predicted, subject.branches, spent))
+        fit = fitted(subject.trace, resource, value, asked.seed, lambda _, make: make())
+        predicted[resource] = fit.predict
+        seen = as_given(subject.model, normalised.proto, always=resource == CUSTOM)
+        whole = fit.original if seen.proto is None else value(seen.proto)
+        gains[resource] = fit.original / whole if whole else 1.0
+    return _first_iteration(subject, asked, Predictor(subject.trace, 0, predicted, subject.branches, spent), gains)
 
 
-def _first_iteration(subject: Subject, asked: Arguments, predict: Predictor) -> DryRun:
+def _first_iteration(subject: Subject, asked: Arguments, predict: Predictor, gains: Mapping[str, float]) -> DryRun:
+    """`gains`: what normalising alone leaves of a resource; shares are of the file as given."""
     current = predict(subject.widths)
     original = current | {"size": float(subject.model.size_bytes)}
+    original |= {name: current[name] / gain for name, gain in gains.items()}
     limits = {b.resource: b.limit(original[b.resource]) for b in asked.targets[0]}
     driver = max(limits, key=lambda name: current[name] / limits[name])
     notes = ()
     if all(current[name] <= limit for name, limit in limits.items()):
-        return DryRun(driver, limits[driver], current, (), (), ("the model is within its budget already",))
+        enough = any(gains.get(name, 1.0) * original[name] <= limits[name] < original[name] for name in limits)
+        why = "normalising alone meets the budget" if enough else "the model is within its budget already"
+        return DryRun(driver, limits[driver], current, (), (), (why,))
     if asked.strategy == "knapsack":
         return _first_round(subject, asked, predict, current, limits)
     first = asked.targets[0][0].resource

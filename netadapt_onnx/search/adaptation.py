@@ -107,7 +107,7 @@ class Adaptation:
             known = msgspec.json.decode(reached.read_bytes(), type=Finished, dec_hook=lambda kind, value: kind(value))
             return replace(known, model=file)
         if met(amounts_after(problem, ()), self._outcome.limits(target)):
-            self._note(f"{', '.join(map(str, target))}: {self._outcome.already(target)}: nothing to do")
+            self._note(f"{', '.join(map(str, target))}: {self._outcome.already(target)}")
             original = self._subject.trace.folded.proto
             return self._outcome.finished(original, target, [], "nothing-to-do", file)
         while True:

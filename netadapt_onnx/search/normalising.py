@@ -8,7 +8,7 @@ from typing import Protocol
 
 import onnx
 
-from netadapt_onnx.as_given import REFUSED, AsGiven
+from netadapt_onnx.as_given import AsGiven, stands_in
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.table import Table
 from netadapt_onnx.profilers.timing import Ratio
@@ -71,11 +71,17 @@ class Measured:
         try:
             return self._measure(self._key, self._normalised, self._given.proto)
         except NetadaptError as error:
-            if error.code not in REFUSED:
-                raise
-            why = f"the file as given: {error.message}; its normalised form stands for it"
+            why = stands_in(error)
             self._run.once(refused, lambda: why)
             return None
+
+
+def gained(resource: str, file: str, ratio: float, ci95: tuple[float, float]) -> str:
+    """What normalising alone gains, and how to have just that."""
+    return (
+        f"{resource}: normalising alone takes {file} as given to {ratio:.3f}x (95%: {ci95[0]:.3f}x to {ci95[1]:.3f}x); "
+        f"`netadapt-onnx prune {file} --ratio 0 -o OUT.onnx` writes that"
+    )
 
 
 class Recorded:

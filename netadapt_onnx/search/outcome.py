@@ -19,6 +19,7 @@ from netadapt_onnx.search.calibration import deployment
 from netadapt_onnx.search.judge import Judge
 from netadapt_onnx.search.latency import LatencyGauge
 from netadapt_onnx.search.netadapt import Step
+from netadapt_onnx.search.normalising import gained
 from netadapt_onnx.search.result import (
     AccuracyChange,
     AdaptResult,
@@ -121,13 +122,8 @@ class Outcome:
     def _of_normalising(self) -> tuple[str, ...]:
         """What to say of the file as given."""
         notes = [f"{name}: {gauge.normalising.note}" for name, gauge in self.gauges.items() if gauge.normalising.note]
-        for name, share in self._shares.items():
-            low, high = share.ci95
-            notes.append(
-                f"{name}: normalising alone takes the file as given to {share.ratio:.3f}x (95%: {low:.3f}x to "
-                f"{high:.3f}x); `netadapt-onnx prune {self.subject.model.path.name} --ratio 0 -o OUT.onnx` writes that"
-            )
-        return tuple(notes)
+        file = self.subject.model.path.name
+        return (*notes, *(gained(name, file, share.ratio, share.ci95) for name, share in self._shares.items()))
 
     def result(self, models: Sequence[Finished], notes: Sequence[str]) -> AdaptResult:
         """The run's: that of its tightest target that was gone for."""
@@ -185,8 +181,8 @@ class Outcome:
         for budget in target:
             found = self.gauges[budget.resource].normalised() if budget.resource in self._shares else None
             if found is not None and budget.limit(found.before_ms) < found.before_ms:
-                return f"normalising alone meets it ({found.ratio:.3f}x)"
-        return "the model is within its budget already"
+                return f"normalising alone meets it ({found.ratio:.3f}x): nothing is cut"
+        return "the model is within its budget already: nothing to do"
 
     def _judged(
         self,

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import onnx
 
+from netadapt_onnx.as_given import AsGiven, stands_in
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.build import BATCH, REFERENCE_CAP_S, batch_job, header_of, records_of
 from netadapt_onnx.profilers.deployment import Deployment
@@ -30,17 +31,20 @@ from netadapt_onnx.profilers.measuring import (
     Found,
     Manifest,
     Measured,
+    ModelFile,
     decoded,
     write_inputs,
     write_model,
 )
 from netadapt_onnx.profilers.session import Execution, Fingerprint, differences, execution_record, fingerprint
-from netadapt_onnx.profilers.table import Header, Record, Reference, Whole, encode
-from netadapt_onnx.profilers.timing import SESSIONS, timing, timing_job
+from netadapt_onnx.profilers.table import Header, OwnTime, Record, Reference, Whole, encode
+from netadapt_onnx.profilers.timing import SESSIONS, of_pairs, timing, timing_job
 from netadapt_onnx.profilers.units import Layers
 from netadapt_onnx.profilers.versions import Draw, Variant, named
 
 MANIFEST, RESULTS = "manifest.json", "results.jsonl"
+# The number of the file as given, where a runtime makes something else of it than of the normalised model.
+GIVEN = -2
 
 RUN_SH = """#!/bin/sh
 # Measures the models in this folder{what}. Killed, it goes on when it is run again.
@@ -91,15 +95,16 @@ def write_bundle(
     draw: Draw,
     execution: Execution,
     *,
+    given: AsGiven,
     models: int,
     shards: int,
     time_cap_s: float,
     seed: int,
     progress: Callable[[int, int, str], None] | None = None,
-) -> None:
-    """Write a zip with `models` versions, the agent and what starts it; whole or not at all.
+) -> str:
+    """Write a zip with `models` versions, the file as given, the agent and what starts it; whole or not at all.
 
-    Raises NetadaptError for a model that onnxruntime 1.16 cannot read, named.
+    Returns what to say of that file, if anything. Raises NetadaptError for a model that onnxruntime 1.16 cannot read.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -118,16 +123,19 @@ def write_bundle(
                         bundle.write(file, file.name)  # weights hardly compress
                     file.unlink()
                 shapes += [dict(version.shapes)] if number >= 0 else []
+            note = _add_given(bundle, given, execution, files, folder)
             inputs = write_inputs(reference.inputs(), folder)
             bundle.write(inputs, inputs.name, zipfile.ZIP_DEFLATED)
             per_node = execution.provider.per_node
             batches = [range(first, min(first + BATCH, models)) for first in range(0, models, BATCH)]
             jobs = [batch_job(b, None, profiled=per_node, shard=1 + i % shards) for i, b in enumerate(batches)]
-            jobs.append(timing_job([0], SESSIONS, min(REFERENCE_CAP_S, time_cap_s)))
+            whole = [0, GIVEN] if str(GIVEN) in files else [0]
+            jobs.append(timing_job(whole, SESSIONS, min(REFERENCE_CAP_S, time_cap_s)))
             about = {
                 "header": msgspec.to_builtins(header_of(reference, {}, models, seed)),
                 "graph": _packed(_skeleton(reference.proto).SerializeToString()),
                 "shapes": _packed(msgspec.json.encode(shapes)),
+                "as_given": given.sha256,
             }
             manifest = Manifest(SCHEMA, execution_record(execution), inputs.name, files, tuple(jobs), time_cap_s, about)
             _add(bundle, MANIFEST, msgspec.json.encode(manifest))
@@ -139,8 +147,24 @@ def write_bundle(
             minutes = max(1.0, (time_cap_s + 30) / 60)
             _add(bundle, "README.txt", README.format(models=models, minutes=minutes, sharding=sharding).encode())
         temporary.replace(path)
+        return note
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _add_given(
+    bundle: zipfile.ZipFile, given: AsGiven, execution: Execution, files: dict[str, ModelFile], folder: Path
+) -> str:
+    """Add the file as given, if it is to be timed; returns why it cannot be."""
+    if given.proto is None:
+        return given.note
+    try:
+        files[str(GIVEN)], written = write_model(execution.deploy.apply(given.proto), folder, oldest=True)
+    except NetadaptError as error:
+        return stands_in(error)
+    for file in written:
+        bundle.write(file, file.name)
+    return ""
 
 
 def _add(bundle: zipfile.ZipFile, name: str, data: bytes, *, executable: bool = False) -> None:
@@ -252,9 +276,13 @@ def merged(results: Sequence[Results]) -> list[Record]:
     records: list[Record] = [header]
     times: dict[int, int] = {}
     whole_ms: list[float] = []
+    given_ms: list[float] = []
     seconds = 0.0
     for file in results:
         for found in file.measured:
+            if found.model == GIVEN:
+                given_ms += found.median_ms
+                continue
             if not file.manifest.jobs[found.job].profiled:
                 whole_ms += found.median_ms
                 seconds += found.seconds
@@ -269,7 +297,10 @@ def merged(results: Sequence[Results]) -> list[Record]:
         )
     whole = timing(whole_ms)
     stopped = "done" if len(times) == header.models else f"{len(times)} of {header.models} versions measured"
-    records.append(Reference(whole.median_ms, whole.ci95, whole.sessions, stopped, seconds))
+    own = None
+    if len(given_ms) == len(whole_ms):  # their sessions took turns; a file that was torn between them says nothing
+        own = OwnTime(about["as_given"], of_pairs(whole_ms, given_ms))
+    records.append(Reference(whole.median_ms, whole.ci95, whole.sessions, stopped, seconds, own))
     return records
 
 
