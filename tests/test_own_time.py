@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import onnx
 import pytest
 
@@ -28,6 +29,7 @@ from netadapt_onnx.profilers.measuring import Manifest
 from netadapt_onnx.profilers.merge import merged_tables
 from netadapt_onnx.profilers.table import OwnTime, Reference, Table, encode, read
 from netadapt_onnx.profilers.timing import Ratio, Timing, of_pairs
+from netadapt_onnx.profiling import bundle, import_results
 from netadapt_onnx.scaling import making
 from netadapt_onnx.search.adapt import adapt
 from test_baseline import UNTRAINED, Unfused, listed, task
