@@ -17,8 +17,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.light import file_bytes
 from netadapt_onnx.model import Model
 from netadapt_onnx.normalise import MINIMUM_IR, constant_value
-from netadapt_onnx.onnx_file import external_tensors as external
-from netadapt_onnx.onnx_file import load_external, read
+from netadapt_onnx.onnx_file import external_tensors, load_external, read
 from netadapt_onnx.runtime import PROTOBUF_LIMIT, optimised, session
 from netadapt_onnx.subgraphs import bodies, captured
 
@@ -56,9 +55,12 @@ def as_given(model: Model, normalised: onnx.ModelProto, *, always: bool = False)
     """
     try:
         proto = read_as_given(model, weights=False)
-        if not always and _same(model.path, proto, normalised):
+        if not always and _signature(proto) == _signature(normalised):
             return AsGiven(model.sha256)
-        return AsGiven(model.sha256, read_as_given(model) if external(proto) else proto)
+        _load(proto, model.path)
+        if not always and _optimised_alike(proto, normalised):
+            return AsGiven(model.sha256)
+        return AsGiven(model.sha256, proto)
     except NetadaptError as error:
         return AsGiven(model.sha256, note=f"the file as given: {error.message}; its normalised form stands for it")
 
@@ -67,7 +69,7 @@ def runs_as_given(model: Model) -> tuple[onnx.ModelProto, str]:
     """What to time of a file: itself; where that cannot be run its normalised form, and why."""
     try:
         proto = read_as_given(model)
-        session(model.path)
+        session(proto)
     except NetadaptError as error:
         return model.proto, f"{model.path}, as it is, was not timed, but its normalised form: {error.message}"
     return proto, ""
@@ -81,19 +83,22 @@ def read_as_given(model: Model, *, weights: bool = True) -> onnx.ModelProto:
     file = read(model.path)
     if file.sha256 != model.sha256:
         raise NetadaptError(f"{model.path} is no longer the file that was loaded", code="changed-file")
-    for tensor in external(file.proto) if weights else ():
-        load_external(tensor, file.path)
+    if weights:
+        _load(file.proto, file.path)
     return file.proto
 
 
-def _same(path: Path, proto: onnx.ModelProto, normalised: onnx.ModelProto) -> bool:
-    if _signature(proto) == _signature(normalised):
-        return True
-    if file_bytes(normalised) > PROTOBUF_LIMIT:  # it would be written for nothing but this
+def _load(proto: onnx.ModelProto, path: Path) -> None:
+    for tensor in external_tensors(proto):
+        load_external(tensor, path)
+
+
+def _optimised_alike(proto: onnx.ModelProto, normalised: onnx.ModelProto) -> bool:
+    if max(map(file_bytes, (proto, normalised))) > PROTOBUF_LIMIT:  # gigabytes would be written for nothing but this
         return False
     with tempfile.TemporaryDirectory(prefix="netadapt-") as folder:
         try:
-            return _signature(optimised(path, Path(folder))) == _signature(optimised(normalised, Path(folder)))
+            return _signature(optimised(proto, Path(folder))) == _signature(optimised(normalised, Path(folder)))
         except NetadaptError:  # this onnxruntime lacks something: the device may not
             return False
 

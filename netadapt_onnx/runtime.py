@@ -64,7 +64,7 @@ def session(
         ) from error
 
 
-def optimised(model: onnx.ModelProto | Path, folder: Path) -> onnx.ModelProto:
+def optimised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     """What onnxruntime's basic optimisations, which precede those of any execution provider, make of a model.
 
     Large constants are without their values. `folder` is for its files. Raises NetadaptError (code `unloadable`).
@@ -78,8 +78,7 @@ def optimised(model: onnx.ModelProto | Path, folder: Path) -> onnx.ModelProto:
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     try:
-        source = str(model) if isinstance(model, Path) else model.SerializeToString()
-        ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise NetadaptError(f"onnxruntime cannot load the model: {one_line(error)}", code="unloadable") from error
     return onnx.load(folder / "optimised.onnx", load_external_data=False)

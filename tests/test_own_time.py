@@ -86,7 +86,7 @@ def test_a_profile_says_what_the_file_takes_and_what_its_normalised_form_takes(
     assert compared == [(False, True)]
     said = profile_command._text(made, place / "model.onnx")
     assert "model.onnx as given takes 25 ms" in said
-    assert "normalising alone takes it to 0.400x" in said
+    assert "in turn 0.400x; `netadapt-onnx prune model.onnx --ratio 0" in said
     assert made.as_given is not None
     assert made.as_given.latency_ms.median == 25.0
     assert made.as_given.normalised_ratio == IN_TURN.median == pytest.approx(0.4, rel=0.01)

@@ -119,13 +119,17 @@ class _Reader:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantiser's advice, which goes to the root logger."""
+    """Without the quantiser's advice, which goes to the root logger, and onnxruntime's, a line for each constant."""
+    import onnxruntime
+
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
+    onnxruntime.set_default_logger_severity(4)
     try:
         yield
     finally:
         logging.disable(before)
+        onnxruntime.set_default_logger_severity(2)  # onnxruntime's own; there is no asking what it was
 
 
 def _refused(why: str, hint: str) -> NetadaptError:
