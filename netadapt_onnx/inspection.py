@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,17 +41,22 @@ class Layer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model's totals (`latency_ms`: a table's prediction), its layers in topological order, and its groups.
-
-    `normalised_ms` is what the layers' predicted latencies add up to, where the file as given takes another time;
-    `notes` say what else to know of it.
-    """
+    """A model's totals (`latency_ms`: a table's prediction), its layers in topological order, and its groups."""
 
     model: Resources
     layers: tuple[Layer, ...]
     groups: tuple[Group, ...]
-    normalised_ms: float | None = field(default=None, kw_only=True)
-    notes: tuple[str, ...] = field(default=(), kw_only=True)
+
+
+@dataclass(frozen=True)
+class RunsOtherwise(Inspection):
+    """An inspection, with a table, of a file that a runtime sees otherwise than once it is normalised.
+
+    `normalised_ms` is what the predicted latencies of the layers add up to; `notes` say what the table does not know.
+    """
+
+    normalised_ms: float
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,7 @@ def inspect(
 ) -> Inspection:
     """Count what a model costs and find its groups of channels; with a latency table, predict its latency in ms.
 
+    What a table predicts is the latency of the file as given, if the table knows it (`RunsOtherwise`).
     `explained` names a group, layer or tensor whose ties and pins the result then has (`Explained`); `write_plan` is a
     file for a plan that keeps everything, to be edited for `prune`. `sensitivity` cuts each group alone to 0.75, 0.5
     and 0.25 by `criterion`; the result (`Sensitive`) has the accuracies on held-out samples of `data`. `choices`
@@ -172,13 +178,14 @@ def inspect(
     if write_plan is not None:
         write_atomically(Path(write_plan), template(found).encode())
     totals = resources(counted, source.size_bytes, None if timed is None else timed.ms)
-    own_ms = None if timed is None or timed.ms == timed.normalised_ms else timed.normalised_ms
-    notes = () if timed is None or not timed.note else (timed.note,)
     if sensitivity and data is not None:
         from netadapt_onnx.search.sensitivity import sensitivity as tested
 
         lost = tested(found, data, criterion=criterion, seed=seed, progress=progress)
-        return Sensitive(totals, layers, found.groups, lost, normalised_ms=own_ms, notes=notes)
+        return Sensitive(totals, layers, found.groups, lost)
     if explained is not None:
-        return Explained(totals, layers, found.groups, reasons, normalised_ms=own_ms, notes=notes)
-    return Inspection(totals, layers, found.groups, normalised_ms=own_ms, notes=notes)
+        return Explained(totals, layers, found.groups, reasons)
+    if timed is not None and (timed.note or timed.ms != timed.normalised_ms):
+        notes = (timed.note,) if timed.note else ()
+        return RunsOtherwise(totals, layers, found.groups, timed.normalised_ms, notes)
+    return Inspection(totals, layers, found.groups)

@@ -158,11 +158,14 @@ def _explanation(explained: tuple[Explanation, ...]) -> str:
 
 def _text(result: Inspection, model: Path) -> str:
     from netadapt_onnx import render
+    from netadapt_onnx.inspection import RunsOtherwise
 
     rows = render.cost_rows(asdict(result.model))
-    if result.normalised_ms is not None:
+    notes: tuple[str, ...] = ()
+    if isinstance(result, RunsOtherwise):
         rows.append(["latency, normalised", render.milliseconds(result.normalised_ms)])
-    totals = "\n".join([render.table(rows), *result.notes])
+        notes = result.notes
+    totals = "\n".join([render.table(rows), *notes])
     timed = result.model.latency_ms is not None
     layers = render.table(
         [

@@ -70,9 +70,11 @@ def own_time(
 
     None where a runtime makes the same of both, where the device cannot run the file, and where there is no `device`.
     """
+    if given.proto is None:
+        return None, given.note
     known = table.normalising(given.sha256)
-    if known is not None or given.proto is None or device is None:
-        return known, given.note
+    if known is not None or device is None:
+        return known, ""
     inputs, cap_s = normalised.inputs(), min(REFERENCE_CAP_S, time_cap_s)
     try:
         return ratio(normalised.proto, given.proto, inputs, execution, time_cap_s=cap_s, device=device), ""
