@@ -14,6 +14,7 @@ import pytest
 from models import overridable, plain
 from netadapt_onnx import cli
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.profilers import deployment
 from netadapt_onnx.profilers.timing import Ratio, Timing
 from netadapt_onnx.pruning import prune
 from netadapt_onnx.search import adapt as adapt_module
@@ -249,3 +250,21 @@ def test_the_row_of_normalising_is_on_the_screen_and_in_the_report(
     assert answer["normalised"]["latency_ms"] == pytest.approx(10)
     assert answer["normalised"]["params"] == answer["before"]["params"]
     assert answer["before"]["latency_ms"] == pytest.approx(25)
+
+
+def test_what_is_deployed_of_the_file_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every model is measured beside it, so it is asked for again and again."""
+    made: list[int] = []
+
+    def quantised(proto: onnx.ModelProto, _: object) -> onnx.ModelProto:
+        made.append(len(proto.graph.input))
+        return proto
+
+    monkeypatch.setattr(deployment, "quantised", quantised)
+    deploy = deployment.Deployment("int8")
+    file = overridable(plain())
+    for seed in range(6):
+        deploy.apply(plain(seed=seed))
+        deploy.apply(file)
+    assert made.count(len(file.graph.input)) == 1
+    assert len(made) == 7

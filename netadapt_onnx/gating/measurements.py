@@ -99,7 +99,7 @@ class Measurements:
             said = self._predicted(self.path, "predicted")
             return said.ms, said.note
         timed = self.timed_already or self.timed(None)
-        return timed.latency_ms.median, ""
+        return timed.latency_ms.median, timed.note
 
     @property
     def predicted_already(self) -> float | None:
@@ -136,7 +136,7 @@ class Measurements:
             return Interval(change, change, change), before.ms, f"by the table of {name}{''.join(notes)}"
         timed = self.timed(other.path, again=again)
         if timed.increase is not None and timed.reference_ms is not None:
-            how = f"{timed.sessions} fresh sessions of each, in turn"
+            how = "; ".join(filter(None, [f"{timed.sessions} fresh sessions of each, in turn", timed.note]))
             return timed.increase, timed.reference_ms.median, how
         recorded = other.latency.get(identity(timed.device))
         if recorded is None:

@@ -34,8 +34,9 @@ def device(job: DeviceJob) -> Fingerprint:
 
 def timed(job: TimeJob) -> Timed:
     """Time a model. Raises NetadaptError if it cannot run, or the reference takes other inputs."""
-    model, specs = _as_given(job.path, job)
-    reference, others = (None, specs) if job.reference is None else _as_given(job.reference, job)
+    model, specs, note = _as_given(job.path, job)
+    reference, others, also = (None, specs, "") if job.reference is None else _as_given(job.reference, job)
+    note = "; ".join(filter(None, [note, also]))
     if others != specs:
         raise NetadaptError("the baseline takes other inputs: their times do not compare", code="incomparable")
     execution = Execution(job.ep, job.threads)
@@ -44,7 +45,7 @@ def timed(job: TimeJob) -> Timed:
         identity = fingerprint(execution, place.describe())
         if reference is None:
             (found,) = measure([model], inputs, execution, sessions=SESSIONS, time_cap_s=job.time_cap_s, device=place)
-            return Timed(_interval(found), found.sessions, None, None, identity)
+            return Timed(_interval(found), found.sessions, None, None, identity, note)
         compared = ratio(
             model,
             reference,
@@ -64,6 +65,7 @@ def timed(job: TimeJob) -> Timed:
         Interval(compared.median - 1, low - 1, high - 1),
         _interval(compared.reference),
         identity,
+        note,
     )
 
 
@@ -99,11 +101,12 @@ def scored(job: ScoreJob) -> Score:
     return Score(found.value, found.metric, job.split)
 
 
-def _as_given(path: str, job: TimeJob) -> tuple[onnx.ModelProto, Known]:
-    """A file as it is, to be timed, and what it is fed; its normalised form where it cannot be run."""
+def _as_given(path: str, job: TimeJob) -> tuple[onnx.ModelProto, Known, str]:
+    """A file as it is, to be timed, and what it is fed; its normalised form where it cannot be run, and a note."""
     model = load(path)
     specs = fold(model.proto, dict(job.shapes), job.batch_size).specs
-    return runs_as_given(model)[0], specs
+    proto, note = runs_as_given(model)
+    return proto, specs, note
 
 
 def _loaded(job: PredictJob | ScoreJob) -> tuple[Model, Folded]:
