@@ -15,7 +15,10 @@ from models import Builder, overridable, plain
 from netadapt_onnx import as_given as comparing
 from netadapt_onnx.as_given import AsGiven, as_given, read_as_given, runs_as_given
 from netadapt_onnx.folding import fold
+from netadapt_onnx.gating import running
+from netadapt_onnx.gating.jobs import TimeJob
 from netadapt_onnx.model import load
+from netadapt_onnx.profilers.timing import Timing
 from netadapt_onnx.runtime import run, session
 
 Protos = Callable[[], onnx.ModelProto]
@@ -129,14 +132,19 @@ def test_a_file_that_changed_since_it_was_loaded_is_said(tmp_path: Path) -> None
     assert "no such file" in as_given(model, folded).note
 
 
-def test_a_file_that_cannot_be_run_as_it_is_is_stood_in_for(tmp_path: Path) -> None:
-    """onnxruntime has no operators of opset 5; loading brings them to 7."""
+def of_opset_5() -> onnx.ModelProto:
+    """onnxruntime has no operators of it; loading brings them to 7."""
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 5)], ir_version=8)
-    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 5)], ir_version=8)
+
+
+def test_a_file_that_cannot_be_run_as_it_is_is_stood_in_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.onnx").write_bytes(of_opset_5().SerializeToString())
     model = load(tmp_path / "model.onnx")
     assert read_as_given(model).opset_import[0].version == 5
     timed, note = runs_as_given(model)
     assert timed is model.proto
     assert "was not timed, but its normalised form" in note
+    monkeypatch.setattr(running, "measure", lambda *_, **__: [Timing(1.0, (0.9, 1.1), 9)])
+    assert running.timed(TimeJob(str(model.path), None, {}, 1, "cpu", 1, None, 1.0)).note == note

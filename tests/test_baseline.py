@@ -11,12 +11,14 @@ import numpy as np
 import onnx
 import pytest
 
-from models import overridable, plain
+from models import overridable, plain, unprunable
 from netadapt_onnx import cli
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.model import input_specs
 from netadapt_onnx.profilers import deployment
 from netadapt_onnx.profilers.timing import Ratio, Timing
 from netadapt_onnx.pruning import prune
+from netadapt_onnx.runtime import random_inputs, run, session
 from netadapt_onnx.search import adapt as adapt_module
 from netadapt_onnx.search import latency
 from netadapt_onnx.search.adapt import adapt, dry_run
@@ -268,3 +270,16 @@ def test_what_is_deployed_of_the_file_is_made_once(monkeypatch: pytest.MonkeyPat
         deploy.apply(file)
     assert made.count(len(file.graph.input)) == 1
     assert len(made) == 7
+
+
+@pytest.mark.parametrize("build", [plain, unprunable])
+def test_a_ratio_of_zero_writes_any_model_normalised(tmp_path: Path, build: Any) -> None:
+    (tmp_path / "model.onnx").write_bytes(overridable(build()).SerializeToString())
+    done = prune(tmp_path / "model.onnx", tmp_path / "alone.onnx", ratio=0, check=True)
+    assert done.verify is not None and done.verify.exact
+    files = [onnx.load(tmp_path / name) for name in ("model.onnx", "alone.onnx")]
+    assert not listed(files[1])
+    inputs = random_inputs(input_specs(files[1]))
+    given, alone = (run(session(proto), inputs) for proto in files)
+    for name, values in given.items():
+        np.testing.assert_allclose(alone[name], values, atol=1e-5 * np.abs(values).max())
