@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import onnx
+
+from netadapt_onnx.as_given import runs_as_given
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import Folded, fold
 from netadapt_onnx.inspection import Shapes, Source, opened, resources
@@ -53,9 +56,10 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The models in the order given."""
+    """The models in the order given. `notes`: what else to know of them."""
 
     models: tuple[Evaluated, ...]
+    notes: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -73,7 +77,8 @@ def evaluate(
 ) -> Evaluation:
     """Accuracy on a split of `data`, resources, and unless `timed` is off latency, of one or several models.
 
-    Models with the same inputs are timed in interleaved rounds. With `energy` each is run for a second while counters
+    The files are timed as they are, not as they are once normalised, those with the same inputs in interleaved rounds.
+    With `energy` each is run for a second while counters
     or sensors of this machine are read. Without labels each is compared with the first one.
     Raises NetadaptError if a model cannot run, the data do not fit it, or nothing tells the energy (`unmeasurable`).
 
@@ -89,17 +94,20 @@ def evaluate(
     folded = [fold(source.proto, dict(shapes or {}), batch_size) for source in sources]
     meters = [measured.energy(one.specs, execution) for one in folded] if energy else [None] * len(folded)
     splits = [held_out(dataset_for(one, data, train=False), split) for one in folded]
-    latencies = _timed(sources, folded, execution, time_cap_s) if timed else [None] * len(sources)
+    run = [runs_as_given(source) if timed or energy else (source.proto, "") for source in sources]
+    files, notes = [proto for proto, _ in run], [note for _, note in run if note]
+    latencies = _timed(files, folded, execution, time_cap_s) if timed else [None] * len(sources)
     reference = None
     if splits[0].labels is None:
         reference = outputs(sources[0].proto, splits[0], threads=threads)
     evaluated = []
-    for source, one, held, latency, meter in zip(sources, folded, splits, latencies, meters, strict=True):
+    each = zip(sources, files, folded, splits, latencies, meters, strict=True)
+    for source, file, one, held, latency, meter in each:
         found = accuracy(source.proto, held, reference=reference, threads=threads)
         counted = resources(cost(one.proto, one.shapes), source.size_bytes)
-        spent = None if meter is None else meter(source.proto)
+        spent = None if meter is None else meter(file)
         evaluated.append(Evaluated(source.path, found.value, found.metric, split, counted, latency, spent))
-    return Evaluation(tuple(evaluated))
+    return Evaluation(tuple(evaluated), tuple(notes))
 
 
 def held_out(dataset: Dataset, split: Literal["val", "test"]) -> Split:
@@ -113,7 +121,7 @@ def held_out(dataset: Dataset, split: Literal["val", "test"]) -> Split:
 
 
 def _timed(
-    sources: Sequence[Model], folded: Sequence[Folded], execution: Execution, time_cap_s: float
+    files: Sequence[onnx.ModelProto], folded: Sequence[Folded], execution: Execution, time_cap_s: float
 ) -> list[Latency | None]:
     alike: dict[str, list[int]] = {}
     for i, one in enumerate(folded):
@@ -121,9 +129,9 @@ def _timed(
     found: dict[int, Latency] = {}
     for members in alike.values():
         inputs = random_inputs(folded[members[0]].specs)
-        timings = measure([sources[i].proto for i in members], inputs, execution, time_cap_s=time_cap_s)
+        timings = measure([files[i] for i in members], inputs, execution, time_cap_s=time_cap_s)
         found |= dict(zip(members, map(latency, timings), strict=True))
-    return [found[i] for i in range(len(sources))]
+    return [found[i] for i in range(len(files))]
 
 
 def latency(timing: Timing) -> Latency:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from netadapt_onnx.as_given import as_given
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import Model, data_file, load, refuse_existing
@@ -46,6 +47,17 @@ class Inspection:
     model: Resources
     layers: tuple[Layer, ...]
     groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class RunsOtherwise(Inspection):
+    """An inspection, with a table, of a file that a runtime sees otherwise than once it is normalised.
+
+    `normalised_ms` is what the predicted latencies of the layers add up to; `notes` say what the table does not know.
+    """
+
+    normalised_ms: float
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -130,6 +142,7 @@ def inspect(
 ) -> Inspection:
     """Count what a model costs and find its groups of channels; with a latency table, predict its latency in ms.
 
+    What a table predicts is the latency of the file as given, if the table knows it (`RunsOtherwise`).
     `explained` names a group, layer or tensor whose ties and pins the result then has (`Explained`); `write_plan` is a
     file for a plan that keeps everything, to be edited for `prune`. `sensitivity` cuts each group alone to 0.75, 0.5
     and 0.25 by `criterion`; the result (`Sensitive`) has the accuracies on held-out samples of `data`. `choices`
@@ -151,19 +164,21 @@ def inspect(
     found = traced(source, shapes, batch_size, choices, consume=source is not model)
     folded = found.folded
     counted = cost(found.flat.proto, found.flat.shapes)
-    latency_ms, times = None, {}
+    timed, times = None, {}
     if table is not None:
         from netadapt_onnx.profilers.breakdown import unit_ms
+        from netadapt_onnx.profilers.own_time import predicted
         from netadapt_onnx.profilers.table import Table
 
         known = Table.load(Path(table), folded.proto)
-        latency_ms, times = known.predict(folded.shapes), unit_ms(known, folded.shapes)
+        timed = predicted(known, as_given(source, folded.proto), folded.shapes)
+        times = unit_ms(known, folded.shapes)
     owner = {layer: group.name for group in found.groups for layer in group.layers}
     layers = tuple(Layer(c.name, c.op, c.params, c.macs, owner.get(c.name), times.get(c.name)) for c in counted.layers)
     reasons = () if explained is None else explain(found, explained)
     if write_plan is not None:
         write_atomically(Path(write_plan), template(found).encode())
-    totals = resources(counted, source.size_bytes, latency_ms)
+    totals = resources(counted, source.size_bytes, None if timed is None else timed.ms)
     if sensitivity and data is not None:
         from netadapt_onnx.search.sensitivity import sensitivity as tested
 
@@ -171,4 +186,7 @@ def inspect(
         return Sensitive(totals, layers, found.groups, lost)
     if explained is not None:
         return Explained(totals, layers, found.groups, reasons)
+    if timed is not None and (timed.note or timed.ms != timed.normalised_ms):
+        notes = (timed.note,) if timed.note else ()
+        return RunsOtherwise(totals, layers, found.groups, timed.normalised_ms, notes)
     return Inspection(totals, layers, found.groups)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netadapt_onnx import charts
+from netadapt_onnx.as_given import as_given
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.evaluation import Latency, latency
 from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, traced
@@ -18,8 +19,10 @@ from netadapt_onnx.profilers.deployment import Precision
 from netadapt_onnx.profilers.devices.opening import LOCAL, opened_device
 from netadapt_onnx.profilers.kernels import made_for
 from netadapt_onnx.profilers.measuring import Device
+from netadapt_onnx.profilers.own_time import with_own_time
 from netadapt_onnx.profilers.session import Execution
 from netadapt_onnx.profilers.table import Header, Reference
+from netadapt_onnx.profilers.timing import Ratio
 from netadapt_onnx.profilers.validation import Validation, validate
 from netadapt_onnx.profilers.versions import Variant, random_versions
 from netadapt_onnx.progress import reporter
@@ -30,11 +33,21 @@ TIME_CAP_S = 100.0
 
 
 @dataclass(frozen=True)
+class OwnLatency:
+    """The file as its owner runs it, and the share of its time that the normalised model takes, measured in turn."""
+
+    latency_ms: Latency
+    normalised_ratio: float
+    normalised_ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class ProfileResult:
     """`device` is the fingerprint that the table is valid for; `seconds` what building took, over all resumes.
 
     `versions` were measured, `precise` of them until their median was known to 1%; `stopped` says what ended the build.
     `drift`: by how much the device changed speed meanwhile. `layers` and `groups` say where the time goes, if asked.
+    `latency_ms` is the normalised model's, of which the table is; `as_given` the file's own, where that is another one.
     """
 
     table: Path
@@ -49,6 +62,8 @@ class ProfileResult:
     drift: float = 0.0
     layers: tuple[Part, ...] = ()
     groups: tuple[Part, ...] = ()
+    as_given: OwnLatency | None = None
+    notes: tuple[str, ...] = ()
 
 
 def profile(
@@ -120,6 +135,8 @@ def profile(
             seed=seed,
             device=there,
         )
+        given = as_given(source, reference.proto)
+        built, note = with_own_time(built, given, reference, execution, there, time_cap_s)
         validation = None
         if held_out:
             validation = validate(
@@ -142,6 +159,14 @@ def profile(
         built.drift,
         by_layer(built, shown, owner) if per_layer else (),
         by_group(built, shown, owner) if per_layer else (),
+        _own(built.normalising(source.sha256)),
+        (note,) if note else (),
+    )
+
+
+def _own(found: Ratio | None) -> OwnLatency | None:
+    return (
+        OwnLatency(latency(found.reference), found.median, found.ci95) if found is not None and found.differs else None
     )
 
 
@@ -166,13 +191,17 @@ def scatter(validation: Validation, path: Path) -> None:
 
 @dataclass(frozen=True)
 class BundleResult:
-    """A zip with `models` versions to be measured in `shards` shares; it unpacks into `folder`."""
+    """A zip with `models` versions to be measured in `shards` shares; it unpacks into `folder`.
+
+    `notes`: what else to know of it.
+    """
 
     bundle: Path
     models: int
     shards: int
     size_bytes: int
     folder: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def bundle(
@@ -209,18 +238,20 @@ def bundle(
     reference, draw = Variant(found.folded.proto, found.folded.shapes), random_versions(found)
     from netadapt_onnx.profilers.devices.bundle import bundle_folder, write_bundle
 
-    write_bundle(
+    note = write_bundle(
         path,
         reference,
         draw,
         execution,
+        given=as_given(source, reference.proto),
         models=models,
         shards=shards,
         time_cap_s=time_cap_s,
         seed=seed,
         progress=progress or reporter(),
     )
-    return BundleResult(path, models, shards, path.stat().st_size, bundle_folder(path))
+    notes = (note,) if note else ()
+    return BundleResult(path, models, shards, path.stat().st_size, bundle_folder(path), notes)
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,8 @@ def prune(
 ) -> PruneResult:
     """Remove the channels that matter least, with everything coupled to them, and write the smaller model.
 
-    One of: `ratio`, the share of channels to remove from every prunable group; `keep`, for each named group a count or
+    One of: `ratio`, the share of channels to remove from every prunable group (0 writes the model uncut but normalised:
+    constants folded, initializers no longer inputs); `keep`, for each named group a count or
     a share of its channels as "0.5x"; `budget`, a uniform cut until it holds ("macs=0.5x"); `plan`, a file that names
     counts or channels. With `global_` the groups do not share alike: `ratio` is the share of all their channels
     together, `budget` is met by as few as possible, and those go that matter least in the whole model. Counts are
@@ -120,7 +121,8 @@ def prune(
         prepare_output(Path(output), overwrite, source, data, plan)
         prepare_output(plan_file(Path(output)), overwrite, source, data, plan)
     found = traced(source, shapes, batch_size, choices, consume=source is not model)
-    require_prunable(source, found)
+    if ratio != 0:  # which writes the model normalised, prunable or not
+        require_prunable(source, found)
     count = CostModel(found.flat.proto)
     dense = count(found.flat.shapes)
     removed = known_branches(found, read_removed(Path(plan)), str(plan)) if plan is not None else frozenset()

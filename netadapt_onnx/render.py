@@ -7,9 +7,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from netadapt_onnx.errors import legible
 from netadapt_onnx.progress import Stages
+
+if TYPE_CHECKING:
+    from netadapt_onnx.search.result import Resources
 
 # tabulate puts so much between columns, and so much beside a header.
 GAP, PADDING, NARROWEST = "  ", 2, 6
@@ -152,6 +156,14 @@ def cost_rows(before: Mapping[str, float | None], after: Mapping[str, float | No
             row += ["", ""] if new is None else [form(new), ratio(new, old)]
         rows.append(row)
     return rows
+
+
+def normalised_rows(before_ms: float | None, normalised: Resources | None) -> list[list[str]]:
+    """The row of a cost table that says what normalising alone does to latency; none where that is nothing."""
+    if before_ms is None or normalised is None or normalised.latency_ms is None:
+        return []
+    ms = normalised.latency_ms
+    return [["latency, only normalised", milliseconds(before_ms), milliseconds(ms), ratio(ms, before_ms)]]
 
 
 @contextmanager

@@ -64,6 +64,26 @@ def session(
         ) from error
 
 
+def optimised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """What onnxruntime's basic optimisations, which precede those of any execution provider, make of a model.
+
+    Large constants are without their values. `folder` is for its files. Raises NetadaptError (code `unloadable`).
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    try:
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise NetadaptError(f"onnxruntime cannot load the model: {one_line(error)}", code="unloadable") from error
+    return onnx.load(folder / "optimised.onnx", load_external_data=False)
+
+
 def run(active: onnxruntime.InferenceSession, inputs: Arrays, outputs: Sequence[str] | None = None) -> Arrays:
     """Run once; returns outputs by name. Raises NetadaptError (code `unrunnable`) with onnxruntime's reason."""
     names = list(outputs) if outputs is not None else [o.name for o in active.get_outputs()]

@@ -288,3 +288,13 @@ ALL: dict[str, Callable[..., onnx.ModelProto]] = {
     "fully_connected": fully_connected,
     "channels_last": channels_last,
 }
+
+
+def overridable(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with its initializers listed among its inputs, as older exporters do: nothing of it can be folded."""
+    copy = onnx.ModelProto.FromString(proto.SerializeToString())
+    copy.graph.input.extend(
+        helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in copy.graph.initializer
+    )
+    onnx.checker.check_model(copy)
+    return copy

@@ -37,6 +37,7 @@ FLOORS = [
         "shapes",
         "single_node",
         "free_axes",
+        "as_given",
         "user_code",
         "child_process",
     },

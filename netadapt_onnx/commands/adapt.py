@@ -287,6 +287,7 @@ def text(result: AdaptResult, run: Path, model: Path, data: DataSource) -> str:
         render.table(
             [
                 *render.cost_rows(asdict(result.before), asdict(result.after)),
+                *render.normalised_rows(result.before.latency_ms, result.normalised),
                 [
                     f"{found.metric} ({found.split})",
                     *(render.score(found.metric, value) for value in (found.before, found.after)),

@@ -76,6 +76,7 @@ def _text(result: Evaluation) -> str:
         for m, one in zip(result.models, costs, strict=True)
     ]
     parts = [render.table(rows, headers)]
+    parts += result.notes
     if first.metric == "agreement":
         parts.append("agreement: how far each answers as the first does, for want of labels")
     paths = [m.path for m in result.models]

@@ -157,8 +157,14 @@ def _explanation(explained: tuple[Explanation, ...]) -> str:
 
 def _text(result: Inspection, model: Path) -> str:
     from netadapt_onnx import render
+    from netadapt_onnx.inspection import RunsOtherwise
 
-    totals = render.table(render.cost_rows(asdict(result.model)))
+    rows = render.cost_rows(asdict(result.model))
+    notes: tuple[str, ...] = ()
+    if isinstance(result, RunsOtherwise):
+        rows.append(["latency, normalised", render.milliseconds(result.normalised_ms)])
+        notes = result.notes
+    totals = "\n".join([render.table(rows), *notes])
     timed = result.model.latency_ms is not None
     layers = render.table(
         [

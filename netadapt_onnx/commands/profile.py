@@ -27,6 +27,7 @@ from netadapt_onnx.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from netadapt_onnx.evaluation import Latency
     from netadapt_onnx.profilers.deployment import Precision
     from netadapt_onnx.profiling import ProfileResult
     from netadapt_onnx.training.given import DataSource
@@ -174,14 +175,31 @@ def _circumstances(result: ProfileResult) -> list[str]:
     return lines
 
 
+def _takes(result: ProfileResult, model: Path) -> str:
+    """What the model takes: the file as given, and what the table is of, where these are two things."""
+    normalised, own = _timed(result.latency_ms), result.as_given
+    if own is None:
+        return f"the model takes {normalised}"
+    return (
+        f"{model.name} as given takes {_timed(own.latency_ms)}, normalised, as the table has it, {normalised}: in turn "
+        f"{own.normalised_ratio:.3f}x; `netadapt-onnx prune {model.name} --ratio 0 -o OUT.onnx` writes it normalised"
+    )
+
+
+def _timed(latency: Latency) -> str:
+    from netadapt_onnx import render
+
+    return f"{render.milliseconds(latency.median)} (95%: {latency.ci95[0]:.3g} to {latency.ci95[1]:.3g} ms)"
+
+
 def _text(result: ProfileResult, model: Path) -> str:
     from netadapt_onnx import render
 
-    low, high = result.latency_ms.ci95
     lines = [
         f"{result.table}: {result.cells} cells in {result.seconds:.0f} s on {result.device['cpu']}, "
         f"{result.device['ep']}, threads: {result.device['threads']}",
-        f"the model takes {render.milliseconds(result.latency_ms.median)} (95%: {low:.3g} to {high:.3g} ms)",
+        _takes(result, model),
+        *result.notes,
     ]
     if result.validation is not None:
         v = result.validation

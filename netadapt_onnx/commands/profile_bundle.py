@@ -97,6 +97,7 @@ def _text(result: BundleResult) -> str:
     shards = "" if result.shards == 1 else f" in {result.shards} shards (run.sh 1 to run.sh {result.shards})"
     return (
         f"{result.bundle}: {result.models} versions{shards}, {render.size(result.size_bytes)}\n"
-        f"unpack it on the device, run {result.folder}/run.sh there and bring {result.folder}/results.jsonl back\n"
+        + "".join(f"{note}\n" for note in result.notes)
+        + f"unpack it on the device, run {result.folder}/run.sh there and bring {result.folder}/results.jsonl back\n"
         + render.next_command("profile", "import", "results.jsonl", "--table", "device.jsonl")
     )

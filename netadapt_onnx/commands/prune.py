@@ -76,6 +76,7 @@ def command(
 
     \b
     Examples:  netadapt-onnx prune model.onnx --ratio 0.5 --verify
+               netadapt-onnx prune model.onnx --ratio 0 --verify -o normalised.onnx
                netadapt-onnx prune model.onnx --budget macs=0.5x -o small.onnx
                netadapt-onnx prune model.onnx --ratio 0.5 --global --criterion fisher --data data.npz -o small.onnx
                netadapt-onnx prune model.onnx --plan small.plan.toml -o again.onnx

@@ -86,7 +86,9 @@ def _checked(limit: Limit, under: Measurements) -> Check:
             score = under.score
             return judge.at_least(limit, score.value, score.metric)
         if limit.kind == "max":
-            return judge.at_most(limit, under.latency_ms() if limit.resource == "latency" else _counted(limit, under))
+            value, note = under.latency_ms() if limit.resource == "latency" else (_counted(limit, under), "")
+            check = judge.at_most(limit, value)
+            return replace(check, message=f"{check.message}; {note}") if note else check
         return _grown(limit, under)
     except NetadaptError as error:
         return judge.unjudged(limit, str(error), error.code)

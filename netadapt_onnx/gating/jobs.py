@@ -44,7 +44,7 @@ class TimeJob(msgspec.Struct, frozen=True, tag="time"):
 
 
 class PredictJob(msgspec.Struct, frozen=True, tag="predict"):
-    """What a latency table says of a model: gives milliseconds."""
+    """What a latency table says of a model: gives `Predicted`."""
 
     path: str
     table: str

@@ -10,7 +10,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.baseline import Reference, identity, interval, is_record, reference
 from netadapt_onnx.gating.jobs import CountJob, DeviceJob, PredictJob, ScoreJob, TimeJob
 from netadapt_onnx.gating.judge import between
-from netadapt_onnx.gating.records import Facts, Interval, Score, Timed
+from netadapt_onnx.gating.records import Facts, Interval, Predicted, Score, Timed
 from netadapt_onnx.gating.sandbox import Sandbox
 from netadapt_onnx.gating.settings import Settings
 from netadapt_onnx.progress import stage
@@ -95,17 +95,19 @@ class Measurements:
         )  # fmt: skip
         return self._sandbox.ask(job, Score)
 
-    def latency_ms(self) -> float:
-        """The model's latency: predicted by its device's table, or measured here."""
+    def latency_ms(self) -> tuple[float, str]:
+        """The model's latency, predicted by its device's table or measured here, and what to know of it."""
         if self.table is not None:
-            return self._predicted(self.path, "predicted")
+            said = self._predicted(self.path, "predicted")
+            return said.ms, said.note
         timed = self.timed_already or self.timed(None)
-        return timed.latency_ms.median
+        return timed.latency_ms.median, timed.note
 
     @property
     def predicted_already(self) -> float | None:
         """What the table said, if a limit asked."""
-        return self._already("predicted", float)
+        said = self._already("predicted", Predicted)
+        return None if said is None else said.ms
 
     @property
     def timed_already(self) -> Timed | None:
@@ -130,12 +132,13 @@ class Measurements:
                     hint="give --baseline git:REV or FILE.onnx",
                     code="baseline",
                 )
-            before = self._predicted(other.path, "predicted before")
-            change = self._predicted(self.path, "predicted") / before - 1
-            return Interval(change, change, change), before, f"by the table of {name}"
+            before, now = self._predicted(other.path, "predicted before"), self._predicted(self.path, "predicted")
+            change = now.ms / before.ms - 1
+            notes = dict.fromkeys(f"; {said.note}" for said in (before, now) if said.note)
+            return Interval(change, change, change), before.ms, f"by the table of {name}{''.join(notes)}"
         timed = self.timed(other.path, again=again)
         if timed.increase is not None and timed.reference_ms is not None:
-            how = f"{timed.sessions} fresh sessions of each, in turn"
+            how = "; ".join(filter(None, [f"{timed.sessions} fresh sessions of each, in turn", timed.note]))
             return timed.increase, timed.reference_ms.median, how
         recorded = other.latency.get(identity(timed.device))
         if recorded is None:
@@ -190,7 +193,7 @@ class Measurements:
                 code="device",
             )
 
-    def _predicted(self, model: Path, name: str) -> float:
+    def _predicted(self, model: Path, name: str) -> Predicted:
         settings = self.settings
         job = PredictJob(str(model), str(self.table), dict(settings.shapes), settings.batch_size)
-        return self._once(name, lambda: self._sandbox.ask(job, float))
+        return self._once(name, lambda: self._sandbox.ask(job, Predicted))

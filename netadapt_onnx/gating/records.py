@@ -47,7 +47,7 @@ class Interval(msgspec.Struct, frozen=True):
 class Timed(msgspec.Struct, frozen=True):
     """Milliseconds of a model (95%) and, against a reference, how much longer it takes as a fraction (99%).
 
-    `device` is the fingerprint of what it ran on.
+    `device` is the fingerprint of what it ran on; `note` says where something else had to be timed than the files.
     """
 
     latency_ms: Interval
@@ -55,6 +55,14 @@ class Timed(msgspec.Struct, frozen=True):
     increase: Interval | None
     reference_ms: Interval | None
     device: dict[str, object]
+    note: str = ""
+
+
+class Predicted(msgspec.Struct, frozen=True):
+    """The milliseconds that a latency table predicts, and what to know of them."""
+
+    ms: float
+    note: str = ""
 
 
 class Score(msgspec.Struct, frozen=True):

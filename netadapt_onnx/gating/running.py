@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
+
+from netadapt_onnx.as_given import as_given, runs_as_given
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.evaluation import held_out
 from netadapt_onnx.folding import Folded, fold
 from netadapt_onnx.gating.jobs import DeviceJob, PredictJob, ScoreJob, TimeJob
-from netadapt_onnx.gating.records import Interval, Score, Timed
+from netadapt_onnx.gating.records import Interval, Predicted, Score, Timed
 from netadapt_onnx.model import Model, load
 from netadapt_onnx.profilers.devices.opening import LOCAL, opened_device
 from netadapt_onnx.profilers.session import Execution, Fingerprint, fingerprint
 from netadapt_onnx.profilers.timing import Timing, measure, ratio
 from netadapt_onnx.runtime import random_inputs
+from netadapt_onnx.shapes import Known
 from netadapt_onnx.training.evaluate import accuracy, outputs
 from netadapt_onnx.training.loading import dataset_for
 
@@ -30,22 +34,21 @@ def device(job: DeviceJob) -> Fingerprint:
 
 def timed(job: TimeJob) -> Timed:
     """Time a model. Raises NetadaptError if it cannot run, or the reference takes other inputs."""
-    model, folded = _loaded(job)
-    reference = None if job.reference is None else load(job.reference)
-    if reference is not None and fold(reference.proto, dict(job.shapes), job.batch_size).specs != folded.specs:
+    model, specs, note = _as_given(job.path, job)
+    reference, others, also = (None, specs, "") if job.reference is None else _as_given(job.reference, job)
+    note = "; ".join(filter(None, [note, also]))
+    if others != specs:
         raise NetadaptError("the baseline takes other inputs: their times do not compare", code="incomparable")
     execution = Execution(job.ep, job.threads)
-    inputs = random_inputs(folded.specs)
+    inputs = random_inputs(specs)
     with opened_device(job.address or LOCAL, purpose=job.path) as place:
         identity = fingerprint(execution, place.describe())
         if reference is None:
-            (found,) = measure(
-                [model.proto], inputs, execution, sessions=SESSIONS, time_cap_s=job.time_cap_s, device=place
-            )
-            return Timed(_interval(found), found.sessions, None, None, identity)
+            (found,) = measure([model], inputs, execution, sessions=SESSIONS, time_cap_s=job.time_cap_s, device=place)
+            return Timed(_interval(found), found.sessions, None, None, identity, note)
         compared = ratio(
-            model.proto,
-            reference.proto,
+            model,
+            reference,
             inputs,
             execution,
             sessions=SESSIONS,
@@ -62,15 +65,19 @@ def timed(job: TimeJob) -> Timed:
         Interval(compared.median - 1, low - 1, high - 1),
         _interval(compared.reference),
         identity,
+        note,
     )
 
 
-def predicted(job: PredictJob) -> float:
-    """What a latency table says of a model, in ms."""
+def predicted(job: PredictJob) -> Predicted:
+    """What a latency table says of a model."""
+    from netadapt_onnx.profilers import own_time
     from netadapt_onnx.profilers.table import Table
 
-    _, folded = _loaded(job)
-    return Table.load(Path(job.table), folded.proto).predict(folded.shapes)
+    model, folded = _loaded(job)
+    table = Table.load(Path(job.table), folded.proto)
+    said = own_time.predicted(table, as_given(model, folded.proto), folded.shapes)
+    return Predicted(said.ms, said.note)
 
 
 def scored(job: ScoreJob) -> Score:
@@ -94,7 +101,15 @@ def scored(job: ScoreJob) -> Score:
     return Score(found.value, found.metric, job.split)
 
 
-def _loaded(job: TimeJob | PredictJob | ScoreJob) -> tuple[Model, Folded]:
+def _as_given(path: str, job: TimeJob) -> tuple[onnx.ModelProto, Known, str]:
+    """A file as it is, to be timed, and what it is fed; its normalised form where it cannot be run, and a note."""
+    model = load(path)
+    specs = fold(model.proto, dict(job.shapes), job.batch_size).specs
+    proto, note = runs_as_given(model)
+    return proto, specs, note
+
+
+def _loaded(job: PredictJob | ScoreJob) -> tuple[Model, Folded]:
     model = load(job.path)
     return model, fold(model.proto, dict(job.shapes), job.batch_size)
 

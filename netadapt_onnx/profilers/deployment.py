@@ -31,7 +31,7 @@ SAMPLES = 32
 QUANTISED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
 )
-# Models whose deployed form is remembered: the uncut one is measured beside every other.
+# Models whose deployed form is remembered, those asked for last: the original is measured beside every other.
 _REMEMBERED = 3
 
 
@@ -52,12 +52,11 @@ class Deployment:
         if self.precision == "float":
             return proto
         key = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
-        if key not in self._known:
-            found = quantised(proto, self.samples, self.quantisation)
-            while len(self._known) >= _REMEMBERED:  # the first is the uncut model
-                self._known.pop(list(self._known)[1])
-            self._known[key] = found
-        return self._known[key]
+        found = self._known.pop(key, None) or quantised(proto, self.samples, self.quantisation)
+        self._known[key] = found  # as the one that was asked for last
+        while len(self._known) > _REMEMBERED:
+            self._known.pop(next(iter(self._known)))
+        return found
 
     def right_on(self, environments: Sequence[Mapping[str, Any] | None]) -> Deployment:
         """What computes what it should on all these devices, as they describe themselves; None: one nobody knows."""
@@ -148,13 +147,17 @@ class _Reader:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantiser's advice, which goes to the root logger."""
+    """Without the quantiser's advice, which goes to the root logger, and onnxruntime's, a line for each constant."""
+    import onnxruntime
+
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
+    onnxruntime.set_default_logger_severity(4)
     try:
         yield
     finally:
         logging.disable(before)
+        onnxruntime.set_default_logger_severity(2)  # onnxruntime's own; there is no asking what it was
 
 
 def _refused(why: str, hint: str) -> NetadaptError:

@@ -10,8 +10,8 @@ import numpy as np
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.session import differences
-from netadapt_onnx.profilers.table import BEGINNING, Cell, Header, Record, Reference, Whole, read
-from netadapt_onnx.profilers.timing import timing
+from netadapt_onnx.profilers.table import BEGINNING, Cell, Header, OwnTime, Record, Reference, Whole, read
+from netadapt_onnx.profilers.timing import pooled, timing
 
 # A run is an outlier if its versions are off the median run by so many times what the others are, and by this much.
 TIMES, LEAST = 3.0, 0.02
@@ -68,9 +68,17 @@ def merged_tables(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
             sum(r.sessions for r in references),
             "; ".join(dict.fromkeys(r.stopped for r in references)),
             sum(r.seconds for r in references),
+            _own_time(references),
         )
     )
     return records, _outliers(paths, wholes)
+
+
+def _own_time(references: Sequence[Reference]) -> OwnTime | None:
+    """Those of one file, that of the first table that knows one, together."""
+    known = [reference.as_given for reference in references if reference.as_given is not None]
+    alike = [own.ratio for own in known if own.sha256 == known[0].sha256]
+    return OwnTime(known[0].sha256, pooled(alike)) if known else None
 
 
 def _complete(path: Path) -> tuple[Header, dict[Key, Cell], list[Whole], Reference]:

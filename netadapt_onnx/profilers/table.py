@@ -18,7 +18,7 @@ from netadapt_onnx.profilers.fit import Floats, Stairs, robust_nonnegative
 from netadapt_onnx.profilers.plausible import Count, Ms, Number, Seconds, Sessions, Us, Width
 from netadapt_onnx.profilers.pools import Pool, pooled
 from netadapt_onnx.profilers.session import Fingerprint, differences
-from netadapt_onnx.profilers.timing import Timing
+from netadapt_onnx.profilers.timing import Ratio, Timing
 from netadapt_onnx.profilers.units import Layers, Unit, attributes
 from netadapt_onnx.progress import stage
 
@@ -87,14 +87,25 @@ class Whole(msgspec.Struct, frozen=True, tag_field="record", tag="whole"):
         return float(np.mean(self.ms)) / self.beside_ms
 
 
+class OwnTime(msgspec.Struct, frozen=True):
+    """The uncut, normalised model timed in turn with the file that it was made of, as its owner runs that."""
+
+    sha256: str
+    ratio: Ratio
+
+
 class Reference(msgspec.Struct, frozen=True, tag_field="record", tag="reference"):
-    """The uncut model's median and 95% interval over fresh sessions (ms); the last line of a complete table."""
+    """The uncut model's median and 95% interval over fresh sessions (ms); the last line of a complete table.
+
+    `as_given`: where a runtime makes something else of the file itself, what was measured of that.
+    """
 
     median_ms: Ms
     ci95: tuple[Ms, Ms]
     sessions: Count
     stopped: str
     seconds: Seconds
+    as_given: OwnTime | None = None
 
 
 Record = Header | Cell | Whole | Reference
@@ -210,6 +221,11 @@ class Table:
     def latency_ms(self) -> Timing:
         """The uncut model's measured latency."""
         return Timing(self.reference.median_ms, self.reference.ci95, self.reference.sessions)
+
+    def normalising(self, sha256: str) -> Ratio | None:
+        """The uncut model's time relative to that of the file with this hash, as given; None if nobody measured it."""
+        known = self.reference.as_given
+        return known.ratio if known is not None and known.sha256 == sha256 else None
 
     @property
     def seconds(self) -> float:

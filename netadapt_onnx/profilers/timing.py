@@ -45,6 +45,11 @@ class Ratio:
     # Likewise the mean of each session's fastest runs, which disturbances hardly reach; empty where nobody knows.
     undisturbed_ms: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
 
+    @property
+    def differs(self) -> bool:
+        """Whether the interval tells the two apart."""
+        return not self.ci95[0] <= 1 <= self.ci95[1]
+
 
 def measure(
     models: Sequence[onnx.ModelProto],

@@ -56,6 +56,7 @@ def _outcome(story: Story) -> list[str]:
         said.append(paragraph(f"{limit.budget}: {state}", f"verdict {state.split()[0]}"))
     found = result.accuracy
     rows = render.cost_rows(asdict(result.before), asdict(result.after))
+    rows += render.normalised_rows(result.before.latency_ms, result.normalised)
     rows.append(_accuracy(found, ""))
     if result.deployed is not None:
         sizes = result.deployed.size_bytes

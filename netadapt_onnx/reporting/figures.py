@@ -137,7 +137,8 @@ def spent(story: Story, resource: str) -> charts.Spec | None:
         if layer.name in names
         for i, when in enumerate(("original", "result"))
     ]
-    return _bars(rows, "layer", "ms", f"{resource} by layer, as the table has it") if rows else None
+    once = ", once normalised" if resource in story.result.normalising else ""
+    return _bars(rows, "layer", "ms", f"{resource} by layer, as the table has it{once}") if rows else None
 
 
 def training(story: Story) -> charts.Spec | None:

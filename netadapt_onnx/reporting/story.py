@@ -98,13 +98,17 @@ def _measurements(run: Path, resources: Set[str]) -> Iterator[Measurement]:
 
 
 def _paces(result: AdaptResult, details: Details) -> dict[str, float]:
-    """By resource, the original's time in the final measurement over what its table says, where shares are compared."""
+    """By resource, the original's time in the final measurement over what its table says, where shares are compared.
+
+    A table speaks of the normalised original.
+    """
     found = {}
     for limit in result.limits:
         name = limit.budget.split("=")[0]
         said = sum(layer.times_ms.get(name, (0.0, 0.0))[0] for layer in details.layers)
         if limit.budget.endswith("x") and name in result.latencies and said:
-            found[name] = result.latencies[name].before_ms / said
+            share = result.normalising[name].ratio if name in result.normalising else 1.0
+            found[name] = result.latencies[name].before_ms * share / said
     return found
 
 

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import onnx
 
+from netadapt_onnx.as_given import AsGiven
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import Model, load, save
@@ -27,7 +28,9 @@ from netadapt_onnx.scaling.methods import Ground
 from netadapt_onnx.scaling.record import Record
 from netadapt_onnx.scaling.result import Method, Options, ScaledModel, Spread
 from netadapt_onnx.search.budget import Budget
+from netadapt_onnx.search.estimate import estimate
 from netadapt_onnx.search.latency import BRIEF_S, BRIEF_SESSIONS, CAREFUL_S, CAREFUL_SESSIONS
+from netadapt_onnx.search.normalising import Measured, gained
 from netadapt_onnx.search.provenance import provenance, stored_bytes
 from netadapt_onnx.search.result import Resources
 from netadapt_onnx.search.run import Run
@@ -57,12 +60,14 @@ class Making:
     execution: Execution
     progress: Callable[[int, int, str], None]
     log: Callable[[str], None]
+    given: AsGiven
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         extra = stored_bytes(provenance(self.source, command="scale"))
         self._predict = Predictor(self.found, extra, {} if self.table is None else {"latency": self.table.predict})
-        self._original = self._predict({g.name: g.channels for g in self.found.prunable})
+        self._uncut = self._predict({g.name: g.channels for g in self.found.prunable})
+        self._normalising = Measured(self.run, "latency", self.given, self.found.folded.proto, self._beside)
         if self.dataset is not None and self.dataset.train.labels is None:
             self.notes.append("the data have no labels: gates and training learn the original model's answers")
 
@@ -134,7 +139,7 @@ class Making:
         if len(self.options.warmup_epochs) > 1 and warm_up is not None:
             name += f"-warmup{warm_up}"
         name = re.sub(r"[^\w.=-]", "_", name)
-        limit = budget.limit(self._original[budget.resource])
+        limit = budget.limit(self._original(budget.resource))
         share = None
         if budget.resource == "latency":
             widths, share = self._at_latency(name, budget, path, start, allowed, limit)
@@ -158,8 +163,22 @@ class Making:
 
     @property
     def _reference_ms(self) -> float:
+        """The time of the file as given, by the table's clock."""
         assert self.table is not None
-        return self.table.latency_ms.median_ms
+        return self.table.latency_ms.median_ms / self._gain
+
+    @property
+    def _gain(self) -> float:
+        """What normalising alone leaves of the time of the file as given."""
+        ratio, note = self._normalising.ratio, self._normalising.note
+        if ratio is not None:
+            note = gained("latency", self.source.path.name, ratio.median, ratio.ci95)
+        self.notes += [note] if note and note not in self.notes else []
+        return 1.0 if ratio is None else ratio.median
+
+    def _original(self, resource: str) -> float:
+        """What the file as given costs, as predictions have it."""
+        return self._uncut[resource] / (self._gain if resource == "latency" else 1.0)
 
     def at(self, widths: Mapping[str, int]) -> onnx.ModelProto:
         """The model at these widths: what is left keeps its weights, what is new is drawn."""
@@ -200,8 +219,9 @@ class Making:
             if key in tried:
                 break
             found = msgspec.convert(self.run.once(key, partial(self._measured, widths)), Ratio)
-            amount = found.median * self._original["latency"] if budget.relative else found.model.median_ms
-            tried[key] = (abs(amount / limit - 1), widths, found.median)
+            share, ms = (estimate(found, None, relative=relative).value for relative in (True, False))
+            amount = share * self._original("latency") if budget.relative else ms
+            tried[key] = (abs(amount / limit - 1), widths, share)
             self.log(f"{name}: {amount:.4g} ms measured for {limit:.4g}")
             if tried[key][0] <= NEAR:
                 break
@@ -215,19 +235,25 @@ class Making:
             self.run.once(f"latency/{name}", partial(self._measured, widths, BRIEF_SESSIONS, BRIEF_S)), Ratio
         )
         original = self.run.once("latency/original", lambda: found.reference.median_ms)
-        return found.median, found.median * (self._reference_ms if self.table is not None else original)
+        share = estimate(found, None, relative=True).value
+        return share, share * (self._reference_ms if self.table is not None else original)
 
     def _measured(self, widths: Widths, sessions: int = CAREFUL_SESSIONS, seconds: float = CAREFUL_S) -> Ratio:
+        return self._turns(self.at(widths), self._normalising.reference, sessions, seconds)
+
+    def _beside(self, proto: onnx.ModelProto, reference: onnx.ModelProto) -> Ratio:
+        """The normalised model beside the file as given, carefully, once in a run."""
+        return msgspec.convert(self.run.once("latency/normalised", partial(self._turns, proto, reference)), Ratio)
+
+    def _turns(
+        self,
+        proto: onnx.ModelProto,
+        reference: onnx.ModelProto,
+        sessions: int = CAREFUL_SESSIONS,
+        seconds: float = CAREFUL_S,
+    ) -> Ratio:
         inputs = random_inputs(self.found.folded.specs)
-        reference = self.found.folded.proto
-        return ratio(
-            self.at(widths),
-            reference,
-            inputs,
-            self.execution,
-            sessions=sessions,
-            time_cap_s=seconds,
-        )
+        return ratio(proto, reference, inputs, self.execution, sessions=sessions, time_cap_s=seconds)
 
     def _judged(self, name: str, proto: onnx.ModelProto) -> tuple[Spread | None, Path | None]:
         """Train with every seed; the model that is best on validation data is kept as the target's."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from netadapt_onnx.as_given import as_given
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import Model, load
@@ -38,10 +39,10 @@ from netadapt_onnx.scaling.result import (
     ScaledModel,
     ScaleResult,
 )
-from netadapt_onnx.search.latency import built_table, loaded_table
 from netadapt_onnx.search.provenance import file_hash, versions
 from netadapt_onnx.search.run import Run, write_atomically, write_json
 from netadapt_onnx.search.subject import Predictor, require_prunable
+from netadapt_onnx.search.tables import built_table, loaded_table
 from netadapt_onnx.surgery import Trace, trace
 from netadapt_onnx.training.loading import dataset_for
 
@@ -132,9 +133,10 @@ def scale(
         "device": fingerprint(execution),
     }
     with _running(out, identity, resume, about) as run:
-        progress = progress or reporter()
+        progress, log = progress or reporter(), log or _quiet
         timed = _table(run, found, options, execution, table, force, progress)
-        making = Making(run, source, found, dataset, options, timed, execution, progress, log or _quiet)
+        own = as_given(source, found.folded.proto)
+        making = Making(run, source, found, dataset, options, timed, execution, progress, log, own)
         result = _Scaling(making, given, record).result()
     if out is None:
         note = "the models were not kept: name a directory with -o"

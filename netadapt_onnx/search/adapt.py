@@ -10,15 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from netadapt_onnx.as_given import as_given
 from netadapt_onnx.model import Model, load
 from netadapt_onnx.profilers.deployment import Precision
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.devices.opening import LOCAL
 from netadapt_onnx.profilers.kernels import made_for
 from netadapt_onnx.profilers.measuring import Device
+from netadapt_onnx.profilers.own_time import own_time
 from netadapt_onnx.profilers.session import Execution, fingerprint
 from netadapt_onnx.profilers.steps import best_counts
 from netadapt_onnx.profilers.table import Table
+from netadapt_onnx.profilers.versions import Variant
 from netadapt_onnx.progress import Progress, reporter
 from netadapt_onnx.search.adaptation import Adaptation
 from netadapt_onnx.search.arguments import (
@@ -31,21 +34,13 @@ from netadapt_onnx.search.arguments import (
     Strategy,
     seconds_of,
 )
-from netadapt_onnx.search.budget import ENERGY, LATENCY, SEARCHED, budget_texts
+from netadapt_onnx.search.budget import CUSTOM, ENERGY, LATENCY, SEARCHED, budget_texts
 from netadapt_onnx.search.calibration import execution_of
 from netadapt_onnx.search.executors.opening import IN_PROCESS, JOB_TIMEOUT_S, Gpus, opened_executor
 from netadapt_onnx.search.executors.protocol import Executor
-from netadapt_onnx.search.knapsack import ascending, ceilings_of, solve
+from netadapt_onnx.search.first_iteration import first_iteration
 from netadapt_onnx.search.ladders import DEFAULT_STEP, Floors, Steps
-from netadapt_onnx.search.latency import (
-    TABLE_S,
-    LatencyGauge,
-    TableGauge,
-    built_table,
-    loaded_table,
-    reference_times_ms,
-    spent_ms,
-)
+from netadapt_onnx.search.latency import LatencyGauge, TableGauge
 from netadapt_onnx.search.measured import MeasuredGauge, Value, fitted, values
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.places import (
@@ -57,16 +52,14 @@ from netadapt_onnx.search.places import (
     named_tables,
     opened_places,
 )
-from netadapt_onnx.search.proposal import Amounts, Goal, Proposer
 from netadapt_onnx.search.provenance import file_hash, versions
-from netadapt_onnx.search.removal import branch_importances
-from netadapt_onnx.search.result import AdaptResult, DryRun, Planned
+from netadapt_onnx.search.result import AdaptResult, DryRun
 from netadapt_onnx.search.run import Run
-from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS, Schedule
+from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS
 from netadapt_onnx.search.subject import Predictor, Subject, prepare
+from netadapt_onnx.search.tables import TABLE_S, built_table, loaded_table, reference_times_ms, spent_ms
 from netadapt_onnx.search.time_limit import TABLE_SHARE
 from netadapt_onnx.surgery import Criterion
-from netadapt_onnx.training.measured import criterion_on
 from netadapt_onnx.training.settings import cores
 
 Source = str | os.PathLike[str] | Model
@@ -235,6 +228,7 @@ def adapt(
         ) as run:
             gauges: dict[str, LatencyGauge] = {}
             notes: list[str] = []
+            given = as_given(subject.model, subject.trace.folded.proto) if places or own else None
             for place in places:
                 measured = loaded.get(place.resource) or built_table(
                     run.path,
@@ -260,7 +254,8 @@ def adapt(
                     limit,
                     place.resource,
                     place.device,
-                    # One from another day tells nothing of how fast the device is today.
+                    given,
+                    # A table from another day tells nothing of how fast the device is today.
                     usual_ms=() if place.resource in loaded else reference_times_ms(measured),
                     log=log,
                 )
@@ -269,7 +264,9 @@ def adapt(
             for resource, value in own.items():
                 limit = next(b for b in budgets if b.resource == resource)
                 fit = fitted(subject.trace, resource, value, seed, run.once)
-                gauges[resource] = MeasuredGauge(run, subject.trace, fit, value, limit, resource)
+                # A program may look at whatever no runtime sees.
+                seen = as_given(subject.model, subject.trace.folded.proto, always=True) if resource == CUSTOM else given
+                gauges[resource] = MeasuredGauge(run, subject.trace, fit, value, limit, resource, seen)
             return Adaptation(run, subject, arguments, gauges, workers, progress, log, execution, notes).result()
 
 
@@ -317,6 +314,9 @@ def dry_run(
     subject = _prepared(model, data, asked)
     execution = execution_of(asked, subject)
     predicted, spent = {}, {}
+    gains: dict[str, float] = {}
+    normalised = Variant(subject.trace.folded.proto, subject.trace.folded.shapes)
+    given = as_given(subject.model, normalised.proto)
     with (
         tempfile.TemporaryDirectory() as folder,
         opened_places(
@@ -340,47 +340,17 @@ def dry_run(
                 )
             predicted[place.resource] = found.predict
             spent[place.resource] = partial(spent_ms, found)
+            ratio, _ = own_time(found, given, normalised, execution, place.device)
+            gains[place.resource] = ratio.median if ratio is not None and ratio.differs else 1.0
             if any(b.resource == place.resource for b in budgets):
                 subject = subject.aligned(found.stairs.alignment, partial(best_counts, found, subject.trace))
     for resource, value in values(budgets, resource_command, subject.trace, execution).items():
-        predicted[resource] = fitted(subject.trace, resource, value, asked.seed, lambda _, make: make()).predict
-    return _first_iteration(subject, asked, Predictor(subject.trace, 0, predicted, subject.branches, spent))
-
-
-def _first_iteration(subject: Subject, asked: Arguments, predict: Predictor) -> DryRun:
-    current = predict(subject.widths)
-    original = current | {"size": float(subject.model.size_bytes)}
-    limits = {b.resource: b.limit(original[b.resource]) for b in asked.targets[0]}
-    driver = max(limits, key=lambda name: current[name] / limits[name])
-    notes = ()
-    if all(current[name] <= limit for name, limit in limits.items()):
-        return DryRun(driver, limits[driver], current, (), (), ("the model is within its budget already",))
-    if asked.strategy == "knapsack":
-        return _first_round(subject, asked, predict, current, limits)
-    first = asked.targets[0][0].resource
-    schedule = Schedule(asked.first_reduction(original[first]), asked.decay, asked.reduction_of)
-    target = schedule.target(1, current[driver], current[driver], limits[driver])
-    proposals = Proposer(subject.ladders, predict).cuts(subject.widths, Goal(driver, target, current, limits))
-    planned = tuple(Planned(p.group, (subject.widths[p.group], p.channels), p.resources) for p in proposals)
-    proposing = {p.group for p in proposals}
-    return DryRun(driver, target, current, planned, tuple(n for n in subject.widths if n not in proposing), notes)
-
-
-def _first_round(
-    subject: Subject, asked: Arguments, predict: Predictor, current: Amounts, limits: Mapping[str, float]
-) -> DryRun:
-    """The knapsack's: the groups that it cuts, all of them at once."""
-    by = criterion_on(asked.criterion, None if subject.data is None else subject.data.train, asked.seed)
-    ceilings = ceilings_of(current, limits)
-    widths = subject.widths
-    scores = ascending(subject.trace, by)
-    scores |= branch_importances(subject.branches, scores)
-    chosen = solve(subject.ladders, widths, scores, predict, ceilings)
-    driver = max(limits, key=lambda name: current[name] / limits[name])
-    then = predict(chosen)
-    planned = tuple(Planned(name, (widths[name], n), then) for name, n in chosen.items() if n != widths[name])
-    same = tuple(name for name, n in chosen.items() if n == widths[name])
-    return DryRun(driver, ceilings[driver], current, planned, same, ("all of them at once",))
+        fit = fitted(subject.trace, resource, value, asked.seed, lambda _, make: make())
+        predicted[resource] = fit.predict
+        seen = as_given(subject.model, normalised.proto, always=resource == CUSTOM)
+        whole = fit.original if seen.proto is None else value(seen.proto)
+        gains[resource] = fit.original / whole if whole else 1.0
+    return first_iteration(subject, asked, Predictor(subject.trace, 0, predicted, subject.branches, spent), gains)
 
 
 def _prepared(model: Source, data: Data, arguments: Arguments) -> Subject:

@@ -18,7 +18,7 @@ from netadapt_onnx.search.budget import Target
 from netadapt_onnx.search.candidates import Candidates
 from netadapt_onnx.search.details import write_details
 from netadapt_onnx.search.executors.protocol import Executor
-from netadapt_onnx.search.final_training import FinalTraining
+from netadapt_onnx.search.final_training import FinalTraining, cut_again
 from netadapt_onnx.search.iteration_lines import IterationLines
 from netadapt_onnx.search.judge import judge_for
 from netadapt_onnx.search.landing import Landing
@@ -75,7 +75,7 @@ class Adaptation:
         self._predict = Predictor(subject.trace, extra, predicted, subject.branches, spent)
         self._outcome = Outcome(run, subject, arguments, self._gauges, self._judge, self._predict, metadata, execution)
         self._landing = Landing(self._gauges, self._predict)
-        self._lines = IterationLines(self._gauges, self._predict(subject.widths), self._judge.metric)
+        self._lines = IterationLines(self._gauges, self._outcome.original, self._judge.metric)
         self._standing = Standing(progress)
         self._time = TimeLimit(run)
         self._candidates = Candidates(
@@ -113,8 +113,9 @@ class Adaptation:
             models.append(self._toward(number, target, self._seen(number - 1), history))
             if models[-1].stopped not in ("met", "nothing-to-do"):
                 break
-        first = {n: a * self._start_correction().get(n, 1.0) for n, a in self._predict(self._subject.widths).items()}
-        first["size"] = float(self._subject.model.size_bytes)
+        if models[-1].stopped == UNDECIDED:
+            self._run.once(f"{UNDECIDED}/{undecided(self._run) + 1}", lambda: models[-1].notes)
+        first = {n: a * self._start_correction().get(n, 1.0) for n, a in self._outcome.original.items()}
         known = self._run.recall("accuracy/original")
         original = Point("original", 0, known["held_out"], first, self._subject.widths, None)
         names = [budget.resource for budget in self._targets[-1]]
@@ -140,7 +141,7 @@ class Adaptation:
             known = msgspec.json.decode(reached.read_bytes(), type=Finished, dec_hook=lambda kind, value: kind(value))
             return replace(known, model=file)
         if met(amounts_after(problem, ()), self._outcome.limits(target)):
-            self._note(f"{', '.join(map(str, target))}: the model is within its budget already: nothing to do")
+            self._note(f"{', '.join(map(str, target))}: {self._outcome.already(target)}")
             original = self._subject.trace.folded.proto
             return self._outcome.finished(original, target, [], "nothing-to-do", file)
         if ended is None:
@@ -153,11 +154,9 @@ class Adaptation:
         if steps and self._gauges and self._run.left_s() < CAREFUL_S:
             self._note("the result is measured for a shorter time: --max-time")
         found = self._outcome.finished(proto, target, steps, stopped, file)
-        again = [_cut_again(step.iteration) for step in history.items[since:seen] if step.group == TRAINED]
+        again = [cut_again(step.iteration) for step in history.items[since:seen] if step.group == TRAINED]
         found = replace(found, notes=(*found.notes, *again))
-        if found.stopped == UNDECIDED:
-            self._run.once(f"{UNDECIDED}/{undecided(self._run) + 1}", lambda: found.notes)
-        elif len(steps) < seen:
+        if found.stopped != UNDECIDED and len(steps) < seen:
             said = f"the model is that of iteration {len(steps)}: none that followed was better within the budget"
             found = replace(found, notes=(*found.notes, said))
         write_json(reached, replace(found, model=file.relative_to(self._run.path)))
@@ -202,7 +201,7 @@ class Adaptation:
     def _adopt(self, history: Lines[Step], steps: Sequence[Step], proto: onnx.ModelProto) -> None:
         """Go on from the trained model of the last of `steps`: an iteration of its own after all that were made."""
         iteration = len(history.items) + 1
-        self._log(_cut_again(iteration))
+        self._log(cut_again(iteration))
         history.append(self._training.adopted(self._landing.with_verdict(steps[-1]), iteration, proto))
 
     def _why_not(self, problem: Problem, steps: Sequence[Step]) -> Stopped:
@@ -293,7 +292,8 @@ class Adaptation:
         floor = self._smallest(problem)
         too_low = [name for name, limit in problem.limits.items() if floor[name] > limit]
         if too_low:
-            share = floor[too_low[0]] / amounts_after(problem, ())[too_low[0]]
+            corrected = self._outcome.original[too_low[0]] * problem.start.correction.get(too_low[0], 1.0)
+            share = floor[too_low[0]] / corrected
             self._note(f"no width is small enough: {too_low[0]} is at least {share:.3g}x of the original's")
             if not history.items:  # every path ends with all groups at their floor, so go there at once
                 history.append(self._jump(problem, floor))
@@ -388,13 +388,6 @@ def _said(subject: Subject, arguments: Arguments) -> dict[str, str]:
     """What the models of a run say of where they come from."""
     command = arguments.command(subject.model.path, subject.data)
     return provenance(subject.model, command=command, budget=", ".join(arguments.budget))
-
-
-def _cut_again(iteration: int) -> str:
-    return (
-        f"the trained model was measured to miss the budget: as iteration {iteration} it is what was cut and trained a "
-        "little more"
-    )
 
 
 def _file_name(target: Target) -> str:

@@ -119,3 +119,11 @@ class FinalTraining:
             lambda: knows_mirrored(self.subject.trace.folded.proto, data.val, self.arguments.seed, cores()),
         )
         return bool(found)
+
+
+def cut_again(iteration: int) -> str:
+    """What to say of a trained model that a search goes on from."""
+    return (
+        f"the trained model was measured to miss the budget: as iteration {iteration} it is what was cut and trained a "
+        "little more"
+    )

@@ -37,5 +37,5 @@ class IterationLines:
         if name not in step.accepted.measured:
             return f"{name} {form.format(gauge.share(step.resources[name]))}x predicted"
         amounts = (step.accepted.measured[name], *step.accepted.measured_ci95[name])
-        share, low, high = (form.format(amount / gauge.reference_ms) for amount in amounts)
+        share, low, high = (form.format(amount / gauge.as_given(gauge.reference_ms)) for amount in amounts)
         return f"{name} {share}x measured" + (f" ({low}x to {high}x)" if interval else "")

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import onnx
 
-from netadapt_onnx.profilers.build import build
-from netadapt_onnx.profilers.measuring import Device, Environment
-from netadapt_onnx.profilers.session import Execution, fingerprint
-from netadapt_onnx.profilers.table import Table
+from netadapt_onnx.as_given import AsGiven
+from netadapt_onnx.profilers.measuring import Device
+from netadapt_onnx.profilers.session import Execution
 from netadapt_onnx.profilers.timing import Ratio, Timing, ratio
-from netadapt_onnx.profilers.versions import Variant, random_versions
 from netadapt_onnx.progress import stage
 from netadapt_onnx.runtime import random_inputs
 from netadapt_onnx.search.budget import LATENCY, Budget
-from netadapt_onnx.search.estimate import Estimate, Verdict
-from netadapt_onnx.search.latency_journal import LatencyJournal, Stage
+from netadapt_onnx.search.estimate import Estimate, Verdict, estimate, reference_fastest_ms
+from netadapt_onnx.search.latency_journal import LatencyJournal, Measurement, Stage
 from netadapt_onnx.search.netadapt import LANDED
+from netadapt_onnx.search.normalising import Measured, Normalising, Recorded
 from netadapt_onnx.search.result import Latency
 from netadapt_onnx.search.run import Run
+from netadapt_onnx.search.tables import Predicting, spent_ms
 from netadapt_onnx.surgery import Trace
 
-TABLE_FILE = "table.jsonl"
 # What building a table may take.
-TABLE_S = 100.0
 # An accepted model is measured briefly; the one that is to meet the budget until its interval is narrow.
 BRIEF_S, BRIEF_SESSIONS = 3.0, 5
 CAREFUL_S, CAREFUL_SESSIONS = 20.0, 21
@@ -36,17 +33,6 @@ CAREFUL_S, CAREFUL_SESSIONS = 20.0, 21
 NEAR = 0.03
 # The search aims this far below a latency budget, so that the upper end of the final interval holds it too.
 AIM = 0.985
-
-
-class Predicting(Protocol):
-    """A table, or what stands for one."""
-
-    def predict(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
-        """The resource of the version with these tensor shapes."""
-
-    @property
-    def latency_ms(self) -> Timing:
-        """What was measured of the uncut model."""
 
 
 class LatencyGauge:
@@ -66,6 +52,7 @@ class LatencyGauge:
         budget: Budget | None,
         resource: str = LATENCY,
         device: Device | None = None,
+        given: AsGiven | None = None,
         *,
         usual_ms: Sequence[float] = (),
         log: Callable[[str], None] | None = None,
@@ -79,8 +66,33 @@ class LatencyGauge:
         self._relative = budget is None or budget.relative
         self._inputs = random_inputs(original.folded.specs)
         self._predicted_reference = table.predict(original.folded.shapes)
-        self._journal = LatencyJournal(run, resource, relative=self._relative, just_before_ms=usual_ms)
+        beside_another = given is not None and given.proto is not None  # than what the table was measured beside
+        just_before_ms = () if beside_another else usual_ms
+        self._journal = LatencyJournal(run, resource, relative=self._relative, just_before_ms=just_before_ms)
         self._log = log
+        self.normalising = self._normalising(given)
+
+    def _normalising(self, given: AsGiven | None) -> Normalising:
+        """The file as given beside its normalised form, measured carefully when it is first asked for."""
+
+        def measure(proto: onnx.ModelProto, reference: onnx.ModelProto) -> Ratio:
+            time_both = partial(self._ratio, proto, CAREFUL_S, CAREFUL_SESSIONS, reference)
+            self._journal.measure(self._journal.normalised, time_both, lambda found: found.precise, self._tell)
+            measurement = self._journal.reliable(self._journal.all_normalised)
+            assert measurement is not None
+            share = measurement.estimate(relative=True)
+            return replace(measurement, median=share.value, ci95=(share.low, share.high))
+
+        return Measured(self._run, self._journal.resource, given, self._original.proto, measure)
+
+    @property
+    def _gain(self) -> float:
+        """What normalising alone leaves of the resource of the file as given."""
+        return 1.0 if self.normalising.ratio is None else self.normalising.ratio.median
+
+    def as_given(self, normalised: float) -> float:
+        """The resource of the file as given, where its normalised form has so much."""
+        return normalised / self._gain
 
     def aim(self, budget: Budget, since: int) -> None:
         """From here on this limit counts: for what comes after the first `since` iterations."""
@@ -105,12 +117,20 @@ class LatencyGauge:
         return spent_ms(self._table, shapes)
 
     def start_correction(self) -> float:
-        """The original's own: 1 for a relative budget, which compares predictions with predictions."""
-        return 1.0 if self._relative else self.reference_ms / self._predicted_reference
+        """That of the normalised original: 1 for a relative budget, which compares predictions with predictions.
+
+        Where it was measured beside the file as given, and the interval reaches over the budget, its upper end counts.
+        """
+        ratio, limit = self.normalising.ratio, self._limit(0)
+        if ratio is None:
+            return 1.0 if self._relative else self.reference_ms / self._predicted_reference
+        middle, upper = (ratio.median, ratio.ci95[1]) if self._relative else _ends(ratio.model)
+        middle, upper = middle * self._unit, upper * self._unit
+        return (upper if limit is not None and upper > limit else middle) / self._predicted_reference
 
     def share(self, amount_ms: float) -> float:
-        """What a corrected prediction is of the original's time."""
-        return amount_ms / (self._predicted_reference if self._relative else self.reference_ms)
+        """What a corrected prediction is of the time of the file as given."""
+        return amount_ms / self.as_given(self._predicted_reference if self._relative else self.reference_ms)
 
     @property
     def device(self) -> Device | None:
@@ -149,7 +169,7 @@ class LatencyGauge:
         found = self._known("searched", iteration) or self._estimate([self._journal.brief(iteration)])
         if found is None or not found.precise:
             return None
-        return found.times(self.reference_ms / self._unit) if self._relative else found
+        return found.times(self.as_given(self.reference_ms) / self._unit) if self._relative else found
 
     def smallest(self, proto: onnx.ModelProto) -> float:
         """The least that the narrowest model can take, in the table's ms: tables know least about extremes."""
@@ -217,23 +237,17 @@ class LatencyGauge:
         measurement = self._journal.reliable(self._journal.careful_so_far("final", iteration))
         if measurement is None:
             return None
-        share, ms = (measurement.estimate(relative=relative) for relative in (True, False))
-        quiet = share.quiet or not measurement.undisturbed_ms[1]
-        return Latency(
-            before_ms=measurement.reference.median_ms if quiet else measurement.reference_fastest_ms,
-            after_ms=measurement.model.median_ms if quiet else float(np.median(measurement.undisturbed_ms[0])),
-            after_ci95_ms=(ms.low, ms.high),
-            ratio=share.value,
-            ci95=(share.low, share.high),
-            predicted_ms=predicted_ms,
-            sessions=measurement.model.sessions,
-            disturbance=0.0 if share.quiet else share.disturbance,
-        )
+        return _latency(measurement, predicted_ms)
+
+    def normalised(self) -> Latency | None:
+        """What was measured of the uncut model once normalised; None where that is the file as given."""
+        ratio = self.normalising.ratio
+        return None if ratio is None else _latency(ratio, self.reference_ms)
 
     @property
     def _unit(self) -> float:
-        """The table's ms in the budget's unit."""
-        return self._predicted_reference if self._relative else 1.0
+        """The table's ms in the budget's unit: shares are of the file as given."""
+        return self.as_given(self._predicted_reference) if self._relative else 1.0
 
     def _measure_briefly(self, key: str, proto: onnx.ModelProto) -> None:
         time_both = partial(self._ratio, proto, BRIEF_S, BRIEF_SESSIONS)
@@ -255,11 +269,13 @@ class LatencyGauge:
             self._log = None
 
     @stage("measuring beside the original")
-    def _ratio(self, proto: onnx.ModelProto, seconds: float, sessions: int) -> Ratio:
-        """The model beside the original, in pairs of fresh sessions that take turns."""
+    def _ratio(
+        self, proto: onnx.ModelProto, seconds: float, sessions: int, reference: onnx.ModelProto | None = None
+    ) -> Ratio:
+        """The model beside the file as given (or `reference`), in pairs of fresh sessions that take turns."""
         return ratio(
             proto,
-            self._original.proto,
+            self.normalising.reference if reference is None else reference,
             self._inputs,
             self._execution,
             sessions=sessions,
@@ -274,8 +290,33 @@ def busy(disturbance: float, device: Device | None) -> str:
     return f"{name} is busy: times vary by {disturbance:.0%}; results need a quiet machine or --device"
 
 
+def _latency(found: Ratio, predicted_ms: float) -> Latency:
+    """A measurement as results show it: on a busy device by the fastest runs."""
+    usual_ms = found.usual_ms if isinstance(found, Measurement) else None
+    share, ms = (estimate(found, usual_ms, relative=relative) for relative in (True, False))
+    quiet = share.quiet or not found.undisturbed_ms[1]
+    return Latency(
+        before_ms=found.reference.median_ms if quiet else reference_fastest_ms(found),
+        after_ms=found.model.median_ms if quiet else float(np.median(found.undisturbed_ms[0])),
+        after_ci95_ms=(ms.low, ms.high),
+        ratio=share.value,
+        ci95=(share.low, share.high),
+        predicted_ms=predicted_ms,
+        sessions=found.model.sessions,
+        disturbance=0.0 if share.quiet else share.disturbance,
+    )
+
+
+def _ends(timing: Timing) -> tuple[float, float]:
+    return timing.median_ms, timing.ci95[1]
+
+
 class TableGauge(LatencyGauge):
     """Where only a bundle reaches the device: the table is all that is known, and nothing is measured."""
+
+    def _normalising(self, given: AsGiven | None) -> Normalising:
+        """What the table knows of the file as given."""
+        return Recorded(self._table, given, self._original.proto)
 
     def correction(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float, expected_ms: float) -> float:
         """That of the original: no measurement says otherwise."""
@@ -294,52 +335,3 @@ class TableGauge(LatencyGauge):
 
     def result(self, iteration: int, proto: onnx.ModelProto, predicted_ms: float, *, measure: bool = True) -> None:
         """There is none."""
-
-
-def spent_ms(table: Predicting, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
-    """Every unit's share of the latency that a table predicts, by its main layer's name; empty if it knows no units."""
-    if not isinstance(table, Table):
-        return {}
-    units = table.predict_units(shapes)
-    each = table.predict(shapes) / max(sum(units.values()), 1e-9)
-    return {name: each * spent for name, spent in units.items()}
-
-
-def reference_times_ms(table: Predicting) -> tuple[float, ...]:
-    """What the uncut model's fastest runs took while a table was built, batch by batch; empty if nobody knows."""
-    return tuple(whole.beside_ms for whole in table.wholes) if isinstance(table, Table) else ()
-
-
-def loaded_table(
-    file: Path, original: Trace, execution: Execution, environment: Environment | None = None, *, anywhere: bool = False
-) -> Table:
-    """A table from its file.
-
-    Raises NetadaptError if it is of another model, or, unless it may be from `anywhere`, of another device than that of
-    `environment` (None: this one).
-    """
-    device = None if anywhere else fingerprint(execution, environment)
-    return Table.load(file, original.folded.proto, device=device)
-
-
-def built_table(
-    folder: Path,
-    original: Trace,
-    execution: Execution,
-    seed: int,
-    progress: Callable[[int, int, str], None],
-    device: Device | None = None,
-    resource: str = LATENCY,
-    time_cap_s: float = TABLE_S,
-) -> Table:
-    """A table measured on `device` (None: here) and kept in `folder`; continued if a kill interrupted it."""
-    return build(
-        folder / TABLE_FILE.replace("table", resource.replace(LATENCY, "table")),
-        Variant(original.folded.proto, original.folded.shapes),
-        random_versions(original),
-        execution=execution,
-        time_cap_s=time_cap_s,
-        progress=progress,
-        seed=seed,
-        device=device,
-    )

@@ -52,18 +52,28 @@ class LatencyJournal:
 
     def __init__(self, run: Run, resource: str, *, relative: bool, just_before_ms: Sequence[float] = ()) -> None:
         self._run = run
-        self._resource = resource
+        self.resource = resource
         self._relative = relative
         self._just_before_ms = tuple(just_before_ms)
 
     @property
     def smallest(self) -> str:
         """The key of the narrowest model's measurement."""
-        return f"{self._resource}/smallest"
+        return f"{self.resource}/smallest"
+
+    @property
+    def normalised(self) -> str:
+        """The key of the next measurement of the normalised model beside the file as given."""
+        return self.all_normalised[-1]
+
+    @property
+    def all_normalised(self) -> list[str]:
+        """The keys of all of them."""
+        return self._each_time(f"{self.resource}/normalised")
 
     def brief(self, iteration: int) -> str:
         """The key of the brief measurement of an iteration's model."""
-        return f"{self._resource}/brief/{iteration}"
+        return f"{self.resource}/brief/{iteration}"
 
     def careful(self, stage: Stage, iteration: int) -> str:
         """The key of the next careful measurement: another one for each time that the run ended undecided."""
@@ -75,7 +85,10 @@ class LatencyJournal:
         return [key for one in stages for key in self._all_careful(one, iteration)]
 
     def _all_careful(self, stage: Stage, iteration: int) -> list[str]:
-        key = f"{self._resource}/{stage}/{iteration}"
+        return self._each_time(f"{self.resource}/{stage}/{iteration}")
+
+    def _each_time(self, key: str) -> list[str]:
+        """A key for every time that the run has ended undecided, and one more."""
         return [key, *(f"{key}/{n + 1}" for n in range(undecided(self._run)))]
 
     def has_careful(self, stage: Stage, iteration: int) -> bool:
@@ -141,7 +154,7 @@ class LatencyJournal:
         for entry in self._run.entries:
             if entry.key.startswith(f"{UNDECIDED}/"):
                 times = []
-            elif is_measurement(entry.key, self._resource):
+            elif is_measurement(entry.key, self.resource):
                 times.append(msgspec.convert(entry.value, Measurement).reference_fastest_ms)
         return float(np.quantile(times, USUAL)) if times else None
 
@@ -149,7 +162,7 @@ class LatencyJournal:
 def is_measurement(key: str, resource: str) -> bool:
     """Whether the journal's `key` is that of a measurement of a model beside the original."""
     name, _, rest = key.partition("/")
-    return name == resource and rest.partition("/")[0] in ("smallest", "brief", *STAGES)
+    return name == resource and rest.partition("/")[0] in ("smallest", "normalised", "brief", *STAGES)
 
 
 def undecided(run: Run) -> int:

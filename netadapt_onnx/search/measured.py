@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from netadapt_onnx.as_given import AsGiven
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.cost import CostModel
@@ -182,15 +183,24 @@ class MeasuredGauge(LatencyGauge):
     """A latency gauge's logic for any resource: predicted by a fit, corrected and judged by measurements."""
 
     def __init__(
-        self, run: Run, original: Trace, fit: Fitted, value: Value, budget: Budget | None, resource: str
+        self,
+        run: Run,
+        original: Trace,
+        fit: Fitted,
+        value: Value,
+        budget: Budget | None,
+        resource: str,
+        given: AsGiven | None = None,
     ) -> None:
-        super().__init__(run, original, fit, CPU, budget, resource)
+        super().__init__(run, original, fit, CPU, budget, resource, given=given)
         self._value = value
 
     @stage("measuring beside the original")
-    def _ratio(self, proto: onnx.ModelProto, seconds: float, sessions: int) -> Ratio:
-        """Model and original in turn."""
+    def _ratio(
+        self, proto: onnx.ModelProto, seconds: float, sessions: int, reference: onnx.ModelProto | None = None
+    ) -> Ratio:
+        """Model and file as given (or `reference`) in turn."""
+        beside = self.normalising.reference if reference is None else reference
         pairs = CAREFUL_PAIRS if sessions >= CAREFUL_SESSIONS else 1
-        reference = self._original.proto
-        found = [(self._value(proto), self._value(reference)) for _ in range(pairs)]
+        found = [(self._value(proto), self._value(beside)) for _ in range(pairs)]
         return of_pairs([float(ours) for ours, _ in found], [float(other) for _, other in found])

@@ -1,9 +1,10 @@
-"""What a target came to: its model written, measured beside the original, and judged by every budget."""
+"""What a target came to: its model written, measured beside the file as given, and judged by every budget."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import onnx
@@ -20,6 +21,7 @@ from netadapt_onnx.search.judge import Judge
 from netadapt_onnx.search.latency import LatencyGauge
 from netadapt_onnx.search.latency_journal import UNDECIDED
 from netadapt_onnx.search.netadapt import Step
+from netadapt_onnx.search.normalising import gained
 from netadapt_onnx.search.on_devices import on_devices
 from netadapt_onnx.search.result import (
     AccuracyChange,
@@ -30,6 +32,7 @@ from netadapt_onnx.search.result import (
     Latency,
     Limit,
     Resources,
+    Share,
     Stopped,
 )
 from netadapt_onnx.search.run import Run
@@ -56,13 +59,7 @@ class Outcome:
         """Write the model and compare it with the original."""
         said = dict(self.metadata) | {"netadapt_onnx.budget": ", ".join(map(str, target))}
         save(proto, file, metadata=said, overwrite=True)
-        latencies: dict[str, Latency] = {}
-        if steps:
-            predicted, measure = self.predict(steps[-1].widths), stopped != UNDECIDED
-            found = {
-                n: gauge.result(len(steps), proto, predicted[n], measure=measure) for n, gauge in self.gauges.items()
-            }
-            latencies = {name: latency for name, latency in found.items() if latency is not None}
+        latencies = self._latencies(proto, steps, measure=stopped != UNDECIDED)
         latency = _first(latencies)
         before = _resources(self.subject.trace.folded, self.subject.model.size_bytes)
         after = _resources(self.folded(load(file).proto), file.stat().st_size)
@@ -70,7 +67,7 @@ class Outcome:
             before = replace(before, latency_ms=latency.before_ms)
             after = replace(after, latency_ms=latency.after_ms)
         limits = tuple(self._judged(budget, before, after, latencies, steps) for budget in target)
-        notes = tuple(_open_question(limit, latencies) for limit in limits if limit.met is None)
+        open_questions = tuple(_open_question(limit, latencies) for limit in limits if limit.met is None)
         if _all_met(limits) is None and any(latency.disturbance for latency in latencies.values()):
             stopped = UNDECIDED
         deployed, more = self._deployed(proto, file, said)
@@ -94,9 +91,47 @@ class Outcome:
             before=before,
             latencies={n: found for n, found in latencies.items() if n.startswith(LATENCY)},
             measured={n: _compared(found) for n, found in latencies.items() if not n.startswith(LATENCY)},
-            notes=notes + more,
+            notes=(*self._of_normalising(), *open_questions, *more),
             deployed=deployed,
+            normalised=self._normalised(before),
+            normalising=self._shares,
         )
+
+    def _latencies(self, proto: onnx.ModelProto, steps: Sequence[Step], *, measure: bool) -> dict[str, Latency]:
+        """What was measured of the result; without steps that is the original, as normalising left it.
+
+        With `measure` it is measured once more.
+        """
+        if not steps:
+            found = {name: gauge.normalised() for name, gauge in self.gauges.items()}
+        else:
+            predicted = self.predict(steps[-1].widths)
+            found = {
+                n: gauge.result(len(steps), proto, predicted[n], measure=measure) for n, gauge in self.gauges.items()
+            }
+        return {name: latency for name, latency in found.items() if latency is not None}
+
+    @cached_property
+    def _shares(self) -> dict[str, Share]:
+        """What normalising alone leaves of each measured resource, where that can be told."""
+        ratios = {name: gauge.normalising.ratio for name, gauge in self.gauges.items()}
+        return {name: Share(ratio.median, ratio.ci95) for name, ratio in ratios.items() if ratio is not None}
+
+    def _normalised(self, before: Resources) -> Resources | None:
+        """The uncut model normalised; its latency is its share of the file's, as all times in one result are."""
+        if not self._shares:
+            return None
+        name = next((name for name in self.gauges if name.startswith(LATENCY)), "")
+        latency_ms = before.latency_ms
+        if name in self._shares and latency_ms is not None:
+            latency_ms *= self._shares[name].ratio
+        return replace(before, size_bytes=round(self.predict(self.subject.widths)["size"]), latency_ms=latency_ms)
+
+    def _of_normalising(self) -> tuple[str, ...]:
+        """What to say of the file as given."""
+        notes = [f"{name}: {gauge.normalising.note}" for name, gauge in self.gauges.items() if gauge.normalising.note]
+        file = self.subject.model.path.name
+        return (*notes, *(gained(name, file, share.ratio, share.ci95) for name, share in self._shares.items()))
 
     def result(self, models: Sequence[Finished], notes: Sequence[str]) -> AdaptResult:
         """The run's: that of its tightest target that was gone for."""
@@ -113,6 +148,8 @@ class Outcome:
             limits=last.limits,
             groups=last.groups,
             removed=last.removed,
+            normalised=last.normalised,
+            normalising=last.normalising,
             latency=_first(last.latencies),
             latencies=last.latencies,
             measured=last.measured,
@@ -145,10 +182,23 @@ class Outcome:
         """A model at the shapes that were asked for."""
         return fold(proto, dict(self.arguments.shapes), self.arguments.batch_size)
 
+    @cached_property
+    def original(self) -> dict[str, float]:
+        """What the file as given costs, in base units, as predictions have it."""
+        normalised = self.predict(self.subject.widths) | {"size": float(self.subject.model.size_bytes)}
+        return normalised | {name: gauge.as_given(normalised[name]) for name, gauge in self.gauges.items()}
+
     def limits(self, target: Target) -> dict[str, float]:
-        """A target's budgets in base units."""
-        original = self.predict(self.subject.widths) | {"size": float(self.subject.model.size_bytes)}
-        return {budget.resource: budget.limit(original[budget.resource]) for budget in target}
+        """A target's budgets in base units: shares are of the file as given."""
+        return {budget.resource: budget.limit(self.original[budget.resource]) for budget in target}
+
+    def already(self, target: Target) -> str:
+        """Why there is nothing to do for a target that the uncut model meets."""
+        for budget in target:
+            found = self.gauges[budget.resource].normalised() if budget.resource in self._shares else None
+            if found is not None and budget.limit(found.before_ms) < found.before_ms:
+                return f"normalising alone meets it ({found.ratio:.3f}x): nothing is cut"
+        return "the model is within its budget already: nothing to do"
 
     def _judged(
         self,

@@ -16,7 +16,7 @@ PARETO_FILE = "pareto.json"
 
 @dataclass(frozen=True)
 class Point:
-    """A model: `stage` is original, searched (as an iteration left it) or trained (finished).
+    """A model: `stage` is original, normalised (uncut), searched (as an iteration left it) or trained (finished).
 
     `accuracy` is that on all held-out samples; `resources` are in base units, those named in `measured` as measured, a
     latency that is not among them as predicted. `model` is its file in the run's directory, None if that was not kept.
@@ -40,7 +40,7 @@ def write_front(
         file = run.iteration(step.iteration) / MODEL_FILE
         points.append(of_step(step, str(file.relative_to(run.path)) if file.exists() else None))
     for found in models:
-        if found.iterations:
+        if found.iterations or found.latencies or found.measured:
             points.append(of_finished(found, steps[: found.iterations], str(found.model.relative_to(run.path))))
     write_json(run.path / PARETO_FILE, {"resources": resources, "models": front(points, resources)})
 
@@ -73,12 +73,13 @@ def of_step(step: Step, model: str | None) -> Point:
 
 
 def of_finished(found: Finished, steps: Sequence[Step], model: str) -> Point:
-    """The model of a target, after the final training."""
+    """The model of a target, after the final training; without steps, the original normalised."""
     counted = {"macs": found.after.macs, "params": found.after.params}
     counted |= {"size": found.after.size_bytes, "memory": found.after.memory_bytes}
-    known = {**of_step(steps[-1], None).resources, **{name: float(value) for name, value in counted.items()}}
+    searched = of_step(steps[-1], None).resources if steps else {}
+    known = {**searched, **{name: float(value) for name, value in counted.items()}}
     known |= {name: latency.ratio * latency.before_ms for name, latency in found.latencies.items()}
     known |= {name: other.ratio * other.before for name, other in found.measured.items()}
     widths = {name: after for name, (_, after) in found.groups.items()}
-    measured = (*found.latencies, *found.measured)
-    return Point("trained", found.iterations, found.validation, known, widths, model, measured)
+    stage, measured = "trained" if steps else "normalised", (*found.latencies, *found.measured)
+    return Point(stage, found.iterations, found.validation, known, widths, model, measured)

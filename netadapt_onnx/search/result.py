@@ -96,6 +96,14 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Share:
+    """What is left of a measured resource, and the 95% interval of that."""
+
+    ratio: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Compared:
     """Another measured resource of the final model against the original: energy in mJ, or a program's own unit."""
 
@@ -144,11 +152,16 @@ class Finished:
     notes: tuple[str, ...] = ()
     deployed: Deployed | None = None
     removed: tuple[str, ...] = ()
+    normalised: Resources | None = None
+    normalising: Mapping[str, Share] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class AdaptResult:
     """The outcome of `adapt`: of its tightest target, and of all of them in `models`.
+
+    `before` is the file as given. `normalised` is what it costs uncut but normalised, and `normalising`, by resource,
+    what that alone leaves, where measurements tell the two apart; else None and empty.
 
     `groups`: channels before and after; `removed`: residual branches that went; `stopped`: why; `notes`: what else to
     know.
@@ -175,6 +188,8 @@ class AdaptResult:
     models: tuple[Finished, ...] = ()
     deployed: Deployed | None = None
     removed: tuple[str, ...] = ()
+    normalised: Resources | None = None
+    normalising: Mapping[str, Share] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

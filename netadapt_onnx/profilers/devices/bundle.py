@@ -14,11 +14,15 @@ import msgspec
 import numpy as np
 import onnx
 
+from netadapt_onnx.as_given import AsGiven, stands_in
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.build import BATCH, REFERENCE_CAP_S, batch_job, header_of
+from netadapt_onnx.profilers.devices.results import GIVEN
 from netadapt_onnx.profilers.measuring import (
     REFERENCE,
     SCHEMA,
     Manifest,
+    ModelFile,
     write_inputs,
     write_model,
 )
@@ -79,15 +83,16 @@ def write_bundle(
     draw: Draw,
     execution: Execution,
     *,
+    given: AsGiven,
     models: int,
     shards: int,
     time_cap_s: float,
     seed: int,
     progress: Callable[[int, int, str], None] | None = None,
-) -> None:
-    """Write a zip with `models` versions, the agent and what starts it; whole or not at all.
+) -> str:
+    """Write a zip with `models` versions, the file as given, the agent and what starts it; whole or not at all.
 
-    Raises NetadaptError for a model that onnxruntime 1.16 cannot read, named.
+    Returns what to say of that file, if anything. Raises NetadaptError for a model that onnxruntime 1.16 cannot read.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -106,16 +111,19 @@ def write_bundle(
                         bundle.write(file, f"{top}/{file.name}")  # weights hardly compress
                     file.unlink()
                 shapes += [dict(version.shapes)] if number >= 0 else []
+            note = _add_given(bundle, given, execution, files, folder, top)
             inputs = write_inputs(reference.inputs(), folder)
             bundle.write(inputs, f"{top}/{inputs.name}", zipfile.ZIP_DEFLATED)
             per_node = execution.provider.per_node
             batches = [range(first, min(first + BATCH, models)) for first in range(0, models, BATCH)]
             jobs = [batch_job(b, None, profiled=per_node, shard=1 + i % shards) for i, b in enumerate(batches)]
-            jobs.append(timing_job([0], SESSIONS, min(REFERENCE_CAP_S, time_cap_s)))
+            whole = [0, GIVEN] if str(GIVEN) in files else [0]
+            jobs.append(timing_job(whole, SESSIONS, min(REFERENCE_CAP_S, time_cap_s)))
             about = {
                 "header": msgspec.to_builtins(header_of(reference, {}, models, seed)),
                 "graph": packed(_skeleton(reference.proto).SerializeToString()),
                 "shapes": packed(msgspec.json.encode(shapes)),
+                "as_given": given.sha256,
             }
             manifest = Manifest(SCHEMA, execution_record(execution), inputs.name, files, tuple(jobs), time_cap_s, about)
             _add(bundle, f"{top}/{MANIFEST}", msgspec.json.encode(manifest))
@@ -129,6 +137,7 @@ def write_bundle(
             minutes = max(1.0, (time_cap_s + 30) / 60)
             _add(bundle, f"{top}/README.txt", README.format(models=models, minutes=minutes, sharding=sharding).encode())
         temporary.replace(path)
+        return note
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -136,6 +145,21 @@ def write_bundle(
 def bundle_folder(path: Path) -> str:
     """The folder that all of a zip unpacks into: its name, of characters that mean nothing to any system."""
     return re.sub(r"[^\w.-]", "_", path.stem, flags=re.ASCII).strip("._-") or "bundle"
+
+
+def _add_given(
+    bundle: zipfile.ZipFile, given: AsGiven, execution: Execution, files: dict[str, ModelFile], folder: Path, top: str
+) -> str:
+    """Add the file as given, if it is to be timed; returns why it cannot be."""
+    if given.proto is None:
+        return given.note
+    try:
+        files[str(GIVEN)], written = write_model(execution.deploy.apply(given.proto), folder, oldest=True)
+    except NetadaptError as error:
+        return stands_in(error)
+    for file in written:
+        bundle.write(file, f"{top}/{file.name}")
+    return ""
 
 
 def _add(bundle: zipfile.ZipFile, name: str, data: bytes, *, executable: bool = False) -> None:

@@ -27,19 +27,26 @@ from netadapt_onnx.profilers.measuring import (
 from netadapt_onnx.profilers.packing import unpacked, unpacked_graph
 from netadapt_onnx.profilers.plausible import Count, Text
 from netadapt_onnx.profilers.session import Execution, Fingerprint, differences, fingerprint
-from netadapt_onnx.profilers.table import Header, Record, Reference, Shapes, Whole, encode, require_schema
-from netadapt_onnx.profilers.timing import timing
+from netadapt_onnx.profilers.table import Header, OwnTime, Record, Reference, Shapes, Whole, encode, require_schema
+from netadapt_onnx.profilers.timing import of_pairs, timing
 from netadapt_onnx.profilers.units import Layers
 
+# The number of the file as given among a bundle's models, where a runtime makes something else of it than of the
+# normalised one.
+GIVEN = -2
 HINT = "give the results.jsonl that a bundle wrote, as it is"
 
 
 class About(msgspec.Struct, frozen=True):
-    """What a bundle's manifest says of its model: the table's header, the graph and each version's shapes, packed."""
+    """What a bundle's manifest says of its model: the table's header, the graph and each version's shapes, packed.
+
+    `as_given`: the hash of the model's file.
+    """
 
     header: Header
     graph: str
     shapes: str
+    as_given: Text = ""
 
 
 class Ran(msgspec.Struct, frozen=True):
@@ -164,9 +171,13 @@ def merged(results: Sequence[Results]) -> list[Record]:
     records: list[Record] = [header]
     times: dict[int, int] = {}
     whole_ms: list[float] = []
+    given_ms: list[float] = []
     seconds = 0.0
     for file in results:
         for found in file.measured:
+            if found.model == GIVEN:
+                given_ms += found.median_ms
+                continue
             if not file.manifest.jobs[found.job].profiled:
                 whole_ms += found.median_ms
                 seconds += found.seconds
@@ -181,7 +192,10 @@ def merged(results: Sequence[Results]) -> list[Record]:
         )
     whole = timing(whole_ms)
     stopped = "done" if len(times) == header.models else f"{len(times)} of {header.models} versions measured"
-    records.append(Reference(whole.median_ms, whole.ci95, whole.sessions, stopped, seconds))
+    own = None
+    if len(given_ms) == len(whole_ms):  # their sessions took turns; a file that was torn between them says nothing
+        own = OwnTime(first.about.as_given, of_pairs(whole_ms, given_ms))
+    records.append(Reference(whole.median_ms, whole.ci95, whole.sessions, stopped, seconds, own))
     return records
 
 

@@ -1,0 +1,54 @@
+"""What the first iteration of a search would try: proposals and their predicted resources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from netadapt_onnx.search.arguments import Arguments
+from netadapt_onnx.search.knapsack import ascending, ceilings_of, solve
+from netadapt_onnx.search.proposal import Amounts, Goal, Proposer
+from netadapt_onnx.search.removal import branch_importances
+from netadapt_onnx.search.result import DryRun, Planned
+from netadapt_onnx.search.schedule import Schedule
+from netadapt_onnx.search.subject import Predictor, Subject
+from netadapt_onnx.training.measured import criterion_on
+
+
+def first_iteration(subject: Subject, asked: Arguments, predict: Predictor, gains: Mapping[str, float]) -> DryRun:
+    """`gains`: what normalising alone leaves of a resource; shares are of the file as given."""
+    current = predict(subject.widths)
+    original = current | {"size": float(subject.model.size_bytes)}
+    original |= {name: current[name] / gain for name, gain in gains.items()}
+    limits = {b.resource: b.limit(original[b.resource]) for b in asked.targets[0]}
+    driver = max(limits, key=lambda name: current[name] / limits[name])
+    notes = ()
+    if all(current[name] <= limit for name, limit in limits.items()):
+        enough = any(gains.get(name, 1.0) * original[name] <= limits[name] < original[name] for name in limits)
+        why = "normalising alone meets the budget" if enough else "the model is within its budget already"
+        return DryRun(driver, limits[driver], current, (), (), (why,))
+    if asked.strategy == "knapsack":
+        return _first_round(subject, asked, predict, current, limits)
+    first = asked.targets[0][0].resource
+    schedule = Schedule(asked.first_reduction(original[first]), asked.decay, asked.reduction_of)
+    target = schedule.target(1, current[driver], current[driver], limits[driver])
+    proposals = Proposer(subject.ladders, predict).cuts(subject.widths, Goal(driver, target, current, limits))
+    planned = tuple(Planned(p.group, (subject.widths[p.group], p.channels), p.resources) for p in proposals)
+    proposing = {p.group for p in proposals}
+    return DryRun(driver, target, current, planned, tuple(n for n in subject.widths if n not in proposing), notes)
+
+
+def _first_round(
+    subject: Subject, asked: Arguments, predict: Predictor, current: Amounts, limits: Mapping[str, float]
+) -> DryRun:
+    """The knapsack's: the groups that it cuts, all of them at once."""
+    by = criterion_on(asked.criterion, None if subject.data is None else subject.data.train, asked.seed)
+    ceilings = ceilings_of(current, limits)
+    widths = subject.widths
+    scores = ascending(subject.trace, by)
+    scores |= branch_importances(subject.branches, scores)
+    chosen = solve(subject.ladders, widths, scores, predict, ceilings)
+    driver = max(limits, key=lambda name: current[name] / limits[name])
+    then = predict(chosen)
+    planned = tuple(Planned(name, (widths[name], n), then) for name, n in chosen.items() if n != widths[name])
+    same = tuple(name for name, n in chosen.items() if n == widths[name])
+    return DryRun(driver, ceilings[driver], current, planned, same, ("all of them at once",))

@@ -1,0 +1,79 @@
+"""Latency tables as a search uses them: loaded, or measured into the run's directory; and what stands for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from netadapt_onnx.profilers.build import build
+from netadapt_onnx.profilers.measuring import Device, Environment
+from netadapt_onnx.profilers.session import Execution, fingerprint
+from netadapt_onnx.profilers.table import Table
+from netadapt_onnx.profilers.timing import Timing
+from netadapt_onnx.profilers.versions import Variant, random_versions
+from netadapt_onnx.search.budget import LATENCY
+from netadapt_onnx.surgery import Trace
+
+TABLE_FILE = "table.jsonl"
+TABLE_S = 100.0
+
+
+class Predicting(Protocol):
+    """A table, or what stands for one."""
+
+    def predict(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
+        """The resource of the version with these tensor shapes."""
+
+    @property
+    def latency_ms(self) -> Timing:
+        """What was measured of the uncut model."""
+
+
+def spent_ms(table: Predicting, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
+    """Every unit's share of the latency that a table predicts, by its main layer's name; empty if it knows no units."""
+    if not isinstance(table, Table):
+        return {}
+    units = table.predict_units(shapes)
+    each = table.predict(shapes) / max(sum(units.values()), 1e-9)
+    return {name: each * spent for name, spent in units.items()}
+
+
+def reference_times_ms(table: Predicting) -> tuple[float, ...]:
+    """What the uncut model's fastest runs took while a table was built, batch by batch; empty if nobody knows."""
+    return tuple(whole.beside_ms for whole in table.wholes) if isinstance(table, Table) else ()
+
+
+def loaded_table(
+    file: Path, original: Trace, execution: Execution, environment: Environment | None = None, *, anywhere: bool = False
+) -> Table:
+    """A table from its file.
+
+    Raises NetadaptError if it is of another model, or, unless it may be from `anywhere`, of another device than that of
+    `environment` (None: this one).
+    """
+    device = None if anywhere else fingerprint(execution, environment)
+    return Table.load(file, original.folded.proto, device=device)
+
+
+def built_table(
+    folder: Path,
+    original: Trace,
+    execution: Execution,
+    seed: int,
+    progress: Callable[[int, int, str], None],
+    device: Device | None = None,
+    resource: str = LATENCY,
+    time_cap_s: float = TABLE_S,
+) -> Table:
+    """A table measured on `device` (None: here) and kept in `folder`; continued if a kill interrupted it."""
+    return build(
+        folder / TABLE_FILE.replace("table", resource.replace(LATENCY, "table")),
+        Variant(original.folded.proto, original.folded.shapes),
+        random_versions(original),
+        execution=execution,
+        time_cap_s=time_cap_s,
+        progress=progress,
+        seed=seed,
+        device=device,
+    )
