@@ -82,7 +82,9 @@ def with_a_choice_by_size() -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    "build", [plain, models.residual, lambda: old(plain()), with_constants, with_a_function], ids=str
+    "build",
+    [plain, models.residual, lambda: old(plain()), with_constants, with_a_function],
+    ids=["plain", "residual", "old", "constants", "function"],
 )
 def test_what_a_runtime_sees_alike_is_not_told_apart(build: Protos, tmp_path: Path) -> None:
     found = seen(build(), tmp_path)
