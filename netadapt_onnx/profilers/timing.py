@@ -10,6 +10,7 @@ import onnx
 
 from netadapt_onnx.profilers.agent import median_interval
 from netadapt_onnx.profilers.devices.local import LocalDevice
+from netadapt_onnx.profilers.disturbance import crowd
 from netadapt_onnx.profilers.measuring import REFERENCE, Device, Job, Order, Until, measure_on
 from netadapt_onnx.profilers.session import CPU, Execution
 from netadapt_onnx.runtime import Arrays
@@ -41,6 +42,9 @@ class Ratio:
     reference: Timing
     # Each session's time in ms, the model's and the reference's; pairs stand at equal places.
     sessions_ms: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
+    # Processors, of `cores`, that other processes kept busy meanwhile; None where the device does not tell.
+    others: float | None = None
+    cores: int | None = None
 
 
 def measure(
@@ -97,7 +101,7 @@ def ratio(
     times, others = found.median_ms, found.reference_median_ms
     if undisturbed:
         times, others = found.ms, found.reference_ms
-    paired = of_pairs(times, others)
+    paired = replace(of_pairs(times, others), others=found.others, cores=found.cores)
     if not undisturbed:
         return paired
     return replace(paired, ci95=signed_rank_interval(np.array(times) / np.array(others), confidence))
@@ -109,7 +113,8 @@ def pooled(measurements: Sequence[Ratio]) -> Ratio:
     On a shared machine two measurements differ by more than either's interval says: what disturbs one lasts.
     """
     times, others = ([t for m in measurements for t in m.sessions_ms[side]] for side in (0, 1))
-    return of_pairs(times, others)
+    busy, cores = crowd(measurements)
+    return replace(of_pairs(times, others), others=busy, cores=cores)
 
 
 def of_pairs(times: Sequence[float], others: Sequence[float]) -> Ratio:
