@@ -48,6 +48,13 @@ class Inspection:
 
 
 @dataclass(frozen=True)
+class Cautioned(Inspection):
+    """An inspection with what to know of the table that it predicts with."""
+
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Explained(Inspection):
     """An inspection with what was asked about one name."""
 
@@ -151,12 +158,14 @@ def inspect(
     folded = found.folded
     counted = cost(found.flat.proto, found.flat.shapes)
     latency_ms, times = None, {}
+    notes: tuple[str, ...] = ()
     if table is not None:
         from netadapt_onnx.profilers.breakdown import unit_ms
         from netadapt_onnx.profilers.table import Table
 
         known = Table.load(Path(table), folded.proto)
         latency_ms, times = known.predict(folded.shapes), unit_ms(known, folded.shapes)
+        notes = known.notes
     owner = {layer: group.name for group in found.groups for layer in group.layers}
     layers = tuple(Layer(c.name, c.op, c.params, c.macs, owner.get(c.name), times.get(c.name)) for c in counted.layers)
     reasons = () if explained is None else explain(found, explained)
@@ -170,4 +179,5 @@ def inspect(
         return Sensitive(totals, layers, found.groups, lost)
     if explained is not None:
         return Explained(totals, layers, found.groups, reasons)
-    return Inspection(totals, layers, found.groups)
+    inspected = (totals, layers, found.groups)
+    return Cautioned(*inspected, notes) if notes else Inspection(*inspected)

@@ -158,6 +158,7 @@ def _explanation(explained: tuple[Explanation, ...]) -> str:
 
 def _text(result: Inspection, model: Path) -> str:
     from netadapt_onnx import render
+    from netadapt_onnx.inspection import Cautioned
 
     totals = render.table(render.cost_rows(asdict(result.model)))
     timed = result.model.latency_ms is not None
@@ -179,6 +180,7 @@ def _text(result: Inspection, model: Path) -> str:
     )
     able = sum(g.prunable for g in result.groups)
     return (
-        f"{totals}\n\n{layers}\n\n{groups}\n\n{able} of {len(result.groups)} groups can be pruned\n"
+        "".join(f"{note}\n" for note in (result.notes if isinstance(result, Cautioned) else ()))
+        + f"{totals}\n\n{layers}\n\n{groups}\n\n{able} of {len(result.groups)} groups can be pruned\n"
         + render.next_command("prune", model, "--ratio", "0.5")
     )

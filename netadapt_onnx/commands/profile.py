@@ -94,7 +94,8 @@ class Profile(click.Command):
     show_default=True,
     metavar="TIME",
     callback=_seconds,
-    help="Stop building after this long, with what was measured.",
+    help="Stop building after this long, with what was measured; if that is too little for a table, after three times "
+    "as long, or a minute.",
 )
 @SEED
 @click.option("--overwrite", is_flag=True, help="Measure anew even if the table exists.")
@@ -134,7 +135,14 @@ def command(
     from netadapt_onnx import render
     from netadapt_onnx.profiling import profile
 
+    heard: list[str] = []
     with render.followed("profiling") as seen:
+
+        def log(line: str) -> None:
+            heard.append(line)
+            if seen.log:
+                seen.log(line)
+
         result = profile(
             model,
             table,
@@ -157,24 +165,26 @@ def command(
             batch_size=batch_size,
             overwrite=overwrite,
             progress=seen.progress,
-            log=seen.log,
+            log=log if seen.log else None,
         )
-    return Answer(result, lambda: _text(result, model))
+    return Answer(result, lambda: _text(result, model, said=bool(heard)))
 
 
-def _circumstances(result: ProfileResult) -> list[str]:
-    """How many versions were measured how well, and on how steady a device."""
+def _circumstances(result: ProfileResult, said: bool) -> list[str]:
+    """How many versions were measured how well, and on how steady a device; not what was said while it measured."""
     rest = result.versions - result.precise
     told = f"{result.versions} versions measured ({result.stopped}), {result.precise} of them until 1% precise"
     if rest:
         told += f", {rest} until their rounds or their share of the time were used up"
     lines = [told]
-    if result.drift > DRIFT:
+    if result.notes:
+        lines += [] if said else result.notes
+    elif result.drift > DRIFT:
         lines.append(f"the device changed its speed by {result.drift:.0%} meanwhile; an idle one measures better")
     return lines
 
 
-def _text(result: ProfileResult, model: Path) -> str:
+def _text(result: ProfileResult, model: Path, *, said: bool) -> str:
     from netadapt_onnx import render
 
     low, high = result.latency_ms.ci95
@@ -188,9 +198,12 @@ def _text(result: ProfileResult, model: Path) -> str:
         lines.append(
             f"{v.n} unseen widths predicted within {render.percent(v.mape)} on average, 95% of them within "
             f"{render.percent(v.p95)}, the worst {render.percent(v.max)}; fresh sessions of one model differ by "
-            f"{render.percent(v.repeatability)}; rank correlation {v.kendall:.3f}"
+            f"{render.percent(v.repeatability)}; rank correlation {v.kendall:.3f}; "
+            f"{render.percent(v.covered)} are within the error that the table expects"
         )
-    lines[1:1] = _circumstances(result)
+        kinds = (f"{kind} {render.percent(e.mape)} (worst {render.percent(e.max)})" for kind, e in v.kinds.items())
+        lines.append(f"by kind of version: {', '.join(kinds)}")
+    lines[1:1] = _circumstances(result, said)
     for title, parts in (("layer", result.layers), ("group", result.groups)):
         if parts:
             rows = [

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.build import BATCH, REFERENCE_CAP_S, batch_job, header_of, records_of
+from netadapt_onnx.profilers.build import BATCH, LEAST_MODELS, REFERENCE_CAP_S, batch_job, header_of, records_of
 from netadapt_onnx.profilers.deployment import Deployment
 from netadapt_onnx.profilers.measuring import (
     REFERENCE,
@@ -122,7 +122,10 @@ def write_bundle(
             bundle.write(inputs, inputs.name, zipfile.ZIP_DEFLATED)
             per_node = execution.provider.per_node
             batches = [range(first, min(first + BATCH, models)) for first in range(0, models, BATCH)]
-            jobs = [batch_job(b, None, profiled=per_node, shard=1 + i % shards) for i, b in enumerate(batches)]
+            jobs = [
+                batch_job(b, None, profiled=per_node, shard=1 + i % shards, needed=b.start < LEAST_MODELS)
+                for i, b in enumerate(batches)
+            ]
             jobs.append(timing_job([0], SESSIONS, min(REFERENCE_CAP_S, time_cap_s)))
             about = {
                 "header": msgspec.to_builtins(header_of(reference, {}, models, seed)),
@@ -255,7 +258,7 @@ def merged(results: Sequence[Results]) -> list[Record]:
     seconds = 0.0
     for file in results:
         for found in file.measured:
-            if not file.manifest.jobs[found.job].profiled:
+            if file.manifest.jobs[found.job].reference is None:
                 whole_ms += found.median_ms
                 seconds += found.seconds
                 continue
