@@ -32,7 +32,7 @@ from netadapt_onnx.model import node_name
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.session import CPU, execution_record
 from netadapt_onnx.profilers.table import Table
-from netadapt_onnx.profilers.validation import SEED
+from netadapt_onnx.profilers.validation import unseen
 from netadapt_onnx.profilers.versions import Variant, random_versions
 from netadapt_onnx.runtime import random_inputs
 from netadapt_onnx.surgery import Trace
@@ -126,7 +126,7 @@ def examined(name: str, folder: Path, held_out: int, time_cap_s: float, seed: in
     for i in range(min(held_out, NAIVE_VERSIONS)):
         if len(naive) > 3 and time.perf_counter() > cap:
             break
-        naive.append(separately.total_ms(draw(np.random.default_rng([SEED, i]))))
+        naive.append(separately.total_ms(unseen(draw, i)))
     sums, measured = np.array(naive), np.array([m for _, m in found.points[: len(naive)]])
     return {
         "network": name,

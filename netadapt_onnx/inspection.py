@@ -50,14 +50,20 @@ class Inspection:
 
 
 @dataclass(frozen=True)
-class RunsOtherwise(Inspection):
+class Cautioned(Inspection):
+    """An inspection with what to know of the table that it predicts with."""
+
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunsOtherwise(Cautioned):
     """An inspection, with a table, of a file that a runtime sees otherwise than once it is normalised.
 
-    `normalised_ms` is what the predicted latencies of the layers add up to; `notes` say what the table does not know.
+    `normalised_ms` is what the predicted latencies of the layers add up to.
     """
 
     normalised_ms: float
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,7 @@ def inspect(
     folded = found.folded
     counted = cost(found.flat.proto, found.flat.shapes)
     timed, times = None, {}
+    notes: tuple[str, ...] = ()
     if table is not None:
         from netadapt_onnx.profilers.breakdown import unit_ms
         from netadapt_onnx.profilers.own_time import predicted
@@ -172,7 +179,7 @@ def inspect(
 
         known = Table.load(Path(table), folded.proto)
         timed = predicted(known, as_given(source, folded.proto), folded.shapes)
-        times = unit_ms(known, folded.shapes)
+        times, notes = unit_ms(known, folded.shapes), known.notes
     owner = {layer: group.name for group in found.groups for layer in group.layers}
     layers = tuple(Layer(c.name, c.op, c.params, c.macs, owner.get(c.name), times.get(c.name)) for c in counted.layers)
     reasons = () if explained is None else explain(found, explained)
@@ -186,7 +193,8 @@ def inspect(
         return Sensitive(totals, layers, found.groups, lost)
     if explained is not None:
         return Explained(totals, layers, found.groups, reasons)
+    inspected = (totals, layers, found.groups)
     if timed is not None and (timed.note or timed.ms != timed.normalised_ms):
-        notes = (timed.note,) if timed.note else ()
-        return RunsOtherwise(totals, layers, found.groups, timed.normalised_ms, notes)
-    return Inspection(totals, layers, found.groups)
+        notes = (*notes, timed.note) if timed.note else notes
+        return RunsOtherwise(*inspected, notes, timed.normalised_ms)
+    return Cautioned(*inspected, notes) if notes else Inspection(*inspected)

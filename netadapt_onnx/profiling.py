@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from netadapt_onnx import charts
@@ -17,11 +17,12 @@ from netadapt_onnx.profilers.breakdown import Part, by_group, by_layer
 from netadapt_onnx.profilers.build import build, default_models
 from netadapt_onnx.profilers.deployment import Precision
 from netadapt_onnx.profilers.devices.opening import LOCAL, opened_device
+from netadapt_onnx.profilers.disturbance import Disturbance
 from netadapt_onnx.profilers.kernels import made_for
 from netadapt_onnx.profilers.measuring import Device
 from netadapt_onnx.profilers.own_time import with_own_time
 from netadapt_onnx.profilers.session import Execution
-from netadapt_onnx.profilers.table import Header, Reference
+from netadapt_onnx.profilers.table import Header, Record, Reference, Whole, of_wholes
 from netadapt_onnx.profilers.timing import Ratio
 from netadapt_onnx.profilers.validation import Validation, validate
 from netadapt_onnx.profilers.versions import Variant, random_versions
@@ -46,8 +47,9 @@ class ProfileResult:
     """`device` is the fingerprint that the table is valid for; `seconds` what building took, over all resumes.
 
     `versions` were measured, `precise` of them until their median was known to 1%; `stopped` says what ended the build.
-    `drift`: by how much the device changed speed meanwhile. `layers` and `groups` say where the time goes, if asked.
-    `latency_ms` is the normalised model's, of which the table is; `as_given` the file's own, where that is another one.
+    `drift`: by how much the device changed speed meanwhile; `disturbance`: how much the uncut model's sessions varied,
+    and what else ran. `layers` and `groups` say where the time goes, if asked. `latency_ms` is the normalised model's,
+    of which the table is; `as_given` the file's own, where that is another one. `notes`: what else to know.
     """
 
     table: Path
@@ -63,6 +65,7 @@ class ProfileResult:
     layers: tuple[Part, ...] = ()
     groups: tuple[Part, ...] = ()
     as_given: OwnLatency | None = None
+    disturbance: Disturbance = field(default_factory=Disturbance)
     notes: tuple[str, ...] = ()
 
 
@@ -102,8 +105,8 @@ def profile(
     training inputs of `data`. `perf_test`: an `onnxruntime_perf_test` built for a device without Python.
     `held_out` > 0 predicts and times that many widths that the table has not seen, and `plot` (.svg, .png) shows them;
     `per_layer` says where the time goes. `time_cap_s` ends building. `overwrite` starts anew, and the old
-    table goes when the new one is complete. Raises NetadaptError if `table` is another device's or another model's,
-    or if nothing can be measured.
+    table goes when the new one is complete. `log` hears that the device is busy. Raises NetadaptError if `table` is
+    another device's or another model's, or if too little can be measured.
 
     >>> made = profile("model.onnx", "cpu.jsonl", models=10)
     >>> made.cells > 10 and made.latency_ms.median > 0
@@ -134,6 +137,7 @@ def profile(
             progress=progress,
             seed=seed,
             device=there,
+            log=log,
         )
         given = as_given(source, reference.proto)
         built, note = with_own_time(built, given, reference, execution, there, time_cap_s)
@@ -142,6 +146,8 @@ def profile(
             validation = validate(
                 built, reference, draw, held_out, progress=progress, device=there, execution=execution
             )
+        disturbance = built.disturbance
+        notes = (disturbance.sentence(there.name),) if disturbance.busy else ()
     if chart is not None and validation is not None:
         scatter(validation, chart)
     shown = found.folded.shapes
@@ -160,7 +166,8 @@ def profile(
         by_layer(built, shown, owner) if per_layer else (),
         by_group(built, shown, owner) if per_layer else (),
         _own(built.normalising(source.sha256)),
-        (note,) if note else (),
+        disturbance,
+        (*notes, note) if note else notes,
     )
 
 
@@ -281,6 +288,7 @@ def import_results(
     if all(tables):
         joined, notes = merged_tables([Path(file) for file in results])
         assert isinstance(joined[0], Header)
+        notes += _cautions(path, joined)
         return ImportResult(path, joined[0].device, write_table(path, joined), tuple(notes))
     if any(tables):
         raise NetadaptError(
@@ -300,7 +308,14 @@ def import_results(
     last = records[-1]
     if isinstance(last, Reference) and last.stopped != "done":
         notes.append(last.stopped)
+    notes += _cautions(path, records)
     return ImportResult(path, read[0].device, write_table(path, records), tuple(notes))
+
+
+def _cautions(path: Path, records: Sequence[Record]) -> list[str]:
+    """What to know of a table of these records if the device was busy."""
+    disturbance = of_wholes([record for record in records if isinstance(record, Whole)])
+    return [disturbance.caution(str(path))] if disturbance.busy else []
 
 
 @contextmanager

@@ -177,6 +177,38 @@ def test_time_that_is_up_leaves_the_rest_out_and_says_so(folder: Path, monkeypat
     assert records(folder, "end")[-1]["stopped"] == "time cap of 8 s"
 
 
+@pytest.mark.parametrize("seconds", [-3.0, 0.0, 1e-9])
+def test_a_job_whose_time_is_up_still_gives_times(folder: Path, seconds: float) -> None:
+    compared = job([0, 1], seconds=seconds)
+    alone = job([2], seconds=seconds, reference=None, profiled=False, until="each", rounds=[30, None])
+    ratio = job([3], seconds=seconds, profiled=False, until="ratio", rounds=[30, None])
+    change(folder, jobs=[compared, alone, ratio])
+    work(folder)
+    found = records(folder, "measured")
+    assert [r["model"] for r in found] == [0, 1, 2, 3]
+    assert all(min(r["median_ms"]) > 0 and r["rounds"] >= 3 for r in found)
+    assert records(folder, "end")[-1]["stopped"] == "done"
+
+
+def test_a_job_that_is_needed_is_done_when_the_time_that_jobs_share_is_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(plan: dict[str, Any], models: Any, *_: Any) -> list[dict[str, Any]]:
+        return [{"record": "measured", "model": m, "seconds": 5.0} for m, _ in models if m >= 0]
+
+    monkeypatch.setattr(agent, "measure", measure)
+    jobs = [job([i], needed=i < 2) for i in range(4)]
+    change(folder, seconds=4.0, jobs=jobs)
+    work(folder)
+    assert [r["job"] for r in records(folder, "measured")] == [0, 1]
+    assert records(folder, "end")[-1]["stopped"] == "time cap of 4 s"
+    work(folder)  # another run has as much time again
+    assert [r["job"] for r in records(folder, "measured")] == [0, 1, 2]
+    work(folder)
+    work(folder)
+    assert [r["job"] for r in records(folder, "measured")] == [0, 1, 2, 3]
+
+
 def test_a_model_that_cannot_run_is_told_and_the_others_are_measured(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "bad.onnx").write_bytes(b"no model")
@@ -272,7 +304,7 @@ def test_it_ends_when_nobody_listens_and_a_second_one_waits_for_it(folder: Path)
     assert json.loads(next(line for line in first.stdout if line.strip()))["record"] == "manifest"
     first.stdout.close()
     second = subprocess.run(start, capture_output=True, text=True, check=True)
-    assert first.wait() != 0 or len(records(folder, "measured")) == 8
+    assert first.wait(timeout=300) != 0 or len(records(folder, "measured")) == 8
     seen = [json.loads(line) for line in second.stdout.splitlines() if line.strip()]
     assert sorted(r["model"] for r in seen if r["record"] == "measured") == list(range(8))
     assert len(records(folder, "measured")) == 8

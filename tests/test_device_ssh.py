@@ -84,8 +84,9 @@ def test_a_connection_that_is_cut_is_taken_up_again(
     told: list[str] = []
     server.cut(2)
     found = profile(model, tmp_path / "t.jsonl", device=server.url, python=sys.executable, models=9, log=told.append)
-    assert len(told) >= 2
-    assert all("trying again" in line for line in told)
+    lost = [line for line in told if "is busy" not in line]  # so may this machine be
+    assert len(lost) >= 2
+    assert all("trying again" in line for line in lost)
     assert sorted(r.model for r in read(tmp_path / "t.jsonl")[0] if isinstance(r, Whole)) == list(range(9))
     assert found.cells == len(cells(tmp_path / "t.jsonl"))
 

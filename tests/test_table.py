@@ -200,14 +200,23 @@ class TestSimulated:
         assert table.reference.stopped == "time cap of 7 s"
 
     def test_a_model_too_slow_for_the_cap_is_refused_and_gone_on_with(
-        self, reference: Variant, draw: Draw, tmp_path: Path
+        self, reference: Variant, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = tmp_path / "t.jsonl"
-        with pytest.raises(NetadaptError, match="8 versions took 4 of 3 s, and a table needs 16") as caught:
-            build(path, reference, draw, models=16, time_cap_s=3.0)
+        monkeypatch.setattr(building, "SHORTEST_S", 0.0)
+        told = "too busy or too slow: 8 of 32 versions measured in 4 s, and a table needs 16"
+        with pytest.raises(NetadaptError, match=told) as caught:
+            build(path, reference, draw, models=32, time_cap_s=1.0)
         assert caught.value.code == "too-slow"
-        assert "--max-time 12s" in str(caught.value.hint)
-        assert len(build(path, reference, draw, models=16, time_cap_s=12.0).wholes) == 16
+        assert "--max-time 24s" in str(caught.value.hint)
+        assert len(build(path, reference, draw, models=32, time_cap_s=1.0).wholes) == 16  # the same again goes on
+
+    def test_a_cap_that_is_too_short_is_lengthened_for_a_small_table(
+        self, reference: Variant, draw: Draw, tmp_path: Path
+    ) -> None:
+        table = build(tmp_path / "t.jsonl", reference, draw, models=32, time_cap_s=3.0)
+        assert len(table.wholes) == 16
+        assert table.reference.stopped == "time cap of 3 s"
 
     def test_errors_are_predicted_with_the_latency(self, reference: Variant, draw: Draw, tmp_path: Path) -> None:
         table = build(tmp_path / "t.jsonl", reference, draw, models=48)
@@ -335,18 +344,17 @@ def test_a_model_without_prunable_group_is_refused() -> None:
         random_versions(trace(fold(unprunable())))
 
 
-def test_a_measured_table_ranks_unseen_versions(reference: Variant, draw: Draw, tmp_path: Path) -> None:
-    """The real thing, briefly: onnxruntime profiles, cells, fit, and versions that were held out."""
+def test_a_table_is_made_of_what_onnxruntime_runs(reference: Variant, draw: Draw, tmp_path: Path) -> None:
+    """The real thing, briefly: onnxruntime profiles, cells, fit, and versions that were held out; how well they are
+    ranked, a simulated device tells (`test_table_pace.py`)."""
     path = tmp_path / "t.jsonl"
     table = build(path, reference, draw, models=24, time_cap_s=20.0)
     assert {tuple(cell.layers) for cell in table.cells} >= {("conv1", "bn1", "relu1")}
     assert sum(isinstance(r, Whole) for r in read(path)[0]) == len(table.wholes)
     assert table.units["add1"].name == "conv3"
     assert all(us >= 0 for us in table.predict_units(reference.shapes).values())
-    found = validate(table, reference, draw, 8, seconds_each=0.6)
+    found = validate(table, reference, draw, 8, seconds_each=0.1)
     assert found.n == 8
-    assert found.pearson > 0.7
-    assert found.kendall > 0.4
     assert found.mape <= found.p95 <= found.max
 
 

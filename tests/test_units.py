@@ -9,8 +9,7 @@ from models import ALL, plain, residual
 from netadapt_onnx.folding import fold
 from netadapt_onnx.profilers.agent import open_session
 from netadapt_onnx.profilers.session import CPU, execution_record
-from netadapt_onnx.profilers.table import family
-from netadapt_onnx.profilers.units import Kernel, Layers
+from netadapt_onnx.profilers.units import Kernel, Layers, family
 from netadapt_onnx.surgery.criteria import select
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import trace

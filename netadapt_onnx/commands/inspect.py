@@ -157,13 +157,12 @@ def _explanation(explained: tuple[Explanation, ...]) -> str:
 
 def _text(result: Inspection, model: Path) -> str:
     from netadapt_onnx import render
-    from netadapt_onnx.inspection import RunsOtherwise
+    from netadapt_onnx.inspection import Cautioned, RunsOtherwise
 
     rows = render.cost_rows(asdict(result.model))
-    notes: tuple[str, ...] = ()
+    notes = result.notes if isinstance(result, Cautioned) else ()
     if isinstance(result, RunsOtherwise):
         rows.append(["latency, normalised", render.milliseconds(result.normalised_ms)])
-        notes = result.notes
     totals = "\n".join([render.table(rows), *notes])
     timed = result.model.latency_ms is not None
     layers = render.table(
@@ -184,6 +183,7 @@ def _text(result: Inspection, model: Path) -> str:
     )
     able = sum(g.prunable for g in result.groups)
     return (
-        f"{totals}\n\n{layers}\n\n{groups}\n\n{able} of {len(result.groups)} groups can be pruned\n"
+        "".join(f"{note}\n" for note in (result.notes if isinstance(result, Cautioned) else ()))
+        + f"{totals}\n\n{layers}\n\n{groups}\n\n{able} of {len(result.groups)} groups can be pruned\n"
         + render.next_command("prune", model, "--ratio", "0.5")
     )

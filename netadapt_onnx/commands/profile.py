@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,8 @@ class Profile(click.Command):
     show_default=True,
     metavar="TIME",
     callback=_seconds,
-    help="Stop building after this long, with what was measured.",
+    help="Stop building after this long, with what was measured; if that is too little for a table, after three times "
+    "as long, or a minute.",
 )
 @SEED
 @click.option("--overwrite", is_flag=True, help="Measure anew even if the table exists.")
@@ -134,8 +136,14 @@ def command(
     """
     from netadapt_onnx import render
 
-    with render.followed("profiling") as log:
+    heard: list[str] = []
+    with render.followed("profiling") as shown:
         from netadapt_onnx.profiling import profile
+
+        def log(line: str) -> None:
+            heard.append(line)
+            if shown is not None:
+                shown(line)
 
         result = profile(
             model,
@@ -158,9 +166,9 @@ def command(
             shapes=shapes,
             batch_size=batch_size,
             overwrite=overwrite,
-            log=log,
+            log=None if shown is None else log,
         )
-    return Answer(result, lambda: _text(result, model))
+    return Answer(result, lambda: _text(result, model, heard))
 
 
 def _circumstances(result: ProfileResult) -> list[str]:
@@ -170,7 +178,7 @@ def _circumstances(result: ProfileResult) -> list[str]:
     if rest:
         told += f", {rest} until their rounds or their share of the time were used up"
     lines = [told]
-    if result.drift > DRIFT:
+    if result.drift > DRIFT and not result.disturbance.busy:
         lines.append(f"the device changed its speed by {result.drift:.0%} meanwhile; an idle one measures better")
     return lines
 
@@ -192,22 +200,25 @@ def _timed(latency: Latency) -> str:
     return f"{render.milliseconds(latency.median)} (95%: {latency.ci95[0]:.3g} to {latency.ci95[1]:.3g} ms)"
 
 
-def _text(result: ProfileResult, model: Path) -> str:
+def _text(result: ProfileResult, model: Path, heard: Sequence[str]) -> str:
     from netadapt_onnx import render
 
     lines = [
         f"{result.table}: {result.cells} cells in {result.seconds:.0f} s on {result.device['cpu']}, "
         f"{result.device['ep']}, threads: {result.device['threads']}",
         _takes(result, model),
-        *result.notes,
+        *(note for note in result.notes if note not in heard),
     ]
     if result.validation is not None:
         v = result.validation
         lines.append(
             f"{v.n} unseen widths predicted within {render.percent(v.mape)} on average, 95% of them within "
             f"{render.percent(v.p95)}, the worst {render.percent(v.max)}; fresh sessions of one model differ by "
-            f"{render.percent(v.repeatability)}; rank correlation {v.kendall:.3f}"
+            f"{render.percent(v.repeatability)}; rank correlation {v.kendall:.3f}; "
+            f"{render.percent(v.covered)} are within the error that the table expects"
         )
+        kinds = (f"{kind} {render.percent(e.mape)} (worst {render.percent(e.max)})" for kind, e in v.kinds.items())
+        lines.append(f"by kind of version: {', '.join(kinds)}")
     lines[1:1] = _circumstances(result)
     for title, parts in (("layer", result.layers), ("group", result.groups)):
         if parts:

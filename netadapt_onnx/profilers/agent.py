@@ -488,6 +488,21 @@ def wait_until_cool(root: Path = Path("/"), sleep: Callable[[float], None] = tim
     return temperature_c(root)
 
 
+def ticks(root: Path = Path("/")) -> Tuple[float, int, int, int]:
+    """Ticks of this process, busy (or stolen) ones and all of its processors, without guests'; how many those are."""
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    rows = re.findall(r"^cpu(\d+) ([\d ]+)$", _read(root, "proc/stat"), re.M)
+    each = [[int(tick) for tick in row.split()[:8]] for name, row in rows if int(name) in usable]
+    own = sum(os.times()[:2]) * os.sysconf("SC_CLK_TCK") if each else 0.0
+    return own, sum(sum(row) - sum(row[3:5]) for row in each), sum(map(sum, each)), len(each)
+
+
+def crowd(before: Tuple[float, int, int, int], now: Tuple[float, int, int, int]) -> Record:
+    """How many processors others kept busy between two `ticks`, of how many; empty where the system does not tell."""
+    own, busy, total = (now[i] - before[i] for i in range(3))
+    return {"others": round(max(0.0, busy - own) / total * now[3], 3), "cores": now[3]} if total > 0 else {}
+
+
 def work(
     folder: Path, manifest: Record, results: Path, shard: int | None = None, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[list[Record]]:
@@ -509,7 +524,9 @@ def work(
     finished = {(r["job"], r["model"]) for r in known if r["record"] in ("measured", "failed")}
     jobs = [(n, job) for n, job in enumerate(manifest["jobs"]) if shard is None or job["shard"] in (None, shard)]
     capped = [n for n, job in jobs if job["seconds"] is None]
-    spent = sum(r["seconds"] for r in known if r["record"] == "measured" and r["job"] in capped)
+    # A run that ended because its time was up is gone on with by another, which has as much time.
+    since = 1 + max([i for i, r in enumerate(known) if r["record"] == "end"], default=-1)
+    spent = sum(r["seconds"] for r in known[since:] if r["record"] == "measured" and r["job"] in capped)
     stopped = "done"
     with np.load(str(folder / manifest["inputs"])) as arrays:
         inputs = {k: arrays[k].astype(object) if arrays[k].dtype.kind == "U" else arrays[k] for k in arrays}
@@ -517,14 +534,16 @@ def work(
         missing = [m for m in job["models"] if (number, m) not in finished]
         share = (manifest["seconds"] - spent) / max(1, sum(n >= number for n in capped))
         seconds = share if job["seconds"] is None else job["seconds"]
-        if missing and seconds <= 0:
+        # A job that was asked for has its least rounds, whatever is left; one that shares the time may fall away.
+        if missing and seconds <= 0 and number in capped and not job.get("needed"):
             stopped = f"time cap of {manifest['seconds']:g} s"
         elif missing:
             wanted = missing if job["reference"] is None else [*missing, job["reference"]]
             models = [(m, _checked(folder, manifest["models"][str(m)])) for m in wanted]
-            before, slowed = wait_until_cool(sleep=sleep), throttling()
+            before, slowed, load = wait_until_cool(sleep=sleep), throttling(), ticks()
             records = measure(job, models, manifest["execution"], inputs, seconds)
             heat = {"temperature_c": [before, temperature_c()], "throttled": throttling() != slowed}
+            heat.update(crowd(load, ticks()))
             yield _append(results, [dict(record, job=number, **heat) for record in records])
             spent += sum(r.get("seconds", 0) for r in records) if number in capped else 0
     for number in manifest.get("answers", []):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -34,18 +35,22 @@ from netadapt_onnx.profilers.table import (
     Table,
     Whole,
     encode,
-    family,
+    of_wholes,
     read,
 )
 from netadapt_onnx.profilers.timing import measure
-from netadapt_onnx.profilers.units import Layers
+from netadapt_onnx.profilers.units import Layers, family
 from netadapt_onnx.profilers.versions import Draw, Variant, named
 from netadapt_onnx.progress import Progress, stage
 from netadapt_onnx.runtime import Arrays
 
 MODELS, WHOLE_MODELS = 64, 128
-# A table of fewer versions predicts little.
-LEAST_MODELS = 16
+# A table of fewer versions predicts little: for these a build takes up to so many times its cap, and a minute in any
+# case. With 16 busy processes on two cores, 16 versions of ResNet-20 took 32 s.
+LEAST_MODELS, LENGTHENED, SHORTEST_S = 16, 3.0, 60.0
+# Of its share of the cap a batch gets at least this much: where copying files to a device takes most of the time, fewer
+# versions in more rounds are worth more than many in three.
+LEAST_SHARE = 0.25
 BATCH = 8
 # Fresh sessions per version: memory layout differs from one to the next.
 FRESH = 2
@@ -67,13 +72,16 @@ def build(
     progress: Progress | None = None,
     seed: int = 0,
     device: Device | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Table:
     """Measure `models` versions on `device` (None: here) and write the table, or go on with an unfinished one.
 
     None: as many as the provider needs. One that shows no times of nodes needs more, since only whole times are fitted.
 
-    Stops early, with the batches it has, when `time_cap_s` of measuring is used up.
-    Raises NetadaptError if `path` is a table of something else (named), a version cannot run, or the cap is too short.
+    Stops early, with the batches it has, when `time_cap_s` of measuring is used up, but goes on for `LENGTHENED` times
+    as long, and `SHORTEST_S` at least, while they are too few for a table. `log` hears once that the device is busy.
+    Raises NetadaptError if `path` is a table of something else (named), a version cannot run, or if after all that time
+    the versions are still too few: what was measured is kept, and building again goes on.
     """
     device = device or LocalDevice()
     models = models or default_models(execution)
@@ -83,7 +91,7 @@ def build(
     records = _resume(path, header)
     if not any(isinstance(r, Reference) for r in records):
         with stage("building the table", bound_s=time_cap_s + REFERENCE_CAP_S):
-            _measure_all(path, reference, draw, execution, device, header, records, time_cap_s, progress)
+            _measure_all(path, reference, draw, execution, device, header, records, time_cap_s, progress, log)
     return Table.load(path, reference.proto)
 
 
@@ -125,6 +133,43 @@ def _resume(path: Path, header: Header) -> list[Record]:
     return records
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How a build shares its time: `batches` in all, of which `left` are to be measured, and `needed` of them at least.
+
+    `spent_s` was used; `beside_s` is what a batch takes besides measuring: files are made and copied, processes start.
+    """
+
+    time_cap_s: float
+    batches: int
+    left: int
+    needed: int
+    spent_s: float
+    beside_s: float
+
+    @property
+    def least_s(self) -> float:
+        """What a batch is measured for at least."""
+        return LEAST_SHARE * self.time_cap_s / self.batches
+
+    @property
+    def fitting(self) -> int:
+        """How many more batches there is time for."""
+        each_s = max(1e-9, self.beside_s + self.least_s)
+        return max(0, min(self.left, int((self.time_cap_s - self.spent_s) / each_s)))
+
+    @property
+    def over(self) -> bool:
+        """Whether time is up, and the versions are enough for a table."""
+        return not self.needed and (self.spent_s > self.time_cap_s or not self.fitting)
+
+    @property
+    def share_s(self) -> float:
+        """How long the next batch is measured for: all that still fit alike."""
+        number = max(1, self.needed, self.fitting)
+        return max(self.least_s, (self.time_cap_s - self.spent_s) / number - self.beside_s)
+
+
 def _measure_all(
     path: Path,
     reference: Variant,
@@ -135,53 +180,65 @@ def _measure_all(
     records: list[Record],
     time_cap_s: float,
     progress: Progress | None,
+    log: Callable[[str], None] | None,
 ) -> None:
-    done = {r.model for r in records if isinstance(r, Whole)}
-    spent = sum(r.seconds for r in records if isinstance(r, Whole))
+    wholes = [r for r in records if isinstance(r, Whole)]
+    done = {whole.model for whole in wholes}
+    todo = [m for m in range(header.models) if m not in done]
     size = together(reference)
-    batches = [range(first, min(first + size, header.models)) for first in range(0, header.models, size)]
-    inputs = reference.inputs()
-    layers = Layers(reference.proto)
-    # Making files and starting a process take time too: as long as the last time, or the last batches would pay for it.
-    stopped, beside_s = "done", 0.0
-    for i, batch in enumerate(batches):
-        if done.issuperset(batch):
-            continue
+    inputs, layers = reference.inputs(), Layers(reference.proto)
+    stopped, here_s, beside_s, busy = "done", 0.0, 0.0, False
+    while todo:
+        needed = min(LEAST_MODELS, header.models) - len(wholes)
+        spent_s = sum(whole.seconds for whole in wholes)
+        left = -(-len(todo) // size)
+        pace = Pace(time_cap_s, -(-header.models // size), left, max(0, -(-needed // size)), spent_s, beside_s)
         if progress:
-            progress(batch.start, header.models, "measuring random versions")
-        if spent > time_cap_s:
+            progress(len(wholes), header.models, "measuring random versions")
+        if pace.over:
             stopped = f"time cap of {time_cap_s:g} s"
             break
+        if needed > 0 and here_s > max(LENGTHENED * time_cap_s, SHORTEST_S):
+            raise _too_slow(wholes, header.models, device.name)
+        batch, todo = todo[:size], todo[size:]
         started = time.perf_counter()
         versions = {m: reference if m == 0 else draw(np.random.default_rng([header.seed, m])) for m in batch}
-        share_s = (time_cap_s - spent) / (len(batches) - i) - beside_s
-        new, beside_s = _measure_batch(versions, reference, inputs, layers, execution, device, share_s, started)
+        new, beside_s = _measure_batch(versions, reference, inputs, layers, execution, device, pace.share_s, started)
         with path.open("ab") as file:
             file.write(encode(new))
-        spent += sum(r.seconds for r in new if isinstance(r, Whole))
-        _require_pace(spent, batch.stop, header.models, time_cap_s)
+        measured = [r for r in new if isinstance(r, Whole)]
+        wholes += measured
+        here_s += sum(whole.seconds for whole in measured)
+        if log and not busy and (busy := of_wholes(wholes).busy):
+            log(of_wholes(wholes).sentence(device.name))
     if progress:
         progress(header.models, header.models, "timing the uncut model")
-    started = time.perf_counter()
-    with stage("timing the uncut model"):
-        cap_s = min(REFERENCE_CAP_S, time_cap_s)
-        [timing] = measure([reference.proto], inputs, execution, time_cap_s=cap_s, device=device)
-    seconds = time.perf_counter() - started
-    final = Reference(timing.median_ms, timing.ci95, timing.sessions, stopped, seconds)
     with path.open("ab") as file:
-        file.write(encode([final]))
+        file.write(encode([_reference(reference, execution, device, time_cap_s, stopped)]))
 
 
-def _require_pace(spent: float, measured: int, models: int, time_cap_s: float) -> None:
-    """Raise NetadaptError if the time cap leaves too few versions for a table; what there is can be gone on with."""
+def _reference(reference: Variant, execution: Execution, device: Device, time_cap_s: float, stopped: str) -> Reference:
+    """The uncut model's own time."""
+    started = time.perf_counter()
+    cap_s = min(REFERENCE_CAP_S, time_cap_s)
+    with stage("timing the uncut model"):
+        [timing] = measure([reference.proto], reference.inputs(), execution, time_cap_s=cap_s, device=device)
+    return Reference(timing.median_ms, timing.ci95, timing.sessions, stopped, time.perf_counter() - started)
+
+
+def _too_slow(wholes: Sequence[Whole], models: int, device: str) -> NetadaptError:
+    """What to say when there are too few versions for a table after all the time there is."""
+    spent_s = sum(whole.seconds for whole in wholes)
+    disturbance = of_wholes(wholes)
     needed = min(LEAST_MODELS, models)
-    if measured < needed and spent > time_cap_s:
-        raise NetadaptError(
-            f"the model is too slow for the time cap: {measured} versions took {spent:.0f} of {time_cap_s:g} s, and a "
-            f"table needs {needed}",
-            hint=f"run again with --max-time {max(2 * time_cap_s, 1.5 * spent / measured * models):.0f}s: it goes on",
-            code="too-slow",
-        )
+    enough_s = 1.5 * spent_s / len(wholes) * models
+    return NetadaptError(
+        f"too busy or too slow: {len(wholes)} of {models} versions measured in {spent_s:.0f} s, and a table needs "
+        f"{needed}",
+        hint=(f"{disturbance.sentence(device)}; " if disturbance.busy else "")
+        + f"run the same again, it goes on from there, or give `profile` --max-time {enough_s:.0f}s",
+        code="too-slow",
+    )
 
 
 def together(reference: Variant, sessions: int = 1 + FRESH) -> int:
@@ -197,8 +254,9 @@ def batch_job(
     profiled: bool,
     shard: int | None = None,
     sessions: int = FRESH,
+    needed: bool = False,
 ) -> Job:
-    """Versions measured together, each in so many fresh sessions, beside the uncut model."""
+    """Versions measured together, each in so many fresh sessions, beside the uncut model; `needed` in any case."""
     numbers = tuple(models)
     return Job(
         numbers,
@@ -212,6 +270,7 @@ def batch_job(
         min(numbers),
         shard,
         ANCHORS,
+        needed,
     )
 
 
@@ -243,7 +302,16 @@ def records_of(found: Measured, shapes: Shapes, layers: Layers) -> list[Record]:
     Without times of nodes every layer has a cell without a time, for its shapes.
     """
     whole = Whole(
-        found.model, found.ms, found.reference_ms, found.reference_us, found.rounds, found.seconds, found.interval
+        found.model,
+        found.ms,
+        found.reference_ms,
+        found.reference_us,
+        found.rounds,
+        found.seconds,
+        found.interval,
+        found.reference_median_ms,
+        found.others,
+        found.cores,
     )
     if not found.optimised:
         known = [name for name in layers.names if all(t in shapes for t in layers.tensors(name))]

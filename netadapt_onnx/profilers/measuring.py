@@ -29,6 +29,7 @@ from netadapt_onnx.profilers.plausible import (
     Count,
     Ms,
     Number,
+    Processors,
     Seconds,
     Sessions,
     Text,
@@ -53,7 +54,8 @@ Until = Literal["interval", "each", "ratio", "undisturbed"]
 class Job(msgspec.Struct, frozen=True):
     """Models that are measured together, in rounds, each in `sessions` fresh sessions, beside the reference if any.
 
-    `profiled`: each also in a session with the profiler on. `until`, `precision` and `rounds` (least, most) say when it
+    `profiled`: each also in a session with the profiler on. `needed`: measured also if its share of the manifest's time
+    is used up, in the least rounds. `until`, `precision` and `rounds` (least, most) say when it
     is enough (`agent.py`); `seconds` caps it, None: its share of the manifest's. `anchors`: as many more sessions of
     the reference per session of the others.
     """
@@ -69,6 +71,7 @@ class Job(msgspec.Struct, frozen=True):
     seed: int = 0
     shard: int | None = None
     anchors: Number = 0
+    needed: bool = False
 
     def contradiction(self, record: Measured | Failed) -> str | None:
         """What a record says that an answer to this job cannot, beginning with the field; None if nothing."""
@@ -137,7 +140,8 @@ class Measured(msgspec.Struct, frozen=True, tag_field="record", tag="measured"):
 
     Of profiled jobs also the optimised graph (zlib, base64), the microseconds of its nodes and the sum of the
     reference's. `interval`: width of the 95% interval of a session's median, relative to it; the widest session's.
-    `throttled`: the device was slowed down by its heat meanwhile.
+    `throttled`: the device was slowed down by its heat meanwhile. `others`: processors, of `cores`, that other
+    processes kept busy; None where the system does not tell.
     """
 
     job: Number
@@ -155,6 +159,8 @@ class Measured(msgspec.Struct, frozen=True, tag_field="record", tag="measured"):
     interval: Width = 0.0
     temperature_c: tuple[Celsius | None, Celsius | None] = (None, None)
     throttled: bool = False
+    others: Processors | None = None
+    cores: Count | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field, where fields contradict each other or hold no graph."""

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.profilers.disturbance import crowd
 from netadapt_onnx.profilers.session import differences
 from netadapt_onnx.profilers.table import BEGINNING, Cell, Header, OwnTime, Record, Reference, Whole, read
 from netadapt_onnx.profilers.timing import pooled, timing
@@ -44,7 +45,7 @@ def merged_tables(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
                 hint="merge tables of one model, device and plan",
                 code="other-table",
             )
-    wholes = [{w.model: w for w in whole} for _, _, whole, _ in runs]
+    wholes = [{w.model: w for w in _at_one_speed(whole, runs[0][2])} for _, _, whole, _ in runs]
     cells: dict[Key, list[tuple[Cell, float]]] = {}
     for (_, keyed, _, _), whole in zip(runs, wholes, strict=True):
         for key, cell in keyed.items():
@@ -100,6 +101,13 @@ def _complete(path: Path) -> tuple[Header, dict[Key, Cell], list[Whole], Referen
     return header, keyed, [r for r in records if isinstance(r, Whole)], references[-1]
 
 
+def _at_one_speed(wholes: Sequence[Whole], others: Sequence[Whole]) -> list[Whole]:
+    """A run's versions, the uncut model beside them as if it had run at another run's speed: its spread is its own."""
+    own, theirs = (float(np.median([t for w in run for t in w.witness_ms])) for run in (wholes, others))
+    scaled = {w.model: [t * theirs / own for t in w.witness_ms] for w in wholes}
+    return [msgspec.structs.replace(w, reference_median_ms=scaled[w.model]) for w in wholes]
+
+
 def _joined(found: Sequence[Whole], reference_us: float) -> Whole:
     """One version's sessions of all runs together."""
     return Whole(
@@ -110,6 +118,8 @@ def _joined(found: Sequence[Whole], reference_us: float) -> Whole:
         sum(w.rounds for w in found),
         sum(w.seconds for w in found),
         max(w.interval for w in found),
+        [ms for w in found for ms in w.reference_median_ms],
+        *crowd(found),
     )
 
 

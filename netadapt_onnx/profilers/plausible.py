@@ -19,6 +19,7 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e7)]
 Sessions = Annotated[list[Ms], msgspec.Meta(min_length=1, max_length=10_000)]
 # Of an interval relative to its median.
 Width = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Processors = Annotated[float, msgspec.Meta(ge=0, le=65536)]
 Celsius = Annotated[float, msgspec.Meta(ge=-100, le=200)]
 Text = Annotated[str, msgspec.Meta(max_length=2_000)]
 

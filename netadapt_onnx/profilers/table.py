@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,12 +13,13 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.profilers.disturbance import Disturbance, crowd, of_sessions
 from netadapt_onnx.profilers.fit import Floats, Stairs, robust_nonnegative
-from netadapt_onnx.profilers.plausible import Count, Ms, Number, Seconds, Sessions, Us, Width
-from netadapt_onnx.profilers.pools import Pool, pooled
+from netadapt_onnx.profilers.plausible import Count, Ms, Number, Processors, Seconds, Sessions, Us, Width
+from netadapt_onnx.profilers.pools import Pool, Sample, pooled
 from netadapt_onnx.profilers.session import Fingerprint, differences
 from netadapt_onnx.profilers.timing import Ratio, Timing
-from netadapt_onnx.profilers.units import Layers, Unit, attributes
+from netadapt_onnx.profilers.units import Layers, Unit, family
 from netadapt_onnx.progress import stage
 
 SCHEMA = 1
@@ -32,6 +32,8 @@ REFERENCE_WEIGHT = 3.0
 DISTURBED = 0.02
 # A version is measured precisely if the 95% interval of its median is no wider than this share of it.
 PRECISE = 0.01
+# Likely errors that hold 95% of versions where those are too few to tell.
+LEAST_LEFT_OUT, FACTOR = 8, 3.0
 ANEW = "build it again with `profile`"
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -65,7 +67,8 @@ class Whole(msgspec.Struct, frozen=True, tag_field="record", tag="whole"):
     """One measured version without profiling, in fresh sessions, and the uncut model in the same rounds (ms).
 
     `reference_us`: the sum of the uncut model's kernels as profiled in these rounds. `interval`: width of the 95%
-    interval of a session's median relative to it; the widest session's.
+    interval of a session's median relative to it; the widest session's. `reference_median_ms`: of the same sessions as
+    `reference_ms`. `others`: processors, of `cores`, that other processes kept busy meanwhile. Older tables lack these.
     """
 
     model: Number
@@ -75,6 +78,14 @@ class Whole(msgspec.Struct, frozen=True, tag_field="record", tag="whole"):
     rounds: Number
     seconds: Seconds
     interval: Width = 0.0
+    reference_median_ms: list[Ms] = []
+    others: Processors | None = None
+    cores: Count | None = None
+
+    @property
+    def witness_ms(self) -> list[float]:
+        """What tells disturbance: the uncut model's sessions, as they were; of older tables as undisturbed."""
+        return list(self.reference_median_ms or self.reference_ms)
 
     @property
     def beside_ms(self) -> float:
@@ -161,18 +172,6 @@ def _require_consistent(record: Record, number: int, timed: set[int], measured: 
         measured.add(record.model)
 
 
-def family(proto: onnx.ModelProto) -> str:
-    """Hash of the graph without its widths: equal for a model and whatever surgery cuts from it."""
-    digest = hashlib.sha256()
-    for node in proto.graph.node:
-        known = sorted(attributes(node).items())
-        digest.update(repr((node.domain, node.op_type, list(node.input), list(node.output), known)).encode())
-    for tensor in sorted(proto.graph.initializer, key=lambda t: t.name):
-        digest.update(repr((tensor.name, tensor.data_type, len(tensor.dims))).encode())
-    digest.update(repr([(v.name, v.type.tensor_type.elem_type) for v in proto.graph.input]).encode())
-    return digest.hexdigest()[:16]
-
-
 @dataclass(frozen=True)
 class Table:
     """Cells of one device and one model family. `truncated`: the last line was cut off and left out."""
@@ -242,6 +241,16 @@ class Table:
         return max(speeds) / min(speeds) - 1
 
     @property
+    def disturbance(self) -> Disturbance:
+        """How disturbed the device was while the table was built."""
+        return of_wholes(self.wholes)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know before this table is believed."""
+        return (self.disturbance.caution(f"{self.path}"),) if self.disturbance.busy else ()
+
+    @property
     def precise(self) -> int:
         """Versions whose median was known to 1% (its 95% interval's width) before a cap ended their rounds."""
         return sum(whole.interval <= PRECISE for whole in self.wholes)
@@ -249,7 +258,7 @@ class Table:
     @property
     def stairs(self) -> Stairs:
         """The device's channel block and alignment, as chosen from the cells: widths off the alignment run slower."""
-        return self._pools[0].curve.stairs
+        return self._pools[0].fit.curve.stairs
 
     def predict(self, shapes: Shapes) -> float:
         """Latency in ms of the version of the model whose tensors have these shapes."""
@@ -263,20 +272,23 @@ class Table:
     def predict_with_error(self, shapes: Shapes) -> tuple[float, float]:
         """Latency in ms, and the relative error that 95% of such predictions stay within, as the fit suggests.
 
-        It adds up how far cells are off their units' curves, and how far measured versions are off the calibration.
+        It grows where few cells are near or none was measured, in the measure in which fits without a part of the
+        versions were off those (conformal prediction with a local scale: Lei et al. 2018).
         """
-        times = self.predict_units(shapes)
-        off = {unit.name: pool.curve.spread for pool in self._pools for unit in pool.units}
-        total = max(1e-9, sum(times.values()))
-        units = sum((off[name] * us / total) ** 2 for name, us in times.items())
-        return self.predict(shapes), float(np.sqrt(units + self._calibration_error**2))
+        slope, offset = self._calibration
+        total, square = 0.0, 0.0
+        for pool in self._pools:
+            widths = pool.all_widths(shapes)
+            total += float(pool.fit(widths).sum())
+            square += float(pool.fit.errors(widths).sum()) ** 2
+        return self.predict(shapes), self._error_factor * self._likely(slope * total + offset, slope * np.sqrt(square))
 
     def predict_units(self, shapes: Shapes) -> dict[str, float]:
         """Predicted microseconds of every unit by its main layer's name."""
         times: dict[str, float] = {}
         for pool in self._pools:
-            widths = np.array([pool.widths(unit, shapes) for unit in pool.units], np.int64)
-            times.update(zip((unit.name for unit in pool.units), pool.curve(widths).tolist(), strict=True))
+            us = pool.fit(pool.all_widths(shapes))
+            times.update(zip((unit.name for unit in pool.units), us.tolist(), strict=True))
         return times
 
     @cached_property
@@ -327,7 +339,8 @@ class Table:
     @cached_property
     @stage("fitting the table")
     def _pools(self) -> tuple[Pool, ...]:
-        return pooled([(self.units[name], dims, us) for name, (_, dims, us) in self._samples.items()])
+        samples = [Sample(self.units[name], *cells) for name, cells in self._samples.items()]
+        return pooled(samples, self.header.models)
 
     @cached_property
     def _calibration(self) -> tuple[float, float]:
@@ -335,33 +348,60 @@ class Table:
         totals, ratios = self._totals, np.array([whole.ratio for whole in self.wholes])
         if len(totals) < 3:
             return float(ratios.mean() / totals.mean()), 0.0
-        beside = np.array([whole.beside_ms for whole in self.wholes])
-        slowed = np.maximum(0.0, beside / np.quantile(beside, 0.25) - 1)
-        weight = np.where([whole.model == 0 for whole in self.wholes], REFERENCE_WEIGHT, 1.0)
-        weight *= np.exp(-slowed / DISTURBED)
+        weight = self._calm * np.where([whole.model == 0 for whole in self.wholes], REFERENCE_WEIGHT, 1.0)
         one = np.ones_like(totals)
         slope, above, below = robust_nonnegative(np.stack([totals, one, -one], 1), ratios, weight)
         return float(slope), float(above - below)
 
     @cached_property
-    @stage("fitting the table")
+    def _calm(self) -> Floats:
+        """(versions,) how much each counts, by how slow the uncut model was beside it."""
+        beside = np.array([whole.beside_ms for whole in self.wholes])
+        weight: Floats = np.exp(-np.maximum(0.0, beside / np.quantile(beside, 0.25) - 1) / DISTURBED)
+        return weight
+
+    @cached_property
     def _totals(self) -> Floats:
         """(versions,) predicted microseconds of all units of each measured version."""
         sums = {whole.model: 0.0 for whole in self.wholes}
         for pool in self._pools:
             for unit in pool.units:
                 models, dims, _ = self._samples[unit.name]
-                times = pool.curve(np.array(dims, np.int64)[:, list(pool.columns)])
+                times = pool.fit(np.array(dims, np.int64)[:, list(pool.columns)])
                 for model, us in zip(models, times, strict=True):
                     sums[model] += float(us)
         return np.array([sums[whole.model] for whole in self.wholes])
 
     @cached_property
-    def _calibration_error(self) -> float:
-        """The relative distance from the calibration that 95% of the measured versions stay within."""
+    def _noise(self) -> float:
+        """How far whole times are off the sum of their units, as a share, half of the versions."""
         slope, offset = self._calibration
         ratios = np.array([whole.ratio for whole in self.wholes])
-        return float(np.quantile(np.abs((slope * self._totals + offset) / ratios - 1), 0.95))
+        return max(1e-4, float(np.median(np.abs((slope * self._totals + offset) / ratios - 1))))
+
+    def _likely(self, ratio: float, error: float) -> float:
+        """The likely relative error of a predicted ratio whose units are likely off by `error` together."""
+        return float(np.hypot(error / max(ratio, 1e-9), self._noise))
+
+    @cached_property
+    def _error_factor(self) -> float:
+        """So many likely errors hold 95% of the versions, each predicted without itself; disturbed ones count less."""
+        slope, offset = self._calibration
+        factors = []
+        for whole in self.wholes:
+            parts = [pool.left_out[whole.model] for pool in self._pools if whole.model in pool.left_out]
+            ratio = slope * sum(us for us, _ in parts) + offset
+            error = slope * float(np.sqrt(sum(error**2 for _, error in parts)))
+            factors.append(abs(ratio / whole.ratio - 1) / self._likely(ratio, error))
+        order = np.argsort(factors)
+        share = np.cumsum(self._calm[order])
+        holding = int(np.searchsorted(share, 0.95 * share[-1]))
+        return factors[order[holding]] if len(factors) >= LEAST_LEFT_OUT else FACTOR
+
+
+def of_wholes(wholes: Sequence[Whole]) -> Disturbance:
+    """How disturbed the device was while these versions were measured."""
+    return of_sessions([time for whole in wholes for time in whole.witness_ms], *crowd(wholes))
 
 
 def _no_table(path: Path) -> NetadaptError:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
 
 from netadapt_onnx.profilers.agent import median_interval
 from netadapt_onnx.profilers.devices.local import LocalDevice
+from netadapt_onnx.profilers.disturbance import crowd
 from netadapt_onnx.profilers.measuring import REFERENCE, Device, Job, Order, Until, measure_on
 from netadapt_onnx.profilers.session import CPU, Execution
 from netadapt_onnx.progress import steps
@@ -44,6 +46,9 @@ class Ratio:
     sessions_ms: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
     # Likewise the mean of each session's fastest runs, which disturbances hardly reach; empty where nobody knows.
     undisturbed_ms: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
+    # Processors, of `cores`, that other processes kept busy meanwhile; None where the device does not tell.
+    others: float | None = None
+    cores: int | None = None
 
     @property
     def differs(self) -> bool:
@@ -105,10 +110,11 @@ def ratio(
     with steps("measuring", bound_s=time_cap_s):
         found = measure_on(device or LocalDevice(), order)[0]
     fastest = (tuple(found.ms), tuple(found.reference_ms))
+    known: dict[str, Any] = {"undisturbed_ms": fastest, "others": found.others, "cores": found.cores}
     if not undisturbed:
-        return replace(of_pairs(found.median_ms, found.reference_median_ms), undisturbed_ms=fastest)
+        return replace(of_pairs(found.median_ms, found.reference_median_ms), **known)
     interval = signed_rank_interval(np.divide(*fastest), confidence)
-    return replace(of_pairs(*fastest), ci95=interval, undisturbed_ms=fastest)
+    return replace(of_pairs(*fastest), ci95=interval, **known)
 
 
 def pooled(measurements: Sequence[Ratio]) -> Ratio:
@@ -118,7 +124,8 @@ def pooled(measurements: Sequence[Ratio]) -> Ratio:
     """
     times, others = ([t for m in measurements for t in m.sessions_ms[side]] for side in (0, 1))
     fastest, beside = (tuple(t for m in measurements for t in m.undisturbed_ms[side]) for side in (0, 1))
-    return replace(of_pairs(times, others), undisturbed_ms=(fastest, beside))
+    busy, cores = crowd(measurements)
+    return replace(of_pairs(times, others), undisturbed_ms=(fastest, beside), others=busy, cores=cores)
 
 
 def of_pairs(times: Sequence[float], others: Sequence[float]) -> Ratio:

@@ -6,6 +6,7 @@ So kernels are traced back to the nodes they stand for, and nodes that any measu
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,18 @@ def attributes(node: onnx.NodeProto) -> dict[str, str]:
         and a.type not in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS, onnx.AttributeProto.TENSOR)
         and not (node.op_type == "Pad" and a.name == "pads")
     }
+
+
+def family(proto: onnx.ModelProto) -> str:
+    """Hash of the graph without its widths: equal for a model and whatever surgery cuts from it."""
+    digest = hashlib.sha256()
+    for node in proto.graph.node:
+        known = sorted(attributes(node).items())
+        digest.update(repr((node.domain, node.op_type, list(node.input), list(node.output), known)).encode())
+    for tensor in sorted(proto.graph.initializer, key=lambda t: t.name):
+        digest.update(repr((tensor.name, tensor.data_type, len(tensor.dims))).encode())
+    digest.update(repr([(v.name, v.type.tensor_type.elem_type) for v in proto.graph.input]).encode())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

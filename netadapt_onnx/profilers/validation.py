@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from netadapt_onnx.profilers.fit import Floats
 from netadapt_onnx.profilers.measuring import REFERENCE, Device, Order, measure_on
 from netadapt_onnx.profilers.session import CPU, Execution
 from netadapt_onnx.profilers.table import Shapes, Table
-from netadapt_onnx.profilers.versions import Draw, Variant
+from netadapt_onnx.profilers.versions import KINDS, Draw, Kind, Variant
 from netadapt_onnx.progress import Progress
 from netadapt_onnx.runtime import Arrays
 
@@ -29,13 +29,24 @@ DISTURBED, MOST_AGAIN = 1.03, 2
 
 
 @dataclass(frozen=True)
+class KindErrors:
+    """The errors of `n` versions of one kind, as fractions, and the share of them within the error predicted for it."""
+
+    n: int
+    mape: float
+    max: float
+    covered: float
+
+
+@dataclass(frozen=True)
 class Validation:
     """Predicted against measured on `n` versions that the table has not seen; errors are fractions.
 
     `repeatability`: mean difference of the same versions measured again, the floor of any prediction;
     `repeatability_p95` and `repeatability_max` likewise. `kendall`: of how many pairs the order is right, less those of
     which it is wrong (tau-b). `covered`: the share within the error that was predicted. `points`: predicted and
-    measured ms of each.
+    measured ms of each. `kinds`: the errors by kind of version: as a search meets them, uniform, narrow, of odd counts,
+    one group narrow and the rest whole.
     """
 
     n: int
@@ -50,6 +61,12 @@ class Validation:
     repeatability_max: float = 0.0
     covered: float = 1.0
     points: tuple[tuple[float, float], ...] = ()
+    kinds: Mapping[Kind, KindErrors] = field(default_factory=dict)
+
+
+def unseen(draw: Draw, number: int, seed: int = SEED) -> Variant:
+    """The version with this number of those that validate a table: kinds take turns."""
+    return draw(np.random.default_rng([seed, number]), KINDS[number % len(KINDS)])
 
 
 def validate(
@@ -64,7 +81,7 @@ def validate(
     device: Device | None = None,
     execution: Execution = CPU,
 ) -> Validation:
-    """Measure `n` versions that the table has not seen, and compare; `execution` is that of the table.
+    """Measure `n` versions that the table has not seen, of all kinds, and compare; `execution` is that of the table.
 
     All are measured twice, in other company and at another time, in fresh sessions and interleaved rounds; those beside
     which the uncut model was slow are measured again.
@@ -72,7 +89,7 @@ def validate(
     started = time.perf_counter()
     device = device or LocalDevice()
     inputs = reference.inputs()
-    versions = [draw(np.random.default_rng([seed, i])) for i in range(n)]
+    versions = [unseen(draw, i, seed) for i in range(n)]
     predicted = np.array([table.predict_ratio(version.shapes) for version in versions])
     passes = np.empty((2, n))
     batches = -(-n // together(reference, SESSIONS))
@@ -98,6 +115,8 @@ def _compared(predicted: Floats, passes: Floats, table: Table, shapes: Sequence[
     errors = np.abs(predicted / measured - 1)
     repeated = np.abs(passes[1] / passes[0] - 1)
     allowed = np.array([table.predict_with_error(version)[1] for version in shapes])
+    covered = errors <= allowed
+    turns = {kind: slice(turn, None, len(KINDS)) for turn, kind in enumerate(KINDS) if turn < len(errors)}
     whole = table.latency_ms.median_ms
     return Validation(
         len(errors),
@@ -110,8 +129,14 @@ def _compared(predicted: Floats, passes: Floats, table: Table, shapes: Sequence[
         kendall(predicted, measured),
         float(np.quantile(repeated, 0.95)),
         float(repeated.max()),
-        float((errors <= allowed).mean()),
+        float(covered.mean()),
         tuple((round(p * whole, 6), round(m * whole, 6)) for p, m in zip(predicted, measured, strict=True)),
+        {
+            kind: KindErrors(
+                len(errors[turn]), float(errors[turn].mean()), float(errors[turn].max()), float(covered[turn].mean())
+            )
+            for kind, turn in turns.items()
+        },
     )
 
 

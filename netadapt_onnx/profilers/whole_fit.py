@@ -104,7 +104,8 @@ def _numbered(keys: Sequence[str]) -> np.ndarray:
 class WholeFit:
     """Predicts times relative to the uncut model's. `prices`: (layers, 4), for what `Counter` counts; a constant.
 
-    `error`: the mean relative error of versions that were left out.
+    `error`: the mean relative error of versions that were left out. `covariance`: of prices by kind, in units of the
+    versions' noise; `noise`: so much of it 95% of the left-out versions are off.
     """
 
     counter: Counter
@@ -112,10 +113,18 @@ class WholeFit:
     prices: Floats
     constant: float
     error: float
+    covariance: Floats
+    noise: float
 
     def predict_ratio(self, shapes: Shapes) -> float:
         """Time relative to the uncut model's."""
         return self.constant + float((self.counter(shapes, self.stairs) * self.prices).sum())
+
+    def predict_error(self, shapes: Shapes) -> float:
+        """The relative error that 95% of such predictions stay within: more where the versions say less."""
+        own = _Levels(self.counter, self.counter(shapes, self.stairs)[None]).own[0]
+        row = own / max(1e-9, self.predict_ratio(shapes))
+        return self.noise * float(np.sqrt(1 + row @ self.covariance @ row))
 
     def predict_layers(self, shapes: Shapes) -> dict[str, float]:
         """The part of that which is each layer's."""
@@ -146,7 +155,7 @@ def fit_wholes(proto: onnx.ModelProto, versions: Sequence[Shapes], ratios: Float
         prices, constant = level.prices(ratios, weight * np.sqrt(trust), stiffness)
         errors = np.abs((level.terms * prices).sum((1, 2)) + constant - ratios) / ratios
         trust = np.minimum(1.0, 1.5 * max(1e-6, float(np.median(errors))) / np.maximum(errors, 1e-12))
-    return WholeFit(counter, stairs, prices, constant, error)
+    return WholeFit(counter, stairs, prices, constant, error, *level.uncertainty(ratios, weight, stiffness))
 
 
 @dataclass(frozen=True)
@@ -195,6 +204,19 @@ class _Levels:
             errors = (rest - hat @ rest) / np.maximum(1e-3, 1 - np.diag(hat))
             found.append((float(np.abs(errors).mean()), stiffness))
         return min(found)
+
+    def uncertainty(self, ratios: Floats, weight: Floats, stiffness: float) -> tuple[Floats, float]:
+        """The covariance of prices by kind in units of noise, and how many of these 95% of left-out versions are off.
+
+        That of ridge regression as a Gaussian prior (Hoerl and Kennard 1970); the noise is what left-out versions show.
+        """
+        rows, rest, likely = self._system(ratios, weight)
+        scaled = rows * likely
+        within = np.linalg.inv(scaled.T @ scaled + stiffness * NOISE**2 * np.eye(len(likely)))
+        hat = np.einsum("ij,jk,ik->i", scaled, within, scaled)
+        errors = (rest - scaled @ (within @ (scaled.T @ rest))) / np.maximum(1e-3, 1 - hat)
+        likeliest = np.sqrt(1 + hat / np.maximum(1e-3, 1 - hat))
+        return within * np.outer(likely, likely), float(np.quantile(np.abs(errors) / likeliest, 0.95))
 
     def prices(self, ratios: Floats, weight: Floats, stiffness: float) -> tuple[Floats, float]:
         """Prices (layers, 4) and the constant: all at least 0."""

@@ -26,8 +26,11 @@ class WholeTable(Table):
         return self._fit.predict_ratio(shapes)
 
     def predict_with_error(self, shapes: Shapes) -> tuple[float, float]:
-        """Latency in ms, and the relative error that 95% of such predictions stay within, as left-out versions say."""
-        return self.predict(shapes), 1.96 * self._fit.error
+        """Latency in ms, and the relative error that 95% of such predictions stay within, as left-out versions say.
+
+        It grows with how little the measured versions say of these shapes.
+        """
+        return self.predict(shapes), self._fit.predict_error(shapes)
 
     def predict_units(self, shapes: Shapes) -> dict[str, float]:
         """The microseconds of the uncut model's time that the fit gives to every layer, by its name."""

@@ -18,7 +18,8 @@ from netadapt_onnx.folding import fold
 from netadapt_onnx.model import Model, load
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.session import Execution, fingerprint
-from netadapt_onnx.profilers.table import Table, family
+from netadapt_onnx.profilers.table import Table
+from netadapt_onnx.profilers.units import family
 from netadapt_onnx.progress import Progress, reporter
 from netadapt_onnx.scaling.generate import Path as WidthPath
 from netadapt_onnx.scaling.generate import Rungs, rungs, uniform

@@ -16,7 +16,7 @@ import onnx
 
 from netadapt_onnx.as_given import AsGiven, stands_in
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.build import BATCH, REFERENCE_CAP_S, batch_job, header_of
+from netadapt_onnx.profilers.build import BATCH, LEAST_MODELS, REFERENCE_CAP_S, batch_job, header_of
 from netadapt_onnx.profilers.devices.results import GIVEN
 from netadapt_onnx.profilers.measuring import (
     REFERENCE,
@@ -116,7 +116,10 @@ def write_bundle(
             bundle.write(inputs, f"{top}/{inputs.name}", zipfile.ZIP_DEFLATED)
             per_node = execution.provider.per_node
             batches = [range(first, min(first + BATCH, models)) for first in range(0, models, BATCH)]
-            jobs = [batch_job(b, None, profiled=per_node, shard=1 + i % shards) for i, b in enumerate(batches)]
+            jobs = [
+                batch_job(b, None, profiled=per_node, shard=1 + i % shards, needed=b.start < LEAST_MODELS)
+                for i, b in enumerate(batches)
+            ]
             whole = [0, GIVEN] if str(GIVEN) in files else [0]
             jobs.append(timing_job(whole, SESSIONS, min(REFERENCE_CAP_S, time_cap_s)))
             about = {

@@ -178,7 +178,7 @@ def merged(results: Sequence[Results]) -> list[Record]:
             if found.model == GIVEN:
                 given_ms += found.median_ms
                 continue
-            if not file.manifest.jobs[found.job].profiled:
+            if file.manifest.jobs[found.job].reference is None:
                 whole_ms += found.median_ms
                 seconds += found.seconds
                 continue
