@@ -51,13 +51,8 @@ SCHEMA = 1  # of manifests and results
 # What of an environment makes times comparable: only where all of it is equal are they of one device.
 COMPARED = ("cpu", "flags", "os", "arch", "onnxruntime", "governor")
 # What a line of results has by its kind, and what a manifest has.
-FIELDS = {
-    "measured": ["job", "model", "seconds"],
-    "failed": ["job", "model"],
-    "environment": ["environment"],
-    "end": [],
-}
-PARTS = ["schema", "execution", "inputs", "models", "jobs", "seconds"]
+FIELDS = {"measured": "job model seconds", "failed": "job model", "environment": "environment", "end": ""}
+PARTS = "schema execution inputs models jobs seconds"
 
 
 class Rounds:
@@ -73,11 +68,10 @@ class Rounds:
         self._rng = np.random.default_rng(seed)
         self._times: list[np.ndarray] = []
         with undisturbed():
-            for call in self._calls:
-                call()
-            started = time.perf_counter()
-            for call in self._calls:
-                call()
+            for _ in range(2):  # the second is what a round takes
+                started = time.perf_counter()
+                for call in self._calls:
+                    call()
             self.round_s = time.perf_counter() - started
         self._warm = self.round_s / max(1, len(self._calls)) < 0.02
         self.round_s *= 2 if self._warm else 1
@@ -162,15 +156,12 @@ def _settled(until: str, precision: float, models: int) -> Callable[[np.ndarray]
     fastest runs.
     """
 
-    def narrow(samples: np.ndarray) -> bool:
-        return interval_width(samples) <= 2 * precision
-
     def enough(times: np.ndarray) -> bool:
         if until == "interval":
-            return bool(np.quantile([interval_width(session) for session in times], 0.8) <= 2 * precision)
-        single = low_mean(times) if until == "undisturbed" else np.median(times, 1)
-        single = single.reshape(-1, models).T
-        return all(map(narrow, single if until == "each" else [single[0] / single[1]]))
+            return bool(np.quantile(list(map(interval_width, times)), 0.8) <= 2 * precision)
+        single = (low_mean(times) if until == "undisturbed" else np.median(times, 1)).reshape(-1, models).T
+        samples = single if until == "each" else [single[0] / single[1]]
+        return max(map(interval_width, samples)) <= 2 * precision
 
     return enough
 
@@ -181,7 +172,6 @@ def open_session(path: Path, execution: Record, profile_folder: Optional[Path] =
     Raises RuntimeError, naming nodes, where the provider would leave some to the CPU. With `profile_folder`
     onnxruntime's profiler is on and leaves the graph that really runs there, weights apart.
     """
-
     options = _options(execution)
     options.intra_op_num_threads = execution["threads"]
     options.inter_op_num_threads = 1
@@ -260,7 +250,6 @@ def placement(session: Any) -> Dict[str, int]:
 
 def nodes_on_cpu(path: Path, execution: Record) -> list[str]:
     """Nodes, with their operators, that the provider leaves to the CPU; none where onnxruntime is too old to say."""
-
     options = _options(execution)
     options.add_session_config_entry(RECORDED, "1")
     try:
@@ -345,17 +334,16 @@ def measure(job: Record, models: Models, execution: Record, inputs: Record, seco
     shared: Record = {"record": "measured", "rounds": rounds}
     if compared:
         last = len(able) - 1
-        shared.update(reference_ms=[x for row in low[last:] for x in row])
-        shared.update(reference_median_ms=[x for row in medians[last:] for x in row])
+        for field, rows in (("reference_ms", low), ("reference_median_ms", medians)):
+            shared[field] = [x for row in rows[last:] for x in row]
         low = low[:last]
         if kernels:
             shared["reference_us"] = round(sum(kernels.pop()["us"].values()), 3)
     shared["seconds"] = round((time.perf_counter() - started) / max(1, len(low)), 4)
     for i, ms in enumerate(low):
         seen = kernels[i] if kernels else {"placement": placed[i]}
-        records.append(
-            {**shared, "model": able[i][0], "ms": ms, "median_ms": medians[i], "interval": widths[i], **seen}
-        )
+        times = {"ms": ms, "median_ms": medians[i], "interval": widths[i]}
+        records.append({**shared, "model": able[i][0], **times, **seen})
     return records
 
 
@@ -543,8 +531,7 @@ def work(
             before, slowed, load = wait_until_cool(sleep=sleep), throttling(), ticks()
             records = measure(job, models, manifest["execution"], inputs, seconds)
             heat = {"temperature_c": [before, temperature_c()], "throttled": throttling() != slowed}
-            heat.update(crowd(load, ticks()))
-            yield _append(results, [dict(record, job=number, **heat) for record in records])
+            yield _append(results, [dict(record, job=number, **heat, **crowd(load, ticks())) for record in records])
             spent += sum(r.get("seconds", 0) for r in records) if number in capped else 0
     for number in manifest.get("answers", []):
         yield _append(results, [answer(folder, manifest, number, inputs, Path(f"{results.stem}-{number}.npz"))])
@@ -577,11 +564,11 @@ def _resume(results: Path, manifest: Record) -> list[Record]:
     return known or _append(results, [{"record": "manifest", "manifest": manifest}])
 
 
-def _object(text: bytes, fields: Optional[Sequence[str]], otherwise: str) -> Record:
+def _object(text: bytes, fields: Optional[str], otherwise: str) -> Record:
     """A JSON object with these fields, or those of its kind of record. Raises ValueError(otherwise)."""
     try:
         read: Record = json.loads(text)
-        for field in FIELDS.get(read["record"], ["manifest"]) if fields is None else fields:
+        for field in (FIELDS.get(read["record"], "manifest") if fields is None else fields).split():
             read[field]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(otherwise) from None

@@ -230,15 +230,9 @@ def adapt(
             notes: list[str] = []
             given = as_given(subject.model, subject.trace.folded.proto) if places or own else None
             for place in places:
+                limited = {} if math.isinf(run.left_s()) else {"time_cap_s": min(TABLE_S, TABLE_SHARE * run.left_s())}
                 measured = loaded.get(place.resource) or built_table(
-                    run.path,
-                    subject.trace,
-                    execution,
-                    seed,
-                    progress,
-                    place.device,
-                    place.resource,
-                    min(TABLE_S, TABLE_SHARE * run.left_s()),
+                    run.path, subject.trace, execution, seed, progress, place.device, place.resource, **limited
                 )
                 if isinstance(measured, Table) and run.left_s() < math.inf and measured.reference.stopped != "done":
                     rest = f"{len(measured.wholes)} of {measured.header.models} versions"
