@@ -15,7 +15,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.progress import stage
 from netadapt_onnx.training.data import Split
 from netadapt_onnx.training.placement import autocast
-from netadapt_onnx.training.replicas import tensors
+from netadapt_onnx.training.replicas import Teaching, tensors
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.torch_graph import TorchGraph
 
@@ -140,3 +140,35 @@ def taught(proto: onnx.ModelProto, split: Split, settings: Settings) -> Teacher:
 
 def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"'{name}' Nx{'x'.join(map(str, shape[1:]))}" for name, shape in shapes.items())
+
+
+def teaching_of(
+    teacher: onnx.ModelProto | Teacher | Teaching | None,
+    split: Split,
+    settings: Settings,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    varies: bool,
+    mirrored: bool,
+    repeatable: bool,
+) -> Teaching | None:
+    """What is taught of a split whose samples may vary from epoch to epoch.
+
+    A teacher for this training alone learns its samples as they come; one that is kept, all at once. So is one whose
+    training must be `repeatable` from its middle.
+    """
+    if teacher is None or not isinstance(teacher, onnx.ModelProto | Teacher):
+        return teacher
+    kept = isinstance(teacher, Teacher) or repeatable or mirrored
+    if not isinstance(teacher, Teacher):
+        count = len(split)
+        teacher = Teacher(teacher, 0 if varies or (repeatable and count > MOST_FORESEEN) else count)
+    teacher.prepare(settings, split, shapes)
+    if varies:
+        answer = teacher.answer
+        return lambda inputs, _, settings: answer(inputs, settings)
+    if kept:
+        teacher.foresee(split, settings)
+    if mirrored and teacher.knows_all:
+        teacher.agree_on_pairs()
+    return teacher

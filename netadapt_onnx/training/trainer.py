@@ -11,34 +11,39 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
+import torch
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.light import without_weights
+from netadapt_onnx.progress import stage
 from netadapt_onnx.runtime import Arrays, one_line
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.augmentation import augmented
 from netadapt_onnx.training.checkpoint import Checkpoint
-from netadapt_onnx.training.choosing import TIMED_SAMPLES, chosen_by_trials
 from netadapt_onnx.training.data import Dataset, Labels, Split
 from netadapt_onnx.training.loop import DivergedError, Epoch, Loop, Progress, Schedule, scored
 from netadapt_onnx.training.memory import BATCH_SIZE, Footprint, footprint, halved, out_of_memory
 from netadapt_onnx.training.memory import batch_size as fitting_batch
 from netadapt_onnx.training.mirroring import both_ways
+from netadapt_onnx.training.ops.registry import registered_outside
 from netadapt_onnx.training.own_training import trained_by
-from netadapt_onnx.training.placement import repeatable, require
+from netadapt_onnx.training.placement import gpu_dtypes, repeatable, require
 from netadapt_onnx.training.range_test import RangeTest, range_test
 from netadapt_onnx.training.recipe import ADAMW_SHARE, Recipe
-from netadapt_onnx.training.replicas import Fetch, Replicas, Teaching, one_thread
-from netadapt_onnx.training.settings import Settings, described
+from netadapt_onnx.training.replicas import Fetch, Replicas, Teaching, one_thread, tensors
+from netadapt_onnx.training.settings import Settings, choose, described
 from netadapt_onnx.training.task import Task, task
-from netadapt_onnx.training.teacher import MOST_FORESEEN, Teacher
+from netadapt_onnx.training.teacher import MOST_FORESEEN, Teacher, teaching_of
 from netadapt_onnx.training.torch_graph import TorchGraph
+from netadapt_onnx.training.trial_process import Subject
+from netadapt_onnx.training.trials import Trials
 
 # 780 steps of a ResNet-20 that lost half its filters: 0.02 and 0.05 are equal, 0.15 loses 0.6 points.
 LEARNING_RATE = 0.05
 # Networks without BatchNorm stand a tenth of the rate.
 UNNORMALISED_SHARE = 0.1
 CALIBRATION_SAMPLES = 256
+TIMED_SAMPLES = 128
 
 
 @dataclass(frozen=True)
@@ -204,13 +209,21 @@ def _trained(
     """One training with batches of one size."""
     if settings is None:
         tried = teacher if isinstance(teacher, onnx.ModelProto) else None
-        settings = chosen_by_trials(unfolded, plan.split, plan.batch_size, plan.seed, losses, teacher=tried, say=say)
+        settings = _choose(unfolded, plan.split, plan.batch_size, plan.seed, losses, teacher=tried, say=say)
         if store is not None:
             store.put(settings=asdict(settings))
     require(settings)
     schedule = Schedule(plan.steps, partial(_batches, plan), partial(_fetch, plan), plan.time_left)
     try:
-        teaching = _teaching(teacher, plan, settings, needs, repeatable=store is not None)
+        teaching = teaching_of(
+            teacher,
+            plan.split,
+            settings,
+            needs.shapes,
+            varies=plan.augment or plan.split.varies,
+            mirrored=plan.mirrored,
+            repeatable=store is not None,
+        )
         with repeatable(settings), Replicas(unfolded, settings, losses, teaching, threads) as replicas:
             return _attempts(replicas, unfolded, plan, recipe, lr, schedule, store, score, progress, told)
     except RuntimeError as error:
@@ -274,36 +287,6 @@ def _attempts(
     )
 
 
-def _teaching(
-    teacher: onnx.ModelProto | Teacher | Teaching | None,
-    plan: _Plan,
-    settings: Settings,
-    needs: Footprint,
-    *,
-    repeatable: bool = False,
-) -> Teaching | None:
-    """A teacher for this training alone learns its samples as they come; one that is kept, all at once.
-
-    So is one whose training must be `repeatable` from its middle.
-    """
-    if teacher is None or not isinstance(teacher, onnx.ModelProto | Teacher):
-        return teacher
-    changing = plan.augment or plan.split.varies
-    kept = isinstance(teacher, Teacher) or repeatable or plan.mirrored
-    if not isinstance(teacher, Teacher):
-        count = len(plan.split)
-        teacher = Teacher(teacher, 0 if changing or (repeatable and count > MOST_FORESEEN) else count)
-    teacher.prepare(settings, plan.split, needs.shapes)
-    if changing:
-        answer = teacher.answer
-        return lambda inputs, _, settings: answer(inputs, settings)
-    if kept:
-        teacher.foresee(plan.split, settings)
-    if plan.mirrored and teacher.knows_all:
-        teacher.agree_on_pairs()
-    return teacher
-
-
 def choose_settings(
     proto: onnx.ModelProto,
     dataset: Dataset,
@@ -327,9 +310,43 @@ def choose_settings(
         losses = task(unfolded, needs.shapes, dataset)
         while True:
             try:
-                return chosen_by_trials(unfolded, split, size, seed, losses, gpu=gpu, say=say)
+                return _choose(unfolded, split, size, seed, losses, gpu=gpu, say=say)
             except MemoryError:
                 size = halved(min(size, TIMED_SAMPLES), normalised=True, say=None)
+
+
+@stage("choosing how to train")
+def _choose(
+    proto: onnx.ModelProto,
+    split: Split,
+    batch_size: int,
+    seed: int,
+    losses: Task,
+    *,
+    teacher: onnx.ModelProto | None = None,
+    gpu: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> Settings:
+    drawn = np.random.default_rng(seed).permutation(len(split))[: min(batch_size, TIMED_SAMPLES)]
+    inputs, labels = split.batch(drawn), split.targets(drawn)
+    taught = None
+    if labels is None:
+        own = Teacher(proto)(tensors(inputs, Settings()), np.arange(len(drawn)), Settings())
+        taught = {name: value.numpy() for name, value in own.items()}
+    subject = Subject(
+        proto.SerializeToString(),
+        inputs,
+        labels,
+        replace(losses, own=losses.own and replace(losses.own, training=None)),
+        taught,
+        None if teacher is None else teacher.SerializeToString(),
+        registered_outside(),
+    )
+    gpus = gpu_dtypes() if gpu else ()
+    if gpus:
+        torch.cuda.empty_cache()  # what is kept here for later is what trials lack
+    with Trials(subject) as trials:
+        return choose(trials.prepare, len(drawn), gpu_dtypes=gpus, say=say)
 
 
 def _learning_rate(graph: TorchGraph, plan: _Plan, recipe: Recipe) -> float:
