@@ -258,7 +258,7 @@ def test_what_is_deployed_of_the_file_is_made_once(monkeypatch: pytest.MonkeyPat
     """Every model is measured beside it, so it is asked for again and again."""
     made: list[int] = []
 
-    def quantised(proto: onnx.ModelProto, _: object) -> onnx.ModelProto:
+    def quantised(proto: onnx.ModelProto, *_: object) -> onnx.ModelProto:
         made.append(len(proto.graph.input))
         return proto
 

@@ -75,7 +75,7 @@ def test_a_bundle_run_by_hand_gives_the_cells_of_profile(
     proto = onnx.load(folder / "model.onnx")
     loaded = Table.load(folder / "t.jsonl", proto, device=dict(direct.device))
     assert direct.latency_ms.median > 0
-    found = map(json.loads, (folder / "whole/results.jsonl").read_text().splitlines())
+    found = map(json.loads, (folder / "whole/b/results.jsonl").read_text().splitlines())
     [alone] = [r for r in found if r["record"] == "measured" and "reference_ms" not in r]
     assert loaded.latency_ms == timing(alone["median_ms"])
 
@@ -109,9 +109,9 @@ def test_a_bundle_of_a_provider_without_times_of_nodes_is_imported(
     bundle(folder / "model.onnx", tmp_path / "b.zip", models=8, time_cap_s=1.0)
     with zipfile.ZipFile(tmp_path / "b.zip") as packed:
         packed.extractall(tmp_path / "there")
-    command = ["sh", str(tmp_path / "there/run.sh")]
+    command = ["sh", str(tmp_path / "there/b/run.sh")]
     subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, check=True, capture_output=True)
-    found = import_results([tmp_path / "there/results.jsonl"], tmp_path / "t.jsonl")
+    found = import_results([tmp_path / "there/b/results.jsonl"], tmp_path / "t.jsonl")
     assert found.cells > 0
     proto = onnx.load(folder / "model.onnx")
     assert len(Table.load(tmp_path / "t.jsonl", proto).wholes) == 8  # whatever a second was enough for

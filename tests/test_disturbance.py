@@ -18,7 +18,7 @@ RNG = np.random.default_rng(0)
 
 def measured(reference_ms: list[float], others: float | None = None, own_ms: list[float] | None = None) -> Measured:
     own = own_ms or [1.0]
-    return Measured(0, 0, 20, 1.0, own, own, reference_median_ms=reference_ms, others=others, cores=others and 2)
+    return Measured(0, 0, 20, 1.0, own, own, reference_ms, reference_ms, others=others, cores=2 if others else None)
 
 
 def test_a_few_percent_between_sessions_are_usual_and_one_odd_session_tells_nothing() -> None:

@@ -85,7 +85,7 @@ def test_a_profile_says_what_the_file_takes_and_what_its_normalised_form_takes(
     assert before.reference.as_given is None  # as tables were before: they load, and are completed
     made = netadapt_onnx.profile(place / "model.onnx", place / "t.jsonl", models=8)
     assert compared == [(False, True)]
-    said = profile_command._text(made, place / "model.onnx")
+    said = profile_command._text(made, place / "model.onnx", [])
     assert "model.onnx as given takes 25 ms" in said
     assert "in turn 0.400x; `netadapt-onnx prune model.onnx --ratio 0" in said
     assert made.as_given is not None
@@ -197,7 +197,7 @@ def test_a_bundle_measures_the_file_in_turn_with_its_normalised_form(place: Path
         patch.setattr(bundling, "REFERENCE_CAP_S", 0.3)
         bundle(place / "model.onnx", place / "b.zip", models=3, time_cap_s=1)
     with zipfile.ZipFile(place / "b.zip") as packed:
-        packed.extractall(place / "b")
+        packed.extractall(place)
     manifest = msgspec.json.decode((place / "b/manifest.json").read_bytes(), type=Manifest)
     assert manifest.jobs[-1].models == (0, bundling.GIVEN)
     assert manifest.models[str(bundling.GIVEN)] != manifest.models["0"]

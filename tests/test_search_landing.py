@@ -55,7 +55,7 @@ class Device:
 
 
 def on_device(monkeypatch: pytest.MonkeyPatch, device: Device) -> None:
-    monkeypatch.setattr(adapt_module, "built_table", lambda *_: device)
+    monkeypatch.setattr(adapt_module, "built_table", lambda *_, **__: device)
     monkeypatch.setattr(latency, "ratio", device.ratio)
 
 

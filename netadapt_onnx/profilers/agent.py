@@ -546,7 +546,7 @@ def answer(folder: Path, manifest: Record, number: int, inputs: Record, outputs:
         found = [session.run(None, {name: inputs[name][i] for name in inputs}) for i in range(count)]
         np.savez(str(folder / outputs), *[np.stack([batch[k] for batch in found]) for k in range(len(found[0]))])
     except Exception as error:  # as in `_opened`
-        return {"record": "failed", "job": -1, "model": number, "error": " ".join(str(error).split())[:300]}
+        return {"record": "failed", "job": 0, "model": number, "error": " ".join(str(error).split())[:300]}
     names = [output.name for output in session.get_outputs()]
     return {"record": "answered", "model": number, "file": outputs.name, "names": names}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -44,6 +45,8 @@ def answers_of(
                     f"{device.name}: onnxruntime cannot run the model: {record.error}", code="unrunnable"
                 )
             if isinstance(record, Answered):
+                if record.file != f"{Path(results).stem}-0.npz":
+                    raise NetadaptError(f"{device.name}: answers in a file that nobody asked for", code="results")
                 found = record
         outputs = None if found is None else device.pull(found.file)
         device.remove(
@@ -51,6 +54,17 @@ def answers_of(
         )
     if found is None or outputs is None:
         return None
-    with np.load(io.BytesIO(outputs)) as arrays:
-        values = {output: arrays[f"arr_{i}"] for i, output in enumerate(found.names)}
-    return [{output: batches[i] for output, batches in values.items()} for i in range(len(given))]
+    return _by_batch(outputs, found.names, len(given), device.name)
+
+
+def _by_batch(file: bytes, names: Sequence[str], count: int, device: str) -> list[Arrays]:
+    """The outputs of each of `count` batches. Raises NetadaptError for a file that does not hold them."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(file)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > 2 * len(file):
+                raise ValueError("it is compressed, which answers are not")
+        with np.load(io.BytesIO(file)) as arrays:
+            values = {output: arrays[f"arr_{i}"] for i, output in enumerate(names)}
+        return [{output: batches[i] for output, batches in values.items()} for i in range(count)]
+    except (ValueError, KeyError, IndexError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise NetadaptError(f"{device}: what a model computed there cannot be read: {error}", code="results") from error

@@ -27,6 +27,7 @@ from netadapt_onnx.profilers.packing import unpacked_graph
 from netadapt_onnx.profilers.plausible import (
     Celsius,
     Count,
+    ModelNumber,
     Ms,
     Number,
     Processors,
@@ -145,7 +146,7 @@ class Measured(msgspec.Struct, frozen=True, tag_field="record", tag="measured"):
     """
 
     job: Number
-    model: Number
+    model: ModelNumber
     rounds: Count
     seconds: Seconds
     ms: Sessions
@@ -181,7 +182,7 @@ class Failed(msgspec.Struct, frozen=True, tag_field="record", tag="failed"):
     """A model that the device could not run, and onnxruntime's reason."""
 
     job: Number
-    model: Number
+    model: ModelNumber
     error: Text
 
     def __post_init__(self) -> None:

@@ -9,6 +9,8 @@ import msgspec
 from netadapt_onnx.errors import printable
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+# Below 0 are the uncut model that others are measured beside, and the file as given.
+ModelNumber = Annotated[int, msgspec.Meta(ge=-2, le=2**31)]
 # Of parameters, multiplications, bytes.
 Total = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]

@@ -162,7 +162,11 @@ class LatencyJournal:
 def is_measurement(key: str, resource: str) -> bool:
     """Whether the journal's `key` is that of a measurement of a model beside the original."""
     name, _, rest = key.partition("/")
-    return name == resource and rest.partition("/")[0] in ("smallest", "normalised", "brief", *STAGES)
+    return (
+        name == resource
+        and not rest.endswith("/refused")
+        and rest.partition("/")[0] in ("smallest", "normalised", "brief", *STAGES)
+    )
 
 
 def undecided(run: Run) -> int:

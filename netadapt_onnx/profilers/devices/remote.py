@@ -17,7 +17,17 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.agent import COMPARED
 from netadapt_onnx.profilers.devices.patience import PATIENCE_S, TIDYING_S, FailedThereError, LostError, Patience
 from netadapt_onnx.profilers.devices.shell import Shell, last_line
-from netadapt_onnx.profilers.measuring import LOST, Answer, End, Environment, Failed, Found, Measured, decoded
+from netadapt_onnx.profilers.measuring import (
+    LOST,
+    Answer,
+    Answered,
+    End,
+    Environment,
+    Failed,
+    Found,
+    Measured,
+    decoded,
+)
 from netadapt_onnx.profilers.plausible import checked_environment
 from netadapt_onnx.profilers.session import differences
 
@@ -150,7 +160,7 @@ class RemoteDevice:
             if isinstance(record, Measured | Failed) and (record.job, record.model) not in known:
                 known.add((record.job, record.model))
                 yield record
-            elif isinstance(record, End):
+            elif isinstance(record, End | Answered):
                 yield record
             else:
                 repeated += 1
