@@ -61,7 +61,7 @@ class Job(msgspec.Struct, frozen=True):
     the reference per session of the others.
     """
 
-    models: Annotated[tuple[Number, ...], msgspec.Meta(min_length=1)]
+    models: Annotated[tuple[ModelNumber, ...], msgspec.Meta(min_length=1)]
     reference: int | None
     profiled: bool
     sessions: Count
