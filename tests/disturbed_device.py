@@ -104,4 +104,6 @@ class DisturbedDevice:
         self.seconds += round_s * ROUNDS
         medians, fastest = np.median(times, 1).T, low_mean(times.transpose(0, 2, 1)).T
         measured = of_pairs(medians[0].tolist(), medians[1].tolist())
-        return replace(measured, undisturbed_ms=(tuple(fastest[0].tolist()), tuple(fastest[1].tolist())))
+        others = 1.9 if self.disturb in (crowded, hopeless) else 0.1
+        undisturbed_ms = (tuple(fastest[0].tolist()), tuple(fastest[1].tolist()))
+        return replace(measured, undisturbed_ms=undisturbed_ms, others=others, cores=2)

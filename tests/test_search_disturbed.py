@@ -199,6 +199,15 @@ def test_on_a_quiet_device_medians_count_on_a_busy_one_the_fastest_runs() -> Non
     assert busy.value == pytest.approx(0.5)
 
 
+def test_beside_processes_that_leave_no_processor_free_the_fastest_runs_count() -> None:
+    """Medians may agree with one another and mislead all the same: all sessions were interrupted alike."""
+    alone = measurement(0.5, 10.0, 1.05)
+    assert estimate(alone, None, relative=True).quiet
+    crowded = estimate(replace(alone, others=1.8, cores=2), None, relative=True)
+    assert not crowded.quiet
+    assert crowded.value == pytest.approx(0.5)
+
+
 def test_what_slows_the_original_widens_the_interval_by_as_much() -> None:
     usual, slow = (estimate(measurement(0.5, ms), 10.0, relative=True) for ms in (10.0, 15.0))
     assert usual.quiet and usual.high < 0.52

@@ -238,6 +238,9 @@ def adapt(
                     rest = f"{len(measured.wholes)} of {measured.header.models} versions"
                     notes.append(f"the table was built from {rest}: {measured.reference.stopped}, for --max-time")
                     log(notes[-1])
+                cautions = measured.notes if isinstance(measured, Table) else ()
+                for caution in cautions:  # the table and the run are of one busy machine: that is said once
+                    log(caution)
                 limit = next((b for b in budgets if b.resource == place.resource), None)
                 gauge = TableGauge if place.device is None else LatencyGauge
                 gauges[place.resource] = gauge(
@@ -251,7 +254,7 @@ def adapt(
                     given,
                     # A table from another day tells nothing of how fast the device is today.
                     usual_ms=() if place.resource in loaded else reference_times_ms(measured),
-                    log=log,
+                    log=None if cautions else log,
                 )
                 if limit is not None:
                     subject = subject.aligned(measured.stairs.alignment, partial(best_counts, measured, subject.trace))

@@ -8,12 +8,13 @@ mean of a session's fastest tenth of runs came to 0.41x to 0.42x all the time (X
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from netadapt_onnx.profilers.agent import median_interval
+from netadapt_onnx.profilers.disturbance import of_ratio
 from netadapt_onnx.profilers.timing import Ratio
 
 # Times of a quiet device vary by less: between fresh sessions of one model, between a session's median and its fastest
@@ -28,18 +29,20 @@ Verdict = Literal["met", "missed", "unclear"]
 class Estimate:
     """A model's time, in ms or as a share of the reference's, between `low` and `high`.
 
-    `disturbance` is the share by which times varied; up to `NOISE` the device was quiet.
+    `disturbance` is the share by which times varied; up to `NOISE` the device was quiet, unless it was `crowded`: other
+    processes left no processor free.
     """
 
     value: float
     low: float
     high: float
     disturbance: float
+    crowded: bool = False
 
     @property
     def quiet(self) -> bool:
         """Whether nothing disturbed the measurement."""
-        return self.disturbance <= NOISE
+        return self.disturbance <= NOISE and not self.crowded
 
     @property
     def precise(self) -> bool:
@@ -53,7 +56,7 @@ class Estimate:
 
     def times(self, unit: float) -> Estimate:
         """The same in another unit."""
-        return Estimate(self.value * unit, self.low * unit, self.high * unit, self.disturbance)
+        return replace(self, value=self.value * unit, low=self.low * unit, high=self.high * unit)
 
     def verdict(self, limit: float) -> Verdict:
         """Whether the time is within `limit`.
@@ -79,13 +82,14 @@ def estimate(measurement: Ratio, usual_ms: float | None, *, relative: bool) -> E
     middle, low, high = share if relative else (timing.median_ms, *timing.ci95)
     widening = 1 + slowdown if slowdown > NOISE else 1.0
     fastest, references = map(np.asarray, measurement.undisturbed_ms)
-    if disturbance > NOISE and fastest.size:
+    crowded = of_ratio(measurement).crowded
+    if (disturbance > NOISE or crowded) and fastest.size:
         samples = fastest / references if relative else fastest
         middle, (low, upper) = float(np.median(samples)), median_interval(samples)
         # In ms: on a quiet device it takes no less than the fastest runs of the fastest session do now, which may have
         # been slowed by what tells sessions apart, and no longer than it does now.
         low, high = (low, upper) if relative else (float(fastest.min()) / (1 + spread(fastest)), high / widening)
-    return Estimate(middle, low / widening, high * widening, disturbance)
+    return Estimate(middle, low / widening, high * widening, disturbance, crowded)
 
 
 def reference_fastest_ms(measurement: Ratio) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.as_given import AsGiven
+from netadapt_onnx.profilers.disturbance import Disturbance
 from netadapt_onnx.profilers.measuring import Device
 from netadapt_onnx.profilers.session import Execution
 from netadapt_onnx.profilers.timing import Ratio, Timing, ratio
@@ -187,11 +188,8 @@ class LatencyGauge:
         def met(found: Estimate) -> bool:
             return limit is None or found.times(self._unit).verdict(limit) == "met"
 
-        key, time_both = (
-            self._journal.careful(stage, iteration),
-            partial(self._ratio, proto, CAREFUL_S, CAREFUL_SESSIONS),
-        )
-        self._journal.measure(key, time_both, met, self._tell)
+        time_both = partial(self._ratio, proto, CAREFUL_S, CAREFUL_SESSIONS)
+        self._journal.measure(self._journal.careful(stage, iteration), time_both, met, self._tell)
 
     def verdict(self, stage: Stage, iteration: int) -> Verdict:
         """Whether the budget holds, as measured with care; on a busy device that may remain unclear."""
@@ -262,10 +260,10 @@ class LatencyGauge:
         """What careful measurements say of an iteration's model, in the table's ms; None if there are none."""
         return self._estimate(self._journal.careful_so_far(stage, iteration))
 
-    def _tell(self, disturbance: float) -> None:
+    def _tell(self, disturbance: Disturbance) -> None:
         """Say, once, that the device is busy."""
         if self._log is not None:
-            self._log(busy(disturbance, self._device))
+            self._log(disturbance.sentence("local" if self._device is None else self._device.name))
             self._log = None
 
     @stage("measuring beside the original")
@@ -282,12 +280,6 @@ class LatencyGauge:
             time_cap_s=min(seconds, max(BRIEF_S, self._run.left_s())),
             device=self._device,
         )
-
-
-def busy(disturbance: float, device: Device | None) -> str:
-    """What to know of measurements whose times varied by a share of `disturbance`."""
-    name = "this machine" if device is None or device.name == "local" else device.name
-    return f"{name} is busy: times vary by {disturbance:.0%}; results need a quiet machine or --device"
 
 
 def _latency(found: Ratio, predicted_ms: float) -> Latency:

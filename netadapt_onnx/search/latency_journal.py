@@ -9,8 +9,9 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from netadapt_onnx.profilers.disturbance import Disturbance
 from netadapt_onnx.profilers.timing import Ratio, pooled
-from netadapt_onnx.search.estimate import NOISE, Estimate, estimate, reference_fastest_ms
+from netadapt_onnx.search.estimate import Estimate, estimate, reference_fastest_ms
 from netadapt_onnx.search.run import Run
 
 # A measurement that something disturbed is repeated, up to so many in all.
@@ -104,11 +105,11 @@ class LatencyJournal:
         key: str,
         ratio: Callable[[], Ratio],
         enough: Callable[[Estimate], bool],
-        on_busy: Callable[[float], None],
+        on_busy: Callable[[Disturbance], None],
     ) -> None:
         """Measure once per `key`; again what something disturbed, unless that is `enough`: not all models suffer alike.
 
-        `on_busy` gets the share by which times varied if they did so every time.
+        `on_busy` is told if something disturbed every try.
         """
 
         def measurement() -> Measurement:
@@ -121,8 +122,9 @@ class LatencyJournal:
                     return tries[-1]
                 if enough(found) or self._run.left_s() <= 0:
                     break
-            on_busy(min(map(self._disturbance, tries)))
-            return min(tries, key=self._disturbance)
+            best = min(tries, key=self._disturbance)
+            on_busy(Disturbance(self._disturbance(best)[1], best.others, best.cores))
+            return best
 
         self._run.once(key, measurement)
 
@@ -140,13 +142,14 @@ class LatencyJournal:
         # What was taken for usual at first may have turned out to be slow.
         usual_ms = min(m for one in measurements for m in (one.usual_ms, one.reference_fastest_ms) if m is not None)
         measurements = [_with_usual(one, usual_ms) for one in measurements]
-        quiet = [one for one in measurements if self._disturbance(one) <= NOISE]
+        quiet = [one for one in measurements if one.estimate(relative=self._relative).quiet]
         if not quiet:
             return min(measurements, key=self._disturbance)
         return quiet[0] if len(quiet) == 1 else _with_usual(pooled(quiet), usual_ms)
 
-    def _disturbance(self, measurement: Measurement) -> float:
-        return measurement.estimate(relative=self._relative).disturbance
+    def _disturbance(self, measurement: Measurement) -> tuple[bool, float]:
+        found = measurement.estimate(relative=self._relative)
+        return found.crowded, found.disturbance
 
     def _usual_ms(self) -> float | None:
         """What the original's fastest runs usually take, since the run last ended undecided."""
