@@ -16,6 +16,7 @@ from netadapt_onnx.folding import Folded, fold
 from netadapt_onnx.inspection import Shapes, Source, opened, resources
 from netadapt_onnx.model import Model
 from netadapt_onnx.profilers.cost import cost
+from netadapt_onnx.profilers.disturbance import Disturbance
 from netadapt_onnx.profilers.session import Execution
 from netadapt_onnx.profilers.timing import Timing, measure
 from netadapt_onnx.runtime import random_inputs
@@ -96,7 +97,9 @@ def evaluate(
     splits = [held_out(dataset_for(one, data, train=False), split) for one in folded]
     run = [runs_as_given(source) if timed or energy else (source.proto, "") for source in sources]
     files, notes = [proto for proto, _ in run], [note for _, note in run if note]
-    latencies = _timed(files, folded, execution, time_cap_s) if timed else [None] * len(sources)
+    busy: list[str] = []
+    latencies = _timed(files, folded, execution, time_cap_s, busy) if timed else [None] * len(sources)
+    notes += busy[:1]
     reference = None
     if splits[0].labels is None:
         reference = outputs(sources[0].proto, splits[0], threads=threads)
@@ -121,15 +124,24 @@ def held_out(dataset: Dataset, split: Literal["val", "test"]) -> Split:
 
 
 def _timed(
-    files: Sequence[onnx.ModelProto], folded: Sequence[Folded], execution: Execution, time_cap_s: float
+    files: Sequence[onnx.ModelProto],
+    folded: Sequence[Folded],
+    execution: Execution,
+    time_cap_s: float,
+    busy: list[str],
 ) -> list[Latency | None]:
+    """The latency of each file; `busy` gets what to say of a busy machine."""
+
+    def tell(disturbance: Disturbance) -> None:
+        busy.append(disturbance.sentence())
+
     alike: dict[str, list[int]] = {}
     for i, one in enumerate(folded):
         alike.setdefault(str(sorted(one.specs.items())), []).append(i)
     found: dict[int, Latency] = {}
     for members in alike.values():
         inputs = random_inputs(folded[members[0]].specs)
-        timings = measure([files[i] for i in members], inputs, execution, time_cap_s=time_cap_s)
+        timings = measure([files[i] for i in members], inputs, execution, time_cap_s=time_cap_s, on_busy=tell)
         found |= dict(zip(members, map(latency, timings), strict=True))
     return [found[i] for i in range(len(files))]
 

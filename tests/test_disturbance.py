@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from netadapt_onnx.profilers import agent
+import netadapt_onnx
+from models import plain
+from netadapt_onnx.profilers import agent, timing
 from netadapt_onnx.profilers.disturbance import Disturbance, of_ratio, of_records, of_sessions
 from netadapt_onnx.profilers.measuring import Measured
 from netadapt_onnx.profilers.timing import of_pairs, pooled
@@ -95,3 +97,18 @@ def test_the_load_of_others_is_what_processors_did_less_our_own(
 def test_where_the_system_does_not_tell_nothing_is_said(tmp_path: Path) -> None:
     for root in (tmp_path, stat(tmp_path, "cpu0 1 2"), stat(tmp_path, "cpu0 1 2 3 4")):  # or no time went by
         assert agent.crowd(agent.ticks(root), agent.ticks(root)) == {}
+
+
+def test_evaluate_says_once_that_the_machine_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crowded = Measured(0, 0, 30, 1.0, [1.0] * 9, [1.0] * 9, others=1.9, cores=2)
+    monkeypatch.setattr(timing, "measure_on", lambda _, order: dict.fromkeys(order.models, crowded))
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.onnx").write_bytes(plain(size=8, classes=3).SerializeToString())
+    np.savez(tmp_path / "d.npz", x_val=RNG.standard_normal((8, 3, 8, 8)).astype(np.float32), y_val=np.arange(8) % 3)
+    models = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    busy = netadapt_onnx.evaluate(models, tmp_path / "d.npz")
+    assert [note for note in busy.notes if note.startswith("this machine is busy: ")] == list(busy.notes)
+    assert len(busy.notes) == 1
+    quiet = Measured(0, 0, 30, 1.0, [1.0] * 9, [1.0] * 9, others=0.1, cores=2)
+    monkeypatch.setattr(timing, "measure_on", lambda _, order: dict.fromkeys(order.models, quiet))
+    assert not netadapt_onnx.evaluate(models, tmp_path / "d.npz").notes

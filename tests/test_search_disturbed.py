@@ -67,6 +67,9 @@ def test_a_disturbed_machine_gets_the_right_verdict_or_none(
     else:
         assert result.stopped == "could-not-judge"
         assert any("could not judge: times vary by" in note for note in result.notes)
+    if result.met is not None and result.latency is not None:
+        said = any("the device was busy, times varied by" in note for note in result.notes)
+        assert said is (result.latency.disturbance > 0)
     assert device.measured <= 2 * calm.measured
 
 

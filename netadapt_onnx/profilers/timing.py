@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import onnx
 
 from netadapt_onnx.profilers.agent import median_interval
 from netadapt_onnx.profilers.devices.local import LocalDevice
-from netadapt_onnx.profilers.disturbance import crowd
+from netadapt_onnx.profilers.disturbance import Disturbance, crowd, of_records
 from netadapt_onnx.profilers.measuring import REFERENCE, Device, Job, Order, Until, measure_on
 from netadapt_onnx.profilers.session import CPU, Execution
 from netadapt_onnx.progress import steps
@@ -66,15 +66,20 @@ def measure(
     precision: float = 0.01,
     seed: int = 0,
     device: Device | None = None,
+    on_busy: Callable[[Disturbance], None] | None = None,
 ) -> tuple[Timing, ...]:
     """Time models against each other, each in `sessions` fresh sessions, all in turn, on `device` (None: here).
 
-    Goes on until every median's interval is within +-`precision`, or `time_cap_s` of running is used up.
+    Goes on until every median's interval is within +-`precision`, or `time_cap_s` of running is used up. `on_busy` is
+    told where something disturbed the device.
     """
     job = timing_job(range(len(models)), sessions, time_cap_s, precision=precision, seed=seed)
     order = Order(dict(enumerate(models)), inputs, execution, (job,))
     with steps("measuring", bound_s=time_cap_s):
         found = measure_on(device or LocalDevice(), order)
+    disturbance = of_records(list(found.values()))
+    if on_busy is not None and disturbance.busy:
+        on_busy(disturbance)
     return tuple(timing(found[i].median_ms) for i in range(len(models)))
 
 

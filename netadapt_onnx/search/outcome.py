@@ -91,7 +91,7 @@ class Outcome:
             before=before,
             latencies={n: found for n, found in latencies.items() if n.startswith(LATENCY)},
             measured={n: _compared(found) for n, found in latencies.items() if not n.startswith(LATENCY)},
-            notes=(*self._of_normalising(), *open_questions, *more),
+            notes=(*self._of_normalising(), *open_questions, *_disturbed(limits, latencies), *more),
             deployed=deployed,
             normalised=self._normalised(before),
             normalising=self._shares,
@@ -249,6 +249,16 @@ def _open_question(limit: Limit, latencies: Mapping[str, Latency]) -> str:
         f"{limit.budget}: could not judge: times vary by {latency.disturbance:.0%}, and the result takes {low:.3f}x to "
         f"{high:.3f}x of the original's"
     )
+
+
+def _disturbed(limits: Sequence[Limit], latencies: Mapping[str, Latency]) -> list[str]:
+    """What to know of verdicts that were possible all the same."""
+    decided = {limit.budget.partition("=")[0] for limit in limits if limit.met is not None}
+    return [
+        f"{name}: the device was busy, times varied by {latency.disturbance:.0%}: those shown are of the fastest runs"
+        for name, latency in latencies.items()
+        if latency.disturbance and name in decided
+    ]
 
 
 def _all_met(limits: Sequence[Limit]) -> bool | None:
