@@ -133,3 +133,10 @@ def differences(recorded: Fingerprint, here: Fingerprint) -> list[str]:
             a, b = (" ".join(sorted({*map(str, x)} - {*map(str, y)})) or "none more" for x, y in ((a, b), (b, a)))
         lines.append(f"{key}: {a} there, {b} here")
     return lines
+
+
+def require_alike(recorded: Fingerprint, here: Fingerprint, what: str, hint: str) -> None:
+    """Raise NetadaptError, saying `what` is wrong and naming what differs, unless two fingerprints agree."""
+    unlike = differences(recorded, here)
+    if unlike:
+        raise NetadaptError(f"{what} ({'; '.join(unlike)})", hint=hint, code="other-device")

@@ -11,7 +11,7 @@ import numpy as np
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.plausible import Count, Ms, Number, Processors, Seconds, Sessions, Us, Width
-from netadapt_onnx.profilers.session import Fingerprint, differences
+from netadapt_onnx.profilers.session import Fingerprint, require_alike
 from netadapt_onnx.profilers.timing import Ratio
 
 SCHEMA = 1
@@ -179,10 +179,6 @@ def check(path: Path, header: Header, model_family: str, device: Fingerprint | N
             hint="build a table for this model with `profile`",
             code="other-model",
         )
-    unlike = differences(header.device, device) if device is not None else []
-    if unlike:
-        raise NetadaptError(
-            f"{path} was measured on another device ({'; '.join(unlike)})",
-            hint="build one here with `profile`, or take this one all the same with --force",
-            code="other-device",
-        )
+    if device is not None:
+        hint = "build one here with `profile`, or take this one all the same with --force"
+        require_alike(header.device, device, f"{path} was measured on another device", hint)

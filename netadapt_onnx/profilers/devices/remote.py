@@ -29,7 +29,7 @@ from netadapt_onnx.profilers.measuring import (
     decoded,
 )
 from netadapt_onnx.profilers.plausible import checked_environment
-from netadapt_onnx.profilers.session import differences
+from netadapt_onnx.profilers.session import require_alike
 
 T = TypeVar("T")
 
@@ -170,13 +170,9 @@ class RemoteDevice:
     def _require_unchanged(self, environment: Environment) -> None:
         """Raise NetadaptError if a record's device is not the one that was described."""
         described, now = ({key: side.get(key) for key in COMPARED} for side in (self.describe(), environment))
-        unlike = differences(described, now)
-        if unlike:
-            raise NetadaptError(
-                f"{self.name} is not the device that it was ({'; '.join(unlike)})",
-                hint="measure it anew, into another table",
-                code="other-device",
-            )
+        require_alike(
+            described, now, f"{self.name} is not the device that it was", "measure it anew, into another table"
+        )
 
     def _patience(self, seconds: float | None = None) -> Patience:
         return Patience(self.name, self._patience_s if seconds is None else seconds, self._log)

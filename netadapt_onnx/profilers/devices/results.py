@@ -26,7 +26,7 @@ from netadapt_onnx.profilers.measuring import (
 )
 from netadapt_onnx.profilers.packing import unpacked, unpacked_graph
 from netadapt_onnx.profilers.plausible import Count, Text
-from netadapt_onnx.profilers.session import Execution, Fingerprint, differences, fingerprint
+from netadapt_onnx.profilers.session import Execution, Fingerprint, differences, fingerprint, require_alike
 from netadapt_onnx.profilers.table import Header, OwnTime, Record, Reference, Shapes, Whole, encode, require_schema
 from netadapt_onnx.profilers.timing import of_pairs, timing
 from netadapt_onnx.profilers.units import Layers
@@ -148,13 +148,7 @@ def _answers(
 
 def _same(what: str, first: Fingerprint, *others: Fingerprint) -> None:
     for other in others:
-        unlike = differences(first, other)
-        if unlike:
-            raise NetadaptError(
-                f"{what} ({'; '.join(unlike)})",
-                hint="import each device's into a table of its own",
-                code="other-device",
-            )
+        require_alike(first, other, what, "import each device's into a table of its own")
 
 
 def merged(results: Sequence[Results]) -> list[Record]:
