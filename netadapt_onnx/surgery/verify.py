@@ -158,7 +158,7 @@ def _comparable(trace: Trace, model: onnx.ModelProto) -> list[str]:
 
 
 def _beyond_rounding(difference: float, tally: Tally) -> float:
-    """The difference where terms cancel: what rounding of the inputs alone makes of the tensor counts as tolerable."""
+    """The difference where terms cancel: what rounding alone makes of the tensor is tolerable."""
     limit = ROUNDING * tally.noise
     return min(difference, TOLERANCE * tally.gap / limit) if np.isfinite(tally.gap) and limit > 0 else difference
 

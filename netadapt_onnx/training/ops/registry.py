@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,8 +129,3 @@ def register_all(functions: Registered) -> None:
         _FUNCTIONS[key] = function
         if training_aware:
             _TRAINING_AWARE.add(key)
-
-
-def normalise_axes(axes: Sequence[int], rank: int) -> list[int]:
-    """Axes as non-negative numbers."""
-    return [a % rank if rank else 0 for a in axes]
