@@ -59,17 +59,13 @@ def amount(resource: str, value: float) -> str:
     return {"size": size, "memory": size, "latency": milliseconds}.get(resource, count)(value)
 
 
-def measured(
-    resource: str,
-    values: Mapping[str, float],
-    intervals: Mapping[str, tuple[float, float]],
-    form: str = "{} ({} to {})",
-) -> str:
+def measured(resource: str, values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> str:
     """What was measured of a resource, with its 95% interval; empty where nothing was."""
     if resource not in values:
         return ""
     ends = intervals.get(resource, (values[resource], values[resource]))
-    return form.format(*(amount(resource.partition("@")[0], value) for value in (values[resource], *ends)))
+    value, low, high = (amount(resource.partition("@")[0], each) for each in (values[resource], *ends))
+    return f"{value} ({low} to {high})"
 
 
 def is_counted(resource: str) -> bool:
