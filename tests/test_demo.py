@@ -14,6 +14,7 @@ import torch
 from netadapt_onnx import cli, demo, demo_network
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profiling import profile
+from netadapt_onnx.search.result import AccuracyChange, AdaptResult, Resources
 
 
 def test_digits_are_real_images_in_the_layout_of_data() -> None:
@@ -75,3 +76,21 @@ def test_the_demo_leaves_what_it_speaks_of(
     given = [str(place / "model.onnx"), str(place / "run" / "model.onnx"), "--data", str(place / "digits.npz")]
     assert cli.run(["evaluate", *given, "--no-latency", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["models"]) == 2
+
+
+def test_a_demo_on_a_machine_too_busy_to_tell_exits_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resources = Resources(1, 1, 1, 1)
+    run = tmp_path / "demo/run"
+    run.mkdir(parents=True)
+    undecided = AdaptResult(
+        met=None, before=resources, after=resources, accuracy=AccuracyChange(1.0, 1.0, "top1", "test"), iterations=1,
+        seconds=1.0, model=run / "model.onnx", stopped="could-not-judge", limits=(), groups={},
+        notes=("latency=0.6x: could not judge: times vary by 60%",),
+    )  # fmt: skip
+    monkeypatch.setattr(demo, "demo", lambda *_, **__: undecided)
+    assert cli.run(["demo", "-o", str(tmp_path / "demo"), "--overwrite", "--json"]) == 2
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["ok"], answer["error"]["code"]) == (False, "could-not-judge")
+    assert "--overwrite" in answer["error"]["hint"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,18 +186,16 @@ def command(
         if not out.joinpath("run.json").exists():
             raise
         raise KeyboardInterrupt("nothing is lost: repeat the command with --resume") from error
-    undecided = _undecided(result)
-    ok = result.met is not False and undecided is None
-    return Answer(result, lambda: text(result, out, model, data), ok=ok, error=undecided)
-
-
-def _undecided(result: AdaptResult) -> NetadaptError | None:
-    """What kept the run from a verdict, if anything did."""
-    if result.stopped != "could-not-judge":
-        return None
-    why = next((note for note in result.notes if "could not judge" in note), "could not judge")
     hint = "--resume goes on when the machine is quiet; the best model so far is kept"
-    return NetadaptError(why, hint=hint, code="could-not-judge")
+    return answered(result, lambda: text(result, out, model, data), hint)
+
+
+def answered(result: AdaptResult, text: Callable[[], str], hint: str) -> Answer:
+    """The answer to a run; `hint` says what to do where a device was too busy for a verdict."""
+    if result.stopped != "could-not-judge":
+        return Answer(result, text, ok=result.met is not False)
+    why = next((note for note in result.notes if "could not judge" in note), "could not judge")
+    return Answer(result, text, ok=False, error=NetadaptError(why, hint=hint, code="could-not-judge"))
 
 
 def _plan(planned: DryRun) -> str:

@@ -31,7 +31,7 @@ def command(folder: Path, overwrite: bool) -> Answer:
     Example:  netadapt-onnx demo -o netadapt-demo
     """
     from netadapt_onnx import render
-    from netadapt_onnx.commands.adapt import text
+    from netadapt_onnx.commands.adapt import answered, text
     from netadapt_onnx.demo import DATA, MODEL, TABLE, demo
     from netadapt_onnx.training.given import DataSource
 
@@ -45,8 +45,8 @@ def command(folder: Path, overwrite: bool) -> Answer:
     ]
     lines = "\n".join(f"      {line}" for line in again)
     data = DataSource(str(folder / DATA))
-    return Answer(
+    return answered(
         result,
         lambda: f"{text(result, result.model.parent, folder / MODEL, data)}\n{lines}",
-        ok=result.met is not False,
+        "run it again with --overwrite when the machine is quiet",
     )
