@@ -129,6 +129,8 @@ def pooled(measurements: Sequence[Ratio]) -> Ratio:
     """
     times, others = ([t for m in measurements for t in m.sessions_ms[side]] for side in (0, 1))
     fastest, beside = (tuple(t for m in measurements for t in m.undisturbed_ms[side]) for side in (0, 1))
+    if len(beside) != len(others):  # one from a run of an older version does not tell
+        fastest = beside = ()
     busy, cores = crowd(measurements)
     return replace(of_pairs(times, others), undisturbed_ms=(fastest, beside), others=busy, cores=cores)
 

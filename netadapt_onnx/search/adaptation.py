@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 import onnx
@@ -14,7 +15,7 @@ from netadapt_onnx.progress import Progress, stage
 from netadapt_onnx.search import knapsack
 from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.attempts import MODEL_FILE
-from netadapt_onnx.search.budget import Target
+from netadapt_onnx.search.budget import Target, file_name
 from netadapt_onnx.search.candidates import Candidates
 from netadapt_onnx.search.details import write_details
 from netadapt_onnx.search.executors.protocol import Executor
@@ -129,17 +130,17 @@ class Adaptation:
 
     def _toward(self, number: int, target: Target, since: int, history: Lines[Step]) -> Finished:
         """A model for one target, by going on from what the one before left after `since` iterations."""
-        for budget in target:
-            if budget.resource in self._gauges:
-                self._gauges[budget.resource].aim(budget, since)
+        for budget in (b for b in target if b.resource in self._gauges):
+            self._gauges[budget.resource].aim(budget, since)
         problem = self._problem(target, since)
-        file = self._run.path / (MODEL_FILE if number == len(self._targets) else f"{MODELS}/{_file_name(target)}")
+        file = self._run.path / (MODEL_FILE if number == len(self._targets) else f"{MODELS}/{file_name(target)}")
         file.parent.mkdir(exist_ok=True)
         ended = self._run.recall(f"target/{number}")
         reached = self._run.path / f".target-{number}.json"
         if ended is not None and reached.exists() and file.exists():
             known = msgspec.json.decode(reached.read_bytes(), type=Finished, dec_hook=lambda kind, value: kind(value))
-            return replace(known, model=file)
+            if known.stopped != UNDECIDED:
+                return replace(known, model=file)
         if met(amounts_after(problem, ()), self._outcome.limits(target)):
             self._note(f"{', '.join(map(str, target))}: {self._outcome.already(target)}")
             original = self._subject.trace.folded.proto
@@ -150,7 +151,7 @@ class Adaptation:
                 ended = self._run.once(f"target/{number}", lambda: {"steps": len(steps), "seen": seen, "why": stopped})
         else:
             steps = self._search(problem, history, ended["steps"])
-            proto, stopped, seen = self._training.trained(steps), ended.get("why", "met"), ended["seen"]
+            proto, stopped, seen = self._training.trained(steps, since), ended.get("why", "met"), ended["seen"]
         if steps and self._gauges and self._run.left_s() < CAREFUL_S:
             self._note("the result is measured for a shorter time: --max-time")
         found = self._outcome.finished(proto, target, steps, stopped, file)
@@ -171,32 +172,39 @@ class Adaptation:
         turn out not to be after it, the trained model is cut a little more and trained a little more.
         """
         while True:
-            steps = self._search(problem, history, None)
-            within = met(amounts_after(problem, steps), problem.limits)
-            asked = within and self._cut_short is None
+            # What was trained to be judged, before its measurement: that must not change what it is.
+            known = self._run.recall(f"landed/{since}/{len(history.items)}")
+            steps = self._search(problem, history, known)
+            within = known is not None or met(amounts_after(problem, steps), problem.limits)
+            asked = known is None and within and self._cut_short is None
             if asked and self._landing.to_judge(target, "searched", since, len(steps)):
                 self._landing.measure(target, "searched", len(steps), self._candidates.current.folded.proto)
                 if self._landing.verdict(target, "searched", len(steps)) != "unclear":
                     continue  # from what that found: it is too slow, or there is room to give channels back
-            seen, best = len(steps), self._landing.best(problem, target, steps)
+            seen = len(history.items)
+            best = self._landing.best(problem, target, steps) if known is None else None
             if best is not None:
                 within, steps = True, steps[:best]
                 self._candidates.resume(best)
             searched = self._candidates.current.folded.proto
             if asked and self._landing.verdict(target, "searched", len(steps)) == "unclear":
                 return steps, searched, UNDECIDED, seen
-            proto = searched if self._cut_short == "max-time" else self._training.trained(steps)
+            proto = searched if self._cut_short == "max-time" else self._training.trained(steps, since)
             if not within or self._cut_short is not None:
                 return steps, proto, self._why_not(problem, steps), seen
-            judges = self._landing.to_judge(target, "final", since, len(steps))
-            if judges:
+            if proto is not searched:
+                self._run.once(f"landed/{since}/{seen}", partial(len, steps))
+            goes_on = self._landing.rounds_left(target, "final", since, len(steps))
+            if self._landing.to_judge(target, "final", since, len(steps)):
                 self._landing.measure(target, "final", len(steps), proto)
             verdict = self._landing.verdict(target, "final", len(steps))
             if verdict == "unclear":
                 return steps, proto, UNDECIDED, seen
-            if verdict == "met" or not judges or len(history.items) + 2 > problem.max_iterations:
-                return steps, proto, verdict, seen
-            self._adopt(history, steps, proto)
+            exhausted = len(history.items) + 2 > problem.max_iterations
+            if verdict == "met" or not goes_on or exhausted:
+                return steps, proto, "max-iterations" if verdict == "missed" and goes_on else verdict, seen
+            if proto is not searched:  # what was not trained is cut on from what that found
+                self._adopt(history, steps, proto)
 
     def _adopt(self, history: Lines[Step], steps: Sequence[Step], proto: onnx.ModelProto) -> None:
         """Go on from the trained model of the last of `steps`: an iteration of its own after all that were made."""
@@ -331,7 +339,8 @@ class Adaptation:
         while True:
             unclear = any(self._landing.unclear(step.iteration) for step in steps[problem.since :])
             now = replace(problem, widens=not trained and not unclear)
-            if self._arguments.strategy == "knapsack" and not trained:
+            trimming = any(step.group == TRAINED for step in steps[problem.since :])
+            if self._arguments.strategy == "knapsack" and not trimming:
                 importances = stage("scoring channels")(self._candidates.importances)
                 step = next(knapsack.search(now, importances, steps), None)
             else:
@@ -388,7 +397,3 @@ def _said(subject: Subject, arguments: Arguments) -> dict[str, str]:
     """What the models of a run say of where they come from."""
     command = arguments.command(subject.model.path, subject.data)
     return provenance(subject.model, command=command, budget=", ".join(arguments.budget))
-
-
-def _file_name(target: Target) -> str:
-    return "_".join(str(budget).replace("=", "-").replace("@", "-") for budget in target) + ".onnx"

@@ -136,3 +136,8 @@ def _parse(resource: str, value: str | float, known: Collection[str]) -> Budget:
     if not (math.isfinite(amount) and amount > 0):
         raise NetadaptError(f"budget {resource}={value} is not above zero", code="budget")
     return Budget(resource, amount, relative)
+
+
+def file_name(target: Target) -> str:
+    """What the model for one of several targets is called."""
+    return "_".join(str(budget).replace("=", "-").replace("@", "-") for budget in target) + ".onnx"

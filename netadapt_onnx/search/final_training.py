@@ -40,7 +40,7 @@ class FinalTraining:
     time: TimeLimit
     note: Callable[[str], None]
 
-    def trained(self, steps: Sequence[Step]) -> onnx.ModelProto:
+    def trained(self, steps: Sequence[Step], since: int = 0) -> onnx.ModelProto:
         """The current model after long training; as it was if that did not help or was not wanted.
 
         One that descends from a trained model is trained for a while only.
@@ -49,7 +49,7 @@ class FinalTraining:
         epochs, data = self.arguments.final_epochs, self.subject.data
         if not epochs or data is None or not steps or steps[-1].group == TRAINED:
             return searched
-        if self.candidates.trained:
+        if any(step.group == TRAINED for step in steps[since:]):
             epochs = max(1, round(AGAIN * epochs))
         folder = self.run.iteration(len(steps))
         file, checkpoint = folder / TRAINED_FILE, folder / CHECKPOINT_FILE

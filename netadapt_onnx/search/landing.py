@@ -34,8 +34,13 @@ class Landing:
         Counted by what the journal holds, so that a run that was killed measures as often as one that was not.
         """
         asked = self._asked(target)
-        if all(gauge.judged(stage, iteration) for gauge in asked):
-            return False
+        return not all(gauge.judged(stage, iteration) for gauge in asked) and self.rounds_left(
+            target, stage, since, iteration
+        )
+
+    def rounds_left(self, target: Target, stage: Stage, since: int, iteration: int) -> bool:
+        """Whether a miss of this iteration's model is worth another try."""
+        asked = self._asked(target)
         done = [any(gauge.judged(stage, earlier) for gauge in asked) for earlier in range(since + 1, iteration)]
         return sum(done) < MOST_ROUNDS[stage]
 

@@ -13,7 +13,7 @@ from netadapt_onnx.as_given import AsGiven
 from netadapt_onnx.profilers.disturbance import Disturbance
 from netadapt_onnx.profilers.measuring import Device
 from netadapt_onnx.profilers.session import Execution
-from netadapt_onnx.profilers.timing import Ratio, Timing, ratio
+from netadapt_onnx.profilers.timing import Ratio, ratio
 from netadapt_onnx.progress import stage
 from netadapt_onnx.runtime import random_inputs
 from netadapt_onnx.search.budget import LATENCY, Budget
@@ -34,6 +34,8 @@ CAREFUL_S, CAREFUL_SESSIONS = 20.0, 21
 NEAR = 0.03
 # The search aims this far below a latency budget, so that the upper end of the final interval holds it too.
 AIM = 0.985
+# What may be over a limit counts as this share of it.
+JUST_OVER = 1.001
 
 
 class LatencyGauge:
@@ -125,9 +127,11 @@ class LatencyGauge:
         ratio, limit = self.normalising.ratio, self._limit(0)
         if ratio is None:
             return 1.0 if self._relative else self.reference_ms / self._predicted_reference
-        middle, upper = (ratio.median, ratio.ci95[1]) if self._relative else _ends(ratio.model)
-        middle, upper = middle * self._unit, upper * self._unit
-        return (upper if limit is not None and upper > limit else middle) / self._predicted_reference
+        usual_ms = ratio.usual_ms if isinstance(ratio, Measurement) else None
+        found = estimate(ratio, usual_ms, relative=self._relative).times(self._unit)
+        if limit is not None and found.high > limit:  # by no more than that demands: noise does not steer
+            return max(found.value, min(found.high, JUST_OVER * limit)) / self._predicted_reference
+        return found.value / self._predicted_reference
 
     def share(self, amount_ms: float) -> float:
         """What a corrected prediction is of the time of the file as given."""
@@ -297,10 +301,6 @@ def _latency(found: Ratio, predicted_ms: float) -> Latency:
         sessions=found.model.sessions,
         disturbance=0.0 if share.quiet else share.disturbance,
     )
-
-
-def _ends(timing: Timing) -> tuple[float, float]:
-    return timing.median_ms, timing.ci95[1]
 
 
 class TableGauge(LatencyGauge):

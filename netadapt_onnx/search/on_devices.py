@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from functools import partial
 
@@ -46,7 +47,8 @@ def on_devices(
         if device is None:
             notes.append(f"{unasked}, only a bundle gets there")
             continue
-        key = f"accuracy/{name}/{resource}"
+        digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()[:16]
+        key = f"accuracy/{name}/{digest}/{resource}"
         there = run.once(key, partial(_asked, device, judge, execution, proto))
         if there is None:
             notes.append(f"{unasked}, it runs no Python, or not this model")

@@ -68,8 +68,11 @@ class Outcome:
             after = replace(after, latency_ms=latency.after_ms)
         limits = tuple(self._judged(budget, before, after, latencies, steps) for budget in target)
         open_questions = tuple(_open_question(limit, latencies) for limit in limits if limit.met is None)
-        if _all_met(limits) is None and any(latency.disturbance for latency in latencies.values()):
+        measured = [limit.met for limit in limits if limit.budget.partition("=")[0] in latencies]
+        if _all_met(limits) is None and None in measured:
             stopped = UNDECIDED
+        elif stopped == "met" and False in measured:
+            stopped = "missed"
         deployed, more = self._deployed(proto, file, said)
         widths = steps[-1].widths if steps else self.subject.widths
         branches = [branch.name for branch in self.subject.branches]

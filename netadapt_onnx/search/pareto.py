@@ -41,7 +41,9 @@ def write_front(
         points.append(of_step(step, str(file.relative_to(run.path)) if file.exists() else None))
     for found in models:
         if found.iterations or found.latencies or found.measured:
-            points.append(of_finished(found, steps[: found.iterations], str(found.model.relative_to(run.path))))
+            points.append(
+                of_finished(found, steps[: found.iterations], original, str(found.model.relative_to(run.path)))
+            )
     write_json(run.path / PARETO_FILE, {"resources": resources, "models": front(points, resources)})
 
 
@@ -72,11 +74,11 @@ def of_step(step: Step, model: str | None) -> Point:
     return Point("searched", step.iteration, step.accepted.accuracy, known, step.widths, model, measured)
 
 
-def of_finished(found: Finished, steps: Sequence[Step], model: str) -> Point:
+def of_finished(found: Finished, steps: Sequence[Step], original: Point, model: str) -> Point:
     """The model of a target, after the final training; without steps, the original normalised."""
     counted = {"macs": found.after.macs, "params": found.after.params}
     counted |= {"size": found.after.size_bytes, "memory": found.after.memory_bytes}
-    searched = of_step(steps[-1], None).resources if steps else {}
+    searched = of_step(steps[-1], None).resources if steps else original.resources
     known = {**searched, **{name: float(value) for name, value in counted.items()}}
     known |= {name: latency.ratio * latency.before_ms for name, latency in found.latencies.items()}
     known |= {name: other.ratio * other.before for name, other in found.measured.items()}
