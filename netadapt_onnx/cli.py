@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from netadapt_onnx import __version__
-from netadapt_onnx.errors import NetadaptError, did_you_mean, printable
+from netadapt_onnx.errors import NetadaptError, did_you_mean, is_interruption, printable
 
 if TYPE_CHECKING:
     from netadapt_onnx.commands.answer import Answer
@@ -213,13 +213,9 @@ def _tell(line: str) -> None:
         sys.stderr.flush()
 
 
-def _interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: imports turn it into an ImportError, say."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt | click.Abort):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _interrupted(error: BaseException) -> bool:
+    """Whether Ctrl-C is behind an error."""
+    return isinstance(error, click.Abort) or is_interruption(error)
 
 
 def _explain(error: BaseException) -> tuple[str, str, str]:

@@ -28,7 +28,7 @@ from netadapt_onnx.commands.options import (
     shaped,
 )
 from netadapt_onnx.commands.reported import write_report
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.errors import NetadaptError, is_interruption
 from netadapt_onnx.reporting import REPORT_FILE
 
 if TYPE_CHECKING:
@@ -182,8 +182,8 @@ def command(
         with render.followed("adapting") as log:
             result = adapt(model, data, budget, out, log=log, **given)
             write_report(out)
-    except KeyboardInterrupt as error:
-        if not out.joinpath("run.json").exists():
+    except BaseException as error:
+        if not is_interruption(error) or not out.joinpath("run.json").exists():
             raise
         raise KeyboardInterrupt("nothing is lost: repeat the command with --resume") from error
     hint = "--resume goes on when the machine is quiet; the best model so far is kept"
