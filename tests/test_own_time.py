@@ -24,7 +24,7 @@ from netadapt_onnx.gating import running
 from netadapt_onnx.gating.jobs import PredictJob, TimeJob
 from netadapt_onnx.inspection import RunsOtherwise
 from netadapt_onnx.model import load
-from netadapt_onnx.profilers import own_time
+from netadapt_onnx.profilers import disturbance, own_time
 from netadapt_onnx.profilers.devices import bundle as bundling
 from netadapt_onnx.profilers.measuring import Manifest
 from netadapt_onnx.profilers.merge import merged_tables
@@ -63,6 +63,13 @@ def place(tables: Path, tmp_path: Path) -> Path:
     for name in ("model.onnx", "t.jsonl"):
         shutil.copy(tables / name, tmp_path / name)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else runs on this machine is another subject's."""
+    monkeypatch.setattr(disturbance, "SPREAD", float("inf"))
+    monkeypatch.setattr(disturbance, "CROWDED", float("inf"))
 
 
 @pytest.fixture
