@@ -93,6 +93,7 @@ class Labels:
         self.gathered: list[int] = []
         self.pins: list[Pin] = []
         self.factors: dict[str, Factors] = {}
+        self._regarded: set[str] = set()
         self._shapes = folded.shapes
         self._dtypes = folded.dtypes
         self._constants = {t.name: t for t in folded.proto.graph.initializer}
@@ -156,7 +157,19 @@ class Labels:
 
     def of(self, name: str) -> Factors:
         """Labels of a runtime tensor; () where nothing is labelled."""
+        self._regarded.add(name)
         return self.factors.get(name, ())
+
+    def disregard(self, name: str) -> None:
+        """What the node puts out has nothing to do with this input's channels."""
+        self._regarded.add(name)
+
+    def pin_unregarded(self, node: Node) -> None:
+        """Pin the labels of inputs that no rule has asked for since this was last called."""
+        for name in dict.fromkeys([*node.inputs, *node.captured]):
+            for factor in self.factors.get(name, ()) if name not in self._regarded else ():
+                self.pin(factor, f"{node.op} '{node.name}' reads it as a whole")
+        self._regarded.clear()
 
     # -- what rules do -----------------------------------------------------------------------------------------------
 

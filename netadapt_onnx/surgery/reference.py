@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from netadapt_onnx.surgery.bodies import restore
 from netadapt_onnx.surgery.editing import Editing
+from netadapt_onnx.surgery.labels import Use
 from netadapt_onnx.surgery.resize import Cut, resize_flat
 from netadapt_onnx.surgery.rules.quantised import ZERO_POINTS
 from netadapt_onnx.surgery.trace import Trace
@@ -26,8 +27,9 @@ def masked_reference(trace: Trace, cut: Cut, pruned: onnx.ModelProto) -> onnx.Mo
     small = Editing(resize_flat(trace, cut) if trace.bodies else pruned)
     graph = editing.graph
     original = list(graph.nodes)
+    uses = {(use.node, use.slot): use for use in trace.labels.uses}
     for index, slot in trace.labels.masked:
-        _mask(editing, original[index], slot, trace, cut)
+        _mask(editing, original[index], slot, trace, cut, uses.get((index, slot)))
     after = {node.outputs[0].name: node for node in small.graph.nodes if node.outputs}
     for index in dict.fromkeys(trace.labels.gathered):
         _gather(editing, original[index], small, after[original[index].outputs[0].name], trace, cut)
@@ -37,11 +39,16 @@ def masked_reference(trace: Trace, cut: Cut, pruned: onnx.ModelProto) -> onnx.Mo
     return result
 
 
-def _mask(editing: Editing, node: gs.Node, slot: int, trace: Trace, cut: Cut) -> None:
-    """Where(mask, x, 0): a product would let NaN and infinity through."""
+def _mask(editing: Editing, node: gs.Node, slot: int, trace: Trace, cut: Cut, use: Use | None) -> None:
+    """Where(mask, x, 0): a product would let NaN and infinity through. Of a constant counts what this node takes."""
     graph, tensor = editing.graph, node.inputs[slot]
     shape = trace.flat.shapes[tensor.name]
-    masks = [cut.kept(tensor.name, axis) for axis in range(len(shape))]
+    if use is None:
+        masks = [cut.kept(tensor.name, axis) for axis in range(len(shape))]
+    else:
+        masks = [np.ones(n, bool) for n in shape]
+        for axis, remains in cut.remains(use.factors):
+            masks[axis] = masks[axis] & remains
     if all(m.all() for m in masks):
         return
     mask = np.ones((1,) * len(shape), bool)

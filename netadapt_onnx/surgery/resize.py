@@ -56,6 +56,11 @@ class Cut:
         """Mask of the positions kept along one axis of a tensor."""
         return self.counts(name, axis) > 0
 
+    def remains(self, factors: Sequence[Array]) -> list[tuple[int, NDArray[np.bool_]]]:
+        """For each factor of a tensor's labels its axis, and which positions along that are there after the cut."""
+        lines = [self._trace.line_of(factor) for factor in factors]
+        return [(axis, self._copies[line] > 0) for axis, line in lines]
+
     def layout(self, name: str, axis: int) -> tuple[Array, Array]:
         """For each position along an axis after the cut: where it comes from, and which copy it is (0: itself)."""
         lines = [line for k, line in self._trace.axes.get(name, ()) if k == axis]

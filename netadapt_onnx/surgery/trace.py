@@ -182,6 +182,7 @@ def _apply(node: Node, labels: Labels) -> None:
                 labels.pin(factor, f"{reason} ('{node.name}')")
         for name in node.outputs:
             labels.factors.pop(name, None)
+    labels.pin_unregarded(node)
 
 
 def _tie_shared_weights(proto: onnx.ModelProto, nodes: list[Node], labels: Labels) -> None:

@@ -52,7 +52,8 @@ def operand(node: Node, labels: Labels, name: str, heads: int) -> Operand:
     table: list[Array] = []
     for factor in labels.of(name):
         kept = labels.keep_axes(factor, (1, 3), reason).reshape(factor.shape[1], factor.shape[3])
-        table = labels.join(table, kept, reason) if table and _meet(table[0], kept) else [*table, kept]
+        if kept.size > 1:  # labels on batch or sequence alone are pinned by now
+            table = labels.join(table, kept, reason) if table and _meet(table[0], kept) else [*table, kept]
     if len(table) > 1:  # heads and dimensions on their own: only one of them can stay free
         heads_go = labels.choices.attention == "heads"
         for other in [t for t in table if (t.shape[0] > 1) != heads_go]:
@@ -66,30 +67,36 @@ def _meet(a: Array, b: Array) -> bool:
 
 
 def attend(
-    node: Node, labels: Labels, q: Operand, k: Operand, v: Operand, others: Sequence[Array | None] = ()
+    node: Node,
+    labels: Labels,
+    q: Operand,
+    k: Operand,
+    v: Operand,
+    caches: Sequence[Array | None] = (),
+    masks: Sequence[Array | None] = (),
 ) -> Array | None:
     """Tie what scores couple; returns the table of the result (q's heads, v's size), or None if nothing can go.
 
-    Several heads of q may share one of k and v. `others` are per-head labels (k's heads,) of caches and the like; None
-    for one that cannot be cut.
+    Several heads of q may share one of k and v. `caches` and `masks` are labels by head (k's heads,); None for one that
+    cannot be cut.
     """
     if q.heads % k.heads:
         raise Unsupported(f"{q.heads} heads of queries for {k.heads} of keys")
     reason = f"heads of '{node.name}'"
     shared = q.heads // k.heads
+    others = [*caches, *masks]
     if labels.choices.attention == "dims":
+        if caches:
+            raise Unsupported("its caches hold every dimension of a head")
+        for line in (line for line in masks if line is not None):
+            labels.pin(line, f"'{node.name}' keeps every head")
         lines = [None if t.table is None else _reduced(labels, t.table, 0, reason) for t in (q, k)]
         for ours, theirs in (lines, lines[::-1]):
             if ours is not None and theirs is not None:
                 labels.tie(ours, theirs, reason)
             elif ours is not None:
                 labels.pin(ours, f"'{node.name}' contracts it with what cannot be cut")
-        if v.table is None:
-            return None
-        if any(line is None for line in others):
-            labels.pin(v.table, f"a cache of '{node.name}' holds it")
-            return None
-        return _reduced(labels, v.table, 0, reason).reshape(1, -1)
+        return None if v.table is None else _reduced(labels, v.table, 0, reason).reshape(1, -1)
     lines = [None if t.table is None else _reduced(labels, t.table, 1, reason) for t in (q, k, v)]
     if lines[0] is not None:
         lines[0] = _reduced(labels, lines[0].reshape(k.heads, shared), 1, reason)
@@ -151,9 +158,9 @@ def attention(node: Node, labels: Labels) -> None:
     names = node.inputs
     counts = [node.integer("q_num_heads", 0)] + [node.integer("kv_num_heads", 0)] * 2
     q, k, v = (operand(node, labels, name, heads) for name, heads in zip(names, counts, strict=False))
-    others = [_cache(node, labels, slot) for slot in (4, 5) if node.has(slot)]
-    others += [_mask_heads(node, labels, 3, q.heads)] if _per_head(node, labels, 3) else []
-    y = attend(node, labels, q, k, v, others)
+    caches = [_cache(node, labels, slot) for slot in (4, 5) if node.has(slot)]
+    masks = [_mask_heads(node, labels, 3, q.heads)] if _per_head(node, labels, 3) else []
+    y = attend(node, labels, q, k, v, caches, masks)
     put(labels, node.outputs[0], y, q.heads, v.size)
     put_caches(node, labels, y, q, (k, v))
     if any(node.outputs[3:]):
@@ -189,9 +196,9 @@ def multi_head_attention(node: Node, labels: Labels) -> None:
     if not all(node.has(slot) for slot in range(3)) or len(labels.shape(node.inputs[0])) != 3:
         raise Unsupported("packed operands")
     q, k, v = (operand(node, labels, name, heads) for name in node.inputs[:3])
-    others = [_cache(node, labels, slot) for slot in (6, 7) if node.has(slot)]
-    others += [_mask_heads(node, labels, 5, heads)] if _per_head(node, labels, 5) else []
-    y = attend(node, labels, q, k, v, others)
+    caches = [_cache(node, labels, slot) for slot in (6, 7) if node.has(slot)]
+    masks = [_mask_heads(node, labels, 5, heads)] if _per_head(node, labels, 5) else []
+    y = attend(node, labels, q, k, v, caches, masks)
     if node.has(3):
         parts = [
             np.zeros(t.shape, np.int64) if t.table is None else np.broadcast_to(t.table, t.shape) for t in (q, k, v)
@@ -213,8 +220,7 @@ def group_query_attention(node: Node, labels: Labels) -> None:
         raise Unsupported("heads of 8, 16, ... dimensions, the same for queries, keys and values")
     counts = [node.integer("num_heads", 0)] + [node.integer("kv_num_heads", 0)] * 2
     q, k, v = (operand(node, labels, name, heads) for name, heads in zip(node.inputs, counts, strict=False))
-    others = [_cache(node, labels, slot) for slot in (3, 4) if node.has(slot)]
-    y = attend(node, labels, q, k, v, others)
+    y = attend(node, labels, q, k, v, [_cache(node, labels, slot) for slot in (3, 4) if node.has(slot)])
     put(labels, node.outputs[0], y, q.heads, v.size)
     put_caches(node, labels, y, q, (k, v))
     sizes = {"num_heads": (node.inputs[0], 2, q.size), "kv_num_heads": (node.inputs[1], 2, k.size)}

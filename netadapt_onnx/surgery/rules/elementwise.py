@@ -106,25 +106,25 @@ def broadcasting(node: Node, labels: Labels) -> None:
 
 
 def broadcast(
-    node: Node, labels: Labels, slots: Sequence[int], shape: Sequence[int], factors: Sequence[Array] = ()
+    node: Node, labels: Labels, slots: Sequence[int], shape: Sequence[int], product: Sequence[Array] | None = None
 ) -> list[Array]:
     """Labels of the broadcast of several operands, after tying them; binds the constants among them.
 
-    `factors` are labels that the result has already (Gemm's bias is broadcast onto its product).
+    `product` are the labels of one more operand, which has the result's shape: what Gemm adds its third input to.
     """
     rank = len(shape)
     found = [align(factor, rank) for slot in slots for factor in labels.of(node.inputs[slot])]
     merged: list[Array] = []
-    for factor in _whole_heads(node, labels, [*factors, *found]):
+    for factor in _whole_heads(node, labels, [*(product or ()), *found]):
         merged = labels.join(merged, factor, f"meets unlabelled values in '{node.name}'")
-    for slot in slots:
-        name = node.inputs[slot]
-        if labels.is_constant(name):
-            continue
-        own = [align(f, rank) for f in labels.of(name)]
-        for axis, length in enumerate(aligned_shape(labels.shape(name), rank)):
-            if length > 1 and not labelled(own, axis):
-                reason = f"'{node.name}' combines it with '{name}', which cannot be cut"
+    runtime = [node.inputs[slot] for slot in slots if not labels.is_constant(node.inputs[slot])]
+    operands = [(f"'{name}'", aligned_shape(labels.shape(name), rank), labels.of(name)) for name in runtime]
+    if product is not None:
+        operands.append(("its product", tuple(shape), tuple(product)))
+    for name, lengths, own in operands:
+        for axis, length in enumerate(lengths):
+            if length > 1 and not labelled([align(f, rank) for f in own], axis):
+                reason = f"'{node.name}' combines it with {name}, which cannot be cut"
                 merged = [labels.collapse(f, axis, reason) for f in merged]
     merged += _stretched(node, labels, slots, shape, merged)
     for slot in slots:

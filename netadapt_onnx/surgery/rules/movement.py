@@ -23,6 +23,7 @@ def sizes(node: Node, labels: Labels) -> None:
 
     Such nodes are there where sizes stay free; what uses sizes is overruled where an axis was cut (`Cut.resize_dims`).
     """
+    labels.disregard(node.inputs[0])
 
 
 @rule("Transpose")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from netadapt_onnx.surgery.labels import Labels, Unsupported, align, on_axis
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.contraction import bind_channels
 from netadapt_onnx.surgery.rules.elementwise import bind_broadcast, broadcast
 from netadapt_onnx.surgery.rules.registry import rule
+from netadapt_onnx.surgery.ties import Array
 
 
 @rule("BatchNormalization")
@@ -80,6 +83,7 @@ def layer_normalisation(node: Node, labels: Labels) -> None:
                 raise Unsupported("its scale is computed at run time")
             bind_broadcast(node, labels, slot, kept)
     labels.set(node.outputs[0], kept)
+    _set_statistics(node, labels, kept, first)
 
 
 @rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
@@ -100,8 +104,15 @@ def skip_layer_normalisation(node: Node, labels: Labels) -> None:
         if node.has(slot):
             bind_broadcast(node, labels, slot, kept)
     labels.set(node.outputs[0], kept)
+    _set_statistics(node, labels, kept, len(labels.shape(names[0])) - 1)
     if len(node.outputs) > 3:
         labels.set(node.outputs[3], factors)
+
+
+def _set_statistics(node: Node, labels: Labels, factors: Sequence[Array], first: int) -> None:
+    """Mean and deviation over the axes from `first` on, if they are put out, have the labels of those in front."""
+    for statistic in filter(None, node.outputs[1:3]):
+        labels.set(statistic, [f for f in factors if all(n == 1 for n in f.shape[first:])])
 
 
 @rule("EmbedLayerNormalization", domain="com.microsoft")

@@ -2,22 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from netadapt_onnx.surgery.labels import Labels, on_axis
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
+from netadapt_onnx.surgery.ties import Array
 
 
-@rule("GridSample", "RoiAlign", "MaxRoiPool")
-def sample(node: Node, labels: Labels) -> None:
-    """Channels of x (N, C, ...) pass; a batch is kept whole, and where to sample (grid, regions) stays as it is."""
+@rule("RoiAlign", "MaxRoiPool")
+def sample_regions(node: Node, labels: Labels) -> None:
+    """Channels of x (N, C, ...) pass; a batch is kept whole, and the regions stay as they are."""
     reason = f"'{node.name}' samples it"
     for name in node.inputs[1:]:
         for factor in labels.of(name):
             labels.pin(factor, f"'{node.name}' samples where it says")
-    axes = (0, 1) if node.op == "GridSample" else (1,)
-    labels.set(node.outputs[0], [labels.keep_axes(f, axes, reason) for f in labels.of(node.inputs[0])])
+    labels.set(node.outputs[0], [labels.keep_axes(f, (1,), reason) for f in labels.of(node.inputs[0])])
+
+
+@rule("GridSample")
+def sample_grid(node: Node, labels: Labels) -> None:
+    """x (N, C, *size), grid (N, *size', spatial axes) -> y (N, C, *size'): channels pass, and so does the batch.
+
+    Deformable attention lays its heads on the batch, where those of x, of the grid and of y are the same. Where to
+    sample (all other axes of the grid) stays as it is. Of heads x channels one has to be given up (`Choices`).
+    """
+    x, grid = node.inputs[:2]
+    rank = len(labels.shape(node.outputs[0]))
+    reason = f"'{node.name}' samples where it says"
+    places = [labels.keep_axes(f, (0,), reason).reshape(-1) for f in labels.of(grid)]
+    places = [line for line in places if line.size > 1]
+    heads_go = bool(places) or labels.is_constant(grid)
+    heads_go = heads_go and labels.choices.attention == "heads"
+    batch: list[Array] = []
+    channels: list[Array] = []
+    for factor in labels.of(x):
+        factor = labels.keep_axes(factor, (0, 1), f"'{node.name}' samples it")
+        if min(factor.shape[:2]) > 1:
+            factor = labels.collapse(factor, int(heads_go), f"'{node.name}' samples heads with all their channels")
+        if factor.shape[0] > 1:
+            batch.append(factor.reshape(-1))
+        else:
+            channels.append(factor)
+    lines = _same_batch(node, labels, {0: batch, 1: places})
+    labels.set(node.outputs[0], [*channels, *(on_axis(line, 0, rank) for line in lines)])
+
+
+def _same_batch(node: Node, labels: Labels, lines: Mapping[int, list[Array]]) -> list[Array]:
+    """Tie labels (N,) along the first axis of several inputs; constants among these are sliced along it.
+
+    Nothing can go from the batch if a computed input cannot lose it: `lines` has the labels of each by its number.
+    """
+    reason = f"'{node.name}' has the same batch in all its inputs"
+    merged: list[Array] = []
+    for line in (line for slot in lines for line in lines[slot]):
+        merged = labels.join(merged, line, reason)
+    constants = [slot for slot in lines if labels.is_constant(node.inputs[slot])]
+    if any(not lines[slot] for slot in lines if slot not in constants):
+        merged = [labels.collapse(line, 0, reason) for line in merged]
+    for slot in constants:
+        labels.bind(node, slot, [on_axis(line, 0, len(labels.shape(node.inputs[slot]))) for line in merged])
+    return merged
 
 
 @rule("ReverseSequence", "CenterCropPad")
