@@ -25,10 +25,17 @@ def boundary(proto: onnx.ModelProto, front: Collection[int]) -> list[str]:
     return [name for name in dict.fromkeys(behind) if name in inside]
 
 
-def between(proto: onnx.ModelProto, given: Mapping[str, np.ndarray], wanted: Sequence[str]) -> onnx.ModelProto:
+def between(
+    proto: onnx.ModelProto,
+    given: Mapping[str, np.ndarray],
+    wanted: Sequence[str],
+    other: Mapping[str, np.ndarray] | None = None,
+) -> onnx.ModelProto:
     """The nodes that `wanted` need and `given` do not provide, as a model with these inputs and outputs.
 
-    `given` are examples of its inputs: their types and, but for the first axis, their shapes are declared.
+    `given` are examples of its inputs, `other` the same tensors of another batch: types are declared, and shapes as far
+    as the two agree. Sizes that the graph computes are vectors of a fixed length, whose operators want to know it.
+    Without `other` every first axis is taken for the batch.
     """
     producers = {name: i for i, node in enumerate(proto.graph.node) for name in node.output if name}
     needed: set[int] = set()
@@ -52,7 +59,12 @@ def between(proto: onnx.ModelProto, given: Mapping[str, np.ndarray], wanted: Seq
     for name, value in given.items():
         if name in read:
             dtype = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-            shape = [None, *value.shape[1:]] if value.ndim else []
-            part.graph.input.append(onnx.helper.make_tensor_value_info(name, dtype, shape))
+            part.graph.input.append(onnx.helper.make_tensor_value_info(name, dtype, _declared(name, value, other)))
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     return part
+
+
+def _declared(name: str, value: np.ndarray, other: Mapping[str, np.ndarray] | None) -> list[int | None]:
+    if other is None:
+        return [None, *value.shape[1:]] if value.ndim else []
+    return [n if n == m else None for n, m in zip(value.shape, other[name].shape, strict=True)]

@@ -1,4 +1,4 @@
-"""Deformable attention (Deformable-DETR, RT-DETR, D-FINE, Mask2Former): heads lie on the batch of GridSample's inputs."""
+"""Deformable attention (RT-DETR, D-FINE, Mask2Former and others): heads lie on the batch of GridSample's inputs."""
 
 from __future__ import annotations
 

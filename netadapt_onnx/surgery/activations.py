@@ -18,14 +18,19 @@ MOST_KEPT_BYTES = 2**30
 
 
 def activations(trace: Trace, inputs: Arrays, names: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
-    """(batch number, activations by name) of the model over the calibration inputs."""
+    """(block number, activations by name) of the model over the calibration inputs.
+
+    A block is `BATCH` inputs, however many of them the file takes at once: what is drawn at random by its number is the
+    same for a batch that is written into the file as for one that is open.
+    """
     wanted = list(dict.fromkeys(names))
     if not wanted:
         return
     given = {name for name in wanted if name in inputs}
     computed = [name for name in wanted if name not in given]
     active = session(trace.folded.proto, outputs=computed)
-    for number, part in enumerate(counting("looking at activations", _batches(trace, inputs))):
+    blocks, batches = _batches(trace, inputs)
+    for number, part in zip(blocks, counting("looking at activations", batches), strict=True):
         yield number, run(active, part, computed) | {name: part[name] for name in given}
 
 
@@ -36,21 +41,21 @@ class Advance:
     """
 
     def __init__(self, trace: Trace, inputs: Arrays) -> None:
-        self._known: list[Arrays] = _batches(trace, inputs)
+        self._blocks, self._known = _batches(trace, inputs)
 
     def to(self, proto: onnx.ModelProto, front: Collection[int]) -> Iterator[tuple[int, Arrays]]:
-        """(batch number, what the nodes numbered `front` hand on to the others). They never change again.
+        """(block number, what the nodes numbered `front` hand on to the others). They never change again.
 
         The next call's `front` contains this one's.
         """
         wanted = boundary(proto, front)
         missing = [name for name in wanted if name not in self._known[0]]
-        part = between(proto, self._known[0], missing)
+        part = between(proto, self._known[0], missing, self._known[-1])
         active = session(part, outputs=missing) if missing else None
         inputs = [value.name for value in part.graph.input]
         kept: list[Arrays] | None = []
         size = 0
-        for number, known in enumerate(self._known):
+        for number, known in zip(self._blocks, self._known, strict=True):
             found = {} if active is None else run(active, {name: known[name] for name in inputs}, missing)
             found |= {name: known[name] for name in wanted if name in known}
             size += sum(value.nbytes for value in found.values())
@@ -60,10 +65,13 @@ class Advance:
             self._known = kept
 
 
-def _batches(trace: Trace, inputs: Arrays) -> list[Arrays]:
+def _batches(trace: Trace, inputs: Arrays) -> tuple[list[int], list[Arrays]]:
+    """The block that each batch belongs to, and the batches."""
     proto, count = trace.folded.proto, len(next(iter(inputs.values())))
     size, whole = BATCH, count
     if len(dynamic_batch_inputs(proto)) < len(trace.folded.specs):  # a batch written into the file: only full ones run
         size = next(iter(trace.folded.specs.values()))[0][0]
         whole = count // size * size
-    return [{name: values[start : start + size] for name, values in inputs.items()} for start in range(0, whole, size)]
+    starts = range(0, whole, size)
+    batches = [{name: values[start : start + size] for name, values in inputs.items()} for start in starts]
+    return [start // BATCH for start in starts], batches

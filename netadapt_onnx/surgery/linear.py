@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from netadapt_onnx.segments import reads
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.resize import Cut
 from netadapt_onnx.surgery.ties import Array
@@ -24,7 +25,6 @@ class Linear:
     kernel...) in that order.
     """
 
-    index: int
     name: str
     op: str
     input: str
@@ -41,7 +41,7 @@ class Linear:
     spatial_out: tuple[int, ...]
 
     def positions(self, seed: int, batch: int, per_image: int) -> Array:
-        """Sampled output positions of one batch, flat indices; the same for every model with these spatial sizes."""
+        """Sampled output positions of one block of inputs, flat; the same for every model with these spatial sizes."""
         total = int(np.prod(self.spatial_out, dtype=np.int64))
         rng = np.random.default_rng([seed, batch, zlib.crc32(self.name.encode())])
         return np.sort(rng.choice(total, min(per_image, total), replace=False))
@@ -112,23 +112,24 @@ class Linear:
 
     def owns_weight(self, model: onnx.ModelProto) -> bool:
         """Whether nothing else reads the weights (a copy may have been made under another name)."""
-        readers = [node for node in model.graph.node if self.weight in node.input]
-        return len(readers) == 1 and any(t.name == self.weight for t in model.graph.initializer)
+        readers = sum(self.weight in reads(node) for node in model.graph.node)
+        return readers == 1 and any(t.name == self.weight for t in model.graph.initializer)
 
 
 def linear_layers(trace: Trace) -> list[Linear]:
     """The layers of a model that reconstruction can solve, in topological order."""
     found = []
-    for index, proto in enumerate(trace.flat.proto.graph.node):
+    for proto in trace.flat.proto.graph.node:
         if not trace.folded.shapes.keys() >= {name for name in proto.output if name}:
             continue  # inside a body, where nothing can be observed
-        made = _linear(trace, Node(index, proto, 1))
+        made = _linear(trace, proto)
         if made is not None:
             found.append(made)
     return found
 
 
-def _linear(trace: Trace, node: Node) -> Linear | None:
+def _linear(trace: Trace, proto: onnx.NodeProto) -> Linear | None:
+    node = Node(-1, proto, 1)  # its number is nobody's: what is solved is another graph
     shapes = trace.folded.shapes
     if node.domain or node.op not in ("Conv", "Gemm", "MatMul") or not trace.labels.is_constant(node.inputs[1]):
         return None
@@ -150,9 +151,7 @@ def _linear(trace: Trace, node: Node) -> Linear | None:
             return None
         inner = shapes[x][-1]
         rows = shapes[y][1:-1]
-        return Linear(
-            node.index, node.name, node.op, x, y, weight, transposed, 1, inner, len(shapes[y]) - 1, (), (), (), (), rows
-        )
+        return Linear(node.name, node.op, x, y, weight, transposed, 1, inner, len(shapes[y]) - 1, (), (), (), (), rows)
     kernel = shapes[w][2:]
     rank = len(kernel)
     if shapes[w][1] == 1 and groups > 1:
@@ -162,7 +161,7 @@ def _linear(trace: Trace, node: Node) -> Linear | None:
     pads = _pads(node, shapes[x][2:], shapes[y][2:], kernel, strides, dilations)
     inputs = shapes[w][1] * int(np.prod(kernel))
     return Linear(
-        node.index, node.name, "Conv", x, y, weight, False, groups, inputs, 1, kernel, strides, dilations, pads,
+        node.name, "Conv", x, y, weight, False, groups, inputs, 1, kernel, strides, dilations, pads,
         shapes[y][2:],
     )  # fmt: skip
 

@@ -26,7 +26,11 @@ LARGEST_SYSTEM = 8192
 
 @dataclass(frozen=True)
 class Targets:
-    """Outputs (samples, channels) of each layer of the original model at `per_image` sampled positions of `seed`."""
+    """Outputs (samples, channels) of each layer of the original at `per_image` sampled positions of `seed`.
+
+    Here and in all of reconstruction a layer goes by the tensor that it puts out: names of nodes need not differ, and
+    their numbers are another graph's.
+    """
 
     seed: int
     per_image: int
@@ -57,7 +61,7 @@ def original_targets(trace: Trace, inputs: Arrays, seed: int = 0, samples: int =
     for batch, arrays in activations(trace, inputs, [layer.output for layer in layers]):
         for layer in layers:
             positions = layer.positions(seed, batch, per_image)
-            parts.setdefault(layer.name, []).append(layer.outputs_at(arrays[layer.output], positions))
+            parts.setdefault(layer.output, []).append(layer.outputs_at(arrays[layer.output], positions))
     return Targets(seed, per_image, {name: np.concatenate(found) for name, found in parts.items()})
 
 
@@ -66,35 +70,40 @@ def moments(
 ) -> dict[str, Moments]:
     """Second moments of each layer's current inputs against the original's outputs, on the same calibration inputs.
 
-    `kept_outputs[layer]` says which of the original's output channels the current layer still has (default: all).
+    `kept_outputs` says by layer which of the original's output channels the current layer still has (default: all).
     """
     kept_outputs = kept_outputs or {}
     layers = [layer for layer in linear_layers(trace) if layer.inputs_per_group <= LARGEST_SYSTEM]
-    layers = [layer for layer in layers if trace.axes.get(layer.input) and layer.name in targets.outputs]
+    layers = [layer for layer in layers if trace.axes.get(layer.input) and layer.output in targets.outputs]
     sums: dict[str, Sums] = {}
-    seen = dict.fromkeys((layer.name for layer in layers), 0)
+    seen = dict.fromkeys((layer.output for layer in layers), 0)
     for batch, arrays in activations(trace, inputs, [layer.input for layer in layers]):
         for layer in layers:
             positions = layer.positions(targets.seed, batch, targets.per_image)
             x = layer.inputs_at(arrays[layer.input], positions)
-            y = targets.outputs[layer.name][seen[layer.name] : seen[layer.name] + x.shape[1]]
-            seen[layer.name] += x.shape[1]
-            if layer.name in kept_outputs:
-                y = y[:, kept_outputs[layer.name]]
-            if layer.name not in sums:
-                sums[layer.name] = Sums(layer.groups, layer.inputs_per_group, y.shape[1] // layer.groups)
-            sums[layer.name].add(x, y)
+            y = targets.outputs[layer.output][seen[layer.output] : seen[layer.output] + x.shape[1]]
+            seen[layer.output] += x.shape[1]
+            if layer.output in kept_outputs:
+                y = y[:, kept_outputs[layer.output]]
+            if layer.output not in sums:
+                sums[layer.output] = Sums(layer.groups, layer.inputs_per_group, y.shape[1] // layer.groups)
+            sums[layer.output].add(x, y)
     return {name: found.moments() for name, found in sums.items()}
 
 
 class Sums:
-    """Accumulates moments; products in float32 per batch, their sum in float64."""
+    """Accumulates moments; products in float32 per batch, their sum in float64.
+
+    Both sides are taken relative to the mean of the first batch: of large values that hardly move (pooled maps behind a
+    ReLU) float32 would keep nothing of the movement, and what is solved would depend on how images are batched.
+    """
 
     def __init__(self, groups: int, inputs: int, outputs: int) -> None:
         self._gram = np.zeros((groups, inputs, inputs))
         self._cross = np.zeros((groups, inputs, outputs))
         self._in = np.zeros((groups, inputs))
         self._out = np.zeros((groups, outputs))
+        self._origin: tuple[np.ndarray, np.ndarray] | None = None
         self._count = 0
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
@@ -102,6 +111,9 @@ class Sums:
         groups = x.shape[0]
         y = np.moveaxis(y.reshape(len(y), groups, -1), 1, 0)
         x, y = (v.astype(np.result_type(v, np.float32), copy=False) for v in (x, y))  # float16 products overflow
+        if self._origin is None:
+            self._origin = x.mean(axis=1, keepdims=True), y.mean(axis=1, keepdims=True)
+        x, y = x - self._origin[0], y - self._origin[1]
         self._gram += x.transpose(0, 2, 1) @ x
         self._cross += x.transpose(0, 2, 1) @ y
         self._in += x.sum(axis=1, dtype=np.float64)
@@ -113,6 +125,8 @@ class Sums:
         mean_in, mean_out = self._in / self._count, self._out / self._count
         gram = self._gram / self._count - mean_in[:, :, None] * mean_in[:, None, :]
         cross = self._cross / self._count - mean_in[:, :, None] * mean_out[:, None, :]
+        if self._origin is not None:
+            mean_in, mean_out = (m + at[:, 0] for m, at in zip((mean_in, mean_out), self._origin, strict=True))
         return Moments(gram, cross, mean_in, mean_out)
 
 

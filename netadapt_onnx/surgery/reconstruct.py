@@ -43,8 +43,8 @@ def reconstruct(
     model = resize(trace, keep)
     first = _first_behind(trace, rewired)
     for layer in linear_layers(trace):
-        if layer.name in found and (layer.name in first or layer.loses_inputs(cut)) and layer.owns_weight(model):
-            _solve(model, layer, _left(found[layer.name], layer, cut))
+        if layer.output in found and (layer.output in first or layer.loses_inputs(cut)) and layer.owns_weight(model):
+            _solve(model, layer, _left(found[layer.output], layer, cut))
     return model
 
 
@@ -63,14 +63,14 @@ def reconstruct_in_order(
     for number, layers in enumerate(counting("solving layers", rounds)):
         later = {layer.output for after in rounds[number:] for layer in after}
         sums: dict[str, Sums] = {}
-        seen = dict.fromkeys((layer.name for layer in layers), 0)
+        seen = dict.fromkeys((layer.output for layer in layers), 0)
         for batch, arrays in advance.to(model, _ahead_of(model, later)):
             for layer in layers:
-                x, y = _rows(layer, cut, batch, arrays[layer.input], targets, seen[layer.name])
-                seen[layer.name] += x.shape[1]
-                sums.setdefault(layer.name, Sums(x.shape[0], x.shape[2], y.shape[1] // x.shape[0])).add(x, y)
+                x, y = _rows(layer, cut, batch, arrays[layer.input], targets, seen[layer.output])
+                seen[layer.output] += x.shape[1]
+                sums.setdefault(layer.output, Sums(x.shape[0], x.shape[2], y.shape[1] // x.shape[0])).add(x, y)
         for layer in layers:
-            _solve(model, layer, sums[layer.name].moments())
+            _solve(model, layer, sums[layer.output].moments())
     return model
 
 
@@ -81,19 +81,19 @@ def kept_outputs(trace: Trace, keep: KeptIndices, before: Mapping[str, Array] | 
     result: dict[str, Array] = {}
     for layer in linear_layers(trace):
         kept = np.flatnonzero(cut.kept(layer.output, layer.channel_axis))
-        result[layer.name] = before[layer.name][kept] if layer.name in before else kept
+        result[layer.output] = before[layer.output][kept] if layer.output in before else kept
     return result
 
 
 def _first_behind(trace: Trace, rewired: Collection[str]) -> set[str]:
-    """Names of the layers that see what rewired nodes compute, without another layer between."""
-    layers = {layer.output: layer.name for layer in linear_layers(trace)}
+    """Outputs of the layers that see what rewired nodes compute, without another layer between."""
+    layers = {layer.output for layer in linear_layers(trace)}
     changed: set[str] = set()
     found: set[str] = set()
     for node in trace.folded.proto.graph.node if rewired else ():
         if node.output[0] in rewired or not changed.isdisjoint(reads(node)):
             if node.output[0] in layers:
-                found.add(layers[node.output[0]])
+                found.add(node.output[0])
             else:
                 changed.update(node.output)
     return found
@@ -112,17 +112,17 @@ def _rounds(
             ahead |= {REWIRED}
         layer = layers.get(node.output[0])
         if layer is not None and (ahead or layer.loses_inputs(cut)) and _solvable(layer, model, cut, targets):
-            if not rounds or any(other.name in ahead for other in rounds[-1]):
+            if not rounds or any(other.output in ahead for other in rounds[-1]):
                 rounds.append([])
             rounds[-1].append(layer)
-            ahead |= {layer.name}
+            ahead |= {layer.output}
         for name in node.output:
             behind[name] = ahead
     return rounds
 
 
 def _solvable(layer: Linear, model: onnx.ModelProto, cut: Cut, targets: Targets) -> bool:
-    known = layer.name in targets.outputs and layer.inputs_per_group <= LARGEST_SYSTEM
+    known = layer.output in targets.outputs and layer.inputs_per_group <= LARGEST_SYSTEM
     return known and layer.owns_weight(model) and layer.keeps_every_group(cut)
 
 
@@ -147,7 +147,7 @@ def _rows(
     whole = layer.inputs_at(layer.spread(x, cut), layer.positions(targets.seed, batch, targets.per_image))
     rows = np.stack([whole[group][:, kept] for group, kept in enumerate(layer.kept_features(cut))])
     kept = cut.kept(layer.output, layer.channel_axis)
-    return rows, targets.outputs[layer.name][seen : seen + rows.shape[1]][:, kept]
+    return rows, targets.outputs[layer.output][seen : seen + rows.shape[1]][:, kept]
 
 
 def _left(found: Moments, layer: Linear, cut: Cut) -> Moments:
