@@ -105,7 +105,7 @@ def export_module(
             hint="try the other --exporter, or another --opset",
             code="export",
         )
-    saved = save(proto, output, overwrite=overwrite)
+    saved = save(proto, output, overwrite=overwrite, planned=folded.interface())
     return ExportResult(saved, difference, cost(proto, folded.shapes).params, dynamic)
 
 

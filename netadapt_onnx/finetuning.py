@@ -148,7 +148,8 @@ def finetune(
     if len(trained.history) < epochs and trained.history:
         say(f"stopped after {len(trained.history)} of {epochs} epochs: no better validation score in {patience}")
     after = reported(trained.proto)
-    written = save(trained.proto, target, metadata=provenance(source, command="finetune"), overwrite=overwrite)
+    metadata = provenance(source, command="finetune")
+    written = save(trained.proto, target, metadata=metadata, overwrite=overwrite, planned=folded.interface())
     checkpoint.unlink(missing_ok=True)
     return FinetuneResult(
         AccuracyChange(before.value, after.value, before.metric, name),

@@ -23,8 +23,9 @@ from netadapt_onnx.control_flow import inline_decided
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.free_axes import FURTHER, fix, free_axes, longer, moving, wildcards
 from netadapt_onnx.light import weights_as_inputs, without_weights
+from netadapt_onnx.loadable import Interface
 from netadapt_onnx.model import Shapes, declared_shape, dynamic_batch_inputs, input_specs, node_name
-from netadapt_onnx.runtime import session
+from netadapt_onnx.runtime import lacks_operator, session
 from netadapt_onnx.shapes import READS_SHAPE_ONLY, Evaluation, Known, declared_specs
 from netadapt_onnx.single_node import SingleNodes
 from netadapt_onnx.subgraphs import captured
@@ -33,8 +34,6 @@ from netadapt_onnx.subgraphs import captured
 KEPT_ON_WEIGHTS = {"Transpose", "Cast", "DequantizeLinear", "QuantizeLinear"}
 # A constant that would grow the file by more than this (an expanded grid, say) is left to be computed.
 LARGEST_GROWTH_BYTES = 1 << 20
-# What onnxruntime says of operators, types and opsets that it lacks, rather than of a model that is wrong.
-LACKING = ("NOT_IMPLEMENTED", "not a registered function/op", "No Op registered for", "*guarantees* support")
 
 Tensors = Mapping[str, onnx.TensorProto]
 
@@ -58,6 +57,16 @@ class Folded:
     assumed: tuple[str, ...] = ()
     sampled: frozenset[str] = frozenset()
     fixed: tuple[str, ...] = ()
+
+    def interface(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Interface:
+        """What the model takes and returns, or one made of it, whose tensors have the given `shapes`."""
+        now = self.shapes if shapes is None else shapes
+        values = {v.name: (now[v.name], self.dtypes[v.name]) for v in self.proto.graph.output if self._tells(v.name)}
+        inputs = {name: (now.get(name, shape), dtype) for name, (shape, dtype) in self.specs.items()}
+        return Interface(inputs, values, self.proto)
+
+    def _tells(self, name: str) -> bool:
+        return name in self.shapes and name not in self.sampled
 
 
 def fold(
@@ -171,7 +180,7 @@ def _lacking(proto: onnx.ModelProto, opaque: Mapping[str, str]) -> str | None:
     try:
         session(weights_as_inputs(proto), optimise=False)
     except NetadaptError as error:
-        if any(said in str(error.__cause__) for said in LACKING):
+        if lacks_operator(error):
             found = re.search(
                 r"Could not find an implementation for (\w+)\S* node with name '(.*?)'", str(error.__cause__)
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.light import file_bytes, weights_as_inputs, write
+from netadapt_onnx.loadable import Interface, require_openable, require_planned
 from netadapt_onnx.normalise import normalise
 from netadapt_onnx.onnx_file import OnnxFile, check_tensor, external_tensors, load_external, read
 from netadapt_onnx.runtime import PROTOBUF_LIMIT, one_line
@@ -161,32 +163,47 @@ def save(
     *,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
+    planned: Interface | None = None,
 ) -> Path:
     """Check and write a model: to a temporary name first, then renamed. `metadata` goes into `metadata_props`.
 
     Above protobuf's 2 GiB the weights go into `NAME.data` beside it. Raises NetadaptError if `path` exists without
-    `overwrite` or if the ONNX checker refuses the model.
+    `overwrite`, if the ONNX checker or onnxruntime refuses the model, or if it does not return what is `planned`; then
+    nothing is left of it, and what was there before is.
     """
     file = Path(path)
     refuse_existing(file, overwrite)
     if metadata:
         proto = _with_metadata(proto, metadata)
+    if planned is not None:
+        require_planned(proto, planned)
+    if file_bytes(proto) > PROTOBUF_LIMIT:
+        _save_large(proto, file, overwrite, planned)
+        return file
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        if file_bytes(proto) > PROTOBUF_LIMIT:
-            refuse_existing(data_file(file), overwrite)
-            copy = onnx.ModelProto()
-            copy.CopyFrom(proto)
-            onnx.save_model(copy, str(temporary), save_as_external_data=True, location=data_file(file).name)
-            onnx.checker.check_model(str(temporary))
-        else:
-            check(proto)
-            with temporary.open("wb") as stream:
-                write(proto, stream)
+        check(proto)
+        with temporary.open("wb") as stream:
+            write(proto, stream)
+        require_openable(temporary, planned)
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
     return file
+
+
+def _save_large(proto: onnx.ModelProto, file: Path, overwrite: bool, planned: Interface | None) -> None:
+    """The same with the weights in a file beside it; both are made in a folder, where they have their final names."""
+    refuse_existing(data_file(file), overwrite)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    with tempfile.TemporaryDirectory(prefix=f".{file.name}.{os.getpid()}.", suffix=".tmp", dir=file.parent) as folder:
+        temporary = Path(folder) / file.name
+        onnx.save_model(copy, str(temporary), save_as_external_data=True, location=data_file(file).name)
+        onnx.checker.check_model(str(temporary))
+        require_openable(temporary, planned)
+        data_file(temporary).replace(data_file(file))
+        temporary.replace(file)
 
 
 def data_file(model: Path) -> Path:

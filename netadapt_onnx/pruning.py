@@ -15,6 +15,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import Folded
 from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, resources, traced
 from netadapt_onnx.light import file_bytes
+from netadapt_onnx.loadable import require_planned
 from netadapt_onnx.model import save
 from netadapt_onnx.profilers.cost import Cost, CostModel
 from netadapt_onnx.search.budget import Budget, parse_budgets
@@ -151,17 +152,17 @@ def prune(
         rungs = _uniform(groups, step) if order is None else _ranked(found, order)
         counts, met, note = _within(found, rungs, start, count, parse_budgets(_texts(budget), COUNTED), extra)
     kept = select(found, counts, by) if planned is None else planned
-    small = resize(found, kept)
+    small, planned_shapes = resize(found, kept), found.resized_shapes(kept)
+    interface = found.folded.interface(planned_shapes)
+    require_planned(small, interface)
     proof = verify(found, kept, pruned=small) if check or output is None else None
     if reconstruct and samples is not None:
         small = _reconstructed(whole, found, kept, samples)
     written = None
     if output is not None and (proof is None or passed(proof)):
-        written = save(small, output, metadata=metadata, overwrite=overwrite)
+        written = save(small, output, metadata=metadata, overwrite=overwrite, planned=interface)
         write_atomically(plan_file(written), plan_of(kept, removed).encode())
-    after = resources(
-        count(found.resized_shapes(kept)), file_bytes(small) if written is None else written.stat().st_size
-    )
+    after = resources(count(planned_shapes), file_bytes(small) if written is None else written.stat().st_size)
     return PruneResult(
         before=resources(dense, source.size_bytes),
         after=after,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 Arrays = dict[str, np.ndarray]
+# What onnxruntime says of operators, types and opsets that it lacks, rather than of a model that is wrong.
+LACKING = ("NOT_IMPLEMENTED", "not a registered function/op", "No Op registered for", "*guarantees* support")
 PROTOBUF_LIMIT = 2**31 - 1
 
 
@@ -24,12 +26,14 @@ def session(
     *,
     outputs: Sequence[str] | None = None,
     optimise: bool = True,
+    prepack: bool = True,
     threads: int = 1,
 ) -> onnxruntime.InferenceSession:
     """Open `model` in onnxruntime.
 
     `outputs` are the tensors that become its outputs (their types are inferred) instead of its own. What may be timed,
     an optimised model with its own outputs, is opened as users open it; weights of others are never serialised.
+    Without `prepack` kernels take weights as they lie, which spares a copy of those of a file that is only opened.
     Raises NetadaptError (code `unloadable`) with onnxruntime's own reason if it refuses the model.
     """
     import onnxruntime as ort
@@ -42,6 +46,8 @@ def session(
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.enable_cpu_mem_arena = False
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         if isinstance(model, Path):
             return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
@@ -62,6 +68,11 @@ def session(
             hint="check it with `onnx.checker` or export it again",
             code="unloadable",
         ) from error
+
+
+def lacks_operator(error: NetadaptError) -> bool:
+    """Whether onnxruntime refused a model (`session`) for an operator, type or opset that it does not have."""
+    return any(said in str(error.__cause__) for said in LACKING)
 
 
 def optimised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:

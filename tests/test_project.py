@@ -29,6 +29,7 @@ FLOORS = [
         "normalise",
         "old_opsets",
         "folding",
+        "loadable",
         "control_flow",
         "invariants",
         "subgraphs",

@@ -259,9 +259,9 @@ class Making:
         """Train with every seed; the model that is best on validation data is kept as the target's."""
         folder = self.run.path / "models" / name
         folder.mkdir(parents=True, exist_ok=True)
-        metadata = provenance(self.source, command="scale")
+        metadata, planned = provenance(self.source, command="scale"), self.found.folded.interface()
         if self.dataset is None:
-            return None, save(proto, folder / "model.onnx", metadata=metadata, overwrite=True)
+            return None, save(proto, folder / "model.onnx", metadata=metadata, overwrite=True, planned=planned)
         split, held = self.dataset.reported
         reported: list[float] = []
         validated: list[float] = []
@@ -271,7 +271,7 @@ class Making:
 
             def judge(seed: int = seed, file: Path = file) -> Mapping[str, object]:
                 made = self._trained(name, f"{name}, seed {seed}", self.fresh(proto, seed), self.options.epochs, seed)
-                save(made, file, metadata=metadata, overwrite=True)
+                save(made, file, metadata=metadata, overwrite=True, planned=planned)
                 assert self.dataset is not None
                 found = self._accuracy(made, self.dataset.val), self._accuracy(made, held)
                 return {"val": found[0][0], "reported": found[1][0], "metric": found[1][1]}
@@ -281,7 +281,7 @@ class Making:
             reported.append(kept["reported"])
             metric = kept["metric"]
         best = folder / f"seed-{self.options.seed + int(np.argmax(validated))}.onnx"
-        final = save(load(best).proto, folder / "model.onnx", metadata=metadata, overwrite=True)
+        final = save(load(best).proto, folder / "model.onnx", metadata=metadata, overwrite=True, planned=planned)
         std = float(np.std(reported, ddof=1)) if len(reported) > 1 else 0.0
         return Spread(float(np.mean(reported)), std, metric, split, tuple(reported)), final
 

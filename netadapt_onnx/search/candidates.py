@@ -185,7 +185,7 @@ class Candidates:
             named = {name: indices.tolist() for name, indices in kept.items()}
             write_json(folder / KEPT_FILE, Left(named, sorted(base.removed), base.trained))
             write_atomically(folder / PLAN_FILE, plan_of(there, base.removed).encode())
-            save(proto, folder / MODEL_FILE)
+            save(proto, folder / MODEL_FILE, planned=self.current.folded.interface())
         for leftover in folder.glob(f"*/*/{MODEL_FILE}"):
             leftover.unlink()
         self.resume(iteration)
@@ -202,7 +202,7 @@ class Candidates:
         left = msgspec.json.decode((before / KEPT_FILE).read_bytes(), type=Left)
         write_json(folder / KEPT_FILE, msgspec.structs.replace(left, trained=True))
         write_atomically(folder / PLAN_FILE, (before / PLAN_FILE).read_bytes())
-        save(proto, folder / MODEL_FILE, overwrite=True)
+        save(proto, folder / MODEL_FILE, overwrite=True, planned=self.current.folded.interface())
         self.resume(iteration)
 
     def importances(self) -> dict[str, np.ndarray]:

@@ -77,7 +77,7 @@ class FinalTraining:
                     time_left=(lambda: self.time.left_s) if limited else None,
                 )
             self.run.once(f"training/share/{len(steps)}", lambda: trained.share)
-            save(trained.proto, file)
+            save(trained.proto, file, planned=self.subject.trace.folded.interface())
             write_training(self.run.path, [TrainedEpoch(e.epoch, e.loss, e.lr) for e in trained.history])
         checkpoint.unlink(missing_ok=True)
         share = self.run.recall(f"training/share/{len(steps)}") or 1.0

@@ -58,7 +58,7 @@ class Outcome:
     ) -> Finished:
         """Write the model and compare it with the original."""
         said = dict(self.metadata) | {"netadapt_onnx.budget": ", ".join(map(str, target))}
-        save(proto, file, metadata=said, overwrite=True)
+        save(proto, file, metadata=said, overwrite=True, planned=self.subject.trace.folded.interface())
         latencies = self._latencies(proto, steps, measure=stopped != UNDECIDED)
         latency = _first(latencies)
         before = _resources(self.subject.trace.folded, self.subject.model.size_bytes)
@@ -174,7 +174,8 @@ class Outcome:
         if precision == "float":
             return None, ()
         original, result = deploy.apply(self.subject.trace.folded.proto), deploy.apply(proto)
-        written = save(result, file.with_suffix(f".{precision}.onnx"), metadata=said, overwrite=True)
+        target, planned = file.with_suffix(f".{precision}.onnx"), self.subject.trace.folded.interface()
+        written = save(result, target, metadata=said, overwrite=True, planned=planned)
         before = self.run.once(f"accuracy/reported/{precision}", lambda: self.judge.reported(original))
         change = AccuracyChange(before, self.judge.reported(result), self.judge.metric, self.judge.split)
         sizes = (file_bytes(original), written.stat().st_size)
