@@ -177,12 +177,12 @@ def save(
         proto = _with_metadata(proto, metadata)
     if planned is not None:
         require_planned(proto, planned)
+    check(proto)
     if file_bytes(proto) > PROTOBUF_LIMIT:
         _save_large(proto, file, overwrite, planned)
         return file
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        check(proto)
         with temporary.open("wb") as stream:
             write(proto, stream)
         require_openable(temporary, planned)
@@ -200,7 +200,6 @@ def _save_large(proto: onnx.ModelProto, file: Path, overwrite: bool, planned: In
     with tempfile.TemporaryDirectory(prefix=f".{file.name}.{os.getpid()}.", suffix=".tmp", dir=file.parent) as folder:
         temporary = Path(folder) / file.name
         onnx.save_model(copy, str(temporary), save_as_external_data=True, location=data_file(file).name)
-        onnx.checker.check_model(str(temporary))
         require_openable(temporary, planned)
         data_file(temporary).replace(data_file(file))
         temporary.replace(file)
