@@ -57,6 +57,23 @@ def test_shortened_variants_answer_the_same(build: Callable[..., onnx.ModelProto
     assert shorter >= len(found.prunable) - 1  # nothing lies in front of the first group
 
 
+def test_an_axis_as_long_as_the_batch_is_not_taken_for_it() -> None:
+    """64 positions in front of the batch, as recurrent networks and torch's attention have them; batches of 64."""
+    b = models.Builder()
+    x = b.node("Reshape", [b.conv("image", 3, 8, stride=2), b.constant("target", np.array([0, 8, 64]))])
+    x = b.node("Transpose", [x], perm=[2, 0, 1])
+    for name, inputs, outputs_ in (("m1", 8, 12), ("m2", 12, 12), ("m3", 12, 5)):
+        x = b.relu(b.node("MatMul", [x, b.random(f"{name}.weight", (inputs, outputs_), inputs)], name))
+    b.node("ReduceMean", [b.node("Transpose", [x], perm=[1, 0, 2])], output="logits", axes=[1], keepdims=0)
+    found = trace(fold(b.model({"image": ("N", 3, 16, 16)}, {"logits": ("N", 5)})))
+    split = samples()
+    prefixes = Prefixes(found.folded.proto, [_front(found, group) for group in found.prunable], split)
+    for variant in variants(found, split):
+        wanted = outputs(variant, split)["logits"]
+        answers = outputs(*prefixes.shortened(variant))["logits"]
+        assert np.abs(answers - wanted).max() <= 1e-5 * wanted.std()
+
+
 def test_what_changed_in_front_is_not_left_out() -> None:
     found = trace(fold(models.plain((8, 8, 8), size=16)))
     split = samples()

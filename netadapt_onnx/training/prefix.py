@@ -121,16 +121,18 @@ class Prefixes:
         return frozenset(same)
 
     def _bytes(self, names: list[str]) -> dict[str, int]:
-        """What each tensor takes for all samples; those whose first axis is not the batch are left out."""
-        index = np.minimum(np.arange(self._size), len(self._split) - 1)
-        inputs = self._split.batch(index)
-        found = _run(self._base, inputs, list(dict.fromkeys(names)))
-        share = len(self._split) / self._size
-        return {
-            name: int(value.nbytes * share)
-            for name, value in found.items()
-            if value.ndim and value.shape[0] == self._size
-        }
+        """What each tensor takes for all samples; those whose first axis is not the batch are left out.
+
+        An axis may be as long as the batch by chance (64 tokens in front): an open batch is one longer once.
+        """
+        usable = list(dict.fromkeys(names))
+        sizes: dict[str, int] = {}
+        for size in (self._size,) if self._fixed else (self._size + 1, self._size):
+            inputs = self._split.batch(np.minimum(np.arange(size), len(self._split) - 1))
+            values = _run(self._base, inputs, usable) if usable else {}
+            usable = [name for name in usable if values[name].ndim and values[name].shape[0] == size]
+            sizes = {name: values[name].nbytes for name in usable}
+        return {name: int(bytes_ * len(self._split) / self._size) for name, bytes_ in sizes.items()}
 
     def _computed(self, names: list[str]) -> Arrays:
         arrays: Arrays = {}
