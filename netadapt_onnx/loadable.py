@@ -37,12 +37,21 @@ class Interface:
 def require_openable(file: Path, planned: Interface | None = None) -> None:
     """Raise NetadaptError (code `bad-cut`) if onnxruntime refuses a file whose original it takes."""
     try:
-        session(file, optimise=False, prepack=False)
+        session(file if _is_text(file) else onnx.load(file), optimise=False, prepack=False)
     except NetadaptError as error:
         original = None if planned is None else planned.original
         if lacks_operator(error) if original is None else not _opens(original):
             return
         raise _refused(f"onnxruntime says: {one_line(error.__cause__ or error)}") from error
+
+
+def _is_text(file: Path) -> bool:
+    """Whether a path can be handed to onnxruntime: names of files may hold bytes that are no characters."""
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def require_planned(proto: onnx.ModelProto, planned: Interface) -> None:
