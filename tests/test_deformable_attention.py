@@ -78,3 +78,23 @@ def test_heads_of_values_offsets_and_weights_are_one_group(batch: int | str, siz
     for n in (size, size if isinstance(batch, int) else 3):
         x = np.random.default_rng(n).standard_normal((n, 3, SIDE, SIDE)).astype(np.float32)
         assert run(cut, {"x": x})["answer_out"].shape == (n, QUERIES, 5)
+
+
+def test_reference_points_of_levels_do_not_tie_heads() -> None:
+    """Points (level, coordinate) that queries predict are added to offsets (head, level, point, coordinate)."""
+    b = Builder()
+    x = b.node("Reshape", [b.conv("x", 3, WIDTH, name="stem"), sizes(b, 0, WIDTH, -1)])
+    x = b.node("Transpose", [x], perm=[0, 2, 1])
+    levels, tokens = 2, SIDE * SIDE
+    offsets = projected(b, x, "offsets", HEADS * levels * POINTS * 2)
+    offsets = b.node("Reshape", [offsets, sizes(b, 0, tokens, HEADS, levels, POINTS, 2)])
+    points = b.node("Reshape", [projected(b, x, "points", levels * 2), sizes(b, 0, tokens, 1, levels, 1, 2)])
+    y = b.node("ReduceMean", [b.node("Tanh", [b.node("Add", [points, offsets])])], axes=[3, 4, 5], keepdims=0)
+    b.node("MatMul", [y, b.random("answer.weight", (HEADS, 5), HEADS)], "answer")
+    proto = b.model({"x": ("N", 3, SIDE, SIDE)}, {"answer_out": ("N", tokens, 5)})
+    normalise(proto)
+    found = trace(fold(proto))
+    group = found.group("offsets")
+    assert group.prunable
+    assert group.step == levels * POINTS * 2
+    assert verify(found, select(found, {"offsets": 2 * group.step, "stem": 10})).exact

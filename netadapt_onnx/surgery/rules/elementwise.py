@@ -148,11 +148,15 @@ def _whole_heads(node: Node, labels: Labels, factors: Sequence[Array]) -> list[A
 
 
 def _dimensions(labels: Labels, joint: Array, shape: Sequence[int]) -> list[int]:
-    """The labelled axes of `joint` that a tensor of `shape` varies along too, if all others are in front of them."""
+    """The labelled axes of `joint` that a tensor of `shape` varies along too, if the first (heads) is none of them.
+
+    Others may lie between them: reference points of deformable attention (level, coordinate) meet its offsets (head,
+    level, point, coordinate).
+    """
     labelled_axes = [k for k, n in enumerate(joint.shape) if n > 1]
     inner = [k for k in labelled_axes if shape[k] > 1]
     outer = [k for k in labelled_axes if shape[k] == 1]
-    heads = labels.choices.attention == "heads" and inner and outer and max(outer) < min(inner)
+    heads = labels.choices.attention == "heads" and inner and outer and min(outer) < min(inner)
     return inner if heads else []
 
 
