@@ -42,7 +42,7 @@ def require_openable(file: Path, planned: Interface | None = None) -> None:
         original = None if planned is None else planned.original
         if lacks_operator(error) if original is None else not _opens(original):
             return
-        raise _refused(f"onnxruntime says: {one_line(error.__cause__ or error)}") from error
+        raise wrong_cut(f"onnxruntime says: {one_line(error.__cause__ or error)}") from error
 
 
 def _is_text(file: Path) -> bool:
@@ -65,16 +65,16 @@ def require_planned(proto: onnx.ModelProto, planned: Interface) -> None:
     except NetadaptError as error:
         if lacks_operator(error) if planned.original is None else _original(planned) is None:
             return
-        raise _refused(f"onnxruntime says: {one_line(error.__cause__ or error)}") from error
+        raise wrong_cut(f"onnxruntime says: {one_line(error.__cause__ or error)}") from error
     for name, (shape, dtype) in planned.outputs.items():
         if name not in inferred:
-            raise _refused(f"it has lost its output '{name}'")
+            raise wrong_cut(f"it has lost its output '{name}'")
         kind, axes = inferred[name]
         wanted = f"{_KINDS.get(dtype.name, kind)} of shape {_text(shape)}"
         if wanted != f"{kind} of shape {_text(_filled(axes, shape))}":
             original = _original(planned)
             if original is None or original.get(name) != (kind, axes):
-                raise _refused(f"its output '{name}' is a {kind} of shape {_text(axes)} and should be a {wanted}")
+                raise wrong_cut(f"its output '{name}' is a {kind} of shape {_text(axes)} and should be a {wanted}")
 
 
 def _original(planned: Interface) -> dict[str, tuple[str, Axes]] | None:
@@ -125,7 +125,8 @@ def _opens(original: onnx.ModelProto) -> bool:
     return True
 
 
-def _refused(what: str) -> NetadaptError:
+def wrong_cut(what: str) -> NetadaptError:
+    """The error for a model that surgery made wrong."""
     return NetadaptError(
         f"the model that was made is wrong and is not written: {what}",
         hint="this is a bug: please report it with the model; `--keep GROUP=N` cuts one group at a time meanwhile",

@@ -19,7 +19,7 @@ from netadapt_onnx.folding import fold
 from netadapt_onnx.loadable import Interface, require_planned
 from netadapt_onnx.model import load, save
 from netadapt_onnx.runtime import session
-from netadapt_onnx.surgery import resize, select, trace
+from netadapt_onnx.surgery import resize, select, trace, verify
 from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules import RULES
@@ -172,3 +172,14 @@ def test_sizes_that_the_file_leaves_open_are_those_that_were_given(tmp_path: Pat
     with pytest.raises(NetadaptError, match="1x8x4x8"):
         save(cut, tmp_path / "wrong.onnx", planned=replace(planned, outputs=outputs))
     assert not (tmp_path / "wrong.onnx").exists()
+
+
+def test_a_cut_that_loads_but_does_not_run_is_no_unproven_one(wrong: Path) -> None:
+    """The sum of open sizes: nothing but a run shows that its operands do not fit."""
+    proto = summed()
+    for axis in (2, 3):
+        proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"D{axis}"
+    found = trace(fold(proto, {"image": (1, 3, 8, 8)}))
+    with pytest.raises(NetadaptError, match="is wrong and is not written") as caught:
+        verify(found, select(found, {"conv2": 4}))
+    assert caught.value.code == "bad-cut"

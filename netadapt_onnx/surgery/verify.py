@@ -10,7 +10,10 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.loadable import wrong_cut
 from netadapt_onnx.progress import stage
+from netadapt_onnx.runtime import random_inputs, run, session
+from netadapt_onnx.shapes import Known
 from netadapt_onnx.surgery.bodies import BRANCHES, taking
 from netadapt_onnx.surgery.comparison import Comparison, Tally
 from netadapt_onnx.surgery.exact_integers import with_exact_integers
@@ -61,7 +64,8 @@ def verify(
 
     Both run on `runs` seeded random inputs with optimisations off, in float32 if they are of half precision. The
     difference is max |a - b| at kept positions over the standard deviation of the reference across the inputs. Raises
-    NetadaptError (`unverifiable`) if onnxruntime cannot run the model.
+    NetadaptError if onnxruntime cannot run the original (`unverifiable`), or if it can, but not what was made of it
+    (`bad-cut`).
     """
     cut = Cut(trace, keep)
     if cut.grows:
@@ -74,6 +78,8 @@ def verify(
     try:
         differences, moving = _compare(trace, cut, reference, model, names, seeds)
     except NetadaptError as error:
+        if _runs(trace.folded.proto, _specs_of(trace)) and not _runs(model, _specs_of(trace, cut)):
+            raise wrong_cut(error.message) from error
         raise NetadaptError(
             f"the cut cannot be verified: {trace.folded.unrunnable or error.message}",
             hint="`prune -o` without --verify writes it unproven",
@@ -101,6 +107,20 @@ def verify(
         moves=any(outputs.values()),
         outputs=outputs,
     )
+
+
+def _specs_of(trace: Trace, cut: Cut | None = None) -> Known:
+    """Shapes and types of the inputs of a model, or of a cut of it."""
+    specs = trace.folded.specs
+    return specs if cut is None else {name: (cut.shape(name), dtype) for name, (_, dtype) in specs.items()}
+
+
+def _runs(proto: onnx.ModelProto, specs: Known) -> bool:
+    try:
+        run(session(proto, optimise=False), random_inputs(specs))
+    except NetadaptError:
+        return False
+    return True
 
 
 def _refuse_huge(trace: Trace) -> None:
