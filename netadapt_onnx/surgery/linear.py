@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +24,6 @@ class Linear:
     kernel...) in that order.
     """
 
-    name: str
     op: str
     input: str
     output: str
@@ -41,9 +39,12 @@ class Linear:
     spatial_out: tuple[int, ...]
 
     def positions(self, seed: int, batch: int, per_image: int) -> Array:
-        """Sampled output positions of one block of inputs, flat; the same for every model with these spatial sizes."""
+        """Sampled output positions of one block of inputs, flat.
+
+        The same for every layer with these spatial sizes, whatever it is called: exporters number nodes.
+        """
         total = int(np.prod(self.spatial_out, dtype=np.int64))
-        rng = np.random.default_rng([seed, batch, zlib.crc32(self.name.encode())])
+        rng = np.random.default_rng([seed, batch])
         return np.sort(rng.choice(total, min(per_image, total), replace=False))
 
     def outputs_at(self, y: np.ndarray, positions: Array) -> np.ndarray:
@@ -151,7 +152,7 @@ def _linear(trace: Trace, proto: onnx.NodeProto) -> Linear | None:
             return None
         inner = shapes[x][-1]
         rows = shapes[y][1:-1]
-        return Linear(node.name, node.op, x, y, weight, transposed, 1, inner, len(shapes[y]) - 1, (), (), (), (), rows)
+        return Linear(node.op, x, y, weight, transposed, 1, inner, len(shapes[y]) - 1, (), (), (), (), rows)
     kernel = shapes[w][2:]
     rank = len(kernel)
     if shapes[w][1] == 1 and groups > 1:
@@ -161,7 +162,7 @@ def _linear(trace: Trace, proto: onnx.NodeProto) -> Linear | None:
     pads = _pads(node, shapes[x][2:], shapes[y][2:], kernel, strides, dilations)
     inputs = shapes[w][1] * int(np.prod(kernel))
     return Linear(
-        node.name, "Conv", x, y, weight, False, groups, inputs, 1, kernel, strides, dilations, pads,
+        "Conv", x, y, weight, False, groups, inputs, 1, kernel, strides, dilations, pads,
         shapes[y][2:],
     )  # fmt: skip
 
