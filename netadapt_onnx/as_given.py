@@ -14,10 +14,11 @@ from pathlib import Path
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.external_data import external_tensors, load_external
 from netadapt_onnx.light import file_bytes
 from netadapt_onnx.model import Model
 from netadapt_onnx.normalise import MINIMUM_IR, constant_value
-from netadapt_onnx.onnx_file import external_tensors, load_external, read
+from netadapt_onnx.onnx_file import read
 from netadapt_onnx.runtime import PROTOBUF_LIMIT, optimised, session
 from netadapt_onnx.subgraphs import bodies, captured
 

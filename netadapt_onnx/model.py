@@ -13,9 +13,10 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.external_data import external_tensors, load_external
 from netadapt_onnx.light import file_bytes, weights_as_inputs, write
 from netadapt_onnx.normalise import normalise
-from netadapt_onnx.onnx_file import OnnxFile, check_tensor, external_tensors, load_external, read
+from netadapt_onnx.onnx_file import OnnxFile, check_tensor, read
 from netadapt_onnx.runtime import PROTOBUF_LIMIT, one_line
 
 Shapes = dict[str, tuple[int, ...]]
@@ -38,7 +39,7 @@ class Model:
 def load(path: str | os.PathLike[str]) -> Model:
     """Read and normalise an ONNX file.
 
-    Raises NetadaptError: missing file, not ONNX, truncated, external data missing or outside, unknown tensor type.
+    Raises NetadaptError: missing file, not ONNX, truncated, external data missing or not allowed, unknown tensor type.
 
     >>> load("model.onnx").proto.opset_import[0].version
     17

@@ -23,6 +23,7 @@ FLOORS = [
     {"errors", "charts", "light", "amounts", "documents", "progress"},
     {
         "config",
+        "external_data",
         "onnx_file",
         "model",
         "runtime",
