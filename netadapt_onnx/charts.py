@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import aside
 
 Row = Mapping[str, object]
 Spec = dict[str, Any]
@@ -118,12 +118,8 @@ def write_one(spec: Spec, path: Path) -> None:
         data = vl_convert.vegalite_to_svg(spec).encode()
     else:
         data = vl_convert.vegalite_to_png(spec, scale=PNG_SCALE)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_bytes(data)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with aside(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def against(points: Sequence[Row], x: str, y: str, ends: Sequence[float], *, title: str) -> Spec:

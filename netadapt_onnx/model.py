@@ -14,6 +14,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.external_data import external_tensors, load_external
+from netadapt_onnx.files import aside
 from netadapt_onnx.light import file_bytes, weights_as_inputs, write
 from netadapt_onnx.normalise import normalise
 from netadapt_onnx.onnx_file import OnnxFile, check_tensor, read
@@ -172,8 +173,7 @@ def save(
     refuse_existing(file, overwrite)
     if metadata:
         proto = _with_metadata(proto, metadata)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
+    with aside(file) as temporary:
         if file_bytes(proto) > PROTOBUF_LIMIT:
             refuse_existing(data_file(file), overwrite)
             copy = onnx.ModelProto()
@@ -184,9 +184,6 @@ def save(
             check(proto)
             with temporary.open("wb") as stream:
                 write(proto, stream)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
     return file
 
 

@@ -12,6 +12,7 @@ from netadapt_onnx import charts
 from netadapt_onnx.as_given import as_given
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.evaluation import Latency, latency
+from netadapt_onnx.files import aside
 from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, traced
 from netadapt_onnx.profilers.breakdown import Part, by_group, by_layer
 from netadapt_onnx.profilers.build import build, default_models
@@ -324,9 +325,5 @@ def _place(path: Path, *, anew: bool) -> Iterator[Path]:
     if not anew:
         yield path
         return
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield aside
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with aside(path) as temporary:
+        yield temporary

@@ -104,7 +104,7 @@ def _may_plot(file: Path, asked: bool, overwrite: bool, model: Path) -> None:
 def _plot(found: Sensitivities, file: Path) -> None:
     """Accuracy over the share of channels left, a line per group."""
     from netadapt_onnx import charts
-    from netadapt_onnx.search.run import write_atomically
+    from netadapt_onnx.files import write_atomically
 
     names = list(dict.fromkeys(row.group for row in found.groups))
     rows = [{"group": name, "channels left": 1.0, found.metric: found.accuracy} for name in names]

@@ -13,13 +13,13 @@ from pathlib import Path
 import msgspec
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import write_atomically
 from netadapt_onnx.gating.jobs import CountJob, LocateJob
 from netadapt_onnx.gating.records import Facts, Interval, Layer, Timed
 from netadapt_onnx.gating.revision import checked_out
 from netadapt_onnx.gating.sandbox import Sandbox
 from netadapt_onnx.gating.settings import Settings
 from netadapt_onnx.profilers.plausible import Count, Ms, Total
-from netadapt_onnx.search.run import write_atomically
 
 SCHEMA = 1
 DEFAULT = "netadapt-baseline.json"

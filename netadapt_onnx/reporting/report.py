@@ -11,6 +11,7 @@ import msgspec
 
 from netadapt_onnx import charts
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import write_atomically
 from netadapt_onnx.model import refuse_existing
 from netadapt_onnx.reporting import REPORT_FILE, adapted, scaled
 from netadapt_onnx.reporting.compared import AnyStory, compared
@@ -18,7 +19,6 @@ from netadapt_onnx.reporting.page import Draw, Drawer, page
 from netadapt_onnx.reporting.recorded import read_recorded
 from netadapt_onnx.reporting.scaled_story import ScaledStory, read_scaled
 from netadapt_onnx.reporting.story import read_adapted
-from netadapt_onnx.search.run import write_atomically
 
 
 @dataclass(frozen=True)

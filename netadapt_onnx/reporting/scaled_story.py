@@ -14,6 +14,7 @@ from netadapt_onnx.reporting.recorded import Recorded, unreadable
 from netadapt_onnx.reporting.story import Point
 from netadapt_onnx.scaling.result import ScaledModel, ScaleResult
 from netadapt_onnx.scaling.scale import PLOTS
+from netadapt_onnx.search.journal import read_journal
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class ScaledStory:
 def read_scaled(recorded: Recorded, run: Path) -> ScaledStory:
     """What a run of `scale` did. Raises NetadaptError where one of its charts is none."""
     result = recorded.result(ScaleResult)
+    for made in result.models:
+        if made.model is not None:
+            read_journal(run).is_sealed(run / made.model)  # one that is gone is no reason to fail
     drawn = {}
     for file in sorted((run / PLOTS).glob("*.json")):
         try:

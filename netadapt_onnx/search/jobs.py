@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 
+from netadapt_onnx.files import write_atomically
 from netadapt_onnx.search.executors.protocol import Executor, Failed, Outcome, Shared, Work
-from netadapt_onnx.search.run import write_atomically, write_json
+from netadapt_onnx.search.run import write_json
 
 REQUEST, RESULT, LOG = "request.json", "result.json", "error.txt"
 
@@ -59,6 +60,11 @@ def forget(folder: Path) -> None:
     (folder / RESULT).unlink(missing_ok=True)
 
 
+def read_request(folder: Path) -> dict[str, Any] | None:
+    """What the job in a folder was asked for; None where that is not readable."""
+    return _read(folder / REQUEST)
+
+
 def _keep(folder: Path, outcome: Outcome) -> dict[str, Any]:
     """Write an outcome down, the result last; it is returned as it will be read."""
     if isinstance(outcome, Failed):
@@ -73,7 +79,8 @@ def _keep(folder: Path, outcome: Outcome) -> dict[str, Any]:
 
 
 def _finished(job: Job) -> dict[str, Any] | None:
-    return _read(job.folder / RESULT) if _read(job.folder / REQUEST) == _plain(job.request) else None
+    result = _read(job.folder / RESULT) if read_request(job.folder) == _plain(job.request) else None
+    return result if result else None
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,5 +90,5 @@ def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
