@@ -159,7 +159,9 @@ class Journal:
         made = f"{_FILE}{ITERATIONS}/{sealed + 1:03d}/"
         most = sealed + any(key.startswith(made) for key in self.values)
         if not sealed <= len(digests) <= most:
-            raise self._wrong(f"{path} has {len(digests)} iterations, the run's journal {sealed}")
+            raise self._wrong(
+                f"{path} has {len(digests)} iterations, {JOURNAL_FILE} {sealed}: not as this run left them"
+            )
         for number, found in enumerate(digests[:sealed], 1):
             if self.values.get(f"{_LINE}{number}") != found:
                 raise self._wrong(f"{path}, line {number}: it is not what this run wrote there")
