@@ -90,8 +90,7 @@ def read_as_given(model: Model, *, weights: bool = True) -> onnx.ModelProto:
 
 
 def _load(proto: onnx.ModelProto, path: Path) -> None:
-    for tensor in external_tensors(proto):
-        load_external(tensor, path)
+    load_external(external_tensors(proto), path)
 
 
 def _optimised_alike(proto: onnx.ModelProto, normalised: onnx.ModelProto) -> bool:

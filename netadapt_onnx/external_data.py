@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -106,25 +106,34 @@ def open_external(tensor: TensorProto, model: Path) -> BinaryIO:
         raise _refused(tensor, model, why) from error  # a folder, a name that is too long, no permission
 
 
-def load_external(tensor: TensorProto, model: Path) -> None:
-    """Bring an external tensor's data into it. Raises NetadaptError if they cannot be read."""
-    place = external_data(tensor, model)
-    with open_external(tensor, model) as stream:
-        stream.seek(place.offset)
-        rest = os.fstat(stream.fileno()).st_size - place.offset
-        wanted = rest if place.length is None else place.length
-        data = stream.read(wanted) if 0 <= wanted <= rest else b""
-    if len(data) != wanted:
-        why = f"has data beyond the end of '{place.location}'"
-        raise _refused(tensor, model, why, "copy the whole file beside the model")
-    tensor.raw_data = data
-    forget_location(tensor)
-    tensor.data_location = TensorProto.DEFAULT
+def load_external(tensors: Iterable[TensorProto], model: Path) -> None:
+    """Bring external tensors' data into them; each file is opened once. Raises NetadaptError if they cannot be read."""
+    files: dict[tuple[str, ...], list[TensorProto]] = {}
+    for tensor in tensors:
+        files.setdefault(external_data(tensor, model).parts, []).append(tensor)
+    for together in files.values():
+        with open_external(together[0], model) as stream:
+            for tensor in together:
+                tensor.raw_data = _part(stream, tensor, model)
+                forget_location(tensor)
+                tensor.data_location = TensorProto.DEFAULT
 
 
 def forget_location(tensor: TensorProto) -> None:
     """Let a tensor keep nothing of where its data are, so that no library looks for them by itself."""
     del tensor.external_data[:]
+
+
+def _part(stream: BinaryIO, tensor: TensorProto, model: Path) -> bytes:
+    """What a tensor names of an open file."""
+    place = external_data(tensor, model)
+    rest = os.fstat(stream.fileno()).st_size - place.offset
+    wanted = rest if place.length is None else place.length
+    if not 0 <= wanted <= rest:
+        why = f"has data beyond the end of '{place.location}'"
+        raise _refused(tensor, model, why, "copy the whole file beside the model")
+    stream.seek(place.offset)
+    return stream.read(wanted)
 
 
 def _is_external(tensor: TensorProto) -> bool:

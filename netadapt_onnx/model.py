@@ -46,8 +46,7 @@ def load(path: str | os.PathLike[str]) -> Model:
     17
     """
     file = read(path)
-    for tensor in external_tensors(file.proto):
-        load_external(tensor, file.path)
+    load_external(external_tensors(file.proto), file.path)
     for tensor in file.proto.graph.initializer:
         check_tensor(tensor, file.path)
     normalise_file(file)

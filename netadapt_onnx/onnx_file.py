@@ -64,8 +64,7 @@ def read(path: str | os.PathLike[str]) -> OnnxFile:
                 digest.update(chunk)
                 size += len(chunk)
     values = external_values(proto)
-    for tensor in values:
-        load_external(tensor, file)
+    load_external(values, file)
     for tensor in (*proto.graph.initializer, *values):
         check_tensor(tensor, file)
     return OnnxFile(file, proto, digest.hexdigest(), size, (file, *external))

@@ -26,6 +26,7 @@ from netadapt_onnx.external_data import external_tensors, tensors
 from netadapt_onnx.gating.facts import read_facts
 from netadapt_onnx.model import load
 from netadapt_onnx.onnx_file import read
+from netadapt_onnx.profilers.packing import packed, unpacked_graph
 from netadapt_onnx.runtime import run, session
 
 VALUES = np.arange(6, dtype=np.float32)
@@ -335,6 +336,17 @@ def test_libraries_open_nothing_else_either(gated: Watched) -> None:
     if gated.by_system is None:
         pytest.skip("no strace, or it may not trace here: what native code opens was not seen")
     assert gated.by_system == ALLOWED | MODELS
+
+
+def test_what_a_file_of_results_packs_names_no_file() -> None:
+    """Devices write their graphs with weights apart; nobody reads them, and nothing can."""
+    for place in PLACES:
+        if place[0].name == "graph":
+            proto = naming(place, "w.bin")
+            for node in proto.graph.node:
+                node.output[:] = node.output or ["made"]
+            graph = unpacked_graph(packed(proto.SerializeToString()))
+            assert [len(tensor.external_data) for tensor in tensors(graph) if tensor.name == "stray"] == [0]
 
 
 def everywhere() -> onnx.ModelProto:

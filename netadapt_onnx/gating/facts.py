@@ -128,7 +128,7 @@ def _check(file: OnnxFile) -> None:
             readers.setdefault(name, set()).add(node.op_type)
     for tensor in external_tensors(proto):
         if not readers.get(tensor.name, {"?"}) <= _READERS:
-            load_external(tensor, file.path)
+            load_external([tensor], file.path)
             check_tensor(tensor, file.path)
         else:
             forget_location(tensor)
@@ -206,7 +206,7 @@ def _digest(tensor: TensorProto, file: OnnxFile) -> str:
     if tensor.data_location == TensorProto.EXTERNAL:
         copy = TensorProto()
         copy.CopyFrom(tensor)
-        load_external(copy, file.path)
+        load_external([copy], file.path)
         tensor = copy
     data = tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes()
     return hashlib.sha256(data).hexdigest()
