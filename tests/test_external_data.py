@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from onnx import TensorProto, numpy_helper
 
-import models
+from external_places import CONFIG, PLACES, SECRET, VALUES, WEIGHTS, Place, naming, put, spelled
 from netadapt_onnx import cli, external_data
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.external_data import external_tensors, tensors
@@ -28,52 +24,6 @@ from netadapt_onnx.model import load
 from netadapt_onnx.onnx_file import read
 from netadapt_onnx.profilers.packing import packed, unpacked_graph
 from netadapt_onnx.runtime import run, session
-
-VALUES = np.arange(6, dtype=np.float32)
-Place = tuple[Any, ...]
-SECRET = b"token = ghp_1234567890abcdef"
-CONFIG = ".git/config"
-
-
-def places(message: Any = onnx.ModelProto.DESCRIPTOR, above: Place = ()) -> Iterator[Place]:
-    """Every way through fields from a model to a tensor; no type of message more than twice on the way."""
-    for field in message.fields:
-        kind = field.message_type
-        if kind is None:
-            continue
-        if kind is TensorProto.DESCRIPTOR:
-            yield (*above, field)
-        elif sum(passed.message_type is kind for passed in above) < 2 - (kind is onnx.GraphProto.DESCRIPTOR):
-            yield from places(kind, (*above, field))
-
-
-def spelled(place: Place) -> str:
-    return ".".join(field.name for field in place)
-
-
-PLACES = list(places())
-WEIGHTS = "graph.initializer"
-
-
-def put(message: Any, place: Place) -> Any:
-    """A new tensor in a place of a message."""
-    for field in place:
-        inner = getattr(message, field.name)
-        message = inner.add() if field.is_repeated else inner
-    return message
-
-
-def naming(place: Place, location: str, **entries: str) -> onnx.ModelProto:
-    """A model of one convolution, with a tensor more whose data are said to be at `location`."""
-    b = models.Builder()
-    b.conv("x", 3, 4, name="conv")
-    proto = b.model({"x": (1, 3, 8, 8)}, {"conv_out": (1, 4, 8, 8)})
-    tensor = put(proto, place)
-    tensor.name, tensor.data_type, tensor.data_location = "stray", TensorProto.FLOAT, TensorProto.EXTERNAL
-    tensor.dims.extend(VALUES.shape)
-    for key, value in {"location": location, **entries}.items():
-        tensor.external_data.add(key=key, value=value)
-    return proto
 
 
 def weight_at(folder: Path, location: str, **entries: str) -> Path:
@@ -257,85 +207,6 @@ def test_a_length_that_is_left_out_is_that_of_the_tensor(folder: Path) -> None:
     np.testing.assert_array_equal(numpy_helper.to_array(stray), VALUES)
     with pytest.raises(NetadaptError, match=r"holds 32 bytes, its shape \(6,\) fewer"):
         read(weight_at(folder, "w.bin", length="32"))
-
-
-@dataclass(frozen=True)
-class Watched:
-    """What `gate` printed, and the files of the folder that it opened, as Python and as the system saw it."""
-
-    text: str
-    by_python: set[str]
-    by_system: set[str] | None
-
-
-WATCH = """
-import os, sys
-log = os.open(os.environ["OPENED"], os.O_WRONLY | os.O_APPEND)
-def hook(event, arguments):
-    if event == "open" and isinstance(arguments[0], (str, bytes)):
-        os.write(log, os.fsencode(arguments[0]) + b"\\n")
-sys.addaudithook(hook)
-"""
-
-
-@pytest.fixture(scope="module")
-def gated(tmp_path_factory: pytest.TempPathFactory) -> Watched:
-    """`gate` of models with external data in every place, some of which it may open, and some not."""
-    root = tmp_path_factory.mktemp("gated")
-    work, log, trace = root / "work", root / "opened", root / "trace"
-    (work / ".git").mkdir(parents=True)
-    (work / CONFIG).write_bytes(SECRET)
-    (root / "secret").write_bytes(SECRET)
-    (work / "link").symlink_to(root / "secret")
-    for number, place in enumerate(PLACES):
-        (work / f"w{number}.bin").write_bytes(VALUES.tobytes())
-        (work / f"right{number}.onnx").write_bytes(naming(place, f"w{number}.bin").SerializeToString())
-        for name, location in {"hidden": CONFIG, "link": "link", "above": "../secret"}.items():
-            (work / f"{name}{number}.onnx").write_bytes(naming(place, location).SerializeToString())
-    (root / "sitecustomize.py").write_text(WATCH)
-    log.touch()
-    command = [sys.executable, "-m", "netadapt_onnx", "gate", "--max", "size=1MB", "--timeout", "300s"]
-    command += sorted(file.name for file in work.glob("*.onnx"))
-    if _traces(root):
-        command = ["strace", "-f", "-qq", "-y", "-e", "trace=open,openat,openat2", "-o", str(trace), *command]
-    paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", ""), str(Path(cli.__file__).parents[1])])
-    environment = os.environ | {"PYTHONPATH": paths, "OPENED": str(log)}
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, check=False)
-    assert done.returncode == 2, done.stderr.decode()
-    names = {file.name for file in work.iterdir() if file.is_file()} | {"config", "secret", "link"}
-    by_python = {Path(line).name for line in log.read_text().splitlines()} & names
-    by_system = None
-    if trace.exists():
-        calls = re.findall(r'open(?:at2?)?\([^"]*"([^"]+)"', trace.read_text())
-        by_system = {Path(name).name for name in calls} & names
-    return Watched((done.stdout + done.stderr).decode(), by_python, by_system)
-
-
-def _traces(folder: Path) -> bool:
-    """Whether there is a strace, and it may trace here."""
-    if shutil.which("strace") is None:
-        return False
-    done = subprocess.run(["strace", "-f", "-o", str(folder / "try"), "true"], capture_output=True, check=False)
-    return done.returncode == 0
-
-
-ALLOWED = {name for number in range(len(PLACES)) for name in (f"w{number}.bin", f"right{number}.onnx")}
-MODELS = {f"{name}{number}.onnx" for number in range(len(PLACES)) for name in ("hidden", "link", "above")}
-
-
-def test_gate_opens_models_and_what_they_may_name(gated: Watched) -> None:
-    assert gated.by_python == ALLOWED | MODELS
-    for number in range(len(PLACES)):
-        assert (
-            f"hidden{number}.onnx: tensor 'stray' keeps its data in a hidden file or folder (.git/config)" in gated.text
-        )
-    assert "ghp_" not in gated.text
-
-
-def test_libraries_open_nothing_else_either(gated: Watched) -> None:
-    if gated.by_system is None:
-        pytest.skip("no strace, or it may not trace here: what native code opens was not seen")
-    assert gated.by_system == ALLOWED | MODELS
 
 
 def test_what_a_file_of_results_packs_names_no_file() -> None:

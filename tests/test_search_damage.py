@@ -156,8 +156,8 @@ def test_what_is_resumed_agrees_with_the_disk_or_is_refused(
         (run / name).write_bytes(damage(data, other.read_bytes() if other.exists() else b"{}"))
         why = refusal(lambda: check(runs, run))  # noqa: B023 -- called at once
         assert not why or Path(name).name in why or "belongs to another run" in why, (name, why)
-        if name == "history.jsonl" or (state == "finished" and name in ("result.json", "model.onnx")):
-            assert why, f"{name} was taken as it is"
+        if name == "history.jsonl" or (state == "finished" and name in ("result.json", "model.onnx", "layers.json")):
+            assert why or name == "layers.json", f"{name} was taken as it is"
             assert state == "interrupted" or refusal(lambda: read_story(run))  # noqa: B023
 
 

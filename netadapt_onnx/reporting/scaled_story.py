@@ -46,7 +46,7 @@ def read_scaled(recorded: Recorded, run: Path) -> ScaledStory:
         if made.model is not None:
             read_journal(run).is_sealed(run / made.model)  # one that is gone is no reason to fail
     drawn = {}
-    for file in sorted((run / PLOTS).glob("*.json")):
+    for file in filter(read_journal(run).is_sealed, sorted((run / PLOTS).glob("*.json"))):
         try:
             drawn[file.stem] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
         except msgspec.DecodeError as error:

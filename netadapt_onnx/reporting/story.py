@@ -11,7 +11,7 @@ import msgspec
 
 from netadapt_onnx.profilers.timing import Ratio
 from netadapt_onnx.reporting.recorded import Recorded
-from netadapt_onnx.search.details import Details, read_details
+from netadapt_onnx.search.details import DETAILS_FILE, Details, read_details
 from netadapt_onnx.search.journal import read_history, read_journal
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.result import AdaptResult
@@ -74,8 +74,8 @@ class Story:
 def read_adapted(recorded: Recorded, run: Path) -> Story:
     """What a run of `adapt` did."""
     result = recorded.result(AdaptResult)
-    for model in result.models:
-        read_journal(run).is_sealed(run / model.model)  # one that is gone is no reason to fail
+    for file in (Path(DETAILS_FILE), *(model.model for model in result.models)):
+        read_journal(run).is_sealed(run / file)  # one that is gone is no reason to fail
     steps = tuple(read_history(run, Step))
     details = read_details(run)
     return Story(

@@ -221,7 +221,8 @@ class _Scaling:
         result = ScaleResult(self._law.groups, tuple(models), self._making.run.seconds(), tuple(dict.fromkeys(notes)))
         there = tuple(replace(m, model=None if m.model is None else m.model.relative_to(folder)) for m in models)
         write_json(folder / RESULT_FILE, replace(result, models=there))
-        self._making.run.journal.seal(folder / RESULT_FILE)
+        for file in (*sorted((folder / PLOTS).glob("*.json")), folder / RESULT_FILE):
+            self._making.run.journal.seal(file)
         return result
 
     def _paths(self, method: Method, key: str) -> Callable[[Mapping[str, Rungs]], tuple[WidthPath, float]]:

@@ -123,7 +123,7 @@ class Adaptation:
         write_front(self._run, original, history.items, models, names)
         result = self._outcome.result(models, self._notes)
         folded = self._outcome.folded(load(models[-1].model).proto)
-        write_details(self._run.path, self._subject.trace, folded, self._gauges)
+        self._run.journal.seal(write_details(self._run.path, self._subject.trace, folded, self._gauges))
         write_result(self._run, result, models)
         return result
 

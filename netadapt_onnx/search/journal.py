@@ -16,6 +16,7 @@ import msgspec
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.files import digest
+from netadapt_onnx.model import data_file
 
 T = TypeVar("T")
 
@@ -117,7 +118,7 @@ class Journal:
     def seal(self, path: Path) -> None:
         """Record what a file holds that was just written, if it was."""
         if path.exists():
-            self._seal(f"{_FILE}{self._name(path)}", digest(path))
+            self._seal(f"{_FILE}{self._name(path)}", _held(path))
 
     def is_sealed(self, path: Path, hint: str = "put it back, or remove it: --resume makes it again") -> bool:
         """Whether a file is there and what was sealed. False for one that a killed process had not sealed yet.
@@ -129,7 +130,7 @@ class Journal:
         expected = self.values.get(f"{_FILE}{self._name(path)}")
         if expected is None or not path.exists():
             return False
-        if digest(path) != expected:
+        if _held(path) != expected:
             raise self._wrong(f"{path}: it is not what this run wrote there", hint)
         return True
 
@@ -202,6 +203,12 @@ def chain_root(recorded: Mapping[str, Any]) -> str | None:
     if not recorded.get("sealed"):
         return None
     return hashlib.sha256(msgspec.json.encode(recorded["identity"])).hexdigest()
+
+
+def _held(path: Path) -> str:
+    """The digest of a file, and of the weights beside it where they are too large for one file."""
+    weights = data_file(path)
+    return f"{digest(path)}{digest(weights)}" if weights.exists() else digest(path)
 
 
 def read_journal(folder: Path) -> Journal:

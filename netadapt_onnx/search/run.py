@@ -154,7 +154,7 @@ class Run:
 
 def _seconds_before(path: Path) -> float:
     try:
-        return msgspec.json.decode((path / ".seconds.json").read_bytes(), type=float)
+        return max(0.0, msgspec.json.decode((path / ".seconds.json").read_bytes(), type=float))
     except (OSError, msgspec.DecodeError):
         return 0.0
 
