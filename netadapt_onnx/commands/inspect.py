@@ -76,7 +76,7 @@ def command(
         )
     if plot is not None and isinstance(result, Sensitive):
         _plot(result.sensitivity, plot)
-    return Answer(result, lambda: _said(result, model))
+    return Answer(result, lambda shown: _said(shown, model))
 
 
 def _said(result: Inspection, model: Path) -> str:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Generic, Self, TypeVar
 
 import msgspec
 
+from netadapt_onnx.documents import json_bytes
 from netadapt_onnx.errors import NetadaptError
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON document atomically, for people to read too."""
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2) + b"\n")
+    write_atomically(path, msgspec.json.format(json_bytes(value, str), indent=2) + b"\n")
 
 
 class Lines(Generic[T]):
@@ -76,7 +77,7 @@ class Lines(Generic[T]):
     def append(self, item: T) -> None:
         """Add a line; when this returns it is on the disk."""
         with self._path.open("ab") as file:
-            file.write(msgspec.json.encode(item) + b"\n")
+            file.write(json_bytes(item) + b"\n")
             file.flush()
             os.fsync(file.fileno())
         self.items.append(item)
