@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +182,7 @@ def command(
     try:
         with render.followed("adapting") as log:
             result = adapt(model, data, budget, out, log=log, **given)
-            write_report(out)
+            result = replace(result, notes=(*result.notes, *write_report(out)))
     except BaseException as error:
         if not is_interruption(error) or not out.joinpath("run.json").exists():
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -38,7 +39,7 @@ def command(folder: Path, overwrite: bool) -> Answer:
 
     with render.followed("the demo") as log:
         result = demo(folder, overwrite=overwrite, log=log)
-        write_report(result.model.parent)
+        result = replace(result, notes=(*result.notes, *write_report(result.model.parent)))
     again = [
         ("inspect", folder / MODEL, "--table", folder / TABLE),
         ("prune", folder / MODEL, "--ratio", 0.5, "--verify"),

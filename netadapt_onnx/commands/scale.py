@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,7 @@ def command(model: Path | None, target: tuple[str, ...], more: tuple[str, ...], 
         result = scale(model, target=(*target, *more), log=log, **given)
         out = given.get("out")
         if model is not None and out is not None:
-            write_report(out)
+            result = replace(result, notes=(*result.notes, *write_report(out)))
     return Answer(result, lambda shown: _text(shown, model, out))
 
 

@@ -33,7 +33,7 @@ def escape(text: object) -> str:
     """Text of others as it may stand on one line of any stream.
 
     >>> escape("conv\\n1"), escape("::error::x"), escape("##vso[task]"), escape("größe")
-    ('conv\\\\x0a1', '\\\\x3a:error::x', '\\\\x23#vso[task]', 'größe')
+    ('conv\\\\n1', '\\\\x3a:error::x', '\\\\x23#vso[task]', 'größe')
     """
     return _escaped(str(text), "")
 
@@ -174,6 +174,8 @@ def _is_unprintable(character: str) -> bool:
 
 def _code(character: str) -> str:
     """A character as Python, bash and zsh write it."""
+    if character in "\t\n\r":
+        return {"\t": "\\t", "\n": "\\n", "\r": "\\r"}[character]
     number = ord(character)
     return f"\\x{number:02x}" if number < 0x80 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 

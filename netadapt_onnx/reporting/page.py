@@ -12,6 +12,7 @@ from html import escape as escape_html
 from netadapt_onnx import charts
 from netadapt_onnx.common.escape import escape
 from netadapt_onnx.documents import json_bytes
+from netadapt_onnx.errors import NetadaptError
 
 Draw = Callable[[charts.Spec], str]
 
@@ -58,18 +59,27 @@ class Drawer:
 
     def __init__(self, *, live: bool = False) -> None:
         self.live = live
+        self.failures: list[str] = []
         self._numbers = itertools.count()
 
     def figure(self, spec: charts.Spec) -> str:
-        """A chart as SVG; its text comes escaped from the renderer."""
-        svg = charts.svg(spec)
+        """A chart as SVG, whose text comes escaped from the renderer; a line that says why where there can be none."""
+        try:
+            svg = charts.svg(spec)
+        except NetadaptError as error:
+            self.failures.append(error.message)
+            return paragraph(error.message, "missed")
         number = next(self._numbers)
         for name in set(re.findall(r' id="([^"]+)"', svg)):  # each chart numbers its clips anew
             svg = svg.replace(f'id="{name}"', f'id="c{number}-{name}"').replace(
                 f"url(#{name})", f"url(#c{number}-{name})"
             )
         label = shown(spec.get("title", ""))
-        beside = f'<script type="application/json">{harmless(charts.styled(spec))}</script>' if self.live else ""
+        beside = (
+            f'<script type="application/json">{harmless(charts.styled(charts.drawable(spec)))}</script>'
+            if self.live
+            else ""
+        )
         return f'<figure class="wide" aria-label="{label}">{svg}{beside}</figure>'
 
 
