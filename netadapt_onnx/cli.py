@@ -139,9 +139,7 @@ def run(arguments: Sequence[str]) -> int:
             _forsake(sys.stdout)  # click's own printing, whose reader has gone: `--help | head`
             return 0
         if debug and not isinstance(error, click.exceptions.Exit):
-            import traceback
-
-            _tell(escape_lines(traceback.format_exc()))
+            _tell(_traceback(error))
         return _failed(error, as_json)
 
 
@@ -235,6 +233,18 @@ def _tell(line: str) -> None:
     with suppress(OSError):
         sys.stderr.write(line)
         sys.stderr.flush()
+
+
+def _traceback(error: BaseException) -> str:
+    """Where an error happened; the lines of its message are marked, so that none passes for another."""
+    from traceback import TracebackException
+
+    pieces = []
+    for piece in TracebackException.from_exception(error).format():
+        text = piece.rstrip("\n")
+        is_frame = text.startswith("  File ")
+        pieces.append((text if is_frame else text.lstrip("\n").replace("\n", "\n  | ")) + "\n")
+    return escape_lines("".join(pieces))
 
 
 def _interrupted(error: BaseException) -> bool:
