@@ -23,7 +23,7 @@ PNG_SCALE = 2.0
 TICKS = 6
 GREY = "#808488"
 # Names longer than this would leave no room for the chart.
-LONGEST_LABEL = 80
+LONGEST_LABEL, LONGEST_TITLE = 80, 200
 MISSING = "charts need the package vl-convert-python: pip install 'netadapt-onnx[report]'"
 
 
@@ -97,18 +97,23 @@ def styled(spec: Spec) -> Spec:
 
 
 def printable(text: str) -> str:
-    """Text that every font and renderer takes: what cannot be printed, or lies beyond 16 bits, is escaped.
+    """Text that every font and renderer takes: what cannot be printed, or lies beyond 16 bits, is escaped by `%`.
 
     vl-convert measures text as an SVG and ends the process at characters that XML does not allow; its fonts have few of
-    those beyond 16 bits.
+    those beyond 16 bits. Vega-Lite writes titles into expressions, where a backslash would be an escape of theirs.
     """
-    return "".join(f"\\U{ord(c):08x}" if ord(c) > 0xFFFF else c for c in escape(text))
+    text = "".join(f"\\U{ord(c):08x}" if ord(c) > 0xFFFF else c for c in escape(text))
+    return text.replace("\\", "%")
 
 
 def field(name: str) -> dict[str, str]:
-    """A column of the rows in an encoding, whatever it is called: Vega takes dots and brackets for a path."""
-    name = printable(name)
-    return {"field": re.sub(r"([\\.\[\]'\"])", r"\\\1", name), "title": name}
+    """A column of the rows in an encoding, whatever it is called."""
+    return {"field": _column(name), "title": _cut(printable(name), LONGEST_LABEL)}
+
+
+def _column(name: str) -> str:
+    """What Vega calls a column: it takes dots and brackets for a path, and has uses for quotes and backslashes."""
+    return re.sub(r"[^A-Za-z0-9 ()]", lambda match: f"_{ord(match[0]):x}", name)
 
 
 def drawable(spec: Spec) -> Spec:
@@ -126,9 +131,11 @@ def _drawable(value: Any, labels: dict[str, str], *, is_row: bool = False) -> An
         return _label(printable(value), labels) if is_row else printable(value)
     if isinstance(value, Mapping):
         return {
-            printable(str(key)): [_drawable(row, labels, is_row=True) for row in content]
-            if key == "values" and isinstance(content, list)
-            else _drawable(content, labels, is_row=is_row)
+            _column(str(key)) if is_row else printable(str(key)): _drawable(
+                _cut(content, LONGEST_TITLE) if key == "title" and isinstance(content, str) else content,
+                labels,
+                is_row=is_row or key == "values",
+            )
             for key, content in value.items()
         }
     if isinstance(value, list | tuple):
@@ -141,11 +148,16 @@ def _label(name: str, labels: dict[str, str]) -> str:
     if len(name) <= LONGEST_LABEL:
         return name
     if name not in labels:
-        half = (LONGEST_LABEL - 8) // 2
-        short = f"{name[:half]}…{name[-half:]}"
+        short = _cut(name, LONGEST_LABEL - len(" (9999)"))
         same = sum(label.startswith(short) for label in labels.values())
         labels[name] = f"{short} ({same + 1})" if same else short
     return labels[name]
+
+
+def _cut(text: str, longest: int) -> str:
+    """The beginning and the end of a text, which tell layers apart."""
+    half = (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 
 
 def _svg(spec: Spec) -> str:
