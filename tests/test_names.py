@@ -173,6 +173,23 @@ def test_evaluate_finetune_adapt_restore_and_report(model: Path, capfd: pytest.C
         assert not acting(file.read_text(encoding="utf-8")), file
 
 
+def test_profile_and_its_tables(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    table = f"t{FILE}"
+    run(capfd, "profile", model, "--table", table, "--max-time", "1s", "--per-layer", "-v")
+    assert not acting(Path(table).read_text(encoding="utf-8"))
+    run(capfd, "inspect", model, "--table", table)
+    run(capfd, "profile", "bundle", model, "-o", f"b{FILE}")
+
+
+def test_export_and_env(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lines = ("import torch", "def f():", "    return torch.nn.Conv2d(3, 4, 3), (torch.zeros(1, 3, 8, 8),)")
+    Path(f"f{FILE}.py").write_text("\n".join(lines))
+    run(capfd, "export", f"f{FILE}.py:f", "-o", f"e{FILE}", "--exporter", "legacy")
+    Path(f"f{FILE}.py").write_text(f"def f():\n    raise ValueError({ALL!r})\n")
+    run(capfd, "export", f"f{FILE}.py:f", "-o", f"again{FILE}", code=2)
+    run(capfd, "env")
+
+
 def test_scale_by_a_law(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ("scale", model, "--target", "params=0.5x", "--method", "uniform", "-o", f"scaled{FILE}")
     run(capfd, *words, code=None)
