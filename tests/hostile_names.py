@@ -56,6 +56,7 @@ def hostile_model(first: int = 8) -> onnx.ModelProto:
     for value in (*graph.input, *graph.output):
         value.name = tensors[value.name]
         value.type.tensor_type.shape.dim[0].dim_param = NAMES[1]
+    graph.initializer.add(name=f"unused{NAMES[11]}{NAMES[1]}", data_type=onnx.TensorProto.FLOAT, float_data=[0.0])
     del graph.value_info[:]
     graph.name, graph.doc_string, proto.doc_string, proto.domain = NAMES[2], NAMES[9], NAMES[11], NAMES[4]
     proto.producer_name, proto.producer_version = NAMES[0], NAMES[9]

@@ -296,6 +296,23 @@ def test_copies_of_results_are_printable_and_otherwise_the_same() -> None:
     assert isinstance(path, PrintablePath) and os.fspath(path) == FILE and not acting(str(path))
 
 
+@pytest.mark.parametrize(
+    "words", [("inspect",), ("gate", "--max", "params=10"), ("diff", "other.onnx")], ids=lambda w: w[0]
+)
+def test_tables_that_wrap_on_a_terminal(
+    words: tuple[str, ...], model: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names are broken at white space there, so that any part of one may begin a line."""
+    save(hostile_model(16), Path("other.onnx"))
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    cli.run([words[0], str(model), *words[1:]])
+    out, err = capfd.readouterr()
+    painted = re.sub(r"\x1b\[(0|1|31|32|33)m", "", out)
+    assert not acting(painted) and not acting(err)
+    assert (painted != out) == (words[0] == "gate")
+
+
 def test_progress_lines_are_escaped() -> None:
     from rich.console import Console
 
