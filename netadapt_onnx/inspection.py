@@ -75,9 +75,10 @@ class Explained(Inspection):
 
 @dataclass(frozen=True)
 class Sensitive(Inspection):
-    """An inspection with what its model loses when one group alone is cut."""
+    """An inspection with what its model loses when one group alone is cut; `notes`: what else to know of it."""
 
     sensitivity: Sensitivities
+    notes: tuple[str, ...] = ()
 
 
 def opened(source: Source) -> Model:

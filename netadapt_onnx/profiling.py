@@ -150,7 +150,7 @@ def profile(
         disturbance = built.disturbance
         notes = (disturbance.sentence(there.name),) if disturbance.busy else ()
     if chart is not None and validation is not None:
-        scatter(validation, chart)
+        notes = (*notes, *scatter(validation, chart))
     shown = found.folded.shapes
     owner = {layer: group.name for group in found.groups for layer in group.layers}
     return ProfileResult(
@@ -187,14 +187,18 @@ def _prepared(plot: Path, held_out: int, overwrite: bool, *inputs: Source) -> Pa
     return plot
 
 
-def scatter(validation: Validation, path: Path) -> None:
-    """Draw predicted against measured latency, with the line on which they agree."""
+def scatter(validation: Validation, path: Path) -> tuple[str, ...]:
+    """Draw predicted against measured latency, with the line on which they agree; a note says why where that fails."""
     points = [{"measured ms": m, "predicted ms": p} for p, m in validation.points]
     ends = [f([x for pair in validation.points for x in pair]) for f in (min, max)]
     off, again = f"{validation.mape:.1%}", f"{validation.repeatability:.1%}"
     title = f"{validation.n} unseen widths: {off} off on average, repeatability {again}"
     spec = charts.against(points, "measured ms", "predicted ms", ends, title=title)
-    charts.write_one(spec, path)
+    try:
+        charts.write_one(spec, path)
+    except NetadaptError as error:
+        return (error.message,)
+    return ()
 
 
 @dataclass(frozen=True)

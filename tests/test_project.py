@@ -20,7 +20,7 @@ PACKAGE = REPOSITORY / "netadapt_onnx"
 # From the ground up. A module imports from its own floor and those below; `training` and `profilers` stand side by
 # side and know nothing of each other.
 FLOORS = [
-    {"errors", "charts", "files", "light", "amounts", "documents", "progress"},
+    {"errors", "charts", "files", "light", "amounts", "documents", "progress", "common"},
     {
         "config",
         "external_data",

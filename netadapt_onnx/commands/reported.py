@@ -7,12 +7,13 @@ from pathlib import Path
 from netadapt_onnx.progress import stage
 
 
-def write_report(run: Path) -> None:
-    """RUN/report.html, where charts can be drawn."""
+def write_report(run: Path) -> tuple[str, ...]:
+    """Write RUN/report.html, where charts can be drawn. Returns notes on those that cannot."""
     from netadapt_onnx import charts
 
-    if charts.available():
-        from netadapt_onnx.reporting.report import report
+    if not charts.available():
+        return ()
+    from netadapt_onnx.reporting.report import report
 
-        with stage("drawing the report"):
-            report(run)
+    with stage("drawing the report"):
+        return report(run).notes

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from netadapt_onnx.documents import json_bytes
 from netadapt_onnx.files import digest, write_atomically
 from netadapt_onnx.search.executors.protocol import Executor, Failed, Outcome, Shared, Work
 from netadapt_onnx.search.run import write_json
@@ -96,11 +97,11 @@ def _finished(job: Job) -> dict[str, Any] | None:
 
 
 def _digest(request: Mapping[str, Any] | None, result: Mapping[str, Any]) -> str:
-    return hashlib.sha256(msgspec.json.encode([request, result])).hexdigest()
+    return hashlib.sha256(json_bytes([request, result])).hexdigest()
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    return msgspec.json.decode(msgspec.json.encode(value), type=dict[str, Any])
+    return msgspec.json.decode(json_bytes(value), type=dict[str, Any])
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from netadapt_onnx.documents import json_bytes
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.files import digest
 from netadapt_onnx.model import data_file
@@ -60,7 +61,7 @@ class Lines(Generic[T]):
 
     def append(self, item: T) -> None:
         """Add a line; when this returns it is on the disk."""
-        line = msgspec.json.encode(item) + b"\n"
+        line = json_bytes(item) + b"\n"
         with self._path.open("ab") as file:
             file.write(line)
             file.flush()
@@ -108,7 +109,7 @@ class Journal:
 
     def append(self, key: str, value: Any) -> Any:
         """Add a line; returns the value as JSON gives it back."""
-        value = msgspec.json.decode(msgspec.json.encode(value))
+        value = msgspec.json.decode(json_bytes(value))
         chain = "" if self._root is None else self._chained(key, value)
         self._lines.append(Entry(key, value, chain))
         self._last = chain

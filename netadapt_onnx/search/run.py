@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Self, TypeVar
 
 import msgspec
 
+from netadapt_onnx.documents import json_bytes
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.files import lock, remove_leftovers, write_atomically
 from netadapt_onnx.search.journal import (
@@ -39,7 +40,7 @@ _REFUSED = frozenset(
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON document atomically, for people to read too."""
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2) + b"\n")
+    write_atomically(path, msgspec.json.format(json_bytes(value, str), indent=2) + b"\n")
 
 
 class Run:
