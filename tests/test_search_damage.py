@@ -157,7 +157,8 @@ def test_what_is_resumed_agrees_with_the_disk_or_is_refused(
         why = refusal(lambda: check(runs, run))  # noqa: B023 -- called at once
         assert not why or Path(name).name in why or "belongs to another run" in why, (name, why)
         if name == "history.jsonl" or (state == "finished" and name in ("result.json", "model.onnx", "layers.json")):
-            assert why or name == "layers.json", f"{name} was taken as it is"
+            as_if_killed = state == "interrupted" and damage is cut_in_half
+            assert why or as_if_killed or name == "layers.json", f"{name} was taken as it is"
             assert state == "interrupted" or refusal(lambda: read_story(run))  # noqa: B023
 
 
@@ -196,15 +197,17 @@ def test_history_and_journal_of_before_are_gone_on_from(runs: Path, tmp_path: Pa
 
 
 def test_a_torn_last_line_is_made_again(runs: Path, tmp_path: Path) -> None:
-    """Of an interrupted run, at every place where a kill can tear the history, before it was sealed."""
+    """Of an interrupted run, at every place where a kill can tear the history: before it was sealed, or even after."""
     whole = tmp_path / "whole"
     shutil.copytree(runs / "interrupted", whole)
-    lines = (whole / "journal.jsonl").read_bytes().splitlines(keepends=True)
-    place = max(i for i, line in enumerate(lines) if b"sha256-of-line/2" in line)
-    (whole / "journal.jsonl").write_bytes(b"".join(lines[:place]))
     history = (whole / "history.jsonl").read_bytes()
     first = history.index(b"\n") + 1
-    for number, end in enumerate((first, first + 1, (first + len(history)) // 2, len(history) - 1, len(history))):
+    ends = (first + 1, len(history) - 1, first, (first + len(history)) // 2, len(history))
+    for number, end in enumerate(ends):
+        if number == 2:
+            lines = (whole / "journal.jsonl").read_bytes().splitlines(keepends=True)
+            place = max(i for i, line in enumerate(lines) if b"sha256-of-line/2" in line)
+            (whole / "journal.jsonl").write_bytes(b"".join(lines[:place]))
         run = tmp_path / str(number)
         shutil.copytree(whole, run)
         (run / "history.jsonl").write_bytes(history[:end])

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.journal import IDENTITY_FILE, read_identity, read_journal
-from netadapt_onnx.search.result_file import RESULT_FILE
+from netadapt_onnx.search.journal import IDENTITY_FILE, RESULT_FILE, read_identity, read_journal
 
 Result = TypeVar("Result")
 

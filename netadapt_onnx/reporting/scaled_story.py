@@ -42,15 +42,18 @@ class ScaledStory:
 def read_scaled(recorded: Recorded, run: Path) -> ScaledStory:
     """What a run of `scale` did. Raises NetadaptError where one of its charts is none."""
     result = recorded.result(ScaleResult)
+    journal = read_journal(run)
     for made in result.models:
         if made.model is not None:
-            read_journal(run).is_sealed(run / made.model)  # one that is gone is no reason to fail
+            journal.is_sealed(run / made.model)  # one that is gone is no reason to fail
     drawn = {}
-    for file in filter(read_journal(run).is_sealed, sorted((run / PLOTS).glob("*.json"))):
+    for file in sorted((run / PLOTS).glob("*.json")):
         try:
-            drawn[file.stem] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+            spec = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise unreadable(str(file), recorded.command, error) from error
+        if journal.is_sealed(file):
+            drawn[file.stem] = spec
     points = tuple(
         Point("result", 0, made.method, made.accuracy.mean, _resources(made))
         for made in result.models

@@ -105,7 +105,7 @@ class Adaptation:
 
     def result(self) -> AdaptResult:
         """Search, train, verify, write, for one target after the other; of a finished run what it came to."""
-        history = self._run.history(Step)
+        history = self._run.history(Step, self._seen_by_any())
         finished = read_result(self._run, self._arguments.max_iterations)
         if finished is not None:
             return finished
@@ -219,6 +219,12 @@ class Adaptation:
         """How many iterations there were when a target was met."""
         ended = self._run.recall(f"target/{number}")
         return 0 if ended is None else int(ended["seen"])
+
+    def _seen_by_any(self) -> int:
+        """How many iterations there were when anything was journalled that speaks of them."""
+        targets = [self._seen(number) for number in range(1, len(self._targets) + 1)]
+        landed = [int(e.key.rpartition("/")[2]) for e in self._run.entries if e.key.startswith("landed/")]
+        return max((*targets, *landed))
 
     def _start_correction(self) -> dict[str, float]:
         return {name: gauge.start_correction() for name, gauge in self._gauges.items()}

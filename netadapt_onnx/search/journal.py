@@ -22,6 +22,7 @@ from netadapt_onnx.model import data_file
 T = TypeVar("T")
 
 IDENTITY_FILE, JOURNAL_FILE, HISTORY_FILE = "run.json", "journal.jsonl", "history.jsonl"
+RESULT_FILE = "result.json"
 ITERATIONS = "iterations"
 # Where the journal keeps digests: of files by their path in the run's directory, of the history's lines by number.
 _FILE, _LINE = "sha256/", "sha256-of-line/"
@@ -38,6 +39,7 @@ class Lines(Generic[T]):
         self._path = path
         self.items: list[T] = []
         self.digests: list[str] = []
+        self.was_torn = False
         if not path.exists():
             return
         data = path.read_bytes()
@@ -55,7 +57,8 @@ class Lines(Generic[T]):
                 break
             whole += len(line)
             self.digests.append(hashlib.sha256(line).hexdigest())
-        if whole < len(data) and not only_read:  # torn by a kill: what it recorded is done again
+        self.was_torn = whole < len(data)
+        if self.was_torn and not only_read:  # torn by a kill: what it recorded is done again
             with path.open("r+b") as file:
                 file.truncate(whole)
 
@@ -149,10 +152,11 @@ class Journal:
         """Record what a line of the history holds."""
         self._seal(f"{_LINE}{number}", digest)
 
-    def check_lines(self, digests: list[str]) -> None:
+    def check_lines(self, digests: list[str], *, torn: bool = False, needed: int = 0) -> None:
         """Raise NetadaptError unless these are the history's lines. A kill may have left the last one unsealed.
 
-        By then the files of its iteration were sealed.
+        By then the files of its iteration were sealed. The last of more than are `needed` may also have been `torn`, as
+        long as there is no result: made again it is the same.
         """
         if self._root is None:
             return
@@ -160,7 +164,9 @@ class Journal:
         sealed = sum(key.startswith(_LINE) for key in self.values)
         made = f"{_FILE}{ITERATIONS}/{sealed + 1:03d}/"
         most = sealed + any(key.startswith(made) for key in self.values)
-        if not sealed <= len(digests) <= most:
+        finished = f"{_FILE}{RESULT_FILE}" in self.values
+        least = sealed - 1 if torn and sealed > needed and not finished else sealed
+        if not least <= len(digests) <= most:
             raise self._wrong(
                 f"{path} has {len(digests)} iterations, {JOURNAL_FILE} {sealed}: not as this run left them"
             )
@@ -183,15 +189,17 @@ class Journal:
 
 
 class History(Lines[T]):
-    """A run's accepted iterations, each sealed in the journal once it is written."""
+    """A run's accepted iterations, each sealed in the journal once it is written.
 
-    def __init__(self, folder: Path, kind: type[T], journal: Journal, *, only_read: bool = False) -> None:
-        super().__init__(folder / HISTORY_FILE, kind, only_read=only_read)
+    The run's other files are of at least `needed` of them.
+    """
+
+    def __init__(self, folder: Path, kind: type[T], journal: Journal, needed: int = 0) -> None:
+        super().__init__(folder / HISTORY_FILE, kind)
         self._journal = journal
-        journal.check_lines(self.digests)
-        if not only_read:
-            for number, found in enumerate(self.digests, 1):
-                journal.seal_line(number, found)
+        journal.check_lines(self.digests, torn=self.was_torn, needed=needed)
+        for number, found in enumerate(self.digests, 1):
+            journal.seal_line(number, found)
 
     def append(self, item: T) -> None:
         """Add an iteration; when this returns it is on the disk."""
@@ -220,7 +228,7 @@ def read_journal(folder: Path) -> Journal:
 def read_history(folder: Path, kind: type[T]) -> list[T]:
     """A run's accepted iterations. Raises NetadaptError if they are not those that it wrote."""
     lines = Lines(folder / HISTORY_FILE, kind, only_read=True)  # before the journal, which then knows all of them
-    read_journal(folder).check_lines(lines.digests)
+    read_journal(folder).check_lines(lines.digests, torn=lines.was_torn)
     return lines.items
 
 

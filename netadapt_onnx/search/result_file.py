@@ -10,11 +10,11 @@ from typing import TypeVar
 import msgspec
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.search.journal import RESULT_FILE
 from netadapt_onnx.search.latency_journal import UNDECIDED
 from netadapt_onnx.search.result import AdaptResult, Finished
 from netadapt_onnx.search.run import Run, write_json
 
-RESULT_FILE = "result.json"
 Result = TypeVar("Result", AdaptResult, Finished)
 
 

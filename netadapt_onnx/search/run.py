@@ -130,9 +130,9 @@ class Run:
         """The journal's lines, in the order in which they were written."""
         return tuple(self.journal.entries)
 
-    def history(self, kind: type[T]) -> History[T]:
-        """The iterations that this run has accepted."""
-        return History(self.path, kind, self.journal)
+    def history(self, kind: type[T], needed: int = 0) -> History[T]:
+        """The iterations that this run has accepted; its journal speaks of at least `needed`."""
+        return History(self.path, kind, self.journal, needed)
 
     def iteration(self, number: int) -> Path:
         """The directory of an iteration, made if need be."""
