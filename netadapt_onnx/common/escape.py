@@ -52,8 +52,8 @@ def one_line(text: str) -> str:
 
 
 def legible(text: str) -> str:
-    """Text that can be encoded: bytes of file names that are no characters are escaped."""
-    return _SURROGATES.sub(lambda match: _code(match[0]), text)
+    """Text that can be encoded: bytes of file names that are no characters become question marks."""
+    return _SURROGATES.sub("?", text)
 
 
 def escape_json(text: str) -> str:
@@ -173,7 +173,9 @@ def _is_unprintable(character: str) -> bool:
 
 
 def _code(character: str) -> str:
-    """A character as Python, bash and zsh write it."""
+    """A character as Python, bash and zsh write it; see `legible` for what is none."""
+    if _SURROGATES.match(character):
+        return "?"
     if character in "\t\n\r":
         return {"\t": "\\t", "\n": "\\n", "\r": "\\r"}[character]
     number = ord(character)
