@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -121,18 +122,35 @@ def drawable(spec: Spec) -> Spec:
 
     No failure of the renderer can be relied on to be one that Python can catch.
     """
-    labels: dict[str, str] = {}
-    cleaned: Spec = _drawable(spec, labels)
+    cleaned: Spec = _drawable(spec, _Labels())
     return cleaned
 
 
-def _drawable(value: Any, labels: dict[str, str], *, is_row: bool = False) -> Any:
+class _Labels:
+    """The names in a chart's rows, of at most `LONGEST_LABEL` characters; those cut to the same are numbered."""
+
+    def __init__(self) -> None:
+        self._labels: dict[str, str] = {}
+        self._alike: Counter[str] = Counter()
+
+    def label(self, name: str) -> str:
+        name = printable(name)
+        if len(name) <= LONGEST_LABEL:
+            return name
+        if name not in self._labels:
+            short = _cut(name, LONGEST_LABEL - len(" (99999)"))
+            self._alike[short] += 1
+            self._labels[name] = f"{short} ({self._alike[short]})" if self._alike[short] > 1 else short
+        return self._labels[name]
+
+
+def _drawable(value: Any, labels: _Labels, *, is_row: bool = False) -> Any:
     if isinstance(value, str):
-        return _label(printable(value), labels) if is_row else printable(value)
+        return labels.label(value) if is_row else printable(value)
     if isinstance(value, Mapping):
         return {
             _column(str(key)) if is_row else printable(str(key)): _drawable(
-                _cut(content, LONGEST_TITLE) if key == "title" and isinstance(content, str) else content,
+                _cut(printable(content), LONGEST_TITLE) if key == "title" and isinstance(content, str) else content,
                 labels,
                 is_row=is_row or key == "values",
             )
@@ -141,17 +159,6 @@ def _drawable(value: Any, labels: dict[str, str], *, is_row: bool = False) -> An
     if isinstance(value, list | tuple):
         return [_drawable(member, labels, is_row=is_row) for member in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _label(name: str, labels: dict[str, str]) -> str:
-    """A name of at most `LONGEST_LABEL` characters; names that would be cut to the same are numbered."""
-    if len(name) <= LONGEST_LABEL:
-        return name
-    if name not in labels:
-        short = _cut(name, LONGEST_LABEL - len(" (9999)"))
-        same = sum(label.startswith(short) for label in labels.values())
-        labels[name] = f"{short} ({same + 1})" if same else short
-    return labels[name]
 
 
 def _cut(text: str, longest: int) -> str:

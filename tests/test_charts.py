@@ -13,6 +13,7 @@ import pytest
 import models
 from hostile_names import NAMES, acting
 from netadapt_onnx import charts, cli
+from netadapt_onnx.commands.reported import write_report
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.reporting.page import Drawer
 
@@ -95,11 +96,21 @@ def test_nothing_is_fetched() -> None:
 
 @pytest.mark.parametrize("failure", [Panic("no\n::error::font"), ValueError("no"), RuntimeError("no")])
 def test_whatever_the_renderer_raises_costs_the_chart(failure: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charts, "_svg", raising(failure))
+    monkeypatch.setattr("vl_convert.vegalite_to_svg", raising(failure))
     drawer = Drawer(live=True)
     figure = drawer.figure(charts.lines(ROWS, "x", "y", title="<b>"))
     assert "the chart &#x27;&lt;b&gt;&#x27; cannot be drawn" in figure and "<svg" not in figure
     assert len(drawer.failures) == 1
+
+
+def test_whatever_goes_wrong_with_a_report_costs_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports = "netadapt_onnx.reporting.report.report"
+    monkeypatch.setattr(reports, raising(OSError(28, "No space left on device")))
+    (note,) = write_report(tmp_path / "run")
+    assert "report.html was not written: OSError" in note and "No space left" in note
+    monkeypatch.setattr(reports, raising(NetadaptError("history.jsonl, line 1: damaged", code="corrupt-run")))
+    with pytest.raises(NetadaptError, match="damaged"):
+        write_report(tmp_path / "run")
 
 
 def test_an_interruption_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +120,7 @@ def test_an_interruption_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def raising(failure: BaseException) -> object:
-    def render(_: charts.Spec) -> str:
+    def render(*_: object, **__: object) -> str:
         raise failure
 
     return render

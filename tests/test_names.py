@@ -290,6 +290,7 @@ def test_copies_of_results_are_printable_and_otherwise_the_same() -> None:
     line = printable_copy(Line((NAMES[4], "conv1")))
     assert line.names == ("\\x23#[error]e", "conv1")
     assert printable_copy({NAMES[0]: [blame]}) == {escape(NAMES[0]): [Blame(escape(NAMES[0]), "Conv", "macs", 1, 2)]}
+    assert printable_copy({"a\x1b": 1, "a\\x1b": 2}) == {"a\\x1b": 1, "a\\x1b (2)": 2}
     harmless = {"a": [Blame("conv1", "Conv", "macs", 1, 2)], "b": (Path("c"), 1.5, None)}
     assert printable_copy(harmless) is harmless
     path = printable_copy(Path(FILE))

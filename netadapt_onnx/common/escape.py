@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar
@@ -52,8 +53,8 @@ def one_line(text: str) -> str:
 
 
 def legible(text: str) -> str:
-    """Text that can be encoded: bytes of file names that are no characters are escaped."""
-    return _SURROGATES.sub(lambda match: _code(match[0]), text)
+    """Text that can be encoded: bytes of file names that are no characters become question marks."""
+    return _SURROGATES.sub("?", text)
 
 
 def escape_json(text: str) -> str:
@@ -115,8 +116,7 @@ def _copied(value: Any) -> Any:
         path = os.fspath(value)
         return value if not isinstance(path, str) or escape(path) == path else PrintablePath(path)
     if isinstance(value, Mapping):
-        copies: Any = {_copied(key): _copied(content) for key, content in value.items()}
-        return value if _are_same([*copies, *copies.values()], [*value, *value.values()]) else copies
+        return _with_keys(value)
     if type(value) in (list, tuple, set, frozenset):
         members = list(value)
         copies = [_copied(member) for member in members]
@@ -128,6 +128,19 @@ def _copied(value: Any) -> Any:
     if hasattr(value, "__struct_fields__"):
         return _with_fields(value, value.__struct_fields__)
     return value
+
+
+def _with_keys(value: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """A copy of a mapping with printable keys and values; keys that come to the same stay apart."""
+    copies: dict[Any, Any] = {}
+    alike: Counter[Any] = Counter()
+    for key, content in value.items():
+        text = printable = _copied(key)
+        while text in copies:
+            alike[printable] += 1
+            text = f"{printable} ({alike[printable] + 1})"
+        copies[text] = _copied(content)
+    return value if _are_same([*copies, *copies.values()], [*value, *value.values()]) else copies
 
 
 def _with_fields(value: Any, names: Iterable[str]) -> Any:
@@ -173,7 +186,9 @@ def _is_unprintable(character: str) -> bool:
 
 
 def _code(character: str) -> str:
-    """A character as Python, bash and zsh write it."""
+    """A character as Python, bash and zsh write it; see `legible` for what is none."""
+    if _SURROGATES.match(character):
+        return "?"
     if character in "\t\n\r":
         return {"\t": "\\t", "\n": "\\n", "\r": "\\r"}[character]
     number = ord(character)
