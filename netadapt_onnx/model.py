@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,12 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.external_data import external_tensors, load_external
+from netadapt_onnx.files import aside, folder_aside
 from netadapt_onnx.light import file_bytes, weights_as_inputs, write
 from netadapt_onnx.loadable import Interface, require_openable, require_planned
 from netadapt_onnx.normalise import normalise
-from netadapt_onnx.onnx_file import OnnxFile, check_tensor, external_tensors, load_external, read
+from netadapt_onnx.onnx_file import OnnxFile, check_tensor, read
 from netadapt_onnx.runtime import PROTOBUF_LIMIT, one_line
 
 Shapes = dict[str, tuple[int, ...]]
@@ -40,14 +41,13 @@ class Model:
 def load(path: str | os.PathLike[str]) -> Model:
     """Read and normalise an ONNX file.
 
-    Raises NetadaptError: missing file, not ONNX, truncated, external data missing or outside, unknown tensor type.
+    Raises NetadaptError: missing file, not ONNX, truncated, external data missing or not allowed, unknown tensor type.
 
     >>> load("model.onnx").proto.opset_import[0].version
     17
     """
     file = read(path)
-    for tensor in external_tensors(file.proto):
-        load_external(tensor, file.path)
+    load_external(external_tensors(file.proto), file.path)
     for tensor in file.proto.graph.initializer:
         check_tensor(tensor, file.path)
     normalise_file(file)
@@ -181,14 +181,10 @@ def save(
     if file_bytes(proto) > PROTOBUF_LIMIT:
         _save_large(proto, file, overwrite, planned)
         return file
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
+    with aside(file) as temporary:
         with temporary.open("wb") as stream:
             write(proto, stream)
         require_openable(temporary, planned)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
     return file
 
 
@@ -197,12 +193,12 @@ def _save_large(proto: onnx.ModelProto, file: Path, overwrite: bool, planned: In
     refuse_existing(data_file(file), overwrite)
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    with tempfile.TemporaryDirectory(prefix=f".{file.name}.{os.getpid()}.", suffix=".tmp", dir=file.parent) as folder:
-        temporary = Path(folder) / file.name
-        onnx.save_model(copy, str(temporary), save_as_external_data=True, location=data_file(file).name)
-        require_openable(temporary, planned)
-        data_file(temporary).replace(data_file(file))
-        temporary.replace(file)
+    with aside(file) as temporary, folder_aside(temporary) as folder:
+        named = folder / file.name
+        onnx.save_model(copy, str(named), save_as_external_data=True, location=data_file(file).name)
+        require_openable(named, planned)
+        data_file(named).replace(data_file(file))
+        temporary.write_bytes(named.read_bytes())
 
 
 def data_file(model: Path) -> Path:
