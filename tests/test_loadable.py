@@ -109,6 +109,14 @@ def test_a_large_model_and_its_weights_appear_together(tmp_path: Path, monkeypat
     assert load(tmp_path / "a.onnx").proto.graph.initializer[0].dims == proto.graph.initializer[0].dims
 
 
+def test_what_a_killed_process_left_of_a_large_model_goes_with_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".a.onnx.123.tmp").write_bytes(b"")
+    (tmp_path / ".a.onnx.123.tmp.folder").mkdir()
+    (tmp_path / ".a.onnx.123.tmp.folder" / "a.onnx.data").write_bytes(b"weights")
+    save(models.plain(), tmp_path / "a.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+
+
 def test_results_are_compared_with_what_is_planned() -> None:
     proto = summed()
     planned = fold(proto).interface()
