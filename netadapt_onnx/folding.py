@@ -10,7 +10,7 @@ from __future__ import annotations
 import graphlib
 import re
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -46,7 +46,8 @@ class Folded:
     `proto` is read-only by agreement. `shapes` has inputs, initializers and all node outputs; `dtypes` likewise; those
     behind an operator whose shapes nothing tells are missing. `unrunnable` says what onnxruntime lacks to run the
     model, if anything; `assumed` names outputs of such operators that were taken to have their input's shape, `sampled`
-    tensors whose shape may depend on the data; `fixed` are inputs whose free axes got the given sizes.
+    tensors whose shape may depend on the data; `fixed` are inputs whose free axes got the given sizes. `unknown` says
+    of tensors without a shape why, `untraced` of subgraphs that were left where they are (`surgery/bodies.py`).
     """
 
     proto: onnx.ModelProto
@@ -58,6 +59,8 @@ class Folded:
     assumed: tuple[str, ...] = ()
     sampled: frozenset[str] = frozenset()
     fixed: tuple[str, ...] = ()
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    untraced: Mapping[str, str] = field(default_factory=dict)
 
 
 def fold(
@@ -118,6 +121,7 @@ def fold(
         tuple(evaluation.assumed),
         frozenset(evaluation.uncertain),
         tuple(free) if fixed else (),
+        {name: evaluation.opaque.get(name, "") for name in produced if name not in known},
     )
 
 

@@ -17,11 +17,13 @@ import onnx
 import onnx.shape_inference
 from onnx import numpy_helper
 
+from netadapt_onnx.branch_shapes import returned, run_possible
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import node_name
+from netadapt_onnx.normalise import normalise_graph
 from netadapt_onnx.runtime import Arrays, one_line, random_inputs
 from netadapt_onnx.single_node import SingleNodes
-from netadapt_onnx.subgraphs import captured
+from netadapt_onnx.subgraphs import captured, reads_from_outside
 
 Spec = tuple[tuple[int, ...], np.dtype[Any]]
 Known = Mapping[str, Spec]
@@ -250,8 +252,15 @@ class Evaluation:
         others = {name: self.known[name] for name in reads if name not in values and name in self.known}
         outputs = [name for name in node.output if name]
         try:
-            found = self._single.run(node, {**random_inputs(others), **values})
+            decided = bool(node.input) and node.input[0] in values
+            feeds = {**random_inputs(others), **values}
+            found = run_possible(node, feeds, decided, lambda fed: self._single.run(node, fed))
         except NetadaptError as error:
+            for name, (shape, dtype) in returned(node, self._inside):
+                self._learn(name, shape, onnx.helper.np_dtype_to_tensor_dtype(dtype))
+                self.uncertain.add(name)
+            if {*outputs} <= self.known.keys():
+                return
             if node.domain in STANDARD and not onnx.defs.has(node.op_type):
                 message = f"neither ONNX nor onnxruntime has an operator {node.op_type}"
                 raise NetadaptError(message, node=node_name(node), code="unloadable") from error
@@ -262,6 +271,18 @@ class Evaluation:
         for name, value in found.items():
             if isinstance(value, np.ndarray):
                 self._learn(name, value.shape, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
+
+    def _inside(self, body: onnx.GraphProto) -> Known:
+        """Shapes of the tensors of a branch."""
+        model = onnx.ModelProto(opset_import=self._opsets)
+        model.graph.CopyFrom(body)
+        normalise_graph(model.graph)
+        outer = [name for name in reads_from_outside(body) if name in self._types]
+        constants = {name: self._initializers[name] for name in outer if name in self._initializers}
+        constants |= {name: numpy_helper.from_array(self._values[name], name) for name in outer if name in self._values}
+        constants |= {tensor.name: tensor for tensor in model.graph.initializer}
+        specs = {name: self.known[name] for name in outer if name in self.known and name not in constants}
+        return Evaluation(model, constants, specs, {}, self._single, assume=self._assume).known
 
     def _follow(self, node: onnx.NodeProto, reads: list[str], outputs: list[str]) -> bool:
         """Go on computing with sampled sizes; whether that told the shapes of a node's outputs."""

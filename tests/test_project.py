@@ -35,6 +35,7 @@ FLOORS = [
         "segments",
         "batch_formula",
         "shapes",
+        "branch_shapes",
         "single_node",
         "free_axes",
         "as_given",

@@ -93,6 +93,7 @@ class Labels:
         self.gathered: list[int] = []
         self.pins: list[Pin] = []
         self.factors: dict[str, Factors] = {}
+        self.untraced = folded.untraced
         self._shapes = folded.shapes
         self._dtypes = folded.dtypes
         self._constants = {t.name: t for t in folded.proto.graph.initializer}

@@ -70,6 +70,9 @@ def verify(
     model = pruned if pruned is not None else resize(trace, keep)
     reference = masked_reference(trace, cut, model)
     names = _comparable(trace, model)
+    untraced = trace.flat.untraced
+    if untraced:
+        reference, model = (taking(side, untraced=untraced) for side in (reference, model))
     seeds = range(seed, seed + runs)
     try:
         differences, moving = _compare(trace, cut, reference, model, names, seeds)
@@ -81,8 +84,9 @@ def verify(
         ) from error
     unproven: list[str] = []
     for branch in BRANCHES if any(body.attribute in BRANCHES for body in trace.bodies) else ():
+        sides = (taking(side, branch, untraced) for side in (reference, model))
         try:  # inputs alone may never take it
-            taken, moved = _compare(trace, cut, taking(reference, branch), taking(model, branch), names, seeds)
+            taken, moved = _compare(trace, cut, *sides, names, seeds)
         except NetadaptError:
             unproven += [g.name for g in trace.groups if any(f"/{branch}/" in layer for layer in g.layers)]
             continue
