@@ -24,7 +24,8 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.free_axes import FURTHER, fix, free_axes, longer, moving, wildcards
 from netadapt_onnx.light import weights_as_inputs, without_weights
 from netadapt_onnx.model import Shapes, declared_shape, dynamic_batch_inputs, input_specs, node_name
-from netadapt_onnx.runtime import session
+from netadapt_onnx.open_axes import refuse_open
+from netadapt_onnx.runtime import CANNOT_RUN, session
 from netadapt_onnx.shapes import READS_SHAPE_ONLY, Evaluation, Known, declared_specs
 from netadapt_onnx.single_node import SingleNodes
 from netadapt_onnx.subgraphs import captured
@@ -78,11 +79,23 @@ def fold(
     Raises NetadaptError for a missing shape, and where shapes or types contradict each other or onnxruntime refuses the
     graph. Operators that it merely lacks are no obstacle.
     """
-    specs = input_specs(proto, shapes, batch_size)
+    given = dict(shapes or {})
     work = without_weights(proto)
     tensors = {t.name: t for t in proto.graph.initializer}
     _sort(work.graph, tensors)
     single = SingleNodes(proto.opset_import, loops=loops)
+
+    def fits(sizes: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether all tensors have a shape at these sizes of the inputs, which the outputs' declared ones allow."""
+        try:
+            trial = _evaluate(work, tensors, input_specs(work, sizes, batch_size), batch_size, single)
+        except NetadaptError:
+            return False
+        possible = not any(reason.startswith(CANNOT_RUN) for reason in trial.opaque.values())
+        return possible and all(_agrees(value, trial.known) for value in work.graph.output)
+
+    refuse_open(work, given, batch_size, fits)
+    specs = input_specs(proto, given, batch_size)
     evaluation = _evaluate(work, tensors, specs, batch_size, single)
     while inline_decided(work.graph, _conditions(work.graph, tensors, evaluation)):
         tensors |= {t.name: t for t in work.graph.initializer}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, np.ndarray]
 PROTOBUF_LIMIT = 2**31 - 1
+CANNOT_RUN = "onnxruntime cannot run the model"
 
 
 def session(
@@ -90,7 +91,7 @@ def run(active: onnxruntime.InferenceSession, inputs: Arrays, outputs: Sequence[
     try:
         return dict(zip(names, active.run(names, inputs), strict=True))
     except Exception as error:
-        raise NetadaptError(f"onnxruntime cannot run the model: {one_line(error)}", code="unrunnable") from error
+        raise NetadaptError(f"{CANNOT_RUN}: {one_line(error)}", code="unrunnable") from error
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

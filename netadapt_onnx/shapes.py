@@ -18,6 +18,7 @@ import onnx.shape_inference
 from onnx import numpy_helper
 
 from netadapt_onnx.branch_shapes import returned, run_possible
+from netadapt_onnx.contradictions import refuse_contradiction
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import node_name
 from netadapt_onnx.normalise import normalise_graph
@@ -155,7 +156,7 @@ class Evaluation:
         if missing is not None:
             self._give_up(node, self.opaque.get(missing, f"the shape of '{missing}' is not known"))
             return
-        _refuse_contradiction(node, self.known)
+        refuse_contradiction(node, self.known, self._small_value)
         complete = self._infer(node, reads)
         if any(name in self.known and self.known[name][1].kind == NOT_NUMPYS for name in [*reads, *outputs]):
             self.tainted.update(outputs)  # onnxruntime takes and gives no arrays of such types
@@ -188,6 +189,9 @@ class Evaluation:
         if name in self._values:
             return True
         return name in self._initializers and self._bytes(name) <= SMALL_BYTES
+
+    def _small_value(self, name: str) -> np.ndarray | None:
+        return self._value_of(name) if self._at_hand(name) else None
 
     def _bytes(self, name: str) -> int:
         if name not in self.known:
@@ -341,22 +345,6 @@ def _static_shape(found: onnx.TypeProto) -> tuple[int, ...] | None:
         return None
     dims = found.tensor_type.shape.dim
     return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
-
-
-def _refuse_contradiction(node: onnx.NodeProto, known: Known) -> None:
-    """What ONNX's inference lets pass and onnxruntime refuses when it runs."""
-    if node.op_type != "Conv" or node.domain not in STANDARD or len(node.input) < 2:
-        return
-    if not {*node.input[:2]} <= known.keys():
-        return
-    x, w = (known[name][0] for name in node.input[:2])
-    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-    if len(x) > 1 and len(w) > 1 and x[1] != w[1] * groups:
-        raise NetadaptError(
-            f"Conv weights {w} in {groups} group(s) do not fit the {x[1]} channels of their input",
-            node=node_name(node),
-            code="unrunnable",
-        )
 
 
 def declared_specs(values: Iterable[onnx.ValueInfoProto], symbols: Mapping[str, int], batch_size: int) -> Known:

@@ -15,7 +15,8 @@ class Group:
     """Channels that are pruned as one decision; named after the first layer whose output channels it holds.
 
     `channels` are counted on that layer; they go in whole multiples of `step` and at least `floor` stay. `layers` are
-    all layers whose outputs belong to it. `reason` says why a group is not `prunable`.
+    all layers whose outputs belong to it. `reason` says why a group is not `prunable`, `resize_io` which inputs and
+    outputs of the model free it if all of them may change their shapes (`states.py`).
     """
 
     name: str
@@ -25,6 +26,7 @@ class Group:
     layers: tuple[str, ...]
     prunable: bool
     reason: str | None
+    resize_io: tuple[str, ...] = ()
 
 
 def find_groups(labels: Labels, roots: Array) -> tuple[tuple[Group, ...], dict[str, Array]]:

@@ -84,9 +84,9 @@ def verify(
         ) from error
     unproven: list[str] = []
     for branch in BRANCHES if any(body.attribute in BRANCHES for body in trace.bodies) else ():
-        sides = (taking(side, branch, untraced) for side in (reference, model))
+        forced = [taking(side, branch, untraced) for side in (reference, model)]
         try:  # inputs alone may never take it
-            taken, moved = _compare(trace, cut, *sides, names, seeds)
+            taken, moved = _compare(trace, cut, forced[0], forced[1], names, seeds)
         except NetadaptError:
             unproven += [g.name for g in trace.groups if any(f"/{branch}/" in layer for layer in g.layers)]
             continue

@@ -1,0 +1,56 @@
+"""What ONNX's shape inference lets pass and onnxruntime refuses when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.model import node_name
+
+Known = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+# The value of a tensor, or None where it is not at hand.
+Value = Callable[[str], np.ndarray | None]
+
+
+def refuse_contradiction(node: onnx.NodeProto, known: Known, value: Value) -> None:
+    """Raise NetadaptError (`unrunnable`) for shapes of inputs that do not fit together."""
+    if node.domain not in ("", "ai.onnx") or not node.input or node.input[0] not in known:
+        return
+    if node.op_type == "Conv" and len(node.input) > 1 and node.input[1] in known:
+        _refuse_channels(node, known[node.input[0]][0], known[node.input[1]][0])
+    if node.op_type == "Pad" and next((a.s for a in node.attribute if a.name == "mode"), b"") == b"reflect":
+        _refuse_reflection(node, known[node.input[0]][0], value)
+
+
+def _refuse_channels(node: onnx.NodeProto, x: tuple[int, ...], w: tuple[int, ...]) -> None:
+    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+    if len(x) > 1 and len(w) > 1 and x[1] != w[1] * groups:
+        raise NetadaptError(
+            f"Conv weights {w} in {groups} group(s) do not fit the {x[1]} channels of their input",
+            node=node_name(node),
+            code="unrunnable",
+        )
+
+
+def _refuse_reflection(node: onnx.NodeProto, x: tuple[int, ...], value: Value) -> None:
+    """A reflection is at most as long as what it reflects, less its edge."""
+    given = value(node.input[1]) if len(node.input) > 1 else None
+    pads = [int(p) for p in given.reshape(-1)] if given is not None else _attribute(node)
+    axes = value(node.input[3]) if len(node.input) > 3 and node.input[3] else np.arange(len(x))
+    if axes is None or not pads or len(pads) != 2 * axes.size:
+        return
+    for axis, pad in zip([*axes.reshape(-1).tolist()] * 2, pads, strict=True):
+        if -len(x) <= axis < len(x) and pad > 0 and pad >= x[axis]:
+            raise NetadaptError(
+                f"Pad reflects {pad} positions of the {x[axis]} along axis {axis} of its input",
+                node=node_name(node),
+                code="unrunnable",
+            )
+
+
+def _attribute(node: onnx.NodeProto) -> list[int]:
+    return next((list(a.ints) for a in node.attribute if a.name in ("pads", "paddings")), [])

@@ -1,0 +1,153 @@
+"""Shapes that a file leaves open: which they are, and the options to type that say them.
+
+An option is proposed with sizes once the model's shapes have been evaluated at them; otherwise with a `?` for each size
+that only the user knows.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.model import declared_shape
+from netadapt_onnx.usual_sizes import Dims, kind_of_axis, trials, wanted
+
+Shape = tuple[int, ...]
+# Whether a model's shapes fit together with these shapes of its inputs.
+Fits = Callable[[Mapping[str, Shape]], bool]
+
+
+@dataclass(frozen=True)
+class OpenTensor:
+    """A tensor whose shape has to be said: `dims` holds sizes, and the names of open axes ('' for one without)."""
+
+    name: str
+    dims: Dims
+
+    @property
+    def text(self) -> str:
+        """Its name and its axes as the file has them."""
+        return f"'{self.name}' [{', '.join(str(size) or '?' for size in self.dims)}]"
+
+
+def open_inputs(proto: onnx.ModelProto, given: Mapping[str, Shape]) -> list[OpenTensor]:
+    """The inputs with an open axis beyond the first, or without a shape, that `given` does not settle."""
+    opened = []
+    for value in proto.graph.input:
+        declared = declared_shape(value)
+        if value.name in given or not value.type.HasField("tensor_type"):
+            continue
+        if declared is None or None in declared[1:]:
+            opened.append(OpenTensor(value.name, _dims(proto.graph, value)))
+    symbols = {size for tensor in opened for size in tensor.dims[1:] if isinstance(size, str) and size}
+    for value in proto.graph.input:  # whose only open axis, the first, is the length of another
+        declared = declared_shape(value)
+        alone = value.name not in given and declared and declared[0] is None and None not in declared[1:]
+        if alone and value.type.tensor_type.shape.dim[0].dim_param in symbols:
+            opened.append(OpenTensor(value.name, _dims(proto.graph, value)))
+    return opened
+
+
+def _dims(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> Dims:
+    """The axes of a tensor, with those that weights settle filled in."""
+    declared = declared_shape(value)
+    if declared is None:
+        return shape_by_readers(graph, value.name)
+    dims = value.type.tensor_type.shape.dim
+    _, sizes = wanted(graph, value.name)
+    sizes = {axis % len(declared): size for axis, size in sizes.items() if -len(declared) <= axis < len(declared)}
+    return tuple(
+        size if size is not None else sizes.get(k, dims[k].dim_param) if k else dims[k].dim_param
+        for k, size in enumerate(declared)
+    )
+
+
+def shape_by_readers(graph: onnx.GraphProto, name: str) -> Dims:
+    """What the weights that read a tensor tell of its shape, and its first axis."""
+    rank, sizes = wanted(graph, name)
+    if rank is None:
+        rank = 2 if sizes else 1
+    sizes = {axis % rank: size for axis, size in sizes.items() if axis < rank}
+    return tuple(sizes.get(k, "") for k in range(rank))
+
+
+def shape_options(shapes: Mapping[str, Sequence[int | str]]) -> list[str]:
+    """`--shape NAME=1x3x224x224` for each, as words of a command line."""
+    return [
+        word
+        for name, sizes in shapes.items()
+        for word in ("--shape", f"{name}={'x'.join(str(size) if isinstance(size, int) else '?' for size in sizes)}")
+    ]
+
+
+def typed(words: Sequence[str]) -> str:
+    """Words as they are typed into a shell."""
+    return shlex.join(words)
+
+
+def proposal(
+    opened: Sequence[OpenTensor], proto: onnx.ModelProto, given: Mapping[str, Shape], batch_size: int, fits: Fits
+) -> str:
+    """What to type: every shape, those `given` included, with sizes that fit, or else with a `?` for each open size."""
+    settled = _symbols(proto, given)
+    kinds: dict[str, str] = {}
+    for tensor in opened:
+        for axis, symbols in enumerate(_parts(tensor)):
+            for symbol in symbols:
+                if isinstance(symbol, str) and symbol not in settled:
+                    kinds.setdefault(symbol, kind_of_axis(tensor.dims, axis))
+    for sizes in trials(list(kinds.values()), proto.graph, batch_size):
+        values = {**{symbol: sizes[kind] for symbol, kind in kinds.items()}, **settled}
+        shapes = {tensor.name: _filled(tensor, values) for tensor in opened}
+        if fits({**given, **shapes}):
+            return f"say how large they are, for instance {typed(shape_options({**given, **shapes}))}"
+    blank: dict[str, Sequence[int | str]] = {
+        tensor.name: [batch_size if k == 0 and not isinstance(n, int) else n for k, n in enumerate(tensor.dims)]
+        for tensor in opened
+    }
+    return f"say how large they are, with a number for each ?: {typed(shape_options({**given, **blank}))}"
+
+
+def _symbols(proto: onnx.ModelProto, given: Mapping[str, Shape]) -> dict[str, int]:
+    """Names of axes whose sizes follow from shapes that are given."""
+    return {
+        dim.dim_param: size
+        for value in proto.graph.input
+        for dim, size in zip(value.type.tensor_type.shape.dim, given.get(value.name, ()), strict=False)
+        if dim.dim_param
+    }
+
+
+def _parts(tensor: OpenTensor) -> list[list[int | str]]:
+    """For each axis what its size is the sum of: numbers and symbols; an axis without a name is a symbol of its own."""
+    parts: list[list[int | str]] = []
+    for axis, size in enumerate(tensor.dims):
+        words = re.split(r"\s*\+\s*", size) if isinstance(size, str) and re.fullmatch(r"[\w.+ ]+", size) else [size]
+        parts.append([int(w) if isinstance(w, str) and w.isdigit() else w or f"{tensor.name}/{axis}" for w in words])
+    return parts
+
+
+def _filled(tensor: OpenTensor, values: Mapping[str, int]) -> Shape:
+    return tuple(sum(n if isinstance(n, int) else values[n] for n in part) for part in _parts(tensor))
+
+
+def refuse_open(proto: onnx.ModelProto, given: Mapping[str, Shape], batch_size: int, fits: Fits) -> None:
+    """Raise NetadaptError, with all shapes that are missing and what to type, if inputs have open axes."""
+    opened = open_inputs(proto, given)
+    if not opened:
+        return
+    texts = ", ".join(tensor.text for tensor in opened)
+    one = len(opened) == 1
+    shapeless = {value.name for value in proto.graph.input if declared_shape(value) is None}
+    if all(tensor.name in shapeless for tensor in opened):
+        names = ", ".join(f"'{tensor.name}'" for tensor in opened)
+        message = f"input {names} has no shape" if one else f"inputs {names} have no shape"
+    else:
+        message = f"input {texts} has" if one else f"inputs {texts} have"
+        message += " dynamic axes beyond the first" if not one else " a dynamic axis beyond the first"
+    raise NetadaptError(message, hint=proposal(opened, proto, given, batch_size, fits), code="dynamic-axis")
