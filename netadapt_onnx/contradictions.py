@@ -21,7 +21,9 @@ def refuse_contradiction(node: onnx.NodeProto, known: Known, value: Value) -> No
     if node.domain not in ("", "ai.onnx") or not node.input or node.input[0] not in known:
         return
     if node.op_type == "Conv" and len(node.input) > 1 and node.input[1] in known:
-        _refuse_channels(node, known[node.input[0]][0], known[node.input[1]][0])
+        x, w = known[node.input[0]][0], known[node.input[1]][0]
+        _refuse_channels(node, x, w)
+        _refuse_kernel(node, x, w)
     if node.op_type == "Pad" and next((a.s for a in node.attribute if a.name == "mode"), b"") == b"reflect":
         _refuse_reflection(node, known[node.input[0]][0], value)
 
@@ -34,6 +36,26 @@ def _refuse_channels(node: onnx.NodeProto, x: tuple[int, ...], w: tuple[int, ...
             node=node_name(node),
             code="unrunnable",
         )
+
+
+def _refuse_kernel(node: onnx.NodeProto, x: tuple[int, ...], w: tuple[int, ...]) -> None:
+    """A kernel has to fit into what it reads, padding included."""
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    axes = len(x) - 2
+    if len(x) != len(w) or attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        return
+    pads = attributes.get("pads", [0] * 2 * axes)
+    dilations = attributes.get("dilations", [1] * axes)
+    if len(pads) != 2 * axes or len(dilations) != axes:
+        return
+    for axis in range(axes):
+        size, reach = x[2 + axis] + pads[axis] + pads[axes + axis], dilations[axis] * (w[2 + axis] - 1) + 1
+        if size < reach:
+            raise NetadaptError(
+                f"Conv's kernel reaches over {reach} positions and its padded input has {size}",
+                node=node_name(node),
+                code="unrunnable",
+            )
 
 
 def _refuse_reflection(node: onnx.NodeProto, x: tuple[int, ...], value: Value) -> None:

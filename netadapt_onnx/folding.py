@@ -24,7 +24,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.free_axes import FURTHER, fix, free_axes, longer, moving, wildcards
 from netadapt_onnx.light import weights_as_inputs, without_weights
 from netadapt_onnx.model import Shapes, declared_shape, dynamic_batch_inputs, input_specs, node_name
-from netadapt_onnx.open_axes import refuse_open
+from netadapt_onnx.open_axes import declare_outputs, refuse_open
 from netadapt_onnx.runtime import CANNOT_RUN, session
 from netadapt_onnx.shapes import READS_SHAPE_ONLY, Evaluation, Known, declared_specs
 from netadapt_onnx.single_node import SingleNodes
@@ -48,7 +48,8 @@ class Folded:
     behind an operator whose shapes nothing tells are missing. `unrunnable` says what onnxruntime lacks to run the
     model, if anything; `assumed` names outputs of such operators that were taken to have their input's shape, `sampled`
     tensors whose shape may depend on the data; `fixed` are inputs whose free axes got the given sizes. `unknown` says
-    of tensors without a shape why, `untraced` of subgraphs that were left where they are (`surgery/bodies.py`).
+    of tensors without a shape why, `untraced` of subgraphs that were left where they are (`surgery/bodies.py`); `given`
+    are the shapes that were asked for.
     """
 
     proto: onnx.ModelProto
@@ -62,6 +63,7 @@ class Folded:
     fixed: tuple[str, ...] = ()
     unknown: Mapping[str, str] = field(default_factory=dict)
     untraced: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def fold(
@@ -79,9 +81,10 @@ def fold(
     Raises NetadaptError for a missing shape, and where shapes or types contradict each other or onnxruntime refuses the
     graph. Operators that it merely lacks are no obstacle.
     """
-    given = dict(shapes or {})
     work = without_weights(proto)
     tensors = {t.name: t for t in proto.graph.initializer}
+    for graph in (work.graph, proto.graph) if consume else (work.graph,):
+        given = declare_outputs(graph, shapes or {}, tensors)
     _sort(work.graph, tensors)
     single = SingleNodes(proto.opset_import, loops=loops)
 
@@ -119,6 +122,10 @@ def fold(
     if fixed:
         fix(folded.graph, free, specs)
     known: Known = evaluation.known
+    wrong = next((name for name, shape in (shapes or {}).items() if known.get(name, (shape,))[0] != shape), None)
+    if wrong is not None:
+        shape = "x".join(map(str, known[wrong][0]))
+        raise NetadaptError(f"--shape {wrong}: the shape of '{wrong}' is {shape}", hint="leave it out", code="usage")
     produced = {name for node in folded.graph.node for name in node.output if name}
     if not produced <= known.keys() | evaluation.opaque.keys():  # nodes added by the write-back
         constants = {t.name: t for t in folded.graph.initializer}
@@ -135,6 +142,7 @@ def fold(
         frozenset(evaluation.uncertain),
         tuple(free) if fixed else (),
         {name: evaluation.opaque.get(name, "") for name in produced if name not in known},
+        given=dict(shapes or {}),
     )
 
 
@@ -143,7 +151,7 @@ def require_runnable(folded: Folded) -> None:
     if folded.unrunnable:
         raise NetadaptError(
             f"the model cannot be run: {folded.unrunnable}",
-            hint="`netadapt-onnx prune -o` cuts it all the same, unproven",
+            hint="" if folded.unknown else "`netadapt-onnx prune -o` cuts it all the same, unproven",
             code="unloadable",
         )
 

@@ -18,6 +18,7 @@ from netadapt_onnx.model import declared_shape
 from netadapt_onnx.usual_sizes import Dims, kind_of_axis, trials, wanted
 
 Shape = tuple[int, ...]
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 # Whether a model's shapes fit together with these shapes of its inputs.
 Fits = Callable[[Mapping[str, Shape]], bool]
 
@@ -74,6 +75,21 @@ def shape_by_readers(graph: onnx.GraphProto, name: str) -> Dims:
         rank = 2 if sizes else 1
     sizes = {axis % rank: size for axis, size in sizes.items() if axis < rank}
     return tuple(sizes.get(k, "") for k in range(rank))
+
+
+def declare_outputs(
+    graph: onnx.GraphProto, shapes: Mapping[str, Shape], constants: Mapping[str, onnx.TensorProto]
+) -> dict[str, Shape]:
+    """Write shapes of what operators outside ONNX put out into a graph, in place; returns those of other tensors."""
+    foreign = {name for node in graph.node if node.domain not in ("", "ai.onnx") for name in node.output if name}
+    declared = {value.name: value for value in graph.value_info}
+    for name in sorted(foreign & shapes.keys()):
+        beside = [other for node in graph.node if name in node.input for other in node.input if other in constants]
+        kinds = [constants[other].data_type for other in beside if constants[other].data_type in FLOATS]
+        value = declared[name] if name in declared else graph.value_info.add()
+        code = value.type.tensor_type.elem_type or next(iter(kinds), onnx.TensorProto.FLOAT)
+        value.CopyFrom(onnx.helper.make_tensor_value_info(name, code, shapes[name]))
+    return {name: shape for name, shape in shapes.items() if name not in foreign}
 
 
 def shape_options(shapes: Mapping[str, Sequence[int | str]]) -> list[str]:

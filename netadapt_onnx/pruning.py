@@ -13,7 +13,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import Folded
-from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, resources, traced
+from netadapt_onnx.inspection import Shapes, Source, cost_of, opened, prepare_output, resources, traced
 from netadapt_onnx.light import file_bytes
 from netadapt_onnx.model import save
 from netadapt_onnx.profilers.cost import Cost, CostModel
@@ -43,7 +43,9 @@ from netadapt_onnx.surgery import (
     traced_without,
     verify,
 )
+from netadapt_onnx.surgery.obstacles import notes, resize_options
 from netadapt_onnx.surgery.ranking import Block, at_share, counts_after, removal_order
+from netadapt_onnx.surgery.states import with_states
 from netadapt_onnx.surgery.ties import Array
 from netadapt_onnx.training.data import Split
 from netadapt_onnx.training.loading import dataset_for
@@ -124,7 +126,7 @@ def prune(
     if ratio != 0:  # which writes the model normalised, prunable or not
         require_prunable(source, found)
     count = CostModel(found.flat.proto)
-    dense = count(found.flat.shapes)
+    dense = cost_of(found, count)
     removed = known_branches(found, read_removed(Path(plan)), str(plan)) if plan is not None else frozenset()
     whole = found
     if removed:
@@ -169,7 +171,7 @@ def prune(
         verify=proof,
         model=written,
         met=met,
-        note="; ".join(filter(None, [note, *_doubts(found.folded, proof)])),
+        note="; ".join(filter(None, [note, *notes(found), *_doubts(found.folded, proof)])),
     )
 
 
@@ -229,7 +231,9 @@ def at_counts(found: Trace, keep: Mapping[str, int | float | str]) -> Counts:
     for name, value in keep.items():
         group = found.group(name)
         if not group.prunable:
-            raise NetadaptError(f"group '{name}' cannot be pruned: {group.reason}", code="not-prunable")
+            states = with_states(found).group(name).resize_io
+            hint = f"let the states change their shapes with it: {resize_options(states)}" if states else ""
+            raise NetadaptError(f"group '{name}' cannot be pruned: {group.reason}", hint=hint, code="not-prunable")
         counts[name] = _count(group, value)
     return counts
 

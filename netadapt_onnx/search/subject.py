@@ -19,6 +19,7 @@ from netadapt_onnx.search.proposal import Widths
 from netadapt_onnx.search.removal import branch_ladders, removed
 from netadapt_onnx.surgery import MEASURED, Branch, Trace, find_branches, resize, same_groups, select, traced_without
 from netadapt_onnx.surgery import trace as traced
+from netadapt_onnx.surgery.obstacles import nothing_to_prune
 from netadapt_onnx.training.data import Dataset
 from netadapt_onnx.training.loading import dataset_for
 
@@ -111,12 +112,7 @@ def require_prunable(model: Model, found: Trace) -> None:
     """Raise NetadaptError, with the reasons, for a model none of whose groups can be pruned."""
     if found.prunable:
         return
-    reasons = {group.reason for group in found.groups if group.reason} or {"it has no layer with channels"}
-    raise NetadaptError(
-        f"{model.path}: no group of channels can be pruned: {', '.join(sorted(reasons)[:3])}",
-        hint="`netadapt-onnx inspect` lists the groups",
-        code="nothing-to-prune",
-    )
+    raise nothing_to_prune(found, str(model.path))
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def states(found: Trace) -> dict[str, Names]:
 
 def _of_same_layer(opened: Trace, group: Group) -> list[Group]:
     """The prunable groups of another trace that hold channels of the layer a group is named after."""
-    return [g for g in opened.prunable if g.layers[0] == group.layers[0]]
+    return [g for g in opened.prunable if group.layers[0] in g.layers]
 
 
 def _runs_through(opened: Trace, name: str, members: np.ndarray) -> bool:
