@@ -24,7 +24,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.free_axes import FURTHER, fix, free_axes, longer, moving, wildcards
 from netadapt_onnx.light import weights_as_inputs, without_weights
 from netadapt_onnx.model import Shapes, declared_shape, dynamic_batch_inputs, input_specs, node_name
-from netadapt_onnx.open_axes import declare_outputs, refuse_open
+from netadapt_onnx.open_axes import NOT, SOMEHOW, WELL, declare_outputs, refuse_open
 from netadapt_onnx.runtime import CANNOT_RUN, session
 from netadapt_onnx.shapes import READS_SHAPE_ONLY, Evaluation, Known, declared_specs
 from netadapt_onnx.single_node import SingleNodes
@@ -88,16 +88,16 @@ def fold(
     _sort(work.graph, tensors)
     single = SingleNodes(proto.opset_import, loops=loops)
 
-    def fits(sizes: Mapping[str, tuple[int, ...]]) -> bool:
-        """Whether all tensors have a shape at these sizes of the inputs, which the outputs' declared ones allow."""
+    def fits(sizes: Mapping[str, tuple[int, ...]]) -> int:
+        """How well tensors fit together at these sizes of the inputs."""
         try:
-            trial = _evaluate(work, tensors, input_specs(work, sizes, batch_size), batch_size, single)
+            return _fit(
+                work, _evaluate(work, tensors, input_specs(work, sizes, batch_size), batch_size, single), tensors
+            )
         except NetadaptError:
-            return False
-        possible = not any(reason.startswith(CANNOT_RUN) for reason in trial.opaque.values())
-        return possible and all(_agrees(value, trial.known) for value in work.graph.output)
+            return NOT
 
-    refuse_open(work, given, batch_size, fits)
+    refuse_open(proto, given, batch_size, fits if loops else None)
     specs = input_specs(proto, given, batch_size)
     evaluation = _evaluate(work, tensors, specs, batch_size, single)
     while inline_decided(work.graph, _conditions(work.graph, tensors, evaluation)):
@@ -144,6 +144,19 @@ def fold(
         {name: evaluation.opaque.get(name, "") for name in produced if name not in known},
         given=dict(shapes or {}),
     )
+
+
+def _fit(proto: onnx.ModelProto, trial: Evaluation, tensors: Tensors) -> int:
+    """How well tensors fit together: a constant that is added should not stretch what it is added to."""
+    possible = not any(reason.startswith(CANNOT_RUN) for reason in trial.opaque.values())
+    if not possible or not all(_agrees(value, trial.known) for value in proto.graph.output):
+        return NOT
+    for node in proto.graph.node:
+        if node.op_type == "Add" and len(node.input) == 2 and not tensors.keys().isdisjoint(node.input):
+            shapes = [trial.known[n][0] for n in (*node.input, *node.output) if n in trial.known and n not in tensors]
+            if len(set(shapes)) > 1:
+                return SOMEHOW
+    return WELL
 
 
 def require_runnable(folded: Folded) -> None:

@@ -69,10 +69,17 @@ class RunsOtherwise(Cautioned):
 
 
 @dataclass(frozen=True)
-class Explained(Cautioned):
+class Explained(Inspection):
     """An inspection with what was asked about one name."""
 
     explain: tuple[Explanation, ...]
+
+
+@dataclass(frozen=True)
+class ExplainedWithNotes(Explained):
+    """The same of a model of which something stays as it is."""
+
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -204,7 +211,8 @@ def inspect(
         lost = tested(found, data, criterion=criterion, seed=seed, progress=progress or reporter())
         return Sensitive(totals, layers, found.groups, lost)
     if explained is not None:
-        return Explained(totals, layers, found.groups, cautions, reasons)
+        explained_so = (totals, layers, found.groups, reasons)
+        return ExplainedWithNotes(*explained_so, cautions) if cautions else Explained(*explained_so)
     inspected = (totals, layers, found.groups)
     if timed is not None and (timed.note or timed.ms != timed.normalised_ms):
         cautions = (*cautions, timed.note) if timed.note else cautions

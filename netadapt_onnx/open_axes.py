@@ -19,8 +19,10 @@ from netadapt_onnx.usual_sizes import Dims, kind_of_axis, trials, wanted
 
 Shape = tuple[int, ...]
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
-# Whether a model's shapes fit together with these shapes of its inputs.
-Fits = Callable[[Mapping[str, Shape]], bool]
+# How well a model's shapes fit together with these shapes of its inputs: not, somehow, well; None where nothing may be
+# tried.
+Fits = Callable[[Mapping[str, Shape]], int] | None
+NOT, SOMEHOW, WELL = range(3)
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ def open_inputs(proto: onnx.ModelProto, given: Mapping[str, Shape]) -> list[Open
             continue
         if declared is None or None in declared[1:]:
             opened.append(OpenTensor(value.name, _dims(proto.graph, value)))
-    symbols = {size for tensor in opened for size in tensor.dims[1:] if isinstance(size, str) and size}
-    for value in proto.graph.input:  # whose only open axis, the first, is the length of another
+    symbols = {dim.dim_param for value in proto.graph.input for dim in value.type.tensor_type.shape.dim[1:]} - {""}
+    for value in proto.graph.input if opened else ():  # whose only open axis, the first, is the length of another
         declared = declared_shape(value)
         alone = value.name not in given and declared and declared[0] is None and None not in declared[1:]
         if alone and value.type.tensor_type.shape.dim[0].dim_param in symbols:
@@ -117,11 +119,17 @@ def proposal(
             for symbol in symbols:
                 if isinstance(symbol, str) and symbol not in settled:
                     kinds.setdefault(symbol, kind_of_axis(tensor.dims, axis))
-    for sizes in trials(list(kinds.values()), proto.graph, batch_size):
+    best, proposed = NOT, dict(given)
+    for sizes in trials(list(kinds.values()), proto.graph, batch_size) if fits is not None else ():
         values = {**{symbol: sizes[kind] for symbol, kind in kinds.items()}, **settled}
         shapes = {tensor.name: _filled(tensor, values) for tensor in opened}
-        if fits({**given, **shapes}):
-            return f"say how large they are, for instance {typed(shape_options({**given, **shapes}))}"
+        how = fits({**given, **shapes}) if fits is not None else NOT
+        if how > best:
+            best, proposed = how, {**given, **shapes}
+        if best == WELL:
+            break
+    if best > NOT:
+        return f"say how large they are, for instance {typed(shape_options(proposed))}"
     blank: dict[str, Sequence[int | str]] = {
         tensor.name: [batch_size if k == 0 and not isinstance(n, int) else n for k, n in enumerate(tensor.dims)]
         for tensor in opened

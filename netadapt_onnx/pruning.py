@@ -43,6 +43,7 @@ from netadapt_onnx.surgery import (
     traced_without,
     verify,
 )
+from netadapt_onnx.surgery.groups import resize_io_of
 from netadapt_onnx.surgery.obstacles import notes, resize_options
 from netadapt_onnx.surgery.ranking import Block, at_share, counts_after, removal_order
 from netadapt_onnx.surgery.states import with_states
@@ -231,7 +232,7 @@ def at_counts(found: Trace, keep: Mapping[str, int | float | str]) -> Counts:
     for name, value in keep.items():
         group = found.group(name)
         if not group.prunable:
-            states = with_states(found).group(name).resize_io
+            states = resize_io_of(with_states(found).group(name))
             hint = f"let the states change their shapes with it: {resize_options(states)}" if states else ""
             raise NetadaptError(f"group '{name}' cannot be pruned: {group.reason}", hint=hint, code="not-prunable")
         counts[name] = _count(group, value)

@@ -8,6 +8,7 @@ from itertools import product
 from math import isqrt, prod
 
 import onnx
+from onnx import numpy_helper
 
 LENGTHS = (16, 128, 512, 100, 400, 1000, 3000, 16000)
 SIDES = (224, 256, 32, 28, 64, 96, 112, 128, 160, 192, 240, 299, 300, 320, 384, 416, 448, 512, 640)
@@ -60,7 +61,7 @@ def kind_of_axis(dims: Dims, axis: int) -> str:
 
 def trials(kinds: Sequence[str], graph: onnx.GraphProto, batch_size: int) -> Iterator[dict[str, int]]:
     """Sizes by kind of axis, the likeliest first."""
-    sides, lengths = _flattened(graph)
+    sides, lengths = _settled(graph)
     sizes = {
         "batch": [batch_size],
         "side": list(dict.fromkeys([*SIDES, *sides])),
@@ -75,17 +76,31 @@ def trials(kinds: Sequence[str], graph: onnx.GraphProto, batch_size: int) -> Ite
         yield {kind: sizes[kind][i] for kind, i in zip(names, indices, strict=True)}
 
 
-def _flattened(graph: onnx.GraphProto) -> tuple[list[int], list[int]]:
-    """Sides and lengths of inputs that a matrix wants which reads flattened channels of a convolution."""
-    dims = {t.name: tuple(t.dims) for t in graph.initializer}
-    rows, channels = set(), set()
+def _settled(graph: onnx.GraphProto) -> tuple[list[int], list[int]]:
+    """Sides and lengths of inputs that fixed numbers of the graph ask for.
+
+    These are what a matrix reads of flattened channels, what a Reshape asks for, and positions that are added.
+    """
+    tensors = {t.name: t for t in graph.initializer}
+    channels: set[int] = {1}
+    counts: set[int] = set()
+    positions: set[int] = set()
     for node in graph.node:
-        weight = dims.get(node.input[1], ()) if len(node.input) > 1 else ()
-        if node.op_type == "Conv" and weight:
-            channels.add(weight[0])
-        if node.op_type in ("Gemm", "MatMul") and len(weight) == 2:
-            rows.add(weight[1 if any(a.name == "transB" and a.i for a in node.attribute) else 0])
-    areas = {row // channel for row in rows for channel in channels if row % channel == 0 and row > channel}
+        for slot, name in enumerate(node.input):
+            if name not in tensors or tensors[name].data_location == onnx.TensorProto.EXTERNAL:
+                continue
+            dims = tuple(tensors[name].dims)
+            if node.op_type == "Conv" and slot == 1:
+                channels.add(dims[0])
+            elif node.op_type in ("Gemm", "MatMul") and slot == 1 and len(dims) == 2:
+                counts.add(dims[1 if any(a.name == "transB" and a.i for a in node.attribute) else 0])
+            elif node.op_type == "Reshape" and slot == 1:
+                target = [int(n) for n in numpy_helper.to_array(tensors[name]).reshape(-1) if n > 1]
+                counts |= {*target, prod(target)}
+            elif node.op_type == "Add" and len(dims) > 1:
+                positions |= {dims[-2], dims[-2] - 1}  # a token of the class may stand in front of them
+    areas = {count // channel for count in counts for channel in channels if count % channel == 0} | positions
+    areas = {area for area in areas if area > 1}
     sides = sorted({isqrt(area) * stride for area in areas if isqrt(area) ** 2 == area for stride in STRIDES})
     return sides, sorted({area * stride for area in areas for stride in STRIDES})
 

@@ -82,10 +82,11 @@ def command(
 
 
 def _said(result: Inspection, model: Path, options: list[str]) -> str:
-    from netadapt_onnx.inspection import Explained, Sensitive
+    from netadapt_onnx.inspection import Explained, ExplainedWithNotes, Sensitive
 
     if isinstance(result, Explained):
-        return "\n\n".join([*result.notes, _explanation(result.explain)])
+        notes = result.notes if isinstance(result, ExplainedWithNotes) else ()
+        return "\n\n".join([*notes, _explanation(result.explain)])
     return _sensitivity(result.sensitivity) if isinstance(result, Sensitive) else _text(result, model, options)
 
 
@@ -154,27 +155,31 @@ def _explanation(explained: tuple[Explanation, ...]) -> str:
         rows = [[p.tensor, p.axis, f"{p.positions} of {p.length}"] for p in found.tensors]
         parts.append(render.table(rows, ["tensor", "axis", "positions"]))
         parts.extend(f"pinned: {reason}" for reason in found.pins)
-        if group.resize_io:
-            parts.append(f"free to go with the states it runs through: {_freed_by(group)}")
+        if freed := _freed_by(group):
+            parts.append(f"free to go with the states it runs through: {freed}")
     return "\n\n".join(parts)
 
 
 def _freed_by(group: Group) -> str:
-    """What lets a pinned group go, as it is typed."""
-    return shlex.join(word for name in group.resize_io for word in ("--resize-io", name))
+    """The options that let a pinned group go with states, as they are typed; '' if none do."""
+    from netadapt_onnx.surgery.groups import resize_io_of
+
+    return shlex.join(word for name in resize_io_of(group) for word in ("--resize-io", name))
 
 
 def _reason(group: Group) -> str:
     if group.prunable:
         return ""
-    return f"no: {group.reason}" + (f"; unless {_freed_by(group)}" if group.resize_io else "")
+    freed = _freed_by(group)
+    return f"no: {group.reason}" + (f"; unless {freed}" if freed else "")
 
 
 def _next(result: Inspection, model: Path, options: list[str]) -> str:
     """How to prune it, if anything can be: the states that pin everything are let go."""
     from netadapt_onnx import render
+    from netadapt_onnx.surgery.groups import resize_io_of
 
-    states = dict.fromkeys(name for group in result.groups for name in group.resize_io)
+    states = dict.fromkeys(name for group in result.groups for name in resize_io_of(group))
     if not any(group.prunable for group in result.groups):
         if not states:
             return ""

@@ -15,8 +15,7 @@ class Group:
     """Channels that are pruned as one decision; named after the first layer whose output channels it holds.
 
     `channels` are counted on that layer; they go in whole multiples of `step` and at least `floor` stay. `layers` are
-    all layers whose outputs belong to it. `reason` says why a group is not `prunable`, `resize_io` which inputs and
-    outputs of the model free it if all of them may change their shapes (`states.py`).
+    all layers whose outputs belong to it. `reason` says why a group is not `prunable`.
     """
 
     name: str
@@ -26,7 +25,18 @@ class Group:
     layers: tuple[str, ...]
     prunable: bool
     reason: str | None
-    resize_io: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PinnedByStates(Group):
+    """A group that is free once all of the model's inputs and outputs `resize_io` may change their shapes."""
+
+    resize_io: tuple[str, ...]
+
+
+def resize_io_of(group: Group) -> tuple[str, ...]:
+    """The inputs and outputs that free a pinned group if all of them may change their shapes; () if none do."""
+    return group.resize_io if isinstance(group, PinnedByStates) else ()
 
 
 def find_groups(labels: Labels, roots: Array) -> tuple[tuple[Group, ...], dict[str, Array]]:

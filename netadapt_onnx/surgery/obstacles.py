@@ -8,7 +8,8 @@ from math import prod
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
-from netadapt_onnx.open_axes import OpenTensor, proposal, shape_by_readers, shape_options, typed
+from netadapt_onnx.open_axes import NOT, WELL, OpenTensor, proposal, shape_by_readers, shape_options, typed
+from netadapt_onnx.surgery.groups import resize_io_of
 from netadapt_onnx.surgery.rules import RULES
 from netadapt_onnx.surgery.states import with_states
 from netadapt_onnx.surgery.trace import Trace
@@ -73,7 +74,7 @@ def nothing_to_prune(trace: Trace, path: str) -> NetadaptError:
     reasons = [f"no rule for {_listed(operators)}"] if operators else []
     reasons += _untraced(trace)
     reasons += sorted({group.reason for group in trace.groups if group.reason})
-    states = list(dict.fromkeys(name for group in freed.groups for name in group.resize_io))
+    states = list(dict.fromkeys(name for group in freed.groups for name in resize_io_of(group)))
     hint = "`netadapt-onnx inspect` lists the groups"
     if operators:
         hint = _advice(operators)
@@ -117,11 +118,11 @@ def unknown_shapes(trace: Trace) -> NetadaptError:
     first = missing[0] if missing else ""
     opened = [OpenTensor(name, shape_by_readers(graph, name)) for name in foreign]
 
-    def fits(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    def fits(shapes: Mapping[str, tuple[int, ...]]) -> int:
         try:
-            return not fold(folded.proto, dict(shapes), folded.batch_size).unknown
+            return NOT if fold(folded.proto, dict(shapes), folded.batch_size).unknown else WELL
         except NetadaptError:
-            return False
+            return NOT
 
     more = f" (nor those of {len(missing) - 1} tensors behind it)" if missing[1:] else ""
     return NetadaptError(

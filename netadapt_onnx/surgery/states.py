@@ -10,16 +10,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.groups import Group, PinnedByStates
 from netadapt_onnx.surgery.trace import Trace, trace
 
 Names = tuple[str, ...]
 
 
 def with_states(found: Trace) -> Trace:
-    """The same trace, whose pinned groups say which inputs and outputs would free them (`Group.resize_io`)."""
+    """The same trace, in which groups that inputs and outputs would free are `PinnedByStates`."""
     names = states(found)
-    groups = tuple(replace(group, resize_io=names.get(group.name, ())) for group in found.groups)
+    groups = tuple(
+        PinnedByStates(**vars(group), resize_io=names[group.name]) if group.name in names else group
+        for group in found.groups
+    )
     return replace(found, groups=groups) if names else found
 
 
