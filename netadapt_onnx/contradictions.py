@@ -24,8 +24,35 @@ def refuse_contradiction(node: onnx.NodeProto, known: Known, value: Value) -> No
         x, w = known[node.input[0]][0], known[node.input[1]][0]
         _refuse_channels(node, x, w)
         _refuse_kernel(node, x, w)
+    if node.op_type in _SAME_SIZE:
+        _refuse_other_size(node, known)
     if node.op_type == "Pad" and next((a.s for a in node.attribute if a.name == "mode"), b"") == b"reflect":
         _refuse_reflection(node, known[node.input[0]][0], value)
+
+
+# By operator an input that holds weights, the axis along which it meets the first input, and that input's axis.
+_SAME_SIZE = {
+    "LSTM": (1, 2, 2),
+    "GRU": (1, 2, 2),
+    "RNN": (1, 2, 2),
+    "ConvTranspose": (1, 0, 1),
+    "InstanceNormalization": (1, 0, 1),
+    "LayerNormalization": (1, -1, -1),
+}
+
+
+def _refuse_other_size(node: onnx.NodeProto, known: Known) -> None:
+    slot, own, axis = _SAME_SIZE[node.op_type]
+    if (
+        len(node.input) <= slot
+        or node.input[slot] not in known
+        or any(a.name == "layout" and a.i for a in node.attribute)
+    ):
+        return
+    x, w = known[node.input[0]][0], known[node.input[slot]][0]
+    if len(x) > axis and len(w) > own and x and w and x[axis] != w[own] != 1:
+        message = f"{node.op_type} weights {w} do not fit their input {x}"
+        raise NetadaptError(message, node=node_name(node), code="unrunnable")
 
 
 def _refuse_channels(node: onnx.NodeProto, x: tuple[int, ...], w: tuple[int, ...]) -> None:

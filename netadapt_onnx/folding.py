@@ -49,7 +49,7 @@ class Folded:
     model, if anything; `assumed` names outputs of such operators that were taken to have their input's shape, `sampled`
     tensors whose shape may depend on the data; `fixed` are inputs whose free axes got the given sizes. `unknown` says
     of tensors without a shape why, `untraced` of subgraphs that were left where they are (`surgery/bodies.py`); `given`
-    are the shapes that were asked for.
+    are the shapes that were asked for, `unrun` what nodes put out that cannot be run.
     """
 
     proto: onnx.ModelProto
@@ -64,6 +64,7 @@ class Folded:
     unknown: Mapping[str, str] = field(default_factory=dict)
     untraced: Mapping[str, str] = field(default_factory=dict)
     given: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    unrun: frozenset[str] = frozenset()
 
 
 def fold(
@@ -73,10 +74,12 @@ def fold(
     *,
     consume: bool = False,
     loops: bool = True,
+    inner: bool = False,
 ) -> Folded:
     """Fold a normalised model; with `consume` in place, which spares a copy of its weights.
 
-    Without `loops` no body of a loop or branch is run for its shapes.
+    Without `loops` no body of a loop or branch is run for its shapes. `inner`: it is the body of a model that
+    onnxruntime has loaded, whose inputs' shapes it did not know.
 
     Raises NetadaptError for a missing shape, and where shapes or types contradict each other or onnxruntime refuses the
     graph. Operators that it merely lacks are no obstacle.
@@ -137,12 +140,13 @@ def fold(
         {name: known[name][1] for name in live if name in known},
         specs,
         batch_size,
-        _lacking(folded, evaluation.opaque),
+        _lacking(folded, evaluation.opaque, inner),
         tuple(evaluation.assumed),
         frozenset(evaluation.uncertain),
         tuple(free) if fixed else (),
         {name: evaluation.opaque.get(name, "") for name in produced if name not in known},
         given=dict(shapes or {}),
+        unrun=_unrun(folded.graph, evaluation),
     )
 
 
@@ -157,6 +161,12 @@ def _fit(proto: onnx.ModelProto, trial: Evaluation, tensors: Tensors) -> int:
             if len(set(shapes)) > 1:
                 return SOMEHOW
     return WELL
+
+
+def _unrun(graph: onnx.GraphProto, evaluation: Evaluation) -> frozenset[str]:
+    """What nodes put out that failed, or of whose operator nobody could try."""
+    foreign = {name for node in graph.node if node.domain not in ("", "ai.onnx") for name in node.output if name}
+    return frozenset(evaluation.failed | (evaluation.opaque.keys() & foreign))
 
 
 def require_runnable(folded: Folded) -> None:
@@ -204,10 +214,13 @@ def _conditions(graph: onnx.GraphProto, tensors: Tensors, evaluation: Evaluation
     return {name: evaluation.value(name) for name in names if name in tensors or evaluation.has_value(name)}
 
 
-def _lacking(proto: onnx.ModelProto, opaque: Mapping[str, str]) -> str | None:
+def _lacking(proto: onnx.ModelProto, opaque: Mapping[str, str], inner: bool) -> str | None:
     """What onnxruntime lacks to run a graph, which it is shown without the weights; raises if the graph is wrong."""
+    light = weights_as_inputs(proto)
+    for value in light.graph.input if inner else ():
+        value.type.tensor_type.ClearField("shape")
     try:
-        session(weights_as_inputs(proto), optimise=False)
+        session(light, optimise=False)
     except NetadaptError as error:
         if any(said in str(error.__cause__) for said in LACKING):
             found = re.search(

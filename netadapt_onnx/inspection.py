@@ -59,6 +59,11 @@ class Cautioned(Inspection):
 
 
 @dataclass(frozen=True)
+class Unprovable(Cautioned):
+    """An inspection of a model no cut of which can be proven here, because it cannot be run."""
+
+
+@dataclass(frozen=True)
 class RunsOtherwise(Cautioned):
     """An inspection, with a table, of a file that a runtime sees otherwise than once it is normalised.
 
@@ -217,4 +222,6 @@ def inspect(
     if timed is not None and (timed.note or timed.ms != timed.normalised_ms):
         cautions = (*cautions, timed.note) if timed.note else cautions
         return RunsOtherwise(*inspected, cautions, timed.normalised_ms)
+    if folded.unrunnable and (folded.assumed or not folded.unrun):
+        return Unprovable(*inspected, (*cautions, f"no cut of it can be proven here: {folded.unrunnable}"))
     return Cautioned(*inspected, cautions) if cautions else Inspection(*inspected)

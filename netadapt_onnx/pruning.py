@@ -71,6 +71,11 @@ class PruneResult:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class UntrainableResult(PruneResult):
+    """The result for a model that cannot be trained: it has branches or loops, or it cannot be run here."""
+
+
 def prune(
     model: Source,
     output: str | os.PathLike[str] | None = None,
@@ -165,7 +170,9 @@ def prune(
     after = resources(
         count(found.resized_shapes(kept)), file_bytes(small) if written is None else written.stat().st_size
     )
-    return PruneResult(
+    untrainable = found.folded.unrunnable or found.folded.unrun or found.bodies or found.flat.untraced
+    made = UntrainableResult if untrainable else PruneResult
+    return made(
         before=resources(dense, source.size_bytes),
         after=after,
         groups={g.name: (g.channels, counts.get(g.name, g.channels)) for g in groups},
@@ -179,6 +186,8 @@ def prune(
 def _doubts(folded: Folded, proof: Verification | None) -> list[str]:
     """What the result rests on besides the rules."""
     said = [f"not proven: {folded.unrunnable}"] if folded.unrunnable and proof is None else []
+    if folded.unrun and proof is not None:  # `verify` refuses the proof where shapes are assumed
+        said.append(f"proven with random values for what cannot be run here: {', '.join(sorted(folded.unrun))}")
     if folded.assumed:
         said.append(f"assumed to have the shape of its input: {', '.join(folded.assumed)}")
     if folded.fixed:

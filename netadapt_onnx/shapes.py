@@ -64,6 +64,7 @@ class Evaluation:
         self.known: dict[str, Spec] = {}
         self.tainted: set[str] = set()
         self.opaque: dict[str, str] = {}
+        self.failed: set[str] = set()
         self.assumed: list[str] = []
         self.uncertain: set[str] = set()
         self._types: dict[str, onnx.TypeProto] = {}
@@ -260,6 +261,7 @@ class Evaluation:
             feeds = {**random_inputs(others), **values}
             found = run_possible(node, feeds, decided, lambda fed: self._single.run(node, fed))
         except NetadaptError as error:
+            self.failed.update(outputs)
             for name, (shape, dtype) in returned(node, self._inside):
                 self._learn(name, shape, onnx.helper.np_dtype_to_tensor_dtype(dtype))
                 self.uncertain.add(name)

@@ -184,9 +184,6 @@ def test_gating_proposes_without_trying() -> None:
         fold(proto, loops=False)
 
 
-def test_the_shared_case_of_another_rank_names_its_own_axes(capsys: pytest.CaptureFixture[str]) -> None:
-    path = Path(__file__).resolve().parents[1] / "shared" / "cases" / "open_axes_of_other_ranks.onnx"
-    if not path.is_file():
-        pytest.skip("the shared cases are not here")
-    assert run(["inspect", str(path)]) == 2
+def test_the_case_that_failed_names_its_own_axes(real_cases: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", str(real_cases / "open_axes_of_other_ranks.onnx")]) == 2
     assert "'ids' [batch, seq]" in capsys.readouterr().err

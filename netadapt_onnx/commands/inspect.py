@@ -177,8 +177,11 @@ def _reason(group: Group) -> str:
 def _next(result: Inspection, model: Path, options: list[str]) -> str:
     """How to prune it, if anything can be: the states that pin everything are let go."""
     from netadapt_onnx import render
+    from netadapt_onnx.inspection import Unprovable
     from netadapt_onnx.surgery.groups import resize_io_of
 
+    if isinstance(result, Unprovable):  # without an output a cut is proven
+        options = [*options, "-o", "pruned.onnx"]
     states = dict.fromkeys(name for group in result.groups for name in resize_io_of(group))
     if not any(group.prunable for group in result.groups):
         if not states:

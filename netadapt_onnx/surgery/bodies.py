@@ -144,7 +144,9 @@ def _opened(
         code = onnx.helper.np_dtype_to_tensor_dtype(dtype)
         model.graph.input.append(onnx.helper.make_tensor_value_info(name, code, axes))
     normalise(model)
-    folded = fold(model, {name: shape for name, (shape, _) in given.items()}, around.batch_size, loops=loops)
+    folded = fold(
+        model, {name: shape for name, (shape, _) in given.items()}, around.batch_size, loops=loops, inner=True
+    )
     if folded.unrunnable:
         raise NetadaptError(folded.unrunnable)
     folded, inner = flatten(folded, loops=loops)

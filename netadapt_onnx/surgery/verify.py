@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -11,6 +11,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.progress import stage
+from netadapt_onnx.surgery.around import around, fed_instead, left
 from netadapt_onnx.surgery.bodies import BRANCHES, taking
 from netadapt_onnx.surgery.comparison import Comparison, Tally
 from netadapt_onnx.surgery.exact_integers import with_exact_integers
@@ -71,11 +72,12 @@ def verify(
     reference = masked_reference(trace, cut, model)
     names = _comparable(trace, model)
     untraced = trace.flat.untraced
-    if untraced:
-        reference, model = (taking(side, untraced=untraced) for side in (reference, model))
     seeds = range(seed, seed + runs)
     try:
-        differences, moving = _compare(trace, cut, reference, model, names, seeds)
+        if trace.folded.unrun and not trace.folded.assumed:
+            trace, names, reference, model = _runnable(trace, reference, model, names)
+        sides = [taking(side, untraced=untraced) if untraced else side for side in (reference, model)]
+        differences, moving = _compare(trace, cut, sides[0], sides[1], names, seeds)
     except NetadaptError as error:
         raise NetadaptError(
             f"the cut cannot be verified: {trace.folded.unrunnable or error.message}",
@@ -84,9 +86,9 @@ def verify(
         ) from error
     unproven: list[str] = []
     for branch in BRANCHES if any(body.attribute in BRANCHES for body in trace.bodies) else ():
-        forced = [taking(side, branch, untraced) for side in (reference, model)]
+        sides = [taking(side, branch, untraced) for side in (reference, model)]
         try:  # inputs alone may never take it
-            taken, moved = _compare(trace, cut, forced[0], forced[1], names, seeds)
+            taken, moved = _compare(trace, cut, sides[0], sides[1], names, seeds)
         except NetadaptError:
             unproven += [g.name for g in trace.groups if any(f"/{branch}/" in layer for layer in g.layers)]
             continue
@@ -105,6 +107,18 @@ def verify(
         moves=any(outputs.values()),
         outputs=outputs,
     )
+
+
+def _runnable(
+    trace: Trace, reference: onnx.ModelProto, model: onnx.ModelProto, names: list[str]
+) -> tuple[Trace, list[str], onnx.ModelProto, onnx.ModelProto]:
+    """What can be run of both sides: nodes that cannot put out the same in both, which is drawn at random.
+
+    They have no rule, so nothing that they read or put out is cut.
+    """
+    specs = {**trace.folded.specs, **fed_instead(trace.folded)}
+    reference, model = (around(side, trace.folded) for side in (reference, model))
+    return replace(trace, folded=replace(trace.folded, specs=specs)), left(model, names), reference, model
 
 
 def _refuse_huge(trace: Trace) -> None:
