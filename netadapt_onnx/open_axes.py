@@ -18,6 +18,8 @@ from netadapt_onnx.model import declared_shape
 from netadapt_onnx.usual_sizes import Dims, kind_of_axis, trials, wanted
 
 Shape = tuple[int, ...]
+# The code of errors that only a shape is missing.
+OPEN = "dynamic-axis"
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 # How well a model's shapes fit together with these shapes of its inputs: not, somehow, well; None where nothing may be
 # tried.
@@ -35,7 +37,9 @@ class OpenTensor:
     @property
     def text(self) -> str:
         """Its name and its axes as the file has them."""
-        return f"'{self.name}' [{', '.join(str(size) or '?' for size in self.dims)}]"
+        named = any(isinstance(size, str) and size for size in self.dims)
+        sizes = [str(size) or "?" for size in self.dims]
+        return f"'{self.name}' [{', '.join(sizes)}]" if named else f"'{self.name}' {'x'.join(sizes)}"
 
 
 def open_inputs(proto: onnx.ModelProto, given: Mapping[str, Shape]) -> list[OpenTensor]:
@@ -104,8 +108,10 @@ def shape_options(shapes: Mapping[str, Sequence[int | str]]) -> list[str]:
 
 
 def typed(words: Sequence[str]) -> str:
-    """Words as they are typed into a shell."""
-    return shlex.join(words)
+    """Words as they are typed into a shell; a `?`, which nobody types, needs no quotes."""
+    return " ".join(
+        word if shlex.quote(word.replace("?", "_")) == word.replace("?", "_") else shlex.quote(word) for word in words
+    )
 
 
 def proposal(
@@ -129,12 +135,16 @@ def proposal(
         if best == WELL:
             break
     if best > NOT:
-        return f"say how large they are, for instance {typed(shape_options(proposed))}"
+        return f"give {_whose(opened)} with {typed(shape_options(proposed))}"
     blank: dict[str, Sequence[int | str]] = {
         tensor.name: [batch_size if k == 0 and not isinstance(n, int) else n for k, n in enumerate(tensor.dims)]
         for tensor in opened
     }
-    return f"say how large they are, with a number for each ?: {typed(shape_options({**given, **blank}))}"
+    return f"give {_whose(opened)} with {typed(shape_options({**given, **blank}))}, a number for each ?"
+
+
+def _whose(opened: Sequence[OpenTensor]) -> str:
+    return "its shape" if len(opened) == 1 else "their shapes"
 
 
 def _symbols(proto: onnx.ModelProto, given: Mapping[str, Shape]) -> dict[str, int]:
@@ -166,12 +176,13 @@ def refuse_open(proto: onnx.ModelProto, given: Mapping[str, Shape], batch_size: 
     if not opened:
         return
     texts = ", ".join(tensor.text for tensor in opened)
-    one = len(opened) == 1
     shapeless = {value.name for value in proto.graph.input if declared_shape(value) is None}
     if all(tensor.name in shapeless for tensor in opened):
         names = ", ".join(f"'{tensor.name}'" for tensor in opened)
-        message = f"input {names} has no shape" if one else f"inputs {names} have no shape"
+        message = f"input {names} has no shape" if len(opened) == 1 else f"inputs {names} have no shape"
+    elif len(opened) == 1:
+        sizes = "x".join(str(size) if isinstance(size, int) else "?" for size in opened[0].dims)
+        message = f"input {texts} has a dynamic axis beyond the first: {sizes}"
     else:
-        message = f"input {texts} has" if one else f"inputs {texts} have"
-        message += " dynamic axes beyond the first" if not one else " a dynamic axis beyond the first"
-    raise NetadaptError(message, hint=proposal(opened, proto, given, batch_size, fits), code="dynamic-axis")
+        message = f"inputs {texts} have dynamic axes beyond the first"
+    raise NetadaptError(message, hint=proposal(opened, proto, given, batch_size, fits), code=OPEN)

@@ -51,6 +51,7 @@ from netadapt_onnx.surgery.ties import Array
 from netadapt_onnx.training.data import Split
 from netadapt_onnx.training.loading import dataset_for
 from netadapt_onnx.training.measured import criterion_on
+from netadapt_onnx.training.sample_shapes import proposing_sizes_of
 
 Counts = dict[str, int]
 # As many as the measurements behind least squares used; more change little.
@@ -128,7 +129,8 @@ def prune(
     if output is not None:
         prepare_output(Path(output), overwrite, source, data, plan)
         prepare_output(plan_file(Path(output)), overwrite, source, data, plan)
-    found = traced(source, shapes, batch_size, choices, consume=source is not model)
+    with proposing_sizes_of(data, source.proto, shapes, batch_size):
+        found = traced(source, shapes, batch_size, choices, consume=source is not model)
     if ratio != 0:  # which writes the model normalised, prunable or not
         require_prunable(source, found)
     count = CostModel(found.flat.proto)

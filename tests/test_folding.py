@@ -153,7 +153,7 @@ def test_a_dynamic_axis_beyond_the_first_needs_a_shape() -> None:
     b = models.Builder()
     b.conv("image", 3, 4, name="conv")
     proto = normalised(b.model({"image": ("N", 3, "H", "W")}, {"conv_out": ("N", 4, "H", "W")}))
-    with pytest.raises(NetadaptError, match=r"\[N, 3, H, W\] has a dynamic axis.*--shape image=1x3x224x224"):
+    with pytest.raises(NetadaptError, match=r"dynamic axis beyond the first: \?x3x\?x\?; give its shape with --shape"):
         fold(proto)
     assert fold(proto, {"image": (1, 3, 6, 5)}).shapes["conv_out"] == (1, 4, 6, 5)
     with pytest.raises(NetadaptError, match="does not fit the input"):

@@ -159,7 +159,8 @@ def test_what_is_given_stays_in_the_command_and_settles_axes_of_the_same_name() 
     with pytest.raises(NetadaptError) as caught:
         fold(proto, {"ids": (1, 9), "mask": (1, 4)})
     assert (
-        "for instance --shape ids=1x9 --shape mask=1x4 --shape audio=1x16x20 --shape positions=9" in caught.value.hint
+        "give their shapes with --shape ids=1x9 --shape mask=1x4 --shape audio=1x16x20 --shape positions=9"
+        in caught.value.hint
     )
 
 
@@ -173,14 +174,36 @@ def test_where_no_size_fits_the_user_is_asked_for_numbers() -> None:
     y = b.node("Concat", [x, b.random("rest", (1, 996, 3))], axis=2)
     proto = model(b, {"x": (1, "n"), "scale": ("N", 4)}, b.node("Mul", [y, b.node("ReduceMean", ["scale"])]))
     normalise(proto)
-    with pytest.raises(NetadaptError, match=r"with a number for each \?: --shape 'x=1x\?'$"):
+    with pytest.raises(NetadaptError, match=r"give its shape with --shape x=1x\?, a number for each \?$"):
         fold(proto)
+
+
+def test_with_data_the_sizes_of_the_samples_are_proposed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    b = Builder()
+    x = b.conv(b.relu(b.conv("x", 3, 8)), 8, 5)
+    y = b.node("ReduceMean", [x], axes=[2, 3], keepdims=0)
+    path, data = tmp_path / "m.onnx", tmp_path / "d.npz"
+    path.write_bytes(model(b, {"x": ("N", 3, "h", "w")}, y).SerializeToString())
+    rng = np.random.default_rng(0)
+    np.savez(
+        data, x_train=rng.normal(size=(8, 3, 12, 10)).astype(np.float32), x_val=np.zeros((8, 3, 12, 10), np.float32)
+    )
+    for command in (
+        ["evaluate", str(path), str(path), "--data", str(data), "--no-latency"],
+        ["prune", str(path), "--ratio", "0.5", "--reconstruct", "--data", str(data)],
+    ):
+        assert run(command) == 2
+        error = capsys.readouterr().err
+        options = shlex.split(error[error.index("--shape") :])
+        assert options == ["--shape", "x=1x3x12x10"]
+        assert run([*command, *options]) == 0
+        capsys.readouterr()
 
 
 def test_gating_proposes_without_trying() -> None:
     proto = tokens()
     normalise(proto)
-    with pytest.raises(NetadaptError, match=r"--shape 'ids=1x\?'"):
+    with pytest.raises(NetadaptError, match=r"--shape ids=1x\?"):
         fold(proto, loops=False)
 
 
