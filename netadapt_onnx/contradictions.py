@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ def refuse_contradiction(node: onnx.NodeProto, known: Known, value: Value) -> No
         x, w = known[node.input[0]][0], known[node.input[1]][0]
         _refuse_channels(node, x, w)
         _refuse_kernel(node, x, w)
+    if node.op_type == "Reshape" and len(node.input) > 1:
+        _refuse_other_count(node, known[node.input[0]][0], value(node.input[1]))
     if node.op_type in _SAME_SIZE:
         _refuse_other_size(node, known)
     if node.op_type == "Pad" and next((a.s for a in node.attribute if a.name == "mode"), b"") == b"reflect":
@@ -39,6 +42,19 @@ _SAME_SIZE = {
     "InstanceNormalization": (1, 0, 1),
     "LayerNormalization": (1, -1, -1),
 }
+
+
+def _refuse_other_count(node: onnx.NodeProto, x: tuple[int, ...], target: np.ndarray | None) -> None:
+    """A Reshape keeps the number of elements."""
+    if target is None or target.ndim != 1 or any(a.name == "allowzero" and a.i for a in node.attribute):
+        return
+    sizes = [x[k] if n == 0 and k < len(x) else int(n) for k, n in enumerate(target.tolist())]
+    known = prod(n for n in sizes if n > 0)
+    if min(sizes, default=1) < -1 or 0 in sizes or 0 in x:
+        return
+    if prod(x) != known and (-1 not in sizes or prod(x) % known):
+        message = f"Reshape from {x} to {sizes} changes the number of elements"
+        raise NetadaptError(message, node=node_name(node), code="unrunnable")
 
 
 def _refuse_other_size(node: onnx.NodeProto, known: Known) -> None:

@@ -17,6 +17,7 @@ from netadapt_onnx.progress import reporter
 from netadapt_onnx.search.result import Resources
 from netadapt_onnx.search.run import write_atomically
 from netadapt_onnx.surgery import Choices, Criterion, Explanation, Group, Trace, explain, template, trace
+from netadapt_onnx.surgery.around import can_be_proven
 from netadapt_onnx.surgery.obstacles import UNKNOWN_SHAPE, notes, unknown_shapes
 from netadapt_onnx.surgery.states import with_states
 
@@ -222,6 +223,6 @@ def inspect(
     if timed is not None and (timed.note or timed.ms != timed.normalised_ms):
         cautions = (*cautions, timed.note) if timed.note else cautions
         return RunsOtherwise(*inspected, cautions, timed.normalised_ms)
-    if folded.unrunnable and (folded.assumed or not folded.unrun):
+    if not can_be_proven(folded):
         return Unprovable(*inspected, (*cautions, f"no cut of it can be proven here: {folded.unrunnable}"))
     return Cautioned(*inspected, cautions) if cautions else Inspection(*inspected)

@@ -199,6 +199,23 @@ def test_a_wrong_cut_beside_an_impossible_branch_is_caught() -> None:
     assert not verify(found, keep, pruned=pruned).exact
 
 
+def test_a_branch_that_only_a_run_shows_to_be_impossible_is_named_as_unproven() -> None:
+    """Neither ONNX nor we see that an index lies beyond; what the inputs decide takes it, and so does its turn."""
+    b = Builder()
+
+    def beyond() -> str:
+        picked = b.node("Gather", ["x", b.node("Cast", [b.node("Mul", ["sr", "far"])], to=INT64)], axis=1)
+        return dense(b, b.node("Unsqueeze", [picked, b.constant("last", np.array([1]))]), 1, "lost")
+
+    b.constant("far", np.array(10**6))
+    choice(b, [lambda: dense(b, "x", LONG, "wide"), beyond], rate(b))
+    found = traced(whole(b), {"x": (1, LONG)})
+    keep = select(found, {g.name: 5 for g in found.prunable}, "random")
+    proof = verify(found, keep)
+    assert proof.exact and proof.tensors > 0
+    assert proof.inexact_groups and all("else_branch" in name for name in proof.inexact_groups)
+
+
 def impossible_altogether() -> onnx.ModelProto:
     """Neither branch can be run; another output does not need them."""
     b = Builder()
@@ -264,6 +281,16 @@ def test_inspect_and_prune_name_both_branches(tmp_path: Path, capsys: pytest.Cap
     for more in ([], ["--explain", "choose/then_branch/wide1"]):
         assert cli(["inspect", str(path), "--shape", f"x=1x{LONG}", *more]) == 0
         assert notes[0] in capsys.readouterr().out
+
+
+def test_a_name_inside_what_stays_is_explained_by_what_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(voice().SerializeToString())
+    for name in ("choose/else_branch", "choose/else_branch/narrow1"):
+        assert cli(["inspect", str(path), "--shape", f"x=1x{LONG}", "--explain", name]) == 2
+        assert "'choose/else_branch' stays as it is: MatMul: Incompatible dimensions" in capsys.readouterr().err
 
 
 def test_the_case_that_failed_is_traced_in_its_possible_branch(real_cases: Path) -> None:

@@ -109,7 +109,7 @@ SHAPE = click.option(
     multiple=True,
     metavar="NAME=1x3x224x224",
     callback=_shapes,
-    help="Shape of an input with other dynamic axes; may be repeated.",
+    help="Shape of an input with other dynamic axes, or of what an unknown operator puts out; may be repeated.",
 )
 BATCH_SIZE = click.option(
     "--batch-size", default=1, show_default=True, type=click.IntRange(min=1), help="Length of a dynamic first axis."

@@ -11,6 +11,17 @@ from netadapt_onnx.shapes import Spec
 from netadapt_onnx.subgraphs import captured
 
 
+def relies_on_guesses(folded: Folded) -> bool:
+    """Whether anything is computed from a tensor whose shape was only assumed, so that no proof may rest on it."""
+    read = {name for node in folded.proto.graph.node for name in [*node.input, *captured(node)]}
+    return not read.isdisjoint(folded.assumed)
+
+
+def can_be_proven(folded: Folded) -> bool:
+    """Whether a model can be run, at least around nodes that cannot."""
+    return folded.unrunnable is None or (bool(folded.unrun) and not relies_on_guesses(folded))
+
+
 def fed_instead(folded: Folded) -> dict[str, Spec]:
     """Shape and type of what unrunnable nodes put out, as far as they are known."""
     return {name: (folded.shapes[name], folded.dtypes[name]) for name in folded.unrun if name in folded.shapes}
