@@ -7,6 +7,7 @@ change their shapes. Which these are, labels tell that start at the inputs.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from netadapt_onnx.surgery.groups import Group, PinnedByStates
 from netadapt_onnx.surgery.trace import Trace, trace
 
 Names = tuple[str, ...]
+# What a layer reads as its data is a state as well if it is small: hidden units that are multiplied by a matrix.
+LARGEST_DATA = 1 << 16
 
 
 def with_states(base: Trace) -> Trace:
@@ -38,11 +41,12 @@ def states(base: Trace) -> dict[str, Names]:
     resizable = [name for name in inputs if labels.kind(name) == "f" and any(n > 1 for n in shapes[name])]
     if len(inputs) < 2 or not resizable or len(base.prunable) == len(base.groups):
         return {}
-    names = _candidates(base, resizable)
-    data = _read_by_layers(base)
-    if not data.isdisjoint(resizable):  # whose own labels may be in the way
-        fewer = _candidates(base, [name for name in resizable if name not in data])
-        names = {g: min((n[g] for n in (names, fewer) if g in n), key=len) for g in names.keys() | fewer.keys()}
+    data = _read_by_layers(base)  # whose own labels may be in the way
+    names = _candidates(base, [name for name in resizable if name not in data])
+    small = [name for name in resizable if name not in data or prod(shapes[name]) <= LARGEST_DATA]
+    if not data.isdisjoint(small):
+        more = _candidates(base, small)
+        names = {g: min((n[g] for n in (names, more) if g in n), key=len) for g in names.keys() | more.keys()}
     every = dict.fromkeys(name for through in names.values() for name in through)
     if not every:
         return {}
