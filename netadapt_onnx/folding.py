@@ -23,11 +23,12 @@ from netadapt_onnx.control_flow import inline_decided
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.free_axes import FURTHER, fix, free_axes, longer, moving, wildcards
 from netadapt_onnx.light import weights_as_inputs, without_weights
-from netadapt_onnx.model import Shapes, declared_shape, dynamic_batch_inputs, input_specs, node_name
-from netadapt_onnx.open_axes import NOT, SOMEHOW, WELL, declare_outputs, refuse_open
-from netadapt_onnx.runtime import CANNOT_RUN, session
+from netadapt_onnx.model import Shapes, dynamic_batch_inputs, input_specs, node_name
+from netadapt_onnx.open_axes import declare_outputs, refuse_open, refuse_other_shapes
+from netadapt_onnx.runtime import session
 from netadapt_onnx.shapes import READS_SHAPE_ONLY, Evaluation, Known, declared_specs
 from netadapt_onnx.single_node import SingleNodes
+from netadapt_onnx.size_trials import agrees, fits_of
 from netadapt_onnx.subgraphs import captured
 
 # Views of weights: the initializer stays the parameter, under its own name, and surgery and training look through them.
@@ -91,16 +92,10 @@ def fold(
     _sort(work.graph, tensors)
     single = SingleNodes(proto.opset_import, loops=loops)
 
-    def fits(sizes: Mapping[str, tuple[int, ...]]) -> int:
-        """How well tensors fit together at these sizes of the inputs."""
-        try:
-            return _fit(
-                work, _evaluate(work, tensors, input_specs(work, sizes, batch_size), batch_size, single), tensors
-            )
-        except NetadaptError:
-            return NOT
+    def evaluated(sizes: Shapes) -> Evaluation:
+        return _evaluate(work, tensors, input_specs(work, sizes, batch_size), batch_size, single)
 
-    refuse_open(proto, given, batch_size, fits if loops else None)
+    refuse_open(proto, given, batch_size, fits_of(work, tensors, evaluated) if loops else None)
     specs = input_specs(proto, given, batch_size)
     evaluation = _evaluate(work, tensors, specs, batch_size, single)
     while inline_decided(work.graph, _conditions(work.graph, tensors, evaluation)):
@@ -125,10 +120,7 @@ def fold(
     if fixed:
         fix(folded.graph, free, specs)
     known: Known = evaluation.known
-    wrong = next((name for name, shape in (shapes or {}).items() if known.get(name, (shape,))[0] != shape), None)
-    if wrong is not None:
-        shape = "x".join(map(str, known[wrong][0]))
-        raise NetadaptError(f"--shape {wrong}: the shape of '{wrong}' is {shape}", hint="leave it out", code="usage")
+    refuse_other_shapes(shapes or {}, known)
     produced = {name for node in folded.graph.node for name in node.output if name}
     if not produced <= known.keys() | evaluation.opaque.keys():  # nodes added by the write-back
         constants = {t.name: t for t in folded.graph.initializer}
@@ -148,19 +140,6 @@ def fold(
         given=dict(shapes or {}),
         unrun=_unrun(folded.graph, evaluation),
     )
-
-
-def _fit(proto: onnx.ModelProto, trial: Evaluation, tensors: Tensors) -> int:
-    """How well tensors fit together: a constant that is added should not stretch what it is added to."""
-    possible = not any(reason.startswith(CANNOT_RUN) for reason in trial.opaque.values())
-    if not possible or not all(_agrees(value, trial.known) for value in proto.graph.output):
-        return NOT
-    for node in proto.graph.node:
-        if node.op_type == "Add" and len(node.input) == 2 and not tensors.keys().isdisjoint(node.input):
-            shapes = [trial.known[n][0] for n in (*node.input, *node.output) if n in trial.known and n not in tensors]
-            if len(set(shapes)) > 1:
-                return SOMEHOW
-    return WELL
 
 
 def _unrun(graph: onnx.GraphProto, evaluation: Evaluation) -> frozenset[str]:
@@ -192,20 +171,12 @@ def _evaluate(
     declared = declared_specs([*proto.graph.value_info, *proto.graph.output], symbols, batch_size)
     try:
         found = Evaluation(proto, tensors, specs, declared, single)
-        if not found.assumed or all(_agrees(value, found.known) for value in proto.graph.output):
+        if not found.assumed or all(agrees(value, found.known) for value in proto.graph.output):
             return found
     except NetadaptError:
         if all(node.domain in ("", "ai.onnx") for node in proto.graph.node):
             raise
     return Evaluation(proto, tensors, specs, declared, single, assume=False)
-
-
-def _agrees(value: onnx.ValueInfoProto, known: Known) -> bool:
-    declared = declared_shape(value)
-    if declared is None or value.name not in known:
-        return True
-    shape = known[value.name][0]
-    return len(shape) == len(declared) and all(d in (None, n) for d, n in zip(declared, shape, strict=True))
 
 
 def _conditions(graph: onnx.GraphProto, tensors: Tensors, evaluation: Evaluation) -> dict[str, np.ndarray]:

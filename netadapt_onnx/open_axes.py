@@ -98,6 +98,14 @@ def declare_outputs(
     return {name: shape for name, shape in shapes.items() if name not in foreign}
 
 
+def refuse_other_shapes(given: Mapping[str, Shape], known: Mapping[str, tuple[Shape, object]]) -> None:
+    """Raise NetadaptError for a shape that was given of a tensor that turns out to have another."""
+    for name, shape in given.items():
+        if name in known and known[name][0] != shape:
+            actual = "x".join(map(str, known[name][0]))
+            raise NetadaptError(f"--shape {name}: its shape is {actual}", hint="leave it out", code="usage")
+
+
 def shape_options(shapes: Mapping[str, Sequence[int | str]]) -> list[str]:
     """`--shape NAME=1x3x224x224` for each, as words of a command line."""
     return [

@@ -38,6 +38,7 @@ FLOORS = [
         "branch_shapes",
         "contradictions",
         "open_axes",
+        "size_trials",
         "usual_sizes",
         "single_node",
         "free_axes",
