@@ -35,7 +35,7 @@ def _untraced(trace: Trace) -> Iterator[str]:
         node = name.rpartition("/")[0]
         others = [f"'{other}'" for other in traced if other.rpartition("/")[0] == node]
         rest = f"; {' and '.join(others)} is traced" if others else ""
-        yield f"'{name}' stays as it is, with what it reads, for at these shapes it cannot be traced: {reason}{rest}"
+        yield f"'{name}' stays as it is, like all it reads, because it cannot be traced at these shapes: {reason}{rest}"
 
 
 def _without_rule(trace: Trace) -> Counter[str]:
@@ -124,9 +124,12 @@ def unknown_shapes(trace: Trace) -> NetadaptError:
         except NetadaptError:
             return NOT
 
+    hint = "give the inputs sizes that it can have, with --shape" if trace.flat.untraced else ""
+    if opened:
+        hint = proposal(opened, folded.proto, folded.given, folded.batch_size, fits)
     more = f" (nor those of {len(missing) - 1} tensors behind it)" if missing[1:] else ""
     return NetadaptError(
         f"the shape of '{first}'{more} is not known: {folded.unknown.get(first, '')}",
-        hint=proposal(opened, folded.proto, folded.given, folded.batch_size, fits) if opened else "",
+        hint=hint,
         code=UNKNOWN_SHAPE,
     )
