@@ -139,10 +139,10 @@ def traced(
     return trace(fold(model.proto, dict(shapes or {}), batch_size, consume=consume), choices)
 
 
-def cost_of(found: Trace, count: CostModel) -> Cost:
-    """What a traced model costs uncut. Raises NetadaptError, with the operator in front, where shapes are not known."""
+def counted_at(found: Trace, count: CostModel, shapes: Shapes) -> Cost:
+    """What a traced model costs at these shapes. Raises NetadaptError, with the operator, where one is not known."""
     try:
-        return count(found.flat.shapes)
+        return count(shapes)
     except NetadaptError as error:
         if error.code != UNKNOWN_SHAPE:
             raise
@@ -194,7 +194,7 @@ def inspect(
         prepare_output(Path(write_plan), overwrite, source, table)
     found = with_states(traced(source, shapes, batch_size, choices, consume=source is not model))
     folded = found.folded
-    counted = cost_of(found, CostModel(found.flat.proto))
+    counted = counted_at(found, CostModel(found.flat.proto), found.flat.shapes)
     timed, times = None, {}
     cautions = notes(found)
     if table is not None:

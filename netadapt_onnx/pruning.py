@@ -13,7 +13,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import Folded
-from netadapt_onnx.inspection import Shapes, Source, cost_of, opened, prepare_output, resources, traced
+from netadapt_onnx.inspection import Shapes, Source, counted_at, opened, prepare_output, resources, traced
 from netadapt_onnx.light import file_bytes
 from netadapt_onnx.model import save
 from netadapt_onnx.profilers.cost import Cost, CostModel
@@ -134,7 +134,7 @@ def prune(
     if ratio != 0:  # which writes the model normalised, prunable or not
         require_prunable(source, found)
     count = CostModel(found.flat.proto)
-    dense = cost_of(found, count)
+    dense = counted_at(found, count, found.flat.shapes)
     removed = known_branches(found, read_removed(Path(plan)), str(plan)) if plan is not None else frozenset()
     whole = found
     if removed:
