@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from netadapt_onnx.as_given import as_given
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import write_atomically
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import Model, data_file, load, refuse_existing
 from netadapt_onnx.profilers.cost import Cost, CostModel
 from netadapt_onnx.progress import reporter
 from netadapt_onnx.search.result import Resources
-from netadapt_onnx.search.run import write_atomically
 from netadapt_onnx.surgery import Choices, Criterion, Explanation, Group, Trace, explain, template, trace
 from netadapt_onnx.surgery.around import can_be_proven
 from netadapt_onnx.surgery.obstacles import UNKNOWN_SHAPE, notes, unknown_shapes
@@ -90,9 +90,10 @@ class ExplainedWithNotes(Explained):
 
 @dataclass(frozen=True)
 class Sensitive(Inspection):
-    """An inspection with what its model loses when one group alone is cut."""
+    """An inspection with what its model loses when one group alone is cut; `notes`: what else to know of it."""
 
     sensitivity: Sensitivities
+    notes: tuple[str, ...] = ()
 
 
 def opened(source: Source) -> Model:
@@ -215,7 +216,7 @@ def inspect(
         from netadapt_onnx.search.sensitivity import sensitivity as tested
 
         lost = tested(found, data, criterion=criterion, seed=seed, progress=progress or reporter())
-        return Sensitive(totals, layers, found.groups, lost)
+        return Sensitive(totals, layers, found.groups, lost, cautions)
     if explained is not None:
         explained_so = (totals, layers, found.groups, reasons)
         return ExplainedWithNotes(*explained_so, cautions) if cautions else Explained(*explained_so)

@@ -116,7 +116,7 @@ def command(
         )
     proven = result.verify is None or passed(result.verify)
     options = seen_as(shapes, 1, "heads", ())  # of the written model, whose states have the sizes that they have
-    return Answer(result, lambda: _text(result, proven, options), ok=result.met and proven)
+    return Answer(result, lambda shown: _text(shown, proven, options), ok=result.met and proven)
 
 
 def _text(result: PruneResult, proven: bool, options: list[str]) -> str:
