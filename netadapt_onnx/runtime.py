@@ -19,6 +19,7 @@ Arrays = dict[str, np.ndarray]
 # What onnxruntime says of operators, types and opsets that it lacks, rather than of a model that is wrong.
 LACKING = ("NOT_IMPLEMENTED", "not a registered function/op", "No Op registered for", "*guarantees* support")
 PROTOBUF_LIMIT = 2**31 - 1
+CANNOT_RUN = "onnxruntime cannot run the model"
 
 
 def session(
@@ -101,7 +102,7 @@ def run(active: onnxruntime.InferenceSession, inputs: Arrays, outputs: Sequence[
     try:
         return dict(zip(names, active.run(names, inputs), strict=True))
     except Exception as error:
-        raise NetadaptError(f"onnxruntime cannot run the model: {one_line(error)}", code="unrunnable") from error
+        raise NetadaptError(f"{CANNOT_RUN}: {one_line(error)}", code="unrunnable") from error
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -94,6 +94,7 @@ class Labels:
         self.pins: list[Pin] = []
         self.factors: dict[str, Factors] = {}
         self._regarded: set[str] = set()
+        self.untraced = folded.untraced
         self._shapes = folded.shapes
         self._dtypes = folded.dtypes
         self._constants = {t.name: t for t in folded.proto.graph.initializer}
