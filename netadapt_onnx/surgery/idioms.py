@@ -24,7 +24,7 @@ from netadapt_onnx.surgery.rules.movement import regroup
 from netadapt_onnx.surgery.ties import Array
 
 REGROUPING = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
-RECURRENT = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
+RECURRENT = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,), "DynamicQuantizeLSTM": (5, 6)}
 # Operators that put out nothing but what is in their first input (or, ConstantOfShape, a value of their own).
 MOVING = {"Expand", "Slice", "Gather", "Split", "Tile", "Cast", "Identity", "Transpose"} | REGROUPING
 LONGEST_CHAIN = 8
