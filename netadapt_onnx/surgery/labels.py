@@ -97,6 +97,10 @@ class Labels:
         self._dtypes = folded.dtypes
         self._constants = {t.name: t for t in folded.proto.graph.initializer}
         self._views = self._find_views(folded.proto.graph.node)
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in folded.proto.graph.node:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
 
     # -- what is known of tensors ------------------------------------------------------------------------------------
 
@@ -126,6 +130,10 @@ class Labels:
     def is_view(self, name: str) -> bool:
         """Whether a tensor is a view of an initializer (`KEPT_ON_WEIGHTS`)."""
         return name in self._views
+
+    def readers(self, name: str) -> Sequence[onnx.NodeProto]:
+        """The nodes that take a tensor as an input, in graph order."""
+        return self._readers.get(name, ())
 
     def shape_of_views(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Shapes of all views, in graph order, given those of the initializers."""
