@@ -34,7 +34,8 @@ def layer_sums(trace: Trace, layer: Layer, power: int) -> np.ndarray:
     scale, zero = _quantisation(trace, layer)
     if scale.ndim > 1:  # a matrix for each direction
         matrices = zip(values, scale, zero, strict=True)
-        return np.sum([slice_sums(w, layer.axis - 1, power, z) * s**power for w, s, z in matrices], axis=0)
+        parts = [slice_sums(w, layer.axis - 1, power, z) * s**power for w, s, z in matrices]
+        return np.asarray(np.sum(parts, axis=0))
     sums: np.ndarray = slice_sums(values, layer.axis, power, zero) * scale**power
     return sums
 

@@ -127,7 +127,12 @@ def _compare(
     specs = {name: (shape, wide_dtype(dtype)) for name, (shape, dtype) in trace.folded.specs.items()}
     dtypes = {**trace.flat.dtypes, **trace.folded.dtypes}
     bounded = {name for node in nodes if node.op_type in BOUNDED for name in node.output}
-    both = Comparison(*(with_exact_integers(widened(side), dtypes) for side in (reference, model)), names, cut, specs)
+
+    def compared(handed: frozenset[str] = frozenset()) -> Comparison:
+        wanted, got = (with_exact_integers(widened(side), dtypes) for side in (reference, model))
+        return Comparison(wanted, got, names, cut, specs, handed)
+
+    both = compared()
     tallies = both.run(seeds, trace.folded.sampled)
     differences = {name: tally.difference(name in bounded) for name, tally in tallies.items()}
     handed = frozenset(node.output[0] for node in nodes if node.op_type in QUANTISERS) & set(names)
@@ -135,8 +140,7 @@ def _compare(
     if (handed or recurrent) and not all(difference <= TOLERANCE for difference in differences.values()):
         if recurrent:
             reference, model = with_float_recurrence(reference), with_float_recurrence(model)
-        sides = (with_exact_integers(widened(side), dtypes) for side in (reference, model))
-        both = Comparison(*sides, names, cut, specs, handed)
+        both = compared(handed)
         tallies = both.run(seeds, trace.folded.sampled)
         differences = {name: tally.difference(name in bounded) for name, tally in tallies.items()}
     suspects = {name: tallies[name] for name in names if not differences[name] <= TOLERANCE}
