@@ -1,0 +1,142 @@
+"""Convolutions in groups keep equal counts in every group, of channels that may differ from group to group."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+import models
+from netadapt_onnx.folding import fold
+from netadapt_onnx.normalise import normalise
+from netadapt_onnx.profilers.cost import cost
+from netadapt_onnx.pruning import at_ratio
+from netadapt_onnx.surgery import Trace, resize, select, trace, verify
+from netadapt_onnx.surgery.criteria import group_l2, l2
+
+SIZE = 8
+
+
+def traced(proto: onnx.ModelProto) -> Trace:
+    normalise(proto)
+    return trace(fold(proto))
+
+
+def shuffled(b: models.Builder, x: str, channels: int, groups: int, size: int) -> str:
+    split = b.constant(b.name("split"), np.array([0, groups, channels // groups, size, size]))
+    x = b.node("Transpose", [b.node("Reshape", [x, split])], perm=[0, 2, 1, 3, 4])
+    return b.node("Reshape", [x, b.constant(b.name("join"), np.array([0, channels, size, size]))])
+
+
+def bottleneck(groups: int, channels: int, *, first_in_groups: bool = True) -> onnx.ModelProto:
+    """Two convolutions in groups with a shuffle and a depthwise one between them."""
+    b = models.Builder(seed=groups)
+    x = b.conv("image", 3, channels, 1)
+    x = b.relu(b.conv(x, channels, channels, 1, group=groups if first_in_groups else 1, name="into"))
+    x = shuffled(b, x, channels, groups, SIZE)
+    x = b.conv(x, channels, channels, group=channels, name="depthwise")
+    x = b.relu(b.conv(x, channels, channels, 1, group=groups, name="out_of"))
+    b.head(x, channels)
+    return b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)})
+
+
+def shufflenet_v1(groups: int, stem: int, widths: tuple[int, ...], repeats: int) -> onnx.ModelProto:
+    """ShuffleNet (Zhang et al., CVPR 2018): a stage's first unit concatenates its pooled input."""
+    b = models.Builder(seed=1)
+    x, channels, size = b.relu(b.batchnorm(b.conv("image", 3, stem), stem)), stem, SIZE
+    for stage, width in enumerate(widths):
+        for unit in range(repeats):
+            mid, stride = width // 4, 2 if unit == 0 else 1
+            own = width - channels if unit == 0 else width
+            first = 1 if stage == unit == 0 else groups  # as in the paper: too few channels there
+            y = b.relu(b.batchnorm(b.conv(x, channels, mid, 1, group=first), mid))
+            y = shuffled(b, y, mid, groups, size)
+            y = b.batchnorm(b.conv(y, mid, mid, group=mid, stride=stride), mid)
+            y = b.batchnorm(b.conv(y, mid, own, 1, group=groups), own)
+            if unit == 0:
+                kernel = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "count_include_pad": 1}
+                pooled = b.node("AveragePool", [x], **kernel)
+                x, size = b.relu(b.node("Concat", [pooled, y], axis=1)), size // 2
+            else:
+                x = b.relu(b.node("Add", [x, y]))
+            channels = width
+    b.head(x, channels)
+    return b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)})
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4])
+@pytest.mark.parametrize("first_in_groups", [True, False])
+def test_channels_between_two_convolutions_in_groups_go_in_steps_of_one_a_group(
+    groups: int, first_in_groups: bool
+) -> None:
+    channels = groups * (2 * groups + 3)
+    found = traced(bottleneck(groups, channels, first_in_groups=first_in_groups))
+    group = found.group("into")
+    assert group.prunable and (group.channels, group.step) == (channels, groups)
+    rng = np.random.default_rng(0)
+    for count in range(groups, channels, groups):
+        keep = select(found, {"into": count}, lambda _, group: rng.random(group.channels))
+        result = verify(found, keep)
+        assert result.exact, (count, result)
+        mask = np.isin(np.arange(channels), keep["into"]).reshape(groups, -1)
+        assert set(mask.sum(axis=1).tolist()) == {count // groups} or not first_in_groups
+
+
+def test_other_indices_are_kept_in_other_groups() -> None:
+    found = traced(bottleneck(3, 27))
+    keep = select(found, {"into": 9}, "random")
+    mask = np.isin(np.arange(27), keep["into"]).reshape(3, 9)
+    assert not (mask == mask[0]).all()
+
+
+def test_where_nothing_shuffles_the_same_index_is_kept_in_every_group() -> None:
+    """As RegNet's groups: their channels come from a plain convolution and go to one."""
+    b = models.Builder()
+    x = b.conv(b.conv("image", 3, 12, 1), 12, 12, group=3)
+    b.head(b.conv(x, 12, 8, 1), 8)
+    found = traced(b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)}))
+    for name in ("conv1", "conv2"):
+        index = found.members[name].reshape(3, 4)
+        assert (index == index[0]).all() and len(np.unique(index)) == 4
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+@pytest.mark.parametrize("ratio", [0.3, 0.6])
+def test_a_shufflenet_of_the_first_version_is_cut_by_what_is_asked(groups: int, ratio: float) -> None:
+    found = traced(shufflenet_v1(groups, stem=12, widths=(48, 96), repeats=3))
+    keep = select(found, at_ratio(found.prunable, ratio), "random")
+    pruned = resize(found, keep)
+    assert verify(found, keep, pruned=pruned).exact
+    before, after = (cost(found.flat.proto, shapes).macs for shapes in (found.flat.shapes, found.resized_shapes(keep)))
+    assert after / before < (1 - ratio) * 1.05
+    assert all(group.prunable for group in found.groups if "fc" not in group.name)
+
+
+def test_scores_of_a_channel_are_those_of_its_own_slices() -> None:
+    """Of its column in the one conv group that reads it, and not of the same index in all of them."""
+    found = traced(bottleneck(2, 12))
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in found.flat.proto.graph.initializer}
+    bundles = found.members["into"]
+    order = np.arange(12).reshape(2, 6).T.reshape(-1)  # where the shuffle takes each position from
+    produced = (weights["into.weight"] ** 2).sum(axis=(1, 2, 3))
+    produced[order] += (weights["depthwise.weight"] ** 2).sum(axis=(1, 2, 3))
+    read = np.zeros(12)
+    for position, channel in enumerate(order):
+        block, column = divmod(position, 6)
+        read[channel] = (weights["out_of.weight"].reshape(2, 6, 6)[block, :, column] ** 2).sum()
+    for score, wanted in ((l2, produced), (group_l2, produced + read)):
+        sums = [wanted[bundles == n].sum() for n in bundles]
+        np.testing.assert_allclose(score(found, found.group("into")) ** 2, sums, rtol=1e-5)
+
+
+def test_widened_groups_stay_groups() -> None:
+    """Channels that are added stand beside others of their own conv group: the model's outputs keep their shapes."""
+    found = traced(bottleneck(3, 27))
+    wide = resize(found, select(found, {"into": 33}, "l2"))
+    shapes = {t.name: tuple(t.dims) for t in wide.graph.initializer}
+    assert shapes["into.weight"] == (33, 9, 1, 1) and shapes["out_of.weight"] == (27, 11, 1, 1)
+    kept = {t.name: onnx.numpy_helper.to_array(t) for t in found.flat.proto.graph.initializer}["out_of.weight"]
+    new = {t.name: onnx.numpy_helper.to_array(t) for t in wide.graph.initializer}["out_of.weight"]
+    for block in range(3):
+        columns = {tuple(c) for c in new.reshape(3, 9, 11)[block].T.tolist()}
+        assert {tuple(c) for c in kept.reshape(3, 9, 9)[block].T.tolist()} <= columns
