@@ -20,7 +20,7 @@ from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.ties import Array, Ties
 
 # Steps of one search for a bundle, and of all searches among channels that belong together, before the rest is one.
-SEARCH_STEPS, ALL_STEPS = 2000, 20000
+SEARCH_STEPS, ALL_STEPS = 600, 12000
 Table = tuple[Array, str]  # labels (groups, n), and what they are
 
 
@@ -121,10 +121,10 @@ class _Counts:
     @classmethod
     def of(cls, labels: Labels, tables: Sequence[Table], pinned: NDArray[np.bool_]) -> _Counts:
         """Count; tables that group the same channels are one."""
-        different: dict[bytes, Array] = {}
+        different: dict[tuple[int, bytes], Array] = {}
         for table, _ in tables:
             rows = np.sort(labels.ties.roots(table), axis=1)
-            different.setdefault(rows[np.lexsort(rows.T[::-1])].tobytes(), rows)
+            different.setdefault((len(rows), rows[np.lexsort(rows.T[::-1])].tobytes()), rows)
         roots = np.unique(np.concatenate([rows[rows > 0] for rows in different.values()]))
         starts = np.cumsum([0, *(len(rows) for rows in different.values())])
         counts = np.zeros((len(roots) + 1, starts[-1]), np.int64)  # the first for positions without a label
@@ -146,14 +146,29 @@ class _Counts:
 
 @dataclass(frozen=True)
 class _Bundles:
-    """Sets of roots that may go, each as a whole; and `fixed` roots, which stay to match what stays in any case."""
+    """Sets of roots that may go, each as a whole; and `fixed` roots, which stay to match what stays in any case.
+
+    Unless `is_complete`, the last of them is what no search could divide.
+    """
 
     free: tuple[Array, ...]
     fixed: Array
+    is_complete: bool
 
 
 def _bundles(counts: _Counts) -> _Bundles:
-    """Take the smallest balanced bundles, one after another, until nothing is left. What is left is always balanced."""
+    """The more bundles of two ways to choose them: around what is rare first, which may need much of the rest, or last.
+
+    The second is for searches that give up on what is rare.
+    """
+    rare_first = _chosen(counts, rare_first=True)
+    if rare_first.is_complete:
+        return rare_first
+    return max(rare_first, _chosen(counts, rare_first=False), key=lambda bundles: len(bundles.free))
+
+
+def _chosen(counts: _Counts, *, rare_first: bool) -> _Bundles:
+    """Take balanced bundles, one after another, until nothing is left: what is left is always balanced as well."""
     left = np.array([len(members) for members in counts.members], np.int64)
     used = np.zeros_like(left)
     search = _Search(counts, ALL_STEPS)
@@ -166,56 +181,61 @@ def _bundles(counts: _Counts) -> _Bundles:
 
     fixed = np.zeros(0, np.int64)
     if counts.missing(counts.fixed).any():
-        bundle = search.complete(counts.fixed, left)
-        fixed = take(left.copy() if bundle is None else bundle)
+        match = search.complete(counts.fixed, left)
+        fixed = take(left.copy() if match is None else match)
     free: list[Array] = []
-    while left.any():
+    hopeless = np.zeros(len(left), bool)
+    while (left > 0)[~hopeless].any():
+        order = left if rare_first else -left
+        kind = int(np.argmin(np.where((left > 0) & ~hopeless, order, np.iinfo(np.int64).max)))
         seed = np.zeros_like(left)
-        seed[np.argmax(left)] = 1
-        rest = search.complete(seed @ counts.kinds, left - seed)
+        seed[kind] = 1
+        rest = search.complete(counts.kinds[kind], left - seed)
         if rest is None:
-            free.append(take(left.copy()))
-            break
+            hopeless[kind] = True
+            continue
         bundle = seed + rest
         times = int((left[bundle > 0] // bundle[bundle > 0]).min())
         free.extend(take(bundle) for _ in range(-(-times // 2)))  # not all: kinds should run out together
-    return _Bundles(tuple(free), fixed)
+    is_complete = not left.any()
+    if not is_complete:
+        free.append(take(left.copy()))
+    return _Bundles(tuple(free), fixed, is_complete)
 
 
 class _Search:
-    """Depth-first search, deeper each time, for the fewest sets that fill the rows of every table evenly."""
+    """Depth-first search for few sets that fill the rows of every table evenly."""
 
     def __init__(self, counts: _Counts, steps: int) -> None:
         self._counts = counts
         self._all = steps
         self._steps = 0
-        starts = counts.starts[:-1]
-        by_table = np.add.reduceat(counts.kinds, starts, axis=1) if len(counts.kinds) else counts.kinds
-        self._largest = np.maximum(by_table.max(axis=0, initial=1), 1)
+        self._limits = np.zeros(0)
 
     def complete(self, sums: Array, left: Array) -> Array | None:
-        """How many of each kind fill up `sums` (rows,), of those `left` (kinds,); None if the search gave up."""
-        self._steps = min(SEARCH_STEPS, self._all)
-        self._all -= self._steps
-        depth = self._least(self._counts.missing(sums))
-        found = None
-        while found is None and self._steps > 0 and depth <= left.sum():
-            found = self._fill(sums, left.copy(), depth)
-            depth += 1
-        self._all += self._steps
-        return found
+        """How many of each kind fill up `sums` (rows,), of those `left` (kinds,); None if the search gave up.
 
-    def _least(self, missing: Array) -> int:
-        """At least so many sets are needed."""
-        lacking = np.add.reduceat(missing, self._counts.starts[:-1])
-        return int(np.max(-(-lacking // self._largest)))
+        First no row may hold more than its share of what the fullest one holds, then twice, three times as much.
+        """
+        lengths = np.maximum(sums + left @ self._counts.kinds, 1)
+        share = float((sums / lengths).max())
+        for times in range(1, int(np.diff(self._counts.starts).max()) + 1):
+            for rounded in (np.rint, np.ceil):
+                self._limits = np.maximum(rounded(times * share * lengths - 1e-9), 1)
+                self._steps = min(SEARCH_STEPS, self._all)
+                self._all -= self._steps
+                found = self._fill(sums, left.copy())
+                self._all += self._steps
+                if found is not None:
+                    return found
+        return None
 
-    def _fill(self, sums: Array, left: Array, depth: int) -> Array | None:
+    def _fill(self, sums: Array, left: Array) -> Array | None:
         missing = self._counts.missing(sums)
         if not missing.any():
             return np.zeros_like(left)
         self._steps -= 1
-        if self._steps <= 0 or self._least(missing) > depth:
+        if self._steps <= 0 or (sums > self._limits).any():
             return None
         usable = (left > 0) @ (self._counts.kinds > 0)
         row = int(np.argmin(np.where(missing > 0, usable, np.iinfo(np.int64).max)))
@@ -223,7 +243,7 @@ class _Search:
         after = self._counts.missing(sums + self._counts.kinds[kinds]).sum(axis=1)
         for kind in kinds[np.lexsort((kinds, -left[kinds], after))].tolist():
             left[kind] -= 1
-            rest = self._fill(sums + self._counts.kinds[kind], left, depth - 1)
+            rest = self._fill(sums + self._counts.kinds[kind], left)
             left[kind] += 1
             if rest is not None:
                 rest[kind] += 1
