@@ -11,8 +11,10 @@ from netadapt_onnx.folding import fold
 from netadapt_onnx.normalise import normalise
 from netadapt_onnx.profilers.cost import cost
 from netadapt_onnx.pruning import at_ratio
+from netadapt_onnx.runtime import random_inputs, run, session
 from netadapt_onnx.surgery import Trace, resize, select, trace, verify
 from netadapt_onnx.surgery.criteria import group_l2, l2
+from netadapt_onnx.surgery.resize import Cut
 
 SIZE = 8
 
@@ -129,14 +131,61 @@ def test_scores_of_a_channel_are_those_of_its_own_slices() -> None:
         np.testing.assert_allclose(score(found, found.group("into")) ** 2, sums, rtol=1e-5)
 
 
-def test_widened_groups_stay_groups() -> None:
-    """Channels that are added stand beside others of their own conv group: the model's outputs keep their shapes."""
+def test_channels_that_are_added_stand_in_their_own_conv_group() -> None:
+    """With zeros for what reads them, the wider model computes what the original does."""
     found = traced(bottleneck(3, 27))
-    wide = resize(found, select(found, {"into": 33}, "l2"))
-    shapes = {t.name: tuple(t.dims) for t in wide.graph.initializer}
-    assert shapes["into.weight"] == (33, 9, 1, 1) and shapes["out_of.weight"] == (27, 11, 1, 1)
-    kept = {t.name: onnx.numpy_helper.to_array(t) for t in found.flat.proto.graph.initializer}["out_of.weight"]
-    new = {t.name: onnx.numpy_helper.to_array(t) for t in wide.graph.initializer}["out_of.weight"]
-    for block in range(3):
-        columns = {tuple(c) for c in new.reshape(3, 9, 11)[block].T.tolist()}
-        assert {tuple(c) for c in kept.reshape(3, 9, 9)[block].T.tolist()} <= columns
+    keep = select(found, {"into": 33}, "l2")
+    wide = resize(found, keep)
+    last = next(node for node in wide.graph.node if node.name == "out_of")
+    _, copies = Cut(found, keep).layout(last.input[0], 1)
+    tensor = next(t for t in wide.graph.initializer if t.name == last.input[1])
+    weights = onnx.numpy_helper.to_array(tensor).copy()
+    assert weights.shape == (27, 11, 1, 1) and (copies > 0).sum() == 6
+    for block, new in enumerate(copies.reshape(3, 11) > 0):
+        weights[block * 9 : block * 9 + 9, new] = 0
+    tensor.CopyFrom(onnx.numpy_helper.from_array(weights, tensor.name))
+    inputs = random_inputs(found.folded.specs)
+    wanted, got = (run(session(m), inputs, ["logits"])["logits"] for m in (found.folded.proto, wide))
+    np.testing.assert_allclose(got, wanted, atol=1e-5 * wanted.std())
+
+
+def random_network(seed: int) -> onnx.ModelProto:
+    """Convolutions in 1 to 4 groups, shuffles, concatenations (with an input too), sums, outputs in the middle."""
+    rng, b = np.random.default_rng(seed), models.Builder(seed)
+    x, channels = b.conv("image", 3, 12, 1), 12
+    outputs: dict[str, tuple[int, ...]] = {}
+    for kind in rng.choice(7, size=int(rng.integers(3, 8)), p=[0.3, 0.2, 0.15, 0.15, 0.1, 0.05, 0.05]):
+        groups = int(rng.integers(1, 5))
+        if kind == 0:
+            wider = 12 * int(rng.integers(1, 4))
+            x, channels = b.conv(x, channels, wider, 1, group=groups), wider
+        elif kind == 1 and groups > 1:
+            x = shuffled(b, x, channels, groups, SIZE)
+        elif kind == 2:
+            parts = [x, b.conv(x, channels, 12, 1, group=groups)]
+            x, channels = b.node("Concat", parts[:: int(rng.choice([1, -1]))], axis=1), channels + 12
+        elif kind == 3:
+            x = b.node("Add", [x, b.conv(b.relu(x), channels, channels, 1, group=groups)])
+        elif kind == 4:
+            x = b.relu(b.batchnorm(b.conv(x, channels, channels, group=channels), channels))
+        elif kind == 5:
+            x, channels = b.node("Concat", [x, "extra"], axis=1), channels + 12
+        else:
+            outputs[x] = (1, channels, SIZE, SIZE)
+    b.head(x, channels)
+    inputs = {"image": (1, 3, SIZE, SIZE), "extra": (1, 12, SIZE, SIZE)}
+    return b.model(inputs, outputs | {"logits": (1, 10)})
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_equal_counts_hold_whatever_meets_the_groups(seed: int) -> None:
+    found = traced(random_network(seed))
+    for table, reason in found.labels.balances:
+        for root in np.unique(found.roots[table]):
+            assert found.pinned[root] or root == 0 or len(set((found.roots[table] == root).sum(axis=1))) == 1, reason
+    rng = np.random.default_rng(seed)
+    counts = {g.name: g.step * int(rng.integers(1, g.channels // g.step + 1)) for g in found.prunable}
+    keep = select(found, counts, "random")
+    assert verify(found, keep).exact
+    wide = resize(found, select(found, {g.name: g.channels + g.step for g in found.prunable}, "l2"))
+    assert run(session(wide), random_inputs(found.folded.specs), ["logits"])["logits"].shape == (1, 10)
