@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -14,6 +16,7 @@ from netadapt_onnx.pruning import at_ratio
 from netadapt_onnx.runtime import random_inputs, run, session
 from netadapt_onnx.surgery import Trace, resize, select, trace, verify
 from netadapt_onnx.surgery.criteria import group_l2, l2
+from netadapt_onnx.surgery.inheritance import KEY
 from netadapt_onnx.surgery.resize import Cut
 
 SIZE = 8
@@ -175,6 +178,66 @@ def random_network(seed: int) -> onnx.ModelProto:
     b.head(x, channels)
     inputs = {"image": (1, 3, SIZE, SIZE), "extra": (1, 12, SIZE, SIZE)}
     return b.model(inputs, outputs | {"logits": (1, 10)})
+
+
+def cut_and_traced_again(found: Trace, seed: int) -> tuple[dict[str, np.ndarray], Trace]:
+    rng = np.random.default_rng(seed)
+    counts = {g.name: g.step * int(rng.integers(1, g.channels // g.step + 1)) for g in found.prunable}
+    keep = select(found, counts, "random")
+    return keep, traced(resize(found, keep))
+
+
+def assert_same_groups(found: Trace, keep: dict[str, np.ndarray], again: Trace) -> None:
+    """What is left of every group above its floor goes in the same steps as before."""
+    groups = {g.name: (g.channels, g.step) for g in again.groups}
+    for group in found.prunable:
+        left = len(keep.get(group.name, range(group.channels)))
+        if left > group.floor:
+            assert groups[group.name] == (left, group.step)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("kind", ["bottleneck", "shufflenet", "random"])
+def test_a_cut_model_has_the_groups_that_are_left(kind: str, seed: int) -> None:
+    """A search cuts what it has cut before, and composes the cuts: the same channels must belong together."""
+    if kind == "bottleneck":
+        found = traced(bottleneck(2 + seed % 3, 36))
+    elif kind == "shufflenet":
+        found = traced(shufflenet_v1(2 + seed % 2, stem=12, widths=(48, 96), repeats=2))
+    else:
+        found = traced(random_network(seed))
+    keep, again = cut_and_traced_again(found, seed)
+    assert_same_groups(found, keep, again)
+    twice, last = cut_and_traced_again(again, seed + 1)
+    assert_same_groups(again, twice, last)
+    assert verify(again, twice).exact
+    composed = {
+        g.name: keep.get(g.name, np.arange(g.channels))[twice.get(g.name, slice(None))]
+        for g in found.prunable
+        if g.name in keep or g.name in twice
+    }
+    found.copies(composed)  # raises for what is no cut of the original
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"ties": 3}', '{"ties": {"into": [1e400]}}', '{"ties": {"into": [-1]}, "even": 7}', "[" * 9999],
+)
+def test_metadata_that_make_no_sense_are_left_aside(text: str) -> None:
+    proto = bottleneck(3, 27)
+    proto.metadata_props.add(key=KEY, value=text)
+    found = traced(proto)
+    assert (found.group("into").channels, found.group("into").step) == (27, 3)
+
+
+def test_metadata_that_name_other_convolutions_only_make_cuts_coarser() -> None:
+    proto = bottleneck(3, 27)
+    odd = {"ties": {"into": [1] * 20 + [2] * 7}, "even": ["depthwise"], "whole": ["out_of", "nothing"]}
+    proto.metadata_props.add(key=KEY, value=json.dumps(odd))
+    found = traced(proto)
+    for seed in range(3):
+        counts = {g.name: g.step * (1 + seed % (g.channels // g.step)) for g in found.prunable}
+        assert verify(found, select(found, counts, "random")).exact
 
 
 @pytest.mark.parametrize("seed", range(24))

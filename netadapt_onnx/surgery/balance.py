@@ -20,7 +20,7 @@ from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.ties import Array, Ties
 
 # Steps of one search for a bundle, and of all searches among channels that belong together, before the rest is one.
-SEARCH_STEPS, ALL_STEPS = 600, 12000
+SEARCH_STEPS, ALL_STEPS = 250, 8000
 Table = tuple[Array, str]  # labels (groups, n), and what they are
 
 
@@ -30,7 +30,10 @@ def tie_by_index(labels: Labels) -> list[list[Table]]:
     Returns the tables where it would, those that have channels in common together.
     """
     uneven = []
+    pinned = labels.pinned_sets()
     for tables in _connected(labels):
+        if _is_even(_Counts.of(labels, tables, pinned)):
+            continue
         if _collapses(labels, tables):
             uneven.append(tables)
             continue
@@ -68,6 +71,11 @@ def _connected(labels: Labels) -> list[list[Table]]:
         first = labels.ties.roots(table[table > 0])[:1]
         parts.setdefault(int(sets.roots(first)[0]), []).append((table, reason))
     return list(parts.values())
+
+
+def _is_even(counts: _Counts) -> bool:
+    """Whether every set of tied channels has as many members in every row already."""
+    return not counts.missing(counts.kinds).any() and not counts.missing(counts.fixed).any()
 
 
 def _by_index(labels: Labels, tables: Sequence[Table]) -> tuple[Array, Array]:
@@ -120,15 +128,12 @@ class _Counts:
 
     @classmethod
     def of(cls, labels: Labels, tables: Sequence[Table], pinned: NDArray[np.bool_]) -> _Counts:
-        """Count; tables that group the same channels are one."""
-        different: dict[tuple[int, bytes], Array] = {}
-        for table, _ in tables:
-            rows = np.sort(labels.ties.roots(table), axis=1)
-            different.setdefault((len(rows), rows[np.lexsort(rows.T[::-1])].tobytes()), rows)
-        roots = np.unique(np.concatenate([rows[rows > 0] for rows in different.values()]))
-        starts = np.cumsum([0, *(len(rows) for rows in different.values())])
+        """Count."""
+        found = [labels.ties.roots(table) for table, _ in tables]
+        roots = np.unique(np.concatenate([rows[rows > 0] for rows in found]))
+        starts = np.cumsum([0, *(len(rows) for rows in found)])
         counts = np.zeros((len(roots) + 1, starts[-1]), np.int64)  # the first for positions without a label
-        for start, rows in zip(starts, different.values(), strict=False):
+        for start, rows in zip(starts, found, strict=False):
             for k, row in enumerate(rows):
                 places = np.where(row > 0, np.searchsorted(roots, row) + 1, 0)
                 counts[:, start + k] += np.bincount(places, minlength=len(counts))
@@ -146,32 +151,21 @@ class _Counts:
 
 @dataclass(frozen=True)
 class _Bundles:
-    """Sets of roots that may go, each as a whole; and `fixed` roots, which stay to match what stays in any case.
-
-    Unless `is_complete`, the last of them is what no search could divide.
-    """
+    """Sets of roots that may go, each as a whole; and `fixed` roots, which stay to match what stays in any case."""
 
     free: tuple[Array, ...]
     fixed: Array
-    is_complete: bool
 
 
 def _bundles(counts: _Counts) -> _Bundles:
-    """The more bundles of two ways to choose them: around what is rare first, which may need much of the rest, or last.
+    """Divide all sets into balanced bundles, of each shape as many as there can be; what is left is always balanced.
 
-    The second is for searches that give up on what is rare.
+    Shapes are tried in an order that does not depend on how many sets there are. So whatever whole bundles a cut takes,
+    those of the model that is left are the others: of a shape that came first, one of the kinds had run out.
     """
-    rare_first = _chosen(counts, rare_first=True)
-    if rare_first.is_complete:
-        return rare_first
-    return max(rare_first, _chosen(counts, rare_first=False), key=lambda bundles: len(bundles.free))
-
-
-def _chosen(counts: _Counts, *, rare_first: bool) -> _Bundles:
-    """Take balanced bundles, one after another, until nothing is left: what is left is always balanced as well."""
     left = np.array([len(members) for members in counts.members], np.int64)
     used = np.zeros_like(left)
-    search = _Search(counts, ALL_STEPS)
+    search = _Search(counts)
 
     def take(bundle: Array) -> Array:
         parts = [m[u : u + n] for m, u, n in zip(counts.members, used, bundle, strict=True)]
@@ -184,66 +178,69 @@ def _chosen(counts: _Counts, *, rare_first: bool) -> _Bundles:
         match = search.complete(counts.fixed, left)
         fixed = take(left.copy() if match is None else match)
     free: list[Array] = []
-    hopeless = np.zeros(len(left), bool)
-    while (left > 0)[~hopeless].any():
-        order = left if rare_first else -left
-        kind = int(np.argmin(np.where((left > 0) & ~hopeless, order, np.iinfo(np.int64).max)))
-        seed = np.zeros_like(left)
-        seed[kind] = 1
-        rest = search.complete(counts.kinds[kind], left - seed)
-        if rest is None:
-            hopeless[kind] = True
-            continue
-        bundle = seed + rest
-        times = int((left[bundle > 0] // bundle[bundle > 0]).min())
-        free.extend(take(bundle) for _ in range(-(-times // 2)))  # not all: kinds should run out together
-    is_complete = not left.any()
-    if not is_complete:
+    for kind in search.seeds().tolist():
+        while left[kind]:
+            seed = np.zeros_like(left)
+            seed[kind] = 1
+            rest = search.complete(counts.kinds[kind], left - seed)
+            if rest is None:
+                break
+            bundle = seed + rest
+            times = int((left[bundle > 0] // bundle[bundle > 0]).min())
+            free.extend(take(bundle) for _ in range(times))
+    if left.any():
         free.append(take(left.copy()))
-    return _Bundles(tuple(free), fixed, is_complete)
+    return _Bundles(tuple(free), fixed)
 
 
 class _Search:
     """Depth-first search for few sets that fill the rows of every table evenly."""
 
-    def __init__(self, counts: _Counts, steps: int) -> None:
+    def __init__(self, counts: _Counts) -> None:
         self._counts = counts
-        self._all = steps
+        self._all = ALL_STEPS
         self._steps = 0
-        self._limits = np.zeros(0)
+        self._by_table = np.add.reduceat(counts.kinds, counts.starts[:-1], axis=1)
+        self._largest = np.maximum(self._by_table.max(axis=0, initial=1), 1)
+
+    def seeds(self) -> Array:
+        """The kinds in the order in which bundles are built around them: first those that few tables hold."""
+        return np.lexsort((np.arange(len(self._by_table)), (self._by_table > 0).sum(axis=1)))
 
     def complete(self, sums: Array, left: Array) -> Array | None:
         """How many of each kind fill up `sums` (rows,), of those `left` (kinds,); None if the search gave up.
 
-        First no row may hold more than its share of what the fullest one holds, then twice, three times as much.
+        First as many sets as there are groups at most, then twice as many, and so on.
         """
-        lengths = np.maximum(sums + left @ self._counts.kinds, 1)
-        share = float((sums / lengths).max())
-        for times in range(1, int(np.diff(self._counts.starts).max()) + 1):
-            for rounded in (np.rint, np.ceil):
-                self._limits = np.maximum(rounded(times * share * lengths - 1e-9), 1)
-                self._steps = min(SEARCH_STEPS, self._all)
-                self._all -= self._steps
-                found = self._fill(sums, left.copy())
-                self._all += self._steps
-                if found is not None:
-                    return found
-        return None
+        depth = int(np.diff(self._counts.starts).max())
+        while True:
+            self._steps = min(SEARCH_STEPS, self._all)
+            self._all -= self._steps
+            found = self._fill(sums, left.copy(), depth)
+            self._all += max(self._steps, 0)
+            if found is not None:
+                return found
+            if self._all <= 0 or depth >= left.sum():
+                return None
+            depth *= 2
 
-    def _fill(self, sums: Array, left: Array) -> Array | None:
+    def _fill(self, sums: Array, left: Array, depth: int) -> Array | None:
+        """The first way that there is, in an order that `left` does not change."""
         missing = self._counts.missing(sums)
         if not missing.any():
             return np.zeros_like(left)
         self._steps -= 1
-        if self._steps <= 0 or (sums > self._limits).any():
+        lacking = np.add.reduceat(missing, self._counts.starts[:-1])
+        if self._steps <= 0 or int(np.max(-(-lacking // self._largest))) > depth:
             return None
-        usable = (left > 0) @ (self._counts.kinds > 0)
-        row = int(np.argmin(np.where(missing > 0, usable, np.iinfo(np.int64).max)))
+        if (left @ self._counts.kinds < missing).any():
+            return None
+        row = int(np.argmin(np.where(missing > 0, (self._counts.kinds > 0).sum(axis=0), 10**9)))
         kinds = np.flatnonzero((left > 0) & (self._counts.kinds[:, row] > 0))
         after = self._counts.missing(sums + self._counts.kinds[kinds]).sum(axis=1)
-        for kind in kinds[np.lexsort((kinds, -left[kinds], after))].tolist():
+        for kind in kinds[np.lexsort((kinds, after))].tolist():
             left[kind] -= 1
-            rest = self._fill(sums + self._counts.kinds[kind], left)
+            rest = self._fill(sums + self._counts.kinds[kind], left, depth - 1)
             left[kind] += 1
             if rest is not None:
                 rest[kind] += 1

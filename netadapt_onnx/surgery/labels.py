@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from netadapt_onnx.folding import KEPT_ON_WEIGHTS, Folded
+from netadapt_onnx.surgery.inheritance import Inheritance
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.ties import Array, Ties
 
@@ -99,6 +100,8 @@ class Labels:
         self.gathered: list[int] = []
         self.pins: list[Pin] = []
         self.balances: list[tuple[Array, str]] = []
+        self.whole_groups: list[str] = []  # convolutions of which whole groups go
+        self.inherited = Inheritance.read(folded.proto)
         self.factors: dict[str, Factors] = {}
         self._shapes = folded.shapes
         self._dtypes = folded.dtypes

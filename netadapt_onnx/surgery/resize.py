@@ -17,8 +17,10 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.model import node_name
 from netadapt_onnx.surgery.bodies import restore
 from netadapt_onnx.surgery.editing import Editing
+from netadapt_onnx.surgery.inheritance import Inheritance, write
 from netadapt_onnx.surgery.labels import Use, on_axis
 from netadapt_onnx.surgery.ties import Array
 from netadapt_onnx.surgery.trace import KeptIndices, Trace
@@ -55,6 +57,11 @@ class Cut:
     def kept(self, name: str, axis: int) -> NDArray[np.bool_]:
         """Mask of the positions kept along one axis of a tensor."""
         return self.counts(name, axis) > 0
+
+    def counts_of(self, labels: Array) -> Array:
+        """How often each of some labels is there after the cut."""
+        counts: Array = self._copies[self._trace.roots[labels]]
+        return counts
 
     def layout(self, name: str, axis: int) -> tuple[Array, Array]:
         """For each position along an axis after the cut: where it comes from, and which copy it is (0: itself)."""
@@ -232,12 +239,30 @@ def resize_flat(trace: Trace, cut: Cut) -> onnx.ModelProto:
         editing.graph.nodes.extend(cut.added)
         editing.graph.toposort()
     result = editing.exported()
+    _write_inheritance(result, trace, cut)
     for value in (*result.graph.input, *result.graph.output):
         if value.name in trace.labels.choices.resize_io:
             for dim, n in zip(value.type.tensor_type.shape.dim, cut.shape(value.name), strict=False):
                 if dim.HasField("dim_value"):
                     dim.dim_value = n
     return result
+
+
+def _write_inheritance(result: onnx.ModelProto, trace: Trace, cut: Cut) -> None:
+    """Have a cut model say which channels belong together for the sake of equal conv groups."""
+    labels = trace.labels
+    if cut.grows:
+        return
+    tables = [trace.roots[table].reshape(-1) for table, _ in labels.balances]
+    concerned = np.unique(np.concatenate([*tables, np.zeros(1, np.int64)]))[1:]
+    ties: dict[str, list[int]] = {}
+    for layer in labels.layers:
+        line = trace.roots[layer.channels]
+        if np.isin(line, concerned).any():
+            ties[layer.name] = line[cut.counts_of(layer.channels) > 0].tolist()
+    nodes = trace.flat.proto.graph.node
+    even = frozenset(node_name(nodes[use.node]) for use in labels.uses if use.blocks is not None)
+    write(result, Inheritance(ties, even, frozenset(labels.whole_groups)))
 
 
 def take_constants(editing: Editing, trace: Trace, cut: Cut) -> None:

@@ -165,15 +165,26 @@ def trace(folded: Folded, choices: Choices | None = None) -> Trace:
         for factor in labels.of(value.name) if value.name not in labels.choices.resize_io else ():
             labels.pin(factor, f"reaches graph output '{value.name}'")
     _tie_shared_weights(flat.proto, nodes, labels)
+    roots, runs = _tie_conv_groups(labels)
+    groups, members = find_groups(labels, roots)
+    return Trace(folded, flat, bodies, labels, roots, runs, labels.pinned_sets(), groups, members)
+
+
+def _tie_conv_groups(labels: Labels) -> tuple[Array, Array]:
+    """Tie what keeps conv groups equal and tensors rectangles; returns the roots of all labels with and without."""
+    runs: Array | None = None
+    if labels.balances and labels.inherited.ties:
+        _resolve(labels)
+        runs = labels.ties.all_roots()
+        labels.ties.tie(*labels.inherited.pairs([(layer.name, layer.channels) for layer in labels.layers]))
     uneven = tie_by_index(labels)
     _resolve(labels)
-    runs = labels.ties.all_roots()
+    runs = labels.ties.all_roots() if runs is None else runs
     if uneven:
         tie_in_bundles(labels, uneven)
         _resolve(labels)
-    roots = labels.ties.all_roots() if uneven else runs
-    groups, members = find_groups(labels, roots)
-    return Trace(folded, flat, bodies, labels, roots, runs, labels.pinned_sets(), groups, members)
+    roots = labels.ties.all_roots()
+    return (runs if np.array_equal(roots, runs) else roots), runs
 
 
 def _open_inputs(folded: Folded, labels: Labels) -> None:

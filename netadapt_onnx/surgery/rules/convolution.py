@@ -70,7 +70,7 @@ def _convolve(node: Node, labels: Labels, outputs: int, produced_axis: int, cons
     grouped_axis = 0  # of w: the axis that holds all groups one after another (O of Conv, C of ConvTranspose)
     produced: Array | None
     own_axis, own_line = produced_axis, None  # where the weights produce the output channels
-    if groups > 1 and line is not None and groups >= inputs // groups:
+    if groups > 1 and line is not None and _whole_groups_go(node, labels, groups, inputs):
         whole = _tie_columns(labels, line.reshape(groups, -1), f"conv groups of '{node.name}'")
         produced = np.repeat(whole, outputs // groups)
         consumed = np.repeat(whole, inputs // groups)
@@ -107,6 +107,17 @@ def _convolve(node: Node, labels: Labels, outputs: int, produced_axis: int, cons
     labels.set(node.outputs[0], [on_axis(produced, 1, rank)])
 
 
+def _whole_groups_go(node: Node, labels: Labels, groups: int, inputs: int) -> bool:
+    """Whether channels go with their conv group: where groups are narrow, or were in the original."""
+    if node.name in labels.inherited.even:
+        return False
+    if groups < inputs // groups and node.name not in labels.inherited.whole:
+        return False
+    if inputs > groups:
+        labels.whole_groups.append(node.name)
+    return True
+
+
 def _bind_weight(
     node: Node, labels: Labels, axis: int, line: Array | None, other: int | None, other_line: Array | None
 ) -> None:
@@ -114,7 +125,8 @@ def _bind_weight(
     rank = len(labels.shape(node.inputs[1]))
     blocks = None
     if other_line is not None and other_line.ndim > 1:
-        blocks, other_line = other_line if len(other_line) > 1 else None, other_line[0]
+        blocks = other_line if min(other_line.shape) > 1 else None
+        other_line = other_line[0] if other_line.shape[1] > 1 else None  # nothing of a single one can go
     pairs = ((axis, line), (other, other_line))
     factors = [on_axis(part, k, rank) for k, part in pairs if part is not None and k is not None]
     labels.bind(node, 1, factors, blocks)
