@@ -100,7 +100,8 @@ class Labels:
         self.gathered: list[int] = []
         self.pins: list[Pin] = []
         self.balances: list[tuple[Array, str]] = []
-        self.whole_groups: list[str] = []  # convolutions of which whole groups go
+        self.even_groups: list[str] = []  # convolutions whose groups keep equal counts, and of which whole groups go
+        self.whole_groups: list[str] = []
         self.inherited = Inheritance.read(folded.proto)
         self.factors: dict[str, Factors] = {}
         self._shapes = folded.shapes

@@ -17,7 +17,6 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.model import node_name
 from netadapt_onnx.surgery.bodies import restore
 from netadapt_onnx.surgery.editing import Editing
 from netadapt_onnx.surgery.inheritance import Inheritance, write
@@ -260,9 +259,7 @@ def _write_inheritance(result: onnx.ModelProto, trace: Trace, cut: Cut) -> None:
         line = trace.roots[layer.channels]
         if np.isin(line, concerned).any():
             ties[layer.name] = line[cut.counts_of(layer.channels) > 0].tolist()
-    nodes = trace.flat.proto.graph.node
-    even = frozenset(node_name(nodes[use.node]) for use in labels.uses if use.blocks is not None)
-    write(result, Inheritance(ties, even, frozenset(labels.whole_groups)))
+    write(result, Inheritance(ties, frozenset(labels.even_groups), frozenset(labels.whole_groups)))
 
 
 def take_constants(editing: Editing, trace: Trace, cut: Cut) -> None:

@@ -109,9 +109,9 @@ def _convolve(node: Node, labels: Labels, outputs: int, produced_axis: int, cons
 
 def _whole_groups_go(node: Node, labels: Labels, groups: int, inputs: int) -> bool:
     """Whether channels go with their conv group: where groups are narrow, or were in the original."""
-    if node.name in labels.inherited.even:
-        return False
-    if groups < inputs // groups and node.name not in labels.inherited.whole:
+    wide = groups < inputs // groups and node.name not in labels.inherited.whole
+    if wide or node.name in labels.inherited.even:
+        labels.even_groups.append(node.name)
         return False
     if inputs > groups:
         labels.whole_groups.append(node.name)
