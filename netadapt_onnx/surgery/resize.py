@@ -248,9 +248,9 @@ def resize_flat(trace: Trace, cut: Cut) -> onnx.ModelProto:
 
 
 def _write_inheritance(result: onnx.ModelProto, trace: Trace, cut: Cut) -> None:
-    """Have a cut model say which channels belong together for the sake of equal conv groups."""
+    """Have a cut model say which channels belong together for the sake of equal conv groups, if not by their index."""
     labels = trace.labels
-    if cut.grows:
+    if cut.grows or (trace.runs is trace.roots and not labels.inherited.ties):
         return
     tables = [trace.roots[table].reshape(-1) for table, _ in labels.balances]
     concerned = np.unique(np.concatenate([*tables, np.zeros(1, np.int64)]))[1:]
