@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
-import numpy as np
 import onnx
 from onnx import TensorProto, external_data_helper
 
+from netadapt_onnx import validity
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.runtime import PROTOBUF_LIMIT, one_line
+from netadapt_onnx.validity import bytes_needed, require_valid
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -47,8 +49,12 @@ def read(path: str | os.PathLike[str]) -> OnnxFile:
         proto.ParseFromString(data)
     except Exception as error:  # protobuf's DecodeError lives in a private module
         raise NetadaptError(f"{file} is not an ONNX file, or it is truncated", code="not-onnx") from error
-    if proto.ir_version == 0 or not proto.HasField("graph") or not proto.opset_import or not proto.graph.output:
+    if proto.ir_version == 0 or not proto.HasField("graph") or not proto.opset_import:
         raise NetadaptError(f"{file} is not an ONNX model: it holds no graph", code="not-onnx")
+    if not proto.graph.output:  # which ONNX allows, but nothing runs
+        raise NetadaptError(f"{file} has no outputs, so that there is nothing to run", code="not-onnx")
+    with _named(file):
+        require_valid(proto)
     digest = hashlib.sha256(data)
     size = len(data)
     del data
@@ -58,8 +64,6 @@ def read(path: str | os.PathLike[str]) -> OnnxFile:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
                 size += len(chunk)
-    for tensor in proto.graph.initializer:
-        check_tensor(tensor, file)
     return OnnxFile(file, proto, digest.hexdigest(), size, (file, *external))
 
 
@@ -87,42 +91,19 @@ def load_external(tensor: TensorProto, file: Path) -> None:
 
 
 def check_tensor(tensor: TensorProto, file: Path) -> None:
-    """Raise NetadaptError if a tensor's type is unknown, or if it holds other than the bytes that it declares."""
-    _check_declared(tensor, file)
-    held = len(tensor.raw_data)
-    if held and held < _bytes_needed(tensor):
-        raise NetadaptError(f"{file}: initializer '{tensor.name}' is truncated", code="not-onnx")
-    if held > _bytes_needed(tensor) and tensor.data_type != TensorProto.STRING:
-        message = f"{file}: initializer '{tensor.name}' holds {held} bytes, its shape {tuple(tensor.dims)} fewer"
-        raise NetadaptError(message, code="not-onnx")
+    """Raise NetadaptError if a tensor holds other than the bytes that it declares."""
+    with _named(file):
+        validity.check_tensor(tensor)
 
 
-def _check_declared(tensor: TensorProto, file: Path) -> None:
-    """Raise NetadaptError if a tensor's type is unknown or its shape impossible."""
-    if tensor.data_type not in _KNOWN_TYPES:
-        raise NetadaptError(
-            f"{file}: initializer '{tensor.name}' has the unknown type {tensor.data_type}", code="not-onnx"
-        )
-    if any(d < 0 for d in tensor.dims):
-        raise NetadaptError(f"{file}: initializer '{tensor.name}' has a negative axis", code="not-onnx")
-
-
-def _bytes_needed(tensor: TensorProto) -> int:
-    """What a tensor's values take as raw data; 0 where nobody knows."""
-    name = TensorProto.DataType.Name(tensor.data_type)
-    if name == "STRING":
-        return 0
-    if name.endswith(("INT4", "FLOAT4E2M1", "INT2")):
-        bits = 2 if name.endswith("INT2") else 4
-    else:
-        try:
-            bits = 8 * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-        except KeyError:
-            return 0
-    return int(-(-prod(tensor.dims) * bits // 8))
-
-
-_KNOWN_TYPES = set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Errors within say which file is wrong."""
+    try:
+        yield
+    except NetadaptError as error:
+        message = f"{file} is not a valid ONNX model: {error.message}"
+        raise NetadaptError(message, hint=error.hint, code=error.code) from error
 
 
 def _contents(file: Path) -> bytes:
@@ -183,8 +164,7 @@ def _check_extent(tensor: TensorProto, target: Path, file: Path) -> None:
     info = _info(tensor)
     start, size = info.offset or 0, target.stat().st_size
     length = size - start if info.length is None else info.length
-    _check_declared(tensor, file)
-    if start < 0 or length < _bytes_needed(tensor) or start + length > size:
+    if start < 0 or length < bytes_needed(tensor) or start + length > size:
         raise NetadaptError(
             f"{file}: external data of '{tensor.name}' reach beyond the end of {target.name} ({size} bytes)",
             hint="copy the whole file beside the model",

@@ -22,6 +22,7 @@ from netadapt_onnx.model import node_name
 from netadapt_onnx.runtime import Arrays, one_line, random_inputs
 from netadapt_onnx.single_node import SingleNodes
 from netadapt_onnx.subgraphs import captured
+from netadapt_onnx.validity import STANDARD
 
 Spec = tuple[tuple[int, ...], np.dtype[Any]]
 Known = Mapping[str, Spec]
@@ -29,7 +30,6 @@ Known = Mapping[str, Spec]
 READS_SHAPE_ONLY = {"Shape", "Size"}
 READS_TYPE_OF_SECOND = {"CastLike"}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
-STANDARD = ("", "ai.onnx")
 # Values up to this size are computed when met; larger ones (weights in another layout, grids) when asked for.
 SMALL_BYTES = 1 << 16
 # Numpy's kind of bfloat16, 4-bit integers and the like.

@@ -20,10 +20,11 @@ PACKAGE = REPOSITORY / "netadapt_onnx"
 # From the ground up. A module imports from its own floor and those below; `training` and `profilers` stand side by
 # side and know nothing of each other.
 FLOORS = [
-    {"errors", "charts", "light", "amounts", "documents", "progress"},
+    {"errors", "charts", "light", "subgraphs", "amounts", "documents", "progress"},
     {
         "config",
         "onnx_file",
+        "validity",
         "model",
         "runtime",
         "normalise",
@@ -31,7 +32,6 @@ FLOORS = [
         "folding",
         "control_flow",
         "invariants",
-        "subgraphs",
         "segments",
         "batch_formula",
         "shapes",

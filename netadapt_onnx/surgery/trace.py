@@ -18,6 +18,7 @@ from netadapt_onnx.surgery.labels import Choices, Labels, Unsupported, on_axis, 
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules import RULES
 from netadapt_onnx.surgery.ties import Array, components
+from netadapt_onnx.surgery.views import with_own_views
 
 # Per group the channels that a model has after a cut, ascending. One that is repeated gets new channels beside it.
 KeptIndices = Mapping[str, Array]
@@ -124,7 +125,7 @@ def trace(folded: Folded, choices: Choices | None = None) -> Trace:
 
     Raises NetadaptError if `choices` names something that is no graph input or output.
     """
-    folded = canonical(folded)
+    folded = with_own_views(canonical(folded))
     flat, bodies = flatten(folded)
     labels = Labels(
         flat, choices or Choices(), {body.owner: [b for b in bodies if b.owner == body.owner] for body in bodies}

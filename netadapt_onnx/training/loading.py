@@ -46,6 +46,8 @@ def load_data(
     training samples is held out. Raises NetadaptError naming both sides of what does not fit.
     """
     source = source_of(data)
+    if not specs:
+        raise NetadaptError("the model has no inputs: its outputs are the same whatever the data", code="unsupported")
     require_fitting(source.task, outputs)
     own: Own | None = None
     splits: Mapping[str, Split | None]
