@@ -1,52 +1,228 @@
-"""Broken models: bytes of small ones changed at random, and fields of their protobufs."""
+"""Broken models and documents: fields changed at random with all that their schema allows, and bytes with none of it.
+
+A mutant is the same for the same seed. Models are changed by protobuf's own descriptors, so that whatever ONNX can say
+is said wrong, also by fields that it does not have yet; JSON by its places, other text by its words.
+"""
 
 from __future__ import annotations
 
+import functools
+import json
 import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import onnx
-from onnx import TensorProto
+from onnx import helper, numpy_helper
 
+import control_cases
 import models
+import quantised_cases
 import rule_cases
 
-# Small ones: most bytes are then structure and not weights.
-SOURCES = [
-    models.plain((3, 4), size=4),
-    models.residual(3, size=4),
-    models.grouped(4, size=4, groups=2),
-    models.concatenated(2, size=4),
-    models.transposed(2, size=4),
-    models.fully_connected(2, size=4, hidden=4),
-    models.channels_last(3, size=4),
-    *(rule_cases.build("", op) for op in ("Slice", "Split", "Einsum", "LSTM", "Reshape", "Expand", "ConstantOfShape")),
-    *(rule_cases.build("", op) for op in ("Pad", "Resize", "Gather", "Tile", "Concat", "GroupNormalization")),
-]
-NUMBERS = (0, 1, -1, 2, 3, 7, 100, 2**31, 2**40, -(2**62))
+OPERATORS = ("Slice", "Split", "Einsum", "LSTM", "Reshape", "Expand", "ConstantOfShape", "Pad", "Resize", "Gather")
+OPERATORS += ("Tile", "Concat", "GroupNormalization", "If", "Loop", "Scan", "QLinearConv", "TopK", "ConvTranspose")
+# Other names for an operator: each is read in a way of its own somewhere.
+OTHERS = ("Shape", "Size", "NonZero", "Loop", "If", "Foo", "Identity", "Det", "Constant", "Upsample", "SequenceAt", "")
+NUMBERS = (0, 1, -1, 2, 3, 7, 100, 2**31 - 1, -(2**31), 2**31, 2**40, 2**63 - 1, -(2**63))
+FLOATS = (0.0, -1.0, 1e-38, 3e38, float("inf"), float("-inf"), float("nan"))
+HOSTILE = ("", "nothing", "\x1b[2J\x07", "::error::", "##vso[task]", "\u202e", "a" * 5000, "../x", "a\nb", "\0", "my.ops")
+NO_TEXT = b"\x8e\xff"
+
+
+@functools.cache
+def sources() -> tuple[onnx.ModelProto, ...]:
+    """Small models: most of their bytes are structure and not weights."""
+    assert control_cases and quantised_cases  # importing them registers their cases
+    return (
+        models.plain((3, 4), size=4),
+        models.residual(3, size=4),
+        models.grouped(4, size=4, groups=2),
+        models.concatenated(2, size=4),
+        models.transposed(2, size=4),
+        models.fully_connected(2, size=4, hidden=4),
+        models.channels_last(3, size=4),
+        _unusual(),
+        *(rule_cases.build("", op) for op in OPERATORS),
+    )
+
+
+def _unusual() -> onnx.ModelProto:
+    """What builders do not write: a local function, sparse and typed constants, constant nodes, metadata, IR 3's way."""
+    b = models.Builder()
+    x = b.conv("x", 3, 4, 1)
+    b.nodes.append(helper.make_node("Scaled", [x], ["scaled"], "scaled", domain="local", factor=2.0))
+    sparse = helper.make_sparse_tensor(
+        helper.make_tensor("mask", onnx.TensorProto.FLOAT, [2], [1.0, 2.0]),
+        helper.make_tensor("mask_at", onnx.TensorProto.INT64, [2], [0, 3]),
+        [4, 1, 1],
+    )
+    typed = helper.make_tensor("shift", onnx.TensorProto.FLOAT, [1, 4, 1, 1], [0.1, 0.2, 0.3, 0.4])
+    b.nodes.append(helper.make_node("Constant", [], ["gain"], value_floats=[0.5]))
+    for operands, out in ((["scaled", "mask"], "masked"), (["masked", "shift"], "shifted"), (["shifted", "gain"], "g")):
+        b.nodes.append(helper.make_node("Mul" if out != "shifted" else "Add", operands, [out], out))
+    b.conv("g", 4, 5, 1, name="last")
+    function = helper.make_function(
+        "local",
+        "Scaled",
+        ["value"],
+        ["result"],
+        [helper.make_node("Constant", [], ["by"]), helper.make_node("Mul", ["value", "by"], ["result"])],
+        [helper.make_opsetid("", 20)],
+        ["factor"],
+    )
+    function.node[0].attribute.add(name="value_float", ref_attr_name="factor", type=onnx.AttributeProto.FLOAT)
+    declared = [helper.make_tensor_value_info(name, 1, shape) for name, shape in (("x", [1, 3, 6, 6]), ("b", [5]))]
+    graph = helper.make_graph(
+        b.nodes,
+        "unusual",
+        declared,
+        [helper.make_tensor_value_info("last_out", 1, None), helper.make_tensor_value_info("b", 1, [5])],
+        [*b.initializers, typed, numpy_helper.from_array(b.rng.standard_normal(5).astype("float32"), "b")],
+        doc_string="text",
+        value_info=[helper.make_tensor_value_info("masked", 1, [1, 4, 6, 6])],
+        sparse_initializer=[sparse],
+    )
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid("local", 1)]
+    proto = helper.make_model(graph, opset_imports=imports, ir_version=10, functions=[function])
+    helper.set_model_props(proto, {"key": "value"})
+    return proto
 
 
 def mutant(seed: int) -> bytes:
-    """A broken model, the same for the same seed."""
+    """A broken model."""
+    return model_mutant(seed)[1]
+
+
+def model_mutant(seed: int) -> tuple[onnx.ModelProto, bytes]:
+    """A model, and what became of it: bytes or fields changed, one to three times."""
     rng = random.Random(seed)
-    source = rng.choice(SOURCES)
-    if rng.random() < 0.5:
-        return _bytes(source.SerializeToString(), rng)
+    source = rng.choice(sources())
+    if rng.random() < 0.3:
+        return source, changed_bytes(source.SerializeToString(), rng)
     proto = onnx.ModelProto.FromString(source.SerializeToString())
-    for _ in range(rng.choice((1, 1, 2, 3))):
-        rng.choice(FIELDS)(proto.graph, rng)
-    return proto.SerializeToString()
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        change_field(proto, rng)
+    return source, proto.SerializeToString()
 
 
-def _bytes(data: bytes, rng: random.Random) -> bytes:
+# -- protobuf ---------------------------------------------------------------------------------------------------------
+
+
+def change_field(proto: onnx.ModelProto, rng: random.Random) -> None:
+    """Change one field of one message; kinds of messages alike, or a model's many nodes would have it all."""
+    by_kind: dict[str, list[Any]] = {}
+    for message in messages(proto):
+        by_kind.setdefault(message.DESCRIPTOR.name, []).append(message)
+    message = rng.choice(by_kind[rng.choice(sorted(by_kind))])
+    present = [field for field, _ in message.ListFields()]
+    if rng.random() < 0.8 and present:
+        field = rng.choice(present)
+    else:
+        field = rng.choice(message.DESCRIPTOR.fields)
+    change = _change_repeated if field.is_repeated else _change_single
+    change(message, field, by_kind, rng)
+
+
+def messages(message: Any) -> Iterator[Any]:
+    """A message and all messages within it."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in value if field.is_repeated else (value,):
+                yield from messages(inner)
+
+
+def _change_single(message: Any, field: Any, by_kind: dict[str, list[Any]], rng: random.Random) -> None:
+    if message.HasField(field.name) and rng.random() < 0.2:
+        message.ClearField(field.name)
+    elif field.message_type is not None:
+        alike = by_kind.get(field.message_type.name)
+        getattr(message, field.name).SetInParent()
+        if alike:
+            copy = rng.choice(alike).SerializeToString()
+            getattr(message, field.name).ParseFromString(copy)
+    else:
+        setattr(message, field.name, _value(field, getattr(message, field.name), by_kind, rng))
+
+
+def _change_repeated(message: Any, field: Any, by_kind: dict[str, list[Any]], rng: random.Random) -> None:
+    values = getattr(message, field.name)
+    kind = rng.randrange(6)
+    if values and kind == 0:
+        del values[rng.randrange(len(values))]
+    elif values and kind == 1:
+        message.ClearField(field.name)
+    elif len(values) > 1 and kind == 2:
+        _swap(values, rng)
+    elif field.message_type is not None:
+        alike = by_kind.get(field.message_type.name)
+        copy = values.add()
+        if alike:
+            copy.ParseFromString(rng.choice(alike).SerializeToString())
+            _swap(values, rng)
+    elif values and kind <= 4:
+        place = rng.randrange(len(values))
+        values[place] = _value(field, values[place], by_kind, rng)
+    else:
+        values.append(_value(field, values[0] if values else None, by_kind, rng))
+
+
+def _swap(values: Any, rng: random.Random) -> None:
+    order = list(values) if not hasattr(values, "add") else [type(v).FromString(v.SerializeToString()) for v in values]
+    a, b = rng.randrange(len(order)), rng.randrange(len(order))
+    order[a], order[b] = order[b], order[a]
+    del values[:]
+    values.extend(order)
+
+
+def _value(field: Any, old: Any, by_kind: dict[str, list[Any]], rng: random.Random) -> Any:
+    """Another value that the field can hold."""
+    if field.type == field.TYPE_ENUM:
+        return rng.choice(field.enum_type.values).number
+    if field.type == field.TYPE_STRING:
+        if field.name == "op_type" and rng.random() < 0.7:
+            return rng.choice([*OTHERS, *_operators()])
+        return rng.choice(HOSTILE if rng.random() < 0.3 else _names(by_kind))
+    if field.type == field.TYPE_BYTES:
+        data = bytes(old or b"")
+        longer = rng.randbytes(rng.choice((1, 4, 8)))
+        return rng.choice((b"", data[:-1], data + longer, changed_bytes(data or b"x", rng), longer, NO_TEXT))
+    if field.cpp_type in (field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE):
+        return rng.choice(FLOATS)
+    wide = field.cpp_type in (field.CPPTYPE_INT64, field.CPPTYPE_UINT64)
+    lowest = 0 if field.cpp_type in (field.CPPTYPE_UINT64, field.CPPTYPE_UINT32) else -(2 ** (63 if wide else 31))
+    return rng.choice([n for n in (*NUMBERS, (old or 0) + 1, rng.randrange(30)) if lowest <= n < 2 ** (63 if wide else 31)])
+
+
+def _names(by_kind: dict[str, list[Any]]) -> list[str]:
+    found = [name for node in by_kind.get("NodeProto", ()) for name in (*node.input, *node.output, node.name)]
+    for kind in ("TensorProto", "ValueInfoProto", "AttributeProto"):
+        found += [message.name for message in by_kind.get(kind, ())]
+    return sorted(set(found)) or ["nothing"]
+
+
+@functools.cache
+def _operators() -> tuple[str, ...]:
+    return tuple(sorted({schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}))
+
+
+# -- bytes ------------------------------------------------------------------------------------------------------------
+
+
+def changed_bytes(data: bytes, rng: random.Random) -> bytes:
+    """Bytes replaced, flipped, cut out, or doubled, at one to sixteen places."""
     changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
-        at, kind = rng.randrange(len(changed)), rng.randrange(5)
+        at, kind = rng.randrange(len(changed)), rng.randrange(6)
         if kind <= 1:
             changed[at] = rng.randrange(256)
         elif kind == 2:
             changed[at] ^= 1 << rng.randrange(8)
         elif kind == 3:
             del changed[at : at + rng.randrange(1, 8)]
+        elif kind == 4 and rng.random() < 0.2:
+            del changed[at:]
         else:
             start = rng.randrange(len(changed))
             changed[at:at] = changed[start : start + rng.randrange(1, 32)]
@@ -55,67 +231,103 @@ def _bytes(data: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-def _attribute(graph: onnx.GraphProto, rng: random.Random) -> None:
-    attributes = [a for node in graph.node for a in node.attribute]
-    if not attributes:
-        return
-    chosen = rng.choice(attributes)
-    if chosen.ints:
-        chosen.ints[rng.randrange(len(chosen.ints))] = rng.choice(NUMBERS)
-    elif rng.random() < 0.5:
-        chosen.i = rng.choice(NUMBERS)
-    else:
-        chosen.name = rng.choice([a.name for a in attributes])
+# -- documents --------------------------------------------------------------------------------------------------------
+
+VALUES: tuple[Any, ...] = (
+    *(0, -1, 1, -0.5, 1e-300, 1e300, 2**31, 2**40, 2**64, 10**30, 4e6, True, None, "", "x", "../../x", "a" * 5000),
+    *(HOSTILE[2], [], [0], [[]], [1.0] * 20_000, {}, {"x": 1}, {"record": "measured"}, "1", "cpu", "float", "eJw="),
+)
+TORN = ("NaN", "Infinity", "-Infinity", "1e999", "[" * 5000, '{"a":' * 5000, '"\\ud800"', "\x00", "\xff", "", "\n", "{}")
 
 
-def _operator(graph: onnx.GraphProto, rng: random.Random) -> None:
-    node = rng.choice(graph.node)
-    node.op_type = rng.choice([n.op_type for n in graph.node] + ["Shape", "NonZero", "Loop", "Foo", "Identity", "Det"])
-    if rng.random() < 0.2:
-        node.domain = "my.domain"
+def document_mutant(data: bytes, rng: random.Random) -> bytes:
+    """A text file (JSON in one or in many lines, TOML, CSV) with one to three fields, lines or bytes changed."""
+    lines = data.splitlines() or [b""]
+    whole = _parsed(data)
+    if whole is not None and len(lines) > 1:
+        lines = [json.dumps(whole).encode()]
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        at, kind = rng.randrange(len(lines)), rng.random()
+        if kind < 0.65:
+            lines[at] = _changed_record(lines[at], rng)
+        elif kind < 0.75:
+            lines[at] = rng.choice(TORN).encode("latin-1")
+        elif kind < 0.85:
+            lines.insert(rng.randrange(len(lines) + 1), lines[at])
+        elif kind < 0.9 and len(lines) > 1:
+            del lines[at]
+        elif kind < 0.92:
+            return b""
+        else:
+            lines[at] = changed_bytes(lines[at] or b" ", rng)
+    return b"\n".join(lines) + b"\n"
 
 
-def _wire(graph: onnx.GraphProto, rng: random.Random) -> None:
-    node = rng.choice([n for n in graph.node if n.input])
-    names = [name for n in graph.node for name in [*n.input, *n.output]] + ["", "nothing"]
-    node.input[rng.randrange(len(node.input))] = rng.choice(names)
+def _parsed(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
 
 
-def _output(graph: onnx.GraphProto, rng: random.Random) -> None:
-    rng.choice(graph.node).output[0] = rng.choice([name for n in graph.node for name in n.output] + ["", "made"])
+def _changed_record(line: bytes, rng: random.Random) -> bytes:
+    record = _parsed(line)
+    if record is None:
+        return _changed_words(line, rng)
+    # The kinds of places alike: a line has hundreds of times and one schema.
+    paths = [path for path in places(record) if path]
+    kinds = sorted({_kind(path) for path in paths}, key=str)
+    if not kinds:
+        return json.dumps(rng.choice(VALUES)).encode()
+    chosen = rng.choice(kinds)
+    path = rng.choice([path for path in paths if _kind(path) == chosen])
+    change = drop if rng.random() < 0.15 else put(rng.choice(VALUES))
+    return json.dumps(changed(record, path, change), separators=(",", ":")).encode()
 
 
-def _drop(graph: onnx.GraphProto, rng: random.Random) -> None:
-    del graph.node[rng.randrange(len(graph.node))]
+def _changed_words(line: bytes, rng: random.Random) -> bytes:
+    """Of TOML and CSV: one number, word or sign replaced."""
+    text = line.decode(errors="replace")
+    words = text.replace(",", " , ").replace("=", " = ").split()
+    if not words:
+        return line
+    words[rng.randrange(len(words))] = json.dumps(rng.choice(VALUES))
+    return " ".join(words).encode()
 
 
-def _move(graph: onnx.GraphProto, rng: random.Random) -> None:
-    node = graph.node.pop(rng.randrange(len(graph.node)))
-    graph.node.insert(rng.randrange(len(graph.node) + 1), node)
+def _kind(path: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(key if isinstance(key, str) else 0 for key in path)
 
 
-def _dims(graph: onnx.GraphProto, rng: random.Random) -> None:
-    tensor = rng.choice([t for t in graph.initializer if t.dims])
-    tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice(NUMBERS)
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths of everything within a JSON value."""
+    inside: Sequence[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        inside = list(value.items())
+    elif isinstance(value, list):
+        inside = list(enumerate(value))
+    return [path, *(place for key, part in inside for place in places(part, (*path, key)))]
 
 
-def _values(graph: onnx.GraphProto, rng: random.Random) -> None:
-    tensor = rng.choice(graph.initializer)
-    if tensor.data_type == TensorProto.INT64 and tensor.raw_data:
-        values = bytearray(tensor.raw_data)
-        at = 8 * rng.randrange(len(values) // 8)
-        values[at : at + 8] = rng.choice(NUMBERS).to_bytes(8, "little", signed=True)
-        tensor.raw_data = bytes(values)
-    else:
-        tensor.data_type = rng.randrange(25)
+def changed(record: Any, path: tuple[Any, ...], change: Callable[[Any, Any], None]) -> Any:
+    """A record after `change(container, key)` of what lies at a path."""
+    copy = json.loads(json.dumps(record))
+    inner = copy
+    for key in path[:-1]:
+        inner = inner[key]
+    change(inner, path[-1])
+    return copy
 
 
-def _input(graph: onnx.GraphProto, rng: random.Random) -> None:
-    shape = graph.input[0].type.tensor_type.shape
-    if rng.random() < 0.5 and shape.dim:
-        rng.choice(shape.dim).dim_value = rng.choice(NUMBERS)
-    else:
-        graph.input[0].type.tensor_type.elem_type = rng.randrange(25)
+def put(value: Any) -> Callable[[Any, Any], None]:
+    """A change that replaces what is there."""
+
+    def change(container: Any, key: Any) -> None:
+        container[key] = value
+
+    return change
 
 
-FIELDS = (_attribute, _operator, _wire, _output, _drop, _move, _dims, _values, _input)
+def drop(container: Any, key: Any) -> None:
+    """A change that takes out what is there."""
+    del container[key]
