@@ -18,7 +18,21 @@ import models
 from netadapt_onnx import cli
 from netadapt_onnx.profiling import bundle
 
-ADAPT = "adapt model.onnx --data data.npz --budget macs=0.7x --step 2 --init-reduction-ratio 0.1 --final-epochs 0".split()
+ADAPT = ("adapt", "model.onnx", "--data", "data.npz", "--budget", "macs=0.7x", "--step", "2")
+ADAPT += ("--init-reduction-ratio", "0.1", "--final-epochs", "0")
+DRY_RUN = (
+    "adapt",
+    "model.onnx",
+    "--data",
+    "data.npz",
+    "--budget",
+    "latency=0.7x",
+    "--step",
+    "2",
+    "--dry-run",
+    "-o",
+    "dry",
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +57,7 @@ UNFINISHED = ((*ADAPT, "-o", "unfinished", "--resume", "--max-iterations", "2"),
 DOCUMENTS = (
     Document("results.jsonl", (IMPORT,)),
     Document("table.jsonl", (("inspect", "model.onnx", "--table", "FILE"), IMPORT)),
-    Document("table.jsonl", (("adapt", "model.onnx", "--data", "data.npz", "--budget", "latency=0.7x", "--table", "FILE",
-                              "--dry-run", "-o", "dry", "--step", "2"),)),
+    Document("table.jsonl", ((*DRY_RUN, "--table", "FILE"),)),
     Document("baseline.json", (BASELINE, (*BASELINE, "--update-baseline"))),
     Document("plan.toml", (("prune", "model.onnx", "--plan", "FILE", "--verify"),)),
     Document("widths.csv", (("scale", "--fit", "FILE"),)),
@@ -81,7 +94,9 @@ def build_documents(folder: Path) -> None:
         _run("gate model.onnx --max size=1MB --baseline baseline.json --update-baseline")
         _run("prune model.onnx --ratio 0.5 -o small.onnx")
         Path("small.plan.toml").rename("plan.toml")
-        Path("widths.csv").write_text("a,b,params\n" + "".join(f"{8 * k},{16 * k},{900 * k * k}\n" for k in range(1, 9)))
+        Path("widths.csv").write_text(
+            "a,b,params\n" + "".join(f"{8 * k},{16 * k},{900 * k * k}\n" for k in range(1, 9))
+        )
         Path("netadapt.toml").write_text(
             '[gate]\nmodels = ["model.onnx"]\nmax = { size = "1MB", macs = "10M" }\nbaseline = "baseline.json"\n'
             'max-increase = { size = "2%" }\n'

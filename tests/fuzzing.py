@@ -1,8 +1,8 @@
 """Fuzz the command line: broken models and documents end in an answer or in one line, whatever is wrong with them.
 
-`python tests/fuzzing.py --count 2000` (`make fuzz`) tries mutants 0 to 1999, `--first N --count 1` repeats mutant N. Mutants
-run in a process of their own, many in each; one that dies or hangs is what its mutant did, and the next goes on in
-another. A mutant that fails is left in `--folder`, with what it did and how to repeat it.
+`python tests/fuzzing.py --count 2000` (`make fuzz`) tries mutants 0 to 1999, `--first N --count 1` repeats mutant N.
+Mutants run in a process of their own, many in each; one that dies or hangs is what its mutant did, and the next goes on
+in another. A mutant that fails is left in `--folder`, with what it did and how to repeat it.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def one_reader() -> Iterator[None]:
 def _limit_memory() -> None:
     import resource
 
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))  # not AS, of which V8 reserves terabytes
 
 
 # -- in the process that watches --------------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ def main() -> int:
     if not documents.is_dir():
         build_documents(documents)
     outcomes = fuzz(chosen, folder, documents)
-    print(summary(outcomes))
+    sys.stdout.write(summary(outcomes) + "\n")
     return int(any(outcome.problems for outcome in outcomes))
 
 

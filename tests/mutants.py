@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
@@ -26,7 +27,19 @@ OPERATORS += ("Tile", "Concat", "GroupNormalization", "If", "Loop", "Scan", "QLi
 OTHERS = ("Shape", "Size", "NonZero", "Loop", "If", "Foo", "Identity", "Det", "Constant", "Upsample", "SequenceAt", "")
 NUMBERS = (0, 1, -1, 2, 3, 7, 100, 2**31 - 1, -(2**31), 2**31, 2**40, 2**63 - 1, -(2**63))
 FLOATS = (0.0, -1.0, 1e-38, 3e38, float("inf"), float("-inf"), float("nan"))
-HOSTILE = ("", "nothing", "\x1b[2J\x07", "::error::", "##vso[task]", "\u202e", "a" * 5000, "../x", "a\nb", "\0", "my.ops")
+HOSTILE = (
+    "",
+    "nothing",
+    "\x1b[2J\x07",
+    "::error::",
+    "##vso[task]",
+    "\u202e",
+    "a" * 5000,
+    "../x",
+    "a\nb",
+    "\0",
+    "my.ops",
+)
 NO_TEXT = b"\x8e\xff"
 
 
@@ -48,7 +61,7 @@ def sources() -> tuple[onnx.ModelProto, ...]:
 
 
 def _unusual() -> onnx.ModelProto:
-    """What builders do not write: a local function, sparse and typed constants, constant nodes, metadata, IR 3's way."""
+    """What builders do not write: a local function, sparse and typed constants, constant nodes, constant outputs."""
     b = models.Builder()
     x = b.conv("x", 3, 4, 1)
     b.nodes.append(helper.make_node("Scaled", [x], ["scaled"], "scaled", domain="local", factor=2.0))
@@ -95,14 +108,18 @@ def mutant(seed: int) -> bytes:
 
 
 def model_mutant(seed: int) -> tuple[onnx.ModelProto, bytes]:
-    """A model, and what became of it: bytes or fields changed, one to three times."""
+    """A model, and what became of it: bytes, fields or what they mean changed, one to three times."""
     rng = random.Random(seed)
     source = rng.choice(sources())
-    if rng.random() < 0.3:
+    kind = rng.random()
+    if kind < 0.2:
         return source, changed_bytes(source.SerializeToString(), rng)
     proto = onnx.ModelProto.FromString(source.SerializeToString())
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        change_field(proto, rng)
+        if kind < 0.5:
+            change_field(proto, rng)
+        else:
+            rng.choice(PLAUSIBLE)(proto, rng)
     return source, proto.SerializeToString()
 
 
@@ -116,10 +133,7 @@ def change_field(proto: onnx.ModelProto, rng: random.Random) -> None:
         by_kind.setdefault(message.DESCRIPTOR.name, []).append(message)
     message = rng.choice(by_kind[rng.choice(sorted(by_kind))])
     present = [field for field, _ in message.ListFields()]
-    if rng.random() < 0.8 and present:
-        field = rng.choice(present)
-    else:
-        field = rng.choice(message.DESCRIPTOR.fields)
+    field = rng.choice(present if rng.random() < 0.8 and present else message.DESCRIPTOR.fields)
     change = _change_repeated if field.is_repeated else _change_single
     change(message, field, by_kind, rng)
 
@@ -192,7 +206,9 @@ def _value(field: Any, old: Any, by_kind: dict[str, list[Any]], rng: random.Rand
         return rng.choice(FLOATS)
     wide = field.cpp_type in (field.CPPTYPE_INT64, field.CPPTYPE_UINT64)
     lowest = 0 if field.cpp_type in (field.CPPTYPE_UINT64, field.CPPTYPE_UINT32) else -(2 ** (63 if wide else 31))
-    return rng.choice([n for n in (*NUMBERS, (old or 0) + 1, rng.randrange(30)) if lowest <= n < 2 ** (63 if wide else 31)])
+    return rng.choice(
+        [n for n in (*NUMBERS, (old or 0) + 1, rng.randrange(30)) if lowest <= n < 2 ** (63 if wide else 31)]
+    )
 
 
 def _names(by_kind: dict[str, list[Any]]) -> list[str]:
@@ -205,6 +221,121 @@ def _names(by_kind: dict[str, list[Any]]) -> list[str]:
 @functools.cache
 def _operators() -> tuple[str, ...]:
     return tuple(sorted({schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}))
+
+
+# -- models that are well formed, and make no sense --------------------------------------------------------------------
+
+
+def _attribute(proto: onnx.ModelProto, rng: random.Random) -> None:
+    attributes = [m for m in messages(proto) if isinstance(m, onnx.AttributeProto)]
+    if not attributes:
+        return
+    chosen = rng.choice(attributes)
+    if chosen.ints:
+        chosen.ints[rng.randrange(len(chosen.ints))] = rng.choice(NUMBERS)
+        if rng.random() < 0.2:
+            chosen.ints.append(1)
+    elif chosen.type == onnx.AttributeProto.INT:
+        chosen.i = rng.choice(NUMBERS)
+    elif chosen.type == onnx.AttributeProto.FLOAT:
+        chosen.f = rng.choice(FLOATS)
+    elif chosen.type == onnx.AttributeProto.STRING:
+        strings = sorted({a.s for a in attributes if a.s} | {b"", NO_TEXT, b"SAME_UPPER", b"ij,jk->ik"})
+        chosen.s = rng.choice(strings)
+
+
+def _operator(proto: onnx.ModelProto, rng: random.Random) -> None:
+    node = rng.choice(_nodes(proto))
+    node.op_type = rng.choice([*OTHERS, *_operators()])
+    if rng.random() < 0.7:  # which other operators do not know
+        del node.attribute[:]
+    if rng.random() < 0.1:
+        node.domain = rng.choice(("my.ops", "com.microsoft", "ai.onnx"))
+
+
+def _operands(proto: onnx.ModelProto, rng: random.Random) -> None:
+    node = rng.choice(_nodes(proto))
+    names = [name for other in _nodes(proto) for name in (*other.input, *other.output)] + [""]
+    kind = rng.randrange(4)
+    if kind == 0 or not node.input:
+        node.input.append(rng.choice(names))
+    elif kind == 1:
+        del node.input[rng.randrange(len(node.input))]
+    else:
+        node.input[rng.randrange(len(node.input))] = rng.choice(names)
+
+
+def _results(proto: onnx.ModelProto, rng: random.Random) -> None:
+    a, b = rng.choice(_nodes(proto)), rng.choice(_nodes(proto))
+    if a.output and b.output:
+        a.output[0], b.output[0] = b.output[0], a.output[0]
+
+
+def _order(proto: onnx.ModelProto, rng: random.Random) -> None:
+    nodes = list(proto.graph.node)
+    if rng.random() < 0.5:
+        rng.shuffle(nodes)
+    else:
+        del nodes[rng.randrange(len(nodes))]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del proto.graph.node[:]
+    proto.graph.node.extend(copies)
+
+
+def _constant(proto: onnx.ModelProto, rng: random.Random) -> None:
+    """Other values, another type or another shape, and the data that go with it."""
+    tensors = [m for m in messages(proto) if isinstance(m, onnx.TensorProto) and m.data_type in (1, 6, 7)]
+    if not tensors:
+        return
+    tensor = rng.choice([t for t in tensors if t.data_type != 1] or tensors if rng.random() < 0.5 else tensors)
+    values, kind = numpy_helper.to_array(tensor).copy(), rng.randrange(4)
+    if kind == 0 and values.dtype.kind == "i" and values.size:
+        values.reshape(-1)[rng.randrange(values.size)] = rng.choice(NUMBERS) & (2**31 - 1) if rng.random() < 0.5 else -1
+    elif kind == 1:
+        values = values.astype(rng.choice(("float32", "float64", "float16", "int64", "int32", "uint8", "bool")))
+    elif kind == 2:
+        values = values.reshape(rng.choice([(-1,), values.shape[::-1], (1, *values.shape), (*values.shape, 1)]))
+    else:
+        shape = [rng.choice((0, 1, 2, 3, 5)) if rng.random() < 0.3 else n for n in values.shape]
+        values = np.resize(values, shape) if values.size else values
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), tensor.name))
+
+
+def _input(proto: onnx.ModelProto, rng: random.Random) -> None:
+    kind = rng.choice(proto.graph.input).type.tensor_type
+    if rng.random() < 0.6 and kind.shape.dim:
+        dim = rng.choice(kind.shape.dim)
+        dim.Clear()
+        if rng.random() < 0.7:
+            dim.dim_value = rng.choice(NUMBERS)
+    else:
+        kind.elem_type = rng.choice(onnx.TensorProto.DataType.values())
+
+
+def _output(proto: onnx.ModelProto, rng: random.Random) -> None:
+    names = [name for node in proto.graph.node for name in (*node.input, *node.output) if name]
+    if rng.random() < 0.5:
+        proto.graph.output.add(name=rng.choice(names), type=helper.make_tensor_type_proto(1, None))
+    else:
+        rng.choice(proto.graph.output).name = rng.choice(names)
+
+
+def _versions(proto: onnx.ModelProto, rng: random.Random) -> None:
+    if rng.random() < 0.7:
+        rng.choice(proto.opset_import).version = rng.randrange(1, 30)
+    else:
+        proto.ir_version = rng.randrange(1, 14)
+
+
+def _nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    found = [message for message in messages(proto) if isinstance(message, onnx.NodeProto)]
+    return found or [proto.graph.node.add(op_type="Relu", input=["x"], output=["y"])]
+
+
+PLAUSIBLE = (
+    *(_attribute, _attribute, _operator, _operands, _operands, _results, _order, _constant, _constant, _constant),
+    *(_input, _output, _versions),
+)
 
 
 # -- bytes ------------------------------------------------------------------------------------------------------------
@@ -237,7 +368,20 @@ VALUES: tuple[Any, ...] = (
     *(0, -1, 1, -0.5, 1e-300, 1e300, 2**31, 2**40, 2**64, 10**30, 4e6, True, None, "", "x", "../../x", "a" * 5000),
     *(HOSTILE[2], [], [0], [[]], [1.0] * 20_000, {}, {"x": 1}, {"record": "measured"}, "1", "cpu", "float", "eJw="),
 )
-TORN = ("NaN", "Infinity", "-Infinity", "1e999", "[" * 5000, '{"a":' * 5000, '"\\ud800"', "\x00", "\xff", "", "\n", "{}")
+TORN = (
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "1e999",
+    "[" * 5000,
+    '{"a":' * 5000,
+    '"\\ud800"',
+    "\x00",
+    "\xff",
+    "",
+    "\n",
+    "{}",
+)
 
 
 def document_mutant(data: bytes, rng: random.Random) -> bytes:

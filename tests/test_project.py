@@ -25,6 +25,7 @@ FLOORS = [
         "config",
         "onnx_file",
         "validity",
+        "vector_inputs",
         "model",
         "runtime",
         "normalise",
