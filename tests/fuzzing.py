@@ -248,6 +248,7 @@ def fuzz(numbers: Sequence[int], folder: Path, documents: Path) -> list[Outcome]
             outcome = runner.run(number)
             outcomes.append(outcome)
             if outcome.problems:
+                sys.stderr.write(f"mutant {number} failed: {outcome.problems[0].splitlines()[0][:200]}\n")
                 report = [*outcome.problems, f"again: python tests/fuzzing.py --first {number} --count 1"]
                 (folder / str(number)).mkdir(exist_ok=True)
                 (folder / str(number) / "report.txt").write_text("\n".join(report) + "\n")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +47,9 @@ NO_TEXT = b"\x8e\xff"
 
 @functools.cache
 def sources() -> tuple[onnx.ModelProto, ...]:
-    """Small models: most of their bytes are structure and not weights."""
+    """Small models: most of their bytes are structure and not weights. `NETADAPT_FUZZ_MODELS` is a folder of others."""
+    if folder := os.environ.get("NETADAPT_FUZZ_MODELS"):
+        return tuple(onnx.load(file) for file in sorted(Path(folder).rglob("*.onnx")))
     assert control_cases and quantised_cases  # importing them registers their cases
     return (
         models.plain((3, 4), size=4),
