@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import document_mutants
 import mutants
 from fuzz_documents import DOCUMENTS, build_documents
 
@@ -127,7 +128,7 @@ def try_document(number: int, documents: Path, scratch: Path, outcome: Outcome) 
     place = scratch / "documents"
     shutil.copytree(documents, place, ignore=shutil.ignore_patterns(*document.without))
     file = rng.choice(sorted(place.glob(document.pattern)))
-    change = mutants.changed_bytes if document.binary else mutants.document_mutant
+    change = mutants.changed_bytes if document.binary else document_mutants.document_mutant
     file.write_bytes(change(file.read_bytes(), rng))
     outcome.what = str(file.relative_to(place))
     commands = document.commands if number % 2 else document.commands[::-1]
@@ -195,6 +196,12 @@ def _limit_memory() -> None:
 # -- in the process that watches --------------------------------------------------------------------------------------
 
 
+def _environment() -> dict[str, str]:
+    """This repository's package, whatever else is installed, one thread, and no telemetry."""
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
+
+
 class Runner:
     """A process that tries mutants; started again when it dies or hangs."""
 
@@ -206,7 +213,9 @@ class Runner:
         """One mutant; a process that dies or hangs is its outcome."""
         if self._process is None:
             command = [sys.executable, __file__, "--serve", str(self._documents), str(self._scratch)]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment()
+            )
         process, start = self._process, time.monotonic()
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(BrokenPipeError):

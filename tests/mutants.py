@@ -1,30 +1,22 @@
-"""Broken models and documents: fields changed at random with all that their schema allows, and bytes with none of it.
+"""Broken models: bytes and fields changed at random, and models that are well formed and make no sense.
 
-A mutant is the same for the same seed. Models are changed by protobuf's own descriptors, so that whatever ONNX can say
-is said wrong, also by fields that it does not have yet; JSON by its places, other text by its words.
+A mutant is the same for the same seed. Fields are changed by protobuf's own descriptors, so that whatever ONNX can say
+is said wrong, also by fields that it does not have yet.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-import os
 import random
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-import control_cases
-import models
-import quantised_cases
-import rule_cases
+from mutant_sources import sources
 
-OPERATORS = ("Slice", "Split", "Einsum", "LSTM", "Reshape", "Expand", "ConstantOfShape", "Pad", "Resize", "Gather")
-OPERATORS += ("Tile", "Concat", "GroupNormalization", "If", "Loop", "Scan", "QLinearConv", "TopK", "ConvTranspose")
 # Other names for an operator: each is read in a way of its own somewhere.
 OTHERS = ("Shape", "Size", "NonZero", "Loop", "If", "Foo", "Identity", "Det", "Constant", "Upsample", "SequenceAt", "")
 NUMBERS = (0, 1, -1, 2, 3, 7, 100, 2**31 - 1, -(2**31), 2**31, 2**40, 2**63 - 1, -(2**63))
@@ -43,67 +35,6 @@ HOSTILE = (
     "my.ops",
 )
 NO_TEXT = b"\x8e\xff"
-
-
-@functools.cache
-def sources() -> tuple[onnx.ModelProto, ...]:
-    """Small models: most of their bytes are structure and not weights. `NETADAPT_FUZZ_MODELS` is a folder of others."""
-    if folder := os.environ.get("NETADAPT_FUZZ_MODELS"):
-        return tuple(onnx.load(file) for file in sorted(Path(folder).rglob("*.onnx")))
-    assert control_cases and quantised_cases  # importing them registers their cases
-    return (
-        models.plain((3, 4), size=4),
-        models.residual(3, size=4),
-        models.grouped(4, size=4, groups=2),
-        models.concatenated(2, size=4),
-        models.transposed(2, size=4),
-        models.fully_connected(2, size=4, hidden=4),
-        models.channels_last(3, size=4),
-        _unusual(),
-        *(rule_cases.build("", op) for op in OPERATORS),
-    )
-
-
-def _unusual() -> onnx.ModelProto:
-    """What builders do not write: a local function, sparse and typed constants, constant nodes, constant outputs."""
-    b = models.Builder()
-    x = b.conv("x", 3, 4, 1)
-    b.nodes.append(helper.make_node("Scaled", [x], ["scaled"], "scaled", domain="local", factor=2.0))
-    sparse = helper.make_sparse_tensor(
-        helper.make_tensor("mask", onnx.TensorProto.FLOAT, [2], [1.0, 2.0]),
-        helper.make_tensor("mask_at", onnx.TensorProto.INT64, [2], [0, 3]),
-        [4, 1, 1],
-    )
-    typed = helper.make_tensor("shift", onnx.TensorProto.FLOAT, [1, 4, 1, 1], [0.1, 0.2, 0.3, 0.4])
-    b.nodes.append(helper.make_node("Constant", [], ["gain"], value_floats=[0.5]))
-    for operands, out in ((["scaled", "mask"], "masked"), (["masked", "shift"], "shifted"), (["shifted", "gain"], "g")):
-        b.nodes.append(helper.make_node("Mul" if out != "shifted" else "Add", operands, [out], out))
-    b.conv("g", 4, 5, 1, name="last")
-    function = helper.make_function(
-        "local",
-        "Scaled",
-        ["value"],
-        ["result"],
-        [helper.make_node("Constant", [], ["by"]), helper.make_node("Mul", ["value", "by"], ["result"])],
-        [helper.make_opsetid("", 20)],
-        ["factor"],
-    )
-    function.node[0].attribute.add(name="value_float", ref_attr_name="factor", type=onnx.AttributeProto.FLOAT)
-    declared = [helper.make_tensor_value_info(name, 1, shape) for name, shape in (("x", [1, 3, 6, 6]), ("b", [5]))]
-    graph = helper.make_graph(
-        b.nodes,
-        "unusual",
-        declared,
-        [helper.make_tensor_value_info("last_out", 1, None), helper.make_tensor_value_info("b", 1, [5])],
-        [*b.initializers, typed, numpy_helper.from_array(b.rng.standard_normal(5).astype("float32"), "b")],
-        doc_string="text",
-        value_info=[helper.make_tensor_value_info("masked", 1, [1, 4, 6, 6])],
-        sparse_initializer=[sparse],
-    )
-    imports = [helper.make_opsetid("", 20), helper.make_opsetid("local", 1)]
-    proto = helper.make_model(graph, opset_imports=imports, ir_version=10, functions=[function])
-    helper.set_model_props(proto, {"key": "value"})
-    return proto
 
 
 def mutant(seed: int) -> bytes:
@@ -364,118 +295,3 @@ def changed_bytes(data: bytes, rng: random.Random) -> bytes:
         if not changed:
             break
     return bytes(changed)
-
-
-# -- documents --------------------------------------------------------------------------------------------------------
-
-VALUES: tuple[Any, ...] = (
-    *(0, -1, 1, -0.5, 1e-300, 1e300, 2**31, 2**40, 2**64, 10**30, 4e6, True, None, "", "x", "../../x", "a" * 5000),
-    *(HOSTILE[2], [], [0], [[]], [1.0] * 20_000, {}, {"x": 1}, {"record": "measured"}, "1", "cpu", "float", "eJw="),
-)
-TORN = (
-    "NaN",
-    "Infinity",
-    "-Infinity",
-    "1e999",
-    "[" * 5000,
-    '{"a":' * 5000,
-    '"\\ud800"',
-    "\x00",
-    "\xff",
-    "",
-    "\n",
-    "{}",
-)
-
-
-def document_mutant(data: bytes, rng: random.Random) -> bytes:
-    """A text file (JSON in one or in many lines, TOML, CSV) with one to three fields, lines or bytes changed."""
-    lines = data.splitlines() or [b""]
-    whole = _parsed(data)
-    if whole is not None and len(lines) > 1:
-        lines = [json.dumps(whole).encode()]
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        at, kind = rng.randrange(len(lines)), rng.random()
-        if kind < 0.65:
-            lines[at] = _changed_record(lines[at], rng)
-        elif kind < 0.75:
-            lines[at] = rng.choice(TORN).encode("latin-1")
-        elif kind < 0.85:
-            lines.insert(rng.randrange(len(lines) + 1), lines[at])
-        elif kind < 0.9 and len(lines) > 1:
-            del lines[at]
-        elif kind < 0.92:
-            return b""
-        else:
-            lines[at] = changed_bytes(lines[at] or b" ", rng)
-    return b"\n".join(lines) + b"\n"
-
-
-def _parsed(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _changed_record(line: bytes, rng: random.Random) -> bytes:
-    record = _parsed(line)
-    if record is None:
-        return _changed_words(line, rng)
-    # The kinds of places alike: a line has hundreds of times and one schema.
-    paths = [path for path in places(record) if path]
-    kinds = sorted({_kind(path) for path in paths}, key=str)
-    if not kinds:
-        return json.dumps(rng.choice(VALUES)).encode()
-    chosen = rng.choice(kinds)
-    path = rng.choice([path for path in paths if _kind(path) == chosen])
-    change = drop if rng.random() < 0.15 else put(rng.choice(VALUES))
-    return json.dumps(changed(record, path, change), separators=(",", ":")).encode()
-
-
-def _changed_words(line: bytes, rng: random.Random) -> bytes:
-    """Of TOML and CSV: one number, word or sign replaced."""
-    text = line.decode(errors="replace")
-    words = text.replace(",", " , ").replace("=", " = ").split()
-    if not words:
-        return line
-    words[rng.randrange(len(words))] = json.dumps(rng.choice(VALUES))
-    return " ".join(words).encode()
-
-
-def _kind(path: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(key if isinstance(key, str) else 0 for key in path)
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The paths of everything within a JSON value."""
-    inside: Sequence[tuple[Any, Any]] = ()
-    if isinstance(value, dict):
-        inside = list(value.items())
-    elif isinstance(value, list):
-        inside = list(enumerate(value))
-    return [path, *(place for key, part in inside for place in places(part, (*path, key)))]
-
-
-def changed(record: Any, path: tuple[Any, ...], change: Callable[[Any, Any], None]) -> Any:
-    """A record after `change(container, key)` of what lies at a path."""
-    copy = json.loads(json.dumps(record))
-    inner = copy
-    for key in path[:-1]:
-        inner = inner[key]
-    change(inner, path[-1])
-    return copy
-
-
-def put(value: Any) -> Callable[[Any, Any], None]:
-    """A change that replaces what is there."""
-
-    def change(container: Any, key: Any) -> None:
-        container[key] = value
-
-    return change
-
-
-def drop(container: Any, key: Any) -> None:
-    """A change that takes out what is there."""
-    del container[key]

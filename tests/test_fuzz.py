@@ -12,6 +12,7 @@ import pytest
 import fuzzing
 import mutants
 from fuzz_documents import build_documents
+from mutant_sources import sources
 
 COUNT = int(os.environ.get("NETADAPT_MUTANTS", "60"))
 
@@ -41,7 +42,7 @@ def test_a_mutant_is_the_same_for_the_same_number() -> None:
 
 
 def test_mutants_change_every_kind_of_message() -> None:
-    kinds = {message.DESCRIPTOR.name for source in mutants.sources() for message in mutants.messages(source)}
+    kinds = {message.DESCRIPTOR.name for source in sources() for message in mutants.messages(source)}
     assert {"SparseTensorProto", "FunctionProto", "StringStringEntryProto", "TypeProto"} <= kinds
     for number in range(1500):
         source, data = mutants.model_mutant(number)
