@@ -103,7 +103,7 @@ def _named(file: Path) -> Iterator[None]:
         yield
     except NetadaptError as error:
         message = f"{file} is not a valid ONNX model: {error.message}"
-        raise NetadaptError(message, hint=error.hint, code=error.code) from error
+        raise NetadaptError(message, hint=error.hint or "export it again", code=error.code) from error
 
 
 def _contents(file: Path) -> bytes:

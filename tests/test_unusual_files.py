@@ -12,14 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import netadapt_onnx
+from gating import save
 from models import Builder
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import load
-
-
-def saved(proto: onnx.ModelProto, path: Path) -> Path:
-    path.write_bytes(proto.SerializeToString())
-    return path
 
 
 def convolutions(inputs: list[str] | None = None, *, ir_version: int = 8) -> onnx.ModelProto:
@@ -115,7 +111,7 @@ ALLOWED: dict[str, Callable[[], onnx.ModelProto]] = {
 @pytest.mark.parametrize("name", ALLOWED)
 def test_what_onnx_allows_is_cut_and_keeps_its_outputs(name: str, tmp_path: Path) -> None:
     proto = ALLOWED[name]()
-    path = saved(proto, tmp_path / "m.onnx")
+    path = save(proto, tmp_path / "m.onnx")
     assert netadapt_onnx.inspect(path).groups[0].prunable
     cut = netadapt_onnx.prune(path, tmp_path / "o.onnx", ratio=0.5, check=True)
     assert cut.verify is not None and cut.verify.exact and cut.groups == {"conv1": (8, 4)}
@@ -137,7 +133,7 @@ def outputs_of(path: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", ["initializer is an output", "input is an output", "input that nothing reads"])
 def test_every_command_takes_them(name: str, tmp_path: Path) -> None:
-    path = saved(ALLOWED[name](), tmp_path / "m.onnx")
+    path = save(ALLOWED[name](), tmp_path / "m.onnx")
     rng = np.random.default_rng(0)
     inputs = {
         value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in onnx.load(path).graph.input
@@ -157,11 +153,11 @@ def test_a_model_without_inputs_or_outputs_is_refused_by_what_it_lacks(tmp_path:
     proto = convolutions()
     proto.graph.initializer.append(numpy_helper.from_array(np.ones((1, 3, 8, 8), np.float32), "x"))
     del proto.graph.input[:]
-    path = saved(proto, tmp_path / "m.onnx")
+    path = save(proto, tmp_path / "m.onnx")
     assert netadapt_onnx.inspect(path).groups == ()
     np.savez(tmp_path / "d.npz", x_val=np.ones(3))
     with pytest.raises(NetadaptError, match="the model has no inputs"):
         netadapt_onnx.evaluate(path, tmp_path / "d.npz")
     del proto.graph.output[:]
     with pytest.raises(NetadaptError, match="has no outputs"):
-        load(saved(proto, tmp_path / "m.onnx"))
+        load(save(proto, tmp_path / "m.onnx"))

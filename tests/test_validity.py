@@ -12,6 +12,7 @@ import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 import netadapt_onnx
+from gating import save
 from models import Builder, plain
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import load
@@ -19,11 +20,6 @@ from netadapt_onnx.onnx_file import read
 from netadapt_onnx.validity import check_tensor, require_valid, require_valid_nodes
 
 NO_TEXT = b"\x8e\xff"
-
-
-def saved(proto: onnx.ModelProto, path: Path) -> Path:
-    path.write_bytes(proto.SerializeToString())
-    return path
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
@@ -147,7 +143,7 @@ REFUSED: list[tuple[Callable[[onnx.ModelProto], onnx.ModelProto], str]] = [
 def test_what_is_no_model_is_refused_where_it_is_read(
     change: Callable[[onnx.ModelProto], onnx.ModelProto], said: str, tmp_path: Path
 ) -> None:
-    path = saved(change(plain((3, 4), size=4)), tmp_path / "m.onnx")
+    path = save(change(plain((3, 4), size=4)), tmp_path / "m.onnx")
     with pytest.raises(NetadaptError) as caught:
         read(path)
     assert said in caught.value.message and str(path) in caught.value.message
@@ -158,7 +154,7 @@ def test_a_node_without_its_opset_is_refused(tmp_path: Path) -> None:
     proto = plain((3, 4), size=4)
     proto.opset_import[0].domain = "my.ops"
     with pytest.raises(NetadaptError, match="does not say which opset"):
-        load(saved(proto, tmp_path / "m.onnx"))
+        load(save(proto, tmp_path / "m.onnx"))
 
 
 def test_nodes_of_functions_are_checked_once_their_attributes_have_values(tmp_path: Path) -> None:
@@ -171,7 +167,7 @@ def test_nodes_of_functions_are_checked_once_their_attributes_have_values(tmp_pa
     proto.opset_import.append(helper.make_opsetid("local", 1))
     proto.graph.node.append(helper.make_node("Flat", ["image"], ["flattened"], domain="local", size=1))
     require_valid(proto)
-    load(saved(proto, tmp_path / "m.onnx"))
+    load(save(proto, tmp_path / "m.onnx"))
     wrong = helper.make_model(helper.make_graph([helper.make_node("Flatten", [], ["b"])], "g", [], []))
     with pytest.raises(NetadaptError, match="input size 0"):
         require_valid_nodes(wrong)
@@ -200,7 +196,7 @@ def test_descriptions_in_other_encodings_are_mended(tmp_path: Path) -> None:
     """Descriptions identify nothing: exporters wrote them in the encoding of their machine."""
     proto = plain((3, 4), size=4)
     proto.doc_string = proto.graph.node[0].doc_string = "described"
-    path = saved(no_text("described")(proto), tmp_path / "m.onnx")
+    path = save(no_text("described")(proto), tmp_path / "m.onnx")
     assert netadapt_onnx.prune(path, tmp_path / "o.onnx", ratio=0.5, check=True).verify is not None
     assert onnx.load(tmp_path / "o.onnx").doc_string.startswith("\ufffd")
 
@@ -236,4 +232,4 @@ def test_lists_that_are_no_vectors_are_refused_before_anything_runs(op: str, tmp
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     with pytest.raises(NetadaptError, match="last"):
-        netadapt_onnx.inspect(saved(proto, tmp_path / "m.onnx"))
+        netadapt_onnx.inspect(save(proto, tmp_path / "m.onnx"))
