@@ -38,10 +38,18 @@ class OnnxFile:
 
 
 def read(path: str | os.PathLike[str]) -> OnnxFile:
-    """Parse an ONNX file.
+    """Parse an ONNX file and check that it can be a model.
 
-    Raises NetadaptError: missing file, not ONNX, truncated, external data missing or outside, unknown tensor type.
+    Raises NetadaptError: missing file, not ONNX, truncated, external data missing or outside, no valid model.
     """
+    file = parse(path)
+    with _named(file.path):
+        require_valid(file.proto)
+    return file
+
+
+def parse(path: str | os.PathLike[str]) -> OnnxFile:
+    """Parse an ONNX file and look whether its external data are there. Raises NetadaptError if not."""
     file = Path(path)
     data = _contents(file)
     proto = onnx.ModelProto()
@@ -53,8 +61,6 @@ def read(path: str | os.PathLike[str]) -> OnnxFile:
         raise NetadaptError(f"{file} is not an ONNX model: it holds no graph", code="not-onnx")
     if not proto.graph.output:  # which ONNX allows, but nothing runs
         raise NetadaptError(f"{file} has no outputs, so that there is nothing to run", code="not-onnx")
-    with _named(file):
-        require_valid(proto)
     digest = hashlib.sha256(data)
     size = len(data)
     del data
@@ -164,6 +170,8 @@ def _check_extent(tensor: TensorProto, target: Path, file: Path) -> None:
     info = _info(tensor)
     start, size = info.offset or 0, target.stat().st_size
     length = size - start if info.length is None else info.length
+    with _named(file):
+        validity.check_declared(tensor)
     if start < 0 or length < bytes_needed(tensor) or start + length > size:
         raise NetadaptError(
             f"{file}: external data of '{tensor.name}' reach beyond the end of {target.name} ({size} bytes)",

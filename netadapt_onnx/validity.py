@@ -137,14 +137,18 @@ def _check_text(message: Any, field: str, is_repeated: bool) -> None:
 # -- tensors and types ------------------------------------------------------------------------------------------------
 
 
+def check_declared(tensor: TensorProto) -> None:
+    """Raise NetadaptError if a tensor's type is unknown or its shape impossible."""
+    if tensor.data_type not in _KNOWN_TYPES:
+        raise _invalid(f"tensor '{tensor.name}' has the unknown type {tensor.data_type}")
+    if any(axis < 0 for axis in tensor.dims):
+        raise _invalid(f"tensor '{tensor.name}' has a negative axis: {tuple(tensor.dims)}")
+
+
 def check_tensor(tensor: TensorProto) -> None:
     """Raise NetadaptError if a tensor's type is unknown, its shape impossible, or its data not what they should be."""
-    name = f"tensor '{tensor.name}'"
-    if tensor.data_type not in _KNOWN_TYPES:
-        raise _invalid(f"{name} has the unknown type {tensor.data_type}")
-    shape = tuple(tensor.dims)
-    if any(axis < 0 for axis in shape):
-        raise _invalid(f"{name} has a negative axis: {shape}")
+    check_declared(tensor)
+    name, shape = f"tensor '{tensor.name}'", tuple(tensor.dims)
     if tensor.data_location == TensorProto.EXTERNAL:
         return  # what is in other files is checked where it is read
     if tensor.HasField("segment"):
