@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import zipfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mutants import HOSTILE, changed_bytes
 
@@ -27,6 +32,58 @@ TORN = (
     "\n",
     "{}",
 )
+
+
+def mutant_of(file: Path, rng: random.Random) -> bytes:
+    """What a file holds, broken as its kind can be."""
+    data = file.read_bytes()
+    if file.suffix == ".npz":
+        return archive_mutant(data, rng)
+    return changed_bytes(data, rng) if file.suffix == ".onnx" else document_mutant(data, rng)
+
+
+def archive_mutant(data: bytes, rng: random.Random) -> bytes:
+    """An .npz file with bytes changed, or one of its arrays: its header, its values, its name, or it gone."""
+    if rng.random() < 0.2:
+        return changed_bytes(data, rng)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        arrays = {name: archive.read(name) for name in archive.namelist()}
+    name, kind = rng.choice(sorted(arrays)), rng.randrange(8)
+    if kind == 0:
+        del arrays[name]
+    elif kind == 1:
+        arrays[rng.choice([*arrays, "x_val.nobody.npy", "../x.npy", "x"])] = arrays.pop(name)
+    elif kind == 2:
+        arrays[name] = _stored(_other_array(np.load(io.BytesIO(arrays[name])), rng))
+    else:
+        head = arrays[name][:128]  # numpy pads headers to that
+        arrays[name] = changed_bytes(head, rng) + arrays[name][128:]
+    changed = io.BytesIO()
+    with zipfile.ZipFile(changed, "w") as archive:
+        for key, value in arrays.items():
+            archive.writestr(key, value)
+    return changed.getvalue()
+
+
+def _other_array(array: np.ndarray, rng: random.Random) -> np.ndarray:
+    kind = rng.randrange(5)
+    if kind == 0:
+        return array.astype(rng.choice(("float64", "int8", "uint8", "bool", "complex64", "S4", "float16")))
+    if kind == 1:
+        return array[: rng.choice((0, 1, 3))]
+    if kind == 2:
+        return array.reshape(-1) if rng.random() < 0.5 else array[None]
+    if kind == 3:
+        changed = array.astype(np.float32)
+        changed.reshape(-1)[0] = rng.choice((np.nan, np.inf, -np.inf, 1e30))
+        return changed
+    return np.full_like(array, rng.choice((-1, 0, 127)))
+
+
+def _stored(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
 def document_mutant(data: bytes, rng: random.Random) -> bytes:

@@ -41,7 +41,6 @@ class Document:
 
     pattern: str
     commands: tuple[tuple[str, ...], ...]
-    binary: bool = False
     without: tuple[str, ...] = ("run", "unfinished", "netadapt.toml")
 
 
@@ -61,7 +60,7 @@ DOCUMENTS = (
     Document("baseline.json", (BASELINE, (*BASELINE, "--update-baseline"))),
     Document("plan.toml", (("prune", "model.onnx", "--plan", "FILE", "--verify"),)),
     Document("widths.csv", (("scale", "--fit", "FILE"),)),
-    Document("data.npz", (("evaluate", "model.onnx", "--data", "FILE"),), binary=True),
+    Document("data.npz", (("evaluate", "model.onnx", "--data", "FILE"),)),
     Document("netadapt.toml", (CONFIGURED,), without=("run", "unfinished")),
     Document("run/*.json*", FINISHED, without=("unfinished", "netadapt.toml")),
     Document("run/iterations/*/*.*", FINISHED, without=("unfinished", "netadapt.toml")),

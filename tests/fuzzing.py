@@ -128,8 +128,7 @@ def try_document(number: int, documents: Path, scratch: Path, outcome: Outcome) 
     place = scratch / "documents"
     shutil.copytree(documents, place, ignore=shutil.ignore_patterns(*document.without))
     file = rng.choice(sorted(place.glob(document.pattern)))
-    change = mutants.changed_bytes if document.binary else document_mutants.document_mutant
-    file.write_bytes(change(file.read_bytes(), rng))
+    file.write_bytes(document_mutants.mutant_of(file, rng))
     outcome.what = str(file.relative_to(place))
     commands = document.commands if number % 2 else document.commands[::-1]
     with contextlib.chdir(place):

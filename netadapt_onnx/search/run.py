@@ -241,7 +241,7 @@ def _identify(file: Path, identity: Mapping[str, Any], growing: Mapping[str, int
         raise NetadaptError(f"{file} is not readable as a run", code="corrupt-run") from error
     names = [*theirs, *(name for name in mine["identity"] if name not in theirs)]
     different = [name for name in names if theirs.get(name) != mine["identity"].get(name)]
-    lowered = [name for name, value in before.items() if growing.get(name, value) < value]
+    lowered = [name for name, value in before.items() if name in growing and not _reaches(growing[name], value)]
     if different or lowered:
         pairs = [(name, theirs.get(name), mine["identity"].get(name)) for name in different]
         pairs += [(name, before[name], growing[name]) for name in lowered]
@@ -253,6 +253,11 @@ def _identify(file: Path, identity: Mapping[str, Any], growing: Mapping[str, int
         )
     if dict(growing) != before:
         write_json(file, recorded | {"growing": dict(growing)})
+
+
+def _reaches(number: int, recorded: object) -> bool:
+    """Whether a number is no less than what a file says, which may be anything."""
+    return isinstance(recorded, int) and number >= recorded
 
 
 def _short(value: object) -> str:
