@@ -20,9 +20,10 @@ PACKAGE = REPOSITORY / "netadapt_onnx"
 # From the ground up. A module imports from its own floor and those below; `training` and `profilers` stand side by
 # side and know nothing of each other.
 FLOORS = [
-    {"errors", "charts", "light", "subgraphs", "amounts", "documents", "progress"},
+    {"errors", "charts", "files", "light", "subgraphs", "amounts", "documents", "progress", "common"},
     {
         "config",
+        "external_data",
         "onnx_file",
         "validity",
         "vector_inputs",
@@ -101,7 +102,7 @@ def test_imports_point_downwards(path: Path) -> None:
 )
 def test_files_are_short(path: Path) -> None:
     alone = path == PACKAGE / "profilers" / "agent.py"  # devices get one file, so it cannot be several
-    assert len(path.read_text().splitlines()) < (680 if alone else 400)
+    assert len(path.read_text().splitlines()) < (670 if alone else 400)
 
 
 def imported_by(*arguments: str) -> set[str]:
