@@ -21,6 +21,7 @@ from netadapt_onnx.surgery.labels import Choices, Labels, Unsupported, on_axis, 
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules import RULES
 from netadapt_onnx.surgery.ties import Array, components
+from netadapt_onnx.surgery.views import with_own_views
 
 # A tensor of more elements is not labelled position by position.
 LARGEST_JOINT = 1 << 20
@@ -149,7 +150,7 @@ def trace(folded: Folded, choices: Choices | None = None) -> Trace:
 
     Raises NetadaptError if `choices` names something that is no graph input or output.
     """
-    folded = canonical(folded)
+    folded = with_own_views(canonical(folded))
     flat, bodies = flatten(folded)
     labels = Labels(
         flat, choices or Choices(), {body.owner: [b for b in bodies if b.owner == body.owner] for body in bodies}

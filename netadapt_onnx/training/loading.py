@@ -26,7 +26,8 @@ from netadapt_onnx.training.pictures import arrays_of, picture_scaling, preparat
 @stage("reading the data")
 def dataset_for(folded: Folded, data: str | os.PathLike[str], *, train: bool = True) -> Dataset:
     """Data checked against a model. Raises NetadaptError naming both sides of what does not fit."""
-    outputs = {value.name: folded.shapes[value.name] for value in folded.proto.graph.output}
+    shapes = folded.shapes
+    outputs = {value.name: shapes[value.name] for value in folded.proto.graph.output if value.name in shapes}
     metadata = {entry.key: entry.value for entry in folded.proto.metadata_props}
     return load_data(data, folded.specs, outputs, train=train, metadata=metadata)
 
@@ -46,6 +47,8 @@ def load_data(
     training samples is held out. Raises NetadaptError naming both sides of what does not fit.
     """
     source = source_of(data)
+    if not specs:
+        raise NetadaptError("the model has no inputs: its outputs are the same whatever the data", code="unsupported")
     require_fitting(source.task, outputs)
     own: Own | None = None
     splits: Mapping[str, Split | None]
