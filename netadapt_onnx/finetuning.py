@@ -100,7 +100,9 @@ def finetune(
     own = dataset.own
     if dataset.train.labels is None and teacher is None and (own is None or own.training is None):
         raise NetadaptError(
-            f"--data {data} has no labels", hint="give the original model as --teacher", code="invalid-data"
+            f"--data {data} has no labels for training",
+            hint="give the original model as --teacher",
+            code="invalid-data",
         )
     taught = None if original is None else fold(original.proto, dict(shapes or {})).proto
 

@@ -110,7 +110,7 @@ class DataJudge:
         """By `compute` and here, on so many whole batches of what results quote that the inputs stay below a size."""
         name, split = self.dataset.reported
         sample = sum(value.nbytes for value in split.batch(np.arange(1)).values())
-        count, each = min(len(split), max(1, most_bytes // max(1, sample))), batch_size(proto)
+        count, each = min(len(split), max(1, most_bytes // max(1, sample))), batch_size(proto, split.layout)
         count = max(count - count % each, min(each, len(split)))
         chosen = split.sample(count, self.seed)
         reference = self._reference(f"{name}/{count}", chosen, self.threads)
