@@ -100,7 +100,7 @@ def finetune(
     own = dataset.own
     if dataset.train.labels is None and teacher is None and (own is None or own.training is None):
         raise NetadaptError(
-            f"--data {data} has no labels for training",
+            f"--data {data}: the train split has no labels",
             hint="give the original model as --teacher",
             code="invalid-data",
         )
@@ -128,6 +128,8 @@ def finetune(
         if log is not None:
             log(text)
 
+    for note in dataset.notes:
+        say(note)
     began = time.monotonic()
     with TrainingLog(record, None if tensorboard is None else Path(tensorboard)) as lines:
         trained = train(

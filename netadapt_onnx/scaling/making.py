@@ -68,6 +68,7 @@ class Making:
         self._predict = Predictor(self.found, extra, {} if self.table is None else {"latency": self.table.predict})
         self._uncut = self._predict({g.name: g.channels for g in self.found.prunable})
         self._normalising = Measured(self.run, "latency", self.given, self.found.folded.proto, self._beside)
+        self.notes += () if self.dataset is None else self.dataset.notes
         if self.dataset is not None and self.dataset.train.labels is None:
             self.notes.append(
                 "the training samples have no labels: gates and training learn the original model's answers"

@@ -112,6 +112,10 @@ def scale(
     found = trace(folded)
     require_prunable(source, found)
     dataset = None if data is None else dataset_for(folded, data)
+    if dataset is not None and (epochs or methods != ("uniform",)):
+        from netadapt_onnx.training.trainable import require_trainable
+
+        require_trainable(folded.proto, dataset)
     allowed = rungs(found.prunable)
     given = None
     if law is not None:

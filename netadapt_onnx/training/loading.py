@@ -170,11 +170,11 @@ def _from_folder(
         found, digest = folder_splits(folder, prepare, classes), folder_hash(folder)
     splits: dict[str, Split | None] = {}
     for split, (stored, numbers) in found.items():
-        checked_labels = None
-        if numbers is not None:
+        named_labels = None
+        if numbers is not None and outputs:
             name, checked_labels = checked(f"y_{split}", numbers, len(stored), outputs, "classification")
             named_labels = checked_labels if len(outputs) == 1 else {name: checked_labels}
-        splits[split] = Split({prepare.name: stored}, None if numbers is None else named_labels, scaling)
+        splits[split] = Split({prepare.name: stored}, named_labels, scaling)
     return splits, digest
 
 
