@@ -28,6 +28,9 @@ class Judge(Protocol):
     def metric(self) -> str: ...  # noqa: D102
 
     @property
+    def reported_metric(self) -> str: ...  # noqa: D102
+
+    @property
     def split(self) -> str: ...  # noqa: D102
 
     def ranked(self, proto: onnx.ModelProto) -> float: ...  # noqa: D102
@@ -43,6 +46,7 @@ class CallersJudge:
 
     evaluate: Evaluate
     metric: str = "evaluate"
+    reported_metric: str = "evaluate"
     split: str = "evaluate"
 
     def ranked(self, proto: onnx.ModelProto) -> float:
@@ -72,6 +76,11 @@ class DataJudge:
     def metric(self) -> str:
         """`top1`, `r2`, `miou`, the user's own, or `agreement`."""
         return self.dataset.val.metric
+
+    @property
+    def reported_metric(self) -> str:
+        """That of the split that results quote: labelled test samples may stand beside others without labels."""
+        return self.dataset.reported[1].metric
 
     @property
     def split(self) -> str:

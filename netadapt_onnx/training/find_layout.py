@@ -17,7 +17,7 @@ from netadapt_onnx.training.layout import BatchAxis, Layout
 # What exporters and their users call the axis of samples.
 BATCH_NAMES = {"n", "b", "bs", "batch", "batchsize", "batch_size"}
 # What neighbours in a batch may change, in units of an output's spread: dynamic quantisation has one scale for all.
-MIXED = 0.2
+MIXED = 0.05
 _SEEDS = 2
 
 
@@ -64,7 +64,8 @@ def find_layout(folded: Folded) -> Layout | None:
             omitted[name] = "its shape depends on the data"
         else:
             outputs[name] = axis
-    alone = fixed or any(_mixes(axis, at_few[name], at_many[name], batch) for name, axis in outputs.items())
+    at_last = _run(active, {name: value[-len(few[name]) :] for name, value in many.items()}, part)
+    alone = fixed or any(_mixes(axis, (at_few[n], at_last[n]), at_many[n], batch) for n, axis in outputs.items())
     return _layout(outputs, omitted, batch if alone else None, at_few)
 
 
@@ -145,7 +146,7 @@ def _batch_axis(few: np.ndarray, many: np.ndarray, count: int, more: int) -> Bat
     axis = grown[0]
     per_sample = few.shape[axis] // count
     if not per_sample or (few.shape[axis], many.shape[axis]) != (per_sample * count, per_sample * more):
-        return f"its axis {axis} does not grow in proportion to the batch: the shape depends on the data"
+        return f"its axis {axis} does not grow in proportion to the batch: its shape depends on the data"
     plain = BatchAxis(axis, per_sample)
     interleaved = BatchAxis(axis, per_sample, interleaved=True)
     if per_sample == 1 or _distance(interleaved, few, many, count) >= _distance(plain, few, many, count):
@@ -153,10 +154,13 @@ def _batch_axis(few: np.ndarray, many: np.ndarray, count: int, more: int) -> Bat
     return interleaved
 
 
-def _mixes(axis: BatchAxis, few: np.ndarray, many: np.ndarray, count: int) -> bool:
-    """Whether more samples in the batch change what is said of the first ones, by more than rounding does."""
-    spread = float(np.nan_to_num(np.asarray(few, np.float64)).std())
-    return few.dtype.kind == "f" and _distance(axis, few, many, count) > MIXED * spread
+def _mixes(axis: BatchAxis, ends: tuple[np.ndarray, np.ndarray], many: np.ndarray, count: int) -> bool:
+    """Whether more samples in the batch change what is said of the first or the last ones, by more than rounding."""
+    if many.dtype.kind != "f" or any(end.shape != ends[0].shape for end in ends):
+        return False
+    first, last, among = (np.nan_to_num(np.asarray(axis.samples_first(v), np.float64)) for v in (*ends, many))
+    apart = max(np.abs(first - among[:count]).mean(), np.abs(last - among[-count:]).mean())
+    return bool(apart > MIXED * among.std())
 
 
 def _distance(axis: BatchAxis, few: np.ndarray, many: np.ndarray, count: int) -> float:

@@ -35,7 +35,7 @@ class BatchAxis:
             count = shape[axis] // self.per_sample
             parts = (self.per_sample, count) if self.interleaved else (count, self.per_sample)
             values = values.reshape(*shape[:axis], *parts, *shape[axis + 1 :])
-            order = [axis + self.interleaved, *range(axis), axis + (not self.interleaved)]
+            order = [axis + self.interleaved, axis + (not self.interleaved), *range(axis)]
             order += range(axis + 2, len(shape) + 1)
         else:
             order = [axis, *range(axis), *range(axis + 1, len(shape))]

@@ -66,8 +66,10 @@ class Task:
             raise NetadaptError("training needs labels or a teacher", code="invalid-data")
         loss = torch.stack([share * term for share, term in terms]).sum()
         if torch.is_grad_enabled() and not loss.requires_grad:
+            omitted = {} if self.layout is None else self.layout.omitted
+            others = "".join(f"; '{name}' is left out: {why}" for name, why in omitted.items())
             raise NetadaptError(
-                f"training learns nothing from the outputs {', '.join(self.outputs)}: no weight moves them",
+                f"training learns nothing from {', '.join(map(repr, self.outputs))}: no weight moves it{others}",
                 hint="whole numbers (a class, a count) have no gradient: export the scores in front of them as well",
                 code="unsupported",
             )
