@@ -67,47 +67,54 @@ def samples_first(outputs: Mapping[str, Tensor], layout: Layout | None) -> dict[
 def only_batch(graph: TorchGraph, split: Split, settings: Settings | None = None) -> int | None:
     """The one batch size at which a graph can be run; None if it can be run at any.
 
-    Asked of files that fix it, or have a constant inside that does: such a graph is run on two samples, and the first
-    one's answers must be what they are in the batch that the file wants. Raises NetadaptError where not even that batch
-    can be run.
+    Asked of files that fix it, or have a constant inside that does: such a graph is run on two samples, and their
+    answers must be what they are in batches that the file wants. Raises NetadaptError where not even those can be run.
     """
-    layout = split.layout
+    layout, rows = split.layout, probed_rows(split, None)
     wanted = graph.fixed_batch or (None if layout is None else layout.batch)
 
-    def answers(rows: np.ndarray) -> dict[str, Tensor]:
-        return samples_first(graph.observe(tensors(split.batch(rows), settings), lambda *_: None), layout)
+    def answers(chosen: np.ndarray) -> dict[str, Tensor]:
+        return samples_first(graph.observe(tensors(split.batch(chosen), settings), lambda *_: None), layout)
 
-    two, why = _answered(answers, probed_rows(split, None))
-    if two is not None and layout is not None and any(value.shape[:1] != (2,) for value in two.values()):
-        two = None
-    if two is not None and wanted is None:
+    two, why = _answered(lambda: answers(rows), None if layout is None else 2)
+    if two is not None and (wanted is None or layout is None):
         return None
     batch = wanted or 1
-    alone, also = _answered(answers, probed_rows(split, batch))
+
+    def one_batch_at_a_time() -> dict[str, Tensor]:
+        parts = [answers(np.resize(piece, batch)) for piece in np.split(rows, 2 if batch == 1 else 1)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    # Without a layout nobody knows which of the answers are whose.
+    alone, also = (None, why) if layout is None else _answered(one_batch_at_a_time, max(2, batch))
     if alone is None and wanted is None and why is not None:
         raise why  # it is no matter of the batch
     if alone is None:
         raise NetadaptError(
-            f"the file fixes its batch at {batch}, and training found no way to run it on two samples, or on {batch}: "
-            f"{one_line(also or why or Exception('no answers'), 100)}",
+            f"the file fixes its batch at {batch}, and training found no way to run it on two samples: "
+            f"{one_line(also or why or Exception(), 100)}",
             hint="re-export with a dynamic batch (`netadapt-onnx export` makes one)",
             code="unsupported",
         ) from also
-    if two is not None and all(_alike(value[0], alone[name][0]) for name, value in two.items()):
-        return None
-    return batch
+    alike = two is not None and all(_alike(value, alone[name][:2]) for name, value in two.items())
+    return None if alike else batch
 
 
 def _answered(
-    answers: Callable[[np.ndarray], dict[str, Tensor]], rows: np.ndarray
+    answers: Callable[[], dict[str, Tensor]], samples: int | None
 ) -> tuple[dict[str, Tensor] | None, Exception | None]:
-    """The answers for some rows, or what they failed of: whatever an operator raises of shapes that do not fit."""
+    """The answers, as many as `samples`, or why there are none: whatever operators raise of shapes that do not fit."""
     try:
-        return answers(rows), None
+        found = answers()
     except Exception as error:
         if out_of_memory(error):
             raise
         return None, error
+    shapes = {name: tuple(value.shape) for name, value in found.items()}
+    other = None if samples is None else next((n for n, shape in shapes.items() if shape[:1] != (samples,)), None)
+    if other is not None:
+        return None, ValueError(f"output '{other}' of shape {shapes[other]} does not hold {samples} samples")
+    return found, None
 
 
 def _alike(value: Tensor, wanted: Tensor) -> bool:
