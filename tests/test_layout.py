@@ -391,3 +391,14 @@ def test_inputs_that_hold_no_sample_per_entry_are_refused_by_name(tmp_path: Path
     b.node("Add", [b.fc("x", 8, 5), b.node("ReduceMean", ["state"], axes=[0])], output="y")
     with pytest.raises(NetadaptError, match=r"input 'state' \(2x5\) does not hold a sample per entry"):
         find_layout(fold(b.model({"x": ("N", 8), "state": (2, 5)}, {"y": ("N", 5)})))
+
+
+def test_steps_of_time_are_not_taken_for_samples(tmp_path: Path) -> None:
+    """An LSTM takes (T, N, C): with its batch fixed, nothing but their order tells steps from samples."""
+    b = Builder()
+    weights = [b.random("w", (1, 32, 6), 6), b.random("r", (1, 32, 8), 8)]
+    b.nodes.append(helper.make_node("LSTM", ["x", *weights], ["all"], "lstm", hidden_size=8))
+    b.node("Squeeze", ["all", b.constant("direction", np.array([1]))], output="y")
+    model, data = written(tmp_path, b.model({"x": (7, 1, 6)}, {"y": (7, 1, 8)}))
+    with pytest.raises(NetadaptError, match="first axis of input 'x' does not hold samples: their order changes"):
+        na.evaluate(model, data, timed=False)

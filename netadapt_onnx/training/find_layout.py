@@ -65,7 +65,12 @@ def find_layout(folded: Folded) -> Layout | None:
         else:
             outputs[name] = axis
     at_last = _run(active, {name: value[-len(few[name]) :] for name, value in many.items()}, part)
-    alone = fixed or any(_mixes(axis, (at_few[n], at_last[n]), at_many[n], batch) for n, axis in outputs.items())
+    mixing = any(_mixes(axis, (at_few[n], at_last[n]), at_many[n], batch) for n, axis in outputs.items())
+    alone = fixed or mixing
+    if mixing or batch > 1:
+        given, found = (few, at_few) if fixed else (many, at_many)
+        backwards = {name: value[::-1].copy() if name in growing else value for name, value in given.items()}
+        _require_samples(growing[0], outputs, found, _run(active, backwards, part))
     return _layout(outputs, omitted, batch if alone else None, at_few)
 
 
@@ -80,6 +85,22 @@ def _require_batch_first(proto: onnx.ModelProto) -> None:
             raise NetadaptError(
                 f"input '{name}' holds its samples along axis {axis} ('{symbols[axis]}'), and data are given samples "
                 "first",
+                hint="export the model with the batch as its first axis (batch_first=True, or a Transpose in front)",
+                code="unsupported",
+            )
+
+
+def _require_samples(name: str, outputs: dict[str, BatchAxis], found: Arrays, backwards: Arrays) -> None:
+    """The answers for a batch in the opposite order are the answers in that order, if its entries are samples."""
+    for output, axis in outputs.items():
+        if found[output].shape != backwards[output].shape or found[output].dtype.kind != "f":
+            continue
+        a, b = (
+            np.nan_to_num(np.asarray(axis.samples_first(v), np.float64)) for v in (found[output], backwards[output])
+        )
+        if np.abs(a - b[::-1]).mean() > MIXED * a.std():
+            raise NetadaptError(
+                f"the first axis of input '{name}' does not hold samples: their order changes output '{output}'",
                 hint="export the model with the batch as its first axis (batch_first=True, or a Transpose in front)",
                 code="unsupported",
             )

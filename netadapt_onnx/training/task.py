@@ -51,29 +51,19 @@ class Task:
 
         Labels by output name, or of the one output that they fit: class numbers give cross-entropy, per sample or per
         position, values the squared error. The `teacher`'s outputs have samples first. Raises NetadaptError where
-        neither is known, and where no weight moves an output.
+        neither is known.
         """
         given, outputs = outputs, self.samples_first(outputs)
         terms: list[tuple[float, Tensor]] = []
-        if teacher is not None:
+        if teacher is not None and self.outputs:
             total = torch.stack([self._distill(name, outputs[name], teacher[name]) for name in self.outputs]).sum()
             terms.append((self.distillation_share if labels is not None else 1.0, total))
         if labels is not None:
-            terms.append(
-                (1 - self.distillation_share if teacher is not None else 1.0, self._labelled(given, outputs, labels))
-            )
+            terms.append((1 - self.distillation_share if terms else 1.0, self._labelled(given, outputs, labels)))
         if not terms:
-            raise NetadaptError("training needs labels or a teacher", code="invalid-data")
-        loss = torch.stack([share * term for share, term in terms]).sum()
-        if torch.is_grad_enabled() and not loss.requires_grad:
-            omitted = {} if self.layout is None else self.layout.omitted
-            others = "".join(f"; '{name}' is left out: {why}" for name, why in omitted.items())
-            raise NetadaptError(
-                f"training learns nothing from {', '.join(map(repr, self.outputs))}: no weight moves it{others}",
-                hint="whole numbers (a class, a count) have no gradient: export the scores in front of them as well",
-                code="unsupported",
-            )
-        return loss
+            what = "labels or a teacher" if self.outputs else "an output that holds samples"
+            raise NetadaptError(f"training needs {what}", code="invalid-data")
+        return torch.stack([share * term for share, term in terms]).sum()
 
     def samples_first(self, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The outputs that can be scored, with samples along the first axis."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx
+import torch
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.data import Dataset
 from netadapt_onnx.training.memory import Footprint, footprint, probed_rows, samples_first
 from netadapt_onnx.training.replicas import one_thread, tensors
-from netadapt_onnx.training.task import Task, label_tensors, task
+from netadapt_onnx.training.task import Task, task
 from netadapt_onnx.training.torch_graph import TorchGraph
 
 CALIBRATION_SAMPLES = 256
@@ -50,6 +51,7 @@ def trainable_network(
         unfolded, graph = proto, TorchGraph(proto)
         _require_no_statistics(graph, needs)
         needs = footprint(graph, split)
+    _require_gradient(graph, needs, dataset)
     return TrainableNetwork(unfolded, graph, needs, task(unfolded, needs.shapes, dataset))
 
 
@@ -59,18 +61,34 @@ def require_trainable(proto: onnx.ModelProto, dataset: Dataset) -> None:
     What a search would only meet at its end: operators without a torch function, a batch that cannot be run, outputs
     that tell training nothing.
     """
-    split, own = dataset.train, dataset.own
+    split = dataset.train
     with one_thread():
-        graph = TorchGraph(proto).eval()
+        graph = TorchGraph(proto)
         needs = footprint(graph, split)
         if needs.only_batch == 1 or len(split) == 1:
             _require_no_statistics(graph, needs)
-        if own is not None and (own.training is not None or own.loss is not None):
-            return
-        rows = probed_rows(split, needs.only_batch)
-        outputs = graph(tensors(split.batch(rows)))
-        answers = {name: value.detach() for name, value in samples_first(outputs, split.layout).items()}
-        task(proto, needs.shapes, dataset).loss(outputs, label_tensors(split.targets(rows)), answers)
+        _require_gradient(graph, needs, dataset)
+
+
+def _require_gradient(graph: TorchGraph, needs: Footprint, dataset: Dataset) -> None:
+    """Raise NetadaptError where no weight moves an output; a loss or a training of the user's may look elsewhere."""
+    own, layout = dataset.own, dataset.train.layout
+    if own is not None and (own.training is not None or own.loss is not None):
+        return
+    mode = graph.training
+    with torch.enable_grad():
+        outputs = graph.eval()(tensors(dataset.train.batch(probed_rows(dataset.train, needs.only_batch))))
+    graph.train(mode)
+    scored = samples_first(outputs, layout)
+    if any(value.requires_grad for value in scored.values()):
+        return
+    omitted = {} if layout is None else layout.omitted
+    others = "".join(f"; '{name}' is left out: {why}" for name, why in omitted.items())
+    raise NetadaptError(
+        f"training learns nothing from {', '.join(map(repr, scored)) or 'this model'}: no weight moves it{others}",
+        hint="whole numbers (a class, a count) have no gradient: export the scores in front of them as well",
+        code="unsupported",
+    )
 
 
 def _require_no_statistics(graph: TorchGraph, needs: Footprint | None = None) -> None:
