@@ -25,7 +25,7 @@ from netadapt_onnx.training.memory import footprint
 from netadapt_onnx.training.replicas import Replicas, tensors
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.task import task
-from netadapt_onnx.training.teacher import Teacher
+from netadapt_onnx.training.teacher import Teacher, taught
 from netadapt_onnx.training.torch_graph import TorchGraph
 from netadapt_onnx.training.trainer import train
 
@@ -238,9 +238,9 @@ def test_answers_are_those_of_each_sample_alone(case: str, tmp_path: Path) -> No
         given = data.val.batch(np.full(batch, row))
         wanted = layout.samples_first(run(active, given))[name][0]
         np.testing.assert_allclose(found[name][row], wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
-    taught = Teacher(proto, split=data.val)
+    teacher = Teacher(proto, split=data.val)
     inputs = {n: torch.from_numpy(value) for n, value in data.val.batch(slice(0, 5)).items()}
-    answers = taught.answer(inputs, FLOAT)[name].numpy()
+    answers = teacher.answer(inputs, FLOAT)[name].numpy()
     np.testing.assert_allclose(answers, found[name][:5], rtol=0, atol=1e-4 * np.abs(found[name]).max())
 
 
@@ -402,3 +402,19 @@ def test_steps_of_time_are_not_taken_for_samples(tmp_path: Path) -> None:
     model, data = written(tmp_path, b.model({"x": (7, 1, 6)}, {"y": (7, 1, 8)}))
     with pytest.raises(NetadaptError, match="first axis of input 'x' does not hold samples: their order changes"):
         na.evaluate(model, data, timed=False)
+
+
+@pytest.mark.parametrize("case", ["time first", "kernels of one"])
+def test_a_teacher_that_has_answered_answers_alike_whoever_asks(case: str, tmp_path: Path) -> None:
+    """A student in batches of one shows the teacher other shapes than the two samples that it was made with."""
+    proto = CASES[case][0]()
+    data = data_of(tmp_path, proto)
+    teacher = taught(proto, data.train, FLOAT)
+    teacher.foresee(data.train, FLOAT)
+    needs = footprint(TorchGraph(proto), data.train)
+    teacher.prepare(FLOAT, data.train, needs.shapes)
+    assert teacher.knows_all
+    wanted = outputs(proto, data.train)
+    rows = np.array([3, 30])
+    for name, value in teacher({}, rows, FLOAT).items():
+        np.testing.assert_allclose(value, wanted[name][rows], rtol=0, atol=1e-4 * np.abs(wanted[name]).max())

@@ -89,7 +89,7 @@ class Teacher:
             self._known[:] = False
             self._memory = self._checked = None
             self._made_with = made_with
-        if self._checked != outputs:
+        if self._checked != _of_a_sample(outputs):
             self._check(split, outputs, settings)
 
     def foresee(self, split: Split, settings: Settings) -> None:
@@ -133,16 +133,21 @@ class Teacher:
         self._layout, self._only_batch = split.layout, only_batch(self._graph, split, settings)
         with torch.no_grad():
             own = {name: tuple(value.shape) for name, value in self.answer(inputs, settings).items()}
-        if {name: shape[1:] for name, shape in own.items()} != {name: shape[1:] for name, shape in outputs.items()}:
+        if _of_a_sample(own) != _of_a_sample(outputs):
             raise NetadaptError(
                 f"the teacher's outputs {_listed(own)} are not the model's {_listed(outputs)}", code="invalid-data"
             )
-        self._checked = dict(outputs)
+        self._checked = _of_a_sample(outputs)
+        self._known[:] = False
         size = 4 * self._samples * sum(math.prod(shape[1:]) for shape in own.values())
         if 0 < size <= MOST_REMEMBERED_BYTES and all(shape[:1] == (2,) for shape in own.values()):
             self._memory = {
                 name: torch.zeros(self._samples, *shape[1:], device=settings.device) for name, shape in own.items()
             }
+
+
+def _of_a_sample(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {name: shape[1:] for name, shape in shapes.items()}
 
 
 def taught(proto: onnx.ModelProto, split: Split, settings: Settings) -> Teacher:
