@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from netadapt_onnx.as_given import as_given
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import write_atomically
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import Model, data_file, load, refuse_existing
 from netadapt_onnx.profilers.cost import Cost, cost
 from netadapt_onnx.progress import reporter
 from netadapt_onnx.search.result import Resources
-from netadapt_onnx.search.run import write_atomically
 from netadapt_onnx.surgery import Choices, Criterion, Explanation, Group, Trace, explain, template, trace
 
 if TYPE_CHECKING:
@@ -75,9 +75,10 @@ class Explained(Inspection):
 
 @dataclass(frozen=True)
 class Sensitive(Inspection):
-    """An inspection with what its model loses when one group alone is cut."""
+    """An inspection with what its model loses when one group alone is cut; `notes`: what else to know of it."""
 
     sensitivity: Sensitivities
+    notes: tuple[str, ...] = ()
 
 
 def opened(source: Source) -> Model:
