@@ -140,7 +140,7 @@ def _labels(
     task = None if source.task == "distillation" else source.task
     if named:
         return {n: checked(f"{key}.{n}", v, count, {n: outputs[n]}, task)[1] for n, v in named.items()}
-    if key not in stored:
+    if key not in stored or not outputs:
         return None
     name, labels = checked(key, stored[key], count, outputs, task)
     return labels if len(outputs) == 1 else {name: labels}
