@@ -95,9 +95,11 @@ def evaluate(
     execution = Execution(ep, threads)
     folded = [fold_for(source.proto, shapes, data, batch_size) for source in sources]
     meters = [measured.energy(one.specs, execution) for one in folded] if energy else [None] * len(folded)
-    splits = [held_out(dataset_for(one, data, train=False), split) for one in folded]
+    datasets = [dataset_for(one, data, train=False) for one in folded]
+    splits = [held_out(dataset, split) for dataset in datasets]
     run = [runs_as_given(source) if timed or energy else (source.proto, "") for source in sources]
     files, notes = [proto for proto, _ in run], [note for _, note in run if note]
+    notes += dict.fromkeys(note for dataset in datasets for note in dataset.notes)
     busy: list[str] = []
     latencies = _timed(files, folded, execution, time_cap_s, busy) if timed else [None] * len(sources)
     notes += busy[:1]

@@ -101,7 +101,9 @@ def finetune(
     own = dataset.own
     if dataset.train.labels is None and teacher is None and (own is None or own.training is None):
         raise NetadaptError(
-            f"--data {data} has no labels", hint="give the original model as --teacher", code="invalid-data"
+            f"--data {data}: the train split has no labels",
+            hint="give the original model as --teacher",
+            code="invalid-data",
         )
     taught = None if original is None else fold(original.proto, dict(shapes or {})).proto
 
@@ -127,6 +129,8 @@ def finetune(
         if log is not None:
             log(text)
 
+    for note in dataset.notes:
+        say(note)
     began = time.monotonic()
     with TrainingLog(record, None if tensorboard is None else Path(tensorboard)) as lines:
         trained = train(

@@ -167,6 +167,21 @@ def require_runnable(folded: Folded) -> None:
         )
 
 
+def follows_batch(folded: Folded) -> bool:
+    """Whether a model with a dynamic batch can have another one: constants inside may depend on the size it was
+    exported with.
+    """
+    proto, batched = folded.proto, dynamic_batch_inputs(folded.proto)
+    tensors = {t.name: t for t in proto.graph.initializer}
+    single = SingleNodes(proto.opset_import, loops=False)
+    work = without_weights(proto)
+    other = _at_next_batch(work, tensors, folded.specs, batched, folded.batch_size, single)
+    if other is None:
+        return False
+    outputs = [value.name for value in proto.graph.output if value.name in folded.shapes and value.name in other.known]
+    return not outputs or any(other.known[name][0] != folded.shapes[name] for name in outputs)
+
+
 def _evaluate(
     proto: onnx.ModelProto, tensors: Tensors, specs: Known, batch_size: int, single: SingleNodes
 ) -> Evaluation:

@@ -146,7 +146,7 @@ def prune(
     metadata = provenance(source, command="prune")
     note, met = f"without {', '.join(sorted(removed))}" if removed else "", True
     planned: dict[str, Array] | None = None
-    samples = None if data is None else dataset_for(found.folded, data).train
+    samples = None if data is None else dataset_for(found.folded, data, scored=criterion in ("taylor", "fisher")).train
     by = criterion_on(criterion, samples)
     order = removal_order(found, by, step) if global_ else None
     if ratio is not None:

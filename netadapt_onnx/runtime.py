@@ -54,10 +54,7 @@ def session(
             return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         if optimise and outputs is None and file_bytes(model) <= PROTOBUF_LIMIT:
             return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        light, weights = light_copy(model)
-        if outputs is not None:
-            del light.graph.output[:]
-            light.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        light, weights = light_copy(model, outputs)
         values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
         options.add_external_initializers(list(weights), values)
         made = ort.InferenceSession(light.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -25,6 +25,8 @@ from netadapt_onnx.normalise import normalise_graph
 from netadapt_onnx.runtime import Arrays, one_line, random_inputs
 from netadapt_onnx.single_node import SingleNodes
 from netadapt_onnx.subgraphs import captured, reads_from_outside
+from netadapt_onnx.validity import STANDARD
+from netadapt_onnx.vector_inputs import require_vectors
 
 Spec = tuple[tuple[int, ...], np.dtype[Any]]
 Known = Mapping[str, Spec]
@@ -32,7 +34,6 @@ Known = Mapping[str, Spec]
 READS_SHAPE_ONLY = {"Shape", "Size"}
 READS_TYPE_OF_SECOND = {"CastLike"}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
-STANDARD = ("", "ai.onnx")
 # Values up to this size are computed when met; larger ones (weights in another layout, grids) when asked for.
 SMALL_BYTES = 1 << 16
 # Numpy's kind of bfloat16, 4-bit integers and the like.
@@ -158,6 +159,7 @@ class Evaluation:
             self._give_up(node, self.opaque.get(missing, f"the shape of '{missing}' is not known"))
             return
         refuse_contradiction(node, self.known, self._small_value)
+        require_vectors(node, self.known)
         complete = self._infer(node, reads)
         if any(name in self.known and self.known[name][1].kind == NOT_NUMPYS for name in [*reads, *outputs]):
             self.tainted.update(outputs)  # onnxruntime takes and gives no arrays of such types

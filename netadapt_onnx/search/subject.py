@@ -89,7 +89,7 @@ def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: Argume
         raise NetadaptError("--finalists are trained, so they need --data", code="usage")
     if data is None and arguments.criterion in MEASURED:
         raise NetadaptError(f"--criterion {arguments.criterion} looks at inputs", hint="give --data", code="usage")
-    dataset = None if data is None else dataset_for(folded, data)
+    dataset = None if data is None else dataset_for(folded, data, scored=arguments.evaluate is None)
     rungs = arguments.rungs
     ladders = rungs.ladders(found)
     branches = _removable(model, found, rungs) if arguments.allow_block_removal else ()

@@ -17,6 +17,7 @@ from netadapt_onnx.surgery.around import around, fed_instead, left, relies_on_gu
 from netadapt_onnx.surgery.bodies import BRANCHES, taking
 from netadapt_onnx.surgery.comparison import Comparison, Tally
 from netadapt_onnx.surgery.exact_integers import with_exact_integers
+from netadapt_onnx.surgery.float_recurrence import has_quantised_recurrence, with_float_recurrence
 from netadapt_onnx.surgery.reference import masked_reference
 from netadapt_onnx.surgery.resize import Cut, resize
 from netadapt_onnx.surgery.trace import KeptIndices, Trace
@@ -175,16 +176,23 @@ def _compare(
     if not names:
         return {}, set()
     nodes = trace.folded.proto.graph.node
-    bounded = {name for node in nodes if node.op_type in BOUNDED for name in node.output}
     specs = {name: (shape, wide_dtype(dtype)) for name, (shape, dtype) in trace.folded.specs.items()}
     dtypes = {**trace.flat.dtypes, **trace.folded.dtypes}
-    reference, model = (with_exact_integers(widened(side), dtypes) for side in (reference, model))
-    both = Comparison(reference, model, names, cut, specs)
+    bounded = {name for node in nodes if node.op_type in BOUNDED for name in node.output}
+
+    def compared(handed: frozenset[str] = frozenset()) -> Comparison:
+        wanted, got = (with_exact_integers(widened(side), dtypes) for side in (reference, model))
+        return Comparison(wanted, got, names, cut, specs, handed)
+
+    both = compared()
     tallies = both.run(seeds, trace.folded.sampled)
     differences = {name: tally.difference(name in bounded) for name, tally in tallies.items()}
     handed = frozenset(node.output[0] for node in nodes if node.op_type in QUANTISERS) & set(names)
-    if handed and not all(difference <= TOLERANCE for difference in differences.values()):
-        both = Comparison(reference, model, names, cut, specs, handed)
+    recurrent = has_quantised_recurrence(model.graph)
+    if (handed or recurrent) and not all(difference <= TOLERANCE for difference in differences.values()):
+        if recurrent:
+            reference, model = with_float_recurrence(reference), with_float_recurrence(model)
+        both = compared(handed)
         tallies = both.run(seeds, trace.folded.sampled)
         differences = {name: tally.difference(name in bounded) for name, tally in tallies.items()}
     suspects = {name: tallies[name] for name in names if not differences[name] <= TOLERANCE}
