@@ -104,6 +104,7 @@ class Labels:
         self.whole_groups: list[str] = []
         self.inherited = Inheritance.read(folded.proto)
         self.factors: dict[str, Factors] = {}
+        self.untraced = folded.untraced
         self._shapes = folded.shapes
         self._dtypes = folded.dtypes
         self._constants = {t.name: t for t in folded.proto.graph.initializer}
@@ -186,7 +187,8 @@ class Labels:
     def set(self, name: str, factors: Iterable[Array], reason: str = "single position") -> None:
         """Give a runtime tensor its labels. A factor left with a single position cannot be cut: it is pinned.
 
-        Raises Unsupported where the tensor's shape is not known: nothing could be said of it after a cut.
+        Raises Unsupported where the tensor's shape is not known (nothing could be said of it after a cut) or is not
+        what the rule takes it for.
         """
         kept = []
         for factor in map(squeeze, factors):
@@ -196,7 +198,12 @@ class Labels:
             elif factor.any():
                 self.pin(factor, reason)
         if name and kept:
-            self.shape(name)
+            shape = self.shape(name)
+            for factor in kept:
+                if factor.ndim != len(shape) or any(
+                    n not in (1, size) for n, size in zip(factor.shape, shape, strict=True)
+                ):
+                    raise Unsupported(f"labels {factor.shape} do not fit '{name}' {shape}")
             self.factors[name] = tuple(kept)
 
     def pin(self, labels: Array, reason: str) -> None:

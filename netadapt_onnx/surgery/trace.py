@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import numpy as np
 import onnx
@@ -20,7 +21,10 @@ from netadapt_onnx.surgery.labels import Choices, Labels, Unsupported, on_axis, 
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules import RULES
 from netadapt_onnx.surgery.ties import Array, components
+from netadapt_onnx.surgery.views import with_own_views
 
+# A tensor of more elements is not labelled position by position.
+LARGEST_JOINT = 1 << 20
 # Per group the channels that a model has after a cut, ascending. One that is repeated gets new channels beside it.
 KeptIndices = Mapping[str, Array]
 
@@ -146,7 +150,7 @@ def trace(folded: Folded, choices: Choices | None = None) -> Trace:
 
     Raises NetadaptError if `choices` names something that is no graph input or output.
     """
-    folded = canonical(folded)
+    folded = with_own_views(canonical(folded))
     flat, bodies = flatten(folded)
     labels = Labels(
         flat, choices or Choices(), {body.owner: [b for b in bodies if b.owner == body.owner] for body in bodies}
@@ -195,13 +199,19 @@ def _open_inputs(folded: Folded, labels: Labels) -> None:
             hint = did_you_mean(name, names, f"one of {', '.join(names)}")
             raise NetadaptError(f"the model has no input or output '{name}'", hint=hint, code="usage")
         if name in folded.specs:
-            _open(name, labels)
+            _open(name, labels, jointly=True)
 
 
-def _open(name: str, labels: Labels) -> None:
-    """Start labels on every axis of a tensor that no node produces."""
+def _open(name: str, labels: Labels, *, jointly: bool = False) -> None:
+    """Start labels on every axis of a tensor that no node produces.
+
+    `jointly`: at every position one of its own, so that what reads it decides which axis is cut: the heads of a cache
+    or the dimensions of all heads. Large tensors are labelled axis by axis, which takes no memory.
+    """
     shape = labels.shape(name)
-    if labels.kind(name) == "f":
+    if labels.kind(name) == "f" and jointly and prod(shape) <= LARGEST_JOINT:
+        labels.set(name, [labels.fresh(prod(shape)).reshape(shape)] if prod(shape) > 1 else [])
+    elif labels.kind(name) == "f":
         labels.set(name, [on_axis(labels.fresh(n), k, len(shape)) for k, n in enumerate(shape) if n > 1])
 
 

@@ -97,6 +97,14 @@ def concat(node: Node, labels: Labels) -> None:
             else:
                 labels.tie(piece, factor, f"'{node.name}'")
         pieces.append(piece)
+    if any(
+        piece is None for piece in pieces
+    ):  # what a cache holds is cut as the one new position is that goes behind it
+        for i, piece in enumerate(pieces):
+            others = [k for k in range(rank) if k != axis and piece is not None and piece.shape[k] > 1]
+            if piece is not None and any(labelled(across, k) for k in others):
+                across = labels.join(across, labels.collapse(piece, axis, f"'{node.name}'"), f"'{node.name}'")
+                pieces[i] = None
     for name in node.inputs:
         for other in range(rank):
             if other == axis or labels.is_constant(name) or labelled(labels.of(name), other):
