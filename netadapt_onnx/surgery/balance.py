@@ -20,7 +20,7 @@ from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.ties import Array, Ties
 
 # Steps of one search for a bundle, and of all searches among channels that belong together, before the rest is one.
-SEARCH_STEPS, ALL_STEPS = 250, 8000
+SEARCH_STEPS, ALL_STEPS = 250, 6000
 Table = tuple[Array, str]  # labels (groups, n), and what they are
 
 
@@ -151,21 +151,28 @@ class _Counts:
 
 @dataclass(frozen=True)
 class _Bundles:
-    """Sets of roots that may go, each as a whole; and `fixed` roots, which stay to match what stays in any case."""
+    """Sets of roots that may go, each as a whole; and `fixed` roots, which stay to match what stays in any case.
+
+    Unless `is_complete`, the last of them is what the search could not divide.
+    """
 
     free: tuple[Array, ...]
     fixed: Array
+    is_complete: bool
 
 
 def _bundles(counts: _Counts) -> _Bundles:
-    """Divide all sets into balanced bundles, of each shape as many as there can be; what is left is always balanced.
+    """The more bundles of two ways to search for them: each finds some that the other gives up on."""
+    one = _divided(counts, _Search(counts, by_scarcity=False))
+    if one.is_complete:
+        return one
+    return max(one, _divided(counts, _Search(counts, by_scarcity=True)), key=lambda bundles: len(bundles.free))
 
-    Shapes are tried in an order that does not depend on how many sets there are. So whatever whole bundles a cut takes,
-    those of the model that is left are the others: of a shape that came first, one of the kinds had run out.
-    """
+
+def _divided(counts: _Counts, search: _Search) -> _Bundles:
+    """Divide all sets into balanced bundles, of each shape as many as there can be; what is left is always balanced."""
     left = np.array([len(members) for members in counts.members], np.int64)
     used = np.zeros_like(left)
-    search = _Search(counts)
 
     def take(bundle: Array) -> Array:
         parts = [m[u : u + n] for m, u, n in zip(counts.members, used, bundle, strict=True)]
@@ -188,16 +195,21 @@ def _bundles(counts: _Counts) -> _Bundles:
             bundle = seed + rest
             times = int((left[bundle > 0] // bundle[bundle > 0]).min())
             free.extend(take(bundle) for _ in range(times))
-    if left.any():
+    is_complete = not left.any()
+    if not is_complete:
         free.append(take(left.copy()))
-    return _Bundles(tuple(free), fixed)
+    return _Bundles(tuple(free), fixed, is_complete)
 
 
 class _Search:
-    """Depth-first search for few sets that fill the rows of every table evenly."""
+    """Depth-first search for few sets that fill the rows of every table evenly.
 
-    def __init__(self, counts: _Counts) -> None:
+    The next row to be filled is the first that lacks something, or, `by_scarcity`, one that few kinds are in.
+    """
+
+    def __init__(self, counts: _Counts, *, by_scarcity: bool) -> None:
         self._counts = counts
+        self._scarcity = (counts.kinds > 0).sum(axis=0) if by_scarcity else np.zeros(counts.starts[-1], np.int64)
         self._all = ALL_STEPS
         self._steps = 0
         self._by_table = np.add.reduceat(counts.kinds, counts.starts[:-1], axis=1)
@@ -225,7 +237,7 @@ class _Search:
             depth *= 2
 
     def _fill(self, sums: Array, left: Array, depth: int) -> Array | None:
-        """The first way that there is, in an order that `left` does not change."""
+        """The first way that there is, if any."""
         missing = self._counts.missing(sums)
         if not missing.any():
             return np.zeros_like(left)
@@ -235,7 +247,7 @@ class _Search:
             return None
         if (left @ self._counts.kinds < missing).any():
             return None
-        row = int(np.argmin(np.where(missing > 0, (self._counts.kinds > 0).sum(axis=0), 10**9)))
+        row = int(np.argmin(np.where(missing > 0, self._scarcity, np.iinfo(np.int64).max)))
         kinds = np.flatnonzero((left > 0) & (self._counts.kinds[:, row] > 0))
         after = self._counts.missing(sums + self._counts.kinds[kinds]).sum(axis=1)
         for kind in kinds[np.lexsort((kinds, after))].tolist():

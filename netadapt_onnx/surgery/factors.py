@@ -1,4 +1,4 @@
-"""Factors: labels in an array of their tensor's rank, in which an axis along which nothing changes has length 1."""
+"""Factors: arrays of labels with a tensor's rank, in which an axis without channels has length 1 (`labels.py`)."""
 
 from __future__ import annotations
 
