@@ -20,6 +20,7 @@ from netadapt_onnx.search.result import AccuracyChange
 from netadapt_onnx.training.data import Split
 from netadapt_onnx.training.evaluate import accuracy, outputs
 from netadapt_onnx.training.loading import dataset_for
+from netadapt_onnx.training.sample_shapes import fold_for
 
 EPOCHS = 6
 
@@ -93,7 +94,7 @@ def finetune(
     checkpoint = _checkpoint(target, overwrite, resume)
     record = target.with_name(f"{target.name.removesuffix('.onnx')}.training.jsonl")
     prepare_output(record, overwrite or resume, source, data, original)
-    folded = fold(source.proto, dict(shapes or {}))
+    folded = fold_for(source.proto, shapes, data)
     require_runnable(folded)
     dataset = dataset_for(folded, data)
     name, held = dataset.reported

@@ -13,10 +13,13 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.files import write_atomically
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import Model, data_file, load, refuse_existing
-from netadapt_onnx.profilers.cost import Cost, cost
+from netadapt_onnx.profilers.cost import Cost, CostModel
 from netadapt_onnx.progress import reporter
 from netadapt_onnx.search.result import Resources
 from netadapt_onnx.surgery import Choices, Criterion, Explanation, Group, Trace, explain, template, trace
+from netadapt_onnx.surgery.around import can_be_proven
+from netadapt_onnx.surgery.obstacles import UNKNOWN_SHAPE, notes, unknown_shapes
+from netadapt_onnx.surgery.states import with_states
 
 if TYPE_CHECKING:
     from netadapt_onnx.search.sensitivity import Sensitivities
@@ -51,9 +54,14 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Cautioned(Inspection):
-    """An inspection with what to know of the table that it predicts with."""
+    """An inspection with what to know of it: what of the model stays as it is, what the table says of itself."""
 
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unprovable(Cautioned):
+    """An inspection of a model no cut of which can be proven here, because it cannot be run."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,13 @@ class Explained(Inspection):
     """An inspection with what was asked about one name."""
 
     explain: tuple[Explanation, ...]
+
+
+@dataclass(frozen=True)
+class ExplainedWithNotes(Explained):
+    """The same of a model of which something stays as it is."""
+
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -125,6 +140,16 @@ def traced(
     return trace(fold(model.proto, dict(shapes or {}), batch_size, consume=consume), choices)
 
 
+def counted_at(found: Trace, count: CostModel, shapes: Shapes) -> Cost:
+    """What a traced model costs at these shapes. Raises NetadaptError, with the operator, where one is not known."""
+    try:
+        return count(shapes)
+    except NetadaptError as error:
+        if error.code != UNKNOWN_SHAPE:
+            raise
+        raise unknown_shapes(found) from error
+
+
 def resources(counted: Cost, size_bytes: int | None = None, latency_ms: float | None = None) -> Resources:
     """A Cost as results show it; `size_bytes` of the file itself, where there is one."""
     size = counted.size_bytes if size_bytes is None else size_bytes
@@ -168,11 +193,11 @@ def inspect(
     source = opened(model)
     if write_plan is not None:
         prepare_output(Path(write_plan), overwrite, source, table)
-    found = traced(source, shapes, batch_size, choices, consume=source is not model)
+    found = with_states(traced(source, shapes, batch_size, choices, consume=source is not model))
     folded = found.folded
-    counted = cost(found.flat.proto, found.flat.shapes)
+    counted = counted_at(found, CostModel(found.flat.proto), found.flat.shapes)
     timed, times = None, {}
-    notes: tuple[str, ...] = ()
+    cautions = notes(found)
     if table is not None:
         from netadapt_onnx.profilers.breakdown import unit_ms
         from netadapt_onnx.profilers.own_time import predicted
@@ -180,7 +205,7 @@ def inspect(
 
         known = Table.load(Path(table), folded.proto)
         timed = predicted(known, as_given(source, folded.proto), folded.shapes)
-        times, notes = unit_ms(known, folded.shapes), known.notes
+        times, cautions = unit_ms(known, folded.shapes), (*cautions, *known.notes)
     owner = {layer: group.name for group in found.groups for layer in group.layers}
     layers = tuple(Layer(c.name, c.op, c.params, c.macs, owner.get(c.name), times.get(c.name)) for c in counted.layers)
     reasons = () if explained is None else explain(found, explained)
@@ -191,11 +216,14 @@ def inspect(
         from netadapt_onnx.search.sensitivity import sensitivity as tested
 
         lost = tested(found, data, criterion=criterion, seed=seed, progress=progress or reporter())
-        return Sensitive(totals, layers, found.groups, lost)
+        return Sensitive(totals, layers, found.groups, lost, cautions)
     if explained is not None:
-        return Explained(totals, layers, found.groups, reasons)
+        explained_so = (totals, layers, found.groups, reasons)
+        return ExplainedWithNotes(*explained_so, cautions) if cautions else Explained(*explained_so)
     inspected = (totals, layers, found.groups)
     if timed is not None and (timed.note or timed.ms != timed.normalised_ms):
-        notes = (*notes, timed.note) if timed.note else notes
-        return RunsOtherwise(*inspected, notes, timed.normalised_ms)
-    return Cautioned(*inspected, notes) if notes else Inspection(*inspected)
+        cautions = (*cautions, timed.note) if timed.note else cautions
+        return RunsOtherwise(*inspected, cautions, timed.normalised_ms)
+    if not can_be_proven(folded):
+        return Unprovable(*inspected, (*cautions, f"no cut of it can be proven here: {folded.unrunnable}"))
+    return Cautioned(*inspected, cautions) if cautions else Inspection(*inspected)

@@ -14,7 +14,7 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.files import write_atomically
 from netadapt_onnx.folding import Folded
-from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, resources, traced
+from netadapt_onnx.inspection import Shapes, Source, counted_at, opened, prepare_output, resources, traced
 from netadapt_onnx.light import file_bytes
 from netadapt_onnx.model import save
 from netadapt_onnx.profilers.cost import Cost, CostModel
@@ -43,11 +43,15 @@ from netadapt_onnx.surgery import (
     traced_without,
     verify,
 )
+from netadapt_onnx.surgery.groups import resize_io_of
+from netadapt_onnx.surgery.obstacles import notes, resize_options
 from netadapt_onnx.surgery.ranking import Block, at_share, counts_after, removal_order
+from netadapt_onnx.surgery.states import with_states
 from netadapt_onnx.surgery.ties import Array
 from netadapt_onnx.training.data import Split
 from netadapt_onnx.training.loading import dataset_for
 from netadapt_onnx.training.measured import criterion_on
+from netadapt_onnx.training.sample_shapes import proposing_sizes_of
 
 Counts = dict[str, int]
 # As many as the measurements behind least squares used; more change little.
@@ -66,6 +70,11 @@ class PruneResult:
     model: Path | None
     met: bool
     note: str = ""
+
+
+@dataclass(frozen=True)
+class UntrainableResult(PruneResult):
+    """The result for a model that cannot be trained: it has branches or loops, or it cannot be run here."""
 
 
 def prune(
@@ -120,11 +129,12 @@ def prune(
     if output is not None:
         prepare_output(Path(output), overwrite, source, data, plan)
         prepare_output(plan_file(Path(output)), overwrite, source, data, plan)
-    found = traced(source, shapes, batch_size, choices, consume=source is not model)
+    with proposing_sizes_of(data, source.proto, shapes, batch_size):
+        found = traced(source, shapes, batch_size, choices, consume=source is not model)
     if ratio != 0:  # which writes the model normalised, prunable or not
         require_prunable(source, found)
     count = CostModel(found.flat.proto)
-    dense = count(found.flat.shapes)
+    dense = counted_at(found, count, found.flat.shapes)
     removed = known_branches(found, read_removed(Path(plan)), str(plan)) if plan is not None else frozenset()
     whole = found
     if removed:
@@ -162,20 +172,24 @@ def prune(
     after = resources(
         count(found.resized_shapes(kept)), file_bytes(small) if written is None else written.stat().st_size
     )
-    return PruneResult(
+    untrainable = found.folded.unrunnable or found.folded.unrun or found.bodies or found.flat.untraced
+    made = UntrainableResult if untrainable else PruneResult
+    return made(
         before=resources(dense, source.size_bytes),
         after=after,
         groups={g.name: (g.channels, counts.get(g.name, g.channels)) for g in groups},
         verify=proof,
         model=written,
         met=met,
-        note="; ".join(filter(None, [note, *_doubts(found.folded, proof)])),
+        note="; ".join(filter(None, [note, *notes(found), *_doubts(found.folded, proof)])),
     )
 
 
 def _doubts(folded: Folded, proof: Verification | None) -> list[str]:
     """What the result rests on besides the rules."""
     said = [f"not proven: {folded.unrunnable}"] if folded.unrunnable and proof is None else []
+    if folded.unrun and proof is not None:  # `verify` refuses the proof where shapes are assumed
+        said.append(f"proven with random values for what cannot be run here: {', '.join(sorted(folded.unrun))}")
     if folded.assumed:
         said.append(f"assumed to have the shape of its input: {', '.join(folded.assumed)}")
     if folded.fixed:
@@ -229,7 +243,9 @@ def at_counts(found: Trace, keep: Mapping[str, int | float | str]) -> Counts:
     for name, value in keep.items():
         group = found.group(name)
         if not group.prunable:
-            raise NetadaptError(f"group '{name}' cannot be pruned: {group.reason}", code="not-prunable")
+            states = resize_io_of(with_states(found).group(name))
+            hint = f"let the states change their shapes with it: {resize_options(states)}" if states else ""
+            raise NetadaptError(f"group '{name}' cannot be pruned: {group.reason}", hint=hint, code="not-prunable")
         counts[name] = _count(group, value)
     return counts
 

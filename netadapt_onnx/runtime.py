@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, np.ndarray]
 PROTOBUF_LIMIT = 2**31 - 1
+CANNOT_RUN = "onnxruntime cannot run the model"
 
 
 def session(
@@ -47,10 +48,7 @@ def session(
             return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         if optimise and outputs is None and file_bytes(model) <= PROTOBUF_LIMIT:
             return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        light, weights = light_copy(model)
-        if outputs is not None:
-            del light.graph.output[:]
-            light.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        light, weights = light_copy(model, outputs)
         values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
         options.add_external_initializers(list(weights), values)
         made = ort.InferenceSession(light.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -90,7 +88,7 @@ def run(active: onnxruntime.InferenceSession, inputs: Arrays, outputs: Sequence[
     try:
         return dict(zip(names, active.run(names, inputs), strict=True))
     except Exception as error:
-        raise NetadaptError(f"onnxruntime cannot run the model: {one_line(error)}", code="unrunnable") from error
+        raise NetadaptError(f"{CANNOT_RUN}: {one_line(error)}", code="unrunnable") from error
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

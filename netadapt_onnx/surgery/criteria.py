@@ -49,10 +49,16 @@ def group_l2(trace: Trace, group: Group) -> np.ndarray:
     for use in trace.labels.uses:
         for axis, line in map(trace.line_of, use.factors):
             values = trace.labels.value(use.constant)
+            blocks = use.blocks if axis == 1 else None
+            line = line if blocks is None else trace.roots[blocks]
             if (use.constant, axis) in seen or values.ndim < 2 or values.dtype.kind != "f" or not ours[line].any():
                 continue
             seen.add((use.constant, axis))
-            np.add.at(total, line, slice_sums(values, axis, 2))
+            if blocks is None:
+                np.add.at(total, line, slice_sums(values, axis, 2))
+            else:
+                parts = np.split(values, len(blocks))
+                np.add.at(total, line, np.stack([slice_sums(part, axis, 2) for part in parts]))
     norms: np.ndarray = np.sqrt(total[trace.members[group.name]])
     return norms
 

@@ -61,6 +61,8 @@ def load_data(
     what does not fit.
     """
     source = source_of(data)
+    if not specs:
+        raise NetadaptError("the model has no inputs: its outputs are the same whatever the data", code="unsupported")
     if outputs:
         require_fitting(source.task, outputs)
     own: Own | None = None
