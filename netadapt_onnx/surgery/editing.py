@@ -27,6 +27,9 @@ class Editing:
         self._tensors = {t.name: t for t in proto.graph.initializer}
         for tensor in proto.graph.initializer:
             light.graph.initializer.append(stand_in(tensor) if _is_weight(tensor) else tensor)
+        for value in light.graph.output:
+            if value.type.HasField("optional_type"):  # which onnx-graphsurgeon cannot write; `exported` takes ours
+                value.ClearField("type")
         self._like = proto
         self.graph: gs.Graph = gs.import_onnx(light)
 

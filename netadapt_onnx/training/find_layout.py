@@ -131,7 +131,7 @@ def tensor_outputs(proto: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
         kind = value.type.WhichOneof("value")
         by = f" (by {producers[value.name]})" if value.name in producers else ""
         if kind not in (None, "tensor_type"):
-            omitted[value.name] = f"it is no tensor but a {str(kind).removesuffix('_type')}{by}"
+            omitted[value.name] = f"it is no tensor ({str(kind).removesuffix('_type')}){by}"
         elif value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
             omitted[value.name] = f"it holds texts{by}"
         else:
