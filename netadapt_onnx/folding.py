@@ -10,7 +10,7 @@ from __future__ import annotations
 import graphlib
 import re
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -44,9 +44,11 @@ class Folded:
     """A model without shape arithmetic, and the shape of every tensor of it at one batch size.
 
     `proto` is read-only by agreement. `shapes` has inputs, initializers and all node outputs; `dtypes` likewise; those
-    behind an operator whose shapes nothing tells are missing. `unrunnable` says what onnxruntime lacks to run the
-    model, if anything; `assumed` names outputs of such operators that were taken to have their input's shape, `sampled`
-    tensors whose shape may depend on the data; `fixed` are inputs whose free axes got the given sizes.
+    behind an operator whose shapes nothing tells are missing, `unknown` says why. `unfinished` says which nodes were
+    not run to their end for a shape or a value, which would take too long or too much memory, `unrunnable` what
+    onnxruntime lacks to run the model, if anything; `assumed` names outputs of such operators that were taken to have
+    their input's shape, `sampled` tensors whose shape may depend on the data; `fixed` are inputs whose free axes got
+    the given sizes.
     """
 
     proto: onnx.ModelProto
@@ -58,6 +60,8 @@ class Folded:
     assumed: tuple[str, ...] = ()
     sampled: frozenset[str] = frozenset()
     fixed: tuple[str, ...] = ()
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    unfinished: tuple[str, ...] = ()
 
 
 def fold(
@@ -118,6 +122,8 @@ def fold(
         tuple(evaluation.assumed),
         frozenset(evaluation.uncertain),
         tuple(free) if fixed else (),
+        {name: reason for name, reason in evaluation.opaque.items() if name not in known},
+        tuple(evaluation.unfinished),
     )
 
 
@@ -262,16 +268,18 @@ def _written_back(
             needed.update([*node.input, *captured(node)])
     kept.reverse()
     produced = {name for node in kept for name in node.output}
-    folded = [name for node in graph.node for name in node.output if name in needed - produced and name not in tensors]
+    missing = needed - produced - tensors.keys()
+    folded = [name for node in graph.node for name in node.output if name in missing]
     constants = [tensor for name, tensor in tensors.items() if name in needed]
     taken = needed | {node_name(node) for node in kept} | {v.name for v in graph.input}
     formula = BatchFormula(batched[0], values.known[batched[0]][0][0], values.known, taken) if batched else None
     computed: list[onnx.NodeProto] = []
+    reshapes = _reshapes(kept) if formula is not None else {}
     for name in folded:
         if formula is None or other is None or name not in with_batch:
             constants.append(numpy_helper.from_array(values.value(name), name))
             continue
-        nodes, numbers = formula.write(name, values.value(name), other.value(name), _reshapes(name, kept))
+        nodes, numbers = formula.write(name, values.value(name), other.value(name), reshapes.get(name, []))
         computed.extend(nodes)
         constants.extend(numbers)
     if formula is not None:
@@ -304,10 +312,17 @@ def _open(name: str, values: Evaluation, other: Evaluation | None) -> bool:
     return other is None or values.known[name] != other.known[name] or values.known[name][1].kind != "i"
 
 
-def _reshapes(name: str, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """The readers of a tensor, if all of them reshape to it; else none."""
-    readers = [node for node in nodes if name in node.input or name in captured(node)]
-    return readers if all(n.op_type == "Reshape" and list(n.input).index(name) == 1 for n in readers) else []
+def _reshapes(nodes: Iterable[onnx.NodeProto]) -> dict[str, list[onnx.NodeProto]]:
+    """The readers of each tensor that nothing reads but as the target to reshape to."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    others: set[str] = set()
+    for node in nodes:
+        if node.op_type == "Reshape" and len(node.input) > 1:
+            readers.setdefault(node.input[1], []).append(node)
+            others.add(node.input[0])
+        else:
+            others.update([*node.input, *captured(node)])
+    return {name: reshaping for name, reshaping in readers.items() if name not in others}
 
 
 def _stays(node: onnx.NodeProto, tensors: Tensors, values: Evaluation, shape_made: set[str]) -> bool:

@@ -12,7 +12,7 @@ from netadapt_onnx.as_given import as_given
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import Model, data_file, load, refuse_existing
-from netadapt_onnx.profilers.cost import Cost, cost
+from netadapt_onnx.profilers.cost import Cost, CostModel
 from netadapt_onnx.progress import reporter
 from netadapt_onnx.search.result import Resources
 from netadapt_onnx.search.run import write_atomically
@@ -124,6 +124,21 @@ def traced(
     return trace(fold(model.proto, dict(shapes or {}), batch_size, consume=consume), choices)
 
 
+def counted_at(found: Trace, count: CostModel, shapes: Shapes) -> Cost:
+    """What a traced model costs at these shapes. Raises NetadaptError where the shape of a tensor is not known."""
+    try:
+        return count(shapes)
+    except NetadaptError as error:
+        if error.code != "unknown-shape" or not found.flat.unknown:
+            raise
+        name, reason = next(iter(found.flat.unknown.items()))
+        raise NetadaptError(
+            f"the shape of tensor '{name}' is not known: {reason}",
+            hint="declare it in the file (value_info), or export without what computes it",
+            code=error.code,
+        ) from error
+
+
 def resources(counted: Cost, size_bytes: int | None = None, latency_ms: float | None = None) -> Resources:
     """A Cost as results show it; `size_bytes` of the file itself, where there is one."""
     size = counted.size_bytes if size_bytes is None else size_bytes
@@ -169,9 +184,9 @@ def inspect(
         prepare_output(Path(write_plan), overwrite, source, table)
     found = traced(source, shapes, batch_size, choices, consume=source is not model)
     folded = found.folded
-    counted = cost(found.flat.proto, found.flat.shapes)
+    counted = counted_at(found, CostModel(found.flat.proto), found.flat.shapes)
     timed, times = None, {}
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = folded.unfinished
     if table is not None:
         from netadapt_onnx.profilers.breakdown import unit_ms
         from netadapt_onnx.profilers.own_time import predicted
@@ -179,7 +194,7 @@ def inspect(
 
         known = Table.load(Path(table), folded.proto)
         timed = predicted(known, as_given(source, folded.proto), folded.shapes)
-        times, notes = unit_ms(known, folded.shapes), known.notes
+        times, notes = unit_ms(known, folded.shapes), (*notes, *known.notes)
     owner = {layer: group.name for group in found.groups for layer in group.layers}
     layers = tuple(Layer(c.name, c.op, c.params, c.macs, owner.get(c.name), times.get(c.name)) for c in counted.layers)
     reasons = () if explained is None else explain(found, explained)

@@ -11,10 +11,10 @@ from math import prod
 
 import numpy as np
 import onnx
-import onnx.inliner
 from onnx import numpy_helper
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.functions import inline_functions
 from netadapt_onnx.invariants import capture_invariants
 from netadapt_onnx.old_opsets import upgrade
 from netadapt_onnx.subgraphs import all_bodies
@@ -27,11 +27,10 @@ MINIMUM_IR = 4
 
 def normalise(proto: onnx.ModelProto) -> None:
     """Normalise in place. Raises NetadaptError for what cannot be normalised: names that two tensors share, say."""
-    _refuse_bytes(proto.graph)
+    for graph in (proto.graph, *all_bodies(proto.graph.node)):
+        _refuse_bytes(graph)
     upgrade(proto)
-    if proto.functions:
-        inlined = onnx.inliner.inline_local_functions(proto)
-        proto.CopyFrom(inlined)
+    inline_functions(proto)
     _densify(proto.graph)
     proto.ir_version = max(proto.ir_version, MINIMUM_IR)
     _refuse_duplicates(proto.graph)
@@ -48,8 +47,6 @@ def _refuse_bytes(graph: onnx.GraphProto) -> None:
     wrong = next((name for name in names if not isinstance(name, str)), None)
     if wrong is not None:
         raise NetadaptError(f"a name is no text: {wrong!r}", code="not-onnx")
-    for body in all_bodies(graph.node):
-        _refuse_bytes(body)
 
 
 def normalise_graph(graph: onnx.GraphProto) -> None:

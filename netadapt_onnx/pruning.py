@@ -13,7 +13,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import Folded
-from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, resources, traced
+from netadapt_onnx.inspection import Shapes, Source, counted_at, opened, prepare_output, resources, traced
 from netadapt_onnx.light import file_bytes
 from netadapt_onnx.model import save
 from netadapt_onnx.profilers.cost import Cost, CostModel
@@ -124,7 +124,7 @@ def prune(
     if ratio != 0:  # which writes the model normalised, prunable or not
         require_prunable(source, found)
     count = CostModel(found.flat.proto)
-    dense = count(found.flat.shapes)
+    dense = counted_at(found, count, found.flat.shapes)
     removed = known_branches(found, read_removed(Path(plan)), str(plan)) if plan is not None else frozenset()
     whole = found
     if removed:
@@ -176,6 +176,7 @@ def prune(
 def _doubts(folded: Folded, proof: Verification | None) -> list[str]:
     """What the result rests on besides the rules."""
     said = [f"not proven: {folded.unrunnable}"] if folded.unrunnable and proof is None else []
+    said += folded.unfinished
     if folded.assumed:
         said.append(f"assumed to have the shape of its input: {', '.join(folded.assumed)}")
     if folded.fixed:

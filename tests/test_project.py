@@ -36,6 +36,8 @@ FLOORS = [
         "batch_formula",
         "shapes",
         "single_node",
+        "trip_limits",
+        "functions",
         "free_axes",
         "as_given",
         "user_code",

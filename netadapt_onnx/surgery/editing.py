@@ -59,7 +59,8 @@ class Editing:
                 there.add(tensor.name)
                 stands_in = tensor.data_location == onnx.TensorProto.EXTERNAL
                 result.graph.initializer.append(self._tensors[tensor.name] if stands_in else tensor)
-        result.graph.initializer.extend(t for name, t in self._tensors.items() if name in needed - there)
+        missing = needed - there
+        result.graph.initializer.extend(t for name, t in self._tensors.items() if name in missing)
         return result
 
     def _capture(self, node: onnx.NodeProto) -> None:

@@ -29,6 +29,10 @@ Factors = tuple[Array, ...]
 Edit = Callable[["Cut", "gs.Node"], None]
 
 
+# Labels are arrays: an axis of a billion positions, which takes a few bytes to ask for, would fill the memory.
+MOST_POSITIONS = 1 << 24
+
+
 class Unsupported(Exception):
     """Raised by a rule that cannot apply; the node then pins its inputs with this reason."""
 
@@ -114,6 +118,10 @@ class Labels:
             raise Unsupported(f"the shape of '{name}' is not known")
         return self._shapes[name]
 
+    def knows(self, name: str) -> bool:
+        """Whether the shape of a tensor is known."""
+        return name in self._shapes
+
     def kind(self, name: str) -> str:
         """Numpy's kind of a tensor's type: 'f' for floats."""
         dtype = self._dtypes[name]
@@ -171,6 +179,8 @@ class Labels:
         """
         kept = []
         for factor in map(squeeze, factors):
+            if factor.size > MOST_POSITIONS:
+                raise Unsupported(f"'{name}' has {factor.size} positions to label")
             if factor.size > 1:
                 if factor.any():
                     kept.append(factor)

@@ -47,8 +47,8 @@ def slice_sums(values: np.ndarray, axis: int, power: int, zero: np.ndarray | flo
 
 def _quantisation(trace: Trace, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     """Scale and zero point of a weight of integers: one number each, or one for each channel."""
-    for node in trace.flat.proto.graph.node:
-        if node.op_type not in QUANTISED or layer.weight not in node.input:
+    for node in trace.readers.get(layer.weight, []):
+        if node.op_type not in QUANTISED:
             continue
         found = []
         for slot, otherwise in zip(QUANTISED[node.op_type], (1.0, 0.0), strict=True):

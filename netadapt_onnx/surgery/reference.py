@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from netadapt_onnx.surgery.bodies import restore
 from netadapt_onnx.surgery.editing import Editing
 from netadapt_onnx.surgery.resize import Cut, resize_flat
 from netadapt_onnx.surgery.rules.quantised import ZERO_POINTS
 from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.surgery.unflatten import restore
 
 WHERE_OPSET = 9
 
