@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class Folded:
     not run to their end for a shape or a value, which would take too long or too much memory, `unrunnable` what
     onnxruntime lacks to run the model, if anything; `assumed` names outputs of such operators that were taken to have
     their input's shape, `sampled` tensors whose shape may depend on the data; `fixed` are inputs whose free axes got
-    the given sizes.
+    the given sizes. `file` is the model file if weights were left outside it (`unread_weights.py`).
     """
 
     proto: onnx.ModelProto
@@ -62,6 +63,7 @@ class Folded:
     fixed: tuple[str, ...] = ()
     unknown: Mapping[str, str] = field(default_factory=dict)
     unfinished: tuple[str, ...] = ()
+    file: Path | None = None
 
 
 def fold(

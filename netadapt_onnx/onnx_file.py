@@ -35,8 +35,8 @@ class OnnxFile:
     files: tuple[Path, ...]
 
 
-def read(path: str | os.PathLike[str]) -> OnnxFile:
-    """Parse an ONNX file.
+def read(path: str | os.PathLike[str], *, hashed: bool = True) -> OnnxFile:
+    """Parse an ONNX file; without `hashed` its `sha256` stays empty, and external data are not read.
 
     Raises NetadaptError: missing file, not ONNX, truncated, external data missing or outside, unknown tensor type.
     """
@@ -53,14 +53,15 @@ def read(path: str | os.PathLike[str]) -> OnnxFile:
     size = len(data)
     del data
     external = _external_files(proto, file)
-    for location in external:
+    buffer = memoryview(bytearray(1 << 20))
+    size += sum(location.stat().st_size for location in external)
+    for location in external if hashed else ():
         with location.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-                size += len(chunk)
+            while held := stream.readinto(buffer):
+                digest.update(buffer[:held])
     for tensor in proto.graph.initializer:
         check_tensor(tensor, file)
-    return OnnxFile(file, proto, digest.hexdigest(), size, (file, *external))
+    return OnnxFile(file, proto, digest.hexdigest() if hashed else "", size, (file, *external))
 
 
 def external_locations(proto: onnx.ModelProto) -> tuple[str, ...]:

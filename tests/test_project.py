@@ -37,6 +37,7 @@ FLOORS = [
         "shapes",
         "single_node",
         "trip_limits",
+        "unread_weights",
         "functions",
         "free_axes",
         "as_given",

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from netadapt_onnx.folding import KEPT_ON_WEIGHTS, Folded
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.ties import Array, Ties
+from netadapt_onnx.unread_weights import values_of
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -98,6 +98,7 @@ class Labels:
         self.pins: list[Pin] = []
         self.factors: dict[str, Factors] = {}
         self._shapes = folded.shapes
+        self._file = folded.file
         self._dtypes = folded.dtypes
         self._constants = {t.name: t for t in folded.proto.graph.initializer}
         self._views = self._find_views(folded.proto.graph.node)
@@ -147,7 +148,7 @@ class Labels:
         """The value of an initializer. Raises Unsupported for anything else."""
         if name not in self._constants:
             raise Unsupported(f"'{name}' is computed at run time")
-        return numpy_helper.to_array(self._constants[name])
+        return values_of(self._constants[name], self._file)
 
     def source(self, name: str) -> tuple[str, bool]:
         """The initializer behind a view, and whether the view is one plain transposition of it."""

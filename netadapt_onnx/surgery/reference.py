@@ -22,7 +22,7 @@ WHERE_OPSET = 9
 
 def masked_reference(trace: Trace, cut: Cut, pruned: onnx.ModelProto) -> onnx.ModelProto:
     """Build the reference of `pruned`, the model that `cut` made of `trace`; tensors keep their names."""
-    editing = Editing(trace.flat.proto)
+    editing = Editing(trace.flat.proto, trace.flat.file)
     small = Editing(resize_flat(trace, cut) if trace.bodies else pruned)
     graph = editing.graph
     original = list(graph.nodes)

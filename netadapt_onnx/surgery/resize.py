@@ -212,7 +212,7 @@ def resize(trace: Trace, keep: KeptIndices) -> onnx.ModelProto:
 
 def resize_flat(trace: Trace, cut: Cut) -> onnx.ModelProto:
     """The same with its subgraphs still laid out flat."""
-    editing = Editing(trace.flat.proto)
+    editing = Editing(trace.flat.proto, trace.flat.file)
     take_constants(editing, trace, cut)
     for index, edit in trace.labels.edits:
         edit(cut, editing.graph.nodes[index])
