@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.onnx_file import load_external
+from netadapt_onnx.onnx_file import external_array, load_external
 from netadapt_onnx.subgraphs import captured
 
 # The inputs of which no rule, no count and no shape looks at the values. They are constants of the file's own graph,
@@ -23,7 +23,10 @@ STANDARD = ("", "ai.onnx")
 
 def values_of(tensor: onnx.TensorProto, file: Path | None) -> np.ndarray:
     """A tensor's values, read now if they were left outside the model `file`."""
-    return numpy_helper.to_array(loaded(tensor, file))
+    if file is None or tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return numpy_helper.to_array(tensor)
+    values = external_array(tensor, file)
+    return numpy_helper.to_array(loaded(tensor, file)) if values is None else values
 
 
 def loaded(tensor: onnx.TensorProto, file: Path | None) -> onnx.TensorProto:
