@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,13 +40,13 @@ class Body:
     frame: onnx.GraphProto
     names: Mapping[str, str]
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[str, ...]:
         """What it receives, by flat names."""
         flat = {inner: outer for outer, inner in self.names.items()}
         return tuple(flat[value.name] for value in self.frame.input)
 
-    @property
+    @cached_property
     def outputs(self) -> tuple[str, ...]:
         """What it returns, by flat names; tensors of the graphs around it keep theirs."""
         flat = {inner: outer for outer, inner in self.names.items()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, count
 
 import numpy as np
 import onnx
@@ -110,7 +111,7 @@ def _gather(
     node: onnx.NodeProto, source: str, axis: int, order: Array, taken: Mapping[str, object]
 ) -> tuple[onnx.NodeProto, onnx.TensorProto]:
     base = f"{node_name(node)}/order"
-    name = next(n for n in (base, *(f"{base}_{i}" for i in range(1, len(taken) + 2))) if n not in taken)
+    name = next(n for n in chain([base], (f"{base}_{i}" for i in count(1))) if n not in taken)
     made = onnx.helper.make_node("Gather", [source, name], list(node.output), name=node.name, axis=axis)
     return made, numpy_helper.from_array(order.astype(np.int64), name)
 
