@@ -23,6 +23,7 @@ import time
 import zlib
 from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -34,6 +35,8 @@ import numpy as np
 Record = Dict[str, Any]
 Call = Callable[[], object]
 Models = Sequence[Tuple[int, Path]]
+Begin = Callable[[Path], Call]
+Times = Tuple[List[List[float]], List[List[float]], List[float], int]
 Opened = Tuple[List[Tuple[int, Path]], List["Profiled"], List[Dict[str, int]], List[Record]]
 
 # Sessions that live at the same time may hold this much in weights.
@@ -188,10 +191,10 @@ def open_session(path: Path, execution: Record, profile_folder: Optional[Path] =
         session = _started(path, options, execution)
     except Exception as error:
         left = nodes_on_cpu(path, execution) if NO_FALLBACK in config else []
-        if left:
-            message = "%s leaves %d nodes to the CPU: %s" % (execution["ep"], len(left), ", ".join(left[:5]))
-            raise RuntimeError(message + (", ..." if len(left) > 5 else "")) from error
-        raise
+        if not left:
+            raise
+        names = ", ".join(left[:5] + ["..."] * (len(left) > 5))
+        raise RuntimeError("%s leaves %d nodes to the CPU: %s" % (execution["ep"], len(left), names)) from error
     if execution["provider"] not in session.get_providers():
         raise RuntimeError("onnxruntime could not start %s" % execution["provider"])
     return session
@@ -329,7 +332,8 @@ def measure(job: Record, models: Models, execution: Record, inputs: Record, seco
         paths = [path for _, path in able]
         # The reference's noise is in every ratio: it gets more sessions.
         paths += paths[-1:] * (job.get("anchors", 0) if compared else 0)
-        low, medians, widths, rounds = _times(job, paths, profiled, execution, inputs, seconds, spent)
+        begin = partial(caller, execution=execution, inputs=inputs)
+        low, medians, widths, rounds = _times(job, paths, profiled, begin, seconds, spent)
         kernels = [p.finish() for p in profiled]
     shared: Record = {"record": "measured", "rounds": rounds}
     if compared:
@@ -366,15 +370,7 @@ def _opened(job: Record, models: Models, execution: Record, inputs: Record, fold
     return opened
 
 
-def _times(
-    job: Record,
-    paths: list[Path],
-    profiled: list[Profiled],
-    execution: Record,
-    inputs: Record,
-    cap: float,
-    spent: float,
-) -> tuple[list[list[float]], list[list[float]], list[float], int]:
+def _times(job: Record, paths: List[Path], profiled: List[Profiled], begin: Begin, cap: float, spent: float) -> Times:
     """Undisturbed and median times in ms, each (models, sessions), medians' interval by model, and rounds.
 
     Sessions open as memory allows.
@@ -382,7 +378,7 @@ def _times(
     sessions, count, (least, most) = job["sessions"], len(paths), job["rounds"]
     waves, together = 1, max(1, min(sessions, SESSION_BYTES // max(1, sum(path.stat().st_size for path in paths))))
     if job["until"] != "interval":  # then every session counts, and slow models get fewer
-        first = Rounds([caller(path, execution, inputs) for path in paths])
+        first = Rounds([begin(path) for path in paths])
         sessions = min(sessions, max(3, int(cap / (6 * first.round_s))))
         waves, spent = -(-sessions // together), 0.0
     low, medians, widths, rounds = [], [], np.zeros(count), 0
@@ -390,7 +386,7 @@ def _times(
     for wave in range(waves):
         opened = time.perf_counter()
         number = min(together, sessions - wave * together)
-        fresh = [caller(path, execution, inputs) for _ in range(number) for path in paths]
+        fresh = [begin(path) for _ in range(number) for path in paths]
         turns = Rounds([*profiled, *fresh], job["seed"] + wave)
         opening = time.perf_counter() - opened if job["until"] == "interval" else 0.0
         turns.settle((cap - spent - opening) / waves, enough, least, most)
