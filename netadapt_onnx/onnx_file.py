@@ -46,6 +46,9 @@ def read(path: str | os.PathLike[str], *, hashed: bool = True) -> OnnxFile:
     try:
         proto.ParseFromString(data)
     except Exception as error:  # protobuf's DecodeError lives in a private module
+        if "MaxDepth" in str(error):
+            why = "holds graphs within graphs, more than the 32 levels that protobuf reads"
+            raise NetadaptError(f"{file} {why}", code="not-onnx") from error
         raise NetadaptError(f"{file} is not an ONNX file, or it is truncated", code="not-onnx") from error
     if proto.ir_version == 0 or not proto.HasField("graph") or not proto.opset_import or not proto.graph.output:
         raise NetadaptError(f"{file} is not an ONNX model: it holds no graph", code="not-onnx")

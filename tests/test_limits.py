@@ -258,6 +258,31 @@ def test_functions_that_call_themselves_are_refused() -> None:
         normalise(model)
 
 
+def nested_file(levels: int) -> bytes:
+    """An If in a branch of an If, and so on: written by hand, since protobuf does not copy so deep a message."""
+
+    def field(number: int, data: bytes) -> bytes:
+        return varint(number << 3 | 2) + varint(len(data)) + data
+
+    def varint(value: int) -> bytes:
+        return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+    graph = b""
+    for _ in range(levels):
+        attribute = field(1, b"then_branch") + field(6, graph) + varint(20 << 3) + varint(5)
+        graph = field(1, field(1, b"c") + field(2, b"y") + field(4, b"If") + field(5, attribute))
+        graph += field(2, b"g") + field(12, field(1, b"y"))
+    return varint(1 << 3) + varint(9) + field(7, graph) + field(8, varint(2 << 3) + varint(17))
+
+
+@pytest.mark.parametrize("levels", [40, 1000])
+def test_graphs_nested_deeper_than_can_be_read_are_one_clear_line(levels: int, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(nested_file(levels))
+    with pytest.raises(NetadaptError, match=r"m\.onnx holds graphs within graphs|is not an ONNX file") as error:
+        inspect(tmp_path / "m.onnx")
+    assert error.value.code == "not-onnx"
+
+
 def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
     normalise(model)
     return model
