@@ -14,10 +14,11 @@ from pathlib import Path
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.external_data import external_tensors, load_external
 from netadapt_onnx.light import file_bytes
 from netadapt_onnx.model import Model
 from netadapt_onnx.normalise import MINIMUM_IR, constant_value
-from netadapt_onnx.onnx_file import external_tensors, load_external, read
+from netadapt_onnx.onnx_file import read
 from netadapt_onnx.runtime import PROTOBUF_LIMIT, optimised, session
 from netadapt_onnx.subgraphs import bodies, captured
 
@@ -89,8 +90,7 @@ def read_as_given(model: Model, *, weights: bool = True) -> onnx.ModelProto:
 
 
 def _load(proto: onnx.ModelProto, path: Path) -> None:
-    for tensor in external_tensors(proto):
-        load_external(tensor, path)
+    load_external(external_tensors(proto), path)
 
 
 def _optimised_alike(proto: onnx.ModelProto, normalised: onnx.ModelProto) -> bool:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from netadapt_onnx import __version__
-from netadapt_onnx.errors import NetadaptError, did_you_mean, is_interruption, printable
+from netadapt_onnx.common.escape import escape_lines, one_line, printable_copy
+from netadapt_onnx.errors import NetadaptError, did_you_mean, is_interruption
 
 if TYPE_CHECKING:
     from netadapt_onnx.commands.answer import Answer
@@ -95,12 +96,29 @@ def main() -> None:
         # Other libraries' warnings would stand between the user and our one line.
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
+    else:
+        _escape_diagnostics()
     if "_NETADAPT_ONNX_COMPLETE" in os.environ:
         group.main(prog_name=PROGRAM)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:]))
+
+
+def _escape_diagnostics() -> None:
+    """What libraries warn of and log under `--debug` quotes names, too."""
+    import logging
+    import warnings
+
+    class Escaping(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return escape_lines(super().format(record))
+
+    write_warning = warnings.formatwarning
+    warnings.formatwarning = lambda *parts: escape_lines(write_warning(*parts))
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(Escaping())
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -121,9 +139,7 @@ def run(arguments: Sequence[str]) -> int:
             _forsake(sys.stdout)  # click's own printing, whose reader has gone: `--help | head`
             return 0
         if debug and not isinstance(error, click.exceptions.Exit):
-            import traceback
-
-            traceback.print_exc()
+            _tell(_traceback(error))
         return _failed(error, as_json)
 
 
@@ -171,17 +187,23 @@ def _deliver(answer: Answer, as_json: bool, *, quiet: bool = False) -> int:
         from netadapt_onnx.documents import document
 
         _write(document(answer.result, answer.ok, answer.error))
-    elif said := answer.text():
-        _write(_without_advice(said) if quiet else said)
+    elif text := _text(answer):
+        _write(_without_advice(text) if quiet else text)
     if answer.error is None:
         return 0 if answer.ok else 1
     _complain(answer.error.message, answer.error.hint)
     return 2
 
 
-def _without_advice(said: str) -> str:
+def _text(answer: Answer) -> str:
+    """An answer as text that acts upon nothing, whatever stands in it: see `Answer`."""
+    text = answer.text(printable_copy(answer.result))
+    return text if answer.is_escaped else escape_lines(text)
+
+
+def _without_advice(text: str) -> str:
     """What was found, without what to run next."""
-    return said.partition("\nnext: ")[0]
+    return text.partition("\nnext: ")[0]
 
 
 def _failed(error: BaseException, as_json: bool) -> int:
@@ -194,7 +216,7 @@ def _failed(error: BaseException, as_json: bool) -> int:
         with suppress(NetadaptError):  # stdout cannot be written to: stderr says so
             _write(document(body, ok=False))
     if interrupted:
-        hint = _one_line(str(error)) if isinstance(error, KeyboardInterrupt) else ""
+        hint = one_line(str(error)) if isinstance(error, KeyboardInterrupt) else ""
         _tell(f"interrupted; {hint}\n" if hint else "interrupted\n")
         return 130
     _complain(message, hint)
@@ -203,7 +225,7 @@ def _failed(error: BaseException, as_json: bool) -> int:
 
 def _complain(message: str, hint: str) -> None:
     """One line on stderr."""
-    message, hint = _one_line(message), _one_line(hint)
+    message, hint = one_line(message), one_line(hint)
     _tell(f"error: {message}; {hint}\n" if hint else f"error: {message}\n")
 
 
@@ -211,6 +233,18 @@ def _tell(line: str) -> None:
     with suppress(OSError):
         sys.stderr.write(line)
         sys.stderr.flush()
+
+
+def _traceback(error: BaseException) -> str:
+    """Where an error happened; the lines of its message are marked, so that none passes for another."""
+    from traceback import TracebackException
+
+    pieces = []
+    for piece in TracebackException.from_exception(error).format():
+        text = piece.rstrip("\n")
+        is_frame = text.startswith("  File ")
+        pieces.append((text if is_frame else text.lstrip("\n").replace("\n", "\n  | ")) + "\n")
+    return escape_lines("".join(pieces))
 
 
 def _interrupted(error: BaseException) -> bool:
@@ -248,10 +282,6 @@ def _nearest(error: click.UsageError) -> str:
     if not isinstance(kind, click.Choice) or len(given) < 2:
         return ""
     return did_you_mean(given[1], map(str, kind.choices), "")
-
-
-def _one_line(text: str) -> str:
-    return printable(" ".join(text.split()))
 
 
 def _write(text: str) -> None:

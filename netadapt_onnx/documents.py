@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
-from netadapt_onnx.errors import NetadaptError, legible, printable
+from netadapt_onnx.common.escape import escape_json, legible, one_line
+from netadapt_onnx.errors import NetadaptError
 
 SCHEMA = 1
-
-
-def one_line(text: str) -> str:
-    """Text as it may stand on one line of any stream."""
-    return printable(" ".join(text.split()))
 
 
 def error_fields(code: str, message: str, hint: str) -> dict[str, str]:
@@ -26,7 +24,24 @@ def document(result: object, ok: bool, error: NetadaptError | None = None) -> st
     body = msgspec.to_builtins(result, enc_hook=_plain)
     if error is not None:
         body = {**body, "error": error_fields(error.code, error.message, error.hint)}
-    return msgspec.json.format(msgspec.json.encode({"schema": SCHEMA, "ok": ok, **body}), indent=2).decode()
+    return msgspec.json.format(json_bytes({"schema": SCHEMA, "ok": ok, **body}), indent=2).decode()
+
+
+def json_bytes(value: object, enc_hook: Callable[[Any], Any] | None = None) -> bytes:
+    """A value as JSON on one line, for a file or a stream: names in it come back as they are, and act upon nothing."""
+    try:
+        data = msgspec.json.encode(value, enc_hook=enc_hook)
+    except UnicodeEncodeError:  # a file's name holds bytes that are no characters, for which JSON has nothing
+        data = msgspec.json.encode(_legible(msgspec.to_builtins(value, enc_hook=enc_hook)))
+    return escape_json(data.decode()).encode()
+
+
+def _legible(value: object) -> object:
+    if isinstance(value, str):
+        return legible(value)
+    if isinstance(value, dict):
+        return {_legible(key): _legible(content) for key, content in value.items()}
+    return [_legible(member) for member in value] if isinstance(value, list | tuple) else value
 
 
 def _plain(value: object) -> object:

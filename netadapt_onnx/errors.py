@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import unicodedata
 from collections.abc import Iterable
-
-_UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
@@ -14,16 +11,6 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
     names = list(known)
     near = difflib.get_close_matches(name, names, 3) or [n for n in names if name.lower() in n.lower()][:3]
     return f"did you mean {' or '.join(near)}?" if near else otherwise
-
-
-def legible(text: str) -> str:
-    """Text that can be written anywhere: bytes of file names that are no characters become question marks."""
-    return text.encode(errors="replace").decode()
-
-
-def printable(text: str) -> str:
-    """Text of others that neither ends a line nor steers a terminal: control and direction characters are replaced."""
-    return "".join("\ufffd" if unicodedata.category(c) in _UNPRINTABLE else c for c in legible(text))
 
 
 class NetadaptError(Exception):

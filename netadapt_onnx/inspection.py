@@ -12,12 +12,12 @@ from onnx import TensorProto
 
 from netadapt_onnx.as_given import as_given
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import write_atomically
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import Model, data_file, load, load_without_weights, refuse_existing
 from netadapt_onnx.profilers.cost import Cost, CostModel
 from netadapt_onnx.progress import reporter
 from netadapt_onnx.search.result import Resources
-from netadapt_onnx.search.run import write_atomically
 from netadapt_onnx.surgery import Choices, Criterion, Explanation, Group, Trace, explain, template, trace
 
 if TYPE_CHECKING:
@@ -77,9 +77,10 @@ class Explained(Inspection):
 
 @dataclass(frozen=True)
 class Sensitive(Inspection):
-    """An inspection with what its model loses when one group alone is cut."""
+    """An inspection with what its model loses when one group alone is cut; `notes`: what else to know of it."""
 
     sensitivity: Sensitivities
+    notes: tuple[str, ...] = ()
 
 
 def opened(source: Source) -> Model:

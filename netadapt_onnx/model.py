@@ -13,9 +13,11 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.external_data import external_tensors, load_external
+from netadapt_onnx.files import aside
 from netadapt_onnx.light import file_bytes, weights_as_inputs, write
 from netadapt_onnx.normalise import normalise
-from netadapt_onnx.onnx_file import OnnxFile, check_tensor, external_tensors, load_external, read
+from netadapt_onnx.onnx_file import OnnxFile, check_tensor, read
 from netadapt_onnx.runtime import PROTOBUF_LIMIT, one_line
 from netadapt_onnx.unread_weights import unread_weights
 
@@ -39,14 +41,13 @@ class Model:
 def load(path: str | os.PathLike[str]) -> Model:
     """Read and normalise an ONNX file.
 
-    Raises NetadaptError: missing file, not ONNX, truncated, external data missing or outside, unknown tensor type.
+    Raises NetadaptError: missing file, not ONNX, truncated, external data missing or not allowed, unknown tensor type.
 
     >>> load("model.onnx").proto.opset_import[0].version
     17
     """
     file = read(path)
-    for tensor in external_tensors(file.proto):
-        load_external(tensor, file.path)
+    load_external(external_tensors(file.proto), file.path)
     for tensor in file.proto.graph.initializer:
         check_tensor(tensor, file.path)
     normalise_file(file)
@@ -60,10 +61,10 @@ def load_without_weights(path: str | os.PathLike[str], *, hashed: bool = False) 
     """
     file = read(path, hashed=hashed)
     unread = unread_weights(file.proto)
-    for tensor in external_tensors(file.proto):
-        if tensor.name not in unread:
-            load_external(tensor, file.path)
-            check_tensor(tensor, file.path)
+    wanted = [tensor for tensor in external_tensors(file.proto) if tensor.name not in unread]
+    load_external(wanted, file.path)
+    for tensor in wanted:
+        check_tensor(tensor, file.path)
     normalise_file(file)
     return Model(file.path, file.proto, file.sha256, file.size_bytes, file.files)
 
@@ -187,8 +188,7 @@ def save(
     refuse_existing(file, overwrite)
     if metadata:
         proto = _with_metadata(proto, metadata)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
+    with aside(file) as temporary:
         if file_bytes(proto) > PROTOBUF_LIMIT:
             refuse_existing(data_file(file), overwrite)
             copy = onnx.ModelProto()
@@ -199,9 +199,6 @@ def save(
             check(proto)
             with temporary.open("wb") as stream:
                 write(proto, stream)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
     return file
 
 

@@ -13,19 +13,21 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, external_data_helper
+from onnx import TensorProto
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.runtime import PROTOBUF_LIMIT, one_line
+from netadapt_onnx.external_data import external_data, external_tensors, external_values, load_external, open_external
+from netadapt_onnx.runtime import PROTOBUF_LIMIT
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A parsed file as it is; external data are checked and hashed but not read into `proto`.
+    """A parsed file as it is; external weights of its graph are checked and hashed but not read into `proto`.
 
-    `files` are it and its external data; `sha256` and `size_bytes` cover all of them.
+    Whatever else is external data is read: libraries would look for it themselves. `files` are it and its external
+    data; `sha256` and `size_bytes` cover all of them.
     """
 
     path: Path
@@ -38,7 +40,7 @@ class OnnxFile:
 def read(path: str | os.PathLike[str], *, hashed: bool = True) -> OnnxFile:
     """Parse an ONNX file; without `hashed` its `sha256` stays empty, and external data are not read.
 
-    Raises NetadaptError: missing file, not ONNX, truncated, external data missing or outside, unknown tensor type.
+    Raises NetadaptError: missing file, not ONNX, truncated, external data missing or not allowed, unknown tensor type.
     """
     file = Path(path)
     data = _contents(file)
@@ -50,6 +52,7 @@ def read(path: str | os.PathLike[str], *, hashed: bool = True) -> OnnxFile:
             why = "holds graphs within graphs, more than the 32 levels that protobuf reads"
             raise NetadaptError(f"{file} {why}", code="not-onnx") from error
         raise NetadaptError(f"{file} is not an ONNX file, or it is truncated", code="not-onnx") from error
+    proto.DiscardUnknownFields()  # what this onnx cannot check, onnxruntime, which may know it, does not get
     if proto.ir_version == 0 or not proto.HasField("graph") or not proto.opset_import or not proto.graph.output:
         raise NetadaptError(f"{file} is not an ONNX model: it holds no graph", code="not-onnx")
     digest = hashlib.sha256(data)
@@ -57,37 +60,18 @@ def read(path: str | os.PathLike[str], *, hashed: bool = True) -> OnnxFile:
     del data
     external = _external_files(proto, file)
     buffer = memoryview(bytearray(1 << 20))
-    size += sum(location.stat().st_size for location in external)
-    for location in external if hashed else ():
-        with location.open("rb") as stream:
-            while held := stream.readinto(buffer):
+    for tensors in external.values():
+        with open_external(tensors[0], file) as stream:
+            size += os.fstat(stream.fileno()).st_size
+            for tensor in tensors:
+                _check_extent(tensor, os.fstat(stream.fileno()).st_size, file)
+            while hashed and (held := stream.readinto(buffer)):  # type: ignore[attr-defined]
                 digest.update(buffer[:held])
-    for tensor in proto.graph.initializer:
+    values = external_values(proto)
+    load_external(values, file)
+    for tensor in (*proto.graph.initializer, *values):
         check_tensor(tensor, file)
     return OnnxFile(file, proto, digest.hexdigest() if hashed else "", size, (file, *external))
-
-
-def external_locations(proto: onnx.ModelProto) -> tuple[str, ...]:
-    """Where a model says that its external data are, each place once."""
-    return tuple(dict.fromkeys(_info(tensor).location for tensor in external_tensors(proto)))
-
-
-def external_tensors(proto: onnx.ModelProto) -> list[TensorProto]:
-    """The tensors whose data are in other files."""
-    tensors = external_data_helper._get_all_tensors(proto)
-    return [tensor for tensor in tensors if external_data_helper.uses_external_data(tensor)]
-
-
-def load_external(tensor: TensorProto, file: Path) -> None:
-    """Bring an external tensor's data into it. Raises NetadaptError if they cannot be read."""
-    try:
-        external_data_helper.load_external_data_for_tensor(tensor, str(file.parent))
-    except Exception as error:
-        raise NetadaptError(
-            f"{file}: cannot read external data of '{tensor.name}': {one_line(error)}", code="external-data"
-        ) from error
-    tensor.data_location = TensorProto.DEFAULT
-    del tensor.external_data[:]
 
 
 def external_array(tensor: TensorProto, file: Path) -> np.ndarray | None:
@@ -95,14 +79,10 @@ def external_array(tensor: TensorProto, file: Path) -> np.ndarray | None:
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     if dtype.kind not in "iuf" or _bytes_needed(tensor) != prod(tensor.dims) * dtype.itemsize:
         return None
-    info, folder = _info(tensor), file.parent.resolve()
-    location = (folder / info.location).resolve()
-    if not location.is_relative_to(folder):  # `read` has refused it, and it has become a link since
-        raise NetadaptError(f"{file}: tensor '{tensor.name}' keeps its data outside the folder", code="external-data")
-    with location.open("rb") as stream:
-        stream.seek(info.offset or 0)
+    with open_external(tensor, file) as stream:
+        stream.seek(external_data(tensor, file).offset)
         values = np.fromfile(stream, dtype.newbyteorder("<"), prod(tensor.dims))
-    if values.size != prod(tensor.dims):
+    if values.size != prod(tensor.dims):  # `read` has seen more of it
         raise NetadaptError(f"{file}: external data of '{tensor.name}' have been cut short", code="external-data")
     return values.reshape(tuple(tensor.dims)).astype(dtype, copy=False)
 
@@ -114,8 +94,12 @@ def check_tensor(tensor: TensorProto, file: Path) -> None:
     if held and held < _bytes_needed(tensor):
         raise NetadaptError(f"{file}: initializer '{tensor.name}' is truncated", code="not-onnx")
     if held > _bytes_needed(tensor) and tensor.data_type != TensorProto.STRING:
-        message = f"{file}: initializer '{tensor.name}' holds {held} bytes, its shape {tuple(tensor.dims)} fewer"
-        raise NetadaptError(message, code="not-onnx")
+        raise _too_much(tensor, held, file)
+
+
+def _too_much(tensor: TensorProto, held: int, file: Path) -> NetadaptError:
+    shape = tuple(tensor.dims)
+    return NetadaptError(f"{file}: tensor '{tensor.name}' holds {held} bytes, its shape {shape} fewer", code="not-onnx")
 
 
 def _check_declared(tensor: TensorProto, file: Path) -> None:
@@ -163,51 +147,30 @@ def _contents(file: Path) -> bytes:
     return data
 
 
-def _external_files(proto: onnx.ModelProto, file: Path) -> list[Path]:
-    """The files that hold external tensors. Paths, links included, may not leave the model's folder."""
-    folder = file.parent.resolve()
-    files: dict[Path, None] = {}
+def _external_files(proto: onnx.ModelProto, file: Path) -> dict[Path, list[TensorProto]]:
+    """The files that hold external tensors, with those that each holds. No file is opened before all are allowed."""
+    files: dict[Path, list[TensorProto]] = {}
     for tensor in external_tensors(proto):
-        location = _info(tensor).location
-        try:
-            target = (folder / location).resolve()
-            missing = not target.is_file()
-        except (OSError, ValueError):  # a loop of links, a name with a zero in it
-            missing, target = True, folder / "?"
-        if not target.is_relative_to(folder):
-            raise NetadaptError(
-                f"{file}: tensor '{tensor.name}' keeps its data outside the model's folder ({location})",
-                code="external-data",
-            )
-        if missing:
-            raise NetadaptError(
-                f"{file}: external data file '{location}' of tensor '{tensor.name}' is missing",
-                hint="copy it beside the model",
-                code="external-data",
-            )
-        _check_extent(tensor, target, file)
-        files[target] = None
-    return list(files)
+        _check_declared(tensor, file)
+        files.setdefault(file.parent.joinpath(*external_data(tensor, file).parts), []).append(tensor)
+    return files
 
 
-def _info(tensor: TensorProto) -> external_data_helper.ExternalDataInfo:
-    try:
-        return external_data_helper.ExternalDataInfo(tensor)
-    except (TypeError, ValueError) as error:
+def _check_extent(tensor: TensorProto, size: int, file: Path) -> None:
+    """Raise NetadaptError unless the part of a file of `size` bytes that a tensor names is all of it, and there.
+
+    A length that is left out is what the tensor's shape takes.
+    """
+    place, needed = external_data(tensor, file), _bytes_needed(tensor)
+    length = place.length
+    if length is None:
+        length = size - place.offset if tensor.data_type == TensorProto.STRING else needed
+        tensor.external_data.add(key="length", value=str(max(0, length)))
+    if length < needed or place.offset + length > size:
         raise NetadaptError(
-            f"tensor '{tensor.name}' does not say where its external data are: {one_line(error)}", code="external-data"
-        ) from error
-
-
-def _check_extent(tensor: TensorProto, target: Path, file: Path) -> None:
-    """Raise NetadaptError unless the part of `target` that a tensor names lies within it."""
-    info = _info(tensor)
-    start, size = info.offset or 0, target.stat().st_size
-    length = size - start if info.length is None else info.length
-    _check_declared(tensor, file)
-    if start < 0 or length < _bytes_needed(tensor) or start + length > size:
-        raise NetadaptError(
-            f"{file}: external data of '{tensor.name}' reach beyond the end of {target.name} ({size} bytes)",
+            f"{file}: external data of '{tensor.name}' reach beyond the end of {place.location} ({size} bytes)",
             hint="copy the whole file beside the model",
             code="external-data",
         )
+    if length > needed and tensor.data_type != TensorProto.STRING:
+        raise _too_much(tensor, length, file)

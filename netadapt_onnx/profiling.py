@@ -12,6 +12,7 @@ from netadapt_onnx import charts
 from netadapt_onnx.as_given import as_given
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.evaluation import Latency, latency
+from netadapt_onnx.files import aside
 from netadapt_onnx.inspection import Shapes, Source, opened, prepare_output, traced
 from netadapt_onnx.profilers.breakdown import Part, by_group, by_layer
 from netadapt_onnx.profilers.build import build, default_models
@@ -149,7 +150,7 @@ def profile(
         disturbance = built.disturbance
         notes = (disturbance.sentence(there.name),) if disturbance.busy else ()
     if chart is not None and validation is not None:
-        scatter(validation, chart)
+        notes = (*notes, *scatter(validation, chart))
     shown = found.folded.shapes
     owner = {layer: group.name for group in found.groups for layer in group.layers}
     return ProfileResult(
@@ -186,14 +187,18 @@ def _prepared(plot: Path, held_out: int, overwrite: bool, *inputs: Source) -> Pa
     return plot
 
 
-def scatter(validation: Validation, path: Path) -> None:
-    """Draw predicted against measured latency, with the line on which they agree."""
+def scatter(validation: Validation, path: Path) -> tuple[str, ...]:
+    """Draw predicted against measured latency, with the line on which they agree; a note says why where that fails."""
     points = [{"measured ms": m, "predicted ms": p} for p, m in validation.points]
     ends = [f([x for pair in validation.points for x in pair]) for f in (min, max)]
     off, again = f"{validation.mape:.1%}", f"{validation.repeatability:.1%}"
     title = f"{validation.n} unseen widths: {off} off on average, repeatability {again}"
     spec = charts.against(points, "measured ms", "predicted ms", ends, title=title)
-    charts.write_one(spec, path)
+    try:
+        charts.write_one(spec, path)
+    except NetadaptError as error:
+        return (error.message,)
+    return ()
 
 
 @dataclass(frozen=True)
@@ -324,9 +329,5 @@ def _place(path: Path, *, anew: bool) -> Iterator[Path]:
     if not anew:
         yield path
         return
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield aside
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with aside(path) as temporary:
+        yield temporary

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
+from netadapt_onnx.common.escape import escape
 from netadapt_onnx.progress import Stages, watching
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def shown(stages: Stages, patience_s: float = 0.0) -> Iterator[Callable[[str], N
     """
     from rich.console import Console
     from rich.live import Live
+    from rich.text import Text
 
     console = Console(stderr=True, highlight=False)
     live = Live(
@@ -46,7 +48,7 @@ def shown(stages: Stages, patience_s: float = 0.0) -> Iterator[Callable[[str], N
         if not patience_s:
             waiting.join()
         with watching(stages):
-            yield lambda text: console.print(text, markup=False)
+            yield lambda text: console.print(Text(escape(text)))
     finally:
         over.set()
         waiting.join()
@@ -85,7 +87,7 @@ def clocks(elapsed_s: float, left_s: float | None) -> str:
 
 def shortened(words: str, room: int) -> str:
     """As many of the words as there is room for."""
-    words = " ".join(words.split())
+    words = escape(" ".join(words.split()))
     return words if len(words) <= room else words[: max(0, room - 1)].rstrip(" ,:(") + "…"
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import write_atomically
 from netadapt_onnx.folding import Folded
 from netadapt_onnx.inspection import Shapes, Source, counted_at, opened, prepare_output, resources, traced
 from netadapt_onnx.light import file_bytes
@@ -20,7 +21,6 @@ from netadapt_onnx.profilers.cost import Cost, CostModel
 from netadapt_onnx.search.budget import Budget, parse_budgets
 from netadapt_onnx.search.provenance import provenance, stored_bytes
 from netadapt_onnx.search.result import Resources
-from netadapt_onnx.search.run import write_atomically
 from netadapt_onnx.search.subject import require_prunable
 from netadapt_onnx.surgery import (
     MEASURED,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from netadapt_onnx.errors import legible
+from netadapt_onnx.common.escape import escape, shell_command
 from netadapt_onnx.progress import Stages
 
 if TYPE_CHECKING:
@@ -200,10 +199,10 @@ def _verbosity() -> str:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(escape(line) + "\n")
     sys.stderr.flush()
 
 
 def next_command(*words: object) -> str:
     """The line that says what to run next; paths are quoted so that it can be pasted into a shell."""
-    return legible("next: netadapt-onnx " + shlex.join(map(str, words)))
+    return f"next: {shell_command(['netadapt-onnx', *words])}"

@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.onnx_file import external_array, load_external
+from netadapt_onnx.external_data import load_external
+from netadapt_onnx.onnx_file import external_array
 from netadapt_onnx.subgraphs import captured
 
 # The inputs of which no rule, no count and no shape looks at the values. They are constants of the file's own graph,
@@ -35,7 +36,7 @@ def loaded(tensor: onnx.TensorProto, file: Path | None) -> onnx.TensorProto:
         return tensor
     copy = onnx.TensorProto()
     copy.CopyFrom(tensor)
-    load_external(copy, file)
+    load_external([copy], file)
     return copy
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hostile_names import acting
 from models import plain
 from netadapt_onnx.profilers import agent
 
@@ -230,6 +231,18 @@ def test_damaged_files_and_other_results_are_refused_in_one_line(folder: Path) -
     done = subprocess.run(command(folder), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "holds results of something else" in done.stderr
+
+
+def test_what_files_say_is_escaped_on_the_devices_terminal(folder: Path) -> None:
+    work(folder)
+    file = folder / "results.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[1]["environment"]["cpu"] = "\x1b[31mcpu\n::error::\u202e##vso[x]"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = subprocess.run(command(folder), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "cpu: \\x1b[31mcpu\\n::error::\\u202e#\\x23vso[x] there" in done.stderr
+    assert done.stderr.count("\n") == 1 and not acting(done.stderr)
 
 
 def test_results_of_another_device_or_onnxruntime_are_not_gone_on_with(folder: Path) -> None:

@@ -87,7 +87,7 @@ def test_ctrl_c_exits_130(
 def test_ok_is_true_if_and_only_if_the_exit_code_is_0(
     ok: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command_that(monkeypatch, Answer({"seconds": float("nan"), "model": Path("m.onnx")}, lambda: "said", ok=ok))
+    command_that(monkeypatch, Answer({"seconds": float("nan"), "model": Path("m.onnx")}, lambda _: "said", ok=ok))
     assert cli.run(["env", "--json"]) == (0 if ok else 1)
     out, err = capsys.readouterr()
     assert json.loads(out) == {"schema": 1, "ok": ok, "seconds": None, "model": "m.onnx"}

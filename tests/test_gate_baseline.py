@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -367,3 +368,25 @@ def test_external_data_come_from_the_revision_too(here: Path, capsys: pytest.Cap
     assert "lacks its external data 'w.bin'" in run(
         capsys, "gate", "m.onnx", "--baseline", "git:HEAD", "--max-increase", "size=2%", code=2
     )
+
+
+@needs_git
+@pytest.mark.parametrize("location", [".env", "../w.bin", "link"])
+def test_data_that_a_model_may_not_name_do_not_come_from_a_revision(
+    location: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    git(here, "init", "-q")
+    proto = small()
+    weight = proto.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=location)
+    (here / ".env").write_bytes(b"\0" * 4 * 432)
+    (here / "link").symlink_to(".env")
+    save(proto, here / "m.onnx")
+    git(here, "add", "-A")
+    git(here, "commit", "-qm", "one")
+    save(small(), here / "m.onnx")
+    found = run(capsys, "gate", "m.onnx", "--baseline", "git:HEAD", "--max-increase", "size=2%", code=2)
+    assert location in found
+    assert re.search("hidden file or folder|outside the model's folder|is a link", found)

@@ -20,9 +20,10 @@ PACKAGE = REPOSITORY / "netadapt_onnx"
 # From the ground up. A module imports from its own floor and those below; `training` and `profilers` stand side by
 # side and know nothing of each other.
 FLOORS = [
-    {"errors", "charts", "light", "amounts", "documents", "progress"},
+    {"errors", "charts", "files", "light", "amounts", "documents", "progress", "common"},
     {
         "config",
+        "external_data",
         "onnx_file",
         "model",
         "runtime",

@@ -38,6 +38,26 @@ def test_a_job_killed_on_the_way_is_done_again(tmp_path: Path) -> None:
     assert done(tmp_path, {"channels": 8}, lambda _: Made({"accuracy": 1.0})) == {"accuracy": 1.0}
 
 
+@pytest.mark.parametrize("name", ["request.json", "result.json", "model.onnx"])
+def test_a_job_whose_files_were_changed_is_done_again(name: str, tmp_path: Path) -> None:
+    asked = []
+
+    def work(request: Mapping[str, Any]) -> Made:
+        asked.append(request)
+        return Made({"accuracy": 0.25}, {"model.onnx": b"5"})
+
+    done(tmp_path, {"channels": 5}, work)
+    before = (tmp_path / name).read_bytes()
+    for data in (before.replace(b"5", b"6", 1), b"", b"[]", b"\xff"):
+        (tmp_path / name).write_bytes(data)
+        assert done(tmp_path, {"channels": 5}, work) == {"accuracy": 0.25}
+        assert (tmp_path / name).read_bytes() == before
+    assert len(asked) == 5
+    (tmp_path / "model.onnx").unlink()  # used up
+    done(tmp_path, {"channels": 5}, work)
+    assert len(asked) == 5
+
+
 def test_a_crashing_job_is_one_failure_with_its_log(tmp_path: Path) -> None:
     def work(_: Mapping[str, Any]) -> Made:
         raise ZeroDivisionError("who divided by zero")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.run import Lines, Run
+from netadapt_onnx.search.journal import Lines
+from netadapt_onnx.search.run import Run
 
 IDENTITY = {"model": "abc", "budget": ["macs=0.5x"], "seed": 0}
 

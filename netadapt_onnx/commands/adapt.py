@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from netadapt_onnx.commands.options import (
     shaped,
 )
 from netadapt_onnx.commands.reported import write_report
+from netadapt_onnx.common.escape import escape
 from netadapt_onnx.errors import NetadaptError, is_interruption
 from netadapt_onnx.reporting import REPORT_FILE
 
@@ -175,22 +176,22 @@ def command(
             given.pop(name, None)
         with render.followed("planning"):
             planned = dry_run(model, data, budget, **given)
-        return Answer(planned, lambda: _plan(planned))
+        return Answer(planned, _plan)
     if out is None:
         raise click.UsageError("Missing option '-o': the directory of the run")
     try:
         with render.followed("adapting") as log:
             result = adapt(model, data, budget, out, log=log, **given)
-            write_report(out)
+            result = replace(result, notes=(*result.notes, *write_report(out)))
     except BaseException as error:
         if not is_interruption(error) or not out.joinpath("run.json").exists():
             raise
         raise KeyboardInterrupt("nothing is lost: repeat the command with --resume") from error
     hint = "--resume goes on when the machine is quiet; the best model so far is kept"
-    return answered(result, lambda: text(result, out, model, data), hint)
+    return answered(result, lambda shown: text(shown, out, model, data), hint)
 
 
-def answered(result: AdaptResult, text: Callable[[], str], hint: str) -> Answer:
+def answered(result: AdaptResult, text: Callable[[Any], str], hint: str) -> Answer:
     """The answer to a run; `hint` says what to do where a device was too busy for a verdict."""
     if result.stopped != "could-not-judge":
         return Answer(result, text, ok=result.met is not False)
@@ -306,6 +307,6 @@ def text(result: AdaptResult, run: Path, model: Path, data: DataSource) -> str:
     verdict = "; ".join(f"{limit.budget} {_verdict(limit.met, result.stopped)}" for limit in result.limits)
     parts.append(f"{verdict} after {result.iterations} iterations and {result.seconds:.0f} s\nwrote {result.model}")
     page = run / REPORT_FILE
-    parts[-1] += f" and {page}" if page.exists() else ""
+    parts[-1] += f" and {escape(page)}" if page.exists() else ""
     parts.append(render.next_command("evaluate", model, result.model, *data.flags))
     return "\n\n".join(filter(None, parts))

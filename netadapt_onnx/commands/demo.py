@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ import click
 from netadapt_onnx.commands.answer import Answer
 from netadapt_onnx.commands.options import OVERWRITE, common
 from netadapt_onnx.commands.reported import write_report
+from netadapt_onnx.common.escape import shell_command
 
 
 @click.command("demo", short_help="Do the whole job on handwritten digits; needs no files.")
@@ -37,16 +39,16 @@ def command(folder: Path, overwrite: bool) -> Answer:
 
     with render.followed("the demo") as log:
         result = demo(folder, overwrite=overwrite, log=log)
-        write_report(result.model.parent)
+        result = replace(result, notes=(*result.notes, *write_report(result.model.parent)))
     again = [
-        f"netadapt-onnx inspect {folder / MODEL} --table {folder / TABLE}",
-        f"netadapt-onnx prune {folder / MODEL} --ratio 0.5 --verify",
-        f"netadapt-onnx adapt {folder / MODEL} --data {folder / DATA} --budget macs=0.3x -o {folder / 'run2'}",
+        ("inspect", folder / MODEL, "--table", folder / TABLE),
+        ("prune", folder / MODEL, "--ratio", 0.5, "--verify"),
+        ("adapt", folder / MODEL, "--data", folder / DATA, "--budget", "macs=0.3x", "-o", folder / "run2"),
     ]
-    lines = "\n".join(f"      {line}" for line in again)
+    lines = "\n".join(f"      {shell_command(['netadapt-onnx', *words])}" for words in again)
     data = DataSource(str(folder / DATA))
     return answered(
         result,
-        lambda: f"{text(result, result.model.parent, folder / MODEL, data)}\n{lines}",
+        lambda shown: f"{text(shown, result.model.parent, folder / MODEL, data)}\n{lines}",
         "run it again with --overwrite when the machine is quiet",
     )

@@ -46,7 +46,7 @@ def command(
         from netadapt_onnx.gating.diff import diff
 
         result = diff(a, b, shapes=shapes, batch_size=batch_size, timeout_s=timeout, memory_bytes=memory_limit)
-    return Answer(result, lambda: _text(result, form, a, b))
+    return Answer(result, lambda _: _text(result, form, a, b), is_escaped=form == "markdown")
 
 
 def _text(result: Diff, form: str, a: str, b: str) -> str:

@@ -30,7 +30,7 @@ def command() -> Answer:
         from netadapt_onnx.environment import environment
 
         result = environment()
-    return Answer(result, lambda: _text(result))
+    return Answer(result, _text)
 
 
 def _plain(value: object) -> str:

@@ -60,7 +60,7 @@ def command(
             shapes=shapes,
             batch_size=batch_size,
         )
-    return Answer(result, lambda: _text(result))
+    return Answer(result, _text)
 
 
 def _text(result: Evaluation) -> str:

@@ -43,7 +43,7 @@ def command(
         from netadapt_onnx.exporting import export
 
         result = export(factory, output, exporter=exporter, opset=opset, shapes=shapes, overwrite=overwrite)
-    return Answer(result, lambda: _text(result))
+    return Answer(result, _text)
 
 
 def _text(result: ExportResult) -> str:

@@ -94,7 +94,7 @@ def command(
             log=log,
             **options,
         )
-    return Answer(result, lambda: _text(result, model, data))
+    return Answer(result, lambda shown: _text(shown, model, data))
 
 
 def _text(result: FinetuneResult, model: Path, data: DataSource) -> str:

@@ -113,7 +113,7 @@ def command(
     write(result, output, (form, *output))
     judged = [str(model.path) for model in result.models]
     follow = "" if form != "text" or not judged else "\n" + render.next_command(*_follow(judged, result.ok, baseline))
-    return Answer(result, lambda: report(result, form) + follow, ok=result.ok, error=result.error)
+    return Answer(result, lambda _: report(result, form) + follow, ok=result.ok, error=result.error, is_escaped=True)
 
 
 def _follow(models: Sequence[str], ok: bool, baseline: str | None) -> tuple[str, ...]:

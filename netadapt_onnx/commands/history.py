@@ -15,11 +15,11 @@ MOST_WIDTHS = 24
 def history(run: Path, metric: str) -> str:
     """A row per iteration: what was cut, accuracy, resources predicted and measured, all widths; empty without any."""
     from netadapt_onnx import render
-    from netadapt_onnx.search.adaptation import HISTORY_FILE
+    from netadapt_onnx.common.escape import printable_copy
+    from netadapt_onnx.search.journal import read_history
     from netadapt_onnx.search.netadapt import Step
-    from netadapt_onnx.search.run import Lines
 
-    steps = Lines(run / HISTORY_FILE, Step).items
+    steps = printable_copy(read_history(run, Step))
     if not steps:
         return ""
     budgeted = _budgeted(steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +12,7 @@ from netadapt_onnx.commands.answer import Answer
 from netadapt_onnx.commands.options import CRITERION, MODEL, OVERWRITE, chosen, common, data_options, shaped
 
 if TYPE_CHECKING:
-    from netadapt_onnx.inspection import Inspection
+    from netadapt_onnx.inspection import Inspection, Sensitive
     from netadapt_onnx.search.sensitivity import Sensitivities, Sensitivity
     from netadapt_onnx.surgery import Explanation
     from netadapt_onnx.training.given import DataSource
@@ -75,8 +75,8 @@ def command(
             criterion=criterion,
         )
     if plot is not None and isinstance(result, Sensitive):
-        _plot(result.sensitivity, plot)
-    return Answer(result, lambda: _said(result, model))
+        result = _plot(result, plot)
+    return Answer(result, lambda shown: _said(shown, model))
 
 
 def _said(result: Inspection, model: Path) -> str:
@@ -84,7 +84,9 @@ def _said(result: Inspection, model: Path) -> str:
 
     if isinstance(result, Explained):
         return _explanation(result.explain)
-    return _sensitivity(result.sensitivity) if isinstance(result, Sensitive) else _text(result, model)
+    if isinstance(result, Sensitive):
+        return "\n\n".join([_sensitivity(result.sensitivity), *result.notes])
+    return _text(result, model)
 
 
 def _may_plot(file: Path, asked: bool, overwrite: bool, model: Path) -> None:
@@ -101,16 +103,22 @@ def _may_plot(file: Path, asked: bool, overwrite: bool, model: Path) -> None:
     prepare_output(file, overwrite, model)
 
 
-def _plot(found: Sensitivities, file: Path) -> None:
-    """Accuracy over the share of channels left, a line per group."""
+def _plot(result: Sensitive, file: Path) -> Sensitive:
+    """Draw accuracy over the share of channels left, a line per group; a note says why where that fails."""
     from netadapt_onnx import charts
-    from netadapt_onnx.search.run import write_atomically
+    from netadapt_onnx.errors import NetadaptError
+    from netadapt_onnx.files import write_atomically
 
+    found = result.sensitivity
     names = list(dict.fromkeys(row.group for row in found.groups))
     rows = [{"group": name, "channels left": 1.0, found.metric: found.accuracy} for name in names]
     rows += [{"group": row.group, "channels left": row.share, found.metric: row.mended} for row in found.groups]
     spec = charts.lines(rows, "channels left", found.metric, series="group", title="one group cut, the others whole")
-    write_atomically(file, charts.svg(spec).encode())
+    try:
+        write_atomically(file, charts.svg(spec).encode())
+    except NetadaptError as error:
+        return replace(result, notes=(*result.notes, error.message))
+    return result
 
 
 def _sensitivity(found: Sensitivities) -> str:

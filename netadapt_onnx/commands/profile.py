@@ -26,6 +26,7 @@ from netadapt_onnx.commands.options import (
     data_options,
     shaped,
 )
+from netadapt_onnx.common.escape import escape, shell_command
 
 if TYPE_CHECKING:
     from netadapt_onnx.evaluation import Latency
@@ -141,7 +142,7 @@ def command(
         from netadapt_onnx.profiling import profile
 
         def log(line: str) -> None:
-            heard.append(line)
+            heard.append(escape(line))
             if shown is not None:
                 shown(line)
 
@@ -168,7 +169,7 @@ def command(
             overwrite=overwrite,
             log=None if shown is None else log,
         )
-    return Answer(result, lambda: _text(result, model, heard))
+    return Answer(result, lambda shown: _text(shown, model, heard))
 
 
 def _circumstances(result: ProfileResult) -> list[str]:
@@ -188,9 +189,13 @@ def _takes(result: ProfileResult, model: Path) -> str:
     normalised, own = _timed(result.latency_ms), result.as_given
     if own is None:
         return f"the model takes {normalised}"
+    name, again = (
+        escape(model.name),
+        shell_command(["netadapt-onnx", "prune", model.name, "--ratio", 0, "-o", "OUT.onnx"]),
+    )
     return (
-        f"{model.name} as given takes {_timed(own.latency_ms)}, normalised, as the table has it, {normalised}: in turn "
-        f"{own.normalised_ratio:.3f}x; `netadapt-onnx prune {model.name} --ratio 0 -o OUT.onnx` writes it normalised"
+        f"{name} as given takes {_timed(own.latency_ms)}, normalised, as the table has it, {normalised}: in turn "
+        f"{own.normalised_ratio:.3f}x; `{again}` writes it normalised"
     )
 
 

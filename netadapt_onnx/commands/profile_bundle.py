@@ -88,7 +88,7 @@ def command(
             batch_size=batch_size,
             overwrite=overwrite,
         )
-    return Answer(result, lambda: _text(result))
+    return Answer(result, _text)
 
 
 def _text(result: BundleResult) -> str:

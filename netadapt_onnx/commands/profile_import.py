@@ -34,14 +34,13 @@ def command(results: tuple[Path, ...], table: Path, overwrite: bool) -> Answer:
         from netadapt_onnx.profiling import import_results
 
         result = import_results(results, table, overwrite=overwrite)
-    return Answer(result, lambda: _text(result))
+    return Answer(result, _text)
 
 
 def _text(result: ImportResult) -> str:
     from netadapt_onnx import render
-    from netadapt_onnx.errors import printable
 
-    cpu, version = (printable(str(result.device.get(key, "unknown"))) for key in ("cpu", "onnxruntime"))
+    cpu, version = (result.device.get(key, "unknown") for key in ("cpu", "onnxruntime"))
     told = f"{result.table}: {result.cells} cells measured on {cpu}, onnxruntime {version}"
     options = ("--data", "DATA.npz", "--budget", "latency=0.7x", "--table", result.table, "-o", "run")
     return "\n".join([told, *result.notes, render.next_command("adapt", "MODEL.onnx", *options)])

@@ -105,7 +105,7 @@ def command(
             overwrite=overwrite,
         )
     proven = result.verify is None or passed(result.verify)
-    return Answer(result, lambda: _text(result, proven), ok=result.met and proven)
+    return Answer(result, lambda shown: _text(shown, proven), ok=result.met and proven)
 
 
 def _text(result: PruneResult, proven: bool) -> str:

@@ -31,4 +31,6 @@ def command(runs: tuple[Path, ...], output: Path | None, interactive: bool, over
         from netadapt_onnx.reporting.report import report
 
         result = report(runs, output, interactive=interactive, overwrite=overwrite)
-    return Answer(result, lambda: f"wrote {result.report}\nnext: open it in a browser")
+    return Answer(
+        result, lambda shown: "\n".join([*shown.notes, f"wrote {shown.report}", "next: open it in a browser"])
+    )

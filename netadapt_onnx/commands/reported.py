@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from netadapt_onnx.common.escape import one_line
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.progress import stage
+from netadapt_onnx.reporting import REPORT_FILE
 
 
-def write_report(run: Path) -> None:
-    """RUN/report.html, where charts can be drawn."""
+def write_report(run: Path) -> tuple[str, ...]:
+    """Write RUN/report.html, where charts can be drawn. Returns notes on what could not be.
+
+    Raises NetadaptError for a run that cannot be read back; nothing else that goes wrong here costs the run.
+    """
     from netadapt_onnx import charts
 
-    if charts.available():
-        from netadapt_onnx.reporting.report import report
+    if not charts.available():
+        return ()
+    from netadapt_onnx.reporting.report import report
 
+    try:
         with stage("drawing the report"):
-            report(run)
+            return report(run).notes
+    except NetadaptError:
+        raise
+    except Exception as error:
+        return (f"{run / REPORT_FILE} was not written: {type(error).__name__}: {one_line(str(error))[:200]}",)

@@ -32,7 +32,7 @@ def command(run: Path, iteration: int, output: Path, overwrite: bool) -> Answer:
         from netadapt_onnx.search.restore import restore
 
         result = restore(run, iteration, output, overwrite=overwrite)
-    return Answer(result, lambda: _text(result))
+    return Answer(result, _text)
 
 
 def _text(result: Restored) -> str:

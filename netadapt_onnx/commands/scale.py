@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import click
 from netadapt_onnx.commands.answer import Answer
 from netadapt_onnx.commands.options import EP, FORCE, SEED, THREADS, common, data_options, shaped
 from netadapt_onnx.commands.reported import write_report
+from netadapt_onnx.common.escape import escape
 from netadapt_onnx.reporting import REPORT_FILE
 
 if TYPE_CHECKING:
@@ -90,8 +92,8 @@ def command(model: Path | None, target: tuple[str, ...], more: tuple[str, ...], 
         result = scale(model, target=(*target, *more), log=log, **given)
         out = given.get("out")
         if model is not None and out is not None:
-            write_report(out)
-    return Answer(result, lambda: _text(result, model, out))
+            result = replace(result, notes=(*result.notes, *write_report(out)))
+    return Answer(result, lambda shown: _text(shown, model, out))
 
 
 def _text(result: ScaleResult, model: Path | None, out: Path | None) -> str:
@@ -113,7 +115,7 @@ def _text(result: ScaleResult, model: Path | None, out: Path | None) -> str:
     written = [made.model for made in result.models if made.model is not None]
     if written and out is not None:
         page = out / REPORT_FILE
-        parts.append("\n".join(f"wrote {file}" for file in [*written, *([page] if page.exists() else [])]))
+        parts.append("\n".join(f"wrote {file}" for file in [*written, *([escape(page)] if page.exists() else [])]))
     if written and model is not None:
         parts.append(render.next_command("evaluate", model, written[0], "--data", "DATA.npz"))
     elif model is None:

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import msgspec
 
+from netadapt_onnx.common.escape import escape_json
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import write_atomically
 from netadapt_onnx.gating.jobs import CountJob, LocateJob
 from netadapt_onnx.gating.records import Facts, Interval, Layer, Timed
 from netadapt_onnx.gating.revision import checked_out
 from netadapt_onnx.gating.sandbox import Sandbox
 from netadapt_onnx.gating.settings import Settings
 from netadapt_onnx.profilers.plausible import Count, Ms, Total
-from netadapt_onnx.search.run import write_atomically
 
 SCHEMA = 1
 DEFAULT = "netadapt-baseline.json"
@@ -172,7 +173,8 @@ def write(file: Path, models: Mapping[str, Recorded]) -> None:
         lines.append(f'      "layers": [\n{layers}\n      ]' if layers else '      "layers": []')
         blocks.append(f"    {json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n    }")
     body = ",\n".join(blocks)
-    write_atomically(file, f'{{\n  "schema": {SCHEMA},\n  "models": {{\n{body}\n  }}\n}}\n'.encode())
+    text = f'{{\n  "schema": {SCHEMA},\n  "models": {{\n{body}\n  }}\n}}\n'
+    write_atomically(file, escape_json(text).encode())
 
 
 def _from_record(found: Recorded) -> Reference:

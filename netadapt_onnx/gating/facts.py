@@ -12,12 +12,13 @@ import onnx
 from onnx import TensorProto
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.external_data import external_data, external_tensors, forget_location, load_external
 from netadapt_onnx.folding import Folded, fold
 from netadapt_onnx.gating.records import Facts, Layer
 from netadapt_onnx.light import weights_as_inputs
 from netadapt_onnx.model import check, normalise_file
 from netadapt_onnx.normalise import constant_value
-from netadapt_onnx.onnx_file import OnnxFile, check_tensor, external_locations, external_tensors, load_external, read
+from netadapt_onnx.onnx_file import OnnxFile, check_tensor, read
 from netadapt_onnx.profilers.cost import CostModel, LayerCost
 from netadapt_onnx.runtime import session
 from netadapt_onnx.subgraphs import captured
@@ -127,8 +128,10 @@ def _check(file: OnnxFile) -> None:
             readers.setdefault(name, set()).add(node.op_type)
     for tensor in external_tensors(proto):
         if not readers.get(tensor.name, {"?"}) <= _READERS:
-            load_external(tensor, file.path)
+            load_external([tensor], file.path)
             check_tensor(tensor, file.path)
+        else:
+            forget_location(tensor)
     check(proto)
     normalise_file(file)
 
@@ -203,7 +206,7 @@ def _digest(tensor: TensorProto, file: OnnxFile) -> str:
     if tensor.data_location == TensorProto.EXTERNAL:
         copy = TensorProto()
         copy.CopyFrom(tensor)
-        load_external(copy, file.path)
+        load_external([copy], file.path)
         tensor = copy
     data = tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes()
     return hashlib.sha256(data).hexdigest()
@@ -220,10 +223,13 @@ def _combined(tensors: Sequence[TensorProto], hashes: Mapping[str, str]) -> str:
 
 
 def locate(path: Path) -> list[str]:
-    """Where a model says that its external data are. Raises NetadaptError for what is no ONNX file."""
+    """Where a model's external data are, each place once.
+
+    Raises NetadaptError for what is no ONNX file, and for places where a model may not keep data.
+    """
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(path.read_bytes())
     except Exception as error:
         raise NetadaptError(f"{path} is not an ONNX file, or it is truncated", code="not-onnx") from error
-    return list(external_locations(proto))
+    return list(dict.fromkeys(external_data(tensor, path).location for tensor in external_tensors(proto)))

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from netadapt_onnx.documents import document
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import write_atomically
 from netadapt_onnx.gating.formats.github import github, summarise
 from netadapt_onnx.gating.formats.junit import junit
 from netadapt_onnx.gating.formats.markdown import markdown
 from netadapt_onnx.gating.formats.text import text
 from netadapt_onnx.gating.result import Gate
-from netadapt_onnx.search.run import write_atomically
 
 
 def report(result: Gate, form: str, *, to_file: bool = False) -> str:

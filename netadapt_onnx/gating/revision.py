@@ -31,14 +31,13 @@ def checked_out(revision: str, model: Path, folder: Path, locate: Callable[[Path
     target = folder / model.name
     if not _write(commit, PurePosixPath(model.name), home, target):
         return None
-    for location in locate(target):
-        path = PurePosixPath(location)
-        if path.is_absolute() or ".." in path.parts:
-            raise NetadaptError(
-                f"{model} at {revision} keeps data outside its folder ({location})", code="external-data"
-            )
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        if not _write(commit, path, home, folder / path):
+    try:
+        locations = locate(target)
+    except NetadaptError as error:
+        message = error.message.replace(str(target), f"{model} at {revision}")
+        raise NetadaptError(message, hint=error.hint, code=error.code) from error
+    for location in locations:
+        if not _write(commit, PurePosixPath(location), home, folder / location):
             raise NetadaptError(f"{model} at {revision} lacks its external data '{location}'", code="external-data")
     return target
 
@@ -64,6 +63,7 @@ def _write(commit: str, path: PurePosixPath, home: Path, target: Path) -> bool:
     mode, kind, blob = listed.split(b"\t")[0].split()
     if kind != b"blob" or mode == b"120000":
         raise NetadaptError(f"{path} at {commit[:12]} is a link and no file", code="baseline")
+    target.parent.mkdir(parents=True, exist_ok=True)
     if _git(["cat-file", "blob", blob.decode()], home, target) is None:
         raise NetadaptError(f"git lacks the contents of {path} at {commit[:12]}", hint="fetch them", code="baseline")
     small = target.stat().st_size <= _LARGEST_POINTER_BYTES

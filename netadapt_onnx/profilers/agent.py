@@ -635,7 +635,9 @@ def main() -> int:
         with alone(given.results, gone):
             listen(given.manifest, given.results, given.shard, given.stream, gone)
     except (OSError, ValueError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        # Names in a manifest or in what a library raises neither steer a terminal nor command a CI system.
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error)).replace("##", "#\\x23")
+        sys.stderr.write(f"error: {line}\n")
         return 2
     return 0
 

@@ -7,16 +7,13 @@ when it is complete; a killed build goes on with the next.
 
 from __future__ import annotations
 
-import base64
 import time
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnx
 
 from netadapt_onnx import __version__
 from netadapt_onnx.errors import NetadaptError
@@ -24,6 +21,7 @@ from netadapt_onnx.light import file_bytes
 from netadapt_onnx.profilers.agent import SESSION_BYTES
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.measuring import REFERENCE, Device, Job, Measured, Order, measure_on
+from netadapt_onnx.profilers.packing import unpacked_graph
 from netadapt_onnx.profilers.session import CPU, Execution, Fingerprint, differences, fingerprint
 from netadapt_onnx.profilers.table import (
     SCHEMA,
@@ -317,7 +315,7 @@ def records_of(found: Measured, shapes: Shapes, layers: Layers) -> list[Record]:
         known = [name for name in layers.names if all(t in shapes for t in layers.tensors(name))]
         dims = [[list(shapes[t]) for t in layers.tensors(name)] for name in known]
         return [*(Cell(found.model, [name], d, None) for name, d in zip(known, dims, strict=True)), whole]
-    graph = onnx.ModelProto.FromString(zlib.decompress(base64.b64decode(found.optimised))).graph
+    graph = unpacked_graph(found.optimised)
     records: list[Record] = []
     for kernel in layers.kernels(graph, found.us):
         main = [list(shapes[t]) for t in layers.tensors(layers.main(kernel.layers))]

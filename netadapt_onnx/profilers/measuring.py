@@ -19,7 +19,8 @@ import msgspec
 import numpy as np
 import onnx
 
-from netadapt_onnx.errors import NetadaptError, printable
+from netadapt_onnx.common.escape import escape
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.light import file_bytes, write
 from netadapt_onnx.model import data_file, save
 from netadapt_onnx.profilers import agent
@@ -187,7 +188,7 @@ class Failed(msgspec.Struct, frozen=True, tag_field="record", tag="failed"):
 
     def __post_init__(self) -> None:
         """The text may hold names of a model's nodes."""
-        msgspec.structs.force_setattr(self, "error", printable(self.error))
+        msgspec.structs.force_setattr(self, "error", escape(self.error))
 
 
 class Answered(msgspec.Struct, frozen=True, tag_field="record", tag="answered"):
@@ -205,7 +206,7 @@ class End(msgspec.Struct, frozen=True, tag_field="record", tag="end"):
 
     def __post_init__(self) -> None:
         """The text is shown."""
-        msgspec.structs.force_setattr(self, "stopped", printable(self.stopped))
+        msgspec.structs.force_setattr(self, "stopped", escape(self.stopped))
 
 
 Answer = Described | Found | Measured | Failed | Answered | End

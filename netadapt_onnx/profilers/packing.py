@@ -8,6 +8,8 @@ import zlib
 
 import onnx
 
+from netadapt_onnx.external_data import forget_location, tensors
+
 # No graph without its weights, and no list of shapes, is larger; what pretends to be may fill the memory.
 MOST_BYTES = 128 << 20
 
@@ -32,7 +34,10 @@ def unpacked(text: str, most: int = MOST_BYTES) -> bytes:
 
 
 def unpacked_graph(text: str) -> onnx.GraphProto:
-    """A packed model's graph; every node has a result, and names are text. Raises ValueError if it is none."""
+    """A packed model's graph; every node has a result, names are text, and no tensor names a file.
+
+    Raises ValueError if it is none.
+    """
     data, model = unpacked(text), onnx.ModelProto()
     try:
         model.ParseFromString(data)
@@ -42,4 +47,6 @@ def unpacked_graph(text: str) -> onnx.GraphProto:
         names = [node.name, node.op_type, node.domain, *node.input, *node.output]
         if not node.output or not all(isinstance(name, str) for name in names):
             raise ValueError(f"holds a graph whose node {number} has no result, or a name that is no text")
+    for tensor in tensors(model):
+        forget_location(tensor)
     return model.graph

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from netadapt_onnx.errors import printable
+from netadapt_onnx.common.escape import escape
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 # Below 0 are the uncut model that others are measured beside, and the file as given.
@@ -45,10 +45,10 @@ def checked_environment(environment: object) -> dict[str, Any]:
         known = msgspec.structs.asdict(msgspec.convert(everything, _Known))
     except msgspec.ValidationError as error:
         raise ValueError(f"environment: {error}") from error
-    return {**everything, **{key: _printable(value) for key, value in known.items()}}
+    return {**everything, **{key: _escaped(value) for key, value in known.items()}}
 
 
-def _printable(value: Any) -> Any:
+def _escaped(value: Any) -> Any:
     if isinstance(value, list):
-        return [printable(text) for text in value]
-    return printable(value) if isinstance(value, str) else value
+        return [escape(text) for text in value]
+    return escape(value) if isinstance(value, str) else value

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
+from netadapt_onnx.documents import json_bytes
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.plausible import Count, Ms, Number, Processors, Seconds, Sessions, Us, Width
 from netadapt_onnx.profilers.session import Fingerprint, require_alike
@@ -104,12 +105,11 @@ Record = Header | Cell | Whole | Reference
 # What every table begins with, a torn one too: only such a file is ever completed or cut.
 BEGINNING = b'{"record":"header",'
 _DECODER = msgspec.json.Decoder(Record)
-_ENCODER = msgspec.json.Encoder()
 
 
 def encode(records: Sequence[Record]) -> bytes:
     """Records as JSON lines."""
-    return b"".join(_ENCODER.encode(record) + b"\n" for record in records)
+    return b"".join(json_bytes(record) + b"\n" for record in records)
 
 
 def read(path: Path) -> tuple[list[Record], int, bool]:

@@ -34,7 +34,7 @@ def accuracy_against(story: Story, resource: str) -> charts.Spec:
     axes["color"]["scale"] = {"domain": list(KINDS), "range": list(KINDS.values())}
     if resource in COUNTED:
         axes["x"]["axis"]["format"] = "~s"
-    tips = {"tooltip": [{"field": name} for name in (x, y, "model", "iteration", "group")]}
+    tips = {"tooltip": [charts.field(name) for name in (x, y, "model", "iteration", "group")]}
     tried = {"condition": {"test": "datum.model == 'proposal'", "value": 0.6}, "value": 1}
     end = {"condition": {"test": "datum.model == 'result' || datum.model == 'original'", "value": 90}, "value": 36}
     path = [row for row in rows if row["model"] in ("original", "accepted")]
@@ -44,7 +44,10 @@ def accuracy_against(story: Story, resource: str) -> charts.Spec:
     layers: list[dict[str, Any]] = [{"data": {"values": path}, "mark": line, "encoding": along}]
     limits = [limit.limit for limit in story.result.limits if limit.budget.startswith(f"{resource}=")]
     if limits:
-        rule = {"mark": {"type": "rule", "color": "crimson"}, "encoding": {"x": {"field": x, "type": "quantitative"}}}
+        rule = {
+            "mark": {"type": "rule", "color": "crimson"},
+            "encoding": {"x": {**charts.field(x), "type": "quantitative"}},
+        }
         layers.append({"data": {"values": [{x: limit} for limit in limits]}, **rule})
     marks = {**axes, **tips, "opacity": tried, "size": end}
     layers.append({"mark": {"type": "point", "filled": True}, "encoding": marks})
@@ -86,7 +89,7 @@ def predicted_against_measured(story: Story, resource: str) -> charts.Spec | Non
     ends = [float(row[name]) for row in rows for name in (x, y)]  # type: ignore[arg-type]
     line = [{x: value, y: value} for value in (min(ends), max(ends))]
     axes = charts.axes(x, y, "stage", ())
-    tips = {"tooltip": [{"field": name} for name in (x, y, "iteration", "stage")]}
+    tips = {"tooltip": [charts.field(name) for name in (x, y, "iteration", "stage")]}
     layers: list[dict[str, Any]] = [
         {"mark": {"type": "point", "filled": True, "size": 60}, "encoding": {**axes, **tips}},
         {
@@ -119,7 +122,7 @@ def distributions(story: Story, resource: str) -> charts.Spec | None:
         "x": charts.axes(x, x, "", ())["x"],
         "y": {"field": "model", "type": "nominal", "title": None, "sort": ["original", "result"]},
         "color": {"field": "model", "type": "nominal", "legend": None, "sort": ["original", "result"]},
-        "tooltip": [{"field": "model"}, {"field": x}],
+        "tooltip": [{"field": "model"}, charts.field(x)],
     }
     mark = {"type": "tick", "thickness": 2, "opacity": 0.6}
     made = charts.layered(rows, f"{resource} of each fresh session", [{"mark": mark, "encoding": encoding}])

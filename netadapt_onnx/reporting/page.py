@@ -7,11 +7,12 @@ import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from html import escape
-
-import msgspec
+from html import escape as escape_html
 
 from netadapt_onnx import charts
+from netadapt_onnx.common.escape import escape, one_line
+from netadapt_onnx.documents import json_bytes
+from netadapt_onnx.errors import NetadaptError
 
 Draw = Callable[[charts.Spec], str]
 
@@ -58,47 +59,61 @@ class Drawer:
 
     def __init__(self, *, live: bool = False) -> None:
         self.live = live
+        self.failures: list[str] = []
         self._numbers = itertools.count()
 
     def figure(self, spec: charts.Spec) -> str:
-        """A chart as SVG; its text comes escaped from the renderer."""
-        svg = charts.svg(spec)
+        """A chart as SVG, whose text comes escaped from the renderer; a line that says why where there can be none."""
+        try:
+            svg = charts.svg(spec)
+        except Exception as error:  # whatever it is: a page without one of its charts is better than none
+            is_explained = isinstance(error, NetadaptError)
+            self.failures.append(str(error) if is_explained else f"a chart cannot be drawn: {one_line(repr(error))}")
+            return paragraph(self.failures[-1], "missed")
         number = next(self._numbers)
         for name in set(re.findall(r' id="([^"]+)"', svg)):  # each chart numbers its clips anew
             svg = svg.replace(f'id="{name}"', f'id="c{number}-{name}"').replace(
                 f"url(#{name})", f"url(#c{number}-{name})"
             )
-        label = escape(str(spec.get("title", "")), quote=True)
-        beside = f'<script type="application/json">{harmless(charts.styled(spec))}</script>' if self.live else ""
+        label = shown(spec.get("title", ""))
+        beside = (
+            f'<script type="application/json">{harmless(charts.styled(charts.drawable(spec)))}</script>'
+            if self.live
+            else ""
+        )
         return f'<figure class="wide" aria-label="{label}">{svg}{beside}</figure>'
 
 
 def harmless(data: object) -> str:
     """JSON that a name in it cannot break out of."""
-    body = msgspec.json.encode(data, enc_hook=str).decode()
-    return body.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return json_bytes(data, str).decode().replace("<", "\\u003c")
+
+
+def shown(text: object) -> str:
+    """Text of others in HTML: it is neither markup, nor does it turn the direction of what stands beside it."""
+    return escape_html(escape(text), quote=True)
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]], kind: str = "numbers") -> str:
     """A table of numbers, `numbers named` with names in the second column, or of `words`; every cell is escaped."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in headers)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{shown(name)}</th>" for name in headers)
+    body = "".join("<tr>" + "".join(f"<td>{shown(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def folded(summary: str, *parts: str) -> str:
     """What only some readers want to see."""
-    return f"<details><summary>{escape(summary)}</summary>{''.join(parts)}</details>"
+    return f"<details><summary>{shown(summary)}</summary>{''.join(parts)}</details>"
 
 
 def section(title: str, *parts: str) -> str:
     """A heading and what follows it."""
-    return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
+    return f"<section><h2>{shown(title)}</h2>{''.join(parts)}</section>"
 
 
 def paragraph(text: str, kind: str = "") -> str:
     """Escaped text."""
-    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+    return f'<p class="{kind}">{shown(text)}</p>' if kind else f"<p>{shown(text)}</p>"
 
 
 def page(title: str, parts: Iterable[str], data: object, *, live: bool = False) -> str:
@@ -110,7 +125,7 @@ def page(title: str, parts: Iterable[str], data: object, *, live: bool = False) 
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><h1>{escape(title)}</h1>"
+        f"<title>{shown(title)}</title><style>{STYLE}</style></head><body><h1>{shown(title)}</h1>"
         f'{"".join(parts)}<script type="application/json" id="data">{harmless(data)}</script>'
         f"{''.join(f'<script>{script}</script>' for script in scripts)}</body></html>\n"
     )

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.adaptation import RESULT_FILE
-from netadapt_onnx.search.run import IDENTITY_FILE
+from netadapt_onnx.search.journal import IDENTITY_FILE, RESULT_FILE, read_identity, read_journal
 
 Result = TypeVar("Result")
 
@@ -44,11 +43,10 @@ def read_recorded(run: Path, name: str) -> Recorded:
         raise NetadaptError(f"{run} is not a run", hint="name the directory given with -o", code="missing-file")
     if not (run / RESULT_FILE).is_file():
         raise NetadaptError(f"{run} has no result yet", hint="finish it with --resume", code="missing-file")
-    try:
-        recorded = msgspec.json.decode((run / IDENTITY_FILE).read_bytes())
-        return Recorded(name, (run / RESULT_FILE).read_bytes(), recorded["identity"], recorded.get("about", {}))
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
-        raise unreadable(str(run), "netadapt-onnx", error) from error
+    recorded = read_identity(run / IDENTITY_FILE)
+    body = (run / RESULT_FILE).read_bytes()
+    read_journal(run).require_sealed(run / RESULT_FILE)
+    return Recorded(name, body, recorded["identity"], recorded.get("about", {}))
 
 
 def unreadable(run: str, command: str, error: Exception) -> NetadaptError:

@@ -11,6 +11,7 @@ import msgspec
 
 from netadapt_onnx import charts
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import write_atomically
 from netadapt_onnx.model import refuse_existing
 from netadapt_onnx.reporting import REPORT_FILE, adapted, scaled
 from netadapt_onnx.reporting.compared import AnyStory, compared
@@ -18,16 +19,16 @@ from netadapt_onnx.reporting.page import Draw, Drawer, page
 from netadapt_onnx.reporting.recorded import read_recorded
 from netadapt_onnx.reporting.scaled_story import ScaledStory, read_scaled
 from netadapt_onnx.reporting.story import read_adapted
-from netadapt_onnx.search.run import write_atomically
 
 
 @dataclass(frozen=True)
 class Report:
-    """The page that was written, and the runs that it shows."""
+    """The page that was written, and the runs that it shows; `notes`: which charts could not be drawn, and why."""
 
     report: Path
     runs: tuple[str, ...]
     size_bytes: int
+    notes: tuple[str, ...] = ()
 
 
 def report(
@@ -59,7 +60,8 @@ def report(
     file = folders[0] / REPORT_FILE if output is None else Path(output)
     if output is not None:
         refuse_existing(file, overwrite)
-    draw = Drawer(live=interactive).figure
+    drawer = Drawer(live=interactive)
+    draw = drawer.figure
     parts = compared(stories, draw) if len(stories) > 1 else []
     for story in stories:
         parts += _told(story, draw, headed=len(stories) > 1)
@@ -67,7 +69,7 @@ def report(
     document = {"schema": 1, "runs": [msgspec.to_builtins(story, enc_hook=str) for story in stories]}
     text = page(title, parts, document, live=interactive).encode()
     write_atomically(file, text)
-    return Report(file, tuple(story.name for story in stories), len(text))
+    return Report(file, tuple(story.name for story in stories), len(text), tuple(drawer.failures))
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -14,6 +14,7 @@ from netadapt_onnx.reporting.recorded import Recorded, unreadable
 from netadapt_onnx.reporting.story import Point
 from netadapt_onnx.scaling.result import ScaledModel, ScaleResult
 from netadapt_onnx.scaling.scale import PLOTS
+from netadapt_onnx.search.journal import read_journal
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,18 @@ class ScaledStory:
 def read_scaled(recorded: Recorded, run: Path) -> ScaledStory:
     """What a run of `scale` did. Raises NetadaptError where one of its charts is none."""
     result = recorded.result(ScaleResult)
+    journal = read_journal(run)
+    for made in result.models:
+        if made.model is not None:
+            journal.is_sealed(run / made.model)  # one that is gone is no reason to fail
     drawn = {}
     for file in sorted((run / PLOTS).glob("*.json")):
         try:
-            drawn[file.stem] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+            spec = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise unreadable(str(file), recorded.command, error) from error
+        if journal.is_sealed(file):
+            drawn[file.stem] = spec
     points = tuple(
         Point("result", 0, made.method, made.accuracy.mean, _resources(made))
         for made in result.models

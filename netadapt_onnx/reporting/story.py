@@ -11,11 +11,10 @@ import msgspec
 
 from netadapt_onnx.profilers.timing import Ratio
 from netadapt_onnx.reporting.recorded import Recorded
-from netadapt_onnx.search.adaptation import HISTORY_FILE
-from netadapt_onnx.search.details import Details, read_details
+from netadapt_onnx.search.details import DETAILS_FILE, Details, read_details
+from netadapt_onnx.search.journal import read_history, read_journal
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.result import AdaptResult
-from netadapt_onnx.search.run import JOURNAL_FILE, Entry, Lines
 
 STAGES = ("brief", "searched", "final")
 
@@ -75,7 +74,9 @@ class Story:
 def read_adapted(recorded: Recorded, run: Path) -> Story:
     """What a run of `adapt` did."""
     result = recorded.result(AdaptResult)
-    steps = tuple(Lines(run / HISTORY_FILE, Step).items)
+    for file in (Path(DETAILS_FILE), *(model.model for model in result.models)):
+        read_journal(run).is_sealed(run / file)  # one that is gone is no reason to fail
+    steps = tuple(read_history(run, Step))
     details = read_details(run)
     return Story(
         recorded.name,
@@ -91,7 +92,7 @@ def read_adapted(recorded: Recorded, run: Path) -> Story:
 
 def _measurements(run: Path, resources: Set[str]) -> Iterator[Measurement]:
     """Those of `resources` that the run wrote into its journal, in their order."""
-    for entry in Lines(run / JOURNAL_FILE, Entry).items:
+    for entry in read_journal(run).entries:
         resource, stage, iteration, *_ = [*entry.key.split("/"), "", ""]
         if resource in resources and stage in STAGES and iteration.isdecimal():
             yield Measurement(resource, stage, int(iteration), msgspec.convert(entry.value, Ratio))

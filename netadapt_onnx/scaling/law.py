@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from netadapt_onnx.common.escape import toml_string
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.scaling.record import Record
 
@@ -82,16 +83,12 @@ def fit(record: Record, floors: Mapping[str, int] | None = None) -> tuple[GroupL
 
 def written(law: Law) -> str:
     """A law as a TOML file."""
-    lines = ["# width = alpha * params^beta, by `netadapt-onnx scale`", f"family = {_quoted(law.family)}"]
+    lines = ["# width = alpha * params^beta, by `netadapt-onnx scale`", f"family = {toml_string(law.family)}"]
     for group in law.groups:
-        lines += ["", "[[groups]]", f"name = {_quoted(group.name)}"]
+        lines += ["", "[[groups]]", f"name = {toml_string(group.name)}"]
         lines += [f"{key} = {getattr(group, key)!r}" for key in ("alpha", "beta", "rows")]
         lines += [f"r2 = {group.r2!r}"] if group.r2 is not None else []
     return "\n".join(lines) + "\n"
-
-
-def _quoted(text: str) -> str:
-    return msgspec.json.encode(text).decode()  # TOML's basic strings are JSON's
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

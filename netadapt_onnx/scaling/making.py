@@ -80,10 +80,11 @@ class Making:
     def briefly_trained(self, key: str, proto: onnx.ModelProto) -> onnx.ModelProto:
         """Trained for the longest warm-up: what magnitudes are read from."""
         file = self.run.path / "magnitudes.onnx"
-        if not file.exists():
+        if not self.run.journal.is_sealed(file):
             key = f"{key}/magnitudes"
             made = self._trained(key, key, proto, max(self.options.warmup_epochs), self.options.seed)
-            save(made, file)
+            save(made, file, overwrite=True)
+            self.run.journal.seal(file)
         return load(file).proto
 
     def descended(
@@ -261,7 +262,7 @@ class Making:
         folder.mkdir(parents=True, exist_ok=True)
         metadata = provenance(self.source, command="scale")
         if self.dataset is None:
-            return None, save(proto, folder / "model.onnx", metadata=metadata, overwrite=True)
+            return None, self._saved(proto, folder / "model.onnx", metadata)
         split, held = self.dataset.reported
         reported: list[float] = []
         validated: list[float] = []
@@ -271,7 +272,7 @@ class Making:
 
             def judge(seed: int = seed, file: Path = file) -> Mapping[str, object]:
                 made = self._trained(name, f"{name}, seed {seed}", self.fresh(proto, seed), self.options.epochs, seed)
-                save(made, file, metadata=metadata, overwrite=True)
+                self._saved(made, file, metadata)
                 assert self.dataset is not None
                 found = self._accuracy(made, self.dataset.val), self._accuracy(made, held)
                 return {"val": found[0][0], "reported": found[1][0], "metric": found[1][1]}
@@ -281,9 +282,16 @@ class Making:
             reported.append(kept["reported"])
             metric = kept["metric"]
         best = folder / f"seed-{self.options.seed + int(np.argmax(validated))}.onnx"
-        final = save(load(best).proto, folder / "model.onnx", metadata=metadata, overwrite=True)
+        self.run.journal.require_sealed(best)
+        final = self._saved(load(best).proto, folder / "model.onnx", metadata)
         std = float(np.std(reported, ddof=1)) if len(reported) > 1 else 0.0
         return Spread(float(np.mean(reported)), std, metric, split, tuple(reported)), final
+
+    def _saved(self, proto: onnx.ModelProto, file: Path, metadata: Mapping[str, str]) -> Path:
+        """Write a model of this run, and remember what its file holds."""
+        written = save(proto, file, metadata=metadata, overwrite=True)
+        self.run.journal.seal(written)
+        return written
 
     def _trained(self, key: str, said: str, proto: onnx.ModelProto, epochs: int, seed: int) -> onnx.ModelProto:
         from netadapt_onnx.training.trainer import train

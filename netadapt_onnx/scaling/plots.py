@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from netadapt_onnx import charts
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.progress import stage
 from netadapt_onnx.scaling.law import Law
 from netadapt_onnx.scaling.methods import Descent
@@ -30,11 +31,15 @@ def drawn(folder: Path, models: Sequence[ScaledModel], law: Law, descent: Descen
     if not specs:
         return []
     folder.mkdir(exist_ok=True)
+    notes = [] if charts.available() else [charts.MISSING]
     for name, spec in specs.items():
         write_json(folder / f"{name}.json", spec)
         if charts.available():
-            charts.write(spec, folder / name)
-    return [] if charts.available() else [charts.MISSING]
+            try:
+                charts.write(spec, folder / name)
+            except NetadaptError as error:
+                notes.append(error.message)
+    return notes
 
 
 def figures(models: Sequence[ScaledModel], law: Law, descent: Descent | None) -> dict[str, charts.Spec]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from netadapt_onnx.errors import NetadaptError, legible
+from netadapt_onnx.common.escape import shell_command
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.scaling.law import GroupLaw
 from netadapt_onnx.search.budget import Budget, parse_budgets
 from netadapt_onnx.search.result import Resources
@@ -73,7 +73,7 @@ class Options:
             value = getattr(self, f.name)
             if f.name not in ("targets", "methods", "warmup_epochs") and value != f.default:
                 words += [f"--{f.name}", str(value)]
-        return legible(shlex.join(words))
+        return shell_command(words)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import onnx
 
 from netadapt_onnx.as_given import as_given
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import write_atomically
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import Model, load
 from netadapt_onnx.profilers import agent
@@ -41,9 +42,9 @@ from netadapt_onnx.scaling.result import (
     ScaleResult,
 )
 from netadapt_onnx.search.provenance import file_hash, versions
-from netadapt_onnx.search.run import Run, write_atomically, write_json
+from netadapt_onnx.search.run import Run, write_json
 from netadapt_onnx.search.subject import Predictor, require_prunable
-from netadapt_onnx.search.tables import built_table, loaded_table
+from netadapt_onnx.search.tables import built_table, loaded_table, table_file
 from netadapt_onnx.surgery import Trace, trace
 from netadapt_onnx.training.loading import dataset_for
 
@@ -171,7 +172,10 @@ def _table(
         return loaded_table(Path(table), found, execution, anywhere=force)
     if all(budget.resource != "latency" for budget in options.budgets):
         return None
-    return built_table(run.path, found, execution, options.seed, progress)
+    run.journal.require_unchanged(table_file(run.path))
+    built = built_table(run.path, found, execution, options.seed, progress)
+    run.journal.seal(table_file(run.path))
+    return built
 
 
 class _Scaling:
@@ -217,6 +221,8 @@ class _Scaling:
         result = ScaleResult(self._law.groups, tuple(models), self._making.run.seconds(), tuple(dict.fromkeys(notes)))
         there = tuple(replace(m, model=None if m.model is None else m.model.relative_to(folder)) for m in models)
         write_json(folder / RESULT_FILE, replace(result, models=there))
+        for file in (*sorted((folder / PLOTS).glob("*.json")), folder / RESULT_FILE):
+            self._making.run.journal.seal(file)
         return result
 
     def _paths(self, method: Method, key: str) -> Callable[[Mapping[str, Rungs]], tuple[WidthPath, float]]:

@@ -57,7 +57,7 @@ from netadapt_onnx.search.result import AdaptResult, DryRun
 from netadapt_onnx.search.run import Run
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS
 from netadapt_onnx.search.subject import Predictor, Subject, prepare
-from netadapt_onnx.search.tables import TABLE_S, built_table, loaded_table, reference_times_ms, spent_ms
+from netadapt_onnx.search.tables import TABLE_S, built_table, loaded_table, reference_times_ms, spent_ms, table_file
 from netadapt_onnx.search.time_limit import TABLE_SHARE
 from netadapt_onnx.surgery import Criterion
 from netadapt_onnx.training.settings import cores
@@ -231,9 +231,11 @@ def adapt(
             given = as_given(subject.model, subject.trace.folded.proto) if places or own else None
             for place in places:
                 limited = {} if math.isinf(run.left_s()) else {"time_cap_s": min(TABLE_S, TABLE_SHARE * run.left_s())}
+                run.journal.require_unchanged(table_file(run.path, place.resource))
                 measured = loaded.get(place.resource) or built_table(
                     run.path, subject.trace, execution, seed, progress, place.device, place.resource, **limited
                 )
+                run.journal.seal(table_file(run.path, place.resource))
                 if isinstance(measured, Table) and run.left_s() < math.inf and measured.reference.stopped != "done":
                     rest = f"{len(measured.wholes)} of {measured.header.models} versions"
                     notes.append(f"the table was built from {rest}: {measured.reference.stopped}, for --max-time")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-import msgspec
 import onnx
 
 from netadapt_onnx.model import load
@@ -21,6 +20,7 @@ from netadapt_onnx.search.details import write_details
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.final_training import FinalTraining, cut_again
 from netadapt_onnx.search.iteration_lines import IterationLines
+from netadapt_onnx.search.journal import Lines
 from netadapt_onnx.search.judge import judge_for
 from netadapt_onnx.search.landing import Landing
 from netadapt_onnx.search.latency import AIM, CAREFUL_S, LatencyGauge
@@ -31,13 +31,13 @@ from netadapt_onnx.search.pareto import Point, write_front
 from netadapt_onnx.search.proposal import Proposal
 from netadapt_onnx.search.provenance import provenance, stored_bytes
 from netadapt_onnx.search.result import AdaptResult, Finished, Stopped
-from netadapt_onnx.search.run import Lines, Run, write_json
+from netadapt_onnx.search.result_file import read_result, read_target, write_result, write_target
+from netadapt_onnx.search.run import Run
 from netadapt_onnx.search.schedule import Schedule
 from netadapt_onnx.search.standing import Standing, excess
 from netadapt_onnx.search.subject import Predictor, Subject
 from netadapt_onnx.search.time_limit import TimeLimit
 
-RESULT_FILE, HISTORY_FILE = "result.json", "history.jsonl"
 MODELS = "models"
 
 
@@ -105,10 +105,10 @@ class Adaptation:
 
     def result(self) -> AdaptResult:
         """Search, train, verify, write, for one target after the other; of a finished run what it came to."""
-        finished = self._finished()
+        history = self._run.history(Step, self._seen_by_any())
+        finished = read_result(self._run, self._arguments.max_iterations)
         if finished is not None:
             return finished
-        history = self._run.lines(HISTORY_FILE, Step)
         models: list[Finished] = []
         for number, target in enumerate(self._targets, 1):
             models.append(self._toward(number, target, self._seen(number - 1), history))
@@ -123,9 +123,8 @@ class Adaptation:
         write_front(self._run, original, history.items, models, names)
         result = self._outcome.result(models, self._notes)
         folded = self._outcome.folded(load(models[-1].model).proto)
-        write_details(self._run.path, self._subject.trace, folded, self._gauges)
-        here = [replace(m, model=m.model.relative_to(self._run.path)) for m in models]
-        write_json(self._run.path / RESULT_FILE, replace(result, model=here[-1].model, models=tuple(here)))
+        self._run.journal.seal(write_details(self._run.path, self._subject.trace, folded, self._gauges))
+        write_result(self._run, result, models)
         return result
 
     def _toward(self, number: int, target: Target, since: int, history: Lines[Step]) -> Finished:
@@ -136,11 +135,9 @@ class Adaptation:
         file = self._run.path / (MODEL_FILE if number == len(self._targets) else f"{MODELS}/{file_name(target)}")
         file.parent.mkdir(exist_ok=True)
         ended = self._run.recall(f"target/{number}")
-        reached = self._run.path / f".target-{number}.json"
-        if ended is not None and reached.exists() and file.exists():
-            known = msgspec.json.decode(reached.read_bytes(), type=Finished, dec_hook=lambda kind, value: kind(value))
-            if known.stopped != UNDECIDED:
-                return replace(known, model=file)
+        known = None if ended is None else read_target(self._run, number)
+        if known is not None:
+            return known
         if met(amounts_after(problem, ()), self._outcome.limits(target)):
             self._note(f"{', '.join(map(str, target))}: {self._outcome.already(target)}")
             original = self._subject.trace.folded.proto
@@ -160,7 +157,7 @@ class Adaptation:
         if found.stopped != UNDECIDED and len(steps) < seen:
             said = f"the model is that of iteration {len(steps)}: none that followed was better within the budget"
             found = replace(found, notes=(*found.notes, said))
-        write_json(reached, replace(found, model=file.relative_to(self._run.path)))
+        write_target(self._run, number, found)
         return found
 
     def _reached(
@@ -223,21 +220,11 @@ class Adaptation:
         ended = self._run.recall(f"target/{number}")
         return 0 if ended is None else int(ended["seen"])
 
-    def _finished(self) -> AdaptResult | None:
-        file, model = self._run.path / RESULT_FILE, self._run.path / MODEL_FILE
-        if not file.exists():
-            return None
-        found = msgspec.json.decode(file.read_bytes(), type=AdaptResult, dec_hook=lambda kind, value: kind(value))
-        model = self._run.path / found.model
-        more = self._arguments.max_iterations > found.iterations
-        if (
-            not model.exists()
-            or found.stopped in ("max-time", UNDECIDED)
-            or (found.stopped == "max-iterations" and more)
-        ):
-            return None
-        models = tuple(replace(m, model=self._run.path / m.model) for m in found.models)
-        return replace(found, model=model, models=models)
+    def _seen_by_any(self) -> int:
+        """How many iterations there were when anything was journalled that speaks of them."""
+        targets = [self._seen(number) for number in range(1, len(self._targets) + 1)]
+        landed = [int(e.key.rpartition("/")[2]) for e in self._run.entries if e.key.startswith("landed/")]
+        return max((*targets, *landed))
 
     def _start_correction(self) -> dict[str, float]:
         return {name: gauge.start_correction() for name, gauge in self._gauges.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any, Literal
 import onnx
 
 from netadapt_onnx.amounts import EXAMPLES, parse_amount, parse_seconds
-from netadapt_onnx.errors import NetadaptError, did_you_mean, legible
+from netadapt_onnx.common.escape import shell_command
+from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.profilers.deployment import PRECISIONS, Precision
 from netadapt_onnx.search.budget import SEARCHED, Target, parse_targets
 from netadapt_onnx.search.ladders import DEFAULT_STEP, Floors, Rungs, Steps, rungs
@@ -196,7 +196,7 @@ class Arguments:
                 words.append(_flag(field.name))
             elif value != field.default:
                 words += [_flag(field.name), str(_plain(value))]
-        return legible(shlex.join(words))
+        return shell_command(words)
 
 
 def _flag(name: str) -> str:

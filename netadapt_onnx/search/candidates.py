@@ -12,18 +12,19 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import write_atomically
 from netadapt_onnx.folding import fold
 from netadapt_onnx.model import load, save
 from netadapt_onnx.progress import Progress, stage
 from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.attempts import MODEL_FILE, Base, Bench, Kept, Training, attempt, kept_after
 from netadapt_onnx.search.executors.protocol import Executor, Failed, Here, Shared
-from netadapt_onnx.search.jobs import LOG, Job, forget, run_jobs
+from netadapt_onnx.search.jobs import LOG, Job, forget, read_request, run_jobs
 from netadapt_onnx.search.judge import Judge
 from netadapt_onnx.search.knapsack import ascending
 from netadapt_onnx.search.proposal import Proposal, Widths
 from netadapt_onnx.search.removal import branch_importances, removed
-from netadapt_onnx.search.run import Run, write_atomically, write_json
+from netadapt_onnx.search.run import Run, write_json
 from netadapt_onnx.search.time_limit import TimeLimit
 from netadapt_onnx.surgery import Branch, Trace, plan_of, prove_removal, select, verify
 from netadapt_onnx.surgery import trace as traced
@@ -117,6 +118,8 @@ class Candidates:
             self._base = Base(self._original.trace, {})
         else:
             folder = self._run.iteration(iteration)
+            for name in (KEPT_FILE, MODEL_FILE):
+                self._run.journal.require_sealed(folder / name)
             left = msgspec.json.decode((folder / KEPT_FILE).read_bytes(), type=Left)
             kept = {name: np.array(indices) for name, indices in left.kept.items()}
             self._base = Base(self._read(folder), kept, frozenset(left.removed), trained=left.trained)
@@ -173,7 +176,7 @@ class Candidates:
     def accept(self, iteration: int, proposal: Proposal) -> onnx.ModelProto:
         """Make a proposal the current model; it and the channels it kept are on the disk when this returns."""
         folder = self._run.iteration(iteration)
-        if not (folder / MODEL_FILE).exists():
+        if not self._run.journal.is_sealed(folder / MODEL_FILE):
             chosen = self._selected(proposal.widths)
             _prove(chosen, proposal)
             trained = [p for p in folder.glob(f"*/*/{MODEL_FILE}") if _is_of(p, proposal)]
@@ -185,7 +188,8 @@ class Candidates:
             named = {name: indices.tolist() for name, indices in kept.items()}
             write_json(folder / KEPT_FILE, Left(named, sorted(base.removed), base.trained))
             write_atomically(folder / PLAN_FILE, plan_of(there, base.removed).encode())
-            save(proto, folder / MODEL_FILE)
+            save(proto, folder / MODEL_FILE, overwrite=True)
+            self._seal(folder)
         for leftover in folder.glob(f"*/*/{MODEL_FILE}"):
             leftover.unlink()
         self.resume(iteration)
@@ -203,7 +207,13 @@ class Candidates:
         write_json(folder / KEPT_FILE, msgspec.structs.replace(left, trained=True))
         write_atomically(folder / PLAN_FILE, (before / PLAN_FILE).read_bytes())
         save(proto, folder / MODEL_FILE, overwrite=True)
+        self._seal(folder)
         self.resume(iteration)
+
+    def _seal(self, folder: Path) -> None:
+        """Record what an iteration's files hold, its model last."""
+        for name in (KEPT_FILE, PLAN_FILE, MODEL_FILE):
+            self._run.journal.seal(folder / name)
 
     def importances(self) -> dict[str, np.ndarray]:
         """Importance of every channel of the current model's groups, least first."""
@@ -323,5 +333,5 @@ def _prove(chosen: _Chosen, proposal: Proposal) -> None:
 
 
 def _is_of(model: Path, proposal: Proposal) -> bool:
-    request = msgspec.json.decode((model.parent / "request.json").read_bytes(), type=dict[str, Any])
-    return (request["group"], request["channels"]) == (proposal.group, proposal.channels)
+    request = read_request(model.parent) or {}
+    return (request.get("group"), request.get("channels")) == (proposal.group, proposal.channels)

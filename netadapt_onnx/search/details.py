@@ -68,8 +68,8 @@ def write_training(run: Path, epochs: Sequence[TrainedEpoch]) -> None:
     write_json(run / DETAILS_FILE, Details(training=tuple(epochs)))
 
 
-def write_details(run: Path, original: Trace, result: Folded, gauges: Mapping[str, LatencyGauge]) -> None:
-    """Record what became of each layer, beside the training that was recorded before."""
+def write_details(run: Path, original: Trace, result: Folded, gauges: Mapping[str, LatencyGauge]) -> Path:
+    """Record what became of each layer, beside the training that was recorded before; returns the file."""
     owner = {layer: group.name for group in original.groups for layer in group.layers}
     shapes = {**original.folded.shapes, **result.shapes}  # a table asks for what went with a branch as well
     times = {name: (gauge.spent_ms(original.folded.shapes), gauge.spent_ms(shapes)) for name, gauge in gauges.items()}
@@ -94,6 +94,7 @@ def write_details(run: Path, original: Trace, result: Folded, gauges: Mapping[st
         )
     blocked = [Blocked(g.name, g.channels, g.reason or "") for g in original.groups if not g.prunable]
     write_json(run / DETAILS_FILE, Details(tuple(layers), tuple(blocked), read_details(run).training))
+    return run / DETAILS_FILE
 
 
 def _counted(folded: Folded) -> tuple[LayerCost, ...]:

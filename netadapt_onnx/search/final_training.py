@@ -57,7 +57,7 @@ class FinalTraining:
         if limited and not self.run.once(f"training/time/{len(steps)}", lambda: self.time.left_s > 0):
             self.note("there was no time for the final training: `netadapt-onnx finetune` does it")
             return searched
-        if not file.exists():
+        if not self.run.journal.is_sealed(file):
             from netadapt_onnx.training.trainer import train
             from netadapt_onnx.training.training_log import TrainingLog
 
@@ -77,7 +77,8 @@ class FinalTraining:
                     time_left=(lambda: self.time.left_s) if limited else None,
                 )
             self.run.once(f"training/share/{len(steps)}", lambda: trained.share)
-            save(trained.proto, file)
+            save(trained.proto, file, overwrite=True)
+            self.run.journal.seal(file)
             write_training(self.run.path, [TrainedEpoch(e.epoch, e.loss, e.lr) for e in trained.history])
         checkpoint.unlink(missing_ok=True)
         share = self.run.recall(f"training/share/{len(steps)}") or 1.0

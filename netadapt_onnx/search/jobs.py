@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,14 @@ from typing import Any
 
 import msgspec
 
+from netadapt_onnx.documents import json_bytes
+from netadapt_onnx.files import digest, write_atomically
 from netadapt_onnx.search.executors.protocol import Executor, Failed, Outcome, Shared, Work
-from netadapt_onnx.search.run import write_atomically, write_json
+from netadapt_onnx.search.run import write_json
 
 REQUEST, RESULT, LOG = "request.json", "result.json", "error.txt"
+# Beside a result, digests of it with its request, and of the files that were made.
+CHECK = "sha256"
 
 
 @dataclass(frozen=True)
@@ -59,29 +64,48 @@ def forget(folder: Path) -> None:
     (folder / RESULT).unlink(missing_ok=True)
 
 
+def read_request(folder: Path) -> dict[str, Any] | None:
+    """What the job in a folder was asked for; None where that is not readable."""
+    return _read(folder / REQUEST)
+
+
 def _keep(folder: Path, outcome: Outcome) -> dict[str, Any]:
     """Write an outcome down, the result last; it is returned as it will be read."""
+    result: dict[str, Any]
+    files: Mapping[str, bytes]
     if isinstance(outcome, Failed):
         write_atomically(folder / LOG, outcome.log.encode(errors="replace"))
-        result: dict[str, Any] = {"error": outcome.reason}
+        result, files = {"error": outcome.reason}, {}
     else:
         for name, data in outcome.files.items():
             write_atomically(folder / name, data)
-        result = _plain(outcome.result)
-    write_json(folder / RESULT, result)
+        result, files = _plain(outcome.result), outcome.files
+    check = {name: digest(folder / name) for name in files} | {RESULT: _digest(read_request(folder), result)}
+    write_json(folder / RESULT, result | {CHECK: check})
     return result
 
 
 def _finished(job: Job) -> dict[str, Any] | None:
-    return _read(job.folder / RESULT) if _read(job.folder / REQUEST) == _plain(job.request) else None
+    """What came of a job; None if it is to be done: not done yet, done for another request, or changed since."""
+    result = _read(job.folder / RESULT) or {}
+    check, request = result.pop(CHECK, None), _plain(job.request)
+    if not isinstance(check, dict) or check.pop(RESULT, None) != _digest(request, result):
+        return None
+    files = {job.folder / name: expected for name, expected in check.items()}
+    changed = any(file.exists() and digest(file) != expected for file, expected in files.items())  # used up ones go
+    return None if changed or read_request(job.folder) != request else result
+
+
+def _digest(request: Mapping[str, Any] | None, result: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json_bytes([request, result])).hexdigest()
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    return msgspec.json.decode(msgspec.json.encode(value), type=dict[str, Any])
+    return msgspec.json.decode(json_bytes(value), type=dict[str, Any])
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -63,7 +63,12 @@ def program(command: str) -> Value:
             _, [path, *_rest] = write_model(proto, Path(folder), oldest=False)
             try:
                 done = subprocess.run(
-                    [*words, str(path)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROGRAM_S
+                    [*words, str(path)],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    errors="replace",
+                    timeout=PROGRAM_S,
                 )
             except FileNotFoundError as error:
                 raise NetadaptError(f"--resource-command: no program {words[0]}", code="resource") from error

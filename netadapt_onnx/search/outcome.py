@@ -59,6 +59,7 @@ class Outcome:
         """Write the model and compare it with the original."""
         said = dict(self.metadata) | {"netadapt_onnx.budget": ", ".join(map(str, target))}
         save(proto, file, metadata=said, overwrite=True)
+        self.run.journal.seal(file)
         latencies = self._latencies(proto, steps, measure=stopped != UNDECIDED)
         latency = _first(latencies)
         before = _resources(self.subject.trace.folded, self.subject.model.size_bytes)
@@ -175,6 +176,7 @@ class Outcome:
             return None, ()
         original, result = deploy.apply(self.subject.trace.folded.proto), deploy.apply(proto)
         written = save(result, file.with_suffix(f".{precision}.onnx"), metadata=said, overwrite=True)
+        self.run.journal.seal(written)
         before = self.run.once(f"accuracy/reported/{precision}", lambda: self.judge.reported(original))
         change = AccuracyChange(before, self.judge.reported(result), self.judge.metric, self.judge.split)
         sizes = (file_bytes(original), written.stat().st_size)

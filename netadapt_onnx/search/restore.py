@@ -9,11 +9,10 @@ from pathlib import Path
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import load, refuse_existing, save
-from netadapt_onnx.search.adaptation import HISTORY_FILE
 from netadapt_onnx.search.attempts import MODEL_FILE
 from netadapt_onnx.search.candidates import PLAN_FILE
+from netadapt_onnx.search.journal import IDENTITY_FILE, read_history, read_journal
 from netadapt_onnx.search.netadapt import Step
-from netadapt_onnx.search.run import IDENTITY_FILE, Lines
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,8 @@ def restore(
 ) -> Restored:
     """Write the model that `run` had after `iteration`, as the search left it: without the final training.
 
-    Raises NetadaptError if the folder is no run of `adapt`, or has no such iteration or no longer its model.
+    Raises NetadaptError if the folder is no run of `adapt`, or has no such iteration or no longer its model, or if
+    what it holds is not what the run wrote.
 
     >>> restore("run", 1, "first.onnx").widths  # of the run that `adapt` wrote
     {'conv1': 4, 'conv2': 16}
@@ -43,7 +43,7 @@ def restore(
             f"{folder} is not a run", hint="name the directory given to `adapt -o`", code="missing-file"
         )
     refuse_existing(Path(output), overwrite)
-    steps = {step.iteration: step for step in Lines(folder / HISTORY_FILE, Step).items}
+    steps = {step.iteration: step for step in read_history(folder, Step)}
     if iteration not in steps:
         known = f"it has 1 to {max(steps)}" if steps else "it has none yet"
         raise NetadaptError(f"{folder} has no iteration {iteration}; {known}", code="usage")
@@ -55,6 +55,8 @@ def restore(
             hint=f"kept: {', '.join(map(str, kept))}",
             code="missing-file",
         )
+    for name in (MODEL_FILE, PLAN_FILE):
+        read_journal(folder).require_sealed(place / name)
     step = steps[iteration]
     written = save(load(place / MODEL_FILE).proto, output, overwrite=overwrite)
     return Restored(written, iteration, step.accepted.accuracy, step.widths, place / PLAN_FILE)

@@ -8,96 +8,49 @@ from __future__ import annotations
 import errno
 import json
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Generic, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 import msgspec
 
+from netadapt_onnx.documents import json_bytes
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import lock, remove_leftovers, write_atomically
+from netadapt_onnx.search.journal import (
+    IDENTITY_FILE,
+    ITERATIONS,
+    Entry,
+    History,
+    Journal,
+    chain_root,
+    read_identity,
+)
 
 T = TypeVar("T")
 
-IDENTITY_FILE = "run.json"
 LOCK_FILE = ".lock"
 # What a disk says that is full, too small for the file, over its quota, read-only or broken.
 _REFUSED = frozenset(
     getattr(errno, name) for name in ("ENOSPC", "EFBIG", "EDQUOT", "EROFS", "EIO") if hasattr(errno, name)
 )
-JOURNAL_FILE = "journal.jsonl"
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON document atomically, for people to read too."""
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2) + b"\n")
-
-
-class Lines(Generic[T]):
-    """A JSON-lines file of one type that only grows. Raises NetadaptError for a corrupt line that is not the last."""
-
-    def __init__(self, path: Path, kind: type[T]) -> None:
-        self._path = path
-        self.items: list[T] = []
-        if not path.exists():
-            return
-        data = path.read_bytes()
-        whole = 0
-        for number, line in enumerate(data.splitlines(keepends=True), 1):
-            try:
-                if not line.endswith(b"\n"):
-                    break
-                self.items.append(msgspec.json.decode(line, type=kind))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                if whole + len(line) < len(data):
-                    raise NetadaptError(f"{path}, line {number}: {error}", code="corrupt-run") from error
-                break
-            whole += len(line)
-        if whole < len(data):  # torn by a kill: what it recorded is done again
-            with path.open("r+b") as file:
-                file.truncate(whole)
-
-    def append(self, item: T) -> None:
-        """Add a line; when this returns it is on the disk."""
-        with self._path.open("ab") as file:
-            file.write(msgspec.json.encode(item) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self.items.append(item)
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """A line of the journal: what was measured or chosen, under the name of the moment."""
-
-    key: str
-    value: Any
+    write_atomically(path, msgspec.json.format(json_bytes(value, str), indent=2) + b"\n")
 
 
 class Run:
     """A run directory that this process holds. Use it in a `with`: leaving frees the lock."""
 
-    def __init__(self, path: Path, lock: BinaryIO, max_time_s: float = math.inf) -> None:
+    def __init__(self, path: Path, lock: BinaryIO, journal: Journal, max_time_s: float = math.inf) -> None:
         self.path = path
         self.max_time_s = max_time_s
+        self.journal = journal
         self._lock = lock
-        self._journal = Lines(path / JOURNAL_FILE, Entry)
-        self._known = {entry.key: entry.value for entry in self._journal.items}
         self._started = time.monotonic()
         self._earlier = _seconds_before(path)
 
@@ -128,12 +81,14 @@ class Run:
         if not path.absolute().parent.is_dir():
             raise NetadaptError(f"{path.parent}: no such folder", code="missing-file")
         path.mkdir(exist_ok=True)
-        lock = _locked(path)
+        held = _locked(path)
         try:
-            _identify(path / IDENTITY_FILE, identity, growing, about or {})
-            return cls(path, lock, math.inf if max_time_s is None else max_time_s)
+            remove_leftovers(path, below=True)
+            recorded = _identify(path / IDENTITY_FILE, identity, growing, about or {})
+            journal = Journal(path, chain_root(recorded))
+            return cls(path, held, journal, math.inf if max_time_s is None else max_time_s)
         except BaseException:
-            lock.close()
+            held.close()
             raise
 
     def __enter__(self) -> Self:
@@ -161,29 +116,27 @@ class Run:
 
         For measurements and whatever depends on time. The value must be JSON; it is returned as JSON gives it back.
         """
-        if key not in self._known:
-            value = msgspec.json.decode(msgspec.json.encode(choose()))
-            self._journal.append(Entry(key, value))
-            self._known[key] = value
+        if key not in self.journal.values:
+            self.journal.append(key, choose())
             self.save_seconds()
-        return self._known[key]
+        return self.journal.values[key]
 
     def recall(self, key: str) -> Any:
         """The journalled value of `key`, None if there is none."""
-        return self._known.get(key)
+        return self.journal.values.get(key)
 
     @property
     def entries(self) -> Sequence[Entry]:
         """The journal's lines, in the order in which they were written."""
-        return tuple(self._journal.items)
+        return tuple(self.journal.entries)
 
-    def lines(self, name: str, kind: type[T]) -> Lines[T]:
-        """The list that this run keeps as `name`."""
-        return Lines(self.path / name, kind)
+    def history(self, kind: type[T], needed: int = 0) -> History[T]:
+        """The iterations that this run has accepted; its journal speaks of at least `needed`."""
+        return History(self.path, kind, self.journal, needed)
 
     def iteration(self, number: int) -> Path:
         """The directory of an iteration, made if need be."""
-        folder = self.path / "iterations" / f"{number:03d}"
+        folder = self.path / ITERATIONS / f"{number:03d}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -202,7 +155,7 @@ class Run:
 
 def _seconds_before(path: Path) -> float:
     try:
-        return msgspec.json.decode((path / ".seconds.json").read_bytes(), type=float)
+        return max(0.0, msgspec.json.decode((path / ".seconds.json").read_bytes(), type=float))
     except (OSError, msgspec.DecodeError):
         return 0.0
 
@@ -210,35 +163,27 @@ def _seconds_before(path: Path) -> float:
 def _locked(path: Path) -> BinaryIO:
     """A lock that the operating system frees when this process ends, however it ends."""
     file = (path / LOCK_FILE).open("ab")
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    if not lock(file):
         file.close()
-        raise NetadaptError(
-            f"{path} is in use by another process", hint="wait for it or end it", code="locked"
-        ) from error
+        raise NetadaptError(f"{path} is in use by another process", hint="wait for it or end it", code="locked")
     return file
 
 
-def _identify(file: Path, identity: Mapping[str, Any], growing: Mapping[str, int], about: Mapping[str, Any]) -> None:
-    """Record who this run is, or compare with what was recorded."""
-    mine = {"identity": json.loads(json.dumps(identity)), "growing": dict(growing), "about": dict(about)}
+def _identify(
+    file: Path, identity: Mapping[str, Any], growing: Mapping[str, int], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Record who this run is, or compare with what was recorded; returns that."""
+    mine = {
+        "identity": json.loads(json.dumps(identity)),
+        "growing": dict(growing),
+        "about": dict(about),
+        "sealed": True,
+    }
     if not file.exists():
         write_json(file, mine)
-        return
-    try:
-        recorded = json.loads(file.read_bytes())
-        theirs, before = recorded["identity"], recorded["growing"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise NetadaptError(f"{file} is not readable as a run", code="corrupt-run") from error
+        return read_identity(file)
+    recorded = read_identity(file)
+    theirs, before = recorded["identity"], recorded["growing"]
     names = [*theirs, *(name for name in mine["identity"] if name not in theirs)]
     different = [name for name in names if theirs.get(name) != mine["identity"].get(name)]
     lowered = [name for name, value in before.items() if growing.get(name, value) < value]
@@ -253,6 +198,7 @@ def _identify(file: Path, identity: Mapping[str, Any], growing: Mapping[str, int
         )
     if dict(growing) != before:
         write_json(file, recorded | {"growing": dict(growing)})
+    return recorded
 
 
 def _short(value: object) -> str:

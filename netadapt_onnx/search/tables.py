@@ -68,7 +68,7 @@ def built_table(
 ) -> Table:
     """A table measured on `device` (None: here) and kept in `folder`; continued if a kill interrupted it."""
     return build(
-        folder / TABLE_FILE.replace("table", resource.replace(LATENCY, "table")),
+        table_file(folder, resource),
         Variant(original.folded.proto, original.folded.shapes),
         random_versions(original),
         execution=execution,
@@ -77,3 +77,8 @@ def built_table(
         seed=seed,
         device=device,
     )
+
+
+def table_file(folder: Path, resource: str = LATENCY) -> Path:
+    """Where a run's directory keeps the table of a resource."""
+    return folder / TABLE_FILE.replace("table", resource.replace(LATENCY, "table"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from netadapt_onnx.common.escape import one_line, toml_string
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.surgery.criteria import Criterion, select
 from netadapt_onnx.surgery.groups import Group
@@ -29,23 +29,20 @@ def template(trace: Trace) -> str:
 
 
 def _template_lines(group: Group) -> str:
-    name = json.dumps(group.name)
+    name = toml_string(group.name)
     layers = ", ".join(group.layers[:4]) + (f" and {len(group.layers) - 4} more" if len(group.layers) > 4 else "")
-    about = f"# {group.channels} channels in steps of {group.step}, at least {group.floor}; layers: {_line(layers)}\n"
+    about = (
+        f"# {group.channels} channels in steps of {group.step}, at least {group.floor}; layers: {one_line(layers)}\n"
+    )
     if group.prunable:
         return f"\n{about}{name} = {group.channels}\n"
-    return f"\n# cannot be pruned: {_line(group.reason or '')}\n# {name} = {group.channels}\n"
-
-
-def _line(text: str) -> str:
-    """One line, whatever a model calls its nodes: it goes into a comment."""
-    return " ".join(text.split())
+    return f"\n# cannot be pruned: {one_line(group.reason or '')}\n# {name} = {group.channels}\n"
 
 
 def plan_of(keep: KeptIndices, removed: Collection[str] = ()) -> str:
     """The plan of a cut that was made, after the branches `removed` had gone."""
-    lines = [f"{json.dumps(name)} = {np.asarray(indices).tolist()}\n" for name, indices in keep.items()]
-    branches = f"\n[branches]\nremoved = {json.dumps(sorted(removed))}\n" if removed else ""
+    lines = [f"{toml_string(name)} = {np.asarray(indices).tolist()}\n" for name, indices in keep.items()]
+    branches = f"\n[branches]\nremoved = [{', '.join(map(toml_string, sorted(removed)))}]\n" if removed else ""
     return HEADER + branches + "\n[groups]\n" + "".join(lines)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import aside
 from netadapt_onnx.runtime import one_line
 
 
@@ -49,15 +50,10 @@ class Checkpoint:
     def put(self, **values: Any) -> None:
         """Record values (numbers, texts, lists, dicts and tensors); they are on the disk when this returns."""
         self.content = {**self.content, **values, "identity": self._identity}
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                torch.save(self.content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with aside(self.path) as temporary, temporary.open("wb") as file:
+            torch.save(self.content, file)
+            file.flush()
+            os.fsync(file.fileno())
 
     def remove(self) -> None:
         """The training is done."""

@@ -74,7 +74,9 @@ def folder_hash(root: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")):
         if path.suffix.lower() in SUFFIXES:
-            digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
+            digest.update(
+                f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode(errors="surrogateescape")
+            )
     return digest.hexdigest()
 
 

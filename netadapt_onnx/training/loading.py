@@ -139,7 +139,9 @@ def _identified(digest: str, source: DataSource) -> str:
     """The hash of the data, and of how they are read if that was said."""
     if not source.options:
         return digest
-    return hashlib.sha256(f"{digest} {' '.join(f'{k}={v}' for k, v in source.options.items())}".encode()).hexdigest()
+    return hashlib.sha256(
+        f"{digest} {' '.join(f'{k}={v}' for k, v in source.options.items())}".encode(errors="surrogateescape")
+    ).hexdigest()
 
 
 def _held(splits: Mapping[str, Split | None]) -> str:

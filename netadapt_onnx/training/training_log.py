@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import msgspec
 
+from netadapt_onnx.documents import json_bytes
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training.loop import Epoch
 
@@ -53,5 +54,5 @@ class TrainingLog:
 
     def line(self, event: dict[str, Any]) -> None:
         """Any other event."""
-        self._file.write(msgspec.json.encode(event) + b"\n")
+        self._file.write(json_bytes(event) + b"\n")
         self._file.flush()

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import re
 
-from netadapt_onnx import errors
+from netadapt_onnx.common.escape import escape
 
 _LONGEST = 200
 
 
 def printable(text: object, longest: int = _LONGEST) -> str:
-    """Text on one line without control, format or direction characters, cut where it is too long.
-
-    Such a line cannot hold a workflow command of GitHub's older form; keep it from starting with `::` yourself.
-    """
-    clean = errors.printable(str(text)).replace("##[", "## [")
+    """Escaped text on one line, cut where it is too long."""
+    clean = escape(text)
     return clean if len(clean) <= longest else clean[: longest - 1] + "…"
 
 

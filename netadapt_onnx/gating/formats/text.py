@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from netadapt_onnx import render
+from netadapt_onnx.common.escape import escape_lines
 from netadapt_onnx.gating.formats import cells
 from netadapt_onnx.gating.formats.escape import printable
 from netadapt_onnx.gating.result import Gate, ModelResult
@@ -22,7 +23,7 @@ def text(gate: Gate, *, colour: bool = False) -> str:
     if gate.baseline is not None:
         parts.append(f"wrote the baseline {printable(gate.baseline)}")
     parts.append(cells.headline(gate))
-    return "\n\n".join(parts)
+    return escape_lines("\n\n".join(parts), colours=colour)
 
 
 def _rows(model: ModelResult, colour: bool) -> list[list[str]]:

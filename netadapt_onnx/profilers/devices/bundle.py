@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 import zipfile
@@ -16,6 +15,7 @@ import onnx
 
 from netadapt_onnx.as_given import AsGiven, stands_in
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import aside
 from netadapt_onnx.profilers.build import BATCH, LEAST_MODELS, REFERENCE_CAP_S, batch_job, header_of
 from netadapt_onnx.profilers.devices.results import GIVEN
 from netadapt_onnx.profilers.measuring import (
@@ -94,55 +94,50 @@ def write_bundle(
 
     Returns what to say of that file, if anything. Raises NetadaptError for a model that onnxruntime 1.16 cannot read.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with tempfile.TemporaryDirectory(prefix="netadapt-") as name, zipfile.ZipFile(temporary, "w") as bundle:
-            folder, top = Path(name), bundle_folder(path)
-            files, shapes = {}, []
-            for number in (REFERENCE, *range(models)):
-                if progress:
-                    progress(number + 1, models + 1, "writing versions")
-                version = reference if number <= 0 else draw(np.random.default_rng([seed, number]))
-                files[str(number)], written = write_model(
-                    execution.deploy.apply(named(version.proto)), folder, oldest=True
-                )
-                for file in written:
-                    if f"{top}/{file.name}" not in bundle.namelist():
-                        bundle.write(file, f"{top}/{file.name}")  # weights hardly compress
-                    file.unlink()
-                shapes += [dict(version.shapes)] if number >= 0 else []
-            note = _add_given(bundle, given, execution, files, folder, top)
-            inputs = write_inputs(reference.inputs(), folder)
-            bundle.write(inputs, f"{top}/{inputs.name}", zipfile.ZIP_DEFLATED)
-            per_node = execution.provider.per_node
-            batches = [range(first, min(first + BATCH, models)) for first in range(0, models, BATCH)]
-            jobs = [
-                batch_job(b, None, profiled=per_node, shard=1 + i % shards, needed=b.start < LEAST_MODELS)
-                for i, b in enumerate(batches)
-            ]
-            whole = [0, GIVEN] if str(GIVEN) in files else [0]
-            jobs.append(timing_job(whole, SESSIONS, min(REFERENCE_CAP_S, time_cap_s)))
-            about = {
-                "header": msgspec.to_builtins(header_of(reference, {}, models, seed)),
-                "graph": packed(_skeleton(reference.proto).SerializeToString()),
-                "shapes": packed(msgspec.json.encode(shapes)),
-                "as_given": given.sha256,
-            }
-            manifest = Manifest(SCHEMA, execution_record(execution), inputs.name, files, tuple(jobs), time_cap_s, about)
-            _add(bundle, f"{top}/{MANIFEST}", msgspec.json.encode(manifest))
-            _add(
-                bundle, f"{top}/agent.py", resources.files("netadapt_onnx.profilers").joinpath("agent.py").read_bytes()
-            )
-            what = "" if shards == 1 else f", or one of {shards} shards of them: run it with the shard's number"
-            _add(bundle, f"{top}/run.sh", RUN_SH.format(what=what).encode(), executable=True)
-            _add(bundle, f"{top}/run.bat", RUN_BAT.format(what=what).replace("\n", "\r\n").encode())
-            sharding = SHARDING.format(shards=shards) if shards > 1 else ""
-            minutes = max(1.0, (time_cap_s + 30) / 60)
-            _add(bundle, f"{top}/README.txt", README.format(models=models, minutes=minutes, sharding=sharding).encode())
-        temporary.replace(path)
-        return note
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        aside(path) as temporary,
+        tempfile.TemporaryDirectory(prefix="netadapt-") as name,
+        zipfile.ZipFile(temporary, "w") as bundle,
+    ):
+        folder, top = Path(name), bundle_folder(path)
+        files, shapes = {}, []
+        for number in (REFERENCE, *range(models)):
+            if progress:
+                progress(number + 1, models + 1, "writing versions")
+            version = reference if number <= 0 else draw(np.random.default_rng([seed, number]))
+            files[str(number)], written = write_model(execution.deploy.apply(named(version.proto)), folder, oldest=True)
+            for file in written:
+                if f"{top}/{file.name}" not in bundle.namelist():
+                    bundle.write(file, f"{top}/{file.name}")  # weights hardly compress
+                file.unlink()
+            shapes += [dict(version.shapes)] if number >= 0 else []
+        note = _add_given(bundle, given, execution, files, folder, top)
+        inputs = write_inputs(reference.inputs(), folder)
+        bundle.write(inputs, f"{top}/{inputs.name}", zipfile.ZIP_DEFLATED)
+        per_node = execution.provider.per_node
+        batches = [range(first, min(first + BATCH, models)) for first in range(0, models, BATCH)]
+        jobs = [
+            batch_job(b, None, profiled=per_node, shard=1 + i % shards, needed=b.start < LEAST_MODELS)
+            for i, b in enumerate(batches)
+        ]
+        whole = [0, GIVEN] if str(GIVEN) in files else [0]
+        jobs.append(timing_job(whole, SESSIONS, min(REFERENCE_CAP_S, time_cap_s)))
+        about = {
+            "header": msgspec.to_builtins(header_of(reference, {}, models, seed)),
+            "graph": packed(_skeleton(reference.proto).SerializeToString()),
+            "shapes": packed(msgspec.json.encode(shapes)),
+            "as_given": given.sha256,
+        }
+        manifest = Manifest(SCHEMA, execution_record(execution), inputs.name, files, tuple(jobs), time_cap_s, about)
+        _add(bundle, f"{top}/{MANIFEST}", msgspec.json.encode(manifest))
+        _add(bundle, f"{top}/agent.py", resources.files("netadapt_onnx.profilers").joinpath("agent.py").read_bytes())
+        what = "" if shards == 1 else f", or one of {shards} shards of them: run it with the shard's number"
+        _add(bundle, f"{top}/run.sh", RUN_SH.format(what=what).encode(), executable=True)
+        _add(bundle, f"{top}/run.bat", RUN_BAT.format(what=what).replace("\n", "\r\n").encode())
+        sharding = SHARDING.format(shards=shards) if shards > 1 else ""
+        minutes = max(1.0, (time_cap_s + 30) / 60)
+        _add(bundle, f"{top}/README.txt", README.format(models=models, minutes=minutes, sharding=sharding).encode())
+    return note
 
 
 def bundle_folder(path: Path) -> str:

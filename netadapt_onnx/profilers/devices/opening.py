@@ -42,7 +42,9 @@ def opened_device(
     if not isinstance(device, str):
         yield device
         return
-    token = hashlib.sha256(f"{platform.node()}:{Path(purpose).absolute()}".encode()).hexdigest()[:16]
+    token = hashlib.sha256(
+        f"{platform.node()}:{Path(purpose).absolute()}".encode(errors="surrogateescape")
+    ).hexdigest()[:16]
     if device == LOCAL:
         found: Device = LocalDevice()
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import msgspec
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import aside
 from netadapt_onnx.profilers.build import records_of
 from netadapt_onnx.profilers.deployment import FULL, Deployment, Precision, Quantisation
 from netadapt_onnx.profilers.measuring import (
@@ -237,10 +237,6 @@ def _version(path: Path, found: Measured, shapes: Shapes, layers: Layers) -> lis
 
 def write_table(path: Path, records: Sequence[Record]) -> int:
     """Write a table whole or not at all; returns its number of cells."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with aside(path) as temporary:
         temporary.write_bytes(encode(records))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return sum(not isinstance(r, Header | Whole | Reference) for r in records)

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from netadapt_onnx.errors import NetadaptError, printable
+from netadapt_onnx.common.escape import escape
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.devices.patience import FailedThereError, LostError
 
 CALL_S = 60.0
@@ -282,7 +283,7 @@ class Lines:
 def last_line(text: str) -> str:
     """The last line that says something."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return printable(lines[-1].removeprefix("error: ")[:300]) if lines else ""
+    return escape(lines[-1].removeprefix("error: ")[:300]) if lines else ""
 
 
 def program(name: str) -> str:
