@@ -12,7 +12,7 @@ import onnx
 
 from netadapt_onnx.as_given import runs_as_given
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.folding import Folded, fold
+from netadapt_onnx.folding import Folded
 from netadapt_onnx.inspection import Shapes, Source, opened, resources
 from netadapt_onnx.model import Model
 from netadapt_onnx.profilers.cost import cost
@@ -25,6 +25,7 @@ from netadapt_onnx.search.result import Resources
 from netadapt_onnx.training.data import Dataset, Split
 from netadapt_onnx.training.evaluate import accuracy, outputs
 from netadapt_onnx.training.loading import dataset_for
+from netadapt_onnx.training.sample_shapes import fold_for
 
 # Seconds that a set of models may be timed for.
 TIME_CAP_S = 20.0
@@ -92,11 +93,13 @@ def evaluate(
         raise NetadaptError("no model to evaluate", code="usage")
     sources = [opened(model) for model in given]
     execution = Execution(ep, threads)
-    folded = [fold(source.proto, dict(shapes or {}), batch_size) for source in sources]
+    folded = [fold_for(source.proto, shapes, data, batch_size) for source in sources]
     meters = [measured.energy(one.specs, execution) for one in folded] if energy else [None] * len(folded)
-    splits = [held_out(dataset_for(one, data, train=False), split) for one in folded]
+    datasets = [dataset_for(one, data, train=False) for one in folded]
+    splits = [held_out(dataset, split) for dataset in datasets]
     run = [runs_as_given(source) if timed or energy else (source.proto, "") for source in sources]
     files, notes = [proto for proto, _ in run], [note for _, note in run if note]
+    notes += dict.fromkeys(note for dataset in datasets for note in dataset.notes)
     busy: list[str] = []
     latencies = _timed(files, folded, execution, time_cap_s, busy) if timed else [None] * len(sources)
     notes += busy[:1]

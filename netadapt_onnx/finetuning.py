@@ -20,6 +20,7 @@ from netadapt_onnx.search.result import AccuracyChange
 from netadapt_onnx.training.data import Split
 from netadapt_onnx.training.evaluate import accuracy, outputs
 from netadapt_onnx.training.loading import dataset_for
+from netadapt_onnx.training.sample_shapes import fold_for
 
 EPOCHS = 6
 
@@ -93,14 +94,16 @@ def finetune(
     checkpoint = _checkpoint(target, overwrite, resume)
     record = target.with_name(f"{target.name.removesuffix('.onnx')}.training.jsonl")
     prepare_output(record, overwrite or resume, source, data, original)
-    folded = fold(source.proto, dict(shapes or {}))
+    folded = fold_for(source.proto, shapes, data)
     require_runnable(folded)
     dataset = dataset_for(folded, data)
     name, held = dataset.reported
     own = dataset.own
     if dataset.train.labels is None and teacher is None and (own is None or own.training is None):
         raise NetadaptError(
-            f"--data {data} has no labels", hint="give the original model as --teacher", code="invalid-data"
+            f"--data {data}: the train split has no labels",
+            hint="give the original model as --teacher",
+            code="invalid-data",
         )
     taught = None if original is None else fold(original.proto, dict(shapes or {})).proto
 
@@ -126,6 +129,8 @@ def finetune(
         if log is not None:
             log(text)
 
+    for note in dataset.notes:
+        say(note)
     began = time.monotonic()
     with TrainingLog(record, None if tensorboard is None else Path(tensorboard)) as lines:
         trained = train(

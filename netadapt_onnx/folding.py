@@ -24,10 +24,12 @@ from netadapt_onnx.control_flow import inline_decided
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.free_axes import FURTHER, fix, free_axes, longer, moving, wildcards
 from netadapt_onnx.light import weights_as_inputs, without_weights
-from netadapt_onnx.model import Shapes, declared_shape, dynamic_batch_inputs, input_specs, node_name
+from netadapt_onnx.model import Shapes, dynamic_batch_inputs, input_specs, node_name
+from netadapt_onnx.open_axes import declare_outputs, refuse_open, refuse_other_shapes
 from netadapt_onnx.runtime import session
 from netadapt_onnx.shapes import READS_SHAPE_ONLY, Evaluation, Known, declared_specs
 from netadapt_onnx.single_node import SingleNodes
+from netadapt_onnx.size_trials import agrees, fits_of
 from netadapt_onnx.subgraphs import captured
 
 # Views of weights: the initializer stays the parameter, under its own name, and surgery and training look through them.
@@ -45,11 +47,13 @@ class Folded:
     """A model without shape arithmetic, and the shape of every tensor of it at one batch size.
 
     `proto` is read-only by agreement. `shapes` has inputs, initializers and all node outputs; `dtypes` likewise; those
-    behind an operator whose shapes nothing tells are missing, `unknown` says why. `unfinished` says which nodes were
-    not run to their end for a shape or a value, which would take too long or too much memory, `unrunnable` what
-    onnxruntime lacks to run the model, if anything; `assumed` names outputs of such operators that were taken to have
-    their input's shape, `sampled` tensors whose shape may depend on the data; `fixed` are inputs whose free axes got
-    the given sizes. `file` is the model file if weights were left outside it (`unread_weights.py`).
+    behind an operator whose shapes nothing tells are missing. `unrunnable` says what onnxruntime lacks to run the
+    model, if anything; `assumed` names outputs of such operators that were taken to have their input's shape, `sampled`
+    tensors whose shape may depend on the data; `fixed` are inputs whose free axes got the given sizes. `unknown` says
+    of tensors without a shape why, `untraced` of subgraphs that were left where they are (`surgery/bodies.py`); `given`
+    are the shapes that were asked for, `unrun` what nodes put out that cannot be run, `unfinished` which nodes were not
+    run to their end for a shape or a value, which would take too long or too much memory. `file` is the model file if
+    weights were left outside it (`unread_weights.py`).
     """
 
     proto: onnx.ModelProto
@@ -62,6 +66,9 @@ class Folded:
     sampled: frozenset[str] = frozenset()
     fixed: tuple[str, ...] = ()
     unknown: Mapping[str, str] = field(default_factory=dict)
+    untraced: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    unrun: frozenset[str] = frozenset()
     unfinished: tuple[str, ...] = ()
     file: Path | None = None
 
@@ -73,19 +80,28 @@ def fold(
     *,
     consume: bool = False,
     loops: bool = True,
+    inner: bool = False,
 ) -> Folded:
     """Fold a normalised model; with `consume` in place, which spares a copy of its weights.
 
-    Without `loops` no body of a loop or branch is run for its shapes.
+    Without `loops` no body of a loop or branch is run for its shapes. `inner`: it is the body of a model that
+    onnxruntime has loaded, whose inputs' shapes it did not know.
 
     Raises NetadaptError for a missing shape, and where shapes or types contradict each other or onnxruntime refuses the
     graph. Operators that it merely lacks are no obstacle.
     """
-    specs = input_specs(proto, shapes, batch_size)
     work = without_weights(proto)
     tensors = {t.name: t for t in proto.graph.initializer}
+    for graph in (work.graph, proto.graph) if consume else (work.graph,):
+        given = declare_outputs(graph, shapes or {}, tensors)
     _sort(work.graph, tensors)
     single = SingleNodes(proto.opset_import, loops=loops)
+
+    def evaluated(sizes: Shapes) -> Evaluation:
+        return _evaluate(work, tensors, input_specs(work, sizes, batch_size), batch_size, single)
+
+    refuse_open(proto, given, batch_size, fits_of(work, tensors, evaluated) if loops else None)
+    specs = input_specs(proto, given, batch_size)
     evaluation = _evaluate(work, tensors, specs, batch_size, single)
     while inline_decided(work.graph, _conditions(work.graph, tensors, evaluation)):
         tensors |= {t.name: t for t in work.graph.initializer}
@@ -109,6 +125,7 @@ def fold(
     if fixed:
         fix(folded.graph, free, specs)
     known: Known = evaluation.known
+    refuse_other_shapes(shapes or {}, known)
     produced = {name for node in folded.graph.node for name in node.output if name}
     if not produced <= known.keys() | evaluation.opaque.keys():  # nodes added by the write-back
         constants = {t.name: t for t in folded.graph.initializer}
@@ -120,13 +137,21 @@ def fold(
         {name: known[name][1] for name in live if name in known},
         specs,
         batch_size,
-        _lacking(folded, evaluation.opaque),
+        _lacking(folded, evaluation.opaque, inner),
         tuple(evaluation.assumed),
         frozenset(evaluation.uncertain),
         tuple(free) if fixed else (),
-        {name: reason for name, reason in evaluation.opaque.items() if name not in known},
-        tuple(evaluation.unfinished),
+        {name: evaluation.opaque.get(name, "") for name in produced if name not in known},
+        given=dict(shapes or {}),
+        unrun=_unrun(folded.graph, evaluation),
+        unfinished=tuple(evaluation.unfinished),
     )
+
+
+def _unrun(graph: onnx.GraphProto, evaluation: Evaluation) -> frozenset[str]:
+    """What nodes put out that failed, or of whose operator nobody could try."""
+    foreign = {name for node in graph.node if node.domain not in ("", "ai.onnx") for name in node.output if name}
+    return frozenset(evaluation.failed | (evaluation.opaque.keys() & foreign))
 
 
 def require_runnable(folded: Folded) -> None:
@@ -134,9 +159,24 @@ def require_runnable(folded: Folded) -> None:
     if folded.unrunnable:
         raise NetadaptError(
             f"the model cannot be run: {folded.unrunnable}",
-            hint="`netadapt-onnx prune -o` cuts it all the same, unproven",
+            hint="" if folded.unknown else "`netadapt-onnx prune -o` cuts it all the same, unproven",
             code="unloadable",
         )
+
+
+def follows_batch(folded: Folded) -> bool:
+    """Whether a model with a dynamic batch can have another one: constants inside may depend on the size it was
+    exported with.
+    """
+    proto, batched = folded.proto, dynamic_batch_inputs(folded.proto)
+    tensors = {t.name: t for t in proto.graph.initializer}
+    single = SingleNodes(proto.opset_import, loops=False)
+    work = without_weights(proto)
+    other = _at_next_batch(work, tensors, folded.specs, batched, folded.batch_size, single)
+    if other is None:
+        return False
+    outputs = [value.name for value in proto.graph.output if value.name in folded.shapes and value.name in other.known]
+    return not outputs or any(other.known[name][0] != folded.shapes[name] for name in outputs)
 
 
 def _evaluate(
@@ -152,20 +192,12 @@ def _evaluate(
     declared = declared_specs([*proto.graph.value_info, *proto.graph.output], symbols, batch_size)
     try:
         found = Evaluation(proto, tensors, specs, declared, single)
-        if not found.assumed or all(_agrees(value, found.known) for value in proto.graph.output):
+        if not found.assumed or all(agrees(value, found.known) for value in proto.graph.output):
             return found
     except NetadaptError:
         if all(node.domain in ("", "ai.onnx") for node in proto.graph.node):
             raise
     return Evaluation(proto, tensors, specs, declared, single, assume=False)
-
-
-def _agrees(value: onnx.ValueInfoProto, known: Known) -> bool:
-    declared = declared_shape(value)
-    if declared is None or value.name not in known:
-        return True
-    shape = known[value.name][0]
-    return len(shape) == len(declared) and all(d in (None, n) for d, n in zip(declared, shape, strict=True))
 
 
 def _conditions(graph: onnx.GraphProto, tensors: Tensors, evaluation: Evaluation) -> dict[str, np.ndarray]:
@@ -174,10 +206,13 @@ def _conditions(graph: onnx.GraphProto, tensors: Tensors, evaluation: Evaluation
     return {name: evaluation.value(name) for name in names if name in tensors or evaluation.has_value(name)}
 
 
-def _lacking(proto: onnx.ModelProto, opaque: Mapping[str, str]) -> str | None:
+def _lacking(proto: onnx.ModelProto, opaque: Mapping[str, str], inner: bool) -> str | None:
     """What onnxruntime lacks to run a graph, which it is shown without the weights; raises if the graph is wrong."""
+    light = weights_as_inputs(proto)
+    for value in light.graph.input if inner else ():
+        value.type.tensor_type.ClearField("shape")
     try:
-        session(weights_as_inputs(proto), optimise=False)
+        session(light, optimise=False)
     except NetadaptError as error:
         if any(said in str(error.__cause__) for said in LACKING):
             found = re.search(

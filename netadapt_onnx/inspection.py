@@ -19,6 +19,9 @@ from netadapt_onnx.profilers.cost import Cost, CostModel
 from netadapt_onnx.progress import reporter
 from netadapt_onnx.search.result import Resources
 from netadapt_onnx.surgery import Choices, Criterion, Explanation, Group, Trace, explain, template, trace
+from netadapt_onnx.surgery.around import can_be_proven
+from netadapt_onnx.surgery.obstacles import UNKNOWN_SHAPE, notes, unknown_shapes
+from netadapt_onnx.surgery.states import with_states
 
 if TYPE_CHECKING:
     from netadapt_onnx.search.sensitivity import Sensitivities
@@ -53,9 +56,14 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Cautioned(Inspection):
-    """An inspection with what to know of the table that it predicts with."""
+    """An inspection with what to know of it: what of the model stays as it is, what the table says of itself."""
 
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unprovable(Cautioned):
+    """An inspection of a model no cut of which can be proven here, because it cannot be run."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,13 @@ class Explained(Inspection):
     """An inspection with what was asked about one name."""
 
     explain: tuple[Explanation, ...]
+
+
+@dataclass(frozen=True)
+class ExplainedWithNotes(Explained):
+    """The same of a model of which something stays as it is."""
+
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -130,18 +145,13 @@ def traced(
 
 
 def counted_at(found: Trace, count: CostModel, shapes: Shapes) -> Cost:
-    """What a traced model costs at these shapes. Raises NetadaptError where the shape of a tensor is not known."""
+    """What a traced model costs at these shapes. Raises NetadaptError, with the operator, where one is not known."""
     try:
         return count(shapes)
     except NetadaptError as error:
-        if error.code != "unknown-shape" or not found.flat.unknown:
+        if error.code != UNKNOWN_SHAPE:
             raise
-        name, reason = next(iter(found.flat.unknown.items()))
-        raise NetadaptError(
-            f"the shape of tensor '{name}' is not known: {reason}",
-            hint="declare it in the file (value_info), or export without what computes it",
-            code=error.code,
-        ) from error
+        raise unknown_shapes(found) from error
 
 
 def resources(counted: Cost, size_bytes: int | None = None, latency_ms: float | None = None) -> Resources:
@@ -190,11 +200,11 @@ def inspect(
         source = load_without_weights(model)
     if write_plan is not None:
         prepare_output(Path(write_plan), overwrite, source, table)
-    found = traced(source, shapes, batch_size, choices, consume=source is not model)
+    found = with_states(traced(source, shapes, batch_size, choices, consume=source is not model))
     folded = found.folded
     counted = counted_at(found, CostModel(found.flat.proto), found.flat.shapes)
     timed, times = None, {}
-    notes: tuple[str, ...] = folded.unfinished
+    cautions = (*notes(found), *folded.unfinished)
     if table is not None:
         from netadapt_onnx.profilers.breakdown import unit_ms
         from netadapt_onnx.profilers.own_time import predicted
@@ -202,7 +212,7 @@ def inspect(
 
         known = Table.load(Path(table), folded.proto)
         timed = predicted(known, as_given(source, folded.proto), folded.shapes)
-        times, notes = unit_ms(known, folded.shapes), (*notes, *known.notes)
+        times, cautions = unit_ms(known, folded.shapes), (*cautions, *known.notes)
     owner = {layer: group.name for group in found.groups for layer in group.layers}
     layers = tuple(Layer(c.name, c.op, c.params, c.macs, owner.get(c.name), times.get(c.name)) for c in counted.layers)
     reasons = () if explained is None else explain(found, explained)
@@ -213,11 +223,14 @@ def inspect(
         from netadapt_onnx.search.sensitivity import sensitivity as tested
 
         lost = tested(found, data, criterion=criterion, seed=seed, progress=progress or reporter())
-        return Sensitive(totals, layers, found.groups, lost)
+        return Sensitive(totals, layers, found.groups, lost, cautions)
     if explained is not None:
-        return Explained(totals, layers, found.groups, reasons)
+        explained_so = (totals, layers, found.groups, reasons)
+        return ExplainedWithNotes(*explained_so, cautions) if cautions else Explained(*explained_so)
     inspected = (totals, layers, found.groups)
     if timed is not None and (timed.note or timed.ms != timed.normalised_ms):
-        notes = (*notes, timed.note) if timed.note else notes
-        return RunsOtherwise(*inspected, notes, timed.normalised_ms)
-    return Cautioned(*inspected, notes) if notes else Inspection(*inspected)
+        cautions = (*cautions, timed.note) if timed.note else cautions
+        return RunsOtherwise(*inspected, cautions, timed.normalised_ms)
+    if not can_be_proven(folded):
+        return Unprovable(*inspected, (*cautions, f"no cut of it can be proven here: {folded.unrunnable}"))
+    return Cautioned(*inspected, cautions) if cautions else Inspection(*inspected)

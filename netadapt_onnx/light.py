@@ -5,6 +5,7 @@ Every access to `raw_data`, every `ByteSize` and `CopyFrom` of protobuf's Python
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any, BinaryIO
 
@@ -12,10 +13,14 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from netadapt_onnx.subgraphs import captured
+
 # Field numbers of onnx.proto: ModelProto.graph and GraphProto.initializer.
 _GRAPH, _INITIALIZER = 7, 5
 # Below this many bytes an initializer may be shape arithmetic and is not worth treating apart.
 WEIGHT_BYTES = 1 << 10
+# Types of which several elements share a byte, and those that have no bytes.
+NOT_WHOLE_BYTES = ("INT4", "INT2", "FLOAT4E2M1", "FLOAT6E2M3", "FLOAT6E3M2", "STRING", "UNDEFINED")
 
 
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -45,13 +50,27 @@ def weights_as_inputs(proto: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def light_copy(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """A copy whose large initializers are external data of no file, and their values by name."""
+def light_copy(
+    proto: onnx.ModelProto, outputs: Sequence[str] | None = None
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """A copy whose large initializers are external data of no file, and their values by name.
+
+    `outputs` become its outputs. Initializers that nothing reads are left out, and those that are outputs stay inside:
+    onnxruntime drops or copies both before it looks for their values, and then does not find them.
+    """
     copy = without_weights(proto)
+    if outputs is not None:
+        del copy.graph.output[:]
+        copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    returned = {value.name for value in copy.graph.output}
+    used = returned.union(*((*node.input, *captured(node)) for node in copy.graph.node))
     weights: dict[str, np.ndarray] = {}
     for tensor in proto.graph.initializer:
         size = raw_bytes(tensor)
-        if size is None or size <= WEIGHT_BYTES or np.dtype(_dtype(tensor)).kind not in "iuf":
+        if tensor.name not in used:
+            continue
+        inside = size is None or size <= WEIGHT_BYTES or np.dtype(_dtype(tensor)).kind not in "iuf"
+        if inside or tensor.name in returned:
             copy.graph.initializer.add().CopyFrom(tensor)
             continue
         weights[tensor.name] = numpy_helper.to_array(tensor)
@@ -71,7 +90,7 @@ def raw_bytes(tensor: onnx.TensorProto) -> int | None:
     """How many bytes of raw data a tensor has by its shape and type; None if its values are kept otherwise."""
     if not tensor.HasField("raw_data") or tensor.data_location == onnx.TensorProto.EXTERNAL:
         return None
-    if onnx.TensorProto.DataType.Name(tensor.data_type).endswith(("INT4", "FLOAT4E2M1", "INT2", "STRING", "UNDEFINED")):
+    if onnx.TensorProto.DataType.Name(tensor.data_type).endswith(NOT_WHOLE_BYTES):
         return None
     elements: int = prod(tensor.dims)
     return elements * int(np.dtype(_dtype(tensor)).itemsize)

@@ -84,7 +84,8 @@ def input_specs(
 ) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Concrete shape and dtype of each graph input.
 
-    A dynamic first axis becomes `batch_size`; any other dynamic axis must be given in `shapes`, else NetadaptError.
+    A dynamic first axis becomes `batch_size`; any other dynamic axis must be given in `shapes`, else NetadaptError
+    (`open_axes.py` says beforehand what is missing).
     """
     given = dict(shapes or {})
     specs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
@@ -103,21 +104,10 @@ def input_specs(
                 len(known) != len(shape) or any(k is not None and k != s for k, s in zip(known, shape, strict=True))
             ):
                 raise NetadaptError(f"--shape {value.name}={_times(shape)} does not fit the input {_times(known)}")
-        elif known is None:
-            raise NetadaptError(
-                f"input '{value.name}' has no shape",
-                hint=f"give one with --shape {value.name}=1x3x224x224",
-                code="dynamic-axis",
-            )
+        elif known is None or None in known[1:]:
+            raise NetadaptError(f"the shape of input '{value.name}' is open", code="dynamic-axis")
         else:
-            filled = tuple(batch_size if i == 0 and k is None else k for i, k in enumerate(known))
-            if any(k is None for k in filled):
-                raise NetadaptError(
-                    f"input '{value.name}' has a dynamic axis beyond the first: {_times(known)}",
-                    hint=f"give its shape with --shape {value.name}=1x3x224x224",
-                    code="dynamic-axis",
-                )
-            shape = tuple(k for k in filled if k is not None)
+            shape = tuple(batch_size if k is None else k for k in known)
         if 0 in shape:
             raise NetadaptError(f"input '{value.name}' is empty: {_times(shape)}", code="unsupported")
         specs[value.name] = (shape, dtype)

@@ -18,6 +18,7 @@ from netadapt_onnx.functions import inline_functions
 from netadapt_onnx.invariants import capture_invariants
 from netadapt_onnx.old_opsets import upgrade
 from netadapt_onnx.subgraphs import all_bodies
+from netadapt_onnx.validity import require_valid_nodes
 
 # A sparse initializer of a hundred bytes may stand for terabytes.
 LARGEST_DENSE_BYTES = 1 << 31
@@ -27,26 +28,17 @@ MINIMUM_IR = 4
 
 def normalise(proto: onnx.ModelProto) -> None:
     """Normalise in place. Raises NetadaptError for what cannot be normalised: names that two tensors share, say."""
-    for graph in (proto.graph, *all_bodies(proto.graph.node)):
-        _refuse_bytes(graph)
     upgrade(proto)
-    inline_functions(proto)
+    if proto.functions:
+        inline_functions(proto)
+        require_valid_nodes(proto)
     _densify(proto.graph)
     proto.ir_version = max(proto.ir_version, MINIMUM_IR)
+    proto.graph.name = proto.graph.name or "graph"  # the checker wants one, no runtime does
     _refuse_duplicates(proto.graph)
     _drop_initializer_inputs(proto.graph)
     normalise_graph(proto.graph)
     _keep_declared(proto.graph)
-
-
-def _refuse_bytes(graph: onnx.GraphProto) -> None:
-    """Names that are no text: protobuf gives them as bytes, and refuses them where they are written."""
-    names = [value.name for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer)]
-    for node in graph.node:
-        names += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
-    wrong = next((name for name in names if not isinstance(name, str)), None)
-    if wrong is not None:
-        raise NetadaptError(f"a name is no text: {wrong!r}", code="not-onnx")
 
 
 def normalise_graph(graph: onnx.GraphProto) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,9 +17,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from netadapt_onnx import validity
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.external_data import external_data, external_tensors, external_values, load_external, open_external
 from netadapt_onnx.runtime import PROTOBUF_LIMIT
+from netadapt_onnx.validity import bytes_needed, require_valid
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -38,10 +42,18 @@ class OnnxFile:
 
 
 def read(path: str | os.PathLike[str], *, hashed: bool = True) -> OnnxFile:
-    """Parse an ONNX file; without `hashed` its `sha256` stays empty, and external data are not read.
+    """Parse an ONNX file and check that it can be a model; without `hashed` its `sha256` stays empty.
 
-    Raises NetadaptError: missing file, not ONNX, truncated, external data missing or not allowed, unknown tensor type.
+    Raises NetadaptError: missing file, not ONNX, truncated, external data missing or not allowed, no valid model.
     """
+    file = parse(path, hashed=hashed)
+    with _named(file.path):
+        require_valid(file.proto)
+    return file
+
+
+def parse(path: str | os.PathLike[str], *, hashed: bool = True) -> OnnxFile:
+    """Parse an ONNX file and look whether its external data are there. Raises NetadaptError if not."""
     file = Path(path)
     data = _contents(file)
     proto = onnx.ModelProto()
@@ -53,8 +65,10 @@ def read(path: str | os.PathLike[str], *, hashed: bool = True) -> OnnxFile:
             raise NetadaptError(f"{file} {why}", code="not-onnx") from error
         raise NetadaptError(f"{file} is not an ONNX file, or it is truncated", code="not-onnx") from error
     proto.DiscardUnknownFields()  # what this onnx cannot check, onnxruntime, which may know it, does not get
-    if proto.ir_version == 0 or not proto.HasField("graph") or not proto.opset_import or not proto.graph.output:
+    if proto.ir_version == 0 or not proto.HasField("graph") or not proto.opset_import:
         raise NetadaptError(f"{file} is not an ONNX model: it holds no graph", code="not-onnx")
+    if not proto.graph.output:  # which ONNX allows, but nothing runs
+        raise NetadaptError(f"{file} has no outputs, so that there is nothing to run", code="not-onnx")
     digest = hashlib.sha256(data)
     size = len(data)
     del data
@@ -67,17 +81,14 @@ def read(path: str | os.PathLike[str], *, hashed: bool = True) -> OnnxFile:
                 _check_extent(tensor, os.fstat(stream.fileno()).st_size, file)
             while hashed and (held := stream.readinto(buffer)):  # type: ignore[attr-defined]
                 digest.update(buffer[:held])
-    values = external_values(proto)
-    load_external(values, file)
-    for tensor in (*proto.graph.initializer, *values):
-        check_tensor(tensor, file)
+    load_external(external_values(proto), file)
     return OnnxFile(file, proto, digest.hexdigest() if hashed else "", size, (file, *external))
 
 
 def external_array(tensor: TensorProto, file: Path) -> np.ndarray | None:
     """An external tensor's values, copied once and not three times; None for types that numpy does not have."""
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    if dtype.kind not in "iuf" or _bytes_needed(tensor) != prod(tensor.dims) * dtype.itemsize:
+    if dtype.kind not in "iuf" or bytes_needed(tensor) != prod(tensor.dims) * dtype.itemsize:
         return None
     with open_external(tensor, file) as stream:
         stream.seek(external_data(tensor, file).offset)
@@ -88,13 +99,9 @@ def external_array(tensor: TensorProto, file: Path) -> np.ndarray | None:
 
 
 def check_tensor(tensor: TensorProto, file: Path) -> None:
-    """Raise NetadaptError if a tensor's type is unknown, or if it holds other than the bytes that it declares."""
-    _check_declared(tensor, file)
-    held = len(tensor.raw_data)
-    if held and held < _bytes_needed(tensor):
-        raise NetadaptError(f"{file}: initializer '{tensor.name}' is truncated", code="not-onnx")
-    if held > _bytes_needed(tensor) and tensor.data_type != TensorProto.STRING:
-        raise _too_much(tensor, held, file)
+    """Raise NetadaptError if a tensor holds other than the bytes that it declares."""
+    with _named(file):
+        validity.check_tensor(tensor)
 
 
 def _too_much(tensor: TensorProto, held: int, file: Path) -> NetadaptError:
@@ -102,32 +109,14 @@ def _too_much(tensor: TensorProto, held: int, file: Path) -> NetadaptError:
     return NetadaptError(f"{file}: tensor '{tensor.name}' holds {held} bytes, its shape {shape} fewer", code="not-onnx")
 
 
-def _check_declared(tensor: TensorProto, file: Path) -> None:
-    """Raise NetadaptError if a tensor's type is unknown or its shape impossible."""
-    if tensor.data_type not in _KNOWN_TYPES:
-        raise NetadaptError(
-            f"{file}: initializer '{tensor.name}' has the unknown type {tensor.data_type}", code="not-onnx"
-        )
-    if any(d < 0 for d in tensor.dims):
-        raise NetadaptError(f"{file}: initializer '{tensor.name}' has a negative axis", code="not-onnx")
-
-
-def _bytes_needed(tensor: TensorProto) -> int:
-    """What a tensor's values take as raw data; 0 where nobody knows."""
-    name = TensorProto.DataType.Name(tensor.data_type)
-    if name == "STRING":
-        return 0
-    if name.endswith(("INT4", "FLOAT4E2M1", "INT2")):
-        bits = 2 if name.endswith("INT2") else 4
-    else:
-        try:
-            bits = 8 * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-        except KeyError:
-            return 0
-    return int(-(-prod(tensor.dims) * bits // 8))
-
-
-_KNOWN_TYPES = set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Errors within say which file is wrong."""
+    try:
+        yield
+    except NetadaptError as error:
+        message = f"{file} is not a valid ONNX model: {error.message}"
+        raise NetadaptError(message, hint=error.hint or "export it again", code=error.code) from error
 
 
 def _contents(file: Path) -> bytes:
@@ -151,7 +140,8 @@ def _external_files(proto: onnx.ModelProto, file: Path) -> dict[Path, list[Tenso
     """The files that hold external tensors, with those that each holds. No file is opened before all are allowed."""
     files: dict[Path, list[TensorProto]] = {}
     for tensor in external_tensors(proto):
-        _check_declared(tensor, file)
+        with _named(file):
+            validity.check_declared(tensor)
         files.setdefault(file.parent.joinpath(*external_data(tensor, file).parts), []).append(tensor)
     return files
 
@@ -161,7 +151,7 @@ def _check_extent(tensor: TensorProto, size: int, file: Path) -> None:
 
     A length that is left out is what the tensor's shape takes.
     """
-    place, needed = external_data(tensor, file), _bytes_needed(tensor)
+    place, needed = external_data(tensor, file), bytes_needed(tensor)
     length = place.length
     if length is None:
         length = size - place.offset if tensor.data_type == TensorProto.STRING else needed

@@ -43,11 +43,15 @@ from netadapt_onnx.surgery import (
     traced_without,
     verify,
 )
+from netadapt_onnx.surgery.groups import resize_io_of
+from netadapt_onnx.surgery.obstacles import notes, resize_options
 from netadapt_onnx.surgery.ranking import Block, at_share, counts_after, removal_order
+from netadapt_onnx.surgery.states import with_states
 from netadapt_onnx.surgery.ties import Array
 from netadapt_onnx.training.data import Split
 from netadapt_onnx.training.loading import dataset_for
 from netadapt_onnx.training.measured import criterion_on
+from netadapt_onnx.training.sample_shapes import proposing_sizes_of
 
 Counts = dict[str, int]
 # As many as the measurements behind least squares used; more change little.
@@ -66,6 +70,11 @@ class PruneResult:
     model: Path | None
     met: bool
     note: str = ""
+
+
+@dataclass(frozen=True)
+class UntrainableResult(PruneResult):
+    """The result for a model that cannot be trained: it has branches or loops, or it cannot be run here."""
 
 
 def prune(
@@ -125,7 +134,8 @@ def prune(
     if output is not None:
         prepare_output(Path(output), overwrite, source, data, plan)
         prepare_output(plan_file(Path(output)), overwrite, source, data, plan)
-    found = traced(source, shapes, batch_size, choices, consume=source is not model)
+    with proposing_sizes_of(data, source.proto, shapes, batch_size):
+        found = traced(source, shapes, batch_size, choices, consume=source is not model)
     if ratio != 0:  # which writes the model normalised, prunable or not
         require_prunable(source, found)
     count = CostModel(found.flat.proto)
@@ -140,7 +150,7 @@ def prune(
     metadata = provenance(source, command="prune")
     note, met = f"without {', '.join(sorted(removed))}" if removed else "", True
     planned: dict[str, Array] | None = None
-    samples = None if data is None else dataset_for(found.folded, data).train
+    samples = None if data is None else dataset_for(found.folded, data, scored=criterion in ("taylor", "fisher")).train
     by = criterion_on(criterion, samples)
     order = removal_order(found, by, step) if global_ else None
     if ratio is not None:
@@ -167,14 +177,16 @@ def prune(
     after = resources(
         count(found.resized_shapes(kept)), file_bytes(small) if written is None else written.stat().st_size
     )
-    return PruneResult(
+    untrainable = found.folded.unrunnable or found.folded.unrun or found.bodies or found.flat.untraced
+    made = UntrainableResult if untrainable else PruneResult
+    return made(
         before=resources(dense, source.size_bytes),
         after=after,
         groups={g.name: (g.channels, counts.get(g.name, g.channels)) for g in groups},
         verify=proof,
         model=written,
         met=met,
-        note="; ".join(filter(None, [note, *_doubts(found.folded, proof)])),
+        note="; ".join(filter(None, [note, *notes(found), *_doubts(found.folded, proof)])),
     )
 
 
@@ -182,6 +194,8 @@ def _doubts(folded: Folded, proof: Verification | None) -> list[str]:
     """What the result rests on besides the rules."""
     said = [f"not proven: {folded.unrunnable}"] if folded.unrunnable and proof is None else []
     said += folded.unfinished
+    if folded.unrun and proof is not None:  # `verify` refuses the proof where shapes are assumed
+        said.append(f"proven with random values for what cannot be run here: {', '.join(sorted(folded.unrun))}")
     if folded.assumed:
         said.append(f"assumed to have the shape of its input: {', '.join(folded.assumed)}")
     if folded.fixed:
@@ -235,7 +249,9 @@ def at_counts(found: Trace, keep: Mapping[str, int | float | str]) -> Counts:
     for name, value in keep.items():
         group = found.group(name)
         if not group.prunable:
-            raise NetadaptError(f"group '{name}' cannot be pruned: {group.reason}", code="not-prunable")
+            states = resize_io_of(with_states(found).group(name))
+            hint = f"let the states change their shapes with it: {resize_options(states)}" if states else ""
+            raise NetadaptError(f"group '{name}' cannot be pruned: {group.reason}", hint=hint, code="not-prunable")
         counts[name] = _count(group, value)
     return counts
 

@@ -21,6 +21,7 @@ Arrays = dict[str, np.ndarray]
 PROTOBUF_LIMIT = 2**31 - 1
 # What the shapes and constants of a stranger's model may take while they are computed.
 BOUNDED_BYTES = 1 << 30
+CANNOT_RUN = "onnxruntime cannot run the model"
 
 
 def session(
@@ -53,10 +54,7 @@ def session(
             return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         if optimise and outputs is None and file_bytes(model) <= PROTOBUF_LIMIT:
             return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        light, weights = light_copy(model)
-        if outputs is not None:
-            del light.graph.output[:]
-            light.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        light, weights = light_copy(model, outputs)
         limit_trips(light)
         if bounded and _bounded_memory():
             options.add_session_config_entry("session.use_env_allocators", "1")
@@ -126,7 +124,7 @@ def run(
         beyond = _beyond_bounds(str(error))
         if beyond:
             raise NetadaptError(beyond, code="too-large") from error
-        raise NetadaptError(f"onnxruntime cannot run the model: {one_line(error)}", code="unrunnable") from error
+        raise NetadaptError(f"{CANNOT_RUN}: {one_line(error)}", code="unrunnable") from error
 
 
 def _beyond_bounds(reason: str) -> str | None:

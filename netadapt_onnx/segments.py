@@ -25,13 +25,10 @@ def boundary(proto: onnx.ModelProto, front: Collection[int]) -> list[str]:
     return [name for name in dict.fromkeys(behind) if name in inside]
 
 
-def between(proto: onnx.ModelProto, given: Mapping[str, np.ndarray], wanted: Sequence[str]) -> onnx.ModelProto:
-    """The nodes that `wanted` need and `given` do not provide, as a model with these inputs and outputs.
-
-    `given` are examples of its inputs: their types and, but for the first axis, their shapes are declared.
-    """
+def needed(proto: onnx.ModelProto, wanted: Sequence[str], given: Collection[str] = ()) -> list[int]:
+    """The numbers of the nodes that `wanted` need and `given` do not provide, in order."""
     producers = {name: i for i, node in enumerate(proto.graph.node) for name in node.output if name}
-    needed: set[int] = set()
+    nodes: set[int] = set()
     met: set[str] = set()
     open_ = list(wanted)
     while open_:
@@ -40,14 +37,23 @@ def between(proto: onnx.ModelProto, given: Mapping[str, np.ndarray], wanted: Seq
             continue
         met.add(name)
         index = producers.get(name)
-        if index is not None and name not in given and index not in needed:
-            needed.add(index)
+        if index is not None and name not in given and index not in nodes:
+            nodes.add(index)
             open_.extend(reads(proto.graph.node[index]))
+    return sorted(nodes)
+
+
+def between(proto: onnx.ModelProto, given: Mapping[str, np.ndarray], wanted: Sequence[str]) -> onnx.ModelProto:
+    """The nodes that `wanted` need and `given` do not provide, as a model with these inputs and outputs.
+
+    `given` are examples of its inputs: their types and, but for the first axis, their shapes are declared.
+    """
+    nodes = needed(proto, wanted, given)
     part = without_weights(proto)
     for field in ("node", "input", "output", "value_info", "sparse_initializer"):
         part.graph.ClearField(field)
-    part.graph.node.extend(proto.graph.node[i] for i in sorted(needed))
-    read = {name for i in needed for name in reads(proto.graph.node[i])} | set(wanted)
+    part.graph.node.extend(proto.graph.node[i] for i in nodes)
+    read = {name for i in nodes for name in reads(proto.graph.node[i])} | set(wanted)
     part.graph.initializer.extend(t for t in proto.graph.initializer if t.name in read)
     for name, value in given.items():
         if name in read:

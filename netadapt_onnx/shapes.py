@@ -17,11 +17,16 @@ import onnx
 import onnx.shape_inference
 from onnx import numpy_helper
 
+from netadapt_onnx.branch_shapes import returned, run_possible
+from netadapt_onnx.contradictions import refuse_contradiction
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import node_name
+from netadapt_onnx.normalise import normalise_graph
 from netadapt_onnx.runtime import Arrays, one_line, random_inputs
 from netadapt_onnx.single_node import SingleNodes
-from netadapt_onnx.subgraphs import captured
+from netadapt_onnx.subgraphs import captured, reads_from_outside
+from netadapt_onnx.validity import STANDARD
+from netadapt_onnx.vector_inputs import require_vectors
 
 Spec = tuple[tuple[int, ...], np.dtype[Any]]
 Known = Mapping[str, Spec]
@@ -29,7 +34,6 @@ Known = Mapping[str, Spec]
 READS_SHAPE_ONLY = {"Shape", "Size"}
 READS_TYPE_OF_SECOND = {"CastLike"}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
-STANDARD = ("", "ai.onnx")
 # Values up to this size are computed when met; larger ones (weights in another layout, grids) when asked for.
 SMALL_BYTES = 1 << 16
 # Numpy's kind of bfloat16, 4-bit integers and the like.
@@ -64,6 +68,7 @@ class Evaluation:
         self.known: dict[str, Spec] = {}
         self.tainted: set[str] = set()
         self.opaque: dict[str, str] = {}
+        self.failed: set[str] = set()
         self.assumed: list[str] = []
         self.uncertain: set[str] = set()
         self._types: dict[str, onnx.TypeProto] = {}
@@ -159,7 +164,8 @@ class Evaluation:
         if missing is not None:
             self._give_up(node, self.opaque.get(missing, f"the shape of '{missing}' is not known"))
             return
-        _refuse_contradiction(node, self.known)
+        refuse_contradiction(node, self.known, self._small_value)
+        require_vectors(node, self.known)
         complete = self._infer(node, reads)
         if any(name in self.known and self.known[name][1].kind == NOT_NUMPYS for name in [*reads, *outputs]):
             self.tainted.update(outputs)  # onnxruntime takes and gives no arrays of such types
@@ -195,6 +201,9 @@ class Evaluation:
         if name in self._values:
             return True
         return name in self._initializers and self._bytes(name) <= SMALL_BYTES
+
+    def _small_value(self, name: str) -> np.ndarray | None:
+        return self._value_of(name) if self._at_hand(name) else None
 
     def _bytes(self, name: str) -> int:
         if name not in self.known:
@@ -270,8 +279,16 @@ class Evaluation:
         others = {name: self.known[name] for name in reads if name not in values and name in self.known}
         outputs = [name for name in node.output if name]
         try:
-            found = self._single.run(node, {**random_inputs(others), **values})
+            decided = bool(node.input) and node.input[0] in values
+            feeds = {**random_inputs(others), **values}
+            found = run_possible(node, feeds, decided, lambda fed: self._single.run(node, fed))
         except NetadaptError as error:
+            self.failed.update(outputs)
+            for name, (shape, dtype) in returned(node, self._inside):
+                self._learn(name, shape, onnx.helper.np_dtype_to_tensor_dtype(dtype))
+                self.uncertain.add(name)
+            if {*outputs} <= self.known.keys():
+                return
             if node.domain in STANDARD and not onnx.defs.has(node.op_type):
                 message = f"neither ONNX nor onnxruntime has an operator {node.op_type}"
                 raise NetadaptError(message, node=node_name(node), code="unloadable") from error
@@ -283,6 +300,18 @@ class Evaluation:
         for name, value in found.items():
             if isinstance(value, np.ndarray):
                 self._learn(name, value.shape, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
+
+    def _inside(self, body: onnx.GraphProto) -> Known:
+        """Shapes of the tensors of a branch."""
+        model = onnx.ModelProto(opset_import=self._opsets)
+        model.graph.CopyFrom(body)
+        normalise_graph(model.graph)
+        outer = [name for name in reads_from_outside(body) if name in self._types]
+        constants = {name: self._initializers[name] for name in outer if name in self._initializers}
+        constants |= {name: numpy_helper.from_array(self._values[name], name) for name in outer if name in self._values}
+        constants |= {tensor.name: tensor for tensor in model.graph.initializer}
+        specs = {name: self.known[name] for name in outer if name in self.known and name not in constants}
+        return Evaluation(model, constants, specs, {}, self._single, assume=self._assume).known
 
     def _follow(self, node: onnx.NodeProto, reads: list[str], outputs: list[str]) -> bool:
         """Go on computing with sampled sizes; whether that told the shapes of a node's outputs."""
@@ -341,22 +370,6 @@ def _static_shape(found: onnx.TypeProto) -> tuple[int, ...] | None:
         return None
     dims = found.tensor_type.shape.dim
     return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
-
-
-def _refuse_contradiction(node: onnx.NodeProto, known: Known) -> None:
-    """What ONNX's inference lets pass and onnxruntime refuses when it runs."""
-    if node.op_type != "Conv" or node.domain not in STANDARD or len(node.input) < 2:
-        return
-    if not {*node.input[:2]} <= known.keys():
-        return
-    x, w = (known[name][0] for name in node.input[:2])
-    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-    if len(x) > 1 and len(w) > 1 and x[1] != w[1] * groups:
-        raise NetadaptError(
-            f"Conv weights {w} in {groups} group(s) do not fit the {x[1]} channels of their input",
-            node=node_name(node),
-            code="unrunnable",
-        )
 
 
 def declared_specs(values: Iterable[onnx.ValueInfoProto], symbols: Mapping[str, int], batch_size: int) -> Known:

@@ -19,13 +19,17 @@ def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 
 def captured(node: onnx.NodeProto) -> list[str]:
     """Names that a node's subgraphs read from the graphs around them, without repetition."""
+    return list(dict.fromkeys(name for body in bodies(node) for name in reads_from_outside(body)))
+
+
+def reads_from_outside(body: onnx.GraphProto) -> list[str]:
+    """Names that a subgraph reads from the graphs around it, without repetition."""
     names: dict[str, None] = {}
-    for body in bodies(node):
-        own = {v.name for v in body.input} | {t.name for t in body.initializer} | {""}
-        for inner in body.node:
-            names.update(dict.fromkeys(name for name in [*inner.input, *captured(inner)] if name not in own))
-            own.update(inner.output)
-        names.update(dict.fromkeys(v.name for v in body.output if v.name not in own))
+    own = {v.name for v in body.input} | {t.name for t in body.initializer} | {""}
+    for inner in body.node:
+        names.update(dict.fromkeys(name for name in [*inner.input, *captured(inner)] if name not in own))
+        own.update(inner.output)
+    names.update(dict.fromkeys(v.name for v in body.output if v.name not in own))
     return list(names)
 
 

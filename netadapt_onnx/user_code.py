@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +27,7 @@ def code_file(name: str) -> Path:
 def called(name: str) -> Any:
     """What the function returns; what it prints goes to stderr. Raises NetadaptError if the file or it fails."""
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+        with contextlib.redirect_stdout(sys.stderr), _importable(code_file(name).parent):  # stdout is for results
             return _function(name)()
     except NetadaptError:
         raise
@@ -49,11 +49,26 @@ def _imported(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise NetadaptError(f"{path} is not a Python file", code="factory")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))  # the file's own neighbours
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise NetadaptError(f"{path}: {type(error).__name__}: {one_line(error)}", code="factory") from error
-    finally:
-        sys.path.pop(0)
     return module
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """The file's neighbours come first on the import path while its code runs, and last from then on.
+
+    Its functions import them later too, here and in worker processes, which take over this path; as the last entry the
+    folder hides no package of that name. Whatever else the file does to the path is left alone.
+    """
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        if entry in sys.path:  # the first of them: what the file itself inserted may stand in front
+            sys.path.remove(entry)
+        if entry not in sys.path:
+            sys.path.append(entry)

@@ -27,3 +27,12 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data in {folder} (set NETADAPT_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_cases() -> Path:
+    """The folder with inputs that failed once."""
+    folder = SHARED / "cases"
+    if not folder.is_dir():
+        pytest.skip(f"no cases in {folder} (set NETADAPT_SHARED)")
+    return folder

@@ -136,3 +136,63 @@ def quantised_pools(b: Builder, x: str) -> tuple[str, int]:
     soft = op(b, "QLinearSoftmax", [*y, scale(b, 1 / 64), zero(b, 0)], MICROSOFT, axis=-1, opset=13)
     y = [op(b, "QLinearConcat", [*result(b), *y, small, *y[1:], soft, *y[1:]], MICROSOFT, axis=1), *y[1:]]
     return real(b, op(b, "QLinearGlobalAveragePool", [*y, *result(b)], MICROSOFT)), 3 * C
+
+
+def lstm(b: Builder, x: str, inputs: int, hidden: int, directions: int, per_channel: bool, **attributes: object) -> str:
+    """DynamicQuantizeLSTM with all its inputs; x (T, N, inputs) -> (T, N, directions * hidden)."""
+    name, gates = b.name("lstm"), 4 * hidden
+    scales = (directions, gates) if per_channel else (directions,)
+    kind = np.int8 if per_channel else np.uint8
+    middle = 0 if per_channel else 120
+    tensors = [x]
+    for part, rows in (("w", inputs), ("r", hidden)):
+        values = (b.rng.normal(0, 30, (directions, rows, gates)) + middle).clip(*(np.iinfo(kind).min, 250))
+        tensors.append(b.constant(f"{name}.{part}", values.astype(kind)))
+    tensors += [b.random(f"{name}.b", (directions, 2 * gates)), ""]
+    tensors += [b.random(f"{name}.{state}", (directions, S * S // 4, hidden)) for state in ("h", "c")]
+    tensors.append(b.random(f"{name}.p", (directions, 3 * hidden)))
+    for part in ("w", "r"):
+        tensors.append(b.constant(f"{name}.{part}s", b.rng.uniform(0.003, 0.006, scales).astype(np.float32)))
+        tensors.append(b.constant(f"{name}.{part}z", np.full(scales, middle, kind)))
+    direction = "bidirectional" if directions == 2 else "forward"
+    y = op(b, "DynamicQuantizeLSTM", tensors, MICROSOFT, hidden_size=hidden, direction=direction, **attributes)
+    y = b.node("Transpose", [y], perm=[0, 2, 1, 3])
+    return b.node("Reshape", [y, b.constant(f"{name}.join", np.array([0, 0, directions * hidden]))])
+
+
+@case("DynamicQuantizeLSTM", domain=MICROSOFT)
+def dynamic_lstms(b: Builder, x: str) -> tuple[str, int]:
+    steps = b.constant("steps", np.array([C, 4, -1]))
+    y = b.node("Transpose", [b.node("Reshape", [x, steps])], perm=[1, 2, 0])  # (T, N, C)
+    y = lstm(b, y, C, 6, 1, per_channel=False)
+    y = lstm(b, y, 6, 5, 2, per_channel=True)
+    y = lstm(b, y, 10, 7, 1, per_channel=False, activations=["Sigmoid", "Sigmoid", "Tanh"])
+    return b.node("Unsqueeze", [b.node("Transpose", [y], perm=[2, 0, 1]), b.constant("first", np.array([0]))]), 7
+
+
+@case("QAttention", domain=MICROSOFT)
+def quantised_attention(b: Builder, x: str) -> tuple[str, int]:
+    y, s, z = quantised(b, flat(b, x))
+    w, scales, zeros = weight(b, (C, 3 * 8), 1)
+    y = op(b, "QAttention", [y, w, b.random("qkv.bias", (24,)), s, scales, "", z, zeros], MICROSOFT, num_heads=4)
+    y, s, z = quantised(b, y)
+    w = b.constant("w8", b.rng.integers(0, 255, (8, 3 * 6)).astype(np.uint8))
+    inputs = [y, w, b.random("qkv2.bias", (18,)), s, scale(b, 0.003), "", z, zero(b, 128)]
+    y = unflat(b, op(b, "QAttention", inputs, MICROSOFT, num_heads=3), 6)
+    return b.node("Concat", [y, b.conv("x", 3, 4, 1)], axis=1), 10
+
+
+@case("QEmbedLayerNormalization", domain=MICROSOFT)
+def quantised_embedding(b: Builder, x: str) -> tuple[str, int]:
+    words = b.node("Cast", [b.node("Greater", ["x", scale(b, 0)])], to=onnx.TensorProto.INT32)
+    first = b.node("Slice", [words, *(b.constant(n, np.array([v])) for n, v in (("s", 0), ("e", 1), ("a", 1)))])
+    ids = b.node("Reshape", [first, b.constant("row", np.array([1, S * S]))])
+    shapes = ((2, C), (S * S, C), (2, C), (C,), (C,))
+    tables = [b.constant(b.name("table"), b.rng.integers(0, 255, shape).astype(np.uint8)) for shape in shapes]
+    scales, zeros = [scale(b, 0.01) for _ in shapes], [zero(b, 120) for _ in shapes]
+    inputs = [ids, ids, *tables, "", *scales, *zeros]
+    outputs = ["embedded", "lengths"]
+    b.nodes.append(
+        onnx.helper.make_node("QEmbedLayerNormalization", inputs, outputs, name="embedding", domain=MICROSOFT)
+    )
+    return b.node("Add", [unflat(b, "embedded", C), x]), C

@@ -172,7 +172,7 @@ BAD_DATA = [
     ({"y_val": np.zeros((32, 10), np.int64)}, ["32x10", "Nx10"]),
     ({"y_val": np.zeros(31, np.int64)}, ["31", "32"]),
     ({"y_val": np.zeros(32)}, ["float64"]),
-    ({"y_train": None}, ["y_train"]),
+    ({"y_val": None}, ["y_val", "only training samples may do without"]),
     ({"x_val": np.full((32, 3, 16, 16), np.nan, np.float32)}, ["NaN", "x_val"]),
     ({"x_val": np.zeros((0, 3, 16, 16), np.float32), "y_val": np.zeros(0, np.int64)}, ["x_val"]),
 ]

@@ -208,3 +208,17 @@ def test_files_that_are_no_data_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "objects.npz", x_train=np.array([{"a": 1}], dtype=object))
     with pytest.raises(NetadaptError, match="cannot be read"):
         load_data(tmp_path / "objects.npz", SPECS, OUTPUTS)
+
+
+def test_training_samples_may_lack_labels_that_others_have(tmp_path: Path) -> None:
+    """A team without its training set has inputs of its own to train on, and a few labelled samples to judge by."""
+    unlabelled = {name: value for name, value in GOOD.items() if name != "y_train"}
+    data = read(tmp_path, **unlabelled)
+    assert (data.train.metric, data.val.metric, data.about["metric"]) == ("agreement", "top1", "top1")
+    only_test = {"x_train": images(20), "x_test": images(6), "y_test": labels(6)}
+    data = read(tmp_path, **only_test)
+    assert data.test is not None
+    assert (data.train.metric, data.val.metric, data.test.metric) == ("agreement", "agreement", "top1")
+    assert data.val_from_train
+    with pytest.raises(NetadaptError, match="labels for some splits only; add y_test"):
+        read(tmp_path, **unlabelled, x_test=images(6))

@@ -21,7 +21,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.external_data import external_tensors, tensors
 from netadapt_onnx.gating.facts import read_facts
 from netadapt_onnx.model import load
-from netadapt_onnx.onnx_file import read
+from netadapt_onnx.onnx_file import parse, read
 from netadapt_onnx.profilers.packing import packed, unpacked_graph
 from netadapt_onnx.runtime import run, session
 
@@ -113,7 +113,7 @@ def test_data_are_read_or_refused_in_every_place(place: Place, folder: Path, ope
         load(file)
     assert not [name for name in opened if name.endswith(("config", ".git"))]
     file.write_bytes(naming(place, "w.bin").SerializeToString())
-    found = read(file)
+    found = parse(file)
     assert found.size_bytes == file.stat().st_size + VALUES.nbytes
     (tensor,) = [tensor for tensor in tensors(found.proto) if tensor.name == "stray"]
     if spelled(place) == WEIGHTS:  # large ones stay in their file until they are needed

@@ -65,6 +65,14 @@ def test_pictures_without_classes_have_no_labels(tmp_path: Path) -> None:
         read(tmp_path, (1, 1, 8, 8), 10, task="classification")
 
 
+def test_training_pictures_without_classes_stand_beside_classes(tmp_path: Path) -> None:
+    pictures(tmp_path / "train", {".": 5})
+    pictures(tmp_path / "val", {"cat": 2, "dog": 3})
+    data = read(tmp_path, (1, 3, 8, 8), 2)
+    assert (len(data.train), data.train.labels) == (5, None)
+    np.testing.assert_array_equal(data.val.targets(), [0, 0, 1, 1, 1])
+
+
 def test_resize_and_crop_are_those_of_pillow(tmp_path: Path) -> None:
     picture = Image.fromarray(RNG.integers(0, 256, (20, 30, 3)).astype(np.uint8))
     for name in ("0", "1"):

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import onnx
 import pytest
 
+from document_mutants import changed, document_mutant, put
 from models import residual
 from netadapt_onnx import cli
 from netadapt_onnx.errors import NetadaptError
@@ -30,29 +30,6 @@ from netadapt_onnx.profiling import bundle, import_results
 from netadapt_onnx.surgery.trace import trace
 
 MUTANTS = int(os.environ.get("NETADAPT_MUTANTS", "80"))
-NASTY: list[Any] = [
-    *(
-        0,
-        -1,
-        1,
-        -0.5,
-        1e-300,
-        1e300,
-        2**31,
-        2**40,
-        10**30,
-        4e6,
-        True,
-        None,
-        "",
-        "x",
-        "\x1b[2J\x07",
-        "../../x",
-        "a" * 5000,
-    ),
-    *([], [0], [[]], [1.0] * 20_000, {}, {"x": 1}, {"record": "measured"}, "1", "cpu", "float", "eJw="),
-]
-TORN = ["NaN", "Infinity", "-Infinity", "1e999", "[" * 5000, '{"a":' * 5000, "\\ud800", "\x00", "\xff", "", "\n"]
 
 
 @pytest.fixture(scope="module")
@@ -70,68 +47,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "b/results.jsonl").rename(made / "results.jsonl")
     import_results([made / "results.jsonl"], made / "table.jsonl")
     return made
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The paths of everything within a JSON value."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return (
-        [path, *(place for key, part in inside for place in places(part, (*path, key)))] if path or inside else [path]
-    )
-
-
-def changed(record: Any, path: tuple[Any, ...], change: Callable[[Any, Any], None]) -> Any:
-    """A record after `change(container, key)` of what lies at a path."""
-    copy = json.loads(json.dumps(record))
-    inner = copy
-    for key in path[:-1]:
-        inner = inner[key]
-    change(inner, path[-1])
-    return copy
-
-
-def put(value: Any) -> Callable[[Any, Any], None]:
-    def change(container: Any, key: Any) -> None:
-        container[key] = value
-
-    return change
-
-
-def drop(container: Any, key: Any) -> None:
-    del container[key]
-
-
-def mutant(data: bytes, seed: int) -> bytes:
-    """A file of JSON lines with one to three of its fields, lines or bytes changed; the same for the same seed."""
-    rng = random.Random(seed)
-    lines = data.splitlines()
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        at, kind = rng.randrange(len(lines)), rng.random()
-        if kind < 0.65:
-            try:
-                record = json.loads(lines[at])
-            except (ValueError, RecursionError):
-                continue
-            # The kinds of places alike: a line has hundreds of times and one schema.
-            found = places(record)[1:]
-            kinds = sorted({tuple(k if isinstance(k, str) else 0 for k in place) for place in found}, key=str)
-            if not kinds:
-                continue
-            chosen = rng.choice(kinds)
-            place = rng.choice([p for p in found if tuple(k if isinstance(k, str) else 0 for k in p) == chosen])
-            new = changed(record, place, drop if rng.random() < 0.15 else put(rng.choice(NASTY)))
-            lines[at] = json.dumps(new, separators=(",", ":")).encode()
-        elif kind < 0.75:
-            lines[at] = rng.choice(TORN).encode("latin-1")
-        elif kind < 0.85:
-            lines.insert(rng.randrange(len(lines) + 1), lines[at])
-        elif kind < 0.9 and len(lines) > 1:
-            del lines[at]
-        else:
-            changing = bytearray(lines[at] or b" ")
-            changing[rng.randrange(len(changing))] = rng.randrange(256)
-            lines[at] = bytes(changing)
-    return b"\n".join(lines) + b"\n"
 
 
 def ends_well(capsys: pytest.CaptureFixture[str], *arguments: object) -> int:
@@ -155,7 +70,7 @@ def test_mutated_files_are_refused_in_one_line_or_imported(
     file, made = tmp_path / "f.jsonl", tmp_path / "made.jsonl"
     refused = 0
     for seed in range(MUTANTS):
-        file.write_bytes(mutant(data, seed))
+        file.write_bytes(document_mutant(data, random.Random(seed)))
         try:
             code = ends_well(capsys, "profile", "import", file, "--table", made, "--overwrite")
             refused += code == 2

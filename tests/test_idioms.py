@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
@@ -60,6 +62,109 @@ def test_a_shuffle_computes_the_same_as_a_gather() -> None:
     wanted = run(session(folded.proto), inputs, ["logits"])["logits"]
     got = run(session(trace(folded).folded.proto), inputs, ["logits"])["logits"]
     np.testing.assert_array_equal(got, wanted)
+
+
+def spatial(b: models.Builder, *sizes: int) -> str:
+    return b.constant(b.name("sizes"), np.array([*sizes, SIZE, SIZE]))
+
+
+def picked(b: models.Builder, x: str, axis: int, index: int | list[int]) -> str:
+    return b.node("Gather", [x, b.constant(b.name("index"), np.array(index))], axis=axis)
+
+
+def halves_by_gather(b: models.Builder, x: str) -> tuple[str, str]:
+    """FastestDet's and NanoDet's: even and odd channels are picked off a leading axis."""
+    x = b.node("Reshape", [x, b.constant(b.name("split"), np.array([8, 2, SIZE * SIZE]))])
+    x = b.node("Reshape", [b.node("Transpose", [x], perm=[1, 0, 2]), spatial(b, 2, -1, 8)])
+    return picked(b, x, 0, 0), picked(b, x, 0, 1)
+
+
+def halves_by_split(b: models.Builder, x: str) -> tuple[str, str]:
+    x = b.node("Reshape", [x, spatial(b, 0, 8, 2)])
+    names = [b.name("part"), b.name("part")]
+    b.nodes.append(onnx.helper.make_node("Split", [x], names, b.name("split"), axis=2))
+    squeezed = [b.node("Squeeze", [name, b.constant(b.name("axis"), np.array([2]))]) for name in names]
+    return squeezed[0], squeezed[1]
+
+
+def halves_by_slice(b: models.Builder, x: str) -> tuple[str, str]:
+    """Of a channels-last tensor whose last axis is split."""
+    x = b.node("Transpose", [x], perm=[0, 2, 3, 1])
+    x = b.node("Reshape", [x, b.constant(b.name("split"), np.array([0, SIZE, SIZE, 8, 2]))])
+    parts = []
+    for k in range(2):
+        bounds = [b.constant(b.name("bound"), np.array([v])) for v in (k, k + 1, 4)]
+        part = b.node("Squeeze", [b.node("Slice", [x, *bounds]), b.constant(b.name("axis"), np.array([4]))])
+        parts.append(b.node("Transpose", [part], perm=[0, 3, 1, 2]))
+    return parts[0], parts[1]
+
+
+def halves_by_index(b: models.Builder, x: str) -> tuple[str, str]:
+    """Contiguous halves of a shuffle in two groups, by a constant index of several axes' length."""
+    x = b.node("Transpose", [b.node("Reshape", [x, spatial(b, 0, 8, 2)])], perm=[0, 2, 1, 3, 4])
+    halves = [b.node("Reshape", [picked(b, x, 1, [k]), spatial(b, 0, 8)]) for k in range(2)]
+    return halves[0], halves[1]
+
+
+def halves_after_stacking(b: models.Builder, x: str) -> tuple[str, str]:
+    """Halves are stacked on a new axis and flattened, which interleaves them, and split again."""
+    parts = [half(b, x, 0, 8), half(b, x, 8, 16)]
+    parts = [b.node("Unsqueeze", [part, b.constant(b.name("axis"), np.array([2]))]) for part in parts]
+    x = b.node("Reshape", [b.node("Concat", parts, axis=2), spatial(b, 0, 16)])
+    return half(b, x, 0, 8), half(b, x, 8, 16)
+
+
+SPELLINGS = (halves_by_gather, halves_by_split, halves_by_slice, halves_by_index, halves_after_stacking)
+
+
+def other_shuffle_net(spelling: Callable[[models.Builder, str], tuple[str, str]], units: int) -> onnx.ModelProto:
+    """Units that shuffle first: one half passes, the other goes through a branch."""
+    b = models.Builder()
+    x = b.conv("image", 3, 16)
+    for _ in range(units):
+        left, right = spelling(b, x)
+        x = b.node("Concat", [left, b.relu(b.conv(right, 8, 8, 1))], axis=1)
+    b.head(x, 16)
+    return b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)})
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda spelling: spelling.__name__)
+def test_a_shuffle_is_one_however_it_is_spelled(spelling: Callable[[models.Builder, str], tuple[str, str]]) -> None:
+    found = traced(other_shuffle_net(spelling, 3))
+    free = [g for g in found.groups if g.step == 1 and "graph output" not in str(g.reason)]
+    assert sum(g.channels for g in free) == 16 + 3 * 8  # one that is alone in its places cannot go, but is not tied
+    keep = select(found, {g.name: -(-g.channels // 2) for g in found.prunable}, "random")
+    pruned = resize(found, keep)
+    assert verify(found, keep, pruned=pruned).exact
+    assert {"Gather", "Slice"} & {n.op_type for n in pruned.graph.node}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda spelling: spelling.__name__)
+def test_what_replaces_a_shuffle_computes_the_same(spelling: Callable[[models.Builder, str], tuple[str, str]]) -> None:
+    proto = other_shuffle_net(spelling, 2)
+    normalise(proto)
+    folded = fold(proto)
+    inputs = random_inputs(folded.specs)
+    wanted = run(session(folded.proto), inputs, ["logits"])["logits"]
+    other = trace(folded).folded.proto
+    np.testing.assert_array_equal(run(session(other), inputs, ["logits"])["logits"], wanted)
+    assert len(other.graph.node) < len(folded.proto.graph.node)
+
+
+def test_a_shuffle_whose_inside_something_else_reads_stays() -> None:
+    """Its channels are spread over two axes for the other reader anyway."""
+    b = models.Builder()
+    x = b.node("Reshape", [b.conv("image", 3, 16), spatial(b, 0, 8, 2)])
+    peak = b.node("ReduceMax", [x], axes=[3, 4], keepdims=1)
+    y = b.node("Reshape", [b.node("Transpose", [x], perm=[0, 2, 1, 3, 4]), spatial(b, 0, 16)])
+    z = b.node("Reshape", [b.node("Mul", [x, peak]), spatial(b, 0, 16)])
+    b.head(b.node("Concat", [y, z], axis=1), 32)
+    found = traced(b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)}))
+    assert "Transpose" in {n.op_type for n in found.folded.proto.graph.node}
+    (group,) = found.prunable
+    assert (group.channels, group.step) == (16, 2)
+    keep = select(found, {group.name: group.channels // 2}, "random")
+    assert verify(found, keep).exact
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

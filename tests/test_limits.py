@@ -111,7 +111,7 @@ def test_a_loop_is_run_up_to_a_limit_and_named_where_that_is_not_its_end(
     onnx.save(build(), tmp_path / "m.onnx")  # type: ignore[operator]
     found = inspect(tmp_path / "m.onnx")
     assert isinstance(found, Cautioned)
-    assert "'spin') was not run to its end: " in found.notes[0]
+    assert any("'spin') was not run to its end: " in note for note in found.notes)
     assert [group.prunable for group in found.groups] == [True, False]
     cut = prune(tmp_path / "m.onnx", tmp_path / "cut.onnx", ratio=0.5)
     assert cut.groups["first"] == (8, 4)
@@ -128,7 +128,7 @@ def test_a_loop_that_goes_on_from_an_input_pins_what_it_reads_and_is_named(
     onnx.save(endless_loop("y"), tmp_path / "m.onnx")
     found = inspect(tmp_path / "m.onnx")
     assert isinstance(found, Cautioned)
-    assert found.notes == ("Loop ('spin') was not run to its end: a loop goes round more than 2000 times",)
+    assert "Loop ('spin') was not run to its end: a loop goes round more than 2000 times" in found.notes
 
 
 def test_the_memory_of_runs_for_shapes_is_limited_and_given_back() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,18 @@ def test_broken_archives_are_refused(tmp_path: Path) -> None:
     (tmp_path / "array.npy").rename(file)
     with pytest.raises(NetadaptError, match="cannot be read"):
         read_npz(file)
+
+
+@pytest.mark.parametrize("header", ["{'descr': '<f4', ", "{'descr': (((", "\0", "[[1]]", "{'shape': (10**40,)}", "\\"])
+def test_arrays_without_a_readable_header_are_refused(header: str, tmp_path: Path) -> None:
+    """Numpy's parser raises whatever Python's tokenizer does."""
+    file = tmp_path / "d.npz"
+    for size in (len(header) + 1, 1 << 21):  # small arrays are read, large ones mapped
+        with zipfile.ZipFile(file, "w") as archive:
+            data = b"\x93NUMPY\x01\0" + struct.pack("<H", len(header) + 1) + header.encode() + b"\n"
+            archive.writestr("x_train.npy", data.ljust(size, b"\0"))
+        with pytest.raises(NetadaptError, match="cannot be read"):
+            read_npz(file)
 
 
 def test_labels_are_named_by_output(tmp_path: Path) -> None:

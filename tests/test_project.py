@@ -20,11 +20,13 @@ PACKAGE = REPOSITORY / "netadapt_onnx"
 # From the ground up. A module imports from its own floor and those below; `training` and `profilers` stand side by
 # side and know nothing of each other.
 FLOORS = [
-    {"errors", "charts", "files", "light", "amounts", "documents", "progress", "common"},
+    {"errors", "charts", "files", "light", "subgraphs", "amounts", "documents", "progress", "common"},
     {
         "config",
         "external_data",
         "onnx_file",
+        "validity",
+        "vector_inputs",
         "model",
         "runtime",
         "normalise",
@@ -32,10 +34,14 @@ FLOORS = [
         "folding",
         "control_flow",
         "invariants",
-        "subgraphs",
         "segments",
         "batch_formula",
         "shapes",
+        "branch_shapes",
+        "contradictions",
+        "open_axes",
+        "size_trials",
+        "usual_sizes",
         "single_node",
         "trip_limits",
         "unread_weights",

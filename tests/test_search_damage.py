@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -45,6 +46,14 @@ def resumed(folder: Path, run: Path, budget: str = BUDGET) -> AdaptResult:
     return adapt(
         folder / "model.onnx", None, budget, run, evaluate=score, step=2, init_reduction_ratio=0.2, resume=True
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_waiting_for_the_disk() -> Iterator[None]:
+    """No power is cut here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -89,3 +89,31 @@ def test_distillation_leaves_labels_to_the_metric(tmp_path: Path) -> None:
     found = na.finetune(model, source, tmp_path / "tuned.onnx", teacher=model, epochs=1, lr=1e-4)
     assert found.accuracy.metric == "top1"
     assert abs(found.accuracy.after - found.accuracy.before) < 0.05
+
+
+def test_unlabelled_training_samples_are_judged_by_labels(tmp_path: Path) -> None:
+    """The original's answers teach; labels of the other splits say what came of it, in every command."""
+    model, data = written(tmp_path, "LSTM")
+    arrays = dict(np.load(data))
+    labels = arrays.pop("y_train")
+    np.savez(data, **arrays)
+    small = tmp_path / "small.onnx"
+    na.prune(model, small, ratio=0.5, data=data)
+    tuned = na.finetune(small, data, tmp_path / "tuned.onnx", teacher=model, epochs=2, lr=0.02)
+    assert (tuned.accuracy.metric, tuned.accuracy.split) == ("top1", "val")
+    found = na.adapt(model, data, "macs=0.8x", tmp_path / "run", final_epochs=1, init_reduction_ratio=0.2)
+    assert found.met
+    assert found.accuracy.metric == "top1"
+    scaled = na.scale(
+        model, data, target="params=0.6x", method="uniform", out=tmp_path / "scaled", seeds=1, epochs=1
+    )  # fmt: skip
+    assert scaled.models[0].accuracy is not None
+    assert scaled.models[0].accuracy.metric == "top1"
+    with pytest.raises(NetadaptError, match="the train split has no labels; give the original model as --teacher"):
+        na.finetune(model, data, tmp_path / "other.onnx")
+    # Labelled test samples alone: choices are made by agreement, what is quoted is not.
+    test = {"x_train": arrays["x_train"], "x_test": arrays["x_val"], "y_test": arrays["y_val"]}
+    np.savez(data, **test)
+    found = na.adapt(model, data, "macs=0.8x", tmp_path / "other", final_epochs=0, init_reduction_ratio=0.2)
+    assert (found.accuracy.metric, found.accuracy.split) == ("top1", "test")
+    assert len(labels) == len(arrays["x_train"])

@@ -225,16 +225,6 @@ def test_half_precision_weights_train_in_float32_and_return_as_half() -> None:
     assert np.array_equal(numpy_helper.to_array(written), numpy_helper.to_array(tensor))
 
 
-def test_a_running_statistic_of_two_layers_is_refused() -> None:
-    b = Builder()
-    x = b.batchnorm(b.batchnorm(b.conv("image", 3, 8), 8), 8)
-    b.head(x, 8)
-    b.nodes[2].input[3] = b.nodes[1].input[3]
-    proto = b.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 10)})
-    with pytest.raises(NetadaptError, match=r"2 layers share the running statistic 'bn1\.mean'"):
-        TorchGraph(proto)
-
-
 def test_writing_into_another_model_is_refused() -> None:
     with pytest.raises(NetadaptError, match=r"'conv1.weight' of shape \(16, 3, 3, 3\) is of shape \(8, 3, 3, 3\)"):
         TorchGraph(plain((16, 24, 32))).write_back(plain((8, 24, 32)))

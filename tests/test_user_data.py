@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +13,9 @@ import torch
 
 import netadapt_onnx as na
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.training.data import Dataset
+from netadapt_onnx.search.executors.opening import opened_executor
+from netadapt_onnx.search.executors.protocol import Here, Made, Shared
+from netadapt_onnx.training.data import Dataset, Split
 from netadapt_onnx.training.loading import load_data
 from task_models import many, regressor
 
@@ -200,3 +205,87 @@ def test_gate_runs_no_code(tmp_path: Path) -> None:
     (judged,) = na.gate([str(tmp_path / "many.onnx")], min={"accuracy": 0.5}, data=data).models
     assert "files and folders only" in judged.checks[0].message
     assert not (tmp_path / "ran").exists()
+
+
+FOLDER_OF_ITS_OWN = """
+import sys
+from pathlib import Path
+
+import neighbour_{n}
+
+sys.path.insert(0, str(Path(__file__).parent / "lib"))
+
+
+class Rows:
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, row):
+        import inside_{n}
+        import beside_{n}
+
+        return torch.full((8,), inside_{n}.VALUE + beside_{n}.VALUE + row)
+
+
+def make():
+    import library_{n}
+
+    return DataLoader(Rows(), batch_size=4), DataLoader(Rows(), batch_size=4)
+"""
+
+
+@pytest.fixture
+def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def with_imports(folder: Path, number: int) -> str:
+    """A file that puts a folder on the import path, and imports from it and from its own folder early and late."""
+    (folder / "lib").mkdir()
+    for name in ("lib/library", "lib/inside", "beside", "neighbour"):
+        (folder / f"{name}_{number}.py").write_text("VALUE = 1.0\n")
+    (folder / "own.py").write_text(HEADER + FOLDER_OF_ITS_OWN.replace("{n}", str(number)))
+    return f"{folder / 'own.py'}:make"
+
+
+@pytest.mark.usefixtures("own_path")
+def test_a_file_keeps_what_it_puts_on_the_import_path(tmp_path: Path) -> None:
+    """Its functions import when they are called, from folders of its own and from its neighbours."""
+    before = list(sys.path)
+    data = load_data(with_imports(tmp_path, 1), SPECS, OUTPUTS)
+    np.testing.assert_array_equal(data.val.batch(np.array([3]))["x"], np.full((1, 8), 5.0))
+    assert sys.path == [str(tmp_path / "lib"), *before, str(tmp_path)]
+    again = load_data(f"{tmp_path / 'own.py'}:make", SPECS, OUTPUTS)
+    assert len(again.val) == 12
+    assert sys.path.count(str(tmp_path)) == 1
+
+
+@pytest.mark.usefixtures("own_path")
+def test_a_failing_file_leaves_the_import_path_as_the_file_left_it(tmp_path: Path) -> None:
+    before = list(sys.path)
+    (tmp_path / "own.py").write_text("import sys\nsys.path.insert(0, 'mine')\nraise RuntimeError('no')\n")
+    with pytest.raises(NetadaptError, match="RuntimeError: no"):
+        load_data(f"{tmp_path / 'own.py'}:make", SPECS, OUTPUTS)
+    assert sys.path == ["mine", *before, str(tmp_path)]
+
+
+def summed(here: Here, split: Split, request: Mapping[str, Any]) -> Made:
+    return Made({"sum": float(split.batch(np.array(request["rows"]))["x"].sum())})
+
+
+@pytest.mark.usefixtures("own_path")
+def test_worker_processes_import_as_the_file_does(tmp_path: Path) -> None:
+    data = load_data(with_imports(tmp_path, 2), SPECS, OUTPUTS)
+    with opened_executor("local:1", 1, timeout_s=60.0) as executor:
+        (outcome,) = executor.run(summed, [Shared(data.train)], [{"rows": [0, 1]}], lambda *_: None)
+    assert isinstance(outcome, Made), outcome
+    assert outcome.result == {"sum": 8 * (2.0 + 3.0)}
+
+
+@pytest.mark.usefixtures("own_path")
+def test_unlabelled_training_loaders_stand_beside_labelled_ones(tmp_path: Path) -> None:
+    data = read(tmp_path, "return DataLoader(TensorDataset(x), batch_size=32), loader(slice(16)), loader(slice(32))")
+    assert data.test is not None
+    assert [split.metric for split in (data.train, data.val, data.test)] == ["agreement", "r2", "r2"]
+    with pytest.raises(NetadaptError, match="labels for some splits only; add y_val"):
+        read(tmp_path, "return loader(), DataLoader(TensorDataset(x), batch_size=32)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import CRITERION, MODEL, OVERWRITE, chosen, common, data_options, shaped
+from netadapt_onnx.commands.options import CRITERION, MODEL, OVERWRITE, chosen, common, data_options, seen_as, shaped
 
 if TYPE_CHECKING:
     from netadapt_onnx.inspection import Inspection, Sensitive
     from netadapt_onnx.search.sensitivity import Sensitivities, Sensitivity
-    from netadapt_onnx.surgery import Explanation
+    from netadapt_onnx.surgery import Explanation, Group
     from netadapt_onnx.training.given import DataSource
 
 
@@ -76,17 +77,19 @@ def command(
         )
     if plot is not None and isinstance(result, Sensitive):
         result = _plot(result, plot)
-    return Answer(result, lambda shown: _said(shown, model))
+    options = seen_as(shapes, batch_size, attention, resize_io)
+    return Answer(result, lambda shown: _said(shown, model, options))
 
 
-def _said(result: Inspection, model: Path) -> str:
-    from netadapt_onnx.inspection import Explained, Sensitive
+def _said(result: Inspection, model: Path, options: list[str]) -> str:
+    from netadapt_onnx.inspection import Explained, ExplainedWithNotes, Sensitive
 
     if isinstance(result, Explained):
-        return _explanation(result.explain)
+        notes = result.notes if isinstance(result, ExplainedWithNotes) else ()
+        return "\n\n".join([*notes, _explanation(result.explain)])
     if isinstance(result, Sensitive):
         return "\n\n".join([_sensitivity(result.sensitivity), *result.notes])
-    return _text(result, model)
+    return _text(result, model, options)
 
 
 def _may_plot(file: Path, asked: bool, overwrite: bool, model: Path) -> None:
@@ -160,10 +163,42 @@ def _explanation(explained: tuple[Explanation, ...]) -> str:
         rows = [[p.tensor, p.axis, f"{p.positions} of {p.length}"] for p in found.tensors]
         parts.append(render.table(rows, ["tensor", "axis", "positions"]))
         parts.extend(f"pinned: {reason}" for reason in found.pins)
+        if freed := _freed_by(group):
+            parts.append(f"free to go with the states it runs through: {freed}")
     return "\n\n".join(parts)
 
 
-def _text(result: Inspection, model: Path) -> str:
+def _freed_by(group: Group) -> str:
+    """The options that let a pinned group go with states, as they are typed; '' if none do."""
+    from netadapt_onnx.surgery.groups import resize_io_of
+
+    return shlex.join(word for name in resize_io_of(group) for word in ("--resize-io", name))
+
+
+def _reason(group: Group) -> str:
+    if group.prunable:
+        return ""
+    freed = _freed_by(group)
+    return f"no: {group.reason}" + (f"; unless {freed}" if freed else "")
+
+
+def _next(result: Inspection, model: Path, options: list[str]) -> str:
+    """How to prune it, if anything can be: the states that pin everything are let go."""
+    from netadapt_onnx import render
+    from netadapt_onnx.inspection import Unprovable
+    from netadapt_onnx.surgery.groups import resize_io_of
+
+    if isinstance(result, Unprovable):  # without an output a cut is proven
+        options = [*options, "-o", "pruned.onnx"]
+    states = dict.fromkeys(name for group in result.groups for name in resize_io_of(group))
+    if not any(group.prunable for group in result.groups):
+        if not states:
+            return ""
+        options = [*options, *(word for name in states for word in ("--resize-io", name))]
+    return "\n" + render.next_command("prune", model, "--ratio", "0.5", *options)
+
+
+def _text(result: Inspection, model: Path, options: list[str]) -> str:
     from netadapt_onnx import render
     from netadapt_onnx.inspection import Cautioned, RunsOtherwise
 
@@ -183,15 +218,10 @@ def _text(result: Inspection, model: Path) -> str:
         ["layer", "op", "params", "macs", *["latency"] * timed, "group"],
     )
     groups = render.table(
-        [
-            [g.name, g.channels, g.step, g.floor, len(g.layers), "" if g.prunable else f"no: {g.reason}"]
-            for g in result.groups
-        ],
+        [[g.name, g.channels, g.step, g.floor, len(g.layers), _reason(g)] for g in result.groups],
         ["group", "channels", "step", "floor", "layers", "prunable"],
     )
     able = sum(g.prunable for g in result.groups)
-    return (
-        "".join(f"{note}\n" for note in (result.notes if isinstance(result, Cautioned) else ()))
-        + f"{totals}\n\n{layers}\n\n{groups}\n\n{able} of {len(result.groups)} groups can be pruned\n"
-        + render.next_command("prune", model, "--ratio", "0.5")
+    return f"{totals}\n\n{layers}\n\n{groups}\n\n{able} of {len(result.groups)} groups can be pruned" + _next(
+        result, model, options
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -109,7 +109,7 @@ SHAPE = click.option(
     multiple=True,
     metavar="NAME=1x3x224x224",
     callback=_shapes,
-    help="Shape of an input with other dynamic axes; may be repeated.",
+    help="Shape of an input with other dynamic axes, or of what an unknown operator puts out; may be repeated.",
 )
 BATCH_SIZE = click.option(
     "--batch-size", default=1, show_default=True, type=click.IntRange(min=1), help="Length of a dynamic first axis."
@@ -198,6 +198,16 @@ DATA = data_options()
 def chosen(function: Command) -> Command:
     """`--attention` and `--resize-io`: surgery's choices."""
     return ATTENTION(RESIZE_IO(function))
+
+
+def seen_as(
+    shapes: Mapping[str, tuple[int, ...]], batch_size: int, attention: str, resize_io: Iterable[str]
+) -> list[str]:
+    """The words of a command line by which another command sees the model as this one does."""
+    words = [word for name, dims in shapes.items() for word in ("--shape", f"{name}={'x'.join(map(str, dims))}")]
+    words += ["--batch-size", str(batch_size)] if batch_size != 1 else []
+    words += ["--attention", attention] if attention != "heads" else []
+    return words + [word for name in resize_io for word in ("--resize-io", name)]
 
 
 def _verbosity(context: click.Context, option: click.Parameter, given: bool) -> None:

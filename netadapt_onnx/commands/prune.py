@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import CRITERION, MODEL, OVERWRITE, chosen, common, data_options, once_each, shaped
+from netadapt_onnx.commands.options import (
+    CRITERION,
+    MODEL,
+    OVERWRITE,
+    chosen,
+    common,
+    data_options,
+    once_each,
+    seen_as,
+    shaped,
+)
 
 if TYPE_CHECKING:
     from netadapt_onnx.pruning import PruneResult
@@ -105,11 +115,13 @@ def command(
             overwrite=overwrite,
         )
     proven = result.verify is None or passed(result.verify)
-    return Answer(result, lambda shown: _text(shown, proven), ok=result.met and proven)
+    options = seen_as(shapes, 1, "heads", ())  # of the written model, whose states have the sizes that they have
+    return Answer(result, lambda shown: _text(shown, proven, options), ok=result.met and proven)
 
 
-def _text(result: PruneResult, proven: bool) -> str:
+def _text(result: PruneResult, proven: bool, options: list[str]) -> str:
     from netadapt_onnx import render
+    from netadapt_onnx.pruning import UntrainableResult
 
     parts = [
         render.table(
@@ -122,8 +134,9 @@ def _text(result: PruneResult, proven: bool) -> str:
     if result.note:
         parts.append(result.note)
     if result.model is not None:
-        follow = render.next_command("finetune", result.model, "--data", "DATA.npz", "-o", "tuned.onnx")
-        parts.append(f"wrote {result.model}\n{follow}")
+        words = ["finetune", result.model, "--data", "DATA.npz", "-o", "tuned.onnx", *options]
+        follow = "" if isinstance(result, UntrainableResult) else f"\n{render.next_command(*words)}"
+        parts.append(f"wrote {result.model}{follow}")
     elif proven:
         parts.append("next: the same with -o OUT.onnx, which writes it")
     return "\n\n".join(parts)

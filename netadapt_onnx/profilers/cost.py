@@ -165,6 +165,7 @@ _WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
     "SimplifiedLayerNormalization": (1,),
     "SkipLayerNormalization": (2, 3, 4),
     "LSTM": (1, 2, 3, 7),
+    "DynamicQuantizeLSTM": (1, 2, 3, 7),
     "GRU": (1, 2, 3),
     "RNN": (1, 2, 3),
     "QLinearConv": (3, 8),
@@ -176,6 +177,7 @@ _WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
     "MatMulInteger": (0, 1),
     "DequantizeLinear": (0,),
     "MatMulNBits": (1,),
+    "QAttention": (1, 2),
 }
 # Of these, only the inputs above; of every other op, any floating-point constant of more than one element.
 _NOTHING_ELSE = frozenset(_WEIGHT_INPUTS) | {
@@ -254,7 +256,7 @@ def _recurrent(node: onnx.NodeProto, shapes: Shapes) -> int:
 def _attention(node: onnx.NodeProto, shapes: Shapes) -> int:
     """Q K^T and (softmax) V, over past and present keys; com.microsoft's also projects its input to Q, K and V."""
     query, output = shapes[node.input[0]], shapes[node.output[0]]
-    if node.domain == "com.microsoft" and node.op_type == "Attention":
+    if node.domain == "com.microsoft" and node.op_type in {"Attention", "QAttention"}:
         weight = shapes[node.input[1]]
         return prod(query[:2]) * prod(weight) + 2 * prod(output) * query[1]
     if len(node.input) < 2 or not node.input[1]:  # packed: (batch, sequence, heads, 3, size)
@@ -303,10 +305,12 @@ _MACS: dict[str, Callable[[onnx.NodeProto, Shapes], int]] = {
     "MatMulNBits": _matmul_bits,
     "Einsum": _einsum,
     "LSTM": _recurrent,
+    "DynamicQuantizeLSTM": _recurrent,
     "GRU": _recurrent,
     "RNN": _recurrent,
     "Attention": _attention,
     "MultiHeadAttention": _attention,
+    "QAttention": _attention,
 }
 
 

@@ -68,8 +68,11 @@ class Making:
         self._predict = Predictor(self.found, extra, {} if self.table is None else {"latency": self.table.predict})
         self._uncut = self._predict({g.name: g.channels for g in self.found.prunable})
         self._normalising = Measured(self.run, "latency", self.given, self.found.folded.proto, self._beside)
+        self.notes += () if self.dataset is None else self.dataset.notes
         if self.dataset is not None and self.dataset.train.labels is None:
-            self.notes.append("the data have no labels: gates and training learn the original model's answers")
+            self.notes.append(
+                "the training samples have no labels: gates and training learn the original model's answers"
+            )
 
     def fresh(self, proto: onnx.ModelProto, seed: int | None = None) -> onnx.ModelProto:
         """The same network with weights drawn from a seed, by default the run's."""

@@ -47,6 +47,8 @@ from netadapt_onnx.search.subject import Predictor, require_prunable
 from netadapt_onnx.search.tables import built_table, loaded_table, table_file
 from netadapt_onnx.surgery import Trace, trace
 from netadapt_onnx.training.loading import dataset_for
+from netadapt_onnx.training.sample_shapes import fold_for
+from netadapt_onnx.training.separate_statistics import separate_statistics
 
 LAW_FILE, PLOTS, RESULT_FILE = "widths.toml", "plots", "result.json"
 Source = str | os.PathLike[str] | Model
@@ -108,10 +110,14 @@ def scale(
     if data is not None and out is None:
         raise NetadaptError("no run directory", hint="name one with -o", code="usage")
     source = model if isinstance(model, Model) else load(model)
-    folded = fold(source.proto, dict(shapes or {}), batch_size)
+    folded = fold_for(separate_statistics(source.proto), shapes, data, batch_size)
     found = trace(folded)
     require_prunable(source, found)
     dataset = None if data is None else dataset_for(folded, data)
+    if dataset is not None and (epochs or methods != ("uniform",)):
+        from netadapt_onnx.training.trainable import require_trainable
+
+        require_trainable(folded.proto, dataset)
     allowed = rungs(found.prunable)
     given = None
     if law is not None:

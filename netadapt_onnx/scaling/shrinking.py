@@ -21,10 +21,12 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.scaling.gates import gates
 from netadapt_onnx.surgery import Trace, resize
 from netadapt_onnx.training.data import Dataset
+from netadapt_onnx.training.memory import footprint
 from netadapt_onnx.training.replicas import Replicas
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.task import task
 from netadapt_onnx.training.teacher import taught
+from netadapt_onnx.training.torch_graph import TorchGraph
 from netadapt_onnx.training.weights import running_statistics, trainable
 
 # A network is cut when so many of its filters have been closed since the last time: half a second well spent.
@@ -56,8 +58,9 @@ class Shrinking:
         self._split = dataset.train
         self._settings = settings
         self._sgd = sgd
-        shapes = {v.name: found.folded.shapes[v.name] for v in found.folded.proto.graph.output}
-        self._task = task(found.folded.proto, shapes, dataset)
+        needs = footprint(TorchGraph(found.folded.proto), self._split)
+        self._only_batch = needs.only_batch
+        self._task = task(found.folded.proto, needs.shapes, dataset)
         self._teacher = None if teacher is None else taught(teacher, self._split, settings)
         self._numbered = _Numbered(found)
         self._replicas: Replicas | None = None
@@ -109,7 +112,7 @@ class Shrinking:
         members = self.found.members
         keep = {g.name: np.flatnonzero(self._there[members[g.name]]) for g in self.found.prunable}
         made, positions = numbered.cut(keep)
-        self._replicas = Replicas(made, self._settings, self._task, self._teacher)
+        self._replicas = Replicas(made, self._settings, self._task, self._teacher, only_batch=self._only_batch)
         weights = self._replicas.main.weights
         self._optimiser = torch.optim.SGD(
             weights.values(), lr=0.0, momentum=self._sgd.momentum, weight_decay=self._sgd.weight_decay

@@ -177,6 +177,10 @@ def adapt(
     from threadpoolctl import threadpool_limits
 
     subject = _prepared(model, data, arguments)
+    if subject.data is not None and arguments.trains:
+        from netadapt_onnx.training.trainable import require_trainable
+
+        require_trainable(subject.trace.folded.proto, subject.data)
     tables = named_tables(table, devices)
     progress, log = progress or reporter(), log or _quiet
     hashes = {name: file_hash(file) for name, file in tables.items()}
@@ -227,7 +231,9 @@ def adapt(
             max_time_s=arguments.max_time_s,
         ) as run:
             gauges: dict[str, LatencyGauge] = {}
-            notes: list[str] = []
+            notes = [] if subject.data is None else list(subject.data.notes)
+            for note in notes:
+                log(note)
             given = as_given(subject.model, subject.trace.folded.proto) if places or own else None
             for place in places:
                 limited = {} if math.isinf(run.left_s()) else {"time_cap_s": min(TABLE_S, TABLE_SHARE * run.left_s())}

@@ -138,6 +138,11 @@ class Arguments:
         return SHORT_TERM["finetune" if self.finalists else self.rank]
 
     @property
+    def trains(self) -> bool:
+        """Whether a search with data trains anything."""
+        return bool(self.final_epochs or self.short_term_steps)
+
+    @property
     def targets(self) -> tuple[Target, ...]:
         """What the model is brought to, one after the other."""
         return parse_targets(self.budget, SEARCHED)

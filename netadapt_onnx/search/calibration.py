@@ -31,7 +31,7 @@ def deployment(
     if dataset is None:
         if data is None:
             raise NetadaptError("--deploy int8 calibrates with inputs", hint="give --data", code="usage")
-        dataset = dataset_for(folded, data)
+        dataset = dataset_for(folded, data, scored=False)
     return Deployment("int8", calibration(dataset, folded.specs))
 
 

@@ -28,6 +28,9 @@ class Judge(Protocol):
     def metric(self) -> str: ...  # noqa: D102
 
     @property
+    def reported_metric(self) -> str: ...  # noqa: D102
+
+    @property
     def split(self) -> str: ...  # noqa: D102
 
     def ranked(self, proto: onnx.ModelProto) -> float: ...  # noqa: D102
@@ -43,6 +46,7 @@ class CallersJudge:
 
     evaluate: Evaluate
     metric: str = "evaluate"
+    reported_metric: str = "evaluate"
     split: str = "evaluate"
 
     def ranked(self, proto: onnx.ModelProto) -> float:
@@ -72,6 +76,11 @@ class DataJudge:
     def metric(self) -> str:
         """`top1`, `r2`, `miou`, the user's own, or `agreement`."""
         return self.dataset.val.metric
+
+    @property
+    def reported_metric(self) -> str:
+        """That of the split that results quote: labelled test samples may stand beside others without labels."""
+        return self.dataset.reported[1].metric
 
     @property
     def split(self) -> str:
@@ -110,7 +119,7 @@ class DataJudge:
         """By `compute` and here, on so many whole batches of what results quote that the inputs stay below a size."""
         name, split = self.dataset.reported
         sample = sum(value.nbytes for value in split.batch(np.arange(1)).values())
-        count, each = min(len(split), max(1, most_bytes // max(1, sample))), batch_size(proto)
+        count, each = min(len(split), max(1, most_bytes // max(1, sample))), batch_size(proto, split.layout)
         count = max(count - count % each, min(each, len(split)))
         chosen = split.sample(count, self.seed)
         reference = self._reference(f"{name}/{count}", chosen, self.threads)

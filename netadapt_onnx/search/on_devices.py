@@ -57,7 +57,7 @@ def on_devices(
         apart = found[resource].accuracy - found[resource].here
         if abs(apart) > ALIKE:
             notes.append(
-                f"{place} computes other numbers than this machine: {judge.metric} differs by {apart:+.3f} on "
+                f"{place} computes other numbers than this machine: {judge.reported_metric} differs by {apart:+.3f} on "
                 f"{found[resource].samples} samples; that of the device counts"
             )
     return found, tuple(notes)

@@ -83,7 +83,10 @@ class Outcome:
             met=_all_met(limits),
             after=after,
             accuracy=AccuracyChange(
-                original, self.judge.reported(proto) if steps else original, self.judge.metric, self.judge.split
+                original,
+                self.judge.reported(proto) if steps else original,
+                self.judge.reported_metric,
+                self.judge.split,
             ),
             validation=self.judge.held_out(proto) if steps else self.run.recall("accuracy/original")["held_out"],
             iterations=len(steps),
@@ -178,7 +181,7 @@ class Outcome:
         written = save(result, file.with_suffix(f".{precision}.onnx"), metadata=said, overwrite=True)
         self.run.journal.seal(written)
         before = self.run.once(f"accuracy/reported/{precision}", lambda: self.judge.reported(original))
-        change = AccuracyChange(before, self.judge.reported(result), self.judge.metric, self.judge.split)
+        change = AccuracyChange(before, self.judge.reported(result), self.judge.reported_metric, self.judge.split)
         sizes = (file_bytes(original), written.stat().st_size)
         devices, notes = on_devices(self.run, file.stem, self.gauges, self.judge, self.execution, result)
         return Deployed(precision, written.name, sizes, change, devices), notes

@@ -186,7 +186,7 @@ def _identify(
     theirs, before = recorded["identity"], recorded["growing"]
     names = [*theirs, *(name for name in mine["identity"] if name not in theirs)]
     different = [name for name in names if theirs.get(name) != mine["identity"].get(name)]
-    lowered = [name for name, value in before.items() if growing.get(name, value) < value]
+    lowered = [name for name, value in before.items() if name in growing and not _reaches(growing[name], value)]
     if different or lowered:
         pairs = [(name, theirs.get(name), mine["identity"].get(name)) for name in different]
         pairs += [(name, before[name], growing[name]) for name in lowered]
@@ -199,6 +199,11 @@ def _identify(
     if dict(growing) != before:
         write_json(file, recorded | {"growing": dict(growing)})
     return recorded
+
+
+def _reaches(number: int, recorded: object) -> bool:
+    """Whether a number is no less than what a file says, which may be anything."""
+    return isinstance(recorded, int) and number >= recorded
 
 
 def _short(value: object) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.folding import fold, require_runnable
+from netadapt_onnx.folding import require_runnable
 from netadapt_onnx.model import Model
 from netadapt_onnx.profilers.cost import CostModel
 from netadapt_onnx.search.arguments import Arguments
@@ -19,8 +19,10 @@ from netadapt_onnx.search.proposal import Widths
 from netadapt_onnx.search.removal import branch_ladders, removed
 from netadapt_onnx.surgery import MEASURED, Branch, Trace, find_branches, resize, same_groups, select, traced_without
 from netadapt_onnx.surgery import trace as traced
+from netadapt_onnx.surgery.obstacles import nothing_to_prune
 from netadapt_onnx.training.data import Dataset
 from netadapt_onnx.training.loading import dataset_for
+from netadapt_onnx.training.sample_shapes import fold_for
 
 Predicted = Callable[[Mapping[str, tuple[int, ...]]], float]
 # Where a predicted resource goes: each unit's share of it by its main layer's name; empty if unknown.
@@ -75,7 +77,7 @@ def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: Argume
     Raises NetadaptError for a model that onnxruntime cannot run or that has no prunable group, data that do not fit,
     and neither data nor an evaluate function.
     """
-    folded = fold(model.proto, dict(arguments.shapes), arguments.batch_size)
+    folded = fold_for(model.proto, dict(arguments.shapes), data, arguments.batch_size)
     require_runnable(folded)
     found = traced(folded)
     require_prunable(model, found)
@@ -87,7 +89,7 @@ def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: Argume
         raise NetadaptError("--finalists are trained, so they need --data", code="usage")
     if data is None and arguments.criterion in MEASURED:
         raise NetadaptError(f"--criterion {arguments.criterion} looks at inputs", hint="give --data", code="usage")
-    dataset = None if data is None else dataset_for(folded, data)
+    dataset = None if data is None else dataset_for(folded, data, scored=arguments.evaluate is None)
     rungs = arguments.rungs
     ladders = rungs.ladders(found)
     branches = _removable(model, found, rungs) if arguments.allow_block_removal else ()
@@ -111,12 +113,7 @@ def require_prunable(model: Model, found: Trace) -> None:
     """Raise NetadaptError, with the reasons, for a model none of whose groups can be pruned."""
     if found.prunable:
         return
-    reasons = {group.reason for group in found.groups if group.reason} or {"it has no layer with channels"}
-    raise NetadaptError(
-        f"{model.path}: no group of channels can be pruned: {', '.join(sorted(reasons)[:3])}",
-        hint="`netadapt-onnx inspect` lists the groups",
-        code="nothing-to-prune",
-    )
+    raise nothing_to_prune(found, str(model.path))
 
 
 @dataclass(frozen=True)

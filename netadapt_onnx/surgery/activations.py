@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import onnx
 
+from netadapt_onnx.folding import follows_batch
 from netadapt_onnx.model import dynamic_batch_inputs
 from netadapt_onnx.progress import counting
 from netadapt_onnx.runtime import Arrays, run, session
@@ -63,7 +64,8 @@ class Advance:
 def _batches(trace: Trace, inputs: Arrays) -> list[Arrays]:
     proto, count = trace.folded.proto, len(next(iter(inputs.values())))
     size, whole = BATCH, count
-    if len(dynamic_batch_inputs(proto)) < len(trace.folded.specs):  # a batch written into the file: only full ones run
+    dynamic = len(dynamic_batch_inputs(proto)) == len(trace.folded.specs)
+    if not dynamic or not follows_batch(trace.folded):  # a batch written into the file: only full ones run
         size = next(iter(trace.folded.specs.values()))[0][0]
         whole = count // size * size
     return [{name: values[start : start + size] for name, values in inputs.items()} for start in range(0, whole, size)]

@@ -6,7 +6,7 @@ is for tracing and cutting alone and is never run: it holds a body's nodes in fr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -56,7 +56,8 @@ class Body:
 def flatten(folded: Folded, *, loops: bool = True) -> tuple[Folded, tuple[Body, ...]]:
     """The model with all bodies laid out flat, innermost first; unchanged if it has none.
 
-    A body whose shapes cannot be told stays where it is: it pins what it reads. Without `loops` none is run for them.
+    A body whose shapes cannot be told stays where it is (`untraced` of the result says why) and pins what it reads.
+    Without `loops` none is run for its shapes.
     """
     if not any(_attributes(node) for node in folded.proto.graph.node):
         return folded, ()
@@ -67,23 +68,29 @@ def flatten(folded: Folded, *, loops: bool = True) -> tuple[Folded, tuple[Body, 
     nodes: list[onnx.NodeProto] = []
     added: list[onnx.TensorProto] = []
     bodies: list[Body] = []
+    untraced: dict[str, str] = {}
     for node in graph.node:
-        try:
-            parts = [_opened(node, a, folded, known, constants, moving, loops) for a in _attributes(node)]
-        except NetadaptError:
-            parts = []
+        parts: list[tuple[Folded, list[Body]]] = []
+        kept: dict[str, str] = {}
+        for attribute in _attributes(node):
+            try:
+                parts.append(_opened(node, attribute, folded, known, constants, moving, loops))
+            except NetadaptError as error:
+                kept[attribute.name] = error.message
+        untraced |= {f"{node_name(node)}/{name}": reason for name, reason in kept.items()}
         placed = node
         if parts:
             placed = onnx.NodeProto()
             placed.CopyFrom(node)
-            kept = [a for a in placed.attribute if not a.HasField("g")]
+            outside = [a for a in placed.attribute if not a.HasField("g") or a.name in kept]
             del placed.attribute[:]
-            placed.attribute.extend(kept)
+            placed.attribute.extend(outside)
         for inner, inner_bodies in parts:
             nodes.extend(inner.proto.graph.node)
             added.extend(inner.proto.graph.initializer)
             known |= {name: (shape, inner.dtypes[name]) for name, shape in inner.shapes.items()}
             bodies.extend(inner_bodies)
+            untraced |= inner.untraced
         nodes.append(placed)
     proto = without_weights(folded.proto)
     del proto.graph.node[:]
@@ -91,7 +98,7 @@ def flatten(folded: Folded, *, loops: bool = True) -> tuple[Folded, tuple[Body, 
     proto.graph.initializer.extend([*graph.initializer, *added])
     shapes = {name: shape for name, (shape, _) in known.items()}
     dtypes = {name: dtype for name, (_, dtype) in known.items()}
-    return replace(folded, proto=proto, shapes=shapes, dtypes=dtypes), tuple(bodies)
+    return replace(folded, proto=proto, shapes=shapes, dtypes=dtypes, untraced=untraced), tuple(bodies)
 
 
 def _attributes(node: onnx.NodeProto) -> list[onnx.AttributeProto]:
@@ -138,7 +145,9 @@ def _opened(
         code = onnx.helper.np_dtype_to_tensor_dtype(dtype)
         model.graph.input.append(onnx.helper.make_tensor_value_info(name, code, axes))
     normalise(model)
-    folded = fold(model, {name: shape for name, (shape, _) in given.items()}, around.batch_size, loops=loops)
+    folded = fold(
+        model, {name: shape for name, (shape, _) in given.items()}, around.batch_size, loops=loops, inner=True
+    )
     if folded.unrunnable:
         raise NetadaptError(folded.unrunnable)
     folded, inner = flatten(_with_returned_constants(folded, outer), loops=loops)
@@ -238,23 +247,29 @@ def _renamed(
     ]
     shapes = {flat[name]: shape for name, shape in folded.shapes.items() if name in flat}
     dtypes = {flat[name]: dtype for name, dtype in folded.dtypes.items() if name in flat}
-    return replace(folded, proto=proto, shapes=shapes, dtypes=dtypes), [*moved, body]
+    untraced = {prefix + name: reason for name, reason in folded.untraced.items()}
+    return replace(folded, proto=proto, shapes=shapes, dtypes=dtypes, untraced=untraced), [*moved, body]
 
 
-def taking(proto: onnx.ModelProto, branch: str) -> onnx.ModelProto:
-    """A copy whose If nodes all take one branch, whatever their conditions say."""
+def taking(proto: onnx.ModelProto, branch: str = "", untraced: Collection[str] = ()) -> onnx.ModelProto:
+    """A copy whose If nodes all take one branch, whatever their conditions say; those with one untraced the other.
+
+    Without `branch` the conditions of all others decide.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    _take(copy.graph, branch)
+    _take(copy.graph, branch, untraced)
     return copy
 
 
-def _take(graph: onnx.GraphProto, branch: str) -> None:
+def _take(graph: onnx.GraphProto, branch: str, untraced: Collection[str]) -> None:
     for node in graph.node:
-        if node.op_type == "If":
-            name = f"{node_name(node)}/{branch}/taken"
-            graph.initializer.append(numpy_helper.from_array(np.array(branch == BRANCHES[0]), name))
+        possible = [name for name in BRANCHES if f"{node_name(node)}/{name}" not in untraced]
+        taken = possible[0] if len(possible) == 1 else branch
+        if node.op_type == "If" and taken:
+            name = f"{node_name(node)}/{taken}/taken"
+            graph.initializer.append(numpy_helper.from_array(np.array(taken == BRANCHES[0]), name))
             node.input[0] = name
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                _take(attribute.g, branch)
+                _take(attribute.g, branch, untraced)

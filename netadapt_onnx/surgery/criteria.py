@@ -65,7 +65,13 @@ def group_l2(trace: Trace, group: Group) -> np.ndarray:
         if (use.constant, axis) in seen or values.ndim < 2 or values.dtype.kind != "f":
             continue
         seen.add((use.constant, axis))
-        scores.add(line, slice_sums(values, axis, 2))
+        blocks = use.blocks if axis == 1 else None
+        if blocks is None:
+            scores.add(line, slice_sums(values, axis, 2))
+        else:
+            parts = np.split(values, len(blocks))
+            sums = np.stack([slice_sums(part, axis, 2) for part in parts])
+            scores.add(trace.roots[blocks].reshape(-1), sums.reshape(-1))
     norms: np.ndarray = np.sqrt(scores.by_channel)
     return norms
 

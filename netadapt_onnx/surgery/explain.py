@@ -49,6 +49,9 @@ def _groups(trace: Trace, name: str) -> list[Group]:
     known = {g.name for g in trace.groups} | {n for g in trace.groups for n in g.layers} | set(trace.axes)
     if name in trace.flat.shapes:
         raise NetadaptError(f"tensor '{name}' carries no channels that could be cut", code="unknown-group")
+    stays = next((n for n in trace.flat.untraced if f"{name}/".startswith(f"{n}/")), None)
+    if stays is not None:
+        raise NetadaptError(f"'{stays}' stays as it is: {trace.flat.untraced[stays]}", code="unknown-group")
     hint = did_you_mean(name, sorted(known), "`netadapt-onnx inspect` lists groups and layers")
     raise NetadaptError(f"the model has no group, layer or tensor '{name}'", hint=hint, code="unknown-group")
 

@@ -27,6 +27,18 @@ class Group:
     reason: str | None
 
 
+@dataclass(frozen=True)
+class PinnedByStates(Group):
+    """A group that is free once all of the model's inputs and outputs `resize_io` may change their shapes."""
+
+    resize_io: tuple[str, ...]
+
+
+def resize_io_of(group: Group) -> tuple[str, ...]:
+    """The inputs and outputs that free a pinned group if all of them may change their shapes; () if none do."""
+    return group.resize_io if isinstance(group, PinnedByStates) else ()
+
+
 def find_groups(labels: Labels, roots: Array) -> tuple[tuple[Group, ...], dict[str, Array]]:
     """Groups in topological order, and for each the root label of its channels in the naming layer's order.
 

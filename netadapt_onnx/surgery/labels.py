@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from netadapt_onnx.folding import KEPT_ON_WEIGHTS, Folded
+from netadapt_onnx.surgery.inheritance import Inheritance
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.ties import Array, Ties
 from netadapt_onnx.unread_weights import values_of
@@ -51,12 +53,17 @@ class Choices:
 
 @dataclass(frozen=True)
 class Use:
-    """A constant as one input of one node: `factors` label the axes that a cut slices."""
+    """A constant as one input of one node: `factors` label the axes that a cut slices.
+
+    With `blocks`, labels (groups, n), axis 1 is sliced differently for each run of axis 0 (a convolution in groups);
+    the first of them are those in `factors`.
+    """
 
     constant: str
     node: int
     slot: int
     factors: Factors
+    blocks: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -96,12 +103,21 @@ class Labels:
         self.masked: list[tuple[int, int]] = []
         self.gathered: list[int] = []
         self.pins: list[Pin] = []
+        self.balances: list[tuple[Array, str]] = []
+        self.even_groups: list[str] = []  # convolutions whose groups keep equal counts, and of which whole groups go
+        self.whole_groups: list[str] = []
+        self.inherited = Inheritance.read(folded.proto)
         self.factors: dict[str, Factors] = {}
+        self.untraced = folded.untraced
         self._shapes = folded.shapes
         self._file = folded.file
         self._dtypes = folded.dtypes
         self._constants = {t.name: t for t in folded.proto.graph.initializer}
         self._views = self._find_views(folded.proto.graph.node)
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in folded.proto.graph.node:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
 
     # -- what is known of tensors ------------------------------------------------------------------------------------
 
@@ -135,6 +151,10 @@ class Labels:
     def is_view(self, name: str) -> bool:
         """Whether a tensor is a view of an initializer (`KEPT_ON_WEIGHTS`)."""
         return name in self._views
+
+    def readers(self, name: str) -> Sequence[onnx.NodeProto]:
+        """The nodes that take a tensor as an input, in graph order."""
+        return self._readers.get(name, ())
 
     def shape_of_views(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Shapes of all views, in graph order, given those of the initializers."""
@@ -176,7 +196,8 @@ class Labels:
     def set(self, name: str, factors: Iterable[Array], reason: str = "single position") -> None:
         """Give a runtime tensor its labels. A factor left with a single position cannot be cut: it is pinned.
 
-        Raises Unsupported where the tensor's shape is not known: nothing could be said of it after a cut.
+        Raises Unsupported where the tensor's shape is not known (nothing could be said of it after a cut) or is not
+        what the rule takes it for.
         """
         kept = []
         for factor in map(squeeze, factors):
@@ -188,7 +209,12 @@ class Labels:
             elif factor.any():
                 self.pin(factor, reason)
         if name and kept:
-            self.shape(name)
+            shape = self.shape(name)
+            for factor in kept:
+                if factor.ndim != len(shape) or any(
+                    n not in (1, size) for n, size in zip(factor.shape, shape, strict=True)
+                ):
+                    raise Unsupported(f"labels {factor.shape} do not fit '{name}' {shape}")
             self.factors[name] = tuple(kept)
 
     def pin(self, labels: Array, reason: str) -> None:
@@ -196,6 +222,13 @@ class Labels:
         flat = labels[labels > 0]
         if flat.size:
             self.pins.append(Pin(np.unique(flat), reason))
+
+    def pinned_sets(self) -> NDArray[np.bool_]:
+        """For each root label whether its set is pinned, indexed by label."""
+        pinned = np.zeros(len(self.ties), bool)
+        for pin in self.pins:
+            pinned[self.ties.roots(pin.labels)] = True
+        return pinned
 
     def tie(self, a: Array, b: Array, reason: str) -> None:
         """Tie elementwise after broadcasting; a label that meets 'no label' is pinned."""
@@ -205,6 +238,11 @@ class Labels:
         self.ties.tie(a[both], b[both])
         self.pin(a[~both], reason)
         self.pin(b[~both], reason)
+
+    def balance(self, table: Array, reason: str) -> None:
+        """Of every row of labels (groups, n) a cut keeps as many (`balance.py`); positions without a label stay."""
+        if len(table) > 1 and table.any():
+            self.balances.append((table, reason))
 
     def collapse(self, factor: Array, axis: int, reason: str) -> Array:
         """Tie all labels along `axis`: what is left can be cut along the other axes only. Returns length 1 there."""
@@ -252,8 +290,11 @@ class Labels:
             found = line
         return found
 
-    def bind(self, node: Node, slot: int, factors: Iterable[Array]) -> None:
-        """The constant at input `slot` carries these labels: a cut slices it so. Looks through views of weights."""
+    def bind(self, node: Node, slot: int, factors: Iterable[Array], blocks: Array | None = None) -> None:
+        """The constant at input `slot` carries these labels: a cut slices it so. Looks through views of weights.
+
+        `blocks` (see `Use`) are for constants that are no views.
+        """
         squeezed = [squeeze(f) for f in factors]
         kept = tuple(f for f in squeezed if f.size > 1 and f.any())
         for factor in squeezed:
@@ -275,7 +316,7 @@ class Labels:
         for factor in kept:
             if any(f not in (1, d) for f, d in zip(factor.shape, dims, strict=True)):
                 raise Unsupported(f"labels {factor.shape} do not fit constant '{name}' {tuple(dims)}")
-        self.uses.append(Use(name, user, slot, kept))
+        self.uses.append(Use(name, user, slot, kept, blocks))
 
     def introduce(self, node: Node, slot: int) -> Factors:
         """Bind the float constant at input `slot` to fresh labels on all its axes; returns them."""
@@ -328,13 +369,15 @@ class Labels:
 
     def snapshot(self) -> tuple[int, ...]:
         """How much has been recorded so far, for `restore`."""
-        return (len(self.uses), len(self.layers), len(self.edits), len(self.masked), len(self.gathered))
+        return tuple(map(len, self._records()))
 
     def restore(self, mark: tuple[int, ...]) -> None:
         """Forget what a rule recorded before it gave up (its ties stay: they only make cuts coarser)."""
-        records: tuple[list[Any], ...] = (self.uses, self.layers, self.edits, self.masked, self.gathered)
-        for record, length in zip(records, mark, strict=True):
+        for record, length in zip(self._records(), mark, strict=True):
             del record[length:]
+
+    def _records(self) -> tuple[list[Any], ...]:
+        return (self.uses, self.layers, self.edits, self.masked, self.gathered, self.balances)
 
 
 def squeeze(factor: Array) -> Array:

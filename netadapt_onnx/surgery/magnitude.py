@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from netadapt_onnx.surgery.labels import Layer
+from netadapt_onnx.surgery.rules.quantised import BY_DIRECTION
 from netadapt_onnx.surgery.trace import Trace
 
 # A weight of 400 MB in float64, and once more squared, would be the largest thing in memory.
@@ -19,6 +20,9 @@ QUANTISED = {
     "ConvInteger": (None, 3),
     "MatMulInteger": (None, 3),
     "DequantizeLinear": (1, 2),
+    "QAttention": (4, 7),
+    "QEmbedLayerNormalization": (8, 13),
+    "DynamicQuantizeLSTM": (8, 9),
 }
 
 
@@ -28,6 +32,10 @@ def layer_sums(trace: Trace, layer: Layer, power: int) -> np.ndarray:
     if values.dtype.kind not in "iu":
         return slice_sums(values, layer.axis, power)
     scale, zero = _quantisation(trace, layer)
+    if scale.ndim > 1:  # a matrix for each direction
+        matrices = zip(values, scale, zero, strict=True)
+        parts = [slice_sums(w, layer.axis - 1, power, z) * s**power for w, s, z in matrices]
+        return np.asarray(np.sum(parts, axis=0))
     sums: np.ndarray = slice_sums(values, layer.axis, power, zero) * scale**power
     return sums
 
@@ -51,14 +59,15 @@ def slice_sums(values: np.ndarray, axis: int, power: int, zero: np.ndarray | flo
 
 
 def _quantisation(trace: Trace, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and zero point of a weight of integers: one number each, or one for each channel."""
+    """Scale and zero point of a weight of integers: one number each, or one for each channel; by direction, if any."""
     for node in trace.readers.get(layer.weight, []):
         if node.op_type not in QUANTISED:
             continue
         found = []
         for slot, otherwise in zip(QUANTISED[node.op_type], (1.0, 0.0), strict=True):
             given = slot is not None and slot < len(node.input) and trace.labels.is_constant(node.input[slot])
-            value = trace.labels.value(node.input[slot]).reshape(-1) if given and slot is not None else [otherwise]
-            found.append(np.asarray(value, np.float64))
+            value = trace.labels.value(node.input[slot]) if given and slot is not None else np.array([otherwise])
+            rows = (len(value), -1) if node.op_type in BY_DIRECTION else (-1,)
+            found.append(value.astype(np.float64).reshape(rows))
         return found[0], found[1]
     return np.ones(1), np.zeros(1)

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from netadapt_onnx.surgery.editing import Editing
 from netadapt_onnx.surgery.resize import Cut, resize_flat
-from netadapt_onnx.surgery.rules.quantised import ZERO_POINTS
+from netadapt_onnx.surgery.rules.quantised import BY_DIRECTION, ZERO_POINTS
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.unflatten import restore
 
@@ -49,7 +49,11 @@ def _mask(editing: Editing, node: gs.Node, slot: int, trace: Trace, cut: Cut) ->
         if not m.all():
             mask = mask & m.reshape([-1 if k == axis else 1 for k in range(len(shape))])
     dtype = trace.flat.dtypes[tensor.name]
-    name = f"{tensor.name}/masked/{node.outputs[0].name}/{slot}"
+    name = f"{tensor.name}/masked/{next(out.name for out in node.outputs if out.name)}/{slot}"
+    if isinstance(tensor, gs.Constant):
+        masked = np.where(mask, editing.values(tensor), _zeros(editing, node, slot))
+        node.inputs[slot] = editing.constant(name, masked.astype(dtype))
+        return
     out = gs.Variable(name)
     if cut.opset >= WHERE_OPSET:
         inputs = [gs.Constant(f"{name}/mask", mask), tensor, _zero(editing, node, slot, name, dtype)]
@@ -58,6 +62,15 @@ def _mask(editing: Editing, node: gs.Node, slot: int, trace: Trace, cut: Cut) ->
         inputs = [tensor, editing.constant(f"{name}/mask", mask.astype(dtype))]
         graph.nodes.append(gs.Node("Mul", name=name, inputs=inputs, outputs=[out]))
     node.inputs[slot] = out
+
+
+def _zeros(editing: Editing, node: gs.Node, slot: int) -> np.ndarray:
+    """What stands for nothing in a constant, to be broadcast over it."""
+    place = ZERO_POINTS.get(node.op, {}).get(slot)
+    if place is None or place >= len(node.inputs) or not node.inputs[place].name:
+        return np.zeros((), np.int8)
+    zeros = editing.values(node.inputs[place])
+    return zeros.reshape(len(zeros), 1, -1) if node.op in BY_DIRECTION else zeros
 
 
 def _zero(editing: Editing, node: gs.Node, slot: int, name: str, dtype: np.dtype) -> gs.Tensor:

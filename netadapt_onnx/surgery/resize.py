@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.surgery.editing import Editing
+from netadapt_onnx.surgery.inheritance import Inheritance, write
 from netadapt_onnx.surgery.labels import Use, on_axis
 from netadapt_onnx.surgery.ties import Array
 from netadapt_onnx.surgery.trace import KeptIndices, Trace
@@ -63,13 +64,20 @@ class Cut:
         """Mask of the positions kept along one axis of a tensor."""
         return self.counts(name, axis) > 0
 
+    def counts_of(self, labels: Array) -> Array:
+        """How often each of some labels is there after the cut."""
+        counts: Array = self._copies[self._trace.roots[labels]]
+        return counts
+
     def layout(self, name: str, axis: int) -> tuple[Array, Array]:
         """For each position along an axis after the cut: where it comes from, and which copy it is (0: itself)."""
-        lines = [line for k, line in self._trace.axes.get(name, ()) if k == axis]
+        lines = [line for k, line in self._trace.run_axes.get(name, ()) if k == axis]
         return arrange(self.counts(name, axis), lines)
 
     def taken(self, use: Use, values: np.ndarray) -> np.ndarray | None:
         """A constant's values after the cut, as one node uses it; None if they are all there."""
+        if use.blocks is not None:
+            return self._taken_by_blocks(use, use.blocks, values)
         changed = False
         new = np.zeros((1,) * values.ndim, bool)
         for factor in use.factors:
@@ -78,13 +86,30 @@ class Cut:
             if (counts == 1).all():
                 continue
             changed = True
-            positions, copy = arrange(counts, [line])
+            positions, copy = arrange(counts, [self._trace.runs_of(factor)])
             values = values.take(positions, axis)
             new = (new if new.shape[axis] == 1 else new.take(positions, axis)) | (on_axis(copy, axis, values.ndim) > 0)
         if not changed:
             return None
         matrix = sum(n > 1 for n in values.shape) > 1 and values.dtype.kind == "f"
         return _drawn(values, np.broadcast_to(new, values.shape), use.constant) if matrix and new.any() else values
+
+    def _taken_by_blocks(self, use: Use, blocks: Array, values: np.ndarray) -> np.ndarray | None:
+        """The same where each run of axis 0 keeps other positions of axis 1, but as many."""
+        rows, row_copy = np.arange(len(values)), np.zeros(len(values), np.int64)
+        for factor in use.factors:
+            axis, line = self._trace.line_of(factor)
+            if axis == 0:
+                rows, row_copy = arrange(self._copies[line], [self._trace.runs_of(factor)])
+        each = [arrange(self._copies[self._trace.roots[block]], [self._trace.runs[block]]) for block in blocks]
+        columns, column_copy = (np.stack(parts) for parts in zip(*each, strict=True))
+        if len(rows) == len(values) and columns.shape == blocks.shape and not row_copy.any():
+            return None
+        block = rows * len(blocks) // len(values)
+        values = values[rows[:, None], columns[block]]
+        new = (row_copy[:, None] > 0) | (column_copy[block] > 0)
+        new = new.reshape(*new.shape, *[1] * (values.ndim - 2))
+        return _drawn(values, np.broadcast_to(new, values.shape), use.constant) if new.any() else values
 
     def integers(self, node: gs.Node, slot: int) -> Array:
         """Value of a constant integer input."""
@@ -220,12 +245,28 @@ def resize_flat(trace: Trace, cut: Cut) -> onnx.ModelProto:
         editing.graph.nodes.extend(cut.added)
         editing.graph.toposort()
     result = editing.exported()
+    _write_inheritance(result, trace, cut)
     for value in (*result.graph.input, *result.graph.output):
         if value.name in trace.labels.choices.resize_io:
             for dim, n in zip(value.type.tensor_type.shape.dim, cut.shape(value.name), strict=False):
                 if dim.HasField("dim_value"):
                     dim.dim_value = n
     return result
+
+
+def _write_inheritance(result: onnx.ModelProto, trace: Trace, cut: Cut) -> None:
+    """Have a cut model say which channels belong together for the sake of equal conv groups, if not by their index."""
+    labels = trace.labels
+    if cut.grows or (trace.runs is trace.roots and not labels.inherited.ties):
+        return
+    tables = [trace.roots[table].reshape(-1) for table, _ in labels.balances]
+    concerned = np.unique(np.concatenate([*tables, np.zeros(1, np.int64)]))[1:]
+    ties: dict[str, list[int]] = {}
+    for layer in labels.layers:
+        line = trace.roots[layer.channels]
+        if np.isin(line, concerned).any():
+            ties[layer.name] = line[cut.counts_of(layer.channels) > 0].tolist()
+    write(result, Inheritance(ties, frozenset(labels.even_groups), frozenset(labels.whole_groups)))
 
 
 def take_constants(editing: Editing, trace: Trace, cut: Cut) -> None:

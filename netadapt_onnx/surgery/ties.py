@@ -41,6 +41,10 @@ class Ties:
         self._parent[labels] = found
         return found
 
+    def all_roots(self) -> Array:
+        """The root of every label there is, indexed by label."""
+        return self.roots(np.arange(len(self)))
+
     def tie(self, a: Array, b: Array) -> None:
         """Unite the sets of `a` and `b` elementwise (equal shapes, no zeros)."""
         while True:

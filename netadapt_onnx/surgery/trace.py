@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.folding import Folded
+from netadapt_onnx.surgery.balance import tie_by_index, tie_in_bundles
 from netadapt_onnx.surgery.bodies import Body, flatten
 from netadapt_onnx.surgery.groups import Group, find_groups
 from netadapt_onnx.surgery.idioms import canonical
@@ -18,7 +21,10 @@ from netadapt_onnx.surgery.labels import MOST_POSITIONS, Choices, Labels, Layer,
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules import RULES
 from netadapt_onnx.surgery.ties import Array, components
+from netadapt_onnx.surgery.views import with_own_views
 
+# A tensor of more elements is not labelled position by position.
+LARGEST_JOINT = 1 << 20
 # Per group the channels that a model has after a cut, ascending. One that is repeated gets new channels beside it.
 KeptIndices = Mapping[str, Array]
 
@@ -28,7 +34,8 @@ class Trace:
     """A folded model with its labels resolved. `members[group]` is the root label of each of its channels.
 
     `flat` is the model with its subgraphs laid out flat (`bodies.py`): what labels, uses and layers count nodes of.
-    `roots` and `pinned` (whether its set must stay) are indexed by label.
+    `roots` and `pinned` (whether its set must stay) are indexed by label, like `runs`: roots as they were before
+    channels of different conv groups were tied for the sake of equal counts (`balance.py`).
     """
 
     folded: Folded
@@ -36,7 +43,8 @@ class Trace:
     bodies: tuple[Body, ...]
     labels: Labels
     roots: Array
-    pinned: Array
+    runs: Array
+    pinned: NDArray[np.bool_]
     groups: tuple[Group, ...]
     members: Mapping[str, Array]
 
@@ -76,7 +84,8 @@ class Trace:
         uses: dict[str, list[tuple[Use, int, Array]]] = {}
         for use in self.labels.uses:
             for axis, line in map(self.line_of, use.factors):
-                for i in np.unique(group_of_root[line]).tolist():
+                roots = line if use.blocks is None or axis != 1 else self.roots[use.blocks]
+                for i in np.unique(group_of_root[roots]).tolist():
                     if i >= 0:
                         uses.setdefault(names[i], []).append((use, axis, line))
         return uses
@@ -98,29 +107,47 @@ class Trace:
     @cached_property
     def axes(self) -> dict[str, tuple[tuple[int, Array], ...]]:
         """For each labelled tensor: the axes a cut changes, and the root label of every position along them."""
+        return self._lines(self.roots)
+
+    @cached_property
+    def run_axes(self) -> dict[str, tuple[tuple[int, Array], ...]]:
+        """The same with `runs` for roots."""
+        return self.axes if self.runs is self.roots else self._lines(self.runs)
+
+    def _lines(self, numbers: Array) -> dict[str, tuple[tuple[int, Array], ...]]:
         found: dict[str, list[tuple[int, Array]]] = {}
         for name, factors in self.labels.factors.items():
-            found[name] = [self.line_of(f) for f in factors]
+            found[name] = [(axis, numbers[line]) for axis, line in map(self._labels_along, factors)]
         for use in self.labels.uses:
             lines = found.setdefault(use.constant, [])
             for factor in use.factors:
-                axis, line = self.line_of(factor)
-                if not any(k == axis and np.array_equal(line, other) for k, other in lines):
-                    lines.append((axis, line))
+                axis, labels = self._labels_along(factor)
+                if not any(k == axis and np.array_equal(numbers[labels], other) for k, other in lines):
+                    lines.append((axis, numbers[labels]))
         return {name: tuple(lines) for name, lines in found.items()}
 
     def line_of(self, factor: Array) -> tuple[int, Array]:
-        """The one axis along which a factor can be cut, and the root labels along it.
+        """The one axis along which a factor can be cut, and the root labels along it."""
+        axis, labels = self._labels_along(factor)
+        return axis, self.roots[labels]
+
+    def runs_of(self, factor: Array) -> Array:
+        """The runs along that axis."""
+        line: Array = self.runs[self._labels_along(factor)[1]]
+        return line
+
+    def _labels_along(self, factor: Array) -> tuple[int, Array]:
+        """The one axis along which a factor can be cut, and the labels along it.
 
         Pinned labels may still differ along other axes: like unlabelled positions they are kept in any case.
         """
         roots = self.roots[factor]
         shape = squeeze(np.where(self.pinned[roots], 0, roots)).shape
         axis = int(np.argmax(shape if max(shape) > 1 else roots.shape))
-        for k in range(roots.ndim):
+        for k in range(factor.ndim):
             if k != axis:
-                roots = roots.take([0], axis=k)
-        return axis, roots.reshape(-1)
+                factor = factor.take([0], axis=k)
+        return axis, factor.reshape(-1)
 
     def copies(self, keep: KeptIndices) -> Array:
         """How often each root label occurs after a cut: 0 gone, 1 kept, n kept with n - 1 new channels beside it.
@@ -166,7 +193,7 @@ def trace(folded: Folded, choices: Choices | None = None) -> Trace:
 
     Raises NetadaptError if `choices` names something that is no graph input or output.
     """
-    folded = canonical(folded)
+    folded = with_own_views(canonical(folded))
     flat, bodies = flatten(folded)
     owned: dict[str, list[Body]] = {}
     for body in bodies:
@@ -186,10 +213,26 @@ def trace(folded: Folded, choices: Choices | None = None) -> Trace:
         for factor in labels.of(value.name) if value.name not in labels.choices.resize_io else ():
             labels.pin(factor, f"reaches graph output '{value.name}'")
     _tie_shared_weights(flat.proto, nodes, labels)
-    _resolve(labels)
-    roots = labels.ties.roots(np.arange(len(labels.ties)))
+    roots, runs = _tie_conv_groups(labels)
     groups, members = find_groups(labels, roots)
-    return Trace(folded, flat, bodies, labels, roots, pinned_sets(labels), groups, members)
+    return Trace(folded, flat, bodies, labels, roots, runs, labels.pinned_sets(), groups, members)
+
+
+def _tie_conv_groups(labels: Labels) -> tuple[Array, Array]:
+    """Tie what keeps conv groups equal and tensors rectangles; returns the roots of all labels with and without."""
+    runs: Array | None = None
+    if labels.balances and labels.inherited.ties:
+        _resolve(labels)
+        runs = labels.ties.all_roots()
+        labels.ties.tie(*labels.inherited.pairs([(layer.name, layer.channels) for layer in labels.layers]))
+    uneven = tie_by_index(labels)
+    _resolve(labels)
+    runs = labels.ties.all_roots() if runs is None else runs
+    if uneven:
+        tie_in_bundles(labels, uneven)
+        _resolve(labels)
+    roots = labels.ties.all_roots()
+    return (runs if np.array_equal(roots, runs) else roots), runs
 
 
 def _open_inputs(folded: Folded, labels: Labels) -> None:
@@ -200,13 +243,19 @@ def _open_inputs(folded: Folded, labels: Labels) -> None:
             hint = did_you_mean(name, names, f"one of {', '.join(names)}")
             raise NetadaptError(f"the model has no input or output '{name}'", hint=hint, code="usage")
         if name in folded.specs:
-            _open(name, labels)
+            _open(name, labels, jointly=True)
 
 
-def _open(name: str, labels: Labels) -> None:
-    """Start labels on every axis of a tensor that no node produces."""
+def _open(name: str, labels: Labels, *, jointly: bool = False) -> None:
+    """Start labels on every axis of a tensor that no node produces.
+
+    `jointly`: at every position one of its own, so that what reads it decides which axis is cut: the heads of a cache
+    or the dimensions of all heads. Large tensors are labelled axis by axis, which takes no memory.
+    """
     shape = labels.shape(name)
-    if labels.kind(name) == "f" and max(shape, default=0) <= MOST_POSITIONS:
+    if labels.kind(name) == "f" and jointly and prod(shape) <= LARGEST_JOINT:
+        labels.set(name, [labels.fresh(prod(shape)).reshape(shape)] if prod(shape) > 1 else [])
+    elif labels.kind(name) == "f" and max(shape, default=0) <= MOST_POSITIONS:
         labels.set(name, [on_axis(labels.fresh(n), k, len(shape)) for k, n in enumerate(shape) if n > 1])
 
 
@@ -273,7 +322,7 @@ def _resolve(labels: Labels) -> None:
         changed = False
         for factor in joint:
             if len(labels.pins) != pins:
-                pins, pinned = len(labels.pins), pinned_sets(labels)
+                pins, pinned = len(labels.pins), labels.pinned_sets()
             roots = labels.ties.roots(factor)
             roots = squeeze(np.where(pinned[roots], 0, roots))  # kept in any case, like unlabelled positions
             axes = [k for k, n in enumerate(roots.shape) if n > 1]
@@ -281,11 +330,3 @@ def _resolve(labels: Labels) -> None:
                 best = max(axes, key=lambda k: components(roots, k))
                 labels.keep_axes(roots, (best,), "must stay a rectangle")
                 changed = True
-
-
-def pinned_sets(labels: Labels) -> Array:
-    """For each root label whether its set is pinned, as a boolean array indexed by label."""
-    pinned = np.zeros(len(labels.ties), bool)
-    for pin in labels.pins:
-        pinned[labels.ties.roots(pin.labels)] = True
-    return pinned

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -11,9 +11,12 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.progress import stage
+from netadapt_onnx.runtime import random_inputs, run, session
+from netadapt_onnx.surgery.around import around, fed_instead, left, relies_on_guesses
 from netadapt_onnx.surgery.bodies import BRANCHES, taking
 from netadapt_onnx.surgery.comparison import Comparison, Tally
 from netadapt_onnx.surgery.exact_integers import with_exact_integers
+from netadapt_onnx.surgery.float_recurrence import has_quantised_recurrence, with_float_recurrence
 from netadapt_onnx.surgery.reference import masked_reference
 from netadapt_onnx.surgery.resize import Cut, resize
 from netadapt_onnx.surgery.trace import KeptIndices, Trace
@@ -77,23 +80,9 @@ def verify(
     reference = masked_reference(trace, cut, model)
     names = _comparable(trace, model)
     seeds = range(seed, seed + runs)
-    try:
-        differences, moving = _compare(trace, cut, reference, model, names, seeds)
-    except NetadaptError as error:
-        raise NetadaptError(
-            f"the cut cannot be verified: {trace.folded.unrunnable or error.message}",
-            hint="`prune -o` without --verify writes it unproven",
-            code="unverifiable",
-        ) from error
-    unproven: list[str] = []
-    for branch in BRANCHES if any(body.attribute in BRANCHES for body in trace.bodies) else ():
-        try:  # inputs alone may never take it
-            taken, moved = _compare(trace, cut, taking(reference, branch), taking(model, branch), names, seeds)
-        except NetadaptError:
-            unproven += [g.name for g in trace.groups if any(f"/{branch}/" in layer for layer in g.layers)]
-            continue
-        differences = {name: max(differences[name], taken[name]) for name in names}
-        moving |= moved
+    if trace.folded.unrun and not relies_on_guesses(trace.folded):
+        trace, names, reference, model = _runnable(trace, reference, model, names)
+    differences, moving, unproven = _over_branches(trace, cut, reference, model, names, seeds)
     worst = max(differences, key=lambda name: differences[name], default="")
     bad = next((name for name in names if not differences[name] <= TOLERANCE), None)
     outputs = _speaking(trace.folded.proto.graph, moving)
@@ -107,6 +96,68 @@ def verify(
         moves=any(outputs.values()),
         outputs=outputs,
     )
+
+
+def _over_branches(
+    trace: Trace, cut: Cut, reference: onnx.ModelProto, model: onnx.ModelProto, names: list[str], seeds: range
+) -> tuple[dict[str, float], set[str], list[str]]:
+    """The largest differences as the inputs decide and with each branch taken, what moves, and groups left unproven.
+
+    Inputs alone may never take a branch, or one that cannot be run.
+    """
+    differences = dict.fromkeys(names, 0.0)
+    moving: set[str] = set()
+    unproven: list[str] = []
+    failed: list[NetadaptError] = []
+    untraced = trace.flat.untraced
+    ways = ("", *BRANCHES) if any(body.attribute in BRANCHES for body in trace.bodies) else ("",)
+    for branch in ways:
+        sides = [taking(side, branch, untraced) if branch or untraced else side for side in (reference, model)]
+        try:
+            taken, moved = _compare(trace, cut, sides[0], sides[1], names, seeds)
+        except NetadaptError as error:
+            failed.append(error)
+            if len(ways) > 1 and _runs(trace, sides[0], seeds):  # then it is the cut that broke it
+                raise _unverifiable(trace, error) from error
+            unproven += [g.name for g in trace.groups if branch and any(f"/{branch}/" in layer for layer in g.layers)]
+            continue
+        differences = {name: max(differences[name], taken[name]) for name in names}
+        moving |= moved
+    if len(failed) == len(ways):
+        raise _unverifiable(trace, failed[0]) from failed[0]
+    return differences, moving, unproven
+
+
+def _unverifiable(trace: Trace, error: NetadaptError) -> NetadaptError:
+    return NetadaptError(
+        f"the cut cannot be verified: {trace.folded.unrunnable or error.message}",
+        hint="`prune -o` without --verify writes it unproven",
+        code="unverifiable",
+    )
+
+
+def _runs(trace: Trace, reference: onnx.ModelProto, seeds: range) -> bool:
+    """Whether the reference alone runs on the inputs of a comparison that failed."""
+    specs = {name: (shape, wide_dtype(dtype)) for name, (shape, dtype) in trace.folded.specs.items()}
+    try:
+        active = session(with_exact_integers(widened(reference), {**trace.flat.dtypes, **trace.folded.dtypes}))
+        for seed in seeds:
+            run(active, random_inputs(specs, seed))
+    except NetadaptError:
+        return False
+    return True
+
+
+def _runnable(
+    trace: Trace, reference: onnx.ModelProto, model: onnx.ModelProto, names: list[str]
+) -> tuple[Trace, list[str], onnx.ModelProto, onnx.ModelProto]:
+    """What can be run of both sides: nodes that cannot put out the same in both, which is drawn at random.
+
+    They have no rule, so nothing that they read or put out is cut.
+    """
+    specs = {**trace.folded.specs, **fed_instead(trace.folded)}
+    reference, model = (around(side, trace.folded) for side in (reference, model))
+    return replace(trace, folded=replace(trace.folded, specs=specs)), left(model, names), reference, model
 
 
 def _refuse_huge(trace: Trace) -> None:
@@ -129,16 +180,23 @@ def _compare(
     if not names:
         return {}, set()
     nodes = trace.folded.proto.graph.node
-    bounded = {name for node in nodes if node.op_type in BOUNDED for name in node.output}
     specs = {name: (shape, wide_dtype(dtype)) for name, (shape, dtype) in trace.folded.specs.items()}
     dtypes = {**trace.flat.dtypes, **trace.folded.dtypes}
-    reference, model = (with_exact_integers(widened(side), dtypes) for side in (reference, model))
-    both = Comparison(reference, model, names, cut, specs)
+    bounded = {name for node in nodes if node.op_type in BOUNDED for name in node.output}
+
+    def compared(handed: frozenset[str] = frozenset()) -> Comparison:
+        wanted, got = (with_exact_integers(widened(side), dtypes) for side in (reference, model))
+        return Comparison(wanted, got, names, cut, specs, handed)
+
+    both = compared()
     tallies = both.run(seeds, trace.folded.sampled)
     differences = {name: tally.difference(name in bounded) for name, tally in tallies.items()}
     handed = frozenset(node.output[0] for node in nodes if node.op_type in QUANTISERS) & set(names)
-    if handed and not all(difference <= TOLERANCE for difference in differences.values()):
-        both = Comparison(reference, model, names, cut, specs, handed)
+    recurrent = has_quantised_recurrence(model.graph)
+    if (handed or recurrent) and not all(difference <= TOLERANCE for difference in differences.values()):
+        if recurrent:
+            reference, model = with_float_recurrence(reference), with_float_recurrence(model)
+        both = compared(handed)
         tallies = both.run(seeds, trace.folded.sampled)
         differences = {name: tally.difference(name in bounded) for name, tally in tallies.items()}
     suspects = {name: tallies[name] for name in names if not differences[name] <= TOLERANCE}

@@ -12,10 +12,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.model import dynamic_batch_inputs
 from netadapt_onnx.runtime import run, session
 from netadapt_onnx.training.data import Split
-from netadapt_onnx.training.evaluate import batch_size
+from netadapt_onnx.training.evaluate import batch_size, fixed_batch
 
 SUFFIX = "/netadapt_batchnorm"
 EPSILON = 1e-5
@@ -145,20 +144,26 @@ def reestimate(proto: onnx.ModelProto, calibration: Split) -> onnx.ModelProto:
     """
     import torch
 
+    from netadapt_onnx.training.memory import only_batch
     from netadapt_onnx.training.ops.normalisation import BATCHNORM_MOMENTUM
-    from netadapt_onnx.training.replicas import one_thread, tensors
+    from netadapt_onnx.training.replicas import one_thread, pieces_of, tensors
     from netadapt_onnx.training.torch_graph import TorchGraph
 
     graph = TorchGraph(proto)
     if not graph.statistics:
         return proto
+    only = only_batch(graph, calibration)
+    rows = np.arange(len(calibration))
+    batches = (
+        pieces_of(rows, only) if only else np.split(rows, range(REESTIMATION_BATCH, len(rows), REESTIMATION_BATCH))
+    )
     total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in graph.statistics.items()}
     count = 0
     with one_thread(), torch.no_grad():
         graph.train()
-        for inputs, _ in calibration.batches(REESTIMATION_BATCH):
-            samples = len(next(iter(inputs.values())))
-            if count and samples < REESTIMATION_BATCH // 4:
+        for index in batches:
+            inputs, samples = calibration.batch(index), len(index)
+            if count and not only and samples < REESTIMATION_BATCH // 4:
                 continue  # too few for statistics of their own
             before = {name: value.clone() for name, value in graph.statistics.items()}
             graph(tensors(inputs))
@@ -231,13 +236,10 @@ def _statistics(
 
 def _full_batches(proto: onnx.ModelProto, split: Split) -> Iterator[dict[str, np.ndarray]]:
     """Batches that a model with a fixed batch takes too; samples that do not fill one are left out."""
-    size = min(batch_size(proto), len(split)) if _dynamic(proto) else batch_size(proto)
+    size = batch_size(proto, split.layout)
+    size = size if fixed_batch(proto, split.layout) else min(size, len(split))
     for start in range(0, max(len(split) - size + 1, 1), size):
         yield split.batch(np.minimum(np.arange(start, start + size), len(split) - 1))
-
-
-def _dynamic(proto: onnx.ModelProto) -> bool:
-    return bool(dynamic_batch_inputs(proto))
 
 
 def _is_added(node: onnx.NodeProto) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.runtime import Arrays
 from netadapt_onnx.training.labels import METRICS, kind_of
+from netadapt_onnx.training.layout import Layout
 
 SPLITS = ("train", "val", "test")
 VALIDATION_SHARE = 0.1
@@ -77,7 +78,8 @@ class Split:
 
     `rows` selects samples without copying them. `labels` (over all stored samples; see `Labels`) may be None.
     `measure` is a metric of the user's. Where the same sample `varies` each time it is read (a loader that augments),
-    nothing may be remembered of it.
+    nothing may be remembered of it. `layout` says where the model's outputs hold their samples; None: along the first
+    axis of each.
     """
 
     inputs: Mapping[str, Stored]
@@ -86,6 +88,7 @@ class Split:
     rows: np.ndarray | None = None
     measure: Measure | None = None
     varies: bool = False
+    layout: Layout | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values()))) if self.rows is None else len(self.rows)
@@ -165,6 +168,7 @@ class Dataset:
     val_from_train: bool = False
     own: Own | None = None
     options: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def reported(self) -> tuple[str, Split]:

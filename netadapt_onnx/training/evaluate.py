@@ -15,6 +15,7 @@ from netadapt_onnx.runtime import Arrays, run, session
 from netadapt_onnx.training.data import Labels, Measure, Split
 from netadapt_onnx.training.forms import forms
 from netadapt_onnx.training.labels import class_output, kind_of, spoken_of
+from netadapt_onnx.training.layout import Layout
 from netadapt_onnx.training.metrics import METERS, NO_CLASS, Meter, top_class
 
 BATCH_SIZE = 64
@@ -52,20 +53,27 @@ def accuracy(
     if not len(split):
         raise NetadaptError("the data hold no samples for this split", code="invalid-data")
     if split.measure is not None:
-        value = _measured(split.measure, outputs(proto, split, threads=threads, compute=compute), split.targets())
+        found = outputs(proto, split, threads=threads, compute=compute)
+        if split.layout is not None:  # the user's functions see outputs as the model gives them
+            found = {name: split.layout.outputs[name].as_put_out(value) for name, value in found.items()}
+        value = _measured(split.measure, found, split.targets())
     elif split.labels is not None:
         value = _against_labels(proto, split, threads, compute)
     elif reference is None:
         raise NetadaptError("without labels, accuracy needs the original model's outputs", code="invalid-data")
     else:
         found = outputs(proto, split, threads=threads, compute=compute)
-        axes = {name: form.axis for name, form in forms(proto, _shapes(found)).items() if form.form != "values"}
+        axes = {
+            name: form.axis
+            for name, form in forms(proto, _shapes(found), split.layout).items()
+            if form.form != "values"
+        }
         value = agreement(found, reference, axes)
     return Accuracy(value, split.metric, len(split))
 
 
 def outputs(proto: onnx.ModelProto, split: Split, *, threads: int = 1, compute: Compute | None = None) -> Arrays:
-    """All outputs of the model on `split`, by name. Shapes: (len(split), ...).
+    """All outputs of the model on `split` that have samples, by name. Shapes: (len(split), ...).
 
     A model with a fixed batch is fed batches of that size, the last one filled up.
     """
@@ -102,9 +110,14 @@ def agreement(
     return float(np.mean(shares))
 
 
-def batch_size(proto: onnx.ModelProto) -> int:
-    """The batch that one run takes: the file's own where it is fixed, else a size that caches well."""
-    return _fixed(proto) or BATCH_SIZE
+def batch_size(proto: onnx.ModelProto, layout: Layout | None = None) -> int:
+    """The batch that one run takes: the only one at which the model runs, else a size that caches well."""
+    return fixed_batch(proto, layout) or BATCH_SIZE
+
+
+def fixed_batch(proto: onnx.ModelProto, layout: Layout | None = None) -> int | None:
+    """The only batch size at which onnxruntime runs a model; a file may declare it, or just depend on it."""
+    return _declared_batch(proto) or (None if layout is None else layout.batch)
 
 
 def _against_labels(proto: onnx.ModelProto, split: Split, threads: int, compute: Compute | None) -> float:
@@ -147,34 +160,53 @@ def _answers(
     proto: onnx.ModelProto, split: Split, threads: int, compute: Compute | None
 ) -> Iterator[tuple[slice, Arrays]]:
     """Rows of the split and the model's outputs for them, in order."""
-    size = batch_size(proto)
+    layout = split.layout
+    fixed = fixed_batch(proto, layout)
+    size = fixed or BATCH_SIZE
     starts = range(0, len(split), size)
-    fed = [min(size, len(split) - start) if _fixed(proto) is None else size for start in starts]
+    fed = [min(size, len(split) - start) if fixed is None else size for start in starts]
     batches = (
         split.batch(np.minimum(np.arange(start, start + n), len(split) - 1))
         for start, n in zip(starts, fed, strict=True)
     )
     with steps("evaluating", len(split)) as report:
-        answers = (compute or _here(threads))(proto, batches)
+        answers = (compute or _here(threads, layout))(proto, batches)
         for start, n, found in zip(starts, fed, answers, strict=True):
             count = min(n, len(split) - start)
             report(start + count)
-            yield slice(start, start + count), {name: _per_sample(name, v, n)[:count] for name, v in found.items()}
+            yield slice(start, start + count), {name: v[:count] for name, v in _by_sample(found, n, layout).items()}
 
 
-def _here(threads: int) -> Compute:
+def _here(threads: int, layout: Layout | None) -> Compute:
+    names = None if layout is None else list(layout.outputs)
+
     def compute(proto: onnx.ModelProto, batches: Iterable[Arrays]) -> Iterator[Arrays]:
         active = session(proto, threads=threads)
-        return (run(active, inputs) for inputs in batches)
+        return (run(active, inputs, names) for inputs in batches)
 
     return compute
+
+
+def _by_sample(found: Arrays, count: int, layout: Layout | None) -> Arrays:
+    """The outputs that have samples, those along the first axis."""
+    if layout is None:
+        return {name: _per_sample(name, value, count) for name, value in found.items()}
+    arranged = {}
+    for name, axis in layout.outputs.items():
+        try:
+            arranged[name] = axis.samples_first(found[name])
+        except ValueError:
+            arranged[name] = np.zeros(0)
+        if len(arranged[name]) != count:
+            raise _not_by_sample(name, found[name], count)
+    return arranged
 
 
 def _shapes(found: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
     return {name: value.shape for name, value in found.items()}
 
 
-def _fixed(proto: onnx.ModelProto) -> int | None:
+def _declared_batch(proto: onnx.ModelProto) -> int | None:
     sizes = {(declared_shape(value) or (None,))[0] for value in proto.graph.input}
     fixed = sizes - {None}
     return next(iter(fixed)) if fixed else None
@@ -186,7 +218,15 @@ def _per_sample(name: str, value: np.ndarray, count: int) -> np.ndarray:
         return value
     if value.ndim and value.shape[0] % count == 0:
         return value.reshape(count, value.shape[0] // count, *value.shape[1:])
-    raise NetadaptError(f"output '{name}' of shape {value.shape} does not hold {count} samples", code="unsupported")
+    raise _not_by_sample(name, value, count)
+
+
+def _not_by_sample(name: str, value: np.ndarray, count: int) -> NetadaptError:
+    return NetadaptError(
+        f"output '{name}' of shape {value.shape} does not hold {count} samples",
+        hint="its shape depends on the data: leave it out of the model's outputs",
+        code="unsupported",
+    )
 
 
 def _explained(value: np.ndarray, wanted: np.ndarray) -> float:

@@ -45,8 +45,9 @@ class Files:
 def folder_splits(root: Path, prepare: Preparation, classes: int | None) -> Found:
     """Pictures and class numbers by split. Classes are numbered in the order of their names, or by names of digits.
 
-    Pictures without folders of classes have no labels. `classes` is how many the model has. Raises NetadaptError for a
-    folder without pictures, for class folders that differ between splits and for another number of them than `classes`.
+    Pictures without folders of classes have no labels, in one split or in all. `classes` is how many the model has.
+    Raises NetadaptError for a folder without pictures, for class folders that differ between splits and for another
+    number of them than `classes`.
     """
     require_pillow("a folder of pictures")
     parts = {split: root / name for split, names in _SPLITS.items() for name in names if (root / name).is_dir()} or {
@@ -56,7 +57,7 @@ def folder_splits(root: Path, prepare: Preparation, classes: int | None) -> Foun
     numbers = _numbers(root, named, classes) if any(named.values()) else {}
     found: Found = {}
     for split, folder in parts.items():
-        if numbers:
+        if named[split]:
             listed = [(path, numbers[name]) for name in named[split] for path in _pictures(folder / name)]
         else:
             listed = [(path, -1) for path in _pictures(folder)]
@@ -65,7 +66,7 @@ def folder_splits(root: Path, prepare: Preparation, classes: int | None) -> Foun
         opened = Files(tuple(path for path, _ in listed))
         pictures = Pictures(len(listed), opened, prepare)
         pictures[:1]  # a wrong size should be said now and not in the middle of the work
-        found[split] = pictures, np.array([number for _, number in listed]) if numbers else None
+        found[split] = pictures, np.array([number for _, number in listed]) if named[split] else None
     return found
 
 
@@ -93,7 +94,7 @@ def _numbers(root: Path, named: Mapping[str, Sequence[str]], classes: int | None
     names = sorted({name for found in named.values() for name in found})
     if all(name.isdecimal() for name in names):
         return {name: int(name) for name in names}
-    if "train" in named:
+    if named.get("train"):
         strange = sorted(set(names) - set(named["train"]))
         if strange:
             raise _invalid(f"--data {root}: class '{strange[0]}' has no folder in train")

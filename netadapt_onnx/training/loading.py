@@ -15,20 +15,33 @@ from netadapt_onnx.folding import Folded
 from netadapt_onnx.progress import stage
 from netadapt_onnx.training.cifar import cifar_files, read_cifar
 from netadapt_onnx.training.data import SPLITS, Dataset, Own, Specs, Split, split_validation
+from netadapt_onnx.training.find_layout import find_layout
 from netadapt_onnx.training.given import DataSource, is_code, source_of
 from netadapt_onnx.training.idx import idx_files, read_idx
 from netadapt_onnx.training.image_folder import Found, folder_hash, folder_splits
 from netadapt_onnx.training.labels import Outputs, checked, class_output, require_fitting
+from netadapt_onnx.training.layout import Layout
 from netadapt_onnx.training.npz import npz_splits
 from netadapt_onnx.training.pictures import arrays_of, picture_scaling, preparation
 
 
 @stage("reading the data")
-def dataset_for(folded: Folded, data: str | os.PathLike[str], *, train: bool = True) -> Dataset:
-    """Data checked against a model. Raises NetadaptError naming both sides of what does not fit."""
-    outputs = {value.name: folded.shapes[value.name] for value in folded.proto.graph.output}
+def dataset_for(folded: Folded, data: str | os.PathLike[str], *, train: bool = True, scored: bool = True) -> Dataset:
+    """Data checked against a model. Raises NetadaptError naming both sides of what does not fit.
+
+    Unless `scored` only the inputs are of interest; else a model none of whose outputs belongs to single samples is
+    refused.
+    """
+    layout = find_layout(folded)
+    if layout is None:
+        shapes = folded.shapes
+        outputs = {value.name: shapes[value.name] for value in folded.proto.graph.output if value.name in shapes}
+    else:
+        outputs = dict(layout.shapes)
     metadata = {entry.key: entry.value for entry in folded.proto.metadata_props}
-    return load_data(data, folded.specs, outputs, train=train, metadata=metadata)
+    if scored and layout is not None and not outputs:
+        raise _unscorable(layout)
+    return load_data(data, folded.specs, outputs, train=train, metadata=metadata, layout=layout)
 
 
 def load_data(
@@ -38,15 +51,20 @@ def load_data(
     *,
     train: bool = True,
     metadata: Mapping[str, str] | None = None,
+    layout: Layout | None = None,
 ) -> Dataset:
     """Samples for a model: from an .npz, a folder (pictures by class, CIFAR, MNIST) or a function that makes loaders.
 
-    `specs` are the model's inputs, `outputs` the shapes of its outputs at the same batch size, `metadata` what it says
-    of its pictures. With `train=False` there may be no training samples. Without validation samples a tenth of the
-    training samples is held out. Raises NetadaptError naming both sides of what does not fit.
+    `specs` are the model's inputs, `outputs` the shapes of its outputs at the same batch size, samples first (`layout`
+    says where they are), `metadata` what it says of its pictures. With `train=False` there may be no training samples.
+    Without validation samples a tenth of the training samples is held out. Raises NetadaptError naming both sides of
+    what does not fit.
     """
     source = source_of(data)
-    require_fitting(source.task, outputs)
+    if not specs:
+        raise NetadaptError("the model has no inputs: its outputs are the same whatever the data", code="unsupported")
+    if outputs:
+        require_fitting(source.task, outputs)
     own: Own | None = None
     splits: Mapping[str, Split | None]
     if is_code(source.path):
@@ -57,14 +75,7 @@ def load_data(
         splits, digest = _from_files(source, specs, outputs, metadata or {}, train)
     if train and splits.get("train") is None:
         raise _invalid(f"--data {source}: no training samples; it holds {_held(splits)}", "add them")
-    labelled = {name: s.labels is not None for name, s in splits.items() if s is not None}
-    if len(set(labelled.values())) > 1:
-        missing = ", ".join(f"y_{name}" for name, has in labelled.items() if not has)
-        raise _invalid(f"--data {source}: labels for some splits only", f"add {missing}, or drop the others")
-    metrics = {name: s.metric for name, s in splits.items() if s is not None}
-    if len(set(metrics.values())) > 1:
-        said = ", ".join(f"{name} {metric}" for name, metric in metrics.items())
-        raise _invalid(f"--data {source}: labels of the splits are for different tasks: {said}", "give --task")
+    labelled = _labelled(source, splits)
     if source.task not in (None, "distillation") and not any(labelled.values()):
         raise _invalid(
             f"--task {source.task} needs labels, and --data {source} has none",
@@ -79,7 +90,41 @@ def load_data(
     if source.task == "distillation":
         training = replace(training, labels=None)
     identity = _identified(digest, source)
-    return Dataset(training, validation or absent, test, source.path, identity, taken, own, source.options)
+    training, validation = (replace(one, layout=layout) for one in (training, validation or absent))
+    test = None if test is None else replace(test, layout=layout)
+    notes = () if layout is None else layout.notes
+    return Dataset(training, validation, test, source.path, identity, taken, own, source.options, notes)
+
+
+def _unscorable(layout: Layout) -> NetadaptError:
+    said = "; ".join(f"'{name}': {why}" for name, why in layout.omitted.items())
+    return NetadaptError(
+        f"no output of the model can be scored sample by sample: {said}",
+        hint="export the model with the tensor in front of it as an output, samples first",
+        code="unsupported",
+    )
+
+
+def _labelled(source: DataSource, splits: Mapping[str, Split | None]) -> dict[str, bool]:
+    """Which splits have labels. Training samples may lack them: the original model's answers teach in their place.
+
+    What is judged by labels is judged by them to the end, so a split has labels where one before it has.
+    """
+    there = {name: splits[name] for name in SPLITS if splits.get(name) is not None}
+    labelled = {name: split is not None and split.labels is not None for name, split in there.items()}
+    names = list(labelled)
+    missing = [name for i, name in enumerate(names) if not labelled[name] and any(labelled[n] for n in names[:i])]
+    if missing:
+        wanted = ", ".join(f"y_{name}" for name in missing)
+        raise _invalid(
+            f"--data {source}: labels for some splits only",
+            f"add {wanted}, or drop the others; only training samples may do without",
+        )
+    metrics = {name: split.metric for name, split in there.items() if split is not None and labelled[name]}
+    if len(set(metrics.values())) > 1:
+        said = ", ".join(f"{name} {metric}" for name, metric in metrics.items())
+        raise _invalid(f"--data {source}: labels of the splits are for different tasks: {said}", "give --task")
+    return labelled
 
 
 def _from_files(
@@ -127,11 +172,11 @@ def _from_folder(
         found, digest = folder_splits(folder, prepare, classes), folder_hash(folder)
     splits: dict[str, Split | None] = {}
     for split, (stored, numbers) in found.items():
-        checked_labels = None
-        if numbers is not None:
+        named_labels = None
+        if numbers is not None and outputs:
             name, checked_labels = checked(f"y_{split}", numbers, len(stored), outputs, "classification")
             named_labels = checked_labels if len(outputs) == 1 else {name: checked_labels}
-        splits[split] = Split({prepare.name: stored}, None if numbers is None else named_labels, scaling)
+        splits[split] = Split({prepare.name: stored}, named_labels, scaling)
     return splits, digest
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,53 +12,128 @@ from torch import Tensor
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.runtime import one_line
 from netadapt_onnx.training.data import Split
+from netadapt_onnx.training.layout import Layout
 from netadapt_onnx.training.ops.registry import Node
 from netadapt_onnx.training.replicas import tensors
+from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.torch_graph import TorchGraph
 
 BATCH_SIZE = 128
 # Activations of one batch, all replicas together: gradients and kernels' buffers take about as much again.
 MOST_ACTIVATION_BYTES = 2 * 2**30
+# How far one sample's answers may be apart in two batches, relative to the largest of them.
+ROUNDING = 1e-2
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Shapes of a graph's outputs for two samples, and what one sample's activations take in training."""
+    """Shapes of a graph's outputs for some samples, samples first, and what one sample's activations take in training.
+
+    `only_batch`: the one batch size at which the graph runs; None where it runs at any.
+    """
 
     shapes: dict[str, tuple[int, ...]]
     activation_bytes: int
+    only_batch: int | None = None
 
 
 def footprint(graph: TorchGraph, split: Split) -> Footprint:
-    """Run the graph on two samples and add up.
+    """Run the graph on two samples, or on as many as it insists on, and add up.
 
-    Raises NetadaptError where a batch written into the file keeps it from being run on two.
+    Raises NetadaptError where it cannot be run on these either.
     """
-    rows = np.array([0, len(split) - 1])  # two: no axis of the model is likely to be that long for another reason
     total = 0
 
     def count(_: Node, __: Sequence[Tensor | None], results: Sequence[Tensor]) -> None:
         nonlocal total
         total += sum(value.numel() * value.element_size() for value in results)
 
-    try:
-        found = graph.observe(tensors(split.batch(rows)), count)
-    except RuntimeError as error:
-        if out_of_memory(error) or graph.fixed_batch is None:
-            raise
+    only = only_batch(graph, split)
+    rows = probed_rows(split, only)
+    found = samples_first(graph.observe(tensors(split.batch(rows)), count), split.layout)
+    return Footprint({name: tuple(value.shape) for name, value in found.items()}, total // len(rows), only)
+
+
+def probed_rows(split: Split, only: int | None) -> np.ndarray:
+    """Rows to look at a graph with: two, which no axis is likely to be for another reason, or the `only` batch."""
+    return np.resize(np.array([0, len(split) - 1]), only or 2)
+
+
+def samples_first(outputs: Mapping[str, Tensor], layout: Layout | None) -> dict[str, Tensor]:
+    """The outputs that can be scored, with samples along the first axis."""
+    return dict(outputs) if layout is None else layout.samples_first(outputs)
+
+
+def only_batch(graph: TorchGraph, split: Split, settings: Settings | None = None) -> int | None:
+    """The one batch size at which a graph can be run; None if it can be run at any.
+
+    Asked of files that fix it, or have a constant inside that does: such a graph is run on two samples, and their
+    answers must be what they are in batches that the file wants. Raises NetadaptError where not even those can be run.
+    """
+    layout, rows = split.layout, probed_rows(split, None)
+    wanted = graph.fixed_batch or (None if layout is None else layout.batch)
+
+    def answers(chosen: np.ndarray) -> dict[str, Tensor]:
+        return samples_first(graph.observe(tensors(split.batch(chosen), settings), lambda *_: None), layout)
+
+    two, why = _answered(lambda: answers(rows), None if layout is None else 2)
+    if two is not None and (wanted is None or layout is None):
+        return None
+    batch = wanted or 1
+
+    def one_batch_at_a_time() -> dict[str, Tensor]:
+        parts = [answers(np.resize(piece, batch)) for piece in np.split(rows, 2 if batch == 1 else 1)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    # Without a layout nobody knows which of the answers are whose.
+    alone, also = (None, why) if layout is None else _answered(one_batch_at_a_time, max(2, batch))
+    if alone is None and wanted is None and why is not None:
+        raise why  # it is no matter of the batch
+    if alone is None:
         raise NetadaptError(
-            f"the file fixes its batch at {graph.fixed_batch}, and training found no way to run it on two samples: "
-            f"{one_line(error, 100)}",
+            f"the file fixes its batch at {batch}, and training found no way to run it on two samples: "
+            f"{one_line(also or why or Exception(), 100)}",
             hint="re-export with a dynamic batch (`netadapt-onnx export` makes one)",
             code="unsupported",
-        ) from error
-    return Footprint({name: tuple(value.shape) for name, value in found.items()}, total // 2)
+        ) from also
+    alike = two is not None and all(_alike(value, alone[name][:2]) for name, value in two.items())
+    return None if alike else batch
+
+
+def _answered(
+    answers: Callable[[], dict[str, Tensor]], samples: int | None
+) -> tuple[dict[str, Tensor] | None, Exception | None]:
+    """The answers, as many as `samples`, or why there are none: whatever operators raise of shapes that do not fit."""
+    try:
+        found = answers()
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        return None, error
+    shapes = {name: tuple(value.shape) for name, value in found.items()}
+    other = None if samples is None else next((n for n, shape in shapes.items() if shape[:1] != (samples,)), None)
+    if other is not None:
+        return None, ValueError(f"output '{other}' of shape {shapes[other]} does not hold {samples} samples")
+    return found, None
+
+
+def _alike(value: Tensor, wanted: Tensor) -> bool:
+    """Whether two answers differ by rounding alone."""
+    a, b = value.double(), wanted.double()
+    if a.shape != b.shape:
+        return False
+    return bool(((a - b).abs() <= ROUNDING * b.abs().max().clamp_min(1e-6)).all())
 
 
 def batch_size(footprint: Footprint, split: Split) -> int:
     """The usual batch, or less where its activations would not fit; it depends on the model alone."""
     fitting = MOST_ACTIVATION_BYTES // max(1, footprint.activation_bytes)
     return int(np.clip(fitting, 8, min(BATCH_SIZE, len(split)))) if len(split) > 8 else len(split)
+
+
+def in_whole_batches(size: int, only: int | None) -> int:
+    """A batch of about `size` samples, in which a graph that runs at one batch size only has `only` at a time."""
+    return size if only is None else max(only, size // only * only)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -68,9 +143,12 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or told
 
 
-def halved(size: int, normalised: bool, say: Callable[[str], None] | None) -> int:
-    """The next smaller batch. Raises NetadaptError where there is none: BatchNorm needs two samples."""
-    smaller = size // 2
+def halved(size: int, normalised: bool, say: Callable[[str], None] | None, least: int = 1) -> int:
+    """The next smaller batch, of whole multiples of `least`.
+
+    Raises NetadaptError where there is none: BatchNorm needs two samples.
+    """
+    smaller = size // 2 // least * least
     if smaller < (2 if normalised else 1):
         raise NetadaptError(
             f"out of memory, even with batches of {size}", hint="use a machine with more memory", code="out-of-memory"

@@ -30,7 +30,7 @@ def trained_by(
 
     def answer(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         assert taught is not None
-        return taught.answer(inputs, Settings())
+        return taught.put_out(inputs, Settings())
 
     torch.manual_seed(seed)
     try:

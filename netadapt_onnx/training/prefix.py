@@ -16,11 +16,10 @@ from typing import IO, Any
 import numpy as np
 import onnx
 
-from netadapt_onnx.model import declared_shape
 from netadapt_onnx.runtime import Arrays, run, session
 from netadapt_onnx.segments import between, boundary, reads
 from netadapt_onnx.training.data import Split
-from netadapt_onnx.training.evaluate import batch_size
+from netadapt_onnx.training.evaluate import batch_size, fixed_batch
 
 # What the files of one base model may take on the disk.
 MOST_BYTES = 2**29
@@ -58,9 +57,8 @@ class Prefixes:
     ) -> None:
         self._base = base
         self._split = split
-        self._size = batch_size(base)
-        shapes = [declared_shape(value) for value in base.graph.input]
-        self._fixed = bool(shapes) and all(shape and shape[0] for shape in shapes)
+        self._size = batch_size(base, split.layout)
+        self._fixed = fixed_batch(base, split.layout) is not None
         put_out = {value.name for value in base.graph.output}
         inputs = {value.name for value in base.graph.input}
         candidates = [Kept(front, tuple(boundary(base, front))) for front in sorted(set(fronts), key=_depth)]
@@ -124,12 +122,16 @@ class Prefixes:
         """What each tensor takes for all samples; those whose first axis is not the batch are left out."""
         index = np.minimum(np.arange(self._size), len(self._split) - 1)
         inputs = self._split.batch(index)
-        found = _run(self._base, inputs, list(dict.fromkeys(names)))
+        names = list(dict.fromkeys(names))
+        found = _run(self._base, inputs, names)
+        # An axis that is as long as the batch by chance stays so in another one.
+        alone = found if self._fixed else _run(self._base, {n: v[:1] for n, v in inputs.items()}, names)
+        first = self._size if self._fixed else 1
         share = len(self._split) / self._size
         return {
             name: int(value.nbytes * share)
             for name, value in found.items()
-            if value.ndim and value.shape[0] == self._size
+            if value.shape[:1] == (self._size,) and alone[name].shape == (first, *value.shape[1:])
         }
 
     def _computed(self, names: list[str]) -> Arrays:

@@ -67,11 +67,19 @@ def tensors(inputs: Arrays, settings: Settings | None = None) -> dict[str, Tenso
     return made
 
 
+def pieces_of(rows: np.ndarray, size: int | None) -> list[np.ndarray]:
+    """Rows in pieces of one size, the last one filled up; all in one where there is no size."""
+    if size is None:
+        return [rows]
+    return [np.resize(rows[start : start + size], size) for start in range(0, len(rows), size)]
+
+
 class Replicas:
     """Copies of one graph that share its parameters; a context manager that owns their threads.
 
     `main` is the graph to read the result from. Running statistics are each replica's own until `average_statistics`.
-    With fewer `threads` than replicas these take turns, to the same result.
+    With fewer `threads` than replicas these take turns, to the same result. A graph that runs at one batch size only
+    (`only_batch`) sees its share in pieces of that size, whose gradients are averaged.
     """
 
     def __init__(
@@ -81,7 +89,9 @@ class Replicas:
         task: Objective,
         teacher: Teaching | None,
         threads: int | None = None,
+        only_batch: int | None = None,
     ) -> None:
+        self._only_batch = only_batch
         self.settings = settings
         self._task = task
         self._teacher = teacher
@@ -107,13 +117,18 @@ class Replicas:
 
         `rows` number the samples in the training split; `fetch` returns their inputs and labels.
         """
-        shares = [share for share in np.array_split(rows, len(self.graphs)) if len(share)]
+        if self._only_batch is None:
+            shares = [share for share in np.array_split(rows, len(self.graphs)) if len(share)]
+        else:
+            pieces = pieces_of(rows, self._only_batch)
+            turns = [pieces[i :: len(self.graphs)] for i in range(len(self.graphs))]
+            shares = [np.concatenate(turn) for turn in turns if turn]
         jobs = [
             self._pool.submit(self._share, graph, fetch, share, gates)
             for graph, share in zip(self.graphs, shares, strict=False)
         ]
         results = [job.result() for job in jobs]
-        weights = [len(share) / len(rows) for share in shares]
+        weights = [len(share) / sum(map(len, shares)) for share in shares]
         for index, parameter in enumerate([*self.main.parameters(), *(gate for _, gate in gates)]):
             parts = [found[index] for _, found in results]
             if parts[0] is None:
@@ -127,6 +142,21 @@ class Replicas:
         return sum(loss * weight for (loss, _), weight in zip(results, weights, strict=True))
 
     def _share(
+        self, graph: TorchGraph, fetch: Fetch, rows: np.ndarray, gates: Gates
+    ) -> tuple[float, tuple[Tensor | None, ...]]:
+        """Mean loss and gradients of a share of the batch."""
+        pieces = pieces_of(rows, self._only_batch)
+        loss, gradients = self._piece(graph, fetch, pieces[0], gates)
+        for done, piece in enumerate(pieces[1:], 1):
+            more, others = self._piece(graph, fetch, piece, gates)
+            loss += (more - loss) / (done + 1)
+            gradients = tuple(
+                None if mean is None or other is None else mean + (other - mean) / (done + 1)
+                for mean, other in zip(gradients, others, strict=True)
+            )
+        return loss, gradients
+
+    def _piece(
         self, graph: TorchGraph, fetch: Fetch, rows: np.ndarray, gates: Gates
     ) -> tuple[float, tuple[Tensor | None, ...]]:
         inputs, labels = fetch(rows)

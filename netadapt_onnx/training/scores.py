@@ -20,6 +20,7 @@ from netadapt_onnx.progress import steps
 from netadapt_onnx.surgery.contractions import contractions
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.training.data import Labels, Split
+from netadapt_onnx.training.memory import footprint
 from netadapt_onnx.training.replicas import one_thread, tensors
 from netadapt_onnx.training.task import Task, label_tensors, task
 from netadapt_onnx.training.torch_graph import TorchGraph
@@ -51,12 +52,14 @@ def _squares(trace: Trace, split: Split, size: int, seed: int) -> np.ndarray:
     """Mean over batches of `size` samples of the squared gradient of the mean loss, (labels,)."""
     proto = trace.folded.proto
     graph = TorchGraph(proto).eval().requires_grad_(False)
-    losses = task(proto, {value.name: trace.folded.shapes[value.name] for value in proto.graph.output})
+    needs = footprint(graph, split)
+    losses = task(proto, needs.shapes, layout=split.layout)
     drawn = torch.Generator().manual_seed(seed)
     total = np.zeros(len(trace.roots))
     size = min(size, len(split))
     # A batch written into the file is kept to: not every graph can be run at another.
-    at_once = size if dynamic_batch_inputs(proto) else min(size, next(iter(trace.folded.specs.values()))[0][0])
+    declared = size if dynamic_batch_inputs(proto) else min(size, next(iter(trace.folded.specs.values()))[0][0])
+    at_once = needs.only_batch or declared
     batches = len(split) // size
     with one_thread(), steps("scoring channels", batches * size) as report:
         for start in range(0, batches * size, size):
@@ -108,6 +111,7 @@ def _drawn_loss(losses: Task, outputs: Mapping[str, Tensor], drawn: torch.Genera
     spread. It says what changes the answers, not what makes them wrong.
     """
     terms = []
+    outputs = losses.samples_first(outputs)
     for name, output in losses.outputs.items():
         value = outputs[name].float()
         if output.form == "values":

@@ -15,6 +15,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training.data import Dataset, Own, Split
 from netadapt_onnx.training.forms import Form, Output, forms
 from netadapt_onnx.training.labels import UNLABELLED, class_axis, kind_of, spoken_of
+from netadapt_onnx.training.layout import Layout
 
 __all__ = ["Form", "Output", "Targets", "Task", "task"]
 
@@ -32,7 +33,8 @@ class Task:
     """The loss over a model's outputs.
 
     `spreads`: the variance of each regression's labels, in units of which its error counts. `own`: the user's loss
-    takes the place of the labels' usual one.
+    takes the place of the labels' usual one, and sees outputs as the model gives them. `layout`: where they hold their
+    samples; None: along the first axis of each.
     """
 
     outputs: Mapping[str, Output]
@@ -40,6 +42,7 @@ class Task:
     distillation_share: float = DISTILLATION_SHARE
     spreads: Mapping[str, float] = field(default_factory=dict)
     own: Own | None = None
+    layout: Layout | None = None
 
     def loss(
         self, outputs: Mapping[str, Tensor], labels: Targets | None, teacher: Mapping[str, Tensor] | None
@@ -47,27 +50,34 @@ class Task:
         """The mean loss of a batch, a scalar: 0.9 distillation + 0.1 that of the labels where both are known.
 
         Labels by output name, or of the one output that they fit: class numbers give cross-entropy, per sample or per
-        position, values the squared error. Raises NetadaptError where neither is known.
+        position, values the squared error. The `teacher`'s outputs have samples first. Raises NetadaptError where
+        neither is known.
         """
+        given, outputs = outputs, self.samples_first(outputs)
         terms: list[tuple[float, Tensor]] = []
-        if teacher is not None:
+        if teacher is not None and self.outputs:
             total = torch.stack([self._distill(name, outputs[name], teacher[name]) for name in self.outputs]).sum()
             terms.append((self.distillation_share if labels is not None else 1.0, total))
         if labels is not None:
-            terms.append((1 - self.distillation_share if teacher is not None else 1.0, self._labelled(outputs, labels)))
+            terms.append((1 - self.distillation_share if terms else 1.0, self._labelled(given, outputs, labels)))
         if not terms:
-            raise NetadaptError("training needs labels or a teacher", code="invalid-data")
+            what = "labels or a teacher" if self.outputs else "an output that holds samples"
+            raise NetadaptError(f"training needs {what}", code="invalid-data")
         return torch.stack([share * term for share, term in terms]).sum()
+
+    def samples_first(self, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The outputs that can be scored, with samples along the first axis."""
+        return outputs if self.layout is None else self.layout.samples_first(outputs)
 
     def log_scores(self, name: str, value: Tensor) -> Tensor:
         """Scores up to a constant per sample: a softmax inside the model is undone by a logarithm."""
         value = value.float()
         return value.clamp_min(_TINY).log() if self.outputs[name].form == "probabilities" else value
 
-    def _labelled(self, outputs: Mapping[str, Tensor], labels: Targets) -> Tensor:
-        """The sum over labelled outputs."""
+    def _labelled(self, given: Mapping[str, Tensor], outputs: Mapping[str, Tensor], labels: Targets) -> Tensor:
+        """The sum over labelled outputs. `given`: as the model gives them."""
         if self.own is not None and self.own.loss is not None:
-            return own_loss(self.own, outputs, labels)
+            return own_loss(self.own, given, labels)
         if not isinstance(labels, Mapping):
             shapes = {name: tuple(value.shape) for name, value in outputs.items()}
             labels = {spoken_of(tuple(labels.shape), labels.is_floating_point(), shapes): labels}
@@ -104,16 +114,23 @@ class Task:
         return t * t * divergence.mean()
 
 
-def task(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], dataset: Dataset | None = None) -> Task:
+def task(
+    proto: onnx.ModelProto,
+    shapes: Mapping[str, tuple[int, ...]],
+    dataset: Dataset | None = None,
+    layout: Layout | None = None,
+) -> Task:
     """The task of a model, read off its graph, and of the labels of `dataset`.
 
-    `shapes` are those of its outputs at any batch size.
+    `shapes` are those of its outputs at any batch size, samples first; `layout`, by default the dataset's, says where
+    samples lie in them.
     """
     if dataset is None:
-        return Task(forms(proto, shapes))
+        return Task(forms(proto, shapes, layout), layout=layout)
+    layout = layout or dataset.train.layout
     own_loss_only = dataset.own is not None and dataset.own.loss is not None
     spreads = {} if own_loss_only else _spreads(dataset.train, shapes)
-    return Task(forms(proto, shapes), spreads=spreads, own=dataset.own)
+    return Task(forms(proto, shapes, layout), spreads=spreads, own=dataset.own, layout=layout)
 
 
 def label_tensors(labels: np.ndarray | Mapping[str, np.ndarray] | None, device: str = "cpu") -> Targets | None:

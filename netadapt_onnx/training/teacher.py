@@ -14,8 +14,9 @@ from torch import Tensor
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.progress import stage
 from netadapt_onnx.training.data import Split
+from netadapt_onnx.training.memory import only_batch, samples_first
 from netadapt_onnx.training.placement import autocast
-from netadapt_onnx.training.replicas import Teaching, tensors
+from netadapt_onnx.training.replicas import Teaching, pieces_of, tensors
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.torch_graph import TorchGraph
 
@@ -29,16 +30,19 @@ class Teacher:
     """A frozen model whose outputs are computed once per training sample.
 
     `samples` is the length of the training split it teaches; with 0 it remembers nothing. One teacher may serve
-    many trainings over the same split, and several threads at once: each writes rows of its own.
+    many trainings over the same split, and several threads at once: each writes rows of its own. What it answers has
+    samples first, as the `layout` of the split says.
     """
 
-    def __init__(self, proto: onnx.ModelProto, samples: int = 0) -> None:
+    def __init__(self, proto: onnx.ModelProto, samples: int = 0, split: Split | None = None) -> None:
         self._graph = TorchGraph(proto).eval().requires_grad_(False)
         self._samples = samples
         self._known = np.zeros(samples, dtype=bool)
         self._memory: dict[str, Tensor] | None = None
         self._made_with: tuple[str, bool, str] | None = None
         self._checked: dict[str, tuple[int, ...]] | None = None
+        self._layout = None if split is None else split.layout
+        self._only_batch = None if split is None else only_batch(self._graph, split)
 
     def __call__(self, inputs: Mapping[str, Tensor], rows: np.ndarray, settings: Settings) -> dict[str, Tensor]:
         """Outputs for `inputs`, which are the training samples numbered `rows`."""
@@ -59,12 +63,23 @@ class Teacher:
         return self._memory is not None and bool(self._known.all())
 
     def answer(self, inputs: Mapping[str, Tensor], settings: Settings) -> dict[str, Tensor]:
-        """Outputs for any inputs, augmented ones for instance; nothing is remembered."""
+        """Outputs for any inputs, augmented ones for instance, samples first; nothing is remembered."""
+        if self._only_batch is None:
+            return samples_first(self.put_out(inputs, settings), self._layout)
+        count = len(next(iter(inputs.values())))
+        parts = [
+            samples_first(self.put_out({n: value[rows] for n, value in inputs.items()}, settings), self._layout)
+            for rows in map(torch.from_numpy, pieces_of(np.arange(count), self._only_batch))
+        ]
+        return {name: torch.cat([part[name] for part in parts])[:count] for name in parts[0]}
+
+    def put_out(self, inputs: Mapping[str, Tensor], settings: Settings) -> dict[str, Tensor]:
+        """All outputs, as the model gives them."""
         with torch.no_grad(), autocast(settings):
             return {name: value.float() for name, value in self._graph(inputs).items()}
 
     def prepare(self, settings: Settings, split: Split, outputs: Mapping[str, tuple[int, ...]]) -> None:
-        """Bring the weights into the settings' layout and make room. `outputs`: the student's, for two samples.
+        """Bring the weights into the settings' layout and make room. `outputs`: shapes of the student's, samples first.
 
         Raises NetadaptError if the student's inputs or outputs are not the teacher's.
         """
@@ -74,7 +89,7 @@ class Teacher:
             self._known[:] = False
             self._memory = self._checked = None
             self._made_with = made_with
-        if self._checked != outputs:
+        if self._checked != _of_a_sample(outputs):
             self._check(split, outputs, settings)
 
     def foresee(self, split: Split, settings: Settings) -> None:
@@ -111,18 +126,19 @@ class Teacher:
             values[half:] = mean
 
     def _check(self, split: Split, outputs: Mapping[str, tuple[int, ...]], settings: Settings) -> None:
-        rows = np.array([0, len(split) - 1])
-        inputs = tensors(split.batch(rows), settings)
+        inputs = tensors(split.batch(np.array([0, len(split) - 1])), settings)
         other = set(self._graph.input_names) ^ set(inputs)
         if other:
             raise NetadaptError(f"the teacher's inputs are not the model's: {sorted(other)}", code="invalid-data")
+        self._layout, self._only_batch = split.layout, only_batch(self._graph, split, settings)
         with torch.no_grad():
-            own = {name: tuple(value.shape) for name, value in self._graph(inputs).items()}
-        if own != outputs:
+            own = {name: tuple(value.shape) for name, value in self.answer(inputs, settings).items()}
+        if _of_a_sample(own) != _of_a_sample(outputs):
             raise NetadaptError(
                 f"the teacher's outputs {_listed(own)} are not the model's {_listed(outputs)}", code="invalid-data"
             )
-        self._checked = own
+        self._checked = _of_a_sample(outputs)
+        self._known[:] = False
         size = 4 * self._samples * sum(math.prod(shape[1:]) for shape in own.values())
         if 0 < size <= MOST_REMEMBERED_BYTES and all(shape[:1] == (2,) for shape in own.values()):
             self._memory = {
@@ -130,9 +146,13 @@ class Teacher:
             }
 
 
+def _of_a_sample(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {name: shape[1:] for name, shape in shapes.items()}
+
+
 def taught(proto: onnx.ModelProto, split: Split, settings: Settings) -> Teacher:
     """A teacher for pupils whose outputs are the model's own: it answers once for every sample."""
-    made = Teacher(proto, len(split))
+    made = Teacher(proto, len(split), split)
     found = made.answer(tensors(split.batch(np.array([0, len(split) - 1]))), Settings())
     made.prepare(settings, split, {name: tuple(value.shape) for name, value in found.items()})
     return made

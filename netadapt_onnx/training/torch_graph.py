@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -15,10 +14,14 @@ from torch import Tensor, nn
 
 import netadapt_onnx.training.ops  # noqa: F401  registers the ops
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.model import declared_shape
+from netadapt_onnx.model import declared_shape, node_name
+from netadapt_onnx.segments import needed
+from netadapt_onnx.training.find_layout import tensor_outputs
 from netadapt_onnx.training.fused import fused
+from netadapt_onnx.training.graph_reading import read_nodes, read_tensor
 from netadapt_onnx.training.ops.registry import DTYPES, Function, Node, is_training_aware, lookup
 from netadapt_onnx.training.placement import together
+from netadapt_onnx.training.separate_statistics import separate_statistics
 from netadapt_onnx.training.weights import Kind, running_statistics, trainable
 
 Observer = Callable[[Node, Sequence[Tensor | None], Sequence[Tensor]], None]
@@ -41,25 +44,26 @@ class TorchGraph(nn.Module):
     """Runs a normalised ONNX graph in torch, with any batch size, differentiably.
 
     Parameters are the initializers that are clearly weights, under their own names (`weights`); running statistics of
-    BatchNormalization are buffers and follow the data in training mode. Everything else is constant. What is float16 or
-    bfloat16 in the file is float32 here, inputs and Casts included, until `write_back`.
+    BatchNormalization are buffers and follow the data in training mode, each layer its own. Everything else is
+    constant. What is float16 or bfloat16 in the file is float32 here, inputs and Casts included, until `write_back`.
+    Outputs that are no tensors of numbers are left out, with the nodes that nothing else needs.
     Raises NetadaptError (code `unsupported`) that lists every op without a torch function.
     """
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         super().__init__()
+        proto = _without_other_outputs(separate_statistics(proto))
         _refuse_unsupported(proto)
         self.input_names = tuple(v.name for v in proto.graph.input)
         self.output_names = tuple(v.name for v in proto.graph.output)
         self.kinds: Mapping[str, Kind] = trainable(proto.graph)
         statistics = running_statistics(proto.graph)
-        _refuse_shared(proto, statistics)
         self._attributes: dict[str, str] = {}
         self._fixed: dict[str, Tensor] = {}
         self._moved = False
         for index, tensor in enumerate(proto.graph.initializer):
             self._register(tensor, f"tensor_{index}", statistics)
-        self._nodes = self._fold_constants(_read_nodes(proto))
+        self._nodes = self._fold_constants(read_nodes(proto))
         self._steps = self._plan(self._nodes)
         self._fast = self._plan(*fused(self._nodes, self.output_names))
         self._observer: Observer | None = None
@@ -171,10 +175,11 @@ class TorchGraph(nn.Module):
     def write_back(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """A copy of `proto` with the trained weights and the running statistics put in by name; nothing else changes.
 
-        Raises NetadaptError if an initializer is missing there or has another shape.
+        Layers that shared a running statistic have one each, as here. Raises NetadaptError if an initializer is missing
+        there or has another shape.
         """
         written = onnx.ModelProto()
-        written.CopyFrom(proto)
+        written.CopyFrom(separate_statistics(proto))
         tensors = {t.name: t for t in written.graph.initializer}
         for name, value in self.state().items():
             target = tensors.get(name)
@@ -189,7 +194,7 @@ class TorchGraph(nn.Module):
         return written
 
     def _register(self, tensor: onnx.TensorProto, key: str, statistics: set[str]) -> None:
-        value = _tensor(tensor)
+        value = read_tensor(tensor)
         if tensor.name in self.kinds:
             self._attributes[tensor.name] = key
             self.register_parameter(key, nn.Parameter(value))
@@ -295,12 +300,27 @@ def _expanded(node: Node, x: Tensor, before: tuple[int, ...], after: tuple[int, 
     return x.expand(target)
 
 
+def _without_other_outputs(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same without outputs that are no tensors of numbers; `proto` itself if there are none."""
+    tensors, others = tensor_outputs(proto)
+    if not others:
+        return proto
+    part = onnx.ModelProto()
+    part.CopyFrom(proto)
+    nodes = [proto.graph.node[i] for i in needed(proto, tensors)]
+    outputs = [value for value in proto.graph.output if value.name in tensors]
+    for field, kept in (("node", nodes), ("output", outputs)):
+        part.graph.ClearField(field)
+        getattr(part.graph, field).extend(kept)
+    return part
+
+
 def unsupported(proto: onnx.ModelProto) -> dict[str, list[str]]:
     """Ops that have no torch function, each with the nodes that use it."""
     missing: dict[str, list[str]] = {}
     for node in proto.graph.node:
         if lookup(node.domain, node.op_type) is None:
-            missing.setdefault(node.op_type, []).append(_name(node))
+            missing.setdefault(node.op_type, []).append(node_name(node))
     return missing
 
 
@@ -318,64 +338,11 @@ def _refuse_unsupported(proto: onnx.ModelProto) -> None:
         )
 
 
-def _refuse_shared(proto: onnx.ModelProto, statistics: set[str]) -> None:
-    """Two layers cannot update one running statistic; normalisation gives each a copy."""
-    readers = Counter(name for node in proto.graph.node for name in node.input if name in statistics)
-    for name, count in readers.items():
-        if count > 1:
-            raise NetadaptError(f"{count} layers share the running statistic '{name}'", code="unsupported")
-
-
 def _function(node: Node) -> Function:
     function = lookup(node.domain, node.op)
     if function is None:
         raise node.refuse("")
     return function
-
-
-def _name(node: onnx.NodeProto) -> str:
-    return node.name or next((name for name in node.output if name), node.op_type)
-
-
-def _read_nodes(proto: onnx.ModelProto) -> list[Node]:
-    opsets = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
-    nodes = []
-    for node in proto.graph.node:
-        attributes = {a.name: _attribute(a) for a in node.attribute}
-        nodes.append(
-            Node(
-                op=node.op_type,
-                name=_name(node),
-                opset=opsets.get(node.domain or "ai.onnx", 1),
-                inputs=tuple(node.input),
-                outputs=tuple(node.output),
-                domain=node.domain,
-                attributes=attributes,
-            )
-        )
-    return nodes
-
-
-def _attribute(attribute: onnx.AttributeProto) -> object:
-    value = onnx.helper.get_attribute_value(attribute)
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if isinstance(value, onnx.TensorProto):
-        return _tensor(value)
-    if attribute.type == onnx.AttributeProto.STRINGS:
-        return [v.decode("utf-8", "replace") for v in value]
-    return list(value) if attribute.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS) else value
-
-
-def _tensor(tensor: onnx.TensorProto) -> Tensor:
-    dtype = DTYPES.get(tensor.data_type)
-    if dtype is None:
-        kind = onnx.TensorProto.DataType.Name(tensor.data_type)
-        raise NetadaptError(f"training does not support tensor '{tensor.name}' of type {kind}", code="unsupported")
-    array = numpy_helper.to_array(tensor)
-    if tensor.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
-        array = array.astype(np.float32)
-    return torch.from_numpy(np.array(array)).to(dtype)
 
 
 def _fixed_batch(proto: onnx.ModelProto) -> int | None:

@@ -22,7 +22,7 @@ from netadapt_onnx.training.augmentation import augmented
 from netadapt_onnx.training.checkpoint import Checkpoint
 from netadapt_onnx.training.data import Dataset, Labels, Split
 from netadapt_onnx.training.loop import DivergedError, Epoch, Loop, Progress, Schedule, scored
-from netadapt_onnx.training.memory import BATCH_SIZE, Footprint, footprint, halved, out_of_memory
+from netadapt_onnx.training.memory import BATCH_SIZE, Footprint, halved, in_whole_batches, out_of_memory
 from netadapt_onnx.training.memory import batch_size as fitting_batch
 from netadapt_onnx.training.mirroring import both_ways
 from netadapt_onnx.training.ops.registry import registered_outside
@@ -30,11 +30,12 @@ from netadapt_onnx.training.own_training import trained_by
 from netadapt_onnx.training.placement import gpu_dtypes, repeatable, require
 from netadapt_onnx.training.range_test import RangeTest, range_test
 from netadapt_onnx.training.recipe import ADAMW_SHARE, Recipe
-from netadapt_onnx.training.replicas import Fetch, Replicas, Teaching, one_thread, tensors
+from netadapt_onnx.training.replicas import Fetch, Replicas, Teaching, one_thread, pieces_of, tensors
 from netadapt_onnx.training.settings import Settings, choose, described
-from netadapt_onnx.training.task import Task, task
+from netadapt_onnx.training.task import Task
 from netadapt_onnx.training.teacher import MOST_FORESEEN, Teacher, teaching_of
 from netadapt_onnx.training.torch_graph import TorchGraph
+from netadapt_onnx.training.trainable import trainable_network
 from netadapt_onnx.training.trial_process import Subject
 from netadapt_onnx.training.trials import Trials
 
@@ -42,7 +43,6 @@ from netadapt_onnx.training.trials import Trials
 LEARNING_RATE = 0.05
 # Networks without BatchNorm stand a tenth of the rate.
 UNNORMALISED_SHARE = 0.1
-CALIBRATION_SAMPLES = 256
 TIMED_SAMPLES = 128
 
 
@@ -132,20 +132,11 @@ def train(
         store = _opened(checkpoint, proto, dataset, teacher, {**asked, **asdict(recipe)}, settings)
         settings = Settings(**store.content["settings"]) if "settings" in store.content else settings
     with one_thread():
-        alone = batch_size == 1 or len(split) == 1
         uncut = uncut or (teacher if isinstance(teacher, onnx.ModelProto) else None)
-        unfolded = proto if alone else batchnorm.unfold(proto, split.sample(CALIBRATION_SAMPLES, seed), uncut)
-        graph = TorchGraph(unfolded)
-        if alone and graph.statistics:
-            raise NetadaptError(
-                "batches of one sample leave BatchNorm nothing to normalise by",
-                hint="use batches of 2 or more (--batch-size), or more data",
-                code="invalid-data",
-            )
-        needs = footprint(graph, split)
-        losses = task(unfolded, needs.shapes, dataset)
+        network = trainable_network(proto, dataset, uncut=uncut, batch_size=batch_size, seed=seed)
+        unfolded, graph, needs, losses = network.proto, network.graph, network.needs, network.task
         size = min(batch_size, len(split)) if batch_size is not None else fitting_batch(needs, split)
-        size = size if store is None else store.content.get("batch", size)
+        size = in_whole_batches(size if store is None else store.content.get("batch", size), needs.only_batch)
         while True:
             per_epoch = max(1, len(split) // size)
             whole = steps if steps is not None else (epochs or 0) * per_epoch
@@ -162,7 +153,7 @@ def train(
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
-            size = halved(size, bool(graph.statistics), say)
+            size = halved(size, bool(graph.statistics), say, needs.only_batch or 1)
             if store is not None:
                 store.put(batch=size, attempt=0, start=None, loop=None)
 
@@ -209,7 +200,7 @@ def _trained(
     """One training with batches of one size."""
     if settings is None:
         tried = teacher if isinstance(teacher, onnx.ModelProto) else None
-        settings = _choose(unfolded, plan.split, plan.batch_size, plan.seed, losses, teacher=tried, say=say)
+        settings = _choose(unfolded, plan.split, plan.batch_size, plan.seed, losses, needs, teacher=tried, say=say)
         if store is not None:
             store.put(settings=asdict(settings))
     require(settings)
@@ -224,7 +215,10 @@ def _trained(
             mirrored=plan.mirrored,
             repeatable=store is not None,
         )
-        with repeatable(settings), Replicas(unfolded, settings, losses, teaching, threads) as replicas:
+        with (
+            repeatable(settings),
+            Replicas(unfolded, settings, losses, teaching, threads, needs.only_batch) as replicas,
+        ):
             return _attempts(replicas, unfolded, plan, recipe, lr, schedule, store, score, progress, told)
     except RuntimeError as error:
         if out_of_memory(error) or settings == replace(settings, dtype="float32", channels_last=False):
@@ -304,15 +298,14 @@ def choose_settings(
     """
     split = dataset.train
     with one_thread():
-        unfolded = batchnorm.unfold(proto, split.sample(TIMED_SAMPLES, seed))
-        needs = footprint(TorchGraph(unfolded), split)
-        size = batch_size if batch_size is not None else fitting_batch(needs, split)
-        losses = task(unfolded, needs.shapes, dataset)
+        network = trainable_network(proto, dataset, seed=seed)
+        needs = network.needs
+        size = in_whole_batches(batch_size if batch_size is not None else fitting_batch(needs, split), needs.only_batch)
         while True:
             try:
-                return _choose(unfolded, split, size, seed, losses, gpu=gpu, say=say)
+                return _choose(network.proto, split, size, seed, network.task, needs, gpu=gpu, say=say)
             except MemoryError:
-                size = halved(min(size, TIMED_SAMPLES), normalised=True, say=None)
+                size = halved(min(size, TIMED_SAMPLES), normalised=True, say=None, least=needs.only_batch or 1)
 
 
 @stage("choosing how to train")
@@ -322,16 +315,18 @@ def _choose(
     batch_size: int,
     seed: int,
     losses: Task,
+    needs: Footprint,
     *,
     teacher: onnx.ModelProto | None = None,
     gpu: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> Settings:
     drawn = np.random.default_rng(seed).permutation(len(split))[: min(batch_size, TIMED_SAMPLES)]
+    drawn = np.concatenate(pieces_of(drawn, needs.only_batch))
     inputs, labels = split.batch(drawn), split.targets(drawn)
     taught = None
     if labels is None:
-        own = Teacher(proto)(tensors(inputs, Settings()), np.arange(len(drawn)), Settings())
+        own = Teacher(proto, split=split)(tensors(inputs, Settings()), np.arange(len(drawn)), Settings())
         taught = {name: value.numpy() for name, value in own.items()}
     subject = Subject(
         proto.SerializeToString(),
@@ -341,6 +336,7 @@ def _choose(
         taught,
         None if teacher is None else teacher.SerializeToString(),
         registered_outside(),
+        needs.only_batch,
     )
     gpus = gpu_dtypes() if gpu else ()
     if gpus:

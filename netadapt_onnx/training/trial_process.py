@@ -29,7 +29,7 @@ from netadapt_onnx.training.data import Labels, taken
 from netadapt_onnx.training.memory import out_of_memory
 from netadapt_onnx.training.ops.registry import Registered, register_all
 from netadapt_onnx.training.placement import autocast
-from netadapt_onnx.training.replicas import Replicas, tensors
+from netadapt_onnx.training.replicas import Replicas, pieces_of, tensors
 from netadapt_onnx.training.settings import Settings, TrialError
 from netadapt_onnx.training.task import Targets, Task
 from netadapt_onnx.training.torch_graph import TorchGraph
@@ -47,7 +47,7 @@ class Subject:
     """A network and the samples to try it on. Without a `task` a projection of the outputs stands for the loss.
 
     `taught`: a teacher's outputs by name, for the samples; `teacher`: a model that must run in the settings, too;
-    `ops`: functions of operators that this package does not bring.
+    `ops`: functions of operators that this package does not bring; `only_batch`: the one batch size of the network.
     """
 
     proto: bytes
@@ -57,6 +57,7 @@ class Subject:
     taught: Mapping[str, np.ndarray] | None = None
     teacher: bytes | None = None
     ops: Registered = field(default_factory=dict)
+    only_batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,14 @@ class Trial:
     def _prepare(self, settings: Settings) -> None:
         objective = _Objective(self._subject.task)
         taught = None if self._subject.taught is None else self._answers
-        replicas = self._stack.enter_context(Replicas(self._proto, settings, objective, taught))
+        replicas = self._stack.enter_context(
+            Replicas(self._proto, settings, objective, taught, only_batch=self._subject.only_batch)
+        )
         if self._teacher is not None:
             self._teacher.to(settings.device).arrange(settings.channels_last)
             with torch.no_grad(), autocast(settings):
-                self._teacher(tensors(self._subject.inputs, settings))
+                first = pieces_of(self._rows, self._subject.only_batch)[0]
+                self._teacher(tensors({n: value[first] for n, value in self._subject.inputs.items()}, settings))
         replicas.gradients(self._fetch, self._rows)
         found = [None if p.grad is None else p.grad.float().cpu() for p in replicas.main.parameters()]
         plain = replace(settings, dtype="float32", channels_last=False)

@@ -206,6 +206,8 @@ class _Reader:
             named = _named(wanted, ("",), f"{self._name}: labels")
         if self._raw:
             return named
+        if not self._outputs:  # of a model whose outputs nobody looks at
+            return {}
         made = {}
         for name, values in named.items():
             if name and name not in self._outputs:

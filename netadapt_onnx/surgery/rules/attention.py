@@ -224,6 +224,11 @@ def group_query_attention(node: Node, labels: Labels) -> None:
 @rule("Attention", domain="com.microsoft")
 def projected_attention(node: Node, labels: Labels) -> None:
     """x (B, S, I); weights (I, Dq + Dk + Dv), which make it a layer; bias likewise; y (B, S, Dv)."""
+    project(node, labels)
+
+
+def project(node: Node, labels: Labels) -> Array:
+    """Project x to queries, keys and values and attend; returns the labels (Dq + Dk + Dv,) of the projections."""
     if not labels.is_constant(node.inputs[1]):
         raise Unsupported("its weights are computed at run time")
     if node.has(4) or node.integer("do_rotary", 0):
@@ -249,14 +254,16 @@ def projected_attention(node: Node, labels: Labels) -> None:
         left = cut.kept(weight, 1)
         if left.all():
             return
-        ends = np.cumsum([heads * size for size in sizes])
-        made.attrs["qkv_hidden_sizes"] = [int(part.sum()) for part in np.split(left, ends[:-1])]
+        if node.op == "Attention":  # that of bytes has queries, keys and values of the same size
+            ends = np.cumsum([heads * size for size in sizes])
+            made.attrs["qkv_hidden_sizes"] = [int(part.sum()) for part in np.split(left, ends[:-1])]
         if dims and not made.attrs.get("scale"):
             made.attrs["scale"] = float(sizes[0] ** -0.5)
         if not dims:
             made.attrs["num_heads"] = int(left.sum()) // width
 
     labels.edit(node, change)
+    return columns
 
 
 def _projected(node: Node, labels: Labels, heads: int, sizes: Sequence[int]) -> list[Array]:

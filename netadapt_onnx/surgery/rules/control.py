@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from netadapt_onnx.invariants import FIRST_CARRIED
-from netadapt_onnx.surgery.bodies import Body
+from netadapt_onnx.surgery.bodies import BRANCHES, Body
 from netadapt_onnx.surgery.labels import Labels, Unsupported, labelled
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
@@ -16,10 +16,21 @@ from netadapt_onnx.surgery.ties import Array
 
 @rule("If")
 def branch(node: Node, labels: Labels) -> None:
-    """What both branches return has the same channels."""
-    taken = _bodies(node, labels)
+    """What both branches return has the same channels. One that cannot be traced keeps what it reads and returns."""
+    traced = labels.bodies.get(_owner(node), ())
+    kept = _untraced(node, labels)
+    if not traced:
+        raise Unsupported(kept)
+    for name in node.captured:
+        for factor in labels.of(name):
+            labels.pin(factor, kept)
     for i, y in enumerate(node.outputs):
-        labels.set(y, _same(node, labels, [body.outputs[i] for body in taken]))
+        results = [body.outputs[i] for body in traced]
+        if not kept:
+            labels.set(y, _same(node, labels, results))
+            continue
+        for factor in labels.of(results[0]):
+            labels.pin(factor, f"'{node.name}' returns the same from a branch that stays as it is")
 
 
 @rule("Loop")
@@ -64,9 +75,19 @@ def scan(node: Node, labels: Labels) -> None:
 
 
 def _bodies(node: Node, labels: Labels) -> Sequence[Body]:
-    if node.captured:
-        raise Unsupported(f"the shapes inside the bodies of '{node.name}' are not known")
-    return labels.bodies[next(name for name in node.outputs if name)]
+    if untraced := _untraced(node, labels):
+        raise Unsupported(untraced)
+    return labels.bodies[_owner(node)]
+
+
+def _owner(node: Node) -> str:
+    return next(name for name in node.outputs if name)
+
+
+def _untraced(node: Node, labels: Labels) -> str:
+    """Which bodies of a node were left where they are, and why; '' if none was."""
+    names = [f"{node.name}/{attribute}" for attribute in (*BRANCHES, "body")]
+    return ", ".join(f"'{name}' stays as it is: {labels.untraced[name]}" for name in names if name in labels.untraced)
 
 
 def _carried(node: Node, labels: Labels, slot: int, start: str, formal: str, result: str) -> list[Array]:

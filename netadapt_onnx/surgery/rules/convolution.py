@@ -59,7 +59,7 @@ def _convolve(node: Node, labels: Labels, outputs: int, produced_axis: int, cons
     """Consume the input's labels and start new ones; a grouped convolution keeps its groups alike.
 
     Groups with fewer channels than there are groups (depthwise, ResNeXt) live and die whole, and `group` with them;
-    otherwise the same index is kept in every group.
+    otherwise as many channels are kept in every group.
     """
     x, w = node.inputs[0], node.inputs[1]
     if not labels.is_constant(w):
@@ -70,7 +70,7 @@ def _convolve(node: Node, labels: Labels, outputs: int, produced_axis: int, cons
     grouped_axis = 0  # of w: the axis that holds all groups one after another (O of Conv, C of ConvTranspose)
     produced: Array | None
     own_axis, own_line = produced_axis, None  # where the weights produce the output channels
-    if groups > 1 and line is not None and groups >= inputs // groups:
+    if groups > 1 and line is not None and _whole_groups_go(node, labels, groups, inputs):
         whole = _tie_columns(labels, line.reshape(groups, -1), f"conv groups of '{node.name}'")
         produced = np.repeat(whole, outputs // groups)
         consumed = np.repeat(whole, inputs // groups)
@@ -81,14 +81,22 @@ def _convolve(node: Node, labels: Labels, outputs: int, produced_axis: int, cons
     else:
         per_group = None
         if line is not None:
-            per_group = _tie_rows(labels, line.reshape(groups, -1), f"conv groups of '{node.name}'")
+            per_group = line.reshape(groups, -1)
             labels.mask(node, 0)
-        fresh = labels.fresh(outputs // groups) if outputs // groups > 1 else None
-        produced = None if fresh is None else np.tile(fresh, groups)
+        own = outputs // groups
+        table = labels.fresh(outputs).reshape(groups, own) if own > 1 else None
+        produced = None if table is None else table.reshape(-1)
+        reason = f"conv groups of '{node.name}'"
+        if consumed_axis == grouped_axis or labels.is_view(w) or len(labels.readers(w)) > 1:
+            per_group, table = (None if t is None else _same_in_all(labels, t, reason) for t in (per_group, table))
+        else:
+            for each in (per_group, table):
+                if each is not None:
+                    labels.balance(each, reason)
         if consumed_axis == grouped_axis:
-            everywhere = None if per_group is None else np.tile(per_group, groups)
-            _bind_weight(node, labels, consumed_axis, everywhere, produced_axis, fresh)
-            own_line = fresh
+            own_line = None if table is None else table[0]
+            everywhere = None if per_group is None else per_group.reshape(-1)
+            _bind_weight(node, labels, consumed_axis, everywhere, produced_axis, own_line)
         else:
             _bind_weight(node, labels, produced_axis, produced, consumed_axis, per_group)
     if produced is None:
@@ -99,12 +107,29 @@ def _convolve(node: Node, labels: Labels, outputs: int, produced_axis: int, cons
     labels.set(node.outputs[0], [on_axis(produced, 1, rank)])
 
 
+def _whole_groups_go(node: Node, labels: Labels, groups: int, inputs: int) -> bool:
+    """Whether channels go with their conv group: where groups are narrow, or were in the original."""
+    wide = groups < inputs // groups and node.name not in labels.inherited.whole
+    if wide or node.name in labels.inherited.even:
+        labels.even_groups.append(node.name)
+        return False
+    if inputs > groups:
+        labels.whole_groups.append(node.name)
+    return True
+
+
 def _bind_weight(
     node: Node, labels: Labels, axis: int, line: Array | None, other: int | None, other_line: Array | None
 ) -> None:
+    """Bind labels along two axes of w; a table (groups, n) along the other one differs by the groups of the first."""
     rank = len(labels.shape(node.inputs[1]))
+    blocks = None
+    if other_line is not None and other_line.ndim > 1:
+        blocks = other_line if min(other_line.shape) > 1 else None
+        other_line = other_line[0] if other_line.shape[1] > 1 else None  # nothing of a single one can go
     pairs = ((axis, line), (other, other_line))
-    labels.bind(node, 1, [on_axis(found, k, rank) for k, found in pairs if found is not None and k is not None])
+    factors = [on_axis(part, k, rank) for k, part in pairs if part is not None and k is not None]
+    labels.bind(node, 1, factors, blocks)
 
 
 def _tie_columns(labels: Labels, table: Array, reason: str) -> Array:
@@ -112,9 +137,9 @@ def _tie_columns(labels: Labels, table: Array, reason: str) -> Array:
     return labels.collapse(table, 1, reason).reshape(-1)
 
 
-def _tie_rows(labels: Labels, table: Array, reason: str) -> Array:
-    """Tie the same index of all rows of (groups, n); returns (n,)."""
-    return labels.collapse(table, 0, reason).reshape(-1)
+def _same_in_all(labels: Labels, table: Array, reason: str) -> Array:
+    """Tie the same index of all rows of (groups, n); returns the first row for all."""
+    return np.broadcast_to(labels.collapse(table, 0, reason), table.shape)
 
 
 def _set_group(cut: Cut, node: gs.Node) -> None:

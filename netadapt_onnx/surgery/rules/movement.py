@@ -8,6 +8,7 @@ import numpy as np
 
 from netadapt_onnx.surgery.labels import Labels, Unsupported, align, aligned_shape, labelled, on_axis
 from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.rules.elementwise import BROADCASTING, UNARY
 from netadapt_onnx.surgery.rules.registry import rule
 from netadapt_onnx.surgery.ties import Array
 
@@ -96,6 +97,14 @@ def concat(node: Node, labels: Labels) -> None:
             else:
                 labels.tie(piece, factor, f"'{node.name}'")
         pieces.append(piece)
+    if any(
+        piece is None for piece in pieces
+    ):  # what a cache holds is cut as the one new position is that goes behind it
+        for i, piece in enumerate(pieces):
+            others = [k for k in range(rank) if k != axis and piece is not None and piece.shape[k] > 1]
+            if piece is not None and any(labelled(across, k) for k in others):
+                across = labels.join(across, labels.collapse(piece, axis, f"'{node.name}'"), f"'{node.name}'")
+                pieces[i] = None
     for name in node.inputs:
         for other in range(rank):
             if other == axis or labels.is_constant(name) or labelled(labels.of(name), other):
@@ -260,15 +269,36 @@ def expand(node: Node, labels: Labels) -> None:
     x, y = node.inputs[0], node.outputs[0]
     rank = len(labels.shape(y))
     # A constant stretched over the batch (a class token) can be cut like what it is combined with further on.
-    found = labels.introduce(node, 0) if labels.is_constant(x) else labels.of(x)
-    factors = [align(f, rank) for f in found]
-    if labels.is_constant(x) and labels.kind(x) == "f":
-        before, after = aligned_shape(labels.shape(x), rank), labels.shape(y)
-        stretched = [k for k in range(rank) if before[k] == 1 < after[k]]
-        factors += [on_axis(labels.fresh(after[k]), k, rank) for k in stretched]
+    constant = labels.is_constant(x)
+    factors = [align(f, rank) for f in (labels.introduce(node, 0) if constant else labels.of(x))]
+    if labels.kind(x) == "f" if constant else combined(y, labels):
+        factors += stretched(labels, aligned_shape(labels.shape(x), rank), labels.shape(y))
     labels.set(y, factors)
     if factors:
         labels.edit(node, lambda cut, made: cut.resize_dims(made, 1, y))
+
+
+def combined(name: str, labels: Labels) -> bool:
+    """Whether all that reads a tensor combines it with others, position by position, perhaps after unary operators.
+
+    Then an axis that a node stretched from length 1 has no channels of its own and follows the others (the norm that
+    `torch.nn.functional.normalize` divides by). What is reshaped (heads that several queries share) is repeated.
+    """
+    waiting, seen = [name], set[str]()
+    while waiting:
+        readers = labels.readers(waiting.pop())
+        if not readers or any(reader.domain or reader.op_type not in (*BROADCASTING, *UNARY) for reader in readers):
+            return False
+        unary = [reader.output[0] for reader in readers if reader.op_type in UNARY]
+        waiting += [result for result in unary if result not in seen]
+        seen.update(unary)
+    return True
+
+
+def stretched(labels: Labels, before: tuple[int, ...], after: tuple[int, ...]) -> list[Array]:
+    """Fresh labels on the axes of length 1 that get longer."""
+    axes = [k for k, n in enumerate(before) if n == 1 < after[k]]
+    return [on_axis(labels.fresh(after[k]), k, len(after)) for k in axes]
 
 
 @rule("ConstantOfShape")
@@ -283,11 +313,25 @@ def filled(node: Node, labels: Labels) -> None:
 
 @rule("Tile")
 def tile(node: Node, labels: Labels) -> None:
-    """Labels repeat along the axes that are tiled."""
+    """Labels repeat along the axes that are tiled; one that is stretched from length 1 follows what it meets."""
     x, y = node.inputs[0], node.outputs[0]
-    repeats = [after // before for before, after in zip(labels.shape(x), labels.shape(y), strict=True)]
-    found = labels.introduce(node, 0) if labels.is_constant(x) else labels.of(x)
-    labels.set(y, [np.tile(f, [r if n > 1 else 1 for n, r in zip(f.shape, repeats, strict=True)]) for f in found])
+    before, after = labels.shape(x), labels.shape(y)
+    repeats = [n // m for m, n in zip(before, after, strict=True)]
+    given = labels.introduce(node, 0) if labels.is_constant(x) else labels.of(x)
+    factors = [np.tile(f, [r if n > 1 else 1 for n, r in zip(f.shape, repeats, strict=True)]) for f in given]
+    if node.opset >= 6 and labels.is_constant(node.inputs[1]) and combined(y, labels):
+        factors += stretched(labels, before, after)
+        labels.edit(node, lambda cut, made: _set_repeats(cut, made, x, y))
+    labels.set(y, factors)
+
+
+def _set_repeats(cut: Cut, node: gs.Node, x: str, y: str) -> None:
+    repeats = cut.integers(node, 1).tolist()
+    for axis, (before, after) in enumerate(zip(cut.original_shape(y), cut.shape(y), strict=True)):
+        if before != after and cut.original_shape(x)[axis] == 1:
+            repeats[axis] = after
+    if repeats != cut.integers(node, 1).tolist():
+        cut.set_integers(node, 1, repeats)
 
 
 @rule("DepthToSpace")

@@ -10,11 +10,12 @@ from math import prod
 
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
-from netadapt_onnx.surgery.rules.contraction import gemm, matmul
+from netadapt_onnx.surgery.rules.attention import project
+from netadapt_onnx.surgery.rules.contraction import bind_channels, gemm, matmul
 from netadapt_onnx.surgery.rules.convolution import conv
 from netadapt_onnx.surgery.rules.elementwise import bind_broadcast, broadcasting, unary
 from netadapt_onnx.surgery.rules.movement import concat
-from netadapt_onnx.surgery.rules.normalisation import softmax
+from netadapt_onnx.surgery.rules.normalisation import embed_layer_normalisation, softmax
 from netadapt_onnx.surgery.rules.pooling import pool
 from netadapt_onnx.surgery.rules.registry import rule
 
@@ -26,7 +27,11 @@ ZERO_POINTS = {
     "MatMulInteger": {0: 2, 1: 3},
     "MatMulIntegerToFloat": {0: 4, 1: 5},
     "QGemm": {0: 2, 3: 5},
+    "QAttention": {0: 6},
+    "DynamicQuantizeLSTM": {1: 9, 2: 11},
 }
+# Operators whose scales and zero points have a row for each direction, as their weights have a matrix.
+BY_DIRECTION = {"DynamicQuantizeLSTM"}
 
 
 @rule("QLinearConv")
@@ -85,6 +90,24 @@ def quantised_gemm(node: Node, labels: Labels) -> None:
     _whole(node, labels, (1, 2, 7, 8))
     gemm(node.seen_as((0, 3, 6)), labels)
     _per_channel(node, labels, (4, 5), axis=-1)
+
+
+@rule("QAttention", domain="com.microsoft")
+def quantised_attention(node: Node, labels: Labels) -> None:
+    """x (B, S, I), weights (I, 3 * H * D), a float bias, both scales, a mask, both zero points, a cache."""
+    if labels.choices.attention == "dims":
+        raise Unsupported("queries, keys and values of the same size")
+    _whole(node, labels, (3, 6))
+    columns = project(node.seen_as((0, 1, 2, 5, 8)), labels)
+    for slot in (4, 7):
+        bind_channels(node, labels, slot, columns)
+
+
+@rule("QEmbedLayerNormalization", domain="com.microsoft")
+def quantised_embedding(node: Node, labels: Labels) -> None:
+    """EmbedLayerNormalization whose tables, scale and shift are bytes; each has one scale and one zero point."""
+    _whole(node, labels, range(8, len(node.inputs)))
+    embed_layer_normalisation(node, labels)
 
 
 @rule("DynamicQuantizeLinear")

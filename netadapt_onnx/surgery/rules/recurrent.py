@@ -26,16 +26,54 @@ def recurrent(node: Node, labels: Labels) -> None:
 
     States that come from outside the graph fix the hidden units; constant ones are cut along.
     """
-    gates = GATES[node.op]
+    _recur(node, labels, GATES[node.op], gate_axis=1)
+    labels.mask(node, 0)
+    labels.mask(node, 2)  # a removed unit must not come back through the recurrence
+
+
+@rule("DynamicQuantizeLSTM", domain="com.microsoft")
+def dynamic_lstm(node: Node, labels: Labels) -> None:
+    """LSTM with weights of bytes that lie transposed: w (D, I, 4 * H); r (D, H, 4 * H).
+
+    Scales and zero points of w and r (inputs 8 to 11) are (D,), or (D, 4 * H). What is multiplied with them, x and in
+    every step the last step's y, is quantised over the range of its values and 0. So in the masked reference a removed
+    unit must put out 0 itself, and not only be ignored: all that feeds it is zeroed.
+    """
+    gated = _recur(node, labels, GATES["LSTM"], gate_axis=2)
+    for slot in range(8, 12):
+        if not labels.is_constant(node.inputs[slot]):
+            raise Unsupported(f"'{node.inputs[slot]}' is computed at run time")
+        if len(labels.shape(node.inputs[slot])) > 1:
+            labels.bind(node, slot, [on_axis(gated, 1, 2)])
+    if _zero_stays_zero(node):
+        for slot in (0, 1, 2, 3, 5, 6, PEEPHOLES):
+            if node.has(slot):
+                labels.mask(node, slot)
+    else:
+        labels.gather(node)
+
+
+def _zero_stays_zero(node: Node) -> bool:
+    """Whether a unit whose weights, bias and states are zero puts out zero: its second and third activation do."""
+    activations = [bytes(name).decode().lower() for name in node.attributes.get("activations", [])]
+    odd = {"tanh", "relu", "leakyrelu", "scaledtanh", "elu", "softsign"}
+    return all(name in odd for i, name in enumerate(activations) if i % 3)
+
+
+def _recur(node: Node, labels: Labels, gates: int, gate_axis: int) -> Array:
+    """Bind weights, bias and states to hidden units, which it makes a layer; returns the labels (gates * H,).
+
+    The gates of w and r lie along `gate_axis`, the inputs along the other one of their axes 1 and 2.
+    """
     if node.integer("layout", 0) or not all(labels.is_constant(node.inputs[slot]) for slot in (1, 2)):
         raise Unsupported("a layout or weights that onnxruntime does not take")
-    hidden = labels.shape(node.inputs[2])[2]
+    other = 3 - gate_axis
     line = labels.channels(node.inputs[0], 2, f"'{node.name}' runs along it")
-    fresh = labels.fresh(hidden)
+    fresh = labels.fresh(labels.shape(node.inputs[2])[other])
     gated = np.tile(fresh, gates)
-    factors = [on_axis(gated, 1, 3)]
-    labels.bind(node, 1, factors if line is None else [*factors, on_axis(line, 2, 3)])
-    labels.bind(node, 2, [*factors, on_axis(fresh, 2, 3)])
+    factors = [on_axis(gated, gate_axis, 3)]
+    labels.bind(node, 1, factors if line is None else [*factors, on_axis(line, other, 3)])
+    labels.bind(node, 2, [*factors, on_axis(fresh, other, 3)])
     if node.has(3):
         labels.bind(node, 3, [on_axis(np.tile(fresh, 2 * gates), 1, 2)])
     if node.has(PEEPHOLES):
@@ -43,13 +81,12 @@ def recurrent(node: Node, labels: Labels) -> None:
     for slot in (5, 6):
         if node.has(slot):
             _initial_state(node, labels, slot, fresh)
-    labels.mask(node, 0)
-    labels.mask(node, 2)  # a removed unit must not come back through the recurrence
-    labels.edit(node, _set_hidden_size)
-    labels.owns(node, fresh, 1, 1, gated)
+    labels.edit(node, lambda cut, made: _set_hidden_size(cut, made, other))
+    labels.owns(node, fresh, 1, gate_axis, gated)
     for output in filter(None, node.outputs):
         rank = len(labels.shape(output))
         labels.set(output, [on_axis(fresh, rank - 1, rank)])
+    return gated
 
 
 def _initial_state(node: Node, labels: Labels, slot: int, units: Array) -> None:
@@ -64,5 +101,5 @@ def _initial_state(node: Node, labels: Labels, slot: int, units: Array) -> None:
         labels.tie(units, state, f"a state of '{node.name}'")
 
 
-def _set_hidden_size(cut: Cut, node: gs.Node) -> None:
-    node.attrs["hidden_size"] = cut.shape(node.inputs[2].name)[2]
+def _set_hidden_size(cut: Cut, node: gs.Node, axis: int) -> None:
+    node.attrs["hidden_size"] = cut.shape(node.inputs[2].name)[axis]

@@ -1,0 +1,69 @@
+"""What the model of a cut tells about the original: which channels belong together for the sake of equal conv groups.
+
+Which channels of different conv groups are tied is a choice (`balance.py`), and so is whether whole groups go. A cut
+model that was traced anew might choose otherwise; then what is cut from it would be no cut of the original. So the
+choice goes with the file, in its metadata. Whatever they say there, they can only make cuts coarser.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from netadapt_onnx.surgery.ties import Array
+
+KEY = "netadapt_onnx.conv_groups"
+
+
+@dataclass(frozen=True)
+class Inheritance:
+    """By layer a number for each channel, equal for those that belong together.
+
+    `even` names the convolutions whose groups keep equal counts, `whole` those of which whole groups go.
+    """
+
+    ties: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    even: frozenset[str] = frozenset()
+    whole: frozenset[str] = frozenset()
+
+    @classmethod
+    def read(cls, proto: onnx.ModelProto) -> Inheritance:
+        """What a model's metadata say; nothing where they do not fit: ties that are missing are made anew."""
+        text = next((prop.value for prop in proto.metadata_props if prop.key == KEY), "")
+        try:
+            content = json.loads(text or "{}")
+            ties = {name: [_number(n) for n in numbers] for name, numbers in content.get("ties", {}).items()}
+            return cls(ties, *(frozenset(map(str, content.get(key, []))) for key in ("even", "whole")))
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            return cls()
+
+    def pairs(self, layers: Sequence[tuple[str, Array]]) -> tuple[Array, Array]:
+        """Labels to be tied pair by pair, of layers with names and labels (channels,)."""
+        known = [(self.ties[name], labels) for name, labels in layers if len(self.ties.get(name, ())) == len(labels)]
+        if not known:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        numbers = np.concatenate([np.asarray(n, np.int64) for n, _ in known])
+        labels = np.concatenate([labels for _, labels in known])
+        _, first, which = np.unique(numbers, return_index=True, return_inverse=True)
+        return labels[first][which.reshape(-1)], labels
+
+
+def _number(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 2**62:
+        raise ValueError(f"no number of a set: {value!r}")
+    return value
+
+
+def write(proto: onnx.ModelProto, inheritance: Inheritance) -> None:
+    """Put the choice into a model's metadata, in place of one that was there."""
+    kept = [prop for prop in proto.metadata_props if prop.key != KEY]
+    del proto.metadata_props[:]
+    proto.metadata_props.extend(kept)
+    if inheritance != Inheritance():
+        ties = {name: list(numbers) for name, numbers in inheritance.ties.items()}
+        content = {"ties": ties, "even": sorted(inheritance.even), "whole": sorted(inheritance.whole)}
+        proto.metadata_props.append(onnx.StringStringEntryProto(key=KEY, value=json.dumps(content)))

@@ -1,0 +1,135 @@
+"""What stands in the way of a cut, by operator: subgraphs that stay as they are, operators without a rule or shapes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.folding import fold
+from netadapt_onnx.open_axes import NOT, WELL, OpenTensor, proposal, shape_by_readers, shape_options, typed
+from netadapt_onnx.surgery.groups import resize_io_of
+from netadapt_onnx.surgery.rules import RULES
+from netadapt_onnx.surgery.states import with_states
+from netadapt_onnx.surgery.trace import Trace
+
+LISTED = 4
+REASONS = 3
+# Domains of operators that onnxruntime's own optimiser writes into the files that it saves.
+LAYOUT_DOMAIN = "com.microsoft.nchwc"
+FUSED_DOMAIN = "com.microsoft"
+UNKNOWN_SHAPE = "unknown-shape"
+
+
+def notes(trace: Trace) -> tuple[str, ...]:
+    """A line for every subgraph that stays as it is, and one for operators with weights that have no rule."""
+    operators = _without_rule(trace)
+    stays = f"what operators without a rule read stays: {_listed(operators)}; {_advice(operators)}"
+    return (*_untraced(trace), *([stays] if operators else []))
+
+
+def _untraced(trace: Trace) -> Iterator[str]:
+    traced = [body.name for body in trace.bodies]
+    for name, reason in trace.flat.untraced.items():
+        node = name.rpartition("/")[0]
+        others = [f"'{other}'" for other in traced if other.rpartition("/")[0] == node]
+        rest = f"; {' and '.join(others)} is traced" if others else ""
+        yield f"'{name}' stays as it is, like all it reads, because it cannot be traced at these shapes: {reason}{rest}"
+
+
+def _without_rule(trace: Trace) -> Counter[str]:
+    """How many nodes with weights (of onnxruntime's own layouts, all nodes) there are of operators without a rule."""
+    graph = trace.flat.proto.graph
+    weights = {t.name for t in graph.initializer if prod(t.dims) > 1 and trace.labels.kind(t.name) in "fV"}
+    operators: Counter[str] = Counter()
+    for node in graph.node:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        concerned = domain == LAYOUT_DOMAIN or not weights.isdisjoint(node.input)
+        if (domain, node.op_type) not in RULES and concerned:
+            operators[f"{domain}::{node.op_type}" if domain else node.op_type] += 1
+    return operators
+
+
+def _listed(operators: Counter[str]) -> str:
+    """Operators with their counts, the most frequent first."""
+    named = [f"{name} ({count})" for name, count in operators.most_common(LISTED)]
+    left = len(operators) - len(named)
+    return ", ".join([*named, *([f"{left} more"] if left else [])])
+
+
+def _advice(operators: Counter[str]) -> str:
+    domains = {name.rpartition("::")[0] for name in operators}
+    if not domains.isdisjoint((LAYOUT_DOMAIN, FUSED_DOMAIN)):
+        return "onnxruntime's optimiser writes such operators: use the file from before optimisation"
+    return "spell them with operators that have one (docs/coverage.md lists them)"
+
+
+def nothing_to_prune(trace: Trace, path: str) -> NetadaptError:
+    """Why no group of a model can be pruned, and what to do about it."""
+    if any(name in trace.folded.unknown for node in trace.folded.proto.graph.node for name in node.output):
+        return unknown_shapes(trace)
+    operators = _without_rule(trace)
+    freed = with_states(trace)
+    reasons = [f"no rule for {_listed(operators)}"] if operators else []
+    reasons += _untraced(trace)
+    reasons += sorted({group.reason for group in trace.groups if group.reason})
+    states = list(dict.fromkeys(name for group in freed.groups for name in resize_io_of(group)))
+    hint = "`netadapt-onnx inspect` lists the groups"
+    if operators:
+        hint = _advice(operators)
+    if states:
+        command = ["netadapt-onnx", "prune", path, "--ratio", "0.5", *command_options(trace, states)]
+        hint = f"let the states change their shapes with it: {typed(command)}"
+    why = ", ".join(reasons[:REASONS]) or "it has no layer with channels"
+    return NetadaptError(
+        f"{path}: no group of channels can be pruned: {why}",
+        hint=hint,
+        code="nothing-to-prune",
+    )
+
+
+def command_options(trace: Trace, resize_io: Sequence[str]) -> list[str]:
+    """The options by which a command sees a model as this trace does, its states to be resized."""
+    choices, folded = trace.labels.choices, trace.folded
+    words = shape_options(folded.given)
+    words += ["--batch-size", str(folded.batch_size)] if folded.batch_size != 1 else []
+    words += ["--attention", choices.attention] if choices.attention != "heads" else []
+    return words + _resized((*choices.resize_io, *resize_io))
+
+
+def resize_options(names: Sequence[str]) -> str:
+    """`--resize-io NAME` for each, as they are typed."""
+    return typed(_resized(names))
+
+
+def _resized(names: Sequence[str]) -> list[str]:
+    return [word for name in names for word in ("--resize-io", name)]
+
+
+def unknown_shapes(trace: Trace) -> NetadaptError:
+    """That tensors have no known shape: which operator is in front of them, and how to say what it puts out."""
+    folded = trace.folded
+    graph = folded.proto.graph
+    missing = [name for node in graph.node for name in node.output if name in folded.unknown]
+    foreign = [
+        n for node in graph.node if node.domain not in ("", "ai.onnx") for n in node.output if n in folded.unknown
+    ]
+    first = missing[0] if missing else ""
+    opened = [OpenTensor(name, shape_by_readers(graph, name)) for name in foreign]
+
+    def fits(shapes: Mapping[str, tuple[int, ...]]) -> int:
+        try:
+            return NOT if fold(folded.proto, dict(shapes), folded.batch_size).unknown else WELL
+        except NetadaptError:
+            return NOT
+
+    hint = "give the inputs sizes that it can have, with --shape" if trace.flat.untraced else ""
+    if opened:
+        hint = proposal(opened, folded.proto, folded.given, folded.batch_size, fits)
+    more = f" (nor those of {len(missing) - 1} tensors behind it)" if missing[1:] else ""
+    return NetadaptError(
+        f"the shape of '{first}'{more} is not known: {folded.unknown.get(first, '')}",
+        hint=hint,
+        code=UNKNOWN_SHAPE,
+    )

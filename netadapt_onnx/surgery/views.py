@@ -1,0 +1,89 @@
+"""A view of a weight for each of its readers.
+
+A cut slices the initializer behind a view (`KEPT_ON_WEIGHTS`: a Transpose, say), so whoever else reads that view, or
+the caller who gets it as an output, would see the slice. With a view each, what one reader needs cut stays its own,
+and an initializer behind several views is like any other that several nodes read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import onnx
+
+from netadapt_onnx.folding import KEPT_ON_WEIGHTS, Folded
+from netadapt_onnx.light import without_weights
+from netadapt_onnx.model import node_name
+from netadapt_onnx.subgraphs import captured
+
+
+def with_own_views(folded: Folded) -> Folded:
+    """The model with no view of a weight that two places read; the same object if there is none."""
+    graph = folded.proto.graph
+    views = _views(graph)
+    if not views:
+        return folded
+    names = {*folded.shapes, *(node_name(node) for node in graph.node)}
+    # What outputs and subgraphs read keeps its name; of other readers the first one does.
+    taken = {value.name for value in graph.output}.union(*(captured(node) for node in graph.node))
+    copies: dict[str, str] = {}
+    nodes: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):  # so that the copies of a view are readers of the view that it reads
+        own = [node]
+        if node.output and node.output[0] in views:
+            own = [_renamed(node, copy) for copy, original in copies.items() if original == node.output[0]] + own
+        for i, reader in enumerate(own):
+            own[i] = reader = _reading_copies(reader, views, taken, names, copies)
+        nodes.extend(reversed(own))
+    if not copies:
+        return folded
+    proto = without_weights(folded.proto)
+    del proto.graph.node[:]
+    proto.graph.node.extend(reversed(nodes))
+    proto.graph.initializer.extend(graph.initializer)
+    shapes = {copy: folded.shapes[original] for copy, original in copies.items()}
+    dtypes = {copy: folded.dtypes[original] for copy, original in copies.items()}
+    return replace(folded, proto=proto, shapes={**folded.shapes, **shapes}, dtypes={**folded.dtypes, **dtypes})
+
+
+def _views(graph: onnx.GraphProto) -> set[str]:
+    """The views of initializers that more than one place reads, and those that these are views of."""
+    sources = {tensor.name for tensor in graph.initializer}
+    reads = Counter(name for node in graph.node for name in (*node.input, *captured(node)))
+    reads.update(value.name for value in graph.output)
+    views: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type in KEPT_ON_WEIGHTS and node.input and (node.input[0] in sources or node.input[0] in views):
+            views[node.output[0]] = node.input[0]
+    shared = {name for name in views if reads[name] > 1}
+    for name in list(shared):
+        while (name := views.get(name, "")) in views:
+            shared.add(name)
+    return shared
+
+
+def _reading_copies(
+    node: onnx.NodeProto, views: set[str], taken: set[str], names: set[str], copies: dict[str, str]
+) -> onnx.NodeProto:
+    """A node that reads views that nobody else does: those that are taken already become copies, noted in `copies`."""
+    wanted = [slot for slot, name in enumerate(node.input) if name in views and name in taken]
+    taken.update(name for name in node.input if name in views)
+    if not wanted:
+        return node
+    changed = onnx.NodeProto()
+    changed.CopyFrom(node)
+    for slot in wanted:
+        original = node.input[slot]
+        copy = next(name for k in range(1, len(names) + 2) if (name := f"{original}/view{k}") not in names)
+        names.add(copy)
+        copies[copy] = original
+        changed.input[slot] = copy
+    return changed
+
+
+def _renamed(node: onnx.NodeProto, output: str) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.name = copy.output[0] = output
+    return copy

@@ -1,0 +1,87 @@
+"""Where the samples of a batch lie in what a model puts out. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+# An array of numpy or a tensor of torch: both are reshaped and permuted alike.
+Values = TypeVar("Values", bound=Any)
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BatchAxis:
+    """The axis of an output that holds the samples; each has `per_sample` entries of it.
+
+    Those of a sample lie side by side (boxes of all images in one list), or `interleaved` (two models' answers, one
+    batch behind the other). Samples first, an output is (N, *the other axes), or (N, per_sample, *the other axes).
+    """
+
+    axis: int = 0
+    per_sample: int = 1
+    interleaved: bool = False
+
+    def samples_first(self, values: Values) -> Values:
+        """The same with samples along the first axis. Raises ValueError where the axis is no multiple of a sample's."""
+        shape = tuple(values.shape)
+        if len(shape) <= self.axis or shape[self.axis] % self.per_sample:
+            raise ValueError(shape)
+        axis = self.axis
+        if self.per_sample > 1:
+            count = shape[axis] // self.per_sample
+            parts = (self.per_sample, count) if self.interleaved else (count, self.per_sample)
+            values = values.reshape(*shape[:axis], *parts, *shape[axis + 1 :])
+            order = [axis + self.interleaved, axis + (not self.interleaved), *range(axis)]
+            order += range(axis + 2, len(shape) + 1)
+        else:
+            order = [axis, *range(axis), *range(axis + 1, len(shape))]
+        return _permuted(values, order)
+
+    def as_put_out(self, values: Values) -> Values:
+        """What `samples_first` came from, where a sample has one entry of the axis; else `values`."""
+        if self.per_sample > 1:
+            return values
+        order = [*range(1, self.axis + 1), 0, *range(self.axis + 1, len(values.shape))]
+        return _permuted(values, order)
+
+    def samples_first_axis(self, axis: int) -> int | None:
+        """Which axis another axis of the output is, samples first; None for the batch's own."""
+        if axis == self.axis:
+            return None
+        return axis + (axis < self.axis) + (self.per_sample > 1)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The outputs of a model that can be scored sample by sample, and where their samples lie.
+
+    `omitted` says by name why the others cannot. `batch` is the only batch size at which onnxruntime runs the model,
+    None if there is no such; `shapes` are the outputs', samples first.
+    """
+
+    outputs: Mapping[str, BatchAxis] = field(default_factory=dict)
+    omitted: Mapping[str, str] = field(default_factory=dict)
+    batch: int | None = None
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+
+    def samples_first(self, values: Mapping[str, Values]) -> dict[str, Values]:
+        """The outputs that can be scored, each with samples along its first axis."""
+        return {name: axis.samples_first(values[name]) for name, axis in self.outputs.items() if name in values}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know of outputs that are left out."""
+        return tuple(
+            f"output '{name}' is left out of accuracy and training: {why}" for name, why in self.omitted.items()
+        )
+
+
+def _permuted(values: Values, order: Sequence[int]) -> Values:
+    if list(order) == list(range(len(order))):
+        return values
+    permuted: Values = values.transpose(order) if isinstance(values, np.ndarray) else values.permute(*order)
+    return permuted

@@ -1,0 +1,107 @@
+"""A network made ready for training, or refused: everything that can be said of it before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+import torch
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.training import batchnorm
+from netadapt_onnx.training.data import Dataset
+from netadapt_onnx.training.memory import Footprint, footprint, probed_rows, samples_first
+from netadapt_onnx.training.replicas import one_thread, tensors
+from netadapt_onnx.training.task import Task, task
+from netadapt_onnx.training.torch_graph import TorchGraph
+
+CALIBRATION_SAMPLES = 256
+
+
+@dataclass(frozen=True)
+class TrainableNetwork:
+    """`proto` as it is trained, with the BatchNorms that it was given back; its graph, what it needs, its loss."""
+
+    proto: onnx.ModelProto
+    graph: TorchGraph
+    needs: Footprint
+    task: Task
+
+
+def trainable_network(
+    proto: onnx.ModelProto,
+    dataset: Dataset,
+    *,
+    uncut: onnx.ModelProto | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> TrainableNetwork:
+    """The network as training takes it; see `train` for `uncut`.
+
+    Raises NetadaptError: unsupported ops, a batch of one sample with BatchNorm, a batch that cannot be run.
+    """
+    split = dataset.train
+    alone = batch_size == 1 or len(split) == 1
+    unfolded = proto if alone else batchnorm.unfold(proto, split.sample(CALIBRATION_SAMPLES, seed), uncut)
+    graph = TorchGraph(unfolded)
+    if alone:
+        _require_no_statistics(graph)
+    needs = footprint(graph, split)
+    if needs.only_batch == 1 and not alone:
+        unfolded, graph = proto, TorchGraph(proto)
+        _require_no_statistics(graph, needs)
+        needs = footprint(graph, split)
+    _require_gradient(graph, needs, dataset)
+    return TrainableNetwork(unfolded, graph, needs, task(unfolded, needs.shapes, dataset))
+
+
+def require_trainable(proto: onnx.ModelProto, dataset: Dataset) -> None:
+    """Raise NetadaptError for a model that cannot be trained on these data, with the original's answers as well.
+
+    What a search would only meet at its end: operators without a torch function, a batch that cannot be run, outputs
+    that tell training nothing.
+    """
+    split = dataset.train
+    with one_thread():
+        graph = TorchGraph(proto)
+        needs = footprint(graph, split)
+        if needs.only_batch == 1 or len(split) == 1:
+            _require_no_statistics(graph, needs)
+        _require_gradient(graph, needs, dataset)
+
+
+def _require_gradient(graph: TorchGraph, needs: Footprint, dataset: Dataset) -> None:
+    """Raise NetadaptError where no weight moves an output; a loss or a training of the user's may look elsewhere."""
+    own, layout = dataset.own, dataset.train.layout
+    if own is not None and (own.training is not None or own.loss is not None):
+        return
+    mode = graph.training
+    with torch.enable_grad():
+        outputs = graph.eval()(tensors(dataset.train.batch(probed_rows(dataset.train, needs.only_batch))))
+    graph.train(mode)
+    scored = samples_first(outputs, layout)
+    if any(value.requires_grad for value in scored.values()):
+        return
+    omitted = {} if layout is None else layout.omitted
+    others = "".join(f"; '{name}' is left out: {why}" for name, why in omitted.items())
+    raise NetadaptError(
+        f"training learns nothing from {', '.join(map(repr, scored)) or 'this model'}: no weight moves it{others}",
+        hint="whole numbers (a class, a count) have no gradient: export the scores in front of them as well",
+        code="unsupported",
+    )
+
+
+def _require_no_statistics(graph: TorchGraph, needs: Footprint | None = None) -> None:
+    if not graph.statistics:
+        return
+    if needs is not None and needs.only_batch == 1:
+        raise NetadaptError(
+            "the model runs on one sample at a time, and batches of one leave BatchNorm nothing to normalise by",
+            hint="re-export with a dynamic batch (`netadapt-onnx export` makes one), or with BatchNorm folded",
+            code="unsupported",
+        )
+    raise NetadaptError(
+        "batches of one sample leave BatchNorm nothing to normalise by",
+        hint="use batches of 2 or more (--batch-size), or more data",
+        code="invalid-data",
+    )

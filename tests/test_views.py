@@ -1,0 +1,55 @@
+"""A transposed weight that several places read is cut for none of them alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper
+
+import netadapt_onnx
+from gating import save
+from models import Builder
+
+
+def returned_view() -> onnx.ModelProto:
+    """A transposed weight that the classifier reads and the caller gets."""
+    proto = transposed_weight()
+    proto.graph.output.append(helper.make_tensor_value_info("turned", TensorProto.FLOAT, [32, 5]))
+    return proto
+
+
+def transposed_weight() -> onnx.ModelProto:
+    b = Builder()
+    weight = b.random("weight", (5, 32))
+    b.node("Transpose", [weight], output="turned", perm=[1, 0])
+    b.node("MatMul", [b.relu(b.fc("x", 6, 32)), "turned"], output="y")
+    return b.model({"x": (1, 6)}, {"y": (1, 5)})
+
+
+def test_a_view_that_is_an_output_is_not_cut(tmp_path: Path) -> None:
+    path = save(returned_view(), tmp_path / "m.onnx")
+    group = netadapt_onnx.inspect(path).groups[0]
+    assert not group.prunable and "shared with a node that does not cut it" in str(group.reason)
+
+
+def test_a_view_that_something_else_reads_is_not_cut(tmp_path: Path) -> None:
+    proto = transposed_weight()
+    proto.graph.input.append(helper.make_tensor_value_info("u", TensorProto.FLOAT, [1, 32]))
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 5]))
+    proto.graph.node.append(helper.make_node("MatMul", ["u", "turned"], ["z"], "other"))
+    assert not netadapt_onnx.inspect(save(proto, tmp_path / "m.onnx")).groups[0].prunable
+
+
+def test_two_layers_that_read_one_view_are_cut_together(tmp_path: Path) -> None:
+    b = Builder()
+    b.node("Transpose", [b.random("weight", (5, 32))], output="turned", perm=[1, 0])
+    for name in ("y", "z"):
+        b.node("MatMul", [b.relu(b.fc("x", 6, 32)), "turned"], output=name)
+    path = save(b.model({"x": (1, 6)}, {"y": (1, 5), "z": (1, 5)}), tmp_path / "m.onnx")
+    cut = netadapt_onnx.prune(path, tmp_path / "o.onnx", ratio=0.5, check=True)
+    assert cut.verify is not None and cut.verify.exact and cut.groups == {"fc1": (32, 16)}
+    assert {tuple(t.dims) for t in onnx.load(tmp_path / "o.onnx").graph.initializer if t.name.endswith("weight")} == {
+        (16, 6),
+        (5, 16),
+    }
