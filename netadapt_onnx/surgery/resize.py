@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.surgery.editing import Editing
+from netadapt_onnx.surgery.factors import on_axis
 from netadapt_onnx.surgery.inheritance import Inheritance, write
-from netadapt_onnx.surgery.labels import Use, on_axis
+from netadapt_onnx.surgery.labels import Use
 from netadapt_onnx.surgery.ties import Array
 from netadapt_onnx.surgery.trace import KeptIndices, Trace
 from netadapt_onnx.surgery.unflatten import restore

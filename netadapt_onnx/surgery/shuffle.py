@@ -16,7 +16,8 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.folding import Folded
-from netadapt_onnx.surgery.labels import Unsupported, on_axis, squeeze
+from netadapt_onnx.surgery.factors import on_axis, squeeze
+from netadapt_onnx.surgery.labels import Unsupported
 from netadapt_onnx.surgery.rules.movement import regroup, segments
 from netadapt_onnx.surgery.ties import Array
 

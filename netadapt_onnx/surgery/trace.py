@@ -15,9 +15,10 @@ from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.folding import Folded
 from netadapt_onnx.surgery.balance import tie_by_index, tie_in_bundles
 from netadapt_onnx.surgery.bodies import Body, flatten
+from netadapt_onnx.surgery.factors import on_axis, squeeze
 from netadapt_onnx.surgery.groups import Group, find_groups
 from netadapt_onnx.surgery.idioms import canonical
-from netadapt_onnx.surgery.labels import MOST_POSITIONS, Choices, Labels, Layer, Unsupported, Use, on_axis, squeeze
+from netadapt_onnx.surgery.labels import MOST_POSITIONS, Choices, Labels, Layer, Unsupported, Use
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules import RULES
 from netadapt_onnx.surgery.ties import Array, components

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from netadapt_onnx.surgery.labels import Labels, Unsupported, align, labelled, labelled_on
+from netadapt_onnx.surgery.factors import align, labelled, labelled_on
+from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.elementwise import bind_broadcast, broadcast
 from netadapt_onnx.surgery.rules.registry import rule

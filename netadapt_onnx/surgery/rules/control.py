@@ -8,7 +8,8 @@ import numpy as np
 
 from netadapt_onnx.invariants import FIRST_CARRIED
 from netadapt_onnx.surgery.bodies import BRANCHES, Body
-from netadapt_onnx.surgery.labels import Labels, Unsupported, labelled
+from netadapt_onnx.surgery.factors import labelled
+from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
 from netadapt_onnx.surgery.ties import Array

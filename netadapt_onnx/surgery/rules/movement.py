@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from netadapt_onnx.surgery.labels import Labels, Unsupported, align, aligned_shape, labelled, on_axis
+from netadapt_onnx.surgery.factors import align, aligned_shape, labelled, on_axis
+from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.elementwise import BROADCASTING, UNARY
 from netadapt_onnx.surgery.rules.registry import rule

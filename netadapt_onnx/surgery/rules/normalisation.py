@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from netadapt_onnx.surgery.labels import Labels, Unsupported, align, on_axis
+from netadapt_onnx.surgery.factors import align, on_axis
+from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.contraction import bind_channels
 from netadapt_onnx.surgery.rules.elementwise import bind_broadcast, broadcast

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from netadapt_onnx.surgery.labels import Labels, on_axis
+from netadapt_onnx.surgery.factors import on_axis
+from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
 

@@ -1,0 +1,42 @@
+"""Factors: arrays of labels of a tensor's rank, in which an axis without labels has length 1 (`labels.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from netadapt_onnx.surgery.ties import Array
+
+
+def squeeze(factor: Array) -> Array:
+    """Give length 1 to every axis along which the labels do not change."""
+    for axis, length in enumerate(factor.shape):
+        if length > 1:
+            first = factor.take([0], axis=axis)
+            if (first == factor).all():
+                factor = first
+    return factor
+
+
+def align(factor: Array, rank: int) -> Array:
+    """Prepend axes of length 1, as broadcasting does."""
+    return factor.reshape((1,) * (rank - factor.ndim) + factor.shape)
+
+
+def on_axis(line: Array, axis: int, rank: int) -> Array:
+    """A factor with labels (n,) along one axis."""
+    return line.reshape([-1 if k == axis else 1 for k in range(rank)])
+
+
+def aligned_shape(shape: Sequence[int], rank: int) -> tuple[int, ...]:
+    """Prepend axes of length 1 to a shape, as broadcasting does."""
+    return (1,) * (rank - len(shape)) + tuple(shape)
+
+
+def labelled(factors: Iterable[Array], axis: int) -> bool:
+    """Whether any of the factors has labels along `axis`."""
+    return any(f.shape[axis] > 1 for f in factors)
+
+
+def labelled_on(factor: Array, axes: Iterable[int]) -> bool:
+    """Whether a factor has labels along any of the axes."""
+    return any(factor.shape[k] > 1 for k in axes)
