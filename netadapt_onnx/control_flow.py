@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,29 +13,36 @@ from netadapt_onnx.subgraphs import rename
 
 
 def inline_decided(graph: onnx.GraphProto, values: Mapping[str, np.ndarray]) -> bool:
-    """Replace each If whose condition is known by the branch taken; True if there was one."""
-    constants = {t.name: t for t in graph.initializer}
-    for index, node in enumerate(graph.node):
-        if node.op_type != "If":
-            continue
-        name = node.input[0]
-        if name in values:
-            condition = bool(values[name].reshape(-1)[0])
-        elif name in constants:
-            condition = bool(onnx.numpy_helper.to_array(constants[name]).reshape(-1)[0])
+    """Replace every If whose condition is known by the branch taken; True if there was one.
+
+    Those inside the branches come up to the graph with them and are not looked at: their turn is the next.
+    """
+    conditions = [node.input[0] for node in graph.node if node.op_type == "If"]
+    if not conditions:
+        return False
+    wanted = {*conditions} - values.keys()
+    known = dict(values) | {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name in wanted}
+    names = Counter(node.name for node in graph.node)
+    nodes: list[onnx.NodeProto] = []
+    decided = False
+    for node in graph.node:
+        if node.op_type == "If" and node.input[0] in known:
+            branch = "then_branch" if bool(known[node.input[0]].reshape(-1)[0]) else "else_branch"
+            alone = names[node.name] == 1
+            nodes += _taken(graph, node, branch, node.name if node.name and alone else node.output[0])
+            decided = True
         else:
-            continue
-        _inline(graph, index, "then_branch" if condition else "else_branch")
+            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    if decided:
+        del graph.node[:]
+        graph.node.extend(nodes)
         normalise_graph(graph)
-        return True
-    return False
+    return decided
 
 
-def _inline(graph: onnx.GraphProto, index: int, branch: str) -> None:
-    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in graph.node]
-    taken = nodes[index]
+def _taken(graph: onnx.GraphProto, taken: onnx.NodeProto, branch: str, prefix: str) -> list[onnx.NodeProto]:
+    """The nodes of a branch under names that say where they were; its initializers become the graph's."""
     body = next(a.g for a in taken.attribute if a.name == branch)
-    prefix = taken.name or taken.output[0]
     local = {t.name for t in body.initializer} | {name for n in body.node for name in n.output if name}
     renamed = {name: f"{prefix}/{name}" for name in local}
     ends = []
@@ -52,5 +60,4 @@ def _inline(graph: onnx.GraphProto, index: int, branch: str) -> None:
     for inner_node in inlined:
         inner_node.name = f"{prefix}/{inner_node.name}" if inner_node.name else ""
         rename(inner_node, renamed)
-    del graph.node[:]
-    graph.node.extend([*nodes[:index], *inlined, *ends, *nodes[index + 1 :]])
+    return [*inlined, *ends]

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,9 @@ class Folded:
     model, if anything; `assumed` names outputs of such operators that were taken to have their input's shape, `sampled`
     tensors whose shape may depend on the data; `fixed` are inputs whose free axes got the given sizes. `unknown` says
     of tensors without a shape why, `untraced` of subgraphs that were left where they are (`surgery/bodies.py`); `given`
-    are the shapes that were asked for, `unrun` what nodes put out that cannot be run.
+    are the shapes that were asked for, `unrun` what nodes put out that cannot be run, `unfinished` which nodes were not
+    run to their end for a shape or a value, which would take too long or too much memory. `file` is the model file if
+    weights were left outside it (`unread_weights.py`).
     """
 
     proto: onnx.ModelProto
@@ -65,6 +68,8 @@ class Folded:
     untraced: Mapping[str, str] = field(default_factory=dict)
     given: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unrun: frozenset[str] = frozenset()
+    unfinished: tuple[str, ...] = ()
+    file: Path | None = None
 
     def interface(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Interface:
         """What the model takes and returns, or one made of it, whose tensors have the given `shapes`."""
@@ -148,6 +153,7 @@ def fold(
         {name: evaluation.opaque.get(name, "") for name in produced if name not in known},
         given=dict(shapes or {}),
         unrun=_unrun(folded.graph, evaluation),
+        unfinished=tuple(evaluation.unfinished),
     )
 
 
@@ -308,16 +314,18 @@ def _written_back(
             needed.update([*node.input, *captured(node)])
     kept.reverse()
     produced = {name for node in kept for name in node.output}
-    folded = [name for node in graph.node for name in node.output if name in needed - produced and name not in tensors]
+    missing = needed - produced - tensors.keys()
+    folded = [name for node in graph.node for name in node.output if name in missing]
     constants = [tensor for name, tensor in tensors.items() if name in needed]
     taken = needed | {node_name(node) for node in kept} | {v.name for v in graph.input}
     formula = BatchFormula(batched[0], values.known[batched[0]][0][0], values.known, taken) if batched else None
     computed: list[onnx.NodeProto] = []
+    reshapes = _reshapes(kept) if formula is not None else {}
     for name in folded:
         if formula is None or other is None or name not in with_batch:
             constants.append(numpy_helper.from_array(values.value(name), name))
             continue
-        nodes, numbers = formula.write(name, values.value(name), other.value(name), _reshapes(name, kept))
+        nodes, numbers = formula.write(name, values.value(name), other.value(name), reshapes.get(name, []))
         computed.extend(nodes)
         constants.extend(numbers)
     if formula is not None:
@@ -350,10 +358,17 @@ def _open(name: str, values: Evaluation, other: Evaluation | None) -> bool:
     return other is None or values.known[name] != other.known[name] or values.known[name][1].kind != "i"
 
 
-def _reshapes(name: str, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """The readers of a tensor, if all of them reshape to it; else none."""
-    readers = [node for node in nodes if name in node.input or name in captured(node)]
-    return readers if all(n.op_type == "Reshape" and list(n.input).index(name) == 1 for n in readers) else []
+def _reshapes(nodes: Iterable[onnx.NodeProto]) -> dict[str, list[onnx.NodeProto]]:
+    """The readers of each tensor that nothing reads but as the target to reshape to."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    others: set[str] = set()
+    for node in nodes:
+        if node.op_type == "Reshape" and len(node.input) > 1:
+            readers.setdefault(node.input[1], []).append(node)
+            others.add(node.input[0])
+        else:
+            others.update([*node.input, *captured(node)])
+    return {name: reshaping for name, reshaping in readers.items() if name not in others}
 
 
 def _stays(node: onnx.NodeProto, tensors: Tensors, values: Evaluation, shape_made: set[str]) -> bool:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from onnx import TensorProto
 
 from netadapt_onnx.as_given import as_given
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.files import write_atomically
 from netadapt_onnx.folding import fold
-from netadapt_onnx.model import Model, data_file, load, refuse_existing
+from netadapt_onnx.model import Model, data_file, load, load_without_weights, refuse_existing
 from netadapt_onnx.profilers.cost import Cost, CostModel
 from netadapt_onnx.progress import reporter
 from netadapt_onnx.search.result import Resources
@@ -137,7 +139,9 @@ def traced(
 
     Raises NetadaptError if the model is wrong or an axis needs `shapes`.
     """
-    return trace(fold(model.proto, dict(shapes or {}), batch_size, consume=consume), choices)
+    folded = fold(model.proto, dict(shapes or {}), batch_size, consume=consume)
+    left = any(tensor.data_location == TensorProto.EXTERNAL for tensor in folded.proto.graph.initializer)
+    return trace(replace(folded, file=model.path) if left else folded, choices)
 
 
 def counted_at(found: Trace, count: CostModel, shapes: Shapes) -> Cost:
@@ -190,14 +194,17 @@ def inspect(
     if sensitivity and (data is None or explained is not None):
         why = "needs data to judge by" if data is None else "and an explanation are two questions"
         raise NetadaptError(f"--sensitivity {why}", hint="give --data alone", code="usage")
-    source = opened(model)
+    if isinstance(model, Model) or table is not None or sensitivity:
+        source = opened(model)
+    else:
+        source = load_without_weights(model)
     if write_plan is not None:
         prepare_output(Path(write_plan), overwrite, source, table)
     found = with_states(traced(source, shapes, batch_size, choices, consume=source is not model))
     folded = found.folded
     counted = counted_at(found, CostModel(found.flat.proto), found.flat.shapes)
     timed, times = None, {}
-    cautions = notes(found)
+    cautions = (*notes(found), *folded.unfinished)
     if table is not None:
         from netadapt_onnx.profilers.breakdown import unit_ms
         from netadapt_onnx.profilers.own_time import predicted

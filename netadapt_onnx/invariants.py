@@ -18,26 +18,25 @@ def capture_invariants(graph: onnx.GraphProto) -> None:
             continue
         body = next(a.g for a in node.attribute if a.name == "body")
         passed = {n.output[0]: n.input[0] for n in body.node if n.op_type == "Identity"}
+        own = {v.name for v in body.input} | {t.name for t in body.initializer}
+        own |= {name for inner in body.node for name in inner.output}
+        captured: dict[str, str] = {}
         for i in reversed(range(len(node.input) - FIRST_CARRIED)):
             start, formal = node.input[FIRST_CARRIED + i], body.input[FIRST_CARRIED + i].name
             outer = replaced.get(start, start)  # an earlier loop may have carried it too
             returned = body.output[1 + i].name
             if passed.get(returned, returned) != formal or (i < len(node.output) and node.output[i] in kept):
                 continue
-            if not outer or _hidden(body, outer):
+            if not outer or outer in own:  # it means something else inside
                 continue
-            for inner in body.node:
-                rename(inner, {formal: outer})
+            captured[formal] = outer
+            own.discard(formal)
             del body.input[FIRST_CARRIED + i], body.output[1 + i], node.input[FIRST_CARRIED + i]
             if i < len(node.output):
                 replaced[node.output[i]] = outer
                 del node.output[i]
+        for inner in body.node if captured else ():
+            rename(inner, captured)
     replaced.pop("", None)
     for node in graph.node if replaced else ():
         rename(node, replaced)
-
-
-def _hidden(body: onnx.GraphProto, name: str) -> bool:
-    """Whether a name means something else inside a body."""
-    own = {v.name for v in body.input} | {t.name for t in body.initializer}
-    return name in own or any(name in node.output for node in body.node)

@@ -135,6 +135,8 @@ def _tensor_bytes(tensor: onnx.TensorProto) -> int:
         return int(tensor.ByteSize())
     bare = onnx.TensorProto()
     _describe(bare, tensor)
+    if tensor.HasField("data_location"):  # one that was external says so, though it no longer is
+        bare.data_location = tensor.data_location
     return len(bare.SerializeToString()) + _field_bytes(size)
 
 

@@ -20,6 +20,7 @@ from netadapt_onnx.loadable import Interface, require_openable, require_planned
 from netadapt_onnx.normalise import normalise
 from netadapt_onnx.onnx_file import OnnxFile, check_tensor, read
 from netadapt_onnx.runtime import PROTOBUF_LIMIT, one_line
+from netadapt_onnx.unread_weights import unread_weights
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -49,6 +50,21 @@ def load(path: str | os.PathLike[str]) -> Model:
     file = read(path)
     load_external(external_tensors(file.proto), file.path)
     for tensor in file.proto.graph.initializer:
+        check_tensor(tensor, file.path)
+    normalise_file(file)
+    return Model(file.path, file.proto, file.sha256, file.size_bytes, file.files)
+
+
+def load_without_weights(path: str | os.PathLike[str], *, hashed: bool = False) -> Model:
+    """The same, but external weights stay in their files where shapes, costs and groups do not depend on their values.
+
+    Where a model has gigabytes that is next to no work; the hash, which takes reading them, is empty unless asked for.
+    """
+    file = read(path, hashed=hashed)
+    unread = unread_weights(file.proto)
+    wanted = [tensor for tensor in external_tensors(file.proto) if tensor.name not in unread]
+    load_external(wanted, file.path)
+    for tensor in wanted:
         check_tensor(tensor, file.path)
     normalise_file(file)
     return Model(file.path, file.proto, file.sha256, file.size_bytes, file.files)

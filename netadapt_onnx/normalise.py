@@ -11,10 +11,10 @@ from math import prod
 
 import numpy as np
 import onnx
-import onnx.inliner
 from onnx import numpy_helper
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.functions import inline_functions
 from netadapt_onnx.invariants import capture_invariants
 from netadapt_onnx.old_opsets import upgrade
 from netadapt_onnx.subgraphs import all_bodies
@@ -30,8 +30,7 @@ def normalise(proto: onnx.ModelProto) -> None:
     """Normalise in place. Raises NetadaptError for what cannot be normalised: names that two tensors share, say."""
     upgrade(proto)
     if proto.functions:
-        inlined = onnx.inliner.inline_local_functions(proto)
-        proto.CopyFrom(inlined)
+        inline_functions(proto)
         require_valid_nodes(proto)
     _densify(proto.graph)
     proto.ir_version = max(proto.ir_version, MINIMUM_IR)

@@ -10,8 +10,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
@@ -39,18 +41,18 @@ class OnnxFile:
     files: tuple[Path, ...]
 
 
-def read(path: str | os.PathLike[str]) -> OnnxFile:
-    """Parse an ONNX file and check that it can be a model.
+def read(path: str | os.PathLike[str], *, hashed: bool = True) -> OnnxFile:
+    """Parse an ONNX file and check that it can be a model; without `hashed` its `sha256` stays empty.
 
     Raises NetadaptError: missing file, not ONNX, truncated, external data missing or not allowed, no valid model.
     """
-    file = parse(path)
+    file = parse(path, hashed=hashed)
     with _named(file.path):
         require_valid(file.proto)
     return file
 
 
-def parse(path: str | os.PathLike[str]) -> OnnxFile:
+def parse(path: str | os.PathLike[str], *, hashed: bool = True) -> OnnxFile:
     """Parse an ONNX file and look whether its external data are there. Raises NetadaptError if not."""
     file = Path(path)
     data = _contents(file)
@@ -58,6 +60,9 @@ def parse(path: str | os.PathLike[str]) -> OnnxFile:
     try:
         proto.ParseFromString(data)
     except Exception as error:  # protobuf's DecodeError lives in a private module
+        if "MaxDepth" in str(error):
+            why = "holds graphs within graphs, more than the 32 levels that protobuf reads"
+            raise NetadaptError(f"{file} {why}", code="not-onnx") from error
         raise NetadaptError(f"{file} is not an ONNX file, or it is truncated", code="not-onnx") from error
     proto.DiscardUnknownFields()  # what this onnx cannot check, onnxruntime, which may know it, does not get
     if proto.ir_version == 0 or not proto.HasField("graph") or not proto.opset_import:
@@ -68,15 +73,29 @@ def parse(path: str | os.PathLike[str]) -> OnnxFile:
     size = len(data)
     del data
     external = _external_files(proto, file)
+    buffer = memoryview(bytearray(1 << 20))
     for tensors in external.values():
         with open_external(tensors[0], file) as stream:
+            size += os.fstat(stream.fileno()).st_size
             for tensor in tensors:
                 _check_extent(tensor, os.fstat(stream.fileno()).st_size, file)
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-                size += len(chunk)
+            while hashed and (held := stream.readinto(buffer)):  # type: ignore[attr-defined]
+                digest.update(buffer[:held])
     load_external(external_values(proto), file)
-    return OnnxFile(file, proto, digest.hexdigest(), size, (file, *external))
+    return OnnxFile(file, proto, digest.hexdigest() if hashed else "", size, (file, *external))
+
+
+def external_array(tensor: TensorProto, file: Path) -> np.ndarray | None:
+    """An external tensor's values, copied once and not three times; None for types that numpy does not have."""
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    if dtype.kind not in "iuf" or bytes_needed(tensor) != prod(tensor.dims) * dtype.itemsize:
+        return None
+    with open_external(tensor, file) as stream:
+        stream.seek(external_data(tensor, file).offset)
+        values = np.fromfile(stream, dtype.newbyteorder("<"), prod(tensor.dims))
+    if values.size != prod(tensor.dims):  # `read` has seen more of it
+        raise NetadaptError(f"{file}: external data of '{tensor.name}' have been cut short", code="external-data")
+    return values.reshape(tuple(tensor.dims)).astype(dtype, copy=False)
 
 
 def check_tensor(tensor: TensorProto, file: Path) -> None:

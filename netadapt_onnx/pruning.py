@@ -17,7 +17,7 @@ from netadapt_onnx.folding import Folded
 from netadapt_onnx.inspection import Shapes, Source, counted_at, opened, prepare_output, resources, traced
 from netadapt_onnx.light import file_bytes
 from netadapt_onnx.loadable import require_planned
-from netadapt_onnx.model import save
+from netadapt_onnx.model import Model, load_without_weights, save
 from netadapt_onnx.profilers.cost import Cost, CostModel
 from netadapt_onnx.search.budget import Budget, parse_budgets
 from netadapt_onnx.search.provenance import provenance, stored_bytes
@@ -126,7 +126,12 @@ def prune(
     if reconstruct is None:
         reconstruct = data is not None and criterion not in MEASURED
     _check_data(data, criterion, reconstruct)
-    source = opened(model)
+    # What is run, or measured in bytes before it is there, is held in memory as a whole.
+    whole_in_memory = check or output is None or data is not None or budget is not None or plan is not None
+    if isinstance(model, Model) or whole_in_memory or not isinstance(criterion, str):
+        source = opened(model)
+    else:
+        source = load_without_weights(model, hashed=True)
     if output is not None:
         prepare_output(Path(output), overwrite, source, data, plan)
         prepare_output(plan_file(Path(output)), overwrite, source, data, plan)
@@ -189,6 +194,7 @@ def prune(
 def _doubts(folded: Folded, proof: Verification | None) -> list[str]:
     """What the result rests on besides the rules."""
     said = [f"not proven: {folded.unrunnable}"] if folded.unrunnable and proof is None else []
+    said += folded.unfinished
     if folded.unrun and proof is not None:  # `verify` refuses the proof where shapes are assumed
         said.append(f"proven with random values for what cannot be run here: {', '.join(sorted(folded.unrun))}")
     if folded.assumed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.light import file_bytes, light_copy
+from netadapt_onnx.trip_limits import exceeded, limit_trips
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -19,6 +21,8 @@ Arrays = dict[str, np.ndarray]
 # What onnxruntime says of operators, types and opsets that it lacks, rather than of a model that is wrong.
 LACKING = ("NOT_IMPLEMENTED", "not a registered function/op", "No Op registered for", "*guarantees* support")
 PROTOBUF_LIMIT = 2**31 - 1
+# What the shapes and constants of a stranger's model may take while they are computed.
+BOUNDED_BYTES = 1 << 30
 CANNOT_RUN = "onnxruntime cannot run the model"
 
 
@@ -29,12 +33,14 @@ def session(
     optimise: bool = True,
     prepack: bool = True,
     threads: int = 1,
+    bounded: bool = False,
 ) -> onnxruntime.InferenceSession:
     """Open `model` in onnxruntime.
 
     `outputs` are the tensors that become its outputs (their types are inferred) instead of its own. What may be timed,
-    an optimised model with its own outputs, is opened as users open it; weights of others are never serialised.
-    Without `prepack` kernels take weights as they lie, which spares a copy of those of a file that is only opened.
+    an optimised model with its own outputs, is opened as users open it; weights of others are never serialised, and
+    their loops end (`trip_limits.py`). Without `prepack` kernels take weights as they lie, which spares a copy of those
+    of a file that is only opened. With `bounded` all that such sessions hold takes at most `BOUNDED_BYTES`.
     Raises NetadaptError (code `unloadable`) with onnxruntime's own reason if it refuses the model.
     """
     import onnxruntime as ort
@@ -55,6 +61,9 @@ def session(
         if optimise and outputs is None and file_bytes(model) <= PROTOBUF_LIMIT:
             return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         light, weights = light_copy(model, outputs)
+        limit_trips(light)
+        if bounded and _bounded_memory():
+            options.add_session_config_entry("session.use_env_allocators", "1")
         values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
         options.add_external_initializers(list(weights), values)
         made = ort.InferenceSession(light.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -93,13 +102,52 @@ def optimised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     return onnx.load(folder / "optimised.onnx", load_external_data=False)
 
 
-def run(active: onnxruntime.InferenceSession, inputs: Arrays, outputs: Sequence[str] | None = None) -> Arrays:
-    """Run once; returns outputs by name. Raises NetadaptError (code `unrunnable`) with onnxruntime's reason."""
+@cache
+def _bounded_memory() -> bool:
+    """Register the allocator that bounded sessions of this process share; False if something else registered one."""
+    import onnxruntime as ort
+
+    where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    doubling = 0  # the arena grows in regions twice as large, so that what is given back is of use again
+    try:
+        ort.create_and_register_allocator(
+            where, ort.OrtArenaCfg({"max_mem": BOUNDED_BYTES, "arena_extend_strategy": doubling})
+        )
+    except Exception:
+        return False
+    return True
+
+
+def run(
+    active: onnxruntime.InferenceSession,
+    inputs: Arrays,
+    outputs: Sequence[str] | None = None,
+    options: onnxruntime.RunOptions | None = None,
+) -> Arrays:
+    """Run once; returns outputs by name.
+
+    Raises NetadaptError with onnxruntime's reason (code `unrunnable`), or for what a bound ended (code `too-large`).
+    """
     names = list(outputs) if outputs is not None else [o.name for o in active.get_outputs()]
     try:
-        return dict(zip(names, active.run(names, inputs), strict=True))
+        return dict(zip(names, active.run(names, inputs, options), strict=True))
     except Exception as error:
+        beyond = _beyond_bounds(str(error))
+        if beyond:
+            raise NetadaptError(beyond, code="too-large") from error
         raise NetadaptError(f"{CANNOT_RUN}: {one_line(error)}", code="unrunnable") from error
+
+
+def _beyond_bounds(reason: str) -> str | None:
+    """What onnxruntime's reason means if a bound ended a run."""
+    most = exceeded(reason)
+    if most is not None:
+        return f"a loop goes round more than {most} times"
+    if "bfc_arena" in reason:
+        return f"more than {BOUNDED_BYTES >> 20} MiB are needed"
+    if "terminate flag" in reason:
+        return "it is not done in time"
+    return None
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -40,6 +40,9 @@ SMALL_BYTES = 1 << 16
 NOT_NUMPYS = "V"
 # What would be computed of a model of a hundred bytes must not fill the memory: larger constants stay in the graph.
 LARGEST_BYTES = 1 << 27
+# Nor must thousands of constants of that size: beyond this, and some times the file's own weights, they stay as well.
+LARGEST_TOTAL_BYTES = 1 << 30
+WEIGHTS_OVER = 3
 # What inference may look at: targets, axes, sizes. Never weights.
 SHOWN_ELEMENTS = 256
 
@@ -77,6 +80,7 @@ class Evaluation:
         self._declared = declared
         self._single = single
         self._assume = assume
+        self.unfinished: dict[str, None] = {}
         self._opsets = list(proto.opset_import)
         self._versions = {"" if o.domain in STANDARD else o.domain: o.version for o in proto.opset_import}
         self._producer = {name: node for node in proto.graph.node for name in node.output if name}
@@ -93,6 +97,8 @@ class Evaluation:
                 self.tainted.add(tensor.name)
             elif prod(tensor.dims) <= SHOWN_ELEMENTS and tensor.data_type != onnx.TensorProto.STRING:
                 self._shown[tensor.name] = tensor
+        weights = sum(self._bytes(name) for name in initializers)
+        self._allowed_bytes = LARGEST_TOTAL_BYTES + WEIGHTS_OVER * weights
         for node in proto.graph.node:
             self._visit(node)
 
@@ -121,11 +127,11 @@ class Evaluation:
                 self._compute(node)
         return self._values[name]
 
-    def _compute(self, node: onnx.NodeProto) -> None:
+    def _compute(self, node: onnx.NodeProto, *, bounded: bool = False) -> None:
         reads = {name: self._value_of(name) for name in _valued_reads(node)}
         for name in set(node.input) - reads.keys() - {""}:  # only its type is read
             reads[name] = np.zeros((), self.known[name][1])
-        for name, value in self._single.run(node, reads).items():
+        for name, value in self._single.run(node, reads, bounded=bounded).items():
             if isinstance(value, np.ndarray):
                 self._values[name] = value
 
@@ -163,13 +169,16 @@ class Evaluation:
         complete = self._infer(node, reads)
         if any(name in self.known and self.known[name][1].kind == NOT_NUMPYS for name in [*reads, *outputs]):
             self.tainted.update(outputs)  # onnxruntime takes and gives no arrays of such types
-        if sum(map(self._bytes, outputs)) > LARGEST_BYTES:
+        size = sum(map(self._bytes, outputs))
+        if size > LARGEST_BYTES or size > self._allowed_bytes:
             self.tainted.update(outputs)
+        elif self.tainted.isdisjoint(outputs):
+            self._allowed_bytes -= size
         if self._follow(node, valued_reads, outputs):
             return
         valued = self.tainted.isdisjoint(outputs) and all(self._at_hand(name) for name in valued_reads)
-        if valued and (not complete or sum(map(self._bytes, outputs)) <= SMALL_BYTES):
-            self._evaluate(node, outputs)
+        if valued and (not complete or size <= SMALL_BYTES):
+            self._evaluate(node, outputs, bounded=not complete)
         elif not complete and sum(map(self._bytes, reads)) <= LARGEST_BYTES and {*reads} <= self.known.keys():
             self._sample(node, reads)
         elif not complete:
@@ -241,16 +250,27 @@ class Evaluation:
                 self._learn(name, shape, found[name].tensor_type.elem_type)
         return complete
 
-    def _evaluate(self, node: onnx.NodeProto, outputs: list[str]) -> None:
+    def _evaluate(self, node: onnx.NodeProto, outputs: list[str], *, bounded: bool) -> None:
         try:
-            self._compute(node)
-        except NetadaptError:
+            self._compute(node, bounded=bounded)
+        except NetadaptError as error:
             self.tainted.update(outputs)  # a type that onnxruntime cannot compute with: it stays in the graph
-            self._give_up(node, _lacking(node))
+            self._give_up(node, self._reason(error) or _lacking(node))
             return
         for name in outputs:
             if name in self._values:
                 self._remember(name, self._values[name])
+        if sum(map(self._bytes, outputs)) > LARGEST_BYTES:  # which only the run has shown
+            self.tainted.update(outputs)
+            for name in outputs:
+                self._values.pop(name, None)
+
+    def _reason(self, error: NetadaptError) -> str | None:
+        """What is said of a run that a bound ended; None for other failures."""
+        if error.code != "too-large":
+            return None
+        self.unfinished[error.message] = None
+        return error.message
 
     def _sample(self, node: onnx.NodeProto, reads: list[str]) -> None:
         """Shapes from one run on random inputs. What ONNX cannot infer may depend on the data: then it is uncertain."""
@@ -272,7 +292,8 @@ class Evaluation:
             if node.domain in STANDARD and not onnx.defs.has(node.op_type):
                 message = f"neither ONNX nor onnxruntime has an operator {node.op_type}"
                 raise NetadaptError(message, node=node_name(node), code="unloadable") from error
-            self._give_up(node, _lacking(node) if error.code == "unloadable" else error.message)
+            reason = self._reason(error) or (_lacking(node) if error.code == "unloadable" else error.message)
+            self._give_up(node, reason)
             return
         if onnx.defs.has(node.op_type, "" if node.domain in STANDARD else node.domain):
             self.uncertain.update(outputs)

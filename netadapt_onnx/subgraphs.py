@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 import onnx
 
@@ -41,17 +41,17 @@ def all_bodies(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
             yield from all_bodies(body.node)
 
 
-def rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
-    """Give tensors other names, in place, also where subgraphs of the node read them."""
-    for i, name in enumerate(node.input):
-        node.input[i] = names.get(name, name)
-    for i, name in enumerate(node.output):
-        node.output[i] = names.get(name, name)
+def rename(node: onnx.NodeProto, names: Mapping[str, str], hidden: Set[str] = frozenset()) -> None:
+    """Give tensors other names, in place, also where subgraphs of the node read them; those of `hidden` keep theirs."""
+    for names_of in (node.input, node.output):
+        for i, name in enumerate(names_of):
+            if name in names and name not in hidden:
+                names_of[i] = names[name]
     for body in bodies(node):
-        own = {v.name for v in body.input} | {t.name for t in body.initializer}
+        own = {v.name for v in body.input} | {t.name for t in body.initializer} | hidden
         own |= {name for inner in body.node for name in inner.output}
-        outer = {k: v for k, v in names.items() if k not in own}
         for inner in body.node:
-            rename(inner, outer)
+            rename(inner, names, own)
         for value in body.output:
-            value.name = outer.get(value.name, value.name)
+            if value.name in names and value.name not in own:
+                value.name = names[value.name]

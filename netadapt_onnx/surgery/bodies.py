@@ -1,4 +1,4 @@
-"""Subgraphs (If branches, Loop and Scan bodies) laid out flat, so that labels run through them, and put back.
+"""Subgraphs (If branches, Loop and Scan bodies) laid out flat for labels to run through; `unflatten.py` undoes it.
 
 Labels of tensors around a body are followed into it; what a body receives and returns keeps its shape. The flat graph
 is for tracing and cutting alone and is never run: it holds a body's nodes in front of their control-flow node.
@@ -6,8 +6,9 @@ is for tracing and cutting alone and is never run: it holds a body's nodes in fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,13 +40,13 @@ class Body:
     frame: onnx.GraphProto
     names: Mapping[str, str]
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[str, ...]:
         """What it receives, by flat names."""
         flat = {inner: outer for outer, inner in self.names.items()}
         return tuple(flat[value.name] for value in self.frame.input)
 
-    @property
+    @cached_property
     def outputs(self) -> tuple[str, ...]:
         """What it returns, by flat names; tensors of the graphs around it keep theirs."""
         flat = {inner: outer for outer, inner in self.names.items()}
@@ -129,7 +130,7 @@ def _opened(
     loops: bool,
 ) -> tuple[Folded, list[Body]]:
     """One body folded, flattened and renamed. Raises NetadaptError if its shapes cannot be told."""
-    model = without_weights(around.proto)
+    model = onnx.ModelProto(ir_version=around.proto.ir_version, opset_import=around.proto.opset_import)
     model.graph.CopyFrom(attribute.g)
     formals = _received(node, attribute.g, known)
     outer = [name for name in captured(node) if name not in formals]
@@ -149,8 +150,25 @@ def _opened(
     )
     if folded.unrunnable:
         raise NetadaptError(folded.unrunnable)
-    folded, inner = flatten(folded, loops=loops)
+    folded, inner = flatten(_with_returned_constants(folded, outer), loops=loops)
     return _renamed(node, attribute, folded, inner, set(formals), set(outer))
+
+
+def _with_returned_constants(folded: Folded, outer: Sequence[str]) -> Folded:
+    """What a body returns must be a node's output: where folding left a constant, an Identity puts it out."""
+    graph = folded.proto.graph
+    returned = {value.name for value in graph.output} & {t.name for t in graph.initializer} - {*outer}
+    renamed = {name: f"{name}/constant" for name in returned}
+    if not returned:
+        return folded
+    for node in graph.node:
+        rename(node, renamed)
+    for tensor in graph.initializer:
+        tensor.name = renamed.get(tensor.name, tensor.name)
+    graph.node.extend(onnx.helper.make_node("Identity", [inner], [name], name=name) for name, inner in renamed.items())
+    shapes = {**folded.shapes, **{inner: folded.shapes[name] for name, inner in renamed.items()}}
+    dtypes = {**folded.dtypes, **{inner: folded.dtypes[name] for name, inner in renamed.items()}}
+    return replace(folded, shapes=shapes, dtypes=dtypes)
 
 
 def _sources(node: onnx.NodeProto, body: onnx.GraphProto) -> list[str]:
@@ -203,6 +221,7 @@ def _renamed(
     prefix = f"{node_name(node)}/{attribute.name}/"
     graph = folded.proto.graph
     own = {name for n in graph.node for name in n.output if name} | {t.name for t in graph.initializer} | formals
+    own |= {name for body in inner for name in body.names}  # what bodies inside receive is no node's output
     own -= outer
     flat = {name: prefix + name for name in own}
     for each in graph.node:
@@ -230,63 +249,6 @@ def _renamed(
     dtypes = {flat[name]: dtype for name, dtype in folded.dtypes.items() if name in flat}
     untraced = {prefix + name: reason for name, reason in folded.untraced.items()}
     return replace(folded, proto=proto, shapes=shapes, dtypes=dtypes, untraced=untraced), [*moved, body]
-
-
-def restore(
-    proto: onnx.ModelProto, bodies: Iterable[Body], shape: Callable[[str], tuple[int, ...]] | None = None
-) -> None:
-    """Put the nodes of a flat model back into their bodies, in place. Nodes added since follow what they read.
-
-    `shape` tells what tensors have become, where they have changed.
-    """
-    for body in bodies:
-        graph = proto.graph
-        inside = set(body.names)
-        members: set[int] = set()
-        grown = True
-        while grown:
-            grown = False
-            for i, node in enumerate(graph.node):
-                if i not in members and (not inside.isdisjoint(node.output) or _reads(node, inside, graph, body)):
-                    members.add(i)
-                    inside.update(node.output)
-                    grown = True
-        nodes = [onnx.NodeProto.FromString(graph.node[i].SerializeToString()) for i in sorted(members)]
-        rest = [graph.node[i] for i in range(len(graph.node)) if i not in members]
-        read_outside = {name for n in rest for name in (*n.input, *captured(n))} | {v.name for v in graph.output}
-        read_inside = {name for n in nodes for name in (*n.input, *captured(n))} | set(body.outputs)
-        content = onnx.GraphProto()
-        content.CopyFrom(body.frame)
-        if shape is not None:
-            for names, values in ((body.inputs, content.input), (body.outputs, content.output)):
-                for name, value in zip(names, values, strict=True):
-                    _declare(value, shape(name))
-        for i in range(len(graph.initializer) - 1, -1, -1):
-            if graph.initializer[i].name in read_inside - read_outside:
-                content.initializer.add().CopyFrom(graph.initializer[i])
-                content.initializer[-1].name = body.names.get(graph.initializer[i].name, graph.initializer[i].name)
-                del graph.initializer[i]
-        for node in nodes:
-            rename(node, body.names)
-        content.node.extend(nodes)
-        owner = next(n for n in rest if body.owner in n.output)
-        owner.attribute.append(onnx.helper.make_attribute(body.attribute, content))
-        left = [onnx.NodeProto.FromString(n.SerializeToString()) for n in rest]
-        del graph.node[:]
-        graph.node.extend(left)
-
-
-def _declare(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
-    """Write the sizes of a tensor over those that the file declares; what it leaves open stays open."""
-    for dim, size in zip(value.type.tensor_type.shape.dim, shape, strict=False):
-        if dim.HasField("dim_value"):
-            dim.dim_value = size
-
-
-def _reads(node: onnx.NodeProto, inside: set[str], graph: onnx.GraphProto, body: Body) -> bool:
-    """Whether a node that surgery added computes with what is inside a body; the owner itself never does."""
-    constants = {t.name for t in graph.initializer}
-    return body.owner not in node.output and any(name in inside and name not in constants for name in node.input)
 
 
 def taking(proto: onnx.ModelProto, branch: str = "", untraced: Collection[str] = ()) -> onnx.ModelProto:

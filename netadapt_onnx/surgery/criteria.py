@@ -17,16 +17,32 @@ from netadapt_onnx.surgery.trace import Trace
 Criterion = Callable[[Trace, Group], np.ndarray]
 
 
+class ChannelScores:
+    """Sums what is said of the root labels of one group; of a model of many groups nothing else is looked at."""
+
+    def __init__(self, trace: Trace, group: Group) -> None:
+        self._roots, self._channel = np.unique(trace.members[group.name], return_inverse=True)
+        self._total = np.zeros(len(self._roots))
+
+    def add(self, line: Array, values: np.ndarray) -> None:
+        """Add one value per position of a line of root labels; those of other groups are left out."""
+        at = np.minimum(np.searchsorted(self._roots, line), len(self._roots) - 1)
+        ours = self._roots[at] == line
+        np.add.at(self._total, at[ours], values[ours])
+
+    @property
+    def by_channel(self) -> np.ndarray:
+        """The sum of each channel of the group, (channels,); channels tied together share theirs."""
+        total: np.ndarray = self._total[self._channel]
+        return total
+
+
 def _summed_over_layers(trace: Trace, group: Group, power: int) -> np.ndarray:
     """Sum of |w|^power over the producers' slices of each channel, (channels,); channels tied together share it."""
-    members = trace.members[group.name]
-    total = np.zeros(len(trace.roots))
-    for layer in trace.labels.layers:
-        if layer.name not in group.layers:
-            continue
-        np.add.at(total, trace.roots[layer.line], layer_sums(trace, layer, power))
-    result: np.ndarray = total[members]
-    return result
+    scores = ChannelScores(trace, group)
+    for layer in trace.layers_of(group):
+        scores.add(trace.roots[layer.line], layer_sums(trace, layer, power))
+    return scores.by_channel
 
 
 def l2(trace: Trace, group: Group) -> np.ndarray:
@@ -42,61 +58,51 @@ def l1(trace: Trace, group: Group) -> np.ndarray:
 
 def group_l2(trace: Trace, group: Group) -> np.ndarray:
     """L2 norm over all coupled slices of a channel, consumers included (Fang et al., CVPR 2023)."""
-    total = np.zeros(len(trace.roots))
-    ours = np.zeros(len(trace.roots), bool)
-    ours[trace.members[group.name]] = True
+    scores = ChannelScores(trace, group)
     seen: set[tuple[str, int]] = set()
-    for use in trace.labels.uses:
-        for axis, line in map(trace.line_of, use.factors):
-            values = trace.labels.value(use.constant)
-            blocks = use.blocks if axis == 1 else None
-            line = line if blocks is None else trace.roots[blocks]
-            if (use.constant, axis) in seen or values.ndim < 2 or values.dtype.kind != "f" or not ours[line].any():
-                continue
-            seen.add((use.constant, axis))
-            if blocks is None:
-                np.add.at(total, line, slice_sums(values, axis, 2))
-            else:
-                parts = np.split(values, len(blocks))
-                np.add.at(total, line, np.stack([slice_sums(part, axis, 2) for part in parts]))
-    norms: np.ndarray = np.sqrt(total[trace.members[group.name]])
+    for use, axis, line in trace.uses_of(group):
+        values = trace.labels.value(use.constant)
+        if (use.constant, axis) in seen or values.ndim < 2 or values.dtype.kind != "f":
+            continue
+        seen.add((use.constant, axis))
+        blocks = use.blocks if axis == 1 else None
+        if blocks is None:
+            scores.add(line, slice_sums(values, axis, 2))
+        else:
+            parts = np.split(values, len(blocks))
+            sums = np.stack([slice_sums(part, axis, 2) for part in parts])
+            scores.add(trace.roots[blocks].reshape(-1), sums.reshape(-1))
+    norms: np.ndarray = np.sqrt(scores.by_channel)
     return norms
 
 
 def fpgm(trace: Trace, group: Group) -> np.ndarray:
     """Distance of a filter to all others of its layer: those near the geometric median go (He et al., CVPR 2019)."""
-    total = np.zeros(len(trace.roots))
-    for layer in trace.labels.layers:
-        if layer.name not in group.layers:
-            continue
+    scores = ChannelScores(trace, group)
+    for layer in trace.layers_of(group):
         filters = np.moveaxis(trace.labels.value(layer.weight), layer.axis, 0).astype(np.float64)
         filters = filters.reshape(len(filters), -1)
         squares = (filters**2).sum(axis=1)
         distances = np.sqrt(np.maximum(squares[:, None] + squares[None] - 2 * filters @ filters.T, 0))
-        np.add.at(total, trace.roots[layer.line], distances.sum(axis=1))
-    found: np.ndarray = total[trace.members[group.name]]
-    return found
+        scores.add(trace.roots[layer.line], distances.sum(axis=1))
+    return scores.by_channel
 
 
 def bn_scale(trace: Trace, group: Group) -> np.ndarray:
     """Magnitude of the BatchNorm scales of a channel (Liu et al., ICCV 2017). NetadaptError where there is none."""
-    total = np.zeros(len(trace.roots))
+    scores = ChannelScores(trace, group)
     nodes = trace.flat.proto.graph.node
-    scales = [use for use in trace.labels.uses if nodes[use.node].op_type == "BatchNormalization" and use.slot == 1]
-    ours = trace.members[group.name]
-    met = False
-    for use in scales:
-        _, line = trace.line_of(use.factors[0])
-        met = met or bool(np.isin(line, ours).any())
-        np.add.at(total, line, np.abs(trace.labels.value(use.constant).astype(np.float64)))
-    if not met:
+    uses = trace.uses_of(group)
+    scales = [u for u in uses if nodes[u[0].node].op_type == "BatchNormalization" and u[0].slot == 1]
+    for use, _, line in scales:
+        scores.add(line, np.abs(trace.labels.value(use.constant).astype(np.float64)))
+    if not scales:
         raise NetadaptError(
             f"group '{group.name}' has no BatchNorm to take the scales of",
             hint="choose another criterion, or export the model with its BatchNorms (`netadapt-onnx export`)",
             code="no-batchnorm",
         )
-    found: np.ndarray = total[ours]
-    return found
+    return scores.by_channel
 
 
 def first(trace: Trace, group: Group) -> np.ndarray:

@@ -6,6 +6,8 @@ would three times), and types that it does not know, bfloat16 say, stay what the
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -15,6 +17,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from netadapt_onnx.light import WEIGHT_BYTES, raw_bytes, stand_in, without_weights
 from netadapt_onnx.subgraphs import bodies, captured
+from netadapt_onnx.unread_weights import loaded, values_of
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # it speaks of types that it does not know, and of what is not installed
 
@@ -22,7 +25,9 @@ G_LOGGER.severity = G_LOGGER.CRITICAL  # it speaks of types that it does not kno
 class Editing:
     """An editable `graph` of a model; nothing of `proto` is changed or copied before `exported`."""
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
+    def __init__(self, proto: onnx.ModelProto, file: Path | None = None) -> None:
+        """`file`: the model file if weights were left outside it."""
+        self._file = file
         light = without_weights(proto)
         self._tensors = {t.name: t for t in proto.graph.initializer}
         for tensor in proto.graph.initializer:
@@ -36,7 +41,7 @@ class Editing:
     def values(self, constant: gs.Constant) -> np.ndarray:
         """The values of any constant of the graph."""
         if constant.name in self._tensors and isinstance(constant._values, LazyValues):
-            return numpy_helper.to_array(self._tensors[constant.name])
+            return values_of(self._tensors[constant.name], self._file)
         values: np.ndarray = constant.values
         return values
 
@@ -61,8 +66,11 @@ class Editing:
             if tensor.name in needed:
                 there.add(tensor.name)
                 stands_in = tensor.data_location == onnx.TensorProto.EXTERNAL
-                result.graph.initializer.append(self._tensors[tensor.name] if stands_in else tensor)
-        result.graph.initializer.extend(t for name, t in self._tensors.items() if name in needed - there)
+                # Taken out, so that of a model of gigabytes what is new is not there twice.
+                value = self._tensors.pop(tensor.name) if stands_in else tensor
+                result.graph.initializer.append(loaded(value, self._file))
+        missing = needed - there
+        result.graph.initializer.extend(loaded(t, self._file) for n, t in self._tensors.items() if n in missing)
         return result
 
     def _capture(self, node: onnx.NodeProto) -> None:
@@ -77,6 +85,8 @@ class Editing:
 
 def _is_weight(tensor: onnx.TensorProto) -> bool:
     """Not what rules look at: small constants, and integers of more than a byte (targets, indices)."""
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:  # and left there
+        return True
     size = raw_bytes(tensor)
     if size is None:
         return False

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
 
 import onnx
 from onnx import numpy_helper
@@ -60,7 +61,7 @@ def _at_once(shuffle: Shuffle, last: onnx.NodeProto, folded: Folded) -> Replacem
 
     def free(suffix: str) -> str:
         base = f"{node_name(last)}/{suffix}"
-        names = (base, *(f"{base}_{i}" for i in range(1, len(folded.shapes) + 2)))
+        names = chain([base], (f"{base}_{i}" for i in count(1)))
         name = next(n for n in names if n not in folded.shapes)
         between.append(name)
         return name

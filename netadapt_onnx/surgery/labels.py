@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from netadapt_onnx.folding import KEPT_ON_WEIGHTS, Folded
 from netadapt_onnx.surgery.factors import on_axis, squeeze
 from netadapt_onnx.surgery.inheritance import Inheritance
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.ties import Array, Ties
+from netadapt_onnx.unread_weights import values_of
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 Factors = tuple[Array, ...]
 Edit = Callable[["Cut", "gs.Node"], None]
+
+
+# Labels are arrays: an axis of a billion positions, which takes a few bytes to ask for, would fill the memory.
+MOST_POSITIONS = 1 << 24
 
 
 class Unsupported(Exception):
@@ -108,6 +112,7 @@ class Labels:
         self._regarded: set[str] = set()
         self.untraced = folded.untraced
         self._shapes = folded.shapes
+        self._file = folded.file
         self._dtypes = folded.dtypes
         self._constants = {t.name: t for t in folded.proto.graph.initializer}
         self._views = self._find_views(folded.proto.graph.node)
@@ -131,6 +136,10 @@ class Labels:
         if name not in self._shapes:
             raise Unsupported(f"the shape of '{name}' is not known")
         return self._shapes[name]
+
+    def knows(self, name: str) -> bool:
+        """Whether the shape of a tensor is known."""
+        return name in self._shapes
 
     def kind(self, name: str) -> str:
         """Numpy's kind of a tensor's type: 'f' for floats."""
@@ -161,7 +170,7 @@ class Labels:
         """The value of an initializer. Raises Unsupported for anything else."""
         if name not in self._constants:
             raise Unsupported(f"'{name}' is computed at run time")
-        return numpy_helper.to_array(self._constants[name])
+        return values_of(self._constants[name], self._file)
 
     def source(self, name: str) -> tuple[str, bool]:
         """The initializer behind a view, and whether the view is one plain transposition of it."""
@@ -206,6 +215,8 @@ class Labels:
         """
         kept = []
         for factor in map(squeeze, factors):
+            if factor.size > MOST_POSITIONS:
+                raise Unsupported(f"'{name}' has {factor.size} positions to label")
             if factor.size > 1:
                 if factor.any():
                     kept.append(factor)

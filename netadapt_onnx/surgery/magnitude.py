@@ -9,7 +9,7 @@ from netadapt_onnx.surgery.rules.quantised import BY_DIRECTION
 from netadapt_onnx.surgery.trace import Trace
 
 # A weight of 400 MB in float64, and once more squared, would be the largest thing in memory.
-BLOCK_ELEMENTS = 1 << 20
+BLOCK_ELEMENTS = 1 << 17
 # Inputs with the scale and the zero point of the weight, by operator.
 QUANTISED = {
     "QLinearConv": (4, 5),
@@ -47,16 +47,21 @@ def slice_sums(values: np.ndarray, axis: int, power: int, zero: np.ndarray | flo
     step = max(1, BLOCK_ELEMENTS // max(1, values.size // max(1, len(rows))))
     sums = np.zeros(len(rows))
     for start in range(0, len(rows), step):
-        block = rows[start : start + step].astype(np.float64)
-        block = block.reshape(len(block), -1) - zeros[start : start + step, None]
-        sums[start : start + step] = (np.abs(block) ** power).sum(axis=1)
+        block = rows[start : start + step].astype(np.float64).reshape(len(zeros[start : start + step]), -1)
+        block -= zeros[start : start + step, None]
+        np.abs(block, out=block)
+        if power == 2:
+            np.square(block, out=block)
+        elif power != 1:
+            np.power(block, power, out=block)
+        sums[start : start + step] = block.sum(axis=1)
     return sums
 
 
 def _quantisation(trace: Trace, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     """Scale and zero point of a weight of integers: one number each, or one for each channel; by direction, if any."""
-    for node in trace.flat.proto.graph.node:
-        if node.op_type not in QUANTISED or layer.weight not in node.input:
+    for node in trace.readers.get(layer.weight, []):
+        if node.op_type not in QUANTISED:
             continue
         found = []
         for slot, otherwise in zip(QUANTISED[node.op_type], (1.0, 0.0), strict=True):

@@ -11,19 +11,19 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from netadapt_onnx.surgery.bodies import restore
 from netadapt_onnx.surgery.editing import Editing
 from netadapt_onnx.surgery.labels import Use
 from netadapt_onnx.surgery.resize import Cut, resize_flat
 from netadapt_onnx.surgery.rules.quantised import BY_DIRECTION, ZERO_POINTS
 from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.surgery.unflatten import restore
 
 WHERE_OPSET = 9
 
 
 def masked_reference(trace: Trace, cut: Cut, pruned: onnx.ModelProto) -> onnx.ModelProto:
     """Build the reference of `pruned`, the model that `cut` made of `trace`; tensors keep their names."""
-    editing = Editing(trace.flat.proto)
+    editing = Editing(trace.flat.proto, trace.flat.file)
     small = Editing(resize_flat(trace, cut) if trace.bodies else pruned)
     graph = editing.graph
     original = list(graph.nodes)

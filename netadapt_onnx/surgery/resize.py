@@ -8,7 +8,10 @@ standard deviation of their tensor; per-channel vectors (biases, BatchNorm) are 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Sequence
+from hashlib import sha256
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -17,13 +20,13 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.surgery.bodies import restore
 from netadapt_onnx.surgery.editing import Editing
 from netadapt_onnx.surgery.factors import on_axis
 from netadapt_onnx.surgery.inheritance import Inheritance, write
 from netadapt_onnx.surgery.labels import Use
 from netadapt_onnx.surgery.ties import Array
 from netadapt_onnx.surgery.trace import KeptIndices, Trace
+from netadapt_onnx.surgery.unflatten import restore
 
 
 class Cut:
@@ -45,6 +48,10 @@ class Cut:
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor after the cut."""
         return self._shapes[name]
+
+    def shape_if_known(self, name: str) -> tuple[int, ...] | None:
+        """Shape of a tensor after the cut; None where no run gave it one."""
+        return self._shapes.get(name)
 
     def counts(self, name: str, axis: int) -> Array:
         """How often each position along one axis of a tensor is there after the cut."""
@@ -230,13 +237,13 @@ def resize(trace: Trace, keep: KeptIndices) -> onnx.ModelProto:
     """
     cut = Cut(trace, keep)
     result = resize_flat(trace, cut)
-    restore(result, trace.bodies, cut.shape)
+    restore(result, trace.bodies, cut.shape_if_known)
     return result
 
 
 def resize_flat(trace: Trace, cut: Cut) -> onnx.ModelProto:
     """The same with its subgraphs still laid out flat."""
-    editing = Editing(trace.flat.proto)
+    editing = Editing(trace.flat.proto, trace.flat.file)
     take_constants(editing, trace, cut)
     for index, edit in trace.labels.edits:
         edit(cut, editing.graph.nodes[index])
@@ -276,26 +283,28 @@ def take_constants(editing: Editing, trace: Trace, cut: Cut) -> None:
         uses.setdefault(use.constant, []).append(use)
     tensors = graph.tensors()
     outputs = {tensor.name for tensor in graph.outputs}
+    places = Counter(id(tensor) for node in graph.nodes for tensor in node.inputs)
     for name, users in uses.items():
         constant = tensors[name]
         original = editing.values(constant)
         made = {(use.node, use.slot): cut.taken(use, original) for use in users}
-        places = sum(i is constant for node in graph.nodes for i in node.inputs) if len(users) > 1 else len(users)
-        shared = len(constant.outputs) > len(users) or places > len(users) or name in outputs
+        shared = max(len(constant.outputs), places[id(constant)]) > len(users) or name in outputs
         whole = any(values is None for values in made.values())
-        variants: list[tuple[np.ndarray, gs.Constant]] = []
+        variants: dict[tuple[object, ...], gs.Constant] = {}
         for use in users:
             values = made[use.node, use.slot]
             if values is None:
                 continue
-            variant = next((v for other, v in variants if np.array_equal(other, values)), None)
+            key = (values.shape, sha256(values.tobytes()).digest()) if len(users) > 1 else ()
+            variant = variants.get(key)
             if variant is None:
                 first = not variants and not shared and not whole
-                made_name = name if first else _free_name(name, tensors)
+                made_name = name if first else free_name(name, tensors, len(variants))
                 variant = tensors[made_name] = editing.constant(made_name, values)
-                variants.append((values, variant))
+                variants[key] = variant
             graph.nodes[use.node].inputs[use.slot] = variant
 
 
-def _free_name(name: str, taken: dict[str, Any]) -> str:
-    return next(f"{name}_{i}" for i in range(1, len(taken) + 2) if f"{name}_{i}" not in taken)
+def free_name(name: str, taken: Container[str], start: int = 0) -> str:
+    """The first `NAME_i` with i from `start` (at least 1) on that is not taken."""
+    return next(f"{name}_{i}" for i in count(max(start, 1)) if f"{name}_{i}" not in taken)

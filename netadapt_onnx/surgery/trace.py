@@ -18,7 +18,7 @@ from netadapt_onnx.surgery.bodies import Body, flatten
 from netadapt_onnx.surgery.factors import on_axis, squeeze
 from netadapt_onnx.surgery.groups import Group, find_groups
 from netadapt_onnx.surgery.idioms import canonical
-from netadapt_onnx.surgery.labels import Choices, Labels, Unsupported
+from netadapt_onnx.surgery.labels import MOST_POSITIONS, Choices, Labels, Layer, Unsupported, Use
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules import RULES
 from netadapt_onnx.surgery.ties import Array, components
@@ -51,11 +51,54 @@ class Trace:
 
     def group(self, name: str) -> Group:
         """A group by name; NetadaptError with the nearest names if there is none."""
-        for group in self.groups:
-            if group.name == name:
-                return group
+        if name in self._group_of_name:
+            return self._group_of_name[name]
         hint = did_you_mean(name, [g.name for g in self.groups], "`netadapt-onnx inspect` lists them")
         raise NetadaptError(f"the model has no group '{name}'", hint=hint, code="unknown-group")
+
+    @cached_property
+    def _group_of_name(self) -> dict[str, Group]:
+        return {group.name: group for group in reversed(self.groups)}
+
+    @cached_property
+    def _layers_of_name(self) -> dict[str, list[Layer]]:
+        layers: dict[str, list[Layer]] = {}
+        for layer in self.labels.layers:
+            layers.setdefault(layer.name, []).append(layer)
+        return layers
+
+    @cached_property
+    def readers(self) -> dict[str, list[onnx.NodeProto]]:
+        """The nodes of the flat model that read each tensor as an input."""
+        readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.flat.proto.graph.node:
+            for name in dict.fromkeys(node.input):
+                readers.setdefault(name, []).append(node)
+        return readers
+
+    @cached_property
+    def _uses_of_name(self) -> dict[str, list[tuple[Use, int, Array]]]:
+        names = list(self.members)
+        group_of_root = np.full(len(self.roots), -1)
+        for i, name in enumerate(names):
+            group_of_root[self.members[name]] = i
+        uses: dict[str, list[tuple[Use, int, Array]]] = {}
+        for use in self.labels.uses:
+            for axis, line in map(self.line_of, use.factors):
+                roots = line if use.blocks is None or axis != 1 else self.roots[use.blocks]
+                for i in np.unique(group_of_root[roots]).tolist():
+                    if i >= 0:
+                        uses.setdefault(names[i], []).append((use, axis, line))
+        return uses
+
+    def layers_of(self, group: Group) -> list[Layer]:
+        """The layers whose outputs belong to a group, in topological order."""
+        layers = [layer for name in group.layers for layer in self._layers_of_name.get(name, [])]
+        return sorted(layers, key=lambda layer: layer.node)
+
+    def uses_of(self, group: Group) -> list[tuple[Use, int, Array]]:
+        """The constants that hold a group's channels: each use, the axis, and the root labels along it."""
+        return self._uses_of_name.get(group.name, [])
 
     @property
     def prunable(self) -> tuple[Group, ...]:
@@ -153,9 +196,10 @@ def trace(folded: Folded, choices: Choices | None = None) -> Trace:
     """
     folded = with_own_views(canonical(folded))
     flat, bodies = flatten(folded)
-    labels = Labels(
-        flat, choices or Choices(), {body.owner: [b for b in bodies if b.owner == body.owner] for body in bodies}
-    )
+    owned: dict[str, list[Body]] = {}
+    for body in bodies:
+        owned.setdefault(body.owner, []).append(body)
+    labels = Labels(flat, choices or Choices(), owned)
     versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in flat.proto.opset_import}
     nodes = [
         Node(i, proto, versions.get("" if proto.domain == "ai.onnx" else proto.domain, 1))
@@ -212,7 +256,7 @@ def _open(name: str, labels: Labels, *, jointly: bool = False) -> None:
     shape = labels.shape(name)
     if labels.kind(name) == "f" and jointly and prod(shape) <= LARGEST_JOINT:
         labels.set(name, [labels.fresh(prod(shape)).reshape(shape)] if prod(shape) > 1 else [])
-    elif labels.kind(name) == "f":
+    elif labels.kind(name) == "f" and max(shape, default=0) <= MOST_POSITIONS:
         labels.set(name, [on_axis(labels.fresh(n), k, len(shape)) for k, n in enumerate(shape) if n > 1])
 
 
@@ -222,6 +266,7 @@ def _apply(node: Node, labels: Labels) -> None:
     try:
         if apply is None:
             raise Unsupported(f"no rule for {node.domain + '::' if node.domain else ''}{node.op}")
+        _refuse_long_axes(node, labels)
         apply(node, labels)
     except (Unsupported, ValueError, IndexError, KeyError, TypeError) as error:
         labels.restore(mark)
@@ -232,6 +277,12 @@ def _apply(node: Node, labels: Labels) -> None:
         for name in node.outputs:
             labels.factors.pop(name, None)
     labels.pin_unregarded(node)
+
+
+def _refuse_long_axes(node: Node, labels: Labels) -> None:
+    for name in (*node.outputs, *node.inputs):
+        if labels.knows(name) and max(labels.shape(name), default=0) > MOST_POSITIONS:
+            raise Unsupported(f"'{name}' has an axis of {max(labels.shape(name))} positions")
 
 
 def _tie_shared_weights(proto: onnx.ModelProto, nodes: list[Node], labels: Labels) -> None:

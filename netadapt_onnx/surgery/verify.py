@@ -72,6 +72,12 @@ def verify(
     if cut.grows:
         raise NetadaptError("a model with new channels has no masked original to be compared with", code="usage")
     _refuse_huge(trace)
+    if trace.folded.unfinished:  # five times each model would not come further
+        raise NetadaptError(
+            f"the cut cannot be verified: {trace.folded.unfinished[0]}",
+            hint="`prune -o` without --verify writes it unproven",
+            code="unverifiable",
+        )
     model = pruned if pruned is not None else resize(trace, keep)
     reference = masked_reference(trace, cut, model)
     names = _comparable(trace, model)

@@ -140,8 +140,11 @@ def _whole_heads(node: Node, labels: Labels, factors: Sequence[Array]) -> list[A
     Otherwise the same dimension of all heads would be, which is what `--attention dims` asks for.
     """
     kept = []
+    # Nothing but the shapes of the others counts, of which a sum of a thousand tensors has a few; one that comes again
+    # after another may find less in its way.
+    others = {other.shape: other for other in factors}
     for factor in factors:
-        for other in factors:
+        for other in [*others.values()] * min(2, len(others)):
             for axis in (*_dimensions(labels, factor, other.shape), *_dimensions(labels, other, factor.shape)):
                 factor = labels.collapse(factor, axis, f"dimensions of heads in '{node.name}'")
         kept.append(factor)
@@ -170,7 +173,7 @@ def _stretched(
     """
     rank = len(shape)
     constants = [slot for slot in slots if labels.is_constant(node.inputs[slot])]
-    others = [slot for slot in slots if slot not in constants]
+    others = [slot for slot in slots if not labels.is_constant(node.inputs[slot])]
     if not others or any(labels.kind(node.inputs[slot]) != "f" for slot in constants):
         return []
     widths = np.max([aligned_shape(labels.shape(node.inputs[slot]), rank) for slot in others], axis=0)
