@@ -11,6 +11,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import node_name
+from netadapt_onnx.validity import STANDARD
 
 Known = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 # The value of a tensor, or None where it is not at hand.
@@ -19,7 +20,10 @@ Value = Callable[[str], np.ndarray | None]
 
 def refuse_contradiction(node: onnx.NodeProto, known: Known, value: Value) -> None:
     """Raise NetadaptError (`unrunnable`) for shapes of inputs that do not fit together."""
-    if node.domain not in ("", "ai.onnx") or not node.input or node.input[0] not in known:
+    if node.domain not in STANDARD:
+        return
+    _refuse_other_axes(node, known)
+    if not node.input or node.input[0] not in known:
         return
     if node.op_type == "Conv" and len(node.input) > 1 and node.input[1] in known:
         x, w = known[node.input[0]][0], known[node.input[1]][0]
@@ -31,6 +35,30 @@ def refuse_contradiction(node: onnx.NodeProto, known: Known, value: Value) -> No
         _refuse_other_size(node, known)
     if node.op_type == "Pad" and next((a.s for a in node.attribute if a.name == "mode"), b"") == b"reflect":
         _refuse_reflection(node, known[node.input[0]][0], value)
+
+
+# By operator the inputs that list axes, sizes or positions: vectors, also where they list one alone.
+_LISTS = {
+    "ConstantOfShape": (0,),
+    "Expand": (1,),
+    "Pad": (1, 3),
+    "Reshape": (1,),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "Tile": (1,),
+    "TopK": (1,),
+    "Upsample": (1,),
+}
+
+
+def _refuse_other_axes(node: onnx.NodeProto, known: Known) -> None:
+    """A list has one axis."""
+    for slot in _LISTS.get(node.op_type, ()):
+        name = node.input[slot] if slot < len(node.input) else ""
+        if name in known and len(known[name][0]) != 1:
+            message = f"{node.op_type} takes a list, and '{name}' has the shape {known[name][0]}"
+            raise NetadaptError(message, node=node_name(node), code="unrunnable")
 
 
 # By operator an input that holds weights, the axis along which it meets the first input, and that input's axis.

@@ -26,7 +26,6 @@ from netadapt_onnx.runtime import Arrays, one_line, random_inputs
 from netadapt_onnx.single_node import SingleNodes
 from netadapt_onnx.subgraphs import captured, reads_from_outside
 from netadapt_onnx.validity import STANDARD
-from netadapt_onnx.vector_inputs import require_vectors
 
 Spec = tuple[tuple[int, ...], np.dtype[Any]]
 Known = Mapping[str, Spec]
@@ -165,7 +164,6 @@ class Evaluation:
             self._give_up(node, self.opaque.get(missing, f"the shape of '{missing}' is not known"))
             return
         refuse_contradiction(node, self.known, self._small_value)
-        require_vectors(node, self.known)
         complete = self._infer(node, reads)
         if any(name in self.known and self.known[name][1].kind == NOT_NUMPYS for name in [*reads, *outputs]):
             self.tainted.update(outputs)  # onnxruntime takes and gives no arrays of such types

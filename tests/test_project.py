@@ -26,7 +26,6 @@ FLOORS = [
         "external_data",
         "onnx_file",
         "validity",
-        "vector_inputs",
         "model",
         "runtime",
         "normalise",

@@ -147,6 +147,12 @@ def test_every_command_takes_them(name: str, tmp_path: Path) -> None:
     assert netadapt_onnx.diff(path, path).layers == ()
     assert netadapt_onnx.evaluate(path, tmp_path / "d.npz").models[0].accuracy == 1
     assert netadapt_onnx.gate(path, max={"size": "1MB"}).ok
+    tuned = netadapt_onnx.finetune(path, tmp_path / "d.npz", tmp_path / "t.onnx", teacher=path, epochs=1, lr=0.01)
+    assert outputs_of(tuned.model).keys() == outputs_of(path).keys()
+    run = netadapt_onnx.adapt(
+        path, tmp_path / "d.npz", "macs=0.8x", tmp_path / "run", step=1, init_reduction_ratio=0.2, final_epochs=0
+    )
+    assert run.met and outputs_of(run.model).keys() == outputs_of(path).keys()
 
 
 def test_a_model_without_inputs_or_outputs_is_refused_by_what_it_lacks(tmp_path: Path) -> None:

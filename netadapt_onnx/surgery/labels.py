@@ -210,8 +210,7 @@ class Labels:
     def set(self, name: str, factors: Iterable[Array], reason: str = "single position") -> None:
         """Give a runtime tensor its labels. A factor left with a single position cannot be cut: it is pinned.
 
-        Raises Unsupported where the tensor's shape is not known (nothing could be said of it after a cut) or is not
-        what the rule takes it for.
+        Raises Unsupported where the tensor's shape is not known, or not what the rule takes it for.
         """
         kept = []
         for factor in map(squeeze, factors):
@@ -224,11 +223,8 @@ class Labels:
                 self.pin(factor, reason)
         if name and kept:
             shape = self.shape(name)
-            for factor in kept:
-                if factor.ndim != len(shape) or any(
-                    n not in (1, size) for n, size in zip(factor.shape, shape, strict=True)
-                ):
-                    raise Unsupported(f"labels {factor.shape} do not fit '{name}' {shape}")
+            if any(f.ndim != len(shape) or np.broadcast_shapes(f.shape, shape) != shape for f in kept):
+                raise Unsupported(f"the shape {shape} of '{name}' is not what its rule takes it for")
             self.factors[name] = tuple(kept)
 
     def pin(self, labels: Array, reason: str) -> None:
@@ -327,9 +323,8 @@ class Labels:
         if name not in self._constants:
             raise Unsupported(f"'{name}' is computed at run time")
         dims = self._constants[name].dims
-        for factor in kept:
-            if any(f not in (1, d) for f, d in zip(factor.shape, dims, strict=True)):
-                raise Unsupported(f"labels {factor.shape} do not fit constant '{name}' {tuple(dims)}")
+        if any(f not in (1, d) for factor in kept for f, d in zip(factor.shape, dims, strict=True)):
+            raise Unsupported(f"labels {[f.shape for f in kept]} do not fit constant '{name}' {tuple(dims)}")
         self.uses.append(Use(name, user, slot, kept, blocks))
 
     def introduce(self, node: Node, slot: int) -> Factors:
@@ -361,12 +356,12 @@ class Labels:
             if view.op_type == "Transpose":
                 axis = self._order(view)[axis]
             name = view.input[0]
-        line = channels if line is None else line
-        self.layers.append(Layer(node.index, node.name, node.op, channels, name, axis, line))
+        where = channels if line is None else line
+        self.layers.append(Layer(node.index, node.name, node.op, channels, name, axis, where))
 
     def _order(self, transpose: onnx.NodeProto) -> list[int]:
-        rank = len(self.shape(transpose.output[0]))
-        return next((list(a.ints) for a in transpose.attribute if a.name == "perm"), list(range(rank))[::-1])
+        reverse = list(range(len(self.shape(transpose.output[0]))))[::-1]
+        return next((list(a.ints) for a in transpose.attribute if a.name == "perm"), reverse)
 
     def edit(self, node: Node, change: Edit) -> None:
         """Have `change(cut, node)` adjust attributes and integer inputs of the node when the model is cut."""
