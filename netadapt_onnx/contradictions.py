@@ -33,6 +33,8 @@ def refuse_contradiction(node: onnx.NodeProto, known: Known, value: Value) -> No
         _refuse_other_count(node, known[node.input[0]][0], value(node.input[1]))
     if node.op_type in _SAME_SIZE:
         _refuse_other_size(node, known)
+    if node.op_type in _GATES:
+        _refuse_other_units(node, known)
     if node.op_type == "Pad" and next((a.s for a in node.attribute if a.name == "mode"), b"") == b"reflect":
         _refuse_reflection(node, known[node.input[0]][0], value)
 
@@ -70,6 +72,23 @@ _SAME_SIZE = {
     "InstanceNormalization": (1, 0, 1),
     "LayerNormalization": (1, -1, -1),
 }
+
+
+# How many parts the weights of a recurrent layer have for each hidden unit.
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+def _refuse_other_units(node: onnx.NodeProto, known: Known) -> None:
+    """Weights w (D, gates * H, I), r (D, gates * H, H) and b (D, 2 * gates * H) are of `hidden_size` units."""
+    hidden = next((a.i for a in node.attribute if a.name == "hidden_size"), None)
+    if hidden is None:
+        return
+    rows = _GATES[node.op_type] * hidden
+    for slot, wanted in ((1, (rows,)), (2, (rows, hidden)), (3, (2 * rows,))):
+        name = node.input[slot] if slot < len(node.input) else ""
+        if name in known and known[name][0][1 : 1 + len(wanted)] != wanted:
+            message = f"{node.op_type} weights '{name}' {known[name][0]} are not those of {hidden} hidden units"
+            raise NetadaptError(message, node=node_name(node), code="unrunnable")
 
 
 def _refuse_other_count(node: onnx.NodeProto, x: tuple[int, ...], target: np.ndarray | None) -> None:

@@ -37,6 +37,7 @@ RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLik
 SMALL_BYTES = 1 << 16
 # Numpy's kind of bfloat16, 4-bit integers and the like.
 NOT_NUMPYS = "V"
+STRINGS = "O"
 # What would be computed of a model of a hundred bytes must not fill the memory: larger constants stay in the graph.
 LARGEST_BYTES = 1 << 27
 # Nor must thousands of constants of that size: beyond this, and some times the file's own weights, they stay as well.
@@ -167,6 +168,8 @@ class Evaluation:
         complete = self._infer(node, reads)
         if any(name in self.known and self.known[name][1].kind == NOT_NUMPYS for name in [*reads, *outputs]):
             self.tainted.update(outputs)  # onnxruntime takes and gives no arrays of such types
+        if any(name in self.known and self.known[name][1].kind == STRINGS for name in outputs):
+            self.tainted.update(outputs)  # nobody knows how long they get, and no shape depends on them
         size = sum(map(self._bytes, outputs))
         if size > LARGEST_BYTES or size > self._allowed_bytes:
             self.tainted.update(outputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from netadapt_onnx.normalise import normalise
 from netadapt_onnx.pruning import prune
 from netadapt_onnx.runtime import run, session
 from netadapt_onnx.shapes import SMALL_BYTES
+from netadapt_onnx.training.find_layout import find_layout
 from netadapt_onnx.trip_limits import MOST_TRIPS, limit_trips
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
@@ -286,3 +288,22 @@ def test_graphs_nested_deeper_than_can_be_read_are_one_clear_line(levels: int, t
 def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
     normalise(model)
     return model
+
+
+def test_texts_that_double_are_never_made(tmp_path: Path) -> None:
+    names = ["text", *(f"text{i}" for i in range(50))]
+    parts = [node("StringConcat", [a, a], [b]) for a, b in itertools.pairwise(names)]
+    parts += [node("Equal", [names[-1], names[-1]], ["same"]), node("Cast", ["same"], ["z"], to=FLOAT)]
+    model = beside(parts, "z", [helper.make_tensor("text", TensorProto.STRING, [1], [b"12345678"])])
+    model.opset_import[0].version = 20
+    onnx.save(model, tmp_path / "m.onnx")
+    with limited_memory(6 * 10**9):
+        assert {"first", "final"} <= {group.name for group in inspect(tmp_path / "m.onnx").groups}
+
+
+def test_samples_too_large_for_this_machine_are_not_drawn() -> None:
+    model = between([node("Relu", ["t0"], ["t"])], "t")
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = MILLIARD
+    with pytest.raises(NetadaptError, match="is too large to run; give smaller inputs") as error:
+        find_layout(fold(normalised(model)))
+    assert error.value.code == "too-large"

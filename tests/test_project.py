@@ -47,6 +47,7 @@ FLOORS = [
         "unread_weights",
         "functions",
         "free_axes",
+        "too_large",
         "as_given",
         "user_code",
         "child_process",

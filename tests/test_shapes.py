@@ -99,6 +99,34 @@ def test_shapes_that_contradict_each_other_name_the_node(wrong: tuple[str, tuple
     assert caught.value.node == wrong[0].split(".")[0]
 
 
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+@pytest.mark.parametrize("short", ["w", "r", "b"])
+def test_recurrent_weights_of_other_units_than_the_layer_says_name_it(op: str, gates: int, short: str) -> None:
+    shapes = {"w": (1, gates * 5, 3), "r": (1, gates * 5, 5), "b": (1, 2 * gates * 5)}
+    shapes[short] = (*shapes[short][:-1], 0) if short == "r" else (1, 4, *shapes[short][2:])
+    node = helper.make_node(op, ["x", *shapes], ["y"], name="layer", hidden_size=5)
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 2, 3])]
+    weights = [numpy_helper.from_array(np.zeros(shape, np.float32), name) for name, shape in shapes.items()]
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "g", inputs, [result], weights)
+    with pytest.raises(NetadaptError, match=f"{op} weights '{short}' .* are not those of 5 hidden units") as caught:
+        folded(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+    assert caught.value.node == "layer"
+
+
+def test_onnxruntime_prints_nothing_of_a_model_that_it_refuses(capfd: pytest.CaptureFixture[str]) -> None:
+    shapes = {"w": (1, 20, 3), "r": (1, 20, 5)}  # it quotes the direction, and its wrapper then tries again, aloud
+    node = helper.make_node("LSTM", ["x", *shapes], ["y"], hidden_size=5, direction=b"\x8e")
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 2, 3])]
+    weights = [numpy_helper.from_array(np.zeros(shape, np.float32), name) for name, shape in shapes.items()]
+    graph = helper.make_graph([node], "g", inputs, [onnx.ValueInfoProto(name="y")], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    for optimise in (True, False):
+        with pytest.raises(NetadaptError, match="cannot load the model"):
+            session(model, optimise=optimise)
+    assert capfd.readouterr() == ("", "")
+
+
 def custom(declared: tuple[int | str, ...] | None = None, after: str = "Relu") -> onnx.ModelProto:
     """Three convs with an operator of somebody's own domain between the second and the third."""
     b = models.Builder()

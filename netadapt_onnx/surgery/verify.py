@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import prod
 
 import numpy as np
 import onnx
@@ -22,6 +21,7 @@ from netadapt_onnx.surgery.reference import masked_reference
 from netadapt_onnx.surgery.resize import Cut, resize
 from netadapt_onnx.surgery.trace import KeptIndices, Trace
 from netadapt_onnx.surgery.widened import wide_dtype, widened
+from netadapt_onnx.too_large import refuse_huge
 
 TOLERANCE = 1e-4
 RUNS = 5
@@ -31,7 +31,6 @@ BOUNDED = {"Sigmoid", "Tanh", "Softmax", "LogSoftmax", "HardSigmoid", "Erf", "Si
 MOVES = 1e-6
 # Terms that cancel leave differences this many times larger than one unit in the last place of the inputs makes.
 ROUNDING = 16
-LARGEST_BYTES = 1 << 32
 # Integer arithmetic is exact: these are compared like floats. Other integers (classes, indices) follow from floats.
 QUANTISERS = {"QuantizeLinear", "DynamicQuantizeLinear"}
 EXACT_INTEGERS = {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"}
@@ -71,7 +70,7 @@ def verify(
     cut = Cut(trace, keep)
     if cut.grows:
         raise NetadaptError("a model with new channels has no masked original to be compared with", code="usage")
-    _refuse_huge(trace)
+    refuse_huge(trace.folded, "the cut cannot be verified", "verify it at smaller inputs with --shape", "unverifiable")
     if trace.folded.unfinished:  # five times each model would not come further
         raise NetadaptError(
             f"the cut cannot be verified: {trace.folded.unfinished[0]}",
@@ -160,19 +159,6 @@ def _runnable(
     specs = {**trace.folded.specs, **fed_instead(trace.folded)}
     reference, model = (around(side, trace.folded) for side in (reference, model))
     return replace(trace, folded=replace(trace.folded, specs=specs)), left(model, names), reference, model
-
-
-def _refuse_huge(trace: Trace) -> None:
-    """A single tensor beyond 4 GiB means a wrong size somewhere, or inputs far larger than a proof needs."""
-    folded = trace.folded
-    sizes = {name: prod(shape) * folded.dtypes[name].itemsize for name, shape in folded.shapes.items()}
-    largest = max(sizes, key=lambda name: sizes[name], default="")
-    if sizes.get(largest, 0) > LARGEST_BYTES:
-        raise NetadaptError(
-            f"the cut cannot be verified: tensor '{largest}' {folded.shapes[largest]} is too large to run",
-            hint="verify it at smaller inputs with --shape",
-            code="unverifiable",
-        )
 
 
 def _compare(

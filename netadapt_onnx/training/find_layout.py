@@ -12,6 +12,7 @@ from netadapt_onnx.folding import Folded
 from netadapt_onnx.model import dynamic_batch_inputs
 from netadapt_onnx.runtime import Arrays, random_inputs, run, session
 from netadapt_onnx.segments import between
+from netadapt_onnx.too_large import refuse_huge
 from netadapt_onnx.training.layout import BatchAxis, Layout
 
 # What exporters and their users call the axis of samples.
@@ -27,7 +28,7 @@ def find_layout(folded: Folded) -> Layout | None:
     The model runs at its own batch size and at one sample more (at twice as many where the file fixes them): the axis
     that grows is the batch's. An output of which none grows, or two, does not belong to single samples. A model that
     does not follow, or whose samples change one another's answers, is one of a single batch size. Raises NetadaptError
-    for an input that does not hold a sample per entry of its first axis.
+    for an input that does not hold a sample per entry of its first axis, and for a tensor of more than 4 GiB.
     """
     _require_batch_first(folded.proto)
     tensors, omitted = tensor_outputs(folded.proto)
@@ -38,6 +39,9 @@ def find_layout(folded: Folded) -> Layout | None:
     growing = growing or [name for name, (shape, _) in folded.specs.items() if shape]
     if not growing:
         return None
+    refuse_huge(
+        folded, "the model cannot be run on samples", "give smaller inputs with --shape, or use a smaller model"
+    )
     batch = folded.specs[growing[0]][0][0]
     _require_one_batch(folded, batch)
     few = random_inputs(folded.specs)
