@@ -307,3 +307,11 @@ def test_samples_too_large_for_this_machine_are_not_drawn() -> None:
     with pytest.raises(NetadaptError, match="is too large to run; give smaller inputs") as error:
         find_layout(fold(normalised(model)))
     assert error.value.code == "too-large"
+
+
+@pytest.mark.parametrize("count", [30, 40, 70])
+def test_tensors_of_more_axes_than_arrays_have_are_no_bug(count: int, tmp_path: Path) -> None:
+    parts = [node("Unsqueeze", ["t0", "n"], ["t1"]), node("Squeeze", ["t1", "n"], ["t2"])]
+    onnx.save(between(parts, "t2", [number("n", range(count))]), tmp_path / "m.onnx")
+    reasons = {group.name: group.reason for group in inspect(tmp_path / "m.onnx").groups}
+    assert reasons["first"] == f"'t1' has {4 + count} axes ('t1')"

@@ -186,6 +186,26 @@ def test_a_run_without_one_of_its_files_agrees_or_is_refused(name: str, state: s
     assert bool(why) == name.endswith(".jsonl") or name in why
 
 
+@pytest.mark.parametrize("damage", [b"{", b'{"kept":"\xff"}', b"[" * 5000, b'{"kept":' * 5000], ids=range(4))
+@pytest.mark.parametrize("state", ["finished", "interrupted"])
+def test_damaged_runs_of_versions_that_sealed_nothing_are_refused_by_name_too(
+    state: str, damage: bytes, runs: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs / state, run)
+    recorded = json.loads((run / "run.json").read_bytes())
+    (run / "run.json").write_text(json.dumps(recorded | {"sealed": False}))
+    for name in files_of(run):
+        data = (run / name).read_bytes()
+        if name.endswith((".json", ".jsonl")):
+            (run / name).write_bytes(damage + b"\n" + damage)
+            for work in (lambda: resumed(runs, run), lambda: read_story(run), lambda: restore(run, 1, tmp_path / "m")):
+                why = refusal(work)
+                assert not why or Path(name).name in why or "readable as a run" in why, (name, why)
+        (run / name).write_bytes(data)
+        (tmp_path / "m").unlink(missing_ok=True)
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "result.json", ".target-1.json"])
 def test_what_can_be_made_again_is(name: str, runs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"

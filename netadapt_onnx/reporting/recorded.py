@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from netadapt_onnx.documents import UNREADABLE
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.journal import IDENTITY_FILE, RESULT_FILE, read_identity, read_journal
+from netadapt_onnx.search.journal import AGAIN, IDENTITY_FILE, RESULT_FILE, read_identity, read_journal
 
 Result = TypeVar("Result")
 
@@ -33,7 +34,7 @@ class Recorded:
         """The result as its dataclass. Raises NetadaptError if it is none."""
         try:
             return msgspec.json.decode(self.body, type=kind, dec_hook=lambda inner, value: inner(value))
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise unreadable(self.name, self.command, error) from error
 
 
@@ -51,4 +52,4 @@ def read_recorded(run: Path, name: str) -> Recorded:
 
 def unreadable(run: str, command: str, error: Exception) -> NetadaptError:
     """A file of the run holds something else."""
-    return NetadaptError(f"{run} is not readable as a run of `{command}`: {error}", code="corrupt-run")
+    return NetadaptError(f"{run} is not readable as a run of `{command}`: {error}", hint=AGAIN, code="corrupt-run")

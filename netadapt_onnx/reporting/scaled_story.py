@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from netadapt_onnx import charts
+from netadapt_onnx.documents import UNREADABLE
 from netadapt_onnx.reporting.recorded import Recorded, unreadable
 from netadapt_onnx.reporting.story import Point
 from netadapt_onnx.scaling.result import ScaledModel, ScaleResult
@@ -50,7 +51,7 @@ def read_scaled(recorded: Recorded, run: Path) -> ScaledStory:
     for file in sorted((run / PLOTS).glob("*.json")):
         try:
             spec = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise unreadable(str(file), recorded.command, error) from error
         if journal.is_sealed(file):
             drawn[file.stem] = spec

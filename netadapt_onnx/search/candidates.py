@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import onnx
 
+from netadapt_onnx.documents import UNREADABLE
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.files import write_atomically
 from netadapt_onnx.folding import fold
@@ -20,6 +21,7 @@ from netadapt_onnx.search.arguments import Arguments
 from netadapt_onnx.search.attempts import MODEL_FILE, Base, Bench, Kept, Training, attempt, kept_after
 from netadapt_onnx.search.executors.protocol import Executor, Failed, Here, Shared
 from netadapt_onnx.search.jobs import LOG, Job, forget, read_request, run_jobs
+from netadapt_onnx.search.journal import AGAIN
 from netadapt_onnx.search.judge import Judge
 from netadapt_onnx.search.knapsack import ascending
 from netadapt_onnx.search.proposal import Proposal, Widths
@@ -120,7 +122,7 @@ class Candidates:
             folder = self._run.iteration(iteration)
             for name in (KEPT_FILE, MODEL_FILE):
                 self._run.journal.require_sealed(folder / name)
-            left = msgspec.json.decode((folder / KEPT_FILE).read_bytes(), type=Left)
+            left = _left(folder / KEPT_FILE)
             kept = {name: np.array(indices) for name, indices in left.kept.items()}
             self._base = Base(self._read(folder), kept, frozenset(left.removed), trained=left.trained)
         self._shared = (self._shared[0], Shared(self._base))
@@ -203,7 +205,7 @@ class Candidates:
     def adopt(self, source: int, iteration: int, proto: onnx.ModelProto) -> None:
         """Make the trained model of iteration `source` the current one, as an iteration of its own."""
         before, folder = self._run.iteration(source), self._run.iteration(iteration)
-        left = msgspec.json.decode((before / KEPT_FILE).read_bytes(), type=Left)
+        left = _left(before / KEPT_FILE)
         write_json(folder / KEPT_FILE, msgspec.structs.replace(left, trained=True))
         write_atomically(folder / PLAN_FILE, (before / PLAN_FILE).read_bytes())
         save(proto, folder / MODEL_FILE, overwrite=True, planned=self.current.folded.interface())
@@ -316,6 +318,13 @@ class Candidates:
     def _read(self, folder: Path) -> Trace:
         proto = load(folder / MODEL_FILE).proto
         return traced(fold(proto, dict(self._arguments.shapes), self._arguments.batch_size))
+
+
+def _left(file: Path) -> Left:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Left)
+    except UNREADABLE as error:  # of a version whose files are not sealed
+        raise NetadaptError(f"{file}: {' '.join(str(error).split())}", hint=AGAIN, code="corrupt-run") from error
 
 
 def _prove(chosen: _Chosen, proposal: Proposal) -> None:

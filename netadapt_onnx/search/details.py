@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from netadapt_onnx.documents import UNREADABLE
 from netadapt_onnx.folding import Folded
 from netadapt_onnx.profilers.cost import LayerCost, cost
 from netadapt_onnx.search.latency import LatencyGauge
@@ -59,7 +60,7 @@ def read_details(run: Path) -> Details:
     """What a run recorded; nothing for one that did not, or not readably: a report is no reason to fail."""
     try:
         return msgspec.json.decode((run / DETAILS_FILE).read_bytes(), type=Details)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNREADABLE):
         return Details()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from netadapt_onnx.documents import json_bytes
+from netadapt_onnx.documents import UNREADABLE, json_bytes
 from netadapt_onnx.files import digest, write_atomically
 from netadapt_onnx.search.executors.protocol import Executor, Failed, Outcome, Shared, Work
 from netadapt_onnx.search.run import write_json
@@ -107,5 +107,5 @@ def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, *UNREADABLE):
         return None

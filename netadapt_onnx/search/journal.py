@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from netadapt_onnx.documents import json_bytes
+from netadapt_onnx.documents import UNREADABLE, json_bytes
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.files import digest
 from netadapt_onnx.model import data_file
@@ -49,7 +49,7 @@ class Lines(Generic[T]):
                 if not line.endswith(b"\n"):
                     break
                 self.items.append(msgspec.json.decode(line, type=kind))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except UNREADABLE as error:
                 if whole + len(line) < len(data):
                     raise NetadaptError(
                         f"{path}, line {number}: {' '.join(str(error).split())}", hint=AGAIN, code="corrupt-run"
@@ -238,6 +238,6 @@ def read_identity(file: Path) -> dict[str, Any]:
         recorded = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
         if isinstance(recorded["identity"], dict) and isinstance(recorded["growing"], dict):
             return recorded
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
+    except (OSError, KeyError, *UNREADABLE) as error:
         raise NetadaptError(f"{file} is not readable as a run", hint=AGAIN, code="corrupt-run") from error
     raise NetadaptError(f"{file} is not readable as a run", hint=AGAIN, code="corrupt-run")

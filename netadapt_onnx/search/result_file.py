@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from netadapt_onnx.documents import UNREADABLE
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.journal import RESULT_FILE
 from netadapt_onnx.search.latency_journal import UNDECIDED
@@ -76,7 +77,7 @@ def _read(run: Run, file: Path, kind: type[Result]) -> Result | None:
         return None
     try:
         return msgspec.json.decode(file.read_bytes(), type=kind, dec_hook=lambda inner, value: inner(value))
-    except msgspec.DecodeError as error:  # of a version whose files are not sealed
+    except UNREADABLE as error:  # of a version whose files are not sealed
         raise NetadaptError(
             f"{file}: {' '.join(str(error).split())}", hint="remove it: --resume makes it again", code="corrupt-run"
         ) from error

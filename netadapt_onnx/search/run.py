@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Self, TypeVar
 
 import msgspec
 
-from netadapt_onnx.documents import json_bytes
+from netadapt_onnx.documents import UNREADABLE, json_bytes
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.files import lock, remove_leftovers, write_atomically
 from netadapt_onnx.search.journal import (
@@ -156,7 +156,7 @@ class Run:
 def _seconds_before(path: Path) -> float:
     try:
         return max(0.0, msgspec.json.decode((path / ".seconds.json").read_bytes(), type=float))
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNREADABLE):
         return 0.0
 
 

@@ -34,6 +34,7 @@ Edit = Callable[["Cut", "gs.Node"], None]
 
 # Labels are arrays: an axis of a billion positions, which takes a few bytes to ask for, would fill the memory.
 MOST_POSITIONS = 1 << 24
+MOST_AXES = 32  # which numpy can broadcast
 
 
 class Unsupported(Exception):

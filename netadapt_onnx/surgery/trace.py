@@ -18,7 +18,7 @@ from netadapt_onnx.surgery.bodies import Body, flatten
 from netadapt_onnx.surgery.factors import on_axis, squeeze
 from netadapt_onnx.surgery.groups import Group, find_groups
 from netadapt_onnx.surgery.idioms import canonical
-from netadapt_onnx.surgery.labels import MOST_POSITIONS, Choices, Labels, Layer, Unsupported, Use
+from netadapt_onnx.surgery.labels import MOST_AXES, MOST_POSITIONS, Choices, Labels, Layer, Unsupported, Use
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules import RULES
 from netadapt_onnx.surgery.ties import Array, components
@@ -266,7 +266,7 @@ def _apply(node: Node, labels: Labels) -> None:
     try:
         if apply is None:
             raise Unsupported(f"no rule for {node.domain + '::' if node.domain else ''}{node.op}")
-        _refuse_long_axes(node, labels)
+        _refuse_unusual_axes(node, labels)
         apply(node, labels)
     except (Unsupported, ValueError, IndexError, KeyError, TypeError) as error:
         labels.restore(mark)
@@ -279,10 +279,13 @@ def _apply(node: Node, labels: Labels) -> None:
     labels.pin_unregarded(node)
 
 
-def _refuse_long_axes(node: Node, labels: Labels) -> None:
-    for name in (*node.outputs, *node.inputs):
-        if labels.knows(name) and max(labels.shape(name), default=0) > MOST_POSITIONS:
-            raise Unsupported(f"'{name}' has an axis of {max(labels.shape(name))} positions")
+def _refuse_unusual_axes(node: Node, labels: Labels) -> None:
+    for name in filter(labels.knows, (*node.outputs, *node.inputs)):
+        shape = labels.shape(name)
+        if len(shape) > MOST_AXES:
+            raise Unsupported(f"'{name}' has {len(shape)} axes")
+        if max(shape, default=0) > MOST_POSITIONS:
+            raise Unsupported(f"'{name}' has an axis of {max(shape)} positions")
 
 
 def _tie_shared_weights(proto: onnx.ModelProto, nodes: list[Node], labels: Labels) -> None:
