@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from large_graphs import between, info, node
-from netadapt_onnx import functions, runtime, shapes, trip_limits
+from netadapt_onnx import functions, runtime, shapes, too_large, trip_limits
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.inspection import Cautioned, inspect
@@ -315,3 +315,11 @@ def test_tensors_of_more_axes_than_arrays_have_are_no_bug(count: int, tmp_path: 
     onnx.save(between(parts, "t2", [number("n", range(count))]), tmp_path / "m.onnx")
     reasons = {group.name: group.reason for group in inspect(tmp_path / "m.onnx").groups}
     assert reasons["first"] == f"'t1' has {4 + count} axes ('t1')"
+
+
+def test_a_proof_that_takes_more_than_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(too_large, "memory_bytes", lambda: 100)
+    onnx.save(between([node("Relu", ["t0"], ["t"])], "t"), tmp_path / "m.onnx")
+    with pytest.raises(NetadaptError, match="cannot be verified: its tensors take") as error:
+        prune(tmp_path / "m.onnx", ratio=0.5)
+    assert error.value.code == "unverifiable"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +35,7 @@ from netadapt_onnx.search.result import Resources
 from netadapt_onnx.search.run import Run
 from netadapt_onnx.search.subject import Predictor
 from netadapt_onnx.surgery import Trace, resize, select
+from netadapt_onnx.too_large import memory_bytes
 from netadapt_onnx.training.data import Dataset, Split
 from netadapt_onnx.training.evaluate import accuracy, outputs
 from netadapt_onnx.training.settings import Settings
@@ -189,7 +189,7 @@ class Making:
         return resize(self.found, select(self.found, widths))
 
     def _cost(self, budget: Budget) -> Callable[[Widths], float]:
-        most = MEMORY_SHARE * _memory_bytes()
+        most = MEMORY_SHARE * memory_bytes()
 
         def counted(widths: Widths) -> float:
             amounts = self._predict(widths)
@@ -323,10 +323,3 @@ class Making:
         reference = outputs(self.found.folded.proto, split) if split.metric == "agreement" else None
         found = accuracy(proto, split, reference=reference)
         return found.value, found.metric
-
-
-def _memory_bytes() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, AttributeError, OSError):
-        return 8 * 2**30

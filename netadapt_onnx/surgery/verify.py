@@ -70,7 +70,8 @@ def verify(
     cut = Cut(trace, keep)
     if cut.grows:
         raise NetadaptError("a model with new channels has no masked original to be compared with", code="usage")
-    refuse_huge(trace.folded, "the cut cannot be verified", "verify it at smaller inputs with --shape", "unverifiable")
+    smaller = "verify it at smaller inputs with --shape"
+    refuse_huge(trace.folded, "the cut cannot be verified", smaller, "unverifiable", at_once=2)  # in both models
     if trace.folded.unfinished:  # five times each model would not come further
         raise NetadaptError(
             f"the cut cannot be verified: {trace.folded.unfinished[0]}",
