@@ -87,6 +87,27 @@ def test_channels_between_two_convolutions_in_groups_go_in_steps_of_one_a_group(
         assert set(mask.sum(axis=1).tolist()) == {count // groups} or not first_in_groups
 
 
+@pytest.mark.parametrize(("groups", "channels"), [(4, 8), (4, 16), (8, 24)])
+def test_narrow_groups_that_a_shuffle_ties_keep_equal_counts(groups: int, channels: int) -> None:
+    """They would go whole, as ResNeXt's, but every one would take all others with it."""
+    found = traced(bottleneck(groups, channels))
+    assert all(group.prunable and group.step == groups for group in found.groups if "fc" not in group.name)
+    keep = select(found, at_ratio(found.prunable, 0.5), "random")
+    assert verify(found, keep).exact
+    again = traced(resize(found, keep))
+    assert [(g.name, g.channels, g.step) for g in again.prunable if g.channels > groups] == [
+        (g.name, len(keep[g.name]), g.step) for g in found.prunable if len(keep[g.name]) > groups
+    ]
+
+
+def test_narrow_groups_before_an_output_keep_equal_counts_of_what_they_read() -> None:
+    b = models.Builder()
+    y = b.conv(b.relu(b.conv("image", 3, 16, 1)), 16, 8, 1, group=4, bias=True)
+    found = traced(b.model({"image": ("N", 3, SIZE, SIZE)}, {y: ("N", 8, SIZE, SIZE)}))
+    assert found.group("conv1").prunable and found.group("conv1").step == 4
+    assert verify(found, select(found, {"conv1": 8})).exact
+
+
 def test_other_indices_are_kept_in_other_groups() -> None:
     found = traced(bottleneck(3, 27))
     keep = select(found, {"into": 9}, "random")

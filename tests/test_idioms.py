@@ -181,6 +181,19 @@ def test_what_mixes_axes_is_no_shuffle(channels_last: bool) -> None:
     assert "Gather" not in {n.op_type for n in found.folded.proto.graph.node}
 
 
+@pytest.mark.parametrize("order", [np.arange(16).reshape(2, 8).T.reshape(-1), np.array([3, -1, 0, 7])])
+def test_indices_into_one_axis_are_a_gather_however_they_are_spelled(order: np.ndarray) -> None:
+    """Torch's dynamo exporter writes `x[:, order]` as Transpose, GatherND, Transpose."""
+    b = models.Builder()
+    x = b.node("Transpose", [b.conv("image", 3, 16)], perm=[1, 0, 2, 3])
+    x = b.node("GatherND", [x, b.constant("order", order[:, None])])
+    b.head(b.node("Transpose", [x], perm=[1, 0, 2, 3]), len(order))
+    found = traced(b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)}))
+    group = found.group("conv1")
+    assert group.prunable and group.step == 1
+    assert verify(found, select(found, {"conv1": group.channels - 1}, "random")).exact
+
+
 def stacked_lstm(initial: float) -> onnx.ModelProto:
     """Two LSTMs whose initial states are parts of one tensor of (2, batch, 8) filled with `initial`."""
     b = models.Builder()

@@ -39,6 +39,9 @@ class Replacement:
 
 def canonical(folded: Folded) -> Folded:
     """A folded model in which idioms are replaced; the same object if there are none."""
+    gathers = _gathers(folded)
+    if gathers:
+        folded = _rewritten(folded, gathers)
     graph = folded.proto.graph
     replacements = _stateless(graph)
     shuffled = shuffles(folded)
@@ -60,17 +63,36 @@ def _at_once(shuffle: Shuffle, last: onnx.NodeProto, folded: Folded) -> Replacem
     between: list[str] = []
 
     def free(suffix: str) -> str:
-        base = f"{node_name(last)}/{suffix}"
-        names = chain([base], (f"{base}_{i}" for i in count(1)))
-        name = next(n for n in names if n not in folded.shapes)
-        between.append(name)
-        return name
+        between.append(_free_name(f"{node_name(last)}/{suffix}", folded))
+        return between[-1]
 
     nodes, constants = spelled(shuffle, last, opset, free)
     shape = list(folded.shapes[shuffle.sources[0]])
     shape[shuffle.axis] = sum(folded.shapes[name][shuffle.axis] for name in shuffle.sources)
     joined = set(between) - {tensor.name for tensor in constants}
     return Replacement(nodes, constants, dict.fromkeys(joined, tuple(shape)))
+
+
+def _free_name(base: str, folded: Folded) -> str:
+    names = chain([base], (f"{base}_{i}" for i in count(1)))
+    return next(name for name in names if name not in folded.shapes)
+
+
+def _gathers(folded: Folded) -> dict[str, Replacement]:
+    """GatherND by constant indices into one axis, as torch spells `x[:, order]` after a Transpose: a Gather."""
+    constants = {t.name: t for t in folded.proto.graph.initializer}
+    replacements = {}
+    for node in folded.proto.graph.node:
+        along_batch = any(a.name == "batch_dims" and a.i for a in node.attribute)
+        if node.op_type != "GatherND" or node.domain not in ("", "ai.onnx") or along_batch:
+            continue
+        indices = constants.get(node.input[1])
+        if indices is not None and indices.dims[-1:] == [1]:
+            values = numpy_helper.to_array(indices)[..., 0]
+            order = numpy_helper.from_array(values, _free_name(f"{node_name(node)}/order", folded))
+            gather = onnx.helper.make_node("Gather", [node.input[0], order.name], node.output, node.name, axis=0)
+            replacements[node.output[0]] = Replacement([gather], [order])
+    return replacements
 
 
 def _stateless(graph: onnx.GraphProto) -> dict[str, Replacement]:

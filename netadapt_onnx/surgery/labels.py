@@ -95,7 +95,15 @@ class Pin:
 class Labels:
     """The state of one propagation. Rules read and change it only through these methods."""
 
-    def __init__(self, folded: Folded, choices: Choices, bodies: Mapping[str, Sequence[Body]] | None = None) -> None:
+    def __init__(
+        self,
+        folded: Folded,
+        choices: Choices,
+        bodies: Mapping[str, Sequence[Body]] | None = None,
+        even: frozenset[str] = frozenset(),
+    ) -> None:
+        """Start without labels; `even` names convolutions whose groups keep equal counts however narrow they are."""
+        self.flat = folded
         self.ties = Ties()
         self.choices = choices
         self.bodies: Mapping[str, Sequence[Body]] = bodies or {}
@@ -109,6 +117,7 @@ class Labels:
         self.even_groups: list[str] = []  # convolutions whose groups keep equal counts, and of which whole groups go
         self.whole_groups: list[str] = []
         self.inherited = Inheritance.read(folded.proto)
+        self.even = even | self.inherited.even
         self.factors: dict[str, Factors] = {}
         self._regarded: set[str] = set()
         self.untraced = folded.untraced

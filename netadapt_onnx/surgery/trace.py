@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -200,10 +200,22 @@ def trace(folded: Folded, choices: Choices | None = None) -> Trace:
     for body in bodies:
         owned.setdefault(body.owner, []).append(body)
     labels = Labels(flat, choices or Choices(), owned)
-    versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in flat.proto.opset_import}
+    roots, runs = _propagate(folded, bodies, labels)
+    stuck = _stuck_whole_groups(labels, roots)
+    if stuck:
+        labels = Labels(flat, labels.choices, owned, even=stuck)
+        roots, runs = _propagate(folded, bodies, labels)
+    groups, members = find_groups(labels, roots)
+    return Trace(folded, flat, bodies, labels, roots, runs, labels.pinned_sets(), groups, members)
+
+
+def _propagate(folded: Folded, bodies: Sequence[Body], labels: Labels) -> tuple[Array, Array]:
+    """Apply the rules to all nodes of the flat model; returns the roots of all labels and `runs` (see `Trace`)."""
+    proto = labels.flat.proto
+    versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
     nodes = [
-        Node(i, proto, versions.get("" if proto.domain == "ai.onnx" else proto.domain, 1))
-        for i, proto in enumerate(flat.proto.graph.node)
+        Node(i, node, versions.get("" if node.domain == "ai.onnx" else node.domain, 1))
+        for i, node in enumerate(proto.graph.node)
     ]
     _open_inputs(folded, labels)
     for name in (name for body in bodies for name in body.inputs):
@@ -213,10 +225,23 @@ def trace(folded: Folded, choices: Choices | None = None) -> Trace:
     for value in folded.proto.graph.output:
         for factor in labels.of(value.name) if value.name not in labels.choices.resize_io else ():
             labels.pin(factor, f"reaches graph output '{value.name}'")
-    _tie_shared_weights(flat.proto, nodes, labels)
-    roots, runs = _tie_conv_groups(labels)
-    groups, members = find_groups(labels, roots)
-    return Trace(folded, flat, bodies, labels, roots, runs, labels.pinned_sets(), groups, members)
+    _tie_shared_weights(proto, nodes, labels)
+    return _tie_conv_groups(labels)
+
+
+def _stuck_whole_groups(labels: Labels, roots: Array) -> frozenset[str]:
+    """Convolutions of which whole conv groups would go, but none can: a shuffle ties them all, or an output all stays.
+
+    They may keep equal counts instead.
+    """
+    pinned = labels.pinned_sets()
+    stuck = set()
+    for layer in labels.layers:
+        if layer.name in labels.whole_groups:
+            sets = np.unique(roots[layer.channels])
+            if len(sets) == 1 or pinned[sets].all():
+                stuck.add(layer.name)
+    return frozenset(stuck - labels.inherited.whole)
 
 
 def _tie_conv_groups(labels: Labels) -> tuple[Array, Array]:

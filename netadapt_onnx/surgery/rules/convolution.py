@@ -109,9 +109,9 @@ def _convolve(node: Node, labels: Labels, outputs: int, produced_axis: int, cons
 
 
 def _whole_groups_go(node: Node, labels: Labels, groups: int, inputs: int) -> bool:
-    """Whether channels go with their conv group: where groups are narrow, or were in the original."""
+    """Whether channels go with their conv group: where groups are narrow and some can go, or so it was originally."""
     wide = groups < inputs // groups and node.name not in labels.inherited.whole
-    if wide or node.name in labels.inherited.even:
+    if wide or node.name in labels.even:
         labels.even_groups.append(node.name)
         return False
     if inputs > groups:
