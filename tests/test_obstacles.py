@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -162,3 +163,32 @@ def test_the_next_command_sees_the_model_as_this_one_does(tmp_path: Path, capsys
     assert run([*command, "-o", str(tmp_path / "small.onnx")]) == 0
     follow = shlex.split(capsys.readouterr().out.rpartition("next: netadapt-onnx ")[2])
     assert follow[0] == "finetune" and follow[-2:] == shape[:2]
+
+
+def test_each_next_command_works_where_shapes_were_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = Builder()
+    y = b.conv(b.relu(b.conv("image", 3, 16)), 16, 4)
+    model = saved(b.model({"image": ("N", 3, "h", "w")}, {y: ("N", 4, "h", "w")}), tmp_path)
+    x = np.random.default_rng(0).standard_normal((32, 3, 8, 6)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x_train=x, x_val=x[:8])
+    monkeypatch.chdir(tmp_path)
+    data, shape = ["--data", "data.npz"], ["--shape", "image=1x3x8x6"]
+    cheap = {"finetune": ["--epochs", "1"], "evaluate": ["--no-latency"]}
+    few = ["--max-iterations", "1", "--final-epochs", "0"]
+    starts = [
+        ["prune", str(model), "--ratio", "0.5", *data, "--reconstruct", "-o", "small.onnx", *shape],
+        ["adapt", str(model), *data, "--budget", "macs=0.6x", *few, "-o", "run", *shape],
+    ]
+    seen = []
+    for words in starts:
+        for _ in range(5):
+            assert run(words) == 0, words
+            seen.append(words[0])
+            words = shlex.split(capsys.readouterr().out.rpartition("next: netadapt-onnx ")[2])
+            words += cheap.get(words[0], [])
+            if words[0] == "gate":
+                break
+        assert run(words) == 0, words
+    assert seen == ["prune", "finetune", "evaluate", "diff", "adapt", "evaluate", "diff"]

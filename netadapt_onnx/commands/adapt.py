@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from netadapt_onnx.commands.options import (
     SEED,
     THREADS,
     common,
+    seen_as,
     shaped,
 )
 from netadapt_onnx.commands.reported import write_report
@@ -187,8 +188,9 @@ def command(
         if not is_interruption(error) or not out.joinpath("run.json").exists():
             raise
         raise KeyboardInterrupt("nothing is lost: repeat the command with --resume") from error
+    seen = seen_as(options["shapes"], options["batch_size"])
     hint = "--resume goes on when the machine is quiet; the best model so far is kept"
-    return answered(result, lambda shown: text(shown, out, model, data), hint)
+    return answered(result, lambda shown: text(shown, out, model, data, seen), hint)
 
 
 def answered(result: AdaptResult, text: Callable[[Any], str], hint: str) -> Answer:
@@ -272,8 +274,8 @@ def _verdict(met: bool | None, stopped: str) -> str:
     return "met" if met else "MISSED"
 
 
-def text(result: AdaptResult, run: Path, model: Path, data: DataSource) -> str:
-    """What happened, as tables, and what to try next."""
+def text(result: AdaptResult, run: Path, model: Path, data: DataSource, shapes: Sequence[str] = ()) -> str:
+    """What happened, as tables, and what to try next, with the `shapes` that were given."""
     from netadapt_onnx import render
     from netadapt_onnx.commands.history import history
 
@@ -308,5 +310,5 @@ def text(result: AdaptResult, run: Path, model: Path, data: DataSource) -> str:
     parts.append(f"{verdict} after {result.iterations} iterations and {result.seconds:.0f} s\nwrote {result.model}")
     page = run / REPORT_FILE
     parts[-1] += f" and {escape(page)}" if page.exists() else ""
-    parts.append(render.next_command("evaluate", model, result.model, *data.flags))
+    parts.append(render.next_command("evaluate", model, result.model, *data.flags, *shapes))
     return "\n\n".join(filter(None, parts))

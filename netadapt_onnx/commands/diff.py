@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import MEMORY_LIMIT, TIMEOUT, common, shaped
+from netadapt_onnx.commands.options import MEMORY_LIMIT, TIMEOUT, common, seen_as, shaped
 
 if TYPE_CHECKING:
     from netadapt_onnx.gating.diff import Diff
@@ -46,15 +46,17 @@ def command(
         from netadapt_onnx.gating.diff import diff
 
         result = diff(a, b, shapes=shapes, batch_size=batch_size, timeout_s=timeout, memory_bytes=memory_limit)
-    return Answer(result, lambda _: _text(result, form, a, b), is_escaped=form == "markdown")
+    return Answer(
+        result, lambda _: _text(result, form, a, b, seen_as(shapes, batch_size)), is_escaped=form == "markdown"
+    )
 
 
-def _text(result: Diff, form: str, a: str, b: str) -> str:
+def _text(result: Diff, form: str, a: str, b: str, seen: list[str]) -> str:
     from netadapt_onnx import render
     from netadapt_onnx.gating.formats import differences
 
     if form == "markdown":
         return differences.markdown(result)
     model, base = (a, b) if b.startswith("git:") else (b, a)
-    follow = render.next_command("gate", model, "--baseline", base, "--max-increase", "macs=2%")
+    follow = render.next_command("gate", model, "--baseline", base, "--max-increase", "macs=2%", *seen)
     return f"{differences.text(result)}\n\n{follow}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import DATA, EP, THREADS, common, shaped
+from netadapt_onnx.commands.options import DATA, EP, THREADS, common, seen_as, shaped
 
 if TYPE_CHECKING:
     from netadapt_onnx.evaluation import Evaluated, Evaluation
@@ -60,10 +60,10 @@ def command(
             shapes=shapes,
             batch_size=batch_size,
         )
-    return Answer(result, _text)
+    return Answer(result, lambda shown: _text(shown, seen_as(shapes, batch_size)))
 
 
-def _text(result: Evaluation) -> str:
+def _text(result: Evaluation, seen: list[str]) -> str:
     from netadapt_onnx import render
 
     first = result.models[0]
@@ -80,9 +80,8 @@ def _text(result: Evaluation) -> str:
     if first.metric == "agreement":
         parts.append("agreement: how far each answers as the first does, for want of labels")
     paths = [m.path for m in result.models]
-    parts.append(
-        render.next_command("diff", paths[0], paths[-1]) if paths[1:] else render.next_command("inspect", paths[0])
-    )
+    words = ["diff", paths[0], paths[-1]] if paths[1:] else ["inspect", paths[0]]
+    parts.append(render.next_command(*words, *seen))
     return "\n\n".join(parts)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import DATA, MODEL, OVERWRITE, SEED, SHAPE, common
+from netadapt_onnx.commands.options import DATA, MODEL, OVERWRITE, SEED, SHAPE, common, seen_as
 
 if TYPE_CHECKING:
     from netadapt_onnx.finetuning import FinetuneResult
@@ -94,10 +94,10 @@ def command(
             log=log,
             **options,
         )
-    return Answer(result, lambda shown: _text(shown, model, data))
+    return Answer(result, lambda shown: _text(shown, model, data, seen_as(options["shapes"])))
 
 
-def _text(result: FinetuneResult, model: Path, data: DataSource) -> str:
+def _text(result: FinetuneResult, model: Path, data: DataSource, shapes: list[str]) -> str:
     from netadapt_onnx import render
 
     found = result.accuracy
@@ -110,5 +110,5 @@ def _text(result: FinetuneResult, model: Path, data: DataSource) -> str:
         f"{result.seconds:.0f} s of training, {how}\n"
         + "".join(f"{note}\n" for note in result.notes)
         + f"wrote {result.model}, each epoch in {result.log}\n"
-        + render.next_command("evaluate", model, result.model, *data.flags)
+        + render.next_command("evaluate", model, result.model, *data.flags, *shapes)
     )

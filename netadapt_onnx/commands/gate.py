@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import MEMORY_LIMIT, SHAPE, TIMEOUT, common, data_options, once_each
+from netadapt_onnx.commands.options import MEMORY_LIMIT, SHAPE, TIMEOUT, common, data_options, once_each, seen_as
 
 if TYPE_CHECKING:
     from netadapt_onnx.training.given import DataSource
@@ -111,8 +111,11 @@ def command(
             memory_bytes=memory_limit,
         )
     write(result, output, (form, *output))
+    seen = seen_as(shapes, batch_size)
     judged = [str(model.path) for model in result.models]
-    follow = "" if form != "text" or not judged else "\n" + render.next_command(*_follow(judged, result.ok, baseline))
+    follow = (
+        "" if form != "text" or not judged else "\n" + render.next_command(*_follow(judged, result.ok, baseline), *seen)
+    )
     return Answer(result, lambda _: report(result, form) + follow, ok=result.ok, error=result.error, is_escaped=True)
 
 

@@ -201,11 +201,14 @@ def chosen(function: Command) -> Command:
 
 
 def seen_as(
-    shapes: Mapping[str, tuple[int, ...]], batch_size: int, attention: str, resize_io: Iterable[str]
+    shapes: Mapping[str, tuple[int, ...]],
+    batch_size: int | None = 1,
+    attention: str = "heads",
+    resize_io: Iterable[str] = (),
 ) -> list[str]:
     """The words of a command line by which another command sees the model as this one does."""
     words = [word for name, dims in shapes.items() for word in ("--shape", f"{name}={'x'.join(map(str, dims))}")]
-    words += ["--batch-size", str(batch_size)] if batch_size != 1 else []
+    words += ["--batch-size", str(batch_size)] if batch_size not in (None, 1) else []
     words += ["--attention", attention] if attention != "heads" else []
     return words + [word for name in resize_io for word in ("--resize-io", name)]
 

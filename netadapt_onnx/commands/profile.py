@@ -24,6 +24,7 @@ from netadapt_onnx.commands.options import (
     THREADS,
     common,
     data_options,
+    seen_as,
     shaped,
 )
 from netadapt_onnx.common.escape import escape, shell_command
@@ -169,7 +170,7 @@ def command(
             overwrite=overwrite,
             log=None if shown is None else log,
         )
-    return Answer(result, lambda shown: _text(shown, model, heard))
+    return Answer(result, lambda shown: _text(shown, model, heard, seen_as(shapes, batch_size)))
 
 
 def _circumstances(result: ProfileResult) -> list[str]:
@@ -184,14 +185,14 @@ def _circumstances(result: ProfileResult) -> list[str]:
     return lines
 
 
-def _takes(result: ProfileResult, model: Path) -> str:
+def _takes(result: ProfileResult, model: Path, seen: list[str]) -> str:
     """What the model takes: the file as given, and what the table is of, where these are two things."""
     normalised, own = _timed(result.latency_ms), result.as_given
     if own is None:
         return f"the model takes {normalised}"
     name, again = (
         escape(model.name),
-        shell_command(["netadapt-onnx", "prune", model.name, "--ratio", 0, "-o", "OUT.onnx"]),
+        shell_command(["netadapt-onnx", "prune", model.name, "--ratio", 0, "-o", "OUT.onnx", *seen]),
     )
     return (
         f"{name} as given takes {_timed(own.latency_ms)}, normalised, as the table has it, {normalised}: in turn "
@@ -205,13 +206,13 @@ def _timed(latency: Latency) -> str:
     return f"{render.milliseconds(latency.median)} (95%: {latency.ci95[0]:.3g} to {latency.ci95[1]:.3g} ms)"
 
 
-def _text(result: ProfileResult, model: Path, heard: Sequence[str]) -> str:
+def _text(result: ProfileResult, model: Path, heard: Sequence[str], seen: list[str]) -> str:
     from netadapt_onnx import render
 
     lines = [
         f"{result.table}: {result.cells} cells in {result.seconds:.0f} s on {result.device['cpu']}, "
         f"{result.device['ep']}, threads: {result.device['threads']}",
-        _takes(result, model),
+        _takes(result, model, seen),
         *(note for note in result.notes if note not in heard),
     ]
     if result.validation is not None:
@@ -233,5 +234,5 @@ def _text(result: ProfileResult, model: Path, heard: Sequence[str]) -> str:
             ]
             lines.append("\n" + render.table(rows, [title, "latency", "share", "cumulated"]) + "\n")
     options = ("--data", "DATA.npz", "--budget", "latency=0.7x", "--table", result.table, "-o", "run")
-    lines.append(render.next_command("adapt", model, *options))
+    lines.append(render.next_command("adapt", model, *options, *seen))
     return "\n".join(lines)

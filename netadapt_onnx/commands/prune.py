@@ -115,11 +115,13 @@ def command(
             overwrite=overwrite,
         )
     proven = result.verify is None or passed(result.verify)
-    options = seen_as(shapes, 1, "heads", ())  # of the written model, whose states have the sizes that they have
-    return Answer(result, lambda shown: _text(shown, proven, options), ok=result.met and proven)
+    # Of the written model: states that were cut have other sizes than the original's, which then cannot teach them.
+    training = [*(() if resize_io else ("--teacher", str(model))), *(data.flags if data else ("--data", "DATA.npz"))]
+    training += ["-o", "tuned.onnx", *seen_as(shapes)]
+    return Answer(result, lambda shown: _text(shown, proven, training), ok=result.met and proven)
 
 
-def _text(result: PruneResult, proven: bool, options: list[str]) -> str:
+def _text(result: PruneResult, proven: bool, training: list[str]) -> str:
     from netadapt_onnx import render
     from netadapt_onnx.pruning import UntrainableResult
 
@@ -134,8 +136,8 @@ def _text(result: PruneResult, proven: bool, options: list[str]) -> str:
     if result.note:
         parts.append(result.note)
     if result.model is not None:
-        words = ["finetune", result.model, "--data", "DATA.npz", "-o", "tuned.onnx", *options]
-        follow = "" if isinstance(result, UntrainableResult) else f"\n{render.next_command(*words)}"
+        words = render.next_command("finetune", result.model, *training)
+        follow = "" if isinstance(result, UntrainableResult) else f"\n{words}"
         parts.append(f"wrote {result.model}{follow}")
     elif proven:
         parts.append("next: the same with -o OUT.onnx, which writes it")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import EP, FORCE, SEED, THREADS, common, data_options, shaped
+from netadapt_onnx.commands.options import EP, FORCE, SEED, THREADS, common, data_options, seen_as, shaped
 from netadapt_onnx.commands.reported import write_report
 from netadapt_onnx.common.escape import escape
 from netadapt_onnx.reporting import REPORT_FILE
@@ -93,10 +93,10 @@ def command(model: Path | None, target: tuple[str, ...], more: tuple[str, ...], 
         out = given.get("out")
         if model is not None and out is not None:
             result = replace(result, notes=(*result.notes, *write_report(out)))
-    return Answer(result, lambda shown: _text(shown, model, out))
+    return Answer(result, lambda shown: _text(shown, model, out, seen_as(options["shapes"], options["batch_size"])))
 
 
-def _text(result: ScaleResult, model: Path | None, out: Path | None) -> str:
+def _text(result: ScaleResult, model: Path | None, out: Path | None, seen: list[str]) -> str:
     from netadapt_onnx import render
 
     parts = []
@@ -117,7 +117,7 @@ def _text(result: ScaleResult, model: Path | None, out: Path | None) -> str:
         page = out / REPORT_FILE
         parts.append("\n".join(f"wrote {file}" for file in [*written, *([escape(page)] if page.exists() else [])]))
     if written and model is not None:
-        parts.append(render.next_command("evaluate", model, written[0], "--data", "DATA.npz"))
+        parts.append(render.next_command("evaluate", model, written[0], "--data", "DATA.npz", *seen))
     elif model is None:
         parts.append(render.next_command("scale", "MODEL.onnx", "--fit", "RECORD.csv", "--target", "params=0.5x"))
     return "\n\n".join(parts)
