@@ -18,6 +18,7 @@ from netadapt_onnx.open_axes import refuse_open
 from netadapt_onnx.pruning import prune
 from netadapt_onnx.surgery import Group, Trace
 from netadapt_onnx.surgery.criteria import CRITERIA
+from netadapt_onnx.surgery.groups import PinnedByStates
 from netadapt_onnx.validity import require_valid
 
 PACKAGE = str(Path(netadapt_onnx.__file__).parent)
@@ -100,6 +101,12 @@ def test_naming_open_axes_takes_steps_in_proportion_to_the_graph(tmp_path: Path)
             refuse_open(onnx.load(file), {}, 1, None)
 
     assert growth(opened, refused, tmp_path, 10 * PARTS) < LARGEST_RATIO
+
+
+def test_finding_the_states_of_groups_takes_steps_in_proportion_to_their_number(tmp_path: Path) -> None:
+    assert growth(large_graphs.states, inspect, tmp_path, PARTS) < LARGEST_RATIO
+    found = inspect(tmp_path / f"{PARTS}.onnx")
+    assert all(isinstance(group, PinnedByStates) for group in found.groups)
 
 
 def test_checking_functions_takes_steps_in_proportion_to_their_number(tmp_path: Path) -> None:
