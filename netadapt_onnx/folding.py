@@ -28,10 +28,11 @@ from netadapt_onnx.loadable import Interface
 from netadapt_onnx.model import Shapes, dynamic_batch_inputs, input_specs, node_name
 from netadapt_onnx.open_axes import declare_outputs, refuse_open, refuse_other_shapes
 from netadapt_onnx.runtime import lacks_operator, session
-from netadapt_onnx.shapes import READS_SHAPE_ONLY, Evaluation, Known, declared_specs
+from netadapt_onnx.shapes import Evaluation, Known, declared_specs
 from netadapt_onnx.single_node import SingleNodes
 from netadapt_onnx.size_trials import agrees, fits_of
 from netadapt_onnx.subgraphs import captured
+from netadapt_onnx.unread_weights import READS_SHAPE_ONLY
 
 # Views of weights: the initializer stays the parameter, under its own name, and surgery and training look through them.
 KEPT_ON_WEIGHTS = {"Transpose", "Cast", "DequantizeLinear", "QuantizeLinear"}

@@ -30,9 +30,9 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
         if field.name == "graph":
             for inner, content in value.ListFields():
                 if inner.name != "initializer":
-                    _assign(copy.graph, inner, content)
+                    copy_field(copy.graph, inner, content)
         else:
-            _assign(copy, field, value)
+            copy_field(copy, field, value)
     return copy
 
 
@@ -157,7 +157,8 @@ def _dtype(tensor: onnx.TensorProto) -> Any:
     return onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
 
 
-def _assign(message: Any, field: Any, value: Any) -> None:
+def copy_field(message: Any, field: Any, value: Any) -> None:
+    """Give a message a field's value, as another message's `ListFields` names it; repeated ones grow."""
     if field.is_repeated:
         getattr(message, field.name).extend(value)
     elif field.message_type is not None:

@@ -15,7 +15,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.model import declared_shape
-from netadapt_onnx.usual_sizes import Dims, kind_of_axis, trials, wanted
+from netadapt_onnx.usual_sizes import Dims, Readers, kind_of_axis, trials, wanted
 
 Shape = tuple[int, ...]
 # The code of errors that only a shape is missing.
@@ -44,29 +44,32 @@ class OpenTensor:
 
 def open_inputs(proto: onnx.ModelProto, given: Mapping[str, Shape]) -> list[OpenTensor]:
     """The inputs with an open axis beyond the first, or without a shape, that `given` does not settle."""
-    opened = []
+    opened: list[onnx.ValueInfoProto] = []
     for value in proto.graph.input:
         declared = declared_shape(value)
         if value.name in given or not value.type.HasField("tensor_type"):
             continue
         if declared is None or None in declared[1:]:
-            opened.append(OpenTensor(value.name, _dims(proto.graph, value)))
+            opened.append(value)
     symbols = {dim.dim_param for value in proto.graph.input for dim in value.type.tensor_type.shape.dim[1:]} - {""}
     for value in proto.graph.input if opened else ():  # whose only open axis, the first, is the length of another
         declared = declared_shape(value)
         alone = value.name not in given and declared and declared[0] is None and None not in declared[1:]
         if alone and value.type.tensor_type.shape.dim[0].dim_param in symbols:
-            opened.append(OpenTensor(value.name, _dims(proto.graph, value)))
-    return opened
+            opened.append(value)
+    if not opened:
+        return []
+    readers = Readers.of(proto.graph)
+    return [OpenTensor(value.name, _dims(readers, value)) for value in opened]
 
 
-def _dims(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> Dims:
+def _dims(readers: Readers, value: onnx.ValueInfoProto) -> Dims:
     """The axes of a tensor, with those that weights settle filled in."""
     declared = declared_shape(value)
     if declared is None:
-        return shape_by_readers(graph, value.name)
+        return shape_by_readers(readers, value.name)
     dims = value.type.tensor_type.shape.dim
-    _, sizes = wanted(graph, value.name)
+    _, sizes = wanted(readers, value.name)
     sizes = {axis % len(declared): size for axis, size in sizes.items() if -len(declared) <= axis < len(declared)}
     return tuple(
         size if size is not None else sizes.get(k, dims[k].dim_param) if k else dims[k].dim_param
@@ -74,9 +77,9 @@ def _dims(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> Dims:
     )
 
 
-def shape_by_readers(graph: onnx.GraphProto, name: str) -> Dims:
+def shape_by_readers(readers: Readers, name: str) -> Dims:
     """What the weights that read a tensor tell of its shape, and its first axis."""
-    rank, sizes = wanted(graph, name)
+    rank, sizes = wanted(readers, name)
     if rank is None:
         rank = 2 if sizes else 1
     sizes = {axis % rank: size for axis, size in sizes.items() if axis < rank}

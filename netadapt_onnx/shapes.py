@@ -25,12 +25,12 @@ from netadapt_onnx.normalise import normalise_graph
 from netadapt_onnx.runtime import Arrays, one_line, random_inputs
 from netadapt_onnx.single_node import SingleNodes
 from netadapt_onnx.subgraphs import captured, reads_from_outside
+from netadapt_onnx.unread_weights import READS_SHAPE_ONLY
 from netadapt_onnx.validity import STANDARD
 
 Spec = tuple[tuple[int, ...], np.dtype[Any]]
 Known = Mapping[str, Spec]
 
-READS_SHAPE_ONLY = {"Shape", "Size"}
 READS_TYPE_OF_SECOND = {"CastLike"}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 # Values up to this size are computed when met; larger ones (weights in another layout, grids) when asked for.

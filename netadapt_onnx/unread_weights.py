@@ -14,12 +14,12 @@ from onnx import numpy_helper
 from netadapt_onnx.external_data import load_external
 from netadapt_onnx.onnx_file import external_array
 from netadapt_onnx.subgraphs import captured
+from netadapt_onnx.validity import STANDARD
 
 # The inputs of which no rule, no count and no shape looks at the values. They are constants of the file's own graph,
 # so the operators are ONNX's.
 UNREAD = {"Conv": {1, 2}, "ConvTranspose": {1, 2}, "Gemm": {0, 1, 2}, "MatMul": {0, 1}, "Gather": {0}}
 READS_SHAPE_ONLY = {"Shape", "Size"}
-STANDARD = ("", "ai.onnx")
 
 
 def values_of(tensor: onnx.TensorProto, file: Path | None) -> np.ndarray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import nsmallest
 from itertools import product
 from math import isqrt, prod
 
@@ -71,8 +73,9 @@ def trials(kinds: Sequence[str], graph: onnx.GraphProto, batch_size: int) -> Ite
         "either": [*LENGTHS[:2], batch_size, *LENGTHS[2:]],
     }
     names = [kind for kind in sizes if kind in kinds]
-    places = sorted(product(*(range(len(sizes[kind])) for kind in names)), key=sum)
-    for indices in places[:TRIALS]:
+    # Nothing behind a kind's first `TRIALS` sizes can be among the likeliest, and a file may ask for thousands.
+    places = product(*(range(min(len(sizes[kind]), TRIALS)) for kind in names))
+    for indices in nsmallest(TRIALS, places, key=sum):
         yield {kind: sizes[kind][i] for kind, i in zip(names, indices, strict=True)}
 
 
@@ -105,21 +108,39 @@ def _settled(graph: onnx.GraphProto) -> tuple[list[int], list[int]]:
     return sides, sorted({area * stride for area in areas for stride in STRIDES})
 
 
-def wanted(graph: onnx.GraphProto, name: str) -> tuple[int | None, Mapping[int, int]]:
+@dataclass(frozen=True)
+class Readers:
+    """The nodes that read each tensor of a graph, with the first slot that does; and the shapes of its weights."""
+
+    nodes: Mapping[str, Sequence[tuple[onnx.NodeProto, int]]]
+    weights: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, graph: onnx.GraphProto) -> Readers:
+        """Those of a graph, found in one walk."""
+        nodes: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+        for node in graph.node:
+            slots: dict[str, int] = {}
+            for slot, name in enumerate(node.input):
+                slots.setdefault(name, slot)
+            for name, slot in slots.items():
+                nodes.setdefault(name, []).append((node, slot))
+        return cls(nodes, {t.name: tuple(t.dims) for t in graph.initializer})
+
+
+def wanted(readers: Readers, name: str) -> tuple[int | None, Mapping[int, int]]:
     """The rank of a tensor (None where nothing tells) and sizes of its axes, as the weights want them that meet it."""
-    constants = {t.name: tuple(t.dims) for t in graph.initializer}
+    constants = readers.weights
     rank: int | None = None
     sizes: dict[int, int] = {}
     pending, seen = [name], {name}
     while pending:
         current = pending.pop()
-        for node in graph.node:
-            if current not in node.input:
-                continue
+        for node, slot in readers.nodes.get(current, ()):
             if node.op_type in _SAME_SHAPE and all(n in constants for n in node.input if n != current):
                 pending += [n for n in node.output if n not in seen]
                 seen.update(node.output)
-            more = _wanted_by(node, list(node.input).index(current), constants)
+            more = _wanted_by(node, slot, constants)
             rank = more[0] if rank is None else rank
             sizes = {**more[1], **sizes}
     return rank, sizes

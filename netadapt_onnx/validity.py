@@ -19,6 +19,7 @@ import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.light import copy_field
 from netadapt_onnx.runtime import one_line
 
 STANDARD = ("", "ai.onnx")
@@ -66,20 +67,21 @@ def require_valid_nodes(proto: onnx.ModelProto) -> None:
 class _Context:
     """What nodes are checked against: the opsets of the graph, or of the function, that they stand in."""
 
-    def __init__(self, proto: onnx.ModelProto, function: onnx.FunctionProto | None = None) -> None:
+    def __init__(self, proto: onnx.ModelProto, around: _Context | None = None, function: Any = None) -> None:
+        """`around`: the context of the model, for a function of it."""
         self._proto = proto
         self.imports = (proto if function is None else function).opset_import
         self.versions = {("" if o.domain in STANDARD else o.domain): o.version for o in self.imports}
         self.checker = onnx.checker.C.CheckerContext()
         self.checker.ir_version = min(proto.ir_version, onnx.IR_VERSION)
         self.checker.opset_imports = self.versions
-        self._local = {(f.domain, f.name) for f in proto.functions}
+        self._local: set[tuple[str, str]] = around._local if around else {(f.domain, f.name) for f in proto.functions}
 
     def of(self, function: onnx.FunctionProto) -> _Context:
         """That of the nodes in a function's body."""
         for entry in function.opset_import:
             _check_version(entry)
-        return _Context(self._proto, function)
+        return _Context(self._proto, self, function)
 
     def knows(self, node: NodeProto) -> bool:
         """Whether ONNX has a schema to hold a node against."""
@@ -117,7 +119,6 @@ Fields = tuple[tuple[str, bool], ...]
 @cache
 def _fields_to_visit(kind: Any) -> tuple[Fields, Fields]:
     """The fields of a message that hold texts, and those that hold messages: their names and whether repeated."""
-
     texts = [field for field in kind.fields if field.type == field.TYPE_STRING]
     messages = [field for field in kind.fields if field.type == field.TYPE_MESSAGE]
     return tuple((f.name, f.is_repeated) for f in texts), tuple((f.name, f.is_repeated) for f in messages)
@@ -278,17 +279,8 @@ def _without_content(attribute: AttributeProto) -> AttributeProto:
         elif single is not None:
             getattr(bare, field.name).extend([stand_ins[single]] * len(value))
         elif field.name not in ("name", "type"):
-            _copy_field(bare, field, value)
+            copy_field(bare, field, value)
     return bare
-
-
-def _copy_field(message: Any, field: Any, value: Any) -> None:
-    if field.is_repeated:
-        getattr(message, field.name).extend(value)
-    elif field.message_type is not None:
-        getattr(message, field.name).CopyFrom(value)
-    else:
-        setattr(message, field.name, value)
 
 
 def _reason(error: Exception) -> str:

@@ -36,3 +36,11 @@ def real_cases() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no cases in {folder} (set NETADAPT_SHARED)")
     return folder
+
+
+@pytest.fixture
+def fixed_training_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training in float32 on one thread, instead of trying in a process of its own what is fastest at the moment."""
+    from netadapt_onnx.training.settings import Settings
+
+    monkeypatch.setattr("netadapt_onnx.training.trainer.choose", lambda *_, **__: Settings())

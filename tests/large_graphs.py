@@ -166,6 +166,21 @@ def quantised(n: int) -> onnx.ModelProto:
     return between(parts, f"t{n}", constants)
 
 
+def states(n: int) -> onnx.ModelProto:
+    """A chain of recurrent layers, each with a state that the caller keeps. All of its groups are pinned."""
+    parts, constants = [], [numpy_helper.from_array(np.array([1]), "axis")]
+    inputs, outputs = [info("s0", FLOAT, [3, 1, WIDTH])], [info(f"s{n}", FLOAT, [3, 1, WIDTH])]
+    for i in range(n):
+        weights = [f"w{i}", f"r{i}"]
+        layer = node("RNN", [f"s{i}", *weights, "", "", f"h{i}"], [f"y{i}", f"g{i}"], name=f"rnn{i}", hidden_size=WIDTH)
+        parts += [layer, node("Squeeze", [f"y{i}", "axis"], [f"s{i + 1}"])]
+        constants += [constant(name, 1, WIDTH, WIDTH) for name in weights]
+        inputs.append(info(f"h{i}", FLOAT, [1, 1, WIDTH]))
+        outputs.append(info(f"g{i}", FLOAT, [1, 1, WIDTH]))
+    graph = helper.make_graph(parts, "g", inputs, outputs, constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
 KINDS: dict[str, Callable[[int], onnx.ModelProto]] = {
     "chain": chain,
     "pairs": pairs,

@@ -145,6 +145,7 @@ def body(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, list[str]
     return decoded
 
 
+@pytest.mark.usefixtures("fixed_training_settings")
 def test_runs_end_well_where_no_chart_can_be_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = ("--max-iterations", "1", "--short-term", "1", "--final-epochs", "1", "--step", "4")
     adapt = ("adapt", "net.onnx", "--data", "data.npz", "--budget", "macs=0.8x", "-o", "run", *quick)

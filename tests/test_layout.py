@@ -42,6 +42,7 @@ from netadapt_onnx.training.teacher import Teacher, taught
 from netadapt_onnx.training.torch_graph import TorchGraph
 from netadapt_onnx.training.trainer import train
 
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 FLOAT = Settings("float32", True, 1)
 FIRST = BatchAxis()
 BOTH = "its axes 0 and 1 both grow with the batch"

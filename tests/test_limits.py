@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,10 +31,16 @@ MILLIARD = 10**9
 
 @contextmanager
 def limited_memory(size_bytes: int) -> Iterator[None]:
-    """Within it, allocations beyond this fail at once instead of filling the machine; where a system can."""
+    """Within it, allocations of more than this fail at once instead of filling the machine; where a system can.
+
+    It comes on top of what the process has by now: the tests before this one left libraries and their threads.
+    """
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (size_bytes, before[1]))
+    status = Path("/proc/self/status")
+    held = re.search(r"VmData:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    most = size_bytes + (1024 * int(held[1]) if held else 0)
+    resource.setrlimit(resource.RLIMIT_DATA, (most if before[1] < 0 else min(most, before[1]), before[1]))
     try:
         yield
     finally:

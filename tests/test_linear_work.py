@@ -1,4 +1,4 @@
-"""Twice the graph is twice the work: counted in calls of functions, which no busy machine changes."""
+"""Twice the graph is twice the work: counted in calls of functions and lines, which no busy machine changes."""
 
 from __future__ import annotations
 
@@ -11,29 +11,45 @@ import onnx
 import pytest
 
 import large_graphs
+import netadapt_onnx
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.inspection import inspect
+from netadapt_onnx.open_axes import refuse_open
 from netadapt_onnx.pruning import prune
 from netadapt_onnx.surgery import Group, Trace
 from netadapt_onnx.surgery.criteria import CRITERIA
+from netadapt_onnx.surgery.groups import PinnedByStates
+from netadapt_onnx.validity import require_valid
 
+PACKAGE = str(Path(netadapt_onnx.__file__).parent)
 PARTS = 12
 # Twice the parts: 2 and a little, for sorting and for what grows in powers of two. Squares would come to 4.
 LARGEST_RATIO = 2.3
 
 
 def steps(work: Callable[[], object]) -> int:
-    """How many calls of functions, built-in ones included, and steps of generators it takes."""
+    """How many calls of functions, built-in ones included, and steps of generators it takes, and lines of ours."""
     count = 0
 
     def counted(frame: FrameType, event: str, argument: object) -> None:
         nonlocal count
         count += event in ("call", "c_call")
 
-    before = sys.getprofile()
+    def line(frame: FrameType, event: str, argument: object) -> object:
+        nonlocal count
+        count += 1
+        return line
+
+    def entered(frame: FrameType, event: str, argument: object) -> object:
+        return line if frame.f_code.co_filename.startswith(PACKAGE) else None
+
+    before, traced = sys.getprofile(), sys.gettrace()
     sys.setprofile(counted)
+    sys.settrace(entered)
     try:
         work()
     finally:
+        sys.settrace(traced)
         sys.setprofile(before)
     return count
 
@@ -70,6 +86,34 @@ def test_what_a_criterion_looks_at_does_not_grow_with_the_other_groups(criterion
         prune(file, file.with_suffix(".cut.onnx"), ratio=0.5, criterion=CRITERIA[criterion], overwrite=True)
 
     assert growth(large_graphs.pairs, cut, tmp_path, PARTS) < LARGEST_RATIO
+
+
+def test_naming_open_axes_takes_steps_in_proportion_to_the_graph(tmp_path: Path) -> None:
+    def opened(parts: int) -> onnx.ModelProto:
+        model = large_graphs.chain(parts)
+        model.graph.node[0].op_type = "Relu"  # all weights that tell of the input are behind the chain
+        del model.graph.node[0].input[1:]
+        model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+        return model
+
+    def refused(file: Path) -> None:
+        with pytest.raises(NetadaptError, match="dynamic axis"):
+            refuse_open(onnx.load(file), {}, 1, None)
+
+    assert growth(opened, refused, tmp_path, 10 * PARTS) < LARGEST_RATIO
+
+
+def test_finding_the_states_of_groups_takes_steps_in_proportion_to_their_number(tmp_path: Path) -> None:
+    assert growth(large_graphs.states, inspect, tmp_path, PARTS) < LARGEST_RATIO
+    found = inspect(tmp_path / f"{PARTS}.onnx")
+    assert all(isinstance(group, PinnedByStates) for group in found.groups)
+
+
+def test_checking_functions_takes_steps_in_proportion_to_their_number(tmp_path: Path) -> None:
+    def check(file: Path) -> None:
+        require_valid(onnx.load(file))
+
+    assert growth(large_graphs.KINDS["functions"], check, tmp_path, 10 * PARTS) < LARGEST_RATIO
 
 
 def test_a_group_is_scored_by_its_own_layers_alone(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from netadapt_onnx.common.escape import (
 from netadapt_onnx.documents import json_bytes
 from netadapt_onnx.gating.result import Blame
 
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 # A file's name holds no slash and at most 255 bytes.
 FILE = "\n::error::\x1b[31m\u202e##vso[x]FORGED.onnx"
 ALL = "".join(NAMES)

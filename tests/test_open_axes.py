@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from netadapt_onnx.cli import run
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import fold
 from netadapt_onnx.normalise import normalise
+from netadapt_onnx.usual_sizes import TRIALS, trials
 
 Axes = tuple[int | str | None, ...]
 ONE_VALUE = TensorProto.FLOAT
@@ -210,3 +212,15 @@ def test_gating_proposes_without_trying() -> None:
 def test_the_case_that_failed_names_its_own_axes(real_cases: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", str(real_cases / "open_axes_of_other_ranks.onnx")]) == 2
     assert "'ids' [batch, seq]" in capsys.readouterr().err
+
+
+def test_a_file_of_many_numbers_makes_no_more_sizes_to_try() -> None:
+    numbers = helper.make_tensor("numbers", TensorProto.INT64, [3000], range(2, 3002))
+    node = helper.make_node("Reshape", ["x", "numbers"], ["y"])
+    graph = helper.make_graph([node], "g", [], [], [numbers])
+    tracemalloc.start()
+    sizes = list(trials(["side", "length", "channels"], graph, 1))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(sizes) == TRIALS
+    assert peak_bytes < 10_000_000

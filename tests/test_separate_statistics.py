@@ -18,6 +18,7 @@ from netadapt_onnx.training.separate_statistics import separate_statistics
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import train
 
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 FLOAT = Settings("float32", True, 1)
 
 

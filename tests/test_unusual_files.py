@@ -131,6 +131,7 @@ def outputs_of(path: Path) -> dict[str, np.ndarray]:
     return dict(zip(names, session.run(names, feeds), strict=True))
 
 
+@pytest.mark.usefixtures("fixed_training_settings")
 @pytest.mark.parametrize("name", ["initializer is an output", "input is an output", "input that nothing reads"])
 def test_every_command_takes_them(name: str, tmp_path: Path) -> None:
     path = save(ALLOWED[name](), tmp_path / "m.onnx")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+import pytest
 from onnx import TensorProto, helper
 
 import netadapt_onnx
 from gating import save
 from models import Builder
+from netadapt_onnx.errors import NetadaptError
 
 
 def returned_view() -> onnx.ModelProto:
@@ -53,3 +55,17 @@ def test_two_layers_that_read_one_view_are_cut_together(tmp_path: Path) -> None:
         (16, 6),
         (5, 16),
     }
+
+
+def test_views_of_views_that_are_read_twice_each_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
+    levels = 30
+    b = Builder(opset=21)
+    b.initializers.append(helper.make_tensor("view0", TensorProto.BFLOAT16, [8, 8], [0.5] * 64))
+    for i in range(levels):
+        b.node("QuantizeLinear", [f"view{i}", f"view{i}"], output=f"bytes{i}", axis=0, block_size=1)
+        b.node("DequantizeLinear", [f"bytes{i}", f"view{i}"], output=f"view{i + 1}", axis=0, block_size=1)
+    b.node("MatMul", ["x", b.node("Cast", [f"view{levels}"], to=TensorProto.FLOAT)], output="y")
+    proto = b.model({"x": (1, 8)}, {"y": (1, 8)})
+    with pytest.raises(NetadaptError, match="read along too many ways") as error:
+        netadapt_onnx.inspect(save(proto, tmp_path / "m.onnx"))
+    assert error.value.code == "too-large"

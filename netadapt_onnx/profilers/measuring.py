@@ -21,6 +21,7 @@ import onnx
 
 from netadapt_onnx.common.escape import escape
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import digest
 from netadapt_onnx.light import file_bytes, write
 from netadapt_onnx.model import data_file, save
 from netadapt_onnx.profilers import agent
@@ -304,17 +305,12 @@ def write_model(proto: onnx.ModelProto, folder: Path, *, oldest: bool) -> tuple[
     path = folder / f"{uuid.uuid4().hex[:16]}.onnx"
     if file_bytes(proto) > PROTOBUF_LIMIT:
         save(proto, path)
-        return ModelFile(path.name, _sha256(path)), [path, data_file(path)]
+        return ModelFile(path.name, digest(path)), [path, data_file(path)]
     with path.open("wb") as file:
         write(proto, file)
-    digest = _sha256(path)
-    named = path.rename(folder / f"{digest[:16]}.onnx")
-    return ModelFile(named.name, digest), [named]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = digest(path)
+    named = path.rename(folder / f"{sha256[:16]}.onnx")
+    return ModelFile(named.name, sha256), [named]
 
 
 def write_inputs(inputs: Arrays, folder: Path) -> Path:
@@ -322,8 +318,8 @@ def write_inputs(inputs: Arrays, folder: Path) -> Path:
     buffer = io.BytesIO()
     texts = {name: value.astype("U") if value.dtype == object else value for name, value in inputs.items()}
     np.savez(buffer, **texts)  # type: ignore[arg-type]
-    digest = hashlib.sha256(b"".join(name.encode() + value.tobytes() for name, value in texts.items()))
-    path = folder / f"{digest.hexdigest()[:16]}.npz"
+    content = hashlib.sha256(b"".join(name.encode() + value.tobytes() for name, value in texts.items()))
+    path = folder / f"{content.hexdigest()[:16]}.npz"
     path.write_bytes(buffer.getvalue())
     return path
 

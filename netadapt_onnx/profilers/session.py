@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import digest
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.deployment import FLOAT, Deployment
 from netadapt_onnx.profilers.providers import Provider, provider
@@ -118,8 +118,7 @@ def fingerprint(execution: Execution = CPU, environment: Mapping[str, Any] | Non
 
 
 def _identity(library: Path) -> str:
-    with library.open("rb") as file:
-        return f"{library.name} {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+    return f"{library.name} {digest(library)[:16]}"
 
 
 def differences(recorded: Fingerprint, here: Fingerprint) -> list[str]:

@@ -122,7 +122,7 @@ class Journal:
     def seal(self, path: Path) -> None:
         """Record what a file holds that was just written, if it was."""
         if path.exists():
-            self._seal(f"{_FILE}{self._name(path)}", _held(path))
+            self._seal(f"{_FILE}{self._name(path)}", _content_digest(path))
 
     def is_sealed(self, path: Path, hint: str = "put it back, or remove it: --resume makes it again") -> bool:
         """Whether a file is there and what was sealed. False for one that a killed process had not sealed yet.
@@ -134,7 +134,7 @@ class Journal:
         expected = self.values.get(f"{_FILE}{self._name(path)}")
         if expected is None or not path.exists():
             return False
-        if _held(path) != expected:
+        if _content_digest(path) != expected:
             raise self._wrong(f"{path}: it is not what this run wrote there", hint)
         return True
 
@@ -214,7 +214,7 @@ def chain_root(recorded: Mapping[str, Any]) -> str | None:
     return hashlib.sha256(msgspec.json.encode(recorded["identity"])).hexdigest()
 
 
-def _held(path: Path) -> str:
+def _content_digest(path: Path) -> str:
     """The digest of a file, and of the weights beside it where they are too large for one file."""
     weights = data_file(path)
     return f"{digest(path)}{digest(weights)}" if weights.exists() else digest(path)

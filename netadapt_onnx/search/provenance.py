@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -14,6 +13,7 @@ import onnx
 
 from netadapt_onnx import __version__
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import digest
 from netadapt_onnx.model import Model
 
 
@@ -35,7 +35,7 @@ def file_hash(file: Path) -> str:
     """SHA-256 of a file, in hexadecimal. Raises NetadaptError if there is none."""
     if not file.is_file():
         raise NetadaptError(f"{file}: no such file", code="missing-file")
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return digest(file)
 
 
 def versions() -> dict[str, str | None]:

@@ -41,30 +41,30 @@ def read_result(run: Run, max_iterations: int) -> AdaptResult | None:
     return replace(result, model=run.path / result.model, models=models)
 
 
-def write_target(run: Run, number: int, found: Finished) -> None:
+def write_target(run: Run, number: int, finished: Finished) -> None:
     """Keep what a run's target came to."""
-    _write(run, _target_file(run, number), _within(run, found))
+    _write(run, _target_file(run, number), _within(run, finished))
 
 
 def read_target(run: Run, number: int) -> Finished | None:
     """What a run's target came to; None if it was not reached, could not be judged, or has to be made again."""
-    found = _read(run, _target_file(run, number), Finished)
-    if found is None or found.stopped == UNDECIDED or not _has_files(run, found):
+    finished = _read(run, _target_file(run, number), Finished)
+    if finished is None or finished.stopped == UNDECIDED or not _has_files(run, finished):
         return None
-    return replace(found, model=run.path / found.model)
+    return replace(finished, model=run.path / finished.model)
 
 
 def _target_file(run: Run, number: int) -> Path:
     return run.path / f".target-{number}.json"
 
 
-def _within(run: Run, found: Finished) -> Finished:
-    return replace(found, model=found.model.relative_to(run.path))
+def _within(run: Run, finished: Finished) -> Finished:
+    return replace(finished, model=finished.model.relative_to(run.path))
 
 
-def _has_files(run: Run, found: Finished) -> bool:
-    deployed = [] if found.deployed is None else [found.model.with_name(found.deployed.file)]
-    return all(run.journal.is_sealed(run.path / file) for file in (found.model, *deployed))
+def _has_files(run: Run, finished: Finished) -> bool:
+    deployed = [] if finished.deployed is None else [finished.model.with_name(finished.deployed.file)]
+    return all(run.journal.is_sealed(run.path / file) for file in (finished.model, *deployed))
 
 
 def _write(run: Run, file: Path, result: object) -> None:

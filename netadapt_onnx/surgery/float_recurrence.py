@@ -44,15 +44,15 @@ def _replace(graph: onnx.GraphProto) -> None:
 
 def _as_floats(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """The nodes that compute the weights, and the LSTM."""
-    made: list[onnx.NodeProto] = []
+    nodes: list[onnx.NodeProto] = []
     inputs = list(node.input)[:SCALES]
     for slot, (scale, zero) in WEIGHTS.items():
         base = f"{next(filter(None, node.output))}/float/{slot}"
-        made += _real(base, node.input[slot], node.input[scale], node.input[zero])
+        nodes += _real(base, node.input[slot], node.input[scale], node.input[zero])
         inputs[slot] = base
     lstm = helper.make_node("LSTM", inputs, list(node.output), node.name)
     lstm.attribute.extend(node.attribute)
-    return [*made, lstm]
+    return [*nodes, lstm]
 
 
 def _real(result: str, values: str, scale: str, zero: str) -> list[onnx.NodeProto]:

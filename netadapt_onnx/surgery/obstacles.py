@@ -13,6 +13,7 @@ from netadapt_onnx.surgery.groups import resize_io_of
 from netadapt_onnx.surgery.rules import RULES
 from netadapt_onnx.surgery.states import with_states
 from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.usual_sizes import Readers
 
 LISTED = 4
 REASONS = 3
@@ -116,7 +117,8 @@ def unknown_shapes(trace: Trace) -> NetadaptError:
         n for node in graph.node if node.domain not in ("", "ai.onnx") for n in node.output if n in folded.unknown
     ]
     first = missing[0] if missing else ""
-    opened = [OpenTensor(name, shape_by_readers(graph, name)) for name in foreign]
+    readers = Readers.of(graph)
+    opened = [OpenTensor(name, shape_by_readers(readers, name)) for name in foreign]
 
     def fits(shapes: Mapping[str, tuple[int, ...]]) -> int:
         try:

@@ -11,7 +11,7 @@ from math import prod
 
 import numpy as np
 
-from netadapt_onnx.surgery.groups import Group, PinnedByStates
+from netadapt_onnx.surgery.groups import PinnedByStates
 from netadapt_onnx.surgery.trace import Trace, trace
 
 Names = tuple[str, ...]
@@ -52,7 +52,8 @@ def states(base: Trace) -> dict[str, Names]:
         return {}
     chosen = labels.choices
     freed = trace(base.folded, replace(chosen, resize_io=(*chosen.resize_io, *every)))
-    return {g.name: names[g.name] for g in base.groups if names.get(g.name) and _of_same_layer(freed, g)}
+    by_layer = _prunable_by_layer(freed)
+    return {g.name: names[g.name] for g in base.groups if names.get(g.name) and g.layers[0] in by_layer}
 
 
 def _candidates(base: Trace, resizable: list[str]) -> dict[str, Names]:
@@ -62,10 +63,12 @@ def _candidates(base: Trace, resizable: list[str]) -> dict[str, Names]:
     outputs = [value.name for value in graph.output if value.name in base.flat.shapes]
     places = list(dict.fromkeys([*chosen.resize_io, *resizable, *outputs]))
     opened = trace(base.folded, replace(chosen, resize_io=tuple(places)))
+    order = {name: i for i, name in enumerate(places)}
+    through_by_group, by_layer = _through_by_group(opened, places), _prunable_by_layer(opened)
     names: dict[str, Names] = {}
     for group in base.groups:
-        members = [opened.members[g.name] for g in _of_same_layer(opened, group)] if not group.prunable else []
-        through = tuple(name for name in places if any(_runs_through(opened, name, line) for line in members))
+        alike = by_layer.get(group.layers[0], ()) if not group.prunable else ()
+        through = sorted({name for other in alike for name in through_by_group.get(other, ())}, key=order.__getitem__)
         if not inputs.isdisjoint(through) and not inputs <= {*through}:
             names[group.name] = tuple(name for name in through if name not in chosen.resize_io)
     return names
@@ -90,10 +93,23 @@ def _read_by_layers(base: Trace) -> set[str]:
     return data
 
 
-def _of_same_layer(opened: Trace, group: Group) -> list[Group]:
-    """The prunable groups of another trace that hold channels of the layer a group is named after."""
-    return [g for g in opened.prunable if group.layers[0] in g.layers]
+def _prunable_by_layer(opened: Trace) -> dict[str, list[str]]:
+    """By layer the prunable groups that hold channels of it."""
+    by_layer: dict[str, list[str]] = {}
+    for group in opened.prunable:
+        for layer in group.layers:
+            by_layer.setdefault(layer, []).append(group.name)
+    return by_layer
 
 
-def _runs_through(opened: Trace, name: str, members: np.ndarray) -> bool:
-    return any(np.isin(line, members).any() for _, line in opened.axes.get(name, ()))
+def _through_by_group(opened: Trace, places: list[str]) -> dict[str, list[str]]:
+    """By prunable group the tensors that it runs through."""
+    number, prunable = np.full(len(opened.roots), -1), opened.prunable
+    for i, group in enumerate(prunable):
+        number[opened.members[group.name]] = i
+    through: dict[str, list[str]] = {}
+    for name in places:
+        groups = {i for _, line in opened.axes.get(name, ()) for i in np.unique(number[line]).tolist() if i >= 0}
+        for i in groups:
+            through.setdefault(prunable[i].name, []).append(name)
+    return through

@@ -7,19 +7,27 @@ and an initializer behind several views is like any other that several nodes rea
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
+from itertools import count
 
 import onnx
 
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.folding import KEPT_ON_WEIGHTS, Folded
 from netadapt_onnx.light import without_weights
 from netadapt_onnx.model import node_name
 from netadapt_onnx.subgraphs import captured
 
+# Copies beyond one for each place that reads a tensor: views of views that are read twice each double with every level.
+MOST_FURTHER_COPIES = 10_000
+
 
 def with_own_views(folded: Folded) -> Folded:
-    """The model with no view of a weight that two places read; the same object if there is none."""
+    """The model with no view of a weight that two places read; the same object if there is none.
+
+    Raises NetadaptError (`too-large`) where that would be far more nodes than the model has.
+    """
     graph = folded.proto.graph
     views = _views(graph)
     if not views:
@@ -27,12 +35,20 @@ def with_own_views(folded: Folded) -> Folded:
     names = {*folded.shapes, *(node_name(node) for node in graph.node)}
     # What outputs and subgraphs read keeps its name; of other readers the first one does.
     taken = {value.name for value in graph.output}.union(*(captured(node) for node in graph.node))
-    copies: dict[str, str] = {}
+    most = sum(len(node.input) for node in graph.node) + MOST_FURTHER_COPIES
+    copies: defaultdict[str, list[str]] = defaultdict(list)  # by the view that they are copies of
     nodes: list[onnx.NodeProto] = []
     for node in reversed(graph.node):  # so that the copies of a view are readers of the view that it reads
         own = [node]
         if node.output and node.output[0] in views:
-            own = [_renamed(node, copy) for copy, original in copies.items() if original == node.output[0]] + own
+            own = [_renamed(node, copy) for copy in copies.get(node.output[0], ())] + own
+        most -= len(own) - 1
+        if most < 0:
+            raise NetadaptError(
+                f"'{node.output[0]}' and other views of weights are read along too many ways",
+                hint="export the model with its constants folded",
+                code="too-large",
+            )
         for i, reader in enumerate(own):
             own[i] = reader = _reading_copies(reader, views, taken, names, copies)
         nodes.extend(reversed(own))
@@ -42,8 +58,8 @@ def with_own_views(folded: Folded) -> Folded:
     del proto.graph.node[:]
     proto.graph.node.extend(reversed(nodes))
     proto.graph.initializer.extend(graph.initializer)
-    shapes = {copy: folded.shapes[original] for copy, original in copies.items()}
-    dtypes = {copy: folded.dtypes[original] for copy, original in copies.items()}
+    shapes = {copy: folded.shapes[original] for original, alike in copies.items() for copy in alike}
+    dtypes = {copy: folded.dtypes[original] for original, alike in copies.items() for copy in alike}
     return replace(folded, proto=proto, shapes={**folded.shapes, **shapes}, dtypes={**folded.dtypes, **dtypes})
 
 
@@ -64,7 +80,7 @@ def _views(graph: onnx.GraphProto) -> set[str]:
 
 
 def _reading_copies(
-    node: onnx.NodeProto, views: set[str], taken: set[str], names: set[str], copies: dict[str, str]
+    node: onnx.NodeProto, views: set[str], taken: set[str], names: set[str], copies: dict[str, list[str]]
 ) -> onnx.NodeProto:
     """A node that reads views that nobody else does: those that are taken already become copies, noted in `copies`."""
     wanted = [slot for slot, name in enumerate(node.input) if name in views and name in taken]
@@ -75,9 +91,10 @@ def _reading_copies(
     changed.CopyFrom(node)
     for slot in wanted:
         original = node.input[slot]
-        copy = next(name for k in range(1, len(names) + 2) if (name := f"{original}/view{k}") not in names)
+        numbers = count(len(copies[original]) + 1)
+        copy = next(name for k in numbers if (name := f"{original}/view{k}") not in names)
         names.add(copy)
-        copies[copy] = original
+        copies[original].append(copy)
         changed.input[slot] = copy
     return changed
 

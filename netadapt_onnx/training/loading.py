@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.files import digest
 from netadapt_onnx.folding import Folded
 from netadapt_onnx.progress import stage
 from netadapt_onnx.training.cifar import cifar_files, read_cifar
@@ -70,9 +71,9 @@ def load_data(
     if is_code(source.path):
         from netadapt_onnx.training.user import user_splits
 
-        splits, own, digest = user_splits(source, specs, outputs)
+        splits, own, data_hash = user_splits(source, specs, outputs)
     else:
-        splits, digest = _from_files(source, specs, outputs, metadata or {}, train)
+        splits, data_hash = _from_files(source, specs, outputs, metadata or {}, train)
     if train and splits.get("train") is None:
         raise _invalid(f"--data {source}: no training samples; it holds {_held(splits)}", "add them")
     labelled = _labelled(source, splits)
@@ -89,7 +90,7 @@ def load_data(
         validation = replace(validation, varies=False)
     if source.task == "distillation":
         training = replace(training, labels=None)
-    identity = _identified(digest, source)
+    identity = _identified(data_hash, source)
     training, validation = (replace(one, layout=layout) for one in (training, validation or absent))
     test = None if test is None else replace(test, layout=layout)
     notes = () if layout is None else layout.notes
@@ -162,14 +163,14 @@ def _from_folder(
         for split, files in cifar.items():
             pictures, labels = read_cifar(files, classes)
             found[split] = arrays_of(pictures, prepare, files[0].name), labels
-        digest = _sha256(file for files in cifar.values() for file in files)
+        data_hash = _sha256(file for files in cifar.values() for file in files)
     elif idx:
         for split, (picture_file, label_file) in idx.items():
             labels_or_none = None if label_file is None else read_idx(label_file)
             found[split] = arrays_of(read_idx(picture_file), prepare, picture_file.name), labels_or_none
-        digest = _sha256(file for files in idx.values() for file in files if file is not None)
+        data_hash = _sha256(file for files in idx.values() for file in files if file is not None)
     else:
-        found, digest = folder_splits(folder, prepare, classes), folder_hash(folder)
+        found, data_hash = folder_splits(folder, prepare, classes), folder_hash(folder)
     splits: dict[str, Split | None] = {}
     for split, (stored, numbers) in found.items():
         named_labels = None
@@ -177,15 +178,15 @@ def _from_folder(
             name, checked_labels = checked(f"y_{split}", numbers, len(stored), outputs, "classification")
             named_labels = checked_labels if len(outputs) == 1 else {name: checked_labels}
         splits[split] = Split({prepare.name: stored}, named_labels, scaling)
-    return splits, digest
+    return splits, data_hash
 
 
-def _identified(digest: str, source: DataSource) -> str:
+def _identified(data_hash: str, source: DataSource) -> str:
     """The hash of the data, and of how they are read if that was said."""
     if not source.options:
-        return digest
+        return data_hash
     return hashlib.sha256(
-        f"{digest} {' '.join(f'{k}={v}' for k, v in source.options.items())}".encode(errors="surrogateescape")
+        f"{data_hash} {' '.join(f'{k}={v}' for k, v in source.options.items())}".encode(errors="surrogateescape")
     ).hexdigest()
 
 
@@ -195,10 +196,7 @@ def _held(splits: Mapping[str, Split | None]) -> str:
 
 def _sha256(files: Iterable[Path]) -> str:
     """Of one file, or of the hashes of several."""
-    found = []
-    for file in files:
-        with file.open("rb") as stream:
-            found.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    found = [digest(file) for file in files]
     return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
 
 
