@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from netadapt_onnx.documents import UNREADABLE
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 
 T = TypeVar("T")
@@ -79,7 +80,7 @@ def read(file: Path, section: str, kind: type[T]) -> Section[T] | None:
 def _parse(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise _invalid(f"{file}: {error}") from error
 
 

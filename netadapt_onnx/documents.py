@@ -12,7 +12,8 @@ from netadapt_onnx.common.escape import escape_json, legible, one_line
 from netadapt_onnx.errors import NetadaptError
 
 SCHEMA = 1
-# What msgspec raises for bytes that are no document of a type: its own errors and those of text are ValueErrors.
+# What msgspec and tomllib raise for bytes that are no document: their own errors, those of text and numbers of too many
+# digits are ValueErrors.
 UNREADABLE = (ValueError, RecursionError)
 
 

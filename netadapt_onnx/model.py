@@ -146,7 +146,7 @@ def _times(shape: tuple[int | None, ...]) -> str:
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     """Read one `--shape NAME=1x3x224x224`."""
-    match = re.fullmatch(r"(.+)=(\d+(?:x\d+)*)", text)
+    match = re.fullmatch(r"(.+)=(\d{1,18}(?:x\d{1,18})*)", text)
     if not match:
         raise NetadaptError(f"--shape {text}: expected NAME=1x3x224x224")
     return match[1], tuple(int(d) for d in match[2].split("x"))

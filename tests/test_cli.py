@@ -105,6 +105,7 @@ USAGE = [
     (["prune", "m.onnx", "--step", "0"], "--step"),
     (["scale", "m.onnx", "--method", "neurascale"], "did you mean neuralscale?"),
     (["inspect", "m.onnx", "--shape", "x=axb"], "NAME=1x3x224x224"),
+    (["inspect", "m.onnx", "--shape", f"x=1x{'9' * 5000}"], "NAME=1x3x224x224"),
     (["prune", "m.onnx", "--keep", "conv1"], "GROUP=N"),
     (["prune", "m.onnx", "--ratio", "0.5", "--reconstruct"], "--reconstruct needs inputs"),
     (["prune", "m.onnx", "--keep", "conv1=4", "--keep", "conv1=2"], "'conv1' is given twice"),

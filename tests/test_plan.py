@@ -67,6 +67,9 @@ def test_names_in_a_plan_survive_quotes_and_line_breaks(tmp_path: Path) -> None:
         ("[groups]\nconv1 = [1, 1]", "lists a channel twice"),
         ("[groups]\nconv1 = [1, 16]", r"channels 0\.\.15"),
         ("[groups]\nfc1 = [1, 2]", "cannot be pruned"),
+        (f"[groups]\nconv1 = [1, {10**30}]", "keeps"),
+        (f"[groups]\nconv1 = {'9' * 5000}", "is not TOML"),
+        (f"[groups]\nconv1 = {'[' * 5000}", "is not TOML"),
     ],
 )
 def test_a_plan_that_does_not_fit_says_where(tmp_path: Path, text: str, message: str) -> None:

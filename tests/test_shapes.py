@@ -194,3 +194,15 @@ def test_the_proof_of_a_model_that_cannot_run_is_refused_by_name() -> None:
     with pytest.raises(NetadaptError, match=r"onnxruntime has no my\.vision::Blur \('blur'\)") as caught:
         verify(found, select(found, {"conv1": 4}))
     assert caught.value.code == "unverifiable"
+
+
+@pytest.mark.parametrize("shape", [(1, 12), (1,), (12, 1)])
+def test_values_of_a_group_norm_that_are_no_vector_of_its_channels_pin_it(shape: tuple[int, ...]) -> None:
+    b = models.Builder()
+    b.opset = 21
+    x = b.conv("x", 3, 12)
+    scale, shift = (b.random(name, size) for name, size in (("s", (12,)), ("h", shape)))
+    x = b.conv(b.node("GroupNormalization", [x, scale, shift], num_groups=3), 12, 4)
+    proto = b.model({"x": (1, 3, 8, 8)}, {x: (1, 4, 8, 8)})
+    (first, _) = trace(folded(proto)).groups
+    assert "has no value for each of 12 channels" in (first.reason or "")

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from netadapt_onnx.common.escape import toml_string
+from netadapt_onnx.documents import UNREADABLE
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.scaling.record import Record
 
@@ -108,7 +109,7 @@ def read_law(file: Path, family: str, groups: Sequence[str]) -> Law:
     """Read a law for the model of this family with these groups. Raises NetadaptError if it is another model's."""
     try:
         parsed = msgspec.convert(tomllib.loads(file.read_text()), _File)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise NetadaptError(f"{file} is no law of widths: {error}", hint="`scale` writes one", code="law") from error
     names = [group.name for group in parsed.groups]
     if parsed.family != family or names != list(groups):

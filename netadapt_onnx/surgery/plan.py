@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from netadapt_onnx.common.escape import one_line, toml_string
+from netadapt_onnx.documents import UNREADABLE
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.surgery.criteria import Criterion, select
 from netadapt_onnx.surgery.groups import Group
@@ -71,7 +72,7 @@ def read_plan(file: Path, trace: Trace, by: str | Criterion = "l2") -> dict[str,
     keep: dict[str, Array] = {}
     for name, value in entries.items():
         group = trace.group(name)
-        if isinstance(value, list) and all(type(index) is int for index in value):
+        if isinstance(value, list) and all(type(index) is int and abs(index) < 2**63 for index in value):
             keep[name] = np.unique(np.array(value, np.int64))
             if len(keep[name]) < len(value):
                 raise NetadaptError(f"{file}: group '{name}' lists a channel twice", code="bad-plan")
@@ -93,7 +94,7 @@ def _content(file: Path) -> dict[str, Any]:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise NetadaptError(f"{file}: no such file", code="missing-file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise NetadaptError(f"{file} is not TOML: {error}", code="bad-plan") from error
     if not set(content) <= {"groups", "branches"} or not isinstance(content.get("groups"), Mapping):
         raise NetadaptError(

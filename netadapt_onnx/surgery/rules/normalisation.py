@@ -58,8 +58,11 @@ def group_normalisation(node: Node, labels: Labels) -> None:
     if not first.any():
         return
     for slot in (1, 2):
-        if labels.shape(node.inputs[slot]) == (len(line),):  # opset 18 has one scale per group instead
+        shape = labels.shape(node.inputs[slot])
+        if shape == (len(line),):
             bind_channels(node, labels, slot, line)
+        elif shape != (groups,):  # opset 18 has one scale per group
+            raise Unsupported(f"'{node.inputs[slot]}' {shape} has no value for each of {len(line)} channels")
     labels.gather(node)
     labels.set(node.outputs[0], [on_axis(line, 1, len(labels.shape(node.inputs[0])))])
 
