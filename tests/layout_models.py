@@ -123,3 +123,14 @@ def rows_of_three() -> onnx.ModelProto:
     x = b.node("Reshape", [b.node("Softmax", [x], axis=2), b.constant("whole", np.array([3, 24]))])
     b.fc(b.relu(b.fc(x, 24, 16)), 16, 5, output="y")
     return b.model({"x": (3, 8)}, {"y": (3, 5)})
+
+
+def boxes_of_two() -> onnx.ModelProto:
+    """Boxes of two levels in one list (2, M, 4), as of SSD; the batch is written into the Reshapes."""
+    b = Builder()
+    levels = []
+    for stride in (1, 2):
+        y = b.node("Transpose", [b.conv(b.relu(b.conv("x", 3, 8)), 8, 4, stride=stride)], perm=[0, 2, 3, 1])
+        levels.append(b.node("Reshape", [y, b.constant(f"list{stride}", np.array([2, -1, 4]))]))
+    b.node("Concat", levels, output="y", axis=1)
+    return b.model({"x": (2, 3, 4, 4)}, {"y": (2, 20, 4)})

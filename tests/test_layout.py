@@ -15,6 +15,7 @@ import netadapt_onnx as na
 from layout_models import (
     attention,
     batch_mean,
+    boxes_of_two,
     classifier_with_maps,
     detections,
     ensemble,
@@ -63,6 +64,7 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, BatchAxis], dict
     ),
     "fixed at one": (attention, {"y": FIRST}, {}, 1),
     "fixed at three": (rows_of_three, {"y": FIRST}, {}, 3),
+    "lists fixed at two": (boxes_of_two, {"y": FIRST}, {}, 2),
     "fixed at one inside": (lambda: attention("N"), {"y": FIRST}, {}, 1),
     "kernels of one": (lambda: tracker("N"), {"head_out": FIRST}, {}, 1),
 }

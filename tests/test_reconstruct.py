@@ -115,6 +115,21 @@ def test_a_consumer_with_one_output_channel_is_solved_too() -> None:
     assert solved.graph.initializer[0].dims[0] == 8
 
 
+def test_a_layer_along_other_axes_than_channels_keeps_its_slices() -> None:
+    """The tokens that an MLP-Mixer mixes are the positions of all channels, of which a cut leaves fewer."""
+    b = models.Builder()
+    x = b.node("Reshape", [b.conv("image", 3, 8), b.constant("tokens", np.array([0, 8, 16]))])
+    mixed = b.node("MatMul", [b.relu(b.node("MatMul", [x, b.random("up", (16, 12), 16)])), b.random("down", (12, 16))])
+    x = b.node("ReduceMean", [b.node("Add", [x, mixed])], axes=[2], keepdims=0)
+    b.node("MatMul", [x, b.random("out", (8, 5), 8)], output="y")
+    found, inputs = traced(b.model({"image": ("N", 3, 4, 4)}, {"y": ("N", 5)})), images(40, 4)
+    keep = select(found, {group.name: group.channels // 2 for group in found.prunable})
+    assert len(keep) == 2
+    solved = reconstruct_in_order(found, keep, inputs, original_targets(found, inputs))
+    want, cut, new = (run(session(m), inputs)["y"] for m in (found.folded.proto, resize(found, keep), solved))
+    assert np.abs(new - want).mean() < np.abs(cut - want).mean()
+
+
 def test_a_batch_written_into_the_file_is_kept_to() -> None:
     proto = models.plain((8, 12))
     for value in (*proto.graph.input, *proto.graph.output):

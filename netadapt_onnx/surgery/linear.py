@@ -124,9 +124,19 @@ def linear_layers(trace: Trace) -> list[Linear]:
         if not trace.folded.shapes.keys() >= {name for name in proto.output if name}:
             continue  # inside a body, where nothing can be observed
         made = _linear(trace, proto)
-        if made is not None:
+        if made is not None and _positions_stay(trace, made):
             found.append(made)
     return found
+
+
+def _positions_stay(trace: Trace, layer: Linear) -> bool:
+    """Whether a cut takes channels of a layer's input and output only; an MLP-Mixer's positions are channels too."""
+    inputs = 1 if layer.op == "Conv" else len(trace.folded.shapes[layer.input]) - 1
+    for name, channel_axis in ((layer.input, inputs), (layer.output, layer.channel_axis)):
+        for axis, line in trace.axes.get(name, ()):
+            if axis != channel_axis and not trace.pinned[line[line > 0]].all():
+                return False
+    return True
 
 
 def _linear(trace: Trace, proto: onnx.NodeProto) -> Linear | None:

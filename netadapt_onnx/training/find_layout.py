@@ -70,6 +70,9 @@ def find_layout(folded: Folded) -> Layout | None:
             outputs[name] = axis
     at_last = _run(active, {name: value[-len(few[name]) :] for name, value in many.items()}, part)
     mixing = any(_mixes(axis, (at_few[n], at_last[n]), at_many[n], batch) for n, axis in outputs.items())
+    if fixed and mixing:  # sizes inside the file put other samples together: what grew says nothing
+        at_own_size = _at_one_size(at_few, batch, {})
+        outputs = {name: axis for name, axis in at_own_size.outputs.items() if name in outputs}
     alone = fixed or mixing
     if mixing or batch > 1:
         given, found = (few, at_few) if fixed else (many, at_many)
