@@ -130,12 +130,14 @@ def proposal(
 ) -> str:
     """What to type: every shape, those `given` included, with sizes that fit, or else with a `?` for each open size."""
     settled = _symbols(proto, given)
+    batches = _first_axes(proto)
     kinds: dict[str, str] = {}
     for tensor in opened:
         for axis, symbols in enumerate(_parts(tensor)):
             for symbol in symbols:
                 if isinstance(symbol, str) and symbol not in settled:
-                    kinds.setdefault(symbol, kind_of_axis(tensor.dims, axis))
+                    kind = kind_of_axis(tensor.dims, axis)
+                    kinds.setdefault(symbol, "batch" if kind in ("state", "either") and symbol in batches else kind)
     best, proposed = NOT, dict(given)
     for sizes in trials(list(kinds.values()), proto.graph, batch_size) if fits is not None else ():
         values = {**{symbol: sizes[kind] for symbol, kind in kinds.items()}, **settled}
@@ -156,6 +158,12 @@ def proposal(
 
 def _whose(opened: Sequence[OpenTensor]) -> str:
     return "its shape" if len(opened) == 1 else "their shapes"
+
+
+def _first_axes(proto: onnx.ModelProto) -> set[str]:
+    """Names of first axes of inputs that have more: where a state has the same behind its first, that is its batch."""
+    shapes = [value.type.tensor_type.shape.dim for value in proto.graph.input]
+    return {dims[0].dim_param for dims in shapes if len(dims) > 1}
 
 
 def _symbols(proto: onnx.ModelProto, given: Mapping[str, Shape]) -> dict[str, int]:

@@ -224,3 +224,14 @@ def test_a_file_of_many_numbers_makes_no_more_sizes_to_try() -> None:
     tracemalloc.stop()
     assert len(sizes) == TRIALS
     assert peak_bytes < 10_000_000
+
+
+def test_a_state_is_proposed_in_the_batch_of_what_it_goes_with() -> None:
+    b = Builder()
+    first = b.node("Transpose", ["x"], perm=[1, 0, 2])
+    weights = [b.random("w", (1, 16, 6), 6), b.random("r", (1, 16, 4), 4)]
+    b.nodes.append(helper.make_node("LSTM", [first, *weights, "", "", "h", "c"], ["y"], hidden_size=4))
+    proto = model(b, {"x": ("n", 5, 6), "h": (1, "n", 4), "c": (1, "n", 4)}, "y")
+    with pytest.raises(NetadaptError) as raised:
+        fold(proto, {})
+    assert "--shape h=1x1x4 --shape c=1x1x4 --shape x=1x5x6" in (raised.value.hint or "")

@@ -175,6 +175,7 @@ def test_wrong_functions_are_told_what_is_expected(body: str, told: str, tmp_pat
 
 LATE: dict[str, tuple[str, str]] = {
     "a loss of many numbers": ("'loss': lambda o, y: o['values'] - y", r"a tensor of shape \(96, 2\); return one"),
+    "a loss that fails": ("'loss': lambda o, y: o['scores'].mean()", r"the loss of .* failed: KeyError: 'scores'"),
     "a loss of no tensor": ("'loss': lambda o, y: 1.0", "returned float; return one number"),
     "a loss of something else": ("'loss': lambda o, y: y.mean()", "does not depend on the model's outputs"),
     "a metric of no number": ("'metric': lambda o, y: o", "the metric <lambda> failed: TypeError"),

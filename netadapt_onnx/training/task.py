@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.runtime import one_line
 from netadapt_onnx.training.data import Dataset, Own, Split
 from netadapt_onnx.training.forms import Form, Output, forms
 from netadapt_onnx.training.labels import UNLABELLED, class_axis, kind_of, spoken_of
@@ -141,9 +142,25 @@ def label_tensors(labels: np.ndarray | Mapping[str, np.ndarray] | None, device: 
 
 
 def own_loss(own: Own, outputs: Mapping[str, Tensor], labels: Targets) -> Tensor:
-    """What the user's loss returns. Raises NetadaptError if it is no scalar tensor that depends on the outputs."""
+    """What the user's loss returns.
+
+    Raises NetadaptError if it fails, or returns no scalar tensor that depends on the outputs.
+    """
     assert own.loss is not None
-    found = own.loss(outputs, labels)
+    try:
+        found = own.loss(outputs, labels)
+    except NetadaptError:
+        raise
+    except Exception as error:
+        from netadapt_onnx.training.memory import out_of_memory  # which stands on this module
+
+        if out_of_memory(error):  # a smaller batch may do
+            raise
+        raise NetadaptError(
+            f"the loss of {own.name} failed: {type(error).__name__}: {one_line(error, 160)}",
+            hint="it is called as loss(outputs, labels): outputs are tensors by name",
+            code="factory",
+        ) from error
     if not isinstance(found, Tensor) or found.numel() != 1:
         what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise NetadaptError(
