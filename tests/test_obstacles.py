@@ -162,3 +162,18 @@ def test_the_next_command_sees_the_model_as_this_one_does(tmp_path: Path, capsys
     assert run([*command, "-o", str(tmp_path / "small.onnx")]) == 0
     follow = shlex.split(capsys.readouterr().out.rpartition("next: netadapt-onnx ")[2])
     assert follow[0] == "finetune" and follow[-2:] == shape[:2]
+
+
+def test_the_page_that_is_said_to_list_operators_lists_them(tmp_path: Path) -> None:
+    b = Builder()
+    x = b.node("Det", [b.conv(b.relu(b.conv("x", 3, 8)), 8, 6)])
+    b.node("SVMRegressor", [x, b.random("fancy", (5, 6))], output="y")
+    proto = b.model({"x": (1, 3, 8, 8)}, {"y": (1, 6)})
+    proto.graph.node[-1].domain = "my.machines"
+    proto.opset_import.append(helper.make_opsetid("my.machines", 1))
+    found = inspect(saved(proto, tmp_path))
+    assert isinstance(found, Cautioned)
+    page = re.search(r"(docs/[\w-]+\.md) lists them", " ".join(found.notes))
+    assert page is not None, found.notes
+    text = (Path(__file__).parent.parent / page[1]).read_text()
+    assert all(operator in text for operator in ("Concat", "Conv", "Resize", "GridSample", "DequantizeLinear"))
