@@ -165,12 +165,11 @@ def test_the_next_command_sees_the_model_as_this_one_does(tmp_path: Path, capsys
 
 
 def test_the_page_that_is_said_to_list_operators_lists_them(tmp_path: Path) -> None:
-    b = Builder()
-    x = b.node("Det", [b.conv(b.relu(b.conv("x", 3, 8)), 8, 6)])
-    b.node("SVMRegressor", [x, b.random("fancy", (5, 6))], output="y")
-    proto = b.model({"x": (1, 3, 8, 8)}, {"y": (1, 6)})
-    proto.graph.node[-1].domain = "my.machines"
-    proto.opset_import.append(helper.make_opsetid("my.machines", 1))
+    proto = in_front()
+    proto.graph.node[0].input.append("table")
+    proto.graph.initializer.append(helper.make_tensor("table", TensorProto.FLOAT, [4, 4], [0.5] * 16))
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])
+    proto.graph.value_info.append(value)
     found = inspect(saved(proto, tmp_path))
     assert isinstance(found, Cautioned)
     page = re.search(r"(docs/[\w-]+\.md) lists them", " ".join(found.notes))
