@@ -192,3 +192,17 @@ def test_each_next_command_works_where_shapes_were_given(
                 break
         assert run(words) == 0, words
     assert seen == ["prune", "finetune", "evaluate", "diff", "adapt", "evaluate", "diff"]
+
+
+def test_the_page_that_is_said_to_list_operators_lists_them(tmp_path: Path) -> None:
+    proto = in_front()
+    proto.graph.node[0].input.append("table")
+    proto.graph.initializer.append(helper.make_tensor("table", TensorProto.FLOAT, [4, 4], [0.5] * 16))
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])
+    proto.graph.value_info.append(value)
+    found = inspect(saved(proto, tmp_path))
+    assert isinstance(found, Cautioned)
+    page = re.search(r"(docs/[\w-]+\.md) lists them", " ".join(found.notes))
+    assert page is not None, found.notes
+    text = (Path(__file__).parent.parent / page[1]).read_text()
+    assert all(operator in text for operator in ("Concat", "Conv", "Resize", "GridSample", "DequantizeLinear"))

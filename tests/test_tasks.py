@@ -91,6 +91,7 @@ def test_distillation_leaves_labels_to_the_metric(tmp_path: Path) -> None:
     assert abs(found.accuracy.after - found.accuracy.before) < 0.05
 
 
+@pytest.mark.usefixtures("fixed_training_settings")
 def test_unlabelled_training_samples_are_judged_by_labels(tmp_path: Path) -> None:
     """The original's answers teach; labels of the other splits say what came of it, in every command."""
     model, data = written(tmp_path, "LSTM")

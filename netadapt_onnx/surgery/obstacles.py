@@ -63,7 +63,7 @@ def _advice(operators: Counter[str]) -> str:
     domains = {name.rpartition("::")[0] for name in operators}
     if not domains.isdisjoint((LAYOUT_DOMAIN, FUSED_DOMAIN)):
         return "onnxruntime's optimiser writes such operators: use the file from before optimisation"
-    return "spell them with operators that have one (docs/coverage.md lists them)"
+    return "spell them with operators that have one (docs/surgery.md lists them)"
 
 
 def nothing_to_prune(trace: Trace, path: str) -> NetadaptError:
