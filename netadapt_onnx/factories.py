@@ -24,7 +24,7 @@ def made(factory: str, shapes: Mapping[str, tuple[int, ...]] | None) -> tuple[to
         raise NetadaptError(
             "export needs torch", hint="pip install 'netadapt-onnx[adapt]'", code="missing-package"
         ) from error
-    returned = called(factory)
+    returned = called(factory, by_name=True)
     module, example = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
     if not isinstance(module, torch.nn.Module):
         raise NetadaptError(

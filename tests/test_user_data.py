@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +19,7 @@ from netadapt_onnx.search.executors.opening import opened_executor
 from netadapt_onnx.search.executors.protocol import Here, Made, Shared
 from netadapt_onnx.training.data import Dataset, Split
 from netadapt_onnx.training.loading import load_data
+from netadapt_onnx.user_code import called
 from task_models import many, regressor
 
 HEADER = """
@@ -209,6 +212,8 @@ def test_gate_runs_no_code(tmp_path: Path) -> None:
 
 
 FOLDER_OF_ITS_OWN = """
+import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -290,3 +295,18 @@ def test_unlabelled_training_loaders_stand_beside_labelled_ones(tmp_path: Path) 
     assert [split.metric for split in (data.train, data.val, data.test)] == ["agreement", "r2", "r2"]
     with pytest.raises(NetadaptError, match="labels for some splits only; add y_val"):
         read(tmp_path, "return loader(), DataLoader(TensorDataset(x), batch_size=32)")
+
+
+@pytest.mark.usefixtures("own_path")
+def test_files_of_one_name_are_each_imported_as_themselves(tmp_path: Path) -> None:
+    for folder, value in (("first", 1), ("second", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same_name.py").write_text(f"VALUE = {value}\ndef function():\n    return function\n")
+        function = called(f"{tmp_path / folder / 'same_name.py'}:function", by_name=True)
+        assert value == importlib.import_module(function.__module__).VALUE
+    (tmp_path / "first" / "same_name.py").write_text("raise SystemExit(3)")
+    with pytest.raises(NetadaptError, match="SystemExit"):
+        called(f"{tmp_path / 'first' / 'same_name.py'}:function", by_name=True)
+    (tmp_path / "json.py").write_text("def function():\n    return function\n")
+    called(f"{tmp_path / 'json.py'}:function", by_name=True)
+    assert json.loads("1") == 1 and sys.modules["json"] is json

@@ -185,7 +185,7 @@ def _circumstances(result: ProfileResult) -> list[str]:
     return lines
 
 
-def _takes(result: ProfileResult, model: Path, seen: list[str]) -> str:
+def _takes(result: ProfileResult, model: Path, seen: Sequence[str]) -> str:
     """What the model takes: the file as given, and what the table is of, where these are two things."""
     normalised, own = _timed(result.latency_ms), result.as_given
     if own is None:
@@ -206,7 +206,7 @@ def _timed(latency: Latency) -> str:
     return f"{render.milliseconds(latency.median)} (95%: {latency.ci95[0]:.3g} to {latency.ci95[1]:.3g} ms)"
 
 
-def _text(result: ProfileResult, model: Path, heard: Sequence[str], seen: list[str]) -> str:
+def _text(result: ProfileResult, model: Path, heard: Sequence[str], seen: Sequence[str] = ()) -> str:
     from netadapt_onnx import render
 
     lines = [

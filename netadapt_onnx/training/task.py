@@ -149,13 +149,9 @@ def own_loss(own: Own, outputs: Mapping[str, Tensor], labels: Targets) -> Tensor
     assert own.loss is not None
     try:
         found = own.loss(outputs, labels)
-    except NetadaptError:
+    except (NetadaptError, RuntimeError, MemoryError):  # torch's own: a smaller batch or another number type may do
         raise
     except Exception as error:
-        from netadapt_onnx.training.memory import out_of_memory  # which stands on this module
-
-        if out_of_memory(error):  # a smaller batch may do
-            raise
         raise NetadaptError(
             f"the loss of {own.name} failed: {type(error).__name__}: {one_line(error, 160)}",
             hint="it is called as loss(outputs, labels): outputs are tensors by name",
