@@ -114,7 +114,9 @@ def command(
     seen = seen_as(shapes, batch_size)
     judged = [str(model.path) for model in result.models]
     follow = (
-        "" if form != "text" or not judged else "\n" + render.next_command(*_follow(judged, result.ok, baseline), *seen)
+        ""
+        if form != "text" or not judged or result.error
+        else "\n" + render.next_command(*_follow(judged, result.ok, baseline), *seen)
     )
     return Answer(result, lambda _: report(result, form) + follow, ok=result.ok, error=result.error, is_escaped=True)
 
