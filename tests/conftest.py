@@ -1,16 +1,11 @@
 """Where the real models and data are that only some machines have; tests that need them are skipped elsewhere."""
 
 import os
-import signal
 from pathlib import Path
 
 import pytest
 
 pytest_plugins = ["gating"]  # its fixtures
-
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # Behind nohup or a shell's "&" interrupts are ignored, also by every process that tests start to interrupt it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("NETADAPT_SHARED", REPOSITORY.parent / "shared"))
