@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from netadapt_onnx.common.escape import escape, one_line
+from netadapt_onnx.common.escape import escape, escape_joined
 from netadapt_onnx.errors import NetadaptError, is_interruption
 from netadapt_onnx.files import aside
 
@@ -188,7 +188,7 @@ def _rendered(render: Callable[[Spec], T], spec: Spec) -> T:
     except BaseException as error:  # a panic of the renderer is no Exception
         if is_interruption(error) or isinstance(error, SystemExit):
             raise
-        reason = one_line(str(error))[:200] or type(error).__name__
+        reason = escape_joined(str(error))[:200] or type(error).__name__
         raise NetadaptError(f"the chart '{spec.get('title', '')}' cannot be drawn: {reason}", code="chart") from error
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from netadapt_onnx import __version__
-from netadapt_onnx.common.escape import escape_lines, one_line, printable_copy
+from netadapt_onnx.common.escape import escape_joined, escape_lines, printable_copy
 from netadapt_onnx.errors import NetadaptError, did_you_mean, is_interruption
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def _failed(error: BaseException, as_json: bool) -> int:
         with suppress(NetadaptError):  # stdout cannot be written to: stderr says so
             _write(document(body, ok=False))
     if interrupted:
-        hint = one_line(str(error)) if isinstance(error, KeyboardInterrupt) else ""
+        hint = escape_joined(str(error)) if isinstance(error, KeyboardInterrupt) else ""
         _tell(f"interrupted; {hint}\n" if hint else "interrupted\n")
         return 130
     _complain(message, hint)
@@ -225,7 +225,7 @@ def _failed(error: BaseException, as_json: bool) -> int:
 
 def _complain(message: str, hint: str) -> None:
     """One line on stderr."""
-    message, hint = one_line(message), one_line(hint)
+    message, hint = escape_joined(message), escape_joined(hint)
     _tell(f"error: {message}; {hint}\n" if hint else f"error: {message}\n")
 
 

@@ -59,8 +59,7 @@ def _refuse_other_axes(node: onnx.NodeProto, known: Known) -> None:
     for slot in _LISTS.get(node.op_type, ()):
         name = node.input[slot] if slot < len(node.input) else ""
         if name in known and len(known[name][0]) != 1:
-            message = f"{node.op_type} takes a list, and '{name}' has the shape {known[name][0]}"
-            raise NetadaptError(message, node=node_name(node), code="unrunnable")
+            raise _contradiction(node, f"{node.op_type} takes a list, and '{name}' has the shape {known[name][0]}")
 
 
 # By operator an input that holds weights, the axis along which it meets the first input, and that input's axis.
@@ -87,8 +86,9 @@ def _refuse_other_units(node: onnx.NodeProto, known: Known) -> None:
     for slot, wanted in ((1, (rows,)), (2, (rows, hidden)), (3, (2 * rows,))):
         name = node.input[slot] if slot < len(node.input) else ""
         if name in known and known[name][0][1 : 1 + len(wanted)] != wanted:
-            message = f"{node.op_type} weights '{name}' {known[name][0]} are not those of {hidden} hidden units"
-            raise NetadaptError(message, node=node_name(node), code="unrunnable")
+            raise _contradiction(
+                node, f"{node.op_type} weights '{name}' {known[name][0]} are not those of {hidden} hidden units"
+            )
 
 
 def _refuse_other_count(node: onnx.NodeProto, x: tuple[int, ...], target: np.ndarray | None) -> None:
@@ -100,8 +100,7 @@ def _refuse_other_count(node: onnx.NodeProto, x: tuple[int, ...], target: np.nda
     if min(sizes, default=1) < -1 or 0 in sizes or 0 in x:
         return
     if prod(x) != known and (-1 not in sizes or prod(x) % known):
-        message = f"Reshape from {x} to {sizes} changes the number of elements"
-        raise NetadaptError(message, node=node_name(node), code="unrunnable")
+        raise _contradiction(node, f"Reshape from {x} to {sizes} changes the number of elements")
 
 
 def _refuse_other_size(node: onnx.NodeProto, known: Known) -> None:
@@ -114,17 +113,14 @@ def _refuse_other_size(node: onnx.NodeProto, known: Known) -> None:
         return
     x, w = known[node.input[0]][0], known[node.input[slot]][0]
     if len(x) > axis and len(w) > own and x and w and x[axis] != w[own] != 1:
-        message = f"{node.op_type} weights {w} do not fit their input {x}"
-        raise NetadaptError(message, node=node_name(node), code="unrunnable")
+        raise _contradiction(node, f"{node.op_type} weights {w} do not fit their input {x}")
 
 
 def _refuse_channels(node: onnx.NodeProto, x: tuple[int, ...], w: tuple[int, ...]) -> None:
     groups = next((a.i for a in node.attribute if a.name == "group"), 1)
     if len(x) > 1 and len(w) > 1 and x[1] != w[1] * groups:
-        raise NetadaptError(
-            f"Conv weights {w} in {groups} group(s) do not fit the {x[1]} channels of their input",
-            node=node_name(node),
-            code="unrunnable",
+        raise _contradiction(
+            node, f"Conv weights {w} in {groups} group(s) do not fit the {x[1]} channels of their input"
         )
 
 
@@ -141,11 +137,7 @@ def _refuse_kernel(node: onnx.NodeProto, x: tuple[int, ...], w: tuple[int, ...])
     for axis in range(axes):
         size, reach = x[2 + axis] + pads[axis] + pads[axes + axis], dilations[axis] * (w[2 + axis] - 1) + 1
         if size < reach:
-            raise NetadaptError(
-                f"Conv's kernel reaches over {reach} positions and its padded input has {size}",
-                node=node_name(node),
-                code="unrunnable",
-            )
+            raise _contradiction(node, f"Conv's kernel reaches over {reach} positions and its padded input has {size}")
 
 
 def _refuse_reflection(node: onnx.NodeProto, x: tuple[int, ...], value: Value) -> None:
@@ -157,11 +149,11 @@ def _refuse_reflection(node: onnx.NodeProto, x: tuple[int, ...], value: Value) -
         return
     for axis, pad in zip([*axes.reshape(-1).tolist()] * 2, pads, strict=True):
         if -len(x) <= axis < len(x) and pad > 0 and pad >= x[axis]:
-            raise NetadaptError(
-                f"Pad reflects {pad} positions of the {x[axis]} along axis {axis} of its input",
-                node=node_name(node),
-                code="unrunnable",
-            )
+            raise _contradiction(node, f"Pad reflects {pad} positions of the {x[axis]} along axis {axis} of its input")
+
+
+def _contradiction(node: onnx.NodeProto, message: str) -> NetadaptError:
+    return NetadaptError(message, node=node_name(node), code="unrunnable")
 
 
 def _attribute(node: onnx.NodeProto) -> list[int]:

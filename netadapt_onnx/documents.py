@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from netadapt_onnx.common.escape import escape_json, legible, one_line
+from netadapt_onnx.common.escape import escape_joined, escape_json, legible
 from netadapt_onnx.errors import NetadaptError
 
 SCHEMA = 1
@@ -19,7 +19,7 @@ UNREADABLE = (ValueError, RecursionError)
 
 def error_fields(code: str, message: str, hint: str) -> dict[str, str]:
     """The `error` of a document."""
-    return {"code": one_line(code), "message": one_line(message), "hint": one_line(hint)}
+    return {"code": escape_joined(code), "message": escape_joined(message), "hint": escape_joined(hint)}
 
 
 def document(result: object, ok: bool, error: NetadaptError | None = None) -> str:

@@ -104,11 +104,6 @@ def check_tensor(tensor: TensorProto, file: Path) -> None:
         validity.check_tensor(tensor)
 
 
-def _too_much(tensor: TensorProto, held: int, file: Path) -> NetadaptError:
-    shape = tuple(tensor.dims)
-    return NetadaptError(f"{file}: tensor '{tensor.name}' holds {held} bytes, its shape {shape} fewer", code="not-onnx")
-
-
 @contextmanager
 def _named(file: Path) -> Iterator[None]:
     """Errors within say which file is wrong."""
@@ -163,4 +158,6 @@ def _check_extent(tensor: TensorProto, size: int, file: Path) -> None:
             code="external-data",
         )
     if length > needed and tensor.data_type != TensorProto.STRING:
-        raise _too_much(tensor, length, file)
+        shape = tuple(tensor.dims)
+        message = f"{file}: tensor '{tensor.name}' holds {length} bytes, its shape {shape} fewer"
+        raise NetadaptError(message, code="not-onnx")

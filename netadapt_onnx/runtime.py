@@ -57,20 +57,16 @@ def session(
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         if isinstance(model, Path):
-            return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+            return _open(str(model), options)
         if optimise and outputs is None and file_bytes(model) <= PROTOBUF_LIMIT:
-            return ort.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
-            )
+            return _open(model.SerializeToString(), options)
         light, weights = light_copy(model, outputs)
         limit_trips(light)
         if bounded and _bounded_memory():
             options.add_session_config_entry("session.use_env_allocators", "1")
         values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
         options.add_external_initializers(list(weights), values)
-        made = ort.InferenceSession(
-            light.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
-        )
+        made = _open(light.SerializeToString(), options)
         made.weights = weights  # onnxruntime reads the arrays in place for as long as the session lives
         return made
     except Exception as error:  # onnxruntime raises a dozen unrelated types, some of them plain RuntimeError
@@ -79,6 +75,13 @@ def session(
             hint="check it with `onnx.checker` or export it again",
             code="unloadable",
         ) from error
+
+
+def _open(model: str | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """A session on the CPU. Without a fallback: onnxruntime would print why it failed, and try the same again."""
+    import onnxruntime as ort
+
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 def lacks_operator(error: NetadaptError) -> bool:
@@ -100,7 +103,7 @@ def optimised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     try:
-        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        _open(model.SerializeToString(), options)
     except Exception as error:
         raise NetadaptError(f"onnxruntime cannot load the model: {one_line(error)}", code="unloadable") from error
     return onnx.load(folder / "optimised.onnx", load_external_data=False)

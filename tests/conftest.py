@@ -11,31 +11,29 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("NETADAPT_SHARED", REPOSITORY.parent / "shared"))
 
 
+def _shared(name: str, contents: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"no {contents} in {folder} (set NETADAPT_SHARED)")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def real_models() -> Path:
     """The folder with public ONNX models by several exporters."""
-    folder = SHARED / "models"
-    if not folder.is_dir():
-        pytest.skip(f"no real models in {folder} (set NETADAPT_SHARED)")
-    return folder
+    return _shared("models", "real models")
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder with real data sets."""
-    folder = SHARED / "data"
-    if not folder.is_dir():
-        pytest.skip(f"no real data in {folder} (set NETADAPT_SHARED)")
-    return folder
+    return _shared("data", "real data")
 
 
 @pytest.fixture(scope="session")
 def real_cases() -> Path:
     """The folder with inputs that failed once."""
-    folder = SHARED / "cases"
-    if not folder.is_dir():
-        pytest.skip(f"no cases in {folder} (set NETADAPT_SHARED)")
-    return folder
+    return _shared("cases", "cases")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from netadapt_onnx.common.escape import one_line
+from netadapt_onnx.common.escape import escape_joined
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.progress import stage
 from netadapt_onnx.reporting import REPORT_FILE
@@ -27,4 +27,4 @@ def write_report(run: Path) -> tuple[str, ...]:
     except NetadaptError:
         raise
     except Exception as error:
-        return (f"{run / REPORT_FILE} was not written: {type(error).__name__}: {one_line(str(error))[:200]}",)
+        return (f"{run / REPORT_FILE} was not written: {type(error).__name__}: {escape_joined(str(error))[:200]}",)

@@ -47,7 +47,7 @@ def escape_lines(text: str, *, colours: bool = False) -> str:
     return _without_commands("".join(parts))
 
 
-def one_line(text: str) -> str:
+def escape_joined(text: str) -> str:
     """As `escape`, with the lines of a text, such as an exception's, joined by spaces."""
     return escape(" ".join(text.split()))
 

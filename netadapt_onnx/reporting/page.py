@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape as escape_html
 
 from netadapt_onnx import charts
-from netadapt_onnx.common.escape import escape, one_line
+from netadapt_onnx.common.escape import escape, escape_joined
 from netadapt_onnx.documents import json_bytes
 from netadapt_onnx.errors import NetadaptError
 
@@ -68,7 +68,9 @@ class Drawer:
             svg = charts.svg(spec)
         except Exception as error:  # whatever it is: a page without one of its charts is better than none
             is_explained = isinstance(error, NetadaptError)
-            self.failures.append(str(error) if is_explained else f"a chart cannot be drawn: {one_line(repr(error))}")
+            self.failures.append(
+                str(error) if is_explained else f"a chart cannot be drawn: {escape_joined(repr(error))}"
+            )
             return paragraph(self.failures[-1], "missed")
         number = next(self._numbers)
         for name in set(re.findall(r' id="([^"]+)"', svg)):  # each chart numbers its clips anew

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from netadapt_onnx.common.escape import one_line, toml_string
+from netadapt_onnx.common.escape import escape_joined, toml_string
 from netadapt_onnx.documents import UNREADABLE
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.surgery.criteria import Criterion, select
@@ -31,13 +31,12 @@ def template(trace: Trace) -> str:
 
 def _template_lines(group: Group) -> str:
     name = toml_string(group.name)
-    layers = ", ".join(group.layers[:4]) + (f" and {len(group.layers) - 4} more" if len(group.layers) > 4 else "")
-    about = (
-        f"# {group.channels} channels in steps of {group.step}, at least {group.floor}; layers: {one_line(layers)}\n"
-    )
+    names = ", ".join(group.layers[:4]) + (f" and {len(group.layers) - 4} more" if len(group.layers) > 4 else "")
+    layers = escape_joined(names)
+    about = f"# {group.channels} channels in steps of {group.step}, at least {group.floor}; layers: {layers}\n"
     if group.prunable:
         return f"\n{about}{name} = {group.channels}\n"
-    return f"\n# cannot be pruned: {one_line(group.reason or '')}\n# {name} = {group.channels}\n"
+    return f"\n# cannot be pruned: {escape_joined(group.reason or '')}\n# {name} = {group.channels}\n"
 
 
 def plan_of(keep: KeptIndices, removed: Collection[str] = ()) -> str:
