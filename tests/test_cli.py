@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import pytest
 
+from interruptible import DEFAULT_SIGINT
 from models import plain
 from netadapt_onnx import __version__, cli
 from netadapt_onnx.commands.answer import Answer
@@ -241,7 +242,7 @@ def test_ctrl_c_while_libraries_are_imported(library: str, code: str, tmp_path: 
 def test_ctrl_c_while_it_works_ends_with_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(plain((32, 64, 64), size=32).SerializeToString())
     table = tmp_path / "t.jsonl"
-    given = [*COMMAND, "profile", str(tmp_path / "model.onnx"), "--table", str(table)]
+    given = [*DEFAULT_SIGINT, *COMMAND, "profile", str(tmp_path / "model.onnx"), "--table", str(table)]
     process = subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not table.exists():
         assert process.poll() is None

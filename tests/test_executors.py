@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from interruptible import DEFAULT_SIGINT
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.executors.in_process import InProcess
 from netadapt_onnx.search.executors.local import LocalWorkers
@@ -215,7 +216,7 @@ with opened_executor(sys.argv[1], 2) as executor:
 @pytest.fixture(params=["local", "local:2", RAY])
 def master(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A process whose executor is busy with jobs that never end, and who does them."""
-    command = [sys.executable, "-c", MASTER, request.param, str(tmp_path)]
+    command = [*DEFAULT_SIGINT, sys.executable, "-c", MASTER, request.param, str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         marks = [tmp_path / "0", tmp_path / "1"]
         deadline = time.monotonic() + 60

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from interruptible import DEFAULT_SIGINT
 from models import plain
 
 # `adapt` as from the command line, in a process whose files may not grow beyond a limit in bytes (0: any size). With a
@@ -83,6 +84,7 @@ def test_a_full_disk_is_an_error_and_the_run_goes_on_when_there_is_room(folder: 
 @pytest.mark.parametrize("executor", ["local", "local:2"])
 def test_ctrl_c_loses_nothing_and_says_how_to_go_on(folder: Path, executor: str) -> None:
     argv = command(folder, "run", "--executor", executor, mark=str(folder / "mark") if executor == "local" else "")
+    argv = [*DEFAULT_SIGINT, *argv]
     with subprocess.Popen(argv, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         begun = folder / "run" / "iterations" / "001" / "proposals" / "000" / "request.json"
         deadline = time.monotonic() + 60
