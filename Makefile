@@ -50,8 +50,10 @@ test: lint ## lint, then all tests
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 # Older processors' kernels in torch; onnxruntime chooses its own by itself.
-AVX2_TESTS := $(addprefix tests/test_,training_ops.py kernels.py trials.py trainer.py torch_graph.py batchnorm.py half.py \
-  frozen.py fused.py prefix.py deployment.py verify_quantised.py)
+AVX2_TESTS := $(addprefix tests/,training/ops/test_ops.py training/test_kernels.py training/test_trials.py \
+  training/test_trainer.py training/test_torch_graph.py training/test_batchnorm.py training/test_half.py \
+  training/test_frozen_prefix.py training/test_fused.py training/test_activation_cache.py \
+  profilers/test_quantize.py surgery/verify/test_quantised.py)
 
 test-avx2: $(VENV)/.installed-all ## training and quantisation with the kernels of a processor without AVX-512
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(AVX2_TESTS)
@@ -62,28 +64,28 @@ test-all: lint ## lint, then all tests, the slow ones too (half an hour)
 test-browser: $(VENV)/.installed-all ## reports in headless Chromium without a network; installs it where apt-get can
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || apt-get install -y -q chromium chromium-driver \
 	  || echo "no chromium: install it and its driver" >&2
-	$(BIN)/python -m pytest -q -m slow tests/test_browser.py
+	$(BIN)/python -m pytest -q -m slow tests/integration/test_browser.py
 
 test-ray: $(VENV)/.installed-all ## the executors' tests on Ray: a local instance, and a cluster of two nodes that loses one
-	NETADAPT_RAY=1 $(BIN)/python -m pytest -q tests/test_ray.py tests/test_executors.py tests/test_search_executors.py -k ray
+	NETADAPT_RAY=1 $(BIN)/python -m pytest -q tests/search/executors/test_ray_cluster.py tests/search/executors/test_executors.py tests/search/executors/test_same_result.py -k ray
 
 fuzz: $(VENV)/.installed-all ## 2,000 broken models and documents through the command line (minutes; FUZZ="--first N --count 1" repeats one)
-	PYTHONPATH=. $(BIN)/python tests/fuzzing.py $(FUZZ)
+	PYTHONPATH=. $(BIN)/python tests/support/fuzzing.py $(FUZZ)
 
 kill-tables: $(VENV)/.installed-all ## a table's build killed at 10 random moments, then completed
-	NETADAPT_KILLS=10 $(BIN)/python -m pytest -q tests/test_table_kill.py
+	NETADAPT_KILLS=10 $(BIN)/python -m pytest -q tests/integration/test_table_kill.py
 
 kill-campaign: $(VENV)/.installed-all ## searches killed at 20 random moments per strategy, then completed (a quarter of an hour)
-	NETADAPT_KILLS=20 $(BIN)/python -m pytest -q -s tests/test_search_kill.py -k random_moments
+	NETADAPT_KILLS=20 $(BIN)/python -m pytest -q -s tests/integration/test_adapt_kill.py -k random_moments
 
 test-aarch64: $(VENV)/.installed-all ## the agent under emulation with the real aarch64 wheels (Debian, network, minutes)
-	sh tests/aarch64.sh build/aarch64 $(abspath $(BIN))/python
+	sh tests/support/aarch64.sh build/aarch64 $(abspath $(BIN))/python
 
 test-openvino: $(BIN)/python ## a second execution provider for real, in build/openvino: its package replaces onnxruntime (network, minutes)
 	@test -x build/openvino/bin/python || $(PYTHON) -m venv build/openvino
 	@build/openvino/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  onnxruntime-openvino click msgspec numpy onnx onnx-graphsurgeon pytest rich tabulate threadpoolctl
-	PYTHONPATH=. build/openvino/bin/python -m pytest -q tests/test_openvino.py
+	PYTHONPATH=. build/openvino/bin/python -m pytest -q tests/integration/test_openvino.py
 
 clean: ## remove .venv, caches and the demo's results
 	rm -rf $(VENV) netadapt-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

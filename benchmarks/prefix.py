@@ -18,14 +18,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from netadapt_onnx.folding import fold
-from netadapt_onnx.model import load
-from netadapt_onnx.search.arguments import SHORT_TERM_LR
-from netadapt_onnx.search.attempts import Base, Bench, Training
-from netadapt_onnx.search.executors.protocol import Here
-from netadapt_onnx.search.judge import DataJudge
+from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.model import load
+from netadapt_onnx.search.evaluator import DataJudge
+from netadapt_onnx.search.executors.protocol import WorkerInfo
+from netadapt_onnx.search.options import SHORT_TERM_LR
+from netadapt_onnx.search.worker import Base, Training, WorkerContext
 from netadapt_onnx.surgery import resize, select, trace
-from netadapt_onnx.training.loading import dataset_for
 from netadapt_onnx.training.trainer import choose_settings
 
 STEP = 8
@@ -63,10 +63,10 @@ def main() -> None:
     settings = replace(choose_settings(folded.proto, data, gpu=False), replicas=1)
     for freeze in (False, True):
         base = Base(found, {})
-        bench = Bench(base, judge, data, seed=0, trains=True, shapes={}, batch_size=1)
+        bench = WorkerContext(base, judge, data, seed=0, trains=True, shapes={}, batch_size=1)
         training = Training(asked.short_term, SHORT_TERM_LR, settings, freeze)
         began = time.process_time()
-        trained = [bench.trained(cut, training, Here(threads=1), base) for cut in cuts]
+        trained = [bench.trained(cut, training, WorkerInfo(threads=1), base) for cut in cuts]
         taken = time.process_time() - began
         scores = [judge.ranked(cut) for cut in trained]
         how = "behind frozen fronts" if freeze else "whole"

@@ -25,10 +25,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import onnx
 from tabulate import tabulate
 
-from netadapt_onnx.folding import fold
-from netadapt_onnx.model import load
+from netadapt_onnx.data.dataset import Dataset
+from netadapt_onnx.data.evaluate import accuracy
+from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.model import load
 from netadapt_onnx.surgery import (
-    moments,
+    gram_matrices,
     original_targets,
     reconstruct,
     reconstruct_in_order,
@@ -37,10 +40,7 @@ from netadapt_onnx.surgery import (
     trace,
 )
 from netadapt_onnx.training import batchnorm
-from netadapt_onnx.training.data import Dataset
-from netadapt_onnx.training.evaluate import accuracy
-from netadapt_onnx.training.loading import dataset_for
-from netadapt_onnx.training.measured import criterion_on
+from netadapt_onnx.training.criteria import criterion_on
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import train
 
@@ -121,7 +121,7 @@ def recovered(file: Path, criterion: str, asked: argparse.Namespace) -> Found:
 
     note("cut, BatchNorm re-estimated", reestimated)
     targets = original_targets(traced, inputs)
-    note("least squares in one pass", lambda: reconstruct(traced, keep, moments(traced, inputs, targets)))
+    note("least squares in one pass", lambda: reconstruct(traced, keep, gram_matrices(traced, inputs, targets)))
     ridge = note("least squares in order", in_order)
     note("the same, then 100 steps on the same images", lambda: distilled(ridge, replace(data, train=few)))
     note("100 steps on all images, distillation", lambda: distilled(cut, data))

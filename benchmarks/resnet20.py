@@ -63,7 +63,7 @@ class ResNet20(nn.Module):
 
 def resnet20(file: Path) -> ResNet20:
     """The module of a file, in evaluation mode. Raises ValueError if it does not compute what the file does."""
-    from netadapt_onnx.runtime import run, session
+    from netadapt_onnx.graph.runtime import run, session
 
     proto = onnx.load(file)
     stored = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in proto.graph.initializer}

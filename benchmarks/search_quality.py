@@ -138,11 +138,11 @@ def _cell(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
     """Make a small model, train it, measure it."""
     import onnx
 
-    from netadapt_onnx.folding import fold
-    from netadapt_onnx.model import load, save
-    from netadapt_onnx.profilers.cost import cost
-    from netadapt_onnx.training.evaluate import accuracy
-    from netadapt_onnx.training.loading import dataset_for
+    from netadapt_onnx.data.evaluate import accuracy
+    from netadapt_onnx.data.load import dataset_for
+    from netadapt_onnx.graph.cost import cost
+    from netadapt_onnx.graph.folding import fold
+    from netadapt_onnx.graph.model import load, save
     from netadapt_onnx.training.trainer import train
 
     original = fold(load(asked.model).proto)
@@ -183,7 +183,7 @@ def _cell(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
 def _small(case: Case, asked: argparse.Namespace, place: Path) -> tuple[Any, float | None]:
     """The model of a method at a budget before its final training, and its seconds if they are known."""
     import netadapt_onnx
-    from netadapt_onnx.model import load
+    from netadapt_onnx.graph.model import load
 
     if case.method in SEARCHES:
         table = asked.work / TABLE
@@ -205,7 +205,7 @@ def _small(case: Case, asked: argparse.Namespace, place: Path) -> tuple[Any, flo
         return load(result.model).proto, result.seconds
     known = asked.work / f"{case.method}-{case.budget}.onnx".replace("/", "-")
     if not known.exists():  # which widths: the same for all seeds
-        from netadapt_onnx.model import save
+        from netadapt_onnx.graph.model import save
 
         peers = asked.work / "peers"
         found = (

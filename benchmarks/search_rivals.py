@@ -26,10 +26,10 @@ def uniform(model: Path) -> list[list[Candidate]]:
     Between two such models the groups, last ones first, take the step one after the other: else a network of narrow
     layers would land far below a budget, and be compared with larger ones.
     """
-    from netadapt_onnx.folding import fold
-    from netadapt_onnx.model import load
-    from netadapt_onnx.profilers.cost import CostModel
-    from netadapt_onnx.pruning import at_ratio
+    from netadapt_onnx.api.prune import at_ratio
+    from netadapt_onnx.graph.cost import CostModel
+    from netadapt_onnx.graph.folding import fold
+    from netadapt_onnx.graph.model import load
     from netadapt_onnx.surgery import resize, select, trace
 
     found = trace(fold(load(model).proto))
@@ -53,10 +53,10 @@ def uniform(model: Path) -> list[list[Candidate]]:
 
 def solved(model: Path, data: Path, cut: Path, seed: int) -> Any:
     """The uniform cut, its layers solved in order as those of a search's result are."""
-    from netadapt_onnx.folding import fold
-    from netadapt_onnx.model import load
+    from netadapt_onnx.data.load import dataset_for
+    from netadapt_onnx.graph.folding import fold
+    from netadapt_onnx.graph.model import load
     from netadapt_onnx.surgery import original_targets, reconstruct_in_order, select, trace
-    from netadapt_onnx.training.loading import dataset_for
 
     found = trace(fold(load(model).proto))
     left = {group.name: group.channels for group in trace(fold(load(cut).proto)).prunable}
@@ -72,10 +72,10 @@ def torch_pruned(model: Path, round_to: int, peers: Path) -> list[list[Candidate
     import torch
     import torch_pruning as peer
 
-    from netadapt_onnx.exporting import export_module
-    from netadapt_onnx.folding import fold
-    from netadapt_onnx.model import load
-    from netadapt_onnx.profilers.cost import cost
+    from netadapt_onnx.api.export import export_module
+    from netadapt_onnx.graph.cost import cost
+    from netadapt_onnx.graph.folding import fold
+    from netadapt_onnx.graph.model import load
     from resnet20 import resnet20
 
     torch.set_num_threads(1)
@@ -121,9 +121,9 @@ def landed(families: Sequence[Sequence[Candidate]], budget: str, original: Path)
 
     Latency falls with macs within a family, more or less, but not from one to another: it is sought in each.
     """
-    from netadapt_onnx.folding import fold
-    from netadapt_onnx.model import load
-    from netadapt_onnx.profilers.cost import cost
+    from netadapt_onnx.graph.cost import cost
+    from netadapt_onnx.graph.folding import fold
+    from netadapt_onnx.graph.model import load
 
     resource, _, share = budget.partition("=")
     limit, whole = float(share.removesuffix("x")), fold(load(original).proto)
@@ -157,7 +157,7 @@ def first_within(count: int, within: Callable[[int], bool]) -> int:
 
 def timed(model: Any, original: Any, *, sessions: int, seconds: float) -> Any:
     """The model's time relative to the original's, in fresh sessions that take turns."""
+    from netadapt_onnx.graph.runtime import random_inputs
     from netadapt_onnx.profilers.timing import ratio
-    from netadapt_onnx.runtime import random_inputs
 
     return ratio(model, original.proto, random_inputs(original.specs), sessions=sessions, time_cap_s=seconds)

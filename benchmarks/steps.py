@@ -24,13 +24,13 @@ import numpy as np
 from tabulate import tabulate
 
 import netadapt_onnx
-from netadapt_onnx.inspection import opened, traced
-from netadapt_onnx.profilers.cost import cost
-from netadapt_onnx.profilers.steps import best_counts
-from netadapt_onnx.profilers.table import Table
+from netadapt_onnx.api.inspect import opened, traced
+from netadapt_onnx.graph.cost import cost
+from netadapt_onnx.profilers.table.predict import Table
+from netadapt_onnx.profilers.table.staircase import best_counts
 from netadapt_onnx.profilers.timing import ratio
 from netadapt_onnx.surgery import Trace
-from netadapt_onnx.surgery.criteria import select
+from netadapt_onnx.surgery.criteria.weights import select
 from netadapt_onnx.surgery.resize import resize
 from tables import exported
 

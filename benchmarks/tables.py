@@ -26,15 +26,15 @@ import onnx
 from tabulate import tabulate
 
 import netadapt_onnx
+from netadapt_onnx.api.inspect import opened, traced
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.inspection import opened, traced
-from netadapt_onnx.model import node_name
+from netadapt_onnx.graph.model import node_name
+from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers import agent
-from netadapt_onnx.profilers.session import CPU, execution_record
-from netadapt_onnx.profilers.table import Table
-from netadapt_onnx.profilers.validation import unseen
-from netadapt_onnx.profilers.versions import Variant, random_versions
-from netadapt_onnx.runtime import random_inputs
+from netadapt_onnx.profilers.execution import CPU, execution_record
+from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_versions
+from netadapt_onnx.profilers.table.predict import Table
+from netadapt_onnx.profilers.validate import unseen
 from netadapt_onnx.surgery import Trace
 from table_networks import NETWORKS
 
@@ -62,12 +62,12 @@ class Separately:
             self._units.setdefault(unit.name, []).append(layer)
         self._known: dict[str, float] = {}
 
-    def total_ms(self, version: Variant) -> float:
+    def total_ms(self, version: RandomWidthModel) -> float:
         """The sum over all units."""
         nodes = {node_name(node): node for node in version.proto.graph.node}
         return sum(self._unit_ms([nodes[n] for n in names if n in nodes], version) for names in self._units.values())
 
-    def _unit_ms(self, nodes: Sequence[onnx.NodeProto], version: Variant) -> float:
+    def _unit_ms(self, nodes: Sequence[onnx.NodeProto], version: RandomWidthModel) -> float:
         constants = {t.name: t for t in version.proto.graph.initializer}
         made = [name for node in nodes for name in node.output if name]
         read = dict.fromkeys(name for node in nodes for name in node.input if name and name not in made)
@@ -86,11 +86,11 @@ class Separately:
             ), version)  # fmt: skip
         return self._known[key]
 
-    def _value(self, name: str, version: Variant) -> onnx.ValueInfoProto:
+    def _value(self, name: str, version: RandomWidthModel) -> onnx.ValueInfoProto:
         dtype = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(self._dtypes[name]))
         return onnx.helper.make_tensor_value_info(name, dtype, version.shapes[name])
 
-    def _measured(self, proto: onnx.ModelProto, version: Variant) -> float:
+    def _measured(self, proto: onnx.ModelProto, version: RandomWidthModel) -> float:
         if not proto.graph.output:
             return 0.0
         specs = {v.name: (version.shapes[v.name], np.dtype(self._dtypes[v.name])) for v in proto.graph.input}

@@ -102,9 +102,9 @@ def _case(case: dict[str, str], work: Path, pipe: Connection) -> None:
 def _agreement(case: dict[str, str], work: Path) -> dict[str, Any]:
     import torch
 
-    from netadapt_onnx.folding import fold
-    from netadapt_onnx.model import load
-    from netadapt_onnx.runtime import run, session
+    from netadapt_onnx.graph.folding import fold
+    from netadapt_onnx.graph.model import load
+    from netadapt_onnx.graph.runtime import run, session
     from netadapt_onnx.training.torch_graph import TorchGraph
 
     file = work / f"torchvision-{case['model']}-{case['exporter']}.onnx"
@@ -152,8 +152,8 @@ def _step_time(name: str) -> dict[str, Any]:
     import torch
     import torchvision
 
-    from netadapt_onnx.exporting import export_module
-    from netadapt_onnx.model import load
+    from netadapt_onnx.api.export import export_module
+    from netadapt_onnx.graph.model import load
     from netadapt_onnx.training.torch_graph import TorchGraph
 
     torch.manual_seed(0)

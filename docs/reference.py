@@ -17,7 +17,7 @@ import click
 
 import netadapt_onnx
 from netadapt_onnx import cli
-from netadapt_onnx.commands.described import Described, Parameter, described
+from netadapt_onnx.commands._describe import Described, Parameter, described
 
 HERE = Path(__file__).resolve().parent
 MADE = "<!-- Made by docs/reference.py (make docs): edit the program's own texts instead. -->"

@@ -12,40 +12,40 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from netadapt_onnx.api.adapt import adapt
+    from netadapt_onnx.api.diff import diff
+    from netadapt_onnx.api.evaluate import evaluate
+    from netadapt_onnx.api.export import export, export_module
+    from netadapt_onnx.api.finetune import finetune
+    from netadapt_onnx.api.gate import gate
+    from netadapt_onnx.api.inspect import inspect
+    from netadapt_onnx.api.profile import profile
+    from netadapt_onnx.api.prune import prune
+    from netadapt_onnx.api.report import report
+    from netadapt_onnx.api.restore import restore
+    from netadapt_onnx.api.scale import scale
+    from netadapt_onnx.data.source import DataSource
     from netadapt_onnx.errors import NetadaptError
-    from netadapt_onnx.evaluation import evaluate
-    from netadapt_onnx.exporting import export, export_module
-    from netadapt_onnx.finetuning import finetune
-    from netadapt_onnx.gating.diff import diff
-    from netadapt_onnx.gating.gate import gate
-    from netadapt_onnx.inspection import inspect
-    from netadapt_onnx.model import load
-    from netadapt_onnx.profiling import profile
-    from netadapt_onnx.pruning import prune
-    from netadapt_onnx.reporting.report import report
-    from netadapt_onnx.scaling.scale import scale
-    from netadapt_onnx.search.adapt import adapt
-    from netadapt_onnx.search.restore import restore
-    from netadapt_onnx.training.given import DataSource
+    from netadapt_onnx.graph.model import load
 
 # Imported when first used, so that no command pays for another's libraries.
 _HOMES = {
-    "DataSource": "training.given",
+    "DataSource": "data.source",
     "NetadaptError": "errors",
-    "adapt": "search.adapt",
-    "diff": "gating.diff",
-    "evaluate": "evaluation",
-    "export": "exporting",
-    "export_module": "exporting",
-    "finetune": "finetuning",
-    "gate": "gating.gate",
-    "inspect": "inspection",
-    "load": "model",
-    "profile": "profiling",
-    "prune": "pruning",
-    "report": "reporting.report",
-    "restore": "search.restore",
-    "scale": "scaling.scale",
+    "adapt": "api.adapt",
+    "diff": "api.diff",
+    "evaluate": "api.evaluate",
+    "export": "api.export",
+    "export_module": "api.export",
+    "finetune": "api.finetune",
+    "gate": "api.gate",
+    "inspect": "api.inspect",
+    "load": "graph.model",
+    "profile": "api.profile",
+    "prune": "api.prune",
+    "report": "api.report",
+    "restore": "api.restore",
+    "scale": "api.scale",
 }
 
 __all__ = [

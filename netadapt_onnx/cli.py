@@ -21,7 +21,7 @@ from netadapt_onnx.common.escape import escape_joined, escape_lines, printable_c
 from netadapt_onnx.errors import NetadaptError, did_you_mean, is_interruption
 
 if TYPE_CHECKING:
-    from netadapt_onnx.commands.answer import Answer
+    from netadapt_onnx.commands._result import CommandResult
 
 PROGRAM = "netadapt-onnx"
 HELP = {"-h", "--help", "--version"}
@@ -136,18 +136,18 @@ def run(arguments: Sequence[str]) -> int:
         return _deliver(outcome, as_json, quiet=not {"-q", "--quiet"}.isdisjoint(options))
     except BaseException as error:
         if isinstance(error, BrokenPipeError) and not HELP.isdisjoint(options):
-            _forsake(sys.stdout)  # click's own printing, whose reader has gone: `--help | head`
+            _detach_stdout(sys.stdout)  # click's own printing, whose reader has gone: `--help | head`
             return 0
         if debug and not isinstance(error, click.exceptions.Exit):
             _tell(_traceback(error))
         return _failed(error, as_json)
 
 
-def _invoke(arguments: list[str]) -> Answer | None:
+def _invoke(arguments: list[str]) -> CommandResult | None:
     """Not by click's own `main`, which takes any EOFError, such as a truncated file's, for Ctrl-D."""
     try:
         with group.make_context(PROGRAM, arguments) as context:
-            answer: Answer = group.invoke(context)
+            answer: CommandResult = group.invoke(context)
             return answer
     except click.exceptions.Exit:
         return None
@@ -155,11 +155,11 @@ def _invoke(arguments: list[str]) -> Answer | None:
 
 def _help_document(options: Sequence[str]) -> str:
     """`--help` and `--version` as data, of whatever command the words name."""
-    from netadapt_onnx.documents import document
+    from netadapt_onnx.common.json_output import document
 
     if "--version" in options and HELP.isdisjoint(set(options) - {"--version"}):
         return document({"version": __version__}, ok=True)
-    from netadapt_onnx.commands.described import described
+    from netadapt_onnx.commands._describe import described
 
     words = [word for word in options if not word.startswith("-")]
     with group.make_context(PROGRAM, ["env"]) as context:
@@ -182,9 +182,9 @@ def _wants_json(options: Sequence[str]) -> bool:
     return "--json" in options or "--format=json" in options or ("--format", "json") in pairwise(options)
 
 
-def _deliver(answer: Answer, as_json: bool, *, quiet: bool = False) -> int:
+def _deliver(answer: CommandResult, as_json: bool, *, quiet: bool = False) -> int:
     if as_json:
-        from netadapt_onnx.documents import document
+        from netadapt_onnx.common.json_output import document
 
         _write(document(answer.result, answer.ok, answer.error))
     elif text := _text(answer):
@@ -195,8 +195,8 @@ def _deliver(answer: Answer, as_json: bool, *, quiet: bool = False) -> int:
     return 2
 
 
-def _text(answer: Answer) -> str:
-    """An answer as text that acts upon nothing, whatever stands in it: see `Answer`."""
+def _text(answer: CommandResult) -> str:
+    """An answer as text that acts upon nothing, whatever stands in it: see `CommandResult`."""
     text = answer.text(printable_copy(answer.result))
     return text if answer.is_escaped else escape_lines(text)
 
@@ -210,7 +210,7 @@ def _failed(error: BaseException, as_json: bool) -> int:
     interrupted = _interrupted(error)
     message, hint, code = ("interrupted", "", "") if interrupted else _explain(error)
     if as_json:
-        from netadapt_onnx.documents import document, error_fields
+        from netadapt_onnx.common.json_output import document, error_fields
 
         body = {"interrupted": True} if interrupted else {"error": error_fields(code, message, hint)}
         with suppress(NetadaptError):  # stdout cannot be written to: stderr says so
@@ -290,13 +290,13 @@ def _write(text: str) -> None:
         sys.stdout.write(text.rstrip("\n") + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        _forsake(sys.stdout)
+        _detach_stdout(sys.stdout)
     except OSError as error:
-        _forsake(sys.stdout)
+        _detach_stdout(sys.stdout)
         raise NetadaptError(f"the result cannot be written: {error.strerror}", code="system") from error
 
 
-def _forsake(stream: TextIO) -> None:
+def _detach_stdout(stream: TextIO) -> None:
     """Lose what the stream still holds, which Python would otherwise try to write again at the end."""
     with suppress(OSError):  # a test's stream is no file
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["gating"]  # its fixtures
+pytest_plugins = ["gate_fixtures"]  # its fixtures
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("NETADAPT_SHARED", REPOSITORY.parent / "shared"))
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from netadapt_onnx import charts, render
+from netadapt_onnx.api.report import read_story
+from netadapt_onnx.common import charts, render
 from netadapt_onnx.reporting import figures
-from netadapt_onnx.reporting.report import read_story
 from netadapt_onnx.reporting.story import Story
 
 HERE = Path(__file__).resolve().parent

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.configured import configured
-from netadapt_onnx.commands.options import (
+from netadapt_onnx.commands._config import configured
+from netadapt_onnx.commands._options import (
     DATA,
     DEPLOY,
     EP,
@@ -28,14 +27,15 @@ from netadapt_onnx.commands.options import (
     seen_as,
     shaped,
 )
-from netadapt_onnx.commands.reported import write_report
+from netadapt_onnx.commands._report import write_report
+from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common.escape import escape
 from netadapt_onnx.errors import NetadaptError, is_interruption
 from netadapt_onnx.reporting import REPORT_FILE
 
 if TYPE_CHECKING:
+    from netadapt_onnx.data.source import DataSource
     from netadapt_onnx.search.result import AdaptResult, Deployed, DryRun, Latency
-    from netadapt_onnx.training.given import DataSource
 
 
 @click.command("adapt", short_help="Make a model smaller until it meets a budget.")
@@ -159,7 +159,7 @@ if TYPE_CHECKING:
 @common
 def command(
     model: Path, data: DataSource, budget: tuple[str, ...], out: Path | None, planning: bool, **options: Any
-) -> Answer:
+) -> CommandResult:
     """Make MODEL smaller, a group of channels at a time, until every budget holds as measured on this machine.
 
     RUN holds everything of the run; RUN/model.onnx is the result.
@@ -168,20 +168,20 @@ def command(
     Examples:  netadapt-onnx adapt model.onnx --data data.npz --budget latency=0.6x -o run
                netadapt-onnx adapt model.onnx --data data.npz --budget macs=0.5x -o run --resume
     """
-    from netadapt_onnx import render
-    from netadapt_onnx.search.adapt import adapt, dry_run
+    from netadapt_onnx.api.adapt import adapt, dry_run
+    from netadapt_onnx.common import render
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     if planning:
         for name in ("resume", "executor", "gpus", "job_timeout"):
             given.pop(name, None)
-        with render.followed("planning"):
+        with render.progress_bar("planning"):
             planned = dry_run(model, data, budget, **given)
-        return Answer(planned, _plan)
+        return CommandResult(planned, _plan)
     if out is None:
         raise click.UsageError("Missing option '-o': the directory of the run")
     try:
-        with render.followed("adapting") as log:
+        with render.progress_bar("adapting") as log:
             result = adapt(model, data, budget, out, log=log, **given)
             result = replace(result, notes=(*result.notes, *write_report(out)))
     except BaseException as error:
@@ -193,16 +193,16 @@ def command(
     return answered(result, lambda shown: text(shown, out, model, data, seen), hint)
 
 
-def answered(result: AdaptResult, text: Callable[[Any], str], hint: str) -> Answer:
+def answered(result: AdaptResult, text: Callable[[Any], str], hint: str) -> CommandResult:
     """The answer to a run; `hint` says what to do where a device was too busy for a verdict."""
     if result.stopped != "could-not-judge":
-        return Answer(result, text, ok=result.met is not False)
+        return CommandResult(result, text, ok=result.met is not False)
     why = next((note for note in result.notes if "could not judge" in note), "could not judge")
-    return Answer(result, text, ok=False, error=NetadaptError(why, hint=hint, code="could-not-judge"))
+    return CommandResult(result, text, ok=False, error=NetadaptError(why, hint=hint, code="could-not-judge"))
 
 
 def _plan(planned: DryRun) -> str:
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     rows = [
         [p.group, *p.channels, *(render.amount(name, value) for name, value in p.resources.items())]
@@ -221,7 +221,7 @@ def _plan(planned: DryRun) -> str:
 
 def _models(result: AdaptResult) -> str:
     """A row per target, where there were several."""
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     if len(result.models) < 2:
         return ""
@@ -241,7 +241,7 @@ def _models(result: AdaptResult) -> str:
 
 
 def _latency(name: str, found: Latency) -> str:
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     low, high = found.ci95
     return (
@@ -252,7 +252,7 @@ def _latency(name: str, found: Latency) -> str:
 
 
 def _deployed(found: Deployed) -> str:
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     change, (before, after) = found.accuracy, found.size_bytes
     return (
@@ -276,8 +276,8 @@ def _verdict(met: bool | None, stopped: str) -> str:
 
 def text(result: AdaptResult, run: Path, model: Path, data: DataSource, shapes: Sequence[str] = ()) -> str:
     """What happened, as tables, and what to try next, with the `shapes` that were given."""
-    from netadapt_onnx import render
-    from netadapt_onnx.commands.history import history
+    from netadapt_onnx.commands._history import history
+    from netadapt_onnx.common import render
 
     found = result.accuracy
     changed = [[name, *counts] for name, counts in result.groups.items()]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import OVERWRITE, common
-from netadapt_onnx.commands.reported import write_report
+from netadapt_onnx.commands._options import OVERWRITE, common
+from netadapt_onnx.commands._report import write_report
+from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common.escape import shell_command
 
 
@@ -24,7 +24,7 @@ from netadapt_onnx.common.escape import shell_command
 )
 @OVERWRITE
 @common
-def command(folder: Path, overwrite: bool) -> Answer:
+def command(folder: Path, overwrite: bool) -> CommandResult:
     """Train a small network on handwritten digits, profile this machine, adapt the network to 0.6x of its latency.
 
     Takes one to three minutes and needs no network.
@@ -32,12 +32,12 @@ def command(folder: Path, overwrite: bool) -> Answer:
     \b
     Example:  netadapt-onnx demo -o netadapt-demo
     """
-    from netadapt_onnx import render
+    from netadapt_onnx.api.demo import DATA, MODEL, TABLE, demo
     from netadapt_onnx.commands.adapt import answered, text
-    from netadapt_onnx.demo import DATA, MODEL, TABLE, demo
-    from netadapt_onnx.training.given import DataSource
+    from netadapt_onnx.common import render
+    from netadapt_onnx.data.source import DataSource
 
-    with render.followed("the demo") as log:
+    with render.progress_bar("the demo") as log:
         result = demo(folder, overwrite=overwrite, log=log)
         result = replace(result, notes=(*result.notes, *write_report(result.model.parent)))
     again = [

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import MEMORY_LIMIT, TIMEOUT, common, seen_as, shaped
+from netadapt_onnx.commands._options import MEMORY_LIMIT, TIMEOUT, common, seen_as, shaped
+from netadapt_onnx.commands._result import CommandResult
 
 if TYPE_CHECKING:
-    from netadapt_onnx.gating.diff import Diff
+    from netadapt_onnx.gating.compare import Diff
 
 
 @click.command("diff", short_help="Show what changed between two models.")
@@ -31,7 +31,7 @@ def command(
     memory_limit: int,
     shapes: dict[str, tuple[int, ...]],
     batch_size: int,
-) -> Answer:
+) -> CommandResult:
     """Show what changed from model A to model B: totals, layers, opset, inputs, outputs and metadata.
 
     `git:REV` in the place of one is the other as it was at that revision. Neither model is run.
@@ -40,19 +40,19 @@ def command(
     Examples:  netadapt-onnx diff before.onnx after.onnx
                netadapt-onnx diff git:main model.onnx --format markdown
     """
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
-    with render.waited("comparing"):
-        from netadapt_onnx.gating.diff import diff
+    with render.spinner("comparing"):
+        from netadapt_onnx.api.diff import diff
 
         result = diff(a, b, shapes=shapes, batch_size=batch_size, timeout_s=timeout, memory_bytes=memory_limit)
-    return Answer(
+    return CommandResult(
         result, lambda _: _text(result, form, a, b, seen_as(shapes, batch_size)), is_escaped=form == "markdown"
     )
 
 
 def _text(result: Diff, form: str, a: str, b: str, seen: list[str]) -> str:
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
     from netadapt_onnx.gating.formats import differences
 
     if form == "markdown":

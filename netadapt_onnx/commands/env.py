@@ -8,29 +8,29 @@ from typing import TYPE_CHECKING
 
 import click
 
-from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import common
+from netadapt_onnx.commands._options import common
+from netadapt_onnx.commands._result import CommandResult
 
 if TYPE_CHECKING:
-    from netadapt_onnx.environment import Environment
+    from netadapt_onnx.api.env import Environment
 
 
 @click.command("env", short_help="Show versions, providers and this device's fingerprint.")
 @common
-def command() -> Answer:
+def command() -> CommandResult:
     """Show versions, execution providers, this device's fingerprint and which extras are installed.
 
     \b
     Examples:  netadapt-onnx env
                netadapt-onnx env --json
     """
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
-    with render.waited("looking around"):
-        from netadapt_onnx.environment import environment
+    with render.spinner("looking around"):
+        from netadapt_onnx.api.env import environment
 
         result = environment()
-    return Answer(result, _text)
+    return CommandResult(result, _text)
 
 
 def _plain(value: object) -> str:
@@ -40,7 +40,7 @@ def _plain(value: object) -> str:
 
 
 def _text(result: Environment) -> str:
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     rows = [[name, version] for name, version in result.versions.items()]
     rows += [["providers", ", ".join(result.providers)], ["cores", str(result.cores)]]

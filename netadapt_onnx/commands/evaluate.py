@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import DATA, EP, THREADS, common, seen_as, shaped
+from netadapt_onnx.commands._options import DATA, EP, THREADS, common, seen_as, shaped
+from netadapt_onnx.commands._result import CommandResult
 
 if TYPE_CHECKING:
-    from netadapt_onnx.evaluation import Evaluated, Evaluation
-    from netadapt_onnx.training.given import DataSource
+    from netadapt_onnx.api.evaluate import Evaluated, Evaluation
+    from netadapt_onnx.data.source import DataSource
 
 
 @click.command("evaluate", short_help="Show accuracy, cost and latency of models, side by side.")
@@ -36,7 +36,7 @@ def command(
     threads: int,
     shapes: dict[str, tuple[int, ...]],
     batch_size: int,
-) -> Answer:
+) -> CommandResult:
     """Show the accuracy, cost and latency of each MODEL; several are timed in turn, so that they compare.
 
     Without labels each model is compared with the first one.
@@ -44,10 +44,10 @@ def command(
     \b
     Example:  netadapt-onnx evaluate model.onnx run/model.onnx --data data.npz --split test
     """
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
-    with render.waited("evaluating"):
-        from netadapt_onnx.evaluation import evaluate
+    with render.spinner("evaluating"):
+        from netadapt_onnx.api.evaluate import evaluate
 
         result = evaluate(
             models,
@@ -60,11 +60,11 @@ def command(
             shapes=shapes,
             batch_size=batch_size,
         )
-    return Answer(result, lambda shown: _text(shown, seen_as(shapes, batch_size)))
+    return CommandResult(result, lambda shown: _text(shown, seen_as(shapes, batch_size)))
 
 
 def _text(result: Evaluation, seen: list[str]) -> str:
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     first = result.models[0]
     costs = [render.cost_rows(asdict(m.resources)) for m in result.models]
@@ -86,7 +86,7 @@ def _text(result: Evaluation, seen: list[str]) -> str:
 
 
 def _latency(model: Evaluated) -> list[str]:
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     if model.latency_ms is None:
         return []

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import OVERWRITE, SHAPE, common
+from netadapt_onnx.commands._options import OVERWRITE, SHAPE, common
+from netadapt_onnx.commands._result import CommandResult
 
 if TYPE_CHECKING:
-    from netadapt_onnx.exporting import ExportResult
+    from netadapt_onnx.api.export import ExportResult
 
 
 @click.command("export", short_help="Export a PyTorch module to ONNX with its BatchNorm layers kept.")
@@ -29,7 +29,7 @@ def command(
     opset: int | None,
     overwrite: bool,
     shapes: dict[str, tuple[int, ...]],
-) -> Answer:
+) -> CommandResult:
     """Export the module that FUNCTION of FILE.py returns, with its example inputs: (module, inputs).
 
     A function that returns a module alone needs its inputs' shapes: --shape NAME=1x3x224x224.
@@ -37,17 +37,17 @@ def command(
     \b
     Example:  netadapt-onnx export net.py:make -o net.onnx
     """
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
-    with render.waited("exporting"):
-        from netadapt_onnx.exporting import export
+    with render.spinner("exporting"):
+        from netadapt_onnx.api.export import export
 
         result = export(factory, output, exporter=exporter, opset=opset, shapes=shapes, overwrite=overwrite)
-    return Answer(result, _text)
+    return CommandResult(result, _text)
 
 
 def _text(result: ExportResult) -> str:
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     batch = "a dynamic batch" if result.dynamic_batch else "a fixed batch: torch could not export a dynamic one"
     return (

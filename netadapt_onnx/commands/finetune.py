@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import DATA, MODEL, OVERWRITE, SEED, SHAPE, common, seen_as
+from netadapt_onnx.commands._options import DATA, MODEL, OVERWRITE, SEED, SHAPE, common, seen_as
+from netadapt_onnx.commands._result import CommandResult
 
 if TYPE_CHECKING:
-    from netadapt_onnx.finetuning import FinetuneResult
-    from netadapt_onnx.training.given import DataSource
+    from netadapt_onnx.api.finetune import FinetuneResult
+    from netadapt_onnx.data.source import DataSource
 
 
 def _rate(_: click.Context, __: click.Parameter, given: str) -> float | str:
@@ -73,16 +73,16 @@ def command(
     epochs: int,
     overwrite: bool,
     **options: Any,
-) -> Answer:
+) -> CommandResult:
     """Train MODEL on the training split of the data; only its weights change.
 
     \b
     Example:  netadapt-onnx finetune small.onnx --teacher model.onnx --data data.npz -o tuned.onnx
     """
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
-    with render.followed("training") as log:
-        from netadapt_onnx.finetuning import finetune
+    with render.progress_bar("training") as log:
+        from netadapt_onnx.api.finetune import finetune
 
         result = finetune(
             model,
@@ -94,11 +94,11 @@ def command(
             log=log,
             **options,
         )
-    return Answer(result, lambda shown: _text(shown, model, data, seen_as(options["shapes"])))
+    return CommandResult(result, lambda shown: _text(shown, model, data, seen_as(options["shapes"])))
 
 
 def _text(result: FinetuneResult, model: Path, data: DataSource, shapes: list[str]) -> str:
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     found = result.accuracy
     before, after = (render.score(found.metric, value) for value in (found.before, found.after))

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import MEMORY_LIMIT, SHAPE, TIMEOUT, common, data_options, once_each, seen_as
+from netadapt_onnx.commands._options import MEMORY_LIMIT, SHAPE, TIMEOUT, common, data_options, once_each, seen_as
+from netadapt_onnx.commands._result import CommandResult
 
 if TYPE_CHECKING:
-    from netadapt_onnx.training.given import DataSource
+    from netadapt_onnx.data.source import DataSource
 
 FORMATS = ("text", "json", "github", "junit", "markdown")
 
@@ -73,7 +73,7 @@ def command(
     overwrite: bool,
     shapes: dict[str, tuple[int, ...]],
     batch_size: int | None,
-) -> Answer:
+) -> CommandResult:
     """Judge models against limits from the options or from [[tool.netadapt-onnx.gate]] in pyproject.toml.
 
     Exits with 0 if every limit is kept, 1 if one is not, 2 if something could not be judged. Models are read in a
@@ -85,12 +85,12 @@ def command(
                netadapt-onnx gate model.onnx --max-increase size=2% --baseline git:main
                netadapt-onnx gate model.onnx --update-baseline
     """
-    from netadapt_onnx import render
-    from netadapt_onnx.gating.gate import gate
+    from netadapt_onnx.api.gate import gate
+    from netadapt_onnx.common import render
     from netadapt_onnx.gating.reports import refuse, report, write
 
     refuse(output, overwrite)
-    with render.followed("judging"):
+    with render.progress_bar("judging"):
         result = gate(
             models,
             max=maximum,
@@ -118,7 +118,9 @@ def command(
         if form != "text" or not judged or result.error
         else "\n" + render.next_command(*_follow(judged, result.ok, baseline), *seen)
     )
-    return Answer(result, lambda _: report(result, form) + follow, ok=result.ok, error=result.error, is_escaped=True)
+    return CommandResult(
+        result, lambda _: report(result, form) + follow, ok=result.ok, error=result.error, is_escaped=True
+    )
 
 
 def _follow(models: Sequence[str], ok: bool, baseline: str | None) -> tuple[str, ...]:

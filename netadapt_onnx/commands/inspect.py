@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import CRITERION, MODEL, OVERWRITE, chosen, common, data_options, seen_as, shaped
+from netadapt_onnx.commands._options import CRITERION, MODEL, OVERWRITE, chosen, common, data_options, seen_as, shaped
+from netadapt_onnx.commands._result import CommandResult
 
 if TYPE_CHECKING:
-    from netadapt_onnx.inspection import Inspection, Sensitive
+    from netadapt_onnx.api.inspect import Inspection, Sensitive
+    from netadapt_onnx.data.source import DataSource
     from netadapt_onnx.search.sensitivity import Sensitivities, Sensitivity
     from netadapt_onnx.surgery import Explanation, Group
-    from netadapt_onnx.training.given import DataSource
 
 
 @click.command("inspect", short_help="Show what a model costs and which of its channels can go.")
@@ -46,7 +46,7 @@ def command(
     overwrite: bool,
     shapes: dict[str, tuple[int, ...]],
     batch_size: int,
-) -> Answer:
+) -> CommandResult:
     """Show what MODEL costs, layer by layer, and its groups: the channels that are pruned as one decision.
 
     \b
@@ -55,13 +55,13 @@ def command(
                netadapt-onnx inspect model.onnx --write-plan plan.toml
                netadapt-onnx inspect model.onnx --sensitivity --data data.npz
     """
-    from netadapt_onnx import render
-    from netadapt_onnx.inspection import Sensitive, inspect
+    from netadapt_onnx.api.inspect import Sensitive, inspect
+    from netadapt_onnx.common import render
     from netadapt_onnx.surgery import Choices
 
     if plot is not None:
         _may_plot(plot, sensitivity, overwrite, model)
-    with render.waited("inspecting"):
+    with render.spinner("inspecting"):
         result = inspect(
             model,
             table=table,
@@ -78,11 +78,11 @@ def command(
     if plot is not None and isinstance(result, Sensitive):
         result = _plot(result, plot)
     options = seen_as(shapes, batch_size, attention, resize_io)
-    return Answer(result, lambda shown: _said(shown, model, options))
+    return CommandResult(result, lambda shown: _said(shown, model, options))
 
 
 def _said(result: Inspection, model: Path, options: list[str]) -> str:
-    from netadapt_onnx.inspection import Explained, ExplainedWithNotes, Sensitive
+    from netadapt_onnx.api.inspect import Explained, ExplainedWithNotes, Sensitive
 
     if isinstance(result, Explained):
         notes = result.notes if isinstance(result, ExplainedWithNotes) else ()
@@ -93,9 +93,9 @@ def _said(result: Inspection, model: Path, options: list[str]) -> str:
 
 
 def _may_plot(file: Path, asked: bool, overwrite: bool, model: Path) -> None:
-    from netadapt_onnx import charts
+    from netadapt_onnx.api.inspect import prepare_output
+    from netadapt_onnx.common import charts
     from netadapt_onnx.errors import NetadaptError
-    from netadapt_onnx.inspection import prepare_output
 
     if not asked:
         raise click.UsageError("--plot draws --sensitivity")
@@ -108,9 +108,9 @@ def _may_plot(file: Path, asked: bool, overwrite: bool, model: Path) -> None:
 
 def _plot(result: Sensitive, file: Path) -> Sensitive:
     """Draw accuracy over the share of channels left, a line per group; a note says why where that fails."""
-    from netadapt_onnx import charts
+    from netadapt_onnx.common import charts
+    from netadapt_onnx.common.files import write_atomically
     from netadapt_onnx.errors import NetadaptError
-    from netadapt_onnx.files import write_atomically
 
     found = result.sensitivity
     names = list(dict.fromkeys(row.group for row in found.groups))
@@ -126,7 +126,7 @@ def _plot(result: Sensitive, file: Path) -> Sensitive:
 
 def _sensitivity(found: Sensitivities) -> str:
     """A row per group, most sensitive first."""
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     by_group: dict[str, list[Sensitivity]] = {}
     for row in found.groups:
@@ -148,7 +148,7 @@ def _sensitivity(found: Sensitivities) -> str:
 
 
 def _explanation(explained: tuple[Explanation, ...]) -> str:
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     parts = []
     for found in explained:
@@ -184,8 +184,8 @@ def _reason(group: Group) -> str:
 
 def _next(result: Inspection, model: Path, options: list[str]) -> str:
     """How to prune it, if anything can be: the states that pin everything are let go."""
-    from netadapt_onnx import render
-    from netadapt_onnx.inspection import Unprovable
+    from netadapt_onnx.api.inspect import Unprovable
+    from netadapt_onnx.common import render
     from netadapt_onnx.surgery.groups import resize_io_of
 
     if isinstance(result, Unprovable):  # without an output a cut is proven
@@ -199,8 +199,8 @@ def _next(result: Inspection, model: Path, options: list[str]) -> str:
 
 
 def _text(result: Inspection, model: Path, options: list[str]) -> str:
-    from netadapt_onnx import render
-    from netadapt_onnx.inspection import Cautioned, RunsOtherwise
+    from netadapt_onnx.api.inspect import Cautioned, RunsOtherwise
+    from netadapt_onnx.common import render
 
     rows = render.cost_rows(asdict(result.model))
     notes = result.notes if isinstance(result, Cautioned) else ()

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import (
+from netadapt_onnx.commands._options import (
     DEPLOY,
     DEVICE,
     EP,
@@ -27,13 +26,14 @@ from netadapt_onnx.commands.options import (
     seen_as,
     shaped,
 )
+from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common.escape import escape, shell_command
 
 if TYPE_CHECKING:
-    from netadapt_onnx.evaluation import Latency
-    from netadapt_onnx.profilers.deployment import Precision
-    from netadapt_onnx.profiling import ProfileResult
-    from netadapt_onnx.training.given import DataSource
+    from netadapt_onnx.api.evaluate import Latency
+    from netadapt_onnx.api.profile import ProfileResult
+    from netadapt_onnx.data.source import DataSource
+    from netadapt_onnx.profilers.quantize import Precision
 
 
 # A device that changes its speed more than this is not idle, or too hot.
@@ -41,7 +41,7 @@ DRIFT = 0.15
 
 
 def _seconds(_: click.Context, __: click.Parameter, given: str) -> float:
-    from netadapt_onnx.amounts import parse_seconds
+    from netadapt_onnx.common.amounts import parse_seconds
 
     found = parse_seconds(given)
     if found is None:
@@ -126,7 +126,7 @@ def command(
     overwrite: bool,
     shapes: dict[str, tuple[int, ...]],
     batch_size: int,
-) -> Answer:
+) -> CommandResult:
     """Time random-width versions of MODEL on a device and write a table that predicts the latency of any width.
 
     For a device that this machine cannot reach: `profile bundle --help` and `profile import --help`.
@@ -136,11 +136,11 @@ def command(
                netadapt-onnx profile model.onnx --table cpu.jsonl --per-layer
                netadapt-onnx profile model.onnx --table pi.jsonl --device ssh://pi@raspberrypi
     """
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     heard: list[str] = []
-    with render.followed("profiling") as shown:
-        from netadapt_onnx.profiling import profile
+    with render.progress_bar("profiling") as shown:
+        from netadapt_onnx.api.profile import profile
 
         def log(line: str) -> None:
             heard.append(escape(line))
@@ -170,7 +170,7 @@ def command(
             overwrite=overwrite,
             log=None if shown is None else log,
         )
-    return Answer(result, lambda shown: _text(shown, model, heard, seen_as(shapes, batch_size)))
+    return CommandResult(result, lambda shown: _text(shown, model, heard, seen_as(shapes, batch_size)))
 
 
 def _circumstances(result: ProfileResult) -> list[str]:
@@ -201,13 +201,13 @@ def _takes(result: ProfileResult, model: Path, seen: Sequence[str]) -> str:
 
 
 def _timed(latency: Latency) -> str:
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     return f"{render.milliseconds(latency.median)} (95%: {latency.ci95[0]:.3g} to {latency.ci95[1]:.3g} ms)"
 
 
 def _text(result: ProfileResult, model: Path, heard: Sequence[str], seen: Sequence[str] = ()) -> str:
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     lines = [
         f"{result.table}: {result.cells} cells in {result.seconds:.0f} s on {result.device['cpu']}, "

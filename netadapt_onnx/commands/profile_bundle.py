@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import (
+from netadapt_onnx.commands._options import (
     DEPLOY,
     EP,
     EP_OPTION,
@@ -20,11 +19,12 @@ from netadapt_onnx.commands.options import (
     data_options,
     shaped,
 )
+from netadapt_onnx.commands._result import CommandResult
 
 if TYPE_CHECKING:
-    from netadapt_onnx.profilers.deployment import Precision
-    from netadapt_onnx.profiling import BundleResult
-    from netadapt_onnx.training.given import DataSource
+    from netadapt_onnx.api.profile import BundleResult
+    from netadapt_onnx.data.source import DataSource
+    from netadapt_onnx.profilers.quantize import Precision
 
 
 @click.command("bundle")
@@ -60,7 +60,7 @@ def command(
     overwrite: bool,
     shapes: dict[str, tuple[int, ...]],
     batch_size: int,
-) -> Answer:
+) -> CommandResult:
     """Write a zip with versions of MODEL and a script that times them, for a device without a network.
 
     The device needs Python 3.8, numpy and onnxruntime 1.16 or newer. Unpack it there (into a folder called like the
@@ -69,10 +69,10 @@ def command(
     \b
     Example:  netadapt-onnx profile bundle model.onnx -o bundle.zip
     """
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
-    with render.waited("bundling"):
-        from netadapt_onnx.profiling import bundle
+    with render.spinner("bundling"):
+        from netadapt_onnx.api.profile import bundle
 
         result = bundle(
             model,
@@ -88,11 +88,11 @@ def command(
             batch_size=batch_size,
             overwrite=overwrite,
         )
-    return Answer(result, _text)
+    return CommandResult(result, _text)
 
 
 def _text(result: BundleResult) -> str:
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     shards = "" if result.shards == 1 else f" in {result.shards} shards (run.sh 1 to run.sh {result.shards})"
     return (

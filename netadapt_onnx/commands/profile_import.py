@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import OVERWRITE, common
+from netadapt_onnx.commands._options import OVERWRITE, common
+from netadapt_onnx.commands._result import CommandResult
 
 if TYPE_CHECKING:
-    from netadapt_onnx.profiling import ImportResult
+    from netadapt_onnx.api.profile import ImportResult
 
 
 @click.command("import")
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--table", type=click.Path(path_type=Path), required=True, help="The table to write.")
 @OVERWRITE
 @common
-def command(results: tuple[Path, ...], table: Path, overwrite: bool) -> Answer:
+def command(results: tuple[Path, ...], table: Path, overwrite: bool) -> CommandResult:
     """Make a latency table of RESULTS, the results.jsonl that a bundle wrote; of all its shards and repetitions.
 
     Of several tables of one model and device it makes one, with the median of each cell, and names runs that disagree.
@@ -28,17 +28,17 @@ def command(results: tuple[Path, ...], table: Path, overwrite: bool) -> Answer:
     Examples:  netadapt-onnx profile import results-1.jsonl results-2.jsonl --table device.jsonl
                netadapt-onnx profile import monday.jsonl tuesday.jsonl sunday.jsonl --table device.jsonl
     """
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
-    with render.waited("importing"):
-        from netadapt_onnx.profiling import import_results
+    with render.spinner("importing"):
+        from netadapt_onnx.api.profile import import_results
 
         result = import_results(results, table, overwrite=overwrite)
-    return Answer(result, _text)
+    return CommandResult(result, _text)
 
 
 def _text(result: ImportResult) -> str:
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     cpu, version = (result.device.get(key, "unknown") for key in ("cpu", "onnxruntime"))
     told = f"{result.table}: {result.cells} cells measured on {cpu}, onnxruntime {version}"

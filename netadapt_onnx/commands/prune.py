@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import (
+from netadapt_onnx.commands._options import (
     CRITERION,
     MODEL,
     OVERWRITE,
@@ -20,11 +19,12 @@ from netadapt_onnx.commands.options import (
     seen_as,
     shaped,
 )
+from netadapt_onnx.commands._result import CommandResult
 
 if TYPE_CHECKING:
-    from netadapt_onnx.pruning import PruneResult
-    from netadapt_onnx.surgery.verify import Verification
-    from netadapt_onnx.training.given import DataSource
+    from netadapt_onnx.api.prune import PruneResult
+    from netadapt_onnx.data.source import DataSource
+    from netadapt_onnx.surgery.verify.prove import Verification
 
 
 def _keep(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -81,7 +81,7 @@ def command(
     overwrite: bool,
     shapes: dict[str, tuple[int, ...]],
     batch_size: int,
-) -> Answer:
+) -> CommandResult:
     """Remove the channels of MODEL that matter least, with everything coupled to them.
 
     \b
@@ -91,11 +91,11 @@ def command(
                netadapt-onnx prune model.onnx --ratio 0.5 --global --criterion fisher --data data.npz -o small.onnx
                netadapt-onnx prune model.onnx --plan small.plan.toml -o again.onnx
     """
-    from netadapt_onnx import render
-    from netadapt_onnx.pruning import passed, prune
+    from netadapt_onnx.api.prune import passed, prune
+    from netadapt_onnx.common import render
     from netadapt_onnx.surgery import Choices
 
-    with render.waited("pruning"):
+    with render.spinner("pruning"):
         result = prune(
             model,
             output,
@@ -118,12 +118,12 @@ def command(
     # Of the written model: states that were cut have other sizes than the original's, which then cannot teach them.
     training = [*(() if resize_io else ("--teacher", str(model))), *(data.flags if data else ("--data", "DATA.npz"))]
     training += ["-o", "tuned.onnx", *seen_as(shapes)]
-    return Answer(result, lambda shown: _text(shown, proven, training), ok=result.met and proven)
+    return CommandResult(result, lambda shown: _text(shown, proven, training), ok=result.met and proven)
 
 
 def _text(result: PruneResult, proven: bool, training: list[str]) -> str:
-    from netadapt_onnx import render
-    from netadapt_onnx.pruning import UntrainableResult
+    from netadapt_onnx.api.prune import UntrainableResult
+    from netadapt_onnx.common import render
 
     parts = [
         render.table(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import OVERWRITE, common
+from netadapt_onnx.commands._options import OVERWRITE, common
+from netadapt_onnx.commands._result import CommandResult
 
 
 @click.command("report", short_help="Explain a run in one HTML file, or compare several.")
@@ -16,7 +16,7 @@ from netadapt_onnx.commands.options import OVERWRITE, common
 @click.option("--interactive", is_flag=True, help="Charts that answer to the mouse: 0.9 MB more, and a script.")
 @OVERWRITE
 @common
-def command(runs: tuple[Path, ...], output: Path | None, interactive: bool, overwrite: bool) -> Answer:
+def command(runs: tuple[Path, ...], output: Path | None, interactive: bool, overwrite: bool) -> CommandResult:
     """Write one page about each RUN of `adapt` or `scale`: what came of it, every model on the way, how to repeat it.
 
     The page needs no network and runs no script. With several RUNs their best models are drawn over each other.
@@ -25,12 +25,12 @@ def command(runs: tuple[Path, ...], output: Path | None, interactive: bool, over
     Examples:  netadapt-onnx report run
                netadapt-onnx report run1 run2 -o compared.html
     """
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
-    with render.waited("drawing"):
-        from netadapt_onnx.reporting.report import report
+    with render.spinner("drawing"):
+        from netadapt_onnx.api.report import report
 
         result = report(runs, output, interactive=interactive, overwrite=overwrite)
-    return Answer(
+    return CommandResult(
         result, lambda shown: "\n".join([*shown.notes, f"wrote {shown.report}", "next: open it in a browser"])
     )

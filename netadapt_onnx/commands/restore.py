@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import OVERWRITE, common
+from netadapt_onnx.commands._options import OVERWRITE, common
+from netadapt_onnx.commands._result import CommandResult
 
 if TYPE_CHECKING:
-    from netadapt_onnx.search.restore import Restored
+    from netadapt_onnx.api.restore import Restored
 
 
 @click.command("restore", short_help="Bring back the model of any iteration of a run.")
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 @click.option("-o", "output", type=click.Path(path_type=Path), required=True, help="Write the model here.")
 @OVERWRITE
 @common
-def command(run: Path, iteration: int, output: Path, overwrite: bool) -> Answer:
+def command(run: Path, iteration: int, output: Path, overwrite: bool) -> CommandResult:
     """Write the model that the search of RUN had after an iteration, without the final training.
 
     \b
     Example:   netadapt-onnx restore run --iteration 4 -o larger.onnx
     """
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
-    with render.waited("restoring"):
-        from netadapt_onnx.search.restore import restore
+    with render.spinner("restoring"):
+        from netadapt_onnx.api.restore import restore
 
         result = restore(run, iteration, output, overwrite=overwrite)
-    return Answer(result, _text)
+    return CommandResult(result, _text)
 
 
 def _text(result: Restored) -> str:
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     rows = [[name, width] for name, width in result.widths.items()]
     said = f"iteration {result.iteration}: {render.percent(result.accuracy)} on held-out samples\nwrote {result.model}"

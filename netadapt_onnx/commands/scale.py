@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netadapt_onnx.commands.answer import Answer
-from netadapt_onnx.commands.options import EP, FORCE, SEED, THREADS, common, data_options, seen_as, shaped
-from netadapt_onnx.commands.reported import write_report
+from netadapt_onnx.commands._options import EP, FORCE, SEED, THREADS, common, data_options, seen_as, shaped
+from netadapt_onnx.commands._report import write_report
+from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common.escape import escape
 from netadapt_onnx.reporting import REPORT_FILE
 
@@ -73,7 +73,7 @@ def _targets(_: click.Context, __: click.Parameter, given: str | None) -> tuple[
 @click.option("--resume", is_flag=True, help="Continue the run in RUN; start it if there is none.")
 @shaped
 @common
-def command(model: Path | None, target: tuple[str, ...], more: tuple[str, ...], **options: Any) -> Answer:
+def command(model: Path | None, target: tuple[str, ...], more: tuple[str, ...], **options: Any) -> CommandResult:
     """Find how the widths of MODEL's architecture should follow its size (NeuralScale), and train it at any size.
 
     With --data the law is searched; --law or --fit give one found before. Every target makes a model in RUN/models.
@@ -83,21 +83,23 @@ def command(model: Path | None, target: tuple[str, ...], more: tuple[str, ...], 
                netadapt-onnx scale net.onnx --law run/widths.toml --target latency=8ms -o small
                netadapt-onnx scale --fit record.csv
     """
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     given = {name: value for name, value in options.items() if value is not None}
-    with render.followed("scaling") as log:
-        from netadapt_onnx.scaling.scale import scale
+    with render.progress_bar("scaling") as log:
+        from netadapt_onnx.api.scale import scale
 
         result = scale(model, target=(*target, *more), log=log, **given)
         out = given.get("out")
         if model is not None and out is not None:
             result = replace(result, notes=(*result.notes, *write_report(out)))
-    return Answer(result, lambda shown: _text(shown, model, out, seen_as(options["shapes"], options["batch_size"])))
+    return CommandResult(
+        result, lambda shown: _text(shown, model, out, seen_as(options["shapes"], options["batch_size"]))
+    )
 
 
 def _text(result: ScaleResult, model: Path | None, out: Path | None, seen: list[str]) -> str:
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     parts = []
     if result.groups:
@@ -127,7 +129,7 @@ HEADERS = ["target", "method", "params", "macs", "latency", "accuracy", "spread"
 
 
 def _row(made: ScaledModel) -> list[object]:
-    from netadapt_onnx import render
+    from netadapt_onnx.common import render
 
     cost, found = made.resources, made.accuracy
     latency = "" if cost.latency_ms is None else f"{render.milliseconds(cost.latency_ms)} ({made.latency_ratio:.3f}x)"

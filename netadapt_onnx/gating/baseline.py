@@ -13,14 +13,14 @@ from pathlib import Path
 import msgspec
 
 from netadapt_onnx.common.escape import escape_json
+from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.files import write_atomically
 from netadapt_onnx.gating.jobs import CountJob, LocateJob
 from netadapt_onnx.gating.records import Facts, Interval, Layer, Timed
 from netadapt_onnx.gating.revision import checked_out
 from netadapt_onnx.gating.sandbox import Sandbox
 from netadapt_onnx.gating.settings import Settings
-from netadapt_onnx.profilers.plausible import Count, Ms, Total
+from netadapt_onnx.profilers.checked_values import Count, Ms, Total
 
 SCHEMA = 1
 DEFAULT = "netadapt-baseline.json"

@@ -12,17 +12,17 @@ import onnx
 from onnx import TensorProto
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.external_data import external_data, external_tensors, forget_location, load_external
-from netadapt_onnx.folding import Folded, fold
 from netadapt_onnx.gating.records import Facts, Layer
-from netadapt_onnx.light import weights_as_inputs
-from netadapt_onnx.model import check, normalise_file
-from netadapt_onnx.normalise import constant_value
-from netadapt_onnx.onnx_file import OnnxFile, check_tensor, read
-from netadapt_onnx.profilers.cost import CostModel, LayerCost
-from netadapt_onnx.runtime import session
-from netadapt_onnx.subgraphs import captured
-from netadapt_onnx.surgery.bodies import flatten
+from netadapt_onnx.graph.cost import CostModel, LayerCost
+from netadapt_onnx.graph.external_data import external_data, external_tensors, forget_location, load_external
+from netadapt_onnx.graph.folding import Folded, fold
+from netadapt_onnx.graph.lazy_weights import weights_as_inputs
+from netadapt_onnx.graph.model import check, normalise_file
+from netadapt_onnx.graph.normalise import constant_value
+from netadapt_onnx.graph.onnx_file import OnnxFile, check_tensor, read
+from netadapt_onnx.graph.runtime import session
+from netadapt_onnx.graph.subgraphs import captured
+from netadapt_onnx.surgery.flatten_subgraphs import flatten
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -53,7 +53,7 @@ def read_facts(
     hashes = _digests(file) if digests else {}
     _check(file)
     try:
-        folded = fold(file.proto, given, batch_size, consume=True, loops=False)
+        folded = fold(file.proto, given, batch_size, in_place=True, loops=False)
     except NetadaptError as error:
         if error.code != _OPEN:
             raise

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from netadapt_onnx.training.given import DataSource
+from netadapt_onnx.data.source import DataSource
 
 Shapes = dict[str, tuple[int, ...]]
 

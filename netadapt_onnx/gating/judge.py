@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from netadapt_onnx import render
+from netadapt_onnx.common import render
 from netadapt_onnx.gating.baseline import Reference
 from netadapt_onnx.gating.limits import Limit
 from netadapt_onnx.gating.matching import matched

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from netadapt_onnx.amounts import EXAMPLES, parse_amount
+from netadapt_onnx.common.amounts import EXAMPLES, parse_amount
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 
 Kind = Literal["max", "max-increase", "min"]

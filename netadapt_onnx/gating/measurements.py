@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, cast
 
+from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.baseline import Reference, identity, interval, is_record, reference
 from netadapt_onnx.gating.jobs import CountJob, DeviceJob, PredictJob, ScoreJob, TimeJob
@@ -13,7 +14,6 @@ from netadapt_onnx.gating.judge import between
 from netadapt_onnx.gating.records import Facts, Interval, Predicted, Score, Timed
 from netadapt_onnx.gating.sandbox import Sandbox
 from netadapt_onnx.gating.settings import Settings
-from netadapt_onnx.progress import stage
 
 T = TypeVar("T")
 

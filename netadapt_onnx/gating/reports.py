@@ -7,9 +7,9 @@ import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from netadapt_onnx.documents import document
+from netadapt_onnx.common.files import write_atomically
+from netadapt_onnx.common.json_output import document
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.files import write_atomically
 from netadapt_onnx.gating.formats.github import github, summarise
 from netadapt_onnx.gating.formats.junit import junit
 from netadapt_onnx.gating.formats.markdown import markdown

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import onnx
 
-from netadapt_onnx.as_given import as_given, runs_as_given
+from netadapt_onnx.data.dataset import held_out
+from netadapt_onnx.data.evaluate import accuracy, outputs
+from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.evaluation import held_out
-from netadapt_onnx.folding import Folded, fold
 from netadapt_onnx.gating.jobs import DeviceJob, PredictJob, ScoreJob, TimeJob
 from netadapt_onnx.gating.records import Interval, Predicted, Score, Timed
-from netadapt_onnx.model import Model, load
+from netadapt_onnx.graph.folding import Folded, fold
+from netadapt_onnx.graph.model import Model, load
+from netadapt_onnx.graph.original_file import as_given, runs_as_given
+from netadapt_onnx.graph.runtime import random_inputs
+from netadapt_onnx.graph.shape_inference import Known
 from netadapt_onnx.profilers.devices.opening import LOCAL, opened_device
-from netadapt_onnx.profilers.session import Execution, Fingerprint, fingerprint
+from netadapt_onnx.profilers.execution import Execution, Fingerprint, fingerprint
 from netadapt_onnx.profilers.timing import Timing, measure, ratio
-from netadapt_onnx.runtime import random_inputs
-from netadapt_onnx.shapes import Known
-from netadapt_onnx.training.evaluate import accuracy, outputs
-from netadapt_onnx.training.loading import dataset_for
 
 # Fresh sessions of one model differ by some 2%: with this many a side a difference of 3% shows.
 SESSIONS = 20
@@ -71,12 +71,12 @@ def timed(job: TimeJob) -> Timed:
 
 def predicted(job: PredictJob) -> Predicted:
     """What a latency table says of a model."""
-    from netadapt_onnx.profilers import own_time
-    from netadapt_onnx.profilers.table import Table
+    from netadapt_onnx.profilers.table import original_time
+    from netadapt_onnx.profilers.table.predict import Table
 
     model, folded = _loaded(job)
     table = Table.load(Path(job.table), folded.proto)
-    said = own_time.predicted(table, as_given(model, folded.proto), folded.shapes)
+    said = original_time.predicted(table, as_given(model, folded.proto), folded.shapes)
     return Predicted(said.ms, said.note)
 
 

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from netadapt_onnx import config
+from netadapt_onnx.common import config
+from netadapt_onnx.data.source import DataSource, TaskName
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.limits import Limit, parse_limits
-from netadapt_onnx.training.given import DataSource, TaskName
 
 Shapes = Mapping[str, tuple[int, ...]]
 

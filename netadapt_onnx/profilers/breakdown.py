@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from netadapt_onnx.profilers.table import Shapes, Table
+from netadapt_onnx.profilers.table.predict import Shapes, Table
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import zlib
 
 import onnx
 
-from netadapt_onnx.external_data import forget_location, tensors
+from netadapt_onnx.graph.external_data import forget_location, tensors
 
 # No graph without its weights, and no list of shapes, is larger; what pretends to be may fill the memory.
 MOST_BYTES = 128 << 20

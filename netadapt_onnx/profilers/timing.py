@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import onnx
 
+from netadapt_onnx.common.progress import steps
+from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.profilers.agent import median_interval
+from netadapt_onnx.profilers.device import REFERENCE, Device, Job, Order, Until, measure_on
 from netadapt_onnx.profilers.devices.local import LocalDevice
-from netadapt_onnx.profilers.disturbance import Disturbance, crowd, of_records
-from netadapt_onnx.profilers.measuring import REFERENCE, Device, Job, Order, Until, measure_on
-from netadapt_onnx.profilers.session import CPU, Execution
-from netadapt_onnx.progress import steps
-from netadapt_onnx.runtime import Arrays
+from netadapt_onnx.profilers.execution import CPU, Execution
+from netadapt_onnx.profilers.statistics import Disturbance, crowd, of_records
 
 SESSIONS = 9
 # Times are precise enough after so many rounds at the earliest.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 
-from netadapt_onnx import render
+from netadapt_onnx.common import render
 from netadapt_onnx.reporting import figures
 from netadapt_onnx.reporting.page import Draw, folded, paragraph, section, table
 from netadapt_onnx.reporting.reproduction import reproduction

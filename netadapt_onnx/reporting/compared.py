@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from netadapt_onnx import charts, render
+from netadapt_onnx.common import charts, render
 from netadapt_onnx.reporting.figures import titled
 from netadapt_onnx.reporting.page import Draw, section, table
 from netadapt_onnx.reporting.scaled_story import ScaledStory

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from netadapt_onnx import charts
+from netadapt_onnx.common import charts
 from netadapt_onnx.reporting.story import Story
 
 # Charts show so many layers, those that take longest; the table beside them has all.

@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape as escape_html
 
-from netadapt_onnx import charts
+from netadapt_onnx.common import charts
 from netadapt_onnx.common.escape import escape, escape_joined
-from netadapt_onnx.documents import json_bytes
+from netadapt_onnx.common.json_output import json_bytes
 from netadapt_onnx.errors import NetadaptError
 
 Draw = Callable[[charts.Spec], str]

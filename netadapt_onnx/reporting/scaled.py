@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netadapt_onnx import render
+from netadapt_onnx.common import render
 from netadapt_onnx.reporting.page import Draw, paragraph, section, table
 from netadapt_onnx.reporting.reproduction import reproduction
 from netadapt_onnx.reporting.scaled_story import ScaledStory

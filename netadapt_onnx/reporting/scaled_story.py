@@ -9,13 +9,12 @@ from typing import Any
 
 import msgspec
 
-from netadapt_onnx import charts
-from netadapt_onnx.documents import UNREADABLE
+from netadapt_onnx.common import charts
+from netadapt_onnx.common.json_output import UNREADABLE
 from netadapt_onnx.reporting.recorded import Recorded, unreadable
 from netadapt_onnx.reporting.story import Point
-from netadapt_onnx.scaling.result import ScaledModel, ScaleResult
-from netadapt_onnx.scaling.scale import PLOTS
-from netadapt_onnx.search.journal import read_journal
+from netadapt_onnx.scaling.result import PLOTS, ScaledModel, ScaleResult
+from netadapt_onnx.search.run_directory.journal import read_journal
 
 
 @dataclass(frozen=True)

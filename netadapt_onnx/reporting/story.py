@@ -11,10 +11,10 @@ import msgspec
 
 from netadapt_onnx.profilers.timing import Ratio
 from netadapt_onnx.reporting.recorded import Recorded
-from netadapt_onnx.search.details import DETAILS_FILE, Details, read_details
-from netadapt_onnx.search.journal import read_history, read_journal
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.result import AdaptResult
+from netadapt_onnx.search.run_directory.details import DETAILS_FILE, Details, read_details
+from netadapt_onnx.search.run_directory.journal import read_history, read_journal
 
 STAGES = ("brief", "searched", "final")
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from netadapt_onnx.common.progress import Progress
+from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.progress import Progress
 from netadapt_onnx.scaling.record import Record
 from netadapt_onnx.scaling.shrinking import Momentum, Shrinking
 from netadapt_onnx.surgery import Trace
-from netadapt_onnx.training.data import Dataset
 from netadapt_onnx.training.placement import require
 from netadapt_onnx.training.replicas import one_thread
 from netadapt_onnx.training.settings import Settings

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netadapt_onnx.surgery import Trace
-from netadapt_onnx.surgery.contractions import Contraction, contractions
-from netadapt_onnx.surgery.ties import Array
+from netadapt_onnx.surgery.reduction_sites import Contraction, reduction_sites
+from netadapt_onnx.surgery.union_find import Array
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def gates(found: Trace) -> tuple[Gate, ...]:
             ),
             _on_data(found, place),
         )
-        for place in contractions(found)
+        for place in reduction_sites(found)
     )
 
 

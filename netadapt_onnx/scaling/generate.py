@@ -20,7 +20,7 @@ DOUBLINGS = 40
 
 
 @dataclass(frozen=True)
-class Rungs:
+class AllowedWidths:
     """The widths that a group may have: multiples of `multiple`, and at least `floor`."""
 
     channels: int
@@ -32,18 +32,18 @@ class Rungs:
         return max(self.floor, self.multiple * int(width / self.multiple))
 
 
-def rungs(groups: tuple[Group, ...], alignment: int = 1) -> dict[str, Rungs]:
+def allowed_widths(groups: tuple[Group, ...], alignment: int = 1) -> dict[str, AllowedWidths]:
     """Per group; `alignment` is what a latency table says widths should be multiples of."""
     found = {}
     for group in groups:
         multiple = math.lcm(group.step, alignment)
         if multiple > group.channels:
             multiple = group.step
-        found[group.name] = Rungs(group.channels, multiple, max(group.floor, multiple))
+        found[group.name] = AllowedWidths(group.channels, multiple, max(group.floor, multiple))
     return found
 
 
-def along(law: Law, allowed: Mapping[str, Rungs]) -> Path:
+def along(law: Law, allowed: Mapping[str, AllowedWidths]) -> Path:
     """The path of a law; groups that follow none keep their width."""
 
     def widths(tau: float) -> Widths:
@@ -53,7 +53,7 @@ def along(law: Law, allowed: Mapping[str, Rungs]) -> Path:
     return widths
 
 
-def uniform(base: Mapping[str, float], allowed: Mapping[str, Rungs]) -> Path:
+def uniform(base: Mapping[str, float], allowed: Mapping[str, AllowedWidths]) -> Path:
     """All groups times one multiplier, from `base`."""
     return lambda multiplier: {name: r.at(base[name] * multiplier) for name, r in allowed.items()}
 
@@ -90,7 +90,7 @@ def widest(path: Path, cost: Callable[[Widths], float], limit: float, start: flo
 
 
 def nearest(
-    widths: Widths, allowed: Mapping[str, Rungs], cost: Callable[[Widths], float], aim: float, near: float
+    widths: Widths, allowed: Mapping[str, AllowedWidths], cost: Callable[[Widths], float], aim: float, near: float
 ) -> Widths:
     """`widths` with groups moved by at most a rung up or down, so that the cost is nearest to `aim`.
 

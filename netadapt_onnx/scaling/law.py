@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from netadapt_onnx.common.escape import toml_string
-from netadapt_onnx.documents import UNREADABLE
+from netadapt_onnx.common.json_output import UNREADABLE
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.scaling.record import Record
 

@@ -12,32 +12,32 @@ import msgspec
 import numpy as np
 import onnx
 
-from netadapt_onnx.as_given import AsGiven
+from netadapt_onnx.common.budget import Budget
+from netadapt_onnx.common.resources import Resources
+from netadapt_onnx.data.dataset import Dataset, Split
+from netadapt_onnx.data.evaluate import accuracy, outputs
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.folding import fold
-from netadapt_onnx.model import Model, load, save
-from netadapt_onnx.profilers.cost import cost
-from netadapt_onnx.profilers.session import Execution
-from netadapt_onnx.profilers.table import Table
+from netadapt_onnx.graph.cost import cost
+from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.memory_limit import memory_bytes
+from netadapt_onnx.graph.model import Model, load, save
+from netadapt_onnx.graph.original_file import AsGiven
+from netadapt_onnx.graph.provenance import provenance, stored_bytes
+from netadapt_onnx.graph.runtime import random_inputs
+from netadapt_onnx.profilers.estimate import estimate
+from netadapt_onnx.profilers.execution import Execution
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.timing import Ratio, ratio
-from netadapt_onnx.runtime import random_inputs
+from netadapt_onnx.scaling.generate import AllowedWidths, Widths, nearest, widest
 from netadapt_onnx.scaling.generate import Path as WidthPath
-from netadapt_onnx.scaling.generate import Rungs, Widths, nearest, widest
 from netadapt_onnx.scaling.methods import Ground
 from netadapt_onnx.scaling.record import Record
 from netadapt_onnx.scaling.result import Method, Options, ScaledModel, Spread
-from netadapt_onnx.search.budget import Budget
-from netadapt_onnx.search.estimate import estimate
-from netadapt_onnx.search.latency import BRIEF_S, BRIEF_SESSIONS, CAREFUL_S, CAREFUL_SESSIONS
+from netadapt_onnx.search.latency_check import BRIEF_S, BRIEF_SESSIONS, CAREFUL_S, CAREFUL_SESSIONS
 from netadapt_onnx.search.normalising import Measured, gained
-from netadapt_onnx.search.provenance import provenance, stored_bytes
-from netadapt_onnx.search.result import Resources
-from netadapt_onnx.search.run import Run
-from netadapt_onnx.search.subject import Predictor
+from netadapt_onnx.search.prepared_model import Predictor
+from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.surgery import Trace, resize, select
-from netadapt_onnx.too_large import memory_bytes
-from netadapt_onnx.training.data import Dataset, Split
-from netadapt_onnx.training.evaluate import accuracy, outputs
 from netadapt_onnx.training.settings import Settings
 
 # A latency target is met within this share of itself, or after so many networks measured.
@@ -134,7 +134,7 @@ class Making:
         budget: Budget,
         path: WidthPath,
         start: float,
-        allowed: Mapping[str, Rungs],
+        allowed: Mapping[str, AllowedWidths],
         method: Method,
         warm_up: int | None,
     ) -> ScaledModel:
@@ -209,7 +209,7 @@ class Making:
         budget: Budget,
         path: WidthPath,
         start: float,
-        allowed: Mapping[str, Rungs],
+        allowed: Mapping[str, AllowedWidths],
         limit: float,
     ) -> tuple[Widths, float]:
         """Widths whose measured time is nearest the target, and their share of the original's time.

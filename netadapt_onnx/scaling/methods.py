@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.scaling.generate import Path, Rungs, along, uniform, widest
+from netadapt_onnx.scaling.generate import AllowedWidths, Path, along, uniform, widest
 from netadapt_onnx.scaling.law import Law, fit
 from netadapt_onnx.scaling.record import Record
 from netadapt_onnx.scaling.result import Method
@@ -30,7 +30,7 @@ class Ground:
     """
 
     found: Trace
-    allowed: Mapping[str, Rungs]
+    allowed: Mapping[str, AllowedWidths]
     family: str
     params: Callable[[Mapping[str, int]], float]
     at: Callable[[Mapping[str, int]], onnx.ModelProto]
@@ -42,17 +42,20 @@ class Ground:
     @property
     def widths(self) -> dict[str, int]:
         """The original's."""
-        return {name: rungs.channels for name, rungs in self.allowed.items()}
+        return {name: allowed_widths.channels for name, allowed_widths in self.allowed.items()}
 
 
 def law_of(ground: Ground, record: Record) -> Law:
     """The law fitted to a record of this model."""
     return Law(
-        fit(record.named(ground.widths), {name: rungs.floor for name, rungs in ground.allowed.items()}), ground.family
+        fit(
+            record.named(ground.widths), {name: allowed_widths.floor for name, allowed_widths in ground.allowed.items()}
+        ),
+        ground.family,
     )
 
 
-def path_of(law: Law, ground: Ground, allowed: Mapping[str, Rungs]) -> tuple[Path, float]:
+def path_of(law: Law, ground: Ground, allowed: Mapping[str, AllowedWidths]) -> tuple[Path, float]:
     """A law's path over the allowed widths, and the size it starts at; uniform where nothing could be fitted."""
     if not law.fitted:
         return uniform(ground.widths, allowed), 1.0

@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from netadapt_onnx.common.budget import Budget, parse_budgets
 from netadapt_onnx.common.escape import shell_command
+from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.scaling.law import GroupLaw
-from netadapt_onnx.search.budget import Budget, parse_budgets
-from netadapt_onnx.search.result import Resources
 
 Method = Literal["neuralscale", "uniform", "morphnet", "magnitude"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -21,6 +21,9 @@ ITERATIONS = 15
 WARM_UP_EPOCHS = 10
 LEARNING_RATE = 0.1
 BATCHES = 50
+
+# The folder of charts in a run's directory.
+PLOTS = "plots"
 
 
 @dataclass(frozen=True)

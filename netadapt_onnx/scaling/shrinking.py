@@ -17,15 +17,15 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
+from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.scaling.gates import gates
 from netadapt_onnx.surgery import Trace, resize
-from netadapt_onnx.training.data import Dataset
+from netadapt_onnx.training.distillation import taught
 from netadapt_onnx.training.memory import footprint
 from netadapt_onnx.training.replicas import Replicas
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.task import task
-from netadapt_onnx.training.teacher import taught
 from netadapt_onnx.training.torch_graph import TorchGraph
 from netadapt_onnx.training.weights import running_statistics, trainable
 

@@ -6,15 +6,15 @@ import os
 
 import numpy as np
 
+from netadapt_onnx.data.dataset import Dataset, Specs
+from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.folding import Folded
-from netadapt_onnx.profilers.deployment import FLOAT, SAMPLES, Deployment, Precision
-from netadapt_onnx.profilers.session import Execution
-from netadapt_onnx.runtime import Arrays
-from netadapt_onnx.search.arguments import Arguments
-from netadapt_onnx.search.subject import Subject
-from netadapt_onnx.training.data import Dataset, Specs
-from netadapt_onnx.training.loading import dataset_for
+from netadapt_onnx.graph.folding import Folded
+from netadapt_onnx.graph.runtime import Arrays
+from netadapt_onnx.profilers.execution import Execution
+from netadapt_onnx.profilers.quantize import FLOAT, SAMPLES, Deployment, Precision
+from netadapt_onnx.search.options import Arguments
+from netadapt_onnx.search.prepared_model import PreparedModel
 
 SEED = 0
 
@@ -35,7 +35,7 @@ def deployment(
     return Deployment("int8", calibration(dataset, folded.specs))
 
 
-def execution_of(asked: Arguments, subject: Subject) -> Execution:
+def execution_of(asked: Arguments, subject: PreparedModel) -> Execution:
     """How the models of an adaptation run where they are measured."""
     deploy = deployment(asked.deploy, subject.trace.folded, None, subject.data)
     return Execution(asked.ep, asked.threads, dict(asked.ep_options), asked.ep_library, deploy)

@@ -11,27 +11,27 @@ import msgspec
 import numpy as np
 import onnx
 
-from netadapt_onnx.documents import UNREADABLE
+from netadapt_onnx.common.files import write_atomically
+from netadapt_onnx.common.json_output import UNREADABLE
+from netadapt_onnx.common.progress import Progress, stage
+from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.files import write_atomically
-from netadapt_onnx.folding import fold
-from netadapt_onnx.model import load, save
-from netadapt_onnx.progress import Progress, stage
-from netadapt_onnx.search.arguments import Arguments
-from netadapt_onnx.search.attempts import MODEL_FILE, Base, Bench, Kept, Training, attempt, kept_after
-from netadapt_onnx.search.executors.protocol import Executor, Failed, Here, Shared
+from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.model import load, save
+from netadapt_onnx.search.block_removal import branch_importances, removed
+from netadapt_onnx.search.evaluator import Evaluator
+from netadapt_onnx.search.executors.protocol import Executor, Failed, Shared, WorkerInfo
 from netadapt_onnx.search.jobs import LOG, Job, forget, read_request, run_jobs
-from netadapt_onnx.search.journal import AGAIN
-from netadapt_onnx.search.judge import Judge
 from netadapt_onnx.search.knapsack import ascending
+from netadapt_onnx.search.options import Arguments
 from netadapt_onnx.search.proposal import Proposal, Widths
-from netadapt_onnx.search.removal import branch_importances, removed
-from netadapt_onnx.search.run import Run, write_json
+from netadapt_onnx.search.run_directory.journal import AGAIN
+from netadapt_onnx.search.run_directory.run import Run, write_json
 from netadapt_onnx.search.time_limit import TimeLimit
+from netadapt_onnx.search.worker import MODEL_FILE, Base, Kept, Training, WorkerContext, evaluate_candidate, kept_after
 from netadapt_onnx.surgery import Branch, Trace, plan_of, prove_removal, select, verify
 from netadapt_onnx.surgery import trace as traced
-from netadapt_onnx.training.data import Dataset
-from netadapt_onnx.training.measured import criterion_on
+from netadapt_onnx.training.criteria import criterion_on
 from netadapt_onnx.training.settings import Settings
 
 # Of the five inputs of a full proof: a wrong channel shows on the first.
@@ -39,7 +39,7 @@ PROOF_RUNS = 2
 KEPT_FILE, PLAN_FILE = "kept.json", "plan.toml"
 
 
-class Left(msgspec.Struct, frozen=True):
+class KeptChannels(msgspec.Struct, frozen=True):
     """`kept.json` of an iteration: the original's channels and branches that its model still has, or no longer.
 
     `trained`: its weights come from a final training.
@@ -72,7 +72,7 @@ class Candidates:
         run: Run,
         original: Trace,
         arguments: Arguments,
-        judge: Judge,
+        judge: Evaluator,
         data: Dataset | None,
         executor: Executor,
         progress: Progress,
@@ -91,7 +91,7 @@ class Candidates:
         self._time = time
         self._criterion = criterion_on(arguments.criterion, None if data is None else data.train, arguments.seed)
         self._original = Base(original, {})
-        self._bench = Bench(
+        self._bench = WorkerContext(
             self._original,
             judge,
             data,
@@ -157,7 +157,7 @@ class Candidates:
         done(0)
         results = run_jobs(
             self._executor,
-            attempt,
+            evaluate_candidate,
             self._shared,
             jobs,
             done,
@@ -184,11 +184,11 @@ class Candidates:
             trained = [p for p in folder.glob(f"*/*/{MODEL_FILE}") if _is_of(p, proposal)]
             proto = load(trained[0]).proto if trained else self._made(iteration, proposal)
             if self._mend and self._arguments.short_term_steps and not trained:
-                proto = self._bench.trained(proto, self._training(), Here(threads=None))
+                proto = self._bench.trained(proto, self._training(), WorkerInfo(threads=None))
             kept, base = chosen.kept, chosen.base
             there = {name: indices for name, indices in kept.items() if name in chosen.there}
             named = {name: indices.tolist() for name, indices in kept.items()}
-            write_json(folder / KEPT_FILE, Left(named, sorted(base.removed), base.trained))
+            write_json(folder / KEPT_FILE, KeptChannels(named, sorted(base.removed), base.trained))
             write_atomically(folder / PLAN_FILE, plan_of(there, base.removed).encode())
             save(proto, folder / MODEL_FILE, overwrite=True, planned=self.current.folded.interface())
             self._seal(folder)
@@ -243,7 +243,7 @@ class Candidates:
         if anew:
             indices = {name: kept.tolist() for name, kept in chosen.kept.items()}
             request |= {"want": "solved", "base": "original", "removed": sorted(removed), "keep": indices}
-        (outcome,) = self._executor.run(attempt, self._shared, [request], lambda *_: None)
+        (outcome,) = self._executor.run(evaluate_candidate, self._shared, [request], lambda *_: None)
         if isinstance(outcome, Failed):
             raise NetadaptError(
                 f"the winner of iteration {iteration} could not be made again: {outcome.reason}",
@@ -257,7 +257,7 @@ class Candidates:
         return self._arguments.rank == "reconstruct"
 
     def _request(self, iteration: int, proposal: Proposal, training: Training | None) -> dict[str, Any]:
-        """What `attempt` is asked for."""
+        """What `evaluate_candidate` is asked for."""
         chosen = self._selected(proposal.widths)
         return {
             "iteration": iteration,
@@ -320,9 +320,9 @@ class Candidates:
         return traced(fold(proto, dict(self._arguments.shapes), self._arguments.batch_size))
 
 
-def _left(file: Path) -> Left:
+def _left(file: Path) -> KeptChannels:
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Left)
+        return msgspec.json.decode(file.read_bytes(), type=KeptChannels)
     except UNREADABLE as error:  # of a version whose files are not sealed
         raise NetadaptError(f"{file}: {' '.join(str(error).split())}", hint=AGAIN, code="corrupt-run") from error
 

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from netadapt_onnx.model import load, save
-from netadapt_onnx.progress import stage
-from netadapt_onnx.search.arguments import Arguments
+from netadapt_onnx.common.progress import stage
+from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.search.candidates import Candidates
-from netadapt_onnx.search.details import TrainedEpoch, write_training
-from netadapt_onnx.search.judge import Judge
+from netadapt_onnx.search.evaluator import Evaluator
 from netadapt_onnx.search.netadapt import TRAINED, Step
+from netadapt_onnx.search.options import Arguments
 from netadapt_onnx.search.outcome import Outcome
-from netadapt_onnx.search.run import Run
-from netadapt_onnx.search.standing import Standing
-from netadapt_onnx.search.subject import Subject
+from netadapt_onnx.search.prepared_model import PreparedModel
+from netadapt_onnx.search.progress_reporter import ProgressReporter
+from netadapt_onnx.search.run_directory.details import TrainedEpoch, write_training
+from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.time_limit import TimeLimit
 from netadapt_onnx.training.settings import cores
 
@@ -31,12 +31,12 @@ class FinalTraining:
     """Trains the models that searches come to, each once; `note` gets what users should know of it."""
 
     run: Run
-    subject: Subject
+    subject: PreparedModel
     arguments: Arguments
     candidates: Candidates
-    judge: Judge
+    judge: Evaluator
     outcome: Outcome
-    standing: Standing
+    standing: ProgressReporter
     time: TimeLimit
     note: Callable[[str], None]
 
@@ -111,13 +111,13 @@ class FinalTraining:
 
     def _knows_mirrored(self) -> bool:
         """Whether the final training may see pictures both ways; evaluated once, so that a resumed run trains alike."""
-        from netadapt_onnx.training.mirroring import knows_mirrored
+        from netadapt_onnx.training.mirroring import is_flip_invariant
 
         data = self.subject.data
         assert data is not None
         found = self.run.once(
             "training/mirrored",
-            lambda: knows_mirrored(self.subject.trace.folded.proto, data.val, self.arguments.seed, cores()),
+            lambda: is_flip_invariant(self.subject.trace.folded.proto, data.val, self.arguments.seed, cores()),
         )
         return bool(found)
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from netadapt_onnx.search.arguments import Arguments
+from netadapt_onnx.search.block_removal import branch_importances
 from netadapt_onnx.search.knapsack import ascending, ceilings_of, solve
+from netadapt_onnx.search.options import Arguments
+from netadapt_onnx.search.prepared_model import Predictor, PreparedModel
 from netadapt_onnx.search.proposal import Amounts, Goal, Proposer
-from netadapt_onnx.search.removal import branch_importances
 from netadapt_onnx.search.result import DryRun, Planned
 from netadapt_onnx.search.schedule import Schedule
-from netadapt_onnx.search.subject import Predictor, Subject
-from netadapt_onnx.training.measured import criterion_on
+from netadapt_onnx.training.criteria import criterion_on
 
 
-def first_iteration(subject: Subject, asked: Arguments, predict: Predictor, gains: Mapping[str, float]) -> DryRun:
+def first_iteration(subject: PreparedModel, asked: Arguments, predict: Predictor, gains: Mapping[str, float]) -> DryRun:
     """`gains`: what normalising alone leaves of a resource; shares are of the file as given."""
     current = predict(subject.widths)
     original = current | {"size": float(subject.model.size_bytes)}
@@ -38,7 +38,7 @@ def first_iteration(subject: Subject, asked: Arguments, predict: Predictor, gain
 
 
 def _first_round(
-    subject: Subject, asked: Arguments, predict: Predictor, current: Amounts, limits: Mapping[str, float]
+    subject: PreparedModel, asked: Arguments, predict: Predictor, current: Amounts, limits: Mapping[str, float]
 ) -> DryRun:
     """The knapsack's: the groups that it cuts, all of them at once."""
     by = criterion_on(asked.criterion, None if subject.data is None else subject.data.train, asked.seed)

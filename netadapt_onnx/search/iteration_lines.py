@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from netadapt_onnx.search.latency import LatencyGauge
+from netadapt_onnx.search.latency_check import MeasuredLatency
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.proposal import Amounts
 
@@ -14,7 +14,7 @@ from netadapt_onnx.search.proposal import Amounts
 class IterationLines:
     """Lines for the log and for whoever watches; `original` are the original's resources in base units."""
 
-    gauges: Mapping[str, LatencyGauge]
+    gauges: Mapping[str, MeasuredLatency]
     original: Amounts
     metric: str
 

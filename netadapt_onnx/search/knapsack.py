@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from netadapt_onnx.progress import stage
+from netadapt_onnx.common.progress import stage
 from netadapt_onnx.search import netadapt
-from netadapt_onnx.search.ladders import Ladder
+from netadapt_onnx.search.channel_choices import ChannelChoices
 from netadapt_onnx.search.netadapt import TOGETHER, Problem, Step, amounts_after, corrected, met, widths_after
 from netadapt_onnx.search.proposal import Amounts, Proposal, Widths
 from netadapt_onnx.surgery import Criterion, Trace, class_totals, importance
@@ -98,7 +98,11 @@ def _toward(current: float, limit: float, left: int) -> float:
 
 @stage("choosing widths")
 def solve(
-    ladders: Sequence[Ladder], widths: Widths, scores: Mapping[str, np.ndarray], predict: Predict, ceilings: Amounts
+    ladders: Sequence[ChannelChoices],
+    widths: Widths,
+    scores: Mapping[str, np.ndarray],
+    predict: Predict,
+    ceilings: Amounts,
 ) -> dict[str, int]:
     """Channel counts, none above `widths`, that keep most importance while no resource exceeds its ceiling.
 
@@ -126,7 +130,7 @@ def solve(
     return _raised(groups, found, predict, ceilings) if met(predict(found), ceilings) else found
 
 
-def _options(rungs: Ladder, channels: int, scores: np.ndarray | None) -> list[Option]:
+def _options(rungs: ChannelChoices, channels: int, scores: np.ndarray | None) -> list[Option]:
     """From the present count down; none but the present one for a group without importances."""
     below = [n for n in rungs.coarse if n < channels] or [n for n in rungs.fine if n < channels]
     if scores is None or not below:

@@ -9,10 +9,10 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from netadapt_onnx.profilers.disturbance import Disturbance
+from netadapt_onnx.profilers.estimate import Estimate, estimate, reference_fastest_ms
+from netadapt_onnx.profilers.statistics import Disturbance
 from netadapt_onnx.profilers.timing import Ratio, pooled
-from netadapt_onnx.search.estimate import Estimate, estimate, reference_fastest_ms
-from netadapt_onnx.search.run import Run
+from netadapt_onnx.search.run_directory.run import Run
 
 # A measurement that something disturbed is repeated, up to so many in all.
 MOST_TRIES = 2

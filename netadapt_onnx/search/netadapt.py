@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.ladders import Ladder
+from netadapt_onnx.search.channel_choices import ChannelChoices
 from netadapt_onnx.search.proposal import Amounts, Goal, Proposal, Proposer, Widths
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS, Schedule
 
 Select = Literal["ratio", "accuracy"]
 
 # A model between this share of the budget and the budget has landed on it.
-LANDED = 0.97
+TARGET_FRACTION = 0.97
 # Giving channels back ends by itself for exact resources; measured ones may swing to and fro.
 MOST_GROWTHS = 4
 # What a step that changes many groups at once is called.
@@ -29,7 +29,7 @@ TRAINED = "the final training"
 
 
 @dataclass(frozen=True)
-class Tried:
+class EvaluatedProposal:
     """A proposal, what it was predicted to cost, and its held-out accuracy after a short adaptation (None: failed).
 
     `finetuned` is a finalist's accuracy after its short training.
@@ -70,7 +70,7 @@ class Step:
     target: float
     resources: Amounts
     accepted: Accepted
-    tried: tuple[Tried, ...]
+    tried: tuple[EvaluatedProposal, ...]
     skipped: tuple[str, ...]
 
     @property
@@ -90,7 +90,7 @@ class Problem:
     `since` is the number of steps that earlier, looser budgets have taken; `widens` whether channels may be given back.
     """
 
-    ladders: Sequence[Ladder]
+    ladders: Sequence[ChannelChoices]
     resources: Callable[[Widths], Amounts]
     limits: Amounts
     start: Accepted
@@ -108,7 +108,7 @@ class Problem:
 
     def landed(self, resource: str) -> float:
         """What a model that has landed on the budget uses at least."""
-        return LANDED * self.limits[resource] / self.margins.get(resource, 1.0)
+        return TARGET_FRACTION * self.limits[resource] / self.margins.get(resource, 1.0)
 
 
 def search(problem: Problem, history: Sequence[Step] = ()) -> Iterator[Step]:
@@ -178,13 +178,14 @@ def _step(problem: Problem, steps: Sequence[Step]) -> Step | None:
         initial = corrected(problem, problem.start.correction)(widths_after(problem, ()))[driver]
         target = problem.schedule.target(iteration, initial, current[driver], limit)
         # What would be left is not worth a step of its own.
-        goal = Goal(driver, limit if target * LANDED <= limit else target, current, problem.limits, landed)
+        goal = Goal(driver, limit if target * TARGET_FRACTION <= limit else target, current, problem.limits, landed)
         proposals = proposer.cuts(widths, goal)
     if not proposals:
         return None
     accuracies = problem.rank(iteration, proposals)
     tried = tuple(
-        Tried(p.group, p.channels, p.resources, _finite(a)) for p, a in zip(proposals, accuracies, strict=True)
+        EvaluatedProposal(p.group, p.channels, p.resources, _finite(a))
+        for p, a in zip(proposals, accuracies, strict=True)
     )
     select: Select = "accuracy" if growing else problem.select
     if problem.refine is not None:
@@ -215,12 +216,12 @@ def _finite(accuracy: float | None) -> float | None:
     return accuracy if accuracy is not None and math.isfinite(accuracy) else None
 
 
-def _adapted(tried: Tried) -> float | None:
+def _adapted(tried: EvaluatedProposal) -> float | None:
     """The accuracy after all that was done to a proposal."""
     return tried.accuracy if tried.finetuned is None else tried.finetuned
 
 
-def order(tried: Sequence[Tried], goal: Goal, accuracy_now: float, select: Select) -> list[int]:
+def order(tried: Sequence[EvaluatedProposal], goal: Goal, accuracy_now: float, select: Select) -> list[int]:
     """The proposals that did not fail, best first: highest accuracy, or least accuracy lost per resource saved.
 
     What is saved beyond the budget counts for nothing. Finalists, once they are trained, come before all others; on the
@@ -236,7 +237,7 @@ def order(tried: Sequence[Tried], goal: Goal, accuracy_now: float, select: Selec
         )
     limit = goal.limits[goal.driver]
 
-    def key(one: tuple[int, Tried, float]) -> tuple[bool, bool, float]:
+    def key(one: tuple[int, EvaluatedProposal, float]) -> tuple[bool, bool, float]:
         _, proposal, accuracy = one
         amount = proposal.resources[goal.driver]
         lands = goal.landing and goal.landed <= amount <= limit

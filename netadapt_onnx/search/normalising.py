@@ -8,11 +8,11 @@ from typing import Protocol
 
 import onnx
 
-from netadapt_onnx.as_given import AsGiven, stands_in
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.table import Table
+from netadapt_onnx.graph.original_file import AsGiven, stands_in
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.timing import Ratio
-from netadapt_onnx.search.run import Run
+from netadapt_onnx.search.run_directory.run import Run
 
 Measure = Callable[[onnx.ModelProto, onnx.ModelProto], Ratio]
 

@@ -9,17 +9,17 @@ from functools import partial
 import msgspec
 import onnx
 
+from netadapt_onnx.common.budget import LATENCY
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.answers import answers_of
+from netadapt_onnx.graph.runtime import Arrays
+from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.devices.local import LocalDevice
-from netadapt_onnx.profilers.measuring import Device
-from netadapt_onnx.profilers.session import Execution
-from netadapt_onnx.runtime import Arrays
-from netadapt_onnx.search.budget import LATENCY
-from netadapt_onnx.search.judge import DataJudge, Judge
-from netadapt_onnx.search.latency import LatencyGauge
+from netadapt_onnx.profilers.execution import Execution
+from netadapt_onnx.profilers.outputs import answers_of
+from netadapt_onnx.search.evaluator import DataJudge, Evaluator
+from netadapt_onnx.search.latency_check import MeasuredLatency
 from netadapt_onnx.search.result import OnDevice
-from netadapt_onnx.search.run import Run
+from netadapt_onnx.search.run_directory.run import Run
 
 # What a slow link carries in half a minute; CIFAR's 10,000 pictures are 123 MB.
 MOST_BYTES = 1 << 24
@@ -28,7 +28,12 @@ ALIKE = 0.01
 
 
 def on_devices(
-    run: Run, name: str, gauges: Mapping[str, LatencyGauge], judge: Judge, execution: Execution, proto: onnx.ModelProto
+    run: Run,
+    name: str,
+    gauges: Mapping[str, MeasuredLatency],
+    judge: Evaluator,
+    execution: Execution,
+    proto: onnx.ModelProto,
 ) -> tuple[dict[str, OnDevice], tuple[str, ...]]:
     """By resource, what each device but this machine's CPU makes of a model; and what to know of that.
 

@@ -9,20 +9,22 @@ from pathlib import Path
 
 import onnx
 
-from netadapt_onnx.folding import Folded, fold
-from netadapt_onnx.light import file_bytes
-from netadapt_onnx.model import load, save
-from netadapt_onnx.profilers.cost import cost
-from netadapt_onnx.profilers.session import Execution
-from netadapt_onnx.progress import stage
-from netadapt_onnx.search.arguments import Arguments
-from netadapt_onnx.search.budget import LATENCY, Budget, Target
-from netadapt_onnx.search.judge import Judge
-from netadapt_onnx.search.latency import LatencyGauge
+from netadapt_onnx.common.budget import LATENCY, Budget, Target
+from netadapt_onnx.common.progress import stage
+from netadapt_onnx.common.resources import Resources
+from netadapt_onnx.graph.cost import cost
+from netadapt_onnx.graph.folding import Folded, fold
+from netadapt_onnx.graph.lazy_weights import file_bytes
+from netadapt_onnx.graph.model import load, save
+from netadapt_onnx.profilers.execution import Execution
+from netadapt_onnx.search.evaluator import Evaluator
+from netadapt_onnx.search.latency_check import MeasuredLatency
 from netadapt_onnx.search.latency_journal import UNDECIDED
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.normalising import gained
 from netadapt_onnx.search.on_devices import on_devices
+from netadapt_onnx.search.options import Arguments
+from netadapt_onnx.search.prepared_model import Predictor, PreparedModel
 from netadapt_onnx.search.result import (
     AccuracyChange,
     AdaptResult,
@@ -31,13 +33,11 @@ from netadapt_onnx.search.result import (
     Finished,
     Latency,
     Limit,
-    Resources,
     Share,
     Stopped,
 )
-from netadapt_onnx.search.run import Run
-from netadapt_onnx.search.subject import Predictor, Subject
-from netadapt_onnx.surgery.bodies import flatten
+from netadapt_onnx.search.run_directory.run import Run
+from netadapt_onnx.surgery.flatten_subgraphs import flatten
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Outcome:
     """Who writes and judges what a run comes to."""
 
     run: Run
-    subject: Subject
+    subject: PreparedModel
     arguments: Arguments
-    gauges: Mapping[str, LatencyGauge]
-    judge: Judge
+    gauges: Mapping[str, MeasuredLatency]
+    judge: Evaluator
     predict: Predictor
     metadata: Mapping[str, str]
     execution: Execution

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, permutations
 
-from netadapt_onnx.search.ladders import Ladder
+from netadapt_onnx.search.channel_choices import ChannelChoices
 
 Widths = Mapping[str, int]
 Amounts = Mapping[str, float]
@@ -65,7 +65,7 @@ class Proposer:
     """
 
     def __init__(
-        self, ladders: Sequence[Ladder], resources: Callable[[Widths], Amounts], *, prune_small: bool = False
+        self, ladders: Sequence[ChannelChoices], resources: Callable[[Widths], Amounts], *, prune_small: bool = False
     ) -> None:
         self.ladders = tuple(ladders)
         self.resources = resources
@@ -118,7 +118,7 @@ class Proposer:
                 found.append(replace(paid, group=up.group, channels=above[-1]))
         return sorted(found, key=lambda proposal: -proposal.resources.get("macs", 0.0))[:MOST_EXCHANGES]
 
-    def _cut(self, rungs: Ladder, widths: Widths, goal: Goal) -> Proposal | None:
+    def _cut(self, rungs: ChannelChoices, widths: Widths, goal: Goal) -> Proposal | None:
         if goal.landing:
             return self._largest(rungs.group, rungs.fine, widths, goal)
         limit = goal.limits[goal.driver]
@@ -127,7 +127,7 @@ class Proposer:
             return self._largest(rungs.group, rungs.fine, widths, replace(goal, target=limit)) or proposal
         return proposal
 
-    def _least(self, rungs: Ladder, widths: Widths, goal: Goal) -> Proposal | None:
+    def _least(self, rungs: ChannelChoices, widths: Widths, goal: Goal) -> Proposal | None:
         """The count that leaves least of the driving resource and lets no other grow."""
         counts = [n for n in (rungs.fine if goal.landing else rungs.coarse) if n < widths[rungs.group]]
         ceilings = {**goal.ceilings, goal.driver: math.nextafter(goal.current[goal.driver], 0)}

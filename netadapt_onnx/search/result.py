@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from netadapt_onnx.profilers.deployment import Precision
+from netadapt_onnx.common.resources import Resources
+from netadapt_onnx.profilers.quantize import Precision
 
 # met: within every budget; nothing-to-do: it was from the start; no-way-down: no group can lose more channels;
 # accuracy-floor: the next step would have gone below --min-accuracy; missed: measured too slow after all that was cut
@@ -22,17 +23,6 @@ Stopped = Literal[
     "accuracy-floor",
     "no-way-down",
 ]
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a model costs at batch 1, or the batch size asked for. `latency_ms`: measured median, if it was measured."""
-
-    params: int
-    macs: int
-    size_bytes: int
-    memory_bytes: int
-    latency_ms: float | None = None
 
 
 @dataclass(frozen=True)

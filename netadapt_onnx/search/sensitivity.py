@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from netadapt_onnx.folding import require_runnable
-from netadapt_onnx.search.attempts import CALIBRATION_SAMPLES
-from netadapt_onnx.search.judge import RANKING_SAMPLES, DataJudge
-from netadapt_onnx.surgery import Criterion, Group, Trace, moments, original_targets, reconstruct, resize, select
-from netadapt_onnx.training.loading import dataset_for
-from netadapt_onnx.training.measured import criterion_on
+from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.graph.folding import require_runnable
+from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataJudge
+from netadapt_onnx.search.worker import CALIBRATION_SAMPLES
+from netadapt_onnx.surgery import Criterion, Group, Trace, gram_matrices, original_targets, reconstruct, resize, select
+from netadapt_onnx.training.criteria import criterion_on
 from netadapt_onnx.training.settings import cores
 
 SHARES = (0.75, 0.5, 0.25)
@@ -63,7 +63,7 @@ def sensitivity(
     proto = trace.folded.proto
     judge = DataJudge(dataset, proto, seed)
     inputs = dataset.train.sample(CALIBRATION_SAMPLES, seed).batch(slice(None))
-    found = moments(trace, inputs, original_targets(trace, inputs, seed))
+    found = gram_matrices(trace, inputs, original_targets(trace, inputs, seed))
     by = criterion_on(criterion, dataset.train, seed)
     before = judge.ranked(proto)
     work = [(group, share, count) for group in trace.prunable for share, count in _counts(group, shares).items()]

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from netadapt_onnx.profilers.build import build
-from netadapt_onnx.profilers.measuring import Device, Environment
-from netadapt_onnx.profilers.session import Execution, fingerprint
-from netadapt_onnx.profilers.table import Table
+from netadapt_onnx.common.budget import LATENCY
+from netadapt_onnx.profilers.device import Device, Environment
+from netadapt_onnx.profilers.execution import Execution, fingerprint
+from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_versions
+from netadapt_onnx.profilers.table.build import build
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.timing import Timing
-from netadapt_onnx.profilers.versions import Variant, random_versions
-from netadapt_onnx.search.budget import LATENCY
 from netadapt_onnx.surgery import Trace
 
 TABLE_FILE = "table.jsonl"
@@ -69,7 +69,7 @@ def built_table(
     """A table measured on `device` (None: here) and kept in `folder`; continued if a kill interrupted it."""
     return build(
         table_file(folder, resource),
-        Variant(original.folded.proto, original.folded.shapes),
+        RandomWidthModel(original.folded.proto, original.folded.shapes),
         random_versions(original),
         execution=execution,
         time_cap_s=time_cap_s,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from netadapt_onnx.search.netadapt import Step
-from netadapt_onnx.search.run import Run
+from netadapt_onnx.search.run_directory.run import Run
 
 # Work that takes less is not worth stopping for.
 MOMENT_S = 1.0

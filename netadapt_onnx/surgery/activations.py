@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterator, Sequence
 
 import onnx
 
-from netadapt_onnx.folding import follows_batch
-from netadapt_onnx.model import dynamic_batch_inputs
-from netadapt_onnx.progress import counting
-from netadapt_onnx.runtime import Arrays, run, session
-from netadapt_onnx.segments import between, boundary
+from netadapt_onnx.common.progress import counting
+from netadapt_onnx.graph.extract import between, boundary
+from netadapt_onnx.graph.folding import follows_batch
+from netadapt_onnx.graph.model import dynamic_batch_inputs
+from netadapt_onnx.graph.runtime import Arrays, run, session
 from netadapt_onnx.surgery.trace import Trace
 
 BATCH = 64

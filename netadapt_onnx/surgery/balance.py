@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netadapt_onnx.surgery.labels import Labels
-from netadapt_onnx.surgery.ties import Array, Ties
+from netadapt_onnx.surgery.union_find import Array, UnionFind
 
 # Steps of one search for a bundle, and of all searches among channels that belong together, before the rest is one.
 SEARCH_STEPS, ALL_STEPS = 250, 6000
@@ -61,7 +61,7 @@ def tie_in_bundles(labels: Labels, uneven: Sequence[Sequence[Table]]) -> None:
 
 def _connected(labels: Labels) -> list[list[Table]]:
     """The tables by what they have in common, directly or through others; in order."""
-    sets = Ties()
+    sets = UnionFind()
     sets.fresh(len(labels.ties))
     for table, _ in labels.balances:
         roots = np.unique(labels.ties.roots(table[table > 0]))
@@ -81,7 +81,7 @@ def _is_even(counts: _Counts) -> bool:
 def _by_index(labels: Labels, tables: Sequence[Table]) -> tuple[Array, Array]:
     """The roots there are in some tables, and the set of each (from 1) if the same indices were tied."""
     roots = np.unique(np.concatenate([labels.ties.roots(table[table > 0]) for table, _ in tables]))
-    sets = Ties()
+    sets = UnionFind()
     sets.fresh(len(roots))
     for table, _ in tables:
         row = labels.ties.roots(table[0])

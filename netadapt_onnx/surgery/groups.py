@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from netadapt_onnx.surgery.labels import Labels, Layer
-from netadapt_onnx.surgery.ties import Array
+from netadapt_onnx.surgery.union_find import Array
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from itertools import chain, count
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.folding import Folded
-from netadapt_onnx.light import without_weights
-from netadapt_onnx.model import node_name
-from netadapt_onnx.subgraphs import captured
+from netadapt_onnx.graph.folding import Folded
+from netadapt_onnx.graph.lazy_weights import without_weights
+from netadapt_onnx.graph.model import node_name
+from netadapt_onnx.graph.subgraphs import captured
 from netadapt_onnx.surgery.shuffle import MOVING, Shuffle, shuffles, spelled
 
 RECURRENT = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,), "DynamicQuantizeLSTM": (5, 6)}

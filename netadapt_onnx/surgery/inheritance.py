@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from netadapt_onnx.surgery.ties import Array
+from netadapt_onnx.surgery.union_find import Array
 
 KEY = "netadapt_onnx.conv_groups"
 

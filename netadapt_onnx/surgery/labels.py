@@ -2,7 +2,7 @@
 
 A tensor's labels are a tuple of *factors*: integer arrays of the tensor's rank in which an axis without channels has
 length 1 and 0 means 'no label'. A position lives while its labels in all factors live (AND): a Conv weight has one
-factor for its output channels and one for its input channels. Tied labels live and die together (`ties.py`).
+factor for its output channels and one for its input channels. Tied labels live and die together (`union_find.py`).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from netadapt_onnx.folding import KEPT_ON_WEIGHTS, Folded
+from netadapt_onnx.graph.folding import KEPT_ON_WEIGHTS, Folded
+from netadapt_onnx.graph.unread_weights import values_of
 from netadapt_onnx.surgery.factors import on_axis, squeeze
 from netadapt_onnx.surgery.inheritance import Inheritance
 from netadapt_onnx.surgery.node import Node
-from netadapt_onnx.surgery.ties import Array, Ties
-from netadapt_onnx.unread_weights import values_of
+from netadapt_onnx.surgery.union_find import Array, UnionFind
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-    from netadapt_onnx.surgery.bodies import Body
+    from netadapt_onnx.surgery.flatten_subgraphs import Body
     from netadapt_onnx.surgery.resize import Cut
 
 Factors = tuple[Array, ...]
@@ -104,7 +104,7 @@ class Labels:
     ) -> None:
         """Start without labels; `even` names convolutions whose groups keep equal counts however narrow they are."""
         self.flat = folded
-        self.ties = Ties()
+        self.ties = UnionFind()
         self.choices = choices
         self.bodies: Mapping[str, Sequence[Body]] = bodies or {}
         self.uses: list[Use] = []

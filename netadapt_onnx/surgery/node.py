@@ -9,8 +9,8 @@ from typing import Any
 
 import onnx
 
-from netadapt_onnx.model import node_name
-from netadapt_onnx.subgraphs import captured
+from netadapt_onnx.graph.model import node_name
+from netadapt_onnx.graph.subgraphs import captured
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.folding import fold
-from netadapt_onnx.open_axes import NOT, WELL, OpenTensor, proposal, shape_by_readers, shape_options, typed
+from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.required_shapes import NOT, WELL, OpenTensor, proposal, shape_by_readers, shape_options, typed
+from netadapt_onnx.graph.usual_sizes import Readers
 from netadapt_onnx.surgery.groups import resize_io_of
 from netadapt_onnx.surgery.rules import RULES
 from netadapt_onnx.surgery.states import with_states
 from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.usual_sizes import Readers
 
 LISTED = 4
 REASONS = 3

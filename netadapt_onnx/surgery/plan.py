@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from netadapt_onnx.common.escape import escape_joined, toml_string
-from netadapt_onnx.documents import UNREADABLE
+from netadapt_onnx.common.json_output import UNREADABLE
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.surgery.criteria import Criterion, select
+from netadapt_onnx.surgery.criteria.weights import Criterion, select
 from netadapt_onnx.surgery.groups import Group
-from netadapt_onnx.surgery.ties import Array
 from netadapt_onnx.surgery.trace import KeptIndices, Trace
+from netadapt_onnx.surgery.union_find import Array
 
 HEADER = """\
 # What to keep of each group of channels: a count (the criterion chooses which) or a list of channel indices.

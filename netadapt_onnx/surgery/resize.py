@@ -24,9 +24,9 @@ from netadapt_onnx.surgery.editing import Editing
 from netadapt_onnx.surgery.factors import on_axis
 from netadapt_onnx.surgery.inheritance import Inheritance, write
 from netadapt_onnx.surgery.labels import Use
-from netadapt_onnx.surgery.ties import Array
 from netadapt_onnx.surgery.trace import KeptIndices, Trace
-from netadapt_onnx.surgery.unflatten import restore
+from netadapt_onnx.surgery.unflatten_subgraphs import restore
+from netadapt_onnx.surgery.union_find import Array
 
 
 class Cut:
@@ -199,7 +199,7 @@ class Cut:
 
 
 def _is_formula(source: gs.Variable) -> bool:
-    """Whether dimensions are `slope * batch + offset` as `batch_formula.py` writes them."""
+    """Whether dimensions are `slope * batch + offset` as `symbolic_batch.py` writes them."""
     add = source.inputs[0] if source.inputs else None
     if add is None or add.op != "Add" or not isinstance(add.inputs[1], gs.Constant) or not add.inputs[0].inputs:
         return False

@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.folding import Folded
+from netadapt_onnx.graph.folding import Folded
 from netadapt_onnx.surgery.factors import on_axis, squeeze
 from netadapt_onnx.surgery.labels import Unsupported
 from netadapt_onnx.surgery.rules.movement import regroup, segments
-from netadapt_onnx.surgery.ties import Array
+from netadapt_onnx.surgery.union_find import Array
 
 REGROUPING = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 # What may end a shuffle, and what else may be inside it. Of their inputs the first is moved, of Concat all.

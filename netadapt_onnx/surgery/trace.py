@@ -12,16 +12,16 @@ import onnx
 from numpy.typing import NDArray
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
-from netadapt_onnx.folding import Folded
+from netadapt_onnx.graph.folding import Folded
 from netadapt_onnx.surgery.balance import tie_by_index, tie_in_bundles
-from netadapt_onnx.surgery.bodies import Body, flatten
 from netadapt_onnx.surgery.factors import on_axis, squeeze
+from netadapt_onnx.surgery.flatten_subgraphs import Body, flatten
 from netadapt_onnx.surgery.groups import Group, find_groups
 from netadapt_onnx.surgery.idioms import canonical
 from netadapt_onnx.surgery.labels import MOST_AXES, MOST_POSITIONS, Choices, Labels, Layer, Unsupported, Use
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules import RULES
-from netadapt_onnx.surgery.ties import Array, components
+from netadapt_onnx.surgery.union_find import Array, components
 from netadapt_onnx.surgery.views import with_own_views
 
 # A tensor of more elements is not labelled position by position.
@@ -34,7 +34,7 @@ KeptIndices = Mapping[str, Array]
 class Trace:
     """A folded model with its labels resolved. `members[group]` is the root label of each of its channels.
 
-    `flat` is the model with its subgraphs laid out flat (`bodies.py`): what labels, uses and layers count nodes of.
+    `flat` is the model with its subgraphs laid out flat (`flatten_subgraphs.py`), the nodes of labels, uses and layers.
     `roots` and `pinned` (whether its set must stay) are indexed by label, like `runs`: roots as they were before
     channels of different conv groups were tied for the sake of equal counts (`balance.py`).
     """

@@ -14,10 +14,10 @@ from itertools import count
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.folding import KEPT_ON_WEIGHTS, Folded
-from netadapt_onnx.light import without_weights
-from netadapt_onnx.model import node_name
-from netadapt_onnx.subgraphs import captured
+from netadapt_onnx.graph.folding import KEPT_ON_WEIGHTS, Folded
+from netadapt_onnx.graph.lazy_weights import without_weights
+from netadapt_onnx.graph.model import node_name
+from netadapt_onnx.graph.subgraphs import captured
 
 # Copies beyond one for each place that reads a tensor: views of views that are read twice each double with every level.
 MOST_FURTHER_COPIES = 10_000

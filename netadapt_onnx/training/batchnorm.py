@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.runtime import run, session
-from netadapt_onnx.training.data import Split
-from netadapt_onnx.training.evaluate import batch_size, fixed_batch
+from netadapt_onnx.data.dataset import Split
+from netadapt_onnx.data.evaluate import batch_size, fixed_batch
+from netadapt_onnx.graph.runtime import run, session
 
 SUFFIX = "/netadapt_batchnorm"
 EPSILON = 1e-5

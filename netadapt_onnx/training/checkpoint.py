@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.files import aside
-from netadapt_onnx.runtime import one_line
+from netadapt_onnx.common.files import aside
+from netadapt_onnx.errors import NetadaptError, one_line
 
 
 class Checkpoint:

@@ -13,7 +13,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from netadapt_onnx.progress import Steps, steps
+from netadapt_onnx.common.progress import Steps, steps
 from netadapt_onnx.training.recipe import Average, Recipe, optimiser
 from netadapt_onnx.training.replicas import Fetch, Replicas
 

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.runtime import one_line
-from netadapt_onnx.training.data import Split
-from netadapt_onnx.training.layout import Layout
+from netadapt_onnx.data.batch_layout import Layout
+from netadapt_onnx.data.dataset import Split
+from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.training.ops.registry import Node
 from netadapt_onnx.training.replicas import tensors
 from netadapt_onnx.training.settings import Settings

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from netadapt_onnx.training.augmentation import width_axis
-from netadapt_onnx.training.data import Split, Stored, StoredLabels
-from netadapt_onnx.training.evaluate import accuracy
+from netadapt_onnx.data.dataset import Split, Stored, StoredLabels
+from netadapt_onnx.data.evaluate import accuracy
+from netadapt_onnx.training.augment import width_axis
 
 # The original's accuracy on mirrored pictures, relative to that on the pictures as they are, and on how many. On 2,048
 # samples of which a tenth change their class one standard error is 0.7 points.
@@ -45,7 +45,7 @@ class _Twice:
         return found
 
 
-def both_ways(split: Split) -> Split:
+def with_flips(split: Split) -> Split:
     """The samples of a split, and then each again with its pictures mirrored; labels of classes stay what they are."""
     stored = len(next(iter(split.inputs.values())))
     rows = np.arange(stored) if split.rows is None else split.rows
@@ -58,7 +58,7 @@ def both_ways(split: Split) -> Split:
     return replace(split, inputs=inputs, labels=labels, rows=np.concatenate([rows, rows + stored]))
 
 
-def knows_mirrored(proto: onnx.ModelProto, split: Split, seed: int = 0, threads: int = 1) -> bool:
+def is_flip_invariant(proto: onnx.ModelProto, split: Split, seed: int = 0, threads: int = 1) -> bool:
     """Whether a classifier is about as accurate on mirrored pictures: on letters and digits it is not.
 
     Told by labels of classes alone: maps and positions would have to be mirrored too.
@@ -67,6 +67,6 @@ def knows_mirrored(proto: onnx.ModelProto, split: Split, seed: int = 0, threads:
     if split.metric != "top1" or not pictures or split.varies:
         return False
     plain = split.sample(SAMPLES, seed)
-    mirrored = both_ways(plain).subset(slice(len(plain), None))
+    mirrored = with_flips(plain).subset(slice(len(plain), None))
     flipped, known = (accuracy(proto, one, threads=threads).value for one in (mirrored, plain))
     return flipped >= LEAST * known

@@ -17,15 +17,15 @@ import onnx
 import torch
 from torch import Tensor
 
-from netadapt_onnx.runtime import Arrays
-from netadapt_onnx.training.data import Labels
+from netadapt_onnx.data.dataset import Labels
+from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.training.placement import autocast
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.task import Targets, label_tensors
 from netadapt_onnx.training.torch_graph import TorchGraph
 
 Fetch = Callable[[np.ndarray], tuple[Arrays, Labels | None]]
-Teaching = Callable[[Mapping[str, Tensor], np.ndarray, Settings], dict[str, Tensor]]
+DistillationTargets = Callable[[Mapping[str, Tensor], np.ndarray, Settings], dict[str, Tensor]]
 
 
 class Objective(Protocol):
@@ -87,7 +87,7 @@ class Replicas:
         proto: onnx.ModelProto,
         settings: Settings,
         task: Objective,
-        teacher: Teaching | None,
+        teacher: DistillationTargets | None,
         threads: int | None = None,
         only_batch: int | None = None,
     ) -> None:

@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.runtime import one_line
-from netadapt_onnx.training.data import Dataset, Own, Split
-from netadapt_onnx.training.forms import Form, Output, forms
-from netadapt_onnx.training.labels import UNLABELLED, class_axis, kind_of, spoken_of
-from netadapt_onnx.training.layout import Layout
+from netadapt_onnx.data.batch_layout import Layout
+from netadapt_onnx.data.dataset import Dataset, Own, Split
+from netadapt_onnx.data.labels import UNLABELLED, class_axis, kind_of, match_labels_to_output
+from netadapt_onnx.data.output_forms import Form, Output, forms
+from netadapt_onnx.errors import NetadaptError, one_line
 
 __all__ = ["Form", "Output", "Targets", "Task", "task"]
 
@@ -81,7 +80,7 @@ class Task:
             return own_loss(self.own, given, labels)
         if not isinstance(labels, Mapping):
             shapes = {name: tuple(value.shape) for name, value in outputs.items()}
-            labels = {spoken_of(tuple(labels.shape), labels.is_floating_point(), shapes): labels}
+            labels = {match_labels_to_output(tuple(labels.shape), labels.is_floating_point(), shapes): labels}
         return torch.stack([self._one(name, outputs[name], wanted) for name, wanted in labels.items()]).sum()
 
     def _one(self, name: str, value: Tensor, wanted: Tensor) -> Tensor:
@@ -179,6 +178,6 @@ def _spreads(split: Split, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, f
     if not isinstance(labels, Mapping):
         if labels.dtype.kind != "f":
             return {}
-        labels = {spoken_of(labels.shape, True, shapes): labels}
+        labels = {match_labels_to_output(labels.shape, True, shapes): labels}
     found = {n: float(np.var(v.astype(np.float64), axis=0).mean()) for n, v in labels.items() if v.dtype.kind == "f"}
     return {name: spread for name, spread in found.items() if spread > 0}

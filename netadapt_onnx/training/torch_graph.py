@@ -13,10 +13,10 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 import netadapt_onnx.training.ops  # noqa: F401  registers the ops
+from netadapt_onnx.data.find_batch_layout import tensor_outputs
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.model import declared_shape, node_name
-from netadapt_onnx.segments import needed
-from netadapt_onnx.training.find_layout import tensor_outputs
+from netadapt_onnx.graph.extract import needed
+from netadapt_onnx.graph.model import declared_shape, node_name
 from netadapt_onnx.training.fused import fused
 from netadapt_onnx.training.graph_reading import read_nodes, read_tensor
 from netadapt_onnx.training.ops.registry import DTYPES, Function, Node, is_training_aware, lookup

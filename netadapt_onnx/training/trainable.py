@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import onnx
 import torch
 
+from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training import batchnorm
-from netadapt_onnx.training.data import Dataset
 from netadapt_onnx.training.memory import Footprint, footprint, probed_rows, samples_first
 from netadapt_onnx.training.replicas import one_thread, tensors
 from netadapt_onnx.training.task import Task, task

@@ -13,31 +13,31 @@ import numpy as np
 import onnx
 import torch
 
-from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.light import without_weights
-from netadapt_onnx.progress import stage
-from netadapt_onnx.runtime import Arrays, one_line
+from netadapt_onnx.common.progress import stage
+from netadapt_onnx.data.dataset import Dataset, Labels, Split
+from netadapt_onnx.errors import NetadaptError, one_line
+from netadapt_onnx.graph.lazy_weights import without_weights
+from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.training import batchnorm
-from netadapt_onnx.training.augmentation import augmented
+from netadapt_onnx.training.augment import augmented
 from netadapt_onnx.training.checkpoint import Checkpoint
-from netadapt_onnx.training.data import Dataset, Labels, Split
+from netadapt_onnx.training.distillation import MOST_FORESEEN, Teacher, teaching_of
 from netadapt_onnx.training.loop import DivergedError, Epoch, Loop, Progress, Schedule, scored
+from netadapt_onnx.training.lr_range_test import RangeTest, range_test
 from netadapt_onnx.training.memory import BATCH_SIZE, Footprint, halved, in_whole_batches, out_of_memory
 from netadapt_onnx.training.memory import batch_size as fitting_batch
-from netadapt_onnx.training.mirroring import both_ways
+from netadapt_onnx.training.mirroring import with_flips
 from netadapt_onnx.training.ops.registry import registered_outside
-from netadapt_onnx.training.own_training import trained_by
 from netadapt_onnx.training.placement import gpu_dtypes, repeatable, require
-from netadapt_onnx.training.range_test import RangeTest, range_test
 from netadapt_onnx.training.recipe import ADAMW_SHARE, Recipe
-from netadapt_onnx.training.replicas import Fetch, Replicas, Teaching, one_thread, pieces_of, tensors
+from netadapt_onnx.training.replicas import DistillationTargets, Fetch, Replicas, one_thread, pieces_of, tensors
 from netadapt_onnx.training.settings import Settings, choose, described
 from netadapt_onnx.training.task import Task
-from netadapt_onnx.training.teacher import MOST_FORESEEN, Teacher, teaching_of
 from netadapt_onnx.training.torch_graph import TorchGraph
 from netadapt_onnx.training.trainable import trainable_network
 from netadapt_onnx.training.trial_process import Subject
 from netadapt_onnx.training.trials import Trials
+from netadapt_onnx.training.user_training import trained_by
 
 # 780 steps of a ResNet-20 that lost half its filters: 0.02 and 0.05 are equal, 0.15 loses 0.6 points.
 LEARNING_RATE = 0.05
@@ -82,7 +82,7 @@ def train(
     proto: onnx.ModelProto,
     dataset: Dataset,
     *,
-    teacher: onnx.ModelProto | Teacher | Teaching | None = None,
+    teacher: onnx.ModelProto | Teacher | DistillationTargets | None = None,
     uncut: onnx.ModelProto | None = None,
     epochs: int | None = None,
     steps: int | None = None,
@@ -141,7 +141,7 @@ def train(
             per_epoch = max(1, len(split) // size)
             whole = steps if steps is not None else (epochs or 0) * per_epoch
             both = mirrored and not split.varies and 2 * len(split) <= MOST_FORESEEN
-            plan = _Plan(both_ways(split) if both else split, size, per_epoch, whole, seed, augment, both, time_left)
+            plan = _Plan(with_flips(split) if both else split, size, per_epoch, whole, seed, augment, both, time_left)
             if own is not None and own.training is not None:
                 rate = lr if isinstance(lr, float | int) else _learning_rate(graph, plan, recipe)
                 known = teacher if isinstance(teacher, onnx.ModelProto | Teacher) else None
@@ -188,7 +188,7 @@ def _trained(
     lr: float | Literal["auto"] | None,
     losses: Task,
     needs: Footprint,
-    teacher: onnx.ModelProto | Teacher | Teaching | None,
+    teacher: onnx.ModelProto | Teacher | DistillationTargets | None,
     settings: Settings | None,
     threads: int | None,
     store: Checkpoint | None,

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import msgspec
 
-from netadapt_onnx.documents import json_bytes
+from netadapt_onnx.common.json_output import json_bytes
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training.loop import Epoch
 

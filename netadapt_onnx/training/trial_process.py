@@ -22,10 +22,10 @@ import onnx
 import torch
 from torch import Tensor
 
-from netadapt_onnx.child_process import messages, packed
-from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.runtime import Arrays, one_line
-from netadapt_onnx.training.data import Labels, taken
+from netadapt_onnx.common.child_process import messages, packed
+from netadapt_onnx.data.dataset import Labels, taken
+from netadapt_onnx.errors import NetadaptError, one_line
+from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.training.memory import out_of_memory
 from netadapt_onnx.training.ops.registry import Registered, register_all
 from netadapt_onnx.training.placement import autocast

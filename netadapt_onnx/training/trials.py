@@ -15,7 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from netadapt_onnx.child_process import ONE_THREAD, ChildProcess, Death, packed
+from netadapt_onnx.common.child_process import ONE_THREAD, ChildProcess, Death, packed
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training.settings import Settings, TrialError
 from netadapt_onnx.training.trial_process import Failure, Subject, Trial, serve

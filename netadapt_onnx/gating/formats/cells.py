@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netadapt_onnx import render
+from netadapt_onnx.common import render
 from netadapt_onnx.gating.judge import told_apart
 from netadapt_onnx.gating.result import Blame, Check, Gate
 

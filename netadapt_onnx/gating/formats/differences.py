@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from netadapt_onnx import render
-from netadapt_onnx.gating.diff import Diff, LayerDiff, LayerSide
+from netadapt_onnx.common import render
+from netadapt_onnx.gating.compare import Diff, LayerDiff, LayerSide
 from netadapt_onnx.gating.formats.escape import code, printable
 
 _RESOURCES = {"params": "params", "macs": "macs", "size_bytes": "size", "memory_bytes": "memory"}

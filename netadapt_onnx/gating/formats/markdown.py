@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netadapt_onnx import render
+from netadapt_onnx.common import render
 from netadapt_onnx.gating.formats import cells
 from netadapt_onnx.gating.formats.escape import code, prose
 from netadapt_onnx.gating.result import Gate, ModelResult

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from netadapt_onnx import render
+from netadapt_onnx.common import render
 from netadapt_onnx.common.escape import escape_lines
 from netadapt_onnx.gating.formats import cells
 from netadapt_onnx.gating.formats.escape import printable

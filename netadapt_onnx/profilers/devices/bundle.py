@@ -13,12 +13,10 @@ import msgspec
 import numpy as np
 import onnx
 
-from netadapt_onnx.as_given import AsGiven, stands_in
+from netadapt_onnx.common.files import aside
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.files import aside
-from netadapt_onnx.profilers.build import BATCH, LEAST_MODELS, REFERENCE_CAP_S, batch_job, header_of
-from netadapt_onnx.profilers.devices.results import GIVEN
-from netadapt_onnx.profilers.measuring import (
+from netadapt_onnx.graph.original_file import AsGiven, stands_in
+from netadapt_onnx.profilers.device import (
     REFERENCE,
     SCHEMA,
     Manifest,
@@ -26,10 +24,12 @@ from netadapt_onnx.profilers.measuring import (
     write_inputs,
     write_model,
 )
+from netadapt_onnx.profilers.devices.results import GIVEN
+from netadapt_onnx.profilers.execution import Execution, execution_record
 from netadapt_onnx.profilers.packing import packed
-from netadapt_onnx.profilers.session import Execution, execution_record
+from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, named
+from netadapt_onnx.profilers.table.build import BATCH, LEAST_MODELS, REFERENCE_CAP_S, batch_job, header_of
 from netadapt_onnx.profilers.timing import SESSIONS, timing_job
-from netadapt_onnx.profilers.versions import Draw, Variant, named
 
 MANIFEST = "manifest.json"
 
@@ -79,7 +79,7 @@ Import all of them at once. Without a number one device measures everything.
 
 def write_bundle(
     path: Path,
-    reference: Variant,
+    reference: RandomWidthModel,
     draw: Draw,
     execution: Execution,
     *,

@@ -13,7 +13,7 @@ import msgspec
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import agent
-from netadapt_onnx.profilers.measuring import Answer, Environment
+from netadapt_onnx.profilers.device import Answer, Environment
 
 
 class LocalDevice:

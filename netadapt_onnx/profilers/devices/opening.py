@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.devices.adb import AdbShell
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.devices.perf_test import PerfTestDevice
 from netadapt_onnx.profilers.devices.remote import RemoteDevice
 from netadapt_onnx.profilers.devices.shell import Shell
 from netadapt_onnx.profilers.devices.ssh import SshShell
-from netadapt_onnx.profilers.measuring import Device
-from netadapt_onnx.progress import stage
 
 LOCAL = "local"
 # A device that is only measured by hand: it cannot be opened.

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.measuring import LOST
+from netadapt_onnx.profilers.device import LOST
 
 # Long enough for a device to start again.
 PATIENCE_S = 180.0

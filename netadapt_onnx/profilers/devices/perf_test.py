@@ -24,12 +24,12 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.light import without_weights
+from netadapt_onnx.graph.lazy_weights import without_weights
 from netadapt_onnx.profilers.agent import low_mean, processor, profile_record
+from netadapt_onnx.profilers.checked_values import checked_environment
+from netadapt_onnx.profilers.device import Answer, End, Environment, Failed, Job, Manifest, Measured
 from netadapt_onnx.profilers.devices.patience import PATIENCE_S, TIDYING_S, LostError, Patience
 from netadapt_onnx.profilers.devices.shell import CALL_S, STALLED_S, Shell, last_line
-from netadapt_onnx.profilers.measuring import Answer, End, Environment, Failed, Job, Manifest, Measured
-from netadapt_onnx.profilers.plausible import checked_environment
 from netadapt_onnx.profilers.providers import PROVIDERS
 
 T = TypeVar("T")

@@ -15,9 +15,8 @@ import msgspec
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.agent import COMPARED
-from netadapt_onnx.profilers.devices.patience import PATIENCE_S, TIDYING_S, FailedThereError, LostError, Patience
-from netadapt_onnx.profilers.devices.shell import Shell, last_line
-from netadapt_onnx.profilers.measuring import (
+from netadapt_onnx.profilers.checked_values import checked_environment
+from netadapt_onnx.profilers.device import (
     LOST,
     Answer,
     Answered,
@@ -28,8 +27,9 @@ from netadapt_onnx.profilers.measuring import (
     Measured,
     decoded,
 )
-from netadapt_onnx.profilers.plausible import checked_environment
-from netadapt_onnx.profilers.session import require_alike
+from netadapt_onnx.profilers.devices.patience import PATIENCE_S, TIDYING_S, FailedThereError, LostError, Patience
+from netadapt_onnx.profilers.devices.shell import Shell, last_line
+from netadapt_onnx.profilers.execution import require_alike
 
 T = TypeVar("T")
 

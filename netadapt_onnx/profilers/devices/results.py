@@ -9,11 +9,10 @@ from pathlib import Path
 import msgspec
 import onnx
 
+from netadapt_onnx.common.files import aside
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.files import aside
-from netadapt_onnx.profilers.build import records_of
-from netadapt_onnx.profilers.deployment import FULL, Deployment, Precision, Quantisation
-from netadapt_onnx.profilers.measuring import (
+from netadapt_onnx.profilers.checked_values import Count, Text
+from netadapt_onnx.profilers.device import (
     Answer,
     Described,
     End,
@@ -24,10 +23,20 @@ from netadapt_onnx.profilers.measuring import (
     contradiction,
     decoded,
 )
+from netadapt_onnx.profilers.execution import Execution, Fingerprint, differences, fingerprint, require_alike
 from netadapt_onnx.profilers.packing import unpacked, unpacked_graph
-from netadapt_onnx.profilers.plausible import Count, Text
-from netadapt_onnx.profilers.session import Execution, Fingerprint, differences, fingerprint, require_alike
-from netadapt_onnx.profilers.table import Header, OwnTime, Record, Reference, Shapes, Whole, encode, require_schema
+from netadapt_onnx.profilers.quantize import FULL, Deployment, Precision, Quantisation
+from netadapt_onnx.profilers.table.build import records_of
+from netadapt_onnx.profilers.table.predict import (
+    Header,
+    OriginalTime,
+    Record,
+    Reference,
+    Shapes,
+    Whole,
+    encode,
+    require_schema,
+)
 from netadapt_onnx.profilers.timing import of_pairs, timing
 from netadapt_onnx.profilers.units import Layers
 
@@ -188,7 +197,7 @@ def merged(results: Sequence[Results]) -> list[Record]:
     stopped = "done" if len(times) == header.models else f"{len(times)} of {header.models} versions measured"
     own = None
     if len(given_ms) == len(whole_ms):  # their sessions took turns; a file that was torn between them says nothing
-        own = OwnTime(first.about.as_given, of_pairs(whole_ms, given_ms))
+        own = OriginalTime(first.about.as_given, of_pairs(whole_ms, given_ms))
     records.append(Reference(whole.median_ms, whole.ci95, whole.sessions, stopped, seconds, own))
     return records
 

@@ -10,14 +10,14 @@ from threading import Event
 from types import TracebackType
 
 from netadapt_onnx.search.executors.dispatch import Dispatcher
-from netadapt_onnx.search.executors.protocol import Finished, Here, Outcome, Request, Shared, Work, perform
+from netadapt_onnx.search.executors.protocol import Finished, Outcome, Request, Shared, Work, WorkerInfo, perform
 
 
 class _Thread:
     """A slot whose jobs run where they are asked for."""
 
     def __init__(self, threads: int | None) -> None:
-        self._here = Here(threads, Event())
+        self._here = WorkerInfo(threads, Event())
 
     def do(self, work: Work, shared: Sequence[Shared], request: Request, began: Callable[[], None]) -> Outcome:
         began()

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 
-from netadapt_onnx.child_process import ONE_THREAD, ChildProcess, packed
+from netadapt_onnx.common.child_process import ONE_THREAD, ChildProcess, packed
 from netadapt_onnx.search.executors.dispatch import Dispatcher
 from netadapt_onnx.search.executors.protocol import Failed, Finished, Outcome, Request, Shared, Work
 from netadapt_onnx.search.executors.worker import serve

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 from uuid import uuid4
 
-from netadapt_onnx.child_process import packed
-from netadapt_onnx.runtime import one_line
+from netadapt_onnx.common.child_process import packed
+from netadapt_onnx.errors import one_line
 
 Request = Mapping[str, Any]
 # A job that the machine failed, not its work, is done again so many times.
@@ -28,7 +28,7 @@ class GivenUp(Exception):
 
 
 @dataclass(frozen=True)
-class Here:
+class WorkerInfo:
     """Where a job runs: how many threads it may use (None: as many as it likes), and whether anybody still waits."""
 
     threads: int | None = 1
@@ -112,7 +112,7 @@ class Executor(Protocol):
     ) -> None: ...
 
 
-def perform(work: Work, here: Here, values: Sequence[Any], request: Request) -> Outcome:
+def perform(work: Work, here: WorkerInfo, values: Sequence[Any], request: Request) -> Outcome:
     """Do one job now; whatever it raises is its outcome."""
     try:
         return work(here, *values, request)

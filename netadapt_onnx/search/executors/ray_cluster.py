@@ -16,19 +16,18 @@ from types import TracebackType
 from typing import Any
 
 from netadapt_onnx import __version__
-from netadapt_onnx.child_process import ONE_THREAD, packed
-from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.runtime import one_line
+from netadapt_onnx.common.child_process import ONE_THREAD, packed
+from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.search.executors.dispatch import Dispatcher
 from netadapt_onnx.search.executors.local import GPU_VARIABLE
 from netadapt_onnx.search.executors.protocol import (
     Failed,
     Finished,
-    Here,
     Outcome,
     Request,
     Shared,
     Work,
+    WorkerInfo,
     perform,
 )
 
@@ -60,7 +59,7 @@ def _task(version: str, message: bytes, references: dict[str, Any]) -> Iterator[
     for key in _KEPT.keys() - references.keys():
         del _KEPT[key]
     yield b"began"
-    yield packed(perform(work, Here(threads=1), [_KEPT[key] for key in references], request))
+    yield packed(perform(work, WorkerInfo(threads=1), [_KEPT[key] for key in references], request))
 
 
 def _knock(address: str) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from netadapt_onnx.child_process import messages, packed
-from netadapt_onnx.search.executors.protocol import Failed, Here, perform
+from netadapt_onnx.common.child_process import messages, packed
+from netadapt_onnx.search.executors.protocol import Failed, WorkerInfo, perform
 
 
 def serve(pipe: Connection, log: str) -> None:
@@ -30,4 +30,4 @@ def _answer(message: bytes, kept: dict[str, Any], begin: Callable[[], None]) -> 
     for key in kept.keys() - set(keys):
         del kept[key]
     begin()
-    return perform(work, Here(threads=1), [kept[key] for key in keys], request)
+    return perform(work, WorkerInfo(threads=1), [kept[key] for key in keys], request)

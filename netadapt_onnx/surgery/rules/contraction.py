@@ -11,7 +11,7 @@ from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.elementwise import bind_broadcast, broadcast
 from netadapt_onnx.surgery.rules.registry import rule
-from netadapt_onnx.surgery.ties import Array
+from netadapt_onnx.surgery.union_find import Array
 
 
 @rule("MatMul")

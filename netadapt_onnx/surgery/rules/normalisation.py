@@ -10,7 +10,7 @@ from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.contraction import bind_channels
 from netadapt_onnx.surgery.rules.elementwise import bind_broadcast, broadcast
 from netadapt_onnx.surgery.rules.registry import rule
-from netadapt_onnx.surgery.ties import Array
+from netadapt_onnx.surgery.union_find import Array
 
 
 @rule("BatchNormalization")

@@ -10,7 +10,7 @@ from netadapt_onnx.surgery.factors import on_axis
 from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
-from netadapt_onnx.surgery.ties import Array
+from netadapt_onnx.surgery.union_find import Array
 
 
 @rule("RoiAlign", "MaxRoiPool")

@@ -1,0 +1,190 @@
+"""Judges model files against limits: what `gate` does."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from netadapt_onnx.common import config as configuration
+from netadapt_onnx.common.progress import Progress, reporter
+from netadapt_onnx.data.source import source_of
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.gating import baseline as baselines
+from netadapt_onnx.gating.examine import Examined, examine
+from netadapt_onnx.gating.limits import Given, parse_limits
+from netadapt_onnx.gating.result import Gate, ModelResult, Problem
+from netadapt_onnx.gating.sandbox import MEMORY_BYTES, TIMEOUT_S, Sandbox
+from netadapt_onnx.gating.settings import Rule, Settings, configured, expand, overridden, place
+
+Path_ = str | os.PathLike[str]
+
+
+def gate(
+    models: Path_ | Sequence[Path_] = (),
+    *,
+    max: Given = (),
+    max_increase: Given = (),
+    min: Given = (),
+    data: Path_ | None = None,
+    split: Literal["val", "test"] | None = None,
+    baseline: Path_ | None = None,
+    update_baseline: bool = False,
+    allow_new: bool = False,
+    device: str | None = None,
+    ep: str | None = None,
+    threads: int | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch_size: int | None = None,
+    config: Path_ | None = None,
+    timeout_s: float = TIMEOUT_S,
+    memory_bytes: int = MEMORY_BYTES,
+    progress: Progress | None = None,
+) -> Gate:
+    """Judge models (paths or patterns; without any, those of the configuration) against limits.
+
+    Limits are mappings such as `{"size": "4 MB"}` or lists of `"size=4 MB"`; they and every other argument replace what
+    the configuration says. What one model's reading, timing or evaluation may take is `timeout_s` and `memory_bytes`.
+    Raises NetadaptError for wrong arguments and configurations; a model that cannot be judged is in the result.
+
+    >>> verdict = gate("model.onnx", max={"macs": "40k"})
+    >>> verdict.ok, verdict.models[0].checks[0].message
+    (True, 'macs 32.4 k, the limit is 40 k')
+    """
+    started = time.monotonic()
+    progress = progress or reporter()
+    limits = (*parse_limits("max", max), *parse_limits("max-increase", max_increase), *parse_limits("min", min))
+    changes = _changes(data, split, baseline, allow_new, ep, threads, shapes, batch_size)
+    file = configuration.find(Path.cwd()) if config is None else Path(config)
+    folder = Path.cwd() if file is None else file.resolve().parent
+    default = folder / baselines.DEFAULT
+    rules = configured(file, str(default) if default.exists() else None)
+    if device is not None:
+        changes["device"] = place(device, file)
+    patterns = [os.fspath(models)] if isinstance(models, str | os.PathLike) else [os.fspath(m) for m in models]
+    rules = tuple(overridden(rule, limits, changes) for rule in rules)
+    alone = overridden(Rule((), (), Settings(baseline=str(default) if default.exists() else None)), limits, changes)
+    targets, missing = _targets(patterns, rules, alone, update_baseline)
+    record = _record_file(targets, default) if update_baseline else None
+    with Sandbox(timeout_s, memory_bytes) as sandbox, tempfile.TemporaryDirectory() as scratch:
+        examined = []
+        for number, (path, applied) in enumerate(targets.items()):
+            progress(number, len(targets), f"judging: {path.name}")
+            examined.append(examine(path, applied, sandbox, Path(scratch), recording=record is not None))
+    results = sorted([*missing, *(one.result for one in examined)], key=lambda result: -result.excess)
+    found = Gate(tuple(results), time.monotonic() - started)
+    if record is None or found.error is not None:
+        return found
+    _write_record(record, examined)
+    return Gate(found.models, found.seconds, record)
+
+
+def _changes(
+    data: Path_ | None,
+    split: str | None,
+    baseline: Path_ | None,
+    allow_new: bool,
+    ep: str | None,
+    threads: int | None,
+    shapes: Mapping[str, Sequence[int]] | None,
+    batch_size: int | None,
+) -> dict[str, object]:
+    """The settings that arguments give."""
+    given = {
+        "data": None if data is None else source_of(data),
+        "split": split,
+        "baseline": None if baseline is None else os.fspath(baseline),
+        "allow_new": allow_new or None,
+        "ep": ep,
+        "threads": threads,
+        "shapes": {name: tuple(shape) for name, shape in shapes.items()} if shapes else None,
+        "batch_size": batch_size,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _targets(
+    patterns: Sequence[str],
+    rules: Sequence[Rule],
+    alone: Rule,
+    update_baseline: bool,
+) -> tuple[dict[Path, tuple[Rule, ...]], list[ModelResult]]:
+    """Which rules hold for which file (`alone` where the configuration has none), and the patterns that match none."""
+    targets: dict[Path, tuple[Rule, ...]] = {}
+    missing: list[ModelResult] = []
+    asked: dict[str, Path] = {}
+    for pattern in patterns:
+        files = expand(pattern)
+        if not files:
+            missing.append(_missing(pattern))
+        asked |= {str(file.absolute()): file for file in files}
+    for rule in rules:
+        for pattern in rule.patterns:
+            files = expand(pattern)
+            if not files and not patterns:
+                missing.append(_missing(pattern))
+            for file in files:
+                path = asked.get(str(file.absolute())) if patterns else _relative(file)
+                if path is not None and rule not in targets.get(path, ()):
+                    targets[path] = (*targets.get(path, ()), rule)
+    for path in asked.values():
+        targets.setdefault(path, (alone,))
+    if not targets and not missing:
+        raise NetadaptError(
+            "there is nothing to judge: no model is named, and no configuration limits any",
+            hint="name models and limits, e.g. gate model.onnx --max size=4MB, or write netadapt.toml",
+            code="usage",
+        )
+    for path, applied in targets.items():
+        if not update_baseline and not any(rule.limits for rule in applied):
+            raise NetadaptError(
+                f"there is no limit for {path}: nothing would be judged",
+                hint="give one, e.g. --max size=4MB, or write netadapt.toml",
+                code="usage",
+            )
+    return targets, missing
+
+
+def _missing(pattern: str) -> ModelResult:
+    path = _relative(Path(pattern))
+    problem = Problem("missing-file", f"no file matches {path}", "name models that exist")
+    return ModelResult(path, None, (), error=problem)
+
+
+def _relative(file: Path) -> Path:
+    """As a user in this folder would write it."""
+    try:
+        return file.absolute().relative_to(Path.cwd())
+    except ValueError:
+        return file
+
+
+def _record_file(targets: Mapping[Path, Sequence[Rule]], default: Path) -> Path:
+    """The baseline file to write. Raises NetadaptError for one that is no file of ours."""
+    named = {rule.settings.baseline for rules in targets.values() for rule in rules if rule.settings.baseline}
+    if len(named) > 1:
+        raise NetadaptError(f"there are several baselines: {', '.join(sorted(named))}", hint="give --baseline FILE")
+    name = next(iter(named), str(default))
+    if not baselines.is_record(name):
+        raise NetadaptError(
+            f"--update-baseline writes a JSON file, and the baseline is {name}", hint="give --baseline FILE.json"
+        )
+    file = Path(name)
+    if file.exists():
+        baselines.read(file)
+    elif not file.absolute().parent.is_dir():
+        raise NetadaptError(f"{file.parent}: no such folder", code="missing-file")
+    return file
+
+
+def _write_record(file: Path, examined: Sequence[Examined]) -> None:
+    """Replace the judged models' entries; those whose files are gone go, all others stay."""
+    known = baselines.read(file) if file.exists() else {}
+    kept = {key: model for key, model in known.items() if (file.absolute().parent / key).exists()}
+    for one in examined:
+        key = baselines.key(one.result.path, file)
+        kept[key] = one.recorded(known.get(key))
+    baselines.write(file, kept)

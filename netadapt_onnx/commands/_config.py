@@ -1,0 +1,101 @@
+"""`--config`: the options of a command, as a section of the project's configuration file. Flags win."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def configured(
+    section: str, *, without: Collection[str] = (), files: Collection[str] = ()
+) -> Callable[[Command], Command]:
+    """A decorator that adds `--config` to a command: its defaults are those of `[section]`, found upwards.
+
+    Keys are the options' long names; repeated options take lists or tables. `without` are options that a file cannot
+    hold; `files` options `[NAME=]FILE` whose file, like every path, is relative to the configuration.
+    """
+
+    def read(ctx: click.Context, _: click.Parameter, given: Path | None) -> None:
+        from netadapt_onnx.common import config
+
+        if ctx.resilient_parsing:
+            return
+        file = given or config.find(Path.cwd())
+        options = _options(ctx.command, without)
+        found = None if file is None else config.read(file, section, _kind(section, options))
+        if found is None:
+            return
+        values = {name: getattr(found.value, name.replace("-", "_")) for name in options}
+        ctx.default_map = {
+            str(options[name].name): _checked(ctx, options[name], name, value, found.file, section, files)
+            for name, value in values.items()
+            if value is not None
+        }
+
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        is_eager=True,
+        expose_value=False,
+        callback=read,
+        help=f"netadapt.toml or pyproject.toml with a section [{section}]; else found upwards. Flags win.",
+    )
+
+
+def _options(command: click.Command, without: Collection[str]) -> dict[str, click.Option]:
+    found = {}
+    for param in command.params:
+        long = [name.removeprefix("--") for name in param.opts if name.startswith("--")]
+        if isinstance(param, click.Option) and long and long[0] not in {*without, "config", "json", "debug", "help"}:
+            found[long[0]] = param
+    return found
+
+
+def _kind(section: str, options: Mapping[str, click.Option]) -> Any:
+    """The section as a type: every option, none of them required."""
+    import msgspec
+
+    one = str | int | float
+    fields: list[tuple[str, Any, Any]] = []
+    for name, option in options.items():
+        many = one | list[one] | dict[str, one]
+        kind: Any = bool if option.is_flag else many if option.multiple else one
+        fields.append((name.replace("-", "_"), kind | None, None))
+    return msgspec.defstruct(section, fields, frozen=True, forbid_unknown_fields=True, rename="kebab")
+
+
+def _checked(
+    ctx: click.Context,
+    option: click.Option,
+    name: str,
+    value: Any,
+    file: Path,
+    section: str,
+    files: Collection[str],
+) -> Any:
+    from netadapt_onnx.errors import NetadaptError
+
+    if isinstance(value, dict):
+        value = [f"{key}={amount}" for key, amount in value.items()]
+    texts = list(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(option.type, click.Path) or name in files:
+        texts = [_beside(file, text) for text in texts] if isinstance(texts, list) else _beside(file, texts)
+    if option.is_flag:
+        return value
+    if option.multiple and isinstance(texts, str):
+        texts = [texts]
+    try:
+        option.type_cast_value(ctx, texts)
+    except click.BadParameter as error:
+        raise NetadaptError(f"{file}: {section}.{name}: {error.message.rstrip('.')}", code="config") from error
+    return texts
+
+
+def _beside(file: Path, text: str) -> str:
+    name, equals, path = text.rpartition("=")
+    return f"{name}{equals}{file.resolve().parent / path}"

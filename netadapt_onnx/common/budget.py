@@ -1,0 +1,143 @@
+"""Budgets: `latency=12ms`, `macs=0.5x`, `size=4.2MB`, and the limits they mean for a given model."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from netadapt_onnx.common.amounts import EXAMPLES, parse_amount
+from netadapt_onnx.errors import NetadaptError
+
+# In the order in which they are shown; several budgets keep the order in which they were given.
+LATENCY = "latency"
+RESOURCES = ("macs", "params", "size", "memory", LATENCY)
+# What is measured without a table: energy in mJ, and whatever the user's own program says.
+ENERGY, CUSTOM = "energy", "custom"
+SEARCHED = (*RESOURCES, ENERGY, CUSTOM)
+_SUFFIXES = {LATENCY: "ms", ENERGY: "mJ"}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit on one resource: `value` in its base unit (count, bytes, ms), or as a share of the original's."""
+
+    resource: str
+    value: float
+    relative: bool
+
+    @property
+    def kind(self) -> str:
+        """The resource, whatever the device it is measured on: `latency` of `latency@pi`."""
+        return self.resource.partition("@")[0]
+
+    def limit(self, original: float) -> float:
+        """The limit in base units, given what the original model costs."""
+        return self.value * original if self.relative else self.value
+
+    def __str__(self) -> str:
+        if self.relative:
+            return f"{self.resource}={self.value:g}x"
+        return f"{self.resource}={self.value:.15g}{_SUFFIXES.get(self.kind, '')}"
+
+
+def parse_budgets(
+    given: str | Sequence[str] | Mapping[str, str | float], known: Collection[str] = RESOURCES
+) -> tuple[Budget, ...]:
+    """Read budgets as the user writes them: one or several of `RESOURCE=VALUE`, VALUE like 0.5x, 50%, 4.2MB, 12ms.
+
+    `latency@NAME` is that of the device called NAME. `known` names the resources that exist; those beyond the built-in
+    ones take counts. A mapping's numbers are in base units. Raises NetadaptError (code `budget`).
+    """
+    if isinstance(given, str):
+        given = [given]
+    pairs = list(given.items()) if isinstance(given, Mapping) else [_split(text) for text in given]
+    budgets = tuple(_parse(resource, value, known) for resource, value in pairs)
+    _check([b.resource for b in budgets])
+    return budgets
+
+
+Target = tuple[Budget, ...]
+
+
+def budget_texts(given: str | Sequence[str] | Mapping[str, str | float], known: Collection[str]) -> tuple[str, ...]:
+    """Budgets, several targets included, in one spelling. Raises NetadaptError as `parse_targets` does."""
+    targets = parse_targets(given, known)
+    texts = []
+    for of_one in zip(*targets, strict=True):
+        first, *others = dict.fromkeys(map(str, of_one))
+        texts.append(",".join([first, *(text.partition("=")[2] for text in others)]))
+    return tuple(texts)
+
+
+def parse_targets(
+    given: str | Sequence[str] | Mapping[str, str | float], known: Collection[str] = RESOURCES
+) -> tuple[Target, ...]:
+    """Budgets of which each may have several values, `latency=0.8x,0.6x`: the targets, loosest first.
+
+    A budget with one value holds for every target. Raises NetadaptError as `parse_budgets` does, for values given
+    twice, shares mixed with amounts, and counts of values that differ.
+    """
+    if isinstance(given, str):
+        given = [given]
+    pairs = list(given.items()) if isinstance(given, Mapping) else [_split(text) for text in given]
+    columns: list[tuple[Budget, ...]] = []
+    for resource, value in pairs:
+        texts = value.split(",") if isinstance(value, str) else [value]
+        found = sorted((_parse(resource, text, known) for text in texts), key=lambda b: -b.value)
+        if len({b.relative for b in found}) > 1 or len({b.value for b in found}) < len(found):
+            hint = "different values, all shares or all amounts"
+            raise NetadaptError(f"budget {resource}={value}", hint=hint, code="budget")
+        columns.append(tuple(found))
+    count = max(map(len, columns), default=0)
+    if any(len(column) not in (1, count) for column in columns):
+        counts = ", ".join(f"{column[0].resource} has {len(column)}" for column in columns)
+        raise NetadaptError(f"budgets with different numbers of values: {counts}", hint="give as many", code="budget")
+    rows = [tuple(column[min(i, len(column) - 1)] for column in columns) for i in range(count)]
+    _check([column[0].resource for column in columns])
+    return tuple(rows)
+
+
+def _check(names: Sequence[str]) -> None:
+    if not names:
+        raise NetadaptError("no budget", hint="give one, e.g. --budget latency=0.6x", code="budget")
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice:
+        raise NetadaptError(f"two budgets for {twice}", hint="give each resource once", code="budget")
+
+
+def _split(text: str) -> tuple[str, str]:
+    resource, equals, value = text.partition("=")
+    if not equals:
+        raise NetadaptError(f"budget '{text}' is not RESOURCE=VALUE", hint="e.g. latency=0.6x", code="budget")
+    return resource.strip(), value.strip()
+
+
+def _parse(resource: str, value: str | float, known: Collection[str]) -> Budget:
+    kind, at, device = resource.partition("@")
+    if kind not in known or (at and (kind != LATENCY or not re.fullmatch(r"[\w.-]+", device))):
+        near = difflib.get_close_matches(resource, list(known), 1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        raise NetadaptError(f"unknown resource '{resource}' in a budget", hint=hint, code="budget")
+    if isinstance(value, str):
+        parsed = parse_amount(kind, value)
+        if parsed is None:
+            example = EXAMPLES.get(kind, "1000")
+            raise NetadaptError(
+                f"budget {resource}={value} is not an amount of {kind}",
+                hint=f"write {resource}={example} or {resource}=0.5x",
+                code="budget",
+            )
+        amount, relative = parsed
+    else:
+        amount, relative = float(value), False
+    if not (math.isfinite(amount) and amount > 0):
+        raise NetadaptError(f"budget {resource}={value} is not above zero", code="budget")
+    return Budget(resource, amount, relative)
+
+
+def file_name(target: Target) -> str:
+    """What the model for one of several targets is called."""
+    return "_".join(str(budget).replace("=", "-").replace("@", "-") for budget in target) + ".onnx"

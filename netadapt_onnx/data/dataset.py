@@ -1,0 +1,241 @@
+"""Samples in splits, handed out in batches as the model wants them. Imports no torch; `loading` makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from netadapt_onnx.data.batch_layout import Layout
+from netadapt_onnx.data.labels import METRICS, kind_of
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.graph.runtime import Arrays
+
+SPLITS = ("train", "val", "test")
+VALIDATION_SHARE = 0.1
+VALIDATION_SEED = 0
+
+Specs = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+
+
+class Stored(Protocol):
+    """An array, or what can be asked for some of its rows like one: a file, a folder of pictures, a loader."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Any: ...
+
+
+# One array where one output is labelled, else an array by output name. Floats are values, integers class numbers.
+Labels = np.ndarray | Mapping[str, np.ndarray]
+StoredLabels = Stored | Mapping[str, Stored]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """`(x / 255 - mean) / std` for uint8 images, in the model's `dtype`; both arrays broadcast to one sample."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Bytes as floats, the same shape."""
+        scaled = values.astype(np.float32)
+        scaled *= 1 / (255 * self.std)
+        scaled -= self.mean / self.std
+        return scaled.astype(self.dtype, copy=False)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The user's own metric: outputs by name and labels of a whole split in, a number out. Higher is better."""
+
+    name: str
+    function: Callable[[Arrays, Any], float]
+
+
+@dataclass(frozen=True)
+class Own:
+    """What the user's file brings besides loaders: a loss, and a function that trains."""
+
+    name: str
+    loss: Callable[[Any, Any], Any] | None = None
+    training: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples of one split, as stored; `batch` hands them out as the model wants them.
+
+    `rows` selects samples without copying them. `labels` (over all stored samples; see `Labels`) may be None.
+    `measure` is a metric of the user's. Where the same sample `varies` each time it is read (a loader that augments),
+    nothing may be remembered of it. `layout` says where the model's outputs hold their samples; None: along the first
+    axis of each.
+    """
+
+    inputs: Mapping[str, Stored]
+    labels: StoredLabels | None = None
+    scaling: Mapping[str, Scaling] = field(default_factory=dict)
+    rows: np.ndarray | None = None
+    measure: Measure | None = None
+    varies: bool = False
+    layout: Layout | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values()))) if self.rows is None else len(self.rows)
+
+    @property
+    def metric(self) -> str:
+        """What accuracy on this split is: top1, r2, miou, several of them joined by + (their mean), or agreement."""
+        if self.measure is not None:
+            return self.measure.name
+        if self.labels is None:
+            return "agreement"
+        arrays = list(self.labels.values()) if isinstance(self.labels, Mapping) else [self.labels]
+        return "+".join(dict.fromkeys(METRICS[kind_of(len(a.shape), a.dtype.kind == "f")] for a in arrays))
+
+    def batch(self, index: np.ndarray | slice) -> Arrays:
+        """Inputs of the samples at `index`, scaled. Shapes: (len(index), ...)."""
+        rows = index if self.rows is None else self.rows[index]
+        made = {}
+        for name, values in self.inputs.items():
+            scaling = self.scaling.get(name)
+            made[name] = _read(values, rows) if scaling is None else scaling(values[rows])
+        return made
+
+    def targets(self, index: np.ndarray | slice = slice(None)) -> Labels | None:
+        """Labels of the samples at `index`: int64 class numbers or float32 values. Shapes: (len(index), ...)."""
+        if self.labels is None:
+            return None
+        rows = index if self.rows is None else self.rows[index]
+        if isinstance(self.labels, Mapping):
+            return {name: _target(values, rows) for name, values in self.labels.items()}
+        return _target(self.labels, rows)
+
+    def subset(self, index: np.ndarray | slice) -> Split:
+        """The samples at `index`, as a split of their own that shares the storage."""
+        rows = np.arange(len(self)) if self.rows is None else self.rows
+        return replace(self, rows=rows[index])
+
+    def compact(self) -> Split:
+        """The same samples as arrays of their own, so that as bytes they are no more than that."""
+        if self.rows is None and all(type(values) is np.ndarray for values in self.inputs.values()):
+            return self
+        rows = slice(None) if self.rows is None else self.rows
+        labels = self.labels
+        if isinstance(labels, Mapping):
+            labels = {name: np.array(values[rows]) for name, values in labels.items()}
+        elif labels is not None:
+            labels = np.array(labels[rows])
+        inputs = {name: np.array(values[rows]) for name, values in self.inputs.items()}
+        return replace(self, inputs=inputs, labels=labels, rows=None, varies=False)
+
+    def sample(self, count: int, seed: int = 0) -> Split:
+        """A seeded subset of at most `count` samples, in storage order."""
+        if count >= len(self):
+            return self
+        return self.subset(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
+
+    def batches(self, size: int) -> Iterator[tuple[Arrays, Labels | None]]:
+        """All samples in order, in batches of at most `size`, with their labels."""
+        for start in range(0, len(self), size):
+            index = slice(start, start + size)
+            yield self.batch(index), self.targets(index)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The splits of one source of data. `test` is None where it has none.
+
+    `sha256` identifies the data and how they are read. `val_from_train` says that the validation samples were taken out
+    of the training data (10%, stratified, seed 0). `options`: what was said of how they are read.
+    """
+
+    train: Split
+    val: Split
+    test: Split | None = None
+    path: str = ""
+    sha256: str = ""
+    val_from_train: bool = False
+    own: Own | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def reported(self) -> tuple[str, Split]:
+        """The split whose accuracy is reported, with its name: `test` if there is one, else `val`."""
+        return ("val", self.val) if self.test is None else ("test", self.test)
+
+    @property
+    def about(self) -> dict[str, int | bool | str]:
+        """What runs record of their data: how many samples each split has, and where validation came from."""
+        counts = {"train": len(self.train), "val": len(self.val), "test": 0 if self.test is None else len(self.test)}
+        return {**counts, "val_from_train": self.val_from_train, "metric": self.val.metric, **self.options}
+
+
+def taken(labels: Labels | None, index: np.ndarray) -> Labels | None:
+    """The rows at `index` of labels that `targets` returned."""
+    if isinstance(labels, Mapping):
+        return {name: values[index] for name, values in labels.items()}
+    return None if labels is None else labels[index]
+
+
+def split_validation(split: Split) -> tuple[Split, Split]:
+    """Training and validation samples: a seeded 10% of `split`, the same share of every class."""
+    if len(split) < 2:
+        raise NetadaptError(
+            f"x_train holds {len(split)} samples, too few to take validation samples from", code="invalid-data"
+        )
+    rng = np.random.default_rng(VALIDATION_SEED)
+    order = rng.permutation(len(split))
+    classes = _classes(split)
+    if classes is None:
+        chosen = order[: max(1, round(VALIDATION_SHARE * len(split)))]
+    else:
+        # Every class's samples spread evenly over [0, 1): the first tenth holds a tenth of each.
+        position = np.empty(len(split))
+        for label in np.unique(classes):
+            members = order[classes[order] == label]
+            position[members] = (np.arange(len(members)) + rng.random()) / len(members)
+        chosen = np.argsort(position, kind="stable")[: max(1, round(VALIDATION_SHARE * len(split)))]
+    held = np.zeros(len(split), dtype=bool)
+    held[chosen] = True
+    return split.subset(np.flatnonzero(~held)), split.subset(np.flatnonzero(held))
+
+
+def _classes(split: Split) -> np.ndarray | None:
+    """One class number per sample, of the first output that is labelled so."""
+    labels = split.labels
+    arrays = list(labels.values()) if isinstance(labels, Mapping) else [] if labels is None else [labels]
+    found = next((a for a in arrays if len(a.shape) == 1 and a.dtype.kind != "f"), None)
+    return None if found is None else np.asarray(found[slice(None) if split.rows is None else split.rows])
+
+
+def _read(values: Stored, rows: np.ndarray | slice) -> np.ndarray:
+    """Some rows in memory: a piece of a mapped file would be read again, and torch wants arrays that it may write."""
+    found = values[rows]
+    return np.array(found) if isinstance(values, np.memmap) else np.asarray(found)
+
+
+def _target(values: Stored, rows: np.ndarray | slice) -> np.ndarray:
+    found = values[rows]
+    return np.array(found, np.float32 if found.dtype.kind == "f" else np.int64)
+
+
+def held_out(dataset: Dataset, split: Literal["val", "test"]) -> Split:
+    """The samples of a split. Raises NetadaptError if the data have none."""
+    found = dataset.test if split == "test" else dataset.val
+    if found is None or not len(found):
+        raise NetadaptError(
+            f"--data {dataset.path} has no {split} samples", hint="choose another --split", code="invalid-data"
+        )
+    return found

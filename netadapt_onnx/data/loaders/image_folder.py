@@ -1,0 +1,110 @@
+"""A folder of pictures, a folder a class; the classes may lie in `train`, `val` and `test`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from netadapt_onnx.data.dataset import Stored
+from netadapt_onnx.data.preprocess import Pictures, Preparation, require_pillow
+from netadapt_onnx.errors import NetadaptError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
+_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+Found = dict[str, tuple[Stored, np.ndarray | None]]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Opens picture files by row."""
+
+    paths: tuple[Path, ...]
+
+    def __call__(self, row: int) -> tuple[Image, str]:
+        """The picture of a row. Raises NetadaptError naming a file that is none."""
+        from PIL import Image
+
+        path = self.paths[row]
+        try:
+            with Image.open(path) as picture:
+                picture.load()
+                return picture, str(path)
+        except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError and its own, by format
+            raise NetadaptError(f"{path} is not a picture: {type(error).__name__}", code="invalid-data") from error
+
+
+def folder_splits(root: Path, prepare: Preparation, classes: int | None) -> Found:
+    """Pictures and class numbers by split. Classes are numbered in the order of their names, or by names of digits.
+
+    Pictures without folders of classes have no labels, in one split or in all. `classes` is how many the model has.
+    Raises NetadaptError for a folder without pictures, for class folders that differ between splits and for another
+    number of them than `classes`.
+    """
+    require_pillow("a folder of pictures")
+    parts = {split: root / name for split, names in _SPLITS.items() for name in names if (root / name).is_dir()} or {
+        "train": root
+    }
+    named = {split: _classes_in(folder) for split, folder in parts.items()}
+    numbers = _numbers(root, named, classes) if any(named.values()) else {}
+    found: Found = {}
+    for split, folder in parts.items():
+        if named[split]:
+            listed = [(path, numbers[name]) for name in named[split] for path in _pictures(folder / name)]
+        else:
+            listed = [(path, -1) for path in _pictures(folder)]
+        if not listed:
+            raise _invalid(f"--data {folder}: no pictures ({', '.join(sorted(SUFFIXES))})")
+        opened = Files(tuple(path for path, _ in listed))
+        pictures = Pictures(len(listed), opened, prepare)
+        pictures[:1]  # a wrong size should be said now and not in the middle of the work
+        found[split] = pictures, np.array([number for _, number in listed]) if named[split] else None
+    return found
+
+
+def folder_hash(root: Path) -> str:
+    """What identifies a folder of pictures: the names and sizes of its files; reading them all would take minutes."""
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() in SUFFIXES:
+            digest.update(
+                f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode(errors="surrogateescape")
+            )
+    return digest.hexdigest()
+
+
+def _classes_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and _pictures(path))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def _numbers(root: Path, named: Mapping[str, Sequence[str]], classes: int | None) -> dict[str, int]:
+    """The class number of each folder name."""
+    names = sorted({name for found in named.values() for name in found})
+    if all(name.isdecimal() for name in names):
+        return {name: int(name) for name in names}
+    if named.get("train"):
+        strange = sorted(set(names) - set(named["train"]))
+        if strange:
+            raise _invalid(f"--data {root}: class '{strange[0]}' has no folder in train")
+    if classes is not None and len(names) != classes:
+        raise _invalid(
+            f"--data {root}: {len(names)} class folders, but the model has {classes} classes",
+            "add the missing ones, or name folders by their class numbers",
+        )
+    return {name: number for number, name in enumerate(names)}
+
+
+def _invalid(message: str, hint: str = "") -> NetadaptError:
+    return NetadaptError(message, hint=hint, code="invalid-data")

@@ -1,0 +1,179 @@
+"""Arrays from an `.npz` file, mapped into memory where the file stores them as they are, so that they may exceed it."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from netadapt_onnx.data.dataset import SPLITS, Scaling, Specs, Split
+from netadapt_onnx.data.labels import Outputs, checked, require_finite, shown
+from netadapt_onnx.data.mean_std import scaling_of
+from netadapt_onnx.data.source import DataSource
+from netadapt_onnx.errors import NetadaptError, did_you_mean, one_line
+from netadapt_onnx.graph.runtime import Arrays
+
+# Smaller arrays are read at once.
+LEAST_MAPPED_BYTES = 1 << 20
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+
+
+def npz_splits(
+    source: DataSource, metadata: DataSource, specs: Specs, outputs: Outputs, *, train: bool
+) -> dict[str, Split | None]:
+    """The splits of a file of x_train, y_train, ..., mean and std, checked against the model.
+
+    `metadata` is the source completed by what the model says of its own pictures. Raises NetadaptError naming both
+    sides of what does not fit.
+    """
+    file = Path(source.path)
+    if source.resize or source.crop:
+        raise _invalid(f"--resize and --crop prepare pictures, and {file} holds arrays", "save them at the right size")
+    stored = read_npz(file)
+    _refuse_unknown(stored, specs, outputs, file)
+    if train and not _has(stored, "train"):
+        found = ", ".join(stored) or "nothing"
+        raise _invalid(f"--data {file}: no x_train; it holds {found}", "name the arrays x_train, y_train, ...")
+    for what in ("mean", "std"):
+        said = getattr(source, what)
+        if said is not None:
+            stored = {name: value for name, value in stored.items() if name.partition(".")[0] != what}
+            stored[what] = np.array(said, np.float32)
+        elif what not in stored and getattr(metadata, what) is not None:
+            stored[what] = np.array(getattr(metadata, what), np.float32)
+    return {name: _split(stored, name, specs, outputs, source) for name in SPLITS}
+
+
+def read_npz(file: Path) -> Arrays:
+    """All arrays of a file by name. Uncompressed ones are mapped; compressed ones take memory (`numpy.savez` has none).
+
+    Raises NetadaptError for what is no such file, is broken, or does not fit into memory.
+    """
+    try:
+        with file.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+            found = {}
+            for entry in archive.infolist():
+                name = entry.filename.removesuffix(".npy")
+                if entry.compress_type == zipfile.ZIP_STORED and entry.file_size >= LEAST_MAPPED_BYTES:
+                    found[name] = _mapped(file, stream, entry.header_offset)
+                else:
+                    with archive.open(entry) as member:
+                        found[name] = np.lib.format.read_array(member, allow_pickle=False)
+            return found
+    except MemoryError as error:
+        raise _invalid(
+            f"--data {file}: compressed arrays are read into memory, and these do not fit",
+            "save them with numpy.savez, which leaves them uncompressed: then they are mapped",
+            "too-large",
+        ) from error
+    except Exception as error:  # zipfile and numpy raise a dozen unrelated types, a tokenizer's among them
+        raise _invalid(f"--data {file} cannot be read: {one_line(error)}") from error
+
+
+def _mapped(file: Path, stream: BinaryIO, header: int) -> np.ndarray:
+    """The array of an archive member that is stored as it is. Raises ValueError for anything but plain numbers."""
+    stream.seek(header)
+    magic, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(stream.read(_LOCAL_HEADER.size))
+    if magic != b"PK\x03\x04":
+        raise ValueError("the archive's directory points nowhere")
+    stream.seek(name_bytes + extra_bytes, 1)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
+    return np.memmap(file, dtype, "r", stream.tell(), shape, "F" if fortran else "C")
+
+
+def _refuse_unknown(stored: Arrays, specs: Specs, outputs: Outputs, file: Path) -> None:
+    """A misspelt `y_train` would change the task, and a misspelt `x_val` the validation samples, without a word."""
+    known = [f"{axis}_{split}" for split in SPLITS for axis in "xy"] + ["mean", "std"]
+    known += [f"{what}.{name}" for name in specs for what in (*(f"x_{split}" for split in SPLITS), "mean", "std")]
+    known += [f"y_{split}.{name}" for name in outputs for split in SPLITS]
+    for name in stored:
+        if name not in known:
+            hint = did_you_mean(name, known, "")
+            everything = f"known are {', '.join(known)}"
+            raise _invalid(f"--data {file}: unknown array '{name}'", hint or f"leave it out: {everything}")
+
+
+def _has(stored: Arrays, split: str, axis: str = "x") -> bool:
+    return any(name == f"{axis}_{split}" or name.startswith(f"{axis}_{split}.") for name in stored)
+
+
+def _split(stored: Arrays, split: str, specs: Specs, outputs: Outputs, source: DataSource) -> Split | None:
+    """One split, checked; None if the file does not have it."""
+    if not _has(stored, split):
+        if _has(stored, split, "y"):
+            raise _invalid(f"--data {source}: y_{split} without x_{split}")
+        return None
+    inputs: dict[str, np.ndarray] = {}
+    scaling: dict[str, Scaling] = {}
+    for name, (shape, dtype) in specs.items():
+        key = f"x_{split}.{name}"
+        if key not in stored and len(specs) == 1:
+            key = f"x_{split}"
+        if key not in stored:
+            raise _invalid(f"--data {source}: no '{key}' for the model's input '{name}'")
+        inputs[name] = stored[key]
+        factor = _check_input(key, stored, name, shape, dtype)
+        if factor is not None:
+            scaling[name] = factor
+    lengths = {len(values) for values in inputs.values()}
+    if len(lengths) > 1:
+        raise _invalid(f"--data {source}: inputs of x_{split} differ in length: {sorted(lengths)}")
+    return Split(inputs, _labels(stored, split, lengths.pop(), outputs, source), scaling)
+
+
+def _labels(
+    stored: Arrays, split: str, count: int, outputs: Outputs, source: DataSource
+) -> np.ndarray | Mapping[str, np.ndarray] | None:
+    """`y_SPLIT`, or by output where the file names outputs."""
+    key = f"y_{split}"
+    named = {name: stored[f"{key}.{name}"] for name in outputs if f"{key}.{name}" in stored}
+    if named and key in stored:
+        raise _invalid(f"--data {source}: both {key} and {key}.{next(iter(named))}", "give labels by output name")
+    task = None if source.task == "distillation" else source.task
+    if named:
+        return {n: checked(f"{key}.{n}", v, count, {n: outputs[n]}, task)[1] for n, v in named.items()}
+    if key not in stored or not outputs:
+        return None
+    name, labels = checked(key, stored[key], count, outputs, task)
+    return labels if len(outputs) == 1 else {name: labels}
+
+
+def _check_input(key: str, stored: Arrays, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Scaling | None:
+    values = stored[key]
+    if not shape or values.ndim != len(shape) or values.shape[1:] != shape[1:]:
+        raise _invalid(
+            f"{key} has shape {shown(values.shape)}, but the model's input '{name}' takes Nx{shown(shape[1:])}",
+        )
+    if not len(values):
+        raise _invalid(f"{key} holds no samples")
+    if values.dtype == np.uint8 and np.issubdtype(dtype, np.floating):
+        mean, std = (stored.get(f"{what}.{name}", stored.get(what)) for what in ("mean", "std"))
+        if mean is None or std is None:
+            raise _invalid(
+                f"{key} has type uint8, but the model's input '{name}' takes floats",
+                "add mean and std per channel to the file, or give --mean and --std, for (x / 255 - mean) / std",
+            )
+        return scaling_of(mean, std, name, shape, dtype)
+    if values.dtype != dtype:
+        hint = f"save it as .astype('{dtype}')"
+        if np.issubdtype(dtype, np.floating):
+            hint += ", or as uint8 with mean and std"
+        raise _invalid(
+            f"{key} has type {values.dtype}, but the model's input '{name}' takes {dtype}",
+            hint,
+        )
+    if values.dtype.kind == "f":
+        require_finite(key, values)
+    return None
+
+
+def _invalid(message: str, hint: str = "", code: str = "invalid-data") -> NetadaptError:
+    return NetadaptError(message, hint=hint, code=code)

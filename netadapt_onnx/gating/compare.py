@@ -1,0 +1,107 @@
+"""What differs between two models' facts: totals, layers, inputs, outputs, metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from netadapt_onnx.gating.matching import matched
+from netadapt_onnx.gating.records import Facts, Layer
+
+# added, removed; widths: other shapes of weights; type: other types; weights: other values; cost: the same weights at
+# other sizes of maps; name: nothing but the name.
+Change = Literal["added", "removed", "widths", "type", "weights", "cost", "name"]
+Entries = dict[str, tuple[str | None, str | None]]
+
+
+@dataclass(frozen=True)
+class LayerSide:
+    """A layer in one of the models; `weights` are shapes and `type` their element types."""
+
+    name: str
+    op: str
+    params: int
+    macs: int | None
+    weights: tuple[str, ...]
+    type: str
+
+
+@dataclass(frozen=True)
+class LayerDiff:
+    """A layer that differs; a side is None where it is not."""
+
+    name: str
+    change: Change
+    a: LayerSide | None
+    b: LayerSide | None
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Totals of both models by resource (None: only a run would show), and what differs of everything else.
+
+    `identical`: the files are the same, byte by byte. `unchanged` counts layers.
+    """
+
+    totals: Mapping[str, tuple[float | None, float | None]]
+    layers: tuple[LayerDiff, ...]
+    unchanged: int
+    opset: Entries
+    inputs: Entries
+    outputs: Entries
+    metadata: Entries
+    identical: bool
+
+
+def compared(a: Facts, b: Facts) -> Diff:
+    """What differs between two models' facts."""
+    pairs = matched(a.layers, b.layers)
+    layers = [found for before, after in pairs if (found := _layer(before, after)) is not None]
+    return Diff(
+        {
+            "params": (a.params, b.params),
+            "macs": (a.macs, b.macs),
+            "size_bytes": (a.size_bytes, b.size_bytes),
+            "memory_bytes": (a.memory_bytes, b.memory_bytes),
+        },
+        tuple(layers),
+        len(pairs) - len(layers),
+        _entries({k: str(v) for k, v in a.opset.items()}, {k: str(v) for k, v in b.opset.items()}),
+        _entries(a.inputs, b.inputs),
+        _entries(a.outputs, b.outputs),
+        _entries(a.metadata, b.metadata),
+        a.sha256 == b.sha256,
+    )
+
+
+def _layer(a: Layer | None, b: Layer | None) -> LayerDiff | None:
+    change = _change(a, b)
+    layer = b or a
+    assert layer is not None
+    return None if change is None else LayerDiff(layer.name, change, _side(a), _side(b))
+
+
+def _change(a: Layer | None, b: Layer | None) -> Change | None:
+    """The first of the reasons that holds."""
+    if a is None or b is None:
+        return "added" if a is None else "removed"
+    reasons: dict[Change, bool] = {
+        "widths": a.weights != b.weights,
+        "type": a.dtypes != b.dtypes,
+        "weights": a.digest != b.digest,
+        "cost": (a.params, a.macs) != (b.params, b.macs),
+        "name": a.name != b.name,
+    }
+    return next((change for change, holds in reasons.items() if holds), None)
+
+
+def _side(layer: Layer | None) -> LayerSide | None:
+    if layer is None:
+        return None
+    return LayerSide(layer.name, layer.op, layer.params, layer.macs, layer.weights, ", ".join(layer.dtypes))
+
+
+def _entries(a: Mapping[str, str], b: Mapping[str, str]) -> Entries:
+    """What two mappings differ in."""
+    return {key: (a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)}

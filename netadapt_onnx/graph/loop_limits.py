@@ -1,0 +1,118 @@
+"""Loops that are run for nothing but a shape or a comparison: a file of a hundred bytes may ask for 10^9 rounds.
+
+Nothing in ONNX says how long a Loop or a Scan runs but running it. So its body counts, and fails beyond a limit: one
+rule for every such run, which does not depend on how fast the machine is. Loops inside loops share the limit: the
+numbers of their rounds multiply.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Set
+from itertools import count
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from netadapt_onnx.graph.subgraphs import all_bodies, bodies
+
+# Rounds of one loop, fewer where its body is long: so many nodes are run at most.
+MOST_TRIPS = 1 << 16
+MOST_NODE_RUNS = 1 << 20
+# A loop of any body may run this often: decoders and recurrent layers do.
+FEWEST_TRIPS = 1 << 10
+# The name of the node that fails begins so; onnxruntime's message repeats it.
+MARK = "trip limit "
+STANDARD = ("", "ai.onnx")
+_NONE, _ONE, _TWO, _FIRST = (f"{MARK}{what}" for what in ("none", "one", "two", "first"))
+COUNTED_SCAN_OPSET = 9
+
+
+def limit_trips(proto: onnx.ModelProto) -> None:
+    """Have every Loop and Scan of a model, at any depth, fail beyond the limit, in place.
+
+    The name of the node that fails begins with `MARK` and the limit. Scans of opset 8 have another form and stay.
+    """
+    graph = proto.graph
+    opset = next((o.version for o in proto.opset_import if o.domain in STANDARD), 1)
+    limited = {"Loop", "Scan"} if opset >= COUNTED_SCAN_OPSET else {"Loop"}
+    if not any(node.op_type in limited for node in _all_nodes(graph)):
+        return
+    names = (f"{MARK}tensor {i}" for i in count())
+    for node in graph.node:
+        _limit(node, None, _most_trips(node), names, limited)
+    for name, value in ((_NONE, 0), (_ONE, 1), (_TWO, 2), (_FIRST, [0])):
+        graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+
+
+def exceeded(message: str) -> int | None:
+    """The limit that a run exceeded, if that is what onnxruntime says of its failure."""
+    found = re.search(f"{MARK}(\\d+)", message)
+    return None if found is None else int(found[1])
+
+
+def _most_trips(node: onnx.NodeProto) -> int:
+    """How often a loop may go round, one inside another included."""
+    size = sum(len(body.node) for body in all_bodies([node]))
+    return max(FEWEST_TRIPS, min(MOST_TRIPS, MOST_NODE_RUNS // max(size, 1)))
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    yield from graph.node
+    for body in all_bodies(graph.node):
+        yield from body.node
+
+
+def _limit(node: onnx.NodeProto, around: str | None, most: int, names: Iterator[str], limited: Set[str]) -> None:
+    """`around`: the tensor with the product of the numbers of the rounds that the loops around the node are in."""
+    inner = around
+    if node.domain in STANDARD and node.op_type in limited:
+        body = next((a.g for a in node.attribute if a.name == "body"), None)
+        if body is None or (node.op_type == "Loop" and not body.input):
+            return  # no valid loop: onnxruntime says so
+        earlier = body.input[0].name if node.op_type == "Loop" else _counter(node, body, names)
+        inner = _count(body, earlier, around, most, names)
+    for body in bodies(node):
+        for each in body.node:
+            _limit(each, inner, most, names, limited)
+
+
+def _count(body: onnx.GraphProto, earlier: str, around: str | None, most: int, names: Iterator[str]) -> str:
+    """Put in front of a body what fails in the first round beyond the limit; `earlier` is how many went before."""
+    trip, quotient, end = next(names), next(names), next(names)
+    make = onnx.helper.make_node
+    nodes = [make("Add", [earlier, _ONE], [trip])]
+    if around is not None:  # twice: else a dozen loops inside one another would have too many rounds all the same
+        twice, product = next(names), next(names)
+        nodes.append(make("Mul", [trip, _TWO], [twice]))
+        nodes.append(make("Mul", [twice, around], [product]))
+        trip = product
+    nodes.append(make("Div", [trip, end], [quotient]))
+    nodes.append(make("Gather", [_FIRST, quotient], [next(names)], name=f"{MARK}{most} {trip}"))
+    body.initializer.append(numpy_helper.from_array(np.array(most + 1, np.int64), end))
+    nodes += [onnx.NodeProto.FromString(node.SerializeToString()) for node in body.node]
+    del body.node[:]
+    body.node.extend(nodes)
+    return trip
+
+
+def _counter(node: onnx.NodeProto, body: onnx.GraphProto, names: Iterator[str]) -> str:
+    """Give a Scan, which has no number of its round, a state that counts them."""
+    before, after, total = (next(names) for _ in range(3))
+    int64 = onnx.TensorProto.INT64
+    inputs, outputs = list(node.input), list(node.output)
+    del node.input[:], node.output[:]
+    node.input.extend([_NONE, *inputs])
+    node.output.extend([total, *outputs])
+    formals = [onnx.helper.make_tensor_value_info(before, int64, []), *_copies(body.input)]
+    results = [onnx.helper.make_tensor_value_info(after, int64, []), *_copies(body.output)]
+    del body.input[:], body.output[:]
+    body.input.extend(formals)
+    body.output.extend(results)
+    body.node.append(onnx.helper.make_node("Add", [before, _ONE], [after]))
+    return before
+
+
+def _copies(values: Iterable[onnx.ValueInfoProto]) -> list[onnx.ValueInfoProto]:
+    return [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in values]

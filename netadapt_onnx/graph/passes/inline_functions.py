@@ -1,0 +1,90 @@
+"""A model's own functions, inlined. Ten that call each other twice are a thousand nodes; thirty, a billion.
+
+How many nodes and bytes come of it is counted before any is written, without recursion: a chain of functions may be
+as long as the file allows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+
+import onnx
+import onnx.inliner
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.graph.runtime import PROTOBUF_LIMIT
+from netadapt_onnx.graph.subgraphs import all_bodies
+
+# The largest public models have some ten thousand nodes.
+MOST_NODES = 1_000_000
+# ONNX's inliner and checker refuse more than 100 levels.
+DEEPEST = 99
+
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class _Size:
+    """What a list of nodes comes to once it is inlined: nodes, bytes, and how deep its calls go."""
+
+    nodes: int
+    size_bytes: int
+    depth: int
+
+
+def inline_functions(proto: onnx.ModelProto) -> None:
+    """Replace the calls of a model's functions by their nodes, in place.
+
+    Raises NetadaptError for functions that call themselves, or of which far too many nodes would come.
+    """
+    if not proto.functions:
+        return
+    _refuse_bombs(proto)
+    proto.CopyFrom(onnx.inliner.inline_local_functions(proto))
+
+
+def _refuse_bombs(proto: onnx.ModelProto) -> None:
+    functions: dict[Key, onnx.FunctionProto] = {(f.domain, f.name, f.overload): f for f in proto.functions}
+    calls = {key: _calls(function.node, functions.keys()) for key, function in functions.items()}
+    sizes: dict[Key, _Size] = {}
+    try:
+        for key in TopologicalSorter(calls).static_order():
+            sizes[key] = _inlined(functions[key].node, functions[key].ByteSize(), calls[key], sizes)
+    except CycleError as error:
+        name = "::".join(filter(None, error.args[1][0][:2]))
+        raise NetadaptError(f"the function {name} calls itself", code="not-onnx") from error
+    whole = _inlined(proto.graph.node, 0, _calls(proto.graph.node, functions.keys()), sizes)
+    if whole.nodes > MOST_NODES or whole.size_bytes > PROTOBUF_LIMIT:
+        raise NetadaptError(
+            f"the model's functions come to {whole.nodes:.3g} nodes of {whole.size_bytes:.3g} bytes when inlined, more "
+            f"than {MOST_NODES:.3g} nodes or 2 GiB",
+            hint="export it without functions",
+            code="too-large",
+        )
+    if whole.depth > DEEPEST:
+        raise NetadaptError(
+            f"the model's functions call each other {whole.depth} levels deep, more than {DEEPEST}",
+            hint="export it without functions",
+            code="too-large",
+        )
+
+
+def _calls(nodes: Iterable[onnx.NodeProto], known: Set[Key]) -> Counter[Key]:
+    """How often each function is called, in bodies of loops and branches as well."""
+    nodes = list(nodes)
+    inner = (node for body in all_bodies(nodes) for node in body.node)
+    calls = Counter((node.domain, node.op_type, node.overload) for node in (*nodes, *inner))
+    return Counter({key: times for key, times in calls.items() if key in known})
+
+
+def _inlined(nodes: Iterable[onnx.NodeProto], size_bytes: int, calls: Counter[Key], sizes: dict[Key, _Size]) -> _Size:
+    nodes = list(nodes)
+    own = len(nodes) + sum(len(body.node) for body in all_bodies(nodes))
+    return _Size(
+        own + sum(times * sizes[key].nodes for key, times in calls.items()),
+        size_bytes + sum(times * sizes[key].size_bytes for key, times in calls.items()),
+        1 + max((sizes[key].depth for key in calls), default=0),
+    )

@@ -1,0 +1,207 @@
+"""Shapes that a file leaves open: which they are, and the options to type that say them.
+
+An option is proposed with sizes once the model's shapes have been evaluated at them; otherwise with a `?` for each size
+that only the user knows.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.graph.model import declared_shape
+from netadapt_onnx.graph.usual_sizes import Dims, Readers, kind_of_axis, trials, wanted
+
+Shape = tuple[int, ...]
+# The code of errors that only a shape is missing.
+OPEN = "dynamic-axis"
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+# How well a model's shapes fit together with these shapes of its inputs: not, somehow, well; None where nothing may be
+# tried.
+Fits = Callable[[Mapping[str, Shape]], int] | None
+NOT, SOMEHOW, WELL = range(3)
+
+
+@dataclass(frozen=True)
+class OpenTensor:
+    """A tensor whose shape has to be said: `dims` holds sizes, and the names of open axes ('' for one without)."""
+
+    name: str
+    dims: Dims
+
+    @property
+    def text(self) -> str:
+        """Its name and its axes as the file has them."""
+        named = any(isinstance(size, str) and size for size in self.dims)
+        sizes = [str(size) or "?" for size in self.dims]
+        return f"'{self.name}' [{', '.join(sizes)}]" if named else f"'{self.name}' {'x'.join(sizes)}"
+
+
+def open_inputs(proto: onnx.ModelProto, given: Mapping[str, Shape]) -> list[OpenTensor]:
+    """The inputs with an open axis beyond the first, or without a shape, that `given` does not settle."""
+    opened: list[onnx.ValueInfoProto] = []
+    for value in proto.graph.input:
+        declared = declared_shape(value)
+        if value.name in given or not value.type.HasField("tensor_type"):
+            continue
+        if declared is None or None in declared[1:]:
+            opened.append(value)
+    symbols = {dim.dim_param for value in proto.graph.input for dim in value.type.tensor_type.shape.dim[1:]} - {""}
+    for value in proto.graph.input if opened else ():  # whose only open axis, the first, is the length of another
+        declared = declared_shape(value)
+        alone = value.name not in given and declared and declared[0] is None and None not in declared[1:]
+        if alone and value.type.tensor_type.shape.dim[0].dim_param in symbols:
+            opened.append(value)
+    if not opened:
+        return []
+    readers = Readers.of(proto.graph)
+    return [OpenTensor(value.name, _dims(readers, value)) for value in opened]
+
+
+def _dims(readers: Readers, value: onnx.ValueInfoProto) -> Dims:
+    """The axes of a tensor, with those that weights settle filled in."""
+    declared = declared_shape(value)
+    if declared is None:
+        return shape_by_readers(readers, value.name)
+    dims = value.type.tensor_type.shape.dim
+    _, sizes = wanted(readers, value.name)
+    sizes = {axis % len(declared): size for axis, size in sizes.items() if -len(declared) <= axis < len(declared)}
+    return tuple(
+        size if size is not None else sizes.get(k, dims[k].dim_param) if k else dims[k].dim_param
+        for k, size in enumerate(declared)
+    )
+
+
+def shape_by_readers(readers: Readers, name: str) -> Dims:
+    """What the weights that read a tensor tell of its shape, and its first axis."""
+    rank, sizes = wanted(readers, name)
+    if rank is None:
+        rank = 2 if sizes else 1
+    sizes = {axis % rank: size for axis, size in sizes.items() if axis < rank}
+    return tuple(sizes.get(k, "") for k in range(rank))
+
+
+def declare_outputs(
+    graph: onnx.GraphProto, shapes: Mapping[str, Shape], constants: Mapping[str, onnx.TensorProto]
+) -> dict[str, Shape]:
+    """Write shapes of what operators outside ONNX put out into a graph, in place; returns those of other tensors."""
+    foreign = {name for node in graph.node if node.domain not in ("", "ai.onnx") for name in node.output if name}
+    declared = {value.name: value for value in graph.value_info}
+    for name in sorted(foreign & shapes.keys()):
+        beside = [other for node in graph.node if name in node.input for other in node.input if other in constants]
+        kinds = [constants[other].data_type for other in beside if constants[other].data_type in FLOATS]
+        value = declared[name] if name in declared else graph.value_info.add()
+        code = value.type.tensor_type.elem_type or next(iter(kinds), onnx.TensorProto.FLOAT)
+        value.CopyFrom(onnx.helper.make_tensor_value_info(name, code, shapes[name]))
+    return {name: shape for name, shape in shapes.items() if name not in foreign}
+
+
+def refuse_other_shapes(given: Mapping[str, Shape], known: Mapping[str, tuple[Shape, object]]) -> None:
+    """Raise NetadaptError for a shape that was given of a tensor that turns out to have another."""
+    for name, shape in given.items():
+        if name in known and known[name][0] != shape:
+            actual = "x".join(map(str, known[name][0]))
+            raise NetadaptError(f"--shape {name}: its shape is {actual}", hint="leave it out", code="usage")
+
+
+def shape_options(shapes: Mapping[str, Sequence[int | str]]) -> list[str]:
+    """`--shape NAME=1x3x224x224` for each, as words of a command line."""
+    return [
+        word
+        for name, sizes in shapes.items()
+        for word in ("--shape", f"{name}={'x'.join(str(size) if isinstance(size, int) else '?' for size in sizes)}")
+    ]
+
+
+def typed(words: Sequence[str]) -> str:
+    """Words as they are typed into a shell; a `?`, which nobody types, needs no quotes."""
+    return " ".join(
+        word if shlex.quote(word.replace("?", "_")) == word.replace("?", "_") else shlex.quote(word) for word in words
+    )
+
+
+def proposal(
+    opened: Sequence[OpenTensor], proto: onnx.ModelProto, given: Mapping[str, Shape], batch_size: int, fits: Fits
+) -> str:
+    """What to type: every shape, those `given` included, with sizes that fit, or else with a `?` for each open size."""
+    settled = _symbols(proto, given)
+    batches = _first_axes(proto)
+    kinds: dict[str, str] = {}
+    for tensor in opened:
+        for axis, symbols in enumerate(_parts(tensor)):
+            for symbol in symbols:
+                if isinstance(symbol, str) and symbol not in settled:
+                    kind = kind_of_axis(tensor.dims, axis)
+                    kinds.setdefault(symbol, "batch" if kind in ("state", "either") and symbol in batches else kind)
+    best, proposed = NOT, dict(given)
+    for sizes in trials(list(kinds.values()), proto.graph, batch_size) if fits is not None else ():
+        values = {**{symbol: sizes[kind] for symbol, kind in kinds.items()}, **settled}
+        shapes = {tensor.name: _filled(tensor, values) for tensor in opened}
+        how = fits({**given, **shapes}) if fits is not None else NOT
+        if how > best:
+            best, proposed = how, {**given, **shapes}
+        if best == WELL:
+            break
+    if best > NOT:
+        return f"give {_whose(opened)} with {typed(shape_options(proposed))}"
+    blank: dict[str, Sequence[int | str]] = {
+        tensor.name: [batch_size if k == 0 and not isinstance(n, int) else n for k, n in enumerate(tensor.dims)]
+        for tensor in opened
+    }
+    return f"give {_whose(opened)} with {typed(shape_options({**given, **blank}))}, a number for each ?"
+
+
+def _whose(opened: Sequence[OpenTensor]) -> str:
+    return "its shape" if len(opened) == 1 else "their shapes"
+
+
+def _first_axes(proto: onnx.ModelProto) -> set[str]:
+    """Names of first axes of inputs that have more: where a state has the same behind its first, that is its batch."""
+    shapes = [value.type.tensor_type.shape.dim for value in proto.graph.input]
+    return {dims[0].dim_param for dims in shapes if len(dims) > 1}
+
+
+def _symbols(proto: onnx.ModelProto, given: Mapping[str, Shape]) -> dict[str, int]:
+    """Names of axes whose sizes follow from shapes that are given."""
+    return {
+        dim.dim_param: size
+        for value in proto.graph.input
+        for dim, size in zip(value.type.tensor_type.shape.dim, given.get(value.name, ()), strict=False)
+        if dim.dim_param
+    }
+
+
+def _parts(tensor: OpenTensor) -> list[list[int | str]]:
+    """For each axis what its size is the sum of: numbers and symbols; an axis without a name is a symbol of its own."""
+    parts: list[list[int | str]] = []
+    for axis, size in enumerate(tensor.dims):
+        words = re.split(r"\s*\+\s*", size) if isinstance(size, str) and re.fullmatch(r"[\w.+ ]+", size) else [size]
+        parts.append([int(w) if isinstance(w, str) and w.isdigit() else w or f"{tensor.name}/{axis}" for w in words])
+    return parts
+
+
+def _filled(tensor: OpenTensor, values: Mapping[str, int]) -> Shape:
+    return tuple(sum(n if isinstance(n, int) else values[n] for n in part) for part in _parts(tensor))
+
+
+def refuse_open(proto: onnx.ModelProto, given: Mapping[str, Shape], batch_size: int, fits: Fits) -> None:
+    """Raise NetadaptError, with all shapes that are missing and what to type, if inputs have open axes."""
+    opened = open_inputs(proto, given)
+    if not opened:
+        return
+    texts = ", ".join(tensor.text for tensor in opened)
+    shapeless = {value.name for value in proto.graph.input if declared_shape(value) is None}
+    if all(tensor.name in shapeless for tensor in opened):
+        names = ", ".join(f"'{tensor.name}'" for tensor in opened)
+        message = f"input {names} has no shape" if len(opened) == 1 else f"inputs {names} have no shape"
+    elif len(opened) == 1:
+        sizes = "x".join(str(size) if isinstance(size, int) else "?" for size in opened[0].dims)
+        message = f"input {texts} has a dynamic axis beyond the first: {sizes}"
+    else:
+        message = f"inputs {texts} have dynamic axes beyond the first"
+    raise NetadaptError(message, hint=proposal(opened, proto, given, batch_size, fits), code=OPEN)

@@ -1,0 +1,329 @@
+"""Whether a file can be an ONNX model at all: checked once, after parsing, so that nothing behind it need ask.
+
+One walk over the protobuf's own descriptors meets every message at any depth: subgraphs, functions, attributes, sparse
+tensors, and whatever fields ONNX adds. Texts must be text, types known, tensors hold what their shapes say; nodes must
+be what ONNX's own checker and the operator's schema allow. Nothing here reads the values of a weight.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import cache
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, NodeProto, TensorProto
+
+from netadapt_onnx.errors import NetadaptError, one_line
+from netadapt_onnx.graph.lazy_weights import copy_field
+
+STANDARD = ("", "ai.onnx")
+# What an axis of a tensor can have at most: sizes beyond it overflow in every runtime.
+LARGEST_AXIS = 2**31 - 1
+# Opset and IR versions beyond this are no versions; the checker takes 32-bit integers.
+LARGEST_VERSION = 10_000
+# Texts that only describe: other encodings than UTF-8 are mended there. Everywhere else text is a name, and matters.
+DESCRIPTIVE = {"doc_string", "producer_name", "producer_version"}
+# Where onnx.proto says that values of a type are if they are no raw data; all other types are in int32_data.
+_FIELDS: dict[int, str] = {
+    TensorProto.FLOAT: "float_data",
+    TensorProto.COMPLEX64: "float_data",
+    TensorProto.DOUBLE: "double_data",
+    TensorProto.COMPLEX128: "double_data",
+    TensorProto.INT64: "int64_data",
+    TensorProto.UINT32: "uint64_data",
+    TensorProto.UINT64: "uint64_data",
+    TensorProto.STRING: "string_data",
+}
+_TYPED = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+_KNOWN_TYPES = set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
+
+
+def require_valid(proto: onnx.ModelProto) -> None:
+    """Raise NetadaptError for what neither ONNX's checker nor a runtime takes; mends texts that only describe."""
+    _check_versions(proto)
+    _refuse_twice("two inputs", (value.name for value in proto.graph.input))
+    _refuse_twice("two initializers", (tensor.name for tensor in proto.graph.initializer))
+    for value in proto.graph.input:
+        if not value.name:
+            raise _invalid("an input has no name")
+        if value.type.HasField("tensor_type") and (code := value.type.tensor_type.elem_type) not in _KNOWN_TYPES:
+            raise _invalid(f"input '{value.name}' has the unknown type {code}")
+    _walk(proto, _Context(proto))
+
+
+def require_valid_nodes(proto: onnx.ModelProto) -> None:
+    """The same for nodes alone: those that came out of functions, say, whose attributes have their values by now."""
+    context = _Context(proto)
+    for node in proto.graph.node:
+        _walk(node, context)
+
+
+class _Context:
+    """What nodes are checked against: the opsets of the graph, or of the function, that they stand in."""
+
+    def __init__(self, proto: onnx.ModelProto, around: _Context | None = None, function: Any = None) -> None:
+        """`around`: the context of the model, for a function of it."""
+        self._proto = proto
+        self.imports = (proto if function is None else function).opset_import
+        self.versions = {("" if o.domain in STANDARD else o.domain): o.version for o in self.imports}
+        self.checker = onnx.checker.C.CheckerContext()
+        self.checker.ir_version = min(proto.ir_version, onnx.IR_VERSION)
+        self.checker.opset_imports = self.versions
+        self._local: set[tuple[str, str]] = around._local if around else {(f.domain, f.name) for f in proto.functions}
+
+    def of(self, function: onnx.FunctionProto) -> _Context:
+        """That of the nodes in a function's body."""
+        for entry in function.opset_import:
+            _check_version(entry)
+        return _Context(self._proto, self, function)
+
+    def knows(self, node: NodeProto) -> bool:
+        """Whether ONNX has a schema to hold a node against."""
+        domain = "" if node.domain in STANDARD else node.domain
+        if (node.domain, node.op_type) in self._local or domain not in self.versions:
+            return False
+        try:
+            return not onnx.defs.get_schema(node.op_type, self.versions[domain], domain).deprecated
+        except onnx.defs.SchemaError:
+            return False
+
+
+def _walk(message: Any, context: _Context) -> None:
+    """Check a message and everything in it."""
+    kind = message.DESCRIPTOR
+    if kind.full_name == "onnx.FunctionProto":
+        context = context.of(message)
+    texts, messages = _fields_to_visit(kind)
+    for field, is_repeated in texts:
+        _check_text(message, field, is_repeated)
+    check = _CHECKS.get(kind.full_name)
+    if check is not None:
+        check(message, context)
+    for field, is_repeated in messages:
+        if is_repeated:
+            for part in getattr(message, field):
+                _walk(part, context)
+        elif message.HasField(field):
+            _walk(getattr(message, field), context)
+
+
+Fields = tuple[tuple[str, bool], ...]
+
+
+@cache
+def _fields_to_visit(kind: Any) -> tuple[Fields, Fields]:
+    """The fields of a message that hold texts, and those that hold messages: their names and whether repeated."""
+    texts = [field for field in kind.fields if field.type == field.TYPE_STRING]
+    messages = [field for field in kind.fields if field.type == field.TYPE_MESSAGE]
+    return tuple((f.name, f.is_repeated) for f in texts), tuple((f.name, f.is_repeated) for f in messages)
+
+
+def _check_text(message: Any, field: str, is_repeated: bool) -> None:
+    """Protobuf gives text that is no UTF-8 as bytes, and refuses it where it is written."""
+    texts = getattr(message, field)
+    for text in texts if is_repeated else (texts,):
+        if isinstance(text, str):
+            continue
+        if field not in DESCRIPTIVE:
+            raise _invalid(f"a {field.replace('_', ' ')} is no text: {text!r}")
+        setattr(message, field, text.decode(errors="replace"))
+
+
+# -- tensors and types ------------------------------------------------------------------------------------------------
+
+
+def check_declared(tensor: TensorProto) -> None:
+    """Raise NetadaptError if a tensor's type is unknown or its shape impossible."""
+    if tensor.data_type not in _KNOWN_TYPES:
+        raise _invalid(f"tensor '{tensor.name}' has the unknown type {tensor.data_type}")
+    if any(axis < 0 for axis in tensor.dims):
+        raise _invalid(f"tensor '{tensor.name}' has a negative axis: {tuple(tensor.dims)}")
+
+
+def check_tensor(tensor: TensorProto) -> None:
+    """Raise NetadaptError if a tensor's type is unknown, its shape impossible, or its data not what they should be."""
+    check_declared(tensor)
+    name, shape = f"tensor '{tensor.name}'", tuple(tensor.dims)
+    if tensor.data_location == TensorProto.EXTERNAL:
+        return  # what is in other files is checked where it is read
+    if tensor.HasField("segment"):
+        raise _invalid(f"{name} is a segment, which no runtime reads")
+    right = _FIELDS.get(tensor.data_type, "int32_data")
+    wrong = next((field for field in _TYPED if field != right and len(getattr(tensor, field))), None)
+    if wrong is not None:
+        raise _invalid(f"{name} of {_type_name(tensor.data_type)} keeps values in {wrong}")
+    values, elements = len(getattr(tensor, right)), prod(shape)
+    if tensor.HasField("raw_data") and tensor.data_type != TensorProto.STRING:
+        _check_bytes(tensor, name, values)
+    elif tensor.HasField("raw_data") and len(tensor.raw_data):
+        raise _invalid(f"{name} of strings has raw data")
+    elif values != (expected := _values_stored(tensor.data_type, elements)):
+        raise _invalid(f"{name} holds {values} values, its shape {shape} takes {expected}")
+
+
+def _check_bytes(tensor: TensorProto, name: str, values: int) -> None:
+    """Raw data of exactly the bytes that the shape takes, and no values beside them."""
+    if values:
+        raise _invalid(f"{name} holds its values twice")
+    held, needed = len(tensor.raw_data), bytes_needed(tensor)
+    if held != needed:
+        less = "is truncated: it" if held < needed else ""
+        raise _invalid(f"{name} {less} holds {held} bytes, its shape {tuple(tensor.dims)} takes {needed}")
+
+
+def bytes_needed(tensor: TensorProto) -> int:
+    """What a tensor's values take as raw data; 0 for strings."""
+    if tensor.data_type == TensorProto.STRING:
+        return 0
+    bits: int = prod(tensor.dims) * _bits(tensor.data_type)
+    return -(-bits // 8)
+
+
+def _bits(code: int) -> int:
+    packed = re.fullmatch(r"U?INT([24])|FLOAT([46])E\dM\d", TensorProto.DataType.Name(code))
+    if packed:
+        return int(packed[1] or packed[2])
+    return 8 * int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)).itemsize)
+
+
+def _values_stored(code: int, elements: int) -> int:
+    """How many entries of its field a tensor's elements take: complex ones two each, those of 4 and 2 bits share."""
+    if code in (TensorProto.COMPLEX64, TensorProto.COMPLEX128):
+        return 2 * elements
+    if code == TensorProto.STRING:
+        return elements
+    return -(-elements * _bits(code) // 8) if _bits(code) in (2, 4) else elements
+
+
+def _check_sparse(sparse: onnx.SparseTensorProto) -> None:
+    """Values (n,) and int64 indices (n,) or (n, rank) within the shape."""
+    name = f"sparse tensor '{sparse.values.name}'"
+    shape, counted, indices = tuple(sparse.dims), tuple(sparse.values.dims), tuple(sparse.indices.dims)
+    if not shape or any(axis <= 0 for axis in shape):
+        raise _invalid(f"{name} has the impossible shape {shape}")
+    if len(counted) != 1 or indices not in (counted, (*counted, len(shape))):
+        raise _invalid(f"{name} has values {counted} and indices {indices}, which do not fit its shape {shape}")
+    if counted[0] and sparse.indices.data_type != TensorProto.INT64:
+        raise _invalid(f"{name} has indices of {_type_name(sparse.indices.data_type)}, not int64")
+
+
+def _check_type(kind: Any) -> None:
+    if kind.elem_type not in TensorProto.DataType.values():
+        raise _invalid(f"a tensor is declared with the unknown type {kind.elem_type}")
+
+
+def _check_value(value: onnx.ValueInfoProto) -> None:
+    if (code := value.type.tensor_type.elem_type) not in TensorProto.DataType.values():
+        raise _invalid(f"'{value.name}' is declared with the unknown type {code}")
+    for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+        if dim.dim_value > LARGEST_AXIS:
+            raise _invalid(f"axis {axis} of '{value.name}' is declared with {dim.dim_value} elements")
+
+
+def _type_name(code: int) -> str:
+    return TensorProto.DataType.Name(code).lower() if code in TensorProto.DataType.values() else f"type {code}"
+
+
+# -- nodes ------------------------------------------------------------------------------------------------------------
+
+
+def _check_node(node: NodeProto, context: _Context) -> None:
+    """What ONNX's checker says of a node alone: its attributes and how many inputs and outputs it has."""
+    if not node.op_type:
+        raise _invalid("it has no operator", node)
+    if node.domain in STANDARD and "" not in context.versions:
+        raise _invalid("the file does not say which opset of ai.onnx it uses", node)
+    try:
+        if any(a.ref_attr_name for a in node.attribute):  # of a function that was not inlined yet
+            return
+        if context.knows(node):
+            onnx.checker.check_node(_without_contents(node), context.checker)
+            return
+        for attribute in _without_contents(node).attribute:
+            onnx.checker.check_attribute(attribute, context.checker)
+    except (onnx.checker.ValidationError, RuntimeError, TypeError, ValueError) as error:
+        raise _invalid(_reason(error), node) from error
+
+
+def _without_contents(node: NodeProto) -> NodeProto:
+    """A node whose tensors and subgraphs are empty: they are checked for themselves, and weights are not copied."""
+    held = {a.name for a in node.attribute if any(a.HasField(f) for f in ("t", "g", "sparse_tensor"))}
+    held |= {a.name for a in node.attribute if a.tensors or a.graphs or a.sparse_tensors}
+    if not held:
+        return node
+    bare = NodeProto(name=node.name, op_type=node.op_type, domain=node.domain, input=node.input, output=node.output)
+    for attribute in node.attribute:
+        bare.attribute.append(_without_content(attribute) if attribute.name in held else attribute)
+    return bare
+
+
+def _without_content(attribute: AttributeProto) -> AttributeProto:
+    bare = AttributeProto(name=attribute.name, type=attribute.type)
+    tensor = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[0])
+    indices = TensorProto(name="i", data_type=TensorProto.INT64, dims=[0])
+    stand_ins: dict[str, Any] = {
+        "t": tensor,
+        "g": onnx.GraphProto(name="g"),
+        "sparse_tensor": onnx.SparseTensorProto(values=tensor, indices=indices, dims=[1]),
+    }
+    for field, value in attribute.ListFields():
+        single = {"tensors": "t", "graphs": "g", "sparse_tensors": "sparse_tensor"}.get(field.name)
+        if field.name in stand_ins:
+            getattr(bare, field.name).CopyFrom(stand_ins[field.name])
+        elif single is not None:
+            getattr(bare, field.name).extend([stand_ins[single]] * len(value))
+        elif field.name not in ("name", "type"):
+            copy_field(bare, field, value)
+    return bare
+
+
+def _reason(error: Exception) -> str:
+    """The checker's first sentence: it goes on with where in the protobuf it was, which says nothing more."""
+    return one_line(error).partition(" ==> ")[0].removeprefix("Bad node spec for node. ")
+
+
+def _ignoring_context(check: Callable[[Any], None]) -> Callable[[Any, _Context], None]:
+    return lambda message, _: check(message)
+
+
+_CHECKS: dict[str, Callable[[Any, _Context], None]] = {
+    "onnx.TensorProto": _ignoring_context(check_tensor),
+    "onnx.SparseTensorProto": _ignoring_context(_check_sparse),
+    "onnx.TypeProto.Tensor": _ignoring_context(_check_type),
+    "onnx.TypeProto.SparseTensor": _ignoring_context(_check_type),
+    "onnx.ValueInfoProto": _ignoring_context(_check_value),
+    "onnx.NodeProto": _check_node,
+}
+
+# -- the model --------------------------------------------------------------------------------------------------------
+
+
+def _check_versions(proto: onnx.ModelProto) -> None:
+    if not 0 < proto.ir_version <= LARGEST_VERSION:
+        raise _invalid(f"{proto.ir_version} is no version of ONNX's file format")
+    for entry in proto.opset_import:
+        _check_version(entry)
+    _refuse_twice("two opset imports", (("" if o.domain in STANDARD else o.domain) for o in proto.opset_import))
+
+
+def _check_version(entry: onnx.OperatorSetIdProto) -> None:
+    if not 0 < entry.version <= LARGEST_VERSION:
+        raise _invalid(f"{entry.version} is no version of the operators of {entry.domain or 'ai.onnx'}")
+
+
+def _refuse_twice(what: str, names: Iterable[str]) -> None:
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise _invalid(f"{what} share the name '{twice}'")
+
+
+def _invalid(message: str, node: NodeProto | None = None) -> NetadaptError:
+    if node is None:
+        return NetadaptError(message, code="not-onnx")
+    name = next(filter(None, (node.name, *node.output, node.op_type)), "")
+    return NetadaptError(f"{node.op_type}: {message}", node=name, code="not-onnx")

@@ -1,0 +1,50 @@
+"""How a device multiplies bytes, by trying, and what is deployed made right for it.
+
+Emulators, virtual machines and Windows tell of instruction sets that are not there, or of none: the product says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.profilers.device import Device, Environment
+from netadapt_onnx.profilers.execution import CPU, Execution
+from netadapt_onnx.profilers.outputs import answers_of
+
+ROWS, COLUMNS = 64, 16
+
+
+def made_for(execution: Execution, devices: Sequence[Device | None]) -> Execution:
+    """The same, with what is deployed right on all devices that it will run on; None: one that cannot be reached."""
+    if execution.deploy.precision == "float":
+        return execution
+    environments = [None if device is None else tried(device) for device in devices]
+    return replace(execution, deploy=execution.deploy.right_on(environments))
+
+
+def tried(device: Device) -> Environment:
+    """What a device says of itself, and whether its products of bytes of different signs saturate; None: unknown."""
+    largest = {"x": np.full((1, ROWS), 255, np.uint8), "w": np.full((ROWS, COLUMNS), 127, np.int8)}
+    try:
+        answers = answers_of(device, CPU, _product(), [largest])
+    except NetadaptError as error:
+        if error.code != "unrunnable":
+            raise
+        answers = None  # its onnxruntime lacks the operator
+    saturates = None if answers is None else bool((answers[0]["y"] != ROWS * 255 * 127).any())
+    return {**device.describe(), "saturates": saturates}
+
+
+def _product() -> onnx.ModelProto:
+    """MatMulInteger of x, unsigned bytes, and w, signed ones, as onnxruntime 1.16 reads it."""
+    x = helper.make_tensor_value_info("x", TensorProto.UINT8, [1, ROWS])
+    w = helper.make_tensor_value_info("w", TensorProto.INT8, [ROWS, COLUMNS])
+    y = helper.make_tensor_value_info("y", TensorProto.INT32, [1, COLUMNS])
+    graph = helper.make_graph([helper.make_node("MatMulInteger", ["x", "w"], ["y"])], "product", [x, w], [y])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 10)], ir_version=5)

@@ -1,0 +1,70 @@
+"""What a model computes on a device, by the device's own kernels."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.graph.runtime import Arrays
+from netadapt_onnx.profilers.device import SCHEMA, Answered, Device, Failed, Manifest, write_inputs, write_model
+from netadapt_onnx.profilers.execution import Execution, execution_record
+
+MANIFEST = "answers.json"
+
+
+def answers_of(
+    device: Device, execution: Execution, proto: onnx.ModelProto, batches: Iterable[Arrays]
+) -> list[Arrays] | None:
+    """Outputs by name of a model as it is given, for batches of one shape; None from a device that only measures.
+
+    Raises NetadaptError for a model that the device cannot run.
+    """
+    given = list(batches)
+    stacked = {name: np.stack([batch[name] for batch in given]) for name in given[0]}
+    with tempfile.TemporaryDirectory(prefix="netadapt-") as name:
+        folder = Path(name)
+        file, written = write_model(proto, folder, oldest=device.oldest)
+        inputs = write_inputs(stacked, folder)
+        manifest = folder / f"{inputs.stem}-{MANIFEST}"
+        plan = Manifest(SCHEMA, execution_record(execution), inputs.name, {"0": file}, (), answers=(0,))
+        manifest.write_bytes(msgspec.json.encode(plan))
+        device.push([*written, inputs, manifest])
+        results = manifest.with_suffix(".jsonl").name
+        found: Answered | None = None
+        for record in device.run(manifest.name, results):
+            if isinstance(record, Failed):
+                raise NetadaptError(
+                    f"{device.name}: onnxruntime cannot run the model: {record.error}", code="unrunnable"
+                )
+            if isinstance(record, Answered):
+                if record.file != f"{Path(results).stem}-0.npz":
+                    raise NetadaptError(f"{device.name}: answers in a file that nobody asked for", code="results")
+                found = record
+        outputs = None if found is None else device.pull(found.file)
+        device.remove(
+            [*(path.name for path in (*written, inputs, manifest)), results, *([found.file] if found else [])]
+        )
+    if found is None or outputs is None:
+        return None
+    return _by_batch(outputs, found.names, len(given), device.name)
+
+
+def _by_batch(file: bytes, names: Sequence[str], count: int, device: str) -> list[Arrays]:
+    """The outputs of each of `count` batches. Raises NetadaptError for a file that does not hold them."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(file)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > 2 * len(file):
+                raise ValueError("it is compressed, which answers are not")
+        with np.load(io.BytesIO(file)) as arrays:
+            values = {output: arrays[f"arr_{i}"] for i, output in enumerate(names)}
+        return [{output: batches[i] for output, batches in values.items()} for i in range(count)]
+    except Exception as error:  # zipfile and numpy raise a dozen unrelated types, a tokenizer's among them
+        raise NetadaptError(f"{device}: what a model computed there cannot be read: {error}", code="results") from error

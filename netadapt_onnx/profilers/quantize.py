@@ -1,0 +1,166 @@
+"""What is deployed of a float model: itself, or its int8 form. Surgery and training know nothing of it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+
+from netadapt_onnx.errors import NetadaptError, one_line
+from netadapt_onnx.graph.runtime import Arrays
+
+Precision = Literal["float", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("float", "int8")
+# Weights of seven bits are right everywhere: without VNNI, x86 adds two products of an unsigned and a signed byte in 16
+# bits, where 2 * 255 * 127 overflows and 2 * 255 * 64 does not.
+Quantisation = Literal["8-bit weights", "7-bit weights"]
+FULL: Quantisation = "8-bit weights"
+EVERYWHERE: Quantisation = "7-bit weights"
+# A scale per channel came to QuantizeLinear with opset 13, QuantizeLinear itself with opset 10.
+PER_CHANNEL_OPSET, LEAST_OPSET = 13, 10
+# Batches that the ranges of activations are taken from: two dozen are precise enough for time, and for accuracy near
+# what hundreds give (`docs/int8.md`).
+SAMPLES = 32
+QUANTISED = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
+)
+# Models whose deployed form is remembered, those asked for last: the original is measured beside every other.
+_REMEMBERED = 3
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """How a model is turned into what runs. `samples`: inputs to calibrate int8 with, one batch each.
+
+    `quantisation`: what int8 is made of, right everywhere until it is known where it will run (`int8_kernels.py`).
+    """
+
+    precision: Precision = "float"
+    samples: tuple[Arrays, ...] = field(default=(), compare=False, repr=False)
+    quantisation: Quantisation = EVERYWHERE
+    _known: dict[str, onnx.ModelProto] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    def apply(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """What is deployed of a float model. Raises NetadaptError if onnxruntime cannot quantise it."""
+        if self.precision == "float":
+            return proto
+        key = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+        found = self._known.pop(key, None) or quantised(proto, self.samples, self.quantisation)
+        self._known[key] = found  # as the one that was asked for last
+        while len(self._known) > _REMEMBERED:
+            self._known.pop(next(iter(self._known)))
+        return found
+
+    def right_on(self, environments: Sequence[Mapping[str, Any] | None]) -> Deployment:
+        """What computes what it should on all these devices, as they describe themselves; None: one nobody knows."""
+        if self.precision == "float":
+            return self
+        safe = bool(environments) and not any(one is None or saturates(one) for one in environments)
+        return replace(self, quantisation=FULL if safe else EVERYWHERE)
+
+
+def saturates(environment: Mapping[str, Any]) -> bool:
+    """Whether products of bytes overflow on a device; True where neither a try nor its processor's name says no."""
+    tried = environment.get("saturates")
+    if tried is not None:
+        return bool(tried)
+    arm = str(environment.get("arch", "")).lower().startswith(("arm", "aarch"))
+    return not arm and not any("vnni" in flag for flag in environment.get("flags", ()))
+
+
+FLOAT = Deployment()
+
+
+def quantised(
+    proto: onnx.ModelProto, samples: tuple[Arrays, ...], quantisation: Quantisation = EVERYWHERE
+) -> onnx.ModelProto:
+    """The model in int8, by onnxruntime's static quantisation with QDQ nodes; ranges are those seen on `samples`.
+
+    Weights are symmetric, of seven or eight bits, with a scale per output channel from opset 13 on. Inputs and outputs
+    stay float. Names of tensors stay, those that appear end in `_QuantizeLinear_Output` and the like.
+    Raises NetadaptError (code `unquantisable`) for a model that has no float weights or that the quantiser refuses.
+    """
+    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset < LEAST_OPSET:
+        raise _refused(f"it is of opset {opset}, and QuantizeLinear came with {LEAST_OPSET}", "export it anew")
+    if any(node.op_type in QUANTISED for node in proto.graph.node):
+        raise _refused("it is quantised already", "leave --deploy away: it is measured as it is")
+    if not samples:
+        raise NetadaptError("--deploy int8 calibrates with samples", hint="give --data", code="usage")
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    with tempfile.TemporaryDirectory(prefix="netadapt-") as folder, _quiet():
+        prepared, out = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
+        try:
+            _fold_batchnorm(proto, prepared)
+            quantize_static(
+                str(prepared),
+                str(out),
+                _Reader(samples),
+                quant_format=QuantFormat.QDQ,
+                per_channel=opset >= PER_CHANNEL_OPSET,
+                reduce_range=quantisation == EVERYWHERE,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+            found = onnx.load(out)
+        except Exception as error:  # the quantiser raises whatever occurs to it, KeyError and AssertionError included
+            raise _refused(one_line(error), "--deploy float measures it as it is") from error
+    if not any(node.op_type in QUANTISED for node in found.graph.node):
+        raise _refused("nothing in it can be int8", "--deploy float measures it as it is")
+    return found
+
+
+def _fold_batchnorm(proto: onnx.ModelProto, path: Path) -> None:
+    """Write the model with every BatchNorm folded into what is in front of it, where Q and DQ would come between.
+
+    Not by the quantiser's own preparation: it loses the values of models that are in memory (onnxruntime 1.31).
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+    )
+
+
+class _Reader:
+    """Samples as the quantiser reads them: one after the other, then None."""
+
+    def __init__(self, samples: tuple[Arrays, ...]) -> None:
+        self._rest: Iterator[Arrays] = iter(samples)
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._rest, None)
+
+    def __len__(self) -> int:
+        return 0
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the quantiser's advice, which goes to the root logger, and onnxruntime's, a line for each constant."""
+    import onnxruntime
+
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    onnxruntime.set_default_logger_severity(4)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+        onnxruntime.set_default_logger_severity(2)  # onnxruntime's own; there is no asking what it was
+
+
+def _refused(why: str, hint: str) -> NetadaptError:
+    return NetadaptError(f"onnxruntime cannot quantise the model: {why}", hint=hint, code="unquantisable")

@@ -1,0 +1,184 @@
+"""A table's file: JSON lines, their checks, and whether it is of this model and device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+
+from netadapt_onnx.common.json_output import json_bytes
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.profilers.checked_values import Count, Ms, Number, Processors, Seconds, Sessions, Us, Width
+from netadapt_onnx.profilers.execution import Fingerprint, require_alike
+from netadapt_onnx.profilers.timing import Ratio
+
+SCHEMA = 1
+ANEW = "build it again with `profile`"
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Header(msgspec.Struct, frozen=True, tag_field="record", tag="header"):
+    """First line: what was measured, where, and the plan that a killed build goes on with."""
+
+    schema: int
+    tool: str
+    device: dict[str, Any]
+    family: str
+    inputs: dict[str, list[int]]
+    models: Count
+    seed: int
+
+
+class Cell(msgspec.Struct, frozen=True, tag_field="record", tag="cell"):
+    """One kernel of one measured version: the layers it stands for, the main layer's shapes, microseconds.
+
+    `kernel`: its operator; which one runs depends on the widths. `us` is None where the provider shows no times.
+    """
+
+    model: Number
+    layers: Annotated[list[str], msgspec.Meta(min_length=1)]
+    shapes: list[list[Number]]
+    us: Us | None
+    kernel: str = ""
+
+
+class Whole(msgspec.Struct, frozen=True, tag_field="record", tag="whole"):
+    """One measured version without profiling, in fresh sessions, and the uncut model in the same rounds (ms).
+
+    `reference_us`: the sum of the uncut model's kernels as profiled in these rounds. `interval`: width of the 95%
+    interval of a session's median relative to it; the widest session's. `reference_median_ms`: of the same sessions as
+    `reference_ms`. `others`: processors, of `cores`, that other processes kept busy meanwhile. Older tables lack these.
+    """
+
+    model: Number
+    ms: Sessions
+    reference_ms: Sessions
+    reference_us: Us
+    rounds: Number
+    seconds: Seconds
+    interval: Width = 0.0
+    reference_median_ms: list[Ms] = []
+    others: Processors | None = None
+    cores: Count | None = None
+
+    @property
+    def witness_ms(self) -> list[float]:
+        """What tells disturbance: the uncut model's sessions, as they were; of older tables as undisturbed."""
+        return list(self.reference_median_ms or self.reference_ms)
+
+    @property
+    def beside_ms(self) -> float:
+        """The reference's time in the same rounds."""
+        return float(np.mean(self.reference_ms))
+
+    @property
+    def ratio(self) -> float:
+        """Time relative to the reference's in the same rounds."""
+        return float(np.mean(self.ms)) / self.beside_ms
+
+
+class OriginalTime(msgspec.Struct, frozen=True):
+    """The uncut, normalised model timed in turn with the file that it was made of, as its owner runs that."""
+
+    sha256: str
+    ratio: Ratio
+
+
+class Reference(msgspec.Struct, frozen=True, tag_field="record", tag="reference"):
+    """The uncut model's median and 95% interval over fresh sessions (ms); the last line of a complete table.
+
+    `as_given`: where a runtime makes something else of the file itself, what was measured of that.
+    """
+
+    median_ms: Ms
+    ci95: tuple[Ms, Ms]
+    sessions: Count
+    stopped: str
+    seconds: Seconds
+    as_given: OriginalTime | None = None
+
+
+Record = Header | Cell | Whole | Reference
+# What every table begins with, a torn one too: only such a file is ever completed or cut.
+BEGINNING = b'{"record":"header",'
+_DECODER = msgspec.json.Decoder(Record)
+
+
+def encode(records: Sequence[Record]) -> bytes:
+    """Records as JSON lines."""
+    return b"".join(json_bytes(record) + b"\n" for record in records)
+
+
+def read(path: Path) -> tuple[list[Record], int, bool]:
+    """Records, the size in bytes of their complete lines, and whether a cut-off last line was left out.
+
+    Raises NetadaptError naming the line that cannot be read, or for a file that does not begin as a table does.
+    """
+    data = path.read_bytes()
+    if data and not data.startswith(BEGINNING):
+        raise _no_table(path)
+    complete = data.rfind(b"\n") + 1
+    records: list[Record] = []
+    timed: set[int] = set()
+    measured: set[int] = set()
+    for number, line in enumerate(data[:complete].splitlines(), 1):
+        try:
+            record = _DECODER.decode(line)
+            _require_consistent(record, number, timed, measured)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+            raise NetadaptError(f"{path}, line {number}: {error}", hint="restore or delete it", code="table") from error
+        records.append(record)
+    if records and isinstance(records[0], Header):
+        require_schema(path, records[0])
+    return records, complete, complete < len(data)
+
+
+def _require_consistent(record: Record, number: int, timed: set[int], measured: set[int]) -> None:
+    """Raise ValueError for a line that cannot follow those before it; notes which versions have times, and which cells.
+
+    A version's line comes after its cells, and the times of kernels are compared with the uncut model's.
+    """
+    if isinstance(record, Header) != (number == 1):
+        raise ValueError("a header, and only that, is the first line")
+    if isinstance(record, Cell) and record.us is not None:
+        timed.add(record.model)
+    if isinstance(record, Whole):
+        if record.model in measured:
+            raise ValueError(f"model: {record.model} has a line already")
+        if record.model in timed and not record.reference_us:
+            raise ValueError("reference_us: 0 beside times of kernels")
+        measured.add(record.model)
+
+
+def _no_table(path: Path) -> NetadaptError:
+    hint = "build one with `profile`, at a path of its own"
+    return NetadaptError(f"{path} is not a latency table", hint=hint, code="table")
+
+
+def header_of_file(path: Path, records: Sequence[Record]) -> Header:
+    """The first record of a table. Raises NetadaptError if it is none."""
+    if not records or not isinstance(records[0], Header):
+        raise _no_table(path)
+    return records[0]
+
+
+def require_schema(path: Path, header: Header) -> None:
+    """Raise NetadaptError for a table of another format."""
+    if header.schema != SCHEMA:
+        raise NetadaptError(f"{path} has table format {header.schema}; this version reads {SCHEMA}", code="table")
+
+
+def check(path: Path, header: Header, model_family: str, device: Fingerprint | None) -> None:
+    """Raise NetadaptError, naming what differs, if a table is another model's or another device's."""
+    if header.family != model_family:
+        raise NetadaptError(
+            f"{path} was measured for another model: graph {header.family} there, {model_family} here",
+            hint="build a table for this model with `profile`",
+            code="other-model",
+        )
+    if device is not None:
+        hint = "build one here with `profile`, or take this one all the same with --force"
+        require_alike(header.device, device, f"{path} was measured on another device", hint)

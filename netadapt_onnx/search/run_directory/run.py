@@ -1,0 +1,211 @@
+"""The run directory: locked, identified, journalled; whatever moment a run dies at, it continues from there.
+
+Files appear whole (written aside, flushed, renamed); lists grow by a flushed line, and a torn last line is forgotten.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, TypeVar
+
+import msgspec
+
+from netadapt_onnx.common.files import lock, remove_leftovers, write_atomically
+from netadapt_onnx.common.json_output import UNREADABLE, json_bytes
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.search.run_directory.journal import (
+    IDENTITY_FILE,
+    ITERATIONS,
+    Entry,
+    History,
+    Journal,
+    chain_root,
+    read_identity,
+)
+
+T = TypeVar("T")
+
+LOCK_FILE = ".lock"
+# What a disk says that is full, too small for the file, over its quota, read-only or broken.
+_REFUSED = frozenset(
+    getattr(errno, name) for name in ("ENOSPC", "EFBIG", "EDQUOT", "EROFS", "EIO") if hasattr(errno, name)
+)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON document atomically, for people to read too."""
+    write_atomically(path, msgspec.json.format(json_bytes(value, str), indent=2) + b"\n")
+
+
+class Run:
+    """A run directory that this process holds. Use it in a `with`: leaving frees the lock."""
+
+    def __init__(self, path: Path, lock: BinaryIO, journal: Journal, max_time_s: float = math.inf) -> None:
+        self.path = path
+        self.max_time_s = max_time_s
+        self.journal = journal
+        self._lock = lock
+        self._started = time.monotonic()
+        self._earlier = _seconds_before(path)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        identity: Mapping[str, Any],
+        *,
+        growing: Mapping[str, int],
+        resume: bool,
+        about: Mapping[str, Any] | None = None,
+        max_time_s: float | None = None,
+    ) -> Self:
+        """Start a run in `path`, or continue the one that is there if `resume`.
+
+        `identity` is all that decides the result; `growing` holds what a resume may raise; `about` is recorded when
+        the run starts and never compared; `max_time_s` is what it may take over all resumes. Raises NetadaptError when
+        the directory holds something else or another run (naming what differs), or is in use.
+        """
+        if path.exists() and not path.is_dir():
+            raise NetadaptError(f"{path} is a file", hint="-o names a directory", code="exists")
+        contents = {p.name for p in path.iterdir()} if path.exists() else set()
+        if IDENTITY_FILE in contents and not resume:
+            raise NetadaptError(f"{path} holds a run", hint="continue it with --resume, or name another", code="exists")
+        if IDENTITY_FILE not in contents and any(not name.startswith(".") for name in contents):
+            raise NetadaptError(f"{path} exists and is not a run", hint="name another directory", code="exists")
+        if not path.absolute().parent.is_dir():
+            raise NetadaptError(f"{path.parent}: no such folder", code="missing-file")
+        path.mkdir(exist_ok=True)
+        held = _locked(path)
+        try:
+            remove_leftovers(path, below=True)
+            recorded = _identify(path / IDENTITY_FILE, identity, growing, about or {})
+            journal = Journal(path, chain_root(recorded))
+            return cls(path, held, journal, math.inf if max_time_s is None else max_time_s)
+        except BaseException:
+            held.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        refused = error if isinstance(error, OSError) and error.errno in _REFUSED else None
+        try:
+            self.save_seconds()
+        except OSError as another:
+            refused = refused or another
+        finally:
+            self._lock.close()
+        if refused is not None:
+            raise NetadaptError(
+                f"{self.path} cannot be written to: {refused.strerror}",
+                hint="make room; --resume goes on from here, nothing is lost",
+                code="disk",
+            ) from refused
+
+    def once(self, key: str, choose: Callable[[], Any]) -> Any:
+        """The journalled value of `key`; if there is none yet, `choose()`, journalled before anybody uses it.
+
+        For measurements and whatever depends on time. The value must be JSON; it is returned as JSON gives it back.
+        """
+        if key not in self.journal.values:
+            self.journal.append(key, choose())
+            self.save_seconds()
+        return self.journal.values[key]
+
+    def recall(self, key: str) -> Any:
+        """The journalled value of `key`, None if there is none."""
+        return self.journal.values.get(key)
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """The journal's lines, in the order in which they were written."""
+        return tuple(self.journal.entries)
+
+    def history(self, kind: type[T], needed: int = 0) -> History[T]:
+        """The iterations that this run has accepted; its journal speaks of at least `needed`."""
+        return History(self.path, kind, self.journal, needed)
+
+    def iteration(self, number: int) -> Path:
+        """The directory of an iteration, made if need be."""
+        folder = self.path / ITERATIONS / f"{number:03d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def seconds(self) -> float:
+        """How long this run has worked so far, over all resumes."""
+        return self._earlier + time.monotonic() - self._started
+
+    def left_s(self) -> float:
+        """How much of the time that it may take is left."""
+        return self.max_time_s - self.seconds()
+
+    def save_seconds(self) -> None:
+        """Remember `seconds()` for the next resume."""
+        write_json(self.path / ".seconds.json", round(self.seconds(), 3))
+
+
+def _seconds_before(path: Path) -> float:
+    try:
+        return max(0.0, msgspec.json.decode((path / ".seconds.json").read_bytes(), type=float))
+    except (OSError, *UNREADABLE):
+        return 0.0
+
+
+def _locked(path: Path) -> BinaryIO:
+    """A lock that the operating system frees when this process ends, however it ends."""
+    file = (path / LOCK_FILE).open("ab")
+    if not lock(file):
+        file.close()
+        raise NetadaptError(f"{path} is in use by another process", hint="wait for it or end it", code="locked")
+    return file
+
+
+def _identify(
+    file: Path, identity: Mapping[str, Any], growing: Mapping[str, int], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Record who this run is, or compare with what was recorded; returns that."""
+    mine = {
+        "identity": json.loads(json.dumps(identity)),
+        "growing": dict(growing),
+        "about": dict(about),
+        "sealed": True,
+    }
+    if not file.exists():
+        write_json(file, mine)
+        return read_identity(file)
+    recorded = read_identity(file)
+    theirs, before = recorded["identity"], recorded["growing"]
+    names = [*theirs, *(name for name in mine["identity"] if name not in theirs)]
+    different = [name for name in names if theirs.get(name) != mine["identity"].get(name)]
+    lowered = [name for name, value in before.items() if name in growing and not _reaches(growing[name], value)]
+    if different or lowered:
+        pairs = [(name, theirs.get(name), mine["identity"].get(name)) for name in different]
+        pairs += [(name, before[name], growing[name]) for name in lowered]
+        told = "; ".join(f"{name} is {_short(there)} there, {_short(here)} here" for name, there, here in pairs)
+        raise NetadaptError(
+            f"{file.parent} belongs to another run: {told}",
+            hint="repeat its arguments or name another directory",
+            code="other-run",
+        )
+    if dict(growing) != before:
+        write_json(file, recorded | {"growing": dict(growing)})
+    return recorded
+
+
+def _reaches(number: int, recorded: object) -> bool:
+    """Whether a number is no less than what a file says, which may be anything."""
+    return isinstance(recorded, int) and number >= recorded
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:24]}..."

@@ -1,0 +1,67 @@
+"""Ranking over all groups at once: which channels of the whole model matter least."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from netadapt_onnx.surgery.criteria.weights import Criterion, class_totals, importance
+from netadapt_onnx.surgery.trace import Trace
+
+
+@dataclass(frozen=True)
+class Block:
+    """Channels of one group that a count gives up together: the group goes down to `left` channels."""
+
+    group: str
+    left: int
+    channels: int
+    importance: float
+
+
+def removal_order(trace: Trace, by: str | Criterion = "l2", step: int | None = None) -> list[Block]:
+    """All blocks that can go, in the order in which they go: least mean importance first.
+
+    Importances are divided by their mean over the group. A group's blocks leave multiples of `step` (default:
+    its structural step) and at least its floor, and follow one another.
+    """
+    scores = importance(trace, by, normalised=True)
+    blocks: list[Block] = []
+    for group in trace.prunable:
+        totals = class_totals(trace, group, scores[group.name])
+        ascending = np.sort(totals).repeat(group.step) / group.step
+        multiple = math.lcm(step or 1, group.step)
+        counts = [n for n in range(0, group.channels, multiple) if n >= group.floor]
+        before = group.channels
+        for left in reversed(counts):
+            given_up = ascending[group.channels - before : group.channels - left]
+            blocks.append(Block(group.name, left, before - left, float(given_up.mean())))
+            before = left
+    return sorted(blocks, key=lambda block: block.importance)
+
+
+def counts_after(trace: Trace, blocks: Sequence[Block]) -> dict[str, int]:
+    """The channel count of every prunable group once these blocks, a start of the removal order, are gone."""
+    counts = {group.name: group.channels for group in trace.prunable}
+    for block in blocks:
+        counts[block.group] = min(counts[block.group], block.left)
+    return counts
+
+
+def at_share(trace: Trace, order: Sequence[Block], share: float) -> dict[str, int]:
+    """Counts when at most `share` of the channels of all prunable groups together go, least important first.
+
+    A block that would exceed the share stays, and with it all that matters more in its group.
+    """
+    allowed = share * sum(group.channels for group in trace.prunable) + 1e-9
+    gone, kept = [], set()
+    for block in order:
+        if block.group in kept or block.channels > allowed:
+            kept.add(block.group)
+            continue
+        allowed -= block.channels
+        gone.append(block)
+    return counts_after(trace, gone)

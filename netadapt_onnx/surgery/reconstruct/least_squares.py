@@ -1,0 +1,188 @@
+"""Ridge least squares: after channels went, solve each consumer's remaining weights so that its output stays.
+
+The target is a layer's own output in the *original* model, its inputs are sampled activations (`gram.py`). There are
+two ways. `reconstruct` solves any cut of a model from one set of moments, which makes proposals cheap; layers behind
+others that it solves see inputs from before the cut. `reconstruct_in_order` solves one cut layer by layer, each with
+its inputs in the model whose earlier layers are cut and solved already, as the result will have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from netadapt_onnx.common.progress import counting
+from netadapt_onnx.graph.extract import reads
+from netadapt_onnx.graph.runtime import Arrays
+from netadapt_onnx.surgery.activations import Advance
+from netadapt_onnx.surgery.reconstruct.bias import add_intercept, sink
+from netadapt_onnx.surgery.reconstruct.gram import LARGEST_SYSTEM, GramMatrices, Sums, Targets
+from netadapt_onnx.surgery.reconstruct.layers import Linear, linear_layers
+from netadapt_onnx.surgery.resize import Cut, resize
+from netadapt_onnx.surgery.trace import KeptIndices, Trace
+from netadapt_onnx.surgery.union_find import Array
+
+RIDGE = 1e-3
+# Stands for what is ahead of a node that reads another tensor than in the original; no layer is called so.
+REWIRED = ""
+
+
+def reconstruct(
+    trace: Trace, keep: KeptIndices, found: Mapping[str, GramMatrices], rewired: Collection[str] = ()
+) -> onnx.ModelProto:
+    """Cut the model and solve every layer that lost inputs: min |X W + b - Y|^2 + lambda |W - W0|^2 per conv group.
+
+    W0 are the sliced weights, lambda is 1e-3 of the Gram matrix's mean diagonal, the intercept b is not penalised and
+    goes where it costs nothing (`bias.py`). Layers without moments keep their sliced weights. `rewired` are first
+    outputs of nodes that read other tensors than in the original: the first layers behind them are solved as well.
+    """
+    cut = Cut(trace, keep)
+    model = resize(trace, keep)
+    first = _first_behind(trace, rewired)
+    for layer in linear_layers(trace):
+        if layer.output in found and (layer.output in first or layer.loses_inputs(cut)) and layer.owns_weight(model):
+            _solve(model, layer, _left(found[layer.output], layer, cut))
+    return model
+
+
+def reconstruct_in_order(
+    trace: Trace, keep: KeptIndices, inputs: Arrays, targets: Targets, rewired: Collection[str] = ()
+) -> onnx.ModelProto:
+    """As `reconstruct`, layer by layer in topological order, each with its inputs in the model solved so far.
+
+    Layers that see a changed input but lost none of it are solved too: they make up for what is left of the error in
+    front of them, as do those behind `rewired` nodes. `inputs` are those that `targets` were made with.
+    """
+    cut = Cut(trace, keep)
+    model = resize(trace, keep)
+    rounds = _rounds(trace, model, cut, targets, rewired)
+    advance = Advance(trace, inputs)
+    for number, layers in enumerate(counting("solving layers", rounds)):
+        later = {layer.output for after in rounds[number:] for layer in after}
+        sums: dict[str, Sums] = {}
+        seen = dict.fromkeys((layer.output for layer in layers), 0)
+        for batch, arrays in advance.to(model, _ahead_of(model, later)):
+            for layer in layers:
+                x, y = _rows(layer, cut, batch, arrays[layer.input], targets, seen[layer.output])
+                seen[layer.output] += x.shape[1]
+                sums.setdefault(layer.output, Sums(x.shape[0], x.shape[2], y.shape[1] // x.shape[0])).add(x, y)
+        for layer in layers:
+            _solve(model, layer, sums[layer.output].moments())
+    return model
+
+
+def kept_outputs(trace: Trace, keep: KeptIndices, before: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    """For each layer, which output channels of the original a cut leaves; `before` is this for `trace` itself."""
+    cut = Cut(trace, keep)
+    before = before or {}
+    result: dict[str, Array] = {}
+    for layer in linear_layers(trace):
+        kept = np.flatnonzero(cut.kept(layer.output, layer.channel_axis))
+        result[layer.output] = before[layer.output][kept] if layer.output in before else kept
+    return result
+
+
+def _first_behind(trace: Trace, rewired: Collection[str]) -> set[str]:
+    """Outputs of the layers that see what rewired nodes compute, without another layer between."""
+    layers = {layer.output for layer in linear_layers(trace)}
+    changed: set[str] = set()
+    found: set[str] = set()
+    for node in trace.folded.proto.graph.node if rewired else ():
+        if node.output[0] in rewired or not changed.isdisjoint(reads(node)):
+            if node.output[0] in layers:
+                found.add(node.output[0])
+            else:
+                changed.update(node.output)
+    return found
+
+
+def _rounds(
+    trace: Trace, model: onnx.ModelProto, cut: Cut, targets: Targets, rewired: Collection[str]
+) -> list[list[Linear]]:
+    """The layers to solve, in order; those that do not follow one another share a round."""
+    layers = {layer.output: layer for layer in linear_layers(trace)}
+    behind: dict[str, frozenset[str]] = {}  # by tensor: the layers solved in front of it
+    rounds: list[list[Linear]] = []
+    for node in model.graph.node:
+        ahead = frozenset[str]().union(*(behind.get(name, frozenset()) for name in reads(node)))
+        if node.output[0] in rewired:
+            ahead |= {REWIRED}
+        layer = layers.get(node.output[0])
+        if layer is not None and (ahead or layer.loses_inputs(cut)) and _solvable(layer, model, cut, targets):
+            if not rounds or any(other.output in ahead for other in rounds[-1]):
+                rounds.append([])
+            rounds[-1].append(layer)
+            ahead |= {layer.output}
+        for name in node.output:
+            behind[name] = ahead
+    return rounds
+
+
+def _solvable(layer: Linear, model: onnx.ModelProto, cut: Cut, targets: Targets) -> bool:
+    known = layer.output in targets.outputs and layer.inputs_per_group <= LARGEST_SYSTEM
+    return known and layer.owns_weight(model) and layer.keeps_every_group(cut)
+
+
+def _ahead_of(model: onnx.ModelProto, later: set[str]) -> set[int]:
+    """The nodes that neither produce one of the tensors `later` nor follow one."""
+    moving, front = set(later), set()
+    for index, node in enumerate(model.graph.node):
+        if moving.isdisjoint(node.output) and moving.isdisjoint(reads(node)):
+            front.add(index)
+        else:
+            moving.update(node.output)
+    return front
+
+
+def _rows(
+    layer: Linear, cut: Cut, batch: int, x: np.ndarray, targets: Targets, seen: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sampled inputs (groups, samples, inputs left) and targets (samples, outputs left) of one batch.
+
+    `x` is the layer's input in the cut model, `seen` counts the samples of earlier batches.
+    """
+    whole = layer.inputs_at(layer.spread(x, cut), layer.positions(targets.seed, batch, targets.per_image))
+    rows = np.stack([whole[group][:, kept] for group, kept in enumerate(layer.kept_features(cut))])
+    kept = cut.kept(layer.output, layer.channel_axis)
+    return rows, targets.outputs[layer.output][seen : seen + rows.shape[1]][:, kept]
+
+
+def _left(found: GramMatrices, layer: Linear, cut: Cut) -> GramMatrices:
+    """The moments of the inputs and outputs that a cut leaves."""
+    features = layer.kept_features(cut)
+    outputs = cut.kept(layer.output, layer.channel_axis).reshape(layer.groups, -1)
+    pairs = list(enumerate(zip(features, outputs, strict=True)))
+    return GramMatrices(
+        np.stack([found.gram[g][np.ix_(f, f)] for g, (f, _) in pairs]),
+        np.stack([found.cross[g][np.ix_(f, o)] for g, (f, o) in pairs]),
+        np.stack([found.mean_in[g][f] for g, (f, _) in pairs]),
+        np.stack([found.mean_out[g][o] for g, (_, o) in pairs]),
+    )
+
+
+def _solve(model: onnx.ModelProto, layer: Linear, found: GramMatrices) -> None:
+    """Put a layer's least-squares weights into `model`, in place; `found` are the moments of what it has left."""
+    if not found.gram.shape[1] or not found.cross.shape[2]:
+        return
+    tensor = next(t for t in model.graph.initializer if t.name == layer.weight)
+    stored = numpy_helper.to_array(tensor)
+    start, place = layer.matrix(stored), sink(model, layer)
+    weights, bias = [], []
+    for group, anchor in enumerate(start):
+        gram, cross = found.gram[group], found.cross[group]
+        mean_in, mean_out = found.mean_in[group], found.mean_out[group]
+        if place is None:  # nowhere to put an intercept: fit through the origin
+            gram, cross = gram + np.outer(mean_in, mean_in), cross + np.outer(mean_in, mean_out)
+        ridge = RIDGE * float(np.trace(gram)) / len(gram) + 1e-12
+        solved = np.linalg.solve(gram + ridge * np.eye(len(gram)), cross + ridge * anchor)
+        weights.append(solved)
+        bias.append(mean_out - mean_in @ solved)
+    if not all(np.isfinite(w).all() for w in weights):
+        return
+    values = layer.from_matrix(np.stack(weights), stored.shape)
+    tensor.CopyFrom(numpy_helper.from_array(values.astype(stored.dtype), layer.weight))
+    if place is not None:
+        add_intercept(model, place, np.concatenate(bias))

@@ -1,0 +1,138 @@
+"""The masked reference: the original model, computing on every kept channel what the pruned one should compute.
+
+Removed channels are zeroed in front of each contraction (the same as zeroing the consumers' weights). A reduction over
+channels, a LayerNorm say, sees fewer channels after a cut: there the reference gathers the kept ones, applies the
+pruned node and scatters the result back.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from netadapt_onnx.surgery.editing import Editing
+from netadapt_onnx.surgery.labels import Use
+from netadapt_onnx.surgery.resize import Cut, resize_flat
+from netadapt_onnx.surgery.rules.quantised import BY_DIRECTION, ZERO_POINTS
+from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.surgery.unflatten_subgraphs import restore
+
+WHERE_OPSET = 9
+
+
+def masked_reference(trace: Trace, cut: Cut, pruned: onnx.ModelProto) -> onnx.ModelProto:
+    """Build the reference of `pruned`, the model that `cut` made of `trace`; tensors keep their names."""
+    editing = Editing(trace.flat.proto, trace.flat.file)
+    small = Editing(resize_flat(trace, cut) if trace.bodies else pruned)
+    graph = editing.graph
+    original = list(graph.nodes)
+    uses = {(use.node, use.slot): use for use in trace.labels.uses}
+    for index, slot in trace.labels.masked:
+        _mask(editing, original[index], slot, trace, cut, uses.get((index, slot)))
+    after = {node.outputs[0].name: node for node in small.graph.nodes if node.outputs}
+    for index in dict.fromkeys(trace.labels.gathered):
+        _gather(editing, original[index], small, after[original[index].outputs[0].name], trace, cut)
+    graph.toposort()
+    result = editing.exported()
+    restore(result, trace.bodies)
+    return result
+
+
+def _mask(editing: Editing, node: gs.Node, slot: int, trace: Trace, cut: Cut, use: Use | None) -> None:
+    """Where(mask, x, 0): a product would let NaN and infinity through. Of a constant counts what this node takes."""
+    graph, tensor = editing.graph, node.inputs[slot]
+    shape = trace.flat.shapes[tensor.name]
+    if use is None:
+        masks = [cut.kept(tensor.name, axis) for axis in range(len(shape))]
+    else:
+        masks = [np.ones(n, bool) for n in shape]
+        for axis, remains in cut.remains(use.factors):
+            masks[axis] = masks[axis] & remains
+    if all(m.all() for m in masks):
+        return
+    mask = np.ones((1,) * len(shape), bool)
+    for axis, m in enumerate(masks):
+        if not m.all():
+            mask = mask & m.reshape([-1 if k == axis else 1 for k in range(len(shape))])
+    dtype = trace.flat.dtypes[tensor.name]
+    name = f"{tensor.name}/masked/{next(out.name for out in node.outputs if out.name)}/{slot}"
+    if isinstance(tensor, gs.Constant):
+        masked = np.where(mask, editing.values(tensor), _zeros(editing, node, slot))
+        node.inputs[slot] = editing.constant(name, masked.astype(dtype))
+        return
+    out = gs.Variable(name)
+    if cut.opset >= WHERE_OPSET:
+        inputs = [gs.Constant(f"{name}/mask", mask), tensor, _zero(editing, node, slot, name, dtype)]
+        graph.nodes.append(gs.Node("Where", name=name, inputs=inputs, outputs=[out]))
+    else:
+        inputs = [tensor, editing.constant(f"{name}/mask", mask.astype(dtype))]
+        graph.nodes.append(gs.Node("Mul", name=name, inputs=inputs, outputs=[out]))
+    node.inputs[slot] = out
+
+
+def _zeros(editing: Editing, node: gs.Node, slot: int) -> np.ndarray:
+    """What stands for nothing in a constant, to be broadcast over it."""
+    place = ZERO_POINTS.get(node.op, {}).get(slot)
+    if place is None or place >= len(node.inputs) or not node.inputs[place].name:
+        return np.zeros((), np.int8)
+    zeros = editing.values(node.inputs[place])
+    return zeros.reshape(len(zeros), 1, -1) if node.op in BY_DIRECTION else zeros
+
+
+def _zero(editing: Editing, node: gs.Node, slot: int, name: str, dtype: np.dtype) -> gs.Tensor:
+    """What stands for nothing: of a quantised operand its zero point, if it has one."""
+    place = ZERO_POINTS.get(node.op, {}).get(slot)
+    if place is not None and place < len(node.inputs) and node.inputs[place].name:
+        return node.inputs[place]
+    return editing.constant(f"{name}/zero", np.zeros((), dtype))
+
+
+def _gather(editing: Editing, node: gs.Node, small: Editing, pruned: gs.Node, trace: Trace, cut: Cut) -> None:
+    """Apply the pruned node to the kept channels and put its results back at their places."""
+    graph = editing.graph
+    base = node.outputs[0].name  # names of nodes need not differ
+    for slot, tensor in enumerate(node.inputs):
+        if isinstance(tensor, gs.Constant):
+            values = small.values(pruned.inputs[slot])
+            node.inputs[slot] = editing.constant(f"{tensor.name}/kept/{base}/{slot}", values)
+        elif tensor.name in trace.flat.shapes:
+            node.inputs[slot] = _take(graph, tensor, trace, cut, f"{tensor.name}/kept/{base}/{slot}")
+    node.attrs = dict(pruned.attrs)
+    for slot, tensor in enumerate(list(node.outputs)):
+        if not tensor.name:
+            continue
+        shape = trace.flat.shapes[tensor.name]
+        if cut.shape(tensor.name) == shape:
+            continue
+        inner = gs.Variable(f"{tensor.name}/kept/{base}/out{slot}")
+        node.outputs[slot] = inner
+        steps = [(axis, cut.kept(tensor.name, axis)) for axis in range(len(shape))]
+        steps = [(axis, kept) for axis, kept in steps if not kept.all()]
+        for i, (axis, kept) in enumerate(steps):
+            # Removed positions get a copy of a kept one: nothing reads them unmasked.
+            position = np.maximum(np.cumsum(kept) - 1, 0)
+            out = tensor if i == len(steps) - 1 else gs.Variable(f"{inner.name}/{axis}")
+            _add_gather(graph, inner, position, axis, out)
+            inner = out
+
+
+def _take(graph: gs.Graph, tensor: gs.Variable, trace: Trace, cut: Cut, name: str) -> gs.Variable:
+    """The kept positions of a tensor along all its axes."""
+    source = tensor.name
+    for axis in range(len(trace.flat.shapes[source])):
+        kept = cut.kept(source, axis)
+        if not kept.all():
+            out = gs.Variable(f"{name}/{axis}")
+            _add_gather(graph, tensor, np.flatnonzero(kept), axis, out)
+            tensor = out
+    return tensor
+
+
+def _add_gather(graph: gs.Graph, tensor: gs.Variable, indices: np.ndarray, axis: int, out: gs.Variable) -> None:
+    constant = gs.Constant(f"{out.name}/indices{axis}", indices.astype(np.int64))
+    graph.nodes.append(
+        gs.Node(
+            "Gather", name=f"{out.name}/gather{axis}", attrs={"axis": axis}, inputs=[tensor, constant], outputs=[out]
+        )
+    )

@@ -1,0 +1,349 @@
+"""`finetune`: goes on where it was killed, to the same bits; says what it chose; refuses what cannot work."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+import netadapt_onnx as na
+from models import Builder, plain
+from netadapt_onnx.data.dataset import Dataset, Split
+from netadapt_onnx.data.labels import UNLABELLED
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.training.augment import augmented
+from netadapt_onnx.training.initialise import initialised
+from netadapt_onnx.training.recipe import Average, Recipe, cosine, one_cycle, optimiser
+from netadapt_onnx.training.replicas import Replicas
+from netadapt_onnx.training.settings import Settings
+from netadapt_onnx.training.torch_graph import TorchGraph
+from netadapt_onnx.training.trainer import TrainResult, train
+
+FLOAT = Settings("float32", True, 1)
+
+
+def split(count: int, seed: int) -> Split:
+    """Ten fixed patterns under noise."""
+    patterns = np.random.default_rng(0).standard_normal((10, 3, 8, 8))
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 10, count)
+    return Split({"image": (patterns[y] + 0.8 * rng.standard_normal((count, 3, 8, 8))).astype(np.float32)}, y)
+
+
+def dataset(count: int = 320) -> Dataset:
+    return Dataset(split(count, 1), split(100, 2))
+
+
+def network(seed: int = 0) -> onnx.ModelProto:
+    return plain((8, 8), size=8, seed=seed)
+
+
+def dense(inputs: int = 192) -> onnx.ModelProto:
+    """No BatchNorm, and none to give back."""
+    b = Builder()
+    b.fc(b.relu(b.fc(b.node("Flatten", ["image"]), inputs, 16)), 16, 10, output="logits")
+    return b.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 10)})
+
+
+def weights(proto: onnx.ModelProto) -> bytes:
+    return b"".join(numpy_helper.to_array(t).tobytes() for t in proto.graph.initializer)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    model, data = tmp_path / "model.onnx", tmp_path / "data.npz"
+    onnx.save(network(), model)
+    train_, val = split(320, 1), split(100, 2)
+    np.savez(
+        data, x_train=train_.inputs["image"], y_train=train_.labels, x_val=val.inputs["image"], y_val=val.labels
+    )  # fmt: skip
+    return model, data
+
+
+@pytest.fixture(autouse=True)
+def settings_do_not_depend_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netadapt_onnx.training.trainer.choose", lambda *_, **__: FLOAT)
+
+
+class KilledError(Exception):
+    pass
+
+
+RECIPES = {
+    "sgd": Recipe(),
+    "adamw, averaged": Recipe("adamw", "cosine", ema=0.9),
+    "with patience": Recipe(patience=2),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_training_that_is_interrupted_anywhere_goes_on_to_the_same_bits(
+    recipe: Recipe, replicas: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netadapt_onnx.training.loop.SAVED_EVERY_S", 0.0)
+    data, settings = dataset(), Settings("float32", True, replicas)
+
+    def run(folder: str, stop: int | None) -> TrainResult:
+        (tmp_path / folder).mkdir(exist_ok=True)
+
+        def progress(done: int, total: int, loss: float) -> None:
+            if done == stop:
+                raise KilledError
+
+        return train(
+            network(1), data, teacher=network(), epochs=3, batch_size=64, settings=settings, recipe=recipe,
+            checkpoint=tmp_path / folder / "c", score=lambda p: -float(len(p.graph.node)), progress=progress,
+        )  # fmt: skip
+
+    whole = run("whole", None)
+    for stop in (3, 5, 9, 11):
+        with pytest.raises(KilledError):
+            run("parts", stop)
+    resumed = run("parts", None)
+    assert weights(resumed.proto) == weights(whole.proto)
+    assert [(e.steps, e.loss, e.held_out) for e in resumed.history] == [
+        (e.steps, e.loss, e.held_out) for e in whole.history
+    ]
+
+
+KILLED = """
+import os, signal, sys
+import netadapt_onnx.training.loop
+import netadapt_onnx as na
+
+netadapt_onnx.training.loop.SAVED_EVERY_S = 0.0
+model, data, output, step = *sys.argv[1:4], int(sys.argv[4])
+def progress(done, total, text):
+    if done == step:
+        os.kill(os.getpid(), signal.SIGKILL)
+na.finetune(model, data, output, epochs=2, batch_size=64, resume=True, progress=progress)
+"""
+
+
+def test_finetune_killed_goes_on_from_its_checkpoint(files: tuple[Path, Path], tmp_path: Path) -> None:
+    model, data = files
+    output = tmp_path / "tuned.onnx"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(model), str(data), str(output), "7"], env=dict(os.environ), check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert not output.exists()
+    checkpoint = tmp_path / "tuned.onnx.checkpoint"
+    with pytest.raises(NetadaptError, match="a training that was not finished") as caught:
+        na.finetune(model, data, output, epochs=2)
+    assert "--resume" in caught.value.hint
+    with pytest.raises(NetadaptError, match="belongs to another training: epochs is 2 there, 3 here"):
+        na.finetune(model, data, output, epochs=3, batch_size=64, resume=True)
+    recorded = torch.load(checkpoint)["settings"]
+    steps: list[int] = []
+    resumed = na.finetune(
+        model, data, output, epochs=2, batch_size=64, resume=True, progress=lambda d, *_: steps.append(d)
+    )
+    assert min(steps) >= 7
+    assert resumed.settings == recorded
+    assert not checkpoint.exists()
+    assert [json.loads(line)["steps"] for line in resumed.log.read_text().splitlines()] == [5, 10]
+    whole = train(
+        network(), Dataset(split(320, 1), split(100, 2)), epochs=2, batch_size=64, lr=resumed.lr,
+        settings=Settings(**recorded),
+    )  # fmt: skip
+    assert weights(onnx.load(output)) == weights(whole.proto)
+
+
+def test_a_broken_checkpoint_is_named(files: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "o.onnx.checkpoint").write_bytes(b"not this")
+    with pytest.raises(NetadaptError, match=r"o.onnx.checkpoint is not readable as a checkpoint"):
+        na.finetune(*files, tmp_path / "o.onnx", resume=True)
+
+
+def test_the_range_test_finds_a_rate_that_learns_and_changes_no_weight(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    found = na.finetune(*files, tmp_path / "o.onnx", epochs=6, batch_size=32)
+    assert found.lr_test is not None
+    assert found.lr == found.lr_test["chosen"]
+    assert min(found.lr_test["rates"]) < 1e-3 * max(found.lr_test["rates"])
+    assert found.accuracy.after > 0.9
+    fixed = na.finetune(*files, tmp_path / "f.onnx", epochs=6, batch_size=32, lr=found.lr)
+    assert fixed.lr_test is None
+    assert weights(onnx.load(tmp_path / "f.onnx")) == weights(onnx.load(tmp_path / "o.onnx"))
+
+
+def test_training_from_scratch_forgets_what_was_there_and_learns(files: tuple[Path, Path], tmp_path: Path) -> None:
+    model, data = files
+    result = na.finetune(model, data, tmp_path / "o.onnx", epochs=8, lr=0.1, batch_size=32, from_scratch=True)
+    assert result.accuracy.after > 0.8
+    proto = onnx.load(model)
+    for tensor in proto.graph.initializer:  # whatever was in the file
+        if len(tensor.dims) > 1:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 7, tensor.name))
+    onnx.save(proto, tmp_path / "other.onnx")
+    again = na.finetune(
+        tmp_path / "other.onnx", data, tmp_path / "p.onnx", epochs=8, lr=0.1, batch_size=32, from_scratch=True
+    )
+    assert weights(onnx.load(again.model)) == weights(onnx.load(result.model))
+
+
+def test_patience_ends_the_training_and_returns_the_best_epoch(tmp_path: Path) -> None:
+    scores = iter([0.5, 0.7, 0.6, 0.7, 0.9])
+    seen: list[bytes] = []
+
+    def score(proto: onnx.ModelProto) -> float:
+        seen.append(weights(proto))
+        return next(scores)
+
+    result = train(network(), dataset(), epochs=9, settings=FLOAT, recipe=Recipe(patience=2), score=score)
+    assert [e.held_out for e in result.history] == [0.5, 0.7, 0.6, 0.7]
+    assert weights(result.proto) == seen[1]
+
+
+def test_memory_that_ends_halves_the_batch_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Replicas.gradients
+
+    def scarce(self: Replicas, fetch: object, rows: np.ndarray) -> float:
+        if len(rows) > 40:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried")
+        return real(self, fetch, rows)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Replicas, "gradients", scarce)
+    said: list[str] = []
+    result = train(network(), dataset(), epochs=1, settings=FLOAT, say=said.append)
+    assert result.batch_size == 32
+    assert result.history[0].steps == 10
+    assert said == [
+        f"out of memory with batches of {n}: training starts anew with batches of {n // 2}" for n in (128, 64)
+    ]
+    monkeypatch.setattr(
+        Replicas, "gradients", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
+    )
+    with pytest.raises(NetadaptError, match="out of memory, even with batches of 2") as caught:
+        train(network(), dataset(), epochs=1, settings=FLOAT)
+    assert caught.value.code == "out-of-memory"
+
+
+def test_a_batch_of_one_is_refused_where_batchnorm_needs_more() -> None:
+    with pytest.raises(NetadaptError, match="batches of one sample leave BatchNorm nothing to normalise by"):
+        train(network(), dataset(), epochs=1, batch_size=1, settings=FLOAT)
+    assert train(dense(), dataset(8), epochs=1, batch_size=1, lr=1e-3, settings=FLOAT).history[0].steps == 8
+
+
+def test_weight_decay_spares_norms_and_biases() -> None:
+    graph = TorchGraph(network())
+    for recipe, decay in ((Recipe(), 5e-4), (Recipe("adamw"), 0.05), (Recipe(weight_decay=0.1), 0.1)):
+        decayed = {
+            id(p): group["weight_decay"] for group in optimiser(graph, recipe).param_groups for p in group["params"]
+        }
+        for name, weight in graph.weights.items():
+            assert decayed[id(weight)] == (decay if graph.kinds[name] == "weight" else 0.0)
+
+
+def test_schedules_end_near_zero() -> None:
+    assert cosine(0, 100, 0.1) == pytest.approx(0.1)
+    assert one_cycle(99, 100, 0.1) < 0.001 > cosine(99, 100, 0.1)
+    assert cosine(50, 100, 0.1) == pytest.approx(0.05, rel=0.01)
+
+
+def test_a_young_average_follows_at_once() -> None:
+    average = Average(0.999, {"w": torch.zeros(2)})
+    for _ in range(20):
+        average.add({"w": torch.ones(2)})
+    assert float(average.state["w"][0]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"ema": 1.0}, "--ema 1.0: at least 0, below 1"),
+        ({"patience": 0}, "--patience 0: at least 1"),
+        ({"weight_decay": -1.0}, "--weight-decay -1.0: at least 0"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(
+    option: dict[str, float], message: str, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(NetadaptError, match=message):
+        na.finetune(*files, tmp_path / "o.onnx", **option)  # type: ignore[arg-type]
+
+
+def test_tensorboard_gets_what_the_log_has(files: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    na.finetune(*files, tmp_path / "o.onnx", epochs=2, lr=0.05, tensorboard=tmp_path / "events")
+    events = EventAccumulator(str(tmp_path / "events"))
+    events.Reload()
+    logged = [json.loads(line)["loss"] for line in (tmp_path / "o.training.jsonl").read_text().splitlines()]
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx(logged)
+
+
+def test_tensorboard_that_is_not_installed_is_named(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(NetadaptError, match="--tensorboard needs TensorBoard") as caught:
+        na.finetune(*files, tmp_path / "o.onnx", tensorboard=tmp_path / "events")
+    assert "netadapt-onnx[tensorboard]" in caught.value.hint
+
+
+def test_a_scale_behind_a_view_starts_at_one() -> None:
+    b = Builder()
+    drawn = np.linspace(2, 3, 8).astype(np.float32)
+    scale, shift = (b.constant(name, drawn) for name in ("scale", "shift"))
+    axes = b.constant("axes", np.array([1, 2], np.int64))
+    made = b.node("Mul", [b.conv("image", 3, 8), b.node("Unsqueeze", [scale, axes])])
+    made = b.node("Add", [made, b.node("Unsqueeze", [shift, axes])])
+    b.node("Relu", [made], output="y")
+    proto = b.model({"image": ("N", 3, 8, 8)}, {"y": ("N", 8, 8, 8)})
+    values = {t.name: numpy_helper.to_array(t) for t in initialised(proto, 0).graph.initializer}
+    assert (values["scale"] == 1).all()
+    assert (values["shift"] == 0).all()
+
+
+def test_an_average_of_the_weights_is_what_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    real = Average.add
+
+    def add(self: Average, state: dict[str, torch.Tensor]) -> None:
+        seen.append({name: value.detach().clone() for name, value in state.items()})
+        real(self, state)
+
+    monkeypatch.setattr(Average, "add", add)
+    result = train(network(), dataset(), epochs=2, batch_size=64, settings=FLOAT, recipe=Recipe(ema=0.5))
+    name = "conv1.weight"
+    wanted = next(numpy_helper.to_array(t) for t in network().graph.initializer if t.name == name).astype(np.float64)
+    for step, state in enumerate(seen, 1):
+        keep = min(0.5, step / (step + 10))
+        wanted = keep * wanted + (1 - keep) * state[name].numpy()
+    found = next(numpy_helper.to_array(t) for t in result.proto.graph.initializer if t.name == name)
+    assert np.abs(found - wanted).max() < 1e-5
+    assert np.abs(found - seen[-1][name].numpy()).max() > 1e-5
+
+
+def test_augmented_maps_of_classes_move_with_their_pictures() -> None:
+    x = np.random.default_rng(0).integers(1, 5, (6, 1, 16, 16))
+    inputs, labels = augmented({"image": x.astype(np.float32)}, x[:, 0], np.random.default_rng(1))
+    assert isinstance(labels, np.ndarray)
+    came_in = inputs["image"][:, 0] == 0
+    assert came_in.any()
+    assert (labels[came_in] == UNLABELLED).all()
+    assert (labels[~came_in] == inputs["image"][:, 0][~came_in]).all()
+    with pytest.raises(NetadaptError, match="cannot move labels that are maps of values; leave --augment out"):
+        augmented({"image": x.astype(np.float32)}, x[:, 0].astype(np.float32), np.random.default_rng(1))
+    with pytest.raises(NetadaptError, match="no input is a picture to shift and mirror: 'x' Nx8; leave --augment out"):
+        augmented({"x": np.zeros((4, 8), np.float32)}, None, np.random.default_rng(1))
+
+
+def test_finetune_with_augmentation_sees_other_pictures(files: tuple[Path, Path], tmp_path: Path) -> None:
+    plainly = na.finetune(*files, tmp_path / "a.onnx", epochs=1, lr=0.05)
+    moved = na.finetune(*files, tmp_path / "b.onnx", epochs=1, lr=0.05, augment=True)
+    assert weights(onnx.load(plainly.model)) != weights(onnx.load(moved.model))

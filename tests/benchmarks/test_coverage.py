@@ -1,0 +1,92 @@
+"""The coverage benchmark's judge: it recognises a right cut by another tool, and can fail."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import models
+from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.model import load, save
+from netadapt_onnx.surgery import Trace, resize, select, trace
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+
+import coverage_table  # noqa: E402
+import pruners  # noqa: E402
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Path:
+    return save(models.residual(), tmp_path / "model.onnx")
+
+
+def cut(original: Path, by: str) -> tuple[Trace, dict[str, np.ndarray], onnx.ModelProto]:
+    found = trace(fold(load(original).proto))
+    keep = select(found, {g.name: g.channels // 2 for g in found.prunable}, by)
+    return found, keep, resize(found, keep)
+
+
+@pytest.mark.parametrize("by", ["l2", "random"])
+def test_kept_channels_are_read_off_the_vectors_that_are_left(original: Path, by: str) -> None:
+    found, keep, small = cut(original, by)
+    for i, node in enumerate(small.graph.node):
+        node.name = f"renamed{i}"
+    read = pruners.kept_channels(found, small)
+    assert not isinstance(read, str)
+    assert read.keys() == keep.keys()
+    assert all(np.array_equal(read[name], keep[name]) for name in keep)
+
+
+def test_the_judge_tells_a_right_cut_from_a_wrong_one(original: Path, tmp_path: Path) -> None:
+    _, _, small = cut(original, "random")
+    right = pruners._judged(original, save(small, tmp_path / "right.onnx"), 1.0)
+    assert right.equal is True
+    assert right.smaller
+    weight = next(t for t in small.graph.initializer if t.name == "conv3.weight")
+    value = numpy_helper.to_array(weight)
+    weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value[:, ::-1]), weight.name))
+    wrong = pruners._judged(original, save(small, tmp_path / "wrong.onnx"), 1.0)
+    assert wrong.equal is False
+    weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value[:, 1:]), weight.name))
+    onnx.save(small, tmp_path / "broken.onnx")
+    broken = pruners._judged(original, tmp_path / "broken.onnx", 1.0)
+    assert not broken.smaller
+    assert "does not run" in broken.failure
+
+
+def test_our_own_outcome_is_proven(original: Path, tmp_path: Path) -> None:
+    outcome = pruners.ours(original, 0.5, tmp_path)
+    assert outcome.smaller
+    assert outcome.equal
+    assert outcome.macs is not None
+    assert outcome.macs < 0.35
+
+
+def test_the_table_counts_what_the_results_say() -> None:
+    def result(model: str, pruner: str, **outcome: object) -> dict[str, object]:
+        case = {"suite": "torchvision", "model": model, "exporter": "legacy", "pruner": pruner, "ratio": 0.5}
+        return {"case": case, "outcome": outcome, "time": "2026-01-01"}
+
+    page = coverage_table.markdown(
+        [
+            result("a", "netadapt-onnx", smaller=True, macs=0.2, equal=True, seconds=1.0, proof_seconds=2.0, note=""),
+            result("b", "netadapt-onnx", smaller=True, macs=0.4, equal=True, seconds=3.0, proof_seconds=2.0, note=""),
+            result("a", "onnxsim", smaller=True, macs=0.6, equal=False, difference=0.5, seconds=1.0, note=""),
+            result("b", "onnxsim", failure="no result within 300 s"),
+        ]
+    )
+    rows = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("|")}
+    assert "2 of 2" in rows["netadapt-onnx (legacy)"]
+    assert "0.300x" in rows["netadapt-onnx (legacy)"]
+    assert "1 of 2" in rows["onnxsim (legacy)"]
+    assert "0 / 1 / 0" in rows["onnxsim (legacy)"]
+    assert "fails" in rows["b"]
+    assert "NO" in rows["a"]
+    assert "- b, onnxsim (legacy): no result within 300 s" in page

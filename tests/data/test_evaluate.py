@@ -1,0 +1,111 @@
+"""Accuracy in onnxruntime: against labels, and against a reference model where there are none."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from models import Builder, channels_last, plain, transposed
+from netadapt_onnx.data.dataset import Split
+from netadapt_onnx.data.evaluate import accuracy, agreement, outputs
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.graph.runtime import run, session
+
+
+def split(count: int, *shape: int, labelled: bool = True) -> Split:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((count, *shape)).astype(np.float32)
+    return Split({"image": x}, rng.integers(0, 10, count) if labelled else None)
+
+
+def test_top1_counts_hits() -> None:
+    proto, held = plain(), split(150, 3, 16, 16)
+    scores = run(session(proto), held.batch(slice(None)))["logits"]
+    found = accuracy(proto, held)
+    assert (found.metric, found.samples) == ("top1", 150)
+    assert found.value == pytest.approx(float(np.mean(scores.argmax(1) == held.labels)), abs=1e-9)
+
+
+def test_a_fixed_batch_is_fed_one_by_one() -> None:
+    proto, held = channels_last(), split(5, 8, 8, 3)
+    assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+    found = outputs(proto, held)["logits"]
+    active = session(proto)
+    wanted = np.concatenate([run(active, held.batch(slice(i, i + 1)))["logits"] for i in range(5)])
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_fixed_batch_of_several_is_filled_up() -> None:
+    b = Builder()
+    b.head(b.conv("image", 3, 8), 8)
+    proto = b.model({"image": (4, 3, 8, 8)}, {"logits": (4, 10)})
+    held = split(6, 3, 8, 8)
+    found = outputs(proto, held)["logits"]
+    assert found.shape == (6, 10)
+    np.testing.assert_array_equal(found[:4], run(session(proto), held.batch(slice(0, 4)))["logits"])
+
+
+def test_a_model_agrees_with_itself() -> None:
+    for proto, size in ((plain(), 16), (transposed(), 16)):
+        held = split(20, 3, size, size, labelled=False)
+        found = accuracy(proto, held, reference=outputs(proto, held))
+        assert (found.value, found.metric) == (1.0, "agreement")
+
+
+def test_agreement_falls_with_the_error() -> None:
+    wanted = {"mask": np.random.default_rng(0).standard_normal((4, 2, 8, 8)).astype(np.float32)}
+    shares = [agreement({"mask": wanted["mask"] * (1 - e)}, wanted) for e in (0.1, 0.5)]
+    assert shares == pytest.approx([0.99, 0.75], abs=0.01)
+    assert agreement({"mask": -wanted["mask"]}, wanted) == 0
+
+
+def test_what_cannot_be_judged_is_refused() -> None:
+    proto: onnx.ModelProto = plain()
+    with pytest.raises(NetadaptError, match="original model's outputs"):
+        accuracy(proto, split(4, 3, 16, 16, labelled=False))
+    with pytest.raises(NetadaptError, match="no samples"):
+        accuracy(proto, split(4, 3, 16, 16).subset(slice(0, 0)))
+
+
+def broken(proto: onnx.ModelProto, value: float, *, axis: int = 0) -> onnx.ModelProto:
+    """A copy whose first class (or every class) scores `value`."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    tensor = next(t for t in changed.graph.initializer if t.name == "fc1.bias")
+    bias = numpy_helper.to_array(tensor).copy()
+    bias[: len(bias) if axis else 1] = value
+    tensor.CopyFrom(numpy_helper.from_array(bias, tensor.name))
+    return changed
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_outputs_that_are_not_finite_are_wrong(value: float, labelled: bool) -> None:
+    proto, held = plain(), split(50, 3, 16, 16, labelled=labelled)
+    reference = None if labelled else outputs(proto, held)
+    assert accuracy(broken(proto, value), held, reference=reference).value == 0
+    sick = broken(proto, value)
+    assert accuracy(sick, held, reference=outputs(sick, held)).value == 0
+
+
+def test_a_class_that_is_ruled_out_is_no_error() -> None:
+    proto, held = plain(), split(50, 3, 16, 16)
+    scores = outputs(proto, held)["logits"]
+    wanted = float(np.mean(1 + scores[:, 1:].argmax(1) == held.labels))
+    assert accuracy(broken(proto, -np.inf), held).value == pytest.approx(wanted)
+    assert accuracy(broken(proto, -np.inf, axis=1), held).value == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_not_finite_agree_with_nothing(value: float) -> None:
+    wanted = np.random.default_rng(0).standard_normal((4, 2, 8, 8)).astype(np.float32)
+    half = wanted.copy()
+    half[:2, 1, 2, 3] = value
+    assert agreement({"mask": half}, {"mask": wanted}) == pytest.approx(0.5, abs=0.05)
+    assert agreement({"mask": half}, {"mask": half}) == pytest.approx(0.5)
+    nothing = np.full_like(wanted, value)
+    assert agreement({"mask": nothing}, {"mask": wanted}) == 0
+    assert agreement({"mask": nothing}, {"mask": nothing}) == 0
+    assert agreement({"mask": nothing}, {"mask": np.ones_like(wanted)}) == 0

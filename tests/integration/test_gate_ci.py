@@ -1,0 +1,202 @@
+"""The GitHub action, the pre-commit hook, the GitLab job and what `docs/gate.md` says: parsed, and run here."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gate_fixtures import git, run, save, small, wide
+from netadapt_onnx import __version__, cli
+from netadapt_onnx.common import config
+from netadapt_onnx.gating.settings import Entry
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXAMPLES = REPOSITORY / "examples" / "ci"
+needs_tools = pytest.mark.skipif(not (shutil.which("git") and shutil.which("bash")), reason="git or bash is missing")
+
+
+@pytest.fixture
+def scratch(here: Path) -> Path:
+    """A repository whose model grew since its first commit, with the example's limits."""
+    git(here, "init", "-q")
+    shutil.copy(EXAMPLES / "netadapt.toml", here)
+    save(small(), here / "models" / "m.onnx")
+    git(here, "add", "-A")
+    git(here, "commit", "-qm", "one")
+    git(here, "tag", "base")
+    save(wide(), here / "models" / "m.onnx")
+    git(here, "commit", "-qam", "two")
+    return here
+
+
+def filled(template: str, values: Mapping[str, str]) -> str:
+    """`${{ inputs.x }}` as the runner fills it in."""
+    return re.sub(r"\$\{\{\s*([\w.-]+)\s*\}\}", lambda found: values[found[1]], template)
+
+
+def shell(script: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """As a runner of GitHub runs a step."""
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
+    inherited = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(command, cwd=folder, env=inherited | environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def shims(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `python3` whose virtual environments hold this Python, and whose pip writes down what it was asked for."""
+    folder = tmp_path_factory.mktemp("shims")
+    real = shlex.quote(sys.executable)
+    (folder / "python3").write_text(
+        "#!/usr/bin/env bash\n"
+        'if [ "$1 $2" != "-m venv" ]; then exec ' + real + ' "$@"; fi\n'
+        f'mkdir -p "$3/bin"; cp {folder}/inner "$3/bin/python"\n'
+    )
+    (folder / "inner").write_text(
+        f'#!/usr/bin/env bash\nif [ "$1 $2" = "-m pip" ]; then echo "$@" > {folder}/pip; else exec {real} "$@"; fi\n'
+    )
+    (folder / "netadapt-onnx").write_text(f'#!/usr/bin/env bash\nexec {real} -P -m netadapt_onnx "$@"\n')
+    for file in folder.iterdir():
+        file.chmod(0o755)
+    return folder
+
+
+def action(scratch: Path, shims: Path, **inputs: str) -> tuple[int, str, str]:
+    """Run the action's steps; exit code, output and step summary."""
+    parsed = yaml.safe_load((REPOSITORY / "action.yml").read_text())
+    given = {name: spec["default"] for name, spec in parsed["inputs"].items()}
+    assert set(inputs) <= set(given)
+    values = {f"inputs.{name}": value for name, value in (given | inputs).items()}
+    values["github.action_path"] = str(REPOSITORY)
+    summary = scratch / "summary.md"
+    for step in parsed["runs"]["steps"]:
+        environment = {name: filled(value, values) for name, value in step.get("env", {}).items()}
+        environment |= {"RUNNER_TEMP": str(shims / "temp"), "GITHUB_STEP_SUMMARY": str(summary)}
+        environment["PATH"] = f"{shims}:{os.environ['PATH']}"
+        folder = scratch / filled(step.get("working-directory", "."), values)
+        done = shell(step["run"], folder, **environment)
+        if done.returncode:
+            break
+    return done.returncode, done.stdout + done.stderr, summary.read_text() if summary.exists() else ""
+
+
+@needs_tools
+def test_the_action_judges_and_writes_the_summary(scratch: Path, shims: Path) -> None:
+    code, said, summary = action(scratch, shims, baseline="git:base", junit="limits.xml")
+    assert code == 1, said
+    assert said.startswith("::error file=models/m.onnx,title=size increase beyond its limit::")
+    assert "conv2" in summary
+    assert (scratch / "limits.xml").exists()
+    assert action(scratch, shims, baseline="git:HEAD")[0] == 0
+    assert action(scratch, shims, models="models/m.onnx\n", arguments="--max params=12k", baseline="git:HEAD")[0] == 1
+    assert action(scratch, shims, models="no.onnx")[0] == 2
+
+
+@needs_tools
+def test_the_action_installs_itself_pinned_and_without_torch(scratch: Path, shims: Path) -> None:
+    action(scratch, shims, baseline="git:HEAD")
+    asked = (shims / "pip").read_text().split()
+    assert asked[asked.index("-c") + 1] == str(REPOSITORY / "constraints.txt")
+    assert asked[-1] == str(REPOSITORY)  # no extra: torch comes with [adapt] only
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert not [d for d in project["dependencies"] if "torch" in d]
+
+
+@needs_tools
+def test_what_is_given_to_the_action_is_never_code(scratch: Path, shims: Path) -> None:
+    for step in yaml.safe_load((REPOSITORY / "action.yml").read_text())["runs"]["steps"]:
+        assert "${{" not in step["run"]
+    bad = '"; touch pwned; $(touch pwned) `touch pwned` #'
+    for name in ("models", "arguments", "baseline", "junit"):
+        assert action(scratch, shims, **{"baseline": "git:HEAD", name: bad})[0] in (0, 2)  # a report may be called so
+    assert not list(scratch.rglob("pwned"))
+
+
+def test_the_workflow_asks_for_reading_only() -> None:
+    workflow = yaml.safe_load((EXAMPLES / "github.yml").read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    inputs = yaml.safe_load((REPOSITORY / "action.yml").read_text())["inputs"]
+    (use,) = [step for step in workflow["jobs"]["limits"]["steps"] if "netadapt-onnx" in step["uses"]]
+    assert set(use["with"]) <= set(inputs)
+    assert use["uses"].endswith(f"@v{__version__}")
+
+
+def test_the_pre_commit_hook(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pre_commit.clientlib import load_manifest
+
+    (hook,) = load_manifest(str(REPOSITORY / ".pre-commit-hooks.yaml"))
+    assert hook["entry"].split()[0] in tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
+    for name in ("models/m.onnx", "models/m.onnx.data", "netadapt.toml", "pyproject.toml", "netadapt-baseline.json"):
+        assert re.search(hook["files"], name)
+    assert not re.search(hook["files"], "README.md")
+    arguments = hook["entry"].split()[1:]
+    git(scratch, "checkout", "-q", "base")
+    run(capsys, *arguments, "--update-baseline")
+    run(capsys, *arguments)
+    git(scratch, "checkout", "-q", "-")
+    run(capsys, *arguments, code=1)
+
+
+@needs_tools
+def test_the_gitlab_job(scratch: Path, shims: Path) -> None:
+    job = yaml.safe_load((EXAMPLES / "gitlab-ci.yml").read_text())["model-limits"]
+    assert any(f"netadapt-onnx=={__version__}" in line for line in job["before_script"])
+    (script,) = job["script"]
+    path = f"{shims}:{os.environ['PATH']}"
+    done = shell(script, scratch, PATH=path, CI_MERGE_REQUEST_DIFF_BASE_SHA=git(scratch, "rev-parse", "base"))
+    assert done.returncode == 1, done.stderr
+    assert (scratch / job["artifacts"]["reports"]["junit"]).exists()
+    assert all((scratch / path).exists() for path in job["artifacts"]["paths"])
+
+
+def blocks(language: str) -> list[str]:
+    text = (REPOSITORY / "docs" / "gate.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_documentations_configurations_are_valid(tmp_path: Path) -> None:
+    read = 0
+    for block in blocks("toml"):
+        file = tmp_path / ("pyproject.toml" if "tool." in block else "netadapt.toml")
+        file.write_text(block)
+        assert config.read(file, "gate", tuple[Entry, ...])
+        read += 1
+    assert read >= 2
+
+
+@needs_tools
+def test_the_documentations_commands_run(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(scratch / "models" / "m.onnx", scratch / "model.onnx")
+    save(small(), scratch / "before.onnx")
+    git(scratch, "add", "-A")
+    git(scratch, "commit", "-qm", "three")
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("netadapt-onnx")]
+    assert len(lines) >= 5
+    if "main" not in git(scratch, "branch"):
+        git(scratch, "branch", "main")
+    for line in lines:
+        code = cli.run(shlex.split(line)[1:])
+        out, err = capsys.readouterr()
+        assert code in (0, 1), (line, out, err)
+
+
+def keys(value: Any) -> set[str]:
+    return {field.encode_name for field in value}
+
+
+def test_the_documentation_names_every_key_of_the_configuration() -> None:
+    import msgspec
+
+    text = (REPOSITORY / "docs" / "gate.md").read_text()
+    missing = [name for name in keys(msgspec.structs.fields(Entry)) if f"`{name}`" not in text]
+    assert not missing

@@ -1,0 +1,237 @@
+"""Where searches come down: budgets met as a simulated device measures them, whatever its table says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from test_adapt import FAST, history, task
+
+from netadapt_onnx.api import adapt as adapt_module
+from netadapt_onnx.api.adapt import adapt
+from netadapt_onnx.profilers.table.kernel_fit import Stairs
+from netadapt_onnx.profilers.timing import Ratio, Timing
+from netadapt_onnx.search import latency_check
+from netadapt_onnx.search.budget_convergence import BudgetConvergence
+from netadapt_onnx.search.netadapt import Accepted, Problem, Step
+from netadapt_onnx.search.run_directory import run as running
+from netadapt_onnx.search.schedule import Schedule
+
+__all__ = ["task"]
+
+
+class Device:
+    """A simulated machine: latency grows with macs, `drift` times what the table says; the table knows macs only."""
+
+    def __init__(self, drift: float, late: float = 1.0, alignment: int = 1) -> None:
+        self.drift = drift
+        self.late = late
+        self.measured: list[float] = []
+        self.stairs = Stairs(16, alignment)
+
+    def predict(self, shapes: dict[str, tuple[int, ...]]) -> float:
+        return sum(float(np.prod(s)) for name, s in shapes.items() if name.endswith(".weight")) / 1000
+
+    @property
+    def latency_ms(self) -> Timing:
+        return Timing(10.0, (9.9, 10.1), 9)
+
+    def ratio(self, proto: onnx.ModelProto, reference: onnx.ModelProto, *_: Any, sessions: int, **__: Any) -> Ratio:
+        small, dense = (
+            sum(float(np.prod(t.dims)) for t in p.graph.initializer if t.name.endswith(".weight")) / 1000
+            for p in (proto, reference)
+        )
+        share = self.drift * small / dense * (self.late if sessions > 5 else 1.0)
+        self.measured.append(share)
+        timing = Timing(10 * share, (9.9 * share, 10.1 * share), sessions)
+        times = tuple((10 * share * np.linspace(0.99, 1.01, sessions)).tolist()), (10.0,) * sessions
+        return Ratio(share, (0.99 * share, 1.01 * share), timing, Timing(10.0, (9.9, 10.1), sessions), times)
+
+
+def on_device(monkeypatch: pytest.MonkeyPatch, device: Device) -> None:
+    monkeypatch.setattr(adapt_module, "built_table", lambda *_, **__: device)
+    monkeypatch.setattr(latency_check, "ratio", device.ratio)
+
+
+@pytest.mark.parametrize("budget", ["latency=0.5x", "latency=5ms"])
+@pytest.mark.parametrize("drift", [0.9, 1.0, 1.15])
+def test_measured_latency_meets_the_budget_whatever_the_table_says(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str, drift: float
+) -> None:
+    on_device(monkeypatch, Device(drift))
+    result = adapt(*task, budget, tmp_path / "run", **FAST)
+    assert result.met
+    assert result.latency is not None
+    assert 0.9 * 0.5 < result.latency.ratio < 0.5
+    assert result.latency.ci95[1] <= 0.5
+    assert result.after.latency_ms == result.latency.after_ms
+
+
+@pytest.mark.parametrize("max_time", [1.0, 10.0, 25.0, 45.0, 90.0, 300.0])
+def test_measurements_keep_within_the_time(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_time: float
+) -> None:
+    """Nothing but measurements takes time here, each as much as it may; a brief one is the least there is."""
+    device, clock, caps = Device(1.0), SimpleNamespace(now=0.0), []
+
+    def ratio(*models: Any, time_cap_s: float, **how: Any) -> Ratio:
+        caps.append(time_cap_s)
+        clock.now += time_cap_s
+        return device.ratio(*models, **how)
+
+    on_device(monkeypatch, device)
+    monkeypatch.setattr(latency_check, "ratio", ratio)
+    monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    result = adapt(*task, "latency=0.5x", tmp_path / "run", **FAST, max_time=max_time)
+    assert clock.now <= max_time + 2 * latency_check.BRIEF_S  # the last proposal's, and the result's
+    assert min(caps) >= latency_check.BRIEF_S
+    assert result.latency is not None  # a verdict, however short the time
+    short = [note for note in result.notes if "shorter time" in note]
+    assert bool(short) == (caps[-1] < latency_check.CAREFUL_S)
+    if max_time == 300.0:
+        assert result.met and result.stopped == "met"
+
+
+def test_a_model_that_careful_measurement_finds_faster_than_thought_is_given_channels_back(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_device(monkeypatch, Device(1.0, late=0.9))
+    result = adapt(*task, "latency=0.5x", tmp_path / "run", **FAST)
+    assert result.met
+    assert result.latency is not None
+    assert any(s["channels"][1] > s["channels"][0] for s in history(tmp_path / "run"))
+    assert 0.97 * 0.5 < result.latency.ratio < 0.5
+
+
+def test_the_most_accurate_model_within_the_budget_is_the_result_though_others_followed(
+    task: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Exact resources: the first landing is accurate, whatever is given back afterwards spoils the model."""
+    scores: list[float] = []
+
+    def evaluate(proto: onnx.ModelProto) -> float:
+        small = sum(float(np.prod(t.dims)) for t in proto.graph.initializer)
+        scores.append(small)
+        return -abs(small - min(scores))  # less than the smallest so far is best
+
+    result = adapt(*task, "macs=0.5x", tmp_path / "run", **FAST | {"step": 8, "evaluate": evaluate, "save_interval": 5})
+    steps = history(tmp_path / "run")
+    assert result.met
+    within = [s for s in steps if s["resources"]["macs"] <= 0.5 * result.before.macs]
+    assert len(within) > 1 and any(s["channels"][1] > s["channels"][0] for s in steps)
+    assert result.iterations == max(within, key=lambda s: s["accepted"]["accuracy"])["iteration"] < len(steps)
+    assert any(f"that of iteration {result.iterations}" in note for note in result.notes)
+    (tmp_path / "run" / "result.json").unlink()
+    again = adapt(
+        *task,
+        "macs=0.5x",
+        tmp_path / "run",
+        resume=True,
+        **FAST | {"step": 8, "evaluate": evaluate, "save_interval": 5},
+    )
+    assert replace(again, seconds=result.seconds) == result
+
+
+def test_what_was_measured_while_something_else_slowed_the_device_is_measured_again(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every second one is disturbed: the original takes 1.2 times as long, the small model 1.5 times."""
+
+    class Disturbed(Device):
+        def ratio(self, *given: Any, **options: Any) -> Ratio:
+            calm = super().ratio(*given, **options)
+            if len(self.measured) % 2:
+                return calm
+            slow = Timing(12.0, (11.9, 12.1), calm.reference.sessions)
+            return replace(calm, median=1.25 * calm.median, ci95=(2.0, 2.0), reference=slow)
+
+    device = Disturbed(1.0)
+    on_device(monkeypatch, device)
+    result = adapt(*task, "latency=0.5x", tmp_path / "run", **FAST)
+    assert result.met
+    journal = (tmp_path / "run" / "journal.jsonl").read_text()
+    assert len(device.measured) == 2 * journal.count('"key":"latency/') - 1 > 1
+    assert all(s["accepted"]["correction"]["latency"] < 1.01 for s in history(tmp_path / "run"))
+
+
+def test_a_latency_budget_is_landed_on_in_widths_that_run_fast(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_device(monkeypatch, Device(1.0, alignment=4))
+    result = adapt(*task, "latency=0.5x", tmp_path / "run", **FAST | {"step": 4})
+    assert result.met
+    assert all(after % 4 == 0 for _, after in result.groups.values())
+
+
+def test_the_device_decides_whether_a_latency_is_out_of_reach(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The smallest model takes 0.011x; a table that thinks nothing gets below 0.5x is not believed, a device is."""
+    device = Device(1.0)
+    on_device(monkeypatch, device)
+    known = device.predict
+    monkeypatch.setattr(device, "predict", lambda shapes: known(shapes) / 2 + 0.9)
+    hopeful = adapt(*task, "latency=0.45x", tmp_path / "hopeful", **FAST)
+    assert hopeful.met
+    assert hopeful.iterations > 1
+    hopeless = adapt(*task, "latency=0.005x", tmp_path / "hopeless", **FAST)
+    assert (hopeless.met, hopeless.iterations, hopeless.stopped) == (False, 1, "no-way-down")
+
+
+def test_a_budget_missed_by_the_careful_measurement_takes_another_step(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brief measurements agree with the table, careful ones are 5% slower: the first landing is not enough."""
+    device = Device(1.0, late=1.05)
+    on_device(monkeypatch, device)
+    result = adapt(*task, "latency=0.5x", tmp_path / "run", **FAST)
+    assert result.met
+    seen = len(device.measured)
+    journal = (tmp_path / "run" / "journal.jsonl").read_text()
+    assert journal.count('"latency/searched/') == 2
+    (tmp_path / "run" / "result.json").unlink()
+    again = adapt(*task, "latency=0.5x", tmp_path / "run", resume=True, **FAST)
+    assert replace(again, seconds=result.seconds) == result
+    assert len(device.measured) == seen
+
+
+def test_results_tell_of_both_careful_measurements_as_one(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_device(monkeypatch, Device(1.0))
+    result = adapt(*task, "latency=0.5x", tmp_path / "run", **FAST)
+    kept = map(json.loads, (tmp_path / "run" / "journal.jsonl").read_text().splitlines())
+    careful = [
+        line["value"]
+        for line in kept
+        if line["key"] in (f"latency/{stage}/{result.iterations}" for stage in ("searched", "final"))
+    ]
+    assert len(careful) == 2
+    pairs = [np.divide(*value["sessions_ms"]) for value in careful]
+    assert result.latency is not None
+    assert result.latency.sessions == sum(map(len, pairs))
+    assert result.latency.ratio == pytest.approx(float(np.median(np.concatenate(pairs))))
+
+
+@pytest.mark.parametrize(("second", "chosen"), [(0.748, 2), (0.74, 1), (0.76, 2)])
+def test_of_models_about_as_accurate_the_one_that_uses_most_of_the_budget_is_the_result(
+    second: float, chosen: int
+) -> None:
+    start = Accepted(0.8, None, {})
+    problem = Problem(
+        ladders=(), resources=lambda widths: {"macs": float(widths["a"])}, limits={"macs": 100.0}, start=start,
+        rank=lambda *_: (), accept=lambda *_: start, schedule=Schedule(),
+    )  # fmt: skip
+
+    def step(iteration: int, width: int, accuracy: float) -> Step:
+        accepted = Accepted(accuracy, None, {})
+        return Step(iteration, "a", (0, width), {"a": width}, "macs", 0.0, {"macs": float(width)}, accepted, (), ())
+
+    steps = [step(1, 90, 0.75), step(2, 99, second)]
+    assert BudgetConvergence({}, lambda *_: {}).best(problem, (), steps) == chosen

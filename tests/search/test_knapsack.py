@@ -1,0 +1,171 @@
+"""The knapsack strategy: its solver against all combinations, and whole runs with it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_adapt import FAST, history, task
+from test_netadapt import problem
+
+from netadapt_onnx.api.adapt import adapt, dry_run
+from netadapt_onnx.common.budget import budget_texts, parse_targets
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.search.channel_choices import ChannelChoices
+from netadapt_onnx.search.knapsack import ROUNDS, search, solve
+from netadapt_onnx.search.netadapt import TOGETHER, amounts_after, met
+from netadapt_onnx.search.run_directory.pareto import Point, front
+
+__all__ = ["task"]
+FULL = {"a": 16, "b": 24, "c": 32}
+LADDERS = [ChannelChoices(name, n, tuple(range(n - 4, 3, -4)), tuple(range(n, 0, -1))) for name, n in FULL.items()]
+
+
+def chained(widths: Mapping[str, int]) -> dict[str, float]:
+    """Layers 3 -> a -> b -> c -> 10: every cost depends on widths in and out."""
+    a, b, c = widths["a"], widths["b"], widths["c"]
+    return {"macs": 3.0 * a + a * b + b * c + 10 * c, "memory": 1.0 * max(a + b, b + c)}
+
+
+def scores(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {name: np.sort(rng.exponential(size=n)) for name, n in FULL.items()}
+
+
+def kept(widths: Mapping[str, int], importance: Mapping[str, np.ndarray]) -> float:
+    return sum(float(s[len(s) - widths[name] :].sum()) for name, s in importance.items())
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("ceilings", [{"macs": 800.0}, {"macs": 500.0}, {"macs": 900.0, "memory": 40.0}])
+def test_the_solution_is_nearly_the_best_of_all(seed: int, ceilings: dict[str, float]) -> None:
+    importance = scores(seed)
+    found = solve(LADDERS, FULL, importance, chained, ceilings)
+    assert met(chained(found), ceilings)
+    every = (
+        dict(zip(FULL, counts, strict=True))
+        for counts in itertools.product(*((r.channels, *r.coarse) for r in LADDERS))
+    )
+    best = max(kept(widths, importance) for widths in every if met(chained(widths), ceilings))
+    assert kept(found, importance) >= 0.95 * best
+
+
+def test_what_no_widths_reach_is_approached() -> None:
+    found = solve(LADDERS, FULL, scores(0), chained, {"macs": 1.0})
+    assert found == {"a": 4, "b": 4, "c": 4}
+
+
+def test_rounds_end_on_the_budget_and_score_anew() -> None:
+    one = problem(FULL, chained, {"macs": 700.0}, lambda w: kept(w, scores(0)), step=4)
+    asked = []
+
+    def importances() -> dict[str, np.ndarray]:
+        asked.append(1)
+        now = steps[-1].widths if steps else FULL
+        return {name: s[len(s) - now[name] :] for name, s in scores(0).items()}
+
+    steps: list[Any] = []
+    for step in search(one, importances):
+        steps.append(step)
+    assert len(asked) == sum(s.group == TOGETHER for s in steps) == ROUNDS
+    assert met(amounts_after(one, steps), one.limits)
+    assert amounts_after(one, steps)["macs"] >= 0.97 * 700
+    again = [
+        *steps[:2],
+        *search(one, lambda: {n: s[len(s) - steps[1].widths[n] :] for n, s in scores(0).items()}, steps[:2]),
+    ]
+    assert again[2] == steps[2]
+
+
+@pytest.mark.parametrize("budget", [["macs=0.5x"], ["params=0.6x", "macs=0.7x"]])
+def test_a_run_by_knapsack_meets_its_budgets(task: tuple[Path, Path], tmp_path: Path, budget: list[str]) -> None:
+    result = adapt(*task, budget, tmp_path / "run", strategy="knapsack", **FAST)
+    assert result.met
+    assert result.after.macs < result.before.macs
+    steps = history(tmp_path / "run")
+    assert steps[0]["group"] == TOGETHER
+    assert adapt(*task, budget, tmp_path / "run", strategy="knapsack", resume=True, **FAST) == result
+
+
+def test_a_knapsack_wants_importances_that_compare(task: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(NetadaptError, match="compares groups, which l2 does not"):
+        adapt(*task, "macs=0.5x", tmp_path / "run", strategy="knapsack", criterion="l2", **FAST)
+
+
+def test_a_knapsack_run_goes_on_where_it_was_stopped(task: tuple[Path, Path], tmp_path: Path) -> None:
+    more: dict[str, Any] = {**FAST, "strategy": "knapsack", "final_epochs": 0}
+    whole = adapt(*task, "macs=0.5x", tmp_path / "whole", **more)
+    adapt(*task, "macs=0.5x", tmp_path / "parts", **more, max_time=1e-6)
+    adapt(*task, "macs=0.5x", tmp_path / "parts", **more, resume=True)
+    assert history(tmp_path / "parts") == history(tmp_path / "whole")
+    assert whole.model.read_bytes() == (tmp_path / "parts/model.onnx").read_bytes()
+
+
+def test_a_dry_run_shows_the_first_round(task: tuple[Path, Path], tmp_path: Path) -> None:
+    planned = dry_run(*task, "macs=0.5x", strategy="knapsack", **FAST)
+    result = adapt(*task, "macs=0.5x", tmp_path / "run", strategy="knapsack", max_iterations=1, **FAST)
+    (step,) = history(tmp_path / "run")
+    assert {p.group: p.channels[1] for p in planned.proposals} == {
+        name: n for name, n in step["widths"].items() if n != result.groups[name][0]
+    }
+
+
+def test_several_targets_leave_a_model_for_each(task: tuple[Path, Path], tmp_path: Path) -> None:
+    result = adapt(*task, "macs=0.6x,0.8x,0.4x", tmp_path / "run", **FAST)
+    assert [m.budget for m in result.models] == ["macs=0.8x", "macs=0.6x", "macs=0.4x"]
+    assert all(m.met and m.model.exists() for m in result.models)
+    for model, share in zip(result.models, (0.8, 0.6, 0.4), strict=True):
+        assert 0.85 * share <= model.after.macs / model.before.macs <= share
+    assert (result.model, result.after) == (tmp_path / "run/model.onnx", result.models[-1].after)
+    assert result.models[0].model == tmp_path / "run/models/macs-0.8x.onnx"
+    assert adapt(*task, "macs=0.6x,0.8x,0.4x", tmp_path / "run", resume=True, **FAST) == result
+
+
+def test_targets_stopped_on_the_way_are_gone_for_again(task: tuple[Path, Path], tmp_path: Path) -> None:
+    budget, slowly = "macs=0.8x,0.4x", {**FAST, "init_reduction_ratio": 0.1, "decay": 1.0, "final_epochs": 0}
+    whole = adapt(*task, budget, tmp_path / "whole", **slowly)
+    part = adapt(*task, budget, tmp_path / "parts", max_iterations=whole.iterations - 1, **slowly)
+    assert [m.stopped for m in part.models] == ["met", "max-iterations"]
+    again = adapt(*task, budget, tmp_path / "parts", resume=True, **slowly)
+    assert again.met
+    assert history(tmp_path / "parts") == history(tmp_path / "whole")
+    assert again.model.read_bytes() == whole.model.read_bytes()
+
+
+def test_the_pareto_set_holds_no_model_that_another_beats(task: tuple[Path, Path], tmp_path: Path) -> None:
+    adapt(*task, "macs=0.8x,0.4x", tmp_path / "run", **FAST)
+    found = json.loads((tmp_path / "run/pareto.json").read_text())
+    assert found["resources"] == ["macs"]
+    assert {m["stage"] for m in found["models"]} <= {"original", "searched", "trained"}
+    assert all((tmp_path / "run" / m["model"]).exists() for m in found["models"] if m["stage"] != "original")
+
+
+def test_a_front_drops_what_another_beats_and_repetitions() -> None:
+    def point(accuracy: float, macs: float) -> Point:
+        return Point("searched", 1, accuracy, {"macs": macs, "size": 1.0}, {}, None)
+
+    points = [point(0.9, 10), point(0.8, 5), point(0.7, 6), point(0.9, 11), point(0.8, 5), point(0.95, 20)]
+    assert [(p.accuracy, p.resources["macs"]) for p in front(points, ["macs"])] == [(0.95, 20), (0.9, 10), (0.8, 5)]
+
+
+def test_targets_are_read_loosest_first() -> None:
+    two = parse_targets(["latency=0.4x,0.6x", "size=4MB"], ("latency", "size"))
+    assert [[str(b) for b in target] for target in two] == [
+        ["latency=0.6x", "size=4000000"],
+        ["latency=0.4x", "size=4000000"],
+    ]
+    assert budget_texts("latency=0.4x,60%", ("latency",)) == ("latency=0.6x,0.4x",)
+
+
+@pytest.mark.parametrize(
+    "budget", ["macs=0.5x,0.5x", "macs=0.5x,2M", "macs=0.5x,", ["macs=0.5x,0.4x", "params=0.9x,0.8x,0.7x"]]
+)
+def test_targets_that_make_no_sense_are_refused(budget: str | list[str]) -> None:
+    with pytest.raises(NetadaptError) as error:
+        parse_targets(budget)
+    assert error.value.code == "budget"

@@ -1,0 +1,264 @@
+"""Runs that end undecided or go on from a trained model: whatever moment they are killed or resumed at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import test_baseline as baseline
+from test_adapt import data, history, task
+from test_budget_convergence import on_device
+from test_disturbed import model, searched, size
+
+from disturbed_device import DisturbedDevice, hopeless, quiet
+from netadapt_onnx.api import adapt as adapt_module
+from netadapt_onnx.api.adapt import adapt
+from netadapt_onnx.graph.model import load
+from netadapt_onnx.profilers.devices.local import LocalDevice
+from netadapt_onnx.profilers.timing import Ratio, Timing
+from netadapt_onnx.search import final_training, latency_check, on_devices
+from netadapt_onnx.search.result import OnDevice
+from netadapt_onnx.search.target_device import TargetDevice
+from netadapt_onnx.training import trainer
+
+__all__ = ["model", "task"]
+
+
+class SlowerOnceTrained(DisturbedDevice):
+    """4% slower once the run holds a trained model, as on another day."""
+
+    run: Path
+
+    def ratio(self, *given: Any, **options: Any) -> Ratio:
+        self.bias = 1.04 if list(self.run.glob("iterations/*/trained.onnx")) else 1.0
+        return super().ratio(*given, **options)
+
+
+def slower(run: Path) -> SlowerOnceTrained:
+    device = SlowerOnceTrained(quiet)
+    device.run = run
+    return device
+
+
+class KilledError(BaseException):
+    """Ends a run at once."""
+
+
+@pytest.fixture
+def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The epochs of every final training."""
+    asked: list[int] = []
+    train = trainer.train
+
+    def counted(*given: Any, epochs: int, **options: Any) -> Any:
+        asked.append(epochs)
+        return train(*given, epochs=epochs, **options)
+
+    monkeypatch.setattr(trainer, "train", counted)
+    return asked
+
+
+@pytest.mark.parametrize("moment", ["before the trained model is an iteration", "before its line in the history"])
+def test_a_run_killed_while_it_goes_on_from_a_trained_model_comes_to_the_same(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    options: dict[str, Any] = {"data": task[1], "evaluate": None, "final_epochs": 1}
+    whole = searched(task[0], tmp_path / "whole", slower(tmp_path / "whole"), monkeypatch, **options)
+    adopted = final_training.FinalTraining.adopted
+
+    def die(*given: Any) -> None:
+        if moment == "before its line in the history":
+            adopted(*given)
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(final_training.FinalTraining, "adopted", die)
+        with pytest.raises(KilledError):
+            searched(task[0], tmp_path / "run", slower(tmp_path / "run"), patch, **options)
+    result = searched(task[0], tmp_path / "run", slower(tmp_path / "run"), monkeypatch, resume=True, **options)
+    told = [[(s["group"], s["channels"], s["widths"]) for s in history(tmp_path / name)] for name in ("whole", "run")]
+    assert told[0] == told[1]
+    assert result.groups == whole.groups
+    for step in history(tmp_path / "run"):
+        file = tmp_path / f"run/iterations/{step['iteration']:03d}/model.onnx"
+        dims = {t.name.removesuffix(".weight"): t.dims[0] for t in load(file).proto.graph.initializer}
+        assert {name: dims[name] for name in step["widths"]} == step["widths"]
+
+
+def test_a_model_that_was_not_trained_is_cut_on_and_not_adopted(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SlowerOnceJudged(DisturbedDevice):
+        def ratio(self, *given: Any, **options: Any) -> Ratio:
+            journal = tmp_path / "run/journal.jsonl"
+            self.bias = 1.04 if journal.exists() and "latency/searched" in journal.read_text() else 1.0
+            return super().ratio(*given, **options)
+
+    result = searched(model, tmp_path / "run", SlowerOnceJudged(quiet), monkeypatch, final_epochs=0)
+    assert result.met
+    assert all(step["group"] != "the final training" for step in history(tmp_path / "run"))
+
+
+def test_a_miss_for_want_of_iterations_goes_on_with_more(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"data": task[1], "evaluate": None, "final_epochs": 1}
+    enough = searched(task[0], tmp_path / "a", DisturbedDevice(quiet), monkeypatch, **options).iterations
+    run = tmp_path / "run"
+    few = searched(task[0], run, slower(run), monkeypatch, max_iterations=enough, **options)
+    assert (few.met, few.stopped) == (False, "max-iterations")
+    more = searched(task[0], run, slower(run), monkeypatch, max_iterations=enough + 10, resume=True, **options)
+    assert more.met
+
+
+def test_every_target_is_trained_at_length_whatever_the_one_before_needed(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: list[int]
+) -> None:
+    options: dict[str, Any] = {"data": task[1], "evaluate": None, "budget": "latency=0.5x,0.3x"}
+    searched(task[0], tmp_path / "run", slower(tmp_path / "run"), monkeypatch, final_epochs=10, **options)
+    assert epochs == [10, 2, 10]
+
+
+def test_a_run_that_an_older_version_began_goes_on(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lacks what was added since: fastest runs, what else ran, what was usual; and digests of what it wrote."""
+    options: dict[str, Any] = {"data": task[1], "evaluate": None, "final_epochs": 1}
+    run = tmp_path / "run"
+    searched(task[0], run, DisturbedDevice(quiet), monkeypatch, **options)
+    lines = []
+    for line in map(json.loads, (run / "journal.jsonl").read_text().splitlines()):
+        if "/final/" in line["key"] or line["key"].startswith(("target", "landed", "sha256")):
+            continue
+        del line["chain"]
+        if line["key"].startswith("latency/"):
+            for name in ("undisturbed_ms", "others", "cores", "usual_ms"):
+                line["value"].pop(name, None)
+        lines.append(json.dumps(line) + "\n")
+    (run / "journal.jsonl").write_text("".join(lines))
+    identity = json.loads((run / "run.json").read_text())
+    assert identity.pop("sealed")
+    (run / "run.json").write_text(json.dumps(identity))
+    for name in ("result.json", ".target-1.json"):
+        (run / name).unlink()
+    assert searched(task[0], run, DisturbedDevice(quiet), monkeypatch, resume=True, **options).met
+
+
+def test_int8_accuracy_on_a_device_is_that_of_the_model_in_the_result(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Undecided, then resumed: other weights."""
+    monkeypatch.setattr(on_devices, "LocalDevice", type("Other", (), {}))
+    asked: list[object] = []
+
+    def answers(device: object, judge: object, execution: object, proto: object) -> OnDevice:
+        asked.append(proto)
+        return OnDevice(0.1 * len(asked), 0.1 * len(asked), 64)
+
+    monkeypatch.setattr(on_devices, "_asked", answers)
+    options: dict[str, Any] = {"data": task[1], "evaluate": None, "final_epochs": 1, "deploy": "int8"}
+    searched(task[0], tmp_path / "run", DisturbedDevice(hopeless), monkeypatch, **options)
+    searched(task[0], tmp_path / "run", DisturbedDevice(quiet), monkeypatch, resume=True, **options)
+    assert len(asked) == 2
+
+
+def test_a_budget_that_only_a_table_judges_is_no_undecided_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mild(rng: np.random.Generator, _: np.ndarray, times: np.ndarray) -> np.ndarray:
+        return times * rng.uniform(1, 1.2, (len(times), 1, 2))
+
+    device = DisturbedDevice(mild)
+
+    @contextmanager
+    def places(*_: Any, **__: Any) -> Iterator[tuple[TargetDevice, TargetDevice]]:
+        yield TargetDevice("latency@a", LocalDevice(), None, None), TargetDevice("latency@b", None, None, Path("x"))
+
+    monkeypatch.setattr(adapt_module, "opened_places", places)
+    monkeypatch.setattr(adapt_module, "named_tables", lambda *_: {})
+    monkeypatch.setattr(adapt_module, "about", lambda *_: {})
+    monkeypatch.setattr(adapt_module, "_loaded", lambda *_: device)
+    monkeypatch.setattr(adapt_module, "built_table", lambda *_, **__: device)
+    budgets, both = ["latency@a=0.7x", "latency@b=0.45x"], {"a": "local", "b": "bundle"}
+    monkeypatch.setattr(latency_check, "ratio", device.ratio)
+    result = adapt(model, None, budgets, tmp_path / "run", device=both, evaluate=size, **baseline.UNTRAINED)
+    assert [limit.met for limit in result.limits] == [True, None]
+    assert result.stopped == "met"
+
+
+def test_what_normalising_meets_for_several_resources_is_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proto = baseline.overridable(baseline.plain((8, 12, 16), size=8, classes=3))
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    on_device(monkeypatch, baseline.Unfused())
+    budgets = ["latency=0.6x", "custom=1x"]
+    result = adapt(
+        tmp_path / "model.onnx", data(tmp_path / "d.npz"), budgets, tmp_path / "run",
+        resource_command=lambda _: 5.0, **baseline.UNTRAINED,
+    )  # fmt: skip
+    assert (result.met, result.stopped) == (True, "nothing-to-do")
+
+
+def test_medians_of_a_busy_device_do_not_steer_what_normalising_gains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All medians are twice the truth; the fastest runs tell it: 25 ms as given, 10 ms once normalised."""
+
+    class Busy(baseline.Unfused):
+        def ratio(self, *given: Any, **options: Any) -> Ratio:
+            found = super().ratio(*given, **options)
+            slow = tuple(tuple(2 * ms for ms in side) for side in found.sessions_ms)
+
+            def doubled(timing: Timing) -> Timing:
+                return replace(timing, median_ms=2 * timing.median_ms, ci95=(2 * timing.ci95[0], 2 * timing.ci95[1]))
+
+            return replace(
+                found, model=doubled(found.model), reference=doubled(found.reference), sessions_ms=slow,
+                undisturbed_ms=found.sessions_ms, others=2.0, cores=2,
+            )  # fmt: skip
+
+    proto = baseline.overridable(baseline.plain((8, 12, 16), size=8, classes=3))
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    on_device(monkeypatch, Busy())
+    result = adapt(
+        tmp_path / "model.onnx", data(tmp_path / "d.npz"), "latency=8ms", tmp_path / "run", **baseline.UNTRAINED
+    )
+    assert result.met is None
+    assert result.latency is not None
+    assert 0.9 * 8 < result.latency.after_ms < 8
+
+
+def test_a_final_measurement_that_tells_nothing_trains_no_other_model_on_resume(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: list[int]
+) -> None:
+    run = tmp_path / "run"
+
+    class HopelessOnceTrained(DisturbedDevice):
+        def ratio(self, *given: Any, **options: Any) -> Ratio:
+            self.disturb = hopeless if list(run.glob("iterations/*/trained.onnx")) else quiet
+            return super().ratio(*given, **options)
+
+    # What is measured after the training is all that counts here: as if nothing reliable had come before.
+    known = latency_check.MeasuredLatency._known
+    monkeypatch.setattr(
+        latency_check.MeasuredLatency,
+        "_known",
+        lambda gauge, stage, iteration: (
+            gauge._estimate([gauge._journal.careful("final", iteration)])
+            if stage == "final" and gauge._journal.has_careful("final", iteration)
+            else known(gauge, stage, iteration)
+        ),
+    )
+    options: dict[str, Any] = {"data": task[1], "evaluate": None, "final_epochs": 1}
+    first = searched(task[0], run, HopelessOnceTrained(quiet, bias=0.8), monkeypatch, **options)
+    then = searched(task[0], run, DisturbedDevice(quiet, bias=0.8), monkeypatch, resume=True, **options)
+    assert then.met
+    assert then.iterations == first.iterations
+    assert epochs == [1]

@@ -1,0 +1,47 @@
+"""Every rule: whatever is kept, the pruned model equals the masked one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import attention_cases  # noqa: F401 - registers its cases
+import control_cases  # noqa: F401 - likewise
+import quantised_cases  # noqa: F401 - likewise
+import sampling_cases  # noqa: F401 - likewise
+from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.surgery import Choices, select, trace, verify
+from netadapt_onnx.surgery.rules import RULES
+from rule_cases import CASES, build
+
+# These fix every channel they see, so their case has nothing to prune (the reason is asserted in test_surgery.py).
+PINNING = {("com.microsoft", "GroupNorm"), ("", "GatherElements")}
+
+
+def test_every_rule_has_a_case() -> None:
+    assert set(RULES) == set(CASES)
+
+
+ATTENTION = [(domain, op, "dims") for domain, op in RULES if "Attention" in op or op == "MatMul"]
+
+
+@pytest.mark.parametrize(
+    ("domain", "op", "attention"),
+    [*((*key, "heads") for key in sorted(RULES)), *sorted(ATTENTION)],
+    ids=lambda value: value or "onnx",
+)
+def test_pruning_equals_masking(domain: str, op: str, attention: str) -> None:
+    proto = build(domain, op)
+    normalise(proto)
+    traced = trace(fold(proto), Choices(attention))  # type: ignore[arg-type]
+    if traced.folded.unrunnable:
+        pytest.skip(traced.folded.unrunnable[:80])
+    assert bool(traced.prunable) != ((domain, op) in PINNING)
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        counts = {g.name: g.step * int(rng.integers(1, g.channels // g.step + 1)) for g in traced.prunable}
+        order = {g.name: rng.random(g.channels) for g in traced.prunable}
+        keep = select(traced, counts, lambda _, group: order[group.name])  # noqa: B023 - used at once
+        result = verify(traced, keep, seed=seed)
+        assert result.exact, (keep, result)

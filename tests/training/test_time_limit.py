@@ -1,0 +1,85 @@
+"""Training within a time: as many steps as fit, the rate falling to the end, to the same bits if it is killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from test_finetune import FLOAT, KilledError, dataset, network
+
+from netadapt_onnx.training.settings import Settings
+from netadapt_onnx.training.trainer import TrainResult, train
+
+
+class Hourglass:
+    """Time that runs while steps are taken: `each` seconds a step."""
+
+    def __init__(self, seconds: float, each: float = 1.0) -> None:
+        self.left = seconds
+        self.each = each
+        self.taken = 0
+
+    def time_left(self) -> float:
+        return self.left
+
+    def step(self, done: int, total: int, loss: float) -> None:
+        self.taken += 1
+        self.left -= self.each
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(40.0, 15), (15.0, 15), (11.0, 11), (6.5, 6), (2.0, 2)])
+def test_a_training_takes_the_steps_that_there_is_time_for_and_its_rate_falls_to_the_end(
+    seconds: float, steps: int
+) -> None:
+    """Three epochs of five steps, a second each."""
+    glass = Hourglass(seconds)
+    result = train(
+        network(1), dataset(), teacher=network(), epochs=3, batch_size=64, settings=FLOAT,
+        progress=glass.step, time_left=glass.time_left,
+    )  # fmt: skip
+    assert glass.taken == result.history[-1].steps
+    assert abs(glass.taken - steps) <= 1 and glass.left >= 0
+    assert result.share == pytest.approx(glass.taken / 15)
+    assert steps < 4 or result.history[-1].lr < 0.2 * result.lr
+
+
+def test_a_training_that_became_slow_is_shortened_again() -> None:
+    glass = Hourglass(30.0)
+
+    def slower(done: int, total: int, loss: float) -> None:
+        glass.each = 1.0 if done < 6 else 8.0
+        glass.step(done, total, loss)
+
+    result = train(
+        network(1), dataset(), teacher=network(), epochs=3, batch_size=64, settings=FLOAT,
+        progress=slower, time_left=glass.time_left,
+    )  # fmt: skip
+    assert glass.taken < 15 and glass.left > -8.0
+    assert result.share == pytest.approx(glass.taken / 15)
+
+
+@pytest.mark.parametrize("stop", [5, 7, 9])
+def test_a_shortened_training_that_is_killed_goes_on_to_the_same_bits(stop: int, tmp_path: Path) -> None:
+    """The decision is on the disk before a step follows it."""
+
+    def run(folder: str, glass: Hourglass | None, stop: int | None) -> TrainResult:
+        (tmp_path / folder).mkdir(exist_ok=True)
+
+        def progress(done: int, total: int, loss: float) -> None:
+            if glass is not None:
+                glass.step(done, total, loss)
+            if done == stop:
+                raise KilledError
+
+        return train(
+            network(1), dataset(), teacher=network(), epochs=3, batch_size=64, settings=Settings("float32", True, 2),
+            checkpoint=tmp_path / folder / "c", progress=progress, time_left=None if glass is None else glass.time_left,
+        )  # fmt: skip
+
+    whole = run("whole", Hourglass(9.5), None)
+    assert whole.history[-1].steps == 9
+    with pytest.raises(KilledError):
+        run("killed", Hourglass(9.5), stop)
+    again = run("killed", None, None)
+    assert again.proto.SerializeToString() == whole.proto.SerializeToString()
+    assert [epoch.steps for epoch in again.history] == [epoch.steps for epoch in whole.history]

@@ -1,0 +1,288 @@
+"""Training learns, repeats itself bit for bit, changes nothing but weights, and gives up in a clear way."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from models import Builder, plain, transposed
+from netadapt_onnx.data.dataset import Dataset, Scaling, Split
+from netadapt_onnx.data.evaluate import accuracy, outputs
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.training.augment import augmented
+from netadapt_onnx.training.batchnorm import fold, unfold
+from netadapt_onnx.training.distillation import Teacher
+from netadapt_onnx.training.recipe import one_cycle
+from netadapt_onnx.training.settings import Settings, choose
+from netadapt_onnx.training.trainer import choose_settings, train
+
+FLOAT = Settings("float32", True, 1)
+
+
+def dataset(train: int = 640, *, labelled: bool = True, noise: float = 0.8) -> Dataset:
+    """Ten fixed patterns under noise: a network of three layers learns them in seconds."""
+    rng = np.random.default_rng(0)
+    patterns = rng.standard_normal((10, 3, 16, 16))
+
+    def split(count: int) -> Split:
+        y = rng.integers(0, 10, count)
+        x = patterns[y] + noise * rng.standard_normal((count, 3, 16, 16))
+        return Split({"image": x.astype(np.float32)}, y if labelled else None)
+
+    return Dataset(split(train), split(200))
+
+
+def folded_network() -> onnx.ModelProto:
+    b = Builder()
+    x = b.relu(b.conv("image", 3, 8))
+    x = b.relu(b.conv(x, 8, 16, stride=2))
+    b.head(x, 16)
+    return b.model({"image": ("N", 3, 16, 16)}, {"logits": ("N", 10)})
+
+
+@pytest.fixture(scope="module")
+def trained() -> onnx.ModelProto:
+    """A teacher: `plain` trained on the patterns by their labels."""
+    return train(plain((8, 16, 16)), dataset(), epochs=8, settings=FLOAT).proto
+
+
+def disturbed(proto: onnx.ModelProto, noise: float) -> onnx.ModelProto:
+    """A network that has lost much of what it knew: noise on every weight, in units of the tensor's own spread."""
+    changed, rng = onnx.ModelProto(), np.random.default_rng(2)
+    changed.CopyFrom(proto)
+    for tensor in changed.graph.initializer:
+        if len(tensor.dims) > 1:
+            value = numpy_helper.to_array(tensor)
+            value = value + noise * value.std() * rng.standard_normal(value.shape)
+            tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float32), tensor.name))
+    return changed
+
+
+def same(a: onnx.ModelProto, b: onnx.ModelProto) -> bool:
+    return bool(a.SerializeToString(deterministic=True) == b.SerializeToString(deterministic=True))
+
+
+def test_cross_entropy_learns(trained: onnx.ModelProto) -> None:
+    data = dataset()
+    assert accuracy(plain((8, 16, 16)), data.val).value < 0.3
+    assert accuracy(trained, data.val).value > 0.9
+
+
+def test_distillation_learns_without_labels(trained: onnx.ModelProto) -> None:
+    data = dataset(labelled=False)
+    student = disturbed(trained, 0.5)
+    reference = outputs(trained, data.val)
+    before = accuracy(student, data.val, reference=reference)
+    result = train(student, data, teacher=trained, epochs=8, lr=0.2, settings=FLOAT)
+    after = accuracy(result.proto, data.val, reference=reference)
+    assert after.metric == "agreement"
+    assert before.value < 0.6
+    assert after.value > 0.85
+    assert [e.epoch for e in result.history] == list(range(1, 9))
+    assert result.history[-1].steps == 40
+    assert result.history[-1].loss < 0.5 * result.history[0].loss
+
+
+def test_dense_outputs_are_distilled_too() -> None:
+    data, teacher = dataset(labelled=False), transposed()
+    student = transposed(seed=1)
+    result = train(student, data, teacher=teacher, epochs=4, settings=FLOAT)
+    assert result.history[-1].loss < 0.6 * result.history[0].loss
+
+
+@pytest.mark.parametrize(
+    "settings", [FLOAT, Settings("bfloat16", False, 2), Settings("float32", True, 2), Settings("float32", True, 3)]
+)
+def test_the_same_seed_and_settings_give_the_same_bits(settings: Settings, trained: onnx.ModelProto) -> None:
+    data, student = dataset(320), plain((6, 12, 16), seed=1)
+    results = [train(student, data, teacher=trained, steps=5, seed=3, settings=settings).proto for _ in range(2)]
+    assert same(*results)
+    assert not same(results[0], train(student, data, teacher=trained, steps=5, seed=4, settings=settings).proto)
+
+
+def test_a_teacher_that_remembers_teaches_the_same(trained: onnx.ModelProto) -> None:
+    """A run that is killed forgets what its teacher remembered: it must not matter."""
+    data, settings = dataset(320), Settings("float32", True, 2)
+    shared = Teacher(trained, len(data.train))
+    student = plain((6, 12, 16), seed=1)
+    for seed in (5, 6):
+        remembered = train(student, data, teacher=shared, steps=3, seed=seed, settings=settings)
+        other = Teacher(trained, len(data.train))
+        fresh = train(student, data, teacher=other, steps=3, seed=seed, settings=settings)
+        assert same(remembered.proto, fresh.proto)
+
+
+def test_a_teacher_of_too_many_samples_remembers_none_from_one_training_to_the_next(
+    trained: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netadapt_onnx.training.distillation.MOST_FORESEEN", 100)
+    data, student = dataset(320), plain((6, 12, 16), seed=1)
+    shared = Teacher(trained, len(data.train))
+    train(student, data, teacher=shared, steps=3, seed=5, settings=FLOAT)
+    again = train(student, data, teacher=shared, steps=3, seed=6, settings=FLOAT)
+    assert same(again.proto, train(student, data, teacher=trained, steps=3, seed=6, settings=FLOAT).proto)
+
+
+def test_replicas_share_one_step(trained: onnx.ModelProto) -> None:
+    """Two replicas differ from one by their BatchNorm batches only: without BatchNorm the gradients are equal."""
+    data, network = dataset(256), folded_network()
+    b = Builder()
+    b.fc(b.node("Flatten", ["image"]), 768, 10, output="logits")
+    network = b.model({"image": ("N", 3, 16, 16)}, {"logits": ("N", 10)})
+    one, two = (train(network, data, steps=4, settings=Settings("float32", True, n)).proto for n in (1, 2))
+    for a, b_ in zip(one.graph.initializer, two.graph.initializer, strict=True):
+        np.testing.assert_allclose(numpy_helper.to_array(a), numpy_helper.to_array(b_), rtol=0, atol=1e-6)
+
+
+def test_only_weights_change(trained: onnx.ModelProto) -> None:
+    before = plain((8, 16, 16))
+    for proto in (before, trained):
+        names = {t.name for t in proto.graph.initializer}
+        assert len(names) == len(proto.graph.initializer)
+    stripped = [onnx.ModelProto.FromString(p.SerializeToString()) for p in (before, trained)]
+    for proto in stripped:
+        del proto.graph.initializer[:]
+    assert same(*stripped)
+    assert [(t.name, t.dims) for t in before.graph.initializer] == [(t.name, t.dims) for t in trained.graph.initializer]
+
+
+def test_folded_graphs_train_with_batchnorm_and_return_without() -> None:
+    data, student = dataset(), folded_network()
+    result = train(student, data, epochs=16, settings=FLOAT)
+    assert [n.op_type for n in result.proto.graph.node] == [n.op_type for n in student.graph.node]
+    assert [t.name for t in result.proto.graph.initializer] == [t.name for t in student.graph.initializer]
+    assert accuracy(result.proto, data.val).value > 0.8
+    assert any(n.op_type == "BatchNormalization" for n in unfold(student, data.train.sample(64)).graph.node)
+    assert fold(result.proto) is result.proto
+
+
+def test_divergence_is_tried_at_half_the_rate_and_then_reported(trained: onnx.ModelProto) -> None:
+    b = Builder()
+    b.fc(b.relu(b.fc(b.node("Flatten", ["image"]), 768, 16)), 16, 10, output="logits")
+    network = b.model({"image": ("N", 3, 16, 16)}, {"logits": ("N", 10)})
+    with pytest.raises(NetadaptError, match=r"diverged, also at half the learning rate \(5e\+37\)") as caught:
+        train(network, dataset(), epochs=2, lr=1e38, settings=FLOAT)
+    assert caught.value.code == "diverged"
+
+
+def test_bytes_and_scaling_train_like_floats() -> None:
+    rng = np.random.default_rng(0)
+    stored = rng.integers(0, 256, (256, 3, 16, 16)).astype(np.uint8)
+    scaling = Scaling(np.full((3, 1, 1), 0.5, np.float32), np.full((3, 1, 1), 0.25, np.float32))
+    y = rng.integers(0, 10, 256)
+    floats = Split({"image": scaling(stored)}, y)
+    results = [
+        train(plain((8, 8, 8)), Dataset(split, split), steps=3, settings=FLOAT).proto
+        for split in (floats, Split({"image": stored}, y, {"image": scaling}))
+    ]
+    assert same(*results)
+
+
+def test_training_needs_something_to_learn_from() -> None:
+    with pytest.raises(NetadaptError, match="labels or a teacher"):
+        train(plain(), dataset(labelled=False), epochs=1)
+    with pytest.raises(NetadaptError, match="either epochs or steps"):
+        train(plain(), dataset())
+
+
+def test_a_teacher_with_other_outputs_is_refused(trained: onnx.ModelProto) -> None:
+    with pytest.raises(NetadaptError, match="teacher's outputs 'mask_out' Nx2x16x16 are not the model's 'logits' Nx10"):
+        train(plain(), dataset(), teacher=transposed(), epochs=1, settings=FLOAT)
+
+
+def test_batches_shrink_where_activations_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dataset(200)
+    assert train(plain(), data, epochs=1, settings=FLOAT).history[0].steps == 1
+    monkeypatch.setattr("netadapt_onnx.training.memory.MOST_ACTIVATION_BYTES", 2**20)
+    result = train(plain(), data, epochs=1, settings=FLOAT)
+    assert result.history[0].steps > 4
+    assert result.lr < 0.05
+
+
+def test_augmented_samples_are_taught_as_they_are(trained: onnx.ModelProto) -> None:
+    data, student = dataset(256), plain((6, 12, 16), seed=1)
+    results = [
+        train(student, data, teacher=teacher, steps=4, augment=True, settings=FLOAT).proto
+        for teacher in (trained, Teacher(trained, 256))
+    ]
+    assert same(*results)
+    assert not same(results[0], train(student, data, teacher=trained, steps=4, settings=FLOAT).proto)
+
+
+def test_no_steps_change_nothing() -> None:
+    proto = plain()
+    result = train(proto, dataset(), epochs=0, settings=FLOAT)
+    assert same(result.proto, proto)
+    assert result.history == ()
+
+
+def test_progress_is_told() -> None:
+    told: list[tuple[int, int]] = []
+    train(plain(), dataset(), steps=3, settings=FLOAT, progress=lambda done, total, loss: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_few_samples_make_small_batches() -> None:
+    result = train(plain(), dataset(20), epochs=3, settings=FLOAT)
+    assert [e.steps for e in result.history] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_chosen_settings_are_complete(labelled: bool) -> None:
+    data = dataset(256, labelled=labelled)
+    settings = choose_settings(plain(), data)
+    assert settings.dtype in ("float32", "bfloat16")
+    assert settings.replicas >= 1
+
+
+def test_clearly_faster_settings_win_and_the_usual_ones_stay_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+
+    def stepping(cost: dict[str, float]) -> Settings:
+        def prepare(settings: Settings):  # type: ignore[no-untyped-def]
+            key = f"{settings.dtype}-{'last' if settings.channels_last else 'first'}"
+            return lambda: cost[key] / (1.0 if settings.replicas == 1 else cost["gain"])
+
+        return choose(prepare, 128)
+
+    cost = {"float32-last": 1.0, "float32-first": 1.5, "bfloat16-last": 0.6, "bfloat16-first": 0.55, "gain": 0.9}
+    assert stepping(cost) == Settings("bfloat16", True, 2)
+    assert stepping(cost | {"gain": 0.7}) == Settings("bfloat16", True, 1)
+    assert stepping(cost | {"bfloat16-last": 0.9, "bfloat16-first": 2.0}) == Settings("float32", True, 2)
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    rates = [one_cycle(step, 100, 0.1) for step in range(100)]
+    assert max(rates) == pytest.approx(0.1, rel=0.01)
+    assert int(np.argmax(rates)) == 20
+    assert all(a < b for a, b in pairwise(rates[:21]))
+    assert all(a > b for a, b in pairwise(rates[20:]))
+    assert rates[-1] < 0.001
+
+
+def test_augmentation_moves_and_mirrors_each_image_alike_for_a_seed() -> None:
+    images = np.arange(4 * 16 * 16, dtype=np.float32).reshape(4, 1, 16, 16) + 1
+    given = {"x": images, "mask": images[:, 0]}
+    first, second = (augmented(given, None, np.random.default_rng(1))[0] for _ in range(2))
+    np.testing.assert_array_equal(first["x"], second["x"])
+    np.testing.assert_array_equal(first["mask"], images[:, 0])
+    kept = [np.isin(first["x"][i][first["x"][i] > 0], images[i]).mean() for i in range(4)]
+    assert kept == [1.0] * 4
+    assert not np.array_equal(first["x"], images)
+
+
+def test_a_batch_that_cannot_be_changed_is_said() -> None:
+    """The batch is merged behind the positions, as torch's attention does: nobody can tell which axis it went into."""
+    b = Builder()
+    x = b.node("Transpose", ["x"], perm=[1, 0, 2])
+    x = b.node("Reshape", [x, b.constant("merged", np.array([5, 6]))])
+    b.node("MatMul", [x, b.random("w", (6, 4), 6)], output="y")
+    proto = b.model({"x": (1, 5, 6)}, {"y": (5, 4)})
+    split = Split({"x": np.zeros((8, 5, 6), np.float32)})
+    with pytest.raises(NetadaptError, match=r"fixes its batch at 1, .* two samples: mat1 and mat2") as caught:
+        train(proto, Dataset(split, split), teacher=proto, epochs=1, settings=FLOAT)
+    assert "dynamic batch" in caught.value.hint
