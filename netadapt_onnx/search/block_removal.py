@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from netadapt_onnx.search.channel_choices import ChannelChoices
-from netadapt_onnx.search.proposal import Widths
+from netadapt_onnx.search.proposals import Widths
 from netadapt_onnx.surgery import Branch
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.common.files import write_atomically
-from netadapt_onnx.common.json_output import UNREADABLE
+from netadapt_onnx.common.json_output import UNREADABLE, write_json
 from netadapt_onnx.common.progress import Progress, stage
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.errors import NetadaptError
@@ -24,9 +24,9 @@ from netadapt_onnx.search.executors.protocol import Executor, Failed, Shared, Wo
 from netadapt_onnx.search.jobs import LOG, Job, forget, read_request, run_jobs
 from netadapt_onnx.search.knapsack import ascending
 from netadapt_onnx.search.options import Arguments
-from netadapt_onnx.search.proposal import Proposal, Widths
-from netadapt_onnx.search.run_directory.journal import AGAIN
-from netadapt_onnx.search.run_directory.run import Run, write_json
+from netadapt_onnx.search.proposals import Proposal, Widths
+from netadapt_onnx.search.run_directory.lines import AGAIN
+from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.time_limit import TimeLimit
 from netadapt_onnx.search.worker import MODEL_FILE, Base, Kept, Training, WorkerContext, evaluate_candidate, kept_after
 from netadapt_onnx.surgery import Branch, Trace, plan_of, prove_removal, select, verify

@@ -27,12 +27,12 @@ from netadapt_onnx.search.options import Arguments
 from netadapt_onnx.search.outcome import Outcome
 from netadapt_onnx.search.prepared_model import Predictor, PreparedModel
 from netadapt_onnx.search.progress_reporter import ProgressReporter, excess
-from netadapt_onnx.search.proposal import Proposal
+from netadapt_onnx.search.proposals import Proposal
 from netadapt_onnx.search.result import AdaptResult, Finished, Stopped
 from netadapt_onnx.search.run_directory.details import write_details
-from netadapt_onnx.search.run_directory.journal import Lines
+from netadapt_onnx.search.run_directory.lines import Lines
 from netadapt_onnx.search.run_directory.pareto import Point, write_front
-from netadapt_onnx.search.run_directory.result_file import read_result, read_target, write_result, write_target
+from netadapt_onnx.search.run_directory.result import read_result, read_target, write_result, write_target
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.schedule import Schedule
 from netadapt_onnx.search.time_limit import TimeLimit

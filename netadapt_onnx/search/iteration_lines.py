@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from netadapt_onnx.search.latency_check import MeasuredLatency
 from netadapt_onnx.search.netadapt import Step
-from netadapt_onnx.search.proposal import Amounts
+from netadapt_onnx.search.proposals import Amounts
 
 
 @dataclass(frozen=True)

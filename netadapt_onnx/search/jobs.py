@@ -11,9 +11,8 @@ from typing import Any
 import msgspec
 
 from netadapt_onnx.common.files import digest, write_atomically
-from netadapt_onnx.common.json_output import UNREADABLE, json_bytes
+from netadapt_onnx.common.json_output import UNREADABLE, json_bytes, write_json
 from netadapt_onnx.search.executors.protocol import Executor, Failed, Outcome, Shared, Work
-from netadapt_onnx.search.run_directory.run import write_json
 
 REQUEST, RESULT, LOG = "request.json", "result.json", "error.txt"
 # Beside a result, digests of it with its request, and of the files that were made.

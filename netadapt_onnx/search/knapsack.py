@@ -17,7 +17,7 @@ from netadapt_onnx.common.progress import stage
 from netadapt_onnx.search import netadapt
 from netadapt_onnx.search.channel_choices import ChannelChoices
 from netadapt_onnx.search.netadapt import TOGETHER, Problem, Step, amounts_after, corrected, met, widths_after
-from netadapt_onnx.search.proposal import Amounts, Proposal, Widths
+from netadapt_onnx.search.proposals import Amounts, Proposal, Widths
 from netadapt_onnx.surgery import Criterion, Trace, class_totals, importance
 
 # The way to the budget in equal shares of what is left; importances are scored anew after each.

@@ -19,7 +19,7 @@ from netadapt_onnx.graph.model import Model
 from netadapt_onnx.search.block_removal import branch_ladders, removed
 from netadapt_onnx.search.channel_choices import ChannelChoices, Counts, Rungs
 from netadapt_onnx.search.options import Arguments
-from netadapt_onnx.search.proposal import Widths
+from netadapt_onnx.search.proposals import Widths
 from netadapt_onnx.surgery import MEASURED, Branch, Trace, find_branches, resize, same_groups, select, traced_without
 from netadapt_onnx.surgery import trace as traced
 from netadapt_onnx.surgery.obstacles import nothing_to_prune

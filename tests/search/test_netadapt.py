@@ -10,7 +10,7 @@ import pytest
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.channel_choices import ChannelChoices, ladder
 from netadapt_onnx.search.netadapt import Accepted, Problem, Step, amounts_after, met, search
-from netadapt_onnx.search.proposal import Goal, Proposal, Proposer
+from netadapt_onnx.search.proposals import Goal, Proposal, Proposer
 from netadapt_onnx.search.schedule import Schedule
 
 HELLO_WORLD = {"conv1": 16, "conv2": 32, "conv3": 64}

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import msgspec
 
-from netadapt_onnx.common.json_output import UNREADABLE
+from netadapt_onnx.common.json_output import UNREADABLE, write_json
 from netadapt_onnx.graph.cost import LayerCost, cost
 from netadapt_onnx.graph.folding import Folded
 from netadapt_onnx.search.latency_check import MeasuredLatency
-from netadapt_onnx.search.run_directory.run import write_json
 from netadapt_onnx.surgery import Trace
 from netadapt_onnx.surgery.flatten_subgraphs import flatten
 

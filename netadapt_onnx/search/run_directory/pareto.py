@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from netadapt_onnx.common.json_output import write_json
 from netadapt_onnx.search.netadapt import Step
-from netadapt_onnx.search.proposal import Amounts
+from netadapt_onnx.search.proposals import Amounts
 from netadapt_onnx.search.result import Finished
-from netadapt_onnx.search.run_directory.run import Run, write_json
+from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.worker import MODEL_FILE
 
 PARETO_FILE = "pareto.json"

@@ -9,12 +9,12 @@ from typing import TypeVar
 
 import msgspec
 
-from netadapt_onnx.common.json_output import UNREADABLE
+from netadapt_onnx.common.json_output import UNREADABLE, write_json
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.latency_journal import UNDECIDED
 from netadapt_onnx.search.result import AdaptResult, Finished
 from netadapt_onnx.search.run_directory.journal import RESULT_FILE
-from netadapt_onnx.search.run_directory.run import Run, write_json
+from netadapt_onnx.search.run_directory.run import Run
 
 Result = TypeVar("Result", AdaptResult, Finished)
 
