@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.graph.folding import fold
 from netadapt_onnx.graph.model import load
-from netadapt_onnx.search.evaluator import DataJudge
+from netadapt_onnx.search.evaluator import DataEvaluator
 from netadapt_onnx.search.executors.protocol import WorkerInfo
 from netadapt_onnx.search.options import SHORT_TERM_LR
 from netadapt_onnx.search.worker import Base, Training, WorkerContext
@@ -42,16 +42,16 @@ def main() -> None:
     folded = fold(load(asked.model).proto)
     found = trace(folded)
     data = dataset_for(folded, asked.data)
-    judge = DataJudge(data, folded.proto)
+    evaluator = DataEvaluator(data, folded.proto)
     counts = {group.name: max(group.floor, group.channels - STEP) for group in found.prunable}
     cuts = [resize(found, select(found, {name: count})) for name, count in counts.items()]
     for number in range(asked.rounds):
         began = time.process_time()
-        without = [judge.ranked(cut) for cut in cuts]
+        without = [evaluator.ranked(cut) for cut in cuts]
         middle = time.process_time()
-        prefixes = Base(found, {}).prefixes(judge)
+        prefixes = Base(found, {}).prefixes(evaluator)
         front = time.process_time()
-        shortened = [judge.ranked(cut, prefixes) for cut in cuts]
+        shortened = [evaluator.ranked(cut, prefixes) for cut in cuts]
         end = time.process_time()
         print(
             f"round {number + 1}, {len(cuts)} groups: {middle - began:.2f} s without, {end - middle:.2f} s with "
@@ -63,12 +63,12 @@ def main() -> None:
     settings = replace(choose_settings(folded.proto, data, gpu=False), replicas=1)
     for freeze in (False, True):
         base = Base(found, {})
-        bench = WorkerContext(base, judge, data, seed=0, trains=True, shapes={}, batch_size=1)
+        bench = WorkerContext(base, evaluator, data, seed=0, trains=True, shapes={}, batch_size=1)
         training = Training(asked.short_term, SHORT_TERM_LR, settings, freeze)
         began = time.process_time()
         trained = [bench.trained(cut, training, WorkerInfo(threads=1), base) for cut in cuts]
         taken = time.process_time() - began
-        scores = [judge.ranked(cut) for cut in trained]
+        scores = [evaluator.ranked(cut) for cut in trained]
         how = "behind frozen fronts" if freeze else "whole"
         print(
             f"{asked.short_term} steps for each of {len(cuts)} cuts, {how}: {taken:.1f} s, "

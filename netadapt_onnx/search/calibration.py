@@ -35,9 +35,9 @@ def deployment(
     return Deployment("int8", calibration(dataset, folded.specs))
 
 
-def execution_of(asked: Arguments, subject: PreparedModel) -> Execution:
+def execution_of(asked: Arguments, prepared: PreparedModel) -> Execution:
     """How the models of an adaptation run where they are measured."""
-    deploy = deployment(asked.deploy, subject.trace.folded, None, subject.data)
+    deploy = deployment(asked.deploy, prepared.trace.folded, None, prepared.data)
     return Execution(asked.ep, asked.threads, dict(asked.ep_options), asked.ep_library, deploy)
 
 

@@ -72,7 +72,7 @@ class Candidates:
         run: Run,
         original: Trace,
         arguments: Arguments,
-        judge: Evaluator,
+        evaluator: Evaluator,
         data: Dataset | None,
         executor: Executor,
         progress: Progress,
@@ -93,7 +93,7 @@ class Candidates:
         self._original = Base(original, {})
         self._bench = WorkerContext(
             self._original,
-            judge,
+            evaluator,
             data,
             seed=arguments.seed,
             trains=arguments.rank == "finetune" or arguments.finalists > 0,

@@ -16,7 +16,7 @@ from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.search import knapsack
 from netadapt_onnx.search.budget_convergence import BudgetConvergence
 from netadapt_onnx.search.candidates import Candidates
-from netadapt_onnx.search.evaluator import judge_for
+from netadapt_onnx.search.evaluator import evaluator_for
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.final_training import FinalTraining, cut_again
 from netadapt_onnx.search.iteration_lines import IterationLines
@@ -50,7 +50,7 @@ class SearchDriver:
     def __init__(
         self,
         run: Run,
-        subject: PreparedModel,
+        prepared: PreparedModel,
         arguments: Arguments,
         gauges: Mapping[str, MeasuredLatency],
         executor: Executor,
@@ -60,43 +60,45 @@ class SearchDriver:
         notes: Sequence[str] = (),
     ) -> None:
         self._run = run
-        self._subject = subject
+        self._prepared = prepared
         self._arguments = arguments
         self._gauges = dict(gauges)
         self._log = log
         self._notes = list(notes)
         self._cut_short: Stopped | None = None
         self._targets = arguments.targets
-        self._judge = judge_for(subject, arguments)
-        metadata = _said(subject, arguments)
+        self._evaluator = evaluator_for(prepared, arguments)
+        metadata = _said(prepared, arguments)
         # Reserved whatever a resume changes: its predictions must be those of a run that was not stopped.
-        extra = stored_bytes(_said(subject, arguments.with_longest_values()))
+        extra = stored_bytes(_said(prepared, arguments.with_longest_values()))
         predicted = {name: gauge.predicted for name, gauge in gauges.items()}
         spent = {name: gauge.spent_ms for name, gauge in gauges.items()}
-        self._predict = Predictor(subject.trace, extra, predicted, subject.branches, spent)
-        self._outcome = Outcome(run, subject, arguments, self._gauges, self._judge, self._predict, metadata, execution)
+        self._predict = Predictor(prepared.trace, extra, predicted, prepared.branches, spent)
+        self._outcome = Outcome(
+            run, prepared, arguments, self._gauges, self._evaluator, self._predict, metadata, execution
+        )
         self._landing = BudgetConvergence(self._gauges, self._predict)
-        self._lines = IterationLines(self._gauges, self._outcome.original, self._judge.metric)
+        self._lines = IterationLines(self._gauges, self._outcome.original, self._evaluator.metric)
         self._standing = ProgressReporter(progress)
         self._time = TimeLimit(run)
         self._candidates = Candidates(
             run,
-            subject.trace,
+            prepared.trace,
             arguments,
-            self._judge,
-            subject.data,
+            self._evaluator,
+            prepared.data,
             executor,
             self._standing,
             self._time,
-            subject.branches,
+            prepared.branches,
             log,
         )
         self._training = FinalTraining(
             run,
-            subject,
+            prepared,
             arguments,
             self._candidates,
-            self._judge,
+            self._evaluator,
             self._outcome,
             self._standing,
             self._time,
@@ -118,12 +120,12 @@ class SearchDriver:
             self._run.once(f"{UNDECIDED}/{undecided(self._run) + 1}", lambda: models[-1].notes)
         first = {n: a * self._start_correction().get(n, 1.0) for n, a in self._outcome.original.items()}
         known = self._run.recall("accuracy/original")
-        original = Point("original", 0, known["held_out"], first, self._subject.widths, None)
+        original = Point("original", 0, known["held_out"], first, self._prepared.widths, None)
         names = [budget.resource for budget in self._targets[-1]]
         write_front(self._run, original, history.items, models, names)
         result = self._outcome.result(models, self._notes)
         folded = self._outcome.folded(load(models[-1].model).proto)
-        self._run.journal.seal(write_details(self._run.path, self._subject.trace, folded, self._gauges))
+        self._run.journal.seal(write_details(self._run.path, self._prepared.trace, folded, self._gauges))
         write_result(self._run, result, models)
         return result
 
@@ -140,7 +142,7 @@ class SearchDriver:
             return known
         if met(amounts_after(problem, ()), self._outcome.limits(target)):
             self._note(f"{', '.join(map(str, target))}: {self._outcome.already(target)}")
-            original = self._subject.trace.folded.proto
+            original = self._prepared.trace.folded.proto
             return self._outcome.finished(original, target, [], "nothing-to-do", file)
         if ended is None:
             steps, proto, stopped, seen = self._reached(problem, target, since, history)
@@ -230,17 +232,17 @@ class SearchDriver:
         return {name: gauge.start_correction() for name, gauge in self._gauges.items()}
 
     def _problem(self, target: Target, since: int) -> Problem:
-        original, began = self._subject.trace.folded.proto, self._run.seconds()
+        original, began = self._prepared.trace.folded.proto, self._run.seconds()
         known = self._run.once(
             "accuracy/original",
-            lambda: {"held_out": self._judge.held_out(original), "ranked": self._judge.ranked(original)},
+            lambda: {"held_out": self._evaluator.held_out(original), "ranked": self._evaluator.ranked(original)},
         )
         self._time.reserve(2 * (self._run.seconds() - began) + CAREFUL_S * len(self._gauges))
         # A measurement must hold the budget with its whole interval, so the search aims safely below.
         limits = {n: v * AIM if n in self._gauges else v for n, v in self._outcome.limits(target).items()}
         correction = self._start_correction()
         return Problem(
-            ladders=self._subject.ladders,
+            choices=self._prepared.choices,
             resources=self._predict,
             limits=limits,
             start=Accepted(known["held_out"], known["ranked"], correction),
@@ -259,7 +261,7 @@ class SearchDriver:
     def _schedule(self, limits: dict[str, float]) -> Schedule:
         """The schedule asked for, its decay raised if it could not reach the budget otherwise."""
         iterations = self._arguments.max_iterations
-        original, floor = self._predict(self._subject.widths), self._predict(self._subject.floor)
+        original, floor = self._predict(self._prepared.widths), self._predict(self._prepared.floor)
         first = self._targets[0][0].resource
         initial = original[first] * self._start_correction().get(first, 1.0)
         ratio = self._arguments.first_reduction(initial)
@@ -325,7 +327,7 @@ class SearchDriver:
         trained = self._candidates.trained
         while True:
             unclear = any(self._landing.unclear(step.iteration) for step in steps[problem.since :])
-            now = replace(problem, widens=not trained and not unclear)
+            now = replace(problem, may_widen=not trained and not unclear)
             trimming = any(step.group == TRAINED for step in steps[problem.since :])
             if self._arguments.strategy == "knapsack" and not trimming:
                 importances = stage("scoring channels")(self._candidates.importances)
@@ -342,19 +344,19 @@ class SearchDriver:
 
     def _smallest(self, problem: Problem) -> dict[str, float]:
         """What the narrowest model costs; if the table thinks it too slow, the device is asked."""
-        widths = self._subject.floor
+        widths = self._prepared.floor
         floor = {n: amount * problem.start.correction.get(n, 1.0) for n, amount in self._predict(widths).items()}
         for name, gauge in self._gauges.items():
             if floor[name] > problem.limits.get(name, float("inf")):
-                floor[name] = gauge.smallest(self._subject.smallest())
+                floor[name] = gauge.smallest(self._prepared.smallest())
         return floor
 
     def _jump(self, problem: Problem, floor: dict[str, float]) -> Step:
-        widths = self._subject.floor
+        widths = self._prepared.floor
         total = sum(widths.values())
         proposal = Proposal(TOGETHER, total, widths, floor)
         driver = next(iter(problem.limits))
-        before = sum(self._subject.widths.values())
+        before = sum(self._prepared.widths.values())
         accepted = problem.accept(1, proposal)
         return Step(1, TOGETHER, (before, total), widths, driver, problem.limits[driver], floor, accepted, (), ())
 
@@ -369,10 +371,10 @@ class SearchDriver:
         measured = {name: one.value for name, one in found.items()}
         intervals = {name: (one.low, one.high) for name, one in found.items()}
         # Solved anew, or trained for a moment: better than the proposal was when it was ranked.
-        anew = self._subject.data is not None and self._arguments.rank == "reconstruct"
+        anew = self._prepared.data is not None and self._arguments.rank == "reconstruct"
         changed = anew and not self._arguments.finalists
-        ranked = self._judge.ranked(proto) if changed or proposal.group == TOGETHER else None
-        return Accepted(self._judge.held_out(proto), ranked, correction, measured, intervals)
+        ranked = self._evaluator.ranked(proto) if changed or proposal.group == TOGETHER else None
+        return Accepted(self._evaluator.held_out(proto), ranked, correction, measured, intervals)
 
     def _note(self, text: str) -> None:
         if text not in self._notes:
@@ -380,7 +382,7 @@ class SearchDriver:
             self._log(text)
 
 
-def _said(subject: PreparedModel, arguments: Arguments) -> dict[str, str]:
+def _said(prepared: PreparedModel, arguments: Arguments) -> dict[str, str]:
     """What the models of a run say of where they come from."""
-    command = arguments.command(subject.model.path, subject.data)
-    return provenance(subject.model, command=command, budget=", ".join(arguments.budget))
+    command = arguments.command(prepared.model.path, prepared.data)
+    return provenance(prepared.model, command=command, budget=", ".join(arguments.budget))

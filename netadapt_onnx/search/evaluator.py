@@ -28,7 +28,7 @@ class Evaluator(Protocol):
     def metric(self) -> str: ...  # noqa: D102
 
     @property
-    def reported_metric(self) -> str: ...  # noqa: D102
+    def test_metric(self) -> str: ...  # noqa: D102
 
     @property
     def split(self) -> str: ...  # noqa: D102
@@ -41,12 +41,12 @@ class Evaluator(Protocol):
 
 
 @dataclass(frozen=True)
-class CallersJudge:
+class UserEvaluator:
     """The caller's function gives all three."""
 
     evaluate: Evaluate
     metric: str = "evaluate"
-    reported_metric: str = "evaluate"
+    test_metric: str = "evaluate"
     split: str = "evaluate"
 
     def ranked(self, proto: onnx.ModelProto) -> float:
@@ -58,7 +58,7 @@ class CallersJudge:
 
 
 @dataclass(frozen=True)
-class DataJudge:
+class DataEvaluator:
     """Accuracy in onnxruntime: the task's metric with labels, agreement with the original where there are none.
 
     The split that is reported takes no part in any choice. `threads`: for the accuracies that are computed alone.
@@ -78,7 +78,7 @@ class DataJudge:
         return self.dataset.val.metric
 
     @property
-    def reported_metric(self) -> str:
+    def test_metric(self) -> str:
         """That of the split that results quote: labelled test samples may stand beside others without labels."""
         return self.dataset.reported[1].metric
 
@@ -137,9 +137,9 @@ class DataJudge:
         return self._references.get(name)
 
 
-def judge_for(subject: PreparedModel, arguments: Arguments) -> Evaluator:
+def evaluator_for(prepared: PreparedModel, arguments: Arguments) -> Evaluator:
     """Who says how accurate the models of a run are."""
     if arguments.evaluate is not None:
-        return CallersJudge(arguments.evaluate)
-    assert subject.data is not None
-    return DataJudge(subject.data, subject.trace.folded.proto, arguments.seed, cores())
+        return UserEvaluator(arguments.evaluate)
+    assert prepared.data is not None
+    return DataEvaluator(prepared.data, prepared.trace.folded.proto, arguments.seed, cores())

@@ -31,10 +31,10 @@ class FinalTraining:
     """Trains the models that searches come to, each once; `note` gets what users should know of it."""
 
     run: Run
-    subject: PreparedModel
+    prepared: PreparedModel
     arguments: Arguments
     candidates: Candidates
-    judge: Evaluator
+    evaluator: Evaluator
     outcome: Outcome
     standing: ProgressReporter
     time: TimeLimit
@@ -46,7 +46,7 @@ class FinalTraining:
         One that descends from a trained model is trained for a while only.
         """
         searched = self.candidates.current.folded.proto
-        epochs, data = self.arguments.final_epochs, self.subject.data
+        epochs, data = self.arguments.final_epochs, self.prepared.data
         if not epochs or data is None or not steps or steps[-1].group == TRAINED:
             return searched
         if any(step.group == TRAINED for step in steps[since:]):
@@ -65,7 +65,7 @@ class FinalTraining:
                 trained = train(
                     searched,
                     data,
-                    teacher=self.subject.trace.folded.proto,
+                    teacher=self.prepared.trace.folded.proto,
                     epochs=epochs,
                     augment=self.arguments.augment,
                     mirrored=not self.arguments.augment and self._knows_mirrored(),
@@ -77,7 +77,7 @@ class FinalTraining:
                     time_left=(lambda: self.time.left_s) if limited else None,
                 )
             self.run.once(f"training/share/{len(steps)}", lambda: trained.share)
-            save(trained.proto, file, overwrite=True, planned=self.subject.trace.folded.interface())
+            save(trained.proto, file, overwrite=True, planned=self.prepared.trace.folded.interface())
             self.run.journal.seal(file)
             write_training(self.run.path, [TrainedEpoch(e.epoch, e.loss, e.lr) for e in trained.history])
         checkpoint.unlink(missing_ok=True)
@@ -85,7 +85,7 @@ class FinalTraining:
         if share < 1.0:
             self.note(f"the final training was shortened to {share * epochs:.1f} of {epochs} epochs: --max-time")
         proto = self.outcome.folded(load(file).proto).proto
-        if not self.judge.held_out(proto) >= steps[-1].accepted.accuracy:  # NaN is no improvement either
+        if not self.evaluator.held_out(proto) >= steps[-1].accepted.accuracy:  # NaN is no improvement either
             self.note("the final training did not help: the model is as the search left it")
             return searched
         return proto
@@ -94,7 +94,7 @@ class FinalTraining:
         """The trained model of a step as an iteration of its own, which a search can go on from."""
         self.candidates.adopt(last.iteration, iteration, proto)
         total = sum(last.widths.values())
-        accuracy, ranked = self.judge.held_out(proto), self.judge.ranked(proto)
+        accuracy, ranked = self.evaluator.held_out(proto), self.evaluator.ranked(proto)
         accepted = replace(last.accepted, accuracy=accuracy, ranked=ranked)
         return Step(
             iteration,
@@ -113,11 +113,11 @@ class FinalTraining:
         """Whether the final training may see pictures both ways; evaluated once, so that a resumed run trains alike."""
         from netadapt_onnx.training.mirroring import is_flip_invariant
 
-        data = self.subject.data
+        data = self.prepared.data
         assert data is not None
         found = self.run.once(
             "training/mirrored",
-            lambda: is_flip_invariant(self.subject.trace.folded.proto, data.val, self.arguments.seed, cores()),
+            lambda: is_flip_invariant(self.prepared.trace.folded.proto, data.val, self.arguments.seed, cores()),
         )
         return bool(found)
 

@@ -14,10 +14,12 @@ from netadapt_onnx.search.schedule import Schedule
 from netadapt_onnx.training.criteria import criterion_on
 
 
-def first_iteration(subject: PreparedModel, asked: Arguments, predict: Predictor, gains: Mapping[str, float]) -> DryRun:
+def first_iteration(
+    prepared: PreparedModel, asked: Arguments, predict: Predictor, gains: Mapping[str, float]
+) -> DryRun:
     """`gains`: what normalising alone leaves of a resource; shares are of the file as given."""
-    current = predict(subject.widths)
-    original = current | {"size": float(subject.model.size_bytes)}
+    current = predict(prepared.widths)
+    original = current | {"size": float(prepared.model.size_bytes)}
     original |= {name: current[name] / gain for name, gain in gains.items()}
     limits = {b.resource: b.limit(original[b.resource]) for b in asked.targets[0]}
     driver = max(limits, key=lambda name: current[name] / limits[name])
@@ -27,26 +29,26 @@ def first_iteration(subject: PreparedModel, asked: Arguments, predict: Predictor
         why = "normalising alone meets the budget" if enough else "the model is within its budget already"
         return DryRun(driver, limits[driver], current, (), (), (why,))
     if asked.strategy == "knapsack":
-        return _first_round(subject, asked, predict, current, limits)
+        return _first_round(prepared, asked, predict, current, limits)
     first = asked.targets[0][0].resource
     schedule = Schedule(asked.first_reduction(original[first]), asked.decay, asked.reduction_of)
     target = schedule.target(1, current[driver], current[driver], limits[driver])
-    proposals = Proposer(subject.ladders, predict).cuts(subject.widths, Goal(driver, target, current, limits))
-    planned = tuple(Planned(p.group, (subject.widths[p.group], p.channels), p.resources) for p in proposals)
+    proposals = Proposer(prepared.choices, predict).cuts(prepared.widths, Goal(driver, target, current, limits))
+    planned = tuple(Planned(p.group, (prepared.widths[p.group], p.channels), p.resources) for p in proposals)
     proposing = {p.group for p in proposals}
-    return DryRun(driver, target, current, planned, tuple(n for n in subject.widths if n not in proposing), notes)
+    return DryRun(driver, target, current, planned, tuple(n for n in prepared.widths if n not in proposing), notes)
 
 
 def _first_round(
-    subject: PreparedModel, asked: Arguments, predict: Predictor, current: Amounts, limits: Mapping[str, float]
+    prepared: PreparedModel, asked: Arguments, predict: Predictor, current: Amounts, limits: Mapping[str, float]
 ) -> DryRun:
     """The knapsack's: the groups that it cuts, all of them at once."""
-    by = criterion_on(asked.criterion, None if subject.data is None else subject.data.train, asked.seed)
+    by = criterion_on(asked.criterion, None if prepared.data is None else prepared.data.train, asked.seed)
     ceilings = ceilings_of(current, limits)
-    widths = subject.widths
-    scores = ascending(subject.trace, by)
-    scores |= branch_importances(subject.branches, scores)
-    chosen = solve(subject.ladders, widths, scores, predict, ceilings)
+    widths = prepared.widths
+    scores = ascending(prepared.trace, by)
+    scores |= branch_importances(prepared.branches, scores)
+    chosen = solve(prepared.choices, widths, scores, predict, ceilings)
     driver = max(limits, key=lambda name: current[name] / limits[name])
     then = predict(chosen)
     planned = tuple(Planned(name, (widths[name], n), then) for name, n in chosen.items() if n != widths[name])

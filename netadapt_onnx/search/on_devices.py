@@ -16,7 +16,7 @@ from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.outputs import answers_of
-from netadapt_onnx.search.evaluator import DataJudge, Evaluator
+from netadapt_onnx.search.evaluator import DataEvaluator, Evaluator
 from netadapt_onnx.search.latency_check import MeasuredLatency
 from netadapt_onnx.search.result import OnDevice
 from netadapt_onnx.search.run_directory.run import Run
@@ -31,7 +31,7 @@ def on_devices(
     run: Run,
     name: str,
     gauges: Mapping[str, MeasuredLatency],
-    judge: Evaluator,
+    evaluator: Evaluator,
     execution: Execution,
     proto: onnx.ModelProto,
 ) -> tuple[dict[str, OnDevice], tuple[str, ...]]:
@@ -43,7 +43,7 @@ def on_devices(
     notes: list[str] = []
     for resource, gauge in gauges.items():
         device = gauge.device
-        if not resource.startswith(LATENCY) or not isinstance(judge, DataJudge):
+        if not resource.startswith(LATENCY) or not isinstance(evaluator, DataEvaluator):
             continue
         if type(device) is LocalDevice and execution.ep == "cpu":
             continue  # the judge's kernels are its own
@@ -54,7 +54,7 @@ def on_devices(
             continue
         digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()[:16]
         key = f"accuracy/{name}/{digest}/{resource}"
-        there = run.once(key, partial(_asked, device, judge, execution, proto))
+        there = run.once(key, partial(_asked, device, evaluator, execution, proto))
         if there is None:
             notes.append(f"{unasked}, it runs no Python, or not this model")
             continue
@@ -62,7 +62,7 @@ def on_devices(
         apart = found[resource].accuracy - found[resource].here
         if abs(apart) > ALIKE:
             notes.append(
-                f"{place} computes other numbers than this machine: {judge.reported_metric} differs by {apart:+.3f} on "
+                f"{place} computes other numbers than this machine: {evaluator.test_metric} differs by {apart:+.3f} on "
                 f"{found[resource].samples} samples; that of the device counts"
             )
     return found, tuple(notes)
@@ -72,7 +72,7 @@ class _CannotAnswerError(Exception):
     """The device only measures."""
 
 
-def _asked(device: Device, judge: DataJudge, execution: Execution, proto: onnx.ModelProto) -> OnDevice | None:
+def _asked(device: Device, evaluator: DataEvaluator, execution: Execution, proto: onnx.ModelProto) -> OnDevice | None:
     def compute(model: onnx.ModelProto, batches: Iterable[Arrays]) -> list[Arrays]:
         answers = answers_of(device, execution, model, batches)
         if answers is None:
@@ -80,7 +80,7 @@ def _asked(device: Device, judge: DataJudge, execution: Execution, proto: onnx.M
         return answers
 
     try:
-        there, here = judge.computed(proto, compute, MOST_BYTES)
+        there, here = evaluator.computed(proto, compute, MOST_BYTES)
     except _CannotAnswerError:
         return None
     except NetadaptError as error:

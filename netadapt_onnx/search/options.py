@@ -16,7 +16,7 @@ from netadapt_onnx.common.escape import shell_command
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.profilers.quantize import PRECISIONS, Precision
-from netadapt_onnx.search.channel_choices import DEFAULT_STEP, Floors, Rungs, Steps, rungs
+from netadapt_onnx.search.channel_choices import DEFAULT_STEP, AllowedCounts, Floors, Steps, allowed_counts
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS
 from netadapt_onnx.surgery import CRITERIA, MEASURED, Criterion
@@ -110,7 +110,7 @@ class Arguments:
             why = "--rank finetune trains all" if self.rank == "finetune" else "there is nothing to train them by"
             why = "the knapsack has no proposals" if self.strategy == "knapsack" else why
             raise NetadaptError(f"--finalists {self.finalists}: {why}", code="usage")
-        _ = self.rungs
+        _ = self.allowed_counts
         if self.init_reduction is not None:
             if self.reduction_of == "current":
                 raise NetadaptError("--init-reduction is an amount of the original's resource", code="usage")
@@ -148,9 +148,9 @@ class Arguments:
         return parse_targets(self.budget, SEARCHED)
 
     @property
-    def rungs(self) -> Rungs:
+    def allowed_counts(self) -> AllowedCounts:
         """Which channel counts groups may have."""
-        return rungs(self.step, self.min_channels, self.freeze, self.floor)
+        return allowed_counts(self.step, self.min_channels, self.freeze, self.floor)
 
     def first_reduction(self, original: float) -> float:
         """The share that the first iteration removes; `original` is what the model has of the first budget's resource.

@@ -45,10 +45,10 @@ class Outcome:
     """Who writes and judges what a run comes to."""
 
     run: Run
-    subject: PreparedModel
+    prepared: PreparedModel
     arguments: Arguments
     gauges: Mapping[str, MeasuredLatency]
-    judge: Evaluator
+    evaluator: Evaluator
     predict: Predictor
     metadata: Mapping[str, str]
     execution: Execution
@@ -58,11 +58,11 @@ class Outcome:
     ) -> Finished:
         """Write the model and compare it with the original."""
         said = dict(self.metadata) | {"netadapt_onnx.budget": ", ".join(map(str, target))}
-        save(proto, file, metadata=said, overwrite=True, planned=self.subject.trace.folded.interface())
+        save(proto, file, metadata=said, overwrite=True, planned=self.prepared.trace.folded.interface())
         self.run.journal.seal(file)
         latencies = self._latencies(proto, steps, measure=stopped != UNDECIDED)
         latency = _first(latencies)
-        before = _resources(self.subject.trace.folded, self.subject.model.size_bytes)
+        before = _resources(self.prepared.trace.folded, self.prepared.model.size_bytes)
         after = _resources(self.folded(load(file).proto), file.stat().st_size)
         if latency is not None:
             before = replace(before, latency_ms=latency.before_ms)
@@ -75,25 +75,25 @@ class Outcome:
         elif stopped == "met" and False in measured:
             stopped = "missed"
         deployed, more = self._deployed(proto, file, said)
-        widths = steps[-1].widths if steps else self.subject.widths
-        branches = [branch.name for branch in self.subject.branches]
-        original = self.run.once("accuracy/reported", lambda: self.judge.reported(self.subject.trace.folded.proto))
+        widths = steps[-1].widths if steps else self.prepared.widths
+        branches = [branch.name for branch in self.prepared.branches]
+        original = self.run.once("accuracy/reported", lambda: self.evaluator.reported(self.prepared.trace.folded.proto))
         return Finished(
             budget=", ".join(map(str, target)),
             met=_all_met(limits),
             after=after,
             accuracy=AccuracyChange(
                 original,
-                self.judge.reported(proto) if steps else original,
-                self.judge.reported_metric,
-                self.judge.split,
+                self.evaluator.reported(proto) if steps else original,
+                self.evaluator.test_metric,
+                self.evaluator.split,
             ),
-            validation=self.judge.held_out(proto) if steps else self.run.recall("accuracy/original")["held_out"],
+            validation=self.evaluator.held_out(proto) if steps else self.run.recall("accuracy/original")["held_out"],
             iterations=len(steps),
             model=file,
             stopped=stopped,
             limits=limits,
-            groups={name: (n, widths[name]) for name, n in self.subject.widths.items() if name not in branches},
+            groups={name: (n, widths[name]) for name, n in self.prepared.widths.items() if name not in branches},
             removed=tuple(name for name in branches if not widths[name]),
             before=before,
             latencies={n: found for n, found in latencies.items() if n.startswith(LATENCY)},
@@ -132,12 +132,12 @@ class Outcome:
         latency_ms = before.latency_ms
         if name in self._shares and latency_ms is not None:
             latency_ms *= self._shares[name].ratio
-        return replace(before, size_bytes=round(self.predict(self.subject.widths)["size"]), latency_ms=latency_ms)
+        return replace(before, size_bytes=round(self.predict(self.prepared.widths)["size"]), latency_ms=latency_ms)
 
     def _of_normalising(self) -> tuple[str, ...]:
         """What to say of the file as given."""
         notes = [f"{name}: {gauge.normalising.note}" for name, gauge in self.gauges.items() if gauge.normalising.note]
-        file = self.subject.model.path.name
+        file = self.prepared.model.path.name
         return (*notes, *(gained(name, file, share.ratio, share.ci95) for name, share in self._shares.items()))
 
     def result(self, models: Sequence[Finished], notes: Sequence[str]) -> AdaptResult:
@@ -177,14 +177,16 @@ class Outcome:
         precision = deploy.precision
         if precision == "float":
             return None, ()
-        original, result = deploy.apply(self.subject.trace.folded.proto), deploy.apply(proto)
-        target, planned = file.with_suffix(f".{precision}.onnx"), self.subject.trace.folded.interface()
+        original, result = deploy.apply(self.prepared.trace.folded.proto), deploy.apply(proto)
+        target, planned = file.with_suffix(f".{precision}.onnx"), self.prepared.trace.folded.interface()
         written = save(result, target, metadata=said, overwrite=True, planned=planned)
         self.run.journal.seal(written)
-        before = self.run.once(f"accuracy/reported/{precision}", lambda: self.judge.reported(original))
-        change = AccuracyChange(before, self.judge.reported(result), self.judge.reported_metric, self.judge.split)
+        before = self.run.once(f"accuracy/reported/{precision}", lambda: self.evaluator.reported(original))
+        change = AccuracyChange(
+            before, self.evaluator.reported(result), self.evaluator.test_metric, self.evaluator.split
+        )
         sizes = (file_bytes(original), written.stat().st_size)
-        devices, notes = on_devices(self.run, file.stem, self.gauges, self.judge, self.execution, result)
+        devices, notes = on_devices(self.run, file.stem, self.gauges, self.evaluator, self.execution, result)
         return Deployed(precision, written.name, sizes, change, devices), notes
 
     def folded(self, proto: onnx.ModelProto) -> Folded:
@@ -194,7 +196,7 @@ class Outcome:
     @cached_property
     def original(self) -> dict[str, float]:
         """What the file as given costs, in base units, as predictions have it."""
-        normalised = self.predict(self.subject.widths) | {"size": float(self.subject.model.size_bytes)}
+        normalised = self.predict(self.prepared.widths) | {"size": float(self.prepared.model.size_bytes)}
         return normalised | {name: gauge.as_given(normalised[name]) for name, gauge in self.gauges.items()}
 
     def limits(self, target: Target) -> dict[str, float]:

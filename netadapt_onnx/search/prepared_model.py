@@ -16,8 +16,8 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import CostModel
 from netadapt_onnx.graph.folding import require_runnable
 from netadapt_onnx.graph.model import Model
-from netadapt_onnx.search.block_removal import branch_ladders, removed
-from netadapt_onnx.search.channel_choices import ChannelChoices, Counts, Rungs
+from netadapt_onnx.search.block_removal import branch_choices, removed
+from netadapt_onnx.search.channel_choices import AllowedCounts, ChannelChoices, Counts
 from netadapt_onnx.search.options import Arguments
 from netadapt_onnx.search.proposals import Widths
 from netadapt_onnx.surgery import MEASURED, Branch, Trace, find_branches, resize, same_groups, select, traced_without
@@ -33,14 +33,14 @@ Spent = Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, float]]
 class PreparedModel:
     """A model with at least one prunable group, and data that fit it (None if the caller evaluates).
 
-    `branches` are those that may be removed; `ladders` are of groups and of branches.
+    `branches` are those that may be removed; `choices` are of groups and of branches.
     """
 
     model: Model
     trace: Trace
     data: Dataset | None
-    ladders: tuple[ChannelChoices, ...]
-    rungs: Rungs
+    choices: tuple[ChannelChoices, ...]
+    allowed_counts: AllowedCounts
     alignment: int = 1
     branches: tuple[Branch, ...] = ()
 
@@ -51,18 +51,18 @@ class PreparedModel:
         multiply, the last one's counts stand.
         """
         both = math.lcm(self.alignment, alignment)
-        ladders = (*self.rungs.ladders(self.trace, both, counts), *branch_ladders(self.branches))
-        return replace(self, ladders=ladders, alignment=both)
+        choices = (*self.allowed_counts.choices(self.trace, both, counts), *branch_choices(self.branches))
+        return replace(self, choices=choices, alignment=both)
 
     @property
     def widths(self) -> dict[str, int]:
         """The channel count of every prunable group, and 1 for every branch."""
-        return {rungs.group: rungs.channels for rungs in self.ladders}
+        return {allowed_counts.group: allowed_counts.channels for allowed_counts in self.choices}
 
     @property
     def floor(self) -> dict[str, int]:
         """The fewest channels that every prunable group can have; branches are gone."""
-        return {rungs.group: rungs.fine[-1] for rungs in self.ladders}
+        return {allowed_counts.group: allowed_counts.fine[-1] for allowed_counts in self.choices}
 
     def smallest(self) -> onnx.ModelProto:
         """The narrowest model, without its branches."""
@@ -90,13 +90,15 @@ def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: Argume
     if data is None and arguments.criterion in MEASURED:
         raise NetadaptError(f"--criterion {arguments.criterion} looks at inputs", hint="give --data", code="usage")
     dataset = None if data is None else dataset_for(folded, data, scored=arguments.evaluate is None)
-    rungs = arguments.rungs
-    ladders = rungs.ladders(found)
-    branches = _removable(model, found, rungs) if arguments.allow_block_removal else ()
-    return PreparedModel(model, found, dataset, (*ladders, *branch_ladders(branches)), rungs, branches=branches)
+    allowed_counts = arguments.allowed_counts
+    choices = allowed_counts.choices(found)
+    branches = _removable(model, found, allowed_counts) if arguments.allow_block_removal else ()
+    return PreparedModel(
+        model, found, dataset, (*choices, *branch_choices(branches)), allowed_counts, branches=branches
+    )
 
 
-def _removable(model: Model, found: Trace, rungs: Rungs) -> tuple[Branch, ...]:
+def _removable(model: Model, found: Trace, allowed_counts: AllowedCounts) -> tuple[Branch, ...]:
     """The branches in which no group is frozen or has a floor. Raises NetadaptError if the model has none."""
     branches = find_branches(found)
     if not branches:
@@ -105,8 +107,8 @@ def _removable(model: Model, found: Trace, rungs: Rungs) -> tuple[Branch, ...]:
             hint="leave it out",
             code="nothing-to-prune",
         )
-    held = rungs.held(found)
-    return tuple(branch for branch in branches if held.isdisjoint(branch.groups))
+    protected = allowed_counts.protected(found)
+    return tuple(branch for branch in branches if protected.isdisjoint(branch.groups))
 
 
 def require_prunable(model: Model, found: Trace) -> None:

@@ -1,4 +1,4 @@
-"""What one iteration may try: for each group the largest channel count that meets the step's target."""
+"""The proposals of one iteration: for each group the largest channel count that meets the step's target."""
 
 from __future__ import annotations
 
@@ -15,41 +15,45 @@ Amounts = Mapping[str, float]
 # More channels never make these cheaper, so the largest count that fits can be bisected. Latency is a staircase that
 # also goes up when channels go, so its counts are tried one by one.
 MONOTONE = frozenset({"macs", "params", "size", "memory"})
-# How many pairs of groups are looked at for an exchange, how far down one may go, and how many are tried.
-MOST_PAIRS, MOST_RUNGS_DOWN, MOST_EXCHANGES = 1000, 4, 12
+# How many pairs of groups are looked at for a swap, by how many choices one may go down, and how many are proposed.
+MOST_PAIRS, MOST_CHOICES_DOWN, MOST_SWAPS = 1000, 4, 12
 
 
 @dataclass(frozen=True)
 class Goal:
     """What a proposal must do: bring resource `driver` to `target` or below, and no other budgeted one up.
 
-    `current` are the resources now, `limits` the budgets, in base units; `landed` is what a model that has landed on
-    the driver's budget uses at least.
+    Attributes:
+        driver: The resource that is to be lowered.
+        target: What it may be after the iteration, in its base unit.
+        current: The resources of the current model, in base units.
+        limits: The budgets, in base units.
+        converged_amount: The least of the driver that a model which has converged on its budget uses.
     """
 
     driver: str
     target: float
     current: Amounts
     limits: Amounts
-    landed: float = 0.0
+    converged_amount: float = 0.0
 
     @property
-    def landing(self) -> bool:
+    def reaches_budget(self) -> bool:
         """Whether this step is to reach the budget."""
         return self.target <= self.limits[self.driver]
 
     @property
     def ceilings(self) -> Amounts:
-        """What no cut may exceed. Latency is among it whenever it is known: some cuts make models slower."""
+        """What no cut may exceed. Latency is among it whenever it is predicted: some cuts make models slower."""
         watched = {*self.limits, "latency"} & self.current.keys()
         return {name: self.current[name] for name in watched} | {self.driver: self.target}
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """One group at another channel count: the whole model's `widths` then, and what it is predicted to cost.
+    """One group at another channel count, the `widths` of all groups then, and the predicted resources.
 
-    In an exchange another group has other widths, too; it is named after the group that was given channels.
+    In a swap another group changes, too; the proposal is named after the group that gets channels.
     """
 
     group: str
@@ -59,16 +63,20 @@ class Proposal:
 
 
 class Proposer:
-    """Makes proposals; `resources` predicts what the budgeted resources of given widths are.
-
-    With `prune_small` a group that cannot reach the step's target alone proposes to go as far as it can.
-    """
+    """Makes the proposals of an iteration."""
 
     def __init__(
-        self, ladders: Sequence[ChannelChoices], resources: Callable[[Widths], Amounts], *, prune_small: bool = False
+        self, choices: Sequence[ChannelChoices], resources: Callable[[Widths], Amounts], *, prune_small: bool = False
     ) -> None:
-        self.ladders = tuple(ladders)
-        self.resources = resources
+        """Propose for the groups of `choices`.
+
+        Args:
+            choices: The channel counts that each group may have.
+            resources: Predicts the resources at given widths, in base units.
+            prune_small: Whether a group that cannot reach a target alone proposes to go as far as it can.
+        """
+        self._choices = tuple(choices)
+        self._resources = resources
         self._prune_small = prune_small
 
     def cuts(self, widths: Widths, goal: Goal) -> list[Proposal]:
@@ -76,67 +84,72 @@ class Proposer:
 
         Empty only if no group can go down at all.
         """
-        made = [self._cut(rungs, widths, goal) for rungs in self.ladders]
+        cuts = [self._cut(choice, widths, goal) for choice in self._choices]
         if self._prune_small:
-            made = [p or self._least(rungs, widths, goal) for p, rungs in zip(made, self.ladders, strict=True)]
-        found = [p for p in made if p is not None]
-        if found:
-            return found
-        # Nothing reaches the target alone: the smallest step in every group; past the last coarse rung the fine ones.
-        better = replace(goal, target=math.nextafter(goal.current[goal.driver], 0))
-        for aim, fine in ((better, False), (goal, True), (better, True)):
-            steps = [self._largest(r.group, r.fine if fine else r.coarse, widths, aim) for r in self.ladders]
-            found = [p for p in steps if p is not None]
-            if found:
+            cuts = [p or self._least(choice, widths, goal) for p, choice in zip(cuts, self._choices, strict=True)]
+        proposals = [p for p in cuts if p is not None]
+        if proposals:
+            return proposals
+        # Nothing reaches the target alone: the smallest step of every group; past its last coarse count the fine ones.
+        any_less = replace(goal, target=math.nextafter(goal.current[goal.driver], 0))
+        for easier, fine in ((any_less, False), (goal, True), (any_less, True)):
+            steps = [self._largest(c.group, c.fine if fine else c.coarse, widths, easier) for c in self._choices]
+            proposals = [p for p in steps if p is not None]
+            if proposals:
                 break
-        return found
+        return proposals
 
-    def growths(self, widths: Widths, goal: Goal) -> list[Proposal]:
+    def widen_proposals(self, widths: Widths, goal: Goal) -> list[Proposal]:
         """For each group that was cut, the most channels it can be given back while every limit holds."""
-        found = []
-        for rungs in self.ladders:
-            above = [n for n in rungs.fine if n > widths[rungs.group]]
-            proposal = self._first(rungs.group, above, widths, goal.limits)
+        proposals = []
+        for choice in self._choices:
+            above = [n for n in choice.fine if n > widths[choice.group]]
+            proposal = self._first(choice.group, above, widths, goal.limits)
             if proposal is not None and proposal.resources[goal.driver] > goal.current[goal.driver]:
-                found.append(proposal)
-        return found
+                proposals.append(proposal)
+        return proposals
 
-    def exchanges(self, widths: Widths, goal: Goal) -> list[Proposal]:
-        """For pairs of groups, one a rung up and the other down as far as that takes: those that land on the budget.
+    def swap_proposals(self, widths: Widths, goal: Goal) -> list[Proposal]:
+        """For pairs of groups, one a choice up and the other down as far as that takes: those that meet the budget.
 
-        For staircases so coarse that nothing can be given back alone. At most 12, those that keep most macs.
+        They are for staircases so coarse that nothing can be given back alone. There are at most 12, those that keep
+        most macs.
         """
-        found = []
-        for up, down in islice(permutations(self.ladders, 2), MOST_PAIRS):
+        proposals = []
+        for up, down in islice(permutations(self._choices, 2), MOST_PAIRS):
             above = [n for n in up.fine if n > widths[up.group]]
             if not above:
                 continue
             wider = {**widths, up.group: above[-1]}
             below = [n for n in down.fine if n < widths[down.group]]
-            paid = self._first(down.group, below[:MOST_RUNGS_DOWN], wider, goal.limits)
-            if paid is not None and paid.resources[goal.driver] >= goal.landed:
-                found.append(replace(paid, group=up.group, channels=above[-1]))
-        return sorted(found, key=lambda proposal: -proposal.resources.get("macs", 0.0))[:MOST_EXCHANGES]
+            paid = self._first(down.group, below[:MOST_CHOICES_DOWN], wider, goal.limits)
+            if paid is not None and paid.resources[goal.driver] >= goal.converged_amount:
+                proposals.append(replace(paid, group=up.group, channels=above[-1]))
+        return sorted(proposals, key=lambda proposal: -proposal.resources.get("macs", 0.0))[:MOST_SWAPS]
 
-    def _cut(self, rungs: ChannelChoices, widths: Widths, goal: Goal) -> Proposal | None:
-        if goal.landing:
-            return self._largest(rungs.group, rungs.fine, widths, goal)
+    def _cut(self, choice: ChannelChoices, widths: Widths, goal: Goal) -> Proposal | None:
+        if goal.reaches_budget:
+            return self._largest(choice.group, choice.fine, widths, goal)
         limit = goal.limits[goal.driver]
-        proposal = self._largest(rungs.group, rungs.coarse, widths, goal)
-        if proposal is not None and proposal.resources[goal.driver] <= limit:  # it jumps past the budget: land on it
-            return self._largest(rungs.group, rungs.fine, widths, replace(goal, target=limit)) or proposal
+        proposal = self._largest(choice.group, choice.coarse, widths, goal)
+        if (
+            proposal is not None and proposal.resources[goal.driver] <= limit
+        ):  # it jumps past the budget: meet it instead
+            return self._largest(choice.group, choice.fine, widths, replace(goal, target=limit)) or proposal
         return proposal
 
-    def _least(self, rungs: ChannelChoices, widths: Widths, goal: Goal) -> Proposal | None:
+    def _least(self, choice: ChannelChoices, widths: Widths, goal: Goal) -> Proposal | None:
         """The count that leaves least of the driving resource and lets no other grow."""
-        counts = [n for n in (rungs.fine if goal.landing else rungs.coarse) if n < widths[rungs.group]]
+        counts = [n for n in (choice.fine if goal.reaches_budget else choice.coarse) if n < widths[choice.group]]
         ceilings = {**goal.ceilings, goal.driver: math.nextafter(goal.current[goal.driver], 0)}
-        found = [self._at(rungs.group, n, widths) for n in (counts[-1:] if ceilings.keys() <= MONOTONE else counts)]
-        able = [p for p in found if _fits(p, ceilings)]
-        return min(able, key=lambda p: p.resources[goal.driver], default=None)
+        proposals = (
+            self._at(choice.group, n, widths) for n in (counts[-1:] if ceilings.keys() <= MONOTONE else counts)
+        )
+        fitting = [p for p in proposals if _fits(p, ceilings)]
+        return min(fitting, key=lambda p: p.resources[goal.driver], default=None)
 
-    def _largest(self, group: str, rungs: Iterable[int], widths: Widths, goal: Goal) -> Proposal | None:
-        return self._first(group, [n for n in rungs if n < widths[group]], widths, goal.ceilings)
+    def _largest(self, group: str, counts: Iterable[int], widths: Widths, goal: Goal) -> Proposal | None:
+        return self._first(group, [n for n in counts if n < widths[group]], widths, goal.ceilings)
 
     def _first(self, group: str, counts: Sequence[int], widths: Widths, ceilings: Amounts) -> Proposal | None:
         """The first of `counts` (descending) at which no resource exceeds its ceiling."""
@@ -144,8 +157,8 @@ class Proposer:
         if not counts:
             return None
         if not ceilings.keys() <= MONOTONE:
-            tried = (self._at(group, count, widths) for count in counts)
-            return next((p for p in tried if _fits(p, ceilings)), None)
+            proposals = (self._at(group, count, widths) for count in counts)
+            return next((p for p in proposals if _fits(p, ceilings)), None)
         best = self._at(group, counts[-1], widths)
         if not _fits(best, ceilings):
             return None
@@ -161,7 +174,7 @@ class Proposer:
 
     def _at(self, group: str, count: int, widths: Widths) -> Proposal:
         changed = {**widths, group: count}
-        return Proposal(group, count, changed, self.resources(changed))
+        return Proposal(group, count, changed, self._resources(changed))
 
 
 def _fits(proposal: Proposal, ceilings: Amounts) -> bool:

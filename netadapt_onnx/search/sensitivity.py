@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.graph.folding import require_runnable
-from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataJudge
+from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataEvaluator
 from netadapt_onnx.search.worker import CALIBRATION_SAMPLES
 from netadapt_onnx.surgery import Criterion, Group, Trace, gram_matrices, original_targets, reconstruct, resize, select
 from netadapt_onnx.training.criteria import criterion_on
@@ -61,11 +61,11 @@ def sensitivity(
     require_runnable(trace.folded)
     dataset = dataset_for(trace.folded, data)
     proto = trace.folded.proto
-    judge = DataJudge(dataset, proto, seed)
+    evaluator = DataEvaluator(dataset, proto, seed)
     inputs = dataset.train.sample(CALIBRATION_SAMPLES, seed).batch(slice(None))
     found = gram_matrices(trace, inputs, original_targets(trace, inputs, seed))
     by = criterion_on(criterion, dataset.train, seed)
-    before = judge.ranked(proto)
+    before = evaluator.ranked(proto)
     work = [(group, share, count) for group in trace.prunable for share, count in _counts(group, shares).items()]
     done = 0
 
@@ -73,7 +73,7 @@ def sensitivity(
         nonlocal done
         group, share, count = job
         keep = select(trace, {group.name: count}, by)
-        plain, mended = judge.ranked(resize(trace, keep)), judge.ranked(reconstruct(trace, keep, found))
+        plain, mended = evaluator.ranked(resize(trace, keep)), evaluator.ranked(reconstruct(trace, keep, found))
         done += 1
         if progress is not None:
             progress(done, len(work), f"cutting groups: {group.name}")
@@ -81,7 +81,7 @@ def sensitivity(
 
     with ThreadPoolExecutor(cores()) as pool:
         rows = tuple(pool.map(one, work))
-    return Sensitivities(before, judge.metric, "val", min(RANKING_SAMPLES, len(dataset.val)), rows)
+    return Sensitivities(before, evaluator.metric, "val", min(RANKING_SAMPLES, len(dataset.val)), rows)
 
 
 def _counts(group: Group, shares: Sequence[float]) -> Mapping[float, int]:

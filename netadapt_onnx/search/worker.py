@@ -19,7 +19,7 @@ import onnx
 from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.graph.folding import fold
 from netadapt_onnx.graph.runtime import Arrays
-from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataJudge, Evaluator
+from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataEvaluator, Evaluator
 from netadapt_onnx.search.executors.protocol import Made, WorkerInfo
 from netadapt_onnx.surgery import (
     GramMatrices,
@@ -105,11 +105,11 @@ class Base:
                 self._moments = gram_matrices(self.trace, inputs, targets, kept_outputs(start, kept))
             return self._moments
 
-    def prefixes(self, judge: DataJudge) -> Prefixes:
+    def prefixes(self, evaluator: DataEvaluator) -> Prefixes:
         """What it computes of the samples that rank in front of each group's first layer."""
         with self._lock:
             if self._prefixes is None:
-                self._prefixes = Prefixes(self.trace.folded.proto, self._fronts(), judge.ranking)
+                self._prefixes = Prefixes(self.trace.folded.proto, self._fronts(), evaluator.ranking)
             return self._prefixes
 
     def frozen(self, split: Split, answers: Teacher) -> FrozenFronts:
@@ -150,7 +150,7 @@ class WorkerContext:
     def __init__(
         self,
         original: Base,
-        judge: Evaluator,
+        evaluator: Evaluator,
         data: Dataset | None,
         *,
         seed: int,
@@ -159,7 +159,7 @@ class WorkerContext:
         batch_size: int,
     ) -> None:
         self.original = original
-        self._judge = judge
+        self._evaluator = evaluator
         self._data = data
         self._seed = seed
         self._trains = trains
@@ -261,25 +261,25 @@ class WorkerContext:
 
     def ranked(self, proto: onnx.ModelProto, base: Base | None = None) -> float:
         """The accuracy that proposals are compared by. `base`: the model that `proto` is a cut of, and no more."""
-        if base is None or not isinstance(self._judge, DataJudge):
-            return self._judge.ranked(proto)
-        return self._judge.ranked(proto, base.prefixes(self._judge))
+        if base is None or not isinstance(self._evaluator, DataEvaluator):
+            return self._evaluator.ranked(proto)
+        return self._evaluator.ranked(proto, base.prefixes(self._evaluator))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        data, judge = self._data, self._judge
+        data, evaluator = self._data, self._evaluator
         if data is not None:
             train = data.train if self._trains else data.train.sample(CALIBRATION_SAMPLES, self._seed)
             ranking = data.val.sample(RANKING_SAMPLES, self._seed)
             data = replace(data, train=train.compact(), val=ranking.compact(), test=None)
-            if isinstance(judge, DataJudge):
-                judge = replace(judge, dataset=data, _references={}, _last=[])
+            if isinstance(evaluator, DataEvaluator):
+                evaluator = replace(evaluator, dataset=data, _references={}, _last=[])
         options = {
             "seed": self._seed,
             "trains": self._trains,
             "shapes": self._shapes,
             "batch_size": self._batch_size,
         }
-        return _bench, (self.original, judge, data, options)
+        return _bench, (self.original, evaluator, data, options)
 
 
 def kept_after(kept: Kept, keep: Kept) -> dict[str, np.ndarray]:
@@ -287,8 +287,8 @@ def kept_after(kept: Kept, keep: Kept) -> dict[str, np.ndarray]:
     return dict(kept) | {n: kept[n][indices] if n in kept else indices for n, indices in keep.items()}
 
 
-def _bench(original: Base, judge: Evaluator, data: Dataset | None, options: dict[str, Any]) -> WorkerContext:
-    return WorkerContext(original, judge, data, **options)
+def _bench(original: Base, evaluator: Evaluator, data: Dataset | None, options: dict[str, Any]) -> WorkerContext:
+    return WorkerContext(original, evaluator, data, **options)
 
 
 def evaluate_candidate(here: WorkerInfo, bench: WorkerContext, current: Base, request: Mapping[str, Any]) -> Made:

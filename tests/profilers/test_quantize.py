@@ -31,7 +31,7 @@ from netadapt_onnx.profilers.outputs import answers_of
 from netadapt_onnx.profilers.quantize import EVERYWHERE, FLOAT, Deployment, saturates
 from netadapt_onnx.profilers.random_widths import named
 from netadapt_onnx.profilers.units import Layers
-from netadapt_onnx.search.evaluator import DataJudge
+from netadapt_onnx.search.evaluator import DataEvaluator
 from netadapt_onnx.search.on_devices import on_devices
 from netadapt_onnx.search.result import OnDevice
 from netadapt_onnx.search.run_directory.run import Run
@@ -321,11 +321,11 @@ def asked(
 ) -> tuple[dict[str, OnDevice], tuple[str, ...]]:
     proto = fold(plain((8, 16), size=8, classes=3)).proto
     dataset = dataset_for(fold(proto), folder / "data.npz")
-    judge = DataJudge(dataset, proto)
+    evaluator = DataEvaluator(dataset, proto)
     gauge: Any = SimpleNamespace(device=device)
     deployed = execution.deploy.apply(proto)
     with Run.open(folder / "journal", {}, growing={}, resume=True) as run_:
-        return on_devices(run_, "model", {"latency": gauge, "energy": gauge}, judge, execution, deployed)
+        return on_devices(run_, "model", {"latency": gauge, "energy": gauge}, evaluator, execution, deployed)
 
 
 def test_int8_accuracy_is_that_of_the_devices_own_kernels(folder: Path) -> None:

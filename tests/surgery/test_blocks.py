@@ -20,7 +20,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folding import fold
 from netadapt_onnx.graph.normalise import normalise
 from netadapt_onnx.graph.runtime import run, session
-from netadapt_onnx.search.evaluator import CallersJudge
+from netadapt_onnx.search.evaluator import UserEvaluator
 from netadapt_onnx.search.prepared_model import Predictor
 from netadapt_onnx.search.result import AdaptResult
 from netadapt_onnx.search.worker import Base, WorkerContext
@@ -209,8 +209,8 @@ def test_what_is_behind_a_branch_that_goes_makes_up_for_it_layer_by_layer(tmp_pa
     np.savez(tmp_path / "data.npz", x_train=x[:256], x_val=x[256:])
     found = traced(proto)
     data = dataset_for(found.folded, tmp_path / "data.npz")
-    judge = CallersJudge(lambda _: 0.0)
-    bench = WorkerContext(Base(found, {}), judge, data, seed=0, trains=False, shapes={}, batch_size=1)
+    evaluator = UserEvaluator(lambda _: 0.0)
+    bench = WorkerContext(Base(found, {}), evaluator, data, seed=0, trains=False, shapes={}, batch_size=1)
     (image,) = found.folded.specs
     wanted = run(session(found.folded.proto), {image: x[256:]})["logits"]
     for branch in find_branches(found):
