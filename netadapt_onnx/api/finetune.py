@@ -59,8 +59,6 @@ def finetune(
     optimizer: Literal["sgd", "adamw"] = "sgd",
     schedule: Literal["one-cycle", "cosine"] = "one-cycle",
     weight_decay: float | None = None,
-    ema: float = 0.0,
-    patience: int | None = None,
     batch_size: int | None = None,
     augment: bool = False,
     seed: int = 0,
@@ -75,10 +73,9 @@ def finetune(
 
     With labels it minimises their loss; with a `teacher`, an ONNX model with the same inputs and outputs, it mostly
     learns the teacher's outputs, and needs no labels. `from_scratch` draws all weights anew first. `lr` "auto" finds
-    the learning rate by a range test. `ema` is the decay of an average of the weights, which is then the result;
-    `patience` ends the training after so many epochs without a better validation score and returns the best epoch's
-    weights. Where it stands is kept in OUTPUT.checkpoint until it is done: killed, it goes on with `resume`, to the
-    same bits. Every epoch is a line of NAME.training.jsonl beside the output and, with `tensorboard`, in that folder.
+    the learning rate by a range test. Where it stands is kept in OUTPUT.checkpoint until it is done: killed, it goes on
+    with `resume`, to the same bits. Every epoch is a line of NAME.training.jsonl beside the output and, with
+    `tensorboard`, in that folder.
 
     Raises NetadaptError for operators it cannot train, data that do not fit, training that diverges, a leftover
     checkpoint without `resume`.
@@ -120,8 +117,7 @@ def finetune(
     from netadapt_onnx.training.trainer import train
     from netadapt_onnx.training.training_log import TrainingLog
 
-    recipe = Recipe(optimizer, schedule, weight_decay, ema=ema, patience=patience)
-    validated = judge(dataset.val) if patience is not None else None
+    recipe = Recipe(optimizer, schedule, weight_decay)
     notes: list[str] = []
 
     def say(text: str) -> None:
@@ -144,14 +140,11 @@ def finetune(
             augment=augment,
             recipe=recipe,
             checkpoint=checkpoint,
-            score=None if validated is None else lambda proto: float(validated(proto).value),
             progress=None if progress is None else lambda step, steps, loss: progress(step, steps, f"loss {loss:.3f}"),
             told=lines.epoch,
             say=say,
         )
     seconds = time.monotonic() - began
-    if len(trained.history) < epochs and trained.history:
-        say(f"stopped after {len(trained.history)} of {epochs} epochs: no better validation score in {patience}")
     after = reported(trained.proto)
     metadata = provenance(source, command="finetune")
     written = save(trained.proto, target, metadata=metadata, overwrite=overwrite, planned=folded.interface())

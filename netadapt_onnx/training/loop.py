@@ -9,12 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
-from torch import Tensor
 
 from netadapt_onnx.common.progress import Steps, steps
-from netadapt_onnx.training.recipe import Average, Recipe, optimiser
+from netadapt_onnx.training.recipe import Recipe, optimiser
 from netadapt_onnx.training.replicas import Fetch, Replicas
 
 # How often a training is saved besides the ends of epochs: what a kill costs at most.
@@ -29,17 +27,13 @@ Told = Callable[["Epoch"], None]
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training data (or what was left of the steps): its number, steps done so far, mean loss.
-
-    `held_out`: the score on held-out data, where it decides when to stop.
-    """
+    """One pass over the training data (or what was left of the steps): its number, steps done so far, mean loss."""
 
     epoch: int
     steps: int
     loss: float
     lr: float
     seconds: float
-    held_out: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,24 +74,14 @@ class DivergedError(Exception):
 
 
 class Loop:
-    """One attempt at a training. `held_out(state)` scores weights where the recipe has patience."""
+    """One attempt at a training."""
 
-    def __init__(
-        self,
-        replicas: Replicas,
-        recipe: Recipe,
-        lr: float,
-        held_out: Callable[[dict[str, Tensor]], float] | None = None,
-    ) -> None:
+    def __init__(self, replicas: Replicas, recipe: Recipe, lr: float) -> None:
         self._replicas = replicas
         self._recipe = recipe
         self._lr = lr
-        self._held_out = held_out if recipe.patience is not None else None
         self._optimiser = optimiser(replicas.main, recipe)
-        self._average = Average(recipe.ema, replicas.main.state()) if recipe.ema else None
         self._best, self._best_loss = replicas.main.state(), math.inf
-        self._kept: dict[str, Tensor] | None = None
-        self._kept_score, self._stale = -math.inf, 0
         self._losses: list[float] = []
         self._done = 0
         self._steps: int | None = None  # where time shortens the schedule
@@ -118,8 +102,7 @@ class Loop:
         pace = None if schedule.time_left is None else Pace(schedule.time_left, self._done)
         with steps("training", schedule.steps, None if pace is None else pace.left_s) as report:
             self._run(schedule, pace, report, progress, save, told)
-        result = self._kept if self._kept is not None else self._current()
-        self._replicas.restore(result)
+        self._replicas.restore(self._replicas.main.state())
 
     def _run(
         self,
@@ -133,7 +116,7 @@ class Loop:
         began = time.monotonic() - self._seconds
         saved = time.monotonic()
         report(self._done)
-        while (self._losses or self._done < self._planned(schedule)) and not self._over():
+        while self._losses or self._done < self._planned(schedule):
             batches = schedule.batches(len(self.history))
             first = self._done - len(self._losses)  # of this epoch
             for rows in batches[len(self._losses) : self._planned(schedule) - first]:
@@ -163,32 +146,21 @@ class Loop:
             graph.restore(own)
         self._optimiser.load_state_dict(state["optimiser"])
         self._best, self._best_loss = state["best"], state["best_loss"]
-        self._kept, self._kept_score, self._stale = state["kept"], state["kept_score"], state["stale"]
         self._losses, self._done, self._seconds = list(state["losses"]), state["done"], state["seconds"]
         self._steps = state.get("steps")
         self.history = [Epoch(**epoch) for epoch in state["history"]]
-        if self._average is not None:
-            now = self._replicas.main.state()
-            average = {name: value.to(now[name].device) for name, value in state["average"].items()}
-            self._average = Average(self._recipe.ema, average, state["updates"])
 
     def _state(self) -> dict[str, Any]:
-        average = self._average
         return {
             "replicas": [graph.state() for graph in self._replicas.graphs],
             "optimiser": self._optimiser.state_dict(),
             "best": self._best,
             "best_loss": self._best_loss,
-            "kept": self._kept,
-            "kept_score": self._kept_score,
-            "stale": self._stale,
             "losses": self._losses,
             "done": self._done,
             "steps": self._steps,
             "seconds": self._seconds,
             "history": [asdict(epoch) for epoch in self.history],
-            "average": None if average is None else average.state,
-            "updates": 0 if average is None else average.updates,
         }
 
     def _planned(self, schedule: Schedule) -> int:
@@ -208,8 +180,6 @@ class Loop:
             self._replicas.restore(self._best)
             raise DivergedError
         self._optimiser.step()
-        if self._average is not None:
-            self._average.add({**self._replicas.main.weights, **self._replicas.main.statistics})
         self._losses.append(loss)
         self._done += 1
 
@@ -219,36 +189,4 @@ class Loop:
         self._losses = []
         if mean <= self._best_loss:
             self._best, self._best_loss = self._replicas.main.state(), mean
-        score = None
-        if self._held_out is not None:
-            score = self._held_out(self._current())
-            self._stale += 1
-            if score > self._kept_score:
-                self._kept, self._kept_score, self._stale = self._copy(self._current()), score, 0
-        self.history.append(Epoch(len(self.history) + 1, self._done, mean, rate, self._seconds, score))
-
-    def _over(self) -> bool:
-        return self._recipe.patience is not None and self._stale >= self._recipe.patience
-
-    def _current(self) -> dict[str, Tensor]:
-        return self._replicas.main.state() if self._average is None else self._average.state
-
-    @staticmethod
-    def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in state.items()}
-
-
-def scored(
-    replicas: Replicas, proto: onnx.ModelProto, score: Callable[[onnx.ModelProto], float]
-) -> Callable[[dict[str, Tensor]], float]:
-    """Scores weights as the file that they would be written to."""
-
-    def held_out(state: dict[str, Tensor]) -> float:
-        now = replicas.main.state()
-        replicas.main.restore(state)
-        try:
-            return score(replicas.main.write_back(proto))
-        finally:
-            replicas.main.restore(now)
-
-    return held_out
+        self.history.append(Epoch(len(self.history) + 1, self._done, mean, rate, self._seconds))

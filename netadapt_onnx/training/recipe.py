@@ -1,14 +1,12 @@
-"""How weights move: optimiser, schedule, decay, clipping, averaging."""
+"""How weights move: optimiser, schedule, decay, clipping."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training.torch_graph import TorchGraph
@@ -21,33 +19,24 @@ ADAMW_SHARE = 0.02
 LARGEST_GRADIENT = 5.0
 WARM_UP_SHARE = 0.2
 FINAL_RATE_SHARE = 1e-3
-# A young average must not remember the start: the decay is at most (1 + t) / (10 + t).
-_EMA_DELAY = 10
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """`weight_decay` None: the optimiser's usual. `ema`: decay of an average of the weights, which is then the result.
-
-    `patience`: stop after so many epochs without a better score on held-out data, and return the best epoch's weights.
-    """
+    """`weight_decay` None: the optimiser's usual."""
 
     optimiser: Literal["sgd", "adamw"] = "sgd"
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"
     weight_decay: float | None = None
     largest_gradient: float = LARGEST_GRADIENT
-    ema: float = 0.0
-    patience: int | None = None
 
     def __post_init__(self) -> None:
         """Raise NetadaptError for numbers that mean nothing."""
         wrong = [
             ("--optimizer", self.optimiser, self.optimiser in WEIGHT_DECAY, "sgd or adamw"),
             ("--schedule", self.schedule, self.schedule in ("one-cycle", "cosine"), "one-cycle or cosine"),
-            ("--ema", self.ema, 0 <= self.ema < 1, "at least 0, below 1"),
             ("--weight-decay", self.weight_decay, 0 <= (self.weight_decay or 0.0) < math.inf, "at least 0"),
             ("--clip", self.largest_gradient, 0 < self.largest_gradient <= math.inf, "above 0"),
-            ("--patience", self.patience, self.patience is None or self.patience > 0, "at least 1"),
         ]
         for option, value, good, expected in wrong:
             if not good:
@@ -91,19 +80,3 @@ def optimiser(graph: TorchGraph, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, betas=BETAS)
     return torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
-
-
-class Average:
-    """An exponential moving average of weights and running statistics, by initializer name."""
-
-    def __init__(self, decay: float, state: dict[str, Tensor], updates: int = 0) -> None:
-        self.state = state
-        self.updates = updates
-        self._decay = decay
-
-    def add(self, state: Mapping[str, Tensor]) -> None:
-        """Move towards `state`."""
-        self.updates += 1
-        keep = min(self._decay, self.updates / (self.updates + _EMA_DELAY))
-        for name, value in self.state.items():
-            value.lerp_(state[name].detach(), 1 - keep)

@@ -22,7 +22,7 @@ from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.augment import augmented
 from netadapt_onnx.training.checkpoint import Checkpoint
 from netadapt_onnx.training.distillation import MOST_FORESEEN, Teacher, teaching_of
-from netadapt_onnx.training.loop import DivergedError, Epoch, Loop, Progress, Schedule, scored
+from netadapt_onnx.training.loop import DivergedError, Epoch, Loop, Progress, Schedule
 from netadapt_onnx.training.lr_range_test import RangeTest, range_test
 from netadapt_onnx.training.memory import BATCH_SIZE, Footprint, halved, in_whole_batches, out_of_memory
 from netadapt_onnx.training.memory import batch_size as fitting_batch
@@ -95,7 +95,6 @@ def train(
     settings: Settings | None = None,
     threads: int | None = None,
     checkpoint: Path | None = None,
-    score: Callable[[onnx.ModelProto], float] | None = None,
     progress: Progress | None = None,
     told: Callable[[Epoch], None] | None = None,
     say: Callable[[str], None] | None = None,
@@ -112,9 +111,9 @@ def train(
     turn and teaches the mean of the teacher's two answers, if it can remember them (`mirroring.py`).
 
     What was chosen and where it stands is kept in the file `checkpoint`: killed at any moment, the same call goes on
-    from there to the same bits; the caller removes the file. `score` judges models on held-out data where the recipe
-    has patience. With `time_left`, in seconds, the schedule has as many steps as fit, and its rate still falls to the
-    end. `progress(step, steps, loss)` follows along, `told` gets every epoch, `say` what a user should know.
+    from there to the same bits; the caller removes the file. With `time_left`, in seconds, the schedule has as many
+    steps as fit, and its rate still falls to the end. `progress(step, steps, loss)` follows along, `told` gets every
+    epoch, `say` what a user should know.
     Raises NetadaptError: unsupported ops, neither labels nor teacher, divergence at half the learning rate too, a batch
     of one sample with BatchNorm, too little memory for any batch, another training's checkpoint.
     """
@@ -149,7 +148,7 @@ def train(
                 return TrainResult(batchnorm.fold(trained), (), settings or Settings(), rate, size)
             try:
                 return _trained(unfolded, plan, recipe, lr, losses, needs, teacher, settings, threads, store,
-                                score, progress, told, say)  # fmt: skip
+                                progress, told, say)  # fmt: skip
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
@@ -192,7 +191,6 @@ def _trained(
     settings: Settings | None,
     threads: int | None,
     store: Checkpoint | None,
-    score: Callable[[onnx.ModelProto], float] | None,
     progress: Progress | None,
     told: Callable[[Epoch], None] | None,
     say: Callable[[str], None] | None,
@@ -219,7 +217,7 @@ def _trained(
             repeatable(settings),
             Replicas(unfolded, settings, losses, teaching, threads, needs.only_batch) as replicas,
         ):
-            return _attempts(replicas, unfolded, plan, recipe, lr, schedule, store, score, progress, told)
+            return _attempts(replicas, unfolded, plan, recipe, lr, schedule, store, progress, told)
     except RuntimeError as error:
         if out_of_memory(error) or settings == replace(settings, dtype="float32", channels_last=False):
             raise
@@ -238,7 +236,6 @@ def _attempts(
     lr: float | Literal["auto"] | None,
     schedule: Schedule,
     store: Checkpoint | None,
-    score: Callable[[onnx.ModelProto], float] | None,
     progress: Progress | None,
     told: Callable[[Epoch], None] | None,
 ) -> TrainResult:
@@ -251,12 +248,11 @@ def _attempts(
         if store is not None:
             store.put(test=asdict(test))
     rate = test.chosen if test is not None else lr if isinstance(lr, float | int) else usual
-    held_out = None if score is None else scored(replicas, unfolded, lambda p: score(batchnorm.fold(p)))
     known = {} if store is None else store.content
     if known.get("start") is not None:
         replicas.restore(known["start"])
     for attempt in range(known.get("attempt") or 0, 2):
-        loop = Loop(replicas, recipe, rate / 2**attempt, held_out)
+        loop = Loop(replicas, recipe, rate / 2**attempt)
         if known.get("loop") is not None:
             loop.resume(known["loop"])
         try:
