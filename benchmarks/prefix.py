@@ -19,7 +19,7 @@ from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.graph.folding import fold
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.search.evaluator import DataEvaluator
-from netadapt_onnx.search.worker import Base
+from netadapt_onnx.search.base_model import BaseModel
 from netadapt_onnx.surgery import resize, select, trace
 
 STEP = 8
@@ -40,11 +40,11 @@ def main() -> None:
     cuts = [resize(found, select(found, {name: count})) for name, count in counts.items()]
     for number in range(asked.rounds):
         began = time.process_time()
-        without = [evaluator.ranked(cut) for cut in cuts]
+        without = [evaluator.ranking_accuracy(cut) for cut in cuts]
         middle = time.process_time()
-        prefixes = Base(found, {}).prefixes(evaluator)
+        prefixes = BaseModel(found, {}).prefixes(evaluator)
         front = time.process_time()
-        shortened = [evaluator.ranked(cut, prefixes) for cut in cuts]
+        shortened = [evaluator.ranking_accuracy(cut, prefixes) for cut in cuts]
         end = time.process_time()
         print(
             f"round {number + 1}, {len(cuts)} groups: {middle - began:.2f} s without, {end - middle:.2f} s with "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -25,15 +24,19 @@ from netadapt_onnx.profilers.random_widths import RandomWidthModel
 from netadapt_onnx.profilers.table.original_time import own_time
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.table.staircase import best_counts
+from netadapt_onnx.search.budget_check.comparison import Value
+from netadapt_onnx.search.budget_check.opening import open_budget_checks
+from netadapt_onnx.search.budget_check.resource_fit import fitted
+from netadapt_onnx.search.budget_check.resource_functions import values
 from netadapt_onnx.search.calibration import execution_of
 from netadapt_onnx.search.channel_choices import DEFAULT_STEP, Floors, Steps
 from netadapt_onnx.search.driver import SearchDriver
+from netadapt_onnx.search.environment import SearchEnvironment
 from netadapt_onnx.search.executors.opening import IN_PROCESS, JOB_TIMEOUT_S, Gpus, opened_executor
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.first_iteration import first_iteration
-from netadapt_onnx.search.latency_check import MeasuredLatency, PredictedLatency
-from netadapt_onnx.search.measured_check import MeasuredResource, Value, fitted, values
 from netadapt_onnx.search.netadapt import Select
+from netadapt_onnx.search.notes import Notes
 from netadapt_onnx.search.options import (
     CRITERION,
     FINAL_EPOCHS,
@@ -48,17 +51,17 @@ from netadapt_onnx.search.prepared_model import Predictor, PreparedModel, prepar
 from netadapt_onnx.search.result import AdaptResult, DryRun
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS
-from netadapt_onnx.search.tables import TABLE_S, built_table, loaded_table, reference_times_ms, spent_ms, table_file
-from netadapt_onnx.search.target_device import (
+from netadapt_onnx.search.tables import built_table, latency_by_layer, loaded_table
+from netadapt_onnx.search.target_devices import (
+    DeviceAccess,
     Devices,
     Tables,
     TargetDevice,
-    about,
+    device_records,
     named_devices,
     named_tables,
-    opened_places,
+    open_target_devices,
 )
-from netadapt_onnx.search.time_limit import TABLE_SHARE
 from netadapt_onnx.surgery import Criterion
 from netadapt_onnx.training.settings import cores
 
@@ -198,16 +201,13 @@ def adapt(
         threadpool_limits(1, "blas"),
         workers,
         # What cannot be reached or used is said before anything is written.
-        opened_places(
+        open_target_devices(
             devices,
             tables,
             budgets,
             execution,
-            purpose=Path(out),
-            python=python,
-            keep=keep,
-            perf_test=_path(perf_test),
-            log=log,
+            DeviceAccess(Path(out), python, keep, _path(perf_test)),
+            log,
         ) as places,
     ):
         execution = made_for(execution, [*(p.device for p in places), *([LocalDevice()] if ENERGY in own else [])])
@@ -218,7 +218,7 @@ def adapt(
             "command": command,
             "samples": None if subject.data is None else subject.data.about,
             "device": fingerprint(execution),
-            "devices": about(places, execution),
+            "devices": device_records(places, execution),
         }
         with Run.open(
             Path(out),
@@ -228,49 +228,11 @@ def adapt(
             about=recorded,
             max_time_s=arguments.max_time_s,
         ) as run:
-            gauges: dict[str, MeasuredLatency] = {}
-            notes = [] if subject.data is None else list(subject.data.notes)
-            for note in notes:
-                log(note)
-            given = as_given(subject.model, subject.trace.folded.proto) if places or own else None
-            for place in places:
-                limited = {} if math.isinf(run.left_s()) else {"time_cap_s": min(TABLE_S, TABLE_SHARE * run.left_s())}
-                run.journal.require_unchanged(table_file(run.path, place.resource))
-                measured = loaded.get(place.resource) or built_table(
-                    run.path, subject.trace, execution, seed, progress, place.device, place.resource, **limited
-                )
-                run.journal.seal(table_file(run.path, place.resource))
-                if isinstance(measured, Table) and run.left_s() < math.inf and measured.reference.stopped != "done":
-                    rest = f"{len(measured.wholes)} of {measured.header.models} versions"
-                    notes.append(f"the table was built from {rest}: {measured.reference.stopped}, for --max-time")
-                    log(notes[-1])
-                cautions = measured.notes if isinstance(measured, Table) else ()
-                for caution in cautions:  # the table and the run are of one busy machine: that is said once
-                    log(caution)
-                limit = next((b for b in budgets if b.resource == place.resource), None)
-                gauge = PredictedLatency if place.device is None else MeasuredLatency
-                gauges[place.resource] = gauge(
-                    run,
-                    subject.trace,
-                    measured,
-                    execution,
-                    limit,
-                    place.resource,
-                    place.device,
-                    given,
-                    # A table from another day tells nothing of how fast the device is today.
-                    usual_ms=() if place.resource in loaded else reference_times_ms(measured),
-                    log=None if cautions else log,
-                )
-                if limit is not None:
-                    subject = subject.aligned(measured.stairs.alignment, partial(best_counts, measured, subject.trace))
-            for resource, value in own.items():
-                limit = next(b for b in budgets if b.resource == resource)
-                fit = fitted(subject.trace, resource, value, seed, run.once)
-                # A program may look at whatever no runtime sees.
-                seen = as_given(subject.model, subject.trace.folded.proto, always=True) if resource == CUSTOM else given
-                gauges[resource] = MeasuredResource(run, subject.trace, fit, value, limit, resource, seen)
-            return SearchDriver(run, subject, arguments, gauges, workers, progress, log, execution, notes).result()
+            environment = SearchEnvironment(run, arguments, execution, progress, log, Notes(log))
+            for note in () if subject.data is None else subject.data.notes:
+                environment.notes.add(note)
+            checks, subject = open_budget_checks(environment, subject, places, loaded, own)
+            return SearchDriver(environment, subject, checks, workers).result()
 
 
 def _path(given: str | os.PathLike[str] | None) -> Path | None:
@@ -322,15 +284,12 @@ def dry_run(
     given = as_given(subject.model, normalised.proto)
     with (
         tempfile.TemporaryDirectory() as folder,
-        opened_places(
+        open_target_devices(
             devices,
             named_tables(table, devices),
             budgets,
             execution,
-            purpose=subject.model.path,
-            python=python,
-            keep=keep,
-            perf_test=_path(perf_test),
+            DeviceAccess(subject.model.path, python, keep, _path(perf_test)),
         ) as places,
     ):
         execution = made_for(execution, [place.device for place in places])
@@ -342,7 +301,7 @@ def dry_run(
                     Path(folder), subject.trace, execution, asked.seed, progress, place.device, place.resource
                 )
             predicted[place.resource] = found.predict
-            spent[place.resource] = partial(spent_ms, found)
+            spent[place.resource] = partial(latency_by_layer, found)
             ratio, _ = own_time(found, given, normalised, execution, place.device)
             gains[place.resource] = ratio.median if ratio is not None and ratio.differs else 1.0
             if any(b.resource == place.resource for b in budgets):

@@ -1,4 +1,4 @@
-"""What runs where it is measured, as users ask for it: `--ep`, its options, `--deploy int8` with inputs of `--data`."""
+"""How models run where they are measured: `--ep`, its options, and `--deploy int8`, calibrated on `--data`."""
 
 from __future__ import annotations
 
@@ -22,9 +22,16 @@ SEED = 0
 def deployment(
     precision: Precision, folded: Folded, data: str | os.PathLike[str] | None, dataset: Dataset | None = None
 ) -> Deployment:
-    """What is deployed; int8 is calibrated with training inputs of `data`, or of `dataset` if it is loaded already.
+    """The form of the model that is deployed.
 
-    Raises NetadaptError for int8 without data, and for data that do not fit the model.
+    Args:
+        precision: `float`, or `int8`.
+        folded: The model.
+        data: The data whose training inputs calibrate int8.
+        dataset: The same, if it is loaded already.
+
+    Raises:
+        NetadaptError: There is no data for int8, or it does not fit the model.
     """
     if precision == "float":
         return FLOAT

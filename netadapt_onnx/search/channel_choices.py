@@ -24,7 +24,7 @@ Floors = Sequence[str] | Mapping[str, int | str]
 
 @dataclass(frozen=True)
 class ChannelChoices:
-    """The channel counts a group may have, largest first: `coarse` ones while searching, `fine` ones to meet the budget."""
+    """The channel counts a group may have, largest first: `coarse` while searching, `fine` to meet the budget."""
 
     group: str
     channels: int

@@ -1,4 +1,4 @@
-"""What the first iteration of a search would try: proposals and their predicted resources."""
+"""The proposals of a search's first iteration, with their predicted resources."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from netadapt_onnx.training.criteria import criterion_on
 def first_iteration(
     prepared: PreparedModel, asked: Arguments, predict: Predictor, gains: Mapping[str, float]
 ) -> DryRun:
-    """`gains`: what normalising alone leaves of a resource; shares are of the file as given."""
+    """The proposals of the first iteration.
+
+    Args:
+        prepared: The model.
+        asked: The user's options.
+        predict: Predicts resources, in base units.
+        gains: By resource, the share that normalising alone leaves of that of the user's file.
+    """
     current = predict(prepared.widths)
     original = current | {"size": float(prepared.model.size_bytes)}
     original |= {name: current[name] / gain for name, gain in gains.items()}
@@ -42,15 +49,15 @@ def first_iteration(
 def _first_round(
     prepared: PreparedModel, asked: Arguments, predict: Predictor, current: Amounts, limits: Mapping[str, float]
 ) -> DryRun:
-    """The knapsack's: the groups that it cuts, all of them at once."""
-    by = criterion_on(asked.criterion, None if prepared.data is None else prepared.data.train, asked.seed)
+    """The first round of the knapsack strategy: the groups that it cuts, all of them at once."""
+    criterion = criterion_on(asked.criterion, None if prepared.data is None else prepared.data.train, asked.seed)
     ceilings = ceilings_of(current, limits)
     widths = prepared.widths
-    scores = ascending(prepared.trace, by)
+    scores = ascending(prepared.trace, criterion)
     scores |= branch_importances(prepared.branches, scores)
     chosen = solve(prepared.choices, widths, scores, predict, ceilings)
     driver = max(limits, key=lambda name: current[name] / limits[name])
-    then = predict(chosen)
-    planned = tuple(Planned(name, (widths[name], n), then) for name, n in chosen.items() if n != widths[name])
+    resources = predict(chosen)
+    planned = tuple(Planned(name, (widths[name], n), resources) for name, n in chosen.items() if n != widths[name])
     same = tuple(name for name, n in chosen.items() if n == widths[name])
     return DryRun(driver, ceilings[driver], current, planned, same, ("all of them at once",))

@@ -1,4 +1,4 @@
-"""NetAdapt (Yang et al., ECCV 2018) as pure functions: accepted steps in, proposals out; accuracies in, the next step out.
+"""NetAdapt (Yang et al., ECCV 2018) as pure functions: steps in, proposals out; accuracies in, the next step out.
 
 Each iteration lowers the resource that is furthest above its limit a little: every group proposes its largest channel
 count that does so, proposals are ranked by held-out accuracy, and the winner becomes the current model. Nothing here

@@ -16,7 +16,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import CostModel
 from netadapt_onnx.graph.folding import require_runnable
 from netadapt_onnx.graph.model import Model
-from netadapt_onnx.search.block_removal import branch_choices, removed
+from netadapt_onnx.search.block_removal import branch_choices, removed_branches
 from netadapt_onnx.search.channel_choices import AllowedCounts, ChannelChoices, Counts
 from netadapt_onnx.search.options import Arguments
 from netadapt_onnx.search.proposals import Widths
@@ -138,7 +138,7 @@ class Predictor:
         """Base units by resource name."""
         key = tuple(widths.values())
         if key not in self._known:
-            gone = removed(self.branches, widths)
+            gone = removed_branches(self.branches, widths)
             # What went with a branch costs nothing, however wide it was: more or less of it changes no prediction.
             dead = {name for branch in self.branches if branch.name in gone for name in branch.groups}
             widths = {**widths, **{name: self.trace.group(name).channels for name in dead}}

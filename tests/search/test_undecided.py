@@ -24,7 +24,7 @@ from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.timing import Ratio, Timing
 from netadapt_onnx.search import final_training, latency_check, on_devices
 from netadapt_onnx.search.result import OnDevice
-from netadapt_onnx.search.target_device import TargetDevice
+from netadapt_onnx.search.target_devices import TargetDevice
 from netadapt_onnx.training import trainer
 
 __all__ = ["model", "task"]

@@ -23,7 +23,8 @@ from netadapt_onnx.graph.runtime import run, session
 from netadapt_onnx.search.evaluator import UserEvaluator
 from netadapt_onnx.search.prepared_model import Predictor
 from netadapt_onnx.search.result import AdaptResult
-from netadapt_onnx.search.worker import Base, WorkerContext
+from netadapt_onnx.search.base_model import BaseModel
+from netadapt_onnx.search.worker import WorkerContext
 from netadapt_onnx.surgery import blocks, find_branches, reconstruct, trace
 from netadapt_onnx.surgery.blocks import removal_error, traced_without, without
 from netadapt_onnx.surgery.trace import Trace
@@ -210,7 +211,7 @@ def test_what_is_behind_a_branch_that_goes_makes_up_for_it_layer_by_layer(tmp_pa
     found = traced(proto)
     data = dataset_for(found.folded, tmp_path / "data.npz")
     evaluator = UserEvaluator(lambda _: 0.0)
-    bench = WorkerContext(Base(found, {}), evaluator, data, seed=0, trains=False, shapes={}, batch_size=1)
+    bench = WorkerContext(BaseModel(found, {}), evaluator, data, seed=0, trains=False, shapes={}, batch_size=1)
     (image,) = found.folded.specs
     wanted = run(session(found.folded.proto), {image: x[256:]})["logits"]
     for branch in find_branches(found):

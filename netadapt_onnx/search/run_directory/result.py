@@ -1,4 +1,4 @@
-"""What a run or one of its targets came to, as its directory keeps it: with paths within the directory, and sealed."""
+"""The results of a run and of its targets, in files with paths within the run directory, which the journal seals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 from netadapt_onnx.common.json_output import UNREADABLE, write_json
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.latency_journal import UNDECIDED
+from netadapt_onnx.search.budget_check.measurement_journal import UNDECIDED
 from netadapt_onnx.search.result import AdaptResult, Finished
 from netadapt_onnx.search.run_directory.journal import RESULT_FILE
 from netadapt_onnx.search.run_directory.run import Run
@@ -20,15 +20,20 @@ Result = TypeVar("Result", AdaptResult, Finished)
 
 
 def write_result(run: Run, result: AdaptResult, models: Sequence[Finished]) -> None:
-    """Keep what a run came to."""
+    """Write the result of a run."""
     inside = tuple(_within(run, model) for model in models)
     _write(run, run.path / RESULT_FILE, replace(result, model=inside[-1].model, models=inside))
 
 
 def read_result(run: Run, max_iterations: int) -> AdaptResult | None:
-    """What a run came to; None if it has not ended, or can go on, or its models have to be made again.
+    """The result of a run; None if the run has not ended, or can go on, or its models have to be written again.
 
-    Raises NetadaptError if its files are not those that it wrote.
+    Args:
+        run: The run.
+        max_iterations: The total number of iterations that it may take now.
+
+    Raises:
+        NetadaptError: Its files are not those that it wrote.
     """
     result = _read(run, run.path / RESULT_FILE, AdaptResult)
     if result is None or result.stopped in ("max-time", UNDECIDED):
@@ -42,12 +47,12 @@ def read_result(run: Run, max_iterations: int) -> AdaptResult | None:
 
 
 def write_target(run: Run, number: int, finished: Finished) -> None:
-    """Keep what a run's target came to."""
+    """Write the result of a target."""
     _write(run, _target_file(run, number), _within(run, finished))
 
 
 def read_target(run: Run, number: int) -> Finished | None:
-    """What a run's target came to; None if it was not reached, could not be judged, or has to be made again."""
+    """The result of a target; None if it was not reached, could not be judged, or has to be written again."""
     finished = _read(run, _target_file(run, number), Finished)
     if finished is None or finished.stopped == UNDECIDED or not _has_files(run, finished):
         return None

@@ -18,7 +18,7 @@ import netadapt_onnx
 from models import plain
 from netadapt_onnx.cli import run as command
 from netadapt_onnx.search.executors.in_process import InProcess
-from netadapt_onnx.search.executors.protocol import Finished, Outcome, Request, Shared, Work
+from netadapt_onnx.search.executors.protocol import OnOutcome, Outcome, Request, Shared, Work
 from netadapt_onnx.training import settings, trainer
 
 RAY = pytest.param("ray", marks=pytest.mark.skipif("NETADAPT_RAY" not in os.environ, reason="make test-ray"))
@@ -36,12 +36,12 @@ class Backwards(InProcess):
         work: Work,
         shared: Sequence[Shared],
         requests: Sequence[Request],
-        finished: Finished,
+        on_outcome: OnOutcome,
         *,
         threaded: bool = False,
     ) -> list[Outcome]:
         last = len(requests) - 1
-        turned = super().run(work, shared, requests[::-1], lambda n, o: finished(last - n, o), threaded=threaded)
+        turned = super().run(work, shared, requests[::-1], lambda n, o: on_outcome(last - n, o), threaded=threaded)
         return turned[::-1]
 
 
@@ -55,14 +55,14 @@ class Interrupted(InProcess):
         work: Work,
         shared: Sequence[Shared],
         requests: Sequence[Request],
-        finished: Finished,
+        on_outcome: OnOutcome,
         *,
         threaded: bool = False,
     ) -> list[Outcome]:
         self.lists += 1
         if self.lists == 1:
-            return super().run(work, shared, requests, finished, threaded=threaded)
-        super().run(work, shared, requests[:1], finished, threaded=threaded)
+            return super().run(work, shared, requests, on_outcome, threaded=threaded)
+        super().run(work, shared, requests[:1], on_outcome, threaded=threaded)
         raise KeyboardInterrupt
 
 

@@ -1,17 +1,20 @@
-"""Measurements of one resource in a run's journal: made once, repeated where disturbed, pooled where they agree."""
+"""Measurements of one resource in a run's journal: made once, repeated where disturbed, pooled where undisturbed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from typing import Literal
 
 import msgspec
 import numpy as np
+import onnx
 
-from netadapt_onnx.profilers.estimate import Estimate, estimate, reference_fastest_ms
+from netadapt_onnx.profilers.estimate import Estimate
 from netadapt_onnx.profilers.statistics import Disturbance
 from netadapt_onnx.profilers.timing import Ratio, pooled
+from netadapt_onnx.search.budget_check.comparison import Comparison
+from netadapt_onnx.search.budget_check.measurement import Measurement, with_usual
 from netadapt_onnx.search.run_directory.run import Run
 
 # A measurement that something disturbed is repeated, up to so many in all.
@@ -25,37 +28,36 @@ STAGES: tuple[Stage, ...] = ("searched", "final")
 UNDECIDED: Literal["could-not-judge"] = "could-not-judge"
 
 
-@dataclass(frozen=True)
-class Measurement(Ratio):
-    """A model beside the original, and what the original's fastest runs usually took in this run until then (ms)."""
+class MeasurementJournal:
+    """What a run has measured of one resource.
 
-    usual_ms: float | None = None
-
-    @property
-    def reference_fastest_ms(self) -> float:
-        """What the original's fastest runs took meanwhile."""
-        return reference_fastest_ms(self)
-
-    def estimate(self, *, relative: bool) -> Estimate:
-        """What it says of the model's time: a share of the original's, or ms."""
-        return estimate(self, self.usual_ms, relative=relative)
-
-
-def _with_usual(measurement: Ratio, usual_ms: float | None) -> Measurement:
-    return Measurement(**{field.name: getattr(measurement, field.name) for field in fields(Ratio)}, usual_ms=usual_ms)
-
-
-class LatencyJournal:
-    """What a run has measured of `resource`; estimates are shares of the original's time if `relative`, or ms.
-
-    `just_before_ms`: what the original's fastest runs took on the device just before the run began.
+    Attributes:
+        resource: The resource, which the keys of all its measurements begin with.
     """
 
-    def __init__(self, run: Run, resource: str, *, relative: bool, just_before_ms: Sequence[float] = ()) -> None:
+    def __init__(
+        self,
+        run: Run,
+        resource: str,
+        *,
+        relative: bool,
+        just_before_ms: Sequence[float] = (),
+        on_busy: Callable[[Disturbance], None] = lambda disturbance: None,
+    ) -> None:
+        """Keep measurements of `resource` in the journal of `run`.
+
+        Args:
+            run: The run.
+            resource: The resource.
+            relative: Whether estimates are shares of the original's amount, or amounts.
+            just_before_ms: What the original's fastest runs took on the device just before the run began.
+            on_busy: Called when something disturbed every try of a measurement.
+        """
         self._run = run
         self.resource = resource
         self._relative = relative
         self._just_before_ms = tuple(just_before_ms)
+        self._on_busy = on_busy
 
     @property
     def smallest(self) -> str:
@@ -90,7 +92,7 @@ class LatencyJournal:
 
     def _each_time(self, key: str) -> list[str]:
         """A key for every time that the run has ended undecided, and one more."""
-        return [key, *(f"{key}/{n + 1}" for n in range(undecided(self._run)))]
+        return [key, *(f"{key}/{n + 1}" for n in range(undecided_count(self._run)))]
 
     def has_careful(self, stage: Stage, iteration: int) -> bool:
         """Whether a stage's model was ever measured carefully."""
@@ -100,30 +102,27 @@ class LatencyJournal:
         """Whether this was measured."""
         return self._run.recall(key) is not None
 
-    def measure(
-        self,
-        key: str,
-        ratio: Callable[[], Ratio],
-        enough: Callable[[Estimate], bool],
-        on_busy: Callable[[Disturbance], None],
-    ) -> None:
-        """Measure once per `key`; again what something disturbed, unless that is `enough`: not all models suffer alike.
+    def measure(self, key: str, compare: Callable[[], Ratio], is_enough: Callable[[Estimate], bool]) -> None:
+        """Measure once per `key`, and again where something disturbed the device.
 
-        `on_busy` is told if something disturbed every try.
+        Args:
+            key: What is measured.
+            compare: Measures it beside the original.
+            is_enough: Whether an estimate will do although the device was disturbed: not all models suffer alike.
         """
 
         def measurement() -> Measurement:
             usual_ms = self._usual_ms()
             tries: list[Measurement] = []
             while len(tries) < MOST_TRIES:
-                tries.append(_with_usual(ratio(), usual_ms))
-                found = tries[-1].estimate(relative=self._relative)
-                if found.quiet:
+                tries.append(with_usual(compare(), usual_ms))
+                estimate = tries[-1].estimate(relative=self._relative)
+                if estimate.quiet:
                     return tries[-1]
-                if enough(found) or self._run.left_s() <= 0:
+                if is_enough(estimate) or self._run.left_s() <= 0:
                     break
             best = min(tries, key=self._disturbance)
-            on_busy(Disturbance(self._disturbance(best)[1], best.others, best.cores))
+            self._on_busy(Disturbance(self._disturbance(best)[1], best.others, best.cores))
             return best
 
         self._run.once(key, measurement)
@@ -139,17 +138,17 @@ class LatencyJournal:
         if not values:
             return None
         measurements = [msgspec.convert(value, Measurement) for value in values]
-        # What was taken for usual at first may have turned out to be slow.
+        # The first runs may have turned out to be slower than usual.
         usual_ms = min(m for one in measurements for m in (one.usual_ms, one.reference_fastest_ms) if m is not None)
-        measurements = [_with_usual(one, usual_ms) for one in measurements]
+        measurements = [with_usual(one, usual_ms) for one in measurements]
         quiet = [one for one in measurements if one.estimate(relative=self._relative).quiet]
         if not quiet:
             return min(measurements, key=self._disturbance)
-        return quiet[0] if len(quiet) == 1 else _with_usual(pooled(quiet), usual_ms)
+        return quiet[0] if len(quiet) == 1 else with_usual(pooled(quiet), usual_ms)
 
     def _disturbance(self, measurement: Measurement) -> tuple[bool, float]:
-        found = measurement.estimate(relative=self._relative)
-        return found.crowded, found.disturbance
+        estimate = measurement.estimate(relative=self._relative)
+        return estimate.crowded, estimate.disturbance
 
     def _usual_ms(self) -> float | None:
         """What the original's fastest runs usually take, since the run last ended undecided."""
@@ -172,6 +171,21 @@ def is_measurement(key: str, resource: str) -> bool:
     )
 
 
-def undecided(run: Run) -> int:
-    """How often a run has ended since a device was too busy to tell."""
+def undecided_count(run: Run) -> int:
+    """How often a run has ended because a device was too busy to decide."""
     return sum(entry.key.startswith(f"{UNDECIDED}/") for entry in run.entries)
+
+
+def measure_normalised(
+    journal: MeasurementJournal, comparison: Comparison, proto: onnx.ModelProto, reference: onnx.ModelProto
+) -> Measurement:
+    """The normalised model beside the user's file, measured with care; its median is that of the estimate."""
+    journal.measure(
+        journal.normalised,
+        lambda: comparison.compare(proto, reference, "careful"),
+        lambda estimate: estimate.precise,
+    )
+    measurement = journal.reliable(journal.all_normalised)
+    assert measurement is not None
+    share = measurement.estimate(relative=True)
+    return replace(measurement, median=share.value, ci95=(share.low, share.high))
