@@ -28,7 +28,7 @@ from netadapt_onnx.search.outcome import Outcome
 from netadapt_onnx.search.prepared_model import Predictor, PreparedModel
 from netadapt_onnx.search.progress_reporter import ProgressReporter, excess
 from netadapt_onnx.search.proposal import Proposal
-from netadapt_onnx.search.result import AdaptResult, Finished, Stopped
+from netadapt_onnx.search.result import AdaptResult, Stopped, TargetResult
 from netadapt_onnx.search.run_directory.details import write_details
 from netadapt_onnx.search.run_directory.journal import Lines
 from netadapt_onnx.search.run_directory.pareto import Point, write_front
@@ -109,7 +109,7 @@ class SearchDriver:
         finished = read_result(self._run, self._arguments.max_iterations)
         if finished is not None:
             return finished
-        models: list[Finished] = []
+        models: list[TargetResult] = []
         for number, target in enumerate(self._targets, 1):
             models.append(self._reach_target(number, target, self._seen(number - 1), history))
             if models[-1].stopped not in ("met", "nothing-to-do"):
@@ -127,7 +127,7 @@ class SearchDriver:
         write_result(self._run, result, models)
         return result
 
-    def _reach_target(self, number: int, target: Target, since: int, history: Lines[Step]) -> Finished:
+    def _reach_target(self, number: int, target: Target, since: int, history: Lines[Step]) -> TargetResult:
         """A model for one target, by going on from what the one before left after `since` iterations."""
         for budget in (b for b in target if b.resource in self._gauges):
             self._gauges[budget.resource].set_target(budget, since)

@@ -30,11 +30,11 @@ from netadapt_onnx.search.result import (
     AdaptResult,
     Compared,
     Deployed,
-    Finished,
     Latency,
     Limit,
     Share,
     Stopped,
+    TargetResult,
 )
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.surgery.flatten_subgraphs import flatten
@@ -55,7 +55,7 @@ class Outcome:
 
     def finished(
         self, proto: onnx.ModelProto, target: Target, steps: Sequence[Step], stopped: Stopped, file: Path
-    ) -> Finished:
+    ) -> TargetResult:
         """Write the model and compare it with the original."""
         said = dict(self.metadata) | {"netadapt_onnx.budget": ", ".join(map(str, target))}
         save(proto, file, metadata=said, overwrite=True, planned=self.subject.trace.folded.interface())
@@ -78,7 +78,7 @@ class Outcome:
         widths = steps[-1].widths if steps else self.subject.widths
         branches = [branch.name for branch in self.subject.branches]
         original = self.run.once("accuracy/reported", lambda: self.judge.reported(self.subject.trace.folded.proto))
-        return Finished(
+        return TargetResult(
             budget=", ".join(map(str, target)),
             met=_all_met(limits),
             after=after,
@@ -140,30 +140,9 @@ class Outcome:
         file = self.subject.model.path.name
         return (*notes, *(gained(name, file, share.ratio, share.ci95) for name, share in self._shares.items()))
 
-    def result(self, models: Sequence[Finished], notes: Sequence[str]) -> AdaptResult:
+    def result(self, models: Sequence[TargetResult], notes: Sequence[str]) -> AdaptResult:
         """The run's: that of its tightest target that was gone for."""
-        last = models[-1]
-        return AdaptResult(
-            met=last.met,
-            before=last.before,
-            after=last.after,
-            accuracy=last.accuracy,
-            iterations=last.iterations,
-            seconds=self.run.seconds(),
-            model=last.model,
-            stopped=last.stopped,
-            limits=last.limits,
-            groups=last.groups,
-            removed=last.removed,
-            normalised=last.normalised,
-            normalising=last.normalising,
-            latency=_first(last.latencies),
-            latencies=last.latencies,
-            measured=last.measured,
-            notes=tuple(dict.fromkeys((*notes, *last.notes))),
-            models=tuple(models),
-            deployed=last.deployed,
-        )
+        return AdaptResult.of_targets(models, self.run.seconds(), notes)
 
     @stage("quantising")
     def _deployed(

@@ -47,6 +47,15 @@ def named_devices(given: Devices) -> dict[str, str | Device]:
     return found or {LATENCY: LOCAL}
 
 
+def device_texts(devices: Devices) -> tuple[str, ...]:
+    """Devices as users name them: `NAME=DEVICE`, or the device alone where it has no name."""
+    texts = []
+    for resource, device in named_devices(devices).items():
+        name, text = resource.partition("@")[2], device if isinstance(device, str) else device.name
+        texts.append(f"{name}={text}" if name else text)
+    return tuple(texts)
+
+
 def named_tables(given: Tables, devices: Mapping[str, str | Device]) -> dict[str, Path]:
     """Tables by resource. Texts may be `NAME=FILE`, NAME being a device's."""
     if given is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.proposal import Amounts
-from netadapt_onnx.search.result import Finished
+from netadapt_onnx.search.result import TargetResult
 from netadapt_onnx.search.run_directory.run import Run, write_json
 from netadapt_onnx.search.worker import MODEL_FILE
 
@@ -32,7 +32,7 @@ class Point:
 
 
 def write_front(
-    run: Run, original: Point, steps: Sequence[Step], models: Sequence[Finished], resources: Sequence[str]
+    run: Run, original: Point, steps: Sequence[Step], models: Sequence[TargetResult], resources: Sequence[str]
 ) -> None:
     """Write the models of a run that no other of it beats into its directory."""
     points = [original]
@@ -41,9 +41,7 @@ def write_front(
         points.append(of_step(step, str(file.relative_to(run.path)) if file.exists() else None))
     for found in models:
         if found.iterations or found.latencies or found.measured:
-            points.append(
-                of_finished(found, steps[: found.iterations], original, str(found.model.relative_to(run.path)))
-            )
+            points.append(of_target(found, steps[: found.iterations], original, str(found.model.relative_to(run.path))))
     write_json(run.path / PARETO_FILE, {"resources": resources, "models": front(points, resources)})
 
 
@@ -74,7 +72,7 @@ def of_step(step: Step, model: str | None) -> Point:
     return Point("searched", step.iteration, step.accepted.accuracy, known, step.widths, model, measured)
 
 
-def of_finished(found: Finished, steps: Sequence[Step], original: Point, model: str) -> Point:
+def of_target(found: TargetResult, steps: Sequence[Step], original: Point, model: str) -> Point:
     """The model of a target, after the final training; without steps, the original normalised."""
     counted = {"macs": found.after.macs, "params": found.after.params}
     counted |= {"size": found.after.size_bytes, "memory": found.after.memory_bytes}
