@@ -1,5 +1,7 @@
 """Write the reference pages from the program itself: the commands' help, and the docstrings of what is public.
 
+And the types of the functions' keywords (`netadapt_onnx/api/keywords.py`), from the declared options.
+
 python docs/reference.py    # make docs; a test fails where the pages and the program differ
 """
 
@@ -8,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,9 +19,16 @@ from typing import Any
 
 import click
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from keywords import FILE as KEYWORDS_FILE
+from keywords import KEYWORDS, keywords_file
+
 import netadapt_onnx
 from netadapt_onnx import cli
+from netadapt_onnx.api import keywords as keyword_types
 from netadapt_onnx.commands._describe import Described, Parameter, described
+from netadapt_onnx.common.options import Declared, declared_options
 
 HERE = Path(__file__).resolve().parent
 MADE = "<!-- Made by docs/reference.py (make docs): edit the program's own texts instead. -->"
@@ -88,7 +99,8 @@ def python() -> str:
         "`import netadapt_onnx`: what it exports is listed here, and nothing else is public. Results are frozen "
         "dataclasses with the fields of the command's `--json`. Examples run one after another (a test does), in a "
         "folder with `model.onnx`, a network of two convolutions, a copy of it called `before.onnx`, samples in "
-        "`data.npz`, and `net.py` with a PyTorch network.",
+        "`data.npz`, and `net.py` with a PyTorch network. Editors and type checkers know the options that a function "
+        "takes as `**options`.",
         index,
         f"```pycon\n>>> from netadapt_onnx import {', '.join(NAMES[:8])}\n"
         f">>> from netadapt_onnx import {', '.join(NAMES[8:])}\n```",
@@ -104,6 +116,11 @@ def _public(name: str) -> str:
     if words:
         parts.append("  \n".join(f"`{word}`: `{meaning}`" for word, meaning in words.items()))
     parts += [_text(said), f"```pycon\n>>> {example.strip()}\n```"]
+    options = _options(thing)
+    if options:
+        rows = [[f"`{o.name}`", f"`{_plain(o.type)}`", _default_of(o), o.option.help] for o in options]
+        lines = [f"| {' | '.join(map(_cell, row))} |" for row in rows]
+        parts.append("\n".join(["| option | type | default | |", "|---|---|---|---|", *lines]))
     returned = _returned(thing)
     if returned is not None:
         parts.append(_fields(returned))
@@ -120,7 +137,7 @@ def _signature(name: str, thing: Any) -> str:
             keyword = True
         default = "" if p.default is p.empty else f" = {_default(p.default)}"
         kind = p.annotation if isinstance(p.annotation, str) else _plain(str(p.annotation))
-        texts.append(f"{p.name}: {kind}{default}")
+        texts.append(f"{'**' if p.kind is p.VAR_KEYWORD else ''}{p.name}: {kind}{default}")
     result = f" -> {found.return_annotation}" if inspect.isfunction(thing) else ""
     short = f"{name}({', '.join(texts)}){result}"
     return short if len(short) <= 100 else f"{name}(\n" + "".join(f"    {t},\n" for t in texts) + f"){result}"
@@ -131,7 +148,7 @@ def _default(value: object) -> str:
 
 
 # What everybody knows, or knows where to look up.
-KNOWN = ("Any", "Callable", "Iterable", "Literal", "Mapping", "Sequence")
+KNOWN = ("Any", "Callable", "Iterable", "Literal", "Mapping", "None", "Sequence", "Unpack")
 
 
 def _words(thing: Any) -> dict[str, str]:
@@ -139,13 +156,29 @@ def _words(thing: Any) -> dict[str, str]:
     if not inspect.isfunction(thing):
         return {}
     module = inspect.getmodule(thing)
-    annotations = " ".join(str(p.annotation) for p in inspect.signature(thing).parameters.values())
-    found = {}
-    for word in re.findall(r"\b[A-Z]\w+\b", annotations):
-        meaning = getattr(module, word, None)
+    annotations = [str(p.annotation) for p in inspect.signature(thing).parameters.values()]
+    annotations += [one.type for one in _options(thing)]
+    meanings = {}
+    for word in re.findall(r"\b[A-Z]\w+\b", " ".join(annotations)):
+        meaning = getattr(module, word, None) or getattr(keyword_types, word, None)
         if word not in KNOWN and meaning is not None and not isinstance(meaning, type | ModuleType):
-            found[word] = _plain(str(meaning))
-    return found
+            meanings[word] = _plain(str(meaning))
+    return meanings
+
+
+def _options(thing: Any) -> list[Declared]:
+    """The options that a function takes as `**options`, as they are declared."""
+    parameters = inspect.signature(thing).parameters.values()
+    annotation = next((str(p.annotation) for p in parameters if p.kind is p.VAR_KEYWORD), "")
+    kind, without = KEYWORDS.get(annotation.removeprefix("Unpack[").removesuffix("]"), (None, ()))
+    return [] if kind is None else [one for one in declared_options(kind).values() if one.name not in without]
+
+
+def _default_of(declared: Declared) -> str:
+    """The default of an option; what depends on others in words."""
+    if declared.option.default_text:
+        return declared.option.default_text
+    return "" if declared.default in (None, ()) else f"`{_default(declared.default)}`"
 
 
 def _plain(text: str) -> str:
@@ -175,16 +208,26 @@ def _cell(text: str) -> str:
 
 
 def _text(said: str) -> str:
-    """Paragraphs, each on one line."""
-    return "\n\n".join(" ".join(part.split()) for part in said.strip().split("\n\n"))
+    """Paragraphs, each on one line; the parts of a docstring (`Args:`) as lists."""
+    return "\n\n".join(_paragraph(part) for part in said.strip().split("\n\n"))
+
+
+def _paragraph(text: str) -> str:
+    head, _, rest = text.strip("\n").partition("\n")
+    if head.strip() not in ("Args:", "Returns:", "Raises:", "Attributes:"):
+        return " ".join(text.split())
+    lines = [" ".join(entry.split()) for entry in re.split(r"\n(?=\S)", textwrap.dedent(rest))]
+    if head.strip() == "Returns:":
+        return f"Returns: {' '.join(lines)}"
+    return f"{head.strip()}\n" + "\n".join(re.sub(r"^([\w, ]+):", r"- `\1`:", line) for line in lines)
 
 
 def _anchor(heading: str) -> str:
     return heading.lower().replace(" ", "-")
 
 
-PAGES = {"reference-cli.md": command_line, "reference-python.md": python}
+PAGES = {"reference-cli.md": command_line, "reference-python.md": python, f"../{KEYWORDS_FILE}": keywords_file}
 
 if __name__ == "__main__":
-    for file, made in PAGES.items():
-        (HERE / file).write_text(made(), encoding="utf-8")
+    for file, written in PAGES.items():
+        (HERE / file).write_text(written(), encoding="utf-8")

@@ -4,40 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from netadapt_onnx.commands._declared import Command, click_option
+from netadapt_onnx.common.options import declared_options
+from netadapt_onnx.search.options import Arguments
 
 if TYPE_CHECKING:
     from netadapt_onnx.data.source import DataSource
 
 # Where the context of a command keeps which of -v and -q was given last.
 VERBOSITY = "netadapt_onnx.verbosity"
-Command = TypeVar("Command", bound=Callable[..., Any])
-Value = TypeVar("Value")
 
 MODEL = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
-SEED = click.option(
-    "--seed",
-    default=0,
-    show_default=True,
-    type=click.IntRange(0, 2**63 - 1),
-    help="Seed of everything random; recorded.",
-)
-THREADS = click.option(
-    "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads timed with."
-)
-EP = click.option(
-    "--ep",
-    default="cpu",
-    show_default=True,
-    help="Execution provider of onnxruntime: cpu, cuda, tensorrt, openvino, xnnpack, coreml, nnapi, qnn, directml, "
-    "webgpu, or what --ep-library brings.",
-)
-EP_LIBRARY = click.option(
-    "--ep-library", type=click.Path(), metavar="FILE", help="The library of an execution provider that is a plugin."
-)
+# Declared with the options of `adapt`, and the same in every command that has them.
+_SHARED = declared_options(Arguments)
+SEED = click_option(_SHARED["seed"])
+THREADS = click_option(_SHARED["threads"])
+EP = click_option(_SHARED["ep"])
+EP_LIBRARY = click_option(_SHARED["ep_library"])
+EP_OPTION = click_option(_SHARED["ep_options"])
+DEPLOY = click_option(_SHARED["deploy"])
+PYTHON = click_option(_SHARED["python"])
+PERF_TEST = click_option(_SHARED["perf_test"])
+FORCE = click_option(_SHARED["force"])
+KEEP = click_option(_SHARED["keep"])
+SHAPE = click_option(_SHARED["shapes"])
+BATCH_SIZE = click_option(_SHARED["batch_size"])
 DEVICE = click.option(
     "--device",
     default="local",
@@ -45,15 +41,6 @@ DEVICE = click.option(
     metavar="DEVICE",
     help="Where to measure: local, ssh://[user@]host[:port] or adb://SERIAL.",
 )
-PYTHON = click.option("--python", default="python3", show_default=True, metavar="PATH", help="Python on the device.")
-PERF_TEST = click.option(
-    "--perf-test",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="onnxruntime_perf_test built for a device without Python.",
-)
-FORCE = click.option("--force", is_flag=True, help="Take a table that was measured on another device.")
-KEEP = click.option("--keep", is_flag=True, help="Leave the files on the device.")
 CRITERION = click.option(
     "--criterion",
     default="l2",
@@ -61,59 +48,6 @@ CRITERION = click.option(
     help="Which channels stay: l2, l1, group-l2, fpgm, bn-scale, random or first; by data: taylor, fisher, activation.",
 )
 
-
-def _shapes(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    if not given:
-        return {}
-    from netadapt_onnx.graph.model import parse_shape
-
-    return once_each(parse_shape(text) for text in given)
-
-
-def once_each(pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
-    """The values by name of an option that may be repeated. Raises BadParameter for a name given twice."""
-    found: dict[str, Value] = {}
-    for name, value in pairs:
-        if name in found:
-            raise click.BadParameter(f"'{name}' is given twice")
-        found[name] = value
-    return found
-
-
-def _options(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
-    for text in given:
-        if "=" not in text:
-            raise click.BadParameter(f"'{text}' is not KEY=VALUE")
-    return once_each((key, value) for key, _, value in (text.partition("=") for text in given))
-
-
-EP_OPTION = click.option(
-    "--ep-option",
-    "ep_options",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=_options,
-    help="An option of the execution provider; may be repeated.",
-)
-DEPLOY = click.option(
-    "--deploy",
-    type=click.Choice(["float", "int8"]),
-    default="float",
-    show_default=True,
-    help="What will run there: the model, or its int8 form, calibrated with --data.",
-)
-
-SHAPE = click.option(
-    "--shape",
-    "shapes",
-    multiple=True,
-    metavar="NAME=1x3x224x224",
-    callback=_shapes,
-    help="Shape of an input with other dynamic axes, or of what an unknown operator puts out; may be repeated.",
-)
-BATCH_SIZE = click.option(
-    "--batch-size", default=1, show_default=True, type=click.IntRange(min=1), help="Length of a dynamic first axis."
-)
 
 ATTENTION = click.option(
     "--attention",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from netadapt_onnx.commands._options import MEMORY_LIMIT, SHAPE, TIMEOUT, common, data_options, once_each, seen_as
+from netadapt_onnx.commands._declared import once_each
+from netadapt_onnx.commands._options import MEMORY_LIMIT, SHAPE, TIMEOUT, common, data_options, seen_as
 from netadapt_onnx.commands._result import CommandResult
 
 if TYPE_CHECKING:

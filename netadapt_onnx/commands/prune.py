@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from netadapt_onnx.commands._declared import once_each
 from netadapt_onnx.commands._options import (
     CRITERION,
     MODEL,
@@ -15,7 +16,6 @@ from netadapt_onnx.commands._options import (
     chosen,
     common,
     data_options,
-    once_each,
     seen_as,
     shaped,
 )

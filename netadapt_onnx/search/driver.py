@@ -23,7 +23,7 @@ from netadapt_onnx.search.netadapt import TRAINED, Step, amounts_after, met
 from netadapt_onnx.search.outcome import Outcome
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.problem_builder import ProblemBuilder
-from netadapt_onnx.search.result import AdaptResult, Finished
+from netadapt_onnx.search.result import AdaptResult, TargetResult
 from netadapt_onnx.search.run_directory.details import write_details
 from netadapt_onnx.search.run_directory.lines import Lines
 from netadapt_onnx.search.run_directory.pareto import Point, write_front
@@ -72,7 +72,7 @@ class SearchDriver:
         finished = read_result(self._run, self._context.options.max_iterations)
         if finished is not None:
             return finished
-        models: list[Finished] = []
+        models: list[TargetResult] = []
         for number, target in enumerate(self._targets, 1):
             models.append(self._reach_target(number, target, history))
             if models[-1].stopped not in ("met", "nothing-to-do"):
@@ -87,7 +87,7 @@ class SearchDriver:
         write_result(self._run, result, models)
         return result
 
-    def _reach_target(self, number: int, target: Target, history: Lines[Step]) -> Finished:
+    def _reach_target(self, number: int, target: Target, history: Lines[Step]) -> TargetResult:
         """The model for one target, from where the target before it has ended."""
         since = self._iterations_of(number - 1)
         for budget in target:
@@ -117,7 +117,7 @@ class SearchDriver:
         write_target(self._run, number, finished)
         return finished
 
-    def _finish(self, target: Target, reached: Reached, since: int, history: Lines[Step], file: Path) -> Finished:
+    def _finish(self, target: Target, reached: Reached, since: int, history: Lines[Step], file: Path) -> TargetResult:
         """Write the model of a target, and note what its user should know."""
         steps, seen = reached.steps, reached.seen
         if steps and self._context.budget_checks and self._run.left_s() < CAREFUL_S:
@@ -130,7 +130,7 @@ class SearchDriver:
             )
         return replace(finished, notes=(*finished.notes, *notes))
 
-    def _write_front(self, models: Sequence[Finished], history: Lines[Step]) -> None:
+    def _write_front(self, models: Sequence[TargetResult], history: Lines[Step]) -> None:
         """Write the models of the run that no other of it beats."""
         correction = self._limits.start_correction()
         amounts = {name: value * correction.get(name, 1.0) for name, value in self._limits.original.items()}

@@ -26,10 +26,10 @@ from netadapt_onnx.search.result import (
     AdaptResult,
     Compared,
     Deployed,
-    Finished,
     Latency,
     Limit,
     Stopped,
+    TargetResult,
 )
 from netadapt_onnx.surgery.flatten_subgraphs import flatten
 
@@ -43,7 +43,7 @@ class Outcome:
 
     def finished(
         self, proto: onnx.ModelProto, target: Target, steps: Sequence[Step], stopped: Stopped, file: Path
-    ) -> Finished:
+    ) -> TargetResult:
         """Write the model of a target and compare it with the original.
 
         Args:
@@ -64,7 +64,7 @@ class Outcome:
         widths = steps[-1].widths if steps else prepared.widths
         branches = [branch.name for branch in prepared.branches]
         original = context.run.once("accuracy/reported", lambda: evaluator.test_accuracy(prepared.trace.folded.proto))
-        return Finished(
+        return TargetResult(
             budget=", ".join(map(str, target)),
             met=_all_met(limits),
             after=after,
@@ -92,30 +92,9 @@ class Outcome:
             normalising=self.limits.normalisation_shares,
         )
 
-    def result(self, models: Sequence[Finished]) -> AdaptResult:
+    def result(self, models: Sequence[TargetResult]) -> AdaptResult:
         """The result of the run: that of the tightest target that it searched for."""
-        last = models[-1]
-        return AdaptResult(
-            met=last.met,
-            before=last.before,
-            after=last.after,
-            accuracy=last.accuracy,
-            iterations=last.iterations,
-            seconds=self.context.run.seconds(),
-            model=last.model,
-            stopped=last.stopped,
-            limits=last.limits,
-            groups=last.groups,
-            removed=last.removed,
-            normalised=last.normalised,
-            normalising=last.normalising,
-            latency=_first(last.latencies),
-            latencies=last.latencies,
-            measured=last.measured,
-            notes=tuple(dict.fromkeys((*self.context.notes.texts, *last.notes))),
-            models=tuple(models),
-            deployed=last.deployed,
-        )
+        return AdaptResult.of_targets(models, self.context.run.seconds(), self.context.notes.texts)
 
     def _latencies(self, proto: onnx.ModelProto, steps: Sequence[Step], *, measure: bool) -> dict[str, Latency]:
         """The measurements of the model; without steps that is the original, as normalising left it.

@@ -25,8 +25,8 @@ from netadapt_onnx.surgery import trace as traced
 from netadapt_onnx.surgery.obstacles import nothing_to_prune
 
 Predicted = Callable[[Mapping[str, tuple[int, ...]]], float]
-# Where a predicted resource goes: each unit's share of it by its main layer's name; empty if unknown.
-Spent = Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, float]]
+# The predicted resource of every unit by its main layer's name; empty if unknown.
+ByLayer = Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Predictor:
     extra_bytes: int = 0
     predicted: Mapping[str, Predicted] = field(default_factory=dict)
     branches: tuple[Branch, ...] = ()
-    spent: Mapping[str, Spent] = field(default_factory=dict)
+    spent: Mapping[str, ByLayer] = field(default_factory=dict)
     _known: dict[tuple[int, ...], dict[str, float]] = field(init=False, default_factory=dict)
     _left: dict[frozenset[str], tuple[Trace, CostModel, bool]] = field(init=False, default_factory=dict)
 

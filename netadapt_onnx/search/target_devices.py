@@ -75,6 +75,15 @@ def named_devices(devices: Devices) -> dict[str, str | Device]:
     return by_resource or {LATENCY: LOCAL}
 
 
+def device_texts(devices: Devices) -> tuple[str, ...]:
+    """The user's devices as texts: `NAME=DEVICE`, or the device alone where it has no name."""
+    texts = []
+    for resource, device in named_devices(devices).items():
+        name, text = resource.partition("@")[2], device if isinstance(device, str) else device.name
+        texts.append(f"{name}={text}" if name else text)
+    return tuple(texts)
+
+
 def named_tables(tables: Tables, devices: Mapping[str, str | Device]) -> dict[str, Path]:
     """The user's tables by resource; texts may be `NAME=FILE`, NAME being a device's."""
     if tables is None:

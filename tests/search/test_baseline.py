@@ -15,7 +15,6 @@ from test_budget_convergence import Device, on_device
 
 from models import overridable, plain, unprunable
 from netadapt_onnx import cli
-from netadapt_onnx.api import adapt as adapt_module
 from netadapt_onnx.api.adapt import adapt, dry_run
 from netadapt_onnx.api.prune import prune
 from netadapt_onnx.errors import NetadaptError
@@ -23,7 +22,8 @@ from netadapt_onnx.graph.model import input_specs
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.profilers import quantize
 from netadapt_onnx.profilers.timing import Ratio, Timing
-from netadapt_onnx.search import latency_check
+from netadapt_onnx.search import dry_run as dry_run_module
+from netadapt_onnx.search import latency_check, tables
 
 GIVEN_MS, GAIN = 25.0, 0.4
 UNTRAINED = {**FAST, "final_epochs": 0}
@@ -195,7 +195,7 @@ def test_every_device_has_its_own_gain(
         given[5].name = given[6]
         return known[given[6]]
 
-    monkeypatch.setattr(adapt_module, "built_table", built)
+    monkeypatch.setattr(tables, "built_table", built)
     monkeypatch.setattr(latency_check, "ratio", lambda *args, device, **kw: known[device.name].ratio(*args, **kw))
     budgets, devices = ["latency@a=0.5x", "latency@b=0.5x"], ["a=local", "b=local"]
     result = adapt(*task, budgets, tmp_path / "run", device=devices, **UNTRAINED)
@@ -225,9 +225,9 @@ def test_what_a_program_says_of_the_file_is_what_its_budget_is_of(task: tuple[Pa
 
 def test_a_dry_run_speaks_of_the_file_as_given(task: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     device = Unfused()
-    monkeypatch.setattr(adapt_module, "built_table", lambda *_: device)
+    monkeypatch.setattr(tables, "built_table", lambda *_: device)
     share = Ratio(GAIN, (0.39, 0.41), Timing(10, (10, 10), 9), Timing(25, (25, 25), 9))
-    monkeypatch.setattr(adapt_module, "own_time", lambda *_: (share, ""))
+    monkeypatch.setattr(dry_run_module, "own_time", lambda *_: (share, ""))
     assert dry_run(*task, "latency=0.6x", step=2).notes == ("normalising alone meets the budget",)
     planned = dry_run(*task, "latency=0.3x", step=2, init_reduction_ratio=0.2)
     assert planned.proposals

@@ -13,11 +13,10 @@ import onnx
 import pytest
 from test_adapt import FAST, history, task
 
-from netadapt_onnx.api import adapt as adapt_module
 from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.profilers.table.kernel_fit import Stairs
 from netadapt_onnx.profilers.timing import Ratio, Timing
-from netadapt_onnx.search import latency_check
+from netadapt_onnx.search import latency_check, tables
 from netadapt_onnx.search.budget_convergence import BudgetConvergence
 from netadapt_onnx.search.netadapt import Accepted, Problem, Step
 from netadapt_onnx.search.run_directory import run as running
@@ -55,7 +54,7 @@ class Device:
 
 
 def on_device(monkeypatch: pytest.MonkeyPatch, device: Device) -> None:
-    monkeypatch.setattr(adapt_module, "built_table", lambda *_, **__: device)
+    monkeypatch.setattr(tables, "built_table", lambda *_, **__: device)
     monkeypatch.setattr(latency_check, "ratio", device.ratio)
 
 

@@ -15,12 +15,11 @@ from test_adapt import FAST, history, task
 from disturbed_device import DISTURBANCES, DisturbedDevice, hopeless, quiet
 from models import plain
 from netadapt_onnx import cli
-from netadapt_onnx.api import adapt as adapt_module
 from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.profilers.estimate import NOISE, estimate
 from netadapt_onnx.profilers.timing import Ratio, Timing
-from netadapt_onnx.search import latency_check
+from netadapt_onnx.search import latency_check, tables
 from netadapt_onnx.search.result import AdaptResult
 
 __all__ = ["task"]
@@ -43,7 +42,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def searched(model: Path, run: Path, device: DisturbedDevice, patch: pytest.MonkeyPatch, **more: Any) -> AdaptResult:
-    patch.setattr(adapt_module, "built_table", lambda *_: device)
+    patch.setattr(tables, "built_table", lambda *_: device)
     patch.setattr(latency_check, "ratio", device.ratio)
     options = FAST | {"evaluate": size, "data": None, "budget": f"latency={LIMIT}x"} | more
     return adapt(model, options.pop("data"), options.pop("budget"), run, **options)
@@ -92,7 +91,7 @@ def test_where_nobody_can_tell_the_run_ends_undecided_and_goes_on_when_it_is_qui
 def test_an_undecided_run_exits_with_2_and_keeps_the_best_model(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(adapt_module, "built_table", lambda *_: device)
+    monkeypatch.setattr(tables, "built_table", lambda *_: device)
     device, run = DisturbedDevice(hopeless), tmp_path / "run"
     monkeypatch.setattr(latency_check, "ratio", device.ratio)
     options = ["--step", "2", "--init-reduction-ratio", "0.2", "--final-epochs", "1", "--json"]

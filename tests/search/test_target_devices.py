@@ -11,13 +11,12 @@ from test_adapt import FAST, task
 from test_budget_convergence import Device
 
 from netadapt_onnx import cli
-from netadapt_onnx.api import adapt as adapt_module
 from netadapt_onnx.api.adapt import adapt, dry_run
 from netadapt_onnx.common.budget import parse_budgets
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.timing import Ratio
-from netadapt_onnx.search import latency_check
+from netadapt_onnx.search import latency_check, tables
 
 __all__ = ["task"]
 
@@ -34,7 +33,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> dict[str, Device]:
     def ratio(*given: Any, device: Any, **options: Any) -> Ratio:
         return known[device.name].ratio(*given, **options)
 
-    monkeypatch.setattr(adapt_module, "built_table", built)
+    monkeypatch.setattr(tables, "built_table", built)
     monkeypatch.setattr(latency_check, "ratio", ratio)
     return known
 
@@ -88,7 +87,7 @@ def test_what_only_a_bundle_reaches_is_predicted_and_met_is_null(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     device = Device(1.0)
-    monkeypatch.setattr(adapt_module, "loaded_table", lambda *_, **__: device)
+    monkeypatch.setattr(tables, "loaded_table", lambda *_, **__: device)
     (tmp_path / "t.jsonl").touch()
     command = [
         "adapt",

@@ -22,7 +22,7 @@ from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.timing import Ratio, Timing
-from netadapt_onnx.search import final_training, latency_check, on_devices
+from netadapt_onnx.search import final_training, latency_check, on_devices, prepare_checks, tables
 from netadapt_onnx.search.result import OnDevice
 from netadapt_onnx.search.target_devices import TargetDevice
 from netadapt_onnx.training import trainer
@@ -180,11 +180,11 @@ def test_a_budget_that_only_a_table_judges_is_no_undecided_run(
     def places(*_: Any, **__: Any) -> Iterator[tuple[TargetDevice, TargetDevice]]:
         yield TargetDevice("latency@a", LocalDevice(), None, None), TargetDevice("latency@b", None, None, Path("x"))
 
-    monkeypatch.setattr(adapt_module, "opened_places", places)
-    monkeypatch.setattr(adapt_module, "named_tables", lambda *_: {})
+    monkeypatch.setattr(prepare_checks, "opened_places", places)
+    monkeypatch.setattr(prepare_checks, "named_tables", lambda *_: {})
     monkeypatch.setattr(adapt_module, "about", lambda *_: {})
-    monkeypatch.setattr(adapt_module, "_loaded", lambda *_: device)
-    monkeypatch.setattr(adapt_module, "built_table", lambda *_, **__: device)
+    monkeypatch.setattr(prepare_checks, "_loaded", lambda *_: device)
+    monkeypatch.setattr(tables, "built_table", lambda *_, **__: device)
     budgets, both = ["latency@a=0.7x", "latency@b=0.45x"], {"a": "local", "b": "bundle"}
     monkeypatch.setattr(latency_check, "ratio", device.ratio)
     result = adapt(model, None, budgets, tmp_path / "run", device=both, evaluate=size, **baseline.UNTRAINED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +14,8 @@ from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.statistics import Disturbance
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.table.staircase import best_counts
-from netadapt_onnx.search.budget_check.comparison import Comparison, DeviceComparison, FunctionComparison, Value
+from netadapt_onnx.search import tables as latency_tables
+from netadapt_onnx.search.budget_check.comparison import Comparison, DeviceComparison, FunctionComparison
 from netadapt_onnx.search.budget_check.measured import MeasuredCheck
 from netadapt_onnx.search.budget_check.measurement_journal import MeasurementJournal, measure_normalised
 from netadapt_onnx.search.budget_check.normalisation import MeasuredNormalisation, RecordedNormalisation
@@ -23,9 +24,10 @@ from netadapt_onnx.search.budget_check.prediction import Prediction
 from netadapt_onnx.search.budget_check.protocol import BudgetCheck
 from netadapt_onnx.search.budget_check.resource_fit import fitted
 from netadapt_onnx.search.environment import SearchEnvironment
+from netadapt_onnx.search.instruments import Instruments
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.run_directory.run import Run
-from netadapt_onnx.search.tables import TABLE_S, Predicting, built_table, reference_times_ms, table_file
+from netadapt_onnx.search.tables import TABLE_S, Predicting, reference_times_ms, table_file
 from netadapt_onnx.search.target_devices import TargetDevice
 from netadapt_onnx.search.time_limit import TABLE_SHARE
 from netadapt_onnx.surgery import Trace
@@ -56,23 +58,20 @@ class CheckedResource:
 def open_budget_checks(
     environment: SearchEnvironment,
     prepared: PreparedModel,
-    devices: Sequence[TargetDevice],
-    tables: Mapping[str, Table],
-    functions: Mapping[str, Value],
+    instruments: Instruments,
 ) -> tuple[dict[str, BudgetCheck], PreparedModel]:
     """The check of every resource that is measured; tables that the user did not give are measured first.
 
     Args:
         environment: What the search runs in.
         prepared: The model.
-        devices: The devices, which are reached.
-        tables: The user's tables, by resource.
-        functions: The resources that are functions of a model.
+        instruments: What the run measures with.
 
     Returns:
         The checks by resource, and the model with channel counts that run fast on these devices.
     """
     checks: dict[str, BudgetCheck] = {}
+    devices, functions, tables = instruments.devices, instruments.functions, instruments.tables
     budgets = {budget.resource: budget for budget in environment.options.targets[-1]}
     file = as_given(prepared.model, prepared.trace.folded.proto) if devices or functions else None
     for device in devices:
@@ -166,7 +165,7 @@ def _measured_table(environment: SearchEnvironment, prepared: PreparedModel, dev
     file = table_file(run.path, device.resource)
     limit = {} if math.isinf(run.left_s()) else {"time_cap_s": min(TABLE_S, TABLE_SHARE * run.left_s())}
     run.journal.require_unchanged(file)
-    table = built_table(
+    table = latency_tables.built_table(
         run.path,
         prepared.trace,
         environment.execution,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from netadapt_onnx.common.json_output import write_json
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.proposals import Amounts
-from netadapt_onnx.search.result import Finished
+from netadapt_onnx.search.result import TargetResult
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.worker import MODEL_FILE
 
@@ -39,7 +39,7 @@ class Point:
 
 
 def write_front(
-    run: Run, original: Point, steps: Sequence[Step], models: Sequence[Finished], resources: Sequence[str]
+    run: Run, original: Point, steps: Sequence[Step], models: Sequence[TargetResult], resources: Sequence[str]
 ) -> None:
     """Write the models of a run that no other of it beats into its directory."""
     points = [original]
@@ -49,7 +49,7 @@ def write_front(
     for model in models:
         if model.iterations or model.latencies or model.measured:
             file = str(model.model.relative_to(run.path))
-            points.append(of_finished(model, steps[: model.iterations], original, file))
+            points.append(of_target(model, steps[: model.iterations], original, file))
     write_json(run.path / PARETO_FILE, {"resources": resources, "models": front(points, resources)})
 
 
@@ -80,7 +80,7 @@ def of_step(step: Step, model: str | None) -> Point:
     return Point("searched", step.iteration, step.accepted.accuracy, resources, step.widths, model, measured)
 
 
-def of_finished(finished: Finished, steps: Sequence[Step], original: Point, model: str) -> Point:
+def of_target(finished: TargetResult, steps: Sequence[Step], original: Point, model: str) -> Point:
     """The model of a target, after the final training; without steps, the original normalised."""
     counts = {"macs": finished.after.macs, "params": finished.after.params}
     counts |= {"size": finished.after.size_bytes, "memory": finished.after.memory_bytes}

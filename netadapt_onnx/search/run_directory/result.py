@@ -12,14 +12,14 @@ import msgspec
 from netadapt_onnx.common.json_output import UNREADABLE, write_json
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.budget_check.measurement_journal import UNDECIDED
-from netadapt_onnx.search.result import AdaptResult, Finished
+from netadapt_onnx.search.result import AdaptResult, TargetResult
 from netadapt_onnx.search.run_directory.journal import RESULT_FILE
 from netadapt_onnx.search.run_directory.run import Run
 
-Result = TypeVar("Result", AdaptResult, Finished)
+Result = TypeVar("Result", AdaptResult, TargetResult)
 
 
-def write_result(run: Run, result: AdaptResult, models: Sequence[Finished]) -> None:
+def write_result(run: Run, result: AdaptResult, models: Sequence[TargetResult]) -> None:
     """Write the result of a run."""
     inside = tuple(_within(run, model) for model in models)
     _write(run, run.path / RESULT_FILE, replace(result, model=inside[-1].model, models=inside))
@@ -46,14 +46,14 @@ def read_result(run: Run, max_iterations: int) -> AdaptResult | None:
     return replace(result, model=run.path / result.model, models=models)
 
 
-def write_target(run: Run, number: int, finished: Finished) -> None:
+def write_target(run: Run, number: int, finished: TargetResult) -> None:
     """Write the result of a target."""
     _write(run, _target_file(run, number), _within(run, finished))
 
 
-def read_target(run: Run, number: int) -> Finished | None:
+def read_target(run: Run, number: int) -> TargetResult | None:
     """The result of a target; None if it was not reached, could not be judged, or has to be written again."""
-    finished = _read(run, _target_file(run, number), Finished)
+    finished = _read(run, _target_file(run, number), TargetResult)
     if finished is None or finished.stopped == UNDECIDED or not _has_files(run, finished):
         return None
     return replace(finished, model=run.path / finished.model)
@@ -63,11 +63,11 @@ def _target_file(run: Run, number: int) -> Path:
     return run.path / f".target-{number}.json"
 
 
-def _within(run: Run, finished: Finished) -> Finished:
+def _within(run: Run, finished: TargetResult) -> TargetResult:
     return replace(finished, model=finished.model.relative_to(run.path))
 
 
-def _has_files(run: Run, finished: Finished) -> bool:
+def _has_files(run: Run, finished: TargetResult) -> bool:
     deployed = [] if finished.deployed is None else [finished.model.with_name(finished.deployed.file)]
     return all(run.journal.is_sealed(run.path / file) for file in (finished.model, *deployed))
 
