@@ -34,9 +34,10 @@ install: $(VENV)/.installed-all ## create .venv with all extras and the developm
 demo: $(VENV)/.installed-adapt ## adapt a small network to 0.6x of its latency on this machine, in under 3 minutes
 	$(BIN)/netadapt-onnx demo -o netadapt-demo --overwrite
 
-lint: $(VENV)/.installed-all ## format check, lint, types
+lint: $(VENV)/.installed-all ## format check, lint, layers, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
 format: $(VENV)/.installed-all ## mend the format and what lint can mend
