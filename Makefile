@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_CONSTRAINT := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: docs help install demo test test-avx2 test-all test-browser test-ray kill-campaign test-aarch64 lint format fuzz clean test-openvino kill-tables
+.PHONY: docs help install demo test test-fast coverage test-avx2 test-all test-browser test-ray kill-campaign test-aarch64 lint format fuzz clean test-openvino kill-tables
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1	/p' Makefile
@@ -49,6 +49,9 @@ docs: $(VENV)/.installed-all ## write the reference pages from the program
 
 test: lint ## lint, then all tests
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+coverage: $(VENV)/.installed-all ## the tests once more, with which lines and branches they reach; pages in build/coverage
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-report=html --cov-report=xml
 
 # Older processors' kernels in torch; onnxruntime chooses its own by itself.
 AVX2_TESTS := $(addprefix tests/,training/ops/test_ops.py training/test_kernels.py training/test_trials.py \
