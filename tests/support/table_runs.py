@@ -10,7 +10,7 @@ from models import residual
 from netadapt_onnx.graph.folding import fold
 from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_versions
 from netadapt_onnx.profilers.table.build import header_of
-from netadapt_onnx.profilers.table.predict import Cell, Record, Reference, Whole, encode
+from netadapt_onnx.profilers.table.predict import Cell, Record, Reference, Whole, encode, read
 from netadapt_onnx.profilers.units import Layers
 from netadapt_onnx.surgery.trace import trace
 
@@ -40,3 +40,8 @@ def run(path: Path, seed: int, *, speed: float = 1.0, noise: float = 0.01, devic
     records.append(Reference(uncut * speed / 1000, (0.9, 1.1), 9, "done", 1.0))
     path.write_bytes(encode(records))
     return path
+
+
+def cells(table: Path) -> list[tuple[int, tuple[str, ...], str]]:
+    """What a table has measured, without the times: model, layers, shapes."""
+    return sorted((r.model, tuple(r.layers), str(r.shapes)) for r in read(table)[0] if isinstance(r, Cell))
