@@ -77,7 +77,7 @@ fuzz: $(VENV)/.installed-all ## 2,000 broken models and documents through the co
 	PYTHONPATH=. $(BIN)/python tests/support/fuzzing.py $(FUZZ)
 
 kill-tables: $(VENV)/.installed-all ## a table's build killed at 10 random moments, then completed
-	NETADAPT_KILLS=10 $(BIN)/python -m pytest -q tests/integration/test_table_kill.py
+	NETADAPT_KILLS=10 $(BIN)/python -m pytest -q tests/integration/test_profile_kill.py
 
 kill-campaign: $(VENV)/.installed-all ## searches killed at 20 random moments per strategy, then completed (a quarter of an hour)
 	NETADAPT_KILLS=20 $(BIN)/python -m pytest -q -s tests/integration/test_adapt_kill.py -k random_moments

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import pytest
 
 from models import Builder, overridable, plain
 from sample_data import brightest_channel
@@ -42,6 +43,20 @@ def looked_up(proto: onnx.ModelProto) -> float:
     """The accuracy of a cut of `hello_world`, from the table above."""
     changed = [str(i) for i, n in enumerate(widths_of(proto), 1) if n != HELLO_WORLD[f"conv{i}"]]
     return HELLO_WORLD_ACCURACY.get("".join(changed), 95.0)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Three prunable convs of 8, 12 and 16 channels."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(plain((8, 12, 16), size=8, classes=3).SerializeToString())
+    return path
+
+
+@pytest.fixture
+def task(model: Path) -> tuple[Path, Path]:
+    """The model, and data labelled by whichever channel of an image is brightest."""
+    return model, brightest_channel(model.with_name("data.npz"))
 
 
 def overridable_task(folder: Path) -> tuple[Path, Path]:
