@@ -30,8 +30,9 @@ from netadapt_onnx.search.job_requests import (
 from netadapt_onnx.search.jobs import LOG, Job, forget, read_request, run_jobs
 from netadapt_onnx.search.knapsack import ascending
 from netadapt_onnx.search.proposals import Proposal
+from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
 from netadapt_onnx.search.short_training import short_training
-from netadapt_onnx.search.worker import MODEL_FILE, WorkerContext, cut_model, evaluate_proposal, solve_model
+from netadapt_onnx.search.worker import WorkerContext, cut_model, evaluate_proposal, solve_model
 from netadapt_onnx.surgery import Trace, prove_removal, verify
 from netadapt_onnx.surgery import trace as traced
 from netadapt_onnx.training.criteria import criterion_on

@@ -9,7 +9,7 @@ from pathlib import Path
 from netadapt_onnx.common.budget import Target, file_name
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.search.budget_check.comparison import CAREFUL_S
-from netadapt_onnx.search.budget_check.measurement_journal import UNDECIDED, undecided_count
+from netadapt_onnx.search.budget_check.measurement_journal import undecided_count
 from netadapt_onnx.search.budget_check.protocol import BudgetCheck
 from netadapt_onnx.search.budget_convergence import BudgetConvergence
 from netadapt_onnx.search.candidates import Candidates
@@ -23,14 +23,14 @@ from netadapt_onnx.search.netadapt import TRAINED, Step, amounts_after, met
 from netadapt_onnx.search.outcome import Outcome
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.problem_builder import ProblemBuilder
-from netadapt_onnx.search.result import AdaptResult, TargetResult
+from netadapt_onnx.search.result import UNDECIDED, AdaptResult, TargetResult
 from netadapt_onnx.search.run_directory.details import write_details
+from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
 from netadapt_onnx.search.run_directory.lines import Lines
 from netadapt_onnx.search.run_directory.pareto import Point, write_front
 from netadapt_onnx.search.run_directory.result import read_result, read_target, write_result, write_target
 from netadapt_onnx.search.search_loop import SearchLoop
 from netadapt_onnx.search.target_search import Reached, TargetSearch
-from netadapt_onnx.search.worker import MODEL_FILE
 
 MODELS = "models"
 
@@ -82,7 +82,8 @@ class SearchDriver:
         self._write_front(models, history)
         result = self._outcome.result(models)
         folded = self._context.fold(load(models[-1].model).proto)
-        details = write_details(self._run.path, self._context.prepared.trace, folded, self._context.budget_checks)
+        by_layer = {name: check.prediction.by_layer for name, check in self._context.budget_checks.items()}
+        details = write_details(self._run.path, self._context.prepared.trace, folded, by_layer)
         self._run.journal.seal(details)
         write_result(self._run, result, models)
         return result

@@ -15,12 +15,10 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.loadable import Interface
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.search.channel_selection import SelectedCut
+from netadapt_onnx.search.run_directory.file_names import KEPT_FILE, MODEL_FILE, PLAN_FILE
 from netadapt_onnx.search.run_directory.lines import AGAIN
 from netadapt_onnx.search.run_directory.run import Run
-from netadapt_onnx.search.worker import MODEL_FILE
 from netadapt_onnx.surgery import plan_of
-
-KEPT_FILE, PLAN_FILE = "kept.json", "plan.toml"
 
 
 class KeptChannels(msgspec.Struct, frozen=True):

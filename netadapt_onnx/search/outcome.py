@@ -15,13 +15,13 @@ from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.graph.folding import Folded
 from netadapt_onnx.graph.lazy_weights import file_bytes
 from netadapt_onnx.graph.model import load, save
-from netadapt_onnx.search.budget_check.measurement_journal import UNDECIDED
 from netadapt_onnx.search.budget_check.normalisation import normalisation_note
 from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.device_accuracy import device_accuracies
 from netadapt_onnx.search.limits import Limits
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.result import (
+    UNDECIDED,
     AccuracyChange,
     AdaptResult,
     Compared,

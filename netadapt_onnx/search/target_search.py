@@ -13,13 +13,12 @@ from functools import partial
 import onnx
 
 from netadapt_onnx.common.budget import Target
-from netadapt_onnx.search.budget_check.measurement_journal import UNDECIDED
 from netadapt_onnx.search.budget_convergence import BudgetConvergence
 from netadapt_onnx.search.candidates import Candidates
 from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.final_training import FinalTraining, cut_again_note
 from netadapt_onnx.search.netadapt import Problem, Step, amounts_after, met
-from netadapt_onnx.search.result import Stopped
+from netadapt_onnx.search.result import UNDECIDED, Stopped
 from netadapt_onnx.search.run_directory.lines import Lines
 from netadapt_onnx.search.search_loop import SearchLoop
 

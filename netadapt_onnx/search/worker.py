@@ -22,6 +22,7 @@ from netadapt_onnx.search.base_model import BaseModel, KeptIndices, kept_after
 from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataEvaluator, Evaluator
 from netadapt_onnx.search.executors.protocol import JobResult, WorkerInfo
 from netadapt_onnx.search.job_requests import CutRequest, EvaluationRequest, ShortTraining, SolveRequest
+from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
 from netadapt_onnx.surgery import (
     GramMatrices,
     Targets,
@@ -46,7 +47,6 @@ BRANCH_SAMPLES = 256
 # Cuts of channels are ranked on so many: a ResNet-20's groups cut to half come within 0.8 points of what they come to
 # on all samples, 0.02 on average, in half the time.
 RANKED_SAMPLES = 512
-MODEL_FILE = "model.onnx"
 
 
 class WorkerContext:

@@ -1,18 +1,18 @@
 """NetAdapt's loop against its known answer and against small analytic problems where every step is plain to see."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search import loop
 from netadapt_onnx.search.channel_choices import ChannelChoices, channel_choices
-from netadapt_onnx.search.netadapt import Accepted, Problem, Step, amounts_after, met
+from netadapt_onnx.search.netadapt import Step, amounts_after, met
 from netadapt_onnx.search.proposals import Goal, Proposal, Proposer
 from netadapt_onnx.search.schedule import Schedule
+from search_problems import SimulatedProblem, problem, search
 
 HELLO_WORLD = {"conv1": 16, "conv2": 32, "conv3": 64}
 # Accuracy by which of conv1/2/3 differ from the original.
@@ -24,19 +24,6 @@ KNOWN_ANSWER = [
 ]
 
 
-@dataclass(frozen=True)
-class SimulatedProblem(Problem):
-    """A problem that evaluates its own proposals, at once."""
-
-    rank: Callable[[int, Sequence[Proposal]], Sequence[float | None]] = lambda *_: ()
-    refine: Callable[[int, Sequence[Proposal]], Sequence[float | None]] = lambda *_: ()
-    accept: Callable[[int, Proposal], Accepted] = lambda *_: Accepted(0.0, None, {})
-
-
-def search(problem: SimulatedProblem, history: Sequence[Step] = ()) -> Iterator[Step]:
-    return loop.search(problem, problem, history)
-
-
 def hello_world_weights(widths: Mapping[str, int]) -> dict[str, float]:
     c1, c2, c3 = widths["conv1"], widths["conv2"], widths["conv3"]
     return {"params": 9.0 * (3 * c1 + c1 * c2 + c2 * c3 + c3 * 10)}
@@ -45,37 +32,6 @@ def hello_world_weights(widths: Mapping[str, int]) -> dict[str, float]:
 def hello_world_accuracy(widths: Mapping[str, int]) -> float:
     changed = "".join(name[-1] for name, width in HELLO_WORLD.items() if widths[name] != width)
     return HELLO_WORLD_ACCURACY.get(changed, 95.0)
-
-
-def problem(
-    channels: Mapping[str, int],
-    resources: Callable[[Mapping[str, int]], dict[str, float]],
-    limits: Mapping[str, float],
-    accuracy: Callable[[Mapping[str, int]], float | None],
-    *,
-    step: int = 1,
-    structural: int = 1,
-    corrections: Sequence[Mapping[str, float]] = (),
-    **settings: object,
-) -> SimulatedProblem:
-    groups = [SimpleNamespace(name=n, channels=c, step=structural, floor=structural) for n, c in channels.items()]
-    queue = list(corrections)
-
-    def evaluated(widths: Mapping[str, int]) -> Accepted:
-        value = accuracy(widths)
-        assert value is not None
-        return Accepted(value, value, queue.pop(0) if queue else {})
-
-    built = SimulatedProblem(
-        choices=[channel_choices(cast(Any, g), step) for g in groups],
-        resources=resources,
-        limits=limits,
-        start=Accepted(accuracy(channels) or 0.0, accuracy(channels) or 0.0, {}),
-        rank=lambda _, proposals: [accuracy(p.widths) for p in proposals],
-        accept=lambda _, proposal: evaluated(proposal.widths),
-        schedule=Schedule(),
-    )
-    return replace(built, **settings)  # type: ignore[arg-type]
 
 
 def hello_world(limit: float) -> SimulatedProblem:

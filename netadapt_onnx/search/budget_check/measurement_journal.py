@@ -15,6 +15,7 @@ from netadapt_onnx.profilers.statistics import Disturbance
 from netadapt_onnx.profilers.timing import Ratio, pooled
 from netadapt_onnx.search.budget_check.comparison import Comparison
 from netadapt_onnx.search.budget_check.measurement import Measurement, with_usual
+from netadapt_onnx.search.result import UNDECIDED
 from netadapt_onnx.search.run_directory.run import Run
 
 # A measurement that something disturbed is repeated, up to so many in all.
@@ -24,8 +25,6 @@ USUAL = 0.25
 
 Stage = Literal["searched", "final"]
 STAGES: tuple[Stage, ...] = ("searched", "final")
-# Journalled when a run ends undecided; what is measured after it does not compare with what was measured before.
-UNDECIDED: Literal["could-not-judge"] = "could-not-judge"
 
 
 class MeasurementJournal:
@@ -151,7 +150,10 @@ class MeasurementJournal:
         return estimate.crowded, estimate.disturbance
 
     def _usual_ms(self) -> float | None:
-        """What the original's fastest runs usually take, since the run last ended undecided."""
+        """What the original's fastest runs usually take, since the run last ended undecided.
+
+        What was measured before does not compare with what is measured after.
+        """
         times = list(self._just_before_ms)
         for entry in self._run.entries:
             if entry.key.startswith(f"{UNDECIDED}/"):

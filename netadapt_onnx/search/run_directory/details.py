@@ -10,7 +10,7 @@ import msgspec
 from netadapt_onnx.common.json_output import UNREADABLE, write_json
 from netadapt_onnx.graph.cost import LayerCost, cost
 from netadapt_onnx.graph.folding import Folded
-from netadapt_onnx.search.budget_check.protocol import BudgetCheck
+from netadapt_onnx.search.prepared_model import ByLayer
 from netadapt_onnx.surgery import Trace
 from netadapt_onnx.surgery.flatten_subgraphs import flatten
 
@@ -74,22 +74,21 @@ def write_training(run: Path, epochs: Sequence[TrainedEpoch]) -> None:
     write_json(run / DETAILS_FILE, Details(training=tuple(epochs)))
 
 
-def write_details(run: Path, original: Trace, result: Folded, budget_checks: Mapping[str, BudgetCheck]) -> Path:
+def write_details(run: Path, original: Trace, result: Folded, by_layer: Mapping[str, ByLayer]) -> Path:
     """Record each layer before and after, together with the training that was recorded before.
 
     Args:
         run: The run directory.
         original: The original.
         result: The result.
-        budget_checks: The checks whose tables predict times.
+        by_layer: By resource, what predicts the times of layers.
 
     Returns:
         The file.
     """
     owner = {layer: group.name for group in original.groups for layer in group.layers}
     shapes = {**original.folded.shapes, **result.shapes}  # a table needs those of removed branches, too
-    predictions = {name: check.prediction for name, check in budget_checks.items()}
-    times = {name: (p.by_layer(original.folded.shapes), p.by_layer(shapes)) for name, p in predictions.items()}
+    times = {name: (predict(original.folded.shapes), predict(shapes)) for name, predict in by_layer.items()}
     layers_after = {layer.name: layer for layer in _layers(result)}
     layers = []
     for layer in _layers(original.folded):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
-from netadapt_onnx.search.run_directory.journal import HISTORY_FILE, Journal, read_journal
+from netadapt_onnx.search.run_directory.file_names import HISTORY_FILE
+from netadapt_onnx.search.run_directory.journal import Journal, read_journal
 from netadapt_onnx.search.run_directory.lines import Lines
 
 T = TypeVar("T")

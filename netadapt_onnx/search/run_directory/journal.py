@@ -17,11 +17,15 @@ from netadapt_onnx.common.files import digest
 from netadapt_onnx.common.json_output import UNREADABLE, json_bytes
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import data_file
+from netadapt_onnx.search.run_directory.file_names import (
+    HISTORY_FILE,
+    IDENTITY_FILE,
+    ITERATIONS,
+    JOURNAL_FILE,
+    RESULT_FILE,
+)
 from netadapt_onnx.search.run_directory.lines import AGAIN, Lines
 
-IDENTITY_FILE, JOURNAL_FILE, HISTORY_FILE = "run.json", "journal.jsonl", "history.jsonl"
-RESULT_FILE = "result.json"
-ITERATIONS = "iterations"
 # Where the journal keeps digests: of files by their path in the run's directory, of the history's lines by number.
 _FILE, _LINE = "sha256/", "sha256-of-line/"
 

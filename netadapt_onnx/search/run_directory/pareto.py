@@ -9,8 +9,8 @@ from netadapt_onnx.common.json_output import write_json
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.proposals import Amounts
 from netadapt_onnx.search.result import TargetResult
+from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
 from netadapt_onnx.search.run_directory.run import Run
-from netadapt_onnx.search.worker import MODEL_FILE
 
 PARETO_FILE = "pareto.json"
 

@@ -11,9 +11,8 @@ import msgspec
 
 from netadapt_onnx.common.json_output import UNREADABLE, write_json
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.budget_check.measurement_journal import UNDECIDED
-from netadapt_onnx.search.result import AdaptResult, TargetResult
-from netadapt_onnx.search.run_directory.journal import RESULT_FILE
+from netadapt_onnx.search.result import UNDECIDED, AdaptResult, TargetResult
+from netadapt_onnx.search.run_directory.file_names import RESULT_FILE
 from netadapt_onnx.search.run_directory.run import Run
 
 Result = TypeVar("Result", AdaptResult, TargetResult)

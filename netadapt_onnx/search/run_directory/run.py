@@ -20,15 +20,9 @@ import msgspec
 from netadapt_onnx.common.files import remove_leftovers
 from netadapt_onnx.common.json_output import UNREADABLE, write_json
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.search.run_directory.file_names import IDENTITY_FILE, ITERATIONS
 from netadapt_onnx.search.run_directory.history import History
-from netadapt_onnx.search.run_directory.journal import (
-    IDENTITY_FILE,
-    ITERATIONS,
-    Entry,
-    Journal,
-    chain_root,
-    read_identity,
-)
+from netadapt_onnx.search.run_directory.journal import Entry, Journal, chain_root, read_identity
 from netadapt_onnx.search.run_directory.lock import lock_directory
 
 if TYPE_CHECKING:

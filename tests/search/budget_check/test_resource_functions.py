@@ -9,16 +9,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from test_adapt import FAST, task
 
 from netadapt_onnx import cli
 from netadapt_onnx.api.adapt import adapt, dry_run
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.energy import Rapl
-from netadapt_onnx.search import measured_check
-from netadapt_onnx.search.measured_check import program
-
-__all__ = ["task"]
+from netadapt_onnx.search.budget_check import resource_functions
+from netadapt_onnx.search.budget_check.resource_functions import program
+from search_cases import FAST
 
 # Counts multiply-accumulates roughly: a weight's elements; prints chatter first.
 PROGRAM = """
@@ -100,7 +98,7 @@ def test_programs_that_do_not_measure_are_told(task: tuple[Path, Path], tmp_path
 
 
 def test_programs_that_hang_are_ended(task: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measured_check, "PROGRAM_S", 0.3)
+    monkeypatch.setattr(resource_functions, "PROGRAM_S", 0.3)
     with pytest.raises(NetadaptError, match="took longer"):
         program(f"{sys.executable} -c 'import time; time.sleep(60)'")(onnx.load(task[0]))
 
@@ -111,12 +109,12 @@ def test_energy_is_a_resource_where_it_can_be_measured(
     def nothing(_: str) -> Rapl:
         raise NetadaptError("energy is unmeasurable: nothing here", code="unmeasurable")
 
-    monkeypatch.setattr(measured_check, "meter", nothing)
+    monkeypatch.setattr(resource_functions, "meter", nothing)
     arguments = ["adapt", str(task[0]), "--data", str(task[1]), "-o", str(tmp_path / "run"), "--budget", "energy=5mJ"]
     assert cli.run([*arguments, "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "unmeasurable"
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(measured_check, "energy", lambda *_: weights)
+    monkeypatch.setattr(resource_functions, "energy", lambda *_: weights)
     result = adapt(*task, "energy=0.6x", tmp_path / "run", **FAST)
     assert result.met
     assert result.measured["energy"].ratio <= 0.6
