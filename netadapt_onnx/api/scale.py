@@ -46,7 +46,8 @@ from netadapt_onnx.scaling.result import (
     ScaledModel,
     ScaleResult,
 )
-from netadapt_onnx.search.prepared_model import Predictor, require_prunable
+from netadapt_onnx.search.predictor import Predictor
+from netadapt_onnx.search.prepared_model import require_prunable
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.tables import built_table, loaded_table, table_file
 from netadapt_onnx.surgery import Trace, trace

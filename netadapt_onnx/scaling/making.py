@@ -35,7 +35,7 @@ from netadapt_onnx.scaling.record import Record
 from netadapt_onnx.scaling.result import Method, Options, ScaledModel, Spread
 from netadapt_onnx.search.budget_check.comparison import BRIEF_S, BRIEF_SESSIONS, CAREFUL_S, CAREFUL_SESSIONS
 from netadapt_onnx.search.budget_check.normalisation import MeasuredNormalisation, normalisation_note
-from netadapt_onnx.search.prepared_model import Predictor
+from netadapt_onnx.search.predictor import Predictor
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.surgery import Trace, resize, select
 from netadapt_onnx.training.settings import Settings

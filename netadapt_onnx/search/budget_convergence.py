@@ -12,7 +12,7 @@ from netadapt_onnx.profilers.estimate import Verdict
 from netadapt_onnx.search.budget_check.measurement_journal import Stage
 from netadapt_onnx.search.budget_check.protocol import BudgetCheck
 from netadapt_onnx.search.netadapt import Problem, Step, amounts_after, met
-from netadapt_onnx.search.prepared_model import Predictor
+from netadapt_onnx.search.predictor import Predictor
 
 # A measured miss costs one more step (and after the final training, another one); after so many of each something else
 # is wrong.

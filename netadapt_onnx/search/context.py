@@ -15,7 +15,8 @@ from netadapt_onnx.search.environment import SearchEnvironment
 from netadapt_onnx.search.evaluator import Evaluator, evaluator_for
 from netadapt_onnx.search.notes import Notes
 from netadapt_onnx.search.options import Arguments
-from netadapt_onnx.search.prepared_model import Predictor, PreparedModel
+from netadapt_onnx.search.predictor import Predictor
+from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.progress_reporter import ProgressReporter
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.time_limit import TimeLimit

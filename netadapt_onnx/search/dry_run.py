@@ -17,7 +17,8 @@ from netadapt_onnx.search.budget_check.resource_fit import fitted
 from netadapt_onnx.search.first_iteration import first_iteration
 from netadapt_onnx.search.instruments import open_instruments
 from netadapt_onnx.search.options import Arguments
-from netadapt_onnx.search.prepared_model import ByLayer, Predicted, Predictor, PreparedModel
+from netadapt_onnx.search.predictor import ByLayer, Predicted, Predictor
+from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.result import DryRun
 from netadapt_onnx.search.tables import latency_by_layer
 

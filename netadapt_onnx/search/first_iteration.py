@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from netadapt_onnx.search.block_removal import branch_importances
 from netadapt_onnx.search.knapsack import ascending, ceilings_of, solve
 from netadapt_onnx.search.options import Arguments
-from netadapt_onnx.search.prepared_model import Predictor, PreparedModel
+from netadapt_onnx.search.predictor import Predictor
+from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.proposals import Amounts, Goal, Proposer
 from netadapt_onnx.search.result import DryRun, Planned
 from netadapt_onnx.search.schedule import Schedule

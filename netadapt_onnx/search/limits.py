@@ -8,7 +8,8 @@ from functools import cached_property
 
 from netadapt_onnx.common.budget import Target
 from netadapt_onnx.search.budget_check.protocol import BudgetCheck
-from netadapt_onnx.search.prepared_model import Predictor, PreparedModel
+from netadapt_onnx.search.predictor import Predictor
+from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.result import Share
 
 

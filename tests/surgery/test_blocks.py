@@ -22,7 +22,7 @@ from netadapt_onnx.graph.normalise import normalise
 from netadapt_onnx.graph.runtime import run, session
 from netadapt_onnx.search.base_model import BaseModel
 from netadapt_onnx.search.evaluator import UserEvaluator
-from netadapt_onnx.search.prepared_model import Predictor
+from netadapt_onnx.search.predictor import Predictor
 from netadapt_onnx.search.result import AdaptResult
 from netadapt_onnx.search.worker import WorkerContext
 from netadapt_onnx.surgery import blocks, find_branches, reconstruct, trace

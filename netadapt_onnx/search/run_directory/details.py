@@ -10,7 +10,7 @@ import msgspec
 from netadapt_onnx.common.json_output import UNREADABLE, write_json
 from netadapt_onnx.graph.cost import LayerCost, cost
 from netadapt_onnx.graph.folding import Folded
-from netadapt_onnx.search.prepared_model import ByLayer
+from netadapt_onnx.search.predictor import ByLayer
 from netadapt_onnx.surgery import Trace
 from netadapt_onnx.surgery.flatten_subgraphs import flatten
 
