@@ -42,10 +42,10 @@ def deployment(
     return Deployment("int8", calibration(dataset, folded.specs))
 
 
-def execution_of(asked: Arguments, prepared: PreparedModel) -> Execution:
+def execution_of(options: Arguments, prepared: PreparedModel) -> Execution:
     """How the models of an adaptation run where they are measured."""
-    deploy = deployment(asked.deploy, prepared.trace.folded, None, prepared.data)
-    return Execution(asked.ep, asked.threads, dict(asked.ep_options), asked.ep_library, deploy)
+    deploy = deployment(options.deploy, prepared.trace.folded, None, prepared.data)
+    return Execution(options.ep, options.threads, dict(options.ep_options), options.ep_library, deploy)
 
 
 def calibration(dataset: Dataset, specs: Specs) -> tuple[Arrays, ...]:

@@ -16,30 +16,30 @@ from netadapt_onnx.training.criteria import criterion_on
 
 
 def first_iteration(
-    prepared: PreparedModel, asked: Arguments, predict: Predictor, gains: Mapping[str, float]
+    prepared: PreparedModel, options: Arguments, predict: Predictor, gains: Mapping[str, float]
 ) -> DryRun:
     """The proposals of the first iteration.
 
     Args:
         prepared: The model.
-        asked: The user's options.
+        options: The user's options.
         predict: Predicts resources, in base units.
         gains: By resource, the share that normalising alone leaves of that of the user's file.
     """
     current = predict(prepared.widths)
     original = current | {"size": float(prepared.model.size_bytes)}
     original |= {name: current[name] / gain for name, gain in gains.items()}
-    limits = {b.resource: b.limit(original[b.resource]) for b in asked.targets[0]}
+    limits = {b.resource: b.limit(original[b.resource]) for b in options.targets[0]}
     driver = max(limits, key=lambda name: current[name] / limits[name])
     notes = ()
     if all(current[name] <= limit for name, limit in limits.items()):
         enough = any(gains.get(name, 1.0) * original[name] <= limits[name] < original[name] for name in limits)
         why = "normalising alone meets the budget" if enough else "the model is within its budget already"
         return DryRun(driver, limits[driver], current, (), (), (why,))
-    if asked.strategy == "knapsack":
-        return _first_round(prepared, asked, predict, current, limits)
-    first = asked.targets[0][0].resource
-    schedule = Schedule(asked.first_reduction(original[first]), asked.decay, asked.reduction_of)
+    if options.strategy == "knapsack":
+        return _first_round(prepared, options, predict, current, limits)
+    first = options.targets[0][0].resource
+    schedule = Schedule(options.first_reduction(original[first]), options.decay, options.reduction_of)
     target = schedule.target(1, current[driver], current[driver], limits[driver])
     proposals = Proposer(prepared.choices, predict).cuts(prepared.widths, Goal(driver, target, current, limits))
     planned = tuple(Planned(p.group, (prepared.widths[p.group], p.channels), p.resources) for p in proposals)
@@ -48,10 +48,10 @@ def first_iteration(
 
 
 def _first_round(
-    prepared: PreparedModel, asked: Arguments, predict: Predictor, current: Amounts, limits: Mapping[str, float]
+    prepared: PreparedModel, options: Arguments, predict: Predictor, current: Amounts, limits: Mapping[str, float]
 ) -> DryRun:
     """The first round of the knapsack strategy: the groups that it cuts, all of them at once."""
-    criterion = criterion_on(asked.criterion, None if prepared.data is None else prepared.data.train, asked.seed)
+    criterion = criterion_on(options.criterion, None if prepared.data is None else prepared.data.train, options.seed)
     ceilings = ceilings_of(current, limits)
     widths = prepared.widths
     scores = ascending(prepared.trace, criterion)

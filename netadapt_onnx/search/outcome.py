@@ -142,7 +142,7 @@ class Outcome:
         file, shares = self.context.prepared.model.path.name, self.limits.normalisation_shares
         notes += [normalisation_note(name, file, share.ratio, share.ci95) for name, share in shares.items()]
         notes += [_open_question(limit, latencies) for limit in limits if limit.met is None]
-        return notes + _disturbed(limits, latencies)
+        return notes + _busy_notes(limits, latencies)
 
     @stage("quantising")
     def _deployed(
@@ -229,7 +229,7 @@ def _open_question(limit: Limit, latencies: Mapping[str, Latency]) -> str:
     )
 
 
-def _disturbed(limits: Sequence[Limit], latencies: Mapping[str, Latency]) -> list[str]:
+def _busy_notes(limits: Sequence[Limit], latencies: Mapping[str, Latency]) -> list[str]:
     """The notes on verdicts that were possible although the device was busy."""
     decided = {limit.budget.partition("=")[0] for limit in limits if limit.met is not None}
     return [
