@@ -28,7 +28,7 @@ from tabulate import tabulate
 import netadapt_onnx
 from netadapt_onnx.api.inspect import opened, traced
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import node_name
+from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.execution import CPU, execution_record

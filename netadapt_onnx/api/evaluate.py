@@ -18,7 +18,7 @@ from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.folding import Folded
+from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.model import Model
 from netadapt_onnx.graph.original_file import runs_as_given
 from netadapt_onnx.graph.runtime import random_inputs
@@ -118,7 +118,7 @@ def evaluate(
 
 def _timed(
     files: Sequence[onnx.ModelProto],
-    folded: Sequence[Folded],
+    folded: Sequence[FoldedModel],
     execution: Execution,
     time_cap_s: float,
     busy: list[str],

@@ -25,7 +25,7 @@ from netadapt_onnx.api.inspect import prepare_output
 from netadapt_onnx.common.user_code import code_file
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.graph.runtime import Arrays, run, session
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
-from netadapt_onnx.common.files import write_atomically
+from netadapt_onnx.common.files import refuse_existing, write_atomically
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import Cost, CostModel
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.model import Model, data_file, load, load_without_weights, refuse_existing
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.model import Model, data_file, load, load_without_weights
 from netadapt_onnx.graph.original_file import as_given
 from netadapt_onnx.surgery import Choices, Criterion, Explanation, Group, Trace, explain, template, trace
 from netadapt_onnx.surgery.obstacles import UNKNOWN_SHAPE, notes, unknown_shapes

@@ -14,17 +14,17 @@ import onnx
 from netadapt_onnx.api.inspect import Shapes, Source, counted_at, opened, prepare_output, resources, traced
 from netadapt_onnx.common.budget import Budget, parse_budgets
 from netadapt_onnx.common.files import write_atomically
+from netadapt_onnx.common.provenance import provenance, stored_bytes
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.data.sample_shapes import proposing_sizes_of
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import Cost, CostModel
-from netadapt_onnx.graph.folding import Folded
-from netadapt_onnx.graph.lazy_weights import file_bytes
+from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.loadable import require_planned
 from netadapt_onnx.graph.model import Model, load_without_weights, save
-from netadapt_onnx.graph.provenance import provenance, stored_bytes
+from netadapt_onnx.graph.weightless import file_bytes
 from netadapt_onnx.search.prepared_model import require_prunable
 from netadapt_onnx.surgery import (
     MEASURED,
@@ -148,7 +148,7 @@ def prune(
         found = traced_without(found, removed)
         count = CostModel(found.flat.proto)
     groups = list(found.prunable)
-    metadata = provenance(source, command="prune")
+    metadata = provenance(source.sha256, command="prune")
     note, met = f"without {', '.join(sorted(removed))}" if removed else "", True
     planned: dict[str, Array] | None = None
     samples = None if data is None else dataset_for(found.folded, data, scored=criterion in ("taylor", "fisher")).train
@@ -191,7 +191,7 @@ def prune(
     )
 
 
-def _doubts(folded: Folded, proof: Verification | None) -> list[str]:
+def _doubts(folded: FoldedModel, proof: Verification | None) -> list[str]:
     """What the result rests on besides the rules."""
     said = [f"not proven: {folded.unrunnable}"] if folded.unrunnable and proof is None else []
     said += folded.unfinished

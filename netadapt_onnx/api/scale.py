@@ -14,13 +14,13 @@ import onnx
 
 from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.common.progress import Progress, reporter
+from netadapt_onnx.common.provenance import file_hash, versions
 from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import Model, load
 from netadapt_onnx.graph.original_file import as_given
-from netadapt_onnx.graph.provenance import file_hash, versions
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.execution import Execution, fingerprint
 from netadapt_onnx.profilers.table.predict import Table

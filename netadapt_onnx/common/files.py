@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from netadapt_onnx.errors import NetadaptError
+
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.\d+\.tmp", re.DOTALL)
 
 
@@ -65,6 +67,17 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise NetadaptError if `path` exists and may not be replaced (only a file ever may), or its folder is missing."""
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no file"
+        raise NetadaptError(f"{path} exists and is {what}", hint="name a file", code="exists")
+    if path.exists() and not overwrite:
+        raise NetadaptError(f"{path} exists", hint="choose another path or pass --overwrite", code="exists")
+    if not path.parent.is_dir():
+        raise NetadaptError(f"{path.parent}: no such folder", code="missing-file")
 
 
 def remove_leftovers(folder: Path, name: str | None = None, *, below: bool = False) -> None:

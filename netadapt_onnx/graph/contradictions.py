@@ -10,8 +10,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import node_name
-from netadapt_onnx.graph.validity import STANDARD
+from netadapt_onnx.graph.nodes import STANDARD, node_name
 
 Known = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 # The value of a tensor, or None where it is not at hand.

@@ -11,8 +11,8 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.lazy_weights import file_bytes
-from netadapt_onnx.graph.model import node_name
+from netadapt_onnx.graph.nodes import node_name
+from netadapt_onnx.graph.weightless import file_bytes
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]

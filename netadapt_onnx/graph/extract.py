@@ -7,13 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import onnx
 
-from netadapt_onnx.graph.lazy_weights import without_weights
-from netadapt_onnx.graph.subgraphs import captured
-
-
-def reads(node: onnx.NodeProto) -> list[str]:
-    """Every tensor that a node reads, its subgraphs included."""
-    return [name for name in [*node.input, *captured(node)] if name]
+from netadapt_onnx.graph.nodes import reads
+from netadapt_onnx.graph.weightless import without_weights
 
 
 def boundary(proto: onnx.ModelProto, front: Collection[int]) -> list[str]:

@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError, one_line
-from netadapt_onnx.graph.lazy_weights import weights_as_inputs
 from netadapt_onnx.graph.runtime import lacks_operator, session
+from netadapt_onnx.graph.weightless import weights_as_inputs
 
 Specs = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 Axes = Sequence[int | str | None]

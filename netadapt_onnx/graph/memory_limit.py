@@ -6,13 +6,13 @@ import os
 from math import prod
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import Folded
+from netadapt_onnx.graph.folded_model import FoldedModel
 
 # A single tensor beyond it means a wrong size somewhere, or inputs far larger than what is asked of a model here needs.
 LARGEST_BYTES = 1 << 32
 
 
-def refuse_huge(folded: Folded, cannot: str, hint: str, code: str = "too-large", *, at_once: int = 0) -> None:
+def refuse_huge(folded: FoldedModel, cannot: str, hint: str, code: str = "too-large", *, at_once: int = 0) -> None:
     """Raise NetadaptError for a model with a tensor of more than `LARGEST_BYTES`.
 
     So it is where all tensors have to be there `at_once` so many times, and the machine has no memory for them.

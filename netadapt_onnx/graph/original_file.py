@@ -15,12 +15,13 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.external_data import external_tensors, load_external
-from netadapt_onnx.graph.lazy_weights import file_bytes
 from netadapt_onnx.graph.model import Model
-from netadapt_onnx.graph.normalise import MINIMUM_IR, constant_value
 from netadapt_onnx.graph.onnx_file import read
+from netadapt_onnx.graph.passes.complete_header import MINIMUM_IR
+from netadapt_onnx.graph.passes.constants_to_initializers import constant_value
 from netadapt_onnx.graph.runtime import PROTOBUF_LIMIT, optimised, session
 from netadapt_onnx.graph.subgraphs import bodies, captured
+from netadapt_onnx.graph.weightless import file_bytes
 
 # What a device says of a file that it cannot run as it is.
 REFUSED = frozenset({"unloadable", "unrunnable", "not-portable", "unquantisable", "fell-back"})

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import declared_shape
+from netadapt_onnx.graph.inputs import declared_shape
 from netadapt_onnx.graph.usual_sizes import Dims, Readers, kind_of_axis, trials, wanted
 
 Shape = tuple[int, ...]

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError, one_line
-from netadapt_onnx.graph.lazy_weights import file_bytes, light_copy
 from netadapt_onnx.graph.loop_limits import exceeded, limit_trips
+from netadapt_onnx.graph.weightless import file_bytes, light_copy
 
 if TYPE_CHECKING:
     import onnxruntime

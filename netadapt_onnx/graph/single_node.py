@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import node_name
+from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.graph.runtime import Arrays, run, session
 from netadapt_onnx.graph.subgraphs import bodies, captured
 

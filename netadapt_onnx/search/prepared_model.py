@@ -14,7 +14,7 @@ from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import CostModel
-from netadapt_onnx.graph.folding import require_runnable
+from netadapt_onnx.graph.folded_model import require_runnable
 from netadapt_onnx.graph.model import Model
 from netadapt_onnx.search.block_removal import branch_ladders, removed
 from netadapt_onnx.search.channel_choices import ChannelChoices, Counts, Rungs

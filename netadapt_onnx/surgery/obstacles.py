@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.required_shapes import NOT, WELL, OpenTensor, proposal, shape_by_readers, shape_options, typed
 from netadapt_onnx.graph.usual_sizes import Readers
 from netadapt_onnx.surgery.groups import resize_io_of
@@ -93,7 +93,7 @@ def nothing_to_prune(trace: Trace, path: str) -> NetadaptError:
 def command_options(trace: Trace, resize_io: Sequence[str]) -> list[str]:
     """The options by which a command sees a model as this trace does, its states to be resized."""
     choices, folded = trace.labels.choices, trace.folded
-    words = shape_options(folded.given)
+    words = shape_options(folded.requested_shapes)
     words += ["--batch-size", str(folded.batch_size)] if folded.batch_size != 1 else []
     words += ["--attention", choices.attention] if choices.attention != "heads" else []
     return words + _resized((*choices.resize_io, *resize_io))
@@ -128,7 +128,7 @@ def unknown_shapes(trace: Trace) -> NetadaptError:
 
     hint = "give the inputs sizes that it can have, with --shape" if trace.flat.untraced else ""
     if opened:
-        hint = proposal(opened, folded.proto, folded.given, folded.batch_size, fits)
+        hint = proposal(opened, folded.proto, folded.requested_shapes, folded.batch_size, fits)
     more = f" (nor those of {len(missing) - 1} tensors behind it)" if missing[1:] else ""
     return NetadaptError(
         f"the shape of '{first}'{more} is not known: {folded.unknown.get(first, '')}",
