@@ -26,11 +26,11 @@ def uniform(model: Path) -> list[list[Candidate]]:
     Between two such models the groups, last ones first, take the step one after the other: else a network of narrow
     layers would land far below a budget, and be compared with larger ones.
     """
-    from netadapt_onnx.api.prune import at_ratio
     from netadapt_onnx.graph.cost import CostModel
     from netadapt_onnx.graph.fold import fold
     from netadapt_onnx.graph.model import load
     from netadapt_onnx.surgery import resize, select, trace
+    from netadapt_onnx.surgery.channel_counts import at_ratio
 
     found = trace(fold(load(model).proto))
     count = CostModel(found.flat.proto)

@@ -26,7 +26,7 @@ import onnx
 from tabulate import tabulate
 
 import netadapt_onnx
-from netadapt_onnx.api.inspect import opened, traced
+from netadapt_onnx.api.source import open_model, trace_model
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.graph.runtime import random_inputs
@@ -119,7 +119,7 @@ def examined(name: str, folder: Path, held_out: int, time_cap_s: float, seed: in
     found = result.validation
     assert found is not None
     build_s = time.perf_counter() - started - found.seconds
-    trace = traced(opened(model))
+    trace = trace_model(open_model(model))
     table = Table.load(path, trace.folded.proto)
     draw = random_versions(trace)
     separately, naive, cap = Separately(trace, table), [], time.perf_counter() + NAIVE_CAP_S

@@ -21,7 +21,7 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.api.factories import made
-from netadapt_onnx.api.inspect import prepare_output
+from netadapt_onnx.api.source import prepare_output
 from netadapt_onnx.common.user_code import code_file
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.cost import cost

@@ -9,14 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from netadapt_onnx.common.amounts import EXAMPLES, parse_amount
+from netadapt_onnx.common.resources import ENERGY, LATENCY, RESOURCES
 from netadapt_onnx.errors import NetadaptError
 
-# In the order in which they are shown; several budgets keep the order in which they were given.
-LATENCY = "latency"
-RESOURCES = ("macs", "params", "size", "memory", LATENCY)
-# What is measured without a table: energy in mJ, and whatever the user's own program says.
-ENERGY, CUSTOM = "energy", "custom"
-SEARCHED = (*RESOURCES, ENERGY, CUSTOM)
 _SUFFIXES = {LATENCY: "ms", ENERGY: "mJ"}
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from netadapt_onnx.common.escape import escape, shell_command
 from netadapt_onnx.common.progress import Stages
+from netadapt_onnx.common.resources import COUNTED
 
 if TYPE_CHECKING:
     from netadapt_onnx.common.resources import Resources
@@ -69,7 +70,7 @@ def measured(resource: str, values: Mapping[str, float], intervals: Mapping[str,
 
 def is_counted(resource: str) -> bool:
     """Whether a resource is known exactly of any model; others are predicted or measured."""
-    return resource in ("macs", "params", "size", "memory")
+    return resource in COUNTED
 
 
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str] = (), *, left: int = 1) -> str:

@@ -14,7 +14,6 @@ import onnx
 
 from netadapt_onnx.common.budget import Budget
 from netadapt_onnx.common.provenance import provenance, stored_bytes
-from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.data.evaluate import accuracy, outputs
 from netadapt_onnx.errors import NetadaptError
@@ -157,8 +156,7 @@ class Making:
             latency_ms = share * self._reference_ms
         elif spread is not None:
             share, latency_ms = self._timed(name, widths)
-        size = counted.size_bytes if file is None else file.stat().st_size
-        resources = Resources(counted.params, counted.macs, size, counted.memory_bytes, latency_ms)
+        resources = counted.to_resources(None if file is None else file.stat().st_size, latency_ms)
         return ScaledModel(str(budget), method, warm_up, resources, share, widths, spread, file)
 
     @property

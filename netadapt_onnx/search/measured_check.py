@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from netadapt_onnx.common.budget import CUSTOM, ENERGY, Budget
+from netadapt_onnx.common.budget import Budget
 from netadapt_onnx.common.progress import counting, stage
+from netadapt_onnx.common.resources import CUSTOM, ENERGY
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import CostModel
 from netadapt_onnx.graph.original_file import AsGiven

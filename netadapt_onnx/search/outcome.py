@@ -9,9 +9,9 @@ from pathlib import Path
 
 import onnx
 
-from netadapt_onnx.common.budget import LATENCY, Budget, Target
+from netadapt_onnx.common.budget import Budget, Target
 from netadapt_onnx.common.progress import stage
-from netadapt_onnx.common.resources import Resources
+from netadapt_onnx.common.resources import FIELDS, LATENCY, Resources
 from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
@@ -220,7 +220,7 @@ class Outcome:
     ) -> Limit:
         gauge, latency = self.gauges.get(budget.resource), latencies.get(budget.resource)
         if gauge is None:
-            name = budget.resource if budget.resource in ("macs", "params") else f"{budget.resource}_bytes"
+            name = FIELDS[budget.resource]
             limit, value = budget.limit(getattr(before, name)), float(getattr(after, name))
             return Limit(str(budget), limit, value, value <= limit)
         if latency is not None:
@@ -280,4 +280,4 @@ def _all_met(limits: Sequence[Limit]) -> bool | None:
 def _resources(folded: FoldedModel, size_bytes: int) -> Resources:
     flat, _ = flatten(folded)
     counted = cost(flat.proto, flat.shapes)
-    return Resources(counted.params, counted.macs, size_bytes, counted.memory_bytes)
+    return counted.to_resources(size_bytes)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
+from pathlib import Path
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.graph.cost import Cost, CostModel
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.required_shapes import NOT, WELL, OpenTensor, proposal, shape_by_readers, shape_options, typed
+from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.graph.usual_sizes import Readers
 from netadapt_onnx.surgery.groups import resize_io_of
 from netadapt_onnx.surgery.rules import RULES
@@ -64,6 +67,22 @@ def _advice(operators: Counter[str]) -> str:
     if not domains.isdisjoint((LAYOUT_DOMAIN, FUSED_DOMAIN)):
         return "onnxruntime's optimiser writes such operators: use the file from before optimisation"
     return "spell them with operators that have one (docs/surgery.md lists them)"
+
+
+def require_prunable(trace: Trace, model: Path) -> None:
+    """Raise NetadaptError, with the reasons, for a model none of whose groups can be pruned."""
+    if not trace.prunable:
+        raise nothing_to_prune(trace, str(model))
+
+
+def cost_at(trace: Trace, cost_model: CostModel, shapes: Shapes) -> Cost:
+    """What a traced model costs at these shapes. Raises NetadaptError, with the operator, where one is not known."""
+    try:
+        return cost_model(shapes)
+    except NetadaptError as error:
+        if error.code != UNKNOWN_SHAPE:
+            raise
+        raise unknown_shapes(trace) from error
 
 
 def nothing_to_prune(trace: Trace, path: str) -> NetadaptError:
