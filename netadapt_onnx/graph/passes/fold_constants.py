@@ -70,7 +70,7 @@ def _kept_nodes(
             node, evaluator.initializers, evaluation.tensor_specs, dependence.shape_made
         )
         without_formula = any(
-            _has_no_formula(name, evaluation, dependence.next_batch) for name in batch_made.intersection(outputs)
+            _has_no_formula(name, evaluation, dependence.next_batch) for name in outputs if name in batch_made
         )
         if not foldable or without_formula or not dependence.computed.isdisjoint(outputs):
             kept.append(node)
