@@ -26,7 +26,7 @@ import onnx
 from tabulate import tabulate
 
 import netadapt_onnx
-from netadapt_onnx.api.source import open_model, trace_model
+from netadapt_onnx.api.source import open_model
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.graph.runtime import random_inputs
@@ -36,6 +36,7 @@ from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_versi
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import unseen
 from netadapt_onnx.surgery import Trace
+from netadapt_onnx.surgery.trace_model import trace_model
 from table_networks import NETWORKS
 
 CONVOLUTIONAL = tuple(name for name in NETWORKS if name not in ("unet", "vit_tiny"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from netadapt_onnx.api.source import Source, open_model, prepare_output, trace_model
+from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.common.resources import Resources
@@ -24,6 +24,7 @@ from netadapt_onnx.surgery.obstacles import cost_at, notes
 from netadapt_onnx.surgery.plan import template
 from netadapt_onnx.surgery.states import with_states
 from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.surgery.trace_model import trace_model
 from netadapt_onnx.surgery.verify.around import can_be_proven
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from netadapt_onnx.api.evaluate import Latency, latency
-from netadapt_onnx.api.source import Source, open_model, prepare_output, trace_model
+from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common import charts
 from netadapt_onnx.common.files import aside
 from netadapt_onnx.common.progress import reporter
@@ -31,6 +31,7 @@ from netadapt_onnx.profilers.timing import Ratio
 from netadapt_onnx.profilers.validate import Validation, validate
 from netadapt_onnx.search.calibration import deployment
 from netadapt_onnx.surgery.obstacles import require_prunable
+from netadapt_onnx.surgery.trace_model import trace_model
 
 TIME_CAP_S = 100.0
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from netadapt_onnx.api.source import Source, open_model, prepare_output, trace_model
+from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common.budget import parse_budgets
 from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.common.provenance import provenance, stored_bytes
@@ -39,6 +39,7 @@ from netadapt_onnx.surgery.obstacles import cost_at, notes, require_prunable
 from netadapt_onnx.surgery.plan import plan_of, read_plan, read_removed
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import KeptIndices, Trace
+from netadapt_onnx.surgery.trace_model import trace_model
 from netadapt_onnx.surgery.verify.prove import Verification, verify
 
 if TYPE_CHECKING:
