@@ -117,8 +117,8 @@ def _remove_unless_held(file: Path) -> None:
         file.unlink()
         shutil.rmtree(_folder_of(file), ignore_errors=True)
         return
-    with file.open("r+b") as left:
-        if lock(left):
+    with file.open("r+b") as leftover:
+        if lock(leftover):
             shutil.rmtree(_folder_of(file), ignore_errors=True)
             file.unlink()
 

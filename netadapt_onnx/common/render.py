@@ -73,12 +73,12 @@ def is_counted(resource: str) -> bool:
     return resource in COUNTED
 
 
-def table(rows: Sequence[Sequence[object]], headers: Sequence[str] = (), *, left: int = 1) -> str:
-    """Aligned columns, the first `left` of them to the left; strings stay as they are."""
+def table(rows: Sequence[Sequence[object]], headers: Sequence[str] = (), *, text_columns: int = 1) -> str:
+    """Aligned columns, the first `text_columns` of them to the left; strings stay as they are."""
     from tabulate import tabulate
 
     columns = max((len(row) for row in rows), default=len(headers))
-    align = ["left"] * left + ["right"] * (columns - left)
+    align = ["left"] * text_columns + ["right"] * (columns - text_columns)
     return tabulate(
         rows,
         headers=headers,

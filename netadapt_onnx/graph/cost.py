@@ -93,17 +93,17 @@ class CostModel:
 
     def layers(self, shapes: Shapes, *, macs: bool = True) -> tuple[LayerCost, ...]:
         """What each layer costs. Without `macs` only the constants need a shape, and only their owners are listed."""
-        found = []
+        costs = []
         try:
             for node, count, weights in self._nodes:
                 params = sum(prod(shapes[name]) for name in weights)
                 multiplied = count(node, shapes) if count and macs else 0
                 if params or multiplied:
                     shape = tuple(shapes.get(node.output[0], ()))
-                    found.append(LayerCost(node_name(node), node.op_type, params, multiplied, shape, weights))
+                    costs.append(LayerCost(node_name(node), node.op_type, params, multiplied, shape, weights))
         except KeyError as error:
             raise _unknown_shape(error) from error
-        return tuple(found)
+        return tuple(costs)
 
     def memory_bytes(self, shapes: Shapes) -> int:
         """The peak of simultaneously live activations. Raises NetadaptError for an activation without a shape."""
@@ -197,7 +197,7 @@ _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16,
 def _weights(graph: onnx.GraphProto) -> dict[int, tuple[str, ...]]:
     """Initializers that are parameters, under the index of the first node that reads each."""
     tensors = {t.name: t for t in graph.initializer}
-    found: dict[int, tuple[str, ...]] = {}
+    weights_by_node: dict[int, tuple[str, ...]] = {}
     seen: set[str] = set()
     for i, node in enumerate(graph.node):
         names = [
@@ -206,9 +206,9 @@ def _weights(graph: onnx.GraphProto) -> dict[int, tuple[str, ...]]:
             if name in tensors and name not in seen and _is_weight(node.op_type, position, tensors[name])
         ]
         if names:
-            found[i] = tuple(dict.fromkeys(names))
+            weights_by_node[i] = tuple(dict.fromkeys(names))
             seen.update(names)
-    return found
+    return weights_by_node
 
 
 def _is_weight(op: str, position: int, tensor: TensorProto) -> bool:

@@ -24,8 +24,8 @@ def refuse_huge(folded: FoldedModel, cannot: str, hint: str, code: str = "too-la
     if sizes.get(largest, 0) > LARGEST_BYTES:
         why = f"tensor '{largest}' {folded.shapes[largest]} is too large to run"
     elif at_once * sum(sizes.values()) > memory_bytes():
-        needed, there = at_once * sum(sizes.values()) / 1e9, memory_bytes() / 1e9
-        why = f"its tensors take {needed:.3g} GB, more than the {there:.3g} GB of this machine"
+        needed, available = at_once * sum(sizes.values()) / 1e9, memory_bytes() / 1e9
+        why = f"its tensors take {needed:.3g} GB, more than the {available:.3g} GB of this machine"
     if why:
         raise NetadaptError(f"{cannot}: {why}", hint=hint, code=code)
 

@@ -217,7 +217,7 @@ class Evaluation:
         except (onnx.defs.SchemaError, TypeError):  # TypeError: a version beyond 32 bits
             return False
         try:
-            found = onnx.shape_inference.infer_node_outputs(
+            types = onnx.shape_inference.infer_node_outputs(
                 schema,
                 node,
                 {name: self._types[name] for name in reads},
@@ -233,19 +233,19 @@ class Evaluation:
             raise NetadaptError(message, node=node_name(node), code="unrunnable") from error
         complete = True
         for name in filter(None, node.output):
-            shape = _static_shape(found[name]) if name in found else None
-            if name in found and not found[name].HasField("tensor_type"):
-                self._types[name] = found[name]  # a sequence or an optional: no shape of its own, and no constant
+            shape = _static_shape(types[name]) if name in types else None
+            if name in types and not types[name].HasField("tensor_type"):
+                self._types[name] = types[name]  # a sequence or an optional: no shape of its own, and no constant
                 self.tainted.add(name)
             elif shape is not None and min(shape, default=0) < 0:
                 message = f"'{name}' would have the shape {shape}"
                 raise NetadaptError(message, node=node_name(node), code="unrunnable")
             elif shape is None:
                 complete = False
-                if name in found:
-                    self._types[name] = found[name]
+                if name in types:
+                    self._types[name] = types[name]
             else:
-                self._record_spec(name, shape, found[name].tensor_type.elem_type)
+                self._record_spec(name, shape, types[name].tensor_type.elem_type)
         return complete
 
     def _evaluate(self, node: onnx.NodeProto, outputs: list[str], *, bounded: bool) -> None:
@@ -279,7 +279,7 @@ class Evaluation:
         try:
             decided = bool(node.input) and node.input[0] in values
             feeds = {**random_inputs(others), **values}
-            found = run_possible(node, feeds, decided, lambda fed: self._single.run(node, fed))
+            results = run_possible(node, feeds, decided, lambda fed: self._single.run(node, fed))
         except NetadaptError as error:
             self.failed.update(outputs)
             for name, (shape, dtype) in returned(node, self._branch_specs):
@@ -297,7 +297,7 @@ class Evaluation:
             return
         if onnx.defs.has(node.op_type, "" if node.domain in STANDARD else node.domain):
             self.uncertain.update(outputs)
-        for name, value in found.items():
+        for name, value in results.items():
             if isinstance(value, np.ndarray):
                 self._record_spec(name, value.shape, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
 
@@ -320,13 +320,13 @@ class Evaluation:
         ):
             return False
         try:
-            found = self._single.run(
+            results = self._single.run(
                 node, {r: self._samples[r] if r in self._samples else self._value_of(r) for r in reads}
             )
         except NetadaptError:
             return False
         for name in outputs:
-            value = found.get(name)
+            value = results.get(name)
             if isinstance(value, np.ndarray):
                 self._record_spec(name, value.shape, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
                 self.uncertain.add(name)
@@ -367,16 +367,16 @@ def _missing_operator(node: onnx.NodeProto) -> str:
     return f"onnxruntime has no {node.domain + '::' if node.domain else ''}{node.op_type} ('{node_name(node)}')"
 
 
-def _static_shape(found: onnx.TypeProto) -> tuple[int, ...] | None:
-    if not found.tensor_type.elem_type or not found.tensor_type.HasField("shape"):
+def _static_shape(kind: onnx.TypeProto) -> tuple[int, ...] | None:
+    if not kind.tensor_type.elem_type or not kind.tensor_type.HasField("shape"):
         return None
-    dims = found.tensor_type.shape.dim
+    dims = kind.tensor_type.shape.dim
     return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
 
 
 def declared_specs(values: Iterable[onnx.ValueInfoProto], symbols: Mapping[str, int], batch_size: int) -> Specs:
     """Shapes that the file declares, with the inputs' symbols put in; those that stay open are left out."""
-    found: dict[str, Spec] = {}
+    specs: dict[str, Spec] = {}
     for value in values:
         tensor = value.type.tensor_type
         if not tensor.elem_type or not tensor.HasField("shape"):
@@ -386,5 +386,5 @@ def declared_specs(values: Iterable[onnx.ValueInfoProto], symbols: Mapping[str, 
             for i, d in enumerate(tensor.shape.dim)
         ]
         if all(size >= 0 for size in sizes):
-            found[value.name] = (tuple(sizes), np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
-    return found
+            specs[value.name] = (tuple(sizes), np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
+    return specs

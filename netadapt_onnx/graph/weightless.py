@@ -80,10 +80,10 @@ def light_copy(
 
 def stand_in(tensor: onnx.TensorProto) -> onnx.TensorProto:
     """A tensor like the given one, its data external and of no file."""
-    made = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
-    _describe(made, tensor)
-    made.external_data.add(key="location", value="weights")
-    return made
+    placeholder = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
+    _describe(placeholder, tensor)
+    placeholder.external_data.add(key="location", value="weights")
+    return placeholder
 
 
 def raw_bytes(tensor: onnx.TensorProto) -> int | None:

@@ -19,7 +19,7 @@ def text(found: Diff) -> str:
     parts = [render.table(_totals(found), ["", "a", "b", "change"])]
     layers = _layers(found, printable)
     if layers:
-        parts.append(render.table(layers, ["", "layer", "op", "weights", "params", "macs"], left=4))
+        parts.append(render.table(layers, ["", "layer", "op", "weights", "params", "macs"], text_columns=4))
     rest = _rest(found, printable)
     if rest:
         parts.append(render.listing(rest, ["", "of", "a", "b"]))
