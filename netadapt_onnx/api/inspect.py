@@ -207,11 +207,11 @@ def inspect(
     cautions = (*notes(found), *folded.unfinished)
     if table is not None:
         from netadapt_onnx.profilers.breakdown import unit_ms
-        from netadapt_onnx.profilers.table.original_time import predicted
+        from netadapt_onnx.profilers.table.original_time import predict_original
         from netadapt_onnx.profilers.table.predict import Table
 
         known = Table.load(Path(table), folded.proto)
-        timed = predicted(known, as_given(source, folded.proto), folded.shapes)
+        timed = predict_original(known, as_given(source, folded.proto), folded.shapes)
         times, cautions = unit_ms(known, folded.shapes), (*cautions, *known.notes)
     owner = {layer: group.name for group in found.groups for layer in group.layers}
     layers = tuple(Layer(c.name, c.op, c.params, c.macs, owner.get(c.name), times.get(c.name)) for c in counted.layers)

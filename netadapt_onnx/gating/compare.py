@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from netadapt_onnx.gating.matching import matched
+from netadapt_onnx.gating.matching import match_layers
 from netadapt_onnx.gating.records import Facts, Layer
 
 # added, removed; widths: other shapes of weights; type: other types; weights: other values; cost: the same weights at
@@ -54,10 +54,10 @@ class Diff:
     identical: bool
 
 
-def compared(a: Facts, b: Facts) -> Diff:
+def compare_facts(a: Facts, b: Facts) -> Diff:
     """What differs between two models' facts."""
-    pairs = matched(a.layers, b.layers)
-    layers = [found for before, after in pairs if (found := _layer(before, after)) is not None]
+    pairs = match_layers(a.layers, b.layers)
+    layers = [difference for before, after in pairs if (difference := _layer(before, after)) is not None]
     return Diff(
         {
             "params": (a.params, b.params),

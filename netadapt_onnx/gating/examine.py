@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.gating import judge
-from netadapt_onnx.gating.baseline import Recorded, record, resources
+from netadapt_onnx.gating import check_limits
+from netadapt_onnx.gating.baseline import BaselineModel, record, resources
 from netadapt_onnx.gating.limits import Limit
 from netadapt_onnx.gating.measurements import Measurements
 from netadapt_onnx.gating.result import Blame, Check, ModelResult, Problem, Resources
@@ -17,13 +17,13 @@ from netadapt_onnx.gating.settings import Rule
 
 
 @dataclass(frozen=True)
-class Examined:
+class Examination:
     """A model's result, and what was measured under each of its settings."""
 
     result: ModelResult
     measured: tuple[Measurements, ...] = ()
 
-    def recorded(self, earlier: Recorded | None) -> Recorded:
+    def recorded(self, earlier: BaselineModel | None) -> BaselineModel:
         """The model as a baseline keeps it."""
         first = self.measured[0]
         timed = next((m for m in self.measured if m.timed_already), first)
@@ -31,7 +31,7 @@ class Examined:
         return record(first.facts, timed.timed_already, None if device is None else device.name, earlier)
 
 
-def examine(path: Path, rules: Sequence[Rule], sandbox: Sandbox, scratch: Path, *, recording: bool) -> Examined:
+def examine(path: Path, rules: Sequence[Rule], sandbox: Sandbox, scratch: Path, *, recording: bool) -> Examination:
     """Judge one model by all of its rules. `recording`: for a new baseline, so that limits on growth are void."""
     measured: dict[int, Measurements] = {}
     checks: list[Check] = []
@@ -46,13 +46,13 @@ def examine(path: Path, rules: Sequence[Rule], sandbox: Sandbox, scratch: Path, 
                     _record_latency(limit, under)
                     continue
                 check = replace(_checked(limit, under), advice=rule.message)
-                guilty = judge.blamed(check, under.facts.layers, under.reference_already)
+                guilty = check_limits.layers_to_blame(check, under.facts.layers, under.reference_already)
                 blame |= dict.fromkeys(guilty)
-                checks.append(check if guilty else judge.unexplained(check))
+                checks.append(check if guilty else check_limits.explain_growth(check))
     except NetadaptError as error:
-        return Examined(ModelResult(path, None, (), error=Problem(error.code, error.message, error.hint)))
+        return Examination(ModelResult(path, None, (), error=Problem(error.code, error.message, error.hint)))
     checks.sort(key=lambda check: -check.excess)
-    return Examined(_result(path, list(measured.values()), checks, tuple(blame)), tuple(measured.values()))
+    return Examination(_result(path, list(measured.values()), checks, tuple(blame)), tuple(measured.values()))
 
 
 def _result(
@@ -70,7 +70,7 @@ def _result(
         blame,
         timed.latency_ms if timed else None,
         score,
-        next((Problem(c.code, f"{c.limit}: {c.message}", c.advice) for c in checks if not c.judged), None),
+        next((Problem(c.code, f"{c.limit}: {c.message}", c.advice) for c in checks if not c.conclusive), None),
     )
 
 
@@ -84,14 +84,14 @@ def _checked(limit: Limit, under: Measurements) -> Check:
     try:
         if limit.kind == "min":
             score = under.score
-            return judge.at_least(limit, score.value, score.metric)
+            return check_limits.at_least(limit, score.value, score.metric)
         if limit.kind == "max":
             value, note = under.latency_ms() if limit.resource == "latency" else (_counted(limit, under), "")
-            check = judge.at_most(limit, value)
+            check = check_limits.at_most(limit, value)
             return replace(check, message=f"{check.message}; {note}") if note else check
         return _grown(limit, under)
     except NetadaptError as error:
-        return judge.unjudged(limit, str(error), error.code)
+        return check_limits.inconclusive(limit, str(error), error.code)
 
 
 def _counted(limit: Limit, under: Measurements) -> float:
@@ -104,7 +104,7 @@ def _counted(limit: Limit, under: Measurements) -> float:
 def _grown(limit: Limit, under: Measurements) -> Check:
     reference = under.reference
     if reference is None and under.settings.allow_new:
-        return judge.new(limit)
+        return check_limits.new(limit)
     if reference is None:
         raise NetadaptError(
             f"the baseline {under.settings.baseline} does not have this model",
@@ -116,12 +116,12 @@ def _grown(limit: Limit, under: Measurements) -> Check:
     value, before = _counted(limit, under), reference.resources[limit.resource]
     if before is None:
         raise NetadaptError(f"the baseline has no {limit.resource} of this model", code="baseline")
-    return judge.grown(limit, value, before)
+    return check_limits.grown(limit, value, before)
 
 
 def _slower(limit: Limit, under: Measurements) -> Check:
     """A regression is measured twice: chance, or a burst of work elsewhere, rarely strikes both times."""
-    check = judge.slower(limit, *under.slowdown())
+    check = check_limits.slower(limit, *under.slowdown())
     if check.ok or under.table is not None:
         return check
-    return judge.slower(limit, *under.slowdown(again=True))
+    return check_limits.slower(limit, *under.slowdown(again=True))

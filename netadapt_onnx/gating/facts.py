@@ -48,12 +48,12 @@ def read_facts(
     a tensor of more than `largest_bytes`.
     """
     file = read(path)
-    given = {name: tuple(shape) for name, shape in (shapes or {}).items()}
+    input_shapes = {name: tuple(shape) for name, shape in (shapes or {}).items()}
     described = _description(file.proto)
     hashes = _digests(file) if digests else {}
     _check(file)
     try:
-        folded = fold(file.proto, given, batch_size, in_place=True, loops=False)
+        folded = fold(file.proto, input_shapes, batch_size, in_place=True, loops=False)
     except NetadaptError as error:
         if error.code != _OPEN:
             raise
@@ -174,10 +174,10 @@ def _type_name(code: int) -> str:
 
 def _layers(counted: _Counted, hashes: Mapping[str, str]) -> tuple[Layer, ...]:
     constants = {t.name: t for t in counted.proto.graph.initializer}
-    found = []
+    layers = []
     for cost in counted.layers:
         tensors = [constants[name] for name in cost.weights]
-        found.append(
+        layers.append(
             Layer(
                 cost.name,
                 cost.op,
@@ -188,18 +188,18 @@ def _layers(counted: _Counted, hashes: Mapping[str, str]) -> tuple[Layer, ...]:
                 _combined(tensors, hashes),
             )
         )
-    return tuple(found)
+    return tuple(layers)
 
 
 def _digests(file: OnnxFile) -> dict[str, str]:
     """A hash of each constant's values, by name."""
     graph = file.proto.graph
-    found = {t.name: _digest(t, file) for t in graph.initializer}
+    digests = {t.name: _digest(t, file) for t in graph.initializer}
     for node in graph.node:
         value = constant_value(node) if node.op_type == "Constant" else None
         if value is not None:
-            found[node.output[0]] = _digest(value, file)
-    return found
+            digests[node.output[0]] = _digest(value, file)
+    return digests
 
 
 def _digest(tensor: TensorProto, file: OnnxFile) -> str:
@@ -216,10 +216,10 @@ def _combined(tensors: Sequence[TensorProto], hashes: Mapping[str, str]) -> str:
     """One hash for a layer's weights, those computed on loading included; empty where nobody asked for any."""
     if not hashes:
         return ""
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for t in tensors:
-        whole.update(hashes.get(t.name, "").encode() or t.raw_data)
-    return whole.hexdigest()[:16]
+        digest.update(hashes.get(t.name, "").encode() or t.raw_data)
+    return digest.hexdigest()[:16]
 
 
 def locate(path: Path) -> list[str]:

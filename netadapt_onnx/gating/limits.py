@@ -11,7 +11,7 @@ from netadapt_onnx.common.amounts import EXAMPLES, parse_amount
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 
 Kind = Literal["max", "max-increase", "min"]
-Given = Sequence[str] | Mapping[str, str | float]
+LimitArguments = Sequence[str] | Mapping[str, str | float]
 
 RESOURCES = ("size", "params", "macs", "memory", "latency")
 _KNOWN: Mapping[Kind, tuple[str, ...]] = {"max": RESOURCES, "max-increase": RESOURCES, "min": ("accuracy",)}
@@ -32,9 +32,9 @@ class Limit:
         return f"{self.resource} increase" if self.kind == "max-increase" else self.resource
 
 
-def parse_limits(kind: Kind, given: Given) -> tuple[Limit, ...]:
+def parse_limits(kind: Kind, limits: LimitArguments) -> tuple[Limit, ...]:
     """Read limits as `RESOURCE=VALUE` or as a mapping; numbers are in base units. Raises NetadaptError (`limit`)."""
-    pairs = list(given.items()) if isinstance(given, Mapping) else [_split(kind, text) for text in given]
+    pairs = list(limits.items()) if isinstance(limits, Mapping) else [_split(kind, text) for text in limits]
     names = [name for name, _ in pairs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

@@ -16,7 +16,7 @@ Pair = tuple[Layer | None, Layer | None]
 LARGEST_TABLE = 600_000
 
 
-def matched(before: Sequence[Layer], after: Sequence[Layer]) -> list[Pair]:
+def match_layers(before: Sequence[Layer], after: Sequence[Layer]) -> list[Pair]:
     """Pairs in the order of `after`, then what is gone; None on the side where a layer is not."""
     partner = _aligned(before, after) if len(before) * len(after) <= LARGEST_TABLE else {}
     partner |= _by_name(before, after, partner)
@@ -32,8 +32,8 @@ def _aligned(before: Sequence[Layer], after: Sequence[Layer]) -> dict[int, int]:
         above, row = rows[-1], [0]
         for j, other in enumerate(after):
             best = max(above[j + 1], row[j])
-            found = above[j] + _likeness(layer, other)
-            row.append(found if found > best else best)
+            joined = above[j] + _likeness(layer, other)
+            row.append(joined if joined > best else best)
         rows.append(row)
     partner = {}
     i, j = len(before), len(after)
@@ -58,14 +58,14 @@ def _likeness(a: Layer, b: Layer) -> int:
 
 def _by_name(before: Sequence[Layer], after: Sequence[Layer], partner: dict[int, int]) -> dict[int, int]:
     """What is left, where name and operator are the same: branches that changed places."""
-    taken = set(partner.values())
+    matched = set(partner.values())
     places: dict[tuple[str, str], list[int]] = {}
     for i, layer in enumerate(before):
-        if i not in taken:
+        if i not in matched:
             places.setdefault((layer.name, layer.op), []).append(i)
-    found = {}
+    pairs = {}
     for j, layer in enumerate(after):
         same = None if j in partner else places.get((layer.name, layer.op))
         if same:
-            found[j] = same.pop(0)
-    return found
+            pairs[j] = same.pop(0)
+    return pairs

@@ -9,9 +9,9 @@ from typing import TypeVar, cast
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.baseline import Reference, identity, interval, is_record, reference
+from netadapt_onnx.gating.check_limits import between
 from netadapt_onnx.gating.jobs import CountJob, DeviceJob, PredictJob, ScoreJob, TimeJob
-from netadapt_onnx.gating.judge import between
-from netadapt_onnx.gating.records import Facts, Interval, Predicted, Score, Timed
+from netadapt_onnx.gating.records import Facts, Interval, Score, TablePrediction, TimingResult
 from netadapt_onnx.gating.sandbox import Sandbox
 from netadapt_onnx.gating.settings import Settings
 
@@ -33,22 +33,22 @@ class Measurements:
         self._sandbox = sandbox
         self._scratch = scratch
         self._naming = naming
-        self._known: dict[str, object] = {}
+        self._results: dict[str, object] = {}
 
     def _once(self, name: str, measure: Callable[[], T]) -> T:
-        if name not in self._known:
+        if name not in self._results:
             try:
-                self._known[name] = measure()
+                self._results[name] = measure()
             except NetadaptError as error:
-                self._known[name] = error
-        found = self._known[name]
-        if isinstance(found, NetadaptError):
-            raise found
-        return cast(T, found)
+                self._results[name] = error
+        result = self._results[name]
+        if isinstance(result, NetadaptError):
+            raise result
+        return cast(T, result)
 
     def _already(self, name: str, kind: type[T]) -> T | None:
-        found = self._known.get(name)
-        return found if isinstance(found, kind) else None
+        result = self._results.get(name)
+        return result if isinstance(result, kind) else None
 
     @property
     def table(self) -> Path | None:
@@ -98,26 +98,26 @@ class Measurements:
     def latency_ms(self) -> tuple[float, str]:
         """The model's latency, predicted by its device's table or measured here, and what to know of it."""
         if self.table is not None:
-            said = self._predicted(self.path, "predicted")
-            return said.ms, said.note
+            prediction = self._predicted(self.path, "predicted")
+            return prediction.ms, prediction.note
         timed = self.timed_already or self.timed(None)
         return timed.latency_ms.median, timed.note
 
     @property
     def predicted_already(self) -> float | None:
         """What the table said, if a limit asked."""
-        said = self._already("predicted", Predicted)
-        return None if said is None else said.ms
+        prediction = self._already("predicted", TablePrediction)
+        return None if prediction is None else prediction.ms
 
     @property
-    def timed_already(self) -> Timed | None:
+    def timed_already(self) -> TimingResult | None:
         """What was timed last, if a limit asked for it."""
-        return self._already("timed", Timed)
+        return self._already("timed", TimingResult)
 
-    def timed(self, against: Path | None, *, again: bool = False) -> Timed:
+    def timed(self, against: Path | None, *, again: bool = False) -> TimingResult:
         """Time the model, in turn with another if there is one."""
         if again:
-            del self._known["timed"]
+            del self._results["timed"]
         return self._once("timed", lambda: self._time(against))
 
     def slowdown(self, *, again: bool = False) -> tuple[Interval, float, str]:
@@ -134,7 +134,7 @@ class Measurements:
                 )
             before, now = self._predicted(other.path, "predicted before"), self._predicted(self.path, "predicted")
             change = now.ms / before.ms - 1
-            notes = dict.fromkeys(f"; {said.note}" for said in (before, now) if said.note)
+            notes = dict.fromkeys(f"; {prediction.note}" for prediction in (before, now) if prediction.note)
             return Interval(change, change, change), before.ms, f"by the table of {name}{''.join(notes)}"
         timed = self.timed(other.path, again=again)
         if timed.increase is not None and timed.reference_ms is not None:
@@ -142,18 +142,19 @@ class Measurements:
             return timed.increase, timed.reference_ms.median, how
         recorded = other.latency.get(identity(timed.device))
         if recorded is None:
-            there = ", ".join(
+            machines = ", ".join(
                 sorted(f"{e.name or 'a machine'} ({e.device.get('cpu')})" for e in other.latency.values())
             )
             raise NetadaptError(
-                f"the baseline has no latency of this machine ({timed.device.get('cpu')}), only of {there or 'none'}",
+                f"the baseline has no latency of this machine ({timed.device.get('cpu')}), "
+                f"only of {machines or 'none'}",
                 hint="run --update-baseline here, or compare with git:REV",
                 code="device",
             )
         then = interval(recorded)
         return between(timed.latency_ms, then), then.median, "against the recorded interval"
 
-    def _time(self, against: Path | None) -> Timed:
+    def _time(self, against: Path | None) -> TimingResult:
         self._check_device()
         settings = self.settings
         job = TimeJob(
@@ -167,33 +168,34 @@ class Measurements:
             min(TIME_CAP_S, self._sandbox.timeout_s / 2),
         )
         with stage("timing the model", bound_s=job.time_cap_s):
-            return self._sandbox.ask(job, Timed)
+            return self._sandbox.ask(job, TimingResult)
 
     def _check_device(self) -> None:
         """A device that nobody knows how to reach must be this machine: a baseline was recorded here under its name."""
-        device = self.settings.device
-        if device is None or device.address is not None or self._naming:
+        target = self.settings.device
+        if target is None or target.address is not None or self._naming:
             return
-        name = device.name
-        here = self._sandbox.ask(DeviceJob(self.settings.ep, self.settings.threads), dict[str, object])
-        found = self.reference if self.settings.baseline is not None else None
-        known = {entry.name: entry.device for entry in found.latency.values()} if found is not None else {}
-        if name not in known:
+        name = target.name
+        device = self._sandbox.ask(DeviceJob(self.settings.ep, self.settings.threads), dict[str, object])
+        reference = self.reference if self.settings.baseline is not None else None
+        recorded = {entry.name: entry.device for entry in reference.latency.values()} if reference is not None else {}
+        if name not in recorded:
             raise NetadaptError(
                 f"no device '{name}': the configuration does not name it and the baseline has no latency of it",
                 hint="name it in [tool.netadapt-onnx.devices], or run --update-baseline --device there",
                 code="device",
             )
-        differing = [key for key in dict.fromkeys([*known[name], *here]) if known[name].get(key) != here.get(key)]
+        other, keys = recorded[name], dict.fromkeys([*recorded[name], *device])
+        differing = [key for key in keys if other.get(key) != device.get(key)]
         if differing:
             key = differing[0]
             raise NetadaptError(
-                f"this machine is not '{name}': {key} is {here.get(key)} here and {known[name].get(key)} there",
+                f"this machine is not '{name}': {key} is {device.get(key)} here and {other.get(key)} there",
                 hint="run this gate there",
                 code="device",
             )
 
-    def _predicted(self, model: Path, name: str) -> Predicted:
+    def _predicted(self, model: Path, name: str) -> TablePrediction:
         settings = self.settings
         job = PredictJob(str(model), str(self.table), dict(settings.shapes), settings.batch_size)
-        return self._once(name, lambda: self._sandbox.ask(job, Predicted))
+        return self._once(name, lambda: self._sandbox.ask(job, TablePrediction))

@@ -44,7 +44,7 @@ class Interval(msgspec.Struct, frozen=True):
     high: float
 
 
-class Timed(msgspec.Struct, frozen=True):
+class TimingResult(msgspec.Struct, frozen=True):
     """Milliseconds of a model (95%) and, against a reference, how much longer it takes as a fraction (99%).
 
     `device` is the fingerprint of what it ran on; `note` says where something else had to be timed than the files.
@@ -58,7 +58,7 @@ class Timed(msgspec.Struct, frozen=True):
     note: str = ""
 
 
-class Predicted(msgspec.Struct, frozen=True):
+class TablePrediction(msgspec.Struct, frozen=True):
     """The milliseconds that a latency table predicts, and what to know of them."""
 
     ms: float

@@ -42,14 +42,14 @@ class Check:
     code: str = ""
 
     @property
-    def judged(self) -> bool:
+    def conclusive(self) -> bool:
         """Whether it could be measured; if not, `code` is one word why."""
         return not self.code
 
     @property
     def excess(self) -> float:
         """How far beyond the limit, relative to it: above 0 is too much; what could not be judged is worst."""
-        if not self.judged:
+        if not self.conclusive:
             return float("inf")
         if self.value is None:
             return float("-inf")
@@ -123,7 +123,7 @@ class Gate:
     @property
     def failed(self) -> int:
         """How many models exceed a limit."""
-        return sum(any(check.judged and not check.ok for check in model.checks) for model in self.models)
+        return sum(any(check.conclusive and not check.ok for check in model.checks) for model in self.models)
 
     @property
     def error(self) -> NetadaptError | None:

@@ -19,7 +19,7 @@ _LARGEST_POINTER_BYTES = 1024
 _GIT_TIMEOUT_S = 60
 
 
-def checked_out(revision: str, model: Path, folder: Path, locate: Callable[[Path], list[str]]) -> Path | None:
+def check_out(revision: str, model: Path, folder: Path, locate: Callable[[Path], list[str]]) -> Path | None:
     """Write `model` as it was at `revision` into `folder`, with its external data; None if it was not there.
 
     `locate` says where a model file keeps its external data. Raises NetadaptError: no git, no repository, no such
@@ -45,14 +45,14 @@ def checked_out(revision: str, model: Path, folder: Path, locate: Callable[[Path
 def _commit(revision: str, home: Path) -> str:
     if _git(["rev-parse", "--is-inside-work-tree"], home) is None:
         raise NetadaptError(f"{home} is in no git repository", hint="give --baseline FILE", code="baseline")
-    found = _git(["rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"], home)
-    if not found:
+    commit = _git(["rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"], home)
+    if not commit:
         raise NetadaptError(
             f"git knows no revision '{revision}' here",
             hint="fetch it (a CI checkout often holds one commit: fetch-depth: 0)",
             code="baseline",
         )
-    return found.decode().strip()
+    return commit.decode().strip()
 
 
 def _write(commit: str, path: PurePosixPath, home: Path, target: Path) -> bool:

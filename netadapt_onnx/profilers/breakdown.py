@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from netadapt_onnx.profilers.table.predict import Shapes, Table
+from netadapt_onnx.profilers.table.file import Shapes
+from netadapt_onnx.profilers.table.predict import Table
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ def by_group(table: Table, shapes: Shapes, owner: Mapping[str, str]) -> tuple[Pa
 def _ordered(parts: Iterable[tuple[str, list[str], str | None, float]]) -> tuple[Part, ...]:
     rows = sorted(parts, key=lambda part: -part[3])
     total = max(1e-9, sum(ms for *_, ms in rows))
-    found, so_far = [], 0.0
+    parts_by_time, so_far = [], 0.0
     for name, layers, group, ms in rows:
         so_far += ms
-        found.append(Part(name, tuple(layers), group, ms, ms / total, so_far / total))
-    return tuple(found)
+        parts_by_time.append(Part(name, tuple(layers), group, ms, ms / total, so_far / total))
+    return tuple(parts_by_time)

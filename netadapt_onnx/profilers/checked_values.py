@@ -26,7 +26,7 @@ Celsius = Annotated[float, msgspec.Meta(ge=-100, le=200)]
 Text = Annotated[str, msgspec.Meta(max_length=2_000)]
 
 
-class _Known(msgspec.Struct, frozen=True):
+class _RequiredFields(msgspec.Struct, frozen=True):
     """What an environment says at least."""
 
     cpu: Text
@@ -42,10 +42,10 @@ def checked_environment(environment: object) -> dict[str, Any]:
     """What a device says of itself, its text printable. Raises ValueError naming what is missing or no text."""
     try:
         everything = msgspec.convert(environment, dict[str, Any])
-        known = msgspec.structs.asdict(msgspec.convert(everything, _Known))
+        checked = msgspec.structs.asdict(msgspec.convert(everything, _RequiredFields))
     except msgspec.ValidationError as error:
         raise ValueError(f"environment: {error}") from error
-    return {**everything, **{key: _escaped(value) for key, value in known.items()}}
+    return {**everything, **{key: _escaped(value) for key, value in checked.items()}}
 
 
 def _escaped(value: Any) -> Any:

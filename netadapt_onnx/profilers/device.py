@@ -42,7 +42,7 @@ from netadapt_onnx.profilers.checked_values import (
 )
 from netadapt_onnx.profilers.execution import Execution, execution_record
 from netadapt_onnx.profilers.older_runtimes import portable
-from netadapt_onnx.profilers.packing import unpacked_graph
+from netadapt_onnx.profilers.packing import unpack_graph
 
 SCHEMA = agent.SCHEMA
 # The code of the error that a device cannot be reached any more.
@@ -76,17 +76,17 @@ class Job(msgspec.Struct, frozen=True):
     anchors: Number = 0
     needed: bool = False
 
-    def contradiction(self, record: Measured | Failed) -> str | None:
+    def contradiction(self, record: MeasuredModel | FailedModel) -> str | None:
         """What a record says that an answer to this job cannot, beginning with the field; None if nothing."""
         if record.model not in self.models:
             return f"model: {record.model} was not asked for"
-        if isinstance(record, Failed):
+        if isinstance(record, FailedModel):
             return None
-        sessions, beside = len(record.ms), len(record.reference_ms)
+        sessions, reference_count = len(record.ms), len(record.reference_ms)
         if sessions > self.sessions:
             return f"ms: {sessions} sessions, and {self.sessions} were asked for"
-        if beside not in ((0,) if self.reference is None else (sessions, sessions * (1 + self.anchors))):
-            return f"reference_ms: {beside} sessions beside {sessions} of the model"
+        if reference_count not in ((0,) if self.reference is None else (sessions, sessions * (1 + self.anchors))):
+            return f"reference_ms: {reference_count} sessions beside {sessions} of the model"
         if self.profiled and not (record.optimised and (self.reference is None or record.reference_us)):
             return "optimised, reference_us: the times of kernels are missing"
         if sum(record.median_ms) > 1100 * (record.seconds + 0.001) * len(self.models):
@@ -122,13 +122,13 @@ class Manifest(msgspec.Struct, frozen=True):
             raise ValueError(f"schema: format {self.schema}, and this version reads {SCHEMA}")
 
 
-class Described(msgspec.Struct, frozen=True, tag_field="record", tag="manifest"):
+class ManifestRecord(msgspec.Struct, frozen=True, tag_field="record", tag="manifest"):
     """The first record of results."""
 
     manifest: Manifest
 
 
-class Found(msgspec.Struct, frozen=True, tag_field="record", tag="environment"):
+class EnvironmentRecord(msgspec.Struct, frozen=True, tag_field="record", tag="environment"):
     """Where the records that follow were measured."""
 
     environment: Environment
@@ -138,7 +138,7 @@ class Found(msgspec.Struct, frozen=True, tag_field="record", tag="environment"):
         msgspec.structs.force_setattr(self, "environment", checked_environment(self.environment))
 
 
-class Measured(msgspec.Struct, frozen=True, tag_field="record", tag="measured"):
+class MeasuredModel(msgspec.Struct, frozen=True, tag_field="record", tag="measured"):
     """One model: times in ms per fresh session, undisturbed (`ms`) and median, the reference's of the same rounds.
 
     Of profiled jobs also the optimised graph (zlib, base64), the microseconds of its nodes and the sum of the
@@ -175,12 +175,12 @@ class Measured(msgspec.Struct, frozen=True, tag_field="record", tag="measured"):
                 raise ValueError(f"{other}: less than in {one}, the fastest runs")
         if self.optimised:
             try:
-                unpacked_graph(self.optimised)
+                unpack_graph(self.optimised)
             except ValueError as error:
                 raise ValueError(f"optimised: {error}") from error
 
 
-class Failed(msgspec.Struct, frozen=True, tag_field="record", tag="failed"):
+class FailedModel(msgspec.Struct, frozen=True, tag_field="record", tag="failed"):
     """A model that the device could not run, and onnxruntime's reason."""
 
     job: Number
@@ -192,7 +192,7 @@ class Failed(msgspec.Struct, frozen=True, tag_field="record", tag="failed"):
         msgspec.structs.force_setattr(self, "error", escape(self.error))
 
 
-class Answered(msgspec.Struct, frozen=True, tag_field="record", tag="answered"):
+class OutputsFile(msgspec.Struct, frozen=True, tag_field="record", tag="answered"):
     """What a model computes there: a file of arrays, in the order of the names of its outputs."""
 
     model: int
@@ -210,11 +210,13 @@ class End(msgspec.Struct, frozen=True, tag_field="record", tag="end"):
         msgspec.structs.force_setattr(self, "stopped", escape(self.stopped))
 
 
-Answer = Described | Found | Measured | Failed | Answered | End
-_DECODER = msgspec.json.Decoder(Answer)
+AgentRecord = ManifestRecord | EnvironmentRecord | MeasuredModel | FailedModel | OutputsFile | End
+_DECODER = msgspec.json.Decoder(AgentRecord)
 
 
-def contradiction(record: Measured | Failed, jobs: Sequence[Job], earlier: Container[tuple[int, int]]) -> str | None:
+def contradiction(
+    record: MeasuredModel | FailedModel, jobs: Sequence[Job], earlier: Container[tuple[int, int]]
+) -> str | None:
     """What a record says that an answer to these jobs cannot, beginning with the field; None if nothing.
 
     `earlier`: jobs and models that have a record.
@@ -226,10 +228,10 @@ def contradiction(record: Measured | Failed, jobs: Sequence[Job], earlier: Conta
     return jobs[record.job].contradiction(record)
 
 
-def decoded(line: bytes, where: str, hint: str = "") -> Answer:
+def decode_record(line: bytes, where: str, hint: str = "") -> AgentRecord:
     """One record. Raises NetadaptError, naming `where` it stands and the field, for what is none or cannot be true."""
     try:
-        record: Answer = _DECODER.decode(line)
+        record: AgentRecord = _DECODER.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NetadaptError(f"{where}: {error}", hint=hint, code="results") from error
     return record
@@ -247,7 +249,7 @@ class Device(Protocol):
     def push(self, files: Sequence[Path]) -> None:
         """Copy files into the device's folder, by their last names; those that are there already may be left out."""
 
-    def run(self, manifest: str, results: str) -> Iterable[Answer]:
+    def run(self, manifest: str, results: str) -> Iterable[AgentRecord]:
         """Do the jobs of a pushed manifest; yields the records of `results` on the device, as they appear."""
 
     def pull(self, name: str) -> bytes:
@@ -261,7 +263,7 @@ class Device(Protocol):
 
 
 @dataclass(frozen=True)
-class Written:
+class OrderFiles:
     """An order as files: its manifest, what the next one will want too, and what only this one needs."""
 
     manifest: Path
@@ -278,7 +280,7 @@ class Order:
     execution: Execution
     jobs: tuple[Job, ...]
 
-    def write(self, folder: Path, *, oldest: bool) -> Written:
+    def write(self, folder: Path, *, oldest: bool) -> OrderFiles:
         """Write manifest, inputs and models into `folder`.
 
         `oldest`: as onnxruntime 1.16 reads them. Raises NetadaptError naming what that cannot express.
@@ -295,7 +297,7 @@ class Order:
         path.write_bytes(data)
         lasting = [*files.pop(REFERENCE, []), inputs]
         passing = [path for paths in files.values() for path in paths if path not in lasting]
-        return Written(path, lasting, list(dict.fromkeys(passing)))
+        return OrderFiles(path, lasting, list(dict.fromkeys(passing)))
 
 
 def write_model(proto: onnx.ModelProto, folder: Path, *, oldest: bool) -> tuple[ModelFile, list[Path]]:
@@ -324,18 +326,20 @@ def write_inputs(inputs: Arrays, folder: Path) -> Path:
     return path
 
 
-def _accepted(name: str, order: Order, record: Measured | Failed, known: Mapping[int, Measured]) -> Measured:
+def _accepted(
+    name: str, order: Order, record: MeasuredModel | FailedModel, earlier: Mapping[int, MeasuredModel]
+) -> MeasuredModel:
     """A record that answers an order. Raises NetadaptError for one that does not, and for a model that did not run."""
-    wrong = contradiction(record, order.jobs, {(r.job, r.model) for r in known.values()})
+    wrong = contradiction(record, order.jobs, {(r.job, r.model) for r in earlier.values()})
     if wrong is not None:
         raise NetadaptError(f"{name}: the record of model {record.model}: {wrong}", code="results")
-    if isinstance(record, Failed):
+    if isinstance(record, FailedModel):
         raise NetadaptError(f"{name}: onnxruntime cannot run the model: {record.error}", code="unrunnable")
     order.execution.require_placed(record.placement)
     return record
 
 
-def measure_on(device: Device, order: Order) -> dict[int, Measured]:
+def measure_on(device: Device, order: Order) -> dict[int, MeasuredModel]:
     """Have a device measure an order of one job; records by model number.
 
     Raises NetadaptError: a provider or a model that the device cannot run, nodes that another provider ran, a device
@@ -344,23 +348,23 @@ def measure_on(device: Device, order: Order) -> dict[int, Measured]:
     order.execution.require(device.describe())
     if order.execution.library is not None and device.oldest:
         raise NetadaptError("--ep-library is for this machine", hint="leave --device away", code="usage")
-    found: dict[int, Measured] = {}
+    measured: dict[int, MeasuredModel] = {}
     with tempfile.TemporaryDirectory(prefix="netadapt-") as folder:
         files = order.write(Path(folder), oldest=device.oldest)
         results = files.manifest.with_suffix(".jsonl").name
-        here = [*(path.name for path in files.passing), files.manifest.name, results]
+        names = [*(path.name for path in files.passing), files.manifest.name, results]
         try:
             device.push([*files.lasting, *files.passing, files.manifest])
             for record in device.run(files.manifest.name, results):
-                if isinstance(record, Measured | Failed):
-                    found[record.model] = _accepted(device.name, order, record, found)
+                if isinstance(record, MeasuredModel | FailedModel):
+                    measured[record.model] = _accepted(device.name, order, record, measured)
         except NetadaptError as error:
             if error.code != LOST:  # whose folder nobody reaches now
                 with suppress(NetadaptError):
-                    device.remove(here)
+                    device.remove(names)
             raise
-        device.remove(here)
-    missing = [m for job in order.jobs for m in job.models if m not in found]
+        device.remove(names)
+    missing = [m for job in order.jobs for m in job.models if m not in measured]
     if missing:
         raise NetadaptError(f"{device.name}: {len(missing)} models came back without a time", code="device")
-    return found
+    return measured

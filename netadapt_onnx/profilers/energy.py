@@ -139,17 +139,17 @@ def energy_mj(
         while clock() - started < max(LEAST_S, seconds):
             call()
             runs += 1
-        spent = joules() - before
+        joules_used = joules() - before
         lasted_s = clock() - started
-    if not spent > 0:
+    if not joules_used > 0:
         raise NetadaptError(f"energy is unmeasurable: {meter.name} stood still for a loop", code="unmeasurable")
-    if not spent < MOST_W * lasted_s:
+    if not joules_used < MOST_W * lasted_s:
         raise NetadaptError(
-            f"energy is unmeasurable: {meter.name} counted {spent:.3g} J in {lasted_s:.3g} s",
+            f"energy is unmeasurable: {meter.name} counted {joules_used:.3g} J in {lasted_s:.3g} s",
             hint="no machine draws that much",
             code="unmeasurable",
         )
-    return 1000 * spent / runs
+    return 1000 * joules_used / runs
 
 
 def _sensors(root: Path) -> list[Callable[[], float]]:
@@ -168,8 +168,8 @@ def _sensors(root: Path) -> list[Callable[[], float]]:
             volts = hwmon / current.name.replace("curr", "in")
             if volts.exists():
                 rails[_label(hwmon, volts, current)] = partial(_product, [current, volts], 1e6)
-    whole = [watts for label, watts in rails.items() if label.upper().endswith("_IN")]
-    return whole[:1] or list(rails.values())
+    inputs = [watts for label, watts in rails.items() if label.upper().endswith("_IN")]
+    return inputs[:1] or list(rails.values())
 
 
 def _label(hwmon: Path, file: Path, otherwise: Path) -> str:

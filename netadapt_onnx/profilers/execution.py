@@ -62,9 +62,9 @@ class Execution:
         """Raise NetadaptError if another provider ran any node; `placement` is empty where onnxruntime cannot say."""
         others = {name: count for name, count in placement.items() if name != self.provider.name}
         if others:
-            told = ", ".join(f"{count} nodes on {name or 'an unnamed one'}" for name, count in others.items())
+            counts = ", ".join(f"{count} nodes on {name or 'an unnamed one'}" for name, count in others.items())
             raise NetadaptError(
-                f"'{self.ep}' does not run all of the model: {told}", hint=REPLACE_OR_CPU, code="fell-back"
+                f"'{self.ep}' does not run all of the model: {counts}", hint=REPLACE_OR_CPU, code="fell-back"
             )
 
 
@@ -102,7 +102,7 @@ def fingerprint(execution: Execution = CPU, environment: Mapping[str, Any] | Non
     `environment`: what the agent says of a device; None: of this one. A plugin's library is known by its content.
     """
     device = agent.environment() if environment is None else environment
-    found = {
+    result = {
         **{field: device[field] for field in agent.COMPARED},
         "ep": execution.ep,
         "options": execution.all_options,
@@ -111,22 +111,22 @@ def fingerprint(execution: Execution = CPU, environment: Mapping[str, Any] | Non
         "precision": execution.deploy.precision,
     }
     if execution.deploy.precision != "float":
-        found["quantisation"] = execution.deploy.quantisation
+        result["quantisation"] = execution.deploy.quantisation
     if execution.library is not None:
-        found["library"] = _identity(Path(execution.library))
-    return found
+        result["library"] = _identity(Path(execution.library))
+    return result
 
 
 def _identity(library: Path) -> str:
     return f"{library.name} {digest(library)[:16]}"
 
 
-def differences(recorded: Fingerprint, here: Fingerprint) -> list[str]:
+def differences(recorded: Fingerprint, current: Fingerprint) -> list[str]:
     """Where two fingerprints differ, one readable line each; empty when they agree."""
     lines = []
-    for key in dict.fromkeys([*recorded, *here]):
-        a, b = recorded.get(key), here.get(key)
-        if a == b or (key == "quantisation" and recorded.get("precision") != here.get("precision")):
+    for key in dict.fromkeys([*recorded, *current]):
+        a, b = recorded.get(key), current.get(key)
+        if a == b or (key == "quantisation" and recorded.get("precision") != current.get("precision")):
             continue  # float is quantised in no way, and that the precision differs is said
         if isinstance(a, list) and isinstance(b, list):
             a, b = (" ".join(sorted({*map(str, x)} - {*map(str, y)})) or "none more" for x, y in ((a, b), (b, a)))
@@ -134,8 +134,8 @@ def differences(recorded: Fingerprint, here: Fingerprint) -> list[str]:
     return lines
 
 
-def require_alike(recorded: Fingerprint, here: Fingerprint, what: str, hint: str) -> None:
+def require_alike(recorded: Fingerprint, current: Fingerprint, what: str, hint: str) -> None:
     """Raise NetadaptError, saying `what` is wrong and naming what differs, unless two fingerprints agree."""
-    unlike = differences(recorded, here)
+    unlike = differences(recorded, current)
     if unlike:
         raise NetadaptError(f"{what} ({'; '.join(unlike)})", hint=hint, code="other-device")

@@ -15,24 +15,24 @@ from onnx import TensorProto, helper
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.device import Device, Environment
 from netadapt_onnx.profilers.execution import CPU, Execution
-from netadapt_onnx.profilers.outputs import answers_of
+from netadapt_onnx.profilers.outputs import outputs_on_device
 
 ROWS, COLUMNS = 64, 16
 
 
-def made_for(execution: Execution, devices: Sequence[Device | None]) -> Execution:
+def choose_quantisation(execution: Execution, devices: Sequence[Device | None]) -> Execution:
     """The same, with what is deployed right on all devices that it will run on; None: one that cannot be reached."""
     if execution.deploy.precision == "float":
         return execution
-    environments = [None if device is None else tried(device) for device in devices]
+    environments = [None if device is None else probe_int8(device) for device in devices]
     return replace(execution, deploy=execution.deploy.right_on(environments))
 
 
-def tried(device: Device) -> Environment:
+def probe_int8(device: Device) -> Environment:
     """What a device says of itself, and whether its products of bytes of different signs saturate; None: unknown."""
     largest = {"x": np.full((1, ROWS), 255, np.uint8), "w": np.full((ROWS, COLUMNS), 127, np.int8)}
     try:
-        answers = answers_of(device, CPU, _product(), [largest])
+        answers = outputs_on_device(device, CPU, _product(), [largest])
     except NetadaptError as error:
         if error.code != "unrunnable":
             raise

@@ -51,13 +51,13 @@ def _check_node(node: onnx.NodeProto, version: int) -> None:
         raise _refused(node.op_type, node_name(node)) from None
     if new.since_version == old.since_version:
         return
-    known = {name: attribute.default_value for name, attribute in old.attributes.items()}
-    unknown = next((a.name for a in node.attribute if a.name not in known), None)
+    attributes = {name: attribute.default_value for name, attribute in old.attributes.items()}
+    unknown = next((a.name for a in node.attribute if a.name not in attributes), None)
     if unknown or CHANGED.get(node.op_type, version + 1) <= version:
         raise _refused(f"{node.op_type}{f' with {unknown}' if unknown else ''}", node_name(node))
-    given = max((i + 1 for i, name in enumerate(node.input) if name), default=0)
-    if given > old.max_input or len(node.output) > old.max_output:
-        raise _refused(f"{node.op_type} with {given} inputs", node_name(node))
+    inputs = max((i + 1 for i, name in enumerate(node.input) if name), default=0)
+    if inputs > old.max_input or len(node.output) > old.max_output:
+        raise _refused(f"{node.op_type} with {inputs} inputs", node_name(node))
 
 
 def _refused(what: str, node: str) -> NetadaptError:

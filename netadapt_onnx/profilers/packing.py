@@ -14,12 +14,12 @@ from netadapt_onnx.graph.external_data import forget_location, tensors
 MOST_BYTES = 128 << 20
 
 
-def packed(data: bytes) -> str:
+def pack(data: bytes) -> str:
     """Bytes as text."""
     return base64.b64encode(zlib.compress(data)).decode()
 
 
-def unpacked(text: str, most: int = MOST_BYTES) -> bytes:
+def unpack(text: str, most: int = MOST_BYTES) -> bytes:
     """The bytes of such text. Raises ValueError if it is none, is cut off, or holds more than `most`."""
     try:
         stream = zlib.decompressobj()
@@ -33,12 +33,12 @@ def unpacked(text: str, most: int = MOST_BYTES) -> bytes:
     return data
 
 
-def unpacked_graph(text: str) -> onnx.GraphProto:
+def unpack_graph(text: str) -> onnx.GraphProto:
     """A packed model's graph; every node has a result, names are text, and no tensor names a file.
 
     Raises ValueError if it is none.
     """
-    data, model = unpacked(text), onnx.ModelProto()
+    data, model = unpack(text), onnx.ModelProto()
     try:
         model.ParseFromString(data)
     except Exception as error:  # protobuf's DecodeError lives in a private module

@@ -45,18 +45,18 @@ class Deployment:
     precision: Precision = "float"
     samples: tuple[Arrays, ...] = field(default=(), compare=False, repr=False)
     quantisation: Quantisation = EVERYWHERE
-    _known: dict[str, onnx.ModelProto] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _deployed: dict[str, onnx.ModelProto] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def apply(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """What is deployed of a float model. Raises NetadaptError if onnxruntime cannot quantise it."""
         if self.precision == "float":
             return proto
         key = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
-        found = self._known.pop(key, None) or quantised(proto, self.samples, self.quantisation)
-        self._known[key] = found  # as the one that was asked for last
-        while len(self._known) > _REMEMBERED:
-            self._known.pop(next(iter(self._known)))
-        return found
+        deployed = self._deployed.pop(key, None) or quantise(proto, self.samples, self.quantisation)
+        self._deployed[key] = deployed  # as the one that was asked for last
+        while len(self._deployed) > _REMEMBERED:
+            self._deployed.pop(next(iter(self._deployed)))
+        return deployed
 
     def right_on(self, environments: Sequence[Mapping[str, Any] | None]) -> Deployment:
         """What computes what it should on all these devices, as they describe themselves; None: one nobody knows."""
@@ -68,9 +68,9 @@ class Deployment:
 
 def saturates(environment: Mapping[str, Any]) -> bool:
     """Whether products of bytes overflow on a device; True where neither a try nor its processor's name says no."""
-    tried = environment.get("saturates")
-    if tried is not None:
-        return bool(tried)
+    probed = environment.get("saturates")
+    if probed is not None:
+        return bool(probed)
     arm = str(environment.get("arch", "")).lower().startswith(("arm", "aarch"))
     return not arm and not any("vnni" in flag for flag in environment.get("flags", ()))
 
@@ -78,7 +78,7 @@ def saturates(environment: Mapping[str, Any]) -> bool:
 FLOAT = Deployment()
 
 
-def quantised(
+def quantise(
     proto: onnx.ModelProto, samples: tuple[Arrays, ...], quantisation: Quantisation = EVERYWHERE
 ) -> onnx.ModelProto:
     """The model in int8, by onnxruntime's static quantisation with QDQ nodes; ranges are those seen on `samples`.
@@ -110,12 +110,12 @@ def quantised(
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
             )
-            found = onnx.load(out)
+            model = onnx.load(out)
         except Exception as error:  # the quantiser raises whatever occurs to it, KeyError and AssertionError included
             raise _refused(one_line(error), "--deploy float measures it as it is") from error
-    if not any(node.op_type in QUANTISED for node in found.graph.node):
+    if not any(node.op_type in QUANTISED for node in model.graph.node):
         raise _refused("nothing in it can be int8", "--deploy float measures it as it is")
-    return found
+    return model
 
 
 def _fold_batchnorm(proto: onnx.ModelProto, path: Path) -> None:

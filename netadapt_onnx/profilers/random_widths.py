@@ -59,7 +59,7 @@ class Draw(Protocol):
         """A version of this kind; None: of one that is drawn from the mixture."""
 
 
-def random_versions(trace: Trace) -> Draw:
+def random_widths(trace: Trace) -> Draw:
     """Versions of a traced model with every prunable group at a random width, of all kinds.
 
     Raises NetadaptError if no group can be pruned.
@@ -107,7 +107,7 @@ def _count(group: Group, share: float, step: int) -> int:
     return min(group.channels, max(count, step, group.floor))
 
 
-def named(proto: onnx.ModelProto) -> onnx.ModelProto:
+def with_node_names(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which every node has a name of its own: profiles know nodes by name only."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)

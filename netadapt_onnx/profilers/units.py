@@ -52,8 +52,8 @@ def family(proto: onnx.ModelProto) -> str:
     """Hash of the graph without its widths: equal for a model and whatever surgery cuts from it."""
     digest = hashlib.sha256()
     for node in proto.graph.node:
-        known = sorted(attributes(node).items())
-        digest.update(repr((node.domain, node.op_type, list(node.input), list(node.output), known)).encode())
+        kept = sorted(attributes(node).items())
+        digest.update(repr((node.domain, node.op_type, list(node.input), list(node.output), kept)).encode())
     for tensor in sorted(proto.graph.initializer, key=lambda t: t.name):
         digest.update(repr((tensor.name, tensor.data_type, len(tensor.dims))).encode())
     digest.update(repr([(v.name, v.type.tensor_type.elem_type) for v in proto.graph.input]).encode())
@@ -106,25 +106,25 @@ class Layers:
                 source[node.output[0]] = source.get(node.input[0], node.input[0])
                 results.append((node, [source[node.output[0]]], True))
                 continue
-            known = self._results(node)
-            source.update(zip(node.output, known, strict=False))
-            results.append((node, known, False))
+            originals = self._results(node)
+            source.update(zip(node.output, originals, strict=False))
+            results.append((node, originals, False))
         stops = {tensor for _, tensors, layout in results if not layout for tensor in tensors}
-        found: list[Kernel] = []
+        kernels: list[Kernel] = []
         for node, tensors, layout in results:
             covered = self._owner(tensors) if layout else self._covered(tensors, stops)
-            if not covered and found:  # a kernel of unknown origin counts where it runs
-                covered = found[-1].layers[:1]
+            if not covered and kernels:  # a kernel of unknown origin counts where it runs
+                covered = kernels[-1].layers[:1]
             if covered:
                 op = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-                found.append(Kernel(covered, us.get(node.name, 0.0), op))
-        return found
+                kernels.append(Kernel(covered, us.get(node.name, 0.0), op))
+        return kernels
 
     def _results(self, node: onnx.NodeProto) -> list[str]:
         """The original tensors that an optimised node computes; empty if none can be recognised."""
-        known = [name for name in node.output if name in self._producer]
-        if known:
-            return known
+        originals = [name for name in node.output if name in self._producer]
+        if originals:
+            return originals
         for suffix in LAYOUT_SUFFIXES:
             if node.name.endswith(suffix) and node.name.removesuffix(suffix) in self._producer:
                 return [self._advanced(node, node.name.removesuffix(suffix))]
@@ -149,8 +149,8 @@ class Layers:
     def _after(self, tensor: str, ops: Collection[str]) -> str:
         if self._nodes[self._producer[tensor]].op_type in ops:
             return tensor
-        found = [name for name in self._readers.get(tensor, []) if self._nodes[name].op_type in ops]
-        return self._nodes[found[0]].output[0] if found else tensor
+        readers = [name for name in self._readers.get(tensor, []) if self._nodes[name].op_type in ops]
+        return self._nodes[readers[0]].output[0] if readers else tensor
 
     def _owner(self, tensors: Sequence[str]) -> tuple[str, ...]:
         """A layout change counts with what made the tensor; of a graph input, with what reads it."""

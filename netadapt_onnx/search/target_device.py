@@ -13,7 +13,7 @@ from netadapt_onnx.common.budget import LATENCY, Budget
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.device import Device, Environment
-from netadapt_onnx.profilers.devices.opening import BUNDLE, LOCAL, opened_device
+from netadapt_onnx.profilers.devices.opening import BUNDLE, LOCAL, open_device
 from netadapt_onnx.profilers.execution import Execution, fingerprint
 
 Devices = str | Device | Sequence[str] | Mapping[str, str | Device]
@@ -113,7 +113,7 @@ def opened_places(
                 continue
             mark = f"{purpose}@{resource}"
             there = stack.enter_context(
-                opened_device(device, purpose=mark, python=python, keep=keep, perf_test=perf_test, log=log)
+                open_device(device, purpose=mark, python=python, keep=keep, perf_test=perf_test, log=log)
             )
             environment = there.describe()
             execution.require(environment)

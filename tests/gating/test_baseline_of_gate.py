@@ -22,9 +22,9 @@ from netadapt_onnx.gating import baseline as baselines
 from netadapt_onnx.gating import judge, running
 from netadapt_onnx.gating.jobs import DeviceJob, Job, TimeJob
 from netadapt_onnx.gating.limits import Limit
-from netadapt_onnx.gating.records import Interval, Timed
+from netadapt_onnx.gating.records import Interval, TimingResult
 from netadapt_onnx.gating.result import Check
-from netadapt_onnx.profilers.timing import signed_rank_interval
+from netadapt_onnx.profilers.statistics import signed_rank_interval
 
 T = TypeVar("T")
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -140,7 +140,7 @@ class Clock(Kept):
             return self.kept.ask(job, kind)
         increase = self.increases[min(self.measured, len(self.increases) - 1)] if job.reference else None
         self.measured += 1
-        return Timed(self.ms, 20, increase, self.ms if increase else None, self.device)  # type: ignore[return-value]
+        return TimingResult(self.ms, 20, increase, self.ms if increase else None, self.device)  # type: ignore[return-value]
 
 
 @pytest.fixture

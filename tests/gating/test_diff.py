@@ -12,7 +12,7 @@ import netadapt_onnx
 from gate_fixtures import document, git, run, save, small, wide
 from models import Builder, plain, residual
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.gating.matching import matched
+from netadapt_onnx.gating.matching import match_layers
 from netadapt_onnx.gating.records import Layer
 
 
@@ -139,11 +139,11 @@ def layer(name: str, weights: str, op: str = "Conv") -> Layer:
 
 def test_layers_are_matched_by_what_they_have_in_common() -> None:
     blocks = [layer(f"block{i}", "16x16") for i in range(5)]
-    assert matched(blocks, [*blocks[:2], *blocks[3:]])[-1] == (blocks[2], None)  # names tell equal shapes apart
+    assert match_layers(blocks, [*blocks[:2], *blocks[3:]])[-1] == (blocks[2], None)  # names tell equal shapes apart
     swapped = [blocks[0], layer("right", "8x16"), layer("left", "4x16")]
     original = [swapped[0], swapped[2], swapped[1]]
-    assert set(matched(original, swapped)) == {(b, b) for b in swapped}
-    assert matched([], blocks[:1]) == [(None, blocks[0])]
-    assert matched([layer("a", "8", "Conv")], [layer("a", "8", "Gemm")])[0][0] is None
+    assert set(match_layers(original, swapped)) == {(b, b) for b in swapped}
+    assert match_layers([], blocks[:1]) == [(None, blocks[0])]
+    assert match_layers([layer("a", "8", "Conv")], [layer("a", "8", "Gemm")])[0][0] is None
     many = [layer(f"l{i}", str(i)) for i in range(1000)]
-    assert all(a is b for a, b in matched(many, many))  # too many to be aligned
+    assert all(a is b for a, b in match_layers(many, many))  # too many to be aligned

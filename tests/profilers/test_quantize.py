@@ -23,13 +23,13 @@ from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folding import fold
 from netadapt_onnx.profilers import agent
-from netadapt_onnx.profilers.device import Answer, Answered, Job, Order
+from netadapt_onnx.profilers.device import AgentRecord, Job, Order, OutputsFile
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import CPU, Execution, differences, execution_record, fingerprint
-from netadapt_onnx.profilers.int8_kernels import made_for, tried
-from netadapt_onnx.profilers.outputs import answers_of
+from netadapt_onnx.profilers.int8_kernels import choose_quantisation, probe_int8
+from netadapt_onnx.profilers.outputs import outputs_on_device
 from netadapt_onnx.profilers.quantize import EVERYWHERE, FLOAT, Deployment, saturates
-from netadapt_onnx.profilers.random_widths import named
+from netadapt_onnx.profilers.random_widths import with_node_names
 from netadapt_onnx.profilers.units import Layers
 from netadapt_onnx.search.evaluator import DataJudge
 from netadapt_onnx.search.on_devices import on_devices
@@ -96,7 +96,7 @@ def test_int8_computes_exactly_on_this_processor() -> None:
     proto = fold(residual(16, size=8)).proto
     samples = inputs_of(proto, 16)
     expected = np.concatenate([run(proto, x) for x in samples])
-    for environments in ([tried(LocalDevice())], [ELSEWHERE], [None], []):
+    for environments in ([probe_int8(LocalDevice())], [ELSEWHERE], [None], []):
         found = Deployment("int8", samples).right_on(environments).apply(proto)
         by_kernels = np.concatenate([run(found, x) for x in samples])
         by_nodes = np.concatenate([run(found, x, optimise=False) for x in samples])
@@ -146,13 +146,13 @@ def test_devices_are_tried() -> None:
     """A kernel that saturates is noticed, and one that cannot be tried is unknown."""
     x, w = np.full((1, 64), 255, np.uint8), np.full((64, 16), 127, np.int8)
     exact = x.astype(int) @ w.astype(int)
-    assert tried(LocalDevice())["saturates"] == (not np.array_equal(multiplied(x, w), exact))
-    assert tried(Elsewhere("broken"))["saturates"] is True
-    assert tried(Elsewhere("mute"))["saturates"] is None
+    assert probe_int8(LocalDevice())["saturates"] == (not np.array_equal(multiplied(x, w), exact))
+    assert probe_int8(Elsewhere("broken"))["saturates"] is True
+    assert probe_int8(Elsewhere("mute"))["saturates"] is None
     execution = Execution(deploy=Deployment("int8"))
-    assert made_for(execution, [LocalDevice(), Elsewhere("broken")]).deploy.quantisation == EVERYWHERE
-    assert made_for(execution, [LocalDevice(), None]).deploy.quantisation == EVERYWHERE
-    assert made_for(CPU, [Elsewhere("broken")]) is CPU
+    assert choose_quantisation(execution, [LocalDevice(), Elsewhere("broken")]).deploy.quantisation == EVERYWHERE
+    assert choose_quantisation(execution, [LocalDevice(), None]).deploy.quantisation == EVERYWHERE
+    assert choose_quantisation(CPU, [Elsewhere("broken")]) is CPU
 
 
 def test_fingerprints_say_how_int8_is_quantised_and_float_ones_say_nothing() -> None:
@@ -185,7 +185,7 @@ def test_whoever_measures_int8_is_given_the_quantised_file(tmp_path: Path) -> No
 
 
 def test_kernels_of_the_quantised_model_are_those_of_its_layers(tmp_path: Path) -> None:
-    proto = named(fold(residual(16, size=8)).proto)
+    proto = with_node_names(fold(residual(16, size=8)).proto)
     samples = inputs_of(proto, 2)
     (tmp_path / "m.onnx").write_bytes(Deployment("int8", samples).apply(proto).SerializeToString())
     found = agent.Profiled(tmp_path / "m.onnx", execution_record(CPU), samples[0], tmp_path).finish()
@@ -300,9 +300,9 @@ class Elsewhere(LocalDevice):
         self.kind = kind
         self.asked = 0
 
-    def run(self, manifest: str, results: str) -> Iterator[Answer]:
+    def run(self, manifest: str, results: str) -> Iterator[AgentRecord]:
         for record in super().run(manifest, results):
-            if isinstance(record, Answered):
+            if isinstance(record, OutputsFile):
                 self.asked += 1
                 if self.kind == "mute":
                     continue
@@ -365,9 +365,9 @@ def test_this_machines_cpu_is_not_asked_twice(folder: Path) -> None:
 def test_answers_of_a_device_are_the_models_outputs() -> None:
     proto = fold(plain()).proto
     batches = inputs_of(proto, 3)
-    answers = answers_of(LocalDevice(), CPU, proto, batches)
+    answers = outputs_on_device(LocalDevice(), CPU, proto, batches)
     assert answers is not None
     for inputs, found in zip(batches, answers, strict=True):
         assert np.array_equal(found["logits"], run(proto, inputs))
     with pytest.raises(NetadaptError, match="local: onnxruntime cannot run the model"):
-        answers_of(LocalDevice(), CPU, proto, inputs_of(fold(plain(size=4)).proto, 1))
+        outputs_on_device(LocalDevice(), CPU, proto, inputs_of(fold(plain(size=4)).proto, 1))

@@ -22,7 +22,8 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import input_specs
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.profilers import quantize
-from netadapt_onnx.profilers.timing import Ratio, Timing
+from netadapt_onnx.profilers.statistics import Ratio, Timing
+from netadapt_onnx.profilers.timing import TimingPlan
 from netadapt_onnx.search import latency_check
 
 GIVEN_MS, GAIN = 25.0, 0.4
@@ -42,9 +43,12 @@ class Unfused(Device):
         self.gain, self.spread = gain, spread
         self.pairs: list[tuple[bool, bool]] = []
 
-    def ratio(self, proto: onnx.ModelProto, reference: onnx.ModelProto, *given: Any, sessions: int, **_: Any) -> Ratio:
+    def ratio(
+        self, proto: onnx.ModelProto, reference: onnx.ModelProto, _: Any, __: Any, plan: TimingPlan, **___: Any
+    ) -> Ratio:
         self.pairs.append((listed(proto), listed(reference)))
-        of_widths = super().ratio(proto, reference, sessions=sessions).median
+        sessions = plan.sessions
+        of_widths = super().ratio(proto, reference, _, __, plan).median
         cut = 1.0 if of_widths == self.drift else of_widths  # the table's error is that of what was cut
         whole_ms = GIVEN_MS if listed(reference) else GAIN * GIVEN_MS
         ms = cut * GIVEN_MS * (1.0 if listed(proto) else self.gain)
@@ -227,7 +231,7 @@ def test_a_dry_run_speaks_of_the_file_as_given(task: tuple[Path, Path], monkeypa
     device = Unfused()
     monkeypatch.setattr(adapt_module, "built_table", lambda *_: device)
     share = Ratio(GAIN, (0.39, 0.41), Timing(10, (10, 10), 9), Timing(25, (25, 25), 9))
-    monkeypatch.setattr(adapt_module, "own_time", lambda *_: (share, ""))
+    monkeypatch.setattr(adapt_module, "time_original", lambda *_: (share, ""))
     assert dry_run(*task, "latency=0.6x", step=2).notes == ("normalising alone meets the budget",)
     planned = dry_run(*task, "latency=0.3x", step=2, init_reduction_ratio=0.2)
     assert planned.proposals

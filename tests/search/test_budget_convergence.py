@@ -15,8 +15,9 @@ from test_adapt import FAST, history, task
 
 from netadapt_onnx.api import adapt as adapt_module
 from netadapt_onnx.api.adapt import adapt
-from netadapt_onnx.profilers.table.kernel_fit import Stairs
-from netadapt_onnx.profilers.timing import Ratio, Timing
+from netadapt_onnx.profilers.statistics import Ratio, Timing
+from netadapt_onnx.profilers.table.staircase import Staircase
+from netadapt_onnx.profilers.timing import TimingPlan
 from netadapt_onnx.search import latency_check
 from netadapt_onnx.search.budget_convergence import BudgetConvergence
 from netadapt_onnx.search.netadapt import Accepted, Problem, Step
@@ -33,7 +34,7 @@ class Device:
         self.drift = drift
         self.late = late
         self.measured: list[float] = []
-        self.stairs = Stairs(16, alignment)
+        self.staircase = Staircase(16, alignment)
 
     def predict(self, shapes: dict[str, tuple[int, ...]]) -> float:
         return sum(float(np.prod(s)) for name, s in shapes.items() if name.endswith(".weight")) / 1000
@@ -42,7 +43,10 @@ class Device:
     def latency_ms(self) -> Timing:
         return Timing(10.0, (9.9, 10.1), 9)
 
-    def ratio(self, proto: onnx.ModelProto, reference: onnx.ModelProto, *_: Any, sessions: int, **__: Any) -> Ratio:
+    def ratio(
+        self, proto: onnx.ModelProto, reference: onnx.ModelProto, _: Any, __: Any, plan: TimingPlan, **___: Any
+    ) -> Ratio:
+        sessions = plan.sessions
         small, dense = (
             sum(float(np.prod(t.dims)) for t in p.graph.initializer if t.name.endswith(".weight")) / 1000
             for p in (proto, reference)
@@ -80,10 +84,11 @@ def test_measurements_keep_within_the_time(
     """Nothing but measurements takes time here, each as much as it may; a brief one is the least there is."""
     device, clock, caps = Device(1.0), SimpleNamespace(now=0.0), []
 
-    def ratio(*models: Any, time_cap_s: float, **how: Any) -> Ratio:
-        caps.append(time_cap_s)
-        clock.now += time_cap_s
-        return device.ratio(*models, **how)
+    def ratio(*given: Any, **how: Any) -> Ratio:
+        plan = given[4]
+        caps.append(plan.time_cap_s)
+        clock.now += plan.time_cap_s
+        return device.ratio(*given, **how)
 
     on_device(monkeypatch, device)
     monkeypatch.setattr(latency_check, "ratio", ratio)

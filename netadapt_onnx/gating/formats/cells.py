@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from netadapt_onnx.common import render
-from netadapt_onnx.gating.judge import told_apart
+from netadapt_onnx.gating.check_limits import distinct_amounts
 from netadapt_onnx.gating.result import Blame, Check, Gate
 
 
 def state(check: Check) -> str:
     """One word."""
-    return "ok" if check.ok else "FAIL" if check.judged else "ERROR"
+    return "ok" if check.ok else "FAIL" if check.conclusive else "ERROR"
 
 
 def amounts(check: Check) -> tuple[str, str]:
@@ -22,7 +22,7 @@ def amounts(check: Check) -> tuple[str, str]:
         return "" if check.value is None else f"{100 * check.value:+.3g} %", f"{100 * bound:+.3g} %"
     if check.value is None:
         return "", render.amount(check.limit, bound)
-    return told_apart(check.limit, check.value, bound)
+    return distinct_amounts(check.limit, check.value, bound)
 
 
 def _fraction(value: float | None) -> str:

@@ -23,5 +23,5 @@ def code(text: object) -> str:
 
 def prose(text: object) -> str:
     """Markdown text in a table's cell or a list: whatever would format, link or mention is escaped."""
-    escaped = re.sub(r"[\\`*_{}\[\]<>()#!|&~]|:(?! )", lambda found: f"&#{ord(found[0])};", printable(text, 1000))
+    escaped = re.sub(r"[\\`*_{}\[\]<>()#!|&~]|:(?! )", lambda match: f"&#{ord(match[0])};", printable(text, 1000))
     return escaped.replace("@", "@&#8203;")

@@ -25,11 +25,11 @@ class AdbShell(Shell):
     )
 
     def __init__(self, url: str, token: str) -> None:
-        found = URL.fullmatch(url)
-        if found is None:
+        match = URL.fullmatch(url)
+        if match is None:
             raise NetadaptError(f"device '{url}' is not adb://SERIAL", hint="`adb devices` lists them", code="usage")
         super().__init__(url, f"{FOLDER}/{token}")
-        self._adb = [adb_program(), *(["-s", found["serial"]] if found["serial"] else [])]
+        self._adb = [adb_program(), *(["-s", match["serial"]] if match["serial"] else [])]
 
     def argv(self, command: str) -> list[str]:
         """One word, which the device's shell reads; nothing is read from here."""
@@ -45,15 +45,15 @@ class AdbShell(Shell):
 
     def broken(self, code: int, error: str) -> bool:
         """Adb passes the device's exit codes on; its own failures begin with its name, or with 'error:'."""
-        said = r"^(error|adb)(\.exe)?: .*(device|closed|protocol fault|connect|emulators|transport|EOF|read|offline)"
-        return bool(code and re.search(said, error, re.M | re.I)) and "No such file" not in error
+        pattern = r"^(error|adb)(\.exe)?: .*(device|closed|protocol fault|connect|emulators|transport|EOF|read|offline)"
+        return bool(code and re.search(pattern, error, re.M | re.I)) and "No such file" not in error
 
 
 def adb_program() -> str:
     """The path of adb: the system's, or that which the package adbutils brings. Raises NetadaptError without either."""
-    found = shutil.which("adb")
-    if found is not None:
-        return found
+    path = shutil.which("adb")
+    if path is not None:
+        return path
     if importlib.util.find_spec("adbutils") is None:
         raise NetadaptError(
             "adb is not installed here", hint="install it, or pip install 'netadapt-onnx[adb]'", code="missing-program"

@@ -13,7 +13,7 @@ import msgspec
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import agent
-from netadapt_onnx.profilers.device import Answer, Environment
+from netadapt_onnx.profilers.device import AgentRecord, Environment
 
 
 class LocalDevice:
@@ -33,21 +33,21 @@ class LocalDevice:
     def push(self, files: Sequence[Path]) -> None:
         """Links, which cost nothing."""
         for file in files:
-            there = self._folder / file.name
-            if there.exists():
+            target = self._folder / file.name
+            if target.exists():
                 continue
             try:
-                os.link(file, there)
+                os.link(file, target)
             except OSError:  # a file system without links
-                shutil.copy(file, there)
+                shutil.copy(file, target)
 
-    def run(self, manifest: str, results: str) -> Iterator[Answer]:
+    def run(self, manifest: str, results: str) -> Iterator[AgentRecord]:
         """In this process: its clock is the same, and starting another takes as long as a small job."""
         plan = msgspec.json.decode((self._folder / manifest).read_bytes())
         try:
             for records in agent.work(self._folder, plan, self._folder / results):
                 for record in records:
-                    yield msgspec.convert(record, Answer)
+                    yield msgspec.convert(record, AgentRecord)
         except (ValueError, msgspec.ValidationError) as error:
             raise NetadaptError(f"{self.name}: {error}", code="device") from error
 

@@ -25,7 +25,7 @@ BUNDLE = "bundle"
 
 
 @contextmanager
-def opened_device(
+def open_device(
     device: str | Device = LOCAL,
     *,
     purpose: str | os.PathLike[str] = "",
@@ -46,13 +46,13 @@ def opened_device(
         f"{platform.node()}:{Path(purpose).absolute()}".encode(errors="surrogateescape")
     ).hexdigest()[:16]
     if device == LOCAL:
-        found: Device = LocalDevice()
+        opened: Device = LocalDevice()
     else:
-        found = _behind(_shell(device, token), python, keep, perf_test, log)
+        opened = _behind(_shell(device, token), python, keep, perf_test, log)
     try:
-        yield found
+        yield opened
     finally:
-        found.close()
+        opened.close()
 
 
 def _shell(name: str, token: str) -> Shell:

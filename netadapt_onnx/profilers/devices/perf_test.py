@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.lazy_weights import without_weights
 from netadapt_onnx.profilers.agent import low_mean, processor, profile_record
 from netadapt_onnx.profilers.checked_values import checked_environment
-from netadapt_onnx.profilers.device import Answer, End, Environment, Failed, Job, Manifest, Measured
+from netadapt_onnx.profilers.device import AgentRecord, End, Environment, FailedModel, Job, Manifest, MeasuredModel
 from netadapt_onnx.profilers.devices.patience import PATIENCE_S, TIDYING_S, LostError, Patience
 from netadapt_onnx.profilers.devices.shell import CALL_S, STALLED_S, Shell, last_line
 from netadapt_onnx.profilers.providers import PROVIDERS
@@ -72,16 +72,16 @@ class PerfTestDevice:
     def describe(self) -> Environment:
         """What can be seen from outside; which onnxruntime it is, the binary's hash says."""
         if self._environment is None:
-            said = {key: self._call(f"{probe} 2>/dev/null").stdout.strip() for key, probe in PROBES.items()}
+            answers = {key: self._call(f"{probe} 2>/dev/null").stdout.strip() for key, probe in PROBES.items()}
             digest = hashlib.sha256(self._binary.read_bytes()).hexdigest()[:12]
             environment = {
-                **processor(said["cpuinfo"], said["board"], said["arch"]),
-                "os": "Android" if said["board"] else said["os"],
-                "arch": said["arch"],
-                "kernel": said["kernel"],
+                **processor(answers["cpuinfo"], answers["board"], answers["arch"]),
+                "os": "Android" if answers["board"] else answers["os"],
+                "arch": answers["arch"],
+                "kernel": answers["kernel"],
                 "onnxruntime": f"perf_test {digest}",
                 "providers": [provider.name for provider in PROVIDERS.values()],
-                "governor": said["governor"] or None,
+                "governor": answers["governor"] or None,
             }
             try:
                 self._environment = checked_environment(environment)
@@ -107,64 +107,61 @@ class PerfTestDevice:
             self._insist(lambda: self._shell.push(new))
             self._there |= {file.name for file in new}
 
-    def run(self, manifest: str, results: str) -> Iterator[Answer]:
+    def run(self, manifest: str, results: str) -> Iterator[AgentRecord]:
         """Job after job; what a lost connection interrupts begins again with its session."""
         plan = self._manifests[manifest]
         for number, job in enumerate(plan.jobs):
             yield from self._measure(number, job, plan)
         yield End("done")
 
-    def _measure(self, number: int, job: Job, plan: Manifest) -> Iterator[Answer]:
+    def _measure(self, number: int, job: Job, plan: Manifest) -> Iterator[AgentRecord]:
+        """The records of a job's models."""
         started = time.monotonic()
-        files = {
-            m: plan.models[str(m)].file for m in (*job.models, *([] if job.reference is None else [job.reference]))
-        }
-        times: dict[int, list[np.ndarray]] = {m: [] for m in files}
-        failed: dict[int, str] = {}
-        for _ in range(job.sessions):
-            for model, file in files.items():
-                if model in failed:
-                    continue
-                try:
-                    times[model].append(self._session(file, plan.execution))
-                except ChildProcessError as error:
-                    failed[model] = str(error)
-        if job.reference in failed:
-            failed = dict.fromkeys(job.models, f"the uncut model: {failed[job.reference]}")
+        numbers = [*job.models, *([] if job.reference is None else [job.reference])]
+        files = {model: plan.models[str(model)].file for model in numbers}
+        times, failures = self._time_sessions(files, job.sessions, plan.execution)
+        if job.reference in failures:
+            failures = dict.fromkeys(job.models, f"the uncut model: {failures[job.reference]}")
         profiles = {}
         if job.profiled:
-            profiles = {m: self._profile(file, plan.execution) for m, file in files.items() if m not in failed}
+            profiles = {m: self._profile(file, plan.execution) for m, file in files.items() if m not in failures}
         seconds = (time.monotonic() - started) / len(job.models)
         for model in job.models:
-            if model in failed:
-                yield Failed(number, model, failed[model])
+            if model in failures:
+                yield FailedModel(number, model, failures[model])
                 continue
-            reference: dict[str, Any] = {}
+            fields: dict[str, Any] = {"record": "measured", "job": number, "model": model, "rounds": RUNS}
+            fields |= {"seconds": seconds, "ms": _low(times[model]), "median_ms": _medians(times[model])}
             if job.reference is not None:
-                reference = {
-                    "reference_ms": _low(times[job.reference]),
-                    "reference_median_ms": _medians(times[job.reference]),
-                }
+                reference = times[job.reference]
+                fields |= {"reference_ms": _low(reference), "reference_median_ms": _medians(reference)}
                 if profiles:
-                    reference["reference_us"] = round(sum(profiles[job.reference]["us"].values()), 3)
-            kernels = profiles.get(model, {})
-            try:
-                yield msgspec.convert(
-                    {
-                        "record": "measured",
-                        "job": number,
-                        "model": model,
-                        "rounds": RUNS,
-                        "seconds": seconds,
-                        "ms": _low(times[model]),
-                        "median_ms": _medians(times[model]),
-                        **reference,
-                        **kernels,
-                    },
-                    Measured,
-                )
-            except msgspec.ValidationError as error:
-                raise NetadaptError(f"{self.name}: the times of model {model}: {error}", code="results") from error
+                    fields["reference_us"] = round(sum(profiles[job.reference]["us"].values()), 3)
+            yield self._checked_record(fields | profiles.get(model, {}))
+
+    def _time_sessions(
+        self, files: Mapping[int, str], sessions: int, execution: dict[str, Any]
+    ) -> tuple[dict[int, list[np.ndarray]], dict[int, str]]:
+        """By model, milliseconds of the runs in each session, which take turns; and why models failed."""
+        times: dict[int, list[np.ndarray]] = {model: [] for model in files}
+        failures: dict[int, str] = {}
+        for _ in range(sessions):
+            for model, file in files.items():
+                if model in failures:
+                    continue
+                try:
+                    times[model].append(self._session(file, execution))
+                except ChildProcessError as error:
+                    failures[model] = str(error)
+        return times, failures
+
+    def _checked_record(self, fields: dict[str, Any]) -> MeasuredModel:
+        """A record of these fields. Raises NetadaptError for times that cannot be."""
+        try:
+            return msgspec.convert(fields, MeasuredModel)
+        except msgspec.ValidationError as error:
+            message = f"{self.name}: the times of model {fields['model']}: {error}"
+            raise NetadaptError(message, code="results") from error
 
     def _session(self, model: str, execution: dict[str, Any]) -> np.ndarray:
         """Milliseconds of each run in one fresh session. Raises ChildProcessError if the binary fails."""
@@ -232,13 +229,15 @@ def parse_times(text: str) -> np.ndarray:
     """
     rows = [line.split(",") for line in text.splitlines() if line.count(",") >= 4]
     words = [row[-4].strip() for row in rows]
-    found = [float(word) for word in words if re.fullmatch(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-?nan|-?inf", word, re.I)]
-    if not found:
+    seconds = [
+        float(word) for word in words if re.fullmatch(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-?nan|-?inf", word, re.I)
+    ]
+    if not seconds:
         raise ChildProcessError("onnxruntime_perf_test wrote no times")
-    wrong = next((seconds for seconds in found if not 0 < seconds < MOST_S), None)
+    wrong = next((time_s for time_s in seconds if not 0 < time_s < MOST_S), None)
     if wrong is not None:
         raise ChildProcessError(f"onnxruntime_perf_test wrote a time of {wrong:g} s")
-    return 1000 * np.array(found)
+    return 1000 * np.array(seconds)
 
 
 def _low(times: Sequence[np.ndarray]) -> list[float]:

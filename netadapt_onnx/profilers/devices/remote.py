@@ -18,14 +18,14 @@ from netadapt_onnx.profilers.agent import COMPARED
 from netadapt_onnx.profilers.checked_values import checked_environment
 from netadapt_onnx.profilers.device import (
     LOST,
-    Answer,
-    Answered,
+    AgentRecord,
     End,
     Environment,
-    Failed,
-    Found,
-    Measured,
-    decoded,
+    EnvironmentRecord,
+    FailedModel,
+    MeasuredModel,
+    OutputsFile,
+    decode_record,
 )
 from netadapt_onnx.profilers.devices.patience import PATIENCE_S, TIDYING_S, FailedThereError, LostError, Patience
 from netadapt_onnx.profilers.devices.shell import Shell, last_line
@@ -81,7 +81,7 @@ class RemoteDevice:
     def _describe(self) -> Environment:
         self._push_agent()
         try:
-            said = deque(islice(self._shell.stream(f"{self._agent} --describe"), MOST_DESCRIBING), 1)
+            last_lines = deque(islice(self._shell.stream(f"{self._agent} --describe"), MOST_DESCRIBING), 1)
         except ChildProcessError as error:
             raise NetadaptError(
                 f"{self.name}: the agent cannot run: {error.args[1] or f'exit code {error.args[0]}'}",
@@ -89,7 +89,7 @@ class RemoteDevice:
                 code="device",
             ) from error
         try:
-            return checked_environment(msgspec.json.decode(said[-1] if said else b""))
+            return checked_environment(msgspec.json.decode(last_lines[-1] if last_lines else b""))
         except (ValueError, msgspec.DecodeError, RecursionError) as error:
             raise NetadaptError(
                 f"{self.name}: the agent does not say what device this is: {error}",
@@ -123,17 +123,17 @@ class RemoteDevice:
         with resources.as_file(resources.files("netadapt_onnx.profilers").joinpath(AGENT)) as file:
             self._shell.push([file])
 
-    def run(self, manifest: str, results: str) -> Iterator[Answer]:
+    def run(self, manifest: str, results: str) -> Iterator[AgentRecord]:
         """The agent's records. It goes on from its own results whenever the connection, or it itself, was cut off.
 
         Raises NetadaptError for a record that is none, and when it gets on no more.
         """
-        known: set[tuple[int, int]] = set()
+        answered: set[tuple[int, int]] = set()
         patience = self._patience()
         while True:
             try:
-                for record in self._records(f"{self._agent} {manifest} {results} --stream", known):
-                    if isinstance(record, Measured | Failed):
+                for record in self._records(f"{self._agent} {manifest} {results} --stream", answered):
+                    if isinstance(record, MeasuredModel | FailedModel):
                         patience = self._patience()
                     yield record
                     if isinstance(record, End):
@@ -150,17 +150,17 @@ class RemoteDevice:
                 self._insisting(self._push_agent, patience)
                 self._insisting(self._push_new, patience)
 
-    def _records(self, command: str, known: set[tuple[int, int]]) -> Iterator[Answer]:
-        """The records of one connection that say anything new; adds the models' to the `known`."""
+    def _records(self, command: str, answered: set[tuple[int, int]]) -> Iterator[AgentRecord]:
+        """The records of one connection that say anything new; adds the models' to the `answered`."""
         repeated = 0
         for number, line in enumerate(self._shell.stream(command), 1):
-            record = decoded(line, f"{self.name}, record {number}", HINT)
-            if isinstance(record, Found):
+            record = decode_record(line, f"{self.name}, record {number}", HINT)
+            if isinstance(record, EnvironmentRecord):
                 self._require_unchanged(record.environment)
-            if isinstance(record, Measured | Failed) and (record.job, record.model) not in known:
-                known.add((record.job, record.model))
+            if isinstance(record, MeasuredModel | FailedModel) and (record.job, record.model) not in answered:
+                answered.add((record.job, record.model))
                 yield record
-            elif isinstance(record, End | Answered):
+            elif isinstance(record, End | OutputsFile):
                 yield record
             else:
                 repeated += 1

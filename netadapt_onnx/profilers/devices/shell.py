@@ -97,12 +97,12 @@ class Shell:
             target = Path(folder) / "pulled"
 
             def size() -> int:
-                found = target.stat().st_size if target.exists() else 0
-                if found > MOST_PULLED_BYTES:
+                bytes_so_far = target.stat().st_size if target.exists() else 0
+                if bytes_so_far > MOST_PULLED_BYTES:
                     raise NetadaptError(
                         f"{self.name}: {name} there has more than {MOST_PULLED_BYTES} bytes", code="device"
                     )
-                return found
+                return bytes_so_far
 
             done = self._done(self.pull_argv(name, target), 1.0, size)
             if done.returncode or not target.exists():
@@ -288,7 +288,7 @@ def last_line(text: str) -> str:
 
 def program(name: str) -> str:
     """The path of a program of this machine. Raises NetadaptError if it is not installed."""
-    found = shutil.which(name)
-    if found is None:
+    path = shutil.which(name)
+    if path is None:
         raise NetadaptError(f"{name} is not installed here", hint=f"install {name}", code="missing-program")
-    return found
+    return path

@@ -26,11 +26,11 @@ class SshShell(Shell):
     )
 
     def __init__(self, url: str, token: str) -> None:
-        found = URL.fullmatch(url)
-        if found is None:
+        match = URL.fullmatch(url)
+        if match is None:
             raise NetadaptError(f"device '{url}' is not ssh://[user@]host[:port]", code="usage")
         super().__init__(url, f".cache/netadapt-onnx/{token}")
-        user, host, self._port = found["user"], found["host"], found["port"]
+        user, host, self._port = match["user"], match["host"], match["port"]
         self._login = f"{user}@{host.strip('[]')}" if user else host.strip("[]")
         self._target = f"{user}@{host}" if user else host
         self._options = [word for option in OPTIONS for word in ("-o", option)]

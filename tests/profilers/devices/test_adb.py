@@ -20,7 +20,7 @@ from netadapt_onnx.profilers.devices.adb import AdbShell
 from netadapt_onnx.profilers.devices.patience import LostError
 from netadapt_onnx.profilers.devices.perf_test import parse_times
 from netadapt_onnx.profilers.table import build as building
-from netadapt_onnx.profilers.table.predict import Cell, read
+from netadapt_onnx.profilers.table.file import Cell, read
 
 if shutil.which("adb") is None:
     pytest.skip("no adb here (Debian: apt install adb)", allow_module_level=True)

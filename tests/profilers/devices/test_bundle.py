@@ -23,9 +23,10 @@ from netadapt_onnx.profilers import providers
 from netadapt_onnx.profilers.devices import bundle as bundling
 from netadapt_onnx.profilers.execution import CPU
 from netadapt_onnx.profilers.older_runtimes import portable
+from netadapt_onnx.profilers.statistics import timing_of_sessions
 from netadapt_onnx.profilers.table import build as building
-from netadapt_onnx.profilers.table.predict import Cell, Table, Whole, read
-from netadapt_onnx.profilers.timing import timing
+from netadapt_onnx.profilers.table.file import Cell, EndToEndTime, read
+from netadapt_onnx.profilers.table.predict import Table
 
 Cells = list[tuple[int, tuple[str, ...], str]]
 
@@ -77,7 +78,7 @@ def test_a_bundle_run_by_hand_gives_the_cells_of_profile(
     assert direct.latency_ms.median > 0
     found = map(json.loads, (folder / "whole/b/results.jsonl").read_text().splitlines())
     [alone] = [r for r in found if r["record"] == "measured" and "reference_ms" not in r]
-    assert loaded.latency_ms == timing(alone["median_ms"])
+    assert loaded.latency_ms == timing_of_sessions(alone["median_ms"])
 
 
 def test_shards_together_are_the_whole(folder: Path) -> None:
@@ -94,7 +95,7 @@ def test_repetitions_count_as_more_versions(folder: Path) -> None:
     found = import_results(files, folder / "r.jsonl")
     once = import_results(files[:1], folder / "once.jsonl")
     assert found.cells == 2 * once.cells
-    assert sorted(r.model for r in read(folder / "r.jsonl")[0] if isinstance(r, Whole)) == list(range(24))
+    assert sorted(r.model for r in read(folder / "r.jsonl")[0] if isinstance(r, EndToEndTime)) == list(range(24))
     proto = onnx.load(folder / "model.onnx")
     sessions = [Table.load(folder / f"{name}.jsonl", proto).reference.sessions for name in ("once", "r")]
     assert sessions == [9, 27]
@@ -114,7 +115,7 @@ def test_a_bundle_of_a_provider_without_times_of_nodes_is_imported(
     found = import_results([tmp_path / "there/b/results.jsonl"], tmp_path / "t.jsonl")
     assert found.cells > 0
     proto = onnx.load(folder / "model.onnx")
-    assert len(Table.load(tmp_path / "t.jsonl", proto).wholes) == 8  # whatever a second was enough for
+    assert len(Table.load(tmp_path / "t.jsonl", proto).end_to_end) == 8  # whatever a second was enough for
 
 
 def test_a_zip_holds_what_onnxruntime_1_16_reads_and_how_to_run_it(folder: Path) -> None:

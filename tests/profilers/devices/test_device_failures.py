@@ -21,7 +21,7 @@ from models import plain
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import packing
 from netadapt_onnx.profilers.agent import environment
-from netadapt_onnx.profilers.device import Job, Measured, Order, measure_on
+from netadapt_onnx.profilers.device import Job, MeasuredModel, Order, measure_on
 from netadapt_onnx.profilers.devices import remote, shell
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.devices.patience import MOST_FAILURES, PATIENCE_S, FailedThereError, LostError, Patience
@@ -324,4 +324,4 @@ def test_copying_counts_as_dead_when_nothing_more_arrives_and_not_when_it_is_slo
 
 def test_records_are_checked_where_they_are_made_as_well() -> None:
     with pytest.raises(ValueError, match="median_ms: 1 sessions, and 2 in ms"):
-        Measured(0, 0, 20, 1.0, [1.0, 1.0], [1.0])
+        MeasuredModel(0, 0, 20, 1.0, [1.0, 1.0], [1.0])

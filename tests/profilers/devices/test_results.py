@@ -25,7 +25,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folding import fold
 from netadapt_onnx.profilers import packing
 from netadapt_onnx.profilers.devices import bundle as bundling
-from netadapt_onnx.profilers.random_widths import random_versions
+from netadapt_onnx.profilers.random_widths import random_widths
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.surgery.trace import trace
 
@@ -66,7 +66,7 @@ def test_mutated_files_are_refused_in_one_line_or_imported(
 ) -> None:
     data = (folder / f"{name}.jsonl").read_bytes()
     proto = onnx.load(folder / "model.onnx")
-    shapes = [random_versions(trace(fold(proto)))(np.random.default_rng(i)).shapes for i in range(2)]
+    shapes = [random_widths(trace(fold(proto)))(np.random.default_rng(i)).shapes for i in range(2)]
     file, made = tmp_path / "f.jsonl", tmp_path / "made.jsonl"
     refused = 0
     for seed in range(MUTANTS):

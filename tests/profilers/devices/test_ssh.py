@@ -26,11 +26,12 @@ from netadapt_onnx.profilers.devices.patience import LostError
 from netadapt_onnx.profilers.devices.remote import RemoteDevice
 from netadapt_onnx.profilers.devices.ssh import SshShell
 from netadapt_onnx.profilers.execution import CPU
-from netadapt_onnx.profilers.int8_kernels import tried
-from netadapt_onnx.profilers.outputs import answers_of
-from netadapt_onnx.profilers.random_widths import random_versions
+from netadapt_onnx.profilers.int8_kernels import probe_int8
+from netadapt_onnx.profilers.outputs import outputs_on_device
+from netadapt_onnx.profilers.random_widths import random_widths
 from netadapt_onnx.profilers.table import build as building
-from netadapt_onnx.profilers.table.predict import Cell, Table, Whole, read
+from netadapt_onnx.profilers.table.file import Cell, EndToEndTime, read
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.surgery.trace import trace
 
 pytest.importorskip("asyncssh", reason="the SSH server of these tests (pip install asyncssh)")
@@ -67,7 +68,7 @@ def test_a_table_over_ssh_is_the_one_made_here(server: SshServer, model: Path, t
     assert far.device == near.device
     assert cells(tmp_path / "far.jsonl") == cells(tmp_path / "near.jsonl")
     proto = onnx.load(model)
-    draw = random_versions(trace(fold(proto)))
+    draw = random_widths(trace(fold(proto)))
     tables = [Table.load(tmp_path / f"{name}.jsonl", proto) for name in ("far", "near")]
     unseen = [draw(np.random.default_rng([7, i])).shapes for i in range(10)]
     far_ratios, near_ratios = ([table.predict_ratio(shapes) for shapes in unseen] for table in tables)
@@ -87,7 +88,7 @@ def test_a_connection_that_is_cut_is_taken_up_again(
     lost = [line for line in told if "is busy" not in line]  # so may this machine be
     assert len(lost) >= 2
     assert all("trying again" in line for line in lost)
-    assert sorted(r.model for r in read(tmp_path / "t.jsonl")[0] if isinstance(r, Whole)) == list(range(9))
+    assert sorted(r.model for r in read(tmp_path / "t.jsonl")[0] if isinstance(r, EndToEndTime)) == list(range(9))
     assert found.cells == len(cells(tmp_path / "t.jsonl"))
 
 
@@ -104,7 +105,7 @@ def test_a_device_that_stays_away_is_an_error_that_keeps_what_was_measured(
 
     with pytest.raises(NetadaptError, match=r"was lost.*run the same command again"):
         profile(model, tmp_path / "t.jsonl", device=server.url, python=sys.executable, models=9, progress=progress)
-    assert sum(isinstance(r, Whole) for r in read(tmp_path / "t.jsonl")[0]) == building.BATCH
+    assert sum(isinstance(r, EndToEndTime) for r in read(tmp_path / "t.jsonl")[0]) == building.BATCH
 
 
 def test_another_host_key_is_refused_at_once(server: SshServer, model: Path, tmp_path: Path) -> None:
@@ -215,12 +216,12 @@ def test_a_device_says_what_a_model_computes_there(server: SshServer) -> None:
     folded = fold(proto)
     device = RemoteDevice(SshShell(server.url, "answers"), python=sys.executable)
     batches = [random_inputs(folded.specs, seed) for seed in range(3)]
-    answers = answers_of(device, CPU, folded.proto, batches)
+    answers = outputs_on_device(device, CPU, folded.proto, batches)
     assert answers is not None
     here = session(folded.proto)
     for inputs, found in zip(batches, answers, strict=True):
         for name, value in run(here, inputs).items():
             np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-4 * value.std())
-    assert tried(device) == tried(LocalDevice())
+    assert probe_int8(device) == probe_int8(LocalDevice())
     assert not list(server.home.rglob("*.npz"))
     device.close()

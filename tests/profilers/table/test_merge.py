@@ -9,14 +9,15 @@ from models import residual
 from netadapt_onnx.api.profile import import_results
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_versions
+from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_widths
 from netadapt_onnx.profilers.table.build import header_of
-from netadapt_onnx.profilers.table.predict import Cell, Record, Reference, Table, Whole, encode
+from netadapt_onnx.profilers.table.file import Cell, EndToEndTime, Record, Reference, encode
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.units import Layers
 from netadapt_onnx.surgery.trace import trace
 
 TRACED = trace(fold(residual(32, size=8)))
-REFERENCE, DRAW = RandomWidthModel(TRACED.folded.proto, TRACED.folded.shapes), random_versions(TRACED)
+REFERENCE, DRAW = RandomWidthModel(TRACED.folded.proto, TRACED.folded.shapes), random_widths(TRACED)
 VERSIONS = [REFERENCE] + [DRAW(np.random.default_rng([0, m])) for m in range(1, 12)]
 WEIGHTS = {n.name: n.input[1] for n in REFERENCE.proto.graph.node if n.op_type in {"Conv", "Gemm"}}
 
@@ -37,7 +38,7 @@ def run(path: Path, seed: int, *, speed: float = 1.0, noise: float = 0.01, devic
             shapes = [list(version.shapes[t]) for t in layers.tensors(name)]
             records.append(Cell(m, [name], shapes, true * speed * disturbed, "Conv"))
         whole = sum(us(version).values()) * rng.normal(1, noise, 2) * speed / 1000
-        records.append(Whole(m, whole.tolist(), [uncut * speed / 1000] * 2, uncut * speed, 20, 0.1, 0.01))
+        records.append(EndToEndTime(m, whole.tolist(), [uncut * speed / 1000] * 2, uncut * speed, 20, 0.1, 0.01))
     records.append(Reference(uncut * speed / 1000, (0.9, 1.1), 9, "done", 1.0))
     path.write_bytes(encode(records))
     return path
@@ -50,7 +51,7 @@ def test_cells_are_the_median_of_runs_at_one_speed(tmp_path: Path) -> None:
     table = Table.load(merged, REFERENCE.proto)
     assert result.cells == len(table.cells) == len(Table.load(runs[0], REFERENCE.proto).cells)
     assert result.notes == ()
-    speeds = {whole.model: whole.reference_us for whole in table.wholes}
+    speeds = {whole.model: whole.reference_us for whole in table.end_to_end}
     uncut = sum(5.0 + 0.1 * np.prod(REFERENCE.shapes[w][:2]) for w in WEIGHTS.values())
     off = []
     for cell in table.cells:
@@ -58,7 +59,7 @@ def test_cells_are_the_median_of_runs_at_one_speed(tmp_path: Path) -> None:
         assert cell.us is not None
         off.append(abs(cell.us / speeds[cell.model] * uncut / true - 1))
     assert np.mean(np.array(off) > 0.01) < 0.03  # one in ten was, in each run
-    assert all(len(whole.ms) == 10 for whole in table.wholes)
+    assert all(len(whole.ms) == 10 for whole in table.end_to_end)
 
 
 def test_a_run_that_disagrees_is_named(tmp_path: Path) -> None:

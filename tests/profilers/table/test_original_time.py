@@ -26,21 +26,22 @@ from netadapt_onnx.api.inspect import RunsOtherwise
 from netadapt_onnx.api.profile import bundle, import_results
 from netadapt_onnx.commands import profile as profile_command
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.gating import running
+from netadapt_onnx.gating import run_model
 from netadapt_onnx.gating.jobs import PredictJob, TimeJob
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.profilers import statistics
 from netadapt_onnx.profilers.device import Manifest
 from netadapt_onnx.profilers.devices import bundle as bundling
+from netadapt_onnx.profilers.statistics import Ratio, Timing, ratio_of_pairs
 from netadapt_onnx.profilers.table import original_time
-from netadapt_onnx.profilers.table.merge import merged_tables
-from netadapt_onnx.profilers.table.predict import OriginalTime, Reference, Table, encode, read
-from netadapt_onnx.profilers.timing import Ratio, Timing, of_pairs
+from netadapt_onnx.profilers.table.file import OriginalTime, Reference, encode, read
+from netadapt_onnx.profilers.table.merge import merge_tables
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.scaling import making
 
 __all__ = ["task"]
 
-IN_TURN = of_pairs((10.0, 10.1, 9.9, 10.0, 10.0, 10.0), (25.0, 25.0, 25.0, 25.2, 24.8, 25.0))
+IN_TURN = ratio_of_pairs((10.0, 10.1, 9.9, 10.0, 10.0, 10.0), (25.0, 25.0, 25.0, 25.2, 24.8, 25.0))
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_predictions_of_a_file_are_of_the_file_as_given(
     assert cli.run(words) == 0
     assert "latency, normalised" in capsys.readouterr().out
     job = PredictJob(str(place / "model.onnx"), str(place / "t.jsonl"), {}, 1)
-    assert running.predicted(job).ms == pytest.approx(found.model.latency_ms)
+    assert run_model.predict_latency(job).ms == pytest.approx(found.model.latency_ms)
     netadapt_onnx.prune(place / "model.onnx", place / "alone.onnx", ratio=0)
     alone = netadapt_onnx.inspect(place / "alone.onnx", table=place / "t.jsonl")
     assert not isinstance(alone, RunsOtherwise)
@@ -170,11 +171,11 @@ def test_what_is_timed_of_files_is_the_files(
     assert [model.latency_ms.median for model in found.models if model.latency_ms] == [25.0, 10.0]
     assert found.models[0].accuracy == found.models[1].accuracy
     assert found.notes == ()
-    monkeypatch.setattr(running, "measure", measure)
-    monkeypatch.setattr(running, "ratio", ratio)
+    monkeypatch.setattr(run_model, "measure", measure)
+    monkeypatch.setattr(run_model, "ratio", ratio)
     job = TimeJob(str(task[0]), None, {}, 1, "cpu", 1, None, 1.0)
-    assert running.timed(job).latency_ms.median == 25.0
-    running.timed(TimeJob(str(tmp_path / "alone.onnx"), str(task[0]), {}, 1, "cpu", 1, None, 1.0))
+    assert run_model.time_model(job).latency_ms.median == 25.0
+    run_model.time_model(TimeJob(str(tmp_path / "alone.onnx"), str(task[0]), {}, 1, "cpu", 1, None, 1.0))
     assert timed == [[True, False], [True], [False, True]]
 
 
@@ -199,7 +200,7 @@ class Uncut:
     def __init__(self, device: Unfused) -> None:
         self._device = device
         self.latency_ms = device.latency_ms
-        self.stairs = device.stairs
+        self.staircase = device.staircase
 
     def predict(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
         return self._device.predict(dict(shapes))
@@ -225,10 +226,10 @@ def test_a_bundle_measures_the_file_in_turn_with_its_normalised_form(place: Path
     (place / "b/results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     import_results([place / "b/results.jsonl"], place / "there.jsonl")
     table = Table.load(place / "there.jsonl", load(place / "model.onnx").proto)
-    ratio = table.normalising(load(place / "model.onnx").sha256)
+    ratio = table.original_ratio(load(place / "model.onnx").sha256)
     assert ratio is not None
     assert (ratio.median, table.latency_ms.median_ms) == (0.4, 10.0)
-    assert table.normalising("another file") is None
+    assert table.original_ratio("another file") is None
 
 
 def test_where_nothing_can_be_measured_the_table_tells_of_the_file(
@@ -252,11 +253,11 @@ def test_merged_tables_know_what_one_of_them_knows(tmp_path: Path) -> None:
     for path, share in zip(runs[:2], (0.4, 0.44), strict=True):
         last = read(path)[0][-1]
         assert isinstance(last, Reference)
-        ratio = of_pairs((10.0 * share,) * 6, (10.0,) * 6)
+        ratio = ratio_of_pairs((10.0 * share,) * 6, (10.0,) * 6)
         with path.open("ab") as file:
             own = OriginalTime("a" * 64, ratio)
             file.write(encode([Reference(last.median_ms, last.ci95, last.sessions, last.stopped, last.seconds, own)]))
-    merged = merged_tables(runs)[0][-1]
+    merged = merge_tables(runs)[0][-1]
     assert isinstance(merged, Reference) and merged.as_given is not None
     assert merged.as_given.ratio.median == pytest.approx(0.42)
     assert merged.as_given.ratio.reference.sessions == 12
