@@ -19,7 +19,7 @@ from gate_fixtures import Kept, document, git, run, save, small, wide
 from models import plain
 from netadapt_onnx import cli
 from netadapt_onnx.gating import baseline as baselines
-from netadapt_onnx.gating import judge, running
+from netadapt_onnx.gating import check_limits, run_model
 from netadapt_onnx.gating.jobs import DeviceJob, Job, TimeJob
 from netadapt_onnx.gating.limits import Limit
 from netadapt_onnx.gating.records import Interval, TimingResult
@@ -192,14 +192,14 @@ def test_a_regression_counts_only_where_the_intervals_part_twice(
 
 
 def decided(rng: np.random.Generator, slower_by: float, noise: float, limit: float) -> bool:
-    """Whether a gate fails whose sessions differ by `noise`: as `running` and `examine` decide."""
+    """Whether a gate fails whose sessions differ by `noise`: as `run_model` and `examine` decide."""
 
     def measured() -> Check:
-        sessions = rng.normal(1, noise, (2, running.SESSIONS))
+        sessions = rng.normal(1, noise, (2, run_model.SESSIONS))
         ratios = (1 + slower_by) * sessions[0] / sessions[1]
-        low, high = signed_rank_interval(ratios, running.CONFIDENCE)
+        low, high = signed_rank_interval(ratios, run_model.CONFIDENCE)
         increase = Interval(float(np.median(ratios)) - 1, low - 1, high - 1)
-        return judge.slower(Limit("max-increase", "latency", limit), increase, 1.0, "")
+        return check_limits.slower(Limit("max-increase", "latency", limit), increase, 1.0, "")
 
     return not measured().ok and not measured().ok
 

@@ -31,16 +31,16 @@ class Kept(sandbox.Sandbox):
 
 @pytest.fixture(scope="session")
 def kept() -> Iterator[Kept]:
-    found = Kept()
-    yield found
-    found._end()
+    process = Kept()
+    yield process
+    process._end()
 
 
 @pytest.fixture
 def one_process(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     """All models of a test are read in one process, which is a real one."""
     for module in ("gate", "diff"):
-        monkeypatch.setattr(f"netadapt_onnx.gating.{module}.Sandbox", lambda *_: kept)
+        monkeypatch.setattr(f"netadapt_onnx.api.{module}.Sandbox", lambda *_: kept)
 
 
 @pytest.fixture
