@@ -186,5 +186,5 @@ def _write_record(file: Path, examined: Sequence[Examination]) -> None:
     kept = {key: model for key, model in recorded.items() if (file.absolute().parent / key).exists()}
     for one in examined:
         key = baselines.key(one.result.path, file)
-        kept[key] = one.recorded(recorded.get(key))
+        kept[key] = one.baseline_model(recorded.get(key))
     baselines.write(file, kept)

@@ -27,7 +27,7 @@ DEFAULT = "netadapt-baseline.json"
 
 
 class BaselineLayer(msgspec.Struct, frozen=True, array_like=True):
-    """A layer of a baseline."""
+    """A layer in a baseline file."""
 
     name: str
     op: str
@@ -46,7 +46,7 @@ class BaselineLatency(msgspec.Struct, frozen=True):
 
 
 class BaselineModel(msgspec.Struct, frozen=True):
-    """A model of a baseline. `latency` is keyed by the device's fingerprint, shortened."""
+    """A model in a baseline file. `latency` is keyed by the device's fingerprint, shortened."""
 
     sha256: str
     size_bytes: Total
@@ -65,7 +65,10 @@ class _File(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Reference:
-    """What one model is compared with. `path` is the other model where there is one, to be timed in turn."""
+    """The numbers that one model is compared with.
+
+    `path` is the other model where there is one, to be timed in turn; `latency` is keyed by the device's fingerprint.
+    """
 
     resources: Mapping[str, float | None]
     layers: tuple[Layer, ...]
@@ -74,7 +77,7 @@ class Reference:
 
 
 def identity(device: Mapping[str, object]) -> str:
-    """A fingerprint in twelve characters."""
+    """Shorten a fingerprint to twelve characters."""
     return hashlib.sha256(json.dumps(device, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -89,9 +92,19 @@ def key(model: Path, file: Path) -> str:
 
 
 def reference(model: Path, settings: Settings, sandbox: Sandbox, scratch: Path) -> Reference | None:
-    """What `settings` compare a model with; None if it was not there. `scratch` is a folder for files of revisions.
+    """Find what a model is compared with.
 
-    Raises NetadaptError: no baseline, one that cannot be read.
+    Args:
+        model: the model's file.
+        settings: they name the baseline.
+        sandbox: it reads the other model, if the baseline is one.
+        scratch: a folder for files of revisions.
+
+    Returns:
+        The reference; None if the baseline does not have the model.
+
+    Raises:
+        NetadaptError: there is no baseline, or it cannot be read.
     """
     baseline = settings.baseline
     if baseline is None:
@@ -123,7 +136,7 @@ def resources(facts: Facts | BaselineModel) -> dict[str, float | None]:
 
 
 def read(file: Path) -> dict[str, BaselineModel]:
-    """The models of a baseline file by key. Raises NetadaptError for what is none."""
+    """Read the models of a baseline file by key. Raises NetadaptError for a file that is none."""
     if not file.is_file():
         raise NetadaptError(
             f"--baseline {file}: no such file", hint="make it with --update-baseline", code="missing-file"
@@ -144,7 +157,7 @@ def read(file: Path) -> dict[str, BaselineModel]:
 
 
 def record(facts: Facts, timing: TimingResult | None, name: str | None, earlier: BaselineModel | None) -> BaselineModel:
-    """A model as a baseline keeps it. Latencies of other devices stay while the model is the same."""
+    """Make a model's entry of a baseline. Latencies of other devices stay while the model is the same."""
     latency = dict(earlier.latency) if earlier is not None and earlier.sha256 == facts.sha256 else {}
     if timing is not None:
         latency_ms = timing.latency_ms
@@ -183,5 +196,5 @@ def _from_record(recorded: BaselineModel) -> Reference:
 
 
 def interval(latency: BaselineLatency) -> Interval:
-    """A recorded latency in ms."""
+    """The interval of a recorded latency, in ms."""
     return Interval(latency.median_ms, *latency.ci95)

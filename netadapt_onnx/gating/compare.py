@@ -1,4 +1,4 @@
-"""What differs between two models' facts: totals, layers, inputs, outputs, metadata."""
+"""Compares two models' facts: totals, layers, inputs, outputs, metadata."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LayerSide:
 
 @dataclass(frozen=True)
 class LayerDiff:
-    """A layer that differs; a side is None where it is not."""
+    """A layer that differs; a side is None where the model does not have it."""
 
     name: str
     change: Change
@@ -39,9 +39,17 @@ class LayerDiff:
 
 @dataclass(frozen=True)
 class Diff:
-    """Totals of both models by resource (None: only a run would show), and what differs of everything else.
+    """All that differs between two models.
 
-    `identical`: the files are the same, byte by byte. `unchanged` counts layers.
+    Attributes:
+        totals: of both models, by resource; None where only a run would show it.
+        layers: the layers that differ.
+        unchanged: how many layers do not.
+        opset: the operator sets that differ, by domain.
+        inputs: the types of inputs that differ, by name.
+        outputs: likewise of outputs.
+        metadata: the metadata that differ, by key.
+        identical: whether the files are equal, byte by byte.
     """
 
     totals: Mapping[str, tuple[float | None, float | None]]
@@ -55,7 +63,7 @@ class Diff:
 
 
 def compare_facts(a: Facts, b: Facts) -> Diff:
-    """What differs between two models' facts."""
+    """Compare two models' facts."""
     pairs = match_layers(a.layers, b.layers)
     layers = [difference for before, after in pairs if (difference := _layer(before, after)) is not None]
     return Diff(
@@ -83,7 +91,7 @@ def _layer(a: Layer | None, b: Layer | None) -> LayerDiff | None:
 
 
 def _change(a: Layer | None, b: Layer | None) -> Change | None:
-    """The first of the reasons that holds."""
+    """The first reason that holds."""
     if a is None or b is None:
         return "added" if a is None else "removed"
     reasons: dict[Change, bool] = {
@@ -103,5 +111,5 @@ def _side(layer: Layer | None) -> LayerSide | None:
 
 
 def _entries(a: Mapping[str, str], b: Mapping[str, str]) -> Entries:
-    """What two mappings differ in."""
+    """The entries in which two mappings differ."""
     return {key: (a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)}

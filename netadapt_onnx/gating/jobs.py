@@ -81,7 +81,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Failure(msgspec.Struct, frozen=True, tag="failure"):
-    """Why a job could not be done."""
+    """The reason why a job could not be done."""
 
     message: str
     hint: str = ""

@@ -20,7 +20,7 @@ _EXAMPLES: Mapping[Kind, str] = {"max-increase": "2%", "min": "0.9"}
 
 @dataclass(frozen=True)
 class Limit:
-    """`value` in the base unit (bytes, count, ms; a fraction for increases and accuracies)."""
+    """A limit; its `value` is in the base unit (bytes, count, ms; a fraction for increases and accuracies)."""
 
     kind: Kind
     resource: str
@@ -28,7 +28,7 @@ class Limit:
 
     @property
     def name(self) -> str:
-        """As results name it: `size`, `size increase`, `accuracy`."""
+        """The limit's name in results: `size`, `size increase`, `accuracy`."""
         return f"{self.resource} increase" if self.kind == "max-increase" else self.resource
 
 
@@ -75,7 +75,7 @@ def _absolute(resource: str, value: str | float) -> float | None:
 
 
 def _fraction(value: str | float) -> float | None:
-    """`2%` and `0.02` alike."""
+    """Read `2%` and `0.02` alike."""
     if not isinstance(value, str):
         return float(value)
     text = value.strip()

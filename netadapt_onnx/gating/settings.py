@@ -1,4 +1,4 @@
-"""What is to hold for which models: the entries of the configuration, with the flags over them."""
+"""The rules of a gate: the entries of the configuration, with the flags over them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """One `[[tool.netadapt-onnx.gate]]` as it is written."""
+    """An entry `[[tool.netadapt-onnx.gate]]` as it is written."""
 
     model: str | tuple[str, ...]
     max: dict[str, str | float] = {}
@@ -43,7 +43,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="keb
 
 
 class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One `[tool.netadapt-onnx.devices.NAME]`: a latency table that was built there, or where to reach it."""
+    """An entry `[tool.netadapt-onnx.devices.NAME]`: a latency table that was built there, or where to reach it."""
 
     table: str | None = None
     address: str | None = None
@@ -51,7 +51,7 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class TargetDevice:
-    """Where a latency counts: predicted by `table`, measured at `address`, or else on a machine of that name."""
+    """The device whose latency counts: predicted by `table`, measured at `address`, or on a machine of that name."""
 
     name: str
     table: Path | None = None
@@ -75,7 +75,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Rule:
-    """Limits for the models that match `patterns`; `message` is for whoever exceeds them."""
+    """Limits for the models that match `patterns`; `message` is for users who exceed them."""
 
     patterns: tuple[str, ...]
     limits: tuple[Limit, ...]
@@ -84,7 +84,7 @@ class Rule:
 
 
 def read_rules(file: Path | None, default_baseline: str | None) -> tuple[Rule, ...]:
-    """The rules of a configuration file; none if there is no file."""
+    """Read the rules of a configuration file; there are none if there is no file."""
     entries = None if file is None else config.read(file, "gate", tuple[Entry, ...])
     if entries is None:
         return ()
@@ -92,7 +92,7 @@ def read_rules(file: Path | None, default_baseline: str | None) -> tuple[Rule, .
 
 
 def target_device(name: str, file: Path | None) -> TargetDevice | None:
-    """The device of that name: an address, one that the configuration knows, or a machine; None for this one."""
+    """Find the device of that name: an address, one that the configuration names, or a machine; None for this one."""
     if name == "local":
         return None
     if "://" in name:
@@ -139,7 +139,7 @@ def _rule(entry: Entry, file: Path, default_baseline: str | None) -> Rule:
 
 
 def _source(entry: Entry, path: Path) -> DataSource:
-    """The data as they are to be read; a number alone stands for a list of one."""
+    """The data source of an entry; a number alone stands for a list of one."""
     options: dict[str, Any] = {name: getattr(entry, name) for name in ("resize", "crop", "mean", "std")}
     listed: dict[str, Any] = {
         name: (value,) if isinstance(value, int | float) else value for name, value in options.items()
@@ -157,14 +157,14 @@ def _shape(name: str, text: str, file: Path) -> tuple[int, ...]:
 
 
 def override(rule: Rule, limits: Sequence[Limit], changes: Mapping[str, Any]) -> Rule:
-    """The rule with other settings, and with `limits` in the place of its own for the same numbers."""
+    """Replace a rule's settings by `changes`, and its limits by those of `limits` on the same numbers."""
     replaced = {(limit.kind, limit.resource) for limit in limits}
     kept = tuple(limit for limit in rule.limits if (limit.kind, limit.resource) not in replaced)
     return replace(rule, limits=(*kept, *limits), settings=replace(rule.settings, **changes))
 
 
 def expand(pattern: str) -> tuple[Path, ...]:
-    """The files that a path or a pattern names, in order; none if there are none."""
+    """List the files that a path or a pattern names, in order."""
     # A file may be called a[1].onnx.
     names = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 -- absolute patterns too
     return tuple(Path(name) for name in names if Path(name).is_file())

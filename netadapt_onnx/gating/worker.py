@@ -1,6 +1,6 @@
 """The process in which models are read: one job a line on stdin, one answer a line on stdout, until stdin ends.
 
-It has its own memory limit and a limit of processor seconds a job, so that it ends also where nobody is left to end it.
+It has its own memory limit and a limit of processor seconds a job, so that it ends even if its parent does not end it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _perform(job: Job, memory_bytes: int) -> object:
 
 
 def _own_stdout() -> BinaryIO:
-    """The stream for answers; what libraries print goes nowhere."""
+    """The stream for answers; the output of libraries is discarded."""
     answers = os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

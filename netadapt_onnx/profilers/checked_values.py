@@ -1,4 +1,4 @@
-"""What numbers and text of devices and files may be: types that are checked as they are read."""
+"""Types of numbers and text from devices and files, checked as they are read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Text = Annotated[str, msgspec.Meta(max_length=2_000)]
 
 
 class _RequiredFields(msgspec.Struct, frozen=True):
-    """What an environment says at least."""
+    """The fields that an environment has at least."""
 
     cpu: Text
     flags: list[Text]
@@ -38,8 +38,11 @@ class _RequiredFields(msgspec.Struct, frozen=True):
     governor: Text | None
 
 
-def checked_environment(environment: object) -> dict[str, Any]:
-    """What a device says of itself, its text printable. Raises ValueError naming what is missing or no text."""
+def check_environment(environment: object) -> dict[str, Any]:
+    """Check a device's description of itself, and make its text printable.
+
+    Raises ValueError naming what is missing or no text.
+    """
     try:
         everything = msgspec.convert(environment, dict[str, Any])
         checked = msgspec.structs.asdict(msgspec.convert(everything, _RequiredFields))

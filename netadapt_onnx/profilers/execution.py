@@ -19,10 +19,17 @@ REPLACE_OR_CPU = "replace those operators, or measure with --ep cpu"
 
 @dataclass(frozen=True)
 class Execution:
-    """How a model is run: execution provider by short name, threads, the provider's options, what is deployed.
+    """How a model runs.
 
-    `library`: the file that a plugin provider comes from, on the device. `deploy` makes what runs of a float model.
-    Raises NetadaptError for a name that no provider has, an option that this one does not have, a missing library.
+    Attributes:
+        ep: the execution provider's short name.
+        threads: how many threads run a model.
+        options: the provider's own options.
+        library: the file that a plugin provider comes from.
+        deploy: what is made of a float model before it runs.
+
+    Raises:
+        NetadaptError: no provider has this name, it does not have an option, or the library is missing.
     """
 
     ep: str = "cpu"
@@ -38,7 +45,7 @@ class Execution:
 
     @property
     def provider(self) -> Provider:
-        """Its execution provider."""
+        """The execution provider's record."""
         return provider(self.ep, self.library)
 
     @property
@@ -72,7 +79,7 @@ CPU = Execution()
 
 
 def execution_record(execution: Execution) -> dict[str, Any]:
-    """An execution as the agent reads it: no spinning, and a provider that is asked for runs everything.
+    """An execution as the agent reads it: without spinning, and with one provider that runs all nodes.
 
     Where it left nodes to the CPU, their times would be the CPU's.
     """
@@ -97,9 +104,13 @@ def execution_record(execution: Execution) -> dict[str, Any]:
 
 
 def fingerprint(execution: Execution = CPU, environment: Mapping[str, Any] | None = None) -> Fingerprint:
-    """What a latency depends on besides the model; two measurements compare only where all of it is equal.
+    """The fingerprint of a device: all that a latency depends on besides the model.
 
-    `environment`: what the agent says of a device; None: of this one. A plugin's library is known by its content.
+    Two measurements compare only where all of it is equal. A plugin's library counts by its content.
+
+    Args:
+        execution: how models run.
+        environment: the device as the agent describes it (None: this machine).
     """
     device = agent.environment() if environment is None else environment
     result = {
@@ -122,7 +133,7 @@ def _identity(library: Path) -> str:
 
 
 def differences(recorded: Fingerprint, current: Fingerprint) -> list[str]:
-    """Where two fingerprints differ, one readable line each; empty when they agree."""
+    """List where two fingerprints differ, one readable line each; the list is empty when they agree."""
     lines = []
     for key in dict.fromkeys([*recorded, *current]):
         a, b = recorded.get(key), current.get(key)
@@ -135,7 +146,7 @@ def differences(recorded: Fingerprint, current: Fingerprint) -> list[str]:
 
 
 def require_alike(recorded: Fingerprint, current: Fingerprint, what: str, hint: str) -> None:
-    """Raise NetadaptError, saying `what` is wrong and naming what differs, unless two fingerprints agree."""
+    """Raise NetadaptError, saying `what` is wrong and naming the differences, unless two fingerprints agree."""
     unlike = differences(recorded, current)
     if unlike:
         raise NetadaptError(f"{what} ({'; '.join(unlike)})", hint=hint, code="other-device")

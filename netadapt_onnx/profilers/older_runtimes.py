@@ -1,4 +1,4 @@
-"""Models as an older onnxruntime reads them: devices have what their vendors built, of which 1.16 is the oldest."""
+"""Rewrites models for older runtimes: devices have what vendors built, of which onnxruntime 1.16 is the oldest."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ CHANGED = {"GroupNormalization": 21, "GridSample": 20}
 
 
 def portable(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a model in the opset and IR version that onnxruntime 1.16 reads; its weights and names are the same.
+    """Copy a model into the opset and IR version that onnxruntime 1.16 reads; its weights and names are the same.
 
-    Newer opsets mostly added types to operators. Raises NetadaptError naming the node that says in its newer opset what
-    the older one has no words for.
+    Newer opsets mostly added types to operators. Raises NetadaptError naming the node that the older opset cannot
+    express.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)

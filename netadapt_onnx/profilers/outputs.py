@@ -1,4 +1,4 @@
-"""What a model computes on a device, by the device's own kernels."""
+"""The outputs of a model on a device, computed by the device's own kernels."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import Arrays
-from netadapt_onnx.profilers.device import SCHEMA, Device, FailedModel, Manifest, OutputsFile, write_inputs, write_model
+from netadapt_onnx.profilers.device import Device, write_inputs, write_model
 from netadapt_onnx.profilers.execution import Execution, execution_record
+from netadapt_onnx.profilers.records import SCHEMA, FailedModel, Manifest, OutputsFile
 
 MANIFEST = "answers.json"
 
@@ -23,9 +24,19 @@ MANIFEST = "answers.json"
 def outputs_on_device(
     device: Device, execution: Execution, proto: onnx.ModelProto, batches: Iterable[Arrays]
 ) -> list[Arrays] | None:
-    """Outputs by name of a model as it is given, for batches of one shape; None from a device that only measures.
+    """Compute the outputs of a model, as it is, on a device.
 
-    Raises NetadaptError for a model that the device cannot run.
+    Args:
+        device: where it runs.
+        execution: how it runs.
+        proto: the model.
+        batches: inputs by name, all of one shape.
+
+    Returns:
+        The outputs of each batch by name; None from a device that only measures.
+
+    Raises:
+        NetadaptError: the device cannot run the model.
     """
     feeds = list(batches)
     stacked = {name: np.stack([batch[name] for batch in feeds]) for name in feeds[0]}
@@ -58,7 +69,7 @@ def outputs_on_device(
 
 
 def _by_batch(file: bytes, names: Sequence[str], count: int, device: str) -> list[Arrays]:
-    """The outputs of each of `count` batches. Raises NetadaptError for a file that does not hold them."""
+    """Read the outputs of each of `count` batches. Raises NetadaptError for a file that does not hold them."""
     try:
         with zipfile.ZipFile(io.BytesIO(file)) as archive:
             if sum(member.file_size for member in archive.infolist()) > 2 * len(file):

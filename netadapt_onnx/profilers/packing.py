@@ -1,4 +1,4 @@
-"""Bytes within JSON: zlib and base64, taken apart within bounds, since others may have written them."""
+"""Packs bytes into JSON (zlib and base64), and unpacks them within bounds, since others may have written them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MOST_BYTES = 128 << 20
 
 
 def pack(data: bytes) -> str:
-    """Bytes as text."""
+    """Pack bytes as text."""
     return base64.b64encode(zlib.compress(data)).decode()
 
 
 def unpack(text: str, most: int = MOST_BYTES) -> bytes:
-    """The bytes of such text. Raises ValueError if it is none, is cut off, or holds more than `most`."""
+    """Unpack such text. Raises ValueError if it is none, is cut off, or holds more than `most` bytes."""
     try:
         stream = zlib.decompressobj()
         data = stream.decompress(base64.b64decode(text, validate=True), most + 1)
@@ -34,7 +34,7 @@ def unpack(text: str, most: int = MOST_BYTES) -> bytes:
 
 
 def unpack_graph(text: str) -> onnx.GraphProto:
-    """A packed model's graph; every node has a result, names are text, and no tensor names a file.
+    """Unpack a model's graph in which every node has a result, names are text, and no tensor names a file.
 
     Raises ValueError if it is none.
     """

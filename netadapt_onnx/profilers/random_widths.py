@@ -1,7 +1,7 @@
-"""Versions of a model that are measured in its stead: itself with its groups of channels at other widths.
+"""Random-width models: versions of a model with its groups of channels at other widths, which are measured for tables.
 
-What searches and users ask for comes in kinds, and a table has to be right on all of them: what the fit has not seen,
-it does not know. Seen, on ResNet-20: made of aligned widths mostly, a table was off by 52% at a tenth of the channels.
+Searches and users ask for widths of several kinds, and a table has to be right on all of them: it does not know what
+its fit has not seen. Made of aligned widths mostly, a table of ResNet-20 was off by 52% at a tenth of the channels.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ NARROW = (0.02, 0.25)
 
 @dataclass(frozen=True)
 class RandomWidthModel:
-    """A version of a model and the shape of every tensor in it."""
+    """A model at some widths, and the shape of every tensor in it."""
 
     proto: onnx.ModelProto
     shapes: Mapping[str, tuple[int, ...]]
 
     def inputs(self, seed: int = 0) -> Arrays:
-        """Random inputs at these shapes."""
+        """Draw random inputs of the model's shapes."""
         specs = {
             v.name: (self.shapes[v.name], np.dtype(onnx.helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type)))
             for v in self.proto.graph.input
@@ -53,14 +53,14 @@ class RandomWidthModel:
 
 
 class Draw(Protocol):
-    """Makes versions."""
+    """Draws random-width models."""
 
     def __call__(self, rng: np.random.Generator, kind: Kind | None = None) -> RandomWidthModel:
-        """A version of this kind; None: of one that is drawn from the mixture."""
+        """Draw a model of this kind; None: of a kind that is drawn from the mixture."""
 
 
 def random_widths(trace: Trace) -> Draw:
-    """Versions of a traced model with every prunable group at a random width, of all kinds.
+    """A function that draws models of a trace with every prunable group at a random width, of all kinds.
 
     Raises NetadaptError if no group can be pruned.
     """
@@ -76,7 +76,7 @@ def random_widths(trace: Trace) -> Draw:
 
 
 def random_counts(groups: Sequence[Group], kind: Kind, rng: np.random.Generator) -> dict[str, int]:
-    """A width for every group, by name."""
+    """Draw a width for every group, by name."""
     if kind == "uniform":
         share = rng.uniform(0.1, 1.0)
         return {group.name: _count(group, share, group.step) for group in groups}
@@ -108,7 +108,7 @@ def _count(group: Group, share: float, step: int) -> int:
 
 
 def with_node_names(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every node has a name of its own: profiles know nodes by name only."""
+    """Copy a model so that every node has a name of its own: profiles identify nodes by name only."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     seen: set[str] = set()

@@ -10,9 +10,10 @@ import onnx
 
 from netadapt_onnx.common.progress import steps
 from netadapt_onnx.graph.runtime import Arrays
-from netadapt_onnx.profilers.device import REFERENCE, Device, Job, Order, Until, measure_on
+from netadapt_onnx.profilers.device import Device, Order, measure_on
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import CPU, Execution
+from netadapt_onnx.profilers.records import REFERENCE, Job, Until
 from netadapt_onnx.profilers.statistics import (
     Disturbance,
     Ratio,

@@ -11,10 +11,11 @@ import numpy as np
 
 from netadapt_onnx.common.progress import Progress
 from netadapt_onnx.graph.runtime import Arrays
-from netadapt_onnx.profilers.device import REFERENCE, Device, Order, measure_on
+from netadapt_onnx.profilers.device import Device, Order, measure_on
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import CPU, Execution
 from netadapt_onnx.profilers.random_widths import KINDS, Draw, Kind, RandomWidthModel
+from netadapt_onnx.profilers.records import REFERENCE
 from netadapt_onnx.profilers.statistics import kendall
 from netadapt_onnx.profilers.table.arrays import Floats
 from netadapt_onnx.profilers.table.build import batch_job, models_per_batch

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 from netadapt_onnx.common.budget import LATENCY
-from netadapt_onnx.profilers.device import Device, Environment
+from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.execution import Execution, fingerprint
 from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_widths
+from netadapt_onnx.profilers.records import Environment
 from netadapt_onnx.profilers.statistics import Timing
 from netadapt_onnx.profilers.table.build import TablePlan, build
 from netadapt_onnx.profilers.table.predict import Table

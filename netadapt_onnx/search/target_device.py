@@ -12,9 +12,10 @@ from pathlib import Path
 from netadapt_onnx.common.budget import LATENCY, Budget
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import agent
-from netadapt_onnx.profilers.device import Device, Environment
+from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.devices.opening import BUNDLE, LOCAL, open_device
 from netadapt_onnx.profilers.execution import Execution, fingerprint
+from netadapt_onnx.profilers.records import Environment
 
 Devices = str | Device | Sequence[str] | Mapping[str, str | Device]
 Tables = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, str | os.PathLike[str]] | None

@@ -199,7 +199,7 @@ def decided(rng: np.random.Generator, slower_by: float, noise: float, limit: flo
         ratios = (1 + slower_by) * sessions[0] / sessions[1]
         low, high = signed_rank_interval(ratios, run_model.CONFIDENCE)
         increase = Interval(float(np.median(ratios)) - 1, low - 1, high - 1)
-        return check_limits.slower(Limit("max-increase", "latency", limit), increase, 1.0, "")
+        return check_limits.check_slowdown(Limit("max-increase", "latency", limit), increase, 1.0, "")
 
     return not measured().ok and not measured().ok
 

@@ -18,10 +18,11 @@ from models import plain
 from netadapt_onnx.cli import run
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import agent
-from netadapt_onnx.profilers.device import Job, Order, measure_on
+from netadapt_onnx.profilers.device import Order, measure_on
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import CPU, Execution, execution_record, fingerprint
 from netadapt_onnx.profilers.providers import PROVIDERS
+from netadapt_onnx.profilers.records import Job
 
 FAMILIES = ("cpu", "cuda", "tensorrt", "openvino", "xnnpack", "coreml", "nnapi", "qnn", "directml", "webgpu")
 

@@ -23,13 +23,14 @@ from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folding import fold
 from netadapt_onnx.profilers import agent
-from netadapt_onnx.profilers.device import AgentRecord, Job, Order, OutputsFile
+from netadapt_onnx.profilers.device import Order
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import CPU, Execution, differences, execution_record, fingerprint
 from netadapt_onnx.profilers.int8_kernels import choose_quantisation, probe_int8
 from netadapt_onnx.profilers.outputs import outputs_on_device
 from netadapt_onnx.profilers.quantize import EVERYWHERE, FLOAT, Deployment, saturates
 from netadapt_onnx.profilers.random_widths import with_node_names
+from netadapt_onnx.profilers.records import AgentRecord, Job, OutputsFile
 from netadapt_onnx.profilers.units import Layers
 from netadapt_onnx.search.evaluator import DataJudge
 from netadapt_onnx.search.on_devices import on_devices

@@ -11,7 +11,7 @@ import pytest
 import netadapt_onnx
 from models import plain
 from netadapt_onnx.profilers import agent, timing
-from netadapt_onnx.profilers.device import MeasuredModel
+from netadapt_onnx.profilers.records import MeasuredModel
 from netadapt_onnx.profilers.statistics import (
     Disturbance,
     disturbance_of_ratio,

@@ -16,7 +16,7 @@ import pytest
 
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers import validate as validating
-from netadapt_onnx.profilers.device import REFERENCE, AgentRecord, End, Environment, Job, Manifest, MeasuredModel
+from netadapt_onnx.profilers.records import REFERENCE, AgentRecord, End, Environment, Job, Manifest, MeasuredModel
 from netadapt_onnx.profilers.table import build as building
 
 # By how much a session of one model is slower than it should be: of the time in seconds and a source of randomness.

@@ -14,7 +14,7 @@ Cells = list[list[str]]
 
 
 def text(diff: Diff) -> str:
-    """Totals, the layers that differ, and the rest, for a terminal."""
+    """Format a diff for a terminal: totals, the layers that differ, and the rest."""
     parts = [render.table(_totals(diff), ["", "a", "b", "change"])]
     layers = _layers(diff, printable)
     if layers:
@@ -27,7 +27,7 @@ def text(diff: Diff) -> str:
 
 
 def markdown(diff: Diff) -> str:
-    """The same in Markdown."""
+    """Format a diff as Markdown."""
     parts = [f"### {_headline(diff)}", render.markdown(_totals(diff), ["", "a", "b", "change"])]
     layers = _layers(diff, code)
     if layers:

@@ -16,7 +16,7 @@ MOST_SUMMARY_BYTES = 1_000_000
 
 
 def github(gate: Gate) -> str:
-    """An annotation for each failure, the worst ten, and one line about the whole."""
+    """Format an annotation for each failure, the worst ten, and one line about all models."""
     annotations: list[tuple[float, str, str, str]] = []
     for model in gate.models:
         path = _in_repository(model.path)
@@ -53,7 +53,7 @@ def summarise(gate: Gate) -> None:
 
 
 def _in_repository(path: Path) -> str:
-    """GitHub places annotations by paths from the repository's root."""
+    """The path from the repository's root, by which GitHub places annotations."""
     root = os.environ.get("GITHUB_WORKSPACE")
     if root and path.absolute().is_relative_to(root):
         path = path.absolute().relative_to(root)

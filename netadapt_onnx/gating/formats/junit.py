@@ -9,7 +9,7 @@ from netadapt_onnx.gating.result import Gate, ModelResult
 
 
 def junit(gate: Gate) -> str:
-    """The document; a limit that could not be measured is an error, one that is exceeded a failure."""
+    """Format the document; a limit that could not be measured is an error, one that is exceeded a failure."""
     root = ElementTree.Element("testsuites", name="netadapt-onnx gate", time=f"{gate.seconds:.3f}")
     totals = {"tests": 0, "failures": 0, "errors": 0}
     for model in gate.models:

@@ -11,7 +11,7 @@ _MARKS = {"ok": "✅", "FAIL": "❌ too much", "ERROR": "⚠️ not judged"}
 
 
 def markdown(gate: Gate) -> str:
-    """A heading, a table of all checks, and what failed and why."""
+    """Format a heading, a table of all checks, and what failed and why."""
     rows = [row for model in gate.models for row in _rows(model)]
     parts = [f"### Model limits: {cells.headline(gate)}"]
     if rows:

@@ -14,7 +14,7 @@ _COLOURS = {"ok": "green", "FAIL": "red", "ERROR": "yellow"}
 
 
 def text(gate: Gate, *, colour: bool = False) -> str:
-    """A table of all checks, then what failed and why; nothing where nothing was judged, since the error says why."""
+    """Format a table of all checks, then what failed and why; nothing where only errors are."""
     if all(model.error is not None and not model.checks for model in gate.models):
         return ""
     rows = [row for model in gate.models for row in _rows(model, colour)]

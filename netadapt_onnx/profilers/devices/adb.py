@@ -1,4 +1,4 @@
-"""`adb://SERIAL`: an Android device, through adb; the system's own, or that of the `adb` extra."""
+"""`adb://SERIAL`: an Android device, reached through adb; the system's own, or that of the `adb` extra."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ FOLDER = "/data/local/tmp/netadapt-onnx"
 
 
 class AdbShell(Shell):
-    """An Android device; `adb://` alone is the only one. Raises NetadaptError for no such URL, or without adb."""
+    """An Android device's shell; `adb://` alone is the only device.
+
+    Raises NetadaptError for no such URL, or without adb.
+    """
 
     FINAL = re.compile(
         r"device unauthorized.*|device '[^']*' not found|no devices/emulators found|more than one device.*"
@@ -32,15 +35,15 @@ class AdbShell(Shell):
         self._adb = [adb_program(), *(["-s", match["serial"]] if match["serial"] else [])]
 
     def argv(self, command: str) -> list[str]:
-        """One word, which the device's shell reads; nothing is read from here."""
+        """The program's arguments: one word, which the device's shell reads; nothing is read from this machine."""
         return [*self._adb, "shell", "-n", "-T", command]
 
     def push_argv(self, files: Sequence[Path]) -> list[str]:
-        """As adb does it."""
+        """The arguments of `adb push`."""
         return [*self._adb, "push", *map(str, files), f"{self.folder}/"]
 
     def pull_argv(self, name: str, target: Path) -> list[str]:
-        """As adb does it."""
+        """The arguments of `adb pull`."""
         return [*self._adb, "pull", f"{self.folder}/{name}", str(target)]
 
     def broken(self, code: int, error: str) -> bool:
@@ -50,7 +53,7 @@ class AdbShell(Shell):
 
 
 def adb_program() -> str:
-    """The path of adb: the system's, or that which the package adbutils brings. Raises NetadaptError without either."""
+    """Find adb: the system's, or that which the package adbutils brings. Raises NetadaptError without either."""
     path = shutil.which("adb")
     if path is not None:
         return path

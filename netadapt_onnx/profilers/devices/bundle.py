@@ -18,19 +18,12 @@ from netadapt_onnx.common.files import aside
 from netadapt_onnx.common.progress import Progress
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.original_file import AsGiven, stands_in
-from netadapt_onnx.profilers.device import (
-    REFERENCE,
-    SCHEMA,
-    Job,
-    Manifest,
-    ModelFile,
-    write_inputs,
-    write_model,
-)
-from netadapt_onnx.profilers.devices.results import GIVEN
+from netadapt_onnx.profilers.device import write_inputs, write_model
+from netadapt_onnx.profilers.devices.results import ORIGINAL
 from netadapt_onnx.profilers.execution import Execution, execution_record
 from netadapt_onnx.profilers.packing import pack
 from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, with_node_names
+from netadapt_onnx.profilers.records import REFERENCE, SCHEMA, Job, Manifest, ModelFile
 from netadapt_onnx.profilers.table.build import (
     BATCH,
     LEAST_MODELS,
@@ -197,7 +190,7 @@ def _add_original(bundle: _Bundle, original: AsGiven) -> str:
     if original.proto is None:
         return original.note
     try:
-        bundle.add_model(GIVEN, original.proto)
+        bundle.add_model(ORIGINAL, original.proto)
     except NetadaptError as error:
         return stands_in(error)
     return ""
@@ -211,7 +204,7 @@ def _jobs(bundle: _Bundle, plan: TablePlan, shards: int) -> tuple[Job, ...]:
         batch_job(b, None, profiled=per_node, shard=1 + i % shards, needed=b.start < LEAST_MODELS)
         for i, b in enumerate(batches)
     ]
-    uncut = [0, GIVEN] if str(GIVEN) in bundle.models else [0]
+    uncut = [0, ORIGINAL] if str(ORIGINAL) in bundle.models else [0]
     return (*jobs, timing_job(uncut, TimingPlan(time_cap_s=min(REFERENCE_CAP_S, plan.time_cap_s))))
 
 

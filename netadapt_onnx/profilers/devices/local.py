@@ -1,4 +1,4 @@
-"""This machine as a device: the agent's functions in this process, on files in a temporary folder."""
+"""This machine as a device: the agent's functions run in this process, on files in a temporary folder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import msgspec
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import agent
-from netadapt_onnx.profilers.device import AgentRecord, Environment
+from netadapt_onnx.profilers.records import AgentRecord, Environment
 
 
 class LocalDevice:
-    """This machine; its folder goes with the object."""
+    """This machine as a device; its folder goes with the object."""
 
     name = "local"
     oldest = False
@@ -27,11 +27,11 @@ class LocalDevice:
         self._gone = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def describe(self) -> Environment:
-        """This machine, by the agent."""
+        """Describe this machine by the agent."""
         return agent.environment()
 
     def push(self, files: Sequence[Path]) -> None:
-        """Links, which cost nothing."""
+        """Link files into the folder, which costs nothing."""
         for file in files:
             target = self._folder / file.name
             if target.exists():
@@ -42,7 +42,7 @@ class LocalDevice:
                 shutil.copy(file, target)
 
     def run(self, manifest: str, results: str) -> Iterator[AgentRecord]:
-        """In this process: its clock is the same, and starting another takes as long as a small job."""
+        """Do the jobs in this process: its clock is the same, and starting another takes as long as a small job."""
         plan = msgspec.json.decode((self._folder / manifest).read_bytes())
         try:
             for records in agent.work(self._folder, plan, self._folder / results):
@@ -52,11 +52,11 @@ class LocalDevice:
             raise NetadaptError(f"{self.name}: {error}", code="device") from error
 
     def pull(self, name: str) -> bytes:
-        """The file as it is."""
+        """Read a file of the folder."""
         return (self._folder / name).read_bytes()
 
     def remove(self, names: Sequence[str]) -> None:
-        """Unlink."""
+        """Remove files from the folder."""
         for name in names:
             (self._folder / name).unlink(missing_ok=True)
 

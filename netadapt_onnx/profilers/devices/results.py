@@ -1,4 +1,4 @@
-"""What a bundle measured, carried back: files of strangers' devices, checked line by line, and a table made of them."""
+"""Reads what a bundle measured: files of strangers' devices, checked line by line, of which a table is made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import onnx
 from netadapt_onnx.common.files import aside
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.checked_values import Count, Text
-from netadapt_onnx.profilers.device import (
+from netadapt_onnx.profilers.execution import Execution, Fingerprint, differences, fingerprint, require_alike
+from netadapt_onnx.profilers.packing import unpack, unpack_graph
+from netadapt_onnx.profilers.quantize import FULL, Deployment, Precision, Quantisation
+from netadapt_onnx.profilers.records import (
     AgentRecord,
     End,
     EnvironmentRecord,
@@ -23,9 +26,6 @@ from netadapt_onnx.profilers.device import (
     contradiction,
     decode_record,
 )
-from netadapt_onnx.profilers.execution import Execution, Fingerprint, differences, fingerprint, require_alike
-from netadapt_onnx.profilers.packing import unpack, unpack_graph
-from netadapt_onnx.profilers.quantize import FULL, Deployment, Precision, Quantisation
 from netadapt_onnx.profilers.statistics import ratio_of_pairs, timing_of_sessions
 from netadapt_onnx.profilers.table.build import records_of
 from netadapt_onnx.profilers.table.file import (
@@ -42,14 +42,18 @@ from netadapt_onnx.profilers.units import Layers
 
 # The number of the file as given among a bundle's models, where a runtime makes something else of it than of the
 # normalised one.
-GIVEN = -2
+ORIGINAL = -2
 HINT = "give the results.jsonl that a bundle wrote, as it is"
 
 
 class BundledModel(msgspec.Struct, frozen=True):
-    """What a bundle's manifest says of its model: the table's header, the graph and each version's shapes, packed.
+    """The model of a bundle, as its manifest describes it.
 
-    `as_given`: the hash of the model's file.
+    Attributes:
+        header: the first line of its table.
+        graph: the uncut model without weights, packed.
+        shapes: the shapes of each random-width model, packed.
+        as_given: the hash of the original file.
     """
 
     header: Header
@@ -59,7 +63,7 @@ class BundledModel(msgspec.Struct, frozen=True):
 
 
 class ExecutionRecord(msgspec.Struct, frozen=True):
-    """How a bundle's manifest says that models run."""
+    """The execution of a bundle's models, as its manifest describes it."""
 
     ep: Text
     threads: Count
@@ -70,7 +74,7 @@ class ExecutionRecord(msgspec.Struct, frozen=True):
 
     @property
     def execution(self) -> Execution:
-        """Raises NetadaptError for a provider that nobody knows, or an option that it does not have."""
+        """The execution. Raises NetadaptError for an unknown provider, or an option that it does not have."""
         return Execution(
             self.ep, self.threads, self.options, deploy=Deployment(self.precision, quantisation=self.quantisation)
         )
@@ -78,7 +82,17 @@ class ExecutionRecord(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Results:
-    """One file of results: the manifest it answers, what that is about, where it was measured, and what."""
+    """One file of results.
+
+    Attributes:
+        path: the file.
+        manifest: the manifest that it answers.
+        about: the model that was measured.
+        device: the fingerprint of the device.
+        measured: the records of models that ran.
+        failed: those of models that did not.
+        stopped: why measuring ended, if it did.
+    """
 
     path: Path
     manifest: Manifest
@@ -92,8 +106,9 @@ class Results:
 def read_results(path: Path) -> Results:
     """Read what an agent wrote; a torn last line is left out.
 
-    Raises NetadaptError: no such file, not results or none that could be true (naming the line and the field), nothing
-    measured.
+    Raises:
+        NetadaptError: there is no such file, it holds no results or some that cannot be true (the error names the line
+            and the field), or nothing was measured.
     """
     if not path.is_file():
         raise NetadaptError(f"{path}: no such file", code="missing-file")
@@ -115,7 +130,7 @@ def read_results(path: Path) -> Results:
 
 
 def _manifest(path: Path, records: Sequence[AgentRecord]) -> Manifest:
-    """The manifest, which is the first record and only that."""
+    """The manifest: the first record, and only that."""
     if not records or not isinstance(records[0], ManifestRecord) or "header" not in records[0].manifest.about:
         raise NetadaptError(f"{path} holds no results of a bundle", hint=HINT, code="results")
     again = next((n for n, r in enumerate(records[1:], 2) if isinstance(r, ManifestRecord)), None)
@@ -163,9 +178,9 @@ def _same(what: str, first: Fingerprint, *others: Fingerprint) -> None:
 
 
 def merge_results(results: Sequence[Results]) -> list[Record]:
-    """One table's records from shards and repetitions, all of one bundle and one kind of device.
+    """Make one table's records of shards and repetitions, all of one bundle and one kind of device.
 
-    A version that was measured again counts as one more version. Raises NetadaptError naming what differs.
+    A model that was measured again counts as one more model. Raises NetadaptError naming what differs.
     """
     first = results[0]
     for other in results[1:]:
@@ -180,7 +195,7 @@ def merge_results(results: Sequence[Results]) -> list[Record]:
     seconds = 0.0
     for file in results:
         for record in file.measured:
-            if record.model == GIVEN:
+            if record.model == ORIGINAL:
                 original_ms += record.median_ms
                 continue
             if file.manifest.jobs[record.job].reference is None:
@@ -218,7 +233,7 @@ def _same_bundle(first: Results, other: Results) -> None:
 
 
 def _model(results: Results) -> tuple[Layers, list[Shapes]]:
-    """The uncut model's layers, and the shapes of each version that there are jobs for."""
+    """The uncut model's layers, and the shapes of each model that there are jobs for."""
     try:
         layers = Layers(onnx.ModelProto(graph=unpack_graph(results.about.graph)))
         shapes = msgspec.json.decode(unpack(results.about.shapes), type=list[dict[str, tuple[int, ...]]])

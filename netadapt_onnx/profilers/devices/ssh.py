@@ -1,4 +1,4 @@
-"""`ssh://[user@]host[:port]`: the system's own ssh and scp, with the user's config, keys, agents and jump hosts."""
+"""`ssh://[user@]host[:port]`: through the system's ssh and scp, with the user's config, keys, agents and jump hosts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VARIABLE = "NETADAPT_SSH_OPTIONS"
 
 
 class SshShell(Shell):
-    """A host by ssh; the folder lies in the user's home there. Raises NetadaptError for what is no such URL."""
+    """A host's shell by ssh; the folder lies in the user's home there. Raises NetadaptError for what is no such URL."""
 
     FINAL = re.compile(
         r"Host key verification failed|Permission denied \([^)]*\)|Could not resolve hostname.*|Bad configuration.*"
@@ -37,16 +37,16 @@ class SshShell(Shell):
         self._options += shlex.split(os.environ.get(VARIABLE, ""))
 
     def argv(self, command: str) -> list[str]:
-        """Without a terminal: what the command writes comes as it is."""
+        """The arguments of ssh, without a terminal: what the command writes comes as it is."""
         port = ["-p", self._port] if self._port else []
         return [program("ssh"), "-T", *self._options, *port, "--", self._login, command]
 
     def push_argv(self, files: Sequence[Path]) -> list[str]:
-        """scp, in batch mode."""
+        """The arguments of scp, in batch mode."""
         return [*self._scp(), *map(str, files), f"{self._target}:{self.folder}/"]
 
     def pull_argv(self, name: str, target: Path) -> list[str]:
-        """scp, in batch mode."""
+        """The arguments of scp, in batch mode."""
         return [*self._scp(), f"{self._target}:{self.folder}/{name}", str(target)]
 
     def _scp(self) -> list[str]:
@@ -54,5 +54,5 @@ class SshShell(Shell):
         return [program("scp"), "-q", "-B", *self._options, *port, "--"]
 
     def broken(self, code: int, error: str) -> bool:
-        """255 is ssh's own; scp passes it on, or says 1 and that it lost the connection."""
+        """255 is ssh's own code; scp passes it on, or exits with 1 and writes that it lost the connection."""
         return code == 255 or bool(code and re.search(r"[Cc]onnection (closed|reset|lost)|lost connection", error))

@@ -17,8 +17,8 @@ from netadapt_onnx.api.profile import profile
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.devices import adb as adb_module
 from netadapt_onnx.profilers.devices.adb import AdbShell
-from netadapt_onnx.profilers.devices.patience import LostError
 from netadapt_onnx.profilers.devices.perf_test import parse_times
+from netadapt_onnx.profilers.devices.retry import ConnectionLostError
 from netadapt_onnx.profilers.table import build as building
 from netadapt_onnx.profilers.table.file import Cell, read
 
@@ -72,7 +72,7 @@ def test_shell_gives_exit_codes_and_files_survive_the_way(server: AdbServer, tmp
         there.pull("none")
     assert list(there.stream("echo one; echo; echo two")) == [b"one\n", b"two\n"]
     server.refuse(1)
-    with pytest.raises(LostError, match="offline"):
+    with pytest.raises(ConnectionLostError, match="offline"):
         there.call("true")
 
 

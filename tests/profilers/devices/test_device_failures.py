@@ -21,14 +21,21 @@ from models import plain
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import packing
 from netadapt_onnx.profilers.agent import environment
-from netadapt_onnx.profilers.device import Job, MeasuredModel, Order, measure_on
+from netadapt_onnx.profilers.device import Order, measure_on
 from netadapt_onnx.profilers.devices import remote, shell
 from netadapt_onnx.profilers.devices.local import LocalDevice
-from netadapt_onnx.profilers.devices.patience import MOST_FAILURES, PATIENCE_S, FailedThereError, LostError, Patience
 from netadapt_onnx.profilers.devices.perf_test import parse_times
 from netadapt_onnx.profilers.devices.remote import RemoteDevice
+from netadapt_onnx.profilers.devices.retry import (
+    MOST_FAILURES,
+    RETRY_S,
+    Backoff,
+    ConnectionLostError,
+    RemoteFailureError,
+)
 from netadapt_onnx.profilers.devices.shell import Lines, Shell, await_end
 from netadapt_onnx.profilers.execution import CPU
+from netadapt_onnx.profilers.records import Job, MeasuredModel
 
 Record = dict[str, Any]
 Attempt = list[Record | bytes | Exception]
@@ -78,7 +85,7 @@ class Scripted(Shell):
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     clock = Time()
-    monkeypatch.setattr(remote, "Patience", partial(Patience, clock=clock, sleep=clock.sleep))
+    monkeypatch.setattr(remote, "Backoff", partial(Backoff, clock=clock, sleep=clock.sleep))
     return clock
 
 
@@ -119,9 +126,9 @@ def test_an_honest_answer_is_taken(order: Order, truth: Attempt, time: Time) -> 
 @pytest.mark.parametrize(
     "end",
     [
-        FailedThereError("the agent was killed (signal 9)"),
+        RemoteFailureError("the agent was killed (signal 9)"),
         ChildProcessError(2, "MemoryError"),
-        LostError("connection reset"),
+        ConnectionLostError("connection reset"),
     ],
     ids=["killed", "failing", "cut off"],
 )
@@ -140,19 +147,19 @@ def test_a_device_that_never_gets_on_is_given_up(
     scripted = there._shell
     assert isinstance(scripted, Scripted)
     assert scripted.tries == (
-        MOST_FAILURES if not isinstance(end, LostError) or "killed" in str(end) else len(told) + 1
+        MOST_FAILURES if not isinstance(end, ConnectionLostError) or "killed" in str(end) else len(told) + 1
     )
     assert scripted.tries < 20
-    assert time.now <= PATIENCE_S
+    assert time.now <= RETRY_S
     assert scripted.commands[-1] == "rm -rf .cache/test"
 
 
 def test_a_device_that_gets_on_a_little_at_a_time_is_kept(order: Order, truth: Attempt, time: Time) -> None:
     """Each connection brings the earlier records and one more; what it works for is no time of failures."""
-    cut = LostError("connection reset")
+    cut = ConnectionLostError("connection reset")
 
     def attempts(n: int) -> Attempt:
-        time.now += 3 * PATIENCE_S
+        time.now += 3 * RETRY_S
         return [*truth[: 2 + n], cut] if n < 3 else truth
 
     assert sorted(measure_on(device(attempts), order)) == [0, 1]
@@ -268,7 +275,7 @@ class WorkerInfo(Shell):
 
 def test_a_line_and_a_file_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shell, "MOST_LINE_BYTES", 100_000)
-    monkeypatch.setattr(shell, "MOST_SAID_BYTES", 1000)
+    monkeypatch.setattr(shell, "MOST_OUTPUT_BYTES", 1000)
     monkeypatch.setattr(shell, "MOST_PULLED_BYTES", 5)
     there = WorkerInfo("board", "x")
     with pytest.raises(NetadaptError, match="board wrote a line of more than"):

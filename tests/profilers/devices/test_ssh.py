@@ -22,8 +22,8 @@ from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.profilers import device
 from netadapt_onnx.profilers.devices import remote, shell
 from netadapt_onnx.profilers.devices.local import LocalDevice
-from netadapt_onnx.profilers.devices.patience import LostError
 from netadapt_onnx.profilers.devices.remote import RemoteDevice
+from netadapt_onnx.profilers.devices.retry import ConnectionLostError
 from netadapt_onnx.profilers.devices.ssh import SshShell
 from netadapt_onnx.profilers.execution import CPU
 from netadapt_onnx.profilers.int8_kernels import probe_int8
@@ -95,7 +95,7 @@ def test_a_connection_that_is_cut_is_taken_up_again(
 def test_a_device_that_stays_away_is_an_error_that_keeps_what_was_measured(
     server: SshServer, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(remote, "RETRY_S", 1.0)
     seen: list[int] = []
 
     def progress(done: int, _: int, __: str) -> None:
@@ -174,12 +174,12 @@ def test_a_silent_device_is_lost_and_damage_is_mended(
     server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = SshShell(server.url, "test")
-    with monkeypatch.context() as patch, pytest.raises(LostError, match="no sign of life"):
+    with monkeypatch.context() as patch, pytest.raises(ConnectionLostError, match="no sign of life"):
         patch.setattr(shell, "SILENCE_S", 0.5)
         list(there.stream("sleep 3000"))
     with pytest.raises(ChildProcessError, match="what it said"):
         list(there.stream("echo what it said >&2; exit 3"))
-    with pytest.raises(LostError, match="signal 9"):
+    with pytest.raises(ConnectionLostError, match="signal 9"):
         list(there.stream("kill -9 $$"))
     assert list(there.stream("echo one; echo; echo two")) == [b"one\n", b"two\n"]
     assert there.call("exit 7").returncode == 7

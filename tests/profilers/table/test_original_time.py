@@ -30,8 +30,8 @@ from netadapt_onnx.gating import run_model
 from netadapt_onnx.gating.jobs import PredictJob, TimeJob
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.profilers import statistics
-from netadapt_onnx.profilers.device import Manifest
 from netadapt_onnx.profilers.devices import bundle as bundling
+from netadapt_onnx.profilers.records import Manifest
 from netadapt_onnx.profilers.statistics import Ratio, Timing, ratio_of_pairs
 from netadapt_onnx.profilers.table import original_time
 from netadapt_onnx.profilers.table.file import OriginalTime, Reference, encode, read
@@ -214,13 +214,13 @@ def test_a_bundle_measures_the_file_in_turn_with_its_normalised_form(place: Path
     with zipfile.ZipFile(place / "b.zip") as packed:
         packed.extractall(place)
     manifest = msgspec.json.decode((place / "b/manifest.json").read_bytes(), type=Manifest)
-    assert manifest.jobs[-1].models == (0, bundling.GIVEN)
-    assert manifest.models[str(bundling.GIVEN)] != manifest.models["0"]
+    assert manifest.jobs[-1].models == (0, bundling.ORIGINAL)
+    assert manifest.models[str(bundling.ORIGINAL)] != manifest.models["0"]
     run = [sys.executable, "agent.py", "manifest.json", "results.jsonl"]
     subprocess.run(run, cwd=place / "b", check=True, capture_output=True)
     lines = [json.loads(line) for line in (place / "b/results.jsonl").read_text().splitlines()]
     for line in lines:
-        if line["record"] == "measured" and line["model"] in (0, bundling.GIVEN) and not line.get("us"):
+        if line["record"] == "measured" and line["model"] in (0, bundling.ORIGINAL) and not line.get("us"):
             line["ms"] = line["median_ms"] = [10.0 if line["model"] == 0 else 25.0] * len(line["ms"])
             line["seconds"] = 10.0
     (place / "b/results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
