@@ -41,7 +41,7 @@ TIME_CAP_S = 100.0
 
 @dataclass(frozen=True)
 class OwnLatency:
-    """The file as its owner runs it, and the share of its time that the normalised model takes, measured in turn."""
+    """The latency of the original file as its owner runs it, and the share of it that the normalised model takes."""
 
     latency_ms: Latency
     normalised_ratio: float
@@ -50,12 +50,14 @@ class OwnLatency:
 
 @dataclass(frozen=True)
 class ProfileResult:
-    """`device` is the fingerprint that the table is valid for; `seconds` what building took, over all resumes.
+    """A latency table, and how it was built.
 
-    `versions` were measured, `precise` of them until their median was known to 1%; `stopped` says what ended the build.
-    `drift`: by how much the device changed speed meanwhile; `disturbance`: how much the uncut model's sessions varied,
-    and what else ran. `layers` and `groups` say where the time goes, if asked. `latency_ms` is the normalised model's,
-    of which the table is; `as_given` the file's own, where that is another one. `notes`: what else to know.
+    `device` is the fingerprint that the table is valid for; `seconds` is what building took, over all resumes.
+    `versions` random-width models were measured, `precise` of them until their median was known to 1%; `stopped` says
+    what ended the build. `drift`: by how much the device changed speed meanwhile; `disturbance`: how much the uncut
+    model's sessions varied, and what else ran. `layers` and `groups` say where the time goes, if asked. `latency_ms` is
+    the normalised model's, of which the table is; `as_given` the file's own, where that is another one. `notes` are
+    cautions for users.
     """
 
     table: Path
@@ -215,9 +217,9 @@ def scatter(validation: Validation, path: Path) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class BundleResult:
-    """A zip with `models` versions to be measured in `shards` shares; it unpacks into `folder`.
+    """A zip with `models` random-width models to be measured in `shards` shares; it unpacks into `folder`.
 
-    `notes`: what else to know of it.
+    `notes` are cautions for users.
     """
 
     bundle: Path
@@ -278,7 +280,7 @@ def bundle(
 
 @dataclass(frozen=True)
 class ImportResult:
-    """A table made of results that were carried here. `notes`: what else to know of them."""
+    """A table made of results that were carried here. `notes` are cautions for users."""
 
     table: Path
     device: Mapping[str, object]

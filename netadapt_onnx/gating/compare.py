@@ -41,15 +41,8 @@ class LayerDiff:
 class Diff:
     """All that differs between two models.
 
-    Attributes:
-        totals: of both models, by resource; None where only a run would show it.
-        layers: the layers that differ.
-        unchanged: how many layers do not.
-        opset: the operator sets that differ, by domain.
-        inputs: the types of inputs that differ, by name.
-        outputs: likewise of outputs.
-        metadata: the metadata that differ, by key.
-        identical: whether the files are equal, byte by byte.
+    `totals` are of both models, by resource (None: only a run would show it); `layers` are those that differ, and
+    `unchanged` counts the others; the rest is keyed by domain or name. `identical`: the files are equal, byte by byte.
     """
 
     totals: Mapping[str, tuple[float | None, float | None]]
