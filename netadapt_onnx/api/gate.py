@@ -66,19 +66,19 @@ def gate(
         changes["device"] = target_device(device, file)
     patterns = [os.fspath(models)] if isinstance(models, str | os.PathLike) else [os.fspath(m) for m in models]
     rules = tuple(override(rule, limits, changes) for rule in rules)
-    alone = override(Rule((), (), Settings(baseline=str(default) if default.exists() else None)), limits, changes)
-    targets, missing = _targets(patterns, rules, alone, update_baseline)
+    fallback = override(Rule((), (), Settings(baseline=str(default) if default.exists() else None)), limits, changes)
+    targets, missing = _targets(patterns, rules, fallback, update_baseline)
     record = _record_file(targets, default) if update_baseline else None
     with Sandbox(timeout_s, memory_bytes) as sandbox, tempfile.TemporaryDirectory() as scratch:
-        examined = []
-        for number, (path, applied) in enumerate(targets.items()):
+        examinations = []
+        for number, (path, model_rules) in enumerate(targets.items()):
             progress(number, len(targets), f"judging: {path.name}")
-            examined.append(examine(path, applied, sandbox, Path(scratch), recording=record is not None))
-    results = sorted([*missing, *(one.result for one in examined)], key=lambda result: -result.excess)
+            examinations.append(examine(path, model_rules, sandbox, Path(scratch), recording=record is not None))
+    results = sorted([*missing, *(one.result for one in examinations)], key=lambda result: -result.excess)
     result = Gate(tuple(results), time.monotonic() - started)
     if record is None or result.error is not None:
         return result
-    _write_record(record, examined)
+    _write_record(record, examinations)
     return Gate(result.models, result.seconds, record)
 
 
@@ -109,10 +109,10 @@ def _changes(
 def _targets(
     patterns: Sequence[str],
     rules: Sequence[Rule],
-    alone: Rule,
+    fallback: Rule,
     update_baseline: bool,
 ) -> tuple[dict[Path, tuple[Rule, ...]], list[ModelResult]]:
-    """Which rules hold for which file (`alone` where the configuration has none), and the patterns that match none."""
+    """The rules of each file (`fallback` where the configuration has none), and the patterns that match none."""
     targets: dict[Path, tuple[Rule, ...]] = {}
     missing: list[ModelResult] = []
     named_files: dict[str, Path] = {}
@@ -131,15 +131,15 @@ def _targets(
                 if path is not None and rule not in targets.get(path, ()):
                     targets[path] = (*targets.get(path, ()), rule)
     for path in named_files.values():
-        targets.setdefault(path, (alone,))
+        targets.setdefault(path, (fallback,))
     if not targets and not missing:
         raise NetadaptError(
             "there is nothing to judge: no model is named, and no configuration limits any",
             hint="name models and limits, e.g. gate model.onnx --max size=4MB, or write netadapt.toml",
             code="usage",
         )
-    for path, applied in targets.items():
-        if not update_baseline and not any(rule.limits for rule in applied):
+    for path, model_rules in targets.items():
+        if not update_baseline and not any(rule.limits for rule in model_rules):
             raise NetadaptError(
                 f"there is no limit for {path}: nothing would be judged",
                 hint="give one, e.g. --max size=4MB, or write netadapt.toml",
@@ -180,11 +180,11 @@ def _record_file(targets: Mapping[Path, Sequence[Rule]], default: Path) -> Path:
     return file
 
 
-def _write_record(file: Path, examined: Sequence[Examination]) -> None:
+def _write_record(file: Path, examinations: Sequence[Examination]) -> None:
     """Replace the judged models' entries; those whose files are gone go, all others stay."""
     recorded = baselines.read(file) if file.exists() else {}
     kept = {key: model for key, model in recorded.items() if (file.absolute().parent / key).exists()}
-    for one in examined:
-        key = baselines.key(one.result.path, file)
-        kept[key] = one.baseline_model(recorded.get(key))
+    for examination in examinations:
+        key = baselines.key(examination.result.path, file)
+        kept[key] = examination.baseline_model(recorded.get(key))
     baselines.write(file, kept)

@@ -103,7 +103,7 @@ def profile(
     progress: Callable[[int, int, str], None] | None = None,
     log: Callable[[str], None] | None = None,
 ) -> ProfileResult:
-    """Build the latency table of `model` on a device from `models` versions, or complete an interrupted one.
+    """Build the latency table of `model` on a device from `models` random-width versions, or complete one.
 
     None: as many versions as the execution provider needs.
 

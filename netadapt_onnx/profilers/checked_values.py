@@ -9,7 +9,7 @@ import msgspec
 from netadapt_onnx.common.escape import escape
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
-# Below 0 are the uncut model that others are measured beside, and the file as given.
+# Below 0 are the uncut model with which others are compared, and the original file.
 ModelNumber = Annotated[int, msgspec.Meta(ge=-2, le=2**31)]
 # Of parameters, multiplications, bytes.
 Total = Annotated[int, msgspec.Meta(ge=0, le=2**62)]

@@ -74,7 +74,7 @@ class Estimate:
 
 
 def estimate(measurement: Ratio, usual_ms: float | None, *, relative: bool) -> Estimate:
-    """Estimate a model's time from a measurement beside its reference.
+    """Estimate a model's time from a measurement in turn with its reference.
 
     Args:
         measurement: the model's sessions and the reference's, in pairs.

@@ -112,7 +112,7 @@ OPENVINO = Provider(
         "enable_causallm",
         "disable_dynamic_shapes",
     ),
-    # AUTO might run one version on the processor and the next on a GPU.
+    # AUTO might run one model on the processor and the next on a GPU.
     defaults={"device_type": "CPU"},
     threads="num_of_threads",
 )

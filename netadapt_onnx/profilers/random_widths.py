@@ -22,12 +22,12 @@ from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
 
-# Widths that a search proposes are multiples of this, mostly; shares of versions and of their groups that are not.
+# Widths that a search proposes are multiples of this, mostly; shares of models and of their groups that are not.
 STEP = 8
-UNALIGNED_VERSIONS, UNALIGNED_GROUPS = 0.3, 0.5
+UNALIGNED_MODELS, UNALIGNED_GROUPS = 0.3, 0.5
 # search: widths around a size, aligned mostly, as a search meets them; odd: the same at any count; uniform: one share
 # of every group, as `prune --ratio` cuts; narrow: every group from its floor to a quarter; single: one group so, the
-# others whole.
+# others uncut.
 Kind = Literal["search", "uniform", "narrow", "odd", "single"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # How much of a table is made of each.
@@ -85,11 +85,11 @@ def random_counts(groups: Sequence[Group], kind: Kind, rng: np.random.Generator)
     if kind == "single":
         chosen = groups[int(rng.integers(len(groups)))]
         return {group.name: _narrow(group, rng) if group is chosen else group.channels for group in groups}
-    # Each version has a size of its own, so that nearly whole and nearly empty ones occur, and groups left whole are
+    # Each model has a size of its own, so that nearly uncut and nearly empty ones occur, and uncut groups are
     # common, as in a search.
     size = rng.uniform(0.3, 1.15)
     # Not all groups at once: kernels that read aligned and write unaligned widths cost something else again.
-    unaligned = 1.0 if kind == "odd" else UNALIGNED_GROUPS if rng.random() < UNALIGNED_VERSIONS else 0.0
+    unaligned = 1.0 if kind == "odd" else UNALIGNED_GROUPS if rng.random() < UNALIGNED_MODELS else 0.0
     counts = {}
     for group in groups:
         step = group.step if rng.random() < unaligned else math.lcm(STEP, group.step)

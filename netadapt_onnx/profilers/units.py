@@ -31,7 +31,7 @@ FUSED_ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "
 # What replaces nodes between a DequantizeLinear and a QuantizeLinear takes a node's name and adds this.
 _TOKEN = re.compile(r"_token_\d+$")
 LAYOUT_SUFFIXES = ("_nchwc", "_nhwc")
-# Attributes that a cut changes: they tell widths, not kinds.
+# Attributes that a cut changes: they are of widths, not of kinds.
 WIDTH_ATTRIBUTES = frozenset(
     {"group", "split", "shape", "starts", "ends", "hidden_size", "num_heads", "scale", "q_num_heads", "kv_num_heads"}
 )

@@ -133,7 +133,7 @@ def validate(
 
 @dataclass(frozen=True)
 class _Comparer:
-    """Measures models beside the uncut one; `seconds_each` in two passes together."""
+    """Measures models in turn with the uncut one; `seconds_each` in two passes together."""
 
     reference: RandomWidthModel
     execution: Execution

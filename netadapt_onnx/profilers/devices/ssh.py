@@ -12,7 +12,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.devices.shell import Shell, program
 
 URL = re.compile(r"ssh://(?:(?P<user>[\w.][\w.-]*)@)?(?P<host>[\w.][\w.-]*|\[[0-9a-fA-F:.%]+\])(?::(?P<port>\d+))?/?")
-# Nobody is asked anything, and a connection that is dead is noticed.
+# No prompts, and a connection that is dead is noticed.
 OPTIONS = ("BatchMode=yes", "ConnectTimeout=20", "ServerAliveInterval=10", "ServerAliveCountMax=3")
 # More options for ssh and scp, as in "-F config -i key"; for whom ~/.ssh/config does not do.
 VARIABLE = "NETADAPT_SSH_OPTIONS"

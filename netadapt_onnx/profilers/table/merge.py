@@ -156,7 +156,7 @@ def _join_times(repeats: Sequence[EndToEndTime], reference_us: float) -> EndToEn
 
 
 def _outliers(paths: Sequence[Path], times: Sequence[TimeByModel]) -> list[str]:
-    """A line for every run whose models are off the median run; of two runs nobody knows which is wrong."""
+    """A line for every run whose models are off the median run; of two runs either may be wrong."""
     common = sorted(set.intersection(*(set(time_by_model) for time_by_model in times)))
     if len(times) < 3 or not common:
         return []

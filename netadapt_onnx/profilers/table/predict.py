@@ -121,7 +121,7 @@ class Table:
         return Timing(self.reference.median_ms, self.reference.ci95, self.reference.sessions)
 
     def original_ratio(self, sha256: str) -> Ratio | None:
-        """The uncut model's time relative to that of the file with this hash, as given; None if nobody measured it."""
+        """The uncut model's time relative to that of the file with this hash, as given; None if it was not measured."""
         original = self.reference.as_given
         return original.ratio if original is not None and original.sha256 == sha256 else None
 

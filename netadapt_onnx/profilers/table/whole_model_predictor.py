@@ -1,4 +1,4 @@
-"""Predicts a model's time where the provider shows no times of nodes: from models timed end to end alone."""
+"""Predicts a model's time where the provider shows no times of nodes: from models timed end to end."""
 
 from __future__ import annotations
 
