@@ -1,8 +1,8 @@
 """What a fitted curve leaves over: widths near each other are off alike, and far from all cells errors are unknown.
 
-A curve has a few terms for each class of widths; kernels have more to them. Seen, on a processor whose first cache is
-12-way: undoing the layout of 12 channels of 32x32 takes 6 us, of 13 channels 16 us. So what cells near by are off is
-added, drawn towards nothing (Nadaraya 1964, Watson 1964), and how far those are off without themselves estimates the error.
+A curve has a few terms for each class of widths; kernels have more to them. On a processor whose first cache is 12-way,
+undoing the layout of 12 channels of 32x32 takes 6 us, of 13 channels 16 us. So what cells near by are off is added,
+drawn towards zero (Nadaraya 1964, Watson 1964), and how far those are off without themselves estimates the error.
 """
 
 from __future__ import annotations
