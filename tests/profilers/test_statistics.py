@@ -42,9 +42,9 @@ def test_a_few_percent_between_sessions_are_usual_and_one_odd_session_tells_noth
 
 
 def test_sessions_far_apart_are_those_of_a_busy_machine() -> None:
-    found = disturbance_of_sessions(np.linspace(0.7, 1.3, 41).tolist())
-    assert found.busy
-    assert found.spread == pytest.approx(0.48)
+    result = disturbance_of_sessions(np.linspace(0.7, 1.3, 41).tolist())
+    assert result.busy
+    assert result.spread == pytest.approx(0.48)
 
 
 def test_other_processes_that_leave_no_processor_free_are_told_even_if_sessions_agree() -> None:
@@ -66,10 +66,10 @@ def test_the_sentence_names_the_machine_or_the_device() -> None:
 
 
 def test_records_tell_by_the_uncut_model_beside_them_or_else_by_themselves() -> None:
-    beside = disturbance_of_records([measured([1.0, 1.5], 1.5), measured([2.0, 1.2], 1.7), measured([1.0], None)])
-    assert beside.busy
-    assert beside.others == pytest.approx(1.6)
-    assert beside.cores == 2
+    disturbance = disturbance_of_records([measured([1.0, 1.5], 1.5), measured([2.0, 1.2], 1.7), measured([1.0], None)])
+    assert disturbance.busy
+    assert disturbance.others == pytest.approx(1.6)
+    assert disturbance.cores == 2
     assert disturbance_of_records([measured([], own_ms=[1.0, 1.0, 2.0, 2.0])]).spread == pytest.approx(2 / 3)
     assert disturbance_of_records([]) == Disturbance(0.0)
 

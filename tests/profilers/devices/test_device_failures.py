@@ -76,10 +76,10 @@ class Scripted(Shell):
             yield self.described + b"\n"
             return
         self.tries += 1
-        for said in self.attempts(self.tries):
-            if isinstance(said, Exception):
-                raise said
-            yield said if isinstance(said, bytes) else json.dumps(said).encode() + b"\n"
+        for output in self.attempts(self.tries):
+            if isinstance(output, Exception):
+                raise output
+            yield output if isinstance(output, bytes) else json.dumps(output).encode() + b"\n"
 
 
 @pytest.fixture
@@ -118,9 +118,9 @@ def device(
 
 
 def test_an_honest_answer_is_taken(order: Order, truth: Attempt, time: Time) -> None:
-    found = measure_on(device(lambda _: truth), order)
-    assert sorted(found) == [0, 1]
-    assert all(len(one.reference_ms) == 2 * len(one.ms) for one in found.values())
+    result = measure_on(device(lambda _: truth), order)
+    assert sorted(result) == [0, 1]
+    assert all(len(one.reference_ms) == 2 * len(one.ms) for one in result.values())
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ def test_an_honest_answer_is_taken(order: Order, truth: Attempt, time: Time) -> 
 def test_a_device_that_never_gets_on_is_given_up(
     end: Exception, spoken: bool, order: Order, truth: Attempt, time: Time
 ) -> None:
-    told: list[str] = []
-    there = device(lambda _: [*(truth[:2] if spoken else []), end], told.append)
+    message: list[str] = []
+    there = device(lambda _: [*(truth[:2] if spoken else []), end], message.append)
     with pytest.raises(NetadaptError) as caught:
         measure_on(there, order)
     there.close()
@@ -147,7 +147,7 @@ def test_a_device_that_never_gets_on_is_given_up(
     scripted = there._shell
     assert isinstance(scripted, Scripted)
     assert scripted.tries == (
-        MOST_FAILURES if not isinstance(end, ConnectionLostError) or "killed" in str(end) else len(told) + 1
+        MOST_FAILURES if not isinstance(end, ConnectionLostError) or "killed" in str(end) else len(message) + 1
     )
     assert scripted.tries < 20
     assert time.now <= RETRY_S
@@ -167,10 +167,10 @@ def test_a_device_that_gets_on_a_little_at_a_time_is_kept(order: Order, truth: A
 
 def test_results_that_cannot_be_gone_on_with_are_begun_anew(order: Order, truth: Attempt, time: Time) -> None:
     refused = ChildProcessError(2, "x.jsonl was begun on another device or onnxruntime (onnxruntime: 1 there, 2 here)")
-    told: list[str] = []
-    there = device(lambda n: [refused] if n == 1 else truth, told.append)
+    message: list[str] = []
+    there = device(lambda n: [refused] if n == 1 else truth, message.append)
     assert sorted(measure_on(there, order)) == [0, 1]
-    assert "begun on another device" in told[0]
+    assert "begun on another device" in message[0]
     assert any(c.startswith("rm -f") and ".jsonl" in c for c in there._shell.commands[:8])  # type: ignore[attr-defined]
 
 

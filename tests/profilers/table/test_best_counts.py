@@ -31,12 +31,12 @@ class StaircaseDevice:
         self.staircase = Staircase(block, 4)
 
     def predict_units(self, shapes: Shapes) -> dict[str, float]:
-        found = {}
+        result = {}
         for name, weight in self.weights.items():
             out, inputs = shapes[weight][:2]
             time = -(-out // self.block) * -(-inputs // self.block) + self.slope * out
-            found[name] = time * (self.odd if out % 4 or inputs % 4 else 1.0)
-        return found
+            result[name] = time * (self.odd if out % 4 or inputs % 4 else 1.0)
+        return result
 
 
 def test_counts_are_the_tops_of_the_steps(traced: Trace) -> None:
@@ -58,8 +58,8 @@ def test_without_steps_every_aligned_count_is_worth_it(traced: Trace) -> None:
 
 def test_present_widths_are_where_it_begins(traced: Trace) -> None:
     [group, other, *_] = traced.prunable
-    found = best_counts(StaircaseDevice(traced, 16), traced, group.name, {group.name: 52, other.name: 40})
-    assert found == (52, 48, 32, 16)
+    result = best_counts(StaircaseDevice(traced, 16), traced, group.name, {group.name: 52, other.name: 40})
+    assert result == (52, 48, 32, 16)
 
 
 def test_no_count_is_slower_than_a_larger_one(traced: Trace) -> None:
@@ -67,9 +67,9 @@ def test_no_count_is_slower_than_a_larger_one(traced: Trace) -> None:
 
     class Humped(StaircaseDevice):
         def predict_units(self, shapes: Shapes) -> dict[str, float]:
-            found = super().predict_units(shapes)
+            result = super().predict_units(shapes)
             cut = shapes[self.weights[group.name]][0]
-            return {name: us * (1.5 if 64 < cut < 96 else 1.0) for name, us in found.items()}
+            return {name: us * (1.5 if 64 < cut < 96 else 1.0) for name, us in result.items()}
 
     [group, *_] = traced.prunable
     table = Humped(traced, 16)

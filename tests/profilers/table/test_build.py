@@ -80,12 +80,12 @@ class TestSimulated:
         self, traced: Trace, reference: RandomWidthModel, draw: Draw, tmp_path: Path
     ) -> None:
         table = build(tmp_path / "t.jsonl", reference, draw, TablePlan(models=48))
-        whole = sum(simulated_ms(reference.shapes, reference.proto).values())
+        uncut_us = sum(simulated_ms(reference.shapes, reference.proto).values())
         assert table.predict(reference.shapes) == pytest.approx(3.0, rel=0.01)
         errors = []
         for i in range(20):
             version = draw(np.random.default_rng([99, i]))
-            expected = sum(simulated_ms(version.shapes, reference.proto).values()) / whole
+            expected = sum(simulated_ms(version.shapes, reference.proto).values()) / uncut_us
             errors.append(table.predict_ratio(version.shapes) / expected - 1)
         assert np.abs(errors).mean() < 0.01
 
@@ -95,11 +95,11 @@ class TestSimulated:
         """Beside an uncut model that takes 10% longer the others take 15% longer, in three of six batches."""
         table = build(tmp_path / "t.jsonl", reference, draw, TablePlan(models=48))
 
-        def slower(whole: EndToEndTime) -> EndToEndTime:
-            if whole.model // 8 % 2 == 0:
-                return whole
-            ms, beside = [1.15 * t for t in whole.ms], [1.1 * t for t in whole.reference_ms]
-            return msgspec.structs.replace(whole, ms=ms, reference_ms=beside)
+        def slower(time: EndToEndTime) -> EndToEndTime:
+            if time.model // 8 % 2 == 0:
+                return time
+            ms, uncut_ms = [1.15 * t for t in time.ms], [1.1 * t for t in time.reference_ms]
+            return msgspec.structs.replace(time, ms=ms, reference_ms=uncut_ms)
 
         disturbed = replace(table, end_to_end=tuple(map(slower, table.end_to_end)))
         errors = [
@@ -143,32 +143,32 @@ class TestSimulated:
     def test_a_killed_build_goes_on_to_the_same_table(
         self, reference: RandomWidthModel, draw: Draw, tmp_path: Path
     ) -> None:
-        whole = build(tmp_path / "whole.jsonl", reference, draw, TablePlan(models=20))
+        complete = build(tmp_path / "whole.jsonl", reference, draw, TablePlan(models=20))
 
         def dying(rng: np.random.Generator) -> RandomWidthModel:
-            nonlocal left
-            left -= 1
-            if left < 0:
+            nonlocal remaining
+            remaining -= 1
+            if remaining < 0:
                 raise KeyboardInterrupt
             return draw(rng)
 
-        for left in (0, 8, 17):
-            path = tmp_path / f"killed{left}.jsonl"
+        for remaining in (0, 8, 17):
+            path = tmp_path / f"killed{remaining}.jsonl"
             with pytest.raises(KeyboardInterrupt):
                 build(path, reference, dying, TablePlan(models=20))
             with path.open("ab") as file:  # killed while writing
                 file.write(b'{"record":"cell","model":11,"layers":["conv1"],"shapes":[],"us":1.0}\n{"record":"ce')
             resumed = build(path, reference, draw, TablePlan(models=20))
-            assert resumed.cells == whole.cells
+            assert resumed.cells == complete.cells
             assert [w.model for w in resumed.end_to_end] == list(range(20))
 
     @pytest.mark.parametrize("size", [0, 40])
     def test_a_table_torn_in_its_first_line_is_begun_again(
         self, size: int, reference: RandomWidthModel, draw: Draw, tmp_path: Path
     ) -> None:
-        whole = build(tmp_path / "t.jsonl", reference, draw, TablePlan(models=8))
-        (tmp_path / "torn.jsonl").write_bytes(whole.path.read_bytes()[:size])
-        assert build(tmp_path / "torn.jsonl", reference, draw, TablePlan(models=8)).cells == whole.cells
+        complete = build(tmp_path / "t.jsonl", reference, draw, TablePlan(models=8))
+        (tmp_path / "torn.jsonl").write_bytes(complete.path.read_bytes()[:size])
+        assert build(tmp_path / "torn.jsonl", reference, draw, TablePlan(models=8)).cells == complete.cells
 
     def test_measuring_anew_replaces_the_table_once_it_is_done(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -182,8 +182,8 @@ class TestSimulated:
 
         with monkeypatch.context() as patch:
             patch.setattr(building, "_measure_batch", fail)
-            for ep, told in (("cpu", "cannot measure"), ("bogus", "no execution provider")):
-                with pytest.raises(NetadaptError, match=told):
+            for ep, message in (("cpu", "cannot measure"), ("bogus", "no execution provider")):
+                with pytest.raises(NetadaptError, match=message):
                     profile(tmp_path / "m.onnx", path, models=16, ep=ep, overwrite=True)
                 assert path.read_bytes() == old
         profile(tmp_path / "m.onnx", path, models=16, overwrite=True)
@@ -213,8 +213,8 @@ class TestSimulated:
     ) -> None:
         path = tmp_path / "t.jsonl"
         monkeypatch.setattr(building, "SHORTEST_S", 0.0)
-        told = "too busy or too slow: 8 of 32 versions measured in 4 s, and a table needs 16"
-        with pytest.raises(NetadaptError, match=told) as caught:
+        message = "too busy or too slow: 8 of 32 versions measured in 4 s, and a table needs 16"
+        with pytest.raises(NetadaptError, match=message) as caught:
             build(path, reference, draw, TablePlan(models=32, time_cap_s=1.0))
         assert caught.value.code == "too-slow"
         assert "--max-time 24s" in str(caught.value.hint)
@@ -233,14 +233,14 @@ class TestSimulated:
         self, reference: RandomWidthModel, draw: Draw, tmp_path: Path
     ) -> None:
         table = build(tmp_path / "t.jsonl", reference, draw, TablePlan(models=48))
-        whole = sum(simulated_ms(reference.shapes, reference.proto).values())
+        uncut_us = sum(simulated_ms(reference.shapes, reference.proto).values())
         within = []
         for i in range(30):
             version = draw(np.random.default_rng([98, i]))
             ms, error = table.predict_with_error(version.shapes)
             assert ms == table.predict(version.shapes)
             assert 0 <= error < 0.2
-            expected = 3.0 * sum(simulated_ms(version.shapes, reference.proto).values()) / whole
+            expected = 3.0 * sum(simulated_ms(version.shapes, reference.proto).values()) / uncut_us
             within.append(abs(ms / expected - 1) <= error + 0.005)
         assert np.mean(within) > 0.8
 
@@ -372,9 +372,9 @@ def test_a_table_is_made_of_what_onnxruntime_runs(reference: RandomWidthModel, d
     assert sum(isinstance(r, EndToEndTime) for r in read(path)[0]) == len(table.end_to_end)
     assert table.units["add1"].name == "conv3"
     assert all(us >= 0 for us in table.predict_units(reference.shapes).values())
-    found = validate(table, reference, draw, 8, seconds_each=0.1)
-    assert found.n == 8
-    assert found.mape <= found.p95 <= found.max
+    result = validate(table, reference, draw, 8, seconds_each=0.1)
+    assert result.n == 8
+    assert result.mape <= result.p95 <= result.max
 
 
 @pytest.mark.parametrize("seed", range(3))

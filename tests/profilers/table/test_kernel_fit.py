@@ -15,10 +15,10 @@ def test_nonnegative_equals_scipys(seed: int) -> None:
     a, x = rng.standard_normal((40, 7)), rng.standard_normal(7)
     y = a @ x + 0.1 * rng.standard_normal(40)
     expected, residual = optimize.nnls(a, y)
-    found = nonnegative(a, y)
-    assert (found >= 0).all()
-    assert np.linalg.norm(a @ found - y) == pytest.approx(residual, rel=1e-6)
-    assert found == pytest.approx(expected, abs=1e-5)
+    result = nonnegative(a, y)
+    assert (result >= 0).all()
+    assert np.linalg.norm(a @ result - y) == pytest.approx(residual, rel=1e-6)
+    assert result == pytest.approx(expected, abs=1e-5)
 
 
 def test_coinciding_columns_are_harmless() -> None:
@@ -37,8 +37,8 @@ def simulated(rng: np.random.Generator, n: int, block: int = 16) -> tuple[np.nda
 @pytest.mark.parametrize("block", [4, 8, 16, 32])
 def test_the_stairs_are_found(block: int) -> None:
     widths, us = simulated(np.random.default_rng(0), 300, block)
-    found = choose_staircase([(widths, {"": us})], cells=300)
-    assert (found.block, found.alignment) == (block, 4)
+    result = choose_staircase([(widths, {"": us})], cells=300)
+    assert (result.block, result.alignment) == (block, 4)
 
 
 def test_unseen_widths_are_predicted() -> None:
@@ -87,12 +87,12 @@ def test_what_runs_at_widths_without_cells_is_told_by_where_the_kernel_runs_else
 
     regular = cells((16, 32, 48), (16, 32, 48, 64)), cells((16, 32), (21, 35))
     elsewhere = joined(*regular, cells((13, 21, 35), (19, 21, 35, 48)))
-    here = joined(*regular, cells((21, 35), (21, 35, 37)), cells((13,), (48,)))
-    traits = choose_traits([here, elsewhere], staircase, 16)
+    cells_of_layer = joined(*regular, cells((21, 35), (21, 35, 37)), cells((13,), (48,)))
+    traits = choose_traits([cells_of_layer, elsewhere], staircase, 16)
     narrow, expected = cells((13,), (21, 35))
-    curve = fit_curve(here[0], {"": here[1]}, staircase, {"": traits})
+    curve = fit_curve(cells_of_layer[0], {"": cells_of_layer[1]}, staircase, {"": traits})
     assert curve(narrow) == pytest.approx(expected, rel=0.05)
-    alone = fit_curve(here[0], {"": here[1]}, staircase)
+    alone = fit_curve(cells_of_layer[0], {"": cells_of_layer[1]}, staircase)
     assert alone(narrow) == pytest.approx([0.0, 0.0])  # most cells like it are of wide inputs, which it does not take
 
 

@@ -37,8 +37,8 @@ def run(path: Path, seed: int, *, speed: float = 1.0, noise: float = 0.01, devic
             disturbed = 1.5 if rng.random() < 0.1 else 1.0
             shapes = [list(version.shapes[t]) for t in layers.tensors(name)]
             records.append(Cell(m, [name], shapes, true * speed * disturbed, "Conv"))
-        whole = sum(us(version).values()) * rng.normal(1, noise, 2) * speed / 1000
-        records.append(EndToEndTime(m, whole.tolist(), [uncut * speed / 1000] * 2, uncut * speed, 20, 0.1, 0.01))
+        sessions_ms = sum(us(version).values()) * rng.normal(1, noise, 2) * speed / 1000
+        records.append(EndToEndTime(m, sessions_ms.tolist(), [uncut * speed / 1000] * 2, uncut * speed, 20, 0.1, 0.01))
     records.append(Reference(uncut * speed / 1000, (0.9, 1.1), 9, "done", 1.0))
     path.write_bytes(encode(records))
     return path
@@ -51,7 +51,7 @@ def test_cells_are_the_median_of_runs_at_one_speed(tmp_path: Path) -> None:
     table = Table.load(merged, REFERENCE.proto)
     assert result.cells == len(table.cells) == len(Table.load(runs[0], REFERENCE.proto).cells)
     assert result.notes == ()
-    speeds = {whole.model: whole.reference_us for whole in table.end_to_end}
+    speeds = {time.model: time.reference_us for time in table.end_to_end}
     uncut = sum(5.0 + 0.1 * np.prod(REFERENCE.shapes[w][:2]) for w in WEIGHTS.values())
     off = []
     for cell in table.cells:
@@ -59,7 +59,7 @@ def test_cells_are_the_median_of_runs_at_one_speed(tmp_path: Path) -> None:
         assert cell.us is not None
         off.append(abs(cell.us / speeds[cell.model] * uncut / true - 1))
     assert np.mean(np.array(off) > 0.01) < 0.03  # one in ten was, in each run
-    assert all(len(whole.ms) == 10 for whole in table.end_to_end)
+    assert all(len(time.ms) == 10 for time in table.end_to_end)
 
 
 def test_a_run_that_disagrees_is_named(tmp_path: Path) -> None:

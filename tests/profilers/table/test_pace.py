@@ -96,10 +96,10 @@ def test_where_copying_takes_the_time_fewer_versions_are_measured_for_longer() -
 def test_a_busy_device_is_said_once_by_its_name_and_kept_in_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     device = SimulatedDevice(DISTURBED[2], speed=2e-5, others=1.8).clock(monkeypatch)
-    table = build(tmp_path / "t.jsonl", REFERENCE, DRAW, TablePlan(models=24), device=device, log=said.append)
-    [line] = said
+    table = build(tmp_path / "t.jsonl", REFERENCE, DRAW, TablePlan(models=24), device=device, log=lines.append)
+    [line] = lines
     assert line.startswith("this machine is busy: times vary by ")
     assert line.endswith("%, other processes use 1.8 processors; results need a quiet machine or --device")
     again = Table.load(tmp_path / "t.jsonl", REFERENCE.proto)
@@ -111,23 +111,23 @@ def test_a_busy_device_is_said_once_by_its_name_and_kept_in_the_table(
     assert isinstance(inspected, Cautioned)
     assert inspected.notes == again.notes
 
-    said.clear()
+    lines.clear()
     device = SimulatedDevice(speed=2e-5, others=0.1).clock(monkeypatch)
-    calm = build(tmp_path / "calm.jsonl", REFERENCE, DRAW, TablePlan(models=24), device=device, log=said.append)
-    assert not said
+    calm = build(tmp_path / "calm.jsonl", REFERENCE, DRAW, TablePlan(models=24), device=device, log=lines.append)
+    assert not lines
     assert calm.notes == ()
 
 
 def test_unseen_versions_of_all_kinds_are_ranked_and_covered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device = SimulatedDevice(speed=2e-5).clock(monkeypatch)
     table = build(tmp_path / "t.jsonl", REFERENCE, DRAW, TablePlan(models=48), device=device)
-    found = validate(table, REFERENCE, DRAW, 25, device=device)
-    assert found.n == 25
-    assert found.pearson > 0.99
-    assert found.kendall > 0.85
-    assert found.mape <= found.p95 <= found.max < 0.05
-    assert found.covered >= 0.9
-    assert {kind: errors.n for kind, errors in found.kinds.items()} == dict.fromkeys(
+    result = validate(table, REFERENCE, DRAW, 25, device=device)
+    assert result.n == 25
+    assert result.pearson > 0.99
+    assert result.kendall > 0.85
+    assert result.mape <= result.p95 <= result.max < 0.05
+    assert result.covered >= 0.9
+    assert {kind: errors.n for kind, errors in result.kinds.items()} == dict.fromkeys(
         ("search", "uniform", "narrow", "odd", "single"), 5
     )
 
@@ -138,8 +138,8 @@ def test_a_validation_on_a_disturbed_device_ends(
 ) -> None:
     table = build(tmp_path / "t.jsonl", REFERENCE, DRAW, TablePlan(models=16), device=SimulatedDevice(speed=2e-5))
     device = SimulatedDevice(slowness, speed=2e-5, overhead_s=60.0).clock(monkeypatch)
-    found = validate(table, REFERENCE, DRAW, 8, seconds_each=0.0, device=device)
-    assert len(found.points) == 8
+    result = validate(table, REFERENCE, DRAW, 8, seconds_each=0.0, device=device)
+    assert len(result.points) == 8
     assert all(job.seconds is not None and job.seconds >= 0 for job in device.jobs)
 
 
@@ -149,7 +149,7 @@ def test_the_predicted_error_grows_where_a_table_knows_little(tmp_path: Path) ->
     def searched(rng: np.random.Generator, _: Kind | None = None) -> RandomWidthModel:
         return DRAW(rng, "search")
 
-    known = build(tmp_path / "all.jsonl", REFERENCE, DRAW, TablePlan(models=48), device=SimulatedDevice(speed=2e-5))
+    mixed = build(tmp_path / "all.jsonl", REFERENCE, DRAW, TablePlan(models=48), device=SimulatedDevice(speed=2e-5))
     table = build(tmp_path / "t.jsonl", REFERENCE, searched, TablePlan(models=48), device=SimulatedDevice(speed=2e-5))
     floors = {group.name: group.floor for group in TRACED.prunable}
     floor = TRACED.resized_shapes(select(TRACED, floors, "first"))
@@ -157,4 +157,4 @@ def test_the_predicted_error_grows_where_a_table_knows_little(tmp_path: Path) ->
         [table.predict_with_error(DRAW(np.random.default_rng([7, i]), "search").shapes)[1] for i in range(9)]
     )
     assert table.predict_with_error(floor)[1] > 3 * usual
-    assert known.predict_with_error(floor)[1] < table.predict_with_error(floor)[1]
+    assert mixed.predict_with_error(floor)[1] < table.predict_with_error(floor)[1]

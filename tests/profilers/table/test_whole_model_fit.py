@@ -49,11 +49,11 @@ def compiling(monkeypatch: pytest.MonkeyPatch) -> None:
 def simulated(count: CostModel, shapes: Mapping[str, tuple[int, ...]]) -> float:
     """A device with blocks of 8 channels: a call, and every layer's multiplications as if all blocks were full."""
 
-    def whole(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def in_blocks(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         axes = (0, 1) if name.endswith("weight") else (1,)
         return tuple(-(-d // 8) * 8 if i in axes else d for i, d in enumerate(shape))
 
-    full = {name: whole(name, shape) for name, shape in shapes.items()}
+    full = {name: in_blocks(name, shape) for name, shape in shapes.items()}
     return 5e4 + sum(layer.macs for layer in count.layers(full))
 
 
@@ -92,7 +92,7 @@ def test_onnxruntime_measures_for_a_table_without_times_of_nodes(
 ) -> None:
     table = build(tmp_path / "t.jsonl", reference, draw, TablePlan(models=16, time_cap_s=5.0))
     assert {cell.us for cell in table.cells} == {None}
-    assert all(whole.ratio > 0 for whole in table.end_to_end)
+    assert all(time.ratio > 0 for time in table.end_to_end)
 
 
 @pytest.mark.usefixtures("compiling")
@@ -110,7 +110,7 @@ def test_a_table_without_times_of_nodes_is_built_read_and_validated(
         (draw(np.random.default_rng([9, i])) for i in range(20)), key=lambda v: sum(map(sum, v.shapes.values()))
     )
     assert 0 < table.predict(smallest.shapes) < table.predict(reference.shapes)
-    found = validate(table, reference, draw, 10, device=device)
-    assert found.pearson > 0.7
-    assert found.covered >= 0.8
-    assert found.mape <= found.p95 <= found.max
+    result = validate(table, reference, draw, 10, device=device)
+    assert result.pearson > 0.7
+    assert result.covered >= 0.8
+    assert result.mape <= result.p95 <= result.max
