@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from netadapt_onnx.api.evaluate import Latency, latency
-from netadapt_onnx.api.inspect import Shapes, Source, opened, prepare_output, traced
+from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common import charts
 from netadapt_onnx.common.files import aside
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.original_file import as_given
+from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.profilers.breakdown import Part, by_group, by_layer
 from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.devices.opening import LOCAL, open_device
@@ -30,8 +31,9 @@ from netadapt_onnx.profilers.table.original_time import record_original_time
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import Validation, validate
 from netadapt_onnx.search.calibration import deployment
-from netadapt_onnx.search.prepared_model import require_prunable
+from netadapt_onnx.surgery.obstacles import require_prunable
 from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.surgery.trace_model import trace_model
 
 if TYPE_CHECKING:
     from netadapt_onnx.profilers.devices.results import Results
@@ -122,11 +124,11 @@ def profile(
     """
     path, binary = Path(table), None if perf_test is None else Path(perf_test)
     progress = progress or reporter()
-    source = opened(model)
+    source = open_model(model)
     prepare_output(path, True, source)
     chart = None if plot is None else _prepared_chart(Path(plot), held_out, overwrite, source, path)
-    trace = traced(source, shapes, batch_size)
-    require_prunable(source, trace)
+    trace = trace_model(source, shapes, batch_size)
+    require_prunable(trace, source.path)
     execution = Execution(ep, threads, ep_options or {}, ep_library, deployment(deploy, trace.folded, data))
     reference, draw = RandomWidthModel(trace.folded.proto, trace.folded.shapes), random_widths(trace)
     plan = TablePlan(models, time_cap_s, seed)
@@ -253,10 +255,10 @@ def bundle(
     Raises NetadaptError if onnxruntime 1.16 could not read the model, naming the node.
     """
     path = Path(out)
-    source = opened(model)
+    source = open_model(model)
     prepare_output(path, overwrite, source)
-    trace = traced(source, shapes, batch_size)
-    require_prunable(source, trace)
+    trace = trace_model(source, shapes, batch_size)
+    require_prunable(trace, source.path)
     execution = Execution(ep, threads, ep_options or {}, deploy=deployment(deploy, trace.folded, data))
     plan = TablePlan(models, time_cap_s, seed)
     count = plan.model_count(execution)
