@@ -18,10 +18,15 @@ from netadapt_onnx.graph.cost import Cost, CostModel
 from netadapt_onnx.graph.folding import fold
 from netadapt_onnx.graph.model import Model, data_file, load, load_without_weights, refuse_existing
 from netadapt_onnx.graph.original_file import as_given
-from netadapt_onnx.surgery import Choices, Criterion, Explanation, Group, Trace, explain, template, trace
+from netadapt_onnx.surgery.criteria.scores import Criterion
+from netadapt_onnx.surgery.explain import Explanation, explain
+from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.labels import Choices
 from netadapt_onnx.surgery.obstacles import UNKNOWN_SHAPE, notes, unknown_shapes
+from netadapt_onnx.surgery.plan import template
 from netadapt_onnx.surgery.states import with_states
-from netadapt_onnx.surgery.verify.around import can_be_proven
+from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.verify.unrunnable import can_be_proven
 
 if TYPE_CHECKING:
     from netadapt_onnx.search.sensitivity import Sensitivities

@@ -26,32 +26,22 @@ from netadapt_onnx.graph.loadable import require_planned
 from netadapt_onnx.graph.model import Model, load_without_weights, save
 from netadapt_onnx.graph.provenance import provenance, stored_bytes
 from netadapt_onnx.search.prepared_model import require_prunable
-from netadapt_onnx.surgery import (
-    MEASURED,
-    Choices,
-    Criterion,
-    Group,
-    KeptIndices,
-    Trace,
-    Verification,
-    known_branches,
-    original_targets,
-    plan_of,
-    prove_removal,
-    read_plan,
-    read_removed,
-    reconstruct_in_order,
-    resize,
-    rewired,
-    select,
-    traced_without,
-    verify,
-)
+from netadapt_onnx.surgery.blocks import check_branches, prove_removal, rewired, traced_without
 from netadapt_onnx.surgery.criteria.ranking import Block, at_share, counts_after, removal_order
-from netadapt_onnx.surgery.groups import resize_io_of
+from netadapt_onnx.surgery.criteria.scores import Criterion
+from netadapt_onnx.surgery.criteria.selection import MEASURED, select
+from netadapt_onnx.surgery.cut import KeptIndices
+from netadapt_onnx.surgery.groups import Group, resize_io_of
+from netadapt_onnx.surgery.labels import Choices
 from netadapt_onnx.surgery.obstacles import notes, resize_options
+from netadapt_onnx.surgery.plan import plan_of, read_plan, read_removed
+from netadapt_onnx.surgery.reconstruct.gram import original_targets
+from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct_in_order
+from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.states import with_states
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.union_find import Array
+from netadapt_onnx.surgery.verify.prove import Verification, verify
 from netadapt_onnx.training.criteria import criterion_on
 
 Counts = dict[str, int]
@@ -141,7 +131,7 @@ def prune(
         require_prunable(source, found)
     count = CostModel(found.flat.proto)
     dense = counted_at(found, count, found.flat.shapes)
-    removed = known_branches(found, read_removed(Path(plan)), str(plan)) if plan is not None else frozenset()
+    removed = check_branches(found, read_removed(Path(plan)), str(plan)) if plan is not None else frozenset()
     whole = found
     if removed:
         prove_removal(found.folded, removed)
@@ -178,7 +168,7 @@ def prune(
         written = save(small, output, metadata=metadata, overwrite=overwrite, planned=interface)
         write_atomically(plan_file(written), plan_of(kept, removed).encode())
     after = resources(count(planned_shapes), file_bytes(small) if written is None else written.stat().st_size)
-    untrainable = found.folded.unrunnable or found.folded.unrun or found.bodies or found.flat.untraced
+    untrainable = found.folded.unrunnable or found.folded.unrun or found.subgraphs or found.flat.untraced
     made = UntrainableResult if untrainable else PruneResult
     return made(
         before=resources(dense, source.size_bytes),

@@ -35,7 +35,7 @@ class Editing:
         for value in light.graph.output:
             if value.type.HasField("optional_type"):  # which onnx-graphsurgeon cannot write; `exported` takes ours
                 value.ClearField("type")
-        self._like = proto
+        self._original = proto
         self.graph: gs.Graph = gs.import_onnx(light)
 
     def values(self, constant: gs.Constant) -> np.ndarray:
@@ -53,23 +53,22 @@ class Editing:
 
     def exported(self) -> onnx.ModelProto:
         """The edited graph in the frame of the original: its names, inputs, outputs, opsets, IR version, metadata."""
-        made = gs.export_onnx(self.graph, do_type_check=False).graph
-        for node in made.node:
+        edited = gs.export_onnx(self.graph, do_type_check=False).graph
+        for node in edited.node:
             self._capture(node)
-        result = without_weights(self._like)
+        result = without_weights(self._original)
         del result.graph.node[:]
-        result.graph.node.extend(made.node)
-        needed = {name for node in made.node for name in [*node.input, *captured(node)]}
+        result.graph.node.extend(edited.node)
+        needed = {name for node in edited.node for name in [*node.input, *captured(node)]}
         needed |= {v.name for v in result.graph.output}
-        there = set()
-        for tensor in made.initializer:
+        missing = set(needed)
+        for tensor in edited.initializer:
             if tensor.name in needed:
-                there.add(tensor.name)
+                missing.discard(tensor.name)
                 stands_in = tensor.data_location == onnx.TensorProto.EXTERNAL
                 # Taken out, so that of a model of gigabytes what is new is not there twice.
                 value = self._tensors.pop(tensor.name) if stands_in else tensor
                 result.graph.initializer.append(loaded(value, self._file))
-        missing = needed - there
         result.graph.initializer.extend(loaded(t, self._file) for n, t in self._tensors.items() if n in missing)
         return result
 

@@ -1,4 +1,4 @@
-"""What the model of a cut tells about the original: which channels belong together for the sake of equal conv groups.
+"""What a cut model keeps about the original: which channels belong together for the sake of equal conv groups.
 
 Which channels of different conv groups are tied is a choice (`balance.py`), and so is whether whole groups go. A cut
 model that was traced anew might choose otherwise; then what is cut from it would be no cut of the original. So the
@@ -43,11 +43,11 @@ class Inheritance:
 
     def pairs(self, layers: Sequence[tuple[str, Array]]) -> tuple[Array, Array]:
         """Labels to be tied pair by pair, of layers with names and labels (channels,)."""
-        known = [(self.ties[name], labels) for name, labels in layers if len(self.ties.get(name, ())) == len(labels)]
-        if not known:
+        fitting = [(self.ties[name], labels) for name, labels in layers if len(self.ties.get(name, ())) == len(labels)]
+        if not fitting:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        numbers = np.concatenate([np.asarray(n, np.int64) for n, _ in known])
-        labels = np.concatenate([labels for _, labels in known])
+        numbers = np.concatenate([np.asarray(n, np.int64) for n, _ in fitting])
+        labels = np.concatenate([labels for _, labels in fitting])
         _, first, which = np.unique(numbers, return_index=True, return_inverse=True)
         return labels[first][which.reshape(-1)], labels
 

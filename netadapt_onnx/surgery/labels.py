@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from netadapt_onnx.graph.folding import KEPT_ON_WEIGHTS, Folded
 from netadapt_onnx.graph.unread_weights import values_of
+from netadapt_onnx.surgery.cut import Cut
 from netadapt_onnx.surgery.factors import on_axis, squeeze
+from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph
 from netadapt_onnx.surgery.inheritance import Inheritance
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.union_find import Array, UnionFind
@@ -25,12 +27,9 @@ from netadapt_onnx.surgery.union_find import Array, UnionFind
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-    from netadapt_onnx.surgery.flatten_subgraphs import Body
-    from netadapt_onnx.surgery.resize import Cut
-
 Factors = tuple[Array, ...]
-Edit = Callable[["Cut", "gs.Node"], None]
-
+# Adjusts a node of a cut model; returns the nodes that it adds in front of it, if any.
+Edit = Callable[[Cut, "gs.Node"], Sequence["gs.Node"] | None]
 
 # Labels are arrays: an axis of a billion positions, which takes a few bytes to ask for, would fill the memory.
 MOST_POSITIONS = 1 << 24
@@ -72,7 +71,7 @@ class Use:
 class Layer:
     """A node that owns weights, and the labels (channels,) of its output channels.
 
-    `weight` is the initializer that produces them, with labels `line` along its `axis`.
+    `weight` is the initializer that produces them, with labels `axis_labels` along its `axis`.
     """
 
     node: int
@@ -81,7 +80,7 @@ class Layer:
     channels: Array
     weight: str
     axis: int
-    line: Array
+    axis_labels: Array
 
 
 @dataclass(frozen=True)
@@ -99,14 +98,14 @@ class Labels:
         self,
         folded: Folded,
         choices: Choices,
-        bodies: Mapping[str, Sequence[Body]] | None = None,
+        subgraphs: Mapping[str, Sequence[FlatSubgraph]] | None = None,
         even: frozenset[str] = frozenset(),
     ) -> None:
         """Start without labels; `even` names convolutions whose groups keep equal counts however narrow they are."""
         self.flat = folded
         self.ties = UnionFind()
         self.choices = choices
-        self.bodies: Mapping[str, Sequence[Body]] = bodies or {}
+        self.subgraphs: Mapping[str, Sequence[FlatSubgraph]] = subgraphs or {}
         self.uses: list[Use] = []
         self.layers: list[Layer] = []
         self.edits: list[tuple[int, Edit]] = []
@@ -170,11 +169,11 @@ class Labels:
 
     def shape_of_views(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Shapes of all views, in graph order, given those of the initializers."""
-        found: dict[str, tuple[int, ...]] = {}
+        views: dict[str, tuple[int, ...]] = {}
         for name, (_, view) in self._views.items():
-            shape = found.get(view.input[0], shapes[view.input[0]])
-            found[name] = tuple(shape[k] for k in self._order(view)) if view.op_type == "Transpose" else shape
-        return found
+            shape = views.get(view.input[0], shapes[view.input[0]])
+            views[name] = tuple(shape[k] for k in self._order(view)) if view.op_type == "Transpose" else shape
+        return views
 
     def value(self, name: str) -> np.ndarray[Any, Any]:
         """The value of an initializer. Raises Unsupported for anything else."""
@@ -299,16 +298,16 @@ class Labels:
 
         Labels that spread over other axes too are tied along those; labels on other axes alone are pinned.
         """
-        found: Array | None = None
+        channels: Array | None = None
         for factor in self.of(name):
             if factor.shape[axis] == 1:
                 self.keep_axes(factor, (), reason)
                 continue
-            line = self.keep_axes(factor, (axis,), reason).reshape(-1)
-            if found is not None:
-                self.tie(found, line, reason)
-            found = line
-        return found
+            axis_labels = self.keep_axes(factor, (axis,), reason).reshape(-1)
+            if channels is not None:
+                self.tie(channels, axis_labels, reason)
+            channels = axis_labels
+        return channels
 
     def bind(self, node: Node, slot: int, factors: Iterable[Array], blocks: Array | None = None) -> None:
         """The constant at input `slot` carries these labels: a cut slices it so. Looks through views of weights.
@@ -352,13 +351,18 @@ class Labels:
             if name and self.shape(name) and int(np.prod(self.shape(name))) > 1:
                 if len(self.shape(name)) > 1:
                     raise Unsupported("blocked quantisation")
-                lines = tuple(self.keep_axes(f, (axis,), "quantisation axis") for f in factors if f.shape[axis] > 1)
-                self.uses.extend(Use(name, user, slot, (line.reshape(-1),)) for line in lines if line.any())
+                along = [self.keep_axes(f, (axis,), "quantisation axis") for f in factors if f.shape[axis] > 1]
+                self.uses.extend(Use(name, user, slot, (f.reshape(-1),)) for f in along if f.any())
 
-    def owns(self, node: Node, channels: Array, slot: int, axis: int, line: Array | None = None) -> None:
-        """`node` is a layer whose output channels carry these labels.
+    def owns(self, node: Node, channels: Array, slot: int, axis: int, axis_labels: Array | None = None) -> None:
+        """Record that `node` is a layer whose output channels carry these labels.
 
-        They are produced along `axis` of the constant at input `slot`, where they appear as `line` (unless alike).
+        Args:
+            node: The layer.
+            channels: Labels of its output channels, (channels,).
+            slot: The input with the constant that produces them.
+            axis: The axis of that constant along which it does.
+            axis_labels: The labels along that axis, if they are not `channels` themselves.
         """
         name = node.inputs[slot]
         while name in self._views:
@@ -366,8 +370,8 @@ class Labels:
             if view.op_type == "Transpose":
                 axis = self._order(view)[axis]
             name = view.input[0]
-        where = channels if line is None else line
-        self.layers.append(Layer(node.index, node.name, node.op, channels, name, axis, where))
+        along = channels if axis_labels is None else axis_labels
+        self.layers.append(Layer(node.index, node.name, node.op, channels, name, axis, along))
 
     def _order(self, transpose: onnx.NodeProto) -> list[int]:
         reverse = list(range(len(self.shape(transpose.output[0]))))[::-1]

@@ -12,9 +12,11 @@ import numpy as np
 from netadapt_onnx.common.escape import escape_joined, toml_string
 from netadapt_onnx.common.json_output import UNREADABLE
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.surgery.criteria.weights import Criterion, select
+from netadapt_onnx.surgery.criteria.scores import Criterion
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.cut import KeptIndices
 from netadapt_onnx.surgery.groups import Group
-from netadapt_onnx.surgery.trace import KeptIndices, Trace
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.union_find import Array
 
 HEADER = """\
@@ -59,12 +61,16 @@ def read_removed(file: Path) -> tuple[str, ...]:
     return tuple(removed or ())
 
 
-def read_plan(file: Path, trace: Trace, by: str | Criterion = "l2") -> dict[str, Array]:
-    """The channels that a plan keeps of each group of `trace`; counts are filled by a criterion.
+def read_plan(file: Path, trace: Trace, criterion: str | Criterion = "l2") -> dict[str, Array]:
+    """Read the channels that a plan keeps of each group.
 
-    `trace` is that of the model without the branches that the plan removes (`read_removed`).
+    Args:
+        file: The plan.
+        trace: The model without the branches that the plan removes (`read_removed`).
+        criterion: Chooses the channels where the plan holds a count.
 
-    Raises NetadaptError for a file that is no plan, and for groups, counts or indices that do not fit the model.
+    Raises:
+        NetadaptError: For a file that is no plan, and for groups, counts or indices that do not fit the model.
     """
     entries = _content(file)["groups"]
     counts: dict[str, int] = {}
@@ -83,7 +89,7 @@ def read_plan(file: Path, trace: Trace, by: str | Criterion = "l2") -> dict[str,
                 hint=f"a count from {group.floor} to {group.channels} or a list of channel indices",
                 code="bad-plan",
             )
-    chosen = select(trace, counts, by) | keep
+    chosen = select(trace, counts, criterion) | keep
     trace.copies(chosen)  # says what cannot be cut so
     return chosen
 

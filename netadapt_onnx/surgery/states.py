@@ -1,7 +1,7 @@
 """Graph inputs and outputs (states, caches) that pin a group, and which of them have to give way together.
 
 An LSTM's hidden units run through the state that it receives and the one that it returns: they can go if all of these
-change their shapes. Which these are, labels tell that start at the inputs.
+change their shapes. Labels that start at the inputs show which these are.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def _through_by_group(opened: Trace, places: list[str]) -> dict[str, list[str]]:
         number[opened.members[group.name]] = i
     through: dict[str, list[str]] = {}
     for name in places:
-        groups = {i for _, line in opened.axes.get(name, ()) for i in np.unique(number[line]).tolist() if i >= 0}
+        along = [axis_labels for _, axis_labels in opened.axes.get(name, ())]
+        groups = {i for part in along for i in np.unique(number[part]).tolist() if i >= 0}
         for i in groups:
             through.setdefault(prunable[i].name, []).append(name)
     return through

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from math import prod
 
 import numpy as np
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.graph.folding import Folded
 from netadapt_onnx.surgery.balance import tie_by_index, tie_in_bundles
+from netadapt_onnx.surgery.cut import AxesByTensor, Cut, KeptIndices
 from netadapt_onnx.surgery.factors import on_axis, squeeze
-from netadapt_onnx.surgery.flatten_subgraphs import Body, flatten
+from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph, flatten
 from netadapt_onnx.surgery.groups import Group, find_groups
 from netadapt_onnx.surgery.idioms import canonical
-from netadapt_onnx.surgery.labels import MOST_AXES, MOST_POSITIONS, Choices, Labels, Layer, Unsupported, Use
+from netadapt_onnx.surgery.labels import MOST_AXES, MOST_POSITIONS, Choices, Factors, Labels, Layer, Unsupported, Use
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules import RULES
 from netadapt_onnx.surgery.union_find import Array, components
@@ -26,22 +28,28 @@ from netadapt_onnx.surgery.views import with_own_views
 
 # A tensor of more elements is not labelled position by position.
 LARGEST_JOINT = 1 << 20
-# Per group the channels that a model has after a cut, ascending. One that is repeated gets new channels beside it.
-KeptIndices = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A folded model with its labels resolved. `members[group]` is the root label of each of its channels.
+    """A folded model with its labels resolved.
 
-    `flat` is the model with its subgraphs laid out flat (`flatten_subgraphs.py`), the nodes of labels, uses and layers.
-    `roots` and `pinned` (whether its set must stay) are indexed by label, like `runs`: roots as they were before
-    channels of different conv groups were tied for the sake of equal counts (`balance.py`).
+    Attributes:
+        folded: The model.
+        flat: The model with its subgraphs laid out flat (`flatten_subgraphs.py`): the nodes of labels, uses and layers.
+        subgraphs: The subgraphs that were laid out flat, innermost first.
+        labels: The labels of every tensor, and what the rules recorded.
+        roots: The root of each label, (labels,).
+        runs: The roots as they were before channels of different conv groups were tied for the sake of equal counts
+            (`balance.py`), (labels,).
+        pinned: Whether the set of each label must stay, (labels,).
+        groups: The groups in topological order.
+        members: By group the root label of each of its channels, (channels,).
     """
 
     folded: Folded
     flat: Folded
-    bodies: tuple[Body, ...]
+    subgraphs: tuple[FlatSubgraph, ...]
     labels: Labels
     roots: Array
     runs: Array
@@ -84,11 +92,11 @@ class Trace:
             group_of_root[self.members[name]] = i
         uses: dict[str, list[tuple[Use, int, Array]]] = {}
         for use in self.labels.uses:
-            for axis, line in map(self.line_of, use.factors):
-                roots = line if use.blocks is None or axis != 1 else self.roots[use.blocks]
+            for axis, axis_labels in map(self.axis_labels_of, use.factors):
+                roots = axis_labels if use.blocks is None or axis != 1 else self.roots[use.blocks]
                 for i in np.unique(group_of_root[roots]).tolist():
                     if i >= 0:
-                        uses.setdefault(names[i], []).append((use, axis, line))
+                        uses.setdefault(names[i], []).append((use, axis, axis_labels))
         return uses
 
     def layers_of(self, group: Group) -> list[Layer]:
@@ -106,36 +114,36 @@ class Trace:
         return tuple(g for g in self.groups if g.prunable)
 
     @cached_property
-    def axes(self) -> dict[str, tuple[tuple[int, Array], ...]]:
-        """For each labelled tensor: the axes a cut changes, and the root label of every position along them."""
-        return self._lines(self.roots)
+    def axes(self) -> AxesByTensor:
+        """For each labelled tensor: the axes that a cut changes, and the root label of every position along them."""
+        return self._axes(self.roots)
 
     @cached_property
-    def run_axes(self) -> dict[str, tuple[tuple[int, Array], ...]]:
+    def run_axes(self) -> AxesByTensor:
         """The same with `runs` for roots."""
-        return self.axes if self.runs is self.roots else self._lines(self.runs)
+        return self.axes if self.runs is self.roots else self._axes(self.runs)
 
-    def _lines(self, numbers: Array) -> dict[str, tuple[tuple[int, Array], ...]]:
-        found: dict[str, list[tuple[int, Array]]] = {}
+    def _axes(self, numbers: Array) -> AxesByTensor:
+        axes: dict[str, list[tuple[int, Array]]] = {}
         for name, factors in self.labels.factors.items():
-            found[name] = [(axis, numbers[line]) for axis, line in map(self._labels_along, factors)]
+            axes[name] = [(axis, numbers[labels]) for axis, labels in map(self._labels_along, factors)]
         for use in self.labels.uses:
-            lines = found.setdefault(use.constant, [])
+            of_constant = axes.setdefault(use.constant, [])
             for factor in use.factors:
                 axis, labels = self._labels_along(factor)
-                if not any(k == axis and np.array_equal(numbers[labels], other) for k, other in lines):
-                    lines.append((axis, numbers[labels]))
-        return {name: tuple(lines) for name, lines in found.items()}
+                if not any(k == axis and np.array_equal(numbers[labels], other) for k, other in of_constant):
+                    of_constant.append((axis, numbers[labels]))
+        return {name: tuple(pairs) for name, pairs in axes.items()}
 
-    def line_of(self, factor: Array) -> tuple[int, Array]:
+    def axis_labels_of(self, factor: Array) -> tuple[int, Array]:
         """The one axis along which a factor can be cut, and the root labels along it."""
         axis, labels = self._labels_along(factor)
         return axis, self.roots[labels]
 
     def runs_of(self, factor: Array) -> Array:
         """The runs along that axis."""
-        line: Array = self.runs[self._labels_along(factor)[1]]
-        return line
+        runs: Array = self.runs[self._labels_along(factor)[1]]
+        return runs
 
     def _labels_along(self, factor: Array) -> tuple[int, Array]:
         """The one axis along which a factor can be cut, and the labels along it.
@@ -153,7 +161,8 @@ class Trace:
     def copies(self, keep: KeptIndices) -> Array:
         """How often each root label occurs after a cut: 0 gone, 1 kept, n kept with n - 1 new channels beside it.
 
-        Raises NetadaptError for unknown or pinned groups, indices out of range, broken steps and too few channels.
+        Raises:
+            NetadaptError: For unknown or pinned groups, indices out of range, broken steps and too few channels.
         """
         copies = np.ones(len(self.roots), np.int64)
         for name, kept in keep.items():
@@ -176,15 +185,25 @@ class Trace:
                 raise NetadaptError(f"group '{name}' keeps at least {group.floor} of {group.channels} channels")
         return copies
 
-    def resized_shapes(self, keep: KeptIndices) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor, initializers included, after a cut; nothing is built."""
+    def cut(self, keep: KeptIndices) -> Cut:
+        """What a cut keeps of every tensor; nothing is built. Raises as `copies` does."""
         copies = self.copies(keep)
+        versions = {o.domain: o.version for o in self.flat.proto.opset_import}
+        opset = versions.get("", versions.get("ai.onnx", 1))
+        shapes = self._shapes_after(copies)
+        return Cut(copies, self.flat.shapes, shapes, self.axes, self.run_axes, opset, self.folded.batch_size)
+
+    def resized_shapes(self, keep: KeptIndices) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor, initializers included, after a cut; nothing is built. Raises as `copies` does."""
+        return self._shapes_after(self.copies(keep))
+
+    def _shapes_after(self, copies: Array) -> dict[str, tuple[int, ...]]:
         shapes = dict(self.flat.shapes)
-        for name, lines in self.axes.items():
+        for name, pairs in self.axes.items():
             shape = list(shapes[name])
-            for axis in {axis for axis, _ in lines}:
-                found = [copies[line] for k, line in lines if k == axis]
-                shape[axis] = int(np.prod(found, axis=0).sum() if len(found) > 1 else found[0].sum())
+            for axis in {axis for axis, _ in pairs}:
+                counts = [copies[axis_labels] for k, axis_labels in pairs if k == axis]
+                shape[axis] = int(np.prod(counts, axis=0).sum() if len(counts) > 1 else counts[0].sum())
             shapes[name] = tuple(shape)
         return shapes | self.labels.shape_of_views(shapes)
 
@@ -192,24 +211,32 @@ class Trace:
 def trace(folded: Folded, choices: Choices | None = None) -> Trace:
     """Run the rules over all nodes in order. An op without a rule pins what reaches it; it never guesses.
 
-    Raises NetadaptError if `choices` names something that is no graph input or output.
+    Args:
+        folded: The model, with constants folded and all shapes inferred.
+        choices: What the model's structure leaves open.
+
+    Returns:
+        The model with its labels resolved and its groups.
+
+    Raises:
+        NetadaptError: If `choices` names something that is no graph input or output.
     """
     folded = with_own_views(canonical(folded))
-    flat, bodies = flatten(folded)
-    owned: dict[str, list[Body]] = {}
-    for body in bodies:
-        owned.setdefault(body.owner, []).append(body)
-    labels = Labels(flat, choices or Choices(), owned)
-    roots, runs = _propagate(folded, bodies, labels)
+    flat, subgraphs = flatten(folded)
+    by_owner: dict[str, list[FlatSubgraph]] = {}
+    for subgraph in subgraphs:
+        by_owner.setdefault(subgraph.owner, []).append(subgraph)
+    labels = Labels(flat, choices or Choices(), by_owner)
+    roots, runs = _propagate(folded, subgraphs, labels)
     stuck = _stuck_whole_groups(labels, roots)
     if stuck:
-        labels = Labels(flat, labels.choices, owned, even=stuck)
-        roots, runs = _propagate(folded, bodies, labels)
+        labels = Labels(flat, labels.choices, by_owner, even=stuck)
+        roots, runs = _propagate(folded, subgraphs, labels)
     groups, members = find_groups(labels, roots)
-    return Trace(folded, flat, bodies, labels, roots, runs, labels.pinned_sets(), groups, members)
+    return Trace(folded, flat, subgraphs, labels, roots, runs, labels.pinned_sets(), groups, members)
 
 
-def _propagate(folded: Folded, bodies: Sequence[Body], labels: Labels) -> tuple[Array, Array]:
+def _propagate(folded: Folded, subgraphs: Sequence[FlatSubgraph], labels: Labels) -> tuple[Array, Array]:
     """Apply the rules to all nodes of the flat model; returns the roots of all labels and `runs` (see `Trace`)."""
     proto = labels.flat.proto
     versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
@@ -218,7 +245,7 @@ def _propagate(folded: Folded, bodies: Sequence[Body], labels: Labels) -> tuple[
         for i, node in enumerate(proto.graph.node)
     ]
     _open_inputs(folded, labels)
-    for name in (name for body in bodies for name in body.inputs):
+    for name in (name for subgraph in subgraphs for name in subgraph.inputs):
         _open(name, labels)
     for node in nodes:
         _apply(node, labels)
@@ -314,32 +341,39 @@ def _refuse_unusual_axes(node: Node, labels: Labels) -> None:
 
 
 def _tie_shared_weights(proto: onnx.ModelProto, nodes: list[Node], labels: Labels) -> None:
-    """A matrix that several nodes use in the same role is one decision; vectors are cloned where they differ."""
-    sharing: dict[str, list[tuple[int, int]]] = {}
+    """Tie the uses of a matrix by several nodes in the same role into one decision.
+
+    Vectors, and matrices in different roles, are cloned where their slices differ.
+    """
+    slots: dict[str, list[tuple[int, int]]] = {}
     for node in nodes:
         for slot, name in enumerate(node.inputs):
-            sharing.setdefault(name, []).append((node.index, slot))
+            slots.setdefault(name, []).append((node.index, slot))
     uses = {(use.node, use.slot): use for use in labels.uses}
     for tensor in proto.graph.initializer:
-        places = sharing.get(tensor.name, [])
-        if len(places) < 2 or len(tensor.dims) < 2 or labels.kind(tensor.name) != "f":
+        readers = slots.get(tensor.name, [])
+        if len(readers) < 2 or len(tensor.dims) < 2 or labels.kind(tensor.name) != "f":
             continue
-        roles: dict[tuple[str, int], list[tuple[int, int]]] = {}
-        for index, slot in places:
-            roles.setdefault((nodes[index].op, slot), []).append((index, slot))
-        for same in roles.values():
-            bound = [uses[place] for place in same if place in uses]
-            if len(same) < 2 or not bound:
-                continue
-            merged = list(bound[0].factors)
-            reason = f"'{tensor.name}' is shared"
-            for use in bound[1:]:
-                for factor in use.factors:
-                    merged = labels.join(merged, factor, reason)
-            for use_factors in [uses[p].factors if p in uses else () for p in same]:
-                for factor in merged:
-                    if not any(np.any((np.array(f.shape) > 1) & (np.array(factor.shape) > 1)) for f in use_factors):
-                        labels.pin(factor, f"{reason} with a node that does not cut it")
+        roles: dict[tuple[str, int], list[Factors]] = {}
+        for index, slot in readers:
+            use = uses.get((index, slot))
+            roles.setdefault((nodes[index].op, slot), []).append(() if use is None else use.factors)
+        for factors_by_reader in roles.values():
+            _tie_readers(labels, factors_by_reader, f"'{tensor.name}' is shared")
+
+
+def _tie_readers(labels: Labels, factors_by_reader: Sequence[Factors], reason: str) -> None:
+    """Tie the labels that the readers of one matrix give it; what one of them does not cut stays for all."""
+    bound = [factors for factors in factors_by_reader if factors]
+    if len(factors_by_reader) < 2 or not bound:
+        return
+    merged = list(bound[0])
+    for factor in chain.from_iterable(bound[1:]):
+        merged = labels.join(merged, factor, reason)
+    for factors in factors_by_reader:
+        for factor in merged:
+            if not any(np.any((np.array(f.shape) > 1) & (np.array(factor.shape) > 1)) for f in factors):
+                labels.pin(factor, f"{reason} with a node that does not cut it")
 
 
 def _resolve(labels: Labels) -> None:

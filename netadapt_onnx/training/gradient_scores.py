@@ -85,21 +85,20 @@ def _gate_gradients(
     drawn: torch.Generator,
 ) -> np.ndarray:
     """Gradient of a batch's mean loss with respect to the gate of every root label, (labels,)."""
-    places = reduction_sites(trace)
-    ranks = [len(trace.flat.shapes[place.tensor]) for place in places]
-    gates = [torch.ones(place.along(rank), requires_grad=True) for place, rank in zip(places, ranks, strict=True)]
-    outputs = graph.gated(inputs, [((p.output, p.slot), gate) for p, gate in zip(places, gates, strict=True)])
+    sites = reduction_sites(trace)
+    ranks = [len(trace.flat.shapes[site.tensor]) for site in sites]
+    gates = [torch.ones(site.gate_shape(rank), requires_grad=True) for site, rank in zip(sites, ranks, strict=True)]
+    outputs = graph.gated(inputs, [((s.output, s.slot), gate) for s, gate in zip(sites, gates, strict=True)])
     if labels is not None:
         loss = losses.loss(outputs, label_tensors(labels), None)
     else:
         loss = _drawn_loss(losses, outputs, drawn) / len(next(iter(inputs.values())))
-    found = np.zeros(len(trace.roots))
-    for place, gradient in zip(
-        places, torch.autograd.grad(loss, gates, allow_unused=True, materialize_grads=True), strict=True
-    ):
-        np.add.at(found, place.line, gradient.double().numpy().reshape(-1))
-    found[0] = 0.0
-    return found
+    gradients = torch.autograd.grad(loss, gates, allow_unused=True, materialize_grads=True)
+    by_label = np.zeros(len(trace.roots))
+    for site, gradient in zip(sites, gradients, strict=True):
+        np.add.at(by_label, site.axis_labels, gradient.double().numpy().reshape(-1))
+    by_label[0] = 0.0
+    return by_label
 
 
 def _drawn_loss(losses: Task, outputs: Mapping[str, Tensor], drawn: torch.Generator) -> Tensor:

@@ -11,7 +11,10 @@ from netadapt_onnx.graph.folding import fold
 from netadapt_onnx.graph.model import declared_shape, load
 from netadapt_onnx.graph.normalise import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
-from netadapt_onnx.surgery import resize, select, trace, verify
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import trace
+from netadapt_onnx.surgery.verify.prove import verify
 
 GIVEN = {"image": (1, 3, 16, 24)}
 

@@ -1,4 +1,4 @@
-"""Recurrent layers of bytes as layers of floats: a cut is not judged by what a step does with a rounding error.
+"""Recurrent layers of bytes as layers of floats: what a step makes of a rounding error does not enter the proof.
 
 DynamicQuantizeLSTM quantises its last output in every step. On the boundary of two levels rounding alone changes it by
 a whole one, which the following steps amplify, and no tensor outside shows it. As an LSTM over what its bytes stand for

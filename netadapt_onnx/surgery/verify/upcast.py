@@ -20,17 +20,17 @@ NARROW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 TYPES = {"to", "dtype", "output_dtype"}
 
 
-def widened(proto: onnx.ModelProto) -> onnx.ModelProto:
+def upcast(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The same model with float32 in place of float16 and bfloat16; itself if it has neither."""
     if not _is_narrow(proto.graph):
         return proto
     copy = without_weights(proto)
     copy.graph.initializer.extend(_tensor(tensor) for tensor in proto.graph.initializer)
-    _widen(copy.graph)
+    _upcast(copy.graph)
     return copy
 
 
-def wide_dtype(dtype: np.dtype) -> np.dtype:
+def upcast_dtype(dtype: np.dtype) -> np.dtype:
     """float32 for the narrow floats, any other type as it is."""
     return np.dtype(np.float32) if dtype.name in ("float16", "bfloat16") else dtype
 
@@ -46,7 +46,7 @@ def _is_narrow(graph: onnx.GraphProto) -> bool:
     return any(_is_narrow(body) for node in graph.node for body in bodies(node))
 
 
-def _widen(graph: onnx.GraphProto) -> None:
+def _upcast(graph: onnx.GraphProto) -> None:
     _declare([*graph.input, *graph.output, *graph.value_info])
     for node in graph.node:
         for attribute in node.attribute:
@@ -57,7 +57,7 @@ def _widen(graph: onnx.GraphProto) -> None:
         for body in bodies(node):
             for tensor in body.initializer:
                 tensor.CopyFrom(_tensor(tensor))
-            _widen(body)
+            _upcast(body)
 
 
 def _declare(values: Iterable[onnx.ValueInfoProto]) -> None:

@@ -10,17 +10,12 @@ import models
 from netadapt_onnx.graph.folding import fold
 from netadapt_onnx.graph.normalise import normalise
 from netadapt_onnx.graph.runtime import Arrays, run, session
-from netadapt_onnx.surgery import (
-    Trace,
-    kept_outputs,
-    moments,
-    original_targets,
-    reconstruct,
-    reconstruct_in_order,
-    resize,
-    select,
-    trace,
-)
+from netadapt_onnx.surgery import moments
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.reconstruct.gram import original_targets
+from netadapt_onnx.surgery.reconstruct.least_squares import kept_outputs, reconstruct, reconstruct_in_order
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace, trace
 
 
 def traced(proto: onnx.ModelProto) -> Trace:
@@ -162,7 +157,7 @@ def test_activations_that_do_not_fit_are_computed_again(monkeypatch: pytest.Monk
     keep = select(found, {g.name: g.channels // 2 for g in found.prunable})
     targets = original_targets(found, inputs)
     kept = reconstruct_in_order(found, keep, inputs, targets)
-    monkeypatch.setattr("netadapt_onnx.surgery.activations.MOST_KEPT_BYTES", 0)
+    monkeypatch.setattr("netadapt_onnx.surgery.calibration.MOST_KEPT_BYTES", 0)
     again = reconstruct_in_order(found, keep, inputs, targets)
     assert (
         np.abs(logits(again, {"image": inputs["image"][:1]}) - logits(kept, {"image": inputs["image"][:1]})).max()
