@@ -74,11 +74,11 @@ class Editing:
 
     def _capture(self, node: onnx.NodeProto) -> None:
         """Have bodies read the graph's constants again, of which onnx-graphsurgeon gives each a copy."""
-        for body in bodies(node):
-            for i in range(len(body.initializer) - 1, -1, -1):
-                if body.initializer[i].name in self._tensors:
-                    del body.initializer[i]
-            for inner in body.node:
+        for subgraph in bodies(node):
+            for i in range(len(subgraph.initializer) - 1, -1, -1):
+                if subgraph.initializer[i].name in self._tensors:
+                    del subgraph.initializer[i]
+            for inner in subgraph.node:
                 self._capture(inner)
 
 

@@ -12,8 +12,8 @@ from netadapt_onnx.surgery.trace import Trace
 
 
 @dataclass(frozen=True)
-class Place:
-    """`positions` of the `length` along one axis of a tensor belong to the group."""
+class Occurrence:
+    """Where a group occurs: `positions` of the `length` along one axis of a tensor belong to it."""
 
     tensor: str
     axis: int
@@ -26,8 +26,8 @@ class Explanation:
     """A group, the constants and runtime tensors that a cut of it changes, and every reason that pins it."""
 
     group: Group
-    constants: tuple[Place, ...]
-    tensors: tuple[Place, ...]
+    constants: tuple[Occurrence, ...]
+    tensors: tuple[Occurrence, ...]
     pins: tuple[str, ...]
 
 
@@ -60,8 +60,8 @@ def _groups(trace: Trace, name: str) -> list[Group]:
 def _explained(trace: Trace, group: Group) -> Explanation:
     members = trace.members[group.name]
     initializers = {t.name for t in trace.flat.proto.graph.initializer}
-    places = [
-        Place(tensor, axis, int(hits.sum()), len(axis_labels))
+    occurrences = [
+        Occurrence(tensor, axis, int(hits.sum()), len(axis_labels))
         for tensor, pairs in trace.axes.items()
         for axis, axis_labels in pairs
         if (hits := np.isin(axis_labels, members)).any()
@@ -69,7 +69,7 @@ def _explained(trace: Trace, group: Group) -> Explanation:
     pins = [pin.reason for pin in trace.labels.pins if np.isin(trace.roots[pin.labels], members).any()]
     return Explanation(
         group,
-        tuple(place for place in places if place.tensor in initializers),
-        tuple(place for place in places if place.tensor not in initializers),
+        tuple(each for each in occurrences if each.tensor in initializers),
+        tuple(each for each in occurrences if each.tensor not in initializers),
         tuple(dict.fromkeys(pins)),
     )

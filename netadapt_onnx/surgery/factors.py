@@ -22,9 +22,9 @@ def align(factor: Array, rank: int) -> Array:
     return factor.reshape((1,) * (rank - factor.ndim) + factor.shape)
 
 
-def on_axis(line: Array, axis: int, rank: int) -> Array:
+def on_axis(labels: Array, axis: int, rank: int) -> Array:
     """A factor with labels (n,) along one axis."""
-    return line.reshape([-1 if k == axis else 1 for k in range(rank)])
+    return labels.reshape([-1 if k == axis else 1 for k in range(rank)])
 
 
 def aligned_shape(shape: Sequence[int], rank: int) -> tuple[int, ...]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from netadapt_onnx.surgery.labels import Labels, Layer
+from netadapt_onnx.surgery.labels import Labels
+from netadapt_onnx.surgery.records import Layer
 from netadapt_onnx.surgery.union_find import Array
 
 

@@ -21,18 +21,21 @@ KEY = "netadapt_onnx.conv_groups"
 
 @dataclass(frozen=True)
 class Inheritance:
-    """By layer a number for each channel, equal for those that belong together.
+    """The choice that a cut model was made by.
 
-    `even` names the convolutions whose groups keep equal counts, `whole` those of which whole groups go.
+    Attributes:
+        ties: By layer a number for each channel, equal for those that belong together.
+        even_groups: The convolutions whose groups keep equal counts.
+        whole_groups: The convolutions of which whole groups go.
     """
 
     ties: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    even: frozenset[str] = frozenset()
-    whole: frozenset[str] = frozenset()
+    even_groups: frozenset[str] = frozenset()
+    whole_groups: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, proto: onnx.ModelProto) -> Inheritance:
-        """What a model's metadata say; nothing where they do not fit: ties that are missing are made anew."""
+        """Read a model's metadata; nothing comes of them where they do not fit: ties that are missing are made anew."""
         text = next((prop.value for prop in proto.metadata_props if prop.key == KEY), "")
         try:
             content = json.loads(text or "{}")
@@ -65,5 +68,5 @@ def write(proto: onnx.ModelProto, inheritance: Inheritance) -> None:
     proto.metadata_props.extend(kept)
     if inheritance != Inheritance():
         ties = {name: list(numbers) for name, numbers in inheritance.ties.items()}
-        content = {"ties": ties, "even": sorted(inheritance.even), "whole": sorted(inheritance.whole)}
+        content = {"ties": ties, "even": sorted(inheritance.even_groups), "whole": sorted(inheritance.whole_groups)}
         proto.metadata_props.append(onnx.StringStringEntryProto(key=KEY, value=json.dumps(content)))

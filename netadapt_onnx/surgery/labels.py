@@ -7,9 +7,9 @@ factor for its output channels and one for its input channels. Tied labels live 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -17,19 +17,12 @@ from numpy.typing import NDArray
 
 from netadapt_onnx.graph.folding import KEPT_ON_WEIGHTS, Folded
 from netadapt_onnx.graph.unread_weights import values_of
-from netadapt_onnx.surgery.cut import Cut
 from netadapt_onnx.surgery.factors import on_axis, squeeze
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph
 from netadapt_onnx.surgery.inheritance import Inheritance
 from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.records import Edit, Factors, Layer, Pin, Use
 from netadapt_onnx.surgery.union_find import Array, UnionFind
-
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
-
-Factors = tuple[Array, ...]
-# Adjusts a node of a cut model; returns the nodes that it adds in front of it, if any.
-Edit = Callable[[Cut, "gs.Node"], Sequence["gs.Node"] | None]
 
 # Labels are arrays: an axis of a billion positions, which takes a few bytes to ask for, would fill the memory.
 MOST_POSITIONS = 1 << 24
@@ -44,51 +37,13 @@ class Unsupported(Exception):
 class Choices:
     """What a model's structure leaves open and its user decides.
 
-    `attention`: whether whole heads go, or the same dimensions of every head. `resize_io`: graph inputs and outputs
-    (states, caches) whose axes may be cut; all others keep their shapes.
+    Attributes:
+        attention: Whether whole heads go, or the same dimensions of every head.
+        resize_io: Graph inputs and outputs (states, caches) whose axes may be cut; all others keep their shapes.
     """
 
     attention: Literal["heads", "dims"] = "heads"
     resize_io: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Use:
-    """A constant as one input of one node: `factors` label the axes that a cut slices.
-
-    With `blocks`, labels (groups, n), axis 1 is sliced differently for each run of axis 0 (a convolution in groups);
-    the first of them are those in `factors`.
-    """
-
-    constant: str
-    node: int
-    slot: int
-    factors: Factors
-    blocks: Array | None = None
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A node that owns weights, and the labels (channels,) of its output channels.
-
-    `weight` is the initializer that produces them, with labels `axis_labels` along its `axis`.
-    """
-
-    node: int
-    name: str
-    op: str
-    channels: Array
-    weight: str
-    axis: int
-    axis_labels: Array
-
-
-@dataclass(frozen=True)
-class Pin:
-    """Labels that must stay, and why."""
-
-    labels: Array
-    reason: str
 
 
 class Labels:
@@ -116,7 +71,7 @@ class Labels:
         self.even_groups: list[str] = []  # convolutions whose groups keep equal counts, and of which whole groups go
         self.whole_groups: list[str] = []
         self.inherited = Inheritance.read(folded.proto)
-        self.even = even | self.inherited.even
+        self.even = even | self.inherited.even_groups
         self.factors: dict[str, Factors] = {}
         self._regarded: set[str] = set()
         self.untraced = folded.untraced
@@ -130,7 +85,7 @@ class Labels:
             for name in node.input:
                 self._readers.setdefault(name, []).append(node)
 
-    # -- what is known of tensors ------------------------------------------------------------------------------------
+    # -- tensors: shapes, types, values ------------------------------------------------------------------------------
 
     def _find_views(self, nodes: Iterable[onnx.NodeProto]) -> dict[str, tuple[int, onnx.NodeProto]]:
         views: dict[str, tuple[int, onnx.NodeProto]] = {}

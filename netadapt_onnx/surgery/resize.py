@@ -21,7 +21,7 @@ from netadapt_onnx.surgery.cut import Cut, KeptIndices, arrange
 from netadapt_onnx.surgery.editing import Editing
 from netadapt_onnx.surgery.factors import on_axis
 from netadapt_onnx.surgery.inheritance import Inheritance, write
-from netadapt_onnx.surgery.labels import Use
+from netadapt_onnx.surgery.records import Use
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.unflatten_subgraphs import unflatten
 from netadapt_onnx.surgery.union_find import Array

@@ -20,8 +20,9 @@ from netadapt_onnx.surgery.factors import on_axis, squeeze
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph, flatten
 from netadapt_onnx.surgery.groups import Group, find_groups
 from netadapt_onnx.surgery.idioms import canonical
-from netadapt_onnx.surgery.labels import MOST_AXES, MOST_POSITIONS, Choices, Factors, Labels, Layer, Unsupported, Use
+from netadapt_onnx.surgery.labels import MOST_AXES, MOST_POSITIONS, Choices, Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.records import Factors, Layer, Use
 from netadapt_onnx.surgery.rules import RULES
 from netadapt_onnx.surgery.union_find import Array, components
 from netadapt_onnx.surgery.views import with_own_views
@@ -268,7 +269,7 @@ def _stuck_whole_groups(labels: Labels, roots: Array) -> frozenset[str]:
             sets = np.unique(roots[layer.channels])
             if len(sets) == 1 or pinned[sets].all():
                 stuck.add(layer.name)
-    return frozenset(stuck - labels.inherited.whole)
+    return frozenset(stuck - labels.inherited.whole_groups)
 
 
 def _tie_conv_groups(labels: Labels) -> tuple[Array, Array]:

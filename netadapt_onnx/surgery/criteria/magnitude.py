@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from netadapt_onnx.surgery.labels import Layer
+from netadapt_onnx.surgery.records import Layer
 from netadapt_onnx.surgery.rules.quantised import BY_DIRECTION
 from netadapt_onnx.surgery.trace import Trace
 

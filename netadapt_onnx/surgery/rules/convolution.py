@@ -164,7 +164,7 @@ def _whole_groups_go(node: Node, labels: Labels, form: _Form) -> bool:
 
     Narrow are groups with fewer channels than there are groups (depthwise, ResNeXt).
     """
-    wide = form.groups < form.inputs // form.groups and node.name not in labels.inherited.whole
+    wide = form.groups < form.inputs // form.groups and node.name not in labels.inherited.whole_groups
     if wide or node.name in labels.even:
         labels.even_groups.append(node.name)
         return False

@@ -66,8 +66,8 @@ def _make_exact(graph: onnx.GraphProto, outer: Types) -> None:
             types.setdefault(node.output[0], types[node.input[PASSING[node.op_type]]])
         for product in PRODUCTS.get(node.op_type, ()):
             nodes += _same_type(node, product, types)
-        for body in bodies(node):
-            _make_exact(body, types)
+        for subgraph in bodies(node):
+            _make_exact(subgraph, types)
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)

@@ -20,7 +20,7 @@ SCALES = 8
 
 
 def has_quantised_recurrence(graph: onnx.GraphProto) -> bool:
-    """Whether a graph, or a body in it, has a recurrent layer of bytes."""
+    """Whether a graph, or a subgraph in it, has a recurrent layer of bytes."""
     return any(n.op_type == RECURRENT or any(map(has_quantised_recurrence, bodies(n))) for n in graph.node)
 
 
@@ -35,8 +35,8 @@ def with_float_recurrence(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _replace(graph: onnx.GraphProto) -> None:
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        for body in bodies(node):
-            _replace(body)
+        for subgraph in bodies(node):
+            _replace(subgraph)
         nodes += _as_floats(node) if node.op_type == RECURRENT else [node]
     del graph.node[:]
     graph.node.extend(nodes)

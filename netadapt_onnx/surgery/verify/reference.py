@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from netadapt_onnx.surgery.cut import Cut
 from netadapt_onnx.surgery.editing import Editing
-from netadapt_onnx.surgery.labels import Use
+from netadapt_onnx.surgery.records import Use
 from netadapt_onnx.surgery.resize import resize_flat
 from netadapt_onnx.surgery.rules.quantised import BY_DIRECTION, ZERO_POINTS
 from netadapt_onnx.surgery.trace import Trace

@@ -39,7 +39,7 @@ def perturbed(proto: onnx.ModelProto) -> onnx.ModelProto:
     copy = without_weights(proto)
     copy.graph.initializer.extend(_perturb(t, rng) if t.name in names else t for t in proto.graph.initializer)
     graphs = [copy.graph, *all_bodies(copy.graph.node)]
-    for tensor in [t for body in graphs[1:] for t in body.initializer if t.name in names]:
+    for tensor in [t for subgraph in graphs[1:] for t in subgraph.initializer if t.name in names]:
         tensor.CopyFrom(_perturb(tensor, rng))
     for name, tensor in [constant for graph in graphs for constant in _constants(graph)]:
         if name in names:

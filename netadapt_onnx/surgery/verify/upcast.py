@@ -43,7 +43,7 @@ def _is_narrow(graph: onnx.GraphProto) -> bool:
     attributes = [a for node in graph.node for a in node.attribute]
     if any(a.i in NARROW for a in attributes if a.name in TYPES) or any(a.t.data_type in NARROW for a in attributes):
         return True
-    return any(_is_narrow(body) for node in graph.node for body in bodies(node))
+    return any(_is_narrow(subgraph) for node in graph.node for subgraph in bodies(node))
 
 
 def _upcast(graph: onnx.GraphProto) -> None:
@@ -54,10 +54,10 @@ def _upcast(graph: onnx.GraphProto) -> None:
                 attribute.i = TensorProto.FLOAT
             if attribute.HasField("t"):
                 attribute.t.CopyFrom(_tensor(attribute.t))
-        for body in bodies(node):
-            for tensor in body.initializer:
+        for subgraph in bodies(node):
+            for tensor in subgraph.initializer:
                 tensor.CopyFrom(_tensor(tensor))
-            _upcast(body)
+            _upcast(subgraph)
 
 
 def _declare(values: Iterable[onnx.ValueInfoProto]) -> None:
