@@ -2,7 +2,7 @@
 
 Where nothing else couples them, the same index is kept in every group. Behind a channel shuffle, or a concatenation
 that does not end where groups do, a channel has another index in each convolution that it meets; tied by index, two
-channels of one group would stand and fall together, then four, then all. There channels are tied in *bundles* instead:
+channels of one group would stay or go together, then four, then all. There channels are tied in *bundles* instead:
 the smallest sets that hold as many channels of every group of every convolution around. Any cut that takes whole
 bundles keeps equal counts everywhere. (For two convolutions with a shuffle between them a bundle is a perfect matching
 of the groups of one with those of the other, of which there are as many as a group has channels: Koenig, 1916.)
@@ -128,7 +128,7 @@ class _Counts:
 
     @classmethod
     def of(cls, labels: Labels, tables: Sequence[Table], pinned: NDArray[np.bool_]) -> _Counts:
-        """Count."""
+        """Count the occurrences of all sets in `tables`; `pinned` says of each root label whether it must stay."""
         roots_of_tables = [labels.ties.roots(table) for table, _ in tables]
         roots = np.unique(np.concatenate([rows[rows > 0] for rows in roots_of_tables]))
         starts = np.cumsum([0, *(len(rows) for rows in roots_of_tables)])
@@ -162,7 +162,7 @@ class _Bundles:
 
 
 def _bundles(counts: _Counts) -> _Bundles:
-    """The more bundles of two ways to search for them: each finds some that the other gives up on."""
+    """Search for bundles in two ways, each of which finds some that the other gives up on; returns the more of both."""
     one = _divided(counts, _Search(counts, by_scarcity=False))
     if one.is_complete:
         return one
@@ -237,7 +237,7 @@ class _Search:
             depth *= 2
 
     def _fill(self, sums: Array, remaining: Array, depth: int) -> Array | None:
-        """The first way that there is, if any."""
+        """The first set of bundles that fills all rows within `depth` more sets; None if there is none."""
         missing = self._counts.missing(sums)
         if not missing.any():
             return np.zeros_like(remaining)

@@ -1,4 +1,4 @@
-"""Residual branches: what may go as a whole, because a sum hands its other input on in its place.
+"""Residual branches: what may go entirely, because a sum can be replaced by its other input.
 
 The rule looks at the graph alone: an Add of two tensors of one shape, one of which is computed from the other. Without
 the Add and all that only it needed, whoever read the sum reads the other tensor; every shape stays. (Removing whole
@@ -32,7 +32,13 @@ PROOF_RUNS = 2
 
 @dataclass(frozen=True)
 class Branch:
-    """A branch named after its Add. `nodes` (by name) and `groups` are what goes with it."""
+    """A residual branch.
+
+    Attributes:
+        name: The name of its Add.
+        nodes: The names of the nodes that go with it.
+        groups: The groups that go with it.
+    """
 
     name: str
     nodes: frozenset[str]
@@ -61,7 +67,16 @@ def find_branches(original: Trace) -> tuple[Branch, ...]:
 
 
 def check_branches(original: Trace, names: Collection[str], where: str) -> frozenset[str]:
-    """`names`, each of which must be a branch of the model. Raises NetadaptError, with the nearest names."""
+    """Check that each name is that of a branch of the model.
+
+    Args:
+        original: The model.
+        names: The names.
+        where: What they come from, for the message.
+
+    Raises:
+        NetadaptError: If one is not; the hint holds the nearest names.
+    """
     branches = [branch.name for branch in find_branches(original)] if names else []
     for name in names:
         if name not in branches:
@@ -135,7 +150,13 @@ def rewired(before: Folded, after: Folded) -> frozenset[str]:
 def removal_error(folded: Folded, names: Collection[str], seed: int = 0) -> float:
     """How far the model without these branches is from the one in which they contribute zero.
 
-    The largest difference over all floating-point tensors that both compute, relative to each one's spread.
+    Args:
+        folded: The model.
+        names: The branches.
+        seed: The seed of the random inputs.
+
+    Returns:
+        The largest difference over all floating-point tensors that both compute, relative to each one's spread.
     """
     streams = _sums(folded)
     small = without(folded, names).proto

@@ -19,11 +19,11 @@ from netadapt_onnx.graph.lazy_weights import WEIGHT_BYTES, raw_bytes, stand_in, 
 from netadapt_onnx.graph.subgraphs import bodies, captured
 from netadapt_onnx.graph.unread_weights import loaded, values_of
 
-G_LOGGER.severity = G_LOGGER.CRITICAL  # it speaks of types that it does not know, and of what is not installed
+G_LOGGER.severity = G_LOGGER.CRITICAL  # it logs about types that it does not know, and about what is not installed
 
 
 class Editing:
-    """An editable `graph` of a model; nothing of `proto` is changed or copied before `exported`."""
+    """An editable `graph` of a model; nothing of the model is changed or copied before `exported`."""
 
     def __init__(self, proto: onnx.ModelProto, file: Path | None = None) -> None:
         """`file`: the model file if weights were left outside it."""
@@ -46,7 +46,7 @@ class Editing:
         return values
 
     def constant(self, name: str, values: np.ndarray) -> gs.Constant:
-        """A new constant, or a new value under a name that the old one leaves."""
+        """Make a constant, or a new value for a name whose constant is replaced."""
         tensor = numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name)
         self._tensors[name] = tensor
         return gs.Constant(name, LazyValues(stand_in(tensor) if _is_weight(tensor) else tensor))
@@ -73,7 +73,7 @@ class Editing:
         return result
 
     def _capture(self, node: onnx.NodeProto) -> None:
-        """Have bodies read the graph's constants again, of which onnx-graphsurgeon gives each a copy."""
+        """Have subgraphs read the graph's constants again, of which onnx-graphsurgeon gives each a copy."""
         for subgraph in bodies(node):
             for i in range(len(subgraph.initializer) - 1, -1, -1):
                 if subgraph.initializer[i].name in self._tensors:
@@ -83,7 +83,7 @@ class Editing:
 
 
 def _is_weight(tensor: onnx.TensorProto) -> bool:
-    """Not what rules look at: small constants, and integers of more than a byte (targets, indices)."""
+    """Whether rules never read a constant's value: small ones and wide integers (targets, indices) they do."""
     if tensor.data_location == onnx.TensorProto.EXTERNAL:  # and left there
         return True
     size = raw_bytes(tensor)

@@ -23,7 +23,14 @@ class Occurrence:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A group, the constants and runtime tensors that a cut of it changes, and every reason that pins it."""
+    """Why a group is what it is.
+
+    Attributes:
+        group: The group.
+        constants: The constants that a cut of it changes.
+        tensors: The runtime tensors that a cut of it changes.
+        pins: Every reason that pins it.
+    """
 
     group: Group
     constants: tuple[Occurrence, ...]

@@ -119,7 +119,7 @@ def _attributes(node: onnx.NodeProto) -> list[onnx.AttributeProto]:
 
 
 def _with_subgraphs(node: onnx.NodeProto, names: Iterable[str]) -> onnx.NodeProto:
-    """A copy of a node that has those of its subgraphs alone that attributes of these names hold."""
+    """A copy of a node that has only the subgraphs in attributes of these names."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     kept = [a for a in copy.attribute if not a.HasField("g") or a.name in names]

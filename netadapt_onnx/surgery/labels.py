@@ -1,8 +1,9 @@
 """Channel labels of every tensor, and what rules may do with them.
 
 A tensor's labels are a tuple of *factors*: integer arrays of the tensor's rank in which an axis without channels has
-length 1 and 0 means 'no label'. A position lives while its labels in all factors live (AND): a Conv weight has one
-factor for its output channels and one for its input channels. Tied labels live and die together (`union_find.py`).
+length 1 and 0 means 'no label'. A position is kept while its labels in all factors are (AND): a Conv weight has one
+factor for its output channels and one for its input channels. Tied labels are kept or removed together
+(`union_find.py`).
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ class Labels:
         return self.factors.get(name, ())
 
     def disregard(self, name: str) -> None:
-        """What the node puts out has nothing to do with this input's channels."""
+        """Record that what the node puts out has nothing to do with this input's channels."""
         self._regarded.add(name)
 
     def pin_unregarded(self, node: Node) -> None:
@@ -168,7 +169,7 @@ class Labels:
     # -- what rules do -----------------------------------------------------------------------------------------------
 
     def fresh(self, n: int) -> Array:
-        """New labels (n,), tied to nothing."""
+        """Make new labels (n,), tied to nothing."""
         return self.ties.fresh(n)
 
     def set(self, name: str, factors: Iterable[Array], reason: str = "single position") -> None:
@@ -192,7 +193,7 @@ class Labels:
             self.factors[name] = tuple(kept)
 
     def pin(self, labels: Array, reason: str) -> None:
-        """These labels must stay."""
+        """Record that these labels must stay."""
         flat = labels[labels > 0]
         if flat.size:
             self.pins.append(Pin(np.unique(flat), reason))
@@ -214,12 +215,12 @@ class Labels:
         self.pin(b[~both], reason)
 
     def balance(self, table: Array, reason: str) -> None:
-        """Of every row of labels (groups, n) a cut keeps as many (`balance.py`); positions without a label stay."""
+        """Have a cut keep as many of every row of labels (groups, n) (`balance.py`); positions without a label stay."""
         if len(table) > 1 and table.any():
             self.balances.append((table, reason))
 
     def collapse(self, factor: Array, axis: int, reason: str) -> Array:
-        """Tie all labels along `axis`: what is left can be cut along the other axes only. Returns length 1 there."""
+        """Tie all labels along `axis`, so that only the other axes can be cut. Returns labels of length 1 there."""
         if factor.shape[axis] == 1:
             return factor
         first = factor.take([0], axis=axis)
@@ -265,7 +266,7 @@ class Labels:
         return channels
 
     def bind(self, node: Node, slot: int, factors: Iterable[Array], blocks: Array | None = None) -> None:
-        """The constant at input `slot` carries these labels: a cut slices it so. Looks through views of weights.
+        """Give the constant at input `slot` these labels: a cut slices it so. Looks through views of weights.
 
         `blocks` (see `Use`) are for constants that are no views.
         """
@@ -337,12 +338,12 @@ class Labels:
         self.edits.append((node.index, change))
 
     def mask(self, node: Node, slot: int) -> None:
-        """The node contracts input `slot`: the masked reference zeroes removed channels in front of it."""
+        """Record that the node contracts input `slot`: the masked reference zeroes removed channels in front of it."""
         if self.of(node.inputs[slot]) or self.is_constant(node.inputs[slot]):
             self.masked.append((node.index, node.input_of(slot)))
 
     def gather(self, node: Node) -> None:
-        """The node reduces over channels: the reference applies it to the kept ones alone."""
+        """Record that the node reduces over channels: the reference applies it to the kept ones alone."""
         self.gathered.append(node.index)
 
     def snapshot(self) -> tuple[int, ...]:

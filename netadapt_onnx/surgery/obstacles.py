@@ -109,7 +109,7 @@ def _resized(names: Sequence[str]) -> list[str]:
 
 
 def unknown_shapes(trace: Trace) -> NetadaptError:
-    """That tensors have no known shape: which operator is in front of them, and how to say what it puts out."""
+    """The error for tensors without a known shape: the operator in front of them, and how to declare their shapes."""
     folded = trace.folded
     graph = folded.proto.graph
     missing = [name for node in graph.node for name in node.output if name in folded.unknown]

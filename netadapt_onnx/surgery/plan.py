@@ -27,7 +27,7 @@ HEADER = """\
 
 
 def template(trace: Trace) -> str:
-    """A plan that keeps everything, each group with what may be asked of it; pinned groups as comments."""
+    """Write a plan that keeps everything: each group with the counts that it can keep, pinned groups as comments."""
     return HEADER + "\n[groups]\n" + "".join(_template_lines(group) for group in trace.groups)
 
 
@@ -42,14 +42,14 @@ def _template_lines(group: Group) -> str:
 
 
 def plan_of(keep: KeptIndices, removed: Collection[str] = ()) -> str:
-    """The plan of a cut that was made, after the branches `removed` had gone."""
+    """Write the plan of a cut: what each group keeps, in the model without the branches `removed`."""
     lines = [f"{toml_string(name)} = {np.asarray(indices).tolist()}\n" for name, indices in keep.items()]
     branches = f"\n[branches]\nremoved = [{', '.join(map(toml_string, sorted(removed)))}]\n" if removed else ""
     return HEADER + branches + "\n[groups]\n" + "".join(lines)
 
 
 def read_removed(file: Path) -> tuple[str, ...]:
-    """The residual branches that a plan removes. Raises NetadaptError for a file that is no plan."""
+    """Read the residual branches that a plan removes. Raises NetadaptError for a file that is no plan."""
     branches = _content(file).get("branches", {})
     removed = branches.get("removed", []) if isinstance(branches, Mapping) else None
     if (

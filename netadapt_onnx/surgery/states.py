@@ -30,7 +30,7 @@ def with_states(base: Trace) -> Trace:
 
 
 def states(base: Trace) -> dict[str, Names]:
-    """By pinned group the inputs and outputs that free it once all of them may change their shapes.
+    """Find the inputs and outputs that free a pinned group once all of them may change their shapes.
 
     Only groups that an input pins are listed, and none that runs through everything that a model receives: an image
     that is added to what the model makes of it is no state. Costs up to three more traces, and none of a model with

@@ -29,8 +29,12 @@ class Block:
 def removal_order(trace: Trace, criterion: str | Criterion = "l2", step: int | None = None) -> list[Block]:
     """All blocks that can go, in the order in which they go: least mean importance first.
 
-    Importances are divided by their mean over the group. A group's blocks leave multiples of `step` (default:
-    its structural step) and at least its floor, and follow one another.
+    Importances are divided by their mean over the group. A group's blocks follow one another down to its floor.
+
+    Args:
+        trace: The model.
+        criterion: A criterion, or the name of one.
+        step: The group keeps multiples of it; its structural step alone where it is None.
     """
     scores = importance(trace, criterion, normalised=True)
     blocks: list[Block] = []

@@ -34,7 +34,16 @@ def criterion_of(name: str | Criterion) -> Criterion:
 
 
 def importance(trace: Trace, criterion: str | Criterion = "l2", *, normalised: bool = False) -> dict[str, np.ndarray]:
-    """Importance (channels,) of every prunable group; normalised, divided by its mean size, so that groups compare."""
+    """Importance of every channel.
+
+    Args:
+        trace: The model.
+        criterion: A criterion, or the name of one.
+        normalised: Whether to divide by the mean size over the group, so that groups compare.
+
+    Returns:
+        By prunable group the importance of its channels, (channels,).
+    """
     by_group = {group.name: _scores(trace, group, criterion_of(criterion)) for group in trace.prunable}
     if not normalised:
         return by_group
@@ -86,7 +95,7 @@ def select(trace: Trace, counts: Mapping[str, int], criterion: str | Criterion =
 
 
 def _grown(members: Array, added: int) -> Array:
-    """All channels, those of the last class of tied ones `added` times more."""
+    """The indices of all channels, those of the last class of tied ones `added` times more."""
     times = np.where(members == members[-1], 1 + added, 1)
     return np.repeat(np.arange(len(members)), times)
 

@@ -82,7 +82,7 @@ def bn_scale(trace: Trace, group: Group) -> np.ndarray:
 
 
 def first(trace: Trace, group: Group) -> np.ndarray:
-    """Keep the first channels: for known answers."""
+    """The first channels stay: a criterion whose result is known beforehand."""
     return -np.arange(group.channels, dtype=np.float64)
 
 

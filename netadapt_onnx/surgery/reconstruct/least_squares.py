@@ -90,7 +90,16 @@ def reconstruct_in_order(
 
 
 def kept_outputs(trace: Trace, keep: KeptIndices, before: Mapping[str, Array] | None = None) -> dict[str, Array]:
-    """For each layer, which output channels of the original a cut keeps; `before` is this for `trace` itself."""
+    """Which output channels of the original each layer has after a cut.
+
+    Args:
+        trace: The model that is cut.
+        keep: The channels that each group keeps.
+        before: The same for `trace` itself, where it is not the original.
+
+    Returns:
+        By layer the indices of the original's channels, ascending.
+    """
     cut = trace.cut(keep)
     before = before or {}
     result: dict[str, Array] = {}

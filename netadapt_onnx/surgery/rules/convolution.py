@@ -116,7 +116,7 @@ def _ungrouped(node: Node, labels: Labels, form: _Form, consumed: Array | None) 
 def _depthwise(node: Node, labels: Labels, form: _Form, consumed: Array) -> _Produced:
     """y[n, o, p] = sum over c in g(o), k of w[o, c, k] * x[n, c, p + k], where g(o) is one channel, or few.
 
-    The inputs and the outputs of a group live and die as one, and `group` with them.
+    The inputs and the outputs of a group stay or go as one, and `group` with them.
     """
     rows = consumed.reshape(form.groups, -1)
     by_group = labels.collapse(rows, 1, f"conv groups of '{node.name}'").reshape(-1)

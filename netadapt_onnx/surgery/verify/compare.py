@@ -22,7 +22,7 @@ BOUNDARIES = 1e-2
 
 @dataclass
 class Tally:
-    """One tensor over all runs; differences are absolute, at the kept positions."""
+    """Statistics of one tensor over all runs; differences are absolute, at the kept positions."""
 
     gap: float = 0.0
     noise: float = 0.0
@@ -93,7 +93,12 @@ class Comparison:
         self._specs = specs
 
     def run(self, seeds: range, sampled: frozenset[str]) -> dict[str, Tally]:
-        """Tallies by name. Of a tensor whose shape depends on the data, runs in which it differs do not count."""
+        """Run both models on seeded inputs; returns a tally of each tensor.
+
+        Args:
+            seeds: The seeds of the inputs, a run for each.
+            sampled: Tensors whose shapes depend on the data: runs in which these differ do not count.
+        """
         tallies = {name: Tally() for name in self._names}
         for seed in counting("proving the cut", seeds):
             inputs = random_inputs(self._specs, seed)
@@ -112,7 +117,7 @@ class Comparison:
         return tallies
 
     def add_noise(self, tallies: dict[str, Tally], seeds: range) -> None:
-        """What rounding alone does: the reference with floats, inputs and weights, one unit in the last place off.
+        """Measure what rounding alone does: the reference with inputs and weights one unit in the last place off.
 
         What quantisers put out is handed over here as well.
         """

@@ -48,8 +48,8 @@ class Verification:
         worst_tensor: Where the largest difference is.
         first_bad_tensor: The first tensor in topological order beyond the tolerance.
         tensors: How many tensors were compared.
-        moves: Whether any tensor that speaks for an output moves with the inputs; if not, the comparison proves little.
-        outputs: For each output of the model the compared tensors that speak for it: itself, or, where it holds
+        moves: Whether there is evidence for any output; if not, the comparison proves little.
+        outputs: For each output of the model the compared tensors that are evidence for it: itself, or, where it holds
             integers or does not move with the inputs, the last ones in front of it that do.
     """
 
@@ -103,7 +103,7 @@ def verify(
     differences, moving, unproven = _over_branches(trace, cut, reference, model, names, seeds)
     worst = max(differences, key=lambda name: differences[name], default="")
     bad = next((name for name in names if not differences[name] <= TOLERANCE), None)
-    outputs = _speaking(trace.folded.proto.graph, moving)
+    outputs = _evidence(trace.folded.proto.graph, moving)
     return Verification(
         max_rel_diff=differences.get(worst, 0.0),
         exact=bad is None and bool(names),
@@ -232,20 +232,20 @@ def _beyond_rounding(difference: float, tally: Tally) -> float:
     return min(difference, TOLERANCE * tally.gap / limit) if np.isfinite(tally.gap) and limit > 0 else difference
 
 
-def _speaking(graph: onnx.GraphProto, moving: set[str]) -> dict[str, tuple[str, ...]]:
+def _evidence(graph: onnx.GraphProto, moving: set[str]) -> dict[str, tuple[str, ...]]:
     """For each output the tensors nearest in front of it, itself included, that were compared and move."""
     producer = {name: node for node in graph.node for name in node.output if name}
     by_output: dict[str, tuple[str, ...]] = {}
     for value in graph.output:
-        speaking: dict[str, None] = {}
+        evidence: dict[str, None] = {}
         seen: set[str] = set()
         waiting = [value.name]
         while waiting:
             name = waiting.pop()
             if name in moving:
-                speaking[name] = None
+                evidence[name] = None
             elif name in producer and name not in seen:
                 waiting.extend(producer[name].input)
             seen.add(name)
-        by_output[value.name] = tuple(speaking)
+        by_output[value.name] = tuple(evidence)
     return by_output

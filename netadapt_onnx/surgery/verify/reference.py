@@ -41,7 +41,10 @@ def masked_reference(trace: Trace, cut: Cut, pruned: onnx.ModelProto) -> onnx.Mo
 
 
 def _mask(editing: Editing, node: gs.Node, slot: int, trace: Trace, cut: Cut, use: Use | None) -> None:
-    """Where(mask, x, 0): a product would let NaN and infinity through. Of a constant counts what this node takes."""
+    """Zero removed channels by Where(mask, x, 0): a product would let NaN and infinity through.
+
+    A constant is masked for this node alone.
+    """
     graph, tensor = editing.graph, node.inputs[slot]
     shape = trace.flat.shapes[tensor.name]
     if use is None:
@@ -73,7 +76,7 @@ def _mask(editing: Editing, node: gs.Node, slot: int, trace: Trace, cut: Cut, us
 
 
 def _zeros(editing: Editing, node: gs.Node, slot: int) -> np.ndarray:
-    """What stands for nothing in a constant, to be broadcast over it."""
+    """The value of a removed channel in a constant, to be broadcast over it."""
     zero_point = _zero_point(node, slot)
     if zero_point is None:
         return np.zeros((), np.int8)
@@ -82,7 +85,7 @@ def _zeros(editing: Editing, node: gs.Node, slot: int) -> np.ndarray:
 
 
 def _zero(editing: Editing, node: gs.Node, slot: int, name: str, dtype: np.dtype) -> gs.Tensor:
-    """What stands for nothing: of a quantised operand its zero point, if it has one."""
+    """The value of a removed channel: of a quantised operand its zero point, if it has one."""
     zero_point = _zero_point(node, slot)
     return editing.constant(f"{name}/zero", np.zeros((), dtype)) if zero_point is None else zero_point
 

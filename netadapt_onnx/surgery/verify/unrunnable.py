@@ -52,6 +52,6 @@ def without_unrunnable(proto: onnx.ModelProto, folded: Folded) -> onnx.ModelProt
 
 
 def computed_by(proto: onnx.ModelProto, names: Collection[str]) -> list[str]:
-    """Those of `names` that a model still computes."""
+    """Those of `names` that a model computes."""
     produced = {name for node in proto.graph.node for name in node.output}
     return [name for name in names if name in produced]
