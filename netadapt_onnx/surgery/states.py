@@ -61,10 +61,10 @@ def _candidates(base: Trace, resizable: list[str]) -> dict[str, Names]:
     graph, chosen = base.folded.proto.graph, base.labels.choices
     inputs = {value.name for value in graph.input}
     outputs = [value.name for value in graph.output if value.name in base.flat.shapes]
-    places = list(dict.fromkeys([*chosen.resize_io, *resizable, *outputs]))
-    opened = trace(base.folded, replace(chosen, resize_io=tuple(places)))
-    order = {name: i for i, name in enumerate(places)}
-    through_by_group, by_layer = _through_by_group(opened, places), _prunable_by_layer(opened)
+    tensors = list(dict.fromkeys([*chosen.resize_io, *resizable, *outputs]))
+    opened = trace(base.folded, replace(chosen, resize_io=tuple(tensors)))
+    order = {name: i for i, name in enumerate(tensors)}
+    through_by_group, by_layer = _through_by_group(opened, tensors), _prunable_by_layer(opened)
     names: dict[str, Names] = {}
     for group in base.groups:
         alike = by_layer.get(group.layers[0], ()) if not group.prunable else ()
@@ -102,13 +102,13 @@ def _prunable_by_layer(opened: Trace) -> dict[str, list[str]]:
     return by_layer
 
 
-def _through_by_group(opened: Trace, places: list[str]) -> dict[str, list[str]]:
+def _through_by_group(opened: Trace, tensors: list[str]) -> dict[str, list[str]]:
     """By prunable group the tensors that it runs through."""
     number, prunable = np.full(len(opened.roots), -1), opened.prunable
     for i, group in enumerate(prunable):
         number[opened.members[group.name]] = i
     through: dict[str, list[str]] = {}
-    for name in places:
+    for name in tensors:
         along = [axis_labels for _, axis_labels in opened.axes.get(name, ())]
         groups = {i for part in along for i in np.unique(number[part]).tolist() if i >= 0}
         for i in groups:

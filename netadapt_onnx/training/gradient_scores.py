@@ -31,19 +31,29 @@ _STILL = 1e-6
 
 
 def taylor(trace: Trace, split: Split, seed: int = 0) -> np.ndarray:
-    """First-order Taylor importance by root label, the squared gate gradient of a batch, averaged over batches.
+    """First-order Taylor importance: the squared gate gradient of a batch, averaged over batches.
 
     (Molchanov et al., CVPR 2019.) The loss is the task's where the samples have labels; without, see `_drawn_loss`.
-    Raises NetadaptError for ops that training does not support, and if the loss depends on no channel.
+
+    Args:
+        trace: The model.
+        split: The samples.
+        seed: The seed of what is drawn where the samples have no labels.
+
+    Returns:
+        The importance by root label, (labels,).
+
+    Raises:
+        NetadaptError: For operators that training does not support, and if the loss depends on no channel.
     """
     return _squares(trace, split, BATCH, seed)
 
 
 def fisher(trace: Trace, split: Split, seed: int = 0) -> np.ndarray:
-    """Fisher importance by root label: half the squared gate gradient of a sample, averaged over samples.
+    """Fisher importance: half the squared gate gradient of a sample, averaged over samples.
 
     (Theis et al., arXiv:1801.05787; gradients of coupled channels summed as by Liu et al., ICML 2021.) Second order,
-    where `taylor` is first. Loss and errors as there.
+    where `taylor` is first. Loss, arguments, result and errors are as there.
     """
     return _squares(trace, split, 1, seed) / 2
 
