@@ -16,12 +16,13 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import Folded, fold
-from netadapt_onnx.graph.lazy_weights import without_weights
-from netadapt_onnx.graph.model import node_name
-from netadapt_onnx.graph.normalise import normalise
-from netadapt_onnx.graph.shape_inference import Known, Spec
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.nodes import node_name
+from netadapt_onnx.graph.passes.pipeline import normalise
+from netadapt_onnx.graph.shapes import Spec, Specs
 from netadapt_onnx.graph.subgraphs import captured, rename
+from netadapt_onnx.graph.weightless import without_weights
 
 CONTROL = {"If", "Loop", "Scan"}
 BRANCHES = ("then_branch", "else_branch")
@@ -62,14 +63,14 @@ class FlatSubgraph:
 class _Surroundings:
     """The graph around a subgraph: its tensors as far as their shapes are known, and its constants."""
 
-    model: Folded
-    specs: Known
+    model: FoldedModel
+    specs: Specs
     constants: Mapping[str, onnx.TensorProto]
     batched: Collection[str]  # tensors whose first axis is the batch
     loops: bool
 
 
-def flatten(folded: Folded, *, loops: bool = True) -> tuple[Folded, tuple[FlatSubgraph, ...]]:
+def flatten(folded: FoldedModel, *, loops: bool = True) -> tuple[FoldedModel, tuple[FlatSubgraph, ...]]:
     """Lay out all subgraphs flat, innermost first; a model without any is returned as it is.
 
     A subgraph whose shapes cannot be inferred stays where it is (`untraced` of the result says why) and pins what it
@@ -90,7 +91,7 @@ def flatten(folded: Folded, *, loops: bool = True) -> tuple[Folded, tuple[FlatSu
     subgraphs: list[FlatSubgraph] = []
     untraced: dict[str, str] = {}
     for node in graph.node:
-        parts: list[tuple[Folded, list[FlatSubgraph]]] = []
+        parts: list[tuple[FoldedModel, list[FlatSubgraph]]] = []
         unopened: dict[str, str] = {}
         for attribute in _attributes(node):
             try:
@@ -128,7 +129,7 @@ def _with_subgraphs(node: onnx.NodeProto, names: Iterable[str]) -> onnx.NodeProt
     return copy
 
 
-def _batched(folded: Folded, loops: bool) -> set[str]:
+def _batched(folded: FoldedModel, loops: bool) -> set[str]:
     """Tensors whose first axis is the batch."""
     batched = {v.name for v in folded.proto.graph.input if not v.type.tensor_type.shape.dim[:1] or _open_axis(v)}
     larger = {n: (s[0] + 1, *s[1:]) if n in batched and s else s for n, (s, _) in folded.specs.items()}
@@ -145,7 +146,7 @@ def _open_axis(value: onnx.ValueInfoProto) -> bool:
 
 def _opened(
     node: onnx.NodeProto, attribute: onnx.AttributeProto, around: _Surroundings
-) -> tuple[Folded, list[FlatSubgraph]]:
+) -> tuple[FoldedModel, list[FlatSubgraph]]:
     """One subgraph folded, flattened and renamed. Raises NetadaptError if its shapes cannot be inferred."""
     original = around.model.proto
     model = onnx.ModelProto(ir_version=original.ir_version, opset_import=original.opset_import)
@@ -172,7 +173,7 @@ def _opened(
     return _renamed(node, attribute, folded, inner, set(formals), set(outer))
 
 
-def _with_returned_constants(folded: Folded, outer: Sequence[str]) -> Folded:
+def _with_returned_constants(folded: FoldedModel, outer: Sequence[str]) -> FoldedModel:
     """Have a node put out all that a subgraph returns: an Identity, where folding left a constant."""
     graph = folded.proto.graph
     returned = {value.name for value in graph.output} & {t.name for t in graph.initializer} - {*outer}
@@ -198,7 +199,7 @@ def _sources(node: onnx.NodeProto, subgraph: onnx.GraphProto) -> list[str]:
     return [*list(node.input)[:states], *[""] * scanned][: len(subgraph.input)]
 
 
-def _received(node: onnx.NodeProto, subgraph: onnx.GraphProto, outer: Known) -> dict[str, Spec]:
+def _received(node: onnx.NodeProto, subgraph: onnx.GraphProto, outer: Specs) -> dict[str, Spec]:
     """Shape and type of a subgraph's formal inputs: carried values keep the shapes that they start with."""
     names = [v.name for v in subgraph.input]
     if node.op_type == "If" or not names:
@@ -221,7 +222,7 @@ def _received(node: onnx.NodeProto, subgraph: onnx.GraphProto, outer: Known) -> 
     return dict(zip(names, specs, strict=True))
 
 
-def _spec(name: str, specs: Known) -> Spec:
+def _spec(name: str, specs: Specs) -> Spec:
     if name not in specs:
         raise NetadaptError(f"the shape of '{name}' is not known")
     return specs[name]
@@ -230,11 +231,11 @@ def _spec(name: str, specs: Known) -> Spec:
 def _renamed(
     node: onnx.NodeProto,
     attribute: onnx.AttributeProto,
-    folded: Folded,
+    folded: FoldedModel,
     inner: Sequence[FlatSubgraph],
     formals: set[str],
     outer: set[str],
-) -> tuple[Folded, list[FlatSubgraph]]:
+) -> tuple[FoldedModel, list[FlatSubgraph]]:
     """Give everything of a subgraph names that say where it is; tensors from outside keep theirs."""
     prefix = f"{node_name(node)}/{attribute.name}/"
     graph = folded.proto.graph

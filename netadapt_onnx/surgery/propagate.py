@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
-from netadapt_onnx.graph.folding import Folded
+from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.surgery.balance import tie_by_index, tie_in_bundles
 from netadapt_onnx.surgery.factors import on_axis, squeeze
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph
@@ -24,7 +24,7 @@ from netadapt_onnx.surgery.union_find import Array, components
 LARGEST_JOINT = 1 << 20
 
 
-def propagate(folded: Folded, subgraphs: Sequence[FlatSubgraph], labels: Labels) -> tuple[Array, Array]:
+def propagate(folded: FoldedModel, subgraphs: Sequence[FlatSubgraph], labels: Labels) -> tuple[Array, Array]:
     """Apply the rules to all nodes of the flat model; returns the roots of all labels and `runs` (see `Trace`)."""
     proto = labels.flat.proto
     versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
@@ -76,7 +76,7 @@ def _tie_conv_groups(labels: Labels) -> tuple[Array, Array]:
     return (runs if np.array_equal(roots, runs) else roots), runs
 
 
-def _open_inputs(folded: Folded, labels: Labels) -> None:
+def _open_inputs(folded: FoldedModel, labels: Labels) -> None:
     """Inputs that may be resized start labels of their own on every axis."""
     names = [value.name for value in (*folded.proto.graph.input, *folded.proto.graph.output)]
     for name in labels.choices.resize_io:

@@ -11,12 +11,12 @@ import onnx
 from numpy.typing import NDArray
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
-from netadapt_onnx.graph.folding import Folded
+from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.passes.pipeline import rewrite
 from netadapt_onnx.surgery.cut import AxesByTensor, Cut, KeptIndices
 from netadapt_onnx.surgery.factors import squeeze
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph, flatten
 from netadapt_onnx.surgery.groups import Group, find_groups
-from netadapt_onnx.surgery.idioms import canonical
 from netadapt_onnx.surgery.labels import Choices, Labels
 from netadapt_onnx.surgery.propagate import propagate, stuck_whole_groups
 from netadapt_onnx.surgery.records import Layer, Use
@@ -41,8 +41,8 @@ class Trace:
         members: By group the root label of each of its channels, (channels,).
     """
 
-    folded: Folded
-    flat: Folded
+    folded: FoldedModel
+    flat: FoldedModel
     subgraphs: tuple[FlatSubgraph, ...]
     labels: Labels
     roots: Array
@@ -202,7 +202,7 @@ class Trace:
         return shapes | self.labels.shape_of_views(shapes)
 
 
-def trace(folded: Folded, choices: Choices | None = None) -> Trace:
+def trace(folded: FoldedModel, choices: Choices | None = None) -> Trace:
     """Run the rules over all nodes in order. An op without a rule pins what reaches it; it never guesses.
 
     Args:
@@ -215,7 +215,7 @@ def trace(folded: Folded, choices: Choices | None = None) -> Trace:
     Raises:
         NetadaptError: If `choices` names something that is no graph input or output.
     """
-    folded = with_own_views(canonical(folded))
+    folded = with_own_views(rewrite(folded).model)
     flat, subgraphs = flatten(folded)
     by_owner: dict[str, list[FlatSubgraph]] = {}
     for subgraph in subgraphs:

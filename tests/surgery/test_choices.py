@@ -8,8 +8,8 @@ import pytest
 
 import models
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.labels import Choices
 from netadapt_onnx.surgery.resize import resize

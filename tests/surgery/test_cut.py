@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import models
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery import rules
 from netadapt_onnx.surgery.cut import arrange
 from netadapt_onnx.surgery.trace import trace

@@ -12,8 +12,8 @@ from onnx import numpy_helper
 import models
 import netadapt_onnx
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery.criteria.selection import importance, select
 from netadapt_onnx.surgery.criteria.weights import CRITERIA
 from netadapt_onnx.surgery.explain import explain

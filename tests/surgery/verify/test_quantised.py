@@ -10,10 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 import models
 import quantised_cases  # noqa: F401 - registers its cases
 import rule_cases
-from netadapt_onnx.api.prune import at_ratio
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
+from netadapt_onnx.surgery.channel_counts import at_ratio
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace, trace
