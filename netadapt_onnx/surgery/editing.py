@@ -28,15 +28,15 @@ class Editing:
     def __init__(self, proto: onnx.ModelProto, file: Path | None = None) -> None:
         """`file`: the model file if weights were left outside it."""
         self._file = file
-        light = without_weights(proto)
+        weightless = without_weights(proto)
         self._tensors = {t.name: t for t in proto.graph.initializer}
         for tensor in proto.graph.initializer:
-            light.graph.initializer.append(stand_in(tensor) if _is_weight(tensor) else tensor)
-        for value in light.graph.output:
+            weightless.graph.initializer.append(stand_in(tensor) if _is_weight(tensor) else tensor)
+        for value in weightless.graph.output:
             if value.type.HasField("optional_type"):  # which onnx-graphsurgeon cannot write; `exported` takes ours
                 value.ClearField("type")
         self._original = proto
-        self.graph: gs.Graph = gs.import_onnx(light)
+        self.graph: gs.Graph = gs.import_onnx(weightless)
 
     def values(self, constant: gs.Constant) -> np.ndarray:
         """The values of any constant of the graph."""

@@ -16,10 +16,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from netadapt_onnx.graph.axis_arrays import on_axis, squeeze
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.lazy_weights import values_of
 from netadapt_onnx.graph.passes.fold_constants import KEPT_ON_WEIGHTS
-from netadapt_onnx.surgery.factors import on_axis, squeeze
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph
 from netadapt_onnx.surgery.inheritance import Inheritance
 from netadapt_onnx.surgery.node import Node

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
+from netadapt_onnx.graph.axis_arrays import on_axis, squeeze
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.surgery.balance import tie_by_index, tie_in_bundles
-from netadapt_onnx.surgery.factors import on_axis, squeeze
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph
 from netadapt_onnx.surgery.labels import MOST_AXES, MOST_POSITIONS, Labels, Unsupported
 from netadapt_onnx.surgery.node import Node

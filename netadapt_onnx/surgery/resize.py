@@ -17,9 +17,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from netadapt_onnx.graph.axis_arrays import on_axis
 from netadapt_onnx.surgery.cut import Cut, KeptIndices, arrange
 from netadapt_onnx.surgery.editing import Editing
-from netadapt_onnx.surgery.factors import on_axis
 from netadapt_onnx.surgery.inheritance import Inheritance, write
 from netadapt_onnx.surgery.records import Use
 from netadapt_onnx.surgery.trace import Trace

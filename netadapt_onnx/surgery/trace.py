@@ -11,10 +11,10 @@ import onnx
 from numpy.typing import NDArray
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
+from netadapt_onnx.graph.axis_arrays import squeeze
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.passes.pipeline import rewrite
 from netadapt_onnx.surgery.cut import AxesByTensor, Cut, KeptIndices
-from netadapt_onnx.surgery.factors import squeeze
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph, flatten
 from netadapt_onnx.surgery.groups import Group, find_groups
 from netadapt_onnx.surgery.labels import Choices, Labels

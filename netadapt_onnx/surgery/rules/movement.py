@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from netadapt_onnx.graph.axis_arrays import UnmatchedShapes, regroup
+from netadapt_onnx.graph.axis_arrays import UnmatchedShapes, on_axis, regroup
 from netadapt_onnx.surgery.cut import Cut
-from netadapt_onnx.surgery.factors import align, aligned_shape, labelled, on_axis
+from netadapt_onnx.surgery.factors import align, aligned_shape, labelled
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.elementwise import BROADCASTING, UNARY

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from netadapt_onnx.graph.axis_arrays import on_axis
 from netadapt_onnx.surgery.cut import Cut
-from netadapt_onnx.surgery.factors import on_axis
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule

@@ -7,7 +7,7 @@ from itertools import chain
 
 import numpy as np
 
-from netadapt_onnx.surgery.factors import on_axis
+from netadapt_onnx.graph.axis_arrays import on_axis
 from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
