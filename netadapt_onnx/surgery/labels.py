@@ -20,8 +20,8 @@ from netadapt_onnx.graph.axis_arrays import on_axis, squeeze
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.lazy_weights import values_of
 from netadapt_onnx.graph.passes.fold_constants import KEPT_ON_WEIGHTS
+from netadapt_onnx.surgery.conv_group_metadata import ConvGroupMetadata
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph
-from netadapt_onnx.surgery.inheritance import Inheritance
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.records import Edit, Factors, Layer, Pin, Use
 from netadapt_onnx.surgery.union_find import Array, UnionFind
@@ -72,8 +72,8 @@ class Labels:
         self.balances: list[tuple[Array, str]] = []
         self.even_groups: list[str] = []  # convolutions whose groups keep equal counts, and of which whole groups go
         self.whole_groups: list[str] = []
-        self.inherited = Inheritance.read(folded.proto)
-        self.even = even | self.inherited.even_groups
+        self.conv_group_metadata = ConvGroupMetadata.read(folded.proto)
+        self.even = even | self.conv_group_metadata.even_groups
         self.factors: dict[str, Factors] = {}
         self._regarded: set[str] = set()
         self.untraced = folded.untraced
@@ -216,7 +216,7 @@ class Labels:
         self.pin(b[~both], reason)
 
     def balance(self, table: Array, reason: str) -> None:
-        """Have a cut keep as many of every row of labels (groups, n) (`balance.py`); positions without a label stay."""
+        """Have a cut keep as many of every row of labels (groups, n), see `conv_groups.py`; what has no label stays."""
         if len(table) > 1 and table.any():
             self.balances.append((table, reason))
 

@@ -12,7 +12,7 @@ import onnx
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.graph.axis_arrays import on_axis, squeeze
 from netadapt_onnx.graph.folded_model import FoldedModel
-from netadapt_onnx.surgery.balance import tie_by_index, tie_in_bundles
+from netadapt_onnx.surgery.conv_groups import tie_by_index, tie_in_bundles
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph
 from netadapt_onnx.surgery.labels import MOST_AXES, MOST_POSITIONS, Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
@@ -56,16 +56,16 @@ def stuck_whole_groups(labels: Labels, roots: Array) -> frozenset[str]:
             sets = np.unique(roots[layer.channels])
             if len(sets) == 1 or pinned[sets].all():
                 stuck.add(layer.name)
-    return frozenset(stuck - labels.inherited.whole_groups)
+    return frozenset(stuck - labels.conv_group_metadata.whole_groups)
 
 
 def _tie_conv_groups(labels: Labels) -> tuple[Array, Array]:
     """Tie what keeps conv groups equal and tensors rectangles; returns the roots of all labels with and without."""
     runs: Array | None = None
-    if labels.balances and labels.inherited.ties:
+    if labels.balances and labels.conv_group_metadata.ties:
         _resolve(labels)
         runs = labels.ties.all_roots()
-        labels.ties.tie(*labels.inherited.pairs([(layer.name, layer.channels) for layer in labels.layers]))
+        labels.ties.tie(*labels.conv_group_metadata.pairs([(layer.name, layer.channels) for layer in labels.layers]))
     uneven = tie_by_index(labels)
     _resolve(labels)
     runs = labels.ties.all_roots() if runs is None else runs

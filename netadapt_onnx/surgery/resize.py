@@ -18,9 +18,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from netadapt_onnx.graph.axis_arrays import on_axis
+from netadapt_onnx.surgery.conv_group_metadata import ConvGroupMetadata
 from netadapt_onnx.surgery.cut import Cut, KeptIndices, arrange
 from netadapt_onnx.surgery.editing import Editing
-from netadapt_onnx.surgery.inheritance import Inheritance, write
 from netadapt_onnx.surgery.records import Use
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.unflatten_subgraphs import unflatten
@@ -57,7 +57,7 @@ def resize_flat(trace: Trace, cut: Cut) -> onnx.ModelProto:
         editing.graph.nodes.extend(added)
         editing.graph.toposort()
     model = editing.exported()
-    _write_inheritance(model, trace, cut)
+    _write_metadata(model, trace, cut)
     for value in (*model.graph.input, *model.graph.output):
         if value.name in trace.labels.choices.resize_io:
             for dim, n in zip(value.type.tensor_type.shape.dim, cut.shape(value.name), strict=False):
@@ -66,10 +66,10 @@ def resize_flat(trace: Trace, cut: Cut) -> onnx.ModelProto:
     return model
 
 
-def _write_inheritance(model: onnx.ModelProto, trace: Trace, cut: Cut) -> None:
+def _write_metadata(model: onnx.ModelProto, trace: Trace, cut: Cut) -> None:
     """Have a cut model say which channels belong together for the sake of equal conv groups, if not by their index."""
     labels = trace.labels
-    if cut.grows or (trace.runs is trace.roots and not labels.inherited.ties):
+    if cut.grows or (trace.runs is trace.roots and not labels.conv_group_metadata.ties):
         return
     tables = [trace.roots[table].reshape(-1) for table, _ in labels.balances]
     concerned = np.unique(np.concatenate([*tables, np.zeros(1, np.int64)]))[1:]
@@ -78,7 +78,7 @@ def _write_inheritance(model: onnx.ModelProto, trace: Trace, cut: Cut) -> None:
         channels = trace.roots[layer.channels]
         if np.isin(channels, concerned).any():
             ties[layer.name] = channels[cut.copies[channels] > 0].tolist()
-    write(model, Inheritance(ties, frozenset(labels.even_groups), frozenset(labels.whole_groups)))
+    ConvGroupMetadata(ties, frozenset(labels.even_groups), frozenset(labels.whole_groups)).write(model)
 
 
 def _slice_constants(editing: Editing, trace: Trace, cut: Cut) -> None:

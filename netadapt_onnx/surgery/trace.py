@@ -35,7 +35,7 @@ class Trace:
         labels: The labels of every tensor, and what the rules recorded.
         roots: The root of each label, (labels,).
         runs: The roots as they were before channels of different conv groups were tied for the sake of equal counts
-            (`balance.py`), (labels,).
+            (`conv_groups.py`), (labels,).
         pinned: Whether the set of each label must stay, (labels,).
         groups: The groups in topological order.
         members: By group the root label of each of its channels, (channels,).

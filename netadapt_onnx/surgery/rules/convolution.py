@@ -131,7 +131,7 @@ def _depthwise(node: Node, labels: Labels, form: _Form, consumed: Array) -> _Pro
 def _grouped(node: Node, labels: Labels, form: _Form, consumed: Array | None) -> _Produced | None:
     """y[n, o, p] = sum over c in g(o), k of w[o, c, k] * x[n, c, p + k]: as many c and o are kept in every group.
 
-    Which ones may differ between groups (`balance.py`) where w can be sliced differently for each: not across the
+    Which ones may differ between groups (`conv_groups.py`) where w can be sliced differently for each: not across the
     groups on axis 0 of a transposed one, nor where something else reads it.
     """
     if consumed is not None:
@@ -164,7 +164,7 @@ def _whole_groups_go(node: Node, labels: Labels, form: _Form) -> bool:
 
     Narrow are groups with fewer channels than there are groups (depthwise, ResNeXt).
     """
-    wide = form.groups < form.inputs // form.groups and node.name not in labels.inherited.whole_groups
+    wide = form.groups < form.inputs // form.groups and node.name not in labels.conv_group_metadata.whole_groups
     if wide or node.name in labels.even:
         labels.even_groups.append(node.name)
         return False

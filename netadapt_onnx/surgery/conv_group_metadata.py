@@ -1,7 +1,7 @@
-"""What a cut model keeps about the original: which channels belong together for the sake of equal conv groups.
+"""Which channels a cut model holds together for the sake of equal conv groups, as metadata of its file.
 
-Which channels of different conv groups are tied is a choice (`balance.py`), and so is whether whole groups go. A cut
-model that was traced anew might choose otherwise; then what is cut from it would be no cut of the original. So the
+Which channels of different conv groups are tied is a choice (`conv_groups.py`), and so is whether whole groups go. A
+cut model that is traced anew might choose otherwise; then what is cut from it would be no cut of the original. So the
 choice goes with the file, in its metadata. Whatever they say there, they can only make cuts coarser.
 """
 
@@ -20,7 +20,7 @@ KEY = "netadapt_onnx.conv_groups"
 
 
 @dataclass(frozen=True)
-class Inheritance:
+class ConvGroupMetadata:
     """The choice that a cut model was made by.
 
     Attributes:
@@ -34,7 +34,7 @@ class Inheritance:
     whole_groups: frozenset[str] = frozenset()
 
     @classmethod
-    def read(cls, proto: onnx.ModelProto) -> Inheritance:
+    def read(cls, proto: onnx.ModelProto) -> ConvGroupMetadata:
         """Read a model's metadata; nothing comes of them where they do not fit: ties that are missing are made anew."""
         text = next((prop.value for prop in proto.metadata_props if prop.key == KEY), "")
         try:
@@ -54,19 +54,18 @@ class Inheritance:
         _, first, which = np.unique(numbers, return_index=True, return_inverse=True)
         return labels[first][which.reshape(-1)], labels
 
+    def write(self, proto: onnx.ModelProto) -> None:
+        """Put the choice into a model's metadata, in place of one that was there."""
+        kept = [prop for prop in proto.metadata_props if prop.key != KEY]
+        del proto.metadata_props[:]
+        proto.metadata_props.extend(kept)
+        if self != ConvGroupMetadata():
+            ties = {name: list(numbers) for name, numbers in self.ties.items()}
+            content = {"ties": ties, "even": sorted(self.even_groups), "whole": sorted(self.whole_groups)}
+            proto.metadata_props.append(onnx.StringStringEntryProto(key=KEY, value=json.dumps(content)))
+
 
 def _number(value: object) -> int:
     if type(value) is not int or not 0 <= value < 2**62:
         raise ValueError(f"no number of a set: {value!r}")
     return value
-
-
-def write(proto: onnx.ModelProto, inheritance: Inheritance) -> None:
-    """Put the choice into a model's metadata, in place of one that was there."""
-    kept = [prop for prop in proto.metadata_props if prop.key != KEY]
-    del proto.metadata_props[:]
-    proto.metadata_props.extend(kept)
-    if inheritance != Inheritance():
-        ties = {name: list(numbers) for name, numbers in inheritance.ties.items()}
-        content = {"ties": ties, "even": sorted(inheritance.even_groups), "whole": sorted(inheritance.whole_groups)}
-        proto.metadata_props.append(onnx.StringStringEntryProto(key=KEY, value=json.dumps(content)))
