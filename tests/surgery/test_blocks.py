@@ -133,6 +133,7 @@ def test_a_branch_with_a_frozen_group_stays(tmp_path: Path) -> None:
     assert adapted(tmp_path, freeze=frozen, max_iterations=3).removed == ()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("strategy", "executor"), [("netadapt", "local"), ("netadapt", "local:1"), ("knapsack", "local")]
 )

@@ -164,6 +164,7 @@ def test_the_next_command_sees_the_model_as_this_one_does(tmp_path: Path, capsys
     assert follow[0] == "finetune" and follow[-2:] == shape[:2]
 
 
+@pytest.mark.seconds
 def test_each_next_command_works_where_shapes_were_given(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

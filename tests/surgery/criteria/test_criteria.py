@@ -85,6 +85,7 @@ def test_scores_are_squared_gradients_of_the_consumers_slices(build, group: str,
     np.testing.assert_allclose(second, (gradients**2).mean(1) / 2, rtol=0.02, atol=2e-3 * second.max())
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["taylor", "fisher"])
 def test_gradient_scores_rank_channels_by_what_their_removal_costs(name: str) -> None:
     found = trace_model(models.plain((16, 24, 32)))
@@ -120,6 +121,7 @@ def test_a_batch_fixed_in_the_file_changes_no_score() -> None:
         assert all(np.allclose(a[group], b[group], rtol=1e-3) for group in a), name
 
 
+@pytest.mark.seconds
 def test_without_labels_fisher_is_the_curvature_of_the_divergence() -> None:
     """A gate's Fisher information is the variance, under the model's own answer, of what it adds to the scores."""
     found = trace_model(models.plain((6, 8), size=8))
@@ -329,6 +331,7 @@ def test_a_loss_that_depends_on_nothing_is_refused() -> None:
         importance(trace_model(proto), criterion_on("taylor", Split({"image": images(16)})))
 
 
+@pytest.mark.seconds
 def test_adapt_follows_a_criterion_on_data_and_resumes_to_the_same(files: tuple[Path, Path], tmp_path: Path) -> None:
     from netadapt_onnx.api.adapt import adapt
 

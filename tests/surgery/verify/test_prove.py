@@ -96,6 +96,7 @@ def effect(a: onnx.ModelProto, b: onnx.ModelProto, found: Trace) -> float:
     return largest
 
 
+@pytest.mark.seconds
 def test_swapped_channels_are_caught_and_those_that_are_not_have_no_effect() -> None:
     """Those few are weights that meet only zeros: dead channels, units behind a Relu that never opens."""
     rng = np.random.default_rng(0)
@@ -115,6 +116,7 @@ def test_swapped_channels_are_caught_and_those_that_are_not_have_no_effect() -> 
     assert all(changed < 1e-4 for _, _, changed in missed), missed
 
 
+@pytest.mark.seconds
 def test_swaps_in_real_models_are_caught(real_models) -> None:  # type: ignore[no-untyped-def]
     from netadapt_onnx.graph.model import load
 
