@@ -49,7 +49,7 @@ docs: $(VENV)/.installed-all ## write the reference pages from the program
 
 # What a change to one module breaks first, under a minute. Left out: whatever trains, searches, measures, starts
 # programs or plays a device, and tests that take more than a second.
-FAST_TESTS := $(addprefix tests/,common data gating graph surgery integration/test_architecture.py)
+FAST_TESTS := $(addprefix tests/,common data gating graph surgery integration/test_structure.py)
 
 test-fast: $(VENV)/.installed-all ## the tests of single modules below the search, under a minute
 	$(BIN)/ruff check .
