@@ -44,20 +44,17 @@ LONG_FUNCTIONS = {
     "api/adapt.py::adapt",
     "api/adapt.py::dry_run",
     "api/finetune.py::finetune",
-    "api/inspect.py::inspect",
     "api/profile.py::profile",
     "api/prune.py::prune",
     "api/scale.py::scale",
     "commands/gate.py::command",
     "commands/profile.py::command",
-    "graph/folding.py::fold",
     "profilers/devices/bundle.py::write_bundle",
     "search/executors/dispatch.py::run",
     "training/trainer.py::train",
 }
 OLD_WORDS = {
-    "api", "cli.py", "commands", "common", "data", "errors.py", "gating", "graph", "profilers", "reporting",
-    "scaling", "search", "surgery", "training",
+    "api", "cli.py", "commands", "data", "gating", "graph", "profilers", "reporting", "scaling", "search", "surgery", "training",
 }  # fmt: skip
 
 
