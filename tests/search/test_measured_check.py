@@ -18,6 +18,8 @@ from netadapt_onnx.search import measured_check
 from netadapt_onnx.search.measured_check import program
 from search_cases import FAST
 
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
+
 # Counts multiply-accumulates roughly: a weight's elements; prints chatter first.
 PROGRAM = """
 import sys, onnx
