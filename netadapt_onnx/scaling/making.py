@@ -37,7 +37,9 @@ from netadapt_onnx.search.budget_check.comparison import BRIEF_S, BRIEF_SESSIONS
 from netadapt_onnx.search.budget_check.normalisation import MeasuredNormalisation, normalisation_note
 from netadapt_onnx.search.predictor import Predictor
 from netadapt_onnx.search.run_directory.run import Run
-from netadapt_onnx.surgery import Trace, resize, select
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.training.settings import Settings
 
 # A latency target is met within this share of itself, or after so many networks measured.

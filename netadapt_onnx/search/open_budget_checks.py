@@ -31,7 +31,7 @@ from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.tables import TABLE_S, Predicting, reference_times_ms, table_file
 from netadapt_onnx.search.target_devices import TargetDevice
 from netadapt_onnx.search.time_limit import TABLE_SHARE
-from netadapt_onnx.surgery import Trace
+from netadapt_onnx.surgery.trace import Trace
 
 
 @dataclass(frozen=True)

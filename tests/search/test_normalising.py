@@ -27,6 +27,8 @@ from netadapt_onnx.search.budget_check import comparison
 from sample_data import brightest_channel
 from search_cases import UNTRAINED, history, journal, overridable_task
 
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
+
 
 @pytest.fixture
 def task(tmp_path: Path) -> tuple[Path, Path]:

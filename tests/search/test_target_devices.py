@@ -19,6 +19,8 @@ from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check import comparison
 from search_cases import FAST
 
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
+
 
 @pytest.fixture
 def simulated(monkeypatch: pytest.MonkeyPatch) -> dict[str, DriftingDevice]:

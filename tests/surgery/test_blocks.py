@@ -25,8 +25,10 @@ from netadapt_onnx.search.evaluator import UserEvaluator
 from netadapt_onnx.search.predictor import Predictor
 from netadapt_onnx.search.result import AdaptResult
 from netadapt_onnx.search.worker import WorkerContext
-from netadapt_onnx.surgery import blocks, find_branches, reconstruct, trace
-from netadapt_onnx.surgery.blocks import removal_error, traced_without, without
+from netadapt_onnx.surgery import blocks
+from netadapt_onnx.surgery.blocks import find_branches, removal_error, traced_without, without
+from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct
+from netadapt_onnx.surgery.trace import trace
 from tracing import trace_model
 
 
@@ -134,6 +136,7 @@ def test_a_branch_with_a_frozen_group_stays(tmp_path: Path) -> None:
     assert adapted(tmp_path, freeze=frozen, max_iterations=3).removed == ()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("strategy", "executor"), [("netadapt", "local"), ("netadapt", "local:1"), ("knapsack", "local")]
 )
@@ -205,8 +208,8 @@ def test_what_is_behind_a_branch_that_goes_makes_up_for_it_layer_by_layer(tmp_pa
     np.savez(tmp_path / "data.npz", x_train=x[:256], x_val=x[256:])
     found = trace_model(proto)
     data = dataset_for(found.folded, tmp_path / "data.npz")
-    evaluator = UserEvaluator(lambda _: 0.0)
-    bench = WorkerContext(BaseModel(found, {}), evaluator, data, seed=0, trains=False, shapes={}, batch_size=1)
+    judge = UserEvaluator(lambda _: 0.0)
+    bench = WorkerContext(BaseModel(found, {}), judge, data, seed=0, trains=False, shapes={}, batch_size=1)
     (image,) = found.folded.specs
     wanted = run(session(found.folded.proto), {image: x[256:]})["logits"]
     for branch in find_branches(found):

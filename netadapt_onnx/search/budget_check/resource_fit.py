@@ -18,7 +18,7 @@ from netadapt_onnx.profilers.random_widths import random_widths
 from netadapt_onnx.profilers.statistics import Timing
 from netadapt_onnx.profilers.table.nonnegative_fit import robust_nonnegative
 from netadapt_onnx.search.budget_check.comparison import Value
-from netadapt_onnx.surgery import Trace
+from netadapt_onnx.surgery.trace import Trace
 
 Once = Callable[[str, Callable[[], Any]], Any]
 VERSIONS = 16

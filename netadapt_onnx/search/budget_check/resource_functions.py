@@ -22,7 +22,7 @@ from netadapt_onnx.profilers.energy import Meter, energy_mj, meter
 from netadapt_onnx.profilers.execution import Execution, execution_record
 from netadapt_onnx.profilers.int8_kernels import choose_quantisation
 from netadapt_onnx.search.budget_check.comparison import Value
-from netadapt_onnx.surgery import Trace
+from netadapt_onnx.surgery.trace import Trace
 
 PROGRAM_S = 600.0
 
