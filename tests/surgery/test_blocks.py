@@ -214,9 +214,7 @@ def test_what_is_behind_a_branch_that_goes_makes_up_for_it_layer_by_layer(tmp_pa
     wanted = run(session(found.folded.proto), {image: x[256:]})["logits"]
     for branch in find_branches(found):
         base = context.original.without([branch.name])
-        once = reconstruct(
-            base.trace, {}, context.gram_matrices(base), base.changed
-        )
+        once = reconstruct(base.trace, {}, context.gram_matrices(base), base.changed)
         off = [
             float(np.abs(run(session(made), {image: x[256:]})["logits"] - wanted).mean() / wanted.std())
             for made in (context.cut(base, {}, reconstructs=True), once, without(found.folded, [branch.name]).proto)
