@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.commands._config import configured
-from netadapt_onnx.commands._declared import declared
+from netadapt_onnx.commands._declared import declared, passed
 from netadapt_onnx.commands._options import DATA, MODEL, common, seen_as
 from netadapt_onnx.commands._report import write_report
 from netadapt_onnx.commands._result import CommandResult
@@ -44,7 +44,7 @@ def command(model: Path, data: DataSource, out: Path | None, dry_run: bool, **op
     from netadapt_onnx.api import adapt as api
     from netadapt_onnx.common import render
 
-    keywords = {name: value for name, value in options.items() if value not in (None, ())}
+    keywords = passed(options)
     if dry_run:
         with render.progress_bar("planning"):
             proposals = api.dry_run(model, data, **keywords)

@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netadapt_onnx.commands._options import EP, FORCE, SEED, THREADS, common, data_options, seen_as, shaped
+from netadapt_onnx.commands._declared import click_option
+from netadapt_onnx.commands._options import common, data_options, seen_as, shaped
 from netadapt_onnx.commands._report import write_report
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common.escape import escape
+from netadapt_onnx.common.options import declared_options
 from netadapt_onnx.reporting import REPORT_FILE
+from netadapt_onnx.search.options import Arguments
 
 if TYPE_CHECKING:
     from netadapt_onnx.scaling.result import ScaledModel, ScaleResult
+
+
+SHARED = declared_options(Arguments)
 
 
 def _numbers(_: click.Context, __: click.Parameter, given: str | None) -> tuple[int, ...] | None:
@@ -66,10 +72,10 @@ def _targets(_: click.Context, __: click.Parameter, given: str | None) -> tuple[
 @click.option("--law", type=click.Path(path_type=Path), metavar="TOML", help="A law found before (RUN/widths.toml).")
 @click.option("--fit", type=click.Path(path_type=Path), metavar="CSV", help="Recorded widths to fit a law to.")
 @click.option("--table", type=click.Path(path_type=Path), help="Latency table from `profile`; built if need be.")
-@FORCE
-@EP
-@THREADS
-@SEED
+@click_option(SHARED["force"])
+@click_option(SHARED["ep"])
+@click_option(SHARED["threads"])
+@click_option(SHARED["seed"])
 @click.option("--resume", is_flag=True, help="Continue the run in RUN; start it if there is none.")
 @shaped
 @common
