@@ -85,7 +85,7 @@ def declared(kind: type[Any], changes: Mapping[str, Mapping[str, Any]] | None = 
     return decorate
 
 
-def passed(options: Mapping[str, Any]) -> dict[str, Any]:
+def keywords_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a command line or a configuration names, as keywords of a Python function."""
     return {name: value for name, value in options.items() if value not in (None, (), {})}
 
@@ -99,11 +99,11 @@ def _type(declared: Declared) -> click.ParamType[Any]:
     number = declared.type.removesuffix(" | None")
     low, high = option.at_least if option.above is None else option.above, option.at_most
     if number == "int":
-        return click.INT if low is high is None else click.IntRange(_whole(low), _whole(high))
+        return click.INT if low is high is None else click.IntRange(_integer(low), _integer(high))
     if number == "float":
         return click.FLOAT if low is high is None else click.FloatRange(low, high, min_open=option.above is not None)
     return click.STRING
 
 
-def _whole(bound: float | None) -> int | None:
+def _integer(bound: float | None) -> int | None:
     return None if bound is None else int(bound)

@@ -38,34 +38,34 @@ RESIZE_IO = click.option(
 )
 
 
-_SAID = "netadapt_onnx.data"
+_READING = "netadapt_onnx.data"
 
 
-def _said(context: click.Context, parameter: click.Parameter, given: str | None) -> None:
-    """Keep what is said of the data until `--data` itself is read."""
-    if given is None:
+def _keep_reading(context: click.Context, parameter: click.Parameter, text: str | None) -> None:
+    """Keep how the data are read until `--data` itself comes."""
+    if text is None:
         return
     from netadapt_onnx.data.source import parse_numbers, parse_size
 
     name = str(parameter.name)
     parse = {"resize": parse_size, "crop": parse_size, "mean": parse_numbers, "std": parse_numbers}.get(name)
     try:
-        value = given if parse is None else parse(given)
+        value = text if parse is None else parse(text)
     except ValueError:
         how = "one number or HEIGHTxWIDTH" if name in ("resize", "crop") else "numbers such as 0.5 or 0.49,0.48,0.45"
-        raise click.BadParameter(f"'{given}' is not {how}") from None
-    context.meta.setdefault(_SAID, {})[name] = value
+        raise click.BadParameter(f"'{text}' is not {how}") from None
+    context.meta.setdefault(_READING, {})[name] = value
 
 
-def _source(context: click.Context, _: click.Parameter, given: str | None) -> DataSource | None:
-    said = context.meta.pop(_SAID, {})
-    if given is None:
-        if said:
-            raise click.UsageError(f"--{next(iter(said))} says how --data is read, which is missing")
+def _source(context: click.Context, _: click.Parameter, text: str | None) -> DataSource | None:
+    reading = context.meta.pop(_READING, {})
+    if text is None:
+        if reading:
+            raise click.UsageError(f"--{next(iter(reading))} says how --data is read, which is missing")
         return None
     from netadapt_onnx.data.source import DataSource
 
-    return DataSource(given, **said)
+    return DataSource(text, **reading)
 
 
 def data_options(*, required: bool = True, use: str = "Samples") -> Callable[[Command], Command]:
@@ -99,7 +99,7 @@ def data_options(*, required: bool = True, use: str = "Samples") -> Callable[[Co
     return decorate
 
 
-_EARLY: dict[str, Any] = {"is_eager": True, "expose_value": False, "callback": _said}
+_EARLY: dict[str, Any] = {"is_eager": True, "expose_value": False, "callback": _keep_reading}
 DATA = data_options()
 
 
@@ -121,8 +121,8 @@ def seen_as(
     return words + [word for name in resize_io for word in ("--resize-io", name)]
 
 
-def _verbosity(context: click.Context, option: click.Parameter, given: bool) -> None:
-    if given:
+def _verbosity(context: click.Context, option: click.Parameter, is_set: bool) -> None:
+    if is_set:
         context.meta[VERBOSITY] = option.name
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.api.options import EvaluateOptions
-from netadapt_onnx.commands._declared import declared, passed
+from netadapt_onnx.commands._declared import declared, keywords_of
 from netadapt_onnx.commands._options import DATA, common, seen_as
 from netadapt_onnx.commands._result import CommandResult
 
@@ -37,7 +37,7 @@ def command(models: tuple[Path, ...], data: DataSource, resource: str | None, **
     with render.spinner("evaluating"):
         from netadapt_onnx.api.evaluate import evaluate
 
-        result = evaluate(models, data, energy=resource == "energy", **passed(options))
+        result = evaluate(models, data, energy=resource == "energy", **keywords_of(options))
     return CommandResult(result, lambda shown: _text(shown, seen_as(options["shapes"], options["batch_size"])))
 
 

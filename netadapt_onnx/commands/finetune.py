@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.api.options import FinetuneOptions
-from netadapt_onnx.commands._declared import declared, passed
+from netadapt_onnx.commands._declared import declared, keywords_of
 from netadapt_onnx.commands._options import DATA, MODEL, common, seen_as
 from netadapt_onnx.commands._result import CommandResult
 
@@ -46,7 +46,7 @@ def command(model: Path, data: DataSource, output: Path, **options: Any) -> Comm
     with render.progress_bar("training") as log:
         from netadapt_onnx.api.finetune import finetune
 
-        result = finetune(model, data, output, log=log, **passed(options))
+        result = finetune(model, data, output, log=log, **keywords_of(options))
     return CommandResult(result, lambda shown: _text(shown, model, data, seen_as(options["shapes"])))
 
 

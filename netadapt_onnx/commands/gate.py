@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.api.options import GateOptions
-from netadapt_onnx.commands._declared import declared, once_each, passed
+from netadapt_onnx.commands._declared import declared, keywords_of, once_each
 from netadapt_onnx.commands._options import SANDBOX, common, data_options, seen_as
 from netadapt_onnx.commands._result import CommandResult
 
@@ -65,7 +65,7 @@ def command(
 
     refuse(output, overwrite)
     with render.progress_bar("judging"):
-        result = gate(models, data=data, **passed(options))
+        result = gate(models, data=data, **keywords_of(options))
     write(result, output, (form, *output))
     seen = seen_as(options["shapes"], options["batch_size"])
     paths = [str(model.path) for model in result.models]

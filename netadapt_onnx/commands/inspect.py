@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from netadapt_onnx.api.options import InspectOptions
-from netadapt_onnx.commands._declared import declared, passed
+from netadapt_onnx.commands._declared import declared, keywords_of
 from netadapt_onnx.commands._options import MODEL, chosen, common, data_options, seen_as
 from netadapt_onnx.commands._result import CommandResult
 
@@ -51,7 +51,7 @@ def command(
     if plot is not None:
         _may_plot(plot, options["sensitivity"], options["overwrite"], model)
     with render.spinner("inspecting"):
-        result = inspect(model, data=data, choices=Choices(attention, resize_io), **passed(options))
+        result = inspect(model, data=data, choices=Choices(attention, resize_io), **keywords_of(options))
     if plot is not None and isinstance(result, Sensitive):
         result = _plot(result, plot)
     seen = seen_as(options["shapes"], options["batch_size"], attention, resize_io)
@@ -120,7 +120,8 @@ def _sensitivity(result: Sensitivities) -> str:
     )
     return (
         f"{result.metric} ({result.split}, {result.samples} samples) is "
-        f"{render.score(result.metric, result.accuracy)}; with one group cut, its consumers solved anew (channels left):\n\n{table}"
+        f"{render.score(result.metric, result.accuracy)}; "
+        f"with one group cut, its consumers solved anew (channels left):\n\n{table}"
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.api.options import ProfileOptions
-from netadapt_onnx.commands._declared import declared, passed
+from netadapt_onnx.commands._declared import declared, keywords_of
 from netadapt_onnx.commands._options import MODEL, common, data_options, seconds, seen_as
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common.escape import escape, shell_command
@@ -26,11 +26,11 @@ DRIFT = 0.15
 
 
 class Profile(click.Command):
-    """`profile`, and what stands beside it: `profile bundle` and `profile import`."""
+    """`profile` with its subcommands `profile bundle` and `profile import`."""
 
     @property
-    def beside(self) -> dict[str, click.Command]:
-        """Those commands by their last words."""
+    def subcommands(self) -> dict[str, click.Command]:
+        """The subcommands by name."""
         return {n: importlib.import_module(f"netadapt_onnx.commands.profile_{n}").command for n in ("bundle", "import")}
 
     def make_context(
@@ -38,7 +38,7 @@ class Profile(click.Command):
     ) -> click.Context:
         """That of the command which the first word names."""
         if args and args[0] in ("bundle", "import"):
-            return self.beside[args[0]].make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+            return self.subcommands[args[0]].make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
 
 
@@ -69,7 +69,7 @@ def command(model: Path, table: Path, data: DataSource | None, **options: Any) -
             if shown is not None:
                 shown(line)
 
-        result = profile(model, table, data=data, log=None if shown is None else log, **passed(options))
+        result = profile(model, table, data=data, log=None if shown is None else log, **keywords_of(options))
     seen = seen_as(options["shapes"], options["batch_size"])
     return CommandResult(result, lambda shown: _text(shown, model, logged, seen))
 

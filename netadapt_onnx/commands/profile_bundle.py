@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.api.options import BundleOptions
-from netadapt_onnx.commands._declared import declared, passed
+from netadapt_onnx.commands._declared import declared, keywords_of
 from netadapt_onnx.commands._options import MODEL, common, data_options
 from netadapt_onnx.commands._result import CommandResult
 
@@ -37,7 +37,7 @@ def command(model: Path, out: Path, data: DataSource | None, **options: Any) -> 
     with render.spinner("bundling"):
         from netadapt_onnx.api.profile import bundle
 
-        result = bundle(model, out, data=data, **passed(options))
+        result = bundle(model, out, data=data, **keywords_of(options))
     return CommandResult(result, _text)
 
 

@@ -60,7 +60,7 @@ def command(
 
     with render.spinner("pruning"):
         choices = Choices(attention, resize_io)
-        result = prune(model, output, data=data, choices=choices, **passed(options))
+        result = prune(model, output, data=data, choices=choices, **keywords_of(options))
     proven = result.verify is None or passed(result.verify)
     # Of the written model: states that were cut have other sizes than the original's, which then cannot teach them.
     training = [*(() if resize_io else ("--teacher", str(model))), *(data.flags if data else ("--data", "DATA.npz"))]

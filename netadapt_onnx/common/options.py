@@ -81,7 +81,7 @@ def same_option(kind: type[Any], name: str, **changes: Any) -> Any:
     """Declare an option as another dataclass declares it, but for some attributes of `Option`."""
     other = next(one for one in fields(kind) if one.name == name)
     metadata = {"option": replace(other.metadata["option"], **changes)}
-    return field(default=other.default, default_factory=other.default_factory, metadata=metadata)  # type: ignore[arg-type]
+    return field(default=other.default, default_factory=other.default_factory, metadata=metadata)
 
 
 def declared_options(kind: type[Any]) -> Mapping[str, Declared]:

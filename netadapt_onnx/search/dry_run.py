@@ -38,7 +38,7 @@ def dry_run(prepared: PreparedModel, options: Arguments, progress: Progress) -> 
     """
     budgets = options.targets[0]
     predicted: dict[str, Predicted] = {}
-    spent: dict[str, Spent] = {}
+    latency_by_layer: dict[str, Spent] = {}
     gains: dict[str, float] = {}
     normalised = RandomWidthModel(prepared.trace.folded.proto, prepared.trace.folded.shapes)
     file = as_given(prepared.model, normalised.proto)
@@ -57,7 +57,7 @@ def dry_run(prepared: PreparedModel, options: Arguments, progress: Progress) -> 
                 place.resource,
             )
             predicted[place.resource] = table.predict
-            spent[place.resource] = partial(spent_ms, table)
+            latency_by_layer[place.resource] = partial(spent_ms, table)
             ratio, _ = own_time(table, file, normalised, means.execution, place.device)
             gains[place.resource] = ratio.median if ratio is not None and ratio.differs else 1.0
             if any(budget.resource == place.resource for budget in budgets):
@@ -68,5 +68,5 @@ def dry_run(prepared: PreparedModel, options: Arguments, progress: Progress) -> 
         seen = as_given(prepared.model, normalised.proto, always=resource == CUSTOM)
         original = fit.original if seen.proto is None else value(seen.proto)
         gains[resource] = fit.original / original if original else 1.0
-    predictor = Predictor(prepared.trace, 0, predicted, prepared.branches, spent)
+    predictor = Predictor(prepared.trace, 0, predicted, prepared.branches, latency_by_layer)
     return first_iteration(prepared, options, predictor, gains)
