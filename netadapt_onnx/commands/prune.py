@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from netadapt_onnx.api.options import PruneOptions
-from netadapt_onnx.commands._declared import declared, once_each
+from netadapt_onnx.commands._declared import declared, keywords_of, once_each
 from netadapt_onnx.commands._options import MODEL, chosen, common, data_options, seen_as
 from netadapt_onnx.commands._result import CommandResult
 
