@@ -15,13 +15,16 @@ from netadapt_onnx.graph.provenance import versions
 from netadapt_onnx.profilers.execution import fingerprint
 from netadapt_onnx.search import dry_run as planning
 from netadapt_onnx.search.driver import SearchDriver
+from netadapt_onnx.search.environment import SearchEnvironment
 from netadapt_onnx.search.executors.opening import opened_executor
+from netadapt_onnx.search.instruments import Instruments, open_instruments, table_hashes
+from netadapt_onnx.search.notes import Notes
+from netadapt_onnx.search.open_budget_checks import open_budget_checks
 from netadapt_onnx.search.options import Arguments
-from netadapt_onnx.search.prepare_checks import Measuring, measuring, prepare_checks, table_hashes
 from netadapt_onnx.search.prepared_model import PreparedModel, prepare
 from netadapt_onnx.search.result import AdaptResult, DryRun
 from netadapt_onnx.search.run_directory.run import Run
-from netadapt_onnx.search.target_device import about
+from netadapt_onnx.search.target_devices import device_records
 from netadapt_onnx.training.settings import cores
 
 if TYPE_CHECKING:
@@ -97,32 +100,21 @@ def _adapted(prepared: PreparedModel, settings: Arguments, out: Path) -> AdaptRe
         threadpool_limits(1, "blas"),
         workers,
         # What cannot be reached or used is said before anything is written.
-        measuring(settings, prepared, budgets, out, log) as means,
+        open_instruments(settings, prepared, budgets, out, log) as instruments,
         Run.open(
             out,
             identity,
             growing={"max_iterations": settings.max_iterations},
             resume=settings.resume,
-            about=_about(prepared, settings, means),
+            about=_about(prepared, settings, instruments),
             max_time_s=settings.max_time_s,
         ) as run,
     ):
-        notes = () if prepared.data is None else prepared.data.notes
-        for note in notes:
-            log(note)
-        checks = prepare_checks(run, prepared, settings, budgets, means, progress, log)
-        driver = SearchDriver(
-            run,
-            checks.prepared,
-            settings,
-            checks.by_resource,
-            workers,
-            progress,
-            log,
-            means.execution,
-            (*notes, *checks.notes),
-        )
-        return driver.result()
+        environment = SearchEnvironment(run, settings, instruments.execution, progress, log, Notes(log))
+        for note in () if prepared.data is None else prepared.data.notes:
+            environment.notes.add(note)
+        checks, aligned = open_budget_checks(environment, prepared, instruments)
+        return SearchDriver(environment, aligned, checks, workers).result()
 
 
 def _identity(prepared: PreparedModel, options: Arguments) -> dict[str, Any]:
@@ -137,14 +129,14 @@ def _identity(prepared: PreparedModel, options: Arguments) -> dict[str, Any]:
     }
 
 
-def _about(prepared: PreparedModel, options: Arguments, measuring: Measuring) -> dict[str, Any]:
+def _about(prepared: PreparedModel, options: Arguments, instruments: Instruments) -> dict[str, Any]:
     """What a run records when it starts and never compares."""
     return {
         "versions": versions(),
         "command": options.command(prepared.model.path, prepared.data),
         "samples": None if prepared.data is None else prepared.data.about,
-        "device": fingerprint(measuring.execution),
-        "devices": about(measuring.devices, measuring.execution),
+        "device": fingerprint(instruments.execution),
+        "devices": device_records(instruments.devices, instruments.execution),
     }
 
 

@@ -25,7 +25,7 @@ from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.statistics import Disturbance
 from netadapt_onnx.profilers.timing import Timing, measure
-from netadapt_onnx.search import measured_check
+from netadapt_onnx.search.budget_check import resource_functions
 
 # Seconds that a set of models may be timed for.
 TIME_CAP_S = 20.0
@@ -94,7 +94,7 @@ def evaluate(
     sources = [opened(model) for model in given]
     execution = Execution(ep, threads)
     folded = [fold_for(source.proto, shapes, data, batch_size) for source in sources]
-    meters = [measured_check.energy(one.specs, execution) for one in folded] if energy else [None] * len(folded)
+    meters = [resource_functions.energy(one.specs, execution) for one in folded] if energy else [None] * len(folded)
     datasets = [dataset_for(one, data, train=False) for one in folded]
     splits = [held_out(dataset, split) for dataset in datasets]
     run = [runs_as_given(source) if timed or energy else (source.proto, "") for source in sources]

@@ -17,7 +17,7 @@ from netadapt_onnx.search.executors.opening import Gpus
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.options import Evaluate, Rank, ReductionOf, Strategy
-from netadapt_onnx.search.target_device import Devices, Tables
+from netadapt_onnx.search.target_devices import Devices, Tables
 from netadapt_onnx.surgery import Criterion
 
 

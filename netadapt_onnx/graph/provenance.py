@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from netadapt_onnx import __version__
+from netadapt_onnx._version import __version__
 from netadapt_onnx.common.files import digest
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import Model

@@ -13,13 +13,14 @@ from netadapt_onnx.profilers.random_widths import RandomWidthModel
 from netadapt_onnx.profilers.table.original_time import own_time
 from netadapt_onnx.profilers.table.staircase import best_counts
 from netadapt_onnx.search import tables
+from netadapt_onnx.search.budget_check.resource_fit import fitted
 from netadapt_onnx.search.first_iteration import first_iteration
-from netadapt_onnx.search.measured_check import fitted
+from netadapt_onnx.search.instruments import open_instruments
 from netadapt_onnx.search.options import Arguments
-from netadapt_onnx.search.prepare_checks import measuring
-from netadapt_onnx.search.prepared_model import Predicted, Predictor, PreparedModel, Spent
+from netadapt_onnx.search.predictor import ByLayer, Predicted, Predictor
+from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.result import DryRun
-from netadapt_onnx.search.tables import spent_ms
+from netadapt_onnx.search.tables import latency_by_layer
 
 
 def dry_run(prepared: PreparedModel, options: Arguments, progress: Progress) -> DryRun:
@@ -38,35 +39,35 @@ def dry_run(prepared: PreparedModel, options: Arguments, progress: Progress) -> 
     """
     budgets = options.targets[0]
     predicted: dict[str, Predicted] = {}
-    latency_by_layer: dict[str, Spent] = {}
+    by_layer: dict[str, ByLayer] = {}
     gains: dict[str, float] = {}
     normalised = RandomWidthModel(prepared.trace.folded.proto, prepared.trace.folded.shapes)
     file = as_given(prepared.model, normalised.proto)
     with (
         tempfile.TemporaryDirectory() as folder,
-        measuring(options, prepared, budgets, purpose=prepared.model.path) as means,
+        open_instruments(options, prepared, budgets, purpose=prepared.model.path) as instruments,
     ):
-        for place in means.devices:
-            table = means.tables.get(place.resource) or tables.built_table(
+        for device in instruments.devices:
+            table = instruments.tables.get(device.resource) or tables.built_table(
                 Path(folder),
                 prepared.trace,
-                means.execution,
+                instruments.execution,
                 options.seed,
                 progress,
-                place.device,
-                place.resource,
+                device.device,
+                device.resource,
             )
-            predicted[place.resource] = table.predict
-            latency_by_layer[place.resource] = partial(spent_ms, table)
-            ratio, _ = own_time(table, file, normalised, means.execution, place.device)
-            gains[place.resource] = ratio.median if ratio is not None and ratio.differs else 1.0
-            if any(budget.resource == place.resource for budget in budgets):
+            predicted[device.resource] = table.predict
+            by_layer[device.resource] = partial(latency_by_layer, table)
+            ratio, _ = own_time(table, file, normalised, instruments.execution, device.device)
+            gains[device.resource] = ratio.median if ratio is not None and ratio.differs else 1.0
+            if any(budget.resource == device.resource for budget in budgets):
                 prepared = prepared.aligned(table.stairs.alignment, partial(best_counts, table, prepared.trace))
-    for resource, value in means.values.items():
+    for resource, value in instruments.functions.items():
         fit = fitted(prepared.trace, resource, value, options.seed, lambda _, make: make())
         predicted[resource] = fit.predict
         seen = as_given(prepared.model, normalised.proto, always=resource == CUSTOM)
         original = fit.original if seen.proto is None else value(seen.proto)
         gains[resource] = fit.original / original if original else 1.0
-    predictor = Predictor(prepared.trace, 0, predicted, prepared.branches, latency_by_layer)
+    predictor = Predictor(prepared.trace, 0, predicted, prepared.branches, by_layer)
     return first_iteration(prepared, options, predictor, gains)

@@ -17,7 +17,7 @@ from netadapt_onnx.common.budget import SEARCHED, Target, parse_targets
 from netadapt_onnx.common.escape import shell_command
 from netadapt_onnx.common.options import check_choice, check_options, declared_options, option, plain
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.channel_choices import DEFAULT_STEP, Floors, Rungs, Steps, rungs
+from netadapt_onnx.search.channel_choices import DEFAULT_STEP, AllowedCounts, Floors, Steps, allowed_counts
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from netadapt_onnx.data.dataset import Dataset
     from netadapt_onnx.search.executors.opening import Gpus
     from netadapt_onnx.search.executors.protocol import Executor
-    from netadapt_onnx.search.target_device import Devices, Tables
+    from netadapt_onnx.search.target_devices import Devices, Tables
     from netadapt_onnx.surgery import Criterion
 
 Strategy = Literal["netadapt", "knapsack"]
@@ -256,7 +256,7 @@ class Arguments(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions, S
 
             check_choice("--criterion", self.criterion, (*CRITERIA, *MEASURED))
         self._check_ways()
-        _ = self.rungs, self.job_timeout_s
+        _ = self.allowed_counts, self.job_timeout_s
         if self.init_reduction is not None:
             if self.reduction_of == "current":
                 raise NetadaptError("--init-reduction is an amount of the original's resource", code="usage")
@@ -305,9 +305,9 @@ class Arguments(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions, S
         return parse_targets(self.budget, SEARCHED)
 
     @property
-    def rungs(self) -> Rungs:
+    def allowed_counts(self) -> AllowedCounts:
         """Which channel counts groups may have."""
-        return rungs(self.step, self.min_channels, self.freeze, self.floor)
+        return allowed_counts(self.step, self.min_channels, self.freeze, self.floor)
 
     def first_reduction(self, original: float) -> float:
         """The share that the first iteration removes; `original` is what the model has of the first budget's resource.
@@ -326,7 +326,7 @@ class Arguments(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions, S
 
     def identity(self) -> dict[str, Any]:
         """The options that decide the result, as JSON: what `--resume` compares."""
-        from netadapt_onnx.search.target_device import device_texts
+        from netadapt_onnx.search.target_devices import device_texts
 
         values = self._recorded() | {"device": device_texts(self.device)}
         declared = declared_options(Arguments)

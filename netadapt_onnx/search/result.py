@@ -10,6 +10,8 @@ from typing import Any, Literal
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.profilers.quantize import Precision
 
+# The `stopped` of a run on a device that was too busy to decide, and the first part of its journal entry.
+UNDECIDED: Literal["could-not-judge"] = "could-not-judge"
 # met: within every budget; nothing-to-do: it was from the start; no-way-down: no group can lose more channels;
 # accuracy-floor: the next step would have gone below --min-accuracy; missed: measured too slow after all that was cut
 # once more; could-not-judge: the device was too busy to tell.
