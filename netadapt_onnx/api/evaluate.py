@@ -6,11 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Unpack
 
 import onnx
 
-from netadapt_onnx.api.inspect import Shapes, Source, opened, resources
+from netadapt_onnx.api.inspect import Source, opened, resources
+from netadapt_onnx.api.options import EvaluateOptions
+from netadapt_onnx.common.options import without_none
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.data.dataset import held_out
 from netadapt_onnx.data.evaluate import accuracy, outputs
@@ -26,6 +28,9 @@ from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.statistics import Disturbance
 from netadapt_onnx.profilers.timing import Timing, measure
 from netadapt_onnx.search.budget_check import resource_functions
+
+if TYPE_CHECKING:
+    from netadapt_onnx.api.keywords import EvaluateKeywords
 
 # Seconds that a set of models may be timed for.
 TIME_CAP_S = 20.0
@@ -67,15 +72,7 @@ class Evaluation:
 def evaluate(
     models: Source | Sequence[Source],
     data: str | os.PathLike[str],
-    *,
-    split: Literal["val", "test"] = "val",
-    ep: str = "cpu",
-    threads: int = 1,
-    timed: bool = True,
-    energy: bool = False,
-    time_cap_s: float = TIME_CAP_S,
-    shapes: Shapes | None = None,
-    batch_size: int = 1,
+    **options: Unpack[EvaluateKeywords],
 ) -> Evaluation:
     """Accuracy on a split of `data`, resources, and unless `timed` is off latency, of one or several models.
 
@@ -88,31 +85,34 @@ def evaluate(
     >>> [(model.path.name, model.metric, model.split) for model in found.models]
     [('model.onnx', 'top1', 'test'), ('before.onnx', 'top1', 'test')]
     """
+    settings = EvaluateOptions(**without_none(options))
     given = [models] if isinstance(models, str | os.PathLike | Model) else list(models)
     if not given:
         raise NetadaptError("no model to evaluate", code="usage")
     sources = [opened(model) for model in given]
-    execution = Execution(ep, threads)
-    folded = [fold_for(source.proto, shapes, data, batch_size) for source in sources]
-    meters = [resource_functions.energy(one.specs, execution) for one in folded] if energy else [None] * len(folded)
+    execution = Execution(settings.ep, settings.threads)
+    folded = [fold_for(source.proto, settings.shapes, data, settings.batch_size) for source in sources]
+    meters = (
+        [resource_functions.energy(one.specs, execution) for one in folded] if settings.energy else [None] * len(folded)
+    )
     datasets = [dataset_for(one, data, train=False) for one in folded]
-    splits = [held_out(dataset, split) for dataset in datasets]
-    run = [runs_as_given(source) if timed or energy else (source.proto, "") for source in sources]
+    splits = [held_out(dataset, settings.split) for dataset in datasets]
+    run = [runs_as_given(source) if settings.timed or settings.energy else (source.proto, "") for source in sources]
     files, notes = [proto for proto, _ in run], [note for _, note in run if note]
     notes += dict.fromkeys(note for dataset in datasets for note in dataset.notes)
     busy: list[str] = []
-    latencies = _timed(files, folded, execution, time_cap_s, busy) if timed else [None] * len(sources)
+    latencies = _timed(files, folded, execution, settings.time_cap_s, busy) if settings.timed else [None] * len(sources)
     notes += busy[:1]
     reference = None
     if splits[0].labels is None:
-        reference = outputs(sources[0].proto, splits[0], threads=threads)
+        reference = outputs(sources[0].proto, splits[0], threads=settings.threads)
     evaluated = []
     each = zip(sources, files, folded, splits, latencies, meters, strict=True)
     for source, file, one, held, latency, meter in each:
-        found = accuracy(source.proto, held, reference=reference, threads=threads)
+        found = accuracy(source.proto, held, reference=reference, threads=settings.threads)
         counted = resources(cost(one.proto, one.shapes), source.size_bytes)
         spent = None if meter is None else meter(file)
-        evaluated.append(Evaluated(source.path, found.value, found.metric, split, counted, latency, spent))
+        evaluated.append(Evaluated(source.path, found.value, found.metric, settings.split, counted, latency, spent))
     return Evaluation(tuple(evaluated), tuple(notes))
 
 

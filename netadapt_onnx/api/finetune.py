@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Unpack
 
 import onnx
 
-from netadapt_onnx.api.inspect import Shapes, Source, opened, prepare_output
+from netadapt_onnx.api.inspect import Source, opened, prepare_output
+from netadapt_onnx.api.options import FinetuneOptions
+from netadapt_onnx.common.options import without_none
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.data.evaluate import accuracy, outputs
 from netadapt_onnx.data.load import dataset_for
@@ -21,6 +23,9 @@ from netadapt_onnx.graph.folding import fold, require_runnable
 from netadapt_onnx.graph.model import save
 from netadapt_onnx.graph.provenance import provenance
 from netadapt_onnx.search.result import AccuracyChange
+
+if TYPE_CHECKING:
+    from netadapt_onnx.api.keywords import FinetuneKeywords
 
 EPOCHS = 6
 
@@ -51,23 +56,7 @@ def finetune(
     model: Source,
     data: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    *,
-    teacher: Source | None = None,
-    epochs: int = EPOCHS,
-    lr: float | Literal["auto"] = "auto",
-    from_scratch: bool = False,
-    optimizer: Literal["sgd", "adamw"] = "sgd",
-    schedule: Literal["one-cycle", "cosine"] = "one-cycle",
-    weight_decay: float | None = None,
-    batch_size: int | None = None,
-    augment: bool = False,
-    seed: int = 0,
-    shapes: Shapes | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    tensorboard: str | os.PathLike[str] | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
-    log: Callable[[str], None] | None = None,
+    **options: Unpack[FinetuneKeywords],
 ) -> FinetuneResult:
     """Train `model` on the training split of `data` and write it to `output`.
 
@@ -84,25 +73,27 @@ def finetune(
     >>> tuned.accuracy.metric, tuned.epochs
     ('top1', 1)
     """
+    settings = FinetuneOptions(**without_none(options))
+    progress = settings.progress
     source = opened(model)
-    original = None if teacher is None else opened(teacher)
+    original = None if settings.teacher is None else opened(settings.teacher)
     target = Path(output)
-    prepare_output(target, overwrite, source, data, original)
-    checkpoint = _checkpoint(target, overwrite, resume)
+    prepare_output(target, settings.overwrite, source, data, original)
+    checkpoint = _checkpoint(target, settings.overwrite, settings.resume)
     record = target.with_name(f"{target.name.removesuffix('.onnx')}.training.jsonl")
-    prepare_output(record, overwrite or resume, source, data, original)
-    folded = fold_for(source.proto, shapes, data)
+    prepare_output(record, settings.overwrite or settings.resume, source, data, original)
+    folded = fold_for(source.proto, settings.shapes, data)
     require_runnable(folded)
     dataset = dataset_for(folded, data)
     name, held = dataset.reported
     own = dataset.own
-    if dataset.train.labels is None and teacher is None and (own is None or own.training is None):
+    if dataset.train.labels is None and settings.teacher is None and (own is None or own.training is None):
         raise NetadaptError(
             f"--data {data}: the train split has no labels",
             hint="give the original model as --teacher",
             code="invalid-data",
         )
-    taught = None if original is None else fold(original.proto, dict(shapes or {})).proto
+    taught = None if original is None else fold(original.proto, dict(settings.shapes or {})).proto
 
     def judge(split: Split) -> Callable[[onnx.ModelProto], Any]:
         reference = None
@@ -117,27 +108,27 @@ def finetune(
     from netadapt_onnx.training.trainer import train
     from netadapt_onnx.training.training_log import TrainingLog
 
-    recipe = Recipe(optimizer, schedule, weight_decay)
+    recipe = Recipe(settings.optimizer, settings.schedule, settings.weight_decay)
     notes: list[str] = []
 
     def say(text: str) -> None:
         notes.append(text)
-        if log is not None:
-            log(text)
+        if settings.log is not None:
+            settings.log(text)
 
     for note in dataset.notes:
         say(note)
     began = time.monotonic()
-    with TrainingLog(record, None if tensorboard is None else Path(tensorboard)) as lines:
+    with TrainingLog(record, None if settings.tensorboard is None else Path(settings.tensorboard)) as lines:
         trained = train(
-            initialised(folded.proto, seed) if from_scratch else folded.proto,
+            initialised(folded.proto, settings.seed) if settings.from_scratch else folded.proto,
             dataset,
             teacher=taught,
-            epochs=epochs,
-            lr=lr,
-            seed=seed,
-            batch_size=batch_size,
-            augment=augment,
+            epochs=settings.epochs,
+            lr=settings.lr,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            augment=settings.augment,
             recipe=recipe,
             checkpoint=checkpoint,
             progress=None if progress is None else lambda step, steps, loss: progress(step, steps, f"loss {loss:.3f}"),
@@ -147,7 +138,7 @@ def finetune(
     seconds = time.monotonic() - began
     after = reported(trained.proto)
     metadata = provenance(source, command="finetune")
-    written = save(trained.proto, target, metadata=metadata, overwrite=overwrite, planned=folded.interface())
+    written = save(trained.proto, target, metadata=metadata, overwrite=settings.overwrite, planned=folded.interface())
     checkpoint.unlink(missing_ok=True)
     return FinetuneResult(
         AccuracyChange(before.value, after.value, before.metric, name),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from onnx import TensorProto
 
+from netadapt_onnx.api.options import InspectOptions
 from netadapt_onnx.common.files import write_atomically
+from netadapt_onnx.common.options import without_none
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.errors import NetadaptError
@@ -18,12 +20,13 @@ from netadapt_onnx.graph.cost import Cost, CostModel
 from netadapt_onnx.graph.folding import fold
 from netadapt_onnx.graph.model import Model, data_file, load, load_without_weights, refuse_existing
 from netadapt_onnx.graph.original_file import as_given
-from netadapt_onnx.surgery import Choices, Criterion, Explanation, Group, Trace, explain, template, trace
+from netadapt_onnx.surgery import Choices, Explanation, Group, Trace, explain, template, trace
 from netadapt_onnx.surgery.obstacles import UNKNOWN_SHAPE, notes, unknown_shapes
 from netadapt_onnx.surgery.states import with_states
 from netadapt_onnx.surgery.verify.around import can_be_proven
 
 if TYPE_CHECKING:
+    from netadapt_onnx.api.keywords import InspectKeywords
     from netadapt_onnx.search.sensitivity import Sensitivities
 
 Source = str | os.PathLike[str] | Model
@@ -162,19 +165,7 @@ def resources(counted: Cost, size_bytes: int | None = None, latency_ms: float | 
 
 def inspect(
     model: Source,
-    *,
-    table: str | os.PathLike[str] | None = None,
-    explained: str | None = None,
-    write_plan: str | os.PathLike[str] | None = None,
-    sensitivity: bool = False,
-    data: str | os.PathLike[str] | None = None,
-    criterion: str | Criterion = "l2",
-    seed: int = 0,
-    progress: Callable[[int, int, str], None] | None = None,
-    choices: Choices | None = None,
-    shapes: Shapes | None = None,
-    batch_size: int = 1,
-    overwrite: bool = False,
+    **options: Unpack[InspectKeywords],
 ) -> Inspection:
     """Count what a model costs and find its groups of channels; with a latency table, predict its latency in ms.
 
@@ -191,40 +182,49 @@ def inspect(
     >>> [(group.name, group.channels, group.prunable) for group in found.groups]
     [('conv1', 8, True), ('conv2', 16, True), ('fc1', 10, False)]
     """
-    if sensitivity and (data is None or explained is not None):
-        why = "needs data to judge by" if data is None else "and an explanation are two questions"
+    settings = InspectOptions(**without_none(options))
+    if settings.sensitivity and (settings.data is None or settings.explained is not None):
+        why = "needs data to judge by" if settings.data is None else "and an explanation are two questions"
         raise NetadaptError(f"--sensitivity {why}", hint="give --data alone", code="usage")
-    if isinstance(model, Model) or table is not None or sensitivity:
+    if isinstance(model, Model) or settings.table is not None or settings.sensitivity:
         source = opened(model)
     else:
         source = load_without_weights(model)
-    if write_plan is not None:
-        prepare_output(Path(write_plan), overwrite, source, table)
-    found = with_states(traced(source, shapes, batch_size, choices, in_place=source is not model))
+    if settings.write_plan is not None:
+        prepare_output(Path(settings.write_plan), settings.overwrite, source, settings.table)
+    found = with_states(
+        traced(source, settings.shapes, settings.batch_size, settings.choices, in_place=source is not model)
+    )
     folded = found.folded
     counted = counted_at(found, CostModel(found.flat.proto), found.flat.shapes)
     timed, times = None, {}
     cautions = (*notes(found), *folded.unfinished)
-    if table is not None:
+    if settings.table is not None:
         from netadapt_onnx.profilers.breakdown import unit_ms
         from netadapt_onnx.profilers.table.original_time import predicted
         from netadapt_onnx.profilers.table.predict import Table
 
-        known = Table.load(Path(table), folded.proto)
+        known = Table.load(Path(settings.table), folded.proto)
         timed = predicted(known, as_given(source, folded.proto), folded.shapes)
         times, cautions = unit_ms(known, folded.shapes), (*cautions, *known.notes)
     owner = {layer: group.name for group in found.groups for layer in group.layers}
     layers = tuple(Layer(c.name, c.op, c.params, c.macs, owner.get(c.name), times.get(c.name)) for c in counted.layers)
-    reasons = () if explained is None else explain(found, explained)
-    if write_plan is not None:
-        write_atomically(Path(write_plan), template(found).encode())
+    reasons = () if settings.explained is None else explain(found, settings.explained)
+    if settings.write_plan is not None:
+        write_atomically(Path(settings.write_plan), template(found).encode())
     totals = resources(counted, source.size_bytes, None if timed is None else timed.ms)
-    if sensitivity and data is not None:
+    if settings.sensitivity and settings.data is not None:
         from netadapt_onnx.search.sensitivity import sensitivity as tested
 
-        lost = tested(found, data, criterion=criterion, seed=seed, progress=progress or reporter())
+        lost = tested(
+            found,
+            settings.data,
+            criterion=settings.criterion,
+            seed=settings.seed,
+            progress=settings.progress or reporter(),
+        )
         return Sensitive(totals, layers, found.groups, lost, cautions)
-    if explained is not None:
+    if settings.explained is not None:
         explained_so = (totals, layers, found.groups, reasons)
         return ExplainedWithNotes(*explained_so, cautions) if cautions else Explained(*explained_so)
     inspected = (totals, layers, found.groups)

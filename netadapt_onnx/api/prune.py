@@ -7,13 +7,16 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import onnx
 
-from netadapt_onnx.api.inspect import Shapes, Source, counted_at, opened, prepare_output, resources, traced
+from netadapt_onnx.api.inspect import Source, counted_at, opened, prepare_output, resources, traced
+from netadapt_onnx.api.options import PruneOptions
 from netadapt_onnx.common.budget import Budget, parse_budgets
 from netadapt_onnx.common.files import write_atomically
+from netadapt_onnx.common.options import without_none
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.data.load import dataset_for
@@ -28,7 +31,6 @@ from netadapt_onnx.graph.provenance import provenance, stored_bytes
 from netadapt_onnx.search.prepared_model import require_prunable
 from netadapt_onnx.surgery import (
     MEASURED,
-    Choices,
     Criterion,
     Group,
     KeptIndices,
@@ -53,6 +55,9 @@ from netadapt_onnx.surgery.obstacles import notes, resize_options
 from netadapt_onnx.surgery.states import with_states
 from netadapt_onnx.surgery.union_find import Array
 from netadapt_onnx.training.criteria import criterion_on
+
+if TYPE_CHECKING:
+    from netadapt_onnx.api.keywords import PruneKeywords
 
 Counts = dict[str, int]
 # As many as the measurements behind least squares used; more change little.
@@ -81,21 +86,7 @@ class UntrainableResult(PruneResult):
 def prune(
     model: Source,
     output: str | os.PathLike[str] | None = None,
-    *,
-    ratio: float | None = None,
-    keep: Mapping[str, int | float | str] | None = None,
-    budget: Iterable[str] | str | None = None,
-    plan: str | os.PathLike[str] | None = None,
-    global_: bool = False,
-    criterion: str | Criterion = "l2",
-    step: int | None = None,
-    data: str | os.PathLike[str] | None = None,
-    reconstruct: bool | None = None,
-    check: bool = False,
-    choices: Choices | None = None,
-    shapes: Shapes | None = None,
-    batch_size: int = 1,
-    overwrite: bool = False,
+    **options: Unpack[PruneKeywords],
 ) -> PruneResult:
     """Remove the channels that matter least, with everything coupled to them, and write the smaller model.
 
@@ -119,29 +110,44 @@ def prune(
     >>> cut.verify.max_rel_diff < 1e-4
     True
     """
-    if sum(way is not None and way != {} for way in (ratio, keep, budget, plan)) != 1:
+    settings = PruneOptions(**without_none(options))
+    reconstruct = settings.reconstruct
+    if (
+        sum(way is not None and way != {} for way in (settings.ratio, settings.keep, settings.budget, settings.plan))
+        != 1
+    ):
         raise NetadaptError("how much to prune?", hint="give one of --ratio, --keep, --budget and --plan", code="usage")
-    if global_ and ratio is None and budget is None:
+    if settings.global_ and settings.ratio is None and settings.budget is None:
         raise NetadaptError("--global ranks all groups together", hint="give --ratio or --budget with it", code="usage")
     if reconstruct is None:
-        reconstruct = data is not None and criterion not in MEASURED
-    _check_data(data, criterion, reconstruct)
+        reconstruct = settings.data is not None and settings.criterion not in MEASURED
+    _check_data(settings.data, settings.criterion, reconstruct)
     # What is run, or measured in bytes before it is there, is held in memory as a whole.
-    whole_in_memory = check or output is None or data is not None or budget is not None or plan is not None
-    if isinstance(model, Model) or whole_in_memory or not isinstance(criterion, str):
+    whole_in_memory = (
+        settings.check
+        or output is None
+        or settings.data is not None
+        or settings.budget is not None
+        or settings.plan is not None
+    )
+    if isinstance(model, Model) or whole_in_memory or not isinstance(settings.criterion, str):
         source = opened(model)
     else:
         source = load_without_weights(model, hashed=True)
     if output is not None:
-        prepare_output(Path(output), overwrite, source, data, plan)
-        prepare_output(plan_file(Path(output)), overwrite, source, data, plan)
-    with proposing_sizes_of(data, source.proto, shapes, batch_size):
-        found = traced(source, shapes, batch_size, choices, in_place=source is not model)
-    if ratio != 0:  # which writes the model normalised, prunable or not
+        prepare_output(Path(output), settings.overwrite, source, settings.data, settings.plan)
+        prepare_output(plan_file(Path(output)), settings.overwrite, source, settings.data, settings.plan)
+    with proposing_sizes_of(settings.data, source.proto, settings.shapes, settings.batch_size):
+        found = traced(source, settings.shapes, settings.batch_size, settings.choices, in_place=source is not model)
+    if settings.ratio != 0:  # which writes the model normalised, prunable or not
         require_prunable(source, found)
     count = CostModel(found.flat.proto)
     dense = counted_at(found, count, found.flat.shapes)
-    removed = known_branches(found, read_removed(Path(plan)), str(plan)) if plan is not None else frozenset()
+    removed = (
+        known_branches(found, read_removed(Path(settings.plan)), str(settings.plan))
+        if settings.plan is not None
+        else frozenset()
+    )
     whole = found
     if removed:
         prove_removal(found.folded, removed)
@@ -151,31 +157,39 @@ def prune(
     metadata = provenance(source, command="prune")
     note, met = f"without {', '.join(sorted(removed))}" if removed else "", True
     planned: dict[str, Array] | None = None
-    samples = None if data is None else dataset_for(found.folded, data, scored=criterion in ("taylor", "fisher")).train
-    by = criterion_on(criterion, samples)
-    order = removal_order(found, by, step) if global_ else None
-    if ratio is not None:
-        counts = at_ratio(groups, ratio, step) if order is None else at_share(found, order, _share(ratio))
-    elif keep:
-        counts = at_counts(found, keep)
-    elif plan is not None:
-        planned = read_plan(Path(plan), found, by)
+    samples = (
+        None
+        if settings.data is None
+        else dataset_for(found.folded, settings.data, scored=settings.criterion in ("taylor", "fisher")).train
+    )
+    by = criterion_on(settings.criterion, samples)
+    order = removal_order(found, by, settings.step) if settings.global_ else None
+    if settings.ratio is not None:
+        counts = (
+            at_ratio(groups, settings.ratio, settings.step)
+            if order is None
+            else at_share(found, order, _share(settings.ratio))
+        )
+    elif settings.keep:
+        counts = at_counts(found, settings.keep)
+    elif settings.plan is not None:
+        planned = read_plan(Path(settings.plan), found, by)
         counts = {name: len(indices) for name, indices in planned.items()}
     else:
         extra = stored_bytes(metadata)
         start = dense.resources | {"size": source.size_bytes}
-        rungs = _uniform(groups, step) if order is None else _ranked(found, order)
-        counts, met, note = _within(found, rungs, start, count, parse_budgets(_texts(budget), COUNTED), extra)
+        rungs = _uniform(groups, settings.step) if order is None else _ranked(found, order)
+        counts, met, note = _within(found, rungs, start, count, parse_budgets(_texts(settings.budget), COUNTED), extra)
     kept = select(found, counts, by) if planned is None else planned
     small, planned_shapes = resize(found, kept), found.resized_shapes(kept)
     interface = found.folded.interface(planned_shapes)
     require_planned(small, interface)
-    proof = verify(found, kept, pruned=small) if check or output is None else None
+    proof = verify(found, kept, pruned=small) if settings.check or output is None else None
     if reconstruct and samples is not None:
         small = _reconstructed(whole, found, kept, samples)
     written = None
     if output is not None and (proof is None or passed(proof)):
-        written = save(small, output, metadata=metadata, overwrite=overwrite, planned=interface)
+        written = save(small, output, metadata=metadata, overwrite=settings.overwrite, planned=interface)
         write_atomically(plan_file(written), plan_of(kept, removed).encode())
     after = resources(count(planned_shapes), file_bytes(small) if written is None else written.stat().st_size)
     untrainable = found.folded.unrunnable or found.folded.unrun or found.bodies or found.flat.untraced
