@@ -26,7 +26,6 @@ from keywords import KEYWORDS, keywords_file
 
 import netadapt_onnx
 from netadapt_onnx import cli
-from netadapt_onnx.api import keywords as keyword_types
 from netadapt_onnx.commands._describe import Described, Parameter, described
 from netadapt_onnx.common.options import Declared, declared_options
 
@@ -155,6 +154,8 @@ def _words(thing: Any) -> dict[str, str]:
     """The names in a function's signature that are short for other types, with their meaning."""
     if not inspect.isfunction(thing):
         return {}
+    from netadapt_onnx.api import keywords as keyword_types  # which this program may just have written
+
     module = inspect.getmodule(thing)
     annotations = [str(p.annotation) for p in inspect.signature(thing).parameters.values()]
     annotations += [one.type for one in _options(thing)]
@@ -226,7 +227,7 @@ def _anchor(heading: str) -> str:
     return heading.lower().replace(" ", "-")
 
 
-PAGES = {"reference-cli.md": command_line, "reference-python.md": python, f"../{KEYWORDS_FILE}": keywords_file}
+PAGES = {f"../{KEYWORDS_FILE}": keywords_file, "reference-cli.md": command_line, "reference-python.md": python}
 
 if __name__ == "__main__":
     for file, written in PAGES.items():
