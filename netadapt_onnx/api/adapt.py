@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from netadapt_onnx.common.budget import SEARCHED, budget_texts
+from netadapt_onnx.common.budget import budget_texts
 from netadapt_onnx.common.options import without_none
 from netadapt_onnx.common.progress import reporter
+from netadapt_onnx.common.provenance import versions
+from netadapt_onnx.common.resources import SEARCHED
 from netadapt_onnx.graph.model import Model, load
-from netadapt_onnx.graph.provenance import versions
 from netadapt_onnx.profilers.execution import fingerprint
 from netadapt_onnx.search import dry_run as planning
 from netadapt_onnx.search.driver import SearchDriver

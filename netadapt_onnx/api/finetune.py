@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import onnx
 
-from netadapt_onnx.api.inspect import Source, opened, prepare_output
 from netadapt_onnx.api.options import FinetuneOptions
+from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common.options import without_none
+from netadapt_onnx.common.provenance import provenance
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.data.evaluate import accuracy, outputs
 from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold, require_runnable
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.folded_model import require_runnable
 from netadapt_onnx.graph.model import save
-from netadapt_onnx.graph.provenance import provenance
 from netadapt_onnx.search.result import AccuracyChange
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ def finetune(
     """
     settings = FinetuneOptions(**without_none(options))
     progress = settings.progress
-    source = opened(model)
-    original = None if settings.teacher is None else opened(settings.teacher)
+    source = open_model(model)
+    original = None if settings.teacher is None else open_model(settings.teacher)
     target = Path(output)
     prepare_output(target, settings.overwrite, source, data, original)
     checkpoint = _checkpoint(target, settings.overwrite, settings.resume)
@@ -137,7 +138,7 @@ def finetune(
         )
     seconds = time.monotonic() - began
     after = reported(trained.proto)
-    metadata = provenance(source, command="finetune")
+    metadata = provenance(source.sha256, command="finetune")
     written = save(trained.proto, target, metadata=metadata, overwrite=settings.overwrite, planned=folded.interface())
     checkpoint.unlink(missing_ok=True)
     return FinetuneResult(

@@ -11,8 +11,8 @@ from typing import Literal, TypedDict
 
 import onnx
 
-from netadapt_onnx.api.inspect import Source
 from netadapt_onnx.api.options import File, LearningRateSchedule, Optimizer, SplitName
+from netadapt_onnx.api.source import Source
 from netadapt_onnx.common.progress import Progress
 from netadapt_onnx.gating.limits import Given
 from netadapt_onnx.profilers.device import Device

@@ -14,7 +14,7 @@ from netadapt_onnx.common.options import option, same_option
 from netadapt_onnx.search.options import Arguments
 
 if TYPE_CHECKING:
-    from netadapt_onnx.api.inspect import Source
+    from netadapt_onnx.api.source import Source
     from netadapt_onnx.common.progress import Progress
     from netadapt_onnx.gating.limits import Given
     from netadapt_onnx.profilers.device import Device

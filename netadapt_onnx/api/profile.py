@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from netadapt_onnx.api.evaluate import Latency, latency
-from netadapt_onnx.api.inspect import Source, opened, prepare_output, traced
 from netadapt_onnx.api.options import BundleOptions, ProfileOptions
+from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common import charts
 from netadapt_onnx.common.files import aside
 from netadapt_onnx.common.options import without_none
@@ -30,7 +30,8 @@ from netadapt_onnx.profilers.table.predict import Header, Record, Reference, Who
 from netadapt_onnx.profilers.timing import Ratio
 from netadapt_onnx.profilers.validate import Validation, validate
 from netadapt_onnx.search.calibration import deployment
-from netadapt_onnx.search.prepared_model import require_prunable
+from netadapt_onnx.surgery.obstacles import require_prunable
+from netadapt_onnx.surgery.trace_model import trace_model
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import BundleKeywords, ProfileKeywords
@@ -99,15 +100,15 @@ def profile(
     settings = ProfileOptions(**without_none(options))
     path = Path(table)
     progress = settings.progress or reporter()
-    source = opened(model)
+    source = open_model(model)
     prepare_output(path, True, source)
     chart = (
         None
         if settings.plot is None
         else _prepared(Path(settings.plot), settings.held_out, settings.overwrite, source, path)
     )
-    found = traced(source, settings.shapes, settings.batch_size)
-    require_prunable(source, found)
+    found = trace_model(source, settings.shapes, settings.batch_size)
+    require_prunable(found, source.path)
     execution = Execution(
         settings.ep,
         settings.threads,
@@ -228,10 +229,10 @@ def bundle(
     """
     settings = BundleOptions(**without_none(options))
     path = Path(out)
-    source = opened(model)
+    source = open_model(model)
     prepare_output(path, settings.overwrite, source)
-    found = traced(source, settings.shapes, settings.batch_size)
-    require_prunable(source, found)
+    found = trace_model(source, settings.shapes, settings.batch_size)
+    require_prunable(found, source.path)
     execution = Execution(
         settings.ep,
         settings.threads,

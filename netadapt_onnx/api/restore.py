@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from netadapt_onnx.common.files import refuse_existing
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import load, refuse_existing, save
+from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.run_directory.file_names import IDENTITY_FILE, MODEL_FILE, PLAN_FILE
 from netadapt_onnx.search.run_directory.history import read_history

@@ -26,7 +26,7 @@ def once_each(pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
 def _shapes(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     if not texts:
         return {}
-    from netadapt_onnx.graph.model import parse_shape
+    from netadapt_onnx.graph.inputs import parse_shape
 
     return once_each(parse_shape(text) for text in texts)
 

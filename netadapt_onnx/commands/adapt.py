@@ -108,7 +108,9 @@ def _models(result: AdaptResult) -> str:
         ]
         for m in result.models
     ]
-    return render.table(rows, ["target", "", "macs", "params", "latency", result.accuracy.metric, "model"], left=2)
+    return render.table(
+        rows, ["target", "", "macs", "params", "latency", result.accuracy.metric, "model"], text_columns=2
+    )
 
 
 def _latency(name: str, latency: Latency) -> str:

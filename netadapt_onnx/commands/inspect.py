@@ -70,7 +70,7 @@ def _shown(result: Inspection, model: Path, options: list[str]) -> str:
 
 
 def _may_plot(file: Path, sensitivity: bool, overwrite: bool, model: Path) -> None:
-    from netadapt_onnx.api.inspect import prepare_output
+    from netadapt_onnx.api.source import prepare_output
     from netadapt_onnx.common import charts
     from netadapt_onnx.errors import NetadaptError
 

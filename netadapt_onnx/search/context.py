@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import onnx
 
-from netadapt_onnx.graph.folding import Folded, fold
-from netadapt_onnx.graph.provenance import provenance, stored_bytes
+from netadapt_onnx.common.provenance import provenance, stored_bytes
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.search.budget_check.protocol import BudgetCheck
 from netadapt_onnx.search.environment import SearchEnvironment
@@ -54,7 +55,7 @@ class SearchContext:
     notes: Notes
     log: Callable[[str], None]
 
-    def fold(self, proto: onnx.ModelProto) -> Folded:
+    def fold(self, proto: onnx.ModelProto) -> FoldedModel:
         """A model of the run, folded at the shapes that the user fixed."""
         return fold(proto, dict(self.options.shapes), self.options.batch_size)
 
@@ -92,4 +93,4 @@ def search_context(
 def _metadata(prepared: PreparedModel, options: Arguments) -> dict[str, str]:
     """What the models of a run hold of where they come from."""
     command = options.command(prepared.model.path, prepared.data)
-    return provenance(prepared.model, command=command, budget=", ".join(options.budget))
+    return provenance(prepared.model.sha256, command=command, budget=", ".join(options.budget))

@@ -6,8 +6,8 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from netadapt_onnx.common.budget import CUSTOM
 from netadapt_onnx.common.progress import Progress
+from netadapt_onnx.common.resources import CUSTOM
 from netadapt_onnx.graph.original_file import as_given
 from netadapt_onnx.profilers.random_widths import RandomWidthModel
 from netadapt_onnx.profilers.table.original_time import own_time

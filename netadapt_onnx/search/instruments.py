@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from netadapt_onnx.common.budget import ENERGY, LATENCY, Target
-from netadapt_onnx.graph.provenance import file_hash
+from netadapt_onnx.common.budget import Target
+from netadapt_onnx.common.provenance import file_hash
+from netadapt_onnx.common.resources import ENERGY, LATENCY
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.int8_kernels import made_for

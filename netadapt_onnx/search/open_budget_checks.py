@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from netadapt_onnx.common.budget import CUSTOM, Budget
+from netadapt_onnx.common.budget import Budget
+from netadapt_onnx.common.resources import CUSTOM
 from netadapt_onnx.graph.original_file import AsGiven, as_given
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers.device import Device

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import onnx
 
-from netadapt_onnx.common.budget import LATENCY, Budget, Target
+from netadapt_onnx.common.budget import Budget, Target
 from netadapt_onnx.common.progress import stage
-from netadapt_onnx.common.resources import Resources
+from netadapt_onnx.common.resources import FIELDS, LATENCY, Resources
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.folding import Folded
-from netadapt_onnx.graph.lazy_weights import file_bytes
+from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.model import load, save
+from netadapt_onnx.graph.weightless import file_bytes
 from netadapt_onnx.search.budget_check.normalisation import normalisation_note
 from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.device_accuracy import device_accuracies
@@ -177,7 +177,7 @@ class Outcome:
         """A budget, and whether the model is within it."""
         check, latency = self.context.budget_checks.get(budget.resource), latencies.get(budget.resource)
         if check is None:
-            name = budget.resource if budget.resource in ("macs", "params") else f"{budget.resource}_bytes"
+            name = FIELDS[budget.resource]
             limit, value = budget.limit(getattr(before, name)), float(getattr(after, name))
             return Limit(str(budget), limit, value, value <= limit)
         if latency is not None:
@@ -245,7 +245,6 @@ def _all_met(limits: Sequence[Limit]) -> bool | None:
     return False if False in verdicts else None if None in verdicts else True
 
 
-def _counted(folded: Folded, size_bytes: int) -> Resources:
+def _counted(folded: FoldedModel, size_bytes: int) -> Resources:
     flat, _ = flatten(folded)
-    counts = cost(flat.proto, flat.shapes)
-    return Resources(counts.params, counts.macs, size_bytes, counts.memory_bytes)
+    return cost(flat.proto, flat.shapes).to_resources(size_bytes)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from netadapt_onnx.common.resources import COUNTED
 from netadapt_onnx.graph.cost import CostModel
 from netadapt_onnx.search.block_removal import removed_branches
 from netadapt_onnx.search.proposals import Widths
@@ -84,7 +85,7 @@ class Predictor:
             self._counts[removed] = trace, CostModel(trace.flat.proto), possible
         trace, count, possible = self._counts[removed]
         if not possible:
-            return {}, dict.fromkeys(("macs", "params", "size", "memory"), math.inf)
+            return {}, dict.fromkeys(COUNTED, math.inf)
         groups = {group.name for group in trace.groups}
         cut = select(trace, {name: width for name, width in widths.items() if name in groups}, "first")
         shapes = trace.resized_shapes(cut)

@@ -12,14 +12,14 @@ from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import require_runnable
+from netadapt_onnx.graph.folded_model import require_runnable
 from netadapt_onnx.graph.model import Model
 from netadapt_onnx.search.block_removal import branch_choices
 from netadapt_onnx.search.channel_choices import AllowedCounts, ChannelChoices, Counts
 from netadapt_onnx.search.options import Arguments
 from netadapt_onnx.surgery import MEASURED, Branch, Trace, find_branches, resize, select, traced_without
 from netadapt_onnx.surgery import trace as traced
-from netadapt_onnx.surgery.obstacles import nothing_to_prune
+from netadapt_onnx.surgery.obstacles import require_prunable
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: Argume
     folded = fold_for(model.proto, dict(arguments.shapes), data, arguments.batch_size)
     require_runnable(folded)
     trace = traced(folded)
-    require_prunable(model, trace)
+    require_prunable(trace, model.path)
     if data is None and arguments.evaluate is None:
         raise NetadaptError("nothing to judge models by", hint="give --data", code="usage")
     if data is None and arguments.rank == "finetune":
@@ -118,10 +118,3 @@ def _removable_branches(model: Model, trace: Trace, allowed_counts: AllowedCount
         )
     protected = allowed_counts.protected(trace)
     return tuple(branch for branch in branches if protected.isdisjoint(branch.groups))
-
-
-def require_prunable(model: Model, trace: Trace) -> None:
-    """Raise NetadaptError, with the reasons, for a model none of whose groups can be pruned."""
-    if trace.prunable:
-        return
-    raise nothing_to_prune(trace, str(model.path))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery import Choices, Trace, trace
 
 

@@ -9,10 +9,10 @@ import onnx
 import pytest
 
 import models
-from netadapt_onnx.api.prune import at_ratio
 from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery import Trace, resize, select, verify
+from netadapt_onnx.surgery.channel_counts import at_ratio
 from netadapt_onnx.surgery.criteria.weights import group_l2, l2
 from netadapt_onnx.surgery.inheritance import KEY
 from netadapt_onnx.surgery.resize import Cut

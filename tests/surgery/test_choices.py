@@ -9,7 +9,7 @@ import pytest
 import models
 from models import STATES, stateful_lstm
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.surgery import Choices, resize, select, verify
 from tracing import trace_model
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 import models
 from control_cases import body, info
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery import resize, select, verify
 from tracing import trace_model

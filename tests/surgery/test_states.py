@@ -13,8 +13,8 @@ import pytest
 
 from models import STATES, Builder, stateful_lstm
 from netadapt_onnx.cli import run
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery import Choices, resize, select, trace, verify
 from netadapt_onnx.surgery.groups import resize_io_of
 from netadapt_onnx.surgery.states import states

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from netadapt_onnx.common.budget import Budget
-from netadapt_onnx.graph.folding import Folded
+from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.search.budget_check.measurement import estimate_of, latency_of
 from netadapt_onnx.search.budget_check.normalisation import Normalisation
 from netadapt_onnx.search.result import Latency
@@ -28,7 +28,7 @@ class Prediction:
     """
 
     def __init__(
-        self, table: Predicting, original: Folded, normalisation: Normalisation, budget: Budget | None
+        self, table: Predicting, original: FoldedModel, normalisation: Normalisation, budget: Budget | None
     ) -> None:
         """Predict by `table` for models cut from `original`; `budget` is the limit, if there is one."""
         self._table = table

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import onnx
 
-from netadapt_onnx.common.budget import CUSTOM, ENERGY, Budget
+from netadapt_onnx.common.budget import Budget
+from netadapt_onnx.common.resources import CUSTOM, ENERGY
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import random_inputs
-from netadapt_onnx.graph.shape_inference import Known
+from netadapt_onnx.graph.shapes import Specs
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.device import write_model
 from netadapt_onnx.profilers.devices.local import LocalDevice
@@ -72,7 +73,7 @@ def program(command: str) -> Value:
     return value
 
 
-def energy(specs: Known, execution: Execution) -> Value:
+def energy(specs: Specs, execution: Execution) -> Value:
     """Millijoules of one run on this machine, as a function of a model.
 
     Raises:

@@ -9,7 +9,7 @@ import msgspec
 
 from netadapt_onnx.common.json_output import UNREADABLE, write_json
 from netadapt_onnx.graph.cost import LayerCost, cost
-from netadapt_onnx.graph.folding import Folded
+from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.search.predictor import ByLayer
 from netadapt_onnx.surgery import Trace
 from netadapt_onnx.surgery.flatten_subgraphs import flatten
@@ -74,7 +74,7 @@ def write_training(run: Path, epochs: Sequence[TrainedEpoch]) -> None:
     write_json(run / DETAILS_FILE, Details(training=tuple(epochs)))
 
 
-def write_details(run: Path, original: Trace, result: Folded, by_layer: Mapping[str, ByLayer]) -> Path:
+def write_details(run: Path, original: Trace, result: FoldedModel, by_layer: Mapping[str, ByLayer]) -> Path:
     """Record each layer before and after, together with the training that was recorded before.
 
     Args:
@@ -113,6 +113,6 @@ def write_details(run: Path, original: Trace, result: Folded, by_layer: Mapping[
     return run / DETAILS_FILE
 
 
-def _layers(folded: Folded) -> tuple[LayerCost, ...]:
+def _layers(folded: FoldedModel) -> tuple[LayerCost, ...]:
     flat, _ = flatten(folded)
     return cost(flat.proto, flat.shapes).layers

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from netadapt_onnx.common.json_output import write_json
+from netadapt_onnx.common.resources import amounts
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.proposals import Amounts
 from netadapt_onnx.search.result import TargetResult
@@ -82,10 +83,8 @@ def of_step(step: Step, model: str | None) -> Point:
 
 def of_target(finished: TargetResult, steps: Sequence[Step], original: Point, model: str) -> Point:
     """The model of a target, after the final training; without steps, the original normalised."""
-    counts = {"macs": finished.after.macs, "params": finished.after.params}
-    counts |= {"size": finished.after.size_bytes, "memory": finished.after.memory_bytes}
     searched = of_step(steps[-1], None).resources if steps else original.resources
-    resources = {**searched, **{name: float(value) for name, value in counts.items()}}
+    resources = {**searched, **{name: float(value) for name, value in amounts(finished.after).items()}}
     resources |= {name: latency.ratio * latency.before_ms for name, latency in finished.latencies.items()}
     resources |= {name: other.ratio * other.before for name, other in finished.measured.items()}
     widths = {name: after for name, (_, after) in finished.groups.items()}
