@@ -26,7 +26,7 @@ from netadapt_onnx.search.executors.protocol import WorkerInfo
 from netadapt_onnx.search.options import SHORT_TERM_LR
 from netadapt_onnx.search.worker import Base, Training, WorkerContext
 from netadapt_onnx.surgery import resize, select, trace
-from netadapt_onnx.training.trainer import choose_settings
+from netadapt_onnx.training.choose_settings import choose_settings
 
 STEP = 8
 

@@ -41,6 +41,7 @@ from netadapt_onnx.surgery import (
 )
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.criteria import criterion_on
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import train
 
@@ -110,7 +111,9 @@ def recovered(file: Path, criterion: str, asked: argparse.Namespace) -> Found:
 
     def distilled(proto: onnx.ModelProto, dataset: Dataset) -> onnx.ModelProto:
         settings = Settings("float32", True, asked.replicas)
-        return train(proto, dataset, teacher=folded.proto, steps=STEPS, lr=asked.lr, settings=settings).proto
+        return train(
+            proto, dataset, TrainingOptions(steps=STEPS, lr=asked.lr, settings=settings), teacher=folded.proto
+        ).proto
 
     note("before", lambda: folded.proto)
     cut = note("cut", lambda: resize(traced, keep))

@@ -143,6 +143,7 @@ def _cell(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
     from netadapt_onnx.graph.cost import cost
     from netadapt_onnx.graph.folding import fold
     from netadapt_onnx.graph.model import load, save
+    from netadapt_onnx.training.options import TrainingOptions
     from netadapt_onnx.training.trainer import train
 
     original = fold(load(asked.model).proto)
@@ -157,11 +158,13 @@ def _cell(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
         small = train(
             small,
             data,
+            TrainingOptions(
+                epochs=case.epochs,
+                augment=case.augment,
+                seed=case.seed,
+                settings=_settings(small, data, asked.work / SETTINGS),
+            ),
             teacher=original.proto,
-            epochs=case.epochs,
-            augment=case.augment,
-            seed=case.seed,
-            settings=_settings(small, data, asked.work / SETTINGS),
         ).proto
     trained_s = time.monotonic() - began
     save(small, place.with_name(f"{place.name}.onnx"), overwrite=True)
@@ -221,8 +224,8 @@ def _small(case: Case, asked: argparse.Namespace, place: Path) -> tuple[Any, flo
 
 def _settings(proto: Any, data: Any, file: Path) -> Any:
     """How this machine trains fastest: chosen once, so that all models are trained alike."""
+    from netadapt_onnx.training.choose_settings import choose_settings
     from netadapt_onnx.training.settings import Settings
-    from netadapt_onnx.training.trainer import choose_settings
 
     if not file.exists():
         file.write_text(json.dumps(asdict(choose_settings(proto, data))))

@@ -115,12 +115,14 @@ def finetune(
 
     reported = judge(held)
     before = reported(folded.proto)
+    from netadapt_onnx.training.callbacks import TrainingCallbacks
     from netadapt_onnx.training.initialise import initialised
+    from netadapt_onnx.training.options import TrainingOptions
     from netadapt_onnx.training.recipe import Recipe
     from netadapt_onnx.training.trainer import train
     from netadapt_onnx.training.training_log import TrainingLog
 
-    recipe = Recipe(optimizer, schedule, weight_decay, ema=ema, patience=patience)
+    recipe = Recipe(optimizer, schedule, weight_decay, ema, patience)
     validated = judge(dataset.val) if patience is not None else None
     notes: list[str] = []
 
@@ -136,18 +138,17 @@ def finetune(
         trained = train(
             initialised(folded.proto, seed) if from_scratch else folded.proto,
             dataset,
+            TrainingOptions(epochs=epochs, lr=lr, seed=seed, batch_size=batch_size, augment=augment, recipe=recipe),
             teacher=taught,
-            epochs=epochs,
-            lr=lr,
-            seed=seed,
-            batch_size=batch_size,
-            augment=augment,
-            recipe=recipe,
             checkpoint=checkpoint,
-            score=None if validated is None else lambda proto: float(validated(proto).value),
-            progress=None if progress is None else lambda step, steps, loss: progress(step, steps, f"loss {loss:.3f}"),
-            told=lines.epoch,
-            say=say,
+            callbacks=TrainingCallbacks(
+                score=None if validated is None else lambda proto: float(validated(proto).value),
+                progress=None
+                if progress is None
+                else lambda step, steps, loss: progress(step, steps, f"loss {loss:.3f}"),
+                on_epoch=lines.epoch,
+                log=say,
+            ),
         )
     seconds = time.monotonic() - began
     if len(trained.history) < epochs and trained.history:

@@ -115,12 +115,12 @@ class Making:
 
     def _settings(self, key: str, proto: onnx.ModelProto, batch_size: int | None = None) -> Settings:
         """What this machine trains such a network fastest with; timed once, so that a resumed run trains alike."""
-        from netadapt_onnx.training.trainer import choose_settings
+        from netadapt_onnx.training.choose_settings import choose_settings
 
         assert self.dataset is not None
         dataset = self.dataset
         chosen = self.run.once(
-            f"settings/{key}", lambda: choose_settings(proto, dataset, batch_size=batch_size, say=self.log)
+            f"settings/{key}", lambda: choose_settings(proto, dataset, batch_size=batch_size, log=self.log)
         )
         return msgspec.convert(chosen, Settings)
 
@@ -298,6 +298,8 @@ class Making:
         return written
 
     def _trained(self, key: str, said: str, proto: onnx.ModelProto, epochs: int, seed: int) -> onnx.ModelProto:
+        from netadapt_onnx.training.callbacks import TrainingCallbacks
+        from netadapt_onnx.training.options import TrainingOptions
         from netadapt_onnx.training.trainer import train
 
         assert self.dataset is not None
@@ -310,12 +312,9 @@ class Making:
         made = train(
             proto,
             self.dataset,
+            TrainingOptions(epochs=epochs, lr=self.options.lr, seed=seed, settings=self._settings(key, proto)),
             teacher=self._teacher,
-            epochs=epochs,
-            lr=self.options.lr,
-            seed=seed,
-            settings=self._settings(key, proto),
-            progress=told,
+            callbacks=TrainingCallbacks(progress=told),
         )
         return made.proto
 

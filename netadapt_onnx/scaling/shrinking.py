@@ -21,7 +21,7 @@ from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.scaling.gates import gates
 from netadapt_onnx.surgery import Trace, resize
-from netadapt_onnx.training.distillation import taught
+from netadapt_onnx.training.distillation import remembering_teacher
 from netadapt_onnx.training.memory import footprint
 from netadapt_onnx.training.replicas import Replicas
 from netadapt_onnx.training.settings import Settings
@@ -61,7 +61,7 @@ class Shrinking:
         needs = footprint(TorchGraph(found.folded.proto), self._split)
         self._only_batch = needs.only_batch
         self._task = task(found.folded.proto, needs.shapes, dataset)
-        self._teacher = None if teacher is None else taught(teacher, self._split, settings)
+        self._teacher = None if teacher is None else remembering_teacher(teacher, self._split, settings)
         self._numbered = _Numbered(found)
         self._replicas: Replicas | None = None
         self._optimiser: torch.optim.SGD | None = None

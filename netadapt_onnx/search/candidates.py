@@ -308,11 +308,11 @@ class Candidates:
 
         `gpu`: on one, if there is one.
         """
-        from netadapt_onnx.training.trainer import choose_settings
+        from netadapt_onnx.training.choose_settings import choose_settings
 
         data, seed, say = self._data, self._arguments.seed, self._log
         assert data is not None
-        chosen = self._run.once(f"training/{key}", lambda: choose_settings(proto, data, seed=seed, gpu=gpu, say=say))
+        chosen = self._run.once(f"training/{key}", lambda: choose_settings(proto, data, seed=seed, gpu=gpu, log=say))
         return msgspec.convert(chosen, Settings)
 
     def _read(self, folder: Path) -> Trace:

@@ -58,6 +58,8 @@ class FinalTraining:
             self.note("there was no time for the final training: `netadapt-onnx finetune` does it")
             return searched
         if not self.run.journal.is_sealed(file):
+            from netadapt_onnx.training.callbacks import TrainingCallbacks
+            from netadapt_onnx.training.options import TrainingOptions
             from netadapt_onnx.training.trainer import train
             from netadapt_onnx.training.training_log import TrainingLog
 
@@ -65,16 +67,22 @@ class FinalTraining:
                 trained = train(
                     searched,
                     data,
+                    TrainingOptions(
+                        epochs=epochs,
+                        augment=self.arguments.augment,
+                        flip=not self.arguments.augment and self._knows_mirrored(),
+                        seed=self.arguments.seed,
+                        settings=self.candidates.training_settings(f"final/{len(steps)}", searched),
+                    ),
                     teacher=self.subject.trace.folded.proto,
-                    epochs=epochs,
-                    augment=self.arguments.augment,
-                    mirrored=not self.arguments.augment and self._knows_mirrored(),
-                    seed=self.arguments.seed,
-                    settings=self.candidates.training_settings(f"final/{len(steps)}", searched),
                     checkpoint=checkpoint,
-                    told=lines.epoch,
-                    progress=lambda done, total, loss: self.standing(done, total, f"final training: loss {loss:.3f}"),
-                    time_left=(lambda: self.time.left_s) if limited else None,
+                    callbacks=TrainingCallbacks(
+                        on_epoch=lines.epoch,
+                        progress=lambda done, total, loss: self.standing(
+                            done, total, f"final training: loss {loss:.3f}"
+                        ),
+                        time_left=(lambda: self.time.left_s) if limited else None,
+                    ),
                 )
             self.run.once(f"training/share/{len(steps)}", lambda: trained.share)
             save(trained.proto, file, overwrite=True, planned=self.subject.trace.folded.interface())

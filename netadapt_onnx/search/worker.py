@@ -217,32 +217,30 @@ class WorkerContext:
         self, proto: onnx.ModelProto, training: Training, here: WorkerInfo, base: Base | None = None
     ) -> onnx.ModelProto:
         """After a short distillation from the original. `base`: the model that `proto` is a cut of."""
+        from netadapt_onnx.training.callbacks import TrainingCallbacks
         from netadapt_onnx.training.distillation import Teacher
+        from netadapt_onnx.training.options import TrainingOptions
         from netadapt_onnx.training.trainer import train
 
         assert self._data is not None
         if not training.steps:
             return proto
         proto = fold(proto, self._shapes, self._batch_size).proto
-        options: dict[str, Any] = {
-            "steps": training.steps,
-            "lr": training.lr,
-            "seed": self._seed,
-            "settings": training.settings,
-            "threads": here.threads,
-            "progress": lambda *_: here.check(),
-        }
+        options = TrainingOptions(
+            steps=training.steps, lr=training.lr, seed=self._seed, settings=training.settings, threads=here.threads
+        )
+        callbacks = TrainingCallbacks(progress=lambda *_: here.check())
         frozen = self._frozen(training, base) if training.freeze_front else None
         if frozen is not None:
-            return frozen.trained(proto, self._data, **options)
+            return frozen.trained(proto, self._data, options, callbacks)
         if self._teacher is None:
             self._teacher = Teacher(self.original.trace.folded.proto, len(self._data.train))
         uncut = None if base is None else base.trace.folded.proto
-        return train(proto, self._data, teacher=self._teacher, uncut=uncut, **options).proto
+        return train(proto, self._data, options, teacher=self._teacher, uncut=uncut, callbacks=callbacks).proto
 
     def _frozen(self, training: Training, base: Base | None) -> FrozenFronts | None:
         """Fronts for a cut of `base`; None where it is none, and where samples or answers cannot be remembered."""
-        from netadapt_onnx.training.distillation import taught
+        from netadapt_onnx.training.distillation import remembering_teacher
         from netadapt_onnx.training.memory import BATCH_SIZE
 
         data = self._data
@@ -253,7 +251,7 @@ class WorkerContext:
         with self._lock:
             if self._answers is None:
                 split = data.train.sample(training.steps * BATCH_SIZE, self._seed)
-                answers = taught(self.original.trace.folded.proto, split, training.settings)
+                answers = remembering_teacher(self.original.trace.folded.proto, split, training.settings)
                 answers.precompute(split, training.settings)
                 self._answers = split, answers
         split, answers = self._answers

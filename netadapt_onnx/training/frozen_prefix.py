@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import onnx
 
 from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.training.activation_cache import Front, Prefixes
+from netadapt_onnx.training.callbacks import TrainingCallbacks
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.replicas import DistillationTargets
 from netadapt_onnx.training.trainer import train
 
@@ -25,17 +26,17 @@ class FrozenFronts:
         self._split = split
         self._answers = answers
 
-    def trained(self, variant: onnx.ModelProto, dataset: Dataset, **options: Any) -> onnx.ModelProto:
-        """The variant with new weights behind its front; statistics of BatchNorms in front of it stay, too.
-
-        `options` are those of `train`.
-        """
+    def trained(
+        self, variant: onnx.ModelProto, dataset: Dataset, options: TrainingOptions, callbacks: TrainingCallbacks
+    ) -> onnx.ModelProto:
+        """The variant with new weights behind its front; statistics of BatchNorms in front of it stay, too."""
         kept = self._prefixes.longest(variant)
         rest, uncut, samples = variant, self._base, self._split
         if kept is not None:
             rest, uncut = (self._prefixes.behind(proto, kept) for proto in (variant, self._base))
             samples = self._prefixes.samples(rest)
-        result = train(rest, replace(dataset, train=samples), teacher=self._answers, uncut=uncut, **options)
+        data = replace(dataset, train=samples)
+        result = train(rest, data, options, teacher=self._answers, uncut=uncut, callbacks=callbacks)
         return result.proto if kept is None else _joined(variant, result.proto)
 
 

@@ -142,7 +142,7 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or told
 
 
-def halved(size: int, normalised: bool, say: Callable[[str], None] | None, least: int = 1) -> int:
+def halved(size: int, normalised: bool, log: Callable[[str], None] | None, least: int = 1) -> int:
     """The next smaller batch, of whole multiples of `least`.
 
     Raises NetadaptError where there is none: BatchNorm needs two samples.
@@ -152,6 +152,6 @@ def halved(size: int, normalised: bool, say: Callable[[str], None] | None, least
         raise NetadaptError(
             f"out of memory, even with batches of {size}", hint="use a machine with more memory", code="out-of-memory"
         )
-    if say is not None:
-        say(f"out of memory with batches of {size}: training starts anew with batches of {smaller}")
+    if log is not None:
+        log(f"out of memory with batches of {size}: training starts anew with batches of {smaller}")
     return smaller

@@ -10,7 +10,7 @@ import msgspec
 
 from netadapt_onnx.common.json_output import json_bytes
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.training.loop import Epoch
+from netadapt_onnx.training.callbacks import Epoch
 
 
 class TrainingLog:
@@ -47,7 +47,7 @@ class TrainingLog:
         """Loss, learning rate and, where it was computed, the score on held-out data."""
         self.line(msgspec.to_builtins(done))
         if self._writer is not None:
-            for name, value in (("loss", done.loss), ("learning rate", done.lr), ("held out", done.held_out)):
+            for name, value in (("loss", done.loss), ("learning rate", done.lr), ("held out", done.val_score)):
                 if value is not None:
                     self._writer.add_scalar(name, value, done.steps)
             self._writer.flush()

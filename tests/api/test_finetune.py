@@ -21,8 +21,11 @@ from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.data.labels import UNLABELLED
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training.augment import augmented
+from netadapt_onnx.training.callbacks import TrainingCallbacks
 from netadapt_onnx.training.initialise import initialised
-from netadapt_onnx.training.recipe import Average, Recipe, cosine, one_cycle, optimiser
+from netadapt_onnx.training.optimizer import WeightAverage, optimizer
+from netadapt_onnx.training.options import TrainingOptions
+from netadapt_onnx.training.recipe import Recipe, cosine, one_cycle
 from netadapt_onnx.training.replicas import Replicas
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.torch_graph import TorchGraph
@@ -71,7 +74,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture(autouse=True)
 def settings_do_not_depend_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netadapt_onnx.training.trainer.choose", lambda *_, **__: FLOAT)
+    monkeypatch.setattr("netadapt_onnx.training.choose_settings.choose", lambda *_, **__: FLOAT)
 
 
 class KilledError(Exception):
@@ -101,9 +104,13 @@ def test_a_training_that_is_interrupted_anywhere_goes_on_to_the_same_bits(
                 raise KilledError
 
         return train(
-            network(1), data, teacher=network(), epochs=3, batch_size=64, settings=settings, recipe=recipe,
-            checkpoint=tmp_path / folder / "c", score=lambda p: -float(len(p.graph.node)), progress=progress,
-        )  # fmt: skip
+            network(1),
+            data,
+            TrainingOptions(epochs=3, batch_size=64, settings=settings, recipe=recipe),
+            teacher=network(),
+            checkpoint=tmp_path / folder / "c",
+            callbacks=TrainingCallbacks(score=lambda p: -float(len(p.graph.node)), progress=progress),
+        )
 
     whole = run("whole", None)
     for stop in (3, 5, 9, 11):
@@ -111,8 +118,8 @@ def test_a_training_that_is_interrupted_anywhere_goes_on_to_the_same_bits(
             run("parts", stop)
     resumed = run("parts", None)
     assert weights(resumed.proto) == weights(whole.proto)
-    assert [(e.steps, e.loss, e.held_out) for e in resumed.history] == [
-        (e.steps, e.loss, e.held_out) for e in whole.history
+    assert [(e.steps, e.loss, e.val_score) for e in resumed.history] == [
+        (e.steps, e.loss, e.val_score) for e in whole.history
     ]
 
 
@@ -154,9 +161,10 @@ def test_finetune_killed_goes_on_from_its_checkpoint(files: tuple[Path, Path], t
     assert not checkpoint.exists()
     assert [json.loads(line)["steps"] for line in resumed.log.read_text().splitlines()] == [5, 10]
     whole = train(
-        network(), Dataset(split(320, 1), split(100, 2)), epochs=2, batch_size=64, lr=resumed.lr,
-        settings=Settings(**recorded),
-    )  # fmt: skip
+        network(),
+        Dataset(split(320, 1), split(100, 2)),
+        TrainingOptions(epochs=2, batch_size=64, lr=resumed.lr, settings=Settings(**recorded)),
+    )
     assert weights(onnx.load(output)) == weights(whole.proto)
 
 
@@ -202,8 +210,13 @@ def test_patience_ends_the_training_and_returns_the_best_epoch(tmp_path: Path) -
         seen.append(weights(proto))
         return next(scores)
 
-    result = train(network(), dataset(), epochs=9, settings=FLOAT, recipe=Recipe(patience=2), score=score)
-    assert [e.held_out for e in result.history] == [0.5, 0.7, 0.6, 0.7]
+    result = train(
+        network(),
+        dataset(),
+        TrainingOptions(epochs=9, settings=FLOAT, recipe=Recipe(patience=2)),
+        callbacks=TrainingCallbacks(score=score),
+    )
+    assert [e.val_score for e in result.history] == [0.5, 0.7, 0.6, 0.7]
     assert weights(result.proto) == seen[1]
 
 
@@ -217,7 +230,9 @@ def test_memory_that_ends_halves_the_batch_and_says_so(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Replicas, "gradients", scarce)
     said: list[str] = []
-    result = train(network(), dataset(), epochs=1, settings=FLOAT, say=said.append)
+    result = train(
+        network(), dataset(), TrainingOptions(epochs=1, settings=FLOAT), callbacks=TrainingCallbacks(log=said.append)
+    )
     assert result.batch_size == 32
     assert result.history[0].steps == 10
     assert said == [
@@ -227,21 +242,24 @@ def test_memory_that_ends_halves_the_batch_and_says_so(monkeypatch: pytest.Monke
         Replicas, "gradients", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
     )
     with pytest.raises(NetadaptError, match="out of memory, even with batches of 2") as caught:
-        train(network(), dataset(), epochs=1, settings=FLOAT)
+        train(network(), dataset(), TrainingOptions(epochs=1, settings=FLOAT))
     assert caught.value.code == "out-of-memory"
 
 
 def test_a_batch_of_one_is_refused_where_batchnorm_needs_more() -> None:
     with pytest.raises(NetadaptError, match="batches of one sample leave BatchNorm nothing to normalise by"):
-        train(network(), dataset(), epochs=1, batch_size=1, settings=FLOAT)
-    assert train(dense(), dataset(8), epochs=1, batch_size=1, lr=1e-3, settings=FLOAT).history[0].steps == 8
+        train(network(), dataset(), TrainingOptions(epochs=1, batch_size=1, settings=FLOAT))
+    assert (
+        train(dense(), dataset(8), TrainingOptions(epochs=1, batch_size=1, lr=1e-3, settings=FLOAT)).history[0].steps
+        == 8
+    )
 
 
 def test_weight_decay_spares_norms_and_biases() -> None:
     graph = TorchGraph(network())
     for recipe, decay in ((Recipe(), 5e-4), (Recipe("adamw"), 0.05), (Recipe(weight_decay=0.1), 0.1)):
         decayed = {
-            id(p): group["weight_decay"] for group in optimiser(graph, recipe).param_groups for p in group["params"]
+            id(p): group["weight_decay"] for group in optimizer(graph, recipe).param_groups for p in group["params"]
         }
         for name, weight in graph.weights.items():
             assert decayed[id(weight)] == (decay if graph.kinds[name] == "weight" else 0.0)
@@ -254,7 +272,7 @@ def test_schedules_end_near_zero() -> None:
 
 
 def test_a_young_average_follows_at_once() -> None:
-    average = Average(0.999, {"w": torch.zeros(2)})
+    average = WeightAverage(0.999, {"w": torch.zeros(2)})
     for _ in range(20):
         average.add({"w": torch.ones(2)})
     assert float(average.state["w"][0]) > 0.9
@@ -311,14 +329,16 @@ def test_a_scale_behind_a_view_starts_at_one() -> None:
 
 def test_an_average_of_the_weights_is_what_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, torch.Tensor]] = []
-    real = Average.add
+    real = WeightAverage.add
 
-    def add(self: Average, state: dict[str, torch.Tensor]) -> None:
+    def add(self: WeightAverage, state: dict[str, torch.Tensor]) -> None:
         seen.append({name: value.detach().clone() for name, value in state.items()})
         real(self, state)
 
-    monkeypatch.setattr(Average, "add", add)
-    result = train(network(), dataset(), epochs=2, batch_size=64, settings=FLOAT, recipe=Recipe(ema=0.5))
+    monkeypatch.setattr(WeightAverage, "add", add)
+    result = train(
+        network(), dataset(), TrainingOptions(epochs=2, batch_size=64, settings=FLOAT, recipe=Recipe(ema=0.5))
+    )
     name = "conv1.weight"
     wanted = next(numpy_helper.to_array(t) for t in network().graph.initializer if t.name == name).astype(np.float64)
     for step, state in enumerate(seen, 1):

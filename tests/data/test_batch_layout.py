@@ -35,8 +35,9 @@ from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folding import fold
 from netadapt_onnx.graph.runtime import Arrays, run, session
-from netadapt_onnx.training.distillation import Teacher, taught
+from netadapt_onnx.training.distillation import Teacher, remembering_teacher
 from netadapt_onnx.training.memory import footprint
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.replicas import Replicas, tensors
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.task import task
@@ -160,7 +161,7 @@ def test_labels_of_positions_meet_outputs_whose_positions_come_first(tmp_path: P
     labels = {"y_train": rng.integers(0, 5, (40, 16)), "y_val": rng.integers(0, 5, (24, 16))}
     data = dataset_for(fold(proto), written(tmp_path, proto, **labels)[1])
     assert data.train.metric == "miou"
-    trained = train(proto, data, epochs=40, lr=0.05, settings=FLOAT)
+    trained = train(proto, data, TrainingOptions(epochs=40, lr=0.05, settings=FLOAT))
     assert trained.history[-1].loss < trained.history[0].loss
     before, after = (accuracy(one, data.train).value for one in (proto, trained.proto))
     assert after > before + 0.05  # of what was learnt by heart
@@ -307,7 +308,7 @@ def test_a_teacher_that_has_answered_answers_alike_whoever_asks(case: str, tmp_p
     """A student in batches of one shows the teacher other shapes than the two samples that it was made with."""
     proto = CASES[case][0]()
     data = data_of(tmp_path, proto)
-    teacher = taught(proto, data.train, FLOAT)
+    teacher = remembering_teacher(proto, data.train, FLOAT)
     teacher.precompute(data.train, FLOAT)
     needs = footprint(TorchGraph(proto), data.train)
     teacher.prepare(FLOAT, data.train, needs.shapes)

@@ -20,8 +20,10 @@ from netadapt_onnx.graph.folding import fold
 from netadapt_onnx.search.worker import _front
 from netadapt_onnx.surgery import Trace, resize, select, trace
 from netadapt_onnx.training import batchnorm
-from netadapt_onnx.training.distillation import taught
+from netadapt_onnx.training.callbacks import TrainingCallbacks
+from netadapt_onnx.training.distillation import remembering_teacher
 from netadapt_onnx.training.frozen_prefix import FrozenFronts
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings
 
 SAMPLES = 256
@@ -51,13 +53,13 @@ def cut_of(found: Trace, group: str) -> onnx.ModelProto:
 def test_only_what_lies_behind_a_cut_learns(build: Callable[[], onnx.ModelProto]) -> None:
     found = trace(fold(build()))
     data, settings = dataset(), Settings()
-    answers = taught(found.folded.proto, data.train, settings)
+    answers = remembering_teacher(found.folded.proto, data.train, settings)
     answers.precompute(data.train, settings)
     fronts = [_front(found, group) for group in found.prunable]
     frozen = FrozenFronts(found.folded.proto, fronts, data.train, answers)
     group = max(found.prunable, key=lambda g: len(_front(found, g)))
     variant = cut_of(found, group.name)
-    tuned = frozen.trained(variant, data, steps=60, lr=0.02, seed=0, settings=settings)
+    tuned = frozen.trained(variant, data, TrainingOptions(steps=60, lr=0.02, settings=settings), TrainingCallbacks())
     # Random running statistics are not those of the data: training starts from the latter.
     dense = found.folded.proto
     start = batchnorm.fold(batchnorm.unfold(batchnorm.reestimate(variant, data.train), data.train, dense))
@@ -74,11 +76,11 @@ def test_only_what_lies_behind_a_cut_learns(build: Callable[[], onnx.ModelProto]
 def test_a_variant_without_a_kept_front_trains_whole_on_the_same_samples() -> None:
     found = trace(fold(models.plain()))
     data, settings = dataset(), Settings()
-    answers = taught(found.folded.proto, data.train, settings)
+    answers = remembering_teacher(found.folded.proto, data.train, settings)
     answers.precompute(data.train, settings)
     frozen = FrozenFronts(found.folded.proto, [], data.train, answers)
     variant = cut_of(found, found.prunable[-1].name)
-    tuned = frozen.trained(variant, data, steps=5, lr=0.02, seed=0, settings=settings)
+    tuned = frozen.trained(variant, data, TrainingOptions(steps=5, lr=0.02, settings=settings), TrainingCallbacks())
     before, after = values(variant), values(tuned)
     assert not np.array_equal(before["conv1.weight"], after["conv1.weight"])
 
@@ -87,7 +89,7 @@ def test_a_variant_without_a_kept_front_trains_whole_on_the_same_samples() -> No
 def test_a_search_that_freezes_fronts_leaves_them_as_they_were(
     tmp_path: Path, executor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from netadapt_onnx.training import trainer
+    from netadapt_onnx.training import choose_settings
 
     asked: list[bool] = []
 
@@ -95,7 +97,7 @@ def test_a_search_that_freezes_fronts_leaves_them_as_they_were(
         asked.append(gpu)
         return Settings()
 
-    monkeypatch.setattr(trainer, "choose_settings", chosen)
+    monkeypatch.setattr(choose_settings, "choose_settings", chosen)
     model, rng = tmp_path / "model.onnx", np.random.default_rng(2)
     onnx.save(models.plain((16, 16, 16)), model)
     x = rng.standard_normal((200, 3, 16, 16)).astype(np.float32)

@@ -20,9 +20,11 @@ from netadapt_onnx.search.options import Rank
 from netadapt_onnx.surgery import gram_matrices, original_targets, reconstruct, select
 from netadapt_onnx.surgery import trace as traced
 from netadapt_onnx.training.batchnorm import reestimate, unfold
+from netadapt_onnx.training.choose_settings import choose_settings
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.torch_graph import TorchGraph
-from netadapt_onnx.training.trainer import choose_settings, train
+from netadapt_onnx.training.trainer import train
 
 FLOAT = Settings("float32", True, 1)
 
@@ -90,7 +92,7 @@ def types(proto: onnx.ModelProto) -> dict[str, int]:
 )
 def test_they_learn_in_float32_and_stay_float16(proto: onnx.ModelProto, dtype: type) -> None:
     data = patterns(640, dtype=dtype)
-    trained = train(proto, data, epochs=16, settings=FLOAT).proto
+    trained = train(proto, data, TrainingOptions(epochs=16, settings=FLOAT)).proto
     assert types(trained) == types(proto)
     assert [n.op_type for n in trained.graph.node] == [n.op_type for n in proto.graph.node]
     assert {value.dtype for value in TorchGraph(trained).state().values()} == {torch.float32}
@@ -103,7 +105,8 @@ def test_they_are_taught_without_labels_with_any_settings() -> None:
     student = half(plain((6, 12, 16), seed=1))
     for settings in (Settings("bfloat16", False, 2), Settings("float32", True, 2)):
         found = [
-            train(student, data, teacher=teacher, steps=3, augment=True, settings=settings).proto for _ in range(2)
+            train(student, data, TrainingOptions(steps=3, augment=True, settings=settings), teacher=teacher).proto
+            for _ in range(2)
         ]
         assert types(found[0]) == types(student)
         assert found[0].SerializeToString(deterministic=True) == found[1].SerializeToString(deterministic=True)

@@ -15,6 +15,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import input_specs
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.training.distillation import Teacher
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.placement import gpu_dtypes, require, together
 from netadapt_onnx.training.replicas import Replicas, tensors
 from netadapt_onnx.training.settings import Settings, choose
@@ -106,7 +107,7 @@ def test_what_was_begun_on_a_gpu_is_refused_without_one() -> None:
     inputs = {name: np.repeat(value, 4, 0) for name, value in random_inputs(input_specs(plain()), 0).items()}
     data = Dataset(train=Split(inputs, np.arange(4)), val=Split(inputs, np.arange(4)))
     with pytest.raises(NetadaptError, match="begun on a GPU") as refused:
-        train(plain(), data, steps=1, settings=Settings(device="cuda"))
+        train(plain(), data, TrainingOptions(steps=1, settings=Settings(device="cuda")))
     assert refused.value.code == "no-gpu"
 
 
@@ -131,7 +132,7 @@ def test_training_on_the_gpu_ends_where_it_does_on_the_processor() -> None:
     split = Split(inputs, rng.integers(0, 3, 64))
     data = Dataset(train=split, val=split)
     losses = [
-        train(residual(), data, steps=20, lr=0.01, settings=settings).history[-1].loss
+        train(residual(), data, TrainingOptions(steps=20, lr=0.01, settings=settings)).history[-1].loss
         for settings in (Settings(), Settings(device="cuda"), Settings("bfloat16", device="cuda"))
     ]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)

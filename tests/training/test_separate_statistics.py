@@ -14,6 +14,7 @@ from models import Builder, plain
 from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.graph.runtime import run, session
 from netadapt_onnx.training.batchnorm import reestimate
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.separate_statistics import separate_statistics
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import train
@@ -97,7 +98,7 @@ def test_training_writes_what_each_layer_has_seen(merged: bool) -> None:
     """With a rate of nearly nothing the weights stay, so the statistics come to those of each level's own data."""
     proto, split = towers(merged=merged), samples()
     data = Dataset(split, split)
-    trained = train(proto, data, teacher=proto, steps=60, lr=1e-7, batch_size=64, settings=FLOAT).proto
+    trained = train(proto, data, TrainingOptions(steps=60, lr=1e-7, batch_size=64, settings=FLOAT), teacher=proto).proto
     inputs = [node.input[0] for node in norms(trained)]
     seen = run(session(trained, outputs=inputs), split.batch(slice(None)), inputs)
     for node, name in zip(norms(trained), inputs, strict=True):

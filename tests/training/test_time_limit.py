@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from test_finetune import FLOAT, KilledError, dataset, network
 
+from netadapt_onnx.training.callbacks import TrainingCallbacks
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import TrainResult, train
 
@@ -34,9 +36,12 @@ def test_a_training_takes_the_steps_that_there_is_time_for_and_its_rate_falls_to
     """Three epochs of five steps, a second each."""
     glass = Hourglass(seconds)
     result = train(
-        network(1), dataset(), teacher=network(), epochs=3, batch_size=64, settings=FLOAT,
-        progress=glass.step, time_left=glass.time_left,
-    )  # fmt: skip
+        network(1),
+        dataset(),
+        TrainingOptions(epochs=3, batch_size=64, settings=FLOAT),
+        teacher=network(),
+        callbacks=TrainingCallbacks(progress=glass.step, time_left=glass.time_left),
+    )
     assert glass.taken == result.history[-1].steps
     assert abs(glass.taken - steps) <= 1 and glass.left >= 0
     assert result.share == pytest.approx(glass.taken / 15)
@@ -51,9 +56,12 @@ def test_a_training_that_became_slow_is_shortened_again() -> None:
         glass.step(done, total, loss)
 
     result = train(
-        network(1), dataset(), teacher=network(), epochs=3, batch_size=64, settings=FLOAT,
-        progress=slower, time_left=glass.time_left,
-    )  # fmt: skip
+        network(1),
+        dataset(),
+        TrainingOptions(epochs=3, batch_size=64, settings=FLOAT),
+        teacher=network(),
+        callbacks=TrainingCallbacks(progress=slower, time_left=glass.time_left),
+    )
     assert glass.taken < 15 and glass.left > -8.0
     assert result.share == pytest.approx(glass.taken / 15)
 
@@ -72,9 +80,13 @@ def test_a_shortened_training_that_is_killed_goes_on_to_the_same_bits(stop: int,
                 raise KilledError
 
         return train(
-            network(1), dataset(), teacher=network(), epochs=3, batch_size=64, settings=Settings("float32", True, 2),
-            checkpoint=tmp_path / folder / "c", progress=progress, time_left=None if glass is None else glass.time_left,
-        )  # fmt: skip
+            network(1),
+            dataset(),
+            TrainingOptions(epochs=3, batch_size=64, settings=Settings("float32", True, 2)),
+            teacher=network(),
+            checkpoint=tmp_path / folder / "c",
+            callbacks=TrainingCallbacks(progress=progress, time_left=None if glass is None else glass.time_left),
+        )
 
     whole = run("whole", Hourglass(9.5), None)
     assert whole.history[-1].steps == 9

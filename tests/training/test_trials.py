@@ -19,9 +19,12 @@ from netadapt_onnx.common.child_process import Death, packed
 from netadapt_onnx.data.dataset import Dataset, Own, Split
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training import trials
+from netadapt_onnx.training.callbacks import TrainingCallbacks
+from netadapt_onnx.training.choose_settings import choose_settings
 from netadapt_onnx.training.ops import registry
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings, TrialError, choose
-from netadapt_onnx.training.trainer import choose_settings, train
+from netadapt_onnx.training.trainer import train
 from netadapt_onnx.training.trial_process import Failure, Subject, Trial
 from netadapt_onnx.training.trials import HOPELESS, LEAST_S, Trials
 
@@ -55,7 +58,7 @@ def in_bfloat16(effect: Callable[[], Any]) -> Loss:
 
 def chosen(loss: Loss) -> tuple[Settings, list[str]]:
     said: list[str] = []
-    return choose_settings(plain((4, 4, 4)), dataset(loss), say=said.append), said
+    return choose_settings(plain((4, 4, 4)), dataset(loss), log=said.append), said
 
 
 def test_what_raises_is_left_out_and_said() -> None:
@@ -107,7 +110,12 @@ def test_too_little_memory_everywhere_makes_batches_smaller() -> None:
         return usual(outputs, labels)
 
     said: list[str] = []
-    result = train(plain((4, 4, 4)), dataset(greedy, 8), steps=1, lr=0.01, say=said.append)
+    result = train(
+        plain((4, 4, 4)),
+        dataset(greedy, 8),
+        TrainingOptions(steps=1, lr=0.01),
+        callbacks=TrainingCallbacks(log=said.append),
+    )
     assert result.batch_size == 4
     assert said[-1] == "out of memory with batches of 8: training starts anew with batches of 4"
 
@@ -140,7 +148,7 @@ def test_a_process_that_ended_while_nobody_asked_is_started_anew() -> None:
     (idle,) = trials._idle
     idle.kill()
     said: list[str] = []
-    choose_settings(plain((4, 4, 4)), dataset(), say=said.append)
+    choose_settings(plain((4, 4, 4)), dataset(), log=said.append)
     assert said == []
     assert trials._idle
     assert trials._idle[0] is not idle
@@ -208,7 +216,7 @@ def test_what_hangs_is_given_up_in_a_time_that_grows_with_the_first_trial(monkey
 
         said: list[str] = []
         with Trials(subject(), start) as tried:
-            found = choose(tried.prepare, 16, say=said.append)
+            found = choose(tried.prepare, 16, log=said.append)
         assert found == Settings()
         assert said == [
             f"left out of training: bfloat16 channels last: it was not done after {limit:.0f} s",
@@ -268,7 +276,7 @@ def test_a_gpu_on_which_nothing_works_gives_way_to_the_processor() -> None:
         return lambda: 1.0
 
     said: list[str] = []
-    assert choose(prepare, 16, gpu_dtypes=("float32",), say=said.append) == Settings()
+    assert choose(prepare, 16, gpu_dtypes=("float32",), log=said.append) == Settings()
     assert said == [
         "left out of training: float32 channels last on cuda, float32 channels first on cuda: an illegal instruction"
     ]
@@ -286,7 +294,7 @@ def test_replicas_that_do_not_work_leave_one(monkeypatch: pytest.MonkeyPatch) ->
         return step
 
     said: list[str] = []
-    assert choose(prepare, 128, say=said.append) == Settings()
+    assert choose(prepare, 128, log=said.append) == Settings()
     assert said == ["left out of training: float32 channels last 2 replicas: its process died of SIGSEGV"]
 
 
@@ -295,7 +303,11 @@ def test_settings_of_another_machine_that_do_not_work_here_are_a_clear_error() -
         raise RuntimeError("no such kernel here")
 
     with pytest.raises(NetadaptError, match=r"training in bfloat16 channels last failed: no such .*another machine"):
-        train(plain((4, 4, 4)), dataset(in_bfloat16(effect)), steps=1, lr=0.01, settings=Settings("bfloat16"))
+        train(
+            plain((4, 4, 4)),
+            dataset(in_bfloat16(effect)),
+            TrainingOptions(steps=1, lr=0.01, settings=Settings("bfloat16")),
+        )
 
 
 def test_a_recurrent_network_trains_on_any_processor() -> None:
@@ -308,5 +320,5 @@ def test_a_recurrent_network_trains_on_any_processor() -> None:
     proto = b.model({"x": ("N", 7, 5)}, {"y": ("N", 3)})
     rng = np.random.default_rng(0)
     split = Split({"x": rng.standard_normal((32, 7, 5)).astype(np.float32)}, rng.integers(0, 3, 32))
-    losses = [epoch.loss for epoch in train(proto, Dataset(split, split), epochs=6, lr=0.1).history]
+    losses = [epoch.loss for epoch in train(proto, Dataset(split, split), TrainingOptions(epochs=6, lr=0.1)).history]
     assert losses[-1] < losses[0]

@@ -15,25 +15,38 @@ from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.torch_graph import TorchGraph
 
 
-def trained_by(
+def train_by_function(
     own: Own, proto: onnx.ModelProto, teacher: onnx.ModelProto | Teacher | None, *, steps: int, lr: float, seed: int
 ) -> onnx.ModelProto:
-    """`proto` with the weights that the user's function leaves in the module it is given.
+    """Train a model by calling the user's `training(module, teacher=, steps=, lr=, seed=)`.
 
-    It is called as `training(module, teacher=, steps=, lr=, seed=)`; module and teacher map tensors by name to such.
-    Raises NetadaptError if it fails, or leaves weights that are no numbers.
+    Module and teacher map tensors by input name to tensors by output name.
+
+    Args:
+        own: The user's functions, with `training` among them.
+        proto: The model, normalised.
+        teacher: The original model; None: there is none.
+        steps: How many steps the training was asked for.
+        lr: The highest learning rate.
+        seed: Also set as torch's seed.
+
+    Returns:
+        The model with the weights that the function leaves in the module.
+
+    Raises:
+        NetadaptError: The function fails (`factory`), or leaves weights that are not finite (`diverged`).
     """
     assert own.training is not None
     module = TorchGraph(proto).train()
-    taught = Teacher(teacher) if isinstance(teacher, onnx.ModelProto) else teacher
+    source = Teacher(teacher) if isinstance(teacher, onnx.ModelProto) else teacher
 
-    def answer(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        assert taught is not None
-        return taught.put_out(inputs, Settings())
+    def teacher_outputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        assert source is not None
+        return source.raw_outputs(inputs, Settings())
 
     torch.manual_seed(seed)
     try:
-        own.training(module, teacher=None if taught is None else answer, steps=steps, lr=lr, seed=seed)
+        own.training(module, teacher=None if source is None else teacher_outputs, steps=steps, lr=lr, seed=seed)
     except NetadaptError:
         raise
     except Exception as error:
