@@ -139,7 +139,7 @@ def _cell(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
     import onnx
 
     from netadapt_onnx.data.evaluate import accuracy
-    from netadapt_onnx.data.load import dataset_for
+    from netadapt_onnx.data.load_dataset import load_dataset
     from netadapt_onnx.graph.cost import cost
     from netadapt_onnx.graph.folding import fold
     from netadapt_onnx.graph.model import load, save
@@ -147,7 +147,7 @@ def _cell(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
     from netadapt_onnx.training.trainer import train
 
     original = fold(load(asked.model).proto)
-    data = dataset_for(original, asked.data)
+    data = load_dataset(original, asked.data)
     place = asked.work / f"{case.method}-{case.budget}-{case.seed}".replace("/", "-")
     began = time.monotonic()
     searched, seconds = _small(case, asked, place)
@@ -172,9 +172,9 @@ def _cell(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
     found = timed(small, original, sessions=21, seconds=20.0)
     assert isinstance(small, onnx.ModelProto)
     return {
-        "test": accuracy(small, data.reported[1]).value,
-        "original": accuracy(original.proto, data.reported[1]).value,
-        "before_training": accuracy(searched, data.reported[1]).value,
+        "test": accuracy(small, data.final_split[1]).value,
+        "original": accuracy(original.proto, data.final_split[1]).value,
+        "before_training": accuracy(searched, data.final_split[1]).value,
         "latency": found.median,
         "latency_ci95": found.ci95,
         "macs": of,

@@ -16,7 +16,7 @@ from netadapt_onnx.common.budget import Budget, parse_budgets
 from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.data.dataset import Split
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.data.sample_shapes import proposing_sizes_of
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import Cost, CostModel
@@ -151,7 +151,7 @@ def prune(
     metadata = provenance(source, command="prune")
     note, met = f"without {', '.join(sorted(removed))}" if removed else "", True
     planned: dict[str, Array] | None = None
-    samples = None if data is None else dataset_for(found.folded, data, scored=criterion in ("taylor", "fisher")).train
+    samples = None if data is None else load_dataset(found.folded, data, scored=criterion in ("taylor", "fisher")).train
     by = criterion_on(criterion, samples)
     order = removal_order(found, by, step) if global_ else None
     if ratio is not None:

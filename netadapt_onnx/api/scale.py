@@ -14,7 +14,7 @@ import onnx
 
 from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.common.progress import Progress, reporter
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folding import fold
@@ -114,7 +114,7 @@ def scale(
     folded = fold_for(separate_statistics(source.proto), shapes, data, batch_size)
     found = trace(folded)
     require_prunable(source, found)
-    dataset = None if data is None else dataset_for(folded, data)
+    dataset = None if data is None else load_dataset(folded, data)
     if dataset is not None and (epochs or methods != ("uniform",)):
         from netadapt_onnx.training.trainable import require_trainable
 

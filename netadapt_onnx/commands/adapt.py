@@ -134,11 +134,6 @@ if TYPE_CHECKING:
 )
 @click.option("--short-term", type=int, help="Training steps per proposal (finetune) or per winner (reconstruct).")
 @click.option("--short-term-lr", type=float, help="Their learning rate.")
-@click.option(
-    "--freeze-front",
-    is_flag=True,
-    help="Proposals train only what lies behind their cut; the rest is computed once for all of them.",
-)
 @click.option("--final-epochs", type=int, help="Training at the end.")
 @click.option("--augment", is_flag=True, help="Shift and mirror images at random in the training at the end.")
 @click.option("--max-iterations", type=int, help="Stop after this many in total.")

@@ -55,8 +55,6 @@ def _rate(_: click.Context, __: click.Parameter, given: str) -> float | str:
 @click.option(
     "--weight-decay", type=float, metavar="X", help="Of weights, not of norms and biases [5e-4, adamw: 0.05]."
 )
-@click.option("--ema", type=float, default=0.0, metavar="DECAY", help="Return an average of the weights, 0.999 say.")
-@click.option("--patience", type=int, metavar="EPOCHS", help="Stop after so many without a better validation score.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Samples per step [128, or what fits].")
 @click.option("--augment", is_flag=True, help="Shift and mirror images at random.")
 @click.option("--tensorboard", type=click.Path(path_type=Path), metavar="DIR", help="Log there for TensorBoard too.")

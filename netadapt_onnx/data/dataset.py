@@ -71,7 +71,7 @@ class UserFunctions:
         training: Called as `training(module, teacher=, steps=, lr=, seed=)`; changes the module's parameters.
     """
 
-    name: str
+    name: str = ""
     loss: Callable[[Any, Any], Any] | None = None
     training: Callable[..., Any] | None = None
 
@@ -182,7 +182,7 @@ class Dataset:
     path: str = ""
     sha256: str = ""
     val_from_train: bool = False
-    user: UserFunctions | None = None
+    user: UserFunctions = field(default_factory=UserFunctions)
     options: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

@@ -39,29 +39,6 @@ class Accuracy:
     samples: int
 
 
-class Scorer:
-    """Scores models on one split; without labels, by their agreement with a reference model, which is run once."""
-
-    def __init__(self, split: Split, reference: onnx.ModelProto | None, threads: int = 1) -> None:
-        """Run nothing yet.
-
-        Args:
-            split: The samples.
-            reference: The model to agree with, needed where the split has no labels.
-            threads: Of onnxruntime.
-        """
-        self._split = split
-        self._reference = reference
-        self._threads = threads
-        self._reference_outputs: Arrays | None = None
-
-    def __call__(self, proto: onnx.ModelProto) -> Accuracy:
-        """The accuracy of a model on the split; see `accuracy` for what it raises."""
-        if self._split.metric == "agreement" and self._reference is not None and self._reference_outputs is None:
-            self._reference_outputs = outputs(self._reference, self._split, threads=self._threads)
-        return accuracy(proto, self._split, reference=self._reference_outputs, threads=self._threads)
-
-
 def accuracy(
     proto: onnx.ModelProto,
     split: Split,
@@ -75,7 +52,7 @@ def accuracy(
     Args:
         proto: The model.
         split: The samples.
-        reference: Outputs of the model to agree with, from `outputs`; needed where the split has no labels.
+        reference: What `reference_outputs` returned for the model to agree with.
         threads: Of onnxruntime.
         compute: Runs the model elsewhere; None: onnxruntime in this process.
 
@@ -98,6 +75,21 @@ def accuracy(
         forms = output_forms(proto, _shapes(values), split.layout)
         score = agreement(values, reference, {n: form.axis for n, form in forms.items() if form.form != "values"})
     return Accuracy(score, split.metric, len(split))
+
+
+def reference_outputs(split: Split, proto: onnx.ModelProto, *, threads: int = 1) -> Arrays | None:
+    """What models on a split are compared with, where it has neither labels nor a metric of the user's; else None.
+
+    Args:
+        split: The samples.
+        proto: The model to agree with.
+        threads: Of onnxruntime.
+
+    Returns:
+        Its outputs, (len(split), ...) by name.
+    """
+    has_metric = split.labels is not None or split.user_metric is not None
+    return None if has_metric else outputs(proto, split, threads=threads)
 
 
 def outputs(proto: onnx.ModelProto, split: Split, *, threads: int = 1, compute: Compute | None = None) -> Arrays:

@@ -88,8 +88,7 @@ def _fitting_output(key: str, labels: np.ndarray, outputs: Outputs, task: TaskNa
         for kind in kinds
         for name, shape in outputs.items()
         # Whole numbers beside scores of classes are one-hot, if not a mistake, until somebody says otherwise.
-        if _fitting_shape(kind, labels, shape)
-        and not (kind == "regression" and len(kinds) > 1 and has_classes(shape))
+        if _fitting_shape(kind, labels, shape) and not (kind == "regression" and len(kinds) > 1 and has_classes(shape))
     ]
     if not fitting:
         for_task = f" for --task {task}" if task else ""

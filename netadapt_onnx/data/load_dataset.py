@@ -20,7 +20,7 @@ from netadapt_onnx.data.loaders.cifar import cifar_files, read_cifar
 from netadapt_onnx.data.loaders.image_folder import StoredPictures, folder_hash, folder_splits
 from netadapt_onnx.data.loaders.mnist import idx_files, read_idx
 from netadapt_onnx.data.loaders.npz import npz_splits
-from netadapt_onnx.data.preprocess import pictures_from_bytes, picture_scaling, preprocessing
+from netadapt_onnx.data.preprocess import picture_scaling, pictures_from_bytes, preprocessing
 from netadapt_onnx.data.shapes import Outputs, Specs
 from netadapt_onnx.data.source import DataSource, is_code, source_of
 from netadapt_onnx.data.tasks import class_output, require_task_fits
@@ -148,7 +148,7 @@ def _labelled_splits(source: DataSource, splits: Splits) -> dict[str, bool]:
 
 def _read_splits(
     source: DataSource, specs: Specs, outputs: Outputs, metadata: Mapping[str, str], train: bool
-) -> tuple[Splits, UserFunctions | None, str]:
+) -> tuple[Splits, UserFunctions, str]:
     """The splits by name, the user's functions, and what identifies the data."""
     if is_code(source.path):
         from netadapt_onnx.data.loaders.python import user_splits
@@ -160,12 +160,12 @@ def _read_splits(
     complete = source.with_metadata(metadata)
     if path.is_dir():
         splits, data_hash = _read_folder(path, complete, specs, outputs, metadata)
-        return splits, None, data_hash
+        return splits, UserFunctions(), data_hash
     if path.suffix != ".npz":
         raise _invalid(
             f"--data {path}: not an .npz file, a folder or FILE.py:FUNCTION", "save x_train, ... with numpy.savez"
         )
-    return npz_splits(source, complete, specs, outputs, train=train), None, _sha256([path])
+    return npz_splits(source, complete, specs, outputs, train=train), UserFunctions(), _sha256([path])
 
 
 def _read_folder(

@@ -1,4 +1,4 @@
-"""How a picture becomes a sample: resized, cropped, in the channel order of the model's input, scaled by mean and std."""
+"""How a picture becomes a sample: resized, cropped, in the channel order of the input, scaled by mean and std."""
 
 from __future__ import annotations
 
@@ -190,9 +190,7 @@ def _along_channels(what: str, values: np.ndarray, name: str, sample: tuple[int,
         raise NetadaptError(f"{what} has type {values.dtype}: it must hold numbers", code="invalid-data")
     flat = np.asarray(values, np.float32).reshape(-1)
     if not np.isfinite(flat).all() or (what == "std" and (flat <= 0).any()):
-        raise NetadaptError(
-            f"{what} holds {flat.tolist()}: it must be finite, and std positive", code="invalid-data"
-        )
+        raise NetadaptError(f"{what} holds {flat.tolist()}: it must be finite, and std positive", code="invalid-data")
     if flat.size == 1:
         return flat.reshape((1,) * len(sample))
     if sample and flat.size == sample[0]:

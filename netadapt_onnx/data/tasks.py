@@ -40,7 +40,7 @@ def kind_of(rank: int, floating: bool) -> Kind:
 
 
 def class_output(outputs: Outputs) -> tuple[str, int] | None:
-    """The one output that holds a score per class, (N, C) or (N, C, 1, ...), and C; None if there is not exactly one."""
+    """The output that holds a score per class, (N, C) or (N, C, 1, ...), and C; None unless there is exactly one."""
     candidates = [(name, shape[1]) for name, shape in outputs.items() if has_classes(shape)]
     return candidates[0] if len(candidates) == 1 else None
 

@@ -15,7 +15,7 @@ import onnx
 from netadapt_onnx.common.budget import Budget
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.data.dataset import Dataset, Split
-from netadapt_onnx.data.evaluate import accuracy, outputs
+from netadapt_onnx.data.evaluate import accuracy, reference_outputs
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.graph.folding import fold
@@ -266,7 +266,7 @@ class Making:
         metadata = provenance(self.source, command="scale")
         if self.dataset is None:
             return None, self._saved(proto, folder / "model.onnx", metadata)
-        split, held = self.dataset.reported
+        split, held = self.dataset.final_split
         reported: list[float] = []
         validated: list[float] = []
         metric = ""
@@ -319,6 +319,6 @@ class Making:
         return made.proto
 
     def _accuracy(self, proto: onnx.ModelProto, split: Split) -> tuple[float, str]:
-        reference = outputs(self.found.folded.proto, split) if split.metric == "agreement" else None
+        reference = reference_outputs(split, self.found.folded.proto)
         found = accuracy(proto, split, reference=reference)
         return found.value, found.metric

@@ -301,7 +301,7 @@ class Candidates:
         gpu = not self._executor.apart or bool(getattr(self._executor, "gpus", False))
         settings = self.training_settings("short-term", self._original.trace.folded.proto, gpu=gpu)
         asked = self._arguments
-        return Training(asked.short_term_steps, asked.short_term_lr, settings, asked.freeze_front)
+        return Training(asked.short_term_steps, asked.short_term_lr, settings)
 
     def training_settings(self, key: str, proto: onnx.ModelProto, *, gpu: bool = True) -> Settings:
         """How to train fast on this machine: timed once, journalled, so that a resumed run trains the same way.

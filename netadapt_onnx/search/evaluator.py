@@ -80,12 +80,12 @@ class DataJudge:
     @property
     def reported_metric(self) -> str:
         """That of the split that results quote: labelled test samples may stand beside others without labels."""
-        return self.dataset.reported[1].metric
+        return self.dataset.final_split[1].metric
 
     @property
     def split(self) -> str:
         """`test`, or `val` where the data have no test samples."""
-        return self.dataset.reported[0]
+        return self.dataset.final_split[0]
 
     def ranked(self, proto: onnx.ModelProto, prefixes: Prefixes | None = None) -> float:
         """On a fixed subset of the held-out samples, with one thread: proposals are ranked side by side.
@@ -112,12 +112,12 @@ class DataJudge:
     @stage("evaluating for the result")
     def reported(self, proto: onnx.ModelProto) -> float:
         """On the split that results quote."""
-        name, split = self.dataset.reported
+        name, split = self.dataset.final_split
         return self._on(name, split, proto, self.threads)
 
     def computed(self, proto: onnx.ModelProto, compute: Compute, most_bytes: int) -> tuple[Accuracy, Accuracy]:
         """By `compute` and here, on so many whole batches of what results quote that the inputs stay below a size."""
-        name, split = self.dataset.reported
+        name, split = self.dataset.final_split
         sample = sum(value.nbytes for value in split.batch(np.arange(1)).values())
         count, each = min(len(split), max(1, most_bytes // max(1, sample))), batch_size(proto, split.layout)
         count = max(count - count % each, min(each, len(split)))

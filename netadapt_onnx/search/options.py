@@ -61,7 +61,6 @@ class Arguments:
     allow_block_removal: bool = False
     short_term: int | None = None
     short_term_lr: float = SHORT_TERM_LR
-    freeze_front: bool = False
     final_epochs: int = FINAL_EPOCHS
     augment: bool = False
     max_iterations: int = DEFAULT_ITERATIONS
@@ -115,12 +114,6 @@ class Arguments:
             if self.reduction_of == "current":
                 raise NetadaptError("--init-reduction is an amount of the original's resource", code="usage")
             self.first_reduction(1.0)
-        if self.freeze_front and self.rank != "finetune" and not self.finalists:
-            raise NetadaptError(
-                "--freeze-front is for proposals that are trained",
-                hint="give --rank finetune or --finalists K",
-                code="usage",
-            )
         if not 0 < self.short_term_lr < math.inf:
             raise NetadaptError(f"--short-term-lr {self.short_term_lr:g}: above 0", code="usage")
         if self.max_time_s is not None and not self.max_time_s > 0:

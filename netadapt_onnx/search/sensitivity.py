@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.graph.folding import require_runnable
 from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataJudge
 from netadapt_onnx.search.worker import CALIBRATION_SAMPLES
@@ -59,7 +59,7 @@ def sensitivity(
     Held-out samples only. Raises NetadaptError for data that do not fit and models that cannot run.
     """
     require_runnable(trace.folded)
-    dataset = dataset_for(trace.folded, data)
+    dataset = load_dataset(trace.folded, data)
     proto = trace.folded.proto
     judge = DataJudge(dataset, proto, seed)
     inputs = dataset.train.sample(CALIBRATION_SAMPLES, seed).batch(slice(None))

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import onnx
 
-from netadapt_onnx.data.dataset import Dataset, Split
+from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.graph.folding import fold
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataJudge, Evaluator
@@ -42,7 +42,6 @@ from netadapt_onnx.training.settings import Settings
 
 if TYPE_CHECKING:
     from netadapt_onnx.training.distillation import Teacher
-    from netadapt_onnx.training.frozen_prefix import FrozenFronts
 
 CALIBRATION_SAMPLES = 1024
 # Models that lost a branch are solved whole to be ranked, on so many: a ResNet-20 without its first block then comes to
@@ -58,15 +57,11 @@ Kept = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Training:
-    """A short training: steps of SGD, their learning rate, and how this run trains.
-
-    `freeze_front`: only what lies behind a cut.
-    """
+    """A short training: steps of SGD, their learning rate, and how this run trains."""
 
     steps: int
     lr: float
     settings: Settings
-    freeze_front: bool = False
 
 
 class Base:
@@ -93,7 +88,6 @@ class Base:
         self.trained = trained
         self._moments: dict[str, GramMatrices] | None = None
         self._prefixes: Prefixes | None = None
-        self._frozen: FrozenFronts | None = None
         self._lock = Lock()
 
     def gram_matrices(self, bench: WorkerContext) -> dict[str, GramMatrices]:
@@ -109,20 +103,9 @@ class Base:
         """What it computes of the samples that rank in front of each group's first layer."""
         with self._lock:
             if self._prefixes is None:
-                self._prefixes = Prefixes(self.trace.folded.proto, self._fronts(), judge.ranking)
+                fronts = [_front(self.trace, group) for group in self.trace.prunable]
+                self._prefixes = Prefixes(self.trace.folded.proto, fronts, judge.ranking)
             return self._prefixes
-
-    def frozen(self, split: Split, answers: Teacher) -> FrozenFronts:
-        """The same of the samples that proposals are trained on."""
-        from netadapt_onnx.training.frozen_prefix import FrozenFronts
-
-        with self._lock:
-            if self._frozen is None:
-                self._frozen = FrozenFronts(self.trace.folded.proto, self._fronts(), split, answers)
-            return self._frozen
-
-    def _fronts(self) -> list[Front]:
-        return [_front(self.trace, group) for group in self.trace.prunable]
 
     def without(self, branches: Collection[str]) -> Base:
         """The model without some more branches; itself if there are none."""
@@ -168,7 +151,6 @@ class WorkerContext:
         self._lock = Lock()
         self._calibration: dict[int, tuple[Arrays, Targets]] = {}
         self._teacher: Teacher | None = None
-        self._answers: tuple[Split, Teacher] | None = None
 
     def calibrated(self, samples: int = CALIBRATION_SAMPLES, trace: Trace | None = None) -> tuple[Arrays, Targets]:
         """Calibration inputs, and what the layers of a model (None: the original) make of them."""
@@ -226,36 +208,19 @@ class WorkerContext:
         if not training.steps:
             return proto
         proto = fold(proto, self._shapes, self._batch_size).proto
-        options = TrainingOptions(
-            steps=training.steps, lr=training.lr, seed=self._seed, settings=training.settings, threads=here.threads
-        )
-        callbacks = TrainingCallbacks(progress=lambda *_: here.check())
-        frozen = self._frozen(training, base) if training.freeze_front else None
-        if frozen is not None:
-            return frozen.trained(proto, self._data, options, callbacks)
         if self._teacher is None:
             self._teacher = Teacher(self.original.trace.folded.proto, len(self._data.train))
         uncut = None if base is None else base.trace.folded.proto
-        return train(proto, self._data, options, teacher=self._teacher, uncut=uncut, callbacks=callbacks).proto
-
-    def _frozen(self, training: Training, base: Base | None) -> FrozenFronts | None:
-        """Fronts for a cut of `base`; None where it is none, and where samples or answers cannot be remembered."""
-        from netadapt_onnx.training.distillation import remembering_teacher
-        from netadapt_onnx.training.memory import BATCH_SIZE
-
-        data = self._data
-        if base is None or base.changed or data is None or data.train.varies:
-            return None
-        if data.own is not None and data.own.training is not None:
-            return None
-        with self._lock:
-            if self._answers is None:
-                split = data.train.sample(training.steps * BATCH_SIZE, self._seed)
-                answers = remembering_teacher(self.original.trace.folded.proto, split, training.settings)
-                answers.precompute(split, training.settings)
-                self._answers = split, answers
-        split, answers = self._answers
-        return base.frozen(split, answers) if answers.is_complete else None
+        return train(
+            proto,
+            self._data,
+            TrainingOptions(
+                steps=training.steps, lr=training.lr, seed=self._seed, settings=training.settings, threads=here.threads
+            ),
+            teacher=self._teacher,
+            uncut=uncut,
+            callbacks=TrainingCallbacks(progress=lambda *_: here.check()),
+        ).proto
 
     def ranked(self, proto: onnx.ModelProto, base: Base | None = None) -> float:
         """The accuracy that proposals are compared by. `base`: the model that `proto` is a cut of, and no more."""

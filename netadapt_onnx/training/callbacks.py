@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
-import onnx
-
 Progress = Callable[[int, int, float], None]
 
 
-class Epoch(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Epoch:
     """One pass over the training data, or over what the steps leave of it.
 
     Attributes:
@@ -20,7 +18,6 @@ class Epoch(msgspec.Struct, frozen=True):
         loss: The mean over its batches.
         lr: The learning rate of its last step.
         seconds: What the training took up to its end.
-        val_score: The validation score, where it decides when to stop; `held_out` in files.
     """
 
     epoch: int
@@ -28,7 +25,6 @@ class Epoch(msgspec.Struct, frozen=True):
     loss: float
     lr: float
     seconds: float
-    val_score: float | None = msgspec.field(default=None, name="held_out")
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,6 @@ class TrainingCallbacks:
         progress: Called as `progress(step, steps, loss)` after every step.
         on_epoch: Called with every epoch, those before a resume too.
         log: Called with each line that a user should read.
-        score: The validation score of a model, where the recipe has patience; higher is better.
         time_left: The seconds that the training may still take: the schedule has as many steps as fit, and its learning
             rate still falls to the end.
     """
@@ -47,5 +42,4 @@ class TrainingCallbacks:
     progress: Progress | None = None
     on_epoch: Callable[[Epoch], None] | None = None
     log: Callable[[str], None] | None = None
-    score: Callable[[onnx.ModelProto], float] | None = None
     time_left: Callable[[], float] | None = None

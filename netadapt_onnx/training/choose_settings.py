@@ -12,14 +12,13 @@ import torch
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.training.distillation import Teacher
-from netadapt_onnx.training.memory import batch_size as fitting_batch
-from netadapt_onnx.training.memory import halved, in_whole_batches
+from netadapt_onnx.training.memory import fitting_batch_size, halve_batch, in_whole_batches
 from netadapt_onnx.training.ops.registry import registered_outside
 from netadapt_onnx.training.placement import gpu_dtypes
 from netadapt_onnx.training.replicas import one_thread, pieces_of, tensors
 from netadapt_onnx.training.settings import Settings, choose
 from netadapt_onnx.training.trainable import TrainableNetwork, trainable_network
-from netadapt_onnx.training.trial_process import Subject
+from netadapt_onnx.training.trial_process import TrialNetwork
 from netadapt_onnx.training.trials import Trials
 
 # Steps are timed on at most so many samples.
@@ -53,13 +52,15 @@ def choose_settings(
     with one_thread():
         network = trainable_network(proto, dataset, seed=seed)
         needs = network.needs
-        size = batch_size if batch_size is not None else fitting_batch(needs, dataset.train)
+        size = batch_size if batch_size is not None else fitting_batch_size(needs, dataset.train)
         size = in_whole_batches(size, needs.only_batch)
         while True:
             try:
                 return settings_for(network, dataset.train, size, seed, gpu=gpu, log=log)
             except MemoryError:
-                size = halved(min(size, TIMED_SAMPLES), normalised=True, log=None, least=needs.only_batch or 1)
+                size = halve_batch(
+                    min(size, TIMED_SAMPLES), has_batchnorm=True, log=None, multiple=needs.only_batch or 1
+                )
 
 
 @stage("choosing how to train")
@@ -96,12 +97,11 @@ def settings_for(
         itself = Teacher(network.proto, split=split)
         outputs = itself(tensors(inputs, Settings()), np.arange(len(rows)), Settings())
         teacher_outputs = {name: value.numpy() for name, value in outputs.items()}
-    task = network.task
-    subject = Subject(
+    network_to_try = TrialNetwork(
         network.proto.SerializeToString(),
         inputs,
         labels,
-        replace(task, own=task.own and replace(task.own, training=None)),
+        replace(network.loss, user=replace(network.loss.user, training=None)),
         teacher_outputs,
         None if teacher is None else teacher.SerializeToString(),
         registered_outside(),
@@ -110,5 +110,5 @@ def settings_for(
     gpus = gpu_dtypes() if gpu else ()
     if gpus:
         torch.cuda.empty_cache()  # what this process keeps for later is what the trials lack
-    with Trials(subject) as trials:
+    with Trials(network_to_try) as trials:
         return choose(trials.prepare, len(rows), gpu_dtypes=gpus, log=log)

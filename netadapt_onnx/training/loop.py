@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
-import msgspec
 import numpy as np
-import onnx
-from torch import Tensor
 
 from netadapt_onnx.common.progress import Steps, steps
 from netadapt_onnx.training.batch_plan import BatchPlan
 from netadapt_onnx.training.callbacks import Epoch, TrainingCallbacks
-from netadapt_onnx.training.optimizer import DivergedError, WeightAverage, clipped_gradients, optimizer
+from netadapt_onnx.training.optimizer import DivergedError, clipped_gradients, optimizer
 from netadapt_onnx.training.recipe import Recipe
 from netadapt_onnx.training.replicas import Replicas
 
@@ -25,7 +23,6 @@ SAVED_EVERY_S = 20.0
 TIMED_STEPS, CLEARLY_FEWER = 4, 0.95
 
 Save = Callable[[dict[str, Any]], None]
-State = dict[str, Tensor]
 
 
 class Pace:
@@ -54,14 +51,7 @@ class Loop:
     `history` are its epochs so far.
     """
 
-    def __init__(
-        self,
-        replicas: Replicas,
-        plan: BatchPlan,
-        recipe: Recipe,
-        lr: float,
-        val_score: Callable[[State], float] | None = None,
-    ) -> None:
+    def __init__(self, replicas: Replicas, plan: BatchPlan, recipe: Recipe, lr: float) -> None:
         """Prepare a training from the weights that `replicas` have.
 
         Args:
@@ -69,19 +59,13 @@ class Loop:
             plan: The batches.
             recipe: How the weights move.
             lr: The highest learning rate.
-            val_score: Scores weights on validation samples, where the recipe has patience.
         """
         self._replicas = replicas
         self._plan = plan
         self._recipe = recipe
         self._lr = lr
-        self._val_score = val_score if recipe.patience is not None else None
         self._optimizer = optimizer(replicas.main, recipe)
-        self._average = WeightAverage(recipe.ema, replicas.main.state()) if recipe.ema else None
         self._lowest_loss, self._lowest_loss_state = math.inf, replicas.main.state()
-        self._best_score = -math.inf
-        self._best_state: State | None = None
-        self._stale_epochs = 0
         self._losses: list[float] = []  # of this epoch
         self._done = 0
         self._planned = plan.steps  # fewer where time shortens the schedule
@@ -106,12 +90,11 @@ class Loop:
         self._saved_s = time.monotonic()
         with steps("training", self._plan.steps, None if pace is None else pace.left_s) as report:
             report(self._done)
-            while (self._losses or self._done < self._planned) and not self._is_out_of_patience():
+            while self._losses or self._done < self._planned:
                 self._run_epoch(callbacks, pace, report, save, began)
                 self._end_epoch()
                 _report_epoch(callbacks, self.history[-1])
                 self._save(save)
-        self._replicas.restore(self._current_state() if self._best_state is None else self._best_state)
 
     def _run_epoch(
         self, callbacks: TrainingCallbacks, pace: Pace | None, report: Steps, save: Save | None, began: float
@@ -139,15 +122,10 @@ class Loop:
             graph.restore(weights)
         self._optimizer.load_state_dict(state["optimiser"])
         self._lowest_loss_state, self._lowest_loss = state["best"], state["best_loss"]
-        self._best_state, self._best_score, self._stale_epochs = state["kept"], state["kept_score"], state["stale"]
         self._losses, self._done, self._seconds = list(state["losses"]), state["done"], state["seconds"]
         if state.get("steps") is not None:
             self._planned = state["steps"]
-        self.history = [msgspec.convert(epoch, Epoch) for epoch in state["history"]]
-        if self._average is not None:
-            now = self._replicas.main.state()
-            average = {name: value.to(now[name].device) for name, value in state["average"].items()}
-            self._average = WeightAverage(self._recipe.ema, average, state["updates"])
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
 
     def _save(self, save: Save | None) -> None:
         if save is not None:
@@ -155,22 +133,16 @@ class Loop:
             self._saved_s = time.monotonic()
 
     def _state(self) -> dict[str, Any]:
-        average = self._average
         return {
             "replicas": [graph.state() for graph in self._replicas.graphs],
             "optimiser": self._optimizer.state_dict(),
             "best": self._lowest_loss_state,
             "best_loss": self._lowest_loss,
-            "kept": self._best_state,
-            "kept_score": self._best_score,
-            "stale": self._stale_epochs,
             "losses": self._losses,
             "done": self._done,
             "steps": None if self._planned == self._plan.steps else self._planned,
             "seconds": self._seconds,
-            "history": [msgspec.to_builtins(epoch) for epoch in self.history],
-            "average": None if average is None else average.state,
-            "updates": 0 if average is None else average.updates,
+            "history": [asdict(epoch) for epoch in self.history],
         }
 
     @property
@@ -188,8 +160,6 @@ class Loop:
             self._replicas.restore(self._lowest_loss_state)
             raise
         self._optimizer.step()
-        if self._average is not None:
-            self._average.add({**self._replicas.main.weights, **self._replicas.main.statistics})
         self._losses.append(loss)
         self._done += 1
 
@@ -200,41 +170,7 @@ class Loop:
         self._losses = []
         if mean <= self._lowest_loss:
             self._lowest_loss_state, self._lowest_loss = self._replicas.main.state(), mean
-        score = None if self._val_score is None else self._val_score(self._current_state())
-        if score is not None:
-            self._stale_epochs += 1
-            if score > self._best_score:
-                self._best_state = {name: value.clone() for name, value in self._current_state().items()}
-                self._best_score, self._stale_epochs = score, 0
-        self.history.append(Epoch(len(self.history) + 1, self._done, mean, rate, self._seconds, score))
-
-    def _is_out_of_patience(self) -> bool:
-        return self._recipe.patience is not None and self._stale_epochs >= self._recipe.patience
-
-    def _current_state(self) -> State:
-        return self._replicas.main.state() if self._average is None else self._average.state
-
-
-def state_score(
-    replicas: Replicas, proto: onnx.ModelProto, score: Callable[[onnx.ModelProto], float]
-) -> Callable[[State], float]:
-    """A function that scores weights as the file that they would be written to.
-
-    Args:
-        replicas: The network; it has its own weights again afterwards.
-        proto: The model that the weights are written into.
-        score: Scores a model.
-    """
-
-    def val_score(state: State) -> float:
-        current = replicas.main.state()
-        replicas.main.restore(state)
-        try:
-            return score(replicas.main.write_back(proto))
-        finally:
-            replicas.main.restore(current)
-
-    return val_score
+        self.history.append(Epoch(len(self.history) + 1, self._done, mean, rate, self._seconds))
 
 
 def _report_epoch(callbacks: TrainingCallbacks, epoch: Epoch) -> None:

@@ -1,14 +1,12 @@
-"""The optimizer of a recipe, its gradient clipping, and the average of the weights."""
+"""The optimizer of a recipe, and gradients clipped for its step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training.recipe import WEIGHT_DECAY, Recipe
@@ -19,8 +17,6 @@ MOMENTUM = 0.9
 BETAS = (0.9, 0.999)
 # Gradients are scaled down to this norm. Nobody chooses it: an option for it would be one more that nobody measured.
 LARGEST_GRADIENT = 5.0
-# A young average must not remember the start: the decay is at most (1 + t) / (10 + t).
-_EMA_DELAY = 10
 
 
 class DivergedError(Exception):
@@ -70,22 +66,3 @@ def clipped_gradients(replicas: Replicas, fetch: Fetch, rows: np.ndarray) -> flo
     if not math.isfinite(loss) or not math.isfinite(float(norm)):
         raise DivergedError
     return loss
-
-
-class WeightAverage:
-    """An exponential moving average of weights and running statistics, by initializer name.
-
-    `torch.optim.swa_utils.AveragedModel` copies the model instead of averaging at its first step, and has one decay.
-    """
-
-    def __init__(self, decay: float, state: dict[str, Tensor], updates: int = 0) -> None:
-        self.state = state
-        self.updates = updates
-        self._decay = decay
-
-    def add(self, state: Mapping[str, Tensor]) -> None:
-        """Move towards `state`, by at least 10 / (10 + t) of the way at step t."""
-        self.updates += 1
-        keep = min(self._decay, self.updates / (self.updates + _EMA_DELAY))
-        for name, value in self.state.items():
-            value.lerp_(state[name].detach(), 1 - keep)

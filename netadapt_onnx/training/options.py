@@ -53,7 +53,5 @@ class TrainingOptions:
             "optimiser": self.recipe.optimizer,
             "schedule": self.recipe.schedule,
             "weight_decay": self.recipe.weight_decay,
-            "ema": self.recipe.ema,
-            "patience": self.recipe.patience,
             "settings": None if self.settings is None else asdict(self.settings),
         }

@@ -1,4 +1,4 @@
-"""How the weights move: optimizer, learning-rate schedule, weight decay, averaging. Imports no torch."""
+"""How the weights move: optimizer, learning-rate schedule, weight decay. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,25 +21,18 @@ class Recipe:
         optimizer: SGD with Nesterov momentum, or AdamW.
         schedule: How the learning rate moves over the steps.
         weight_decay: None: the optimizer's usual, 5e-4 or 0.05.
-        ema: The decay of an exponential moving average of the weights, which is then the result; 0: none.
-        patience: The training ends after so many epochs without a better validation score, and the best epoch's weights
-            are the result; None: it runs to its end.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"
     weight_decay: float | None = None
-    ema: float = 0.0
-    patience: int | None = None
 
     def __post_init__(self) -> None:
         """Raise NetadaptError for numbers out of range."""
         checks = [
             ("--optimizer", self.optimizer, self.optimizer in WEIGHT_DECAY, "sgd or adamw"),
             ("--schedule", self.schedule, self.schedule in ("one-cycle", "cosine"), "one-cycle or cosine"),
-            ("--ema", self.ema, 0 <= self.ema < 1, "at least 0, below 1"),
             ("--weight-decay", self.weight_decay, 0 <= (self.weight_decay or 0.0) < math.inf, "at least 0"),
-            ("--patience", self.patience, self.patience is None or self.patience > 0, "at least 1"),
         ]
         for option, value, valid, expected in checks:
             if not valid:

@@ -17,10 +17,9 @@ from netadapt_onnx.training.callbacks import Epoch, TrainingCallbacks
 from netadapt_onnx.training.checkpoint import Checkpoint
 from netadapt_onnx.training.choose_settings import settings_for
 from netadapt_onnx.training.distillation import Teacher, TeacherSource, distillation_targets
-from netadapt_onnx.training.loop import Loop, state_score
+from netadapt_onnx.training.loop import Loop
 from netadapt_onnx.training.lr_range_test import RangeTest, range_test
-from netadapt_onnx.training.memory import BATCH_SIZE, halved, in_whole_batches, out_of_memory
-from netadapt_onnx.training.memory import batch_size as fitting_batch
+from netadapt_onnx.training.memory import BATCH_SIZE, fitting_batch_size, halve_batch, in_whole_batches, out_of_memory
 from netadapt_onnx.training.optimizer import DivergedError
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.placement import repeatable, require
@@ -81,7 +80,7 @@ class _Job:
     def first_batch_size(self) -> int:
         """The size that was chosen, by the caller or by a run before; else what should fit into memory."""
         split, needs, chosen = self.dataset.train, self.network.needs, self.options.batch_size
-        size = min(chosen, len(split)) if chosen is not None else fitting_batch(needs, split)
+        size = min(chosen, len(split)) if chosen is not None else fitting_batch_size(needs, split)
         return in_whole_batches(self.checkpoint.content.get("batch", size), needs.only_batch)
 
 
@@ -127,7 +126,7 @@ def train(
         uncut = uncut or (teacher if isinstance(teacher, onnx.ModelProto) else None)
         network = trainable_network(proto, dataset, uncut=uncut, batch_size=options.batch_size, seed=options.seed)
         job = _Job(network, dataset, teacher, options, callbacks or TrainingCallbacks(), store)
-        if dataset.own is not None and dataset.own.training is not None:
+        if dataset.user.training is not None:
             return _train_by_user(job)
         return _train_within_memory(job)
 
@@ -135,8 +134,7 @@ def train(
 def _require_goal(dataset: Dataset, options: TrainingOptions, teacher: TeacherSource | None) -> None:
     if (options.epochs is None) == (options.steps is None):
         raise NetadaptError("training needs either epochs or steps")
-    own = dataset.own
-    if dataset.train.labels is None and teacher is None and (own is None or own.training is None):
+    if dataset.train.labels is None and teacher is None and dataset.user.training is None:
         raise NetadaptError("training needs labels or a teacher", code="invalid-data")
 
 
@@ -161,11 +159,12 @@ def _hash(proto: onnx.ModelProto) -> str:
 
 def _train_by_user(job: _Job) -> TrainResult:
     """Call the user's own training function."""
-    assert job.dataset.own is not None
     options, plan = job.options, job.plan(job.first_batch_size)
     lr = options.lr if isinstance(options.lr, float | int) else _usual_lr(job.network.graph, plan, options.recipe)
     teacher = job.teacher if isinstance(job.teacher, onnx.ModelProto | Teacher) else None
-    trained = train_by_function(job.dataset.own, job.network.proto, teacher, steps=plan.steps, lr=lr, seed=options.seed)
+    trained = train_by_function(
+        job.dataset.user, job.network.proto, teacher, steps=plan.steps, lr=lr, seed=options.seed
+    )
     return TrainResult(batchnorm.fold(trained), (), options.settings or Settings(), lr, plan.batch_size)
 
 
@@ -178,7 +177,7 @@ def _train_within_memory(job: _Job) -> TrainResult:
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-        size = halved(size, bool(job.network.graph.statistics), job.callbacks.log, needs.only_batch or 1)
+        size = halve_batch(size, bool(job.network.graph.statistics), job.callbacks.log, needs.only_batch or 1)
         job.checkpoint.put(batch=size, attempt=0, start=None, loop=None)
 
 
@@ -203,7 +202,7 @@ def _train_with(job: _Job, plan: BatchPlan) -> TrainResult:
         with (
             repeatable(settings),
             Replicas(
-                network.proto, settings, network.task, targets, job.options.threads, network.needs.only_batch
+                network.proto, settings, network.loss, targets, job.options.threads, network.needs.only_batch
             ) as replicas,
         ):
             return _attempt_twice(job, plan, replicas)
@@ -221,14 +220,11 @@ def _attempt_twice(job: _Job, plan: BatchPlan, replicas: Replicas) -> TrainResul
     """Train; if that diverges, again at half the learning rate, from the best weights so far."""
     proto, recipe, callbacks, store = job.network.proto, job.options.recipe, job.callbacks, job.checkpoint
     lr, lr_test = _learning_rate(job, plan, replicas)
-    score, val_score = callbacks.score, None
-    if score is not None:
-        val_score = state_score(replicas, proto, lambda trained: score(batchnorm.fold(trained)))
     if store.content.get("start") is not None:
         replicas.restore(store.content["start"])
     for attempt in range(store.content.get("attempt") or 0, 2):
         rate = lr / 2**attempt
-        loop = Loop(replicas, plan, recipe, rate, val_score)
+        loop = Loop(replicas, plan, recipe, rate)
         if store.content.get("loop") is not None:
             loop.resume(store.content["loop"])
         try:

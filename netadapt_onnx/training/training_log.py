@@ -44,12 +44,11 @@ class TrainingLog:
             self._writer.close()
 
     def epoch(self, done: Epoch) -> None:
-        """Loss, learning rate and, where it was computed, the score on held-out data."""
+        """Loss and learning rate."""
         self.line(msgspec.to_builtins(done))
         if self._writer is not None:
-            for name, value in (("loss", done.loss), ("learning rate", done.lr), ("held out", done.val_score)):
-                if value is not None:
-                    self._writer.add_scalar(name, value, done.steps)
+            for name, value in (("loss", done.loss), ("learning rate", done.lr)):
+                self._writer.add_scalar(name, value, done.steps)
             self._writer.flush()
 
     def line(self, event: dict[str, Any]) -> None:

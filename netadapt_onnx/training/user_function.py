@@ -8,7 +8,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from netadapt_onnx.data.dataset import Own
+from netadapt_onnx.data.dataset import UserFunctions
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.training.distillation import Teacher
 from netadapt_onnx.training.settings import Settings
@@ -16,14 +16,20 @@ from netadapt_onnx.training.torch_graph import TorchGraph
 
 
 def train_by_function(
-    own: Own, proto: onnx.ModelProto, teacher: onnx.ModelProto | Teacher | None, *, steps: int, lr: float, seed: int
+    user: UserFunctions,
+    proto: onnx.ModelProto,
+    teacher: onnx.ModelProto | Teacher | None,
+    *,
+    steps: int,
+    lr: float,
+    seed: int,
 ) -> onnx.ModelProto:
     """Train a model by calling the user's `training(module, teacher=, steps=, lr=, seed=)`.
 
     Module and teacher map tensors by input name to tensors by output name.
 
     Args:
-        own: The user's functions, with `training` among them.
+        user: The user's functions, with `training` among them.
         proto: The model, normalised.
         teacher: The original model; None: there is none.
         steps: How many steps the training was asked for.
@@ -36,7 +42,7 @@ def train_by_function(
     Raises:
         NetadaptError: The function fails (`factory`), or leaves weights that are not finite (`diverged`).
     """
-    assert own.training is not None
+    assert user.training is not None
     module = TorchGraph(proto).train()
     source = Teacher(teacher) if isinstance(teacher, onnx.ModelProto) else teacher
 
@@ -46,18 +52,18 @@ def train_by_function(
 
     torch.manual_seed(seed)
     try:
-        own.training(module, teacher=None if source is None else teacher_outputs, steps=steps, lr=lr, seed=seed)
+        user.training(module, teacher=None if source is None else teacher_outputs, steps=steps, lr=lr, seed=seed)
     except NetadaptError:
         raise
     except Exception as error:
         raise NetadaptError(
-            f"the training function of {own.name} failed: {type(error).__name__}: {one_line(error)}",
+            f"the training function of {user.name} failed: {type(error).__name__}: {one_line(error)}",
             hint="it is called as training(module, teacher=, steps=, lr=, seed=) and changes the module's parameters",
             code="factory",
         ) from error
     broken = next((name for name, value in module.weights.items() if not bool(torch.isfinite(value).all())), None)
     if broken is not None:
         raise NetadaptError(
-            f"the training function of {own.name} left weights that are no numbers in '{broken}'", code="diverged"
+            f"the training function of {user.name} left weights that are no numbers in '{broken}'", code="diverged"
         )
     return module.write_back(proto)

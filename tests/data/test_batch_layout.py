@@ -31,16 +31,16 @@ from netadapt_onnx.data.batch_layout import BatchAxis, Layout
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.evaluate import accuracy, outputs
 from netadapt_onnx.data.find_batch_layout import find_layout
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folding import fold
 from netadapt_onnx.graph.runtime import Arrays, run, session
 from netadapt_onnx.training.distillation import Teacher, remembering_teacher
+from netadapt_onnx.training.loss import task_loss
 from netadapt_onnx.training.memory import footprint
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.replicas import Replicas, tensors
 from netadapt_onnx.training.settings import Settings
-from netadapt_onnx.training.task import task
 from netadapt_onnx.training.torch_graph import TorchGraph
 from netadapt_onnx.training.trainer import train
 
@@ -118,7 +118,7 @@ def written(
 
 
 def data_of(folder: Path, proto: onnx.ModelProto) -> Dataset:
-    return dataset_for(fold(proto), written(folder, proto)[1])
+    return load_dataset(fold(proto), written(folder, proto)[1])
 
 
 @pytest.mark.parametrize(
@@ -152,14 +152,14 @@ def test_scores_along_any_axis_agree_by_their_top_class(tmp_path: Path) -> None:
         other = {name: np.roll(reference[name], 1, axis=2)}
         assert accuracy(proto, data.val, reference=reference).value == 1
         assert accuracy(proto, data.val, reference=other).value == 0
-        losses = task(proto, {name: reference[name].shape}, data)
+        losses = task_loss(proto, {name: reference[name].shape}, data)
         assert losses.outputs[name].axis == 2
 
 
 def test_labels_of_positions_meet_outputs_whose_positions_come_first(tmp_path: Path) -> None:
     proto, rng = time_major(), np.random.default_rng(1)
     labels = {"y_train": rng.integers(0, 5, (40, 16)), "y_val": rng.integers(0, 5, (24, 16))}
-    data = dataset_for(fold(proto), written(tmp_path, proto, **labels)[1])
+    data = load_dataset(fold(proto), written(tmp_path, proto, **labels)[1])
     assert data.train.metric == "miou"
     trained = train(proto, data, TrainingOptions(epochs=40, lr=0.05, settings=FLOAT))
     assert trained.history[-1].loss < trained.history[0].loss
@@ -206,7 +206,7 @@ def test_a_gradient_is_the_mean_over_the_batches_that_a_graph_can_run(
     assert needs.only_batch == only
     (name,), rows = needs.shapes, np.array([4, 1, 7, 2, 9, 30])
     answers = torch.randn(len(data.train), *needs.shapes[name][1:], generator=torch.Generator().manual_seed(0))
-    losses = task(proto, needs.shapes, data)
+    losses = task_loss(proto, needs.shapes, data)
 
     def fetch(index: np.ndarray) -> tuple[Arrays, None]:
         return data.train.batch(index), None
@@ -219,7 +219,7 @@ def test_a_gradient_is_the_mean_over_the_batches_that_a_graph_can_run(
         found = [parameter.grad for parameter in replicas.main.parameters()]
     graph = TorchGraph(proto).train()
     pieces = rows.reshape(-1, 1) if only else rows.reshape(2, 3)
-    alone = [losses.loss(graph(tensors(data.train.batch(piece))), None, {name: answers[piece]}) for piece in pieces]
+    alone = [losses(graph(tensors(data.train.batch(piece))), None, {name: answers[piece]}) for piece in pieces]
     wanted = torch.stack(alone).mean()
     wanted.backward()  # type: ignore[no-untyped-call]
     assert loss == pytest.approx(float(wanted.detach()), rel=1e-4)

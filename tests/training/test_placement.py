@@ -15,11 +15,11 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import input_specs
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.training.distillation import Teacher
+from netadapt_onnx.training.loss import task_loss
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.placement import gpu_dtypes, require, together
 from netadapt_onnx.training.replicas import Replicas, tensors
 from netadapt_onnx.training.settings import Settings, choose
-from netadapt_onnx.training.task import task
 from netadapt_onnx.training.torch_graph import TorchGraph
 from netadapt_onnx.training.trainer import train
 
@@ -51,7 +51,7 @@ def test_a_step_elsewhere_has_its_labels_its_teacher_and_its_gates_there() -> No
     split = Split(inputs, np.arange(4))
     teacher = Teacher(proto, 4)
     teacher.prepare(settings, split, {name: (2, *shape[1:]) for name, shape in shapes.items()})
-    with Replicas(proto, settings, task(proto, shapes), teacher) as replicas:
+    with Replicas(proto, settings, task_loss(proto, shapes), teacher) as replicas:
         node = next(node for node in proto.graph.node if node.op_type == "Relu")
         gate = torch.ones(1, device=ELSEWHERE, requires_grad=True)
         rows = np.arange(4)

@@ -16,7 +16,7 @@ import torch
 
 from models import Builder, plain
 from netadapt_onnx.common.child_process import Death, packed
-from netadapt_onnx.data.dataset import Dataset, Own, Split
+from netadapt_onnx.data.dataset import Dataset, Split, UserFunctions
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training import trials
 from netadapt_onnx.training.callbacks import TrainingCallbacks
@@ -25,7 +25,7 @@ from netadapt_onnx.training.ops import registry
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings, TrialError, choose
 from netadapt_onnx.training.trainer import train
-from netadapt_onnx.training.trial_process import Failure, Subject, Trial
+from netadapt_onnx.training.trial_process import Failure, Trial, TrialNetwork
 from netadapt_onnx.training.trials import HOPELESS, LEAST_S, Trials
 
 Loss = Callable[[Any, Any], Any]
@@ -38,7 +38,7 @@ def dataset(loss: Loss | None = None, samples: int = 16) -> Dataset:
     rng = np.random.default_rng(0)
     inputs = {"image": rng.standard_normal((samples, 3, 16, 16)).astype(np.float32)}
     split = Split(inputs, rng.integers(0, 10, samples))
-    return Dataset(split, split, own=None if loss is None else Own("loss.py:loss", loss))
+    return Dataset(split, split, user=UserFunctions("loss.py:loss", loss))
 
 
 def usual(outputs: Any, labels: Any) -> Any:
@@ -154,9 +154,9 @@ def test_a_process_that_ended_while_nobody_asked_is_started_anew() -> None:
     assert trials._idle[0] is not idle
 
 
-def subject() -> Subject:
+def subject() -> TrialNetwork:
     data = dataset().train
-    return Subject(plain((4, 4, 4)).SerializeToString(), data.batch(slice(None)), data.targets(slice(None)))
+    return TrialNetwork(plain((4, 4, 4)).SerializeToString(), data.batch(slice(None)), data.targets(slice(None)))
 
 
 class Clockwork:

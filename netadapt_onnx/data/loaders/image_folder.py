@@ -77,7 +77,7 @@ def folder_splits(root: Path, prepare: Preprocessing, classes: int | None) -> St
 
 
 def folder_hash(root: Path) -> str:
-    """A hash that identifies a folder of pictures by the names and sizes of its files: reading all would take minutes."""
+    """Identify a folder of pictures by the names and sizes of its files: reading them all would take minutes."""
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")):
         if path.suffix.lower() in SUFFIXES:

@@ -156,7 +156,8 @@ def _check_input(key: str, stored: Arrays, name: str, shape: tuple[int, ...], dt
     values = stored[key]
     if not shape or values.ndim != len(shape) or values.shape[1:] != shape[1:]:
         raise _invalid(
-            f"{key} has shape {format_shape(values.shape)}, but the model's input '{name}' takes Nx{format_shape(shape[1:])}",
+            f"{key} has shape {format_shape(values.shape)}, but the model's input '{name}' takes "
+            f"Nx{format_shape(shape[1:])}",
         )
     if not len(values):
         raise _invalid(f"{key} holds no samples")

@@ -202,8 +202,8 @@ class _Reader:
             values = inputs[name]
             if values.shape[1:] != shape[1:] or values.dtype != dtype:
                 raise _wrong(
-                    f"{self._name}: input '{name}' is {values.dtype} of shape {format_shape(values.shape)}, but the model "
-                    f"takes {dtype} Nx{format_shape(shape[1:])}"
+                    f"{self._name}: input '{name}' is {values.dtype} of shape {format_shape(values.shape)}, but the "
+                    f"model takes {dtype} Nx{format_shape(shape[1:])}"
                 )
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise _wrong(f"{self._name}: input '{name}' holds NaN or infinity")

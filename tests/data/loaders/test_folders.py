@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from netadapt_onnx.data.dataset import Dataset
-from netadapt_onnx.data.load import load_data
+from netadapt_onnx.data.load_dataset import read_dataset
 from netadapt_onnx.data.source import DataSource
 from netadapt_onnx.errors import NetadaptError
 
@@ -22,7 +22,7 @@ HALF = {"mean": (0.5,), "std": (0.25,)}
 def read(folder: Path, shape: tuple[int, ...], classes: int, dtype: Any = np.float32, **said: Any) -> Dataset:
     metadata = said.pop("metadata", None)
     given = DataSource(str(folder), **(HALF | said if metadata is None else said))
-    return load_data(given, {"image": (shape, np.dtype(dtype))}, {"logits": (1, classes)}, metadata=metadata)
+    return read_dataset(given, {"image": (shape, np.dtype(dtype))}, {"logits": (1, classes)}, metadata=metadata)
 
 
 def pictures(folder: Path, names: dict[str, int], size: tuple[int, int] = (8, 8), *, form: str = "png") -> None:
@@ -125,7 +125,7 @@ def test_the_official_cifar10_files(tmp_path: Path) -> None:
     values, labels = cifar(tmp_path, 10)
     data = read(tmp_path, (1, 3, 32, 32), 10)
     assert data.test is not None
-    assert (len(data.train) + len(data.val), len(data.test), data.reported[0]) == (20, 4, "test")
+    assert (len(data.train) + len(data.val), len(data.test), data.final_split[0]) == (20, 4, "test")
     np.testing.assert_array_equal(data.test.targets(), labels)
     np.testing.assert_allclose(data.test.batch(slice(None))["image"], (values / 255 - 0.5) / 0.25, rtol=0, atol=1e-5)
 

@@ -16,7 +16,7 @@ import torch
 import netadapt_onnx as na
 from netadapt_onnx.common.user_code import called
 from netadapt_onnx.data.dataset import Dataset, Split
-from netadapt_onnx.data.load import load_data
+from netadapt_onnx.data.load_dataset import read_dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.executors.opening import opened_executor
 from netadapt_onnx.search.executors.protocol import Made, Shared, WorkerInfo
@@ -44,7 +44,7 @@ def code(folder: Path, body: str) -> str:
 
 
 def read(folder: Path, body: str) -> Dataset:
-    return load_data(code(folder, body), SPECS, OUTPUTS)
+    return read_dataset(code(folder, body), SPECS, OUTPUTS)
 
 
 def test_loaders_are_splits(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ image, numbers = torch.randn(20, 3, 8, 8), torch.randn(20, 4)
 labels = numbers.argmax(1), numbers[:, 0], (image[:, 0] > 0).long()
 named = [{"image": image, "numbers": numbers}], dict(zip(("logits", "value", "map"), labels))
 return [((image, numbers), labels)], [(named[0][0], named[1])]"""
-    data = load_data(code(tmp_path, body), specs, outputs)
+    data = read_dataset(code(tmp_path, body), specs, outputs)
     assert data.train.metric == data.val.metric == "top1+r2+miou"
     for name, values in data.train.batch(slice(None)).items():
         np.testing.assert_array_equal(values, data.val.batch(slice(None))[name])
@@ -258,10 +258,10 @@ def with_imports(folder: Path, number: int) -> str:
 def test_a_file_keeps_what_it_puts_on_the_import_path(tmp_path: Path) -> None:
     """Its functions import when they are called, from folders of its own and from its neighbours."""
     before = list(sys.path)
-    data = load_data(with_imports(tmp_path, 1), SPECS, OUTPUTS)
+    data = read_dataset(with_imports(tmp_path, 1), SPECS, OUTPUTS)
     np.testing.assert_array_equal(data.val.batch(np.array([3]))["x"], np.full((1, 8), 5.0))
     assert sys.path == [str(tmp_path / "lib"), *before, str(tmp_path)]
-    again = load_data(f"{tmp_path / 'own.py'}:make", SPECS, OUTPUTS)
+    again = read_dataset(f"{tmp_path / 'own.py'}:make", SPECS, OUTPUTS)
     assert len(again.val) == 12
     assert sys.path.count(str(tmp_path)) == 1
 
@@ -271,7 +271,7 @@ def test_a_failing_file_leaves_the_import_path_as_the_file_left_it(tmp_path: Pat
     before = list(sys.path)
     (tmp_path / "own.py").write_text("import sys\nsys.path.insert(0, 'mine')\nraise RuntimeError('no')\n")
     with pytest.raises(NetadaptError, match="RuntimeError: no"):
-        load_data(f"{tmp_path / 'own.py'}:make", SPECS, OUTPUTS)
+        read_dataset(f"{tmp_path / 'own.py'}:make", SPECS, OUTPUTS)
     assert sys.path == ["mine", *before, str(tmp_path)]
 
 
@@ -281,7 +281,7 @@ def summed(here: WorkerInfo, split: Split, request: Mapping[str, Any]) -> Made:
 
 @pytest.mark.usefixtures("own_path")
 def test_worker_processes_import_as_the_file_does(tmp_path: Path) -> None:
-    data = load_data(with_imports(tmp_path, 2), SPECS, OUTPUTS)
+    data = read_dataset(with_imports(tmp_path, 2), SPECS, OUTPUTS)
     with opened_executor("local:1", 1, timeout_s=60.0) as executor:
         (outcome,) = executor.run(summed, [Shared(data.train)], [{"rows": [0, 1]}], lambda *_: None)
     assert isinstance(outcome, Made), outcome
