@@ -139,7 +139,7 @@ def test_answers_are_those_of_each_sample_alone(case: str, tmp_path: Path) -> No
         np.testing.assert_allclose(found[name][row], wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
     teacher = Teacher(proto, split=data.val)
     inputs = {n: torch.from_numpy(value) for n, value in data.val.batch(slice(0, 5)).items()}
-    answers = teacher.answer(inputs, FLOAT)[name].numpy()
+    answers = teacher.outputs(inputs, FLOAT)[name].numpy()
     np.testing.assert_allclose(answers, found[name][:5], rtol=0, atol=1e-4 * np.abs(found[name]).max())
 
 
