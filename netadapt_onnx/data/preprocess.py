@@ -267,5 +267,5 @@ def _crop(picture: Image, size: tuple[int, ...] | None, label: str) -> Image:
             hint="give --resize too",
             code="invalid-data",
         )
-    top, left = round((picture.height - height) / 2), round((picture.width - width) / 2)
-    return picture.crop((left, top, left + width, top + height))
+    y, x = round((picture.height - height) / 2), round((picture.width - width) / 2)
+    return picture.crop((x, y, x + width, y + height))

@@ -91,12 +91,12 @@ def _sequence_first(node: Node, x: Tensor) -> Tensor:
     return x.transpose(0, 1) if node.attribute("layout", 0) else x
 
 
-def _state(node: Node, given: Tensor | None, zeros: Tensor) -> Tensor:
+def _state(node: Node, state: Tensor | None, zeros: Tensor) -> Tensor:
     """The first hidden state; one stored for another batch size (an export's zeros) is repeated."""
-    if given is None:
+    if state is None:
         return zeros
-    given = given.transpose(0, 1) if node.attribute("layout", 0) else given
-    return given.expand_as(zeros).contiguous()
+    state = state.transpose(0, 1) if node.attribute("layout", 0) else state
+    return state.expand_as(zeros).contiguous()
 
 
 def _reversed(node: Node, x: Tensor) -> Tensor:
