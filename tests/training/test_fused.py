@@ -53,7 +53,7 @@ def test_what_somebody_else_reads_is_computed_too() -> None:
 def check(proto: onnx.ModelProto, steps: int) -> None:
     """Outputs as onnxruntime's, gradients as those of the single nodes, which an observer sees."""
     graph = TorchGraph(proto)
-    assert len(graph._fast) == steps
+    assert len(graph._fused_steps) == steps
     seen: list[str] = []
     x = torch.from_numpy(X)
     plain = graph.observe({"x": x}, lambda node, *_: seen.append(node.op))
