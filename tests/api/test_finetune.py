@@ -111,13 +111,13 @@ def test_a_training_that_is_interrupted_anywhere_goes_on_to_the_same_bits(
             callbacks=TrainingCallbacks(progress=progress),
         )
 
-    whole = run("whole", None)
+    uninterrupted = run("whole", None)
     for stop in (3, 5, 9, 11):
         with pytest.raises(KilledError):
             run("parts", stop)
     resumed = run("parts", None)
-    assert weights(resumed.proto) == weights(whole.proto)
-    assert [(e.steps, e.loss) for e in resumed.history] == [(e.steps, e.loss) for e in whole.history]
+    assert weights(resumed.proto) == weights(uninterrupted.proto)
+    assert [(e.steps, e.loss) for e in resumed.history] == [(e.steps, e.loss) for e in uninterrupted.history]
 
 
 KILLED = """
@@ -157,12 +157,12 @@ def test_finetune_killed_goes_on_from_its_checkpoint(files: tuple[Path, Path], t
     assert resumed.settings == recorded
     assert not checkpoint.exists()
     assert [json.loads(line)["steps"] for line in resumed.log.read_text().splitlines()] == [5, 10]
-    whole = train(
+    uninterrupted = train(
         network(),
         Dataset(split(320, 1), split(100, 2)),
         TrainingOptions(epochs=2, batch_size=64, lr=resumed.lr, settings=Settings(**recorded)),
     )
-    assert weights(onnx.load(output)) == weights(whole.proto)
+    assert weights(onnx.load(output)) == weights(uninterrupted.proto)
 
 
 def test_a_broken_checkpoint_is_named(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -174,12 +174,12 @@ def test_a_broken_checkpoint_is_named(files: tuple[Path, Path], tmp_path: Path) 
 def test_the_range_test_finds_a_rate_that_learns_and_changes_no_weight(
     files: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    found = na.finetune(*files, tmp_path / "o.onnx", epochs=6, batch_size=32)
-    assert found.lr_test is not None
-    assert found.lr == found.lr_test["chosen"]
-    assert min(found.lr_test["rates"]) < 1e-3 * max(found.lr_test["rates"])
-    assert found.accuracy.after > 0.9
-    fixed = na.finetune(*files, tmp_path / "f.onnx", epochs=6, batch_size=32, lr=found.lr)
+    tuned = na.finetune(*files, tmp_path / "o.onnx", epochs=6, batch_size=32)
+    assert tuned.lr_test is not None
+    assert tuned.lr == tuned.lr_test["chosen"]
+    assert min(tuned.lr_test["rates"]) < 1e-3 * max(tuned.lr_test["rates"])
+    assert tuned.accuracy.after > 0.9
+    fixed = na.finetune(*files, tmp_path / "f.onnx", epochs=6, batch_size=32, lr=tuned.lr)
     assert fixed.lr_test is None
     assert weights(onnx.load(tmp_path / "f.onnx")) == weights(onnx.load(tmp_path / "o.onnx"))
 
@@ -208,13 +208,16 @@ def test_memory_that_ends_halves_the_batch_and_says_so(monkeypatch: pytest.Monke
         return real(self, fetch, rows)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Replicas, "gradients", scarce)
-    said: list[str] = []
+    messages: list[str] = []
     result = train(
-        network(), dataset(), TrainingOptions(epochs=1, settings=FLOAT), callbacks=TrainingCallbacks(log=said.append)
+        network(),
+        dataset(),
+        TrainingOptions(epochs=1, settings=FLOAT),
+        callbacks=TrainingCallbacks(log=messages.append),
     )
     assert result.batch_size == 32
     assert result.history[0].steps == 10
-    assert said == [
+    assert messages == [
         f"out of memory with batches of {n}: training starts anew with batches of {n // 2}" for n in (128, 64)
     ]
     monkeypatch.setattr(
@@ -288,9 +291,9 @@ def test_a_scale_behind_a_view_starts_at_one() -> None:
     drawn = np.linspace(2, 3, 8).astype(np.float32)
     scale, shift = (b.constant(name, drawn) for name in ("scale", "shift"))
     axes = b.constant("axes", np.array([1, 2], np.int64))
-    made = b.node("Mul", [b.conv("image", 3, 8), b.node("Unsqueeze", [scale, axes])])
-    made = b.node("Add", [made, b.node("Unsqueeze", [shift, axes])])
-    b.node("Relu", [made], output="y")
+    scaled = b.node("Mul", [b.conv("image", 3, 8), b.node("Unsqueeze", [scale, axes])])
+    scaled = b.node("Add", [scaled, b.node("Unsqueeze", [shift, axes])])
+    b.node("Relu", [scaled], output="y")
     proto = b.model({"image": ("N", 3, 8, 8)}, {"y": ("N", 8, 8, 8)})
     values = {t.name: numpy_helper.to_array(t) for t in initialised(proto, 0).graph.initializer}
     assert (values["scale"] == 1).all()

@@ -73,8 +73,8 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, BatchAxis], dict
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_batch_is_sought_where_it_lies(case: str) -> None:
-    made, axes, omitted, batch = CASES[case]
-    layout = find_layout(fold(made()))
+    build, axes, omitted, batch = CASES[case]
+    layout = find_layout(fold(build()))
     assert layout is not None
     assert (layout.outputs, layout.batch) == (axes, batch)
     assert layout.omitted.keys() == omitted.keys()
@@ -95,8 +95,10 @@ def test_samples_first_is_each_sample_alone(axis: BatchAxis, module: str) -> Non
         joined = np.concatenate(single, axis.axis)
     arranged = axis.samples_first(torch.from_numpy(joined) if module == "torch" else joined)
     assert len(arranged) == samples
-    for one, wanted in zip(np.asarray(arranged), single, strict=True):
-        np.testing.assert_array_equal(one, np.moveaxis(wanted, axis.axis, 0) if size > 1 else wanted.squeeze(axis.axis))
+    for one, expected in zip(np.asarray(arranged), single, strict=True):
+        np.testing.assert_array_equal(
+            one, np.moveaxis(expected, axis.axis, 0) if size > 1 else expected.squeeze(axis.axis)
+        )
     if axis.per_sample == 1:
         np.testing.assert_array_equal(np.asarray(axis.as_put_out(arranged)), joined)
 
@@ -130,17 +132,17 @@ def test_answers_are_those_of_each_sample_alone(case: str, tmp_path: Path) -> No
     data = data_of(tmp_path, proto)
     layout = data.val.layout
     assert layout is not None
-    found = outputs(proto, data.val)
-    (name,) = found
+    values = outputs(proto, data.val)
+    (name,) = values
     active, batch = session(proto), layout.batch or 1
     for row in (0, 7, 23):
-        given = data.val.batch(np.full(batch, row))
-        wanted = layout.samples_first(run(active, given))[name][0]
-        np.testing.assert_allclose(found[name][row], wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+        inputs = data.val.batch(np.full(batch, row))
+        expected = layout.samples_first(run(active, inputs))[name][0]
+        np.testing.assert_allclose(values[name][row], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     teacher = Teacher(proto, split=data.val)
     inputs = {n: torch.from_numpy(value) for n, value in data.val.batch(slice(0, 5)).items()}
     answers = teacher.outputs(inputs, FLOAT)[name].numpy()
-    np.testing.assert_allclose(answers, found[name][:5], rtol=0, atol=1e-4 * np.abs(found[name]).max())
+    np.testing.assert_allclose(answers, values[name][:5], rtol=0, atol=1e-4 * np.abs(values[name]).max())
 
 
 def test_scores_along_any_axis_agree_by_their_top_class(tmp_path: Path) -> None:
@@ -175,8 +177,8 @@ def test_a_metric_of_the_users_sees_outputs_as_the_model_gives_them(tmp_path: Pa
         "    data = DataLoader(TensorDataset(torch.randn(24, 3, 4, 4)), batch_size=8)\n"
         "    return {'train': data, 'val': data, 'metric': lambda outputs, labels: outputs['y'].shape[1] / 100}\n"
     )
-    (found,) = na.evaluate(model, f"{tmp_path / 'own.py'}:make", timed=False).models
-    assert found.accuracy == pytest.approx(0.24)
+    (result,) = na.evaluate(model, f"{tmp_path / 'own.py'}:make", timed=False).models
+    assert result.accuracy == pytest.approx(0.24)
 
 
 @pytest.mark.parametrize(
@@ -216,14 +218,14 @@ def test_a_gradient_is_the_mean_over_the_batches_that_a_graph_can_run(
 
     with Replicas(proto, Settings(replicas=2), losses, teacher, only_batch=only) as replicas:
         loss = replicas.gradients(fetch, rows)
-        found = [parameter.grad for parameter in replicas.main.parameters()]
+        gradients = [parameter.grad for parameter in replicas.main.parameters()]
     graph = TorchGraph(proto).train()
     pieces = rows.reshape(-1, 1) if only else rows.reshape(2, 3)
     alone = [losses(graph(tensors(data.train.batch(piece))), None, {name: answers[piece]}) for piece in pieces]
-    wanted = torch.stack(alone).mean()
-    wanted.backward()  # type: ignore[no-untyped-call]
-    assert loss == pytest.approx(float(wanted.detach()), rel=1e-4)
-    for own, parameter in zip(found, graph.parameters(), strict=True):
+    expected = torch.stack(alone).mean()
+    expected.backward()  # type: ignore[no-untyped-call]
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-4)
+    for own, parameter in zip(gradients, graph.parameters(), strict=True):
         assert own is not None
         assert parameter.grad is not None
         np.testing.assert_allclose(own, parameter.grad, rtol=0, atol=1e-4 * float(parameter.grad.abs().max()))
@@ -234,8 +236,8 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     assert BOTH in na.evaluate(model, data, timed=False).notes[0]
     tuned = na.finetune(model, data, tmp_path / "tuned.onnx", teacher=model, epochs=1, lr=1e-3)
     assert any(BOTH in note for note in tuned.notes)
-    found = na.adapt(model, data, "macs=0.8x", tmp_path / "run", step=2, final_epochs=0, init_reduction_ratio=0.3)
-    assert any(BOTH in note for note in found.notes)
+    result = na.adapt(model, data, "macs=0.8x", tmp_path / "run", step=2, final_epochs=0, init_reduction_ratio=0.3)
+    assert any(BOTH in note for note in result.notes)
 
 
 def test_what_cannot_be_scored_is_refused_before_a_search(tmp_path: Path) -> None:
@@ -262,8 +264,8 @@ def test_maps_are_left_out_and_classes_alone_teach_nothing(tmp_path: Path) -> No
     with pytest.raises(NetadaptError, match=r"learns nothing from 'class': .*'maps' is left out: .*by ZipMap"):
         na.adapt(model, data, "macs=0.8x", tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    found = na.adapt(model, data, "macs=0.8x", tmp_path / "run", step=2, final_epochs=0, init_reduction_ratio=0.3)
-    assert found.met
+    result = na.adapt(model, data, "macs=0.8x", tmp_path / "run", step=2, final_epochs=0, init_reduction_ratio=0.3)
+    assert result.met
 
 
 def test_a_batchnorm_in_batches_of_one_is_refused_before_a_search(tmp_path: Path) -> None:
@@ -313,10 +315,10 @@ def test_a_teacher_that_has_answered_answers_alike_whoever_asks(case: str, tmp_p
     needs = footprint(TorchGraph(proto), data.train)
     teacher.prepare(FLOAT, data.train, needs.shapes)
     assert teacher.is_complete
-    wanted = outputs(proto, data.train)
+    expected = outputs(proto, data.train)
     rows = np.array([3, 30])
     for name, value in teacher({}, rows, FLOAT).items():
-        np.testing.assert_allclose(value, wanted[name][rows], rtol=0, atol=1e-4 * np.abs(wanted[name]).max())
+        np.testing.assert_allclose(value, expected[name][rows], rtol=0, atol=1e-4 * np.abs(expected[name]).max())
 
 
 def test_optional_outputs_and_sequences_are_left_out(tmp_path: Path) -> None:
@@ -329,8 +331,8 @@ def test_optional_outputs_and_sequences_are_left_out(tmp_path: Path) -> None:
     proto.graph.output.append(helper.make_value_info("maybe", helper.make_optional_type_proto(tensor)))
     proto.graph.output.append(helper.make_value_info("several", helper.make_sequence_type_proto(tensor)))
     model, data = written(tmp_path, proto)
-    found = na.adapt(model, data, "macs=0.8x", tmp_path / "run", step=2, final_epochs=0, init_reduction_ratio=0.3)
-    assert found.met
-    assert sum("is left out" in note for note in found.notes) == 2
-    before, after = (na.load(path).proto.graph.output for path in (model, found.model))
+    result = na.adapt(model, data, "macs=0.8x", tmp_path / "run", step=2, final_epochs=0, init_reduction_ratio=0.3)
+    assert result.met
+    assert sum("is left out" in note for note in result.notes) == 2
+    before, after = (na.load(path).proto.graph.output for path in (model, result.model))
     assert list(after) == list(before)

@@ -52,10 +52,10 @@ def test_bytes_are_scaled_per_channel(tmp_path: Path) -> None:
     stored = RNG.integers(0, 256, (5, 3, 8, 8)).astype(np.uint8)
     mean, std = np.array([0.5, 0.4, 0.3], np.float32), np.array([0.2, 0.3, 0.4], np.float32)
     data = read(tmp_path, x_train=stored, x_val=stored, mean=mean, std=std)
-    wanted = (stored / 255 - mean.reshape(3, 1, 1)) / std.reshape(3, 1, 1)
-    found = data.train.batch(np.arange(5))["image"]
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+    expected = (stored / 255 - mean.reshape(3, 1, 1)) / std.reshape(3, 1, 1)
+    pixels = data.train.batch(np.arange(5))["image"]
+    assert pixels.dtype == np.float32
+    np.testing.assert_allclose(pixels, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
@@ -63,9 +63,9 @@ def test_bytes_become_what_the_model_takes(dtype: type, tmp_path: Path) -> None:
     stored = RNG.integers(0, 256, (5, 3, 8, 8)).astype(np.uint8)
     file = write(tmp_path, x_train=stored, x_val=stored, mean=np.float32(0.5), std=np.float32(0.25))
     data = read_dataset(file, {"image": ((1, 3, 8, 8), np.dtype(dtype))}, OUTPUTS)
-    found = data.train.batch(slice(None))["image"]
-    assert found.dtype == dtype
-    np.testing.assert_allclose(found, (stored / 255 - 0.5) / 0.25, rtol=0, atol=2e-3)
+    pixels = data.train.batch(slice(None))["image"]
+    assert pixels.dtype == dtype
+    np.testing.assert_allclose(pixels, (stored / 255 - 0.5) / 0.25, rtol=0, atol=2e-3)
 
 
 def test_bytes_are_scaled_along_the_last_axis_of_nhwc(tmp_path: Path) -> None:
@@ -175,8 +175,10 @@ def test_a_scaling_that_cannot_be_is_refused(std: list[float], tmp_path: Path) -
 
 
 def test_labels_need_an_output_that_they_fit(tmp_path: Path) -> None:
-    wanted = r"fits none of the model's outputs 'mask' Nx2x8x8; what fits: regression .*, segmentation .*, distillation"
-    with pytest.raises(NetadaptError, match=wanted):
+    expected = (
+        r"fits none of the model's outputs 'mask' Nx2x8x8; what fits: regression .*, segmentation .*, distillation"
+    )
+    with pytest.raises(NetadaptError, match=expected):
         read_dataset(write(tmp_path, **GOOD), SPECS, {"mask": (1, 2, 8, 8)})
     unlabelled = {name: value for name, value in GOOD.items() if name.startswith("x")}
     assert read_dataset(write(tmp_path, **unlabelled), SPECS, {"mask": (1, 2, 8, 8)}).train.labels is None

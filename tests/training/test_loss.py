@@ -38,10 +38,10 @@ def test_labels_speak_of_the_output_with_classes() -> None:
     b.head(x, 4)
     proto = b.model({"image": ("N", 3, 8, 8)}, {"map": ("N", 4, 8, 8), "logits": ("N", 10)})
     outputs = {"map": torch.zeros(2, 4, 8, 8), "logits": torch.randn(2, 10)}
-    found = task_loss(proto, {name: tuple(value.shape) for name, value in outputs.items()})
+    loss_of = task_loss(proto, {name: tuple(value.shape) for name, value in outputs.items()})
     labels = torch.tensor([3, 4])
-    wanted = torch.nn.functional.cross_entropy(outputs["logits"], labels)
-    assert float(found(outputs, labels, None)) == pytest.approx(float(wanted), rel=1e-5)
+    expected = torch.nn.functional.cross_entropy(outputs["logits"], labels)
+    assert float(loss_of(outputs, labels, None)) == pytest.approx(float(expected), rel=1e-5)
 
 
 def losses(form: str) -> tuple[TaskLoss, Tensor, Tensor]:
@@ -51,24 +51,24 @@ def losses(form: str) -> tuple[TaskLoss, Tensor, Tensor]:
         "probabilities": lambda x: x.softmax(1),
         "log_probabilities": lambda x: x.log_softmax(1),
     }
-    found = TaskLoss({"y": OutputForm(form, 1)})  # type: ignore[arg-type]
-    return found, ending[form](logits), ending[form](other)
+    loss_of = TaskLoss({"y": OutputForm(form, 1)})  # type: ignore[arg-type]
+    return loss_of, ending[form](logits), ending[form](other)
 
 
 def test_a_softmax_inside_the_model_changes_no_loss() -> None:
     labels = torch.tensor([0, 1, 2, 3, 4, 0])
     values = []
     for form in ("logits", "probabilities", "log_probabilities"):
-        found, student, teacher = losses(form)
-        values.append(float(found({"y": student}, labels, {"y": teacher})))
+        loss_of, student, teacher = losses(form)
+        values.append(float(loss_of({"y": student}, labels, {"y": teacher})))
     np.testing.assert_allclose(values, values[0], rtol=1e-4)
 
 
 def test_labels_and_teacher_are_mixed() -> None:
-    found, student, teacher = losses("logits")
+    loss_of, student, teacher = losses("logits")
     labels = torch.tensor([0, 1, 2, 3, 4, 0])
     ce, kd, both = (
-        float(found({"y": student}, y, t))
+        float(loss_of({"y": student}, y, t))
         for y, t in ((labels, None), (None, {"y": teacher}), (labels, {"y": teacher}))
     )
     assert ce == pytest.approx(float(torch.nn.functional.cross_entropy(student, labels)), rel=1e-5)
@@ -78,19 +78,19 @@ def test_labels_and_teacher_are_mixed() -> None:
 @pytest.mark.parametrize("form", ["logits", "probabilities", "log_probabilities", "values"])
 def test_the_teacher_itself_has_nothing_to_learn(form: str) -> None:
     if form == "values":
-        found, teacher = TaskLoss({"y": OutputForm("values")}), torch.randn(4, 2, 8)
+        loss_of, teacher = TaskLoss({"y": OutputForm("values")}), torch.randn(4, 2, 8)
     else:
-        found, teacher, _ = losses(form)
+        loss_of, teacher, _ = losses(form)
     student = teacher.clone().requires_grad_()
-    loss = found({"y": student}, None, {"y": teacher})
+    loss = loss_of({"y": student}, None, {"y": teacher})
     (gradient,) = torch.autograd.grad(loss, student)
     assert abs(float(loss.detach())) < 1e-5
     assert float(gradient.abs().max()) < 1e-5
 
 
 def test_values_are_compared_in_units_of_their_variance() -> None:
-    found, teacher = TaskLoss({"y": OutputForm("values")}), torch.randn(4, 100)
-    near = [float(found({"y": scale * teacher * 1.1}, None, {"y": scale * teacher})) for scale in (1.0, 1000.0)]
+    loss_of, teacher = TaskLoss({"y": OutputForm("values")}), torch.randn(4, 100)
+    near = [float(loss_of({"y": scale * teacher * 1.1}, None, {"y": scale * teacher})) for scale in (1.0, 1000.0)]
     assert near[0] == pytest.approx(near[1], rel=1e-3)
 
 

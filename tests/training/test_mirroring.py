@@ -48,14 +48,14 @@ def test_a_split_both_ways_holds_every_picture_and_then_its_mirror_image(last: b
     split = Split({"image": x, "size": np.arange(6.0)}, np.arange(6)).subset(np.array([4, 1]))
     both = with_flips(split)
     assert len(both) == 4
-    found = both.batch(slice(None))
+    inputs = both.batch(slice(None))
     flipped = x[[4, 1]][:, :, ::-1] if last else x[[4, 1]][..., ::-1]
-    assert np.array_equal(found["image"], np.concatenate([x[[4, 1]], flipped]))
-    assert found["size"].tolist() == [4, 1, 4, 1]
+    assert np.array_equal(inputs["image"], np.concatenate([x[[4, 1]], flipped]))
+    assert inputs["size"].tolist() == [4, 1, 4, 1]
     labels = both.targets()
     assert isinstance(labels, np.ndarray)
     assert labels.tolist() == [4, 1, 4, 1]
-    assert np.array_equal(both.batch(np.array([3, 0]))["image"], found["image"][[3, 0]])
+    assert np.array_equal(both.batch(np.array([3, 0]))["image"], inputs["image"][[3, 0]])
     assert np.array_equal(split.batch(slice(None))["image"], x[[4, 1]])  # nothing that is stored has changed
 
 
@@ -117,12 +117,12 @@ def test_a_training_that_mirrors_resumes_to_the_same_bits(tmp_path: Path) -> Non
             callbacks=TrainingCallbacks(progress=progress),
         ).proto
 
-    whole = tuned(tmp_path / "one")
+    uninterrupted = tuned(tmp_path / "one")
     with pytest.raises(Killed):
         tuned(tmp_path / "two", kill)
     again = tuned(tmp_path / "two")
-    assert whole.SerializeToString(deterministic=True) == again.SerializeToString(deterministic=True)
+    assert uninterrupted.SerializeToString(deterministic=True) == again.SerializeToString(deterministic=True)
     plainly = train(
         plain(), data, TrainingOptions(epochs=4, batch_size=32, settings=settings), teacher=plain(seed=1)
     ).proto
-    assert plainly.SerializeToString(deterministic=True) != whole.SerializeToString(deterministic=True)
+    assert plainly.SerializeToString(deterministic=True) != uninterrupted.SerializeToString(deterministic=True)

@@ -33,14 +33,14 @@ def test_a_graph_moved_elsewhere_computes_and_has_its_gradients_there(build: Cal
     proto = build()
     inputs = random_inputs(input_specs(proto), 0)
     graph = TorchGraph(proto).train()
-    here = graph(tensors(inputs))
-    there = graph.to(ELSEWHERE)(tensors(inputs, Settings(device=ELSEWHERE)))
-    assert {name: (value.shape, value.device.type) for name, value in there.items()} == {
-        name: (value.shape, ELSEWHERE) for name, value in here.items()
+    on_cpu = graph(tensors(inputs))
+    moved = graph.to(ELSEWHERE)(tensors(inputs, Settings(device=ELSEWHERE)))
+    assert {name: (value.shape, value.device.type) for name, value in moved.items()} == {
+        name: (value.shape, ELSEWHERE) for name, value in on_cpu.items()
     }
-    total = torch.stack([value.float().mean() for value in there.values()]).sum()
-    found = torch.autograd.grad(total, list(graph.parameters()), allow_unused=True)
-    assert {gradient.device.type for gradient in found if gradient is not None} == {ELSEWHERE}
+    total = torch.stack([value.float().mean() for value in moved.values()]).sum()
+    gradients = torch.autograd.grad(total, list(graph.parameters()), allow_unused=True)
+    assert {gradient.device.type for gradient in gradients if gradient is not None} == {ELSEWHERE}
 
 
 def test_a_step_elsewhere_has_its_labels_its_teacher_and_its_gates_there() -> None:
@@ -74,9 +74,9 @@ def test_shapes_computed_on_the_way_stay_readable_and_numbers_made_of_them_go_al
     target = b.node("Concat", [b.constant("all", np.array([-1])), last], axis=0)
     proto = b.model({"x": ("N", 3, 8)}, {b.node("Reshape", [kept, target]): ("M", 8)})
     graph, inputs = TorchGraph(proto), random_inputs(input_specs(proto), 0)
-    (here,) = graph(tensors(inputs)).values()
-    (there,) = graph.to(ELSEWHERE)(tensors(inputs, Settings(device=ELSEWHERE))).values()
-    assert (there.shape, there.device.type) == (here.shape, ELSEWHERE)
+    (on_cpu,) = graph(tensors(inputs)).values()
+    (moved,) = graph.to(ELSEWHERE)(tensors(inputs, Settings(device=ELSEWHERE))).values()
+    assert (moved.shape, moved.device.type) == (on_cpu.shape, ELSEWHERE)
 
 
 def test_integers_beside_floats_stay_where_python_reads_them() -> None:
@@ -117,11 +117,11 @@ def test_outputs_on_the_gpu_equal_those_of_the_processor(build: Callable[[], onn
     proto = build()
     inputs = random_inputs(input_specs(proto), 0)
     graph = TorchGraph(proto).eval()
-    here = graph(tensors(inputs))
-    there = graph.to("cuda")(tensors(inputs, Settings(device="cuda")))
-    for name, wanted in here.items():
+    on_cpu = graph(tensors(inputs))
+    moved = graph.to("cuda")(tensors(inputs, Settings(device="cuda")))
+    for name, expected in on_cpu.items():
         # TF32 in convolutions: ten bits of mantissa.
-        torch.testing.assert_close(there[name].cpu(), wanted, rtol=0, atol=5e-3 * float(wanted.std() or 1))
+        torch.testing.assert_close(moved[name].cpu(), expected, rtol=0, atol=5e-3 * float(expected.std() or 1))
 
 
 @GPU

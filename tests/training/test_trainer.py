@@ -233,14 +233,14 @@ def test_no_steps_change_nothing() -> None:
 
 
 def test_progress_is_told() -> None:
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     train(
         plain(),
         dataset(),
         TrainingOptions(steps=3, settings=FLOAT),
-        callbacks=TrainingCallbacks(progress=lambda done, total, loss: told.append((done, total))),
+        callbacks=TrainingCallbacks(progress=lambda done, total, loss: reports.append((done, total))),
     )
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert reports == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_few_samples_make_small_batches() -> None:
@@ -283,8 +283,8 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 def test_augmentation_moves_and_mirrors_each_image_alike_for_a_seed() -> None:
     images = np.arange(4 * 16 * 16, dtype=np.float32).reshape(4, 1, 16, 16) + 1
-    given = {"x": images, "mask": images[:, 0]}
-    first, second = (augmented(given, None, np.random.default_rng(1))[0] for _ in range(2))
+    inputs = {"x": images, "mask": images[:, 0]}
+    first, second = (augmented(inputs, None, np.random.default_rng(1))[0] for _ in range(2))
     np.testing.assert_array_equal(first["x"], second["x"])
     np.testing.assert_array_equal(first["mask"], images[:, 0])
     kept = [np.isin(first["x"][i][first["x"][i] > 0], images[i]).mean() for i in range(4)]

@@ -57,17 +57,17 @@ def in_bfloat16(effect: Callable[[], Any]) -> Loss:
 
 
 def chosen(loss: Loss) -> tuple[Settings, list[str]]:
-    said: list[str] = []
-    return choose_settings(plain((4, 4, 4)), dataset(loss), log=said.append), said
+    messages: list[str] = []
+    return choose_settings(plain((4, 4, 4)), dataset(loss), log=messages.append), messages
 
 
 def test_what_raises_is_left_out_and_said() -> None:
     def effect() -> None:
         raise RuntimeError("no such kernel here")
 
-    settings, said = chosen(in_bfloat16(effect))
+    settings, messages = chosen(in_bfloat16(effect))
     assert settings.dtype == "float32"
-    assert said == [
+    assert messages == [
         "left out of training: bfloat16 channels last, bfloat16 channels first: RuntimeError: no such kernel here"
     ]
 
@@ -79,9 +79,9 @@ def test_what_kills_its_process_is_left_out_and_said(name: str) -> None:
         assert os.getpid() != HERE, "trials take place elsewhere"
         os.kill(os.getpid(), getattr(signal, name))
 
-    settings, said = chosen(in_bfloat16(effect))
+    settings, messages = chosen(in_bfloat16(effect))
     assert settings.dtype == "float32"
-    assert said == [
+    assert messages == [
         f"left out of training: bfloat16 channels last, bfloat16 channels first: its process died of {name}"
     ]
 
@@ -109,15 +109,15 @@ def test_too_little_memory_everywhere_makes_batches_smaller() -> None:
             raise MemoryError("not enough memory")
         return usual(outputs, labels)
 
-    said: list[str] = []
+    messages: list[str] = []
     result = train(
         plain((4, 4, 4)),
         dataset(greedy, 8),
         TrainingOptions(steps=1, lr=0.01),
-        callbacks=TrainingCallbacks(log=said.append),
+        callbacks=TrainingCallbacks(log=messages.append),
     )
     assert result.batch_size == 4
-    assert said[-1] == "out of memory with batches of 8: training starts anew with batches of 4"
+    assert messages[-1] == "out of memory with batches of 8: training starts anew with batches of 4"
 
 
 def test_a_loss_that_cannot_leave_this_process_is_replaced_in_trials() -> None:
@@ -127,9 +127,9 @@ def test_a_loss_that_cannot_leave_this_process_is_replaced_in_trials() -> None:
         with lock:
             return usual(outputs, labels)
 
-    settings, said = chosen(loss)
+    settings, messages = chosen(loss)
     assert settings.replicas == 1
-    assert said == []
+    assert messages == []
 
 
 def test_an_operator_that_cannot_leave_this_process_is_tried_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,9 +147,9 @@ def test_a_process_that_ended_while_nobody_asked_is_started_anew() -> None:
     choose_settings(plain((4, 4, 4)), dataset())
     (idle,) = trials._idle
     idle.kill()
-    said: list[str] = []
-    choose_settings(plain((4, 4, 4)), dataset(), log=said.append)
-    assert said == []
+    messages: list[str] = []
+    choose_settings(plain((4, 4, 4)), dataset(), log=messages.append)
+    assert messages == []
     assert trials._idle
     assert trials._idle[0] is not idle
 
@@ -168,12 +168,12 @@ class Clockwork:
         self.limits: list[float | None] = []
 
     def send(self, message: bytes) -> None:
-        asked = pickle.loads(message)
+        requests = pickle.loads(message)
         self._answers.append(b"began")
-        if not isinstance(asked, Settings):
+        if not isinstance(requests, Settings):
             self._answers.append(packed(None))
             return
-        took = self._seconds[asked]
+        took = self._seconds[requests]
         if isinstance(took, str):
             self._answers.append(packed(Failure(took)))
             return
@@ -214,11 +214,11 @@ def test_what_hangs_is_given_up_in_a_time_that_grows_with_the_first_trial(monkey
             started.append(Clockwork(costs, clock))
             return started[-1]
 
-        said: list[str] = []
-        with Trials(subject(), start) as tried:
-            found = choose(tried.prepare, 16, log=said.append)
-        assert found == Settings()
-        assert said == [
+        messages: list[str] = []
+        with Trials(subject(), start) as trials_:
+            chosen_settings = choose(trials_.prepare, 16, log=messages.append)
+        assert chosen_settings == Settings()
+        assert messages == [
             f"left out of training: bfloat16 channels last: it was not done after {limit:.0f} s",
             "left out of training: bfloat16 channels first: it raised",
         ]
@@ -275,9 +275,9 @@ def test_a_gpu_on_which_nothing_works_gives_way_to_the_processor() -> None:
             raise TrialError("an illegal instruction")
         return lambda: 1.0
 
-    said: list[str] = []
-    assert choose(prepare, 16, gpu_dtypes=("float32",), log=said.append) == Settings()
-    assert said == [
+    messages: list[str] = []
+    assert choose(prepare, 16, gpu_dtypes=("float32",), log=messages.append) == Settings()
+    assert messages == [
         "left out of training: float32 channels last on cuda, float32 channels first on cuda: an illegal instruction"
     ]
 
@@ -293,9 +293,9 @@ def test_replicas_that_do_not_work_leave_one(monkeypatch: pytest.MonkeyPatch) ->
 
         return step
 
-    said: list[str] = []
-    assert choose(prepare, 128, log=said.append) == Settings()
-    assert said == ["left out of training: float32 channels last 2 replicas: its process died of SIGSEGV"]
+    messages: list[str] = []
+    assert choose(prepare, 128, log=messages.append) == Settings()
+    assert messages == ["left out of training: float32 channels last 2 replicas: its process died of SIGSEGV"]
 
 
 def test_settings_of_another_machine_that_do_not_work_here_are_a_clear_error() -> None:

@@ -29,12 +29,12 @@ def test_what_is_stored_as_it_is_is_mapped(tmp_path: Path) -> None:
         "é" * 9: LARGE[:200],
     }
     np.savez(file, **arrays)
-    found = read_npz(file)
-    assert {n: isinstance(v, np.memmap) for n, v in found.items()} == {
+    read = read_npz(file)
+    assert {n: isinstance(v, np.memmap) for n, v in read.items()} == {
         n: v.nbytes >= LEAST_MAPPED_BYTES for n, v in arrays.items()
     }
     for name, values in arrays.items():
-        np.testing.assert_array_equal(found[name], values)
+        np.testing.assert_array_equal(read[name], values)
     np.savez_compressed(file, **arrays)
     packed = read_npz(file)
     assert not any(isinstance(values, np.memmap) for values in packed.values())
@@ -61,9 +61,9 @@ def test_mapped_data_take_next_to_no_memory(tmp_path: Path) -> None:
 def test_broken_archives_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "data.npz"
     np.savez(file, x_train=LARGE)
-    whole = file.read_bytes()
+    content = file.read_bytes()
     # The archive's directory is whole, but what it points to is not.
-    file.write_bytes(b"??" + whole[2:])
+    file.write_bytes(b"??" + content[2:])
     with pytest.raises(NetadaptError, match="cannot be read"):
         read_npz(file)
     np.save(tmp_path / "array.npy", LARGE)
