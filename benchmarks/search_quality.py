@@ -141,7 +141,7 @@ def _cell(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
     from netadapt_onnx.data.evaluate import accuracy
     from netadapt_onnx.data.load_dataset import load_dataset
     from netadapt_onnx.graph.cost import cost
-    from netadapt_onnx.graph.folding import fold
+    from netadapt_onnx.graph.fold import fold
     from netadapt_onnx.graph.model import load, save
     from netadapt_onnx.training.options import TrainingOptions
     from netadapt_onnx.training.trainer import train

@@ -24,7 +24,7 @@ import numpy as np
 from tabulate import tabulate
 
 import netadapt_onnx
-from netadapt_onnx.api.inspect import opened, traced
+from netadapt_onnx.api.source import open_model
 from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.table.staircase import best_counts
@@ -32,6 +32,7 @@ from netadapt_onnx.profilers.timing import ratio
 from netadapt_onnx.surgery import Trace
 from netadapt_onnx.surgery.criteria.weights import select
 from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace_model import trace_model
 from tables import exported
 
 # How often each target is cut to with `auto`.
@@ -80,7 +81,7 @@ def main() -> None:
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     model, path = exported(asked.network, asked.out), asked.out / f"{asked.network}.jsonl"
-    trace = traced(opened(model))
+    trace = trace_model(open_model(model))
     if not path.exists():
         netadapt_onnx.profile(model, path)
     table = Table.load(path, trace.folded.proto)

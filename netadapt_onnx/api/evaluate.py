@@ -10,17 +10,18 @@ from typing import Literal
 
 import onnx
 
-from netadapt_onnx.api.inspect import Shapes, Source, opened, resources
+from netadapt_onnx.api.source import Source, open_model
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.data.evaluate import accuracy, reference_outputs
 from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.folding import Folded
+from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.model import Model
 from netadapt_onnx.graph.original_file import runs_as_given
 from netadapt_onnx.graph.runtime import random_inputs
+from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.timing import Timing, measure
 from netadapt_onnx.search import measured_check
@@ -107,7 +108,7 @@ def evaluate(
     >>> [(model.path.name, model.metric, model.split) for model in evaluation.models]
     [('model.onnx', 'top1', 'test'), ('before.onnx', 'top1', 'test')]
     """
-    sources = [opened(one) for one in ([models] if isinstance(models, str | os.PathLike | Model) else models)]
+    sources = [open_model(one) for one in ([models] if isinstance(models, str | os.PathLike | Model) else models)]
     if not sources:
         raise NetadaptError("no model to evaluate", code="usage")
     execution = Execution(ep, threads)
@@ -125,7 +126,7 @@ def evaluate(
     reference = reference_outputs(splits[0], sources[0].proto, threads=threads)
     for i, source in enumerate(sources):
         score = accuracy(source.proto, splits[i], reference=reference, threads=threads)
-        counted = resources(cost(folded[i].proto, folded[i].shapes), source.size_bytes)
+        counted = cost(folded[i].proto, folded[i].shapes).to_resources(source.size_bytes)
         meter = meters[i]
         energy_mj = None if meter is None else meter(files[i])
         evaluated.append(
@@ -141,7 +142,7 @@ def _timed_files(sources: Sequence[Model]) -> tuple[list[onnx.ModelProto], list[
 
 
 def _latencies(
-    files: Sequence[onnx.ModelProto], folded: Sequence[Folded], execution: Execution, time_cap_s: float
+    files: Sequence[onnx.ModelProto], folded: Sequence[FoldedModel], execution: Execution, time_cap_s: float
 ) -> tuple[list[Latency | None], list[str]]:
     """The latency of each file, and a sentence on each disturbance of the machine."""
     disturbances: list[str] = []

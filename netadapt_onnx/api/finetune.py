@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
 
-from netadapt_onnx.api.inspect import Shapes, Source, opened, prepare_output
+from netadapt_onnx.api.source import Source, open_model, prepare_output
+from netadapt_onnx.common.provenance import provenance
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.evaluate import accuracy, reference_outputs
 from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import Folded, fold, require_runnable
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.folded_model import FoldedModel, require_runnable
 from netadapt_onnx.graph.model import Model, save
-from netadapt_onnx.graph.provenance import provenance
+from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.search.result import AccuracyChange
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.recipe import Recipe
@@ -91,7 +93,7 @@ def finetune(
     """
     recipe = Recipe(optimizer, schedule, weight_decay)
     options = TrainingOptions(epochs, None, lr, seed, batch_size, augment, recipe=recipe)
-    source, original = opened(model), None if teacher is None else opened(teacher)
+    source, original = open_model(model), None if teacher is None else open_model(teacher)
     files = _name_files(Path(output), overwrite, resume, source, data, original)
     training = _prepare(source, original, data, shapes)
     return training.run(files, options, from_scratch, tensorboard, _Notes(log), progress)
@@ -157,7 +159,7 @@ class _Training:
     """A model, its data and its teacher, ready to be trained."""
 
     source: Model
-    folded: Folded
+    folded: FoldedModel
     dataset: Dataset
     teacher: onnx.ModelProto | None
 
@@ -183,7 +185,7 @@ class _Training:
         written = save(
             trained.proto,
             files.model,
-            metadata=provenance(self.source, command="finetune"),
+            metadata=provenance(self.source.sha256, command="finetune"),
             overwrite=files.overwrite,
             planned=self.folded.interface(),
         )

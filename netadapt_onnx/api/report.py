@@ -10,9 +10,8 @@ from pathlib import Path
 import msgspec
 
 from netadapt_onnx.common import charts
-from netadapt_onnx.common.files import write_atomically
+from netadapt_onnx.common.files import refuse_existing, write_atomically
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import refuse_existing
 from netadapt_onnx.reporting import REPORT_FILE, adapted, scaled
 from netadapt_onnx.reporting.compared import AnyStory, compared
 from netadapt_onnx.reporting.page import Draw, Drawer, page

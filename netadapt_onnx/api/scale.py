@@ -14,13 +14,13 @@ import onnx
 
 from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.common.progress import Progress, reporter
+from netadapt_onnx.common.provenance import file_hash, versions
 from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import Model, load
 from netadapt_onnx.graph.original_file import as_given
-from netadapt_onnx.graph.provenance import file_hash, versions
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.execution import Execution, fingerprint
 from netadapt_onnx.profilers.table.predict import Table
@@ -45,10 +45,11 @@ from netadapt_onnx.scaling.result import (
     ScaledModel,
     ScaleResult,
 )
-from netadapt_onnx.search.prepared_model import Predictor, require_prunable
+from netadapt_onnx.search.prepared_model import Predictor
 from netadapt_onnx.search.run_directory.run import Run, write_json
 from netadapt_onnx.search.tables import built_table, loaded_table, table_file
 from netadapt_onnx.surgery import Trace, trace
+from netadapt_onnx.surgery.obstacles import require_prunable
 from netadapt_onnx.training.separate_statistics import separate_statistics
 
 LAW_FILE, RESULT_FILE = "widths.toml", "result.json"
@@ -113,7 +114,7 @@ def scale(
     source = model if isinstance(model, Model) else load(model)
     folded = fold_for(separate_statistics(source.proto), shapes, data, batch_size)
     found = trace(folded)
-    require_prunable(source, found)
+    require_prunable(found, source.path)
     dataset = None if data is None else load_dataset(folded, data)
     if dataset is not None and (epochs or methods != ("uniform",)):
         from netadapt_onnx.training.trainable import require_trainable

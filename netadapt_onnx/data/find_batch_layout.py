@@ -11,9 +11,9 @@ import onnx
 from netadapt_onnx.data.batch_layout import BatchAxis, Layout
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.extract import between
-from netadapt_onnx.graph.folding import Folded
+from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.inputs import dynamic_batch_inputs
 from netadapt_onnx.graph.memory_limit import refuse_huge
-from netadapt_onnx.graph.model import dynamic_batch_inputs
 from netadapt_onnx.graph.runtime import Arrays, random_inputs, run, session
 
 # What exporters and their users call the axis of samples.
@@ -23,7 +23,7 @@ MIXED = 0.05
 _SEEDS = 2
 
 
-def find_layout(folded: Folded) -> Layout | None:
+def find_layout(folded: FoldedModel) -> Layout | None:
     """Where the outputs of a model hold their samples.
 
     The model runs at its own batch size and at one sample more (at twice as many where the file fixes them): the axis
@@ -77,7 +77,7 @@ class _Probe:
         many: The same samples, and more behind them.
     """
 
-    def __init__(self, folded: Folded, tensors: list[str], growing: list[str], *, is_fixed: bool) -> None:
+    def __init__(self, folded: FoldedModel, tensors: list[str], growing: list[str], *, is_fixed: bool) -> None:
         self.folded = folded
         self.tensors = tensors
         self.growing = growing
@@ -170,7 +170,7 @@ def _require_samples(name: str, outputs: dict[str, BatchAxis], forwards: Arrays,
             )
 
 
-def _require_one_batch(folded: Folded, batch: int) -> None:
+def _require_one_batch(folded: FoldedModel, batch: int) -> None:
     """A sample is one entry of the first axis of each input, so these axes are alike."""
     other = next((name for name, (shape, _) in folded.specs.items() if shape[:1] != (batch,)), None)
     if other is not None:
@@ -203,7 +203,7 @@ def tensor_outputs(proto: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
     return tensors, omitted
 
 
-def _extended(inputs: Arrays, growing: list[str], count: int, folded: Folded) -> Arrays:
+def _extended(inputs: Arrays, growing: list[str], count: int, folded: FoldedModel) -> Arrays:
     """The same samples and more behind them, `count` in all."""
     more = {}
     for name in growing:

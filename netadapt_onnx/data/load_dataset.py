@@ -25,13 +25,15 @@ from netadapt_onnx.data.shapes import Outputs, Specs
 from netadapt_onnx.data.source import DataSource, is_code, source_of
 from netadapt_onnx.data.tasks import class_output, require_task_fits
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import Folded
+from netadapt_onnx.graph.folded_model import FoldedModel
 
 Splits = Mapping[str, Split | None]
 
 
 @stage("reading the data")
-def load_dataset(folded: Folded, data: str | os.PathLike[str], *, train: bool = True, scored: bool = True) -> Dataset:
+def load_dataset(
+    folded: FoldedModel, data: str | os.PathLike[str], *, train: bool = True, scored: bool = True
+) -> Dataset:
     """Read data for a model and check them against it.
 
     Args:

@@ -11,6 +11,7 @@ import msgspec
 
 from netadapt_onnx.common import charts
 from netadapt_onnx.common.json_output import UNREADABLE
+from netadapt_onnx.common.resources import amounts
 from netadapt_onnx.reporting.recorded import Recorded, unreadable
 from netadapt_onnx.reporting.story import Point
 from netadapt_onnx.scaling.result import PLOTS, ScaledModel, ScaleResult
@@ -64,6 +65,5 @@ def read_scaled(recorded: Recorded, run: Path) -> ScaledStory:
 
 def _resources(made: ScaledModel) -> dict[str, float]:
     cost = made.resources
-    counted = {"params": cost.params, "macs": cost.macs, "size": cost.size_bytes, "memory": cost.memory_bytes}
     timed = {} if cost.latency_ms is None else {"latency": cost.latency_ms}
-    return {name: float(value) for name, value in counted.items()} | timed
+    return {name: float(value) for name, value in amounts(cost).items()} | timed

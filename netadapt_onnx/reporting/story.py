@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from netadapt_onnx.common.resources import amounts
 from netadapt_onnx.profilers.timing import Ratio
 from netadapt_onnx.reporting.recorded import Recorded
 from netadapt_onnx.search.netadapt import Step
@@ -129,7 +130,7 @@ def _points(result: AdaptResult, steps: tuple[Step, ...], paces: Mapping[str, fl
 
 def _resources(result: AdaptResult, when: str) -> dict[str, float]:
     cost = getattr(result, when)
-    known = {"macs": cost.macs, "params": cost.params, "size": cost.size_bytes, "memory": cost.memory_bytes}
+    known = amounts(cost)
     known |= {name: getattr(latency, f"{when}_ms") for name, latency in result.latencies.items()}
     known |= {name: getattr(found, when) for name, found in result.measured.items()}
     return {name: float(value) for name, value in known.items()}

@@ -13,16 +13,15 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.common.budget import Budget
-from netadapt_onnx.common.resources import Resources
+from netadapt_onnx.common.provenance import provenance, stored_bytes
 from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.data.evaluate import accuracy, reference_outputs
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.memory_limit import memory_bytes
 from netadapt_onnx.graph.model import Model, load, save
 from netadapt_onnx.graph.original_file import AsGiven
-from netadapt_onnx.graph.provenance import provenance, stored_bytes
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers.estimate import estimate
 from netadapt_onnx.profilers.execution import Execution
@@ -64,7 +63,7 @@ class Making:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        extra = stored_bytes(provenance(self.source, command="scale"))
+        extra = stored_bytes(provenance(self.source.sha256, command="scale"))
         self._predict = Predictor(self.found, extra, {} if self.table is None else {"latency": self.table.predict})
         self._uncut = self._predict({g.name: g.channels for g in self.found.prunable})
         self._normalising = Measured(self.run, "latency", self.given, self.found.folded.proto, self._beside)
@@ -157,8 +156,7 @@ class Making:
             latency_ms = share * self._reference_ms
         elif spread is not None:
             share, latency_ms = self._timed(name, widths)
-        size = counted.size_bytes if file is None else file.stat().st_size
-        resources = Resources(counted.params, counted.macs, size, counted.memory_bytes, latency_ms)
+        resources = counted.to_resources(None if file is None else file.stat().st_size, latency_ms)
         return ScaledModel(str(budget), method, warm_up, resources, share, widths, spread, file)
 
     @property
@@ -263,7 +261,7 @@ class Making:
         """Train with every seed; the model that is best on validation data is kept as the target's."""
         folder = self.run.path / "models" / name
         folder.mkdir(parents=True, exist_ok=True)
-        metadata = provenance(self.source, command="scale")
+        metadata = provenance(self.source.sha256, command="scale")
         if self.dataset is None:
             return None, self._saved(proto, folder / "model.onnx", metadata)
         split, held = self.dataset.final_split

@@ -10,7 +10,7 @@ import onnx
 
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.errors import NetadaptError, one_line
-from netadapt_onnx.graph.lazy_weights import without_weights
+from netadapt_onnx.graph.weightless import without_weights
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.batch_plan import BatchPlan
 from netadapt_onnx.training.callbacks import Epoch, TrainingCallbacks

@@ -11,7 +11,7 @@ import torch
 
 import models
 from netadapt_onnx.data.dataset import Dataset, Split
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.scaling import shrinking
 from netadapt_onnx.scaling.descent import Schedule, descend
 from netadapt_onnx.scaling.gates import Gate, gates
