@@ -113,26 +113,25 @@ def evaluate(
         raise NetadaptError("no model to evaluate", code="usage")
     execution = Execution(ep, threads)
     folded = [fold_for(source.proto, shapes, data, batch_size) for source in sources]
-    meters = [measured_check.energy(one.specs, execution) for one in folded] if energy else [None] * len(folded)
+    meters = [measured_check.energy(one.specs, execution) for one in folded] if energy else []
     datasets = [load_dataset(one, data, train=False) for one in folded]
     splits = [dataset.split(split) for dataset in datasets]
     files, notes = _timed_files(sources) if timed or energy else ([source.proto for source in sources], [])
     notes += dict.fromkeys(note for dataset in datasets for note in dataset.notes)
-    latencies: list[Latency | None] = [None] * len(sources)
-    if timed:
-        latencies, disturbances = _latencies(files, folded, execution, time_cap_s)
-        notes += disturbances[:1]
-    evaluated = []
+    latencies, disturbances = _latencies(files, folded, execution, time_cap_s if timed else None)
+    notes += disturbances[:1]
     reference = reference_outputs(splits[0], sources[0].proto, threads=threads)
-    for i, source in enumerate(sources):
-        score = accuracy(source.proto, splits[i], reference=reference, threads=threads)
-        counted = cost(folded[i].proto, folded[i].shapes).to_resources(source.size_bytes)
-        meter = meters[i]
-        energy_mj = None if meter is None else meter(files[i])
-        evaluated.append(
-            ModelEvaluation(source.path, score.value, score.metric, split, counted, latencies[i], energy_mj)
-        )
-    return Evaluation(tuple(evaluated), tuple(notes))
+    scores = [accuracy(m.proto, s, reference=reference, threads=threads) for m, s in zip(sources, splits, strict=True)]
+    energies = [meter(file) for meter, file in zip(meters, files, strict=True)] if energy else [None] * len(sources)
+    evaluations = [
+        ModelEvaluation(source.path, score.value, score.metric, split, _resources(source, one), latency_ms, energy_mj)
+        for source, one, score, latency_ms, energy_mj in zip(sources, folded, scores, latencies, energies, strict=True)
+    ]
+    return Evaluation(tuple(evaluations), tuple(notes))
+
+
+def _resources(model: Model, folded: FoldedModel) -> Resources:
+    return cost(folded.proto, folded.shapes).to_resources(model.size_bytes)
 
 
 def _timed_files(sources: Sequence[Model]) -> tuple[list[onnx.ModelProto], list[str]]:
@@ -142,14 +141,16 @@ def _timed_files(sources: Sequence[Model]) -> tuple[list[onnx.ModelProto], list[
 
 
 def _latencies(
-    files: Sequence[onnx.ModelProto], folded: Sequence[FoldedModel], execution: Execution, time_cap_s: float
+    files: Sequence[onnx.ModelProto], folded: Sequence[FoldedModel], execution: Execution, time_cap_s: float | None
 ) -> tuple[list[Latency | None], list[str]]:
-    """The latency of each file, and a sentence on each disturbance of the machine."""
+    """The latency of each file, and a sentence on each disturbance of the machine; without a time, none is timed."""
     disturbances: list[str] = []
+    latencies: list[Latency | None] = [None] * len(files)
+    if time_cap_s is None:
+        return latencies, disturbances
     by_inputs: dict[str, list[int]] = {}
     for i, one in enumerate(folded):
         by_inputs.setdefault(str(sorted(one.specs.items())), []).append(i)
-    latencies: list[Latency | None] = [None] * len(files)
     for members in by_inputs.values():
         timings = measure(
             [files[i] for i in members],

@@ -14,9 +14,13 @@ _GATE_ORDER = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}  # ONNX's io
 @op("LSTM")
 def lstm(
     node: Node, x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, lengths: Tensor | None = None,
-    h0: Tensor | None = None, c0: Tensor | None = None, peepholes: Tensor | None = None,
+    *states: Tensor | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """Shapes: x (L, N, in); w (D, 4H, in); r (D, 4H, H); y (L, D, N, H); h, c (D, N, H)."""
+    """Shapes: x (L, N, in); w (D, 4H, in); r (D, 4H, H); y (L, D, N, H); h, c (D, N, H).
+
+    `states` are the first h and c, then peepholes.
+    """
+    h0, c0, peepholes = (*states, None, None, None)[:3]
     if peepholes is not None or node.attribute("input_forget", 0):
         raise node.refuse("with peepholes or coupled gates")
     _refuse_variants(node, x, lengths)
