@@ -14,7 +14,7 @@ from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.data.evaluate import Accuracy, Compute, accuracy, batch_size, outputs
 from netadapt_onnx.search.options import Arguments, Evaluate
 from netadapt_onnx.search.prepared_model import PreparedModel
-from netadapt_onnx.training.activation_cache import Prefixes
+from netadapt_onnx.training.activation_cache import ActivationCache
 from netadapt_onnx.training.settings import cores
 
 # Proposals are compared on this many held-out samples: enough to tell them apart, few enough to try many.
@@ -87,7 +87,7 @@ class DataJudge:
         """`test`, or `val` where the data have no test samples."""
         return self.dataset.final_split[0]
 
-    def ranked(self, proto: onnx.ModelProto, prefixes: Prefixes | None = None) -> float:
+    def ranked(self, proto: onnx.ModelProto, prefixes: ActivationCache | None = None) -> float:
         """On a fixed subset of the held-out samples, with one thread: proposals are ranked side by side.
 
         `prefixes` hold what the model they were cut from computes of these samples in front of the cut.

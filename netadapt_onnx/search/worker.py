@@ -37,7 +37,7 @@ from netadapt_onnx.surgery import (
 )
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.reconstruct.gram import SAMPLES
-from netadapt_onnx.training.activation_cache import Front, Prefixes, front_of
+from netadapt_onnx.training.activation_cache import ActivationCache, Prefix, unchanged_prefix
 from netadapt_onnx.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Base:
         self.changed = changed
         self.trained = trained
         self._moments: dict[str, GramMatrices] | None = None
-        self._prefixes: Prefixes | None = None
+        self._prefixes: ActivationCache | None = None
         self._lock = Lock()
 
     def gram_matrices(self, bench: WorkerContext) -> dict[str, GramMatrices]:
@@ -99,12 +99,12 @@ class Base:
                 self._moments = gram_matrices(self.trace, inputs, targets, kept_outputs(start, kept))
             return self._moments
 
-    def prefixes(self, judge: DataJudge) -> Prefixes:
+    def prefixes(self, judge: DataJudge) -> ActivationCache:
         """What it computes of the samples that rank in front of each group's first layer."""
         with self._lock:
             if self._prefixes is None:
                 fronts = [_front(self.trace, group) for group in self.trace.prunable]
-                self._prefixes = Prefixes(self.trace.folded.proto, fronts, judge.ranking)
+                self._prefixes = ActivationCache(self.trace.folded.proto, fronts, judge.ranking)
             return self._prefixes
 
     def without(self, branches: Collection[str]) -> Base:
@@ -119,10 +119,10 @@ class Base:
         return partial(Base, trained=self.trained), (self.trace, self.kept, self.removed, self.changed)
 
 
-def _front(trace: Trace, group: Group) -> Front:
+def _front(trace: Trace, group: Group) -> Prefix:
     """The nodes that no cut of this group reaches."""
     now, after = trace.flat.shapes, trace.resized_shapes(select(trace, {group.name: group.floor}, "first"))
-    return front_of(trace.folded.proto, {name for name, shape in after.items() if shape != now[name]})
+    return unchanged_prefix(trace.folded.proto, {name for name, shape in after.items() if shape != now[name]})
 
 
 class WorkerContext:
