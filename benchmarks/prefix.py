@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load
-from netadapt_onnx.search.evaluator import DataJudge
-from netadapt_onnx.search.worker import Base
+from netadapt_onnx.search.base_model import BaseModel
+from netadapt_onnx.search.evaluator import DataEvaluator
 from netadapt_onnx.surgery import resize, select, trace
 
 STEP = 8
@@ -35,16 +35,16 @@ def main() -> None:
     folded = fold(load(asked.model).proto)
     found = trace(folded)
     data = load_dataset(folded, asked.data)
-    judge = DataJudge(data, folded.proto)
+    evaluator = DataEvaluator(data, folded.proto)
     counts = {group.name: max(group.floor, group.channels - STEP) for group in found.prunable}
     cuts = [resize(found, select(found, {name: count})) for name, count in counts.items()]
     for number in range(asked.rounds):
         began = time.process_time()
-        without = [judge.ranked(cut) for cut in cuts]
+        without = [evaluator.ranking_accuracy(cut) for cut in cuts]
         middle = time.process_time()
-        prefixes = Base(found, {}).prefixes(judge)
+        prefixes = BaseModel(found, {}).prefixes(evaluator)
         front = time.process_time()
-        shortened = [judge.ranked(cut, prefixes) for cut in cuts]
+        shortened = [evaluator.ranking_accuracy(cut, prefixes) for cut in cuts]
         end = time.process_time()
         print(
             f"round {number + 1}, {len(cuts)} groups: {middle - began:.2f} s without, {end - middle:.2f} s with "

@@ -6,11 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Unpack
 
 import onnx
 
+from netadapt_onnx.api.options import EvaluateOptions
 from netadapt_onnx.api.source import Source, open_model
+from netadapt_onnx.common.options import without_none
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.data.evaluate import accuracy, reference_outputs
 from netadapt_onnx.data.load_dataset import load_dataset
@@ -21,13 +23,12 @@ from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.model import Model
 from netadapt_onnx.graph.original_file import runs_as_given
 from netadapt_onnx.graph.runtime import random_inputs
-from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.timing import Timing, measure
-from netadapt_onnx.search import measured_check
+from netadapt_onnx.search.budget_check import resource_functions
 
-# Seconds that a set of models may be timed for.
-TIME_CAP_S = 20.0
+if TYPE_CHECKING:
+    from netadapt_onnx.api.keywords import EvaluateKeywords
 
 
 @dataclass(frozen=True)
@@ -72,31 +73,18 @@ class Evaluation:
 def evaluate(
     models: Source | Sequence[Source],
     data: str | os.PathLike[str],
-    *,
-    split: Literal["val", "test"] = "val",
-    ep: str = "cpu",
-    threads: int = 1,
-    timed: bool = True,
-    energy: bool = False,
-    time_cap_s: float = TIME_CAP_S,
-    shapes: Shapes | None = None,
-    batch_size: int = 1,
+    **options: Unpack[EvaluateKeywords],
 ) -> Evaluation:
     """Accuracy on a split of `data`, resources, and unless `timed` is off latency, of one or several models.
 
-    Without labels each model is compared with the first one.
+    Without labels each model is compared with the first one. The files are timed as they are, those with the same
+    inputs in interleaved rounds. With `energy` each is run for a second while counters or sensors of this machine are
+    read.
 
     Args:
         models: ONNX files, or loaded models.
         data: A path, `FILE.py:FUNCTION` or a `DataSource`.
-        split: The samples that are scored.
-        ep: The execution provider that models are timed on.
-        threads: Of onnxruntime.
-        timed: Whether models are timed: the files as they are, those with the same inputs in interleaved rounds.
-        energy: Whether each is run for a second while counters or sensors of this machine are read.
-        time_cap_s: Seconds that models with the same inputs may be timed for.
-        shapes: Shapes of inputs with dynamic axes, by name.
-        batch_size: What a dynamic first axis counts as.
+        options: Those of the command `evaluate`; None leaves one out.
 
     Returns:
         The models in the same order.
@@ -108,23 +96,32 @@ def evaluate(
     >>> [(model.path.name, model.metric, model.split) for model in evaluation.models]
     [('model.onnx', 'top1', 'test'), ('before.onnx', 'top1', 'test')]
     """
+    settings = EvaluateOptions(**without_none(options))
     sources = [open_model(one) for one in ([models] if isinstance(models, str | os.PathLike | Model) else models)]
     if not sources:
         raise NetadaptError("no model to evaluate", code="usage")
-    execution = Execution(ep, threads)
-    folded = [fold_for(source.proto, shapes, data, batch_size) for source in sources]
-    meters = [measured_check.energy(one.specs, execution) for one in folded] if energy else []
+    execution = Execution(settings.ep, settings.threads)
+    folded = [fold_for(source.proto, settings.shapes, data, settings.batch_size) for source in sources]
+    meters = [resource_functions.energy(one.specs, execution) for one in folded] if settings.energy else []
     datasets = [load_dataset(one, data, train=False) for one in folded]
-    splits = [dataset.split(split) for dataset in datasets]
-    files, notes = _timed_files(sources) if timed or energy else ([source.proto for source in sources], [])
+    splits = [dataset.split(settings.split) for dataset in datasets]
+    runs = settings.timed or settings.energy
+    files, notes = _timed_files(sources) if runs else ([source.proto for source in sources], [])
     notes += dict.fromkeys(note for dataset in datasets for note in dataset.notes)
-    latencies, disturbances = _latencies(files, folded, execution, time_cap_s if timed else None)
+    latencies, disturbances = _latencies(files, folded, execution, settings.time_cap_s if settings.timed else None)
     notes += disturbances[:1]
-    reference = reference_outputs(splits[0], sources[0].proto, threads=threads)
-    scores = [accuracy(m.proto, s, reference=reference, threads=threads) for m, s in zip(sources, splits, strict=True)]
-    energies = [meter(file) for meter, file in zip(meters, files, strict=True)] if energy else [None] * len(sources)
+    reference = reference_outputs(splits[0], sources[0].proto, threads=settings.threads)
+    scores = [
+        accuracy(model.proto, split, reference=reference, threads=settings.threads)
+        for model, split in zip(sources, splits, strict=True)
+    ]
+    energies = (
+        [meter(file) for meter, file in zip(meters, files, strict=True)] if settings.energy else [None] * len(sources)
+    )
     evaluations = [
-        ModelEvaluation(source.path, score.value, score.metric, split, _resources(source, one), latency_ms, energy_mj)
+        ModelEvaluation(
+            source.path, score.value, score.metric, settings.split, _resources(source, one), latency_ms, energy_mj
+        )
         for source, one, score, latency_ms, energy_mj in zip(sources, folded, scores, latencies, energies, strict=True)
     ]
     return Evaluation(tuple(evaluations), tuple(notes))

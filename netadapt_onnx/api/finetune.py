@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Unpack
 
 import onnx
 
+from netadapt_onnx.api.options import FinetuneOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
+from netadapt_onnx.common.options import without_none
 from netadapt_onnx.common.provenance import provenance
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.evaluate import accuracy, reference_outputs
@@ -21,15 +23,11 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.folded_model import FoldedModel, require_runnable
 from netadapt_onnx.graph.model import Model, save
-from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.search.result import AccuracyChange
-from netadapt_onnx.training.options import TrainingOptions
-from netadapt_onnx.training.recipe import Recipe
 
 if TYPE_CHECKING:
+    from netadapt_onnx.api.keywords import FinetuneKeywords
     from netadapt_onnx.training.trainer import TrainResult
-
-EPOCHS = 6
 
 
 @dataclass(frozen=True)
@@ -58,45 +56,34 @@ def finetune(
     model: Source,
     data: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    *,
-    teacher: Source | None = None,
-    epochs: int = EPOCHS,
-    lr: float | Literal["auto"] = "auto",
-    from_scratch: bool = False,
-    optimizer: Literal["sgd", "adamw"] = "sgd",
-    schedule: Literal["one-cycle", "cosine"] = "one-cycle",
-    weight_decay: float | None = None,
-    batch_size: int | None = None,
-    augment: bool = False,
-    seed: int = 0,
-    shapes: Shapes | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    tensorboard: str | os.PathLike[str] | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
-    log: Callable[[str], None] | None = None,
+    **options: Unpack[FinetuneKeywords],
 ) -> FinetuneResult:
     """Train `model` on the training split of `data` and write it to `output`.
 
     With labels it minimises their loss; with a `teacher`, an ONNX model with the same inputs and outputs, it mostly
     learns the teacher's outputs, and needs no labels. `from_scratch` draws all weights anew first. `lr` "auto" finds
-    the learning rate by a range test. Where it stands is kept in OUTPUT.checkpoint until it is done: killed, it goes on
-    with `resume`, to the same bits. Every epoch is a line of NAME.training.jsonl beside the output and, with
+    the learning rate by a range test. The training's last state is kept in OUTPUT.checkpoint until it is done: killed,
+    it goes on with `resume`, to the same bits. Every epoch is a line of NAME.training.jsonl beside the output and, with
     `tensorboard`, in that folder.
 
-    Raises NetadaptError for operators it cannot train, data that do not fit, training that diverges, a leftover
-    checkpoint without `resume`.
+    Args:
+        model: An ONNX file, or a loaded model.
+        data: A path, `FILE.py:FUNCTION` or a `DataSource`.
+        output: The file to write.
+        options: Those of the command `finetune`; None leaves one out.
+
+    Raises:
+        NetadaptError: Operators cannot be trained, the data do not fit, the training diverges, a checkpoint is left
+            over and `resume` is not set.
 
     >>> tuned = finetune("model.onnx", "data.npz", "tuned.onnx", teacher="before.onnx", epochs=1)
     >>> tuned.accuracy.metric, tuned.epochs
     ('top1', 1)
     """
-    recipe = Recipe(optimizer, schedule, weight_decay)
-    options = TrainingOptions(epochs, None, lr, seed, batch_size, augment, recipe=recipe)
-    source, original = open_model(model), None if teacher is None else open_model(teacher)
-    files = _name_files(Path(output), overwrite, resume, source, data, original)
-    training = _prepare(source, original, data, shapes)
-    return training.run(files, options, from_scratch, tensorboard, _Notes(log), progress)
+    settings = FinetuneOptions(**without_none(options))
+    source, original = open_model(model), None if settings.teacher is None else open_model(settings.teacher)
+    files = _name_files(Path(output), settings, source, data, original)
+    return _prepare(source, original, data, settings).run(files)
 
 
 @dataclass(frozen=True)
@@ -106,29 +93,30 @@ class _Files:
     model: Path
     checkpoint: Path
     log: Path
-    overwrite: bool
 
 
-def _name_files(output: Path, overwrite: bool, resume: bool, *inputs: Source | None) -> _Files:
+def _name_files(output: Path, options: FinetuneOptions, *inputs: Source | None) -> _Files:
     """Name the files, and refuse those that exist or are inputs."""
     log = output.with_name(f"{output.name.removesuffix('.onnx')}.training.jsonl")
     checkpoint = output.with_name(f"{output.name}.checkpoint")
-    prepare_output(output, overwrite, *inputs)
-    if checkpoint.exists() and not resume:
-        if not overwrite:
+    prepare_output(output, options.overwrite, *inputs)
+    if checkpoint.exists() and not options.resume:
+        if not options.overwrite:
             raise NetadaptError(
                 f"{checkpoint} is there: a training that was not finished",
                 hint="--resume goes on with it, --overwrite starts anew",
                 code="exists",
             )
         checkpoint.unlink()
-    prepare_output(log, overwrite or resume, *inputs)
-    return _Files(output, checkpoint, log, overwrite)
+    prepare_output(log, options.overwrite or options.resume, *inputs)
+    return _Files(output, checkpoint, log)
 
 
-def _prepare(source: Model, original: Model | None, data: str | os.PathLike[str], shapes: Shapes | None) -> _Training:
+def _prepare(
+    source: Model, original: Model | None, data: str | os.PathLike[str], options: FinetuneOptions
+) -> _Finetuning:
     """Read the data and check that there is something to learn from them."""
-    folded = fold_for(source.proto, shapes, data)
+    folded = fold_for(source.proto, options.shapes, data)
     require_runnable(folded)
     dataset = load_dataset(folded, data)
     if dataset.train.labels is None and original is None and dataset.user.training is None:
@@ -137,56 +125,37 @@ def _prepare(source: Model, original: Model | None, data: str | os.PathLike[str]
             hint="give the original model as --teacher",
             code="invalid-data",
         )
-    teacher = None if original is None else fold(original.proto, dict(shapes or {})).proto
-    return _Training(source, folded, dataset, teacher)
-
-
-class _Notes:
-    """Collects what a user should know, and logs it at once."""
-
-    def __init__(self, log: Callable[[str], None] | None) -> None:
-        self.lines: list[str] = []
-        self._log = log
-
-    def add(self, line: str) -> None:
-        self.lines.append(line)
-        if self._log is not None:
-            self._log(line)
+    teacher = None if original is None else fold(original.proto, dict(options.shapes)).proto
+    return _Finetuning(source, folded, dataset, teacher, options)
 
 
 @dataclass(frozen=True)
-class _Training:
-    """A model, its data and its teacher, ready to be trained."""
+class _Finetuning:
+    """A model, its data and its teacher, ready to be trained; `notes` collects what a user should know."""
 
     source: Model
     folded: FoldedModel
     dataset: Dataset
     teacher: onnx.ModelProto | None
+    options: FinetuneOptions
+    notes: list[str] = field(default_factory=list)
 
-    def run(
-        self,
-        files: _Files,
-        options: TrainingOptions,
-        from_scratch: bool,
-        tensorboard: str | os.PathLike[str] | None,
-        notes: _Notes,
-        progress: Callable[[int, int, str], None] | None,
-    ) -> FinetuneResult:
+    def run(self, files: _Files) -> FinetuneResult:
         """Train, compare the accuracies before and after, and write the model."""
         split_name, split = self.dataset.final_split
         reference = reference_outputs(split, self.folded.proto if self.teacher is None else self.teacher)
         before = accuracy(self.folded.proto, split, reference=reference)
         for note in self.dataset.notes:
-            notes.add(note)
+            self._note(note)
         began = time.monotonic()
-        trained = self._train(files, options, from_scratch, tensorboard, notes, progress)
+        trained = self._train(files)
         seconds = time.monotonic() - began
         after = accuracy(trained.proto, split, reference=reference)
         written = save(
             trained.proto,
             files.model,
             metadata=provenance(self.source.sha256, command="finetune"),
-            overwrite=files.overwrite,
+            overwrite=self.options.overwrite,
             planned=self.folded.interface(),
         )
         files.checkpoint.unlink(missing_ok=True)
@@ -201,31 +170,39 @@ class _Training:
             settings=asdict(trained.settings),
             log=files.log,
             data=self.dataset.about,
-            notes=tuple(notes.lines),
+            notes=tuple(self.notes),
         )
 
-    def _train(
-        self,
-        files: _Files,
-        options: TrainingOptions,
-        from_scratch: bool,
-        tensorboard: str | os.PathLike[str] | None,
-        notes: _Notes,
-        progress: Callable[[int, int, str], None] | None,
-    ) -> TrainResult:
+    def _train(self, files: _Files) -> TrainResult:
         from netadapt_onnx.training.callbacks import TrainingCallbacks
         from netadapt_onnx.training.initialise import initialised
+        from netadapt_onnx.training.options import TrainingOptions
+        from netadapt_onnx.training.recipe import Recipe
         from netadapt_onnx.training.trainer import train
         from netadapt_onnx.training.training_log import TrainingLog
 
-        proto = initialised(self.folded.proto, options.seed) if from_scratch else self.folded.proto
+        options, progress = self.options, self.options.progress
+        recipe = Recipe(options.optimizer, options.schedule, options.weight_decay)
         on_step = None if progress is None else lambda step, steps, loss: progress(step, steps, f"loss {loss:.3f}")
-        with TrainingLog(files.log, None if tensorboard is None else Path(tensorboard)) as training_log:
+        tensorboard = None if options.tensorboard is None else Path(options.tensorboard)
+        with TrainingLog(files.log, tensorboard) as training_log:
             return train(
-                proto,
+                initialised(self.folded.proto, options.seed) if options.from_scratch else self.folded.proto,
                 self.dataset,
-                options,
+                TrainingOptions(
+                    epochs=options.epochs,
+                    lr=options.lr,
+                    seed=options.seed,
+                    batch_size=options.batch_size,
+                    augment=options.augment,
+                    recipe=recipe,
+                ),
                 teacher=self.teacher,
                 checkpoint=files.checkpoint,
-                callbacks=TrainingCallbacks(on_step, training_log.epoch, notes.add),
+                callbacks=TrainingCallbacks(on_step, training_log.epoch, self._note),
             )
+
+    def _note(self, line: str) -> None:
+        self.notes.append(line)
+        if self.options.log is not None:
+            self.options.log(line)

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
 
 from netadapt_onnx.api.evaluate import Latency, latency
+from netadapt_onnx.api.options import BundleOptions, ProfileOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common import charts
 from netadapt_onnx.common.files import aside
+from netadapt_onnx.common.options import without_none
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.original_file import as_given
-from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.profilers.breakdown import Part, by_group, by_layer
-from netadapt_onnx.profilers.device import Device
-from netadapt_onnx.profilers.devices.opening import LOCAL, opened_device
+from netadapt_onnx.profilers.devices.opening import opened_device
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.int8_kernels import made_for
-from netadapt_onnx.profilers.quantize import Precision
 from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_versions
 from netadapt_onnx.profilers.statistics import Disturbance
 from netadapt_onnx.profilers.table.build import build, default_models
@@ -32,6 +32,9 @@ from netadapt_onnx.profilers.validate import Validation, validate
 from netadapt_onnx.search.calibration import deployment
 from netadapt_onnx.surgery.obstacles import require_prunable
 from netadapt_onnx.surgery.trace_model import trace_model
+
+if TYPE_CHECKING:
+    from netadapt_onnx.api.keywords import BundleKeywords, ProfileKeywords
 
 TIME_CAP_S = 100.0
 
@@ -75,28 +78,7 @@ class ProfileResult:
 def profile(
     model: Source,
     table: str | os.PathLike[str],
-    *,
-    device: str | Device = LOCAL,
-    ep: str = "cpu",
-    ep_options: Mapping[str, str] | None = None,
-    ep_library: str | None = None,
-    threads: int = 1,
-    deploy: Precision = "float",
-    data: str | os.PathLike[str] | None = None,
-    python: str = "python3",
-    keep: bool = False,
-    perf_test: str | os.PathLike[str] | None = None,
-    held_out: int = 0,
-    plot: str | os.PathLike[str] | None = None,
-    per_layer: bool = False,
-    models: int | None = None,
-    time_cap_s: float = TIME_CAP_S,
-    seed: int = 0,
-    shapes: Shapes | None = None,
-    batch_size: int = 1,
-    overwrite: bool = False,
-    progress: Callable[[int, int, str], None] | None = None,
-    log: Callable[[str], None] | None = None,
+    **options: Unpack[ProfileKeywords],
 ) -> ProfileResult:
     """Build the latency table of `model` on a device from `models` versions, or complete an interrupted one.
 
@@ -115,19 +97,37 @@ def profile(
     >>> made.cells > 10 and made.latency_ms.median > 0
     True
     """
+    settings = ProfileOptions(**without_none(options))
     path = Path(table)
-    progress = progress or reporter()
+    progress = settings.progress or reporter()
     source = open_model(model)
     prepare_output(path, True, source)
-    chart = None if plot is None else _prepared(Path(plot), held_out, overwrite, source, path)
-    found = trace_model(source, shapes, batch_size)
+    chart = (
+        None
+        if settings.plot is None
+        else _prepared(Path(settings.plot), settings.held_out, settings.overwrite, source, path)
+    )
+    found = trace_model(source, settings.shapes, settings.batch_size)
     require_prunable(found, source.path)
-    execution = Execution(ep, threads, ep_options or {}, ep_library, deployment(deploy, found.folded, data))
+    execution = Execution(
+        settings.ep,
+        settings.threads,
+        settings.ep_options or {},
+        settings.ep_library,
+        deployment(settings.deploy, found.folded, settings.data),
+    )
     reference, draw = RandomWidthModel(found.folded.proto, found.folded.shapes), random_versions(found)
-    binary = None if perf_test is None else Path(perf_test)
+    binary = None if settings.perf_test is None else Path(settings.perf_test)
     with (
-        opened_device(device, purpose=path, python=python, keep=keep, perf_test=binary, log=log) as there,
-        _place(path, anew=overwrite) as place,
+        opened_device(
+            settings.device,
+            purpose=path,
+            python=settings.python,
+            keep=settings.keep,
+            perf_test=binary,
+            log=settings.log,
+        ) as there,
+        _place(path, anew=settings.overwrite) as place,
     ):
         execution = made_for(execution, [there])
         built = build(
@@ -135,19 +135,19 @@ def profile(
             reference,
             draw,
             execution=execution,
-            models=models,
-            time_cap_s=time_cap_s,
+            models=settings.models,
+            time_cap_s=settings.time_cap_s,
             progress=progress,
-            seed=seed,
+            seed=settings.seed,
             device=there,
-            log=log,
+            log=settings.log,
         )
         given = as_given(source, reference.proto)
-        built, note = with_own_time(built, given, reference, execution, there, time_cap_s)
+        built, note = with_own_time(built, given, reference, execution, there, settings.time_cap_s)
         validation = None
-        if held_out:
+        if settings.held_out:
             validation = validate(
-                built, reference, draw, held_out, progress=progress, device=there, execution=execution
+                built, reference, draw, settings.held_out, progress=progress, device=there, execution=execution
             )
         disturbance = built.disturbance
         notes = (disturbance.sentence(there.name),) if disturbance.busy else ()
@@ -166,8 +166,8 @@ def profile(
         built.precise,
         built.reference.stopped,
         built.drift,
-        by_layer(built, shown, owner) if per_layer else (),
-        by_group(built, shown, owner) if per_layer else (),
+        by_layer(built, shown, owner) if settings.per_layer else (),
+        by_group(built, shown, owner) if settings.per_layer else (),
         _own(built.normalising(source.sha256)),
         disturbance,
         (*notes, note) if note else notes,
@@ -221,34 +221,27 @@ class BundleResult:
 def bundle(
     model: Source,
     out: str | os.PathLike[str],
-    *,
-    shards: int = 1,
-    ep: str = "cpu",
-    ep_options: Mapping[str, str] | None = None,
-    threads: int = 1,
-    deploy: Precision = "float",
-    data: str | os.PathLike[str] | None = None,
-    models: int | None = None,
-    time_cap_s: float = TIME_CAP_S,
-    seed: int = 0,
-    shapes: Shapes | None = None,
-    batch_size: int = 1,
-    overwrite: bool = False,
-    progress: Callable[[int, int, str], None] | None = None,
+    **options: Unpack[BundleKeywords],
 ) -> BundleResult:
     """Write a zip that measures `models` versions of `model` wherever it is unpacked and run, for `import_results`.
 
     Raises NetadaptError if onnxruntime 1.16 could not read the model, naming the node.
     """
+    settings = BundleOptions(**without_none(options))
     path = Path(out)
     source = open_model(model)
-    prepare_output(path, overwrite, source)
-    found = trace_model(source, shapes, batch_size)
+    prepare_output(path, settings.overwrite, source)
+    found = trace_model(source, settings.shapes, settings.batch_size)
     require_prunable(found, source.path)
-    execution = Execution(ep, threads, ep_options or {}, deploy=deployment(deploy, found.folded, data))
-    models = models or default_models(execution)
-    if not 1 <= shards <= models:
-        raise NetadaptError(f"--shards {shards}: from 1 to {models}, the number of versions", code="usage")
+    execution = Execution(
+        settings.ep,
+        settings.threads,
+        settings.ep_options or {},
+        deploy=deployment(settings.deploy, found.folded, settings.data),
+    )
+    models = settings.models or default_models(execution)
+    if not 1 <= settings.shards <= models:
+        raise NetadaptError(f"--shards {settings.shards}: from 1 to {models}, the number of versions", code="usage")
     reference, draw = RandomWidthModel(found.folded.proto, found.folded.shapes), random_versions(found)
     from netadapt_onnx.profilers.devices.bundle import bundle_folder, write_bundle
 
@@ -259,13 +252,13 @@ def bundle(
         execution,
         given=as_given(source, reference.proto),
         models=models,
-        shards=shards,
-        time_cap_s=time_cap_s,
-        seed=seed,
-        progress=progress or reporter(),
+        shards=settings.shards,
+        time_cap_s=settings.time_cap_s,
+        seed=settings.seed,
+        progress=settings.progress or reporter(),
     )
     notes = (note,) if note else ()
-    return BundleResult(path, models, shards, path.stat().st_size, bundle_folder(path), notes)
+    return BundleResult(path, models, settings.shards, path.stat().st_size, bundle_folder(path), notes)
 
 
 @dataclass(frozen=True)

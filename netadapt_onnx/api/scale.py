@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.common.files import write_atomically
+from netadapt_onnx.common.json_output import write_json
 from netadapt_onnx.common.progress import Progress, reporter
 from netadapt_onnx.common.provenance import file_hash, versions
 from netadapt_onnx.data.load_dataset import load_dataset
@@ -45,8 +46,8 @@ from netadapt_onnx.scaling.result import (
     ScaledModel,
     ScaleResult,
 )
-from netadapt_onnx.search.prepared_model import Predictor
-from netadapt_onnx.search.run_directory.run import Run, write_json
+from netadapt_onnx.search.predictor import Predictor
+from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.tables import built_table, loaded_table, table_file
 from netadapt_onnx.surgery import Trace, trace
 from netadapt_onnx.surgery.obstacles import require_prunable

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from netadapt_onnx import __version__
+from netadapt_onnx._version import __version__
 from netadapt_onnx.common.files import digest
 from netadapt_onnx.errors import NetadaptError
 

@@ -32,9 +32,9 @@ from netadapt_onnx.scaling.generate import Path as WidthPath
 from netadapt_onnx.scaling.methods import Ground
 from netadapt_onnx.scaling.record import Record
 from netadapt_onnx.scaling.result import Method, Options, ScaledModel, Spread
-from netadapt_onnx.search.latency_check import BRIEF_S, BRIEF_SESSIONS, CAREFUL_S, CAREFUL_SESSIONS
-from netadapt_onnx.search.normalising import Measured, gained
-from netadapt_onnx.search.prepared_model import Predictor
+from netadapt_onnx.search.budget_check.comparison import BRIEF_S, BRIEF_SESSIONS, CAREFUL_S, CAREFUL_SESSIONS
+from netadapt_onnx.search.budget_check.normalisation import MeasuredNormalisation, normalisation_note
+from netadapt_onnx.search.predictor import Predictor
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.surgery import Trace, resize, select
 from netadapt_onnx.training.settings import Settings
@@ -66,7 +66,9 @@ class Making:
         extra = stored_bytes(provenance(self.source.sha256, command="scale"))
         self._predict = Predictor(self.found, extra, {} if self.table is None else {"latency": self.table.predict})
         self._uncut = self._predict({g.name: g.channels for g in self.found.prunable})
-        self._normalising = Measured(self.run, "latency", self.given, self.found.folded.proto, self._beside)
+        self._normalising = MeasuredNormalisation(
+            self.run, "latency", self.given, self.found.folded.proto, self._beside
+        )
         self.notes += () if self.dataset is None else self.dataset.notes
         if self.dataset is not None and self.dataset.train.labels is None:
             self.notes.append(
@@ -174,7 +176,7 @@ class Making:
         """What normalising alone leaves of the time of the file as given."""
         ratio, note = self._normalising.ratio, self._normalising.note
         if ratio is not None:
-            note = gained("latency", self.source.path.name, ratio.median, ratio.ci95)
+            note = normalisation_note("latency", self.source.path.name, ratio.median, ratio.ci95)
         self.notes += [note] if note and note not in self.notes else []
         return 1.0 if ratio is None else ratio.median
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from netadapt_onnx.common import charts
+from netadapt_onnx.common.json_output import write_json
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.scaling.law import Law
 from netadapt_onnx.scaling.methods import Descent
 from netadapt_onnx.scaling.result import ScaledModel
-from netadapt_onnx.search.run_directory.run import write_json
 
 # Points of a fitted curve.
 CURVE = 40

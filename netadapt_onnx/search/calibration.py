@@ -1,4 +1,4 @@
-"""What runs where it is measured, as users ask for it: `--ep`, its options, `--deploy int8` with inputs of `--data`."""
+"""How models run where they are measured: `--ep`, its options, and `--deploy int8`, calibrated on `--data`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,16 @@ SEED = 0
 def deployment(
     precision: Precision, folded: FoldedModel, data: str | os.PathLike[str] | None, dataset: Dataset | None = None
 ) -> Deployment:
-    """What is deployed; int8 is calibrated with training inputs of `data`, or of `dataset` if it is loaded already.
+    """The form of the model that is deployed.
 
-    Raises NetadaptError for int8 without data, and for data that do not fit the model.
+    Args:
+        precision: `float`, or `int8`.
+        folded: The model.
+        data: The data whose training inputs calibrate int8.
+        dataset: The same, if it is loaded already.
+
+    Raises:
+        NetadaptError: There is no data for int8, or it does not fit the model.
     """
     if precision == "float":
         return FLOAT
@@ -36,10 +43,10 @@ def deployment(
     return Deployment("int8", calibration(dataset, folded.specs))
 
 
-def execution_of(asked: Arguments, subject: PreparedModel) -> Execution:
+def execution_of(options: Arguments, prepared: PreparedModel) -> Execution:
     """How the models of an adaptation run where they are measured."""
-    deploy = deployment(asked.deploy, subject.trace.folded, None, subject.data)
-    return Execution(asked.ep, asked.threads, dict(asked.ep_options), asked.ep_library, deploy)
+    deploy = deployment(options.deploy, prepared.trace.folded, None, prepared.data)
+    return Execution(options.ep, options.threads, dict(options.ep_options), options.ep_library, deploy)
 
 
 def calibration(dataset: Dataset, specs: Specs) -> tuple[Arrays, ...]:

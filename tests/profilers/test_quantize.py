@@ -31,10 +31,11 @@ from netadapt_onnx.profilers.outputs import answers_of
 from netadapt_onnx.profilers.quantize import EVERYWHERE, FLOAT, Deployment, saturates
 from netadapt_onnx.profilers.random_widths import named
 from netadapt_onnx.profilers.units import Layers
-from netadapt_onnx.search.evaluator import DataJudge
-from netadapt_onnx.search.on_devices import on_devices
+from netadapt_onnx.search.device_accuracy import device_accuracies
+from netadapt_onnx.search.evaluator import DataEvaluator
 from netadapt_onnx.search.result import OnDevice
 from netadapt_onnx.search.run_directory.run import Run
+from sample_data import brightest_channel
 
 Inputs = tuple[dict[str, np.ndarray], ...]
 
@@ -43,14 +44,7 @@ Inputs = tuple[dict[str, np.ndarray], ...]
 def folder(tmp_path: Path) -> Path:
     """A model, and data whose class is the brightest of three channels."""
     (tmp_path / "model.onnx").write_bytes(plain((8, 16), size=8, classes=3).SerializeToString())
-    rng = np.random.default_rng(0)
-    arrays: dict[str, Any] = {}
-    for split, n in (("train", 256), ("val", 64)):
-        labels = rng.integers(0, 3, n)
-        images = rng.standard_normal((n, 3, 8, 8)).astype(np.float32)
-        images[np.arange(n), labels] += 1
-        arrays |= {f"x_{split}": images, f"y_{split}": labels}
-    np.savez(tmp_path / "data.npz", **arrays)
+    brightest_channel(tmp_path / "data.npz", val=64, test=0)
     return tmp_path
 
 
@@ -321,11 +315,17 @@ def asked(
 ) -> tuple[dict[str, OnDevice], tuple[str, ...]]:
     proto = fold(plain((8, 16), size=8, classes=3)).proto
     dataset = load_dataset(fold(proto), folder / "data.npz")
-    judge = DataJudge(dataset, proto)
-    gauge: Any = SimpleNamespace(device=device)
+    evaluator = DataEvaluator(dataset, proto)
+    check = SimpleNamespace(device=device)
     deployed = execution.deploy.apply(proto)
     with Run.open(folder / "journal", {}, growing={}, resume=True) as run_:
-        return on_devices(run_, "model", {"latency": gauge, "energy": gauge}, judge, execution, deployed)
+        context: Any = SimpleNamespace(
+            run=run_,
+            budget_checks={"latency": check, "energy": check},
+            evaluator=evaluator,
+            execution=execution,
+        )
+        return device_accuracies(context, "model", deployed)
 
 
 def test_int8_accuracy_is_that_of_the_devices_own_kernels(folder: Path) -> None:

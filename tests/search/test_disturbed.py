@@ -8,45 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from test_adapt import FAST, history, task
 
-from disturbed_device import DISTURBANCES, DisturbedDevice, hopeless, quiet
-from models import plain
+from disturbed_device import DISTURBANCES, LIMIT, DisturbedDevice, hopeless, quiet, searched
 from netadapt_onnx import cli
-from netadapt_onnx.api import adapt as adapt_module
-from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.profilers.estimate import NOISE, estimate
 from netadapt_onnx.profilers.timing import Ratio, Timing
-from netadapt_onnx.search import latency_check
-from netadapt_onnx.search.result import AdaptResult
+from netadapt_onnx.search import tables
+from netadapt_onnx.search.budget_check import comparison
+from search_cases import history
 
-__all__ = ["task"]
-
-LIMIT = 0.5
 # A verdict speaks of the interval's upper end: on a quiet device it lies so far above the time itself, at most.
 INTERVAL = 0.03
-
-
-def size(proto: onnx.ModelProto) -> float:
-    """A stand-in for accuracy, as fast as can be."""
-    return sum(float(np.prod(t.dims)) for t in proto.graph.initializer)
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(plain((8, 12, 16), size=8, classes=3).SerializeToString())
-    return path
-
-
-def searched(model: Path, run: Path, device: DisturbedDevice, patch: pytest.MonkeyPatch, **more: Any) -> AdaptResult:
-    patch.setattr(adapt_module, "built_table", lambda *_: device)
-    patch.setattr(latency_check, "ratio", device.ratio)
-    options = FAST | {"evaluate": size, "data": None, "budget": f"latency={LIMIT}x"} | more
-    return adapt(model, options.pop("data"), options.pop("budget"), run, **options)
 
 
 @pytest.mark.parametrize("budget", [f"latency={LIMIT}x", f"latency={10 * LIMIT}ms"])
@@ -92,9 +66,9 @@ def test_where_nobody_can_tell_the_run_ends_undecided_and_goes_on_when_it_is_qui
 def test_an_undecided_run_exits_with_2_and_keeps_the_best_model(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(adapt_module, "built_table", lambda *_: device)
+    monkeypatch.setattr(tables, "built_table", lambda *_: device)
     device, run = DisturbedDevice(hopeless), tmp_path / "run"
-    monkeypatch.setattr(latency_check, "ratio", device.ratio)
+    monkeypatch.setattr(comparison, "ratio", device.ratio)
     options = ["--step", "2", "--init-reduction-ratio", "0.2", "--final-epochs", "1", "--json"]
     command = ["adapt", str(task[0]), "--data", str(task[1]), "--budget", "latency=0.5x", "-o", str(run), *options]
     assert cli.run(command) == 2
@@ -107,7 +81,7 @@ def test_an_undecided_run_exits_with_2_and_keeps_the_best_model(
     assert len([line for line in output.err.splitlines() if line.startswith("error:")]) == 1
     # Without a verdict on its widths a model is not trained at length.
     assert not list(run.glob("iterations/*/trained.onnx"))
-    monkeypatch.setattr(latency_check, "ratio", DisturbedDevice(quiet).ratio)
+    monkeypatch.setattr(comparison, "ratio", DisturbedDevice(quiet).ratio)
     assert cli.run([*command, "--resume"]) == 0
     assert json.loads(capsys.readouterr().out)["met"] is True
     assert len(list(run.glob("iterations/*/trained.onnx"))) == 1

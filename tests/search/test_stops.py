@@ -10,15 +10,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from test_adapt import KNOWN_WIDTHS, hello_world, looked_up, widths_of
 
 import netadapt_onnx
 from netadapt_onnx.cli import run as command
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.executors.protocol import Finished, Outcome, Request, Shared, Work, WorkerInfo, perform
+from netadapt_onnx.search.executors.protocol import OnOutcome, Outcome, Request, Shared, Work, WorkerInfo, perform
 from netadapt_onnx.search.options import seconds_of
 from netadapt_onnx.search.result import AdaptResult
 from netadapt_onnx.search.run_directory import run as running
+from search_cases import KNOWN_WIDTHS, hello_world, looked_up, widths_of
 
 
 def adapted(folder: Path, **more: object) -> AdaptResult:
@@ -110,13 +110,19 @@ class Slowly:
         return self.now
 
     def run(
-        self, work: Work, shared: Sequence[Shared], requests: Sequence[Request], finished: Finished, *, threaded: bool
+        self,
+        work: Work,
+        shared: Sequence[Shared],
+        requests: Sequence[Request],
+        on_outcome: OnOutcome,
+        *,
+        threaded: bool,
     ) -> list[Outcome]:
         outcomes = []
         for number, request in enumerate(requests):
             outcomes.append(perform(work, WorkerInfo(), [value.value for value in shared], request))
             self.now += self.seconds
-            finished(number, outcomes[-1])
+            on_outcome(number, outcomes[-1])
         return outcomes
 
     def __enter__(self) -> Slowly:

@@ -11,23 +11,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_baseline as baseline
-from test_adapt import data, history, task
-from test_budget_convergence import on_device
-from test_disturbed import model, searched, size
 
-from disturbed_device import DisturbedDevice, hopeless, quiet
+from disturbed_device import DisturbedDevice, hopeless, quiet, searched, size
+from drifting_device import NormalisingDevice, on_device
+from models import overridable, plain
 from netadapt_onnx.api import adapt as adapt_module
 from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.timing import Ratio, Timing
-from netadapt_onnx.search import final_training, latency_check, on_devices
+from netadapt_onnx.search import device_accuracy, final_training, instruments, tables
+from netadapt_onnx.search.budget_check import comparison, measured
 from netadapt_onnx.search.result import OnDevice
-from netadapt_onnx.search.target_device import TargetDevice
+from netadapt_onnx.search.target_devices import TargetDevice
 from netadapt_onnx.training import trainer
-
-__all__ = ["model", "task"]
+from sample_data import brightest_channel
+from search_cases import UNTRAINED, history
 
 
 class SlowerOnceTrained(DisturbedDevice):
@@ -70,15 +69,15 @@ def test_a_run_killed_while_it_goes_on_from_a_trained_model_comes_to_the_same(
 ) -> None:
     options: dict[str, Any] = {"data": task[1], "evaluate": None, "final_epochs": 1}
     whole = searched(task[0], tmp_path / "whole", slower(tmp_path / "whole"), monkeypatch, **options)
-    adopted = final_training.FinalTraining.adopted
+    adopt = final_training.FinalTraining.adopt
 
     def die(*given: Any) -> None:
         if moment == "before its line in the history":
-            adopted(*given)
+            adopt(*given)
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(final_training.FinalTraining, "adopted", die)
+        patch.setattr(final_training.FinalTraining, "adopt", die)
         with pytest.raises(KilledError):
             searched(task[0], tmp_path / "run", slower(tmp_path / "run"), patch, **options)
     result = searched(task[0], tmp_path / "run", slower(tmp_path / "run"), monkeypatch, resume=True, **options)
@@ -154,14 +153,14 @@ def test_int8_accuracy_on_a_device_is_that_of_the_model_in_the_result(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Undecided, then resumed: other weights."""
-    monkeypatch.setattr(on_devices, "LocalDevice", type("Other", (), {}))
+    monkeypatch.setattr(device_accuracy, "LocalDevice", type("Other", (), {}))
     asked: list[object] = []
 
     def answers(device: object, judge: object, execution: object, proto: object) -> OnDevice:
         asked.append(proto)
         return OnDevice(0.1 * len(asked), 0.1 * len(asked), 64)
 
-    monkeypatch.setattr(on_devices, "_asked", answers)
+    monkeypatch.setattr(device_accuracy, "_device_accuracy", answers)
     options: dict[str, Any] = {"data": task[1], "evaluate": None, "final_epochs": 1, "deploy": "int8"}
     searched(task[0], tmp_path / "run", DisturbedDevice(hopeless), monkeypatch, **options)
     searched(task[0], tmp_path / "run", DisturbedDevice(quiet), monkeypatch, resume=True, **options)
@@ -180,14 +179,14 @@ def test_a_budget_that_only_a_table_judges_is_no_undecided_run(
     def places(*_: Any, **__: Any) -> Iterator[tuple[TargetDevice, TargetDevice]]:
         yield TargetDevice("latency@a", LocalDevice(), None, None), TargetDevice("latency@b", None, None, Path("x"))
 
-    monkeypatch.setattr(adapt_module, "opened_places", places)
-    monkeypatch.setattr(adapt_module, "named_tables", lambda *_: {})
-    monkeypatch.setattr(adapt_module, "about", lambda *_: {})
-    monkeypatch.setattr(adapt_module, "_loaded", lambda *_: device)
-    monkeypatch.setattr(adapt_module, "built_table", lambda *_, **__: device)
+    monkeypatch.setattr(instruments, "open_target_devices", places)
+    monkeypatch.setattr(instruments, "named_tables", lambda *_: {})
+    monkeypatch.setattr(adapt_module, "device_records", lambda *_: {})
+    monkeypatch.setattr(instruments, "_loaded", lambda *_: device)
+    monkeypatch.setattr(tables, "built_table", lambda *_, **__: device)
     budgets, both = ["latency@a=0.7x", "latency@b=0.45x"], {"a": "local", "b": "bundle"}
-    monkeypatch.setattr(latency_check, "ratio", device.ratio)
-    result = adapt(model, None, budgets, tmp_path / "run", device=both, evaluate=size, **baseline.UNTRAINED)
+    monkeypatch.setattr(comparison, "ratio", device.ratio)
+    result = adapt(model, None, budgets, tmp_path / "run", device=both, evaluate=size, **UNTRAINED)
     assert [limit.met for limit in result.limits] == [True, None]
     assert result.stopped == "met"
 
@@ -195,13 +194,13 @@ def test_a_budget_that_only_a_table_judges_is_no_undecided_run(
 def test_what_normalising_meets_for_several_resources_is_a_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proto = baseline.overridable(baseline.plain((8, 12, 16), size=8, classes=3))
+    proto = overridable(plain((8, 12, 16), size=8, classes=3))
     (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
-    on_device(monkeypatch, baseline.Unfused())
+    on_device(monkeypatch, NormalisingDevice())
     budgets = ["latency=0.6x", "custom=1x"]
     result = adapt(
-        tmp_path / "model.onnx", data(tmp_path / "d.npz"), budgets, tmp_path / "run",
-        resource_command=lambda _: 5.0, **baseline.UNTRAINED,
+        tmp_path / "model.onnx", brightest_channel(tmp_path / "d.npz"), budgets, tmp_path / "run",
+        resource_command=lambda _: 5.0, **UNTRAINED,
     )  # fmt: skip
     assert (result.met, result.stopped) == (True, "nothing-to-do")
 
@@ -211,7 +210,7 @@ def test_medians_of_a_busy_device_do_not_steer_what_normalising_gains(
 ) -> None:
     """All medians are twice the truth; the fastest runs tell it: 25 ms as given, 10 ms once normalised."""
 
-    class Busy(baseline.Unfused):
+    class Busy(NormalisingDevice):
         def ratio(self, *given: Any, **options: Any) -> Ratio:
             found = super().ratio(*given, **options)
             slow = tuple(tuple(2 * ms for ms in side) for side in found.sessions_ms)
@@ -224,11 +223,15 @@ def test_medians_of_a_busy_device_do_not_steer_what_normalising_gains(
                 undisturbed_ms=found.sessions_ms, others=2.0, cores=2,
             )  # fmt: skip
 
-    proto = baseline.overridable(baseline.plain((8, 12, 16), size=8, classes=3))
+    proto = overridable(plain((8, 12, 16), size=8, classes=3))
     (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
     on_device(monkeypatch, Busy())
     result = adapt(
-        tmp_path / "model.onnx", data(tmp_path / "d.npz"), "latency=8ms", tmp_path / "run", **baseline.UNTRAINED
+        tmp_path / "model.onnx",
+        brightest_channel(tmp_path / "d.npz"),
+        "latency=8ms",
+        tmp_path / "run",
+        **UNTRAINED,
     )
     assert result.met is None
     assert result.latency is not None
@@ -246,14 +249,14 @@ def test_a_final_measurement_that_tells_nothing_trains_no_other_model_on_resume(
             return super().ratio(*given, **options)
 
     # What is measured after the training is all that counts here: as if nothing reliable had come before.
-    known = latency_check.MeasuredLatency._known
+    careful = measured.MeasuredCheck._careful
     monkeypatch.setattr(
-        latency_check.MeasuredLatency,
-        "_known",
-        lambda gauge, stage, iteration: (
-            gauge._estimate([gauge._journal.careful("final", iteration)])
-            if stage == "final" and gauge._journal.has_careful("final", iteration)
-            else known(gauge, stage, iteration)
+        measured.MeasuredCheck,
+        "_careful",
+        lambda check, stage, iteration: (
+            check._estimate([check._journal.careful("final", iteration)])
+            if stage == "final" and check._journal.has_careful("final", iteration)
+            else careful(check, stage, iteration)
         ),
     )
     options: dict[str, Any] = {"data": task[1], "evaluate": None, "final_epochs": 1}

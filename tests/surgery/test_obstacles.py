@@ -10,9 +10,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from test_shape_inference import custom
 
-from models import Builder, plain
+from models import Builder, custom, plain
 from netadapt_onnx.api.inspect import Cautioned, inspect
 from netadapt_onnx.cli import run
 from netadapt_onnx.graph.fold import fold

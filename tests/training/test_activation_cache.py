@@ -19,7 +19,7 @@ import models
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.data.evaluate import outputs
 from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.search.worker import _front
+from netadapt_onnx.search.base_model import prefix_before_group
 from netadapt_onnx.surgery import Trace, gram_matrices, original_targets, reconstruct, select, trace
 from netadapt_onnx.training.activation_cache import ActivationCache
 
@@ -45,7 +45,9 @@ def test_shortened_variants_answer_the_same(build: Callable[..., onnx.ModelProto
             value.type.tensor_type.shape.dim[0].dim_value = batch
     original = trace(fold(proto))
     split = samples()
-    prefixes = ActivationCache(original.folded.proto, [_front(original, group) for group in original.prunable], split)
+    prefixes = ActivationCache(
+        original.folded.proto, [prefix_before_group(original, group) for group in original.prunable], split
+    )
     shorter = 0
     for variant in variants(original, split):
         rest, rest_split = prefixes.shortened(variant)
@@ -67,7 +69,9 @@ def test_an_axis_as_long_as_the_batch_is_not_taken_for_it() -> None:
     b.node("ReduceMean", [b.node("Transpose", [x], perm=[1, 0, 2])], output="logits", axes=[1], keepdims=0)
     original = trace(fold(b.model({"image": ("N", 3, 16, 16)}, {"logits": ("N", 5)})))
     split = samples()
-    prefixes = ActivationCache(original.folded.proto, [_front(original, group) for group in original.prunable], split)
+    prefixes = ActivationCache(
+        original.folded.proto, [prefix_before_group(original, group) for group in original.prunable], split
+    )
     for variant in variants(original, split):
         expected = outputs(variant, split)["logits"]
         answers = outputs(*prefixes.shortened(variant))["logits"]
@@ -77,7 +81,9 @@ def test_an_axis_as_long_as_the_batch_is_not_taken_for_it() -> None:
 def test_what_changed_in_front_is_not_left_out() -> None:
     original = trace(fold(models.plain((8, 8, 8), size=16)))
     split = samples()
-    prefixes = ActivationCache(original.folded.proto, [_front(original, group) for group in original.prunable], split)
+    prefixes = ActivationCache(
+        original.folded.proto, [prefix_before_group(original, group) for group in original.prunable], split
+    )
     variant = onnx.ModelProto()
     variant.CopyFrom(original.folded.proto)
     first = next(t for t in variant.graph.initializer if t.name == "conv1.weight")
@@ -90,7 +96,7 @@ def test_what_changed_in_front_is_not_left_out() -> None:
 def test_fronts_that_take_too_much_are_not_kept() -> None:
     original = trace(fold(models.plain((8, 8, 8), size=16)))
     split = samples()
-    fronts = [_front(original, group) for group in original.prunable]
+    fronts = [prefix_before_group(original, group) for group in original.prunable]
     assert (
         ActivationCache(original.folded.proto, fronts, split, most_bytes=0).shortened(original.folded.proto)[1] is split
     )
@@ -126,4 +132,6 @@ def test_a_full_disk_is_an_error_and_no_death(monkeypatch: pytest.MonkeyPatch) -
     original = trace(fold(models.plain((8, 8), size=16)))
     monkeypatch.setattr(tempfile, "TemporaryFile", partial(Path("/dev/full").open, "r+b"))
     with pytest.raises(OSError, match="No space left"):
-        ActivationCache(original.folded.proto, [_front(original, group) for group in original.prunable], samples())
+        ActivationCache(
+            original.folded.proto, [prefix_before_group(original, group) for group in original.prunable], samples()
+        )

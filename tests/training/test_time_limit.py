@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_finetune import FLOAT, KilledError, dataset, network
 
 from netadapt_onnx.training.callbacks import TrainingCallbacks
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import TrainResult, train
+from training_cases import FLOAT, KilledError, dataset, network
 
 
 class Hourglass:

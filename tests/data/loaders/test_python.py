@@ -19,7 +19,7 @@ from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.data.load_dataset import read_dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.executors.opening import opened_executor
-from netadapt_onnx.search.executors.protocol import Made, Shared, WorkerInfo
+from netadapt_onnx.search.executors.protocol import JobResult, Shared, WorkerInfo
 from task_models import many, regressor
 
 HEADER = """
@@ -275,8 +275,8 @@ def test_a_failing_file_leaves_the_import_path_as_the_file_left_it(tmp_path: Pat
     assert sys.path == ["mine", *before, str(tmp_path)]
 
 
-def summed(worker: WorkerInfo, split: Split, request: Mapping[str, Any]) -> Made:
-    return Made({"sum": float(split.batch(np.array(request["rows"]))["x"].sum())})
+def summed(worker: WorkerInfo, split: Split, request: Mapping[str, Any]) -> JobResult:
+    return JobResult({"sum": float(split.batch(np.array(request["rows"]))["x"].sum())})
 
 
 @pytest.mark.usefixtures("own_path")
@@ -284,7 +284,7 @@ def test_worker_processes_import_as_the_file_does(tmp_path: Path) -> None:
     data = read_dataset(with_imports(tmp_path, 2), SPECS, OUTPUTS)
     with opened_executor("local:1", 1, timeout_s=60.0) as executor:
         (outcome,) = executor.run(summed, [Shared(data.train)], [{"rows": [0, 1]}], lambda *_: None)
-    assert isinstance(outcome, Made), outcome
+    assert isinstance(outcome, JobResult), outcome
     assert outcome.result == {"sum": 8 * (2.0 + 3.0)}
 
 

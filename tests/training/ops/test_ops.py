@@ -356,11 +356,8 @@ def test_ops_compute_where_their_inputs_are(case: Case) -> None:
     on_cpu = graph(inputs)
     on_meta = graph.to("meta")({name: value.to("meta") for name, value in inputs.items()})
     for name, expected in on_cpu.items():
-        assert (on_meta[name].device.type, on_meta[name].shape, on_meta[name].dtype) == (
-            "meta",
-            expected.shape,
-            expected.dtype,
-        )
+        value = on_meta[name]
+        assert (value.device.type, value.shape, value.dtype) == ("meta", expected.shape, expected.dtype)
 
 
 def test_broadcasting_as_it_was_before_opset_7() -> None:

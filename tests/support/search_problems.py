@@ -1,0 +1,62 @@
+"""Searches over groups without a model: resources and accuracy are functions of the widths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+from netadapt_onnx.search import loop
+from netadapt_onnx.search.channel_choices import channel_choices
+from netadapt_onnx.search.netadapt import Accepted, Problem, Step
+from netadapt_onnx.search.proposals import Proposal
+from netadapt_onnx.search.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class SimulatedProblem(Problem):
+    """A problem that evaluates its own proposals, at once."""
+
+    rank: Callable[[int, Sequence[Proposal]], Sequence[float | None]] = lambda *_: ()
+    refine: Callable[[int, Sequence[Proposal]], Sequence[float | None]] = lambda *_: ()
+    accept: Callable[[int, Proposal], Accepted] = lambda *_: Accepted(0.0, None, {})
+
+
+def search(
+    problem: SimulatedProblem, history: Sequence[Step] = (), importances: loop.Importances | None = None
+) -> Iterator[Step]:
+    """The steps of a search for a simulated problem."""
+    return loop.search(problem, problem, history, importances)
+
+
+def problem(
+    channels: Mapping[str, int],
+    resources: Callable[[Mapping[str, int]], dict[str, float]],
+    limits: Mapping[str, float],
+    accuracy: Callable[[Mapping[str, int]], float | None],
+    *,
+    step: int = 1,
+    structural: int = 1,
+    corrections: Sequence[Mapping[str, float]] = (),
+    **settings: object,
+) -> SimulatedProblem:
+    """A search whose proposals score `accuracy`, and whose accepted iterations measure `corrections` in turn."""
+    groups = [SimpleNamespace(name=n, channels=c, step=structural, floor=structural) for n, c in channels.items()]
+    queue = list(corrections)
+
+    def accept(widths: Mapping[str, int]) -> Accepted:
+        value = accuracy(widths)
+        assert value is not None
+        return Accepted(value, value, queue.pop(0) if queue else {})
+
+    base = SimulatedProblem(
+        choices=[channel_choices(cast(Any, g), step) for g in groups],
+        resources=resources,
+        limits=limits,
+        start=Accepted(accuracy(channels) or 0.0, accuracy(channels) or 0.0, {}),
+        rank=lambda _, proposals: [accuracy(p.widths) for p in proposals],
+        accept=lambda _, proposal: accept(proposal.widths),
+        schedule=Schedule(),
+    )
+    return replace(base, **settings)  # type: ignore[arg-type]
