@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.search.base_model import BaseModel
@@ -34,7 +34,7 @@ def main() -> None:
     asked = parser.parse_args()
     folded = fold(load(asked.model).proto)
     found = trace(folded)
-    data = dataset_for(folded, asked.data)
+    data = load_dataset(folded, asked.data)
     evaluator = DataEvaluator(data, folded.proto)
     counts = {group.name: max(group.floor, group.channels - STEP) for group in found.prunable}
     cuts = [resize(found, select(found, {name: count})) for name, count in counts.items()]

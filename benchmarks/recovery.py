@@ -27,7 +27,7 @@ from tabulate import tabulate
 
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.evaluate import accuracy
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.surgery import (
@@ -41,6 +41,7 @@ from netadapt_onnx.surgery import (
 )
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.criteria import criterion_on
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import train
 
@@ -89,7 +90,7 @@ def recovered(file: Path, criterion: str, asked: argparse.Namespace) -> Found:
     """(test accuracy, CPU seconds) by way of recovery."""
     folded = fold(load(file).proto)
     traced = trace(folded)
-    data = dataset_for(folded, asked.data)
+    data = load_dataset(folded, asked.data)
     few = replace(data.train.sample(IMAGES), labels=None)
     inner = [group for group in traced.prunable if len(group.layers) == 1]
     counts = {group.name: group.channels // 2 for group in inner}
@@ -101,7 +102,7 @@ def recovered(file: Path, criterion: str, asked: argparse.Namespace) -> Found:
         began = time.process_time()
         proto = made()
         seconds = time.process_time() - began
-        result[way] = accuracy(proto, data.reported[1]).value, seconds
+        result[way] = accuracy(proto, data.final_split[1]).value, seconds
         print(file.stem, criterion, way, result[way], file=sys.stderr, flush=True)
         return proto
 
@@ -110,7 +111,9 @@ def recovered(file: Path, criterion: str, asked: argparse.Namespace) -> Found:
 
     def distilled(proto: onnx.ModelProto, dataset: Dataset) -> onnx.ModelProto:
         settings = Settings("float32", True, asked.replicas)
-        return train(proto, dataset, teacher=folded.proto, steps=STEPS, lr=asked.lr, settings=settings).proto
+        return train(
+            proto, dataset, TrainingOptions(steps=STEPS, lr=asked.lr, settings=settings), teacher=folded.proto
+        ).proto
 
     note("before", lambda: folded.proto)
     cut = note("cut", lambda: resize(traced, keep))

@@ -16,7 +16,7 @@ from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.common.json_output import write_json
 from netadapt_onnx.common.progress import Progress, reporter
 from netadapt_onnx.common.provenance import file_hash, versions
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
@@ -116,7 +116,7 @@ def scale(
     folded = fold_for(separate_statistics(source.proto), shapes, data, batch_size)
     found = trace(folded)
     require_prunable(found, source.path)
-    dataset = None if data is None else dataset_for(folded, data)
+    dataset = None if data is None else load_dataset(folded, data)
     if dataset is not None and (epochs or methods != ("uniform",)):
         from netadapt_onnx.training.trainable import require_trainable
 

@@ -14,7 +14,7 @@ from netadapt_onnx.commands._options import DATA, common, seen_as
 from netadapt_onnx.commands._result import CommandResult
 
 if TYPE_CHECKING:
-    from netadapt_onnx.api.evaluate import Evaluated, Evaluation
+    from netadapt_onnx.api.evaluate import Evaluation, ModelEvaluation
     from netadapt_onnx.data.source import DataSource
 
 
@@ -63,7 +63,7 @@ def _text(result: Evaluation, seen: list[str]) -> str:
     return "\n\n".join(parts)
 
 
-def _latency(model: Evaluated) -> list[str]:
+def _latency(model: ModelEvaluation) -> list[str]:
     from netadapt_onnx.common import render
 
     if model.latency_ms is None:
@@ -72,5 +72,5 @@ def _latency(model: Evaluated) -> list[str]:
     return [render.milliseconds(model.latency_ms.median), f"{low:.3g} to {high:.3g} ms"]
 
 
-def _energy(model: Evaluated) -> list[str]:
+def _energy(model: ModelEvaluation) -> list[str]:
     return [] if model.energy_mj is None else [f"{model.energy_mj:.3g} mJ"]

@@ -15,7 +15,7 @@ import onnx
 from netadapt_onnx.common.budget import Budget
 from netadapt_onnx.common.provenance import provenance, stored_bytes
 from netadapt_onnx.data.dataset import Dataset, Split
-from netadapt_onnx.data.evaluate import accuracy, outputs
+from netadapt_onnx.data.evaluate import accuracy, reference_outputs
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.graph.fold import fold
@@ -116,12 +116,12 @@ class Making:
 
     def _settings(self, key: str, proto: onnx.ModelProto, batch_size: int | None = None) -> Settings:
         """What this machine trains such a network fastest with; timed once, so that a resumed run trains alike."""
-        from netadapt_onnx.training.trainer import choose_settings
+        from netadapt_onnx.training.choose_settings import choose_settings
 
         assert self.dataset is not None
         dataset = self.dataset
         chosen = self.run.once(
-            f"settings/{key}", lambda: choose_settings(proto, dataset, batch_size=batch_size, say=self.log)
+            f"settings/{key}", lambda: choose_settings(proto, dataset, batch_size=batch_size, log=self.log)
         )
         return msgspec.convert(chosen, Settings)
 
@@ -266,7 +266,7 @@ class Making:
         metadata = provenance(self.source.sha256, command="scale")
         if self.dataset is None:
             return None, self._saved(proto, folder / "model.onnx", metadata)
-        split, held = self.dataset.reported
+        split, held = self.dataset.final_split
         reported: list[float] = []
         validated: list[float] = []
         metric = ""
@@ -298,6 +298,8 @@ class Making:
         return written
 
     def _trained(self, key: str, said: str, proto: onnx.ModelProto, epochs: int, seed: int) -> onnx.ModelProto:
+        from netadapt_onnx.training.callbacks import TrainingCallbacks
+        from netadapt_onnx.training.options import TrainingOptions
         from netadapt_onnx.training.trainer import train
 
         assert self.dataset is not None
@@ -310,16 +312,13 @@ class Making:
         made = train(
             proto,
             self.dataset,
+            TrainingOptions(epochs=epochs, lr=self.options.lr, seed=seed, settings=self._settings(key, proto)),
             teacher=self._teacher,
-            epochs=epochs,
-            lr=self.options.lr,
-            seed=seed,
-            settings=self._settings(key, proto),
-            progress=told,
+            callbacks=TrainingCallbacks(progress=told),
         )
         return made.proto
 
     def _accuracy(self, proto: onnx.ModelProto, split: Split) -> tuple[float, str]:
-        reference = outputs(self.found.folded.proto, split) if split.metric == "agreement" else None
+        reference = reference_outputs(split, self.found.folded.proto)
         found = accuracy(proto, split, reference=reference)
         return found.value, found.metric

@@ -47,7 +47,6 @@ CONTRACT = {
 LONG_FUNCTIONS = {
     "api/adapt.py::adapt",
     "api/adapt.py::dry_run",
-    "api/finetune.py::finetune",
     "api/inspect.py::inspect",
     "api/profile.py::profile",
     "api/prune.py::prune",
@@ -56,10 +55,9 @@ LONG_FUNCTIONS = {
     "commands/profile.py::command",
     "graph/folding.py::fold",
     "profilers/devices/bundle.py::write_bundle",
-    "training/trainer.py::train",
 }
 OLD_WORDS = {
-    "api", "cli.py", "commands", "common", "data", "errors.py", "gating", "graph", "profilers", "reporting",
+    "api", "cli.py", "commands", "common", "errors.py", "gating", "graph", "profilers", "reporting",
     "scaling", "surgery", "training",
 }  # fmt: skip
 

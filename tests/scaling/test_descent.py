@@ -18,8 +18,8 @@ from netadapt_onnx.scaling.record import Record
 from netadapt_onnx.scaling.shrinking import Momentum, Shrinking
 from netadapt_onnx.surgery import Trace
 from netadapt_onnx.surgery.reduction_sites import reduction_sites
+from netadapt_onnx.training.loss import task_loss
 from netadapt_onnx.training.settings import Settings
-from netadapt_onnx.training.task import task
 from netadapt_onnx.training.torch_graph import TorchGraph
 from tracing import trace_model
 
@@ -51,7 +51,7 @@ def derivatives(found: Trace, wired: tuple[Gate, ...], opened: np.ndarray) -> np
     shapes = {v.name: found.folded.shapes[v.name] for v in found.folded.proto.graph.output}
     labels = torch.from_numpy(split.targets(np.arange(8)))
     total = np.zeros(len(opened))
-    loss = task(found.folded.proto, shapes, data(found)).loss(outputs, labels, None)
+    loss = task_loss(found.folded.proto, shapes, data(found))(outputs, labels, None)
     for gate, gradient in zip(wired, torch.autograd.grad(loss, values), strict=True):
         np.add.at(total, gate.line, gradient.numpy().reshape(-1))
     total[0] = 0

@@ -55,9 +55,9 @@ def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     asked: list[int] = []
     train = trainer.train
 
-    def counted(*given: Any, epochs: int, **options: Any) -> Any:
-        asked.append(epochs)
-        return train(*given, epochs=epochs, **options)
+    def counted(proto: Any, dataset: Any, options: Any, **keywords: Any) -> Any:
+        asked.append(options.epochs)
+        return train(proto, dataset, options, **keywords)
 
     monkeypatch.setattr(trainer, "train", counted)
     return asked

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from netadapt_onnx.data.dataset import Dataset, Split, split_validation
-from netadapt_onnx.data.load import load_data
+from netadapt_onnx.data.load_dataset import read_dataset
 from netadapt_onnx.errors import NetadaptError
 
 SPECS = {"image": ((1, 3, 8, 8), np.dtype(np.float32))}
@@ -32,7 +32,7 @@ def write(folder: Path, **arrays: Any) -> Path:
 
 
 def read(folder: Path, **arrays: Any) -> Dataset:
-    return load_data(write(folder, **arrays), SPECS, OUTPUTS)
+    return read_dataset(write(folder, **arrays), SPECS, OUTPUTS)
 
 
 def test_all_splits_are_read(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_all_splits_are_read(tmp_path: Path) -> None:
     data = read(tmp_path, **arrays)
     assert data.test is not None
     assert (len(data.train), len(data.val), len(data.test)) == (20, 8, 6)
-    assert data.reported == ("test", data.test)
+    assert data.final_split == ("test", data.test)
     assert not data.val_from_train
     assert len(data.sha256) == 64
     np.testing.assert_array_equal(data.val.batch(slice(2, 5))["image"], arrays["x_val"][2:5])
@@ -52,27 +52,27 @@ def test_bytes_are_scaled_per_channel(tmp_path: Path) -> None:
     stored = RNG.integers(0, 256, (5, 3, 8, 8)).astype(np.uint8)
     mean, std = np.array([0.5, 0.4, 0.3], np.float32), np.array([0.2, 0.3, 0.4], np.float32)
     data = read(tmp_path, x_train=stored, x_val=stored, mean=mean, std=std)
-    wanted = (stored / 255 - mean.reshape(3, 1, 1)) / std.reshape(3, 1, 1)
-    found = data.train.batch(np.arange(5))["image"]
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+    expected = (stored / 255 - mean.reshape(3, 1, 1)) / std.reshape(3, 1, 1)
+    pixels = data.train.batch(np.arange(5))["image"]
+    assert pixels.dtype == np.float32
+    np.testing.assert_allclose(pixels, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_bytes_become_what_the_model_takes(dtype: type, tmp_path: Path) -> None:
     stored = RNG.integers(0, 256, (5, 3, 8, 8)).astype(np.uint8)
     file = write(tmp_path, x_train=stored, x_val=stored, mean=np.float32(0.5), std=np.float32(0.25))
-    data = load_data(file, {"image": ((1, 3, 8, 8), np.dtype(dtype))}, OUTPUTS)
-    found = data.train.batch(slice(None))["image"]
-    assert found.dtype == dtype
-    np.testing.assert_allclose(found, (stored / 255 - 0.5) / 0.25, rtol=0, atol=2e-3)
+    data = read_dataset(file, {"image": ((1, 3, 8, 8), np.dtype(dtype))}, OUTPUTS)
+    pixels = data.train.batch(slice(None))["image"]
+    assert pixels.dtype == dtype
+    np.testing.assert_allclose(pixels, (stored / 255 - 0.5) / 0.25, rtol=0, atol=2e-3)
 
 
 def test_bytes_are_scaled_along_the_last_axis_of_nhwc(tmp_path: Path) -> None:
     stored = RNG.integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
     mean, std = np.array([0.5, 0.4, 0.3], np.float32), np.array([0.2, 0.3, 0.4], np.float32)
     file = write(tmp_path, x_train=stored, x_val=stored, mean=mean, std=std)
-    data = load_data(file, {"image": ((1, 8, 8, 3), np.dtype(np.float32))}, OUTPUTS)
+    data = read_dataset(file, {"image": ((1, 8, 8, 3), np.dtype(np.float32))}, OUTPUTS)
     np.testing.assert_allclose(data.val.batch(slice(None))["image"], (stored / 255 - mean) / std, rtol=0, atol=1e-5)
 
 
@@ -80,7 +80,7 @@ def test_several_inputs_are_named(tmp_path: Path) -> None:
     specs = SPECS | {"mask": ((1, 4), np.dtype(np.int64))}
     mask = RNG.integers(0, 2, (6, 4))
     file = write(tmp_path, **{"x_train.image": images(6), "x_train.mask": mask, "y_train": labels(6)})
-    data = load_data(file, specs, OUTPUTS)
+    data = read_dataset(file, specs, OUTPUTS)
     batch = data.train.batch(np.array([1, 0]))
     assert {name: value.shape for name, value in batch.items()} == {"image": (2, 3, 8, 8), "mask": (2, 4)}
 
@@ -89,7 +89,7 @@ def test_validation_comes_out_of_the_training_data_evenly_per_class(tmp_path: Pa
     y = np.repeat(np.arange(4), (100, 200, 300, 400))
     data = read(tmp_path, x_train=images(1000), y_train=y)
     assert data.val_from_train
-    assert data.reported[0] == "val"
+    assert data.final_split[0] == "val"
     assert data.train.rows is not None
     assert data.val.rows is not None
     assert np.array_equal(np.sort(np.concatenate([data.train.rows, data.val.rows])), np.arange(1000))
@@ -175,39 +175,41 @@ def test_a_scaling_that_cannot_be_is_refused(std: list[float], tmp_path: Path) -
 
 
 def test_labels_need_an_output_that_they_fit(tmp_path: Path) -> None:
-    wanted = r"fits none of the model's outputs 'mask' Nx2x8x8; what fits: regression .*, segmentation .*, distillation"
-    with pytest.raises(NetadaptError, match=wanted):
-        load_data(write(tmp_path, **GOOD), SPECS, {"mask": (1, 2, 8, 8)})
+    expected = (
+        r"fits none of the model's outputs 'mask' Nx2x8x8; what fits: regression .*, segmentation .*, distillation"
+    )
+    with pytest.raises(NetadaptError, match=expected):
+        read_dataset(write(tmp_path, **GOOD), SPECS, {"mask": (1, 2, 8, 8)})
     unlabelled = {name: value for name, value in GOOD.items() if name.startswith("x")}
-    assert load_data(write(tmp_path, **unlabelled), SPECS, {"mask": (1, 2, 8, 8)}).train.labels is None
+    assert read_dataset(write(tmp_path, **unlabelled), SPECS, {"mask": (1, 2, 8, 8)}).train.labels is None
 
 
 def test_evaluation_needs_no_training_data(tmp_path: Path) -> None:
     file = write(tmp_path, x_test=images(4), y_test=labels(4))
-    data = load_data(file, SPECS, OUTPUTS, train=False)
+    data = read_dataset(file, SPECS, OUTPUTS, train=False)
     assert data.test is not None
     assert (len(data.train), len(data.val), len(data.test)) == (0, 0, 4)
 
 
 def test_files_that_are_no_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NetadaptError, match="no such file"):
-        load_data(tmp_path / "absent.npz", SPECS, OUTPUTS)
+        read_dataset(tmp_path / "absent.npz", SPECS, OUTPUTS)
     with pytest.raises(NetadaptError, match=r"holds pictures of bytes, .* give --mean and --std"):
-        load_data(tmp_path, SPECS, OUTPUTS)
+        read_dataset(tmp_path, SPECS, OUTPUTS)
     (tmp_path / "data.txt").touch()
     with pytest.raises(NetadaptError, match=r"not an \.npz file, a folder or FILE\.py:FUNCTION"):
-        load_data(tmp_path / "data.txt", SPECS, OUTPUTS)
+        read_dataset(tmp_path / "data.txt", SPECS, OUTPUTS)
     noise = tmp_path / "noise.npz"
     noise.write_bytes(b"PK\x03\x04 this is no archive")
     with pytest.raises(NetadaptError, match="cannot be read"):
-        load_data(noise, SPECS, OUTPUTS)
+        read_dataset(noise, SPECS, OUTPUTS)
     cut = tmp_path / "cut.npz"
     cut.write_bytes(write(tmp_path, **GOOD).read_bytes()[:5000])
     with pytest.raises(NetadaptError, match="cannot be read"):
-        load_data(cut, SPECS, OUTPUTS)
+        read_dataset(cut, SPECS, OUTPUTS)
     np.savez(tmp_path / "objects.npz", x_train=np.array([{"a": 1}], dtype=object))
     with pytest.raises(NetadaptError, match="cannot be read"):
-        load_data(tmp_path / "objects.npz", SPECS, OUTPUTS)
+        read_dataset(tmp_path / "objects.npz", SPECS, OUTPUTS)
 
 
 def test_training_samples_may_lack_labels_that_others_have(tmp_path: Path) -> None:
