@@ -20,7 +20,9 @@ from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.search.base_model import BaseModel
 from netadapt_onnx.search.evaluator import DataEvaluator
-from netadapt_onnx.surgery import resize, select, trace
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import trace
 
 STEP = 8
 

@@ -16,9 +16,10 @@ from netadapt_onnx.common.shared_options import SharedOptions
 if TYPE_CHECKING:
     from netadapt_onnx.api.source import Source
     from netadapt_onnx.common.progress import Progress
-    from netadapt_onnx.gating.limits import Given
+    from netadapt_onnx.gating.limits import LimitArguments
     from netadapt_onnx.profilers.device import Device
-    from netadapt_onnx.surgery import Choices, Criterion
+    from netadapt_onnx.surgery.criteria.scores import Criterion
+    from netadapt_onnx.surgery.labels import Choices
 
 SplitName = Literal["val", "test"]
 Optimizer = Literal["sgd", "adamw"]
@@ -188,9 +189,11 @@ class BundleOptions:
 class GateOptions:
     """Which limits `gate` judges by, and what it may take to judge; what is left out, the configuration says."""
 
-    max: Given = option((), "What a resource may be; may be repeated.", metavar="size=4MB", is_repeated=True)
-    max_increase: Given = option((), "What it may grow against the baseline.", metavar="size=2%", is_repeated=True)
-    min: Given = option((), "What is to be reached on --data.", metavar="accuracy=0.9", is_repeated=True)
+    max: LimitArguments = option((), "What a resource may be; may be repeated.", metavar="size=4MB", is_repeated=True)
+    max_increase: LimitArguments = option(
+        (), "What it may grow against the baseline.", metavar="size=2%", is_repeated=True
+    )
+    min: LimitArguments = option((), "What is to be reached on --data.", metavar="accuracy=0.9", is_repeated=True)
     data: File | None = option(None, _DATA, on_command_line=False)
     split: SplitName | None = option(
         None, "Which samples of the data.", choices=get_args(SplitName), default_text="val"

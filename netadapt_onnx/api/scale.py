@@ -49,8 +49,8 @@ from netadapt_onnx.scaling.result import (
 from netadapt_onnx.search.predictor import Predictor
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.tables import built_table, loaded_table, table_file
-from netadapt_onnx.surgery import Trace, trace
 from netadapt_onnx.surgery.obstacles import require_prunable
+from netadapt_onnx.surgery.trace import Trace, trace
 from netadapt_onnx.training.separate_statistics import separate_statistics
 
 LAW_FILE, RESULT_FILE = "widths.toml", "result.json"
@@ -259,7 +259,7 @@ class _Scaling:
         """For latency only widths on the edges of the table's steps."""
         if resource != "latency" or self._making.table is None:
             return self._ground.allowed
-        return allowed_widths(self._making.found.prunable, self._making.table.stairs.alignment)
+        return allowed_widths(self._making.found.prunable, self._making.table.staircase.alignment)
 
     def _descend(self, key: str, proto: onnx.ModelProto, share: float, sparing: bool) -> Record:
         """A descent, journalled whole."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from netadapt_onnx.search.executors.opening import Gpus
     from netadapt_onnx.search.executors.protocol import Executor
     from netadapt_onnx.search.target_devices import Devices, Tables
-    from netadapt_onnx.surgery import Criterion
+    from netadapt_onnx.surgery.criteria.scores import Criterion
 
 Strategy = Literal["netadapt", "knapsack"]
 Rank = Literal["reconstruct", "finetune"]
@@ -222,7 +222,8 @@ class Arguments(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions, S
             object.__setattr__(self, "criterion", CRITERION.get(self.strategy, "l2"))
         check_options(self)
         if isinstance(self.criterion, str):
-            from netadapt_onnx.surgery import CRITERIA, MEASURED
+            from netadapt_onnx.surgery.criteria.selection import MEASURED
+            from netadapt_onnx.surgery.criteria.weights import CRITERIA
 
             check_choice("--criterion", self.criterion, (*CRITERIA, *MEASURED))
         self._check_ways()
