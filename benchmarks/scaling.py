@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 import netadapt_onnx
-from netadapt_onnx.scaling.result import Method, ScaledModel
+from netadapt_onnx.scaling.options import Method
+from netadapt_onnx.scaling.result import ScaledModel
 
 if TYPE_CHECKING:
     import torch

@@ -10,13 +10,13 @@ import pytest
 
 import models
 import netadapt_onnx
-from netadapt_onnx.scaling import making
+from netadapt_onnx.scaling import latency_target
 from netadapt_onnx.scaling.result import ScaleResult
 
 
 @pytest.fixture(autouse=True)
 def _hasty_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "BRIEF_S", 0.05)
+    monkeypatch.setattr(latency_target, "BRIEF_S", 0.05)
 
 
 NETWORKS = {"vgg11": models.vgg(), "resnet18": models.resnet(), "mobilenetv2": models.inverted_residuals()}

@@ -12,11 +12,11 @@ import torch
 import models
 from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.scaling import shrinking
-from netadapt_onnx.scaling.descent import Schedule, descend
-from netadapt_onnx.scaling.gates import Gate, gates
-from netadapt_onnx.scaling.record import Record
-from netadapt_onnx.scaling.shrinking import Momentum, Shrinking
+from netadapt_onnx.scaling import gated_training
+from netadapt_onnx.scaling.descent import DescentSchedule, descend
+from netadapt_onnx.scaling.filter_gates import Gate, filter_gates
+from netadapt_onnx.scaling.gated_training import GatedNetwork, SgdOptions
+from netadapt_onnx.scaling.width_record import WidthRecord
 from netadapt_onnx.surgery import Trace, trace
 from netadapt_onnx.surgery.reduction_sites import reduction_sites
 from netadapt_onnx.training.settings import Settings
@@ -31,7 +31,7 @@ NETWORKS = {
     "fully_connected": models.fully_connected(size=8),
 }
 every_network = pytest.mark.parametrize("proto", NETWORKS.values(), ids=NETWORKS.keys())
-SGD = Momentum(0.5, 5e-4)
+SGD = SgdOptions(0.5, 5e-4)
 
 
 def traced(proto: onnx.ModelProto) -> Trace:
@@ -49,7 +49,7 @@ def data(found: Trace, samples: int = 96) -> Dataset:
 def derivatives(found: Trace, wired: tuple[Gate, ...], opened: np.ndarray) -> np.ndarray:
     """dL/dg by root label, with these gates, of the first eight samples."""
     graph, split = TorchGraph(found.folded.proto).eval().double(), data(found).train
-    values = [torch.from_numpy(opened[g.line].reshape(g.shape)).requires_grad_() for g in wired]
+    values = [torch.from_numpy(opened[g.axis_labels].reshape(g.shape)).requires_grad_() for g in wired]
     inputs = {name: torch.from_numpy(v).double() for name, v in split.batch(np.arange(8)).items()}
     outputs = graph.gated(inputs, [((g.output, g.slot), v) for g, v in zip(wired, values, strict=True)])
     shapes = {v.name: found.folded.shapes[v.name] for v in found.folded.proto.graph.output}
@@ -57,7 +57,7 @@ def derivatives(found: Trace, wired: tuple[Gate, ...], opened: np.ndarray) -> np
     total = np.zeros(len(opened))
     loss = task(found.folded.proto, shapes, data(found)).loss(outputs, labels, None)
     for gate, gradient in zip(wired, torch.autograd.grad(loss, values), strict=True):
-        np.add.at(total, gate.line, gradient.numpy().reshape(-1))
+        np.add.at(total, gate.axis_labels, gradient.numpy().reshape(-1))
     total[0] = 0
     return np.append(total, float(loss.detach()))
 
@@ -65,13 +65,13 @@ def derivatives(found: Trace, wired: tuple[Gate, ...], opened: np.ndarray) -> np
 @every_network
 def test_gates_on_weights_are_those_on_the_data(proto: onnx.ModelProto) -> None:
     found = traced(proto)
-    cheap = gates(found)
+    cheap = filter_gates(found)
     on_data = tuple(
         Gate(p.output, p.slot, p.axis, len(found.flat.shapes[p.tensor]), p.line) for p in reduction_sites(found)
     )
     assert all(found.labels.is_constant(_operand(found, gate)) for gate in cheap)
     opened = np.ones(len(found.roots))
-    opened[np.unique(np.concatenate([g.line for g in cheap]))[1::5]] = 0  # a few are closed
+    opened[np.unique(np.concatenate([g.axis_labels for g in cheap]))[1::5]] = 0  # a few are closed
     opened[0] = 1
     a, b = derivatives(found, cheap, opened), derivatives(found, on_data, opened)
     assert np.abs(a - b).max() < 1e-9 * np.abs(b).max()
@@ -84,7 +84,7 @@ def _operand(found: Trace, gate: Gate) -> str:
 
 def test_a_gates_gradient_is_the_losss_slope() -> None:
     found = traced(NETWORKS["residual"])
-    wired, opened = gates(found), np.ones(len(found.roots))
+    wired, opened = filter_gates(found), np.ones(len(found.roots))
     slopes = derivatives(found, wired, opened)
     for name in ("conv1", "conv2"):
         root = found.members[name][3]
@@ -100,10 +100,10 @@ def test_cutting_closed_filters_out_changes_nothing(proto: onnx.ModelProto, monk
     """Training goes on as it would with closed gates: weights, momenta and running statistics are carried over."""
 
     def importances(cut_share: float) -> tuple[list[np.ndarray], int]:
-        monkeypatch.setattr(shrinking, "CUT_SHARE", cut_share)
+        monkeypatch.setattr(gated_training, "CUT_SHARE", cut_share)
         found = traced(proto)
         seen = []
-        with Shrinking(found, data(found), None, Settings(), SGD) as network:
+        with GatedNetwork(found, data(found), None, Settings(), SGD) as network:
             for step in range(6):
                 seen.append(network.step(np.arange(step * 16, step * 16 + 16), 0.01))
                 members = [found.members[g.name] for g in found.prunable]
@@ -120,13 +120,13 @@ def test_cutting_closed_filters_out_changes_nothing(proto: onnx.ModelProto, monk
         assert np.abs(a - b).max() <= 1e-3 * a.max()
 
 
-def recorded(proto: onnx.ModelProto, schedule: Schedule) -> Record:
+def recorded(proto: onnx.ModelProto, schedule: DescentSchedule) -> WidthRecord:
     found = traced(proto)
     return descend(found, lambda widths: float(sum(widths.values())), data(found), schedule, Settings())
 
 
 def test_a_descent_records_every_removal_until_a_group_would_fall_below_its_floor() -> None:
-    schedule = Schedule(warm_up_epochs=1, batch_size=32, batches=1, removed=2)
+    schedule = DescentSchedule(warm_up_epochs=1, batch_size=32, batches=1, removed=2)
     record = recorded(models.plain((150, 150), size=8), schedule)
     lost = -np.diff(record.widths.sum(axis=1))
     assert len(record.tau) > 10 and (lost == 2).all()
@@ -137,7 +137,7 @@ def test_a_descent_records_every_removal_until_a_group_would_fall_below_its_floo
 def test_a_sparing_descent_goes_on_past_groups_at_their_floor_and_records_all_of_it() -> None:
     """MorphNet's half of the filters, of a network with a layer of two: the other way ends when that has one."""
     network = models.plain((2, 60), size=8)
-    schedule = Schedule(warm_up_epochs=1, batch_size=32, batches=1, removed=1, share=0.9)
+    schedule = DescentSchedule(warm_up_epochs=1, batch_size=32, batches=1, removed=1, share=0.9)
     strict, sparing = (recorded(network, replace(schedule, sparing=way)) for way in (False, True))
     assert len(sparing.tau) == int(0.9 * 62)
     assert (np.diff(sparing.tau) == -1).all() and sparing.tau[0] == 61
@@ -153,6 +153,6 @@ def test_a_batch_shared_by_two_threads_says_the_same_of_every_filter() -> None:
     found = traced(b.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 10)}))
     seen = []
     for replicas in (1, 2):
-        with Shrinking(found, data(found), None, Settings(replicas=replicas), SGD) as network:
+        with GatedNetwork(found, data(found), None, Settings(replicas=replicas), SGD) as network:
             seen.append(network.step(np.arange(96), 0.1) + network.step(np.arange(96), 0.1))
     assert np.abs(seen[0] - seen[1]).max() < 1e-3 * seen[0].max()

@@ -16,8 +16,8 @@ import models
 import netadapt_onnx
 from netadapt_onnx.api import scale as scaling
 from netadapt_onnx.profilers.timing import Ratio, Timing
-from netadapt_onnx.scaling import making
-from netadapt_onnx.scaling.generate import AllowedWidths, nearest
+from netadapt_onnx.scaling import latency_target
+from netadapt_onnx.scaling.target_widths import AllowedWidths, nearest
 
 WIDTHS = (64, 96, 128)
 BLOCK = 8
@@ -60,7 +60,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         found = one / other * (1 + noise.normal(0, 0.002))
         return Ratio(found, (found, found), Timing(found * other, (one, one), 1), Timing(other, (other, other), 1))
 
-    monkeypatch.setattr(making, "ratio", ratio)
+    monkeypatch.setattr(latency_target, "ratio", ratio)
     monkeypatch.setattr(scaling, "built_table", lambda *_: BiasedTable())
     return seen
 
@@ -79,11 +79,11 @@ def test_a_latency_target_is_landed_on_within_3_percent_as_measured(
     assert made.resources.latency_ms == pytest.approx(wanted, rel=0.03)
     assert made.latency_ratio == pytest.approx(wanted / device_ms(WIDTHS), rel=0.03)
     assert all(width % BLOCK == 0 for width in made.widths.values())
-    assert 1 <= len(measured) <= making.ATTEMPTS
+    assert 1 <= len(measured) <= latency_target.ATTEMPTS
 
     again = netadapt_onnx.scale(net, method="uniform", target=f"latency={target}", out=tmp_path / "run", resume=True)
     assert again.models[0].widths == made.widths
-    assert len(measured) <= making.ATTEMPTS  # nothing was measured again
+    assert len(measured) <= latency_target.ATTEMPTS  # nothing was measured again
 
 
 def test_groups_move_by_at_most_a_rung_to_come_nearest_to_a_cost() -> None:

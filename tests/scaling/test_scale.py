@@ -17,9 +17,9 @@ import models
 import netadapt_onnx
 from netadapt_onnx.cli import run as command
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.scaling import descent, making
-from netadapt_onnx.scaling.law import LEAST_ROWS, Law, fit
-from netadapt_onnx.scaling.record import Record, read_record
+from netadapt_onnx.scaling import descent, latency_target
+from netadapt_onnx.scaling.power_law import LEAST_ROWS, Law, fit_laws
+from netadapt_onnx.scaling.width_record import WidthRecord, read_record
 from netadapt_onnx.training.initialise import initialised
 
 WIDTHS = (8, 12, 16)
@@ -28,7 +28,7 @@ EXPONENTS = (0.3, 0.5, 0.65)
 
 @pytest.fixture(autouse=True)
 def _hasty_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "BRIEF_S", 0.05)
+    monkeypatch.setattr(latency_target, "BRIEF_S", 0.05)
 
 
 def saved(proto: onnx.ModelProto, path: Path) -> Path:
@@ -58,7 +58,7 @@ def params(file: Path | None) -> int:
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three bright corners: easy enough to be learnt in an epoch or two."""
-    monkeypatch.setattr(descent, "Schedule", partial(descent.Schedule, batch_size=64))
+    monkeypatch.setattr(descent, "DescentSchedule", partial(descent.DescentSchedule, batch_size=64))
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 320)
     x = rng.normal(0, 0.3, (320, 3, 8, 8)).astype(np.float32)
@@ -89,7 +89,7 @@ def test_exponents_are_those_of_least_squares() -> None:
     rng = np.random.default_rng(3)
     tau = np.geomspace(1e4, 1e6, 30)
     widths = np.stack([2 * tau**0.4, 0.5 * tau**0.55], axis=1) * rng.lognormal(0, 0.05, (30, 2))
-    for group, column in zip(fit(Record(("a", "b"), widths, tau)), widths.T, strict=True):
+    for group, column in zip(fit_laws(WidthRecord(("a", "b"), widths, tau)), widths.T, strict=True):
         slope, intercept = np.polyfit(np.log(tau), np.log(column), 1)
         assert group.beta == pytest.approx(slope, rel=1e-6)
         assert group.alpha == pytest.approx(np.exp(intercept), rel=1e-6)
@@ -98,8 +98,8 @@ def test_exponents_are_those_of_least_squares() -> None:
 def test_rows_at_a_groups_floor_leave_its_fit() -> None:
     tau = np.geomspace(1e5, 1e3, 20)
     free = 40 * (tau / 1e5) ** 0.5
-    record = Record(("a", "b"), np.stack([free, np.maximum(free / 8, 2)], axis=1), tau)
-    a, b = fit(record, {"a": 1, "b": 2})
+    record = WidthRecord(("a", "b"), np.stack([free, np.maximum(free / 8, 2)], axis=1), tau)
+    a, b = fit_laws(record, {"a": 1, "b": 2})
     assert (a.rows, b.rows) == (20, int((free / 8 > 2).sum()))
     assert b.beta == pytest.approx(0.5, rel=1e-9)
 

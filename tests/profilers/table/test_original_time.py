@@ -36,7 +36,7 @@ from netadapt_onnx.profilers.table import original_time
 from netadapt_onnx.profilers.table.merge import merged_tables
 from netadapt_onnx.profilers.table.predict import OriginalTime, Reference, Table, encode, read
 from netadapt_onnx.profilers.timing import Ratio, Timing, of_pairs
-from netadapt_onnx.scaling import making
+from netadapt_onnx.scaling import latency_target
 
 __all__ = ["task"]
 
@@ -183,7 +183,7 @@ def test_scaling_aims_at_shares_of_the_file_as_given(
 ) -> None:
     device = Unfused()
     device_table = Uncut(device)
-    monkeypatch.setattr(making, "ratio", lambda *given, **options: device.ratio(*given, **options))
+    monkeypatch.setattr(latency_target, "ratio", lambda *given, **options: device.ratio(*given, **options))
     monkeypatch.setattr("netadapt_onnx.api.scale.built_table", lambda *_: device_table)
     result = netadapt_onnx.scale(task[0], target="latency=0.2x", method="uniform", out=tmp_path / "run")
     (made,) = result.models
