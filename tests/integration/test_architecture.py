@@ -1,4 +1,4 @@
-"""docs/architecture.md is true: its pictures are drawn from the contracts and the tree, and every path it names exists."""
+"""docs/architecture.md is true: its pictures come from the contracts and the tree, and every path in it exists."""
 
 from __future__ import annotations
 
