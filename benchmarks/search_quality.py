@@ -36,6 +36,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+from result_files import add_record_option, record  # noqa: E402
 from search_rivals import landed, solved, timed, torch_pruned, uniform  # noqa: E402
 
 PEER = "torch-pruning==1.6.1"
@@ -91,6 +92,10 @@ def main() -> None:
             print(case, found, flush=True)
     if asked.table:
         print(markdown(_read(results)))
+    if asked.record:
+        for kind in dict.fromkeys(map(_kind, _read(results))):
+            share = float(kind[0].rpartition("=")[2].removesuffix("x"))
+            record(f"search_quality_{100 * share:.0f}", summary(_read(results), kind))
 
 
 def _arguments() -> argparse.Namespace:
@@ -110,9 +115,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--install-peers", action="store_true", help="put Torch-Pruning into WORK/peers")
     parser.add_argument("--table", action="store_true", help="print the results as Markdown")
     parser.add_argument("--case", help=argparse.SUPPRESS)
+    add_record_option(parser)
     asked = parser.parse_args()
-    if not (asked.data or asked.table or asked.install_peers):
-        parser.error("nothing to do: give --data and --model, --table or --install-peers")
+    if not (asked.data or asked.table or asked.record or asked.install_peers):
+        parser.error("nothing to do: give --data and --model, --table, --record or --install-peers")
     if asked.data and not asked.model:
         parser.error("--data needs --model")
     unknown = set(asked.methods.split(",")) - set(METHODS)
@@ -263,6 +269,30 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
         title = f"**{budget}**, {epochs} epochs of final training" + (" with augmented pictures" if augment else "")
         parts.append(f"{title}\n\n" + tabulate(rows, headers, tablefmt="github", disable_numparse=True))
     return "\n\n".join(parts)
+
+
+def summary(results: Sequence[dict[str, Any]], kind: tuple[str, int, bool]) -> list[dict[str, Any]]:
+    """A row for each method at one budget: means over seeds, and the latency of every seed's result."""
+    rows = []
+    cells = [r for r in results if _kind(r) == kind and "test" in r]
+    for method in dict.fromkeys(r["case"]["method"] for r in cells):
+        seeds = [r for r in cells if r["case"]["method"] == method]
+        test = [r["test"] for r in seeds]
+        means = {k: statistics.mean(r[k] for r in seeds) for k in ("before_training", "macs", "search_s", "training_s")}
+        rows.append(
+            {
+                "method": method,
+                "budget": kind[0],
+                "epochs": kind[1],
+                "seeds": len(seeds),
+                "test": statistics.mean(test),
+                "spread": max(test) - min(test),
+                "lost": statistics.mean(r["original"] - r["test"] for r in seeds),
+                "latency": [r["latency"] for r in seeds],
+                **means,
+            }
+        )
+    return rows
 
 
 def _kind(result: dict[str, Any]) -> tuple[str, int, bool]:

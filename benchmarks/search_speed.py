@@ -26,6 +26,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per process, as the workers have
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from result_files import add_record_option, record
+
 RANKS: dict[str, dict[str, Any]] = {
     "reconstruct": {"rank": "reconstruct"},
     "finetune": {"rank": "finetune"},
@@ -83,6 +85,7 @@ def main() -> None:
     parser.add_argument("--first-step", type=float, default=0.025, help="the share that the first iteration saves")
     parser.add_argument("--final-epochs", type=int, default=0, help="of training at the end")
     parser.add_argument("--seed", type=int, default=0)
+    add_record_option(parser)
     asked = parser.parse_args()
     if asked.iterations < 2:
         parser.error("--iterations: at least 2, since the first is left out")
@@ -93,6 +96,8 @@ def main() -> None:
             print(json.dumps(found), flush=True)
             results.append(found)
     print(markdown(results))
+    if asked.record:
+        record("search_speed", results)
 
 
 def _timed(asked: argparse.Namespace, rank: str, workers: int) -> dict[str, Any]:

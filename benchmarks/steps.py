@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 import netadapt_onnx
 from netadapt_onnx.api.inspect import opened, traced
@@ -32,6 +31,8 @@ from netadapt_onnx.profilers.timing import ratio
 from netadapt_onnx.surgery import Trace
 from netadapt_onnx.surgery.criteria.weights import select
 from netadapt_onnx.surgery.resize import resize
+from result_files import add_record_option, record
+from result_tables import steps
 from tables import exported
 
 # How often each target is cut to with `auto`.
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/tables"))
     parser.add_argument("--targets", type=float, nargs="+", default=[0.8, 0.6, 0.4])
     parser.add_argument("--max-time", type=float, default=90.0, help="seconds for all timing")
+    add_record_option(parser)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     model, path = exported(asked.network, asked.out), asked.out / f"{asked.network}.jsonl"
@@ -129,12 +131,9 @@ def main() -> None:
             rows.append(timed(target, str(step), first(multiples(trace, step), small_enough(macs(best)))))
     with (asked.out / "steps.jsonl").open("a") as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
-    head = ["target", "step", "macs", "table", "predicted", "measured", "95%", "off"]
-    print(tabulate(
-        [[f"{r['target']:g}x", r["step"], f"{r['macs']:.3f}x", f"{r['table']:.3f}x", f"{r['predicted']:.3f}x",
-          f"{r['measured']:.3f}x", "{:.3f}-{:.3f}".format(*r["ci95"]), f"{r['off']:+.1%}"] for r in rows],
-        head, tablefmt="github", disable_numparse=True,
-    ))  # fmt: skip
+    print(steps(rows))
+    if asked.record:
+        record("steps", rows)
     slower = [r for r in rows if r["step"] == "auto" and r["ci95"][0] > 1]
     print(f"auto slower than the uncut model: {len(slower)} of {CUTS * len(asked.targets)}")
 

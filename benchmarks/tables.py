@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from tabulate import tabulate
 
 import netadapt_onnx
 from netadapt_onnx.api.inspect import opened, traced
@@ -36,6 +35,8 @@ from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_versi
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import unseen
 from netadapt_onnx.surgery import Trace
+from result_files import add_record_option, record
+from result_tables import tables
 from table_networks import NETWORKS
 
 CONVOLUTIONAL = tuple(name for name in NETWORKS if name not in ("unet", "vit_tiny"))
@@ -173,29 +174,6 @@ def reached(row: Mapping[str, dict[str, float]]) -> bool:
     return bool(fits and row["build_s"] < 120 and again["mean"] <= 0.015)  # type: ignore[operator]
 
 
-def shown(rows: Sequence[dict[str, dict[str, float]]]) -> str:
-    """The results as a Markdown table, errors in percent."""
-
-    def percents(found: Mapping[str, float]) -> str:
-        return " / ".join(f"{100 * found[k]:.1f}" for k in ("mean", "p95", "max"))
-
-    head = ["network", "ms", "build s", "cells", "(a) separate layers", "(b) scaled", "(c) table", "repeatability",
-            "Pearson", "Kendall", "reached"]  # fmt: skip
-    return tabulate(
-        [
-            [
-                r["network"], f"{r['reference_ms']:.2f}", f"{r['build_s']:.0f}", r["cells"],
-                *(percents(r[k]) for k in ("naive", "scaled", "table", "repeatability")),
-                f"{r['pearson']:.4f}", f"{r['kendall']:.3f}", "yes" if reached(r) else "no",
-            ]
-            for r in rows
-        ],
-        head,
-        tablefmt="github",
-        disable_numparse=True,
-    )  # fmt: skip
-
-
 def main() -> None:
     """Measure what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -205,6 +183,7 @@ def main() -> None:
     parser.add_argument("--max-time", type=float, default=100.0, help="seconds that a table may be built for")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", action="store_true", help="measure networks again that are there")
+    add_record_option(parser)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     names = asked.networks or list(NETWORKS)
@@ -221,8 +200,12 @@ def main() -> None:
             continue
         with results.open("a") as file:
             file.write(json.dumps(rows[name]) + "\n")
-        print(f"\n{shown([rows[name]])}", file=sys.stderr, flush=True)
-    print(shown([rows[name] for name in names if name in rows]))
+        print(f"\n{tables([rows[name]])}", file=sys.stderr, flush=True)
+    measured = [rows[name] for name in names if name in rows]
+    print(tables(measured))
+    print("targets reached by:", ", ".join(str(row["network"]) for row in measured if reached(row)) or "none")
+    if asked.record:
+        record("tables", measured)
 
 
 if __name__ == "__main__":

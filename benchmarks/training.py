@@ -31,6 +31,8 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from networks import EXPORTERS, TORCHVISION, example, export, make_importable, network  # noqa: E402
+from result_files import add_record_option, record  # noqa: E402
+from result_tables import training_exports, training_steps  # noqa: E402
 
 TOLERANCE = 1e-4
 STEPS, BATCH, RATE = 3, 2, 1e-3
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("training-work"), help="exports and results.jsonl lie here")
     parser.add_argument("--path", action="append", default=[], help="import packages from here too; may be repeated")
     parser.add_argument("--first", action="append", default=[], metavar="MODULE", help="import this before torchvision")
+    add_record_option(parser)
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
     cases: list[dict[str, str]] = []
@@ -74,6 +77,9 @@ def main() -> None:
             print(case["model"], case["exporter"], found, flush=True)
     if asked.table:
         print(_markdown(_read(results)))
+    if asked.record:
+        record("training_exports", _rows(_read(results), steps=False))
+        record("training_steps", _rows(_read(results), steps=True))
 
 
 def _apart(case: dict[str, str], asked: argparse.Namespace) -> dict[str, Any]:
@@ -189,32 +195,17 @@ def _step_time(name: str) -> dict[str, Any]:
     return {"ours_s": medians["ours"], "native_s": medians["native"], "ratio": medians["ours"] / medians["native"]}
 
 
+def _rows(results: list[dict[str, Any]], *, steps: bool) -> list[dict[str, Any]]:
+    """The rows of one of the two tables."""
+    chosen = [r for r in results if (r["case"]["exporter"] == "step") == steps]
+    return [{**r["case"], **{key: value for key, value in r.items() if key != "case"}} for r in chosen]
+
+
 def _markdown(results: list[dict[str, Any]]) -> str:
-    from tabulate import tabulate
-
-    exports = {(r["case"]["model"], r["case"]["exporter"]): r for r in results if r["case"]["exporter"] != "step"}
-    good = sum(max(r.get("forward", 1.0), r.get("trained", 1.0)) <= TOLERANCE for r in exports.values())
-    rows = []
-    for model in dict.fromkeys(model for model, _ in exports):
-        both = [exports.get((model, exporter), {}) for exporter in EXPORTERS]
-        known: dict[str, Any] = next((r for r in both if "forward" in r), {"weights": 0, "parameters": 0})
-        reached = {f"{r['reached']} of {r['weights']}" for r in both if "reached" in r}
-        cells = [_cell(r, what) for r in both for what in ("forward", "trained")]
-        rows.append([model, f"{known['parameters'] / 1e6:.1f}", " / ".join(sorted(reached)), *cells])
-    headers = ["network", "parameters (M)", "weights with a gradient"]
-    headers += [f"{exporter}: {what}" for exporter in EXPORTERS for what in ("forward", "trained, written back")]
-    made = f"{good} of {len(exports)} exports agree within {TOLERANCE:g} before and after training.\n\n"
-    made += tabulate(rows, headers, tablefmt="github", disable_numparse=True)
-    steps = [r for r in results if r["case"]["exporter"] == "step"]
-    if steps:
-        rows = [[r["case"]["model"], f"{r['ours_s']:.3f}", f"{r['native_s']:.3f}", f"{r['ratio']:.3f}"] for r in steps]
-        headers = ["network", "ours (CPU s)", "native (CPU s)", "ratio"]
-        made += "\n\n" + tabulate(rows, headers, tablefmt="github", disable_numparse=True)
-    return made
-
-
-def _cell(result: dict[str, Any], what: str) -> str:
-    return f"{result[what]:.1e}" if what in result else str(result.get("failure", ""))
+    exports, steps = _rows(results, steps=False), _rows(results, steps=True)
+    good = sum(max(r.get("forward", 1.0), r.get("trained", 1.0)) <= TOLERANCE for r in exports)
+    text = f"{good} of {len(exports)} exports agree within {TOLERANCE:g} before and after training.\n\n"
+    return "\n\n".join([text + training_exports(exports), *([training_steps(steps)] if steps else [])])
 
 
 def _read(results: Path) -> list[dict[str, Any]]:
