@@ -25,15 +25,15 @@ from pathlib import Path
 limit, mark, *arguments = sys.argv[1:]
 if int(limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
-from netadapt_onnx.search import attempts
-whole = attempts.Bench.ranked
+from netadapt_onnx.search import worker
+whole = worker.WorkerContext.ranked
 def slowly(bench, *given):
     found = whole(bench, *given)
     if mark:
         Path(mark).touch()
         time.sleep(1)
     return found
-attempts.Bench.ranked = slowly
+worker.WorkerContext.ranked = slowly
 from netadapt_onnx.cli import run
 sys.exit(run(arguments))
 """

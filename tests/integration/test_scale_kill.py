@@ -31,7 +31,8 @@ def counted(change):
     return change_or_die
 
 os.fsync, Path.replace, os.replace = counted(os.fsync), counted(Path.replace), counted(os.replace)
-from netadapt_onnx import charts, scale
+from netadapt_onnx import scale
+from netadapt_onnx.common import charts
 from netadapt_onnx.profilers.timing import Ratio, Timing
 from netadapt_onnx.scaling import latency_target
 from netadapt_onnx.training import settings as training_settings, trainer

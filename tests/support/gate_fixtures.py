@@ -40,7 +40,7 @@ def kept() -> Iterator[Kept]:
 def one_process(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     """All models of a test are read in one process, which is a real one."""
     for module in ("gate", "diff"):
-        monkeypatch.setattr(f"netadapt_onnx.gating.{module}.Sandbox", lambda *_: kept)
+        monkeypatch.setattr(f"netadapt_onnx.api.{module}.Sandbox", lambda *_: kept)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers import validate as validating
-from netadapt_onnx.profilers.device import REFERENCE, CommandResult, End, Environment, Job, Manifest, Measured
+from netadapt_onnx.profilers.device import REFERENCE, Answer, End, Environment, Job, Manifest, Measured
 from netadapt_onnx.profilers.table import build as building
 
 # By how much a session of one model is slower than it should be: of the time in seconds and a source of randomness.
@@ -107,7 +107,7 @@ class SimulatedDevice:
         self._files |= {file.name: file for file in files}
         self.now += self._beside_s
 
-    def run(self, manifest: str, results: str) -> Iterator[CommandResult]:
+    def run(self, manifest: str, results: str) -> Iterator[Answer]:
         plan = msgspec.json.decode(self._files[manifest].read_bytes(), type=Manifest)
         for number, job in enumerate(plan.jobs):
             yield from self._measured(number, job, plan)
