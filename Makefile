@@ -43,8 +43,10 @@ format: $(VENV)/.installed-all ## mend the format and what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.installed-all ## write the reference pages from the program
+docs: $(VENV)/.installed-all ## write the pages, tables and pictures that are made from the program and from results
 	$(BIN)/python docs/reference.py
+	$(BIN)/python docs/benchmarks.py
+	$(BIN)/python docs/pictures/architecture.py
 
 test: lint ## lint, then all tests
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal

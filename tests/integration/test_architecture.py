@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import runpy
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from documentation import REPOSITORY
+from documentation import REPOSITORY, pages
 
 PACKAGE = REPOSITORY / "netadapt_onnx"
 PICTURES = REPOSITORY / "docs" / "pictures"
@@ -45,3 +47,14 @@ def test_every_path_of_the_page_exists() -> None:
     for path in re.findall(r"`([a-z_]+/[\w/.]+)`", PAGE):
         place = REPOSITORY / path if path.startswith("tests/") else PACKAGE / path
         assert place.exists(), path
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_python_files_that_a_page_names_exist(page: Path) -> None:
+    if page.name == "CHANGELOG.md":  # which says what was
+        return
+    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    files = {f"/{name}" for name in listed.splitlines()}
+    for name in re.findall(r"`([\w./-]+\.py)(?: [^`]*)?`", page.read_text(encoding="utf-8")):
+        is_users = name == "net.py"
+        assert is_users or any(file.endswith(f"/{name}") for file in files), name
