@@ -2,8 +2,8 @@
 
 Each prunable group is cut by one step and the cut model judged on 1,024 samples, from its inputs and from what the
 uncut model computed of them in front of the cut. CPU seconds of all groups together, the pass over the front included.
-With `--short-term N` each is also trained for N steps, whole and behind its frozen front (`adapt --freeze-front`), and
-what the trained models come to is told.
+With `--short-term N` each is also trained for N steps, as a whole and behind its frozen prefix, and the accuracy of the
+trained models is printed.
 
     python benchmarks/prefix.py --model ../shared/models/resnet20_cifar10.onnx --data cifar.npz --short-term 20
 """
@@ -38,18 +38,18 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--short-term", type=int, default=0, help="steps that every cut is trained for, too")
-    asked = parser.parse_args()
-    folded = fold(load(asked.model).proto)
-    found = trace(folded)
-    data = dataset_for(folded, asked.data)
+    arguments = parser.parse_args()
+    folded = fold(load(arguments.model).proto)
+    original = trace(folded)
+    data = dataset_for(folded, arguments.data)
     judge = DataJudge(data, folded.proto)
-    counts = {group.name: max(group.floor, group.channels - STEP) for group in found.prunable}
-    cuts = [resize(found, select(found, {name: count})) for name, count in counts.items()]
-    for number in range(asked.rounds):
+    counts = {group.name: max(group.floor, group.channels - STEP) for group in original.prunable}
+    cuts = [resize(original, select(original, {name: count})) for name, count in counts.items()]
+    for number in range(arguments.rounds):
         began = time.process_time()
         without = [judge.ranked(cut) for cut in cuts]
         middle = time.process_time()
-        prefixes = Base(found, {}).prefixes(judge)
+        prefixes = Base(original, {}).prefixes(judge)
         front = time.process_time()
         shortened = [judge.ranked(cut, prefixes) for cut in cuts]
         end = time.process_time()
@@ -58,20 +58,20 @@ def main() -> None:
             f"({front - middle:.2f} s of it the front): {(middle - began) / (end - middle):.2f}x; "
             f"largest difference of an accuracy {max(abs(a - b) for a, b in zip(without, shortened, strict=True)):.4f}"
         )
-    if not asked.short_term:
+    if not arguments.short_term:
         return
     settings = replace(choose_settings(folded.proto, data, gpu=False), replicas=1)
     for freeze in (False, True):
-        base = Base(found, {})
+        base = Base(original, {})
         bench = WorkerContext(base, judge, data, seed=0, trains=True, shapes={}, batch_size=1)
-        training = Training(asked.short_term, SHORT_TERM_LR, settings, freeze)
+        training = Training(arguments.short_term, SHORT_TERM_LR, settings, freeze)
         began = time.process_time()
         trained = [bench.trained(cut, training, WorkerInfo(threads=1), base) for cut in cuts]
         taken = time.process_time() - began
         scores = [judge.ranked(cut) for cut in trained]
-        how = "behind frozen fronts" if freeze else "whole"
+        how = "behind frozen prefixes" if freeze else "whole"
         print(
-            f"{asked.short_term} steps for each of {len(cuts)} cuts, {how}: {taken:.1f} s, "
+            f"{arguments.short_term} steps for each of {len(cuts)} cuts, {how}: {taken:.1f} s, "
             f"mean accuracy {100 * sum(scores) / len(scores):.2f}%"
         )
 

@@ -68,28 +68,28 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.02, help="of the distillations")
     parser.add_argument("--table", action="store_true", help="run nothing")
     add_record_option(parser)
-    asked = parser.parse_args()
-    if not asked.table and not (asked.data and asked.models):
+    arguments = parser.parse_args()
+    if not arguments.table and not (arguments.data and arguments.models):
         parser.error("--data and --models are needed")
-    asked.work.mkdir(parents=True, exist_ok=True)
+    arguments.work.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, object]] = []
     for number, (file, name, criterion) in enumerate(COLUMNS, 1):
-        result = asked.work / f"{number}.json"
-        if not asked.table and asked.only in (None, number):
-            result.write_text(json.dumps(recovered(asked.models / f"{file}.onnx", criterion, asked)))
+        result = arguments.work / f"{number}.json"
+        if not arguments.table and arguments.only in (None, number):
+            result.write_text(json.dumps(recovered(arguments.models / f"{file}.onnx", criterion, arguments)))
         if result.exists():
             scores: Scores = json.loads(result.read_text())
             rows += [{"file": name, "way": way, "accuracy": a, "cpu_s": s} for way, (a, s) in scores.items()]
     print(recovery(rows))
-    if asked.record:
+    if arguments.record:
         record("recovery", rows)
 
 
-def recovered(file: Path, criterion: str, asked: argparse.Namespace) -> Scores:
+def recovered(file: Path, criterion: str, arguments: argparse.Namespace) -> Scores:
     """(test accuracy, CPU seconds) by way of recovery."""
     folded = fold(load(file).proto)
     traced = trace(folded)
-    data = dataset_for(folded, asked.data)
+    data = dataset_for(folded, arguments.data)
     few = replace(data.train.sample(IMAGES), labels=None)
     inner = [group for group in traced.prunable if len(group.layers) == 1]
     counts = {group.name: group.channels // 2 for group in inner}
@@ -109,8 +109,8 @@ def recovered(file: Path, criterion: str, asked: argparse.Namespace) -> Scores:
         return reconstruct_in_order(traced, keep, inputs, original_targets(traced, inputs))
 
     def distilled(proto: onnx.ModelProto, dataset: Dataset) -> onnx.ModelProto:
-        settings = Settings("float32", True, asked.replicas)
-        return train(proto, dataset, teacher=folded.proto, steps=STEPS, lr=asked.lr, settings=settings).proto
+        settings = Settings("float32", True, arguments.replicas)
+        return train(proto, dataset, teacher=folded.proto, steps=STEPS, lr=arguments.lr, settings=settings).proto
 
     note("before", lambda: folded.proto)
     cut = note("cut", lambda: resize(traced, keep))

@@ -57,28 +57,29 @@ def main() -> None:
     parser.add_argument("--warmup-epochs", type=int, default=5)
     parser.add_argument("--batches", type=int, default=10)
     add_record_option(parser)
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    model = asked.out / "vgg.onnx"
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    model = arguments.out / "vgg.onnx"
     if not model.exists():
         netadapt_onnx.export(f"{__file__}:narrow_vgg", model)
     result = netadapt_onnx.scale(
         model,
-        asked.data,
-        target=[f"params={ratio}x" for ratio in asked.ratios],
-        out=asked.out / "-".join([str(asked.iterations), str(asked.epochs), str(asked.seeds), *asked.ratios]),
+        arguments.data,
+        target=[f"params={ratio}x" for ratio in arguments.ratios],
+        out=arguments.out
+        / "-".join([str(arguments.iterations), str(arguments.epochs), str(arguments.seeds), *arguments.ratios]),
         method=METHODS,
-        iterations=asked.iterations,
-        warmup_epochs=(asked.warmup_epochs,),
-        batches=asked.batches,
-        epochs=asked.epochs,
-        seeds=asked.seeds,
+        iterations=arguments.iterations,
+        warmup_epochs=(arguments.warmup_epochs,),
+        batches=arguments.batches,
+        epochs=arguments.epochs,
+        seeds=arguments.seeds,
         resume=True,
         log=lambda text: print(text, file=sys.stderr, flush=True),
     )
     rows = _rows(result.models)
     print(scaling(rows))
-    if asked.record:
+    if arguments.record:
         record("scaling", rows)
 
 

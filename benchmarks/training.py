@@ -52,57 +52,57 @@ def main() -> None:
     parser.add_argument("--path", action="append", default=[], help="import packages from here too; may be repeated")
     parser.add_argument("--first", action="append", default=[], metavar="MODULE", help="import this before torchvision")
     add_record_option(parser)
-    asked = parser.parse_args()
-    asked.work.mkdir(parents=True, exist_ok=True)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
     cases: list[dict[str, str]] = []
-    if asked.agreement:
+    if arguments.agreement:
         cases += [{"model": m, "exporter": e} for m in TORCHVISION for e in EXPORTERS]
-    if asked.steps:
+    if arguments.steps:
         cases += [{"model": m, "exporter": "step"} for m in TIMED]
-    results = asked.work / "results.jsonl"
-    known = _read(results)
+    results = arguments.work / "results.jsonl"
+    earlier = _read(results)
     if cases:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         os.environ["OMP_NUM_THREADS"] = "1"
-        make_importable(asked.path, asked.first)
+        make_importable(arguments.path, arguments.first)
         import torch
         import torchvision  # noqa: F401
 
         torch.set_num_threads(1)
     for case in cases:
-        if fnmatch.fnmatch(case["model"], asked.only) and not any(r["case"] == case for r in known):
-            found = _apart(case, asked)
+        if fnmatch.fnmatch(case["model"], arguments.only) and not any(r["case"] == case for r in earlier):
+            outcome = _apart(case, arguments)
             with results.open("a") as lines:
-                lines.write(json.dumps({"case": case, **found}) + "\n")
-            print(case["model"], case["exporter"], found, flush=True)
-    if asked.table:
+                lines.write(json.dumps({"case": case, **outcome}) + "\n")
+            print(case["model"], case["exporter"], outcome, flush=True)
+    if arguments.table:
         print(_markdown(_read(results)))
-    if asked.record:
+    if arguments.record:
         record("training_exports", _rows(_read(results), steps=False))
         record("training_steps", _rows(_read(results), steps=True))
 
 
-def _apart(case: dict[str, str], asked: argparse.Namespace) -> dict[str, Any]:
+def _apart(case: dict[str, str], arguments: argparse.Namespace) -> dict[str, Any]:
     """A case in a process of its own, forked from this one: torch and torchvision take seconds to import."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    child = context.Process(target=_case, args=(case, asked.work, theirs))
+    child = context.Process(target=_case, args=(case, arguments.work, theirs))
     child.start()
     theirs.close()
     try:
-        found: dict[str, Any] = ours.recv()
+        outcome: dict[str, Any] = ours.recv()
     except EOFError:
-        found = {"failure": "its process died"}
+        outcome = {"failure": "its process died"}
     child.join()
-    return found
+    return outcome
 
 
 def _case(case: dict[str, str], work: Path, pipe: Connection) -> None:
     try:
         pipe.send(_step_time(case["model"]) if case["exporter"] == "step" else _agreement(case, work))
     except Exception as error:
-        told = str(error).strip().split("\n")[0]
-        pipe.send({"failure": f"{type(error).__name__}: {told}"[:300]})
+        message = str(error).strip().split("\n")[0]
+        pipe.send({"failure": f"{type(error).__name__}: {message}"[:300]})
 
 
 def _agreement(case: dict[str, str], work: Path) -> dict[str, Any]:
@@ -124,9 +124,9 @@ def _agreement(case: dict[str, str], work: Path) -> dict[str, Any]:
 
     def difference(model: Any) -> float:
         with torch.no_grad():
-            found = graph(image)
-        wanted = run(session(model), feeds)
-        return max(float((abs(found[k].numpy() - v)).max() / (v.std() or 1.0)) for k, v in wanted.items())
+            outputs = graph(image)
+        expected = run(session(model), feeds)
+        return max(float((abs(outputs[k].numpy() - v)).max() / (v.std() or 1.0)) for k, v in expected.items())
 
     forward = difference(proto)
     graph.train()
@@ -211,8 +211,8 @@ def _markdown(results: list[dict[str, Any]]) -> str:
 def _read(results: Path) -> list[dict[str, Any]]:
     if not results.exists():
         return []
-    found = [json.loads(line) for line in results.read_text().splitlines() if line.strip()]
-    return list({json.dumps(result["case"], sort_keys=True): result for result in found}.values())
+    lines = [json.loads(line) for line in results.read_text().splitlines() if line.strip()]
+    return list({json.dumps(result["case"], sort_keys=True): result for result in lines}.values())
 
 
 if __name__ == "__main__":

@@ -78,9 +78,9 @@ def finished(folder: Path, name: str = "conv2", budget: str = "macs=0.6x") -> Pa
 
 def test_a_report_holds_everything_and_fetches_nothing(tmp_path: Path) -> None:
     run = finished(tmp_path)
-    made = netadapt_onnx.report(run)
-    assert made.report == run / "report.html" and made.size_bytes == made.report.stat().st_size < 1.5e6
-    page = Page(made.report)
+    report = netadapt_onnx.report(run)
+    assert report.report == run / "report.html" and report.size_bytes == report.report.stat().st_size < 1.5e6
+    page = Page(report.report)
     assert ("meta", "http-equiv", "Content-Security-Policy") in page.attributes
     fetching = {"src", "href", "xlink:href", "action", "srcset", "data"}
     assert not [(t, a, v) for t, a, v in page.attributes if a in fetching and not v.startswith("#")]
@@ -119,7 +119,7 @@ def test_measured_latencies_are_drawn(tmp_path: Path) -> None:
     assert isinstance(adapt_run, AdaptRun)
     times = (5.0, 5.1, 5.2), (10.0, 10.1, 10.4)
     timing, other = Timing(5.1, (5.0, 5.2), 3), Timing(10.1, (10.0, 10.4), 3)
-    found = Ratio(0.505, (0.5, 0.51), timing, other, times)
+    ratio = Ratio(0.505, (0.5, 0.51), timing, other, times)
     steps = tuple(replace(s, resources={**s.resources, "latency": 5.5}) for s in adapt_run.steps)
     last = len(steps)
     latency = Latency(10.1, 5.1, (5.0, 5.2), 0.505, (0.5, 0.51), 5.5, 3)
@@ -127,7 +127,7 @@ def test_measured_latencies_are_drawn(tmp_path: Path) -> None:
         adapt_run,
         steps=steps,
         result=replace(adapt_run.result, latency=latency, latencies={"latency": latency}),
-        measurements=(Measurement("latency", "brief", 1, found), Measurement("latency", "final", last, found)),
+        measurements=(Measurement("latency", "brief", 1, ratio), Measurement("latency", "final", last, ratio)),
         details=Details(
             tuple(LayerChange(n, "Conv", n, (9, 5), (9, 5), {"latency": (6.0, 3.0)}) for n in ("conv1", "conv2")),
             training=(TrainedEpoch(1, 0.5, 0.02), TrainedEpoch(2, 0.4, 0.01)),
@@ -164,12 +164,12 @@ def test_predictions_are_drawn_in_the_ms_of_the_final_measurement(tmp_path: Path
 
 
 def test_an_interactive_page_allows_its_own_scripts_and_no_other(tmp_path: Path) -> None:
-    made = netadapt_onnx.report(finished(tmp_path, EVIL), tmp_path / "live.html", interactive=True)
-    text = made.report.read_text(encoding="utf-8")
+    report = netadapt_onnx.report(finished(tmp_path, EVIL), tmp_path / "live.html", interactive=True)
+    text = report.report.read_text(encoding="utf-8")
     policy = text.split('http-equiv="Content-Security-Policy" content="')[1].split('"')[0]
     assert policy.count("'sha256-") == 2 and "unsafe-eval" not in policy
     assert "default-src 'none'" in policy and "script-src 'unsafe" not in policy
-    assert made.size_bytes < 1.5e6
+    assert report.size_bytes < 1.5e6
 
 
 def test_names_from_models_are_text(tmp_path: Path) -> None:
@@ -204,8 +204,8 @@ def scaled(folder: Path, *more: str) -> Path:
     onnx.save(models.plain((8, 12), size=8, classes=3), folder / "net.onnx")
     rows = [f"{8 * share**0.4:.3f},{12 * share**0.6:.3f},{2000 * share:.0f}" for share in (1, 0.8, 0.6, 0.5, 0.4, 0.3)]
     (folder / "record.csv").write_text("\n".join(["conv1,conv2,params", *rows]) + "\n")
-    given = ["scale", str(folder / "net.onnx"), "--targets", "0.5x,2x", "--fit", str(folder / "record.csv")]
-    assert command([*given, "-o", str(folder / "sizes"), *more]) == 0
+    arguments = ["scale", str(folder / "net.onnx"), "--targets", "0.5x,2x", "--fit", str(folder / "record.csv")]
+    assert command([*arguments, "-o", str(folder / "sizes"), *more]) == 0
     return folder / "sizes"
 
 
@@ -232,8 +232,8 @@ def test_networks_of_scale_and_runs_of_adapt_are_compared(tmp_path: Path, monkey
         y_train=rng.integers(0, 3, 64),
     )
     trained = scaled(tmp_path, "--data", str(tmp_path / "data.npz"), "--epochs", "1")
-    made = netadapt_onnx.report([adapted, trained], tmp_path / "both.html")
-    assert made.runs == ("params-0.6x", "sizes")
+    report = netadapt_onnx.report([adapted, trained], tmp_path / "both.html")
+    assert report.runs == ("params-0.6x", "sizes")
     page = Page(tmp_path / "both.html")
     assert {"params-0.6x", "sizes", "params=0.5x neuralscale"} <= set(page.cells)
     front = pareto_fronts([read_run(adapted), read_run(trained)], "params")
@@ -244,8 +244,8 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     run = finished(tmp_path)
     other = tmp_path / "other" / run.name
     shutil.copytree(run, other)
-    made = netadapt_onnx.report([run, other], tmp_path / "both.html")
-    assert made.runs == (f"{tmp_path.name}/{run.name}", f"other/{run.name}")
+    report = netadapt_onnx.report([run, other], tmp_path / "both.html")
+    assert report.runs == (f"{tmp_path.name}/{run.name}", f"other/{run.name}")
     assert netadapt_onnx.report([run, run], tmp_path / "same.html").runs[0] == f"{tmp_path.name}/{run.name} (1)"
 
 

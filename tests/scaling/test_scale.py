@@ -108,19 +108,21 @@ def test_rows_at_a_groups_floor_leave_its_fit() -> None:
 def test_parameters_never_exceed_a_target_and_miss_it_by_less_than_one_width(
     network: Path, tmp_path: Path, share: float
 ) -> None:
-    whole = params(network)
+    original_params = params(network)
     record = tmp_path / "record.csv"
-    record.write_text(line(whole))
+    record.write_text(line(original_params))
     result = netadapt_onnx.scale(network, fit=record, target=f"params={share}x", out=tmp_path / "run")
-    made = result.models[0]
-    assert params(made.model) == made.resources.params <= share * whole
+    model = result.models[0]
+    assert params(model.model) == model.resources.params <= share * original_params
     law = Law(result.groups)
-    size = next(t for t in np.geomspace(whole / 50, whole * 50, 40_000) if truncated(law, t) == made.widths)
-    nearer = next(t for t in np.geomspace(size, size * 3, 40_000) if truncated(law, t) != made.widths)
+    size = next(
+        t for t in np.geomspace(original_params / 50, original_params * 50, 40_000) if truncated(law, t) == model.widths
+    )
+    nearer = next(t for t in np.geomspace(size, size * 3, 40_000) if truncated(law, t) != model.widths)
     wider = netadapt_onnx.scale(
         network, fit=record, target=f"params={counted(truncated(law, nearer))}", out=tmp_path / "wider"
     )
-    assert wider.models[0].resources.params > share * whole
+    assert wider.models[0].resources.params > share * original_params
 
 
 def truncated(law: Law, tau: float) -> dict[str, int]:
@@ -160,15 +162,15 @@ def test_every_method_meets_its_targets_up_and_down(network: Path, data: Path, t
         epochs=1,
         seeds=2,
     )
-    whole = params(network)
-    assert [made.method for made in result.models] == [m for m in methods for _ in range(2)]
-    for made, share in zip(result.models, (0.4, 1.5) * len(methods), strict=True):
-        assert 0.8 * share * whole < params(made.model) <= share * whole
-        assert made.accuracy is not None and len(made.accuracy.values) == 2
-        assert made.accuracy.mean == pytest.approx(np.mean(made.accuracy.values))
-    assert len({made.model for made in result.models}) == len(result.models)
+    original_params = params(network)
+    assert [model.method for model in result.models] == [m for m in methods for _ in range(2)]
+    for model, share in zip(result.models, (0.4, 1.5) * len(methods), strict=True):
+        assert 0.8 * share * original_params < params(model.model) <= share * original_params
+        assert model.accuracy is not None and len(model.accuracy.values) == 2
+        assert model.accuracy.mean == pytest.approx(np.mean(model.accuracy.values))
+    assert len({model.model for model in result.models}) == len(result.models)
     assert [g.name for g in result.groups] == ["conv1", "conv2", "conv3"]
-    assert max(made.accuracy.mean for made in result.models if made.accuracy is not None) > 0.5
+    assert max(model.accuracy.mean for model in result.models if model.accuracy is not None) > 0.5
 
 
 def test_a_descent_is_recorded_and_resumed_to_the_same_widths(network: Path, data: Path, tmp_path: Path) -> None:
@@ -185,8 +187,8 @@ def test_a_descent_is_recorded_and_resumed_to_the_same_widths(network: Path, dat
             **more,
         )
 
-    whole = scaled("whole")
-    journal = (tmp_path / "whole" / "journal.jsonl").read_text().splitlines()
+    original_params = scaled("original_params")
+    journal = (tmp_path / "original_params" / "journal.jsonl").read_text().splitlines()
     keys = [json.loads(entry)["key"] for entry in journal]
     assert [key for key in keys if not key.startswith("sha256/")] == [
         "settings/neuralscale/1/0",
@@ -198,15 +200,15 @@ def test_a_descent_is_recorded_and_resumed_to_the_same_widths(network: Path, dat
         "latency/params=0.5x",
         "latency/original",
     ]
-    charts = {file.name for file in (tmp_path / "whole" / "plots").iterdir()}
+    charts = {file.name for file in (tmp_path / "original_params" / "plots").iterdir()}
     names = ("accuracy-parameters", "accuracy-latency", "widths", "filters", "laws")
     assert charts == {f"{n}.{k}" for n in names for k in ("json", "svg", "png")}
-    for file in (tmp_path / "whole" / "plots").glob("*.svg"):
+    for file in (tmp_path / "original_params" / "plots").glob("*.svg"):
         assert ElementTree.parse(file).getroot().tag.endswith("svg")
     scaled("cut")
     torn = tmp_path / "cut" / "journal.jsonl"
     torn.write_text("\n".join(journal[:3]) + "\n" + journal[3][:40])  # killed while it wrote the second descent
-    assert scaled("cut", resume=True).models[0].widths == whole.models[0].widths
+    assert scaled("cut", resume=True).models[0].widths == original_params.models[0].widths
 
 
 def test_without_labels_the_original_teaches(network: Path, data: Path, tmp_path: Path) -> None:
@@ -222,8 +224,8 @@ def test_without_labels_the_original_teaches(network: Path, data: Path, tmp_path
         warmup_epochs=(1,),
         epochs=1,
     )
-    found = result.models[0].accuracy
-    assert found is not None and found.metric == "agreement"
+    accuracy = result.models[0].accuracy
+    assert accuracy is not None and accuracy.metric == "agreement"
     assert any("no labels" in note for note in result.notes)
 
 
@@ -288,13 +290,13 @@ def test_the_command_prints_one_document(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_weights_are_drawn_anew_by_kind_of_layer() -> None:
     proto = models.plain((16, 24, 32))
-    made = {t.name: numpy_helper.to_array(t) for t in initialised(proto, 1).graph.initializer}
+    drawn = {t.name: numpy_helper.to_array(t) for t in initialised(proto, 1).graph.initializer}
     before = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
-    assert made["conv2.weight"].std() == pytest.approx(np.sqrt(2 / (16 * 9)), rel=0.05)
-    assert made["fc1.weight"].std() == pytest.approx(np.sqrt(2 / 32), rel=0.15)
-    assert not made["fc1.bias"].any()
+    assert drawn["conv2.weight"].std() == pytest.approx(np.sqrt(2 / (16 * 9)), rel=0.05)
+    assert drawn["fc1.weight"].std() == pytest.approx(np.sqrt(2 / 32), rel=0.15)
+    assert not drawn["fc1.bias"].any()
     for name, value in (("scale", 1), ("bias", 0), ("mean", 0), ("var", 1)):
-        assert (made[f"bn1.{name}"] == value).all()
-    assert {k: v.shape for k, v in made.items()} == {k: v.shape for k, v in before.items()}
+        assert (drawn[f"bn1.{name}"] == value).all()
+    assert {k: v.shape for k, v in drawn.items()} == {k: v.shape for k, v in before.items()}
     again = {t.name: numpy_helper.to_array(t) for t in initialised(proto, 1).graph.initializer}
-    assert all(np.array_equal(made[name], again[name]) for name in made)
+    assert all(np.array_equal(drawn[name], again[name]) for name in drawn)
