@@ -186,7 +186,7 @@ def test_work_that_cannot_say_how_far_it_is_has_a_bar_once_it_takes_its_time(
     monkeypatch.setenv("FORCE_COLOR", "1")
     for patience, words in ((60.0, ""), (0.0, "pruning")):
         monkeypatch.setattr(render, "PATIENCE_S", patience)
-        with render.waited("pruning"):
+        with render.spinner("pruning"):
             deadline = time.monotonic() + 30
             seen = ""
             while words not in seen and time.monotonic() < deadline:
