@@ -120,6 +120,7 @@ def main() -> None:
             "measured": measurement.median,
             "ci95": measurement.ci95,
             "off": predicted / measurement.median - 1,
+            "date": time.strftime("%Y-%m-%d %H:%M"),
         }
 
     def fast_enough(limit: float) -> Callable[[Mapping[str, int]], bool]:
