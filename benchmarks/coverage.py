@@ -188,7 +188,7 @@ def _model(case: Case, arguments: argparse.Namespace, work: Path) -> Path:
     """The file to prune: exported once and kept, or as given, constant weights drawn at random."""
     import onnx
 
-    from netadapt_onnx.graph.model import parse_shape
+    from netadapt_onnx.graph.inputs import parse_shape
     from networks import example, export, make_importable, network, with_random_weights, with_shapes
 
     exports = work / "exports"

@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from netadapt_onnx.data.load import dataset_for
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.search.evaluator import DataJudge
 from netadapt_onnx.search.executors.protocol import WorkerInfo

@@ -15,14 +15,14 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.api.prune import at_ratio
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load, save
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery import Trace, resize, select, trace, verify
+from netadapt_onnx.surgery.channel_counts import at_ratio
 from networks import example, export, network
 
 TOLERANCE = 1e-4

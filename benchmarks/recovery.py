@@ -27,7 +27,7 @@ import onnx
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.evaluate import accuracy
 from netadapt_onnx.data.load import dataset_for
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.surgery import (
     gram_matrices,

@@ -26,11 +26,11 @@ def uniform(model: Path) -> list[list[Candidate]]:
     Between two such models the groups, last ones first, take the step one after the other: else a network of narrow
     layers would land far below a budget, and be compared with larger ones.
     """
-    from netadapt_onnx.api.prune import at_ratio
     from netadapt_onnx.graph.cost import CostModel
-    from netadapt_onnx.graph.folding import fold
+    from netadapt_onnx.graph.fold import fold
     from netadapt_onnx.graph.model import load
     from netadapt_onnx.surgery import resize, select, trace
+    from netadapt_onnx.surgery.channel_counts import at_ratio
 
     found = trace(fold(load(model).proto))
     count = CostModel(found.flat.proto)
@@ -54,7 +54,7 @@ def uniform(model: Path) -> list[list[Candidate]]:
 def solved(model: Path, data: Path, cut: Path, seed: int) -> Any:
     """The uniform cut, its layers solved in order as those of a search's result are."""
     from netadapt_onnx.data.load import dataset_for
-    from netadapt_onnx.graph.folding import fold
+    from netadapt_onnx.graph.fold import fold
     from netadapt_onnx.graph.model import load
     from netadapt_onnx.surgery import original_targets, reconstruct_in_order, select, trace
 
@@ -74,7 +74,7 @@ def torch_pruned(model: Path, round_to: int, peers: Path) -> list[list[Candidate
 
     from netadapt_onnx.api.export import export_module
     from netadapt_onnx.graph.cost import cost
-    from netadapt_onnx.graph.folding import fold
+    from netadapt_onnx.graph.fold import fold
     from netadapt_onnx.graph.model import load
     from resnet20 import resnet20
 
@@ -122,7 +122,7 @@ def landed(families: Sequence[Sequence[Candidate]], budget: str, original: Path)
     Latency falls with macs within a family, more or less, but not from one to another: it is sought in each.
     """
     from netadapt_onnx.graph.cost import cost
-    from netadapt_onnx.graph.folding import fold
+    from netadapt_onnx.graph.fold import fold
     from netadapt_onnx.graph.model import load
 
     resource, _, share = budget.partition("=")

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import netadapt_onnx
-from netadapt_onnx.api.inspect import opened, traced
+from netadapt_onnx.api.source import open_model
 from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.table.staircase import best_counts
@@ -31,6 +31,7 @@ from netadapt_onnx.profilers.timing import ratio
 from netadapt_onnx.surgery import Trace
 from netadapt_onnx.surgery.criteria.weights import select
 from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace_model import trace_model
 from result_files import add_record_option, record
 from result_tables import steps
 from tables import exported
@@ -82,7 +83,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     model, path = exported(arguments.network, arguments.out), arguments.out / f"{arguments.network}.jsonl"
-    trace = traced(opened(model))
+    trace = trace_model(open_model(model))
     if not path.exists():
         netadapt_onnx.profile(model, path)
     table = Table.load(path, trace.folded.proto)

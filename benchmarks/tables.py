@@ -25,9 +25,9 @@ import numpy as np
 import onnx
 
 import netadapt_onnx
-from netadapt_onnx.api.inspect import opened, traced
+from netadapt_onnx.api.source import open_model
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import node_name
+from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.execution import CPU, execution_record
@@ -35,6 +35,7 @@ from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_versi
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import unseen
 from netadapt_onnx.surgery import Trace
+from netadapt_onnx.surgery.trace_model import trace_model
 from result_files import add_record_option, record
 from result_tables import tables
 from table_networks import NETWORKS
@@ -120,7 +121,7 @@ def examined(name: str, folder: Path, held_out: int, time_cap_s: float, seed: in
     validation = result.validation
     assert validation is not None
     build_s = time.perf_counter() - started - validation.seconds
-    trace = traced(opened(model))
+    trace = trace_model(open_model(model))
     table = Table.load(path, trace.folded.proto)
     draw = random_versions(trace)
     separately, naive, cap = Separately(trace, table), [], time.perf_counter() + NAIVE_CAP_S

@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Iterable
 
 
-def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
-    """A hint: the known names nearest to a wrong one, or those that contain it, or else `otherwise`."""
-    names = list(known)
-    near = difflib.get_close_matches(name, names, 3) or [n for n in names if name.lower() in n.lower()][:3]
+def did_you_mean(name: str, names: Iterable[str], otherwise: str) -> str:
+    """A hint: the names nearest to a wrong one, or those that contain it, or else `otherwise`."""
+    candidates = list(names)
+    near = difflib.get_close_matches(name, candidates, 3) or [n for n in candidates if name.lower() in n.lower()][:3]
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from netadapt_onnx.common.budget import CUSTOM, ENERGY, LATENCY, SEARCHED, budget_texts
+from netadapt_onnx.common.budget import budget_texts
 from netadapt_onnx.common.progress import Progress, reporter
+from netadapt_onnx.common.provenance import file_hash, versions
+from netadapt_onnx.common.resources import CUSTOM, ENERGY, LATENCY, SEARCHED
 from netadapt_onnx.graph.model import Model, load
 from netadapt_onnx.graph.original_file import as_given
-from netadapt_onnx.graph.provenance import file_hash, versions
 from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.devices.opening import LOCAL

@@ -10,7 +10,7 @@ from typing import Literal
 
 import onnx
 
-from netadapt_onnx.api.inspect import Shapes, Source, opened, resources
+from netadapt_onnx.api.source import Source, open_model
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.data.dataset import held_out
 from netadapt_onnx.data.evaluate import accuracy, outputs
@@ -18,10 +18,11 @@ from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.folding import Folded
+from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.model import Model
 from netadapt_onnx.graph.original_file import runs_as_given
 from netadapt_onnx.graph.runtime import random_inputs
+from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.statistics import Disturbance
 from netadapt_onnx.profilers.timing import Timing, measure
@@ -91,7 +92,7 @@ def evaluate(
     given = [models] if isinstance(models, str | os.PathLike | Model) else list(models)
     if not given:
         raise NetadaptError("no model to evaluate", code="usage")
-    sources = [opened(model) for model in given]
+    sources = [open_model(model) for model in given]
     execution = Execution(ep, threads)
     folded = [fold_for(source.proto, shapes, data, batch_size) for source in sources]
     meters = [measured_check.energy(one.specs, execution) for one in folded] if energy else [None] * len(folded)
@@ -110,7 +111,7 @@ def evaluate(
     each = zip(sources, files, folded, splits, latencies, meters, strict=True)
     for source, file, one, held, latency, meter in each:
         found = accuracy(source.proto, held, reference=reference, threads=threads)
-        counted = resources(cost(one.proto, one.shapes), source.size_bytes)
+        counted = cost(one.proto, one.shapes).to_resources(source.size_bytes)
         spent = None if meter is None else meter(file)
         evaluated.append(Evaluated(source.path, found.value, found.metric, split, counted, latency, spent))
     return Evaluation(tuple(evaluated), tuple(notes))
@@ -118,7 +119,7 @@ def evaluate(
 
 def _timed(
     files: Sequence[onnx.ModelProto],
-    folded: Sequence[Folded],
+    folded: Sequence[FoldedModel],
     execution: Execution,
     time_cap_s: float,
     busy: list[str],

@@ -20,12 +20,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.api.factories import made
-from netadapt_onnx.api.inspect import prepare_output
+from netadapt_onnx.api.factories import module_and_inputs
+from netadapt_onnx.api.source import prepare_output
 from netadapt_onnx.common.user_code import code_file
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.graph.runtime import Arrays, run, session
 
@@ -65,7 +65,7 @@ def export(
     112
     """
     prepare_output(Path(output), overwrite, code_file(factory))
-    module, inputs = made(factory, shapes)
+    module, inputs = module_and_inputs(factory, shapes)
     return export_module(module, inputs, output, exporter=exporter, opset=opset, overwrite=overwrite)
 
 
@@ -170,12 +170,12 @@ def _convert(
     ) from failure
 
 
-def _check_opset(proto: onnx.ModelProto, asked: int | None) -> None:
+def _check_opset(proto: onnx.ModelProto, requested: int | None) -> None:
     """The exporters write the opset that they can, whatever was asked for, and say nothing."""
     written = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
-    if asked not in (None, written):
+    if requested not in (None, written):
         raise NetadaptError(
-            f"torch wrote opset {written} where {asked} was asked for",
+            f"torch wrote opset {written} where {requested} was asked for",
             hint=f"ask for --opset {written}, or try the other --exporter",
             code="export",
         )
@@ -222,12 +222,12 @@ def _separate(proto: onnx.ModelProto) -> None:
 def _clean(proto: onnx.ModelProto, parameters: set[str]) -> None:
     """Name layers after their modules; drop what only the exporter needed: zero biases, stack traces with paths."""
     graph = proto.graph
-    taken = {node.name for node in graph.node}
+    used = {node.name for node in graph.node}
     for node in graph.node:
         owner = next((name.rpartition(".")[0] for name in node.input if name in parameters), "")
-        if owner and owner not in taken:
+        if owner and owner not in used:
             node.name = owner
-            taken.add(owner)
+            used.add(owner)
     zeros = {
         t.name
         for t in graph.initializer

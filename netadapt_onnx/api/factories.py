@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     import torch
 
 
-def made(factory: str, shapes: Mapping[str, tuple[int, ...]] | None) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+def module_and_inputs(
+    factory: str, shapes: Mapping[str, tuple[int, ...]] | None
+) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     """The module and its example inputs by name; a module alone takes random float32 inputs of `shapes`.
 
     Raises NetadaptError if the file or its function fails, or returns something else.

@@ -11,15 +11,17 @@ from typing import Any, Literal
 
 import onnx
 
-from netadapt_onnx.api.inspect import Shapes, Source, opened, prepare_output
+from netadapt_onnx.api.source import Source, open_model, prepare_output
+from netadapt_onnx.common.provenance import provenance
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.data.evaluate import accuracy, outputs
 from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold, require_runnable
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.folded_model import require_runnable
 from netadapt_onnx.graph.model import save
-from netadapt_onnx.graph.provenance import provenance
+from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.search.result import AccuracyChange
 
 EPOCHS = 6
@@ -87,8 +89,8 @@ def finetune(
     >>> tuned.accuracy.metric, tuned.epochs
     ('top1', 1)
     """
-    source = opened(model)
-    original = None if teacher is None else opened(teacher)
+    source = open_model(model)
+    original = None if teacher is None else open_model(teacher)
     target = Path(output)
     prepare_output(target, overwrite, source, data, original)
     checkpoint = _checkpoint(target, overwrite, resume)
@@ -153,7 +155,7 @@ def finetune(
     if len(trained.history) < epochs and trained.history:
         say(f"stopped after {len(trained.history)} of {epochs} epochs: no better validation score in {patience}")
     after = reported(trained.proto)
-    metadata = provenance(source, command="finetune")
+    metadata = provenance(source.sha256, command="finetune")
     written = save(trained.proto, target, metadata=metadata, overwrite=overwrite, planned=folded.interface())
     checkpoint.unlink(missing_ok=True)
     return FinetuneResult(

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx import TensorProto
-
+from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import Cost, CostModel
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.model import Model, data_file, load, load_without_weights, refuse_existing
-from netadapt_onnx.graph.original_file import as_given
-from netadapt_onnx.surgery import Choices, Criterion, Explanation, Group, Trace, explain, template, trace
-from netadapt_onnx.surgery.obstacles import UNKNOWN_SHAPE, notes, unknown_shapes
+from netadapt_onnx.graph.model import Model, load_without_weights
+from netadapt_onnx.graph.shapes import Shapes
+from netadapt_onnx.surgery.criteria.weights import Criterion
+from netadapt_onnx.surgery.explain import Explanation, explain
+from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.labels import Choices
+from netadapt_onnx.surgery.obstacles import cost_at, notes
+from netadapt_onnx.surgery.plan import template
 from netadapt_onnx.surgery.states import with_states
+from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.surgery.trace_model import trace_model
 from netadapt_onnx.surgery.verify.around import can_be_proven
 
 if TYPE_CHECKING:
     from netadapt_onnx.search.sensitivity import Sensitivities
-
-Source = str | os.PathLike[str] | Model
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -98,68 +99,6 @@ class Sensitive(Inspection):
     notes: tuple[str, ...] = ()
 
 
-def opened(source: Source) -> Model:
-    """A model from its path, or as it is if it is loaded already."""
-    return source if isinstance(source, Model) else load(source)
-
-
-def prepare_output(output: Path, overwrite: bool, *inputs: Source | None) -> None:
-    """Raise NetadaptError if `output` may not be written: it is an input, it exists, or its folder is missing.
-
-    `inputs` are all files that the work reads; those of a Model include its external data.
-    """
-    for given in inputs:
-        for file in _files(given):
-            if _same(output, file) or _same(data_file(output), file):
-                raise NetadaptError(
-                    f"{file} is an input, which is never overwritten", hint="choose another output", code="exists"
-                )
-    refuse_existing(output, overwrite)
-
-
-def _files(given: Source | None) -> tuple[Path, ...]:
-    if given is None:
-        return ()
-    return given.files if isinstance(given, Model) else (Path(given),)
-
-
-def _same(a: Path, b: Path) -> bool:
-    return a.exists() and b.exists() and a.samefile(b)
-
-
-def traced(
-    model: Model,
-    shapes: Shapes | None = None,
-    batch_size: int = 1,
-    choices: Choices | None = None,
-    *,
-    in_place: bool = False,
-) -> Trace:
-    """Fold and trace a model; with `in_place` its own proto is folded, which spares a copy of its weights.
-
-    Raises NetadaptError if the model is wrong or an axis needs `shapes`.
-    """
-    folded = fold(model.proto, dict(shapes or {}), batch_size, in_place=in_place)
-    left = any(tensor.data_location == TensorProto.EXTERNAL for tensor in folded.proto.graph.initializer)
-    return trace(replace(folded, file=model.path) if left else folded, choices)
-
-
-def counted_at(found: Trace, count: CostModel, shapes: Shapes) -> Cost:
-    """What a traced model costs at these shapes. Raises NetadaptError, with the operator, where one is not known."""
-    try:
-        return count(shapes)
-    except NetadaptError as error:
-        if error.code != UNKNOWN_SHAPE:
-            raise
-        raise unknown_shapes(found) from error
-
-
-def resources(counted: Cost, size_bytes: int | None = None, latency_ms: float | None = None) -> Resources:
-    """A Cost as results show it; `size_bytes` of the file itself, where there is one."""
-    size = counted.size_bytes if size_bytes is None else size_bytes
-    return Resources(counted.params, counted.macs, size, counted.memory_bytes, latency_ms)
-
-
 def inspect(
     model: Source,
     *,
@@ -191,46 +130,87 @@ def inspect(
     >>> [(group.name, group.channels, group.prunable) for group in found.groups]
     [('conv1', 8, True), ('conv2', 16, True), ('fc1', 10, False)]
     """
-    if sensitivity and (data is None or explained is not None):
-        why = "needs data to judge by" if data is None else "and an explanation are two questions"
-        raise NetadaptError(f"--sensitivity {why}", hint="give --data alone", code="usage")
+    _check_question(sensitivity, data, explained)
     if isinstance(model, Model) or table is not None or sensitivity:
-        source = opened(model)
+        source = open_model(model)
     else:
         source = load_without_weights(model)
     if write_plan is not None:
         prepare_output(Path(write_plan), overwrite, source, table)
-    found = with_states(traced(source, shapes, batch_size, choices, in_place=source is not model))
-    folded = found.folded
-    counted = counted_at(found, CostModel(found.flat.proto), found.flat.shapes)
-    timed, times = None, {}
-    cautions = (*notes(found), *folded.unfinished)
-    if table is not None:
-        from netadapt_onnx.profilers.breakdown import unit_ms
-        from netadapt_onnx.profilers.table.original_time import predicted
-        from netadapt_onnx.profilers.table.predict import Table
-
-        known = Table.load(Path(table), folded.proto)
-        timed = predicted(known, as_given(source, folded.proto), folded.shapes)
-        times, cautions = unit_ms(known, folded.shapes), (*cautions, *known.notes)
-    owner = {layer: group.name for group in found.groups for layer in group.layers}
-    layers = tuple(Layer(c.name, c.op, c.params, c.macs, owner.get(c.name), times.get(c.name)) for c in counted.layers)
-    reasons = () if explained is None else explain(found, explained)
+    trace = with_states(trace_model(source, shapes, batch_size, choices, in_place=source is not model))
+    cost = cost_at(trace, CostModel(trace.flat.proto), trace.flat.shapes)
+    prediction = _Prediction() if table is None else _predict(Path(table), source, trace)
+    reasons = () if explained is None else explain(trace, explained)
     if write_plan is not None:
-        write_atomically(Path(write_plan), template(found).encode())
-    totals = resources(counted, source.size_bytes, None if timed is None else timed.ms)
+        write_atomically(Path(write_plan), template(trace).encode())
+    totals = cost.to_resources(source.size_bytes, prediction.latency_ms)
+    inspection = Inspection(totals, _layers(cost, trace, prediction.latency_by_layer), trace.groups)
+    cautions = (*notes(trace), *trace.folded.unfinished, *prediction.table_notes)
     if sensitivity and data is not None:
-        from netadapt_onnx.search.sensitivity import sensitivity as tested
+        from netadapt_onnx.search.sensitivity import sensitivity as measure_sensitivity
 
-        lost = tested(found, data, criterion=criterion, seed=seed, progress=progress or reporter())
-        return Sensitive(totals, layers, found.groups, lost, cautions)
+        losses = measure_sensitivity(trace, data, criterion=criterion, seed=seed, progress=progress or reporter())
+        return Sensitive(**vars(inspection), sensitivity=losses, notes=cautions)
     if explained is not None:
-        explained_so = (totals, layers, found.groups, reasons)
-        return ExplainedWithNotes(*explained_so, cautions) if cautions else Explained(*explained_so)
-    inspected = (totals, layers, found.groups)
-    if timed is not None and (timed.note or timed.ms != timed.normalised_ms):
-        cautions = (*cautions, timed.note) if timed.note else cautions
-        return RunsOtherwise(*inspected, cautions, timed.normalised_ms)
-    if not can_be_proven(folded):
-        return Unprovable(*inspected, (*cautions, f"no cut of it can be proven here: {folded.unrunnable}"))
-    return Cautioned(*inspected, cautions) if cautions else Inspection(*inspected)
+        answer = Explained(**vars(inspection), explain=reasons)
+        return ExplainedWithNotes(**vars(answer), notes=cautions) if cautions else answer
+    return _with_cautions(inspection, trace, prediction, cautions)
+
+
+def _check_question(sensitivity: bool, data: str | os.PathLike[str] | None, explained: str | None) -> None:
+    """Raise NetadaptError for a sensitivity without data, or together with an explanation."""
+    if sensitivity and (data is None or explained is not None):
+        why = "needs data to judge by" if data is None else "and an explanation are two questions"
+        raise NetadaptError(f"--sensitivity {why}", hint="give --data alone", code="usage")
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    """What a latency table says of a model; without a table, nothing.
+
+    `latency_ms` is the latency of the file, which a runtime may see otherwise than once it is normalised
+    (`normalised_ms`): `note` says where nobody knows better. `latency_by_layer` is of the normalised model.
+    """
+
+    latency_ms: float | None = None
+    normalised_ms: float | None = None
+    latency_by_layer: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+    table_notes: tuple[str, ...] = ()
+
+
+def _predict(file: Path, source: Model, trace: Trace) -> _Prediction:
+    """Read a latency table and predict. Raises NetadaptError for a table of another model."""
+    from netadapt_onnx.graph.original_file import as_given
+    from netadapt_onnx.profilers.breakdown import unit_ms
+    from netadapt_onnx.profilers.table.original_time import predicted
+    from netadapt_onnx.profilers.table.predict import Table
+
+    folded = trace.folded
+    table = Table.load(file, folded.proto)
+    latency = predicted(table, as_given(source, folded.proto), folded.shapes)
+    by_layer = unit_ms(table, folded.shapes)
+    return _Prediction(latency.ms, latency.normalised_ms, by_layer, latency.note, tuple(table.notes))
+
+
+def _layers(cost: Cost, trace: Trace, latency_by_layer: Mapping[str, float]) -> tuple[Layer, ...]:
+    """The layers of a model with the groups that hold their output channels."""
+    groups = {layer: group.name for group in trace.groups for layer in group.layers}
+    return tuple(
+        Layer(c.name, c.op, c.params, c.macs, groups.get(c.name), latency_by_layer.get(c.name)) for c in cost.layers
+    )
+
+
+def _with_cautions(
+    inspection: Inspection, trace: Trace, prediction: _Prediction, cautions: tuple[str, ...]
+) -> Inspection:
+    """The inspection with what to know of it, if there is anything."""
+    fields = vars(inspection)
+    differs = prediction.note or prediction.latency_ms != prediction.normalised_ms
+    if prediction.normalised_ms is not None and differs:
+        cautions = (*cautions, prediction.note) if prediction.note else cautions
+        return RunsOtherwise(**fields, notes=cautions, normalised_ms=prediction.normalised_ms)
+    if not can_be_proven(trace.folded):
+        unprovable = f"no cut of it can be proven here: {trace.folded.unrunnable}"
+        return Unprovable(**fields, notes=(*cautions, unprovable))
+    return Cautioned(**fields, notes=cautions) if cautions else inspection

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from netadapt_onnx.api.evaluate import Latency, latency
-from netadapt_onnx.api.inspect import Shapes, Source, opened, prepare_output, traced
+from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common import charts
 from netadapt_onnx.common.files import aside
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.original_file import as_given
+from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.profilers.breakdown import Part, by_group, by_layer
 from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.devices.opening import LOCAL, opened_device
@@ -29,7 +30,8 @@ from netadapt_onnx.profilers.table.predict import Header, Record, Reference, Who
 from netadapt_onnx.profilers.timing import Ratio
 from netadapt_onnx.profilers.validate import Validation, validate
 from netadapt_onnx.search.calibration import deployment
-from netadapt_onnx.search.prepared_model import require_prunable
+from netadapt_onnx.surgery.obstacles import require_prunable
+from netadapt_onnx.surgery.trace_model import trace_model
 
 TIME_CAP_S = 100.0
 
@@ -115,11 +117,11 @@ def profile(
     """
     path = Path(table)
     progress = progress or reporter()
-    source = opened(model)
+    source = open_model(model)
     prepare_output(path, True, source)
     chart = None if plot is None else _prepared(Path(plot), held_out, overwrite, source, path)
-    found = traced(source, shapes, batch_size)
-    require_prunable(source, found)
+    found = trace_model(source, shapes, batch_size)
+    require_prunable(found, source.path)
     execution = Execution(ep, threads, ep_options or {}, ep_library, deployment(deploy, found.folded, data))
     reference, draw = RandomWidthModel(found.folded.proto, found.folded.shapes), random_versions(found)
     binary = None if perf_test is None else Path(perf_test)
@@ -239,10 +241,10 @@ def bundle(
     Raises NetadaptError if onnxruntime 1.16 could not read the model, naming the node.
     """
     path = Path(out)
-    source = opened(model)
+    source = open_model(model)
     prepare_output(path, overwrite, source)
-    found = traced(source, shapes, batch_size)
-    require_prunable(source, found)
+    found = trace_model(source, shapes, batch_size)
+    require_prunable(found, source.path)
     execution = Execution(ep, threads, ep_options or {}, deploy=deployment(deploy, found.folded, data))
     models = models or default_models(execution)
     if not 1 <= shards <= models:

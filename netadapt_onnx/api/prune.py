@@ -2,62 +2,51 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
 
-from netadapt_onnx.api.inspect import Shapes, Source, counted_at, opened, prepare_output, resources, traced
-from netadapt_onnx.common.budget import Budget, parse_budgets
+from netadapt_onnx.api.source import Source, open_model, prepare_output
+from netadapt_onnx.common.budget import parse_budgets
 from netadapt_onnx.common.files import write_atomically
-from netadapt_onnx.common.resources import Resources
-from netadapt_onnx.data.dataset import Split
-from netadapt_onnx.data.load import dataset_for
-from netadapt_onnx.data.sample_shapes import proposing_sizes_of
+from netadapt_onnx.common.provenance import provenance, stored_bytes
+from netadapt_onnx.common.resources import COUNTED, Resources, amounts
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.cost import Cost, CostModel
-from netadapt_onnx.graph.folding import Folded
-from netadapt_onnx.graph.lazy_weights import file_bytes
+from netadapt_onnx.graph.cost import CostModel
+from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.loadable import require_planned
 from netadapt_onnx.graph.model import Model, load_without_weights, save
-from netadapt_onnx.graph.provenance import provenance, stored_bytes
-from netadapt_onnx.search.prepared_model import require_prunable
-from netadapt_onnx.surgery import (
-    MEASURED,
-    Choices,
-    Criterion,
-    Group,
-    KeptIndices,
-    Trace,
-    Verification,
-    known_branches,
-    original_targets,
-    plan_of,
-    prove_removal,
-    read_plan,
-    read_removed,
-    reconstruct_in_order,
-    resize,
-    rewired,
-    select,
-    traced_without,
-    verify,
+from netadapt_onnx.graph.shapes import Shapes
+from netadapt_onnx.graph.weightless import file_bytes
+from netadapt_onnx.surgery.blocks import known_branches, prove_removal, rewired, traced_without
+from netadapt_onnx.surgery.channel_counts import (
+    at_counts,
+    at_ratio,
+    checked_ratio,
+    ranked_cuts,
+    uniform_cuts,
+    within_budget,
 )
-from netadapt_onnx.surgery.criteria.ranking import Block, at_share, counts_after, removal_order
-from netadapt_onnx.surgery.groups import resize_io_of
-from netadapt_onnx.surgery.obstacles import notes, resize_options
-from netadapt_onnx.surgery.states import with_states
-from netadapt_onnx.surgery.union_find import Array
-from netadapt_onnx.training.criteria import criterion_on
+from netadapt_onnx.surgery.criteria.ranking import at_share, removal_order
+from netadapt_onnx.surgery.criteria.weights import MEASURED, Criterion, select
+from netadapt_onnx.surgery.labels import Choices
+from netadapt_onnx.surgery.obstacles import cost_at, notes, require_prunable
+from netadapt_onnx.surgery.plan import plan_of, read_plan, read_removed
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import KeptIndices, Trace
+from netadapt_onnx.surgery.trace_model import trace_model
+from netadapt_onnx.surgery.verify.prove import Verification, verify
 
-Counts = dict[str, int]
+if TYPE_CHECKING:
+    from netadapt_onnx.data.dataset import Split
+
 # As many as the measurements behind least squares used; more change little.
 CALIBRATION_SAMPLES = 1024
-COUNTED = ("macs", "params", "size", "memory")
 
 
 @dataclass(frozen=True)
@@ -76,6 +65,27 @@ class PruneResult:
 @dataclass(frozen=True)
 class UntrainableResult(PruneResult):
     """The result for a model that cannot be trained: it has branches or loops, or it cannot be run here."""
+
+
+@dataclass(frozen=True)
+class _Amount:
+    """How much to remove: one of four ways. `together`: the channels of all groups are ranked together."""
+
+    ratio: float | None
+    keep: Mapping[str, int | float | str] | None
+    budgets: tuple[str, ...] | None
+    plan: Path | None
+    together: bool
+    step: int | None
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """The channels to keep of a model, whether every budget holds (`met`), and what to say about it."""
+
+    kept: KeptIndices
+    met: bool = True
+    note: str = ""
 
 
 def prune(
@@ -119,94 +129,153 @@ def prune(
     >>> cut.verify.max_rel_diff < 1e-4
     True
     """
-    if sum(way is not None and way != {} for way in (ratio, keep, budget, plan)) != 1:
-        raise NetadaptError("how much to prune?", hint="give one of --ratio, --keep, --budget and --plan", code="usage")
-    if global_ and ratio is None and budget is None:
-        raise NetadaptError("--global ranks all groups together", hint="give --ratio or --budget with it", code="usage")
+    amount = _amount(ratio, keep, budget, plan, global_, step)
     if reconstruct is None:
         reconstruct = data is not None and criterion not in MEASURED
     _check_data(data, criterion, reconstruct)
     # What is run, or measured in bytes before it is there, is held in memory as a whole.
-    whole_in_memory = check or output is None or data is not None or budget is not None or plan is not None
-    if isinstance(model, Model) or whole_in_memory or not isinstance(criterion, str):
-        source = opened(model)
+    needs_weights = check or output is None or data is not None or budget is not None or plan is not None
+    if isinstance(model, Model) or needs_weights or not isinstance(criterion, str):
+        source = open_model(model)
     else:
         source = load_without_weights(model, hashed=True)
     if output is not None:
         prepare_output(Path(output), overwrite, source, data, plan)
         prepare_output(plan_file(Path(output)), overwrite, source, data, plan)
-    with proposing_sizes_of(data, source.proto, shapes, batch_size):
-        found = traced(source, shapes, batch_size, choices, in_place=source is not model)
+    with _proposing_sizes_of(data, source.proto, shapes, batch_size):
+        original = trace_model(source, shapes, batch_size, choices, in_place=source is not model)
     if ratio != 0:  # which writes the model normalised, prunable or not
-        require_prunable(source, found)
-    count = CostModel(found.flat.proto)
-    dense = counted_at(found, count, found.flat.shapes)
-    removed = known_branches(found, read_removed(Path(plan)), str(plan)) if plan is not None else frozenset()
-    whole = found
+        require_prunable(original, source.path)
+    cost_model = CostModel(original.flat.proto)
+    before = cost_at(original, cost_model, original.flat.shapes).to_resources(source.size_bytes)
+    removed = frozenset[str]() if plan is None else _removed_branches(original, Path(plan))
+    trace = original
     if removed:
-        prove_removal(found.folded, removed)
-        found = traced_without(found, removed)
-        count = CostModel(found.flat.proto)
-    groups = list(found.prunable)
-    metadata = provenance(source, command="prune")
-    note, met = f"without {', '.join(sorted(removed))}" if removed else "", True
-    planned: dict[str, Array] | None = None
-    samples = None if data is None else dataset_for(found.folded, data, scored=criterion in ("taylor", "fisher")).train
-    by = criterion_on(criterion, samples)
-    order = removal_order(found, by, step) if global_ else None
-    if ratio is not None:
-        counts = at_ratio(groups, ratio, step) if order is None else at_share(found, order, _share(ratio))
-    elif keep:
-        counts = at_counts(found, keep)
-    elif plan is not None:
-        planned = read_plan(Path(plan), found, by)
-        counts = {name: len(indices) for name, indices in planned.items()}
-    else:
-        extra = stored_bytes(metadata)
-        start = dense.resources | {"size": source.size_bytes}
-        rungs = _uniform(groups, step) if order is None else _ranked(found, order)
-        counts, met, note = _within(found, rungs, start, count, parse_budgets(_texts(budget), COUNTED), extra)
-    kept = select(found, counts, by) if planned is None else planned
-    small, planned_shapes = resize(found, kept), found.resized_shapes(kept)
-    interface = found.folded.interface(planned_shapes)
+        trace = traced_without(original, removed)
+        cost_model = CostModel(trace.flat.proto)
+    samples = None if data is None else _training_samples(trace, data, criterion)
+    metadata = provenance(source.sha256, command="prune")
+    cut = _choose(trace, cost_model, amount, _criterion(criterion, samples), before, stored_bytes(metadata))
+    small, sizes = resize(trace, cut.kept), trace.resized_shapes(cut.kept)
+    interface = trace.folded.interface(sizes)
     require_planned(small, interface)
-    proof = verify(found, kept, pruned=small) if check or output is None else None
+    proof = verify(trace, cut.kept, pruned=small) if check or output is None else None
     if reconstruct and samples is not None:
-        small = _reconstructed(whole, found, kept, samples)
+        small = _reconstructed(original, trace, cut.kept, samples)
     written = None
     if output is not None and (proof is None or passed(proof)):
         written = save(small, output, metadata=metadata, overwrite=overwrite, planned=interface)
-        write_atomically(plan_file(written), plan_of(kept, removed).encode())
-    after = resources(count(planned_shapes), file_bytes(small) if written is None else written.stat().st_size)
-    untrainable = found.folded.unrunnable or found.folded.unrun or found.bodies or found.flat.untraced
-    made = UntrainableResult if untrainable else PruneResult
-    return made(
-        before=resources(dense, source.size_bytes),
-        after=after,
-        groups={g.name: (g.channels, counts.get(g.name, g.channels)) for g in groups},
+        write_atomically(plan_file(written), plan_of(cut.kept, removed).encode())
+    result_type = PruneResult if _is_trainable(trace) else UntrainableResult
+    return result_type(
+        before=before,
+        after=cost_model(sizes).to_resources(file_bytes(small) if written is None else written.stat().st_size),
+        groups=_channels(trace, cut.kept),
         verify=proof,
         model=written,
-        met=met,
-        note="; ".join(filter(None, [note, *notes(found), *_doubts(found.folded, proof)])),
+        met=cut.met,
+        note="; ".join(_notes(trace, cut, removed, proof)),
     )
 
 
-def _doubts(folded: Folded, proof: Verification | None) -> list[str]:
+def _amount(
+    ratio: float | None,
+    keep: Mapping[str, int | float | str] | None,
+    budget: Iterable[str] | str | None,
+    plan: str | os.PathLike[str] | None,
+    together: bool,
+    step: int | None,
+) -> _Amount:
+    """How much to remove. Raises NetadaptError unless it is said in exactly one way."""
+    if sum(way is not None and way != {} for way in (ratio, keep, budget, plan)) != 1:
+        raise NetadaptError("how much to prune?", hint="give one of --ratio, --keep, --budget and --plan", code="usage")
+    if together and ratio is None and budget is None:
+        raise NetadaptError("--global ranks all groups together", hint="give --ratio or --budget with it", code="usage")
+    budgets = None if budget is None else (budget,) if isinstance(budget, str) else tuple(budget)
+    return _Amount(ratio, keep, budgets, None if plan is None else Path(plan), together, step)
+
+
+def _choose(
+    trace: Trace,
+    cost_model: CostModel,
+    amount: _Amount,
+    criterion: str | Criterion,
+    before: Resources,
+    extra_bytes: int,
+) -> _Cut:
+    """The channels to keep of a traced model.
+
+    Args:
+        trace: the model.
+        cost_model: counts its resources at any widths.
+        amount: how much to remove.
+        criterion: which channels of a group matter least.
+        before: the resources that relative budgets are shares of.
+        extra_bytes: what a written file holds besides the graph.
+    """
+    order = removal_order(trace, criterion, amount.step) if amount.together else None
+    if amount.ratio is not None:
+        share = checked_ratio(amount.ratio)
+        counts = at_ratio(trace.prunable, share, amount.step) if order is None else at_share(trace, order, share)
+        return _Cut(select(trace, counts, criterion))
+    if amount.keep:
+        return _Cut(select(trace, at_counts(trace, amount.keep), criterion))
+    if amount.plan is not None:
+        return _Cut(read_plan(amount.plan, trace, criterion))
+    cuts = uniform_cuts(trace.prunable, amount.step) if order is None else ranked_cuts(trace, order)
+    budgets = parse_budgets(amount.budgets or (), COUNTED)
+    chosen = within_budget(trace, cuts, cost_model, amounts(before), budgets, extra_bytes)
+    return _Cut(select(trace, chosen.counts, criterion), chosen.met, chosen.note)
+
+
+def _removed_branches(trace: Trace, plan: Path) -> frozenset[str]:
+    """The residual branches that a plan removes. Raises NetadaptError where the model cannot be without them."""
+    removed = known_branches(trace, read_removed(plan), str(plan))
+    if removed:
+        prove_removal(trace.folded, removed)
+    return removed
+
+
+def _channels(trace: Trace, kept: KeptIndices) -> dict[str, tuple[int, int]]:
+    """Channels before and after, by prunable group."""
+    return {g.name: (g.channels, len(kept[g.name]) if g.name in kept else g.channels) for g in trace.prunable}
+
+
+def _notes(trace: Trace, cut: _Cut, removed: frozenset[str], proof: Verification | None) -> list[str]:
+    """What to know of a result."""
+    branches = f"without {', '.join(sorted(removed))}" if removed else ""
+    return [*filter(None, [cut.note or branches]), *notes(trace), *_reservations(trace.folded, proof)]
+
+
+def _reservations(folded: FoldedModel, proof: Verification | None) -> list[str]:
     """What the result rests on besides the rules."""
-    said = [f"not proven: {folded.unrunnable}"] if folded.unrunnable and proof is None else []
-    said += folded.unfinished
+    lines = [f"not proven: {folded.unrunnable}"] if folded.unrunnable and proof is None else []
+    lines += folded.unfinished
     if folded.unrun and proof is not None:  # `verify` refuses the proof where shapes are assumed
-        said.append(f"proven with random values for what cannot be run here: {', '.join(sorted(folded.unrun))}")
+        lines.append(f"proven with random values for what cannot be run here: {', '.join(sorted(folded.unrun))}")
     if folded.assumed:
-        said.append(f"assumed to have the shape of its input: {', '.join(folded.assumed)}")
+        lines.append(f"assumed to have the shape of its input: {', '.join(folded.assumed)}")
     if folded.fixed:
-        said.append(f"the result takes the given sizes only of {', '.join(folded.fixed)}: constants depend on them")
-    return said
+        lines.append(f"the result takes the given sizes only of {', '.join(folded.fixed)}: constants depend on them")
+    return lines
 
 
 def plan_file(model: Path) -> Path:
     """Where `prune` writes the plan of the model that it writes."""
     return model.with_name(f"{model.name.removesuffix('.onnx')}.plan.toml")
+
+
+def passed(proof: Verification) -> bool:
+    """Whether pruned equals masked wherever that could be compared."""
+    return proof.exact
+
+
+def _is_trainable(trace: Trace) -> bool:
+    folded = trace.folded
+    return not (folded.unrunnable or folded.unrun or trace.bodies or trace.flat.untraced)
+
+
+# -- data, which only some criteria and the reconstruction look at ----------------------------------------------------
 
 
 def _check_data(data: str | os.PathLike[str] | None, criterion: str | Criterion, reconstruct: bool) -> None:
@@ -220,128 +289,40 @@ def _check_data(data: str | os.PathLike[str] | None, criterion: str | Criterion,
         raise NetadaptError("nothing looks at --data", hint=hint, code="usage")
 
 
-def _reconstructed(whole: Trace, found: Trace, kept: KeptIndices, samples: Split) -> onnx.ModelProto:
-    """Cut `found`, which is `whole` or what is left of it without some branches."""
-    inputs = samples.sample(CALIBRATION_SAMPLES).batch(slice(None))
-    changed = rewired(whole.folded, found.folded)
-    return reconstruct_in_order(found, kept, inputs, original_targets(whole, inputs), changed)
+def _proposing_sizes_of(
+    data: str | os.PathLike[str] | None, proto: onnx.ModelProto, shapes: Shapes | None, batch_size: int
+) -> AbstractContextManager[None]:
+    """Where what is done inside needs the sizes of open axes, the error proposes those of the samples."""
+    if data is None:
+        return nullcontext()
+    from netadapt_onnx.data.sample_shapes import proposing_sizes_of
+
+    return proposing_sizes_of(data, proto, shapes, batch_size)
 
 
-def passed(proof: Verification) -> bool:
-    """Whether pruned equals masked wherever that could be compared."""
-    return proof.exact
+def _training_samples(trace: Trace, data: str | os.PathLike[str], criterion: str | Criterion) -> Split:
+    from netadapt_onnx.data.load import dataset_for
+
+    return dataset_for(trace.folded, data, scored=criterion in ("taylor", "fisher")).train
 
 
-def at_ratio(groups: Iterable[Group], ratio: float, step: int | None = None) -> Counts:
-    """Counts when `ratio` of every group goes: max(floor, step * ceil((1 - ratio) * channels / step))."""
-    share = 1 - _share(ratio)
-    return {g.name: _rounded(g, share * g.channels, step) for g in groups}
+def _criterion(criterion: str | Criterion, samples: Split | None) -> str | Criterion:
+    """The criterion, on samples if it looks at any."""
+    if criterion not in MEASURED:
+        return criterion
+    from netadapt_onnx.training.criteria import criterion_on
+
+    return criterion_on(criterion, samples)
 
 
-def _share(ratio: float) -> float:
-    if not 0 <= ratio < 1:
-        raise NetadaptError(f"ratio {ratio:g} is not in [0, 1): it is the share of channels to remove", code="usage")
-    return ratio
+def _reconstructed(original: Trace, trace: Trace, kept: KeptIndices, samples: Split) -> onnx.ModelProto:
+    """Cut `trace`, which is `original` or what is left of it without some branches, and solve each consumer's weights.
 
-
-def at_counts(found: Trace, keep: Mapping[str, int | float | str]) -> Counts:
-    """Counts as given by name; a share ("0.5x", or a float below 1) is rounded up to the group's structural step."""
-    counts: Counts = {}
-    for name, value in keep.items():
-        group = found.group(name)
-        if not group.prunable:
-            states = resize_io_of(with_states(found).group(name))
-            hint = f"let the states change their shapes with it: {resize_options(states)}" if states else ""
-            raise NetadaptError(f"group '{name}' cannot be pruned: {group.reason}", hint=hint, code="not-prunable")
-        counts[name] = _count(group, value)
-    return counts
-
-
-def _count(group: Group, value: int | float | str) -> int:
-    text = str(value)
-    wrong = NetadaptError(
-        f"--keep {group.name}={text}: not a count of {group.channels} channels",
-        hint=f"from {group.floor} to {group.channels} in steps of {group.step}, or a share such as 0.5x",
-        code="usage",
-    )
-    try:
-        if text.endswith("x") or (isinstance(value, float) and value < 1):
-            share = float(text.removesuffix("x"))
-            if not 0 < share <= 1:
-                raise wrong
-            return _rounded(group, share * group.channels)
-        count = int(text)
-    except ValueError as error:
-        raise wrong from error
-    if count % group.step or not group.floor <= count <= group.channels:
-        raise wrong
-    return count
-
-
-def _rounded(group: Group, channels: float, step: int | None = None) -> int:
-    multiple = math.lcm(step or 1, group.step)
-    return min(group.channels, max(group.floor, multiple * math.ceil(channels / multiple - 1e-9)))
-
-
-def _texts(budget: Iterable[str] | str | None) -> list[str]:
-    return [budget] if isinstance(budget, str) else list(budget or [])
-
-
-@dataclass(frozen=True)
-class _Rungs:
-    """Cuts from none to the most, each removing more than the one before."""
-
-    length: int
-    counts: Callable[[int], Counts]
-
-
-def _uniform(groups: Sequence[Group], step: int | None) -> _Rungs:
-    """Every group keeps the same share."""
-    shares = sorted({n / g.channels for g in groups for n in range(g.channels + 1)}, reverse=True)
-    return _Rungs(len(shares), lambda rung: {g.name: _rounded(g, shares[rung] * g.channels, step) for g in groups})
-
-
-def _ranked(found: Trace, order: Sequence[Block]) -> _Rungs:
-    """One block of channels after the other, the least important first."""
-    return _Rungs(len(order) + 1, lambda rung: counts_after(found, order[:rung]))
-
-
-def _within(
-    found: Trace,
-    rungs: _Rungs,
-    original: Mapping[str, int],
-    count: CostModel,
-    budgets: tuple[Budget, ...],
-    extra: int,
-) -> tuple[Counts, bool, str]:
-    """The counts of the first rung that meets every budget, whether one does, and what to say about it.
-
-    `original` are the resources that relative budgets are shares of; a file is `extra` bytes larger than its graph.
+    What is left of a consumer puts out what the original one did, as nearly as it can.
     """
+    from netadapt_onnx.surgery.reconstruct.gram import original_targets
+    from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct_in_order
 
-    def cost_at(counts: Counts) -> dict[str, int]:
-        now = _cost_at(found, count, counts).resources
-        return now | {"size": now["size"] + extra}
-
-    def holds(counts: Counts) -> bool:
-        now = cost_at(counts)
-        return all(now[b.resource] <= b.limit(original[b.resource]) for b in budgets)
-
-    text = ", ".join(map(str, budgets))
-    if holds(rungs.counts(0)):
-        return rungs.counts(0), True, f"nothing to do: the model meets {text} already"
-    low, high = 1, rungs.length - 1
-    smallest = rungs.counts(high)
-    if not holds(smallest):
-        now = cost_at(smallest)
-        reached = ", ".join(f"{b.resource}={now[b.resource] / original[b.resource]:.3f}x" for b in budgets)
-        return smallest, False, f"the smallest model misses {text}: it reaches {reached}"
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(rungs.counts(middle)) else (middle + 1, high)
-    return rungs.counts(low), True, ""
-
-
-def _cost_at(found: Trace, count: CostModel, counts: Counts) -> Cost:
-    # Which channels go does not change the cost.
-    return count(found.resized_shapes({name: np.arange(n) for name, n in counts.items()}))
+    inputs = samples.sample(CALIBRATION_SAMPLES).batch(slice(None))
+    changed = rewired(original.folded, trace.folded)
+    return reconstruct_in_order(trace, kept, inputs, original_targets(original, inputs), changed)

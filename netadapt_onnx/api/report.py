@@ -10,9 +10,8 @@ from pathlib import Path
 import msgspec
 
 from netadapt_onnx.common import charts
-from netadapt_onnx.common.files import write_atomically
+from netadapt_onnx.common.files import refuse_existing, write_atomically
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import refuse_existing
 from netadapt_onnx.reporting import REPORT_FILE
 from netadapt_onnx.reporting.adapt_run import read_adapt_run
 from netadapt_onnx.reporting.adapt_sections import adapt_sections

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from netadapt_onnx.common.files import refuse_existing
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import load, refuse_existing, save
+from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.search.candidates import PLAN_FILE
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.run_directory.journal import IDENTITY_FILE, read_history, read_journal

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from netadapt_onnx.common.progress import Progress, reporter
+from netadapt_onnx.common.provenance import file_hash, versions
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import Model, load
 from netadapt_onnx.graph.original_file import as_given
-from netadapt_onnx.graph.provenance import file_hash, versions
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.execution import Execution, fingerprint
 from netadapt_onnx.profilers.table.predict import Table
@@ -36,10 +36,10 @@ from netadapt_onnx.scaling.power_law import Law, fit_laws, read_law
 from netadapt_onnx.scaling.result import ScaleResult
 from netadapt_onnx.scaling.train_networks import NetworkTrainer
 from netadapt_onnx.scaling.width_record import WidthRecord, read_record
-from netadapt_onnx.search.prepared_model import require_prunable
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.tables import built_table, loaded_table, table_file
 from netadapt_onnx.surgery import trace
+from netadapt_onnx.surgery.obstacles import require_prunable
 from netadapt_onnx.training.separate_statistics import separate_statistics
 
 File = str | os.PathLike[str]
@@ -144,7 +144,7 @@ def _prepare(
     """Trace the model and read the data; both are checked before anything is written."""
     folded = fold_for(separate_statistics(source.proto), shapes, data, batch_size)
     network = ScalableNetwork(source, trace(folded))
-    require_prunable(source, network.trace)
+    require_prunable(network.trace, source.path)
     dataset = None if data is None else dataset_for(folded, data)
     if dataset is not None and (options.epochs or options.methods != ("uniform",)):
         from netadapt_onnx.training.trainable import require_trainable

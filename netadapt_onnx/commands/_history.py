@@ -37,7 +37,7 @@ def history(run: Path, metric: str) -> str:
             if name in measured:
                 row.append(render.measured(name, step.accepted.measured, step.accepted.measured_ci95))
         rows.append(row if wide else [*row, " ".join(map(str, step.widths.values()))])
-    table = render.table(rows, headers if wide else [*headers, "widths"], left=2)
+    table = render.table(rows, headers if wide else [*headers, "widths"], text_columns=2)
     return f"{table}\n* on held-out samples, before the final training"
 
 

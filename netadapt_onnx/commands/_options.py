@@ -65,7 +65,7 @@ CRITERION = click.option(
 def _shapes(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     if not given:
         return {}
-    from netadapt_onnx.graph.model import parse_shape
+    from netadapt_onnx.graph.inputs import parse_shape
 
     return once_each(parse_shape(text) for text in given)
 

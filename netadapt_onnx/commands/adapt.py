@@ -237,7 +237,9 @@ def _models(result: AdaptResult) -> str:
         ]
         for m in result.models
     ]
-    return render.table(rows, ["target", "", "macs", "params", "latency", result.accuracy.metric, "model"], left=2)
+    return render.table(
+        rows, ["target", "", "macs", "params", "latency", result.accuracy.metric, "model"], text_columns=2
+    )
 
 
 def _latency(name: str, found: Latency) -> str:

@@ -93,7 +93,7 @@ def _said(result: Inspection, model: Path, options: list[str]) -> str:
 
 
 def _may_plot(file: Path, asked: bool, overwrite: bool, model: Path) -> None:
-    from netadapt_onnx.api.inspect import prepare_output
+    from netadapt_onnx.api.source import prepare_output
     from netadapt_onnx.common import charts
     from netadapt_onnx.errors import NetadaptError
 

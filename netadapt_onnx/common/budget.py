@@ -9,15 +9,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from netadapt_onnx.common.amounts import EXAMPLES, parse_amount
+from netadapt_onnx.common.resources import ENERGY, LATENCY, RESOURCES
 from netadapt_onnx.errors import NetadaptError
 
-# In the order in which they are shown; several budgets keep the order in which they were given.
-LATENCY = "latency"
-RESOURCES = ("macs", "params", "size", "memory", LATENCY)
-# What is measured without a table: energy in mJ, and whatever the user's own program says.
-ENERGY, CUSTOM = "energy", "custom"
-SEARCHED = (*RESOURCES, ENERGY, CUSTOM)
 _SUFFIXES = {LATENCY: "ms", ENERGY: "mJ"}
+
+
+# Budgets as the user writes them: `RESOURCE=VALUE`, one or several, or by resource, numbers in base units.
+BudgetTexts = str | Sequence[str] | Mapping[str, str | float]
 
 
 @dataclass(frozen=True)
@@ -43,18 +42,13 @@ class Budget:
         return f"{self.resource}={self.value:.15g}{_SUFFIXES.get(self.kind, '')}"
 
 
-def parse_budgets(
-    given: str | Sequence[str] | Mapping[str, str | float], known: Collection[str] = RESOURCES
-) -> tuple[Budget, ...]:
-    """Read budgets as the user writes them: one or several of `RESOURCE=VALUE`, VALUE like 0.5x, 50%, 4.2MB, 12ms.
+def parse_budgets(texts: BudgetTexts, resources: Collection[str] = RESOURCES) -> tuple[Budget, ...]:
+    """Read budgets, VALUE like 0.5x, 50%, 4.2MB, 12ms.
 
-    `latency@NAME` is that of the device called NAME. `known` names the resources that exist; those beyond the built-in
-    ones take counts. A mapping's numbers are in base units. Raises NetadaptError (code `budget`).
+    `latency@NAME` is that of the device called NAME. `resources` names those that exist; those beyond the built-in ones
+    take counts. Raises NetadaptError (code `budget`).
     """
-    if isinstance(given, str):
-        given = [given]
-    pairs = list(given.items()) if isinstance(given, Mapping) else [_split(text) for text in given]
-    budgets = tuple(_parse(resource, value, known) for resource, value in pairs)
+    budgets = tuple(_parse(resource, value, resources) for resource, value in _pairs(texts))
     _check([b.resource for b in budgets])
     return budgets
 
@@ -62,35 +56,30 @@ def parse_budgets(
 Target = tuple[Budget, ...]
 
 
-def budget_texts(given: str | Sequence[str] | Mapping[str, str | float], known: Collection[str]) -> tuple[str, ...]:
+def budget_texts(texts: BudgetTexts, resources: Collection[str]) -> tuple[str, ...]:
     """Budgets, several targets included, in one spelling. Raises NetadaptError as `parse_targets` does."""
-    targets = parse_targets(given, known)
-    texts = []
+    targets = parse_targets(texts, resources)
+    spellings = []
     for of_one in zip(*targets, strict=True):
         first, *others = dict.fromkeys(map(str, of_one))
-        texts.append(",".join([first, *(text.partition("=")[2] for text in others)]))
-    return tuple(texts)
+        spellings.append(",".join([first, *(text.partition("=")[2] for text in others)]))
+    return tuple(spellings)
 
 
-def parse_targets(
-    given: str | Sequence[str] | Mapping[str, str | float], known: Collection[str] = RESOURCES
-) -> tuple[Target, ...]:
+def parse_targets(texts: BudgetTexts, resources: Collection[str] = RESOURCES) -> tuple[Target, ...]:
     """Budgets of which each may have several values, `latency=0.8x,0.6x`: the targets, loosest first.
 
     A budget with one value holds for every target. Raises NetadaptError as `parse_budgets` does, for values given
     twice, shares mixed with amounts, and counts of values that differ.
     """
-    if isinstance(given, str):
-        given = [given]
-    pairs = list(given.items()) if isinstance(given, Mapping) else [_split(text) for text in given]
     columns: list[tuple[Budget, ...]] = []
-    for resource, value in pairs:
-        texts = value.split(",") if isinstance(value, str) else [value]
-        found = sorted((_parse(resource, text, known) for text in texts), key=lambda b: -b.value)
-        if len({b.relative for b in found}) > 1 or len({b.value for b in found}) < len(found):
+    for resource, value in _pairs(texts):
+        values: Sequence[str | float] = value.split(",") if isinstance(value, str) else [value]
+        column = sorted((_parse(resource, one, resources) for one in values), key=lambda b: -b.value)
+        if len({b.relative for b in column}) > 1 or len({b.value for b in column}) < len(column):
             hint = "different values, all shares or all amounts"
             raise NetadaptError(f"budget {resource}={value}", hint=hint, code="budget")
-        columns.append(tuple(found))
+        columns.append(tuple(column))
     count = max(map(len, columns), default=0)
     if any(len(column) not in (1, count) for column in columns):
         counts = ", ".join(f"{column[0].resource} has {len(column)}" for column in columns)
@@ -108,6 +97,13 @@ def _check(names: Sequence[str]) -> None:
         raise NetadaptError(f"two budgets for {twice}", hint="give each resource once", code="budget")
 
 
+def _pairs(texts: BudgetTexts) -> list[tuple[str, str | float]]:
+    """Resources and their values."""
+    if isinstance(texts, Mapping):
+        return list(texts.items())
+    return [_split(text) for text in ([texts] if isinstance(texts, str) else texts)]
+
+
 def _split(text: str) -> tuple[str, str]:
     resource, equals, value = text.partition("=")
     if not equals:
@@ -115,11 +111,11 @@ def _split(text: str) -> tuple[str, str]:
     return resource.strip(), value.strip()
 
 
-def _parse(resource: str, value: str | float, known: Collection[str]) -> Budget:
+def _parse(resource: str, value: str | float, resources: Collection[str]) -> Budget:
     kind, at, device = resource.partition("@")
-    if kind not in known or (at and (kind != LATENCY or not re.fullmatch(r"[\w.-]+", device))):
-        near = difflib.get_close_matches(resource, list(known), 1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    if kind not in resources or (at and (kind != LATENCY or not re.fullmatch(r"[\w.-]+", device))):
+        near = difflib.get_close_matches(resource, list(resources), 1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(resources)}"
         raise NetadaptError(f"unknown resource '{resource}' in a budget", hint=hint, code="budget")
     if isinstance(value, str):
         parsed = parse_amount(kind, value)

@@ -54,12 +54,12 @@ def points_and_lines(
 ) -> Spec:
     """Measured points with fitted curves over them, in the same axes."""
     encoding = axes(x, y, series, logarithmic)
-    made = layered([], title, [])
-    made["layer"] = [
+    spec = layered([], title, [])
+    spec["layer"] = [
         {"data": {"values": list(points)}, "mark": {"type": "point", "opacity": 0.5}, "encoding": encoding},
         {"data": {"values": list(curves)}, "mark": "line", "encoding": encoding},
     ]
-    return made
+    return spec
 
 
 def means(rows: Sequence[Row], x: str, y: str, spread: str, *, series: str, title: str) -> Spec:
@@ -223,14 +223,14 @@ def write_one(spec: Spec, path: Path) -> None:
 
 def against(points: Sequence[Row], x: str, y: str, ends: Sequence[float], *, title: str) -> Spec:
     """Points in two axes of one unit, and the line between `ends` on which both agree."""
-    made = layered([], title, [])
-    made["layer"] = [
+    spec = layered([], title, [])
+    spec["layer"] = [
         {"data": {"values": [{x: end, y: end} for end in ends]}, "mark": {"type": "line", "strokeDash": [4, 4]}},
         {"data": {"values": list(points)}, "mark": {"type": "point"}},
     ]
-    for layer in made["layer"]:
+    for layer in spec["layer"]:
         layer["encoding"] = axes(x, y, "", ())
-    return made
+    return spec
 
 
 def axes(x: str, y: str, series: str, logarithmic: Sequence[str]) -> Spec:
@@ -241,8 +241,8 @@ def axes(x: str, y: str, series: str, logarithmic: Sequence[str]) -> Spec:
         ticks = {"labelOverlap": True, "tickCount": TICKS}
         return {**field(name), "type": "quantitative", "scale": scale, "axis": ticks}
 
-    made = {"x": axis(x), "y": axis(y)}
-    return {**made, "color": {**field(series), "type": "nominal", "sort": None}} if series else made
+    encoding = {"x": axis(x), "y": axis(y)}
+    return {**encoding, "color": {**field(series), "type": "nominal", "sort": None}} if series else encoding
 
 
 def layered(rows: Sequence[Row], title: str, layers: Sequence[Spec]) -> Spec:

@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from netadapt_onnx.errors import NetadaptError
+
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.\d+\.tmp", re.DOTALL)
 
 
@@ -67,6 +69,17 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise NetadaptError if `path` exists and may not be replaced (only a file ever may), or its folder is missing."""
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no file"
+        raise NetadaptError(f"{path} exists and is {what}", hint="name a file", code="exists")
+    if path.exists() and not overwrite:
+        raise NetadaptError(f"{path} exists", hint="choose another path or pass --overwrite", code="exists")
+    if not path.parent.is_dir():
+        raise NetadaptError(f"{path.parent}: no such folder", code="missing-file")
+
+
 def remove_leftovers(folder: Path, name: str | None = None, *, below: bool = False) -> None:
     """Remove what killed processes were writing aside in a folder, of the file `name` or of any; or `below` it too."""
     for file in folder.rglob(".*.tmp") if below else folder.glob(".*.tmp"):
@@ -104,8 +117,8 @@ def _remove_unless_held(file: Path) -> None:
         file.unlink()
         shutil.rmtree(_folder_of(file), ignore_errors=True)
         return
-    with file.open("r+b") as left:
-        if lock(left):
+    with file.open("r+b") as leftover:
+        if lock(leftover):
             shutil.rmtree(_folder_of(file), ignore_errors=True)
             file.unlink()
 

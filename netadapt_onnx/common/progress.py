@@ -25,13 +25,13 @@ T = TypeVar("T")
 class Stage:
     """A part of the work, of `total` steps (0: not counted), that takes at most `bound_s` (None: nobody knows).
 
-    `whole` is the stage that it is part of, `pace_s` what a step of an earlier stage of its kind took.
+    `parent` is the stage that it is part of, `pace_s` what a step of an earlier stage of its kind took.
     """
 
-    def __init__(self, name: str, clock: Clock, whole: Stage | None = None, pace_s: float | None = None) -> None:
+    def __init__(self, name: str, clock: Clock, parent: Stage | None = None, pace_s: float | None = None) -> None:
         self.name = name
         self._clock = clock
-        self._whole = whole
+        self._parent = parent
         self._began = clock()
         self._earlier_s = pace_s
         self.divide(0, None)
@@ -56,14 +56,14 @@ class Stage:
     @property
     def pace_s(self) -> float | None:
         """Seconds per step."""
-        taken = self.done - self._first
-        return (self._stepped - self._since) / taken if taken > 0 else self._earlier_s
+        steps = self.done - self._first
+        return (self._stepped - self._since) / steps if steps > 0 else self._earlier_s
 
     @property
     def bound_left_s(self) -> float | None:
         """What is left of the seconds that it takes at most, itself or with all that it is part of."""
         own_s = None if self.bound_s is None else self.bound_s - (self._clock() - self._since)
-        bounds = [own_s, None if self._whole is None else self._whole.bound_left_s]
+        bounds = [own_s, None if self._parent is None else self._parent.bound_left_s]
         return min((bound for bound in bounds if bound is not None), default=None)
 
     @property
@@ -133,7 +133,7 @@ _WATCHER: ContextVar[Stages | None] = ContextVar("watcher", default=None)
 
 @contextmanager
 def watching(stages: Stages) -> Iterator[None]:
-    """Whatever happens inside is told to `stages`."""
+    """Whatever happens inside is reported to `stages`."""
     token = _WATCHER.set(stages)
     try:
         yield
@@ -168,16 +168,16 @@ def steps(name: str, total: int = 0, bound_s: float | None = None) -> Iterator[S
     For work that is part of many others, which know better than it what it is done for.
     """
     stages = _WATCHER.get()
-    whole = None if stages is None else stages.open
-    if whole is None:
+    parent = None if stages is None else stages.open
+    if parent is None:
         with stage(name, total, bound_s) as step:
             yield step
         return
-    whole.divide(total, bound_s)
+    parent.divide(total, bound_s)
     try:
-        yield whole.step
+        yield parent.step
     finally:
-        whole.divide(0, None)
+        parent.divide(0, None)
 
 
 def counting(name: str, work: Sequence[T]) -> Iterator[T]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from netadapt_onnx.common.escape import escape, shell_command
 from netadapt_onnx.common.progress import Stages
+from netadapt_onnx.common.resources import COUNTED
 
 if TYPE_CHECKING:
     from netadapt_onnx.common.resources import Resources
@@ -69,15 +70,15 @@ def measured(resource: str, values: Mapping[str, float], intervals: Mapping[str,
 
 def is_counted(resource: str) -> bool:
     """Whether a resource is known exactly of any model; others are predicted or measured."""
-    return resource in ("macs", "params", "size", "memory")
+    return resource in COUNTED
 
 
-def table(rows: Sequence[Sequence[object]], headers: Sequence[str] = (), *, left: int = 1) -> str:
-    """Aligned columns, the first `left` of them to the left; strings stay as they are."""
+def table(rows: Sequence[Sequence[object]], headers: Sequence[str] = (), *, text_columns: int = 1) -> str:
+    """Aligned columns, the first `text_columns` of them to the left; strings stay as they are."""
     from tabulate import tabulate
 
     columns = max((len(row) for row in rows), default=len(headers))
-    align = ["left"] * left + ["right"] * (columns - left)
+    align = ["left"] * text_columns + ["right"] * (columns - text_columns)
     return tabulate(
         rows,
         headers=headers,

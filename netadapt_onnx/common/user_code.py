@@ -44,10 +44,10 @@ def called(name: str, *, by_name: bool = False) -> Any:
 def _function(name: str, by_name: bool) -> Callable[[], Any]:
     path, function = code_file(name), name.rpartition(":")[2]
     module = _imported(path, by_name)
-    found = getattr(module, function, None)
-    if not callable(found):
+    value = getattr(module, function, None)
+    if not callable(value):
         raise NetadaptError(f"{path} has no '{function}'", code="factory")
-    return found  # type: ignore[no-any-return]
+    return value  # type: ignore[no-any-return]
 
 
 def _imported(path: Path, by_name: bool) -> ModuleType:

@@ -15,7 +15,7 @@ from netadapt_onnx.data.labels import class_output, kind_of, match_labels_to_out
 from netadapt_onnx.data.metrics import METERS, NO_CLASS, Meter, top_class
 from netadapt_onnx.data.output_forms import forms
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import declared_shape
+from netadapt_onnx.graph.inputs import declared_shape
 from netadapt_onnx.graph.runtime import Arrays, run, session
 
 BATCH_SIZE = 64

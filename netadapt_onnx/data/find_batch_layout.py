@@ -10,9 +10,9 @@ import onnx
 from netadapt_onnx.data.batch_layout import BatchAxis, Layout
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.extract import between
-from netadapt_onnx.graph.folding import Folded
+from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.inputs import dynamic_batch_inputs
 from netadapt_onnx.graph.memory_limit import refuse_huge
-from netadapt_onnx.graph.model import dynamic_batch_inputs
 from netadapt_onnx.graph.runtime import Arrays, random_inputs, run, session
 
 # What exporters and their users call the axis of samples.
@@ -22,7 +22,7 @@ MIXED = 0.05
 _SEEDS = 2
 
 
-def find_layout(folded: Folded) -> Layout | None:
+def find_layout(folded: FoldedModel) -> Layout | None:
     """Where the outputs of a model hold their samples; None for a model that cannot be run here.
 
     The model runs at its own batch size and at one sample more (at twice as many where the file fixes them): the axis
@@ -113,7 +113,7 @@ def _require_samples(name: str, outputs: dict[str, BatchAxis], found: Arrays, ba
             )
 
 
-def _require_one_batch(folded: Folded, batch: int) -> None:
+def _require_one_batch(folded: FoldedModel, batch: int) -> None:
     """A sample is one entry of the first axis of each input, so these axes are alike."""
     other = next((name for name, (shape, _) in folded.specs.items() if shape[:1] != (batch,)), None)
     if other is not None:
@@ -146,7 +146,7 @@ def tensor_outputs(proto: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
     return tensors, omitted
 
 
-def _extended(inputs: Arrays, growing: list[str], count: int, folded: Folded) -> Arrays:
+def _extended(inputs: Arrays, growing: list[str], count: int, folded: FoldedModel) -> Arrays:
     """The same samples and more behind them."""
     more = {}
     for name in growing:
@@ -197,7 +197,9 @@ def _distance(axis: BatchAxis, few: np.ndarray, many: np.ndarray, count: int) ->
     return float(np.abs(a - b).mean())
 
 
-def _moves_with_data(active: Any, part: onnx.ModelProto, folded: Folded, name: str, shape: tuple[int, ...]) -> bool:
+def _moves_with_data(
+    active: Any, part: onnx.ModelProto, folded: FoldedModel, name: str, shape: tuple[int, ...]
+) -> bool:
     """Whether other samples give an output another shape; asked of those whose shape nothing else tells."""
     others = [random_inputs(folded.specs, seed) for seed in range(1, 1 + _SEEDS)]
     others.append({n: np.zeros_like(value) for n, value in others[0].items()})

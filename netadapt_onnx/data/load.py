@@ -23,11 +23,13 @@ from netadapt_onnx.data.loaders.npz import npz_splits
 from netadapt_onnx.data.preprocess import arrays_of, picture_scaling, preparation
 from netadapt_onnx.data.source import DataSource, is_code, source_of
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import Folded
+from netadapt_onnx.graph.folded_model import FoldedModel
 
 
 @stage("reading the data")
-def dataset_for(folded: Folded, data: str | os.PathLike[str], *, train: bool = True, scored: bool = True) -> Dataset:
+def dataset_for(
+    folded: FoldedModel, data: str | os.PathLike[str], *, train: bool = True, scored: bool = True
+) -> Dataset:
     """Data checked against a model. Raises NetadaptError naming both sides of what does not fit.
 
     Unless `scored` only the inputs are of interest; else a model none of whose outputs belongs to single samples is

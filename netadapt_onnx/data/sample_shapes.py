@@ -13,8 +13,9 @@ from netadapt_onnx.data.dataset import SPLITS
 from netadapt_onnx.data.loaders.npz import read_npz
 from netadapt_onnx.data.source import source_of
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import Folded, fold
-from netadapt_onnx.graph.model import declared_shape
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.inputs import declared_shape
 from netadapt_onnx.graph.required_shapes import OPEN, open_inputs, shape_options, typed
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -38,7 +39,7 @@ def proposing_sizes_of(
 
 def fold_for(
     proto: onnx.ModelProto, shapes: Shapes | None, data: str | os.PathLike[str] | None, batch_size: int = 1
-) -> Folded:
+) -> FoldedModel:
     """Fold a model that samples are for. Raises what `fold` raises."""
     with proposing_sizes_of(data, proto, shapes, batch_size):
         return fold(proto, dict(shapes or {}), batch_size)

@@ -14,6 +14,7 @@ import msgspec
 
 from netadapt_onnx.common.escape import escape_json
 from netadapt_onnx.common.files import write_atomically
+from netadapt_onnx.common.resources import amounts
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.jobs import CountJob, LocateJob
 from netadapt_onnx.gating.records import Facts, Interval, Layer, Timed
@@ -119,7 +120,7 @@ def reference(model: Path, settings: Settings, sandbox: Sandbox, scratch: Path) 
 
 def resources(facts: Facts | Recorded) -> dict[str, float | None]:
     """The counted resources by name."""
-    return {"size": facts.size_bytes, "params": facts.params, "macs": facts.macs, "memory": facts.memory_bytes}
+    return amounts(facts, ("size", "params", "macs", "memory"))
 
 
 def read(file: Path) -> dict[str, Recorded]:

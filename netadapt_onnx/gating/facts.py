@@ -15,13 +15,14 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.records import Facts, Layer
 from netadapt_onnx.graph.cost import CostModel, LayerCost
 from netadapt_onnx.graph.external_data import external_data, external_tensors, forget_location, load_external
-from netadapt_onnx.graph.folding import Folded, fold
-from netadapt_onnx.graph.lazy_weights import weights_as_inputs
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.model import check, normalise_file
-from netadapt_onnx.graph.normalise import constant_value
 from netadapt_onnx.graph.onnx_file import OnnxFile, check_tensor, read
+from netadapt_onnx.graph.passes.constants_to_initializers import constant_value
 from netadapt_onnx.graph.runtime import session
 from netadapt_onnx.graph.subgraphs import captured
+from netadapt_onnx.graph.weightless import weights_as_inputs
 from netadapt_onnx.surgery.flatten_subgraphs import flatten
 
 Shapes = Mapping[str, Sequence[int]]
@@ -87,7 +88,7 @@ class _Counted:
     unknown: str
 
 
-def _with_shapes(folded: Folded) -> _Counted:
+def _with_shapes(folded: FoldedModel) -> _Counted:
     model = CostModel(folded.proto)
     produced = [name for node in folded.proto.graph.node for name in node.output if name]
     missing = next((name for name in produced if name not in folded.shapes), None)
@@ -109,7 +110,7 @@ def _without_shapes(proto: onnx.ModelProto, unknown: str) -> _Counted:
     return _Counted(proto, layers, model.inner_params, False, None, unknown)
 
 
-def _refuse_large(folded: Folded, largest_bytes: int | None) -> None:
+def _refuse_large(folded: FoldedModel, largest_bytes: int | None) -> None:
     """A file of a hundred bytes can ask for terabytes."""
     for name, shape in folded.shapes.items():
         size = prod(shape) * folded.dtypes[name].itemsize

@@ -12,11 +12,12 @@ from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.jobs import DeviceJob, PredictJob, ScoreJob, TimeJob
 from netadapt_onnx.gating.records import Interval, Predicted, Score, Timed
-from netadapt_onnx.graph.folding import Folded, fold
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.model import Model, load
 from netadapt_onnx.graph.original_file import as_given, runs_as_given
 from netadapt_onnx.graph.runtime import random_inputs
-from netadapt_onnx.graph.shape_inference import Known
+from netadapt_onnx.graph.shapes import Specs
 from netadapt_onnx.profilers.devices.opening import LOCAL, opened_device
 from netadapt_onnx.profilers.execution import Execution, Fingerprint, fingerprint
 from netadapt_onnx.profilers.timing import Timing, measure, ratio
@@ -101,7 +102,7 @@ def scored(job: ScoreJob) -> Score:
     return Score(found.value, found.metric, job.split)
 
 
-def _as_given(path: str, job: TimeJob) -> tuple[onnx.ModelProto, Known, str]:
+def _as_given(path: str, job: TimeJob) -> tuple[onnx.ModelProto, Specs, str]:
     """A file as it is, to be timed, and what it is fed; its normalised form where it cannot be run, and a note."""
     model = load(path)
     specs = fold(model.proto, dict(job.shapes), job.batch_size).specs
@@ -109,7 +110,7 @@ def _as_given(path: str, job: TimeJob) -> tuple[onnx.ModelProto, Known, str]:
     return proto, specs, note
 
 
-def _loaded(job: PredictJob | ScoreJob) -> tuple[Model, Folded]:
+def _loaded(job: PredictJob | ScoreJob) -> tuple[Model, FoldedModel]:
     model = load(job.path)
     return model, fold(model.proto, dict(job.shapes), job.batch_size)
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import Arrays
+from netadapt_onnx.graph.shapes import Spec
 from netadapt_onnx.graph.subgraphs import bodies
-
-Spec = tuple[tuple[int, ...], np.dtype[Any]]
 
 
 def run_possible(node: onnx.NodeProto, feeds: Arrays, decided: bool, run: Callable[[Arrays], Arrays]) -> Arrays:

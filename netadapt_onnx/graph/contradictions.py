@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import prod
-from typing import Any
 
 import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import node_name
-from netadapt_onnx.graph.validity import STANDARD
+from netadapt_onnx.graph.nodes import STANDARD, node_name
+from netadapt_onnx.graph.shapes import Specs
 
-Known = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 # The value of a tensor, or None where it is not at hand.
 Value = Callable[[str], np.ndarray | None]
 
 
-def refuse_contradiction(node: onnx.NodeProto, known: Known, value: Value) -> None:
+def refuse_contradiction(node: onnx.NodeProto, specs: Specs, value: Value) -> None:
     """Raise NetadaptError (`unrunnable`) for shapes of inputs that do not fit together."""
     if node.domain not in STANDARD:
         return
-    _refuse_other_axes(node, known)
-    if not node.input or node.input[0] not in known:
+    _refuse_other_axes(node, specs)
+    if not node.input or node.input[0] not in specs:
         return
-    if node.op_type == "Conv" and len(node.input) > 1 and node.input[1] in known:
-        x, w = known[node.input[0]][0], known[node.input[1]][0]
+    if node.op_type == "Conv" and len(node.input) > 1 and node.input[1] in specs:
+        x, w = specs[node.input[0]][0], specs[node.input[1]][0]
         _refuse_channels(node, x, w)
         _refuse_kernel(node, x, w)
     if node.op_type == "Reshape" and len(node.input) > 1:
-        _refuse_other_count(node, known[node.input[0]][0], value(node.input[1]))
+        _refuse_other_count(node, specs[node.input[0]][0], value(node.input[1]))
     if node.op_type in _SAME_SIZE:
-        _refuse_other_size(node, known)
+        _refuse_other_size(node, specs)
     if node.op_type in _GATES:
-        _refuse_other_units(node, known)
+        _refuse_other_units(node, specs)
     if node.op_type == "Pad" and next((a.s for a in node.attribute if a.name == "mode"), b"") == b"reflect":
-        _refuse_reflection(node, known[node.input[0]][0], value)
+        _refuse_reflection(node, specs[node.input[0]][0], value)
 
 
 # By operator the inputs that list axes, sizes or positions: vectors, also where they list one alone.
@@ -54,12 +52,12 @@ _LISTS = {
 }
 
 
-def _refuse_other_axes(node: onnx.NodeProto, known: Known) -> None:
+def _refuse_other_axes(node: onnx.NodeProto, specs: Specs) -> None:
     """A list has one axis."""
     for slot in _LISTS.get(node.op_type, ()):
         name = node.input[slot] if slot < len(node.input) else ""
-        if name in known and len(known[name][0]) != 1:
-            raise _contradiction(node, f"{node.op_type} takes a list, and '{name}' has the shape {known[name][0]}")
+        if name in specs and len(specs[name][0]) != 1:
+            raise _contradiction(node, f"{node.op_type} takes a list, and '{name}' has the shape {specs[name][0]}")
 
 
 # By operator an input that holds weights, the axis along which it meets the first input, and that input's axis.
@@ -77,17 +75,17 @@ _SAME_SIZE = {
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
-def _refuse_other_units(node: onnx.NodeProto, known: Known) -> None:
+def _refuse_other_units(node: onnx.NodeProto, specs: Specs) -> None:
     """Weights w (D, gates * H, I), r (D, gates * H, H) and b (D, 2 * gates * H) are of `hidden_size` units."""
     hidden = next((a.i for a in node.attribute if a.name == "hidden_size"), None)
     if hidden is None:
         return
     rows = _GATES[node.op_type] * hidden
-    for slot, wanted in ((1, (rows,)), (2, (rows, hidden)), (3, (2 * rows,))):
+    for slot, expected in ((1, (rows,)), (2, (rows, hidden)), (3, (2 * rows,))):
         name = node.input[slot] if slot < len(node.input) else ""
-        if name in known and known[name][0][1 : 1 + len(wanted)] != wanted:
+        if name in specs and specs[name][0][1 : 1 + len(expected)] != expected:
             raise _contradiction(
-                node, f"{node.op_type} weights '{name}' {known[name][0]} are not those of {hidden} hidden units"
+                node, f"{node.op_type} weights '{name}' {specs[name][0]} are not those of {hidden} hidden units"
             )
 
 
@@ -96,22 +94,22 @@ def _refuse_other_count(node: onnx.NodeProto, x: tuple[int, ...], target: np.nda
     if target is None or target.ndim != 1 or any(a.name == "allowzero" and a.i for a in node.attribute):
         return
     sizes = [x[k] if n == 0 and k < len(x) else int(n) for k, n in enumerate(target.tolist())]
-    known = prod(n for n in sizes if n > 0)
+    product = prod(n for n in sizes if n > 0)
     if min(sizes, default=1) < -1 or 0 in sizes or 0 in x:
         return
-    if prod(x) != known and (-1 not in sizes or prod(x) % known):
+    if prod(x) != product and (-1 not in sizes or prod(x) % product):
         raise _contradiction(node, f"Reshape from {x} to {sizes} changes the number of elements")
 
 
-def _refuse_other_size(node: onnx.NodeProto, known: Known) -> None:
+def _refuse_other_size(node: onnx.NodeProto, specs: Specs) -> None:
     slot, own, axis = _SAME_SIZE[node.op_type]
     if (
         len(node.input) <= slot
-        or node.input[slot] not in known
+        or node.input[slot] not in specs
         or any(a.name == "layout" and a.i for a in node.attribute)
     ):
         return
-    x, w = known[node.input[0]][0], known[node.input[slot]][0]
+    x, w = specs[node.input[0]][0], specs[node.input[slot]][0]
     if len(x) > axis and len(w) > own and x and w and x[axis] != w[own] != 1:
         raise _contradiction(node, f"{node.op_type} weights {w} do not fit their input {x}")
 
@@ -142,8 +140,8 @@ def _refuse_kernel(node: onnx.NodeProto, x: tuple[int, ...], w: tuple[int, ...])
 
 def _refuse_reflection(node: onnx.NodeProto, x: tuple[int, ...], value: Value) -> None:
     """A reflection is at most as long as what it reflects, less its edge."""
-    given = value(node.input[1]) if len(node.input) > 1 else None
-    pads = [int(p) for p in given.reshape(-1)] if given is not None else _attribute(node)
+    values = value(node.input[1]) if len(node.input) > 1 else None
+    pads = [int(p) for p in values.reshape(-1)] if values is not None else _attribute(node)
     axes = value(node.input[3]) if len(node.input) > 3 and node.input[3] else np.arange(len(x))
     if axes is None or not pads or len(pads) != 2 * axes.size:
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from netadapt_onnx.common.resources import Resources, amounts
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.lazy_weights import file_bytes
-from netadapt_onnx.graph.model import node_name
-
-Shape = tuple[int, ...]
-Shapes = Mapping[str, Shape]
+from netadapt_onnx.graph.nodes import node_name, reads
+from netadapt_onnx.graph.shapes import Shape, Shapes
+from netadapt_onnx.graph.subgraphs import all_bodies
+from netadapt_onnx.graph.weightless import file_bytes
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,12 @@ class Cost:
     @property
     def resources(self) -> dict[str, int]:
         """The four totals by resource name."""
-        return {"macs": self.macs, "params": self.params, "size": self.size_bytes, "memory": self.memory_bytes}
+        return amounts(self)
+
+    def to_resources(self, size_bytes: int | None = None, latency_ms: float | None = None) -> Resources:
+        """The totals as results show them; `size_bytes` of the file itself, where there is one."""
+        size = self.size_bytes if size_bytes is None else size_bytes
+        return Resources(self.params, self.macs, size, self.memory_bytes, latency_ms)
 
 
 def cost(proto: onnx.ModelProto, shapes: Shapes) -> Cost:
@@ -67,7 +72,7 @@ class CostModel:
         # Parameters inside the bodies of loops and branches, which belong to no layer.
         self.inner_params = sum(
             prod(t.dims)
-            for body in _bodies(graph.node)
+            for body in all_bodies(graph.node)
             for t in body.initializer
             if t.name in {name for names in _weights(body).values() for name in names}
         )
@@ -88,17 +93,17 @@ class CostModel:
 
     def layers(self, shapes: Shapes, *, macs: bool = True) -> tuple[LayerCost, ...]:
         """What each layer costs. Without `macs` only the constants need a shape, and only their owners are listed."""
-        found = []
+        costs = []
         try:
             for node, count, weights in self._nodes:
                 params = sum(prod(shapes[name]) for name in weights)
                 multiplied = count(node, shapes) if count and macs else 0
                 if params or multiplied:
                     shape = tuple(shapes.get(node.output[0], ()))
-                    found.append(LayerCost(node_name(node), node.op_type, params, multiplied, shape, weights))
+                    costs.append(LayerCost(node_name(node), node.op_type, params, multiplied, shape, weights))
         except KeyError as error:
             raise _unknown_shape(error) from error
-        return tuple(found)
+        return tuple(costs)
 
     def memory_bytes(self, shapes: Shapes) -> int:
         """The peak of simultaneously live activations. Raises NetadaptError for an activation without a shape."""
@@ -122,7 +127,7 @@ class _Liveness:
         outputs = {v.name for v in graph.output}
         last = {v.name: -1 for v in graph.input}
         for i, node in enumerate(graph.node):
-            for name in _reads(node):
+            for name in reads(node):
                 if name not in constants:
                     last[name] = i
             for name in filter(None, node.output):
@@ -192,7 +197,7 @@ _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16,
 def _weights(graph: onnx.GraphProto) -> dict[int, tuple[str, ...]]:
     """Initializers that are parameters, under the index of the first node that reads each."""
     tensors = {t.name: t for t in graph.initializer}
-    found: dict[int, tuple[str, ...]] = {}
+    weights_by_node: dict[int, tuple[str, ...]] = {}
     seen: set[str] = set()
     for i, node in enumerate(graph.node):
         names = [
@@ -201,9 +206,9 @@ def _weights(graph: onnx.GraphProto) -> dict[int, tuple[str, ...]]:
             if name in tensors and name not in seen and _is_weight(node.op_type, position, tensors[name])
         ]
         if names:
-            found[i] = tuple(dict.fromkeys(names))
+            weights_by_node[i] = tuple(dict.fromkeys(names))
             seen.update(names)
-    return found
+    return weights_by_node
 
 
 def _is_weight(op: str, position: int, tensor: TensorProto) -> bool:
@@ -220,7 +225,7 @@ def _is_grid(tensor: TensorProto) -> bool:
     """Detectors add coordinate grids and multiply by strides: several axes, all whole or half numbers."""
     if sum(d > 1 for d in tensor.dims) < 2:
         return False
-    if tensor.data_location == TensorProto.EXTERNAL:  # values that nobody loaded (`static_folding`) are weights
+    if tensor.data_location == TensorProto.EXTERNAL:  # values that nobody loaded are weights
         return False
     doubled = 2 * numpy_helper.to_array(tensor).astype(np.float64)
     return bool(np.all(doubled == np.rint(doubled)))
@@ -375,21 +380,3 @@ def _attribute(node: onnx.NodeProto, name: str, default: int | bytes = 0) -> int
             value: int | bytes = onnx.helper.get_attribute_value(attribute)
             return value
     return default
-
-
-def _bodies(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            for body in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                yield body
-                yield from _bodies(body.node)
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Tensors a node needs: its inputs, and whatever its subgraphs take from outside."""
-    names = set(filter(None, node.input))
-    for body in _bodies([node]):
-        for inner in body.node:
-            names.update(filter(None, inner.input))
-        names.update(v.name for v in body.output)
-    return names

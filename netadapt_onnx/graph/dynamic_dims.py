@@ -1,85 +1,129 @@
-"""Axes that a file leaves free beside the batch: height and width, the length of a sequence.
+"""What of a graph depends on sizes that its file leaves open: the batch, height and width, the length of a sequence.
 
-A folded model is right at the sizes that were given. Evaluated at others, most show no constant that depends on them.
-A Reshape target with one entry that does gets a -1 there; everything else that depends on them is not folded but
-computed as the file computes it. Where a model runs at no other size its inputs get the given ones, so that the file
-says what it can do.
+A folded model is right at the sizes that it was evaluated at. Evaluated at others, most show no constant that depends
+on them. What depends on the batch gets a formula (`symbolic_batch.py`). Beside it, a Reshape target with one entry that
+depends on other dynamic axes gets a -1 there, and everything else that does stays computed as the file computes it.
+Where a model runs at no other size, its inputs get the sizes of the evaluation, so that the file says what it can do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.graph.model import declared_shape
-from netadapt_onnx.graph.shape_inference import Evaluation, Known
+from netadapt_onnx.graph.inputs import declared_shape, dynamic_batch_inputs
+from netadapt_onnx.graph.shape_evaluator import ShapeEvaluator
+from netadapt_onnx.graph.shape_inference import Evaluation
+from netadapt_onnx.graph.shapes import Specs
 
-# How much longer the free axes are tried: by what strides divide, and by what they don't.
+# How much longer dynamic axes are tried: by what strides divide, and by what they don't.
 FURTHER = (32, 7)
+
+# By input the axes beyond the first.
+DynamicDims = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class SizeDependence:
+    """How tensors of a graph depend on sizes that its file leaves open.
+
+    Attributes:
+        shape_made: all tensors that are computed from the shape of something.
+        batch_inputs: the inputs whose first axis is dynamic.
+        next_batch: the evaluation with those axes one longer; None where nothing depends on them, or the model has no
+            other batch.
+        computed: tensors that depend on other dynamic axes and therefore stay computed.
+        wildcards: Reshape targets of which one entry depends on such axes, with a -1 there.
+        fixed: the dynamic axes that can have no other size than that of the evaluation.
+    """
+
+    shape_made: frozenset[str]
+    batch_inputs: Sequence[str]
+    next_batch: Evaluation | None
+    computed: frozenset[str]
+    wildcards: Mapping[str, onnx.TensorProto]
+    fixed: DynamicDims
+
+
+def size_dependence(evaluator: ShapeEvaluator, evaluation: Evaluation, specs: Specs, batch_size: int) -> SizeDependence:
+    """Evaluate a graph at other sizes than those of `evaluation`, whose inputs have `specs`, and compare."""
+    proto = evaluator.proto
+    shape_made = evaluator.computed_from_shapes()
+    batch_inputs = dynamic_batch_inputs(proto)
+    next_batch = evaluator.at_next_batch(specs, batch_inputs, batch_size) if batch_inputs and shape_made else None
+    dims = dynamic_dims(proto) if shape_made else {}
+    others = [evaluator.at_if_possible(longer(specs, dims, by), batch_size) for by in FURTHER] if dims else []
+    possible = [other for other in others if other is not None]
+    moving = _moving(shape_made, evaluation, possible)
+    wildcards = _wildcards(moving, evaluation, proto.graph.node)
+    computed = frozenset(moving.keys() - wildcards.keys())
+    fixed = {} if possible else dims
+    return SizeDependence(frozenset(shape_made), batch_inputs, next_batch, computed, wildcards, fixed)
 
 
 def dynamic_dims(proto: onnx.ModelProto) -> dict[str, list[int]]:
     """By input the axes beyond the first whose size the file leaves open."""
     shapes = {value.name: declared_shape(value) or () for value in proto.graph.input}
-    found = {name: [k for k, n in enumerate(shape) if n is None and k > 0] for name, shape in shapes.items()}
-    return {name: axes for name, axes in found.items() if axes}
+    dims = {name: [k for k, n in enumerate(shape) if n is None and k > 0] for name, shape in shapes.items()}
+    return {name: axes for name, axes in dims.items() if axes}
 
 
-def longer(specs: Known, free: dict[str, list[int]], by: int) -> Known:
-    """The input shapes with every free axis that much longer."""
-    made = dict(specs)
-    for name, axes in free.items():
+def longer(specs: Specs, dims: DynamicDims, by: int) -> Specs:
+    """The input shapes with every dynamic axis that much longer."""
+    larger = dict(specs)
+    for name, axes in dims.items():
         shape, dtype = specs[name]
-        made[name] = (tuple(n + by if k in axes else n for k, n in enumerate(shape)), dtype)
-    return made
+        larger[name] = (tuple(n + by if k in axes else n for k, n in enumerate(shape)), dtype)
+    return larger
 
 
-def moving(names: Iterable[str], values: Evaluation, elsewhere: Sequence[Evaluation]) -> dict[str, set[int] | None]:
-    """Of tensors that have a value those that depend on free axes: which entries, or None where the shape does.
+def fix_dims(graph: onnx.GraphProto, dims: DynamicDims, specs: Specs) -> None:
+    """Write sizes into dynamic axes of the inputs, in place."""
+    for value in graph.input:
+        for axis in dims.get(value.name, []):
+            value.type.tensor_type.shape.dim[axis].dim_value = specs[value.name][0][axis]
 
-    `elsewhere`: the evaluations at other sizes that the model can have.
+
+def _moving(names: Iterable[str], evaluation: Evaluation, others: Sequence[Evaluation]) -> dict[str, set[int] | None]:
+    """Of tensors that have a value those that depend on the sizes: which entries, or None where the shape does.
+
+    `others` are the evaluations at other sizes that the model can have.
     """
-    found: dict[str, set[int] | None] = {}
+    moving: dict[str, set[int] | None] = {}
     for name in names:
-        if not values.has_value(name):
+        if not evaluation.has_value(name):
             continue
-        original = values.value(name)
+        original = evaluation.value(name)
         entries: set[int] | None = set()
-        for other in elsewhere:
-            moved = other.value(name) if other.has_value(name) else None
-            if moved is None or moved.shape != original.shape:
+        for other in others:
+            value = other.value(name) if other.has_value(name) else None
+            if value is None or value.shape != original.shape:
                 entries = None
                 break
-            entries = (entries or set()) | {int(k) for k in np.flatnonzero(moved != original)}
+            entries = (entries or set()) | {int(k) for k in np.flatnonzero(value != original)}
         if entries is None or entries:
-            found[name] = entries
-    return found
+            moving[name] = entries
+    return moving
 
 
-def wildcards(
-    moved: dict[str, set[int] | None], values: Evaluation, nodes: Iterable[onnx.NodeProto]
+def _wildcards(
+    moving: Mapping[str, set[int] | None], evaluation: Evaluation, nodes: Iterable[onnx.NodeProto]
 ) -> dict[str, onnx.TensorProto]:
-    """Reshape targets of which one entry depends on free axes, with a -1 there."""
+    """Reshape targets of which one entry depends on the sizes, with a -1 there."""
     readers: dict[str, list[tuple[str, int]]] = {}
     for node in nodes:
         for slot, name in enumerate(node.input):
             readers.setdefault(name, []).append((node.op_type, slot))
-    found = {}
-    for name, entries in moved.items():
-        value = values.value(name)
-        targets = all(place == ("Reshape", 1) for place in readers.get(name, []))
-        if entries is not None and len(entries) == 1 and targets and value.ndim == 1 and not (value == -1).any():
+    wildcards = {}
+    for name, entries in moving.items():
+        value = evaluation.value(name)
+        is_target = all(place == ("Reshape", 1) for place in readers.get(name, []))
+        if entries is not None and len(entries) == 1 and is_target and value.ndim == 1 and not (value == -1).any():
             value = value.copy()
             value[next(iter(entries))] = -1
-            found[name] = numpy_helper.from_array(value, name)
-    return found
-
-
-def fix(graph: onnx.GraphProto, free: dict[str, list[int]], specs: Known) -> None:
-    """Write the given sizes into the inputs' free axes."""
-    for value in graph.input:
-        for axis in free.get(value.name, []):
-            value.type.tensor_type.shape.dim[axis].dim_value = specs[value.name][0][axis]
+            wildcards[name] = numpy_helper.from_array(value, name)
+    return wildcards

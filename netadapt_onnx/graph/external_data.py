@@ -128,12 +128,12 @@ def _part(stream: BinaryIO, tensor: TensorProto, model: Path) -> bytes:
     """What a tensor names of an open file."""
     place = external_data(tensor, model)
     rest = os.fstat(stream.fileno()).st_size - place.offset
-    wanted = rest if place.length is None else place.length
-    if not 0 <= wanted <= rest:
+    length = rest if place.length is None else place.length
+    if not 0 <= length <= rest:
         why = f"has data beyond the end of '{place.location}'"
         raise _refused(tensor, model, why, "copy the whole file beside the model")
     stream.seek(place.offset)
-    return stream.read(wanted)
+    return stream.read(length)
 
 
 def _is_external(tensor: TensorProto) -> bool:

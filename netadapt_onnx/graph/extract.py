@@ -7,13 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import onnx
 
-from netadapt_onnx.graph.lazy_weights import without_weights
-from netadapt_onnx.graph.subgraphs import captured
-
-
-def reads(node: onnx.NodeProto) -> list[str]:
-    """Every tensor that a node reads, its subgraphs included."""
-    return [name for name in [*node.input, *captured(node)] if name]
+from netadapt_onnx.graph.nodes import reads
+from netadapt_onnx.graph.weightless import without_weights
 
 
 def boundary(proto: onnx.ModelProto, front: Collection[int]) -> list[str]:
@@ -25,19 +20,19 @@ def boundary(proto: onnx.ModelProto, front: Collection[int]) -> list[str]:
     return [name for name in dict.fromkeys(behind) if name in inside]
 
 
-def needed(proto: onnx.ModelProto, wanted: Sequence[str], given: Collection[str] = ()) -> list[int]:
-    """The numbers of the nodes that `wanted` need and `given` do not provide, in order."""
+def needed(proto: onnx.ModelProto, outputs: Sequence[str], inputs: Collection[str] = ()) -> list[int]:
+    """The numbers of the nodes that `outputs` need and `inputs` do not provide, in order."""
     producers = {name: i for i, node in enumerate(proto.graph.node) for name in node.output if name}
     nodes: set[int] = set()
     met: set[str] = set()
-    open_ = list(wanted)
+    open_ = list(outputs)
     while open_:
         name = open_.pop()
         if name in met:
             continue
         met.add(name)
         index = producers.get(name)
-        if index is not None and name not in given and index not in nodes:
+        if index is not None and name not in inputs and index not in nodes:
             nodes.add(index)
             open_.extend(reads(proto.graph.node[index]))
     return sorted(nodes)
@@ -45,28 +40,28 @@ def needed(proto: onnx.ModelProto, wanted: Sequence[str], given: Collection[str]
 
 def between(
     proto: onnx.ModelProto,
-    given: Mapping[str, np.ndarray],
-    wanted: Sequence[str],
+    inputs: Mapping[str, np.ndarray],
+    outputs: Sequence[str],
     other: Mapping[str, np.ndarray] | None = None,
 ) -> onnx.ModelProto:
-    """The nodes that `wanted` need and `given` do not provide, as a model with these inputs and outputs.
+    """The nodes that `outputs` need and `inputs` do not provide, as a model with these inputs and outputs.
 
-    `given` are examples of its inputs, `other` the same tensors of another batch: types are declared, and shapes as far
-    as the two agree. Sizes that the graph computes are vectors of a fixed length, whose operators want to know it.
+    `inputs` are examples of its inputs, `other` the same tensors of another batch: types are declared, and shapes as
+    far as the two agree. Sizes that the graph computes are vectors of a fixed length, whose operators want to know it.
     Without `other` every first axis is taken for the batch.
     """
-    nodes = needed(proto, wanted, given)
+    nodes = needed(proto, outputs, inputs)
     part = without_weights(proto)
     for field in ("node", "input", "output", "value_info", "sparse_initializer"):
         part.graph.ClearField(field)
     part.graph.node.extend(proto.graph.node[i] for i in nodes)
-    read = {name for i in nodes for name in reads(proto.graph.node[i])} | set(wanted)
+    read = {name for i in nodes for name in reads(proto.graph.node[i])} | set(outputs)
     part.graph.initializer.extend(t for t in proto.graph.initializer if t.name in read)
-    for name, value in given.items():
+    for name, value in inputs.items():
         if name in read:
             dtype = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
             part.graph.input.append(onnx.helper.make_tensor_value_info(name, dtype, _declared(name, value, other)))
-    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
     return part
 
 

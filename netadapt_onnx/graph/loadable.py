@@ -6,19 +6,17 @@ have as well: an operator that onnxruntime lacks here is no fault of a cut.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError, one_line
-from netadapt_onnx.graph.lazy_weights import weights_as_inputs
 from netadapt_onnx.graph.runtime import lacks_operator, session
+from netadapt_onnx.graph.shapes import Specs
+from netadapt_onnx.graph.weightless import weights_as_inputs
 
-Specs = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 Axes = Sequence[int | str | None]
 
 
@@ -70,11 +68,11 @@ def require_planned(proto: onnx.ModelProto, planned: Interface) -> None:
         if name not in inferred:
             raise wrong_cut(f"it has lost its output '{name}'")
         kind, axes = inferred[name]
-        wanted = f"{_KINDS.get(dtype.name, kind)} of shape {_text(shape)}"
-        if wanted != f"{kind} of shape {_text(_filled(axes, shape))}":
+        expected = f"{_KINDS.get(dtype.name, kind)} of shape {_text(shape)}"
+        if expected != f"{kind} of shape {_text(_filled(axes, shape))}":
             original = _original(planned)
             if original is None or original.get(name) != (kind, axes):
-                raise wrong_cut(f"its output '{name}' is a {kind} of shape {_text(axes)} and should be a {wanted}")
+                raise wrong_cut(f"its output '{name}' is a {kind} of shape {_text(axes)} and should be a {expected}")
 
 
 def _original(planned: Interface) -> dict[str, tuple[str, Axes]] | None:

@@ -48,8 +48,8 @@ def limit_trips(proto: onnx.ModelProto) -> None:
 
 def exceeded(message: str) -> int | None:
     """The limit that a run exceeded, if that is what onnxruntime says of its failure."""
-    found = re.search(f"{MARK}(\\d+)", message)
-    return None if found is None else int(found[1])
+    match = re.search(f"{MARK}(\\d+)", message)
+    return None if match is None else int(match[1])
 
 
 def _most_trips(node: onnx.NodeProto) -> int:

@@ -6,13 +6,13 @@ import os
 from math import prod
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import Folded
+from netadapt_onnx.graph.folded_model import FoldedModel
 
 # A single tensor beyond it means a wrong size somewhere, or inputs far larger than what is asked of a model here needs.
 LARGEST_BYTES = 1 << 32
 
 
-def refuse_huge(folded: Folded, cannot: str, hint: str, code: str = "too-large", *, at_once: int = 0) -> None:
+def refuse_huge(folded: FoldedModel, cannot: str, hint: str, code: str = "too-large", *, at_once: int = 0) -> None:
     """Raise NetadaptError for a model with a tensor of more than `LARGEST_BYTES`.
 
     So it is where all tensors have to be there `at_once` so many times, and the machine has no memory for them.
@@ -24,8 +24,8 @@ def refuse_huge(folded: Folded, cannot: str, hint: str, code: str = "too-large",
     if sizes.get(largest, 0) > LARGEST_BYTES:
         why = f"tensor '{largest}' {folded.shapes[largest]} is too large to run"
     elif at_once * sum(sizes.values()) > memory_bytes():
-        needed, there = at_once * sum(sizes.values()) / 1e9, memory_bytes() / 1e9
-        why = f"its tensors take {needed:.3g} GB, more than the {there:.3g} GB of this machine"
+        needed, available = at_once * sum(sizes.values()) / 1e9, memory_bytes() / 1e9
+        why = f"its tensors take {needed:.3g} GB, more than the {available:.3g} GB of this machine"
     if why:
         raise NetadaptError(f"{cannot}: {why}", hint=hint, code=code)
 

@@ -15,12 +15,13 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.external_data import external_tensors, load_external
-from netadapt_onnx.graph.lazy_weights import file_bytes
 from netadapt_onnx.graph.model import Model
-from netadapt_onnx.graph.normalise import MINIMUM_IR, constant_value
 from netadapt_onnx.graph.onnx_file import read
+from netadapt_onnx.graph.passes.complete_header import MINIMUM_IR
+from netadapt_onnx.graph.passes.constants_to_initializers import constant_value
 from netadapt_onnx.graph.runtime import PROTOBUF_LIMIT, optimised, session
 from netadapt_onnx.graph.subgraphs import bodies, captured
+from netadapt_onnx.graph.weightless import file_bytes
 
 # What a device says of a file that it cannot run as it is.
 REFUSED = frozenset({"unloadable", "unrunnable", "not-portable", "unquantisable", "fell-back"})
@@ -120,20 +121,20 @@ def _graph(graph: onnx.GraphProto, outer: Operands, overridable: bool, depth: in
     fed = [value for value in graph.input if value.name not in constants and value.name in read]
     inputs = {value.name: ("input", depth, i) for i, value in enumerate(fed)}
     sparse = {t.values.name: ("sparse", tuple(t.dims)) for t in graph.sparse_initializer}
-    known: dict[str, Hashable] = {**outer, **inputs, **constants, **sparse, "": None}
+    operand_by_name: dict[str, Hashable] = {**outer, **inputs, **constants, **sparse, "": None}
     nodes: list[Hashable] = []
     for node in graph.node:
         domain = "" if node.domain == "ai.onnx" else node.domain
         value = constant_value(node) if (domain, node.op_type) == ("", "Constant") else None
         if value is not None:
-            known[node.output[0]] = ("constant", *_tensor(value))
+            operand_by_name[node.output[0]] = ("constant", *_tensor(value))
             continue
-        known |= {name: ("node", depth, len(nodes), i) for i, name in enumerate(node.output)}
+        operand_by_name |= {name: ("node", depth, len(nodes), i) for i, name in enumerate(node.output)}
         attributes = sorted((a.name, a.SerializeToString(deterministic=True)) for a in node.attribute if not _held(a))
-        operands = tuple(known.get(name) for name in node.input)
-        inner = tuple(_graph(body, known, False, depth + 1) for body in bodies(node))
+        operands = tuple(operand_by_name.get(name) for name in node.input)
+        inner = tuple(_graph(body, operand_by_name, False, depth + 1) for body in bodies(node))
         nodes.append((domain, node.op_type, tuple(attributes), operands, len(node.output), inner))
-    return tuple(map(_type, fed)), tuple(nodes), tuple(known.get(value.name) for value in graph.output)
+    return tuple(map(_type, fed)), tuple(nodes), tuple(operand_by_name.get(value.name) for value in graph.output)
 
 
 def _held(attribute: onnx.AttributeProto) -> bool:

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import declared_shape
-from netadapt_onnx.graph.usual_sizes import Dims, Readers, kind_of_axis, trials, wanted
+from netadapt_onnx.graph.inputs import declared_shape
+from netadapt_onnx.graph.shapes import Shape, Shapes
+from netadapt_onnx.graph.usual_sizes import Dims, Readers, kind_of_axis, sizes_by_readers, trials
 
-Shape = tuple[int, ...]
 # The code of errors that only a shape is missing.
 OPEN = "dynamic-axis"
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 # How well a model's shapes fit together with these shapes of its inputs: not, somehow, well; None where nothing may be
 # tried.
-Fits = Callable[[Mapping[str, Shape]], int] | None
+Fits = Callable[[Shapes], int] | None
 NOT, SOMEHOW, WELL = range(3)
 
 
@@ -42,19 +42,19 @@ class OpenTensor:
         return f"'{self.name}' [{', '.join(sizes)}]" if named else f"'{self.name}' {'x'.join(sizes)}"
 
 
-def open_inputs(proto: onnx.ModelProto, given: Mapping[str, Shape]) -> list[OpenTensor]:
-    """The inputs with an open axis beyond the first, or without a shape, that `given` does not settle."""
+def open_inputs(proto: onnx.ModelProto, settled: Shapes) -> list[OpenTensor]:
+    """The inputs with an open axis beyond the first, or without a shape, whose shape is not `settled`."""
     opened: list[onnx.ValueInfoProto] = []
     for value in proto.graph.input:
         declared = declared_shape(value)
-        if value.name in given or not value.type.HasField("tensor_type"):
+        if value.name in settled or not value.type.HasField("tensor_type"):
             continue
         if declared is None or None in declared[1:]:
             opened.append(value)
     symbols = {dim.dim_param for value in proto.graph.input for dim in value.type.tensor_type.shape.dim[1:]} - {""}
     for value in proto.graph.input if opened else ():  # whose only open axis, the first, is the length of another
         declared = declared_shape(value)
-        alone = value.name not in given and declared and declared[0] is None and None not in declared[1:]
+        alone = value.name not in settled and declared and declared[0] is None and None not in declared[1:]
         if alone and value.type.tensor_type.shape.dim[0].dim_param in symbols:
             opened.append(value)
     if not opened:
@@ -69,7 +69,7 @@ def _dims(readers: Readers, value: onnx.ValueInfoProto) -> Dims:
     if declared is None:
         return shape_by_readers(readers, value.name)
     dims = value.type.tensor_type.shape.dim
-    _, sizes = wanted(readers, value.name)
+    _, sizes = sizes_by_readers(readers, value.name)
     sizes = {axis % len(declared): size for axis, size in sizes.items() if -len(declared) <= axis < len(declared)}
     return tuple(
         size if size is not None else sizes.get(k, dims[k].dim_param) if k else dims[k].dim_param
@@ -79,7 +79,7 @@ def _dims(readers: Readers, value: onnx.ValueInfoProto) -> Dims:
 
 def shape_by_readers(readers: Readers, name: str) -> Dims:
     """What the weights that read a tensor tell of its shape, and its first axis."""
-    rank, sizes = wanted(readers, name)
+    rank, sizes = sizes_by_readers(readers, name)
     if rank is None:
         rank = 2 if sizes else 1
     sizes = {axis % rank: size for axis, size in sizes.items() if axis < rank}
@@ -87,25 +87,28 @@ def shape_by_readers(readers: Readers, name: str) -> Dims:
 
 
 def declare_outputs(
-    graph: onnx.GraphProto, shapes: Mapping[str, Shape], constants: Mapping[str, onnx.TensorProto]
+    graph: onnx.GraphProto, shapes: Shapes, constants: Mapping[str, onnx.TensorProto]
 ) -> dict[str, Shape]:
     """Write shapes of what operators outside ONNX put out into a graph, in place; returns those of other tensors."""
     foreign = {name for node in graph.node if node.domain not in ("", "ai.onnx") for name in node.output if name}
     declared = {value.name: value for value in graph.value_info}
     for name in sorted(foreign & shapes.keys()):
-        beside = [other for node in graph.node if name in node.input for other in node.input if other in constants]
-        kinds = [constants[other].data_type for other in beside if constants[other].data_type in FLOATS]
+        readers = [node for node in graph.node if name in node.input]
+        constant_operands = [operand for node in readers for operand in node.input if operand in constants]
+        kinds = [
+            constants[operand].data_type for operand in constant_operands if constants[operand].data_type in FLOATS
+        ]
         value = declared[name] if name in declared else graph.value_info.add()
         code = value.type.tensor_type.elem_type or next(iter(kinds), onnx.TensorProto.FLOAT)
         value.CopyFrom(onnx.helper.make_tensor_value_info(name, code, shapes[name]))
     return {name: shape for name, shape in shapes.items() if name not in foreign}
 
 
-def refuse_other_shapes(given: Mapping[str, Shape], known: Mapping[str, tuple[Shape, object]]) -> None:
+def refuse_other_shapes(requested: Shapes, specs: Mapping[str, tuple[Shape, object]]) -> None:
     """Raise NetadaptError for a shape that was given of a tensor that turns out to have another."""
-    for name, shape in given.items():
-        if name in known and known[name][0] != shape:
-            actual = "x".join(map(str, known[name][0]))
+    for name, shape in requested.items():
+        if name in specs and specs[name][0] != shape:
+            actual = "x".join(map(str, specs[name][0]))
             raise NetadaptError(f"--shape {name}: its shape is {actual}", hint="leave it out", code="usage")
 
 
@@ -126,10 +129,10 @@ def typed(words: Sequence[str]) -> str:
 
 
 def proposal(
-    opened: Sequence[OpenTensor], proto: onnx.ModelProto, given: Mapping[str, Shape], batch_size: int, fits: Fits
+    opened: Sequence[OpenTensor], proto: onnx.ModelProto, requested: Shapes, batch_size: int, fits: Fits
 ) -> str:
-    """What to type: every shape, those `given` included, with sizes that fit, or else with a `?` for each open size."""
-    settled = _symbols(proto, given)
+    """What to type: all shapes, also the `requested` ones, with sizes that fit, or else a `?` for each open size."""
+    settled = _symbols(proto, requested)
     batches = _first_axes(proto)
     kinds: dict[str, str] = {}
     for tensor in opened:
@@ -138,13 +141,13 @@ def proposal(
                 if isinstance(symbol, str) and symbol not in settled:
                     kind = kind_of_axis(tensor.dims, axis)
                     kinds.setdefault(symbol, "batch" if kind in ("state", "either") and symbol in batches else kind)
-    best, proposed = NOT, dict(given)
+    best, proposed = NOT, dict(requested)
     for sizes in trials(list(kinds.values()), proto.graph, batch_size) if fits is not None else ():
         values = {**{symbol: sizes[kind] for symbol, kind in kinds.items()}, **settled}
         shapes = {tensor.name: _filled(tensor, values) for tensor in opened}
-        how = fits({**given, **shapes}) if fits is not None else NOT
+        how = fits({**requested, **shapes}) if fits is not None else NOT
         if how > best:
-            best, proposed = how, {**given, **shapes}
+            best, proposed = how, {**requested, **shapes}
         if best == WELL:
             break
     if best > NOT:
@@ -153,7 +156,7 @@ def proposal(
         tensor.name: [batch_size if k == 0 and not isinstance(n, int) else n for k, n in enumerate(tensor.dims)]
         for tensor in opened
     }
-    return f"give {_whose(opened)} with {typed(shape_options({**given, **blank}))}, a number for each ?"
+    return f"give {_whose(opened)} with {typed(shape_options({**requested, **blank}))}, a number for each ?"
 
 
 def _whose(opened: Sequence[OpenTensor]) -> str:
@@ -166,12 +169,12 @@ def _first_axes(proto: onnx.ModelProto) -> set[str]:
     return {dims[0].dim_param for dims in shapes if len(dims) > 1}
 
 
-def _symbols(proto: onnx.ModelProto, given: Mapping[str, Shape]) -> dict[str, int]:
+def _symbols(proto: onnx.ModelProto, shapes: Shapes) -> dict[str, int]:
     """Names of axes whose sizes follow from shapes that are given."""
     return {
         dim.dim_param: size
         for value in proto.graph.input
-        for dim, size in zip(value.type.tensor_type.shape.dim, given.get(value.name, ()), strict=False)
+        for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False)
         if dim.dim_param
     }
 
@@ -189,9 +192,9 @@ def _filled(tensor: OpenTensor, values: Mapping[str, int]) -> Shape:
     return tuple(sum(n if isinstance(n, int) else values[n] for n in part) for part in _parts(tensor))
 
 
-def refuse_open(proto: onnx.ModelProto, given: Mapping[str, Shape], batch_size: int, fits: Fits) -> None:
+def refuse_open(proto: onnx.ModelProto, requested: Shapes, batch_size: int, fits: Fits) -> None:
     """Raise NetadaptError, with all shapes that are missing and what to type, if inputs have open axes."""
-    opened = open_inputs(proto, given)
+    opened = open_inputs(proto, requested)
     if not opened:
         return
     texts = ", ".join(tensor.text for tensor in opened)
@@ -204,4 +207,4 @@ def refuse_open(proto: onnx.ModelProto, given: Mapping[str, Shape], batch_size: 
         message = f"input {texts} has a dynamic axis beyond the first: {sizes}"
     else:
         message = f"inputs {texts} have dynamic axes beyond the first"
-    raise NetadaptError(message, hint=proposal(opened, proto, given, batch_size, fits), code=OPEN)
+    raise NetadaptError(message, hint=proposal(opened, proto, requested, batch_size, fits), code=OPEN)

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError, one_line
-from netadapt_onnx.graph.lazy_weights import file_bytes, light_copy
 from netadapt_onnx.graph.loop_limits import exceeded, limit_trips
+from netadapt_onnx.graph.weightless import file_bytes, light_copy
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -66,9 +66,9 @@ def session(
             options.add_session_config_entry("session.use_env_allocators", "1")
         values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
         options.add_external_initializers(list(weights), values)
-        made = _open(light.SerializeToString(), options)
-        made.weights = weights  # onnxruntime reads the arrays in place for as long as the session lives
-        return made
+        opened = _open(light.SerializeToString(), options)
+        opened.weights = weights  # onnxruntime reads the arrays in place for as long as the session lives
+        return opened
     except Exception as error:  # onnxruntime raises a dozen unrelated types, some of them plain RuntimeError
         raise NetadaptError(
             f"onnxruntime cannot load the model: {one_line(error)}",
@@ -86,7 +86,7 @@ def _open(model: str | bytes, options: onnxruntime.SessionOptions) -> onnxruntim
 
 def lacks_operator(error: NetadaptError) -> bool:
     """Whether onnxruntime refused a model (`session`) for an operator, type or opset that it does not have."""
-    return any(said in str(error.__cause__) for said in LACKING)
+    return any(reason in str(error.__cause__) for reason in LACKING)
 
 
 def optimised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
@@ -160,16 +160,16 @@ def _beyond_bounds(reason: str) -> str | None:
 def random_inputs(specs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], seed: int = 0) -> Arrays:
     """Inputs that exercise a model: standard normal floats, any bytes, integers 0 and 1, mixed booleans."""
     rng = np.random.default_rng(seed)
-    made: Arrays = {}
+    inputs: Arrays = {}
     for name, (shape, dtype) in specs.items():
         if dtype.kind in "iu" and dtype.itemsize == 1:
-            made[name] = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+            inputs[name] = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
         elif np.issubdtype(dtype, np.integer):
-            made[name] = rng.integers(0, 2, shape).astype(dtype)
+            inputs[name] = rng.integers(0, 2, shape).astype(dtype)
         elif dtype == np.bool_:
-            made[name] = rng.integers(0, 2, shape).astype(bool)
+            inputs[name] = rng.integers(0, 2, shape).astype(bool)
         elif dtype.kind in "OUS":
-            made[name] = np.full(shape, "a", dtype=object)
+            inputs[name] = np.full(shape, "a", dtype=object)
         else:
-            made[name] = rng.standard_normal(shape).astype(dtype)
-    return made
+            inputs[name] = rng.standard_normal(shape).astype(dtype)
+    return inputs

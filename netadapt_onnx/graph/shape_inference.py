@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from math import prod
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,16 +19,12 @@ from onnx import numpy_helper
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.branch_shapes import returned, run_possible
 from netadapt_onnx.graph.contradictions import refuse_contradiction
-from netadapt_onnx.graph.model import node_name
-from netadapt_onnx.graph.normalise import normalise_graph
+from netadapt_onnx.graph.nodes import READS_SHAPE_ONLY, STANDARD, node_name
+from netadapt_onnx.graph.passes.pipeline import normalise_nodes
 from netadapt_onnx.graph.runtime import Arrays, random_inputs
+from netadapt_onnx.graph.shapes import Spec, Specs
 from netadapt_onnx.graph.single_node import SingleNodes
 from netadapt_onnx.graph.subgraphs import captured, reads_from_outside
-from netadapt_onnx.graph.unread_weights import READS_SHAPE_ONLY
-from netadapt_onnx.graph.validity import STANDARD
-
-Spec = tuple[tuple[int, ...], np.dtype[Any]]
-Known = Mapping[str, Spec]
 
 READS_TYPE_OF_SECOND = {"CastLike"}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -44,7 +39,7 @@ LARGEST_BYTES = 1 << 27
 LARGEST_TOTAL_BYTES = 1 << 30
 WEIGHTS_OVER = 3
 # What inference may look at: targets, axes, sizes. Never weights.
-SHOWN_ELEMENTS = 256
+VISIBLE_ELEMENTS = 256
 
 
 class Evaluation:
@@ -59,20 +54,20 @@ class Evaluation:
         self,
         proto: onnx.ModelProto,
         initializers: Mapping[str, onnx.TensorProto],
-        specs: Known,
-        declared: Known,
+        specs: Specs,
+        declared: Specs,
         single: SingleNodes,
         *,
         assume: bool = True,
     ) -> None:
-        self.known: dict[str, Spec] = {}
+        self.tensor_specs: dict[str, Spec] = {}
         self.tainted: set[str] = set()
         self.opaque: dict[str, str] = {}
         self.failed: set[str] = set()
         self.assumed: list[str] = []
         self.uncertain: set[str] = set()
         self._types: dict[str, onnx.TypeProto] = {}
-        self._shown: dict[str, onnx.TensorProto] = {}
+        self._visible_values: dict[str, onnx.TensorProto] = {}
         self._values: Arrays = {}
         # What sizes that may depend on the data were when they were sampled: shapes follow from them, constants never.
         self._samples: Arrays = {}
@@ -85,18 +80,18 @@ class Evaluation:
         self._versions = {"" if o.domain in STANDARD else o.domain: o.version for o in proto.opset_import}
         self._producer = {name: node for node in proto.graph.node for name in node.output if name}
         for name, (shape, dtype) in specs.items():
-            self._learn(name, shape, onnx.helper.np_dtype_to_tensor_dtype(dtype))
+            self._record_spec(name, shape, onnx.helper.np_dtype_to_tensor_dtype(dtype))
             self.tainted.add(name)
         for value in proto.graph.input:
             if value.name not in specs and value.name not in initializers:
                 self._types[value.name] = value.type
                 self.tainted.add(value.name)
         for tensor in initializers.values():
-            self._learn(tensor.name, tuple(tensor.dims), tensor.data_type)
+            self._record_spec(tensor.name, tuple(tensor.dims), tensor.data_type)
             if tensor.data_location == onnx.TensorProto.EXTERNAL:  # nobody loaded it
                 self.tainted.add(tensor.name)
-            elif prod(tensor.dims) <= SHOWN_ELEMENTS and tensor.data_type != onnx.TensorProto.STRING:
-                self._shown[tensor.name] = tensor
+            elif prod(tensor.dims) <= VISIBLE_ELEMENTS and tensor.data_type != onnx.TensorProto.STRING:
+                self._visible_values[tensor.name] = tensor
         weights = sum(self._bytes(name) for name in initializers)
         self._allowed_bytes = LARGEST_TOTAL_BYTES + WEIGHTS_OVER * weights
         for node in proto.graph.node:
@@ -106,7 +101,7 @@ class Evaluation:
 
     def has_value(self, name: str) -> bool:
         """Whether the output of a node depends on no input's values, so that it has one value."""
-        return name in self._producer and name in self.known and name not in self.tainted
+        return name in self._producer and name in self.tensor_specs and name not in self.tainted
 
     def value(self, name: str) -> np.ndarray:
         """The value of an initializer or of a tensor that has one; computed now if it is large."""
@@ -130,7 +125,7 @@ class Evaluation:
     def _compute(self, node: onnx.NodeProto, *, bounded: bool = False) -> None:
         reads = {name: self._value_of(name) for name in _valued_reads(node)}
         for name in set(node.input) - reads.keys() - {""}:  # only its type is read
-            reads[name] = np.zeros((), self.known[name][1])
+            reads[name] = np.zeros((), self.tensor_specs[name][1])
         for name, value in self._single.run(node, reads, bounded=bounded).items():
             if isinstance(value, np.ndarray):
                 self._values[name] = value
@@ -140,18 +135,18 @@ class Evaluation:
 
     # -- shapes ------------------------------------------------------------------------------------------------------
 
-    def _learn(self, name: str, shape: tuple[int, ...], code: int) -> None:
+    def _record_spec(self, name: str, shape: tuple[int, ...], code: int) -> None:
         self._types[name] = onnx.helper.make_tensor_type_proto(code, shape)
         if code != onnx.TensorProto.UNDEFINED:
-            self.known[name] = (shape, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)))
+            self.tensor_specs[name] = (shape, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)))
 
     def _visit(self, node: onnx.NodeProto) -> None:
         reads = [name for name in dict.fromkeys([*node.input, *captured(node)]) if name]
         outputs = [name for name in node.output if name]
         standard = node.domain in STANDARD
-        if standard and node.op_type in READS_SHAPE_ONLY and node.input[0] in self.known:
+        if standard and node.op_type in READS_SHAPE_ONLY and node.input[0] in self.tensor_specs:
             if node.input[0] not in self.uncertain:
-                self._remember(outputs[0], self._dimensions(node))
+                self._record_value(outputs[0], self._dimensions(node))
                 return
             self.tainted.update(outputs)
             self._samples[outputs[0]] = self._dimensions(node)
@@ -162,54 +157,56 @@ class Evaluation:
             self.uncertain.update(outputs)
         missing = next((name for name in reads if name not in self._types), None)
         if missing is not None:
-            self._give_up(node, self.opaque.get(missing, f"the shape of '{missing}' is not known"))
+            self._declare_or_assume(node, self.opaque.get(missing, f"the shape of '{missing}' is not known"))
             return
-        refuse_contradiction(node, self.known, self._small_value)
+        refuse_contradiction(node, self.tensor_specs, self._small_value)
         complete = self._infer(node, reads)
-        if any(name in self.known and self.known[name][1].kind == NOT_NUMPYS for name in [*reads, *outputs]):
+        if any(
+            name in self.tensor_specs and self.tensor_specs[name][1].kind == NOT_NUMPYS for name in [*reads, *outputs]
+        ):
             self.tainted.update(outputs)  # onnxruntime takes and gives no arrays of such types
-        if any(name in self.known and self.known[name][1].kind == STRINGS for name in outputs):
+        if any(name in self.tensor_specs and self.tensor_specs[name][1].kind == STRINGS for name in outputs):
             self.tainted.update(outputs)  # nobody knows how long they get, and no shape depends on them
         size = sum(map(self._bytes, outputs))
         if size > LARGEST_BYTES or size > self._allowed_bytes:
             self.tainted.update(outputs)
         elif self.tainted.isdisjoint(outputs):
             self._allowed_bytes -= size
-        if self._follow(node, valued_reads, outputs):
+        if self._compute_with_samples(node, valued_reads, outputs):
             return
-        valued = self.tainted.isdisjoint(outputs) and all(self._at_hand(name) for name in valued_reads)
+        valued = self.tainted.isdisjoint(outputs) and all(self._is_available(name) for name in valued_reads)
         if valued and (not complete or size <= SMALL_BYTES):
             self._evaluate(node, outputs, bounded=not complete)
-        elif not complete and sum(map(self._bytes, reads)) <= LARGEST_BYTES and {*reads} <= self.known.keys():
+        elif not complete and sum(map(self._bytes, reads)) <= LARGEST_BYTES and {*reads} <= self.tensor_specs.keys():
             self._sample(node, reads)
         elif not complete:
-            self._give_up(node, f"the shapes of {node.op_type} ('{node_name(node)}') are not known")
+            self._declare_or_assume(node, f"the shapes of {node.op_type} ('{node_name(node)}') are not known")
 
     def _dimensions(self, node: onnx.NodeProto) -> np.ndarray:
-        shape = self.known[node.input[0]][0]
+        shape = self.tensor_specs[node.input[0]][0]
         if node.op_type == "Size":
             return np.array(prod(shape), np.int64)
         ends = {a.name: a.i for a in node.attribute}
         return np.array(shape[ends.get("start", 0) : ends.get("end", len(shape))], np.int64)
 
-    def _remember(self, name: str, value: np.ndarray) -> None:
+    def _record_value(self, name: str, value: np.ndarray) -> None:
         self._values[name] = value
-        self._learn(name, value.shape, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
-        if value.size <= SHOWN_ELEMENTS and value.dtype.kind in "iufb":
-            self._shown[name] = numpy_helper.from_array(value, name)
+        self._record_spec(name, value.shape, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
+        if value.size <= VISIBLE_ELEMENTS and value.dtype.kind in "iufb":
+            self._visible_values[name] = numpy_helper.from_array(value, name)
 
-    def _at_hand(self, name: str) -> bool:
+    def _is_available(self, name: str) -> bool:
         if name in self._values:
             return True
         return name in self._initializers and self._bytes(name) <= SMALL_BYTES
 
     def _small_value(self, name: str) -> np.ndarray | None:
-        return self._value_of(name) if self._at_hand(name) else None
+        return self._value_of(name) if self._is_available(name) else None
 
     def _bytes(self, name: str) -> int:
-        if name not in self.known:
+        if name not in self.tensor_specs:
             return 0
-        shape, dtype = self.known[name]
+        shape, dtype = self.tensor_specs[name]
         return prod(shape) * dtype.itemsize
 
     def _infer(self, node: onnx.NodeProto, reads: list[str]) -> bool:
@@ -220,11 +217,11 @@ class Evaluation:
         except (onnx.defs.SchemaError, TypeError):  # TypeError: a version beyond 32 bits
             return False
         try:
-            found = onnx.shape_inference.infer_node_outputs(
+            types = onnx.shape_inference.infer_node_outputs(
                 schema,
                 node,
                 {name: self._types[name] for name in reads},
-                {name: self._shown[name] for name in reads if name in self._shown},
+                {name: self._visible_values[name] for name in reads if name in self._visible_values},
                 opset_imports=self._opsets,
             )
         except onnx.shape_inference.InferenceError as error:
@@ -236,19 +233,19 @@ class Evaluation:
             raise NetadaptError(message, node=node_name(node), code="unrunnable") from error
         complete = True
         for name in filter(None, node.output):
-            shape = _static_shape(found[name]) if name in found else None
-            if name in found and not found[name].HasField("tensor_type"):
-                self._types[name] = found[name]  # a sequence or an optional: no shape of its own, and no constant
+            shape = _static_shape(types[name]) if name in types else None
+            if name in types and not types[name].HasField("tensor_type"):
+                self._types[name] = types[name]  # a sequence or an optional: no shape of its own, and no constant
                 self.tainted.add(name)
             elif shape is not None and min(shape, default=0) < 0:
                 message = f"'{name}' would have the shape {shape}"
                 raise NetadaptError(message, node=node_name(node), code="unrunnable")
             elif shape is None:
                 complete = False
-                if name in found:
-                    self._types[name] = found[name]
+                if name in types:
+                    self._types[name] = types[name]
             else:
-                self._learn(name, shape, found[name].tensor_type.elem_type)
+                self._record_spec(name, shape, types[name].tensor_type.elem_type)
         return complete
 
     def _evaluate(self, node: onnx.NodeProto, outputs: list[str], *, bounded: bool) -> None:
@@ -256,17 +253,17 @@ class Evaluation:
             self._compute(node, bounded=bounded)
         except NetadaptError as error:
             self.tainted.update(outputs)  # a type that onnxruntime cannot compute with: it stays in the graph
-            self._give_up(node, self._reason(error) or _lacking(node))
+            self._declare_or_assume(node, self._reason_of_bound(error) or _missing_operator(node))
             return
         for name in outputs:
             if name in self._values:
-                self._remember(name, self._values[name])
+                self._record_value(name, self._values[name])
         if sum(map(self._bytes, outputs)) > LARGEST_BYTES:  # which only the run has shown
             self.tainted.update(outputs)
             for name in outputs:
                 self._values.pop(name, None)
 
-    def _reason(self, error: NetadaptError) -> str | None:
+    def _reason_of_bound(self, error: NetadaptError) -> str | None:
         """What is said of a run that a bound ended; None for other failures."""
         if error.code != "too-large":
             return None
@@ -275,79 +272,83 @@ class Evaluation:
 
     def _sample(self, node: onnx.NodeProto, reads: list[str]) -> None:
         """Shapes from one run on random inputs. What ONNX cannot infer may depend on the data: then it is uncertain."""
-        values = {name: self._value_of(name) for name in reads if self._at_hand(name)}
+        values = {name: self._value_of(name) for name in reads if self._is_available(name)}
         values |= {name: self._samples[name] for name in reads if name in self._samples}
-        others = {name: self.known[name] for name in reads if name not in values and name in self.known}
+        others = {name: self.tensor_specs[name] for name in reads if name not in values and name in self.tensor_specs}
         outputs = [name for name in node.output if name]
         try:
             decided = bool(node.input) and node.input[0] in values
             feeds = {**random_inputs(others), **values}
-            found = run_possible(node, feeds, decided, lambda fed: self._single.run(node, fed))
+            results = run_possible(node, feeds, decided, lambda fed: self._single.run(node, fed))
         except NetadaptError as error:
             self.failed.update(outputs)
-            for name, (shape, dtype) in returned(node, self._inside):
-                self._learn(name, shape, onnx.helper.np_dtype_to_tensor_dtype(dtype))
+            for name, (shape, dtype) in returned(node, self._branch_specs):
+                self._record_spec(name, shape, onnx.helper.np_dtype_to_tensor_dtype(dtype))
                 self.uncertain.add(name)
-            if {*outputs} <= self.known.keys():
+            if {*outputs} <= self.tensor_specs.keys():
                 return
             if node.domain in STANDARD and not onnx.defs.has(node.op_type):
                 message = f"neither ONNX nor onnxruntime has an operator {node.op_type}"
                 raise NetadaptError(message, node=node_name(node), code="unloadable") from error
-            reason = self._reason(error) or (_lacking(node) if error.code == "unloadable" else error.message)
-            self._give_up(node, reason)
+            reason = self._reason_of_bound(error) or (
+                _missing_operator(node) if error.code == "unloadable" else error.message
+            )
+            self._declare_or_assume(node, reason)
             return
         if onnx.defs.has(node.op_type, "" if node.domain in STANDARD else node.domain):
             self.uncertain.update(outputs)
-        for name, value in found.items():
+        for name, value in results.items():
             if isinstance(value, np.ndarray):
-                self._learn(name, value.shape, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
+                self._record_spec(name, value.shape, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
 
-    def _inside(self, body: onnx.GraphProto) -> Known:
+    def _branch_specs(self, body: onnx.GraphProto) -> Specs:
         """Shapes of the tensors of a branch."""
         model = onnx.ModelProto(opset_import=self._opsets)
         model.graph.CopyFrom(body)
-        normalise_graph(model.graph)
+        normalise_nodes(model)
         outer = [name for name in reads_from_outside(body) if name in self._types]
         constants = {name: self._initializers[name] for name in outer if name in self._initializers}
         constants |= {name: numpy_helper.from_array(self._values[name], name) for name in outer if name in self._values}
         constants |= {tensor.name: tensor for tensor in model.graph.initializer}
-        specs = {name: self.known[name] for name in outer if name in self.known and name not in constants}
-        return Evaluation(model, constants, specs, {}, self._single, assume=self._assume).known
+        specs = {name: self.tensor_specs[name] for name in outer if name in self.tensor_specs and name not in constants}
+        return Evaluation(model, constants, specs, {}, self._single, assume=self._assume).tensor_specs
 
-    def _follow(self, node: onnx.NodeProto, reads: list[str], outputs: list[str]) -> bool:
+    def _compute_with_samples(self, node: onnx.NodeProto, reads: list[str], outputs: list[str]) -> bool:
         """Go on computing with sampled sizes; whether that told the shapes of a node's outputs."""
-        if self._samples.keys().isdisjoint(reads) or not all(self._at_hand(r) or r in self._samples for r in reads):
+        if self._samples.keys().isdisjoint(reads) or not all(
+            self._is_available(r) or r in self._samples for r in reads
+        ):
             return False
         try:
-            found = self._single.run(
+            results = self._single.run(
                 node, {r: self._samples[r] if r in self._samples else self._value_of(r) for r in reads}
             )
         except NetadaptError:
             return False
         for name in outputs:
-            value = found.get(name)
+            value = results.get(name)
             if isinstance(value, np.ndarray):
-                self._learn(name, value.shape, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
+                self._record_spec(name, value.shape, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
                 self.uncertain.add(name)
                 if value.nbytes <= SMALL_BYTES:
                     self._samples[name] = value
         return True
 
-    def _give_up(self, node: onnx.NodeProto, reason: str) -> None:
+    def _declare_or_assume(self, node: onnx.NodeProto, reason: str) -> None:
         """The shapes of the outputs are declared, assumed, or not known at all; their values never."""
         outputs = [name for name in node.output if name]
-        first = next((name for name in node.input if name in self.known), None)
+        first = next((name for name in node.input if name in self.tensor_specs), None)
         self.tainted.update(outputs)
         for name in outputs:
-            if name in self.known:
+            if name in self.tensor_specs:
                 continue
             self.opaque[name] = reason
             if name in self._declared:
                 shape, dtype = self._declared[name]
-                self._learn(name, shape, onnx.helper.np_dtype_to_tensor_dtype(dtype))
+                self._record_spec(name, shape, onnx.helper.np_dtype_to_tensor_dtype(dtype))
             elif self._assume and first is not None and name not in self._types and node.domain not in STANDARD:
-                shape, dtype = self.known[first]
-                self._learn(name, shape, onnx.helper.np_dtype_to_tensor_dtype(dtype))
+                shape, dtype = self.tensor_specs[first]
+                self._record_spec(name, shape, onnx.helper.np_dtype_to_tensor_dtype(dtype))
                 self.assumed.append(name)
                 self.uncertain.add(name)
 
@@ -362,20 +363,20 @@ def _inference_reason(error: Exception) -> str:
     return one_line(error).removeprefix("[ShapeInferenceError] ").removeprefix("[TypeInferenceError] ")
 
 
-def _lacking(node: onnx.NodeProto) -> str:
+def _missing_operator(node: onnx.NodeProto) -> str:
     return f"onnxruntime has no {node.domain + '::' if node.domain else ''}{node.op_type} ('{node_name(node)}')"
 
 
-def _static_shape(found: onnx.TypeProto) -> tuple[int, ...] | None:
-    if not found.tensor_type.elem_type or not found.tensor_type.HasField("shape"):
+def _static_shape(kind: onnx.TypeProto) -> tuple[int, ...] | None:
+    if not kind.tensor_type.elem_type or not kind.tensor_type.HasField("shape"):
         return None
-    dims = found.tensor_type.shape.dim
+    dims = kind.tensor_type.shape.dim
     return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
 
 
-def declared_specs(values: Iterable[onnx.ValueInfoProto], symbols: Mapping[str, int], batch_size: int) -> Known:
+def declared_specs(values: Iterable[onnx.ValueInfoProto], symbols: Mapping[str, int], batch_size: int) -> Specs:
     """Shapes that the file declares, with the inputs' symbols put in; those that stay open are left out."""
-    found: dict[str, Spec] = {}
+    specs: dict[str, Spec] = {}
     for value in values:
         tensor = value.type.tensor_type
         if not tensor.elem_type or not tensor.HasField("shape"):
@@ -385,5 +386,5 @@ def declared_specs(values: Iterable[onnx.ValueInfoProto], symbols: Mapping[str, 
             for i, d in enumerate(tensor.shape.dim)
         ]
         if all(size >= 0 for size in sizes):
-            found[value.name] = (tuple(sizes), np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
-    return found
+            specs[value.name] = (tuple(sizes), np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
+    return specs

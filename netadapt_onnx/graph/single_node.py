@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import node_name
+from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.graph.runtime import Arrays, run, session
 from netadapt_onnx.graph.subgraphs import bodies, captured
 
@@ -46,13 +46,15 @@ class SingleNodes:
         renamed = {name: f"input/{i}" for i, name in enumerate(node.input) if name}
         alone.input.extend(renamed.get(name, "") for name in node.input)
         alone.output.extend(f"output/{i}" if name else "" for i, name in enumerate(node.output))
-        feeds = {made: inputs[name] for name, made in renamed.items()} | {name: inputs[name] for name in captured(node)}
+        feeds = {formal: inputs[name] for name, formal in renamed.items()} | {
+            name: inputs[name] for name in captured(node)
+        }
         types = {name: onnx.helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in feeds.items()}
         key = (alone.SerializeToString(deterministic=True), tuple(types.items()), bounded)
         if key not in self._sessions:
             self._sessions[key] = session(self._model(alone, types), optimise=False, bounded=bounded)
-        found = self._in_time(self._sessions[key], node, feeds, [name for name in alone.output if name])
-        results = {name: found[f"output/{i}"] for i, name in enumerate(node.output) if name}
+        outputs = self._in_time(self._sessions[key], node, feeds, [name for name in alone.output if name])
+        results = {name: outputs[f"output/{i}"] for i, name in enumerate(node.output) if name}
         # An array of onnxruntime's keeps its place in the memory that is limited.
         return {n: v.copy() if bounded and isinstance(v, np.ndarray) else v for n, v in results.items()}
 

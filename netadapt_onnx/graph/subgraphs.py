@@ -9,12 +9,12 @@ import onnx
 
 def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """The subgraphs of a node (If branches, Loop and Scan bodies)."""
-    found = []
+    graphs = []
     for attribute in node.attribute:
         if attribute.HasField("g"):
-            found.append(attribute.g)
-        found.extend(attribute.graphs)
-    return found
+            graphs.append(attribute.g)
+        graphs.extend(attribute.graphs)
+    return graphs
 
 
 def captured(node: onnx.NodeProto) -> list[str]:

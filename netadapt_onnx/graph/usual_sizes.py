@@ -128,7 +128,7 @@ class Readers:
         return cls(nodes, {t.name: tuple(t.dims) for t in graph.initializer})
 
 
-def wanted(readers: Readers, name: str) -> tuple[int | None, Mapping[int, int]]:
+def sizes_by_readers(readers: Readers, name: str) -> tuple[int | None, Mapping[int, int]]:
     """The rank of a tensor (None where nothing tells) and sizes of its axes, as the weights want them that meet it."""
     constants = readers.weights
     rank: int | None = None
@@ -140,13 +140,13 @@ def wanted(readers: Readers, name: str) -> tuple[int | None, Mapping[int, int]]:
             if node.op_type in _SAME_SHAPE and all(n in constants for n in node.input if n != current):
                 pending += [n for n in node.output if n not in seen]
                 seen.update(node.output)
-            more = _wanted_by(node, slot, constants)
+            more = _sizes_by_reader(node, slot, constants)
             rank = more[0] if rank is None else rank
             sizes = {**more[1], **sizes}
     return rank, sizes
 
 
-def _wanted_by(
+def _sizes_by_reader(
     node: onnx.NodeProto, slot: int, constants: Mapping[str, tuple[int, ...]]
 ) -> tuple[int | None, dict[int, int]]:
     weights = [constants.get(name, ()) for name in node.input]

@@ -19,7 +19,7 @@ import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
 
 from netadapt_onnx.errors import NetadaptError, one_line
-from netadapt_onnx.graph.lazy_weights import copy_field
+from netadapt_onnx.graph.weightless import copy_field
 
 STANDARD = ("", "ai.onnx")
 # What an axis of a tensor can have at most: sizes beyond it overflow in every runtime.

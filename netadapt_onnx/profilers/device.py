@@ -22,9 +22,9 @@ import onnx
 from netadapt_onnx.common.escape import escape
 from netadapt_onnx.common.files import digest
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.lazy_weights import file_bytes, write
 from netadapt_onnx.graph.model import data_file, save
 from netadapt_onnx.graph.runtime import PROTOBUF_LIMIT, Arrays
+from netadapt_onnx.graph.weightless import file_bytes, write
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.checked_values import (
     Celsius,

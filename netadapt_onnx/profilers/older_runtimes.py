@@ -6,7 +6,7 @@ import onnx
 from onnx import defs
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import node_name
+from netadapt_onnx.graph.nodes import node_name
 
 OPSET, IR_VERSION = 19, 9
 # Operators whose meaning changed while their signature stayed: since this opset.

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import node_name
+from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.graph.runtime import Arrays, random_inputs
 from netadapt_onnx.surgery.criteria.weights import select
 from netadapt_onnx.surgery.groups import Group

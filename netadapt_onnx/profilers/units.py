@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from netadapt_onnx.graph.model import node_name
+from netadapt_onnx.graph.nodes import node_name
 
 LAYOUT = frozenset(
     {

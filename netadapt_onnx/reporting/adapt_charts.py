@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from netadapt_onnx.common import charts
+from netadapt_onnx.common.resources import COUNTED
 from netadapt_onnx.reporting.adapt_run import AdaptRun
 
 # A chart shows this many layers, those that take longest; the table below it has all.
 MOST_BARS = 40
 # The kinds of models that a run evaluated, with their colours, in the order of the legend; proposals are grey.
 KINDS = {"original": "#4c78a8", "proposal": "#9aa0a6", "accepted": "#e45756", "result": "#2a9d55"}
-COUNTED = ("macs", "params", "size", "memory")
 UNITS = {"latency": "ms", "size": "bytes", "memory": "bytes", "energy": "mJ"}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from netadapt_onnx.common.resources import amounts
 from netadapt_onnx.profilers.timing import Ratio
 from netadapt_onnx.reporting.finished_run import FinishedRun
 from netadapt_onnx.search.netadapt import Step
@@ -152,7 +153,7 @@ def points(result: AdaptResult, steps: tuple[Step, ...], scales: Mapping[str, fl
 
 def _resources(result: AdaptResult, when: str) -> dict[str, float]:
     cost = getattr(result, when)
-    values = {"macs": cost.macs, "params": cost.params, "size": cost.size_bytes, "memory": cost.memory_bytes}
+    values = amounts(cost)
     values |= {name: getattr(latency, f"{when}_ms") for name, latency in result.latencies.items()}
     values |= {name: getattr(measured, when) for name, measured in result.measured.items()}
     return {name: float(value) for name, value in values.items()}

@@ -10,6 +10,7 @@ import msgspec
 
 from netadapt_onnx.common.charts import Spec
 from netadapt_onnx.common.json_output import UNREADABLE
+from netadapt_onnx.common.resources import amounts
 from netadapt_onnx.reporting.adapt_run import Point
 from netadapt_onnx.reporting.finished_run import FinishedRun, unreadable_run
 from netadapt_onnx.scaling.result import PLOTS, ScaledModel, ScaleResult
@@ -73,6 +74,5 @@ def read_scale_run(finished: FinishedRun, run: Path) -> ScaleRun:
 
 def _resources(network: ScaledModel) -> dict[str, float]:
     cost = network.resources
-    counted = {"params": cost.params, "macs": cost.macs, "size": cost.size_bytes, "memory": cost.memory_bytes}
     timed = {} if cost.latency_ms is None else {"latency": cost.latency_ms}
-    return {name: float(value) for name, value in counted.items()} | timed
+    return {name: float(value) for name, value in amounts(cost).items()} | timed

@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from netadapt_onnx.common.budget import LATENCY, Budget
-from netadapt_onnx.common.resources import Resources
+from netadapt_onnx.common.budget import Budget
+from netadapt_onnx.common.provenance import provenance, stored_bytes
+from netadapt_onnx.common.resources import LATENCY
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.memory_limit import memory_bytes
-from netadapt_onnx.graph.provenance import provenance, stored_bytes
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.scaling.latency_target import LatencyMeasurements
 from netadapt_onnx.scaling.network import ScalableNetwork
@@ -57,7 +57,7 @@ class ModelBuilder:
         self._options = options
         self._trainer = trainer
         self._latency = latency
-        extra_bytes = stored_bytes(provenance(network.source, command="scale"))
+        extra_bytes = stored_bytes(provenance(network.source.sha256, command="scale"))
         predicted = {} if table is None else {LATENCY: table.predict}
         self._predict = Predictor(network.trace, extra_bytes, predicted)
         self._original = self._predict(network.widths)
@@ -90,8 +90,7 @@ class ModelBuilder:
             latency_ms = share * self._latency.reference_ms
         elif accuracy is not None:
             share, latency_ms = self._latency.measure_briefly(name, widths)
-        size = file.stat().st_size
-        resources = Resources(counted.params, counted.macs, size, counted.memory_bytes, latency_ms)
+        resources = counted.to_resources(file.stat().st_size, latency_ms)
         return ScaledModel(str(budget), request.method, request.warmup_epochs, resources, share, widths, accuracy, file)
 
     def _name(self, request: ModelRequest) -> str:

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 import onnx
 
+from netadapt_onnx.common.provenance import provenance
 from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.data.evaluate import accuracy, outputs
 from netadapt_onnx.graph.model import load, save
-from netadapt_onnx.graph.provenance import provenance
 from netadapt_onnx.scaling.network import ScalableNetwork
 from netadapt_onnx.scaling.options import ScaleOptions
 from netadapt_onnx.scaling.result import AccuracySpread
@@ -180,7 +180,7 @@ class NetworkTrainer:
 
 def save_model(run: Run, network: ScalableNetwork, proto: onnx.ModelProto, file: Path) -> Path:
     """Write a model with its provenance into a run's directory, and remember the hash of its file."""
-    metadata = provenance(network.source, command="scale")
+    metadata = provenance(network.source.sha256, command="scale")
     written = save(proto, file, metadata=metadata, overwrite=True, planned=network.trace.folded.interface())
     run.journal.seal(written)
     return written

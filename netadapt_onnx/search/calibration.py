@@ -9,7 +9,7 @@ import numpy as np
 from netadapt_onnx.data.dataset import Dataset, Specs
 from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import Folded
+from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.quantize import FLOAT, SAMPLES, Deployment, Precision
@@ -20,7 +20,7 @@ SEED = 0
 
 
 def deployment(
-    precision: Precision, folded: Folded, data: str | os.PathLike[str] | None, dataset: Dataset | None = None
+    precision: Precision, folded: FoldedModel, data: str | os.PathLike[str] | None, dataset: Dataset | None = None
 ) -> Deployment:
     """What is deployed; int8 is calibrated with training inputs of `data`, or of `dataset` if it is loaded already.
 

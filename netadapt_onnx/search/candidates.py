@@ -16,7 +16,7 @@ from netadapt_onnx.common.json_output import UNREADABLE
 from netadapt_onnx.common.progress import Progress, stage
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.search.block_removal import branch_importances, removed
 from netadapt_onnx.search.evaluator import Evaluator

@@ -10,8 +10,8 @@ import onnx
 
 from netadapt_onnx.common.budget import Target, file_name
 from netadapt_onnx.common.progress import Progress, stage
+from netadapt_onnx.common.provenance import provenance, stored_bytes
 from netadapt_onnx.graph.model import load
-from netadapt_onnx.graph.provenance import provenance, stored_bytes
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.search import knapsack
 from netadapt_onnx.search.budget_convergence import BudgetConvergence
@@ -383,4 +383,4 @@ class SearchDriver:
 def _said(subject: PreparedModel, arguments: Arguments) -> dict[str, str]:
     """What the models of a run say of where they come from."""
     command = arguments.command(subject.model.path, subject.data)
-    return provenance(subject.model, command=command, budget=", ".join(arguments.budget))
+    return provenance(subject.model.sha256, command=command, budget=", ".join(arguments.budget))

@@ -9,8 +9,9 @@ from functools import partial
 import numpy as np
 import onnx
 
-from netadapt_onnx.common.budget import LATENCY, Budget
+from netadapt_onnx.common.budget import Budget
 from netadapt_onnx.common.progress import stage
+from netadapt_onnx.common.resources import LATENCY
 from netadapt_onnx.graph.original_file import AsGiven
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers.device import Device

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import onnx
 
-from netadapt_onnx.common.budget import CUSTOM, ENERGY, Budget
+from netadapt_onnx.common.budget import Budget
 from netadapt_onnx.common.progress import counting, stage
+from netadapt_onnx.common.resources import CUSTOM, ENERGY
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import CostModel
 from netadapt_onnx.graph.original_file import AsGiven
 from netadapt_onnx.graph.runtime import random_inputs
-from netadapt_onnx.graph.shape_inference import Known
+from netadapt_onnx.graph.shapes import Specs
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.device import write_model
 from netadapt_onnx.profilers.devices.local import LocalDevice
@@ -93,7 +94,7 @@ def program(command: str) -> Value:
     return value
 
 
-def energy(specs: Known, execution: Execution) -> Value:
+def energy(specs: Specs, execution: Execution) -> Value:
     """Millijoules of one run on this machine. Raises NetadaptError (code `unmeasurable`) where nothing tells."""
     counter: Meter = meter(execution.ep)
     execution = made_for(execution, [LocalDevice()])

@@ -9,7 +9,7 @@ from functools import partial
 import msgspec
 import onnx
 
-from netadapt_onnx.common.budget import LATENCY
+from netadapt_onnx.common.resources import LATENCY
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.profilers.device import Device

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import onnx
 
 from netadapt_onnx.common.amounts import EXAMPLES, parse_amount, parse_seconds
-from netadapt_onnx.common.budget import SEARCHED, Target, parse_targets
+from netadapt_onnx.common.budget import Target, parse_targets
 from netadapt_onnx.common.escape import shell_command
+from netadapt_onnx.common.resources import SEARCHED
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.profilers.quantize import PRECISIONS, Precision

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import onnx
 
-from netadapt_onnx.common.budget import LATENCY, Budget, Target
+from netadapt_onnx.common.budget import Budget, Target
 from netadapt_onnx.common.progress import stage
-from netadapt_onnx.common.resources import Resources
+from netadapt_onnx.common.resources import FIELDS, LATENCY, Resources
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.folding import Folded, fold
-from netadapt_onnx.graph.lazy_weights import file_bytes
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.model import load, save
+from netadapt_onnx.graph.weightless import file_bytes
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.search.evaluator import Evaluator
 from netadapt_onnx.search.latency_check import MeasuredLatency
@@ -187,7 +188,7 @@ class Outcome:
         devices, notes = on_devices(self.run, file.stem, self.gauges, self.judge, self.execution, result)
         return Deployed(precision, written.name, sizes, change, devices), notes
 
-    def folded(self, proto: onnx.ModelProto) -> Folded:
+    def folded(self, proto: onnx.ModelProto) -> FoldedModel:
         """A model at the shapes that were asked for."""
         return fold(proto, dict(self.arguments.shapes), self.arguments.batch_size)
 
@@ -219,7 +220,7 @@ class Outcome:
     ) -> Limit:
         gauge, latency = self.gauges.get(budget.resource), latencies.get(budget.resource)
         if gauge is None:
-            name = budget.resource if budget.resource in ("macs", "params") else f"{budget.resource}_bytes"
+            name = FIELDS[budget.resource]
             limit, value = budget.limit(getattr(before, name)), float(getattr(after, name))
             return Limit(str(budget), limit, value, value <= limit)
         if latency is not None:
@@ -276,7 +277,7 @@ def _all_met(limits: Sequence[Limit]) -> bool | None:
     return False if False in told else None if None in told else True
 
 
-def _resources(folded: Folded, size_bytes: int) -> Resources:
+def _resources(folded: FoldedModel, size_bytes: int) -> Resources:
     flat, _ = flatten(folded)
     counted = cost(flat.proto, flat.shapes)
-    return Resources(counted.params, counted.macs, size_bytes, counted.memory_bytes)
+    return counted.to_resources(size_bytes)

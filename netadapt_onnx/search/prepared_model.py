@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
+from netadapt_onnx.common.resources import COUNTED
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import CostModel
-from netadapt_onnx.graph.folding import require_runnable
+from netadapt_onnx.graph.folded_model import require_runnable
 from netadapt_onnx.graph.model import Model
 from netadapt_onnx.search.block_removal import branch_ladders, removed
 from netadapt_onnx.search.channel_choices import ChannelChoices, Counts, Rungs
@@ -22,7 +23,7 @@ from netadapt_onnx.search.options import Arguments
 from netadapt_onnx.search.proposal import Widths
 from netadapt_onnx.surgery import MEASURED, Branch, Trace, find_branches, resize, same_groups, select, traced_without
 from netadapt_onnx.surgery import trace as traced
-from netadapt_onnx.surgery.obstacles import nothing_to_prune
+from netadapt_onnx.surgery.obstacles import require_prunable
 
 Predicted = Callable[[Mapping[str, tuple[int, ...]]], float]
 # Where a predicted resource goes: each unit's share of it by its main layer's name; empty if unknown.
@@ -80,7 +81,7 @@ def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: Argume
     folded = fold_for(model.proto, dict(arguments.shapes), data, arguments.batch_size)
     require_runnable(folded)
     found = traced(folded)
-    require_prunable(model, found)
+    require_prunable(found, model.path)
     if data is None and arguments.evaluate is None:
         raise NetadaptError("nothing to judge models by", hint="give --data", code="usage")
     if data is None and arguments.rank == "finetune":
@@ -107,13 +108,6 @@ def _removable(model: Model, found: Trace, rungs: Rungs) -> tuple[Branch, ...]:
         )
     held = rungs.held(found)
     return tuple(branch for branch in branches if held.isdisjoint(branch.groups))
-
-
-def require_prunable(model: Model, found: Trace) -> None:
-    """Raise NetadaptError, with the reasons, for a model none of whose groups can be pruned."""
-    if found.prunable:
-        return
-    raise nothing_to_prune(found, str(model.path))
 
 
 @dataclass(frozen=True)
@@ -166,7 +160,7 @@ class Predictor:
             self._left[gone] = left, CostModel(left.flat.proto), not gone or same_groups(self.trace, left)
         left, count, possible = self._left[gone]
         if not possible:
-            return {}, dict.fromkeys(("macs", "params", "size", "memory"), math.inf)
+            return {}, dict.fromkeys(COUNTED, math.inf)
         there = {group.name for group in left.groups}
         shapes = left.resized_shapes(select(left, {n: w for n, w in widths.items() if n in there}, "first"))
         amounts = {name: float(value) for name, value in count(shapes).resources.items()}

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from netadapt_onnx.data.load import dataset_for
-from netadapt_onnx.graph.folding import require_runnable
+from netadapt_onnx.graph.folded_model import require_runnable
 from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataJudge
 from netadapt_onnx.search.worker import CALIBRATION_SAMPLES
 from netadapt_onnx.surgery import Criterion, Group, Trace, gram_matrices, original_targets, reconstruct, resize, select

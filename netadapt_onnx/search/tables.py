@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from netadapt_onnx.common.budget import LATENCY
+from netadapt_onnx.common.resources import LATENCY
 from netadapt_onnx.profilers.device import Device, Environment
 from netadapt_onnx.profilers.execution import Execution, fingerprint
 from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_versions

@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from netadapt_onnx.common.budget import LATENCY, Budget
+from netadapt_onnx.common.budget import Budget
+from netadapt_onnx.common.resources import LATENCY
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.device import Device, Environment

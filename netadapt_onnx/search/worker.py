@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.data.dataset import Dataset, Split
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataJudge, Evaluator
 from netadapt_onnx.search.executors.protocol import Made, WorkerInfo

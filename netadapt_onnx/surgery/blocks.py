@@ -16,12 +16,11 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
-from netadapt_onnx.graph.extract import reads
-from netadapt_onnx.graph.folding import Folded
-from netadapt_onnx.graph.lazy_weights import without_weights
-from netadapt_onnx.graph.model import node_name
+from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.nodes import node_name, reads
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.graph.subgraphs import captured
+from netadapt_onnx.graph.weightless import without_weights
 from netadapt_onnx.surgery.trace import Trace, trace
 from netadapt_onnx.surgery.verify.compare import Tally
 from netadapt_onnx.surgery.verify.prove import TOLERANCE
@@ -69,7 +68,7 @@ def known_branches(found: Trace, names: Collection[str], where: str) -> frozense
     return frozenset(names)
 
 
-def without(folded: Folded, names: Collection[str]) -> Folded:
+def without(folded: FoldedModel, names: Collection[str]) -> FoldedModel:
     """The model without these branches; those that went with others are none any more."""
     streams = _sums(folded)
     instead: dict[str, str] = {}
@@ -95,7 +94,7 @@ def without(folded: Folded, names: Collection[str]) -> Folded:
     stale = [value for value in copy.graph.value_info if value.name not in known]
     for value in stale:
         copy.graph.value_info.remove(value)
-    return Folded(
+    return FoldedModel(
         copy,
         {name: shape for name, shape in folded.shapes.items() if name in known},
         {name: dtype for name, dtype in folded.dtypes.items() if name in known},
@@ -125,13 +124,13 @@ def same_groups(original: Trace, left: Trace) -> bool:
     return all(nodes.isdisjoint(group.layers) for group in original.prunable if group.name not in still)
 
 
-def rewired(before: Folded, after: Folded) -> frozenset[str]:
+def rewired(before: FoldedModel, after: FoldedModel) -> frozenset[str]:
     """First outputs of the nodes that read other tensors than before."""
     inputs = {node.output[0]: list(node.input) for node in before.proto.graph.node}
     return frozenset(n.output[0] for n in after.proto.graph.node if list(n.input) != inputs.get(n.output[0]))
 
 
-def removal_error(folded: Folded, names: Collection[str], seed: int = 0) -> float:
+def removal_error(folded: FoldedModel, names: Collection[str], seed: int = 0) -> float:
     """How far the model without these branches is from the one in which they contribute zero.
 
     The largest difference over all floating-point tensors that both compute, relative to each one's spread.
@@ -167,7 +166,7 @@ def removal_error(folded: Folded, names: Collection[str], seed: int = 0) -> floa
     return max((tally.difference(False) for tally in tallies.values()), default=0.0)
 
 
-def prove_removal(folded: Folded, names: Collection[str]) -> None:
+def prove_removal(folded: FoldedModel, names: Collection[str]) -> None:
     """Raise NetadaptError unless the model without these branches is the one in which they contribute zero."""
     error = removal_error(folded, names)
     if not error <= TOLERANCE:
@@ -178,7 +177,7 @@ def prove_removal(folded: Folded, names: Collection[str]) -> None:
         )
 
 
-def _sums(folded: Folded) -> dict[str, str]:
+def _sums(folded: FoldedModel) -> dict[str, str]:
     """By name of an Add: the input that may stand in for its sum, from which the other is computed."""
     graph = folded.proto.graph
     producer = {name: node for node in graph.node for name in node.output if name}
@@ -216,5 +215,5 @@ def _computed_from(name: str, source: str, producer: dict[str, onnx.NodeProto]) 
     return False
 
 
-def _names(folded: Folded) -> frozenset[str]:
+def _names(folded: FoldedModel) -> frozenset[str]:
     return frozenset(node_name(node) for node in folded.proto.graph.node)

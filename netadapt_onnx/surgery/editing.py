@@ -15,9 +15,9 @@ from onnx import numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from netadapt_onnx.graph.lazy_weights import WEIGHT_BYTES, raw_bytes, stand_in, without_weights
+from netadapt_onnx.graph.lazy_weights import loaded, values_of
 from netadapt_onnx.graph.subgraphs import bodies, captured
-from netadapt_onnx.graph.unread_weights import loaded, values_of
+from netadapt_onnx.graph.weightless import WEIGHT_BYTES, raw_bytes, stand_in, without_weights
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # it speaks of types that it does not know, and of what is not installed
 

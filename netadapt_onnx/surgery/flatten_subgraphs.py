@@ -16,12 +16,13 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import Folded, fold
-from netadapt_onnx.graph.lazy_weights import without_weights
-from netadapt_onnx.graph.model import node_name
-from netadapt_onnx.graph.normalise import normalise
-from netadapt_onnx.graph.shape_inference import Known, Spec
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.nodes import node_name
+from netadapt_onnx.graph.passes.pipeline import normalise
+from netadapt_onnx.graph.shapes import Spec, Specs
 from netadapt_onnx.graph.subgraphs import captured, rename
+from netadapt_onnx.graph.weightless import without_weights
 
 CONTROL = {"If", "Loop", "Scan"}
 BRANCHES = ("then_branch", "else_branch")
@@ -53,7 +54,7 @@ class Body:
         return tuple(flat.get(value.name, value.name) for value in self.frame.output)
 
 
-def flatten(folded: Folded, *, loops: bool = True) -> tuple[Folded, tuple[Body, ...]]:
+def flatten(folded: FoldedModel, *, loops: bool = True) -> tuple[FoldedModel, tuple[Body, ...]]:
     """The model with all bodies laid out flat, innermost first; unchanged if it has none.
 
     A body whose shapes cannot be told stays where it is (`untraced` of the result says why) and pins what it reads.
@@ -70,7 +71,7 @@ def flatten(folded: Folded, *, loops: bool = True) -> tuple[Folded, tuple[Body, 
     bodies: list[Body] = []
     untraced: dict[str, str] = {}
     for node in graph.node:
-        parts: list[tuple[Folded, list[Body]]] = []
+        parts: list[tuple[FoldedModel, list[Body]]] = []
         kept: dict[str, str] = {}
         for attribute in _attributes(node):
             try:
@@ -105,7 +106,7 @@ def _attributes(node: onnx.NodeProto) -> list[onnx.AttributeProto]:
     return [a for a in node.attribute if a.HasField("g")] if node.op_type in CONTROL else []
 
 
-def _moving(folded: Folded, loops: bool) -> set[str]:
+def _moving(folded: FoldedModel, loops: bool) -> set[str]:
     """Tensors whose first axis is the batch."""
     batched = {v.name for v in folded.proto.graph.input if not v.type.tensor_type.shape.dim[:1] or _open_axis(v)}
     given = {n: (s[0] + 1, *s[1:]) if n in batched and s else s for n, (s, _) in folded.specs.items()}
@@ -123,12 +124,12 @@ def _open_axis(value: onnx.ValueInfoProto) -> bool:
 def _opened(
     node: onnx.NodeProto,
     attribute: onnx.AttributeProto,
-    around: Folded,
-    known: Known,
+    around: FoldedModel,
+    known: Specs,
     constants: Mapping[str, onnx.TensorProto],
     moving: set[str],
     loops: bool,
-) -> tuple[Folded, list[Body]]:
+) -> tuple[FoldedModel, list[Body]]:
     """One body folded, flattened and renamed. Raises NetadaptError if its shapes cannot be told."""
     model = onnx.ModelProto(ir_version=around.proto.ir_version, opset_import=around.proto.opset_import)
     model.graph.CopyFrom(attribute.g)
@@ -154,7 +155,7 @@ def _opened(
     return _renamed(node, attribute, folded, inner, set(formals), set(outer))
 
 
-def _with_returned_constants(folded: Folded, outer: Sequence[str]) -> Folded:
+def _with_returned_constants(folded: FoldedModel, outer: Sequence[str]) -> FoldedModel:
     """What a body returns must be a node's output: where folding left a constant, an Identity puts it out."""
     graph = folded.proto.graph
     returned = {value.name for value in graph.output} & {t.name for t in graph.initializer} - {*outer}
@@ -180,7 +181,7 @@ def _sources(node: onnx.NodeProto, body: onnx.GraphProto) -> list[str]:
     return [*list(node.input)[:states], *[""] * scanned][: len(body.input)]
 
 
-def _received(node: onnx.NodeProto, body: onnx.GraphProto, known: Known) -> dict[str, Spec]:
+def _received(node: onnx.NodeProto, body: onnx.GraphProto, known: Specs) -> dict[str, Spec]:
     """Shape and type of a body's formal inputs: carried values keep the shapes that they start with."""
     names = [v.name for v in body.input]
     if node.op_type == "If" or not names:
@@ -203,7 +204,7 @@ def _received(node: onnx.NodeProto, body: onnx.GraphProto, known: Known) -> dict
     return dict(zip(names, specs, strict=True))
 
 
-def _spec(name: str, known: Known) -> Spec:
+def _spec(name: str, known: Specs) -> Spec:
     if name not in known:
         raise NetadaptError(f"the shape of '{name}' is not known")
     return known[name]
@@ -212,11 +213,11 @@ def _spec(name: str, known: Known) -> Spec:
 def _renamed(
     node: onnx.NodeProto,
     attribute: onnx.AttributeProto,
-    folded: Folded,
+    folded: FoldedModel,
     inner: Sequence[Body],
     formals: set[str],
     outer: set[str],
-) -> tuple[Folded, list[Body]]:
+) -> tuple[FoldedModel, list[Body]]:
     """Give everything of a body names that say where it is; tensors from outside keep theirs."""
     prefix = f"{node_name(node)}/{attribute.name}/"
     graph = folded.proto.graph

@@ -15,8 +15,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from netadapt_onnx.graph.folding import KEPT_ON_WEIGHTS, Folded
-from netadapt_onnx.graph.unread_weights import values_of
+from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.lazy_weights import values_of
+from netadapt_onnx.graph.passes.fold_constants import KEPT_ON_WEIGHTS
 from netadapt_onnx.surgery.factors import on_axis, squeeze
 from netadapt_onnx.surgery.inheritance import Inheritance
 from netadapt_onnx.surgery.node import Node
@@ -97,7 +98,7 @@ class Labels:
 
     def __init__(
         self,
-        folded: Folded,
+        folded: FoldedModel,
         choices: Choices,
         bodies: Mapping[str, Sequence[Body]] | None = None,
         even: frozenset[str] = frozenset(),

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from netadapt_onnx.graph.model import node_name
+from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.graph.subgraphs import captured
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
+from pathlib import Path
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.cost import Cost, CostModel
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.required_shapes import NOT, WELL, OpenTensor, proposal, shape_by_readers, shape_options, typed
+from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.graph.usual_sizes import Readers
 from netadapt_onnx.surgery.groups import resize_io_of
 from netadapt_onnx.surgery.rules import RULES
@@ -66,6 +69,22 @@ def _advice(operators: Counter[str]) -> str:
     return "spell them with operators that have one (docs/surgery.md lists them)"
 
 
+def require_prunable(trace: Trace, model: Path) -> None:
+    """Raise NetadaptError, with the reasons, for a model none of whose groups can be pruned."""
+    if not trace.prunable:
+        raise nothing_to_prune(trace, str(model))
+
+
+def cost_at(trace: Trace, cost_model: CostModel, shapes: Shapes) -> Cost:
+    """What a traced model costs at these shapes. Raises NetadaptError, with the operator, where one is not known."""
+    try:
+        return cost_model(shapes)
+    except NetadaptError as error:
+        if error.code != UNKNOWN_SHAPE:
+            raise
+        raise unknown_shapes(trace) from error
+
+
 def nothing_to_prune(trace: Trace, path: str) -> NetadaptError:
     """Why no group of a model can be pruned, and what to do about it."""
     if any(name in trace.folded.unknown for node in trace.folded.proto.graph.node for name in node.output):
@@ -93,7 +112,7 @@ def nothing_to_prune(trace: Trace, path: str) -> NetadaptError:
 def command_options(trace: Trace, resize_io: Sequence[str]) -> list[str]:
     """The options by which a command sees a model as this trace does, its states to be resized."""
     choices, folded = trace.labels.choices, trace.folded
-    words = shape_options(folded.given)
+    words = shape_options(folded.requested_shapes)
     words += ["--batch-size", str(folded.batch_size)] if folded.batch_size != 1 else []
     words += ["--attention", choices.attention] if choices.attention != "heads" else []
     return words + _resized((*choices.resize_io, *resize_io))
@@ -128,7 +147,7 @@ def unknown_shapes(trace: Trace) -> NetadaptError:
 
     hint = "give the inputs sizes that it can have, with --shape" if trace.flat.untraced else ""
     if opened:
-        hint = proposal(opened, folded.proto, folded.given, folded.batch_size, fits)
+        hint = proposal(opened, folded.proto, folded.requested_shapes, folded.batch_size, fits)
     more = f" (nor those of {len(missing) - 1} tensors behind it)" if missing[1:] else ""
     return NetadaptError(
         f"the shape of '{first}'{more} is not known: {folded.unknown.get(first, '')}",

@@ -12,12 +12,12 @@ import onnx
 from numpy.typing import NDArray
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
-from netadapt_onnx.graph.folding import Folded
+from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.passes.pipeline import rewrite
 from netadapt_onnx.surgery.balance import tie_by_index, tie_in_bundles
 from netadapt_onnx.surgery.factors import on_axis, squeeze
 from netadapt_onnx.surgery.flatten_subgraphs import Body, flatten
 from netadapt_onnx.surgery.groups import Group, find_groups
-from netadapt_onnx.surgery.idioms import canonical
 from netadapt_onnx.surgery.labels import MOST_AXES, MOST_POSITIONS, Choices, Labels, Layer, Unsupported, Use
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules import RULES
@@ -39,8 +39,8 @@ class Trace:
     channels of different conv groups were tied for the sake of equal counts (`balance.py`).
     """
 
-    folded: Folded
-    flat: Folded
+    folded: FoldedModel
+    flat: FoldedModel
     bodies: tuple[Body, ...]
     labels: Labels
     roots: Array
@@ -189,12 +189,12 @@ class Trace:
         return shapes | self.labels.shape_of_views(shapes)
 
 
-def trace(folded: Folded, choices: Choices | None = None) -> Trace:
+def trace(folded: FoldedModel, choices: Choices | None = None) -> Trace:
     """Run the rules over all nodes in order. An op without a rule pins what reaches it; it never guesses.
 
     Raises NetadaptError if `choices` names something that is no graph input or output.
     """
-    folded = with_own_views(canonical(folded))
+    folded = with_own_views(rewrite(folded).model)
     flat, bodies = flatten(folded)
     owned: dict[str, list[Body]] = {}
     for body in bodies:
@@ -209,7 +209,7 @@ def trace(folded: Folded, choices: Choices | None = None) -> Trace:
     return Trace(folded, flat, bodies, labels, roots, runs, labels.pinned_sets(), groups, members)
 
 
-def _propagate(folded: Folded, bodies: Sequence[Body], labels: Labels) -> tuple[Array, Array]:
+def _propagate(folded: FoldedModel, bodies: Sequence[Body], labels: Labels) -> tuple[Array, Array]:
     """Apply the rules to all nodes of the flat model; returns the roots of all labels and `runs` (see `Trace`)."""
     proto = labels.flat.proto
     versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
@@ -261,7 +261,7 @@ def _tie_conv_groups(labels: Labels) -> tuple[Array, Array]:
     return (runs if np.array_equal(roots, runs) else roots), runs
 
 
-def _open_inputs(folded: Folded, labels: Labels) -> None:
+def _open_inputs(folded: FoldedModel, labels: Labels) -> None:
     """Inputs that may be resized start labels of their own on every axis."""
     names = [value.name for value in (*folded.proto.graph.input, *folded.proto.graph.output)]
     for name in labels.choices.resize_io:

@@ -14,16 +14,17 @@ from itertools import count
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import KEPT_ON_WEIGHTS, Folded
-from netadapt_onnx.graph.lazy_weights import without_weights
-from netadapt_onnx.graph.model import node_name
+from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.nodes import node_name
+from netadapt_onnx.graph.passes.fold_constants import KEPT_ON_WEIGHTS
 from netadapt_onnx.graph.subgraphs import captured
+from netadapt_onnx.graph.weightless import without_weights
 
 # Copies beyond one for each place that reads a tensor: views of views that are read twice each double with every level.
 MOST_FURTHER_COPIES = 10_000
 
 
-def with_own_views(folded: Folded) -> Folded:
+def with_own_views(folded: FoldedModel) -> FoldedModel:
     """The model with no view of a weight that two places read; the same object if there is none.
 
     Raises NetadaptError (`too-large`) where that would be far more nodes than the model has.

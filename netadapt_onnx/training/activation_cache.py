@@ -18,7 +18,8 @@ import onnx
 
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.data.evaluate import batch_size, fixed_batch
-from netadapt_onnx.graph.extract import between, boundary, reads
+from netadapt_onnx.graph.extract import between, boundary
+from netadapt_onnx.graph.nodes import reads
 from netadapt_onnx.graph.runtime import Arrays, run, session
 
 # What the files of one base model may take on the disk.

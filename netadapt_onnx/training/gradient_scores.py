@@ -17,7 +17,7 @@ from torch import Tensor
 from netadapt_onnx.common.progress import steps
 from netadapt_onnx.data.dataset import Labels, Split
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import dynamic_batch_inputs
+from netadapt_onnx.graph.inputs import dynamic_batch_inputs
 from netadapt_onnx.surgery.reduction_sites import reduction_sites
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.training.memory import footprint

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import node_name
+from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.training.ops.registry import DTYPES, Node
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 
 import onnx
 
-from netadapt_onnx.graph.extract import reads
+from netadapt_onnx.graph.nodes import reads
 from netadapt_onnx.training.weights import STATISTICS, running_statistics
 
 

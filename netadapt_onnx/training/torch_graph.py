@@ -16,7 +16,8 @@ import netadapt_onnx.training.ops  # noqa: F401  registers the ops
 from netadapt_onnx.data.find_batch_layout import tensor_outputs
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.extract import needed
-from netadapt_onnx.graph.model import declared_shape, node_name
+from netadapt_onnx.graph.inputs import declared_shape
+from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.training.fused import fused
 from netadapt_onnx.training.graph_reading import read_nodes, read_tensor
 from netadapt_onnx.training.ops.registry import DTYPES, Function, Node, is_training_aware, lookup

@@ -16,8 +16,8 @@ import torch
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.data.dataset import Dataset, Labels, Split
 from netadapt_onnx.errors import NetadaptError, one_line
-from netadapt_onnx.graph.lazy_weights import without_weights
 from netadapt_onnx.graph.runtime import Arrays
+from netadapt_onnx.graph.weightless import without_weights
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.augment import augmented
 from netadapt_onnx.training.checkpoint import Checkpoint

@@ -10,11 +10,12 @@ import pytest
 
 from models import ALL, plain, residual, unprunable
 from netadapt_onnx.api.inspect import inspect
-from netadapt_onnx.api.prune import at_ratio, passed, prune
+from netadapt_onnx.api.prune import passed, prune
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.graph.runtime import random_inputs, run, session
+from netadapt_onnx.surgery.channel_counts import at_ratio
 from netadapt_onnx.surgery.groups import Group
 
 

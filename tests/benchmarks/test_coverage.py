@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 import models
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.surgery import Trace, resize, select, trace
 

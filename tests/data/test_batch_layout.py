@@ -33,7 +33,7 @@ from netadapt_onnx.data.evaluate import accuracy, outputs
 from netadapt_onnx.data.find_batch_layout import find_layout
 from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.runtime import Arrays, run, session
 from netadapt_onnx.training.distillation import Teacher, taught
 from netadapt_onnx.training.memory import footprint

@@ -16,9 +16,9 @@ from models import Builder
 from netadapt_onnx.api.inspect import Cautioned, inspect
 from netadapt_onnx.api.prune import prune
 from netadapt_onnx.cli import run as cli
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import check
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import Arrays, run, session
 from netadapt_onnx.surgery import Trace, resize, select, trace, verify
 

@@ -7,9 +7,10 @@ import onnx
 import pytest
 
 import models
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.model import declared_shape, load
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.inputs import declared_shape
+from netadapt_onnx.graph.model import load
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery import resize, select, trace, verify
 

@@ -19,10 +19,10 @@ from netadapt_onnx.api.prune import prune
 from netadapt_onnx.data.find_batch_layout import find_layout
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph import loop_limits, memory_limit, runtime, shape_inference
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.loop_limits import MOST_TRIPS, limit_trips
-from netadapt_onnx.graph.normalise import normalise
 from netadapt_onnx.graph.passes import inline_functions
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import run, session
 from netadapt_onnx.graph.shape_inference import SMALL_BYTES
 

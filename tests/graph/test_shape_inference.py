@@ -11,10 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 import models
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import Folded, fold
-from netadapt_onnx.graph.lazy_weights import file_bytes, light_copy, without_weights, write
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
+from netadapt_onnx.graph.weightless import file_bytes, light_copy, without_weights, write
 from netadapt_onnx.surgery import select, trace, verify
 from rule_cases import CASES, build
 
@@ -23,7 +24,7 @@ EVERY = {f"model {name}": made for name, made in models.ALL.items()} | {
 }
 
 
-def folded(proto: onnx.ModelProto, **shapes: tuple[int, ...]) -> Folded:
+def folded(proto: onnx.ModelProto, **shapes: tuple[int, ...]) -> FoldedModel:
     normalise(proto)
     return fold(proto, shapes)
 

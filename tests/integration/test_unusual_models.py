@@ -15,12 +15,12 @@ from test_shape_inference import custom
 import models
 from netadapt_onnx.cli import run
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.lazy_weights import light_copy
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load, save
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, session
 from netadapt_onnx.graph.runtime import run as infer
+from netadapt_onnx.graph.weightless import light_copy
 from netadapt_onnx.surgery import importance, select, trace, verify
 
 

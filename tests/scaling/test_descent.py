@@ -11,7 +11,7 @@ import torch
 
 import models
 from netadapt_onnx.data.dataset import Dataset, Split
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.scaling import gated_training
 from netadapt_onnx.scaling.descent import DescentSchedule, descend
 from netadapt_onnx.scaling.filter_gates import Gate, filter_gates

@@ -19,7 +19,7 @@ from netadapt_onnx.api import adapt as adapt_module
 from netadapt_onnx.api.adapt import adapt, dry_run
 from netadapt_onnx.api.prune import prune
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import input_specs
+from netadapt_onnx.graph.inputs import input_specs
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.profilers import quantize
 from netadapt_onnx.profilers.timing import Ratio, Timing

@@ -13,7 +13,7 @@ import netadapt_onnx
 from models import plain, residual
 from netadapt_onnx.cli import run as command
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.search.channel_choices import matching, rungs
 from netadapt_onnx.search.options import Arguments
 from netadapt_onnx.surgery import Trace

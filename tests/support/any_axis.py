@@ -17,8 +17,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import Folded, fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.graph.subgraphs import captured
 
@@ -84,7 +85,7 @@ def _kind(operator: Operator) -> str:
     return f"{attributes} {places} {[s for s, _ in operator.inputs.values()]}"
 
 
-def probed(operator: Operator) -> Folded | None:
+def probed(operator: Operator) -> FoldedModel | None:
     """The operator with a layer in front of every axis of every input; the most batches with which it can be run."""
     for variant in operator.with_batches():
         model = probe(variant)

@@ -9,12 +9,12 @@ import onnx
 import pytest
 
 import models
-from netadapt_onnx.api.prune import at_ratio
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery import Trace, resize, select, trace, verify
+from netadapt_onnx.surgery.channel_counts import at_ratio
 from netadapt_onnx.surgery.criteria.weights import group_l2, l2
 from netadapt_onnx.surgery.inheritance import KEY
 from netadapt_onnx.surgery.resize import Cut

@@ -17,8 +17,8 @@ import models
 import netadapt_onnx
 from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import run, session
 from netadapt_onnx.search.evaluator import CallersJudge
 from netadapt_onnx.search.prepared_model import Predictor

@@ -8,8 +8,8 @@ import pytest
 
 import models
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery import Choices, Trace, resize, select, trace, verify
 
 HEADS, DIM, TOKENS = 3, 4, 5

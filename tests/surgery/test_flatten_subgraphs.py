@@ -11,8 +11,8 @@ from onnx import TensorProto, helper
 
 import models
 from control_cases import body, info
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery import Trace, resize, select, trace, verify
 

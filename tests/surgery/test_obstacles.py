@@ -15,8 +15,8 @@ from test_shape_inference import custom
 from models import Builder, plain
 from netadapt_onnx.api.inspect import Cautioned, inspect
 from netadapt_onnx.cli import run
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery import select, trace, verify
 
 LAYOUT = "com.microsoft.nchwc"

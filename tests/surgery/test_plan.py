@@ -12,8 +12,8 @@ from onnx import numpy_helper
 import models
 import netadapt_onnx
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery import CRITERIA, Trace, explain, importance, plan_of, read_plan, select, template, trace
 
 

@@ -14,8 +14,8 @@ from test_choices import STATES, recurrent
 
 from models import Builder
 from netadapt_onnx.cli import run
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery import Choices, Trace, resize, select, trace, verify
 from netadapt_onnx.surgery.groups import resize_io_of
 from netadapt_onnx.surgery.states import states

@@ -18,7 +18,7 @@ import pytest
 import models
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.data.evaluate import outputs
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.search.worker import _front
 from netadapt_onnx.surgery import Trace, gram_matrices, original_targets, reconstruct, select, trace
 from netadapt_onnx.training.activation_cache import Prefixes

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from models import Builder, grouped, plain, residual
 from netadapt_onnx.data.dataset import Split
-from netadapt_onnx.graph.folding import fold as normalise_and_fold
+from netadapt_onnx.graph.fold import fold as normalise_and_fold
 from netadapt_onnx.graph.runtime import run, session
 from netadapt_onnx.surgery import resize, select, trace
 from netadapt_onnx.training.batchnorm import SUFFIX, fold, reestimate, unfold

@@ -16,7 +16,7 @@ import netadapt_onnx
 from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.data.evaluate import outputs
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.search.worker import _front
 from netadapt_onnx.surgery import Trace, resize, select, trace
 from netadapt_onnx.training import batchnorm

@@ -12,7 +12,7 @@ import torch
 from models import ALL, Builder, plain, residual
 from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import input_specs
+from netadapt_onnx.graph.inputs import input_specs
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.training.distillation import Teacher
 from netadapt_onnx.training.placement import gpu_dtypes, require, together

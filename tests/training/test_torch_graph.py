@@ -13,8 +13,9 @@ from onnx import numpy_helper
 
 from models import ALL, Builder, channels_last, plain, residual
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.model import input_specs, load
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.inputs import input_specs
+from netadapt_onnx.graph.model import load
 from netadapt_onnx.graph.runtime import Arrays, random_inputs, run, session
 from netadapt_onnx.training.initialise import initialised
 from netadapt_onnx.training.torch_graph import TorchGraph

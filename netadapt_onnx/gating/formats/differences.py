@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from netadapt_onnx.common import render
+from netadapt_onnx.common.resources import FIELDS
 from netadapt_onnx.gating.compare import Diff, LayerDiff, LayerSide
 from netadapt_onnx.gating.formats.escape import code, printable
 
-_RESOURCES = {"params": "params", "macs": "macs", "size_bytes": "size", "memory_bytes": "memory"}
+_RESOURCES = {FIELDS[name]: name for name in ("params", "macs", "size", "memory")}
 _NAMES = {"size": "file size", "memory": "peak activations"}
 Cells = list[list[str]]
 
@@ -18,7 +19,7 @@ def text(found: Diff) -> str:
     parts = [render.table(_totals(found), ["", "a", "b", "change"])]
     layers = _layers(found, printable)
     if layers:
-        parts.append(render.table(layers, ["", "layer", "op", "weights", "params", "macs"], left=4))
+        parts.append(render.table(layers, ["", "layer", "op", "weights", "params", "macs"], text_columns=4))
     rest = _rest(found, printable)
     if rest:
         parts.append(render.listing(rest, ["", "of", "a", "b"]))

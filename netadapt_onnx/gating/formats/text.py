@@ -18,7 +18,7 @@ def text(gate: Gate, *, colour: bool = False) -> str:
     if all(model.error is not None and not model.checks for model in gate.models):
         return ""
     rows = [row for model in gate.models for row in _rows(model, colour)]
-    parts = [render.table(rows, ["", "model", "limit", "value", "at most"], left=3)] if rows else []
+    parts = [render.table(rows, ["", "model", "limit", "value", "at most"], text_columns=3)] if rows else []
     parts += [found for model in gate.models if not model.ok for found in [_reasons(model)]]
     if gate.baseline is not None:
         parts.append(f"wrote the baseline {printable(gate.baseline)}")

@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import onnx
 
+from netadapt_onnx.graph.nodes import is_standard
+from netadapt_onnx.graph.passes.result import PassResult
 from netadapt_onnx.graph.subgraphs import rename
 
 FIRST_CARRIED = 2  # a Loop's inputs: trip count, condition, carried values; its body puts out the condition first
 
 
-def hoist_loop_invariants(graph: onnx.GraphProto) -> None:
+def hoist_loop_invariants(proto: onnx.ModelProto) -> PassResult[onnx.ModelProto]:
     """Take values that a Loop's body returns as it received them out of what the Loop carries, in place."""
-    kept = {value.name for value in graph.output}
+    graph = proto.graph
+    outputs = {value.name for value in graph.output}
     replaced: dict[str, str] = {}
+    changed = False
     for node in graph.node:
-        if node.op_type != "Loop" or node.domain not in ("", "ai.onnx"):
-            continue
-        body = next(a.g for a in node.attribute if a.name == "body")
-        passed = {n.output[0]: n.input[0] for n in body.node if n.op_type == "Identity"}
-        own = {v.name for v in body.input} | {t.name for t in body.initializer}
-        own |= {name for inner in body.node for name in inner.output}
-        captured: dict[str, str] = {}
-        for i in reversed(range(len(node.input) - FIRST_CARRIED)):
-            start, formal = node.input[FIRST_CARRIED + i], body.input[FIRST_CARRIED + i].name
-            outer = replaced.get(start, start)  # an earlier loop may have carried it too
-            returned = body.output[1 + i].name
-            if passed.get(returned, returned) != formal or (i < len(node.output) and node.output[i] in kept):
-                continue
-            if not outer or outer in own:  # it means something else inside
-                continue
-            captured[formal] = outer
-            own.discard(formal)
-            del body.input[FIRST_CARRIED + i], body.output[1 + i], node.input[FIRST_CARRIED + i]
-            if i < len(node.output):
-                replaced[node.output[i]] = outer
-                del node.output[i]
-        for inner in body.node if captured else ():
-            rename(inner, captured)
+        if is_standard(node, "Loop"):
+            changed |= _hoist(node, outputs, replaced)
     replaced.pop("", None)
     for node in graph.node if replaced else ():
         rename(node, replaced)
+    return PassResult(proto, changed)
+
+
+def _hoist(loop: onnx.NodeProto, outputs: Set[str], replaced: dict[str, str]) -> bool:
+    """Hoist the invariants of one loop; whether it has any.
+
+    `replaced` maps what loops put out to what stands for it, `outputs` are the graph's, which keep their names.
+    """
+    body = next(a.g for a in loop.attribute if a.name == "body")
+    passed = {n.output[0]: n.input[0] for n in body.node if n.op_type == "Identity"}
+    own = {v.name for v in body.input} | {t.name for t in body.initializer}
+    own |= {name for inner in body.node for name in inner.output}
+    outer_names: dict[str, str] = {}
+    for i in reversed(range(len(loop.input) - FIRST_CARRIED)):
+        start, formal = loop.input[FIRST_CARRIED + i], body.input[FIRST_CARRIED + i].name
+        outer = replaced.get(start, start)  # an earlier loop may have carried it too
+        returned = body.output[1 + i].name
+        if passed.get(returned, returned) != formal or (i < len(loop.output) and loop.output[i] in outputs):
+            continue
+        if not outer or outer in own:  # it means something else inside
+            continue
+        outer_names[formal] = outer
+        own.discard(formal)
+        del body.input[FIRST_CARRIED + i], body.output[1 + i], loop.input[FIRST_CARRIED + i]
+        if i < len(loop.output):
+            replaced[loop.output[i]] = outer
+            del loop.output[i]
+    for inner in body.node if outer_names else ():
+        rename(inner, outer_names)
+    return bool(outer_names)

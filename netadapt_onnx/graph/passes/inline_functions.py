@@ -15,8 +15,10 @@ import onnx
 import onnx.inliner
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.graph.passes.result import PassResult
 from netadapt_onnx.graph.runtime import PROTOBUF_LIMIT
 from netadapt_onnx.graph.subgraphs import all_bodies
+from netadapt_onnx.graph.validity import require_valid_nodes
 
 # The largest public models have some ten thousand nodes.
 MOST_NODES = 1_000_000
@@ -35,15 +37,18 @@ class _Size:
     depth: int
 
 
-def inline_functions(proto: onnx.ModelProto) -> None:
-    """Replace the calls of a model's functions by their nodes, in place.
+def inline_functions(proto: onnx.ModelProto) -> PassResult[onnx.ModelProto]:
+    """Replace the calls of a model's functions by their nodes, in place, and check those nodes.
 
-    Raises NetadaptError for functions that call themselves, or of which far too many nodes would come.
+    Raises NetadaptError for functions that call themselves, of which far too many nodes would come, or whose nodes are
+    not valid with the attributes that they get.
     """
     if not proto.functions:
-        return
+        return PassResult(proto, False)
     _refuse_bombs(proto)
     proto.CopyFrom(onnx.inliner.inline_local_functions(proto))
+    require_valid_nodes(proto)
+    return PassResult(proto, True)
 
 
 def _refuse_bombs(proto: onnx.ModelProto) -> None:
@@ -56,28 +61,28 @@ def _refuse_bombs(proto: onnx.ModelProto) -> None:
     except CycleError as error:
         name = "::".join(filter(None, error.args[1][0][:2]))
         raise NetadaptError(f"the function {name} calls itself", code="not-onnx") from error
-    whole = _inlined(proto.graph.node, 0, _calls(proto.graph.node, functions.keys()), sizes)
-    if whole.nodes > MOST_NODES or whole.size_bytes > PROTOBUF_LIMIT:
+    total = _inlined(proto.graph.node, 0, _calls(proto.graph.node, functions.keys()), sizes)
+    if total.nodes > MOST_NODES or total.size_bytes > PROTOBUF_LIMIT:
         raise NetadaptError(
-            f"the model's functions come to {whole.nodes:.3g} nodes of {whole.size_bytes:.3g} bytes when inlined, more "
+            f"the model's functions come to {total.nodes:.3g} nodes of {total.size_bytes:.3g} bytes when inlined, more "
             f"than {MOST_NODES:.3g} nodes or 2 GiB",
             hint="export it without functions",
             code="too-large",
         )
-    if whole.depth > DEEPEST:
+    if total.depth > DEEPEST:
         raise NetadaptError(
-            f"the model's functions call each other {whole.depth} levels deep, more than {DEEPEST}",
+            f"the model's functions call each other {total.depth} levels deep, more than {DEEPEST}",
             hint="export it without functions",
             code="too-large",
         )
 
 
-def _calls(nodes: Iterable[onnx.NodeProto], known: Set[Key]) -> Counter[Key]:
+def _calls(nodes: Iterable[onnx.NodeProto], functions: Set[Key]) -> Counter[Key]:
     """How often each function is called, in bodies of loops and branches as well."""
     nodes = list(nodes)
     inner = (node for body in all_bodies(nodes) for node in body.node)
     calls = Counter((node.domain, node.op_type, node.overload) for node in (*nodes, *inner))
-    return Counter({key: times for key, times in calls.items() if key in known})
+    return Counter({key: times for key, times in calls.items() if key in functions})
 
 
 def _inlined(nodes: Iterable[onnx.NodeProto], size_bytes: int, calls: Counter[Key], sizes: dict[Key, _Size]) -> _Size:

@@ -1,4 +1,4 @@
-"""If nodes whose condition is already decided."""
+"""If nodes whose condition has one value, whatever the inputs are: the branch that runs takes their place."""
 
 from __future__ import annotations
 
@@ -8,56 +8,57 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from netadapt_onnx.graph.normalise import normalise_graph
+from netadapt_onnx.graph.nodes import set_nodes
+from netadapt_onnx.graph.passes.result import PassResult
 from netadapt_onnx.graph.subgraphs import rename
 
 
-def inline_decided(graph: onnx.GraphProto, values: Mapping[str, np.ndarray]) -> bool:
-    """Replace every If whose condition is known by the branch taken; True if there was one.
+def inline_if(proto: onnx.ModelProto, conditions: Mapping[str, np.ndarray]) -> PassResult[onnx.ModelProto]:
+    """Replace every If of the main graph whose condition has a value by the branch that runs, in place.
 
-    Those inside the branches come up to the graph with them and are not looked at: their turn is the next.
+    Those inside the branches come up to the graph with them and are not looked at: the next run's turn.
+
+    Args:
+        proto: the model; conditions that are initializers of it have a value.
+        conditions: further values by the names of conditions.
     """
-    conditions = [node.input[0] for node in graph.node if node.op_type == "If"]
-    if not conditions:
-        return False
-    wanted = {*conditions} - values.keys()
-    known = dict(values) | {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name in wanted}
-    names = Counter(node.name for node in graph.node)
+    graph = proto.graph
+    names = {node.input[0] for node in graph.node if node.op_type == "If"} - conditions.keys()
+    values = dict(conditions) | {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name in names}
+    count_by_name = Counter(node.name for node in graph.node)
     nodes: list[onnx.NodeProto] = []
-    decided = False
+    changed = False
     for node in graph.node:
-        if node.op_type == "If" and node.input[0] in known:
-            branch = "then_branch" if bool(known[node.input[0]].reshape(-1)[0]) else "else_branch"
-            alone = names[node.name] == 1
-            nodes += _taken(graph, node, branch, node.name if node.name and alone else node.output[0])
-            decided = True
+        if node.op_type == "If" and node.input[0] in values:
+            branch = "then_branch" if bool(values[node.input[0]].reshape(-1)[0]) else "else_branch"
+            is_unique = node.name and count_by_name[node.name] == 1
+            nodes += _inlined(graph, node, branch, node.name if is_unique else node.output[0])
+            changed = True
         else:
-            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
-    if decided:
-        del graph.node[:]
-        graph.node.extend(nodes)
-        normalise_graph(graph)
-    return decided
+            nodes.append(node)
+    if changed:
+        set_nodes(graph, nodes)
+    return PassResult(proto, changed)
 
 
-def _taken(graph: onnx.GraphProto, taken: onnx.NodeProto, branch: str, prefix: str) -> list[onnx.NodeProto]:
-    """The nodes of a branch under names that say where they were; its initializers become the graph's."""
-    body = next(a.g for a in taken.attribute if a.name == branch)
+def _inlined(graph: onnx.GraphProto, conditional: onnx.NodeProto, branch: str, prefix: str) -> list[onnx.NodeProto]:
+    """The nodes of a branch, their names behind a prefix; its initializers become the graph's."""
+    body = next(a.g for a in conditional.attribute if a.name == branch)
     local = {t.name for t in body.initializer} | {name for n in body.node for name in n.output if name}
     renamed = {name: f"{prefix}/{name}" for name in local}
     ends = []
-    for inner, outer in zip(body.output, taken.output, strict=False):
+    for inner, outer in zip(body.output, conditional.output, strict=False):
         if not outer:
             continue
-        # Identity keeps both names when the branch returns an outer tensor; normalising removes it where it can.
+        # Identity keeps both names when the branch returns an outer tensor; `remove_identity` takes out what it can.
         source = renamed.get(inner.name, inner.name)
         ends.append(onnx.helper.make_node("Identity", [source], [outer], name=outer))
     for tensor in body.initializer:
         added = graph.initializer.add()
         added.CopyFrom(tensor)
         added.name = renamed[tensor.name]
-    inlined = [onnx.NodeProto.FromString(n.SerializeToString()) for n in body.node]
-    for inner_node in inlined:
-        inner_node.name = f"{prefix}/{inner_node.name}" if inner_node.name else ""
-        rename(inner_node, renamed)
-    return [*inlined, *ends]
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in body.node]
+    for node in nodes:
+        node.name = f"{prefix}/{node.name}" if node.name else ""
+        rename(node, renamed)
+    return [*nodes, *ends]

@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.lazy_weights import without_weights
+from netadapt_onnx.graph.weightless import without_weights
 from netadapt_onnx.profilers.agent import low_mean, processor, profile_record
 from netadapt_onnx.profilers.checked_values import checked_environment
 from netadapt_onnx.profilers.device import Answer, End, Environment, Failed, Job, Manifest, Measured

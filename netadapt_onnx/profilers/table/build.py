@@ -18,8 +18,8 @@ import numpy as np
 from netadapt_onnx import __version__
 from netadapt_onnx.common.progress import Progress, stage
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.lazy_weights import file_bytes
 from netadapt_onnx.graph.runtime import Arrays
+from netadapt_onnx.graph.weightless import file_bytes
 from netadapt_onnx.profilers.agent import SESSION_BYTES
 from netadapt_onnx.profilers.device import REFERENCE, Device, Job, Measured, Order, measure_on
 from netadapt_onnx.profilers.devices.local import LocalDevice

@@ -18,7 +18,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import CostModel
-from netadapt_onnx.graph.model import node_name
+from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.profilers.table.kernel_fit import Floats, Stairs, nonnegative, robust_nonnegative
 from netadapt_onnx.profilers.units import attributes
 

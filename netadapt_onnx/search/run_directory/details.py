@@ -9,7 +9,7 @@ import msgspec
 
 from netadapt_onnx.common.json_output import UNREADABLE
 from netadapt_onnx.graph.cost import LayerCost, cost
-from netadapt_onnx.graph.folding import Folded
+from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.search.latency_check import MeasuredLatency
 from netadapt_onnx.search.run_directory.run import write_json
 from netadapt_onnx.surgery import Trace
@@ -69,7 +69,7 @@ def write_training(run: Path, epochs: Sequence[TrainedEpoch]) -> None:
     write_json(run / DETAILS_FILE, Details(training=tuple(epochs)))
 
 
-def write_details(run: Path, original: Trace, result: Folded, gauges: Mapping[str, MeasuredLatency]) -> Path:
+def write_details(run: Path, original: Trace, result: FoldedModel, gauges: Mapping[str, MeasuredLatency]) -> Path:
     """Record what became of each layer, beside the training that was recorded before; returns the file."""
     owner = {layer: group.name for group in original.groups for layer in group.layers}
     shapes = {**original.folded.shapes, **result.shapes}  # a table asks for what went with a branch as well
@@ -98,6 +98,6 @@ def write_details(run: Path, original: Trace, result: Folded, gauges: Mapping[st
     return run / DETAILS_FILE
 
 
-def _counted(folded: Folded) -> tuple[LayerCost, ...]:
+def _counted(folded: FoldedModel) -> tuple[LayerCost, ...]:
     flat, _ = flatten(folded)
     return cost(flat.proto, flat.shapes).layers

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from netadapt_onnx.common.resources import amounts
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.proposal import Amounts
 from netadapt_onnx.search.result import Finished
@@ -76,10 +77,8 @@ def of_step(step: Step, model: str | None) -> Point:
 
 def of_finished(found: Finished, steps: Sequence[Step], original: Point, model: str) -> Point:
     """The model of a target, after the final training; without steps, the original normalised."""
-    counted = {"macs": found.after.macs, "params": found.after.params}
-    counted |= {"size": found.after.size_bytes, "memory": found.after.memory_bytes}
     searched = of_step(steps[-1], None).resources if steps else original.resources
-    known = {**searched, **{name: float(value) for name, value in counted.items()}}
+    known = {**searched, **{name: float(value) for name, value in amounts(found.after).items()}}
     known |= {name: latency.ratio * latency.before_ms for name, latency in found.latencies.items()}
     known |= {name: other.ratio * other.before for name, other in found.measured.items()}
     widths = {name: after for name, (_, after) in found.groups.items()}

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.graph.extract import reads
+from netadapt_onnx.graph.nodes import reads
 from netadapt_onnx.surgery.reconstruct.layers import Linear
 
 

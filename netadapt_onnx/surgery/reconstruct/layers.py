@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from netadapt_onnx.graph.extract import reads
+from netadapt_onnx.graph.nodes import reads
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.resize import Cut
 from netadapt_onnx.surgery.trace import Trace

@@ -15,7 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.common.progress import counting
-from netadapt_onnx.graph.extract import reads
+from netadapt_onnx.graph.nodes import reads
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.surgery.activations import Advance
 from netadapt_onnx.surgery.reconstruct.bias import add_intercept, sink

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from netadapt_onnx.graph.axis_arrays import UnmatchedShapes, regroup
 from netadapt_onnx.surgery.factors import align, aligned_shape, labelled, on_axis
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
@@ -43,41 +44,13 @@ def reshape(node: Node, labels: Labels) -> None:
     """The order of elements stays: reshape the label array itself, spelled out only where it holds labels."""
     x, y = node.inputs[0], node.outputs[0]
     before, after = labels.shape(x), labels.shape(y)
-    factors = [regroup(f, before, after) for f in labels.of(x)]
+    try:
+        factors = [regroup(f, before, after) for f in labels.of(x)]
+    except UnmatchedShapes as error:
+        raise Unsupported(str(error)) from error
     labels.set(y, factors)
     if node.op == "Reshape" and factors:
         labels.edit(node, lambda cut, made: cut.resize_dims(made, 1, y))
-
-
-def regroup(factor: Array, before: tuple[int, ...], after: tuple[int, ...]) -> Array:
-    """Labels of a tensor of shape `before`, reshaped to `after`; Unsupported where the shapes cannot be matched."""
-    spelled: list[int] = []
-    target: list[int] = []
-    for sources, targets in segments(before, after):
-        whole = any(factor.shape[k] > 1 for k in sources)
-        spelled += [before[k] if whole else 1 for k in sources]
-        target += [after[k] if whole else 1 for k in targets]
-    return np.broadcast_to(factor, spelled).reshape(target)
-
-
-def segments(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
-    """Split two shapes of equal size into the smallest runs of axes whose products are equal."""
-    if 0 in before or int(np.prod(before)) != int(np.prod(after)):
-        raise Unsupported(f"shapes {before} and {after} cannot be matched")
-    runs: list[tuple[list[int], list[int]]] = []
-    i = j = 0
-    while i < len(before) or j < len(after):
-        sources, targets = ([i] if i < len(before) else []), ([j] if j < len(after) else [])
-        left = before[i] if sources else 1
-        right = after[j] if targets else 1
-        i, j = i + len(sources), j + len(targets)
-        while left != right:
-            if left < right:
-                left, sources, i = left * before[i], [*sources, i], i + 1
-            else:
-                right, targets, j = right * after[j], [*targets, j], j + 1
-        runs.append((sources, targets))
-    return runs
 
 
 @rule("Concat")

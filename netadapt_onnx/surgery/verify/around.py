@@ -6,28 +6,28 @@ from collections.abc import Collection
 
 import onnx
 
-from netadapt_onnx.graph.folding import Folded
-from netadapt_onnx.graph.shape_inference import Spec
+from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.shapes import Spec
 from netadapt_onnx.graph.subgraphs import captured
 
 
-def relies_on_guesses(folded: Folded) -> bool:
+def relies_on_guesses(folded: FoldedModel) -> bool:
     """Whether anything is computed from a tensor whose shape was only assumed, so that no proof may rest on it."""
     read = {name for node in folded.proto.graph.node for name in [*node.input, *captured(node)]}
     return not read.isdisjoint(folded.assumed)
 
 
-def can_be_proven(folded: Folded) -> bool:
+def can_be_proven(folded: FoldedModel) -> bool:
     """Whether a model can be run, at least around nodes that cannot."""
     return folded.unrunnable is None or (bool(folded.unrun) and not relies_on_guesses(folded))
 
 
-def fed_instead(folded: Folded) -> dict[str, Spec]:
+def fed_instead(folded: FoldedModel) -> dict[str, Spec]:
     """Shape and type of what unrunnable nodes put out, as far as they are known."""
     return {name: (folded.shapes[name], folded.dtypes[name]) for name in folded.unrun if name in folded.shapes}
 
 
-def around(proto: onnx.ModelProto, folded: Folded) -> onnx.ModelProto:
+def around(proto: onnx.ModelProto, folded: FoldedModel) -> onnx.ModelProto:
     """A copy without the nodes whose outputs are `folded.unrun`; those of known shape are inputs."""
     fed = fed_instead(folded)
     missing = set(folded.unrun) - fed.keys()

@@ -9,7 +9,7 @@ import onnx
 
 from netadapt_onnx.common.progress import counting
 from netadapt_onnx.graph.runtime import Arrays, random_inputs, run, session
-from netadapt_onnx.graph.shape_inference import Known
+from netadapt_onnx.graph.shapes import Specs
 from netadapt_onnx.surgery.resize import Cut
 from netadapt_onnx.surgery.verify.rounding import nudged
 
@@ -79,7 +79,7 @@ class Comparison:
         model: onnx.ModelProto,
         names: list[str],
         cut: Cut,
-        specs: Known,
+        specs: Specs,
         handed: frozenset[str] = frozenset(),
     ) -> None:
         self._reference = reference

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from netadapt_onnx.graph.lazy_weights import without_weights
 from netadapt_onnx.graph.subgraphs import bodies
+from netadapt_onnx.graph.weightless import without_weights
 
 
 @dataclass(frozen=True)

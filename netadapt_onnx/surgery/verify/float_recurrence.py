@@ -10,8 +10,8 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from netadapt_onnx.graph.lazy_weights import without_weights
 from netadapt_onnx.graph.subgraphs import bodies
+from netadapt_onnx.graph.weightless import without_weights
 
 RECURRENT = "DynamicQuantizeLSTM"
 # Inputs of weights, each with those of its scales and zero points; those before `SCALES` are LSTM's own.

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.graph.lazy_weights import without_weights
 from netadapt_onnx.graph.subgraphs import all_bodies
+from netadapt_onnx.graph.weightless import without_weights
 
 # What computes with weights so that its result moves as little as they do. Not here: what compares, rounds or counts,
 # and what reads sizes, thresholds or scales of an image, of which a unit in the last place can change everything.

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from netadapt_onnx.graph.lazy_weights import without_weights
 from netadapt_onnx.graph.subgraphs import bodies
+from netadapt_onnx.graph.weightless import without_weights
 
 NARROW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 # Attributes that name an element type.

@@ -8,7 +8,7 @@ import pytest
 from models import residual
 from netadapt_onnx.api.profile import import_results
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_versions
 from netadapt_onnx.profilers.table.build import header_of
 from netadapt_onnx.profilers.table.predict import Cell, Record, Reference, Table, Whole, encode

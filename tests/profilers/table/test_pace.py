@@ -10,7 +10,7 @@ import pytest
 from models import residual
 from netadapt_onnx.api.inspect import Cautioned, inspect
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.profilers.random_widths import Draw, Kind, RandomWidthModel, random_versions
 from netadapt_onnx.profilers.table.build import LEAST_MODELS, LENGTHENED, SHORTEST_S, Pace, build
 from netadapt_onnx.profilers.table.predict import Table

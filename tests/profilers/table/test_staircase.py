@@ -7,7 +7,7 @@ import pytest
 
 from models import residual
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.profilers.table.kernel_fit import Stairs
 from netadapt_onnx.profilers.table.staircase import best_counts, best_points
 from netadapt_onnx.surgery.criteria.weights import select

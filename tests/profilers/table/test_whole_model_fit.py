@@ -12,7 +12,7 @@ import pytest
 from models import residual
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import CostModel
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.profilers import providers
 from netadapt_onnx.profilers.execution import CPU
 from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, random_versions

@@ -15,9 +15,9 @@ from netadapt_onnx.api.prune import prune
 from netadapt_onnx.cli import run as cli
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load, save
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import Arrays, run, session
 from netadapt_onnx.surgery import CRITERIA, MEASURED, Group, Trace, importance, resize, select, trace
 from netadapt_onnx.surgery.criteria.ranking import at_share, counts_after, removal_order

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import models
 from netadapt_onnx.graph.extract import between
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.surgery import (
     Trace,

@@ -7,8 +7,8 @@ import onnx
 import pytest
 
 import models
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import Arrays, run, session
 from netadapt_onnx.surgery import (
     Trace,

@@ -9,8 +9,8 @@ import attention_cases  # noqa: F401 - registers its cases
 import control_cases  # noqa: F401 - likewise
 import quantised_cases  # noqa: F401 - likewise
 import sampling_cases  # noqa: F401 - likewise
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery import Choices, select, trace, verify
 from netadapt_onnx.surgery.rules import RULES
 from rule_cases import CASES, build

@@ -11,8 +11,8 @@ import models
 import quantised_cases
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery import Trace, resize, select, trace, verify
 from netadapt_onnx.surgery.criteria.weights import l2

@@ -11,11 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import models
-from netadapt_onnx.api.prune import at_ratio
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery import KeptIndices, Trace, resize, select, trace, verify
+from netadapt_onnx.surgery.channel_counts import at_ratio
 
 
 def traced(proto: onnx.ModelProto) -> Trace:

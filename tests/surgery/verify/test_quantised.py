@@ -10,11 +10,11 @@ from onnx import TensorProto, helper, numpy_helper
 import models
 import quantised_cases  # noqa: F401 - registers its cases
 import rule_cases
-from netadapt_onnx.api.prune import at_ratio
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery import Trace, resize, select, trace, verify
+from netadapt_onnx.surgery.channel_counts import at_ratio
 from netadapt_onnx.surgery.verify.exact_integers import PRODUCTS, with_exact_integers
 
 SIZE = 48

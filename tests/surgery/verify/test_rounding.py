@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import models
-from netadapt_onnx.graph.folding import fold
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery import Trace, resize, trace, verify
 from netadapt_onnx.surgery.verify.rounding import nudged
 

@@ -8,21 +8,17 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-import onnx
-
 from netadapt_onnx import __version__
 from netadapt_onnx.common.files import digest
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import Model
 
 
-def provenance(model: Model, *, command: str, budget: str = "") -> dict[str, str]:
+def provenance(source_sha256: str, *, command: str, budget: str = "") -> dict[str, str]:
     """Entries for `metadata_props`: tool version, the original's SHA-256, the command and the budget if there was one.
 
     No dates and no places: the same work must write the same bytes.
     """
-    entries = {"version": __version__, "source_sha256": model.sha256, "command": command, "budget": budget}
+    entries = {"version": __version__, "source_sha256": source_sha256, "command": command, "budget": budget}
     return {f"netadapt_onnx.{key}": value for key, value in entries.items() if value}
 
 
@@ -40,6 +36,8 @@ def file_hash(file: Path) -> str:
 
 def versions() -> dict[str, str | None]:
     """What a run is made with; None for what is not installed."""
+    import numpy as np
+    import onnx
     import onnxruntime
 
     return {

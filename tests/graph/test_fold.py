@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import models
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.folding import fold
+from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load
-from netadapt_onnx.graph.normalise import normalise
+from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 
 

@@ -1,32 +1,29 @@
-"""Channel shuffles, however they are spelled, found as what they are: channels of one axis taken in a fixed order.
+"""Channel shuffles, however they are spelled: channels of one axis in another, fixed order.
 
 Reshape, Transpose, Reshape; the same with a Gather, a Split or a Slice of each half; halves stacked on a new axis and
-flattened: in between, channels are spread over two axes, where only equal counts along both can be cut. That couples
-channels which nothing needs coupled, after a few ShuffleNet units all of them. So the positions of a tensor's elements
-are followed through operators that move them, and where one axis alone was rearranged, one Gather does the same.
+flattened. The positions of a tensor's elements are followed through operators that move them; it is a shuffle where one
+axis alone was rearranged, and its positions were spread over several axes on the way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.graph.folding import Folded
-from netadapt_onnx.surgery.factors import on_axis, squeeze
-from netadapt_onnx.surgery.labels import Unsupported
-from netadapt_onnx.surgery.rules.movement import regroup, segments
-from netadapt_onnx.surgery.union_find import Array
+from netadapt_onnx.graph.axis_arrays import Array, UnmatchedShapes, matching_runs, on_axis, regroup, squeeze
+from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.nodes import is_standard
+from netadapt_onnx.graph.shapes import Shapes
 
 REGROUPING = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 # What may end a shuffle, and what else may be inside it. Of their inputs the first is moved, of Concat all.
 ENDS = REGROUPING | {"Transpose", "Gather", "Slice", "Concat"}
 MOVING = ENDS | {"Split"}
 MOST_NODES = 12
-SLICE_INPUTS_OPSET = 10
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Shuffle:
     axis: int
     order: Array
     spread: frozenset[str]
-    is_whole: bool  # all positions of all sources, in their order
+    is_complete: bool  # all positions of all sources, in their order
 
 
 class _Chain:
@@ -65,7 +62,7 @@ class _Chain:
     def sources(self) -> tuple[str, ...]:
         """The tensors that are moved and come from outside."""
         inside = {name for node in self.nodes for name in node.output}
-        names = (name for node in self.nodes for name in moved(node))
+        names = (name for node in self.nodes for name in moved_inputs(node))
         return tuple(dict.fromkeys(name for name in names if name not in inside))
 
     def grow(self, sources: Sequence[str], shuffled: Mapping[str, Shuffle]) -> bool:
@@ -79,7 +76,7 @@ class _Chain:
         return True
 
     def follow(self, start: Mapping[str, Array]) -> dict[str, Array]:
-        """What becomes of arrays in which axes without change have length 1; Unsupported where that is not known."""
+        """What becomes of arrays in which axes without change have length 1; raises UnmatchedShapes."""
         values = dict(start)
         for node in self.nodes:
             values |= self._graph.moved_arrays(node, values)
@@ -89,7 +86,7 @@ class _Chain:
 class _Graph:
     """What is known of a folded model's tensors."""
 
-    def __init__(self, folded: Folded) -> None:
+    def __init__(self, folded: FoldedModel) -> None:
         self.nodes = list(folded.proto.graph.node)
         self.shapes = folded.shapes
         self.producer = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
@@ -100,11 +97,11 @@ class _Graph:
         if name not in self.producer:
             return False
         node = self.nodes[self.producer[name]]
-        if node.domain not in ("", "ai.onnx") or node.op_type not in MOVING:
+        if not is_standard(node, *MOVING):
             return False
-        if any(other not in self.shapes for other in (*moved(node), *filter(None, node.output))):
+        if any(other not in self.shapes for other in (*moved_inputs(node), *filter(None, node.output))):
             return False
-        if any(other in self.constants for other in moved(node)):
+        if any(other in self.constants for other in moved_inputs(node)):
             return False
         return node.op_type not in ("Gather", "Slice") or all(n in self.constants for n in node.input[1:] if n)
 
@@ -119,8 +116,8 @@ class _Graph:
             return False
         before, after = self.shapes[node.input[0]], self.shapes[node.output[0]]
         try:
-            runs = segments(tuple(before), tuple(after))
-        except Unsupported:
+            runs = matching_runs(tuple(before), tuple(after))
+        except UnmatchedShapes:
             return False
         return any(
             sum(shape[k] > 1 for k in axes) > 1
@@ -141,11 +138,11 @@ class _Graph:
         rank = len(self.shapes[x])
         axis = int(attributes.get("axis", 0)) % rank
         if node.op_type == "Gather":
-            return {y: taken(values[x], self._integers(node, 1), axis)}
+            return {y: gather(values[x], self._integers(node, 1), axis)}
         if node.op_type == "Split":
             ends = np.cumsum([0, *(self.shapes[name][axis] for name in node.output)])
             parts = zip(node.output, ends[:-1], ends[1:], strict=True)
-            return {name: taken(values[x], np.arange(start, end), axis) for name, start, end in parts}
+            return {name: gather(values[x], np.arange(start, end), axis) for name, start, end in parts}
         return {y: self._joined([(values[name], self.shapes[name][axis]) for name in node.input], axis)}
 
     def _integers(self, node: onnx.NodeProto, slot: int) -> Array:
@@ -153,14 +150,14 @@ class _Graph:
 
     def _sliced(self, node: onnx.NodeProto, value: Array, attributes: Mapping[str, Sequence[int]]) -> Array:
         shape = self.shapes[node.input[0]]
-        given: list[Sequence[int] | None] = [attributes.get(name) for name in ("starts", "ends", "axes", "steps")]
+        bounds: list[Sequence[int] | None] = [attributes.get(name) for name in ("starts", "ends", "axes", "steps")]
         for slot in range(1, len(node.input)):
-            given[slot - 1] = self._integers(node, slot).reshape(-1).tolist() if node.input[slot] else None
-        starts, ends = given[0] or [], given[1] or []
-        axes = given[2] or range(len(starts))
-        for start, end, axis, step in zip(starts, ends, axes, given[3] or [1] * len(starts), strict=True):
+            bounds[slot - 1] = self._integers(node, slot).reshape(-1).tolist() if node.input[slot] else None
+        starts, ends = bounds[0] or [], bounds[1] or []
+        axes = bounds[2] or range(len(starts))
+        for start, end, axis, step in zip(starts, ends, axes, bounds[3] or [1] * len(starts), strict=True):
             stop = None if step < 0 and end < -(2**30) else end
-            value = taken(value, np.arange(shape[axis])[start:stop:step], axis % len(shape))
+            value = gather(value, np.arange(shape[axis])[start:stop:step], axis % len(shape))
         return value
 
     @staticmethod
@@ -173,30 +170,29 @@ class _Graph:
         return np.concatenate([np.broadcast_to(p, s) for (p, _), s in zip(parts, shapes, strict=True)], axis)
 
 
-def moved(node: onnx.NodeProto) -> list[str]:
+def moved_inputs(node: onnx.NodeProto) -> list[str]:
     """The inputs whose elements a node of `MOVING` moves."""
     return list(node.input) if node.op_type == "Concat" else list(node.input[:1])
 
 
-def taken(value: Array, indices: Array, axis: int) -> Array:
+def gather(value: Array, indices: Array, axis: int) -> Array:
     """Positions along one axis, which stands for all of them where the array does not change along it."""
     if value.shape[axis] > 1:
         return value.take(indices, axis)
-    whole = indices.ndim == 1
-    return value if whole else value.take(np.zeros([1] * indices.ndim, np.int64), axis)
+    return value if indices.ndim == 1 else value.take(np.zeros([1] * indices.ndim, np.int64), axis)
 
 
-def shuffles(folded: Folded) -> dict[str, Shuffle]:
+def find_shuffles(folded: FoldedModel) -> dict[str, Shuffle]:
     """The shuffles of a model by the tensor that each results in, in topological order."""
     graph = _Graph(folded)
-    found: dict[str, Shuffle] = {}
+    shuffles: dict[str, Shuffle] = {}
     for node in graph.nodes:
         result = node.output[0] if node.output else ""
         if node.op_type in ENDS and graph.is_moved(result):
-            shuffle = _shuffle(result, graph, found)
+            shuffle = _shuffle(result, graph, shuffles)
             if shuffle is not None:
-                found[result] = shuffle
-    return found
+                shuffles[result] = shuffle
+    return shuffles
 
 
 def _shuffle(result: str, graph: _Graph, shuffled: Mapping[str, Shuffle]) -> Shuffle | None:
@@ -207,7 +203,7 @@ def _shuffle(result: str, graph: _Graph, shuffled: Mapping[str, Shuffle]) -> Shu
         if chain.may_shuffle and all(graph.fits(name, result) for name in sources):
             try:
                 shuffle = _as_shuffle(chain, sources, result, graph.shapes)
-            except (Unsupported, ValueError, IndexError):
+            except (ValueError, IndexError):
                 return None
             if shuffle is not None:
                 return shuffle
@@ -215,9 +211,7 @@ def _shuffle(result: str, graph: _Graph, shuffled: Mapping[str, Shuffle]) -> Shu
             return None
 
 
-def _as_shuffle(
-    chain: _Chain, sources: Sequence[str], result: str, shapes: Mapping[str, Sequence[int]]
-) -> Shuffle | None:
+def _as_shuffle(chain: _Chain, sources: Sequence[str], result: str, shapes: Shapes) -> Shuffle | None:
     """The one axis that a chain rearranges, if it does no more and spreads it on the way."""
     rank = len(shapes[result])
     moving: int | None = None
@@ -241,38 +235,13 @@ def _as_shuffle(
         order = squeeze(values[result])
         if order.size != order.shape[axis]:
             return None
-        line = np.broadcast_to(order.reshape(-1), shapes[result][axis])
-        if axis == moving or not np.array_equal(line, np.arange(lengths[0])):
+        positions = np.broadcast_to(order.reshape(-1), shapes[result][axis])
+        if axis == moving or not np.array_equal(positions, np.arange(lengths[0])):
             spread = frozenset(name for name, value in values.items() if _labelled_axes(squeeze(value)) > 1)
-            is_whole = np.array_equal(line, np.arange(sum(lengths)))
-            rearranged.append(Shuffle(tuple(sources), axis, line, spread - {result}, is_whole))
+            is_complete = np.array_equal(positions, np.arange(sum(lengths)))
+            rearranged.append(Shuffle(tuple(sources), axis, positions, spread - {result}, is_complete))
     return rearranged[0] if len(rearranged) == 1 and rearranged[0].spread else None
 
 
 def _labelled_axes(array: Array) -> int:
     return sum(n > 1 for n in array.shape)
-
-
-def spelled(
-    shuffle: Shuffle, last: onnx.NodeProto, opset: int, free: Callable[[str], str]
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """The nodes that do the same at once, in place of `last`, and their constants; `free` makes unused names.
-
-    Concat of several sources, then a Slice of neighbours, which copies faster, or a Gather.
-    """
-    result, order, source = list(last.output), shuffle.order, shuffle.sources[0]
-    nodes: list[onnx.NodeProto] = []
-    if len(shuffle.sources) > 1:
-        if shuffle.is_whole:
-            return [onnx.helper.make_node("Concat", shuffle.sources, result, last.name, axis=shuffle.axis)], []
-        source = free("joined")
-        nodes.append(onnx.helper.make_node("Concat", shuffle.sources, [source], source, axis=shuffle.axis))
-    if opset >= SLICE_INPUTS_OPSET and (np.diff(order) == 1).all():
-        bounds = {"starts": order[:1], "ends": order[-1:] + 1, "axes": np.array([shuffle.axis])}
-        constants = [numpy_helper.from_array(value.astype(np.int64), free(name)) for name, value in bounds.items()]
-        inputs = [source, *(tensor.name for tensor in constants)]
-        nodes.append(onnx.helper.make_node("Slice", inputs, result, last.name))
-    else:
-        constants = [numpy_helper.from_array(order.astype(np.int64), free("order"))]
-        nodes.append(onnx.helper.make_node("Gather", [source, constants[0].name], result, last.name, axis=shuffle.axis))
-    return nodes, constants

@@ -16,8 +16,8 @@ import models
 from netadapt_onnx.api.inspect import inspect
 from netadapt_onnx.api.prune import prune
 from netadapt_onnx.graph import onnx_file
+from netadapt_onnx.graph.lazy_weights import unread_weights
 from netadapt_onnx.graph.model import load, load_without_weights
-from netadapt_onnx.graph.unread_weights import unread_weights
 
 BUILDERS: dict[str, Callable[[], onnx.ModelProto]] = models.ALL | {
     name: lambda kind=kind: kind(3)  # type: ignore[misc]
@@ -62,7 +62,7 @@ def test_inspecting_reads_no_weights_and_a_cut_one_at_a_time(tmp_path: Path, mon
         read.append(tensor.name)
         return original(tensor, model)
 
-    monkeypatch.setattr("netadapt_onnx.graph.unread_weights.external_array", recorded)
+    monkeypatch.setattr("netadapt_onnx.graph.lazy_weights.external_array", recorded)
     left = load_without_weights(file)
     assert left.sha256 == ""
     convs = {node.input[1] for node in left.proto.graph.node if node.op_type in ("Conv", "Gemm")}

@@ -1,0 +1,85 @@
+"""The inputs of a model: the shapes that its file declares, and those that they get."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import onnx
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.graph.shapes import Shape, Shapes, Spec
+
+
+def declared_shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
+    """The shape written in the file; None for a dynamic axis, None altogether when the file gives no shape."""
+    if not value.type.tensor_type.HasField("shape"):
+        return None
+    return tuple(
+        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in value.type.tensor_type.shape.dim
+    )
+
+
+def dynamic_batch_inputs(proto: onnx.ModelProto) -> list[str]:
+    """Names of the inputs whose first axis is dynamic."""
+    shapes = {v.name: declared_shape(v) for v in proto.graph.input}
+    return [name for name, shape in shapes.items() if shape and shape[0] is None]
+
+
+def input_specs(proto: onnx.ModelProto, shapes: Shapes | None = None, batch_size: int = 1) -> dict[str, Spec]:
+    """Concrete shape and element type of each graph input.
+
+    Args:
+        proto: the model; a dynamic first axis of its inputs becomes `batch_size`.
+        shapes: those of inputs with other dynamic axes (`required_shapes.py` says beforehand which are missing).
+        batch_size: the length of dynamic first axes.
+
+    Raises:
+        NetadaptError: for a dynamic axis without a size, and for shapes that fit no input.
+    """
+    remaining = dict(shapes or {})
+    specs: dict[str, Spec] = {}
+    for value in proto.graph.input:
+        if not value.type.HasField("tensor_type"):
+            raise NetadaptError(f"input '{value.name}' is not a tensor", code="unsupported")
+        try:
+            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        except KeyError:
+            number = value.type.tensor_type.elem_type
+            raise NetadaptError(f"input '{value.name}' has the unknown type {number}", code="not-onnx") from None
+        shape = _input_shape(value, remaining.pop(value.name, None), batch_size)
+        if 0 in shape:
+            raise NetadaptError(f"input '{value.name}' is empty: {_times(shape)}", code="unsupported")
+        specs[value.name] = (shape, dtype)
+    if remaining:
+        raise NetadaptError(
+            f"--shape names no input of the model: {', '.join(remaining)}",
+            hint=f"its inputs are {', '.join(specs)}",
+        )
+    return specs
+
+
+def _input_shape(value: onnx.ValueInfoProto, shape: Shape | None, batch_size: int) -> Shape:
+    """The shape that was asked for, if it fits what the file declares; else the declared one at this batch size."""
+    declared = declared_shape(value)
+    if shape is None:
+        if declared is None or None in declared[1:]:
+            raise NetadaptError(f"the shape of input '{value.name}' is open", code="dynamic-axis")
+        return tuple(batch_size if size is None else size for size in declared)
+    if declared is not None and (
+        len(declared) != len(shape) or any(d not in (None, n) for d, n in zip(declared, shape, strict=True))
+    ):
+        raise NetadaptError(f"--shape {value.name}={_times(shape)} does not fit the input {_times(declared)}")
+    return shape
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Read one `--shape NAME=1x3x224x224`."""
+    match = re.fullmatch(r"(.+)=(\d{1,18}(?:x\d{1,18})*)", text)
+    if not match:
+        raise NetadaptError(f"--shape {text}: expected NAME=1x3x224x224")
+    return match[1], tuple(int(d) for d in match[2].split("x"))
+
+
+def _times(shape: tuple[int | None, ...]) -> str:
+    return "x".join("?" if d is None else str(d) for d in shape)

@@ -1,0 +1,87 @@
+"""A graph evaluated at any sizes of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.graph.inputs import input_specs
+from netadapt_onnx.graph.nodes import READS_SHAPE_ONLY, is_standard
+from netadapt_onnx.graph.shape_inference import Evaluation, declared_specs
+from netadapt_onnx.graph.shapes import Shapes, Specs
+from netadapt_onnx.graph.single_node import SingleNodes
+from netadapt_onnx.graph.size_trials import agrees
+from netadapt_onnx.graph.subgraphs import captured
+
+
+@dataclass(frozen=True)
+class ShapeEvaluator:
+    """Evaluates the shapes and constants of one sorted graph.
+
+    `proto` holds the graph without its initializers, which are in `initializers`; `single_nodes` runs nodes of it.
+    """
+
+    proto: onnx.ModelProto
+    initializers: dict[str, onnx.TensorProto]
+    single_nodes: SingleNodes
+
+    def at(self, specs: Specs, batch_size: int) -> Evaluation:
+        """The evaluation at these shapes of the inputs.
+
+        Shapes of operators that nothing can run are assumed only as long as nothing in the graph contradicts that.
+        Raises NetadaptError (code `unrunnable`) for a model that cannot have inputs of these shapes.
+        """
+        symbols = {
+            dim.dim_param: size
+            for value in self.proto.graph.input
+            for dim, size in zip(value.type.tensor_type.shape.dim, specs[value.name][0], strict=False)
+            if dim.dim_param
+        }
+        graph = self.proto.graph
+        declared = declared_specs([*graph.value_info, *graph.output], symbols, batch_size)
+        try:
+            evaluation = Evaluation(self.proto, self.initializers, specs, declared, self.single_nodes)
+            if not evaluation.assumed or all(agrees(value, evaluation.tensor_specs) for value in graph.output):
+                return evaluation
+        except NetadaptError:
+            if all(is_standard(node) for node in graph.node):
+                raise
+        return Evaluation(self.proto, self.initializers, specs, declared, self.single_nodes, assume=False)
+
+    def at_shapes(self, shapes: Shapes, batch_size: int) -> Evaluation:
+        """The evaluation at the shapes of those inputs that need one. Raises what `at` and `input_specs` raise."""
+        return self.at(input_specs(self.proto, shapes, batch_size), batch_size)
+
+    def at_if_possible(self, specs: Specs, batch_size: int) -> Evaluation | None:
+        """The evaluation at these shapes of the inputs; None if the model cannot have them."""
+        try:
+            return self.at(specs, batch_size)
+        except NetadaptError as error:
+            if error.code != "unrunnable":
+                raise
+            return None
+
+    def at_next_batch(self, specs: Specs, batch_inputs: list[str], batch_size: int) -> Evaluation | None:
+        """The evaluation with the first axis of `batch_inputs` one longer; None if the model has its batch baked in."""
+        larger = dict(specs)
+        for name in batch_inputs:
+            (size, *others), dtype = specs[name]
+            larger[name] = (size + 1, *others), dtype
+        return self.at_if_possible(larger, batch_size + 1)
+
+    def conditions(self, evaluation: Evaluation) -> Mapping[str, np.ndarray]:
+        """The values of those conditions of If nodes that have one."""
+        names = [node.input[0] for node in self.proto.graph.node if node.op_type == "If"]
+        return {n: evaluation.value(n) for n in names if n in self.initializers or evaluation.has_value(n)}
+
+    def computed_from_shapes(self) -> set[str]:
+        """The tensors that are computed from the shape of something."""
+        names: set[str] = set()
+        for node in self.proto.graph.node:
+            if node.op_type in READS_SHAPE_ONLY or not names.isdisjoint([*node.input, *captured(node)]):
+                names.update(node.output)
+        return names

@@ -1,0 +1,167 @@
+"""Models without their weights: a protobuf of gigabytes is copied, measured and opened without serialising it.
+
+Every access to `raw_data`, every `ByteSize` and `CopyFrom` of protobuf's Python copies the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from netadapt_onnx.graph.subgraphs import captured
+
+# Field numbers of onnx.proto: ModelProto.graph and GraphProto.initializer.
+_GRAPH, _INITIALIZER = 7, 5
+# Below this many bytes an initializer may be shape arithmetic and is not worth treating apart.
+WEIGHT_BYTES = 1 << 10
+# Types of which several elements share a byte, and those that have no bytes.
+NOT_WHOLE_BYTES = ("INT4", "INT2", "FLOAT4E2M1", "FLOAT6E2M3", "FLOAT6E3M2", "STRING", "UNDEFINED")
+
+
+def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without initializers."""
+    copy = onnx.ModelProto()
+    for field, value in proto.ListFields():
+        if field.name == "graph":
+            for inner, content in value.ListFields():
+                if inner.name != "initializer":
+                    copy_field(copy.graph, inner, content)
+        else:
+            copy_field(copy, field, value)
+    return copy
+
+
+def weights_as_inputs(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which weights, and what nobody loaded, are inputs of the graph: enough to judge whether it is valid."""
+    copy = without_weights(proto)
+    declared = {value.name for value in proto.graph.input}
+    for tensor in proto.graph.initializer:
+        outside = tensor.data_location == onnx.TensorProto.EXTERNAL
+        if not outside and (raw_bytes(tensor) or 0) <= WEIGHT_BYTES:
+            copy.graph.initializer.append(tensor)
+        elif tensor.name not in declared:  # before IR 4 every initializer was one
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            copy.graph.input.append(value)
+    return copy
+
+
+def light_copy(
+    proto: onnx.ModelProto, outputs: Sequence[str] | None = None
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """A copy whose large initializers are external data of no file, and their values by name.
+
+    `outputs` become its outputs. Initializers that nothing reads are left out, and those that are outputs stay inside:
+    onnxruntime drops or copies both before it looks for their values, and then does not find them.
+    """
+    copy = without_weights(proto)
+    if outputs is not None:
+        del copy.graph.output[:]
+        copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    returned = {value.name for value in copy.graph.output}
+    used = returned.union(*((*node.input, *captured(node)) for node in copy.graph.node))
+    weights: dict[str, np.ndarray] = {}
+    for tensor in proto.graph.initializer:
+        size = raw_bytes(tensor)
+        if tensor.name not in used:
+            continue
+        inside = size is None or size <= WEIGHT_BYTES or np.dtype(_dtype(tensor)).kind not in "iuf"
+        if inside or tensor.name in returned:
+            copy.graph.initializer.add().CopyFrom(tensor)
+            continue
+        weights[tensor.name] = numpy_helper.to_array(tensor)
+        copy.graph.initializer.append(stand_in(tensor))
+    return copy, weights
+
+
+def stand_in(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """A tensor like the given one, its data external and of no file."""
+    placeholder = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
+    _describe(placeholder, tensor)
+    placeholder.external_data.add(key="location", value="weights")
+    return placeholder
+
+
+def raw_bytes(tensor: onnx.TensorProto) -> int | None:
+    """How many bytes of raw data a tensor has by its shape and type; None if its values are kept otherwise."""
+    if not tensor.HasField("raw_data") or tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return None
+    if onnx.TensorProto.DataType.Name(tensor.data_type).endswith(NOT_WHOLE_BYTES):
+        return None
+    elements: int = prod(tensor.dims)
+    return elements * int(np.dtype(_dtype(tensor)).itemsize)
+
+
+def file_bytes(proto: onnx.ModelProto) -> int:
+    """The length of the serialised model."""
+    bare = without_weights(proto)
+    graph = len(bare.graph.SerializeToString())
+    bare.ClearField("graph")
+    graph += sum(_field_bytes(_tensor_bytes(tensor)) for tensor in proto.graph.initializer)
+    return len(bare.SerializeToString()) + _field_bytes(graph)
+
+
+def write(proto: onnx.ModelProto, stream: BinaryIO) -> None:
+    """Write a model one initializer after the other, never holding all of it as bytes."""
+    bare = without_weights(proto)
+    graph = bare.graph.SerializeToString()
+    bare.ClearField("graph")
+    lengths = [len(tensor.SerializeToString()) for tensor in proto.graph.initializer]
+    stream.write(bare.SerializeToString())
+    stream.write(_head(_GRAPH, len(graph) + sum(map(_field_bytes, lengths))))
+    stream.write(graph)
+    for tensor, length in zip(proto.graph.initializer, lengths, strict=True):
+        stream.write(_head(_INITIALIZER, length))
+        stream.write(tensor.SerializeToString())
+
+
+def _head(number: int, length: int) -> bytes:
+    """Tag and length of a length-delimited field."""
+    head = bytearray([number << 3 | 2])
+    while length > 0x7F:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return bytes(head)
+
+
+def _tensor_bytes(tensor: onnx.TensorProto) -> int:
+    size = raw_bytes(tensor)
+    if size is None:
+        return int(tensor.ByteSize())
+    bare = onnx.TensorProto()
+    _describe(bare, tensor)
+    if tensor.HasField("data_location"):  # one that was external says so, though it no longer is
+        bare.data_location = tensor.data_location
+    return len(bare.SerializeToString()) + _field_bytes(size)
+
+
+def _field_bytes(length: int) -> int:
+    """A field of `length` bytes: its tag (one byte for numbers up to 15), the length as a varint, the bytes."""
+    return 1 + max(1, -(-length.bit_length() // 7)) + length
+
+
+def _describe(copy: onnx.TensorProto, tensor: onnx.TensorProto) -> None:
+    """Everything of a tensor but its raw data."""
+    copy.name, copy.data_type = tensor.name, tensor.data_type
+    copy.dims.extend(tensor.dims)
+    if tensor.doc_string:
+        copy.doc_string = tensor.doc_string
+
+
+def _dtype(tensor: onnx.TensorProto) -> Any:
+    return onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+
+
+def copy_field(message: Any, field: Any, value: Any) -> None:
+    """Give a message a field's value, as another message's `ListFields` names it; repeated ones grow."""
+    if field.is_repeated:
+        getattr(message, field.name).extend(value)
+    elif field.message_type is not None:
+        getattr(message, field.name).CopyFrom(value)
+    else:
+        setattr(message, field.name, value)
