@@ -11,17 +11,17 @@ import torch
 
 import models
 from netadapt_onnx.data.dataset import Dataset, Split
-from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.scaling import gated_training
 from netadapt_onnx.scaling.descent import DescentSchedule, descend
 from netadapt_onnx.scaling.filter_gates import Gate, filter_gates
 from netadapt_onnx.scaling.gated_training import GatedNetwork, SgdOptions
 from netadapt_onnx.scaling.width_record import WidthRecord
-from netadapt_onnx.surgery import Trace, trace
+from netadapt_onnx.surgery import Trace
 from netadapt_onnx.surgery.reduction_sites import reduction_sites
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.task import task
 from netadapt_onnx.training.torch_graph import TorchGraph
+from tracing import trace_model
 
 NETWORKS = {
     "plain": models.plain((8, 12, 16), size=8),
@@ -32,10 +32,6 @@ NETWORKS = {
 }
 every_network = pytest.mark.parametrize("proto", NETWORKS.values(), ids=NETWORKS.keys())
 SGD = SgdOptions(0.5, 5e-4)
-
-
-def traced(proto: onnx.ModelProto) -> Trace:
-    return trace(fold(proto, {}, 1))
 
 
 def data(original: Trace, samples: int = 96) -> Dataset:
@@ -64,7 +60,7 @@ def derivatives(original: Trace, wired: tuple[Gate, ...], opened: np.ndarray) ->
 
 @every_network
 def test_gates_on_weights_are_those_on_the_data(proto: onnx.ModelProto) -> None:
-    original = traced(proto)
+    original = trace_model(proto)
     cheap = filter_gates(original)
     on_data = tuple(
         Gate(p.output, p.slot, p.axis, len(original.flat.shapes[p.tensor]), p.line) for p in reduction_sites(original)
@@ -83,7 +79,7 @@ def _operand(original: Trace, gate: Gate) -> str:
 
 
 def test_a_gates_gradient_is_the_losss_slope() -> None:
-    original = traced(NETWORKS["residual"])
+    original = trace_model(NETWORKS["residual"])
     wired, opened = filter_gates(original), np.ones(len(original.roots))
     slopes = derivatives(original, wired, opened)
     for name in ("conv1", "conv2"):
@@ -101,7 +97,7 @@ def test_cutting_closed_filters_out_changes_nothing(proto: onnx.ModelProto, monk
 
     def importances(cut_share: float) -> tuple[list[np.ndarray], int]:
         monkeypatch.setattr(gated_training, "CUT_SHARE", cut_share)
-        original = traced(proto)
+        original = trace_model(proto)
         seen = []
         with GatedNetwork(original, data(original), None, Settings(), SGD) as network:
             for step in range(6):
@@ -121,7 +117,7 @@ def test_cutting_closed_filters_out_changes_nothing(proto: onnx.ModelProto, monk
 
 
 def recorded(proto: onnx.ModelProto, schedule: DescentSchedule) -> WidthRecord:
-    original = traced(proto)
+    original = trace_model(proto)
     return descend(original, lambda widths: float(sum(widths.values())), data(original), schedule, Settings())
 
 
@@ -150,7 +146,7 @@ def test_a_batch_shared_by_two_threads_says_the_same_of_every_filter() -> None:
     b = models.Builder(1)
     x = b.relu(b.conv("image", 3, 8))
     b.head(b.relu(b.conv(x, 8, 12)), 12)
-    original = traced(b.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 10)}))
+    original = trace_model(b.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 10)}))
     seen = []
     for replicas in (1, 2):
         with GatedNetwork(original, data(original), None, Settings(replicas=replicas), SGD) as network:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from test_adapt import FAST, task
 
 from netadapt_onnx import cli
 from netadapt_onnx.api.adapt import adapt, dry_run
@@ -17,8 +16,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.energy import Rapl
 from netadapt_onnx.search import measured_check
 from netadapt_onnx.search.measured_check import program
-
-__all__ = ["task"]
+from search_cases import FAST
 
 # Counts multiply-accumulates roughly: a weight's elements; prints chatter first.
 PROGRAM = """

@@ -11,8 +11,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 import models
 from netadapt_onnx.graph.extract import between
-from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.surgery import (
     Trace,
@@ -21,8 +19,8 @@ from netadapt_onnx.surgery import (
     reconstruct,
     reconstruct_in_order,
     select,
-    trace,
 )
+from tracing import trace_model
 
 SIDE, IMAGES = 16, 20
 Network = Callable[[], onnx.ModelProto]
@@ -118,9 +116,8 @@ def declared(proto: onnx.ModelProto, batch: int | str, side: int | str) -> onnx.
 
 
 def traced(proto: onnx.ModelProto) -> Trace:
-    normalise(proto)
     batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
-    return trace(fold(proto, {"image": (batch, 3, SIDE, SIDE)}))
+    return trace_model(proto, shapes={"image": (batch, 3, SIDE, SIDE)})
 
 
 def images(count: int = IMAGES) -> Arrays:

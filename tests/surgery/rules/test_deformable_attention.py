@@ -11,6 +11,7 @@ from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import run, session
 from netadapt_onnx.surgery import Choices, Trace, resize, select, trace, verify
+from tracing import trace_model
 
 HEADS, POINTS, QUERIES, WIDTH, SIDE = 4, 3, 6, 32, 8
 
@@ -59,9 +60,7 @@ def heads_first(b: Builder, x: str, shape: tuple[int, ...], order: list[int] | N
 
 
 def traced(batch: int | str, size: int = 1, attention: str = "heads") -> Trace:
-    proto = deformable(batch)
-    normalise(proto)
-    return trace(fold(proto, batch_size=size), Choices(attention))  # type: ignore[arg-type]
+    return trace_model(deformable(batch), Choices(attention), batch_size=size)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("attention", ["heads", "dims"])
