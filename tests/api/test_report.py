@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,15 +14,8 @@ import netadapt_onnx
 from netadapt_onnx.api.report import read_run
 from netadapt_onnx.cli import run as command
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.timing import Ratio, Timing
-from netadapt_onnx.reporting import adapt_charts
-from netadapt_onnx.reporting.adapt_run import AdaptRun, Measurement, points, time_scales
-from netadapt_onnx.reporting.adapt_sections import adapt_sections
 from netadapt_onnx.reporting.comparison import pareto_fronts
-from netadapt_onnx.reporting.page import ChartRenderer
 from netadapt_onnx.scaling import latency_target
-from netadapt_onnx.search.result import AccuracyChange, Deployed, Latency, Limit
-from netadapt_onnx.search.run_directory.details import Details, LayerChange, TrainedEpoch
 from report_runs import EVIL, finished, scaled
 
 
@@ -75,7 +67,7 @@ def test_a_report_holds_everything_and_fetches_nothing(tmp_path: Path) -> None:
     assert len(proposals) == sum(len(step["tried"]) for step in steps) > 0
 
 
-def test_layers_and_what_stays_are_adapt_sections(tmp_path: Path) -> None:
+def test_layers_and_what_stays_are_shown(tmp_path: Path) -> None:
     page = Page(netadapt_onnx.report(finished(tmp_path)).report)
     titles = page.text["h2"]
     assert "layers" in titles and "what stays, and why" in titles and "how to repeat it" in titles
@@ -90,55 +82,6 @@ def test_layers_and_what_stays_are_adapt_sections(tmp_path: Path) -> None:
         inputs = after
     assert details["blocked"] == [{"group": "fc1", "channels": 10, "reason": "reaches graph output 'logits'"}]
     assert netadapt_onnx.report(tmp_path / "macs-0.6x").size_bytes < 100_000
-
-
-def test_measured_latencies_are_drawn(tmp_path: Path) -> None:
-    adapt_run = read_run(finished(tmp_path))
-    assert isinstance(adapt_run, AdaptRun)
-    times = (5.0, 5.1, 5.2), (10.0, 10.1, 10.4)
-    timing, other = Timing(5.1, (5.0, 5.2), 3), Timing(10.1, (10.0, 10.4), 3)
-    ratio = Ratio(0.505, (0.5, 0.51), timing, other, times)
-    steps = tuple(replace(s, resources={**s.resources, "latency": 5.5}) for s in adapt_run.steps)
-    last = len(steps)
-    latency = Latency(10.1, 5.1, (5.0, 5.2), 0.505, (0.5, 0.51), 5.5, 3)
-    adapt_run = replace(
-        adapt_run,
-        steps=steps,
-        result=replace(adapt_run.result, latency=latency, latencies={"latency": latency}),
-        measurements=(Measurement("latency", "brief", 1, ratio), Measurement("latency", "final", last, ratio)),
-        details=Details(
-            tuple(LayerChange(n, "Conv", n, (9, 5), (9, 5), {"latency": (6.0, 3.0)}) for n in ("conv1", "conv2")),
-            training=(TrainedEpoch(1, 0.5, 0.02), TrainedEpoch(2, 0.4, 0.01)),
-        ),
-    )
-    spec = adapt_charts.distributions(adapt_run, "latency")
-    assert spec is not None
-    assert sorted(row["latency (ms)"] for row in spec["data"]["values"]) == sorted(times[0] + times[1])
-    spec = adapt_charts.predicted_against_measured(adapt_run, "latency")
-    assert spec is not None
-    assert {row["measured latency (ms)"] for row in spec["data"]["values"]} == {0.505 * 10.1}
-    spec = adapt_charts.latency_by_layer(adapt_run, "latency")
-    assert spec is not None
-    assert sum(row["ms"] for row in spec["data"]["values"] if row["model"] == "original") == 12.0
-    titles = "".join(adapt_sections(adapt_run, ChartRenderer().figure, with_name=False))
-    assert "latency: predicted and measured" in titles and "final training" in titles
-
-
-def test_predictions_are_drawn_in_the_ms_of_the_final_measurement(tmp_path: Path) -> None:
-    """The table was measured in a slower hour: by it the original takes 12 ms and the limit is a share of 10."""
-    run = finished(tmp_path)
-    adapt_run = read_run(run)
-    assert isinstance(adapt_run, AdaptRun)
-    latency = Latency(10.0, 5.0, (4.9, 5.1), 0.5, (0.49, 0.51), 6.0, 3)
-    limit = Limit("latency=0.5x", 5.0, 5.1, False)
-    result = replace(adapt_run.result, latencies={"latency": latency}, limits=(limit,))
-    layers = tuple(LayerChange(n, "Conv", n, (9, 5), (9, 5), {"latency": (6.0, 3.0)}) for n in ("conv1", "conv2"))
-    assert time_scales(result, Details(layers)) == {"latency": pytest.approx(10 / 12)}
-    assert time_scales(replace(result, limits=(replace(limit, budget="latency=5ms"),)), Details(layers)) == {}
-    steps = tuple(replace(s, resources={**s.resources, "latency": 7.2}) for s in adapt_run.steps)
-    accepted = [p for p in points(result, steps, {"latency": 10 / 12}) if p.kind == "accepted"]
-    assert [p.resources["latency"] for p in accepted] == pytest.approx([6.0] * len(steps))
-    assert all(p.resources["macs"] == s.resources["macs"] for p, s in zip(accepted, steps, strict=True))
 
 
 def test_an_interactive_page_allows_its_own_scripts_and_no_other(tmp_path: Path) -> None:
@@ -222,27 +165,3 @@ def test_a_chart_that_is_none_is_said(tmp_path: Path) -> None:
     next((run / "plots").glob("*.json")).write_text("{")
     with pytest.raises(NetadaptError, match=r"plots/.*json is not readable as a run of `scale`"):
         netadapt_onnx.report(run)
-
-
-def test_several_targets_and_the_deployed_form_are_adapt_sections(tmp_path: Path) -> None:
-    adapt_run = read_run(finished(tmp_path))
-    assert isinstance(adapt_run, AdaptRun)
-    done = adapt_run.result.models[0]
-    change = AccuracyChange(0.75, 0.625, "r2", "test")
-    result = replace(
-        adapt_run.result,
-        models=(done, replace(done, budget="macs=0.3x", met=False)),
-        deployed=Deployed("int8", "model.int8.onnx", (4000, 1000), change),
-    )
-    text = "".join(adapt_sections(replace(adapt_run, result=result), ChartRenderer().figure, with_name=False))
-    assert "macs=0.3x" in text and "missed" in text
-    assert "r2 (test) as int8" in text and "0.625" in text and "0.25x" in text
-
-
-def test_branches_that_went_are_named(tmp_path: Path) -> None:
-    adapt_run = read_run(finished(tmp_path))
-    assert isinstance(adapt_run, AdaptRun)
-    gone = replace(adapt_run, result=replace(adapt_run.result, removed=("layer1.0.add", "layer<2>.add")))
-    texts = ["".join(adapt_sections(one, ChartRenderer().figure, with_name=False)) for one in (adapt_run, gone)]
-    assert "Without the residual branches layer1.0.add, layer&lt;2&gt;.add." in texts[1]
-    assert "residual branches" not in texts[0]
