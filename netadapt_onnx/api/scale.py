@@ -38,8 +38,8 @@ from netadapt_onnx.scaling.train_networks import NetworkTrainer
 from netadapt_onnx.scaling.width_record import WidthRecord, read_record
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.tables import built_table, loaded_table, table_file
-from netadapt_onnx.surgery import trace
 from netadapt_onnx.surgery.obstacles import require_prunable
+from netadapt_onnx.surgery.trace import trace
 from netadapt_onnx.training.separate_statistics import separate_statistics
 
 File = str | os.PathLike[str]

@@ -11,7 +11,7 @@ from netadapt_onnx.scaling.network import ScalableNetwork
 from netadapt_onnx.scaling.neuralscale import with_all_groups
 from netadapt_onnx.scaling.options import Method
 from netadapt_onnx.scaling.train_networks import NetworkTrainer
-from netadapt_onnx.surgery import importance
+from netadapt_onnx.surgery.criteria.selection import importance
 
 # MorphNet and magnitude prune once to this share of the filters; widths are scaled uniformly from there.
 PRUNED_SHARE = 0.5

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from netadapt_onnx.surgery import Trace
-from netadapt_onnx.surgery.reduction_sites import Contraction, reduction_sites
+from netadapt_onnx.surgery.reduction_sites import ReductionSite, reduction_sites
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.union_find import Array
 
 
@@ -60,20 +60,20 @@ def filter_gates(trace: Trace) -> tuple[Gate, ...]:
     )
 
 
-def _on_data(trace: Trace, site: Contraction) -> Gate:
+def _on_data(trace: Trace, site: ReductionSite) -> Gate:
     rank = len(trace.flat.shapes[site.tensor])
     others = [labels for axis, labels in trace.axes[site.tensor] if axis == site.axis]
-    return Gate(site.output, site.slot, site.axis, rank, site.line, tuple(others))
+    return Gate(site.output, site.slot, site.axis, rank, site.axis_labels, tuple(others))
 
 
-def _on_constant(trace: Trace, site: Contraction, slot: int, name: str) -> list[Gate]:
+def _on_constant(trace: Trace, site: ReductionSite, slot: int, name: str) -> list[Gate]:
     """Gates on a constant operand with the effect of one on the data: the same labels, or the same in every group."""
-    roots = np.unique(site.line)
+    roots = np.unique(site.axis_labels)
     gates = []
     for axis, labels in trace.axes.get(name, ()):
         same = np.where(np.isin(labels, roots), labels, 0)
-        times, rest = divmod(len(site.line), len(same))
-        if not rest and np.array_equal(np.tile(same, times), site.line):
+        times, rest = divmod(len(site.axis_labels), len(same))
+        if not rest and np.array_equal(np.tile(same, times), site.axis_labels):
             others = [other for k, other in trace.axes[name] if k == axis]
             gates.append(Gate(site.output, slot, axis, len(trace.flat.shapes[name]), same, tuple(others)))
     return gates

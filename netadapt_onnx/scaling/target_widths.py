@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.scaling.power_law import Law
-from netadapt_onnx.surgery import Group
+from netadapt_onnx.surgery.groups import Group
 
 Widths = dict[str, int]
 # Widths as a function of a network's size: no group gets narrower as the size grows.

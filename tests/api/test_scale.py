@@ -22,6 +22,8 @@ from netadapt_onnx.scaling.power_law import LEAST_ROWS, Law
 from netadapt_onnx.scaling.width_record import read_record
 from netadapt_onnx.training.initialise import initialised
 
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
+
 WIDTHS = (8, 12, 16)
 EXPONENTS = (0.3, 0.5, 0.65)
 

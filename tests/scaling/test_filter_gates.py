@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from netadapt_onnx.scaling.filter_gates import Gate, filter_gates
-from netadapt_onnx.surgery import Trace
 from netadapt_onnx.surgery.reduction_sites import reduction_sites
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.training.task import task
 from netadapt_onnx.training.torch_graph import TorchGraph
 from scaling_cases import NETWORKS, samples_for
@@ -39,7 +39,8 @@ def test_gates_on_weights_are_those_on_the_data(proto: onnx.ModelProto) -> None:
     original = trace_model(proto)
     cheap = filter_gates(original)
     on_data = tuple(
-        Gate(p.output, p.slot, p.axis, len(original.flat.shapes[p.tensor]), p.line) for p in reduction_sites(original)
+        Gate(p.output, p.slot, p.axis, len(original.flat.shapes[p.tensor]), p.axis_labels)
+        for p in reduction_sites(original)
     )
     assert all(original.labels.is_constant(_operand(original, gate)) for gate in cheap)
     opened = np.ones(len(original.roots))

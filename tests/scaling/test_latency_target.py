@@ -17,6 +17,8 @@ from netadapt_onnx.api import scale as scaling
 from netadapt_onnx.profilers.timing import Ratio, Timing
 from netadapt_onnx.scaling import latency_target
 
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
+
 WIDTHS = (64, 96, 128)
 BLOCK = 8
 CALL_MS = 0.2

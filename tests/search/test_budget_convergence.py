@@ -22,6 +22,8 @@ from netadapt_onnx.search.run_directory import run as running
 from netadapt_onnx.search.schedule import Schedule
 from search_cases import FAST, history
 
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
+
 
 @pytest.mark.parametrize("budget", ["latency=0.5x", "latency=5ms"])
 @pytest.mark.parametrize("drift", [0.9, 1.0, 1.15])

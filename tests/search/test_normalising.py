@@ -26,6 +26,8 @@ from netadapt_onnx.search import latency_check
 from sample_data import brightest_channel
 from search_cases import UNTRAINED, history, journal, overridable_task
 
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
+
 
 @pytest.fixture
 def task(tmp_path: Path) -> tuple[Path, Path]:

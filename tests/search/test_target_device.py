@@ -19,6 +19,8 @@ from netadapt_onnx.profilers.timing import Ratio
 from netadapt_onnx.search import latency_check
 from search_cases import FAST
 
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
+
 
 @pytest.fixture
 def simulated(monkeypatch: pytest.MonkeyPatch) -> dict[str, DriftingDevice]:

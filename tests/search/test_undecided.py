@@ -27,6 +27,8 @@ from netadapt_onnx.training import trainer
 from sample_data import brightest_channel
 from search_cases import UNTRAINED, history
 
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
+
 
 class SlowerOnceTrained(DisturbedDevice):
     """4% slower once the run holds a trained model, as on another day."""

@@ -7,7 +7,7 @@ import numpy as np
 import models
 from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.scaling.gated_training import SgdOptions
-from netadapt_onnx.surgery import Trace
+from netadapt_onnx.surgery.trace import Trace
 
 NETWORKS = {
     "plain": models.plain((8, 12, 16), size=8),
