@@ -1,4 +1,4 @@
-"""What every run's directory holds: its result, what it was asked, and what it was made with."""
+"""What the directory of every finished run holds: its result, the arguments that decided it, versions and device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Recorded:
+class FinishedRun:
     """A finished run: its name, `result.json` as it is, and `identity` and `about` of `run.json`."""
 
     name: str
@@ -29,29 +29,37 @@ class Recorded:
 
     @property
     def command(self) -> str:
-        """The command that it was a run of; `adapt` writes no name."""
+        """The command that wrote the run; `adapt` writes no name."""
         return str(self.identity.get("command", "adapt"))
 
     def result(self, kind: type[Result]) -> Result:
-        """The result as its dataclass. Raises NetadaptError if it is none."""
+        """The result as a dataclass of this kind.
+
+        Raises:
+            NetadaptError: `result.json` holds something else.
+        """
         try:
             return msgspec.json.decode(self.body, type=kind, dec_hook=lambda inner, value: inner(value))
         except UNREADABLE as error:
-            raise unreadable(self.name, self.command, error) from error
+            raise unreadable_run(self.name, self.command, error) from error
 
 
-def read_recorded(run: Path, name: str) -> Recorded:
-    """Read a finished run, to be called `name`. Raises NetadaptError if the folder is none, or it has not ended yet."""
+def read_finished_run(run: Path, name: str) -> FinishedRun:
+    """Read the result and the identity of a run, which the report calls `name`.
+
+    Raises:
+        NetadaptError: The folder is not a run directory, the run has not ended yet, or its files are damaged.
+    """
     if not (run / IDENTITY_FILE).is_file():
         raise NetadaptError(f"{run} is not a run", hint="name the directory given with -o", code="missing-file")
     if not (run / RESULT_FILE).is_file():
         raise NetadaptError(f"{run} has no result yet", hint="finish it with --resume", code="missing-file")
-    recorded = read_identity(run / IDENTITY_FILE)
+    document = read_identity(run / IDENTITY_FILE)
     body = (run / RESULT_FILE).read_bytes()
     read_journal(run).require_sealed(run / RESULT_FILE)
-    return Recorded(name, body, recorded["identity"], recorded.get("about", {}))
+    return FinishedRun(name, body, document["identity"], document.get("about", {}))
 
 
-def unreadable(run: str, command: str, error: Exception) -> NetadaptError:
-    """A file of the run holds something else."""
+def unreadable_run(run: str, command: str, error: Exception) -> NetadaptError:
+    """The error for a file of a run that holds something else."""
     return NetadaptError(f"{run} is not readable as a run of `{command}`: {error}", hint=AGAIN, code="corrupt-run")

@@ -15,23 +15,28 @@ TAU = "params"
 
 
 @dataclass(frozen=True)
-class Record:
+class WidthRecord:
     """`widths` (rows, groups) of the groups `names`, and `tau` (rows,): the network's parameters at those widths."""
 
     names: tuple[str, ...]
     widths: np.ndarray
     tau: np.ndarray
 
-    def named(self, groups: Mapping[str, int]) -> Record:
-        """The same for a model with these groups and widths: matched by name, or else, if as many, by order.
+    def named(self, groups: Mapping[str, int]) -> WidthRecord:
+        """The same record with the group names of a model.
 
-        Raises NetadaptError if they are neither.
+        Args:
+            groups: The widths of the model's groups, by name. Columns are matched by name or, if none but their number
+                agrees, by order.
+
+        Raises:
+            NetadaptError: Neither names nor number agree.
         """
         if set(self.names) == set(groups):
             order = [self.names.index(name) for name in groups]
-            return Record(tuple(groups), self.widths[:, order], self.tau)
+            return WidthRecord(tuple(groups), self.widths[:, order], self.tau)
         if len(self.names) == len(groups):
-            return Record(tuple(groups), self.widths, self.tau)
+            return WidthRecord(tuple(groups), self.widths, self.tau)
         missing = next((name for name in groups if name not in self.names), "")
         raise NetadaptError(
             f"the record has {len(self.names)} groups, the model {len(groups)}; '{missing}' is not recorded",
@@ -40,10 +45,11 @@ class Record:
         )
 
 
-def read_record(file: Path) -> Record:
-    """Read a CSV file: a header of group names and `params`, a row per removal.
+def read_record(file: Path) -> WidthRecord:
+    """Read a CSV file: a header of group names and `params`, and a row for every removal of filters.
 
-    Raises NetadaptError with the line that is wrong.
+    Raises:
+        NetadaptError: The file is not such a table; the message names the line.
     """
     try:
         with file.open(newline="") as lines:
@@ -65,4 +71,5 @@ def read_record(file: Path) -> Record:
         if not (np.isfinite(values[number - 2]).all() and (values[number - 2] > 0).all()):
             raise NetadaptError(f"{file}, line {number}: widths and {TAU} are above zero", code="record")
     column = header.index(TAU)
-    return Record(tuple(name for name in header if name != TAU), np.delete(values, column, axis=1), values[:, column])
+    names = tuple(name for name in header if name != TAU)
+    return WidthRecord(names, np.delete(values, column, axis=1), values[:, column])

@@ -13,7 +13,7 @@ import numpy as np
 from netadapt_onnx.common.escape import toml_string
 from netadapt_onnx.common.json_output import UNREADABLE
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.scaling.record import Record
+from netadapt_onnx.scaling.width_record import WidthRecord
 
 # With fewer rows a fit says little: the group, or with too few records the whole network, is scaled uniformly.
 LEAST_ROWS = 6
@@ -26,7 +26,7 @@ class GroupLaw(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     alpha: float
     beta: float
     rows: int
-    r2: float | None
+    r2: float | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Law:
 
     @property
     def fitted(self) -> bool:
-        """Whether there were records enough to fit anything; if not, scaling is uniform."""
+        """Whether there were enough records to fit anything; if not, scaling is uniform."""
         return any(group.rows >= LEAST_ROWS for group in self.groups)
 
     @property
@@ -46,44 +46,47 @@ class Law:
         """What a user should know about groups that follow no law."""
         if not self.fitted:
             return (f"fewer than {LEAST_ROWS} records: widths are scaled uniformly",)
-        told = []
+        notes = []
         for group in self.groups:
             if group.rows < LEAST_ROWS:
-                told.append(f"{group.name} was at its floor in all but {group.rows} records: it keeps its width")
+                notes.append(f"{group.name} was at its floor in all but {group.rows} records: it keeps its width")
             elif group.beta <= 0:
-                told.append(f"{group.name} does not grow with the network (beta {group.beta:.3f}): it keeps its width")
-        return tuple(told)
+                notes.append(f"{group.name} does not grow with the network (beta {group.beta:.3f}): it keeps its width")
+        return tuple(notes)
 
     def widths(self, tau: float) -> dict[str, float]:
-        """Width of each group at `tau` parameters, unrounded; groups without a law of their own are left out."""
+        """The width of each group at `tau` parameters, unrounded, without groups that have no law of their own."""
         return {g.name: g.alpha * tau**g.beta for g in self.groups if g.rows >= LEAST_ROWS and g.beta > 0}
 
 
-def fit(record: Record, floors: Mapping[str, int] | None = None) -> tuple[GroupLaw, ...]:
-    """Least squares of ln(width) on ln(tau) for each group.
+def fit_laws(record: WidthRecord, floors: Mapping[str, int] | None = None) -> tuple[GroupLaw, ...]:
+    """Fit ln(width) = ln(alpha) + beta * ln(tau) to the records of each group by least squares.
 
-    Rows in which a group is at its floor say nothing of how it would go on and leave its fit.
+    Args:
+        record: The widths recorded while a network was pruned.
+        floors: The fewest channels of each group. Rows in which a group is at its floor say nothing of how it would
+            go on, and are left out of its fit.
     """
-    found = []
+    laws = []
     for index, name in enumerate(record.names):
         widths = record.widths[:, index]
-        free = widths > (floors or {}).get(name, 0)
-        x, y = np.log(record.tau[free]), np.log(widths[free])
-        rows = int(free.sum())
+        above_floor = widths > (floors or {}).get(name, 0)
+        x, y = np.log(record.tau[above_floor]), np.log(widths[above_floor])
+        rows = int(above_floor.sum())
         if rows < 2 or np.ptp(x) == 0:
-            found.append(GroupLaw(name, float(np.exp(y.mean())) if rows else 1.0, 0.0, rows, None))
+            laws.append(GroupLaw(name, float(np.exp(y.mean())) if rows else 1.0, 0.0, rows))
             continue
         columns = np.stack([np.ones_like(x), x], axis=1)
         (intercept, slope), *_ = np.linalg.lstsq(columns, y, rcond=None)
-        spread = float(((y - y.mean()) ** 2).sum())
-        missed = float(((y - columns @ [intercept, slope]) ** 2).sum())
-        r2 = 1 - missed / spread if spread > 0 else None
-        found.append(GroupLaw(name, float(np.exp(intercept)), float(slope), rows, r2))
-    return tuple(found)
+        total = float(((y - y.mean()) ** 2).sum())
+        residual = float(((y - columns @ [intercept, slope]) ** 2).sum())
+        r2 = 1 - residual / total if total > 0 else None
+        laws.append(GroupLaw(name, float(np.exp(intercept)), float(slope), rows, r2))
+    return tuple(laws)
 
 
-def written(law: Law) -> str:
-    """A law as a TOML file."""
+def law_toml(law: Law) -> str:
+    """A law as the text of a TOML file."""
     lines = ["# width = alpha * params^beta, by `netadapt-onnx scale`", f"family = {toml_string(law.family)}"]
     for group in law.groups:
         lines += ["", "[[groups]]", f"name = {toml_string(group.name)}"]
@@ -92,23 +95,24 @@ def written(law: Law) -> str:
     return "\n".join(lines) + "\n"
 
 
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _LawFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     family: str
-    groups: tuple[_Entry, ...]
-
-
-class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: str
-    alpha: float
-    beta: float
-    rows: int
-    r2: float | None = None
+    groups: tuple[GroupLaw, ...]
 
 
 def read_law(file: Path, family: str, groups: Sequence[str]) -> Law:
-    """Read a law for the model of this family with these groups. Raises NetadaptError if it is another model's."""
+    """Read a law from a TOML file.
+
+    Args:
+        file: The file, as `law_toml` writes it.
+        family: The hash of the model's graph without its widths.
+        groups: The names of the model's groups, in order.
+
+    Raises:
+        NetadaptError: The file holds something else, or the law of another model.
+    """
     try:
-        parsed = msgspec.convert(tomllib.loads(file.read_text()), _File)
+        parsed = msgspec.convert(tomllib.loads(file.read_text()), _LawFile)
     except (OSError, *UNREADABLE) as error:
         raise NetadaptError(f"{file} is no law of widths: {error}", hint="`scale` writes one", code="law") from error
     names = [group.name for group in parsed.groups]
@@ -117,4 +121,4 @@ def read_law(file: Path, family: str, groups: Sequence[str]) -> Law:
         raise NetadaptError(
             f"{file} is the law of another model ({differs} differs)", hint="fit this model's own", code="other-model"
         )
-    return Law(tuple(GroupLaw(g.name, g.alpha, g.beta, g.rows, g.r2) for g in parsed.groups), family)
+    return Law(parsed.groups, family)
