@@ -44,8 +44,10 @@ format: $(VENV)/.installed-all ## mend the format and what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.installed-all ## write the reference pages from the program
+docs: $(VENV)/.installed-all ## write the pages, tables and pictures that are made from the program and from results
 	$(BIN)/python docs/reference.py
+	$(BIN)/python docs/benchmarks.py
+	$(BIN)/python docs/pictures/architecture.py
 
 # What a change to one module breaks first, under a minute. Left out: whatever trains, searches, measures, starts
 # programs or plays a device, and tests that take more than a second.

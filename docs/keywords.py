@@ -8,6 +8,15 @@ import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from netadapt_onnx.api.options import (
+    BundleOptions,
+    EvaluateOptions,
+    FinetuneOptions,
+    GateOptions,
+    InspectOptions,
+    ProfileOptions,
+    PruneOptions,
+)
 from netadapt_onnx.common.options import Declared, declared_options
 from netadapt_onnx.search.options import Arguments
 
@@ -16,6 +25,13 @@ FILE = "netadapt_onnx/api/keywords.py"
 # By dictionary: the options, and those of them that the function takes as arguments of their own.
 KEYWORDS: dict[str, tuple[type, Collection[str]]] = {
     "AdaptKeywords": (Arguments, ("budget",)),
+    "BundleKeywords": (BundleOptions, ()),
+    "EvaluateKeywords": (EvaluateOptions, ()),
+    "FinetuneKeywords": (FinetuneOptions, ()),
+    "GateKeywords": (GateOptions, ()),
+    "InspectKeywords": (InspectOptions, ()),
+    "ProfileKeywords": (ProfileOptions, ()),
+    "PruneKeywords": (PruneOptions, ()),
 }
 HEAD = '''"""The keywords of Python functions, with their types. Written by `docs/reference.py`: edit nothing here.
 

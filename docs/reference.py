@@ -26,7 +26,6 @@ from keywords import KEYWORDS, keywords_file
 
 import netadapt_onnx
 from netadapt_onnx import cli
-from netadapt_onnx.api import keywords as keyword_types
 from netadapt_onnx.commands._describe import Described, Parameter, described
 from netadapt_onnx.common.options import Declared, declared_options
 
@@ -41,8 +40,8 @@ NAMES = (
 
 def command_line() -> str:
     """Every command with its arguments, options and examples."""
-    known = list(_commands())
-    index = " · ".join(f"[{d.command.partition(' ')[2]}](#{_anchor(d.command)})" for d in known)
+    commands = list(_commands())
+    index = " · ".join(f"[{d.command.partition(' ')[2]}](#{_anchor(d.command)})" for d in commands)
     head = [
         "# Reference: the command line",
         MADE,
@@ -52,7 +51,7 @@ def command_line() -> str:
         "Every command has `-h`/`--help`, `--json` (one JSON document on stdout), `-v`/`--verbose` (what happens, on "
         "stderr), `-q`/`--quiet` (no progress, and not what to run next) and `--debug` (tracebacks and warnings).",
     ]
-    return "\n\n".join([*head, *(_command(d) for d in known)]) + "\n"
+    return "\n\n".join([*head, *(_command(d) for d in commands)]) + "\n"
 
 
 def _commands() -> Iterator[Described]:
@@ -61,20 +60,20 @@ def _commands() -> Iterator[Described]:
             command = cli.group.get_command(context, name)
             assert command is not None
             yield described(command, f"{cli.PROGRAM} {name}")
-            beside: dict[str, click.Command] = getattr(command, "beside", {})
-            yield from (described(one, f"{cli.PROGRAM} {name} {below}") for below, one in beside.items())
+            subcommands: dict[str, click.Command] = getattr(command, "subcommands", {})
+            yield from (described(one, f"{cli.PROGRAM} {name} {word}") for word, one in subcommands.items())
 
 
 COMMON = {"--help", "--json", "--verbose", "--quiet", "--debug"}
 
 
-def _command(found: Described) -> str:
-    rows = [_row(p) for p in found.parameters if COMMON.isdisjoint(p.names)]
-    said, _, examples = found.help.partition("Examples:")
+def _command(shown: Described) -> str:
+    rows = [_row(p) for p in shown.parameters if COMMON.isdisjoint(p.names)]
+    text, _, examples = shown.help.partition("Examples:")
     if not examples:
-        said, _, examples = found.help.partition("Example:")
+        text, _, examples = shown.help.partition("Example:")
     lines = [line.strip() for line in examples.strip().splitlines()]
-    parts = [f"## {found.command}", _text(said), "```text\n" + found.usage + "\n```"]
+    parts = [f"## {shown.command}", _text(text), "```text\n" + shown.usage + "\n```"]
     if any(row[0].startswith("`-") for row in rows):
         cells = [[cell.replace("|", "\\|") for cell in row] for row in rows if row[0].startswith("`-")]
         parts.append("| option | default | |\n|---|---|---|\n" + "\n".join(f"| {' | '.join(row)} |" for row in cells))
@@ -110,12 +109,12 @@ def python() -> str:
 
 def _public(name: str) -> str:
     thing = getattr(netadapt_onnx, name)
-    said, _, example = inspect.getdoc(thing).partition("\n>>> ")
+    text, _, example = inspect.getdoc(thing).partition("\n>>> ")
     parts = [f"## {name}", "```text\n" + _signature(name, thing) + "\n```"]
     words = _words(thing)
     if words:
         parts.append("  \n".join(f"`{word}`: `{meaning}`" for word, meaning in words.items()))
-    parts += [_text(said), f"```pycon\n>>> {example.strip()}\n```"]
+    parts += [_text(text), f"```pycon\n>>> {example.strip()}\n```"]
     options = _options(thing)
     if options:
         rows = [[f"`{o.name}`", f"`{_plain(o.type)}`", _default_of(o), o.option.help] for o in options]
@@ -129,16 +128,16 @@ def _public(name: str) -> str:
 
 def _signature(name: str, thing: Any) -> str:
     """One parameter a line where they do not fit into one."""
-    found = inspect.signature(thing)
+    signature = inspect.signature(thing)
     texts, keyword = [], False
-    for p in found.parameters.values():
+    for p in signature.parameters.values():
         if p.kind is p.KEYWORD_ONLY and not keyword:
             texts.append("*")
             keyword = True
         default = "" if p.default is p.empty else f" = {_default(p.default)}"
         kind = p.annotation if isinstance(p.annotation, str) else _plain(str(p.annotation))
         texts.append(f"{'**' if p.kind is p.VAR_KEYWORD else ''}{p.name}: {kind}{default}")
-    result = f" -> {found.return_annotation}" if inspect.isfunction(thing) else ""
+    result = f" -> {signature.return_annotation}" if inspect.isfunction(thing) else ""
     short = f"{name}({', '.join(texts)}){result}"
     return short if len(short) <= 100 else f"{name}(\n" + "".join(f"    {t},\n" for t in texts) + f"){result}"
 
@@ -155,6 +154,8 @@ def _words(thing: Any) -> dict[str, str]:
     """The names in a function's signature that are short for other types, with their meaning."""
     if not inspect.isfunction(thing):
         return {}
+    from netadapt_onnx.api import keywords as keyword_types  # which this program may just have written
+
     module = inspect.getmodule(thing)
     annotations = [str(p.annotation) for p in inspect.signature(thing).parameters.values()]
     annotations += [one.type for one in _options(thing)]
@@ -199,17 +200,17 @@ def _returned(thing: Any) -> type | None:
 
 def _fields(kind: type) -> str:
     rows = [f"| `{f.name}` | `{_cell(str(f.type))}` |" for f in dataclasses.fields(kind)]
-    said = _text(inspect.getdoc(kind) or "")
-    return f"Returns **{kind.__name__}**: {said}\n\n| field | |\n|---|---|\n" + "\n".join(rows)
+    text = _text(inspect.getdoc(kind) or "")
+    return f"Returns **{kind.__name__}**: {text}\n\n| field | |\n|---|---|\n" + "\n".join(rows)
 
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _text(said: str) -> str:
+def _text(docstring: str) -> str:
     """Paragraphs, each on one line; the parts of a docstring (`Args:`) as lists."""
-    return "\n\n".join(_paragraph(part) for part in said.strip().split("\n\n"))
+    return "\n\n".join(_paragraph(part) for part in docstring.strip().split("\n\n"))
 
 
 def _paragraph(text: str) -> str:
@@ -226,7 +227,7 @@ def _anchor(heading: str) -> str:
     return heading.lower().replace(" ", "-")
 
 
-PAGES = {"reference-cli.md": command_line, "reference-python.md": python, f"../{KEYWORDS_FILE}": keywords_file}
+PAGES = {f"../{KEYWORDS_FILE}": keywords_file, "reference-cli.md": command_line, "reference-python.md": python}
 
 if __name__ == "__main__":
     for file, written in PAGES.items():

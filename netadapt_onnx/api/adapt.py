@@ -62,13 +62,13 @@ def adapt(
     >>> result.met, result.groups
     (True, {'conv1': (8, 4), 'conv2': (16, 16)})
     """
-    asked = _options(budget, options)
-    prepared = _prepared(model, data, asked)
-    if prepared.data is not None and asked.trains:
+    settings = _options(budget, options)
+    prepared = _prepared(model, data, settings)
+    if prepared.data is not None and settings.trains:
         from netadapt_onnx.training.trainable import require_trainable
 
         require_trainable(prepared.trace.folded.proto, prepared.data)
-    return _adapted(prepared, asked, Path(out))
+    return _adapted(prepared, settings, Path(out))
 
 
 def dry_run(model: Source, data: Data, budget: Budgets, **options: Unpack[AdaptKeywords]) -> DryRun:
@@ -76,8 +76,8 @@ def dry_run(model: Source, data: Data, budget: Budgets, **options: Unpack[AdaptK
 
     Trains and writes nothing. A latency budget without a table measures one, and forgets it.
     """
-    asked = _options(budget, options)
-    return planning.dry_run(_prepared(model, data, asked), asked, asked.progress or reporter())
+    settings = _options(budget, options)
+    return planning.dry_run(_prepared(model, data, settings), settings, settings.progress or reporter())
 
 
 def _options(budget: Budgets, keywords: Mapping[str, Any]) -> Arguments:
@@ -88,30 +88,30 @@ def _prepared(model: Source, data: Data, options: Arguments) -> PreparedModel:
     return prepare(model if isinstance(model, Model) else load(model), data, options)
 
 
-def _adapted(prepared: PreparedModel, asked: Arguments, out: Path) -> AdaptResult:
+def _adapted(prepared: PreparedModel, settings: Arguments, out: Path) -> AdaptResult:
     """Open what the run needs, and the run itself, and search."""
     from threadpoolctl import threadpool_limits
 
-    identity = _identity(prepared, asked)
-    budgets = asked.targets[-1]
-    progress, log = asked.progress or reporter(), asked.log or _quiet
-    workers = opened_executor(asked.executor, cores(), asked.gpus, asked.job_timeout_s)
+    identity = _identity(prepared, settings)
+    budgets = settings.targets[-1]
+    progress, log = settings.progress or reporter(), settings.log or _quiet
+    workers = opened_executor(settings.executor, cores(), settings.gpus, settings.job_timeout_s)
     # One thread each for many proposals at a time is faster than many threads for one, and repeats bit for bit.
     with (
         threadpool_limits(1, "blas"),
         workers,
         # What cannot be reached or used is said before anything is written.
-        open_instruments(asked, prepared, budgets, out, log) as instruments,
+        open_instruments(settings, prepared, budgets, out, log) as instruments,
         Run.open(
             out,
             identity,
-            growing={"max_iterations": asked.max_iterations},
-            resume=asked.resume,
-            about=_about(prepared, asked, instruments),
-            max_time_s=asked.max_time_s,
+            growing={"max_iterations": settings.max_iterations},
+            resume=settings.resume,
+            about=_about(prepared, settings, instruments),
+            max_time_s=settings.max_time_s,
         ) as run,
     ):
-        environment = SearchEnvironment(run, asked, instruments.execution, progress, log, Notes(log))
+        environment = SearchEnvironment(run, settings, instruments.execution, progress, log, Notes(log))
         for note in () if prepared.data is None else prepared.data.notes:
             environment.notes.add(note)
         checks, aligned = open_budget_checks(environment, prepared, instruments)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -41,6 +41,7 @@ def _pairs(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dic
 # How the texts of an option are read whose type is not one word or number.
 PARSERS: Mapping[str, Callable[..., Any]] = {
     "Mapping[str, tuple[int, ...]]": _shapes,
+    "Mapping[str, Sequence[int]]": _shapes,
     "Mapping[str, str]": _pairs,
 }
 
@@ -49,8 +50,10 @@ def click_option(declared: Declared, **changes: Any) -> Callable[[Command], Comm
     """A declared option as a decorator of a command; `changes` are other arguments of `click.option`."""
     option = declared.option
     arguments: dict[str, Any] = {"help": option.help, "required": declared.is_required}
-    if declared.type == "bool":
+    if declared.type.removesuffix(" | None") == "bool":
         arguments["is_flag"] = True
+        if "/" in declared.flag:
+            arguments |= {"default": declared.default, "show_default": True}
     else:
         arguments |= {
             "metavar": option.metavar or None,
@@ -65,16 +68,26 @@ def click_option(declared: Declared, **changes: Any) -> Callable[[Command], Comm
     return click.option(declared.flag, declared.name, **{**arguments, **changes})
 
 
-def declared(kind: type[Any], *, without: Collection[str] = ()) -> Callable[[Command], Command]:
-    """A decorator that adds the options which a dataclass declares to a command, in their order."""
+def declared(kind: type[Any], changes: Mapping[str, Mapping[str, Any]] | None = None) -> Callable[[Command], Command]:
+    """A decorator that adds the options which a dataclass declares to a command, in their order.
+
+    Args:
+        kind: The dataclass.
+        changes: By option, other arguments of `click.option`: how a text is read, for instance.
+    """
 
     def decorate(function: Command) -> Command:
         for one in reversed([*declared_options(kind).values()]):
-            if one.option.on_command_line and one.name not in without:
-                function = click_option(one)(function)
+            if one.option.on_command_line:
+                function = click_option(one, **(changes or {}).get(one.name, {}))(function)
         return function
 
     return decorate
+
+
+def keywords_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a command line or a configuration names, as keywords of a Python function."""
+    return {name: value for name, value in options.items() if value not in (None, (), {})}
 
 
 def _type(declared: Declared) -> click.ParamType[Any]:
@@ -86,11 +99,11 @@ def _type(declared: Declared) -> click.ParamType[Any]:
     number = declared.type.removesuffix(" | None")
     low, high = option.at_least if option.above is None else option.above, option.at_most
     if number == "int":
-        return click.INT if low is high is None else click.IntRange(_whole(low), _whole(high))
+        return click.INT if low is high is None else click.IntRange(_integer(low), _integer(high))
     if number == "float":
         return click.FLOAT if low is high is None else click.FloatRange(low, high, min_open=option.above is not None)
     return click.STRING
 
 
-def _whole(bound: float | None) -> int | None:
+def _integer(bound: float | None) -> int | None:
     return None if bound is None else int(bound)

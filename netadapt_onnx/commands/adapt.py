@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.commands._config import configured
-from netadapt_onnx.commands._declared import declared
+from netadapt_onnx.commands._declared import declared, keywords_of
 from netadapt_onnx.commands._options import DATA, MODEL, common, seen_as
 from netadapt_onnx.commands._report import write_report
 from netadapt_onnx.commands._result import CommandResult
@@ -44,7 +44,7 @@ def command(model: Path, data: DataSource, out: Path | None, dry_run: bool, **op
     from netadapt_onnx.api import adapt as api
     from netadapt_onnx.common import render
 
-    keywords = {name: value for name, value in options.items() if value not in (None, ())}
+    keywords = keywords_of(options)
     if dry_run:
         with render.progress_bar("planning"):
             proposals = api.dry_run(model, data, **keywords)
@@ -113,30 +113,31 @@ def _models(result: AdaptResult) -> str:
     )
 
 
-def _latency(name: str, found: Latency) -> str:
+def _latency(name: str, latency: Latency) -> str:
     from netadapt_onnx.common import render
 
-    low, high = found.ci95
+    low, high = latency.ci95
     return (
-        f"{name} measured in turn with the original, in {found.sessions} fresh sessions each: {found.ratio:.3f}x "
-        f"(95%: {low:.3f}x to {high:.3f}x), {render.milliseconds(found.after_ms)} "
-        f"after {render.milliseconds(found.before_ms)}; the table predicted {render.milliseconds(found.predicted_ms)}"
+        f"{name} measured in turn with the original, in {latency.sessions} fresh sessions each: {latency.ratio:.3f}x "
+        f"(95%: {low:.3f}x to {high:.3f}x), {render.milliseconds(latency.after_ms)} "
+        f"after {render.milliseconds(latency.before_ms)}; the table predicted "
+        f"{render.milliseconds(latency.predicted_ms)}"
     )
 
 
-def _deployed(found: Deployed) -> str:
+def _deployed(deployed: Deployed) -> str:
     from netadapt_onnx.common import render
 
-    change, (before, after) = found.accuracy, found.size_bytes
+    change, (before, after) = deployed.accuracy, deployed.size_bytes
     return (
-        f"deployed as {found.precision} ({found.file}): {change.metric} ({change.split}) "
+        f"deployed as {deployed.precision} ({deployed.file}): {change.metric} ({change.split}) "
         f"{render.score(change.metric, change.before)} before, "
         f"{render.score(change.metric, change.after)} after; "
         f"{render.amount('size', before)} before, {render.amount('size', after)} after"
         + "".join(
-            f"; on {name} {render.score(change.metric, there.accuracy)}, here "
-            f"{render.score(change.metric, there.here)} of the same {there.samples} samples"
-            for name, there in found.devices.items()
+            f"; on {name} {render.score(change.metric, on_device.accuracy)}, here "
+            f"{render.score(change.metric, on_device.here)} of the same {on_device.samples} samples"
+            for name, on_device in deployed.devices.items()
         )
     )
 
@@ -152,10 +153,10 @@ def text(result: AdaptResult, run: Path, model: Path, data: DataSource, shapes: 
     from netadapt_onnx.commands._history import history
     from netadapt_onnx.common import render
 
-    found = result.accuracy
+    accuracy = result.accuracy
     changed = [[name, *counts] for name, counts in result.groups.items()]
     parts = [
-        history(run, found.metric),
+        history(run, accuracy.metric),
         _models(result),
         render.table(changed, ["group", "channels before", "after"]),
         f"without the branches {', '.join(result.removed)}" if result.removed else "",
@@ -164,8 +165,8 @@ def text(result: AdaptResult, run: Path, model: Path, data: DataSource, shapes: 
                 *render.cost_rows(asdict(result.before), asdict(result.after)),
                 *render.normalised_rows(result.before.latency_ms, result.normalised),
                 [
-                    f"{found.metric} ({found.split})",
-                    *(render.score(found.metric, value) for value in (found.before, found.after)),
+                    f"{accuracy.metric} ({accuracy.split})",
+                    *(render.score(accuracy.metric, value) for value in (accuracy.before, accuracy.after)),
                     "",
                 ],
             ],
@@ -176,8 +177,8 @@ def text(result: AdaptResult, run: Path, model: Path, data: DataSource, shapes: 
         parts.append(_deployed(result.deployed))
     for name, latency in result.latencies.items():
         parts.append(_latency(name, latency))
-    for name, found_now in result.measured.items():
-        parts.append(f"{name} measured beside the original: {found_now.ratio:.3f}x, {found_now.after:.4g}")
+    for name, comparison in result.measured.items():
+        parts.append(f"{name} measured beside the original: {comparison.ratio:.3f}x, {comparison.after:.4g}")
     parts += [*result.notes]
     verdict = "; ".join(f"{limit.budget} {_verdict(limit.met, result.stopped)}" for limit in result.limits)
     parts.append(f"{verdict} after {result.iterations} iterations and {result.seconds:.0f} s\nwrote {result.model}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
@@ -28,7 +28,7 @@ class Option:
         default_text: The default as help shows it, where it is not simply the value.
         is_repeated: Whether the command line takes it several times.
         is_path: Whether it names a file.
-        on_command_line: False for what only Python can pass, such as a function.
+        on_command_line: False for what only Python can pass, and for what a command declares by itself (`--data`).
         changes_result: Whether a run's result depends on it.
         may_differ_on_resume: Whether `--resume` takes another value of an option that changes the result.
     """
@@ -75,6 +75,13 @@ def option(default: Any = MISSING, help: str = "", *, factory: Any = MISSING, **
     """
     metadata = {"option": Option(help, **declared)}
     return field(default=default, default_factory=factory, metadata=metadata)
+
+
+def same_option(kind: type[Any], name: str, **changes: Any) -> Any:
+    """Declare an option as another dataclass declares it, but for some attributes of `Option`."""
+    other = next(one for one in fields(kind) if one.name == name)
+    metadata = {"option": replace(other.metadata["option"], **changes)}
+    return field(default=other.default, default_factory=other.default_factory, metadata=metadata)
 
 
 def declared_options(kind: type[Any]) -> Mapping[str, Declared]:

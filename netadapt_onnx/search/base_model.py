@@ -15,7 +15,7 @@ from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.reconstruct.gram import GramMatrices
 from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.training.activation_cache import Front, Prefixes, front_of
+from netadapt_onnx.training.activation_cache import ActivationCache, Prefix, unchanged_prefix
 
 # By group, the indices of channels that a cut keeps.
 KeptIndices = Mapping[str, np.ndarray]
@@ -50,7 +50,7 @@ class BaseModel:
         self.changed = changed
         self.trained = trained
         self._gram_matrices: dict[str, GramMatrices] | None = None
-        self._prefixes: Prefixes | None = None
+        self._prefixes: ActivationCache | None = None
         self._lock = Lock()
 
     def gram_matrices(self, compute: Callable[[], dict[str, GramMatrices]]) -> dict[str, GramMatrices]:
@@ -60,12 +60,12 @@ class BaseModel:
                 self._gram_matrices = compute()
             return self._gram_matrices
 
-    def prefixes(self, evaluator: DataEvaluator) -> Prefixes:
+    def prefixes(self, evaluator: DataEvaluator) -> ActivationCache:
         """The activations of the ranking samples in front of each group's first layer, computed on first use."""
         with self._lock:
             if self._prefixes is None:
-                fronts = [front_of_group(self.trace, group) for group in self.trace.prunable]
-                self._prefixes = Prefixes(self.trace.folded.proto, fronts, evaluator.ranking)
+                fronts = [prefix_before_group(self.trace, group) for group in self.trace.prunable]
+                self._prefixes = ActivationCache(self.trace.folded.proto, fronts, evaluator.ranking)
             return self._prefixes
 
     def without(self, branches: Collection[str]) -> BaseModel:
@@ -80,10 +80,10 @@ class BaseModel:
         return partial(BaseModel, trained=self.trained), (self.trace, self.kept, self.removed, self.changed)
 
 
-def front_of_group(trace: Trace, group: Group) -> Front:
+def prefix_before_group(trace: Trace, group: Group) -> Prefix:
     """The nodes that no cut of a group reaches."""
     now, after = trace.flat.shapes, trace.resized_shapes(select(trace, {group.name: group.floor}, "first"))
-    return front_of(trace.folded.proto, {name for name, shape in after.items() if shape != now[name]})
+    return unchanged_prefix(trace.folded.proto, {name for name, shape in after.items() if shape != now[name]})
 
 
 def kept_after(kept: KeptIndices, cut: KeptIndices) -> dict[str, np.ndarray]:

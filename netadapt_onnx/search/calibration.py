@@ -6,8 +6,9 @@ import os
 
 import numpy as np
 
-from netadapt_onnx.data.dataset import Dataset, Specs
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.dataset import Dataset
+from netadapt_onnx.data.load_dataset import load_dataset
+from netadapt_onnx.data.shapes import Specs
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.runtime import Arrays
@@ -38,7 +39,7 @@ def deployment(
     if dataset is None:
         if data is None:
             raise NetadaptError("--deploy int8 calibrates with inputs", hint="give --data", code="usage")
-        dataset = dataset_for(folded, data, scored=False)
+        dataset = load_dataset(folded, data, scored=False)
     return Deployment("int8", calibration(dataset, folded.specs))
 
 

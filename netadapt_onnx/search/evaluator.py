@@ -14,7 +14,7 @@ from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.data.evaluate import Accuracy, Compute, accuracy, batch_size, outputs
 from netadapt_onnx.search.options import Arguments, Evaluate
 from netadapt_onnx.search.prepared_model import PreparedModel
-from netadapt_onnx.training.activation_cache import Prefixes
+from netadapt_onnx.training.activation_cache import ActivationCache
 from netadapt_onnx.training.settings import cores
 
 # Proposals are compared on this many held-out samples: enough to tell them apart, few enough to try many.
@@ -98,14 +98,14 @@ class DataEvaluator:
     @property
     def test_metric(self) -> str:
         """That of the split that results quote: labelled test samples may stand beside others without labels."""
-        return self.dataset.reported[1].metric
+        return self.dataset.final_split[1].metric
 
     @property
     def split(self) -> str:
         """`test`, or `val` where the data have no test samples."""
-        return self.dataset.reported[0]
+        return self.dataset.final_split[0]
 
-    def ranking_accuracy(self, proto: onnx.ModelProto, prefixes: Prefixes | None = None) -> float:
+    def ranking_accuracy(self, proto: onnx.ModelProto, prefixes: ActivationCache | None = None) -> float:
         """On a fixed subset of the validation samples, with one thread: proposals are ranked side by side.
 
         `prefixes` hold the activations of these samples in front of the cut, in the model that was cut.
@@ -130,7 +130,7 @@ class DataEvaluator:
     @stage("evaluating for the result")
     def test_accuracy(self, proto: onnx.ModelProto) -> float:
         """On the split that results quote."""
-        name, split = self.dataset.reported
+        name, split = self.dataset.final_split
         return self._on(name, split, proto, self.threads)
 
     def device_accuracy(self, proto: onnx.ModelProto, compute: Compute, most_bytes: int) -> tuple[Accuracy, Accuracy]:
@@ -141,7 +141,7 @@ class DataEvaluator:
             compute: Computes the model's outputs on the device.
             most_bytes: The most bytes of inputs.
         """
-        name, split = self.dataset.reported
+        name, split = self.dataset.final_split
         sample = sum(value.nbytes for value in split.batch(np.arange(1)).values())
         count, each = min(len(split), max(1, most_bytes // max(1, sample))), batch_size(proto, split.layout)
         count = max(count - count % each, min(each, len(split)))

@@ -92,6 +92,8 @@ class FinalTraining:
 
     def _train(self, iteration: int, searched: onnx.ModelProto, epochs: int, file: Path) -> None:
         """Train a model into its file, from the checkpoint that a killed run has left, if there is one."""
+        from netadapt_onnx.training.callbacks import TrainingCallbacks
+        from netadapt_onnx.training.options import TrainingOptions
         from netadapt_onnx.training.trainer import train
         from netadapt_onnx.training.training_log import TrainingLog
 
@@ -102,16 +104,20 @@ class FinalTraining:
             trained = train(
                 searched,
                 data,
+                TrainingOptions(
+                    epochs=epochs,
+                    augment=options.augment,
+                    flip=not options.augment and self._is_flip_invariant(),
+                    seed=options.seed,
+                    settings=training_settings(context, f"final/{iteration}", searched),
+                ),
                 teacher=context.prepared.trace.folded.proto,
-                epochs=epochs,
-                augment=options.augment,
-                mirrored=not options.augment and self._is_flip_invariant(),
-                seed=options.seed,
-                settings=training_settings(context, f"final/{iteration}", searched),
                 checkpoint=file.with_name(CHECKPOINT_FILE),
-                told=lines.epoch,
-                progress=lambda done, total, loss: reporter(done, total, f"final training: loss {loss:.3f}"),
-                time_left=(lambda: time_limit.left_s) if self._is_limited else None,
+                callbacks=TrainingCallbacks(
+                    progress=lambda done, total, loss: reporter(done, total, f"final training: loss {loss:.3f}"),
+                    on_epoch=lines.epoch,
+                    time_left=(lambda: time_limit.left_s) if self._is_limited else None,
+                ),
             )
         context.run.once(f"training/share/{iteration}", lambda: trained.share)
         save(trained.proto, file, overwrite=True, planned=context.prepared.trace.folded.interface())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import onnx
 
 from netadapt_onnx.data.dataset import Dataset
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folded_model import require_runnable
@@ -101,7 +101,7 @@ def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: Argume
         raise NetadaptError("--finalists are trained, so they need --data", code="usage")
     if data is None and arguments.criterion in MEASURED:
         raise NetadaptError(f"--criterion {arguments.criterion} looks at inputs", hint="give --data", code="usage")
-    dataset = None if data is None else dataset_for(folded, data, scored=arguments.evaluate is None)
+    dataset = None if data is None else load_dataset(folded, data, scored=arguments.evaluate is None)
     allowed_counts = arguments.allowed_counts
     choices = allowed_counts.choices(trace)
     branches = _removable_branches(model, trace, allowed_counts) if arguments.allow_block_removal else ()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.graph.folded_model import require_runnable
 from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataEvaluator
 from netadapt_onnx.search.worker import CALIBRATION_SAMPLES
@@ -74,7 +74,7 @@ def sensitivity(
         NetadaptError: The data do not fit the model, or it cannot run.
     """
     require_runnable(trace.folded)
-    dataset = dataset_for(trace.folded, data)
+    dataset = load_dataset(trace.folded, data)
     proto = trace.folded.proto
     evaluator = DataEvaluator(dataset, proto, seed)
     inputs = dataset.train.sample(CALIBRATION_SAMPLES, seed).batch(slice(None))

@@ -19,11 +19,11 @@ def training_settings(context: SearchContext, key: str, proto: onnx.ModelProto, 
         proto: The model.
         gpu: Whether to train on a GPU, if there is one.
     """
-    from netadapt_onnx.training.trainer import choose_settings
+    from netadapt_onnx.training.choose_settings import choose_settings
 
     data, seed, log = context.prepared.data, context.options.seed, context.log
     assert data is not None
-    chosen = context.run.once(f"training/{key}", lambda: choose_settings(proto, data, seed=seed, gpu=gpu, say=log))
+    chosen = context.run.once(f"training/{key}", lambda: choose_settings(proto, data, seed=seed, gpu=gpu, log=log))
     return msgspec.convert(chosen, Settings)
 
 

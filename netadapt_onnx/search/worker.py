@@ -143,7 +143,9 @@ class WorkerContext:
         self, proto: onnx.ModelProto, training: ShortTraining, worker: WorkerInfo, base: BaseModel | None = None
     ) -> onnx.ModelProto:
         """A model after a short distillation from the original; `base` is the model that it is a cut of."""
+        from netadapt_onnx.training.callbacks import TrainingCallbacks
         from netadapt_onnx.training.distillation import Teacher
+        from netadapt_onnx.training.options import TrainingOptions
         from netadapt_onnx.training.trainer import train
 
         assert self._data is not None
@@ -156,14 +158,16 @@ class WorkerContext:
         return train(
             proto,
             self._data,
+            TrainingOptions(
+                steps=training.steps,
+                lr=training.lr,
+                seed=self._seed,
+                settings=training.settings,
+                threads=worker.threads,
+            ),
             teacher=self._teacher,
             uncut=uncut,
-            steps=training.steps,
-            lr=training.lr,
-            seed=self._seed,
-            settings=training.settings,
-            threads=worker.threads,
-            progress=lambda *_: worker.check(),
+            callbacks=TrainingCallbacks(progress=lambda *_: worker.check()),
         ).proto
 
     def ranking_accuracy(self, proto: onnx.ModelProto, base: BaseModel | None = None) -> float:

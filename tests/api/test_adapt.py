@@ -16,7 +16,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.search import worker
 from netadapt_onnx.search.result import AdaptResult
-from netadapt_onnx.training import trainer
+from netadapt_onnx.training import choose_settings
 from netadapt_onnx.training.settings import Settings
 from sample_data import brightest_channel
 from search_cases import (
@@ -117,7 +117,7 @@ def test_workers_have_no_gpu_to_themselves_unless_gpus_says_so(
         on_gpu.append(gpu)
         return Settings()
 
-    monkeypatch.setattr(trainer, "choose_settings", chosen)
+    monkeypatch.setattr(choose_settings, "choose_settings", chosen)
     few = {**FAST, "short_term": 3, "final_epochs": 0, "max_iterations": 1}
     adapt(*task, "params=0.9x", tmp_path / "run", rank="finetune", executor=executor, **few)
     assert on_gpu == [executor == "local"]

@@ -25,13 +25,20 @@ from netadapt_onnx.search.options import Arguments
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEYWORDS: dict[str, tuple[type, tuple[str, ...]]] = runpy.run_path(str(REPOSITORY / "docs" / "keywords.py"))["KEYWORDS"]
 ADAPT = declared_options(Arguments)
+# By the functions' keywords: the command that takes the same options.
+COMMANDS = {name: name.removesuffix("Keywords").lower() for name in KEYWORDS} | {"BundleKeywords": "profile bundle"}
+DATA = {"data", "task", "resize", "crop", "mean", "std"}
+# What commands declare by themselves: outputs, ways of the command line, and choices that become one object.
+OWN = {"out", "output", "table", "dry_run", "config", "json", "verbose", "quiet", "debug", "plot", "form", "overwrite"}
+OWN |= {"attention", "resize_io", "resource"}
 
 
 def command(name: str) -> click.Command:
     with cli.group.make_context(cli.PROGRAM, ["env"]) as context:
-        found = cli.group.get_command(context, name)
+        first, *rest = name.split()
+        found = cli.group.get_command(context, first)
         assert found is not None
-        return found
+        return cli.below(found, "", rest)[0]
 
 
 @pytest.fixture
@@ -65,24 +72,25 @@ def test_keywords_have_the_types_of_the_declared_options(name: str) -> None:
             assert type(None) in plain_types or declared[option].option.default_text or not declared[option].is_required
 
 
-def test_the_command_line_has_every_option_with_its_default_and_help() -> None:
-    options = {str(p.name): p for p in command("adapt").params if isinstance(p, click.Option)}
-    for name, declared in ADAPT.items():
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_the_command_line_has_every_option_with_its_default_and_help(name: str) -> None:
+    options = {str(p.name): p for p in command(COMMANDS[name]).params if isinstance(p, click.Option)}
+    for field, declared in declared_options(KEYWORDS[name][0]).items():
         if not declared.option.on_command_line:
-            assert name not in options
             continue
-        option = options.pop(name)
-        assert declared.flag in option.opts
+        option = options.pop(field)
+        assert {*declared.flag.split("/")} == {*option.opts, *option.secondary_opts}
         assert (option.help or "").startswith(declared.option.help)
         assert option.multiple == declared.option.is_repeated
         assert option.required == declared.is_required
-        shows_default = not (option.multiple or option.is_flag or declared.option.default_text)
+        is_read = option.type is click.STRING and not declared.type.startswith("str")  # "60s"
+        shows_default = not (option.multiple or option.is_flag or declared.option.default_text or is_read)
         if shows_default and isinstance(declared.default, str | int | float):
             assert option.default == declared.default
         if declared.option.choices:
             assert isinstance(option.type, click.Choice) and tuple(option.type.choices) == declared.option.choices
-    of_data = {"data", "task", "resize", "crop", "mean", "std"}
-    assert set(options) - of_data == {"out", "dry_run", "config", "json", "verbose", "quiet", "debug"}
+    known = {*DATA, *OWN, *(field for field, one in ADAPT.items() if not one.option.on_command_line)}
+    assert options.keys() <= known
 
 
 # A value of each option that is not its default: as the command line has it, and as Python does.

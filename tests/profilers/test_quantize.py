@@ -19,7 +19,7 @@ from onnx import numpy_helper
 
 from models import plain, residual
 from netadapt_onnx import cli, profile
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.profilers import agent
@@ -315,7 +315,7 @@ def asked(
     device: LocalDevice | None, folder: Path, execution: Execution
 ) -> tuple[dict[str, OnDevice], tuple[str, ...]]:
     proto = fold(plain((8, 16), size=8, classes=3)).proto
-    dataset = dataset_for(fold(proto), folder / "data.npz")
+    dataset = load_dataset(fold(proto), folder / "data.npz")
     evaluator = DataEvaluator(dataset, proto)
     check = SimpleNamespace(device=device)
     deployed = execution.deploy.apply(proto)

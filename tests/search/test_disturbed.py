@@ -134,9 +134,9 @@ def test_a_trained_model_that_misses_is_cut_and_trained_a_little_more(
 
     train = trainer.train
 
-    def counted(*arguments: Any, epochs: int, **options: Any) -> Any:
-        epochs_asked.append(epochs)
-        return train(*arguments, epochs=epochs, **options)
+    def counted(proto: Any, dataset: Any, options: Any, **keywords: Any) -> Any:
+        epochs_asked.append(options.epochs)
+        return train(proto, dataset, options, **keywords)
 
     epochs_asked = epochs
     monkeypatch.setattr(trainer, "train", counted)

@@ -57,9 +57,9 @@ def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     train = trainer.train
 
-    def counted(*arguments: Any, epochs: int, **options: Any) -> Any:
-        calls.append(epochs)
-        return train(*arguments, epochs=epochs, **options)
+    def counted(proto: Any, dataset: Any, options: Any, **keywords: Any) -> Any:
+        calls.append(options.epochs)
+        return train(proto, dataset, options, **keywords)
 
     monkeypatch.setattr(trainer, "train", counted)
     return calls
@@ -215,15 +215,15 @@ def test_medians_of_a_busy_device_do_not_steer_what_normalising_gains(
 
     class Busy(NormalisingDevice):
         def ratio(self, *arguments: Any, **options: Any) -> Ratio:
-            measured = super().ratio(*arguments, **options)
-            slow = tuple(tuple(2 * ms for ms in side) for side in measured.sessions_ms)
+            busy = super().ratio(*arguments, **options)
+            slow = tuple(tuple(2 * ms for ms in side) for side in busy.sessions_ms)
 
             def doubled(timing: Timing) -> Timing:
                 return replace(timing, median_ms=2 * timing.median_ms, ci95=(2 * timing.ci95[0], 2 * timing.ci95[1]))
 
             return replace(
-                measured, model=doubled(measured.model), reference=doubled(measured.reference), sessions_ms=slow,
-                undisturbed_ms=measured.sessions_ms, others=2.0, cores=2,
+                busy, model=doubled(busy.model), reference=doubled(busy.reference), sessions_ms=slow,
+                undisturbed_ms=busy.sessions_ms, others=2.0, cores=2,
             )  # fmt: skip
 
     proto = overridable(plain((8, 12, 16), size=8, classes=3))

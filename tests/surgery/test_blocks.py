@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 import models
 import netadapt_onnx
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
@@ -207,7 +207,7 @@ def test_what_is_behind_a_branch_that_goes_makes_up_for_it_layer_by_layer(tmp_pa
     x = rng.standard_normal((320, 3, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "data.npz", x_train=x[:256], x_val=x[256:])
     found = trace_model(proto)
-    data = dataset_for(found.folded, tmp_path / "data.npz")
+    data = load_dataset(found.folded, tmp_path / "data.npz")
     evaluator = UserEvaluator(lambda _: 0.0)
     context = WorkerContext(BaseModel(found, {}), evaluator, data, seed=0, trains=False, shapes={}, batch_size=1)
     (image,) = found.folded.specs

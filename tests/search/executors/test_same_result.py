@@ -18,7 +18,7 @@ from models import plain
 from netadapt_onnx.cli import run as command
 from netadapt_onnx.search.executors.in_process import InProcess
 from netadapt_onnx.search.executors.protocol import OnOutcome, Outcome, Request, Shared, Work
-from netadapt_onnx.training import settings, trainer
+from netadapt_onnx.training import choose_settings, settings
 from sample_data import brightest_channel
 from search_cases import outcome
 
@@ -70,7 +70,7 @@ class Interrupted(InProcess):
 @pytest.fixture
 def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     # What is chosen by the clock is journalled; two runs that are to be compared must choose alike.
-    monkeypatch.setattr(trainer, "choose_settings", lambda *_, **__: settings.Settings(replicas=2))
+    monkeypatch.setattr(choose_settings, "choose_settings", lambda *_, **__: settings.Settings(replicas=2))
     (tmp_path / "model.onnx").write_bytes(plain((8, 12, 16), size=8, classes=3).SerializeToString())
     return tmp_path / "model.onnx", brightest_channel(tmp_path / "data.npz")
 
