@@ -20,10 +20,11 @@ import numpy as np
 
 from models import Builder
 from netadapt_onnx import gate
-from netadapt_onnx.profilers.timing import ratio
+from netadapt_onnx.profilers.timing import TimingPlan, ratio
 
 SIZE, WIDTH, BLOCKS = 16, 32, 32
 INPUTS = {"image": np.random.default_rng(0).standard_normal((1, 3, SIZE, SIZE)).astype(np.float32)}
+PLAN = TimingPlan(time_cap_s=15, precision=0.003, undisturbed=True)
 
 
 def model(widened: int = WIDTH) -> bytes:
@@ -44,7 +45,7 @@ def slower(share: float) -> tuple[int, float]:
     base = onnx.ModelProto.FromString(model())
     for width in range(WIDTH + 16, 8 * WIDTH, 16):
         wider = onnx.ModelProto.FromString(model(width))
-        measurement = ratio(wider, base, INPUTS, sessions=9, time_cap_s=15, precision=0.003, undisturbed=True)
+        measurement = ratio(wider, base, INPUTS, plan=PLAN)
         print(f"  width {width}: {100 * (measurement.median - 1):+.1f} %", flush=True)
         if measurement.median - 1 >= share:
             return width, measurement.median - 1

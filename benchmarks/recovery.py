@@ -26,7 +26,7 @@ import onnx
 
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.evaluate import accuracy
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.surgery.criteria.selection import select
@@ -36,6 +36,7 @@ from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import trace
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.criteria import criterion_on
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import train
 from result_files import add_record_option, record
@@ -85,7 +86,7 @@ def recovered(file: Path, criterion: str, arguments: argparse.Namespace) -> Scor
     """(test accuracy, CPU seconds) by way of recovery."""
     folded = fold(load(file).proto)
     traced = trace(folded)
-    data = dataset_for(folded, arguments.data)
+    data = load_dataset(folded, arguments.data)
     few = replace(data.train.sample(IMAGES), labels=None)
     inner = [group for group in traced.prunable if len(group.layers) == 1]
     counts = {group.name: group.channels // 2 for group in inner}
@@ -97,7 +98,7 @@ def recovered(file: Path, criterion: str, arguments: argparse.Namespace) -> Scor
         began = time.process_time()
         proto = made()
         seconds = time.process_time() - began
-        result[way] = accuracy(proto, data.reported[1]).value, seconds
+        result[way] = accuracy(proto, data.final_split[1]).value, seconds
         print(file.stem, criterion, way, result[way], file=sys.stderr, flush=True)
         return proto
 
@@ -106,7 +107,8 @@ def recovered(file: Path, criterion: str, arguments: argparse.Namespace) -> Scor
 
     def distilled(proto: onnx.ModelProto, dataset: Dataset) -> onnx.ModelProto:
         settings = Settings("float32", True, arguments.replicas)
-        return train(proto, dataset, teacher=folded.proto, steps=STEPS, lr=arguments.lr, settings=settings).proto
+        options = TrainingOptions(steps=STEPS, lr=arguments.lr, settings=settings)
+        return train(proto, dataset, options, teacher=folded.proto).proto
 
     note("before", lambda: folded.proto)
     cut = note("cut", lambda: resize(traced, keep))

@@ -145,14 +145,15 @@ def _cell(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     import onnx
 
     from netadapt_onnx.data.evaluate import accuracy
-    from netadapt_onnx.data.load import dataset_for
+    from netadapt_onnx.data.load_dataset import load_dataset
     from netadapt_onnx.graph.cost import cost
     from netadapt_onnx.graph.fold import fold
     from netadapt_onnx.graph.model import load, save
+    from netadapt_onnx.training.options import TrainingOptions
     from netadapt_onnx.training.trainer import train
 
     original = fold(load(arguments.model).proto)
-    data = dataset_for(original, arguments.data)
+    data = load_dataset(original, arguments.data)
     place = arguments.work / f"{case.method}-{case.budget}-{case.seed}".replace("/", "-")
     began = time.monotonic()
     searched, seconds = _small(case, arguments, place)
@@ -163,11 +164,13 @@ def _cell(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
         small = train(
             small,
             data,
+            TrainingOptions(
+                epochs=case.epochs,
+                augment=case.augment,
+                seed=case.seed,
+                settings=_settings(small, data, arguments.work / SETTINGS),
+            ),
             teacher=original.proto,
-            epochs=case.epochs,
-            augment=case.augment,
-            seed=case.seed,
-            settings=_settings(small, data, arguments.work / SETTINGS),
         ).proto
     trained_s = time.monotonic() - began
     save(small, place.with_name(f"{place.name}.onnx"), overwrite=True)
@@ -175,9 +178,9 @@ def _cell(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     measurement = timed(small, original, sessions=21, seconds=20.0)
     assert isinstance(small, onnx.ModelProto)
     return {
-        "test": accuracy(small, data.reported[1]).value,
-        "original": accuracy(original.proto, data.reported[1]).value,
-        "before_training": accuracy(searched, data.reported[1]).value,
+        "test": accuracy(small, data.final_split[1]).value,
+        "original": accuracy(original.proto, data.final_split[1]).value,
+        "before_training": accuracy(searched, data.final_split[1]).value,
         "latency": measurement.median,
         "latency_ci95": measurement.ci95,
         "macs": of,
@@ -227,8 +230,8 @@ def _small(case: Case, arguments: argparse.Namespace, place: Path) -> tuple[Any,
 
 def _settings(proto: Any, data: Any, file: Path) -> Any:
     """How this machine trains fastest: chosen once, so that all models are trained alike."""
+    from netadapt_onnx.training.choose_settings import choose_settings
     from netadapt_onnx.training.settings import Settings
-    from netadapt_onnx.training.trainer import choose_settings
 
     if not file.exists():
         file.write_text(json.dumps(asdict(choose_settings(proto, data))))

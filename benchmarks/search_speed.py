@@ -1,7 +1,7 @@
 """How long does the search take? Seconds per iteration and per accepted model, by way of ranking and workers.
 
 CIFAR-10 (JPEG), ResNet-20, a budget for macs, proposals ranked on 1,024 images: `--rank reconstruct` and `--rank
-finetune` (`--short-term 100`), if asked for with `--freeze-front` too, each with one and two worker processes. An
+finetune` (`--short-term 100`), each with one and two worker processes. An
 iteration's seconds are those until all of its proposals are ranked; an accepted model takes the winner's making, proof
 and evaluation besides. The first iteration, in which workers start, is left out. Accuracy is that of the result on the
 test half, after `--final-epochs` of training: with a budget that all reach (macs=0.75x, say) it compares the ways.
@@ -31,7 +31,6 @@ from result_files import add_record_option, record
 RANKS: dict[str, dict[str, Any]] = {
     "reconstruct": {"rank": "reconstruct"},
     "finetune": {"rank": "finetune"},
-    "finetune/frozen": {"rank": "finetune", "freeze_front": True},
 }
 
 

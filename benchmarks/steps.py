@@ -25,9 +25,9 @@ import numpy as np
 import netadapt_onnx
 from netadapt_onnx.api.source import open_model
 from netadapt_onnx.graph.cost import cost
+from netadapt_onnx.profilers.table.best_counts import best_counts
 from netadapt_onnx.profilers.table.predict import Table
-from netadapt_onnx.profilers.table.staircase import best_counts
-from netadapt_onnx.profilers.timing import ratio
+from netadapt_onnx.profilers.timing import TimingPlan, ratio
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
@@ -106,7 +106,8 @@ def main() -> None:
     def timed(target: float, step: str, widths: Mapping[str, int]) -> dict[str, Any]:
         small = resize(trace, select(trace, widths, "l2"))
         seconds = arguments.max_time / len(arguments.targets) / (CUTS + 2)
-        measurement = ratio(small, trace.folded.proto, inputs, sessions=9, time_cap_s=seconds, undisturbed=True)
+        plan = TimingPlan(time_cap_s=seconds, undisturbed=True)
+        measurement = ratio(small, trace.folded.proto, inputs, plan=plan)
         alone, error = table.predict_with_error(shapes(widths))
         alone /= uncut * table.latency_ms.median_ms
         predicted = alone * correction

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import onnx
 
+from netadapt_onnx.api.options import PruneOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common.budget import parse_budgets
 from netadapt_onnx.common.files import write_atomically
+from netadapt_onnx.common.options import without_none
 from netadapt_onnx.common.provenance import provenance, stored_bytes
 from netadapt_onnx.common.resources import COUNTED, Resources, amounts
 from netadapt_onnx.errors import NetadaptError
@@ -36,7 +38,6 @@ from netadapt_onnx.surgery.criteria.ranking import at_share, removal_order
 from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.surgery.criteria.selection import MEASURED, select
 from netadapt_onnx.surgery.cut import KeptIndices
-from netadapt_onnx.surgery.labels import Choices
 from netadapt_onnx.surgery.obstacles import cost_at, notes, require_prunable
 from netadapt_onnx.surgery.plan import plan_of, read_plan, read_removed
 from netadapt_onnx.surgery.resize import resize
@@ -45,6 +46,7 @@ from netadapt_onnx.surgery.trace_model import trace_model
 from netadapt_onnx.surgery.verify.prove import Verification, verify
 
 if TYPE_CHECKING:
+    from netadapt_onnx.api.keywords import PruneKeywords
     from netadapt_onnx.data.dataset import Split
 
 # As many as the measurements behind least squares used; more change little.
@@ -93,21 +95,7 @@ class _Cut:
 def prune(
     model: Source,
     output: str | os.PathLike[str] | None = None,
-    *,
-    ratio: float | None = None,
-    keep: Mapping[str, int | float | str] | None = None,
-    budget: Iterable[str] | str | None = None,
-    plan: str | os.PathLike[str] | None = None,
-    global_: bool = False,
-    criterion: str | Criterion = "l2",
-    step: int | None = None,
-    data: str | os.PathLike[str] | None = None,
-    reconstruct: bool | None = None,
-    check: bool = False,
-    choices: Choices | None = None,
-    shapes: Shapes | None = None,
-    batch_size: int = 1,
-    overwrite: bool = False,
+    **options: Unpack[PruneKeywords],
 ) -> PruneResult:
     """Remove the channels that matter least, with everything coupled to them, and write the smaller model.
 
@@ -131,42 +119,52 @@ def prune(
     >>> cut.verify.max_rel_diff < 1e-4
     True
     """
-    amount = _amount(ratio, keep, budget, plan, global_, step)
+    settings = PruneOptions(**without_none(options))
+    reconstruct = settings.reconstruct
+    amount = _amount(settings.ratio, settings.keep, settings.budget, settings.plan, settings.global_, settings.step)
     if reconstruct is None:
-        reconstruct = data is not None and criterion not in MEASURED
-    _check_data(data, criterion, reconstruct)
+        reconstruct = settings.data is not None and settings.criterion not in MEASURED
+    _check_data(settings.data, settings.criterion, reconstruct)
     # What is run, or measured in bytes before it is there, is held in memory as a whole.
-    needs_weights = check or output is None or data is not None or budget is not None or plan is not None
-    if isinstance(model, Model) or needs_weights or not isinstance(criterion, str):
+    needs_weights = (
+        settings.check
+        or output is None
+        or settings.data is not None
+        or settings.budget is not None
+        or settings.plan is not None
+    )
+    if isinstance(model, Model) or needs_weights or not isinstance(settings.criterion, str):
         source = open_model(model)
     else:
         source = load_without_weights(model, hashed=True)
     if output is not None:
-        prepare_output(Path(output), overwrite, source, data, plan)
-        prepare_output(plan_file(Path(output)), overwrite, source, data, plan)
-    with _proposing_sizes_of(data, source.proto, shapes, batch_size):
-        original = trace_model(source, shapes, batch_size, choices, in_place=source is not model)
-    if ratio != 0:  # which writes the model normalised, prunable or not
+        prepare_output(Path(output), settings.overwrite, source, settings.data, settings.plan)
+        prepare_output(plan_file(Path(output)), settings.overwrite, source, settings.data, settings.plan)
+    with _proposing_sizes_of(settings.data, source.proto, settings.shapes, settings.batch_size):
+        original = trace_model(
+            source, settings.shapes, settings.batch_size, settings.choices, in_place=source is not model
+        )
+    if settings.ratio != 0:  # which writes the model normalised, prunable or not
         require_prunable(original, source.path)
     cost_model = CostModel(original.flat.proto)
     before = cost_at(original, cost_model, original.flat.shapes).to_resources(source.size_bytes)
-    removed = frozenset[str]() if plan is None else _removed_branches(original, Path(plan))
+    removed = frozenset[str]() if settings.plan is None else _removed_branches(original, Path(settings.plan))
     trace = original
     if removed:
         trace = traced_without(original, removed)
         cost_model = CostModel(trace.flat.proto)
-    samples = None if data is None else _training_samples(trace, data, criterion)
+    samples = None if settings.data is None else _training_samples(trace, settings.data, settings.criterion)
     metadata = provenance(source.sha256, command="prune")
-    cut = _choose(trace, cost_model, amount, _criterion(criterion, samples), before, stored_bytes(metadata))
+    cut = _choose(trace, cost_model, amount, _criterion(settings.criterion, samples), before, stored_bytes(metadata))
     small, sizes = resize(trace, cut.kept), trace.resized_shapes(cut.kept)
     interface = trace.folded.interface(sizes)
     require_planned(small, interface)
-    proof = verify(trace, cut.kept, pruned=small) if check or output is None else None
+    proof = verify(trace, cut.kept, pruned=small) if settings.check or output is None else None
     if reconstruct and samples is not None:
         small = _reconstructed(original, trace, cut.kept, samples)
     written = None
     if output is not None and (proof is None or passed(proof)):
-        written = save(small, output, metadata=metadata, overwrite=overwrite, planned=interface)
+        written = save(small, output, metadata=metadata, overwrite=settings.overwrite, planned=interface)
         write_atomically(plan_file(written), plan_of(cut.kept, removed).encode())
     result_type = PruneResult if _is_trainable(trace) else UntrainableResult
     return result_type(

@@ -10,10 +10,10 @@ from pathlib import Path
 from netadapt_onnx.common.files import refuse_existing
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import load, save
-from netadapt_onnx.search.candidates import PLAN_FILE
 from netadapt_onnx.search.netadapt import Step
-from netadapt_onnx.search.run_directory.journal import IDENTITY_FILE, read_history, read_journal
-from netadapt_onnx.search.worker import MODEL_FILE
+from netadapt_onnx.search.run_directory.file_names import IDENTITY_FILE, MODEL_FILE, PLAN_FILE
+from netadapt_onnx.search.run_directory.history import read_history
+from netadapt_onnx.search.run_directory.journal import read_journal
 
 
 @dataclass(frozen=True)

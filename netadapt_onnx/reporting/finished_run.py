@@ -11,7 +11,9 @@ import msgspec
 
 from netadapt_onnx.common.json_output import UNREADABLE
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.run_directory.journal import AGAIN, IDENTITY_FILE, RESULT_FILE, read_identity, read_journal
+from netadapt_onnx.search.run_directory.file_names import IDENTITY_FILE, RESULT_FILE
+from netadapt_onnx.search.run_directory.journal import read_identity, read_journal
+from netadapt_onnx.search.run_directory.lines import AGAIN
 
 Result = TypeVar("Result")
 

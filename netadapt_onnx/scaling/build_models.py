@@ -20,7 +20,7 @@ from netadapt_onnx.scaling.options import Method, ScaleOptions
 from netadapt_onnx.scaling.result import ScaledModel
 from netadapt_onnx.scaling.target_widths import Widths, WidthSearch, widest
 from netadapt_onnx.scaling.train_networks import NetworkTrainer, save_model
-from netadapt_onnx.search.prepared_model import Predictor
+from netadapt_onnx.search.predictor import Predictor
 from netadapt_onnx.search.run_directory.run import Run
 
 # A network whose weights take a larger share of the memory can be neither trained nor run beside another.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from netadapt_onnx.common.files import write_atomically
+from netadapt_onnx.common.json_output import write_json
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.scaling.baselines import baseline_widths
 from netadapt_onnx.scaling.build_models import ModelBuilder, ModelRequest
@@ -19,7 +20,7 @@ from netadapt_onnx.scaling.result import PLOTS, ScaledModel, ScaleResult
 from netadapt_onnx.scaling.target_widths import AllowedWidths, WidthSearch, allowed_widths, uniform_path
 from netadapt_onnx.scaling.train_networks import NetworkTrainer
 from netadapt_onnx.scaling.width_record import WidthRecord
-from netadapt_onnx.search.run_directory.run import Run, write_json
+from netadapt_onnx.search.run_directory.run import Run
 
 LAW_FILE, RESULT_FILE = "widths.toml", "result.json"
 
@@ -57,7 +58,7 @@ class ScaleDriver:
         self._trainer = trainer
         self._latency = latency
         self._builder = ModelBuilder(run, network, options, trainer, latency, table)
-        self._alignment = 1 if table is None else table.stairs.alignment
+        self._alignment = 1 if table is None else table.staircase.alignment
         self._law = Law(())
         self._descent: DescentResult | None = None
 

@@ -23,11 +23,11 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.scaling.filter_gates import filter_gates
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.training.distillation import taught
+from netadapt_onnx.training.distillation import remembering_teacher
+from netadapt_onnx.training.loss import task_loss
 from netadapt_onnx.training.memory import footprint
 from netadapt_onnx.training.replicas import Replicas
 from netadapt_onnx.training.settings import Settings
-from netadapt_onnx.training.task import task
 from netadapt_onnx.training.torch_graph import TorchGraph
 from netadapt_onnx.training.weights import running_statistics, trainable
 
@@ -64,8 +64,8 @@ class GatedNetwork:
         self._sgd = sgd
         needs = footprint(TorchGraph(trace.folded.proto), self._split)
         self._only_batch = needs.only_batch
-        self._task = task(trace.folded.proto, needs.shapes, dataset)
-        self._teacher = None if teacher is None else taught(teacher, self._split, settings)
+        self._task = task_loss(trace.folded.proto, needs.shapes, dataset)
+        self._teacher = None if teacher is None else remembering_teacher(teacher, self._split, settings)
         self._parameters = _ParameterVector(trace)
         self._replicas: Replicas | None = None
         self._optimiser: torch.optim.SGD | None = None

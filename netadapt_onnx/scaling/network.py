@@ -12,7 +12,7 @@ from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import Model
 from netadapt_onnx.profilers.units import family
 from netadapt_onnx.scaling.target_widths import AllowedWidths, Widths, allowed_widths
-from netadapt_onnx.search.prepared_model import Predictor
+from netadapt_onnx.search.predictor import Predictor
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace

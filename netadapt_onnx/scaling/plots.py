@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from netadapt_onnx.common import charts
+from netadapt_onnx.common.json_output import write_json
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.scaling.neuralscale import DescentResult
 from netadapt_onnx.scaling.power_law import Law
 from netadapt_onnx.scaling.result import ScaledModel
-from netadapt_onnx.search.run_directory.run import write_json
 
 # The number of points at which a fitted curve is drawn.
 CURVE_POINTS = 40

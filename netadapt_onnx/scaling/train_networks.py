@@ -13,7 +13,7 @@ import onnx
 
 from netadapt_onnx.common.provenance import provenance
 from netadapt_onnx.data.dataset import Dataset, Split
-from netadapt_onnx.data.evaluate import accuracy, outputs
+from netadapt_onnx.data.evaluate import accuracy, reference_outputs
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.scaling.network import ScalableNetwork
 from netadapt_onnx.scaling.options import ScaleOptions
@@ -113,7 +113,7 @@ class NetworkTrainer:
         Returns:
             The accuracies of all seeds, and the file of the model that is best on validation data.
         """
-        split, test = self.dataset.reported
+        split, test = self.dataset.final_split
         seeds = range(self.options.seed, self.options.seed + self.options.seeds)
         scores = [
             self.run.once(f"trained/{name}/{seed}", partial(self._train_seed, name, proto, folder, seed, test))
@@ -140,6 +140,8 @@ class NetworkTrainer:
         return {"val": val, "reported": reported, "metric": metric}
 
     def _train(self, key: str, title: str, proto: onnx.ModelProto, epochs: int, seed: int) -> onnx.ModelProto:
+        from netadapt_onnx.training.callbacks import TrainingCallbacks
+        from netadapt_onnx.training.options import TrainingOptions
         from netadapt_onnx.training.trainer import train
 
         if not epochs:
@@ -148,23 +150,16 @@ class NetworkTrainer:
         def report(step: int, steps: int, loss: float) -> None:
             self.progress(step, steps, f"training {title}: loss {loss:.3f}")
 
-        return train(
-            proto,
-            self.dataset,
-            teacher=self._teacher,
-            epochs=epochs,
-            lr=self.options.lr,
-            seed=seed,
-            settings=self._settings(key, proto),
-            progress=report,
-        ).proto
+        options = TrainingOptions(epochs=epochs, lr=self.options.lr, seed=seed, settings=self._settings(key, proto))
+        callbacks = TrainingCallbacks(progress=report)
+        return train(proto, self.dataset, options, teacher=self._teacher, callbacks=callbacks).proto
 
     def _settings(self, key: str, proto: onnx.ModelProto, batch_size: int | None = None) -> Settings:
         """The settings with which this machine trains a network fastest; timed once, so that a resumed run repeats."""
-        from netadapt_onnx.training.trainer import choose_settings
+        from netadapt_onnx.training.choose_settings import choose_settings
 
         chosen = self.run.once(
-            f"settings/{key}", lambda: choose_settings(proto, self.dataset, batch_size=batch_size, say=self.log)
+            f"settings/{key}", lambda: choose_settings(proto, self.dataset, batch_size=batch_size, log=self.log)
         )
         return msgspec.convert(chosen, Settings)
 
@@ -173,7 +168,7 @@ class NetworkTrainer:
         return self.network.trace.folded.proto if self.dataset.train.labels is None else None
 
     def _accuracy(self, proto: onnx.ModelProto, split: Split) -> tuple[float, str]:
-        reference = outputs(self.network.trace.folded.proto, split) if split.metric == "agreement" else None
+        reference = reference_outputs(split, self.network.trace.folded.proto)
         score = accuracy(proto, split, reference=reference)
         return score.value, score.metric
 

@@ -43,15 +43,12 @@ CONTRACT: set[str] = set()
 LONG_FUNCTIONS = {
     "api/adapt.py::adapt",
     "api/adapt.py::dry_run",
-    "api/finetune.py::finetune",
     "api/profile.py::profile",
     "api/prune.py::prune",
     "api/scale.py::scale",
     "commands/gate.py::command",
     "commands/profile.py::command",
     "profilers/devices/bundle.py::write_bundle",
-    "search/executors/dispatch.py::run",
-    "training/trainer.py::train",
 }
 OLD_WORDS = """
 api cli.py commands data gating graph profilers reporting scaling search surgery training

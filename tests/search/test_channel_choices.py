@@ -13,7 +13,7 @@ from models import plain, residual
 from netadapt_onnx.cli import run as command
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.search.channel_choices import matching, rungs
+from netadapt_onnx.search.channel_choices import allowed_counts, matching
 from netadapt_onnx.search.options import Arguments
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.trace import trace as traced
@@ -29,7 +29,7 @@ def trace() -> Trace:
 
 def coarse(trace: Trace, *given: Any, **more: Any) -> dict[str, tuple[int, ...]]:
     step, least, frozen, floors = (*given, *(4, 1, (), ())[len(given) :])
-    return {r.group: r.coarse for r in rungs(step, least, frozen, floors).ladders(trace, **more)}
+    return {r.group: r.coarse for r in allowed_counts(step, least, frozen, floors).choices(trace, **more)}
 
 
 def test_steps_floors_and_freezes_shape_the_ladders(trace: Trace) -> None:

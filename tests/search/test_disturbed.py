@@ -12,11 +12,11 @@ import pytest
 
 from disturbed_device import DISTURBANCES, LIMIT, DisturbedDevice, hopeless, quiet, searched
 from netadapt_onnx import cli
-from netadapt_onnx.api import adapt as adapt_module
 from netadapt_onnx.graph.model import load
-from netadapt_onnx.profilers.estimate import NOISE, estimate
-from netadapt_onnx.profilers.timing import Ratio, Timing
-from netadapt_onnx.search import latency_check
+from netadapt_onnx.profilers.estimate import NOISE_FLOOR, estimate
+from netadapt_onnx.profilers.statistics import Ratio, Timing
+from netadapt_onnx.search import tables
+from netadapt_onnx.search.budget_check import comparison
 from search_cases import history
 
 # A verdict speaks of the interval's upper end: on a quiet device it lies so far above the time itself, at most.
@@ -66,9 +66,9 @@ def test_where_nobody_can_tell_the_run_ends_undecided_and_goes_on_when_it_is_qui
 def test_an_undecided_run_exits_with_2_and_keeps_the_best_model(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(adapt_module, "built_table", lambda *_: device)
+    monkeypatch.setattr(tables, "built_table", lambda *_: device)
     device, run = DisturbedDevice(hopeless), tmp_path / "run"
-    monkeypatch.setattr(latency_check, "ratio", device.ratio)
+    monkeypatch.setattr(comparison, "ratio", device.ratio)
     options = ["--step", "2", "--init-reduction-ratio", "0.2", "--final-epochs", "1", "--json"]
     command = ["adapt", str(task[0]), "--data", str(task[1]), "--budget", "latency=0.5x", "-o", str(run), *options]
     assert cli.run(command) == 2
@@ -81,7 +81,7 @@ def test_an_undecided_run_exits_with_2_and_keeps_the_best_model(
     assert len([line for line in output.err.splitlines() if line.startswith("error:")]) == 1
     # Without a verdict on its widths a model is not trained at length.
     assert not list(run.glob("iterations/*/trained.onnx"))
-    monkeypatch.setattr(latency_check, "ratio", DisturbedDevice(quiet).ratio)
+    monkeypatch.setattr(comparison, "ratio", DisturbedDevice(quiet).ratio)
     assert cli.run([*command, "--resume"]) == 0
     assert json.loads(capsys.readouterr().out)["met"] is True
     assert len(list(run.glob("iterations/*/trained.onnx"))) == 1
@@ -134,9 +134,9 @@ def test_a_trained_model_that_misses_is_cut_and_trained_a_little_more(
 
     train = trainer.train
 
-    def counted(*given: Any, epochs: int, **options: Any) -> Any:
-        epochs_asked.append(epochs)
-        return train(*given, epochs=epochs, **options)
+    def counted(proto: Any, dataset: Any, options: Any, **keywords: Any) -> Any:
+        epochs_asked.append(options.epochs)
+        return train(proto, dataset, options, **keywords)
 
     epochs_asked = epochs
     monkeypatch.setattr(trainer, "train", counted)
@@ -192,4 +192,4 @@ def test_what_slows_the_original_widens_the_interval_by_as_much() -> None:
     assert slow.low < 0.5 / 1.49 and slow.high > 0.5 * 1.49
     assert [slow.verdict(limit) for limit in (0.8, 0.6, 0.4, 0.3)] == ["met", "unclear", "unclear", "missed"]
     assert usual.verdict(0.5) == "missed"  # on a quiet device the upper end has to hold
-    assert slow.disturbance > NOISE
+    assert slow.disturbance > NOISE_FLOOR

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from netadapt_onnx.search.executors.in_process import InProcess
-from netadapt_onnx.search.executors.protocol import Made, Shared, WorkerInfo
+from netadapt_onnx.search.executors.protocol import JobResult, Shared, WorkerInfo
 from netadapt_onnx.search.jobs import Job, run_jobs
 
 
-def done(folder: Path, request: Mapping[str, Any], work: Callable[[Mapping[str, Any]], Made]) -> dict[str, Any]:
+def done(folder: Path, request: Mapping[str, Any], work: Callable[[Mapping[str, Any]], JobResult]) -> dict[str, Any]:
     """The result of one job."""
     with InProcess(1, 60.0) as executor:
         (result,) = run_jobs(executor, lambda here, request: work(request), (), [Job(folder, request)])
@@ -23,9 +23,9 @@ def done(folder: Path, request: Mapping[str, Any], work: Callable[[Mapping[str, 
 def test_a_finished_job_is_not_done_again_unless_asked_for_something_else(tmp_path: Path) -> None:
     asked = []
 
-    def work(request: Mapping[str, Any]) -> Made:
+    def work(request: Mapping[str, Any]) -> JobResult:
         asked.append(request["channels"])
-        return Made({"accuracy": request["channels"] / 10})
+        return JobResult({"accuracy": request["channels"] / 10})
 
     for channels in (8, 8, 4):
         assert done(tmp_path / "job", {"channels": channels}, work) == {"accuracy": channels / 10}
@@ -35,16 +35,16 @@ def test_a_finished_job_is_not_done_again_unless_asked_for_something_else(tmp_pa
 def test_a_job_killed_on_the_way_is_done_again(tmp_path: Path) -> None:
     (tmp_path / "request.json").write_text('{"channels": 8}')
     (tmp_path / ".result.json.123.tmp").write_text('{"accur')
-    assert done(tmp_path, {"channels": 8}, lambda _: Made({"accuracy": 1.0})) == {"accuracy": 1.0}
+    assert done(tmp_path, {"channels": 8}, lambda _: JobResult({"accuracy": 1.0})) == {"accuracy": 1.0}
 
 
 @pytest.mark.parametrize("name", ["request.json", "result.json", "model.onnx"])
 def test_a_job_whose_files_were_changed_is_done_again(name: str, tmp_path: Path) -> None:
     asked = []
 
-    def work(request: Mapping[str, Any]) -> Made:
+    def work(request: Mapping[str, Any]) -> JobResult:
         asked.append(request)
-        return Made({"accuracy": 0.25}, {"model.onnx": b"5"})
+        return JobResult({"accuracy": 0.25}, {"model.onnx": b"5"})
 
     done(tmp_path, {"channels": 5}, work)
     before = (tmp_path / name).read_bytes()
@@ -59,25 +59,25 @@ def test_a_job_whose_files_were_changed_is_done_again(name: str, tmp_path: Path)
 
 
 def test_a_crashing_job_is_one_failure_with_its_log(tmp_path: Path) -> None:
-    def work(_: Mapping[str, Any]) -> Made:
+    def work(_: Mapping[str, Any]) -> JobResult:
         raise ZeroDivisionError("who divided by zero")
 
     assert done(tmp_path, {}, work) == {"error": "who divided by zero"}
     assert "ZeroDivisionError" in (tmp_path / "error.txt").read_text()
-    assert done(tmp_path, {}, lambda _: Made({"accuracy": 1.0})) == {"error": "who divided by zero"}
+    assert done(tmp_path, {}, lambda _: JobResult({"accuracy": 1.0})) == {"error": "who divided by zero"}
 
 
 def test_a_full_disk_is_not_the_proposals_fault(tmp_path: Path) -> None:
-    def work(_: Mapping[str, Any]) -> Made:
+    def work(_: Mapping[str, Any]) -> JobResult:
         raise OSError("No space left on device")
 
     with pytest.raises(OSError, match="No space"):
         done(tmp_path, {}, work)
-    assert done(tmp_path, {}, lambda _: Made({"accuracy": 1.0})) == {"accuracy": 1.0}
+    assert done(tmp_path, {}, lambda _: JobResult({"accuracy": 1.0})) == {"accuracy": 1.0}
 
 
 def test_files_are_there_before_the_result_is(tmp_path: Path) -> None:
-    assert done(tmp_path / "job", {}, lambda _: Made({"accuracy": 1.0}, {"model.onnx": b"weights"})) == {
+    assert done(tmp_path / "job", {}, lambda _: JobResult({"accuracy": 1.0}, {"model.onnx": b"weights"})) == {
         "accuracy": 1.0
     }
     files = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "job").iterdir()}
@@ -87,8 +87,8 @@ def test_files_are_there_before_the_result_is(tmp_path: Path) -> None:
 
 
 def test_the_same_job_twice_is_harmless(tmp_path: Path) -> None:
-    def work(here: WorkerInfo, factor: int, request: Mapping[str, Any]) -> Made:
-        return Made({"value": factor * request["x"]}, {"f": b"abc"})
+    def work(here: WorkerInfo, factor: int, request: Mapping[str, Any]) -> JobResult:
+        return JobResult({"value": factor * request["x"]}, {"f": b"abc"})
 
     jobs = [Job(tmp_path / "same", {"x": 2}), Job(tmp_path / "same", {"x": 2}), Job(tmp_path / "other", {"x": 3})]
     seen: list[int] = []

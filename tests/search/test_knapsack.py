@@ -15,11 +15,11 @@ from netadapt_onnx.api.adapt import adapt, dry_run
 from netadapt_onnx.common.budget import budget_texts, parse_targets
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.channel_choices import ChannelChoices
-from netadapt_onnx.search.knapsack import ROUNDS, search, solve
+from netadapt_onnx.search.knapsack import ROUNDS, solve
 from netadapt_onnx.search.netadapt import TOGETHER, amounts_after, met
 from netadapt_onnx.search.run_directory.pareto import Point, front
 from search_cases import FAST, history
-from search_problems import problem
+from search_problems import problem, search
 
 pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 
@@ -71,14 +71,14 @@ def test_rounds_end_on_the_budget_and_score_anew() -> None:
         return {name: s[len(s) - now[name] :] for name, s in scores(0).items()}
 
     steps: list[Any] = []
-    for step in search(one, importances):
+    for step in search(one, importances=importances):
         steps.append(step)
     assert len(asked) == sum(s.group == TOGETHER for s in steps) == ROUNDS
     assert met(amounts_after(one, steps), one.limits)
     assert amounts_after(one, steps)["macs"] >= 0.97 * 700
     again = [
         *steps[:2],
-        *search(one, lambda: {n: s[len(s) - steps[1].widths[n] :] for n, s in scores(0).items()}, steps[:2]),
+        *search(one, steps[:2], lambda: {n: s[len(s) - steps[1].widths[n] :] for n, s in scores(0).items()}),
     ]
     assert again[2] == steps[2]
 

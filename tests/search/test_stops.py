@@ -14,7 +14,7 @@ from onnx import numpy_helper
 import netadapt_onnx
 from netadapt_onnx.cli import run as command
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.executors.protocol import Finished, Outcome, Request, Shared, Work, WorkerInfo, perform
+from netadapt_onnx.search.executors.protocol import OnOutcome, Outcome, Request, Shared, Work, WorkerInfo, perform
 from netadapt_onnx.search.options import seconds_of
 from netadapt_onnx.search.result import AdaptResult
 from netadapt_onnx.search.run_directory import run as running
@@ -110,13 +110,19 @@ class Slowly:
         return self.now
 
     def run(
-        self, work: Work, shared: Sequence[Shared], requests: Sequence[Request], finished: Finished, *, threaded: bool
+        self,
+        work: Work,
+        shared: Sequence[Shared],
+        requests: Sequence[Request],
+        on_outcome: OnOutcome,
+        *,
+        threaded: bool,
     ) -> list[Outcome]:
         outcomes = []
         for number, request in enumerate(requests):
             outcomes.append(perform(work, WorkerInfo(), [value.value for value in shared], request))
             self.now += self.seconds
-            finished(number, outcomes[-1])
+            on_outcome(number, outcomes[-1])
         return outcomes
 
     def __enter__(self) -> Slowly:

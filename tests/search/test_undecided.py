@@ -19,10 +19,11 @@ from netadapt_onnx.api import adapt as adapt_module
 from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.profilers.devices.local import LocalDevice
-from netadapt_onnx.profilers.timing import Ratio, Timing
-from netadapt_onnx.search import final_training, latency_check, on_devices
+from netadapt_onnx.profilers.statistics import Ratio, Timing
+from netadapt_onnx.search import device_accuracy, final_training, instruments, tables
+from netadapt_onnx.search.budget_check import comparison, measured
 from netadapt_onnx.search.result import OnDevice
-from netadapt_onnx.search.target_device import TargetDevice
+from netadapt_onnx.search.target_devices import TargetDevice
 from netadapt_onnx.training import trainer
 from sample_data import brightest_channel
 from search_cases import UNTRAINED, history
@@ -56,9 +57,9 @@ def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     asked: list[int] = []
     train = trainer.train
 
-    def counted(*given: Any, epochs: int, **options: Any) -> Any:
-        asked.append(epochs)
-        return train(*given, epochs=epochs, **options)
+    def counted(proto: Any, dataset: Any, options: Any, **keywords: Any) -> Any:
+        asked.append(options.epochs)
+        return train(proto, dataset, options, **keywords)
 
     monkeypatch.setattr(trainer, "train", counted)
     return asked
@@ -70,15 +71,15 @@ def test_a_run_killed_while_it_goes_on_from_a_trained_model_comes_to_the_same(
 ) -> None:
     options: dict[str, Any] = {"data": task[1], "evaluate": None, "final_epochs": 1}
     whole = searched(task[0], tmp_path / "whole", slower(tmp_path / "whole"), monkeypatch, **options)
-    adopted = final_training.FinalTraining.adopted
+    adopt = final_training.FinalTraining.adopt
 
     def die(*given: Any) -> None:
         if moment == "before its line in the history":
-            adopted(*given)
+            adopt(*given)
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(final_training.FinalTraining, "adopted", die)
+        patch.setattr(final_training.FinalTraining, "adopt", die)
         with pytest.raises(KilledError):
             searched(task[0], tmp_path / "run", slower(tmp_path / "run"), patch, **options)
     result = searched(task[0], tmp_path / "run", slower(tmp_path / "run"), monkeypatch, resume=True, **options)
@@ -154,14 +155,14 @@ def test_int8_accuracy_on_a_device_is_that_of_the_model_in_the_result(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Undecided, then resumed: other weights."""
-    monkeypatch.setattr(on_devices, "LocalDevice", type("Other", (), {}))
+    monkeypatch.setattr(device_accuracy, "LocalDevice", type("Other", (), {}))
     asked: list[object] = []
 
     def answers(device: object, judge: object, execution: object, proto: object) -> OnDevice:
         asked.append(proto)
         return OnDevice(0.1 * len(asked), 0.1 * len(asked), 64)
 
-    monkeypatch.setattr(on_devices, "_asked", answers)
+    monkeypatch.setattr(device_accuracy, "_device_accuracy", answers)
     options: dict[str, Any] = {"data": task[1], "evaluate": None, "final_epochs": 1, "deploy": "int8"}
     searched(task[0], tmp_path / "run", DisturbedDevice(hopeless), monkeypatch, **options)
     searched(task[0], tmp_path / "run", DisturbedDevice(quiet), monkeypatch, resume=True, **options)
@@ -180,13 +181,13 @@ def test_a_budget_that_only_a_table_judges_is_no_undecided_run(
     def places(*_: Any, **__: Any) -> Iterator[tuple[TargetDevice, TargetDevice]]:
         yield TargetDevice("latency@a", LocalDevice(), None, None), TargetDevice("latency@b", None, None, Path("x"))
 
-    monkeypatch.setattr(adapt_module, "opened_places", places)
-    monkeypatch.setattr(adapt_module, "named_tables", lambda *_: {})
-    monkeypatch.setattr(adapt_module, "about", lambda *_: {})
-    monkeypatch.setattr(adapt_module, "_loaded", lambda *_: device)
-    monkeypatch.setattr(adapt_module, "built_table", lambda *_, **__: device)
+    monkeypatch.setattr(instruments, "open_target_devices", places)
+    monkeypatch.setattr(instruments, "named_tables", lambda *_: {})
+    monkeypatch.setattr(adapt_module, "device_records", lambda *_: {})
+    monkeypatch.setattr(instruments, "_loaded", lambda *_: device)
+    monkeypatch.setattr(tables, "built_table", lambda *_, **__: device)
     budgets, both = ["latency@a=0.7x", "latency@b=0.45x"], {"a": "local", "b": "bundle"}
-    monkeypatch.setattr(latency_check, "ratio", device.ratio)
+    monkeypatch.setattr(comparison, "ratio", device.ratio)
     result = adapt(model, None, budgets, tmp_path / "run", device=both, evaluate=size, **UNTRAINED)
     assert [limit.met for limit in result.limits] == [True, None]
     assert result.stopped == "met"
@@ -250,14 +251,14 @@ def test_a_final_measurement_that_tells_nothing_trains_no_other_model_on_resume(
             return super().ratio(*given, **options)
 
     # What is measured after the training is all that counts here: as if nothing reliable had come before.
-    known = latency_check.MeasuredLatency._known
+    careful = measured.MeasuredCheck._careful
     monkeypatch.setattr(
-        latency_check.MeasuredLatency,
-        "_known",
-        lambda gauge, stage, iteration: (
-            gauge._estimate([gauge._journal.careful("final", iteration)])
-            if stage == "final" and gauge._journal.has_careful("final", iteration)
-            else known(gauge, stage, iteration)
+        measured.MeasuredCheck,
+        "_careful",
+        lambda check, stage, iteration: (
+            check._estimate([check._journal.careful("final", iteration)])
+            if stage == "final" and check._journal.has_careful("final", iteration)
+            else careful(check, stage, iteration)
         ),
     )
     options: dict[str, Any] = {"data": task[1], "evaluate": None, "final_epochs": 1}

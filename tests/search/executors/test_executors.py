@@ -18,7 +18,15 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.executors.in_process import InProcess
 from netadapt_onnx.search.executors.local import LocalWorkers
 from netadapt_onnx.search.executors.opening import opened_executor
-from netadapt_onnx.search.executors.protocol import Executor, Failed, Finished, Made, Outcome, Shared, WorkerInfo
+from netadapt_onnx.search.executors.protocol import (
+    Executor,
+    JobFailure,
+    JobResult,
+    OnOutcome,
+    Outcome,
+    Shared,
+    WorkerInfo,
+)
 
 RAY = pytest.param("ray", marks=pytest.mark.skipif("NETADAPT_RAY" not in os.environ, reason="make test-ray"))
 TIMEOUT_S = 3.0
@@ -36,16 +44,16 @@ def ignore(number: int, outcome: Outcome) -> None:
 
 
 def run(
-    executor: Executor, work: Any, requests: list[dict[str, Any]], *shared: Any, seen: Finished = ignore
+    executor: Executor, work: Any, requests: list[dict[str, Any]], *shared: Any, seen: OnOutcome = ignore
 ) -> list[Any]:
     """Results in order; of a failed job its reason."""
     outcomes = executor.run(work, [Shared(value) for value in shared], requests, seen)
-    return [dict(o.result) if isinstance(o, Made) else o.reason for o in outcomes]
+    return [dict(o.result) if isinstance(o, JobResult) else o.reason for o in outcomes]
 
 
-def scaled(here: WorkerInfo, factor: float, request: Mapping[str, Any]) -> Made:
+def scaled(here: WorkerInfo, factor: float, request: Mapping[str, Any]) -> JobResult:
     time.sleep(request.get("sleep", 0))
-    return Made({"value": factor * request["x"]}, {"x": str(request["x"]).encode()})
+    return JobResult({"value": factor * request["x"]}, {"x": str(request["x"]).encode()})
 
 
 def test_results_come_in_the_order_of_the_jobs_whoever_ends_first(executor: Executor) -> None:
@@ -63,14 +71,17 @@ def test_no_jobs_are_no_work(executor: Executor) -> None:
 
 def test_files_come_back_as_bytes(executor: Executor) -> None:
     (outcome,) = executor.run(scaled, [Shared(1)], [{"x": 7}], ignore)
-    assert isinstance(outcome, Made)
+    assert isinstance(outcome, JobResult)
     assert outcome.files == {"x": b"7"}
 
 
 def test_functions_that_no_module_holds_can_be_sent(executor: Executor) -> None:
     offset = 3
     found = run(
-        executor, lambda here, twice, request: Made({"y": twice(request["x"])}), [{"x": 1}], lambda x: 2 * x + offset
+        executor,
+        lambda here, twice, request: JobResult({"y": twice(request["x"])}),
+        [{"x": 1}],
+        lambda x: 2 * x + offset,
     )
     assert found == [{"y": 5}]
 
@@ -83,38 +94,38 @@ def test_a_value_that_cannot_be_sent_is_said(executor: Executor) -> None:
     assert run(executor, scaled, [{"x": 1}], 2) == [{"value": 2}]
 
 
-def raising(here: WorkerInfo, request: Mapping[str, Any]) -> Made:
+def raising(here: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
     if request["x"] == 1:
         raise ZeroDivisionError("who divided by zero")
-    return Made({"x": request["x"]})
+    return JobResult({"x": request["x"]})
 
 
 def test_a_job_that_raises_is_one_failure_with_its_log(executor: Executor) -> None:
     outcomes = executor.run(raising, [], [{"x": x} for x in range(3)], ignore)
-    assert [isinstance(o, Failed) for o in outcomes] == [False, True, False]
+    assert [isinstance(o, JobFailure) for o in outcomes] == [False, True, False]
     failed = outcomes[1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, JobFailure)
     assert failed.reason == "who divided by zero"
     assert "in raising" in failed.log
 
 
-def dying(here: WorkerInfo, request: Mapping[str, Any]) -> Made:
+def dying(here: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
     if request["x"] == 1:
         import ctypes
 
         os.write(2, b"last words")
         ctypes.string_at(0)  # SIGSEGV
     time.sleep(0.1)
-    return Made({"x": request["x"]})
+    return JobResult({"x": request["x"]})
 
 
 def test_a_job_that_kills_its_worker_is_one_failure_with_its_log(executor: Executor) -> None:
     if not executor.apart:
         pytest.skip("it would kill this process")
     outcomes = executor.run(dying, [], [{"x": x} for x in range(4)], ignore)
-    assert [isinstance(o, Failed) for o in outcomes] == [False, True, False, False]
+    assert [isinstance(o, JobFailure) for o in outcomes] == [False, True, False, False]
     failed = outcomes[1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, JobFailure)
     assert "its worker died" in failed.reason
     if isinstance(executor, LocalWorkers):
         assert "SIGSEGV" in failed.reason
@@ -123,11 +134,11 @@ def test_a_job_that_kills_its_worker_is_one_failure_with_its_log(executor: Execu
         assert "in dying" in failed.log
 
 
-def sleeping(here: WorkerInfo, request: Mapping[str, Any]) -> Made:
+def sleeping(here: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
     while request["x"] == 1:
         here.check()
         time.sleep(0.05)
-    return Made({"x": request["x"]})
+    return JobResult({"x": request["x"]})
 
 
 def test_a_job_that_never_ends_is_given_up(executor: Executor) -> None:
@@ -138,13 +149,13 @@ def test_a_job_that_never_ends_is_given_up(executor: Executor) -> None:
     assert run(executor, scaled, [{"x": 1}, {"x": 2}], 2) == [{"value": 2}, {"value": 4}]
 
 
-def faltering(here: WorkerInfo, request: Mapping[str, Any]) -> Made:
+def faltering(here: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
     marks = Path(request["folder"])
     tries = len(list(marks.glob(f"{request['x']}-*")))
     (marks / f"{request['x']}-{tries}").touch()
     if tries < request["failures"]:
         raise OSError(28, "No space left on device")
-    return Made({"tries": tries + 1})
+    return JobResult({"tries": tries + 1})
 
 
 def test_what_the_machine_is_to_blame_for_is_tried_again(executor: Executor, tmp_path: Path) -> None:
@@ -160,12 +171,12 @@ def test_a_machine_that_fails_for_good_is_no_proposals_fault(executor: Executor,
     assert run(executor, scaled, [{"x": 1}], 2) == [{"value": 2}]
 
 
-def killed_once(here: WorkerInfo, request: Mapping[str, Any]) -> Made:
+def killed_once(here: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
     mark = Path(request["mark"])
     if not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return Made({"done": True})
+    return JobResult({"done": True})
 
 
 def test_a_worker_that_the_system_killed_is_replaced_and_its_job_done_again(executor: Executor, tmp_path: Path) -> None:
@@ -178,28 +189,28 @@ def test_the_same_job_several_times_is_harmless(executor: Executor) -> None:
     assert run(executor, scaled, [{"x": 2}] * 5, 10) == [{"value": 20}] * 5
 
 
-def keeping(here: WorkerInfo, value: list[int], request: Mapping[str, Any]) -> Made:
+def keeping(here: WorkerInfo, value: list[int], request: Mapping[str, Any]) -> JobResult:
     value.append(1)
-    return Made({"pid": os.getpid(), "seen": len(value)})
+    return JobResult({"pid": os.getpid(), "seen": len(value)})
 
 
 def test_shared_values_are_sent_once_and_dropped_when_no_job_names_them(executor: Executor) -> None:
     shared = Shared([])
     for _ in range(2):
         outcomes = executor.run(keeping, [shared], [{}] * 6, ignore)
-    found = [o.result for o in outcomes if isinstance(o, Made)]
+    found = [o.result for o in outcomes if isinstance(o, JobResult)]
     workers = {one["pid"] for one in found}
     most = {pid: max(one["seen"] for one in found if one["pid"] == pid) for pid in workers}
     assert sum(most.values()) >= 10, "values are kept from job to job, and from call to call"
     fresh = executor.run(keeping, [Shared([])], [{}], ignore)
-    assert [o.result["seen"] for o in fresh if isinstance(o, Made)] == [1]
+    assert [o.result["seen"] for o in fresh if isinstance(o, JobResult)] == [1]
 
 
 MASTER = """
 import os, sys, time
 from pathlib import Path
 from netadapt_onnx.search.executors.opening import opened_executor
-from netadapt_onnx.search.executors.protocol import Made
+from netadapt_onnx.search.executors.protocol import JobResult
 
 def work(here, request):
     Path(request["mark"]).write_text(str(os.getpid()))
@@ -256,9 +267,9 @@ def test_workers_end_when_their_master_is_killed(master: tuple[subprocess.Popen[
     assert wait_until_gone(workers)
 
 
-def seeing(here: WorkerInfo, request: Mapping[str, Any]) -> Made:
+def seeing(here: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
     time.sleep(0.3)
-    return Made({"gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "threads": os.environ["OMP_NUM_THREADS"]})
+    return JobResult({"gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "threads": os.environ["OMP_NUM_THREADS"]})
 
 
 def test_every_gpu_is_given_to_one_worker() -> None:

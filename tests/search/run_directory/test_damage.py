@@ -25,7 +25,7 @@ from netadapt_onnx.common.files import aside, remove_leftovers
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.search.result import AdaptResult
-from netadapt_onnx.search.run_directory.journal import HISTORY_FILE
+from netadapt_onnx.search.run_directory.file_names import HISTORY_FILE
 
 pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 
