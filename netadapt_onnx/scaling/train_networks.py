@@ -13,7 +13,7 @@ import onnx
 
 from netadapt_onnx.common.provenance import provenance
 from netadapt_onnx.data.dataset import Dataset, Split
-from netadapt_onnx.data.evaluate import accuracy, outputs
+from netadapt_onnx.data.evaluate import accuracy, reference_outputs
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.scaling.network import ScalableNetwork
 from netadapt_onnx.scaling.options import ScaleOptions
@@ -150,13 +150,9 @@ class NetworkTrainer:
         def report(step: int, steps: int, loss: float) -> None:
             self.progress(step, steps, f"training {title}: loss {loss:.3f}")
 
-        return train(
-            proto,
-            self.dataset,
-            TrainingOptions(epochs=epochs, lr=self.options.lr, seed=seed, settings=self._settings(key, proto)),
-            teacher=self._teacher,
-            callbacks=TrainingCallbacks(progress=report),
-        ).proto
+        options = TrainingOptions(epochs=epochs, lr=self.options.lr, seed=seed, settings=self._settings(key, proto))
+        callbacks = TrainingCallbacks(progress=report)
+        return train(proto, self.dataset, options, teacher=self._teacher, callbacks=callbacks).proto
 
     def _settings(self, key: str, proto: onnx.ModelProto, batch_size: int | None = None) -> Settings:
         """The settings with which this machine trains a network fastest; timed once, so that a resumed run repeats."""
@@ -172,7 +168,7 @@ class NetworkTrainer:
         return self.network.trace.folded.proto if self.dataset.train.labels is None else None
 
     def _accuracy(self, proto: onnx.ModelProto, split: Split) -> tuple[float, str]:
-        reference = outputs(self.network.trace.folded.proto, split) if split.metric == "agreement" else None
+        reference = reference_outputs(split, self.network.trace.folded.proto)
         score = accuracy(proto, split, reference=reference)
         return score.value, score.metric
 
