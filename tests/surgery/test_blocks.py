@@ -209,15 +209,15 @@ def test_what_is_behind_a_branch_that_goes_makes_up_for_it_layer_by_layer(tmp_pa
     found = trace_model(proto)
     data = load_dataset(found.folded, tmp_path / "data.npz")
     evaluator = UserEvaluator(lambda _: 0.0)
-    bench = WorkerContext(BaseModel(found, {}), evaluator, data, seed=0, trains=False, shapes={}, batch_size=1)
+    context = WorkerContext(BaseModel(found, {}), evaluator, data, seed=0, trains=False, shapes={}, batch_size=1)
     (image,) = found.folded.specs
     wanted = run(session(found.folded.proto), {image: x[256:]})["logits"]
     for branch in find_branches(found):
-        base = bench.original.without([branch.name])
-        once = reconstruct(base.trace, {}, base.gram_matrices(bench), base.changed)
+        base = context.original.without([branch.name])
+        once = reconstruct(base.trace, {}, context.gram_matrices(base), base.changed)
         off = [
             float(np.abs(run(session(made), {image: x[256:]})["logits"] - wanted).mean() / wanted.std())
-            for made in (bench.cut(base, {}, mended=True), once, without(found.folded, [branch.name]).proto)
+            for made in (context.cut(base, {}, reconstructs=True), once, without(found.folded, [branch.name]).proto)
         ]
         assert off[0] <= off[1] * 1.001 and off[0] < 0.9 * off[2]
 
