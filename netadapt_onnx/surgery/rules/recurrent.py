@@ -21,9 +21,11 @@ PEEPHOLES = 7  # LSTM's input slot of P (directions, 3 * hidden)
 
 @rule("LSTM", "GRU", "RNN")
 def recurrent(node: Node, labels: Labels) -> None:
-    """Shapes: x (T, N, I); w (D, gates * H, I); r (D, gates * H, H); b (D, 2 * gates * H); y (T, D, N, H).
+    """The node starts H channels, its hidden units.
 
-    States that come from outside the graph fix the hidden units; constant ones are cut along.
+    States that come from outside the graph fix them; constant ones are cut along.
+
+    Shapes: x (T, N, I); w (D, gates * H, I); r (D, gates * H, H); b (D, 2 * gates * H); y (T, D, N, H).
     """
     _recur(node, labels, GATES[node.op], gate_axis=1)
     labels.mask(node, 0)
