@@ -18,7 +18,7 @@ from netadapt_onnx.surgery.rules.registry import rule
 
 @rule("MatMul")
 def matmul(node: Node, labels: Labels) -> None:
-    """Labels of y (..., M, N) = a (..., M, K) @ b (..., K, N) (`contract`); batch axes broadcast, vectors as in numpy."""
+    """Labels of y (..., M, N) = a (..., M, K) @ b (..., K, N), with batch axes and vectors as in numpy (`contract`)."""
     ranks = [len(labels.shape(name)) for name in node.inputs[:2]]
     batch = [chr(ord("A") + i) for i in range(max(*ranks, 2) - 2)]
     first = "k" if ranks[0] == 1 else "".join(batch[len(batch) - (ranks[0] - 2) :]) + "mk"
