@@ -266,7 +266,7 @@ def test_what_is_deployed_of_the_file_is_made_once(monkeypatch: pytest.MonkeyPat
         made.append(len(proto.graph.input))
         return proto
 
-    monkeypatch.setattr(quantize, "quantised", quantised)
+    monkeypatch.setattr(quantize, "quantise", quantised)
     deploy = quantize.Deployment("int8")
     file = overridable(plain())
     for seed in range(6):
