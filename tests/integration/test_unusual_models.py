@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from test_shape_inference import custom
 
 import models
+from models import custom
 from netadapt_onnx.cli import run
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
@@ -21,7 +21,9 @@ from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, session
 from netadapt_onnx.graph.runtime import run as infer
 from netadapt_onnx.graph.weightless import light_copy
-from netadapt_onnx.surgery import importance, select, trace, verify
+from netadapt_onnx.surgery.criteria.selection import importance, select
+from netadapt_onnx.surgery.trace import trace
+from netadapt_onnx.surgery.verify.prove import verify
 
 
 def written(proto: onnx.ModelProto, folder: Path) -> Path:

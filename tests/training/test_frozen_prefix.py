@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from test_batchnorm import folded
 
 import models
 import netadapt_onnx
@@ -18,11 +17,14 @@ from netadapt_onnx.data.evaluate import outputs
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.search.worker import _front
-from netadapt_onnx.surgery import Trace, resize, select, trace
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace, trace
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.distillation import taught
 from netadapt_onnx.training.frozen_prefix import FrozenFronts
 from netadapt_onnx.training.settings import Settings
+from training_cases import without_batchnorms
 
 SAMPLES = 256
 
@@ -47,7 +49,7 @@ def cut_of(found: Trace, group: str) -> onnx.ModelProto:
     return resize(found, select(found, {group: found.group(group).channels // 2}))
 
 
-@pytest.mark.parametrize("build", [models.residual, folded], ids=["batchnorm", "folded"])
+@pytest.mark.parametrize("build", [models.residual, without_batchnorms], ids=["batchnorm", "folded"])
 def test_only_what_lies_behind_a_cut_learns(build: Callable[[], onnx.ModelProto]) -> None:
     found = trace(fold(build()))
     data, settings = dataset(), Settings()

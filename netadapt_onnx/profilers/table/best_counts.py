@@ -12,7 +12,7 @@ import numpy as np
 from netadapt_onnx.profilers.table.arrays import Floats
 from netadapt_onnx.profilers.table.file import Shapes
 from netadapt_onnx.profilers.table.staircase import Staircase
-from netadapt_onnx.surgery.criteria.weights import select
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.trace import Trace
 

@@ -25,8 +25,9 @@ from netadapt_onnx.profilers.execution import CPU
 from netadapt_onnx.profilers.older_runtimes import portable
 from netadapt_onnx.profilers.statistics import timing_of_sessions
 from netadapt_onnx.profilers.table import build as building
-from netadapt_onnx.profilers.table.file import Cell, EndToEndTime, read
+from netadapt_onnx.profilers.table.file import EndToEndTime, read
 from netadapt_onnx.profilers.table.predict import Table
+from table_runs import cells
 
 Cells = list[tuple[int, tuple[str, ...], str]]
 
@@ -48,10 +49,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             command = ["sh", str(path / name / "b" / "run.sh"), *filter(None, [shard])]
             subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, check=True, capture_output=True)
     return path
-
-
-def cells(table: Path) -> Cells:
-    return sorted((r.model, tuple(r.layers), str(r.shapes)) for r in read(table)[0] if isinstance(r, Cell))
 
 
 def test_a_bundle_run_by_hand_gives_the_cells_of_profile(

@@ -30,7 +30,7 @@ from netadapt_onnx.profilers.int8_kernels import probe_int8
 from netadapt_onnx.profilers.outputs import outputs_on_device
 from netadapt_onnx.profilers.random_widths import random_widths
 from netadapt_onnx.profilers.table import build as building
-from netadapt_onnx.profilers.table.file import Cell, EndToEndTime, read
+from netadapt_onnx.profilers.table.file import EndToEndTime, read
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.surgery.trace import trace
 
@@ -39,6 +39,7 @@ if shutil.which("ssh") is None or shutil.which("scp") is None:
     pytest.skip("no OpenSSH client here", allow_module_level=True)
 
 from ssh_server import SshServer
+from table_runs import cells
 
 
 @pytest.fixture
@@ -56,10 +57,6 @@ def model(tmp_path: Path) -> Path:
     path = tmp_path / "$(touch pwned); 'm'.onnx"
     path.write_bytes(residual(32, size=8).SerializeToString())
     return path
-
-
-def cells(table: Path) -> list[tuple[int, tuple[str, ...], str]]:
-    return sorted((r.model, tuple(r.layers), str(r.shapes)) for r in read(table)[0] if isinstance(r, Cell))
 
 
 def test_a_table_over_ssh_is_the_one_made_here(server: SshServer, model: Path, tmp_path: Path) -> None:

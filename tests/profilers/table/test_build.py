@@ -25,23 +25,8 @@ from netadapt_onnx.profilers.table.build import TablePlan, build
 from netadapt_onnx.profilers.table.file import Cell, EndToEndTime, Record, read
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import validate
-from netadapt_onnx.surgery.criteria.weights import select
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.trace import Trace, trace
-
-
-@pytest.fixture(scope="module")
-def traced() -> Trace:
-    return trace(fold(residual(32, size=8)))
-
-
-@pytest.fixture(scope="module")
-def reference(traced: Trace) -> RandomWidthModel:
-    return RandomWidthModel(traced.folded.proto, traced.folded.shapes)
-
-
-@pytest.fixture(scope="module")
-def draw(traced: Trace) -> Draw:
-    return random_widths(traced)
 
 
 def simulated_ms(shapes: Mapping[str, tuple[int, ...]], proto: onnx.ModelProto) -> dict[str, float]:

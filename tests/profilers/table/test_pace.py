@@ -16,7 +16,7 @@ from netadapt_onnx.profilers.table.build import LEAST_MODELS, LENGTHENED, SHORTE
 from netadapt_onnx.profilers.table.pace import Pace
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import unseen, validate
-from netadapt_onnx.surgery.criteria.weights import select
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.trace import trace
 from simulated_device import DISTURBED, SimulatedDevice, Slowness, quiet, true_ratio
 
