@@ -36,7 +36,7 @@ from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.trace_model import trace_model
 
 if TYPE_CHECKING:
-    from netadapt_onnx.profilers.devices.results import Results
+    from netadapt_onnx.profilers.bundle.results import Results
 
 TIME_CAP_S = 100.0
 
@@ -265,7 +265,7 @@ def bundle(
     if not 1 <= shards <= count:
         raise NetadaptError(f"--shards {shards}: from 1 to {count}, the number of versions", code="usage")
     reference, draw = RandomWidthModel(trace.folded.proto, trace.folded.shapes), random_widths(trace)
-    from netadapt_onnx.profilers.devices.bundle import bundle_folder, write_bundle
+    from netadapt_onnx.profilers.bundle.write import bundle_folder, write_bundle
 
     note = write_bundle(
         path,
@@ -298,7 +298,7 @@ def import_results(
     `results` may be tables too, of one model and device: then each cell is the median of theirs. Raises NetadaptError
     for files that are neither, or of different bundles or devices, naming what differs.
     """
-    from netadapt_onnx.profilers.devices.results import merge_results, read_results, write_table
+    from netadapt_onnx.profilers.bundle.results import merge_results, read_results, write_table
     from netadapt_onnx.profilers.table.merge import is_table, merge_tables
 
     path = Path(table)
