@@ -105,9 +105,9 @@ def profile(
     progress: Callable[[int, int, str], None] | None = None,
     log: Callable[[str], None] | None = None,
 ) -> ProfileResult:
-    """Build the latency table of `model` on a device from `models` random-width versions, or complete one.
+    """Build the latency table of `model` on a device, or complete an interrupted one.
 
-    None: as many versions as the execution provider needs.
+    `models` is how many random-width versions are measured; None: as many as the execution provider needs.
 
     `device`: `local`, `ssh://[user@]host[:port]`, `adb://SERIAL`, or one's own; `python` is the interpreter on it, and
     with `keep` the files stay there. `ep_options` are the execution provider's own, `ep_library` is the file of a
