@@ -6,7 +6,7 @@ import pytest
 
 from models import residual
 from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, random_versions
-from netadapt_onnx.surgery import Trace
+from netadapt_onnx.surgery.trace import Trace
 from tracing import trace_model
 
 
