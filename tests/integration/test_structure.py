@@ -54,7 +54,7 @@ LONG_FUNCTIONS = {
     "training/trainer.py::train",
 }
 OLD_WORDS = """
-api cli.py commands data gating profilers reporting scaling search training
+api cli.py commands data gating graph profilers reporting scaling search surgery training
 """
 
 
