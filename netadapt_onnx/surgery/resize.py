@@ -158,7 +158,7 @@ class Cut:
         return values
 
     def _resize_formula(self, source: gs.Variable, before: Sequence[int], after: Sequence[int]) -> None:
-        """Dimensions computed as `slope * batch + offset` (`folding.py`): scale the entries that were cut."""
+        """Dimensions computed as `slope * batch + offset` (`symbolic_batch.py`): scale the entries that were cut."""
         add = source.inputs[0]
         slope, offset = add.inputs[0].inputs[0].inputs[1], add.inputs[1]
         current = slope.values * self._trace.folded.batch_size + offset.values
