@@ -1,4 +1,4 @@
-"""A PyTorch module to ONNX, its BatchNorm layers kept: both of torch's exporters fold them away unless told otherwise.
+"""A PyTorch module to ONNX, its BatchNorm layers kept: both of torch's exporters fold them away by default.
 
 Training without BatchNorm costs points of accuracy and needs a far smaller learning rate, so models that are to be
 adapted should be exported this way.
@@ -250,7 +250,7 @@ def _clean(proto: onnx.ModelProto, parameters: set[str]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's exporters warn about packages that nobody asked for; what matters comes back as an exception."""
+    """Silence torch's exporters, which warn about packages that are not used here; failures are exceptions."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

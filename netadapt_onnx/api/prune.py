@@ -211,7 +211,7 @@ def _amount(
     together: bool,
     step: int | None,
 ) -> _Amount:
-    """How much to remove. Raises NetadaptError unless it is said in exactly one way."""
+    """How much to remove. Raises NetadaptError unless exactly one way is used."""
     if sum(way is not None and way != {} for way in (ratio, keep, budget, plan)) != 1:
         raise NetadaptError("how much to prune?", hint="give one of --ratio, --keep, --budget and --plan", code="usage")
     if together and ratio is None and budget is None:

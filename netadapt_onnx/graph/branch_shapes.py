@@ -30,7 +30,7 @@ def run_possible(node: onnx.NodeProto, feeds: Arrays, decided: bool, run: Callab
 def returned(
     node: onnx.NodeProto, evaluate: Callable[[onnx.GraphProto], Mapping[str, Spec]]
 ) -> Sequence[tuple[str, Spec]]:
-    """What the first branch whose shapes `evaluate` can tell returns, by the If's own names; () if there is none."""
+    """Shapes and types of what an If returns, from the first branch that `evaluate` accepts; () if there is none."""
     for body in bodies(node) if node.op_type == "If" else ():
         try:
             inner = evaluate(body)

@@ -52,10 +52,16 @@ class Cost:
 
 
 def cost(proto: onnx.ModelProto, shapes: Shapes) -> Cost:
-    """Cost of `proto` when its tensors, initializers included, have `shapes`.
+    """Count what a model costs.
 
-    `shapes` may be those of narrower widths than the file holds. For many widths of one model, keep a `CostModel`.
-    Raises NetadaptError for a tensor without a shape.
+    For many widths of one model, keep a `CostModel`.
+
+    Args:
+        proto: the model.
+        shapes: those of all its tensors, initializers included; they may be narrower than in the file.
+
+    Raises:
+        NetadaptError: for a tensor without a shape.
     """
     return CostModel(proto)(shapes)
 
@@ -225,7 +231,7 @@ def _is_grid(tensor: TensorProto) -> bool:
     """Detectors add coordinate grids and multiply by strides: several axes, all whole or half numbers."""
     if sum(d > 1 for d in tensor.dims) < 2:
         return False
-    if tensor.data_location == TensorProto.EXTERNAL:  # values that nobody loaded are weights
+    if tensor.data_location == TensorProto.EXTERNAL:  # values that are not loaded are weights
         return False
     doubled = 2 * numpy_helper.to_array(tensor).astype(np.float64)
     return bool(np.all(doubled == np.rint(doubled)))

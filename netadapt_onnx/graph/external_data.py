@@ -1,6 +1,6 @@
 """External data: every tensor that names another file, one rule for which files, and the only way they are opened.
 
-Models come from strangers. The rule: a regular file in the model's own folder or a folder within it, reached through no
+Models are not trusted. The rule: a regular file in the model's own folder or a folder within it, reached through no
 link and no hidden name. Tensors that break it are refused by name before any file is opened.
 """
 

@@ -1,6 +1,6 @@
 """Loops that are run for nothing but a shape or a comparison: a file of a hundred bytes may ask for 10^9 rounds.
 
-Nothing in ONNX says how long a Loop or a Scan runs but running it. So its body counts, and fails beyond a limit: one
+Only running a Loop or a Scan shows how many rounds it takes. So its body counts, and fails beyond a limit: one
 rule for every such run, which does not depend on how fast the machine is. Loops inside loops share the limit: the
 numbers of their rounds multiply.
 """

@@ -16,7 +16,7 @@ def refuse_huge(folded: FoldedModel, cannot: str, hint: str, code: str = "too-la
     """Raise NetadaptError for a model with a tensor of more than `LARGEST_BYTES`.
 
     So it is where all tensors have to be there `at_once` so many times, and the machine has no memory for them.
-    `cannot` says what cannot be done with it.
+    `cannot` is the message: what cannot be done with it.
     """
     sizes = {name: prod(shape) * folded.dtypes[name].itemsize for name, shape in folded.shapes.items()}
     largest = max(sizes, key=lambda name: sizes[name], default="")
@@ -31,7 +31,7 @@ def refuse_huge(folded: FoldedModel, cannot: str, hint: str, code: str = "too-la
 
 
 def memory_bytes() -> int:
-    """The memory of this machine; 8 GiB where the system does not tell."""
+    """The memory of this machine; 8 GiB where the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, AttributeError, OSError):

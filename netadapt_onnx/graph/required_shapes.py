@@ -29,7 +29,7 @@ NOT, SOMEHOW, WELL = range(3)
 
 @dataclass(frozen=True)
 class OpenTensor:
-    """A tensor whose shape has to be said: `dims` holds sizes, and the names of open axes ('' for one without)."""
+    """A tensor whose shape the user has to give: `dims` holds sizes and names of open axes ('' for one without)."""
 
     name: str
     dims: Dims
@@ -78,7 +78,7 @@ def _dims(readers: Readers, value: onnx.ValueInfoProto) -> Dims:
 
 
 def shape_by_readers(readers: Readers, name: str) -> Dims:
-    """What the weights that read a tensor tell of its shape, and its first axis."""
+    """The axes of a tensor: those that the weights that read it determine, and its first."""
     rank, sizes = sizes_by_readers(readers, name)
     if rank is None:
         rank = 2 if sizes else 1

@@ -27,7 +27,7 @@ class SingleNodes:
     """Runs nodes of one model; a session is kept for every operator with its attributes and types."""
 
     def __init__(self, opsets: Sequence[onnx.OperatorSetIdProto], *, loops: bool = True) -> None:
-        """Without `loops` nodes that hold graphs are refused: nobody knows how long they run."""
+        """Without `loops` nodes that hold graphs are refused: their running time has no bound."""
         self._opsets = opsets
         self._loops = loops
         self._sessions: dict[tuple[object, ...], Any] = {}

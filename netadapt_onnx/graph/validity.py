@@ -26,7 +26,7 @@ STANDARD = ("", "ai.onnx")
 LARGEST_AXIS = 2**31 - 1
 # Opset and IR versions beyond this are no versions; the checker takes 32-bit integers.
 LARGEST_VERSION = 10_000
-# Texts that only describe: other encodings than UTF-8 are mended there. Everywhere else text is a name, and matters.
+# Texts that only describe: bytes that are not UTF-8 are replaced there. Everywhere else text is a name.
 DESCRIPTIVE = {"doc_string", "producer_name", "producer_version"}
 # Where onnx.proto says that values of a type are if they are no raw data; all other types are in int32_data.
 _FIELDS: dict[int, str] = {
@@ -44,7 +44,10 @@ _KNOWN_TYPES = set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 
 
 def require_valid(proto: onnx.ModelProto) -> None:
-    """Raise NetadaptError for what neither ONNX's checker nor a runtime takes; mends texts that only describe."""
+    """Raise NetadaptError for what neither ONNX's checker nor a runtime takes.
+
+    Bytes that are not UTF-8 are replaced in texts that only describe.
+    """
     _check_versions(proto)
     _refuse_twice("two inputs", (value.name for value in proto.graph.input))
     _refuse_twice("two initializers", (tensor.name for tensor in proto.graph.initializer))

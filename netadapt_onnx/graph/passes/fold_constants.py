@@ -38,6 +38,9 @@ def fold_constants(
         evaluator: the graph and its initializers.
         evaluation: the values of its tensors.
         dependence: what of them depends on sizes that the file leaves open.
+
+    Returns:
+        The model, and whether it differs from the evaluated graph.
     """
     graph, initializers = evaluator.proto.graph, evaluator.initializers
     batch_made = {name for name in dependence.shape_made if _depends_on_batch(name, evaluation, dependence.next_batch)}
@@ -49,7 +52,7 @@ def fold_constants(
     used_names = needed | {node_name(node) for node in kept} | {v.name for v in graph.input}
     computed, tensors = _write_back(folded, kept, used_names, batch_made, evaluation, dependence)
     constants = [dependence.wildcards.get(tensor.name, tensor) for tensor in [*constants, *tensors]]
-    changed = bool(folded) or len(kept) < len(graph.node)
+    changed = len(kept) < len(graph.node) or {tensor.name for tensor in constants} != initializers.keys()
     _replace_contents(proto.graph, [*computed, *kept], constants)
     return PassResult(proto, changed)
 
