@@ -25,7 +25,9 @@ from netadapt_onnx.search.evaluator import DataJudge
 from netadapt_onnx.search.executors.protocol import WorkerInfo
 from netadapt_onnx.search.options import SHORT_TERM_LR
 from netadapt_onnx.search.worker import Base, Training, WorkerContext
-from netadapt_onnx.surgery import resize, select, trace
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import trace
 from netadapt_onnx.training.trainer import choose_settings
 
 STEP = 8

@@ -30,15 +30,11 @@ from netadapt_onnx.data.evaluate import accuracy
 from netadapt_onnx.data.load import dataset_for
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load
-from netadapt_onnx.surgery import (
-    gram_matrices,
-    original_targets,
-    reconstruct,
-    reconstruct_in_order,
-    resize,
-    select,
-    trace,
-)
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.reconstruct.gram import gram_matrices, original_targets
+from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct, reconstruct_in_order
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import trace
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.criteria import criterion_on
 from netadapt_onnx.training.settings import Settings

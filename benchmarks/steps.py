@@ -29,9 +29,9 @@ from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.table.staircase import best_counts
 from netadapt_onnx.profilers.timing import ratio
-from netadapt_onnx.surgery import Trace
-from netadapt_onnx.surgery.criteria.weights import select
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.trace_model import trace_model
 from tables import exported
 

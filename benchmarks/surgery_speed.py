@@ -43,7 +43,9 @@ from netadapt_onnx.graph.folding import fold
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.api.prune import at_ratio
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.surgery import resize, select, trace
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import trace
 mark("import")
 model = load(sys.argv[1]); mark("load")
 folded = fold(model.proto, consume=True); mark("fold")

@@ -35,7 +35,7 @@ from netadapt_onnx.profilers.execution import CPU, execution_record
 from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_versions
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import unseen
-from netadapt_onnx.surgery import Trace
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.trace_model import trace_model
 from table_networks import NETWORKS
 

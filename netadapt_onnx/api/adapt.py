@@ -60,7 +60,7 @@ from netadapt_onnx.search.target_device import (
     opened_places,
 )
 from netadapt_onnx.search.time_limit import TABLE_SHARE
-from netadapt_onnx.surgery import Criterion
+from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.training.settings import cores
 
 Source = str | os.PathLike[str] | Model

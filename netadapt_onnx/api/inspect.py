@@ -16,7 +16,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import Cost, CostModel
 from netadapt_onnx.graph.model import Model, load_without_weights
 from netadapt_onnx.graph.shapes import Shapes
-from netadapt_onnx.surgery.criteria.weights import Criterion
+from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.surgery.explain import Explanation, explain
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.labels import Choices
@@ -25,7 +25,7 @@ from netadapt_onnx.surgery.plan import template
 from netadapt_onnx.surgery.states import with_states
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.trace_model import trace_model
-from netadapt_onnx.surgery.verify.around import can_be_proven
+from netadapt_onnx.surgery.verify.unrunnable import can_be_proven
 
 if TYPE_CHECKING:
     from netadapt_onnx.search.sensitivity import Sensitivities

@@ -48,8 +48,8 @@ from netadapt_onnx.scaling.result import (
 from netadapt_onnx.search.prepared_model import Predictor
 from netadapt_onnx.search.run_directory.run import Run, write_json
 from netadapt_onnx.search.tables import built_table, loaded_table, table_file
-from netadapt_onnx.surgery import Trace, trace
 from netadapt_onnx.surgery.obstacles import require_prunable
+from netadapt_onnx.surgery.trace import Trace, trace
 from netadapt_onnx.training.separate_statistics import separate_statistics
 
 LAW_FILE, RESULT_FILE = "widths.toml", "result.json"

@@ -93,7 +93,7 @@ def command(
     """
     from netadapt_onnx.api.prune import passed, prune
     from netadapt_onnx.common import render
-    from netadapt_onnx.surgery import Choices
+    from netadapt_onnx.surgery.labels import Choices
 
     with render.spinner("pruning"):
         result = prune(

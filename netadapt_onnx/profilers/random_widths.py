@@ -17,7 +17,7 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.graph.runtime import Arrays, random_inputs
-from netadapt_onnx.surgery.criteria.weights import select
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace

@@ -17,7 +17,7 @@ from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.scaling.record import Record
 from netadapt_onnx.scaling.shrinking import Momentum, Shrinking
-from netadapt_onnx.surgery import Trace
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.training.placement import require
 from netadapt_onnx.training.replicas import one_thread
 from netadapt_onnx.training.settings import Settings

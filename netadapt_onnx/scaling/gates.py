@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from netadapt_onnx.surgery import Trace
-from netadapt_onnx.surgery.reduction_sites import Contraction, reduction_sites
+from netadapt_onnx.surgery.reduction_sites import ReductionSite, reduction_sites
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.union_find import Array
 
 
@@ -59,20 +59,20 @@ def gates(found: Trace) -> tuple[Gate, ...]:
     )
 
 
-def _on_data(found: Trace, place: Contraction) -> Gate:
+def _on_data(found: Trace, place: ReductionSite) -> Gate:
     rank = len(found.flat.shapes[place.tensor])
     lines = [line for axis, line in found.axes[place.tensor] if axis == place.axis]
-    return Gate(place.output, place.slot, place.axis, rank, place.line, tuple(lines))
+    return Gate(place.output, place.slot, place.axis, rank, place.axis_labels, tuple(lines))
 
 
-def _at(found: Trace, place: Contraction, slot: int, name: str) -> list[Gate]:
+def _at(found: Trace, place: ReductionSite, slot: int, name: str) -> list[Gate]:
     """The gates of a constant operand that do what `place` does to the data: the same labels, or in every group."""
-    roots = np.unique(place.line)
+    roots = np.unique(place.axis_labels)
     made = []
     for axis, line in found.axes.get(name, ()):
         same = np.where(np.isin(line, roots), line, 0)
-        times, rest = divmod(len(place.line), len(same))
-        if not rest and np.array_equal(np.tile(same, times), place.line):
+        times, rest = divmod(len(place.axis_labels), len(same))
+        if not rest and np.array_equal(np.tile(same, times), place.axis_labels):
             lines = [other for k, other in found.axes[name] if k == axis]
             made.append(Gate(place.output, slot, axis, len(found.flat.shapes[name]), same, tuple(lines)))
     return made

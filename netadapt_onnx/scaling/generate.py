@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.scaling.law import Law
-from netadapt_onnx.surgery import Group
+from netadapt_onnx.surgery.groups import Group
 
 Widths = dict[str, int]
 # Widths of a network of a given size; larger sizes are nowhere narrower.

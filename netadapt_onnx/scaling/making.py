@@ -36,7 +36,9 @@ from netadapt_onnx.search.latency_check import BRIEF_S, BRIEF_SESSIONS, CAREFUL_
 from netadapt_onnx.search.normalising import Measured, gained
 from netadapt_onnx.search.prepared_model import Predictor
 from netadapt_onnx.search.run_directory.run import Run
-from netadapt_onnx.surgery import Trace, resize, select
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.training.settings import Settings
 
 # A latency target is met within this share of itself, or after so many networks measured.

@@ -13,7 +13,8 @@ from netadapt_onnx.scaling.generate import AllowedWidths, Path, along, uniform, 
 from netadapt_onnx.scaling.law import Law, fit
 from netadapt_onnx.scaling.record import Record
 from netadapt_onnx.scaling.result import Method
-from netadapt_onnx.surgery import Trace, importance
+from netadapt_onnx.surgery.criteria.selection import importance
+from netadapt_onnx.surgery.trace import Trace
 
 # MorphNet and magnitude prune once to this share of the filters; widths are scaled uniformly from there.
 PRUNED_SHARE = 0.5

@@ -20,7 +20,8 @@ from torch import Tensor
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.scaling.gates import gates
-from netadapt_onnx.surgery import Trace, resize
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.training.distillation import taught
 from netadapt_onnx.training.memory import footprint
 from netadapt_onnx.training.replicas import Replicas

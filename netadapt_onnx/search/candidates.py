@@ -29,8 +29,12 @@ from netadapt_onnx.search.run_directory.journal import AGAIN
 from netadapt_onnx.search.run_directory.run import Run, write_json
 from netadapt_onnx.search.time_limit import TimeLimit
 from netadapt_onnx.search.worker import MODEL_FILE, Base, Kept, Training, WorkerContext, evaluate_candidate, kept_after
-from netadapt_onnx.surgery import Branch, Trace, plan_of, prove_removal, select, verify
-from netadapt_onnx.surgery import trace as traced
+from netadapt_onnx.surgery.blocks import Branch, prove_removal
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.plan import plan_of
+from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.surgery.trace import trace as traced
+from netadapt_onnx.surgery.verify.prove import verify
 from netadapt_onnx.training.criteria import criterion_on
 from netadapt_onnx.training.settings import Settings
 

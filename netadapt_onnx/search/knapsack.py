@@ -18,7 +18,9 @@ from netadapt_onnx.search import netadapt
 from netadapt_onnx.search.channel_choices import ChannelChoices
 from netadapt_onnx.search.netadapt import TOGETHER, Problem, Step, amounts_after, corrected, met, widths_after
 from netadapt_onnx.search.proposal import Amounts, Proposal, Widths
-from netadapt_onnx.surgery import Criterion, Trace, class_totals, importance
+from netadapt_onnx.surgery.criteria.scores import Criterion
+from netadapt_onnx.surgery.criteria.selection import class_totals, importance
+from netadapt_onnx.surgery.trace import Trace
 
 # The way to the budget in equal shares of what is left; importances are scored anew after each.
 ROUNDS = 5

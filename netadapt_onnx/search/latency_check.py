@@ -25,7 +25,7 @@ from netadapt_onnx.search.normalising import Measured, Normalising, Recorded
 from netadapt_onnx.search.result import Latency
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.tables import Predicting, spent_ms
-from netadapt_onnx.surgery import Trace
+from netadapt_onnx.surgery.trace import Trace
 
 # What building a table may take.
 # An accepted model is measured briefly; the one that is to meet the budget until its interval is narrow.

@@ -38,7 +38,7 @@ from netadapt_onnx.profilers.table.kernel_fit import robust_nonnegative
 from netadapt_onnx.profilers.timing import Ratio, Timing, of_pairs
 from netadapt_onnx.search.latency_check import CAREFUL_SESSIONS, MeasuredLatency
 from netadapt_onnx.search.run_directory.run import Run
-from netadapt_onnx.surgery import Trace
+from netadapt_onnx.surgery.trace import Trace
 
 Value = Callable[[onnx.ModelProto], float]
 Once = Callable[[str, Callable[[], Any]], Any]

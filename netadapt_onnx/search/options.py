@@ -20,7 +20,9 @@ from netadapt_onnx.profilers.quantize import PRECISIONS, Precision
 from netadapt_onnx.search.channel_choices import DEFAULT_STEP, Floors, Rungs, Steps, rungs
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS
-from netadapt_onnx.surgery import CRITERIA, MEASURED, Criterion
+from netadapt_onnx.surgery.criteria.scores import Criterion
+from netadapt_onnx.surgery.criteria.selection import MEASURED
+from netadapt_onnx.surgery.criteria.weights import CRITERIA
 
 Strategy = Literal["netadapt", "knapsack"]
 Rank = Literal["reconstruct", "finetune"]

@@ -21,9 +21,12 @@ from netadapt_onnx.search.block_removal import branch_ladders, removed
 from netadapt_onnx.search.channel_choices import ChannelChoices, Counts, Rungs
 from netadapt_onnx.search.options import Arguments
 from netadapt_onnx.search.proposal import Widths
-from netadapt_onnx.surgery import MEASURED, Branch, Trace, find_branches, resize, same_groups, select, traced_without
-from netadapt_onnx.surgery import trace as traced
+from netadapt_onnx.surgery.blocks import Branch, find_branches, same_groups, traced_without
+from netadapt_onnx.surgery.criteria.selection import MEASURED, select
 from netadapt_onnx.surgery.obstacles import require_prunable
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.surgery.trace import trace as traced
 
 Predicted = Callable[[Mapping[str, tuple[int, ...]]], float]
 # Where a predicted resource goes: each unit's share of it by its main layer's name; empty if unknown.

@@ -13,7 +13,7 @@ from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_versi
 from netadapt_onnx.profilers.table.build import build
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.timing import Timing
-from netadapt_onnx.surgery import Trace
+from netadapt_onnx.surgery.trace import Trace
 
 TABLE_FILE = "table.jsonl"
 TABLE_S = 100.0

@@ -21,22 +21,13 @@ from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataJudge, Evaluator
 from netadapt_onnx.search.executors.protocol import Made, WorkerInfo
-from netadapt_onnx.surgery import (
-    GramMatrices,
-    Targets,
-    Trace,
-    gram_matrices,
-    kept_outputs,
-    original_targets,
-    reconstruct,
-    reconstruct_in_order,
-    resize,
-    rewired,
-    select,
-    traced_without,
-)
+from netadapt_onnx.surgery.blocks import rewired, traced_without
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.groups import Group
-from netadapt_onnx.surgery.reconstruct.gram import SAMPLES
+from netadapt_onnx.surgery.reconstruct.gram import SAMPLES, GramMatrices, Targets, gram_matrices, original_targets
+from netadapt_onnx.surgery.reconstruct.least_squares import kept_outputs, reconstruct, reconstruct_in_order
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.training.activation_cache import Front, Prefixes, front_of
 from netadapt_onnx.training.settings import Settings
 

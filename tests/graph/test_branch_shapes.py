@@ -20,7 +20,10 @@ from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import check
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import Arrays, run, session
-from netadapt_onnx.surgery import Trace, resize, select, trace, verify
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.verify.prove import verify
 
 FLOAT, BOOL, INT64 = TensorProto.FLOAT, TensorProto.BOOL, TensorProto.INT64
 LONG, SHORT = 24, 16  # what the first and the other branch read, of lengths that rule each other out

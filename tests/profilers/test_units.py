@@ -10,7 +10,7 @@ from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.profilers.agent import open_session
 from netadapt_onnx.profilers.execution import CPU, execution_record
 from netadapt_onnx.profilers.units import Kernel, Layers, family
-from netadapt_onnx.surgery.criteria.weights import select
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import trace
 

@@ -17,8 +17,8 @@ from netadapt_onnx.scaling.descent import Schedule, descend
 from netadapt_onnx.scaling.gates import Gate, gates
 from netadapt_onnx.scaling.record import Record
 from netadapt_onnx.scaling.shrinking import Momentum, Shrinking
-from netadapt_onnx.surgery import Trace, trace
 from netadapt_onnx.surgery.reduction_sites import reduction_sites
+from netadapt_onnx.surgery.trace import Trace, trace
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.task import task
 from netadapt_onnx.training.torch_graph import TorchGraph
@@ -67,7 +67,7 @@ def test_gates_on_weights_are_those_on_the_data(proto: onnx.ModelProto) -> None:
     found = traced(proto)
     cheap = gates(found)
     on_data = tuple(
-        Gate(p.output, p.slot, p.axis, len(found.flat.shapes[p.tensor]), p.line) for p in reduction_sites(found)
+        Gate(p.output, p.slot, p.axis, len(found.flat.shapes[p.tensor]), p.axis_labels) for p in reduction_sites(found)
     )
     assert all(found.labels.is_constant(_operand(found, gate)) for gate in cheap)
     opened = np.ones(len(found.roots))

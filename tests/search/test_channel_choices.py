@@ -16,8 +16,8 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.search.channel_choices import matching, rungs
 from netadapt_onnx.search.options import Arguments
-from netadapt_onnx.surgery import Trace
-from netadapt_onnx.surgery import trace as traced
+from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.surgery.trace import trace as traced
 
 
 @pytest.fixture(scope="module")

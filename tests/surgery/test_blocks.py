@@ -24,9 +24,10 @@ from netadapt_onnx.search.evaluator import CallersJudge
 from netadapt_onnx.search.prepared_model import Predictor
 from netadapt_onnx.search.result import AdaptResult
 from netadapt_onnx.search.worker import Base, WorkerContext
-from netadapt_onnx.surgery import blocks, find_branches, reconstruct, trace
-from netadapt_onnx.surgery.blocks import removal_error, traced_without, without
-from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.surgery import blocks
+from netadapt_onnx.surgery.blocks import find_branches, removal_error, traced_without, without
+from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct
+from netadapt_onnx.surgery.trace import Trace, trace
 
 
 def traced(proto: onnx.ModelProto) -> Trace:

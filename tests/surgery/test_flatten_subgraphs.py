@@ -14,7 +14,10 @@ from control_cases import body, info
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
-from netadapt_onnx.surgery import Trace, resize, select, trace, verify
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.verify.prove import verify
 
 SIZE = 6
 FLOAT, BOOL = TensorProto.FLOAT, TensorProto.BOOL

@@ -17,7 +17,9 @@ from netadapt_onnx.api.inspect import Cautioned, inspect
 from netadapt_onnx.cli import run
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
-from netadapt_onnx.surgery import select, trace, verify
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.trace import trace
+from netadapt_onnx.surgery.verify.prove import verify
 
 LAYOUT = "com.microsoft.nchwc"
 
@@ -126,7 +128,7 @@ def test_both_sides_of_a_custom_operator_of_known_shape_are_proven_around_it() -
 
 
 def test_a_wrong_cut_behind_a_custom_operator_is_caught() -> None:
-    from netadapt_onnx.surgery import resize
+    from netadapt_onnx.surgery.resize import resize
 
     proto = custom(("N", 8, 4, 4))
     normalise(proto)

@@ -14,7 +14,11 @@ import netadapt_onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
-from netadapt_onnx.surgery import CRITERIA, Trace, explain, importance, plan_of, read_plan, select, template, trace
+from netadapt_onnx.surgery.criteria.selection import importance, select
+from netadapt_onnx.surgery.criteria.weights import CRITERIA
+from netadapt_onnx.surgery.explain import explain
+from netadapt_onnx.surgery.plan import plan_of, read_plan, template
+from netadapt_onnx.surgery.trace import Trace, trace
 
 
 def traced(proto: onnx.ModelProto) -> Trace:

@@ -18,7 +18,9 @@ from netadapt_onnx.data.evaluate import outputs
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.search.worker import _front
-from netadapt_onnx.surgery import Trace, resize, select, trace
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace, trace
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.distillation import taught
 from netadapt_onnx.training.frozen_prefix import FrozenFronts

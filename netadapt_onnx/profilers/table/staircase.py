@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from netadapt_onnx.profilers.table.kernel_fit import Floats, Stairs
-from netadapt_onnx.surgery.criteria.weights import select
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.trace import Trace
 

@@ -25,7 +25,7 @@ from netadapt_onnx.profilers.table.predict import Cell, Record, Table, Whole, re
 from netadapt_onnx.profilers.timing import Timing
 from netadapt_onnx.profilers.units import Layers
 from netadapt_onnx.profilers.validate import kendall, validate
-from netadapt_onnx.surgery.criteria.weights import select
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.trace import Trace, trace
 
 

@@ -15,7 +15,7 @@ from netadapt_onnx.profilers.random_widths import Draw, Kind, RandomWidthModel, 
 from netadapt_onnx.profilers.table.build import LEAST_MODELS, LENGTHENED, SHORTEST_S, Pace, build
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import unseen, validate
-from netadapt_onnx.surgery.criteria.weights import select
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.trace import trace
 from simulated_device import DISTURBED, SimulatedDevice, Slowness, quiet, true_ratio
 

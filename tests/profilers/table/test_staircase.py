@@ -10,7 +10,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.profilers.table.kernel_fit import Stairs
 from netadapt_onnx.profilers.table.staircase import best_counts, best_points
-from netadapt_onnx.surgery.criteria.weights import select
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.trace import Trace, trace
 
 Shapes = Mapping[str, tuple[int, ...]]

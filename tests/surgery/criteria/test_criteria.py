@@ -19,9 +19,14 @@ from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import Arrays, run, session
-from netadapt_onnx.surgery import CRITERIA, MEASURED, Group, Trace, importance, resize, select, trace
+from netadapt_onnx.surgery.criteria.activations import mean_activation
 from netadapt_onnx.surgery.criteria.ranking import at_share, counts_after, removal_order
-from netadapt_onnx.training.criteria import activation, criterion_on
+from netadapt_onnx.surgery.criteria.selection import MEASURED, importance, select
+from netadapt_onnx.surgery.criteria.weights import CRITERIA
+from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.training.criteria import criterion_on
 from netadapt_onnx.training.gradient_scores import BATCH, fisher, taylor
 
 
@@ -167,11 +172,11 @@ def test_activation_is_the_mean_size_of_what_consumers_see() -> None:
     x = images(100)
     seen = run(session(found.folded.proto, outputs=["relu1_out", "relu2_out"]), {"image": x})
     inner = np.abs(seen["relu2_out"]).mean((0, 2, 3))
-    scores = activation(found, {"image": x})
+    scores = mean_activation(found, {"image": x})
     np.testing.assert_allclose(scores[found.members["conv2"]], inner, rtol=1e-5)
     stem = run(session(found.folded.proto, outputs=["relu1_out", "relu3_out", "flatten1_out"]), {"image": x[:64]})
     means = [np.abs(v).mean(tuple(k for k in range(v.ndim) if k != 1)) for v in stem.values()]
-    scores = activation(found, {"image": x[:64]})
+    scores = mean_activation(found, {"image": x[:64]})
     np.testing.assert_allclose(scores[found.members["conv1"]], np.mean(means, axis=0), rtol=1e-5)
 
 

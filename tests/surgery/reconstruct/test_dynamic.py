@@ -14,15 +14,10 @@ from netadapt_onnx.graph.extract import between
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import Arrays
-from netadapt_onnx.surgery import (
-    Trace,
-    gram_matrices,
-    original_targets,
-    reconstruct,
-    reconstruct_in_order,
-    select,
-    trace,
-)
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.reconstruct.gram import gram_matrices, original_targets
+from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct, reconstruct_in_order
+from netadapt_onnx.surgery.trace import Trace, trace
 
 SIDE, IMAGES = 16, 20
 Network = Callable[[], onnx.ModelProto]

@@ -12,7 +12,9 @@ import models
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import run, session
-from netadapt_onnx.surgery import Trace, resize, trace, verify
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.verify.prove import verify
 
 C, SIZE = 12, 6
 Spelling = Callable[[models.Builder, str, str], str]  # (builder, norm (N, 1, H, W), like (N, C, H, W)) -> (N, C, H, W)

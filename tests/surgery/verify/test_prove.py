@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 
 import numpy as np
 import onnx
@@ -14,8 +13,12 @@ import models
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
-from netadapt_onnx.surgery import KeptIndices, Trace, resize, select, trace, verify
 from netadapt_onnx.surgery.channel_counts import at_ratio
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.cut import KeptIndices
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.verify.prove import verify
 
 
 def traced(proto: onnx.ModelProto) -> Trace:
@@ -189,7 +192,7 @@ def test_sums_whose_terms_cancel_differ_by_rounding_alone(monkeypatch: pytest.Mo
     keep = {"first": np.flatnonzero(np.arange(512) % 8 < 6)}
     assert verify(found, keep).exact
     with monkeypatch.context() as patch:
-        patch.setattr(import_module("netadapt_onnx.surgery.verify.prove"), "ROUNDING", 0)
+        patch.setattr("netadapt_onnx.surgery.verify.prove.ROUNDING", 0)
         assert not verify(found, keep).exact
     mutant = resize(found, keep)
     tensor = next(t for t in mutant.graph.initializer if t.name == "w")

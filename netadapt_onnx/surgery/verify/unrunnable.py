@@ -1,4 +1,4 @@
-"""A model around nodes that cannot be run: what they put out is fed instead, what needs more of them is left out."""
+"""Models with nodes that cannot be run: what these put out is fed instead, and what needs more of them is cut off."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def can_be_proven(folded: FoldedModel) -> bool:
     return folded.unrunnable is None or (bool(folded.unrun) and not relies_on_guesses(folded))
 
 
-def fed_instead(folded: FoldedModel) -> dict[str, Spec]:
+def fed_tensors(folded: FoldedModel) -> dict[str, Spec]:
     """Shape and type of what unrunnable nodes put out, as far as they are known."""
     return {name: (folded.shapes[name], folded.dtypes[name]) for name in folded.unrun if name in folded.shapes}
 
 
-def around(proto: onnx.ModelProto, folded: FoldedModel) -> onnx.ModelProto:
+def without_unrunnable(proto: onnx.ModelProto, folded: FoldedModel) -> onnx.ModelProto:
     """A copy without the nodes whose outputs are `folded.unrun`; those of known shape are inputs."""
-    fed = fed_instead(folded)
+    fed = fed_tensors(folded)
     missing = set(folded.unrun) - fed.keys()
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
@@ -51,7 +51,7 @@ def around(proto: onnx.ModelProto, folded: FoldedModel) -> onnx.ModelProto:
     return copy
 
 
-def left(proto: onnx.ModelProto, names: Collection[str]) -> list[str]:
-    """Those of `names` that a model still computes."""
+def computed_by(proto: onnx.ModelProto, names: Collection[str]) -> list[str]:
+    """Those of `names` that a model computes."""
     produced = {name for node in proto.graph.node for name in node.output}
     return [name for name in names if name in produced]

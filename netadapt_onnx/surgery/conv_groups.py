@@ -2,7 +2,7 @@
 
 Where nothing else couples them, the same index is kept in every group. Behind a channel shuffle, or a concatenation
 that does not end where groups do, a channel has another index in each convolution that it meets; tied by index, two
-channels of one group would stand and fall together, then four, then all. There channels are tied in *bundles* instead:
+channels of one group would stay or go together, then four, then all. There channels are tied in *bundles* instead:
 the smallest sets that hold as many channels of every group of every convolution around. Any cut that takes whole
 bundles keeps equal counts everywhere. (For two convolutions with a shuffle between them a bundle is a perfect matching
 of the groups of one with those of the other, of which there are as many as a group has channels: Koenig, 1916.)
@@ -48,7 +48,7 @@ def tie_in_bundles(labels: Labels, uneven: Sequence[Sequence[Table]]) -> None:
         pinned = labels.pinned_sets()
         counts = _Counts.of(labels, tables, pinned)
         bundles = _bundles(counts)
-        if len(bundles.free) <= _left_by_index(labels, tables, pinned):
+        if len(bundles.free) <= _removable_by_index(labels, tables, pinned):
             for table, reason in tables:
                 labels.collapse(table, 0, reason)
             continue
@@ -102,13 +102,13 @@ def _collapses(labels: Labels, tables: Sequence[Table]) -> bool:
     return False
 
 
-def _left_by_index(labels: Labels, tables: Sequence[Table], pinned: NDArray[np.bool_]) -> int:
+def _removable_by_index(labels: Labels, tables: Sequence[Table], pinned: NDArray[np.bool_]) -> int:
     """How many sets could go if the same indices were tied."""
     roots, sets = _by_index(labels, tables)
     stay = set(sets[pinned[roots]].tolist())
     for table, _ in tables:
-        beside = table[:, (table == 0).any(axis=0)]
-        met = labels.ties.roots(beside[beside > 0])
+        partial = table[:, (table == 0).any(axis=0)]  # indices at which some group has no label
+        met = labels.ties.roots(partial[partial > 0])
         stay |= set(sets[np.searchsorted(roots, met)].tolist())
     return len(set(sets.tolist()) - stay)
 
@@ -128,15 +128,15 @@ class _Counts:
 
     @classmethod
     def of(cls, labels: Labels, tables: Sequence[Table], pinned: NDArray[np.bool_]) -> _Counts:
-        """Count."""
-        found = [labels.ties.roots(table) for table, _ in tables]
-        roots = np.unique(np.concatenate([rows[rows > 0] for rows in found]))
-        starts = np.cumsum([0, *(len(rows) for rows in found)])
+        """Count the occurrences of all sets in `tables`; `pinned` says of each root label whether it must stay."""
+        roots_of_tables = [labels.ties.roots(table) for table, _ in tables]
+        roots = np.unique(np.concatenate([rows[rows > 0] for rows in roots_of_tables]))
+        starts = np.cumsum([0, *(len(rows) for rows in roots_of_tables)])
         counts = np.zeros((len(roots) + 1, starts[-1]), np.int64)  # the first for positions without a label
-        for start, rows in zip(starts, found, strict=False):
+        for start, rows in zip(starts, roots_of_tables, strict=False):
             for k, row in enumerate(rows):
-                places = np.where(row > 0, np.searchsorted(roots, row) + 1, 0)
-                counts[:, start + k] += np.bincount(places, minlength=len(counts))
+                indices = np.where(row > 0, np.searchsorted(roots, row) + 1, 0)
+                counts[:, start + k] += np.bincount(indices, minlength=len(counts))
         stays = np.concatenate([[True], pinned[roots]])
         kinds, which = np.unique(counts[~stays], axis=0, return_inverse=True)
         free = roots[~stays[1:]]
@@ -162,7 +162,7 @@ class _Bundles:
 
 
 def _bundles(counts: _Counts) -> _Bundles:
-    """The more bundles of two ways to search for them: each finds some that the other gives up on."""
+    """Search for bundles in two ways, each of which finds some that the other gives up on; returns the more of both."""
     one = _divided(counts, _Search(counts, by_scarcity=False))
     if one.is_complete:
         return one
@@ -170,34 +170,34 @@ def _bundles(counts: _Counts) -> _Bundles:
 
 
 def _divided(counts: _Counts, search: _Search) -> _Bundles:
-    """Divide all sets into balanced bundles, of each shape as many as there can be; what is left is always balanced."""
-    left = np.array([len(members) for members in counts.members], np.int64)
-    used = np.zeros_like(left)
+    """Divide all sets into balanced bundles, of each shape as many as there can be; what remains is always balanced."""
+    remaining = np.array([len(members) for members in counts.members], np.int64)
+    used = np.zeros_like(remaining)
 
     def take(bundle: Array) -> Array:
         parts = [m[u : u + n] for m, u, n in zip(counts.members, used, bundle, strict=True)]
         used[:] += bundle
-        left[:] -= bundle
+        remaining[:] -= bundle
         return np.concatenate(parts)
 
     fixed = np.zeros(0, np.int64)
     if counts.missing(counts.fixed).any():
-        match = search.complete(counts.fixed, left)
-        fixed = take(left.copy() if match is None else match)
+        match = search.complete(counts.fixed, remaining)
+        fixed = take(remaining.copy() if match is None else match)
     free: list[Array] = []
     for kind in search.seeds().tolist():
-        while left[kind]:
-            seed = np.zeros_like(left)
+        while remaining[kind]:
+            seed = np.zeros_like(remaining)
             seed[kind] = 1
-            rest = search.complete(counts.kinds[kind], left - seed)
+            rest = search.complete(counts.kinds[kind], remaining - seed)
             if rest is None:
                 break
             bundle = seed + rest
-            times = int((left[bundle > 0] // bundle[bundle > 0]).min())
+            times = int((remaining[bundle > 0] // bundle[bundle > 0]).min())
             free.extend(take(bundle) for _ in range(times))
-    is_complete = not left.any()
+    is_complete = not remaining.any()
     if not is_complete:
-        free.append(take(left.copy()))
+        free.append(take(remaining.copy()))
     return _Bundles(tuple(free), fixed, is_complete)
 
 
@@ -219,8 +219,8 @@ class _Search:
         """The kinds in the order in which bundles are built around them: first those that few tables hold."""
         return np.lexsort((np.arange(len(self._by_table)), (self._by_table > 0).sum(axis=1)))
 
-    def complete(self, sums: Array, left: Array) -> Array | None:
-        """How many of each kind fill up `sums` (rows,), of those `left` (kinds,); None if the search gave up.
+    def complete(self, sums: Array, remaining: Array) -> Array | None:
+        """How many of each kind fill up `sums` (rows,), of those `remaining` (kinds,); None if the search gave up.
 
         First as many sets as there are groups at most, then twice as many, and so on.
         """
@@ -228,32 +228,32 @@ class _Search:
         while True:
             self._steps = min(SEARCH_STEPS, self._all)
             self._all -= self._steps
-            found = self._fill(sums, left.copy(), depth)
+            bundle = self._fill(sums, remaining.copy(), depth)
             self._all += max(self._steps, 0)
-            if found is not None:
-                return found
-            if self._all <= 0 or depth >= left.sum():
+            if bundle is not None:
+                return bundle
+            if self._all <= 0 or depth >= remaining.sum():
                 return None
             depth *= 2
 
-    def _fill(self, sums: Array, left: Array, depth: int) -> Array | None:
-        """The first way that there is, if any."""
+    def _fill(self, sums: Array, remaining: Array, depth: int) -> Array | None:
+        """The first set of bundles that fills all rows within `depth` more sets; None if there is none."""
         missing = self._counts.missing(sums)
         if not missing.any():
-            return np.zeros_like(left)
+            return np.zeros_like(remaining)
         self._steps -= 1
         lacking = np.add.reduceat(missing, self._counts.starts[:-1])
         if self._steps <= 0 or int(np.max(-(-lacking // self._largest))) > depth:
             return None
-        if (left @ self._counts.kinds < missing).any():
+        if (remaining @ self._counts.kinds < missing).any():
             return None
         row = int(np.argmin(np.where(missing > 0, self._scarcity, np.iinfo(np.int64).max)))
-        kinds = np.flatnonzero((left > 0) & (self._counts.kinds[:, row] > 0))
+        kinds = np.flatnonzero((remaining > 0) & (self._counts.kinds[:, row] > 0))
         after = self._counts.missing(sums + self._counts.kinds[kinds]).sum(axis=1)
         for kind in kinds[np.lexsort((kinds, after))].tolist():
-            left[kind] -= 1
-            rest = self._fill(sums + self._counts.kinds[kind], left, depth - 1)
-            left[kind] += 1
+            remaining[kind] -= 1
+            rest = self._fill(sums + self._counts.kinds[kind], remaining, depth - 1)
+            remaining[kind] += 1
             if rest is not None:
                 rest[kind] += 1
                 return rest

@@ -13,11 +13,13 @@ from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
-from netadapt_onnx.surgery import Trace, resize, select, trace, verify
 from netadapt_onnx.surgery.channel_counts import at_ratio
+from netadapt_onnx.surgery.conv_group_metadata import KEY
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.criteria.weights import group_l2, l2
-from netadapt_onnx.surgery.inheritance import KEY
-from netadapt_onnx.surgery.resize import Cut
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.verify.prove import verify
 
 SIZE = 8
 
@@ -161,7 +163,7 @@ def test_channels_that_are_added_stand_in_their_own_conv_group() -> None:
     keep = select(found, {"into": 33}, "l2")
     wide = resize(found, keep)
     last = next(node for node in wide.graph.node if node.name == "out_of")
-    _, copies = Cut(found, keep).layout(last.input[0], 1)
+    _, copies = found.cut(keep).layout(last.input[0], 1)
     tensor = next(t for t in wide.graph.initializer if t.name == last.input[1])
     weights = onnx.numpy_helper.to_array(tensor).copy()
     assert weights.shape == (27, 11, 1, 1) and (copies > 0).sum() == 6
