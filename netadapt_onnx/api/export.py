@@ -27,6 +27,7 @@ from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load, save
+from netadapt_onnx.graph.nodes import opset_version
 from netadapt_onnx.graph.runtime import Arrays, run, session
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def _convert(
 
 def _check_opset(proto: onnx.ModelProto, requested: int | None) -> None:
     """The exporters write the opset that they can, whatever was asked for, and say nothing."""
-    written = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    written = opset_version(proto)
     if requested not in (None, written):
         raise NetadaptError(
             f"torch wrote opset {written} where {requested} was asked for",

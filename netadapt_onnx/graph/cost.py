@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 from netadapt_onnx.common.resources import Resources, amounts
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.nodes import node_name, reads
-from netadapt_onnx.graph.shapes import Shape, Shapes
+from netadapt_onnx.graph.shapes import Shape, Shapes, element_bits
 from netadapt_onnx.graph.subgraphs import all_bodies
 from netadapt_onnx.graph.weightless import file_bytes
 
@@ -329,14 +329,8 @@ _MACS: dict[str, Callable[[onnx.NodeProto, Shapes], int]] = {
 
 
 def _bits(data_type: int) -> int:
-    name = TensorProto.DataType.Name(data_type)
-    if name.startswith(("INT4", "UINT4", "FLOAT4")):
-        return 4
-    if name.startswith(("INT2", "UINT2")):
-        return 2
-    if name == "UNDEFINED":  # sequences and the like: they have no shape either
-        return 32
-    return 8 * int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)
+    # Sequences and the like have no data type; they have no shape either.
+    return 32 if data_type == TensorProto.UNDEFINED else element_bits(data_type)
 
 
 def _bytes(elements: int, bits: int) -> int:

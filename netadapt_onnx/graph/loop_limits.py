@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from netadapt_onnx.graph.nodes import STANDARD, opset_version
 from netadapt_onnx.graph.subgraphs import all_bodies, bodies
 
 # Rounds of one loop, fewer where its body is long: so many nodes are run at most.
@@ -24,7 +25,6 @@ MOST_NODE_RUNS = 1 << 20
 FEWEST_TRIPS = 1 << 10
 # The name of the node that fails begins so; onnxruntime's message repeats it.
 MARK = "trip limit "
-STANDARD = ("", "ai.onnx")
 _NONE, _ONE, _TWO, _FIRST = (f"{MARK}{what}" for what in ("none", "one", "two", "first"))
 COUNTED_SCAN_OPSET = 9
 
@@ -35,8 +35,7 @@ def limit_trips(proto: onnx.ModelProto) -> None:
     The name of the node that fails begins with `MARK` and the limit. Scans of opset 8 have another form and stay.
     """
     graph = proto.graph
-    opset = next((o.version for o in proto.opset_import if o.domain in STANDARD), 1)
-    limited = {"Loop", "Scan"} if opset >= COUNTED_SCAN_OPSET else {"Loop"}
+    limited = {"Loop", "Scan"} if opset_version(proto) >= COUNTED_SCAN_OPSET else {"Loop"}
     if not any(node.op_type in limited for node in _all_nodes(graph)):
         return
     names = (f"{MARK}tensor {i}" for i in count())

@@ -16,6 +16,7 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.external_data import external_tensors, load_external
 from netadapt_onnx.graph.model import Model
+from netadapt_onnx.graph.nodes import opset_version
 from netadapt_onnx.graph.onnx_file import read
 from netadapt_onnx.graph.passes.complete_header import MINIMUM_IR
 from netadapt_onnx.graph.passes.constants_to_initializers import constant_value
@@ -109,8 +110,7 @@ def _signature(proto: onnx.ModelProto) -> Hashable:
 
     Names, values of constants and declared shapes of other tensors are left out: no time depends on them.
     """
-    opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    return opset, _graph(proto.graph, {}, proto.ir_version >= MINIMUM_IR, 0)
+    return opset_version(proto, 0), _graph(proto.graph, {}, proto.ir_version >= MINIMUM_IR, 0)
 
 
 def _graph(graph: onnx.GraphProto, outer: Operands, overridable: bool, depth: int) -> Hashable:

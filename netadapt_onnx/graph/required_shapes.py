@@ -15,6 +15,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.inputs import declared_shape
+from netadapt_onnx.graph.nodes import is_standard
 from netadapt_onnx.graph.shapes import Shape, Shapes
 from netadapt_onnx.graph.usual_sizes import Dims, Readers, kind_of_axis, sizes_by_readers, trials
 
@@ -90,7 +91,7 @@ def declare_outputs(
     graph: onnx.GraphProto, shapes: Shapes, constants: Mapping[str, onnx.TensorProto]
 ) -> dict[str, Shape]:
     """Write shapes of what operators outside ONNX put out into a graph, in place; returns those of other tensors."""
-    foreign = {name for node in graph.node if node.domain not in ("", "ai.onnx") for name in node.output if name}
+    foreign = {name for node in graph.node if not is_standard(node) for name in node.output if name}
     declared = {value.name: value for value in graph.value_info}
     for name in sorted(foreign & shapes.keys()):
         readers = [node for node in graph.node if name in node.input]

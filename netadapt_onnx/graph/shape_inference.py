@@ -22,7 +22,7 @@ from netadapt_onnx.graph.node_inference import infer_types
 from netadapt_onnx.graph.nodes import READS_SHAPE_ONLY, STANDARD, node_name
 from netadapt_onnx.graph.passes.pipeline import normalise_nodes
 from netadapt_onnx.graph.runtime import Arrays, random_inputs
-from netadapt_onnx.graph.shapes import Spec, Specs
+from netadapt_onnx.graph.shapes import Spec, Specs, spec_bytes
 from netadapt_onnx.graph.single_node import SingleNodes
 from netadapt_onnx.graph.subgraphs import captured, reads_from_outside
 
@@ -226,10 +226,7 @@ class Evaluation:
         return self._value_of(name) if self._is_available(name) else None
 
     def _bytes(self, name: str) -> int:
-        if name not in self.tensor_specs:
-            return 0
-        shape, dtype = self.tensor_specs[name]
-        return prod(shape) * dtype.itemsize
+        return spec_bytes(self.tensor_specs[name]) if name in self.tensor_specs else 0
 
     def _infer(self, node: onnx.NodeProto, reads: list[str]) -> bool:
         """ONNX's inference for one node; False if it leaves a dimension open."""

@@ -7,18 +7,17 @@ be what ONNX's own checker and the operator's schema allow. Nothing here reads t
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
 from math import prod
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
 
 from netadapt_onnx.errors import NetadaptError, one_line
+from netadapt_onnx.graph.shapes import element_bits
 from netadapt_onnx.graph.weightless import copy_field
 
 STANDARD = ("", "ai.onnx")
@@ -183,15 +182,8 @@ def bytes_needed(tensor: TensorProto) -> int:
     """What a tensor's values take as raw data; 0 for strings."""
     if tensor.data_type == TensorProto.STRING:
         return 0
-    bits: int = prod(tensor.dims) * _bits(tensor.data_type)
+    bits: int = prod(tensor.dims) * element_bits(tensor.data_type)
     return -(-bits // 8)
-
-
-def _bits(code: int) -> int:
-    packed = re.fullmatch(r"U?INT([24])|FLOAT([46])E\dM\d", TensorProto.DataType.Name(code))
-    if packed:
-        return int(packed[1] or packed[2])
-    return 8 * int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)).itemsize)
 
 
 def _values_stored(code: int, elements: int) -> int:
@@ -200,7 +192,7 @@ def _values_stored(code: int, elements: int) -> int:
         return 2 * elements
     if code == TensorProto.STRING:
         return elements
-    return -(-elements * _bits(code) // 8) if _bits(code) in (2, 4) else elements
+    return -(-elements * element_bits(code) // 8) if element_bits(code) in (2, 4) else elements
 
 
 def _check_sparse(sparse: onnx.SparseTensorProto) -> None:

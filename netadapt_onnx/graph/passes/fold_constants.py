@@ -7,7 +7,6 @@ size alone stays dynamic by a formula in it (`symbolic_batch.py`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
-from math import prod
 
 import numpy as np
 import onnx
@@ -18,7 +17,7 @@ from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.graph.passes.result import PassResult
 from netadapt_onnx.graph.shape_evaluator import ShapeEvaluator
 from netadapt_onnx.graph.shape_inference import Evaluation
-from netadapt_onnx.graph.shapes import Specs
+from netadapt_onnx.graph.shapes import Specs, spec_bytes
 from netadapt_onnx.graph.subgraphs import captured
 from netadapt_onnx.graph.symbolic_batch import SymbolicBatch
 
@@ -163,11 +162,6 @@ def _stays(node: onnx.NodeProto, initializers: dict[str, onnx.TensorProto], spec
         return True
     if node.op_type == "ConstantOfShape":  # weights of files that were stripped of their values
         return False
-    bytes_after = sum(_bytes(specs, name) for name in outputs)
-    bytes_before = sum(_bytes(specs, name) for name in node.input if name)
+    bytes_after = sum(spec_bytes(specs[name]) for name in outputs)
+    bytes_before = sum(spec_bytes(specs[name]) for name in node.input if name)
     return bytes_after > bytes_before + LARGEST_GROWTH_BYTES
-
-
-def _bytes(specs: Specs, name: str) -> int:
-    shape, dtype = specs[name]
-    return prod(shape) * dtype.itemsize
