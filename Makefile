@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_CONSTRAINT := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: docs help install demo test test-avx2 test-all test-browser test-ray kill-campaign test-aarch64 lint format fuzz clean test-openvino kill-tables
+.PHONY: docs help install demo test test-fast coverage test-avx2 test-all test-browser test-ray kill-campaign test-aarch64 lint format fuzz clean test-openvino kill-tables
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1	/p' Makefile
@@ -34,9 +34,10 @@ install: $(VENV)/.installed-all ## create .venv with all extras and the developm
 demo: $(VENV)/.installed-adapt ## adapt a small network to 0.6x of its latency on this machine, in under 3 minutes
 	$(BIN)/netadapt-onnx demo -o netadapt-demo --overwrite
 
-lint: $(VENV)/.installed-all ## format check, lint, types
+lint: $(VENV)/.installed-all ## format check, lint, layers, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
 format: $(VENV)/.installed-all ## mend the format and what lint can mend
@@ -46,8 +47,20 @@ format: $(VENV)/.installed-all ## mend the format and what lint can mend
 docs: $(VENV)/.installed-all ## write the reference pages from the program
 	$(BIN)/python docs/reference.py
 
+# What a change to one module breaks first, under a minute. Left out: whatever trains, searches, measures, starts
+# programs or plays a device, and tests that take more than a second.
+FAST_TESTS := $(addprefix tests/,common data gating graph surgery integration/test_structure.py)
+
+test-fast: $(VENV)/.installed-all ## the tests of single modules below the search, under a minute
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not seconds" $(FAST_TESTS)
+
 test: lint ## lint, then all tests
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+coverage: $(VENV)/.installed-all ## the tests once more, with which lines and branches they reach; pages in build/coverage
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-report=html --cov-report=xml
 
 # Older processors' kernels in torch; onnxruntime chooses its own by itself.
 AVX2_TESTS := $(addprefix tests/,training/ops/test_ops.py training/test_kernels.py training/test_trials.py \
@@ -73,7 +86,7 @@ fuzz: $(VENV)/.installed-all ## 2,000 broken models and documents through the co
 	PYTHONPATH=. $(BIN)/python tests/support/fuzzing.py $(FUZZ)
 
 kill-tables: $(VENV)/.installed-all ## a table's build killed at 10 random moments, then completed
-	NETADAPT_KILLS=10 $(BIN)/python -m pytest -q tests/integration/test_table_kill.py
+	NETADAPT_KILLS=10 $(BIN)/python -m pytest -q tests/integration/test_profile_kill.py
 
 kill-campaign: $(VENV)/.installed-all ## searches killed at 20 random moments per strategy, then completed (a quarter of an hour)
 	NETADAPT_KILLS=20 $(BIN)/python -m pytest -q -s tests/integration/test_adapt_kill.py -k random_moments

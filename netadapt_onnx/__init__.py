@@ -6,10 +6,10 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from netadapt_onnx._version import __version__
+
 # onnxruntime's Linux wheels from 1.29 on send telemetry; this must be set before its first import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.adapt import adapt

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from netadapt_onnx import __version__
+from netadapt_onnx._version import __version__
 from netadapt_onnx.common.escape import escape_joined, escape_lines, printable_copy
 from netadapt_onnx.errors import NetadaptError, did_you_mean, is_interruption
 

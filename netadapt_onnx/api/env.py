@@ -9,7 +9,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from netadapt_onnx import __version__
+from netadapt_onnx._version import __version__
 from netadapt_onnx.profilers.execution import fingerprint
 
 CORE = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "click", "rich", "tabulate", "msgspec")

@@ -16,8 +16,8 @@ import torch
 from onnx import numpy_helper
 
 import netadapt_onnx as na
-from models import Builder, plain
-from netadapt_onnx.data.dataset import Dataset, Split
+from models import Builder
+from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.labels import UNLABELLED
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training.augment import augmented
@@ -27,24 +27,7 @@ from netadapt_onnx.training.replicas import Replicas
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.torch_graph import TorchGraph
 from netadapt_onnx.training.trainer import TrainResult, train
-
-FLOAT = Settings("float32", True, 1)
-
-
-def split(count: int, seed: int) -> Split:
-    """Ten fixed patterns under noise."""
-    patterns = np.random.default_rng(0).standard_normal((10, 3, 8, 8))
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 10, count)
-    return Split({"image": (patterns[y] + 0.8 * rng.standard_normal((count, 3, 8, 8))).astype(np.float32)}, y)
-
-
-def dataset(count: int = 320) -> Dataset:
-    return Dataset(split(count, 1), split(100, 2))
-
-
-def network(seed: int = 0) -> onnx.ModelProto:
-    return plain((8, 8), size=8, seed=seed)
+from training_cases import FLOAT, KilledError, dataset, network, split
 
 
 def dense(inputs: int = 192) -> onnx.ModelProto:
@@ -72,10 +55,6 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.fixture(autouse=True)
 def settings_do_not_depend_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("netadapt_onnx.training.trainer.choose", lambda *_, **__: FLOAT)
-
-
-class KilledError(Exception):
-    pass
 
 
 RECIPES = {

@@ -46,6 +46,7 @@ def test_any_name_is_drawn_as_series_axis_and_title(name: str) -> None:
         assert any(label.startswith(f"{x}: {i}; {y}: {i + 1}; series: ") for label in labels), labels
 
 
+@pytest.mark.seconds
 def test_all_kinds_of_charts_are_drawn_to_files(tmp_path: Path) -> None:
     for i, spec in enumerate(
         (
@@ -146,6 +147,7 @@ def body(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, list[str]
     return decoded
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("fixed_training_settings")
 def test_runs_end_well_where_no_chart_can_be_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = ("--max-iterations", "1", "--short-term", "1", "--final-epochs", "1", "--step", "4")

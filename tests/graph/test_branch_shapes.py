@@ -16,22 +16,16 @@ from models import Builder
 from netadapt_onnx.api.inspect import Cautioned, inspect
 from netadapt_onnx.api.prune import prune
 from netadapt_onnx.cli import run as cli
-from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import check
-from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import Arrays, run, session
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.resize import resize
-from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.verify.prove import verify
+from tracing import trace_model
 
 FLOAT, BOOL, INT64 = TensorProto.FLOAT, TensorProto.BOOL, TensorProto.INT64
 LONG, SHORT = 24, 16  # what the first and the other branch read, of lengths that rule each other out
-
-
-def traced(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]] | None = None) -> Trace:
-    normalise(proto)
-    return trace(fold(proto, shapes))
 
 
 def choice(b: Builder, graphs: list[Callable[[], str]], condition: str, name: str = "choose", output: str = "y") -> str:
@@ -166,7 +160,7 @@ def feeds(found: Trace, length: int, sr: int) -> Arrays:
 @pytest.mark.parametrize("name", CASES)
 def test_the_possible_branch_is_cut_and_proven(name: str) -> None:
     build, groups, untraced = CASES[name]
-    found = traced(build(), {"x": (1, LONG)})
+    found = trace_model(build(), shapes={"x": (1, LONG)})
     assert set(found.flat.untraced) == untraced
     prunable = {g.name: g.channels for g in found.prunable}
     assert groups.items() <= prunable.items(), prunable
@@ -183,7 +177,7 @@ def test_the_possible_branch_is_cut_and_proven(name: str) -> None:
 @pytest.mark.parametrize("name", ["voice", "states"])
 def test_the_branch_that_stays_computes_what_it_did(name: str) -> None:
     build = CASES[name][0]
-    found = traced(build(), {"x": (1, LONG)})
+    found = trace_model(build(), shapes={"x": (1, LONG)})
     pruned = resize(found, select(found, {g.name: g.channels // 2 for g in found.prunable}))
     fed = feeds(found, SHORT, 8000)
     wanted = run(session(build()), fed)
@@ -192,7 +186,7 @@ def test_the_branch_that_stays_computes_what_it_did(name: str) -> None:
 
 
 def test_a_wrong_cut_beside_an_impossible_branch_is_caught() -> None:
-    found = traced(voice(), {"x": (1, LONG)})
+    found = trace_model(voice(), shapes={"x": (1, LONG)})
     keep = select(found, {"choose/then_branch/wide1": 4}, "random")
     pruned = resize(found, keep)
     graph = next(a.g for n in pruned.graph.node for a in n.attribute if a.name == "then_branch")
@@ -212,7 +206,7 @@ def test_a_branch_that_only_a_run_shows_to_be_impossible_is_named_as_unproven() 
 
     b.constant("far", np.array(10**6))
     choice(b, [lambda: dense(b, "x", LONG, "wide"), beyond], rate(b))
-    found = traced(whole(b), {"x": (1, LONG)})
+    found = trace_model(whole(b), shapes={"x": (1, LONG)})
     keep = select(found, {g.name: 5 for g in found.prunable}, "random")
     proof = verify(found, keep)
     assert proof.exact and proof.tensors > 0
@@ -261,7 +255,7 @@ def impossible_loop() -> onnx.ModelProto:
 def test_what_nothing_can_run_pins_what_it_reads_and_the_rest_is_proven(
     build: Callable[[], onnx.ModelProto], untraced: set[str]
 ) -> None:
-    found = traced(build(), {"x": (1, LONG)})
+    found = trace_model(build(), shapes={"x": (1, LONG)})
     assert set(found.flat.untraced) == untraced
     assert {g.name: g.channels for g in found.prunable} == {"stem1": 10, "free": 9}
     assert "stays as it is" in (found.group("stem2").reason or "")

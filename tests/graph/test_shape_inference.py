@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import models
+from models import custom
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
@@ -128,29 +129,6 @@ def test_onnxruntime_prints_nothing_of_a_model_that_it_refuses(capfd: pytest.Cap
         with pytest.raises(NetadaptError, match="cannot load the model"):
             session(model, optimise=optimise)
     assert capfd.readouterr() == ("", "")
-
-
-def custom(declared: tuple[int | str, ...] | None = None, after: str = "Relu") -> onnx.ModelProto:
-    """Three convs with an operator of somebody's own domain between the second and the third."""
-    b = models.Builder()
-    x = b.conv(b.relu(b.conv("image", 3, 16)), 16, 8)
-    b.nodes.append(helper.make_node("Blur", [x], ["blurred"], name="blur", domain="my.vision"))
-    x = b.node(after, ["blurred"])
-    x = b.conv(b.relu(b.conv(x, 8, 12)), 12, 4, name="last")
-    proto = helper.make_model(
-        helper.make_graph(
-            b.nodes,
-            "custom",
-            [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 8])],
-            [helper.make_tensor_value_info(x, TensorProto.FLOAT, None)],
-            b.initializers,
-        ),
-        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("my.vision", 1)],
-        ir_version=8,
-    )
-    if declared is not None:
-        proto.graph.value_info.append(helper.make_tensor_value_info("blurred", TensorProto.FLOAT, declared))
-    return proto
 
 
 @pytest.mark.parametrize("declared", [None, ("N", 8, 4, 4)])

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import EVIL, finished, scaled
 
 import netadapt_onnx
+from report_runs import EVIL, finished, scaled
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [

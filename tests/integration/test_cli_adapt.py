@@ -13,6 +13,7 @@ import pytest
 from models import plain, residual
 from netadapt_onnx import cli
 from netadapt_onnx.graph.model import load
+from sample_data import brightest_channel
 
 
 @pytest.fixture
@@ -20,14 +21,7 @@ def folder(tmp_path: Path) -> Path:
     """A model, another one, and data whose class is the brightest of three channels."""
     (tmp_path / "model.onnx").write_bytes(plain((8, 16), size=8, classes=3).SerializeToString())
     (tmp_path / "other.onnx").write_bytes(plain((8, 16), size=8, classes=3, seed=1).SerializeToString())
-    rng = np.random.default_rng(0)
-    arrays: dict[str, Any] = {}
-    for split, n in (("train", 256), ("val", 64)):
-        labels = rng.integers(0, 3, n)
-        images = rng.standard_normal((n, 3, 8, 8)).astype(np.float32)
-        images[np.arange(n), labels] += 1
-        arrays |= {f"x_{split}": images, f"y_{split}": labels}
-    np.savez(tmp_path / "data.npz", **arrays)
+    brightest_channel(tmp_path / "data.npz", val=64, test=0)
     return tmp_path
 
 

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 
 from models import plain
 from netadapt_onnx import cli
+from sample_data import brightest_channel
 
 
 @pytest.fixture(scope="module")
@@ -19,15 +19,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model and data that it can learn: the class is which channel is brightest, of ten shades."""
     place = tmp_path_factory.mktemp("json")
     (place / "model.onnx").write_bytes(plain((8, 16), size=8, classes=3).SerializeToString())
-    rng = np.random.default_rng(0)
-    arrays: dict[str, Any] = {}
-    for split, n in (("train", 512), ("val", 128), ("test", 128)):
-        labels = rng.integers(0, 3, n)
-        images = rng.standard_normal((n, 3, 8, 8)).astype(np.float32)
-        images[np.arange(n), labels] += 1
-        arrays |= {f"x_{split}": images, f"y_{split}": labels}
-    np.savez(place / "data.npz", **arrays)
-    np.savez(place / "unlabelled.npz", **{k: v for k, v in arrays.items() if k.startswith("x")})
+    brightest_channel(place / "data.npz", train=512, val=128, test=128)
+    brightest_channel(place / "unlabelled.npz", labelled=False, train=512, val=128, test=128)
     return place
 
 

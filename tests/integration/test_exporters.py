@@ -9,20 +9,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 import models
 from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.cut import KeptIndices
 from netadapt_onnx.surgery.labels import Choices
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace, trace
 from netadapt_onnx.surgery.verify.prove import verify
+from tracing import trace_model
 
 SIZE = 8
-
-
-def traced(proto: onnx.ModelProto, attention: str = "heads") -> Trace:
-    normalise(proto)
-    return trace(fold(proto), Choices(attention))  # type: ignore[arg-type]
 
 
 def halved(found: Trace) -> KeptIndices:
@@ -73,7 +68,7 @@ def old(opset: int) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("opset", [3, 6, 7])
 def test_models_from_before_opset_7_are_brought_there_and_cut(opset: int) -> None:
-    found = traced(old(opset))
+    found = trace_model(old(opset))
     assert groups(found) == {"conv1": (12, 1), "fc": (10, 1)}
     pruned = assert_halves_exactly(found)
     assert [o.version for o in pruned.opset_import] == [7]
@@ -93,7 +88,7 @@ def test_statistics_that_batch_normalisation_puts_out_are_cut_with_it(opset: int
     if opset >= 14:
         b.nodes[-1].attribute.append(helper.make_attribute("training_mode", 1))
     b.conv(b.relu(x), 12, 5, name="last")
-    found = traced(model(b, (2, 3, SIZE, SIZE), "last_out"))
+    found = trace_model(model(b, (2, 3, SIZE, SIZE), "last_out"))
     assert groups(found) == {"conv1": (12, 1)}
     assert fold(assert_halves_exactly(found)).shapes["mean"] == (6,)
 
@@ -109,7 +104,7 @@ def test_a_channels_last_norm_of_pools_leaves_channels_free() -> None:
     scale = b.node("Mul", [b.node("Reciprocal", [deviation]), b.random("scale", (1, 1, 12))])
     x = b.node("Add", [x, b.node("Mul", [centred, scale])])
     b.node("MatMul", [x, b.random("last.W", (12, 5), 12)], "last")
-    found = traced(model(b, (1, 3, SIZE, 1), "last_out"))
+    found = trace_model(model(b, (1, 3, SIZE, 1), "last_out"))
     assert groups(found) == {"conv1": (12, 1)}
     pruned = assert_halves_exactly(found)
     assert next(tuple(t.dims) for t in pruned.graph.initializer if t.name == "scale") == (1, 1, 6)
@@ -138,10 +133,10 @@ def test_rotary_angles_do_not_tie_heads(constant: bool) -> None:
     if not constant:
         inputs["positions"] = (1, tokens, 1)
     proto = b.model(inputs, {"last_out": (1, tokens, tokens)})
-    found = traced(proto)
+    found = trace_model(proto)
     assert groups(found) == {"q": (heads * dim, dim)}
     assert_halves_exactly(found)
-    by_dimension = traced(proto, "dims")
+    by_dimension = trace_model(proto, Choices("dims"))
     assert groups(by_dimension) == ({"q": (heads * dim, heads)} if constant else {"matmul1": (dim, 1)})
     assert_halves_exactly(by_dimension)
 
@@ -155,7 +150,7 @@ def test_shapes_of_quantised_weights_follow_the_cut() -> None:
         zeros = b.constant(f"{name}.zeros", np.zeros(cout, np.int8))
         weight = b.node("DequantizeLinear", [stored, scales, zeros], axis=0)
         x = b.node("Conv", [x, weight], name, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
-    found = traced(model(b, (1, 3, SIZE, SIZE), "last_out"))
+    found = trace_model(model(b, (1, 3, SIZE, SIZE), "last_out"))
     pruned = assert_halves_exactly(found)
     weights = {t.name: numpy_helper.to_array(t).shape for t in pruned.graph.initializer}
     assert weights["conv2.W"] == (6, 6, 3, 3)

@@ -6,10 +6,7 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import pytest
 import yaml
 
 from gate_fixtures import git, run, save, small, wide
+from github_runner import run_action, shell
 from netadapt_onnx import __version__, cli
 from netadapt_onnx.common import config
 from netadapt_onnx.gating.settings import Entry
@@ -40,71 +38,23 @@ def scratch(here: Path) -> Path:
     return here
 
 
-def filled(template: str, values: Mapping[str, str]) -> str:
-    """`${{ inputs.x }}` as the runner fills it in."""
-    return re.sub(r"\$\{\{\s*([\w.-]+)\s*\}\}", lambda found: values[found[1]], template)
-
-
-def shell(script: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """As a runner of GitHub runs a step."""
-    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
-    inherited = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(command, cwd=folder, env=inherited | environment, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture
-def shims(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A `python3` whose virtual environments hold this Python, and whose pip writes down what it was asked for."""
-    folder = tmp_path_factory.mktemp("shims")
-    real = shlex.quote(sys.executable)
-    (folder / "python3").write_text(
-        "#!/usr/bin/env bash\n"
-        'if [ "$1 $2" != "-m venv" ]; then exec ' + real + ' "$@"; fi\n'
-        f'mkdir -p "$3/bin"; cp {folder}/inner "$3/bin/python"\n'
-    )
-    (folder / "inner").write_text(
-        f'#!/usr/bin/env bash\nif [ "$1 $2" = "-m pip" ]; then echo "$@" > {folder}/pip; else exec {real} "$@"; fi\n'
-    )
-    (folder / "netadapt-onnx").write_text(f'#!/usr/bin/env bash\nexec {real} -P -m netadapt_onnx "$@"\n')
-    for file in folder.iterdir():
-        file.chmod(0o755)
-    return folder
-
-
-def action(scratch: Path, shims: Path, **inputs: str) -> tuple[int, str, str]:
-    """Run the action's steps; exit code, output and step summary."""
-    parsed = yaml.safe_load((REPOSITORY / "action.yml").read_text())
-    given = {name: spec["default"] for name, spec in parsed["inputs"].items()}
-    assert set(inputs) <= set(given)
-    values = {f"inputs.{name}": value for name, value in (given | inputs).items()}
-    values["github.action_path"] = str(REPOSITORY)
-    summary = scratch / "summary.md"
-    for step in parsed["runs"]["steps"]:
-        environment = {name: filled(value, values) for name, value in step.get("env", {}).items()}
-        environment |= {"RUNNER_TEMP": str(shims / "temp"), "GITHUB_STEP_SUMMARY": str(summary)}
-        environment["PATH"] = f"{shims}:{os.environ['PATH']}"
-        folder = scratch / filled(step.get("working-directory", "."), values)
-        done = shell(step["run"], folder, **environment)
-        if done.returncode:
-            break
-    return done.returncode, done.stdout + done.stderr, summary.read_text() if summary.exists() else ""
-
-
 @needs_tools
 def test_the_action_judges_and_writes_the_summary(scratch: Path, shims: Path) -> None:
-    code, said, summary = action(scratch, shims, baseline="git:base", junit="limits.xml")
+    code, said, summary = run_action(scratch, shims, baseline="git:base", junit="limits.xml")
     assert code == 1, said
     assert said.startswith("::error file=models/m.onnx,title=size increase beyond its limit::")
     assert "conv2" in summary
     assert (scratch / "limits.xml").exists()
-    assert action(scratch, shims, baseline="git:HEAD")[0] == 0
-    assert action(scratch, shims, models="models/m.onnx\n", arguments="--max params=12k", baseline="git:HEAD")[0] == 1
-    assert action(scratch, shims, models="no.onnx")[0] == 2
+    assert run_action(scratch, shims, baseline="git:HEAD")[0] == 0
+    assert (
+        run_action(scratch, shims, models="models/m.onnx\n", arguments="--max params=12k", baseline="git:HEAD")[0] == 1
+    )
+    assert run_action(scratch, shims, models="no.onnx")[0] == 2
 
 
 @needs_tools
 def test_the_action_installs_itself_pinned_and_without_torch(scratch: Path, shims: Path) -> None:
-    action(scratch, shims, baseline="git:HEAD")
+    run_action(scratch, shims, baseline="git:HEAD")
     asked = (shims / "pip").read_text().split()
     assert asked[asked.index("-c") + 1] == str(REPOSITORY / "constraints.txt")
     assert asked[-1] == str(REPOSITORY)  # no extra: torch comes with [adapt] only
@@ -118,7 +68,10 @@ def test_what_is_given_to_the_action_is_never_code(scratch: Path, shims: Path) -
         assert "${{" not in step["run"]
     bad = '"; touch pwned; $(touch pwned) `touch pwned` #'
     for name in ("models", "arguments", "baseline", "junit"):
-        assert action(scratch, shims, **{"baseline": "git:HEAD", name: bad})[0] in (0, 2)  # a report may be called so
+        assert run_action(scratch, shims, **{"baseline": "git:HEAD", name: bad})[0] in (
+            0,
+            2,
+        )  # a report may be called so
     assert not list(scratch.rglob("pwned"))
 
 

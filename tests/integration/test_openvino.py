@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from test_providers import order_of, two_nodes
 
+from execution_cases import order_of, two_nodes
 from models import plain, residual
 from netadapt_onnx.cli import run
 from netadapt_onnx.errors import NetadaptError

@@ -1,8 +1,8 @@
-"""What holds for the project as a whole: the floors of the house, what start-up imports, what is public."""
+"""What holds for the project as a whole: what start-up imports, what is public, what is pinned."""
 
 from __future__ import annotations
 
-import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -16,72 +16,6 @@ from netadapt_onnx.cli import COMMANDS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "netadapt_onnx"
-
-# From the ground up. A module imports from its own layer and those below; `training` and `profilers` stand side by
-# side and know nothing of each other.
-FLOORS = [
-    {"errors", "common"},
-    {"graph"},
-    {"surgery"},
-    {"data"},
-    {"profilers", "training"},
-    {"search"},
-    {"scaling"},
-    {"gating", "reporting"},
-    {"api"},
-    {"commands"},
-    {"cli", "__init__", "__main__"},
-]
-LEVEL = {name: i for i, names in enumerate(FLOORS) for name in names}
-APART = {"profilers", "training"}
-
-
-def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
-
-
-def room(path: Path) -> str:
-    """The top-level module or package that a file belongs to."""
-    first = path.relative_to(PACKAGE).parts[0]
-    return first.removesuffix(".py")
-
-
-def imported_rooms(path: Path) -> set[str]:
-    """The rooms of this package that a file imports, wherever in the file it does."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "netadapt_onnx" and parts[1:] != ["__version__"]:
-                found.add(parts[1] if len(parts) > 1 else "__init__")
-    return found
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_point_downwards(path: Path) -> None:
-    here = room(path)
-    assert here in LEVEL, f"{here}: say in FLOORS where it stands"
-    for there in imported_rooms(path):
-        target = there if there in LEVEL else "__init__"
-        assert LEVEL[target] <= LEVEL[here], f"{path} imports upwards: {there}"
-        assert not ({here, there} <= APART and here != there), f"{path}: {here} and {there} stand apart"
-
-
-@pytest.mark.parametrize(
-    "path",
-    [*modules(), *sorted((REPOSITORY / "benchmarks").glob("*.py")), *sorted((REPOSITORY / "tests").rglob("*.py"))],
-    ids=lambda p: str(p.relative_to(REPOSITORY)),
-)
-def test_files_are_short(path: Path) -> None:
-    alone = path == PACKAGE / "profilers" / "agent.py"  # devices get one file, so it cannot be several
-    assert len(path.read_text().splitlines()) < (670 if alone else 400)
 
 
 def imported_by(*arguments: str) -> set[str]:
@@ -132,6 +66,20 @@ def test_every_dependency_is_pinned_exactly() -> None:
     names = {d.split(">=")[0].split("[")[0].lower().replace("_", "-") for d in wanted}
     assert names <= pinned
     assert set(extras) == {"adapt", "report", "ray", "adb", "tensorboard", "dev", "all"}
+
+
+@pytest.mark.parametrize("file", ["Makefile", ".ci/run", ".pre-commit-config.yaml"])
+def test_files_that_targets_name_exist(file: str) -> None:
+    """What lies under `build` is made by them."""
+    text = (REPOSITORY / file).read_text(encoding="utf-8")
+    prefixed = [
+        f"{prefix}{name}"
+        for prefix, names in re.findall(r"\$\(addprefix ([^,]+),((?:[^)\\]|\\\n)*)\)", text)
+        for name in names.replace("\\\n", " ").split()
+    ]
+    places = [*prefixed, *re.findall(r"(?<![\w/])(?:docs|tests|benchmarks)/[\w./-]+", text)]
+    assert [place for place in places if not (REPOSITORY / place).exists()] == []
+    assert file != "Makefile" or len(places) > 20
 
 
 LIGHT = """

@@ -20,7 +20,6 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import yaml
-from test_report import finished
 
 import netadapt_onnx
 from documentation import OUTPUT, REPOSITORY, Block, anchors, blocks, commands, links, pages
@@ -29,6 +28,7 @@ from netadapt_onnx import cli
 from netadapt_onnx.common import config
 from netadapt_onnx.profilers.providers import PROVIDERS
 from netadapt_onnx.surgery.rules import RULES
+from report_runs import finished
 
 PAGES = pages()
 BLOCKS = [block for page in PAGES for block in blocks(page)]

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from test_shape_inference import custom
 
 import models
+from models import custom
 from netadapt_onnx.cli import run
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold

@@ -8,36 +8,20 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
 
+from execution_cases import order_of, two_nodes
 from models import plain
 from netadapt_onnx.cli import run
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import agent
-from netadapt_onnx.profilers.device import Job, Order, measure_on
+from netadapt_onnx.profilers.device import measure_on
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import CPU, Execution, execution_record, fingerprint
 from netadapt_onnx.profilers.providers import PROVIDERS
 
 FAMILIES = ("cpu", "cuda", "tensorrt", "openvino", "xnnpack", "coreml", "nnapi", "qnn", "directml", "webgpu")
-
-
-def two_nodes() -> onnx.ModelProto:
-    """A Relu, and a Det that accelerators do not have."""
-    nodes = [helper.make_node("Relu", ["x"], ["y"], name="relu"), helper.make_node("Det", ["y"], ["z"], name="det")]
-    values = [("x", [1, 4, 4]), ("z", [1])]
-    x, z = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in values)
-    graph = helper.make_graph(nodes, "g", [x], [z])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-
-
-def order_of(proto: onnx.ModelProto, execution: Execution = CPU) -> Order:
-    inputs = {"x": np.zeros([d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim], np.float32)}
-    return Order({0: proto}, inputs, execution, (Job((0,), None, False, 1, "each", 0.5, (1, 1), 1.0),))
 
 
 def test_every_family_has_a_record() -> None:

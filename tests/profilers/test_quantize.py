@@ -35,6 +35,7 @@ from netadapt_onnx.search.evaluator import DataJudge
 from netadapt_onnx.search.on_devices import on_devices
 from netadapt_onnx.search.result import OnDevice
 from netadapt_onnx.search.run_directory.run import Run
+from sample_data import brightest_channel
 
 Inputs = tuple[dict[str, np.ndarray], ...]
 
@@ -43,14 +44,7 @@ Inputs = tuple[dict[str, np.ndarray], ...]
 def folder(tmp_path: Path) -> Path:
     """A model, and data whose class is the brightest of three channels."""
     (tmp_path / "model.onnx").write_bytes(plain((8, 16), size=8, classes=3).SerializeToString())
-    rng = np.random.default_rng(0)
-    arrays: dict[str, Any] = {}
-    for split, n in (("train", 256), ("val", 64)):
-        labels = rng.integers(0, 3, n)
-        images = rng.standard_normal((n, 3, 8, 8)).astype(np.float32)
-        images[np.arange(n), labels] += 1
-        arrays |= {f"x_{split}": images, f"y_{split}": labels}
-    np.savez(tmp_path / "data.npz", **arrays)
+    brightest_channel(tmp_path / "data.npz", val=64, test=0)
     return tmp_path
 
 

@@ -13,6 +13,8 @@ import netadapt_onnx
 from netadapt_onnx.scaling import making
 from netadapt_onnx.scaling.result import ScaleResult
 
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
+
 
 @pytest.fixture(autouse=True)
 def _hasty_measurements(monkeypatch: pytest.MonkeyPatch) -> None:

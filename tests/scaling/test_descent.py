@@ -11,17 +11,17 @@ import torch
 
 import models
 from netadapt_onnx.data.dataset import Dataset, Split
-from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.scaling import shrinking
 from netadapt_onnx.scaling.descent import Schedule, descend
 from netadapt_onnx.scaling.gates import Gate, gates
 from netadapt_onnx.scaling.record import Record
 from netadapt_onnx.scaling.shrinking import Momentum, Shrinking
 from netadapt_onnx.surgery.reduction_sites import reduction_sites
-from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.task import task
 from netadapt_onnx.training.torch_graph import TorchGraph
+from tracing import trace_model
 
 NETWORKS = {
     "plain": models.plain((8, 12, 16), size=8),
@@ -32,10 +32,6 @@ NETWORKS = {
 }
 every_network = pytest.mark.parametrize("proto", NETWORKS.values(), ids=NETWORKS.keys())
 SGD = Momentum(0.5, 5e-4)
-
-
-def traced(proto: onnx.ModelProto) -> Trace:
-    return trace(fold(proto, {}, 1))
 
 
 def data(found: Trace, samples: int = 96) -> Dataset:
@@ -64,7 +60,7 @@ def derivatives(found: Trace, wired: tuple[Gate, ...], opened: np.ndarray) -> np
 
 @every_network
 def test_gates_on_weights_are_those_on_the_data(proto: onnx.ModelProto) -> None:
-    found = traced(proto)
+    found = trace_model(proto)
     cheap = gates(found)
     on_data = tuple(
         Gate(p.output, p.slot, p.axis, len(found.flat.shapes[p.tensor]), p.axis_labels) for p in reduction_sites(found)
@@ -83,7 +79,7 @@ def _operand(found: Trace, gate: Gate) -> str:
 
 
 def test_a_gates_gradient_is_the_losss_slope() -> None:
-    found = traced(NETWORKS["residual"])
+    found = trace_model(NETWORKS["residual"])
     wired, opened = gates(found), np.ones(len(found.roots))
     slopes = derivatives(found, wired, opened)
     for name in ("conv1", "conv2"):
@@ -101,7 +97,7 @@ def test_cutting_closed_filters_out_changes_nothing(proto: onnx.ModelProto, monk
 
     def importances(cut_share: float) -> tuple[list[np.ndarray], int]:
         monkeypatch.setattr(shrinking, "CUT_SHARE", cut_share)
-        found = traced(proto)
+        found = trace_model(proto)
         seen = []
         with Shrinking(found, data(found), None, Settings(), SGD) as network:
             for step in range(6):
@@ -121,7 +117,7 @@ def test_cutting_closed_filters_out_changes_nothing(proto: onnx.ModelProto, monk
 
 
 def recorded(proto: onnx.ModelProto, schedule: Schedule) -> Record:
-    found = traced(proto)
+    found = trace_model(proto)
     return descend(found, lambda widths: float(sum(widths.values())), data(found), schedule, Settings())
 
 
@@ -150,7 +146,7 @@ def test_a_batch_shared_by_two_threads_says_the_same_of_every_filter() -> None:
     b = models.Builder(1)
     x = b.relu(b.conv("image", 3, 8))
     b.head(b.relu(b.conv(x, 8, 12)), 12)
-    found = traced(b.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 10)}))
+    found = trace_model(b.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 10)}))
     seen = []
     for replicas in (1, 2):
         with Shrinking(found, data(found), None, Settings(replicas=replicas), SGD) as network:

@@ -19,6 +19,8 @@ from netadapt_onnx.profilers.timing import Ratio, Timing
 from netadapt_onnx.scaling import making
 from netadapt_onnx.scaling.generate import AllowedWidths, nearest
 
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
+
 WIDTHS = (64, 96, 128)
 BLOCK = 8
 CALL_MS = 0.2

@@ -11,52 +11,18 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from test_adapt import FAST, history, task
 
-from netadapt_onnx.api import adapt as adapt_module
+from drifting_device import DriftingDevice, on_device
 from netadapt_onnx.api.adapt import adapt
-from netadapt_onnx.profilers.table.kernel_fit import Stairs
 from netadapt_onnx.profilers.timing import Ratio, Timing
 from netadapt_onnx.search import latency_check
 from netadapt_onnx.search.budget_convergence import BudgetConvergence
 from netadapt_onnx.search.netadapt import Accepted, Problem, Step
 from netadapt_onnx.search.run_directory import run as running
 from netadapt_onnx.search.schedule import Schedule
+from search_cases import FAST, history
 
-__all__ = ["task"]
-
-
-class Device:
-    """A simulated machine: latency grows with macs, `drift` times what the table says; the table knows macs only."""
-
-    def __init__(self, drift: float, late: float = 1.0, alignment: int = 1) -> None:
-        self.drift = drift
-        self.late = late
-        self.measured: list[float] = []
-        self.stairs = Stairs(16, alignment)
-
-    def predict(self, shapes: dict[str, tuple[int, ...]]) -> float:
-        return sum(float(np.prod(s)) for name, s in shapes.items() if name.endswith(".weight")) / 1000
-
-    @property
-    def latency_ms(self) -> Timing:
-        return Timing(10.0, (9.9, 10.1), 9)
-
-    def ratio(self, proto: onnx.ModelProto, reference: onnx.ModelProto, *_: Any, sessions: int, **__: Any) -> Ratio:
-        small, dense = (
-            sum(float(np.prod(t.dims)) for t in p.graph.initializer if t.name.endswith(".weight")) / 1000
-            for p in (proto, reference)
-        )
-        share = self.drift * small / dense * (self.late if sessions > 5 else 1.0)
-        self.measured.append(share)
-        timing = Timing(10 * share, (9.9 * share, 10.1 * share), sessions)
-        times = tuple((10 * share * np.linspace(0.99, 1.01, sessions)).tolist()), (10.0,) * sessions
-        return Ratio(share, (0.99 * share, 1.01 * share), timing, Timing(10.0, (9.9, 10.1), sessions), times)
-
-
-def on_device(monkeypatch: pytest.MonkeyPatch, device: Device) -> None:
-    monkeypatch.setattr(adapt_module, "built_table", lambda *_, **__: device)
-    monkeypatch.setattr(latency_check, "ratio", device.ratio)
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 
 
 @pytest.mark.parametrize("budget", ["latency=0.5x", "latency=5ms"])
@@ -64,7 +30,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch, device: Device) -> None:
 def test_measured_latency_meets_the_budget_whatever_the_table_says(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str, drift: float
 ) -> None:
-    on_device(monkeypatch, Device(drift))
+    on_device(monkeypatch, DriftingDevice(drift))
     result = adapt(*task, budget, tmp_path / "run", **FAST)
     assert result.met
     assert result.latency is not None
@@ -78,7 +44,7 @@ def test_measurements_keep_within_the_time(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_time: float
 ) -> None:
     """Nothing but measurements takes time here, each as much as it may; a brief one is the least there is."""
-    device, clock, caps = Device(1.0), SimpleNamespace(now=0.0), []
+    device, clock, caps = DriftingDevice(1.0), SimpleNamespace(now=0.0), []
 
     def ratio(*models: Any, time_cap_s: float, **how: Any) -> Ratio:
         caps.append(time_cap_s)
@@ -101,7 +67,7 @@ def test_measurements_keep_within_the_time(
 def test_a_model_that_careful_measurement_finds_faster_than_thought_is_given_channels_back(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_device(monkeypatch, Device(1.0, late=0.9))
+    on_device(monkeypatch, DriftingDevice(1.0, late=0.9))
     result = adapt(*task, "latency=0.5x", tmp_path / "run", **FAST)
     assert result.met
     assert result.latency is not None
@@ -143,7 +109,7 @@ def test_what_was_measured_while_something_else_slowed_the_device_is_measured_ag
 ) -> None:
     """Every second one is disturbed: the original takes 1.2 times as long, the small model 1.5 times."""
 
-    class Disturbed(Device):
+    class Disturbed(DriftingDevice):
         def ratio(self, *given: Any, **options: Any) -> Ratio:
             calm = super().ratio(*given, **options)
             if len(self.measured) % 2:
@@ -163,7 +129,7 @@ def test_what_was_measured_while_something_else_slowed_the_device_is_measured_ag
 def test_a_latency_budget_is_landed_on_in_widths_that_run_fast(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_device(monkeypatch, Device(1.0, alignment=4))
+    on_device(monkeypatch, DriftingDevice(1.0, alignment=4))
     result = adapt(*task, "latency=0.5x", tmp_path / "run", **FAST | {"step": 4})
     assert result.met
     assert all(after % 4 == 0 for _, after in result.groups.values())
@@ -173,7 +139,7 @@ def test_the_device_decides_whether_a_latency_is_out_of_reach(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The smallest model takes 0.011x; a table that thinks nothing gets below 0.5x is not believed, a device is."""
-    device = Device(1.0)
+    device = DriftingDevice(1.0)
     on_device(monkeypatch, device)
     known = device.predict
     monkeypatch.setattr(device, "predict", lambda shapes: known(shapes) / 2 + 0.9)
@@ -188,7 +154,7 @@ def test_a_budget_missed_by_the_careful_measurement_takes_another_step(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Brief measurements agree with the table, careful ones are 5% slower: the first landing is not enough."""
-    device = Device(1.0, late=1.05)
+    device = DriftingDevice(1.0, late=1.05)
     on_device(monkeypatch, device)
     result = adapt(*task, "latency=0.5x", tmp_path / "run", **FAST)
     assert result.met
@@ -204,7 +170,7 @@ def test_a_budget_missed_by_the_careful_measurement_takes_another_step(
 def test_results_tell_of_both_careful_measurements_as_one(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_device(monkeypatch, Device(1.0))
+    on_device(monkeypatch, DriftingDevice(1.0))
     result = adapt(*task, "latency=0.5x", tmp_path / "run", **FAST)
     kept = map(json.loads, (tmp_path / "run" / "journal.jsonl").read_text().splitlines())
     careful = [

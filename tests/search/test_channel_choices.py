@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_adapt import data, hello_world, history, looked_up
 
 import netadapt_onnx
 from models import plain, residual
@@ -18,6 +17,8 @@ from netadapt_onnx.search.channel_choices import matching, rungs
 from netadapt_onnx.search.options import Arguments
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.trace import trace as traced
+from sample_data import brightest_channel
+from search_cases import hello_world, history, looked_up
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_a_first_reduction_in_another_unit_is_refused(amount: str) -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "files").mkdir()
     (tmp_path / "files/model.onnx").write_bytes(plain((8, 12, 16), size=8, classes=3).SerializeToString())
-    data(tmp_path / "files/data.npz")
+    brightest_channel(tmp_path / "files/data.npz")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

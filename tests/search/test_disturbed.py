@@ -8,45 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from test_adapt import FAST, history, task
 
-from disturbed_device import DISTURBANCES, DisturbedDevice, hopeless, quiet
-from models import plain
+from disturbed_device import DISTURBANCES, LIMIT, DisturbedDevice, hopeless, quiet, searched
 from netadapt_onnx import cli
 from netadapt_onnx.api import adapt as adapt_module
-from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.profilers.estimate import NOISE, estimate
 from netadapt_onnx.profilers.timing import Ratio, Timing
 from netadapt_onnx.search import latency_check
-from netadapt_onnx.search.result import AdaptResult
+from search_cases import history
 
-__all__ = ["task"]
-
-LIMIT = 0.5
 # A verdict speaks of the interval's upper end: on a quiet device it lies so far above the time itself, at most.
 INTERVAL = 0.03
-
-
-def size(proto: onnx.ModelProto) -> float:
-    """A stand-in for accuracy, as fast as can be."""
-    return sum(float(np.prod(t.dims)) for t in proto.graph.initializer)
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(plain((8, 12, 16), size=8, classes=3).SerializeToString())
-    return path
-
-
-def searched(model: Path, run: Path, device: DisturbedDevice, patch: pytest.MonkeyPatch, **more: Any) -> AdaptResult:
-    patch.setattr(adapt_module, "built_table", lambda *_: device)
-    patch.setattr(latency_check, "ratio", device.ratio)
-    options = FAST | {"evaluate": size, "data": None, "budget": f"latency={LIMIT}x"} | more
-    return adapt(model, options.pop("data"), options.pop("budget"), run, **options)
 
 
 @pytest.mark.parametrize("budget", [f"latency={LIMIT}x", f"latency={10 * LIMIT}ms"])

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_adapt import FAST, history, task
-from test_netadapt import problem
 
 from netadapt_onnx.api.adapt import adapt, dry_run
 from netadapt_onnx.common.budget import budget_texts, parse_targets
@@ -20,8 +18,11 @@ from netadapt_onnx.search.channel_choices import ChannelChoices
 from netadapt_onnx.search.knapsack import ROUNDS, search, solve
 from netadapt_onnx.search.netadapt import TOGETHER, amounts_after, met
 from netadapt_onnx.search.run_directory.pareto import Point, front
+from search_cases import FAST, history
+from search_problems import problem
 
-__all__ = ["task"]
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
+
 FULL = {"a": 16, "b": 24, "c": 32}
 LADDERS = [ChannelChoices(name, n, tuple(range(n - 4, 3, -4)), tuple(range(n, 0, -1))) for name, n in FULL.items()]
 

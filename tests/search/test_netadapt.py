@@ -1,6 +1,6 @@
 """NetAdapt's loop against its known answer and against small analytic problems where every step is plain to see."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,9 +9,10 @@ import pytest
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.channel_choices import ChannelChoices, ladder
-from netadapt_onnx.search.netadapt import Accepted, Problem, Step, amounts_after, met, search
+from netadapt_onnx.search.netadapt import Problem, Step, amounts_after, met, search
 from netadapt_onnx.search.proposal import Goal, Proposal, Proposer
 from netadapt_onnx.search.schedule import Schedule
+from search_problems import problem
 
 HELLO_WORLD = {"conv1": 16, "conv2": 32, "conv3": 64}
 # Accuracy by which of conv1/2/3 differ from the original.
@@ -31,37 +32,6 @@ def hello_world_weights(widths: Mapping[str, int]) -> dict[str, float]:
 def hello_world_accuracy(widths: Mapping[str, int]) -> float:
     changed = "".join(name[-1] for name, width in HELLO_WORLD.items() if widths[name] != width)
     return HELLO_WORLD_ACCURACY.get(changed, 95.0)
-
-
-def problem(
-    channels: Mapping[str, int],
-    resources: Callable[[Mapping[str, int]], dict[str, float]],
-    limits: Mapping[str, float],
-    accuracy: Callable[[Mapping[str, int]], float | None],
-    *,
-    step: int = 1,
-    structural: int = 1,
-    corrections: Sequence[Mapping[str, float]] = (),
-    **settings: object,
-) -> Problem:
-    groups = [SimpleNamespace(name=n, channels=c, step=structural, floor=structural) for n, c in channels.items()]
-    queue = list(corrections)
-
-    def known(widths: Mapping[str, int]) -> Accepted:
-        value = accuracy(widths)
-        assert value is not None
-        return Accepted(value, value, queue.pop(0) if queue else {})
-
-    made = Problem(
-        ladders=[ladder(cast(Any, g), step) for g in groups],
-        resources=resources,
-        limits=limits,
-        start=Accepted(accuracy(channels) or 0.0, accuracy(channels) or 0.0, {}),
-        rank=lambda _, proposals: [accuracy(p.widths) for p in proposals],
-        accept=lambda _, proposal: known(proposal.widths),
-        schedule=Schedule(),
-    )
-    return replace(made, **settings)  # type: ignore[arg-type]
 
 
 def hello_world(limit: float) -> Problem:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from test_adapt import data
 
 import netadapt_onnx
 from models import plain
@@ -18,6 +17,7 @@ from netadapt_onnx.cli import run as command
 from netadapt_onnx.common import charts
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import session as session_of
+from sample_data import brightest_channel
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     """A model whose last layer was fitted, so that channels matter."""
     proto = plain((8, 12, 16), size=8, classes=3)
     (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
-    data(tmp_path / "data.npz", labelled=False)
+    brightest_channel(tmp_path / "data.npz", labelled=False)
     return tmp_path
 
 

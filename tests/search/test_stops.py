@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from test_adapt import KNOWN_WIDTHS, hello_world, looked_up, widths_of
 
 import netadapt_onnx
 from netadapt_onnx.cli import run as command
@@ -19,6 +18,7 @@ from netadapt_onnx.search.executors.protocol import Finished, Outcome, Request, 
 from netadapt_onnx.search.options import seconds_of
 from netadapt_onnx.search.result import AdaptResult
 from netadapt_onnx.search.run_directory import run as running
+from search_cases import KNOWN_WIDTHS, hello_world, looked_up, widths_of
 
 
 def adapted(folder: Path, **more: object) -> AdaptResult:

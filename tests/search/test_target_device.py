@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_adapt import FAST, task
-from test_budget_convergence import Device
 
+from drifting_device import DriftingDevice
 from netadapt_onnx import cli
 from netadapt_onnx.api import adapt as adapt_module
 from netadapt_onnx.api.adapt import adapt, dry_run
@@ -18,16 +17,17 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.timing import Ratio
 from netadapt_onnx.search import latency_check
+from search_cases import FAST
 
-__all__ = ["task"]
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 
 
 @pytest.fixture
-def simulated(monkeypatch: pytest.MonkeyPatch) -> dict[str, Device]:
-    """Device `b` is a fifth slower than its table says, and knows by its name who is measured."""
-    known = {"latency@a": Device(1.0), "latency@b": Device(1.2), "latency": Device(1.0)}
+def simulated(monkeypatch: pytest.MonkeyPatch) -> dict[str, DriftingDevice]:
+    """DriftingDevice `b` is a fifth slower than its table says, and knows by its name who is measured."""
+    known = {"latency@a": DriftingDevice(1.0), "latency@b": DriftingDevice(1.2), "latency": DriftingDevice(1.0)}
 
-    def built(_: Any, __: Any, ___: Any, ____: Any, _____: Any, device: Any, resource: str) -> Device:
+    def built(_: Any, __: Any, ___: Any, ____: Any, _____: Any, device: Any, resource: str) -> DriftingDevice:
         device.name = resource
         return known[resource]
 
@@ -40,7 +40,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> dict[str, Device]:
 
 
 def test_every_device_must_meet_its_own_budget(
-    task: tuple[Path, Path], tmp_path: Path, simulated: dict[str, Device]
+    task: tuple[Path, Path], tmp_path: Path, simulated: dict[str, DriftingDevice]
 ) -> None:
     budgets = ["latency@a=0.5x", "latency@b=6ms"]
     result = adapt(*task, budgets, tmp_path / "run", device=["a=local", "b=local"], **FAST)
@@ -60,7 +60,7 @@ def test_every_device_must_meet_its_own_budget(
 
 
 def test_a_budget_that_one_device_misses_is_missed(
-    task: tuple[Path, Path], tmp_path: Path, simulated: dict[str, Device]
+    task: tuple[Path, Path], tmp_path: Path, simulated: dict[str, DriftingDevice]
 ) -> None:
     budgets = ["latency@a=0.9x", "latency@b=0.001x"]
     result = adapt(*task, budgets, tmp_path / "run", device={"a": "local", "b": LocalDevice()}, **FAST)
@@ -87,7 +87,7 @@ def test_names_of_devices_and_budgets_must_fit(task: tuple[Path, Path], tmp_path
 def test_what_only_a_bundle_reaches_is_predicted_and_met_is_null(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    device = Device(1.0)
+    device = DriftingDevice(1.0)
     monkeypatch.setattr(adapt_module, "loaded_table", lambda *_, **__: device)
     (tmp_path / "t.jsonl").touch()
     command = [
@@ -113,7 +113,7 @@ def test_what_only_a_bundle_reaches_is_predicted_and_met_is_null(
     assert not device.measured
 
 
-def test_a_dry_run_predicts_for_every_device(task: tuple[Path, Path], simulated: dict[str, Device]) -> None:
+def test_a_dry_run_predicts_for_every_device(task: tuple[Path, Path], simulated: dict[str, DriftingDevice]) -> None:
     planned = dry_run(*task, ["latency@a=0.9x", "latency@b=0.8x"], device=["a=local", "b=local"], step=2)
     assert planned.driver == "latency@b"
     assert {"latency@a", "latency@b"} <= set(planned.current)

@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_baseline as baseline
-from test_adapt import data, history, task
-from test_budget_convergence import on_device
-from test_disturbed import model, searched, size
 
-from disturbed_device import DisturbedDevice, hopeless, quiet
+from disturbed_device import DisturbedDevice, hopeless, quiet, searched, size
+from drifting_device import NormalisingDevice, on_device
+from models import overridable, plain
 from netadapt_onnx.api import adapt as adapt_module
 from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.graph.model import load
@@ -26,8 +24,10 @@ from netadapt_onnx.search import final_training, latency_check, on_devices
 from netadapt_onnx.search.result import OnDevice
 from netadapt_onnx.search.target_device import TargetDevice
 from netadapt_onnx.training import trainer
+from sample_data import brightest_channel
+from search_cases import UNTRAINED, history
 
-__all__ = ["model", "task"]
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 
 
 class SlowerOnceTrained(DisturbedDevice):
@@ -187,7 +187,7 @@ def test_a_budget_that_only_a_table_judges_is_no_undecided_run(
     monkeypatch.setattr(adapt_module, "built_table", lambda *_, **__: device)
     budgets, both = ["latency@a=0.7x", "latency@b=0.45x"], {"a": "local", "b": "bundle"}
     monkeypatch.setattr(latency_check, "ratio", device.ratio)
-    result = adapt(model, None, budgets, tmp_path / "run", device=both, evaluate=size, **baseline.UNTRAINED)
+    result = adapt(model, None, budgets, tmp_path / "run", device=both, evaluate=size, **UNTRAINED)
     assert [limit.met for limit in result.limits] == [True, None]
     assert result.stopped == "met"
 
@@ -195,13 +195,13 @@ def test_a_budget_that_only_a_table_judges_is_no_undecided_run(
 def test_what_normalising_meets_for_several_resources_is_a_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proto = baseline.overridable(baseline.plain((8, 12, 16), size=8, classes=3))
+    proto = overridable(plain((8, 12, 16), size=8, classes=3))
     (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
-    on_device(monkeypatch, baseline.Unfused())
+    on_device(monkeypatch, NormalisingDevice())
     budgets = ["latency=0.6x", "custom=1x"]
     result = adapt(
-        tmp_path / "model.onnx", data(tmp_path / "d.npz"), budgets, tmp_path / "run",
-        resource_command=lambda _: 5.0, **baseline.UNTRAINED,
+        tmp_path / "model.onnx", brightest_channel(tmp_path / "d.npz"), budgets, tmp_path / "run",
+        resource_command=lambda _: 5.0, **UNTRAINED,
     )  # fmt: skip
     assert (result.met, result.stopped) == (True, "nothing-to-do")
 
@@ -211,7 +211,7 @@ def test_medians_of_a_busy_device_do_not_steer_what_normalising_gains(
 ) -> None:
     """All medians are twice the truth; the fastest runs tell it: 25 ms as given, 10 ms once normalised."""
 
-    class Busy(baseline.Unfused):
+    class Busy(NormalisingDevice):
         def ratio(self, *given: Any, **options: Any) -> Ratio:
             found = super().ratio(*given, **options)
             slow = tuple(tuple(2 * ms for ms in side) for side in found.sessions_ms)
@@ -224,11 +224,15 @@ def test_medians_of_a_busy_device_do_not_steer_what_normalising_gains(
                 undisturbed_ms=found.sessions_ms, others=2.0, cores=2,
             )  # fmt: skip
 
-    proto = baseline.overridable(baseline.plain((8, 12, 16), size=8, classes=3))
+    proto = overridable(plain((8, 12, 16), size=8, classes=3))
     (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
     on_device(monkeypatch, Busy())
     result = adapt(
-        tmp_path / "model.onnx", data(tmp_path / "d.npz"), "latency=8ms", tmp_path / "run", **baseline.UNTRAINED
+        tmp_path / "model.onnx",
+        brightest_channel(tmp_path / "d.npz"),
+        "latency=8ms",
+        tmp_path / "run",
+        **UNTRAINED,
     )
     assert result.met is None
     assert result.latency is not None

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 
+from netadapt_onnx.api import adapt as adapt_module
+from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.profilers.agent import low_mean
 from netadapt_onnx.profilers.table.kernel_fit import Stairs
 from netadapt_onnx.profilers.timing import Ratio, Timing, of_pairs
+from netadapt_onnx.search import latency_check
+from netadapt_onnx.search.result import AdaptResult
+from search_cases import FAST
 
 ROUNDS = 60
 # Times of a run, in ms: (sessions, rounds, the model and the original). `seconds` is when each round begins.
@@ -107,3 +114,19 @@ class DisturbedDevice:
         others = 1.9 if self.disturb in (crowded, hopeless) else 0.1
         undisturbed_ms = (tuple(fastest[0].tolist()), tuple(fastest[1].tolist()))
         return replace(measured, undisturbed_ms=undisturbed_ms, others=others, cores=2)
+
+
+LIMIT = 0.5  # of the original's latency
+
+
+def size(proto: onnx.ModelProto) -> float:
+    """A stand-in for accuracy, as fast as can be."""
+    return sum(float(np.prod(t.dims)) for t in proto.graph.initializer)
+
+
+def searched(model: Path, run: Path, device: DisturbedDevice, patch: pytest.MonkeyPatch, **more: Any) -> AdaptResult:
+    """The result of a quick search whose table and measurements are this device's."""
+    patch.setattr(adapt_module, "built_table", lambda *_: device)
+    patch.setattr(latency_check, "ratio", device.ratio)
+    options = FAST | {"evaluate": size, "data": None, "budget": f"latency={LIMIT}x"} | more
+    return adapt(model, options.pop("data"), options.pop("budget"), run, **options)

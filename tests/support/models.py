@@ -298,3 +298,42 @@ def overridable(proto: onnx.ModelProto) -> onnx.ModelProto:
     )
     onnx.checker.check_model(copy)
     return copy
+
+
+def custom(declared: tuple[int | str, ...] | None = None, after: str = "Relu") -> onnx.ModelProto:
+    """Three convs with an operator of somebody's own domain between the second and the third."""
+    b = Builder()
+    x = b.conv(b.relu(b.conv("image", 3, 16)), 16, 8)
+    b.nodes.append(helper.make_node("Blur", [x], ["blurred"], name="blur", domain="my.vision"))
+    x = b.node(after, ["blurred"])
+    x = b.conv(b.relu(b.conv(x, 8, 12)), 12, 4, name="last")
+    proto = helper.make_model(
+        helper.make_graph(
+            b.nodes,
+            "custom",
+            [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 8])],
+            [helper.make_tensor_value_info(x, TensorProto.FLOAT, None)],
+            b.initializers,
+        ),
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("my.vision", 1)],
+        ir_version=8,
+    )
+    if declared is not None:
+        proto.graph.value_info.append(helper.make_tensor_value_info("blurred", TensorProto.FLOAT, declared))
+    return proto
+
+
+STATES = ("h0", "c0", "h1", "c1")
+
+
+def stateful_lstm() -> onnx.ModelProto:
+    """An LSTM whose states come from outside and are returned."""
+    b = Builder()
+    weights = [b.random("lstm.W", (1, 32, 5), 5), b.random("lstm.R", (1, 32, 8), 8), b.random("lstm.B", (1, 64))]
+    b.nodes.append(
+        helper.make_node("LSTM", ["x", *weights, "", "h0", "c0"], ["y", "h1", "c1"], name="lstm", hidden_size=8)
+    )
+    y = b.node("Squeeze", ["y", b.constant("axis", np.array([1]))])
+    b.node("MatMul", [y, b.random("out.weight", (8, 4), 8)], "out")
+    state = (1, 2, 8)
+    return b.model({"x": (7, 2, 5), "h0": state, "c0": state}, {"out_out": (7, 2, 4), "h1": state, "c1": state})

@@ -27,12 +27,8 @@ from netadapt_onnx.search.worker import Base, WorkerContext
 from netadapt_onnx.surgery import blocks
 from netadapt_onnx.surgery.blocks import find_branches, removal_error, traced_without, without
 from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct
-from netadapt_onnx.surgery.trace import Trace, trace
-
-
-def traced(proto: onnx.ModelProto) -> Trace:
-    normalise(proto)
-    return trace(fold(proto))
+from netadapt_onnx.surgery.trace import trace
+from tracing import trace_model
 
 
 def sums(proto: onnx.ModelProto) -> int:
@@ -49,13 +45,13 @@ def sums(proto: onnx.ModelProto) -> int:
     ],
 )
 def test_branches_whose_sum_has_an_identity_are_found(build: Callable[[], onnx.ModelProto], removable: int) -> None:
-    found = traced(build())
+    found = trace_model(build())
     assert len(find_branches(found)) == removable
 
 
 @pytest.mark.parametrize("build", [models.residual, models.resnet])
 def test_a_removed_branch_equals_one_that_contributes_zero(build: Callable[[], onnx.ModelProto]) -> None:
-    found = traced(build())
+    found = trace_model(build())
     there = find_branches(found)
     for names in (*([b.name] for b in there), [b.name for b in there]):
         assert removal_error(found.folded, names) <= 1e-6
@@ -69,7 +65,7 @@ def test_a_removed_branch_equals_one_that_contributes_zero(build: Callable[[], o
 
 def test_the_proof_sees_a_branch_that_is_not_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference masks the branch; the model that keeps it is far from that."""
-    found = traced(models.residual())
+    found = trace_model(models.residual())
     name = find_branches(found)[0].name
     monkeypatch.setattr(blocks, "without", lambda folded, names: folded)
     with pytest.raises(NetadaptError, match="differs by"):
@@ -134,11 +130,12 @@ def test_a_search_resumed_after_a_removal_goes_on_as_if_never_stopped(tmp_path: 
 
 def test_a_branch_with_a_frozen_group_stays(tmp_path: Path) -> None:
     onnx.save(models.residual(16, size=8), tmp_path / "model.onnx")
-    there = find_branches(traced(onnx.load(tmp_path / "model.onnx")))
+    there = find_branches(trace_model(onnx.load(tmp_path / "model.onnx")))
     frozen = [name for branch in there for name in branch.groups]
     assert adapted(tmp_path, freeze=frozen, max_iterations=3).removed == ()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("strategy", "executor"), [("netadapt", "local"), ("netadapt", "local:1"), ("knapsack", "local")]
 )
@@ -179,7 +176,7 @@ def quiet_branch() -> onnx.ModelProto:
 
 
 def test_predictions_take_off_what_a_branch_costs() -> None:
-    found = traced(models.residual())
+    found = trace_model(models.residual())
     there = find_branches(found)
     widths = {group.name: group.channels for group in found.prunable} | {branch.name: 1 for branch in there}
     layers = [layer.name for layer in found.labels.layers]
@@ -194,7 +191,7 @@ def test_predictions_take_off_what_a_branch_costs() -> None:
     narrower = widths | {there[0].name: 0} | dict.fromkeys(there[0].groups, 1)
     assert predict(narrower) == without_one  # there is nothing left of it to be narrow
     assert without_one["custom"] == pytest.approx(12 * without_one["macs"] / whole["macs"])
-    counted = Predictor(traced(without(found.folded, [there[0].name]).proto))
+    counted = Predictor(trace_model(without(found.folded, [there[0].name]).proto))
     gone = {*there[0].groups, *(branch.name for branch in there)}
     left = {name: width for name, width in widths.items() if name not in gone}
     assert {k: without_one[k] for k in ("macs", "params", "memory")} == {
@@ -208,7 +205,7 @@ def test_what_is_behind_a_branch_that_goes_makes_up_for_it_layer_by_layer(tmp_pa
     rng = np.random.default_rng(0)
     x = rng.standard_normal((320, 3, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "data.npz", x_train=x[:256], x_val=x[256:])
-    found = traced(proto)
+    found = trace_model(proto)
     data = dataset_for(found.folded, tmp_path / "data.npz")
     judge = CallersJudge(lambda _: 0.0)
     bench = WorkerContext(Base(found, {}), judge, data, seed=0, trains=False, shapes={}, batch_size=1)

@@ -7,22 +7,17 @@ import onnx
 import pytest
 
 import models
+from models import STATES, stateful_lstm
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.labels import Choices
 from netadapt_onnx.surgery.resize import resize
-from netadapt_onnx.surgery.trace import Trace, trace
 from netadapt_onnx.surgery.verify.prove import verify
+from tracing import trace_model
 
 HEADS, DIM, TOKENS = 3, 4, 5
 WIDTH = HEADS * DIM
-
-
-def traced(proto: onnx.ModelProto, choices: Choices) -> Trace:
-    normalise(proto)
-    return trace(fold(proto), choices)
 
 
 def attention() -> onnx.ModelProto:
@@ -39,7 +34,7 @@ def attention() -> onnx.ModelProto:
 
 
 def test_dimensions_of_heads_go_from_every_head_alike() -> None:
-    found = traced(attention(), Choices(attention="dims"))
+    found = trace_model(attention(), Choices(attention="dims"))
     groups = {g.name: (g.channels, g.step, g.layers) for g in found.prunable}
     assert groups == {"q": (WIDTH, HEADS, ("q", "k")), "v": (WIDTH, HEADS, ("v",))}
     keep = select(found, {"q": 2 * HEADS, "v": 3 * HEADS})
@@ -48,26 +43,10 @@ def test_dimensions_of_heads_go_from_every_head_alike() -> None:
     assert fold(pruned).shapes["o_out"] == (2, TOKENS, WIDTH)
 
 
-def recurrent() -> onnx.ModelProto:
-    """An LSTM whose states come from outside and are returned."""
-    b = models.Builder()
-    weights = [b.random("lstm.W", (1, 32, 5), 5), b.random("lstm.R", (1, 32, 8), 8), b.random("lstm.B", (1, 64))]
-    b.nodes.append(
-        onnx.helper.make_node("LSTM", ["x", *weights, "", "h0", "c0"], ["y", "h1", "c1"], name="lstm", hidden_size=8)
-    )
-    y = b.node("Squeeze", ["y", b.constant("axis", np.array([1]))])
-    b.node("MatMul", [y, b.random("out.weight", (8, 4), 8)], "out")
-    state = (1, 2, 8)
-    return b.model({"x": (7, 2, 5), "h0": state, "c0": state}, {"out_out": (7, 2, 4), "h1": state, "c1": state})
-
-
-STATES = ("h0", "c0", "h1", "c1")
-
-
 def test_states_from_outside_fix_hidden_units_unless_they_may_be_resized() -> None:
-    assert not traced(recurrent(), Choices()).prunable
-    assert not traced(recurrent(), Choices(resize_io=STATES[:2])).prunable
-    found = traced(recurrent(), Choices(resize_io=STATES))
+    assert not trace_model(stateful_lstm(), Choices()).prunable
+    assert not trace_model(stateful_lstm(), Choices(resize_io=STATES[:2])).prunable
+    found = trace_model(stateful_lstm(), Choices(resize_io=STATES))
     keep = {"lstm": np.array([0, 2, 7])}
     pruned = resize(found, keep)
     assert verify(found, keep, pruned=pruned).exact
@@ -79,4 +58,4 @@ def test_states_from_outside_fix_hidden_units_unless_they_may_be_resized() -> No
 
 def test_a_wrong_name_is_named() -> None:
     with pytest.raises(NetadaptError, match="no input or output 'h9'; one of x, h0, c0, out_out"):
-        traced(recurrent(), Choices(resize_io=("h9",)))
+        trace_model(stateful_lstm(), Choices(resize_io=("h9",)))

@@ -10,23 +10,17 @@ import pytest
 
 import models
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery.channel_counts import at_ratio
 from netadapt_onnx.surgery.conv_group_metadata import KEY
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.criteria.weights import group_l2, l2
 from netadapt_onnx.surgery.resize import resize
-from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.verify.prove import verify
+from tracing import trace_model
 
 SIZE = 8
-
-
-def traced(proto: onnx.ModelProto) -> Trace:
-    normalise(proto)
-    return trace(fold(proto))
 
 
 def shuffled(b: models.Builder, x: str, channels: int, groups: int, size: int) -> str:
@@ -77,7 +71,7 @@ def test_channels_between_two_convolutions_in_groups_go_in_steps_of_one_a_group(
     groups: int, first_in_groups: bool
 ) -> None:
     channels = groups * (2 * groups + 3)
-    found = traced(bottleneck(groups, channels, first_in_groups=first_in_groups))
+    found = trace_model(bottleneck(groups, channels, first_in_groups=first_in_groups))
     group = found.group("into")
     assert group.prunable and (group.channels, group.step) == (channels, groups)
     rng = np.random.default_rng(0)
@@ -92,11 +86,11 @@ def test_channels_between_two_convolutions_in_groups_go_in_steps_of_one_a_group(
 @pytest.mark.parametrize(("groups", "channels"), [(4, 8), (4, 16), (8, 24)])
 def test_narrow_groups_that_a_shuffle_ties_keep_equal_counts(groups: int, channels: int) -> None:
     """They would go whole, as ResNeXt's, but every one would take all others with it."""
-    found = traced(bottleneck(groups, channels))
+    found = trace_model(bottleneck(groups, channels))
     assert all(group.prunable and group.step == groups for group in found.groups if "fc" not in group.name)
     keep = select(found, at_ratio(found.prunable, 0.5), "random")
     assert verify(found, keep).exact
-    again = traced(resize(found, keep))
+    again = trace_model(resize(found, keep))
     assert [(g.name, g.channels, g.step) for g in again.prunable if g.channels > groups] == [
         (g.name, len(keep[g.name]), g.step) for g in found.prunable if len(keep[g.name]) > groups
     ]
@@ -105,13 +99,13 @@ def test_narrow_groups_that_a_shuffle_ties_keep_equal_counts(groups: int, channe
 def test_narrow_groups_before_an_output_keep_equal_counts_of_what_they_read() -> None:
     b = models.Builder()
     y = b.conv(b.relu(b.conv("image", 3, 16, 1)), 16, 8, 1, group=4, bias=True)
-    found = traced(b.model({"image": ("N", 3, SIZE, SIZE)}, {y: ("N", 8, SIZE, SIZE)}))
+    found = trace_model(b.model({"image": ("N", 3, SIZE, SIZE)}, {y: ("N", 8, SIZE, SIZE)}))
     assert found.group("conv1").prunable and found.group("conv1").step == 4
     assert verify(found, select(found, {"conv1": 8})).exact
 
 
 def test_other_indices_are_kept_in_other_groups() -> None:
-    found = traced(bottleneck(3, 27))
+    found = trace_model(bottleneck(3, 27))
     keep = select(found, {"into": 9}, "random")
     mask = np.isin(np.arange(27), keep["into"]).reshape(3, 9)
     assert not (mask == mask[0]).all()
@@ -122,7 +116,7 @@ def test_where_nothing_shuffles_the_same_index_is_kept_in_every_group() -> None:
     b = models.Builder()
     x = b.conv(b.conv("image", 3, 12, 1), 12, 12, group=3)
     b.head(b.conv(x, 12, 8, 1), 8)
-    found = traced(b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)}))
+    found = trace_model(b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)}))
     for name in ("conv1", "conv2"):
         index = found.members[name].reshape(3, 4)
         assert (index == index[0]).all() and len(np.unique(index)) == 4
@@ -131,7 +125,7 @@ def test_where_nothing_shuffles_the_same_index_is_kept_in_every_group() -> None:
 @pytest.mark.parametrize("groups", [2, 3])
 @pytest.mark.parametrize("ratio", [0.3, 0.6])
 def test_a_shufflenet_of_the_first_version_is_cut_by_what_is_asked(groups: int, ratio: float) -> None:
-    found = traced(shufflenet_v1(groups, stem=12, widths=(48, 96), repeats=3))
+    found = trace_model(shufflenet_v1(groups, stem=12, widths=(48, 96), repeats=3))
     keep = select(found, at_ratio(found.prunable, ratio), "random")
     pruned = resize(found, keep)
     assert verify(found, keep, pruned=pruned).exact
@@ -142,7 +136,7 @@ def test_a_shufflenet_of_the_first_version_is_cut_by_what_is_asked(groups: int, 
 
 def test_scores_of_a_channel_are_those_of_its_own_slices() -> None:
     """Of its column in the one conv group that reads it, and not of the same index in all of them."""
-    found = traced(bottleneck(2, 12))
+    found = trace_model(bottleneck(2, 12))
     weights = {t.name: onnx.numpy_helper.to_array(t) for t in found.flat.proto.graph.initializer}
     bundles = found.members["into"]
     order = np.arange(12).reshape(2, 6).T.reshape(-1)  # where the shuffle takes each position from
@@ -159,7 +153,7 @@ def test_scores_of_a_channel_are_those_of_its_own_slices() -> None:
 
 def test_channels_that_are_added_stand_in_their_own_conv_group() -> None:
     """With zeros for what reads them, the wider model computes what the original does."""
-    found = traced(bottleneck(3, 27))
+    found = trace_model(bottleneck(3, 27))
     keep = select(found, {"into": 33}, "l2")
     wide = resize(found, keep)
     last = next(node for node in wide.graph.node if node.name == "out_of")
@@ -207,7 +201,7 @@ def cut_and_traced_again(found: Trace, seed: int) -> tuple[dict[str, np.ndarray]
     rng = np.random.default_rng(seed)
     counts = {g.name: g.step * int(rng.integers(1, g.channels // g.step + 1)) for g in found.prunable}
     keep = select(found, counts, "random")
-    return keep, traced(resize(found, keep))
+    return keep, trace_model(resize(found, keep))
 
 
 def assert_same_groups(found: Trace, keep: dict[str, np.ndarray], again: Trace) -> None:
@@ -230,11 +224,11 @@ def assert_same_groups(found: Trace, keep: dict[str, np.ndarray], again: Trace) 
 def test_a_cut_model_has_the_groups_that_are_left(kind: str, seed: int) -> None:
     """A search cuts what it has cut before, and composes the cuts: the same channels must belong together."""
     if kind == "bottleneck":
-        found = traced(bottleneck(2 + seed % 3, 36))
+        found = trace_model(bottleneck(2 + seed % 3, 36))
     elif kind == "shufflenet":
-        found = traced(shufflenet_v1(2 + seed % 2, stem=12, widths=(48, 96), repeats=2))
+        found = trace_model(shufflenet_v1(2 + seed % 2, stem=12, widths=(48, 96), repeats=2))
     else:
-        found = traced(random_network(seed))
+        found = trace_model(random_network(seed))
     assert found.runs is not found.roots  # bundles were needed
     keep, again = cut_and_traced_again(found, seed)
     assert_same_groups(found, keep, again)
@@ -252,7 +246,7 @@ def test_a_cut_model_has_the_groups_that_are_left(kind: str, seed: int) -> None:
 def test_nothing_is_added_to_metadata_where_the_same_index_does() -> None:
     b = models.Builder()
     b.head(b.conv(b.conv(b.conv("image", 3, 24, 1), 24, 24, group=2), 24, 8, 1), 8)
-    found = traced(b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)}))
+    found = trace_model(b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)}))
     assert not resize(found, select(found, {"conv1": 12, "conv2": 12})).metadata_props
 
 
@@ -263,7 +257,7 @@ def test_nothing_is_added_to_metadata_where_the_same_index_does() -> None:
 def test_metadata_that_make_no_sense_are_left_aside(text: str) -> None:
     proto = bottleneck(3, 27)
     proto.metadata_props.add(key=KEY, value=text)
-    found = traced(proto)
+    found = trace_model(proto)
     assert (found.group("into").channels, found.group("into").step) == (27, 3)
 
 
@@ -271,7 +265,7 @@ def test_metadata_that_name_other_convolutions_only_make_cuts_coarser() -> None:
     proto = bottleneck(3, 27)
     odd = {"ties": {"into": [1] * 20 + [2] * 7}, "even": ["depthwise"], "whole": ["out_of", "nothing"]}
     proto.metadata_props.add(key=KEY, value=json.dumps(odd))
-    found = traced(proto)
+    found = trace_model(proto)
     for seed in range(3):
         counts = {g.name: g.step * (1 + seed % (g.channels // g.step)) for g in found.prunable}
         assert verify(found, select(found, counts, "random")).exact
@@ -279,7 +273,7 @@ def test_metadata_that_name_other_convolutions_only_make_cuts_coarser() -> None:
 
 @pytest.mark.parametrize("seed", range(16))
 def test_equal_counts_hold_whatever_meets_the_groups(seed: int) -> None:
-    found = traced(random_network(seed))
+    found = trace_model(random_network(seed))
     for table, reason in found.labels.balances:
         for root in np.unique(found.roots[table]):
             assert found.pinned[root] or root == 0 or len(set((found.roots[table] == root).sum(axis=1))) == 1, reason

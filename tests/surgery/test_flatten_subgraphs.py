@@ -11,21 +11,15 @@ from onnx import TensorProto, helper
 
 import models
 from control_cases import body, info
-from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.resize import resize
-from netadapt_onnx.surgery.trace import Trace, trace
 from netadapt_onnx.surgery.verify.prove import verify
+from tracing import trace_model
 
 SIZE = 6
 FLOAT, BOOL = TensorProto.FLOAT, TensorProto.BOOL
-
-
-def traced(proto: onnx.ModelProto) -> Trace:
-    normalise(proto)
-    return trace(fold(proto))
 
 
 def branches() -> onnx.ModelProto:
@@ -110,7 +104,7 @@ EXPECTED: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, int]]] = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_pruning_equals_masking_inside_bodies(name: str) -> None:
     build, groups = EXPECTED[name]
-    found = traced(build())
+    found = trace_model(build())
     assert {g.name: g.channels for g in found.prunable} == groups
     keep = select(found, {g: n // 2 for g, n in groups.items()}, "random")
     pruned = resize(found, keep)
@@ -123,7 +117,7 @@ def test_pruning_equals_masking_inside_bodies(name: str) -> None:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_an_uncut_body_computes_what_it_did(name: str) -> None:
     proto = EXPECTED[name][0]()
-    found = traced(proto)
+    found = trace_model(proto)
     inputs = random_inputs(found.folded.specs)
     output = proto.graph.output[0].name
     wanted = run(session(proto), inputs, [output])[output]
@@ -132,7 +126,7 @@ def test_an_uncut_body_computes_what_it_did(name: str) -> None:
 
 @pytest.mark.parametrize("branch", ["then", "else"])
 def test_a_wrong_cut_in_either_branch_is_caught(branch: str) -> None:
-    found = traced(branches())
+    found = trace_model(branches())
     keep = select(found, {f"choose/{branch}_branch/{branch}_a": 4}, "random")
     pruned = resize(found, keep)
     graph = next(a.g for n in pruned.graph.node for a in n.attribute if a.name == f"{branch}_branch")
@@ -173,7 +167,7 @@ def test_a_weight_that_several_loops_carry_on_is_read_from_where_it_is() -> None
 def test_a_dynamic_batch_stays_dynamic_in_bodies() -> None:
     for build in (branches, loop):
         proto = build()
-        found = traced(proto)
+        found = trace_model(proto)
         small = resize(found, select(found, {g.name: g.channels // 2 for g in found.prunable}))
         x = np.random.default_rng(0).standard_normal((3, 3, SIZE, SIZE)).astype(np.float32)
         assert run(session(small), {"x": x}, ["logits"])["logits"].shape == (3, 10)

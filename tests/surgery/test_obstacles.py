@@ -10,9 +10,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from test_shape_inference import custom
 
-from models import Builder, plain
+from models import Builder, custom, plain
 from netadapt_onnx.api.inspect import Cautioned, inspect
 from netadapt_onnx.cli import run
 from netadapt_onnx.graph.fold import fold
@@ -167,6 +166,7 @@ def test_the_next_command_sees_the_model_as_this_one_does(tmp_path: Path, capsys
     assert follow[0] == "finetune" and follow[-2:] == shape[:2]
 
 
+@pytest.mark.seconds
 def test_each_next_command_works_where_shapes_were_given(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

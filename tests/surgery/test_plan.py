@@ -12,18 +12,12 @@ from onnx import numpy_helper
 import models
 import netadapt_onnx
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery.criteria.selection import importance, select
 from netadapt_onnx.surgery.criteria.weights import CRITERIA
 from netadapt_onnx.surgery.explain import explain
 from netadapt_onnx.surgery.plan import plan_of, read_plan, template
-from netadapt_onnx.surgery.trace import Trace, trace
-
-
-def traced(proto: onnx.ModelProto) -> Trace:
-    normalise(proto)
-    return trace(fold(proto))
+from netadapt_onnx.surgery.trace import Trace
+from tracing import trace_model
 
 
 def test_the_plan_of_a_cut_replays_it_on_the_original(tmp_path: Path) -> None:
@@ -34,7 +28,7 @@ def test_the_plan_of_a_cut_replays_it_on_the_original(tmp_path: Path) -> None:
 
 
 def test_an_edited_template_is_a_plan(tmp_path: Path) -> None:
-    found = traced(models.residual(16))
+    found = trace_model(models.residual(16))
     file = tmp_path / "plan.toml"
     file.write_text(template(found))
     assert read_plan(file, found) == {}  # it keeps everything
@@ -45,7 +39,7 @@ def test_an_edited_template_is_a_plan(tmp_path: Path) -> None:
 
 
 def test_a_template_names_what_cannot_be_pruned_only_in_comments() -> None:
-    text = template(traced(models.residual()))
+    text = template(trace_model(models.residual()))
     assert "# cannot be pruned: reaches graph output 'logits'" in text
     assert '\n# "fc1" = 10\n' in text
 
@@ -53,7 +47,7 @@ def test_a_template_names_what_cannot_be_pruned_only_in_comments() -> None:
 def test_names_in_a_plan_survive_quotes_and_line_breaks(tmp_path: Path) -> None:
     proto = models.plain((8, 8))
     proto.graph.node[0].name = 'odd "name"\nwith a break'
-    found = traced(proto)
+    found = trace_model(proto)
     (tmp_path / "p.toml").write_text(plan_of({proto.graph.node[0].name: np.array([0, 5])}))
     assert read_plan(tmp_path / "p.toml", found)[proto.graph.node[0].name].tolist() == [0, 5]
     (tmp_path / "t.toml").write_text(template(found))
@@ -79,11 +73,11 @@ def test_names_in_a_plan_survive_quotes_and_line_breaks(tmp_path: Path) -> None:
 def test_a_plan_that_does_not_fit_says_where(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "plan.toml").write_text(text)
     with pytest.raises(NetadaptError, match=message):
-        read_plan(tmp_path / "plan.toml", traced(models.plain()))
+        read_plan(tmp_path / "plan.toml", trace_model(models.plain()))
 
 
 def test_explain_lists_the_axes_that_a_group_cuts_and_all_that_pins_it() -> None:
-    found = traced(models.residual(16))
+    found = trace_model(models.residual(16))
     (inner,) = explain(found, "conv2")
     assert {(p.tensor, p.axis) for p in inner.constants} == {
         ("conv2.weight", 0),
@@ -107,30 +101,30 @@ def weights(found: Trace) -> dict[str, np.ndarray]:
 
 
 def test_group_l2_counts_producers_and_consumers() -> None:
-    found = traced(models.plain((8, 12)))
+    found = trace_model(models.plain((8, 12)))
     w = weights(found)
     squares = (w["conv1.weight"] ** 2).sum(axis=(1, 2, 3)) + (w["conv2.weight"] ** 2).sum(axis=(0, 2, 3))
     np.testing.assert_allclose(importance(found, "group-l2")["conv1"], np.sqrt(squares))
 
 
 def test_fpgm_is_the_distance_to_all_other_filters() -> None:
-    found = traced(models.plain((8, 12)))
+    found = trace_model(models.plain((8, 12)))
     filters = weights(found)["conv1.weight"].reshape(8, -1)
     expected = [sum(np.linalg.norm(a - b) for b in filters) for a in filters]
     np.testing.assert_allclose(importance(found, "fpgm")["conv1"], expected, rtol=1e-5)
 
 
 def test_bn_scale_is_the_scale_and_says_where_there_is_none() -> None:
-    found = traced(models.plain((8, 12)))
+    found = trace_model(models.plain((8, 12)))
     np.testing.assert_allclose(importance(found, "bn-scale")["conv1"], np.abs(weights(found)["bn1.scale"]))
     with pytest.raises(NetadaptError, match="has no BatchNorm"):
-        importance(traced(models.channels_last()), "bn-scale")
+        importance(trace_model(models.channels_last()), "bn-scale")
 
 
 @pytest.mark.parametrize("name", sorted(set(CRITERIA) - {"bn-scale"}))
 @pytest.mark.parametrize("build", sorted(models.ALL))
 def test_every_criterion_scores_every_group_of_every_model(name: str, build: str) -> None:
-    found = traced(models.ALL[build]())
+    found = trace_model(models.ALL[build]())
     for group, scores in importance(found, name).items():
         assert scores.shape == (found.group(group).channels,)
         assert np.isfinite(scores).all()

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from test_choices import STATES, recurrent
 
-from models import Builder
+from models import STATES, Builder, stateful_lstm
 from netadapt_onnx.cli import run
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
@@ -21,16 +20,12 @@ from netadapt_onnx.surgery.groups import resize_io_of
 from netadapt_onnx.surgery.labels import Choices
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.states import states
-from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.trace import trace
 from netadapt_onnx.surgery.verify.prove import verify
+from tracing import trace_model
 
 HEADS, DIM, PAST = 3, 4, 6
 WIDTH = HEADS * DIM
-
-
-def traced(proto: onnx.ModelProto) -> Trace:
-    normalise(proto)
-    return trace(fold(proto))
 
 
 def stacked() -> onnx.ModelProto:
@@ -80,7 +75,7 @@ def denoiser() -> onnx.ModelProto:
 
 
 CASES: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, set[str]]]] = {
-    "lstm": (recurrent, {"lstm": set(STATES)}),
+    "lstm": (stateful_lstm, {"lstm": set(STATES)}),
     "one tensor": (stacked, {"lstm0": {"state", "new_state"}}),
     "cache": (cached, {"q": {"past_k", "present_k", "past_v", "present_v"}}),
     "cache, two tokens": (lambda: cached(2), {"q": {"past_k", "present_k", "past_v", "present_v"}}),
@@ -90,7 +85,7 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, set[str]]]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_what_has_to_be_named_together_is_named(name: str) -> None:
     build, wanted = CASES[name]
-    found = traced(build())
+    found = trace_model(build())
     freed = {group: set(names) for group, names in states(found).items()}
     assert wanted.items() <= freed.items(), freed
 
@@ -130,7 +125,7 @@ def test_dimensions_of_all_heads_go_from_a_cache_as_well() -> None:
 
 def test_json_and_explanations_name_them_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "m.onnx"
-    path.write_bytes(recurrent().SerializeToString())
+    path.write_bytes(stateful_lstm().SerializeToString())
     assert run(["inspect", str(path), "--json"]) == 0
     groups = {group["name"]: group for group in json.loads(capsys.readouterr().out)["groups"]}
     assert set(groups["lstm"]["resize_io"]) == set(STATES)
@@ -142,7 +137,7 @@ def test_json_and_explanations_name_them_too(tmp_path: Path, capsys: pytest.Capt
 
 def test_a_count_for_a_pinned_group_says_what_frees_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Beside another group that can be pruned."""
-    proto = recurrent()
+    proto = stateful_lstm()
     weight = next(t for t in proto.graph.initializer if t.name == "out.weight")
     more = onnx.numpy_helper.from_array(np.ones((4, 3), np.float32), "more.weight")
     proto.graph.initializer.append(more)
@@ -159,7 +154,7 @@ def test_a_count_for_a_pinned_group_says_what_frees_it(tmp_path: Path, capsys: p
 
 def test_a_picture_that_its_noise_is_taken_from_is_no_state() -> None:
     """`sigma` scales all channels alike; with `x` every channel of the result would change."""
-    found = traced(denoiser())
+    found = trace_model(denoiser())
     assert not found.group("conv2").prunable
     assert states(found).get("conv2") is None or "sigma" not in states(found)["conv2"]
 
@@ -167,7 +162,7 @@ def test_a_picture_that_its_noise_is_taken_from_is_no_state() -> None:
 def test_a_model_with_one_input_is_not_traced_again(monkeypatch: pytest.MonkeyPatch) -> None:
     b = Builder()
     b.conv("x", 3, 8)
-    found = traced(b.model({"x": (1, 3, 8, 8)}, {"conv1_out": (1, 8, 8, 8)}))
+    found = trace_model(b.model({"x": (1, 3, 8, 8)}, {"conv1_out": (1, 8, 8, 8)}))
     monkeypatch.setattr("netadapt_onnx.surgery.states.trace", None)
     assert states(found) == {}
     assert resize_io_of(found.groups[0]) == ()

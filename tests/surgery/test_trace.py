@@ -11,17 +11,12 @@ import models
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import check, load
-from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery.criteria.selection import importance, select
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace, trace
 from netadapt_onnx.surgery.verify.prove import verify
-
-
-def traced(proto: onnx.ModelProto) -> Trace:
-    normalise(proto)
-    return trace(fold(proto))
+from tracing import trace_model
 
 
 def share(found: Trace, ratio: float) -> dict[str, int]:
@@ -39,7 +34,7 @@ def weights(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("criterion", ["l2", "l1", "random", "first"])
 @pytest.mark.parametrize("ratio", [0.3, 0.8])
 def test_pruning_equals_masking_on_whole_models(name: str, criterion: str, ratio: float) -> None:
-    found = traced(models.ALL[name]())
+    found = trace_model(models.ALL[name]())
     keep = select(found, share(found, ratio), criterion)
     pruned = resize(found, keep)
     result = verify(found, keep, pruned=pruned)
@@ -50,7 +45,7 @@ def test_pruning_equals_masking_on_whole_models(name: str, criterion: str, ratio
 
 @pytest.mark.parametrize("name", sorted(models.ALL))
 def test_predicted_shapes_are_the_shapes_of_the_cut_model(name: str) -> None:
-    found = traced(models.ALL[name]())
+    found = trace_model(models.ALL[name]())
     keep = select(found, share(found, 0.5))
     assert found.resized_shapes(keep) == dict(fold(resize(found, keep)).shapes)
 
@@ -59,7 +54,7 @@ def test_predicted_shapes_are_the_shapes_of_the_cut_model(name: str) -> None:
 def test_names_inputs_outputs_and_opset_are_the_originals(name: str) -> None:
     proto = models.ALL[name]()
     proto.metadata_props.add(key="licence", value="MIT")
-    found = traced(proto)
+    found = trace_model(proto)
     pruned = resize(found, select(found, share(found, 0.5)))
     check(pruned)
     onnx.checker.check_model(pruned, full_check=True)
@@ -71,7 +66,7 @@ def test_names_inputs_outputs_and_opset_are_the_originals(name: str) -> None:
 
 
 def test_a_residual_stream_is_one_group_and_inner_channels_are_free() -> None:
-    found = traced(models.residual(16))
+    found = trace_model(models.residual(16))
     groups = {g.name: g for g in found.groups}
     assert set(groups) == {"conv1", "conv2", "conv4", "fc1"}
     assert groups["conv1"].layers == ("conv1", "conv3", "conv5")
@@ -81,21 +76,21 @@ def test_a_residual_stream_is_one_group_and_inner_channels_are_free() -> None:
 
 
 def test_a_grouped_conv_sets_the_step() -> None:
-    found = traced(models.grouped(16, groups=4))
+    found = trace_model(models.grouped(16, groups=4))
     groups = {g.name: g for g in found.groups}
     assert (groups["conv1"].step, groups["conv3"].step, groups["conv4"].step) == (1, 4, 4)
     assert groups["conv1"].layers == ("conv1", "conv2")  # the depthwise conv follows its producer
 
 
 def test_a_flattened_map_loses_all_columns_of_a_channel() -> None:
-    found = traced(models.fully_connected(8, size=8))
+    found = trace_model(models.fully_connected(8, size=8))
     pruned = weights(resize(found, {"conv2": np.arange(0, 16, 2)}))
     original = weights(found.folded.proto)["fc1.weight"].reshape(-1, 16, 16)
     np.testing.assert_array_equal(pruned["fc1.weight"], original[:, ::2].reshape(-1, 8 * 16))
 
 
 def test_a_cut_keeps_exactly_the_chosen_filters() -> None:
-    found = traced(models.plain((8, 8)))
+    found = trace_model(models.plain((8, 8)))
     before = weights(found.folded.proto)
     after = weights(resize(found, {"conv1": np.array([1, 4, 6])}))
     np.testing.assert_array_equal(after["conv1.weight"], before["conv1.weight"][[1, 4, 6]])
@@ -104,7 +99,7 @@ def test_a_cut_keeps_exactly_the_chosen_filters() -> None:
 
 
 def test_importance_is_the_norm_of_the_producers_slices() -> None:
-    found = traced(models.residual(8))
+    found = trace_model(models.residual(8))
     w = weights(found.folded.proto)
     expected = np.sqrt(sum((w[f"conv{i}.weight"] ** 2).reshape(8, -1).sum(axis=1) for i in (1, 3, 5)))
     np.testing.assert_allclose(importance(found)["conv1"], expected, rtol=1e-6)
@@ -113,7 +108,7 @@ def test_importance_is_the_norm_of_the_producers_slices() -> None:
 
 
 def test_a_criterion_may_be_the_callers_own() -> None:
-    found = traced(models.plain((8, 8)))
+    found = trace_model(models.plain((8, 8)))
     assert select(found, {"conv1": 2}, lambda _, group: np.arange(group.channels))["conv1"].tolist() == [6, 7]
     with pytest.raises(NetadaptError, match=r"shape \(3,\) for group 'conv1'; expected \(8,\)"):
         select(found, {"conv1": 2}, lambda *_: np.zeros(3))
@@ -125,7 +120,7 @@ def test_an_op_without_a_rule_pins_with_its_reason() -> None:
     b.nodes.append(helper.make_node("NonZero", [x], ["where"], name="where"))
     b.node("Cast", ["where"], to=TensorProto.FLOAT, output="found")
     b.conv(b.conv(x, 8, 6), 6, 4)
-    found = traced(b.model({"image": (1, 3, 8, 8)}, {"found": (4, "n"), "conv3_out": (1, 4, 8, 8)}))
+    found = trace_model(b.model({"image": (1, 3, 8, 8)}, {"found": (4, "n"), "conv3_out": (1, 4, 8, 8)}))
     groups = {g.name: g for g in found.groups}
     assert groups["conv1"].reason == "no rule for NonZero ('where')"
     assert groups["conv2"].prunable  # the rest still prunes
@@ -140,7 +135,7 @@ def test_shared_weights_are_cut_together_and_shared_vectors_apart() -> None:
     x = b.node("Conv", [b.relu(x), shared], "third")
     x = b.node("Conv", [b.relu(x), b.random("fourth.weight", (8, 8, 1, 1), 8), bias], "fourth")
     b.conv(b.relu(x), 8, 4, name="last")
-    found = traced(b.model({"image": (1, 3, 8, 8)}, {"last_out": (1, 4, 8, 8)}))
+    found = trace_model(b.model({"image": (1, 3, 8, 8)}, {"last_out": (1, 4, 8, 8)}))
     assert {g.name: g.layers for g in found.prunable} == {
         "first": ("first", "second", "third"),
         "fourth": ("fourth",),
@@ -160,7 +155,7 @@ def test_padded_shortcuts_leave_separate_groups_on_one_axis() -> None:
     short = b.node("Pad", [x, b.constant("pads", np.array([0, 2, 0, 0, 0, 2, 0, 0]))])
     x = b.relu(b.node("Add", [b.conv(x, 8, 12), short]))
     b.head(x, 12)
-    found = traced(b.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 10)}))
+    found = trace_model(b.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 10)}))
     sizes = {g.name: (g.channels, g.layers) for g in found.prunable}
     assert sizes == {"conv1": (8, ("conv1", "conv2")), "conv2": (4, ("conv2",))}
     keep = {"conv1": np.array([0, 7]), "conv2": np.array([3])}
@@ -181,7 +176,7 @@ def test_attention_heads_go_whole() -> None:
     mixed = b.node("Transpose", [b.node("MatMul", [scores, v])], perm=[0, 2, 1, 3])
     flat = b.node("Reshape", [mixed, b.constant("join", np.array([0, 0, width]))])
     b.node("MatMul", [flat, b.random("o.weight", (width, width), width)], "o")
-    found = traced(b.model({"x": (2, tokens, width)}, {"o_out": (2, tokens, width)}))
+    found = trace_model(b.model({"x": (2, tokens, width)}, {"o_out": (2, tokens, width)}))
     (group,) = found.prunable
     assert (group.name, group.channels, group.step, group.layers) == ("q", 12, 4, ("q", "k", "v"))
     keep = select(found, {"q": 8})
@@ -201,7 +196,7 @@ def test_heads_that_meet_a_plain_dimension_fix_it() -> None:
     mixed = b.node("Transpose", [b.node("MatMul", [q, k])], perm=[0, 2, 1, 3])
     flat = b.node("Reshape", [mixed, b.constant("join", np.array([0, 0, 15]))])
     b.node("MatMul", [flat, b.random("o.weight", (15, 6), 15)], "o")
-    found = traced(b.model({"x": (1, 5, 12)}, {"o_out": (1, 5, 6)}))
+    found = trace_model(b.model({"x": (1, 5, 12)}, {"o_out": (1, 5, 6)}))
     groups = {g.name: g for g in found.groups}
     assert (groups["q"].prunable, groups["q"].step) == (True, 4)
     assert "contracts it with" in (groups["k"].reason or "")
@@ -216,7 +211,7 @@ def test_channels_shuffled_with_unlabelled_ones_are_pinned() -> None:
     x = b.node("Transpose", [b.relu(x)], perm=[0, 2, 1, 3, 4])  # no plain shuffle, which would be a Gather
     x = b.node("Reshape", [x, b.constant("join", np.array([0, 6, 8, 8]))])
     b.head(b.conv(x, 6, 8), 8)
-    found = traced(b.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 10)}))
+    found = trace_model(b.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 10)}))
     assert {g.name: g.prunable for g in found.groups} == {"conv1": False, "conv2": True, "fc1": False}
     assert verify(found, {"conv2": np.array([1, 6])}).exact
 
@@ -231,13 +226,13 @@ def test_channels_shuffled_with_unlabelled_ones_are_pinned() -> None:
     ],
 )
 def test_a_cut_that_cannot_be_made_says_why(keep: dict[str, list[int]], message: str) -> None:
-    found = traced(models.plain())
+    found = trace_model(models.plain())
     with pytest.raises(NetadaptError, match=message):
         resize(found, {k: np.array(v, np.int64) for k, v in keep.items()})
 
 
 def test_a_dynamic_batch_stays_dynamic_after_a_cut() -> None:
-    found = traced(models.plain((8, 12)))
+    found = trace_model(models.plain((8, 12)))
     pruned = resize(found, select(found, share(found, 0.5)))
     active = session(pruned)
     for n in (1, 3):

@@ -17,23 +17,11 @@ from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import trace
 from netadapt_onnx.training.batchnorm import SUFFIX, fold, reestimate, unfold
+from training_cases import without_batchnorms
 
 
 def samples(count: int = 64) -> Split:
     return Split({"image": np.random.default_rng(0).standard_normal((count, 3, 16, 16)).astype(np.float32)})
-
-
-def folded(batch: int | str = "N") -> onnx.ModelProto:
-    """A network whose export left no BatchNorm: biases, a depthwise conv, a residual, one conv without a bias."""
-    b = Builder()
-    x = b.relu(b.conv("image", 3, 16))
-    y = b.relu(b.conv(x, 16, 16, group=16))
-    y = b.conv(y, 16, 16, 1)
-    x = b.relu(b.node("Add", [x, y]))
-    x = b.relu(b.conv(x, 16, 24, bias=False))
-    gate = b.node("Sigmoid", [b.conv(b.node("GlobalAveragePool", [x]), 24, 24, 1, name="gate")])
-    b.head(b.node("Mul", [x, gate]), 24)
-    return b.model({"image": (batch, 3, 16, 16)}, {"logits": (batch, 10)})
 
 
 def out(proto: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -42,7 +30,7 @@ def out(proto: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> np.ndarray:
 
 @pytest.mark.parametrize("batch", ["N", 1])
 def test_unfolding_and_folding_change_no_output(batch: int | str) -> None:
-    proto, held = folded(batch), samples()
+    proto, held = without_batchnorms(batch), samples()
     inputs = held.batch(slice(0, 1 if batch == 1 else 8))
     unfolded = unfold(proto, held)
     onnx.checker.check_model(unfolded, full_check=True)
@@ -59,13 +47,13 @@ def test_unfolding_and_folding_change_no_output(batch: int | str) -> None:
 
 
 def test_every_convolution_in_front_of_another_layer_gets_one() -> None:
-    added = [n.name for n in unfold(folded(), samples()).graph.node if n.op_type == "BatchNormalization"]
+    added = [n.name for n in unfold(without_batchnorms(), samples()).graph.node if n.op_type == "BatchNormalization"]
     assert added == [f"conv{i}/netadapt_batchnorm" for i in (1, 2, 3, 4)]  # the gate sees one position per sample
 
 
 def test_added_statistics_are_those_of_the_layer() -> None:
     held = samples()
-    unfolded = unfold(folded(), held)
+    unfolded = unfold(without_batchnorms(), held)
     values = {t.name: numpy_helper.to_array(t) for t in unfolded.graph.initializer}
     exposed = onnx.ModelProto.FromString(unfolded.SerializeToString())
     (norm,) = [n for n in unfolded.graph.node if n.name == "conv3/netadapt_batchnorm"]
@@ -77,7 +65,7 @@ def test_added_statistics_are_those_of_the_layer() -> None:
 
 def test_folding_keeps_what_training_made_of_it() -> None:
     held = samples()
-    unfolded = unfold(folded(), held)
+    unfolded = unfold(without_batchnorms(), held)
     rng = np.random.default_rng(1)
     for tensor in unfolded.graph.initializer:
         if "netadapt_batchnorm" in tensor.name:
@@ -124,7 +112,7 @@ def test_a_model_that_is_no_mere_cut_gets_its_own_statistics() -> None:
     solved = onnx.ModelProto.FromString(small.SerializeToString())
     bias = next(t for t in solved.graph.initializer if t.name.endswith("_bias"))
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.1), bias.name))
-    for proto, uncut in ((solved, dense), (small, small), (dense, dense), (small, folded())):
+    for proto, uncut in ((solved, dense), (small, small), (dense, dense), (small, without_batchnorms())):
         wanted = out(proto, inputs)
         found = out(unfold(proto, held, uncut), inputs)
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * float(wanted.std()))
@@ -163,5 +151,5 @@ def test_reestimated_statistics_normalise_every_layer() -> None:
 
 
 def test_without_batchnorm_there_is_nothing_to_reestimate() -> None:
-    proto = folded()
+    proto = without_batchnorms()
     assert reestimate(proto, samples(4)) is proto

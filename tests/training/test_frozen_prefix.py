@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from test_batchnorm import folded
 
 import models
 import netadapt_onnx
@@ -25,6 +24,7 @@ from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.distillation import taught
 from netadapt_onnx.training.frozen_prefix import FrozenFronts
 from netadapt_onnx.training.settings import Settings
+from training_cases import without_batchnorms
 
 SAMPLES = 256
 
@@ -49,7 +49,7 @@ def cut_of(found: Trace, group: str) -> onnx.ModelProto:
     return resize(found, select(found, {group: found.group(group).channels // 2}))
 
 
-@pytest.mark.parametrize("build", [models.residual, folded], ids=["batchnorm", "folded"])
+@pytest.mark.parametrize("build", [models.residual, without_batchnorms], ids=["batchnorm", "folded"])
 def test_only_what_lies_behind_a_cut_learns(build: Callable[[], onnx.ModelProto]) -> None:
     found = trace(fold(build()))
     data, settings = dataset(), Settings()

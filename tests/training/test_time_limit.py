@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_finetune import FLOAT, KilledError, dataset, network
 
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import TrainResult, train
+from training_cases import FLOAT, KilledError, dataset, network
 
 
 class Hourglass:

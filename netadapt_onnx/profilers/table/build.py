@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from netadapt_onnx import __version__
+from netadapt_onnx._version import __version__
 from netadapt_onnx.common.progress import Progress, stage
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import Arrays

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
-from netadapt_onnx import __version__
+from netadapt_onnx._version import __version__
 from netadapt_onnx.common.child_process import ONE_THREAD, packed
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.search.executors.dispatch import Dispatcher

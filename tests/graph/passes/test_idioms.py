@@ -14,15 +14,11 @@ from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.resize import resize
-from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.trace import trace
 from netadapt_onnx.surgery.verify.prove import verify
+from tracing import trace_model
 
 SIZE = 6
-
-
-def traced(proto: onnx.ModelProto) -> Trace:
-    normalise(proto)
-    return trace(fold(proto))
 
 
 def shuffled(b: models.Builder, x: str, channels: int, groups: int = 2) -> str:
@@ -48,7 +44,7 @@ def shuffle_net(units: int) -> onnx.ModelProto:
 
 
 def test_channels_of_shuffled_branches_are_free_of_each_other() -> None:
-    found = traced(shuffle_net(3))
+    found = trace_model(shuffle_net(3))
     assert all(g.step == 1 for g in found.prunable)
     assert sum(g.channels for g in found.prunable) == 16 + 3 * (8 + 8)
     keep = select(found, {g.name: -(-g.channels // 2) for g in found.prunable}, "random")
@@ -133,7 +129,7 @@ def other_shuffle_net(spelling: Callable[[models.Builder, str], tuple[str, str]]
 
 @pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda spelling: spelling.__name__)
 def test_a_shuffle_is_one_however_it_is_spelled(spelling: Callable[[models.Builder, str], tuple[str, str]]) -> None:
-    found = traced(other_shuffle_net(spelling, 3))
+    found = trace_model(other_shuffle_net(spelling, 3))
     free = [g for g in found.groups if g.step == 1 and "graph output" not in str(g.reason)]
     assert sum(g.channels for g in free) == 16 + 3 * 8  # one that is alone in its places cannot go, but is not tied
     keep = select(found, {g.name: -(-g.channels // 2) for g in found.prunable}, "random")
@@ -162,7 +158,7 @@ def test_a_shuffle_whose_inside_something_else_reads_stays() -> None:
     y = b.node("Reshape", [b.node("Transpose", [x], perm=[0, 2, 1, 3, 4]), spatial(b, 0, 16)])
     z = b.node("Reshape", [b.node("Mul", [x, peak]), spatial(b, 0, 16)])
     b.head(b.node("Concat", [y, z], axis=1), 32)
-    found = traced(b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)}))
+    found = trace_model(b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)}))
     assert "Transpose" in {n.op_type for n in found.folded.proto.graph.node}
     (group,) = found.prunable
     assert (group.channels, group.step) == (16, 2)
@@ -180,7 +176,7 @@ def test_what_mixes_axes_is_no_shuffle(channels_last: bool) -> None:
     x = b.node("Transpose", [b.node("Reshape", [x, shape])], perm=order)
     x = b.node("Reshape", [x, b.constant("back", np.array([1, 4 * SIZE * SIZE, SIZE, SIZE]))])
     b.head(x, 4 * SIZE * SIZE)
-    found = traced(b.model({"image": (1, 3, SIZE, SIZE)}, {"logits": (1, 10)}))
+    found = trace_model(b.model({"image": (1, 3, SIZE, SIZE)}, {"logits": (1, 10)}))
     assert "Gather" not in {n.op_type for n in found.folded.proto.graph.node}
 
 
@@ -191,7 +187,7 @@ def test_indices_into_one_axis_are_a_gather_however_they_are_spelled(order: np.n
     x = b.node("Transpose", [b.conv("image", 3, 16)], perm=[1, 0, 2, 3])
     x = b.node("GatherND", [x, b.constant("order", order[:, None])])
     b.head(b.node("Transpose", [x], perm=[1, 0, 2, 3]), len(order))
-    found = traced(b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)}))
+    found = trace_model(b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)}))
     group = found.group("conv1")
     assert group.prunable and group.step == 1
     assert verify(found, select(found, {"conv1": group.channels - 1}, "random")).exact
@@ -220,12 +216,12 @@ def stacked_lstm(initial: float) -> onnx.ModelProto:
 
 
 def test_stacked_layers_that_start_from_zeros_have_hidden_sizes_of_their_own() -> None:
-    found = traced(stacked_lstm(0.0))
+    found = trace_model(stacked_lstm(0.0))
     assert {g.name: g.layers for g in found.prunable} == {"lstm0": ("lstm0",), "lstm1": ("lstm1",)}
     assert verify(found, {"lstm0": np.array([0, 3, 4]), "lstm1": np.array([5, 6])}).exact
 
 
 def test_layers_that_share_other_initial_values_keep_the_same_units() -> None:
-    found = traced(stacked_lstm(0.5))
+    found = trace_model(stacked_lstm(0.5))
     assert {g.name: g.layers for g in found.prunable} == {"lstm0": ("lstm0", "lstm1")}
     assert verify(found, {"lstm0": np.array([0, 3, 4])}).exact

@@ -20,7 +20,7 @@ from netadapt_onnx.profilers.devices.adb import AdbShell
 from netadapt_onnx.profilers.devices.patience import LostError
 from netadapt_onnx.profilers.devices.perf_test import parse_times
 from netadapt_onnx.profilers.table import build as building
-from netadapt_onnx.profilers.table.predict import Cell, read
+from table_runs import cells
 
 if shutil.which("adb") is None:
     pytest.skip("no adb here (Debian: apt install adb)", allow_module_level=True)
@@ -54,10 +54,6 @@ def perf_test(tmp_path: Path) -> Path:
     )
     path.chmod(0o755)
     return path
-
-
-def cells(table: Path) -> list[tuple[int, tuple[str, ...], str]]:
-    return sorted((r.model, tuple(r.layers), str(r.shapes)) for r in read(table)[0] if isinstance(r, Cell))
 
 
 def test_shell_gives_exit_codes_and_files_survive_the_way(server: AdbServer, tmp_path: Path) -> None:

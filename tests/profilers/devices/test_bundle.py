@@ -24,8 +24,9 @@ from netadapt_onnx.profilers.devices import bundle as bundling
 from netadapt_onnx.profilers.execution import CPU
 from netadapt_onnx.profilers.older_runtimes import portable
 from netadapt_onnx.profilers.table import build as building
-from netadapt_onnx.profilers.table.predict import Cell, Table, Whole, read
+from netadapt_onnx.profilers.table.predict import Table, Whole, read
 from netadapt_onnx.profilers.timing import timing
+from table_runs import cells
 
 Cells = list[tuple[int, tuple[str, ...], str]]
 
@@ -47,10 +48,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             command = ["sh", str(made / name / "b" / "run.sh"), *filter(None, [shard])]
             subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, check=True, capture_output=True)
     return made
-
-
-def cells(table: Path) -> Cells:
-    return sorted((r.model, tuple(r.layers), str(r.shapes)) for r in read(table)[0] if isinstance(r, Cell))
 
 
 def test_a_bundle_run_by_hand_gives_the_cells_of_profile(

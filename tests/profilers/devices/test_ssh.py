@@ -30,7 +30,7 @@ from netadapt_onnx.profilers.int8_kernels import tried
 from netadapt_onnx.profilers.outputs import answers_of
 from netadapt_onnx.profilers.random_widths import random_versions
 from netadapt_onnx.profilers.table import build as building
-from netadapt_onnx.profilers.table.predict import Cell, Table, Whole, read
+from netadapt_onnx.profilers.table.predict import Table, Whole, read
 from netadapt_onnx.surgery.trace import trace
 
 pytest.importorskip("asyncssh", reason="the SSH server of these tests (pip install asyncssh)")
@@ -38,6 +38,7 @@ if shutil.which("ssh") is None or shutil.which("scp") is None:
     pytest.skip("no OpenSSH client here", allow_module_level=True)
 
 from ssh_server import SshServer
+from table_runs import cells
 
 
 @pytest.fixture
@@ -55,10 +56,6 @@ def model(tmp_path: Path) -> Path:
     path = tmp_path / "$(touch pwned); 'm'.onnx"
     path.write_bytes(residual(32, size=8).SerializeToString())
     return path
-
-
-def cells(table: Path) -> list[tuple[int, tuple[str, ...], str]]:
-    return sorted((r.model, tuple(r.layers), str(r.shapes)) for r in read(table)[0] if isinstance(r, Cell))
 
 
 def test_a_table_over_ssh_is_the_one_made_here(server: SshServer, model: Path, tmp_path: Path) -> None:

@@ -29,21 +29,6 @@ from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.trace import Trace, trace
 
 
-@pytest.fixture(scope="module")
-def traced() -> Trace:
-    return trace(fold(residual(32, size=8)))
-
-
-@pytest.fixture(scope="module")
-def reference(traced: Trace) -> RandomWidthModel:
-    return RandomWidthModel(traced.folded.proto, traced.folded.shapes)
-
-
-@pytest.fixture(scope="module")
-def draw(traced: Trace) -> Draw:
-    return random_versions(traced)
-
-
 def simulated_ms(shapes: Mapping[str, tuple[int, ...]], proto: onnx.ModelProto) -> dict[str, float]:
     """A device with blocks of 8 channels: microseconds per layer, from the widths alone."""
     weights = {n.name: shapes[n.input[1]] for n in proto.graph.node if n.op_type in {"Conv", "Gemm"}}

@@ -14,10 +14,9 @@ from typing import Any
 import msgspec
 import onnx
 import pytest
-from test_baseline import UNTRAINED, Unfused, listed, task
-from test_merge import run as table_of_a_run
 
 import netadapt_onnx
+from drifting_device import NormalisingDevice, listed
 from models import overridable, plain
 from netadapt_onnx import cli
 from netadapt_onnx.api import evaluate
@@ -37,8 +36,8 @@ from netadapt_onnx.profilers.table.merge import merged_tables
 from netadapt_onnx.profilers.table.predict import OriginalTime, Reference, Table, encode, read
 from netadapt_onnx.profilers.timing import Ratio, Timing, of_pairs
 from netadapt_onnx.scaling import making
-
-__all__ = ["task"]
+from search_cases import UNTRAINED, overridable_task
+from table_runs import run as table_of_a_run
 
 IN_TURN = of_pairs((10.0, 10.1, 9.9, 10.0, 10.0, 10.0), (25.0, 25.0, 25.0, 25.2, 24.8, 25.0))
 
@@ -59,6 +58,11 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _refused(*_: Any, **__: Any) -> Ratio:
     raise NetadaptError("too old", code="unloadable")
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> tuple[Path, Path]:
+    return overridable_task(tmp_path)
 
 
 @pytest.fixture
@@ -181,7 +185,7 @@ def test_what_is_timed_of_files_is_the_files(
 def test_scaling_aims_at_shares_of_the_file_as_given(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = Unfused()
+    device = NormalisingDevice()
     device_table = Uncut(device)
     monkeypatch.setattr(making, "ratio", lambda *given, **options: device.ratio(*given, **options))
     monkeypatch.setattr("netadapt_onnx.api.scale.built_table", lambda *_: device_table)
@@ -196,7 +200,7 @@ def test_scaling_aims_at_shares_of_the_file_as_given(
 class Uncut:
     """The table of a simulated device, whose uncut normalised model takes 10 ms."""
 
-    def __init__(self, device: Unfused) -> None:
+    def __init__(self, device: NormalisingDevice) -> None:
         self._device = device
         self.latency_ms = device.latency_ms
         self.stairs = device.stairs

@@ -9,34 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import residual
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import CostModel
-from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.profilers import providers
 from netadapt_onnx.profilers.execution import CPU
-from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, random_versions
+from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel
 from netadapt_onnx.profilers.table.build import build
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.table.whole_model_fit import fit_wholes
 from netadapt_onnx.profilers.validate import validate
-from netadapt_onnx.surgery.trace import Trace, trace
 from simulated_device import SimulatedDevice
-
-
-@pytest.fixture(scope="module")
-def traced() -> Trace:
-    return trace(fold(residual(32, size=8)))
-
-
-@pytest.fixture(scope="module")
-def reference(traced: Trace) -> RandomWidthModel:
-    return RandomWidthModel(traced.folded.proto, traced.folded.shapes)
-
-
-@pytest.fixture(scope="module")
-def draw(traced: Trace) -> Draw:
-    return random_versions(traced)
 
 
 @pytest.fixture

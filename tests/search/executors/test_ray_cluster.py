@@ -13,8 +13,6 @@ from uuid import uuid4
 import numpy as np
 import onnx
 import pytest
-from test_adapt import data
-from test_same_result import outcome
 
 import netadapt_onnx
 from models import plain
@@ -22,6 +20,8 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import random_inputs, session
 from netadapt_onnx.search.executors.opening import opened_executor
 from netadapt_onnx.search.executors.protocol import Made
+from sample_data import brightest_channel
+from search_cases import outcome
 
 pytestmark = [
     pytest.mark.skipif("NETADAPT_RAY" not in os.environ, reason="make test-ray"),
@@ -43,7 +43,7 @@ def cluster() -> Iterator[Any]:
 
 def test_a_node_that_dies_on_the_way_changes_nothing(cluster: Any, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(plain((8, 8, 12, 12, 16), size=8, classes=3).SerializeToString())
-    data(tmp_path / "data.npz")
+    brightest_channel(tmp_path / "data.npz")
     marks = tmp_path / "marks"
     marks.mkdir()
 

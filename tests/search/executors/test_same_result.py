@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from test_adapt import data
 
 import netadapt_onnx
 from models import plain
@@ -20,6 +19,8 @@ from netadapt_onnx.cli import run as command
 from netadapt_onnx.search.executors.in_process import InProcess
 from netadapt_onnx.search.executors.protocol import Finished, Outcome, Request, Shared, Work
 from netadapt_onnx.training import settings, trainer
+from sample_data import brightest_channel
+from search_cases import outcome
 
 RAY = pytest.param("ray", marks=pytest.mark.skipif("NETADAPT_RAY" not in os.environ, reason="make test-ray"))
 WAYS: dict[str, dict[str, Any]] = {
@@ -71,12 +72,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     # What is chosen by the clock is journalled; two runs that are to be compared must choose alike.
     monkeypatch.setattr(trainer, "choose_settings", lambda *_, **__: settings.Settings(replicas=2))
     (tmp_path / "model.onnx").write_bytes(plain((8, 12, 16), size=8, classes=3).SerializeToString())
-    return tmp_path / "model.onnx", data(tmp_path / "data.npz")
-
-
-def outcome(run: Path) -> tuple[str, bytes, dict[str, Any]]:
-    result = json.loads((run / "result.json").read_text()) | {"seconds": 0}
-    return (run / "history.jsonl").read_text(), (run / "model.onnx").read_bytes(), result
+    return tmp_path / "model.onnx", brightest_channel(tmp_path / "data.npz")
 
 
 @pytest.mark.parametrize("executor", ["local:2", pytest.param(Backwards(2, 60.0), id="backwards"), RAY])

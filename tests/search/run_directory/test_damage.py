@@ -27,6 +27,8 @@ from netadapt_onnx.graph.model import load
 from netadapt_onnx.search.result import AdaptResult
 from netadapt_onnx.search.run_directory.journal import HISTORY_FILE
 
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
+
 BUDGET = "params=0.35x"
 
 

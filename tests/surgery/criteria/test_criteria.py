@@ -17,7 +17,6 @@ from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load, save
-from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import Arrays, run, session
 from netadapt_onnx.surgery.criteria.activations import mean_activation
 from netadapt_onnx.surgery.criteria.ranking import at_share, counts_after, removal_order
@@ -28,11 +27,7 @@ from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace, trace
 from netadapt_onnx.training.criteria import criterion_on
 from netadapt_onnx.training.gradient_scores import BATCH, fisher, taylor
-
-
-def traced(proto: onnx.ModelProto) -> Trace:
-    normalise(proto)
-    return trace(fold(proto))
+from tracing import trace_model
 
 
 def images(n: int, size: int = 16) -> np.ndarray:
@@ -79,7 +74,7 @@ def scaled(proto: onnx.ModelProto, weights: dict[str, int], channel: int, factor
     ],
 )
 def test_scores_are_squared_gradients_of_the_consumers_slices(build, group: str, consumers: dict[str, int]) -> None:  # type: ignore[no-untyped-def]
-    found = traced(build())
+    found = trace_model(build())
     proto = found.folded.proto
     # Labels that the model does not expect: its loss is large, and so are its gradients.
     split = Split({"image": images(BATCH)}, np.arange(BATCH) % 10)
@@ -95,9 +90,10 @@ def test_scores_are_squared_gradients_of_the_consumers_slices(build, group: str,
     np.testing.assert_allclose(second, (gradients**2).mean(1) / 2, rtol=0.02, atol=2e-3 * second.max())
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["taylor", "fisher"])
 def test_gradient_scores_rank_channels_by_what_their_removal_costs(name: str) -> None:
-    found = traced(models.plain((16, 24, 32)))
+    found = trace_model(models.plain((16, 24, 32)))
     split = labelled(found.folded.proto, 256)
     scores = importance(found, criterion_on(name, split))
     correlations, baseline = [], []
@@ -119,20 +115,21 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_a_batch_fixed_in_the_file_changes_no_score() -> None:
-    free = traced(models.plain((8, 12), size=8))
+    free = trace_model(models.plain((8, 12), size=8))
     fixed_proto = models.plain((8, 12), size=8)
     for value in (*fixed_proto.graph.input, *fixed_proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1
-    fixed = traced(fixed_proto)
+    fixed = trace_model(fixed_proto)
     split = labelled(free.folded.proto, 2 * BATCH, 8)
     for name in MEASURED:
         a, b = (importance(found, criterion_on(name, split)) for found in (free, fixed))
         assert all(np.allclose(a[group], b[group], rtol=1e-3) for group in a), name
 
 
+@pytest.mark.seconds
 def test_without_labels_fisher_is_the_curvature_of_the_divergence() -> None:
     """A gate's Fisher information is the variance, under the model's own answer, of what it adds to the scores."""
-    found = traced(models.plain((6, 8), size=8))
+    found = trace_model(models.plain((6, 8), size=8))
     x = images(2048, 8)
     proto = found.folded.proto
     p = np.exp(logits(proto, x).astype(np.float64))
@@ -162,13 +159,13 @@ def test_gradient_scores_do_not_see_whether_batchnorm_is_folded() -> None:
         folded.graph.node.remove(norm)
     split = labelled(kept, 64)
     for name in MEASURED:
-        a, b = (importance(traced(proto), criterion_on(name, split), normalised=True) for proto in (kept, folded))
+        a, b = (importance(trace_model(proto), criterion_on(name, split), normalised=True) for proto in (kept, folded))
         assert all(np.allclose(a[group], b[group], rtol=1e-3, atol=1e-5) for group in a), name
-    assert not np.allclose(importance(traced(kept))["conv1"], importance(traced(folded))["conv1"], rtol=0.05)
+    assert not np.allclose(importance(trace_model(kept))["conv1"], importance(trace_model(folded))["conv1"], rtol=0.05)
 
 
 def test_activation_is_the_mean_size_of_what_consumers_see() -> None:
-    found = traced(models.residual())
+    found = trace_model(models.residual())
     x = images(100)
     seen = run(session(found.folded.proto, outputs=["relu1_out", "relu2_out"]), {"image": x})
     inner = np.abs(seen["relu2_out"]).mean((0, 2, 3))
@@ -182,7 +179,7 @@ def test_activation_is_the_mean_size_of_what_consumers_see() -> None:
 
 @pytest.mark.parametrize("name", models.ALL)
 def test_every_criterion_scores_every_model(name: str) -> None:
-    found = traced(models.ALL[name]())
+    found = trace_model(models.ALL[name]())
     specs = found.folded.specs
     rng = np.random.default_rng(0)
     inputs: Arrays = {k: rng.standard_normal((32, *shape[1:])).astype(dtype) for k, (shape, dtype) in specs.items()}
@@ -201,7 +198,7 @@ def by_index(trace: Trace, group: Group) -> np.ndarray:
 
 
 def test_importances_of_groups_compare() -> None:
-    found = traced(models.plain((8, 16)))
+    found = trace_model(models.plain((8, 16)))
     scores = importance(found, by_index, normalised=True)
     np.testing.assert_allclose(scores["conv1"], np.arange(1, 9) / 4.5)
     np.testing.assert_allclose(scores["conv2"], np.arange(1, 17) / 8.5)
@@ -210,7 +207,7 @@ def test_importances_of_groups_compare() -> None:
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.25, 0.5, 0.8, 0.97])
 @pytest.mark.parametrize("step", [None, 4])
 def test_a_global_ratio_is_a_share_of_all_channels_together(ratio: float, step: int | None) -> None:
-    found = traced(models.plain((8, 16, 22)))
+    found = trace_model(models.plain((8, 16, 22)))
     scores = importance(found, normalised=True)
     counts = at_share(found, removal_order(found, step=step), ratio)
     total = sum(g.channels for g in found.prunable)
@@ -228,7 +225,7 @@ def test_a_global_ratio_is_a_share_of_all_channels_together(ratio: float, step: 
 
 
 def test_tied_channels_leave_together_and_count_as_many() -> None:
-    found = traced(models.grouped(groups=4))
+    found = trace_model(models.grouped(groups=4))
     stepped = [g for g in found.prunable if g.step > 1]
     assert stepped
     for share in (0.2, 0.5, 0.7):
@@ -255,7 +252,7 @@ def test_a_global_budget_is_met_with_as_few_blocks_as_possible(files: tuple[Path
     assert result.met
     assert result.after.macs <= result.before.macs / 2
     assert result.after.params <= 0.6 * result.before.params
-    found = traced(load(model).proto)
+    found = trace_model(load(model).proto)
     order = removal_order(found)
     cuts = [counts_after(found, order[:n]) for n in range(len(order))]
     chosen = {name: after for name, (_, after) in result.groups.items()}
@@ -336,9 +333,10 @@ def test_a_loss_that_depends_on_nothing_is_refused() -> None:
     weight = next(t for t in proto.graph.initializer if t.name == "fc1.weight")
     weight.CopyFrom(numpy_helper.from_array(np.zeros((10, 12), np.float32), weight.name))
     with pytest.raises(NetadaptError, match="depends on no channel"):
-        importance(traced(proto), criterion_on("taylor", Split({"image": images(16)})))
+        importance(trace_model(proto), criterion_on("taylor", Split({"image": images(16)})))
 
 
+@pytest.mark.seconds
 def test_adapt_follows_a_criterion_on_data_and_resumes_to_the_same(files: tuple[Path, Path], tmp_path: Path) -> None:
     from netadapt_onnx.api.adapt import adapt
 

@@ -11,13 +11,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 import models
 from netadapt_onnx.graph.extract import between
-from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.reconstruct.gram import gram_matrices, original_targets
 from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct, reconstruct_in_order
-from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.trace import Trace
+from tracing import trace_model
 
 SIDE, IMAGES = 16, 20
 Network = Callable[[], onnx.ModelProto]
@@ -113,9 +112,8 @@ def declared(proto: onnx.ModelProto, batch: int | str, side: int | str) -> onnx.
 
 
 def traced(proto: onnx.ModelProto) -> Trace:
-    normalise(proto)
     batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
-    return trace(fold(proto, {"image": (batch, 3, SIDE, SIDE)}))
+    return trace_model(proto, shapes={"image": (batch, 3, SIDE, SIDE)})
 
 
 def images(count: int = IMAGES) -> Arrays:

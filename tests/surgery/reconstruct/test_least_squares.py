@@ -7,19 +7,12 @@ import onnx
 import pytest
 
 import models
-from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import Arrays, run, session
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.reconstruct.gram import gram_matrices, original_targets
 from netadapt_onnx.surgery.reconstruct.least_squares import kept_outputs, reconstruct, reconstruct_in_order
 from netadapt_onnx.surgery.resize import resize
-from netadapt_onnx.surgery.trace import Trace, trace
-
-
-def traced(proto: onnx.ModelProto) -> Trace:
-    normalise(proto)
-    return trace(fold(proto))
+from tracing import trace_model
 
 
 def images(n: int, size: int = 16) -> Arrays:
@@ -35,7 +28,7 @@ def logits(proto: onnx.ModelProto, inputs: Arrays) -> np.ndarray:
 
 @pytest.mark.parametrize("build", [models.plain, models.residual, models.concatenated, models.fully_connected])
 def test_reconstruction_brings_the_output_closer_to_the_originals(build) -> None:  # type: ignore[no-untyped-def]
-    found = traced(build(size=16))
+    found = trace_model(build(size=16))
     inputs, unseen = images(256), {"image": images(320)["image"][256:]}
     keep = select(found, {g.name: g.channels // 2 for g in found.prunable})
     matrices = gram_matrices(found, inputs, original_targets(found, inputs))
@@ -53,7 +46,7 @@ def test_a_redundant_channel_costs_nothing() -> None:
         array = onnx.numpy_helper.to_array(values[name]).copy()
         array[5] = array[2]
         values[name].CopyFrom(onnx.numpy_helper.from_array(array, name))
-    found = traced(proto)
+    found = trace_model(proto)
     inputs = images(256)
     matrices = gram_matrices(found, inputs, original_targets(found, inputs))
     keep = {"conv1": np.delete(np.arange(8), 5)}
@@ -64,13 +57,13 @@ def test_a_redundant_channel_costs_nothing() -> None:
 
 
 def test_targets_stay_the_originals_over_two_cuts() -> None:
-    found = traced(models.plain((16, 16, 16)))
+    found = trace_model(models.plain((16, 16, 16)))
     inputs = images(256)
     targets = original_targets(found, inputs)
     first = {"conv1": np.arange(8)}
     half = reconstruct(found, first, gram_matrices(found, inputs, targets))
     kept = kept_outputs(found, first)
-    again = traced(half)
+    again = trace_model(half)
     second = {"conv2": np.arange(0, 16, 2)}
     matrices = gram_matrices(again, inputs, targets, kept)
     assert matrices["conv2_out"].cross.shape[-1] == 16
@@ -82,7 +75,7 @@ def test_targets_stay_the_originals_over_two_cuts() -> None:
 
 
 def test_a_reconstructed_model_has_the_shapes_of_the_cut_one() -> None:
-    found = traced(models.fully_connected())
+    found = trace_model(models.fully_connected())
     inputs = {"image": images(64, 8)["image"]}
     keep = select(found, {g.name: g.channels // 2 for g in found.prunable})
     solved = reconstruct(found, keep, gram_matrices(found, inputs, original_targets(found, inputs)))
@@ -95,13 +88,13 @@ def test_a_reconstructed_model_has_the_shapes_of_the_cut_one() -> None:
 def test_a_model_with_nothing_to_solve_has_no_gram_matrices() -> None:
     b = models.Builder()
     b.conv("image", 3, 4, name="only")
-    found = traced(b.model({"image": ("N", 3, 8, 8)}, {"only_out": ("N", 4, 8, 8)}))
+    found = trace_model(b.model({"image": ("N", 3, 8, 8)}, {"only_out": ("N", 4, 8, 8)}))
     inputs = images(4, 8)
     assert gram_matrices(found, inputs, original_targets(found, inputs)) == {}
 
 
 def test_a_consumer_with_one_output_channel_is_solved_too() -> None:
-    found = traced(models.plain((16, 1), classes=1))
+    found = trace_model(models.plain((16, 1), classes=1))
     inputs = images(128)
     matrices = gram_matrices(found, inputs, original_targets(found, inputs))
     assert "conv2_out" in matrices
@@ -116,7 +109,7 @@ def test_a_layer_along_other_axes_than_channels_keeps_its_slices() -> None:
     mixed = b.node("MatMul", [b.relu(b.node("MatMul", [x, b.random("up", (16, 12), 16)])), b.random("down", (12, 16))])
     x = b.node("ReduceMean", [b.node("Add", [x, mixed])], axes=[2], keepdims=0)
     b.node("MatMul", [x, b.random("out", (8, 5), 8)], output="y")
-    found, inputs = traced(b.model({"image": ("N", 3, 4, 4)}, {"y": ("N", 5)})), images(40, 4)
+    found, inputs = trace_model(b.model({"image": ("N", 3, 4, 4)}, {"y": ("N", 5)})), images(40, 4)
     keep = select(found, {group.name: group.channels // 2 for group in found.prunable})
     assert len(keep) == 2
     solved = reconstruct_in_order(found, keep, inputs, original_targets(found, inputs))
@@ -128,7 +121,7 @@ def test_a_batch_written_into_the_file_is_kept_to() -> None:
     proto = models.plain((8, 12))
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 4
-    found = traced(proto)
+    found = trace_model(proto)
     inputs = images(66)  # the last two fill no batch
     solved = reconstruct(found, {"conv1": np.arange(4)}, gram_matrices(found, inputs, original_targets(found, inputs)))
     assert logits(solved, {"image": inputs["image"][:4]}).shape == (4, 10)
@@ -136,7 +129,7 @@ def test_a_batch_written_into_the_file_is_kept_to() -> None:
 
 @pytest.mark.parametrize("build", [models.plain, models.residual, models.grouped, models.concatenated])
 def test_in_order_every_layer_sees_what_is_left_of_those_before(build) -> None:  # type: ignore[no-untyped-def]
-    found = traced(build(size=16))
+    found = trace_model(build(size=16))
     inputs, unseen = images(256), {"image": images(320)["image"][256:]}
     keep = select(found, {g.name: g.channels // 2 for g in found.prunable})
     targets = original_targets(found, inputs)
@@ -149,7 +142,7 @@ def test_in_order_every_layer_sees_what_is_left_of_those_before(build) -> None: 
 
 
 def test_activations_that_do_not_fit_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = traced(models.residual())
+    found = trace_model(models.residual())
     for value in (*found.folded.proto.graph.input, *found.folded.proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1
     inputs = images(48)

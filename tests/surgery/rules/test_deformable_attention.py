@@ -15,6 +15,7 @@ from netadapt_onnx.surgery.labels import Choices
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace, trace
 from netadapt_onnx.surgery.verify.prove import verify
+from tracing import trace_model
 
 HEADS, POINTS, QUERIES, WIDTH, SIDE = 4, 3, 6, 32, 8
 
@@ -63,9 +64,7 @@ def heads_first(b: Builder, x: str, shape: tuple[int, ...], order: list[int] | N
 
 
 def traced(batch: int | str, size: int = 1, attention: str = "heads") -> Trace:
-    proto = deformable(batch)
-    normalise(proto)
-    return trace(fold(proto, batch_size=size), Choices(attention))  # type: ignore[arg-type]
+    return trace_model(deformable(batch), Choices(attention), batch_size=size)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("attention", ["heads", "dims"])

@@ -9,12 +9,10 @@ import onnx
 import pytest
 
 import models
-from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import run, session
 from netadapt_onnx.surgery.resize import resize
-from netadapt_onnx.surgery.trace import Trace, trace
 from netadapt_onnx.surgery.verify.prove import verify
+from tracing import trace_model
 
 C, SIZE = 12, 6
 Spelling = Callable[[models.Builder, str, str], str]  # (builder, norm (N, 1, H, W), like (N, C, H, W)) -> (N, C, H, W)
@@ -63,14 +61,9 @@ def normalised(spelling: Spelling) -> onnx.ModelProto:
     return b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)})
 
 
-def traced(proto: onnx.ModelProto) -> Trace:
-    normalise(proto)
-    return trace(fold(proto))
-
-
 @pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda spelling: spelling.__name__)
 def test_channels_go_from_a_stretched_norm(spelling: Spelling) -> None:
-    found = traced(normalised(spelling))
+    found = trace_model(normalised(spelling))
     assert {g.name: (g.channels, g.step) for g in found.prunable} == {"conv1": (8, 1), "conv2": (C, 1)}
     keep = {"conv1": np.array([0, 2, 5]), "conv2": np.array([1, 3, 4, 7, 11])}
     pruned = resize(found, keep)
@@ -86,7 +79,7 @@ def test_what_a_stretched_axis_meets_still_pins_it() -> None:
     mean = b.node("Expand", [b.node("ReduceMean", [x], axes=[1], keepdims=1), ints(b, 1, C, 1, 1)])
     b.head(b.node("Add", [b.node("Mul", [mean, "other"]), x]), C)
     proto = b.model({"image": (1, 3, SIZE, SIZE), "other": (1, C, SIZE, SIZE)}, {"logits": (1, 10)})
-    found = traced(proto)
+    found = trace_model(proto)
     assert not found.prunable
     assert "combines it with 'mul1_out', which cannot be cut" in str(found.group("conv1").reason)
 
@@ -98,6 +91,6 @@ def test_heads_that_are_repeated_stay_apart() -> None:
     y = b.node("Unsqueeze", [x, ints(b, 2)])
     y = b.node("Reshape", [b.node("Expand", [y, ints(b, 1, 4, 3, 1, 1)]), ints(b, 0, 12, SIZE, SIZE)])
     b.head(y, 12)
-    found = traced(b.model({"image": (1, 3, SIZE, SIZE)}, {"logits": (1, 10)}))
+    found = trace_model(b.model({"image": (1, 3, SIZE, SIZE)}, {"logits": (1, 10)}))
     assert [(g.name, g.channels, g.step) for g in found.prunable] == [("conv1", 4, 1)]
     assert verify(found, {"conv1": np.array([0, 3])}).exact

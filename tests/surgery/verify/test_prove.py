@@ -11,7 +11,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 import models
 from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery.channel_counts import at_ratio
 from netadapt_onnx.surgery.criteria.selection import select
@@ -19,11 +18,7 @@ from netadapt_onnx.surgery.cut import KeptIndices
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace, trace
 from netadapt_onnx.surgery.verify.prove import verify
-
-
-def traced(proto: onnx.ModelProto) -> Trace:
-    normalise(proto)
-    return trace(fold(proto))
+from tracing import trace_model
 
 
 def cut(found: Trace, ratio: float = 0.3) -> KeptIndices:
@@ -104,12 +99,13 @@ def effect(a: onnx.ModelProto, b: onnx.ModelProto, found: Trace) -> float:
     return largest
 
 
+@pytest.mark.seconds
 def test_swapped_channels_are_caught_and_those_that_are_not_have_no_effect() -> None:
     """Those few are weights that meet only zeros: dead channels, units behind a Relu that never opens."""
     rng = np.random.default_rng(0)
     tried, missed = 0, []
     for name, build in MUTATED.items():
-        found = traced(build())
+        found = trace_model(build())
         keep = cut(found)
         intact = resize(found, keep)
         assert verify(found, keep, pruned=intact, runs=2).exact
@@ -123,6 +119,7 @@ def test_swapped_channels_are_caught_and_those_that_are_not_have_no_effect() -> 
     assert all(changed < 1e-4 for _, _, changed in missed), missed
 
 
+@pytest.mark.seconds
 def test_swaps_in_real_models_are_caught(real_models) -> None:  # type: ignore[no-untyped-def]
     from netadapt_onnx.graph.model import load
 
@@ -141,7 +138,7 @@ def test_swaps_in_real_models_are_caught(real_models) -> None:  # type: ignore[n
 
 @pytest.mark.parametrize("build", [classes, saturated, found_positions])
 def test_an_output_that_says_little_is_compared_in_front_of_itself(build: Callable[[], onnx.ModelProto]) -> None:
-    found = traced(build())
+    found = trace_model(build())
     result = verify(found, cut(found))
     assert result.exact
     assert result.moves
@@ -152,7 +149,7 @@ def test_an_output_of_a_dead_layer_is_compared_in_front_of_it() -> None:
     proto = models.plain()
     last = next(t for t in proto.graph.initializer if t.name == "fc1.weight")
     last.CopyFrom(numpy_helper.from_array(np.zeros(tuple(last.dims), np.float32), last.name))
-    found = traced(proto)
+    found = trace_model(proto)
     result = verify(found, cut(found))
     assert result.exact
     assert result.outputs == {"logits": ("flatten1_out",)}
@@ -162,14 +159,14 @@ def test_a_model_that_nothing_moves_proves_nothing() -> None:
     b = models.Builder()
     zero = b.node("Mul", ["image", b.constant("zero", np.float32(0))])
     b.conv(b.relu(b.conv(zero, 3, 8)), 8, 4, name="last")
-    found = traced(b.model({"image": (1, 3, 4, 4)}, {"last_out": (1, 4, 4, 4)}))
+    found = trace_model(b.model({"image": (1, 3, 4, 4)}, {"last_out": (1, 4, 4, 4)}))
     result = verify(found, cut(found))
     assert result.exact
     assert not result.moves
 
 
 def test_what_is_not_a_number_is_a_difference() -> None:
-    found = traced(models.plain())
+    found = trace_model(models.plain())
     keep = cut(found, 0.5)
     pruned = resize(found, keep)
     tensor = next(t for t in pruned.graph.initializer if t.name == "bn2.bias")
@@ -188,7 +185,7 @@ def test_sums_whose_terms_cancel_differ_by_rounding_alone(monkeypatch: pytest.Mo
     b.initializers[1].CopyFrom(numpy_helper.from_array(np.zeros(512, np.float32), "first.bias"))
     weight = np.tile(np.array([1e4, -1e4], np.float32), (4, 256)).reshape(4, 512, 1, 1)
     b.node("Conv", [x, b.constant("w", weight)], "last")
-    found = traced(b.model({"image": (1, 3, 8, 8)}, {"last_out": (1, 4, 8, 8)}))
+    found = trace_model(b.model({"image": (1, 3, 8, 8)}, {"last_out": (1, 4, 8, 8)}))
     keep = {"first": np.flatnonzero(np.arange(512) % 8 < 6)}
     assert verify(found, keep).exact
     with monkeypatch.context() as patch:
@@ -212,7 +209,7 @@ def test_half_precision_is_proven_in_float32(code: int) -> None:
     for value in [*proto.graph.input, *proto.graph.output]:
         value.type.tensor_type.elem_type = code
     proto.opset_import[0].version, proto.ir_version = 22, 10
-    found = traced(proto)
+    found = trace_model(proto)
     keep = cut(found, 0.5)
     pruned = resize(found, keep)
     result = verify(found, keep, pruned=pruned)

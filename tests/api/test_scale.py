@@ -22,6 +22,8 @@ from netadapt_onnx.scaling.law import LEAST_ROWS, Law, fit
 from netadapt_onnx.scaling.record import Record, read_record
 from netadapt_onnx.training.initialise import initialised
 
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
+
 WIDTHS = (8, 12, 16)
 EXPONENTS = (0.3, 0.5, 0.65)
 

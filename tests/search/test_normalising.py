@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from test_adapt import FAST, data, history
-from test_budget_convergence import Device, on_device
 
+from drifting_device import GAIN, GIVEN_MS, DriftingDevice, NormalisingDevice, listed, on_device
 from models import overridable, plain, unprunable
 from netadapt_onnx import cli
 from netadapt_onnx.api import adapt as adapt_module
@@ -24,54 +23,22 @@ from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.profilers import quantize
 from netadapt_onnx.profilers.timing import Ratio, Timing
 from netadapt_onnx.search import latency_check
+from sample_data import brightest_channel
+from search_cases import UNTRAINED, history, journal, overridable_task
 
-GIVEN_MS, GAIN = 25.0, 0.4
-UNTRAINED = {**FAST, "final_epochs": 0}
-
-
-def listed(proto: onnx.ModelProto) -> bool:
-    """Whether initializers are among the inputs."""
-    return len(proto.graph.input) > 1
-
-
-class Unfused(Device):
-    """Runs a file whose initializers are inputs in 25 ms and its normalised form in 0.4 of that, on which it is cut."""
-
-    def __init__(self, drift: float = 1.0, gain: float = GAIN, spread: float = 0.01) -> None:
-        super().__init__(drift)
-        self.gain, self.spread = gain, spread
-        self.pairs: list[tuple[bool, bool]] = []
-
-    def ratio(self, proto: onnx.ModelProto, reference: onnx.ModelProto, *given: Any, sessions: int, **_: Any) -> Ratio:
-        self.pairs.append((listed(proto), listed(reference)))
-        of_widths = super().ratio(proto, reference, sessions=sessions).median
-        cut = 1.0 if of_widths == self.drift else of_widths  # the table's error is that of what was cut
-        whole_ms = GIVEN_MS if listed(reference) else GAIN * GIVEN_MS
-        ms = cut * GIVEN_MS * (1.0 if listed(proto) else self.gain)
-        times = tuple((ms * np.linspace(1 - self.spread, 1 + self.spread, sessions)).tolist()), (whole_ms,) * sessions
-        low, high = 1 - self.spread, 1 + self.spread
-        timing = Timing(ms, (low * ms, high * ms), sessions)
-        share = ms / whole_ms
-        return Ratio(share, (low * share, high * share), timing, Timing(whole_ms, (whole_ms,) * 2, sessions), times)
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 
 
 @pytest.fixture
 def task(tmp_path: Path) -> tuple[Path, Path]:
-    """A file whose initializers are listed among its inputs, and data."""
-    proto = overridable(plain((8, 12, 16), size=8, classes=3))
-    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
-    return tmp_path / "model.onnx", data(tmp_path / "data.npz")
-
-
-def journal(run: Path) -> dict[str, Any]:
-    return {entry["key"]: entry["value"] for entry in map(json.loads, (run / "journal.jsonl").read_text().splitlines())}
+    return overridable_task(tmp_path)
 
 
 @pytest.mark.parametrize("budget", ["latency=0.6x", "latency=12ms", "latency=0.41x"])
 def test_what_normalising_alone_meets_cuts_nothing(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str
 ) -> None:
-    device = Unfused()
+    device = NormalisingDevice()
     on_device(monkeypatch, device)
     result = adapt(*task, budget, tmp_path / "run", **UNTRAINED)
     assert (result.met, result.stopped, result.iterations) == (True, "nothing-to-do", 0)
@@ -97,7 +64,7 @@ def test_what_normalising_alone_meets_cuts_nothing(
 def test_a_budget_is_of_the_file_as_given(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str, drift: float
 ) -> None:
-    device = Unfused(drift)
+    device = NormalisingDevice(drift)
     on_device(monkeypatch, device)
     result = adapt(*task, budget, tmp_path / "run", **UNTRAINED)
     assert (result.met, result.stopped) == (True, "met")
@@ -118,7 +85,7 @@ def test_a_normalised_model_that_may_miss_is_cut(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """0.400x (0.396x to 0.404x) is not within 0.402x."""
-    device = Unfused()
+    device = NormalisingDevice()
     on_device(monkeypatch, device)
     result = adapt(*task, "latency=0.402x", tmp_path / "run", **UNTRAINED)
     assert (result.met, result.stopped) == (True, "met")
@@ -130,9 +97,11 @@ def test_a_model_of_which_a_runtime_makes_the_same_is_measured_as_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "model.onnx").write_bytes(plain((8, 12, 16), size=8, classes=3).SerializeToString())
-    device = Device(1.0)
+    device = DriftingDevice(1.0)
     on_device(monkeypatch, device)
-    result = adapt(tmp_path / "model.onnx", data(tmp_path / "d.npz"), "latency=0.6x", tmp_path / "run", **UNTRAINED)
+    result = adapt(
+        tmp_path / "model.onnx", brightest_channel(tmp_path / "d.npz"), "latency=0.6x", tmp_path / "run", **UNTRAINED
+    )
     assert result.met and result.iterations
     assert (result.normalised, dict(result.normalising)) == (None, {})
     assert not [key for key in journal(tmp_path / "run") if "normalised" in key]
@@ -142,7 +111,7 @@ def test_a_model_of_which_a_runtime_makes_the_same_is_measured_as_before(
 def test_a_difference_that_cannot_be_told_is_none(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = Unfused(gain=1.002)
+    device = NormalisingDevice(gain=1.002)
     on_device(monkeypatch, device)
     result = adapt(*task, "latency=0.6x", tmp_path / "run", **UNTRAINED)
     assert result.met and result.iterations
@@ -153,7 +122,7 @@ def test_a_difference_that_cannot_be_told_is_none(
 def test_a_resumed_run_measures_the_file_no_second_time(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = Unfused()
+    device = NormalisingDevice()
     on_device(monkeypatch, device)
     first = adapt(*task, "latency=0.3x", tmp_path / "run", **UNTRAINED)
     measured = len(device.pairs)
@@ -167,7 +136,7 @@ def test_a_resumed_run_measures_the_file_no_second_time(
 def test_where_the_device_cannot_run_the_file_its_normalised_form_stands_for_it(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = Unfused()
+    device = NormalisingDevice()
     on_device(monkeypatch, device)
     refused: list[bool] = []
 
@@ -189,9 +158,9 @@ def test_where_the_device_cannot_run_the_file_its_normalised_form_stands_for_it(
 def test_every_device_has_its_own_gain(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = {"latency@a": Unfused(gain=0.4), "latency@b": Unfused(gain=0.9)}
+    known = {"latency@a": NormalisingDevice(gain=0.4), "latency@b": NormalisingDevice(gain=0.9)}
 
-    def built(*given: Any) -> Device:
+    def built(*given: Any) -> DriftingDevice:
         given[5].name = given[6]
         return known[given[6]]
 
@@ -224,7 +193,7 @@ def test_what_a_program_says_of_the_file_is_what_its_budget_is_of(task: tuple[Pa
 
 
 def test_a_dry_run_speaks_of_the_file_as_given(task: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    device = Unfused()
+    device = NormalisingDevice()
     monkeypatch.setattr(adapt_module, "built_table", lambda *_: device)
     share = Ratio(GAIN, (0.39, 0.41), Timing(10, (10, 10), 9), Timing(25, (25, 25), 9))
     monkeypatch.setattr(adapt_module, "own_time", lambda *_: (share, ""))
@@ -237,7 +206,7 @@ def test_a_dry_run_speaks_of_the_file_as_given(task: tuple[Path, Path], monkeypa
 def test_the_row_of_normalising_is_on_the_screen_and_in_the_report(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    on_device(monkeypatch, Unfused())
+    on_device(monkeypatch, NormalisingDevice())
     words = ["adapt", str(task[0]), "--data", str(task[1]), "--budget", "latency=0.3x", "-o", str(tmp_path / "run")]
     options = ["--step", "2", "--init-reduction-ratio", "0.2", "--final-epochs", "0"]
     assert cli.run([*words, *options]) == 0

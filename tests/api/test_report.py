@@ -9,10 +9,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
-import models
 import netadapt_onnx
 from netadapt_onnx.api.report import read_story
 from netadapt_onnx.cli import run as command
@@ -26,8 +24,7 @@ from netadapt_onnx.reporting.story import Measurement, Story, _paces, _points
 from netadapt_onnx.scaling import making
 from netadapt_onnx.search.result import AccuracyChange, Deployed, Latency, Limit
 from netadapt_onnx.search.run_directory.details import Details, LayerChange, TrainedEpoch
-
-EVIL = '</script><img src="https://example.org/x" onerror="alert(1)">'
+from report_runs import EVIL, finished, scaled
 
 
 class Page(HTMLParser):
@@ -55,25 +52,6 @@ class Page(HTMLParser):
         inside = self._open[-1] if self._open else ""
         self.cells += [data] if inside == "td" else []
         self.text[inside] = self.text.get(inside, "") + data
-
-
-def finished(folder: Path, name: str = "conv2", budget: str = "macs=0.6x") -> Path:
-    b = models.Builder()
-    x = b.relu(b.conv("image", 3, 8, name="conv1"))
-    x = b.relu(b.conv(x, 8, 12, name=name))
-    b.head(x, 12)
-    onnx.save(b.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 10)}), folder / "model.onnx")
-    run = folder / budget.replace("=", "-")
-    netadapt_onnx.adapt(
-        folder / "model.onnx",
-        None,
-        budget,
-        run,
-        step=1,
-        init_reduction_ratio=0.15,
-        evaluate=lambda proto: min(1.0, proto.ByteSize() / 8000),
-    )
-    return run
 
 
 def test_a_report_holds_everything_and_fetches_nothing(tmp_path: Path) -> None:
@@ -197,16 +175,6 @@ def test_what_cannot_be_reported_is_said(tmp_path: Path, capsys: pytest.CaptureF
     (run / "result.json").unlink()
     assert command(["report", str(run), "--json"]) == 2
     assert "has no result yet" in json.loads(capsys.readouterr().out)["error"]["message"]
-
-
-def scaled(folder: Path, *more: str) -> Path:
-    """A run of `scale`: two sizes without training, by a law that is fitted to given records."""
-    onnx.save(models.plain((8, 12), size=8, classes=3), folder / "net.onnx")
-    rows = [f"{8 * share**0.4:.3f},{12 * share**0.6:.3f},{2000 * share:.0f}" for share in (1, 0.8, 0.6, 0.5, 0.4, 0.3)]
-    (folder / "record.csv").write_text("\n".join(["conv1,conv2,params", *rows]) + "\n")
-    given = ["scale", str(folder / "net.onnx"), "--targets", "0.5x,2x", "--fit", str(folder / "record.csv")]
-    assert command([*given, "-o", str(folder / "sizes"), *more]) == 0
-    return folder / "sizes"
 
 
 def test_a_run_of_scale_is_told_and_written_at_its_end(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +10,24 @@ import onnx
 import pytest
 
 import netadapt_onnx
-from models import Builder, plain, residual, unprunable
+from models import plain, residual, unprunable
 from netadapt_onnx.api.adapt import adapt, dry_run
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.search import worker
 from netadapt_onnx.search.result import AdaptResult
+from sample_data import brightest_channel
+from search_cases import (
+    FAST,
+    KNOWN_WIDTHS,
+    hello_world,
+    history,
+    looked_up,
+    widths_of,
+)
 
-HELLO_WORLD = {"conv1": 16, "conv2": 32, "conv3": 64}
-HELLO_WORLD_ACCURACY = {"": 95.0, "1": 1.0, "2": 5.0, "3": 80.0, "13": 85.0, "23": 10.0, "123": 90.0}
 KNOWN_WEIGHTS = [28476, 27531, 26181]
-KNOWN_WIDTHS = [(16, 32, 62), (13, 32, 62), (13, 30, 62)]
 KNOWN_ACCURACIES = [80.0, 85.0, 90.0]
-
-
-def hello_world(folder: Path) -> Path:
-    """Four 3x3 convs without bias, 3-16-32-64-10."""
-    b = Builder()
-    x = "image"
-    for i, (cin, cout) in enumerate([(3, 16), (16, 32), (32, 64), (64, 10)]):
-        x = b.conv(x, cin, cout, bias=False)
-        x = b.relu(x) if i < 3 else x
-    path = folder / "hello_world.onnx"
-    path.write_bytes(b.model({"image": ("N", 3, 32, 32)}, {"conv4_out": ("N", 10, 32, 32)}).SerializeToString())
-    return path
-
-
-def widths_of(proto: onnx.ModelProto) -> tuple[int, ...]:
-    dims = {t.name: t.dims[0] for t in proto.graph.initializer}
-    return tuple(dims[f"{name}.weight"] for name in HELLO_WORLD)
-
-
-def looked_up(proto: onnx.ModelProto) -> float:
-    changed = [str(i) for i, n in enumerate(widths_of(proto), 1) if n != HELLO_WORLD[f"conv{i}"]]
-    return HELLO_WORLD_ACCURACY.get("".join(changed), 95.0)
 
 
 @pytest.mark.parametrize("budget", ["params=0.5x", "params=0.9x", "params=26200"])
@@ -72,34 +55,6 @@ def test_the_known_answer_through_the_public_api(tmp_path: Path, budget: str, re
     np.testing.assert_array_equal(kept["conv2.weight"], dense["conv2.weight"][:30, :13])
     assert (result.accuracy.before, result.accuracy.after) == (95.0, 90.0)
     assert result.met is (budget != "params=0.5x")
-
-
-def history(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture
-def task(tmp_path: Path) -> tuple[Path, Path]:
-    """A small model, and data labelled by whichever channel of an image is brightest."""
-    (tmp_path / "model.onnx").write_bytes(plain((8, 12, 16), size=8, classes=3).SerializeToString())
-    return tmp_path / "model.onnx", data(tmp_path / "data.npz")
-
-
-def data(path: Path, *, labelled: bool = True, test: bool = True) -> Path:
-    rng = np.random.default_rng(0)
-    arrays: dict[str, np.ndarray] = {}
-    for split, n in (("train", 256), ("val", 96), *([("test", 64)] if test else [])):
-        labels = rng.integers(0, 3, n)
-        images = rng.standard_normal((n, 3, 8, 8)).astype(np.float32)
-        images[np.arange(n), labels] += 1
-        arrays[f"x_{split}"] = images
-        if labelled:
-            arrays[f"y_{split}"] = labels
-    np.savez(path, **arrays)  # type: ignore[arg-type]
-    return path
-
-
-FAST: dict[str, Any] = {"step": 2, "init_reduction_ratio": 0.2, "final_epochs": 1}
 
 
 def test_a_macs_budget_is_met_and_landed_on(task: tuple[Path, Path], tmp_path: Path) -> None:
@@ -133,7 +88,7 @@ def test_every_budget_of_several_holds(task: tuple[Path, Path], tmp_path: Path) 
 
 
 def test_without_labels_the_original_is_the_judge(task: tuple[Path, Path], tmp_path: Path) -> None:
-    samples = data(tmp_path / "unlabelled.npz", labelled=False, test=False)
+    samples = brightest_channel(tmp_path / "unlabelled.npz", labelled=False, test=0)
     result = adapt(task[0], samples, "macs=0.6x", tmp_path / "run", **FAST)
     assert result.met
     assert (result.accuracy.before, result.accuracy.metric, result.accuracy.split) == (1.0, "agreement", "val")
@@ -172,7 +127,7 @@ def test_the_final_training_may_augment_its_pictures(task: tuple[Path, Path], tm
 
 def test_residual_streams_are_cut_too(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(residual(8, size=8).SerializeToString())
-    samples = data(tmp_path / "data.npz", labelled=False)
+    samples = brightest_channel(tmp_path / "data.npz", labelled=False)
     result = adapt(tmp_path / "model.onnx", samples, "macs=0.2x", tmp_path / "run", **FAST)
     assert result.met
     assert result.groups["conv1"][1] < 8
@@ -273,7 +228,7 @@ def test_proposals_that_all_fail_say_why_and_are_tried_again(
 def test_a_model_without_a_prunable_group_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(unprunable().SerializeToString())
     with pytest.raises(NetadaptError, match="no group of channels can be pruned: reaches graph output"):
-        adapt(tmp_path / "model.onnx", data(tmp_path / "data.npz"), "macs=0.5x", tmp_path / "run")
+        adapt(tmp_path / "model.onnx", brightest_channel(tmp_path / "data.npz"), "macs=0.5x", tmp_path / "run")
 
 
 def test_a_dry_run_shows_the_first_proposals_and_writes_nothing(task: tuple[Path, Path], tmp_path: Path) -> None:
