@@ -14,7 +14,7 @@ from netadapt_onnx.common.resources import Resources, amounts
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.nodes import node_name, reads
 from netadapt_onnx.graph.shapes import Shape, Shapes, element_bits
-from netadapt_onnx.graph.subgraphs import all_bodies
+from netadapt_onnx.graph.subgraphs import all_subgraphs
 from netadapt_onnx.graph.weightless import file_bytes
 
 
@@ -78,7 +78,7 @@ class CostModel:
         # Parameters inside the bodies of loops and branches, which belong to no layer.
         self.inner_params = sum(
             prod(t.dims)
-            for body in all_bodies(graph.node)
+            for body in all_subgraphs(graph.node)
             for t in body.initializer
             if t.name in {name for names in _weights(body).values() for name in names}
         )

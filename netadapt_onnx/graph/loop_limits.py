@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.graph.nodes import STANDARD, opset_version
-from netadapt_onnx.graph.subgraphs import all_bodies, bodies
+from netadapt_onnx.graph.subgraphs import all_subgraphs, subgraphs_of
 
 # Rounds of one loop, fewer where its body is long: so many nodes are run at most.
 MOST_TRIPS = 1 << 16
@@ -53,13 +53,13 @@ def exceeded(message: str) -> int | None:
 
 def _most_trips(node: onnx.NodeProto) -> int:
     """How often a loop may go round, one inside another included."""
-    size = sum(len(body.node) for body in all_bodies([node]))
+    size = sum(len(body.node) for body in all_subgraphs([node]))
     return max(FEWEST_TRIPS, min(MOST_TRIPS, MOST_NODE_RUNS // max(size, 1)))
 
 
 def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     yield from graph.node
-    for body in all_bodies(graph.node):
+    for body in all_subgraphs(graph.node):
         yield from body.node
 
 
@@ -72,7 +72,7 @@ def _limit(node: onnx.NodeProto, around: str | None, most: int, names: Iterator[
             return  # no valid loop: onnxruntime says so
         earlier = body.input[0].name if node.op_type == "Loop" else _counter(node, body, names)
         inner = _count(body, earlier, around, most, names)
-    for body in bodies(node):
+    for body in subgraphs_of(node):
         for each in body.node:
             _limit(each, inner, most, names, limited)
 
