@@ -30,8 +30,10 @@ def outputs(proto: onnx.ModelProto, batch: int, **shapes: tuple[int, ...]) -> di
 
 
 def assert_same(a: onnx.ModelProto, b: onnx.ModelProto, batch: int) -> None:
-    for name, wanted in outputs(a, batch).items():
-        np.testing.assert_allclose(outputs(b, batch)[name], wanted, atol=1e-6 * max(1.0, float(np.abs(wanted).max())))
+    for name, expected in outputs(a, batch).items():
+        np.testing.assert_allclose(
+            outputs(b, batch)[name], expected, atol=1e-6 * max(1.0, float(np.abs(expected).max()))
+        )
 
 
 def shape_arithmetic(allowzero: bool = False) -> onnx.ModelProto:
@@ -119,8 +121,8 @@ def test_a_shape_given_for_other_axes_leaves_the_batch_dynamic() -> None:
     proto = normalised(b.model({"image": ("N", 3, "H", "W")}, {"logits": ("N", 5)}))
     folded = fold(proto, {"image": (1, 3, 6, 6)}).proto
     for batch in (1, 3):
-        wanted, got = (outputs(m, batch, image=(batch, 3, 6, 6))["logits"] for m in (proto, folded))
-        np.testing.assert_allclose(got, wanted, atol=1e-5)
+        expected, got = (outputs(m, batch, image=(batch, 3, 6, 6))["logits"] for m in (proto, folded))
+        np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_an_empty_input_is_refused() -> None:
