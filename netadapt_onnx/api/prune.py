@@ -166,8 +166,9 @@ def _open(model: Source, job: _Job) -> Model:
     else:
         source = load_without_weights(model, hashed=True)
     if job.output is not None:
-        for output in (Path(job.output), plan_file(Path(job.output))):
-            prepare_output(output, job.overwrite, source, job.data, job.amount.plan)
+        output, inputs = Path(job.output), (source, job.data, job.amount.plan)
+        prepare_output(output, job.overwrite, *inputs)
+        prepare_output(plan_file(output), job.overwrite, *inputs)
     return source
 
 
