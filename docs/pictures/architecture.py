@@ -38,7 +38,7 @@ PRUNE = (
     ("Normalise the graph, fold constants", "graph/passes/, graph/fold.py"),
     ("Propagate labels, form groups", "surgery/trace.py, surgery/rules/"),
     ("Score the channels of each group", "surgery/criteria/"),
-    ("Choose how many channels stay", "api/prune.py"),
+    ("Choose how many channels stay", "surgery/channel_counts.py"),
     ("Cut every tensor and number", "surgery/resize.py"),
     ("Prove that pruned equals masked", "surgery/verify/"),
     ("Solve the consumers by least squares", "surgery/reconstruct/"),
@@ -52,7 +52,7 @@ ITERATION = (
     ("Cut, reconstruct or train, score", "search/worker.py"),
     ("Accept the best accuracy per saving", "search/netadapt.py"),
     ("Prove the winner, score it on all samples", "search/candidates.py"),
-    ("Measure it on the device, correct the table", "search/budget_check/"),
+    ("Measure it on the device, correct the table", "search/budget_check/measured.py"),
     ("Write journal, history and model", "search/run_directory/"),
 )
 WIDTH, MARGIN, GAP = 760, 16, 10
