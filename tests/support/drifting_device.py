@@ -64,7 +64,9 @@ class NormalisingDevice(DriftingDevice):
         self.gain, self.spread = gain, spread
         self.pairs: list[tuple[bool, bool]] = []
 
-    def ratio(self, proto: onnx.ModelProto, reference: onnx.ModelProto, *given: Any, sessions: int, **_: Any) -> Ratio:
+    def ratio(
+        self, proto: onnx.ModelProto, reference: onnx.ModelProto, *arguments: Any, sessions: int, **_: Any
+    ) -> Ratio:
         self.pairs.append((listed(proto), listed(reference)))
         of_widths = super().ratio(proto, reference, sessions=sessions).median
         cut = 1.0 if of_widths == self.drift else of_widths  # the table's error is that of what was cut
