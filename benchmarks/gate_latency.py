@@ -20,9 +20,10 @@ import numpy as np
 
 from models import Builder
 from netadapt_onnx import gate
-from netadapt_onnx.profilers.timing import ratio
+from netadapt_onnx.profilers.timing import TimingPlan, ratio
 
 SIZE, WIDTH, BLOCKS = 16, 32, 32
+PLAN = TimingPlan(time_cap_s=15, precision=0.003, undisturbed=True)
 INPUTS = {"image": np.random.default_rng(0).standard_normal((1, 3, SIZE, SIZE)).astype(np.float32)}
 
 
@@ -44,7 +45,7 @@ def slower(share: float) -> tuple[int, float]:
     base = onnx.ModelProto.FromString(model())
     for width in range(WIDTH + 16, 8 * WIDTH, 16):
         wider = onnx.ModelProto.FromString(model(width))
-        found = ratio(wider, base, INPUTS, sessions=9, time_cap_s=15, precision=0.003, undisturbed=True)
+        found = ratio(wider, base, INPUTS, plan=PLAN)
         print(f"  width {width}: {100 * (found.median - 1):+.1f} %", flush=True)
         if found.median - 1 >= share:
             return width, found.median - 1

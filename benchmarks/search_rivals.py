@@ -163,6 +163,8 @@ def first_within(count: int, within: Callable[[int], bool]) -> int:
 def timed(model: Any, original: Any, *, sessions: int, seconds: float) -> Any:
     """The model's time relative to the original's, in fresh sessions that take turns."""
     from netadapt_onnx.graph.runtime import random_inputs
-    from netadapt_onnx.profilers.timing import ratio
+    from netadapt_onnx.profilers.timing import TimingPlan, ratio
 
-    return ratio(model, original.proto, random_inputs(original.specs), sessions=sessions, time_cap_s=seconds)
+    return ratio(
+        model, original.proto, random_inputs(original.specs), plan=TimingPlan(sessions=sessions, time_cap_s=seconds)
+    )

@@ -26,9 +26,9 @@ from tabulate import tabulate
 import netadapt_onnx
 from netadapt_onnx.api.source import open_model
 from netadapt_onnx.graph.cost import cost
+from netadapt_onnx.profilers.table.best_counts import best_counts
 from netadapt_onnx.profilers.table.predict import Table
-from netadapt_onnx.profilers.table.staircase import best_counts
-from netadapt_onnx.profilers.timing import ratio
+from netadapt_onnx.profilers.timing import TimingPlan, ratio
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
@@ -104,7 +104,7 @@ def main() -> None:
     def timed(target: float, step: str, widths: Mapping[str, int]) -> dict[str, Any]:
         small = resize(trace, select(trace, widths, "l2"))
         seconds = asked.max_time / len(asked.targets) / (CUTS + 2)
-        found = ratio(small, trace.folded.proto, inputs, sessions=9, time_cap_s=seconds, undisturbed=True)
+        found = ratio(small, trace.folded.proto, inputs, plan=TimingPlan(time_cap_s=seconds, undisturbed=True))
         alone, error = table.predict_with_error(shapes(widths))
         alone /= uncut * table.latency_ms.median_ms
         predicted = alone * correction

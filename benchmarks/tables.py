@@ -32,7 +32,7 @@ from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.execution import CPU, execution_record
-from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_versions
+from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_widths
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import unseen
 from netadapt_onnx.surgery.trace import Trace
@@ -122,7 +122,7 @@ def examined(name: str, folder: Path, held_out: int, time_cap_s: float, seed: in
     build_s = time.perf_counter() - started - found.seconds
     trace = trace_model(open_model(model))
     table = Table.load(path, trace.folded.proto)
-    draw = random_versions(trace)
+    draw = random_widths(trace)
     separately, naive, cap = Separately(trace, table), [], time.perf_counter() + NAIVE_CAP_S
     for i in range(min(held_out, NAIVE_VERSIONS)):
         if len(naive) > 3 and time.perf_counter() > cap:
@@ -134,10 +134,10 @@ def examined(name: str, folder: Path, held_out: int, time_cap_s: float, seed: in
         "reference_ms": result.latency_ms.median,
         "build_s": build_s,
         "cells": result.cells,
-        "versions": len(table.wholes),
+        "versions": len(table.end_to_end),
         "precise": table.precise,
         "drift": table.drift,
-        "stairs": [table.stairs.block, table.stairs.alignment],
+        "stairs": [table.staircase.block, table.staircase.alignment],
         "naive": errors(sums, measured),
         "scaled": errors(sums * np.median(measured / sums), measured),
         "table": {"mean": found.mape, "p95": found.p95, "max": found.max},

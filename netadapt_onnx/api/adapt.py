@@ -20,12 +20,12 @@ from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.devices.opening import LOCAL
 from netadapt_onnx.profilers.execution import Execution, fingerprint
-from netadapt_onnx.profilers.int8_kernels import made_for
+from netadapt_onnx.profilers.int8_kernels import choose_quantisation
 from netadapt_onnx.profilers.quantize import Precision
 from netadapt_onnx.profilers.random_widths import RandomWidthModel
-from netadapt_onnx.profilers.table.original_time import own_time
+from netadapt_onnx.profilers.table.best_counts import best_counts
+from netadapt_onnx.profilers.table.original_time import time_original
 from netadapt_onnx.profilers.table.predict import Table
-from netadapt_onnx.profilers.table.staircase import best_counts
 from netadapt_onnx.search.calibration import execution_of
 from netadapt_onnx.search.channel_choices import DEFAULT_STEP, Floors, Steps
 from netadapt_onnx.search.driver import SearchDriver
@@ -213,7 +213,9 @@ def adapt(
             log=log,
         ) as places,
     ):
-        execution = made_for(execution, [*(p.device for p in places), *([LocalDevice()] if ENERGY in own else [])])
+        execution = choose_quantisation(
+            execution, [*(p.device for p in places), *([LocalDevice()] if ENERGY in own else [])]
+        )
         loaded = {p.resource: _loaded(p, subject, execution, force) for p in places if p.table is not None}
         command = arguments.command(subject.model.path, subject.data)
         recorded = {
@@ -244,7 +246,7 @@ def adapt(
                 )
                 run.journal.seal(table_file(run.path, place.resource))
                 if isinstance(measured, Table) and run.left_s() < math.inf and measured.reference.stopped != "done":
-                    rest = f"{len(measured.wholes)} of {measured.header.models} versions"
+                    rest = f"{len(measured.end_to_end)} of {measured.header.models} versions"
                     notes.append(f"the table was built from {rest}: {measured.reference.stopped}, for --max-time")
                     log(notes[-1])
                 cautions = measured.notes if isinstance(measured, Table) else ()
@@ -266,7 +268,9 @@ def adapt(
                     log=None if cautions else log,
                 )
                 if limit is not None:
-                    subject = subject.aligned(measured.stairs.alignment, partial(best_counts, measured, subject.trace))
+                    subject = subject.aligned(
+                        measured.staircase.alignment, partial(best_counts, measured, subject.trace)
+                    )
             for resource, value in own.items():
                 limit = next(b for b in budgets if b.resource == resource)
                 fit = fitted(subject.trace, resource, value, seed, run.once)
@@ -283,7 +287,7 @@ def _path(given: str | os.PathLike[str] | None) -> Path | None:
 def _loaded(place: TargetDevice, subject: PreparedModel, execution: Execution, force: bool) -> Table:
     assert place.table is not None
     anywhere = force or place.device is None
-    execution = made_for(execution, [place.device])  # its own, also where a run's devices need another
+    execution = choose_quantisation(execution, [place.device])  # its own, also where a run's devices need another
     return loaded_table(place.table, subject.trace, execution, place.environment, anywhere=anywhere)
 
 
@@ -336,7 +340,7 @@ def dry_run(
             perf_test=_path(perf_test),
         ) as places,
     ):
-        execution = made_for(execution, [place.device for place in places])
+        execution = choose_quantisation(execution, [place.device for place in places])
         for place in places:
             if place.table is not None:
                 found = _loaded(place, subject, execution, force)
@@ -346,10 +350,10 @@ def dry_run(
                 )
             predicted[place.resource] = found.predict
             spent[place.resource] = partial(spent_ms, found)
-            ratio, _ = own_time(found, given, normalised, execution, place.device)
+            ratio, _ = time_original(found, given, normalised, execution, place.device)
             gains[place.resource] = ratio.median if ratio is not None and ratio.differs else 1.0
             if any(b.resource == place.resource for b in budgets):
-                subject = subject.aligned(found.stairs.alignment, partial(best_counts, found, subject.trace))
+                subject = subject.aligned(found.staircase.alignment, partial(best_counts, found, subject.trace))
     for resource, value in values(budgets, resource_command, subject.trace, execution).items():
         fit = fitted(subject.trace, resource, value, asked.seed, lambda _, make: make())
         predicted[resource] = fit.predict

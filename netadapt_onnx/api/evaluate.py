@@ -24,8 +24,8 @@ from netadapt_onnx.graph.original_file import runs_as_given
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.profilers.execution import Execution
-from netadapt_onnx.profilers.statistics import Disturbance
-from netadapt_onnx.profilers.timing import Timing, measure
+from netadapt_onnx.profilers.statistics import Disturbance, Timing
+from netadapt_onnx.profilers.timing import TimingPlan, measure
 from netadapt_onnx.search import measured_check
 
 # Seconds that a set of models may be timed for.
@@ -132,10 +132,11 @@ def _timed(
     alike: dict[str, list[int]] = {}
     for i, one in enumerate(folded):
         alike.setdefault(str(sorted(one.specs.items())), []).append(i)
+    plan = TimingPlan(time_cap_s=time_cap_s)
     found: dict[int, Latency] = {}
     for members in alike.values():
         inputs = random_inputs(folded[members[0]].specs)
-        timings = measure([files[i] for i in members], inputs, execution, time_cap_s=time_cap_s, on_busy=tell)
+        timings = measure([files[i] for i in members], inputs, execution, plan, on_busy=tell)
         found |= dict(zip(members, map(latency, timings), strict=True))
     return [found[i] for i in range(len(files))]
 

@@ -183,12 +183,12 @@ def _predict(file: Path, source: Model, trace: Trace) -> _Prediction:
     """Read a latency table and predict. Raises NetadaptError for a table of another model."""
     from netadapt_onnx.graph.original_file import as_given
     from netadapt_onnx.profilers.breakdown import unit_ms
-    from netadapt_onnx.profilers.table.original_time import predicted
+    from netadapt_onnx.profilers.table.original_time import predict_original
     from netadapt_onnx.profilers.table.predict import Table
 
     folded = trace.folded
     table = Table.load(file, folded.proto)
-    latency = predicted(table, as_given(source, folded.proto), folded.shapes)
+    latency = predict_original(table, as_given(source, folded.proto), folded.shapes)
     by_layer = unit_ms(table, folded.shapes)
     return _Prediction(latency.ms, latency.normalised_ms, by_layer, latency.note, tuple(table.notes))
 

@@ -258,7 +258,7 @@ class _Scaling:
         """For latency only widths on the edges of the table's steps."""
         if resource != "latency" or self._making.table is None:
             return self._ground.allowed
-        return allowed_widths(self._making.found.prunable, self._making.table.stairs.alignment)
+        return allowed_widths(self._making.found.prunable, self._making.table.staircase.alignment)
 
     def _descend(self, key: str, proto: onnx.ModelProto, share: float, sparing: bool) -> Record:
         """A descent, journalled whole."""

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from netadapt_onnx.common.resources import amounts
-from netadapt_onnx.profilers.timing import Ratio
+from netadapt_onnx.profilers.statistics import Ratio
 from netadapt_onnx.reporting.recorded import Recorded
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.result import AdaptResult

@@ -25,8 +25,9 @@ from netadapt_onnx.graph.original_file import AsGiven
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers.estimate import estimate
 from netadapt_onnx.profilers.execution import Execution
+from netadapt_onnx.profilers.statistics import Ratio
 from netadapt_onnx.profilers.table.predict import Table
-from netadapt_onnx.profilers.timing import Ratio, ratio
+from netadapt_onnx.profilers.timing import TimingPlan, ratio
 from netadapt_onnx.scaling.generate import AllowedWidths, Widths, nearest, widest
 from netadapt_onnx.scaling.generate import Path as WidthPath
 from netadapt_onnx.scaling.methods import Ground
@@ -257,7 +258,7 @@ class Making:
         seconds: float = CAREFUL_S,
     ) -> Ratio:
         inputs = random_inputs(self.found.folded.specs)
-        return ratio(proto, reference, inputs, self.execution, sessions=sessions, time_cap_s=seconds)
+        return ratio(proto, reference, inputs, self.execution, TimingPlan(sessions=sessions, time_cap_s=seconds))
 
     def _judged(self, name: str, proto: onnx.ModelProto) -> tuple[Spread | None, Path | None]:
         """Train with every seed; the model that is best on validation data is kept as the target's."""

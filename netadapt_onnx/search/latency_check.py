@@ -15,10 +15,10 @@ from netadapt_onnx.common.resources import LATENCY
 from netadapt_onnx.graph.original_file import AsGiven
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers.device import Device
-from netadapt_onnx.profilers.estimate import Estimate, Verdict, estimate, reference_fastest_ms
+from netadapt_onnx.profilers.estimate import Estimate, Verdict, estimate
 from netadapt_onnx.profilers.execution import Execution
-from netadapt_onnx.profilers.statistics import Disturbance
-from netadapt_onnx.profilers.timing import Ratio, ratio
+from netadapt_onnx.profilers.statistics import Disturbance, Ratio, reference_fastest_ms
+from netadapt_onnx.profilers.timing import TimingPlan, ratio
 from netadapt_onnx.search.latency_journal import LatencyJournal, Measurement, Stage
 from netadapt_onnx.search.netadapt import TARGET_FRACTION
 from netadapt_onnx.search.normalising import Measured, Normalising, Recorded
@@ -283,8 +283,7 @@ class MeasuredLatency:
             self.normalising.reference if reference is None else reference,
             self._inputs,
             self._execution,
-            sessions=sessions,
-            time_cap_s=min(seconds, max(BRIEF_S, self._run.left_s())),
+            TimingPlan(sessions=sessions, time_cap_s=min(seconds, max(BRIEF_S, self._run.left_s()))),
             device=self._device,
         )
 

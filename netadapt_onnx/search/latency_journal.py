@@ -9,9 +9,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from netadapt_onnx.profilers.estimate import Estimate, estimate, reference_fastest_ms
-from netadapt_onnx.profilers.statistics import Disturbance
-from netadapt_onnx.profilers.timing import Ratio, pooled
+from netadapt_onnx.profilers.estimate import Estimate, estimate
+from netadapt_onnx.profilers.statistics import Disturbance, Ratio, pool_ratios, reference_fastest_ms
 from netadapt_onnx.search.run_directory.run import Run
 
 # A measurement that something disturbed is repeated, up to so many in all.
@@ -145,7 +144,7 @@ class LatencyJournal:
         quiet = [one for one in measurements if one.estimate(relative=self._relative).quiet]
         if not quiet:
             return min(measurements, key=self._disturbance)
-        return quiet[0] if len(quiet) == 1 else _with_usual(pooled(quiet), usual_ms)
+        return quiet[0] if len(quiet) == 1 else _with_usual(pool_ratios(quiet), usual_ms)
 
     def _disturbance(self, measurement: Measurement) -> tuple[bool, float]:
         found = measurement.estimate(relative=self._relative)

@@ -32,10 +32,10 @@ from netadapt_onnx.profilers.device import write_model
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.energy import Meter, energy_mj, meter
 from netadapt_onnx.profilers.execution import CPU, Execution, execution_record
-from netadapt_onnx.profilers.int8_kernels import made_for
-from netadapt_onnx.profilers.random_widths import random_versions
-from netadapt_onnx.profilers.table.kernel_fit import robust_nonnegative
-from netadapt_onnx.profilers.timing import Ratio, Timing, of_pairs
+from netadapt_onnx.profilers.int8_kernels import choose_quantisation
+from netadapt_onnx.profilers.random_widths import random_widths
+from netadapt_onnx.profilers.statistics import Ratio, Timing, ratio_of_pairs
+from netadapt_onnx.profilers.table.nonnegative_fit import robust_nonnegative
 from netadapt_onnx.search.latency_check import CAREFUL_SESSIONS, MeasuredLatency
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.surgery.trace import Trace
@@ -97,7 +97,7 @@ def program(command: str) -> Value:
 def energy(specs: Specs, execution: Execution) -> Value:
     """Millijoules of one run on this machine. Raises NetadaptError (code `unmeasurable`) where nothing tells."""
     counter: Meter = meter(execution.ep)
-    execution = made_for(execution, [LocalDevice()])
+    execution = choose_quantisation(execution, [LocalDevice()])
     inputs = random_inputs(specs)
 
     def value(proto: onnx.ModelProto) -> float:
@@ -171,7 +171,7 @@ def counted(count: CostModel, shapes: Mapping[str, tuple[int, ...]]) -> list[flo
 
 def fitted(original: Trace, resource: str, value: Value, seed: int, once: Once) -> Fitted:
     """Measure random versions and fit. `once` remembers each value, so that a killed run goes on."""
-    draw, count = random_versions(original), CostModel(original.flat.proto)
+    draw, count = random_widths(original), CostModel(original.flat.proto)
     rows, found = [], []
     for number in counting(f"measuring {resource} of versions", range(VERSIONS + 1)):
         if number:
@@ -214,4 +214,4 @@ class MeasuredResource(MeasuredLatency):
             found.append((self._value(proto), self._value(beside)))
             if not careful and found[-1:] == found[-2:-1]:
                 break
-        return of_pairs([float(ours) for ours, _ in found], [float(other) for _, other in found])
+        return ratio_of_pairs([float(ours) for ours, _ in found], [float(other) for _, other in found])

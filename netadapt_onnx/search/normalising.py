@@ -10,8 +10,8 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.original_file import AsGiven, stands_in
+from netadapt_onnx.profilers.statistics import Ratio
 from netadapt_onnx.profilers.table.predict import Table
-from netadapt_onnx.profilers.timing import Ratio
 from netadapt_onnx.search.run_directory.run import Run
 
 Measure = Callable[[onnx.ModelProto, onnx.ModelProto], Ratio]
@@ -89,7 +89,7 @@ class Recorded:
 
     def __init__(self, table: object, given: AsGiven | None, normalised: onnx.ModelProto) -> None:
         self.reference = normalised
-        known = table.normalising(given.sha256) if isinstance(table, Table) and given is not None else None
+        known = table.original_ratio(given.sha256) if isinstance(table, Table) and given is not None else None
         self.ratio = known if known is not None and known.differs else None
         unknown = given is not None and given.proto is not None and known is None
         self.note = "the table knows the normalised form of the file, not the file itself" if unknown else ""

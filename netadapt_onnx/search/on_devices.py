@@ -15,7 +15,7 @@ from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import Execution
-from netadapt_onnx.profilers.outputs import answers_of
+from netadapt_onnx.profilers.outputs import outputs_on_device
 from netadapt_onnx.search.evaluator import DataJudge, Evaluator
 from netadapt_onnx.search.latency_check import MeasuredLatency
 from netadapt_onnx.search.result import OnDevice
@@ -74,7 +74,7 @@ class _CannotAnswerError(Exception):
 
 def _asked(device: Device, judge: DataJudge, execution: Execution, proto: onnx.ModelProto) -> OnDevice | None:
     def compute(model: onnx.ModelProto, batches: Iterable[Arrays]) -> list[Arrays]:
-        answers = answers_of(device, execution, model, batches)
+        answers = outputs_on_device(device, execution, model, batches)
         if answers is None:
             raise _CannotAnswerError
         return answers

@@ -13,9 +13,10 @@ from netadapt_onnx.common.budget import Budget
 from netadapt_onnx.common.resources import LATENCY
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import agent
-from netadapt_onnx.profilers.device import Device, Environment
-from netadapt_onnx.profilers.devices.opening import BUNDLE, LOCAL, opened_device
+from netadapt_onnx.profilers.device import Device
+from netadapt_onnx.profilers.devices.opening import BUNDLE, LOCAL, open_device
 from netadapt_onnx.profilers.execution import Execution, fingerprint
+from netadapt_onnx.profilers.records import Environment
 
 Devices = str | Device | Sequence[str] | Mapping[str, str | Device]
 Tables = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, str | os.PathLike[str]] | None
@@ -114,7 +115,7 @@ def opened_places(
                 continue
             mark = f"{purpose}@{resource}"
             there = stack.enter_context(
-                opened_device(device, purpose=mark, python=python, keep=keep, perf_test=perf_test, log=log)
+                open_device(device, purpose=mark, python=python, keep=keep, perf_test=perf_test, log=log)
             )
             environment = there.describe()
             execution.require(environment)

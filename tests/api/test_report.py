@@ -15,7 +15,7 @@ import netadapt_onnx
 from netadapt_onnx.api.report import read_story
 from netadapt_onnx.cli import run as command
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.timing import Ratio, Timing
+from netadapt_onnx.profilers.statistics import Ratio, Timing
 from netadapt_onnx.reporting import figures
 from netadapt_onnx.reporting.adapted import told
 from netadapt_onnx.reporting.compared import fronts

@@ -59,10 +59,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def model(folder: Path, here: Path) -> Path:
+def model(folder: Path, workspace: Path) -> Path:
     """The hostile model, under its hostile name, in the folder that the command runs in."""
     for name in (FILE, "d.npz"):
-        shutil.copy(folder / name, here / name)
+        shutil.copy(folder / name, workspace / name)
     return Path(FILE)
 
 
@@ -172,7 +172,7 @@ def test_profile_and_its_tables(model: Path, capfd: pytest.CaptureFixture[str]) 
     run(capfd, "profile", "bundle", model, "-o", f"b{FILE}")
 
 
-def test_export_and_env(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_export_and_env(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     lines = ("import torch", "def f():", "    return torch.nn.Conv2d(3, 4, 3), (torch.zeros(1, 3, 8, 8),)")
     Path(f"f{FILE}.py").write_text("\n".join(lines))
     run(capfd, "export", f"f{FILE}.py:f", "-o", f"e{FILE}", "--exporter", "legacy")
@@ -215,7 +215,7 @@ def test_errors(words: tuple[str, ...], model: Path, capfd: pytest.CaptureFixtur
     assert document(capfd, *words, code=2)["error"]
 
 
-def test_errors_about_operators_and_of_libraries(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_errors_about_operators_and_of_libraries(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for op, domain in ((ALL, ""), ("Relu", ALL), (ALL, ALL)):
         proto = hostile_model()
         proto.graph.node[1].op_type, proto.graph.node[1].domain = op, domain
@@ -237,7 +237,9 @@ def test_errors_about_operators_and_of_libraries(here: Path, capfd: pytest.Captu
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names there are characters")
-def test_file_names_of_bytes_that_are_no_characters(here: Path, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_file_names_of_bytes_that_are_no_characters(
+    workspace: Path, model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     name = "m\udcff\x1b.onnx"
     shutil.copy(model, name)
     for words in (

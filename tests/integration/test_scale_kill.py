@@ -33,7 +33,7 @@ def counted(change):
 os.fsync, Path.replace, os.replace = counted(os.fsync), counted(Path.replace), counted(os.replace)
 from netadapt_onnx import scale
 from netadapt_onnx.common import charts
-from netadapt_onnx.profilers.timing import Ratio, Timing
+from netadapt_onnx.profilers.statistics import Ratio, Timing
 from netadapt_onnx.scaling import making
 from netadapt_onnx.training import settings as training_settings, trainer
 # Both runs must see the same times and choose alike by the clock to be comparable; other tests show the journal.

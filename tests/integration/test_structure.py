@@ -49,12 +49,11 @@ LONG_FUNCTIONS = {
     "api/scale.py::scale",
     "commands/gate.py::command",
     "commands/profile.py::command",
-    "profilers/devices/bundle.py::write_bundle",
     "search/executors/dispatch.py::run",
     "training/trainer.py::train",
 }
 OLD_WORDS = """
-api cli.py commands data gating graph profilers reporting scaling search surgery training
+api cli.py commands data graph reporting scaling search surgery training
 """
 
 

@@ -15,7 +15,7 @@ import pytest
 import models
 import netadapt_onnx
 from netadapt_onnx.api import scale as scaling
-from netadapt_onnx.profilers.timing import Ratio, Timing
+from netadapt_onnx.profilers.statistics import Ratio, Timing
 from netadapt_onnx.scaling import making
 from netadapt_onnx.scaling.generate import AllowedWidths, nearest
 
@@ -47,7 +47,7 @@ class BiasedTable:
         return 0.85 * (device_ms(tuple(shapes[f"conv{i}_out"][1] for i in (1, 2, 3))) - CALL_MS)
 
     latency_ms = Timing(device_ms(WIDTHS), (0.0, 0.0), 1)
-    stairs = SimpleNamespace(alignment=BLOCK)
+    staircase = SimpleNamespace(alignment=BLOCK)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 
 from drifting_device import DriftingDevice, on_device
 from netadapt_onnx.api.adapt import adapt
-from netadapt_onnx.profilers.timing import Ratio, Timing
+from netadapt_onnx.profilers.statistics import Ratio, Timing
 from netadapt_onnx.search import latency_check
 from netadapt_onnx.search.budget_convergence import BudgetConvergence
 from netadapt_onnx.search.netadapt import Accepted, Problem, Step
@@ -46,10 +46,11 @@ def test_measurements_keep_within_the_time(
     """Nothing but measurements takes time here, each as much as it may; a brief one is the least there is."""
     device, clock, caps = DriftingDevice(1.0), SimpleNamespace(now=0.0), []
 
-    def ratio(*models: Any, time_cap_s: float, **how: Any) -> Ratio:
-        caps.append(time_cap_s)
-        clock.now += time_cap_s
-        return device.ratio(*models, **how)
+    def ratio(*given: Any, **how: Any) -> Ratio:
+        plan = given[4]
+        caps.append(plan.time_cap_s)
+        clock.now += plan.time_cap_s
+        return device.ratio(*given, **how)
 
     on_device(monkeypatch, device)
     monkeypatch.setattr(latency_check, "ratio", ratio)

@@ -15,7 +15,7 @@ from netadapt_onnx.api.adapt import adapt, dry_run
 from netadapt_onnx.common.budget import parse_budgets
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.devices.local import LocalDevice
-from netadapt_onnx.profilers.timing import Ratio
+from netadapt_onnx.profilers.statistics import Ratio
 from netadapt_onnx.search import latency_check
 from search_cases import FAST
 

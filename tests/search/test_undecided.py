@@ -19,7 +19,7 @@ from netadapt_onnx.api import adapt as adapt_module
 from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.profilers.devices.local import LocalDevice
-from netadapt_onnx.profilers.timing import Ratio, Timing
+from netadapt_onnx.profilers.statistics import Ratio, Timing
 from netadapt_onnx.search import final_training, latency_check, on_devices
 from netadapt_onnx.search.result import OnDevice
 from netadapt_onnx.search.target_device import TargetDevice

@@ -9,8 +9,9 @@ import onnx
 import pytest
 
 from netadapt_onnx.api import adapt as adapt_module
-from netadapt_onnx.profilers.table.kernel_fit import Stairs
-from netadapt_onnx.profilers.timing import Ratio, Timing
+from netadapt_onnx.profilers.statistics import Ratio, Timing
+from netadapt_onnx.profilers.table.staircase import Staircase
+from netadapt_onnx.profilers.timing import TimingPlan
 from netadapt_onnx.search import latency_check
 
 
@@ -21,7 +22,7 @@ class DriftingDevice:
         self.drift = drift
         self.late = late
         self.measured: list[float] = []
-        self.stairs = Stairs(16, alignment)
+        self.staircase = Staircase(16, alignment)
 
     def predict(self, shapes: dict[str, tuple[int, ...]]) -> float:
         return sum(float(np.prod(s)) for name, s in shapes.items() if name.endswith(".weight")) / 1000
@@ -30,7 +31,10 @@ class DriftingDevice:
     def latency_ms(self) -> Timing:
         return Timing(10.0, (9.9, 10.1), 9)
 
-    def ratio(self, proto: onnx.ModelProto, reference: onnx.ModelProto, *_: Any, sessions: int, **__: Any) -> Ratio:
+    def ratio(
+        self, proto: onnx.ModelProto, reference: onnx.ModelProto, _: Any, __: Any, plan: TimingPlan, **___: Any
+    ) -> Ratio:
+        sessions = plan.sessions
         small, dense = (
             sum(float(np.prod(t.dims)) for t in p.graph.initializer if t.name.endswith(".weight")) / 1000
             for p in (proto, reference)
@@ -65,15 +69,16 @@ class NormalisingDevice(DriftingDevice):
         self.pairs: list[tuple[bool, bool]] = []
 
     def ratio(
-        self, proto: onnx.ModelProto, reference: onnx.ModelProto, *arguments: Any, sessions: int, **_: Any
+        self, proto: onnx.ModelProto, reference: onnx.ModelProto, _: Any, __: Any, plan: TimingPlan, **___: Any
     ) -> Ratio:
         self.pairs.append((listed(proto), listed(reference)))
-        of_widths = super().ratio(proto, reference, sessions=sessions).median
+        sessions = plan.sessions
+        of_widths = super().ratio(proto, reference, _, __, plan).median
         cut = 1.0 if of_widths == self.drift else of_widths  # the table's error is that of what was cut
-        whole_ms = GIVEN_MS if listed(reference) else GAIN * GIVEN_MS
+        uncut_ms = GIVEN_MS if listed(reference) else GAIN * GIVEN_MS
         ms = cut * GIVEN_MS * (1.0 if listed(proto) else self.gain)
-        times = tuple((ms * np.linspace(1 - self.spread, 1 + self.spread, sessions)).tolist()), (whole_ms,) * sessions
+        times = tuple((ms * np.linspace(1 - self.spread, 1 + self.spread, sessions)).tolist()), (uncut_ms,) * sessions
         low, high = 1 - self.spread, 1 + self.spread
         timing = Timing(ms, (low * ms, high * ms), sessions)
-        share = ms / whole_ms
-        return Ratio(share, (low * share, high * share), timing, Timing(whole_ms, (whole_ms,) * 2, sessions), times)
+        share = ms / uncut_ms
+        return Ratio(share, (low * share, high * share), timing, Timing(uncut_ms, (uncut_ms,) * 2, sessions), times)

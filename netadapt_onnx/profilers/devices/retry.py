@@ -1,4 +1,4 @@
-"""How long a device's failures are put up with: nothing is tried for ever."""
+"""Retries what fails on a device, with growing pauses and not for ever."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.device import LOST
 
 # Long enough for a device to start again.
-PATIENCE_S = 180.0
+RETRY_S = 180.0
 LONGEST_PAUSE_S = 20.0
 # Tidying up is worth this long.
 TIDYING_S = 15.0
@@ -17,18 +17,18 @@ TIDYING_S = 15.0
 MOST_FAILURES = 5
 
 
-class LostError(Exception):
+class ConnectionLostError(Exception):
     """The connection broke, or the device stopped answering: worth another try."""
 
 
-class FailedThereError(LostError):
+class RemoteFailureError(ConnectionLostError):
     """The connection holds, and what runs on the device ended without doing its work."""
 
 
-class Patience:
+class Backoff:
     """Pauses that grow, from the first failure on until `seconds` are over or the device itself failed too often.
 
-    Whoever gets on takes a new one.
+    After progress a new one is taken.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Patience:
         self._tries = 0
         self._failures = 0
 
-    def wait(self, error: LostError) -> None:
+    def wait(self, error: ConnectionLostError) -> None:
         """Pause after a failure. Raises NetadaptError, which says what failed last, when there have been too many."""
         reason = error.args[-1]
         if self._deadline is None:
             self._deadline = self._clock() + self._seconds
-        self._failures += isinstance(error, FailedThereError)
+        self._failures += isinstance(error, RemoteFailureError)
         if self._failures >= MOST_FAILURES:
             raise NetadaptError(
                 f"{self._device}: measuring failed {self._failures} times in a row, the last time: {reason}",
