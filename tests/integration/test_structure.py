@@ -45,7 +45,6 @@ LONG_FUNCTIONS = {
     "api/adapt.py::dry_run",
     "api/finetune.py::finetune",
     "api/profile.py::profile",
-    "api/prune.py::prune",
     "api/scale.py::scale",
     "commands/gate.py::command",
     "commands/profile.py::command",
@@ -53,7 +52,7 @@ LONG_FUNCTIONS = {
     "training/trainer.py::train",
 }
 OLD_WORDS = """
-api cli.py commands data graph reporting scaling search surgery training
+api cli.py commands data reporting scaling search surgery training
 """
 
 
