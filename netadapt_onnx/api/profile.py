@@ -36,7 +36,7 @@ from netadapt_onnx.surgery.trace_model import trace_model
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import BundleKeywords, ProfileKeywords
-    from netadapt_onnx.profilers.devices.results import Results
+    from netadapt_onnx.profilers.bundle.results import Results
 
 TIME_CAP_S = 100.0
 
@@ -84,9 +84,9 @@ def profile(
     table: str | os.PathLike[str],
     **options: Unpack[ProfileKeywords],
 ) -> ProfileResult:
-    """Build the latency table of `model` on a device from `models` random-width versions, or complete one.
+    """Build the latency table of `model` on a device, or complete an interrupted one.
 
-    None: as many versions as the execution provider needs.
+    `models` is how many random-width versions are measured; None: as many as the execution provider needs.
 
     `device`: `local`, `ssh://[user@]host[:port]`, `adb://SERIAL`, or one's own; `python` is the interpreter on it, and
     with `keep` the files stay there. `ep_options` are the execution provider's own, `ep_library` is the file of a
@@ -259,7 +259,7 @@ def bundle(
     if not 1 <= settings.shards <= count:
         raise NetadaptError(f"--shards {settings.shards}: from 1 to {count}, the number of versions", code="usage")
     reference, draw = RandomWidthModel(trace.folded.proto, trace.folded.shapes), random_widths(trace)
-    from netadapt_onnx.profilers.devices.bundle import bundle_folder, write_bundle
+    from netadapt_onnx.profilers.bundle.write import bundle_folder, write_bundle
 
     note = write_bundle(
         path,
@@ -292,7 +292,7 @@ def import_results(
     `results` may be tables too, of one model and device: then each cell is the median of theirs. Raises NetadaptError
     for files that are neither, or of different bundles or devices, naming what differs.
     """
-    from netadapt_onnx.profilers.devices.results import merge_results, read_results, write_table
+    from netadapt_onnx.profilers.bundle.results import merge_results, read_results, write_table
     from netadapt_onnx.profilers.table.merge import is_table, merge_tables
 
     path = Path(table)

@@ -48,14 +48,12 @@ LONG_FUNCTIONS = {
     "api/adapt.py::adapt",
     "api/adapt.py::dry_run",
     "api/profile.py::profile",
-    "api/prune.py::prune",
     "api/scale.py::scale",
     "commands/gate.py::command",
     "commands/profile.py::command",
-    "profilers/devices/bundle.py::write_bundle",
 }
 OLD_WORDS = """
-api cli.py commands data gating graph profilers reporting scaling surgery training
+api cli.py commands data reporting scaling surgery training
 """
 
 
@@ -101,6 +99,23 @@ def test_functions_are_short() -> None:
         if (node.end_lineno or 0) - node.lineno + 1 > MAX_FUNCTION_LINES
     }
     assert long <= LONG_FUNCTIONS
+
+
+def test_what_tests_share_is_on_one_page() -> None:
+    tests = REPOSITORY / "tests"
+    page = (tests / "README.md").read_text(encoding="utf-8")
+    assert [path.stem for path in (tests / "support").glob("*.py") if f"`{path.stem}`" not in page] == []
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "tests").rglob("*.py")), ids=lambda p: p.name)
+def test_no_test_imports_another(path: Path) -> None:
+    imported = [
+        name
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    ]
+    assert not [name for name in imported if name.startswith(("test_", "tests.", "conftest"))]
 
 
 def test_names_are_the_fields_words() -> None:

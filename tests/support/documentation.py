@@ -34,7 +34,9 @@ class Block:
 
 def pages() -> list[Path]:
     """Everything that users read."""
-    own = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
+    own = [
+        REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "tests/README.md")
+    ]
     return [
         *(page for page in own if page.exists()),
         *sorted((REPOSITORY / "docs").rglob("*.md")),
