@@ -44,8 +44,10 @@ format: $(VENV)/.installed-all ## mend the format and what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.installed-all ## write the reference pages from the program
+docs: $(VENV)/.installed-all ## write the pages, tables and pictures that are made from the program and from results
 	$(BIN)/python docs/reference.py
+	$(BIN)/python docs/benchmarks.py
+	$(BIN)/python docs/pictures/architecture.py
 
 # What a change to one module breaks first, under a minute. Left out: training, profiling, search, scaling, reports, the
 # public functions and whole programs, and of the rest what takes more than a second.
@@ -65,7 +67,7 @@ coverage: $(VENV)/.installed-all ## the tests once more, with which lines and br
 # Older processors' kernels in torch; onnxruntime chooses its own by itself.
 AVX2_TESTS := $(addprefix tests/,training/ops/test_ops.py training/test_kernels.py training/test_trials.py \
   training/test_trainer.py training/test_torch_graph.py training/test_batchnorm.py training/test_half.py \
-  training/test_frozen_prefix.py training/test_fused.py training/test_activation_cache.py \
+  training/test_fused.py training/test_activation_cache.py \
   profilers/test_quantize.py surgery/verify/test_quantised.py)
 
 test-avx2: $(VENV)/.installed-all ## training and quantisation with the kernels of a processor without AVX-512

@@ -55,7 +55,7 @@ def uniform(model: Path) -> list[list[Candidate]]:
 
 def solved(model: Path, data: Path, cut: Path, seed: int) -> Any:
     """The uniform cut, its layers solved in order as those of a search's result are."""
-    from netadapt_onnx.data.load import dataset_for
+    from netadapt_onnx.data.load_dataset import load_dataset
     from netadapt_onnx.graph.fold import fold
     from netadapt_onnx.graph.model import load
     from netadapt_onnx.surgery.criteria.selection import select
@@ -66,7 +66,7 @@ def solved(model: Path, data: Path, cut: Path, seed: int) -> Any:
     found = trace(fold(load(model).proto))
     left = {group.name: group.channels for group in trace(fold(load(cut).proto)).prunable}
     widths = {group.name: left.get(group.name, group.floor) for group in found.prunable}
-    inputs = dataset_for(found.folded, data).train.sample(1024, seed).batch(slice(None))
+    inputs = load_dataset(found.folded, data).train.sample(1024, seed).batch(slice(None))
     targets = original_targets(found, inputs, seed)
     return reconstruct_in_order(found, select(found, widths, "l2"), inputs, targets)
 

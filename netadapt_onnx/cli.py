@@ -172,9 +172,9 @@ def _help_document(options: Sequence[str]) -> str:
 
 
 def below(command: click.Command, name: str, words: Sequence[str]) -> tuple[click.Command, str]:
-    """The command that the next word names where there is one beside (`profile bundle`), and its whole name."""
-    beside: Mapping[str, click.Command] = getattr(command, "beside", {})
-    return (beside[words[0]], f"{name} {words[0]}") if words and words[0] in beside else (command, name)
+    """The subcommand that the next word names where there is one (`profile bundle`), and its full name."""
+    subcommands: Mapping[str, click.Command] = getattr(command, "subcommands", {})
+    return (subcommands[words[0]], f"{name} {words[0]}") if words and words[0] in subcommands else (command, name)
 
 
 def _wants_json(options: Sequence[str]) -> bool:
@@ -278,10 +278,10 @@ def _explain(error: BaseException) -> tuple[str, str, str]:
 def _nearest(error: click.UsageError) -> str:
     """The nearest of an option's choices to a wrong one."""
     kind = error.param.type if isinstance(error, click.BadParameter) and error.param is not None else None
-    given = error.message.split("'")
-    if not isinstance(kind, click.Choice) or len(given) < 2:
+    parts = error.message.split("'")
+    if not isinstance(kind, click.Choice) or len(parts) < 2:
         return ""
-    return did_you_mean(given[1], map(str, kind.choices), "")
+    return did_you_mean(parts[1], map(str, kind.choices), "")
 
 
 def _write(text: str) -> None:

@@ -41,4 +41,4 @@ def fixed_training_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training in float32 on one thread, instead of trying in a process of its own what is fastest at the moment."""
     from netadapt_onnx.training.settings import Settings
 
-    monkeypatch.setattr("netadapt_onnx.training.trainer.choose", lambda *_, **__: Settings())
+    monkeypatch.setattr("netadapt_onnx.training.choose_settings.choose", lambda *_, **__: Settings())

@@ -1,4 +1,4 @@
-"""How good and how fast models are, side by side: accuracy on a held-out split and interleaved times."""
+"""`evaluate`: accuracy on a split, resources and latency of models, side by side."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Unpack
 
 import onnx
 
+from netadapt_onnx.api.options import EvaluateOptions
 from netadapt_onnx.api.source import Source, open_model
+from netadapt_onnx.common.options import without_none
 from netadapt_onnx.common.resources import Resources
-from netadapt_onnx.data.dataset import held_out
-from netadapt_onnx.data.evaluate import accuracy, outputs
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.evaluate import accuracy, reference_outputs
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import cost
@@ -22,14 +23,13 @@ from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.model import Model
 from netadapt_onnx.graph.original_file import runs_as_given
 from netadapt_onnx.graph.runtime import random_inputs
-from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.profilers.execution import Execution
-from netadapt_onnx.profilers.statistics import Disturbance, Timing
+from netadapt_onnx.profilers.statistics import Timing
 from netadapt_onnx.profilers.timing import TimingPlan, measure
-from netadapt_onnx.search import measured_check
+from netadapt_onnx.search.budget_check import resource_functions
 
-# Seconds that a set of models may be timed for.
-TIME_CAP_S = 20.0
+if TYPE_CHECKING:
+    from netadapt_onnx.api.keywords import EvaluateKeywords
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,17 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """One model. `metric` says what `accuracy` is: "top1", "r2", "miou", the user's own, or "agreement" with the first
-    model without labels. Higher is better, 1 is perfect.
+class ModelEvaluation:
+    """One model.
 
-    `energy_mj`: of one run on this machine, where it was asked for.
+    Attributes:
+        path: Its file.
+        accuracy: Higher is better, 1 is perfect.
+        metric: "top1", "r2", "miou", the user's own, or without labels "agreement" with the first model.
+        split: The samples that were scored.
+        resources: What the model costs.
+        latency_ms: Of one run, where it was timed.
+        energy_mj: Of one run on this machine, where it was measured.
     """
 
     path: Path
@@ -59,88 +65,103 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The models in the order given. `notes`: what else to know of them."""
+    """The models in the order of the arguments. `notes`: what else a user should know of them."""
 
-    models: tuple[Evaluated, ...]
+    models: tuple[ModelEvaluation, ...]
     notes: tuple[str, ...] = ()
 
 
 def evaluate(
     models: Source | Sequence[Source],
     data: str | os.PathLike[str],
-    *,
-    split: Literal["val", "test"] = "val",
-    ep: str = "cpu",
-    threads: int = 1,
-    timed: bool = True,
-    energy: bool = False,
-    time_cap_s: float = TIME_CAP_S,
-    shapes: Shapes | None = None,
-    batch_size: int = 1,
+    **options: Unpack[EvaluateKeywords],
 ) -> Evaluation:
     """Accuracy on a split of `data`, resources, and unless `timed` is off latency, of one or several models.
 
-    The files are timed as they are, not as they are once normalised, those with the same inputs in interleaved rounds.
-    With `energy` each is run for a second while counters
-    or sensors of this machine are read. Without labels each is compared with the first one.
-    Raises NetadaptError if a model cannot run, the data do not fit it, or nothing tells the energy (`unmeasurable`).
+    Without labels each model is compared with the first one. The files are timed as they are, those with the same
+    inputs in interleaved rounds. With `energy` each is run for a second while counters or sensors of this machine are
+    read.
 
-    >>> found = evaluate(["model.onnx", "before.onnx"], "data.npz", split="test", timed=False)
-    >>> [(model.path.name, model.metric, model.split) for model in found.models]
+    Args:
+        models: ONNX files, or loaded models.
+        data: A path, `FILE.py:FUNCTION` or a `DataSource`.
+        options: Those of the command `evaluate`; None leaves one out.
+
+    Returns:
+        The models in the same order.
+
+    Raises:
+        NetadaptError: A model cannot run, the data do not fit it, or nothing tells the energy (`unmeasurable`).
+
+    >>> evaluation = evaluate(["model.onnx", "before.onnx"], "data.npz", split="test", timed=False)
+    >>> [(model.path.name, model.metric, model.split) for model in evaluation.models]
     [('model.onnx', 'top1', 'test'), ('before.onnx', 'top1', 'test')]
     """
-    given = [models] if isinstance(models, str | os.PathLike | Model) else list(models)
-    if not given:
+    settings = EvaluateOptions(**without_none(options))
+    sources = [open_model(one) for one in ([models] if isinstance(models, str | os.PathLike | Model) else models)]
+    if not sources:
         raise NetadaptError("no model to evaluate", code="usage")
-    sources = [open_model(model) for model in given]
-    execution = Execution(ep, threads)
-    folded = [fold_for(source.proto, shapes, data, batch_size) for source in sources]
-    meters = [measured_check.energy(one.specs, execution) for one in folded] if energy else [None] * len(folded)
-    datasets = [dataset_for(one, data, train=False) for one in folded]
-    splits = [held_out(dataset, split) for dataset in datasets]
-    run = [runs_as_given(source) if timed or energy else (source.proto, "") for source in sources]
-    files, notes = [proto for proto, _ in run], [note for _, note in run if note]
+    execution = Execution(settings.ep, settings.threads)
+    folded = [fold_for(source.proto, settings.shapes, data, settings.batch_size) for source in sources]
+    meters = [resource_functions.energy(one.specs, execution) for one in folded] if settings.energy else []
+    datasets = [load_dataset(one, data, train=False) for one in folded]
+    splits = [dataset.split(settings.split) for dataset in datasets]
+    runs = settings.timed or settings.energy
+    files, notes = _timed_files(sources) if runs else ([source.proto for source in sources], [])
     notes += dict.fromkeys(note for dataset in datasets for note in dataset.notes)
-    busy: list[str] = []
-    latencies = _timed(files, folded, execution, time_cap_s, busy) if timed else [None] * len(sources)
-    notes += busy[:1]
-    reference = None
-    if splits[0].labels is None:
-        reference = outputs(sources[0].proto, splits[0], threads=threads)
-    evaluated = []
-    each = zip(sources, files, folded, splits, latencies, meters, strict=True)
-    for source, file, one, held, latency, meter in each:
-        found = accuracy(source.proto, held, reference=reference, threads=threads)
-        counted = cost(one.proto, one.shapes).to_resources(source.size_bytes)
-        spent = None if meter is None else meter(file)
-        evaluated.append(Evaluated(source.path, found.value, found.metric, split, counted, latency, spent))
-    return Evaluation(tuple(evaluated), tuple(notes))
+    latencies, disturbances = _latencies(files, folded, execution, settings.time_cap_s if settings.timed else None)
+    notes += disturbances[:1]
+    reference = reference_outputs(splits[0], sources[0].proto, threads=settings.threads)
+    scores = [
+        accuracy(model.proto, split, reference=reference, threads=settings.threads)
+        for model, split in zip(sources, splits, strict=True)
+    ]
+    energies = (
+        [meter(file) for meter, file in zip(meters, files, strict=True)] if settings.energy else [None] * len(sources)
+    )
+    evaluations = [
+        ModelEvaluation(
+            source.path, score.value, score.metric, settings.split, _resources(source, one), latency_ms, energy_mj
+        )
+        for source, one, score, latency_ms, energy_mj in zip(sources, folded, scores, latencies, energies, strict=True)
+    ]
+    return Evaluation(tuple(evaluations), tuple(notes))
 
 
-def _timed(
-    files: Sequence[onnx.ModelProto],
-    folded: Sequence[FoldedModel],
-    execution: Execution,
-    time_cap_s: float,
-    busy: list[str],
-) -> list[Latency | None]:
-    """The latency of each file; `busy` gets what to say of a busy machine."""
+def _resources(model: Model, folded: FoldedModel) -> Resources:
+    return cost(folded.proto, folded.shapes).to_resources(model.size_bytes)
 
-    def tell(disturbance: Disturbance) -> None:
-        busy.append(disturbance.sentence())
 
-    alike: dict[str, list[int]] = {}
+def _timed_files(sources: Sequence[Model]) -> tuple[list[onnx.ModelProto], list[str]]:
+    """The models as onnxruntime runs them, the files as they are where it can; and a note on each that it cannot."""
+    runs = [runs_as_given(source) for source in sources]
+    return [proto for proto, _ in runs], [note for _, note in runs if note]
+
+
+def _latencies(
+    files: Sequence[onnx.ModelProto], folded: Sequence[FoldedModel], execution: Execution, time_cap_s: float | None
+) -> tuple[list[Latency | None], list[str]]:
+    """The latency of each file, and a sentence on each disturbance of the machine; without a time, none is timed."""
+    disturbances: list[str] = []
+    latencies: list[Latency | None] = [None] * len(files)
+    if time_cap_s is None:
+        return latencies, disturbances
+    by_inputs: dict[str, list[int]] = {}
     for i, one in enumerate(folded):
-        alike.setdefault(str(sorted(one.specs.items())), []).append(i)
-    plan = TimingPlan(time_cap_s=time_cap_s)
-    found: dict[int, Latency] = {}
-    for members in alike.values():
-        inputs = random_inputs(folded[members[0]].specs)
-        timings = measure([files[i] for i in members], inputs, execution, plan, on_busy=tell)
-        found |= dict(zip(members, map(latency, timings), strict=True))
-    return [found[i] for i in range(len(files))]
+        by_inputs.setdefault(str(sorted(one.specs.items())), []).append(i)
+    for members in by_inputs.values():
+        timings = measure(
+            [files[i] for i in members],
+            random_inputs(folded[members[0]].specs),
+            execution,
+            TimingPlan(time_cap_s=time_cap_s),
+            on_busy=lambda disturbance: disturbances.append(disturbance.sentence()),
+        )
+        for i, timing in zip(members, timings, strict=True):
+            latencies[i] = latency(timing)
+    return latencies, disturbances
 
 
 def latency(timing: Timing) -> Latency:
-    """A timing as results show it."""
+    """A timing as results have it."""
     return Latency(timing.median_ms, timing.ci95)

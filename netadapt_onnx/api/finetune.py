@@ -1,30 +1,33 @@
-"""Train a model as it is, such as one that `prune` made; only its weights change."""
+"""`finetune`: train a model as it is, such as one that `prune` made; only its weights change."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Unpack
 
 import onnx
 
+from netadapt_onnx.api.options import FinetuneOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
+from netadapt_onnx.common.options import without_none
 from netadapt_onnx.common.provenance import provenance
-from netadapt_onnx.data.dataset import Split
-from netadapt_onnx.data.evaluate import accuracy, outputs
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.dataset import Dataset
+from netadapt_onnx.data.evaluate import accuracy, reference_outputs
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.graph.folded_model import require_runnable
-from netadapt_onnx.graph.model import save
-from netadapt_onnx.graph.shapes import Shapes
+from netadapt_onnx.graph.folded_model import FoldedModel, require_runnable
+from netadapt_onnx.graph.model import Model, save
 from netadapt_onnx.search.result import AccuracyChange
 
-EPOCHS = 6
+if TYPE_CHECKING:
+    from netadapt_onnx.api.keywords import FinetuneKeywords
+    from netadapt_onnx.training.trainer import TrainResult
 
 
 @dataclass(frozen=True)
@@ -53,135 +56,153 @@ def finetune(
     model: Source,
     data: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    *,
-    teacher: Source | None = None,
-    epochs: int = EPOCHS,
-    lr: float | Literal["auto"] = "auto",
-    from_scratch: bool = False,
-    optimizer: Literal["sgd", "adamw"] = "sgd",
-    schedule: Literal["one-cycle", "cosine"] = "one-cycle",
-    weight_decay: float | None = None,
-    ema: float = 0.0,
-    patience: int | None = None,
-    batch_size: int | None = None,
-    augment: bool = False,
-    seed: int = 0,
-    shapes: Shapes | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    tensorboard: str | os.PathLike[str] | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
-    log: Callable[[str], None] | None = None,
+    **options: Unpack[FinetuneKeywords],
 ) -> FinetuneResult:
     """Train `model` on the training split of `data` and write it to `output`.
 
     With labels it minimises their loss; with a `teacher`, an ONNX model with the same inputs and outputs, it mostly
     learns the teacher's outputs, and needs no labels. `from_scratch` draws all weights anew first. `lr` "auto" finds
-    the learning rate by a range test. `ema` is the decay of an average of the weights, which is then the result;
-    `patience` ends the training after so many epochs without a better validation score and returns the best epoch's
-    weights. Where it stands is kept in OUTPUT.checkpoint until it is done: killed, it goes on with `resume`, to the
-    same bits. Every epoch is a line of NAME.training.jsonl beside the output and, with `tensorboard`, in that folder.
+    the learning rate by a range test. The training's last state is kept in OUTPUT.checkpoint until it is done: killed,
+    it goes on with `resume`, to the same bits. Every epoch is a line of NAME.training.jsonl beside the output and, with
+    `tensorboard`, in that folder.
 
-    Raises NetadaptError for operators it cannot train, data that do not fit, training that diverges, a leftover
-    checkpoint without `resume`.
+    Args:
+        model: An ONNX file, or a loaded model.
+        data: A path, `FILE.py:FUNCTION` or a `DataSource`.
+        output: The file to write.
+        options: Those of the command `finetune`; None leaves one out.
+
+    Raises:
+        NetadaptError: Operators cannot be trained, the data do not fit, the training diverges, a checkpoint is left
+            over and `resume` is not set.
 
     >>> tuned = finetune("model.onnx", "data.npz", "tuned.onnx", teacher="before.onnx", epochs=1)
     >>> tuned.accuracy.metric, tuned.epochs
     ('top1', 1)
     """
-    source = open_model(model)
-    original = None if teacher is None else open_model(teacher)
-    target = Path(output)
-    prepare_output(target, overwrite, source, data, original)
-    checkpoint = _checkpoint(target, overwrite, resume)
-    record = target.with_name(f"{target.name.removesuffix('.onnx')}.training.jsonl")
-    prepare_output(record, overwrite or resume, source, data, original)
-    folded = fold_for(source.proto, shapes, data)
+    settings = FinetuneOptions(**without_none(options))
+    source, original = open_model(model), None if settings.teacher is None else open_model(settings.teacher)
+    files = _name_files(Path(output), settings, source, data, original)
+    return _prepare(source, original, data, settings).run(files)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What a fine-tuning writes: the model, its training's last state until it is done, a line per epoch."""
+
+    model: Path
+    checkpoint: Path
+    log: Path
+
+
+def _name_files(output: Path, options: FinetuneOptions, *inputs: Source | None) -> _Files:
+    """Name the files, and refuse those that exist or are inputs."""
+    log = output.with_name(f"{output.name.removesuffix('.onnx')}.training.jsonl")
+    checkpoint = output.with_name(f"{output.name}.checkpoint")
+    prepare_output(output, options.overwrite, *inputs)
+    if checkpoint.exists() and not options.resume:
+        if not options.overwrite:
+            raise NetadaptError(
+                f"{checkpoint} is there: a training that was not finished",
+                hint="--resume goes on with it, --overwrite starts anew",
+                code="exists",
+            )
+        checkpoint.unlink()
+    prepare_output(log, options.overwrite or options.resume, *inputs)
+    return _Files(output, checkpoint, log)
+
+
+def _prepare(
+    source: Model, original: Model | None, data: str | os.PathLike[str], options: FinetuneOptions
+) -> _Finetuning:
+    """Read the data and check that there is something to learn from them."""
+    folded = fold_for(source.proto, options.shapes, data)
     require_runnable(folded)
-    dataset = dataset_for(folded, data)
-    name, held = dataset.reported
-    own = dataset.own
-    if dataset.train.labels is None and teacher is None and (own is None or own.training is None):
+    dataset = load_dataset(folded, data)
+    if dataset.train.labels is None and original is None and dataset.user.training is None:
         raise NetadaptError(
             f"--data {data}: the train split has no labels",
             hint="give the original model as --teacher",
             code="invalid-data",
         )
-    taught = None if original is None else fold(original.proto, dict(shapes or {})).proto
+    teacher = None if original is None else fold(original.proto, dict(options.shapes)).proto
+    return _Finetuning(source, folded, dataset, teacher, options)
 
-    def judge(split: Split) -> Callable[[onnx.ModelProto], Any]:
-        reference = None
-        if split.labels is None and split.measure is None:
-            reference = outputs(folded.proto if taught is None else taught, split)
-        return lambda proto: accuracy(proto, split, reference=reference)
 
-    reported = judge(held)
-    before = reported(folded.proto)
-    from netadapt_onnx.training.initialise import initialised
-    from netadapt_onnx.training.recipe import Recipe
-    from netadapt_onnx.training.trainer import train
-    from netadapt_onnx.training.training_log import TrainingLog
+@dataclass(frozen=True)
+class _Finetuning:
+    """A model, its data and its teacher, ready to be trained; `notes` collects what a user should know."""
 
-    recipe = Recipe(optimizer, schedule, weight_decay, ema=ema, patience=patience)
-    validated = judge(dataset.val) if patience is not None else None
-    notes: list[str] = []
+    source: Model
+    folded: FoldedModel
+    dataset: Dataset
+    teacher: onnx.ModelProto | None
+    options: FinetuneOptions
+    notes: list[str] = field(default_factory=list)
 
-    def say(text: str) -> None:
-        notes.append(text)
-        if log is not None:
-            log(text)
-
-    for note in dataset.notes:
-        say(note)
-    began = time.monotonic()
-    with TrainingLog(record, None if tensorboard is None else Path(tensorboard)) as lines:
-        trained = train(
-            initialised(folded.proto, seed) if from_scratch else folded.proto,
-            dataset,
-            teacher=taught,
-            epochs=epochs,
-            lr=lr,
-            seed=seed,
-            batch_size=batch_size,
-            augment=augment,
-            recipe=recipe,
-            checkpoint=checkpoint,
-            score=None if validated is None else lambda proto: float(validated(proto).value),
-            progress=None if progress is None else lambda step, steps, loss: progress(step, steps, f"loss {loss:.3f}"),
-            told=lines.epoch,
-            say=say,
+    def run(self, files: _Files) -> FinetuneResult:
+        """Train, compare the accuracies before and after, and write the model."""
+        split_name, split = self.dataset.final_split
+        reference = reference_outputs(split, self.folded.proto if self.teacher is None else self.teacher)
+        before = accuracy(self.folded.proto, split, reference=reference)
+        for note in self.dataset.notes:
+            self._note(note)
+        began = time.monotonic()
+        trained = self._train(files)
+        seconds = time.monotonic() - began
+        after = accuracy(trained.proto, split, reference=reference)
+        written = save(
+            trained.proto,
+            files.model,
+            metadata=provenance(self.source.sha256, command="finetune"),
+            overwrite=self.options.overwrite,
+            planned=self.folded.interface(),
         )
-    seconds = time.monotonic() - began
-    if len(trained.history) < epochs and trained.history:
-        say(f"stopped after {len(trained.history)} of {epochs} epochs: no better validation score in {patience}")
-    after = reported(trained.proto)
-    metadata = provenance(source.sha256, command="finetune")
-    written = save(trained.proto, target, metadata=metadata, overwrite=overwrite, planned=folded.interface())
-    checkpoint.unlink(missing_ok=True)
-    return FinetuneResult(
-        AccuracyChange(before.value, after.value, before.metric, name),
-        seconds,
-        written,
-        epochs=len(trained.history),
-        lr=trained.lr,
-        lr_test=None if trained.lr_test is None else asdict(trained.lr_test),
-        batch_size=trained.batch_size,
-        settings=asdict(trained.settings),
-        log=record,
-        data=dataset.about,
-        notes=tuple(notes),
-    )
+        files.checkpoint.unlink(missing_ok=True)
+        return FinetuneResult(
+            AccuracyChange(before.value, after.value, before.metric, split_name),
+            seconds,
+            written,
+            epochs=len(trained.history),
+            lr=trained.lr,
+            lr_test=None if trained.lr_test is None else asdict(trained.lr_test),
+            batch_size=trained.batch_size,
+            settings=asdict(trained.settings),
+            log=files.log,
+            data=self.dataset.about,
+            notes=tuple(self.notes),
+        )
 
+    def _train(self, files: _Files) -> TrainResult:
+        from netadapt_onnx.training.callbacks import TrainingCallbacks
+        from netadapt_onnx.training.initialise import initialised
+        from netadapt_onnx.training.options import TrainingOptions
+        from netadapt_onnx.training.recipe import Recipe
+        from netadapt_onnx.training.trainer import train
+        from netadapt_onnx.training.training_log import TrainingLog
 
-def _checkpoint(output: Path, overwrite: bool, resume: bool) -> Path:
-    """Where the training stands until it is done."""
-    path = output.with_name(f"{output.name}.checkpoint")
-    if path.exists() and not resume:
-        if not overwrite:
-            raise NetadaptError(
-                f"{path} is there: a training that was not finished",
-                hint="--resume goes on with it, --overwrite starts anew",
-                code="exists",
+        options, progress = self.options, self.options.progress
+        recipe = Recipe(options.optimizer, options.schedule, options.weight_decay)
+        on_step = None if progress is None else lambda step, steps, loss: progress(step, steps, f"loss {loss:.3f}")
+        tensorboard = None if options.tensorboard is None else Path(options.tensorboard)
+        with TrainingLog(files.log, tensorboard) as training_log:
+            return train(
+                initialised(self.folded.proto, options.seed) if options.from_scratch else self.folded.proto,
+                self.dataset,
+                TrainingOptions(
+                    epochs=options.epochs,
+                    lr=options.lr,
+                    seed=options.seed,
+                    batch_size=options.batch_size,
+                    augment=options.augment,
+                    recipe=recipe,
+                ),
+                teacher=self.teacher,
+                checkpoint=files.checkpoint,
+                callbacks=TrainingCallbacks(on_step, training_log.epoch, self._note),
             )
-        path.unlink()
-    return path
+
+    def _note(self, line: str) -> None:
+        self.notes.append(line)
+        if self.options.log is not None:
+            self.options.log(line)

@@ -7,42 +7,30 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Unpack
 
+from netadapt_onnx.api.options import GateOptions
 from netadapt_onnx.common import config as configuration
-from netadapt_onnx.common.progress import Progress, reporter
+from netadapt_onnx.common.options import without_none
+from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.data.source import source_of
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating import baseline as baselines
 from netadapt_onnx.gating.examine import Examination, examine
-from netadapt_onnx.gating.limits import LimitArguments, parse_limits
+from netadapt_onnx.gating.limits import parse_limits
 from netadapt_onnx.gating.result import Gate, ModelResult, Problem
-from netadapt_onnx.gating.sandbox import MEMORY_BYTES, TIMEOUT_S, Sandbox
+from netadapt_onnx.gating.sandbox import Sandbox
 from netadapt_onnx.gating.settings import Rule, Settings, expand, override, read_rules, target_device
+
+if TYPE_CHECKING:
+    from netadapt_onnx.api.keywords import GateKeywords
 
 Path_ = str | os.PathLike[str]
 
 
 def gate(
     models: Path_ | Sequence[Path_] = (),
-    *,
-    max: LimitArguments = (),
-    max_increase: LimitArguments = (),
-    min: LimitArguments = (),
-    data: Path_ | None = None,
-    split: Literal["val", "test"] | None = None,
-    baseline: Path_ | None = None,
-    update_baseline: bool = False,
-    allow_new: bool = False,
-    device: str | None = None,
-    ep: str | None = None,
-    threads: int | None = None,
-    shapes: Mapping[str, Sequence[int]] | None = None,
-    batch_size: int | None = None,
-    config: Path_ | None = None,
-    timeout_s: float = TIMEOUT_S,
-    memory_bytes: int = MEMORY_BYTES,
-    progress: Progress | None = None,
+    **options: Unpack[GateKeywords],
 ) -> Gate:
     """Judge models (paths or patterns; without any, those of the configuration) against limits.
 
@@ -54,22 +42,36 @@ def gate(
     >>> verdict.ok, verdict.models[0].checks[0].message
     (True, 'macs 32.4 k, the limit is 40 k')
     """
+    settings = GateOptions(**without_none(options))
     started = time.monotonic()
-    progress = progress or reporter()
-    limits = (*parse_limits("max", max), *parse_limits("max-increase", max_increase), *parse_limits("min", min))
-    changes = _changes(data, split, baseline, allow_new, ep, threads, shapes, batch_size)
-    file = configuration.find(Path.cwd()) if config is None else Path(config)
+    progress = settings.progress or reporter()
+    limits = (
+        *parse_limits("max", settings.max),
+        *parse_limits("max-increase", settings.max_increase),
+        *parse_limits("min", settings.min),
+    )
+    changes = _changes(
+        settings.data,
+        settings.split,
+        settings.baseline,
+        settings.allow_new,
+        settings.ep,
+        settings.threads,
+        settings.shapes,
+        settings.batch_size,
+    )
+    file = configuration.find(Path.cwd()) if settings.config is None else Path(settings.config)
     folder = Path.cwd() if file is None else file.resolve().parent
     default = folder / baselines.DEFAULT
     rules = read_rules(file, str(default) if default.exists() else None)
-    if device is not None:
-        changes["device"] = target_device(device, file)
+    if settings.device is not None:
+        changes["device"] = target_device(settings.device, file)
     patterns = [os.fspath(models)] if isinstance(models, str | os.PathLike) else [os.fspath(m) for m in models]
     rules = tuple(override(rule, limits, changes) for rule in rules)
     fallback = override(Rule((), (), Settings(baseline=str(default) if default.exists() else None)), limits, changes)
-    targets, missing = _targets(patterns, rules, fallback, update_baseline)
-    record = _record_file(targets, default) if update_baseline else None
-    with Sandbox(timeout_s, memory_bytes) as sandbox, tempfile.TemporaryDirectory() as scratch:
+    targets, missing = _targets(patterns, rules, fallback, settings.update_baseline)
+    record = _record_file(targets, default) if settings.update_baseline else None
+    with Sandbox(settings.timeout_s, settings.memory_bytes) as sandbox, tempfile.TemporaryDirectory() as scratch:
         examinations = []
         for number, (path, model_rules) in enumerate(targets.items()):
             progress(number, len(targets), f"judging: {path.name}")

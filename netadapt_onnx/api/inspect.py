@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
+from netadapt_onnx.api.options import InspectOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common.files import write_atomically
+from netadapt_onnx.common.options import without_none
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import Cost, CostModel
 from netadapt_onnx.graph.model import Model, load_without_weights
-from netadapt_onnx.graph.shapes import Shapes
-from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.surgery.explain import Explanation, explain
 from netadapt_onnx.surgery.groups import Group
-from netadapt_onnx.surgery.labels import Choices
 from netadapt_onnx.surgery.obstacles import cost_at, notes
 from netadapt_onnx.surgery.plan import template
 from netadapt_onnx.surgery.states import with_states
@@ -28,6 +27,7 @@ from netadapt_onnx.surgery.trace_model import trace_model
 from netadapt_onnx.surgery.verify.unrunnable import can_be_proven
 
 if TYPE_CHECKING:
+    from netadapt_onnx.api.keywords import InspectKeywords
     from netadapt_onnx.search.sensitivity import Sensitivities
 
 
@@ -101,19 +101,7 @@ class Sensitive(Inspection):
 
 def inspect(
     model: Source,
-    *,
-    table: str | os.PathLike[str] | None = None,
-    explained: str | None = None,
-    write_plan: str | os.PathLike[str] | None = None,
-    sensitivity: bool = False,
-    data: str | os.PathLike[str] | None = None,
-    criterion: str | Criterion = "l2",
-    seed: int = 0,
-    progress: Callable[[int, int, str], None] | None = None,
-    choices: Choices | None = None,
-    shapes: Shapes | None = None,
-    batch_size: int = 1,
-    overwrite: bool = False,
+    **options: Unpack[InspectKeywords],
 ) -> Inspection:
     """Count what a model costs and find its groups of channels; with a latency table, predict its latency in ms.
 
@@ -130,28 +118,37 @@ def inspect(
     >>> [(group.name, group.channels, group.prunable) for group in found.groups]
     [('conv1', 8, True), ('conv2', 16, True), ('fc1', 10, False)]
     """
-    _check_question(sensitivity, data, explained)
-    if isinstance(model, Model) or table is not None or sensitivity:
+    settings = InspectOptions(**without_none(options))
+    _check_question(settings.sensitivity, settings.data, settings.explained)
+    if isinstance(model, Model) or settings.table is not None or settings.sensitivity:
         source = open_model(model)
     else:
         source = load_without_weights(model)
-    if write_plan is not None:
-        prepare_output(Path(write_plan), overwrite, source, table)
-    trace = with_states(trace_model(source, shapes, batch_size, choices, in_place=source is not model))
+    if settings.write_plan is not None:
+        prepare_output(Path(settings.write_plan), settings.overwrite, source, settings.table)
+    trace = with_states(
+        trace_model(source, settings.shapes, settings.batch_size, settings.choices, in_place=source is not model)
+    )
     cost = cost_at(trace, CostModel(trace.flat.proto), trace.flat.shapes)
-    prediction = _Prediction() if table is None else _predict(Path(table), source, trace)
-    reasons = () if explained is None else explain(trace, explained)
-    if write_plan is not None:
-        write_atomically(Path(write_plan), template(trace).encode())
+    prediction = _Prediction() if settings.table is None else _predict(Path(settings.table), source, trace)
+    reasons = () if settings.explained is None else explain(trace, settings.explained)
+    if settings.write_plan is not None:
+        write_atomically(Path(settings.write_plan), template(trace).encode())
     totals = cost.to_resources(source.size_bytes, prediction.latency_ms)
     inspection = Inspection(totals, _layers(cost, trace, prediction.latency_by_layer), trace.groups)
     cautions = (*notes(trace), *trace.folded.unfinished, *prediction.table_notes)
-    if sensitivity and data is not None:
+    if settings.sensitivity and settings.data is not None:
         from netadapt_onnx.search.sensitivity import sensitivity as measure_sensitivity
 
-        losses = measure_sensitivity(trace, data, criterion=criterion, seed=seed, progress=progress or reporter())
+        losses = measure_sensitivity(
+            trace,
+            settings.data,
+            criterion=settings.criterion,
+            seed=settings.seed,
+            progress=settings.progress or reporter(),
+        )
         return Sensitive(**vars(inspection), sensitivity=losses, notes=cautions)
-    if explained is not None:
+    if settings.explained is not None:
         answer = Explained(**vars(inspection), explain=reasons)
         return ExplainedWithNotes(**vars(answer), notes=cautions) if cautions else answer
     return _with_cautions(inspection, trace, prediction, cautions)

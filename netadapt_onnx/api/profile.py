@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from netadapt_onnx.api.evaluate import Latency, latency
+from netadapt_onnx.api.options import BundleOptions, ProfileOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common import charts
 from netadapt_onnx.common.files import aside
+from netadapt_onnx.common.options import without_none
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.original_file import as_given
-from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.profilers.breakdown import Part, by_group, by_layer
-from netadapt_onnx.profilers.device import Device
-from netadapt_onnx.profilers.devices.opening import LOCAL, open_device
+from netadapt_onnx.profilers.devices.opening import open_device
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.int8_kernels import choose_quantisation
-from netadapt_onnx.profilers.quantize import Precision
 from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_widths
 from netadapt_onnx.profilers.statistics import Disturbance, Ratio
 from netadapt_onnx.profilers.table.build import TablePlan, build
@@ -36,6 +35,7 @@ from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.trace_model import trace_model
 
 if TYPE_CHECKING:
+    from netadapt_onnx.api.keywords import BundleKeywords, ProfileKeywords
     from netadapt_onnx.profilers.bundle.results import Results
 
 TIME_CAP_S = 100.0
@@ -82,28 +82,7 @@ class ProfileResult:
 def profile(
     model: Source,
     table: str | os.PathLike[str],
-    *,
-    device: str | Device = LOCAL,
-    ep: str = "cpu",
-    ep_options: Mapping[str, str] | None = None,
-    ep_library: str | None = None,
-    threads: int = 1,
-    deploy: Precision = "float",
-    data: str | os.PathLike[str] | None = None,
-    python: str = "python3",
-    keep: bool = False,
-    perf_test: str | os.PathLike[str] | None = None,
-    held_out: int = 0,
-    plot: str | os.PathLike[str] | None = None,
-    per_layer: bool = False,
-    models: int | None = None,
-    time_cap_s: float = TIME_CAP_S,
-    seed: int = 0,
-    shapes: Shapes | None = None,
-    batch_size: int = 1,
-    overwrite: bool = False,
-    progress: Callable[[int, int, str], None] | None = None,
-    log: Callable[[str], None] | None = None,
+    **options: Unpack[ProfileKeywords],
 ) -> ProfileResult:
     """Build the latency table of `model` on a device, or complete an interrupted one.
 
@@ -122,37 +101,59 @@ def profile(
     >>> result.cells > 10 and result.latency_ms.median > 0
     True
     """
-    path, binary = Path(table), None if perf_test is None else Path(perf_test)
-    progress = progress or reporter()
+    settings = ProfileOptions(**without_none(options))
+    path, binary = Path(table), None if settings.perf_test is None else Path(settings.perf_test)
+    progress = settings.progress or reporter()
     source = open_model(model)
     prepare_output(path, True, source)
-    chart = None if plot is None else _prepared_chart(Path(plot), held_out, overwrite, source, path)
-    trace = trace_model(source, shapes, batch_size)
+    chart = (
+        None
+        if settings.plot is None
+        else _prepared_chart(Path(settings.plot), settings.held_out, settings.overwrite, source, path)
+    )
+    trace = trace_model(source, settings.shapes, settings.batch_size)
     require_prunable(trace, source.path)
-    execution = Execution(ep, threads, ep_options or {}, ep_library, deployment(deploy, trace.folded, data))
+    execution = Execution(
+        settings.ep,
+        settings.threads,
+        settings.ep_options or {},
+        settings.ep_library,
+        deployment(settings.deploy, trace.folded, settings.data),
+    )
     reference, draw = RandomWidthModel(trace.folded.proto, trace.folded.shapes), random_widths(trace)
-    plan = TablePlan(models, time_cap_s, seed)
+    plan = TablePlan(settings.models, settings.time_cap_s, settings.seed)
     with (
-        open_device(device, purpose=path, python=python, keep=keep, perf_test=binary, log=log) as target,
-        _building_path(path, anew=overwrite) as building,
+        open_device(
+            settings.device,
+            purpose=path,
+            python=settings.python,
+            keep=settings.keep,
+            perf_test=binary,
+            log=settings.log,
+        ) as target,
+        _building_path(path, anew=settings.overwrite) as building,
     ):
         execution = choose_quantisation(execution, [target])
         latency_table = build(
-            building, reference, draw, plan, execution=execution, device=target, progress=progress, log=log
+            building, reference, draw, plan, execution=execution, device=target, progress=progress, log=settings.log
         )
         original = as_given(source, reference.proto)
-        latency_table, note = record_original_time(latency_table, original, reference, execution, target, time_cap_s)
+        latency_table, note = record_original_time(
+            latency_table, original, reference, execution, target, settings.time_cap_s
+        )
         validation = None
-        if held_out:
+        if settings.held_out:
             validation = validate(
-                latency_table, reference, draw, held_out, progress=progress, device=target, execution=execution
+                latency_table, reference, draw, settings.held_out, progress=progress, device=target, execution=execution
             )
         busy = latency_table.disturbance
         notes = [busy.sentence(target.name)] if busy.busy else []
     if chart is not None and validation is not None:
         notes += scatter(validation, chart)
     notes += [note] if note else []
-    return _result(path, latency_table, trace, validation, per_layer=per_layer, sha256=source.sha256, notes=notes)
+    return _result(
+        path, latency_table, trace, validation, per_layer=settings.per_layer, sha256=source.sha256, notes=notes
+    )
 
 
 def _result(
@@ -235,35 +236,28 @@ class BundleResult:
 def bundle(
     model: Source,
     out: str | os.PathLike[str],
-    *,
-    shards: int = 1,
-    ep: str = "cpu",
-    ep_options: Mapping[str, str] | None = None,
-    threads: int = 1,
-    deploy: Precision = "float",
-    data: str | os.PathLike[str] | None = None,
-    models: int | None = None,
-    time_cap_s: float = TIME_CAP_S,
-    seed: int = 0,
-    shapes: Shapes | None = None,
-    batch_size: int = 1,
-    overwrite: bool = False,
-    progress: Callable[[int, int, str], None] | None = None,
+    **options: Unpack[BundleKeywords],
 ) -> BundleResult:
     """Write a zip that measures `models` versions of `model` wherever it is unpacked and run, for `import_results`.
 
     Raises NetadaptError if onnxruntime 1.16 could not read the model, naming the node.
     """
+    settings = BundleOptions(**without_none(options))
     path = Path(out)
     source = open_model(model)
-    prepare_output(path, overwrite, source)
-    trace = trace_model(source, shapes, batch_size)
+    prepare_output(path, settings.overwrite, source)
+    trace = trace_model(source, settings.shapes, settings.batch_size)
     require_prunable(trace, source.path)
-    execution = Execution(ep, threads, ep_options or {}, deploy=deployment(deploy, trace.folded, data))
-    plan = TablePlan(models, time_cap_s, seed)
+    execution = Execution(
+        settings.ep,
+        settings.threads,
+        settings.ep_options or {},
+        deploy=deployment(settings.deploy, trace.folded, settings.data),
+    )
+    plan = TablePlan(settings.models, settings.time_cap_s, settings.seed)
     count = plan.model_count(execution)
-    if not 1 <= shards <= count:
-        raise NetadaptError(f"--shards {shards}: from 1 to {count}, the number of versions", code="usage")
+    if not 1 <= settings.shards <= count:
+        raise NetadaptError(f"--shards {settings.shards}: from 1 to {count}, the number of versions", code="usage")
     reference, draw = RandomWidthModel(trace.folded.proto, trace.folded.shapes), random_widths(trace)
     from netadapt_onnx.profilers.bundle.write import bundle_folder, write_bundle
 
@@ -274,10 +268,10 @@ def bundle(
         plan,
         execution=execution,
         original=as_given(source, reference.proto),
-        shards=shards,
-        progress=progress or reporter(),
+        shards=settings.shards,
+        progress=settings.progress or reporter(),
     )
-    return BundleResult(path, count, shards, path.stat().st_size, bundle_folder(path), (note,) if note else ())
+    return BundleResult(path, count, settings.shards, path.stat().st_size, bundle_folder(path), (note,) if note else ())
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import onnx
 
+from netadapt_onnx.api.options import PruneOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common.budget import parse_budgets
 from netadapt_onnx.common.files import write_atomically
+from netadapt_onnx.common.options import without_none
 from netadapt_onnx.common.provenance import provenance, stored_bytes
 from netadapt_onnx.common.resources import COUNTED, Resources, amounts
 from netadapt_onnx.errors import NetadaptError
@@ -36,7 +38,6 @@ from netadapt_onnx.surgery.criteria.ranking import at_share, removal_order
 from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.surgery.criteria.selection import MEASURED, select
 from netadapt_onnx.surgery.cut import KeptIndices
-from netadapt_onnx.surgery.labels import Choices
 from netadapt_onnx.surgery.obstacles import cost_at, notes, require_prunable
 from netadapt_onnx.surgery.plan import plan_of, read_plan, read_removed
 from netadapt_onnx.surgery.resize import resize
@@ -45,6 +46,7 @@ from netadapt_onnx.surgery.trace_model import trace_model
 from netadapt_onnx.surgery.verify.prove import Verification, verify
 
 if TYPE_CHECKING:
+    from netadapt_onnx.api.keywords import PruneKeywords
     from netadapt_onnx.data.dataset import Split
 
 # As many as the measurements behind least squares used; more change little.
@@ -106,21 +108,7 @@ class _Cut:
 def prune(
     model: Source,
     output: str | os.PathLike[str] | None = None,
-    *,
-    ratio: float | None = None,
-    keep: Mapping[str, int | float | str] | None = None,
-    budget: Iterable[str] | str | None = None,
-    plan: str | os.PathLike[str] | None = None,
-    global_: bool = False,
-    criterion: str | Criterion = "l2",
-    step: int | None = None,
-    data: str | os.PathLike[str] | None = None,
-    reconstruct: bool | None = None,
-    check: bool = False,
-    choices: Choices | None = None,
-    shapes: Shapes | None = None,
-    batch_size: int = 1,
-    overwrite: bool = False,
+    **options: Unpack[PruneKeywords],
 ) -> PruneResult:
     """Remove the channels that matter least, with everything coupled to them, and write the smaller model.
 
@@ -144,15 +132,27 @@ def prune(
     >>> cut.verify.max_rel_diff < 1e-4
     True
     """
-    amount = _amount(ratio, keep, budget, plan, global_, step)
+    settings = PruneOptions(**without_none(options))
+    reconstruct = settings.reconstruct
+    amount = _amount(settings.ratio, settings.keep, settings.budget, settings.plan, settings.global_, settings.step)
     if reconstruct is None:
-        reconstruct = data is not None and criterion not in MEASURED
-    _check_data(data, criterion, reconstruct)
-    job = _Job(amount, criterion, data, reconstruct, check or output is None, output, overwrite)
+        reconstruct = settings.data is not None and settings.criterion not in MEASURED
+    _check_data(settings.data, settings.criterion, reconstruct)
+    job = _Job(
+        amount,
+        settings.criterion,
+        settings.data,
+        reconstruct,
+        settings.check or output is None,
+        output,
+        settings.overwrite,
+    )
     source = _open(model, job)
-    with _proposing_sizes_of(data, source.proto, shapes, batch_size):
-        trace = trace_model(source, shapes, batch_size, choices, in_place=source is not model)
-    if ratio != 0:  # which writes the model normalised, prunable or not
+    with _proposing_sizes_of(settings.data, source.proto, settings.shapes, settings.batch_size):
+        trace = trace_model(
+            source, settings.shapes, settings.batch_size, settings.choices, in_place=source is not model
+        )
+    if settings.ratio != 0:  # which writes the model normalised, prunable or not
         require_prunable(trace, source.path)
     return _prune(source, trace, job)
 
@@ -329,9 +329,9 @@ def _proposing_sizes_of(
 
 
 def _training_samples(trace: Trace, data: str | os.PathLike[str], criterion: str | Criterion) -> Split:
-    from netadapt_onnx.data.load import dataset_for
+    from netadapt_onnx.data.load_dataset import load_dataset
 
-    return dataset_for(trace.folded, data, scored=criterion in ("taylor", "fisher")).train
+    return load_dataset(trace.folded, data, scored=criterion in ("taylor", "fisher")).train
 
 
 def _criterion(criterion: str | Criterion, samples: Split | None) -> str | Criterion:

@@ -20,19 +20,19 @@ def configured(
     hold; `files` options `[NAME=]FILE` whose file, like every path, is relative to the configuration.
     """
 
-    def read(ctx: click.Context, _: click.Parameter, given: Path | None) -> None:
+    def read(ctx: click.Context, _: click.Parameter, named: Path | None) -> None:
         from netadapt_onnx.common import config
 
         if ctx.resilient_parsing:
             return
-        file = given or config.find(Path.cwd())
+        file = named or config.find(Path.cwd())
         options = _options(ctx.command, without)
-        found = None if file is None else config.read(file, section, _kind(section, options))
-        if found is None:
+        table = None if file is None else config.read(file, section, _kind(section, options))
+        if table is None:
             return
-        values = {name: getattr(found.value, name.replace("-", "_")) for name in options}
+        values = {name: getattr(table.value, name.replace("-", "_")) for name in options}
         ctx.default_map = {
-            str(options[name].name): _checked(ctx, options[name], name, value, found.file, section, files)
+            str(options[name].name): _checked(ctx, options[name], name, value, table.file, section, files)
             for name, value in values.items()
             if value is not None
         }
@@ -48,12 +48,12 @@ def configured(
 
 
 def _options(command: click.Command, without: Collection[str]) -> dict[str, click.Option]:
-    found = {}
+    by_name = {}
     for param in command.params:
         long = [name.removeprefix("--") for name in param.opts if name.startswith("--")]
         if isinstance(param, click.Option) and long and long[0] not in {*without, "config", "json", "debug", "help"}:
-            found[long[0]] = param
-    return found
+            by_name[long[0]] = param
+    return by_name
 
 
 def _kind(section: str, options: Mapping[str, click.Option]) -> Any:
@@ -84,7 +84,7 @@ def _checked(
         value = [f"{key}={amount}" for key, amount in value.items()]
     texts = list(map(str, value)) if isinstance(value, list) else str(value)
     if isinstance(option.type, click.Path) or name in files:
-        texts = [_beside(file, text) for text in texts] if isinstance(texts, list) else _beside(file, texts)
+        texts = [_relative_to(file, text) for text in texts] if isinstance(texts, list) else _relative_to(file, texts)
     if option.is_flag:
         return value
     if option.multiple and isinstance(texts, str):
@@ -96,6 +96,6 @@ def _checked(
     return texts
 
 
-def _beside(file: Path, text: str) -> str:
+def _relative_to(file: Path, text: str) -> str:
     name, equals, path = text.rpartition("=")
     return f"{name}{equals}{file.resolve().parent / path}"

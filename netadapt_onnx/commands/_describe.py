@@ -22,7 +22,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Described:
-    """A command line's help. `commands` names those that stand below it, with a line each."""
+    """A command line's help. `commands` are its subcommands, with a line each."""
 
     command: str
     usage: str
@@ -37,8 +37,8 @@ def described(command: click.Command, name: str) -> Described:
     pieces = " ".join(command.collect_usage_pieces(context))
     below = {}
     if isinstance(command, click.Group):
-        found = {sub: command.get_command(context, sub) for sub in command.list_commands(context)}
-        below = {sub: one.get_short_help_str(200) for sub, one in found.items() if one is not None}
+        subcommands = {sub: command.get_command(context, sub) for sub in command.list_commands(context)}
+        below = {sub: one.get_short_help_str(200) for sub, one in subcommands.items() if one is not None}
     return Described(
         name,
         f"{name} {pieces}",

@@ -10,28 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.commands._config import configured
-from netadapt_onnx.commands._options import (
-    DATA,
-    DEPLOY,
-    EP,
-    EP_LIBRARY,
-    EP_OPTION,
-    FORCE,
-    KEEP,
-    MODEL,
-    PERF_TEST,
-    PYTHON,
-    SEED,
-    THREADS,
-    common,
-    seen_as,
-    shaped,
-)
+from netadapt_onnx.commands._declared import declared, keywords_of
+from netadapt_onnx.commands._options import DATA, MODEL, common, seen_as
 from netadapt_onnx.commands._report import write_report
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common.escape import escape
 from netadapt_onnx.errors import NetadaptError, is_interruption
 from netadapt_onnx.reporting import REPORT_FILE
+from netadapt_onnx.search.options import Arguments
 
 if TYPE_CHECKING:
     from netadapt_onnx.data.source import DataSource
@@ -41,125 +27,12 @@ if TYPE_CHECKING:
 @click.command("adapt", short_help="Make a model smaller until it meets a budget.")
 @MODEL
 @DATA
-@click.option(
-    "--budget",
-    multiple=True,
-    required=True,
-    metavar="RESOURCE=V",
-    help="latency=12ms, latency=0.6x, macs=20M, params=300k, size=4MB, memory=0.5x, energy=5mJ, custom=0.7x or "
-    "latency@NAME=12ms; all of several must hold. latency=0.8x,0.6x makes a model for each.",
-)
 @click.option("-o", "out", type=click.Path(path_type=Path), metavar="RUN", help="The run's directory; required.")
-@click.option(
-    "--table",
-    multiple=True,
-    metavar="[NAME=]FILE",
-    help="Latency table from `profile`; built if need be. NAME is a device's.",
-)
-@FORCE
-@click.option(
-    "--device",
-    multiple=True,
-    metavar="[NAME=]DEVICE",
-    help="Where to measure: local, ssh://[user@]host[:port], adb://SERIAL, or bundle (by hand: nothing is measured). "
-    "Several by name, for --budget latency@NAME=12ms.",
-)
-@click.option(
-    "--resource-command",
-    metavar="CMD",
-    help="A program that is given a model and prints a number: the resource of --budget custom=0.7x.",
-)
-@EP
-@EP_OPTION
-@EP_LIBRARY
-@THREADS
-@DEPLOY
-@PYTHON
-@PERF_TEST
-@KEEP
-@SEED
-@click.option(
-    "--criterion",
-    help="Which channels stay: l2, l1, group-l2, fpgm, bn-scale, random, first; by data: taylor, fisher, activation.  "
-    "[default: l2; knapsack: taylor]",
-)
-@click.option(
-    "--strategy",
-    type=click.Choice(["netadapt", "knapsack"]),
-    default="netadapt",
-    show_default=True,
-    help="A group at a time, by trying; or all at once in a few rounds, by importance against cost.",
-)
-@click.option(
-    "--rank",
-    type=click.Choice(["reconstruct", "finetune"]),
-    default="reconstruct",
-    show_default=True,
-    help="Adapt each proposal by least squares, or by short training.",
-)
-@click.option(
-    "--select",
-    type=click.Choice(["ratio", "accuracy"]),
-    default="ratio",
-    show_default=True,
-    help="The winner loses least accuracy per resource saved, or simply has the highest.",
-)
-@click.option(
-    "--init-reduction", metavar="AMOUNT", help="The first step, e.g. 0.5ms, 2M or 0.05x; instead of the share."
-)
-@click.option("--init-reduction-ratio", type=float, default=0.025, show_default=True, help="The first step's share.")
-@click.option("--decay", type=float, default=0.96, show_default=True, help="Each step is this much of the one before.")
-@click.option(
-    "--reduction-of",
-    type=click.Choice(["initial", "current"]),
-    default="initial",
-    show_default=True,
-    help="Steps are shares of the original's resource, or of what is left.",
-)
-@click.option(
-    "--step",
-    multiple=True,
-    metavar="N|auto|OP=N",
-    help="Channel counts are multiples of this, of the table's latency steps, or, for layers of OP, of N (Gemm=64).  "
-    "[default: 8]",
-)
-@click.option("--min-channels", type=int, help="No group gets narrower than this.")
-@click.option("--freeze", multiple=True, metavar="GROUP", help="Leave this group as it is; * and ? match any name.")
-@click.option("--floor", multiple=True, metavar="GROUP=32", help="No fewer channels (or 0.5x of them) in this group.")
-@click.option(
-    "--prune-small", is_flag=True, help="Groups that cannot reach a step's target alone go as far as they can."
-)
-@click.option(
-    "--allow-block-removal", is_flag=True, help="Residual branches may go whole, where their sum can do without."
-)
-@click.option("--short-term", type=int, help="Training steps per proposal (finetune) or per winner (reconstruct).")
-@click.option("--short-term-lr", type=float, help="Their learning rate.")
-@click.option(
-    "--freeze-front",
-    is_flag=True,
-    help="Proposals train only what lies behind their cut; the rest is computed once for all of them.",
-)
-@click.option("--final-epochs", type=int, help="Training at the end.")
-@click.option("--augment", is_flag=True, help="Shift and mirror images at random in the training at the end.")
-@click.option("--max-iterations", type=int, help="Stop after this many in total.")
-@click.option("--max-time", metavar="30m", help="Stop after this long in total, with the best model so far.")
-@click.option("--min-accuracy", type=float, help="Never take a step that leaves less than this, a fraction.")
-@click.option("--save-interval", type=int, help="Keep the model of every Nth iteration only; plans are always kept.")
-@click.option(
-    "--executor",
-    metavar="local[:N]|ray[:ADDRESS]",
-    help="Who tries the proposals: this process, N worker processes, or Ray (without an address on this machine).",
-)
-@click.option("--gpus", metavar="0,2", help="GPUs of this machine, one worker each.")
-@click.option("--job-timeout", metavar="6h", help="Give a proposal up after this long.")
-@click.option("--resume", is_flag=True, help="Continue the run in RUN; start it if there is none.")
-@click.option("--dry-run", "planning", is_flag=True, help="Show the first iteration's proposals and stop.")
-@shaped
+@declared(Arguments)
+@click.option("--dry-run", is_flag=True, help="Show the first iteration's proposals and stop.")
 @configured("adapt", without=("resume", "dry-run"), files=("table", "data"))
 @common
-def command(
-    model: Path, data: DataSource, budget: tuple[str, ...], out: Path | None, planning: bool, **options: Any
-) -> CommandResult:
+def command(model: Path, data: DataSource, out: Path | None, dry_run: bool, **options: Any) -> CommandResult:
     """Make MODEL smaller, a group of channels at a time, until every budget holds as measured on this machine.
 
     RUN holds everything of the run; RUN/model.onnx is the result.
@@ -168,21 +41,19 @@ def command(
     Examples:  netadapt-onnx adapt model.onnx --data data.npz --budget latency=0.6x -o run
                netadapt-onnx adapt model.onnx --data data.npz --budget macs=0.5x -o run --resume
     """
-    from netadapt_onnx.api.adapt import adapt, dry_run
+    from netadapt_onnx.api import adapt as api
     from netadapt_onnx.common import render
 
-    given = {name: value for name, value in options.items() if value not in (None, ())}
-    if planning:
-        for name in ("resume", "executor", "gpus", "job_timeout"):
-            given.pop(name, None)
+    keywords = keywords_of(options)
+    if dry_run:
         with render.progress_bar("planning"):
-            planned = dry_run(model, data, budget, **given)
-        return CommandResult(planned, _plan)
+            proposals = api.dry_run(model, data, **keywords)
+        return CommandResult(proposals, _plan)
     if out is None:
         raise click.UsageError("Missing option '-o': the directory of the run")
     try:
         with render.progress_bar("adapting") as log:
-            result = adapt(model, data, budget, out, log=log, **given)
+            result = api.adapt(model, data, out=out, log=log, **keywords)
             result = replace(result, notes=(*result.notes, *write_report(out)))
     except BaseException as error:
         if not is_interruption(error) or not out.joinpath("run.json").exists():
@@ -242,30 +113,31 @@ def _models(result: AdaptResult) -> str:
     )
 
 
-def _latency(name: str, found: Latency) -> str:
+def _latency(name: str, latency: Latency) -> str:
     from netadapt_onnx.common import render
 
-    low, high = found.ci95
+    low, high = latency.ci95
     return (
-        f"{name} measured in turn with the original, in {found.sessions} fresh sessions each: {found.ratio:.3f}x "
-        f"(95%: {low:.3f}x to {high:.3f}x), {render.milliseconds(found.after_ms)} "
-        f"after {render.milliseconds(found.before_ms)}; the table predicted {render.milliseconds(found.predicted_ms)}"
+        f"{name} measured in turn with the original, in {latency.sessions} fresh sessions each: {latency.ratio:.3f}x "
+        f"(95%: {low:.3f}x to {high:.3f}x), {render.milliseconds(latency.after_ms)} "
+        f"after {render.milliseconds(latency.before_ms)}; the table predicted "
+        f"{render.milliseconds(latency.predicted_ms)}"
     )
 
 
-def _deployed(found: Deployed) -> str:
+def _deployed(deployed: Deployed) -> str:
     from netadapt_onnx.common import render
 
-    change, (before, after) = found.accuracy, found.size_bytes
+    change, (before, after) = deployed.accuracy, deployed.size_bytes
     return (
-        f"deployed as {found.precision} ({found.file}): {change.metric} ({change.split}) "
+        f"deployed as {deployed.precision} ({deployed.file}): {change.metric} ({change.split}) "
         f"{render.score(change.metric, change.before)} before, "
         f"{render.score(change.metric, change.after)} after; "
         f"{render.amount('size', before)} before, {render.amount('size', after)} after"
         + "".join(
-            f"; on {name} {render.score(change.metric, there.accuracy)}, here "
-            f"{render.score(change.metric, there.here)} of the same {there.samples} samples"
-            for name, there in found.devices.items()
+            f"; on {name} {render.score(change.metric, on_device.accuracy)}, here "
+            f"{render.score(change.metric, on_device.here)} of the same {on_device.samples} samples"
+            for name, on_device in deployed.devices.items()
         )
     )
 
@@ -281,10 +153,10 @@ def text(result: AdaptResult, run: Path, model: Path, data: DataSource, shapes: 
     from netadapt_onnx.commands._history import history
     from netadapt_onnx.common import render
 
-    found = result.accuracy
+    accuracy = result.accuracy
     changed = [[name, *counts] for name, counts in result.groups.items()]
     parts = [
-        history(run, found.metric),
+        history(run, accuracy.metric),
         _models(result),
         render.table(changed, ["group", "channels before", "after"]),
         f"without the branches {', '.join(result.removed)}" if result.removed else "",
@@ -293,8 +165,8 @@ def text(result: AdaptResult, run: Path, model: Path, data: DataSource, shapes: 
                 *render.cost_rows(asdict(result.before), asdict(result.after)),
                 *render.normalised_rows(result.before.latency_ms, result.normalised),
                 [
-                    f"{found.metric} ({found.split})",
-                    *(render.score(found.metric, value) for value in (found.before, found.after)),
+                    f"{accuracy.metric} ({accuracy.split})",
+                    *(render.score(accuracy.metric, value) for value in (accuracy.before, accuracy.after)),
                     "",
                 ],
             ],
@@ -305,8 +177,8 @@ def text(result: AdaptResult, run: Path, model: Path, data: DataSource, shapes: 
         parts.append(_deployed(result.deployed))
     for name, latency in result.latencies.items():
         parts.append(_latency(name, latency))
-    for name, found_now in result.measured.items():
-        parts.append(f"{name} measured beside the original: {found_now.ratio:.3f}x, {found_now.after:.4g}")
+    for name, comparison in result.measured.items():
+        parts.append(f"{name} measured beside the original: {comparison.ratio:.3f}x, {comparison.after:.4g}")
     parts += [*result.notes]
     verdict = "; ".join(f"{limit.budget} {_verdict(limit.met, result.stopped)}" for limit in result.limits)
     parts.append(f"{verdict} after {result.iterations} iterations and {result.seconds:.0f} s\nwrote {result.model}")

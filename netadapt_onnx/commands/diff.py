@@ -27,8 +27,8 @@ def command(
     a: str,
     b: str,
     form: str,
-    timeout: float,
-    memory_limit: int,
+    timeout_s: float,
+    memory_bytes: int,
     shapes: dict[str, tuple[int, ...]],
     batch_size: int,
 ) -> CommandResult:
@@ -45,7 +45,7 @@ def command(
     with render.spinner("comparing"):
         from netadapt_onnx.api.diff import diff
 
-        result = diff(a, b, shapes=shapes, batch_size=batch_size, timeout_s=timeout, memory_bytes=memory_limit)
+        result = diff(a, b, shapes=shapes, batch_size=batch_size, timeout_s=timeout_s, memory_bytes=memory_bytes)
     return CommandResult(
         result, lambda _: _text(result, form, a, b, seen_as(shapes, batch_size)), is_escaped=form == "markdown"
     )

@@ -4,39 +4,27 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from netadapt_onnx.commands._options import DATA, EP, THREADS, common, seen_as, shaped
+from netadapt_onnx.api.options import EvaluateOptions
+from netadapt_onnx.commands._declared import declared, keywords_of
+from netadapt_onnx.commands._options import DATA, common, seen_as
 from netadapt_onnx.commands._result import CommandResult
 
 if TYPE_CHECKING:
-    from netadapt_onnx.api.evaluate import Evaluated, Evaluation
+    from netadapt_onnx.api.evaluate import Evaluation, ModelEvaluation
     from netadapt_onnx.data.source import DataSource
 
 
 @click.command("evaluate", short_help="Show accuracy, cost and latency of models, side by side.")
 @click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="MODEL...")
 @DATA
-@click.option("--split", type=click.Choice(["val", "test"]), default="val", show_default=True, help="Held-out samples.")
-@click.option("--latency/--no-latency", default=True, show_default=True, help="Time the models too.")
+@declared(EvaluateOptions)
 @click.option("--resource", type=click.Choice(["energy"]), help="Measure this too, in mJ of a run on this machine.")
-@EP
-@THREADS
-@shaped
 @common
-def command(
-    models: tuple[Path, ...],
-    data: DataSource,
-    split: Literal["val", "test"],
-    latency: bool,
-    resource: str | None,
-    ep: str,
-    threads: int,
-    shapes: dict[str, tuple[int, ...]],
-    batch_size: int,
-) -> CommandResult:
+def command(models: tuple[Path, ...], data: DataSource, resource: str | None, **options: Any) -> CommandResult:
     """Show the accuracy, cost and latency of each MODEL; several are timed in turn, so that they compare.
 
     Without labels each model is compared with the first one.
@@ -49,18 +37,8 @@ def command(
     with render.spinner("evaluating"):
         from netadapt_onnx.api.evaluate import evaluate
 
-        result = evaluate(
-            models,
-            data,
-            split=split,
-            ep=ep,
-            threads=threads,
-            timed=latency,
-            energy=resource == "energy",
-            shapes=shapes,
-            batch_size=batch_size,
-        )
-    return CommandResult(result, lambda shown: _text(shown, seen_as(shapes, batch_size)))
+        result = evaluate(models, data, energy=resource == "energy", **keywords_of(options))
+    return CommandResult(result, lambda shown: _text(shown, seen_as(options["shapes"], options["batch_size"])))
 
 
 def _text(result: Evaluation, seen: list[str]) -> str:
@@ -85,7 +63,7 @@ def _text(result: Evaluation, seen: list[str]) -> str:
     return "\n\n".join(parts)
 
 
-def _latency(model: Evaluated) -> list[str]:
+def _latency(model: ModelEvaluation) -> list[str]:
     from netadapt_onnx.common import render
 
     if model.latency_ms is None:
@@ -94,5 +72,5 @@ def _latency(model: Evaluated) -> list[str]:
     return [render.milliseconds(model.latency_ms.median), f"{low:.3g} to {high:.3g} ms"]
 
 
-def _energy(model: Evaluated) -> list[str]:
+def _energy(model: ModelEvaluation) -> list[str]:
     return [] if model.energy_mj is None else [f"{model.energy_mj:.3g} mJ"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from netadapt_onnx.commands._options import CRITERION, MODEL, OVERWRITE, chosen, common, data_options, seen_as, shaped
+from netadapt_onnx.api.options import InspectOptions
+from netadapt_onnx.commands._declared import declared, keywords_of
+from netadapt_onnx.commands._options import MODEL, chosen, common, data_options, seen_as
 from netadapt_onnx.commands._result import CommandResult
 
 if TYPE_CHECKING:
@@ -22,31 +24,18 @@ if TYPE_CHECKING:
 
 @click.command("inspect", short_help="Show what a model costs and which of its channels can go.")
 @MODEL
-@click.option("--table", type=click.Path(path_type=Path), help="Latency table: predict the latency too.")
-@click.option("--explain", "explained", metavar="NAME", help="Show what a group, layer or tensor is tied to.")
-@click.option("--write-plan", type=click.Path(path_type=Path), help="Write a plan of every group, to edit for prune.")
-@click.option("--sensitivity", is_flag=True, help="Show what cutting each group alone to 0.75, 0.5, 0.25 loses.")
 @data_options(required=False, use="What --sensitivity judges by")
-@CRITERION
+@declared(InspectOptions)
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw the sensitivity.")
 @chosen
-@OVERWRITE
-@shaped
 @common
 def command(
     model: Path,
-    table: Path | None,
-    explained: str | None,
-    write_plan: Path | None,
-    sensitivity: bool,
     data: DataSource | None,
-    criterion: str,
     plot: Path | None,
     attention: Literal["heads", "dims"],
     resize_io: tuple[str, ...],
-    overwrite: bool,
-    shapes: dict[str, tuple[int, ...]],
-    batch_size: int,
+    **options: Any,
 ) -> CommandResult:
     """Show what MODEL costs, layer by layer, and its groups: the channels that are pruned as one decision.
 
@@ -61,28 +50,16 @@ def command(
     from netadapt_onnx.surgery.labels import Choices
 
     if plot is not None:
-        _may_plot(plot, sensitivity, overwrite, model)
+        _may_plot(plot, options["sensitivity"], options["overwrite"], model)
     with render.spinner("inspecting"):
-        result = inspect(
-            model,
-            table=table,
-            explained=explained,
-            write_plan=write_plan,
-            choices=Choices(attention, resize_io),
-            shapes=shapes,
-            batch_size=batch_size,
-            overwrite=overwrite,
-            sensitivity=sensitivity,
-            data=data,
-            criterion=criterion,
-        )
+        result = inspect(model, data=data, choices=Choices(attention, resize_io), **keywords_of(options))
     if plot is not None and isinstance(result, Sensitive):
         result = _plot(result, plot)
-    options = seen_as(shapes, batch_size, attention, resize_io)
-    return CommandResult(result, lambda shown: _said(shown, model, options))
+    seen = seen_as(options["shapes"], options["batch_size"], attention, resize_io)
+    return CommandResult(result, lambda shown: _shown(shown, model, seen))
 
 
-def _said(result: Inspection, model: Path, options: list[str]) -> str:
+def _shown(result: Inspection, model: Path, options: list[str]) -> str:
     from netadapt_onnx.api.inspect import Explained, ExplainedWithNotes, Sensitive
 
     if isinstance(result, Explained):
@@ -93,12 +70,12 @@ def _said(result: Inspection, model: Path, options: list[str]) -> str:
     return _text(result, model, options)
 
 
-def _may_plot(file: Path, asked: bool, overwrite: bool, model: Path) -> None:
+def _may_plot(file: Path, sensitivity: bool, overwrite: bool, model: Path) -> None:
     from netadapt_onnx.api.source import prepare_output
     from netadapt_onnx.common import charts
     from netadapt_onnx.errors import NetadaptError
 
-    if not asked:
+    if not sensitivity:
         raise click.UsageError("--plot draws --sensitivity")
     if file.suffix != ".svg":
         raise click.UsageError(f"--plot {file}: an .svg")
@@ -113,11 +90,11 @@ def _plot(result: Sensitive, file: Path) -> Sensitive:
     from netadapt_onnx.common.files import write_atomically
     from netadapt_onnx.errors import NetadaptError
 
-    found = result.sensitivity
-    names = list(dict.fromkeys(row.group for row in found.groups))
-    rows = [{"group": name, "channels left": 1.0, found.metric: found.accuracy} for name in names]
-    rows += [{"group": row.group, "channels left": row.share, found.metric: row.mended} for row in found.groups]
-    spec = charts.lines(rows, "channels left", found.metric, series="group", title="one group cut, the others whole")
+    curves = result.sensitivity
+    names = list(dict.fromkeys(row.group for row in curves.groups))
+    rows = [{"group": name, "channels left": 1.0, curves.metric: curves.accuracy} for name in names]
+    rows += [{"group": row.group, "channels left": row.share, curves.metric: row.mended} for row in curves.groups]
+    spec = charts.lines(rows, "channels left", curves.metric, series="group", title="one group cut, the others whole")
     try:
         write_atomically(file, charts.svg(spec).encode())
     except NetadaptError as error:
@@ -125,17 +102,17 @@ def _plot(result: Sensitive, file: Path) -> Sensitive:
     return result
 
 
-def _sensitivity(found: Sensitivities) -> str:
+def _sensitivity(result: Sensitivities) -> str:
     """A row per group, most sensitive first."""
     from netadapt_onnx.common import render
 
     by_group: dict[str, list[Sensitivity]] = {}
-    for row in found.groups:
+    for row in result.groups:
         by_group.setdefault(row.group, []).append(row)
-    shares = sorted({row.share for row in found.groups}, reverse=True)
+    shares = sorted({row.share for row in result.groups}, reverse=True)
 
     def cell(rows: list[Sensitivity], share: float) -> str:
-        return next((f"{render.score(found.metric, r.mended)} ({r.channels})" for r in rows if r.share == share), "")
+        return next((f"{render.score(result.metric, r.mended)} ({r.channels})" for r in rows if r.share == share), "")
 
     worst = sorted(by_group.items(), key=lambda item: -max(row.lost for row in item[1]))
     table = render.table(
@@ -143,27 +120,28 @@ def _sensitivity(found: Sensitivities) -> str:
         ["group", *(f"{share:g}x" for share in shares)],
     )
     return (
-        f"{found.metric} ({found.split}, {found.samples} samples) is {render.score(found.metric, found.accuracy)}; "
+        f"{result.metric} ({result.split}, {result.samples} samples) is "
+        f"{render.score(result.metric, result.accuracy)}; "
         f"with one group cut, its consumers solved anew (channels left):\n\n{table}"
     )
 
 
-def _explanation(explained: tuple[Explanation, ...]) -> str:
+def _explanation(explanations: tuple[Explanation, ...]) -> str:
     from netadapt_onnx.common import render
 
     parts = []
-    for found in explained:
-        group = found.group
+    for explanation in explanations:
+        group = explanation.group
         state = "can be pruned" if group.prunable else f"cannot be pruned: {group.reason}"
         parts.append(
             f"group {group.name}: {group.channels} channels in steps of {group.step}, at least {group.floor}; {state}\n"
             f"layers: {', '.join(group.layers)}"
         )
-        rows = [[p.tensor, p.axis, f"{p.positions} of {p.length}"] for p in found.constants]
+        rows = [[p.tensor, p.axis, f"{p.positions} of {p.length}"] for p in explanation.constants]
         parts.append(render.table(rows, ["constant", "axis", "positions"]))
-        rows = [[p.tensor, p.axis, f"{p.positions} of {p.length}"] for p in found.tensors]
+        rows = [[p.tensor, p.axis, f"{p.positions} of {p.length}"] for p in explanation.tensors]
         parts.append(render.table(rows, ["tensor", "axis", "positions"]))
-        parts.extend(f"pinned: {reason}" for reason in found.pins)
+        parts.extend(f"pinned: {reason}" for reason in explanation.pins)
         if freed := _freed_by(group):
             parts.append(f"free to go with the states it runs through: {freed}")
     return "\n\n".join(parts)

@@ -9,23 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netadapt_onnx.commands._options import (
-    DEPLOY,
-    DEVICE,
-    EP,
-    EP_LIBRARY,
-    EP_OPTION,
-    KEEP,
-    MODEL,
-    PERF_TEST,
-    PYTHON,
-    SEED,
-    THREADS,
-    common,
-    data_options,
-    seen_as,
-    shaped,
-)
+from netadapt_onnx.api.options import ProfileOptions
+from netadapt_onnx.commands._declared import declared, keywords_of
+from netadapt_onnx.commands._options import MODEL, common, data_options, seconds, seen_as
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common.escape import escape, shell_command
 
@@ -33,28 +19,18 @@ if TYPE_CHECKING:
     from netadapt_onnx.api.evaluate import Latency
     from netadapt_onnx.api.profile import ProfileResult
     from netadapt_onnx.data.source import DataSource
-    from netadapt_onnx.profilers.quantize import Precision
 
 
 # A device that changes its speed more than this is not idle, or too hot.
 DRIFT = 0.15
 
 
-def _seconds(_: click.Context, __: click.Parameter, given: str) -> float:
-    from netadapt_onnx.common.amounts import parse_seconds
-
-    found = parse_seconds(given)
-    if found is None:
-        raise click.BadParameter(f"'{given}' is no time such as 90s or 2m")
-    return found
-
-
 class Profile(click.Command):
-    """`profile`, and what stands beside it: `profile bundle` and `profile import`."""
+    """`profile` with its subcommands `profile bundle` and `profile import`."""
 
     @property
-    def beside(self) -> dict[str, click.Command]:
-        """Those commands by their last words."""
+    def subcommands(self) -> dict[str, click.Command]:
+        """The subcommands by name."""
         return {n: importlib.import_module(f"netadapt_onnx.commands.profile_{n}").command for n in ("bundle", "import")}
 
     def make_context(
@@ -62,71 +38,17 @@ class Profile(click.Command):
     ) -> click.Context:
         """That of the command which the first word names."""
         if args and args[0] in ("bundle", "import"):
-            return self.beside[args[0]].make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+            return self.subcommands[args[0]].make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
 
 
 @click.command("profile", cls=Profile, short_help="Measure a device: build a latency table for a model.")
 @MODEL
 @click.option("--table", type=click.Path(path_type=Path), required=True, help="The table; an unfinished one goes on.")
-@DEVICE
-@EP
-@EP_OPTION
-@EP_LIBRARY
-@THREADS
-@DEPLOY
 @data_options(required=False, use="Inputs to calibrate --deploy int8 with")
-@PYTHON
-@PERF_TEST
-@KEEP
-@click.option(
-    "--validate",
-    "held_out",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="N",
-    help="Then time N other widths and compare with the prediction.",
-)
-@click.option(
-    "--plot", type=click.Path(path_type=Path), metavar="FILE.svg|png", help="Draw predicted against measured times."
-)
-@click.option("--per-layer", is_flag=True, help="Show where the time goes, by layer and by group.")
-@click.option(
-    "--max-time",
-    "time_cap_s",
-    default="100s",
-    show_default=True,
-    metavar="TIME",
-    callback=_seconds,
-    help="Stop building after this long, with what was measured; if that is too little for a table, after three times "
-    "as long, or a minute.",
-)
-@SEED
-@click.option("--overwrite", is_flag=True, help="Measure anew even if the table exists.")
-@shaped
+@declared(ProfileOptions, {"time_cap_s": {"type": click.STRING, "default": "100s", "callback": seconds}})
 @common
-def command(
-    model: Path,
-    table: Path,
-    device: str,
-    ep: str,
-    ep_options: dict[str, str],
-    ep_library: str | None,
-    threads: int,
-    deploy: Precision,
-    data: DataSource | None,
-    python: str,
-    perf_test: Path | None,
-    keep: bool,
-    held_out: int,
-    plot: Path | None,
-    per_layer: bool,
-    time_cap_s: float,
-    seed: int,
-    overwrite: bool,
-    shapes: dict[str, tuple[int, ...]],
-    batch_size: int,
-) -> CommandResult:
+def command(model: Path, table: Path, data: DataSource | None, **options: Any) -> CommandResult:
     """Time random-width versions of MODEL on a device and write a table that predicts the latency of any width.
 
     For a device that this machine cannot reach: `profile bundle --help` and `profile import --help`.
@@ -138,48 +60,27 @@ def command(
     """
     from netadapt_onnx.common import render
 
-    heard: list[str] = []
+    logged: list[str] = []
     with render.progress_bar("profiling") as shown:
         from netadapt_onnx.api.profile import profile
 
         def log(line: str) -> None:
-            heard.append(escape(line))
+            logged.append(escape(line))
             if shown is not None:
                 shown(line)
 
-        result = profile(
-            model,
-            table,
-            device=device,
-            ep=ep,
-            ep_options=ep_options,
-            ep_library=ep_library,
-            threads=threads,
-            deploy=deploy,
-            data=data,
-            python=python,
-            perf_test=perf_test,
-            keep=keep,
-            held_out=held_out,
-            plot=plot,
-            per_layer=per_layer,
-            time_cap_s=time_cap_s,
-            seed=seed,
-            shapes=shapes,
-            batch_size=batch_size,
-            overwrite=overwrite,
-            log=None if shown is None else log,
-        )
-    return CommandResult(result, lambda shown: _text(shown, model, heard, seen_as(shapes, batch_size)))
+        result = profile(model, table, data=data, log=None if shown is None else log, **keywords_of(options))
+    seen = seen_as(options["shapes"], options["batch_size"])
+    return CommandResult(result, lambda shown: _text(shown, model, logged, seen))
 
 
 def _circumstances(result: ProfileResult) -> list[str]:
     """How many versions were measured how well, and on how steady a device."""
     rest = result.versions - result.precise
-    told = f"{result.versions} versions measured ({result.stopped}), {result.precise} of them until 1% precise"
+    text = f"{result.versions} versions measured ({result.stopped}), {result.precise} of them until 1% precise"
     if rest:
-        told += f", {rest} until their rounds or their share of the time were used up"
-    lines = [told]
+        text += f", {rest} until their rounds or their share of the time were used up"
+    lines = [text]
     if result.drift > DRIFT and not result.disturbance.busy:
         lines.append(f"the device changed its speed by {result.drift:.0%} meanwhile; an idle one measures better")
     return lines
@@ -206,14 +107,14 @@ def _timed(latency: Latency) -> str:
     return f"{render.milliseconds(latency.median)} (95%: {latency.ci95[0]:.3g} to {latency.ci95[1]:.3g} ms)"
 
 
-def _text(result: ProfileResult, model: Path, heard: Sequence[str], seen: Sequence[str] = ()) -> str:
+def _text(result: ProfileResult, model: Path, logged: Sequence[str], seen: Sequence[str] = ()) -> str:
     from netadapt_onnx.common import render
 
     lines = [
         f"{result.table}: {result.cells} cells in {result.seconds:.0f} s on {result.device['cpu']}, "
         f"{result.device['ep']}, threads: {result.device['threads']}",
         _takes(result, model, seen),
-        *(note for note in result.notes if note not in heard),
+        *(note for note in result.notes if note not in logged),
     ]
     if result.validation is not None:
         v = result.validation

@@ -3,64 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from netadapt_onnx.commands._options import (
-    DEPLOY,
-    EP,
-    EP_OPTION,
-    MODEL,
-    OVERWRITE,
-    SEED,
-    THREADS,
-    common,
-    data_options,
-    shaped,
-)
+from netadapt_onnx.api.options import BundleOptions
+from netadapt_onnx.commands._declared import declared, keywords_of
+from netadapt_onnx.commands._options import MODEL, common, data_options
 from netadapt_onnx.commands._result import CommandResult
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.profile import BundleResult
     from netadapt_onnx.data.source import DataSource
-    from netadapt_onnx.profilers.quantize import Precision
 
 
 @click.command("bundle")
 @MODEL
 @click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="B.zip", help="The zip to write.")
-@click.option(
-    "--shards",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Shares for N devices of one kind: each runs `run.sh K`.",
-)
-@EP
-@EP_OPTION
-@THREADS
-@DEPLOY
 @data_options(required=False, use="Inputs to calibrate --deploy int8 with")
-@SEED
-@OVERWRITE
-@shaped
+@declared(BundleOptions)
 @common
-def command(
-    model: Path,
-    out: Path,
-    shards: int,
-    ep: str,
-    ep_options: dict[str, str],
-    threads: int,
-    deploy: Precision,
-    data: DataSource | None,
-    seed: int,
-    overwrite: bool,
-    shapes: dict[str, tuple[int, ...]],
-    batch_size: int,
-) -> CommandResult:
+def command(model: Path, out: Path, data: DataSource | None, **options: Any) -> CommandResult:
     """Write a zip with versions of MODEL and a script that times them, for a device without a network.
 
     The device needs Python 3.8, numpy and onnxruntime 1.16 or newer. Unpack it there (into a folder called like the
@@ -74,20 +37,7 @@ def command(
     with render.spinner("bundling"):
         from netadapt_onnx.api.profile import bundle
 
-        result = bundle(
-            model,
-            out,
-            shards=shards,
-            ep=ep,
-            ep_options=ep_options,
-            threads=threads,
-            deploy=deploy,
-            data=data,
-            seed=seed,
-            shapes=shapes,
-            batch_size=batch_size,
-            overwrite=overwrite,
-        )
+        result = bundle(model, out, data=data, **keywords_of(options))
     return CommandResult(result, _text)
 
 

@@ -41,6 +41,6 @@ def _text(result: ImportResult) -> str:
     from netadapt_onnx.common import render
 
     cpu, version = (result.device.get(key, "unknown") for key in ("cpu", "onnxruntime"))
-    told = f"{result.table}: {result.cells} cells measured on {cpu}, onnxruntime {version}"
+    text = f"{result.table}: {result.cells} cells measured on {cpu}, onnxruntime {version}"
     options = ("--data", "DATA.npz", "--budget", "latency=0.7x", "--table", result.table, "-o", "run")
-    return "\n".join([told, *result.notes, render.next_command("adapt", "MODEL.onnx", *options)])
+    return "\n".join([text, *result.notes, render.next_command("adapt", "MODEL.onnx", *options)])

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from netadapt_onnx.commands._options import (
-    CRITERION,
-    MODEL,
-    OVERWRITE,
-    chosen,
-    common,
-    data_options,
-    once_each,
-    seen_as,
-    shaped,
-)
+from netadapt_onnx.api.options import PruneOptions
+from netadapt_onnx.commands._declared import declared, keywords_of, once_each
+from netadapt_onnx.commands._options import MODEL, chosen, common, data_options, seen_as
 from netadapt_onnx.commands._result import CommandResult
 
 if TYPE_CHECKING:
@@ -27,11 +19,11 @@ if TYPE_CHECKING:
     from netadapt_onnx.surgery.verify.prove import Verification
 
 
-def _keep(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
-    return once_each(_kept(text) for text in given)
+def _keep(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    return once_each(_group_and_amount(text) for text in texts)
 
 
-def _kept(text: str) -> tuple[str, str]:
+def _group_and_amount(text: str) -> tuple[str, str]:
     name, equals, value = text.rpartition("=")
     if not equals:
         raise click.BadParameter(f"'{text}' is not GROUP=N or GROUP=0.5x")
@@ -41,46 +33,17 @@ def _kept(text: str) -> tuple[str, str]:
 @click.command("prune", short_help="Remove channels by a ratio, by counts, or down to a budget.")
 @MODEL
 @click.option("-o", "output", type=click.Path(path_type=Path), help="Write the pruned model here.")
-@click.option("--ratio", type=float, help="Share of channels to remove from every prunable group.")
-@click.option(
-    "--keep",
-    multiple=True,
-    metavar="GROUP=N|0.5x",
-    callback=_keep,
-    help="Channels to keep in a group, as a count or a share; may be repeated.",
-)
-@click.option("--budget", multiple=True, metavar="macs=0.5x", help="Cut uniformly until this holds; may be repeated.")
-@click.option("--plan", type=click.Path(path_type=Path), help="Keep what this file says (see `inspect --write-plan`).")
-@click.option(
-    "--global", "global_", is_flag=True, help="Rank the channels of all groups together instead of group by group."
-)
-@CRITERION
-@click.option("--step", type=click.IntRange(min=1), help="Keep multiples of this many channels.")
 @data_options(required=False, use="Training samples for --reconstruct and for the criteria that need them")
-@click.option("--reconstruct", is_flag=True, help="Solve what is left by least squares to put out what it did.")
-@click.option("--verify", "check", is_flag=True, help="Prove that pruned equals masked. Without -o always done.")
+@declared(PruneOptions, {"keep": {"callback": _keep}})
 @chosen
-@OVERWRITE
-@shaped
 @common
 def command(
     model: Path,
     output: Path | None,
-    ratio: float | None,
-    keep: dict[str, str],
-    budget: tuple[str, ...],
-    plan: Path | None,
-    global_: bool,
-    criterion: str,
-    step: int | None,
     data: DataSource | None,
-    reconstruct: bool,
-    check: bool,
     attention: Literal["heads", "dims"],
     resize_io: tuple[str, ...],
-    overwrite: bool,
-    shapes: dict[str, tuple[int, ...]],
-    batch_size: int,
+    **options: Any,
 ) -> CommandResult:
     """Remove the channels of MODEL that matter least, with everything coupled to them.
 
@@ -96,28 +59,12 @@ def command(
     from netadapt_onnx.surgery.labels import Choices
 
     with render.spinner("pruning"):
-        result = prune(
-            model,
-            output,
-            ratio=ratio,
-            keep=keep or None,
-            budget=budget or None,
-            plan=plan,
-            global_=global_,
-            criterion=criterion,
-            step=step,
-            data=data,
-            reconstruct=reconstruct,
-            check=check,
-            choices=Choices(attention, resize_io),
-            shapes=shapes,
-            batch_size=batch_size,
-            overwrite=overwrite,
-        )
+        choices = Choices(attention, resize_io)
+        result = prune(model, output, data=data, choices=choices, **keywords_of(options))
     proven = result.verify is None or passed(result.verify)
     # Of the written model: states that were cut have other sizes than the original's, which then cannot teach them.
     training = [*(() if resize_io else ("--teacher", str(model))), *(data.flags if data else ("--data", "DATA.npz"))]
-    training += ["-o", "tuned.onnx", *seen_as(shapes)]
+    training += ["-o", "tuned.onnx", *seen_as(options["shapes"])]
     return CommandResult(result, lambda shown: _text(shown, proven, training), ok=result.met and proven)
 
 
@@ -148,12 +95,12 @@ def _proof(proof: Verification, proven: bool) -> str:
     if not proven:
         worst = f"up to {proof.max_rel_diff:.2g}, first in tensor '{proof.first_bad_tensor}'"
         return f"NOT VERIFIED: the pruned model differs from the masked one by {worst}; nothing was written"
-    said = f"verified: pruned equals masked, largest relative difference {proof.max_rel_diff:.2g}"
+    text = f"verified: pruned equals masked, largest relative difference {proof.max_rel_diff:.2g}"
     for output, speaking in proof.outputs.items():
         if speaking and speaking != (output,):
-            said += f"\noutput '{output}' itself says little: compared in front of it at {', '.join(speaking)}"
+            text += f"\noutput '{output}' itself says little: compared in front of it at {', '.join(speaking)}"
         elif not speaking:
-            said += f"\nnothing in front of output '{output}' moves with the inputs: there this proves little"
+            text += f"\nnothing in front of output '{output}' moves with the inputs: there this proves little"
     if proof.inexact_groups:
-        said += f"; no reference could be built for {', '.join(proof.inexact_groups)}"
-    return said
+        text += f"; no reference could be built for {', '.join(proof.inexact_groups)}"
+    return text

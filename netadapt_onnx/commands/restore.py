@@ -39,6 +39,6 @@ def _text(result: Restored) -> str:
     from netadapt_onnx.common import render
 
     rows = [[name, width] for name, width in result.widths.items()]
-    said = f"iteration {result.iteration}: {render.percent(result.accuracy)} on held-out samples\nwrote {result.model}"
+    text = f"iteration {result.iteration}: {render.percent(result.accuracy)} on held-out samples\nwrote {result.model}"
     follow = render.next_command("prune", "ORIGINAL.onnx", "--plan", result.plan, "-o", "again.onnx")
-    return f"{render.table(rows, ['group', 'channels'])}\n\n{said}\n{follow}"
+    return f"{render.table(rows, ['group', 'channels'])}\n\n{text}\n{follow}"

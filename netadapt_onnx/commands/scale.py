@@ -8,29 +8,32 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netadapt_onnx.commands._options import EP, FORCE, SEED, THREADS, common, data_options, seen_as, shaped
+from netadapt_onnx.commands._declared import declared, keywords_of
+from netadapt_onnx.commands._options import common, data_options, seen_as
 from netadapt_onnx.commands._report import write_report
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common.escape import escape
 from netadapt_onnx.reporting import REPORT_FILE
+from netadapt_onnx.scaling.options import ScaleOptions
 
 if TYPE_CHECKING:
+    from netadapt_onnx.data.source import DataSource
     from netadapt_onnx.scaling.result import ScaledModel, ScaleResult
 
 
-def _numbers(_: click.Context, __: click.Parameter, given: str | None) -> tuple[int, ...] | None:
+def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...] | None:
     try:
-        return None if given is None else tuple(int(part) for part in given.split(","))
+        return None if text is None else tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise click.BadParameter(f"'{given}' is not a list of numbers such as 1,5,10") from error
+        raise click.BadParameter(f"'{text}' is not a list of numbers such as 1,5,10") from error
 
 
-def _targets(_: click.Context, __: click.Parameter, given: str | None) -> tuple[str, ...]:
+def _targets(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, ...]:
     """A resource that is named holds for the values behind it: `0.5x,latency=8ms,4ms`."""
-    if given is None:
+    if text is None:
         return ()
     texts, resource = [], "params"
-    for part in given.split(","):
+    for part in text.split(","):
         named, equals, value = part.rpartition("=")
         resource = named.strip() if equals else resource
         texts.append(f"{resource}={value.strip()}")
@@ -41,39 +44,12 @@ def _targets(_: click.Context, __: click.Parameter, given: str | None) -> tuple[
 @click.argument("model", type=click.Path(path_type=Path), metavar="[MODEL]", required=False)
 @data_options(required=False, use="What to search with and train on")
 @click.option(
-    "--target", multiple=True, metavar="RESOURCE=V", help="params=0.25x, latency=8ms, macs=2x ...; a model for each."
-)
-@click.option(
     "--targets", "more", callback=_targets, metavar="V,V,...", help="Several at once: 0.25x,0.5x,2x of params."
 )
 @click.option("-o", "out", type=click.Path(path_type=Path), metavar="RUN", help="The run's directory.")
-@click.option(
-    "--method",
-    type=click.Choice(["neuralscale", "uniform", "morphnet", "magnitude"]),
-    multiple=True,
-    default=("neuralscale",),
-    show_default=True,
-    help="How widths are distributed; several are compared.",
-)
-@click.option("--iterations", type=int, help="Rounds of architecture descent; 15 by default, 1 for a first look.")
-@click.option(
-    "--warmup-epochs", callback=_numbers, metavar="N[,N...]", help="Training before filters go; a sweep of it."
-)
-@click.option("--batches", type=int, help="Batches between two removals of filters; 50 by default.")
-@click.option("--epochs", type=int, help="Training from scratch of every model; 30 by default.")
-@click.option("--lr", type=float, help="The highest learning rate; 0.1 by default.")
-@click.option("--seeds", type=int, help="Trainings of every model.")
-@click.option("--law", type=click.Path(path_type=Path), metavar="TOML", help="A law found before (RUN/widths.toml).")
-@click.option("--fit", type=click.Path(path_type=Path), metavar="CSV", help="Recorded widths to fit a law to.")
-@click.option("--table", type=click.Path(path_type=Path), help="Latency table from `profile`; built if need be.")
-@FORCE
-@EP
-@THREADS
-@SEED
-@click.option("--resume", is_flag=True, help="Continue the run in RUN; start it if there is none.")
-@shaped
+@declared(ScaleOptions, {"warmup_epochs": {"callback": _numbers}})
 @common
-def command(model: Path | None, target: tuple[str, ...], more: tuple[str, ...], **options: Any) -> CommandResult:
+def command(model: Path | None, data: DataSource | None, more: tuple[str, ...], **options: Any) -> CommandResult:
     """Find how the widths of MODEL's architecture should follow its size (NeuralScale), and train it at any size.
 
     With --data the law is searched; --law or --fit give one found before. Every target makes a model in RUN/models.
@@ -85,12 +61,12 @@ def command(model: Path | None, target: tuple[str, ...], more: tuple[str, ...], 
     """
     from netadapt_onnx.common import render
 
-    given = {name: value for name, value in options.items() if value is not None}
+    targets = (*options.pop("target"), *more)
+    out = options["out"]
     with render.progress_bar("scaling") as log:
         from netadapt_onnx.api.scale import scale
 
-        result = scale(model, target=(*target, *more), log=log, **given)
-        out = given.get("out")
+        result = scale(model, data, target=targets, log=log, **keywords_of(options))
         if model is not None and out is not None:
             result = replace(result, notes=(*result.notes, *write_report(out)))
     return CommandResult(
@@ -110,11 +86,11 @@ def _text(result: ScaleResult, model: Path | None, out: Path | None, seen: list[
         parts.append(render.table(rows, ["group", "alpha", "beta", "rows", "r2"]))
     if result.models:
         names = list(result.models[0].widths)
-        rows = [[name, *(made.widths[name] for made in result.models)] for name in names]
-        parts.append(render.table(rows, ["group", *(f"{made.target} {made.method}" for made in result.models)]))
-        parts.append(render.table([_row(made) for made in result.models], HEADERS))
+        rows = [[name, *(scaled.widths[name] for scaled in result.models)] for name in names]
+        parts.append(render.table(rows, ["group", *(f"{scaled.target} {scaled.method}" for scaled in result.models)]))
+        parts.append(render.table([_row(scaled) for scaled in result.models], HEADERS))
     parts += result.notes
-    written = [made.model for made in result.models if made.model is not None]
+    written = [scaled.model for scaled in result.models if scaled.model is not None]
     if written and out is not None:
         page = out / REPORT_FILE
         parts.append("\n".join(f"wrote {file}" for file in [*written, *([escape(page)] if page.exists() else [])]))
@@ -128,10 +104,10 @@ def _text(result: ScaleResult, model: Path | None, out: Path | None, seen: list[
 HEADERS = ["target", "method", "params", "macs", "latency", "accuracy", "spread"]
 
 
-def _row(made: ScaledModel) -> list[object]:
+def _row(scaled: ScaledModel) -> list[object]:
     from netadapt_onnx.common import render
 
-    cost, found = made.resources, made.accuracy
-    latency = "" if cost.latency_ms is None else f"{render.milliseconds(cost.latency_ms)} ({made.latency_ratio:.3f}x)"
-    accuracy = ["", ""] if found is None else [render.score(found.metric, value) for value in (found.mean, found.std)]
-    return [made.target, made.method, render.count(cost.params), render.count(cost.macs), latency, *accuracy]
+    cost, score = scaled.resources, scaled.accuracy
+    latency = "" if cost.latency_ms is None else f"{render.milliseconds(cost.latency_ms)} ({scaled.latency_ratio:.3f}x)"
+    accuracy = ["", ""] if score is None else [render.score(score.metric, value) for value in (score.mean, score.std)]
+    return [scaled.target, scaled.method, render.count(cost.params), render.count(cost.macs), latency, *accuracy]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from netadapt_onnx.common.escape import escape_joined, escape_json, legible
+from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.errors import NetadaptError
 
 SCHEMA = 1
@@ -37,6 +39,11 @@ def json_bytes(value: object, enc_hook: Callable[[Any], Any] | None = None) -> b
     except UnicodeEncodeError:  # a file's name holds bytes that are no characters, for which JSON has nothing
         data = msgspec.json.encode(_legible(msgspec.to_builtins(value, enc_hook=enc_hook)))
     return escape_json(data.decode()).encode()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON document atomically, indented for people to read."""
+    write_atomically(path, msgspec.json.format(json_bytes(value, str), indent=2) + b"\n")
 
 
 def _legible(value: object) -> object:

@@ -1,4 +1,4 @@
-"""Where the samples of a batch lie in what a model puts out. Imports no torch."""
+"""Where the outputs of a model hold the samples of a batch. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class BatchAxis:
-    """The axis of an output that holds the samples; each has `per_sample` entries of it.
+    """The axis of an output that holds the samples.
 
-    Those of a sample lie side by side (boxes of all images in one list), or `interleaved` (two models' answers, one
-    batch behind the other). Samples first, an output is (N, *the other axes), or (N, per_sample, *the other axes).
+    Samples first, an output is (N, *the other axes), or (N, per_sample, *the other axes) with several entries a sample.
+
+    Attributes:
+        axis: Its number in the output as the model gives it.
+        per_sample: Entries of the axis for each sample.
+        interleaved: Whether those of a sample lie a batch apart (two models' outputs, one behind the other), and not
+            side by side (boxes of all images in one list).
     """
 
     axis: int = 0
@@ -26,7 +31,14 @@ class BatchAxis:
     interleaved: bool = False
 
     def samples_first(self, values: Values) -> Values:
-        """The same with samples along the first axis. Raises ValueError where the axis is no multiple of a sample's."""
+        """An output with samples along the first axis.
+
+        Args:
+            values: The output as the model gives it, an array of numpy or a tensor of torch.
+
+        Raises:
+            ValueError: The axis does not hold a whole number of samples.
+        """
         shape = tuple(values.shape)
         if len(shape) <= self.axis or shape[self.axis] % self.per_sample:
             raise ValueError(shape)
@@ -42,14 +54,14 @@ class BatchAxis:
         return _permuted(values, order)
 
     def as_put_out(self, values: Values) -> Values:
-        """What `samples_first` came from, where a sample has one entry of the axis; else `values`."""
+        """The inverse of `samples_first` where a sample has one entry of the axis; else `values` as they are."""
         if self.per_sample > 1:
             return values
         order = [*range(1, self.axis + 1), 0, *range(self.axis + 1, len(values.shape))]
         return _permuted(values, order)
 
     def samples_first_axis(self, axis: int) -> int | None:
-        """Which axis another axis of the output is, samples first; None for the batch's own."""
+        """The number of another axis of the output, samples first; None for the batch's own."""
         if axis == self.axis:
             return None
         return axis + (axis < self.axis) + (self.per_sample > 1)
@@ -57,10 +69,13 @@ class BatchAxis:
 
 @dataclass(frozen=True)
 class Layout:
-    """The outputs of a model that can be scored sample by sample, and where their samples lie.
+    """The outputs of a model that can be scored sample by sample.
 
-    `omitted` says by name why the others cannot. `batch` is the only batch size at which onnxruntime runs the model,
-    None if there is no such; `shapes` are the outputs', samples first.
+    Attributes:
+        outputs: Where each holds its samples, by name.
+        omitted: Why each other output cannot be scored, by name.
+        batch: The only batch size at which onnxruntime runs the model; None: it runs at any.
+        shapes: Shapes of the outputs by name, samples first.
     """
 
     outputs: Mapping[str, BatchAxis] = field(default_factory=dict)
@@ -74,7 +89,7 @@ class Layout:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to know of outputs that are left out."""
+        """A line for each output that is left out of accuracy and training."""
         return tuple(
             f"output '{name}' is left out of accuracy and training: {why}" for name, why in self.omitted.items()
         )

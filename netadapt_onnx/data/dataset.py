@@ -1,4 +1,4 @@
-"""Samples in splits, handed out in batches as the model wants them. Imports no torch; `loading` makes them."""
+"""Samples in splits, handed out in batches as the model takes them. `load_dataset` makes them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from netadapt_onnx.data.batch_layout import Layout
-from netadapt_onnx.data.labels import METRICS, kind_of
+from netadapt_onnx.data.tasks import METRICS, kind_of
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import Arrays
 
@@ -17,11 +17,9 @@ SPLITS = ("train", "val", "test")
 VALIDATION_SHARE = 0.1
 VALIDATION_SEED = 0
 
-Specs = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
-
-class Stored(Protocol):
-    """An array, or what can be asked for some of its rows like one: a file, a folder of pictures, a loader."""
+class LazyArray(Protocol):
+    """An array, or what returns rows when it is indexed like one: a file, a folder of pictures, a loader."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...  # noqa: D102
@@ -36,7 +34,7 @@ class Stored(Protocol):
 
 # One array where one output is labelled, else an array by output name. Floats are values, integers class numbers.
 Labels = np.ndarray | Mapping[str, np.ndarray]
-StoredLabels = Stored | Mapping[str, Stored]
+LazyLabels = LazyArray | Mapping[str, LazyArray]
 
 
 @dataclass(frozen=True)
@@ -56,37 +54,47 @@ class Scaling:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """The user's own metric: outputs by name and labels of a whole split in, a number out. Higher is better."""
+class UserMetric:
+    """A metric of the user's: outputs by name and labels of a whole split in, a number out. Higher is better."""
 
     name: str
     function: Callable[[Arrays, Any], float]
 
 
 @dataclass(frozen=True)
-class Own:
-    """What the user's file brings besides loaders: a loss, and a function that trains."""
+class UserFunctions:
+    """What the user's file brings besides loaders and a metric: a loss, and a function that trains.
 
-    name: str
+    Attributes:
+        name: "FILE.py:FUNCTION".
+        loss: Called as `loss(outputs, labels)`, outputs being tensors by name; returns a scalar tensor.
+        training: Called as `training(module, teacher=, steps=, lr=, seed=)`; changes the module's parameters.
+    """
+
+    name: str = ""
     loss: Callable[[Any, Any], Any] | None = None
     training: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)
 class Split:
-    """Samples of one split, as stored; `batch` hands them out as the model wants them.
+    """Samples of one split, as stored; `batch` hands them out as the model takes them.
 
-    `rows` selects samples without copying them. `labels` (over all stored samples; see `Labels`) may be None.
-    `measure` is a metric of the user's. Where the same sample `varies` each time it is read (a loader that augments),
-    nothing may be remembered of it. `layout` says where the model's outputs hold their samples; None: along the first
-    axis of each.
+    Attributes:
+        inputs: All stored samples, (N, ...) by input name.
+        labels: Labels of all stored samples, (N, ...); None: there are none.
+        scaling: How bytes become floats, by input name.
+        rows: The stored samples that belong to the split, selected without a copy; None: all.
+        user_metric: Takes the place of the metric that the labels ask for.
+        varies: Whether a sample changes each time it is read (a loader that augments): nothing may be remembered of it.
+        layout: Where the model's outputs hold their samples; None: along the first axis of each.
     """
 
-    inputs: Mapping[str, Stored]
-    labels: StoredLabels | None = None
+    inputs: Mapping[str, LazyArray]
+    labels: LazyLabels | None = None
     scaling: Mapping[str, Scaling] = field(default_factory=dict)
     rows: np.ndarray | None = None
-    measure: Measure | None = None
+    user_metric: UserMetric | None = None
     varies: bool = False
     layout: Layout | None = None
 
@@ -96,30 +104,30 @@ class Split:
     @property
     def metric(self) -> str:
         """What accuracy on this split is: top1, r2, miou, several of them joined by + (their mean), or agreement."""
-        if self.measure is not None:
-            return self.measure.name
+        if self.user_metric is not None:
+            return self.user_metric.name
         if self.labels is None:
             return "agreement"
         arrays = list(self.labels.values()) if isinstance(self.labels, Mapping) else [self.labels]
         return "+".join(dict.fromkeys(METRICS[kind_of(len(a.shape), a.dtype.kind == "f")] for a in arrays))
 
     def batch(self, index: np.ndarray | slice) -> Arrays:
-        """Inputs of the samples at `index`, scaled. Shapes: (len(index), ...)."""
+        """Inputs of the samples at `index`, scaled, (len(index), ...) by name."""
         rows = index if self.rows is None else self.rows[index]
-        made = {}
+        inputs = {}
         for name, values in self.inputs.items():
             scaling = self.scaling.get(name)
-            made[name] = _read(values, rows) if scaling is None else scaling(values[rows])
-        return made
+            inputs[name] = _read(values, rows) if scaling is None else scaling(values[rows])
+        return inputs
 
     def targets(self, index: np.ndarray | slice = slice(None)) -> Labels | None:
-        """Labels of the samples at `index`: int64 class numbers or float32 values. Shapes: (len(index), ...)."""
+        """Labels of the samples at `index`, (len(index), ...): int64 class numbers or float32 values."""
         if self.labels is None:
             return None
         rows = index if self.rows is None else self.rows[index]
         if isinstance(self.labels, Mapping):
-            return {name: _target(values, rows) for name, values in self.labels.items()}
-        return _target(self.labels, rows)
+            return {name: _read_labels(values, rows) for name, values in self.labels.items()}
+        return _read_labels(self.labels, rows)
 
     def subset(self, index: np.ndarray | slice) -> Split:
         """The samples at `index`, as a split of their own that shares the storage."""
@@ -127,7 +135,7 @@ class Split:
         return replace(self, rows=rows[index])
 
     def compact(self) -> Split:
-        """The same samples as arrays of their own, so that as bytes they are no more than that."""
+        """The same samples as arrays of their own, so that a pickled split holds no others."""
         if self.rows is None and all(type(values) is np.ndarray for values in self.inputs.values()):
             return self
         rows = slice(None) if self.rows is None else self.rows
@@ -154,10 +162,18 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The splits of one source of data. `test` is None where it has none.
+    """The splits of one source of data.
 
-    `sha256` identifies the data and how they are read. `val_from_train` says that the validation samples were taken out
-    of the training data (10%, stratified, seed 0). `options`: what was said of how they are read.
+    Attributes:
+        train: Without training samples, an empty split.
+        val: Validation samples, which choices are made by.
+        test: Used once, for the accuracy that results quote; None: there are none.
+        path: The source.
+        sha256: Identifies the data and how they are read.
+        val_from_train: Whether the validation samples were taken out of the training data (10%, stratified, seed 0).
+        user: The user's own loss and training function.
+        options: How the data are read, where the user chose that.
+        notes: What a user should know of the data.
     """
 
     train: Split
@@ -166,14 +182,27 @@ class Dataset:
     path: str = ""
     sha256: str = ""
     val_from_train: bool = False
-    own: Own | None = None
+    user: UserFunctions = field(default_factory=UserFunctions)
     options: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
-    def reported(self) -> tuple[str, Split]:
-        """The split whose accuracy is reported, with its name: `test` if there is one, else `val`."""
+    def final_split(self) -> tuple[str, Split]:
+        """The split whose accuracy results quote, with its name: `test` if there is one, else `val`."""
         return ("val", self.val) if self.test is None else ("test", self.test)
+
+    def split(self, name: Literal["val", "test"]) -> Split:
+        """The samples of a split.
+
+        Raises:
+            NetadaptError: The data have none.
+        """
+        split = self.test if name == "test" else self.val
+        if split is None or not len(split):
+            raise NetadaptError(
+                f"--data {self.path} has no {name} samples", hint="choose another --split", code="invalid-data"
+            )
+        return split
 
     @property
     def about(self) -> dict[str, int | bool | str]:
@@ -182,60 +211,55 @@ class Dataset:
         return {**counts, "val_from_train": self.val_from_train, "metric": self.val.metric, **self.options}
 
 
-def taken(labels: Labels | None, index: np.ndarray) -> Labels | None:
-    """The rows at `index` of labels that `targets` returned."""
+def label_rows(labels: Labels | None, index: np.ndarray) -> Labels | None:
+    """The rows at `index` of labels that `Split.targets` returned."""
     if isinstance(labels, Mapping):
         return {name: values[index] for name, values in labels.items()}
     return None if labels is None else labels[index]
 
 
 def split_validation(split: Split) -> tuple[Split, Split]:
-    """Training and validation samples: a seeded 10% of `split`, the same share of every class."""
+    """Training and validation samples: a seeded 10% of `split` are for validation, the same share of every class.
+
+    Raises:
+        NetadaptError: There is one sample only.
+    """
     if len(split) < 2:
         raise NetadaptError(
             f"x_train holds {len(split)} samples, too few to take validation samples from", code="invalid-data"
         )
     rng = np.random.default_rng(VALIDATION_SEED)
     order = rng.permutation(len(split))
+    count = max(1, round(VALIDATION_SHARE * len(split)))
     classes = _classes(split)
     if classes is None:
-        chosen = order[: max(1, round(VALIDATION_SHARE * len(split)))]
+        chosen = order[:count]
     else:
         # Every class's samples spread evenly over [0, 1): the first tenth holds a tenth of each.
         position = np.empty(len(split))
         for label in np.unique(classes):
             members = order[classes[order] == label]
             position[members] = (np.arange(len(members)) + rng.random()) / len(members)
-        chosen = np.argsort(position, kind="stable")[: max(1, round(VALIDATION_SHARE * len(split)))]
-    held = np.zeros(len(split), dtype=bool)
-    held[chosen] = True
-    return split.subset(np.flatnonzero(~held)), split.subset(np.flatnonzero(held))
+        chosen = np.argsort(position, kind="stable")[:count]
+    is_validation = np.zeros(len(split), dtype=bool)
+    is_validation[chosen] = True
+    return split.subset(np.flatnonzero(~is_validation)), split.subset(np.flatnonzero(is_validation))
 
 
 def _classes(split: Split) -> np.ndarray | None:
     """One class number per sample, of the first output that is labelled so."""
     labels = split.labels
     arrays = list(labels.values()) if isinstance(labels, Mapping) else [] if labels is None else [labels]
-    found = next((a for a in arrays if len(a.shape) == 1 and a.dtype.kind != "f"), None)
-    return None if found is None else np.asarray(found[slice(None) if split.rows is None else split.rows])
+    classes = next((a for a in arrays if len(a.shape) == 1 and a.dtype.kind != "f"), None)
+    return None if classes is None else np.asarray(classes[slice(None) if split.rows is None else split.rows])
 
 
-def _read(values: Stored, rows: np.ndarray | slice) -> np.ndarray:
+def _read(values: LazyArray, rows: np.ndarray | slice) -> np.ndarray:
     """Some rows in memory: a piece of a mapped file would be read again, and torch wants arrays that it may write."""
-    found = values[rows]
-    return np.array(found) if isinstance(values, np.memmap) else np.asarray(found)
+    read = values[rows]
+    return np.array(read) if isinstance(values, np.memmap) else np.asarray(read)
 
 
-def _target(values: Stored, rows: np.ndarray | slice) -> np.ndarray:
-    found = values[rows]
-    return np.array(found, np.float32 if found.dtype.kind == "f" else np.int64)
-
-
-def held_out(dataset: Dataset, split: Literal["val", "test"]) -> Split:
-    """The samples of a split. Raises NetadaptError if the data have none."""
-    found = dataset.test if split == "test" else dataset.val
-    if found is None or not len(found):
-        raise NetadaptError(
-            f"--data {dataset.path} has no {split} samples", hint="choose another --split", code="invalid-data"
-        )
-    return found
+def _read_labels(values: LazyArray, rows: np.ndarray | slice) -> np.ndarray:
+    read = values[rows]
+    return np.array(read, np.float32 if read.dtype.kind == "f" else np.int64)

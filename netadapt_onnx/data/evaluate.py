@@ -1,4 +1,4 @@
-"""Accuracy of an ONNX model on a split, in onnxruntime. Imports no torch."""
+"""Accuracy of an ONNX model on a split, in onnxruntime: the one way in which models are scored. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ import onnx
 
 from netadapt_onnx.common.progress import steps
 from netadapt_onnx.data.batch_layout import Layout
-from netadapt_onnx.data.dataset import Labels, Measure, Split
-from netadapt_onnx.data.labels import class_output, kind_of, match_labels_to_output
+from netadapt_onnx.data.dataset import Labels, Split, UserMetric
 from netadapt_onnx.data.metrics import METERS, NO_CLASS, Meter, top_class
-from netadapt_onnx.data.output_forms import forms
+from netadapt_onnx.data.shapes import Outputs
+from netadapt_onnx.data.tasks import class_output, kind_of, match_labels_to_output, output_forms
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.inputs import declared_shape
 from netadapt_onnx.graph.runtime import Arrays, run, session
 
 BATCH_SIZE = 64
-# What a model computes of batches, by whoever runs it elsewhere.
+# Runs a model on batches of inputs by name, elsewhere than in this process; returns outputs by name, in order.
 Compute = Callable[[onnx.ModelProto, Iterable[Arrays]], Iterable[Arrays]]
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How good a model is; higher is better, 1 is perfect.
+    """How good a model is.
 
-    `metric`: `top1`, `r2` or `miou` against labels, the user's own, or without labels `agreement` with a reference
-    model, a fraction in [0, 1]. Outputs that are NaN or infinite count as wrong.
+    Attributes:
+        value: Higher is better, 1 is perfect. Outputs that are NaN or infinite count as wrong.
+        metric: `top1`, `r2` or `miou` against labels, the user's own, or without labels `agreement` with a reference
+            model, a fraction in [0, 1].
+        samples: How many samples were scored.
     """
 
     value: float
@@ -44,122 +47,152 @@ def accuracy(
     threads: int = 1,
     compute: Compute | None = None,
 ) -> Accuracy:
-    """Accuracy on `split`. Without labels `reference` is needed: what `outputs` returned for the original model.
+    """Score a model on a split.
 
-    `compute`: who runs the model; None: onnxruntime here.
+    Args:
+        proto: The model.
+        split: The samples.
+        reference: What `reference_outputs` returned for the model to agree with.
+        threads: Of onnxruntime.
+        compute: Runs the model elsewhere; None: onnxruntime in this process.
 
-    Raises NetadaptError: an empty split, neither labels nor reference, or a metric of the user's that fails.
+    Raises:
+        NetadaptError: The split is empty, there are neither labels nor a reference, or the user's metric fails.
     """
     if not len(split):
         raise NetadaptError("the data hold no samples for this split", code="invalid-data")
-    if split.measure is not None:
-        found = outputs(proto, split, threads=threads, compute=compute)
+    if split.user_metric is not None:
+        values = outputs(proto, split, threads=threads, compute=compute)
         if split.layout is not None:  # the user's functions see outputs as the model gives them
-            found = {name: split.layout.outputs[name].as_put_out(value) for name, value in found.items()}
-        value = _measured(split.measure, found, split.targets())
+            values = {name: split.layout.outputs[name].as_put_out(value) for name, value in values.items()}
+        score = _user_score(split.user_metric, values, split.targets())
     elif split.labels is not None:
-        value = _against_labels(proto, split, threads, compute)
+        score = _score_against_labels(proto, split, threads, compute)
     elif reference is None:
         raise NetadaptError("without labels, accuracy needs the original model's outputs", code="invalid-data")
     else:
-        found = outputs(proto, split, threads=threads, compute=compute)
-        axes = {
-            name: form.axis
-            for name, form in forms(proto, _shapes(found), split.layout).items()
-            if form.form != "values"
-        }
-        value = agreement(found, reference, axes)
-    return Accuracy(value, split.metric, len(split))
+        values = outputs(proto, split, threads=threads, compute=compute)
+        forms = output_forms(proto, _shapes(values), split.layout)
+        score = agreement(values, reference, {n: form.axis for n, form in forms.items() if form.form != "values"})
+    return Accuracy(score, split.metric, len(split))
+
+
+def reference_outputs(split: Split, proto: onnx.ModelProto, *, threads: int = 1) -> Arrays | None:
+    """What models on a split are compared with, where it has neither labels nor a metric of the user's; else None.
+
+    Args:
+        split: The samples.
+        proto: The model to agree with.
+        threads: Of onnxruntime.
+
+    Returns:
+        Its outputs, (len(split), ...) by name.
+    """
+    has_metric = split.labels is not None or split.user_metric is not None
+    return None if has_metric else outputs(proto, split, threads=threads)
 
 
 def outputs(proto: onnx.ModelProto, split: Split, *, threads: int = 1, compute: Compute | None = None) -> Arrays:
-    """All outputs of the model on `split` that have samples, by name. Shapes: (len(split), ...).
+    """Run a model on a split.
 
     A model with a fixed batch is fed batches of that size, the last one filled up.
+
+    Args:
+        proto: The model.
+        split: The samples.
+        threads: Of onnxruntime.
+        compute: Runs the model elsewhere; None: onnxruntime in this process.
+
+    Returns:
+        All outputs that have samples, (len(split), ...) by name.
     """
-    parts = [found for _, found in _answers(proto, split, threads, compute)]
+    parts = [values for _, values in _output_batches(proto, split, threads, compute)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def agreement(
-    found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], axes: Mapping[str, int] | None = None
+    values: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], axes: Mapping[str, int] | None = None
 ) -> float:
     """How far two models' outputs agree, the mean over outputs, in [0, 1].
 
-    Where an output holds scores, (N, classes) or along `axes[name]`, the share of equal top classes; of integers the
-    share that are equal; of any other output the share of the reference's variance that is explained. A sample that is
-    not finite in either model explains nothing.
+    Of scores, the share of samples with equal top classes; of integers, the share that are equal; of any other output,
+    the share of the reference's variance that is explained. A sample that is not finite in either model explains
+    nothing.
+
+    Args:
+        values: A model's outputs, (N, ...) by name.
+        reference: The outputs to agree with, of the same shapes.
+        axes: The axis of scores of each output that holds them; (N, classes) needs none.
     """
-    if found.keys() != reference.keys():
-        raise NetadaptError(f"outputs {sorted(found)} cannot be compared with {sorted(reference)}")
-    shares = []
-    for name, wanted in reference.items():
-        value = found[name]
-        if value.shape != wanted.shape:
-            raise NetadaptError(f"output '{name}' of shape {value.shape} cannot be compared with {wanted.shape}")
-        axis = (axes or {}).get(name)
-        if class_output({name: wanted.shape}) is not None:
-            value, wanted, axis = value.reshape(len(value), -1), wanted.reshape(len(wanted), -1), 1
-        if axis is not None:
-            classes = top_class(value, axis)
-            shares.append(float(np.mean((classes == top_class(wanted, axis)) & (classes != NO_CLASS))))
-        elif wanted.dtype.kind in "iub":
-            shares.append(float(np.mean(value == wanted)))
-        else:
-            shares.append(_explained(value.astype(np.float64), wanted.astype(np.float64)))
-    return float(np.mean(shares))
+    if values.keys() != reference.keys():
+        raise NetadaptError(f"outputs {sorted(values)} cannot be compared with {sorted(reference)}")
+    return float(np.mean([_agreement(n, values[n], target, (axes or {}).get(n)) for n, target in reference.items()]))
+
+
+def _agreement(name: str, value: np.ndarray, target: np.ndarray, axis: int | None) -> float:
+    """How far one output agrees with its reference, in [0, 1]."""
+    if value.shape != target.shape:
+        raise NetadaptError(f"output '{name}' of shape {value.shape} cannot be compared with {target.shape}")
+    if class_output({name: target.shape}) is not None:
+        value, target, axis = value.reshape(len(value), -1), target.reshape(len(target), -1), 1
+    if axis is not None:
+        classes = top_class(value, axis)
+        return float(np.mean((classes == top_class(target, axis)) & (classes != NO_CLASS)))
+    if target.dtype.kind in "iub":
+        return float(np.mean(value == target))
+    return _explained_variance(value.astype(np.float64), target.astype(np.float64))
 
 
 def batch_size(proto: onnx.ModelProto, layout: Layout | None = None) -> int:
-    """The batch that one run takes: the only one at which the model runs, else a size that caches well."""
+    """The batch of one run: the only one at which the model runs, else a size that caches well."""
     return fixed_batch(proto, layout) or BATCH_SIZE
 
 
 def fixed_batch(proto: onnx.ModelProto, layout: Layout | None = None) -> int | None:
-    """The only batch size at which onnxruntime runs a model; a file may declare it, or just depend on it."""
+    """The only batch size at which onnxruntime runs a model: declared in the file, or implied by it; None: any."""
     return _declared_batch(proto) or (None if layout is None else layout.batch)
 
 
-def _against_labels(proto: onnx.ModelProto, split: Split, threads: int, compute: Compute | None) -> float:
-    """The mean over labelled outputs; batch by batch, for maps of scores can be larger than memory."""
-    meters: dict[str, Meter] = {}
-    for rows, found in _answers(proto, split, threads, compute):
-        labels = split.targets(rows)
-        assert labels is not None
-        for name, values in named(labels, _shapes(found)).items():
-            if name not in meters:
-                meters[name] = METERS[kind_of(values.ndim, values.dtype.kind == "f")]()
-            meters[name].update(found[name], values)
-    return float(np.mean([meter.value for meter in meters.values()]))
-
-
-def named(labels: Labels, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, np.ndarray]:
-    """Labels by output name; a single array speaks of the one output that it fits."""
+def labels_by_output(labels: Labels, shapes: Outputs) -> Mapping[str, np.ndarray]:
+    """Labels by output name; a single array is for the one output that it fits."""
     if isinstance(labels, Mapping):
         return labels
     return {match_labels_to_output(labels.shape, labels.dtype.kind == "f", shapes): labels}
 
 
-def _measured(measure: Measure, found: Arrays, labels: Labels | None) -> float:
+def _score_against_labels(proto: onnx.ModelProto, split: Split, threads: int, compute: Compute | None) -> float:
+    """The mean over labelled outputs; batch by batch, for maps of scores can be larger than memory."""
+    meters: dict[str, Meter] = {}
+    for rows, values in _output_batches(proto, split, threads, compute):
+        labels = split.targets(rows)
+        assert labels is not None
+        for name, targets in labels_by_output(labels, _shapes(values)).items():
+            if name not in meters:
+                meters[name] = METERS[kind_of(targets.ndim, targets.dtype.kind == "f")]()
+            meters[name].update(values[name], targets)
+    return float(np.mean([meter.value for meter in meters.values()]))
+
+
+def _user_score(metric: UserMetric, values: Arrays, labels: Labels | None) -> float:
     try:
-        value = float(measure.function(found, labels))
+        score = float(metric.function(values, labels))
     except NetadaptError:
         raise
     except Exception as error:
         raise NetadaptError(
-            f"the metric {measure.name} failed: {type(error).__name__}: {error}".split("\n")[0],
+            f"the metric {metric.name} failed: {type(error).__name__}: {error}".split("\n")[0],
             hint="it is given outputs by name and labels, numpy arrays of all samples, and returns one number",
             code="invalid-data",
         ) from error
-    if not np.isfinite(value):
-        raise NetadaptError(f"the metric {measure.name} is {value}: a finite number is expected", code="invalid-data")
-    return value
+    if not np.isfinite(score):
+        raise NetadaptError(f"the metric {metric.name} is {score}: a finite number is expected", code="invalid-data")
+    return score
 
 
-def _answers(
+def _output_batches(
     proto: onnx.ModelProto, split: Split, threads: int, compute: Compute | None
 ) -> Iterator[tuple[slice, Arrays]]:
-    """Rows of the split and the model's outputs for them, in order."""
+    """Rows of the split and the model's outputs for them, samples first, in order."""
     layout = split.layout
     fixed = fixed_batch(proto, layout)
     size = fixed or BATCH_SIZE
@@ -170,14 +203,14 @@ def _answers(
         for start, n in zip(starts, fed, strict=True)
     )
     with steps("evaluating", len(split)) as report:
-        answers = (compute or _here(threads, layout))(proto, batches)
-        for start, n, found in zip(starts, fed, answers, strict=True):
+        results = (compute or _in_this_process(threads, layout))(proto, batches)
+        for start, n, values in zip(starts, fed, results, strict=True):
             count = min(n, len(split) - start)
             report(start + count)
-            yield slice(start, start + count), {name: v[:count] for name, v in _by_sample(found, n, layout).items()}
+            yield slice(start, start + count), {name: v[:count] for name, v in _by_sample(values, n, layout).items()}
 
 
-def _here(threads: int, layout: Layout | None) -> Compute:
+def _in_this_process(threads: int, layout: Layout | None) -> Compute:
     names = None if layout is None else list(layout.outputs)
 
     def compute(proto: onnx.ModelProto, batches: Iterable[Arrays]) -> Iterator[Arrays]:
@@ -187,23 +220,23 @@ def _here(threads: int, layout: Layout | None) -> Compute:
     return compute
 
 
-def _by_sample(found: Arrays, count: int, layout: Layout | None) -> Arrays:
+def _by_sample(values: Arrays, count: int, layout: Layout | None) -> Arrays:
     """The outputs that have samples, those along the first axis."""
     if layout is None:
-        return {name: _per_sample(name, value, count) for name, value in found.items()}
+        return {name: _per_sample(name, value, count) for name, value in values.items()}
     arranged = {}
     for name, axis in layout.outputs.items():
         try:
-            arranged[name] = axis.samples_first(found[name])
+            arranged[name] = axis.samples_first(values[name])
         except ValueError:
             arranged[name] = np.zeros(0)
         if len(arranged[name]) != count:
-            raise _not_by_sample(name, found[name], count)
+            raise _not_by_sample(name, values[name], count)
     return arranged
 
 
-def _shapes(found: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    return {name: value.shape for name, value in found.items()}
+def _shapes(values: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: value.shape for name, value in values.items()}
 
 
 def _declared_batch(proto: onnx.ModelProto) -> int | None:
@@ -229,21 +262,21 @@ def _not_by_sample(name: str, value: np.ndarray, count: int) -> NetadaptError:
     )
 
 
-def _explained(value: np.ndarray, wanted: np.ndarray) -> float:
-    """The share of the variance of `wanted` that `value` explains, in [0, 1]."""
-    comparable, finite = _finite(wanted), _finite(value)
+def _explained_variance(value: np.ndarray, target: np.ndarray) -> float:
+    """The share of the variance of `target` that `value` explains, in [0, 1]."""
+    comparable, finite = _finite_samples(target), _finite_samples(value)
     if not comparable.any():
         return 0.0
-    mean = wanted[comparable].mean()
+    mean = target[comparable].mean()
     both = comparable & finite
-    spread = float(np.sum((wanted[comparable] - mean) ** 2))
+    spread = float(np.sum((target[comparable] - mean) ** 2))
     # What is not finite is as good as no answer: the mean.
-    error = float(np.sum((value[both] - wanted[both]) ** 2) + np.sum((wanted[comparable & ~finite] - mean) ** 2))
-    share = max(0.0, 1 - error / spread) if spread > 0 else float(np.array_equal(value[both], wanted[comparable]))
+    error = float(np.sum((value[both] - target[both]) ** 2) + np.sum((target[comparable & ~finite] - mean) ** 2))
+    share = max(0.0, 1 - error / spread) if spread > 0 else float(np.array_equal(value[both], target[comparable]))
     return share * float(comparable.mean())
 
 
-def _finite(values: np.ndarray) -> np.ndarray:
-    """Which samples hold nothing but finite numbers. Shape: (len(values),)."""
-    found: np.ndarray = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
-    return found
+def _finite_samples(values: np.ndarray) -> np.ndarray:
+    """Which samples hold nothing but finite numbers, (len(values),)."""
+    finite: np.ndarray = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    return finite

@@ -1,7 +1,8 @@
-"""Finds where a model's outputs hold their samples, by running it at two batch sizes. Imports no torch."""
+"""Finds where the outputs of a model hold their samples, by running it at two batch sizes. Imports no torch."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,62 +24,118 @@ _SEEDS = 2
 
 
 def find_layout(folded: FoldedModel) -> Layout | None:
-    """Where the outputs of a model hold their samples; None for a model that cannot be run here.
+    """Where the outputs of a model hold their samples.
 
     The model runs at its own batch size and at one sample more (at twice as many where the file fixes them): the axis
     that grows is the batch's. An output of which none grows, or two, does not belong to single samples. A model that
-    does not follow, or whose samples change one another's answers, is one of a single batch size. Raises NetadaptError
-    for an input that does not hold a sample per entry of its first axis, and for a tensor of more than 4 GiB.
+    does not follow, or whose samples change one another's outputs, is one of a single batch size.
+
+    Args:
+        folded: The model, normalised.
+
+    Returns:
+        The layout; None for a model that cannot be run on this machine.
+
+    Raises:
+        NetadaptError: An input does not hold a sample per entry of its first axis, or a tensor exceeds 4 GiB.
     """
     _require_batch_first(folded.proto)
     tensors, omitted = tensor_outputs(folded.proto)
     if folded.unrunnable or not tensors:
         return None if folded.unrunnable else Layout(omitted=omitted)
-    growing = dynamic_batch_inputs(folded.proto)
-    fixed = not growing
-    growing = growing or [name for name, (shape, _) in folded.specs.items() if shape]
+    dynamic = dynamic_batch_inputs(folded.proto)
+    growing = dynamic or [name for name, (shape, _) in folded.specs.items() if shape]
     if not growing:
         return None
     refuse_huge(
         folded, "the model cannot be run on samples", "give smaller inputs with --shape, or use a smaller model"
     )
-    batch = folded.specs[growing[0]][0][0]
-    _require_one_batch(folded, batch)
-    few = random_inputs(folded.specs)
-    part = between(folded.proto, few, tensors)
-    many = _extended(few, growing, 2 * batch if fixed else batch + 1, folded)
+    probe = _Probe(folded, tensors, growing, is_fixed=not dynamic)
     try:
-        active = session(part)
-        at_few = _run(active, few, part)
+        at_few = probe.run(probe.few)
     except NetadaptError:
         return None
     try:
-        at_many = _run(active, many, part)
+        at_many = probe.run(probe.many)
     except NetadaptError:
-        return _at_one_size(at_few, batch, omitted)
-    count = len(many[growing[0]])
+        return _at_one_size(at_few, probe.batch, omitted)
     if all(at_few[name].shape == at_many[name].shape for name in tensors):
-        return _at_one_size(at_few, batch, omitted)
-    outputs = {}
-    for name in tensors:
-        axis = _batch_axis(at_few[name], at_many[name], batch, count)
+        return _at_one_size(at_few, probe.batch, omitted)
+    return _compare_sizes(probe, at_few, at_many, omitted)
+
+
+class _Probe:
+    """A model that is run at its own batch size and at a larger one.
+
+    Attributes:
+        folded: The model, normalised.
+        tensors: Its outputs that are tensors of numbers.
+        growing: Inputs whose first axis is the batch's.
+        is_fixed: Whether the file fixes the batch size.
+        batch: Its own batch size.
+        few: Inputs of that batch size.
+        many: The same samples, and more behind them.
+    """
+
+    def __init__(self, folded: FoldedModel, tensors: list[str], growing: list[str], *, is_fixed: bool) -> None:
+        self.folded = folded
+        self.tensors = tensors
+        self.growing = growing
+        self.is_fixed = is_fixed
+        self.batch = folded.specs[growing[0]][0][0]
+        _require_one_batch(folded, self.batch)
+        self.few = random_inputs(folded.specs)
+        self._part = between(folded.proto, self.few, tensors)
+        self.count = 2 * self.batch if is_fixed else self.batch + 1
+        self.many = _extended(self.few, growing, self.count, folded)
+
+    @cached_property
+    def _session(self) -> Any:
+        return session(self._part)
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Outputs by name. Raises NetadaptError where onnxruntime does."""
+        read = {value.name for value in self._part.graph.input}
+        return run(self._session, {name: value for name, value in inputs.items() if name in read})
+
+    def run_last(self) -> Arrays:
+        """Outputs for the last samples of `many`, as many as its own batch size."""
+        return self.run({name: value[-len(self.few[name]) :] for name, value in self.many.items()})
+
+    def run_backwards(self, inputs: Arrays) -> Arrays:
+        """Outputs for the same samples in the opposite order."""
+        return self.run({n: value[::-1].copy() if n in self.growing else value for n, value in inputs.items()})
+
+    def has_data_dependent_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Whether other samples give an output another shape, where its shape is known by running alone."""
+        if name not in self.folded.sampled:
+            return False
+        others = [random_inputs(self.folded.specs, seed) for seed in range(1, 1 + _SEEDS)]
+        others.append({n: np.zeros_like(value) for n, value in others[0].items()})
+        return any(self.run(inputs)[name].shape != shape for inputs in others)
+
+
+def _compare_sizes(probe: _Probe, at_few: Arrays, at_many: Arrays, omitted: dict[str, str]) -> Layout:
+    """The layout of a model that runs at two batch sizes, from its outputs at both."""
+    outputs: dict[str, BatchAxis] = {}
+    for name in probe.tensors:
+        few = at_few[name]
+        axis = _batch_axis(few, at_many[name], probe.batch, probe.count)
         if isinstance(axis, str):
             omitted[name] = axis
-        elif name in folded.sampled and _moves_with_data(active, part, folded, name, at_few[name].shape):
+        elif probe.has_data_dependent_shape(name, few.shape):
             omitted[name] = "its shape depends on the data"
         else:
             outputs[name] = axis
-    at_last = _run(active, {name: value[-len(few[name]) :] for name, value in many.items()}, part)
-    mixing = any(_mixes(axis, (at_few[n], at_last[n]), at_many[n], batch) for n, axis in outputs.items())
-    if fixed and mixing:  # sizes inside the file put other samples together: what grew says nothing
-        at_own_size = _at_one_size(at_few, batch, {})
+    at_last = probe.run_last()
+    mixes = any(_mixes(axis, (at_few[n], at_last[n]), at_many[n], probe.batch) for n, axis in outputs.items())
+    if probe.is_fixed and mixes:  # sizes inside the file put other samples together: what grew says nothing
+        at_own_size = _at_one_size(at_few, probe.batch, {})
         outputs = {name: axis for name, axis in at_own_size.outputs.items() if name in outputs}
-    alone = fixed or mixing
-    if mixing or batch > 1:
-        given, found = (few, at_few) if fixed else (many, at_many)
-        backwards = {name: value[::-1].copy() if name in growing else value for name, value in given.items()}
-        _require_samples(growing[0], outputs, found, _run(active, backwards, part))
-    return _layout(outputs, omitted, batch if alone else None, at_few)
+    if mixes or probe.batch > 1:
+        inputs, forwards = (probe.few, at_few) if probe.is_fixed else (probe.many, at_many)
+        _require_samples(probe.growing[0], outputs, forwards, probe.run_backwards(inputs))
+    return _layout(outputs, omitted, probe.batch if probe.is_fixed or mixes else None, at_few)
 
 
 def _require_batch_first(proto: onnx.ModelProto) -> None:
@@ -97,13 +154,13 @@ def _require_batch_first(proto: onnx.ModelProto) -> None:
             )
 
 
-def _require_samples(name: str, outputs: dict[str, BatchAxis], found: Arrays, backwards: Arrays) -> None:
-    """The answers for a batch in the opposite order are the answers in that order, if its entries are samples."""
+def _require_samples(name: str, outputs: dict[str, BatchAxis], forwards: Arrays, backwards: Arrays) -> None:
+    """Check that the outputs for a batch in the opposite order are the outputs in that order."""
     for output, axis in outputs.items():
-        if found[output].shape != backwards[output].shape or found[output].dtype.kind != "f":
+        if forwards[output].shape != backwards[output].shape or forwards[output].dtype.kind != "f":
             continue
         a, b = (
-            np.nan_to_num(np.asarray(axis.samples_first(v), np.float64)) for v in (found[output], backwards[output])
+            np.nan_to_num(np.asarray(axis.samples_first(v), np.float64)) for v in (forwards[output], backwards[output])
         )
         if np.abs(a - b[::-1]).mean() > MIXED * a.std():
             raise NetadaptError(
@@ -147,18 +204,13 @@ def tensor_outputs(proto: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
 
 
 def _extended(inputs: Arrays, growing: list[str], count: int, folded: FoldedModel) -> Arrays:
-    """The same samples and more behind them."""
+    """The same samples and more behind them, `count` in all."""
     more = {}
     for name in growing:
         shape, dtype = folded.specs[name]
         extra = random_inputs({name: ((count - shape[0], *shape[1:]), dtype)}, seed=1)[name]
         more[name] = np.concatenate([inputs[name], extra])
     return inputs | more
-
-
-def _run(active: Any, inputs: Arrays, part: onnx.ModelProto) -> Arrays:
-    read = {value.name for value in part.graph.input}
-    return run(active, {name: value for name, value in inputs.items() if name in read})
 
 
 def _batch_axis(few: np.ndarray, many: np.ndarray, count: int, more: int) -> BatchAxis | str:
@@ -183,7 +235,7 @@ def _batch_axis(few: np.ndarray, many: np.ndarray, count: int, more: int) -> Bat
 
 
 def _mixes(axis: BatchAxis, ends: tuple[np.ndarray, np.ndarray], many: np.ndarray, count: int) -> bool:
-    """Whether more samples in the batch change what is said of the first or the last ones, by more than rounding."""
+    """Whether more samples in the batch change the outputs for the first or the last ones, by more than rounding."""
     if many.dtype.kind != "f" or any(end.shape != ends[0].shape for end in ends):
         return False
     first, last, among = (np.nan_to_num(np.asarray(axis.samples_first(v), np.float64)) for v in (*ends, many))
@@ -192,27 +244,18 @@ def _mixes(axis: BatchAxis, ends: tuple[np.ndarray, np.ndarray], many: np.ndarra
 
 
 def _distance(axis: BatchAxis, few: np.ndarray, many: np.ndarray, count: int) -> float:
-    """How far the answers for the samples that both runs saw are apart, if this is where samples lie."""
+    """How far the outputs for the samples of both runs are apart, if this axis holds them."""
     a, b = (np.nan_to_num(np.asarray(axis.samples_first(v)[:count], np.float64)) for v in (few, many))
     return float(np.abs(a - b).mean())
 
 
-def _moves_with_data(
-    active: Any, part: onnx.ModelProto, folded: FoldedModel, name: str, shape: tuple[int, ...]
-) -> bool:
-    """Whether other samples give an output another shape; asked of those whose shape nothing else tells."""
-    others = [random_inputs(folded.specs, seed) for seed in range(1, 1 + _SEEDS)]
-    others.append({n: np.zeros_like(value) for n, value in others[0].items()})
-    return any(_run(active, inputs, part)[name].shape != shape for inputs in others)
-
-
-def _at_one_size(found: Arrays, batch: int, omitted: dict[str, str]) -> Layout:
+def _at_one_size(values: Arrays, batch: int, omitted: dict[str, str]) -> Layout:
     """For a model that runs at one batch size only: the axis that is as long, the first one if it is.
 
-    All that one sample alone gives belongs to it, however it is laid out.
+    All outputs for one sample alone belong to it, whatever their layout.
     """
     outputs = {}
-    for name, value in found.items():
+    for name, value in values.items():
         axes = [axis for axis, size in enumerate(value.shape) if size == batch]
         if axes and (axes[0] == 0 or len(axes) == 1):
             outputs[name] = BatchAxis(axes[0])
@@ -220,9 +263,9 @@ def _at_one_size(found: Arrays, batch: int, omitted: dict[str, str]) -> Layout:
             outputs[name] = BatchAxis(0, value.shape[0] // batch)
         else:
             omitted[name] = "its shape does not depend on the batch"
-    return _layout(outputs, omitted, batch, found)
+    return _layout(outputs, omitted, batch, values)
 
 
-def _layout(outputs: dict[str, BatchAxis], omitted: dict[str, str], batch: int | None, found: Arrays) -> Layout:
-    shapes = {name: tuple(axis.samples_first(found[name]).shape) for name, axis in outputs.items()}
+def _layout(outputs: dict[str, BatchAxis], omitted: dict[str, str], batch: int | None, values: Arrays) -> Layout:
+    shapes = {name: tuple(axis.samples_first(values[name]).shape) for name, axis in outputs.items()}
     return Layout(outputs, omitted, batch, shapes)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from netadapt_onnx.data.labels import UNLABELLED, Kind, class_axis
+from netadapt_onnx.data.tasks import UNLABELLED, Kind, class_axis
 
 NO_CLASS = -1
 
@@ -59,22 +59,22 @@ class R2:
 
     def update(self, output: np.ndarray, labels: np.ndarray) -> None:
         """Add some samples. Shapes: labels (N, ...), output with as many values."""
-        wanted = labels.reshape(len(labels), -1).astype(np.float64)
-        found = output.reshape(len(labels), -1).astype(np.float64)
+        targets = labels.reshape(len(labels), -1).astype(np.float64)
+        values = output.reshape(len(labels), -1).astype(np.float64)
         if not self._samples:
-            self._mean, self._spread, self._error = (np.zeros(wanted.shape[1]) for _ in range(3))
-            self._lost = np.zeros((3, wanted.shape[1]))
+            self._mean, self._spread, self._error = (np.zeros(targets.shape[1]) for _ in range(3))
+            self._lost = np.zeros((3, targets.shape[1]))
         # Chan et al., 1979: the spread of two parts about their common mean.
-        count = len(wanted)
-        mean = wanted.mean(0)
+        count = len(targets)
+        mean = targets.mean(0)
         apart = mean - self._mean
         total = self._samples + count
-        self._spread += ((wanted - mean) ** 2).sum(0) + apart**2 * (self._samples * count / total)
+        self._spread += ((targets - mean) ** 2).sum(0) + apart**2 * (self._samples * count / total)
         self._mean += apart * (count / total)
         self._samples = total
-        finite = np.isfinite(found)
-        self._error += (np.where(finite, found - wanted, 0.0) ** 2).sum(0)
-        self._lost += np.stack([(w * ~finite).sum(0) for w in (np.ones_like(wanted), wanted, wanted**2)])
+        finite = np.isfinite(values)
+        self._error += (np.where(finite, values - targets, 0.0) ** 2).sum(0)
+        self._lost += np.stack([(w * ~finite).sum(0) for w in (np.ones_like(targets), targets, targets**2)])
 
     @property
     def value(self) -> float:
@@ -103,11 +103,11 @@ class MeanIoU:
         classes = output.shape[axis]
         if not len(self._both):
             self._both, self._labelled, self._answered = (np.zeros(classes, np.int64) for _ in range(3))
-        known = labels != UNLABELLED if classes <= UNLABELLED else np.ones(labels.shape, bool)
-        found, wanted = top_class(output, axis)[known], labels[known]
-        self._both += np.bincount(wanted[found == wanted], minlength=classes)
-        self._labelled += np.bincount(wanted, minlength=classes)
-        self._answered += np.bincount(found[found != NO_CLASS], minlength=classes)
+        is_labelled = labels != UNLABELLED if classes <= UNLABELLED else np.ones(labels.shape, bool)
+        top, targets = top_class(output, axis)[is_labelled], labels[is_labelled]
+        self._both += np.bincount(targets[top == targets], minlength=classes)
+        self._labelled += np.bincount(targets, minlength=classes)
+        self._answered += np.bincount(top[top != NO_CLASS], minlength=classes)
 
     @property
     def value(self) -> float:
@@ -128,5 +128,5 @@ def top_class(scores: np.ndarray, axis: int) -> np.ndarray:
 
     A class at minus infinity is merely ruled out, as the logarithm of a softmax that underflowed.
     """
-    found: np.ndarray = np.where(np.isfinite(scores.max(axis)), scores.argmax(axis), NO_CLASS)
-    return found
+    top: np.ndarray = np.where(np.isfinite(scores.max(axis)), scores.argmax(axis), NO_CLASS)
+    return top

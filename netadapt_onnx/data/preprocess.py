@@ -1,4 +1,4 @@
-"""Pictures of any size and colour as a model's one picture input takes them: resized, cropped, in its channel order."""
+"""How a picture becomes a sample: resized, cropped, in the channel order of the input, scaled by mean and std."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from netadapt_onnx.data.dataset import Scaling, Specs
-from netadapt_onnx.data.labels import shown
-from netadapt_onnx.data.mean_std import scaling_of
+from netadapt_onnx.data.dataset import LazyArray, Scaling
+from netadapt_onnx.data.shapes import Specs, format_shape
 from netadapt_onnx.data.source import DataSource
 from netadapt_onnx.errors import NetadaptError
 
@@ -24,8 +23,17 @@ _RANGES = {"NominalRange_0_255": (0.0, 1 / 255), "Normalized_0_1": (0.0, 1.0), "
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """How a picture becomes one sample of the model's input `name`. Sizes are (height, width) in pixels."""
+class Preprocessing:
+    """How a picture becomes one sample of a model's input.
+
+    Attributes:
+        name: The input's.
+        shape: The input's, (N, C, H, W) or (N, H, W, C).
+        dtype: The input's number type.
+        resize: Pixels of the shorter side, or (height, width); None: pictures keep their size.
+        crop: Pixels of a square, or (height, width), out of the middle; None: nothing is cut off.
+        reversed_channels: Whether the model takes blue, green, red.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -51,36 +59,47 @@ class Preparation:
         return self.shape[first], self.shape[first + 1]
 
     def __call__(self, picture: Image, label: str) -> np.ndarray:
-        """One sample as bytes. Raises NetadaptError naming the picture where it has another size in the end."""
-        found = _resized(picture.convert(MODES[self.channels]), self.resize)
-        found = _cropped(found, self.crop, label)
-        if (found.height, found.width) != self.size:
+        """One sample as bytes, without the axis of samples.
+
+        Args:
+            picture: Of any size and colour.
+            label: The picture's name in messages.
+
+        Raises:
+            NetadaptError: The picture has another size in the end.
+        """
+        picture = _crop(_resize(picture.convert(MODES[self.channels]), self.resize), self.crop, label)
+        if (picture.height, picture.width) != self.size:
             raise NetadaptError(
-                f"{label} is {found.height}x{found.width} (height x width), but the model's input '{self.name}' takes "
-                f"{shown(self.size)}",
-                hint=f"give --resize and --crop, e.g. --resize {max(self.size)} --crop {shown(self.size)}",
+                f"{label} is {picture.height}x{picture.width} (height x width), but the model's input '{self.name}' "
+                f"takes {format_shape(self.size)}",
+                hint=f"give --resize and --crop, e.g. --resize {max(self.size)} --crop {format_shape(self.size)}",
                 code="invalid-data",
             )
-        values = np.asarray(found)
-        sample: np.ndarray = self.arranged((values if values.ndim == 3 else values[:, :, None])[None])[0]
+        values = np.asarray(picture)
+        sample: np.ndarray = self.arrange((values if values.ndim == 3 else values[:, :, None])[None])[0]
         return sample
 
-    def arranged(self, pictures: np.ndarray) -> np.ndarray:
+    def arrange(self, pictures: np.ndarray) -> np.ndarray:
         """Pictures (N, height, width, channels) of the right size in the model's layout."""
         if self.reversed_channels:
             pictures = pictures[..., ::-1]
         return np.ascontiguousarray(pictures if self.channels_last else np.moveaxis(pictures, -1, 1))
 
 
-class Pictures:
-    """Pictures that are opened when their rows are asked for: an array of bytes (N, ...) to whoever reads it.
+class LazyPictures:
+    """Pictures that are opened when their rows are read, as an array of bytes (N, ...)."""
 
-    `opened(row)` gives a picture and what to call it in messages; `prepare` makes it a sample.
-    """
+    def __init__(self, count: int, open_row: Callable[[int], tuple[Image, str]], prepare: Preprocessing) -> None:
+        """Open nothing yet.
 
-    def __init__(self, count: int, opened: Callable[[int], tuple[Image, str]], prepare: Preparation) -> None:
+        Args:
+            count: How many pictures there are.
+            open_row: Returns the picture of a row, and its name in messages.
+            prepare: Makes a picture a sample.
+        """
         self._count = count
-        self._opened = opened
+        self._open = open_row
         self._prepare = prepare
         self.dtype: np.dtype[Any] = np.dtype(np.uint8)
 
@@ -94,18 +113,27 @@ class Pictures:
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         index = np.arange(self._count)[rows]
-        made = np.empty((len(index), *self._prepare.shape[1:]), np.uint8)
-        for place, row in enumerate(index):
-            picture, label = self._opened(int(row))
-            made[place] = self._prepare(picture, label)
-        return made
+        samples = np.empty((len(index), *self._prepare.shape[1:]), np.uint8)
+        for position, row in enumerate(index):
+            picture, label = self._open(int(row))
+            samples[position] = self._prepare(picture, label)
+        return samples
 
 
-def preparation(source: DataSource, specs: Specs, metadata: Mapping[str, str]) -> Preparation:
-    """What pictures need for the model's input. Raises NetadaptError if it has no single input for pictures."""
+def preprocessing(source: DataSource, specs: Specs, metadata: Mapping[str, str]) -> Preprocessing:
+    """How pictures become samples of a model.
+
+    Args:
+        source: Says how they are resized and cropped.
+        specs: Shape and type of the model's inputs by name.
+        metadata: The model's `metadata_props`, which may say that it takes blue, green, red.
+
+    Raises:
+        NetadaptError: The model has no input, or several, for pictures.
+    """
     names = [name for name, (shape, _) in specs.items() if len(shape) == 4 and {shape[1], shape[-1]} & MODES.keys()]
     if len(specs) != 1 or not names:
-        inputs = ", ".join(f"'{name}' {shown(shape)}" for name, (shape, _) in specs.items())
+        inputs = ", ".join(f"'{name}' {format_shape(shape)}" for name, (shape, _) in specs.items())
         raise NetadaptError(
             f"{source} holds pictures, but the model takes {inputs}",
             hint="pictures need one input NxCxHxW or NxHxWxC of 1, 3 or 4 channels; give an .npz or FILE.py:FUNCTION",
@@ -113,11 +141,15 @@ def preparation(source: DataSource, specs: Specs, metadata: Mapping[str, str]) -
         )
     shape, dtype = specs[names[0]]
     reverse = metadata.get(PIXEL_FORMAT, "").startswith("Bgr")
-    return Preparation(names[0], shape, dtype, source.resize, source.crop, reverse)
+    return Preprocessing(names[0], shape, dtype, source.resize, source.crop, reverse)
 
 
-def picture_scaling(source: DataSource, prepare: Preparation, metadata: Mapping[str, str]) -> dict[str, Scaling]:
-    """Bytes to what the model takes: by --mean and --std, or what its metadata say. Raises NetadaptError if neither."""
+def picture_scaling(source: DataSource, prepare: Preprocessing, metadata: Mapping[str, str]) -> dict[str, Scaling]:
+    """How bytes become floats, by input name: by --mean and --std, or by the range that the metadata name.
+
+    Raises:
+        NetadaptError: Neither says it, or the model takes integers other than bytes.
+    """
     if prepare.dtype == np.uint8:
         return {}
     mean, std = source.mean, source.std
@@ -130,32 +162,74 @@ def picture_scaling(source: DataSource, prepare: Preparation, metadata: Mapping[
             hint="give --mean and --std per channel, for (x / 255 - mean) / std; 0 and 1 give pixels from 0 to 1",
             code="invalid-data",
         )
-    made = scaling_of(np.array(mean), np.array(std), prepare.name, prepare.shape, prepare.dtype)
-    return {prepare.name: made}
+    return {prepare.name: channel_scaling(np.array(mean), np.array(std), prepare.name, prepare.shape, prepare.dtype)}
+
+
+def channel_scaling(
+    mean: np.ndarray, std: np.ndarray, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> Scaling:
+    """The scaling by mean and standard deviation per channel: the first axis of a sample (NCHW), else the last (NHWC).
+
+    Args:
+        mean: One number, or (channels,), of pixels from 0 to 1.
+        std: Likewise.
+        name: The input's.
+        shape: The input's, samples first.
+        dtype: The input's number type.
+
+    Raises:
+        NetadaptError: There are other channels than the input has, or the numbers are not finite or not positive.
+    """
+    scaling = [_along_channels(what, values, name, shape[1:]) for what, values in (("mean", mean), ("std", std))]
+    return Scaling(scaling[0], scaling[1], dtype)
+
+
+def _along_channels(what: str, values: np.ndarray, name: str, sample: tuple[int, ...]) -> np.ndarray:
+    """Mean or std, so that it broadcasts to a sample."""
+    if values.dtype.kind not in "iuf":
+        raise NetadaptError(f"{what} has type {values.dtype}: it must hold numbers", code="invalid-data")
+    flat = np.asarray(values, np.float32).reshape(-1)
+    if not np.isfinite(flat).all() or (what == "std" and (flat <= 0).any()):
+        raise NetadaptError(f"{what} holds {flat.tolist()}: it must be finite, and std positive", code="invalid-data")
+    if flat.size == 1:
+        return flat.reshape((1,) * len(sample))
+    if sample and flat.size == sample[0]:
+        return flat.reshape(-1, *(1 for _ in sample[1:]))
+    if sample and flat.size == sample[-1]:
+        return flat.reshape(*(1 for _ in sample[1:]), -1)
+    raise NetadaptError(
+        f"{what} has {flat.size} values, but the model's input '{name}' takes Nx{format_shape(sample)}",
+        code="invalid-data",
+    )
 
 
 @dataclass(frozen=True)
-class Bytes:
+class _Bytes:
     """Opens pictures that are in memory, (N, height, width[, channels])."""
 
     values: np.ndarray
     name: str
 
     def __call__(self, row: int) -> tuple[Image, str]:
-        """The picture of a row."""
         from PIL import Image
 
         return Image.fromarray(self.values[row]), f"{self.name}, picture {row},"
 
 
-def arrays_of(values: np.ndarray, prepare: Preparation, name: str) -> np.ndarray | Pictures:
-    """Pictures in memory, (N, height, width[, channels]) bytes, as the model takes them: at once if they fit as is."""
+def pictures_from_bytes(values: np.ndarray, prepare: Preprocessing, name: str) -> LazyArray:
+    """Pictures in memory as the model takes them: as they are if they fit, else each prepared when it is read.
+
+    Args:
+        values: Bytes, (N, height, width) or (N, height, width, channels).
+        prepare: Makes a picture a sample.
+        name: The name of their file in messages.
+    """
     channels = values.shape[3] if values.ndim == 4 else 1
     as_is = prepare.resize is None and prepare.crop is None and values.shape[1:3] == prepare.size
     if as_is and channels == prepare.channels:
-        return prepare.arranged(values if values.ndim == 4 else values[..., None])
+        return prepare.arrange(values if values.ndim == 4 else values[..., None])
     require_pillow(f"{name} has to be converted, which")
-    return Pictures(len(values), Bytes(values, name), prepare)
+    return LazyPictures(len(values), _Bytes(values, name), prepare)
 
 
 def require_pillow(what: str) -> None:
@@ -168,7 +242,7 @@ def require_pillow(what: str) -> None:
         ) from error
 
 
-def _resized(picture: Image, size: tuple[int, ...] | None) -> Image:
+def _resize(picture: Image, size: tuple[int, ...] | None) -> Image:
     """To exactly (height, width), or with one number so that the shorter side has it; bilinear, smoothed."""
     from PIL.Image import Resampling
 
@@ -182,16 +256,16 @@ def _resized(picture: Image, size: tuple[int, ...] | None) -> Image:
     return picture.resize((width, height), Resampling.BILINEAR)
 
 
-def _cropped(picture: Image, size: tuple[int, ...] | None, label: str) -> Image:
+def _crop(picture: Image, size: tuple[int, ...] | None, label: str) -> Image:
     """The middle of a picture, (height, width) or a square."""
     if size is None:
         return picture
     height, width = size if len(size) == 2 else size * 2
     if picture.height < height or picture.width < width:
         raise NetadaptError(
-            f"{label} is {picture.height}x{picture.width} (height x width), too small for --crop {shown(size)}",
+            f"{label} is {picture.height}x{picture.width} (height x width), too small for --crop {format_shape(size)}",
             hint="give --resize too",
             code="invalid-data",
         )
-    top, left = round((picture.height - height) / 2), round((picture.width - width) / 2)
-    return picture.crop((left, top, left + width, top + height))
+    y, x = round((picture.height - height) / 2), round((picture.width - width) / 2)
+    return picture.crop((x, y, x + width, y + height))

@@ -1,4 +1,4 @@
-"""Sizes of a model's open axes as samples have them: what an error proposes where there are data."""
+"""Sizes of a model's dynamic axes as samples have them: what an error proposes where there are data."""
 
 from __future__ import annotations
 
@@ -25,28 +25,35 @@ Shapes = Mapping[str, tuple[int, ...]]
 def proposing_sizes_of(
     data: str | os.PathLike[str] | None, proto: onnx.ModelProto, shapes: Shapes | None, batch_size: int = 1
 ) -> Iterator[None]:
-    """Where what is done inside needs the sizes of open axes, the error proposes those of the samples."""
+    """A context in which an error about dynamic axes without sizes proposes those of the samples.
+
+    Args:
+        data: The data; None: the error stays as it is.
+        proto: The model.
+        shapes: Shapes of inputs that the user chose, by name.
+        batch_size: Entries of the first axis.
+    """
     try:
         yield
     except NetadaptError as error:
-        given = dict(shapes or {})
-        sizes = {} if error.code != OPEN or data is None else _sizes(proto, given, data, batch_size)
+        chosen = dict(shapes or {})
+        sizes = {} if error.code != OPEN or data is None else _sample_shapes(proto, chosen, data, batch_size)
         if not sizes:
             raise
-        hint = f"as --data has it, give its shape with {typed(shape_options({**given, **sizes}))}"
+        hint = f"as --data has it, give its shape with {typed(shape_options({**chosen, **sizes}))}"
         raise NetadaptError(error.message, hint=hint, code=OPEN) from error
 
 
 def fold_for(
     proto: onnx.ModelProto, shapes: Shapes | None, data: str | os.PathLike[str] | None, batch_size: int = 1
 ) -> FoldedModel:
-    """Fold a model that samples are for. Raises what `fold` raises."""
+    """Normalise a model that samples are for; see `fold`. An error about dynamic axes proposes the samples' sizes."""
     with proposing_sizes_of(data, proto, shapes, batch_size):
         return fold(proto, dict(shapes or {}), batch_size)
 
 
-def _sizes(
-    proto: onnx.ModelProto, given: Shapes, data: str | os.PathLike[str], batch_size: int
+def _sample_shapes(
+    proto: onnx.ModelProto, chosen: Shapes, data: str | os.PathLike[str], batch_size: int
 ) -> dict[str, tuple[int, ...]]:
     """A shape for every open input; none at all unless the data have samples of all of them."""
     file = Path(source_of(data).path)
@@ -54,10 +61,10 @@ def _sizes(
         return {}
     try:
         stored = read_npz(file)
-    except NetadaptError:  # which is said once the model itself is understood
+    except NetadaptError:  # which is raised once the model itself is understood
         return {}
     sizes = {}
-    for tensor in open_inputs(proto, given):
+    for tensor in open_inputs(proto, chosen):
         names = [f"x_{split}.{tensor.name}" for split in SPLITS]
         names += [f"x_{split}" for split in SPLITS] if len(proto.graph.input) == 1 else []
         samples = next((stored[name].shape for name in names if name in stored), None)

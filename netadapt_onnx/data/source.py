@@ -1,4 +1,4 @@
-"""What the user says of `--data`: where it is, what is learnt from it, how pictures are prepared. Nothing heavy."""
+"""Where a user's data are and how they are read: `--data` and the options beside it. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ METADATA = "netadapt_onnx."
 
 
 class DataSource(msgspec.Struct, frozen=True):
-    """Where the data are and how they are to be read; a path alone is the same with nothing else said.
+    """Where the data are and how they are read; a path alone is the same without any option.
 
-    `path`: an .npz file, a folder of pictures or of the official CIFAR or MNIST files, or "FILE.py:FUNCTION".
-    `task`: what labels mean, where they and the model's outputs leave a choice. `resize` and `crop`: one number (the
-    shorter side; a square) or height and width, in pixels. `mean` and `std`: per channel, for
-    `(pixel / 255 - mean) / std`.
+    Attributes:
+        path: An .npz file, a folder of pictures or of the official CIFAR or MNIST files, or "FILE.py:FUNCTION".
+        task: What labels mean, where they and the model's outputs leave a choice.
+        resize: Pixels of the shorter side, or height and width.
+        crop: Pixels of a square, or height and width.
+        mean: Per channel, for `(pixel / 255 - mean) / std`.
+        std: Likewise.
 
     >>> DataSource("data.npz", task="classification").flags
     ('--data', 'data.npz', '--task', 'classification')
@@ -42,32 +45,36 @@ class DataSource(msgspec.Struct, frozen=True):
 
     @property
     def options(self) -> dict[str, str]:
-        """What was said besides the path, by option and as the command line spells it."""
-        said: dict[str, str] = {"task": self.task or ""}
-        said |= {name: "x".join(map(str, getattr(self, name) or ())) for name in ("resize", "crop")}
-        said |= {name: ",".join(f"{v:g}" for v in getattr(self, name) or ()) for name in ("mean", "std")}
-        return {name: text for name, text in said.items() if text}
+        """The options that are set, by name and as the command line spells them."""
+        texts: dict[str, str] = {"task": self.task or ""}
+        texts |= {name: "x".join(map(str, getattr(self, name) or ())) for name in ("resize", "crop")}
+        texts |= {name: ",".join(f"{v:g}" for v in getattr(self, name) or ()) for name in ("mean", "std")}
+        return {name: text for name, text in texts.items() if text}
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """The command line's words that say the same: `--data PATH --task regression ...`."""
+        """The command line that means the same: `--data PATH --task regression ...`."""
         return ("--data", self.path, *(word for name, text in self.options.items() for word in (f"--{name}", text)))
 
     def with_metadata(self, metadata: Mapping[str, str]) -> DataSource:
-        """What is not said here, as the model's `metadata_props` say it. Raises NetadaptError if they are broken."""
-        found: dict[str, tuple[float, ...]] = {}
+        """The same with the options that are not set as a model's `metadata_props` have them.
+
+        Raises:
+            NetadaptError: An entry is not a size or a list of numbers.
+        """
+        options: dict[str, tuple[float, ...]] = {}
         for name in ("resize", "crop", "mean", "std"):
             text = metadata.get(METADATA + name)
             if text is not None and getattr(self, name) is None:
                 try:
-                    found[name] = parse_size(text) if name in ("resize", "crop") else parse_numbers(text)
+                    options[name] = parse_size(text) if name in ("resize", "crop") else parse_numbers(text)
                 except ValueError:
                     raise NetadaptError(f"the model's metadata '{METADATA}{name}' is '{text}'") from None
-        return msgspec.structs.replace(self, **found)
+        return msgspec.structs.replace(self, **options)
 
 
 def source_of(data: str | os.PathLike[str]) -> DataSource:
-    """A path as a DataSource; one that is there already as it is."""
+    """A path as a DataSource, or the DataSource itself."""
     return data if isinstance(data, DataSource) else DataSource(os.fspath(data))
 
 

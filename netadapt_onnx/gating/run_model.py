@@ -7,9 +7,8 @@ from pathlib import Path
 
 import onnx
 
-from netadapt_onnx.data.dataset import held_out
 from netadapt_onnx.data.evaluate import accuracy, outputs
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.jobs import DeviceJob, PredictJob, ScoreJob, TimeJob
 from netadapt_onnx.gating.records import Interval, Score, TablePrediction, TimingResult
@@ -80,7 +79,7 @@ def score_model(job: ScoreJob) -> Score:
             f"{job.data}: gate reads data from .npz files and folders only", hint="save it as .npz", code="invalid-data"
         )
     model, folded = _load(job)
-    samples = held_out(dataset_for(folded, job.data, train=False), job.split)
+    samples = load_dataset(folded, job.data, train=False).split(job.split)
     reference = None
     if samples.labels is None:
         if job.reference is None:

@@ -1,4 +1,4 @@
-"""What runs where it is measured, as users ask for it: `--ep`, its options, `--deploy int8` with inputs of `--data`."""
+"""How models run where they are measured: `--ep`, its options, and `--deploy int8`, calibrated on `--data`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 
 import numpy as np
 
-from netadapt_onnx.data.dataset import Dataset, Specs
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.dataset import Dataset
+from netadapt_onnx.data.load_dataset import load_dataset
+from netadapt_onnx.data.shapes import Specs
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.runtime import Arrays
@@ -22,23 +23,30 @@ SEED = 0
 def deployment(
     precision: Precision, folded: FoldedModel, data: str | os.PathLike[str] | None, dataset: Dataset | None = None
 ) -> Deployment:
-    """What is deployed; int8 is calibrated with training inputs of `data`, or of `dataset` if it is loaded already.
+    """The form of the model that is deployed.
 
-    Raises NetadaptError for int8 without data, and for data that do not fit the model.
+    Args:
+        precision: `float`, or `int8`.
+        folded: The model.
+        data: The data whose training inputs calibrate int8.
+        dataset: The same, if it is loaded already.
+
+    Raises:
+        NetadaptError: There is no data for int8, or it does not fit the model.
     """
     if precision == "float":
         return FLOAT
     if dataset is None:
         if data is None:
             raise NetadaptError("--deploy int8 calibrates with inputs", hint="give --data", code="usage")
-        dataset = dataset_for(folded, data, scored=False)
+        dataset = load_dataset(folded, data, scored=False)
     return Deployment("int8", calibration(dataset, folded.specs))
 
 
-def execution_of(asked: Arguments, subject: PreparedModel) -> Execution:
+def execution_of(options: Arguments, prepared: PreparedModel) -> Execution:
     """How the models of an adaptation run where they are measured."""
-    deploy = deployment(asked.deploy, subject.trace.folded, None, subject.data)
-    return Execution(asked.ep, asked.threads, dict(asked.ep_options), asked.ep_library, deploy)
+    deploy = deployment(options.deploy, prepared.trace.folded, None, prepared.data)
+    return Execution(options.ep, options.threads, dict(options.ep_options), options.ep_library, deploy)
 
 
 def calibration(dataset: Dataset, specs: Specs) -> tuple[Arrays, ...]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 DEFAULT_STEP = 8
-# The channel counts of a group at the best points of a table's latency steps.
+# By a group's name, the channel counts at the best points of a table's latency steps.
 Counts = Callable[[str], Sequence[int]]
 Steps = int | str | Sequence[int | str]
 Floors = Sequence[str] | Mapping[str, int | str]
@@ -25,7 +25,7 @@ Floors = Sequence[str] | Mapping[str, int | str]
 
 @dataclass(frozen=True)
 class ChannelChoices:
-    """The channel counts a group may have, largest first: `coarse` while searching, `fine` to land on the budget."""
+    """The channel counts a group may have, largest first: `coarse` while searching, `fine` to meet the budget."""
 
     group: str
     channels: int
@@ -33,11 +33,15 @@ class ChannelChoices:
     fine: tuple[int, ...]
 
 
-def ladder(group: Group, step: int, alignment: int = 1, floor: int = 1) -> ChannelChoices:
-    """The rungs of one group: coarse are multiples of `step`, fine ones of `alignment`, both of the structural step.
+def channel_choices(group: Group, step: int, alignment: int = 1, floor: int = 1) -> ChannelChoices:
+    """The channel counts that one group may have.
 
-    All channels are always a rung, the floor (the larger of the group's own and `floor`) is the lowest. `alignment`
-    above 1 is for latency: widths that miss it run slower kernels, so that nothing is gained by them.
+    Args:
+        group: The group; its own number of channels is always among its choices.
+        step: Coarse counts are multiples of it and of the group's structural step.
+        alignment: Fine counts are multiples of it and of the group's structural step. It is above 1 for latency: other
+            widths run slower kernels, so that nothing is gained by them.
+        floor: The fewest channels, unless the group's own floor is higher.
     """
     fine, coarse = math.lcm(group.step, alignment), math.lcm(group.step, step)
     counts = [n for n in range(group.channels - 1, 0, -1) if n >= max(group.floor, floor)]
@@ -50,11 +54,15 @@ def ladder(group: Group, step: int, alignment: int = 1, floor: int = 1) -> Chann
 
 
 @dataclass(frozen=True)
-class Rungs:
-    """What the user asks of channel counts: `step` (None: the table's) but for the operators in `steps`.
+class AllowedCounts:
+    """The user's options on channel counts. Patterns name groups or their layers, with `*`, `?` and `[...]`.
 
-    `floors` are pairs of a pattern and a count (or, if the flag beside it is set, a share); patterns name groups or
-    their layers, with `*`, `?` and `[...]`.
+    Attributes:
+        step: The step of all operators that are not in `steps`; None: the one of the latency table.
+        steps: The step of each operator that has its own.
+        least: The fewest channels of any group.
+        frozen: Patterns of groups that are not cut.
+        floors: Triples of a pattern, an amount, and whether that is a share of the group's channels or a count.
     """
 
     step: int | None = DEFAULT_STEP
@@ -63,38 +71,44 @@ class Rungs:
     frozen: tuple[str, ...] = ()
     floors: tuple[tuple[str, float, bool], ...] = ()
 
-    def ladders(self, trace: Trace, alignment: int = 1, counts: Counts | None = None) -> tuple[ChannelChoices, ...]:
-        """A ladder for every prunable group that is not frozen. `counts` are those of a table, for `--step auto`.
+    def choices(self, trace: Trace, alignment: int = 1, counts: Counts | None = None) -> tuple[ChannelChoices, ...]:
+        """The choices of every prunable group that is not frozen.
 
-        Raises NetadaptError for patterns that name nothing, operators that no group has, and if all are frozen.
+        Args:
+            trace: The traced model.
+            alignment: Fine counts are multiples of it.
+            counts: The best counts of a latency table, for `--step auto`.
+
+        Raises:
+            NetadaptError: A pattern names nothing, no group has an operator, or all groups are frozen.
         """
         ops = {group.name: _ops(trace, group) for group in trace.prunable}
-        known = sorted(set().union(*ops.values()))
+        all_ops = sorted(set().union(*ops.values()))
         for op in self.steps:
-            if op not in known:
-                hint = did_you_mean(op, known, f"groups hold {', '.join(known)}")
+            if op not in all_ops:
+                hint = did_you_mean(op, all_ops, f"groups hold {', '.join(all_ops)}")
                 raise NetadaptError(f"--step {op}={self.steps[op]}: no group holds a layer of {op}", hint=hint)
         frozen = self._frozen(trace)
         floors: dict[str, int] = {}
         for pattern, amount, share in self.floors:
             for name in matching(trace, pattern, "--floor"):
                 floors[name] = math.ceil(amount * trace.group(name).channels - 1e-9) if share else int(amount)
-        made = []
+        choices = []
         for group in trace.prunable:
             if group.name in frozen:
                 continue
             own = [self.steps[op] for op in ops[group.name] if op in self.steps]
             step = math.lcm(*own) if own else self.step or DEFAULT_STEP
-            made.append(ladder(group, step, alignment, max(self.least, floors.get(group.name, 1))))
+            choices.append(channel_choices(group, step, alignment, max(self.least, floors.get(group.name, 1))))
             if counts is not None and not own and self.step is None:
-                found = set(counts(group.name))
-                made[-1] = replace(made[-1], coarse=tuple(n for n in made[-1].fine[1:] if n in found))
-        if not made:
+                best = set(counts(group.name))
+                choices[-1] = replace(choices[-1], coarse=tuple(n for n in choices[-1].fine[1:] if n in best))
+        if not choices:
             raise NetadaptError("every group is frozen: nothing can be cut", hint="freeze fewer", code="usage")
-        return tuple(made)
+        return tuple(choices)
 
-    def held(self, trace: Trace) -> frozenset[str]:
-        """The groups that are frozen or have a floor of their own: they must not go with a branch."""
+    def protected(self, trace: Trace) -> frozenset[str]:
+        """The names of groups that are frozen or have a floor of their own: they must not be removed with a branch."""
         floored = {name for pattern, *_ in self.floors for name in matching(trace, pattern, "--floor")}
         return self._frozen(trace) | floored
 
@@ -102,8 +116,12 @@ class Rungs:
         return frozenset(name for pattern in self.frozen for name in matching(trace, pattern, "--freeze"))
 
 
-def rungs(step: Steps, least: int, frozen: Sequence[str], floors: Floors) -> Rungs:
-    """Read `--step N|auto|OP=N`, `--min-channels`, `--freeze GROUP` and `--floor GROUP=N`. Raises NetadaptError."""
+def allowed_counts(step: Steps, least: int, frozen: Sequence[str], floors: Floors) -> AllowedCounts:
+    """The options `--step N|auto|OP=N`, `--min-channels`, `--freeze GROUP` and `--floor GROUP=N`.
+
+    Raises:
+        NetadaptError: One of them is malformed.
+    """
     default: int | None = DEFAULT_STEP
     by_op: dict[str, int] = {}
     for text in [step] if isinstance(step, int | str) else step:
@@ -118,7 +136,7 @@ def rungs(step: Steps, least: int, frozen: Sequence[str], floors: Floors) -> Run
             default = int(number)
     if least < 1:
         raise NetadaptError(f"--min-channels {least}: at least 1", code="usage")
-    return Rungs(default, by_op, least, tuple(frozen), tuple(_floor(text) for text in _pairs(floors)))
+    return AllowedCounts(default, by_op, least, tuple(frozen), tuple(_floor(text) for text in _pairs(floors)))
 
 
 def _pairs(floors: Floors) -> list[str]:
@@ -127,23 +145,30 @@ def _pairs(floors: Floors) -> list[str]:
 
 def _floor(text: str) -> tuple[str, float, bool]:
     name, _, value = text.rpartition("=")
-    found = parse_amount("channels", value)
-    if not name or found is None or found[0] <= 0 or (found[1] and found[0] > 1) or (not found[1] and found[0] % 1):
+    parsed = parse_amount("channels", value)
+    amount, share = parsed or (0.0, False)
+    if not name or amount <= 0 or (share and amount > 1) or (not share and amount % 1):
         raise NetadaptError(f"--floor {text}: not GROUP=N", hint="e.g. conv1=32 or 'layer3*=0.5x'", code="usage")
-    return name, *found
+    return name, amount, share
 
 
 def matching(trace: Trace, pattern: str, flag: str) -> tuple[str, ...]:
-    """The groups that a name or a pattern means: of the group itself, or of any layer it holds.
+    """The names of the groups that a name or a pattern means: that of a group, or of any layer it holds.
 
-    Raises NetadaptError, with the nearest names, if there is none.
+    Args:
+        trace: The traced model.
+        pattern: The name or pattern.
+        flag: The option that it comes from, for the message.
+
+    Raises:
+        NetadaptError: No group matches; the hint has the nearest names.
     """
     for same in (str.__eq__, fnmatchcase):  # a name may contain what a pattern means otherwise
-        found = tuple(g.name for g in trace.groups if any(same(n, pattern) for n in (g.name, *g.layers)))
-        if found:
-            return found
-    known = [group.name for group in trace.prunable]
-    hint = did_you_mean(pattern, known, "`netadapt-onnx inspect` lists them")
+        names = tuple(g.name for g in trace.groups if any(same(n, pattern) for n in (g.name, *g.layers)))
+        if names:
+            return names
+    prunable = [group.name for group in trace.prunable]
+    hint = did_you_mean(pattern, prunable, "`netadapt-onnx inspect` lists them")
     raise NetadaptError(f"{flag} {pattern}: the model has no such group", hint=hint, code="unknown-group")
 
 

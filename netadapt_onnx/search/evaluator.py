@@ -1,4 +1,4 @@
-"""Who says how accurate a model is: held-out data, or the caller's own function."""
+"""How accurate a model is: by held-out data, or by the caller's own function."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.data.evaluate import Accuracy, Compute, accuracy, batch_size, outputs
 from netadapt_onnx.search.options import Arguments, Evaluate
 from netadapt_onnx.search.prepared_model import PreparedModel
-from netadapt_onnx.training.activation_cache import Prefixes
+from netadapt_onnx.training.activation_cache import ActivationCache
 from netadapt_onnx.training.settings import cores
 
 # Proposals are compared on this many held-out samples: enough to tell them apart, few enough to try many.
@@ -22,46 +22,64 @@ RANKING_SAMPLES = 1024
 
 
 class Evaluator(Protocol):
-    """Three accuracies of a model: on the samples that rank proposals, on all held-out ones, on those reported."""
+    """Three accuracies of a model: on the samples that rank proposals, on all validation samples, on the test split."""
 
     @property
-    def metric(self) -> str: ...  # noqa: D102
+    def metric(self) -> str:
+        """What the first two are: `top1`, for instance."""
+        ...
 
     @property
-    def reported_metric(self) -> str: ...  # noqa: D102
+    def test_metric(self) -> str:
+        """What the last one is."""
+        ...
 
     @property
-    def split(self) -> str: ...  # noqa: D102
+    def split(self) -> str:
+        """The split that results quote."""
+        ...
 
-    def ranked(self, proto: onnx.ModelProto) -> float: ...  # noqa: D102
+    def ranking_accuracy(self, proto: onnx.ModelProto) -> float:
+        """On the samples that rank proposals."""
+        ...
 
-    def held_out(self, proto: onnx.ModelProto) -> float: ...  # noqa: D102
+    def val_accuracy(self, proto: onnx.ModelProto) -> float:
+        """On all validation samples."""
+        ...
 
-    def reported(self, proto: onnx.ModelProto) -> float: ...  # noqa: D102
+    def test_accuracy(self, proto: onnx.ModelProto) -> float:
+        """On the split that results quote."""
+        ...
 
 
 @dataclass(frozen=True)
-class CallersJudge:
-    """The caller's function gives all three."""
+class UserEvaluator:
+    """The caller's function is all three accuracies."""
 
     evaluate: Evaluate
     metric: str = "evaluate"
-    reported_metric: str = "evaluate"
+    test_metric: str = "evaluate"
     split: str = "evaluate"
 
-    def ranked(self, proto: onnx.ModelProto) -> float:
+    def ranking_accuracy(self, proto: onnx.ModelProto) -> float:
         """Whatever `evaluate` returns."""
         return float(self.evaluate(proto))
 
-    held_out = ranked
-    reported = ranked
+    val_accuracy = ranking_accuracy
+    test_accuracy = ranking_accuracy
 
 
 @dataclass(frozen=True)
-class DataJudge:
+class DataEvaluator:
     """Accuracy in onnxruntime: the task's metric with labels, agreement with the original where there are none.
 
-    The split that is reported takes no part in any choice. `threads`: for the accuracies that are computed alone.
+    The split that results quote takes no part in any choice.
+
+    Attributes:
+        dataset: The samples.
+        original: The original model, for agreement with it.
+        seed: The seed of the choice of samples.
+        threads: The threads for the accuracies that are computed alone.
     """
 
     dataset: Dataset
@@ -69,7 +87,7 @@ class DataJudge:
     seed: int = 0
     threads: int = 1
     _references: dict[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
-    # The model that was evaluated last, whose accuracy is asked for again when it becomes the result.
+    # The model that was evaluated last, whose accuracy is needed again when it becomes the result.
     _last: list[tuple[onnx.ModelProto, float]] = field(default_factory=list)
 
     @property
@@ -78,19 +96,19 @@ class DataJudge:
         return self.dataset.val.metric
 
     @property
-    def reported_metric(self) -> str:
+    def test_metric(self) -> str:
         """That of the split that results quote: labelled test samples may stand beside others without labels."""
-        return self.dataset.reported[1].metric
+        return self.dataset.final_split[1].metric
 
     @property
     def split(self) -> str:
         """`test`, or `val` where the data have no test samples."""
-        return self.dataset.reported[0]
+        return self.dataset.final_split[0]
 
-    def ranked(self, proto: onnx.ModelProto, prefixes: Prefixes | None = None) -> float:
-        """On a fixed subset of the held-out samples, with one thread: proposals are ranked side by side.
+    def ranking_accuracy(self, proto: onnx.ModelProto, prefixes: ActivationCache | None = None) -> float:
+        """On a fixed subset of the validation samples, with one thread: proposals are ranked side by side.
 
-        `prefixes` hold what the model they were cut from computes of these samples in front of the cut.
+        `prefixes` hold the activations of these samples in front of the cut, in the model that was cut.
         """
         if prefixes is None:
             return self._on("ranking", self.ranking, proto, 1)
@@ -103,30 +121,36 @@ class DataJudge:
         return self.dataset.val.sample(RANKING_SAMPLES, self.seed)
 
     @stage("evaluating on validation samples")
-    def held_out(self, proto: onnx.ModelProto) -> float:
-        """On all held-out samples."""
+    def val_accuracy(self, proto: onnx.ModelProto) -> float:
+        """On all validation samples."""
         if not self._last or self._last[0][0] is not proto:
             self._last[:] = [(proto, self._on("val", self.dataset.val, proto, self.threads))]
         return self._last[0][1]
 
     @stage("evaluating for the result")
-    def reported(self, proto: onnx.ModelProto) -> float:
+    def test_accuracy(self, proto: onnx.ModelProto) -> float:
         """On the split that results quote."""
-        name, split = self.dataset.reported
+        name, split = self.dataset.final_split
         return self._on(name, split, proto, self.threads)
 
-    def computed(self, proto: onnx.ModelProto, compute: Compute, most_bytes: int) -> tuple[Accuracy, Accuracy]:
-        """By `compute` and here, on so many whole batches of what results quote that the inputs stay below a size."""
-        name, split = self.dataset.reported
+    def device_accuracy(self, proto: onnx.ModelProto, compute: Compute, most_bytes: int) -> tuple[Accuracy, Accuracy]:
+        """On the first batches of the split that results quote, by a device and by this machine.
+
+        Args:
+            proto: The model.
+            compute: Computes the model's outputs on the device.
+            most_bytes: The most bytes of inputs.
+        """
+        name, split = self.dataset.final_split
         sample = sum(value.nbytes for value in split.batch(np.arange(1)).values())
         count, each = min(len(split), max(1, most_bytes // max(1, sample))), batch_size(proto, split.layout)
         count = max(count - count % each, min(each, len(split)))
         chosen = split.sample(count, self.seed)
         reference = self._reference(f"{name}/{count}", chosen, self.threads)
-        there, here = (
+        on_device, locally = (
             accuracy(proto, chosen, reference=reference, threads=self.threads, compute=by) for by in (compute, None)
         )
-        return there, here
+        return on_device, locally
 
     def _on(self, name: str, split: Split, proto: onnx.ModelProto, threads: int) -> float:
         return accuracy(proto, split, reference=self._reference(name, split, threads), threads=threads).value
@@ -137,9 +161,9 @@ class DataJudge:
         return self._references.get(name)
 
 
-def judge_for(subject: PreparedModel, arguments: Arguments) -> Evaluator:
-    """Who says how accurate the models of a run are."""
+def evaluator_for(prepared: PreparedModel, arguments: Arguments) -> Evaluator:
+    """What evaluates the models of a run."""
     if arguments.evaluate is not None:
-        return CallersJudge(arguments.evaluate)
-    assert subject.data is not None
-    return DataJudge(subject.data, subject.trace.folded.proto, arguments.seed, cores())
+        return UserEvaluator(arguments.evaluate)
+    assert prepared.data is not None
+    return DataEvaluator(prepared.data, prepared.trace.folded.proto, arguments.seed, cores())

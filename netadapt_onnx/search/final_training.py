@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import onnx
 
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.search.candidates import Candidates
-from netadapt_onnx.search.evaluator import Evaluator
+from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.netadapt import TRAINED, Step
-from netadapt_onnx.search.options import Arguments
-from netadapt_onnx.search.outcome import Outcome
-from netadapt_onnx.search.prepared_model import PreparedModel
-from netadapt_onnx.search.progress_reporter import ProgressReporter
 from netadapt_onnx.search.run_directory.details import TrainedEpoch, write_training
-from netadapt_onnx.search.run_directory.run import Run
-from netadapt_onnx.search.time_limit import TimeLimit
+from netadapt_onnx.search.short_training import training_settings
 from netadapt_onnx.training.settings import cores
 
 TRAINED_FILE, CHECKPOINT_FILE, TRAINING_LOG_FILE = "trained.onnx", "training.checkpoint", "training.jsonl"
@@ -28,102 +24,118 @@ AGAIN = 0.2
 
 @dataclass(frozen=True)
 class FinalTraining:
-    """Trains the models that searches come to, each once; `note` gets what users should know of it."""
+    """Trains the models that searches end with, each once."""
 
-    run: Run
-    subject: PreparedModel
-    arguments: Arguments
+    context: SearchContext
     candidates: Candidates
-    judge: Evaluator
-    outcome: Outcome
-    standing: ProgressReporter
-    time: TimeLimit
-    note: Callable[[str], None]
 
-    def trained(self, steps: Sequence[Step], since: int = 0) -> onnx.ModelProto:
-        """The current model after long training; as it was if that did not help or was not wanted.
+    def train(self, steps: Sequence[Step], since: int) -> onnx.ModelProto:
+        """The current model after long training; as it was if that did not help, or is not to be done.
 
-        One that descends from a trained model is trained for a while only.
+        One that descends from a trained model is trained for a share of the epochs.
+
+        Args:
+            steps: The steps to the current model.
+            since: The number of steps that earlier targets took.
         """
+        context, run = self.context, self.context.run
         searched = self.candidates.current.folded.proto
-        epochs, data = self.arguments.final_epochs, self.subject.data
-        if not epochs or data is None or not steps or steps[-1].group == TRAINED:
+        epochs = self._epochs(steps, since)
+        if not epochs:
             return searched
-        if any(step.group == TRAINED for step in steps[since:]):
-            epochs = max(1, round(AGAIN * epochs))
-        folder = self.run.iteration(len(steps))
+        if self._is_limited and not run.once(f"training/time/{len(steps)}", lambda: context.time_limit.left_s > 0):
+            context.notes.add("there was no time for the final training: `netadapt-onnx finetune` does it")
+            return searched
+        folder = run.iteration(len(steps))
         file, checkpoint = folder / TRAINED_FILE, folder / CHECKPOINT_FILE
-        limited = self.arguments.max_time_s is not None
-        if limited and not self.run.once(f"training/time/{len(steps)}", lambda: self.time.left_s > 0):
-            self.note("there was no time for the final training: `netadapt-onnx finetune` does it")
-            return searched
-        if not self.run.journal.is_sealed(file):
-            from netadapt_onnx.training.trainer import train
-            from netadapt_onnx.training.training_log import TrainingLog
-
-            with TrainingLog(folder / TRAINING_LOG_FILE) as lines, stage("final training"):
-                trained = train(
-                    searched,
-                    data,
-                    teacher=self.subject.trace.folded.proto,
-                    epochs=epochs,
-                    augment=self.arguments.augment,
-                    mirrored=not self.arguments.augment and self._knows_mirrored(),
-                    seed=self.arguments.seed,
-                    settings=self.candidates.training_settings(f"final/{len(steps)}", searched),
-                    checkpoint=checkpoint,
-                    told=lines.epoch,
-                    progress=lambda done, total, loss: self.standing(done, total, f"final training: loss {loss:.3f}"),
-                    time_left=(lambda: self.time.left_s) if limited else None,
-                )
-            self.run.once(f"training/share/{len(steps)}", lambda: trained.share)
-            save(trained.proto, file, overwrite=True, planned=self.subject.trace.folded.interface())
-            self.run.journal.seal(file)
-            write_training(self.run.path, [TrainedEpoch(e.epoch, e.loss, e.lr) for e in trained.history])
+        if not run.journal.is_sealed(file):
+            self._train(len(steps), searched, epochs, file)
         checkpoint.unlink(missing_ok=True)
-        share = self.run.recall(f"training/share/{len(steps)}") or 1.0
+        share = run.recall(f"training/share/{len(steps)}") or 1.0
         if share < 1.0:
-            self.note(f"the final training was shortened to {share * epochs:.1f} of {epochs} epochs: --max-time")
-        proto = self.outcome.folded(load(file).proto).proto
-        if not self.judge.held_out(proto) >= steps[-1].accepted.accuracy:  # NaN is no improvement either
-            self.note("the final training did not help: the model is as the search left it")
+            context.notes.add(
+                f"the final training was shortened to {share * epochs:.1f} of {epochs} epochs: --max-time"
+            )
+        proto = context.fold(load(file).proto).proto
+        if not context.evaluator.val_accuracy(proto) >= steps[-1].accepted.accuracy:  # NaN is no improvement either
+            context.notes.add("the final training did not help: the model is as the search left it")
             return searched
         return proto
 
-    def adopted(self, last: Step, iteration: int, proto: onnx.ModelProto) -> Step:
-        """The trained model of a step as an iteration of its own, which a search can go on from."""
+    def adopt(self, last: Step, iteration: int, proto: onnx.ModelProto) -> Step:
+        """Make the trained model of a step an iteration of its own, which a search can go on from."""
         self.candidates.adopt(last.iteration, iteration, proto)
         total = sum(last.widths.values())
-        accuracy, ranked = self.judge.held_out(proto), self.judge.ranked(proto)
-        accepted = replace(last.accepted, accuracy=accuracy, ranked=ranked)
-        return Step(
-            iteration,
-            TRAINED,
-            (total, total),
-            last.widths,
-            last.driver,
-            last.target,
-            last.resources,
-            accepted,
-            (),
-            tuple(last.widths),
+        evaluator = self.context.evaluator
+        accuracy, ranked = evaluator.val_accuracy(proto), evaluator.ranking_accuracy(proto)
+        return replace(
+            last,
+            iteration=iteration,
+            group=TRAINED,
+            channels=(total, total),
+            accepted=replace(last.accepted, accuracy=accuracy, ranked=ranked),
+            tried=(),
+            skipped=tuple(last.widths),
         )
 
-    def _knows_mirrored(self) -> bool:
-        """Whether the final training may see pictures both ways; evaluated once, so that a resumed run trains alike."""
+    def _epochs(self, steps: Sequence[Step], since: int) -> int:
+        """For how many epochs the current model is trained; 0: not at all."""
+        epochs = self.context.options.final_epochs
+        if not epochs or self.context.prepared.data is None or not steps or steps[-1].group == TRAINED:
+            return 0
+        again = any(step.group == TRAINED for step in steps[since:])
+        return max(1, round(AGAIN * epochs)) if again else epochs
+
+    @property
+    def _is_limited(self) -> bool:
+        return self.context.options.max_time_s is not None
+
+    def _train(self, iteration: int, searched: onnx.ModelProto, epochs: int, file: Path) -> None:
+        """Train a model into its file, from the checkpoint that a killed run has left, if there is one."""
+        from netadapt_onnx.training.callbacks import TrainingCallbacks
+        from netadapt_onnx.training.options import TrainingOptions
+        from netadapt_onnx.training.trainer import train
+        from netadapt_onnx.training.training_log import TrainingLog
+
+        context, options, data = self.context, self.context.options, self.context.prepared.data
+        assert data is not None
+        reporter, time_limit = context.reporter, context.time_limit
+        with TrainingLog(file.with_name(TRAINING_LOG_FILE)) as lines, stage("final training"):
+            trained = train(
+                searched,
+                data,
+                TrainingOptions(
+                    epochs=epochs,
+                    augment=options.augment,
+                    flip=not options.augment and self._is_flip_invariant(),
+                    seed=options.seed,
+                    settings=training_settings(context, f"final/{iteration}", searched),
+                ),
+                teacher=context.prepared.trace.folded.proto,
+                checkpoint=file.with_name(CHECKPOINT_FILE),
+                callbacks=TrainingCallbacks(
+                    progress=lambda done, total, loss: reporter(done, total, f"final training: loss {loss:.3f}"),
+                    on_epoch=lines.epoch,
+                    time_left=(lambda: time_limit.left_s) if self._is_limited else None,
+                ),
+            )
+        context.run.once(f"training/share/{iteration}", lambda: trained.share)
+        save(trained.proto, file, overwrite=True, planned=context.prepared.trace.folded.interface())
+        context.run.journal.seal(file)
+        write_training(context.run.path, [TrainedEpoch(e.epoch, e.loss, e.lr) for e in trained.history])
+
+    def _is_flip_invariant(self) -> bool:
+        """Whether the final training may flip pictures; evaluated once, so that a resumed run trains alike."""
         from netadapt_onnx.training.mirroring import is_flip_invariant
 
-        data = self.subject.data
+        context, data = self.context, self.context.prepared.data
         assert data is not None
-        found = self.run.once(
-            "training/mirrored",
-            lambda: is_flip_invariant(self.subject.trace.folded.proto, data.val, self.arguments.seed, cores()),
-        )
-        return bool(found)
+        proto, seed = context.prepared.trace.folded.proto, context.options.seed
+        return bool(context.run.once("training/mirrored", lambda: is_flip_invariant(proto, data.val, seed, cores())))
 
 
-def cut_again(iteration: int) -> str:
-    """What to say of a trained model that a search goes on from."""
+def cut_again_note(iteration: int) -> str:
+    """The note on a trained model that a search goes on from."""
     return (
         f"the trained model was measured to miss the budget: as iteration {iteration} it is what was cut and trained a "
         "little more"

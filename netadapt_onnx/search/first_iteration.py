@@ -1,4 +1,4 @@
-"""What the first iteration of a search would try: proposals and their predicted resources."""
+"""The proposals of a search's first iteration, with their predicted resources."""
 
 from __future__ import annotations
 
@@ -7,48 +7,58 @@ from collections.abc import Mapping
 from netadapt_onnx.search.block_removal import branch_importances
 from netadapt_onnx.search.knapsack import ascending, ceilings_of, solve
 from netadapt_onnx.search.options import Arguments
-from netadapt_onnx.search.prepared_model import Predictor, PreparedModel
-from netadapt_onnx.search.proposal import Amounts, Goal, Proposer
+from netadapt_onnx.search.predictor import Predictor
+from netadapt_onnx.search.prepared_model import PreparedModel
+from netadapt_onnx.search.proposals import Amounts, Goal, Proposer
 from netadapt_onnx.search.result import DryRun, Planned
 from netadapt_onnx.search.schedule import Schedule
 from netadapt_onnx.training.criteria import criterion_on
 
 
-def first_iteration(subject: PreparedModel, asked: Arguments, predict: Predictor, gains: Mapping[str, float]) -> DryRun:
-    """`gains`: what normalising alone leaves of a resource; shares are of the file as given."""
-    current = predict(subject.widths)
-    original = current | {"size": float(subject.model.size_bytes)}
+def first_iteration(
+    prepared: PreparedModel, options: Arguments, predict: Predictor, gains: Mapping[str, float]
+) -> DryRun:
+    """The proposals of the first iteration.
+
+    Args:
+        prepared: The model.
+        options: The user's options.
+        predict: Predicts resources, in base units.
+        gains: By resource, the share that normalising alone leaves of that of the user's file.
+    """
+    current = predict(prepared.widths)
+    original = current | {"size": float(prepared.model.size_bytes)}
     original |= {name: current[name] / gain for name, gain in gains.items()}
-    limits = {b.resource: b.limit(original[b.resource]) for b in asked.targets[0]}
+    limits = {b.resource: b.limit(original[b.resource]) for b in options.targets[0]}
     driver = max(limits, key=lambda name: current[name] / limits[name])
     notes = ()
     if all(current[name] <= limit for name, limit in limits.items()):
         enough = any(gains.get(name, 1.0) * original[name] <= limits[name] < original[name] for name in limits)
         why = "normalising alone meets the budget" if enough else "the model is within its budget already"
         return DryRun(driver, limits[driver], current, (), (), (why,))
-    if asked.strategy == "knapsack":
-        return _first_round(subject, asked, predict, current, limits)
-    first = asked.targets[0][0].resource
-    schedule = Schedule(asked.first_reduction(original[first]), asked.decay, asked.reduction_of)
+    if options.strategy == "knapsack":
+        return _first_round(prepared, options, predict, current, limits)
+    first = options.targets[0][0].resource
+    schedule = Schedule(options.first_reduction(original[first]), options.decay, options.reduction_of)
     target = schedule.target(1, current[driver], current[driver], limits[driver])
-    proposals = Proposer(subject.ladders, predict).cuts(subject.widths, Goal(driver, target, current, limits))
-    planned = tuple(Planned(p.group, (subject.widths[p.group], p.channels), p.resources) for p in proposals)
+    proposals = Proposer(prepared.choices, predict).cuts(prepared.widths, Goal(driver, target, current, limits))
+    planned = tuple(Planned(p.group, (prepared.widths[p.group], p.channels), p.resources) for p in proposals)
     proposing = {p.group for p in proposals}
-    return DryRun(driver, target, current, planned, tuple(n for n in subject.widths if n not in proposing), notes)
+    return DryRun(driver, target, current, planned, tuple(n for n in prepared.widths if n not in proposing), notes)
 
 
 def _first_round(
-    subject: PreparedModel, asked: Arguments, predict: Predictor, current: Amounts, limits: Mapping[str, float]
+    prepared: PreparedModel, options: Arguments, predict: Predictor, current: Amounts, limits: Mapping[str, float]
 ) -> DryRun:
-    """The knapsack's: the groups that it cuts, all of them at once."""
-    by = criterion_on(asked.criterion, None if subject.data is None else subject.data.train, asked.seed)
+    """The first round of the knapsack strategy: the groups that it cuts, all of them at once."""
+    criterion = criterion_on(options.criterion, None if prepared.data is None else prepared.data.train, options.seed)
     ceilings = ceilings_of(current, limits)
-    widths = subject.widths
-    scores = ascending(subject.trace, by)
-    scores |= branch_importances(subject.branches, scores)
-    chosen = solve(subject.ladders, widths, scores, predict, ceilings)
+    widths = prepared.widths
+    scores = ascending(prepared.trace, criterion)
+    scores |= branch_importances(prepared.branches, scores)
+    chosen = solve(prepared.choices, widths, scores, predict, ceilings)
     driver = max(limits, key=lambda name: current[name] / limits[name])
-    then = predict(chosen)
-    planned = tuple(Planned(name, (widths[name], n), then) for name, n in chosen.items() if n != widths[name])
+    resources = predict(chosen)
+    planned = tuple(Planned(name, (widths[name], n), resources) for name, n in chosen.items() if n != widths[name])
     same = tuple(name for name, n in chosen.items() if n == widths[name])
     return DryRun(driver, ceilings[driver], current, planned, same, ("all of them at once",))

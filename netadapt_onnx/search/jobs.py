@@ -1,4 +1,4 @@
-"""Proposals as jobs: a directory with its request, whose result file is renamed into place when it is done."""
+"""Jobs in folders: a folder keeps a job's request, and its result file is renamed into place when it is done."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from typing import Any
 import msgspec
 
 from netadapt_onnx.common.files import digest, write_atomically
-from netadapt_onnx.common.json_output import UNREADABLE, json_bytes
-from netadapt_onnx.search.executors.protocol import Executor, Failed, Outcome, Shared, Work
-from netadapt_onnx.search.run_directory.run import write_json
+from netadapt_onnx.common.json_output import UNREADABLE, json_bytes, write_json
+from netadapt_onnx.search.executors.protocol import Executor, JobFailure, Outcome, Shared, Work
 
 REQUEST, RESULT, LOG = "request.json", "result.json", "error.txt"
-# Beside a result, digests of it with its request, and of the files that were made.
+# Of a result, digests of it with its request, and of the job's files.
 CHECK = "sha256"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request and the directory that keeps it, its result and the files it makes."""
+    """A request, as JSON has it, and the folder that keeps it, its result and its files."""
 
     folder: Path
     request: Mapping[str, Any]
@@ -37,13 +36,23 @@ def run_jobs(
     *,
     threaded: bool = False,
 ) -> list[dict[str, Any]]:
-    """The results of all jobs in order, done now unless they were done before for the same request.
+    """Do jobs, unless they were done before for the same request.
 
-    A job that fails is done too: its result is `{"error": reason}`, with all that is known in `error.txt`. Only what
-    the machine is to blame for (a full disk) is raised: the job is done again another time. `progress` gets the number
-    of jobs that are done.
+    A job that fails is done too: its result is `{"error": reason}`, and its folder has the log in `error.txt`. Only
+    what the machine is to blame for (a full disk) is raised: such a job is done again another time.
+
+    Args:
+        executor: Runs the jobs.
+        work: The function that does one of them.
+        shared: The values that all of them take.
+        jobs: The jobs.
+        progress: Gets the number of jobs that are done, each time that it grows.
+        threaded: Whether the work spreads over threads by itself.
+
+    Returns:
+        The results of all jobs, in order.
     """
-    results = [_finished(job) for job in jobs]
+    results = [_finished_result(job) for job in jobs]
     todo = [number for number, result in enumerate(results) if result is None]
     for number in todo:
         job = jobs[number]
@@ -51,29 +60,29 @@ def run_jobs(
         forget(job.folder)
         write_json(job.folder / REQUEST, _plain(job.request))
 
-    def finished(number: int, outcome: Outcome) -> None:
-        results[todo[number]] = _keep(jobs[todo[number]].folder, outcome)
+    def on_outcome(number: int, outcome: Outcome) -> None:
+        results[todo[number]] = _write_result(jobs[todo[number]].folder, outcome)
         progress(sum(result is not None for result in results))
 
-    executor.run(work, shared, [jobs[number].request for number in todo], finished, threaded=threaded)
+    executor.run(work, shared, [jobs[number].request for number in todo], on_outcome, threaded=threaded)
     return [result for result in results if result is not None]
 
 
 def forget(folder: Path) -> None:
-    """Let a job be done again, whatever came of it."""
+    """Let the job in a folder be done again, whatever came of it."""
     (folder / RESULT).unlink(missing_ok=True)
 
 
 def read_request(folder: Path) -> dict[str, Any] | None:
-    """What the job in a folder was asked for; None where that is not readable."""
+    """The request of the job in a folder; None where that is not readable."""
     return _read(folder / REQUEST)
 
 
-def _keep(folder: Path, outcome: Outcome) -> dict[str, Any]:
-    """Write an outcome down, the result last; it is returned as it will be read."""
+def _write_result(folder: Path, outcome: Outcome) -> dict[str, Any]:
+    """Write an outcome into a job's folder, the result last; it is returned as it will be read."""
     result: dict[str, Any]
     files: Mapping[str, bytes]
-    if isinstance(outcome, Failed):
+    if isinstance(outcome, JobFailure):
         write_atomically(folder / LOG, outcome.log.encode(errors="replace"))
         result, files = {"error": outcome.reason}, {}
     else:
@@ -85,14 +94,14 @@ def _keep(folder: Path, outcome: Outcome) -> dict[str, Any]:
     return result
 
 
-def _finished(job: Job) -> dict[str, Any] | None:
-    """What came of a job; None if it is to be done: not done yet, done for another request, or changed since."""
+def _finished_result(job: Job) -> dict[str, Any] | None:
+    """The result of a job; None if it is to be done: not done yet, done for another request, or changed since."""
     result = _read(job.folder / RESULT) or {}
     check, request = result.pop(CHECK, None), _plain(job.request)
     if not isinstance(check, dict) or check.pop(RESULT, None) != _digest(request, result):
         return None
     files = {job.folder / name: expected for name, expected in check.items()}
-    changed = any(file.exists() and digest(file) != expected for file, expected in files.items())  # used up ones go
+    changed = any(file.exists() and digest(file) != expected for file, expected in files.items())  # some are used up
     return None if changed or read_request(job.folder) != request else result
 
 

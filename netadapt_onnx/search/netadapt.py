@@ -1,36 +1,37 @@
-"""NetAdapt's loop (Yang et al., ECCV 2018): pure, everything it touches is passed in.
+"""NetAdapt (Yang et al., ECCV 2018) as pure functions: steps in, proposals out; accuracies in, the next step out.
 
-Each iteration lowers the resource that is furthest above its limit a little: every group proposes its largest count
-that does so, proposals are ranked by held-out accuracy, the winner becomes the current model.
+Each iteration lowers the resource that is furthest above its limit a little: every group proposes its largest channel
+count that does so, proposals are ranked by held-out accuracy, and the winner becomes the current model. Nothing here
+evaluates, writes or measures anything; `loop.py` does, between these functions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.channel_choices import ChannelChoices
-from netadapt_onnx.search.proposal import Amounts, Goal, Proposal, Proposer, Widths
+from netadapt_onnx.search.proposals import Amounts, Goal, Proposal, Proposer, Widths
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS, Schedule
 
 Select = Literal["ratio", "accuracy"]
 
-# A model between this share of the budget and the budget has landed on it.
+# A model that uses between this share of the budget and the budget has converged on it.
 TARGET_FRACTION = 0.97
 # Giving channels back ends by itself for exact resources; measured ones may swing to and fro.
-MOST_GROWTHS = 4
-# What a step that changes many groups at once is called.
+MOST_WIDENINGS = 4
+# The `group` of a step that changes many groups at once.
 TOGETHER = "every group"
-# And the trained model itself, where a search goes on from it.
+# The `group` of a step that is the trained model itself, where a search goes on from it.
 TRAINED = "the final training"
 
 
 @dataclass(frozen=True)
 class EvaluatedProposal:
-    """A proposal, what it was predicted to cost, and its held-out accuracy after a short adaptation (None: failed).
+    """A proposal, its predicted resources, and its held-out accuracy after a short adaptation (None: it failed).
 
     `finetuned` is a finalist's accuracy after its short training.
     """
@@ -41,14 +42,19 @@ class EvaluatedProposal:
     accuracy: float | None
     finetuned: float | None = None
 
+    @property
+    def adapted_accuracy(self) -> float | None:
+        """The accuracy after all that was done to the proposal."""
+        return self.accuracy if self.finetuned is None else self.finetuned
+
 
 @dataclass(frozen=True)
 class Accepted:
-    """What is known of a winner once it is the current model.
+    """The evaluation of a winner that has become the current model.
 
-    `ranked` is its accuracy on the samples that rank proposals (None: as it was ranked), `accuracy` on the whole
-    held-out split; `correction` multiplies predictions of a resource from here on (measured over predicted);
-    `measured` is what was measured of it, `measured_ci95` in which interval; the other resources are predicted.
+    `ranked` is its accuracy on the samples that rank proposals (None: as it was ranked), `accuracy` that on all
+    held-out samples; `correction` multiplies predictions of a resource from here on (measured over predicted);
+    `measured` holds the resources that were measured, `measured_ci95` their intervals; the others are predicted.
     """
 
     accuracy: float
@@ -60,7 +66,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Step:
-    """One accepted iteration."""
+    """One accepted iteration: a line of `history.jsonl`."""
 
     iteration: int
     group: str
@@ -74,68 +80,159 @@ class Step:
     skipped: tuple[str, ...]
 
     @property
-    def grew(self) -> bool:
+    def is_widening(self) -> bool:
         """Whether this step gave channels back."""
         return self.channels[1] > self.channels[0]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What the loop works on.
+    """What a search is to solve, all of it plain data but for the prediction of resources.
 
-    `resources` predicts the resources of given widths; `limits` are the budgets in base units, those that are measured
-    times a share below 1 that `margins` names; `start` is what is known of the original. `rank` adapts each proposal
-    briefly and returns held-out accuracies in order (None: failed); `accept` makes a proposal the current model.
-    `refine`, if there is one, trains the `finalists` best proposals for a short time and returns their accuracies.
-    `since` is the number of steps that earlier, looser budgets have taken; `widens` whether channels may be given back.
+    Attributes:
+        choices: The channel counts that each group may have.
+        resources: Predicts the resources of the model at given widths, in base units.
+        limits: The budgets in base units; measured resources have theirs times a margin.
+        start: The evaluation of the original.
+        schedule: How far each iteration goes.
+        select: What the winner has best: accuracy lost per resource saved, or accuracy.
+        max_iterations: The total number of steps, over all resumes.
+        finalists: The number of best proposals that are trained for a short time before one of them wins.
+        prune_small: Whether groups that cannot reach an iteration's target alone go as far as they can.
+        since: The number of steps that earlier, looser budgets have taken.
+        margins: The share below 1 that each measured resource's limit was multiplied by.
+        may_widen: Whether channels may be given back.
     """
 
-    ladders: Sequence[ChannelChoices]
+    choices: Sequence[ChannelChoices]
     resources: Callable[[Widths], Amounts]
     limits: Amounts
     start: Accepted
-    rank: Callable[[int, Sequence[Proposal]], Sequence[float | None]]
-    accept: Callable[[int, Proposal], Accepted]
     schedule: Schedule
     select: Select = "ratio"
     max_iterations: int = DEFAULT_ITERATIONS
-    refine: Callable[[int, Sequence[Proposal]], Sequence[float | None]] | None = None
     finalists: int = 0
     prune_small: bool = False
     since: int = 0
     margins: Amounts = field(default_factory=dict)
-    widens: bool = True
+    may_widen: bool = True
 
-    def landed(self, resource: str) -> float:
-        """What a model that has landed on the budget uses at least."""
+    def converged_amount(self, resource: str) -> float:
+        """The least of a resource that a model which has converged on its budget uses, in base units."""
         return TARGET_FRACTION * self.limits[resource] / self.margins.get(resource, 1.0)
 
 
-def search(problem: Problem, history: Sequence[Step] = ()) -> Iterator[Step]:
-    """Run the loop from the end of `history`, yielding each step once it is accepted.
+@dataclass(frozen=True)
+class Iteration:
+    """The proposals of one iteration, to be ranked.
 
-    Ends when every limit holds (and the model has landed on its budget as well as it can), when `max_iterations`
-    (a total) are over, or when no group can go down any further. Raises NetadaptError if all proposals of an iteration
-    fail.
+    Attributes:
+        number: The iteration, from 1.
+        goal: What every proposal does.
+        proposals: One per group that can, or pairs of groups where one pays for another.
+        widths: The channel counts of the current model.
+        ranking_accuracy: The current model's accuracy on the samples that rank proposals.
+        select: What the winner has best.
+        skipped: The groups that propose nothing.
     """
-    steps = list(history)
-    while len(steps) < problem.max_iterations:
-        step = _step(problem, steps)
-        if step is None:
-            return
-        steps.append(step)
-        yield step
+
+    number: int
+    goal: Goal
+    proposals: Sequence[Proposal]
+    widths: Widths
+    ranking_accuracy: float
+    select: Select
+    skipped: tuple[str, ...]
+
+    def ranking(self, accuracies: Sequence[float | None]) -> Ranking:
+        """The proposals with their accuracies, in the same order; None or NaN for one that failed."""
+        pairs = zip(self.proposals, accuracies, strict=True)
+        return Ranking(self, tuple(EvaluatedProposal(p.group, p.channels, p.resources, _finite(a)) for p, a in pairs))
 
 
-def widths_after(problem: Problem, history: Sequence[Step]) -> Widths:
-    """The channel count of every group after `history`."""
-    return history[-1].widths if history else {rungs.group: rungs.channels for rungs in problem.ladders}
+@dataclass(frozen=True)
+class Ranking:
+    """The evaluated proposals of an iteration, in the order of its proposals."""
+
+    iteration: Iteration
+    evaluated: tuple[EvaluatedProposal, ...]
+
+    def order(self) -> list[int]:
+        """The numbers of the proposals that did not fail, best first. Raises NetadaptError if all have failed."""
+        iteration = self.iteration
+        return order(self.evaluated, iteration.goal, iteration.ranking_accuracy, iteration.select)
+
+    def with_finetuned(self, numbers: Sequence[int], accuracies: Sequence[float | None]) -> Ranking:
+        """The same with the accuracies of these proposals after their short training; None for one that failed."""
+        finetuned = dict(zip(numbers, accuracies, strict=True))
+        evaluated = (replace(e, finetuned=_finite(finetuned.get(n))) for n, e in enumerate(self.evaluated))
+        return replace(self, evaluated=tuple(evaluated))
+
+    def step(self, number: int, accepted: Accepted) -> Step:
+        """The step that makes a proposal the current model; `accepted` is its evaluation."""
+        iteration, winner = self.iteration, self.iteration.proposals[number]
+        if accepted.ranked is None:
+            accepted = replace(accepted, ranked=self.evaluated[number].adapted_accuracy)
+        return Step(
+            iteration=iteration.number,
+            group=winner.group,
+            channels=(iteration.widths[winner.group], winner.channels),
+            widths=winner.widths,
+            driver=iteration.goal.driver,
+            target=iteration.goal.target,
+            resources=winner.resources,
+            accepted=accepted,
+            tried=self.evaluated,
+            skipped=iteration.skipped,
+        )
 
 
-def amounts_after(problem: Problem, history: Sequence[Step]) -> Amounts:
-    """The budgeted resources after `history`: predicted, times the correction that the last measurement gave."""
-    accepted = history[-1].accepted if history else problem.start
-    return corrected(problem, accepted.correction)(widths_after(problem, history))
+def propose(problem: Problem, steps: Sequence[Step]) -> Iteration | None:
+    """The next iteration's proposals.
+
+    Args:
+        problem: What the search is to solve.
+        steps: The steps accepted so far.
+
+    Returns:
+        The proposals; None where every limit holds and the model has converged on its budget as well as it can, where
+        `max_iterations` are over, and where no group can go down any further.
+    """
+    if len(steps) >= problem.max_iterations:
+        return None
+    current = amounts_after(problem, steps)
+    driver = furthest(problem.limits, current)
+    widening = met(current, problem.limits)
+    if widening:
+        goal = Goal(driver, problem.limits[driver], current, problem.limits, problem.converged_amount(driver))
+        proposals = _widenings(problem, steps, goal)
+    else:
+        goal = _reduction_goal(problem, steps, driver, current)
+        proposals = _proposer(problem, steps).cuts(widths_after(problem, steps), goal)
+    if not proposals:
+        return None
+    proposing = {proposal.group for proposal in proposals}
+    before = steps[-1].accepted if steps else problem.start
+    return Iteration(
+        number=len(steps) + 1,
+        goal=goal,
+        proposals=proposals,
+        widths=widths_after(problem, steps),
+        ranking_accuracy=before.ranked or 0.0,
+        select="accuracy" if widening else problem.select,
+        skipped=tuple(choice.group for choice in problem.choices if choice.group not in proposing),
+    )
+
+
+def widths_after(problem: Problem, steps: Sequence[Step]) -> Widths:
+    """The channel count of every group after `steps`."""
+    return steps[-1].widths if steps else {choice.group: choice.channels for choice in problem.choices}
+
+
+def amounts_after(problem: Problem, steps: Sequence[Step]) -> Amounts:
+    """The resources after `steps`: predicted, times the correction that the last measurement gave."""
+    accepted = steps[-1].accepted if steps else problem.start
+    return corrected(problem, accepted.correction)(widths_after(problem, steps))
 
 
 def met(amounts: Amounts, limits: Amounts) -> bool:
@@ -143,8 +240,13 @@ def met(amounts: Amounts, limits: Amounts) -> bool:
     return all(amounts[name] <= limit for name, limit in limits.items())
 
 
+def furthest(limits: Amounts, amounts: Amounts) -> str:
+    """The limited resource that is furthest above its limit, or least below it: the one that drives a step."""
+    return max(limits, key=lambda name: amounts[name] / limits[name])
+
+
 def corrected(problem: Problem, correction: Amounts) -> Callable[[Widths], Amounts]:
-    """What predicts the resources of widths, given measured over predicted."""
+    """A function that predicts the resources of widths, each times its correction (measured over predicted)."""
 
     def amounts(widths: Widths) -> Amounts:
         return {name: value * correction.get(name, 1.0) for name, value in problem.resources(widths).items()}
@@ -152,97 +254,70 @@ def corrected(problem: Problem, correction: Amounts) -> Callable[[Widths], Amoun
     return amounts
 
 
-def _step(problem: Problem, steps: Sequence[Step]) -> Step | None:
-    before = steps[-1].accepted if steps else problem.start
-    widths = widths_after(problem, steps)
-    current = amounts_after(problem, steps)
-    driver = max(problem.limits, key=lambda name: current[name] / problem.limits[name])
-    proposer = Proposer(problem.ladders, corrected(problem, before.correction), prune_small=problem.prune_small)
-    iteration = len(steps) + 1
-    growing = met(current, problem.limits)
-    limit, landed = problem.limits[driver], problem.landed(driver)
-    if growing:
-        if (
-            not problem.widens
-            or sum(step.grew for step in steps[problem.since :]) >= MOST_GROWTHS
-            or current[driver] >= landed
-        ):
-            return None
-        goal = Goal(driver, limit, current, problem.limits, landed)
-        # What was given back once and then found too slow is not given back again.
-        been = [step.widths for step in steps]
-        proposals = [p for p in proposer.growths(widths, goal) if p.widths not in been]
-        if not proposals:
-            proposals = [p for p in proposer.exchanges(widths, goal) if p.widths not in been]
-    else:
-        initial = corrected(problem, problem.start.correction)(widths_after(problem, ()))[driver]
-        target = problem.schedule.target(iteration, initial, current[driver], limit)
-        # What would be left is not worth a step of its own.
-        goal = Goal(driver, limit if target * TARGET_FRACTION <= limit else target, current, problem.limits, landed)
-        proposals = proposer.cuts(widths, goal)
-    if not proposals:
-        return None
-    accuracies = problem.rank(iteration, proposals)
-    tried = tuple(
-        EvaluatedProposal(p.group, p.channels, p.resources, _finite(a))
-        for p, a in zip(proposals, accuracies, strict=True)
-    )
-    select: Select = "accuracy" if growing else problem.select
-    if problem.refine is not None:
-        best = order(tried, goal, before.ranked or 0.0, select)[: problem.finalists]
-        refined = dict(zip(best, problem.refine(iteration, [proposals[n] for n in best]), strict=True))
-        tried = tuple(replace(t, finetuned=_finite(refined.get(n))) for n, t in enumerate(tried))
-    number = order(tried, goal, before.ranked or 0.0, select)[0]
-    chosen = proposals[number]
-    accepted = problem.accept(iteration, chosen)
-    if accepted.ranked is None:
-        accepted = replace(accepted, ranked=_adapted(tried[number]))
-    proposing = {p.group for p in proposals}
-    return Step(
-        iteration=iteration,
-        group=chosen.group,
-        channels=(widths[chosen.group], chosen.channels),
-        widths=chosen.widths,
-        driver=driver,
-        target=goal.target,
-        resources=chosen.resources,
-        accepted=accepted,
-        tried=tried,
-        skipped=tuple(rungs.group for rungs in problem.ladders if rungs.group not in proposing),
-    )
-
-
-def _finite(accuracy: float | None) -> float | None:
-    return accuracy if accuracy is not None and math.isfinite(accuracy) else None
-
-
-def _adapted(tried: EvaluatedProposal) -> float | None:
-    """The accuracy after all that was done to a proposal."""
-    return tried.accuracy if tried.finetuned is None else tried.finetuned
-
-
-def order(tried: Sequence[EvaluatedProposal], goal: Goal, accuracy_now: float, select: Select) -> list[int]:
-    """The proposals that did not fail, best first: highest accuracy, or least accuracy lost per resource saved.
+def order(evaluated: Sequence[EvaluatedProposal], goal: Goal, ranking_accuracy: float, select: Select) -> list[int]:
+    """The numbers of the proposals that did not fail, best first: highest accuracy, or least lost per resource saved.
 
     What is saved beyond the budget counts for nothing. Finalists, once they are trained, come before all others; on the
-    step that is to reach the budget those that land on it do. Ties go to the earlier group. Raises NetadaptError if
-    all have failed.
+    step that is to reach the budget those that converge on it do. Ties go to the earlier group.
+
+    Args:
+        evaluated: The proposals with their accuracies.
+        goal: What every proposal does.
+        ranking_accuracy: The current model's accuracy on the samples that rank proposals.
+        select: What the best proposal has best.
+
+    Raises:
+        NetadaptError: All proposals have failed.
     """
-    able = [(number, t, a) for number, t in enumerate(tried) if (a := _adapted(t)) is not None]
-    if not able:
+    accuracies = [(number, p, a) for number, p in enumerate(evaluated) if (a := p.adapted_accuracy) is not None]
+    if not accuracies:
         raise NetadaptError(
-            f"all {len(tried)} proposals of the iteration failed",
+            f"all {len(evaluated)} proposals of the iteration failed",
             hint="the run directory keeps their logs under iterations/",
             code="proposals-failed",
         )
     limit = goal.limits[goal.driver]
 
-    def key(one: tuple[int, EvaluatedProposal, float]) -> tuple[bool, bool, float]:
-        _, proposal, accuracy = one
+    def key(entry: tuple[int, EvaluatedProposal, float]) -> tuple[bool, bool, float]:
+        _, proposal, accuracy = entry
         amount = proposal.resources[goal.driver]
-        lands = goal.landing and goal.landed <= amount <= limit
+        converges = goal.reaches_budget and goal.converged_amount <= amount <= limit
         saved = goal.current[goal.driver] - max(amount, limit)
-        cost = -accuracy if select == "accuracy" else (accuracy_now - accuracy) / saved
-        return proposal.finetuned is None, not lands, cost
+        cost = -accuracy if select == "accuracy" else (ranking_accuracy - accuracy) / saved
+        return proposal.finetuned is None, not converges, cost
 
-    return [number for number, _, _ in sorted(able, key=key)]
+    return [number for number, _, _ in sorted(accuracies, key=key)]
+
+
+def _proposer(problem: Problem, steps: Sequence[Step]) -> Proposer:
+    before = steps[-1].accepted if steps else problem.start
+    return Proposer(problem.choices, corrected(problem, before.correction), prune_small=problem.prune_small)
+
+
+def _reduction_goal(problem: Problem, steps: Sequence[Step], driver: str, current: Amounts) -> Goal:
+    """The goal of an iteration that lowers the driving resource."""
+    limit = problem.limits[driver]
+    initial = corrected(problem, problem.start.correction)(widths_after(problem, ()))[driver]
+    target = problem.schedule.target(len(steps) + 1, initial, current[driver], limit)
+    # What would remain after it is not worth a step of its own.
+    target = limit if target * TARGET_FRACTION <= limit else target
+    return Goal(driver, target, current, problem.limits, problem.converged_amount(driver))
+
+
+def _widenings(problem: Problem, steps: Sequence[Step], goal: Goal) -> list[Proposal]:
+    """Proposals that use more of the budget than a model that is within it; none if it has converged on it."""
+    widenings = sum(step.is_widening for step in steps[problem.since :])
+    if not problem.may_widen or widenings >= MOST_WIDENINGS or goal.current[goal.driver] >= goal.converged_amount:
+        return []
+    # What was given back once and then measured too slow is not given back again.
+    earlier = [step.widths for step in steps]
+    proposer, widths = _proposer(problem, steps), widths_after(problem, steps)
+    for proposals in (proposer.widen_proposals, proposer.swap_proposals):
+        fresh = [proposal for proposal in proposals(widths, goal) if proposal.widths not in earlier]
+        if fresh:
+            return fresh
+    return []
+
+
+def _finite(accuracy: float | None) -> float | None:
+    return accuracy if accuracy is not None and math.isfinite(accuracy) else None

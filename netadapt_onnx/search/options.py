@@ -1,32 +1,42 @@
-"""What a user may ask of an adaptation, and which of it decides the result."""
+"""The options of an adaptation, each declared once, and which of them decide the result.
+
+Five groups: what to search, how to train, how a run goes and ends, where to measure and deploy, how to evaluate.
+`adapt`'s command line, its keywords in Python, `run.json` and the command that models repeat are derived from them.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import onnx
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from netadapt_onnx.common.amounts import EXAMPLES, parse_amount, parse_seconds
 from netadapt_onnx.common.budget import Target, parse_targets
 from netadapt_onnx.common.escape import shell_command
+from netadapt_onnx.common.options import check_choice, check_options, declared_options, option, plain, same_option
 from netadapt_onnx.common.resources import SEARCHED
-from netadapt_onnx.data.dataset import Dataset
-from netadapt_onnx.errors import NetadaptError, did_you_mean
-from netadapt_onnx.profilers.quantize import PRECISIONS, Precision
-from netadapt_onnx.search.channel_choices import DEFAULT_STEP, Floors, Rungs, Steps, rungs
+from netadapt_onnx.common.shared_options import SharedOptions
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.search.channel_choices import DEFAULT_STEP, AllowedCounts, Floors, Steps, allowed_counts
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS
-from netadapt_onnx.surgery.criteria.scores import Criterion
-from netadapt_onnx.surgery.criteria.selection import MEASURED
-from netadapt_onnx.surgery.criteria.weights import CRITERIA
+
+if TYPE_CHECKING:
+    import onnx
+
+    from netadapt_onnx.common.progress import Progress
+    from netadapt_onnx.data.dataset import Dataset
+    from netadapt_onnx.search.executors.opening import Gpus
+    from netadapt_onnx.search.executors.protocol import Executor
+    from netadapt_onnx.search.target_devices import Devices, Tables
+    from netadapt_onnx.surgery.criteria.scores import Criterion
 
 Strategy = Literal["netadapt", "knapsack"]
 Rank = Literal["reconstruct", "finetune"]
-Evaluate = Callable[[onnx.ModelProto], float]
+ReductionOf = Literal["initial", "current"]
+Evaluate = Callable[["onnx.ModelProto"], float]
 
 # Criteria whose values are losses, so that those of different groups compare. Magnitudes do not, nor do shares of a
 # group's mean: with those a knapsack cut the stem of a ResNet-20 to 5 channels and left 11% accuracy instead of 72%.
@@ -38,71 +48,195 @@ SHORT_TERM = {"reconstruct": 0, "finetune": 100}
 # Measured for 100 steps of distillation at batch 128; the long training's rate is too high for so few.
 SHORT_TERM_LR = 0.02
 FINAL_EPOCHS = 5
-# How far a run goes at a time and what it keeps, not what it comes to.
-CHANGEABLE = {"max_iterations", "max_time_s", "save_interval"}
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """All that decides the result of a run besides model, data and table. `short_term` None: the default for `rank`."""
+class SearchOptions:
+    """What to search: the budgets, who proposes, who wins, how far a step goes and which channel counts are allowed."""
 
-    budget: tuple[str, ...]
-    criterion: str | Criterion = "l2"
-    strategy: Strategy = "netadapt"
-    rank: Rank = "reconstruct"
-    select: Select = "ratio"
-    init_reduction_ratio: float = 0.025
-    decay: float = 0.96
-    init_reduction: str | float | None = None
-    reduction_of: Literal["initial", "current"] = "initial"
-    step: Steps = DEFAULT_STEP
-    min_channels: int = 1
-    freeze: tuple[str, ...] = ()
-    floor: Floors = ()
-    finalists: int = 0
-    prune_small: bool = False
-    allow_block_removal: bool = False
-    short_term: int | None = None
-    short_term_lr: float = SHORT_TERM_LR
-    freeze_front: bool = False
-    final_epochs: int = FINAL_EPOCHS
-    augment: bool = False
-    max_iterations: int = DEFAULT_ITERATIONS
-    max_time_s: float | None = None
-    min_accuracy: float | None = None
-    save_interval: int = 1
-    seed: int = 0
-    device: tuple[str, ...] = ("local",)
-    ep: str = "cpu"
-    ep_options: tuple[tuple[str, str], ...] = ()
-    ep_library: str | None = None
-    threads: int = 1
-    deploy: Precision = "float"
-    evaluate: Evaluate | None = None
-    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    batch_size: int = 1
+    budget: tuple[str, ...] = option(
+        help="latency=12ms, latency=0.6x, macs=20M, params=300k, size=4MB, memory=0.5x, energy=5mJ, custom=0.7x or "
+        "latency@NAME=12ms; all of several must hold. latency=0.8x,0.6x makes a model for each.",
+        metavar="RESOURCE=V",
+        is_repeated=True,
+    )
+    criterion: str | Criterion = option(
+        None,
+        "Which channels stay: l2, l1, group-l2, fpgm, bn-scale, random, first; by data: taylor, fisher, activation.",
+        default_text="l2; knapsack: taylor",
+    )
+    strategy: Strategy = option(
+        "netadapt",
+        "A group at a time, by trying; or all at once in a few rounds, by importance against cost.",
+        choices=get_args(Strategy),
+    )
+    rank: Rank = option(
+        "reconstruct", "Adapt each proposal by least squares, or by short training.", choices=get_args(Rank)
+    )
+    select: Select = option(
+        "ratio",
+        "The winner loses least accuracy per resource saved, or simply has the highest.",
+        choices=get_args(Select),
+    )
+    init_reduction_ratio: float = option(0.025, "The first step's share.", above=0, at_most=1)
+    decay: float = option(0.96, "Each step is this much of the one before.", above=0, at_most=1)
+    init_reduction: str | float | None = option(
+        None, "The first step, e.g. 0.5ms, 2M or 0.05x; instead of the share.", metavar="AMOUNT"
+    )
+    reduction_of: ReductionOf = option(
+        "initial",
+        "Steps are shares of the original's resource, or of what is left.",
+        choices=get_args(ReductionOf),
+    )
+    step: Steps = option(
+        DEFAULT_STEP,
+        "Channel counts are multiples of this, of the table's latency steps, or, for layers of OP, of N (Gemm=64).",
+        metavar="N|auto|OP=N",
+        is_repeated=True,
+        default_text=str(DEFAULT_STEP),
+    )
+    min_channels: int = option(1, "No group gets narrower than this.", at_least=1)
+    freeze: Sequence[str] = option(
+        (), "Leave this group as it is; * and ? match any name.", metavar="GROUP", is_repeated=True
+    )
+    floor: Floors = option(
+        (), "No fewer channels (or 0.5x of them) in this group.", metavar="GROUP=32", is_repeated=True
+    )
+    finalists: int = option(
+        0, "Train the best so many proposals of each iteration, and let that decide.", metavar="K", at_least=0
+    )
+    prune_small: bool = option(False, "Groups that cannot reach a step's target alone go as far as they can.")
+    allow_block_removal: bool = option(False, "Residual branches may go whole, where their sum can do without.")
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train: proposals or winners for a short term, the result at the end."""
+
+    short_term: int | None = option(
+        None,
+        "Training steps per proposal (finetune), per finalist, or per winner (reconstruct).",
+        at_least=0,
+        default_text="0; finetune, finalists: 100",
+    )
+    short_term_lr: float = option(SHORT_TERM_LR, "Their learning rate.", above=0)
+    final_epochs: int = option(FINAL_EPOCHS, "Training at the end.", at_least=0)
+    augment: bool = option(False, "Shift and mirror images at random in the training at the end.")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run goes: when it stops, what it keeps, its seed, and who does its work."""
+
+    max_iterations: int = option(
+        DEFAULT_ITERATIONS, "Stop after this many in total.", at_least=1, may_differ_on_resume=True
+    )
+    max_time: str | float | None = option(
+        None,
+        "Stop after this long in total, with the best model so far.",
+        metavar="30m",
+        may_differ_on_resume=True,
+    )
+    min_accuracy: float | None = option(
+        None, "Never take a step that leaves less than this, a fraction.", above=0, at_most=1
+    )
+    save_interval: int = option(
+        1,
+        "Keep the model of every Nth iteration only; plans are always kept.",
+        at_least=1,
+        may_differ_on_resume=True,
+    )
+    seed: int = same_option(SharedOptions, "seed")
+    executor: str | Executor = option(
+        "local",
+        "Who tries the proposals: this process, N worker processes, or Ray (without an address on this machine).",
+        metavar="local[:N]|ray[:ADDRESS]",
+        changes_result=False,
+    )
+    gpus: Gpus = option(None, "GPUs of this machine, one worker each.", metavar="0,2", changes_result=False)
+    job_timeout: str | float = option("6h", "Give a proposal up after this long.", metavar="6h", changes_result=False)
+    resume: bool = option(False, "Continue the run in RUN; start it if there is none.", changes_result=False)
+    progress: Progress | None = same_option(SharedOptions, "progress")
+    log: Callable[[str], None] | None = same_option(SharedOptions, "log")
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """Where the result will run: the devices that measure, how they run models, and the tables that predict."""
+
+    table: Tables = option(
+        None,
+        "Latency table from `profile`; built if need be. NAME is a device's.",
+        metavar="[NAME=]FILE",
+        is_repeated=True,
+        changes_result=False,  # its hash is compared, wherever it lies
+    )
+    force: bool = same_option(SharedOptions, "force")
+    device: Devices = option(
+        "local",
+        "Where to measure: local, ssh://[user@]host[:port], adb://SERIAL, or bundle (by hand: nothing is measured). "
+        "Several by name, for --budget latency@NAME=12ms.",
+        metavar="[NAME=]DEVICE",
+        is_repeated=True,
+        default_text="local",
+    )
+    resource_command: str | Callable[[onnx.ModelProto], float] | None = option(
+        None,
+        "A program that is given a model and prints a number: the resource of --budget custom=0.7x.",
+        metavar="CMD",
+        changes_result=False,  # compared as a text beside the model and the data
+    )
+    ep: str = same_option(SharedOptions, "ep")
+    ep_options: Mapping[str, str] = same_option(SharedOptions, "ep_options")
+    ep_library: str | None = same_option(SharedOptions, "ep_library")
+    threads: int = same_option(SharedOptions, "threads")
+    deploy: Literal["float", "int8"] = same_option(SharedOptions, "deploy")
+    python: str = same_option(SharedOptions, "python")
+    perf_test: str | os.PathLike[str] | None = same_option(SharedOptions, "perf_test")
+    keep: bool = same_option(SharedOptions, "keep")
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How models are evaluated: by the data or by the caller's own function, and at which shapes."""
+
+    evaluate: Evaluate | None = option(
+        None, "A function of a model, higher is better, that judges in the place of the data.", on_command_line=False
+    )
+    shapes: Mapping[str, tuple[int, ...]] = same_option(SharedOptions, "shapes")
+    batch_size: int = same_option(SharedOptions, "batch_size")
+
+
+@dataclass(frozen=True)
+class Arguments(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions, SearchOptions):
+    """All options of an adaptation, in the order in which `run.json` and recorded commands have them.
+
+    Dataclasses collect the fields of their bases from the last to the first.
+
+    Raises:
+        NetadaptError: Values are out of their bounds, or options contradict each other.
+    """
 
     def __post_init__(self) -> None:
-        _among("criterion", self.criterion, (*CRITERIA, *MEASURED))
-        _among("strategy", self.strategy, tuple(CRITERION))
-        _among("rank", self.rank, tuple(SHORT_TERM))
-        _among("select", self.select, ("ratio", "accuracy"))
-        _among("deploy", self.deploy, PRECISIONS)
-        _among("reduction_of", self.reduction_of, ("initial", "current"))
-        _within("init_reduction_ratio", self.init_reduction_ratio, 0, 1, "the share that the first iteration removes")
-        _within("decay", self.decay, 0, 1, "the factor from one iteration's reduction to the next's")
-        least_of = {
-            "save_interval": 1,
-            "max_iterations": 1,
-            "final_epochs": 0,
-            "finalists": 0,
-            "threads": 1,
-            "batch_size": 1,
-            "seed": 0,
-        }
-        for name, least in least_of.items():
-            if getattr(self, name) < least:
-                raise NetadaptError(f"{_flag(name)} {getattr(self, name)}: at least {least}", code="usage")
+        if not self.criterion:  # the default depends on the strategy
+            object.__setattr__(self, "criterion", CRITERION.get(self.strategy, "l2"))
+        check_options(self)
+        if isinstance(self.criterion, str):
+            from netadapt_onnx.surgery.criteria.selection import MEASURED
+            from netadapt_onnx.surgery.criteria.weights import CRITERIA
+
+            check_choice("--criterion", self.criterion, (*CRITERIA, *MEASURED))
+        self._check_ways()
+        _ = self.allowed_counts, self.job_timeout_s
+        if self.init_reduction is not None:
+            if self.reduction_of == "current":
+                raise NetadaptError("--init-reduction is an amount of the original's resource", code="usage")
+            self.first_reduction(1.0)
+        if self.max_time_s is not None and not self.max_time_s > 0:
+            raise NetadaptError(f"--max-time {self.max_time_s:g}: above 0 seconds", code="usage")
+
+    def _check_ways(self) -> None:
+        """Check that strategy, criterion, ranking and finalists go together."""
         if self.strategy == "knapsack" and isinstance(self.criterion, str) and self.criterion not in COMPARABLE:
             raise NetadaptError(
                 f"--strategy knapsack compares groups, which {self.criterion} does not",
@@ -113,25 +247,6 @@ class Arguments:
             why = "--rank finetune trains all" if self.rank == "finetune" else "there is nothing to train them by"
             why = "the knapsack has no proposals" if self.strategy == "knapsack" else why
             raise NetadaptError(f"--finalists {self.finalists}: {why}", code="usage")
-        _ = self.rungs
-        if self.init_reduction is not None:
-            if self.reduction_of == "current":
-                raise NetadaptError("--init-reduction is an amount of the original's resource", code="usage")
-            self.first_reduction(1.0)
-        if self.freeze_front and self.rank != "finetune" and not self.finalists:
-            raise NetadaptError(
-                "--freeze-front is for proposals that are trained",
-                hint="give --rank finetune or --finalists K",
-                code="usage",
-            )
-        if not 0 < self.short_term_lr < math.inf:
-            raise NetadaptError(f"--short-term-lr {self.short_term_lr:g}: above 0", code="usage")
-        if self.max_time_s is not None and not self.max_time_s > 0:
-            raise NetadaptError(f"--max-time {self.max_time_s:g}: above 0 seconds", code="usage")
-        if self.min_accuracy is not None:
-            _within("min_accuracy", self.min_accuracy, 0, 1, "a fraction of the held-out samples")
-        if self.short_term is not None and self.short_term < 0:
-            raise NetadaptError(f"--short-term {self.short_term}: at least 0", code="usage")
 
     @property
     def short_term_steps(self) -> int:
@@ -146,14 +261,24 @@ class Arguments:
         return bool(self.final_epochs or self.short_term_steps)
 
     @property
+    def max_time_s(self) -> float | None:
+        """What the run may take over all resumes, in seconds; None for any time."""
+        return None if self.max_time is None else seconds_of(self.max_time)
+
+    @property
+    def job_timeout_s(self) -> float:
+        """What a proposal may take, in seconds."""
+        return seconds_of(self.job_timeout, "--job-timeout")
+
+    @property
     def targets(self) -> tuple[Target, ...]:
         """What the model is brought to, one after the other."""
         return parse_targets(self.budget, SEARCHED)
 
     @property
-    def rungs(self) -> Rungs:
+    def allowed_counts(self) -> AllowedCounts:
         """Which channel counts groups may have."""
-        return rungs(self.step, self.min_channels, self.freeze, self.floor)
+        return allowed_counts(self.step, self.min_channels, self.freeze, self.floor)
 
     def first_reduction(self, original: float) -> float:
         """The share that the first iteration removes; `original` is what the model has of the first budget's resource.
@@ -164,19 +289,32 @@ class Arguments:
             return self.init_reduction_ratio
         kind = self.targets[0][0].kind
         text = str(self.init_reduction)
-        found = parse_amount(kind, text)
-        if found is None or found[0] <= 0 or (found[1] and found[0] > 1):
+        amount = parse_amount(kind, text)
+        if amount is None or amount[0] <= 0 or (amount[1] and amount[0] > 1):
             hint = f"e.g. {EXAMPLES.get(kind, '1000')} or 0.05x"
             raise NetadaptError(f"--init-reduction {text} is not an amount of {kind}", hint=hint, code="usage")
-        return found[0] if found[1] else found[0] / original
+        return amount[0] if amount[1] else amount[0] / original
 
     def identity(self) -> dict[str, Any]:
-        """The arguments as JSON, for a run's identity, but for those that a resume may change."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in CHANGEABLE}
+        """The options that decide the result, as JSON: what `--resume` compares."""
+        from netadapt_onnx.search.target_devices import device_texts
+
+        values = self._recorded() | {"device": device_texts(self.device)}
+        declared = declared_options(Arguments)
+        return {name: plain(value) for name, value in values.items() if not declared[name].option.may_differ_on_resume}
+
+    def _recorded(self) -> dict[str, Any]:
+        """The options that decide the result, by name; mappings as pairs."""
+        values = {
+            name: getattr(self, name)
+            for name, declared in declared_options(Arguments).items()
+            if declared.option.changes_result
+        }
+        return values | {name: tuple(values[name].items()) for name in ("ep_options", "shapes")}
 
     def with_longest_values(self) -> Arguments:
         """The same with the longest words for all that a resume may change: what a file reserves bytes for."""
-        return replace(self, max_iterations=10**9, max_time_s=1.23456e12, save_interval=10**9)
+        return replace(self, max_iterations=10**9, max_time=1.23456e12, save_interval=10**9)
 
     def command(self, model: Path, data: Dataset | None) -> str:
         """The command that repeats this, without places: file names only, and neither -o nor --resume."""
@@ -184,64 +322,44 @@ class Arguments:
         if data is not None:
             words += ["--data", Path(data.path).name]
             words += [word for name, text in data.options.items() for word in (f"--{name}", text)]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "device":  # models tell nobody the names of machines
-                continue
-            if field.name == "budget":
-                words += [word for text in value for word in ("--budget", text)]
-            elif field.name == "shapes":
-                words += [word for name, dims in value for word in ("--shape", f"{name}={'x'.join(map(str, dims))}")]
-            elif field.name == "ep_options":
-                words += [word for name, text in value for word in ("--ep-option", f"{name}={text}")]
-            elif field.name == "ep_library" and value is not None:
-                words += ["--ep-library", Path(value).name]
-            elif field.name in ("step", "freeze", "floor") and value != field.default:
-                words += [word for one in _each(value) for word in (_flag(field.name), one)]
-            elif field.name == "max_time_s" and value is not None:
-                words += ["--max-time", f"{value:g}s"]
-            elif value is True:
-                words.append(_flag(field.name))
-            elif value != field.default:
-                words += [_flag(field.name), str(_plain(value))]
+        for name, value in self._recorded().items():
+            if name != "device":  # models tell nobody the names of machines
+                words += self._words(name, value)
         return shell_command(words)
 
+    def _words(self, name: str, value: Any) -> list[str]:
+        """An option as words of a command line; none where it has its default."""
+        declared = declared_options(Arguments)[name]
+        default = CRITERION["netadapt"] if name == "criterion" else declared.default
+        if name in ("shapes", "ep_options"):
+            texts = [f"{key}={'x'.join(map(str, one)) if name == 'shapes' else one}" for key, one in value]
+        elif value == default:
+            return []
+        elif value is True:
+            return [declared.flag]
+        elif name == "ep_library":
+            texts = [Path(value).name]
+        elif name == "max_time":
+            texts = [f"{self.max_time_s:g}s"]
+        elif declared.option.is_repeated:
+            texts = _texts(value)
+        else:
+            texts = [str(plain(value))]
+        return [word for text in texts for word in (declared.flag, text)]
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
-
-def _plain(value: Any) -> Any:
-    if callable(value):
-        return f"{value.__module__}.{value.__qualname__}"
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
-
-
-def _each(value: Steps | Floors) -> list[str]:
+def _texts(value: Any) -> list[str]:
     """The texts of an option that may be repeated."""
     if isinstance(value, Mapping):
         return [f"{name}={amount}" for name, amount in value.items()]
     return [str(value)] if isinstance(value, int | str) else [str(one) for one in value]
 
 
-def _among(name: str, value: object, known: tuple[str, ...]) -> None:
-    if isinstance(value, str) and value not in known:
-        hint = did_you_mean(value, known, f"one of {', '.join(known)}")
-        raise NetadaptError(f"{_flag(name)} {value}: not known", hint=hint, code="usage")
-
-
-def _within(name: str, value: float, above: float, up_to: float, meaning: str) -> None:
-    if not above < value <= up_to:
-        raise NetadaptError(f"{_flag(name)} {value:g} is {meaning}: above {above:g}, at most {up_to:g}", code="usage")
-
-
 def seconds_of(duration: str | float, flag: str = "--max-time") -> float:
     """A duration such as 30m, 90s or 1.5h (or a number of seconds) in seconds. Raises NetadaptError."""
     if isinstance(duration, int | float):
         return float(duration)
-    found = parse_seconds(duration)
-    if found is None:
+    seconds = parse_seconds(duration)
+    if seconds is None:
         raise NetadaptError(f"{flag} {duration}: not a duration", hint="write 90s, 30m or 1.5h", code="usage")
-    return found
+    return seconds

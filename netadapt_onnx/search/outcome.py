@@ -1,10 +1,9 @@
-"""What a target came to: its model written, measured beside the file as given, and judged by every budget."""
+"""What a target comes to: its model written, measured beside the user's file, and compared with every budget."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import onnx
@@ -13,204 +12,161 @@ from netadapt_onnx.common.budget import Budget, Target
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.common.resources import FIELDS, LATENCY, Resources
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.graph.weightless import file_bytes
-from netadapt_onnx.profilers.execution import Execution
-from netadapt_onnx.search.evaluator import Evaluator
-from netadapt_onnx.search.latency_check import MeasuredLatency
-from netadapt_onnx.search.latency_journal import UNDECIDED
+from netadapt_onnx.search.budget_check.normalisation import normalisation_note
+from netadapt_onnx.search.context import SearchContext
+from netadapt_onnx.search.device_accuracy import device_accuracies
+from netadapt_onnx.search.limits import Limits
 from netadapt_onnx.search.netadapt import Step
-from netadapt_onnx.search.normalising import gained
-from netadapt_onnx.search.on_devices import on_devices
-from netadapt_onnx.search.options import Arguments
-from netadapt_onnx.search.prepared_model import Predictor, PreparedModel
 from netadapt_onnx.search.result import (
+    UNDECIDED,
     AccuracyChange,
     AdaptResult,
     Compared,
     Deployed,
-    Finished,
     Latency,
     Limit,
-    Share,
     Stopped,
+    TargetResult,
 )
-from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.surgery.flatten_subgraphs import flatten
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Who writes and judges what a run comes to."""
+    """Writes the models of a run's targets, and compares them with the budgets."""
 
-    run: Run
-    subject: PreparedModel
-    arguments: Arguments
-    gauges: Mapping[str, MeasuredLatency]
-    judge: Evaluator
-    predict: Predictor
-    metadata: Mapping[str, str]
-    execution: Execution
+    context: SearchContext
+    limits: Limits
 
     def finished(
         self, proto: onnx.ModelProto, target: Target, steps: Sequence[Step], stopped: Stopped, file: Path
-    ) -> Finished:
-        """Write the model and compare it with the original."""
-        said = dict(self.metadata) | {"netadapt_onnx.budget": ", ".join(map(str, target))}
-        save(proto, file, metadata=said, overwrite=True, planned=self.subject.trace.folded.interface())
-        self.run.journal.seal(file)
+    ) -> TargetResult:
+        """Write the model of a target and compare it with the original.
+
+        Args:
+            proto: The model.
+            target: The budgets.
+            steps: The steps to the model; none for the original.
+            stopped: Why the search has ended.
+            file: The file to write.
+        """
+        context, prepared, evaluator = self.context, self.context.prepared, self.context.evaluator
+        metadata = dict(context.metadata) | {"netadapt_onnx.budget": ", ".join(map(str, target))}
+        save(proto, file, metadata=metadata, overwrite=True, planned=prepared.trace.folded.interface())
+        context.run.journal.seal(file)
         latencies = self._latencies(proto, steps, measure=stopped != UNDECIDED)
-        latency = _first(latencies)
-        before = _resources(self.subject.trace.folded, self.subject.model.size_bytes)
-        after = _resources(self.folded(load(file).proto), file.stat().st_size)
-        if latency is not None:
-            before = replace(before, latency_ms=latency.before_ms)
-            after = replace(after, latency_ms=latency.after_ms)
-        limits = tuple(self._judged(budget, before, after, latencies, steps) for budget in target)
-        open_questions = tuple(_open_question(limit, latencies) for limit in limits if limit.met is None)
-        measured = [limit.met for limit in limits if limit.budget.partition("=")[0] in latencies]
-        if _all_met(limits) is None and None in measured:
-            stopped = UNDECIDED
-        elif stopped == "met" and False in measured:
-            stopped = "missed"
-        deployed, more = self._deployed(proto, file, said)
-        widths = steps[-1].widths if steps else self.subject.widths
-        branches = [branch.name for branch in self.subject.branches]
-        original = self.run.once("accuracy/reported", lambda: self.judge.reported(self.subject.trace.folded.proto))
-        return Finished(
+        before, after = self._resources(file, latencies)
+        limits = tuple(self._limit(budget, before, after, latencies, steps) for budget in target)
+        deployed, device_notes = self._deployed(proto, file, metadata)
+        widths = steps[-1].widths if steps else prepared.widths
+        branches = [branch.name for branch in prepared.branches]
+        original = context.run.once("accuracy/reported", lambda: evaluator.test_accuracy(prepared.trace.folded.proto))
+        return TargetResult(
             budget=", ".join(map(str, target)),
             met=_all_met(limits),
             after=after,
             accuracy=AccuracyChange(
                 original,
-                self.judge.reported(proto) if steps else original,
-                self.judge.reported_metric,
-                self.judge.split,
+                evaluator.test_accuracy(proto) if steps else original,
+                evaluator.test_metric,
+                evaluator.split,
             ),
-            validation=self.judge.held_out(proto) if steps else self.run.recall("accuracy/original")["held_out"],
+            validation=(
+                evaluator.val_accuracy(proto) if steps else context.run.recall("accuracy/original")["held_out"]
+            ),
             iterations=len(steps),
             model=file,
-            stopped=stopped,
+            stopped=_stopped(stopped, limits, latencies),
             limits=limits,
-            groups={name: (n, widths[name]) for name, n in self.subject.widths.items() if name not in branches},
+            groups={name: (n, widths[name]) for name, n in prepared.widths.items() if name not in branches},
             removed=tuple(name for name in branches if not widths[name]),
             before=before,
-            latencies={n: found for n, found in latencies.items() if n.startswith(LATENCY)},
-            measured={n: _compared(found) for n, found in latencies.items() if not n.startswith(LATENCY)},
-            notes=(*self._of_normalising(), *open_questions, *_disturbed(limits, latencies), *more),
+            latencies={n: latency for n, latency in latencies.items() if n.startswith(LATENCY)},
+            measured={n: _compared(latency) for n, latency in latencies.items() if not n.startswith(LATENCY)},
+            notes=(*self._notes(limits, latencies), *device_notes),
             deployed=deployed,
             normalised=self._normalised(before),
-            normalising=self._shares,
+            normalising=self.limits.normalisation_shares,
         )
 
+    def result(self, models: Sequence[TargetResult]) -> AdaptResult:
+        """The result of the run: that of the tightest target that it searched for."""
+        return AdaptResult.of_targets(models, self.context.run.seconds(), self.context.notes.texts)
+
     def _latencies(self, proto: onnx.ModelProto, steps: Sequence[Step], *, measure: bool) -> dict[str, Latency]:
-        """What was measured of the result; without steps that is the original, as normalising left it.
+        """The measurements of the model; without steps that is the original, as normalising left it.
 
-        With `measure` it is measured once more.
+        With `measure` the model is measured once more.
         """
-        if not steps:
-            found = {name: gauge.normalised() for name, gauge in self.gauges.items()}
-        else:
-            predicted = self.predict(steps[-1].widths)
-            found = {
-                n: gauge.result(len(steps), proto, predicted[n], measure=measure) for n, gauge in self.gauges.items()
+        checks = self.context.budget_checks
+        if steps:
+            predicted = self.context.predict(steps[-1].widths)
+            latencies = {
+                name: check.result(len(steps), proto, predicted[name], measure=measure)
+                for name, check in checks.items()
             }
-        return {name: latency for name, latency in found.items() if latency is not None}
+        else:
+            latencies = {name: check.prediction.normalised() for name, check in checks.items()}
+        return {name: latency for name, latency in latencies.items() if latency is not None}
 
-    @cached_property
-    def _shares(self) -> dict[str, Share]:
-        """What normalising alone leaves of each measured resource, where that can be told."""
-        ratios = {name: gauge.normalising.ratio for name, gauge in self.gauges.items()}
-        return {name: Share(ratio.median, ratio.ci95) for name, ratio in ratios.items() if ratio is not None}
+    def _resources(self, file: Path, latencies: Mapping[str, Latency]) -> tuple[Resources, Resources]:
+        """The resources of the user's file, and those of the model that was written."""
+        prepared, latency = self.context.prepared, _first(latencies)
+        before = _counted(prepared.trace.folded, prepared.model.size_bytes)
+        after = _counted(self.context.fold(load(file).proto), file.stat().st_size)
+        if latency is None:
+            return before, after
+        return replace(before, latency_ms=latency.before_ms), replace(after, latency_ms=latency.after_ms)
 
     def _normalised(self, before: Resources) -> Resources | None:
         """The uncut model normalised; its latency is its share of the file's, as all times in one result are."""
-        if not self._shares:
+        shares = self.limits.normalisation_shares
+        if not shares:
             return None
-        name = next((name for name in self.gauges if name.startswith(LATENCY)), "")
+        name = next((name for name in self.context.budget_checks if name.startswith(LATENCY)), "")
         latency_ms = before.latency_ms
-        if name in self._shares and latency_ms is not None:
-            latency_ms *= self._shares[name].ratio
-        return replace(before, size_bytes=round(self.predict(self.subject.widths)["size"]), latency_ms=latency_ms)
+        if name in shares and latency_ms is not None:
+            latency_ms *= shares[name].ratio
+        size_bytes = round(self.context.predict(self.context.prepared.widths)["size"])
+        return replace(before, size_bytes=size_bytes, latency_ms=latency_ms)
 
-    def _of_normalising(self) -> tuple[str, ...]:
-        """What to say of the file as given."""
-        notes = [f"{name}: {gauge.normalising.note}" for name, gauge in self.gauges.items() if gauge.normalising.note]
-        file = self.subject.model.path.name
-        return (*notes, *(gained(name, file, share.ratio, share.ci95) for name, share in self._shares.items()))
-
-    def result(self, models: Sequence[Finished], notes: Sequence[str]) -> AdaptResult:
-        """The run's: that of its tightest target that was gone for."""
-        last = models[-1]
-        return AdaptResult(
-            met=last.met,
-            before=last.before,
-            after=last.after,
-            accuracy=last.accuracy,
-            iterations=last.iterations,
-            seconds=self.run.seconds(),
-            model=last.model,
-            stopped=last.stopped,
-            limits=last.limits,
-            groups=last.groups,
-            removed=last.removed,
-            normalised=last.normalised,
-            normalising=last.normalising,
-            latency=_first(last.latencies),
-            latencies=last.latencies,
-            measured=last.measured,
-            notes=tuple(dict.fromkeys((*notes, *last.notes))),
-            models=tuple(models),
-            deployed=last.deployed,
-        )
+    def _notes(self, limits: Sequence[Limit], latencies: Mapping[str, Latency]) -> list[str]:
+        """What users should know: of the user's file, of limits that could not be judged, and of a busy device."""
+        normalisations = {n: check.prediction.normalisation for n, check in self.context.budget_checks.items()}
+        notes = [
+            f"{name}: {normalisation.note}" for name, normalisation in normalisations.items() if normalisation.note
+        ]
+        file, shares = self.context.prepared.model.path.name, self.limits.normalisation_shares
+        notes += [normalisation_note(name, file, share.ratio, share.ci95) for name, share in shares.items()]
+        notes += [_open_question(limit, latencies) for limit in limits if limit.met is None]
+        return notes + _busy_notes(limits, latencies)
 
     @stage("quantising")
     def _deployed(
-        self, proto: onnx.ModelProto, file: Path, said: Mapping[str, str]
+        self, proto: onnx.ModelProto, file: Path, metadata: Mapping[str, str]
     ) -> tuple[Deployed | None, tuple[str, ...]]:
-        """What is deployed of the model, written beside it, and compared with what is deployed of the original.
+        """What is deployed of the model, written to a file of its own, and notes on its accuracy.
 
-        And what to know of its accuracy.
+        It is compared with what is deployed of the original.
         """
-        deploy = self.execution.deploy
-        precision = deploy.precision
+        context, deploy, evaluator = self.context, self.context.execution.deploy, self.context.evaluator
+        precision, folded = deploy.precision, self.context.prepared.trace.folded
         if precision == "float":
             return None, ()
-        original, result = deploy.apply(self.subject.trace.folded.proto), deploy.apply(proto)
-        target, planned = file.with_suffix(f".{precision}.onnx"), self.subject.trace.folded.interface()
-        written = save(result, target, metadata=said, overwrite=True, planned=planned)
-        self.run.journal.seal(written)
-        before = self.run.once(f"accuracy/reported/{precision}", lambda: self.judge.reported(original))
-        change = AccuracyChange(before, self.judge.reported(result), self.judge.reported_metric, self.judge.split)
+        original, result = deploy.apply(folded.proto), deploy.apply(proto)
+        path = file.with_suffix(f".{precision}.onnx")
+        written = save(result, path, metadata=metadata, overwrite=True, planned=folded.interface())
+        context.run.journal.seal(written)
+        before = context.run.once(f"accuracy/reported/{precision}", lambda: evaluator.test_accuracy(original))
+        change = AccuracyChange(before, evaluator.test_accuracy(result), evaluator.test_metric, evaluator.split)
         sizes = (file_bytes(original), written.stat().st_size)
-        devices, notes = on_devices(self.run, file.stem, self.gauges, self.judge, self.execution, result)
+        devices, notes = device_accuracies(context, file.stem, result)
         return Deployed(precision, written.name, sizes, change, devices), notes
 
-    def folded(self, proto: onnx.ModelProto) -> FoldedModel:
-        """A model at the shapes that were asked for."""
-        return fold(proto, dict(self.arguments.shapes), self.arguments.batch_size)
-
-    @cached_property
-    def original(self) -> dict[str, float]:
-        """What the file as given costs, in base units, as predictions have it."""
-        normalised = self.predict(self.subject.widths) | {"size": float(self.subject.model.size_bytes)}
-        return normalised | {name: gauge.as_given(normalised[name]) for name, gauge in self.gauges.items()}
-
-    def limits(self, target: Target) -> dict[str, float]:
-        """A target's budgets in base units: shares are of the file as given."""
-        return {budget.resource: budget.limit(self.original[budget.resource]) for budget in target}
-
-    def already(self, target: Target) -> str:
-        """Why there is nothing to do for a target that the uncut model meets."""
-        for budget in target:
-            found = self.gauges[budget.resource].normalised() if budget.resource in self._shares else None
-            if found is not None and budget.limit(found.before_ms) < found.before_ms:
-                return f"normalising alone meets it ({found.ratio:.3f}x): nothing is cut"
-        return "the model is within its budget already: nothing to do"
-
-    def _judged(
+    def _limit(
         self,
         budget: Budget,
         before: Resources,
@@ -218,8 +174,9 @@ class Outcome:
         latencies: Mapping[str, Latency],
         steps: Sequence[Step],
     ) -> Limit:
-        gauge, latency = self.gauges.get(budget.resource), latencies.get(budget.resource)
-        if gauge is None:
+        """A budget, and whether the model is within it."""
+        check, latency = self.context.budget_checks.get(budget.resource), latencies.get(budget.resource)
+        if check is None:
             name = FIELDS[budget.resource]
             limit, value = budget.limit(getattr(before, name)), float(getattr(after, name))
             return Limit(str(budget), limit, value, value <= limit)
@@ -227,30 +184,41 @@ class Outcome:
             limit = budget.limit(latency.before_ms)
             value = latency.ci95[1] * latency.before_ms if budget.relative else latency.after_ci95_ms[1]
             return Limit(str(budget), limit, value, latency.met(budget.value, relative=budget.relative))
-        limit = self.limits((budget,))[budget.resource]
-        value = self.predict(steps[-1].widths)[budget.resource] if steps else gauge.reference_ms
+        limit = self.limits.of((budget,))[budget.resource]
+        value = check.prediction.measured_original
+        if steps:
+            value = self.context.predict(steps[-1].widths)[budget.resource]
         # A prediction proves nothing.
         return Limit(str(budget), limit, value, None if steps and value <= limit else value <= limit)
 
 
+def _stopped(stopped: Stopped, limits: Sequence[Limit], latencies: Mapping[str, Latency]) -> Stopped:
+    """Why the search has ended, once its result was measured."""
+    measured = [limit.met for limit in limits if limit.budget.partition("=")[0] in latencies]
+    if _all_met(limits) is None and None in measured:
+        return UNDECIDED
+    return "missed" if stopped == "met" and False in measured else stopped
+
+
 def _first(latencies: Mapping[str, Latency]) -> Latency | None:
-    return next((found for name, found in latencies.items() if name.startswith(LATENCY)), None)
+    return next((latency for name, latency in latencies.items() if name.startswith(LATENCY)), None)
 
 
-def _compared(found: Latency) -> Compared:
+def _compared(latency: Latency) -> Compared:
+    """A measurement of another resource than latency."""
     return Compared(
-        found.before_ms,
-        found.after_ms,
-        found.after_ci95_ms,
-        found.ratio,
-        found.ci95,
-        found.predicted_ms,
-        found.sessions,
+        latency.before_ms,
+        latency.after_ms,
+        latency.after_ci95_ms,
+        latency.ratio,
+        latency.ci95,
+        latency.predicted_ms,
+        latency.sessions,
     )
 
 
 def _open_question(limit: Limit, latencies: Mapping[str, Latency]) -> str:
-    """Why nobody can tell whether a limit is met."""
+    """The note on a limit that could not be judged."""
     latency = latencies.get(limit.budget.partition("=")[0])
     if latency is None:
         return f"{limit.budget}: predicted {limit.value:.3g}, which nobody has measured"
@@ -261,8 +229,8 @@ def _open_question(limit: Limit, latencies: Mapping[str, Latency]) -> str:
     )
 
 
-def _disturbed(limits: Sequence[Limit], latencies: Mapping[str, Latency]) -> list[str]:
-    """What to know of verdicts that were possible all the same."""
+def _busy_notes(limits: Sequence[Limit], latencies: Mapping[str, Latency]) -> list[str]:
+    """The notes on verdicts that were possible although the device was busy."""
     decided = {limit.budget.partition("=")[0] for limit in limits if limit.met is not None}
     return [
         f"{name}: the device was busy, times varied by {latency.disturbance:.0%}: those shown are of the fastest runs"
@@ -272,12 +240,11 @@ def _disturbed(limits: Sequence[Limit], latencies: Mapping[str, Latency]) -> lis
 
 
 def _all_met(limits: Sequence[Limit]) -> bool | None:
-    """True if every limit is met, False if one is not, None where nobody could measure."""
-    told = [limit.met for limit in limits]
-    return False if False in told else None if None in told else True
+    """True if every limit is met, False if one is not, None where that could not be measured."""
+    verdicts = [limit.met for limit in limits]
+    return False if False in verdicts else None if None in verdicts else True
 
 
-def _resources(folded: FoldedModel, size_bytes: int) -> Resources:
+def _counted(folded: FoldedModel, size_bytes: int) -> Resources:
     flat, _ = flatten(folded)
-    counted = cost(flat.proto, flat.shapes)
-    return counted.to_resources(size_bytes)
+    return cost(flat.proto, flat.shapes).to_resources(size_bytes)

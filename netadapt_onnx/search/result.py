@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.profilers.quantize import Precision
 
+# The `stopped` of a run on a device that was too busy to decide, and the first part of its journal entry.
+UNDECIDED: Literal["could-not-judge"] = "could-not-judge"
 # met: within every budget; nothing-to-do: it was from the start; no-way-down: no group can lose more channels;
 # accuracy-floor: the next step would have gone below --min-accuracy; missed: measured too slow after all that was cut
 # once more; could-not-judge: the device was too busy to tell.
@@ -119,24 +121,37 @@ class Limit:
     met: bool | None
 
 
-@dataclass(frozen=True)
-class Finished:
-    """What one target came to. `budget`: all of its limits; `validation`: the accuracy that the search sees.
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """What a search came to, for one target or for a whole run.
 
-    The other fields are as in `AdaptResult`.
+    Attributes:
+        met: Whether every budget holds; None where a latency could only be predicted, or the device was too busy.
+        before, after: What the file as given costs, and the result.
+        accuracy: Before and after, on the split that no search sees.
+        iterations: How many accepted iterations the model is from.
+        model: The written file.
+        stopped: Why the search ended.
+        limits: Each budget, and how it ended.
+        groups: Channels before and after, by group.
+        latencies: By device, what was measured of the model against the original.
+        measured: Energy, and what a program of the user measured.
+        notes: What else to know.
+        deployed: The int8 form, if that is deployed.
+        removed: Residual branches that went.
+        normalised: What the file costs uncut but normalised, where measurements tell the two apart.
+        normalising: By resource, what normalising alone leaves, where measurements tell.
     """
 
-    budget: str
     met: bool | None
+    before: Resources
     after: Resources
     accuracy: AccuracyChange
-    validation: float
     iterations: int
     model: Path
     stopped: Stopped
     limits: tuple[Limit, ...]
     groups: Mapping[str, tuple[int, int]]
-    before: Resources
     latencies: Mapping[str, Latency] = field(default_factory=dict)
     measured: Mapping[str, Compared] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -146,8 +161,16 @@ class Finished:
     normalising: Mapping[str, Share] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class AdaptResult:
+@dataclass(frozen=True, kw_only=True)
+class TargetResult(SearchResult):
+    """What one target came to. `budget`: all of its limits; `validation`: the accuracy that the search sees."""
+
+    budget: str
+    validation: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptResult(SearchResult):
     """The outcome of `adapt`: of its tightest target, and of all of them in `models`.
 
     `before` is the file as given. `normalised` is what it costs uncut but normalised, and `normalising`, by resource,
@@ -158,28 +181,21 @@ class AdaptResult:
 
     `met` is None where a latency could only be predicted, or the device was too busy to tell; `latencies` has every
     device's, `latency` the first; `measured` has energy and what a program of the user measured. `deployed`: the int8
-    form, if that is deployed.
+    form, if that is deployed. `seconds`: over all resumes.
     """
 
-    met: bool | None
-    before: Resources
-    after: Resources
-    accuracy: AccuracyChange
-    iterations: int
     seconds: float
-    model: Path
-    stopped: Stopped
-    limits: tuple[Limit, ...]
-    groups: Mapping[str, tuple[int, int]]
     latency: Latency | None = None
-    latencies: Mapping[str, Latency] = field(default_factory=dict)
-    measured: Mapping[str, Compared] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    models: tuple[Finished, ...] = ()
-    deployed: Deployed | None = None
-    removed: tuple[str, ...] = ()
-    normalised: Resources | None = None
-    normalising: Mapping[str, Share] = field(default_factory=dict)
+    models: tuple[TargetResult, ...] = ()
+
+    @classmethod
+    def of_targets(cls, models: Sequence[TargetResult], seconds: float, notes: Sequence[str]) -> AdaptResult:
+        """The result of a run: that of its tightest target that was gone for, the last of `models`."""
+        last = models[-1]
+        values: dict[str, Any] = {one.name: getattr(last, one.name) for one in fields(SearchResult)}
+        values["notes"] = tuple(dict.fromkeys((*notes, *last.notes)))
+        latency = next(iter(last.latencies.values()), None)
+        return cls(**values, seconds=seconds, latency=latency, models=tuple(models))
 
 
 @dataclass(frozen=True)

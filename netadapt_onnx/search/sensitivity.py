@@ -1,4 +1,4 @@
-"""How much accuracy a model loses when one group alone is cut: what `inspect --sensitivity` shows."""
+"""The accuracy that a model loses when one group alone is cut: what `inspect --sensitivity` shows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.graph.folded_model import require_runnable
-from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataJudge
+from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataEvaluator
 from netadapt_onnx.search.worker import CALIBRATION_SAMPLES
 from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.surgery.criteria.selection import select
@@ -28,8 +28,8 @@ SHARES = (0.75, 0.5, 0.25)
 class Sensitivity:
     """A group alone at `channels`, `share` of what it has: accuracy of the cut model on the ranking samples.
 
-    `mended` is the accuracy after its consumers were solved by least squares, as in a search. `lost` is what the mended
-    model has lost of the original's accuracy.
+    `mended` is the accuracy after its consumers were reconstructed by least squares, as in a search, and `lost` the
+    difference of that to the original's accuracy.
     """
 
     group: str
@@ -60,18 +60,27 @@ def sensitivity(
     shares: Sequence[float] = SHARES,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Sensitivities:
-    """Cut each prunable group alone to `shares` of its channels, whole structural steps, and judge what is left.
+    """Cut each prunable group alone to `shares` of its channels, in structural steps, and evaluate the cut models.
 
-    Held-out samples only. Raises NetadaptError for data that do not fit and models that cannot run.
+    Args:
+        trace: The traced model.
+        data: The data, whose validation samples evaluate.
+        criterion: Which channels stay.
+        seed: The seed of every choice of samples.
+        shares: The shares of channels that stay.
+        progress: Gets the number of cuts that are done, the number of all cuts, and what is being done.
+
+    Raises:
+        NetadaptError: The data do not fit the model, or it cannot run.
     """
     require_runnable(trace.folded)
-    dataset = dataset_for(trace.folded, data)
+    dataset = load_dataset(trace.folded, data)
     proto = trace.folded.proto
-    judge = DataJudge(dataset, proto, seed)
+    evaluator = DataEvaluator(dataset, proto, seed)
     inputs = dataset.train.sample(CALIBRATION_SAMPLES, seed).batch(slice(None))
-    found = gram_matrices(trace, inputs, original_targets(trace, inputs, seed))
+    matrices = gram_matrices(trace, inputs, original_targets(trace, inputs, seed))
     by = criterion_on(criterion, dataset.train, seed)
-    before = judge.ranked(proto)
+    before = evaluator.ranking_accuracy(proto)
     work = [(group, share, count) for group in trace.prunable for share, count in _counts(group, shares).items()]
     done = 0
 
@@ -79,15 +88,16 @@ def sensitivity(
         nonlocal done
         group, share, count = job
         keep = select(trace, {group.name: count}, by)
-        plain, mended = judge.ranked(resize(trace, keep)), judge.ranked(reconstruct(trace, keep, found))
+        plain = evaluator.ranking_accuracy(resize(trace, keep))
+        reconstructed = evaluator.ranking_accuracy(reconstruct(trace, keep, matrices))
         done += 1
         if progress is not None:
             progress(done, len(work), f"cutting groups: {group.name}")
-        return Sensitivity(group.name, count, share, plain, mended, before - mended)
+        return Sensitivity(group.name, count, share, plain, reconstructed, before - reconstructed)
 
     with ThreadPoolExecutor(cores()) as pool:
         rows = tuple(pool.map(one, work))
-    return Sensitivities(before, judge.metric, "val", min(RANKING_SAMPLES, len(dataset.val)), rows)
+    return Sensitivities(before, evaluator.metric, "val", min(RANKING_SAMPLES, len(dataset.val)), rows)
 
 
 def _counts(group: Group, shares: Sequence[float]) -> Mapping[float, int]:

@@ -1,4 +1,4 @@
-"""Latency tables as a search uses them: loaded, or measured into the run's directory; and what stands for one."""
+"""Latency tables as a search uses them: loaded, or measured into the run directory."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ TABLE_S = 100.0
 
 
 class Predicting(Protocol):
-    """A table, or what stands for one."""
+    """A table, or a fit that stands for one."""
 
     def predict(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
-        """The resource of the version with these tensor shapes."""
+        """The predicted resource of the model at these tensor shapes."""
 
     @property
     def latency_ms(self) -> Timing:
-        """What was measured of the uncut model."""
+        """The measured resource of the uncut model."""
 
 
-def spent_ms(table: Predicting, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
-    """Every unit's share of the latency that a table predicts, by its main layer's name; empty if it knows no units."""
+def latency_by_layer(table: Predicting, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
+    """The predicted latency of every unit, by its main layer's name; empty if a fit stands for the table."""
     if not isinstance(table, Table):
         return {}
     units = table.predict_units(shapes)
     each = table.predict(shapes) / max(sum(units.values()), 1e-9)
-    return {name: each * spent for name, spent in units.items()}
+    return {name: each * share for name, share in units.items()}
 
 
 def reference_times_ms(table: Predicting) -> tuple[float, ...]:
-    """What the uncut model's fastest runs took while a table was built, batch by batch; empty if nobody knows."""
-    return tuple(whole.mean_reference_ms for whole in table.end_to_end) if isinstance(table, Table) else ()
+    """What the uncut model's fastest runs took while a table was built, batch by batch; empty if that is unknown."""
+    return tuple(time.mean_reference_ms for time in table.end_to_end) if isinstance(table, Table) else ()
 
 
 def loaded_table(
@@ -50,8 +50,15 @@ def loaded_table(
 ) -> Table:
     """A table from its file.
 
-    Raises NetadaptError if it is of another model, or, unless it may be from `anywhere`, of another device than that of
-    `environment` (None: this one).
+    Args:
+        file: The file.
+        original: The traced model.
+        execution: How models run where they are measured.
+        environment: The device that the table must be of; None: this machine.
+        anywhere: Whether the table may be of any device.
+
+    Raises:
+        NetadaptError: The table is of another model, or of another device.
     """
     device = None if anywhere else fingerprint(execution, environment)
     return Table.load(file, original.folded.proto, device=device)
@@ -67,7 +74,7 @@ def built_table(
     resource: str = LATENCY,
     time_cap_s: float = TABLE_S,
 ) -> Table:
-    """A table measured on `device` (None: here) and kept in `folder`; continued if a kill interrupted it."""
+    """A table measured on `device` (None: this machine) and kept in `folder`; continued if a kill interrupted it."""
     return build(
         table_file(folder, resource),
         RandomWidthModel(original.folded.proto, original.folded.shapes),
@@ -80,5 +87,5 @@ def built_table(
 
 
 def table_file(folder: Path, resource: str = LATENCY) -> Path:
-    """Where a run's directory keeps the table of a resource."""
+    """The file of a resource's table in a run directory."""
     return folder / TABLE_FILE.replace("table", resource.replace(LATENCY, "table"))

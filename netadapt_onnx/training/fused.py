@@ -14,9 +14,14 @@ from netadapt_onnx.training.ops.registry import Function, Node
 
 
 def fused(nodes: Sequence[Node], outputs: Collection[str]) -> tuple[list[Node], dict[str, Function]]:
-    """The same graph with some nodes standing for two, and the functions of these by output.
+    """Fuse each MatMul that only an Add reads with that Add, which then reads (a, b, addend).
 
-    A MatMul that only an Add reads is left out; the Add reads (a, b, addend). `outputs` have to be computed.
+    Args:
+        nodes: A graph's nodes.
+        outputs: Tensors that have to be computed.
+
+    Returns:
+        The nodes, and the functions of fused ones by output.
     """
     readers = Counter(name for node in nodes for name in node.inputs)
     products = {
@@ -24,17 +29,17 @@ def fused(nodes: Sequence[Node], outputs: Collection[str]) -> tuple[list[Node], 
         for node in nodes
         if node.op == "MatMul" and readers[node.outputs[0]] == 1 and node.outputs[0] not in outputs
     }
-    made: dict[str, Node] = {}
-    gone: set[str] = set()
+    sums: dict[str, Node] = {}
+    absorbed: set[str] = set()
     for node in nodes:
         slot = next((i for i, name in enumerate(node.inputs) if name in products), None)
         if node.op == "Add" and "axis" not in node.attributes and slot is not None:
             product = products[node.inputs[slot]]
-            gone.add(node.inputs[slot])
+            absorbed.add(node.inputs[slot])
             inputs = (*product.inputs, node.inputs[1 - slot])
-            made[node.outputs[0]] = replace(node, inputs=inputs, constants={})
-    kept = [made.get(node.outputs[0], node) for node in nodes if node.outputs[0] not in gone]
-    return kept, dict.fromkeys(made, _linear)
+            sums[node.outputs[0]] = replace(node, inputs=inputs, constants={})
+    kept = [sums.get(node.outputs[0], node) for node in nodes if node.outputs[0] not in absorbed]
+    return kept, dict.fromkeys(sums, _linear)
 
 
 def _linear(node: Node, a: Tensor, b: Tensor, addend: Tensor) -> Tensor:

@@ -20,9 +20,9 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.inputs import dynamic_batch_inputs
 from netadapt_onnx.surgery.reduction_sites import reduction_sites
 from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.training.loss import TaskLoss, label_tensors, task_loss
 from netadapt_onnx.training.memory import footprint
 from netadapt_onnx.training.replicas import one_thread, tensors
-from netadapt_onnx.training.task import Task, label_tensors, task
 from netadapt_onnx.training.torch_graph import TorchGraph
 
 BATCH = 16
@@ -63,7 +63,7 @@ def _squares(trace: Trace, split: Split, size: int, seed: int) -> np.ndarray:
     proto = trace.folded.proto
     graph = TorchGraph(proto).eval().requires_grad_(False)
     needs = footprint(graph, split)
-    losses = task(proto, needs.shapes, layout=split.layout)
+    losses = task_loss(proto, needs.shapes, layout=split.layout)
     drawn = torch.Generator().manual_seed(seed)
     total = np.zeros(len(trace.roots))
     size = min(size, len(split))
@@ -76,7 +76,7 @@ def _squares(trace: Trace, split: Split, size: int, seed: int) -> np.ndarray:
             gradient = np.zeros(len(trace.roots))
             for inputs, labels in split.subset(slice(start, start + size)).batches(at_once):
                 share = len(next(iter(inputs.values()))) / size
-                labels = None if split.measure is not None else labels  # which only its own functions understand
+                labels = None if split.user_metric is not None else labels  # which only its own functions understand
                 gradient += share * _gate_gradients(trace, graph, losses, tensors(inputs), labels, drawn)
             total += gradient**2
             report(start + size)
@@ -89,7 +89,7 @@ def _squares(trace: Trace, split: Split, size: int, seed: int) -> np.ndarray:
 def _gate_gradients(
     trace: Trace,
     graph: TorchGraph,
-    losses: Task,
+    losses: TaskLoss,
     inputs: Mapping[str, Tensor],
     labels: Labels | None,
     drawn: torch.Generator,
@@ -100,7 +100,7 @@ def _gate_gradients(
     gates = [torch.ones(site.gate_shape(rank), requires_grad=True) for site, rank in zip(sites, ranks, strict=True)]
     outputs = graph.gated(inputs, [((s.output, s.slot), gate) for s, gate in zip(sites, gates, strict=True)])
     if labels is not None:
-        loss = losses.loss(outputs, label_tensors(labels), None)
+        loss = losses(outputs, label_tensors(labels), None)
     else:
         loss = _drawn_loss(losses, outputs, drawn) / len(next(iter(inputs.values())))
     gradients = torch.autograd.grad(loss, gates, allow_unused=True, materialize_grads=True)
@@ -111,7 +111,7 @@ def _gate_gradients(
     return by_label
 
 
-def _drawn_loss(losses: Task, outputs: Mapping[str, Tensor], drawn: torch.Generator) -> Tensor:
+def _drawn_loss(losses: TaskLoss, outputs: Mapping[str, Tensor], drawn: torch.Generator) -> Tensor:
     """The loss against answers drawn from what the model itself predicts, summed over samples.
 
     Against its own most likely answers a model has (almost) no gradient. Squared gradients against drawn ones

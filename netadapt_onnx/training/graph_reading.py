@@ -45,7 +45,7 @@ def _attribute(attribute: onnx.AttributeProto) -> object:
 
 
 def read_tensor(tensor: onnx.TensorProto) -> Tensor:
-    """The values of a tensor; float16 and bfloat16 as float32. Raises NetadaptError for types that do not train."""
+    """The values of a tensor, float16 and bfloat16 as float32. Raises NetadaptError for types that do not train."""
     dtype = DTYPES.get(tensor.data_type)
     if dtype is None:
         kind = onnx.TensorProto.DataType.Name(tensor.data_type)

@@ -1,4 +1,4 @@
-"""Weights as before any training, by kind of layer: what training from scratch starts from."""
+"""Initial weights by kind of layer: what training from scratch starts from."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def initialised(proto: onnx.ModelProto, seed: int) -> onnx.ModelProto:
     1 / sqrt(hidden units), embeddings normal with deviation 0.02; biases are 0; normalisations start as the identity,
     with running mean 0 and variance 1. Layers whose BatchNorm was folded away lose nothing: training gives it back.
     """
-    made = onnx.ModelProto()
-    made.CopyFrom(proto)
+    initial = onnx.ModelProto()
+    initial.CopyFrom(proto)
     rng = np.random.default_rng(seed)
-    kinds = trainable(made.graph)
+    kinds = trainable(initial.graph)
     readers: dict[str, tuple[onnx.NodeProto, int]] = {}
-    for node in made.graph.node:
+    for node in initial.graph.node:
         for slot, name in enumerate(node.input):
             readers.setdefault(name, (node, slot))
-    for tensor in made.graph.initializer:
+    for tensor in initial.graph.initializer:
         if tensor.name not in readers:
             continue
         node, slot = readers[tensor.name]
@@ -40,7 +40,7 @@ def initialised(proto: onnx.ModelProto, seed: int) -> onnx.ModelProto:
         if values is not None:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
             tensor.CopyFrom(numpy_helper.from_array(values.astype(dtype), tensor.name))
-    return made
+    return initial
 
 
 def _fresh(

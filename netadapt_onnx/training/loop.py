@@ -5,58 +5,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import onnx
-import torch
-from torch import Tensor
 
 from netadapt_onnx.common.progress import Steps, steps
-from netadapt_onnx.training.recipe import Average, Recipe, optimiser
-from netadapt_onnx.training.replicas import Fetch, Replicas
+from netadapt_onnx.training.batch_plan import BatchPlan
+from netadapt_onnx.training.callbacks import Epoch, TrainingCallbacks
+from netadapt_onnx.training.optimizer import DivergedError, clipped_gradients, optimizer
+from netadapt_onnx.training.recipe import Recipe
+from netadapt_onnx.training.replicas import Replicas
 
 # How often a training is saved besides the ends of epochs: what a kill costs at most.
 SAVED_EVERY_S = 20.0
-# A pace is known after so many steps. A schedule is shortened where it is to have less than this share of its steps.
+# The pace is measured over so many steps. A schedule is shortened where less than this share of its steps would fit.
 TIMED_STEPS, CLEARLY_FEWER = 4, 0.95
 
-Progress = Callable[[int, int, float], None]
 Save = Callable[[dict[str, Any]], None]
-Told = Callable[["Epoch"], None]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One pass over the training data (or what was left of the steps): its number, steps done so far, mean loss.
-
-    `held_out`: the score on held-out data, where it decides when to stop.
-    """
-
-    epoch: int
-    steps: int
-    loss: float
-    lr: float
-    seconds: float
-    held_out: float | None = None
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """What is trained on: the row numbers of an epoch's batches, and the samples of a step.
-
-    With `time_left`, in seconds, there are as many steps as fit.
-    """
-
-    steps: int
-    batches: Callable[[int], list[np.ndarray]]
-    fetch: Callable[[int], Fetch]
-    time_left: Callable[[], float] | None = None
 
 
 class Pace:
-    """How many steps the time left has room for, as fast as those since now (after `done`) are taken."""
+    """How many steps fit into the time, at the pace of those since this object was made, after `done` steps."""
 
     def __init__(self, time_left: Callable[[], float], done: int) -> None:
         self._time_left = time_left
@@ -70,185 +40,139 @@ class Pace:
             return None
         if left_s <= 0:
             return done
-        taken = done - self._first
-        able = done + int(left_s * taken / max(self.left_s - left_s, 1e-9))
-        return able if taken >= TIMED_STEPS and able < CLEARLY_FEWER * planned else None
-
-
-class DivergedError(Exception):
-    """The loss or a gradient is no longer a number."""
+        timed = done - self._first
+        able = done + int(left_s * timed / max(self.left_s - left_s, 1e-9))
+        return able if timed >= TIMED_STEPS and able < CLEARLY_FEWER * planned else None
 
 
 class Loop:
-    """One attempt at a training. `held_out(state)` scores weights where the recipe has patience."""
+    """One attempt at a training: all steps of a plan at one highest learning rate.
 
-    def __init__(
-        self,
-        replicas: Replicas,
-        recipe: Recipe,
-        lr: float,
-        held_out: Callable[[dict[str, Tensor]], float] | None = None,
-    ) -> None:
+    `history` are its epochs so far.
+    """
+
+    def __init__(self, replicas: Replicas, plan: BatchPlan, recipe: Recipe, lr: float) -> None:
+        """Prepare a training from the weights that `replicas` have.
+
+        Args:
+            replicas: The network; its weights move.
+            plan: The batches.
+            recipe: How the weights move.
+            lr: The highest learning rate.
+        """
         self._replicas = replicas
+        self._plan = plan
         self._recipe = recipe
         self._lr = lr
-        self._held_out = held_out if recipe.patience is not None else None
-        self._optimiser = optimiser(replicas.main, recipe)
-        self._average = Average(recipe.ema, replicas.main.state()) if recipe.ema else None
-        self._best, self._best_loss = replicas.main.state(), math.inf
-        self._kept: dict[str, Tensor] | None = None
-        self._kept_score, self._stale = -math.inf, 0
-        self._losses: list[float] = []
+        self._optimizer = optimizer(replicas.main, recipe)
+        self._lowest_loss, self._lowest_loss_state = math.inf, replicas.main.state()
+        self._losses: list[float] = []  # of this epoch
         self._done = 0
-        self._steps: int | None = None  # where time shortens the schedule
+        self._planned = plan.steps  # fewer where time shortens the schedule
         self._seconds = 0.0
+        self._saved_s = 0.0
         self.history: list[Epoch] = []
 
-    def run(
-        self, schedule: Schedule, progress: Progress | None = None, save: Save | None = None, told: Told | None = None
-    ) -> None:
-        """Take all steps that are left. Raises DivergedError with the best weights so far put back.
+    def run(self, callbacks: TrainingCallbacks, save: Save | None = None) -> None:
+        """Take all steps that remain; the result is then in the replicas.
 
-        `save` is called now and then with a state that `resume` goes on from, to the same bits; `told` gets every
-        epoch, those before a resume too.
+        Args:
+            callbacks: Who follows the training, and how much time it has.
+            save: Called now and then with a state that `resume` goes on from, to the same bits.
+
+        Raises:
+            DivergedError: The replicas have the weights of the epoch with the lowest loss again.
         """
         for epoch in self.history:
-            if told is not None:
-                told(epoch)
-        pace = None if schedule.time_left is None else Pace(schedule.time_left, self._done)
-        with steps("training", schedule.steps, None if pace is None else pace.left_s) as report:
-            self._run(schedule, pace, report, progress, save, told)
-        result = self._kept if self._kept is not None else self._current()
-        self._replicas.restore(result)
-
-    def _run(
-        self,
-        schedule: Schedule,
-        pace: Pace | None,
-        report: Steps,
-        progress: Progress | None,
-        save: Save | None,
-        told: Told | None,
-    ) -> None:
+            _report_epoch(callbacks, epoch)
+        pace = None if callbacks.time_left is None else Pace(callbacks.time_left, self._done)
         began = time.monotonic() - self._seconds
-        saved = time.monotonic()
-        report(self._done)
-        while (self._losses or self._done < self._planned(schedule)) and not self._over():
-            batches = schedule.batches(len(self.history))
-            first = self._done - len(self._losses)  # of this epoch
-            for rows in batches[len(self._losses) : self._planned(schedule) - first]:
-                self._step(schedule, rows)
-                report(self._done, f"loss {self._losses[-1]:.3f}")
-                if progress is not None:
-                    progress(self._done, self._planned(schedule), self._losses[-1])
-                self._seconds = time.monotonic() - began
-                shorter = None if pace is None else pace.fitting(self._done, self._planned(schedule))
-                if shorter is not None:  # saved before it decides anything: a killed run goes on alike
-                    self._steps = shorter
-                if save is not None and (shorter is not None or time.monotonic() - saved > SAVED_EVERY_S):
-                    save(self._state())
-                    saved = time.monotonic()
-                if self._done >= self._planned(schedule):
-                    break
-            self._end_epoch(self._recipe.rate(self._done - 1, self._planned(schedule), self._lr))
-            if told is not None:
-                told(self.history[-1])
-            if save is not None:
-                save(self._state())
-                saved = time.monotonic()
+        self._saved_s = time.monotonic()
+        with steps("training", self._plan.steps, None if pace is None else pace.left_s) as report:
+            report(self._done)
+            while self._losses or self._done < self._planned:
+                self._run_epoch(callbacks, pace, report, save, began)
+                self._end_epoch()
+                _report_epoch(callbacks, self.history[-1])
+                self._save(save)
+
+    def _run_epoch(
+        self, callbacks: TrainingCallbacks, pace: Pace | None, report: Steps, save: Save | None, began: float
+    ) -> None:
+        """Take the steps of the current epoch that remain."""
+        first = self._done - len(self._losses)
+        for rows in self._plan.batches(len(self.history))[len(self._losses) : self._planned - first]:
+            self._step(rows)
+            report(self._done, f"loss {self._losses[-1]:.3f}")
+            if callbacks.progress is not None:
+                callbacks.progress(self._done, self._planned, self._losses[-1])
+            self._seconds = time.monotonic() - began
+            fewer = None if pace is None else pace.fitting(self._done, self._planned)
+            if fewer is not None:
+                self._planned = fewer
+            # A shorter schedule is saved before it decides anything: a killed run goes on alike.
+            if fewer is not None or time.monotonic() - self._saved_s > SAVED_EVERY_S:
+                self._save(save)
+            if self._done >= self._planned:
+                break
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from what `save` was given."""
-        for graph, own in zip(self._replicas.graphs, state["replicas"], strict=True):
-            graph.restore(own)
-        self._optimiser.load_state_dict(state["optimiser"])
-        self._best, self._best_loss = state["best"], state["best_loss"]
-        self._kept, self._kept_score, self._stale = state["kept"], state["kept_score"], state["stale"]
+        """Go on from a state that `save` was called with."""
+        for graph, weights in zip(self._replicas.graphs, state["replicas"], strict=True):
+            graph.restore(weights)
+        self._optimizer.load_state_dict(state["optimiser"])
+        self._lowest_loss_state, self._lowest_loss = state["best"], state["best_loss"]
         self._losses, self._done, self._seconds = list(state["losses"]), state["done"], state["seconds"]
-        self._steps = state.get("steps")
+        if state.get("steps") is not None:
+            self._planned = state["steps"]
         self.history = [Epoch(**epoch) for epoch in state["history"]]
-        if self._average is not None:
-            now = self._replicas.main.state()
-            average = {name: value.to(now[name].device) for name, value in state["average"].items()}
-            self._average = Average(self._recipe.ema, average, state["updates"])
+
+    def _save(self, save: Save | None) -> None:
+        if save is not None:
+            save(self._state())
+            self._saved_s = time.monotonic()
 
     def _state(self) -> dict[str, Any]:
-        average = self._average
         return {
             "replicas": [graph.state() for graph in self._replicas.graphs],
-            "optimiser": self._optimiser.state_dict(),
-            "best": self._best,
-            "best_loss": self._best_loss,
-            "kept": self._kept,
-            "kept_score": self._kept_score,
-            "stale": self._stale,
+            "optimiser": self._optimizer.state_dict(),
+            "best": self._lowest_loss_state,
+            "best_loss": self._lowest_loss,
             "losses": self._losses,
             "done": self._done,
-            "steps": self._steps,
+            "steps": None if self._planned == self._plan.steps else self._planned,
             "seconds": self._seconds,
             "history": [asdict(epoch) for epoch in self.history],
-            "average": None if average is None else average.state,
-            "updates": 0 if average is None else average.updates,
         }
 
-    def _planned(self, schedule: Schedule) -> int:
-        return schedule.steps if self._steps is None else self._steps
+    @property
+    def share(self) -> float:
+        """The share of the plan's steps that there was time for, in [0, 1]."""
+        return self._planned / max(1, self._plan.steps)
 
-    def share(self, schedule: Schedule) -> float:
-        """The share of the schedule's steps that there is time for."""
-        return self._planned(schedule) / max(1, schedule.steps)
-
-    def _step(self, schedule: Schedule, rows: np.ndarray) -> None:
-        rate = self._recipe.rate(self._done, self._planned(schedule), self._lr)
-        for group in self._optimiser.param_groups:
+    def _step(self, rows: np.ndarray) -> None:
+        rate = self._recipe.rate(self._done, self._planned, self._lr)
+        for group in self._optimizer.param_groups:
             group["lr"] = rate
-        loss = self._replicas.gradients(schedule.fetch(self._done), rows)
-        norm = torch.nn.utils.clip_grad_norm_(self._replicas.main.parameters(), self._recipe.largest_gradient)
-        if not math.isfinite(loss) or not math.isfinite(float(norm)):
-            self._replicas.restore(self._best)
-            raise DivergedError
-        self._optimiser.step()
-        if self._average is not None:
-            self._average.add({**self._replicas.main.weights, **self._replicas.main.statistics})
+        try:
+            loss = clipped_gradients(self._replicas, self._plan.fetch(self._done), rows)
+        except DivergedError:
+            self._replicas.restore(self._lowest_loss_state)
+            raise
+        self._optimizer.step()
         self._losses.append(loss)
         self._done += 1
 
-    def _end_epoch(self, rate: float) -> None:
+    def _end_epoch(self) -> None:
+        rate = self._recipe.rate(self._done - 1, self._planned, self._lr)
         self._replicas.average_statistics()
         mean = float(np.mean(self._losses))
         self._losses = []
-        if mean <= self._best_loss:
-            self._best, self._best_loss = self._replicas.main.state(), mean
-        score = None
-        if self._held_out is not None:
-            score = self._held_out(self._current())
-            self._stale += 1
-            if score > self._kept_score:
-                self._kept, self._kept_score, self._stale = self._copy(self._current()), score, 0
-        self.history.append(Epoch(len(self.history) + 1, self._done, mean, rate, self._seconds, score))
-
-    def _over(self) -> bool:
-        return self._recipe.patience is not None and self._stale >= self._recipe.patience
-
-    def _current(self) -> dict[str, Tensor]:
-        return self._replicas.main.state() if self._average is None else self._average.state
-
-    @staticmethod
-    def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in state.items()}
+        if mean <= self._lowest_loss:
+            self._lowest_loss_state, self._lowest_loss = self._replicas.main.state(), mean
+        self.history.append(Epoch(len(self.history) + 1, self._done, mean, rate, self._seconds))
 
 
-def scored(
-    replicas: Replicas, proto: onnx.ModelProto, score: Callable[[onnx.ModelProto], float]
-) -> Callable[[dict[str, Tensor]], float]:
-    """Scores weights as the file that they would be written to."""
-
-    def held_out(state: dict[str, Tensor]) -> float:
-        now = replicas.main.state()
-        replicas.main.restore(state)
-        try:
-            return score(replicas.main.write_back(proto))
-        finally:
-            replicas.main.restore(now)
-
-    return held_out
+def _report_epoch(callbacks: TrainingCallbacks, epoch: Epoch) -> None:
+    if callbacks.on_epoch is not None:
+        callbacks.on_epoch(epoch)

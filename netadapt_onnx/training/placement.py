@@ -1,4 +1,4 @@
-"""Which device a training runs on, and how a graph's tensors come to be there."""
+"""The device that a training runs on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from netadapt_onnx.training.settings import Dtype, Settings
 
 
 def gpu_dtypes() -> tuple[Dtype, ...]:
-    """Number types that a CUDA GPU here computes in; none without one.
+    """Number types that this machine's CUDA GPU computes in; none without a GPU.
 
     bfloat16 only where the hardware has it (compute capability 8.0): emulated it gains nothing.
     """
@@ -24,7 +24,7 @@ def gpu_dtypes() -> tuple[Dtype, ...]:
 
 
 def require(settings: Settings) -> None:
-    """Raises NetadaptError if the settings are of a machine with a GPU, and this is none."""
+    """Raise NetadaptError if the settings are of a machine with a GPU, and this machine has none."""
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise NetadaptError(
             "this training was begun on a GPU, and there is none here",
@@ -34,33 +34,33 @@ def require(settings: Settings) -> None:
 
 
 def autocast(settings: Settings) -> AbstractContextManager[object]:
-    """bfloat16 where the settings say so. The cache of cast weights would only cost: each is used once a step."""
+    """A context that computes in bfloat16 where the settings say so; no cache, for each weight is cast once a step."""
     if settings.dtype == "float32":
         return nullcontext()
     return torch.autocast(settings.device, torch.bfloat16, cache_enabled=False)
 
 
 def repeatable(settings: Settings) -> AbstractContextManager[object]:
-    """On a GPU: no kernels of cuDNN that add in changing order, nor a choice of kernels by timing."""
+    """A context without kernels of cuDNN that add in changing order, nor a choice of kernels by timing."""
     if settings.device != "cuda":
         return nullcontext()
-    found: AbstractContextManager[object] = torch.backends.cudnn.flags(
+    flags: AbstractContextManager[object] = torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True
     )
-    return found
+    return flags
 
 
 def together(arguments: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The inputs of one node, moved to where one of them already is, off the CPU.
+    """The inputs of one node on one device: that of an input that is not on the CPU, if there is one.
 
-    Integers beside floats stay: they tell shapes or positions, and are read where they are.
+    Integers beside floats stay where they are: they are shapes or positions, which Python reads.
     """
-    given = [value for value in arguments if value is not None]
-    device = next((value.device for value in given if value.device.type != "cpu"), None)
+    tensors = [value for value in arguments if value is not None]
+    device = next((value.device for value in tensors if value.device.type != "cpu"), None)
     if device is None:
         return list(arguments)
-    told = any(value.is_floating_point() for value in given)
-    return [value if value is None or (told and _is_integer(value)) else value.to(device) for value in arguments]
+    has_floats = any(value.is_floating_point() for value in tensors)
+    return [value if value is None or (has_floats and _is_integer(value)) else value.to(device) for value in arguments]
 
 
 def _is_integer(value: Tensor) -> bool:

@@ -1,60 +1,51 @@
-"""How weights move: optimiser, schedule, decay, clipping, averaging."""
+"""How the weights move: optimizer, learning-rate schedule, weight decay. Imports no torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import Literal
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.training.torch_graph import TorchGraph
 
-MOMENTUM = 0.9
-BETAS = (0.9, 0.999)
 WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.05}
-# AdamW's steps are as long as its rate, whatever the gradient; SGD's usual rates would throw every weight away.
-ADAMW_SHARE = 0.02
-LARGEST_GRADIENT = 5.0
 WARM_UP_SHARE = 0.2
 FINAL_RATE_SHARE = 1e-3
-# A young average must not remember the start: the decay is at most (1 + t) / (10 + t).
-_EMA_DELAY = 10
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """`weight_decay` None: the optimiser's usual. `ema`: decay of an average of the weights, which is then the result.
+    """How the weights move. Raises NetadaptError for numbers out of range.
 
-    `patience`: stop after so many epochs without a better score on held-out data, and return the best epoch's weights.
+    Attributes:
+        optimizer: SGD with Nesterov momentum, or AdamW.
+        schedule: How the learning rate moves over the steps.
+        weight_decay: None: the optimizer's usual, 5e-4 or 0.05.
     """
 
-    optimiser: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"
     weight_decay: float | None = None
-    largest_gradient: float = LARGEST_GRADIENT
-    ema: float = 0.0
-    patience: int | None = None
 
     def __post_init__(self) -> None:
-        """Raise NetadaptError for numbers that mean nothing."""
-        wrong = [
-            ("--optimizer", self.optimiser, self.optimiser in WEIGHT_DECAY, "sgd or adamw"),
+        """Raise NetadaptError for numbers out of range."""
+        checks = [
+            ("--optimizer", self.optimizer, self.optimizer in WEIGHT_DECAY, "sgd or adamw"),
             ("--schedule", self.schedule, self.schedule in ("one-cycle", "cosine"), "one-cycle or cosine"),
-            ("--ema", self.ema, 0 <= self.ema < 1, "at least 0, below 1"),
             ("--weight-decay", self.weight_decay, 0 <= (self.weight_decay or 0.0) < math.inf, "at least 0"),
-            ("--clip", self.largest_gradient, 0 < self.largest_gradient <= math.inf, "above 0"),
-            ("--patience", self.patience, self.patience is None or self.patience > 0, "at least 1"),
         ]
-        for option, value, good, expected in wrong:
-            if not good:
+        for option, value, valid, expected in checks:
+            if not valid:
                 raise NetadaptError(f"{option} {value}: {expected}", code="usage")
 
     def rate(self, step: int, steps: int, lr: float) -> float:
-        """The learning rate of a step."""
+        """The learning rate of a step.
+
+        Args:
+            step: The number of the step, from 0.
+            steps: The steps of the whole training.
+            lr: The highest learning rate.
+        """
         return one_cycle(step, steps, lr) if self.schedule == "one-cycle" else cosine(step, steps, lr)
 
 
@@ -70,40 +61,3 @@ def cosine(step: int, steps: int, lr: float) -> float:
     """The learning rate of a step: half a cosine from `lr` down (Loshchilov & Hutter, ICLR 2017, without restarts)."""
     position = step / max(1, steps)
     return lr * (FINAL_RATE_SHARE + (1 - FINAL_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * position)))
-
-
-def optimiser(graph: TorchGraph, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD (Nesterov) or AdamW; weight decay spares biases and normalisations: pulling those to zero only hurts.
-
-    Raises NetadaptError if the graph has no weights.
-    """
-    decay = WEIGHT_DECAY[recipe.optimiser] if recipe.weight_decay is None else recipe.weight_decay
-    weights = graph.weights
-    decayed = [p for name, p in weights.items() if graph.kinds[name] == "weight"]
-    spared = [p for name, p in weights.items() if graph.kinds[name] != "weight"]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": decay},
-        {"params": spared, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if not groups:
-        raise NetadaptError("the model has no weights to train", code="unsupported")
-    if recipe.optimiser == "adamw":
-        return torch.optim.AdamW(groups, lr=0.0, betas=BETAS)
-    return torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
-
-
-class Average:
-    """An exponential moving average of weights and running statistics, by initializer name."""
-
-    def __init__(self, decay: float, state: dict[str, Tensor], updates: int = 0) -> None:
-        self.state = state
-        self.updates = updates
-        self._decay = decay
-
-    def add(self, state: Mapping[str, Tensor]) -> None:
-        """Move towards `state`."""
-        self.updates += 1
-        keep = min(self._decay, self.updates / (self.updates + _EMA_DELAY))
-        for name, value in self.state.items():
-            value.lerp_(state[name].detach(), 1 - keep)

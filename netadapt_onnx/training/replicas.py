@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Protocol
 
 import numpy as np
 import onnx
@@ -19,32 +18,24 @@ from torch import Tensor
 
 from netadapt_onnx.data.dataset import Labels
 from netadapt_onnx.graph.runtime import Arrays
+from netadapt_onnx.training.loss import Targets, label_tensors
 from netadapt_onnx.training.placement import autocast
 from netadapt_onnx.training.settings import Settings
-from netadapt_onnx.training.task import Targets, label_tensors
 from netadapt_onnx.training.torch_graph import TorchGraph
 
+# Inputs by name and labels of some rows of the training split.
 Fetch = Callable[[np.ndarray], tuple[Arrays, Labels | None]]
+# The teacher's outputs by name, samples first, for inputs, their row numbers and the settings of the training.
 DistillationTargets = Callable[[Mapping[str, Tensor], np.ndarray, Settings], dict[str, Tensor]]
-
-
-class Objective(Protocol):
-    """What training minimises, such as `Task`."""
-
-    def loss(
-        self, outputs: Mapping[str, Tensor], labels: Targets | None, teacher: Mapping[str, Tensor] | None
-    ) -> Tensor:
-        """The mean loss of a batch, a scalar."""
-        ...
-
-
+# The mean loss of a batch, a scalar, from outputs by name, labels and the teacher's outputs; a `TaskLoss` for instance.
+Loss = Callable[[Mapping[str, Tensor], Targets | None, Mapping[str, Tensor] | None], Tensor]
 # A multiplier of one input of a node, which is named by its first output and the input's number.
 Gates = Sequence[tuple[tuple[str, int], Tensor]]
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One torch thread inside; what was before afterwards."""
+    """A context in which torch computes with one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -54,21 +45,19 @@ def one_thread() -> Iterator[None]:
 
 
 def tensors(inputs: Arrays, settings: Settings | None = None) -> dict[str, Tensor]:
-    """Arrays as torch tensors, as the settings want them laid out and where; float16 becomes float32, as in
-    `TorchGraph`.
-    """
-    made = {}
+    """Arrays as torch tensors, on the device and in the memory layout of the settings; float16 becomes float32."""
+    values = {}
     for name, array in inputs.items():
-        widened = array.astype(np.float32) if array.dtype == np.float16 else array
-        value = torch.from_numpy(np.ascontiguousarray(widened))
+        upcast = array.astype(np.float32) if array.dtype == np.float16 else array
+        value = torch.from_numpy(np.ascontiguousarray(upcast))
         if settings is not None and settings.channels_last and value.dim() == 4:
             value = value.contiguous(memory_format=torch.channels_last)
-        made[name] = value if settings is None else value.to(settings.device)
-    return made
+        values[name] = value if settings is None else value.to(settings.device)
+    return values
 
 
 def pieces_of(rows: np.ndarray, size: int | None) -> list[np.ndarray]:
-    """Rows in pieces of one size, the last one filled up; all in one where there is no size."""
+    """Rows in pieces of one size, the last one filled up by repeating rows; all in one piece without a size."""
     if size is None:
         return [rows]
     return [np.resize(rows[start : start + size], size) for start in range(0, len(rows), size)]
@@ -77,23 +66,37 @@ def pieces_of(rows: np.ndarray, size: int | None) -> list[np.ndarray]:
 class Replicas:
     """Copies of one graph that share its parameters; a context manager that owns their threads.
 
-    `main` is the graph to read the result from. Running statistics are each replica's own until `average_statistics`.
-    With fewer `threads` than replicas these take turns, to the same result. A graph that runs at one batch size only
-    (`only_batch`) sees its share in pieces of that size, whose gradients are averaged.
+    Running statistics are each replica's own until `average_statistics`.
+
+    Attributes:
+        settings: How this machine trains.
+        graphs: The replicas.
+        main: The replica that the result is read from.
     """
 
     def __init__(
         self,
         proto: onnx.ModelProto,
         settings: Settings,
-        task: Objective,
+        loss: Loss,
         teacher: DistillationTargets | None,
         threads: int | None = None,
         only_batch: int | None = None,
     ) -> None:
+        """Build the replicas.
+
+        Args:
+            proto: The model, normalised.
+            settings: How many replicas there are, and how they compute.
+            loss: What training minimises.
+            teacher: Gives the targets of distillation; None: there is no teacher.
+            threads: With fewer than replicas these take turns, to the same result; None: a thread each.
+            only_batch: The one batch size at which the graph runs: a replica sees its share in pieces of that size,
+                whose gradients are averaged. None: the graph runs at any.
+        """
         self._only_batch = only_batch
         self.settings = settings
-        self._task = task
+        self._loss = loss
         self._teacher = teacher
         self.graphs = [TorchGraph(proto).to(settings.device).train() for _ in range(settings.replicas)]
         self.main = self.graphs[0]
@@ -113,9 +116,15 @@ class Replicas:
         self._pool.shutdown(cancel_futures=True)
 
     def gradients(self, fetch: Fetch, rows: np.ndarray, gates: Gates = ()) -> float:
-        """Leave the batch's mean gradient in `main`'s parameters and in `gates`; returns its mean loss.
+        """Leave a batch's mean gradient in the parameters of `main` and in the gates.
 
-        `rows` number the samples in the training split; `fetch` returns their inputs and labels.
+        Args:
+            fetch: Returns inputs and labels of some rows; called from several threads.
+            rows: Numbers of the batch's samples in the training split.
+            gates: Multipliers of inputs of nodes.
+
+        Returns:
+            The batch's mean loss.
         """
         if self._only_batch is None:
             shares = [share for share in np.array_split(rows, len(self.graphs)) if len(share)]
@@ -130,7 +139,7 @@ class Replicas:
         results = [job.result() for job in jobs]
         weights = [len(share) / sum(map(len, shares)) for share in shares]
         for index, parameter in enumerate([*self.main.parameters(), *(gate for _, gate in gates)]):
-            parts = [found[index] for _, found in results]
+            parts = [gradients[index] for _, gradients in results]
             if parts[0] is None:
                 parameter.grad = None
                 continue
@@ -160,14 +169,14 @@ class Replicas:
         self, graph: TorchGraph, fetch: Fetch, rows: np.ndarray, gates: Gates
     ) -> tuple[float, tuple[Tensor | None, ...]]:
         inputs, labels = fetch(rows)
-        given = tensors(inputs, self.settings)
-        wanted = None if self._teacher is None else self._teacher(given, rows, self.settings)
+        samples = tensors(inputs, self.settings)
+        targets = None if self._teacher is None else self._teacher(samples, rows, self.settings)
         with autocast(self.settings):
-            outputs = graph.gated(given, gates)
-        loss = self._task.loss(outputs, label_tensors(labels, self.settings.device), wanted)
-        wanted_gradients = [*graph.parameters(), *(gate for _, gate in gates)]
-        found = torch.autograd.grad(loss, wanted_gradients, allow_unused=True)
-        return float(loss.detach()), found
+            outputs = graph.gated(samples, gates)
+        loss = self._loss(outputs, label_tensors(labels, self.settings.device), targets)
+        parameters = [*graph.parameters(), *(gate for _, gate in gates)]
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        return float(loss.detach()), gradients
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Put weights and running statistics back in every replica."""

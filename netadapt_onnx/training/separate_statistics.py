@@ -1,4 +1,4 @@
-"""Running statistics of BatchNormalization that several layers read: each gets a copy, for each follows its own data.
+"""Running statistics of BatchNormalization that several layers share: each layer gets a copy, for its own data.
 
 Two kinds of files share them: one head over several pyramid levels, or towers with common weights, whose statistics
 differ by level once they are trained on; and exports that store equal tensors once, as all scales and variances of an
@@ -28,7 +28,7 @@ def separate_statistics(proto: onnx.ModelProto) -> onnx.ModelProto:
     separated = onnx.ModelProto()
     separated.CopyFrom(proto)
     tensors = {tensor.name: tensor for tensor in separated.graph.initializer}
-    taken = {*tensors, *(name for node in proto.graph.node for name in (*node.input, *node.output))}
+    names = {*tensors, *(name for node in proto.graph.node for name in (*node.input, *node.output))}
     layers = Counter(node.input[slot] for node in proto.graph.node for slot in _slots(node))
     kept: set[str] = set()
     for node in separated.graph.node:
@@ -42,7 +42,7 @@ def separate_statistics(proto: onnx.ModelProto) -> onnx.ModelProto:
             copy = separated.graph.initializer.add()
             copy.CopyFrom(tensors[name])
             copy.name = _free(
-                f"{name}/{node.output[0]}/{'mean' if slot == STATISTICS[node.op_type][0] else 'var'}", taken
+                f"{name}/{node.output[0]}/{'mean' if slot == STATISTICS[node.op_type][0] else 'var'}", names
             )
             node.input[slot] = copy.name
     return separated
@@ -52,8 +52,9 @@ def _slots(node: onnx.NodeProto) -> list[int]:
     return [slot for slot in STATISTICS.get(node.op_type, ()) if len(node.input) > slot]
 
 
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
+def _free(name: str, names: set[str]) -> str:
+    """A name that is not among `names` yet, and now is."""
+    while name in names:
         name += "_"
-    taken.add(name)
+    names.add(name)
     return name

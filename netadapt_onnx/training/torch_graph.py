@@ -22,6 +22,7 @@ from netadapt_onnx.training.fused import fused
 from netadapt_onnx.training.graph_reading import read_nodes, read_tensor
 from netadapt_onnx.training.ops.registry import DTYPES, Function, Node, is_training_aware, lookup
 from netadapt_onnx.training.placement import together
+from netadapt_onnx.training.rescale_batch import rescale_batch
 from netadapt_onnx.training.separate_statistics import separate_statistics
 from netadapt_onnx.training.weights import Kind, running_statistics, trainable
 
@@ -44,14 +45,26 @@ class _Step:
 class TorchGraph(nn.Module):
     """Runs a normalised ONNX graph in torch, with any batch size, differentiably.
 
-    Parameters are the initializers that are clearly weights, under their own names (`weights`); running statistics of
-    BatchNormalization are buffers and follow the data in training mode, each layer its own. Everything else is
-    constant. What is float16 or bfloat16 in the file is float32 here, inputs and Casts included, until `write_back`.
-    Outputs that are no tensors of numbers are left out, with the nodes that nothing else needs.
-    Raises NetadaptError (code `unsupported`) that lists every op without a torch function.
+    Parameters are the initializers that are clearly weights; running statistics of BatchNormalization are buffers and
+    follow the data in training mode, each layer its own. Everything else is constant. What is float16 or bfloat16 in
+    the file is float32 in torch, inputs and Casts included, until `write_back`. Outputs that are not tensors of numbers
+    are left out, with the nodes that nothing else needs.
+
+    Attributes:
+        input_names: The graph's inputs, in order.
+        output_names: Its outputs, in order.
+        kinds: The trainable initializers by name, and whether each is a weight, a bias or a normalisation's.
     """
 
     def __init__(self, proto: onnx.ModelProto) -> None:
+        """Build the module.
+
+        Args:
+            proto: The model, normalised.
+
+        Raises:
+            NetadaptError: Operators have no torch function (`unsupported`); the message lists them all.
+        """
         super().__init__()
         proto = _without_other_outputs(separate_statistics(proto))
         _refuse_unsupported(proto)
@@ -66,11 +79,11 @@ class TorchGraph(nn.Module):
             self._register(tensor, f"tensor_{index}", statistics)
         self._nodes = self._fold_constants(read_nodes(proto))
         self._steps = self._plan(self._nodes)
-        self._fast = self._plan(*fused(self._nodes, self.output_names))
+        self._fused_steps = self._plan(*fused(self._nodes, self.output_names))
         self._observer: Observer | None = None
         self._gates: Mapping[str, Sequence[tuple[int, Tensor]]] = {}
         self._declared_batch = _fixed_batch(proto)
-        self._reshapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        self._written_shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         if self._declared_batch is not None and any(node.op in _SHAPED for node in self._nodes):
             self._probe(proto)
 
@@ -99,7 +112,7 @@ class TorchGraph(nn.Module):
                 value.data = value.data.contiguous(memory_format=layout)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """To another device: fixed values go along, but for integers, which tell shapes and positions to Python."""
+        """Move to another device: constants go along, except integers, which Python reads as shapes and positions."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._fixed = {
             n: fn(v) if v.is_floating_point() or v.dtype == torch.bool else v for n, v in self._fixed.items()
@@ -118,66 +131,91 @@ class TorchGraph(nn.Module):
                 value.copy_(state[name])
 
     def forward(self, inputs: Mapping[str, Tensor] | Tensor, *more: Tensor) -> dict[str, Tensor]:
-        """Run the graph. Inputs in graph order, or by name; returns outputs by name."""
+        """Run the graph.
+
+        Args:
+            inputs: Tensors by name, (N, ...), or the graph's first input.
+            more: The other inputs, in the graph's order.
+
+        Returns:
+            Outputs by name, as the model gives them.
+        """
         if isinstance(inputs, Tensor):
             inputs = dict(zip(self.input_names, (inputs, *more), strict=True))
         values: dict[str, Tensor] = {**self._fixed, **inputs}
         for name, key in self._attributes.items():
             values[name] = getattr(self, key)
-        scale = 1.0
-        if self._declared_batch:
-            scale = inputs[self.input_names[0]].shape[0] / self._declared_batch
-        # Who looks at single nodes finds every one of them.
-        for step in self._steps if self._gates or self._observer else self._fast:
-            arguments = [values[name] if name else None for name in step.node.inputs]
-            if self._moved:
-                arguments = together(arguments)
-            for slot, gate in self._gates.get(step.node.outputs[0], ()):
-                value = arguments[slot]
-                arguments[slot] = None if value is None else value * gate
-            results: Tensor | tuple[Tensor, ...]
-            if scale != 1 and step.node.outputs[0] in self._reshapes:
-                results = self._rescaled(step.node, arguments[0])
-            elif step.training_aware:
-                results = step.function(step.node, *arguments, training=self.training)
-            else:
-                results = step.function(step.node, *arguments)
-            outputs = (results,) if isinstance(results, Tensor) else results
+        declared = self._declared_batch
+        is_other_batch = bool(declared) and inputs[self.input_names[0]].shape[0] != declared
+        # An observer and gates need every node by itself.
+        for step in self._steps if self._gates or self._observer else self._fused_steps:
+            outputs = self._run_step(step, values, is_other_batch)
             values.update(zip(step.node.outputs, outputs, strict=False))
-            if self._observer is not None:
-                self._observer(step.node, arguments, outputs)
             for name in step.release:
                 values.pop(name, None)
         return {name: values[name] for name in self.output_names}
 
+    def _run_step(self, step: _Step, values: Mapping[str, Tensor], is_other_batch: bool) -> Sequence[Tensor]:
+        node = step.node
+        arguments = [values[name] if name else None for name in node.inputs]
+        if self._moved:
+            arguments = together(arguments)
+        for slot, gate in self._gates.get(node.outputs[0], ()):
+            value = arguments[slot]
+            arguments[slot] = None if value is None else value * gate
+        results: Tensor | tuple[Tensor, ...]
+        if is_other_batch and node.outputs[0] in self._written_shapes:
+            results = rescale_batch(node, arguments[0], *self._written_shapes[node.outputs[0]])
+        elif step.training_aware:
+            results = step.function(node, *arguments, training=self.training)
+        else:
+            results = step.function(node, *arguments)
+        outputs = (results,) if isinstance(results, Tensor) else results
+        if self._observer is not None:
+            self._observer(node, arguments, outputs)
+        return outputs
+
     def observe(self, inputs: Mapping[str, Tensor], observer: Observer) -> dict[str, Tensor]:
-        """Run in evaluation mode without gradients, telling `observer` of every node's inputs and outputs."""
+        """Run in evaluation mode without gradients, and call `observer` with every node, its inputs and its outputs."""
         mode, self._observer = self.training, observer
         try:
             with torch.no_grad():
-                found: dict[str, Tensor] = self.eval()(inputs)
-            return found
+                outputs: dict[str, Tensor] = self.eval()(inputs)
+            return outputs
         finally:
             self._observer = None
             self.train(mode)
 
     def gated(self, inputs: Mapping[str, Tensor], gates: Iterable[tuple[tuple[str, int], Tensor]]) -> dict[str, Tensor]:
-        """Run with single inputs of nodes multiplied: a gate comes with its node's first output and an input slot."""
+        """Run with inputs of single nodes multiplied.
+
+        Args:
+            inputs: Tensors by name, (N, ...).
+            gates: The first output and the input slot of a node, and the multiplier, which broadcasts to the input.
+
+        Returns:
+            Outputs by name, as the model gives them.
+        """
         chosen: dict[str, list[tuple[int, Tensor]]] = {}
         for (output, slot), gate in gates:
             chosen.setdefault(output, []).append((slot, gate))
         self._gates = chosen
         try:
-            found: dict[str, Tensor] = self(inputs)
-            return found
+            outputs: dict[str, Tensor] = self(inputs)
+            return outputs
         finally:
             self._gates = {}
 
     def write_back(self, proto: onnx.ModelProto) -> onnx.ModelProto:
-        """A copy of `proto` with the trained weights and the running statistics put in by name; nothing else changes.
+        """A copy of a model with the trained weights and the running statistics put in by name; nothing else changes.
 
-        Layers that shared a running statistic have one each, as here. Raises NetadaptError if an initializer is missing
-        there or has another shape.
+        Layers that shared a running statistic have one each, as in torch.
+
+        Args:
+            proto: A model with the same initializers.
+
+        Raises:
+            NetadaptError: An initializer is missing, or has another shape.
         """
         written = onnx.ModelProto()
         written.CopyFrom(separate_statistics(proto))
@@ -185,8 +223,8 @@ class TorchGraph(nn.Module):
         for name, value in self.state().items():
             target = tensors.get(name)
             if target is None or tuple(target.dims) != tuple(value.shape):
-                found = "missing" if target is None else f"of shape {tuple(target.dims)}"
-                raise NetadaptError(f"initializer '{name}' of shape {tuple(value.shape)} is {found} in the model")
+                other = "missing" if target is None else f"of shape {tuple(target.dims)}"
+                raise NetadaptError(f"initializer '{name}' of shape {tuple(value.shape)} is {other} in the model")
             dtype = onnx.helper.tensor_dtype_to_np_dtype(target.data_type)
             array = value.contiguous().cpu().numpy()
             if dtype == np.float16:  # a running variance may have grown beyond it: infinity would end in NaN
@@ -206,7 +244,7 @@ class TorchGraph(nn.Module):
             self._fixed[tensor.name] = value
 
     def _fold_constants(self, nodes: list[Node]) -> list[Node]:
-        """Run once and for all what depends on constants alone, and tell each node which of its inputs are fixed."""
+        """Run once what depends on constants alone, and record with each node which of its inputs are constant."""
         kept: list[Node] = []
         for node in nodes:
             fixed = {i: self._fixed[name].numpy() for i, name in enumerate(node.inputs) if name in self._fixed}
@@ -224,7 +262,7 @@ class TorchGraph(nn.Module):
         return kept
 
     def _plan(self, nodes: Sequence[Node], functions: Mapping[str, Function] | None = None) -> list[_Step]:
-        """Steps for nodes; `functions` by first output come before those of their ops."""
+        """Steps for nodes; `functions`, by a node's first output, take the place of those of their operators."""
         last: dict[str, int] = {}
         for i, node in enumerate(nodes):
             last.update((name, i) for name in (*node.inputs, *node.outputs))
@@ -262,47 +300,11 @@ class TorchGraph(nn.Module):
                 noted[node.outputs[0]] = (tuple(arguments[0].shape), tuple(results[0].shape))
 
         self.observe(inputs, note)
-        self._reshapes = noted
-
-    def _rescaled(self, node: Node, x: Tensor | None) -> Tensor:
-        """A target that was written for another batch size: the axis that holds the batch is scaled."""
-        assert x is not None
-        before, after = self._reshapes[node.outputs[0]]
-        if node.op == "Expand":
-            return _expanded(node, x, before, after)
-        changed = [i for i, (now, then) in enumerate(zip(x.shape, before, strict=True)) if now != then]
-        if not changed:
-            return x.reshape(after)
-        ahead = int(np.prod(before[: changed[0]], dtype=np.int64))
-        axis = next((j for j in range(len(after)) if int(np.prod(after[:j], dtype=np.int64)) == ahead), None)
-        if len(changed) > 1 or axis is None or after[axis] * x.shape[changed[0]] % before[changed[0]]:
-            raise NetadaptError(
-                f"Reshape to {list(after)} fixes the batch axis", hint="re-export with a dynamic batch", node=node.name,
-                code="unsupported",
-            )  # fmt: skip
-        target = list(after)
-        target[axis] = after[axis] * x.shape[changed[0]] // before[changed[0]]
-        return x.reshape(target)
-
-
-def _expanded(node: Node, x: Tensor, before: tuple[int, ...], after: tuple[int, ...]) -> Tensor:
-    """An Expand at another batch size: axes that have grown with it and were not expanded stay as they are."""
-    new = len(after) - len(before)
-    target = list(after)
-    for axis, (now, then) in enumerate(zip(x.shape, before, strict=True)):
-        if now == then:
-            continue
-        if after[new + axis] != then:
-            raise NetadaptError(
-                f"Expand to {list(after)} fixes the batch axis", hint="re-export with a dynamic batch", node=node.name,
-                code="unsupported",
-            )  # fmt: skip
-        target[new + axis] = now
-    return x.expand(target)
+        self._written_shapes = noted
 
 
 def _without_other_outputs(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The same without outputs that are no tensors of numbers; `proto` itself if there are none."""
+    """The same without outputs that are not tensors of numbers; `proto` itself if there are none."""
     tensors, others = tensor_outputs(proto)
     if not others:
         return proto

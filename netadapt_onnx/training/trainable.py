@@ -1,4 +1,4 @@
-"""A network made ready for training, or refused: everything that can be said of it before anything is trained."""
+"""A network made ready for training, or refused before anything is trained."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training import batchnorm
+from netadapt_onnx.training.loss import TaskLoss, task_loss
 from netadapt_onnx.training.memory import Footprint, footprint, probed_rows, samples_first
 from netadapt_onnx.training.replicas import one_thread, tensors
-from netadapt_onnx.training.task import Task, task
 from netadapt_onnx.training.torch_graph import TorchGraph
 
 CALIBRATION_SAMPLES = 256
@@ -20,12 +20,19 @@ CALIBRATION_SAMPLES = 256
 
 @dataclass(frozen=True)
 class TrainableNetwork:
-    """`proto` as it is trained, with the BatchNorms that it was given back; its graph, what it needs, its loss."""
+    """A network as it is trained.
+
+    Attributes:
+        proto: The model, with BatchNorms in place of those that its export folded away.
+        graph: The same in torch.
+        needs: What a batch takes.
+        loss: What training minimises.
+    """
 
     proto: onnx.ModelProto
     graph: TorchGraph
     needs: Footprint
-    task: Task
+    loss: TaskLoss
 
 
 def trainable_network(
@@ -36,9 +43,18 @@ def trainable_network(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> TrainableNetwork:
-    """The network as training takes it; see `train` for `uncut`.
+    """Prepare a model for training.
 
-    Raises NetadaptError: unsupported ops, a batch of one sample with BatchNorm, a batch that cannot be run.
+    Args:
+        proto: The model, normalised.
+        dataset: Its `train` split is trained on.
+        uncut: The model that `proto` was cut from, whose statistics its BatchNorms get; None: those of its own layers.
+        batch_size: Samples a step, if that is known.
+        seed: Draws the samples that BatchNorms are calibrated on.
+
+    Raises:
+        NetadaptError: Unsupported operators, a batch of one sample with BatchNorm, a batch that cannot be run, outputs
+            that no weight moves.
     """
     split = dataset.train
     alone = batch_size == 1 or len(split) == 1
@@ -52,14 +68,14 @@ def trainable_network(
         _require_no_statistics(graph, needs)
         needs = footprint(graph, split)
     _require_gradient(graph, needs, dataset)
-    return TrainableNetwork(unfolded, graph, needs, task(unfolded, needs.shapes, dataset))
+    return TrainableNetwork(unfolded, graph, needs, task_loss(unfolded, needs.shapes, dataset))
 
 
 def require_trainable(proto: onnx.ModelProto, dataset: Dataset) -> None:
-    """Raise NetadaptError for a model that cannot be trained on these data, with the original's answers as well.
+    """Check that a model can be trained on these data, before a search that would only learn it at its end.
 
-    What a search would only meet at its end: operators without a torch function, a batch that cannot be run, outputs
-    that tell training nothing.
+    Raises:
+        NetadaptError: Operators without a torch function, a batch that cannot be run, outputs that no weight moves.
     """
     split = dataset.train
     with one_thread():
@@ -72,8 +88,8 @@ def require_trainable(proto: onnx.ModelProto, dataset: Dataset) -> None:
 
 def _require_gradient(graph: TorchGraph, needs: Footprint, dataset: Dataset) -> None:
     """Raise NetadaptError where no weight moves an output; a loss or a training of the user's may look elsewhere."""
-    own, layout = dataset.own, dataset.train.layout
-    if own is not None and (own.training is not None or own.loss is not None):
+    user, layout = dataset.user, dataset.train.layout
+    if user.training is not None or user.loss is not None:
         return
     mode = graph.training
     with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""What a training says while it runs: a JSON line per epoch, and TensorBoard's event files where they are asked for."""
+"""The log of a training: a JSON line per epoch, and TensorBoard's event files on request."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ import msgspec
 
 from netadapt_onnx.common.json_output import json_bytes
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.training.loop import Epoch
+from netadapt_onnx.training.callbacks import Epoch
 
 
 class TrainingLog:
-    """A context manager that owns the file; a resumed training writes it again from its first epoch.
-
-    Raises NetadaptError if TensorBoard is asked for and not installed.
-    """
+    """A context manager that owns the file; a resumed training writes it again from its first epoch."""
 
     def __init__(self, path: Path, tensorboard: Path | None = None) -> None:
+        """Open the file.
+
+        Args:
+            path: The file.
+            tensorboard: A folder for event files; None: there are none.
+
+        Raises:
+            NetadaptError: TensorBoard is not installed (`missing-extra`).
+        """
         self._writer: Any = None
         if tensorboard is not None:
             try:
@@ -44,12 +50,11 @@ class TrainingLog:
             self._writer.close()
 
     def epoch(self, done: Epoch) -> None:
-        """Loss, learning rate and, where it was computed, the score on held-out data."""
+        """Loss and learning rate."""
         self.line(msgspec.to_builtins(done))
         if self._writer is not None:
-            for name, value in (("loss", done.loss), ("learning rate", done.lr), ("held out", done.held_out)):
-                if value is not None:
-                    self._writer.add_scalar(name, value, done.steps)
+            for name, value in (("loss", done.loss), ("learning rate", done.lr)):
+                self._writer.add_scalar(name, value, done.steps)
             self._writer.flush()
 
     def line(self, event: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What tries settings: a few steps on the real network, each judged by the plainest settings' gradients.
+"""A few training steps of the real network in some settings, compared with the gradients of the plainest settings.
 
 It runs in a process that may die of it (`trials.py`).
 """
@@ -23,18 +23,18 @@ import torch
 from torch import Tensor
 
 from netadapt_onnx.common.child_process import messages, packed
-from netadapt_onnx.data.dataset import Labels, taken
+from netadapt_onnx.data.dataset import Labels, label_rows
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.runtime import Arrays
+from netadapt_onnx.training.loss import Targets, TaskLoss
 from netadapt_onnx.training.memory import out_of_memory
 from netadapt_onnx.training.ops.registry import Registered, register_all
 from netadapt_onnx.training.placement import autocast
 from netadapt_onnx.training.replicas import Replicas, pieces_of, tensors
 from netadapt_onnx.training.settings import Settings, TrialError
-from netadapt_onnx.training.task import Targets, Task
 from netadapt_onnx.training.torch_graph import TorchGraph
 
-# A process that nobody asks anything ends after so long.
+# A process that gets no message ends after so long.
 IDLE_S = 60.0
 # Distance of gradients from those of float32 in the plainest layout, in units of their length. Rounding alone brings
 # 0.03 and 0.64 in EfficientNet-Lite0 on noise, 0.001 and 0.16 in ResNet-20; a step along what is off by its own length
@@ -43,18 +43,25 @@ LARGEST_DISTANCE = {"float32": 0.25, "bfloat16": 1.0}
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A network and the samples to try it on. Without a `task` a projection of the outputs stands for the loss.
+class TrialNetwork:
+    """A network and the samples that it is tried on.
 
-    `taught`: a teacher's outputs by name, for the samples; `teacher`: a model that must run in the settings, too;
-    `ops`: functions of operators that this package does not bring; `only_batch`: the one batch size of the network.
+    Attributes:
+        proto: The model, serialised.
+        inputs: The samples, (N, ...) by name.
+        labels: Their labels; None: there are none.
+        loss: What training minimises; None: a projection of the outputs stands for it.
+        teacher_outputs: A teacher's outputs for the samples, by name.
+        teacher: A model, serialised, that must run in the settings too.
+        ops: Functions of operators that this package does not bring.
+        only_batch: The one batch size at which the network runs; None: it runs at any.
     """
 
     proto: bytes
     inputs: Arrays
     labels: Labels | None = None
-    task: Task | None = None
-    taught: Mapping[str, np.ndarray] | None = None
+    loss: TaskLoss | None = None
+    teacher_outputs: Mapping[str, np.ndarray] | None = None
     teacher: bytes | None = None
     ops: Registered = field(default_factory=dict)
     only_batch: int | None = None
@@ -62,7 +69,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no answer; `unreadable`: the subject did not arrive."""
+    """The reason why there is no answer; `unreadable`: the network did not arrive."""
 
     reason: str
     memory: bool = False
@@ -71,16 +78,16 @@ class Failure:
 
 
 class Trial:
-    """A subject and what was prepared of it; a context manager that owns threads."""
+    """A network and its replicas in the settings that were tried; a context manager that owns their threads."""
 
-    def __init__(self, subject: Subject) -> None:
-        register_all(subject.ops)
-        self._subject = subject
-        self._proto = onnx.load_from_string(subject.proto)
-        self._teacher = None if subject.teacher is None else TorchGraph(onnx.load_from_string(subject.teacher)).eval()
-        self._rows = np.arange(len(next(iter(subject.inputs.values()))))
+    def __init__(self, network: TrialNetwork) -> None:
+        register_all(network.ops)
+        self._network = network
+        self._proto = onnx.load_from_string(network.proto)
+        self._teacher = None if network.teacher is None else TorchGraph(onnx.load_from_string(network.teacher)).eval()
+        self._rows = np.arange(len(next(iter(network.inputs.values()))))
         self._prepared: dict[Settings, Replicas] = {}
-        self._exact: dict[Settings, list[Tensor | None]] = {}
+        self._reference: dict[Settings, list[Tensor | None]] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -92,9 +99,10 @@ class Trial:
         self._stack.close()
 
     def step(self, settings: Settings) -> float:
-        """Seconds of a training step, before which the first one of these settings is judged.
+        """The seconds of a training step; the first step of some settings is checked and not timed.
 
-        Raises TrialError, without gradients or with such as are no numbers or far off.
+        Raises:
+            TrialError: The step fails, or its gradients are not finite or far from those of the plainest settings.
         """
         try:
             if settings not in self._prepared:
@@ -111,51 +119,51 @@ class Trial:
             raise TrialError(text, memory=out_of_memory(error)) from error
 
     def _prepare(self, settings: Settings) -> None:
-        objective = _Objective(self._subject.task)
-        taught = None if self._subject.taught is None else self._answers
+        loss = _TrialLoss(self._network.loss)
+        teacher = None if self._network.teacher_outputs is None else self._teacher_outputs
         replicas = self._stack.enter_context(
-            Replicas(self._proto, settings, objective, taught, only_batch=self._subject.only_batch)
+            Replicas(self._proto, settings, loss, teacher, only_batch=self._network.only_batch)
         )
         if self._teacher is not None:
             self._teacher.to(settings.device).arrange(settings.channels_last)
             with torch.no_grad(), autocast(settings):
-                first = pieces_of(self._rows, self._subject.only_batch)[0]
-                self._teacher(tensors({n: value[first] for n, value in self._subject.inputs.items()}, settings))
+                first = pieces_of(self._rows, self._network.only_batch)[0]
+                self._teacher(tensors({n: value[first] for n, value in self._network.inputs.items()}, settings))
         replicas.gradients(self._fetch, self._rows)
-        found = [None if p.grad is None else p.grad.float().cpu() for p in replicas.main.parameters()]
+        gradients = [None if p.grad is None else p.grad.float().cpu() for p in replicas.main.parameters()]
         plain = replace(settings, dtype="float32", channels_last=False)
         if settings == plain:
-            self._exact[plain] = [None if value is None else value.clone() for value in found]
-        elif plain in self._exact:
-            distance = _distance(self._exact[plain], found)
+            self._reference[plain] = [None if value is None else value.clone() for value in gradients]
+        elif plain in self._reference:
+            distance = _distance(self._reference[plain], gradients)
             if not distance <= LARGEST_DISTANCE[settings.dtype]:
                 off = f"are off by {distance:.0%}" if math.isfinite(distance) else "are no numbers"
                 raise TrialError(f"its gradients {off}")
-        objective.projects = False
+        loss.projects = False
         self._prepared[settings] = replicas
 
     def _fetch(self, rows: np.ndarray) -> tuple[Arrays, Labels | None]:
-        inputs, labels = self._subject.inputs, self._subject.labels
-        return {name: value[rows] for name, value in inputs.items()}, taken(labels, rows)
+        inputs, labels = self._network.inputs, self._network.labels
+        return {name: value[rows] for name, value in inputs.items()}, label_rows(labels, rows)
 
-    def _answers(self, _: Mapping[str, Tensor], rows: np.ndarray, settings: Settings) -> dict[str, Tensor]:
-        taught = self._subject.taught or {}
-        return {name: torch.from_numpy(value[rows]).to(settings.device) for name, value in taught.items()}
+    def _teacher_outputs(self, _: Mapping[str, Tensor], rows: np.ndarray, settings: Settings) -> dict[str, Tensor]:
+        outputs = self._network.teacher_outputs or {}
+        return {name: torch.from_numpy(value[rows]).to(settings.device) for name, value in outputs.items()}
 
 
-class _Objective:
-    """The task's loss; while it `projects`, a random projection of the outputs, whose gradients do not vanish."""
+class _TrialLoss:
+    """The network's loss; while it `projects`, a random projection of the outputs, whose gradients do not vanish."""
 
-    def __init__(self, task: Task | None) -> None:
-        self._task = task
+    def __init__(self, loss: TaskLoss | None) -> None:
+        self._loss = loss
         self.projects = True
 
-    def loss(
+    def __call__(
         self, outputs: Mapping[str, Tensor], labels: Targets | None, teacher: Mapping[str, Tensor] | None
     ) -> Tensor:
         terms = [_projected(value) for value in outputs.values() if value.requires_grad]
-        if self._task is not None and not (self.projects and terms):
-            return self._task.loss(outputs, labels, teacher)
+        if self._loss is not None and not (self.projects and terms):
+            return self._loss(outputs, labels, teacher)
         return torch.stack(terms).sum()
 
 
@@ -164,9 +172,11 @@ def _projected(value: Tensor) -> Tensor:
     return (value.float() * direction).sum() / (value.shape[0] if value.dim() else 1)
 
 
-def _distance(exact: Sequence[Tensor | None], found: Sequence[Tensor | None]) -> float:
-    """Of two gradients, in units of the first one's length; 0 where that has none to compare with."""
-    pairs = [(a.double(), b.double()) for a, b in zip(exact, found, strict=True) if a is not None and b is not None]
+def _distance(reference: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> float:
+    """The distance of two gradients, in units of the first one's length; 0 where that has no length."""
+    pairs = [
+        (a.double(), b.double()) for a, b in zip(reference, gradients, strict=True) if a is not None and b is not None
+    ]
     length = sum(float(a.square().sum()) for a, _ in pairs)
     if not 0 < length < float("inf"):
         return 0.0
@@ -174,7 +184,7 @@ def _distance(exact: Sequence[Tensor | None], found: Sequence[Tensor | None]) ->
 
 
 def serve(pipe: Connection, log: str) -> None:
-    """Answer subjects, then settings for the last subject; None lets it go."""
+    """Answer messages of a pipe: a network to try, then settings to try it in; None lets the network go."""
     arrived = messages(pipe, log)
     torch.set_num_threads(1)
     with ExitStack() as stack:
@@ -187,15 +197,15 @@ def serve(pipe: Connection, log: str) -> None:
             pipe.send_bytes(b"began")
             answer: object = None
             try:
-                asked = pickle.loads(message)
-                if isinstance(asked, Settings):
+                request = pickle.loads(message)
+                if isinstance(request, Settings):
                     assert trial is not None
-                    answer = trial.step(asked)
+                    answer = trial.step(request)
                 else:
                     stack.close()
-                    trial = None if asked is None else stack.enter_context(Trial(asked))
+                    trial = None if request is None else stack.enter_context(Trial(request))
             except TrialError as error:
                 answer = Failure(str(error), error.memory, error.error)
-            except Exception as error:  # a module that only our master has, say
+            except Exception as error:  # for instance a module that only the parent process has
                 answer = Failure(one_line(error), out_of_memory(error), unreadable=True)
             pipe.send_bytes(packed(answer))

@@ -1,4 +1,4 @@
-"""Settings are tried where they can do no harm: in a process of its own, on the network that is to be trained.
+"""Tries settings on the network that is to be trained, in a process of its own where they can do no harm.
 
 Kernels of a number type or a memory layout may be missing on a processor, give wrong numbers, or kill the process.
 """
@@ -18,19 +18,19 @@ from typing import Any, Protocol, Self
 from netadapt_onnx.common.child_process import ONE_THREAD, ChildProcess, Death, packed
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training.settings import Settings, TrialError
-from netadapt_onnx.training.trial_process import Failure, Subject, Trial, serve
+from netadapt_onnx.training.trial_process import Failure, Trial, TrialNetwork, serve
 
-# Nobody knows how long the first trial takes: a large network on a slow and busy machine. Later ones are hopeless far
-# earlier, and never sooner than after LEAST_S.
+# How long a trial may take. The first one cannot be foreseen: a large network on a slow and busy machine. Later ones
+# are hopeless after so many times the longest one before, and never sooner than after LEAST_S.
 FIRST_S = 3600.0
 LEAST_S = 120.0
 HOPELESS = 20.0
-# So many times a process is started that ends before it has begun.
+# How often a process is started that ends before it has begun.
 STARTS = 3
 
 
 class Child(Protocol):
-    """What trials ask of a process; see `ChildProcess`."""
+    """A process that trials run in; see `ChildProcess`."""
 
     def send(self, message: bytes) -> None: ...  # noqa: D102
 
@@ -41,11 +41,11 @@ class Child(Protocol):
     def kill(self) -> None: ...  # noqa: D102
 
 
-# Processes that nobody uses, for this program's next choice: torch takes seconds to import. They end when none comes.
+# Processes without a trial, for this program's next choice: torch takes seconds to import. They end when none comes.
 _idle: list[Child] = []
 
 
-def _started() -> Child:
+def _start() -> Child:
     return _idle.pop() if _idle else ChildProcess(serve, (os.devnull,), ONE_THREAD)
 
 
@@ -56,11 +56,11 @@ class _GoneError(Exception):
 class Trials:
     """Tries one network; a context manager that owns a process, which is started anew whenever a trial killed it."""
 
-    def __init__(self, subject: Subject, start: Callable[[], Child] = _started) -> None:
-        self._subject = subject
+    def __init__(self, network: TrialNetwork, start: Callable[[], Child] = _start) -> None:
+        self._network = network
         self._start = start
         self._child: Child | None = None
-        self._here: Trial | None = None
+        self._local: Trial | None = None
         self._failures: dict[Settings, TrialError] = {}
         self._prepared: set[Settings] = set()
         self._longest_s = 0.0
@@ -71,8 +71,8 @@ class Trials:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._here is not None:
-            self._here.__exit__(kind, error, trace)
+        if self._local is not None:
+            self._local.__exit__(kind, error, trace)
         child, self._child = self._child, None
         if child is None:
             return
@@ -86,36 +86,36 @@ class Trials:
             child.kill()
 
     def prepare(self, settings: Settings) -> Callable[[], float]:
-        """A function that runs a training step and returns its seconds, or raises TrialError; see `choose`."""
+        """A function that runs a training step in some settings and returns its seconds, or raises TrialError."""
         return partial(self._step, settings)
 
     def _step(self, settings: Settings) -> float:
         plain = replace(settings, dtype="float32", channels_last=False)
-        if plain not in (settings, *self._failures, *self._prepared):  # by its numbers others are judged
+        if plain not in (settings, *self._failures, *self._prepared):  # whose gradients are the reference
             with suppress(TrialError):
-                self._ask(plain)
-        return self._ask(settings)
+                self._try(plain)
+        return self._try(settings)
 
-    def _ask(self, settings: Settings) -> float:
+    def _try(self, settings: Settings) -> float:
         if settings in self._failures:
             raise self._failures[settings]
         try:
-            seconds = self._asked(settings)
+            seconds = self._step_seconds(settings)
         except TrialError as error:
             self._failures[settings] = error
             raise
         self._prepared.add(settings)
         return seconds
 
-    def _asked(self, settings: Settings) -> float:
+    def _step_seconds(self, settings: Settings) -> float:
         while True:
-            if self._child is None and self._here is None:
+            if self._child is None and self._local is None:
                 self._begin()
-            if self._here is not None:
-                return self._here.step(settings)
+            if self._local is not None:
+                return self._local.step(settings)
             try:
                 answer = self._exchange(packed(settings))
-            except _GoneError:  # nobody asked it anything for so long that it ended
+            except _GoneError:  # it got no message for so long that it ended
                 continue
             if isinstance(answer, Failure):
                 raise TrialError(answer.reason, memory=answer.memory, error=answer.error)
@@ -125,11 +125,11 @@ class Trials:
         """Hand the network to a process. What the user's own functions hold may not fit into a message.
 
         Then a projection stands for the loss; where an operator's function is to blame, or no process can be started,
-        the trials take place here.
+        the trials run in this process.
         """
-        for subject in (self._subject, replace(self._subject, task=None, labels=None)):
+        for network in (self._network, replace(self._network, loss=None, labels=None)):
             try:
-                message = packed(subject)
+                message = packed(network)
             except Exception:  # pickle raises whatever an object's own methods do
                 continue
             for _ in range(STARTS):
@@ -139,15 +139,18 @@ class Trials:
                 except (_GoneError, AssertionError):  # a daemon of multiprocessing's may have no children
                     continue
                 if answer is None:
-                    self._subject = subject
+                    self._network = network
                     return
                 break
         self._lose()
-        self._here = Trial(self._subject).__enter__()
+        self._local = Trial(self._network).__enter__()
 
     def _exchange(self, message: bytes) -> Any:
-        """The process's answer. Raises TrialError if it dies of the message or takes too long, _GoneError if it never
-        got it.
+        """The process's answer to a message.
+
+        Raises:
+            TrialError: It dies of the message, or takes too long.
+            _GoneError: It had ended before.
         """
         child = self._child
         assert child is not None

@@ -1,4 +1,4 @@
-"""Which initializers training may move. What is not clearly a weight stays: a detector's grid is a constant too."""
+"""Which initializers training may move: those that are clearly weights. A detector's grid is a constant too."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def trainable(graph: onnx.GraphProto) -> dict[str, Kind]:
     """The initializers that training moves, and what each is: only plain `weight`s are decayed."""
     tensors = {t.name: t for t in graph.initializer if t.data_type in _FLOATS}
     producers = {name: node for node in graph.node for name in node.output}
-    found: dict[str, Kind] = {}
+    kinds: dict[str, Kind] = {}
     for node in graph.node:
         roles = _LAYERS.get(node.op_type) or _NORMS.get(node.op_type) or {}
         for position, name in enumerate(node.input):
@@ -54,9 +54,9 @@ def trainable(graph: onnx.GraphProto) -> dict[str, Kind]:
                 tensor = tensors[source]
                 kind = roles.get(position) or _affine_kind(node, position, tensor, producers, tensors)
                 if kind is not None and _looks_trained(tensor, node, kind):
-                    found.setdefault(source, kind)
+                    kinds.setdefault(source, kind)
     statistics = running_statistics(graph)
-    return {name: kind for name, kind in found.items() if name not in statistics}
+    return {name: kind for name, kind in kinds.items() if name not in statistics}
 
 
 def running_statistics(graph: onnx.GraphProto) -> set[str]:
@@ -75,8 +75,8 @@ def _sources(name: str, tensors: Mapping[str, onnx.TensorProto], producers: Mapp
     if node is None or node.op_type not in VIEWS:
         return []
     inputs = node.input if node.op_type == "Concat" else node.input[:1]
-    found = [_sources(i, tensors, producers) for i in inputs]
-    return [source for sources in found for source in sources] if all(found) else []
+    sources = [_sources(i, tensors, producers) for i in inputs]
+    return [source for each in sources for source in each] if all(sources) else []
 
 
 def _looks_trained(tensor: onnx.TensorProto, node: onnx.NodeProto, kind: Kind) -> bool:

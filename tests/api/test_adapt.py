@@ -16,6 +16,8 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.search import worker
 from netadapt_onnx.search.result import AdaptResult
+from netadapt_onnx.training import choose_settings
+from netadapt_onnx.training.settings import Settings
 from sample_data import brightest_channel
 from search_cases import (
     FAST,
@@ -103,6 +105,22 @@ def test_proposals_may_be_finetuned_and_winners_trained(task: tuple[Path, Path],
     for result in (tuned, winner):
         assert (result.iterations, result.met, result.stopped) == (1, False, "max-iterations")
         assert result.after.macs < result.before.macs
+
+
+@pytest.mark.parametrize("executor", ["local", "local:2"])
+def test_workers_have_no_gpu_to_themselves_unless_gpus_says_so(
+    task: tuple[Path, Path], tmp_path: Path, executor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpu: list[bool] = []
+
+    def chosen(*_: object, gpu: bool = True, **__: object) -> Settings:
+        on_gpu.append(gpu)
+        return Settings()
+
+    monkeypatch.setattr(choose_settings, "choose_settings", chosen)
+    few = {**FAST, "short_term": 3, "final_epochs": 0, "max_iterations": 1}
+    adapt(*task, "params=0.9x", tmp_path / "run", rank="finetune", executor=executor, **few)
+    assert on_gpu == [executor == "local"]
 
 
 def test_finalists_are_trained_and_one_of_them_wins(task: tuple[Path, Path], tmp_path: Path) -> None:

@@ -18,11 +18,14 @@ from onnx import numpy_helper
 import netadapt_onnx as na
 from models import Builder
 from netadapt_onnx.data.dataset import Dataset
-from netadapt_onnx.data.labels import UNLABELLED
+from netadapt_onnx.data.tasks import UNLABELLED
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training.augment import augmented
+from netadapt_onnx.training.callbacks import TrainingCallbacks
 from netadapt_onnx.training.initialise import initialised
-from netadapt_onnx.training.recipe import Average, Recipe, cosine, one_cycle, optimiser
+from netadapt_onnx.training.optimizer import optimizer
+from netadapt_onnx.training.options import TrainingOptions
+from netadapt_onnx.training.recipe import Recipe, cosine, one_cycle
 from netadapt_onnx.training.replicas import Replicas
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.torch_graph import TorchGraph
@@ -54,13 +57,12 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture(autouse=True)
 def settings_do_not_depend_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netadapt_onnx.training.trainer.choose", lambda *_, **__: FLOAT)
+    monkeypatch.setattr("netadapt_onnx.training.choose_settings.choose", lambda *_, **__: FLOAT)
 
 
 RECIPES = {
     "sgd": Recipe(),
-    "adamw, averaged": Recipe("adamw", "cosine", ema=0.9),
-    "with patience": Recipe(patience=2),
+    "adamw": Recipe("adamw", "cosine"),
 }
 
 
@@ -80,19 +82,21 @@ def test_a_training_that_is_interrupted_anywhere_goes_on_to_the_same_bits(
                 raise KilledError
 
         return train(
-            network(1), data, teacher=network(), epochs=3, batch_size=64, settings=settings, recipe=recipe,
-            checkpoint=tmp_path / folder / "c", score=lambda p: -float(len(p.graph.node)), progress=progress,
-        )  # fmt: skip
+            network(1),
+            data,
+            TrainingOptions(epochs=3, batch_size=64, settings=settings, recipe=recipe),
+            teacher=network(),
+            checkpoint=tmp_path / folder / "c",
+            callbacks=TrainingCallbacks(progress=progress),
+        )
 
-    whole = run("whole", None)
+    uninterrupted = run("whole", None)
     for stop in (3, 5, 9, 11):
         with pytest.raises(KilledError):
             run("parts", stop)
     resumed = run("parts", None)
-    assert weights(resumed.proto) == weights(whole.proto)
-    assert [(e.steps, e.loss, e.held_out) for e in resumed.history] == [
-        (e.steps, e.loss, e.held_out) for e in whole.history
-    ]
+    assert weights(resumed.proto) == weights(uninterrupted.proto)
+    assert [(e.steps, e.loss) for e in resumed.history] == [(e.steps, e.loss) for e in uninterrupted.history]
 
 
 KILLED = """
@@ -132,11 +136,12 @@ def test_finetune_killed_goes_on_from_its_checkpoint(files: tuple[Path, Path], t
     assert resumed.settings == recorded
     assert not checkpoint.exists()
     assert [json.loads(line)["steps"] for line in resumed.log.read_text().splitlines()] == [5, 10]
-    whole = train(
-        network(), Dataset(split(320, 1), split(100, 2)), epochs=2, batch_size=64, lr=resumed.lr,
-        settings=Settings(**recorded),
-    )  # fmt: skip
-    assert weights(onnx.load(output)) == weights(whole.proto)
+    uninterrupted = train(
+        network(),
+        Dataset(split(320, 1), split(100, 2)),
+        TrainingOptions(epochs=2, batch_size=64, lr=resumed.lr, settings=Settings(**recorded)),
+    )
+    assert weights(onnx.load(output)) == weights(uninterrupted.proto)
 
 
 def test_a_broken_checkpoint_is_named(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -148,12 +153,12 @@ def test_a_broken_checkpoint_is_named(files: tuple[Path, Path], tmp_path: Path) 
 def test_the_range_test_finds_a_rate_that_learns_and_changes_no_weight(
     files: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    found = na.finetune(*files, tmp_path / "o.onnx", epochs=6, batch_size=32)
-    assert found.lr_test is not None
-    assert found.lr == found.lr_test["chosen"]
-    assert min(found.lr_test["rates"]) < 1e-3 * max(found.lr_test["rates"])
-    assert found.accuracy.after > 0.9
-    fixed = na.finetune(*files, tmp_path / "f.onnx", epochs=6, batch_size=32, lr=found.lr)
+    tuned = na.finetune(*files, tmp_path / "o.onnx", epochs=6, batch_size=32)
+    assert tuned.lr_test is not None
+    assert tuned.lr == tuned.lr_test["chosen"]
+    assert min(tuned.lr_test["rates"]) < 1e-3 * max(tuned.lr_test["rates"])
+    assert tuned.accuracy.after > 0.9
+    fixed = na.finetune(*files, tmp_path / "f.onnx", epochs=6, batch_size=32, lr=tuned.lr)
     assert fixed.lr_test is None
     assert weights(onnx.load(tmp_path / "f.onnx")) == weights(onnx.load(tmp_path / "o.onnx"))
 
@@ -173,19 +178,6 @@ def test_training_from_scratch_forgets_what_was_there_and_learns(files: tuple[Pa
     assert weights(onnx.load(again.model)) == weights(onnx.load(result.model))
 
 
-def test_patience_ends_the_training_and_returns_the_best_epoch(tmp_path: Path) -> None:
-    scores = iter([0.5, 0.7, 0.6, 0.7, 0.9])
-    seen: list[bytes] = []
-
-    def score(proto: onnx.ModelProto) -> float:
-        seen.append(weights(proto))
-        return next(scores)
-
-    result = train(network(), dataset(), epochs=9, settings=FLOAT, recipe=Recipe(patience=2), score=score)
-    assert [e.held_out for e in result.history] == [0.5, 0.7, 0.6, 0.7]
-    assert weights(result.proto) == seen[1]
-
-
 def test_memory_that_ends_halves_the_batch_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Replicas.gradients
 
@@ -195,32 +187,40 @@ def test_memory_that_ends_halves_the_batch_and_says_so(monkeypatch: pytest.Monke
         return real(self, fetch, rows)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Replicas, "gradients", scarce)
-    said: list[str] = []
-    result = train(network(), dataset(), epochs=1, settings=FLOAT, say=said.append)
+    messages: list[str] = []
+    result = train(
+        network(),
+        dataset(),
+        TrainingOptions(epochs=1, settings=FLOAT),
+        callbacks=TrainingCallbacks(log=messages.append),
+    )
     assert result.batch_size == 32
     assert result.history[0].steps == 10
-    assert said == [
+    assert messages == [
         f"out of memory with batches of {n}: training starts anew with batches of {n // 2}" for n in (128, 64)
     ]
     monkeypatch.setattr(
         Replicas, "gradients", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory"))
     )
     with pytest.raises(NetadaptError, match="out of memory, even with batches of 2") as caught:
-        train(network(), dataset(), epochs=1, settings=FLOAT)
+        train(network(), dataset(), TrainingOptions(epochs=1, settings=FLOAT))
     assert caught.value.code == "out-of-memory"
 
 
 def test_a_batch_of_one_is_refused_where_batchnorm_needs_more() -> None:
     with pytest.raises(NetadaptError, match="batches of one sample leave BatchNorm nothing to normalise by"):
-        train(network(), dataset(), epochs=1, batch_size=1, settings=FLOAT)
-    assert train(dense(), dataset(8), epochs=1, batch_size=1, lr=1e-3, settings=FLOAT).history[0].steps == 8
+        train(network(), dataset(), TrainingOptions(epochs=1, batch_size=1, settings=FLOAT))
+    assert (
+        train(dense(), dataset(8), TrainingOptions(epochs=1, batch_size=1, lr=1e-3, settings=FLOAT)).history[0].steps
+        == 8
+    )
 
 
 def test_weight_decay_spares_norms_and_biases() -> None:
     graph = TorchGraph(network())
     for recipe, decay in ((Recipe(), 5e-4), (Recipe("adamw"), 0.05), (Recipe(weight_decay=0.1), 0.1)):
         decayed = {
-            id(p): group["weight_decay"] for group in optimiser(graph, recipe).param_groups for p in group["params"]
+            id(p): group["weight_decay"] for group in optimizer(graph, recipe).param_groups for p in group["params"]
         }
         for name, weight in graph.weights.items():
             assert decayed[id(weight)] == (decay if graph.kinds[name] == "weight" else 0.0)
@@ -232,18 +232,9 @@ def test_schedules_end_near_zero() -> None:
     assert cosine(50, 100, 0.1) == pytest.approx(0.05, rel=0.01)
 
 
-def test_a_young_average_follows_at_once() -> None:
-    average = Average(0.999, {"w": torch.zeros(2)})
-    for _ in range(20):
-        average.add({"w": torch.ones(2)})
-    assert float(average.state["w"][0]) > 0.9
-
-
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"ema": 1.0}, "--ema 1.0: at least 0, below 1"),
-        ({"patience": 0}, "--patience 0: at least 1"),
         ({"weight_decay": -1.0}, "--weight-decay -1.0: at least 0"),
     ],
 )
@@ -279,33 +270,13 @@ def test_a_scale_behind_a_view_starts_at_one() -> None:
     drawn = np.linspace(2, 3, 8).astype(np.float32)
     scale, shift = (b.constant(name, drawn) for name in ("scale", "shift"))
     axes = b.constant("axes", np.array([1, 2], np.int64))
-    made = b.node("Mul", [b.conv("image", 3, 8), b.node("Unsqueeze", [scale, axes])])
-    made = b.node("Add", [made, b.node("Unsqueeze", [shift, axes])])
-    b.node("Relu", [made], output="y")
+    scaled = b.node("Mul", [b.conv("image", 3, 8), b.node("Unsqueeze", [scale, axes])])
+    scaled = b.node("Add", [scaled, b.node("Unsqueeze", [shift, axes])])
+    b.node("Relu", [scaled], output="y")
     proto = b.model({"image": ("N", 3, 8, 8)}, {"y": ("N", 8, 8, 8)})
     values = {t.name: numpy_helper.to_array(t) for t in initialised(proto, 0).graph.initializer}
     assert (values["scale"] == 1).all()
     assert (values["shift"] == 0).all()
-
-
-def test_an_average_of_the_weights_is_what_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[dict[str, torch.Tensor]] = []
-    real = Average.add
-
-    def add(self: Average, state: dict[str, torch.Tensor]) -> None:
-        seen.append({name: value.detach().clone() for name, value in state.items()})
-        real(self, state)
-
-    monkeypatch.setattr(Average, "add", add)
-    result = train(network(), dataset(), epochs=2, batch_size=64, settings=FLOAT, recipe=Recipe(ema=0.5))
-    name = "conv1.weight"
-    wanted = next(numpy_helper.to_array(t) for t in network().graph.initializer if t.name == name).astype(np.float64)
-    for step, state in enumerate(seen, 1):
-        keep = min(0.5, step / (step + 10))
-        wanted = keep * wanted + (1 - keep) * state[name].numpy()
-    found = next(numpy_helper.to_array(t) for t in result.proto.graph.initializer if t.name == name)
-    assert np.abs(found - wanted).max() < 1e-5
-    assert np.abs(found - seen[-1][name].numpy()).max() > 1e-5
 
 
 def test_augmented_maps_of_classes_move_with_their_pictures() -> None:

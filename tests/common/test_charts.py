@@ -16,7 +16,7 @@ from netadapt_onnx import cli
 from netadapt_onnx.commands._report import write_report
 from netadapt_onnx.common import charts
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.reporting.page import Drawer
+from netadapt_onnx.reporting.page import ChartRenderer
 
 ROWS = [{"x": float(i), "y": i + 1.0, "std": 0.1, "name": name} for i, name in enumerate(NAMES)]
 
@@ -99,7 +99,7 @@ def test_nothing_is_fetched() -> None:
 @pytest.mark.parametrize("failure", [Panic("no\n::error::font"), ValueError("no"), RuntimeError("no")])
 def test_whatever_the_renderer_raises_costs_the_chart(failure: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vl_convert.vegalite_to_svg", raising(failure))
-    drawer = Drawer(live=True)
+    drawer = ChartRenderer(interactive=True)
     figure = drawer.figure(charts.lines(ROWS, "x", "y", title="<b>"))
     assert "the chart &#x27;&lt;b&gt;&#x27; cannot be drawn" in figure and "<svg" not in figure
     assert len(drawer.failures) == 1

@@ -31,15 +31,16 @@ from netadapt_onnx.data.batch_layout import BatchAxis, Layout
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.evaluate import accuracy, outputs
 from netadapt_onnx.data.find_batch_layout import find_layout
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.runtime import Arrays, run, session
-from netadapt_onnx.training.distillation import Teacher, taught
+from netadapt_onnx.training.distillation import Teacher, remembering_teacher
+from netadapt_onnx.training.loss import task_loss
 from netadapt_onnx.training.memory import footprint
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.replicas import Replicas, tensors
 from netadapt_onnx.training.settings import Settings
-from netadapt_onnx.training.task import task
 from netadapt_onnx.training.torch_graph import TorchGraph
 from netadapt_onnx.training.trainer import train
 
@@ -72,8 +73,8 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, BatchAxis], dict
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_batch_is_sought_where_it_lies(case: str) -> None:
-    made, axes, omitted, batch = CASES[case]
-    layout = find_layout(fold(made()))
+    build, axes, omitted, batch = CASES[case]
+    layout = find_layout(fold(build()))
     assert layout is not None
     assert (layout.outputs, layout.batch) == (axes, batch)
     assert layout.omitted.keys() == omitted.keys()
@@ -94,8 +95,10 @@ def test_samples_first_is_each_sample_alone(axis: BatchAxis, module: str) -> Non
         joined = np.concatenate(single, axis.axis)
     arranged = axis.samples_first(torch.from_numpy(joined) if module == "torch" else joined)
     assert len(arranged) == samples
-    for one, wanted in zip(np.asarray(arranged), single, strict=True):
-        np.testing.assert_array_equal(one, np.moveaxis(wanted, axis.axis, 0) if size > 1 else wanted.squeeze(axis.axis))
+    for one, expected in zip(np.asarray(arranged), single, strict=True):
+        np.testing.assert_array_equal(
+            one, np.moveaxis(expected, axis.axis, 0) if size > 1 else expected.squeeze(axis.axis)
+        )
     if axis.per_sample == 1:
         np.testing.assert_array_equal(np.asarray(axis.as_put_out(arranged)), joined)
 
@@ -117,7 +120,7 @@ def written(
 
 
 def data_of(folder: Path, proto: onnx.ModelProto) -> Dataset:
-    return dataset_for(fold(proto), written(folder, proto)[1])
+    return load_dataset(fold(proto), written(folder, proto)[1])
 
 
 @pytest.mark.parametrize(
@@ -129,17 +132,17 @@ def test_answers_are_those_of_each_sample_alone(case: str, tmp_path: Path) -> No
     data = data_of(tmp_path, proto)
     layout = data.val.layout
     assert layout is not None
-    found = outputs(proto, data.val)
-    (name,) = found
+    values = outputs(proto, data.val)
+    (name,) = values
     active, batch = session(proto), layout.batch or 1
     for row in (0, 7, 23):
-        given = data.val.batch(np.full(batch, row))
-        wanted = layout.samples_first(run(active, given))[name][0]
-        np.testing.assert_allclose(found[name][row], wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+        inputs = data.val.batch(np.full(batch, row))
+        expected = layout.samples_first(run(active, inputs))[name][0]
+        np.testing.assert_allclose(values[name][row], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     teacher = Teacher(proto, split=data.val)
     inputs = {n: torch.from_numpy(value) for n, value in data.val.batch(slice(0, 5)).items()}
-    answers = teacher.answer(inputs, FLOAT)[name].numpy()
-    np.testing.assert_allclose(answers, found[name][:5], rtol=0, atol=1e-4 * np.abs(found[name]).max())
+    answers = teacher.outputs(inputs, FLOAT)[name].numpy()
+    np.testing.assert_allclose(answers, values[name][:5], rtol=0, atol=1e-4 * np.abs(values[name]).max())
 
 
 def test_scores_along_any_axis_agree_by_their_top_class(tmp_path: Path) -> None:
@@ -151,16 +154,16 @@ def test_scores_along_any_axis_agree_by_their_top_class(tmp_path: Path) -> None:
         other = {name: np.roll(reference[name], 1, axis=2)}
         assert accuracy(proto, data.val, reference=reference).value == 1
         assert accuracy(proto, data.val, reference=other).value == 0
-        losses = task(proto, {name: reference[name].shape}, data)
+        losses = task_loss(proto, {name: reference[name].shape}, data)
         assert losses.outputs[name].axis == 2
 
 
 def test_labels_of_positions_meet_outputs_whose_positions_come_first(tmp_path: Path) -> None:
     proto, rng = time_major(), np.random.default_rng(1)
     labels = {"y_train": rng.integers(0, 5, (40, 16)), "y_val": rng.integers(0, 5, (24, 16))}
-    data = dataset_for(fold(proto), written(tmp_path, proto, **labels)[1])
+    data = load_dataset(fold(proto), written(tmp_path, proto, **labels)[1])
     assert data.train.metric == "miou"
-    trained = train(proto, data, epochs=40, lr=0.05, settings=FLOAT)
+    trained = train(proto, data, TrainingOptions(epochs=40, lr=0.05, settings=FLOAT))
     assert trained.history[-1].loss < trained.history[0].loss
     before, after = (accuracy(one, data.train).value for one in (proto, trained.proto))
     assert after > before + 0.05  # of what was learnt by heart
@@ -174,8 +177,8 @@ def test_a_metric_of_the_users_sees_outputs_as_the_model_gives_them(tmp_path: Pa
         "    data = DataLoader(TensorDataset(torch.randn(24, 3, 4, 4)), batch_size=8)\n"
         "    return {'train': data, 'val': data, 'metric': lambda outputs, labels: outputs['y'].shape[1] / 100}\n"
     )
-    (found,) = na.evaluate(model, f"{tmp_path / 'own.py'}:make", timed=False).models
-    assert found.accuracy == pytest.approx(0.24)
+    (result,) = na.evaluate(model, f"{tmp_path / 'own.py'}:make", timed=False).models
+    assert result.accuracy == pytest.approx(0.24)
 
 
 @pytest.mark.seconds
@@ -206,7 +209,7 @@ def test_a_gradient_is_the_mean_over_the_batches_that_a_graph_can_run(
     assert needs.only_batch == only
     (name,), rows = needs.shapes, np.array([4, 1, 7, 2, 9, 30])
     answers = torch.randn(len(data.train), *needs.shapes[name][1:], generator=torch.Generator().manual_seed(0))
-    losses = task(proto, needs.shapes, data)
+    losses = task_loss(proto, needs.shapes, data)
 
     def fetch(index: np.ndarray) -> tuple[Arrays, None]:
         return data.train.batch(index), None
@@ -216,14 +219,14 @@ def test_a_gradient_is_the_mean_over_the_batches_that_a_graph_can_run(
 
     with Replicas(proto, Settings(replicas=2), losses, teacher, only_batch=only) as replicas:
         loss = replicas.gradients(fetch, rows)
-        found = [parameter.grad for parameter in replicas.main.parameters()]
+        gradients = [parameter.grad for parameter in replicas.main.parameters()]
     graph = TorchGraph(proto).train()
     pieces = rows.reshape(-1, 1) if only else rows.reshape(2, 3)
-    alone = [losses.loss(graph(tensors(data.train.batch(piece))), None, {name: answers[piece]}) for piece in pieces]
-    wanted = torch.stack(alone).mean()
-    wanted.backward()  # type: ignore[no-untyped-call]
-    assert loss == pytest.approx(float(wanted.detach()), rel=1e-4)
-    for own, parameter in zip(found, graph.parameters(), strict=True):
+    alone = [losses(graph(tensors(data.train.batch(piece))), None, {name: answers[piece]}) for piece in pieces]
+    expected = torch.stack(alone).mean()
+    expected.backward()  # type: ignore[no-untyped-call]
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-4)
+    for own, parameter in zip(gradients, graph.parameters(), strict=True):
         assert own is not None
         assert parameter.grad is not None
         np.testing.assert_allclose(own, parameter.grad, rtol=0, atol=1e-4 * float(parameter.grad.abs().max()))
@@ -234,8 +237,8 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     assert BOTH in na.evaluate(model, data, timed=False).notes[0]
     tuned = na.finetune(model, data, tmp_path / "tuned.onnx", teacher=model, epochs=1, lr=1e-3)
     assert any(BOTH in note for note in tuned.notes)
-    found = na.adapt(model, data, "macs=0.8x", tmp_path / "run", step=2, final_epochs=0, init_reduction_ratio=0.3)
-    assert any(BOTH in note for note in found.notes)
+    result = na.adapt(model, data, "macs=0.8x", tmp_path / "run", step=2, final_epochs=0, init_reduction_ratio=0.3)
+    assert any(BOTH in note for note in result.notes)
 
 
 def test_what_cannot_be_scored_is_refused_before_a_search(tmp_path: Path) -> None:
@@ -262,8 +265,8 @@ def test_maps_are_left_out_and_classes_alone_teach_nothing(tmp_path: Path) -> No
     with pytest.raises(NetadaptError, match=r"learns nothing from 'class': .*'maps' is left out: .*by ZipMap"):
         na.adapt(model, data, "macs=0.8x", tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    found = na.adapt(model, data, "macs=0.8x", tmp_path / "run", step=2, final_epochs=0, init_reduction_ratio=0.3)
-    assert found.met
+    result = na.adapt(model, data, "macs=0.8x", tmp_path / "run", step=2, final_epochs=0, init_reduction_ratio=0.3)
+    assert result.met
 
 
 def test_a_batchnorm_in_batches_of_one_is_refused_before_a_search(tmp_path: Path) -> None:
@@ -308,15 +311,15 @@ def test_a_teacher_that_has_answered_answers_alike_whoever_asks(case: str, tmp_p
     """A student in batches of one shows the teacher other shapes than the two samples that it was made with."""
     proto = CASES[case][0]()
     data = data_of(tmp_path, proto)
-    teacher = taught(proto, data.train, FLOAT)
+    teacher = remembering_teacher(proto, data.train, FLOAT)
     teacher.precompute(data.train, FLOAT)
     needs = footprint(TorchGraph(proto), data.train)
     teacher.prepare(FLOAT, data.train, needs.shapes)
     assert teacher.is_complete
-    wanted = outputs(proto, data.train)
+    expected = outputs(proto, data.train)
     rows = np.array([3, 30])
     for name, value in teacher({}, rows, FLOAT).items():
-        np.testing.assert_allclose(value, wanted[name][rows], rtol=0, atol=1e-4 * np.abs(wanted[name]).max())
+        np.testing.assert_allclose(value, expected[name][rows], rtol=0, atol=1e-4 * np.abs(expected[name]).max())
 
 
 def test_optional_outputs_and_sequences_are_left_out(tmp_path: Path) -> None:
@@ -329,8 +332,8 @@ def test_optional_outputs_and_sequences_are_left_out(tmp_path: Path) -> None:
     proto.graph.output.append(helper.make_value_info("maybe", helper.make_optional_type_proto(tensor)))
     proto.graph.output.append(helper.make_value_info("several", helper.make_sequence_type_proto(tensor)))
     model, data = written(tmp_path, proto)
-    found = na.adapt(model, data, "macs=0.8x", tmp_path / "run", step=2, final_epochs=0, init_reduction_ratio=0.3)
-    assert found.met
-    assert sum("is left out" in note for note in found.notes) == 2
-    before, after = (na.load(path).proto.graph.output for path in (model, found.model))
+    result = na.adapt(model, data, "macs=0.8x", tmp_path / "run", step=2, final_epochs=0, init_reduction_ratio=0.3)
+    assert result.met
+    assert sum("is left out" in note for note in result.notes) == 2
+    before, after = (na.load(path).proto.graph.output for path in (model, result.model))
     assert list(after) == list(before)

@@ -23,18 +23,18 @@ def split(count: int, *shape: int, labelled: bool = True) -> Split:
 def test_top1_counts_hits() -> None:
     proto, held = plain(), split(150, 3, 16, 16)
     scores = run(session(proto), held.batch(slice(None)))["logits"]
-    found = accuracy(proto, held)
-    assert (found.metric, found.samples) == ("top1", 150)
-    assert found.value == pytest.approx(float(np.mean(scores.argmax(1) == held.labels)), abs=1e-9)
+    score = accuracy(proto, held)
+    assert (score.metric, score.samples) == ("top1", 150)
+    assert score.value == pytest.approx(float(np.mean(scores.argmax(1) == held.labels)), abs=1e-9)
 
 
 def test_a_fixed_batch_is_fed_one_by_one() -> None:
     proto, held = channels_last(), split(5, 8, 8, 3)
     assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
-    found = outputs(proto, held)["logits"]
+    score = outputs(proto, held)["logits"]
     active = session(proto)
-    wanted = np.concatenate([run(active, held.batch(slice(i, i + 1)))["logits"] for i in range(5)])
-    np.testing.assert_array_equal(found, wanted)
+    expected = np.concatenate([run(active, held.batch(slice(i, i + 1)))["logits"] for i in range(5)])
+    np.testing.assert_array_equal(score, expected)
 
 
 def test_a_fixed_batch_of_several_is_filled_up() -> None:
@@ -42,23 +42,23 @@ def test_a_fixed_batch_of_several_is_filled_up() -> None:
     b.head(b.conv("image", 3, 8), 8)
     proto = b.model({"image": (4, 3, 8, 8)}, {"logits": (4, 10)})
     held = split(6, 3, 8, 8)
-    found = outputs(proto, held)["logits"]
-    assert found.shape == (6, 10)
-    np.testing.assert_array_equal(found[:4], run(session(proto), held.batch(slice(0, 4)))["logits"])
+    score = outputs(proto, held)["logits"]
+    assert score.shape == (6, 10)
+    np.testing.assert_array_equal(score[:4], run(session(proto), held.batch(slice(0, 4)))["logits"])
 
 
 def test_a_model_agrees_with_itself() -> None:
     for proto, size in ((plain(), 16), (transposed(), 16)):
         held = split(20, 3, size, size, labelled=False)
-        found = accuracy(proto, held, reference=outputs(proto, held))
-        assert (found.value, found.metric) == (1.0, "agreement")
+        score = accuracy(proto, held, reference=outputs(proto, held))
+        assert (score.value, score.metric) == (1.0, "agreement")
 
 
 def test_agreement_falls_with_the_error() -> None:
-    wanted = {"mask": np.random.default_rng(0).standard_normal((4, 2, 8, 8)).astype(np.float32)}
-    shares = [agreement({"mask": wanted["mask"] * (1 - e)}, wanted) for e in (0.1, 0.5)]
+    expected = {"mask": np.random.default_rng(0).standard_normal((4, 2, 8, 8)).astype(np.float32)}
+    shares = [agreement({"mask": expected["mask"] * (1 - e)}, expected) for e in (0.1, 0.5)]
     assert shares == pytest.approx([0.99, 0.75], abs=0.01)
-    assert agreement({"mask": -wanted["mask"]}, wanted) == 0
+    assert agreement({"mask": -expected["mask"]}, expected) == 0
 
 
 def test_what_cannot_be_judged_is_refused() -> None:
@@ -93,19 +93,19 @@ def test_outputs_that_are_not_finite_are_wrong(value: float, labelled: bool) -> 
 def test_a_class_that_is_ruled_out_is_no_error() -> None:
     proto, held = plain(), split(50, 3, 16, 16)
     scores = outputs(proto, held)["logits"]
-    wanted = float(np.mean(1 + scores[:, 1:].argmax(1) == held.labels))
-    assert accuracy(broken(proto, -np.inf), held).value == pytest.approx(wanted)
+    expected = float(np.mean(1 + scores[:, 1:].argmax(1) == held.labels))
+    assert accuracy(broken(proto, -np.inf), held).value == pytest.approx(expected)
     assert accuracy(broken(proto, -np.inf, axis=1), held).value == 0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_samples_that_are_not_finite_agree_with_nothing(value: float) -> None:
-    wanted = np.random.default_rng(0).standard_normal((4, 2, 8, 8)).astype(np.float32)
-    half = wanted.copy()
+    expected = np.random.default_rng(0).standard_normal((4, 2, 8, 8)).astype(np.float32)
+    half = expected.copy()
     half[:2, 1, 2, 3] = value
-    assert agreement({"mask": half}, {"mask": wanted}) == pytest.approx(0.5, abs=0.05)
+    assert agreement({"mask": half}, {"mask": expected}) == pytest.approx(0.5, abs=0.05)
     assert agreement({"mask": half}, {"mask": half}) == pytest.approx(0.5)
-    nothing = np.full_like(wanted, value)
-    assert agreement({"mask": nothing}, {"mask": wanted}) == 0
+    nothing = np.full_like(expected, value)
+    assert agreement({"mask": nothing}, {"mask": expected}) == 0
     assert agreement({"mask": nothing}, {"mask": nothing}) == 0
-    assert agreement({"mask": nothing}, {"mask": np.ones_like(wanted)}) == 0
+    assert agreement({"mask": nothing}, {"mask": np.ones_like(expected)}) == 0

@@ -25,17 +25,17 @@ def theirs(metric: torchmetrics.Metric, output: np.ndarray, labels: np.ndarray) 
 
 def test_top1_is_theirs() -> None:
     scores, labels = RNG.standard_normal((50, 7)), RNG.integers(0, 7, 50)
-    wanted = theirs(torchmetrics.classification.MulticlassAccuracy(7, average="micro"), scores, labels)
-    assert filled(Top1(), scores, labels) == pytest.approx(wanted, abs=1e-6)
-    assert filled(Top1(), scores[:, :, None, None], labels) == pytest.approx(wanted, abs=1e-6)
+    expected = theirs(torchmetrics.classification.MulticlassAccuracy(7, average="micro"), scores, labels)
+    assert filled(Top1(), scores, labels) == pytest.approx(expected, abs=1e-6)
+    assert filled(Top1(), scores[:, :, None, None], labels) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("columns", [1, 5])
 def test_r2_is_theirs(columns: int) -> None:
     labels = RNG.standard_normal((60, columns)) * np.arange(1, columns + 1) + 10 * np.arange(columns)
     output = labels + 0.5 * RNG.standard_normal(labels.shape)
-    wanted = theirs(torchmetrics.R2Score(multioutput="variance_weighted"), output, labels)
-    assert filled(R2(), output, labels) == pytest.approx(wanted, abs=1e-6)
+    expected = theirs(torchmetrics.R2Score(multioutput="variance_weighted"), output, labels)
+    assert filled(R2(), output, labels) == pytest.approx(expected, abs=1e-6)
 
 
 def test_r2_of_the_mean_is_zero_and_worse_is_below() -> None:
@@ -67,8 +67,8 @@ def test_miou_is_theirs(axis: int) -> None:
     answered = np.where(RNG.random(labels.shape) < 0.5, labels % 5, RNG.integers(0, 5, labels.shape))
     scores = np.moveaxis(np.eye(6)[answered], -1, axis)
     metric = torchmetrics.JaccardIndex(task="multiclass", num_classes=6, ignore_index=255)
-    wanted = theirs(metric, np.moveaxis(scores, axis, 1), labels)
-    assert filled(MeanIoU(), scores, labels) == pytest.approx(wanted, abs=1e-6)
+    expected = theirs(metric, np.moveaxis(scores, axis, 1), labels)
+    assert filled(MeanIoU(), scores, labels) == pytest.approx(expected, abs=1e-6)
 
 
 def test_miou_of_positions_that_are_no_numbers_is_a_miss() -> None:

@@ -23,7 +23,7 @@ from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.resize import resize
-from netadapt_onnx.surgery.rules import RULES
+from netadapt_onnx.surgery.rules.registry import RULES
 from netadapt_onnx.surgery.trace import trace
 from netadapt_onnx.surgery.verify.prove import verify
 

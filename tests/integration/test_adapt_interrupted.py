@@ -25,15 +25,15 @@ from pathlib import Path
 limit, mark, *arguments = sys.argv[1:]
 if int(limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
-from netadapt_onnx.search import worker
-whole = worker.WorkerContext.ranked
-def slowly(bench, *given):
-    found = whole(bench, *given)
+from netadapt_onnx.search.worker import WorkerContext
+evaluate = WorkerContext.ranking_accuracy
+def slowly(context, *arguments):
+    accuracy = evaluate(context, *arguments)
     if mark:
         Path(mark).touch()
         time.sleep(1)
-    return found
-worker.WorkerContext.ranked = slowly
+    return accuracy
+WorkerContext.ranking_accuracy = slowly
 from netadapt_onnx.cli import run
 sys.exit(run(arguments))
 """

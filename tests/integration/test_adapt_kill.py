@@ -40,9 +40,9 @@ def counted(change):
 
 os.fsync, Path.replace, Path.unlink = counted(os.fsync), counted(Path.replace), counted(Path.unlink)
 from netadapt_onnx import adapt
-from netadapt_onnx.training import settings as training_settings, trainer
+from netadapt_onnx.training import choose_settings, settings as training_settings
 # Both runs must make the same choices by the clock to be comparable; that a choice is journalled, one run shows.
-trainer.choose_settings = lambda *_, **__: training_settings.Settings(replicas=2)
+choose_settings.choose_settings = lambda *_, **__: training_settings.Settings(replicas=2)
 print("ready", flush=True)
 began = time.monotonic()
 result = adapt(folder / "model.onnx", folder / "data.npz", "macs=0.5x", folder / out, resume=True, **settings)

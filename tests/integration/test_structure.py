@@ -37,22 +37,23 @@ telling toward wordiest
 """
 BANNED = {*PARTICIPLES.split(), *REPLACED.split()}
 # Identifiers that a file's format or the command line fixes.
-CONTRACT: set[str] = set()
+CONTRACT = {
+    "here",  # deployed.devices of a result
+    "mended",  # inspect --sensitivity
+    "tried",  # history.jsonl
+}
 
 # Not mended yet; these lists only get shorter.
 LONG_FUNCTIONS = {
     "api/adapt.py::adapt",
     "api/adapt.py::dry_run",
-    "api/finetune.py::finetune",
     "api/profile.py::profile",
     "api/scale.py::scale",
     "commands/gate.py::command",
     "commands/profile.py::command",
-    "search/executors/dispatch.py::run",
-    "training/trainer.py::train",
 }
 OLD_WORDS = """
-api cli.py commands data reporting scaling search training
+api cli.py commands data reporting scaling training
 """
 
 

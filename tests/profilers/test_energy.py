@@ -14,7 +14,7 @@ from netadapt_onnx.cli import run
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import energy
 from netadapt_onnx.profilers.energy import Power, energy_mj, meter
-from netadapt_onnx.search import measured_check
+from netadapt_onnx.search.budget_check import resource_functions
 
 
 class Time:
@@ -140,10 +140,10 @@ def test_evaluate_shows_energy_or_says_that_it_is_unmeasurable(
     np.savez(data, x_val=rng.standard_normal((8, 3, 8, 8)).astype(np.float32), y_val=rng.integers(0, 10, 8))
     words = ["evaluate", str(model), "--data", str(data), "--no-latency", "--resource", "energy", "--json"]
     drawn = Power("a meter", lambda: 3.0)
-    monkeypatch.setattr(measured_check, "meter", lambda ep: drawn)
+    monkeypatch.setattr(resource_functions, "meter", lambda ep: drawn)
     assert run(words) == 0
     result = json.loads(capsys.readouterr().out)["models"][0]
     assert result["energy_mj"] > 0 and result["latency_ms"] is None
-    monkeypatch.setattr(measured_check, "meter", lambda ep: meter(ep, tmp_path))
+    monkeypatch.setattr(resource_functions, "meter", lambda ep: meter(ep, tmp_path))
     assert run(words) == 2
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "unmeasurable"

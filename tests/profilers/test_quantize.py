@@ -19,7 +19,7 @@ from onnx import numpy_helper
 
 from models import plain, residual
 from netadapt_onnx import cli, profile
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.profilers import agent
@@ -32,8 +32,8 @@ from netadapt_onnx.profilers.quantize import EVERYWHERE, FLOAT, Deployment, satu
 from netadapt_onnx.profilers.random_widths import with_node_names
 from netadapt_onnx.profilers.records import AgentRecord, Job, OutputsFile
 from netadapt_onnx.profilers.units import Layers
-from netadapt_onnx.search.evaluator import DataJudge
-from netadapt_onnx.search.on_devices import on_devices
+from netadapt_onnx.search.device_accuracy import device_accuracies
+from netadapt_onnx.search.evaluator import DataEvaluator
 from netadapt_onnx.search.result import OnDevice
 from netadapt_onnx.search.run_directory.run import Run
 from sample_data import brightest_channel
@@ -315,12 +315,18 @@ def asked(
     device: LocalDevice | None, folder: Path, execution: Execution
 ) -> tuple[dict[str, OnDevice], tuple[str, ...]]:
     proto = fold(plain((8, 16), size=8, classes=3)).proto
-    dataset = dataset_for(fold(proto), folder / "data.npz")
-    judge = DataJudge(dataset, proto)
-    gauge: Any = SimpleNamespace(device=device)
+    dataset = load_dataset(fold(proto), folder / "data.npz")
+    evaluator = DataEvaluator(dataset, proto)
+    check = SimpleNamespace(device=device)
     deployed = execution.deploy.apply(proto)
     with Run.open(folder / "journal", {}, growing={}, resume=True) as run_:
-        return on_devices(run_, "model", {"latency": gauge, "energy": gauge}, judge, execution, deployed)
+        context: Any = SimpleNamespace(
+            run=run_,
+            budget_checks={"latency": check, "energy": check},
+            evaluator=evaluator,
+            execution=execution,
+        )
+        return device_accuracies(context, "model", deployed)
 
 
 def test_int8_accuracy_is_that_of_the_devices_own_kernels(folder: Path) -> None:

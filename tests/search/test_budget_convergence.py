@@ -15,7 +15,7 @@ import pytest
 from drifting_device import DriftingDevice, on_device
 from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.profilers.statistics import Ratio, Timing
-from netadapt_onnx.search import latency_check
+from netadapt_onnx.search.budget_check import comparison
 from netadapt_onnx.search.budget_convergence import BudgetConvergence
 from netadapt_onnx.search.netadapt import Accepted, Problem, Step
 from netadapt_onnx.search.run_directory import run as running
@@ -46,21 +46,21 @@ def test_measurements_keep_within_the_time(
     """Nothing but measurements takes time here, each as much as it may; a brief one is the least there is."""
     device, clock, caps = DriftingDevice(1.0), SimpleNamespace(now=0.0), []
 
-    def ratio(*given: Any, **how: Any) -> Ratio:
-        plan = given[4]
+    def ratio(*arguments: Any, **options: Any) -> Ratio:
+        plan = arguments[4]
         caps.append(plan.time_cap_s)
         clock.now += plan.time_cap_s
-        return device.ratio(*given, **how)
+        return device.ratio(*arguments, **options)
 
     on_device(monkeypatch, device)
-    monkeypatch.setattr(latency_check, "ratio", ratio)
+    monkeypatch.setattr(comparison, "ratio", ratio)
     monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: clock.now))
     result = adapt(*task, "latency=0.5x", tmp_path / "run", **FAST, max_time=max_time)
-    assert clock.now <= max_time + 2 * latency_check.BRIEF_S  # the last proposal's, and the result's
-    assert min(caps) >= latency_check.BRIEF_S
+    assert clock.now <= max_time + 2 * comparison.BRIEF_S  # the last proposal's, and the result's
+    assert min(caps) >= comparison.BRIEF_S
     assert result.latency is not None  # a verdict, however short the time
     short = [note for note in result.notes if "shorter time" in note]
-    assert bool(short) == (caps[-1] < latency_check.CAREFUL_S)
+    assert bool(short) == (caps[-1] < comparison.CAREFUL_S)
     if max_time == 300.0:
         assert result.met and result.stopped == "met"
 
@@ -110,15 +110,15 @@ def test_what_was_measured_while_something_else_slowed_the_device_is_measured_ag
 ) -> None:
     """Every second one is disturbed: the original takes 1.2 times as long, the small model 1.5 times."""
 
-    class Disturbed(DriftingDevice):
-        def ratio(self, *given: Any, **options: Any) -> Ratio:
-            calm = super().ratio(*given, **options)
+    class EverySecondSlow(DriftingDevice):
+        def ratio(self, *arguments: Any, **options: Any) -> Ratio:
+            quiet_ratio = super().ratio(*arguments, **options)
             if len(self.measured) % 2:
-                return calm
-            slow = Timing(12.0, (11.9, 12.1), calm.reference.sessions)
-            return replace(calm, median=1.25 * calm.median, ci95=(2.0, 2.0), reference=slow)
+                return quiet_ratio
+            slow = Timing(12.0, (11.9, 12.1), quiet_ratio.reference.sessions)
+            return replace(quiet_ratio, median=1.25 * quiet_ratio.median, ci95=(2.0, 2.0), reference=slow)
 
-    device = Disturbed(1.0)
+    device = EverySecondSlow(1.0)
     on_device(monkeypatch, device)
     result = adapt(*task, "latency=0.5x", tmp_path / "run", **FAST)
     assert result.met
@@ -142,8 +142,8 @@ def test_the_device_decides_whether_a_latency_is_out_of_reach(
     """The smallest model takes 0.011x; a table that thinks nothing gets below 0.5x is not believed, a device is."""
     device = DriftingDevice(1.0)
     on_device(monkeypatch, device)
-    known = device.predict
-    monkeypatch.setattr(device, "predict", lambda shapes: known(shapes) / 2 + 0.9)
+    predict = device.predict
+    monkeypatch.setattr(device, "predict", lambda shapes: predict(shapes) / 2 + 0.9)
     hopeful = adapt(*task, "latency=0.45x", tmp_path / "hopeful", **FAST)
     assert hopeful.met
     assert hopeful.iterations > 1
@@ -192,8 +192,8 @@ def test_of_models_about_as_accurate_the_one_that_uses_most_of_the_budget_is_the
 ) -> None:
     start = Accepted(0.8, None, {})
     problem = Problem(
-        ladders=(), resources=lambda widths: {"macs": float(widths["a"])}, limits={"macs": 100.0}, start=start,
-        rank=lambda *_: (), accept=lambda *_: start, schedule=Schedule(),
+        choices=(), resources=lambda widths: {"macs": float(widths["a"])}, limits={"macs": 100.0}, start=start,
+        schedule=Schedule(),
     )  # fmt: skip
 
     def step(iteration: int, width: int, accuracy: float) -> Step:

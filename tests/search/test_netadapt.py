@@ -8,11 +8,11 @@ from typing import Any, cast
 import pytest
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.channel_choices import ChannelChoices, ladder
-from netadapt_onnx.search.netadapt import Problem, Step, amounts_after, met, search
-from netadapt_onnx.search.proposal import Goal, Proposal, Proposer
+from netadapt_onnx.search.channel_choices import ChannelChoices, channel_choices
+from netadapt_onnx.search.netadapt import Step, amounts_after, met
+from netadapt_onnx.search.proposals import Goal, Proposal, Proposer
 from netadapt_onnx.search.schedule import Schedule
-from search_problems import problem
+from search_problems import SimulatedProblem, problem, search
 
 HELLO_WORLD = {"conv1": 16, "conv2": 32, "conv3": 64}
 # Accuracy by which of conv1/2/3 differ from the original.
@@ -34,7 +34,7 @@ def hello_world_accuracy(widths: Mapping[str, int]) -> float:
     return HELLO_WORLD_ACCURACY.get(changed, 95.0)
 
 
-def hello_world(limit: float) -> Problem:
+def hello_world(limit: float) -> SimulatedProblem:
     return problem(
         HELLO_WORLD, hello_world_weights, {"params": limit}, hello_world_accuracy,
         schedule=Schedule(0.025, 1.0), max_iterations=3,
@@ -73,7 +73,7 @@ def test_landing_comes_before_accuracy() -> None:
     """`a` can only land at 0.9x of the budget (its step is 20), `b` exactly, at less accuracy."""
     one = problem({"a": 60, "b": 60}, lambda w: {"macs": 1.0 * w["a"] + w["b"]}, {"macs": 110.0}, lambda w: w["b"] / 60)
     coarse = ChannelChoices("a", 60, (40, 20), (60, 40, 20))
-    steps = list(search(replace(one, ladders=[coarse, one.ladders[1]], schedule=Schedule(0.2, 1.0))))
+    steps = list(search(replace(one, choices=[coarse, one.choices[1]], schedule=Schedule(0.2, 1.0))))
     assert [(s.group, s.channels) for s in steps] == [("b", (60, 50))]
 
 
@@ -81,9 +81,9 @@ def test_where_nothing_can_be_given_back_alone_one_group_pays_for_another() -> N
     """`a` has come down from 60 to 30, to 66 of 85; 96 would be too much, but not with `b` at 24 instead of 36."""
     one = problem({"a": 60, "b": 36}, lambda w: {"macs": 1.0 * w["a"] + w["b"]}, {"macs": 85.0}, lambda w: w["a"] / 60)
     coarse, stuck = ChannelChoices("a", 60, (30,), (60, 30)), ChannelChoices("b", 36, (), (36,))
-    history = list(search(replace(one, ladders=[coarse, stuck])))
+    history = list(search(replace(one, choices=[coarse, stuck])))
     assert [s.widths for s in history] == [{"a": 30, "b": 36}]
-    steps = list(search(replace(one, ladders=[coarse, ChannelChoices("b", 36, (24,), (36, 24))]), history))
+    steps = list(search(replace(one, choices=[coarse, ChannelChoices("b", 36, (24,), (36, 24))]), history))
     assert [(s.group, s.channels, s.widths) for s in steps] == [("a", (30, 60), {"a": 60, "b": 24})]
 
 
@@ -196,7 +196,7 @@ def test_drifting_measurements_do_not_make_it_swing() -> None:
         schedule=Schedule(0.3, 1.0), corrections=[{"latency": f} for f in (0.8, 1.2, 0.8, 1.2, 0.8, 1.2)],
     )  # fmt: skip
     steps = list(search(one))
-    assert [s.grew for s in steps] == [False, True, False]
+    assert [s.is_widening for s in steps] == [False, True, False]
 
 
 def test_max_iterations_is_a_total_over_resumes() -> None:
@@ -209,29 +209,29 @@ def test_max_iterations_is_a_total_over_resumes() -> None:
 
 def test_rungs_are_multiples_of_step_and_alignment_and_the_structural_step() -> None:
     group = cast(Any, SimpleNamespace(name="a", channels=30, step=2, floor=4))
-    assert ladder(group, 8).coarse == (24, 16, 8)
-    assert ladder(group, 1).fine == tuple(range(30, 3, -2))
-    assert ladder(group, 8, alignment=4).fine == (30, 28, 24, 20, 16, 12, 8, 4)
+    assert channel_choices(group, 8).coarse == (24, 16, 8)
+    assert channel_choices(group, 1).fine == tuple(range(30, 3, -2))
+    assert channel_choices(group, 8, alignment=4).fine == (30, 28, 24, 20, 16, 12, 8, 4)
     odd = cast(Any, SimpleNamespace(name="a", channels=3, step=1, floor=1))
-    assert ladder(odd, 8, alignment=4) == ChannelChoices("a", 3, (), (3,))
+    assert channel_choices(odd, 8, alignment=4) == ChannelChoices("a", 3, (), (3,))
 
 
 def test_bisection_and_scan_agree() -> None:
-    ladders = [ChannelChoices("a", 97, tuple(range(97, 0, -1)), tuple(range(97, 0, -1)))]
+    choices = [ChannelChoices("a", 97, tuple(range(97, 0, -1)), tuple(range(97, 0, -1)))]
     for target in range(1, 97, 7):
-        found: list[Proposal] = []
+        proposals: list[Proposal] = []
         for name in ("macs", "custom"):
             goal = Goal(name, float(target), {name: 97.0}, {name: 1.0})
-            found += Proposer(ladders, lambda w, name=name: {name: 1.0 * w["a"]}).cuts({"a": 97}, goal)  # type: ignore[misc]
-        assert [p.channels for p in found] == [target, target]
+            proposals += Proposer(choices, lambda w, name=name: {name: 1.0 * w["a"]}).cuts({"a": 97}, goal)  # type: ignore[misc]
+        assert [p.channels for p in proposals] == [target, target]
 
 
 def test_finalists_are_trained_and_win_among_themselves() -> None:
     """By reconstruction `a` and `b` come before `c`; of these two short training prefers `b`."""
-    asked: list[list[str]] = []
+    calls: list[list[str]] = []
 
     def refine(_: int, proposals: Sequence[Proposal]) -> list[float | None]:
-        asked.append([p.group for p in proposals])
+        calls.append([p.group for p in proposals])
         return [{"a": 0.5, "b": 0.6}[p.group] for p in proposals]
 
     one = problem(
@@ -245,7 +245,7 @@ def test_finalists_are_trained_and_win_among_themselves() -> None:
         max_iterations=1,
     )
     (step,) = search(one)
-    assert asked == [["a", "b"]]
+    assert calls == [["a", "b"]]
     assert step.group == "b"
     assert [t.finetuned for t in step.tried] == [0.5, 0.6, None]
 

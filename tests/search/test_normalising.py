@@ -14,7 +14,6 @@ import pytest
 from drifting_device import GAIN, GIVEN_MS, DriftingDevice, NormalisingDevice, listed, on_device
 from models import overridable, plain, unprunable
 from netadapt_onnx import cli
-from netadapt_onnx.api import adapt as adapt_module
 from netadapt_onnx.api.adapt import adapt, dry_run
 from netadapt_onnx.api.prune import prune
 from netadapt_onnx.errors import NetadaptError
@@ -22,7 +21,9 @@ from netadapt_onnx.graph.inputs import input_specs
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.profilers import quantize
 from netadapt_onnx.profilers.statistics import Ratio, Timing
-from netadapt_onnx.search import latency_check
+from netadapt_onnx.search import dry_run as dry_run_module
+from netadapt_onnx.search import tables
+from netadapt_onnx.search.budget_check import comparison
 from sample_data import brightest_channel
 from search_cases import UNTRAINED, history, journal, overridable_task
 
@@ -146,7 +147,7 @@ def test_where_the_device_cannot_run_the_file_its_normalised_form_stands_for_it(
             raise NetadaptError("pi: onnxruntime cannot run the model: too old", code="unrunnable")
         return device.ratio(proto, reference, *given, **options)
 
-    monkeypatch.setattr(latency_check, "ratio", ratio)
+    monkeypatch.setattr(comparison, "ratio", ratio)
     result = adapt(*task, "latency=0.6x", tmp_path / "run", **UNTRAINED)
     assert result.met and result.iterations and result.latency is not None
     assert result.latency.before_ms == pytest.approx(GAIN * GIVEN_MS)
@@ -164,8 +165,8 @@ def test_every_device_has_its_own_gain(
         given[5].name = given[6]
         return known[given[6]]
 
-    monkeypatch.setattr(adapt_module, "built_table", built)
-    monkeypatch.setattr(latency_check, "ratio", lambda *args, device, **kw: known[device.name].ratio(*args, **kw))
+    monkeypatch.setattr(tables, "built_table", built)
+    monkeypatch.setattr(comparison, "ratio", lambda *args, device, **kw: known[device.name].ratio(*args, **kw))
     budgets, devices = ["latency@a=0.5x", "latency@b=0.5x"], ["a=local", "b=local"]
     result = adapt(*task, budgets, tmp_path / "run", device=devices, **UNTRAINED)
     assert result.met and result.iterations
@@ -194,9 +195,9 @@ def test_what_a_program_says_of_the_file_is_what_its_budget_is_of(task: tuple[Pa
 
 def test_a_dry_run_speaks_of_the_file_as_given(task: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     device = NormalisingDevice()
-    monkeypatch.setattr(adapt_module, "built_table", lambda *_: device)
+    monkeypatch.setattr(tables, "built_table", lambda *_: device)
     share = Ratio(GAIN, (0.39, 0.41), Timing(10, (10, 10), 9), Timing(25, (25, 25), 9))
-    monkeypatch.setattr(adapt_module, "time_original", lambda *_: (share, ""))
+    monkeypatch.setattr(dry_run_module, "time_original", lambda *_: (share, ""))
     assert dry_run(*task, "latency=0.6x", step=2).notes == ("normalising alone meets the budget",)
     planned = dry_run(*task, "latency=0.3x", step=2, init_reduction_ratio=0.2)
     assert planned.proposals

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 import netadapt_onnx
 from netadapt_onnx.cli import run as command
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.executors.protocol import Finished, Outcome, Request, Shared, Work, WorkerInfo, perform
+from netadapt_onnx.search.executors.protocol import OnOutcome, Outcome, Request, Shared, Work, WorkerInfo, perform
 from netadapt_onnx.search.options import seconds_of
 from netadapt_onnx.search.result import AdaptResult
 from netadapt_onnx.search.run_directory import run as running
@@ -23,7 +23,7 @@ from search_cases import KNOWN_WIDTHS, hello_world, looked_up, widths_of
 
 def adapted(folder: Path, **more: object) -> AdaptResult:
     """The known answer's search: params after 3 iterations, the first filters kept."""
-    given: dict[str, object] = {"max_iterations": 3} | more
+    arguments: dict[str, object] = {"max_iterations": 3} | more
     return netadapt_onnx.adapt(
         folder / "hello_world.onnx",
         None,
@@ -32,7 +32,7 @@ def adapted(folder: Path, **more: object) -> AdaptResult:
         criterion="first",
         decay=1.0,
         step=1,
-        **({"evaluate": lambda proto: looked_up(proto) / 100} | given),  # type: ignore[arg-type]
+        **({"evaluate": lambda proto: looked_up(proto) / 100} | arguments),  # type: ignore[arg-type]
     )
 
 
@@ -110,13 +110,19 @@ class Slowly:
         return self.now
 
     def run(
-        self, work: Work, shared: Sequence[Shared], requests: Sequence[Request], finished: Finished, *, threaded: bool
+        self,
+        work: Work,
+        shared: Sequence[Shared],
+        requests: Sequence[Request],
+        on_outcome: OnOutcome,
+        *,
+        threaded: bool,
     ) -> list[Outcome]:
         outcomes = []
         for number, request in enumerate(requests):
             outcomes.append(perform(work, WorkerInfo(), [value.value for value in shared], request))
             self.now += self.seconds
-            finished(number, outcomes[-1])
+            on_outcome(number, outcomes[-1])
         return outcomes
 
     def __enter__(self) -> Slowly:

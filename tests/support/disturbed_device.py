@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 import pytest
 
-from netadapt_onnx.api import adapt as adapt_module
 from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.profilers.agent import low_mean
 from netadapt_onnx.profilers.statistics import Ratio, Timing, ratio_of_pairs
 from netadapt_onnx.profilers.table.staircase import Staircase
 from netadapt_onnx.profilers.timing import TimingPlan
-from netadapt_onnx.search import latency_check
+from netadapt_onnx.search import tables
+from netadapt_onnx.search.budget_check import comparison
 from netadapt_onnx.search.result import AdaptResult
 from search_cases import FAST
 
@@ -104,9 +104,9 @@ class DisturbedDevice:
     def ratio(
         self, proto: onnx.ModelProto, reference: onnx.ModelProto, _: Any, __: Any, plan: TimingPlan, **___: Any
     ) -> Ratio:
+        sessions = plan.sessions
         """Both in turn, in so many fresh sessions each, as the agent does it."""
         self.measured += 1
-        sessions = plan.sessions
         quiet_ms = np.array([10 * self.share(proto, reference), 10.0])
         noise = self._rng.normal(1, 0.01, (sessions, 1, 2)) * (1 + self._rng.exponential(0.02, (sessions, ROUNDS, 2)))
         round_s = quiet_ms.sum() * sessions / 1000
@@ -130,7 +130,7 @@ def size(proto: onnx.ModelProto) -> float:
 
 def searched(model: Path, run: Path, device: DisturbedDevice, patch: pytest.MonkeyPatch, **more: Any) -> AdaptResult:
     """The result of a quick search whose table and measurements are this device's."""
-    patch.setattr(adapt_module, "built_table", lambda *_: device)
-    patch.setattr(latency_check, "ratio", device.ratio)
+    patch.setattr(tables, "built_table", lambda *_: device)
+    patch.setattr(comparison, "ratio", device.ratio)
     options = FAST | {"evaluate": size, "data": None, "budget": f"latency={LIMIT}x"} | more
     return adapt(model, options.pop("data"), options.pop("budget"), run, **options)

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import pytest
 
-from netadapt_onnx.api import adapt as adapt_module
 from netadapt_onnx.profilers.statistics import Ratio, Timing
 from netadapt_onnx.profilers.table.staircase import Staircase
 from netadapt_onnx.profilers.timing import TimingPlan
-from netadapt_onnx.search import latency_check
+from netadapt_onnx.search import tables
+from netadapt_onnx.search.budget_check import comparison
 
 
 class DriftingDevice:
@@ -48,8 +48,8 @@ class DriftingDevice:
 
 def on_device(monkeypatch: pytest.MonkeyPatch, device: DriftingDevice) -> None:
     """Let searches build their table and measure on this machine."""
-    monkeypatch.setattr(adapt_module, "built_table", lambda *_, **__: device)
-    monkeypatch.setattr(latency_check, "ratio", device.ratio)
+    monkeypatch.setattr(tables, "built_table", lambda *_, **__: device)
+    monkeypatch.setattr(comparison, "ratio", device.ratio)
 
 
 GIVEN_MS, GAIN = 25.0, 0.4
@@ -71,8 +71,8 @@ class NormalisingDevice(DriftingDevice):
     def ratio(
         self, proto: onnx.ModelProto, reference: onnx.ModelProto, _: Any, __: Any, plan: TimingPlan, **___: Any
     ) -> Ratio:
-        self.pairs.append((listed(proto), listed(reference)))
         sessions = plan.sessions
+        self.pairs.append((listed(proto), listed(reference)))
         of_widths = super().ratio(proto, reference, _, __, plan).median
         cut = 1.0 if of_widths == self.drift else of_widths  # the table's error is that of what was cut
         uncut_ms = GIVEN_MS if listed(reference) else GAIN * GIVEN_MS

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
-from netadapt_onnx.search.channel_choices import ladder
-from netadapt_onnx.search.netadapt import Accepted, Problem
+from netadapt_onnx.search import loop
+from netadapt_onnx.search.channel_choices import channel_choices
+from netadapt_onnx.search.netadapt import Accepted, Problem, Step
+from netadapt_onnx.search.proposals import Proposal
 from netadapt_onnx.search.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class SimulatedProblem(Problem):
+    """A problem that evaluates its own proposals, at once."""
+
+    rank: Callable[[int, Sequence[Proposal]], Sequence[float | None]] = lambda *_: ()
+    refine: Callable[[int, Sequence[Proposal]], Sequence[float | None]] = lambda *_: ()
+    accept: Callable[[int, Proposal], Accepted] = lambda *_: Accepted(0.0, None, {})
+
+
+def search(
+    problem: SimulatedProblem, history: Sequence[Step] = (), importances: loop.Importances | None = None
+) -> Iterator[Step]:
+    """The steps of a search for a simulated problem."""
+    return loop.search(problem, problem, history, importances)
 
 
 def problem(
@@ -22,7 +40,7 @@ def problem(
     structural: int = 1,
     corrections: Sequence[Mapping[str, float]] = (),
     **settings: object,
-) -> Problem:
+) -> SimulatedProblem:
     """A search whose proposals score `accuracy`, and whose accepted iterations measure `corrections` in turn."""
     groups = [SimpleNamespace(name=n, channels=c, step=structural, floor=structural) for n, c in channels.items()]
     queue = list(corrections)
@@ -32,8 +50,8 @@ def problem(
         assert value is not None
         return Accepted(value, value, queue.pop(0) if queue else {})
 
-    base = Problem(
-        ladders=[ladder(cast(Any, g), step) for g in groups],
+    base = SimulatedProblem(
+        choices=[channel_choices(cast(Any, g), step) for g in groups],
         resources=resources,
         limits=limits,
         start=Accepted(accuracy(channels) or 0.0, accuracy(channels) or 0.0, {}),

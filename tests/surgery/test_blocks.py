@@ -15,15 +15,16 @@ from onnx import numpy_helper
 
 import models
 import netadapt_onnx
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import run, session
-from netadapt_onnx.search.evaluator import CallersJudge
-from netadapt_onnx.search.prepared_model import Predictor
+from netadapt_onnx.search.base_model import BaseModel
+from netadapt_onnx.search.evaluator import UserEvaluator
+from netadapt_onnx.search.predictor import Predictor
 from netadapt_onnx.search.result import AdaptResult
-from netadapt_onnx.search.worker import Base, WorkerContext
+from netadapt_onnx.search.worker import WorkerContext
 from netadapt_onnx.surgery import blocks
 from netadapt_onnx.surgery.blocks import find_branches, removal_error, traced_without, without
 from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct
@@ -208,17 +209,17 @@ def test_what_is_behind_a_branch_that_goes_makes_up_for_it_layer_by_layer(tmp_pa
     x = rng.standard_normal((320, 3, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "data.npz", x_train=x[:256], x_val=x[256:])
     traced = trace_model(proto)
-    data = dataset_for(traced.folded, tmp_path / "data.npz")
-    judge = CallersJudge(lambda _: 0.0)
-    bench = WorkerContext(Base(traced, {}), judge, data, seed=0, trains=False, shapes={}, batch_size=1)
+    data = load_dataset(traced.folded, tmp_path / "data.npz")
+    evaluator = UserEvaluator(lambda _: 0.0)
+    context = WorkerContext(BaseModel(traced, {}), evaluator, data, seed=0, trains=False, shapes={}, batch_size=1)
     (image,) = traced.folded.specs
     expected = run(session(traced.folded.proto), {image: x[256:]})["logits"]
     for branch in find_branches(traced):
-        base = bench.original.without([branch.name])
-        once = reconstruct(base.trace, {}, base.gram_matrices(bench), base.changed)
+        base = context.original.without([branch.name])
+        once = reconstruct(base.trace, {}, context.gram_matrices(base), base.changed)
         off = [
             float(np.abs(run(session(made), {image: x[256:]})["logits"] - expected).mean() / expected.std())
-            for made in (bench.cut(base, {}, mended=True), once, without(traced.folded, [branch.name]).proto)
+            for made in (context.cut(base, {}, reconstructs=True), once, without(traced.folded, [branch.name]).proto)
         ]
         assert off[0] <= off[1] * 1.001 and off[0] < 0.9 * off[2]
 

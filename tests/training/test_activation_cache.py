@@ -19,12 +19,12 @@ import models
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.data.evaluate import outputs
 from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.search.worker import _front
+from netadapt_onnx.search.base_model import prefix_before_group
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.reconstruct.gram import gram_matrices, original_targets
 from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct
 from netadapt_onnx.surgery.trace import Trace, trace
-from netadapt_onnx.training.activation_cache import Prefixes
+from netadapt_onnx.training.activation_cache import ActivationCache
 
 
 def samples(count: int = 70) -> Split:
@@ -32,11 +32,11 @@ def samples(count: int = 70) -> Split:
     return Split({"image": x}, np.arange(count) % 10)
 
 
-def variants(found: Trace, split: Split) -> list[onnx.ModelProto]:
+def variants(original: Trace, split: Split) -> list[onnx.ModelProto]:
     inputs = split.batch(slice(0, 32))
-    statistics = gram_matrices(found, inputs, original_targets(found, inputs))
-    cuts = [select(found, {group.name: group.channels // 2}) for group in found.prunable]
-    return [reconstruct(found, keep, statistics) for keep in cuts]
+    statistics = gram_matrices(original, inputs, original_targets(original, inputs))
+    cuts = [select(original, {group.name: group.channels // 2}) for group in original.prunable]
+    return [reconstruct(original, keep, statistics) for keep in cuts]
 
 
 @pytest.mark.parametrize("build", [models.plain, models.residual, models.concatenated, models.grouped])
@@ -46,18 +46,20 @@ def test_shortened_variants_answer_the_same(build: Callable[..., onnx.ModelProto
     if batch is not None:
         for value in (*proto.graph.input, *proto.graph.output):
             value.type.tensor_type.shape.dim[0].dim_value = batch
-    found = trace(fold(proto))
+    original = trace(fold(proto))
     split = samples()
-    prefixes = Prefixes(found.folded.proto, [_front(found, group) for group in found.prunable], split)
+    prefixes = ActivationCache(
+        original.folded.proto, [prefix_before_group(original, group) for group in original.prunable], split
+    )
     shorter = 0
-    for variant in variants(found, split):
+    for variant in variants(original, split):
         rest, rest_split = prefixes.shortened(variant)
         shorter += len(rest.graph.node) < len(variant.graph.node)
         assert np.array_equal(rest_split.targets(), split.targets())
-        wanted, answers = outputs(variant, split), outputs(rest, rest_split)
-        for name, value in wanted.items():
+        expected, answers = outputs(variant, split), outputs(rest, rest_split)
+        for name, value in expected.items():
             assert np.abs(answers[name] - value).max() <= 1e-5 * value.std()
-    assert shorter >= len(found.prunable) - 1  # nothing lies in front of the first group
+    assert shorter >= len(original.prunable) - 1  # nothing lies in front of the first group
 
 
 def test_an_axis_as_long_as_the_batch_is_not_taken_for_it() -> None:
@@ -68,21 +70,25 @@ def test_an_axis_as_long_as_the_batch_is_not_taken_for_it() -> None:
     for name, inputs, outputs_ in (("m1", 8, 12), ("m2", 12, 12), ("m3", 12, 5)):
         x = b.relu(b.node("MatMul", [x, b.random(f"{name}.weight", (inputs, outputs_), inputs)], name))
     b.node("ReduceMean", [b.node("Transpose", [x], perm=[1, 0, 2])], output="logits", axes=[1], keepdims=0)
-    found = trace(fold(b.model({"image": ("N", 3, 16, 16)}, {"logits": ("N", 5)})))
+    original = trace(fold(b.model({"image": ("N", 3, 16, 16)}, {"logits": ("N", 5)})))
     split = samples()
-    prefixes = Prefixes(found.folded.proto, [_front(found, group) for group in found.prunable], split)
-    for variant in variants(found, split):
-        wanted = outputs(variant, split)["logits"]
+    prefixes = ActivationCache(
+        original.folded.proto, [prefix_before_group(original, group) for group in original.prunable], split
+    )
+    for variant in variants(original, split):
+        expected = outputs(variant, split)["logits"]
         answers = outputs(*prefixes.shortened(variant))["logits"]
-        assert np.abs(answers - wanted).max() <= 1e-5 * wanted.std()
+        assert np.abs(answers - expected).max() <= 1e-5 * expected.std()
 
 
 def test_what_changed_in_front_is_not_left_out() -> None:
-    found = trace(fold(models.plain((8, 8, 8), size=16)))
+    original = trace(fold(models.plain((8, 8, 8), size=16)))
     split = samples()
-    prefixes = Prefixes(found.folded.proto, [_front(found, group) for group in found.prunable], split)
+    prefixes = ActivationCache(
+        original.folded.proto, [prefix_before_group(original, group) for group in original.prunable], split
+    )
     variant = onnx.ModelProto()
-    variant.CopyFrom(found.folded.proto)
+    variant.CopyFrom(original.folded.proto)
     first = next(t for t in variant.graph.initializer if t.name == "conv1.weight")
     first.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(first) * 2, first.name))
     rest, rest_split = prefixes.shortened(variant)
@@ -91,13 +97,15 @@ def test_what_changed_in_front_is_not_left_out() -> None:
 
 
 def test_fronts_that_take_too_much_are_not_kept() -> None:
-    found = trace(fold(models.plain((8, 8, 8), size=16)))
+    original = trace(fold(models.plain((8, 8, 8), size=16)))
     split = samples()
-    fronts = [_front(found, group) for group in found.prunable]
-    assert Prefixes(found.folded.proto, fronts, split, most_bytes=0).shortened(found.folded.proto)[1] is split
-    some = Prefixes(found.folded.proto, fronts, split, most_bytes=70 * 8 * 64 * 4)
-    rest, _ = some.shortened(found.folded.proto)
-    assert len(rest.graph.node) < len(found.folded.proto.graph.node)
+    fronts = [prefix_before_group(original, group) for group in original.prunable]
+    assert (
+        ActivationCache(original.folded.proto, fronts, split, most_bytes=0).shortened(original.folded.proto)[1] is split
+    )
+    some = ActivationCache(original.folded.proto, fronts, split, most_bytes=70 * 8 * 64 * 4)
+    rest, _ = some.shortened(original.folded.proto)
+    assert len(rest.graph.node) < len(original.folded.proto.graph.node)
 
 
 KILLED = """
@@ -105,12 +113,12 @@ import os, signal
 import numpy as np
 import models
 from netadapt_onnx.data.dataset import Split
-from netadapt_onnx.training.activation_cache import Prefixes, front_of
+from netadapt_onnx.training.activation_cache import ActivationCache, unchanged_prefix
 
 proto = models.plain((8, 8, 8), size=16)
 split = Split({"image": np.zeros((70, 3, 16, 16), np.float32)}, np.zeros(70, np.int64))
-prefixes = Prefixes(proto, [front_of(proto, {"conv2.weight"})], split)
-assert prefixes.shortened(proto)[1] is not split
+cache = ActivationCache(proto, [unchanged_prefix(proto, {"conv2.weight"})], split)
+assert cache.shortened(proto)[1] is not split
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -124,7 +132,9 @@ def test_nothing_stays_of_a_process_that_is_killed(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_is_an_error_and_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = trace(fold(models.plain((8, 8), size=16)))
+    original = trace(fold(models.plain((8, 8), size=16)))
     monkeypatch.setattr(tempfile, "TemporaryFile", partial(Path("/dev/full").open, "r+b"))
     with pytest.raises(OSError, match="No space left"):
-        Prefixes(found.folded.proto, [_front(found, group) for group in found.prunable], samples())
+        ActivationCache(
+            original.folded.proto, [prefix_before_group(original, group) for group in original.prunable], samples()
+        )

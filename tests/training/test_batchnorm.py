@@ -34,12 +34,12 @@ def test_unfolding_and_folding_change_no_output(batch: int | str) -> None:
     inputs = held.batch(slice(0, 1 if batch == 1 else 8))
     unfolded = unfold(proto, held)
     onnx.checker.check_model(unfolded, full_check=True)
-    wanted = out(proto, inputs)
-    scale = float(wanted.std())
-    np.testing.assert_allclose(out(unfolded, inputs), wanted, rtol=0, atol=1e-5 * scale)
+    expected = out(proto, inputs)
+    scale = float(expected.std())
+    np.testing.assert_allclose(out(unfolded, inputs), expected, rtol=0, atol=1e-5 * scale)
     back = fold(unfolded)
     onnx.checker.check_model(back, full_check=True)
-    np.testing.assert_allclose(out(back, inputs), wanted, rtol=0, atol=1e-5 * scale)
+    np.testing.assert_allclose(out(back, inputs), expected, rtol=0, atol=1e-5 * scale)
     assert [n.op_type for n in back.graph.node] == [n.op_type for n in proto.graph.node]
     assert {t.name for t in back.graph.initializer} - {t.name for t in proto.graph.initializer} == {
         "conv4.weight.netadapt_bias"
@@ -58,9 +58,9 @@ def test_added_statistics_are_those_of_the_layer() -> None:
     exposed = onnx.ModelProto.FromString(unfolded.SerializeToString())
     (norm,) = [n for n in unfolded.graph.node if n.name == "conv3/netadapt_batchnorm"]
     exposed.graph.output.append(onnx.ValueInfoProto(name=norm.input[0]))
-    found = run(session(exposed), held.batch(slice(None)))[norm.input[0]]
-    np.testing.assert_allclose(values[norm.input[3]], found.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(values[norm.input[4]], found.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    x = run(session(exposed), held.batch(slice(None)))[norm.input[0]]
+    np.testing.assert_allclose(values[norm.input[3]], x.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(values[norm.input[4]], x.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
 
 
 def test_folding_keeps_what_training_made_of_it() -> None:
@@ -72,8 +72,8 @@ def test_folding_keeps_what_training_made_of_it() -> None:
             value = numpy_helper.to_array(tensor) * rng.uniform(0.5, 1.5, tensor.dims).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float32), tensor.name))
     inputs = held.batch(slice(0, 8))
-    wanted = out(unfolded, inputs)
-    np.testing.assert_allclose(out(fold(unfolded), inputs), wanted, rtol=0, atol=1e-5 * float(wanted.std()))
+    expected = out(unfolded, inputs)
+    np.testing.assert_allclose(out(fold(unfolded), inputs), expected, rtol=0, atol=1e-5 * float(expected.std()))
 
 
 def without_batchnorm(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -85,8 +85,8 @@ def without_batchnorm(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def cut(proto: onnx.ModelProto) -> onnx.ModelProto:
-    found = trace(normalise_and_fold(proto))
-    return resize(found, select(found, {group.name: group.channels // 2 for group in found.prunable}, "first"))
+    original = trace(normalise_and_fold(proto))
+    return resize(original, select(original, {group.name: group.channels // 2 for group in original.prunable}, "first"))
 
 
 def test_a_cut_of_a_folded_model_gets_the_uncut_ones_statistics_as_if_its_export_had_kept_batchnorm() -> None:
@@ -95,13 +95,13 @@ def test_a_cut_of_a_folded_model_gets_the_uncut_ones_statistics_as_if_its_export
     kept = reestimate(residual(), held)
     dense = without_batchnorm(kept)
     inputs = held.batch(slice(0, 16))
-    wanted = out(reestimate(cut(kept), held), inputs)
-    np.testing.assert_allclose(out(dense, inputs), out(kept, inputs), rtol=0, atol=1e-4 * float(wanted.std()))
+    expected = out(reestimate(cut(kept), held), inputs)
+    np.testing.assert_allclose(out(dense, inputs), out(kept, inputs), rtol=0, atol=1e-4 * float(expected.std()))
     small = cut(dense)
-    assert np.abs(out(small, inputs) - wanted).max() > 0.1 * wanted.std()
+    assert np.abs(out(small, inputs) - expected).max() > 0.1 * expected.std()
     unfolded = unfold(small, held, dense)
-    np.testing.assert_allclose(out(unfolded, inputs), wanted, rtol=0, atol=2e-3 * float(wanted.std()))
-    np.testing.assert_allclose(out(fold(unfolded), inputs), wanted, rtol=0, atol=2e-3 * float(wanted.std()))
+    np.testing.assert_allclose(out(unfolded, inputs), expected, rtol=0, atol=2e-3 * float(expected.std()))
+    np.testing.assert_allclose(out(fold(unfolded), inputs), expected, rtol=0, atol=2e-3 * float(expected.std()))
 
 
 def test_a_model_that_is_no_mere_cut_gets_its_own_statistics() -> None:
@@ -113,9 +113,9 @@ def test_a_model_that_is_no_mere_cut_gets_its_own_statistics() -> None:
     bias = next(t for t in solved.graph.initializer if t.name.endswith("_bias"))
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.1), bias.name))
     for proto, uncut in ((solved, dense), (small, small), (dense, dense), (small, without_batchnorms())):
-        wanted = out(proto, inputs)
-        found = out(unfold(proto, held, uncut), inputs)
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * float(wanted.std()))
+        expected = out(proto, inputs)
+        values = out(unfold(proto, held, uncut), inputs)
+        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5 * float(expected.std()))
 
 
 @pytest.mark.parametrize("build", [plain, residual, grouped])
@@ -141,10 +141,10 @@ def test_reestimated_statistics_normalise_every_layer() -> None:
     exposed = onnx.ModelProto.FromString(corrected.SerializeToString())
     norms = [n for n in corrected.graph.node if n.op_type == "BatchNormalization"]
     exposed.graph.output.extend(onnx.ValueInfoProto(name=n.input[0]) for n in norms)
-    found = run(session(exposed), held.batch(slice(None)))
+    activations = run(session(exposed), held.batch(slice(None)))
     values = {t.name: numpy_helper.to_array(t) for t in corrected.graph.initializer}
     for norm in norms:
-        x = found[norm.input[0]]
+        x = activations[norm.input[0]]
         scale = float(x.std())
         np.testing.assert_allclose(values[norm.input[3]], x.mean((0, 2, 3)), rtol=0, atol=0.03 * scale)
         np.testing.assert_allclose(values[norm.input[4]], x.var((0, 2, 3)), rtol=0.1, atol=0)

@@ -53,18 +53,18 @@ def test_what_somebody_else_reads_is_computed_too() -> None:
 def check(proto: onnx.ModelProto, steps: int) -> None:
     """Outputs as onnxruntime's, gradients as those of the single nodes, which an observer sees."""
     graph = TorchGraph(proto)
-    assert len(graph._fast) == steps
+    assert len(graph._fused_steps) == steps
     seen: list[str] = []
     x = torch.from_numpy(X)
     plain = graph.observe({"x": x}, lambda node, *_: seen.append(node.op))
     assert seen == [node.op_type for node in proto.graph.node]
-    found = graph(x)
+    outputs = graph(x)
     for name, value in run(session(proto), {"x": X}).items():
-        assert np.abs(found[name].detach().numpy() - value).max() <= 1e-5 * value.std()
-        assert torch.allclose(found[name], plain[name], atol=1e-5)
+        assert np.abs(outputs[name].detach().numpy() - value).max() <= 1e-5 * value.std()
+        assert torch.allclose(outputs[name], plain[name], atol=1e-5)
     gate = torch.ones((), requires_grad=True)
     weights = [*graph.weights.values()]
-    ours = torch.autograd.grad(found["y"].pow(2).sum(), weights)
+    ours = torch.autograd.grad(outputs["y"].pow(2).sum(), weights)
     gated = graph.gated({"x": x}, [(("made", 0), gate)])
     theirs = torch.autograd.grad(gated["y"].pow(2).sum(), [*weights, gate])
     for one, other in zip(ours, theirs, strict=False):

@@ -22,9 +22,11 @@ from netadapt_onnx.surgery.reconstruct.gram import gram_matrices, original_targe
 from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct
 from netadapt_onnx.surgery.trace import trace as traced
 from netadapt_onnx.training.batchnorm import reestimate, unfold
+from netadapt_onnx.training.choose_settings import choose_settings
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.torch_graph import TorchGraph
-from netadapt_onnx.training.trainer import choose_settings, train
+from netadapt_onnx.training.trainer import train
 
 FLOAT = Settings("float32", True, 1)
 
@@ -71,11 +73,11 @@ def folded_network() -> onnx.ModelProto:
 def patterns(train_samples: int, *, dtype: type = np.float16, labelled: bool = True) -> Dataset:
     """Ten fixed patterns under noise."""
     rng = np.random.default_rng(0)
-    known = rng.standard_normal((10, 3, 16, 16))
+    centers = rng.standard_normal((10, 3, 16, 16))
 
     def split(count: int) -> Split:
         y = rng.integers(0, 10, count)
-        x = known[y] + 0.5 * rng.standard_normal((count, 3, 16, 16))
+        x = centers[y] + 0.5 * rng.standard_normal((count, 3, 16, 16))
         return Split({"image": x.astype(dtype)}, y if labelled else None)
 
     return Dataset(split(train_samples), split(200))
@@ -92,7 +94,7 @@ def types(proto: onnx.ModelProto) -> dict[str, int]:
 )
 def test_they_learn_in_float32_and_stay_float16(proto: onnx.ModelProto, dtype: type) -> None:
     data = patterns(640, dtype=dtype)
-    trained = train(proto, data, epochs=16, settings=FLOAT).proto
+    trained = train(proto, data, TrainingOptions(epochs=16, settings=FLOAT)).proto
     assert types(trained) == types(proto)
     assert [n.op_type for n in trained.graph.node] == [n.op_type for n in proto.graph.node]
     assert {value.dtype for value in TorchGraph(trained).state().values()} == {torch.float32}
@@ -104,11 +106,12 @@ def test_they_are_taught_without_labels_with_any_settings() -> None:
     data, teacher = patterns(128, labelled=False), half(plain((8, 16, 16)))
     student = half(plain((6, 12, 16), seed=1))
     for settings in (Settings("bfloat16", False, 2), Settings("float32", True, 2)):
-        found = [
-            train(student, data, teacher=teacher, steps=3, augment=True, settings=settings).proto for _ in range(2)
+        results = [
+            train(student, data, TrainingOptions(steps=3, augment=True, settings=settings), teacher=teacher).proto
+            for _ in range(2)
         ]
-        assert types(found[0]) == types(student)
-        assert found[0].SerializeToString(deterministic=True) == found[1].SerializeToString(deterministic=True)
+        assert types(results[0]) == types(student)
+        assert results[0].SerializeToString(deterministic=True) == results[1].SerializeToString(deterministic=True)
     assert choose_settings(student, data).replicas >= 1
 
 
@@ -117,9 +120,9 @@ def test_statistics_are_estimated_and_batchnorm_is_given_back() -> None:
     unfolded = unfold(network, data.train)
     assert sum(n.op_type == "BatchNormalization" for n in unfolded.graph.node) == 2
     proto = half(plain((8, 16, 16)))
-    found = reestimate(proto, data.train)
-    assert types(found) == types(proto)
-    assert np.isfinite(outputs(found, data.val)["logits"]).all()
+    result = reestimate(proto, data.train)
+    assert types(result) == types(proto)
+    assert np.isfinite(outputs(result, data.val)["logits"]).all()
 
 
 def test_statistics_too_large_for_float16_are_as_large_as_it_goes() -> None:
@@ -135,13 +138,13 @@ def test_reconstruction_of_large_activations_does_not_overflow() -> None:
     x = 30 * np.random.default_rng(0).standard_normal((256, 3, 16, 16)).astype(np.float16)
     errors = {}
     for proto in (plain(), half(plain())):
-        found = traced(fold(proto))
-        inputs = {"image": x.astype(next(iter(found.folded.specs.values()))[1])}
-        wanted = run(session(proto), inputs)["logits"].astype(np.float64)
-        keep = select(found, {found.prunable[1].name: 12}, "l2")
-        small = reconstruct(found, keep, gram_matrices(found, inputs, original_targets(found, inputs)))
-        made = run(session(small), inputs)["logits"].astype(np.float64)
-        errors[inputs["image"].dtype.name] = float(np.square(made - wanted).sum() / np.square(wanted).sum())
+        original = traced(fold(proto))
+        inputs = {"image": x.astype(next(iter(original.folded.specs.values()))[1])}
+        expected = run(session(proto), inputs)["logits"].astype(np.float64)
+        keep = select(original, {original.prunable[1].name: 12}, "l2")
+        small = reconstruct(original, keep, gram_matrices(original, inputs, original_targets(original, inputs)))
+        scores = run(session(small), inputs)["logits"].astype(np.float64)
+        errors[inputs["image"].dtype.name] = float(np.square(scores - expected).sum() / np.square(expected).sum())
     assert errors["float16"] == pytest.approx(errors["float32"], rel=0.05)
 
 
@@ -159,9 +162,9 @@ def test_finetune_and_adapt_take_them(stored: str, rank: Rank, tmp_path: Path) -
     np.savez(tmp_path / "data.npz", **arrays)
     tuned = netadapt_onnx.finetune(model, tmp_path / "data.npz", tmp_path / "tuned.onnx", epochs=4)
     assert tuned.accuracy.after > tuned.accuracy.before
-    found = netadapt_onnx.adapt(
+    result = netadapt_onnx.adapt(
         tuned.model, tmp_path / "data.npz", "macs=0.8x", tmp_path / "run", rank=rank, step=4, short_term=2,
         final_epochs=1,
     )  # fmt: skip
-    assert found.met
-    assert set(types(onnx.load(found.model)).values()) <= {TensorProto.FLOAT16, TensorProto.INT64}
+    assert result.met
+    assert set(types(onnx.load(result.model)).values()) <= {TensorProto.FLOAT16, TensorProto.INT64}

@@ -16,7 +16,7 @@ INSTRUCTION_SETS = ("DEFAULT", "AVX2")
 CHECKED = {"LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "165"}
 
 
-def tried(first: int, last: int, instruction_set: str) -> tuple[int, list[str]]:
+def run_networks(first: int, last: int, instruction_set: str) -> tuple[int, list[str]]:
     """Exit code of a process that trains random networks, and what it said beside where it was."""
     folders = os.pathsep.join([str(PROGRAM.parent), str(PROGRAM.parent.parent)])
     environment = os.environ | CHECKED | {"ONEDNN_MAX_CPU_ISA": instruction_set, "PYTHONPATH": folders}
@@ -26,16 +26,16 @@ def tried(first: int, last: int, instruction_set: str) -> tuple[int, list[str]]:
     )  # fmt: skip
     lines = done.stdout.splitlines()
     reached = [line for line in lines if line.startswith("network")][-1:]
-    said = [line for line in lines if not line.startswith("network")]
-    return done.returncode, said if done.returncode == 0 else [*said, *reached, done.stderr[-2000:]]
+    other_lines = [line for line in lines if not line.startswith("network")]
+    return done.returncode, other_lines if done.returncode == 0 else [*other_lines, *reached, done.stderr[-2000:]]
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 def test_random_networks_train_to_the_gradients_of_float64(instruction_set: str) -> None:
-    assert tried(150, 290, instruction_set) == (0, ["done"])
+    assert run_networks(150, 290, instruction_set) == (0, ["done"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("instruction_set", ["DEFAULT", "AVX512_CORE", "AVX2", "AVX", "SSE41"])
 def test_many_random_networks_train_to_the_gradients_of_float64(instruction_set: str) -> None:
-    assert tried(290, 2000, instruction_set) == (0, ["done"])
+    assert run_networks(290, 2000, instruction_set) == (0, ["done"])

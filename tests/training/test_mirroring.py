@@ -11,10 +11,13 @@ import pytest
 from models import Builder, plain
 from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.data.evaluate import outputs
-from netadapt_onnx.training.distillation import taught
+from netadapt_onnx.training.batch_plan import BatchPlan
+from netadapt_onnx.training.callbacks import TrainingCallbacks
+from netadapt_onnx.training.distillation import remembering_teacher
 from netadapt_onnx.training.mirroring import is_flip_invariant, with_flips
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings
-from netadapt_onnx.training.trainer import _batches, _Plan, train
+from netadapt_onnx.training.trainer import train
 
 SIZE = 8
 
@@ -45,14 +48,14 @@ def test_a_split_both_ways_holds_every_picture_and_then_its_mirror_image(last: b
     split = Split({"image": x, "size": np.arange(6.0)}, np.arange(6)).subset(np.array([4, 1]))
     both = with_flips(split)
     assert len(both) == 4
-    found = both.batch(slice(None))
+    inputs = both.batch(slice(None))
     flipped = x[[4, 1]][:, :, ::-1] if last else x[[4, 1]][..., ::-1]
-    assert np.array_equal(found["image"], np.concatenate([x[[4, 1]], flipped]))
-    assert found["size"].tolist() == [4, 1, 4, 1]
+    assert np.array_equal(inputs["image"], np.concatenate([x[[4, 1]], flipped]))
+    assert inputs["size"].tolist() == [4, 1, 4, 1]
     labels = both.targets()
     assert isinstance(labels, np.ndarray)
     assert labels.tolist() == [4, 1, 4, 1]
-    assert np.array_equal(both.batch(np.array([3, 0]))["image"], found["image"][[3, 0]])
+    assert np.array_equal(both.batch(np.array([3, 0]))["image"], inputs["image"][[3, 0]])
     assert np.array_equal(split.batch(slice(None))["image"], x[[4, 1]])  # nothing that is stored has changed
 
 
@@ -70,8 +73,8 @@ def test_without_classes_or_pictures_nothing_is_mirrored() -> None:
 
 
 def test_every_epoch_sees_every_sample_once_and_every_two_epochs_both_ways() -> None:
-    plan = _Plan(with_flips(Split({"image": pictures(40)})), 10, 4, 8, seed=3, augment=False, mirrored=True)
-    first, second = (np.concatenate(_batches(plan, epoch)) for epoch in (0, 1))
+    plan = BatchPlan(with_flips(Split({"image": pictures(40)})), 10, 4, 8, seed=3, augment=False, flip=True)
+    first, second = (np.concatenate(plan.batches(epoch)) for epoch in (0, 1))
     for seen in (first, second):
         assert sorted(seen % 40) == list(range(40))
         assert 5 < (seen >= 40).sum() < 35
@@ -80,12 +83,12 @@ def test_every_epoch_sees_every_sample_once_and_every_two_epochs_both_ways() -> 
 
 def test_the_teacher_gives_one_answer_to_both() -> None:
     proto, split = plain(), with_flips(Split({"image": np.repeat(pictures(16), 2, 3).repeat(2, 2)}))
-    teacher = taught(proto, split, Settings())
+    teacher = remembering_teacher(proto, split, Settings())
     teacher.precompute(split, Settings())
     rows = np.arange(32)
     (each,) = teacher({}, rows, Settings()).values()
     each = each.clone()
-    teacher.agree_on_pairs()
+    teacher.average_halves()
     (one,) = teacher({}, rows, Settings()).values()
     assert np.array_equal(one[:16], one[16:])
     np.testing.assert_allclose(one[:16], (each[:16] + each[16:]) / 2, rtol=0, atol=1e-6)
@@ -106,14 +109,20 @@ def test_a_training_that_mirrors_resumes_to_the_same_bits(tmp_path: Path) -> Non
 
     def tuned(path: Path, progress: object = None) -> onnx.ModelProto:
         return train(
-            plain(), data, teacher=plain(seed=1), epochs=4, batch_size=32, mirrored=True, settings=settings,
-            checkpoint=path, progress=progress,  # type: ignore[arg-type]
-        ).proto  # fmt: skip
+            plain(),
+            data,
+            TrainingOptions(epochs=4, batch_size=32, flip=True, settings=settings),
+            teacher=plain(seed=1),
+            checkpoint=path,
+            callbacks=TrainingCallbacks(progress=progress),
+        ).proto
 
-    whole = tuned(tmp_path / "one")
+    uninterrupted = tuned(tmp_path / "one")
     with pytest.raises(Killed):
         tuned(tmp_path / "two", kill)
     again = tuned(tmp_path / "two")
-    assert whole.SerializeToString(deterministic=True) == again.SerializeToString(deterministic=True)
-    plainly = train(plain(), data, teacher=plain(seed=1), epochs=4, batch_size=32, settings=settings).proto
-    assert plainly.SerializeToString(deterministic=True) != whole.SerializeToString(deterministic=True)
+    assert uninterrupted.SerializeToString(deterministic=True) == again.SerializeToString(deterministic=True)
+    plainly = train(
+        plain(), data, TrainingOptions(epochs=4, batch_size=32, settings=settings), teacher=plain(seed=1)
+    ).proto
+    assert plainly.SerializeToString(deterministic=True) != uninterrupted.SerializeToString(deterministic=True)

@@ -15,10 +15,11 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.inputs import input_specs
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.training.distillation import Teacher
+from netadapt_onnx.training.loss import task_loss
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.placement import gpu_dtypes, require, together
 from netadapt_onnx.training.replicas import Replicas, tensors
 from netadapt_onnx.training.settings import Settings, choose
-from netadapt_onnx.training.task import task
 from netadapt_onnx.training.torch_graph import TorchGraph
 from netadapt_onnx.training.trainer import train
 
@@ -32,14 +33,14 @@ def test_a_graph_moved_elsewhere_computes_and_has_its_gradients_there(build: Cal
     proto = build()
     inputs = random_inputs(input_specs(proto), 0)
     graph = TorchGraph(proto).train()
-    here = graph(tensors(inputs))
-    there = graph.to(ELSEWHERE)(tensors(inputs, Settings(device=ELSEWHERE)))
-    assert {name: (value.shape, value.device.type) for name, value in there.items()} == {
-        name: (value.shape, ELSEWHERE) for name, value in here.items()
+    on_cpu = graph(tensors(inputs))
+    moved = graph.to(ELSEWHERE)(tensors(inputs, Settings(device=ELSEWHERE)))
+    assert {name: (value.shape, value.device.type) for name, value in moved.items()} == {
+        name: (value.shape, ELSEWHERE) for name, value in on_cpu.items()
     }
-    total = torch.stack([value.float().mean() for value in there.values()]).sum()
-    found = torch.autograd.grad(total, list(graph.parameters()), allow_unused=True)
-    assert {gradient.device.type for gradient in found if gradient is not None} == {ELSEWHERE}
+    total = torch.stack([value.float().mean() for value in moved.values()]).sum()
+    gradients = torch.autograd.grad(total, list(graph.parameters()), allow_unused=True)
+    assert {gradient.device.type for gradient in gradients if gradient is not None} == {ELSEWHERE}
 
 
 def test_a_step_elsewhere_has_its_labels_its_teacher_and_its_gates_there() -> None:
@@ -50,7 +51,7 @@ def test_a_step_elsewhere_has_its_labels_its_teacher_and_its_gates_there() -> No
     split = Split(inputs, np.arange(4))
     teacher = Teacher(proto, 4)
     teacher.prepare(settings, split, {name: (2, *shape[1:]) for name, shape in shapes.items()})
-    with Replicas(proto, settings, task(proto, shapes), teacher) as replicas:
+    with Replicas(proto, settings, task_loss(proto, shapes), teacher) as replicas:
         node = next(node for node in proto.graph.node if node.op_type == "Relu")
         gate = torch.ones(1, device=ELSEWHERE, requires_grad=True)
         rows = np.arange(4)
@@ -73,9 +74,9 @@ def test_shapes_computed_on_the_way_stay_readable_and_numbers_made_of_them_go_al
     target = b.node("Concat", [b.constant("all", np.array([-1])), last], axis=0)
     proto = b.model({"x": ("N", 3, 8)}, {b.node("Reshape", [kept, target]): ("M", 8)})
     graph, inputs = TorchGraph(proto), random_inputs(input_specs(proto), 0)
-    (here,) = graph(tensors(inputs)).values()
-    (there,) = graph.to(ELSEWHERE)(tensors(inputs, Settings(device=ELSEWHERE))).values()
-    assert (there.shape, there.device.type) == (here.shape, ELSEWHERE)
+    (on_cpu,) = graph(tensors(inputs)).values()
+    (moved,) = graph.to(ELSEWHERE)(tensors(inputs, Settings(device=ELSEWHERE))).values()
+    assert (moved.shape, moved.device.type) == (on_cpu.shape, ELSEWHERE)
 
 
 def test_integers_beside_floats_stay_where_python_reads_them() -> None:
@@ -106,7 +107,7 @@ def test_what_was_begun_on_a_gpu_is_refused_without_one() -> None:
     inputs = {name: np.repeat(value, 4, 0) for name, value in random_inputs(input_specs(plain()), 0).items()}
     data = Dataset(train=Split(inputs, np.arange(4)), val=Split(inputs, np.arange(4)))
     with pytest.raises(NetadaptError, match="begun on a GPU") as refused:
-        train(plain(), data, steps=1, settings=Settings(device="cuda"))
+        train(plain(), data, TrainingOptions(steps=1, settings=Settings(device="cuda")))
     assert refused.value.code == "no-gpu"
 
 
@@ -116,11 +117,11 @@ def test_outputs_on_the_gpu_equal_those_of_the_processor(build: Callable[[], onn
     proto = build()
     inputs = random_inputs(input_specs(proto), 0)
     graph = TorchGraph(proto).eval()
-    here = graph(tensors(inputs))
-    there = graph.to("cuda")(tensors(inputs, Settings(device="cuda")))
-    for name, wanted in here.items():
+    on_cpu = graph(tensors(inputs))
+    moved = graph.to("cuda")(tensors(inputs, Settings(device="cuda")))
+    for name, expected in on_cpu.items():
         # TF32 in convolutions: ten bits of mantissa.
-        torch.testing.assert_close(there[name].cpu(), wanted, rtol=0, atol=5e-3 * float(wanted.std() or 1))
+        torch.testing.assert_close(moved[name].cpu(), expected, rtol=0, atol=5e-3 * float(expected.std() or 1))
 
 
 @GPU
@@ -131,7 +132,7 @@ def test_training_on_the_gpu_ends_where_it_does_on_the_processor() -> None:
     split = Split(inputs, rng.integers(0, 3, 64))
     data = Dataset(train=split, val=split)
     losses = [
-        train(residual(), data, steps=20, lr=0.01, settings=settings).history[-1].loss
+        train(residual(), data, TrainingOptions(steps=20, lr=0.01, settings=settings)).history[-1].loss
         for settings in (Settings(), Settings(device="cuda"), Settings("bfloat16", device="cuda"))
     ]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)

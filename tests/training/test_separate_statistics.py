@@ -14,6 +14,7 @@ from models import Builder, plain
 from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.graph.runtime import run, session
 from netadapt_onnx.training.batchnorm import reestimate
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.separate_statistics import separate_statistics
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import train
@@ -83,8 +84,8 @@ def test_each_layer_gets_statistics_of_its_own_and_weights_stay_tied(merged: boo
     assert list(a.input[1:3]) == list(b.input[1:3])
     assert separate_statistics(separated) is separated
     x = samples(4).batch(slice(None))
-    for name, wanted in run(session(proto), x).items():
-        np.testing.assert_array_equal(run(session(separated), x)[name], wanted)
+    for name, expected in run(session(proto), x).items():
+        np.testing.assert_array_equal(run(session(separated), x)[name], expected)
 
 
 def test_a_graph_that_shares_nothing_is_left_alone() -> None:
@@ -97,7 +98,7 @@ def test_training_writes_what_each_layer_has_seen(merged: bool) -> None:
     """With a rate of nearly nothing the weights stay, so the statistics come to those of each level's own data."""
     proto, split = towers(merged=merged), samples()
     data = Dataset(split, split)
-    trained = train(proto, data, teacher=proto, steps=60, lr=1e-7, batch_size=64, settings=FLOAT).proto
+    trained = train(proto, data, TrainingOptions(steps=60, lr=1e-7, batch_size=64, settings=FLOAT), teacher=proto).proto
     inputs = [node.input[0] for node in norms(trained)]
     seen = run(session(trained, outputs=inputs), split.batch(slice(None)), inputs)
     for node, name in zip(norms(trained), inputs, strict=True):
@@ -112,20 +113,20 @@ def test_training_writes_what_each_layer_has_seen(merged: bool) -> None:
 
 def test_reestimation_gives_each_layer_its_own() -> None:
     proto, split = towers(merged=True), samples()
-    found = reestimate(proto, split)
-    inputs = [node.input[0] for node in norms(found)]
-    seen = run(session(found, outputs=inputs), split.batch(slice(None)), inputs)
-    for node, name in zip(norms(found), inputs, strict=True):
-        wanted = np.moveaxis(seen[name], 1, 0).reshape(12, -1).mean(1)
-        np.testing.assert_allclose(value(found, node.input[3]), wanted, rtol=0, atol=1e-4)
+    result = reestimate(proto, split)
+    inputs = [node.input[0] for node in norms(result)]
+    seen = run(session(result, outputs=inputs), split.batch(slice(None)), inputs)
+    for node, name in zip(norms(result), inputs, strict=True):
+        expected = np.moveaxis(seen[name], 1, 0).reshape(12, -1).mean(1)
+        np.testing.assert_allclose(value(result, node.input[3]), expected, rtol=0, atol=1e-4)
 
 
 def test_such_a_model_is_adapted_and_scaled(tmp_path: Path) -> None:
     onnx.save(towers(), tmp_path / "model.onnx")
     np.savez(tmp_path / "data.npz", x_train=samples().inputs["image"], x_val=samples(16, 1).inputs["image"])
     model, data = tmp_path / "model.onnx", tmp_path / "data.npz"
-    found = na.adapt(model, data, "macs=0.8x", tmp_path / "run", step=2, final_epochs=1, init_reduction_ratio=0.2)
-    assert found.met
+    result = na.adapt(model, data, "macs=0.8x", tmp_path / "run", step=2, final_epochs=1, init_reduction_ratio=0.2)
+    assert result.met
     wider = na.scale(model, data, target="params=1.5x", method="uniform", out=tmp_path / "wider", seeds=1, epochs=1)
     assert wider.models[0].model is not None
     a, b = norms(na.load(wider.models[0].model).proto)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from netadapt_onnx.training.callbacks import TrainingCallbacks
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import TrainResult, train
 from training_cases import FLOAT, KilledError, dataset, network
@@ -15,16 +17,16 @@ class Hourglass:
     """Time that runs while steps are taken: `each` seconds a step."""
 
     def __init__(self, seconds: float, each: float = 1.0) -> None:
-        self.left = seconds
+        self.left_s = seconds
         self.each = each
-        self.taken = 0
+        self.steps = 0
 
     def time_left(self) -> float:
-        return self.left
+        return self.left_s
 
     def step(self, done: int, total: int, loss: float) -> None:
-        self.taken += 1
-        self.left -= self.each
+        self.steps += 1
+        self.left_s -= self.each
 
 
 @pytest.mark.parametrize(("seconds", "steps"), [(40.0, 15), (15.0, 15), (11.0, 11), (6.5, 6), (2.0, 2)])
@@ -34,12 +36,15 @@ def test_a_training_takes_the_steps_that_there_is_time_for_and_its_rate_falls_to
     """Three epochs of five steps, a second each."""
     glass = Hourglass(seconds)
     result = train(
-        network(1), dataset(), teacher=network(), epochs=3, batch_size=64, settings=FLOAT,
-        progress=glass.step, time_left=glass.time_left,
-    )  # fmt: skip
-    assert glass.taken == result.history[-1].steps
-    assert abs(glass.taken - steps) <= 1 and glass.left >= 0
-    assert result.share == pytest.approx(glass.taken / 15)
+        network(1),
+        dataset(),
+        TrainingOptions(epochs=3, batch_size=64, settings=FLOAT),
+        teacher=network(),
+        callbacks=TrainingCallbacks(progress=glass.step, time_left=glass.time_left),
+    )
+    assert glass.steps == result.history[-1].steps
+    assert abs(glass.steps - steps) <= 1 and glass.left_s >= 0
+    assert result.share == pytest.approx(glass.steps / 15)
     assert steps < 4 or result.history[-1].lr < 0.2 * result.lr
 
 
@@ -51,11 +56,14 @@ def test_a_training_that_became_slow_is_shortened_again() -> None:
         glass.step(done, total, loss)
 
     result = train(
-        network(1), dataset(), teacher=network(), epochs=3, batch_size=64, settings=FLOAT,
-        progress=slower, time_left=glass.time_left,
-    )  # fmt: skip
-    assert glass.taken < 15 and glass.left > -8.0
-    assert result.share == pytest.approx(glass.taken / 15)
+        network(1),
+        dataset(),
+        TrainingOptions(epochs=3, batch_size=64, settings=FLOAT),
+        teacher=network(),
+        callbacks=TrainingCallbacks(progress=slower, time_left=glass.time_left),
+    )
+    assert glass.steps < 15 and glass.left_s > -8.0
+    assert result.share == pytest.approx(glass.steps / 15)
 
 
 @pytest.mark.parametrize("stop", [5, 7, 9])
@@ -72,14 +80,18 @@ def test_a_shortened_training_that_is_killed_goes_on_to_the_same_bits(stop: int,
                 raise KilledError
 
         return train(
-            network(1), dataset(), teacher=network(), epochs=3, batch_size=64, settings=Settings("float32", True, 2),
-            checkpoint=tmp_path / folder / "c", progress=progress, time_left=None if glass is None else glass.time_left,
-        )  # fmt: skip
+            network(1),
+            dataset(),
+            TrainingOptions(epochs=3, batch_size=64, settings=Settings("float32", True, 2)),
+            teacher=network(),
+            checkpoint=tmp_path / folder / "c",
+            callbacks=TrainingCallbacks(progress=progress, time_left=None if glass is None else glass.time_left),
+        )
 
-    whole = run("whole", Hourglass(9.5), None)
-    assert whole.history[-1].steps == 9
+    uninterrupted = run("whole", Hourglass(9.5), None)
+    assert uninterrupted.history[-1].steps == 9
     with pytest.raises(KilledError):
         run("killed", Hourglass(9.5), stop)
     again = run("killed", None, None)
-    assert again.proto.SerializeToString() == whole.proto.SerializeToString()
-    assert [epoch.steps for epoch in again.history] == [epoch.steps for epoch in whole.history]
+    assert again.proto.SerializeToString() == uninterrupted.proto.SerializeToString()
+    assert [epoch.steps for epoch in again.history] == [epoch.steps for epoch in uninterrupted.history]

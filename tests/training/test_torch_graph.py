@@ -40,14 +40,14 @@ OPEN = {"bodypix_mnv1_050_s16": {"input": (1, 97, 97, 3)}}
 
 def in_torch(graph: TorchGraph, inputs: Arrays) -> Arrays:
     with torch.no_grad():
-        found = graph({name: torch.from_numpy(value) for name, value in inputs.items()})
-    return {name: value.numpy() for name, value in found.items()}
+        values = graph({name: torch.from_numpy(value) for name, value in inputs.items()})
+    return {name: value.numpy() for name, value in values.items()}
 
 
-def difference(found: Arrays, wanted: Arrays) -> float:
+def difference(values: Arrays, expected: Arrays) -> float:
     """The largest difference over all outputs, in standard deviations of the reference."""
-    assert found.keys() == wanted.keys()
-    return max(float(np.abs(found[k] - wanted[k]).max() / max(wanted[k].std(), 1e-3)) for k in wanted)
+    assert values.keys() == expected.keys()
+    return max(float(np.abs(values[k] - expected[k]).max() / max(expected[k].std(), 1e-3)) for k in expected)
 
 
 @pytest.mark.parametrize("build", ALL.values(), ids=ALL.keys())
@@ -56,10 +56,10 @@ def test_outputs_equal_onnxruntime(build: Callable[[], onnx.ModelProto], batch: 
     proto = build()
     singles = [random_inputs(input_specs(proto), seed) for seed in range(batch)]
     active = session(proto)
-    wanted = [run(active, inputs) for inputs in singles]
+    expected = [run(active, inputs) for inputs in singles]
     stacked = {name: np.concatenate([inputs[name] for inputs in singles]) for name in singles[0]}
-    found = in_torch(TorchGraph(proto).eval(), stacked)
-    assert difference(found, {k: np.concatenate([w[k] for w in wanted]) for k in wanted[0]}) < 1e-4
+    values = in_torch(TorchGraph(proto).eval(), stacked)
+    assert difference(values, {k: np.concatenate([w[k] for w in expected]) for k in expected[0]}) < 1e-4
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -70,9 +70,9 @@ def test_real_models_equal_onnxruntime_with_any_batch(name: str, real_models: Pa
     graph = TorchGraph(fold(proto, OPEN.get(name)).proto).eval()
     singles = [random_inputs(input_specs(proto, OPEN.get(name)), seed) for seed in range(2)]
     active = session(proto)
-    wanted = [run(active, inputs) for inputs in singles]
-    found = in_torch(graph, {k: np.concatenate([inputs[k] for inputs in singles]) for k in singles[0]})
-    assert difference(found, {k: np.concatenate([w[k] for w in wanted]) for k in wanted[0]}) < 1e-4
+    expected = [run(active, inputs) for inputs in singles]
+    values = in_torch(graph, {k: np.concatenate([inputs[k] for inputs in singles]) for k in singles[0]})
+    assert difference(values, {k: np.concatenate([w[k] for w in expected]) for k in expected[0]}) < 1e-4
 
 
 @pytest.mark.parametrize("build", ALL.values(), ids=ALL.keys())
@@ -184,9 +184,9 @@ def test_a_reshape_written_for_one_sample_follows_the_batch() -> None:
     b.node("Reshape", [x, b.constant("flat", np.array([1, -1]))], output="y")
     proto = b.model({"x": (1, 8, 8, 3)}, {"y": (1, 192)})
     singles = [random_inputs(input_specs(proto), seed)["x"] for seed in range(3)]
-    wanted = np.concatenate([run(session(proto), {"x": x})["y"] for x in singles])
-    found = in_torch(TorchGraph(proto), {"x": np.concatenate(singles)})["y"]
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+    expected = np.concatenate([run(session(proto), {"x": x})["y"] for x in singles])
+    values = in_torch(TorchGraph(proto), {"x": np.concatenate(singles)})["y"]
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6)
 
 
 def test_an_expand_written_for_one_sample_follows_the_batch() -> None:
@@ -199,9 +199,9 @@ def test_an_expand_written_for_one_sample_follows_the_batch() -> None:
     b.node("Reshape", [x, b.constant("flat", np.array([1, -1]))], output="y")
     proto = b.model({"x": (1, 64, 3)}, {"y": (1, 192)})
     singles = [random_inputs(input_specs(proto), seed)["x"] for seed in range(3)]
-    wanted = np.concatenate([run(session(proto), {"x": x})["y"] for x in singles])
-    found = in_torch(TorchGraph(proto), {"x": np.concatenate(singles)})["y"]
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+    expected = np.concatenate([run(session(proto), {"x": x})["y"] for x in singles])
+    values = in_torch(TorchGraph(proto), {"x": np.concatenate(singles)})["y"]
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6)
 
 
 def test_half_precision_weights_train_in_float32_and_return_as_half() -> None:

@@ -15,10 +15,13 @@ from netadapt_onnx.data.evaluate import accuracy, outputs
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training.augment import augmented
 from netadapt_onnx.training.batchnorm import fold, unfold
+from netadapt_onnx.training.callbacks import TrainingCallbacks
+from netadapt_onnx.training.choose_settings import choose_settings
 from netadapt_onnx.training.distillation import Teacher
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.recipe import one_cycle
 from netadapt_onnx.training.settings import Settings, choose
-from netadapt_onnx.training.trainer import choose_settings, train
+from netadapt_onnx.training.trainer import train
 
 FLOAT = Settings("float32", True, 1)
 
@@ -47,7 +50,7 @@ def folded_network() -> onnx.ModelProto:
 @pytest.fixture(scope="module")
 def trained() -> onnx.ModelProto:
     """A teacher: `plain` trained on the patterns by their labels."""
-    return train(plain((8, 16, 16)), dataset(), epochs=8, settings=FLOAT).proto
+    return train(plain((8, 16, 16)), dataset(), TrainingOptions(epochs=8, settings=FLOAT)).proto
 
 
 def disturbed(proto: onnx.ModelProto, noise: float) -> onnx.ModelProto:
@@ -77,7 +80,7 @@ def test_distillation_learns_without_labels(trained: onnx.ModelProto) -> None:
     student = disturbed(trained, 0.5)
     reference = outputs(trained, data.val)
     before = accuracy(student, data.val, reference=reference)
-    result = train(student, data, teacher=trained, epochs=8, lr=0.2, settings=FLOAT)
+    result = train(student, data, TrainingOptions(epochs=8, lr=0.2, settings=FLOAT), teacher=trained)
     after = accuracy(result.proto, data.val, reference=reference)
     assert after.metric == "agreement"
     assert before.value < 0.6
@@ -90,7 +93,7 @@ def test_distillation_learns_without_labels(trained: onnx.ModelProto) -> None:
 def test_dense_outputs_are_distilled_too() -> None:
     data, teacher = dataset(labelled=False), transposed()
     student = transposed(seed=1)
-    result = train(student, data, teacher=teacher, epochs=4, settings=FLOAT)
+    result = train(student, data, TrainingOptions(epochs=4, settings=FLOAT), teacher=teacher)
     assert result.history[-1].loss < 0.6 * result.history[0].loss
 
 
@@ -99,9 +102,14 @@ def test_dense_outputs_are_distilled_too() -> None:
 )
 def test_the_same_seed_and_settings_give_the_same_bits(settings: Settings, trained: onnx.ModelProto) -> None:
     data, student = dataset(320), plain((6, 12, 16), seed=1)
-    results = [train(student, data, teacher=trained, steps=5, seed=3, settings=settings).proto for _ in range(2)]
+    results = [
+        train(student, data, TrainingOptions(steps=5, seed=3, settings=settings), teacher=trained).proto
+        for _ in range(2)
+    ]
     assert same(*results)
-    assert not same(results[0], train(student, data, teacher=trained, steps=5, seed=4, settings=settings).proto)
+    assert not same(
+        results[0], train(student, data, TrainingOptions(steps=5, seed=4, settings=settings), teacher=trained).proto
+    )
 
 
 def test_a_teacher_that_remembers_teaches_the_same(trained: onnx.ModelProto) -> None:
@@ -110,21 +118,23 @@ def test_a_teacher_that_remembers_teaches_the_same(trained: onnx.ModelProto) -> 
     shared = Teacher(trained, len(data.train))
     student = plain((6, 12, 16), seed=1)
     for seed in (5, 6):
-        remembered = train(student, data, teacher=shared, steps=3, seed=seed, settings=settings)
+        remembered = train(student, data, TrainingOptions(steps=3, seed=seed, settings=settings), teacher=shared)
         other = Teacher(trained, len(data.train))
-        fresh = train(student, data, teacher=other, steps=3, seed=seed, settings=settings)
+        fresh = train(student, data, TrainingOptions(steps=3, seed=seed, settings=settings), teacher=other)
         assert same(remembered.proto, fresh.proto)
 
 
 def test_a_teacher_of_too_many_samples_remembers_none_from_one_training_to_the_next(
     trained: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("netadapt_onnx.training.distillation.MOST_FORESEEN", 100)
+    monkeypatch.setattr("netadapt_onnx.training.distillation.MOST_PRECOMPUTED", 100)
     data, student = dataset(320), plain((6, 12, 16), seed=1)
     shared = Teacher(trained, len(data.train))
-    train(student, data, teacher=shared, steps=3, seed=5, settings=FLOAT)
-    again = train(student, data, teacher=shared, steps=3, seed=6, settings=FLOAT)
-    assert same(again.proto, train(student, data, teacher=trained, steps=3, seed=6, settings=FLOAT).proto)
+    train(student, data, TrainingOptions(steps=3, seed=5, settings=FLOAT), teacher=shared)
+    again = train(student, data, TrainingOptions(steps=3, seed=6, settings=FLOAT), teacher=shared)
+    assert same(
+        again.proto, train(student, data, TrainingOptions(steps=3, seed=6, settings=FLOAT), teacher=trained).proto
+    )
 
 
 def test_replicas_share_one_step(trained: onnx.ModelProto) -> None:
@@ -133,7 +143,9 @@ def test_replicas_share_one_step(trained: onnx.ModelProto) -> None:
     b = Builder()
     b.fc(b.node("Flatten", ["image"]), 768, 10, output="logits")
     network = b.model({"image": ("N", 3, 16, 16)}, {"logits": ("N", 10)})
-    one, two = (train(network, data, steps=4, settings=Settings("float32", True, n)).proto for n in (1, 2))
+    one, two = (
+        train(network, data, TrainingOptions(steps=4, settings=Settings("float32", True, n))).proto for n in (1, 2)
+    )
     for a, b_ in zip(one.graph.initializer, two.graph.initializer, strict=True):
         np.testing.assert_allclose(numpy_helper.to_array(a), numpy_helper.to_array(b_), rtol=0, atol=1e-6)
 
@@ -152,7 +164,7 @@ def test_only_weights_change(trained: onnx.ModelProto) -> None:
 
 def test_folded_graphs_train_with_batchnorm_and_return_without() -> None:
     data, student = dataset(), folded_network()
-    result = train(student, data, epochs=16, settings=FLOAT)
+    result = train(student, data, TrainingOptions(epochs=16, settings=FLOAT))
     assert [n.op_type for n in result.proto.graph.node] == [n.op_type for n in student.graph.node]
     assert [t.name for t in result.proto.graph.initializer] == [t.name for t in student.graph.initializer]
     assert accuracy(result.proto, data.val).value > 0.8
@@ -165,7 +177,7 @@ def test_divergence_is_tried_at_half_the_rate_and_then_reported(trained: onnx.Mo
     b.fc(b.relu(b.fc(b.node("Flatten", ["image"]), 768, 16)), 16, 10, output="logits")
     network = b.model({"image": ("N", 3, 16, 16)}, {"logits": ("N", 10)})
     with pytest.raises(NetadaptError, match=r"diverged, also at half the learning rate \(5e\+37\)") as caught:
-        train(network, dataset(), epochs=2, lr=1e38, settings=FLOAT)
+        train(network, dataset(), TrainingOptions(epochs=2, lr=1e38, settings=FLOAT))
     assert caught.value.code == "diverged"
 
 
@@ -176,7 +188,7 @@ def test_bytes_and_scaling_train_like_floats() -> None:
     y = rng.integers(0, 10, 256)
     floats = Split({"image": scaling(stored)}, y)
     results = [
-        train(plain((8, 8, 8)), Dataset(split, split), steps=3, settings=FLOAT).proto
+        train(plain((8, 8, 8)), Dataset(split, split), TrainingOptions(steps=3, settings=FLOAT)).proto
         for split in (floats, Split({"image": stored}, y, {"image": scaling}))
     ]
     assert same(*results)
@@ -184,21 +196,21 @@ def test_bytes_and_scaling_train_like_floats() -> None:
 
 def test_training_needs_something_to_learn_from() -> None:
     with pytest.raises(NetadaptError, match="labels or a teacher"):
-        train(plain(), dataset(labelled=False), epochs=1)
+        train(plain(), dataset(labelled=False), TrainingOptions(epochs=1))
     with pytest.raises(NetadaptError, match="either epochs or steps"):
-        train(plain(), dataset())
+        train(plain(), dataset(), TrainingOptions())
 
 
 def test_a_teacher_with_other_outputs_is_refused(trained: onnx.ModelProto) -> None:
     with pytest.raises(NetadaptError, match="teacher's outputs 'mask_out' Nx2x16x16 are not the model's 'logits' Nx10"):
-        train(plain(), dataset(), teacher=transposed(), epochs=1, settings=FLOAT)
+        train(plain(), dataset(), TrainingOptions(epochs=1, settings=FLOAT), teacher=transposed())
 
 
 def test_batches_shrink_where_activations_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     data = dataset(200)
-    assert train(plain(), data, epochs=1, settings=FLOAT).history[0].steps == 1
+    assert train(plain(), data, TrainingOptions(epochs=1, settings=FLOAT)).history[0].steps == 1
     monkeypatch.setattr("netadapt_onnx.training.memory.MOST_ACTIVATION_BYTES", 2**20)
-    result = train(plain(), data, epochs=1, settings=FLOAT)
+    result = train(plain(), data, TrainingOptions(epochs=1, settings=FLOAT))
     assert result.history[0].steps > 4
     assert result.lr < 0.05
 
@@ -206,28 +218,33 @@ def test_batches_shrink_where_activations_would_not_fit(monkeypatch: pytest.Monk
 def test_augmented_samples_are_taught_as_they_are(trained: onnx.ModelProto) -> None:
     data, student = dataset(256), plain((6, 12, 16), seed=1)
     results = [
-        train(student, data, teacher=teacher, steps=4, augment=True, settings=FLOAT).proto
+        train(student, data, TrainingOptions(steps=4, augment=True, settings=FLOAT), teacher=teacher).proto
         for teacher in (trained, Teacher(trained, 256))
     ]
     assert same(*results)
-    assert not same(results[0], train(student, data, teacher=trained, steps=4, settings=FLOAT).proto)
+    assert not same(results[0], train(student, data, TrainingOptions(steps=4, settings=FLOAT), teacher=trained).proto)
 
 
 def test_no_steps_change_nothing() -> None:
     proto = plain()
-    result = train(proto, dataset(), epochs=0, settings=FLOAT)
+    result = train(proto, dataset(), TrainingOptions(epochs=0, settings=FLOAT))
     assert same(result.proto, proto)
     assert result.history == ()
 
 
 def test_progress_is_told() -> None:
-    told: list[tuple[int, int]] = []
-    train(plain(), dataset(), steps=3, settings=FLOAT, progress=lambda done, total, loss: told.append((done, total)))
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    reports: list[tuple[int, int]] = []
+    train(
+        plain(),
+        dataset(),
+        TrainingOptions(steps=3, settings=FLOAT),
+        callbacks=TrainingCallbacks(progress=lambda done, total, loss: reports.append((done, total))),
+    )
+    assert reports == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_few_samples_make_small_batches() -> None:
-    result = train(plain(), dataset(20), epochs=3, settings=FLOAT)
+    result = train(plain(), dataset(20), TrainingOptions(epochs=3, settings=FLOAT))
     assert [e.steps for e in result.history] == [1, 2, 3]
 
 
@@ -266,8 +283,8 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 def test_augmentation_moves_and_mirrors_each_image_alike_for_a_seed() -> None:
     images = np.arange(4 * 16 * 16, dtype=np.float32).reshape(4, 1, 16, 16) + 1
-    given = {"x": images, "mask": images[:, 0]}
-    first, second = (augmented(given, None, np.random.default_rng(1))[0] for _ in range(2))
+    inputs = {"x": images, "mask": images[:, 0]}
+    first, second = (augmented(inputs, None, np.random.default_rng(1))[0] for _ in range(2))
     np.testing.assert_array_equal(first["x"], second["x"])
     np.testing.assert_array_equal(first["mask"], images[:, 0])
     kept = [np.isin(first["x"][i][first["x"][i] > 0], images[i]).mean() for i in range(4)]
@@ -284,5 +301,5 @@ def test_a_batch_that_cannot_be_changed_is_said() -> None:
     proto = b.model({"x": (1, 5, 6)}, {"y": (5, 4)})
     split = Split({"x": np.zeros((8, 5, 6), np.float32)})
     with pytest.raises(NetadaptError, match=r"fixes its batch at 1, .* two samples: mat1 and mat2") as caught:
-        train(proto, Dataset(split, split), teacher=proto, epochs=1, settings=FLOAT)
+        train(proto, Dataset(split, split), TrainingOptions(epochs=1, settings=FLOAT), teacher=proto)
     assert "dynamic batch" in caught.value.hint

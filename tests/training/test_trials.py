@@ -16,13 +16,16 @@ import torch
 
 from models import Builder, plain
 from netadapt_onnx.common.child_process import Death, packed
-from netadapt_onnx.data.dataset import Dataset, Own, Split
+from netadapt_onnx.data.dataset import Dataset, Split, UserFunctions
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training import trials
+from netadapt_onnx.training.callbacks import TrainingCallbacks
+from netadapt_onnx.training.choose_settings import choose_settings
 from netadapt_onnx.training.ops import registry
+from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings, TrialError, choose
-from netadapt_onnx.training.trainer import choose_settings, train
-from netadapt_onnx.training.trial_process import Failure, Subject, Trial
+from netadapt_onnx.training.trainer import train
+from netadapt_onnx.training.trial_process import Failure, Trial, TrialNetwork
 from netadapt_onnx.training.trials import HOPELESS, LEAST_S, Trials
 
 Loss = Callable[[Any, Any], Any]
@@ -35,7 +38,7 @@ def dataset(loss: Loss | None = None, samples: int = 16) -> Dataset:
     rng = np.random.default_rng(0)
     inputs = {"image": rng.standard_normal((samples, 3, 16, 16)).astype(np.float32)}
     split = Split(inputs, rng.integers(0, 10, samples))
-    return Dataset(split, split, own=None if loss is None else Own("loss.py:loss", loss))
+    return Dataset(split, split, user=UserFunctions("loss.py:loss", loss))
 
 
 def usual(outputs: Any, labels: Any) -> Any:
@@ -54,17 +57,17 @@ def in_bfloat16(effect: Callable[[], Any]) -> Loss:
 
 
 def chosen(loss: Loss) -> tuple[Settings, list[str]]:
-    said: list[str] = []
-    return choose_settings(plain((4, 4, 4)), dataset(loss), say=said.append), said
+    messages: list[str] = []
+    return choose_settings(plain((4, 4, 4)), dataset(loss), log=messages.append), messages
 
 
 def test_what_raises_is_left_out_and_said() -> None:
     def effect() -> None:
         raise RuntimeError("no such kernel here")
 
-    settings, said = chosen(in_bfloat16(effect))
+    settings, messages = chosen(in_bfloat16(effect))
     assert settings.dtype == "float32"
-    assert said == [
+    assert messages == [
         "left out of training: bfloat16 channels last, bfloat16 channels first: RuntimeError: no such kernel here"
     ]
 
@@ -76,9 +79,9 @@ def test_what_kills_its_process_is_left_out_and_said(name: str) -> None:
         assert os.getpid() != HERE, "trials take place elsewhere"
         os.kill(os.getpid(), getattr(signal, name))
 
-    settings, said = chosen(in_bfloat16(effect))
+    settings, messages = chosen(in_bfloat16(effect))
     assert settings.dtype == "float32"
-    assert said == [
+    assert messages == [
         f"left out of training: bfloat16 channels last, bfloat16 channels first: its process died of {name}"
     ]
 
@@ -106,10 +109,15 @@ def test_too_little_memory_everywhere_makes_batches_smaller() -> None:
             raise MemoryError("not enough memory")
         return usual(outputs, labels)
 
-    said: list[str] = []
-    result = train(plain((4, 4, 4)), dataset(greedy, 8), steps=1, lr=0.01, say=said.append)
+    messages: list[str] = []
+    result = train(
+        plain((4, 4, 4)),
+        dataset(greedy, 8),
+        TrainingOptions(steps=1, lr=0.01),
+        callbacks=TrainingCallbacks(log=messages.append),
+    )
     assert result.batch_size == 4
-    assert said[-1] == "out of memory with batches of 8: training starts anew with batches of 4"
+    assert messages[-1] == "out of memory with batches of 8: training starts anew with batches of 4"
 
 
 def test_a_loss_that_cannot_leave_this_process_is_replaced_in_trials() -> None:
@@ -119,9 +127,9 @@ def test_a_loss_that_cannot_leave_this_process_is_replaced_in_trials() -> None:
         with lock:
             return usual(outputs, labels)
 
-    settings, said = chosen(loss)
+    settings, messages = chosen(loss)
     assert settings.replicas == 1
-    assert said == []
+    assert messages == []
 
 
 def test_an_operator_that_cannot_leave_this_process_is_tried_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,16 +147,16 @@ def test_a_process_that_ended_while_nobody_asked_is_started_anew() -> None:
     choose_settings(plain((4, 4, 4)), dataset())
     (idle,) = trials._idle
     idle.kill()
-    said: list[str] = []
-    choose_settings(plain((4, 4, 4)), dataset(), say=said.append)
-    assert said == []
+    messages: list[str] = []
+    choose_settings(plain((4, 4, 4)), dataset(), log=messages.append)
+    assert messages == []
     assert trials._idle
     assert trials._idle[0] is not idle
 
 
-def subject() -> Subject:
+def subject() -> TrialNetwork:
     data = dataset().train
-    return Subject(plain((4, 4, 4)).SerializeToString(), data.batch(slice(None)), data.targets(slice(None)))
+    return TrialNetwork(plain((4, 4, 4)).SerializeToString(), data.batch(slice(None)), data.targets(slice(None)))
 
 
 class Clockwork:
@@ -160,12 +168,12 @@ class Clockwork:
         self.limits: list[float | None] = []
 
     def send(self, message: bytes) -> None:
-        asked = pickle.loads(message)
+        requests = pickle.loads(message)
         self._answers.append(b"began")
-        if not isinstance(asked, Settings):
+        if not isinstance(requests, Settings):
             self._answers.append(packed(None))
             return
-        took = self._seconds[asked]
+        took = self._seconds[requests]
         if isinstance(took, str):
             self._answers.append(packed(Failure(took)))
             return
@@ -206,11 +214,11 @@ def test_what_hangs_is_given_up_in_a_time_that_grows_with_the_first_trial(monkey
             started.append(Clockwork(costs, clock))
             return started[-1]
 
-        said: list[str] = []
-        with Trials(subject(), start) as tried:
-            found = choose(tried.prepare, 16, say=said.append)
-        assert found == Settings()
-        assert said == [
+        messages: list[str] = []
+        with Trials(subject(), start) as trials_:
+            chosen_settings = choose(trials_.prepare, 16, log=messages.append)
+        assert chosen_settings == Settings()
+        assert messages == [
             f"left out of training: bfloat16 channels last: it was not done after {limit:.0f} s",
             "left out of training: bfloat16 channels first: it raised",
         ]
@@ -267,9 +275,9 @@ def test_a_gpu_on_which_nothing_works_gives_way_to_the_processor() -> None:
             raise TrialError("an illegal instruction")
         return lambda: 1.0
 
-    said: list[str] = []
-    assert choose(prepare, 16, gpu_dtypes=("float32",), say=said.append) == Settings()
-    assert said == [
+    messages: list[str] = []
+    assert choose(prepare, 16, gpu_dtypes=("float32",), log=messages.append) == Settings()
+    assert messages == [
         "left out of training: float32 channels last on cuda, float32 channels first on cuda: an illegal instruction"
     ]
 
@@ -285,9 +293,9 @@ def test_replicas_that_do_not_work_leave_one(monkeypatch: pytest.MonkeyPatch) ->
 
         return step
 
-    said: list[str] = []
-    assert choose(prepare, 128, say=said.append) == Settings()
-    assert said == ["left out of training: float32 channels last 2 replicas: its process died of SIGSEGV"]
+    messages: list[str] = []
+    assert choose(prepare, 128, log=messages.append) == Settings()
+    assert messages == ["left out of training: float32 channels last 2 replicas: its process died of SIGSEGV"]
 
 
 def test_settings_of_another_machine_that_do_not_work_here_are_a_clear_error() -> None:
@@ -295,7 +303,11 @@ def test_settings_of_another_machine_that_do_not_work_here_are_a_clear_error() -
         raise RuntimeError("no such kernel here")
 
     with pytest.raises(NetadaptError, match=r"training in bfloat16 channels last failed: no such .*another machine"):
-        train(plain((4, 4, 4)), dataset(in_bfloat16(effect)), steps=1, lr=0.01, settings=Settings("bfloat16"))
+        train(
+            plain((4, 4, 4)),
+            dataset(in_bfloat16(effect)),
+            TrainingOptions(steps=1, lr=0.01, settings=Settings("bfloat16")),
+        )
 
 
 def test_a_recurrent_network_trains_on_any_processor() -> None:
@@ -308,5 +320,5 @@ def test_a_recurrent_network_trains_on_any_processor() -> None:
     proto = b.model({"x": ("N", 7, 5)}, {"y": ("N", 3)})
     rng = np.random.default_rng(0)
     split = Split({"x": rng.standard_normal((32, 7, 5)).astype(np.float32)}, rng.integers(0, 3, 32))
-    losses = [epoch.loss for epoch in train(proto, Dataset(split, split), epochs=6, lr=0.1).history]
+    losses = [epoch.loss for epoch in train(proto, Dataset(split, split), TrainingOptions(epochs=6, lr=0.1)).history]
     assert losses[-1] < losses[0]

@@ -17,18 +17,26 @@ COARSE = 20
 
 def cifar_files(folder: Path) -> dict[str, tuple[Path, ...]]:
     """The files of each split that a folder has; empty if it holds neither data set."""
-    found = {"train": tuple(folder / n for n in TRAIN_10 if (folder / n).is_file())}
-    found |= {"test": tuple(folder / n for n in (TEST_10,) if (folder / n).is_file())}
-    if not any(found.values()):
-        found = {split: tuple(folder / n for n in (name,) if (folder / n).is_file())
-                 for split, name in (("train", TRAIN_100), ("test", TEST_100))}  # fmt: skip
-    return {split: files for split, files in found.items() if files}
+    splits = {"train": tuple(folder / n for n in TRAIN_10 if (folder / n).is_file())}
+    splits |= {"test": tuple(folder / n for n in (TEST_10,) if (folder / n).is_file())}
+    if not any(splits.values()):
+        splits = {split: tuple(folder / n for n in (name,) if (folder / n).is_file())
+                  for split, name in (("train", TRAIN_100), ("test", TEST_100))}  # fmt: skip
+    return {split: files for split, files in splits.items() if files}
 
 
 def read_cifar(files: tuple[Path, ...], classes: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (N, 32, 32, 3) as bytes, and class numbers (N,): the coarse ones of CIFAR-100 if `classes` is 20.
+    """Read pictures and class numbers.
 
-    Raises NetadaptError for a file that does not consist of whole records.
+    Args:
+        files: Of one split.
+        classes: How many the model has; with 20, CIFAR-100 gives its coarse class numbers.
+
+    Returns:
+        Bytes, (N, 32, 32, 3), and class numbers, (N,).
+
+    Raises:
+        NetadaptError: A file does not consist of complete records.
     """
     pictures, labels = [], []
     for file in files:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from netadapt_onnx.data.dataset import Stored
-from netadapt_onnx.data.preprocess import Pictures, Preparation, require_pillow
+from netadapt_onnx.data.dataset import LazyArray
+from netadapt_onnx.data.preprocess import LazyPictures, Preprocessing, require_pillow
 from netadapt_onnx.errors import NetadaptError
 
 if TYPE_CHECKING:
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
-Found = dict[str, tuple[Stored, np.ndarray | None]]
+# Pictures, (N, ...), and class numbers, (N,), by split; None: the split has no labels.
+StoredPictures = dict[str, tuple[LazyArray, np.ndarray | None]]
 
 
 @dataclass(frozen=True)
-class Files:
+class _Files:
     """Opens picture files by row."""
 
     paths: tuple[Path, ...]
 
     def __call__(self, row: int) -> tuple[Image, str]:
-        """The picture of a row. Raises NetadaptError naming a file that is none."""
         from PIL import Image
 
         path = self.paths[row]
@@ -42,12 +42,18 @@ class Files:
             raise NetadaptError(f"{path} is not a picture: {type(error).__name__}", code="invalid-data") from error
 
 
-def folder_splits(root: Path, prepare: Preparation, classes: int | None) -> Found:
+def folder_splits(root: Path, prepare: Preprocessing, classes: int | None) -> StoredPictures:
     """Pictures and class numbers by split. Classes are numbered in the order of their names, or by names of digits.
 
-    Pictures without folders of classes have no labels, in one split or in all. `classes` is how many the model has.
-    Raises NetadaptError for a folder without pictures, for class folders that differ between splits and for another
-    number of them than `classes`.
+    Pictures without folders of classes have no labels, in one split or in all.
+
+    Args:
+        root: The folder.
+        prepare: Makes a picture a sample.
+        classes: How many the model has; None: any number.
+
+    Raises:
+        NetadaptError: There are no pictures, class folders differ between splits, or there are other than `classes`.
     """
     require_pillow("a folder of pictures")
     parts = {split: root / name for split, names in _SPLITS.items() for name in names if (root / name).is_dir()} or {
@@ -55,7 +61,7 @@ def folder_splits(root: Path, prepare: Preparation, classes: int | None) -> Foun
     }
     named = {split: _classes_in(folder) for split, folder in parts.items()}
     numbers = _numbers(root, named, classes) if any(named.values()) else {}
-    found: Found = {}
+    splits: StoredPictures = {}
     for split, folder in parts.items():
         if named[split]:
             listed = [(path, numbers[name]) for name in named[split] for path in _pictures(folder / name)]
@@ -63,15 +69,15 @@ def folder_splits(root: Path, prepare: Preparation, classes: int | None) -> Foun
             listed = [(path, -1) for path in _pictures(folder)]
         if not listed:
             raise _invalid(f"--data {folder}: no pictures ({', '.join(sorted(SUFFIXES))})")
-        opened = Files(tuple(path for path, _ in listed))
-        pictures = Pictures(len(listed), opened, prepare)
-        pictures[:1]  # a wrong size should be said now and not in the middle of the work
-        found[split] = pictures, np.array([number for _, number in listed]) if named[split] else None
-    return found
+        open_row = _Files(tuple(path for path, _ in listed))
+        pictures = LazyPictures(len(listed), open_row, prepare)
+        pictures[:1]  # a wrong size should be refused now and not in the middle of the work
+        splits[split] = pictures, np.array([number for _, number in listed]) if named[split] else None
+    return splits
 
 
 def folder_hash(root: Path) -> str:
-    """What identifies a folder of pictures: the names and sizes of its files; reading them all would take minutes."""
+    """Identify a folder of pictures by the names and sizes of its files: reading them all would take minutes."""
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")):
         if path.suffix.lower() in SUFFIXES:
@@ -91,7 +97,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _numbers(root: Path, named: Mapping[str, Sequence[str]], classes: int | None) -> dict[str, int]:
     """The class number of each folder name."""
-    names = sorted({name for found in named.values() for name in found})
+    names = sorted({name for classes_of_split in named.values() for name in classes_of_split})
     if all(name.isdecimal() for name in names):
         return {name: int(name) for name in names}
     if named.get("train"):

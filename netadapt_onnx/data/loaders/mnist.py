@@ -17,15 +17,15 @@ _BYTES = 0x08
 
 def idx_files(folder: Path) -> dict[str, tuple[Path, Path | None]]:
     """Pictures and labels of each split that a folder has; empty if it holds none."""
-    found: dict[str, tuple[Path, Path | None]] = {}
+    splits: dict[str, tuple[Path, Path | None]] = {}
     for split, prefix in _PREFIXES.items():
         pictures, labels = (
             next((p for p in sorted(folder.glob(f"{prefix}-{what}*idx{rank}-ubyte*"))), None)
             for what, rank in (("images", 3), ("labels", 1))
         )
         if pictures is not None:
-            found[split] = pictures, labels
-    return found
+            splits[split] = pictures, labels
+    return splits
 
 
 def read_idx(file: Path) -> np.ndarray:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import struct
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from netadapt_onnx.data.dataset import SPLITS, Scaling, Specs, Split
-from netadapt_onnx.data.labels import Outputs, checked, require_finite, shown
-from netadapt_onnx.data.mean_std import scaling_of
+from netadapt_onnx.data.dataset import SPLITS, Labels, Scaling, Split
+from netadapt_onnx.data.labels import check_labels, require_finite
+from netadapt_onnx.data.preprocess import channel_scaling
+from netadapt_onnx.data.shapes import Outputs, Specs, format_shape
 from netadapt_onnx.data.source import DataSource
 from netadapt_onnx.errors import NetadaptError, did_you_mean, one_line
 from netadapt_onnx.graph.runtime import Arrays
@@ -25,10 +25,17 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 def npz_splits(
     source: DataSource, metadata: DataSource, specs: Specs, outputs: Outputs, *, train: bool
 ) -> dict[str, Split | None]:
-    """The splits of a file of x_train, y_train, ..., mean and std, checked against the model.
+    """The splits of a file of x_train, y_train, ..., mean and std, checked against a model.
 
-    `metadata` is the source completed by what the model says of its own pictures. Raises NetadaptError naming both
-    sides of what does not fit.
+    Args:
+        source: The file, and how its samples are read.
+        metadata: The source completed by the model's `metadata_props`.
+        specs: Shape and type of the model's inputs by name.
+        outputs: Shapes of its outputs by name, samples first.
+        train: Whether training samples are needed.
+
+    Raises:
+        NetadaptError: The file and the model do not fit; the message names both sides.
     """
     file = Path(source.path)
     if source.resize or source.crop:
@@ -36,13 +43,13 @@ def npz_splits(
     stored = read_npz(file)
     _refuse_unknown(stored, specs, outputs, file)
     if train and not _has(stored, "train"):
-        found = ", ".join(stored) or "nothing"
-        raise _invalid(f"--data {file}: no x_train; it holds {found}", "name the arrays x_train, y_train, ...")
+        names = ", ".join(stored) or "nothing"
+        raise _invalid(f"--data {file}: no x_train; it holds {names}", "name the arrays x_train, y_train, ...")
     for what in ("mean", "std"):
-        said = getattr(source, what)
-        if said is not None:
+        option = getattr(source, what)
+        if option is not None:
             stored = {name: value for name, value in stored.items() if name.partition(".")[0] != what}
-            stored[what] = np.array(said, np.float32)
+            stored[what] = np.array(option, np.float32)
         elif what not in stored and getattr(metadata, what) is not None:
             stored[what] = np.array(getattr(metadata, what), np.float32)
     return {name: _split(stored, name, specs, outputs, source) for name in SPLITS}
@@ -51,19 +58,20 @@ def npz_splits(
 def read_npz(file: Path) -> Arrays:
     """All arrays of a file by name. Uncompressed ones are mapped; compressed ones take memory (`numpy.savez` has none).
 
-    Raises NetadaptError for what is no such file, is broken, or does not fit into memory.
+    Raises:
+        NetadaptError: The file is not an .npz, is broken, or does not fit into memory.
     """
     try:
         with file.open("rb") as stream, zipfile.ZipFile(stream) as archive:
-            found = {}
+            arrays = {}
             for entry in archive.infolist():
                 name = entry.filename.removesuffix(".npy")
                 if entry.compress_type == zipfile.ZIP_STORED and entry.file_size >= LEAST_MAPPED_BYTES:
-                    found[name] = _mapped(file, stream, entry.header_offset)
+                    arrays[name] = _mapped(file, stream, entry.header_offset)
                 else:
                     with archive.open(entry) as member:
-                        found[name] = np.lib.format.read_array(member, allow_pickle=False)
-            return found
+                        arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+            return arrays
     except MemoryError as error:
         raise _invalid(
             f"--data {file}: compressed arrays are read into memory, and these do not fit",
@@ -91,13 +99,13 @@ def _mapped(file: Path, stream: BinaryIO, header: int) -> np.ndarray:
 
 def _refuse_unknown(stored: Arrays, specs: Specs, outputs: Outputs, file: Path) -> None:
     """A misspelt `y_train` would change the task, and a misspelt `x_val` the validation samples, without a word."""
-    known = [f"{axis}_{split}" for split in SPLITS for axis in "xy"] + ["mean", "std"]
-    known += [f"{what}.{name}" for name in specs for what in (*(f"x_{split}" for split in SPLITS), "mean", "std")]
-    known += [f"y_{split}.{name}" for name in outputs for split in SPLITS]
+    names = [f"{axis}_{split}" for split in SPLITS for axis in "xy"] + ["mean", "std"]
+    names += [f"{what}.{name}" for name in specs for what in (*(f"x_{split}" for split in SPLITS), "mean", "std")]
+    names += [f"y_{split}.{name}" for name in outputs for split in SPLITS]
     for name in stored:
-        if name not in known:
-            hint = did_you_mean(name, known, "")
-            everything = f"known are {', '.join(known)}"
+        if name not in names:
+            hint = did_you_mean(name, names, "")
+            everything = f"known are {', '.join(names)}"
             raise _invalid(f"--data {file}: unknown array '{name}'", hint or f"leave it out: {everything}")
 
 
@@ -129,20 +137,18 @@ def _split(stored: Arrays, split: str, specs: Specs, outputs: Outputs, source: D
     return Split(inputs, _labels(stored, split, lengths.pop(), outputs, source), scaling)
 
 
-def _labels(
-    stored: Arrays, split: str, count: int, outputs: Outputs, source: DataSource
-) -> np.ndarray | Mapping[str, np.ndarray] | None:
-    """`y_SPLIT`, or by output where the file names outputs."""
+def _labels(stored: Arrays, split: str, count: int, outputs: Outputs, source: DataSource) -> Labels | None:
+    """`y_SPLIT`, or labels by output where the file names outputs."""
     key = f"y_{split}"
     named = {name: stored[f"{key}.{name}"] for name in outputs if f"{key}.{name}" in stored}
     if named and key in stored:
         raise _invalid(f"--data {source}: both {key} and {key}.{next(iter(named))}", "give labels by output name")
     task = None if source.task == "distillation" else source.task
     if named:
-        return {n: checked(f"{key}.{n}", v, count, {n: outputs[n]}, task)[1] for n, v in named.items()}
+        return {n: check_labels(f"{key}.{n}", v, count, {n: outputs[n]}, task)[1] for n, v in named.items()}
     if key not in stored or not outputs:
         return None
-    name, labels = checked(key, stored[key], count, outputs, task)
+    name, labels = check_labels(key, stored[key], count, outputs, task)
     return labels if len(outputs) == 1 else {name: labels}
 
 
@@ -150,7 +156,8 @@ def _check_input(key: str, stored: Arrays, name: str, shape: tuple[int, ...], dt
     values = stored[key]
     if not shape or values.ndim != len(shape) or values.shape[1:] != shape[1:]:
         raise _invalid(
-            f"{key} has shape {shown(values.shape)}, but the model's input '{name}' takes Nx{shown(shape[1:])}",
+            f"{key} has shape {format_shape(values.shape)}, but the model's input '{name}' takes "
+            f"Nx{format_shape(shape[1:])}",
         )
     if not len(values):
         raise _invalid(f"{key} holds no samples")
@@ -161,7 +168,7 @@ def _check_input(key: str, stored: Arrays, name: str, shape: tuple[int, ...], dt
                 f"{key} has type uint8, but the model's input '{name}' takes floats",
                 "add mean and std per channel to the file, or give --mean and --std, for (x / 255 - mean) / std",
             )
-        return scaling_of(mean, std, name, shape, dtype)
+        return channel_scaling(mean, std, name, shape, dtype)
     if values.dtype != dtype:
         hint = f"save it as .astype('{dtype}')"
         if np.issubdtype(dtype, np.floating):

@@ -1,4 +1,4 @@
-"""The user's own loaders, loss, metric and training function: what `FILE.py:FUNCTION` returns."""
+"""The user's own loaders, loss, metric and training function: what `FILE.py:FUNCTION` returns. Imports torch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from netadapt_onnx.common.user_code import called, code_file
-from netadapt_onnx.data.dataset import SPLITS, Measure, Own, Specs, Split, Stored
-from netadapt_onnx.data.labels import Outputs, checked, shown
+from netadapt_onnx.data.dataset import SPLITS, LazyArray, Split, UserFunctions, UserMetric
+from netadapt_onnx.data.labels import check_labels
+from netadapt_onnx.data.shapes import Outputs, Specs, format_shape
 from netadapt_onnx.data.source import DataSource
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.runtime import Arrays
@@ -26,10 +27,21 @@ BATCH = "a batch is (inputs, labels) or inputs: a tensor, a tuple in the model's
 Batch = tuple[Arrays, Arrays]
 
 
-def user_splits(source: DataSource, specs: Specs, outputs: Outputs) -> tuple[dict[str, Split | None], Own, str]:
-    """The splits, what else the user's function brings, and what identifies it: its file and the splits' lengths.
+def user_splits(
+    source: DataSource, specs: Specs, outputs: Outputs
+) -> tuple[dict[str, Split | None], UserFunctions, str]:
+    """Call the user's function and read its loaders.
 
-    Raises NetadaptError if it fails or returns something else than is expected, and for batches that do not fit.
+    Args:
+        source: "FILE.py:FUNCTION", and the task.
+        specs: Shape and type of the model's inputs by name.
+        outputs: Shapes of its outputs by name, samples first.
+
+    Returns:
+        The splits by name, the user's other functions, and a hash of the file and the splits' lengths.
+
+    Raises:
+        NetadaptError: The function fails, returns something else than is expected, or batches do not fit the model.
     """
     name = source.path
     try:
@@ -43,16 +55,16 @@ def user_splits(source: DataSource, specs: Specs, outputs: Outputs) -> tuple[dic
     for key in ("loss", "training"):
         if parts.get(key) is not None and not callable(parts[key]):
             raise _wrong(f"{name}: '{key}' is {type(parts[key]).__name__}", "give a function")
-    measure = _measure(name, parts.get("metric"))
-    raw = measure is not None and any(parts.get(key) is not None for key in ("loss", "training"))
+    user_metric = _user_metric(name, parts.get("metric"))
+    raw = user_metric is not None and any(parts.get(key) is not None for key in ("loss", "training"))
     splits: dict[str, Split | None] = {}
     for split in SPLITS:
         loader = parts.get(split)
         if loader is not None:
             reader = _Reader(f"{name}, {split}", loader, specs, outputs, source, raw=raw)
-            splits[split] = reader.split(measure, varies=split == "train")
+            splits[split] = reader.split(user_metric, varies=split == "train")
             digest.update(f"{split} {len(reader)} ".encode())
-    return splits, Own(name, parts.get("loss"), parts.get("training")), digest.hexdigest()
+    return splits, UserFunctions(name, parts.get("loss"), parts.get("training")), digest.hexdigest()
 
 
 def _parts(name: str, returned: Any) -> dict[str, Any]:
@@ -74,15 +86,15 @@ def _parts(name: str, returned: Any) -> dict[str, Any]:
     return parts
 
 
-def _measure(name: str, metric: Any) -> Measure | None:
+def _user_metric(name: str, metric: Any) -> UserMetric | None:
     """A function as it is; a torchmetrics metric is updated with outputs and labels as tensors."""
     if metric is None:
         return None
     if hasattr(metric, "update") and hasattr(metric, "compute"):
-        return Measure(type(metric).__name__, _Torchmetric(metric))
+        return UserMetric(type(metric).__name__, _Torchmetric(metric))
     if not callable(metric):
         raise _wrong(f"{name}: 'metric' is {type(metric).__name__}", "give a function or a torchmetrics.Metric")
-    return Measure(getattr(metric, "__name__", "metric"), metric)
+    return UserMetric(getattr(metric, "__name__", "metric"), metric)
 
 
 class _Torchmetric:
@@ -97,8 +109,8 @@ class _Torchmetric:
         if len(outputs) != 1 or isinstance(labels, Mapping):
             raise _wrong("a torchmetrics metric takes one output and its labels", "give a function instead")
         self._metric.reset()
-        (found,) = outputs.values()
-        self._metric.update(torch.from_numpy(found), torch.from_numpy(labels))
+        (output,) = outputs.values()
+        self._metric.update(torch.from_numpy(output), torch.from_numpy(labels))
         return float(self._metric.compute())
 
 
@@ -136,23 +148,23 @@ class _Reader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _last=local())
 
-    def split(self, measure: Measure | None, *, varies: bool) -> Split:
+    def split(self, user_metric: UserMetric | None, *, varies: bool) -> Split:
         """All samples, as a split."""
         inputs, labels = self.read(np.arange(1))
-        columns: dict[str, Stored] = {name: _Column(self, 0, name, values) for name, values in inputs.items()}
-        wanted: dict[str, Stored] = {name: _Column(self, 1, name, values) for name, values in labels.items()}
-        found = wanted.get("", wanted) if wanted else None
-        return Split(columns, found, {}, None, measure, varies and self._collate is not None)
+        columns: dict[str, LazyArray] = {name: _Column(self, 0, name, values) for name, values in inputs.items()}
+        by_output: dict[str, LazyArray] = {name: _Column(self, 1, name, values) for name, values in labels.items()}
+        lazy_labels = by_output.get("", by_output) if by_output else None
+        return Split(columns, lazy_labels, {}, None, user_metric, varies and self._collate is not None)
 
     def read(self, rows: Any) -> Batch:
-        """Inputs and labels of some rows. A thread's last answer is kept: labels are asked for after their inputs."""
+        """Inputs and labels of some rows. A thread's last batch is kept: labels are read after their inputs."""
         index = np.arange(self._count)[rows]
         key = index.tobytes()
         if getattr(self._last, "key", None) != key:
-            self._last.found = self._read(index)
+            self._last.batch = self._read(index)
             self._last.key = key
-        found: Batch = self._last.found
-        return found
+        batch: Batch = self._last.batch
+        return batch
 
     def _read(self, index: np.ndarray) -> Batch:
         if self._collate is None:
@@ -180,42 +192,42 @@ class _Reader:
 
     def _arrays(self, batch: Any) -> Batch:
         """A batch by names, checked. Labels of one output that needs no name are called ""."""
-        given, wanted = batch, None
+        samples, labels = batch, None
         if isinstance(batch, tuple | list):
             if not 1 <= len(batch) <= 2:
                 raise _wrong(f"{self._name}: a batch of {len(batch)} parts", BATCH)
-            given, wanted = (batch[0], None) if len(batch) == 1 else batch
-        inputs = _named(given, tuple(self._specs), f"{self._name}: inputs")
+            samples, labels = (batch[0], None) if len(batch) == 1 else batch
+        inputs = _by_name(samples, tuple(self._specs), f"{self._name}: inputs")
         for name, (shape, dtype) in self._specs.items():
             values = inputs[name]
             if values.shape[1:] != shape[1:] or values.dtype != dtype:
                 raise _wrong(
-                    f"{self._name}: input '{name}' is {values.dtype} of shape {shown(values.shape)}, but the model "
-                    f"takes {dtype} Nx{shown(shape[1:])}"
+                    f"{self._name}: input '{name}' is {values.dtype} of shape {format_shape(values.shape)}, but the "
+                    f"model takes {dtype} Nx{format_shape(shape[1:])}"
                 )
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise _wrong(f"{self._name}: input '{name}' holds NaN or infinity")
-        return inputs, {} if wanted is None else self._labels(wanted, len(next(iter(inputs.values()))))
+        return inputs, {} if labels is None else self._labels(labels, len(next(iter(inputs.values()))))
 
-    def _labels(self, wanted: Any, count: int) -> Arrays:
-        if isinstance(wanted, Mapping):
-            named = _named(wanted, tuple(wanted), f"{self._name}: labels")
-        elif isinstance(wanted, tuple | list):
-            named = _named(wanted, tuple(self._outputs), f"{self._name}: labels")
-        else:
-            named = _named(wanted, ("",), f"{self._name}: labels")
+    def _labels(self, labels: Any, count: int) -> Arrays:
+        names: tuple[str, ...] = ("",)
+        if isinstance(labels, Mapping):
+            names = tuple(labels)
+        elif isinstance(labels, tuple | list):
+            names = tuple(self._outputs)
+        by_name = _by_name(labels, names, f"{self._name}: labels")
         if self._raw:
-            return named
+            return by_name
         if not self._outputs:  # of a model whose outputs nobody looks at
             return {}
-        made = {}
-        for name, values in named.items():
+        checked = {}
+        for name, values in by_name.items():
             if name and name not in self._outputs:
                 raise _wrong(f"{self._name}: labels '{name}'", f"the model's outputs are {', '.join(self._outputs)}")
             fitting = {name: self._outputs[name]} if name else self._outputs
-            found, fit = checked(f"{self._name}: labels", values, count, fitting, self._task)
-            made[found if name or len(self._outputs) > 1 else ""] = fit
-        return made
+            output, fit = check_labels(f"{self._name}: labels", values, count, fitting, self._task)
+            checked[output if name or len(self._outputs) > 1 else ""] = fit
+        return checked
 
 
 class _Column:
@@ -253,15 +265,15 @@ def _by_row(loader: Any) -> bool:
     )
 
 
-def _named(given: Any, names: Sequence[str], what: str) -> Arrays:
+def _by_name(values: Any, names: Sequence[str], what: str) -> Arrays:
     """Arrays by name, from a tensor, a sequence in the order of `names`, or a mapping."""
-    if isinstance(given, Mapping):
-        missing = [name for name in names if name not in given]
-        if missing or len(given) != len(names):
-            raise _wrong(f"{what} are {', '.join(map(str, given))}; the model has {', '.join(names)}", BATCH)
-        parts = [given[name] for name in names]
+    if isinstance(values, Mapping):
+        missing = [name for name in names if name not in values]
+        if missing or len(values) != len(names):
+            raise _wrong(f"{what} are {', '.join(map(str, values))}; the model has {', '.join(names)}", BATCH)
+        parts = [values[name] for name in names]
     else:
-        parts = list(given) if isinstance(given, tuple | list) else [given]
+        parts = list(values) if isinstance(values, tuple | list) else [values]
         if len(parts) != len(names):
             raise _wrong(f"{what} are {len(parts)} of {len(names)}: {', '.join(names)}", BATCH)
     return {name: _array(part, what) for name, part in zip(names, parts, strict=True)}

@@ -1,6 +1,6 @@
-"""Jobs in threads of this process: nothing to start, nothing to send, everything shared.
+"""Jobs in threads of this process: nothing is started or sent, and everything is shared.
 
-A job that crashes the process takes the run with it (`--resume` goes on); `local:N` stands that too.
+A job that crashes the process ends the run with it (`--resume` goes on); `local:N` survives that.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from threading import Event
 from types import TracebackType
 
 from netadapt_onnx.search.executors.dispatch import Dispatcher
-from netadapt_onnx.search.executors.protocol import Finished, Outcome, Request, Shared, Work, WorkerInfo, perform
+from netadapt_onnx.search.executors.protocol import OnOutcome, Outcome, Request, Shared, Work, WorkerInfo, perform
 
 
 class _Thread:
-    """A slot whose jobs run where they are asked for."""
+    """A slot whose jobs run in the thread that waits for them."""
 
     def __init__(self, threads: int | None) -> None:
-        self._here = WorkerInfo(threads, Event())
+        self._worker = WorkerInfo(threads, Event())
 
-    def do(self, work: Work, shared: Sequence[Shared], request: Request, began: Callable[[], None]) -> Outcome:
-        began()
-        return perform(work, self._here, [one.value for one in shared], request)
+    def do(self, work: Work, shared: Sequence[Shared], request: Request, on_start: Callable[[], None]) -> Outcome:
+        on_start()
+        return perform(work, self._worker, [one.value for one in shared], request)
 
     def abandon(self) -> None:
-        self._here.given_up.set()
+        self._worker.abandoned.set()
 
 
 class InProcess:
@@ -42,14 +42,14 @@ class InProcess:
         work: Work,
         shared: Sequence[Shared],
         requests: Sequence[Request],
-        finished: Finished,
+        on_outcome: OnOutcome,
         *,
         threaded: bool = False,
     ) -> list[Outcome]:
-        """See `Executor`. A job beyond its time is left to itself, and ends where it next looks up."""
+        """See `Executor`. A job beyond its time is abandoned, and ends where it next checks for that."""
         if threaded:
-            return self._threaded.run(work, shared, requests, finished, places=1)
-        return self._single.run(work, shared, requests, finished, places=self._cores)
+            return self._threaded.run(work, shared, requests, on_outcome, slots=1)
+        return self._single.run(work, shared, requests, on_outcome, slots=self._cores)
 
     def __enter__(self) -> InProcess:
         return self

@@ -1,7 +1,7 @@
-"""Jobs in worker processes of this machine, one thread each, one GPU each where GPUs are given.
+"""Jobs in worker processes of this machine, one thread each, one GPU each where the user names GPUs.
 
-A process per slot and a pipe to it, not a pool: when a worker dies it is known which job it died of, one that takes too
-long can be killed alone, and every worker has its own environment, in which it sees the GPU it was given and no other.
+There is a process and a pipe for each slot, not a pool: when a worker dies it is clear which job it died of, one that
+takes too long can be killed alone, and every worker has its own environment, in which it sees its own GPU and no other.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from types import TracebackType
 
 from netadapt_onnx.common.child_process import ONE_THREAD, ChildProcess, packed
 from netadapt_onnx.search.executors.dispatch import Dispatcher
-from netadapt_onnx.search.executors.protocol import Failed, Finished, Outcome, Request, Shared, Work
-from netadapt_onnx.search.executors.worker import serve
+from netadapt_onnx.search.executors.protocol import JobFailure, OnOutcome, Outcome, Request, Shared, Work
+from netadapt_onnx.search.executors.worker_process import serve
 
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 _LOG_CHARACTERS = 4000
@@ -28,69 +28,70 @@ class _Worker:
         self._environment = dict(environment)
         self._log = log
         self._process: ChildProcess | None = None
-        self._has: set[str] = set()
+        self._sent_keys: set[str] = set()
 
-    def do(self, work: Work, shared: Sequence[Shared], request: Request, began: Callable[[], None]) -> Outcome:
-        news = {one.key: one.packed for one in shared if one.key not in self._has}
-        message = packed((work, [one.key for one in shared], news, request))
+    def do(self, work: Work, shared: Sequence[Shared], request: Request, on_start: Callable[[], None]) -> Outcome:
+        new_values = {one.key: one.packed for one in shared if one.key not in self._sent_keys}
+        message = packed((work, [one.key for one in shared], new_values, request))
         if self._process is None:
             self._process = ChildProcess(serve, (str(self._log),), self._environment)
-            self._has = set()
+            self._sent_keys = set()
         process = self._process
         try:
             process.send(message)
             process.receive()
-            began()
+            on_start()
             answer: Outcome = pickle.loads(process.receive())
         except (EOFError, OSError):
             return self._died(process)
-        self._has = {one.key for one in shared}
+        self._sent_keys = {one.key for one in shared}
         return answer
 
     def abandon(self) -> None:
         if self._process is not None:
             self._process.kill()
 
-    def _died(self, process: ChildProcess) -> Failed:
-        """What a dead worker leaves. Its next job starts another one."""
+    def _died(self, process: ChildProcess) -> JobFailure:
+        """The failure of a job whose worker died. The next job starts another one."""
         self._process = None
         death = process.death()
-        said = self._log.read_text(errors="replace")[-_LOG_CHARACTERS:] if self._log.exists() else ""
+        log = self._log.read_text(errors="replace")[-_LOG_CHARACTERS:] if self._log.exists() else ""
         # Deaths that are not the kernel's doing are the job's own.
-        return Failed(
-            f"its worker died {death.how}", f"the worker process died {death.how}\n{said}", machine=death.killed
+        return JobFailure(
+            f"its worker died {death.how}", f"the worker process died {death.how}\n{log}", machine=death.killed
         )
 
 
 class LocalWorkers:
-    """`workers` processes; `gpus[i]`, if any are given, is the one that worker i sees."""
+    """Worker processes, each of which sees one GPU if there are any."""
 
     apart = True
 
     def __init__(self, workers: int, timeout_s: float, gpus: Sequence[str] = ()) -> None:
+        """Start so many `workers` as they are needed; `gpus[i]`, if there are any, is the GPU that worker i sees."""
         self._workers = workers
         self._gpus = tuple(gpus)
         self.gpus = bool(gpus)
         self._folder = TemporaryDirectory(prefix="netadapt-workers-", ignore_cleanup_errors=True)
         self._dispatcher = Dispatcher(self._worker, timeout_s)
-        self._made = 0
+        self._opened = 0
 
-    def _worker(self, place: int) -> _Worker:
-        self._made += 1  # a worker that was given up may still hold its log
-        leased = {GPU_VARIABLE: self._gpus[place]} if self._gpus else {}
-        return _Worker({**ONE_THREAD, **leased}, Path(self._folder.name) / f"{self._made}.log")
+    def _worker(self, slot: int) -> _Worker:
+        self._opened += 1  # an abandoned worker may still hold its log
+        leased = {GPU_VARIABLE: self._gpus[slot]} if self._gpus else {}
+        return _Worker({**ONE_THREAD, **leased}, Path(self._folder.name) / f"{self._opened}.log")
 
     def run(
         self,
         work: Work,
         shared: Sequence[Shared],
         requests: Sequence[Request],
-        finished: Finished,
+        on_outcome: OnOutcome,
         *,
         threaded: bool = False,
     ) -> list[Outcome]:
         """See `Executor`. Workers have one thread each, whatever the work would like."""
-        return self._dispatcher.run(work, shared, requests, finished, places=self._workers)
+        return self._dispatcher.run(work, shared, requests, on_outcome, slots=self._workers)
 
     def __enter__(self) -> LocalWorkers:
         return self

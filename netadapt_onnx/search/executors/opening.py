@@ -20,32 +20,43 @@ _PACKAGES = {"local": ("loky", "adapt"), "ray": ("ray", "ray")}
 Gpus = str | Sequence[int | str] | None
 
 
-def opened_executor(asked: str | Executor, cores: int, gpus: Gpus = None, timeout_s: float = JOB_TIMEOUT_S) -> Executor:
-    """The executor that was asked for, or the caller's own. Workers and clusters start with the first job.
+def opened_executor(
+    executor: str | Executor, cores: int, gpus: Gpus = None, timeout_s: float = JOB_TIMEOUT_S
+) -> Executor:
+    """The executor of `--executor`, or the caller's own. Workers and clusters start with the first job.
 
-    Raises NetadaptError for one that does not exist, packages that are missing, and GPUs that cannot be shared out.
+    Args:
+        executor: `local`, `local:N`, `ray`, `ray:ADDRESS`, or an executor.
+        cores: The number of jobs at a time where nothing else limits it.
+        gpus: The GPUs of `--gpus`, which workers get one each of.
+        timeout_s: The seconds after which a job is abandoned.
+
+    Raises:
+        NetadaptError: There is no such executor, a package is missing, or there are not enough GPUs.
     """
     numbers = _gpus(gpus)
-    if not isinstance(asked, str):
+    if not isinstance(executor, str):
         if numbers:
             raise NetadaptError("--gpus is for the executors local and ray", code="usage")
-        return asked
+        return executor
     if not timeout_s > 0:
         raise NetadaptError(f"--job-timeout {timeout_s:g}: above 0 seconds", code="usage")
-    kind, _, rest = asked.partition(":")
-    if kind not in _PACKAGES or (asked.endswith(":")):
-        raise NetadaptError(f"--executor {asked}: not known", hint="local, local:N, ray or ray:ADDRESS", code="usage")
+    kind, _, rest = executor.partition(":")
+    if kind not in _PACKAGES or (executor.endswith(":")):
+        raise NetadaptError(
+            f"--executor {executor}: not known", hint="local, local:N, ray or ray:ADDRESS", code="usage"
+        )
     if kind == "ray":
         _require(kind)
         return RayTasks(rest or None, cores, timeout_s, numbers)
     if not rest and not numbers:
         return InProcess(cores, timeout_s)
     if rest and not re.fullmatch(r"[1-9][0-9]{0,3}", rest):
-        raise NetadaptError(f"--executor {asked}: N is a number of worker processes", hint="local:2", code="usage")
+        raise NetadaptError(f"--executor {executor}: N is a number of worker processes", hint="local:2", code="usage")
     workers = int(rest) if rest else len(numbers)
     if numbers and workers > len(numbers):
         raise NetadaptError(
-            f"--executor {asked}: {workers} workers cannot have a GPU each of --gpus {','.join(numbers)}",
+            f"--executor {executor}: {workers} workers cannot have a GPU each of --gpus {','.join(numbers)}",
             hint=f"local:{len(numbers)}, or just local",
             code="usage",
         )
@@ -53,11 +64,11 @@ def opened_executor(asked: str | Executor, cores: int, gpus: Gpus = None, timeou
     return LocalWorkers(workers, timeout_s, numbers)
 
 
-def _gpus(given: Gpus) -> tuple[str, ...]:
+def _gpus(gpus: Gpus) -> tuple[str, ...]:
     """GPUs by number, or by the identifier that the driver knows them by."""
-    if given is None:
+    if gpus is None:
         return ()
-    names = [part.strip() for part in given.split(",")] if isinstance(given, str) else [str(one) for one in given]
+    names = [part.strip() for part in gpus.split(",")] if isinstance(gpus, str) else [str(one) for one in gpus]
     if not names or not all(re.fullmatch(r"[0-9]+|(GPU|MIG)-[\w/-]+", name) for name in names):
         raise NetadaptError(f"--gpus {','.join(names)}: not numbers of GPUs", hint="write 0,2", code="usage")
     if len(set(names)) < len(names):

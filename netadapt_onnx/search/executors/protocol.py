@@ -1,7 +1,7 @@
 """What an executor is: it runs a list of jobs somewhere and returns their outcomes in the order of the list.
 
-A job is `work(here, *values, request)`: a function, values that many jobs share, and a request that is JSON. Nothing
-else reaches it, so it can run in any process on any machine; what it makes comes back as bytes.
+A job is `work(worker, *values, request)`: a function, values that many jobs share, and a request that is JSON. Nothing
+else reaches it, so it can run in any process on any machine; its files come back as bytes.
 """
 
 from __future__ import annotations
@@ -19,41 +19,44 @@ from netadapt_onnx.common.child_process import packed
 from netadapt_onnx.errors import one_line
 
 Request = Mapping[str, Any]
-# A job that the machine failed, not its work, is done again so many times.
+# A job that failed because of the machine, not of its work, is done again so many times.
 RETRIES = 2
 
 
-class GivenUp(Exception):
+class JobAbandoned(Exception):
     """Raised inside a job that nobody waits for any more."""
 
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """Where a job runs: how many threads it may use (None: as many as it likes), and whether anybody still waits."""
+    """Where a job runs: how many threads it may use (None: any number), and whether anybody still waits for it."""
 
     threads: int | None = 1
-    given_up: Event = field(default_factory=Event)
+    abandoned: Event = field(default_factory=Event)
 
     def check(self) -> None:
-        """Raise GivenUp if nobody waits for this job any more; long jobs ask now and then."""
-        if self.given_up.is_set():
-            raise GivenUp
+        """Raise JobAbandoned if nobody waits for this job any more; long jobs call it now and then."""
+        if self.abandoned.is_set():
+            raise JobAbandoned
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a job made: a result that is JSON, and files by name."""
+class JobResult:
+    """What a job returns: a result that is JSON, and files by name."""
 
     result: Mapping[str, Any]
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Failed:
-    """Why a job made nothing: in one line, and all that is known.
+class JobFailure:
+    """Why a job failed.
 
-    `machine`: it was not the work's fault, so it is worth another try. `error`: what to raise if no try helps; without
-    it the job alone has failed.
+    Attributes:
+        reason: The reason in one line.
+        log: Everything that was logged of it.
+        machine: Whether the machine failed, not the work, so that the job is worth another try.
+        error: What to raise if no try helps; without it the job alone has failed.
     """
 
     reason: str
@@ -62,14 +65,14 @@ class Failed:
     error: Exception | None = None
 
 
-Outcome = Made | Failed
-Work = Callable[..., Made]
-Finished = Callable[[int, Outcome], None]
+Outcome = JobResult | JobFailure
+Work = Callable[..., JobResult]
+OnOutcome = Callable[[int, Outcome], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """A value that many jobs take. Workers get it once and keep it under its key as long as jobs name it."""
+    """A value that many jobs take. Workers get it once and keep it under its key as long as jobs take it."""
 
     value: Any
     key: str = field(default_factory=lambda: uuid4().hex)
@@ -81,27 +84,40 @@ class Shared:
 
 
 class Executor(Protocol):
-    """Runs jobs. Use it in a `with`: leaving ends its workers. `apart`: jobs run in other processes than ours.
+    """Runs jobs, from the beginning of its `with` block until the end, which ends its workers.
 
     One whose workers have a GPU each has an attribute `gpus` that is true; workers of others train on the processor.
     """
 
     @property
-    def apart(self) -> bool: ...  # noqa: D102
+    def apart(self) -> bool:
+        """Whether jobs run in other processes than ours."""
+        ...
 
     def run(
         self,
         work: Work,
         shared: Sequence[Shared],
         requests: Sequence[Request],
-        finished: Finished,
+        on_outcome: OnOutcome,
         *,
         threaded: bool = False,
     ) -> list[Outcome]:
-        """The outcome of each request, in order; `finished(number, outcome)` is called here as each arrives.
+        """Do a list of jobs.
 
-        `threaded`: the work spreads over threads by itself where it is allowed to. Raises what the machine is to blame
-        for (a full disk) once it has happened too often, and KeyboardInterrupt without leaving work behind.
+        Args:
+            work: The function that does one of them.
+            shared: The values that all of them take.
+            requests: Their requests.
+            on_outcome: Called in this thread with the number and the outcome of each job, as it ends.
+            threaded: Whether the work spreads over threads by itself where it may.
+
+        Returns:
+            The outcome of each request, in order.
+
+        Raises:
+            OSError: The machine is to blame (a full disk), and it has happened too often.
+            KeyboardInterrupt: On Ctrl-C, without leaving work behind.
         """
         ...
 
@@ -112,11 +128,11 @@ class Executor(Protocol):
     ) -> None: ...
 
 
-def perform(work: Work, here: WorkerInfo, values: Sequence[Any], request: Request) -> Outcome:
-    """Do one job now; whatever it raises is its outcome."""
+def perform(work: Work, worker: WorkerInfo, values: Sequence[Any], request: Request) -> Outcome:
+    """Do one job now; whatever it raises becomes its outcome."""
     try:
-        return work(here, *values, request)
+        return work(worker, *values, request)
     except (OSError, MemoryError) as error:
-        return Failed(one_line(error), traceback.format_exc(), machine=True, error=error)
+        return JobFailure(one_line(error), traceback.format_exc(), machine=True, error=error)
     except Exception as error:  # whatever a job dies of is that proposal's failure, not the run's
-        return Failed(one_line(error), traceback.format_exc())
+        return JobFailure(one_line(error), traceback.format_exc())

@@ -1,7 +1,7 @@
 """Jobs as Ray tasks: on a cluster of machines, or on a Ray instance of our own on this one.
 
-All that a job needs travels through Ray's object store, and what it makes comes back the same way: machines share no
-files. They do need this package, in the same version.
+All that a job needs travels through Ray's object store, and its files come back the same way: machines share no files.
+They do need this package, in the same version.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.search.executors.dispatch import Dispatcher
 from netadapt_onnx.search.executors.local import GPU_VARIABLE
 from netadapt_onnx.search.executors.protocol import (
-    Failed,
-    Finished,
+    JobFailure,
+    OnOutcome,
     Outcome,
     Request,
     Shared,
@@ -31,42 +31,43 @@ from netadapt_onnx.search.executors.protocol import (
     perform,
 )
 
-KNOCK_S = 10.0
-# What a Ray worker process keeps of the values that jobs share.
-_KEPT: dict[str, Any] = {}
+CONNECT_S = 10.0
+# The shared values that a Ray worker process has, by key.
+_VALUES: dict[str, Any] = {}
 
 
 def _task(version: str, message: bytes, references: dict[str, Any]) -> Iterator[bytes]:
-    """One job on whichever machine: that it began, then its outcome.
+    """Do one job on any machine: it yields first that it has started, then the job's outcome.
 
-    `references` to what the values are packed into are opened where they are new.
+    `references` are to the packed values; those that this process does not have yet are opened.
     """
     import ray
 
     if version != __version__:
-        yield b"began"
-        yield packed(Failed(f"a node has netadapt-onnx {__version__}, not {version}", "install the same on all nodes"))
+        yield b"started"
+        reason = f"a node has netadapt-onnx {__version__}, not {version}"
+        yield packed(JobFailure(reason, "install the same on all nodes"))
         return
     try:
         work, request = pickle.loads(message)
         for key, reference in references.items():
-            if key not in _KEPT:
-                _KEPT[key] = pickle.loads(ray.get(reference))
-    except Exception as error:  # a module that only the driver has, say
-        yield b"began"
-        yield packed(Failed(f"a node cannot read its job: {one_line(error)}", repr(error)))
+            if key not in _VALUES:
+                _VALUES[key] = pickle.loads(ray.get(reference))
+    except Exception as error:  # a module, for instance, that only the driver has
+        yield b"started"
+        yield packed(JobFailure(f"a node cannot read its job: {one_line(error)}", repr(error)))
         return
-    for key in _KEPT.keys() - references.keys():
-        del _KEPT[key]
-    yield b"began"
-    yield packed(perform(work, WorkerInfo(threads=1), [_KEPT[key] for key in references], request))
+    for key in _VALUES.keys() - references.keys():
+        del _VALUES[key]
+    yield b"started"
+    yield packed(perform(work, WorkerInfo(threads=1), [_VALUES[key] for key in references], request))
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Raise OSError if nobody listens at HOST:PORT; Ray itself would try for ten minutes."""
-    found = re.fullmatch(r"(?:ray://)?\[?([\w.:-]+?)\]?:([0-9]{1,5})", address)
-    if found is not None:
-        socket.create_connection((found[1], int(found[2])), KNOCK_S).close()
+    match = re.fullmatch(r"(?:ray://)?\[?([\w.:-]+?)\]?:([0-9]{1,5})", address)
+    if match is not None:
+        socket.create_connection((match[1], int(match[2])), CONNECT_S).close()
 
 
 class _Claim:
@@ -77,18 +78,18 @@ class _Claim:
         self._references = references
         self._answers: Any = None
 
-    def do(self, work: Work, shared: Sequence[Shared], request: Request, began: Callable[[], None]) -> Outcome:
+    def do(self, work: Work, shared: Sequence[Shared], request: Request, on_start: Callable[[], None]) -> Outcome:
         import ray
 
-        wanted = {one.key: self._references[one.key] for one in shared}
-        self._answers = self._remote.remote(__version__, packed((work, request)), wanted)
+        references = {one.key: self._references[one.key] for one in shared}
+        self._answers = self._remote.remote(__version__, packed((work, request)), references)
         try:
             ray.get(next(self._answers))
-            began()
+            on_start()
             answer: Outcome = pickle.loads(ray.get(next(self._answers)))
         except ray.exceptions.RayError as error:
-            # A node that went, or a worker that died: Ray cannot always tell which, so each is tried again.
-            return Failed(f"its worker died: {one_line(error)}", f"{type(error).__name__}: {error}\n", machine=True)
+            # A node that left, or a worker that died: Ray cannot always tell which, so each is tried again.
+            return JobFailure(f"its worker died: {one_line(error)}", f"{type(error).__name__}: {error}\n", machine=True)
         return answer
 
     def abandon(self) -> None:
@@ -99,14 +100,22 @@ class _Claim:
 
 
 class RayTasks:
-    """`address`: a cluster's; None starts Ray on this machine, with `cores` workers, or one for each of `gpus`.
+    """Jobs as tasks of a Ray cluster, or of a Ray instance on this machine.
 
-    With any `gpus` each job claims one; which, a cluster says itself.
+    Where there are GPUs each job claims one; which one, a cluster decides itself.
     """
 
     apart = True
 
     def __init__(self, address: str | None, cores: int, timeout_s: float, gpus: Sequence[str] = ()) -> None:
+        """Connect with the first job.
+
+        Args:
+            address: The cluster's address; None starts Ray on this machine.
+            cores: The number of workers on this machine, unless there are GPUs.
+            timeout_s: The seconds after which a job is abandoned.
+            gpus: The GPUs of this machine, with a worker for each.
+        """
         self._address = address
         self._cores = cores
         self._gpus = tuple(gpus)
@@ -121,7 +130,7 @@ class RayTasks:
         work: Work,
         shared: Sequence[Shared],
         requests: Sequence[Request],
-        finished: Finished,
+        on_outcome: OnOutcome,
         *,
         threaded: bool = False,
     ) -> list[Outcome]:
@@ -130,17 +139,17 @@ class RayTasks:
 
         if self._remote is None:
             self._connect()
-        kept = {one.key: self._references.get(one.key) or ray.put(one.packed) for one in shared}
+        references = {one.key: self._references.get(one.key) or ray.put(one.packed) for one in shared}
         self._references.clear()
-        self._references |= kept
-        return self._dispatcher.run(work, shared, requests, finished, places=self._places())
+        self._references |= references
+        return self._dispatcher.run(work, shared, requests, on_outcome, slots=self._slots())
 
-    def _places(self) -> int:
+    def _slots(self) -> int:
         """Jobs that the cluster can run at the same time, as it is now."""
         import ray
 
-        there = ray.cluster_resources()
-        return max(1, int(min(there.get("CPU", 1), there.get("GPU", 1) if self._gpus else float("inf"))))
+        resources = ray.cluster_resources()
+        return max(1, int(min(resources.get("CPU", 1), resources.get("GPU", 1) if self._gpus else float("inf"))))
 
     def _connect(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -165,7 +174,7 @@ class RayTasks:
                         **options,
                     )
                 else:
-                    _knock(self._address)
+                    _check_reachable(self._address)
                     ray.init(self._address, **options)
             except (OSError, ValueError, RuntimeError) as error:
                 raise NetadaptError(

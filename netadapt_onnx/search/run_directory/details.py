@@ -1,4 +1,4 @@
-"""What a run leaves for its report: each layer before and after, what could not be pruned, the final training."""
+"""`layers.json` of a run, for its report: each layer before and after, blocked groups, and the final training."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from pathlib import Path
 
 import msgspec
 
-from netadapt_onnx.common.json_output import UNREADABLE
+from netadapt_onnx.common.json_output import UNREADABLE, write_json
 from netadapt_onnx.graph.cost import LayerCost, cost
 from netadapt_onnx.graph.folded_model import FoldedModel
-from netadapt_onnx.search.latency_check import MeasuredLatency
-from netadapt_onnx.search.run_directory.run import write_json
+from netadapt_onnx.search.predictor import ByLayer
 from netadapt_onnx.surgery.flatten_subgraphs import flatten
 from netadapt_onnx.surgery.trace import Trace
 
@@ -19,9 +18,15 @@ DETAILS_FILE = "layers.json"
 
 
 class LayerChange(msgspec.Struct, frozen=True):
-    """A layer of the original (0 in the result: it is gone); `group` holds its output channels.
+    """A layer of the original, before and after (0 after: the result does not have it).
 
-    `times_ms`: by resource what its unit takes by the table, before and after; a unit stands under its main layer.
+    Attributes:
+        name: The layer's name.
+        op: Its operator.
+        group: The group that holds its output channels.
+        params: Its parameters.
+        macs: Its multiply-accumulates.
+        times_ms: By resource, the table's prediction for the unit whose main layer it is.
     """
 
     name: str
@@ -57,7 +62,7 @@ class Details(msgspec.Struct, frozen=True):
 
 
 def read_details(run: Path) -> Details:
-    """What a run recorded; nothing for one that did not, or not readably: a report is no reason to fail."""
+    """The details that a run recorded; none where they are missing or unreadable: a report is no reason to fail."""
     try:
         return msgspec.json.decode((run / DETAILS_FILE).read_bytes(), type=Details)
     except (OSError, *UNREADABLE):
@@ -69,16 +74,26 @@ def write_training(run: Path, epochs: Sequence[TrainedEpoch]) -> None:
     write_json(run / DETAILS_FILE, Details(training=tuple(epochs)))
 
 
-def write_details(run: Path, original: Trace, result: FoldedModel, gauges: Mapping[str, MeasuredLatency]) -> Path:
-    """Record what became of each layer, beside the training that was recorded before; returns the file."""
+def write_details(run: Path, original: Trace, result: FoldedModel, by_layer: Mapping[str, ByLayer]) -> Path:
+    """Record each layer before and after, together with the training that was recorded before.
+
+    Args:
+        run: The run directory.
+        original: The original.
+        result: The result.
+        by_layer: By resource, what predicts the times of layers.
+
+    Returns:
+        The file.
+    """
     owner = {layer: group.name for group in original.groups for layer in group.layers}
-    shapes = {**original.folded.shapes, **result.shapes}  # a table asks for what went with a branch as well
-    times = {name: (gauge.spent_ms(original.folded.shapes), gauge.spent_ms(shapes)) for name, gauge in gauges.items()}
-    left = {layer.name: layer for layer in _counted(result)}
+    shapes = {**original.folded.shapes, **result.shapes}  # a table needs those of removed branches, too
+    times = {name: (predict(original.folded.shapes), predict(shapes)) for name, predict in by_layer.items()}
+    layers_after = {layer.name: layer for layer in _layers(result)}
     layers = []
-    for layer in _counted(original.folded):
-        now = left.get(layer.name)
-        spent = {
+    for layer in _layers(original.folded):
+        now = layers_after.get(layer.name)
+        times_ms = {
             name: (before[layer.name], after.get(layer.name, 0.0) if now else 0.0)
             for name, (before, after) in times.items()
             if layer.name in before
@@ -90,7 +105,7 @@ def write_details(run: Path, original: Trace, result: FoldedModel, gauges: Mappi
                 owner.get(layer.name, ""),
                 (layer.params, now.params if now else 0),
                 (layer.macs, now.macs if now else 0),
-                spent,
+                times_ms,
             )
         )
     blocked = [Blocked(g.name, g.channels, g.reason or "") for g in original.groups if not g.prunable]
@@ -98,6 +113,6 @@ def write_details(run: Path, original: Trace, result: FoldedModel, gauges: Mappi
     return run / DETAILS_FILE
 
 
-def _counted(folded: FoldedModel) -> tuple[LayerCost, ...]:
+def _layers(folded: FoldedModel) -> tuple[LayerCost, ...]:
     flat, _ = flatten(folded)
     return cost(flat.proto, flat.shapes).layers

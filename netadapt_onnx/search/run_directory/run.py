@@ -1,6 +1,7 @@
-"""The run directory: locked, identified, journalled; whatever moment a run dies at, it continues from there.
+"""The run directory: locked, identified and journalled, so that a run that was killed at any time can be continued.
 
-Files appear whole (written aside, flushed, renamed); lists grow by a flushed line, and a torn last line is forgotten.
+Files are written to a temporary name, flushed and renamed; lists grow by a flushed line, and an incomplete last line is
+dropped when the list is read.
 """
 
 from __future__ import annotations
@@ -12,41 +13,33 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 
-from netadapt_onnx.common.files import lock, remove_leftovers, write_atomically
-from netadapt_onnx.common.json_output import UNREADABLE, json_bytes
+from netadapt_onnx.common.files import remove_leftovers
+from netadapt_onnx.common.json_output import UNREADABLE, write_json
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.run_directory.journal import (
-    IDENTITY_FILE,
-    ITERATIONS,
-    Entry,
-    History,
-    Journal,
-    chain_root,
-    read_identity,
-)
+from netadapt_onnx.search.run_directory.file_names import IDENTITY_FILE, ITERATIONS
+from netadapt_onnx.search.run_directory.history import History
+from netadapt_onnx.search.run_directory.journal import Entry, Journal, chain_root, read_identity
+from netadapt_onnx.search.run_directory.lock import lock_directory
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 T = TypeVar("T")
 
-LOCK_FILE = ".lock"
-# What a disk says that is full, too small for the file, over its quota, read-only or broken.
+# The errors of a disk that is full, too small for the file, over its quota, read-only or broken.
 _REFUSED = frozenset(
     getattr(errno, name) for name in ("ENOSPC", "EFBIG", "EDQUOT", "EROFS", "EIO") if hasattr(errno, name)
 )
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON document atomically, for people to read too."""
-    write_atomically(path, msgspec.json.format(json_bytes(value, str), indent=2) + b"\n")
-
-
 class Run:
     """A run directory that this process holds. Use it in a `with`: leaving frees the lock."""
 
-    def __init__(self, path: Path, lock: BinaryIO, journal: Journal, max_time_s: float = math.inf) -> None:
+    def __init__(self, path: Path, lock: BaseFileLock, journal: Journal, max_time_s: float = math.inf) -> None:
         self.path = path
         self.max_time_s = max_time_s
         self.journal = journal
@@ -65,11 +58,22 @@ class Run:
         about: Mapping[str, Any] | None = None,
         max_time_s: float | None = None,
     ) -> Self:
-        """Start a run in `path`, or continue the one that is there if `resume`.
+        """Start a run in a directory, or continue the one that it holds.
 
-        `identity` is all that decides the result; `growing` holds what a resume may raise; `about` is recorded when
-        the run starts and never compared; `max_time_s` is what it may take over all resumes. Raises NetadaptError when
-        the directory holds something else or another run (naming what differs), or is in use.
+        Args:
+            path: The run directory; its parent exists.
+            identity: All that decides the result: a resume with another identity is refused.
+            growing: Numbers that a resume may raise, never lower.
+            resume: Whether a run that the directory holds is continued.
+            about: What is recorded when the run starts and never compared.
+            max_time_s: The seconds that the run may take over all resumes.
+
+        Returns:
+            The run, whose lock this process holds until its `with` block ends.
+
+        Raises:
+            NetadaptError: The directory holds something else or another run (the message says what differs), or is in
+                use by another process.
         """
         if path.exists() and not path.is_dir():
             raise NetadaptError(f"{path} is a file", hint="-o names a directory", code="exists")
@@ -81,14 +85,14 @@ class Run:
         if not path.absolute().parent.is_dir():
             raise NetadaptError(f"{path.parent}: no such folder", code="missing-file")
         path.mkdir(exist_ok=True)
-        held = _locked(path)
+        lock = lock_directory(path)
         try:
             remove_leftovers(path, below=True)
             recorded = _identify(path / IDENTITY_FILE, identity, growing, about or {})
             journal = Journal(path, chain_root(recorded))
-            return cls(path, held, journal, math.inf if max_time_s is None else max_time_s)
+            return cls(path, lock, journal, math.inf if max_time_s is None else max_time_s)
         except BaseException:
-            held.close()
+            lock.release()
             raise
 
     def __enter__(self) -> Self:
@@ -103,7 +107,7 @@ class Run:
         except OSError as another:
             refused = refused or another
         finally:
-            self._lock.close()
+            self._lock.release()
         if refused is not None:
             raise NetadaptError(
                 f"{self.path} cannot be written to: {refused.strerror}",
@@ -112,9 +116,12 @@ class Run:
             ) from refused
 
     def once(self, key: str, choose: Callable[[], Any]) -> Any:
-        """The journalled value of `key`; if there is none yet, `choose()`, journalled before anybody uses it.
+        """The journalled value of `key`; if there is none yet, `choose()` is called and journalled before it is used.
 
-        For measurements and whatever depends on time. The value must be JSON; it is returned as JSON gives it back.
+        It is for measurements and whatever depends on time.
+
+        Returns:
+            The value, which must be JSON, as JSON gives it back.
         """
         if key not in self.journal.values:
             self.journal.append(key, choose())
@@ -131,7 +138,7 @@ class Run:
         return tuple(self.journal.entries)
 
     def history(self, kind: type[T], needed: int = 0) -> History[T]:
-        """The iterations that this run has accepted; its journal speaks of at least `needed`."""
+        """The iterations that this run has accepted; its journal has entries of at least `needed` of them."""
         return History(self.path, kind, self.journal, needed)
 
     def iteration(self, number: int) -> Path:
@@ -160,15 +167,6 @@ def _seconds_before(path: Path) -> float:
         return 0.0
 
 
-def _locked(path: Path) -> BinaryIO:
-    """A lock that the operating system frees when this process ends, however it ends."""
-    file = (path / LOCK_FILE).open("ab")
-    if not lock(file):
-        file.close()
-        raise NetadaptError(f"{path} is in use by another process", hint="wait for it or end it", code="locked")
-    return file
-
-
 def _identify(
     file: Path, identity: Mapping[str, Any], growing: Mapping[str, int], about: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -190,9 +188,9 @@ def _identify(
     if different or lowered:
         pairs = [(name, theirs.get(name), mine["identity"].get(name)) for name in different]
         pairs += [(name, before[name], growing[name]) for name in lowered]
-        told = "; ".join(f"{name} is {_short(there)} there, {_short(here)} here" for name, there, here in pairs)
+        differences = "; ".join(f"{name} is {_short(a)} there, {_short(b)} here" for name, a, b in pairs)
         raise NetadaptError(
-            f"{file.parent} belongs to another run: {told}",
+            f"{file.parent} belongs to another run: {differences}",
             hint="repeat its arguments or name another directory",
             code="other-run",
         )

@@ -133,7 +133,7 @@ def expand(node: Node, x: Tensor, shape: Tensor) -> Tensor:
     target = node.integers(1, shape) or []
     own = [1] * (len(target) - x.dim()) + list(x.shape)
     target = [1] * (x.dim() - len(target)) + target
-    return x.expand([size if wanted == 1 else wanted for size, wanted in zip(own, target, strict=True)])
+    return x.expand([size if new == 1 else new for size, new in zip(own, target, strict=True)])
 
 
 @op("Tile")

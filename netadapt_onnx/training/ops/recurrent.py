@@ -14,9 +14,13 @@ _GATE_ORDER = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}  # ONNX's io
 @op("LSTM")
 def lstm(
     node: Node, x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, lengths: Tensor | None = None,
-    h0: Tensor | None = None, c0: Tensor | None = None, peepholes: Tensor | None = None,
+    *states: Tensor | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """Shapes: x (L, N, in); w (D, 4H, in); r (D, 4H, H); y (L, D, N, H); h, c (D, N, H)."""
+    """Shapes: x (L, N, in); w (D, 4H, in); r (D, 4H, H); y (L, D, N, H); h, c (D, N, H).
+
+    `states` are the first h and c, then peepholes.
+    """
+    h0, c0, peepholes = (*states, None, None, None)[:3]
     if peepholes is not None or node.attribute("input_forget", 0):
         raise node.refuse("with peepholes or coupled gates")
     _refuse_variants(node, x, lengths)
@@ -91,12 +95,12 @@ def _sequence_first(node: Node, x: Tensor) -> Tensor:
     return x.transpose(0, 1) if node.attribute("layout", 0) else x
 
 
-def _state(node: Node, given: Tensor | None, zeros: Tensor) -> Tensor:
+def _state(node: Node, state: Tensor | None, zeros: Tensor) -> Tensor:
     """The first hidden state; one stored for another batch size (an export's zeros) is repeated."""
-    if given is None:
+    if state is None:
         return zeros
-    given = given.transpose(0, 1) if node.attribute("layout", 0) else given
-    return given.expand_as(zeros).contiguous()
+    state = state.transpose(0, 1) if node.attribute("layout", 0) else state
+    return state.expand_as(zeros).contiguous()
 
 
 def _reversed(node: Node, x: Tensor) -> Tensor:

@@ -14,14 +14,14 @@ from torch import Tensor
 from netadapt_onnx.errors import NetadaptError
 
 Function = Callable[..., Tensor | tuple[Tensor, ...]]
-# Functions by domain and name, and whether they want to know of training.
+# Functions by domain and name, and whether each receives the training mode.
 Registered = Mapping[tuple[str, str], tuple[Function, bool]]
 
 _FUNCTIONS: dict[tuple[str, str], Function] = {}
 _TRAINING_AWARE: set[tuple[str, str]] = set()
 _DOMAINS = {"": "", "ai.onnx": ""}
 
-# Half and bfloat16 models train in float32: their weights are widened here and narrowed again on write-back.
+# Half and bfloat16 models train in float32: their weights are upcast and rounded again on write-back.
 DTYPES: dict[int, torch.dtype] = {
     onnx.TensorProto.FLOAT: torch.float32,
     onnx.TensorProto.FLOAT16: torch.float32,
@@ -38,7 +38,7 @@ DTYPES: dict[int, torch.dtype] = {
 
 @dataclass(frozen=True)
 class Node:
-    """What an op's function may know of its node: attributes, opset, and inputs whose values are fixed."""
+    """A node as its operator's function sees it: attributes, opset, and constant inputs by their number."""
 
     op: str
     name: str
@@ -104,7 +104,7 @@ def lookup(domain: str, name: str) -> Function | None:
 
 
 def is_training_aware(domain: str, name: str) -> bool:
-    """Whether the op's function wants to know if the graph is in training mode."""
+    """Whether the op's function receives the training mode."""
     return (_DOMAINS.get(domain, domain), name) in _TRAINING_AWARE
 
 
@@ -114,7 +114,7 @@ def registered() -> list[str]:
 
 
 def registered_outside() -> Registered:
-    """What others than this package have registered."""
+    """The functions that other packages have registered."""
     package = __name__.partition(".")[0]
     return {
         key: (function, key in _TRAINING_AWARE)

@@ -32,11 +32,11 @@ def resize(node: Node, x: Tensor, *rest: Tensor | None) -> Tensor:
         raise node.refuse("with cropping, antialiasing or an aspect-ratio policy")
     position = 2 if node.opset >= 11 else 1
     scales = rest[position - 1] if len(rest) >= position else None
-    wanted = rest[2] if len(rest) >= 3 else None
+    target = rest[2] if len(rest) >= 3 else None
     axes = node.attribute("axes") or list(range(x.dim()))
     sizes, factors = list(x.shape), [1.0] * x.dim()
-    if wanted is not None and wanted.numel():
-        for axis, size in zip(axes, node.integers(3, wanted) or [], strict=True):
+    if target is not None and target.numel():
+        for axis, size in zip(axes, node.integers(3, target) or [], strict=True):
             # A model exported for a fixed batch writes that batch down; the batch axis is never resized.
             sizes[axis] = size if axis or size != 1 else x.shape[0]
             factors[axis] = sizes[axis] / x.shape[axis]
@@ -97,14 +97,14 @@ def _fast(
     """torch's own kernel where it computes the same: the usual upsampling of images."""
     if x.dim() != 4 or tuple(sizes[:2]) != tuple(x.shape[:2]):
         return None
-    whole = all(f >= 1 and f == int(f) for f in factors)
-    if mode == "nearest" and whole and (coordinates, rounding) in {
+    enlarges_by_integers = all(f >= 1 and f == int(f) for f in factors)
+    if mode == "nearest" and enlarges_by_integers and (coordinates, rounding) in {
         ("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil"),
     }:  # fmt: skip
         return F.interpolate(x, size=tuple(sizes[2:]), mode="nearest")
     if mode == "linear" and coordinates == "align_corners":
         return F.interpolate(x, size=tuple(sizes[2:]), mode="bilinear", align_corners=True)
-    if mode == "linear" and whole and coordinates in ("half_pixel", "pytorch_half_pixel"):
+    if mode == "linear" and enlarges_by_integers and coordinates in ("half_pixel", "pytorch_half_pixel"):
         return F.interpolate(x, size=tuple(sizes[2:]), mode="bilinear", align_corners=False)
     return None
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from netadapt_onnx.data.dataset import Dataset
-from netadapt_onnx.data.load import load_data
+from netadapt_onnx.data.load_dataset import read_dataset
 from netadapt_onnx.data.source import DataSource
 from netadapt_onnx.errors import NetadaptError
 
@@ -19,10 +19,10 @@ RNG = np.random.default_rng(0)
 HALF = {"mean": (0.5,), "std": (0.25,)}
 
 
-def read(folder: Path, shape: tuple[int, ...], classes: int, dtype: Any = np.float32, **said: Any) -> Dataset:
-    metadata = said.pop("metadata", None)
-    given = DataSource(str(folder), **(HALF | said if metadata is None else said))
-    return load_data(given, {"image": (shape, np.dtype(dtype))}, {"logits": (1, classes)}, metadata=metadata)
+def read(folder: Path, shape: tuple[int, ...], classes: int, dtype: Any = np.float32, **options: Any) -> Dataset:
+    metadata = options.pop("metadata", None)
+    source = DataSource(str(folder), **(HALF | options if metadata is None else options))
+    return read_dataset(source, {"image": (shape, np.dtype(dtype))}, {"logits": (1, classes)}, metadata=metadata)
 
 
 def pictures(folder: Path, names: dict[str, int], size: tuple[int, int] = (8, 8), *, form: str = "png") -> None:
@@ -79,11 +79,11 @@ def test_resize_and_crop_are_those_of_pillow(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         picture.save(tmp_path / name / "a.png")
     data = read(tmp_path, (1, 3, 8, 8), 10, dtype=np.uint8, resize=(10,), crop=(8,), mean=None, std=None)
-    wanted = picture.resize((15, 10), Image.Resampling.BILINEAR).crop((4, 1, 12, 9))
-    np.testing.assert_array_equal(data.train.batch(slice(None))["image"][0], np.moveaxis(np.asarray(wanted), -1, 0))
+    expected = picture.resize((15, 10), Image.Resampling.BILINEAR).crop((4, 1, 12, 9))
+    np.testing.assert_array_equal(data.train.batch(slice(None))["image"][0], np.moveaxis(np.asarray(expected), -1, 0))
     exact = read(tmp_path, (1, 3, 8, 8), 10, dtype=np.uint8, resize=(8, 8), mean=None, std=None)
-    wanted = picture.resize((8, 8), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(exact.train.batch(slice(None))["image"][0], np.moveaxis(np.asarray(wanted), -1, 0))
+    expected = picture.resize((8, 8), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(exact.train.batch(slice(None))["image"][0], np.moveaxis(np.asarray(expected), -1, 0))
     assert exact.sha256 != data.sha256
 
 
@@ -91,8 +91,8 @@ def test_the_model_may_say_how_its_pictures_are_prepared(tmp_path: Path) -> None
     pictures(tmp_path, {"0": 2, "1": 2}, (20, 20))
     said = {f"netadapt_onnx.{k}": v for k, v in {"resize": "10", "crop": "8x8", "mean": "0.5", "std": "0.25"}.items()}
     data = read(tmp_path, (1, 3, 8, 8), 2, metadata=said)
-    wanted = read(tmp_path, (1, 3, 8, 8), 2, resize=(10,), crop=(8, 8))
-    np.testing.assert_array_equal(data.train.batch(slice(None))["image"], wanted.train.batch(slice(None))["image"])
+    expected = read(tmp_path, (1, 3, 8, 8), 2, resize=(10,), crop=(8, 8))
+    np.testing.assert_array_equal(data.train.batch(slice(None))["image"], expected.train.batch(slice(None))["image"])
     with pytest.raises(NetadaptError, match=r"metadata 'netadapt_onnx.mean' is 'half'"):
         read(tmp_path, (1, 3, 8, 8), 2, metadata=said | {"netadapt_onnx.mean": "half"})
 
@@ -102,8 +102,8 @@ def test_the_standards_image_metadata_are_followed(tmp_path: Path) -> None:
     for name in ("a", "b"):
         Image.new("RGB", (8, 8), (255, 51, 0)).save(tmp_path / "0" / f"{name}.png")
     said = {"Image.BitmapPixelFormat": "Bgr8", "Image.NominalPixelRange": "Normalized_1_1"}
-    found = read(tmp_path, (1, 3, 8, 8), 10, metadata=said).train.batch(slice(0, 1))["image"]
-    np.testing.assert_allclose(found[0, :, 0, 0], [-1, -0.6, 1], atol=1e-6)
+    result = read(tmp_path, (1, 3, 8, 8), 10, metadata=said).train.batch(slice(0, 1))["image"]
+    np.testing.assert_allclose(result[0, :, 0, 0], [-1, -0.6, 1], atol=1e-6)
 
 
 def cifar(folder: Path, classes: int, count: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -125,7 +125,7 @@ def test_the_official_cifar10_files(tmp_path: Path) -> None:
     values, labels = cifar(tmp_path, 10)
     data = read(tmp_path, (1, 3, 32, 32), 10)
     assert data.test is not None
-    assert (len(data.train) + len(data.val), len(data.test), data.reported[0]) == (20, 4, "test")
+    assert (len(data.train) + len(data.val), len(data.test), data.final_split[0]) == (20, 4, "test")
     np.testing.assert_array_equal(data.test.targets(), labels)
     np.testing.assert_allclose(data.test.batch(slice(None))["image"], (values / 255 - 0.5) / 0.25, rtol=0, atol=1e-5)
 
@@ -156,8 +156,8 @@ def test_the_official_mnist_files(suffix: str, tmp_path: Path) -> None:
     assert data.test is not None
     assert (len(data.train), len(data.val), len(data.test)) == (18, 2, 6)
     np.testing.assert_array_equal(data.test.targets(), labels)
-    found = data.test.batch(slice(None))["image"]
-    np.testing.assert_allclose(found[:, 0], (values / 255 - 0.5) / 0.25, rtol=0, atol=1e-5)
+    result = data.test.batch(slice(None))["image"]
+    np.testing.assert_allclose(result[:, 0], (values / 255 - 0.5) / 0.25, rtol=0, atol=1e-5)
     larger = read(tmp_path, (1, 3, 32, 32), 10, resize=(32,)).test
     assert larger is not None
     assert larger.batch(slice(0, 2))["image"].shape == (2, 3, 32, 32)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from netadapt_onnx.data.load import load_data
+from netadapt_onnx.data.load_dataset import read_dataset
 from netadapt_onnx.data.loaders.npz import LEAST_MAPPED_BYTES, read_npz
 from netadapt_onnx.data.source import DataSource
 from netadapt_onnx.errors import NetadaptError
@@ -29,12 +29,12 @@ def test_what_is_stored_as_it_is_is_mapped(tmp_path: Path) -> None:
         "é" * 9: LARGE[:200],
     }
     np.savez(file, **arrays)
-    found = read_npz(file)
-    assert {n: isinstance(v, np.memmap) for n, v in found.items()} == {
+    read = read_npz(file)
+    assert {n: isinstance(v, np.memmap) for n, v in read.items()} == {
         n: v.nbytes >= LEAST_MAPPED_BYTES for n, v in arrays.items()
     }
     for name, values in arrays.items():
-        np.testing.assert_array_equal(found[name], values)
+        np.testing.assert_array_equal(read[name], values)
     np.savez_compressed(file, **arrays)
     packed = read_npz(file)
     assert not any(isinstance(values, np.memmap) for values in packed.values())
@@ -46,7 +46,7 @@ def test_mapped_data_take_next_to_no_memory(tmp_path: Path) -> None:
     np.savez(file, x_train=np.concatenate([LARGE] * 8), y_train=np.zeros(8000, np.int64))
     tracemalloc.start()
     try:
-        data = load_data(file, SPECS, {"logits": (1, 10)})
+        data = read_dataset(file, SPECS, {"logits": (1, 10)})
         batch = data.train.batch(np.arange(64))["image"]
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -61,9 +61,9 @@ def test_mapped_data_take_next_to_no_memory(tmp_path: Path) -> None:
 def test_broken_archives_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "data.npz"
     np.savez(file, x_train=LARGE)
-    whole = file.read_bytes()
+    content = file.read_bytes()
     # The archive's directory is whole, but what it points to is not.
-    file.write_bytes(b"??" + whole[2:])
+    file.write_bytes(b"??" + content[2:])
     with pytest.raises(NetadaptError, match="cannot be read"):
         read_npz(file)
     np.save(tmp_path / "array.npy", LARGE)
@@ -88,14 +88,14 @@ def test_labels_are_named_by_output(tmp_path: Path) -> None:
     outputs = {"first": (1, 4), "second": (1, 4), "value": (1,)}
     y = {"y_train.first": np.arange(1000) % 4, "y_train.value": np.arange(1000) / 7}
     np.savez(tmp_path / "data.npz", x_train=LARGE, **y)
-    data = load_data(tmp_path / "data.npz", SPECS, outputs)
+    data = read_dataset(tmp_path / "data.npz", SPECS, outputs)
     assert data.train.metric == "top1+r2"
     targets = data.train.targets(slice(0, 5))
     assert isinstance(targets, dict)
     assert {name: values.dtype.name for name, values in targets.items()} == {"first": "int64", "value": "float32"}
     np.savez(tmp_path / "data.npz", x_train=LARGE, y_train=np.arange(1000) % 4)
     with pytest.raises(NetadaptError, match=r"fits several outputs: first, second; name the one .* y_train.first"):
-        load_data(tmp_path / "data.npz", SPECS, outputs)
+        read_dataset(tmp_path / "data.npz", SPECS, outputs)
 
 
 def test_the_task_is_asked_for_where_labels_leave_a_choice(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_the_task_is_asked_for_where_labels_leave_a_choice(tmp_path: Path) -> No
     def metric(labels: np.ndarray, output: tuple[int, ...], task: str | None = None) -> str:
         np.savez(file, x_train=LARGE[:20], y_train=labels)
         source = DataSource(str(file), task=task)  # type: ignore[arg-type]
-        return load_data(source, SPECS, {"out": output}).train.metric
+        return read_dataset(source, SPECS, {"out": output}).train.metric
 
     assert metric(np.arange(20) % 4, (1, 4)) == "top1"
     assert metric(np.arange(20), (1, 1)) == "r2"
@@ -134,4 +134,4 @@ def test_splits_are_labelled_for_one_task(tmp_path: Path) -> None:
         y_val=np.zeros((20, 4, 4), int),
     )
     with pytest.raises(NetadaptError, match="labels of the splits are for different tasks: train top1, val miou"):
-        load_data(tmp_path / "data.npz", SPECS, {"a": (1, 4), "b": (1, 2, 4, 4)})
+        read_dataset(tmp_path / "data.npz", SPECS, {"a": (1, 4), "b": (1, 2, 4, 4)})

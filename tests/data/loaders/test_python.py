@@ -16,10 +16,10 @@ import torch
 import netadapt_onnx as na
 from netadapt_onnx.common.user_code import called
 from netadapt_onnx.data.dataset import Dataset, Split
-from netadapt_onnx.data.load import load_data
+from netadapt_onnx.data.load_dataset import read_dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.executors.opening import opened_executor
-from netadapt_onnx.search.executors.protocol import Made, Shared, WorkerInfo
+from netadapt_onnx.search.executors.protocol import JobResult, Shared, WorkerInfo
 from task_models import many, regressor
 
 HEADER = """
@@ -44,7 +44,7 @@ def code(folder: Path, body: str) -> str:
 
 
 def read(folder: Path, body: str) -> Dataset:
-    return load_data(code(folder, body), SPECS, OUTPUTS)
+    return read_dataset(code(folder, body), SPECS, OUTPUTS)
 
 
 def test_loaders_are_splits(tmp_path: Path) -> None:
@@ -55,8 +55,8 @@ def test_loaders_are_splits(tmp_path: Path) -> None:
     torch.manual_seed(0)
     x = torch.randn(96, 8).numpy()
     np.testing.assert_array_equal(data.test.batch(slice(2, 5))["x"], x[82:85])
-    wanted = np.stack([3 * np.maximum(x[:, 0], x[:, 1]), x[:, 2]], 1)
-    np.testing.assert_array_equal(data.train.targets(np.array([7, 3])), wanted[[7, 3]])
+    expected = np.stack([3 * np.maximum(x[:, 0], x[:, 1]), x[:, 2]], 1)
+    np.testing.assert_array_equal(data.train.targets(np.array([7, 3])), expected[[7, 3]])
 
 
 def test_whatever_chooses_its_own_samples_is_read_once(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ image, numbers = torch.randn(20, 3, 8, 8), torch.randn(20, 4)
 labels = numbers.argmax(1), numbers[:, 0], (image[:, 0] > 0).long()
 named = [{"image": image, "numbers": numbers}], dict(zip(("logits", "value", "map"), labels))
 return [((image, numbers), labels)], [(named[0][0], named[1])]"""
-    data = load_data(code(tmp_path, body), specs, outputs)
+    data = read_dataset(code(tmp_path, body), specs, outputs)
     assert data.train.metric == data.val.metric == "top1+r2+miou"
     for name, values in data.train.batch(slice(None)).items():
         np.testing.assert_array_equal(values, data.val.batch(slice(None))[name])
@@ -116,12 +116,12 @@ def model_file(folder: Path) -> Path:
 @pytest.mark.seconds
 def test_a_loss_and_a_metric_of_ones_own(tmp_path: Path) -> None:
     model, data = model_file(tmp_path), code(tmp_path, OWN)
-    found = na.finetune(model, data, tmp_path / "tuned.onnx", epochs=30, lr=0.05)
-    assert found.accuracy.metric == "negative_error"
-    assert found.accuracy.before < -1
-    assert found.accuracy.after > 0.5 * found.accuracy.before
-    taught = na.finetune(model, data, tmp_path / "taught.onnx", teacher=model, epochs=1, lr=1e-4)
-    assert taught.accuracy.after == pytest.approx(found.accuracy.before, rel=0.1)
+    result = na.finetune(model, data, tmp_path / "tuned.onnx", epochs=30, lr=0.05)
+    assert result.accuracy.metric == "negative_error"
+    assert result.accuracy.before < -1
+    assert result.accuracy.after > 0.5 * result.accuracy.before
+    distilled = na.finetune(model, data, tmp_path / "taught.onnx", teacher=model, epochs=1, lr=1e-4)
+    assert distilled.accuracy.after == pytest.approx(result.accuracy.before, rel=0.1)
 
 
 def test_a_torchmetrics_metric(tmp_path: Path) -> None:
@@ -146,8 +146,8 @@ def training(module, *, teacher, steps, lr, seed):
             optimiser.step()
 return {"train": loader(), "val": loader(), "training": training}"""
     model = model_file(tmp_path)
-    found = na.finetune(model, code(tmp_path, body), tmp_path / "tuned.onnx", epochs=6, lr=0.01, seed=3)
-    assert found.accuracy.after > 0.8 > found.accuracy.before
+    result = na.finetune(model, code(tmp_path, body), tmp_path / "tuned.onnx", epochs=6, lr=0.01, seed=3)
+    assert result.accuracy.after > 0.8 > result.accuracy.before
 
 
 TENSORS = "return loader(), loader()"
@@ -171,9 +171,9 @@ WRONG: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("body", "told"), WRONG.values(), ids=WRONG.keys())
-def test_wrong_functions_are_told_what_is_expected(body: str, told: str, tmp_path: Path) -> None:
-    with pytest.raises(NetadaptError, match=told):
+@pytest.mark.parametrize(("body", "message"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_functions_are_told_what_is_expected(body: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(NetadaptError, match=message):
         read(tmp_path, body)
 
 
@@ -188,10 +188,10 @@ LATE: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("entry", "told"), LATE.values(), ids=LATE.keys())
-def test_functions_that_return_something_else_are_told(entry: str, told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("entry", "message"), LATE.values(), ids=LATE.keys())
+def test_functions_that_return_something_else_are_told(entry: str, message: str, tmp_path: Path) -> None:
     data = code(tmp_path, f"return {{'train': [(x, y)], 'val': [(x, y)], {entry}}}")
-    with pytest.raises(NetadaptError, match=told):
+    with pytest.raises(NetadaptError, match=message):
         na.finetune(model_file(tmp_path), data, tmp_path / "tuned.onnx", epochs=1)
 
 
@@ -200,15 +200,15 @@ def test_unlabelled_loaders_are_learnt_from_the_teacher(tmp_path: Path) -> None:
     model = model_file(tmp_path)
     with pytest.raises(NetadaptError, match="has no labels; give the original model as --teacher"):
         na.finetune(model, code(tmp_path, body), tmp_path / "tuned.onnx")
-    found = na.finetune(model, code(tmp_path, body), tmp_path / "tuned.onnx", teacher=model, epochs=1, lr=1e-4)
-    assert found.accuracy.metric == "agreement"
+    result = na.finetune(model, code(tmp_path, body), tmp_path / "tuned.onnx", teacher=model, epochs=1, lr=1e-4)
+    assert result.accuracy.metric == "agreement"
 
 
 def test_gate_runs_no_code(tmp_path: Path) -> None:
     (tmp_path / "many.onnx").write_bytes(many().SerializeToString())
     data = code(tmp_path, f"open({str(tmp_path / 'ran')!r}, 'w')\nreturn loader(), loader()")
-    (judged,) = na.gate([str(tmp_path / "many.onnx")], min={"accuracy": 0.5}, data=data).models
-    assert "files and folders only" in judged.checks[0].message
+    (gated,) = na.gate([str(tmp_path / "many.onnx")], min={"accuracy": 0.5}, data=data).models
+    assert "files and folders only" in gated.checks[0].message
     assert not (tmp_path / "ran").exists()
 
 
@@ -259,10 +259,10 @@ def with_imports(folder: Path, number: int) -> str:
 def test_a_file_keeps_what_it_puts_on_the_import_path(tmp_path: Path) -> None:
     """Its functions import when they are called, from folders of its own and from its neighbours."""
     before = list(sys.path)
-    data = load_data(with_imports(tmp_path, 1), SPECS, OUTPUTS)
+    data = read_dataset(with_imports(tmp_path, 1), SPECS, OUTPUTS)
     np.testing.assert_array_equal(data.val.batch(np.array([3]))["x"], np.full((1, 8), 5.0))
     assert sys.path == [str(tmp_path / "lib"), *before, str(tmp_path)]
-    again = load_data(f"{tmp_path / 'own.py'}:make", SPECS, OUTPUTS)
+    again = read_dataset(f"{tmp_path / 'own.py'}:make", SPECS, OUTPUTS)
     assert len(again.val) == 12
     assert sys.path.count(str(tmp_path)) == 1
 
@@ -272,21 +272,21 @@ def test_a_failing_file_leaves_the_import_path_as_the_file_left_it(tmp_path: Pat
     before = list(sys.path)
     (tmp_path / "own.py").write_text("import sys\nsys.path.insert(0, 'mine')\nraise RuntimeError('no')\n")
     with pytest.raises(NetadaptError, match="RuntimeError: no"):
-        load_data(f"{tmp_path / 'own.py'}:make", SPECS, OUTPUTS)
+        read_dataset(f"{tmp_path / 'own.py'}:make", SPECS, OUTPUTS)
     assert sys.path == ["mine", *before, str(tmp_path)]
 
 
-def summed(here: WorkerInfo, split: Split, request: Mapping[str, Any]) -> Made:
-    return Made({"sum": float(split.batch(np.array(request["rows"]))["x"].sum())})
+def summed(worker: WorkerInfo, split: Split, request: Mapping[str, Any]) -> JobResult:
+    return JobResult({"sum": float(split.batch(np.array(request["rows"]))["x"].sum())})
 
 
 @pytest.mark.seconds
 @pytest.mark.usefixtures("own_path")
 def test_worker_processes_import_as_the_file_does(tmp_path: Path) -> None:
-    data = load_data(with_imports(tmp_path, 2), SPECS, OUTPUTS)
+    data = read_dataset(with_imports(tmp_path, 2), SPECS, OUTPUTS)
     with opened_executor("local:1", 1, timeout_s=60.0) as executor:
         (outcome,) = executor.run(summed, [Shared(data.train)], [{"rows": [0, 1]}], lambda *_: None)
-    assert isinstance(outcome, Made), outcome
+    assert isinstance(outcome, JobResult), outcome
     assert outcome.result == {"sum": 8 * (2.0 + 3.0)}
 
 

@@ -36,7 +36,7 @@ from netadapt_onnx.profilers.table import original_time
 from netadapt_onnx.profilers.table.file import OriginalTime, Reference, encode, read
 from netadapt_onnx.profilers.table.merge import merge_tables
 from netadapt_onnx.profilers.table.predict import Table
-from netadapt_onnx.scaling import making
+from netadapt_onnx.scaling import latency_target
 from search_cases import UNTRAINED, overridable_task
 from table_runs import run as table_of_a_run
 
@@ -188,7 +188,7 @@ def test_scaling_aims_at_shares_of_the_file_as_given(
 ) -> None:
     device = NormalisingDevice()
     device_table = Uncut(device)
-    monkeypatch.setattr(making, "ratio", lambda *arguments, **options: device.ratio(*arguments, **options))
+    monkeypatch.setattr(latency_target, "ratio", lambda *arguments, **options: device.ratio(*arguments, **options))
     monkeypatch.setattr("netadapt_onnx.api.scale.built_table", lambda *_: device_table)
     result = netadapt_onnx.scale(task[0], target="latency=0.2x", method="uniform", out=tmp_path / "run")
     (scaled,) = result.models

@@ -18,7 +18,15 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.executors.in_process import InProcess
 from netadapt_onnx.search.executors.local import LocalWorkers
 from netadapt_onnx.search.executors.opening import opened_executor
-from netadapt_onnx.search.executors.protocol import Executor, Failed, Finished, Made, Outcome, Shared, WorkerInfo
+from netadapt_onnx.search.executors.protocol import (
+    Executor,
+    JobFailure,
+    JobResult,
+    OnOutcome,
+    Outcome,
+    Shared,
+    WorkerInfo,
+)
 
 RAY = pytest.param("ray", marks=pytest.mark.skipif("NETADAPT_RAY" not in os.environ, reason="make test-ray"))
 TIMEOUT_S = 3.0
@@ -36,23 +44,23 @@ def ignore(number: int, outcome: Outcome) -> None:
 
 
 def run(
-    executor: Executor, work: Any, requests: list[dict[str, Any]], *shared: Any, seen: Finished = ignore
+    executor: Executor, work: Any, requests: list[dict[str, Any]], *shared: Any, seen: OnOutcome = ignore
 ) -> list[Any]:
     """Results in order; of a failed job its reason."""
     outcomes = executor.run(work, [Shared(value) for value in shared], requests, seen)
-    return [dict(o.result) if isinstance(o, Made) else o.reason for o in outcomes]
+    return [dict(o.result) if isinstance(o, JobResult) else o.reason for o in outcomes]
 
 
-def scaled(here: WorkerInfo, factor: float, request: Mapping[str, Any]) -> Made:
+def scaled(worker: WorkerInfo, factor: float, request: Mapping[str, Any]) -> JobResult:
     time.sleep(request.get("sleep", 0))
-    return Made({"value": factor * request["x"]}, {"x": str(request["x"]).encode()})
+    return JobResult({"value": factor * request["x"]}, {"x": str(request["x"]).encode()})
 
 
 def test_results_come_in_the_order_of_the_jobs_whoever_ends_first(executor: Executor) -> None:
     order: list[int] = []
     requests = [{"x": x, "sleep": 0.4 if x == 0 else 0.0} for x in range(5)]
-    found = run(executor, scaled, requests, 10, seen=lambda number, _: order.append(number))
-    assert found == [{"value": 10 * x} for x in range(5)]
+    results = run(executor, scaled, requests, 10, seen=lambda number, _: order.append(number))
+    assert results == [{"value": 10 * x} for x in range(5)]
     assert sorted(order) == list(range(5))
     assert order[0] != 0
 
@@ -63,16 +71,19 @@ def test_no_jobs_are_no_work(executor: Executor) -> None:
 
 def test_files_come_back_as_bytes(executor: Executor) -> None:
     (outcome,) = executor.run(scaled, [Shared(1)], [{"x": 7}], ignore)
-    assert isinstance(outcome, Made)
+    assert isinstance(outcome, JobResult)
     assert outcome.files == {"x": b"7"}
 
 
 def test_functions_that_no_module_holds_can_be_sent(executor: Executor) -> None:
     offset = 3
-    found = run(
-        executor, lambda here, twice, request: Made({"y": twice(request["x"])}), [{"x": 1}], lambda x: 2 * x + offset
+    results = run(
+        executor,
+        lambda worker, twice, request: JobResult({"y": twice(request["x"])}),
+        [{"x": 1}],
+        lambda x: 2 * x + offset,
     )
-    assert found == [{"y": 5}]
+    assert results == [{"y": 5}]
 
 
 def test_a_value_that_cannot_be_sent_is_said(executor: Executor) -> None:
@@ -83,38 +94,38 @@ def test_a_value_that_cannot_be_sent_is_said(executor: Executor) -> None:
     assert run(executor, scaled, [{"x": 1}], 2) == [{"value": 2}]
 
 
-def raising(here: WorkerInfo, request: Mapping[str, Any]) -> Made:
+def raising(worker: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
     if request["x"] == 1:
         raise ZeroDivisionError("who divided by zero")
-    return Made({"x": request["x"]})
+    return JobResult({"x": request["x"]})
 
 
 def test_a_job_that_raises_is_one_failure_with_its_log(executor: Executor) -> None:
     outcomes = executor.run(raising, [], [{"x": x} for x in range(3)], ignore)
-    assert [isinstance(o, Failed) for o in outcomes] == [False, True, False]
+    assert [isinstance(o, JobFailure) for o in outcomes] == [False, True, False]
     failed = outcomes[1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, JobFailure)
     assert failed.reason == "who divided by zero"
     assert "in raising" in failed.log
 
 
-def dying(here: WorkerInfo, request: Mapping[str, Any]) -> Made:
+def dying(worker: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
     if request["x"] == 1:
         import ctypes
 
         os.write(2, b"last words")
         ctypes.string_at(0)  # SIGSEGV
     time.sleep(0.1)
-    return Made({"x": request["x"]})
+    return JobResult({"x": request["x"]})
 
 
 def test_a_job_that_kills_its_worker_is_one_failure_with_its_log(executor: Executor) -> None:
     if not executor.apart:
         pytest.skip("it would kill this process")
     outcomes = executor.run(dying, [], [{"x": x} for x in range(4)], ignore)
-    assert [isinstance(o, Failed) for o in outcomes] == [False, True, False, False]
+    assert [isinstance(o, JobFailure) for o in outcomes] == [False, True, False, False]
     failed = outcomes[1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, JobFailure)
     assert "its worker died" in failed.reason
     if isinstance(executor, LocalWorkers):
         assert "SIGSEGV" in failed.reason
@@ -123,28 +134,28 @@ def test_a_job_that_kills_its_worker_is_one_failure_with_its_log(executor: Execu
         assert "in dying" in failed.log
 
 
-def sleeping(here: WorkerInfo, request: Mapping[str, Any]) -> Made:
+def sleeping(worker: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
     while request["x"] == 1:
-        here.check()
+        worker.check()
         time.sleep(0.05)
-    return Made({"x": request["x"]})
+    return JobResult({"x": request["x"]})
 
 
 def test_a_job_that_never_ends_is_given_up(executor: Executor) -> None:
     began = time.monotonic()
-    found = run(executor, sleeping, [{"x": x} for x in range(4)])
-    assert found == [{"x": 0}, "not done after 3 s", {"x": 2}, {"x": 3}]
+    results = run(executor, sleeping, [{"x": x} for x in range(4)])
+    assert results == [{"x": 0}, "not done after 3 s", {"x": 2}, {"x": 3}]
     assert time.monotonic() - began > TIMEOUT_S
     assert run(executor, scaled, [{"x": 1}, {"x": 2}], 2) == [{"value": 2}, {"value": 4}]
 
 
-def faltering(here: WorkerInfo, request: Mapping[str, Any]) -> Made:
+def faltering(worker: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
     marks = Path(request["folder"])
     tries = len(list(marks.glob(f"{request['x']}-*")))
     (marks / f"{request['x']}-{tries}").touch()
     if tries < request["failures"]:
         raise OSError(28, "No space left on device")
-    return Made({"tries": tries + 1})
+    return JobResult({"tries": tries + 1})
 
 
 def test_what_the_machine_is_to_blame_for_is_tried_again(executor: Executor, tmp_path: Path) -> None:
@@ -160,12 +171,12 @@ def test_a_machine_that_fails_for_good_is_no_proposals_fault(executor: Executor,
     assert run(executor, scaled, [{"x": 1}], 2) == [{"value": 2}]
 
 
-def killed_once(here: WorkerInfo, request: Mapping[str, Any]) -> Made:
+def killed_once(worker: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
     mark = Path(request["mark"])
     if not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return Made({"done": True})
+    return JobResult({"done": True})
 
 
 def test_a_worker_that_the_system_killed_is_replaced_and_its_job_done_again(executor: Executor, tmp_path: Path) -> None:
@@ -178,28 +189,28 @@ def test_the_same_job_several_times_is_harmless(executor: Executor) -> None:
     assert run(executor, scaled, [{"x": 2}] * 5, 10) == [{"value": 20}] * 5
 
 
-def keeping(here: WorkerInfo, value: list[int], request: Mapping[str, Any]) -> Made:
+def keeping(worker: WorkerInfo, value: list[int], request: Mapping[str, Any]) -> JobResult:
     value.append(1)
-    return Made({"pid": os.getpid(), "seen": len(value)})
+    return JobResult({"pid": os.getpid(), "seen": len(value)})
 
 
 def test_shared_values_are_sent_once_and_dropped_when_no_job_names_them(executor: Executor) -> None:
     shared = Shared([])
     for _ in range(2):
         outcomes = executor.run(keeping, [shared], [{}] * 6, ignore)
-    found = [o.result for o in outcomes if isinstance(o, Made)]
-    workers = {one["pid"] for one in found}
-    most = {pid: max(one["seen"] for one in found if one["pid"] == pid) for pid in workers}
+    results = [o.result for o in outcomes if isinstance(o, JobResult)]
+    workers = {one["pid"] for one in results}
+    most = {pid: max(one["seen"] for one in results if one["pid"] == pid) for pid in workers}
     assert sum(most.values()) >= 10, "values are kept from job to job, and from call to call"
     fresh = executor.run(keeping, [Shared([])], [{}], ignore)
-    assert [o.result["seen"] for o in fresh if isinstance(o, Made)] == [1]
+    assert [o.result["seen"] for o in fresh if isinstance(o, JobResult)] == [1]
 
 
 MASTER = """
 import os, sys, time
 from pathlib import Path
 from netadapt_onnx.search.executors.opening import opened_executor
-from netadapt_onnx.search.executors.protocol import Made
+from netadapt_onnx.search.executors.protocol import JobResult
 
 def work(here, request):
     Path(request["mark"]).write_text(str(os.getpid()))
@@ -244,8 +255,8 @@ def wait_until_gone(processes: list[int]) -> bool:
 def test_ctrl_c_ends_everything_at_once(master: tuple[subprocess.Popen[str], list[int]]) -> None:
     process, workers = master
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole group
-    _, said = process.communicate(timeout=30)
-    assert "KeyboardInterrupt" in said
+    _, stderr = process.communicate(timeout=30)
+    assert "KeyboardInterrupt" in stderr
     assert wait_until_gone(workers)
 
 
@@ -256,20 +267,20 @@ def test_workers_end_when_their_master_is_killed(master: tuple[subprocess.Popen[
     assert wait_until_gone(workers)
 
 
-def seeing(here: WorkerInfo, request: Mapping[str, Any]) -> Made:
+def seeing(worker: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
     time.sleep(0.3)
-    return Made({"gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "threads": os.environ["OMP_NUM_THREADS"]})
+    return JobResult({"gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "threads": os.environ["OMP_NUM_THREADS"]})
 
 
 def test_every_gpu_is_given_to_one_worker() -> None:
     with opened_executor("local", 8, gpus="0,2", timeout_s=60) as executor:
-        found = run(executor, seeing, [{}] * 4)
-    assert sorted(one["gpu"] for one in found) == ["0", "0", "2", "2"]
-    assert {one["threads"] for one in found} == {"1"}
+        results = run(executor, seeing, [{}] * 4)
+    assert sorted(one["gpu"] for one in results) == ["0", "0", "2", "2"]
+    assert {one["threads"] for one in results} == {"1"}
 
 
 @pytest.mark.parametrize(
-    ("asked", "gpus", "message"),
+    ("text", "gpus", "message"),
     [
         ("slurm", None, "--executor slurm: not known"),
         ("local:", None, "--executor local:: not known"),
@@ -282,9 +293,9 @@ def test_every_gpu_is_given_to_one_worker() -> None:
         ("local", [-1], "not numbers of GPUs"),
     ],
 )
-def test_what_no_executor_can_be_is_refused(asked: str, gpus: Any, message: str) -> None:
+def test_what_no_executor_can_be_is_refused(text: str, gpus: Any, message: str) -> None:
     with pytest.raises(NetadaptError, match=message) as raised:
-        opened_executor(asked, 2, gpus)
+        opened_executor(text, 2, gpus)
     assert raised.value.code == "usage"
 
 
@@ -297,6 +308,6 @@ def test_the_callers_own_executor_is_used_as_it_is() -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("netadapt_onnx.search.executors.opening.find_spec", lambda name: None)
-    for asked, hint in (("local:2", r"netadapt-onnx\[adapt\]"), ("ray", r"netadapt-onnx\[ray\]")):
+    for text, hint in (("local:2", r"netadapt-onnx\[adapt\]"), ("ray", r"netadapt-onnx\[ray\]")):
         with pytest.raises(NetadaptError, match=hint):
-            opened_executor(asked, 2)
+            opened_executor(text, 2)

@@ -19,7 +19,7 @@ from models import plain
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import random_inputs, session
 from netadapt_onnx.search.executors.opening import opened_executor
-from netadapt_onnx.search.executors.protocol import Made
+from netadapt_onnx.search.executors.protocol import JobResult
 from sample_data import brightest_channel
 from search_cases import outcome
 
@@ -85,13 +85,13 @@ def test_a_node_that_dies_on_the_way_changes_nothing(cluster: Any, tmp_path: Pat
 
 
 def test_every_task_claims_a_gpu_of_its_own() -> None:
-    def seeing(here: Any, request: Any) -> Made:
+    def seeing(here: Any, request: Any) -> JobResult:
         time.sleep(0.5)
-        return Made({"gpu": os.environ.get("CUDA_VISIBLE_DEVICES")})
+        return JobResult({"gpu": os.environ.get("CUDA_VISIBLE_DEVICES")})
 
     with opened_executor("ray", 2, gpus="0,2") as executor:
         outcomes = executor.run(seeing, [], [{}] * 4, lambda *_: None)
-    assert {o.result["gpu"] for o in outcomes if isinstance(o, Made)} == {"0", "2"}
+    assert {o.result["gpu"] for o in outcomes if isinstance(o, JobResult)} == {"0", "2"}
 
 
 def test_gpus_that_a_cluster_has_not_are_refused(cluster: Any) -> None:
@@ -99,9 +99,9 @@ def test_gpus_that_a_cluster_has_not_are_refused(cluster: Any) -> None:
         opened_executor(f"ray:{cluster.address}", 2, gpus="0") as executor,
         pytest.raises(NetadaptError, match="no GPU"),
     ):
-        executor.run(lambda here, request: Made({}), [], [{}], lambda *_: None)
+        executor.run(lambda here, request: JobResult({}), [], [{}], lambda *_: None)
 
 
 def test_a_cluster_that_is_not_there_is_said() -> None:
     with opened_executor("ray:127.0.0.1:1", 2) as executor, pytest.raises(NetadaptError, match=r"ray:127\.0\.0\.1:1: "):
-        executor.run(lambda here, request: Made({}), [], [{}], lambda *_: None)
+        executor.run(lambda here, request: JobResult({}), [], [{}], lambda *_: None)

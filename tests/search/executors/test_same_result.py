@@ -17,8 +17,8 @@ import netadapt_onnx
 from models import plain
 from netadapt_onnx.cli import run as command
 from netadapt_onnx.search.executors.in_process import InProcess
-from netadapt_onnx.search.executors.protocol import Finished, Outcome, Request, Shared, Work
-from netadapt_onnx.training import settings, trainer
+from netadapt_onnx.search.executors.protocol import OnOutcome, Outcome, Request, Shared, Work
+from netadapt_onnx.training import choose_settings, settings
 from sample_data import brightest_channel
 from search_cases import outcome
 
@@ -37,12 +37,12 @@ class Backwards(InProcess):
         work: Work,
         shared: Sequence[Shared],
         requests: Sequence[Request],
-        finished: Finished,
+        on_outcome: OnOutcome,
         *,
         threaded: bool = False,
     ) -> list[Outcome]:
         last = len(requests) - 1
-        turned = super().run(work, shared, requests[::-1], lambda n, o: finished(last - n, o), threaded=threaded)
+        turned = super().run(work, shared, requests[::-1], lambda n, o: on_outcome(last - n, o), threaded=threaded)
         return turned[::-1]
 
 
@@ -56,21 +56,21 @@ class Interrupted(InProcess):
         work: Work,
         shared: Sequence[Shared],
         requests: Sequence[Request],
-        finished: Finished,
+        on_outcome: OnOutcome,
         *,
         threaded: bool = False,
     ) -> list[Outcome]:
         self.lists += 1
         if self.lists == 1:
-            return super().run(work, shared, requests, finished, threaded=threaded)
-        super().run(work, shared, requests[:1], finished, threaded=threaded)
+            return super().run(work, shared, requests, on_outcome, threaded=threaded)
+        super().run(work, shared, requests[:1], on_outcome, threaded=threaded)
         raise KeyboardInterrupt
 
 
 @pytest.fixture
 def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     # What is chosen by the clock is journalled; two runs that are to be compared must choose alike.
-    monkeypatch.setattr(trainer, "choose_settings", lambda *_, **__: settings.Settings(replicas=2))
+    monkeypatch.setattr(choose_settings, "choose_settings", lambda *_, **__: settings.Settings(replicas=2))
     (tmp_path / "model.onnx").write_bytes(plain((8, 12, 16), size=8, classes=3).SerializeToString())
     return tmp_path / "model.onnx", brightest_channel(tmp_path / "data.npz")
 

@@ -18,7 +18,7 @@ from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.cut import KeptIndices
 from netadapt_onnx.surgery.labels import Choices
 from netadapt_onnx.surgery.resize import resize
-from netadapt_onnx.surgery.rules import RULES
+from netadapt_onnx.surgery.rules.registry import RULES
 from netadapt_onnx.surgery.trace import Trace, trace
 from netadapt_onnx.surgery.verify.prove import verify
 from rule_cases import OPSETS, build

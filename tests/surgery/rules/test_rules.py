@@ -13,7 +13,7 @@ from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.labels import Choices
-from netadapt_onnx.surgery.rules import RULES
+from netadapt_onnx.surgery.rules.registry import RULES
 from netadapt_onnx.surgery.trace import trace
 from netadapt_onnx.surgery.verify.prove import verify
 from rule_cases import CASES, build

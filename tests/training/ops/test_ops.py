@@ -52,8 +52,8 @@ class Case:
         return helper.make_model(graph, opset_imports=domains, ir_version=10)
 
     def feeds(self) -> dict[str, np.ndarray]:
-        wanted = {value.name for value in self.model().graph.input}
-        return {f"in{i}": v for i, v in enumerate(self.inputs) if f"in{i}" in wanted}
+        expected = {value.name for value in self.model().graph.input}
+        return {f"in{i}": v for i, v in enumerate(self.inputs) if f"in{i}" in expected}
 
 
 def f(*shape: int, seed: int = 0) -> np.ndarray:
@@ -333,13 +333,13 @@ def reference(case: Case) -> dict[str, np.ndarray]:
 def test_op_equals_onnxruntime(case: Case) -> None:
     graph = TorchGraph(case.model()).eval()
     with torch.no_grad():
-        found = graph({name: torch.from_numpy(np.array(value)) for name, value in case.feeds().items()})
-    for name, wanted in reference(case).items():
-        value = found[name].numpy()
-        assert value.shape == wanted.shape
-        assert (value.dtype.kind == wanted.dtype.kind) or case.op == "Dropout"
-        scale = max(1.0, float(np.std(wanted.astype(np.float64))))
-        np.testing.assert_allclose(value.astype(np.float64), wanted, rtol=0, atol=TOLERANCE * scale)
+        outputs = graph({name: torch.from_numpy(np.array(value)) for name, value in case.feeds().items()})
+    for name, expected in reference(case).items():
+        value = outputs[name].numpy()
+        assert value.shape == expected.shape
+        assert (value.dtype.kind == expected.dtype.kind) or case.op == "Dropout"
+        scale = max(1.0, float(np.std(expected.astype(np.float64))))
+        np.testing.assert_allclose(value.astype(np.float64), expected, rtol=0, atol=TOLERANCE * scale)
 
 
 # What they put out is read by Python, or tells Python how long it is.
@@ -353,16 +353,17 @@ def test_ops_compute_where_their_inputs_are(case: Case) -> None:
     """On a device of shapes without values, which mixes with the CPU no more than a GPU does."""
     graph = TorchGraph(case.model()).eval()
     inputs = {name: torch.from_numpy(value) for name, value in case.feeds().items()}
-    here = graph(inputs)
-    there = graph.to("meta")({name: value.to("meta") for name, value in inputs.items()})
-    for name, wanted in here.items():
-        assert (there[name].device.type, there[name].shape, there[name].dtype) == ("meta", wanted.shape, wanted.dtype)
+    on_cpu = graph(inputs)
+    on_meta = graph.to("meta")({name: value.to("meta") for name, value in inputs.items()})
+    for name, expected in on_cpu.items():
+        value = on_meta[name]
+        assert (value.device.type, value.shape, value.dtype) == ("meta", expected.shape, expected.dtype)
 
 
 def test_broadcasting_as_it_was_before_opset_7() -> None:
     case = Case("Add", (f(2, 3, 4), f(3)), {"axis": 1, "broadcast": 1}, opset=6)
-    found = TorchGraph(case.model())({name: torch.from_numpy(value) for name, value in case.feeds().items()})["out0"]
-    np.testing.assert_allclose(found.numpy(), case.inputs[0] + case.inputs[1][:, None], rtol=0, atol=1e-6)
+    outputs = TorchGraph(case.model())({name: torch.from_numpy(value) for name, value in case.feeds().items()})["out0"]
+    np.testing.assert_allclose(outputs.numpy(), case.inputs[0] + case.inputs[1][:, None], rtol=0, atol=1e-6)
 
 
 def test_every_registered_op_has_a_case() -> None:

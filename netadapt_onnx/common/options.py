@@ -1,0 +1,157 @@
+"""Options declared once: the field of a frozen dataclass carries what every other spelling of it is derived from.
+
+The command line (`commands/_declared.py`), the keywords of Python functions (`docs/reference.py` writes them as typed
+dictionaries), what `--resume` compares, the command that a model's metadata repeats and the reference pages all read
+these declarations. Imports nothing but the standard library, so that `--help` stays fast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any
+
+from netadapt_onnx.errors import NetadaptError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field declares besides its name, its type and its default.
+
+    Attributes:
+        help: What the option does, in a sentence or two, as `--help` and the reference pages show it.
+        flag: The option on the command line, where it is not the field's own name.
+        metavar: What stands for a value in help.
+        choices: The texts that are allowed; empty for any.
+        above, at_least, at_most: The bounds of a number.
+        default_text: The default as help shows it, where it is not simply the value.
+        is_repeated: Whether the command line takes it several times.
+        is_path: Whether it names a file.
+        on_command_line: False for what only Python can pass, and for what a command declares by itself (`--data`).
+        changes_result: Whether a run's result depends on it.
+        may_differ_on_resume: Whether `--resume` takes another value of an option that changes the result.
+    """
+
+    help: str
+    flag: str = ""
+    metavar: str = ""
+    choices: tuple[str, ...] = ()
+    above: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    default_text: str = ""
+    is_repeated: bool = False
+    is_path: bool = False
+    on_command_line: bool = True
+    changes_result: bool = True
+    may_differ_on_resume: bool = False
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A declared option: its name in Python, its type as it is written, its default (None where it has none)."""
+
+    name: str
+    type: str
+    default: Any
+    is_required: bool
+    option: Option
+
+    @property
+    def flag(self) -> str:
+        """The option as the command line spells it."""
+        return self.option.flag or "--" + self.name.replace("_", "-")
+
+
+def option(default: Any = MISSING, help: str = "", *, factory: Any = MISSING, **declared: Any) -> Any:
+    """Declare an option as a field of a frozen dataclass.
+
+    Args:
+        default: Its default; a field without one is required.
+        help: See `Option`.
+        factory: In the place of a default, a function that makes it.
+        declared: The other attributes of `Option`.
+    """
+    metadata = {"option": Option(help, **declared)}
+    return field(default=default, default_factory=factory, metadata=metadata)
+
+
+def same_option(kind: type[Any], name: str, **changes: Any) -> Any:
+    """Declare an option as another dataclass declares it, but for some attributes of `Option`."""
+    other = next(one for one in fields(kind) if one.name == name)
+    metadata = {"option": replace(other.metadata["option"], **changes)}
+    return field(default=other.default, default_factory=other.default_factory, metadata=metadata)
+
+
+def declared_options(kind: type[Any]) -> Mapping[str, Declared]:
+    """The options that a dataclass declares, by name, in their order."""
+    return {
+        one.name: Declared(
+            one.name,
+            str(one.type),
+            None if one.default is MISSING else one.default,
+            one.default is MISSING and one.default_factory is MISSING,
+            one.metadata["option"],
+        )
+        for one in fields(kind)
+        if "option" in one.metadata
+    }
+
+
+class CheckedOptions:
+    """A base of dataclasses of options, whose values are checked when one is made."""
+
+    def __post_init__(self) -> None:
+        """Raise NetadaptError for a value that is out of its declared choices or bounds."""
+        check_options(self)
+
+
+def check_options(options: Any) -> None:
+    """Check the values of a dataclass of options against their declared choices and bounds.
+
+    Raises:
+        NetadaptError: With the option's flag and what it takes, for the first value that is out of them.
+    """
+    for name, declared in declared_options(type(options)).items():
+        value = getattr(options, name)
+        if isinstance(value, str) and declared.option.choices:
+            check_choice(declared.flag, value, declared.option.choices)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            _check_bounds(declared, value)
+
+
+def check_choice(flag: str, value: str, choices: Sequence[str]) -> None:
+    """Raise NetadaptError, with the nearest names, for a text that is none of an option's choices."""
+    if value not in choices:
+        hint = did_you_mean(value, choices, f"one of {', '.join(choices)}")
+        raise NetadaptError(f"{flag} {value}: not known", hint=hint, code="usage")
+
+
+def without_none(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments without those that are None: passing None is the same as leaving an option out."""
+    return {name: value for name, value in keywords.items() if value is not None}
+
+
+def plain(value: Any) -> Any:
+    """The value of an option as JSON has it; a function by its name."""
+    if callable(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, Mapping):
+        return {str(name): plain(one) for name, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, tuple | list) else value
+
+
+# By a bound: whether a value keeps it.
+_KEPT: Mapping[str, Callable[[float, float], bool]] = {
+    "above": lambda value, bound: value > bound,
+    "at_least": lambda value, bound: value >= bound,
+    "at_most": lambda value, bound: value <= bound,
+}
+
+
+def _check_bounds(declared: Declared, value: float) -> None:
+    bounds = {name: bound for name in _KEPT if (bound := getattr(declared.option, name)) is not None}
+    if bounds and not (math.isfinite(value) and all(_KEPT[name](value, bound) for name, bound in bounds.items())):
+        words = ", ".join(f"{name.replace('_', ' ')} {bound:g}" for name, bound in bounds.items())
+        raise NetadaptError(f"{declared.flag} {value}: {words}", code="usage")

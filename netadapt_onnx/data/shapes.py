@@ -1,0 +1,32 @@
+"""Shapes of a model's inputs and outputs, and how messages write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+Shape = tuple[int, ...]
+# The shape and number type of each input by name.
+Specs = Mapping[str, tuple[Shape, np.dtype[Any]]]
+# The shape of each output by name, samples first.
+Outputs = Mapping[str, Shape]
+
+
+def format_shape(shape: Iterable[int]) -> str:
+    """A shape as messages write it.
+
+    >>> format_shape((3, 224, 224)), format_shape(())
+    ('3x224x224', '()')
+    """
+    return "x".join(map(str, shape)) or "()"
+
+
+def format_outputs(outputs: Outputs) -> str:
+    """Outputs as messages write them.
+
+    >>> format_outputs({"logits": (1, 10)})
+    "'logits' Nx10"
+    """
+    return ", ".join(f"'{name}' {'x'.join(['N', *map(str, shape[1:])])}" for name, shape in outputs.items())

@@ -1,0 +1,183 @@
+"""The budget checks of a run: a table and a comparison for every device, a fit for every function of a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from netadapt_onnx.common.budget import Budget
+from netadapt_onnx.common.resources import CUSTOM
+from netadapt_onnx.graph.original_file import AsGiven, as_given
+from netadapt_onnx.graph.runtime import random_inputs
+from netadapt_onnx.profilers.device import Device
+from netadapt_onnx.profilers.statistics import Disturbance
+from netadapt_onnx.profilers.table.best_counts import best_counts
+from netadapt_onnx.profilers.table.predict import Table
+from netadapt_onnx.search import tables as latency_tables
+from netadapt_onnx.search.budget_check.comparison import Comparison, DeviceComparison, FunctionComparison
+from netadapt_onnx.search.budget_check.measured import MeasuredCheck
+from netadapt_onnx.search.budget_check.measurement_journal import MeasurementJournal, measure_normalised
+from netadapt_onnx.search.budget_check.normalisation import MeasuredNormalisation, RecordedNormalisation
+from netadapt_onnx.search.budget_check.predicted import PredictedCheck
+from netadapt_onnx.search.budget_check.prediction import Prediction
+from netadapt_onnx.search.budget_check.protocol import BudgetCheck
+from netadapt_onnx.search.budget_check.resource_fit import fitted
+from netadapt_onnx.search.environment import SearchEnvironment
+from netadapt_onnx.search.instruments import Instruments
+from netadapt_onnx.search.prepared_model import PreparedModel
+from netadapt_onnx.search.run_directory.run import Run
+from netadapt_onnx.search.tables import TABLE_S, Predicting, reference_times_ms, table_file
+from netadapt_onnx.search.target_devices import TargetDevice
+from netadapt_onnx.search.time_limit import TABLE_SHARE
+from netadapt_onnx.surgery.trace import Trace
+
+
+@dataclass(frozen=True)
+class CheckedResource:
+    """A resource that is measured, the original that it is measured of, and its budget.
+
+    Attributes:
+        name: The resource: `latency`, `latency@NAME`, `energy` or `custom`.
+        original: The traced model, normalised.
+        file: The user's file; None: it is the normalised model.
+        budget: The limit, if there is one.
+    """
+
+    name: str
+    original: Trace
+    file: AsGiven | None = None
+    budget: Budget | None = None
+
+    @property
+    def relative(self) -> bool:
+        """Whether the budget is a share of the original's amount."""
+        return self.budget is None or self.budget.relative
+
+
+def open_budget_checks(
+    environment: SearchEnvironment,
+    prepared: PreparedModel,
+    instruments: Instruments,
+) -> tuple[dict[str, BudgetCheck], PreparedModel]:
+    """The check of every resource that is measured; tables that the user did not give are measured first.
+
+    Args:
+        environment: What the search runs in.
+        prepared: The model.
+        instruments: What the run measures with.
+
+    Returns:
+        The checks by resource, and the model with channel counts that run fast on these devices.
+    """
+    checks: dict[str, BudgetCheck] = {}
+    devices, functions, tables = instruments.devices, instruments.functions, instruments.tables
+    budgets = {budget.resource: budget for budget in environment.options.targets[-1]}
+    file = as_given(prepared.model, prepared.trace.folded.proto) if devices or functions else None
+    for device in devices:
+        table = tables.get(device.resource) or _measured_table(environment, prepared, device)
+        resource = CheckedResource(device.resource, prepared.trace, file, budgets.get(device.resource))
+        # A table from another day does not say how fast the device is today.
+        usual_ms = () if device.resource in tables else reference_times_ms(table)
+        checks[device.resource] = _latency_check(environment, device.device, table, resource, usual_ms)
+        if resource.budget is not None:
+            prepared = prepared.aligned(table.staircase.alignment, partial(best_counts, table, prepared.trace))
+    for name, value in functions.items():
+        fit = fitted(prepared.trace, name, value, environment.options.seed, environment.run.once)
+        # A program may look at whatever no runtime sees.
+        seen = as_given(prepared.model, prepared.trace.folded.proto, always=True) if name == CUSTOM else file
+        resource = CheckedResource(name, prepared.trace, seen, budgets[name])
+        checks[name] = measured_check(environment.run, resource, fit, FunctionComparison(value))
+    return checks, prepared
+
+
+def measured_check(
+    run: Run,
+    resource: CheckedResource,
+    table: Predicting,
+    comparison: Comparison,
+    *,
+    usual_ms: Sequence[float] = (),
+    on_busy: Callable[[Disturbance], None] = lambda disturbance: None,
+) -> MeasuredCheck:
+    """A check that measures by `comparison`.
+
+    Args:
+        run: The run whose journal keeps the measurements.
+        resource: What is checked.
+        table: Predicts the resource.
+        comparison: Measures it.
+        usual_ms: Times of the original's fastest runs that were measured on the device just before.
+        on_busy: Called when something disturbed every try of a measurement.
+    """
+    has_own_file = (
+        resource.file is not None and resource.file.proto is not None
+    )  # the table was measured beside another
+    journal = MeasurementJournal(
+        run,
+        resource.name,
+        relative=resource.relative,
+        just_before_ms=() if has_own_file else usual_ms,
+        on_busy=on_busy,
+    )
+    measure = partial(measure_normalised, journal, comparison)
+    folded = resource.original.folded
+    normalisation = MeasuredNormalisation(run, resource.name, resource.file, folded.proto, measure)
+    return MeasuredCheck(Prediction(table, folded, normalisation, resource.budget), journal, comparison)
+
+
+def predicted_check(resource: CheckedResource, table: Predicting) -> PredictedCheck:
+    """A check by the table alone, for a device that only a bundle reaches."""
+    folded = resource.original.folded
+    normalisation = RecordedNormalisation(table, resource.file, folded.proto)
+    return PredictedCheck(Prediction(table, folded, normalisation, resource.budget))
+
+
+def _latency_check(
+    environment: SearchEnvironment,
+    device: Device | None,
+    table: Predicting,
+    resource: CheckedResource,
+    usual_ms: Sequence[float],
+) -> BudgetCheck:
+    """The check of a latency; notes of the table, and the first busy measurement without any, are logged."""
+    cautions = table.notes if isinstance(table, Table) else ()
+    for caution in cautions:
+        environment.log(caution)
+    if device is None:
+        return predicted_check(resource, table)
+    inputs = random_inputs(resource.original.folded.specs)
+    comparison = DeviceComparison(environment.run, inputs, environment.execution, device)
+    warnings: list[str] = []
+
+    def on_busy(disturbance: Disturbance) -> None:
+        # The table and the run are of one busy machine: that is said once.
+        if not cautions and not warnings:
+            warnings.append(disturbance.sentence(device.name))
+            environment.log(warnings[0])
+
+    return measured_check(environment.run, resource, table, comparison, usual_ms=usual_ms, on_busy=on_busy)
+
+
+def _measured_table(environment: SearchEnvironment, prepared: PreparedModel, device: TargetDevice) -> Table:
+    """A table measured into the run directory, in the share of the run's time that tables may take."""
+    run = environment.run
+    file = table_file(run.path, device.resource)
+    limit = {} if math.isinf(run.left_s()) else {"time_cap_s": min(TABLE_S, TABLE_SHARE * run.left_s())}
+    run.journal.require_unchanged(file)
+    table = latency_tables.built_table(
+        run.path,
+        prepared.trace,
+        environment.execution,
+        environment.options.seed,
+        environment.progress,
+        device.device,
+        device.resource,
+        **limit,
+    )
+    run.journal.seal(file)
+    if isinstance(table, Table) and run.left_s() < math.inf and table.reference.stopped != "done":
+        measured = f"{len(table.end_to_end)} of {table.header.models} versions"
+        environment.notes.add(f"the table was built from {measured}: {table.reference.stopped}, for --max-time")
+    return table

@@ -1,0 +1,113 @@
+"""The problem of a target: its limits, the schedule that reaches them, and the evaluation of the original."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from netadapt_onnx.common.budget import Target
+from netadapt_onnx.search.budget_check.comparison import CAREFUL_S
+from netadapt_onnx.search.budget_check.measured import SAFETY_MARGIN
+from netadapt_onnx.search.context import SearchContext
+from netadapt_onnx.search.limits import Limits
+from netadapt_onnx.search.netadapt import TOGETHER, Accepted, Problem, Step
+from netadapt_onnx.search.proposals import Amounts, Proposal
+from netadapt_onnx.search.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class ProblemBuilder:
+    """States the problem of each target of a run."""
+
+    context: SearchContext
+    limits: Limits
+
+    def problem(self, target: Target, since: int) -> Problem:
+        """The problem of a target, after the first `since` iterations."""
+        context, options = self.context, self.context.options
+        original = self._evaluated_original()
+        # A measurement must hold the budget with its whole interval, so the search aims safely below.
+        margins = dict.fromkeys(context.budget_checks, SAFETY_MARGIN)
+        limits = {name: limit * margins.get(name, 1.0) for name, limit in self.limits.of(target).items()}
+        correction = self.limits.start_correction()
+        return Problem(
+            choices=context.prepared.choices,
+            resources=context.predict,
+            limits=limits,
+            start=Accepted(original["held_out"], original["ranked"], correction),
+            schedule=self._schedule(limits),
+            select=options.select,
+            max_iterations=options.max_iterations,
+            finalists=options.finalists,
+            prune_small=options.prune_small,
+            since=since,
+            margins={name: margin for name, margin in margins.items() if name in limits},
+        )
+
+    def smallest(self, problem: Problem) -> dict[str, float]:
+        """The resources of the narrowest model; if the table predicts that it is too slow, the device measures it."""
+        prepared, correction = self.context.prepared, problem.start.correction
+        amounts = {n: v * correction.get(n, 1.0) for n, v in self.context.predict(prepared.floor).items()}
+        for name, check in self.context.budget_checks.items():
+            if amounts[name] > problem.limits.get(name, math.inf):
+                amounts[name] = check.smallest(prepared.smallest())
+        return amounts
+
+    def note_out_of_reach(self, problem: Problem, smallest: Amounts) -> bool:
+        """Whether no widths are within the limits, which is then noted."""
+        too_low = [name for name, limit in problem.limits.items() if smallest[name] > limit]
+        if not too_low:
+            return False
+        original = self.limits.original[too_low[0]] * problem.start.correction.get(too_low[0], 1.0)
+        share = smallest[too_low[0]] / original
+        self.context.notes.add(f"no width is small enough: {too_low[0]} is at least {share:.3g}x of the original's")
+        return True
+
+    def jump(self, smallest: Amounts) -> Proposal:
+        """The narrowest model as a proposal."""
+        floor = self.context.prepared.floor
+        return Proposal(TOGETHER, sum(floor.values()), floor, smallest)
+
+    def jump_step(self, problem: Problem, jump: Proposal, accepted: Accepted) -> Step:
+        """The first step, which makes the narrowest model the current one."""
+        driver = next(iter(problem.limits))
+        channels = (sum(self.context.prepared.widths.values()), jump.channels)
+        target = problem.limits[driver]
+        return Step(1, TOGETHER, channels, jump.widths, driver, target, jump.resources, accepted, (), ())
+
+    def _evaluated_original(self) -> dict[str, float]:
+        """The accuracies of the original; the time for the result's measurements is reserved by what they took."""
+        context = self.context
+        run, evaluator, proto = context.run, context.evaluator, context.prepared.trace.folded.proto
+        began = run.seconds()
+        accuracies: dict[str, float] = run.once(
+            "accuracy/original",
+            lambda: {"held_out": evaluator.val_accuracy(proto), "ranked": evaluator.ranking_accuracy(proto)},
+        )
+        context.time_limit.reserve(2 * (run.seconds() - began) + CAREFUL_S * len(context.budget_checks))
+        return accuracies
+
+    def _schedule(self, limits: Amounts) -> Schedule:
+        """The user's schedule, its decay raised if it could not reach the budget otherwise."""
+        context, options = self.context, self.context.options
+        iterations = options.max_iterations
+        original, floor = context.predict(context.prepared.widths), context.predict(context.prepared.floor)
+        first = options.targets[0][0].resource
+        initial = original[first] * self.limits.start_correction().get(first, 1.0)
+        ratio = options.first_reduction(initial)
+        requested = Schedule(ratio, options.decay, options.reduction_of)
+        if any(floor[name] > limit for name, limit in limits.items()):
+            return requested  # no schedule reaches that
+        ways = [(original[name], limit) for name, limit in limits.items()]
+        raised = max(requested.reaching(start, end, iterations).decay for start, end in ways)
+        schedule = replace(requested, decay=context.run.once("decay", lambda: raised))
+        if schedule.decay > requested.decay:
+            context.notes.add(
+                f"steps of {requested.ratio:g}, each {requested.decay:g} of the one before, do not reach the budget in "
+                f"{iterations} iterations: --decay is {schedule.decay:.4g} instead"
+            )
+        if any(schedule.reach(start, iterations) > end for start, end in ways):
+            context.notes.add(
+                f"{iterations} iterations may be too few: raise --max-iterations or --init-reduction-ratio"
+            )
+        return schedule
