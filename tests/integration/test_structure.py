@@ -129,7 +129,6 @@ def test_names_are_the_fields_words() -> None:
     assert not old, "\n".join(old)
 
 
-@pytest.mark.xfail(reason="not mended yet", strict=False)
 def test_no_module_imports_itself_through_others() -> None:
     imports = grimp.build_graph("netadapt_onnx", cache_dir=None)
     assert not imports.find_modules_directly_imported_by("netadapt_onnx.profilers.agent")
