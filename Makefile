@@ -44,8 +44,19 @@ format: $(VENV)/.installed-all ## mend the format and what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.installed-all ## write the reference pages from the program
+docs: $(VENV)/.installed-all ## write the pages, tables and pictures that are made from the program and from results
 	$(BIN)/python docs/reference.py
+	$(BIN)/python docs/benchmarks.py
+	$(BIN)/python docs/pictures/architecture.py
+
+# What a change to one module breaks first, under a minute. Left out: whatever trains, searches, measures, starts
+# programs or plays a device, and tests that take more than a second.
+FAST_TESTS := $(addprefix tests/,common data gating graph surgery integration/test_structure.py)
+
+test-fast: $(VENV)/.installed-all ## the tests of single modules below the search, under a minute
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not seconds" $(FAST_TESTS)
 
 test: lint ## lint, then all tests
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal

@@ -59,22 +59,22 @@ class Case:
 
 def main() -> None:
     """Run what is asked for and has no result yet."""
-    asked = _arguments()
-    work = Path(asked.work)
+    arguments = _arguments()
+    work = Path(arguments.work)
     work.mkdir(parents=True, exist_ok=True)
-    if asked.case:
-        _one(Case(**json.loads(asked.case)), asked, work)
+    if arguments.case:
+        _one(Case(**json.loads(arguments.case)), arguments, work)
         return
-    if asked.install_peers:
+    if arguments.install_peers:
         install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(work / "peers"), *VERSIONS]
         subprocess.run(install, check=True)
     results = work / "results.jsonl"
-    if asked.suite:
-        _run(_cases(asked), asked, results)
-    if asked.table:
+    if arguments.suite:
+        _run(_cases(arguments), arguments, results)
+    if arguments.table:
         from coverage_table import markdown
 
-        Path(asked.table).write_text(markdown(_read(results)))
+        Path(arguments.table).write_text(markdown(_read(results)))
 
 
 def _arguments() -> argparse.Namespace:
@@ -97,40 +97,40 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--install-peers", action="store_true", help="put Torch-Pruning and onnxsim into WORK/peers")
     parser.add_argument("--table", metavar="FILE", help="write the results as Markdown")
     parser.add_argument("--case", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.suite == "files" and not asked.folder:
+    arguments = parser.parse_args()
+    if arguments.suite == "files" and not arguments.folder:
         parser.error("--suite files needs --folder")
-    if not (asked.suite or asked.table or asked.install_peers or asked.case):
+    if not (arguments.suite or arguments.table or arguments.install_peers or arguments.case):
         parser.error("nothing to do: give --suite, --table or --install-peers")
-    return asked
+    return arguments
 
 
-def _cases(asked: argparse.Namespace) -> list[Case]:
-    names = {"torchvision": TORCHVISION, "timm": TIMM}.get(asked.suite)
+def _cases(arguments: argparse.Namespace) -> list[Case]:
+    names = {"torchvision": TORCHVISION, "timm": TIMM}.get(arguments.suite)
     if names is None:
-        names = sorted(file.name for file in Path(asked.folder).glob("*.onnx"))
-    exporters = {"timm": ["legacy"], "files": ["file"]}.get(asked.suite, asked.exporters.split(","))
-    pruners = [] if asked.not_ours else [OURS]
-    pruners += [peer for peer in asked.peers.split(",") if peer in PEERS]
-    ratio = RATIOS[asked.suite] if asked.ratio is None else asked.ratio
+        names = sorted(file.name for file in Path(arguments.folder).glob("*.onnx"))
+    exporters = {"timm": ["legacy"], "files": ["file"]}.get(arguments.suite, arguments.exporters.split(","))
+    pruners = [] if arguments.not_ours else [OURS]
+    pruners += [peer for peer in arguments.peers.split(",") if peer in PEERS]
+    ratio = RATIOS[arguments.suite] if arguments.ratio is None else arguments.ratio
     found = []
     for name in names:
-        if not fnmatch.fnmatch(name, asked.only):
+        if not fnmatch.fnmatch(name, arguments.only):
             continue
         for pruner in pruners:
             if pruner != "torch-pruning":
-                found += [Case(asked.suite, name, exporter, pruner, ratio) for exporter in exporters]
-            elif asked.suite != "files":
-                found.append(Case(asked.suite, name, "module", pruner, ratio))
+                found += [Case(arguments.suite, name, exporter, pruner, ratio) for exporter in exporters]
+            elif arguments.suite != "files":
+                found.append(Case(arguments.suite, name, "module", pruner, ratio))
     return found
 
 
-def _run(cases: list[Case], asked: argparse.Namespace, results: Path) -> None:
-    known = [] if asked.again else _read(results)
+def _run(cases: list[Case], arguments: argparse.Namespace, results: Path) -> None:
+    known = [] if arguments.again else _read(results)
     done = {json.dumps(result["case"], sort_keys=True) for result in known}
     cases = [case for case in cases if json.dumps(asdict(case), sort_keys=True) not in done]
     for number, case in enumerate(cases, 1):
-        outcome = _apart(case, asked)
+        outcome = _apart(case, arguments)
         with results.open("a") as lines:
             lines.write(
                 json.dumps({"case": asdict(case), "outcome": outcome, "time": time.strftime("%Y-%m-%d")}) + "\n"
@@ -140,21 +140,21 @@ def _run(cases: list[Case], asked: argparse.Namespace, results: Path) -> None:
         print(f"{number}/{len(cases)} {case.model} {case.exporter} {case.pruner}: {told}", flush=True)
 
 
-def _apart(case: Case, asked: argparse.Namespace) -> dict[str, object]:
+def _apart(case: Case, arguments: argparse.Namespace) -> dict[str, object]:
     """The outcome of a case in its own process: what it prints last, or how it ended."""
-    command = [sys.executable, __file__, "--case", json.dumps(asdict(case)), "--work", asked.work]
-    command += ["--timeout", str(asked.timeout)]
-    command += [word for folder in asked.path for word in ("--path", folder)]
-    command += [word for module in asked.first for word in ("--first", module)]
-    command += [word for shape in asked.shape for word in ("--shape", shape)]
-    command += [] if asked.folder is None else ["--folder", asked.folder]
-    command += [] if asked.image_size is None else ["--image-size", str(asked.image_size)]
+    command = [sys.executable, __file__, "--case", json.dumps(asdict(case)), "--work", arguments.work]
+    command += ["--timeout", str(arguments.timeout)]
+    command += [word for folder in arguments.path for word in ("--path", folder)]
+    command += [word for module in arguments.first for word in ("--first", module)]
+    command += [word for shape in arguments.shape for word in ("--shape", shape)]
+    command += [] if arguments.folder is None else ["--folder", arguments.folder]
+    command += [] if arguments.image_size is None else ["--image-size", str(arguments.image_size)]
     environment = {"ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", **os.environ}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as child:
         ready = child.stdout.readline() if child.stdout else ""  # the model is there: the clock starts
         out, err = child.communicate()
     if child.returncode == -signal.SIGXCPU:
-        return {"failure": f"no result within {asked.timeout} s of CPU time"}
+        return {"failure": f"no result within {arguments.timeout} s of CPU time"}
     if ready and child.returncode == 0:
         outcome: dict[str, object] = json.loads(out.splitlines()[-1])
         return outcome
@@ -164,27 +164,27 @@ def _apart(case: Case, asked: argparse.Namespace) -> dict[str, object]:
     return {"failure": last[:300] if ready else f"no model: {last[:280]}"}
 
 
-def _one(case: Case, asked: argparse.Namespace, work: Path) -> None:
+def _one(case: Case, arguments: argparse.Namespace, work: Path) -> None:
     """What the child process does: make the model, say so, prune it, print the outcome."""
     from networks import make_importable
 
-    make_importable([*asked.path, *os.environ.get("COVERAGE_PATH", "").split(os.pathsep)])
+    make_importable([*arguments.path, *os.environ.get("COVERAGE_PATH", "").split(os.pathsep)])
     if case.pruner in PEERS:
         make_importable([str(work / "peers")])
     import pruners
 
-    file = _model(case, asked, work)
+    file = _model(case, arguments, work)
     print("ready", flush=True)
     # CPU time, not the clock's: other processes on the machine change nothing.
     used = int(time.process_time())
-    resource.setrlimit(resource.RLIMIT_CPU, (used + asked.timeout, used + asked.timeout + 5))
+    resource.setrlimit(resource.RLIMIT_CPU, (used + arguments.timeout, used + arguments.timeout + 5))
     extra = (case.suite, case.model) if case.pruner == "torch-pruning" else ()
-    size = (asked.image_size,) if case.pruner == "torch-pruning" else ()
+    size = (arguments.image_size,) if case.pruner == "torch-pruning" else ()
     outcome = pruners.PRUNERS[case.pruner](*extra, file, case.ratio, work, *size)
     print("\n" + json.dumps(asdict(outcome)))
 
 
-def _model(case: Case, asked: argparse.Namespace, work: Path) -> Path:
+def _model(case: Case, arguments: argparse.Namespace, work: Path) -> Path:
     """The file to prune: exported once and kept, or as given, constant weights drawn at random."""
     import onnx
 
@@ -194,21 +194,21 @@ def _model(case: Case, asked: argparse.Namespace, work: Path) -> Path:
     exports = work / "exports"
     exports.mkdir(exist_ok=True)
     if case.suite == "files":
-        given = Path(asked.folder) / case.model
-        shapes = {name: dims for text in asked.shape for name, dims in [parse_shape(text)]}
+        given = Path(arguments.folder) / case.model
+        shapes = {name: dims for text in arguments.shape for name, dims in [parse_shape(text)]}
         drawn = with_random_weights(with_shapes(onnx.load(given), shapes))
         onnx.save(drawn, exports / case.model)
         return exports / case.model
     exporter = "legacy" if case.exporter == "module" else case.exporter
     file = exports / f"{case.suite}-{case.model}-{exporter}.onnx"
     if case.exporter == "module" or not file.exists():  # torch takes seconds to import
-        make_importable([], asked.first)
+        make_importable([], arguments.first)
         import torch
 
         torch.set_num_threads(1)
     if not file.exists():
         module = network(case.suite, case.model)
-        export(module, example(case.suite, module, asked.image_size), exporter, file)
+        export(module, example(case.suite, module, arguments.image_size), exporter, file)
     return file
 
 

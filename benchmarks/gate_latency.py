@@ -20,9 +20,10 @@ import numpy as np
 
 from models import Builder
 from netadapt_onnx import gate
-from netadapt_onnx.profilers.timing import ratio
+from netadapt_onnx.profilers.timing import TimingPlan, ratio
 
 SIZE, WIDTH, BLOCKS = 16, 32, 32
+PLAN = TimingPlan(time_cap_s=15, precision=0.003, undisturbed=True)
 INPUTS = {"image": np.random.default_rng(0).standard_normal((1, 3, SIZE, SIZE)).astype(np.float32)}
 
 
@@ -44,10 +45,10 @@ def slower(share: float) -> tuple[int, float]:
     base = onnx.ModelProto.FromString(model())
     for width in range(WIDTH + 16, 8 * WIDTH, 16):
         wider = onnx.ModelProto.FromString(model(width))
-        found = ratio(wider, base, INPUTS, sessions=9, time_cap_s=15, precision=0.003, undisturbed=True)
-        print(f"  width {width}: {100 * (found.median - 1):+.1f} %", flush=True)
-        if found.median - 1 >= share:
-            return width, found.median - 1
+        measurement = ratio(wider, base, INPUTS, plan=PLAN)
+        print(f"  width {width}: {100 * (measurement.median - 1):+.1f} %", flush=True)
+        if measurement.median - 1 >= share:
+            return width, measurement.median - 1
     raise SystemExit("no width costs that much")
 
 
@@ -68,13 +69,13 @@ def main() -> None:
         for name, runs in (("wider", max(1, chosen.runs // 4)), ("same", chosen.runs)):
             failed, started = 0, time.monotonic()
             for run in range(runs):
-                found = gate(
+                result = gate(
                     folder / f"{name}.onnx",
                     max_increase={"latency": chosen.limit},
                     baseline=folder / "base.onnx",
                     timeout_s=180,
                 )
-                check = found.models[0].checks[0]
+                check = result.models[0].checks[0]
                 failed += not check.ok
                 print(f"  {name} {run}: {check.message}", flush=True)
             seconds = (time.monotonic() - started) / runs

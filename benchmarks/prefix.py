@@ -20,7 +20,9 @@ from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.search.base_model import BaseModel
 from netadapt_onnx.search.evaluator import DataEvaluator
-from netadapt_onnx.surgery import resize, select, trace
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import trace
 
 STEP = 8
 
@@ -31,18 +33,18 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--rounds", type=int, default=2)
-    asked = parser.parse_args()
-    folded = fold(load(asked.model).proto)
-    found = trace(folded)
-    data = load_dataset(folded, asked.data)
+    arguments = parser.parse_args()
+    folded = fold(load(arguments.model).proto)
+    original = trace(folded)
+    data = load_dataset(folded, arguments.data)
     evaluator = DataEvaluator(data, folded.proto)
-    counts = {group.name: max(group.floor, group.channels - STEP) for group in found.prunable}
-    cuts = [resize(found, select(found, {name: count})) for name, count in counts.items()]
-    for number in range(asked.rounds):
+    counts = {group.name: max(group.floor, group.channels - STEP) for group in original.prunable}
+    cuts = [resize(original, select(original, {name: count})) for name, count in counts.items()]
+    for number in range(arguments.rounds):
         began = time.process_time()
         without = [evaluator.ranking_accuracy(cut) for cut in cuts]
         middle = time.process_time()
-        prefixes = BaseModel(found, {}).prefixes(evaluator)
+        prefixes = BaseModel(original, {}).prefixes(evaluator)
         front = time.process_time()
         shortened = [evaluator.ranking_accuracy(cut, prefixes) for cut in cuts]
         end = time.process_time()

@@ -21,8 +21,11 @@ from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
-from netadapt_onnx.surgery import Trace, resize, select, trace, verify
 from netadapt_onnx.surgery.channel_counts import at_ratio
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.verify.prove import verify
 from networks import example, export, network
 
 TOLERANCE = 1e-4
@@ -164,7 +167,7 @@ def _vectors_of(found: Trace, members: np.ndarray) -> list[np.ndarray]:
     vectors = []
     for use in found.labels.uses:
         value = found.labels.value(use.constant)
-        for axis, line in map(found.line_of, use.factors):
+        for axis, line in map(found.axis_labels_of, use.factors):
             if value.size == value.shape[axis] and np.array_equal(line, members) and np.ptp(value) > 0:
                 vectors.append(value.reshape(-1))
     return vectors

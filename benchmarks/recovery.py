@@ -23,27 +23,24 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import onnx
-from tabulate import tabulate
 
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.evaluate import accuracy
 from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load
-from netadapt_onnx.surgery import (
-    gram_matrices,
-    original_targets,
-    reconstruct,
-    reconstruct_in_order,
-    resize,
-    select,
-    trace,
-)
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.reconstruct.gram import gram_matrices, original_targets
+from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct, reconstruct_in_order
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import trace
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.criteria import criterion_on
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import train
+from result_files import add_record_option, record
+from result_tables import recovery
 
 # File, what it is called, criterion.
 COLUMNS = (
@@ -53,7 +50,8 @@ COLUMNS = (
 )
 IMAGES, STEPS = 1024, 100
 
-Found = dict[str, tuple[float, float]]
+# Test accuracy and CPU seconds, by way of recovery.
+Scores = dict[str, tuple[float, float]]
 
 
 def main() -> None:
@@ -66,37 +64,35 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, default=1, help="threads of a training")
     parser.add_argument("--lr", type=float, default=0.02, help="of the distillations")
     parser.add_argument("--table", action="store_true", help="run nothing")
-    asked = parser.parse_args()
-    if not asked.table and not (asked.data and asked.models):
+    add_record_option(parser)
+    arguments = parser.parse_args()
+    if not arguments.table and not (arguments.data and arguments.models):
         parser.error("--data and --models are needed")
-    asked.work.mkdir(parents=True, exist_ok=True)
-    known: dict[str, Found] = {}
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, object]] = []
     for number, (file, name, criterion) in enumerate(COLUMNS, 1):
-        result = asked.work / f"{number}.json"
-        if not asked.table and asked.only in (None, number):
-            result.write_text(json.dumps(recovered(asked.models / f"{file}.onnx", criterion, asked)))
+        result = arguments.work / f"{number}.json"
+        if not arguments.table and arguments.only in (None, number):
+            result.write_text(json.dumps(recovered(arguments.models / f"{file}.onnx", criterion, arguments)))
         if result.exists():
-            known[name] = json.loads(result.read_text())
-    ways = list(dict.fromkeys(way for found in known.values() for way in found))
-    rows = [[way, *(_cell(found.get(way)) for found in known.values())] for way in ways]
-    print(tabulate(rows, ["test accuracy (CPU s)", *known], tablefmt="github"))
+            scores: Scores = json.loads(result.read_text())
+            rows += [{"file": name, "way": way, "accuracy": a, "cpu_s": s} for way, (a, s) in scores.items()]
+    print(recovery(rows))
+    if arguments.record:
+        record("recovery", rows)
 
 
-def _cell(found: tuple[float, float] | None) -> str:
-    return "" if found is None else f"{100 * found[0]:.2f} ({found[1]:.0f})"
-
-
-def recovered(file: Path, criterion: str, asked: argparse.Namespace) -> Found:
+def recovered(file: Path, criterion: str, arguments: argparse.Namespace) -> Scores:
     """(test accuracy, CPU seconds) by way of recovery."""
     folded = fold(load(file).proto)
     traced = trace(folded)
-    data = load_dataset(folded, asked.data)
+    data = load_dataset(folded, arguments.data)
     few = replace(data.train.sample(IMAGES), labels=None)
     inner = [group for group in traced.prunable if len(group.layers) == 1]
     counts = {group.name: group.channels // 2 for group in inner}
     keep = select(traced, counts, criterion_on(criterion, few))
     inputs = few.batch(slice(None))
-    result: Found = {}
+    result: Scores = {}
 
     def note(way: str, made: Callable[[], onnx.ModelProto]) -> onnx.ModelProto:
         began = time.process_time()
@@ -110,9 +106,9 @@ def recovered(file: Path, criterion: str, asked: argparse.Namespace) -> Found:
         return reconstruct_in_order(traced, keep, inputs, original_targets(traced, inputs))
 
     def distilled(proto: onnx.ModelProto, dataset: Dataset) -> onnx.ModelProto:
-        settings = Settings("float32", True, asked.replicas)
+        settings = Settings("float32", True, arguments.replicas)
         return train(
-            proto, dataset, TrainingOptions(steps=STEPS, lr=asked.lr, settings=settings), teacher=folded.proto
+            proto, dataset, TrainingOptions(steps=STEPS, lr=arguments.lr, settings=settings), teacher=folded.proto
         ).proto
 
     note("before", lambda: folded.proto)

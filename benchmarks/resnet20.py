@@ -71,9 +71,9 @@ def resnet20(file: Path) -> ResNet20:
     names = [name for name in module.state_dict() if not name.endswith("num_batches_tracked")]
     module.load_state_dict({name: stored[name] for name in names}, strict=False)
     image = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
-    wanted = next(iter(run(session(proto), {proto.graph.input[0].name: image}).values()))
+    expected = next(iter(run(session(proto), {proto.graph.input[0].name: image}).values()))
     with torch.no_grad():
-        found = module(torch.from_numpy(image)).numpy()
-    if not np.abs(found - wanted).max() <= TOLERANCE * wanted.std():
+        outputs = module(torch.from_numpy(image)).numpy()
+    if not np.abs(outputs - expected).max() <= TOLERANCE * expected.std():
         raise ValueError(f"{file} is another network than this module")
     return module

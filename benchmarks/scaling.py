@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tabulate import tabulate
-
 import netadapt_onnx
-from netadapt_onnx.scaling.result import Method, ScaledModel
+from netadapt_onnx.scaling.options import Method
+from netadapt_onnx.scaling.result import ScaledModel
+from result_files import add_record_option, record
+from result_tables import scaling
 
 if TYPE_CHECKING:
     import torch
@@ -55,38 +56,50 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=2)
     parser.add_argument("--warmup-epochs", type=int, default=5)
     parser.add_argument("--batches", type=int, default=10)
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    model = asked.out / "vgg.onnx"
+    add_record_option(parser)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    model = arguments.out / "vgg.onnx"
     if not model.exists():
         netadapt_onnx.export(f"{__file__}:narrow_vgg", model)
     result = netadapt_onnx.scale(
         model,
-        asked.data,
-        target=[f"params={ratio}x" for ratio in asked.ratios],
-        out=asked.out / "-".join([str(asked.iterations), str(asked.epochs), str(asked.seeds), *asked.ratios]),
+        arguments.data,
+        target=[f"params={ratio}x" for ratio in arguments.ratios],
+        out=arguments.out
+        / "-".join([str(arguments.iterations), str(arguments.epochs), str(arguments.seeds), *arguments.ratios]),
         method=METHODS,
-        iterations=asked.iterations,
-        warmup_epochs=(asked.warmup_epochs,),
-        batches=asked.batches,
-        epochs=asked.epochs,
-        seeds=asked.seeds,
+        iterations=arguments.iterations,
+        warmup_epochs=(arguments.warmup_epochs,),
+        batches=arguments.batches,
+        epochs=arguments.epochs,
+        seeds=arguments.seeds,
         resume=True,
         log=lambda text: print(text, file=sys.stderr, flush=True),
     )
-    print(_table(result.models))
+    rows = _rows(result.models)
+    print(scaling(rows))
+    if arguments.record:
+        record("scaling", rows)
 
 
-def _table(models: Sequence[ScaledModel]) -> str:
-    rows = []
-    for made in models:
-        found = made.accuracy
-        assert found is not None
-        percent = f"{100 * found.mean:.2f} +- {100 * found.std:.2f}"
+def _rows(models: Sequence[ScaledModel]) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for network in models:
+        scores = network.accuracy
+        assert scores is not None
         rows.append(
-            [made.target, made.method, made.resources.params, percent, " ".join(map(str, made.widths.values()))]
+            {
+                "target": network.target,
+                "method": network.method,
+                "params": network.resources.params,
+                "mean": scores.mean,
+                "std": scores.std,
+                "seeds": len(scores.values),
+                "widths": list(network.widths.values()),
+            }
         )
-    return tabulate(rows, ["target", "method", "params", "accuracy, %", "widths"], "github")
+    return rows
 
 
 if __name__ == "__main__":

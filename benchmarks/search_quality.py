@@ -36,6 +36,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+from result_files import add_record_option, record  # noqa: E402
 from search_rivals import landed, solved, timed, torch_pruned, uniform  # noqa: E402
 
 PEER = "torch-pruning==1.6.1"
@@ -66,31 +67,35 @@ class Case:
 
 def main() -> None:
     """Run what is asked for and has no result yet."""
-    asked = _arguments()
-    asked.work.mkdir(parents=True, exist_ok=True)
-    if asked.install_peers:
-        install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(asked.work / "peers"), PEER]
+    arguments = _arguments()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    if arguments.install_peers:
+        install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(arguments.work / "peers"), PEER]
         subprocess.run(install, check=True)
-    if asked.case:
-        print("\n" + json.dumps(_cell(Case(**json.loads(asked.case)), asked)))
+    if arguments.case:
+        print("\n" + json.dumps(_cell(Case(**json.loads(arguments.case)), arguments)))
         return
-    results = asked.work / "results.jsonl"
-    if asked.data is not None:
+    results = arguments.work / "results.jsonl"
+    if arguments.data is not None:
         cases = [
-            Case(method, budget, seed, asked.epochs, asked.augment)
-            for seed in range(asked.seeds)
-            for budget in asked.budgets.split(",")
-            for method in asked.methods.split(",")
+            Case(method, budget, seed, arguments.epochs, arguments.augment)
+            for seed in range(arguments.seeds)
+            for budget in arguments.budgets.split(",")
+            for method in arguments.methods.split(",")
         ]
         for case in cases:
-            if any(found["case"] == asdict(case) and "failure" not in found for found in _read(results)):
+            if any(outcome["case"] == asdict(case) and "failure" not in outcome for outcome in _read(results)):
                 continue
-            found = _apart(case, asked)
+            outcome = _apart(case, arguments)
             with results.open("a") as lines:
-                lines.write(json.dumps({"case": asdict(case), **found}) + "\n")
-            print(case, found, flush=True)
-    if asked.table:
+                lines.write(json.dumps({"case": asdict(case), **outcome}) + "\n")
+            print(case, outcome, flush=True)
+    if arguments.table:
         print(markdown(_read(results)))
+    if arguments.record:
+        for kind in dict.fromkeys(map(_kind, _read(results))):
+            share = float(kind[0].rpartition("=")[2].removesuffix("x"))
+            record(f"search_quality_{100 * share:.0f}", summary(_read(results), kind))
 
 
 def _arguments() -> argparse.Namespace:
@@ -110,31 +115,32 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--install-peers", action="store_true", help="put Torch-Pruning into WORK/peers")
     parser.add_argument("--table", action="store_true", help="print the results as Markdown")
     parser.add_argument("--case", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if not (asked.data or asked.table or asked.install_peers):
-        parser.error("nothing to do: give --data and --model, --table or --install-peers")
-    if asked.data and not asked.model:
+    add_record_option(parser)
+    arguments = parser.parse_args()
+    if not (arguments.data or arguments.table or arguments.record or arguments.install_peers):
+        parser.error("nothing to do: give --data and --model, --table, --record or --install-peers")
+    if arguments.data and not arguments.model:
         parser.error("--data needs --model")
-    unknown = set(asked.methods.split(",")) - set(METHODS)
+    unknown = set(arguments.methods.split(",")) - set(METHODS)
     if unknown:
         parser.error(f"--methods {', '.join(unknown)}: known are {', '.join(METHODS)}")
-    return asked
+    return arguments
 
 
-def _apart(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
+def _apart(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     """A cell in a process of its own: the last line that it prints, or how it failed."""
     command = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
     for name in ("data", "model", "work", "first_step"):
-        command += ["--" + name.replace("_", "-"), str(getattr(asked, name))]
+        command += ["--" + name.replace("_", "-"), str(getattr(arguments, name))]
     environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         return {"failure": (done.stderr.strip().splitlines() or ["?"])[-1][:300]}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    outcome: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return outcome
 
 
-def _cell(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
+def _cell(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     """Make a small model, train it, measure it."""
     import onnx
 
@@ -146,11 +152,11 @@ def _cell(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
     from netadapt_onnx.training.options import TrainingOptions
     from netadapt_onnx.training.trainer import train
 
-    original = fold(load(asked.model).proto)
-    data = load_dataset(original, asked.data)
-    place = asked.work / f"{case.method}-{case.budget}-{case.seed}".replace("/", "-")
+    original = fold(load(arguments.model).proto)
+    data = load_dataset(original, arguments.data)
+    place = arguments.work / f"{case.method}-{case.budget}-{case.seed}".replace("/", "-")
     began = time.monotonic()
-    searched, seconds = _small(case, asked, place)
+    searched, seconds = _small(case, arguments, place)
     seconds = time.monotonic() - began if seconds is None else seconds
     small = fold(searched).proto
     began = time.monotonic()
@@ -162,64 +168,64 @@ def _cell(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
                 epochs=case.epochs,
                 augment=case.augment,
                 seed=case.seed,
-                settings=_settings(small, data, asked.work / SETTINGS),
+                settings=_settings(small, data, arguments.work / SETTINGS),
             ),
             teacher=original.proto,
         ).proto
     trained_s = time.monotonic() - began
     save(small, place.with_name(f"{place.name}.onnx"), overwrite=True)
     of = cost(fold(small).proto, fold(small).shapes).macs / cost(original.proto, original.shapes).macs
-    found = timed(small, original, sessions=21, seconds=20.0)
+    measurement = timed(small, original, sessions=21, seconds=20.0)
     assert isinstance(small, onnx.ModelProto)
     return {
         "test": accuracy(small, data.final_split[1]).value,
         "original": accuracy(original.proto, data.final_split[1]).value,
         "before_training": accuracy(searched, data.final_split[1]).value,
-        "latency": found.median,
-        "latency_ci95": found.ci95,
+        "latency": measurement.median,
+        "latency_ci95": measurement.ci95,
         "macs": of,
         "search_s": seconds,
         "training_s": trained_s,
     }
 
 
-def _small(case: Case, asked: argparse.Namespace, place: Path) -> tuple[Any, float | None]:
+def _small(case: Case, arguments: argparse.Namespace, place: Path) -> tuple[Any, float | None]:
     """The model of a method at a budget before its final training, and its seconds if they are known."""
     import netadapt_onnx
     from netadapt_onnx.graph.model import load
 
     if case.method in SEARCHES:
-        table = asked.work / TABLE
+        table = arguments.work / TABLE
         if not table.exists():
-            netadapt_onnx.profile(asked.model, table)
+            netadapt_onnx.profile(arguments.model, table)
         # A netadapt of small steps takes hours with --rank finetune; all searches step alike.
         result = netadapt_onnx.adapt(
-            asked.model,
-            asked.data,
+            arguments.model,
+            arguments.data,
             case.budget,
             place,
             table=table,
             seed=case.seed,
             final_epochs=0,
-            init_reduction_ratio=asked.first_step,
+            init_reduction_ratio=arguments.first_step,
             resume=True,
             **SEARCHES[case.method],
         )
         return load(result.model).proto, result.seconds
-    known = asked.work / f"{case.method}-{case.budget}.onnx".replace("/", "-")
-    if not known.exists():  # which widths: the same for all seeds
+    file = arguments.work / f"{case.method}-{case.budget}.onnx".replace("/", "-")
+    if not file.exists():  # which widths: the same for all seeds
         from netadapt_onnx.graph.model import save
 
-        peers = asked.work / "peers"
-        found = (
-            uniform(asked.model)
+        peers = arguments.work / "peers"
+        candidates = (
+            uniform(arguments.model)
             if case.method == "uniform"
-            else torch_pruned(asked.model, ROUND_TO[case.method], peers)
+            else torch_pruned(arguments.model, ROUND_TO[case.method], peers)
         )
-        save(landed(found, case.budget, asked.model), known)
+        save(landed(candidates, case.budget, arguments.model), file)
     if case.method == "uniform":
-        return solved(asked.model, asked.data, known, case.seed), None
-    return load(known).proto, None
+        return solved(arguments.model, arguments.data, file, case.seed), None
+    return load(file).proto, None
 
 
 def _settings(proto: Any, data: Any, file: Path) -> Any:
@@ -240,25 +246,25 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
     for budget, epochs, augment in dict.fromkeys(map(_kind, results)):
         rows, cells = [], [r for r in results if _kind(r) == (budget, epochs, augment)]
         for method in dict.fromkeys(r["case"]["method"] for r in cells):
-            found = [r for r in cells if r["case"]["method"] == method and "test" in r]
+            seeds = [r for r in cells if r["case"]["method"] == method and "test" in r]
             failed = [r for r in cells if r["case"]["method"] == method and "failure" in r]
-            if not found:
+            if not seeds:
                 rows.append([method, failed[0]["failure"]])
                 continue
-            test = [100 * r["test"] for r in found]
-            means = {k: statistics.mean(r[k] for r in found) for k in ("latency", "macs", "search_s", "training_s")}
+            test = [100 * r["test"] for r in seeds]
+            means = {k: statistics.mean(r[k] for r in seeds) for k in ("latency", "macs", "search_s", "training_s")}
             rows.append(
                 [
                     method,
                     f"{statistics.mean(test):.2f}",
                     f"{max(test) - min(test):.2f}" if len(test) > 1 else "",
-                    f"{100 * statistics.mean(r['original'] - r['test'] for r in found):.2f}",
-                    f"{100 * statistics.mean(r['before_training'] for r in found):.2f}",
+                    f"{100 * statistics.mean(r['original'] - r['test'] for r in seeds):.2f}",
+                    f"{100 * statistics.mean(r['before_training'] for r in seeds):.2f}",
                     f"{means['latency']:.3f}x",
                     f"{means['macs']:.3f}x",
                     f"{means['search_s']:.0f}",
                     f"{means['training_s']:.0f}",
-                    len(found),
+                    len(seeds),
                 ]
             )
         headers = ["method", "test", "max - min", "points lost", "before training", "latency", "macs"]
@@ -266,6 +272,30 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
         title = f"**{budget}**, {epochs} epochs of final training" + (" with augmented pictures" if augment else "")
         parts.append(f"{title}\n\n" + tabulate(rows, headers, tablefmt="github", disable_numparse=True))
     return "\n\n".join(parts)
+
+
+def summary(results: Sequence[dict[str, Any]], kind: tuple[str, int, bool]) -> list[dict[str, Any]]:
+    """A row for each method at one budget: means over seeds, and the latency of every seed's result."""
+    rows = []
+    cells = [r for r in results if _kind(r) == kind and "test" in r]
+    for method in dict.fromkeys(r["case"]["method"] for r in cells):
+        seeds = [r for r in cells if r["case"]["method"] == method]
+        test = [r["test"] for r in seeds]
+        means = {k: statistics.mean(r[k] for r in seeds) for k in ("before_training", "macs", "search_s", "training_s")}
+        rows.append(
+            {
+                "method": method,
+                "budget": kind[0],
+                "epochs": kind[1],
+                "seeds": len(seeds),
+                "test": statistics.mean(test),
+                "spread": max(test) - min(test),
+                "lost": statistics.mean(r["original"] - r["test"] for r in seeds),
+                "latency": [r["latency"] for r in seeds],
+                **means,
+            }
+        )
+    return rows
 
 
 def _kind(result: dict[str, Any]) -> tuple[str, int, bool]:
@@ -277,8 +307,8 @@ def _read(results: Path) -> list[dict[str, Any]]:
     """All results; of a cell that failed and was run again the last."""
     if not results.exists():
         return []
-    found = [json.loads(line) for line in results.read_text().splitlines() if line.strip()]
-    return list({json.dumps(r["case"], sort_keys=True): r for r in found if "case" in r}.values())
+    lines = [json.loads(line) for line in results.read_text().splitlines() if line.strip()]
+    return list({json.dumps(r["case"], sort_keys=True): r for r in lines if "case" in r}.values())
 
 
 if __name__ == "__main__":

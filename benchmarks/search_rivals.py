@@ -29,8 +29,10 @@ def uniform(model: Path) -> list[list[Candidate]]:
     from netadapt_onnx.graph.cost import CostModel
     from netadapt_onnx.graph.fold import fold
     from netadapt_onnx.graph.model import load
-    from netadapt_onnx.surgery import resize, select, trace
     from netadapt_onnx.surgery.channel_counts import at_ratio
+    from netadapt_onnx.surgery.criteria.selection import select
+    from netadapt_onnx.surgery.resize import resize
+    from netadapt_onnx.surgery.trace import trace
 
     found = trace(fold(load(model).proto))
     count = CostModel(found.flat.proto)
@@ -56,7 +58,10 @@ def solved(model: Path, data: Path, cut: Path, seed: int) -> Any:
     from netadapt_onnx.data.load_dataset import load_dataset
     from netadapt_onnx.graph.fold import fold
     from netadapt_onnx.graph.model import load
-    from netadapt_onnx.surgery import original_targets, reconstruct_in_order, select, trace
+    from netadapt_onnx.surgery.criteria.selection import select
+    from netadapt_onnx.surgery.reconstruct.gram import original_targets
+    from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct_in_order
+    from netadapt_onnx.surgery.trace import trace
 
     found = trace(fold(load(model).proto))
     left = {group.name: group.channels for group in trace(fold(load(cut).proto)).prunable}
@@ -158,6 +163,8 @@ def first_within(count: int, within: Callable[[int], bool]) -> int:
 def timed(model: Any, original: Any, *, sessions: int, seconds: float) -> Any:
     """The model's time relative to the original's, in fresh sessions that take turns."""
     from netadapt_onnx.graph.runtime import random_inputs
-    from netadapt_onnx.profilers.timing import ratio
+    from netadapt_onnx.profilers.timing import TimingPlan, ratio
 
-    return ratio(model, original.proto, random_inputs(original.specs), sessions=sessions, time_cap_s=seconds)
+    return ratio(
+        model, original.proto, random_inputs(original.specs), plan=TimingPlan(sessions=sessions, time_cap_s=seconds)
+    )

@@ -26,6 +26,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per process, as the workers have
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from result_files import add_record_option, record
+
 RANKS: dict[str, dict[str, Any]] = {
     "reconstruct": {"rank": "reconstruct"},
     "finetune": {"rank": "finetune"},
@@ -53,17 +55,17 @@ class Clock:
         if text.startswith("iteration "):
             self.accepted.append(time.monotonic() - self.began)
 
-    def found(self) -> dict[str, float]:
+    def medians(self) -> dict[str, float]:
         """Medians over all iterations but the first."""
         later = [n for n in self.ranked if 1 < n <= len(self.accepted)]
         if not later:
             raise SystemExit("one iteration was enough: give a smaller --first-step or a lower --budget")
         ranking = [self.ranked[n] - self.accepted[n - 2] for n in later]
-        whole = [self.accepted[n - 1] - self.accepted[n - 2] for n in later]
+        total = [self.accepted[n - 1] - self.accepted[n - 2] for n in later]
         return {
             "proposals": statistics.median(self.proposals[n] for n in later),
             "ranking_s": statistics.median(ranking),
-            "accepted_s": statistics.median(whole),
+            "accepted_s": statistics.median(total),
             "iterations": len(later),
         }
 
@@ -82,40 +84,43 @@ def main() -> None:
     parser.add_argument("--first-step", type=float, default=0.025, help="the share that the first iteration saves")
     parser.add_argument("--final-epochs", type=int, default=0, help="of training at the end")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    if asked.iterations < 2:
+    add_record_option(parser)
+    arguments = parser.parse_args()
+    if arguments.iterations < 2:
         parser.error("--iterations: at least 2, since the first is left out")
     results: list[dict[str, Any]] = []
-    for rank in asked.ranks.split(","):
-        for workers in asked.workers.split(","):
-            found = {"rank": rank, "workers": int(workers), **_timed(asked, rank, int(workers))}
-            print(json.dumps(found), flush=True)
-            results.append(found)
+    for rank in arguments.ranks.split(","):
+        for workers in arguments.workers.split(","):
+            row = {"rank": rank, "workers": int(workers), **_timed(arguments, rank, int(workers))}
+            print(json.dumps(row), flush=True)
+            results.append(row)
     print(markdown(results))
+    if arguments.record:
+        record("search_speed", results)
 
 
-def _timed(asked: argparse.Namespace, rank: str, workers: int) -> dict[str, Any]:
+def _timed(arguments: argparse.Namespace, rank: str, workers: int) -> dict[str, Any]:
     import netadapt_onnx
 
-    short = {"short_term": asked.short_term} if rank != "reconstruct" else {}
+    short = {"short_term": arguments.short_term} if rank != "reconstruct" else {}
     with tempfile.TemporaryDirectory() as folder:
         clock = Clock()
         result = netadapt_onnx.adapt(
-            asked.model,
-            asked.data,
-            asked.budget,
+            arguments.model,
+            arguments.data,
+            arguments.budget,
             Path(folder) / "run",
             executor=f"local:{workers}",
-            max_iterations=asked.iterations,
-            init_reduction_ratio=asked.first_step,
-            final_epochs=asked.final_epochs,
-            seed=asked.seed,
+            max_iterations=arguments.iterations,
+            init_reduction_ratio=arguments.first_step,
+            final_epochs=arguments.final_epochs,
+            seed=arguments.seed,
             progress=clock.progress,
             log=clock.log,
             **RANKS[rank],
             **short,
         )
-    return {**clock.found(), "macs": result.after.macs / result.before.macs, "accuracy": result.accuracy.after}
+    return {**clock.medians(), "macs": result.after.macs / result.before.macs, "accuracy": result.accuracy.after}
 
 
 def markdown(results: list[dict[str, Any]]) -> str:

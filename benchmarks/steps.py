@@ -21,18 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 import netadapt_onnx
 from netadapt_onnx.api.source import open_model
 from netadapt_onnx.graph.cost import cost
+from netadapt_onnx.profilers.table.best_counts import best_counts
 from netadapt_onnx.profilers.table.predict import Table
-from netadapt_onnx.profilers.table.staircase import best_counts
-from netadapt_onnx.profilers.timing import ratio
-from netadapt_onnx.surgery import Trace
-from netadapt_onnx.surgery.criteria.weights import select
+from netadapt_onnx.profilers.timing import TimingPlan, ratio
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.trace_model import trace_model
+from result_files import add_record_option, record
+from result_tables import steps
 from tables import exported
 
 # How often each target is cut to with `auto`.
@@ -56,14 +57,14 @@ def multiples(trace: Trace, step: int) -> Counts:
 
 def first(counts: Counts, fits: Callable[[Mapping[str, int]], bool]) -> dict[str, int]:
     """The cut of the largest share that fits; then each group gets the next larger count where that still fits."""
-    tried: set[tuple[int, ...]] = set()
+    seen: set[tuple[int, ...]] = set()
     widths = snapped(counts, 0.0)
     for share in SHARES:
         candidate = snapped(counts, float(share))
-        if tuple(candidate.values()) not in tried and fits(candidate):
+        if tuple(candidate.values()) not in seen and fits(candidate):
             widths = candidate
             break
-        tried.add(tuple(candidate.values()))
+        seen.add(tuple(candidate.values()))
     for name, rungs in counts.items():
         above = [n for n in rungs if n > widths[name]]
         if above and fits({**widths, name: above[-1]}):
@@ -78,9 +79,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/tables"))
     parser.add_argument("--targets", type=float, nargs="+", default=[0.8, 0.6, 0.4])
     parser.add_argument("--max-time", type=float, default=90.0, help="seconds for all timing")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    model, path = exported(asked.network, asked.out), asked.out / f"{asked.network}.jsonl"
+    add_record_option(parser)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    model, path = exported(arguments.network, arguments.out), arguments.out / f"{arguments.network}.jsonl"
     trace = trace_model(open_model(model))
     if not path.exists():
         netadapt_onnx.profile(model, path)
@@ -96,23 +98,31 @@ def main() -> None:
     def macs(widths: Mapping[str, int]) -> float:
         return cost(trace.folded.proto, shapes(widths)).macs
 
-    whole = macs({})
+    uncut_macs = macs({})
     uncut = table.predict_ratio(trace.folded.shapes)
     rows: list[dict[str, Any]] = []
     correction = 1.0
 
     def timed(target: float, step: str, widths: Mapping[str, int]) -> dict[str, Any]:
         small = resize(trace, select(trace, widths, "l2"))
-        seconds = asked.max_time / len(asked.targets) / (CUTS + 2)
-        found = ratio(small, trace.folded.proto, inputs, sessions=9, time_cap_s=seconds, undisturbed=True)
+        seconds = arguments.max_time / len(arguments.targets) / (CUTS + 2)
+        measurement = ratio(small, trace.folded.proto, inputs, plan=TimingPlan(time_cap_s=seconds, undisturbed=True))
         alone, error = table.predict_with_error(shapes(widths))
         alone /= uncut * table.latency_ms.median_ms
         predicted = alone * correction
         return {
-            "network": asked.network, "target": target, "step": step, "macs": macs(widths) / whole, "table": alone,
-            "predicted": predicted, "error": error, "measured": found.median, "ci95": found.ci95,
-            "off": predicted / found.median - 1, "date": time.strftime("%Y-%m-%d %H:%M"),
-        }  # fmt: skip
+            "network": arguments.network,
+            "target": target,
+            "step": step,
+            "macs": macs(widths) / uncut_macs,
+            "table": alone,
+            "predicted": predicted,
+            "error": error,
+            "measured": measurement.median,
+            "ci95": measurement.ci95,
+            "off": predicted / measurement.median - 1,
+            "date": time.strftime("%Y-%m-%d %H:%M"),
+        }
 
     def fast_enough(limit: float) -> Callable[[Mapping[str, int]], bool]:
         return lambda widths: table.predict_ratio(shapes(widths)) / uncut <= limit
@@ -120,7 +130,7 @@ def main() -> None:
     def small_enough(most: float) -> Callable[[Mapping[str, int]], bool]:
         return lambda widths: macs(widths) <= most
 
-    for target in asked.targets:
+    for target in arguments.targets:
         best: dict[str, int] = {}
         for _ in range(CUTS):
             best = first(auto, fast_enough(target / correction))
@@ -128,16 +138,13 @@ def main() -> None:
             correction = rows[-1]["measured"] / rows[-1]["table"]
         for step in (8, 16):
             rows.append(timed(target, str(step), first(multiples(trace, step), small_enough(macs(best)))))
-    with (asked.out / "steps.jsonl").open("a") as file:
+    with (arguments.out / "steps.jsonl").open("a") as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
-    head = ["target", "step", "macs", "table", "predicted", "measured", "95%", "off"]
-    print(tabulate(
-        [[f"{r['target']:g}x", r["step"], f"{r['macs']:.3f}x", f"{r['table']:.3f}x", f"{r['predicted']:.3f}x",
-          f"{r['measured']:.3f}x", "{:.3f}-{:.3f}".format(*r["ci95"]), f"{r['off']:+.1%}"] for r in rows],
-        head, tablefmt="github", disable_numparse=True,
-    ))  # fmt: skip
+    print(steps(rows))
+    if arguments.record:
+        record("steps", rows)
     slower = [r for r in rows if r["step"] == "auto" and r["ci95"][0] > 1]
-    print(f"auto slower than the uncut model: {len(slower)} of {CUTS * len(asked.targets)}")
+    print(f"auto slower than the uncut model: {len(slower)} of {CUTS * len(arguments.targets)}")
 
 
 if __name__ == "__main__":

@@ -43,14 +43,16 @@ from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.surgery.channel_counts import at_ratio
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.surgery import resize, select, trace
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import trace
 mark("import")
 model = load(sys.argv[1]); mark("load")
 folded = fold(model.proto, consume=True); mark("fold")
-found = trace(folded); mark("trace")
+traced = trace(folded); mark("trace")
 cost(folded.proto, folded.shapes); mark("count")
-keep = select(found, at_ratio(found.prunable, float(sys.argv[3]))); mark("select")
-small = resize(found, keep); mark("resize")
+keep = select(traced, at_ratio(traced.prunable, float(sys.argv[3]))); mark("select")
+small = resize(traced, keep); mark("resize")
 save(small, sys.argv[2]); mark("save")
 print(json.dumps(marks))
 """
@@ -64,15 +66,15 @@ def child(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def whole(model: Path, ratio: float, verify: bool, runs: int) -> list[object]:
+def first_row(model: Path, ratio: float, verify: bool, runs: int) -> list[object]:
     """A row of the first table."""
     measured = []
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as folder:
             more = ["--verify"] if verify else []
             started = time.perf_counter()
-            given = ["prune", str(model), "--ratio", str(ratio), "-o", f"{folder}/small.onnx", "--json", *more]
-            done = child(WHOLE, *given)
+            arguments = ["prune", str(model), "--ratio", str(ratio), "-o", f"{folder}/small.onnx", "--json", *more]
+            done = child(WHOLE, *arguments)
             seconds = time.perf_counter() - started
             code, cpu, peak = json.loads(done.stderr.splitlines()[-1])
             document = json.loads(done.stdout)
@@ -86,8 +88,8 @@ def whole(model: Path, ratio: float, verify: bool, runs: int) -> list[object]:
 def stages(model: Path, ratio: float) -> dict[str, float]:
     """Seconds of each step, in one run."""
     with tempfile.TemporaryDirectory() as folder:
-        found: dict[str, float] = json.loads(child(STAGES, str(model), f"{folder}/small.onnx", str(ratio)).stdout)
-    return found
+        seconds: dict[str, float] = json.loads(child(STAGES, str(model), f"{folder}/small.onnx", str(ratio)).stdout)
+    return seconds
 
 
 def main() -> None:
@@ -97,14 +99,14 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--verify", action="store_true")
     parser.add_argument("--runs", type=int, default=3)
-    given = parser.parse_args()
-    rows = [whole(model, given.ratio, given.verify, given.runs) for model in given.models]
+    arguments = parser.parse_args()
+    rows = [first_row(model, arguments.ratio, arguments.verify, arguments.runs) for model in arguments.models]
     head = ["model", "MB", "seconds", "cpu", "peak MB", "peak/size", "macs left", ""]
     print(tabulate(rows, head, floatfmt=("", ".0f", ".2f", ".2f", ".0f", ".1f", ".3f", "")))
-    steps = {model.stem: stages(model, given.ratio) for model in given.models}
+    steps = {model.stem: stages(model, arguments.ratio) for model in arguments.models}
     names = list(next(iter(steps.values())))
     print()
-    print(tabulate([[m, *found.values()] for m, found in steps.items()], ["seconds", *names], floatfmt=".2f"))
+    print(tabulate([[m, *seconds.values()] for m, seconds in steps.items()], ["seconds", *names], floatfmt=".2f"))
 
 
 if __name__ == "__main__":

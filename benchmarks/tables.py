@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from tabulate import tabulate
 
 import netadapt_onnx
 from netadapt_onnx.api.source import open_model
@@ -32,11 +31,13 @@ from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.execution import CPU, execution_record
-from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_versions
+from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_widths
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import unseen
-from netadapt_onnx.surgery import Trace
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.trace_model import trace_model
+from result_files import add_record_option, record
+from result_tables import tables
 from table_networks import NETWORKS
 
 CONVOLUTIONAL = tuple(name for name in NETWORKS if name not in ("unet", "vit_tiny"))
@@ -61,7 +62,7 @@ class Separately:
         self._units: dict[str, list[str]] = {}
         for layer, unit in table.units.items():
             self._units.setdefault(unit.name, []).append(layer)
-        self._known: dict[str, float] = {}
+        self._unit_times_ms: dict[str, float] = {}
 
     def total_ms(self, version: RandomWidthModel) -> float:
         """The sum over all units."""
@@ -77,15 +78,15 @@ class Separately:
         kinds = [(n.op_type, [a.SerializeToString() for a in n.attribute]) for n in nodes]
         shapes = [version.shapes.get(name) for name in [*read, *made]]
         key = repr((kinds, shapes))
-        if key not in self._known:
+        if key not in self._unit_times_ms:
             inputs = [self._value(name, version) for name in read if name not in constants]
             outputs = [self._value(name, version) for name in made if name in outside]
             kept = [constants[name] for name in read if name in constants]
             graph = onnx.helper.make_graph(list(nodes), "unit", inputs, outputs, kept)
-            self._known[key] = self._measured(onnx.ModelProto(
+            self._unit_times_ms[key] = self._measured(onnx.ModelProto(
                 ir_version=version.proto.ir_version, opset_import=version.proto.opset_import, graph=graph
             ), version)  # fmt: skip
-        return self._known[key]
+        return self._unit_times_ms[key]
 
     def _value(self, name: str, version: RandomWidthModel) -> onnx.ValueInfoProto:
         dtype = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(self._dtypes[name]))
@@ -117,39 +118,39 @@ def examined(name: str, folder: Path, held_out: int, time_cap_s: float, seed: in
     result = netadapt_onnx.profile(
         model, path, held_out=held_out, time_cap_s=time_cap_s, seed=seed, overwrite=True, progress=_progress(name)
     )
-    found = result.validation
-    assert found is not None
-    build_s = time.perf_counter() - started - found.seconds
+    validation = result.validation
+    assert validation is not None
+    build_s = time.perf_counter() - started - validation.seconds
     trace = trace_model(open_model(model))
     table = Table.load(path, trace.folded.proto)
-    draw = random_versions(trace)
+    draw = random_widths(trace)
     separately, naive, cap = Separately(trace, table), [], time.perf_counter() + NAIVE_CAP_S
     for i in range(min(held_out, NAIVE_VERSIONS)):
         if len(naive) > 3 and time.perf_counter() > cap:
             break
         naive.append(separately.total_ms(unseen(draw, i)))
-    sums, measured = np.array(naive), np.array([m for _, m in found.points[: len(naive)]])
+    sums, measured = np.array(naive), np.array([m for _, m in validation.points[: len(naive)]])
     return {
         "network": name,
         "reference_ms": result.latency_ms.median,
         "build_s": build_s,
         "cells": result.cells,
-        "versions": len(table.wholes),
+        "versions": len(table.end_to_end),
         "precise": table.precise,
         "drift": table.drift,
-        "stairs": [table.stairs.block, table.stairs.alignment],
+        "stairs": [table.staircase.block, table.staircase.alignment],
         "naive": errors(sums, measured),
         "scaled": errors(sums * np.median(measured / sums), measured),
-        "table": {"mean": found.mape, "p95": found.p95, "max": found.max},
+        "table": {"mean": validation.mape, "p95": validation.p95, "max": validation.max},
         "repeatability": {
-            "mean": found.repeatability,
-            "p95": found.repeatability_p95,
-            "max": found.repeatability_max,
+            "mean": validation.repeatability,
+            "p95": validation.repeatability_p95,
+            "max": validation.repeatability_max,
         },
-        "pearson": found.pearson,
-        "kendall": found.kendall,
-        "covered": found.covered,
-        "n": found.n,
+        "pearson": validation.pearson,
+        "kendall": validation.kendall,
+        "covered": validation.covered,
+        "n": validation.n,
         "seconds": time.perf_counter() - started,
         "device": dict(result.device),
         "date": time.strftime("%Y-%m-%d %H:%M"),
@@ -157,10 +158,10 @@ def examined(name: str, folder: Path, held_out: int, time_cap_s: float, seed: in
 
 
 def _progress(name: str) -> object:
-    def told(done: int, total: int, what: str) -> None:
+    def report(done: int, total: int, what: str) -> None:
         print(f"\r{name}: {what} {done}/{total}      ", end="", file=sys.stderr, flush=True)
 
-    return told
+    return report
 
 
 def reached(row: Mapping[str, dict[str, float]]) -> bool:
@@ -174,29 +175,6 @@ def reached(row: Mapping[str, dict[str, float]]) -> bool:
     return bool(fits and row["build_s"] < 120 and again["mean"] <= 0.015)  # type: ignore[operator]
 
 
-def shown(rows: Sequence[dict[str, dict[str, float]]]) -> str:
-    """The results as a Markdown table, errors in percent."""
-
-    def percents(found: Mapping[str, float]) -> str:
-        return " / ".join(f"{100 * found[k]:.1f}" for k in ("mean", "p95", "max"))
-
-    head = ["network", "ms", "build s", "cells", "(a) separate layers", "(b) scaled", "(c) table", "repeatability",
-            "Pearson", "Kendall", "reached"]  # fmt: skip
-    return tabulate(
-        [
-            [
-                r["network"], f"{r['reference_ms']:.2f}", f"{r['build_s']:.0f}", r["cells"],
-                *(percents(r[k]) for k in ("naive", "scaled", "table", "repeatability")),
-                f"{r['pearson']:.4f}", f"{r['kendall']:.3f}", "yes" if reached(r) else "no",
-            ]
-            for r in rows
-        ],
-        head,
-        tablefmt="github",
-        disable_numparse=True,
-    )  # fmt: skip
-
-
 def main() -> None:
     """Measure what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -206,24 +184,29 @@ def main() -> None:
     parser.add_argument("--max-time", type=float, default=100.0, help="seconds that a table may be built for")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", action="store_true", help="measure networks again that are there")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    names = asked.networks or list(NETWORKS)
-    results = asked.out / "results.jsonl"
+    add_record_option(parser)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    names = arguments.networks or list(NETWORKS)
+    results = arguments.out / "results.jsonl"
     lines = results.read_text().splitlines() if results.exists() else []
     rows = {row["network"]: row for row in map(json.loads, filter(lambda line: line.endswith("}"), lines))}
     for name in names:
-        if name in rows and not asked.again:
+        if name in rows and not arguments.again:
             continue
         try:
-            rows[name] = examined(name, asked.out, asked.validate, asked.max_time, asked.seed)
+            rows[name] = examined(name, arguments.out, arguments.validate, arguments.max_time, arguments.seed)
         except NetadaptError as error:
             print(f"\n{name}: {error}", file=sys.stderr)
             continue
         with results.open("a") as file:
             file.write(json.dumps(rows[name]) + "\n")
-        print(f"\n{shown([rows[name]])}", file=sys.stderr, flush=True)
-    print(shown([rows[name] for name in names if name in rows]))
+        print(f"\n{tables([rows[name]])}", file=sys.stderr, flush=True)
+    measured = [rows[name] for name in names if name in rows]
+    print(tables(measured))
+    print("targets reached by:", ", ".join(str(row["network"]) for row in measured if reached(row)) or "none")
+    if arguments.record:
+        record("tables", measured)
 
 
 if __name__ == "__main__":

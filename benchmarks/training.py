@@ -31,6 +31,8 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from networks import EXPORTERS, TORCHVISION, example, export, make_importable, network  # noqa: E402
+from result_files import add_record_option, record  # noqa: E402
+from result_tables import training_exports, training_steps  # noqa: E402
 
 TOLERANCE = 1e-4
 STEPS, BATCH, RATE = 3, 2, 1e-3
@@ -49,54 +51,58 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("training-work"), help="exports and results.jsonl lie here")
     parser.add_argument("--path", action="append", default=[], help="import packages from here too; may be repeated")
     parser.add_argument("--first", action="append", default=[], metavar="MODULE", help="import this before torchvision")
-    asked = parser.parse_args()
-    asked.work.mkdir(parents=True, exist_ok=True)
+    add_record_option(parser)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
     cases: list[dict[str, str]] = []
-    if asked.agreement:
+    if arguments.agreement:
         cases += [{"model": m, "exporter": e} for m in TORCHVISION for e in EXPORTERS]
-    if asked.steps:
+    if arguments.steps:
         cases += [{"model": m, "exporter": "step"} for m in TIMED]
-    results = asked.work / "results.jsonl"
-    known = _read(results)
+    results = arguments.work / "results.jsonl"
+    earlier = _read(results)
     if cases:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         os.environ["OMP_NUM_THREADS"] = "1"
-        make_importable(asked.path, asked.first)
+        make_importable(arguments.path, arguments.first)
         import torch
         import torchvision  # noqa: F401
 
         torch.set_num_threads(1)
     for case in cases:
-        if fnmatch.fnmatch(case["model"], asked.only) and not any(r["case"] == case for r in known):
-            found = _apart(case, asked)
+        if fnmatch.fnmatch(case["model"], arguments.only) and not any(r["case"] == case for r in earlier):
+            outcome = _apart(case, arguments)
             with results.open("a") as lines:
-                lines.write(json.dumps({"case": case, **found}) + "\n")
-            print(case["model"], case["exporter"], found, flush=True)
-    if asked.table:
+                lines.write(json.dumps({"case": case, **outcome}) + "\n")
+            print(case["model"], case["exporter"], outcome, flush=True)
+    if arguments.table:
         print(_markdown(_read(results)))
+    if arguments.record:
+        record("training_exports", _rows(_read(results), steps=False))
+        record("training_steps", _rows(_read(results), steps=True))
 
 
-def _apart(case: dict[str, str], asked: argparse.Namespace) -> dict[str, Any]:
+def _apart(case: dict[str, str], arguments: argparse.Namespace) -> dict[str, Any]:
     """A case in a process of its own, forked from this one: torch and torchvision take seconds to import."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    child = context.Process(target=_case, args=(case, asked.work, theirs))
+    child = context.Process(target=_case, args=(case, arguments.work, theirs))
     child.start()
     theirs.close()
     try:
-        found: dict[str, Any] = ours.recv()
+        outcome: dict[str, Any] = ours.recv()
     except EOFError:
-        found = {"failure": "its process died"}
+        outcome = {"failure": "its process died"}
     child.join()
-    return found
+    return outcome
 
 
 def _case(case: dict[str, str], work: Path, pipe: Connection) -> None:
     try:
         pipe.send(_step_time(case["model"]) if case["exporter"] == "step" else _agreement(case, work))
     except Exception as error:
-        told = str(error).strip().split("\n")[0]
-        pipe.send({"failure": f"{type(error).__name__}: {told}"[:300]})
+        message = str(error).strip().split("\n")[0]
+        pipe.send({"failure": f"{type(error).__name__}: {message}"[:300]})
 
 
 def _agreement(case: dict[str, str], work: Path) -> dict[str, Any]:
@@ -118,9 +124,9 @@ def _agreement(case: dict[str, str], work: Path) -> dict[str, Any]:
 
     def difference(model: Any) -> float:
         with torch.no_grad():
-            found = graph(image)
-        wanted = run(session(model), feeds)
-        return max(float((abs(found[k].numpy() - v)).max() / (v.std() or 1.0)) for k, v in wanted.items())
+            outputs = graph(image)
+        expected = run(session(model), feeds)
+        return max(float((abs(outputs[k].numpy() - v)).max() / (v.std() or 1.0)) for k, v in expected.items())
 
     forward = difference(proto)
     graph.train()
@@ -189,39 +195,24 @@ def _step_time(name: str) -> dict[str, Any]:
     return {"ours_s": medians["ours"], "native_s": medians["native"], "ratio": medians["ours"] / medians["native"]}
 
 
+def _rows(results: list[dict[str, Any]], *, steps: bool) -> list[dict[str, Any]]:
+    """The rows of one of the two tables."""
+    chosen = [r for r in results if (r["case"]["exporter"] == "step") == steps]
+    return [{**r["case"], **{key: value for key, value in r.items() if key != "case"}} for r in chosen]
+
+
 def _markdown(results: list[dict[str, Any]]) -> str:
-    from tabulate import tabulate
-
-    exports = {(r["case"]["model"], r["case"]["exporter"]): r for r in results if r["case"]["exporter"] != "step"}
-    good = sum(max(r.get("forward", 1.0), r.get("trained", 1.0)) <= TOLERANCE for r in exports.values())
-    rows = []
-    for model in dict.fromkeys(model for model, _ in exports):
-        both = [exports.get((model, exporter), {}) for exporter in EXPORTERS]
-        known: dict[str, Any] = next((r for r in both if "forward" in r), {"weights": 0, "parameters": 0})
-        reached = {f"{r['reached']} of {r['weights']}" for r in both if "reached" in r}
-        cells = [_cell(r, what) for r in both for what in ("forward", "trained")]
-        rows.append([model, f"{known['parameters'] / 1e6:.1f}", " / ".join(sorted(reached)), *cells])
-    headers = ["network", "parameters (M)", "weights with a gradient"]
-    headers += [f"{exporter}: {what}" for exporter in EXPORTERS for what in ("forward", "trained, written back")]
-    made = f"{good} of {len(exports)} exports agree within {TOLERANCE:g} before and after training.\n\n"
-    made += tabulate(rows, headers, tablefmt="github", disable_numparse=True)
-    steps = [r for r in results if r["case"]["exporter"] == "step"]
-    if steps:
-        rows = [[r["case"]["model"], f"{r['ours_s']:.3f}", f"{r['native_s']:.3f}", f"{r['ratio']:.3f}"] for r in steps]
-        headers = ["network", "ours (CPU s)", "native (CPU s)", "ratio"]
-        made += "\n\n" + tabulate(rows, headers, tablefmt="github", disable_numparse=True)
-    return made
-
-
-def _cell(result: dict[str, Any], what: str) -> str:
-    return f"{result[what]:.1e}" if what in result else str(result.get("failure", ""))
+    exports, steps = _rows(results, steps=False), _rows(results, steps=True)
+    good = sum(max(r.get("forward", 1.0), r.get("trained", 1.0)) <= TOLERANCE for r in exports)
+    text = f"{good} of {len(exports)} exports agree within {TOLERANCE:g} before and after training.\n\n"
+    return "\n\n".join([text + training_exports(exports), *([training_steps(steps)] if steps else [])])
 
 
 def _read(results: Path) -> list[dict[str, Any]]:
     if not results.exists():
         return []
-    found = [json.loads(line) for line in results.read_text().splitlines() if line.strip()]
-    return list({json.dumps(result["case"], sort_keys=True): result for result in found}.values())
+    lines = [json.loads(line) for line in results.read_text().splitlines() if line.strip()]
+    return list({json.dumps(result["case"], sort_keys=True): result for result in lines}.values())
 
 
 if __name__ == "__main__":

@@ -79,8 +79,8 @@ def main(folder: Path = Path("custom")) -> None:
         netadapt_onnx.export_module(module, {"image": torch.zeros(1, 1, 8, 8)}, model)
     result = netadapt_onnx.adapt(model, f"{__file__}:task", "macs=0.6x", folder / "run", resume=True, final_epochs=5)
     print(f"{result.before.macs:,} -> {result.after.macs:,} multiply-accumulates")
-    found = result.accuracy
-    print(f"{found.metric} on {found.split}: {found.before:.3f} -> {found.after:.3f}")
+    accuracy = result.accuracy
+    print(f"{accuracy.metric} on {accuracy.split}: {accuracy.before:.3f} -> {accuracy.after:.3f}")
 
 
 if __name__ == "__main__":

@@ -55,12 +55,12 @@ def main(folder: Path = Path("digits")) -> None:
 
     result = netadapt_onnx.adapt(model, folder / "data.npz", "macs=0.5x", folder / "run", resume=True, final_epochs=3)
     print(f"{result.before.macs:,} -> {result.after.macs:,} multiply-accumulates")
-    found = result.accuracy
-    print(f"{found.before:.1%} -> {found.after:.1%} {found.metric} on {found.split}")
+    accuracy = result.accuracy
+    print(f"{accuracy.before:.1%} -> {accuracy.after:.1%} {accuracy.metric} on {accuracy.split}")
 
     limits = {"macs": result.before.macs / 2, "params": result.before.params}
     verdict = netadapt_onnx.gate(
-        result.model, max=limits, min={"accuracy": found.before - 0.05}, data=folder / "data.npz"
+        result.model, max=limits, min={"accuracy": accuracy.before - 0.05}, data=folder / "data.npz"
     )
     for check in verdict.models[0].checks:
         print(check.message)

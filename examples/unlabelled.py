@@ -29,8 +29,8 @@ def main(model: Path, inputs: Path, folder: Path = Path("unlabelled")) -> None:
     x = np.load(inputs)
     np.savez(folder / "data.npz", x_train=x[: len(x) * 3 // 4], x_val=x[len(x) * 3 // 4 :])
 
-    found = netadapt_onnx.inspect(model)
-    for group in found.groups:
+    inspection = netadapt_onnx.inspect(model)
+    for group in inspection.groups:
         print(f"{group.name}: {group.channels} channels, {group.reason or 'can be pruned'}")
     result = netadapt_onnx.adapt(model, folder / "data.npz", "params=0.6x", folder / "run", resume=True, final_epochs=3)
     print(f"{result.before.params:,} -> {result.after.params:,} parameters")

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.surgery import Trace, trace
+from netadapt_onnx.surgery.trace import Trace, trace
 
 HERE = Path(__file__).resolve().parent
 WIDE, NARROW = 6, 4

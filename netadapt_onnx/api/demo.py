@@ -1,4 +1,4 @@
-"""The whole job on a small scale: real images, a network trained on them, this machine profiled, a smaller network."""
+"""`demo`: all steps on a small scale. A network is trained on images, this machine profiled, the network adapted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.search.result import AdaptResult
 
 BUDGET = "latency=0.6x"
-# Fewer and larger steps than adapt's own: each cuts 6% of the latency, so that the demo is over in a minute or two.
+# Larger steps than those of `adapt`: each cuts 6% of the latency, so that the demo ends in a minute or two.
 FIRST_STEP = 0.06
 DECAY = 0.97
 FINAL_EPOCHS = 6
@@ -35,26 +35,34 @@ def demo(
 ) -> AdaptResult:
     """Train a network on handwritten digits, profile this machine and adapt the network to 0.6x of its latency.
 
-    Leaves model.onnx, digits.npz, table.jsonl and run/ in `folder`. `log` gets a line per event of the adaptation.
-    Raises NetadaptError if `folder` exists without `overwrite`.
+    Args:
+        folder: Where model.onnx, digits.npz, table.jsonl and run/ are written.
+        overwrite: Whether the files of an earlier demo are replaced.
+        log: Called with a line for every event of the adaptation.
+
+    Returns:
+        The result of `adapt`.
+
+    Raises:
+        NetadaptError: `folder` is not empty and not to be overwritten, or scikit-learn or torch is not installed.
     """
-    place = Path(folder)
+    directory = Path(folder)
     with stage("reading handwritten digits"):
         arrays = digits()
         import torch
 
-        from netadapt_onnx.api.demo_network import trained
+        from netadapt_onnx.api.demo_network import train_network
 
-    _prepare(place, overwrite)
-    np.savez_compressed(place / DATA, **arrays)  # type: ignore[arg-type]
+    _prepare(directory, overwrite)
+    np.savez_compressed(directory / DATA, **arrays)  # type: ignore[arg-type]
     images = torch.from_numpy((arrays["x_train"] / np.float32(255) - arrays["mean"]) / arrays["std"])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # two threads lose more than they win as soon as another process takes a core
     try:
-        network = trained(images, torch.from_numpy(arrays["y_train"]))
+        network = train_network(images, torch.from_numpy(arrays["y_train"]))
     finally:
         torch.set_num_threads(threads)
-    model, data, table = place / MODEL, place / DATA, place / TABLE
+    model, data, table = directory / MODEL, directory / DATA, directory / TABLE
     with stage("exporting the network"):
         export_module(network, {"image": images[:1]}, model, overwrite=True)
     profile(model, table)
@@ -62,7 +70,7 @@ def demo(
         model,
         data,
         BUDGET,
-        place / RUN,
+        directory / RUN,
         table=table,
         init_reduction_ratio=FIRST_STEP,
         decay=DECAY,
@@ -79,12 +87,12 @@ def digits() -> Arrays:
         raise NetadaptError(
             "the demo needs scikit-learn and torch", hint="pip install 'netadapt-onnx[adapt]'", code="missing-package"
         ) from error
-    found = load_digits()
-    pixels = np.round(found.images * (255 / 16)).astype(np.uint8)
+    bunch = load_digits()
+    pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     images = np.kron(pixels, np.ones((1, ENLARGED, ENLARGED), np.uint8))[:, None]
     order = np.random.default_rng(0).permutation(len(images))
-    x, y = images[order], found.target[order].astype(np.int64)
-    known = x[:TRAINING].astype(np.float64) / 255
+    x, y = images[order], bunch.target[order].astype(np.int64)
+    training_pixels = x[:TRAINING].astype(np.float64) / 255
     parts = {
         "train": slice(TRAINING),
         "val": slice(TRAINING, TRAINING + VALIDATION),
@@ -92,21 +100,21 @@ def digits() -> Arrays:
     }
     arrays = {f"{axis}_{name}": values[part] for name, part in parts.items() for axis, values in (("x", x), ("y", y))}
     return arrays | {
-        "mean": np.array([known.mean()], np.float32),
-        "std": np.array([known.std()], np.float32),
+        "mean": np.array([training_pixels.mean()], np.float32),
+        "std": np.array([training_pixels.std()], np.float32),
     }
 
 
-def _prepare(place: Path, overwrite: bool) -> None:
-    """Make the folder; with `overwrite` remove from it what an earlier demo left, and nothing else."""
-    if place.exists() and not place.is_dir():
-        raise NetadaptError(f"{place} is a file", hint="-o names a directory", code="exists")
-    if place.exists() and any(place.iterdir()) and not overwrite:
-        raise NetadaptError(f"{place} exists", hint="choose another folder or pass --overwrite", code="exists")
-    if not place.absolute().parent.is_dir():
-        raise NetadaptError(f"{place.parent}: no such folder", code="missing-file")
-    place.mkdir(exist_ok=True)
+def _prepare(directory: Path, overwrite: bool) -> None:
+    """Make the folder; with `overwrite` remove the files of an earlier demo from it, and nothing else."""
+    if directory.exists() and not directory.is_dir():
+        raise NetadaptError(f"{directory} is a file", hint="-o names a directory", code="exists")
+    if directory.exists() and any(directory.iterdir()) and not overwrite:
+        raise NetadaptError(f"{directory} exists", hint="choose another folder or pass --overwrite", code="exists")
+    if not directory.absolute().parent.is_dir():
+        raise NetadaptError(f"{directory.parent}: no such folder", code="missing-file")
+    directory.mkdir(exist_ok=True)
     for name in (MODEL, DATA, TABLE):
-        (place / name).unlink(missing_ok=True)
-    if (place / RUN / "run.json").exists():
-        shutil.rmtree(place / RUN)
+        (directory / name).unlink(missing_ok=True)
+    if (directory / RUN / "run.json").exists():
+        shutil.rmtree(directory / RUN)

@@ -12,9 +12,9 @@ EPOCHS, BATCH, LEARNING_RATE, SHIFT = 8, 64, 0.1, 3
 
 
 class Shortcut(nn.Conv2d):
-    """A 1x1 convolution with a stride; in training what it skips is taken out first.
+    """A 1x1 convolution with a stride; in training the positions that it skips are removed beforehand.
 
-    The same numbers, without a kernel that is wrong on some processors (`training/ops/convolution.py`).
+    That gives the same numbers and avoids a kernel that is wrong on some processors (`training/ops/convolution.py`).
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -26,7 +26,7 @@ class Shortcut(nn.Conv2d):
 
 
 class Block(nn.Module):
-    """Two convolutions and what goes around them: the shortcut couples the channels of a stage."""
+    """Two convolutions and a shortcut around them, which couples the channels of a stage."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -65,8 +65,13 @@ class Network(nn.Module):
         return logits
 
 
-def trained(images: torch.Tensor, labels: torch.Tensor) -> Network:
-    """A network trained on (N, 1, 32, 32) normalised images and (N,) labels; the same for the same input."""
+def train_network(images: torch.Tensor, labels: torch.Tensor) -> Network:
+    """Train a network; the same input gives the same network.
+
+    Args:
+        images: Normalised images, (N, 1, 32, 32).
+        labels: Their classes, (N,).
+    """
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     network = Network()

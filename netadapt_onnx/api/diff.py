@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.gating.compare import Diff, compared
+from netadapt_onnx.gating.compare import Diff, compare_facts
 from netadapt_onnx.gating.jobs import CountJob, LocateJob
 from netadapt_onnx.gating.records import Facts
-from netadapt_onnx.gating.revision import checked_out
+from netadapt_onnx.gating.revision import check_out
 from netadapt_onnx.gating.sandbox import MEMORY_BYTES, TIMEOUT_S, Sandbox
 
 
@@ -35,18 +35,18 @@ def diff(
     revisions = [name.startswith("git:") for name in names]
     if all(revisions):
         raise NetadaptError("two revisions name no model", hint="give the model's path as one of the two", code="usage")
-    given = {name: tuple(shape) for name, shape in (shapes or {}).items()}
+    input_shapes = {name: tuple(shape) for name, shape in (shapes or {}).items()}
     with Sandbox(timeout_s, memory_bytes) as sandbox, tempfile.TemporaryDirectory() as scratch:
         files = [
             _at_revision(name[4:], Path(names[1 - i]), Path(scratch), sandbox) if revisions[i] else Path(name)
             for i, name in enumerate(names)
         ]
-        facts = [sandbox.ask(CountJob(str(file), given, batch_size, digests=True), Facts) for file in files]
-    return compared(*facts)
+        facts = [sandbox.ask(CountJob(str(file), input_shapes, batch_size, digests=True), Facts) for file in files]
+    return compare_facts(*facts)
 
 
 def _at_revision(revision: str, model: Path, scratch: Path, sandbox: Sandbox) -> Path:
-    found = checked_out(revision, model, scratch, lambda path: sandbox.ask(LocateJob(str(path)), list[str]))
-    if found is None:
+    file = check_out(revision, model, scratch, lambda path: sandbox.ask(LocateJob(str(path)), list[str]))
+    if file is None:
         raise NetadaptError(f"{model} is not in git at {revision}", hint="name another revision", code="missing-file")
-    return found
+    return file

@@ -24,7 +24,8 @@ from netadapt_onnx.graph.model import Model
 from netadapt_onnx.graph.original_file import runs_as_given
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers.execution import Execution
-from netadapt_onnx.profilers.timing import Timing, measure
+from netadapt_onnx.profilers.statistics import Timing
+from netadapt_onnx.profilers.timing import TimingPlan, measure
 from netadapt_onnx.search.budget_check import resource_functions
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _latencies(
             [files[i] for i in members],
             random_inputs(folded[members[0]].specs),
             execution,
-            time_cap_s=time_cap_s,
+            TimingPlan(time_cap_s=time_cap_s),
             on_busy=lambda disturbance: disturbances.append(disturbance.sentence()),
         )
         for i, timing in zip(members, timings, strict=True):

@@ -16,11 +16,11 @@ from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.data.source import source_of
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating import baseline as baselines
-from netadapt_onnx.gating.examine import Examined, examine
+from netadapt_onnx.gating.examine import Examination, examine
 from netadapt_onnx.gating.limits import parse_limits
 from netadapt_onnx.gating.result import Gate, ModelResult, Problem
 from netadapt_onnx.gating.sandbox import Sandbox
-from netadapt_onnx.gating.settings import Rule, Settings, configured, expand, overridden, place
+from netadapt_onnx.gating.settings import Rule, Settings, expand, override, read_rules, target_device
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import GateKeywords
@@ -63,25 +63,25 @@ def gate(
     file = configuration.find(Path.cwd()) if settings.config is None else Path(settings.config)
     folder = Path.cwd() if file is None else file.resolve().parent
     default = folder / baselines.DEFAULT
-    rules = configured(file, str(default) if default.exists() else None)
+    rules = read_rules(file, str(default) if default.exists() else None)
     if settings.device is not None:
-        changes["device"] = place(settings.device, file)
+        changes["device"] = target_device(settings.device, file)
     patterns = [os.fspath(models)] if isinstance(models, str | os.PathLike) else [os.fspath(m) for m in models]
-    rules = tuple(overridden(rule, limits, changes) for rule in rules)
-    alone = overridden(Rule((), (), Settings(baseline=str(default) if default.exists() else None)), limits, changes)
-    targets, missing = _targets(patterns, rules, alone, settings.update_baseline)
+    rules = tuple(override(rule, limits, changes) for rule in rules)
+    fallback = override(Rule((), (), Settings(baseline=str(default) if default.exists() else None)), limits, changes)
+    targets, missing = _targets(patterns, rules, fallback, settings.update_baseline)
     record = _record_file(targets, default) if settings.update_baseline else None
     with Sandbox(settings.timeout_s, settings.memory_bytes) as sandbox, tempfile.TemporaryDirectory() as scratch:
-        examined = []
-        for number, (path, applied) in enumerate(targets.items()):
+        examinations = []
+        for number, (path, model_rules) in enumerate(targets.items()):
             progress(number, len(targets), f"judging: {path.name}")
-            examined.append(examine(path, applied, sandbox, Path(scratch), recording=record is not None))
-    results = sorted([*missing, *(one.result for one in examined)], key=lambda result: -result.excess)
-    found = Gate(tuple(results), time.monotonic() - started)
-    if record is None or found.error is not None:
-        return found
-    _write_record(record, examined)
-    return Gate(found.models, found.seconds, record)
+            examinations.append(examine(path, model_rules, sandbox, Path(scratch), recording=record is not None))
+    results = sorted([*missing, *(one.result for one in examinations)], key=lambda result: -result.excess)
+    result = Gate(tuple(results), time.monotonic() - started)
+    if record is None or result.error is not None:
+        return result
+    _write_record(record, examinations)
+    return Gate(result.models, result.seconds, record)
 
 
 def _changes(
@@ -95,7 +95,7 @@ def _changes(
     batch_size: int | None,
 ) -> dict[str, object]:
     """The settings that arguments give."""
-    given = {
+    settings = {
         "data": None if data is None else source_of(data),
         "split": split,
         "baseline": None if baseline is None else os.fspath(baseline),
@@ -105,43 +105,43 @@ def _changes(
         "shapes": {name: tuple(shape) for name, shape in shapes.items()} if shapes else None,
         "batch_size": batch_size,
     }
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _targets(
     patterns: Sequence[str],
     rules: Sequence[Rule],
-    alone: Rule,
+    fallback: Rule,
     update_baseline: bool,
 ) -> tuple[dict[Path, tuple[Rule, ...]], list[ModelResult]]:
-    """Which rules hold for which file (`alone` where the configuration has none), and the patterns that match none."""
+    """The rules of each file (`fallback` where the configuration has none), and the patterns that match none."""
     targets: dict[Path, tuple[Rule, ...]] = {}
     missing: list[ModelResult] = []
-    asked: dict[str, Path] = {}
+    named_files: dict[str, Path] = {}
     for pattern in patterns:
         files = expand(pattern)
         if not files:
             missing.append(_missing(pattern))
-        asked |= {str(file.absolute()): file for file in files}
+        named_files |= {str(file.absolute()): file for file in files}
     for rule in rules:
         for pattern in rule.patterns:
             files = expand(pattern)
             if not files and not patterns:
                 missing.append(_missing(pattern))
             for file in files:
-                path = asked.get(str(file.absolute())) if patterns else _relative(file)
+                path = named_files.get(str(file.absolute())) if patterns else _relative(file)
                 if path is not None and rule not in targets.get(path, ()):
                     targets[path] = (*targets.get(path, ()), rule)
-    for path in asked.values():
-        targets.setdefault(path, (alone,))
+    for path in named_files.values():
+        targets.setdefault(path, (fallback,))
     if not targets and not missing:
         raise NetadaptError(
             "there is nothing to judge: no model is named, and no configuration limits any",
             hint="name models and limits, e.g. gate model.onnx --max size=4MB, or write netadapt.toml",
             code="usage",
         )
-    for path, applied in targets.items():
-        if not update_baseline and not any(rule.limits for rule in applied):
+    for path, model_rules in targets.items():
+        if not update_baseline and not any(rule.limits for rule in model_rules):
             raise NetadaptError(
                 f"there is no limit for {path}: nothing would be judged",
                 hint="give one, e.g. --max size=4MB, or write netadapt.toml",
@@ -182,11 +182,11 @@ def _record_file(targets: Mapping[Path, Sequence[Rule]], default: Path) -> Path:
     return file
 
 
-def _write_record(file: Path, examined: Sequence[Examined]) -> None:
+def _write_record(file: Path, examinations: Sequence[Examination]) -> None:
     """Replace the judged models' entries; those whose files are gone go, all others stay."""
-    known = baselines.read(file) if file.exists() else {}
-    kept = {key: model for key, model in known.items() if (file.absolute().parent / key).exists()}
-    for one in examined:
-        key = baselines.key(one.result.path, file)
-        kept[key] = one.recorded(known.get(key))
+    recorded = baselines.read(file) if file.exists() else {}
+    kept = {key: model for key, model in recorded.items() if (file.absolute().parent / key).exists()}
+    for examination in examinations:
+        key = baselines.key(examination.result.path, file)
+        kept[key] = examination.baseline_model(recorded.get(key))
     baselines.write(file, kept)

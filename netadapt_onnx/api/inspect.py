@@ -24,7 +24,7 @@ from netadapt_onnx.surgery.plan import template
 from netadapt_onnx.surgery.states import with_states
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.trace_model import trace_model
-from netadapt_onnx.surgery.verify.around import can_be_proven
+from netadapt_onnx.surgery.verify.unrunnable import can_be_proven
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import InspectKeywords
@@ -180,12 +180,12 @@ def _predict(file: Path, source: Model, trace: Trace) -> _Prediction:
     """Read a latency table and predict. Raises NetadaptError for a table of another model."""
     from netadapt_onnx.graph.original_file import as_given
     from netadapt_onnx.profilers.breakdown import unit_ms
-    from netadapt_onnx.profilers.table.original_time import predicted
+    from netadapt_onnx.profilers.table.original_time import predict_original
     from netadapt_onnx.profilers.table.predict import Table
 
     folded = trace.folded
     table = Table.load(file, folded.proto)
-    latency = predicted(table, as_given(source, folded.proto), folded.shapes)
+    latency = predict_original(table, as_given(source, folded.proto), folded.shapes)
     by_layer = unit_ms(table, folded.shapes)
     return _Prediction(latency.ms, latency.normalised_ms, by_layer, latency.note, tuple(table.notes))
 

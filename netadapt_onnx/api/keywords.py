@@ -14,7 +14,7 @@ import onnx
 from netadapt_onnx.api.options import File, LearningRateSchedule, Optimizer, SplitName
 from netadapt_onnx.api.source import Source
 from netadapt_onnx.common.progress import Progress
-from netadapt_onnx.gating.limits import Given
+from netadapt_onnx.gating.limits import LimitArguments
 from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.search.channel_choices import Floors, Steps
 from netadapt_onnx.search.executors.opening import Gpus
@@ -22,7 +22,8 @@ from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.options import Evaluate, Rank, ReductionOf, Strategy
 from netadapt_onnx.search.target_devices import Devices, Tables
-from netadapt_onnx.surgery import Choices, Criterion
+from netadapt_onnx.surgery.criteria.scores import Criterion
+from netadapt_onnx.surgery.labels import Choices
 
 
 class AdaptKeywords(TypedDict, total=False):
@@ -130,9 +131,9 @@ class FinetuneKeywords(TypedDict, total=False):
 class GateKeywords(TypedDict, total=False):
     """The options of `gate`."""
 
-    max: Given
-    max_increase: Given
-    min: Given
+    max: LimitArguments
+    max_increase: LimitArguments
+    min: LimitArguments
     data: File | None
     split: SplitName | None
     baseline: File | None

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from netadapt_onnx.common.options import option, same_option
-from netadapt_onnx.search.options import Arguments
+from netadapt_onnx.common.shared_options import SharedOptions
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.source import Source
     from netadapt_onnx.common.progress import Progress
-    from netadapt_onnx.gating.limits import Given
+    from netadapt_onnx.gating.limits import LimitArguments
     from netadapt_onnx.profilers.device import Device
-    from netadapt_onnx.surgery import Choices, Criterion
+    from netadapt_onnx.surgery.criteria.scores import Criterion
+    from netadapt_onnx.surgery.labels import Choices
 
 SplitName = Literal["val", "test"]
 Optimizer = Literal["sgd", "adamw"]
@@ -29,7 +30,6 @@ _CRITERIA = (
     "Which channels stay: l2, l1, group-l2, fpgm, bn-scale, random or first; by data: taylor, fisher, activation."
 )
 _DATA = "A path, `FILE.py:FUNCTION`, or a `DataSource`."
-_OVERWRITE = "Replace existing outputs."
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class PruneOptions:
     reconstruct: bool | None = option(None, "Solve what is left by least squares to put out what it did.")
     check: bool = option(False, "Prove that pruned equals masked. Without -o always done.", flag="--verify")
     choices: Choices | None = option(None, "Of attention, and of states that may change.", on_command_line=False)
-    overwrite: bool = option(False, _OVERWRITE)
-    shapes: Mapping[str, tuple[int, ...]] = same_option(Arguments, "shapes")
-    batch_size: int = same_option(Arguments, "batch_size")
+    overwrite: bool = same_option(SharedOptions, "overwrite")
+    shapes: Mapping[str, tuple[int, ...]] = same_option(SharedOptions, "shapes")
+    batch_size: int = same_option(SharedOptions, "batch_size")
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ class InspectOptions:
     sensitivity: bool = option(False, "Show what cutting each group alone to 0.75, 0.5, 0.25 loses.")
     data: File | None = option(None, _DATA, on_command_line=False)
     criterion: str | Criterion = option("l2", _CRITERIA)
-    seed: int = same_option(Arguments, "seed", on_command_line=False)
-    progress: Progress | None = same_option(Arguments, "progress")
+    seed: int = same_option(SharedOptions, "seed", on_command_line=False)
+    progress: Progress | None = same_option(SharedOptions, "progress")
     choices: Choices | None = option(None, "Of attention, and of states that may change.", on_command_line=False)
-    overwrite: bool = option(False, _OVERWRITE)
-    shapes: Mapping[str, tuple[int, ...]] = same_option(Arguments, "shapes")
-    batch_size: int = same_option(Arguments, "batch_size")
+    overwrite: bool = same_option(SharedOptions, "overwrite")
+    shapes: Mapping[str, tuple[int, ...]] = same_option(SharedOptions, "shapes")
+    batch_size: int = same_option(SharedOptions, "batch_size")
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ class EvaluateOptions:
     split: SplitName = option("val", "Held-out samples.", choices=get_args(SplitName))
     timed: bool = option(True, "Time the models too.", flag="--latency/--no-latency")
     energy: bool = option(False, "Measure this too, in mJ of a run on this machine.", on_command_line=False)
-    ep: str = same_option(Arguments, "ep")
-    threads: int = same_option(Arguments, "threads")
+    ep: str = same_option(SharedOptions, "ep")
+    threads: int = same_option(SharedOptions, "threads")
     time_cap_s: float = option(20.0, "Seconds that a set of models may be timed for.", on_command_line=False)
-    shapes: Mapping[str, tuple[int, ...]] = same_option(Arguments, "shapes")
-    batch_size: int = same_option(Arguments, "batch_size")
+    shapes: Mapping[str, tuple[int, ...]] = same_option(SharedOptions, "shapes")
+    batch_size: int = same_option(SharedOptions, "batch_size")
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,11 @@ class FinetuneOptions:
     augment: bool = option(False, "Shift and mirror images at random.")
     tensorboard: File | None = option(None, "Log there for TensorBoard too.", metavar="DIR", is_path=True)
     resume: bool = option(False, "Go on with a training that was killed.")
-    seed: int = same_option(Arguments, "seed")
-    overwrite: bool = option(False, _OVERWRITE)
-    shapes: Mapping[str, tuple[int, ...]] = same_option(Arguments, "shapes")
-    progress: Progress | None = same_option(Arguments, "progress")
-    log: Callable[[str], None] | None = same_option(Arguments, "log")
+    seed: int = same_option(SharedOptions, "seed")
+    overwrite: bool = same_option(SharedOptions, "overwrite")
+    shapes: Mapping[str, tuple[int, ...]] = same_option(SharedOptions, "shapes")
+    progress: Progress | None = same_option(SharedOptions, "progress")
+    log: Callable[[str], None] | None = same_option(SharedOptions, "log")
 
 
 @dataclass(frozen=True)
@@ -130,15 +130,15 @@ class ProfileOptions:
     device: str | Device = option(
         "local", "Where to measure: local, ssh://[user@]host[:port] or adb://SERIAL.", metavar="DEVICE"
     )
-    ep: str = same_option(Arguments, "ep")
-    ep_options: Mapping[str, str] = same_option(Arguments, "ep_options")
-    ep_library: str | None = same_option(Arguments, "ep_library")
-    threads: int = same_option(Arguments, "threads")
-    deploy: Literal["float", "int8"] = same_option(Arguments, "deploy")
+    ep: str = same_option(SharedOptions, "ep")
+    ep_options: Mapping[str, str] = same_option(SharedOptions, "ep_options")
+    ep_library: str | None = same_option(SharedOptions, "ep_library")
+    threads: int = same_option(SharedOptions, "threads")
+    deploy: Literal["float", "int8"] = same_option(SharedOptions, "deploy")
     data: File | None = option(None, _DATA, on_command_line=False)
-    python: str = same_option(Arguments, "python")
-    perf_test: File | None = same_option(Arguments, "perf_test")
-    keep: bool = same_option(Arguments, "keep")
+    python: str = same_option(SharedOptions, "python")
+    perf_test: File | None = same_option(SharedOptions, "perf_test")
+    keep: bool = same_option(SharedOptions, "keep")
     held_out: int = option(
         0,
         "Then time N other widths and compare with the prediction.",
@@ -158,12 +158,12 @@ class ProfileOptions:
         flag="--max-time",
         metavar="TIME",
     )
-    seed: int = same_option(Arguments, "seed")
+    seed: int = same_option(SharedOptions, "seed")
     overwrite: bool = option(False, "Measure anew even if the table exists.")
-    shapes: Mapping[str, tuple[int, ...]] = same_option(Arguments, "shapes")
-    batch_size: int = same_option(Arguments, "batch_size")
-    progress: Progress | None = same_option(Arguments, "progress")
-    log: Callable[[str], None] | None = same_option(Arguments, "log")
+    shapes: Mapping[str, tuple[int, ...]] = same_option(SharedOptions, "shapes")
+    batch_size: int = same_option(SharedOptions, "batch_size")
+    progress: Progress | None = same_option(SharedOptions, "progress")
+    log: Callable[[str], None] | None = same_option(SharedOptions, "log")
 
 
 @dataclass(frozen=True)
@@ -171,27 +171,29 @@ class BundleOptions:
     """What `profile bundle` packs, and how models run on the device."""
 
     shards: int = option(1, "Shares for N devices of one kind: each runs `run.sh K`.", metavar="N", at_least=1)
-    ep: str = same_option(Arguments, "ep")
-    ep_options: Mapping[str, str] = same_option(Arguments, "ep_options")
-    threads: int = same_option(Arguments, "threads")
-    deploy: Literal["float", "int8"] = same_option(Arguments, "deploy")
+    ep: str = same_option(SharedOptions, "ep")
+    ep_options: Mapping[str, str] = same_option(SharedOptions, "ep_options")
+    threads: int = same_option(SharedOptions, "threads")
+    deploy: Literal["float", "int8"] = same_option(SharedOptions, "deploy")
     data: File | None = option(None, _DATA, on_command_line=False)
     models: int | None = same_option(ProfileOptions, "models")
     time_cap_s: float = same_option(ProfileOptions, "time_cap_s", on_command_line=False)
-    seed: int = same_option(Arguments, "seed")
-    overwrite: bool = option(False, _OVERWRITE)
-    shapes: Mapping[str, tuple[int, ...]] = same_option(Arguments, "shapes")
-    batch_size: int = same_option(Arguments, "batch_size")
-    progress: Progress | None = same_option(Arguments, "progress")
+    seed: int = same_option(SharedOptions, "seed")
+    overwrite: bool = same_option(SharedOptions, "overwrite")
+    shapes: Mapping[str, tuple[int, ...]] = same_option(SharedOptions, "shapes")
+    batch_size: int = same_option(SharedOptions, "batch_size")
+    progress: Progress | None = same_option(SharedOptions, "progress")
 
 
 @dataclass(frozen=True)
 class GateOptions:
     """Which limits `gate` judges by, and what it may take to judge; what is left out, the configuration says."""
 
-    max: Given = option((), "What a resource may be; may be repeated.", metavar="size=4MB", is_repeated=True)
-    max_increase: Given = option((), "What it may grow against the baseline.", metavar="size=2%", is_repeated=True)
-    min: Given = option((), "What is to be reached on --data.", metavar="accuracy=0.9", is_repeated=True)
+    max: LimitArguments = option((), "What a resource may be; may be repeated.", metavar="size=4MB", is_repeated=True)
+    max_increase: LimitArguments = option(
+        (), "What it may grow against the baseline.", metavar="size=2%", is_repeated=True
+    )
+    min: LimitArguments = option((), "What is to be reached on --data.", metavar="accuracy=0.9", is_repeated=True)
     data: File | None = option(None, _DATA, on_command_line=False)
     split: SplitName | None = option(
         None, "Which samples of the data.", choices=get_args(SplitName), default_text="val"
@@ -209,6 +211,6 @@ class GateOptions:
     config: File | None = option(None, "netadapt.toml or pyproject.toml; else found upwards.", is_path=True)
     timeout_s: float = option(60.0, "What reading or timing one model may take.", flag="--timeout")
     memory_bytes: int = option(4 * 10**9, "What reading one model may take.", flag="--memory-limit")
-    shapes: Mapping[str, Sequence[int]] = same_option(Arguments, "shapes")
+    shapes: Mapping[str, Sequence[int]] = same_option(SharedOptions, "shapes")
     batch_size: int | None = option(None, "Length of a dynamic first axis.", at_least=1, default_text="1")
-    progress: Progress | None = same_option(Arguments, "progress")
+    progress: Progress | None = same_option(SharedOptions, "progress")

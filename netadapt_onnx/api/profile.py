@@ -1,4 +1,4 @@
-"""Latency tables: what each width of each layer costs on a device, learnt from random-width versions."""
+"""Latency tables: what each width of each layer costs on a device, measured on random-width models."""
 
 from __future__ import annotations
 
@@ -19,29 +19,31 @@ from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.original_file import as_given
 from netadapt_onnx.profilers.breakdown import Part, by_group, by_layer
-from netadapt_onnx.profilers.devices.opening import opened_device
+from netadapt_onnx.profilers.devices.opening import open_device
 from netadapt_onnx.profilers.execution import Execution
-from netadapt_onnx.profilers.int8_kernels import made_for
-from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_versions
-from netadapt_onnx.profilers.statistics import Disturbance
-from netadapt_onnx.profilers.table.build import build, default_models
-from netadapt_onnx.profilers.table.original_time import with_own_time
-from netadapt_onnx.profilers.table.predict import Header, Record, Reference, Whole, of_wholes
-from netadapt_onnx.profilers.timing import Ratio
+from netadapt_onnx.profilers.int8_kernels import choose_quantisation
+from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_widths
+from netadapt_onnx.profilers.statistics import Disturbance, Ratio
+from netadapt_onnx.profilers.table.build import TablePlan, build
+from netadapt_onnx.profilers.table.file import EndToEndTime, Header, Record, Reference, build_disturbance
+from netadapt_onnx.profilers.table.original_time import record_original_time
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import Validation, validate
 from netadapt_onnx.search.calibration import deployment
 from netadapt_onnx.surgery.obstacles import require_prunable
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.trace_model import trace_model
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import BundleKeywords, ProfileKeywords
+    from netadapt_onnx.profilers.devices.results import Results
 
 TIME_CAP_S = 100.0
 
 
 @dataclass(frozen=True)
 class OwnLatency:
-    """The file as its owner runs it, and the share of its time that the normalised model takes, measured in turn."""
+    """The latency of the original file as its owner runs it, and the share of it that the normalised model takes."""
 
     latency_ms: Latency
     normalised_ratio: float
@@ -50,12 +52,14 @@ class OwnLatency:
 
 @dataclass(frozen=True)
 class ProfileResult:
-    """`device` is the fingerprint that the table is valid for; `seconds` what building took, over all resumes.
+    """A latency table, and how it was built.
 
-    `versions` were measured, `precise` of them until their median was known to 1%; `stopped` says what ended the build.
-    `drift`: by how much the device changed speed meanwhile; `disturbance`: how much the uncut model's sessions varied,
-    and what else ran. `layers` and `groups` say where the time goes, if asked. `latency_ms` is the normalised model's,
-    of which the table is; `as_given` the file's own, where that is another one. `notes`: what else to know.
+    `device` is the fingerprint that the table is valid for; `seconds` is what building took, over all resumes.
+    `versions` random-width models were measured, `precise` of them until their median was known to 1%; `stopped` says
+    what ended the build. `drift`: by how much the device changed speed meanwhile; `disturbance`: how much the uncut
+    model's sessions varied, and what else ran. `layers` and `groups` say where the time goes, if asked. `latency_ms` is
+    the normalised model's, of which the table is; `as_given` the file's own, where that is another one. `notes` are
+    cautions for users.
     """
 
     table: Path
@@ -80,7 +84,7 @@ def profile(
     table: str | os.PathLike[str],
     **options: Unpack[ProfileKeywords],
 ) -> ProfileResult:
-    """Build the latency table of `model` on a device from `models` versions, or complete an interrupted one.
+    """Build the latency table of `model` on a device from `models` random-width versions, or complete one.
 
     None: as many versions as the execution provider needs.
 
@@ -93,95 +97,106 @@ def profile(
     table goes when the new one is complete. `log` hears that the device is busy. Raises NetadaptError if `table` is
     another device's or another model's, or if too little can be measured.
 
-    >>> made = profile("model.onnx", "cpu.jsonl", models=10)
-    >>> made.cells > 10 and made.latency_ms.median > 0
+    >>> result = profile("model.onnx", "cpu.jsonl", models=10)
+    >>> result.cells > 10 and result.latency_ms.median > 0
     True
     """
     settings = ProfileOptions(**without_none(options))
-    path = Path(table)
+    path, binary = Path(table), None if settings.perf_test is None else Path(settings.perf_test)
     progress = settings.progress or reporter()
     source = open_model(model)
     prepare_output(path, True, source)
     chart = (
         None
         if settings.plot is None
-        else _prepared(Path(settings.plot), settings.held_out, settings.overwrite, source, path)
+        else _prepared_chart(Path(settings.plot), settings.held_out, settings.overwrite, source, path)
     )
-    found = trace_model(source, settings.shapes, settings.batch_size)
-    require_prunable(found, source.path)
+    trace = trace_model(source, settings.shapes, settings.batch_size)
+    require_prunable(trace, source.path)
     execution = Execution(
         settings.ep,
         settings.threads,
         settings.ep_options or {},
         settings.ep_library,
-        deployment(settings.deploy, found.folded, settings.data),
+        deployment(settings.deploy, trace.folded, settings.data),
     )
-    reference, draw = RandomWidthModel(found.folded.proto, found.folded.shapes), random_versions(found)
-    binary = None if settings.perf_test is None else Path(settings.perf_test)
+    reference, draw = RandomWidthModel(trace.folded.proto, trace.folded.shapes), random_widths(trace)
+    plan = TablePlan(settings.models, settings.time_cap_s, settings.seed)
     with (
-        opened_device(
+        open_device(
             settings.device,
             purpose=path,
             python=settings.python,
             keep=settings.keep,
             perf_test=binary,
             log=settings.log,
-        ) as there,
-        _place(path, anew=settings.overwrite) as place,
+        ) as target,
+        _building_path(path, anew=settings.overwrite) as building,
     ):
-        execution = made_for(execution, [there])
-        built = build(
-            place,
-            reference,
-            draw,
-            execution=execution,
-            models=settings.models,
-            time_cap_s=settings.time_cap_s,
-            progress=progress,
-            seed=settings.seed,
-            device=there,
-            log=settings.log,
+        execution = choose_quantisation(execution, [target])
+        latency_table = build(
+            building, reference, draw, plan, execution=execution, device=target, progress=progress, log=settings.log
         )
-        given = as_given(source, reference.proto)
-        built, note = with_own_time(built, given, reference, execution, there, settings.time_cap_s)
+        original = as_given(source, reference.proto)
+        latency_table, note = record_original_time(
+            latency_table, original, reference, execution, target, settings.time_cap_s
+        )
         validation = None
         if settings.held_out:
             validation = validate(
-                built, reference, draw, settings.held_out, progress=progress, device=there, execution=execution
+                latency_table, reference, draw, settings.held_out, progress=progress, device=target, execution=execution
             )
-        disturbance = built.disturbance
-        notes = (disturbance.sentence(there.name),) if disturbance.busy else ()
+        busy = latency_table.disturbance
+        notes = [busy.sentence(target.name)] if busy.busy else []
     if chart is not None and validation is not None:
-        notes = (*notes, *scatter(validation, chart))
-    shown = found.folded.shapes
-    owner = {layer: group.name for group in found.groups for layer in group.layers}
+        notes += scatter(validation, chart)
+    notes += [note] if note else []
+    return _result(
+        path, latency_table, trace, validation, per_layer=settings.per_layer, sha256=source.sha256, notes=notes
+    )
+
+
+def _result(
+    path: Path,
+    table: Table,
+    trace: Trace,
+    validation: Validation | None,
+    *,
+    per_layer: bool,
+    sha256: str,
+    notes: Sequence[str],
+) -> ProfileResult:
+    """The result of a build; `sha256` is that of the original file."""
+    shapes = trace.folded.shapes
+    owner = {layer: group.name for group in trace.groups for layer in group.layers}
     return ProfileResult(
         path,
-        built.device,
-        len(built.cells),
-        built.seconds,
-        latency(built.latency_ms),
+        table.device,
+        len(table.cells),
+        table.seconds,
+        latency(table.latency_ms),
         validation,
-        len(built.wholes),
-        built.precise,
-        built.reference.stopped,
-        built.drift,
-        by_layer(built, shown, owner) if settings.per_layer else (),
-        by_group(built, shown, owner) if settings.per_layer else (),
-        _own(built.normalising(source.sha256)),
-        disturbance,
-        (*notes, note) if note else notes,
+        len(table.end_to_end),
+        table.precise,
+        table.reference.stopped,
+        table.drift,
+        by_layer(table, shapes, owner) if per_layer else (),
+        by_group(table, shapes, owner) if per_layer else (),
+        _own_latency(table.original_ratio(sha256)),
+        table.disturbance,
+        tuple(notes),
     )
 
 
-def _own(found: Ratio | None) -> OwnLatency | None:
-    return (
-        OwnLatency(latency(found.reference), found.median, found.ci95) if found is not None and found.differs else None
-    )
+def _own_latency(ratio: Ratio | None) -> OwnLatency | None:
+    """The original file's latency, from the normalised model's time relative to it; None where both take the same."""
+    if ratio is None or not ratio.differs:
+        return None
+    return OwnLatency(latency(ratio.reference), ratio.median, ratio.ci95)
 
 
-def _prepared(plot: Path, held_out: int, overwrite: bool, *inputs: Source) -> Path:
-    """Where a chart goes, once it is sure that it can be made."""
+def _prepared_chart(plot: Path, held_out: int, overwrite: bool, *inputs: Source) -> Path:
+    """The path of a chart, once it is sure that it can be drawn."""
     if not held_out:
         raise NetadaptError("a plot shows held-out versions, and none are asked for", hint="--validate N", code="usage")
     charts.require_kind(plot)
@@ -205,9 +220,9 @@ def scatter(validation: Validation, path: Path) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class BundleResult:
-    """A zip with `models` versions to be measured in `shards` shares; it unpacks into `folder`.
+    """A zip with `models` random-width models to be measured in `shards` shares; it unpacks into `folder`.
 
-    `notes`: what else to know of it.
+    `notes` are cautions for users.
     """
 
     bundle: Path
@@ -231,39 +246,37 @@ def bundle(
     path = Path(out)
     source = open_model(model)
     prepare_output(path, settings.overwrite, source)
-    found = trace_model(source, settings.shapes, settings.batch_size)
-    require_prunable(found, source.path)
+    trace = trace_model(source, settings.shapes, settings.batch_size)
+    require_prunable(trace, source.path)
     execution = Execution(
         settings.ep,
         settings.threads,
         settings.ep_options or {},
-        deploy=deployment(settings.deploy, found.folded, settings.data),
+        deploy=deployment(settings.deploy, trace.folded, settings.data),
     )
-    models = settings.models or default_models(execution)
-    if not 1 <= settings.shards <= models:
-        raise NetadaptError(f"--shards {settings.shards}: from 1 to {models}, the number of versions", code="usage")
-    reference, draw = RandomWidthModel(found.folded.proto, found.folded.shapes), random_versions(found)
+    plan = TablePlan(settings.models, settings.time_cap_s, settings.seed)
+    count = plan.model_count(execution)
+    if not 1 <= settings.shards <= count:
+        raise NetadaptError(f"--shards {settings.shards}: from 1 to {count}, the number of versions", code="usage")
+    reference, draw = RandomWidthModel(trace.folded.proto, trace.folded.shapes), random_widths(trace)
     from netadapt_onnx.profilers.devices.bundle import bundle_folder, write_bundle
 
     note = write_bundle(
         path,
         reference,
         draw,
-        execution,
-        given=as_given(source, reference.proto),
-        models=models,
+        plan,
+        execution=execution,
+        original=as_given(source, reference.proto),
         shards=settings.shards,
-        time_cap_s=settings.time_cap_s,
-        seed=settings.seed,
         progress=settings.progress or reporter(),
     )
-    notes = (note,) if note else ()
-    return BundleResult(path, models, settings.shards, path.stat().st_size, bundle_folder(path), notes)
+    return BundleResult(path, count, settings.shards, path.stat().st_size, bundle_folder(path), (note,) if note else ())
 
 
 @dataclass(frozen=True)
 class ImportResult:
-    """A table made of results that were carried here. `notes`: what else to know of them."""
+    """A table made of results that were carried here. `notes` are cautions for users."""
 
     table: Path
     device: Mapping[str, object]
@@ -279,48 +292,53 @@ def import_results(
     `results` may be tables too, of one model and device: then each cell is the median of theirs. Raises NetadaptError
     for files that are neither, or of different bundles or devices, naming what differs.
     """
-    from netadapt_onnx.profilers.devices.results import merged, read_results, write_table
-    from netadapt_onnx.profilers.table.merge import is_table, merged_tables
+    from netadapt_onnx.profilers.devices.results import merge_results, read_results, write_table
+    from netadapt_onnx.profilers.table.merge import is_table, merge_tables
 
     path = Path(table)
     prepare_output(path, overwrite, *results)
-    tables = [is_table(Path(file)) for file in results]
-    if all(tables):
-        joined, notes = merged_tables([Path(file) for file in results])
-        assert isinstance(joined[0], Header)
-        notes += _cautions(path, joined)
-        return ImportResult(path, joined[0].device, write_table(path, joined), tuple(notes))
-    if any(tables):
+    are_tables = [is_table(Path(file)) for file in results]
+    if all(are_tables):
+        records, notes = merge_tables([Path(file) for file in results])
+    elif any(are_tables):
         raise NetadaptError(
-            f"{results[tables.index(True)]} is a table and {results[tables.index(False)]} is not",
+            f"{results[are_tables.index(True)]} is a table and {results[are_tables.index(False)]} is not",
             hint="import the results of bundles, or merge tables",
             code="results",
         )
-    read = [read_results(Path(file)) for file in results]
-    records = merged(read)
-    failed = [one for file in read for one in file.failed]
-    throttled = sum(one.throttled for file in read for one in file.measured)
+    else:
+        files = [read_results(Path(file)) for file in results]
+        records, notes = merge_results(files), _notes(files)
+        last = records[-1]
+        if isinstance(last, Reference) and last.stopped != "done":
+            notes.append(last.stopped)
+    header = records[0]
+    assert isinstance(header, Header)
+    notes += _cautions(path, records)
+    return ImportResult(path, header.device, write_table(path, records), tuple(notes))
+
+
+def _notes(files: Sequence[Results]) -> list[str]:
+    """What users should know of models that failed, or were measured while the device was hot."""
+    failed = [record for file in files for record in file.failed]
+    throttled = sum(record.throttled for file in files for record in file.measured)
     notes = []
     if failed:
         notes.append(f"{len(failed)} versions could not be run there: {failed[0].error}")
     if throttled:
         notes.append(f"{throttled} versions were measured while the device was slowed down by its heat")
-    last = records[-1]
-    if isinstance(last, Reference) and last.stopped != "done":
-        notes.append(last.stopped)
-    notes += _cautions(path, records)
-    return ImportResult(path, read[0].device, write_table(path, records), tuple(notes))
+    return notes
 
 
 def _cautions(path: Path, records: Sequence[Record]) -> list[str]:
-    """What to know of a table of these records if the device was busy."""
-    disturbance = of_wholes([record for record in records if isinstance(record, Whole)])
+    """The caution for users of a table of these records if the device was busy."""
+    disturbance = build_disturbance([record for record in records if isinstance(record, EndToEndTime)])
     return [disturbance.caution(str(path))] if disturbance.busy else []
 
 
 @contextmanager
-def _place(path: Path, *, anew: bool) -> Iterator[Path]:
-    """Where to build: in `path`, which an interrupted build goes on with; or, `anew`, beside it, and then renamed."""
+def _building_path(path: Path, *, anew: bool) -> Iterator[Path]:
+    """The path to build at: `path`, to go on with what is there; or, `anew`, another one that is renamed at last."""
     if not anew:
         yield path
         return

@@ -25,7 +25,7 @@ from netadapt_onnx.graph.loadable import require_planned
 from netadapt_onnx.graph.model import Model, load_without_weights, save
 from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.graph.weightless import file_bytes
-from netadapt_onnx.surgery.blocks import known_branches, prove_removal, rewired, traced_without
+from netadapt_onnx.surgery.blocks import check_branches, prove_removal, rewired, traced_without
 from netadapt_onnx.surgery.channel_counts import (
     at_counts,
     at_ratio,
@@ -35,11 +35,13 @@ from netadapt_onnx.surgery.channel_counts import (
     within_budget,
 )
 from netadapt_onnx.surgery.criteria.ranking import at_share, removal_order
-from netadapt_onnx.surgery.criteria.weights import MEASURED, Criterion, select
+from netadapt_onnx.surgery.criteria.scores import Criterion
+from netadapt_onnx.surgery.criteria.selection import MEASURED, select
+from netadapt_onnx.surgery.cut import KeptIndices
 from netadapt_onnx.surgery.obstacles import cost_at, notes, require_prunable
 from netadapt_onnx.surgery.plan import plan_of, read_plan, read_removed
 from netadapt_onnx.surgery.resize import resize
-from netadapt_onnx.surgery.trace import KeptIndices, Trace
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.trace_model import trace_model
 from netadapt_onnx.surgery.verify.prove import Verification, verify
 
@@ -228,7 +230,7 @@ def _choose(
 
 def _removed_branches(trace: Trace, plan: Path) -> frozenset[str]:
     """The residual branches that a plan removes. Raises NetadaptError where the model cannot be without them."""
-    removed = known_branches(trace, read_removed(plan), str(plan))
+    removed = check_branches(trace, read_removed(plan), str(plan))
     if removed:
         prove_removal(trace.folded, removed)
     return removed
@@ -270,7 +272,7 @@ def passed(proof: Verification) -> bool:
 
 def _is_trainable(trace: Trace) -> bool:
     folded = trace.folded
-    return not (folded.unrunnable or folded.unrun or trace.bodies or trace.flat.untraced)
+    return not (folded.unrunnable or folded.unrun or trace.subgraphs or trace.flat.untraced)
 
 
 # -- data, which only some criteria and the reconstruction look at ----------------------------------------------------
@@ -299,9 +301,9 @@ def _proposing_sizes_of(
 
 
 def _training_samples(trace: Trace, data: str | os.PathLike[str], criterion: str | Criterion) -> Split:
-    from netadapt_onnx.data.load_dataset import load_dataset
+    from netadapt_onnx.data.load import dataset_for
 
-    return load_dataset(trace.folded, data, scored=criterion in ("taylor", "fisher")).train
+    return dataset_for(trace.folded, data, scored=criterion in ("taylor", "fisher")).train
 
 
 def _criterion(criterion: str | Criterion, samples: Split | None) -> str | Criterion:

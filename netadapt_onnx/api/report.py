@@ -1,4 +1,4 @@
-"""`report`: a run explained in one file, or several runs over each other."""
+"""`report`: one HTML file that explains a run, or compares several."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ import msgspec
 from netadapt_onnx.common import charts
 from netadapt_onnx.common.files import refuse_existing, write_atomically
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.reporting import REPORT_FILE, adapted, scaled
-from netadapt_onnx.reporting.compared import AnyStory, compared
-from netadapt_onnx.reporting.page import Draw, Drawer, page
-from netadapt_onnx.reporting.recorded import read_recorded
-from netadapt_onnx.reporting.scaled_story import ScaledStory, read_scaled
-from netadapt_onnx.reporting.story import read_adapted
+from netadapt_onnx.reporting import REPORT_FILE
+from netadapt_onnx.reporting.adapt_run import read_adapt_run
+from netadapt_onnx.reporting.adapt_sections import adapt_sections
+from netadapt_onnx.reporting.comparison import AnyRun, comparison
+from netadapt_onnx.reporting.finished_run import read_finished_run
+from netadapt_onnx.reporting.page import ChartRenderer, Draw, page
+from netadapt_onnx.reporting.scale_run import ScaleRun, read_scale_run
+from netadapt_onnx.reporting.scale_sections import scale_sections
 
 
 @dataclass(frozen=True)
 class Report:
-    """The page that was written, and the runs that it shows; `notes`: which charts could not be drawn, and why."""
+    """The file that was written and the runs that it shows; `notes` say which charts could not be drawn, and why."""
 
     report: Path
     runs: tuple[str, ...]
@@ -37,13 +39,21 @@ def report(
     interactive: bool = False,
     overwrite: bool = False,
 ) -> Report:
-    """Write one HTML file about finished runs of `adapt` and `scale`, by default RUN/report.html.
+    """Write one HTML file about finished runs of `adapt` and `scale`.
 
-    It needs no network. Several runs are drawn over each other: the best accuracy that each has for a resource.
+    The file fetches nothing. Of several runs it compares the best accuracy that each has for a resource.
 
-    It runs no script, unless `interactive`: then charts answer to the mouse, and the file is 0.9 MB larger.
+    Args:
+        runs: The run directory, or several.
+        output: The file to write; by default `report.html` in the first run's directory.
+        interactive: Whether charts react to the mouse. The file then holds a script and is 0.9 MB larger.
+        overwrite: Whether an existing `output` is replaced.
 
-    Raises NetadaptError for what is not a finished run, an existing file, or where vl-convert is not installed.
+    Returns:
+        The file and the names of the runs that it shows.
+
+    Raises:
+        NetadaptError: A folder is no finished run, `output` exists, or vl-convert is not installed.
 
     >>> report("run").report.name
     'report.html'
@@ -55,37 +65,45 @@ def report(
     folders = [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(run) for run in runs]
     if not folders:
         raise NetadaptError("no run to report on", hint="name a directory given with -o", code="usage")
-    stories = [read_story(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+    finished = [read_run(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
     file = folders[0] / REPORT_FILE if output is None else Path(output)
     if output is not None:
         refuse_existing(file, overwrite)
-    drawer = Drawer(live=interactive)
-    draw = drawer.figure
-    parts = compared(stories, draw) if len(stories) > 1 else []
-    for story in stories:
-        parts += _told(story, draw, headed=len(stories) > 1)
-    title = f"netadapt-onnx: {', '.join(story.name for story in stories)}"
-    document = {"schema": 1, "runs": [msgspec.to_builtins(story, enc_hook=str) for story in stories]}
-    text = page(title, parts, document, live=interactive).encode()
+    renderer = ChartRenderer(interactive=interactive)
+    several = len(finished) > 1
+    parts = comparison(finished, renderer.figure) if several else []
+    for run in finished:
+        parts += _sections(run, renderer.figure, with_name=several)
+    names = tuple(run.name for run in finished)
+    document = {"schema": 1, "runs": [msgspec.to_builtins(run, enc_hook=str) for run in finished]}
+    text = page(f"netadapt-onnx: {', '.join(names)}", parts, document, interactive=interactive).encode()
     write_atomically(file, text)
-    return Report(file, tuple(story.name for story in stories), len(text), tuple(drawer.failures))
+    return Report(file, names, len(text), tuple(renderer.failures))
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Their last names; with that of the folder above where several are alike, numbered where that is no help."""
-    places = [folder.resolve() for folder in folders]
-    last = [place.name for place in places]
-    names = [p.name if last.count(p.name) == 1 else f"{p.parent.name}/{p.name}" for p in places]
+    """The folders' names; with the parent's name where several are equal, numbered where those are equal too."""
+    resolved = [folder.resolve() for folder in folders]
+    last = [folder.name for folder in resolved]
+    names = [p.name if last.count(p.name) == 1 else f"{p.parent.name}/{p.name}" for p in resolved]
     return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names, 1)]
 
 
-def read_story(run: Path, name: str = "") -> AnyStory:
-    """Read a finished run of `adapt` or `scale`. Raises NetadaptError if the folder is none, or has no result yet."""
-    recorded = read_recorded(run, name or run.resolve().name)
-    return (read_scaled if recorded.command == "scale" else read_adapted)(recorded, run)
+def read_run(run: Path, name: str = "") -> AnyRun:
+    """Read a finished run of `adapt` or `scale`.
+
+    Args:
+        run: The run's directory.
+        name: What the report calls it; by default the folder's name.
+
+    Raises:
+        NetadaptError: The folder is no run, it has no result yet, or its files are damaged.
+    """
+    finished = read_finished_run(run, name or run.resolve().name)
+    return (read_scale_run if finished.command == "scale" else read_adapt_run)(finished, run)
 
 
-def _told(story: AnyStory, draw: Draw, *, headed: bool) -> list[str]:
-    if isinstance(story, ScaledStory):
-        return scaled.told(story, draw, headed=headed)
-    return adapted.told(story, draw, headed=headed)
+def _sections(run: AnyRun, draw: Draw, *, with_name: bool) -> list[str]:
+    if isinstance(run, ScaleRun):
+        return scale_sections(run, draw, with_name=with_name)
+    return adapt_sections(run, draw, with_name=with_name)

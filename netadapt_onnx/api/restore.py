@@ -1,4 +1,4 @@
-"""Bring back the model of any iteration of a run."""
+"""`restore`: the model of any accepted iteration of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from netadapt_onnx.search.run_directory.journal import read_journal
 
 @dataclass(frozen=True)
 class Restored:
-    """`accuracy` is what the search saw, a fraction of the held-out samples; `plan` replays the cut on the original."""
+    """A restored model: `accuracy` is that on validation data, `plan` repeats the cut on the original."""
 
     model: Path
     iteration: int
@@ -30,10 +30,17 @@ class Restored:
 def restore(
     run: str | os.PathLike[str], iteration: int, output: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Restored:
-    """Write the model that `run` had after `iteration`, as the search left it: without the final training.
+    """Write the model that a run of `adapt` had after an iteration, before any final training.
 
-    Raises NetadaptError if the folder is no run of `adapt`, or has no such iteration or no longer its model, or if
-    what it holds is not what the run wrote.
+    Args:
+        run: The run's directory.
+        iteration: The number of an accepted iteration, from 1.
+        output: The file to write.
+        overwrite: Whether an existing `output` is replaced.
+
+    Raises:
+        NetadaptError: The folder is no run of `adapt`, it has no such iteration or no longer its model, or its files
+            were changed since the run wrote them.
 
     >>> restore("run", 1, "first.onnx").widths  # of the run that `adapt` wrote
     {'conv1': 4, 'conv2': 16}
@@ -46,10 +53,10 @@ def restore(
     refuse_existing(Path(output), overwrite)
     steps = {step.iteration: step for step in read_history(folder, Step)}
     if iteration not in steps:
-        known = f"it has 1 to {max(steps)}" if steps else "it has none yet"
-        raise NetadaptError(f"{folder} has no iteration {iteration}; {known}", code="usage")
-    place = folder / "iterations" / f"{iteration:03d}"
-    if not (place / MODEL_FILE).is_file():
+        range_text = f"it has 1 to {max(steps)}" if steps else "it has none yet"
+        raise NetadaptError(f"{folder} has no iteration {iteration}; {range_text}", code="usage")
+    iteration_folder = folder / "iterations" / f"{iteration:03d}"
+    if not (iteration_folder / MODEL_FILE).is_file():
         kept = [n for n in steps if (folder / "iterations" / f"{n:03d}" / MODEL_FILE).is_file()]
         raise NetadaptError(
             f"the model of iteration {iteration} was not kept (--save-interval)",
@@ -57,7 +64,7 @@ def restore(
             code="missing-file",
         )
     for name in (MODEL_FILE, PLAN_FILE):
-        read_journal(folder).require_sealed(place / name)
+        read_journal(folder).require_sealed(iteration_folder / name)
     step = steps[iteration]
-    written = save(load(place / MODEL_FILE).proto, output, overwrite=overwrite)
-    return Restored(written, iteration, step.accepted.accuracy, step.widths, place / PLAN_FILE)
+    written = save(load(iteration_folder / MODEL_FILE).proto, output, overwrite=overwrite)
+    return Restored(written, iteration, step.accepted.accuracy, step.widths, iteration_folder / PLAN_FILE)

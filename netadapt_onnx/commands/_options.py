@@ -11,7 +11,7 @@ import click
 from netadapt_onnx.api.options import GateOptions
 from netadapt_onnx.commands._declared import Command, click_option
 from netadapt_onnx.common.options import declared_options
-from netadapt_onnx.search.options import Arguments
+from netadapt_onnx.common.shared_options import SharedOptions
 
 if TYPE_CHECKING:
     from netadapt_onnx.data.source import DataSource
@@ -21,8 +21,8 @@ VERBOSITY = "netadapt_onnx.verbosity"
 
 MODEL = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
-SHAPE = click_option(declared_options(Arguments)["shapes"])
-BATCH_SIZE = click_option(declared_options(Arguments)["batch_size"])
+SHAPE = click_option(declared_options(SharedOptions)["shapes"])
+BATCH_SIZE = click_option(declared_options(SharedOptions)["batch_size"])
 ATTENTION = click.option(
     "--attention",
     default="heads",

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from netadapt_onnx.api.inspect import Inspection, Sensitive
     from netadapt_onnx.data.source import DataSource
     from netadapt_onnx.search.sensitivity import Sensitivities, Sensitivity
-    from netadapt_onnx.surgery import Explanation, Group
+    from netadapt_onnx.surgery.explain import Explanation
+    from netadapt_onnx.surgery.groups import Group
 
 
 @click.command("inspect", short_help="Show what a model costs and which of its channels can go.")
@@ -46,7 +47,7 @@ def command(
     """
     from netadapt_onnx.api.inspect import Sensitive, inspect
     from netadapt_onnx.common import render
-    from netadapt_onnx.surgery import Choices
+    from netadapt_onnx.surgery.labels import Choices
 
     if plot is not None:
         _may_plot(plot, options["sensitivity"], options["overwrite"], model)

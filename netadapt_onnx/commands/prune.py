@@ -56,7 +56,7 @@ def command(
     """
     from netadapt_onnx.api.prune import passed, prune
     from netadapt_onnx.common import render
-    from netadapt_onnx.surgery import Choices
+    from netadapt_onnx.surgery.labels import Choices
 
     with render.spinner("pruning"):
         choices = Choices(attention, resize_io)

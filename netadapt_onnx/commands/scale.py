@@ -14,14 +14,14 @@ from netadapt_onnx.commands._report import write_report
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common.escape import escape
 from netadapt_onnx.common.options import declared_options
+from netadapt_onnx.common.shared_options import SharedOptions
 from netadapt_onnx.reporting import REPORT_FILE
-from netadapt_onnx.search.options import Arguments
 
 if TYPE_CHECKING:
     from netadapt_onnx.scaling.result import ScaledModel, ScaleResult
 
 
-SHARED = declared_options(Arguments)
+SHARED = declared_options(SharedOptions)
 
 
 def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...] | None:

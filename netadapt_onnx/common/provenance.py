@@ -8,6 +8,9 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+import onnx
+
 from netadapt_onnx._version import __version__
 from netadapt_onnx.common.files import digest
 from netadapt_onnx.errors import NetadaptError
@@ -36,8 +39,6 @@ def file_hash(file: Path) -> str:
 
 def versions() -> dict[str, str | None]:
     """What a run is made with; None for what is not installed."""
-    import numpy as np
-    import onnx
     import onnxruntime
 
     return {

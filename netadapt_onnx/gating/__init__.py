@@ -1,1 +1,4 @@
-"""Budgets of model files in CI: `gate` judges them, `diff` says what changed. Named so that `gate` is the function."""
+"""Budgets of model files in CI: `gate` checks them, `diff` lists what changed.
+
+The package has another name than `gate`, which is the function.
+"""

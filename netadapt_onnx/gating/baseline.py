@@ -17,8 +17,8 @@ from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.common.resources import amounts
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.jobs import CountJob, LocateJob
-from netadapt_onnx.gating.records import Facts, Interval, Layer, Timed
-from netadapt_onnx.gating.revision import checked_out
+from netadapt_onnx.gating.records import Facts, Interval, Layer, TimingResult
+from netadapt_onnx.gating.revision import check_out
 from netadapt_onnx.gating.sandbox import Sandbox
 from netadapt_onnx.gating.settings import Settings
 from netadapt_onnx.profilers.checked_values import Count, Ms, Total
@@ -27,8 +27,8 @@ SCHEMA = 1
 DEFAULT = "netadapt-baseline.json"
 
 
-class RecordedLayer(msgspec.Struct, frozen=True, array_like=True):
-    """A layer of a baseline."""
+class BaselineLayer(msgspec.Struct, frozen=True, array_like=True):
+    """A layer in a baseline file."""
 
     name: str
     op: str
@@ -36,7 +36,7 @@ class RecordedLayer(msgspec.Struct, frozen=True, array_like=True):
     macs: Total | None
 
 
-class RecordedLatency(msgspec.Struct, frozen=True):
+class BaselineLatency(msgspec.Struct, frozen=True):
     """A latency and where it was measured; `name` is what the user calls that device."""
 
     median_ms: Ms
@@ -46,8 +46,8 @@ class RecordedLatency(msgspec.Struct, frozen=True):
     device: dict[str, object]
 
 
-class Recorded(msgspec.Struct, frozen=True):
-    """A model of a baseline. `latency` is keyed by the device's fingerprint, shortened."""
+class BaselineModel(msgspec.Struct, frozen=True):
+    """A model in a baseline file. `latency` is keyed by the device's fingerprint, shortened."""
 
     sha256: str
     size_bytes: Total
@@ -55,27 +55,30 @@ class Recorded(msgspec.Struct, frozen=True):
     macs: Total | None
     memory_bytes: Total | None
     opset: dict[str, int]
-    latency: dict[str, RecordedLatency]
-    layers: tuple[RecordedLayer, ...]
+    latency: dict[str, BaselineLatency]
+    layers: tuple[BaselineLayer, ...]
 
 
 class _File(msgspec.Struct, frozen=True):
     schema: int
-    models: dict[str, Recorded]
+    models: dict[str, BaselineModel]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What one model is compared with. `path` is the other model where there is one, to be timed in turn."""
+    """The numbers that one model is compared with.
+
+    `path` is the other model where there is one, to be timed in turn; `latency` is keyed by the device's fingerprint.
+    """
 
     resources: Mapping[str, float | None]
     layers: tuple[Layer, ...]
     path: Path | None = None
-    latency: Mapping[str, RecordedLatency] = field(default_factory=dict)
+    latency: Mapping[str, BaselineLatency] = field(default_factory=dict)
 
 
 def identity(device: Mapping[str, object]) -> str:
-    """A fingerprint in twelve characters."""
+    """Shorten a fingerprint to twelve characters."""
     return hashlib.sha256(json.dumps(device, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -90,69 +93,79 @@ def key(model: Path, file: Path) -> str:
 
 
 def reference(model: Path, settings: Settings, sandbox: Sandbox, scratch: Path) -> Reference | None:
-    """What `settings` compare a model with; None if it was not there. `scratch` is a folder for files of revisions.
+    """Find what a model is compared with.
 
-    Raises NetadaptError: no baseline, one that cannot be read.
+    Args:
+        model: the model's file.
+        settings: they name the baseline.
+        sandbox: it reads the other model, if the baseline is one.
+        scratch: a folder for files of revisions.
+
+    Returns:
+        The reference; None if the baseline does not have the model.
+
+    Raises:
+        NetadaptError: there is no baseline, or it cannot be read.
     """
-    given = settings.baseline
-    if given is None:
+    baseline = settings.baseline
+    if baseline is None:
         raise NetadaptError(
             "there is no baseline to compare with",
             hint="make one with --update-baseline and commit it, or give --baseline FILE or git:REV",
             code="baseline",
         )
-    if is_record(given):
-        found = read(Path(given)).get(key(model, Path(given)))
-        return None if found is None else _from_record(found)
-    other: Path | None = Path(given)
-    if given.startswith("git:"):
+    if is_record(baseline):
+        recorded = read(Path(baseline)).get(key(model, Path(baseline)))
+        return None if recorded is None else _from_record(recorded)
+    other: Path | None = Path(baseline)
+    if baseline.startswith("git:"):
         folder = Path(tempfile.mkdtemp(dir=scratch))
-        other = checked_out(given[4:], model, folder, lambda path: sandbox.ask(LocateJob(str(path)), list[str]))
+        other = check_out(baseline[4:], model, folder, lambda path: sandbox.ask(LocateJob(str(path)), list[str]))
     if other is None:
         return None
     try:
         facts = sandbox.ask(CountJob(str(other), dict(settings.shapes), settings.batch_size), Facts)
     except NetadaptError as error:
         message = error.message.replace(str(other), model.name)
-        raise NetadaptError(f"the baseline {given}: {message}", hint=error.hint, code=error.code) from error
+        raise NetadaptError(f"the baseline {baseline}: {message}", hint=error.hint, code=error.code) from error
     return Reference(resources(facts), facts.layers, other)
 
 
-def resources(facts: Facts | Recorded) -> dict[str, float | None]:
+def resources(facts: Facts | BaselineModel) -> dict[str, float | None]:
     """The counted resources by name."""
     return amounts(facts, ("size", "params", "macs", "memory"))
 
 
-def read(file: Path) -> dict[str, Recorded]:
-    """The models of a baseline file by key. Raises NetadaptError for what is none."""
+def read(file: Path) -> dict[str, BaselineModel]:
+    """Read the models of a baseline file by key. Raises NetadaptError for a file that is none."""
     if not file.is_file():
         raise NetadaptError(
             f"--baseline {file}: no such file", hint="make it with --update-baseline", code="missing-file"
         )
     try:
-        found = msgspec.json.decode(file.read_bytes(), type=_File)
+        content = msgspec.json.decode(file.read_bytes(), type=_File)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NetadaptError(
             f"{file} is not a baseline: {error}", hint="make it again with --update-baseline", code="baseline"
         ) from error
-    if found.schema != SCHEMA:
+    if content.schema != SCHEMA:
         raise NetadaptError(
-            f"{file} is a baseline of schema {found.schema}; this version reads {SCHEMA}",
+            f"{file} is a baseline of schema {content.schema}; this version reads {SCHEMA}",
             hint="make it again with --update-baseline",
             code="baseline",
         )
-    return found.models
+    return content.models
 
 
-def record(facts: Facts, timed: Timed | None, name: str | None, earlier: Recorded | None) -> Recorded:
-    """A model as a baseline keeps it. Latencies of other devices stay while the model is the same."""
+def record(facts: Facts, timing: TimingResult | None, name: str | None, earlier: BaselineModel | None) -> BaselineModel:
+    """Make a model's entry of a baseline. Latencies of other devices stay while the model is the same."""
     latency = dict(earlier.latency) if earlier is not None and earlier.sha256 == facts.sha256 else {}
-    if timed is not None:
-        found = timed.latency_ms
-        latency[identity(timed.device)] = RecordedLatency(
-            found.median, (found.low, found.high), timed.sessions, name, timed.device
+    if timing is not None:
+        latency_ms = timing.latency_ms
+        latency[identity(timing.device)] = BaselineLatency(
+            latency_ms.median, (latency_ms.low, latency_ms.high), timing.sessions, name, timing.device
         )
-    return Recorded(
+    return BaselineModel(
         facts.sha256,
         facts.size_bytes,
         facts.params,
@@ -160,11 +173,11 @@ def record(facts: Facts, timed: Timed | None, name: str | None, earlier: Recorde
         facts.memory_bytes,
         facts.opset,
         latency,
-        tuple(RecordedLayer(layer.name, layer.op, layer.params, layer.macs) for layer in facts.layers),
+        tuple(BaselineLayer(layer.name, layer.op, layer.params, layer.macs) for layer in facts.layers),
     )
 
 
-def write(file: Path, models: Mapping[str, Recorded]) -> None:
+def write(file: Path, models: Mapping[str, BaselineModel]) -> None:
     """Write a baseline file: sorted, a layer a line, so that its changes read well in a review."""
     blocks = []
     for name in sorted(models):
@@ -178,11 +191,11 @@ def write(file: Path, models: Mapping[str, Recorded]) -> None:
     write_atomically(file, escape_json(text).encode())
 
 
-def _from_record(found: Recorded) -> Reference:
-    layers = tuple(Layer(layer.name, layer.op, layer.params, layer.macs) for layer in found.layers)
-    return Reference(resources(found), layers, None, found.latency)
+def _from_record(recorded: BaselineModel) -> Reference:
+    layers = tuple(Layer(layer.name, layer.op, layer.params, layer.macs) for layer in recorded.layers)
+    return Reference(resources(recorded), layers, None, recorded.latency)
 
 
-def interval(latency: RecordedLatency) -> Interval:
-    """A recorded latency in ms."""
+def interval(latency: BaselineLatency) -> Interval:
+    """The interval of a recorded latency, in ms."""
     return Interval(latency.median_ms, *latency.ci95)

@@ -1,4 +1,4 @@
-"""What differs between two models' facts: totals, layers, inputs, outputs, metadata."""
+"""Compares two models' facts: totals, layers, inputs, outputs, metadata."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from netadapt_onnx.gating.matching import matched
+from netadapt_onnx.gating.matching import match_layers
 from netadapt_onnx.gating.records import Facts, Layer
 
 # added, removed; widths: other shapes of weights; type: other types; weights: other values; cost: the same weights at
@@ -29,7 +29,7 @@ class LayerSide:
 
 @dataclass(frozen=True)
 class LayerDiff:
-    """A layer that differs; a side is None where it is not."""
+    """A layer that differs; a side is None where the model does not have it."""
 
     name: str
     change: Change
@@ -39,9 +39,10 @@ class LayerDiff:
 
 @dataclass(frozen=True)
 class Diff:
-    """Totals of both models by resource (None: only a run would show), and what differs of everything else.
+    """All that differs between two models.
 
-    `identical`: the files are the same, byte by byte. `unchanged` counts layers.
+    `totals` are of both models, by resource (None: only a run would show it); `layers` are those that differ, and
+    `unchanged` counts the others; the rest is keyed by domain or name. `identical`: the files are equal, byte by byte.
     """
 
     totals: Mapping[str, tuple[float | None, float | None]]
@@ -54,10 +55,10 @@ class Diff:
     identical: bool
 
 
-def compared(a: Facts, b: Facts) -> Diff:
-    """What differs between two models' facts."""
-    pairs = matched(a.layers, b.layers)
-    layers = [found for before, after in pairs if (found := _layer(before, after)) is not None]
+def compare_facts(a: Facts, b: Facts) -> Diff:
+    """Compare two models' facts."""
+    pairs = match_layers(a.layers, b.layers)
+    layers = [difference for before, after in pairs if (difference := _layer(before, after)) is not None]
     return Diff(
         {
             "params": (a.params, b.params),
@@ -83,7 +84,7 @@ def _layer(a: Layer | None, b: Layer | None) -> LayerDiff | None:
 
 
 def _change(a: Layer | None, b: Layer | None) -> Change | None:
-    """The first of the reasons that holds."""
+    """The first reason that holds."""
     if a is None or b is None:
         return "added" if a is None else "removed"
     reasons: dict[Change, bool] = {
@@ -103,5 +104,5 @@ def _side(layer: Layer | None) -> LayerSide | None:
 
 
 def _entries(a: Mapping[str, str], b: Mapping[str, str]) -> Entries:
-    """What two mappings differ in."""
+    """The entries in which two mappings differ."""
     return {key: (a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)}

@@ -1,4 +1,4 @@
-"""Judges one model by its rules; what cannot be measured is one check of several, and the others are judged."""
+"""Checks one model by its rules; a limit that cannot be measured is one check of several, and the others are made."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.gating import judge
-from netadapt_onnx.gating.baseline import Recorded, record, resources
+from netadapt_onnx.gating import check_limits
+from netadapt_onnx.gating.baseline import BaselineModel, record, resources
 from netadapt_onnx.gating.limits import Limit
 from netadapt_onnx.gating.measurements import Measurements
 from netadapt_onnx.gating.result import Blame, Check, ModelResult, Problem, Resources
@@ -17,111 +17,123 @@ from netadapt_onnx.gating.settings import Rule
 
 
 @dataclass(frozen=True)
-class Examined:
-    """A model's result, and what was measured under each of its settings."""
+class Examination:
+    """A model's result, and the measurements under each of its settings."""
 
     result: ModelResult
     measured: tuple[Measurements, ...] = ()
 
-    def recorded(self, earlier: Recorded | None) -> Recorded:
-        """The model as a baseline keeps it."""
+    def baseline_model(self, earlier: BaselineModel | None) -> BaselineModel:
+        """The model's entry of a baseline; `earlier` is the one that it replaces."""
         first = self.measured[0]
-        timed = next((m for m in self.measured if m.timed_already), first)
-        device = timed.settings.device
-        return record(first.facts, timed.timed_already, None if device is None else device.name, earlier)
+        measurements = next((m for m in self.measured if m.cached_timing), first)
+        device = measurements.settings.device
+        return record(first.facts, measurements.cached_timing, None if device is None else device.name, earlier)
 
 
-def examine(path: Path, rules: Sequence[Rule], sandbox: Sandbox, scratch: Path, *, recording: bool) -> Examined:
-    """Judge one model by all of its rules. `recording`: for a new baseline, so that limits on growth are void."""
+def examine(path: Path, rules: Sequence[Rule], sandbox: Sandbox, scratch: Path, *, recording: bool) -> Examination:
+    """Check one model by all of its rules.
+
+    Args:
+        path: the model's file.
+        rules: its limits, each with the settings that they are measured under.
+        sandbox: it reads and measures the model.
+        scratch: a folder for files of revisions.
+        recording: whether a new baseline is recorded, so that limits on growth are void.
+    """
     measured: dict[int, Measurements] = {}
     checks: list[Check] = []
     blame: dict[Blame, None] = {}
     try:
         for rule in rules:
             seen = next((m for m in measured.values() if m.settings == rule.settings), None)
-            under = measured[id(rule)] = seen or Measurements(path, rule.settings, sandbox, scratch, naming=recording)
-            _ = under.facts
+            measurements = measured[id(rule)] = seen or Measurements(
+                path, rule.settings, sandbox, scratch, naming=recording
+            )
+            _ = measurements.facts
             for limit in sorted(rule.limits, key=lambda limit: limit.kind != "max-increase"):  # times both models
                 if recording and limit.kind == "max-increase":
-                    _record_latency(limit, under)
+                    _record_latency(limit, measurements)
                     continue
-                check = replace(_checked(limit, under), advice=rule.message)
-                guilty = judge.blamed(check, under.facts.layers, under.reference_already)
+                check = replace(_check(limit, measurements), advice=rule.message)
+                guilty = check_limits.layers_to_blame(check, measurements.facts.layers, measurements.cached_reference)
                 blame |= dict.fromkeys(guilty)
-                checks.append(check if guilty else judge.unexplained(check))
+                checks.append(check if guilty else check_limits.explain_growth(check))
     except NetadaptError as error:
-        return Examined(ModelResult(path, None, (), error=Problem(error.code, error.message, error.hint)))
+        return Examination(ModelResult(path, None, (), error=Problem(error.code, error.message, error.hint)))
     checks.sort(key=lambda check: -check.excess)
-    return Examined(_result(path, list(measured.values()), checks, tuple(blame)), tuple(measured.values()))
+    return Examination(_result(path, list(measured.values()), checks, tuple(blame)), tuple(measured.values()))
 
 
 def _result(
     path: Path, measured: Sequence[Measurements], checks: Sequence[Check], blame: tuple[Blame, ...]
 ) -> ModelResult:
     facts = measured[0].facts
-    timed = next((m.timed_already for m in measured if m.timed_already), None)
-    predicted = next((m.predicted_already for m in measured if m.predicted_already is not None), None)
-    score = next((m.score_already for m in measured if m.score_already), None)
-    latency_ms = timed.latency_ms.median if timed else predicted
+    timing = next((m.cached_timing for m in measured if m.cached_timing), None)
+    predicted_ms = next((m.cached_prediction for m in measured if m.cached_prediction is not None), None)
+    score = next((m.cached_score for m in measured if m.cached_score), None)
+    latency_ms = timing.latency_ms.median if timing else predicted_ms
     return ModelResult(
         path,
         Resources(facts.params, facts.macs, facts.size_bytes, facts.memory_bytes, latency_ms),
         tuple(checks),
         blame,
-        timed.latency_ms if timed else None,
+        timing.latency_ms if timing else None,
         score,
-        next((Problem(c.code, f"{c.limit}: {c.message}", c.advice) for c in checks if not c.judged), None),
+        next((Problem(c.code, f"{c.limit}: {c.message}", c.advice) for c in checks if not c.conclusive), None),
     )
 
 
-def _record_latency(limit: Limit, under: Measurements) -> None:
-    """A limit on latency's growth is why a baseline holds a latency."""
-    if limit.resource == "latency" and under.table is None:
-        under.timed(None)
+def _record_latency(limit: Limit, measurements: Measurements) -> None:
+    """Time the model: a limit on latency's growth is why a baseline holds a latency."""
+    if limit.resource == "latency" and measurements.table is None:
+        measurements.time_model(None)
 
 
-def _checked(limit: Limit, under: Measurements) -> Check:
+def _check(limit: Limit, measurements: Measurements) -> Check:
     try:
         if limit.kind == "min":
-            score = under.score
-            return judge.at_least(limit, score.value, score.metric)
+            score = measurements.score
+            return check_limits.check_minimum(limit, score.value, score.metric)
         if limit.kind == "max":
-            value, note = under.latency_ms() if limit.resource == "latency" else (_counted(limit, under), "")
-            check = judge.at_most(limit, value)
+            value, note = (
+                measurements.latency_ms() if limit.resource == "latency" else (_count(limit, measurements), "")
+            )
+            check = check_limits.check_maximum(limit, value)
             return replace(check, message=f"{check.message}; {note}") if note else check
-        return _grown(limit, under)
+        return _check_growth(limit, measurements)
     except NetadaptError as error:
-        return judge.unjudged(limit, str(error), error.code)
+        return check_limits.inconclusive_check(limit, str(error), error.code)
 
 
-def _counted(limit: Limit, under: Measurements) -> float:
-    value = resources(under.facts)[limit.resource]
+def _count(limit: Limit, measurements: Measurements) -> float:
+    value = resources(measurements.facts)[limit.resource]
     if value is None:
-        raise NetadaptError(under.facts.unknown, code="unknown-shape")
+        raise NetadaptError(measurements.facts.unknown, code="unknown-shape")
     return value
 
 
-def _grown(limit: Limit, under: Measurements) -> Check:
-    reference = under.reference
-    if reference is None and under.settings.allow_new:
-        return judge.new(limit)
+def _check_growth(limit: Limit, measurements: Measurements) -> Check:
+    reference = measurements.reference
+    if reference is None and measurements.settings.allow_new:
+        return check_limits.new_model_check(limit)
     if reference is None:
         raise NetadaptError(
-            f"the baseline {under.settings.baseline} does not have this model",
+            f"the baseline {measurements.settings.baseline} does not have this model",
             hint="add it with --update-baseline, or allow new models with --allow-new",
             code="baseline",
         )
     if limit.resource == "latency":
-        return _slower(limit, under)
-    value, before = _counted(limit, under), reference.resources[limit.resource]
+        return _check_latency_growth(limit, measurements)
+    value, before = _count(limit, measurements), reference.resources[limit.resource]
     if before is None:
         raise NetadaptError(f"the baseline has no {limit.resource} of this model", code="baseline")
-    return judge.grown(limit, value, before)
+    return check_limits.check_growth(limit, value, before)
 
 
-def _slower(limit: Limit, under: Measurements) -> Check:
-    """A regression is measured twice: chance, or a burst of work elsewhere, rarely strikes both times."""
-    check = judge.slower(limit, *under.slowdown())
-    if check.ok or under.table is not None:
+def _check_latency_growth(limit: Limit, measurements: Measurements) -> Check:
+    """Measure a regression twice: chance, or a burst of work elsewhere, rarely strikes both times."""
+    check = check_limits.check_slowdown(limit, *measurements.slowdown())
+    if check.ok or measurements.table is not None:
         return check
-    return judge.slower(limit, *under.slowdown(again=True))
+    return check_limits.check_slowdown(limit, *measurements.slowdown(again=True))

@@ -1,4 +1,4 @@
-"""What gating knows of a model file: counted, checked and loaded, but never run."""
+"""Reads the facts of a model file: it is counted, checked and loaded, but never run."""
 
 from __future__ import annotations
 
@@ -43,18 +43,26 @@ def read_facts(
     digests: bool = False,
     largest_bytes: int | None = None,
 ) -> Facts:
-    """Read, check and count a model file. `shapes` gives inputs whose axes beyond the first are dynamic.
+    """Read, check and count a model file.
 
-    Raises NetadaptError for what is no ONNX model, fails the ONNX checker, does not load in onnxruntime, or declares
-    a tensor of more than `largest_bytes`.
+    Args:
+        path: the file.
+        shapes: those of inputs whose axes beyond the first are dynamic.
+        batch_size: the size of a dynamic first axis.
+        digests: whether the values of weights are hashed.
+        largest_bytes: the size of the largest tensor that is allowed.
+
+    Raises:
+        NetadaptError: the file is no ONNX model, fails the ONNX checker, does not load in onnxruntime, or declares a
+            tensor of more than `largest_bytes`.
     """
     file = read(path)
-    given = {name: tuple(shape) for name, shape in (shapes or {}).items()}
+    input_shapes = {name: tuple(shape) for name, shape in (shapes or {}).items()}
     described = _description(file.proto)
     hashes = _digests(file) if digests else {}
     _check(file)
     try:
-        folded = fold(file.proto, given, batch_size, in_place=True, loops=False)
+        folded = fold(file.proto, input_shapes, batch_size, in_place=True, loops=False)
     except NetadaptError as error:
         if error.code != _OPEN:
             raise
@@ -77,8 +85,11 @@ def read_facts(
 
 
 @dataclass(frozen=True)
-class _Counted:
-    """`macs`: whether those of the layers are known; `unknown` says why they, or the memory, are not."""
+class _Counts:
+    """The counts of a model.
+
+    `macs`: whether those of the layers are known; `unknown`: why they, or the memory, are not.
+    """
 
     proto: onnx.ModelProto
     layers: tuple[LayerCost, ...]
@@ -88,7 +99,7 @@ class _Counted:
     unknown: str
 
 
-def _with_shapes(folded: FoldedModel) -> _Counted:
+def _with_shapes(folded: FoldedModel) -> _Counts:
     model = CostModel(folded.proto)
     produced = [name for node in folded.proto.graph.node for name in node.output if name]
     missing = next((name for name in produced if name not in folded.shapes), None)
@@ -98,20 +109,20 @@ def _with_shapes(folded: FoldedModel) -> _Counted:
         layers = model.layers(folded.shapes)
     except NetadaptError as error:
         layers = model.layers(folded.shapes, macs=False)
-        return _Counted(folded.proto, layers, model.inner_params, False, None, unknown or error.message)
-    return _Counted(folded.proto, layers, model.inner_params, True, memory, unknown)
+        return _Counts(folded.proto, layers, model.inner_params, False, None, unknown or error.message)
+    return _Counts(folded.proto, layers, model.inner_params, True, memory, unknown)
 
 
-def _without_shapes(proto: onnx.ModelProto, unknown: str) -> _Counted:
-    """Parameters alone, and that the model loads."""
+def _without_shapes(proto: onnx.ModelProto, unknown: str) -> _Counts:
+    """Count parameters alone, and check that the model loads."""
     session(weights_as_inputs(proto), optimise=False)
     model = CostModel(proto)
     layers = model.layers({t.name: tuple(t.dims) for t in proto.graph.initializer}, macs=False)
-    return _Counted(proto, layers, model.inner_params, False, None, unknown)
+    return _Counts(proto, layers, model.inner_params, False, None, unknown)
 
 
 def _refuse_large(folded: FoldedModel, largest_bytes: int | None) -> None:
-    """A file of a hundred bytes can ask for terabytes."""
+    """Raise NetadaptError for a tensor that is too large: a file of a hundred bytes can ask for terabytes."""
     for name, shape in folded.shapes.items():
         size = prod(shape) * folded.dtypes[name].itemsize
         if largest_bytes is not None and size > largest_bytes:
@@ -121,7 +132,7 @@ def _refuse_large(folded: FoldedModel, largest_bytes: int | None) -> None:
 
 
 def _check(file: OnnxFile) -> None:
-    """The ONNX checker, and normalisation; weights in other files stay there."""
+    """Run the ONNX checker, and normalise; weights in other files stay there."""
     proto = file.proto
     readers: dict[str, set[str]] = {}
     for node in proto.graph.node:
@@ -173,12 +184,12 @@ def _type_name(code: int) -> str:
     return TensorProto.DataType.Name(code).lower() if code in TensorProto.DataType.values() else f"type {code}"
 
 
-def _layers(counted: _Counted, hashes: Mapping[str, str]) -> tuple[Layer, ...]:
+def _layers(counted: _Counts, hashes: Mapping[str, str]) -> tuple[Layer, ...]:
     constants = {t.name: t for t in counted.proto.graph.initializer}
-    found = []
+    layers = []
     for cost in counted.layers:
         tensors = [constants[name] for name in cost.weights]
-        found.append(
+        layers.append(
             Layer(
                 cost.name,
                 cost.op,
@@ -189,18 +200,18 @@ def _layers(counted: _Counted, hashes: Mapping[str, str]) -> tuple[Layer, ...]:
                 _combined(tensors, hashes),
             )
         )
-    return tuple(found)
+    return tuple(layers)
 
 
 def _digests(file: OnnxFile) -> dict[str, str]:
-    """A hash of each constant's values, by name."""
+    """Hash each constant's values, by name."""
     graph = file.proto.graph
-    found = {t.name: _digest(t, file) for t in graph.initializer}
+    digests = {t.name: _digest(t, file) for t in graph.initializer}
     for node in graph.node:
         value = constant_value(node) if node.op_type == "Constant" else None
         if value is not None:
-            found[node.output[0]] = _digest(value, file)
-    return found
+            digests[node.output[0]] = _digest(value, file)
+    return digests
 
 
 def _digest(tensor: TensorProto, file: OnnxFile) -> str:
@@ -214,17 +225,17 @@ def _digest(tensor: TensorProto, file: OnnxFile) -> str:
 
 
 def _combined(tensors: Sequence[TensorProto], hashes: Mapping[str, str]) -> str:
-    """One hash for a layer's weights, those computed on loading included; empty where nobody asked for any."""
+    """Hash a layer's weights, those computed on loading included; the hash is empty where none are wanted."""
     if not hashes:
         return ""
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for t in tensors:
-        whole.update(hashes.get(t.name, "").encode() or t.raw_data)
-    return whole.hexdigest()[:16]
+        digest.update(hashes.get(t.name, "").encode() or t.raw_data)
+    return digest.hexdigest()[:16]
 
 
 def locate(path: Path) -> list[str]:
-    """Where a model's external data are, each place once.
+    """List the places of a model's external data, each once.
 
     Raises NetadaptError for what is no ONNX file, and for places where a model may not keep data.
     """

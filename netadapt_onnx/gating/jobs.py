@@ -1,8 +1,7 @@
-"""What is done with a model in a process of its own (`sandbox.py`): the jobs, and how each is done."""
+"""What is asked of the process that reads models (`sandbox.py`) and what it answers: plain data."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -13,7 +12,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class CountJob(msgspec.Struct, frozen=True, tag="count"):
-    """Read and count a model: gives `Facts`."""
+    """A request to read and count a model: gives `Facts`."""
 
     path: str
     shapes: Shapes = {}
@@ -22,13 +21,13 @@ class CountJob(msgspec.Struct, frozen=True, tag="count"):
 
 
 class LocateJob(msgspec.Struct, frozen=True, tag="locate"):
-    """Where a model says that its external data are: gives a list of relative paths."""
+    """A question where a model keeps its external data: gives a list of relative paths."""
 
     path: str
 
 
 class TimeJob(msgspec.Struct, frozen=True, tag="time"):
-    """Run a model on random inputs to time it, against `reference` in turn if there is one: gives `Timed`.
+    """A request to time a model on random inputs, in turn with `reference` if there is one: gives `TimingResult`.
 
     `address` is a device's, None for this machine.
     """
@@ -44,7 +43,7 @@ class TimeJob(msgspec.Struct, frozen=True, tag="time"):
 
 
 class PredictJob(msgspec.Struct, frozen=True, tag="predict"):
-    """What a latency table says of a model: gives `Predicted`."""
+    """A request to predict a model's latency by a table: gives `TablePrediction`."""
 
     path: str
     table: str
@@ -53,7 +52,7 @@ class PredictJob(msgspec.Struct, frozen=True, tag="predict"):
 
 
 class ScoreJob(msgspec.Struct, frozen=True, tag="score"):
-    """A model's accuracy on data; without labels its agreement with `reference`: gives `Score`."""
+    """A request to score a model on data; without labels its agreement with `reference`: gives `Score`."""
 
     path: str
     data: DataSource
@@ -65,7 +64,7 @@ class ScoreJob(msgspec.Struct, frozen=True, tag="score"):
 
 
 class DeviceJob(msgspec.Struct, frozen=True, tag="device"):
-    """What this machine is: gives a fingerprint."""
+    """A question what this machine is: gives a fingerprint."""
 
     ep: str
     threads: int
@@ -82,7 +81,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Failure(msgspec.Struct, frozen=True, tag="failure"):
-    """Why a job could not be done."""
+    """The reason why a job could not be done."""
 
     message: str
     hint: str = ""
@@ -90,28 +89,6 @@ class Failure(msgspec.Struct, frozen=True, tag="failure"):
 
 
 class Success(msgspec.Struct, frozen=True, tag="success"):
-    """What a job gave, still as JSON."""
+    """The result of a job, still as JSON."""
 
     value: msgspec.Raw
-
-
-def perform(job: Job, memory_bytes: int) -> object:
-    """Do a job in a process that may take so much memory.
-
-    Raises NetadaptError, or whatever a broken model makes libraries raise.
-    """
-    if isinstance(job, CountJob):
-        from netadapt_onnx.gating.facts import read_facts
-
-        return read_facts(job.path, job.shapes, job.batch_size, digests=job.digests, largest_bytes=memory_bytes)
-    if isinstance(job, LocateJob):
-        from netadapt_onnx.gating.facts import locate
-
-        return locate(Path(job.path))
-    from netadapt_onnx.gating import running
-
-    if isinstance(job, DeviceJob):
-        return running.device(job)
-    if isinstance(job, TimeJob):
-        return running.timed(job)
-    return running.predicted(job) if isinstance(job, PredictJob) else running.scored(job)

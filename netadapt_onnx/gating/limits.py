@@ -11,7 +11,7 @@ from netadapt_onnx.common.amounts import EXAMPLES, parse_amount
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 
 Kind = Literal["max", "max-increase", "min"]
-Given = Sequence[str] | Mapping[str, str | float]
+LimitArguments = Sequence[str] | Mapping[str, str | float]
 
 RESOURCES = ("size", "params", "macs", "memory", "latency")
 _KNOWN: Mapping[Kind, tuple[str, ...]] = {"max": RESOURCES, "max-increase": RESOURCES, "min": ("accuracy",)}
@@ -20,7 +20,7 @@ _EXAMPLES: Mapping[Kind, str] = {"max-increase": "2%", "min": "0.9"}
 
 @dataclass(frozen=True)
 class Limit:
-    """`value` in the base unit (bytes, count, ms; a fraction for increases and accuracies)."""
+    """A limit; its `value` is in the base unit (bytes, count, ms; a fraction for increases and accuracies)."""
 
     kind: Kind
     resource: str
@@ -28,13 +28,13 @@ class Limit:
 
     @property
     def name(self) -> str:
-        """As results name it: `size`, `size increase`, `accuracy`."""
+        """The limit's name in results: `size`, `size increase`, `accuracy`."""
         return f"{self.resource} increase" if self.kind == "max-increase" else self.resource
 
 
-def parse_limits(kind: Kind, given: Given) -> tuple[Limit, ...]:
+def parse_limits(kind: Kind, limits: LimitArguments) -> tuple[Limit, ...]:
     """Read limits as `RESOURCE=VALUE` or as a mapping; numbers are in base units. Raises NetadaptError (`limit`)."""
-    pairs = list(given.items()) if isinstance(given, Mapping) else [_split(kind, text) for text in given]
+    pairs = list(limits.items()) if isinstance(limits, Mapping) else [_split(kind, text) for text in limits]
     names = [name for name, _ in pairs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -75,7 +75,7 @@ def _absolute(resource: str, value: str | float) -> float | None:
 
 
 def _fraction(value: str | float) -> float | None:
-    """`2%` and `0.02` alike."""
+    """Read `2%` and `0.02` alike."""
     if not isinstance(value, str):
         return float(value)
     text = value.strip()

@@ -1,7 +1,7 @@
-"""Which layer of one model is which of another.
+"""Matches the layers of one model with those of another.
 
-Names alone do not tell: exporters number them, and a layer put in front renumbers all. Neither do places alone. So the
-two sequences are aligned for the most in common (operator, shapes, name, values), as texts are.
+Names alone do not suffice: exporters number them, and a layer put in front renumbers all. Neither do positions alone.
+So the two sequences are aligned for the most in common (operator, shapes, name, values), as texts are.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ Pair = tuple[Layer | None, Layer | None]
 LARGEST_TABLE = 600_000
 
 
-def matched(before: Sequence[Layer], after: Sequence[Layer]) -> list[Pair]:
-    """Pairs in the order of `after`, then what is gone; None on the side where a layer is not."""
+def match_layers(before: Sequence[Layer], after: Sequence[Layer]) -> list[Pair]:
+    """Pair the layers in the order of `after`, then those that are gone; None stands where a model lacks a layer."""
     partner = _aligned(before, after) if len(before) * len(after) <= LARGEST_TABLE else {}
     partner |= _by_name(before, after, partner)
     gone = set(range(len(before))) - set(partner.values())
@@ -32,8 +32,8 @@ def _aligned(before: Sequence[Layer], after: Sequence[Layer]) -> dict[int, int]:
         above, row = rows[-1], [0]
         for j, other in enumerate(after):
             best = max(above[j + 1], row[j])
-            found = above[j] + _likeness(layer, other)
-            row.append(found if found > best else best)
+            joined = above[j] + _likeness(layer, other)
+            row.append(joined if joined > best else best)
         rows.append(row)
     partner = {}
     i, j = len(before), len(after)
@@ -57,15 +57,15 @@ def _likeness(a: Layer, b: Layer) -> int:
 
 
 def _by_name(before: Sequence[Layer], after: Sequence[Layer], partner: dict[int, int]) -> dict[int, int]:
-    """What is left, where name and operator are the same: branches that changed places."""
-    taken = set(partner.values())
+    """Match the rest where name and operator are the same: branches that changed places."""
+    matched = set(partner.values())
     places: dict[tuple[str, str], list[int]] = {}
     for i, layer in enumerate(before):
-        if i not in taken:
+        if i not in matched:
             places.setdefault((layer.name, layer.op), []).append(i)
-    found = {}
+    pairs = {}
     for j, layer in enumerate(after):
         same = None if j in partner else places.get((layer.name, layer.op))
         if same:
-            found[j] = same.pop(0)
-    return found
+            pairs[j] = same.pop(0)
+    return pairs

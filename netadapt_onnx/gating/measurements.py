@@ -1,4 +1,4 @@
-"""What is measured of one model under one set of settings: each number once, when a limit first asks for it."""
+"""Measurements of one model under one set of settings: each is made once, when a limit first needs it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TypeVar, cast
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.baseline import Reference, identity, interval, is_record, reference
+from netadapt_onnx.gating.check_limits import relative_increase
 from netadapt_onnx.gating.jobs import CountJob, DeviceJob, PredictJob, ScoreJob, TimeJob
-from netadapt_onnx.gating.judge import between
-from netadapt_onnx.gating.records import Facts, Interval, Predicted, Score, Timed
+from netadapt_onnx.gating.records import Facts, Interval, Score, TablePrediction, TimingResult
 from netadapt_onnx.gating.sandbox import Sandbox
 from netadapt_onnx.gating.settings import Settings
 
@@ -22,7 +22,10 @@ TIME_CAP_S = 30.0
 
 
 class Measurements:
-    """One model under one set of settings. Every property raises NetadaptError where it cannot be had."""
+    """The measurements of one model under one set of settings.
+
+    Every property raises NetadaptError where its number cannot be had.
+    """
 
     def __init__(
         self, path: Path, settings: Settings, sandbox: Sandbox, scratch: Path, *, naming: bool = False
@@ -33,22 +36,22 @@ class Measurements:
         self._sandbox = sandbox
         self._scratch = scratch
         self._naming = naming
-        self._known: dict[str, object] = {}
+        self._results: dict[str, object] = {}
 
     def _once(self, name: str, measure: Callable[[], T]) -> T:
-        if name not in self._known:
+        if name not in self._results:
             try:
-                self._known[name] = measure()
+                self._results[name] = measure()
             except NetadaptError as error:
-                self._known[name] = error
-        found = self._known[name]
-        if isinstance(found, NetadaptError):
-            raise found
-        return cast(T, found)
+                self._results[name] = error
+        result = self._results[name]
+        if isinstance(result, NetadaptError):
+            raise result
+        return cast(T, result)
 
-    def _already(self, name: str, kind: type[T]) -> T | None:
-        found = self._known.get(name)
-        return found if isinstance(found, kind) else None
+    def _cached(self, name: str, kind: type[T]) -> T | None:
+        result = self._results.get(name)
+        return result if isinstance(result, kind) else None
 
     @property
     def table(self) -> Path | None:
@@ -57,32 +60,32 @@ class Measurements:
 
     @property
     def facts(self) -> Facts:
-        """What is counted."""
+        """The numbers that are counted."""
         job = CountJob(str(self.path), dict(self.settings.shapes), self.settings.batch_size)
         return self._once("facts", lambda: self._sandbox.ask(job, Facts))
 
     @property
     def reference(self) -> Reference | None:
-        """What the model is compared with; None if that does not have it."""
+        """The numbers that the model is compared with; None if the baseline does not have the model."""
         return self._once("reference", lambda: reference(self.path, self.settings, self._sandbox, self._scratch))
 
     @property
-    def reference_already(self) -> Reference | None:
-        """The reference, if a limit asked for it and there is one."""
-        return self._already("reference", Reference)
+    def cached_reference(self) -> Reference | None:
+        """The reference, if a limit needed it and there is one."""
+        return self._cached("reference", Reference)
 
     @property
     def score(self) -> Score:
         """The accuracy on the data."""
-        return self._once("score", self._scored)
+        return self._once("score", self._measure_score)
 
     @property
-    def score_already(self) -> Score | None:
-        """The accuracy, if a limit asked for it."""
-        return self._already("score", Score)
+    def cached_score(self) -> Score | None:
+        """The accuracy, if a limit needed it."""
+        return self._cached("score", Score)
 
     @stage("evaluating the model")
-    def _scored(self) -> Score:
+    def _measure_score(self) -> Score:
         settings = self.settings
         if settings.data is None:
             raise NetadaptError("an accuracy needs data", hint="give --data eval.npz", code="invalid-data")
@@ -96,32 +99,39 @@ class Measurements:
         return self._sandbox.ask(job, Score)
 
     def latency_ms(self) -> tuple[float, str]:
-        """The model's latency, predicted by its device's table or measured here, and what to know of it."""
+        """The model's latency, predicted by its device's table or measured, and a note."""
         if self.table is not None:
-            said = self._predicted(self.path, "predicted")
-            return said.ms, said.note
-        timed = self.timed_already or self.timed(None)
-        return timed.latency_ms.median, timed.note
+            prediction = self._predict(self.path, "predicted")
+            return prediction.ms, prediction.note
+        timing = self.cached_timing or self.time_model(None)
+        return timing.latency_ms.median, timing.note
 
     @property
-    def predicted_already(self) -> float | None:
-        """What the table said, if a limit asked."""
-        said = self._already("predicted", Predicted)
-        return None if said is None else said.ms
+    def cached_prediction(self) -> float | None:
+        """The latency in ms that the table predicts, if a limit needed it."""
+        prediction = self._cached("predicted", TablePrediction)
+        return None if prediction is None else prediction.ms
 
     @property
-    def timed_already(self) -> Timed | None:
-        """What was timed last, if a limit asked for it."""
-        return self._already("timed", Timed)
+    def cached_timing(self) -> TimingResult | None:
+        """The last timing, if a limit needed one."""
+        return self._cached("timed", TimingResult)
 
-    def timed(self, against: Path | None, *, again: bool = False) -> Timed:
-        """Time the model, in turn with another if there is one."""
+    def time_model(self, against: Path | None, *, again: bool = False) -> TimingResult:
+        """Time the model, in turn with another if there is one.
+
+        `again`: even if it was timed before.
+        """
         if again:
-            del self._known["timed"]
-        return self._once("timed", lambda: self._time(against))
+            del self._results["timed"]
+        return self._once("timed", lambda: self._measure_time(against))
 
     def slowdown(self, *, again: bool = False) -> tuple[Interval, float, str]:
-        """How much longer the model takes than its reference as a fraction, the reference's ms, and how it is known."""
+        """Measure how much longer the model takes than its reference.
+
+        Returns:
+            The increase as a fraction, the reference's ms, and how it was measured.
+        """
         other = self.reference
         assert other is not None
         if self.settings.device is not None and self.table is not None:
@@ -132,28 +142,29 @@ class Measurements:
                     hint="give --baseline git:REV or FILE.onnx",
                     code="baseline",
                 )
-            before, now = self._predicted(other.path, "predicted before"), self._predicted(self.path, "predicted")
+            before, now = self._predict(other.path, "predicted before"), self._predict(self.path, "predicted")
             change = now.ms / before.ms - 1
-            notes = dict.fromkeys(f"; {said.note}" for said in (before, now) if said.note)
+            notes = dict.fromkeys(f"; {prediction.note}" for prediction in (before, now) if prediction.note)
             return Interval(change, change, change), before.ms, f"by the table of {name}{''.join(notes)}"
-        timed = self.timed(other.path, again=again)
-        if timed.increase is not None and timed.reference_ms is not None:
-            how = "; ".join(filter(None, [f"{timed.sessions} fresh sessions of each, in turn", timed.note]))
-            return timed.increase, timed.reference_ms.median, how
-        recorded = other.latency.get(identity(timed.device))
+        timing = self.time_model(other.path, again=again)
+        if timing.increase is not None and timing.reference_ms is not None:
+            how = "; ".join(filter(None, [f"{timing.sessions} fresh sessions of each, in turn", timing.note]))
+            return timing.increase, timing.reference_ms.median, how
+        recorded = other.latency.get(identity(timing.device))
         if recorded is None:
-            there = ", ".join(
+            machines = ", ".join(
                 sorted(f"{e.name or 'a machine'} ({e.device.get('cpu')})" for e in other.latency.values())
             )
             raise NetadaptError(
-                f"the baseline has no latency of this machine ({timed.device.get('cpu')}), only of {there or 'none'}",
+                f"the baseline has no latency of this machine ({timing.device.get('cpu')}), "
+                f"only of {machines or 'none'}",
                 hint="run --update-baseline here, or compare with git:REV",
                 code="device",
             )
         then = interval(recorded)
-        return between(timed.latency_ms, then), then.median, "against the recorded interval"
+        return relative_increase(timing.latency_ms, then), then.median, "against the recorded interval"
 
-    def _time(self, against: Path | None) -> Timed:
+    def _measure_time(self, against: Path | None) -> TimingResult:
         self._check_device()
         settings = self.settings
         job = TimeJob(
@@ -167,33 +178,34 @@ class Measurements:
             min(TIME_CAP_S, self._sandbox.timeout_s / 2),
         )
         with stage("timing the model", bound_s=job.time_cap_s):
-            return self._sandbox.ask(job, Timed)
+            return self._sandbox.ask(job, TimingResult)
 
     def _check_device(self) -> None:
-        """A device that nobody knows how to reach must be this machine: a baseline was recorded here under its name."""
-        device = self.settings.device
-        if device is None or device.address is not None or self._naming:
+        """Require that a device without an address is this machine: a baseline was recorded here under its name."""
+        target = self.settings.device
+        if target is None or target.address is not None or self._naming:
             return
-        name = device.name
-        here = self._sandbox.ask(DeviceJob(self.settings.ep, self.settings.threads), dict[str, object])
-        found = self.reference if self.settings.baseline is not None else None
-        known = {entry.name: entry.device for entry in found.latency.values()} if found is not None else {}
-        if name not in known:
+        name = target.name
+        device = self._sandbox.ask(DeviceJob(self.settings.ep, self.settings.threads), dict[str, object])
+        reference = self.reference if self.settings.baseline is not None else None
+        recorded = {entry.name: entry.device for entry in reference.latency.values()} if reference is not None else {}
+        if name not in recorded:
             raise NetadaptError(
                 f"no device '{name}': the configuration does not name it and the baseline has no latency of it",
                 hint="name it in [tool.netadapt-onnx.devices], or run --update-baseline --device there",
                 code="device",
             )
-        differing = [key for key in dict.fromkeys([*known[name], *here]) if known[name].get(key) != here.get(key)]
+        other, keys = recorded[name], dict.fromkeys([*recorded[name], *device])
+        differing = [key for key in keys if other.get(key) != device.get(key)]
         if differing:
             key = differing[0]
             raise NetadaptError(
-                f"this machine is not '{name}': {key} is {here.get(key)} here and {known[name].get(key)} there",
+                f"this machine is not '{name}': {key} is {device.get(key)} here and {other.get(key)} there",
                 hint="run this gate there",
                 code="device",
             )
 
-    def _predicted(self, model: Path, name: str) -> Predicted:
+    def _predict(self, model: Path, name: str) -> TablePrediction:
         settings = self.settings
         job = PredictJob(str(model), str(self.table), dict(settings.shapes), settings.batch_size)
-        return self._once(name, lambda: self._sandbox.ask(job, Predicted))
+        return self._once(name, lambda: self._sandbox.ask(job, TablePrediction))

@@ -1,4 +1,4 @@
-"""What gating keeps of a model: small, frozen, and readable without onnx."""
+"""Data about a model: small, frozen, and readable without onnx."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import msgspec
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """A node that owns weights or multiplies: `weights` are their shapes, `digest` is of their values, where asked."""
+    """A node that owns weights or multiplies.
+
+    `weights` are their shapes, `dtypes` their element types, `digest` is the hash of their values, where it was wanted.
+    """
 
     name: str
     op: str
@@ -18,9 +21,10 @@ class Layer(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """A model's numbers. `macs` and `memory_bytes` are None where only a run, or the user, would know a shape.
+    """A model's numbers.
 
-    `unknown` says why. `inputs` and `outputs` are types with shapes, dynamic axes by name.
+    `macs` and `memory_bytes` are None where only a run, or the user, would know a shape, and `unknown` says why.
+    `inputs` and `outputs` are types with shapes, dynamic axes by name.
     """
 
     sha256: str
@@ -44,10 +48,16 @@ class Interval(msgspec.Struct, frozen=True):
     high: float
 
 
-class Timed(msgspec.Struct, frozen=True):
-    """Milliseconds of a model (95%) and, against a reference, how much longer it takes as a fraction (99%).
+class TimingResult(msgspec.Struct, frozen=True):
+    """The measured time of a model.
 
-    `device` is the fingerprint of what it ran on; `note` says where something else had to be timed than the files.
+    Attributes:
+        latency_ms: its milliseconds, with the interval of 95%.
+        sessions: how many fresh sessions were measured.
+        increase: how much longer it takes than the reference, as a fraction with the interval of 99%.
+        reference_ms: the reference's milliseconds.
+        device: the fingerprint of the device that it ran on.
+        note: whether something else had to be timed than the files.
     """
 
     latency_ms: Interval
@@ -58,15 +68,15 @@ class Timed(msgspec.Struct, frozen=True):
     note: str = ""
 
 
-class Predicted(msgspec.Struct, frozen=True):
-    """The milliseconds that a latency table predicts, and what to know of them."""
+class TablePrediction(msgspec.Struct, frozen=True):
+    """The milliseconds that a latency table predicts, and a note."""
 
     ms: float
     note: str = ""
 
 
 class Score(msgspec.Struct, frozen=True):
-    """An accuracy as a fraction; `metric` says of what, `split` of which samples."""
+    """An accuracy as a fraction, by its metric and the split of its samples."""
 
     value: float
     metric: str

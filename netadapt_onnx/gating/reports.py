@@ -1,4 +1,4 @@
-"""The formats by name, and the files they are written to."""
+"""Reports in all formats, and the files they are written to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from netadapt_onnx.gating.result import Gate
 
 
 def report(result: Gate, form: str, *, to_file: bool = False) -> str:
-    """The result in a format; colours only for text on a terminal, and not under NO_COLOR."""
+    """Format the result; colours only for text on a terminal, and not under NO_COLOR."""
     if form == "text":
         return text(result, colour=not to_file and sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
     if form == "json":

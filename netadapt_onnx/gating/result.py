@@ -1,4 +1,4 @@
-"""What `gate` returns: the JSON contract as frozen data."""
+"""The result of `gate`: the JSON contract as frozen data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Unit = Literal["bytes", "count", "ms", "fraction"]
 
 @dataclass(frozen=True)
 class Resources:
-    """What a model costs; None for what is not known without running it, or was not asked for."""
+    """What a model costs; None where that is unknown without running it, or was not wanted."""
 
     params: int
     macs: int | None
@@ -25,9 +25,19 @@ class Resources:
 
 @dataclass(frozen=True)
 class Check:
-    """One limit and how it was kept. `value` is None where nobody could measure it; `message` is for people.
+    """A limit and whether it is kept.
 
-    `value`, `max` and `min` are in `unit`; `baseline` in the resource's own. `advice` is the configuration's message.
+    Attributes:
+        limit: the limit's name.
+        value: what was measured, in `unit`; None where nothing could be.
+        max: the largest value that keeps the limit, in `unit`.
+        ok: whether it is kept.
+        message: the result in words.
+        min: the smallest value that keeps the limit, in `unit`.
+        unit: the unit of `value`, `max` and `min`.
+        baseline: the baseline's amount, in the resource's own unit.
+        advice: the configuration's message.
+        code: why nothing could be measured, in one word.
     """
 
     limit: str
@@ -42,14 +52,14 @@ class Check:
     code: str = ""
 
     @property
-    def judged(self) -> bool:
-        """Whether it could be measured; if not, `code` is one word why."""
+    def conclusive(self) -> bool:
+        """Whether the limit could be measured; if not, `code` is one word why."""
         return not self.code
 
     @property
     def excess(self) -> float:
-        """How far beyond the limit, relative to it: above 0 is too much; what could not be judged is worst."""
-        if not self.judged:
+        """How far the value is beyond the limit, relative to it: above 0 is too much, and inconclusive is worst."""
+        if not self.conclusive:
             return float("inf")
         if self.value is None:
             return float("-inf")
@@ -61,7 +71,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Blame:
-    """A layer that a failed limit is due to; None on the side where it is not, or where there is no baseline."""
+    """A layer that a failed limit is due to; a side is None where the model, or the baseline, does not have it."""
 
     resource: str
     layer: str
@@ -72,7 +82,7 @@ class Blame:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why something could not be judged."""
+    """The reason why something could not be judged."""
 
     code: str
     message: str
@@ -81,9 +91,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class ModelResult:
-    """One model: what it costs, how it kept its limits (the worst first), and the layers to blame.
+    """The result of one model.
 
-    `resources` is None for a model that could not be read; `error` says what could not be judged.
+    Attributes:
+        path: its file.
+        resources: what it costs; None for a model that could not be read.
+        checks: its limits, the worst first.
+        blame: the layers that failed limits are due to.
+        latency_ms: its measured latency.
+        accuracy: its score.
+        error: what could not be judged.
     """
 
     path: Path
@@ -101,7 +118,7 @@ class ModelResult:
 
     @property
     def excess(self) -> float:
-        """That of the worst check."""
+        """The excess of the worst check."""
         if self.error is not None:
             return float("inf")
         return max((check.excess for check in self.checks), default=float("-inf"))
@@ -109,7 +126,7 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class Gate:
-    """All models, the worst first. `baseline` is the file that was written, if one was."""
+    """The results of all models, the worst first. `baseline` is the file that was written, if one was."""
 
     models: tuple[ModelResult, ...]
     seconds: float
@@ -123,11 +140,11 @@ class Gate:
     @property
     def failed(self) -> int:
         """How many models exceed a limit."""
-        return sum(any(check.judged and not check.ok for check in model.checks) for model in self.models)
+        return sum(any(check.conclusive and not check.ok for check in model.checks) for model in self.models)
 
     @property
     def error(self) -> NetadaptError | None:
-        """What could not be judged, if something could not."""
+        """The error that says what could not be judged, if anything."""
         broken = [model for model in self.models if model.error is not None]
         if not broken:
             return None

@@ -1,4 +1,4 @@
-"""A model as it was at a git revision: the file, its external data, and what Git LFS keeps of them."""
+"""Checks a model out of a git revision: the file, its external data, and what Git LFS keeps of them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,20 @@ _LARGEST_POINTER_BYTES = 1024
 _GIT_TIMEOUT_S = 60
 
 
-def checked_out(revision: str, model: Path, folder: Path, locate: Callable[[Path], list[str]]) -> Path | None:
-    """Write `model` as it was at `revision` into `folder`, with its external data; None if it was not there.
+def check_out(revision: str, model: Path, folder: Path, locate: Callable[[Path], list[str]]) -> Path | None:
+    """Write a model as it was at a revision, with its external data.
 
-    `locate` says where a model file keeps its external data. Raises NetadaptError: no git, no repository, no such
-    revision, an LFS object that was not fetched.
+    Args:
+        revision: what git calls it.
+        model: the model's path.
+        folder: where the files are written.
+        locate: it lists where a model file keeps its external data.
+
+    Returns:
+        The written file; None if the revision does not have it.
+
+    Raises:
+        NetadaptError: there is no git, no repository or no such revision, or an LFS object was not fetched.
     """
     home = model.absolute().parent
     commit = _commit(revision, home)
@@ -45,14 +54,14 @@ def checked_out(revision: str, model: Path, folder: Path, locate: Callable[[Path
 def _commit(revision: str, home: Path) -> str:
     if _git(["rev-parse", "--is-inside-work-tree"], home) is None:
         raise NetadaptError(f"{home} is in no git repository", hint="give --baseline FILE", code="baseline")
-    found = _git(["rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"], home)
-    if not found:
+    commit = _git(["rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"], home)
+    if not commit:
         raise NetadaptError(
             f"git knows no revision '{revision}' here",
             hint="fetch it (a CI checkout often holds one commit: fetch-depth: 0)",
             code="baseline",
         )
-    return found.decode().strip()
+    return commit.decode().strip()
 
 
 def _write(commit: str, path: PurePosixPath, home: Path, target: Path) -> bool:
@@ -74,7 +83,10 @@ def _write(commit: str, path: PurePosixPath, home: Path, target: Path) -> bool:
 
 
 def _in_lfs(oid: str, path: PurePosixPath, commit: str, home: Path) -> Path:
-    """Where LFS keeps an object. Raises NetadaptError if it does not, or if it is not that object."""
+    """Find the file in which LFS keeps an object.
+
+    Raises NetadaptError if there is none, or if it is not that object.
+    """
     storage = (_git(["config", "--path", "lfs.storage"], home) or b"lfs").decode().strip()
     common = (_git(["rev-parse", "--git-common-dir"], home) or b".git").decode().strip()
     file = home / common / storage / "objects" / oid[:2] / oid[2:4] / oid
@@ -93,7 +105,7 @@ def _in_lfs(oid: str, path: PurePosixPath, commit: str, home: Path) -> Path:
 
 
 def _git(arguments: list[str], home: Path, target: Path | None = None) -> bytes | None:
-    """What git prints, or nothing if it goes into `target`; None where it fails.
+    """The output of git, or nothing if it goes into `target`; None where it fails.
 
     Raises NetadaptError without git, and where git refuses the repository.
     """

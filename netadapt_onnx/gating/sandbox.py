@@ -31,7 +31,7 @@ _START = f"import sys; sys.path.insert(0, {_PACKAGES!r}); from netadapt_onnx.gat
 
 
 class Sandbox:
-    """Does jobs one after the other. Use it in a `with`: leaving ends its process."""
+    """Does jobs one after the other in another process. Use it in a `with`: leaving ends that process."""
 
     def __init__(self, timeout_s: float = TIMEOUT_S, memory_bytes: int = MEMORY_BYTES) -> None:
         self.timeout_s = timeout_s
@@ -49,7 +49,10 @@ class Sandbox:
         self._end()
 
     def ask(self, job: Job, kind: type[T]) -> T:
-        """What `job` gives. Raises NetadaptError if it fails, crashes, or takes longer than `timeout_s`."""
+        """Have a job done and return its result.
+
+        Raises NetadaptError if it fails, crashes, or takes longer than `timeout_s`.
+        """
         process = self._started()
         assert process.stdin is not None
         try:
@@ -121,7 +124,7 @@ def _encoded(job: Job) -> bytes:
 
 
 def _forward(stream: IO[bytes], lines: queue.SimpleQueue[bytes]) -> None:
-    """Lines of a process as they come, then an empty one: reading with a time limit works so on every system."""
+    """Pass a process's lines on, then an empty one: reading with a time limit works so on every system."""
     for line in stream:
         lines.put(line)
     lines.put(b"")

@@ -1,4 +1,4 @@
-"""What is to hold for which models: the entries of the configuration, with the flags over them."""
+"""The rules of a gate: the entries of the configuration, with the flags over them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """One `[[tool.netadapt-onnx.gate]]` as it is written."""
+    """An entry `[[tool.netadapt-onnx.gate]]` as it is written."""
 
     model: str | tuple[str, ...]
     max: dict[str, str | float] = {}
@@ -43,15 +43,15 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="keb
 
 
 class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One `[tool.netadapt-onnx.devices.NAME]`: a latency table that was built there, or where to reach it."""
+    """An entry `[tool.netadapt-onnx.devices.NAME]`: a latency table that was built there, or where to reach it."""
 
     table: str | None = None
     address: str | None = None
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a latency counts: predicted by `table`, measured at `address`, or else on a machine of that name."""
+class TargetDevice:
+    """The device whose latency counts: predicted by `table`, measured at `address`, or on a machine of that name."""
 
     name: str
     table: Path | None = None
@@ -66,7 +66,7 @@ class Settings:
     split: Literal["val", "test"] = "val"
     baseline: str | None = None
     allow_new: bool = False
-    device: Place | None = None
+    device: TargetDevice | None = None
     threads: int = 1
     ep: str = "cpu"
     shapes: Shapes = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Rule:
-    """Limits for the models that match `patterns`; `message` is for whoever exceeds them."""
+    """Limits for the models that match `patterns`; `message` is for users who exceed them."""
 
     patterns: tuple[str, ...]
     limits: tuple[Limit, ...]
@@ -83,28 +83,28 @@ class Rule:
     message: str = ""
 
 
-def configured(file: Path | None, default_baseline: str | None) -> tuple[Rule, ...]:
-    """The rules of a configuration file; none if there is no file."""
+def read_rules(file: Path | None, default_baseline: str | None) -> tuple[Rule, ...]:
+    """Read the rules of a configuration file; there are none if there is no file."""
     entries = None if file is None else config.read(file, "gate", tuple[Entry, ...])
     if entries is None:
         return ()
     return tuple(_rule(entry, entries.file, default_baseline) for entry in entries.value)
 
 
-def place(name: str, file: Path | None) -> Place | None:
-    """The device of that name: an address, one that the configuration knows, or a machine; None for this one."""
+def target_device(name: str, file: Path | None) -> TargetDevice | None:
+    """Find the device of that name: an address, one that the configuration names, or a machine; None for this one."""
     if name == "local":
         return None
     if "://" in name:
-        return Place(name, address=name)
+        return TargetDevice(name, address=name)
     section = None if file is None else config.read(file, "devices", dict[str, Device])
     if section is None or name not in section.value:
-        return Place(name)
-    found = section.value[name]
-    if (found.table is None) == (found.address is None):
+        return TargetDevice(name)
+    device = section.value[name]
+    if (device.table is None) == (device.address is None):
         raise NetadaptError(f"{file}: device '{name}' needs a table or an address", hint="give one", code="config")
-    table = None if found.table is None else section.folder.resolve() / found.table
-    return Place(name, table, found.address)
+    table = None if device.table is None else section.folder.resolve() / device.table
+    return TargetDevice(name, table, device.address)
 
 
 def _rule(entry: Entry, file: Path, default_baseline: str | None) -> Rule:
@@ -129,7 +129,7 @@ def _rule(entry: Entry, file: Path, default_baseline: str | None) -> Rule:
         entry.split,
         baseline,
         entry.allow_new,
-        None if entry.device is None else place(entry.device, file),
+        None if entry.device is None else target_device(entry.device, file),
         entry.threads,
         entry.ep,
         {name: _shape(name, text, file) for name, text in entry.shapes.items()},
@@ -139,10 +139,10 @@ def _rule(entry: Entry, file: Path, default_baseline: str | None) -> Rule:
 
 
 def _source(entry: Entry, path: Path) -> DataSource:
-    """The data as they are to be read; a number alone stands for a list of one."""
-    said: dict[str, Any] = {name: getattr(entry, name) for name in ("resize", "crop", "mean", "std")}
+    """The data source of an entry; a number alone stands for a list of one."""
+    options: dict[str, Any] = {name: getattr(entry, name) for name in ("resize", "crop", "mean", "std")}
     listed: dict[str, Any] = {
-        name: (value,) if isinstance(value, int | float) else value for name, value in said.items()
+        name: (value,) if isinstance(value, int | float) else value for name, value in options.items()
     }
     return DataSource(str(path), entry.task, **listed)
 
@@ -156,15 +156,15 @@ def _shape(name: str, text: str, file: Path) -> tuple[int, ...]:
         ) from None
 
 
-def overridden(rule: Rule, limits: Sequence[Limit], changes: Mapping[str, Any]) -> Rule:
-    """The rule with other settings, and with `limits` in the place of its own for the same numbers."""
-    given = {(limit.kind, limit.resource) for limit in limits}
-    kept = tuple(limit for limit in rule.limits if (limit.kind, limit.resource) not in given)
+def override(rule: Rule, limits: Sequence[Limit], changes: Mapping[str, Any]) -> Rule:
+    """Replace a rule's settings by `changes`, and its limits by those of `limits` on the same numbers."""
+    replaced = {(limit.kind, limit.resource) for limit in limits}
+    kept = tuple(limit for limit in rule.limits if (limit.kind, limit.resource) not in replaced)
     return replace(rule, limits=(*kept, *limits), settings=replace(rule.settings, **changes))
 
 
 def expand(pattern: str) -> tuple[Path, ...]:
-    """The files that a path or a pattern names, in order; none if there are none."""
+    """List the files that a path or a pattern names, in order."""
     # A file may be called a[1].onnx.
     names = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 -- absolute patterns too
     return tuple(Path(name) for name in names if Path(name).is_file())

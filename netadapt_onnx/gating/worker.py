@@ -1,6 +1,6 @@
 """The process in which models are read: one job a line on stdin, one answer a line on stdout, until stdin ends.
 
-It has its own memory limit and a limit of processor seconds a job, so that it ends also where nobody is left to end it.
+It has its own memory limit and a limit of processor seconds a job, so that it ends even if its parent does not end it.
 """
 
 from __future__ import annotations
@@ -8,12 +8,23 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.gating.jobs import Failure, Request, Success, perform
+from netadapt_onnx.gating.jobs import (
+    CountJob,
+    DeviceJob,
+    Failure,
+    Job,
+    LocateJob,
+    PredictJob,
+    Request,
+    Success,
+    TimeJob,
+)
 
 
 def main() -> None:
@@ -33,7 +44,7 @@ def _answer(line: bytes, memory_bytes: int) -> Success | Failure:
     try:
         request = msgspec.json.decode(line, type=Request)
         os.chdir(request.folder)
-        return Success(msgspec.Raw(msgspec.json.encode(perform(request.job, memory_bytes))))
+        return Success(msgspec.Raw(msgspec.json.encode(_perform(request.job, memory_bytes))))
     except NetadaptError as error:
         return Failure(error.message, error.hint, error.code)
     except MemoryError:
@@ -46,8 +57,28 @@ def _answer(line: bytes, memory_bytes: int) -> Success | Failure:
         return Failure(f"the model cannot be read: {type(error).__name__}: {error}", code="not-onnx")
 
 
+def _perform(job: Job, memory_bytes: int) -> object:
+    """Do a job in a process that may take so much memory.
+
+    Raises NetadaptError, or whatever a broken model makes libraries raise.
+    """
+    from netadapt_onnx.gating import facts
+
+    if isinstance(job, CountJob):
+        return facts.read_facts(job.path, job.shapes, job.batch_size, digests=job.digests, largest_bytes=memory_bytes)
+    if isinstance(job, LocateJob):
+        return facts.locate(Path(job.path))
+    from netadapt_onnx.gating import run_model
+
+    if isinstance(job, DeviceJob):
+        return run_model.describe_device(job)
+    if isinstance(job, TimeJob):
+        return run_model.time_model(job)
+    return run_model.predict_latency(job) if isinstance(job, PredictJob) else run_model.score_model(job)
+
+
 def _own_stdout() -> BinaryIO:
-    """The stream for answers; what libraries print goes nowhere."""
+    """The stream for answers; the output of libraries is discarded."""
     answers = os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

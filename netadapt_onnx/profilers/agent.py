@@ -190,11 +190,11 @@ def open_session(path: Path, execution: Record, profile_folder: Optional[Path] =
     try:
         session = _started(path, options, execution)
     except Exception as error:
-        left = nodes_on_cpu(path, execution) if NO_FALLBACK in config else []
-        if not left:
+        names_on_cpu = nodes_on_cpu(path, execution) if NO_FALLBACK in config else []
+        if not names_on_cpu:
             raise
-        names = ", ".join(left[:5] + ["..."] * (len(left) > 5))
-        raise RuntimeError("%s leaves %d nodes to the CPU: %s" % (execution["ep"], len(left), names)) from error
+        names = ", ".join(names_on_cpu[:5] + ["..."] * (len(names_on_cpu) > 5))
+        raise RuntimeError("%s leaves %d nodes to the CPU: %s" % (execution["ep"], len(names_on_cpu), names)) from error
     if execution["provider"] not in session.get_providers():
         raise RuntimeError("onnxruntime could not start %s" % execution["provider"])
     return session
@@ -231,12 +231,12 @@ def plugin_devices(provider: str, library: str) -> list[Any]:
     if name not in _registered:
         ort.register_execution_provider_library(name, library)
         _registered.add(name)
-    found = [device for device in ort.get_ep_devices() if device.ep_name == provider]
-    if not found:
+    devices = [device for device in ort.get_ep_devices() if device.ep_name == provider]
+    if not devices:
         others = ", ".join(sorted({device.ep_name for device in ort.get_ep_devices()} - {"CPUExecutionProvider"}))
         message = "%s offers no device for %s here (it has: %s)"
         raise RuntimeError(message % (Path(library).name, provider, others or "none at all"))
-    return found[:1]
+    return devices[:1]
 
 
 def placement(session: Any) -> Dict[str, int]:
@@ -260,8 +260,8 @@ def nodes_on_cpu(path: Path, execution: Record) -> list[str]:
         parts = session.get_provider_graph_assignment_info()
     except Exception:  # it fails for another reason, which the caller knows; or this onnxruntime cannot say
         return []
-    left = [node for part in parts if part.ep_name != execution["provider"] for node in part.get_nodes()]
-    return ["%s (%s)" % (node.name or "a node", node.op_type) for node in left]
+    others = [node for part in parts if part.ep_name != execution["provider"] for node in part.get_nodes()]
+    return ["%s (%s)" % (node.name or "a node", node.op_type) for node in others]
 
 
 def caller(path: Path, execution: Record, inputs: Record) -> Call:
@@ -302,7 +302,7 @@ def profile_record(events: Sequence[Record], optimised: bytes) -> Record:
             placed[name] = event.get("args", {}).get("provider", "")
     return {
         "optimised": base64.b64encode(zlib.compress(optimised)).decode(),
-        "us": {name: round(_undisturbed_us(np.array(found)), 4) for name, found in us.items()},
+        "us": {name: round(_undisturbed_us(np.array(times)), 4) for name, times in us.items()},
         "placement": dict(Counter(placed.values())),
     }
 
@@ -328,12 +328,12 @@ def measure(job: Record, models: Models, execution: Record, inputs: Record, seco
         compared = job["reference"] is not None
         if not able or (compared and able[-1] != models[-1]):
             return records
-        spent = time.perf_counter() - started
+        used_s = time.perf_counter() - started
         paths = [path for _, path in able]
         # The reference's noise is in every ratio: it gets more sessions.
         paths += paths[-1:] * (job.get("anchors", 0) if compared else 0)
         begin = partial(caller, execution=execution, inputs=inputs)
-        low, medians, widths, rounds = _times(job, paths, profiled, begin, seconds, spent)
+        low, medians, widths, rounds = _times(job, paths, profiled, begin, seconds, used_s)
         kernels = [p.finish() for p in profiled]
     shared: Record = {"record": "measured", "rounds": rounds}
     if compared:
@@ -370,7 +370,7 @@ def _opened(job: Record, models: Models, execution: Record, inputs: Record, fold
     return opened
 
 
-def _times(job: Record, paths: List[Path], profiled: List[Profiled], begin: Begin, cap: float, spent: float) -> Times:
+def _times(job: Record, paths: List[Path], profiled: List[Profiled], begin: Begin, cap: float, used_s: float) -> Times:
     """Undisturbed and median times in ms, each (models, sessions), medians' interval by model, and rounds.
 
     Sessions open as memory allows.
@@ -380,7 +380,7 @@ def _times(job: Record, paths: List[Path], profiled: List[Profiled], begin: Begi
     if job["until"] != "interval":  # then every session counts, and slow models get fewer
         first = Rounds([begin(path) for path in paths])
         sessions = min(sessions, max(3, int(cap / (6 * first.round_s))))
-        waves, spent = -(-sessions // together), 0.0
+        waves, used_s = -(-sessions // together), 0.0
     low, medians, widths, rounds = [], [], np.zeros(count), 0
     enough = _settled(job["until"], job["precision"], count)
     for wave in range(waves):
@@ -389,15 +389,15 @@ def _times(job: Record, paths: List[Path], profiled: List[Profiled], begin: Begi
         fresh = [begin(path) for _ in range(number) for path in paths]
         turns = Rounds([*profiled, *fresh], job["seed"] + wave)
         opening = time.perf_counter() - opened if job["until"] == "interval" else 0.0
-        turns.settle((cap - spent - opening) / waves, enough, least, most)
+        turns.settle((cap - used_s - opening) / waves, enough, least, most)
         times = turns.times_ms[len(profiled) :]
         low.append(low_mean(times).reshape(number, count).T)
         medians.append(np.median(times, 1).reshape(number, count).T)
         each = np.array([interval_width(session) for session in times]).reshape(number, count)
         widths = np.maximum(widths, each.max(0))
         rounds += times.shape[1]
-    found = [np.round(np.concatenate(parts, 1), 6).tolist() for parts in (low, medians)]
-    return found[0], found[1], np.round(widths, 4).tolist(), rounds
+    results = [np.round(np.concatenate(parts, 1), 6).tolist() for parts in (low, medians)]
+    return results[0], results[1], np.round(widths, 4).tolist(), rounds
 
 
 CPUFREQ = "sys/devices/system/cpu/cpu0/cpufreq/"
@@ -430,13 +430,13 @@ def environment(root: Path = Path("/")) -> Record:
 
 def processor(cpuinfo: str, board: str = "", otherwise: str = "") -> Record:
     """The processor's name and instruction sets from the text of /proc/cpuinfo; `otherwise` where there is none."""
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for line in cpuinfo.splitlines():
         key, _, value = line.partition(":")
-        found.setdefault(key.strip().lower(), value.strip())
-    part = " ".join(found[k] for k in ("cpu implementer", "cpu part") if k in found)
-    flags = (found.get("flags") or found.get("features") or "").split()
-    name = " ".join(filter(None, [found.get("model name") or board, part]))
+        fields.setdefault(key.strip().lower(), value.strip())
+    part = " ".join(fields[k] for k in ("cpu implementer", "cpu part") if k in fields)
+    flags = (fields.get("flags") or fields.get("features") or "").split()
+    name = " ".join(filter(None, [fields.get("model name") or board, part]))
     return {"cpu": name or otherwise or platform.machine(), "flags": sorted(filter(INSTRUCTION_SETS.match, flags))}
 
 
@@ -449,11 +449,11 @@ def _read(root: Path, path: str) -> str:
 
 def temperature_c(root: Path = Path("/")) -> float | None:
     """The hottest of the processor's sensors; None where there is none to read."""
-    found = []
+    readings = []
     for zone in root.glob("sys/class/thermal/thermal_zone*"):
         if re.search("cpu|soc|pkg|core|big|thermal", _read(zone, "type").lower()):
-            found += [int(t) / 1000 for t in re.findall(r"^\d+$", _read(zone, "temp"))]
-    return max((t for t in found if 0 < t < 150), default=None)
+            readings += [int(t) / 1000 for t in re.findall(r"^\d+$", _read(zone, "temp"))]
+    return max((t for t in readings if 0 < t < 150), default=None)
 
 
 def throttling(root: Path = Path("/")) -> str:
@@ -494,41 +494,41 @@ def work(
 
     Raises ValueError for a file that is damaged, of something else or of another device.
     """
-    known = _resume(results, manifest)
+    earlier = _resume(results, manifest)
     now = environment()
-    here = {"record": "environment", "environment": now}
-    for begun in (r["environment"] for r in known if r["record"] == "environment"):
+    device = {"record": "environment", "environment": now}
+    for begun in (r["environment"] for r in earlier if r["record"] == "environment"):
         unlike = ["%s: %s there, %s here" % (k, begun.get(k), now[k]) for k in COMPARED if begun.get(k) != now[k]]
         if unlike:  # times would not compare
             message = "%s was begun on another device or onnxruntime (%s): go on there, or move the file away"
             raise ValueError(message % (results.name, "; ".join(unlike)))
-    yield known
-    if here not in known:
-        yield _append(results, [here])
-    finished = {(r["job"], r["model"]) for r in known if r["record"] in ("measured", "failed")}
+    yield earlier
+    if device not in earlier:
+        yield _append(results, [device])
+    finished = {(r["job"], r["model"]) for r in earlier if r["record"] in ("measured", "failed")}
     jobs = [(n, job) for n, job in enumerate(manifest["jobs"]) if shard is None or job["shard"] in (None, shard)]
     capped = [n for n, job in jobs if job["seconds"] is None]
     # A run that ended because its time was up is gone on with by another, which has as much time.
-    since = 1 + max([i for i, r in enumerate(known) if r["record"] == "end"], default=-1)
-    spent = sum(r["seconds"] for r in known[since:] if r["record"] == "measured" and r["job"] in capped)
+    since = 1 + max([i for i, r in enumerate(earlier) if r["record"] == "end"], default=-1)
+    used_s = sum(r["seconds"] for r in earlier[since:] if r["record"] == "measured" and r["job"] in capped)
     stopped = "done"
     with np.load(str(folder / manifest["inputs"])) as arrays:
         inputs = {k: arrays[k].astype(object) if arrays[k].dtype.kind == "U" else arrays[k] for k in arrays}
     for number, job in jobs:
         missing = [m for m in job["models"] if (number, m) not in finished]
-        share = (manifest["seconds"] - spent) / max(1, sum(n >= number for n in capped))
+        share = (manifest["seconds"] - used_s) / max(1, sum(n >= number for n in capped))
         seconds = share if job["seconds"] is None else job["seconds"]
         # A job that was asked for has its least rounds, whatever is left; one that shares the time may fall away.
         if missing and seconds <= 0 and number in capped and not job.get("needed"):
             stopped = f"time cap of {manifest['seconds']:g} s"
         elif missing:
-            wanted = missing if job["reference"] is None else [*missing, job["reference"]]
-            models = [(m, _checked(folder, manifest["models"][str(m)])) for m in wanted]
+            numbers = missing if job["reference"] is None else [*missing, job["reference"]]
+            models = [(m, _checked(folder, manifest["models"][str(m)])) for m in numbers]
             before, slowed, load = wait_until_cool(sleep=sleep), throttling(), ticks()
             records = measure(job, models, manifest["execution"], inputs, seconds)
             heat = {"temperature_c": [before, temperature_c()], "throttled": throttling() != slowed}
             yield _append(results, [dict(record, job=number, **heat, **crowd(load, ticks())) for record in records])
-            spent += sum(r.get("seconds", 0) for r in records) if number in capped else 0
+            used_s += sum(r.get("seconds", 0) for r in records) if number in capped else 0
     for number in manifest.get("answers", []):
         yield _append(results, [answer(folder, manifest, number, inputs, Path(f"{results.stem}-{number}.npz"))])
     yield _append(results, [{"record": "end", "stopped": stopped}])
@@ -539,8 +539,8 @@ def answer(folder: Path, manifest: Record, number: int, inputs: Record, outputs:
     try:
         session = open_session(_checked(folder, manifest["models"][str(number)]), manifest["execution"])
         count = min(len(batches) for batches in inputs.values())
-        found = [session.run(None, {name: inputs[name][i] for name in inputs}) for i in range(count)]
-        np.savez(str(folder / outputs), *[np.stack([batch[k] for batch in found]) for k in range(len(found[0]))])
+        results = [session.run(None, {name: inputs[name][i] for name in inputs}) for i in range(count)]
+        np.savez(str(folder / outputs), *[np.stack([batch[k] for batch in results]) for k in range(len(results[0]))])
     except Exception as error:  # as in `_opened`
         return {"record": "failed", "job": 0, "model": number, "error": " ".join(str(error).split())[:300]}
     names = [output.name for output in session.get_outputs()]
@@ -550,14 +550,14 @@ def answer(folder: Path, manifest: Record, number: int, inputs: Record, outputs:
 def _resume(results: Path, manifest: Record) -> list[Record]:
     """Records of an earlier run; a torn last line is cut off. A new file begins with the manifest."""
     data = results.read_bytes() if results.exists() else b""
-    whole = data.rfind(b"\n") + 1
+    complete = data.rfind(b"\n") + 1
     wrong = f"{results.name}, line %d, is damaged: move the file away"
-    known = [_object(line, None, wrong % n) for n, line in enumerate(data[:whole].splitlines(), 1)]
-    if known and known[0] != {"record": "manifest", "manifest": manifest}:
+    records = [_object(line, None, wrong % n) for n, line in enumerate(data[:complete].splitlines(), 1)]
+    if records and records[0] != {"record": "manifest", "manifest": manifest}:
         raise ValueError(f"{results} holds results of something else")
     if data:
-        os.truncate(str(results), whole)
-    return known or _append(results, [{"record": "manifest", "manifest": manifest}])
+        os.truncate(str(results), complete)
+    return records or _append(results, [{"record": "manifest", "manifest": manifest}])
 
 
 def _object(text: bytes, fields: Optional[str], otherwise: str) -> Record:
@@ -622,18 +622,18 @@ def main() -> int:
     parser.add_argument("--shard", type=int, help="measure this share only, counted from 1")
     parser.add_argument("--stream", action="store_true", help="write the records to stdout too; stop when nobody reads")
     parser.add_argument("--describe", action="store_true", help="only tell what device this is")
-    given = parser.parse_args()
+    options = parser.parse_args()
     gone = threading.Event()
-    if given.stream or given.describe:
+    if options.stream or options.describe:
         threading.Thread(target=_beat, args=(gone,), daemon=True).start()
-    if given.describe:
+    if options.describe:
         sys.stdout.write(json.dumps(environment()) + "\n")
         return 0
-    if not given.manifest or not given.results:
+    if not options.manifest or not options.results:
         parser.error("name a manifest and a file for the results")
     try:
-        with alone(given.results, gone):
-            listen(given.manifest, given.results, given.shard, given.stream, gone)
+        with alone(options.results, gone):
+            listen(options.manifest, options.results, options.shard, options.stream, gone)
     except (OSError, ValueError) as error:
         # Names in a manifest or in what a library raises neither steer a terminal nor command a CI system.
         line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error)).replace("##", "#\\x23")

@@ -1,18 +1,25 @@
-"""Where a model's time goes: a table's prediction, layer by layer and group by group."""
+"""Breaks a model's predicted time down, layer by layer and group by group."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from netadapt_onnx.profilers.table.predict import Shapes, Table
+from netadapt_onnx.profilers.table.file import Shapes
+from netadapt_onnx.profilers.table.predict import Table
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some layers' time (ms), its share of the whole, and that of all parts so far; the slowest part comes first.
+    """The predicted time of some layers.
 
-    `name` is a layer's or a group's; `layers` run as one kernel or belong to the group.
+    Attributes:
+        name: a layer's or a group's.
+        layers: those that run as one kernel, or belong to the group.
+        group: the group of their output channels, if any.
+        latency_ms: their time.
+        share: its share of the model's time.
+        cumulated: the share of this and all slower parts together.
     """
 
     name: str
@@ -24,14 +31,14 @@ class Part:
 
 
 def unit_ms(table: Table, shapes: Shapes) -> dict[str, float]:
-    """Milliseconds of each unit by its main layer's name; they add up to the predicted latency."""
+    """Predict the milliseconds of each unit by its main layer's name; they add up to the predicted latency."""
     times = table.predict_units(shapes)
     scale = table.predict(shapes) / max(1e-9, sum(times.values()))
     return {name: us * scale for name, us in times.items()}
 
 
 def by_layer(table: Table, shapes: Shapes, owner: Mapping[str, str]) -> tuple[Part, ...]:
-    """What each unit takes. `owner`: the group of a layer's output channels."""
+    """Predict the time of each unit, the slowest first. `owner`: the group of a layer's output channels."""
     layers: dict[str, list[str]] = {}
     for layer, unit in table.units.items():
         layers.setdefault(unit.name, []).append(layer)
@@ -40,7 +47,7 @@ def by_layer(table: Table, shapes: Shapes, owner: Mapping[str, str]) -> tuple[Pa
 
 
 def by_group(table: Table, shapes: Shapes, owner: Mapping[str, str]) -> tuple[Part, ...]:
-    """What the units of each group's layers take; those of no group come as one part of the name ''."""
+    """Predict the time of each group's layers, the slowest first; those of no group are one part of the name ''."""
     layers: dict[str, list[str]] = {}
     times: dict[str, float] = {}
     for name, ms in unit_ms(table, shapes).items():
@@ -53,8 +60,8 @@ def by_group(table: Table, shapes: Shapes, owner: Mapping[str, str]) -> tuple[Pa
 def _ordered(parts: Iterable[tuple[str, list[str], str | None, float]]) -> tuple[Part, ...]:
     rows = sorted(parts, key=lambda part: -part[3])
     total = max(1e-9, sum(ms for *_, ms in rows))
-    found, so_far = [], 0.0
+    parts_by_time, so_far = [], 0.0
     for name, layers, group, ms in rows:
         so_far += ms
-        found.append(Part(name, tuple(layers), group, ms, ms / total, so_far / total))
-    return tuple(found)
+        parts_by_time.append(Part(name, tuple(layers), group, ms, ms / total, so_far / total))
+    return tuple(parts_by_time)

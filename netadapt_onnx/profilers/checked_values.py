@@ -1,4 +1,4 @@
-"""What numbers and text of devices and files may be: types that are checked as they are read."""
+"""Types of numbers and text from devices and files, checked as they are read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 from netadapt_onnx.common.escape import escape
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
-# Below 0 are the uncut model that others are measured beside, and the file as given.
+# Below 0 are the uncut model with which others are compared, and the original file.
 ModelNumber = Annotated[int, msgspec.Meta(ge=-2, le=2**31)]
 # Of parameters, multiplications, bytes.
 Total = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -26,8 +26,8 @@ Celsius = Annotated[float, msgspec.Meta(ge=-100, le=200)]
 Text = Annotated[str, msgspec.Meta(max_length=2_000)]
 
 
-class _Known(msgspec.Struct, frozen=True):
-    """What an environment says at least."""
+class _RequiredFields(msgspec.Struct, frozen=True):
+    """The fields that an environment has at least."""
 
     cpu: Text
     flags: list[Text]
@@ -38,14 +38,17 @@ class _Known(msgspec.Struct, frozen=True):
     governor: Text | None
 
 
-def checked_environment(environment: object) -> dict[str, Any]:
-    """What a device says of itself, its text printable. Raises ValueError naming what is missing or no text."""
+def check_environment(environment: object) -> dict[str, Any]:
+    """Check a device's description of itself, and make its text printable.
+
+    Raises ValueError naming what is missing or no text.
+    """
     try:
         everything = msgspec.convert(environment, dict[str, Any])
-        known = msgspec.structs.asdict(msgspec.convert(everything, _Known))
+        checked = msgspec.structs.asdict(msgspec.convert(everything, _RequiredFields))
     except msgspec.ValidationError as error:
         raise ValueError(f"environment: {error}") from error
-    return {**everything, **{key: _escaped(value) for key, value in known.items()}}
+    return {**everything, **{key: _escaped(value) for key, value in checked.items()}}
 
 
 def _escaped(value: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Energy of one run, in mJ, where a device can tell: RAPL counters, power sensors of boards, NVIDIA's GPUs.
+"""Energy of one run, in mJ, where a device can measure it: RAPL counters, power sensors of boards, NVIDIA's GPUs.
 
-What a device draws while a model runs over and over, its idle share included: that is what a battery pays.
+It is what a device draws while a model runs over and over, its idle share included: what a battery pays.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Clock = Callable[[], float]
 
 
 class Meter(Protocol):
-    """Something that counts energy while it is read."""
+    """A counter of energy."""
 
     name: str
 
     @contextmanager
     def counting(self) -> Iterator[Callable[[], float]]:
-        """Within: a function that gives the joules since the beginning."""
+        """Give a function, within the context, that returns the joules since its beginning."""
 
 
 class Rapl:
@@ -47,7 +47,7 @@ class Rapl:
 
     @contextmanager
     def counting(self) -> Iterator[Callable[[], float]]:
-        """The counters wrap around after some minutes: read more often than that."""
+        """Count by the counters, which wrap around after some minutes: read more often than that."""
         last = [_number(zone / "energy_uj") for zone in self._zones]
         ranges = [_number(zone / "max_energy_range_uj") for zone in self._zones]
         total = [0.0]
@@ -63,7 +63,7 @@ class Rapl:
 
 
 class Power:
-    """Anything that tells watts now, sampled in a thread and summed by the trapezoid rule."""
+    """A sensor of power, sampled in a thread and summed to energy by the trapezoid rule."""
 
     def __init__(self, name: str, watts: Callable[[], float], clock: Clock = time.perf_counter) -> None:
         self.name = name
@@ -72,7 +72,7 @@ class Power:
 
     @contextmanager
     def counting(self) -> Iterator[Callable[[], float]]:
-        """Samples every 20 ms, and whenever asked."""
+        """Sample the power every 20 ms, and whenever the energy is asked for."""
         lock = threading.Lock()
         state = [self._clock(), self._watts(), 0.0]
 
@@ -99,9 +99,14 @@ class Power:
 
 
 def meter(ep: str = "cpu", root: Path = Path("/")) -> Meter:
-    """What measures energy here; a GPU's own for a GPU's provider.
+    """Find what measures energy on this machine; for a GPU's provider the GPU's own.
 
-    Raises NetadaptError (code `unmeasurable`) with the reason: there is nothing, or it may not be read.
+    Args:
+        ep: the short name of the execution provider.
+        root: the root of the file system.
+
+    Raises:
+        NetadaptError: with the code `unmeasurable`: there is no meter, or it may not be read.
     """
     if ep in ("cuda", "tensorrt"):
         return _nvml()
@@ -129,9 +134,9 @@ def meter(ep: str = "cpu", root: Path = Path("/")) -> Meter:
 def energy_mj(
     call: Callable[[], object], meter: Meter, seconds: float = LEAST_S, clock: Clock = time.perf_counter
 ) -> float:
-    """Millijoules of one call, over a loop of at least a second.
+    """Measure the millijoules of one call, over a loop of at least a second.
 
-    Raises NetadaptError (code `unmeasurable`) if the meter did not move.
+    Raises NetadaptError (code `unmeasurable`) if the meter did not move, or jumped.
     """
     call()
     with meter.counting() as joules:
@@ -139,23 +144,24 @@ def energy_mj(
         while clock() - started < max(LEAST_S, seconds):
             call()
             runs += 1
-        spent = joules() - before
+        joules_used = joules() - before
         lasted_s = clock() - started
-    if not spent > 0:
+    if not joules_used > 0:
         raise NetadaptError(f"energy is unmeasurable: {meter.name} stood still for a loop", code="unmeasurable")
-    if not spent < MOST_W * lasted_s:
+    if not joules_used < MOST_W * lasted_s:
         raise NetadaptError(
-            f"energy is unmeasurable: {meter.name} counted {spent:.3g} J in {lasted_s:.3g} s",
+            f"energy is unmeasurable: {meter.name} counted {joules_used:.3g} J in {lasted_s:.3g} s",
             hint="no machine draws that much",
             code="unmeasurable",
         )
-    return 1000 * spent / runs
+    return 1000 * joules_used / runs
 
 
 def _sensors(root: Path) -> list[Callable[[], float]]:
-    """Watts of a board's supply: hwmon's power in uW, or its volts (mV) times amperes (mA); of Jetsons the whole board.
+    """The sensors of a board's supply, in watts; of Jetsons those of the whole board.
 
-    Rails below the board's input (`VDD_IN`, `POM_5V_IN`) are parts of it, so they are left out where it is there.
+    They are hwmon's power in uW, or its volts (mV) times amperes (mA). Rails below the board's input (`VDD_IN`,
+    `POM_5V_IN`) are parts of it, so they are left out where it has a sensor.
     """
     rails: dict[str, Callable[[], float]] = {}
     for hwmon in sorted(root.glob("sys/class/hwmon/hwmon*")):
@@ -168,8 +174,8 @@ def _sensors(root: Path) -> list[Callable[[], float]]:
             volts = hwmon / current.name.replace("curr", "in")
             if volts.exists():
                 rails[_label(hwmon, volts, current)] = partial(_product, [current, volts], 1e6)
-    whole = [watts for label, watts in rails.items() if label.upper().endswith("_IN")]
-    return whole[:1] or list(rails.values())
+    inputs = [watts for label, watts in rails.items() if label.upper().endswith("_IN")]
+    return inputs[:1] or list(rails.values())
 
 
 def _label(hwmon: Path, file: Path, otherwise: Path) -> str:

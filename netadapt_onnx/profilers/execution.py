@@ -19,10 +19,17 @@ REPLACE_OR_CPU = "replace those operators, or measure with --ep cpu"
 
 @dataclass(frozen=True)
 class Execution:
-    """How a model is run: execution provider by short name, threads, the provider's options, what is deployed.
+    """How a model runs.
 
-    `library`: the file that a plugin provider comes from, on the device. `deploy` makes what runs of a float model.
-    Raises NetadaptError for a name that no provider has, an option that this one does not have, a missing library.
+    Attributes:
+        ep: the execution provider's short name.
+        threads: how many threads run a model.
+        options: the provider's own options.
+        library: the file that a plugin provider comes from.
+        deploy: what is made of a float model before it runs.
+
+    Raises:
+        NetadaptError: no provider has this name, it does not have an option, or the library is missing.
     """
 
     ep: str = "cpu"
@@ -38,7 +45,7 @@ class Execution:
 
     @property
     def provider(self) -> Provider:
-        """Its execution provider."""
+        """The execution provider's record."""
         return provider(self.ep, self.library)
 
     @property
@@ -62,9 +69,9 @@ class Execution:
         """Raise NetadaptError if another provider ran any node; `placement` is empty where onnxruntime cannot say."""
         others = {name: count for name, count in placement.items() if name != self.provider.name}
         if others:
-            told = ", ".join(f"{count} nodes on {name or 'an unnamed one'}" for name, count in others.items())
+            counts = ", ".join(f"{count} nodes on {name or 'an unnamed one'}" for name, count in others.items())
             raise NetadaptError(
-                f"'{self.ep}' does not run all of the model: {told}", hint=REPLACE_OR_CPU, code="fell-back"
+                f"'{self.ep}' does not run all of the model: {counts}", hint=REPLACE_OR_CPU, code="fell-back"
             )
 
 
@@ -72,7 +79,7 @@ CPU = Execution()
 
 
 def execution_record(execution: Execution) -> dict[str, Any]:
-    """An execution as the agent reads it: no spinning, and a provider that is asked for runs everything.
+    """An execution as the agent reads it: without spinning, and with one provider that runs all nodes.
 
     Where it left nodes to the CPU, their times would be the CPU's.
     """
@@ -97,12 +104,16 @@ def execution_record(execution: Execution) -> dict[str, Any]:
 
 
 def fingerprint(execution: Execution = CPU, environment: Mapping[str, Any] | None = None) -> Fingerprint:
-    """What a latency depends on besides the model; two measurements compare only where all of it is equal.
+    """The fingerprint of a device: all that a latency depends on besides the model.
 
-    `environment`: what the agent says of a device; None: of this one. A plugin's library is known by its content.
+    Two measurements compare only where all of it is equal. A plugin's library counts by its content.
+
+    Args:
+        execution: how models run.
+        environment: the device as the agent describes it (None: this machine).
     """
     device = agent.environment() if environment is None else environment
-    found = {
+    result = {
         **{field: device[field] for field in agent.COMPARED},
         "ep": execution.ep,
         "options": execution.all_options,
@@ -111,22 +122,22 @@ def fingerprint(execution: Execution = CPU, environment: Mapping[str, Any] | Non
         "precision": execution.deploy.precision,
     }
     if execution.deploy.precision != "float":
-        found["quantisation"] = execution.deploy.quantisation
+        result["quantisation"] = execution.deploy.quantisation
     if execution.library is not None:
-        found["library"] = _identity(Path(execution.library))
-    return found
+        result["library"] = _identity(Path(execution.library))
+    return result
 
 
 def _identity(library: Path) -> str:
     return f"{library.name} {digest(library)[:16]}"
 
 
-def differences(recorded: Fingerprint, here: Fingerprint) -> list[str]:
-    """Where two fingerprints differ, one readable line each; empty when they agree."""
+def differences(recorded: Fingerprint, current: Fingerprint) -> list[str]:
+    """List where two fingerprints differ, one readable line each; the list is empty when they agree."""
     lines = []
-    for key in dict.fromkeys([*recorded, *here]):
-        a, b = recorded.get(key), here.get(key)
-        if a == b or (key == "quantisation" and recorded.get("precision") != here.get("precision")):
+    for key in dict.fromkeys([*recorded, *current]):
+        a, b = recorded.get(key), current.get(key)
+        if a == b or (key == "quantisation" and recorded.get("precision") != current.get("precision")):
             continue  # float is quantised in no way, and that the precision differs is said
         if isinstance(a, list) and isinstance(b, list):
             a, b = (" ".join(sorted({*map(str, x)} - {*map(str, y)})) or "none more" for x, y in ((a, b), (b, a)))
@@ -134,8 +145,8 @@ def differences(recorded: Fingerprint, here: Fingerprint) -> list[str]:
     return lines
 
 
-def require_alike(recorded: Fingerprint, here: Fingerprint, what: str, hint: str) -> None:
-    """Raise NetadaptError, saying `what` is wrong and naming what differs, unless two fingerprints agree."""
-    unlike = differences(recorded, here)
+def require_alike(recorded: Fingerprint, current: Fingerprint, what: str, hint: str) -> None:
+    """Raise NetadaptError, saying `what` is wrong and naming the differences, unless two fingerprints agree."""
+    unlike = differences(recorded, current)
     if unlike:
         raise NetadaptError(f"{what} ({'; '.join(unlike)})", hint=hint, code="other-device")

@@ -1,6 +1,6 @@
-"""How a device multiplies bytes, by trying, and what is deployed made right for it.
+"""Probes how a device multiplies bytes, and chooses a quantisation that is right for it.
 
-Emulators, virtual machines and Windows tell of instruction sets that are not there, or of none: the product says.
+Emulators, virtual machines and Windows name instruction sets that they lack, or none: a product shows.
 """
 
 from __future__ import annotations
@@ -13,26 +13,30 @@ import onnx
 from onnx import TensorProto, helper
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.device import Device, Environment
+from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.execution import CPU, Execution
-from netadapt_onnx.profilers.outputs import answers_of
+from netadapt_onnx.profilers.outputs import outputs_on_device
+from netadapt_onnx.profilers.records import Environment
 
 ROWS, COLUMNS = 64, 16
 
 
-def made_for(execution: Execution, devices: Sequence[Device | None]) -> Execution:
-    """The same, with what is deployed right on all devices that it will run on; None: one that cannot be reached."""
+def choose_quantisation(execution: Execution, devices: Sequence[Device | None]) -> Execution:
+    """Choose the quantisation of an execution so that it is right on all devices that it will run on.
+
+    `devices` are those; None stands for one that cannot be reached.
+    """
     if execution.deploy.precision == "float":
         return execution
-    environments = [None if device is None else tried(device) for device in devices]
+    environments = [None if device is None else probe_int8(device) for device in devices]
     return replace(execution, deploy=execution.deploy.right_on(environments))
 
 
-def tried(device: Device) -> Environment:
-    """What a device says of itself, and whether its products of bytes of different signs saturate; None: unknown."""
+def probe_int8(device: Device) -> Environment:
+    """A device's environment, and whether its products of bytes of different signs saturate (None: unknown)."""
     largest = {"x": np.full((1, ROWS), 255, np.uint8), "w": np.full((ROWS, COLUMNS), 127, np.int8)}
     try:
-        answers = answers_of(device, CPU, _product(), [largest])
+        answers = outputs_on_device(device, CPU, _product(), [largest])
     except NetadaptError as error:
         if error.code != "unrunnable":
             raise
@@ -42,7 +46,7 @@ def tried(device: Device) -> Environment:
 
 
 def _product() -> onnx.ModelProto:
-    """MatMulInteger of x, unsigned bytes, and w, signed ones, as onnxruntime 1.16 reads it."""
+    """A model of MatMulInteger of x, unsigned bytes, and w, signed ones, as onnxruntime 1.16 reads it."""
     x = helper.make_tensor_value_info("x", TensorProto.UINT8, [1, ROWS])
     w = helper.make_tensor_value_info("w", TensorProto.INT8, [ROWS, COLUMNS])
     y = helper.make_tensor_value_info("y", TensorProto.INT32, [1, COLUMNS])

@@ -1,4 +1,4 @@
-"""Models as an older onnxruntime reads them: devices have what their vendors built, of which 1.16 is the oldest."""
+"""Rewrites models for older runtimes: devices have what vendors built, of which onnxruntime 1.16 is the oldest."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ CHANGED = {"GroupNormalization": 21, "GridSample": 20}
 
 
 def portable(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a model in the opset and IR version that onnxruntime 1.16 reads; its weights and names are the same.
+    """Copy a model into the opset and IR version that onnxruntime 1.16 reads; its weights and names are the same.
 
-    Newer opsets mostly added types to operators. Raises NetadaptError naming the node that says in its newer opset what
-    the older one has no words for.
+    Newer opsets mostly added types to operators. Raises NetadaptError naming the node that the older opset cannot
+    express.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
@@ -51,13 +51,13 @@ def _check_node(node: onnx.NodeProto, version: int) -> None:
         raise _refused(node.op_type, node_name(node)) from None
     if new.since_version == old.since_version:
         return
-    known = {name: attribute.default_value for name, attribute in old.attributes.items()}
-    unknown = next((a.name for a in node.attribute if a.name not in known), None)
+    attributes = {name: attribute.default_value for name, attribute in old.attributes.items()}
+    unknown = next((a.name for a in node.attribute if a.name not in attributes), None)
     if unknown or CHANGED.get(node.op_type, version + 1) <= version:
         raise _refused(f"{node.op_type}{f' with {unknown}' if unknown else ''}", node_name(node))
-    given = max((i + 1 for i, name in enumerate(node.input) if name), default=0)
-    if given > old.max_input or len(node.output) > old.max_output:
-        raise _refused(f"{node.op_type} with {given} inputs", node_name(node))
+    inputs = max((i + 1 for i, name in enumerate(node.input) if name), default=0)
+    if inputs > old.max_input or len(node.output) > old.max_output:
+        raise _refused(f"{node.op_type} with {inputs} inputs", node_name(node))
 
 
 def _refused(what: str, node: str) -> NetadaptError:

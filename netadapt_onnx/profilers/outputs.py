@@ -1,4 +1,4 @@
-"""What a model computes on a device, by the device's own kernels."""
+"""The outputs of a model on a device, computed by the device's own kernels."""
 
 from __future__ import annotations
 
@@ -14,21 +14,32 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import Arrays
-from netadapt_onnx.profilers.device import SCHEMA, Answered, Device, Failed, Manifest, write_inputs, write_model
+from netadapt_onnx.profilers.device import Device, write_inputs, write_model
 from netadapt_onnx.profilers.execution import Execution, execution_record
+from netadapt_onnx.profilers.records import SCHEMA, FailedModel, Manifest, OutputsFile
 
 MANIFEST = "answers.json"
 
 
-def answers_of(
+def outputs_on_device(
     device: Device, execution: Execution, proto: onnx.ModelProto, batches: Iterable[Arrays]
 ) -> list[Arrays] | None:
-    """Outputs by name of a model as it is given, for batches of one shape; None from a device that only measures.
+    """Compute the outputs of a model, as it is, on a device.
 
-    Raises NetadaptError for a model that the device cannot run.
+    Args:
+        device: where it runs.
+        execution: how it runs.
+        proto: the model.
+        batches: inputs by name, all of one shape.
+
+    Returns:
+        The outputs of each batch by name; None from a device that only measures.
+
+    Raises:
+        NetadaptError: the device cannot run the model.
     """
-    given = list(batches)
-    stacked = {name: np.stack([batch[name] for batch in given]) for name in given[0]}
+    feeds = list(batches)
+    stacked = {name: np.stack([batch[name] for batch in feeds]) for name in feeds[0]}
     with tempfile.TemporaryDirectory(prefix="netadapt-") as name:
         folder = Path(name)
         file, written = write_model(proto, folder, oldest=device.oldest)
@@ -38,27 +49,27 @@ def answers_of(
         manifest.write_bytes(msgspec.json.encode(plan))
         device.push([*written, inputs, manifest])
         results = manifest.with_suffix(".jsonl").name
-        found: Answered | None = None
+        answer: OutputsFile | None = None
         for record in device.run(manifest.name, results):
-            if isinstance(record, Failed):
+            if isinstance(record, FailedModel):
                 raise NetadaptError(
                     f"{device.name}: onnxruntime cannot run the model: {record.error}", code="unrunnable"
                 )
-            if isinstance(record, Answered):
+            if isinstance(record, OutputsFile):
                 if record.file != f"{Path(results).stem}-0.npz":
                     raise NetadaptError(f"{device.name}: answers in a file that nobody asked for", code="results")
-                found = record
-        outputs = None if found is None else device.pull(found.file)
+                answer = record
+        outputs = None if answer is None else device.pull(answer.file)
         device.remove(
-            [*(path.name for path in (*written, inputs, manifest)), results, *([found.file] if found else [])]
+            [*(path.name for path in (*written, inputs, manifest)), results, *([answer.file] if answer else [])]
         )
-    if found is None or outputs is None:
+    if answer is None or outputs is None:
         return None
-    return _by_batch(outputs, found.names, len(given), device.name)
+    return _by_batch(outputs, answer.names, len(feeds), device.name)
 
 
 def _by_batch(file: bytes, names: Sequence[str], count: int, device: str) -> list[Arrays]:
-    """The outputs of each of `count` batches. Raises NetadaptError for a file that does not hold them."""
+    """Read the outputs of each of `count` batches. Raises NetadaptError for a file that does not hold them."""
     try:
         with zipfile.ZipFile(io.BytesIO(file)) as archive:
             if sum(member.file_size for member in archive.infolist()) > 2 * len(file):

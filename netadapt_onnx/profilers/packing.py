@@ -1,4 +1,4 @@
-"""Bytes within JSON: zlib and base64, taken apart within bounds, since others may have written them."""
+"""Packs bytes into JSON (zlib and base64), and unpacks them within bounds, since others may have written them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from netadapt_onnx.graph.external_data import forget_location, tensors
 MOST_BYTES = 128 << 20
 
 
-def packed(data: bytes) -> str:
-    """Bytes as text."""
+def pack(data: bytes) -> str:
+    """Pack bytes as text."""
     return base64.b64encode(zlib.compress(data)).decode()
 
 
-def unpacked(text: str, most: int = MOST_BYTES) -> bytes:
-    """The bytes of such text. Raises ValueError if it is none, is cut off, or holds more than `most`."""
+def unpack(text: str, most: int = MOST_BYTES) -> bytes:
+    """Unpack such text. Raises ValueError if it is none, is cut off, or holds more than `most` bytes."""
     try:
         stream = zlib.decompressobj()
         data = stream.decompress(base64.b64decode(text, validate=True), most + 1)
@@ -33,12 +33,12 @@ def unpacked(text: str, most: int = MOST_BYTES) -> bytes:
     return data
 
 
-def unpacked_graph(text: str) -> onnx.GraphProto:
-    """A packed model's graph; every node has a result, names are text, and no tensor names a file.
+def unpack_graph(text: str) -> onnx.GraphProto:
+    """Unpack a model's graph in which every node has a result, names are text, and no tensor names a file.
 
     Raises ValueError if it is none.
     """
-    data, model = unpacked(text), onnx.ModelProto()
+    data, model = unpack(text), onnx.ModelProto()
     try:
         model.ParseFromString(data)
     except Exception as error:  # protobuf's DecodeError lives in a private module

@@ -16,13 +16,20 @@ _REPLACES = "it takes the place of the package onnxruntime: use an environment o
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider. `package` is what to install where it is missing, `note` what to know of that.
+    """An execution provider.
 
-    `per_node`: the profiler times each of its kernels. A compiling provider runs a whole subgraph as one node, and of
-    a provider that queues its kernels the profiler times the queueing: tables of those are fitted to whole models.
-    `known`: its options, as patterns; None: only the provider knows. `defaults`: options unless the user says
-    otherwise. `threads`: the option that sets its threads, where it does not take the session's. `memory_pattern`:
-    whether onnxruntime may plan memory ahead.
+    Attributes:
+        ep: its short name.
+        name: what onnxruntime calls it.
+        package: what to install where it is missing.
+        per_node: whether the profiler times each of its kernels. A compiling provider runs a subgraph as one node,
+            and of a provider that queues its kernels the profiler times the queueing: tables of those are fitted to
+            whole models.
+        note: what users should know of the package.
+        option_patterns: its options, as patterns; None if only the provider knows them.
+        defaults: options unless the user says otherwise.
+        threads: the option that sets its threads, where it does not take the session's.
+        memory_pattern: whether onnxruntime may plan memory ahead.
     """
 
     ep: str
@@ -30,26 +37,27 @@ class Provider:
     package: str
     per_node: bool = False
     note: str = ""
-    known: tuple[str, ...] | None = ()
+    option_patterns: tuple[str, ...] | None = ()
     defaults: Mapping[str, str] = field(default_factory=dict)
     threads: str | None = None
     memory_pattern: bool = True
 
-    def options(self, given: Mapping[str, str], threads: int) -> dict[str, str]:
-        """All options of a session. Raises NetadaptError for one that the provider does not have."""
-        for key in given:
-            if self.known is not None and not any(fnmatchcase(key, pattern) for pattern in self.known):
+    def options(self, chosen: Mapping[str, str], threads: int) -> dict[str, str]:
+        """Complete the `chosen` options of a session. Raises NetadaptError for one that the provider does not have."""
+        patterns = self.option_patterns
+        for key in chosen:
+            if patterns is not None and not any(fnmatchcase(key, pattern) for pattern in patterns):
                 raise NetadaptError(
                     f"the execution provider '{self.ep}' has no option '{key}'",
-                    hint=did_you_mean(key, self.known, f"it takes {', '.join(self.known) or 'none'}"),
+                    hint=did_you_mean(key, patterns, f"it takes {', '.join(patterns) or 'none'}"),
                     code="unknown-option",
                 )
         own = {self.threads: str(threads)} if self.threads else {}
-        return {**self.defaults, **own, **given}
+        return {**self.defaults, **own, **chosen}
 
     @property
     def installation(self) -> str:
-        """What to install where it is missing."""
+        """What users have to install where it is missing."""
         return self.package + (f" ({self.note})" if self.note else "")
 
 
@@ -59,7 +67,7 @@ CUDA = Provider(
     "CUDAExecutionProvider",
     "onnxruntime-gpu",
     note=_REPLACES,
-    known=(
+    option_patterns=(
         "device_id",
         "gpu_mem_limit",
         "arena_extend_strategy",
@@ -82,14 +90,14 @@ TENSORRT = Provider(
     "TensorrtExecutionProvider",
     "onnxruntime-gpu",
     note="and tensorrt; " + _REPLACES,
-    known=("device_id", "trt_*"),
+    option_patterns=("device_id", "trt_*"),
 )
 OPENVINO = Provider(
     "openvino",
     "OpenVINOExecutionProvider",
     "onnxruntime-openvino",
     note=_REPLACES,
-    known=(
+    option_patterns=(
         "device_type",
         "precision",
         "num_of_threads",
@@ -104,7 +112,7 @@ OPENVINO = Provider(
         "enable_causallm",
         "disable_dynamic_shapes",
     ),
-    # AUTO might run one version on the processor and the next on a GPU.
+    # AUTO might run one model on the processor and the next on a GPU.
     defaults={"device_type": "CPU"},
     threads="num_of_threads",
 )
@@ -114,7 +122,7 @@ XNNPACK = Provider(
     "onnxruntime built with --use_xnnpack",
     per_node=True,
     note="Android's onnxruntime-android has it",
-    known=("intra_op_num_threads",),
+    option_patterns=("intra_op_num_threads",),
     threads="intra_op_num_threads",
 )
 COREML = Provider(
@@ -122,7 +130,7 @@ COREML = Provider(
     "CoreMLExecutionProvider",
     "onnxruntime",
     note="the wheel for macOS",
-    known=(
+    option_patterns=(
         "ModelFormat",
         "MLComputeUnits",
         "RequireStaticInputShapes",
@@ -139,7 +147,7 @@ QNN = Provider(
     "QNNExecutionProvider",
     "onnxruntime-qnn",
     note="where it comes as a library, name that with --ep-library",
-    known=(
+    option_patterns=(
         "backend_type",
         "backend_path",
         "device_id",
@@ -159,7 +167,13 @@ DIRECTML = Provider(
     "DmlExecutionProvider",
     "onnxruntime-directml",
     note=_REPLACES,
-    known=("device_id", "device_filter", "performance_preference", "disable_metacommands", "enable_graph_capture"),
+    option_patterns=(
+        "device_id",
+        "device_filter",
+        "performance_preference",
+        "disable_metacommands",
+        "enable_graph_capture",
+    ),
     memory_pattern=False,
 )
 WEBGPU = Provider(
@@ -167,7 +181,7 @@ WEBGPU = Provider(
     "WebGpuExecutionProvider",
     "onnxruntime-webgpu",
     note="or onnxruntime-ep-webgpu, whose library --ep-library takes",
-    known=(
+    option_patterns=(
         "deviceId",
         "dawnBackendType",
         "enableGraphCapture",
@@ -191,7 +205,7 @@ def plugin(ep: str) -> Provider:
     Nothing is known of its options, defaults or threads: only of the family's name.
     """
     family = PROVIDERS.get(ep)
-    return Provider(ep, family.name if family else ep, "its library", known=None)
+    return Provider(ep, family.name if family else ep, "its library", option_patterns=None)
 
 
 def provider(ep: str, library: str | None = None) -> Provider:

@@ -1,4 +1,4 @@
-"""What is deployed of a float model: itself, or its int8 form. Surgery and training know nothing of it."""
+"""Makes what is deployed of a float model: itself, or its int8 form. Surgery and training know nothing of it."""
 
 from __future__ import annotations
 
@@ -37,29 +37,33 @@ _REMEMBERED = 3
 
 @dataclass(frozen=True)
 class Deployment:
-    """How a model is turned into what runs. `samples`: inputs to calibrate int8 with, one batch each.
+    """How a model is turned into what runs.
 
-    `quantisation`: what int8 is made of, right everywhere until it is known where it will run (`int8_kernels.py`).
+    Attributes:
+        precision: that of the deployed model.
+        samples: inputs to calibrate int8 with, one batch each.
+        quantisation: how wide int8 weights are: right everywhere until it is known where they will run
+            (`int8_kernels.py`).
     """
 
     precision: Precision = "float"
     samples: tuple[Arrays, ...] = field(default=(), compare=False, repr=False)
     quantisation: Quantisation = EVERYWHERE
-    _known: dict[str, onnx.ModelProto] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _deployed: dict[str, onnx.ModelProto] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def apply(self, proto: onnx.ModelProto) -> onnx.ModelProto:
-        """What is deployed of a float model. Raises NetadaptError if onnxruntime cannot quantise it."""
+        """Make what is deployed of a float model. Raises NetadaptError if onnxruntime cannot quantise it."""
         if self.precision == "float":
             return proto
         key = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
-        found = self._known.pop(key, None) or quantised(proto, self.samples, self.quantisation)
-        self._known[key] = found  # as the one that was asked for last
-        while len(self._known) > _REMEMBERED:
-            self._known.pop(next(iter(self._known)))
-        return found
+        deployed = self._deployed.pop(key, None) or quantise(proto, self.samples, self.quantisation)
+        self._deployed[key] = deployed  # as the one that was asked for last
+        while len(self._deployed) > _REMEMBERED:
+            self._deployed.pop(next(iter(self._deployed)))
+        return deployed
 
     def right_on(self, environments: Sequence[Mapping[str, Any] | None]) -> Deployment:
-        """What computes what it should on all these devices, as they describe themselves; None: one nobody knows."""
+        """The deployment that computes correctly on devices with these environments; None stands for an unknown one."""
         if self.precision == "float":
             return self
         safe = bool(environments) and not any(one is None or saturates(one) for one in environments)
@@ -67,10 +71,10 @@ class Deployment:
 
 
 def saturates(environment: Mapping[str, Any]) -> bool:
-    """Whether products of bytes overflow on a device; True where neither a try nor its processor's name says no."""
-    tried = environment.get("saturates")
-    if tried is not None:
-        return bool(tried)
+    """Whether products of bytes overflow on a device; True unless a probe or its processor's name excludes it."""
+    probed = environment.get("saturates")
+    if probed is not None:
+        return bool(probed)
     arm = str(environment.get("arch", "")).lower().startswith(("arm", "aarch"))
     return not arm and not any("vnni" in flag for flag in environment.get("flags", ()))
 
@@ -78,14 +82,21 @@ def saturates(environment: Mapping[str, Any]) -> bool:
 FLOAT = Deployment()
 
 
-def quantised(
+def quantise(
     proto: onnx.ModelProto, samples: tuple[Arrays, ...], quantisation: Quantisation = EVERYWHERE
 ) -> onnx.ModelProto:
-    """The model in int8, by onnxruntime's static quantisation with QDQ nodes; ranges are those seen on `samples`.
+    """Quantise a model to int8, by onnxruntime's static quantisation with QDQ nodes.
 
     Weights are symmetric, of seven or eight bits, with a scale per output channel from opset 13 on. Inputs and outputs
-    stay float. Names of tensors stay, those that appear end in `_QuantizeLinear_Output` and the like.
-    Raises NetadaptError (code `unquantisable`) for a model that has no float weights or that the quantiser refuses.
+    stay float. Names of tensors stay; new ones end in `_QuantizeLinear_Output` and the like.
+
+    Args:
+        proto: the float model.
+        samples: inputs whose activations give the ranges.
+        quantisation: how wide weights are.
+
+    Raises:
+        NetadaptError: with the code `unquantisable`: the model has no float weights, or the quantiser refuses it.
     """
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < LEAST_OPSET:
@@ -110,18 +121,18 @@ def quantised(
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
             )
-            found = onnx.load(out)
+            model = onnx.load(out)
         except Exception as error:  # the quantiser raises whatever occurs to it, KeyError and AssertionError included
             raise _refused(one_line(error), "--deploy float measures it as it is") from error
-    if not any(node.op_type in QUANTISED for node in found.graph.node):
+    if not any(node.op_type in QUANTISED for node in model.graph.node):
         raise _refused("nothing in it can be int8", "--deploy float measures it as it is")
-    return found
+    return model
 
 
 def _fold_batchnorm(proto: onnx.ModelProto, path: Path) -> None:
-    """Write the model with every BatchNorm folded into what is in front of it, where Q and DQ would come between.
+    """Write the model with every BatchNorm folded into the layer before it, where Q and DQ would come between.
 
-    Not by the quantiser's own preparation: it loses the values of models that are in memory (onnxruntime 1.31).
+    The quantiser's own preparation loses the values of models that are in memory (onnxruntime 1.31).
     """
     import onnxruntime
 
@@ -135,7 +146,7 @@ def _fold_batchnorm(proto: onnx.ModelProto, path: Path) -> None:
 
 
 class _Reader:
-    """Samples as the quantiser reads them: one after the other, then None."""
+    """Reads samples as the quantiser wants them: one after the other, then None."""
 
     def __init__(self, samples: tuple[Arrays, ...]) -> None:
         self._rest: Iterator[Arrays] = iter(samples)
@@ -149,7 +160,7 @@ class _Reader:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantiser's advice, which goes to the root logger, and onnxruntime's, a line for each constant."""
+    """Silence the quantiser's advice, which goes to the root logger, and onnxruntime's, a line for each constant."""
     import onnxruntime
 
     before = logging.root.manager.disable

@@ -1,7 +1,7 @@
-"""Versions of a model that are measured in its stead: itself with its groups of channels at other widths.
+"""Random-width models: versions of a model with its groups of channels at other widths, which are measured for tables.
 
-What searches and users ask for comes in kinds, and a table has to be right on all of them: what the fit has not seen,
-it does not know. Seen, on ResNet-20: made of aligned widths mostly, a table was off by 52% at a tenth of the channels.
+Searches and users ask for widths of several kinds, and a table has to be right on all of them: it does not know what
+its fit has not seen. Made of aligned widths mostly, a table of ResNet-20 was off by 52% at a tenth of the channels.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.graph.runtime import Arrays, random_inputs
-from netadapt_onnx.surgery.criteria.weights import select
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
 
-# Widths that a search proposes are multiples of this, mostly; shares of versions and of their groups that are not.
+# Widths that a search proposes are multiples of this, mostly; shares of models and of their groups that are not.
 STEP = 8
-UNALIGNED_VERSIONS, UNALIGNED_GROUPS = 0.3, 0.5
+UNALIGNED_MODELS, UNALIGNED_GROUPS = 0.3, 0.5
 # search: widths around a size, aligned mostly, as a search meets them; odd: the same at any count; uniform: one share
 # of every group, as `prune --ratio` cuts; narrow: every group from its floor to a quarter; single: one group so, the
-# others whole.
+# others uncut.
 Kind = Literal["search", "uniform", "narrow", "odd", "single"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # How much of a table is made of each.
@@ -38,13 +38,13 @@ NARROW = (0.02, 0.25)
 
 @dataclass(frozen=True)
 class RandomWidthModel:
-    """A version of a model and the shape of every tensor in it."""
+    """A model at some widths, and the shape of every tensor in it."""
 
     proto: onnx.ModelProto
     shapes: Mapping[str, tuple[int, ...]]
 
     def inputs(self, seed: int = 0) -> Arrays:
-        """Random inputs at these shapes."""
+        """Draw random inputs of the model's shapes."""
         specs = {
             v.name: (self.shapes[v.name], np.dtype(onnx.helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type)))
             for v in self.proto.graph.input
@@ -53,14 +53,14 @@ class RandomWidthModel:
 
 
 class Draw(Protocol):
-    """Makes versions."""
+    """Draws random-width models."""
 
     def __call__(self, rng: np.random.Generator, kind: Kind | None = None) -> RandomWidthModel:
-        """A version of this kind; None: of one that is drawn from the mixture."""
+        """Draw a model of this kind; None: of a kind that is drawn from the mixture."""
 
 
-def random_versions(trace: Trace) -> Draw:
-    """Versions of a traced model with every prunable group at a random width, of all kinds.
+def random_widths(trace: Trace) -> Draw:
+    """A function that draws models of a trace with every prunable group at a random width, of all kinds.
 
     Raises NetadaptError if no group can be pruned.
     """
@@ -76,7 +76,7 @@ def random_versions(trace: Trace) -> Draw:
 
 
 def random_counts(groups: Sequence[Group], kind: Kind, rng: np.random.Generator) -> dict[str, int]:
-    """A width for every group, by name."""
+    """Draw a width for every group, by name."""
     if kind == "uniform":
         share = rng.uniform(0.1, 1.0)
         return {group.name: _count(group, share, group.step) for group in groups}
@@ -85,11 +85,11 @@ def random_counts(groups: Sequence[Group], kind: Kind, rng: np.random.Generator)
     if kind == "single":
         chosen = groups[int(rng.integers(len(groups)))]
         return {group.name: _narrow(group, rng) if group is chosen else group.channels for group in groups}
-    # Each version has a size of its own, so that nearly whole and nearly empty ones occur, and groups left whole are
+    # Each model has a size of its own, so that nearly uncut and nearly empty ones occur, and uncut groups are
     # common, as in a search.
     size = rng.uniform(0.3, 1.15)
     # Not all groups at once: kernels that read aligned and write unaligned widths cost something else again.
-    unaligned = 1.0 if kind == "odd" else UNALIGNED_GROUPS if rng.random() < UNALIGNED_VERSIONS else 0.0
+    unaligned = 1.0 if kind == "odd" else UNALIGNED_GROUPS if rng.random() < UNALIGNED_MODELS else 0.0
     counts = {}
     for group in groups:
         step = group.step if rng.random() < unaligned else math.lcm(STEP, group.step)
@@ -107,8 +107,8 @@ def _count(group: Group, share: float, step: int) -> int:
     return min(group.channels, max(count, step, group.floor))
 
 
-def named(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every node has a name of its own: profiles know nodes by name only."""
+def with_node_names(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy a model so that every node has a name of its own: profiles identify nodes by name only."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     seen: set[str] = set()

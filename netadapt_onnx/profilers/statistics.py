@@ -1,57 +1,187 @@
-"""How disturbed a device was while it measured: what else ran there, and how much one model's time varied."""
+"""What times of sessions say: medians and intervals, one model relative to another, and how disturbed a device was.
+
+The median's interval itself, `median_interval`, is in `agent.py`, which has to run without the rest of the package.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+
+from netadapt_onnx.profilers.agent import median_interval
 
 # Sessions of one model whose times lie further apart than this are those of a busy machine.
 SPREAD = 0.25
 # Other processes that keep more than this share of the processors busy leave none to measure on.
 CROWDED = 0.6
-# Sessions that may be off without telling anything: the spread is that of the rest.
+# The share of sessions at either end that says nothing of the spread: single sessions may be off.
 TAIL = 0.1
+# Huber's weights begin to fall at so many median errors.
+HUBER = 1.5
 
 
-class Crowd(Protocol):
-    """What a record says of other processes."""
+@dataclass(frozen=True)
+class Timing:
+    """Median over fresh sessions of each session's median, and its distribution-free 95% interval, in ms."""
+
+    median_ms: float
+    ci95: tuple[float, float]
+    sessions: int
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A model's time relative to a reference's: the median over pairs of fresh sessions, and its interval.
+
+    The interval is one of 95% unless a `TimingPlan` for undisturbed times has another confidence.
+
+    Attributes:
+        median: the model's time divided by the reference's.
+        ci95: the interval of `median`.
+        model: the model's own time.
+        reference: the reference's own time.
+        sessions_ms: each session's time, the model's and the reference's; pairs stand at equal places.
+        undisturbed_ms: the mean of each session's fastest runs, which disturbances hardly reach, in the same order;
+            empty where the measurement is of an older version, which did not keep it.
+        others: how many processors, of `cores`, other processes kept busy meanwhile; None if the device cannot tell.
+        cores: how many processors the device has.
+    """
+
+    median: float
+    ci95: tuple[float, float]
+    model: Timing
+    reference: Timing
+    sessions_ms: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
+    undisturbed_ms: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
+    others: float | None = None
+    cores: int | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether the interval excludes that both take the same time."""
+        return not self.ci95[0] <= 1 <= self.ci95[1]
+
+
+def timing_of_sessions(times_ms: Sequence[float]) -> Timing:
+    """Summarise one model's times, one per session, in ms."""
+    return Timing(float(np.median(times_ms)), median_interval(np.array(times_ms)), len(times_ms))
+
+
+def ratio_of_pairs(times_ms: Sequence[float], reference_ms: Sequence[float]) -> Ratio:
+    """Summarise a model's times relative to the reference's; pairs of sessions stand at equal places."""
+    ratios = np.array(times_ms) / np.array(reference_ms)
+    both = (tuple(times_ms), tuple(reference_ms))
+    timings = timing_of_sessions(times_ms), timing_of_sessions(reference_ms)
+    return Ratio(float(np.median(ratios)), median_interval(ratios), *timings, both)
+
+
+def pool_ratios(measurements: Sequence[Ratio]) -> Ratio:
+    """Join several measurements of one model; every pair of sessions counts alike.
+
+    On a shared machine two measurements differ by more than either's interval says: what disturbs one lasts.
+    """
+    times, reference = ([t for m in measurements for t in m.sessions_ms[side]] for side in (0, 1))
+    fastest, reference_fastest = (tuple(t for m in measurements for t in m.undisturbed_ms[side]) for side in (0, 1))
+    if len(reference_fastest) != len(reference):  # one of them is of an older version, which did not keep these
+        fastest = reference_fastest = ()
+    others, cores = mean_load(measurements)
+    pool = ratio_of_pairs(times, reference)
+    return replace(pool, undisturbed_ms=(fastest, reference_fastest), others=others, cores=cores)
+
+
+def reference_fastest_ms(measurement: Ratio) -> float:
+    """The time of the reference's fastest runs, as the median over its sessions."""
+    return float(np.median(measurement.undisturbed_ms[1] or measurement.reference.median_ms))
+
+
+def interruption(measurement: Ratio) -> float:
+    """The share by which the reference's median run took longer than its fastest, as the median over its sessions."""
+    times, fastest = map(np.asarray, (measurement.sessions_ms[1], measurement.undisturbed_ms[1]))
+    return float(np.median(times / fastest)) - 1 if fastest.size else 0.0
+
+
+def interdecile_ratio(times: Sequence[float] | np.ndarray) -> float:
+    """The ninth decile of one model's times over the first, less 1; 0 without any times."""
+    if not len(times):
+        return 0.0
+    low, high = np.quantile(times, [TAIL, 1 - TAIL])
+    return float(high / low - 1)
+
+
+def interdecile_range(times: Sequence[float]) -> float:
+    """The difference between the ninth and the first decile relative to the median; 0 of fewer than two times."""
+    if len(times) < 2:
+        return 0.0
+    low, middle, high = np.quantile(np.asarray(times, np.float64), (TAIL, 0.5, 1 - TAIL))
+    return float((high - low) / max(middle, 1e-9))
+
+
+def signed_rank_interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:
+    """The interval of the centre of symmetric samples, from the means of all pairs (Hodges and Lehmann, 1963).
+
+    Those cut off at either end are as many as Wilcoxon's signed-rank sum falls short of with half the rest of
+    `confidence`; with too few samples for it, none. For 20 samples it is a third narrower than `median_interval`.
+    """
+    n = len(samples)
+    i, j = np.triu_indices(n)
+    means = np.sort((samples[i] + samples[j]) / 2)
+    ways = np.ones(1)
+    for rank in range(1, n + 1):  # of every sum of ranks
+        ways = np.convolve(ways, [1.0, *[0.0] * (rank - 1), 1.0])
+    cut = max(0, int(np.sum(np.cumsum(ways) / 2.0**n <= (1 - confidence) / 2)) - 1)
+    return float(means[cut]), float(means[-1 - cut])
+
+
+def kendall(a: np.ndarray, b: np.ndarray) -> float:
+    """Rank correlation tau-b (Kendall 1945): 1 for the same order, -1 for the opposite; ties count as neither."""
+    i, j = np.triu_indices(len(a), 1)
+    x, y = np.sign(a[i] - a[j]), np.sign(b[i] - b[j])
+    pairs = float(np.sqrt((x != 0).sum() * (y != 0).sum()))
+    return float((x * y).sum() / pairs) if pairs else 1.0
+
+
+def huber_weights(errors: np.ndarray) -> np.ndarray:
+    """Weights with which outliers count by their distance and not its square (Huber 1964).
+
+    The scale is the median error. `errors` (n,) are absolute; the weights (n,) are at most 1.
+    """
+    scale = HUBER * max(1e-6, float(np.median(errors)))
+    return np.asarray(np.minimum(1.0, scale / np.maximum(errors, 1e-12)))
+
+
+class ProcessorLoad(Protocol):
+    """A record of a measurement that says how busy other processes kept the device meanwhile."""
 
     @property
     def others(self) -> float | None:
-        """Processors that they kept busy."""
+        """How many processors they kept busy; None if the device cannot tell."""
 
     @property
     def cores(self) -> int | None:
-        """Of how many."""
+        """How many processors there are."""
 
 
-class Witness(Crowd, Protocol):
-    """What the record of a measured model says; `Measured` is one."""
+class SessionTimes(ProcessorLoad, Protocol):
+    """A record of a measured model with its times; `device.MeasuredModel` is one."""
 
     @property
     def median_ms(self) -> Sequence[float]:
-        """Its time in each session."""
+        """The model's time in each session."""
 
     @property
     def reference_median_ms(self) -> Sequence[float]:
-        """The uncut model's time in each session; empty if it was not measured beside."""
-
-
-class Comparison(Crowd, Protocol):
-    """What the comparison of a model with a reference says; `Ratio` is one."""
-
-    @property
-    def sessions_ms(self) -> tuple[Sequence[float], Sequence[float]]:
-        """The model's and the reference's time in each session."""
+        """The uncut model's time in each session of the same rounds; empty if it was not measured."""
 
 
 @dataclass(frozen=True)
 class Disturbance:
-    """`spread`: of the times of one model's sessions, relative to their median. `others`: processors, of `cores`, that
-    other processes kept busy; None where nobody knows.
+    """How disturbed a device was while it measured: what else ran there, and how much one model's time varied.
+
+    `spread`: the interdecile range of one model's sessions relative to their median. `others`: how many processors, of
+    `cores`, other processes kept busy; None if the device cannot tell.
     """
 
     spread: float = 0.0
@@ -69,43 +199,40 @@ class Disturbance:
         return self.spread > SPREAD or self.crowded
 
     def sentence(self, device: str = "local") -> str:
-        """What to tell whoever waits for the results; `device` is a device's name."""
+        """The sentence for users who wait for the results; `device` is a device's name."""
         where, instead = ("this machine", "--device") if device == "local" else (device, "another --device")
-        crowd = f", other processes use {self.others:.1f} processors" if self.crowded else ""
-        return f"{where} is busy: times vary by {self.spread:.0%}{crowd}; results need a quiet machine or {instead}"
+        load = f", other processes use {self.others:.1f} processors" if self.crowded else ""
+        return f"{where} is busy: times vary by {self.spread:.0%}{load}; results need a quiet machine or {instead}"
 
     def caution(self, table: str) -> str:
-        """What to tell whoever uses a table that was built meanwhile."""
-        crowd = f", other processes used {self.others:.1f} processors" if self.crowded else ""
-        return (
-            f"{table} was built on a busy machine: times varied by {self.spread:.0%}{crowd}; a quiet one tells better"
-        )
+        """The sentence for users of a table that was built meanwhile."""
+        load = f", other processes used {self.others:.1f} processors" if self.crowded else ""
+        return f"{table} was built on a busy machine: times varied by {self.spread:.0%}{load}; a quiet one tells better"
 
 
-def of_sessions(times_ms: Sequence[float], others: float | None = None, cores: int | None = None) -> Disturbance:
-    """From one model's time in each session, in whatever unit."""
-    if len(times_ms) < 2:
-        return Disturbance(0.0, others, cores)
-    low, middle, high = np.quantile(np.asarray(times_ms, np.float64), (TAIL, 0.5, 1 - TAIL))
-    return Disturbance(float((high - low) / max(middle, 1e-9)), others, cores)
+def disturbance_of_sessions(
+    times: Sequence[float], others: float | None = None, cores: int | None = None
+) -> Disturbance:
+    """The disturbance that one model's times in several sessions show, in whatever unit."""
+    return Disturbance(interdecile_range(times), others, cores)
 
 
-def of_records(records: Sequence[Witness]) -> Disturbance:
-    """From what was measured: the uncut model beside all; without one, each model's own sessions, the widest."""
-    others, cores = crowd(records)
-    beside = [time for record in records for time in record.reference_median_ms]
-    if beside:
-        return of_sessions(beside, others, cores)
-    spread = max((of_sessions(record.median_ms).spread for record in records), default=0.0)
+def disturbance_of_records(records: Sequence[SessionTimes]) -> Disturbance:
+    """The disturbance that the uncut model's sessions show; without them, each model's own, the widest of all."""
+    others, cores = mean_load(records)
+    reference_ms = [time for record in records for time in record.reference_median_ms]
+    if reference_ms:
+        return disturbance_of_sessions(reference_ms, others, cores)
+    spread = max((interdecile_range(record.median_ms) for record in records), default=0.0)
     return Disturbance(spread, others, cores)
 
 
-def crowd(records: Iterable[Crowd]) -> tuple[float | None, int | None]:
-    """Processors that other processes kept busy while these were measured, on average, and of how many."""
-    known = [(record.others, record.cores) for record in records if record.others is not None]
-    return (float(np.mean([others for others, _ in known])), known[0][1]) if known else (None, None)
+def disturbance_of_ratio(measurement: Ratio) -> Disturbance:
+    """The disturbance that the reference's sessions of a comparison show."""
+    return disturbance_of_sessions(measurement.sessions_ms[1], measurement.others, measurement.cores)
 
 
-def of_ratio(ratio: Comparison) -> Disturbance:
-    """From a comparison of two models: the spread of the reference's sessions."""
-    return of_sessions(ratio.sessions_ms[1], ratio.others, ratio.cores)
+def mean_load(records: Iterable[ProcessorLoad]) -> tuple[float | None, int | None]:
+    """How many processors other processes kept busy, on average, and of how many; None where no record says."""
+    loads = [(record.others, record.cores) for record in records if record.others is not None]
+    return (float(np.mean([others for others, _ in loads])), loads[0][1]) if loads else (None, None)

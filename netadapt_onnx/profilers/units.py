@@ -1,7 +1,7 @@
-"""Units: what runs as one kernel, found from the optimised graph and mapped back to the nodes of the file.
+"""Units: layers that run as one kernel, from the optimised graph and mapped back to the nodes of the file.
 
 onnxruntime fuses neighbours, adds layout changes and renames tensors, and which of these it does depends on the widths.
-So kernels are traced back to the nodes they stand for, and nodes that any measured version ran together are one unit.
+So kernels are traced back to the nodes they stand for, and nodes that any measured model ran together are one unit.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ FUSED_ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "
 # What replaces nodes between a DequantizeLinear and a QuantizeLinear takes a node's name and adds this.
 _TOKEN = re.compile(r"_token_\d+$")
 LAYOUT_SUFFIXES = ("_nchwc", "_nhwc")
-# Attributes that a cut changes: they tell widths, not kinds.
+# Attributes that a cut changes: they are of widths, not of kinds.
 WIDTH_ATTRIBUTES = frozenset(
     {"group", "split", "shape", "starts", "ends", "hidden_size", "num_heads", "scale", "q_num_heads", "kv_num_heads"}
 )
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, str]:
-    """A node's attributes as text, less those that tell widths."""
+    """The attributes of a node as text, without those that depend on widths."""
     return {
         a.name: repr(onnx.helper.get_attribute_value(a))
         for a in node.attribute
@@ -49,11 +49,11 @@ def attributes(node: onnx.NodeProto) -> dict[str, str]:
 
 
 def family(proto: onnx.ModelProto) -> str:
-    """Hash of the graph without its widths: equal for a model and whatever surgery cuts from it."""
+    """Hash a graph without its widths: the hash is equal for a model and whatever surgery cuts from it."""
     digest = hashlib.sha256()
     for node in proto.graph.node:
-        known = sorted(attributes(node).items())
-        digest.update(repr((node.domain, node.op_type, list(node.input), list(node.output), known)).encode())
+        kept = sorted(attributes(node).items())
+        digest.update(repr((node.domain, node.op_type, list(node.input), list(node.output), kept)).encode())
     for tensor in sorted(proto.graph.initializer, key=lambda t: t.name):
         digest.update(repr((tensor.name, tensor.data_type, len(tensor.dims))).encode())
     digest.update(repr([(v.name, v.type.tensor_type.elem_type) for v in proto.graph.input]).encode())
@@ -62,7 +62,7 @@ def family(proto: onnx.ModelProto) -> str:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel of the optimised graph: the layers it stands for, its time (microseconds), its operator."""
+    """A kernel of the optimised graph: the layers that it stands for, its time in microseconds, its operator."""
 
     layers: tuple[str, ...]
     us: float
@@ -71,9 +71,12 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Unit:
-    """Layers that run as one kernel. `kind` is equal for units that cost the same at the same widths.
+    """Layers that run as one kernel.
 
-    `tensors`: operands and result of the main layer; their shapes are all that the unit's time depends on.
+    Attributes:
+        name: the main layer's name.
+        kind: equal for units that cost the same at the same widths.
+        tensors: operands and result of the main layer; their shapes are all that the unit's time depends on.
     """
 
     name: str
@@ -97,7 +100,10 @@ class Layers:
                 self._readers.setdefault(tensor, []).append(name)
 
     def kernels(self, optimised: onnx.GraphProto, us: Mapping[str, float]) -> list[Kernel]:
-        """Kernels of an optimised graph with the layers that each stands for. `us`: time by node name."""
+        """List the kernels of an optimised graph with the layers that each stands for.
+
+        `us`: microseconds by node name.
+        """
         source: dict[str, str] = {}
         results: list[tuple[onnx.NodeProto, list[str], bool]] = []
         for node in optimised.node:
@@ -106,25 +112,25 @@ class Layers:
                 source[node.output[0]] = source.get(node.input[0], node.input[0])
                 results.append((node, [source[node.output[0]]], True))
                 continue
-            known = self._results(node)
-            source.update(zip(node.output, known, strict=False))
-            results.append((node, known, False))
+            originals = self._results(node)
+            source.update(zip(node.output, originals, strict=False))
+            results.append((node, originals, False))
         stops = {tensor for _, tensors, layout in results if not layout for tensor in tensors}
-        found: list[Kernel] = []
+        kernels: list[Kernel] = []
         for node, tensors, layout in results:
             covered = self._owner(tensors) if layout else self._covered(tensors, stops)
-            if not covered and found:  # a kernel of unknown origin counts where it runs
-                covered = found[-1].layers[:1]
+            if not covered and kernels:  # a kernel of unknown origin counts where it runs
+                covered = kernels[-1].layers[:1]
             if covered:
                 op = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-                found.append(Kernel(covered, us.get(node.name, 0.0), op))
-        return found
+                kernels.append(Kernel(covered, us.get(node.name, 0.0), op))
+        return kernels
 
     def _results(self, node: onnx.NodeProto) -> list[str]:
         """The original tensors that an optimised node computes; empty if none can be recognised."""
-        known = [name for name in node.output if name in self._producer]
-        if known:
-            return known
+        originals = [name for name in node.output if name in self._producer]
+        if originals:
+            return originals
         for suffix in LAYOUT_SUFFIXES:
             if node.name.endswith(suffix) and node.name.removesuffix(suffix) in self._producer:
                 return [self._advanced(node, node.name.removesuffix(suffix))]
@@ -137,7 +143,7 @@ class Layers:
         return [tensor]
 
     def _advanced(self, node: onnx.NodeProto, tensor: str) -> str:
-        """A blocked conv keeps the name it had before a sum and an activation were fused into it."""
+        """The tensor that a blocked conv computes: its name is from before a sum and an activation were fused."""
         if node.op_type != "Conv":
             return tensor
         if len(node.input) > 3 and node.input[3]:
@@ -149,11 +155,11 @@ class Layers:
     def _after(self, tensor: str, ops: Collection[str]) -> str:
         if self._nodes[self._producer[tensor]].op_type in ops:
             return tensor
-        found = [name for name in self._readers.get(tensor, []) if self._nodes[name].op_type in ops]
-        return self._nodes[found[0]].output[0] if found else tensor
+        readers = [name for name in self._readers.get(tensor, []) if self._nodes[name].op_type in ops]
+        return self._nodes[readers[0]].output[0] if readers else tensor
 
     def _owner(self, tensors: Sequence[str]) -> tuple[str, ...]:
-        """A layout change counts with what made the tensor; of a graph input, with what reads it."""
+        """The layer that a layout change counts with: the tensor's producer; of a graph input, its reader."""
         if tensors[0] in self._producer:
             return (self._producer[tensors[0]],)
         return tuple(self._readers.get(tensors[0], [])[:1])
@@ -172,7 +178,7 @@ class Layers:
         return tuple(sorted(covered, key=self._order.__getitem__))
 
     def units(self, groups: Iterable[tuple[str, ...]]) -> dict[str, Unit]:
-        """The unit of every layer that occurs in `groups`: layers that share a group, in whatever version, share it.
+        """The unit of every layer in `groups`: layers that share a group in any measured model share a unit.
 
         But each layer with a weight is a unit of its own: a sum is fused into one conv or the other, and what either
         costs depends on its own widths. Layers without a weight count with the first that has one.
@@ -204,7 +210,7 @@ class Layers:
         return tuple(self._nodes)
 
     def main(self, names: Sequence[str]) -> str:
-        """The layer that decides what a kernel costs: the first with a weight, else the first."""
+        """The layer that decides what a kernel costs: the first with a weight, otherwise the first."""
         return next(filter(self._weighted, names), names[0])
 
     def _weighted(self, name: str) -> bool:

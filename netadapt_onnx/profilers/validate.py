@@ -1,36 +1,40 @@
-"""Whether a table's predictions hold: versions it has not seen, measured twice in fresh sessions."""
+"""Validates a table's predictions on models it has not seen, measured twice in fresh sessions."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from netadapt_onnx.common.progress import Progress
 from netadapt_onnx.graph.runtime import Arrays
-from netadapt_onnx.profilers.device import REFERENCE, Device, Order, measure_on
+from netadapt_onnx.profilers.device import Device, Order, measure_on
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import CPU, Execution
 from netadapt_onnx.profilers.random_widths import KINDS, Draw, Kind, RandomWidthModel
-from netadapt_onnx.profilers.table.build import batch_job, together
-from netadapt_onnx.profilers.table.kernel_fit import Floats
-from netadapt_onnx.profilers.table.predict import Shapes, Table
+from netadapt_onnx.profilers.records import REFERENCE
+from netadapt_onnx.profilers.statistics import kendall
+from netadapt_onnx.profilers.table.arrays import Floats
+from netadapt_onnx.profilers.table.build import batch_job, models_per_batch
+from netadapt_onnx.profilers.table.file import Shapes
+from netadapt_onnx.profilers.table.predict import Table
 
-# Versions to predict are drawn by another seed than those of a table.
+# Models to predict are drawn by another seed than those of a table.
 SEED = 1_000_000
-# Fresh sessions per version, more than a table needs, which averages over versions; and seconds at most for each
-# version, opening them included. With 2 sessions and 2.5 s MobileNetV2 differed from itself by 1.6%, so by 0.7%.
+# Fresh sessions per model, more than a table needs, which averages over models; and seconds at most for each model,
+# opening them included. With 2 sessions and 2.5 s MobileNetV2 differed from itself by 1.6%, so by 0.7%.
 SESSIONS, SECONDS_EACH = 3, 6.0
-# A batch in which the uncut model took more than so much of its time in the calmest one is measured again, so many
-# times at most: what slows a machine does not slow all models alike.
-DISTURBED, MOST_AGAIN = 1.03, 2
+# A batch in which the uncut model took more than so many times what it took in the quietest one is measured again, so
+# many times at most: what slows a machine does not slow all models alike.
+OUTLIER, MOST_REPEATS = 1.03, 2
 
 
 @dataclass(frozen=True)
 class KindErrors:
-    """The errors of `n` versions of one kind, as fractions, and the share of them within the error predicted for it."""
+    """The errors of `n` models of one kind, as fractions, and the share of them within the error predicted for it."""
 
     n: int
     mape: float
@@ -40,13 +44,23 @@ class KindErrors:
 
 @dataclass(frozen=True)
 class Validation:
-    """Predicted against measured on `n` versions that the table has not seen; errors are fractions.
+    """Predicted against measured times of models that the table has not seen; errors are fractions.
 
-    `repeatability`: mean difference of the same versions measured again, the floor of any prediction;
-    `repeatability_p95` and `repeatability_max` likewise. `kendall`: of how many pairs the order is right, less those of
-    which it is wrong (tau-b). `covered`: the share within the error that was predicted. `points`: predicted and
-    measured ms of each. `kinds`: the errors by kind of version: as a search meets them, uniform, narrow, of odd counts,
-    one group narrow and the rest whole.
+    Attributes:
+        n: the number of models.
+        mape: the mean error.
+        p95: the error that 95% of the models stay within.
+        max: the largest error.
+        pearson: the correlation of predicted and measured times.
+        repeatability: the mean difference of the same models measured again, which no prediction can beat.
+        seconds: what validating took.
+        kendall: of how many pairs the order is right, less those of which it is wrong (tau-b).
+        repeatability_p95: the difference that 95% of the models stay within.
+        repeatability_max: the largest difference.
+        covered: the share of models within the error that was predicted for them.
+        points: predicted and measured ms of each model.
+        kinds: the errors by kind of model: as a search meets them, uniform, narrow, of odd counts, one group narrow and
+            all others uncut.
     """
 
     n: int
@@ -65,7 +79,7 @@ class Validation:
 
 
 def unseen(draw: Draw, number: int, seed: int = SEED) -> RandomWidthModel:
-    """The version with this number of those that validate a table: kinds take turns."""
+    """The model with this number of those that validate a table: kinds take turns."""
     return draw(np.random.default_rng([seed, number]), KINDS[number % len(KINDS)])
 
 
@@ -75,49 +89,80 @@ def validate(
     draw: Draw,
     n: int = 24,
     *,
-    seed: int = SEED,
     seconds_each: float = SECONDS_EACH,
     progress: Progress | None = None,
     device: Device | None = None,
     execution: Execution = CPU,
 ) -> Validation:
-    """Measure `n` versions that the table has not seen, of all kinds, and compare; `execution` is that of the table.
+    """Predict and measure models of all kinds that the table has not seen.
 
-    All are measured twice, in other company and at another time, in fresh sessions and interleaved rounds; those beside
-    which the uncut model was slow are measured again.
+    All are measured twice, in other company and at another time, in fresh sessions and interleaved rounds; those in
+    whose rounds the uncut model was slow are measured again.
+
+    Args:
+        table: what predicts.
+        reference: the uncut model.
+        draw: draws the models of other widths.
+        n: how many models.
+        seconds_each: how long each is measured.
+        progress: called with the number of measured batches.
+        device: where the models run (None: on this machine).
+        execution: how they run: as those of the table do.
     """
     started = time.perf_counter()
-    device = device or LocalDevice()
-    inputs = reference.inputs()
-    versions = [unseen(draw, i, seed) for i in range(n)]
-    predicted = np.array([table.predict_ratio(version.shapes) for version in versions])
+    comparer = _Comparer(reference, execution, device or LocalDevice(), seconds_each)
+    models = [unseen(draw, i) for i in range(n)]
+    predicted = np.array([table.predict_ratio(model.shapes) for model in models])
     passes = np.empty((2, n))
-    batches = -(-n // together(reference, SESSIONS))
-    orders = [np.random.default_rng([seed, n, k]).permutation(n) for k in range(2)]
-    todo = [(k, batch) for k, order in enumerate(orders) for batch in np.array_split(order, batches)]
-    times = np.full(len(todo), np.inf)
-    for again in range(MOST_AGAIN + 1):
-        disturbed = [i for i in range(len(todo)) if times[i] > DISTURBED * times.min() or not again]
-        for done, i in enumerate(disturbed):
+    batch_count = -(-n // models_per_batch(reference, SESSIONS))
+    orders = [np.random.default_rng([SEED, n, k]).permutation(n) for k in range(2)]
+    batches = [(k, batch) for k, order in enumerate(orders) for batch in np.array_split(order, batch_count)]
+    reference_ms = np.full(len(batches), np.inf)
+    for repeat in range(MOST_REPEATS + 1):
+        outliers = [i for i in range(len(batches)) if reference_ms[i] > OUTLIER * reference_ms.min() or not repeat]
+        for done, i in enumerate(outliers):
             if progress:
-                progress(done, len(disturbed), "validating: what was disturbed once more" if again else "validating")
-            k, batch = todo[i]
-            share_s = seconds_each * len(batch) / 2
-            ratios, time_ms = _ratios([versions[j] for j in batch], reference, inputs, execution, device, share_s)
-            if time_ms < times[i]:
-                passes[k, batch], times[i] = ratios, time_ms
-    return _compared(predicted, passes, table, [v.shapes for v in versions], time.perf_counter() - started)
+                message = "validating: what was disturbed once more" if repeat else "validating"
+                progress(done, len(outliers), message)
+            k, batch = batches[i]
+            ratios, time_ms = comparer.ratios([models[j] for j in batch])
+            if time_ms < reference_ms[i]:
+                passes[k, batch], reference_ms[i] = ratios, time_ms
+    return _compare(predicted, passes, table, [model.shapes for model in models], time.perf_counter() - started)
 
 
-def _compared(predicted: Floats, passes: Floats, table: Table, shapes: Sequence[Shapes], seconds: float) -> Validation:
-    """`predicted` (n,) and `passes` (2, n) are times relative to the uncut model's."""
+@dataclass(frozen=True)
+class _Comparer:
+    """Measures models in turn with the uncut one; `seconds_each` in two passes together."""
+
+    reference: RandomWidthModel
+    execution: Execution
+    device: Device
+    seconds_each: float
+
+    @cached_property
+    def _inputs(self) -> Arrays:
+        return self.reference.inputs()
+
+    def ratios(self, models: Sequence[RandomWidthModel]) -> tuple[Floats, float]:
+        """(n,) the time of each model relative to the uncut one's, in fresh sessions, and the uncut one's in ms."""
+        protos = {REFERENCE: self.reference.proto, **{i: model.proto for i, model in enumerate(models)}}
+        share_s = self.seconds_each * len(models) / 2
+        job = batch_job(range(len(models)), share_s, profiled=False, sessions=SESSIONS)
+        records = measure_on(self.device, Order(protos, self._inputs, self.execution, (job,)))
+        ratios = [np.mean(records[i].ms) / np.mean(records[i].reference_ms) for i in range(len(models))]
+        return np.array(ratios), float(np.mean([np.mean(records[i].reference_ms) for i in range(len(models))]))
+
+
+def _compare(predicted: Floats, passes: Floats, table: Table, shapes: Sequence[Shapes], seconds: float) -> Validation:
+    """Compare `predicted` (n,) and `passes` (2, n), which are times relative to the uncut model's."""
     measured = passes.mean(0)
     errors = np.abs(predicted / measured - 1)
     repeated = np.abs(passes[1] / passes[0] - 1)
-    allowed = np.array([table.predict_with_error(version)[1] for version in shapes])
+    allowed = np.array([table.predict_with_error(one)[1] for one in shapes])
     covered = errors <= allowed
     turns = {kind: slice(turn, None, len(KINDS)) for turn, kind in enumerate(KINDS) if turn < len(errors)}
-    whole = table.latency_ms.median_ms
+    uncut_ms = table.latency_ms.median_ms
     return Validation(
         len(errors),
         float(errors.mean()),
@@ -130,7 +175,7 @@ def _compared(predicted: Floats, passes: Floats, table: Table, shapes: Sequence[
         float(np.quantile(repeated, 0.95)),
         float(repeated.max()),
         float(covered.mean()),
-        tuple((round(p * whole, 6), round(m * whole, 6)) for p, m in zip(predicted, measured, strict=True)),
+        tuple((round(p * uncut_ms, 6), round(m * uncut_ms, 6)) for p, m in zip(predicted, measured, strict=True)),
         {
             kind: KindErrors(
                 len(errors[turn]), float(errors[turn].mean()), float(errors[turn].max()), float(covered[turn].mean())
@@ -138,27 +183,3 @@ def _compared(predicted: Floats, passes: Floats, table: Table, shapes: Sequence[
             for kind, turn in turns.items()
         },
     )
-
-
-def kendall(a: Floats, b: Floats) -> float:
-    """Rank correlation tau-b (Kendall 1945): 1 for the same order, -1 for the opposite; ties count as neither."""
-    i, j = np.triu_indices(len(a), 1)
-    x, y = np.sign(a[i] - a[j]), np.sign(b[i] - b[j])
-    pairs = float(np.sqrt((x != 0).sum() * (y != 0).sum()))
-    return float((x * y).sum() / pairs) if pairs else 1.0
-
-
-def _ratios(
-    versions: Sequence[RandomWidthModel],
-    reference: RandomWidthModel,
-    inputs: Arrays,
-    execution: Execution,
-    device: Device,
-    share_s: float,
-) -> tuple[Floats, float]:
-    """Time of each version relative to the reference's, in fresh sessions, and the reference's in ms."""
-    models = {REFERENCE: reference.proto, **{i: v.proto for i, v in enumerate(versions)}}
-    job = batch_job(range(len(versions)), share_s, profiled=False, sessions=SESSIONS)
-    found = measure_on(device, Order(models, inputs, execution, (job,)))
-    ratios = [np.mean(found[i].ms) / np.mean(found[i].reference_ms) for i in range(len(versions))]
-    return np.array(ratios), float(np.mean([np.mean(found[i].reference_ms) for i in range(len(versions))]))

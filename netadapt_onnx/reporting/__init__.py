@@ -1,4 +1,4 @@
-"""Runs explained in one file."""
+"""Pages of HTML that explain runs: a run directory is read back, drawn and written as sections of one file."""
 
-# What a run's own report is called, in its directory.
+# The name of a run's own report, in its directory.
 REPORT_FILE = "report.html"

@@ -1,4 +1,4 @@
-"""One HTML page: nothing fetched, no script unless asked for, dark and light, readable on a phone and on paper."""
+"""An HTML page as text: it fetches nothing, runs no script unless it is interactive, and prints well."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ table.named :is(td, th):first-child { min-width: 0; white-space: nowrap; }
 summary { cursor: pointer; color: var(--soft); }
 @media print { body { max-width: none; font-size: 11px; } figure { break-inside: avoid; } .wide { overflow: visible; } }
 """
-# Charts that answer to the mouse take the place of those that were rendered; expressions are interpreted, not compiled,
-# so that the policy needs to allow this script and nothing else.
-LIVE = """
+# Interactive charts replace those that were rendered; expressions are interpreted, not compiled, so that the policy
+# needs to allow this script and nothing else.
+INTERACTIVE_SCRIPT = """
 const view = () => document.querySelectorAll("figure").forEach(figure => {
   const spec = JSON.parse(figure.querySelector("script").textContent), place = document.createElement("div");
   vegaEmbed(place, spec, {renderer: "svg", actions: false, ast: true})
@@ -54,16 +54,19 @@ view();
 """
 
 
-class Drawer:
-    """Renders charts for one page; `live`: with their specifications beside them."""
+class ChartRenderer:
+    """Renders the charts of one page; of an `interactive` one with their specifications.
 
-    def __init__(self, *, live: bool = False) -> None:
-        self.live = live
+    `failures` says which charts could not be rendered, and why.
+    """
+
+    def __init__(self, *, interactive: bool = False) -> None:
+        self.interactive = interactive
         self.failures: list[str] = []
         self._numbers = itertools.count()
 
     def figure(self, spec: charts.Spec) -> str:
-        """A chart as SVG, whose text comes escaped from the renderer; a line that says why where there can be none."""
+        """A chart as SVG, whose text the renderer has escaped, or a paragraph with the reason why there is none."""
         try:
             svg = charts.svg(spec)
         except Exception as error:  # whatever it is: a page without one of its charts is better than none
@@ -77,68 +80,81 @@ class Drawer:
             svg = svg.replace(f'id="{name}"', f'id="c{number}-{name}"').replace(
                 f"url(#{name})", f"url(#c{number}-{name})"
             )
-        label = shown(spec.get("title", ""))
-        beside = (
-            f'<script type="application/json">{harmless(charts.styled(charts.drawable(spec)))}</script>'
-            if self.live
+        label = escaped(spec.get("title", ""))
+        specification = (
+            f'<script type="application/json">{json_for_script(charts.styled(charts.drawable(spec)))}</script>'
+            if self.interactive
             else ""
         )
-        return f'<figure class="wide" aria-label="{label}">{svg}{beside}</figure>'
+        return f'<figure class="wide" aria-label="{label}">{svg}{specification}</figure>'
 
 
-def harmless(data: object) -> str:
-    """JSON that a name in it cannot break out of."""
+def json_for_script(data: object) -> str:
+    """JSON for a script element, which no text in it can end."""
     return json_bytes(data, str).decode().replace("<", "\\u003c")
 
 
-def shown(text: object) -> str:
-    """Text of others in HTML: it is neither markup, nor does it turn the direction of what stands beside it."""
+def escaped(text: object) -> str:
+    """Text for HTML: it is neither markup, nor does it change the direction of the text around it."""
     return escape_html(escape(text), quote=True)
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]], kind: str = "numbers") -> str:
-    """A table of numbers, `numbers named` with names in the second column, or of `words`; every cell is escaped."""
-    head = "".join(f"<th>{shown(name)}</th>" for name in headers)
-    body = "".join("<tr>" + "".join(f"<td>{shown(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    """A table; every cell is escaped.
+
+    Args:
+        headers: The column titles.
+        rows: The cells of each row.
+        kind: `numbers`, `numbers named` (with names in the second column) or `words`: how columns are aligned.
+    """
+    head = "".join(f"<th>{escaped(name)}</th>" for name in headers)
+    body = "".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def folded(summary: str, *parts: str) -> str:
-    """What only some readers want to see."""
-    return f"<details><summary>{shown(summary)}</summary>{''.join(parts)}</details>"
+def collapsible(summary: str, *parts: str) -> str:
+    """Content that is hidden until the reader opens it."""
+    return f"<details><summary>{escaped(summary)}</summary>{''.join(parts)}</details>"
 
 
 def section(title: str, *parts: str) -> str:
-    """A heading and what follows it."""
-    return f"<section><h2>{shown(title)}</h2>{''.join(parts)}</section>"
+    """A section with a heading."""
+    return f"<section><h2>{escaped(title)}</h2>{''.join(parts)}</section>"
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """Escaped text."""
-    return f'<p class="{kind}">{shown(text)}</p>' if kind else f"<p>{shown(text)}</p>"
+    """A paragraph of escaped text; `kind` is its CSS class."""
+    return f'<p class="{kind}">{escaped(text)}</p>' if kind else f"<p>{escaped(text)}</p>"
 
 
-def page(title: str, parts: Iterable[str], data: object, *, live: bool = False) -> str:
-    """The whole document, `data` in it once as JSON; `live`: with Vega's runtime, charts answer to the mouse."""
-    scripts = list(_runtime()) if live else []
+def page(title: str, parts: Iterable[str], data: object, *, interactive: bool = False) -> str:
+    """The whole document.
+
+    Args:
+        title: The title, which is escaped.
+        parts: The sections as HTML.
+        data: What the page shows, for programs: it is embedded as JSON.
+        interactive: Whether Vega's runtime is embedded, so that charts react to the mouse.
+    """
+    scripts = list(_vega_runtime()) if interactive else []
     allowed = "".join(f" '{_hash(script)}'" for script in scripts)
-    policy = f"{POLICY}; script-src{allowed}" if live else POLICY
+    policy = f"{POLICY}; script-src{allowed}" if interactive else POLICY
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{shown(title)}</title><style>{STYLE}</style></head><body><h1>{shown(title)}</h1>"
-        f'{"".join(parts)}<script type="application/json" id="data">{harmless(data)}</script>'
+        f"<title>{escaped(title)}</title><style>{STYLE}</style></head><body><h1>{escaped(title)}</h1>"
+        f'{"".join(parts)}<script type="application/json" id="data">{json_for_script(data)}</script>'
         f"{''.join(f'<script>{script}</script>' for script in scripts)}</body></html>\n"
     )
 
 
-def _runtime() -> Iterator[str]:
+def _vega_runtime() -> Iterator[str]:
     import vl_convert
 
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     yield bundle.replace("</script", "<\\/script")
-    yield LIVE
+    yield INTERACTIVE_SCRIPT
 
 
 def _hash(script: str) -> str:

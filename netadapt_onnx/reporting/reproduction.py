@@ -1,4 +1,4 @@
-"""How a run can be repeated: its command, its arguments and hashes, versions and the device."""
+"""The section of a report that says how a run can be repeated: command, arguments, hashes, versions and device."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from netadapt_onnx.reporting.page import paragraph, table
 
-# Values that say no more than their absence does.
-UNSAID: tuple[object, ...] = (None, [], {})
+# Arguments with one of these values are left out: they were not given.
+EMPTY: tuple[object, ...] = (None, [], {})
 
 
 def reproduction(identity: Mapping[str, Any], about: Mapping[str, Any]) -> str:
-    """Tables of `run.json`; what was typed, without places, where it was recorded."""
+    """Tables of the content of `run.json`, below the command without its folders, if that was recorded."""
     parts = [
         _listed("argument", "value", identity),
         _listed("version of", "", about.get("versions", {})),
@@ -23,8 +23,8 @@ def reproduction(identity: Mapping[str, Any], about: Mapping[str, Any]) -> str:
 
 
 def _listed(what: str, value: str, entries: Mapping[str, Any]) -> str:
-    said = [[name, _plain(content)] for name, content in entries.items() if content not in UNSAID]
-    return table([what, value], said, "words") if said else ""
+    rows = [[name, _plain(content)] for name, content in entries.items() if content not in EMPTY]
+    return table([what, value], rows, "words") if rows else ""
 
 
 def _plain(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Architecture descent: train a network briefly, prune it filter by filter, and record how its widths shrink.
 
 (NeuralScale; Lee & Lee, CVPR 2020, section 3 and its schedule.) All filters of all groups compete by the importance of
-their gates (`shrinking.py`).
+their gates (`gated_training.py`).
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ import onnx
 from netadapt_onnx.common.progress import Progress
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.scaling.record import Record
-from netadapt_onnx.scaling.shrinking import Momentum, Shrinking
-from netadapt_onnx.surgery import Trace
+from netadapt_onnx.scaling.gated_training import GatedNetwork, SgdOptions
+from netadapt_onnx.scaling.width_record import WidthRecord
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.training.placement import require
 from netadapt_onnx.training.replicas import one_thread
 from netadapt_onnx.training.settings import Settings
 
-# No removal takes more than one in so many filters.
+# One removal takes at most one in so many filters.
 LARGEST_PART = 150
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """The paper's schedule; `share` of all filters go before it stops (0.95), or a group would lose its last.
+class DescentSchedule:
+    """The paper's schedule of training and removals.
 
-    `removed` filters go after every `batches` batches, but at most one in 150: the paper's 10 are one in 275 of its
-    VGG11, and a narrow network would jump from floor to ceiling within a few records. `sparing`: groups at their floor
-    keep their filters and the others go on, and every removal is recorded.
+    After every `batches` batches `removed` filters are removed, but at most one in 150: the paper's 10 are one in 275
+    of its VGG11, and a narrow network would have too few records between its original and its smallest widths. It
+    stops when the `share` of all filters has been removed (0.95) or a group would lose its last filter. With `sparing`,
+    groups at their floor keep their filters while the others go on losing theirs, and every removal is recorded.
     """
 
     warm_up_epochs: int = 10
@@ -51,7 +52,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class _Batches:
-    """An endless, seeded stream of the numbers of samples."""
+    """An endless stream of shuffled sample numbers, determined by a seed."""
 
     samples: int
     size: int
@@ -62,67 +63,115 @@ class _Batches:
         return max(1, self.samples // self.size)
 
     def at(self, step: int) -> np.ndarray:
-        """Batch number `step`, counted over epochs."""
+        """The sample numbers of batch `step`, counted over epochs, (batch,)."""
         epoch, position = divmod(step, self.per_epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(self.samples)
         return order[position * self.size : (position + 1) * self.size]
 
 
 def descend(
-    found: Trace,
+    trace: Trace,
     params: Callable[[Mapping[str, int]], float],
     dataset: Dataset,
-    schedule: Schedule,
+    schedule: DescentSchedule,
     settings: Settings,
     *,
     teacher: onnx.ModelProto | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Record:
-    """Train `found`'s model as it is initialised, prune it, and return the widths recorded on the way.
+) -> WidthRecord:
+    """Train a network as it is initialised, prune it filter by filter, and record its widths on the way.
 
-    `params` counts a network's parameters at given widths; `teacher` is needed without labels. A row is recorded after
-    every removal once every group has lost a filter; the record ends when a group would fall below its floor.
+    Args:
+        trace: The network, whose weights training starts from.
+        params: Counts a network's parameters at given widths.
+        dataset: The samples to train on.
+        schedule: When filters are removed, and how many.
+        settings: Device, number type and replicas of the training.
+        teacher: The model whose answers are learned where the samples have no labels.
+        seed: Determines the order of the samples.
+        progress: Called with steps done, steps in all and a text.
+
+    Returns:
+        A row after every removal, once every group has lost a filter; the record ends when a group would fall below its
+        floor.
+
+    Raises:
+        NetadaptError: There are neither labels nor a teacher, or training diverged.
     """
     if dataset.train.labels is None and teacher is None:
         raise NetadaptError("gates need a loss: labels, or the original model as teacher", code="invalid-data")
     require(settings)
     samples = len(dataset.train)
     batches = _Batches(samples, min(schedule.batch_size, samples), seed)
-    warm_up = schedule.warm_up_epochs * batches.per_epoch
     rows: list[list[int]] = []
     tau: list[float] = []
-    sgd = Momentum(schedule.momentum, schedule.weight_decay)
-    with one_thread(), Shrinking(found, dataset, teacher, settings, sgd) as network:
-        competing = _competing(found, network.gated)
-        total = sum(len(c.roots) for c in competing)
-        removed = min(schedule.removed, max(1, total // LARGEST_PART))
-        removals = int(schedule.share * total / removed)
-        whole = warm_up + removals * schedule.batches
-        for step in range(warm_up):
-            network.step(batches.at(step), schedule.lr)
-            _say(progress, step + 1, whole, "removing filters: training first")
-        for removal in range(removals):
-            importance = np.zeros(len(found.roots))
-            for step in range(warm_up + removal * schedule.batches, warm_up + (removal + 1) * schedule.batches):
-                epochs = (step - warm_up) / batches.per_epoch
-                lr = schedule.pruning_lr / schedule.lr_decay ** int(epochs / schedule.decay_epochs)
-                importance += network.step(batches.at(step), lr)
-                _say(progress, step + 1, whole, f"removing filters: {removal * removed} of {total}")
-            lowest = _lowest(network.open, importance, competing, removed, schedule.sparing)
+    sgd = SgdOptions(schedule.momentum, schedule.weight_decay)
+    with one_thread(), GatedNetwork(trace, dataset, teacher, settings, sgd) as network:
+        groups = _competing_groups(trace, network.gated)
+        steps = _Steps(network, batches, schedule, sum(len(g.roots) for g in groups), progress)
+        steps.warm_up()
+        for removal in range(steps.removals):
+            importance = steps.importance(removal)
+            lowest = _lowest(network.open, importance, groups, steps.removed, schedule.sparing)
             if lowest is None:
                 break
             network.close(lowest)
-            widths = {c.name: int(network.open[c.roots].sum()) * c.step for c in competing}
-            if schedule.sparing or all(widths[c.name] < c.channels for c in competing):
+            widths = {g.name: int(network.open[g.roots].sum()) * g.step for g in groups}
+            if schedule.sparing or all(widths[g.name] < g.channels for g in groups):
                 rows.append(list(widths.values()))
                 tau.append(params(widths))
-    names = tuple(c.name for c in competing)
-    return Record(names, np.array(rows, float).reshape(-1, len(names)), np.array(tau, float))
+    names = tuple(g.name for g in groups)
+    return WidthRecord(names, np.array(rows, float).reshape(-1, len(names)), np.array(tau, float))
+
+
+class _Steps:
+    """The training steps of a descent: those before the first removal, and those between two removals."""
+
+    def __init__(
+        self,
+        network: GatedNetwork,
+        batches: _Batches,
+        schedule: DescentSchedule,
+        filters: int,
+        progress: Progress | None,
+    ) -> None:
+        self.removed = min(schedule.removed, max(1, filters // LARGEST_PART))
+        self.removals = int(schedule.share * filters / self.removed)
+        self._network = network
+        self._batches = batches
+        self._schedule = schedule
+        self._filters = filters
+        self._warm_up = schedule.warm_up_epochs * batches.per_epoch
+        self._total = self._warm_up + self.removals * schedule.batches
+        self._progress = progress
+
+    def warm_up(self) -> None:
+        """Train before filters are removed."""
+        for step in range(self._warm_up):
+            self._step(step, self._schedule.lr, "removing filters: training first")
+
+    def importance(self, removal: int) -> np.ndarray:
+        """Train until the next removal; returns the sum of the filters' importance by root label, (roots,)."""
+        schedule = self._schedule
+        total = np.zeros(len(self._network.open))
+        text = f"removing filters: {removal * self.removed} of {self._filters}"
+        first = self._warm_up + removal * schedule.batches
+        for step in range(first, first + schedule.batches):
+            epochs = (step - self._warm_up) / self._batches.per_epoch
+            lr = schedule.pruning_lr / schedule.lr_decay ** int(epochs / schedule.decay_epochs)
+            total += self._step(step, lr, text)
+        return total
+
+    def _step(self, step: int, lr: float, text: str) -> np.ndarray:
+        products = self._network.step(self._batches.at(step), lr)
+        if self._progress is not None:
+            self._progress(step + 1, self._total, text)
+        return products
 
 
 @dataclass(frozen=True)
-class _Competing:
+class _CompetingGroup:
     """A group whose filters have gates: its `roots` (filters,), each `step` channels, of which `floor` stay."""
 
     name: str
@@ -132,37 +181,32 @@ class _Competing:
     roots: np.ndarray
 
 
-def _competing(found: Trace, gated: np.ndarray) -> tuple[_Competing, ...]:
-    """Groups whose channels are all gated. Of a state that only feeds back nothing says what it is worth."""
+def _competing_groups(trace: Trace, gated: np.ndarray) -> tuple[_CompetingGroup, ...]:
+    """The groups whose channels all have gates; of a state that only feeds back no gate measures the importance."""
     return tuple(
-        _Competing(g.name, g.channels, g.step, max(1, -(-g.floor // g.step)), np.unique(found.members[g.name]))
-        for g in found.prunable
-        if np.isin(found.members[g.name], gated).all()
+        _CompetingGroup(g.name, g.channels, g.step, max(1, -(-g.floor // g.step)), np.unique(trace.members[g.name]))
+        for g in trace.prunable
+        if np.isin(trace.members[g.name], gated).all()
     )
 
 
 def _lowest(
-    there: np.ndarray, importance: np.ndarray, competing: tuple[_Competing, ...], count: int, sparing: bool
+    is_open: np.ndarray, importance: np.ndarray, competing: tuple[_CompetingGroup, ...], count: int, sparing: bool
 ) -> np.ndarray | None:
-    """The `count` least important filters that are there.
+    """The root labels of the `count` least important open filters.
 
-    Of a group at its floor none goes: the next ones go instead if `sparing`, else there is no answer.
+    A group at its floor loses none: with `sparing` the next filters are taken instead, else there is no answer (None).
     """
-    alive = np.concatenate([c.roots[there[c.roots] > 0] for c in competing])
-    groups = np.concatenate([np.full(int((there[c.roots] > 0).sum()), i) for i, c in enumerate(competing)])
-    room = [int(there[c.roots].sum()) - c.floor for c in competing]
+    alive = np.concatenate([g.roots[is_open[g.roots] > 0] for g in competing])
+    groups = np.concatenate([np.full(int((is_open[g.roots] > 0).sum()), i) for i, g in enumerate(competing)])
+    spare = [int(is_open[g.roots].sum()) - g.floor for g in competing]
     lowest: list[int] = []
-    for place in np.argsort(importance[alive], kind="stable"):
+    for index in np.argsort(importance[alive], kind="stable"):
         if len(lowest) == count:
             break
-        if room[groups[place]] > 0:
-            room[groups[place]] -= 1
-            lowest.append(int(alive[place]))
+        if spare[groups[index]] > 0:
+            spare[groups[index]] -= 1
+            lowest.append(int(alive[index]))
         elif not sparing:
             return None
     return np.array(lowest) if lowest else None
-
-
-def _say(progress: Progress | None, done: int, total: int, text: str) -> None:
-    if progress is not None:
-        progress(done, total, text)

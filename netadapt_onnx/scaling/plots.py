@@ -1,4 +1,4 @@
-"""What a run of `scale` came to, as charts: accuracies, widths by iteration, filters left while pruning, laws."""
+"""The charts of a run of `scale`: accuracies, widths by iteration, remaining filters while pruning, laws."""
 
 from __future__ import annotations
 
@@ -11,23 +11,30 @@ from netadapt_onnx.common import charts
 from netadapt_onnx.common.json_output import write_json
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.scaling.law import Law
-from netadapt_onnx.scaling.methods import Descent
+from netadapt_onnx.scaling.neuralscale import DescentResult
+from netadapt_onnx.scaling.power_law import Law
 from netadapt_onnx.scaling.result import ScaledModel
 
-# Points of a fitted curve.
-CURVE = 40
+# The number of points at which a fitted curve is drawn.
+CURVE_POINTS = 40
 LEGEND = {"symbolLimit": 0, "columns": {"expr": "length(domain('color')) > 16 ? 2 : 1"}, "labelLimit": 140}
 
 
 @stage("drawing charts")
-def drawn(folder: Path, models: Sequence[ScaledModel], law: Law, descent: Descent | None) -> list[str]:
-    """Write all charts that there are data for into `folder`; returns what to tell the user.
+def write_plots(folder: Path, models: Sequence[ScaledModel], law: Law, descent: DescentResult | None) -> list[str]:
+    """Write all charts for which there are data.
 
-    Each as its Vega-Lite specification (NAME.json, which the report embeds) and, where they can be rendered, as
-    NAME.svg and NAME.png.
+    Args:
+        folder: Where each chart is written as its Vega-Lite specification (NAME.json, which the report embeds) and,
+            where charts can be rendered, as NAME.svg and NAME.png.
+        models: The networks of the run.
+        law: The law of widths; empty where the method has none.
+        descent: The descents that found the law, if there were any.
+
+    Returns:
+        Notes for the user on charts that could not be rendered.
     """
-    specs = figures(models, law, descent)
+    specs = plot_specs(models, law, descent)
     if not specs:
         return []
     folder.mkdir(exist_ok=True)
@@ -42,68 +49,68 @@ def drawn(folder: Path, models: Sequence[ScaledModel], law: Law, descent: Descen
     return notes
 
 
-def figures(models: Sequence[ScaledModel], law: Law, descent: Descent | None) -> dict[str, charts.Spec]:
-    """Vega-Lite specifications by name: accuracies by size, then what the descent found."""
-    found = _accuracies(models)
+def plot_specs(models: Sequence[ScaledModel], law: Law, descent: DescentResult | None) -> dict[str, charts.Spec]:
+    """Vega-Lite specifications by name: accuracies by size, then the descent's widths, filters and laws."""
+    specs = _accuracies(models)
     if descent is not None:
-        found |= _descents(descent)
+        specs |= _descents(descent)
         if law.fitted:
-            found["laws"] = _laws(law, descent)
-    return found
+            specs["laws"] = _laws(law, descent)
+    return specs
 
 
 def _accuracies(models: Sequence[ScaledModel]) -> dict[str, charts.Spec]:
-    """Accuracy against parameters and, where it was measured, against latency; bars are the seeds' deviation."""
+    """Accuracy against parameters and, where it was measured, against latency; error bars show the seeds' deviation."""
     rows = [
         {
-            "parameters": made.resources.params,
-            "latency (ms)": made.resources.latency_ms,
-            made.accuracy.metric: made.accuracy.mean,
-            "std": made.accuracy.std,
-            "method": made.method
-            if made.warmup_epochs is None
-            else f"{made.method}, {made.warmup_epochs} epochs first",
+            "parameters": network.resources.params,
+            "latency (ms)": network.resources.latency_ms,
+            network.accuracy.metric: network.accuracy.mean,
+            "std": network.accuracy.std,
+            "method": network.method
+            if network.warmup_epochs is None
+            else f"{network.method}, {network.warmup_epochs} epochs first",
         }
-        for made in models
-        if made.accuracy is not None
+        for network in models
+        if network.accuracy is not None
     ]
-    metric = next((made.accuracy.metric for made in models if made.accuracy is not None), "")
-    found = {}
+    metric = next((network.accuracy.metric for network in models if network.accuracy is not None), "")
+    specs = {}
     for x in ("parameters", "latency (ms)"):
-        known = [row for row in rows if row[x] is not None]
-        if known:
+        measured = [row for row in rows if row[x] is not None]
+        if measured:
             title = f"{metric} against {x}"
-            spec = charts.means(known, x, metric, "std", series="method", title=f"{title}: mean and deviation")
-            found[f"accuracy-{x.split()[0]}"] = _short_numbers(spec)
-    return found
+            spec = charts.means(measured, x, metric, "std", series="method", title=f"{title}: mean and deviation")
+            specs[f"accuracy-{x.split()[0]}"] = _short_numbers(spec)
+    return specs
 
 
-def _descents(descent: Descent) -> dict[str, charts.Spec]:
-    made = {}
+def _descents(descent: DescentResult) -> dict[str, charts.Spec]:
+    specs = {}
     if len(descent.widths) > 1:
         widths = [
             {"iteration": i, "width": width, "group": name}
-            for i, at in enumerate(descent.widths)
-            for name, width in at.items()
+            for i, by_group in enumerate(descent.widths)
+            for name, width in by_group.items()
         ]
         title = "widths at the original's size, by iteration of the descent"
-        made["widths"] = _by_depth(charts.lines(widths, "iteration", "width", series="group", title=title))
+        specs["widths"] = _by_depth(charts.lines(widths, "iteration", "width", series="group", title=title))
         axis = {"values": list(range(len(descent.widths))), "format": "d"}
-        made["widths"]["layer"][0]["encoding"]["x"]["axis"] |= axis
+        specs["widths"]["layer"][0]["encoding"]["x"]["axis"] |= axis
     record = descent.records[-1]
-    left = [
+    filters = [
         {"removed since the first record": float(record.widths[0].sum() - row.sum()), "filters": width, "group": name}
         for row in record.widths
         for name, width in zip(record.names, row.tolist(), strict=True)
     ]
-    if left:
+    if filters:
         axes = ("removed since the first record", "filters")
         title = "filters left while pruning (last iteration)"
-        made["filters"] = _by_depth(charts.lines(left, *axes, series="group", title=title, points=False))
-    return made
+        specs["filters"] = _by_depth(charts.lines(filters, *axes, series="group", title=title, points=False))
+    return specs
 
 
-def _laws(law: Law, descent: Descent) -> charts.Spec:
+def _laws(law: Law, descent: DescentResult) -> charts.Spec:
     """The records of the last descent with the power laws through them, on logarithmic axes."""
     record = descent.records[-1]
     points = [
@@ -113,7 +120,7 @@ def _laws(law: Law, descent: Descent) -> charts.Spec:
     ]
     curves = [
         {"parameters": float(tau), "width": width, "group": name}
-        for tau in np.geomspace(record.tau.min(), record.tau.max(), CURVE)
+        for tau in np.geomspace(record.tau.min(), record.tau.max(), CURVE_POINTS)
         for name, width in law.widths(float(tau)).items()
     ]
     axes = ("parameters", "width")
@@ -133,7 +140,7 @@ def _short_numbers(spec: charts.Spec) -> charts.Spec:
 
 
 def _by_depth(spec: charts.Spec) -> charts.Spec:
-    """Groups coloured by their depth: there may be more of them than a palette has colours that differ."""
+    """Colour groups by their depth, because there may be more of them than a palette has distinct colours."""
     for layer in spec["layer"]:
         layer["encoding"]["color"] |= {"type": "ordinal", "scale": {"scheme": "viridis"}, "legend": LEGEND}
     return spec

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 
 from netadapt_onnx.search.evaluator import DataEvaluator
-from netadapt_onnx.surgery import GramMatrices, Trace, rewired, select, traced_without
+from netadapt_onnx.surgery.blocks import rewired, traced_without
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.reconstruct.gram import GramMatrices
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.training.activation_cache import ActivationCache, Prefix, unchanged_prefix
 
 # By group, the indices of channels that a cut keeps.

@@ -33,8 +33,10 @@ from netadapt_onnx.search.proposals import Proposal
 from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
 from netadapt_onnx.search.short_training import short_training
 from netadapt_onnx.search.worker import WorkerContext, cut_model, evaluate_proposal, solve_model
-from netadapt_onnx.surgery import Trace, prove_removal, verify
-from netadapt_onnx.surgery import trace as traced
+from netadapt_onnx.surgery.blocks import prove_removal
+from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.surgery.trace import trace as traced
+from netadapt_onnx.surgery.verify.prove import verify
 from netadapt_onnx.training.criteria import criterion_on
 
 # Of the five inputs of a full proof: a wrong channel shows on the first.

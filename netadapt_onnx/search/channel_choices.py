@@ -12,7 +12,8 @@ from netadapt_onnx.common.amounts import parse_amount
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 
 if TYPE_CHECKING:
-    from netadapt_onnx.surgery import Group, Trace
+    from netadapt_onnx.surgery.groups import Group
+    from netadapt_onnx.surgery.trace import Trace
 
 AUTO = "auto"
 DEFAULT_STEP = 8

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from netadapt_onnx.search.base_model import BaseModel, KeptIndices, kept_after
 from netadapt_onnx.search.block_removal import removed_branches
 from netadapt_onnx.search.proposals import Widths
-from netadapt_onnx.surgery import Branch, Criterion, select
+from netadapt_onnx.surgery.blocks import Branch
+from netadapt_onnx.surgery.criteria.scores import Criterion
+from netadapt_onnx.surgery.criteria.selection import select
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import Execution
-from netadapt_onnx.profilers.outputs import answers_of
+from netadapt_onnx.profilers.outputs import outputs_on_device
 from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.evaluator import DataEvaluator
 from netadapt_onnx.search.result import OnDevice
@@ -81,7 +81,7 @@ def _device_accuracy(
     """The accuracy of a model on a device and on this machine; None where the device does not run it."""
 
     def compute(model: onnx.ModelProto, batches: Iterable[Arrays]) -> list[Arrays]:
-        answers = answers_of(device, execution, model, batches)
+        answers = outputs_on_device(device, execution, model, batches)
         if answers is None:
             raise _CannotComputeError
         return answers

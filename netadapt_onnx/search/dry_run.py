@@ -10,8 +10,8 @@ from netadapt_onnx.common.progress import Progress
 from netadapt_onnx.common.resources import CUSTOM
 from netadapt_onnx.graph.original_file import as_given
 from netadapt_onnx.profilers.random_widths import RandomWidthModel
-from netadapt_onnx.profilers.table.original_time import own_time
-from netadapt_onnx.profilers.table.staircase import best_counts
+from netadapt_onnx.profilers.table.best_counts import best_counts
+from netadapt_onnx.profilers.table.original_time import time_original
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check.resource_fit import fitted
 from netadapt_onnx.search.first_iteration import first_iteration
@@ -59,10 +59,10 @@ def dry_run(prepared: PreparedModel, options: Arguments, progress: Progress) -> 
             )
             predicted[device.resource] = table.predict
             by_layer[device.resource] = partial(latency_by_layer, table)
-            ratio, _ = own_time(table, file, normalised, instruments.execution, device.device)
+            ratio, _ = time_original(table, file, normalised, instruments.execution, device.device)
             gains[device.resource] = ratio.median if ratio is not None and ratio.differs else 1.0
             if any(budget.resource == device.resource for budget in budgets):
-                prepared = prepared.aligned(table.stairs.alignment, partial(best_counts, table, prepared.trace))
+                prepared = prepared.aligned(table.staircase.alignment, partial(best_counts, table, prepared.trace))
     for resource, value in instruments.functions.items():
         fit = fitted(prepared.trace, resource, value, options.seed, lambda _, make: make())
         predicted[resource] = fit.predict

@@ -12,7 +12,7 @@ from netadapt_onnx.common.provenance import file_hash
 from netadapt_onnx.common.resources import ENERGY, LATENCY
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import Execution
-from netadapt_onnx.profilers.int8_kernels import made_for
+from netadapt_onnx.profilers.int8_kernels import choose_quantisation
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check.comparison import Value
@@ -81,7 +81,7 @@ def open_instruments(
     files = named_tables(options.table, devices)
     with open_target_devices(devices, files, budgets, execution, access, log) as targets:
         local = [LocalDevice()] if ENERGY in functions else []
-        execution = made_for(execution, [*(target.device for target in targets), *local])
+        execution = choose_quantisation(execution, [*(target.device for target in targets), *local])
         loaded = {t.resource: _loaded(t, prepared, execution, options.force) for t in targets if t.table is not None}
         yield Instruments(targets, execution, functions, loaded)
 
@@ -89,5 +89,5 @@ def open_instruments(
 def _loaded(target: TargetDevice, prepared: PreparedModel, execution: Execution, force: bool) -> Table:
     assert target.table is not None
     anywhere = force or target.device is None
-    execution = made_for(execution, [target.device])  # its own, also where a run's devices need another
+    execution = choose_quantisation(execution, [target.device])  # its own, also where a run's devices need another
     return tables.loaded_table(target.table, prepared.trace, execution, target.environment, anywhere=anywhere)

@@ -18,7 +18,7 @@ from netadapt_onnx.search.channel_selection import SelectedCut
 from netadapt_onnx.search.run_directory.file_names import KEPT_FILE, MODEL_FILE, PLAN_FILE
 from netadapt_onnx.search.run_directory.lines import AGAIN
 from netadapt_onnx.search.run_directory.run import Run
-from netadapt_onnx.surgery import plan_of
+from netadapt_onnx.surgery.plan import plan_of
 
 
 class KeptChannels(msgspec.Struct, frozen=True):

@@ -27,7 +27,9 @@ from netadapt_onnx.search.netadapt import (
     widths_after,
 )
 from netadapt_onnx.search.proposals import Amounts, Proposal, Widths
-from netadapt_onnx.surgery import Criterion, Trace, class_totals, importance
+from netadapt_onnx.surgery.criteria.scores import Criterion
+from netadapt_onnx.surgery.criteria.selection import class_totals, importance
+from netadapt_onnx.surgery.trace import Trace
 
 # The way to the budget in equal shares of what is left; importances are scored anew after each.
 ROUNDS = 5

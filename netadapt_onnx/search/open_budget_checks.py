@@ -13,8 +13,8 @@ from netadapt_onnx.graph.original_file import AsGiven, as_given
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.statistics import Disturbance
+from netadapt_onnx.profilers.table.best_counts import best_counts
 from netadapt_onnx.profilers.table.predict import Table
-from netadapt_onnx.profilers.table.staircase import best_counts
 from netadapt_onnx.search import tables as latency_tables
 from netadapt_onnx.search.budget_check.comparison import Comparison, DeviceComparison, FunctionComparison
 from netadapt_onnx.search.budget_check.measured import MeasuredCheck
@@ -31,7 +31,7 @@ from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.tables import TABLE_S, Predicting, reference_times_ms, table_file
 from netadapt_onnx.search.target_devices import TargetDevice
 from netadapt_onnx.search.time_limit import TABLE_SHARE
-from netadapt_onnx.surgery import Trace
+from netadapt_onnx.surgery.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def open_budget_checks(
         usual_ms = () if device.resource in tables else reference_times_ms(table)
         checks[device.resource] = _latency_check(environment, device.device, table, resource, usual_ms)
         if resource.budget is not None:
-            prepared = prepared.aligned(table.stairs.alignment, partial(best_counts, table, prepared.trace))
+            prepared = prepared.aligned(table.staircase.alignment, partial(best_counts, table, prepared.trace))
     for name, value in functions.items():
         fit = fitted(prepared.trace, name, value, environment.options.seed, environment.run.once)
         # A program may look at whatever no runtime sees.
@@ -178,6 +178,6 @@ def _measured_table(environment: SearchEnvironment, prepared: PreparedModel, dev
     )
     run.journal.seal(file)
     if isinstance(table, Table) and run.left_s() < math.inf and table.reference.stopped != "done":
-        measured = f"{len(table.wholes)} of {table.header.models} versions"
+        measured = f"{len(table.end_to_end)} of {table.header.models} versions"
         environment.notes.add(f"the table was built from {measured}: {table.reference.stopped}, for --max-time")
     return table

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from netadapt_onnx.common.amounts import EXAMPLES, parse_amount, parse_seconds
 from netadapt_onnx.common.budget import Target, parse_targets
 from netadapt_onnx.common.escape import shell_command
-from netadapt_onnx.common.options import check_choice, check_options, declared_options, option, plain
+from netadapt_onnx.common.options import check_choice, check_options, declared_options, option, plain, same_option
 from netadapt_onnx.common.resources import SEARCHED
+from netadapt_onnx.common.shared_options import SharedOptions
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.channel_choices import DEFAULT_STEP, AllowedCounts, Floors, Steps, allowed_counts
 from netadapt_onnx.search.netadapt import Select
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from netadapt_onnx.search.executors.opening import Gpus
     from netadapt_onnx.search.executors.protocol import Executor
     from netadapt_onnx.search.target_devices import Devices, Tables
-    from netadapt_onnx.surgery import Criterion
+    from netadapt_onnx.surgery.criteria.scores import Criterion
 
 Strategy = Literal["netadapt", "knapsack"]
 Rank = Literal["reconstruct", "finetune"]
@@ -145,7 +146,7 @@ class RunOptions:
         at_least=1,
         may_differ_on_resume=True,
     )
-    seed: int = option(0, "Seed of everything random; recorded.", at_least=0, at_most=2**63 - 1)
+    seed: int = same_option(SharedOptions, "seed")
     executor: str | Executor = option(
         "local",
         "Who tries the proposals: this process, N worker processes, or Ray (without an address on this machine).",
@@ -155,12 +156,8 @@ class RunOptions:
     gpus: Gpus = option(None, "GPUs of this machine, one worker each.", metavar="0,2", changes_result=False)
     job_timeout: str | float = option("6h", "Give a proposal up after this long.", metavar="6h", changes_result=False)
     resume: bool = option(False, "Continue the run in RUN; start it if there is none.", changes_result=False)
-    progress: Progress | None = option(
-        None, "A function of steps done, steps in all, and words.", on_command_line=False, changes_result=False
-    )
-    log: Callable[[str], None] | None = option(
-        None, "A function that gets a line per event.", on_command_line=False, changes_result=False
-    )
+    progress: Progress | None = same_option(SharedOptions, "progress")
+    log: Callable[[str], None] | None = same_option(SharedOptions, "log")
 
 
 @dataclass(frozen=True)
@@ -174,7 +171,7 @@ class DeviceOptions:
         is_repeated=True,
         changes_result=False,  # its hash is compared, wherever it lies
     )
-    force: bool = option(False, "Take a table that was measured on another device.", changes_result=False)
+    force: bool = same_option(SharedOptions, "force")
     device: Devices = option(
         "local",
         "Where to measure: local, ssh://[user@]host[:port], adb://SERIAL, or bundle (by hand: nothing is measured). "
@@ -189,36 +186,14 @@ class DeviceOptions:
         metavar="CMD",
         changes_result=False,  # compared as a text beside the model and the data
     )
-    ep: str = option(
-        "cpu",
-        "Execution provider of onnxruntime: cpu, cuda, tensorrt, openvino, xnnpack, coreml, nnapi, qnn, directml, "
-        "webgpu, or what --ep-library brings.",
-    )
-    ep_options: Mapping[str, str] = option(
-        factory=dict,
-        help="An option of the execution provider; may be repeated.",
-        flag="--ep-option",
-        metavar="KEY=VALUE",
-        is_repeated=True,
-    )
-    ep_library: str | None = option(
-        None, "The library of an execution provider that is a plugin.", metavar="FILE", is_path=True
-    )
-    threads: int = option(1, "Threads timed with.", at_least=1)
-    deploy: Literal["float", "int8"] = option(
-        "float",
-        "What will run there: the model, or its int8 form, calibrated with --data.",
-        choices=("float", "int8"),
-    )
-    python: str = option("python3", "Python on the device.", metavar="PATH", changes_result=False)
-    perf_test: str | os.PathLike[str] | None = option(
-        None,
-        "onnxruntime_perf_test built for a device without Python.",
-        metavar="FILE",
-        is_path=True,
-        changes_result=False,
-    )
-    keep: bool = option(False, "Leave the files on the device.", changes_result=False)
+    ep: str = same_option(SharedOptions, "ep")
+    ep_options: Mapping[str, str] = same_option(SharedOptions, "ep_options")
+    ep_library: str | None = same_option(SharedOptions, "ep_library")
+    threads: int = same_option(SharedOptions, "threads")
+    deploy: Literal["float", "int8"] = same_option(SharedOptions, "deploy")
+    python: str = same_option(SharedOptions, "python")
+    perf_test: str | os.PathLike[str] | None = same_option(SharedOptions, "perf_test")
+    keep: bool = same_option(SharedOptions, "keep")
 
 
 @dataclass(frozen=True)
@@ -228,14 +203,8 @@ class EvaluationOptions:
     evaluate: Evaluate | None = option(
         None, "A function of a model, higher is better, that judges in the place of the data.", on_command_line=False
     )
-    shapes: Mapping[str, tuple[int, ...]] = option(
-        factory=dict,
-        help="Shape of an input with other dynamic axes, or of what an unknown operator puts out; may be repeated.",
-        flag="--shape",
-        metavar="NAME=1x3x224x224",
-        is_repeated=True,
-    )
-    batch_size: int = option(1, "Length of a dynamic first axis.", at_least=1)
+    shapes: Mapping[str, tuple[int, ...]] = same_option(SharedOptions, "shapes")
+    batch_size: int = same_option(SharedOptions, "batch_size")
 
 
 @dataclass(frozen=True)
@@ -253,7 +222,8 @@ class Arguments(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions, S
             object.__setattr__(self, "criterion", CRITERION.get(self.strategy, "l2"))
         check_options(self)
         if isinstance(self.criterion, str):
-            from netadapt_onnx.surgery import CRITERIA, MEASURED
+            from netadapt_onnx.surgery.criteria.selection import MEASURED
+            from netadapt_onnx.surgery.criteria.weights import CRITERIA
 
             check_choice("--criterion", self.criterion, (*CRITERIA, *MEASURED))
         self._check_ways()

@@ -10,7 +10,9 @@ from netadapt_onnx.common.resources import COUNTED
 from netadapt_onnx.graph.cost import CostModel
 from netadapt_onnx.search.block_removal import removed_branches
 from netadapt_onnx.search.proposals import Widths
-from netadapt_onnx.surgery import Branch, Trace, same_groups, select, traced_without
+from netadapt_onnx.surgery.blocks import Branch, same_groups, traced_without
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.trace import Trace
 
 Shapes = Mapping[str, tuple[int, ...]]
 # A resource that is not counted, by the model's tensor shapes.

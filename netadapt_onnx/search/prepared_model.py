@@ -17,9 +17,12 @@ from netadapt_onnx.graph.model import Model
 from netadapt_onnx.search.block_removal import branch_choices
 from netadapt_onnx.search.channel_choices import AllowedCounts, ChannelChoices, Counts
 from netadapt_onnx.search.options import Arguments
-from netadapt_onnx.surgery import MEASURED, Branch, Trace, find_branches, resize, select, traced_without
-from netadapt_onnx.surgery import trace as traced
+from netadapt_onnx.surgery.blocks import Branch, find_branches, traced_without
+from netadapt_onnx.surgery.criteria.selection import MEASURED, select
 from netadapt_onnx.surgery.obstacles import require_prunable
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.surgery.trace import trace as traced
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,13 @@ from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.graph.folded_model import require_runnable
 from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataEvaluator
 from netadapt_onnx.search.worker import CALIBRATION_SAMPLES
-from netadapt_onnx.surgery import Criterion, Group, Trace, gram_matrices, original_targets, reconstruct, resize, select
+from netadapt_onnx.surgery.criteria.scores import Criterion
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.reconstruct.gram import gram_matrices, original_targets
+from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.training.criteria import criterion_on
 from netadapt_onnx.training.settings import cores
 

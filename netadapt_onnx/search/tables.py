@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Protocol
 
 from netadapt_onnx.common.resources import LATENCY
-from netadapt_onnx.profilers.device import Device, Environment
+from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.execution import Execution, fingerprint
-from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_versions
-from netadapt_onnx.profilers.table.build import build
+from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_widths
+from netadapt_onnx.profilers.records import Environment
+from netadapt_onnx.profilers.statistics import Timing
+from netadapt_onnx.profilers.table.build import TablePlan, build
 from netadapt_onnx.profilers.table.predict import Table
-from netadapt_onnx.profilers.timing import Timing
-from netadapt_onnx.surgery import Trace
+from netadapt_onnx.surgery.trace import Trace
 
 TABLE_FILE = "table.jsonl"
 TABLE_S = 100.0
@@ -41,7 +42,7 @@ def latency_by_layer(table: Predicting, shapes: Mapping[str, tuple[int, ...]]) -
 
 def reference_times_ms(table: Predicting) -> tuple[float, ...]:
     """What the uncut model's fastest runs took while a table was built, batch by batch; empty if that is unknown."""
-    return tuple(whole.beside_ms for whole in table.wholes) if isinstance(table, Table) else ()
+    return tuple(time.mean_reference_ms for time in table.end_to_end) if isinstance(table, Table) else ()
 
 
 def loaded_table(
@@ -77,12 +78,11 @@ def built_table(
     return build(
         table_file(folder, resource),
         RandomWidthModel(original.folded.proto, original.folded.shapes),
-        random_versions(original),
+        random_widths(original),
+        TablePlan(time_cap_s=time_cap_s, seed=seed),
         execution=execution,
-        time_cap_s=time_cap_s,
-        progress=progress,
-        seed=seed,
         device=device,
+        progress=progress,
     )
 
 

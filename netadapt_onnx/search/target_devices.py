@@ -13,9 +13,10 @@ from netadapt_onnx.common.budget import Budget
 from netadapt_onnx.common.resources import LATENCY
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import agent
-from netadapt_onnx.profilers.device import Device, Environment
-from netadapt_onnx.profilers.devices.opening import BUNDLE, LOCAL, opened_device
+from netadapt_onnx.profilers.device import Device
+from netadapt_onnx.profilers.devices.opening import BUNDLE, LOCAL, open_device
 from netadapt_onnx.profilers.execution import Execution, fingerprint
+from netadapt_onnx.profilers.records import Environment
 
 Devices = str | Device | Sequence[str] | Mapping[str, str | Device]
 Tables = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, str | os.PathLike[str]] | None
@@ -144,7 +145,7 @@ def open_target_devices(
                 targets.append(TargetDevice(resource, None, None, table))
                 continue
             opened = stack.enter_context(
-                opened_device(
+                open_device(
                     device,
                     purpose=f"{access.purpose}@{resource}",
                     python=access.python,

@@ -23,18 +23,10 @@ from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataEvaluator, Evalu
 from netadapt_onnx.search.executors.protocol import JobResult, WorkerInfo
 from netadapt_onnx.search.job_requests import CutRequest, EvaluationRequest, ShortTraining, SolveRequest
 from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
-from netadapt_onnx.surgery import (
-    GramMatrices,
-    Targets,
-    Trace,
-    gram_matrices,
-    kept_outputs,
-    original_targets,
-    reconstruct,
-    reconstruct_in_order,
-    resize,
-)
-from netadapt_onnx.surgery.reconstruct.gram import SAMPLES
+from netadapt_onnx.surgery.reconstruct.gram import SAMPLES, GramMatrices, Targets, gram_matrices, original_targets
+from netadapt_onnx.surgery.reconstruct.least_squares import kept_outputs, reconstruct, reconstruct_in_order
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace
 
 if TYPE_CHECKING:
     from netadapt_onnx.training.distillation import Teacher

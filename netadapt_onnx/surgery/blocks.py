@@ -1,4 +1,4 @@
-"""Residual branches: what may go as a whole, because a sum hands its other input on in its place.
+"""Residual branches: what may go entirely, because a sum can be replaced by its other input.
 
 The rule looks at the graph alone: an Add of two tensors of one shape, one of which is computed from the other. Without
 the Add and all that only it needed, whoever read the sum reads the other tensor; every shape stays. (Removing whole
@@ -24,55 +24,71 @@ from netadapt_onnx.graph.weightless import without_weights
 from netadapt_onnx.surgery.trace import Trace, trace
 from netadapt_onnx.surgery.verify.compare import Tally
 from netadapt_onnx.surgery.verify.prove import TOLERANCE
-from netadapt_onnx.surgery.verify.upcast import wide_dtype, widened
+from netadapt_onnx.surgery.verify.upcast import upcast, upcast_dtype
 
 PROOF_RUNS = 2
 
 
 @dataclass(frozen=True)
 class Branch:
-    """A branch named after its Add. `nodes` (by name) and `groups` are what goes with it."""
+    """A residual branch.
+
+    Attributes:
+        name: The name of its Add.
+        nodes: The names of the nodes that go with it.
+        groups: The groups that go with it.
+    """
 
     name: str
     nodes: frozenset[str]
     groups: tuple[str, ...]
 
 
-def find_branches(found: Trace) -> tuple[Branch, ...]:
+def find_branches(original: Trace) -> tuple[Branch, ...]:
     """The branches of a model, in topological order, of which any may go, and all together.
 
-    Left out are those whose removal would take no layer with it, or leave other groups than the original's.
+    Not among them are those whose removal would take no layer with it, or leave other groups than the original's.
     """
-    taken = {group.name for group in found.groups}
+    names = {group.name for group in original.groups}
     branches: list[Branch] = []
-    for name in _sums(found.folded):
-        nodes = _names(found.folded) - _names(without(found.folded, [name]))
-        if name in taken or nodes.isdisjoint(layer.name for layer in found.labels.layers):
+    for name in _sums(original.folded):
+        nodes = _names(original.folded) - _names(without(original.folded, [name]))
+        if name in names or nodes.isdisjoint(layer.name for layer in original.labels.layers):
             continue
-        left, rest = (traced_without(found, [*names, name]) for names in ((), [b.name for b in branches]))
-        if not (same_groups(found, left) and same_groups(found, rest)):
+        before = [branch.name for branch in branches]
+        alone, together = (traced_without(original, [*others, name]) for others in ((), before))
+        if not (same_groups(original, alone) and same_groups(original, together)):
             continue
-        still = {group.name for group in left.groups}
-        branches.append(Branch(name, nodes, tuple(g.name for g in found.prunable if g.name not in still)))
-        taken.add(name)
+        still = {group.name for group in alone.groups}
+        branches.append(Branch(name, nodes, tuple(g.name for g in original.prunable if g.name not in still)))
+        names.add(name)
     return tuple(branches)
 
 
-def known_branches(found: Trace, names: Collection[str], where: str) -> frozenset[str]:
-    """`names`, each of which must be a branch of the model. Raises NetadaptError, with the nearest names."""
-    known = [branch.name for branch in find_branches(found)] if names else []
+def check_branches(original: Trace, names: Collection[str], where: str) -> frozenset[str]:
+    """Check that each name is that of a branch of the model.
+
+    Args:
+        original: The model.
+        names: The names.
+        where: What they come from, for the message.
+
+    Raises:
+        NetadaptError: If one is not; the hint holds the nearest names.
+    """
+    branches = [branch.name for branch in find_branches(original)] if names else []
     for name in names:
-        if name not in known:
-            hint = did_you_mean(name, known, f"its branches: {', '.join(known) or 'none'}")
+        if name not in branches:
+            hint = did_you_mean(name, branches, f"its branches: {', '.join(branches) or 'none'}")
             raise NetadaptError(f"{where}: the model has no removable branch '{name}'", hint=hint, code="unknown-group")
     return frozenset(names)
 
 
 def without(folded: FoldedModel, names: Collection[str]) -> FoldedModel:
-    """The model without these branches; those that went with others are none any more."""
+    """The model without these branches; those that went with others do not count any more."""
     streams = _sums(folded)
     instead: dict[str, str] = {}
-    for node in folded.proto.graph.node:  # in topological order, so that what stands in is known already
+    for node in folded.proto.graph.node:  # in topological order, so that what stands in is there already
         if node_name(node) in names and node_name(node) in streams:
             stream = streams[node_name(node)]
             instead[node.output[0]] = instead.get(stream, stream)
@@ -90,37 +106,37 @@ def without(folded: FoldedModel, names: Collection[str]) -> FoldedModel:
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
     copy.graph.initializer.extend(t for t in folded.proto.graph.initializer if t.name in live)
-    known = live | set(folded.specs) | {name for node in nodes for name in node.output}
-    stale = [value for value in copy.graph.value_info if value.name not in known]
+    tensors = live | set(folded.specs) | {name for node in nodes for name in node.output}
+    stale = [value for value in copy.graph.value_info if value.name not in tensors]
     for value in stale:
         copy.graph.value_info.remove(value)
     return FoldedModel(
         copy,
-        {name: shape for name, shape in folded.shapes.items() if name in known},
-        {name: dtype for name, dtype in folded.dtypes.items() if name in known},
+        {name: shape for name, shape in folded.shapes.items() if name in tensors},
+        {name: dtype for name, dtype in folded.dtypes.items() if name in tensors},
         folded.specs,
         folded.batch_size,
         folded.unrunnable,
         folded.assumed,
-        folded.sampled & known,
+        folded.sampled & tensors,
         folded.fixed,
     )
 
 
-def traced_without(found: Trace, names: Collection[str]) -> Trace:
+def traced_without(original: Trace, names: Collection[str]) -> Trace:
     """The trace of the model without these branches."""
-    return trace(without(found.folded, names), found.labels.choices) if names else found
+    return trace(without(original.folded, names), original.labels.choices) if names else original
 
 
-def same_groups(original: Trace, left: Trace) -> bool:
-    """Whether the groups of a model without some branches are the original's, but for those that went whole."""
-    known = {group.name: group for group in original.groups}
+def same_groups(original: Trace, smaller: Trace) -> bool:
+    """Whether the groups of a model without some branches are the original's, but for those that went entirely."""
+    by_name = {group.name: group for group in original.groups}
     kinds = ("channels", "step", "floor")
-    for group in left.prunable:
-        before = known.get(group.name)
+    for group in smaller.prunable:
+        before = by_name.get(group.name)
         if before is None or any(getattr(group, kind) != getattr(before, kind) for kind in kinds):
             return False
-    still, nodes = {group.name for group in left.groups}, _names(left.folded)
+    still, nodes = {group.name for group in smaller.groups}, _names(smaller.folded)
     return all(nodes.isdisjoint(group.layers) for group in original.prunable if group.name not in still)
 
 
@@ -133,7 +149,13 @@ def rewired(before: FoldedModel, after: FoldedModel) -> frozenset[str]:
 def removal_error(folded: FoldedModel, names: Collection[str], seed: int = 0) -> float:
     """How far the model without these branches is from the one in which they contribute zero.
 
-    The largest difference over all floating-point tensors that both compute, relative to each one's spread.
+    Args:
+        folded: The model.
+        names: The branches.
+        seed: The seed of the random inputs.
+
+    Returns:
+        The largest difference over all floating-point tensors that both compute, relative to each one's spread.
     """
     streams = _sums(folded)
     small = without(folded, names).proto
@@ -153,16 +175,16 @@ def removal_error(folded: FoldedModel, names: Collection[str], seed: int = 0) ->
     del masked.graph.node[:]
     masked.graph.node.extend(nodes)
     outputs = [name for node in small.graph.node for name in node.output if name in folded.dtypes]
-    shared = [name for name in outputs if wide_dtype(folded.dtypes[name]).kind == "f"]
-    expected = session(widened(masked), outputs=shared, optimise=False)
-    actual = session(widened(small), outputs=shared, optimise=False)
+    shared = [name for name in outputs if upcast_dtype(folded.dtypes[name]).kind == "f"]
+    expected = session(upcast(masked), outputs=shared, optimise=False)
+    actual = session(upcast(small), outputs=shared, optimise=False)
     tallies = {name: Tally() for name in shared}
-    specs = {name: (shape, wide_dtype(dtype)) for name, (shape, dtype) in folded.specs.items()}
+    specs = {name: (shape, upcast_dtype(dtype)) for name, (shape, dtype) in folded.specs.items()}
     for number in range(PROOF_RUNS):
         inputs = random_inputs(specs, seed + number)
-        wanted, got = run(expected, inputs, shared), run(actual, inputs, shared)
+        references, results = run(expected, inputs, shared), run(actual, inputs, shared)
         for name, tally in tallies.items():
-            tally.add(wanted[name], got[name])
+            tally.add(references[name], results[name])
     return max((tally.difference(False) for tally in tallies.values()), default=0.0)
 
 
@@ -182,7 +204,7 @@ def _sums(folded: FoldedModel) -> dict[str, str]:
     graph = folded.proto.graph
     producer = {name: node for node in graph.node for name in node.output if name}
     fixed = {value.name for value in graph.output} | {name for node in graph.node for name in captured(node)}
-    shapes, found = folded.shapes, dict[str, str]()
+    shapes, streams = folded.shapes, dict[str, str]()
     named = Counter(map(node_name, graph.node))
     for node in graph.node:
         if named[node_name(node)] > 1:
@@ -198,8 +220,8 @@ def _sums(folded: FoldedModel) -> dict[str, str]:
             one if _computed_from(other, one, producer) else other if _computed_from(one, other, producer) else None
         )
         if stream is not None:
-            found[node_name(node)] = stream
-    return found
+            streams[node_name(node)] = stream
+    return streams
 
 
 def _computed_from(name: str, source: str, producer: dict[str, onnx.NodeProto]) -> bool:

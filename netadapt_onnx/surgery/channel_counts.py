@@ -116,12 +116,12 @@ def within_budget(
     """Cut until every budget holds.
 
     Args:
-        trace: the model.
-        cuts: the cuts to choose from.
-        cost_model: counts the resources of the model at any widths.
-        original: the resources that relative budgets are shares of, in base units.
-        budgets: limits on counted resources.
-        extra_bytes: what a file holds besides the graph.
+        trace: The model.
+        cuts: The cuts to choose from.
+        cost_model: Counts the resources of the model at any widths.
+        original: The resources that relative budgets are shares of, in base units.
+        budgets: Limits on counted resources.
+        extra_bytes: What a file holds besides the graph.
     """
 
     def cost_at(counts: Counts) -> dict[str, int]:

@@ -12,8 +12,8 @@ from netadapt_onnx.surgery.trace import Trace
 
 
 @dataclass(frozen=True)
-class Place:
-    """`positions` of the `length` along one axis of a tensor belong to the group."""
+class Occurrence:
+    """Where a group occurs: `positions` of the `length` along one axis of a tensor belong to it."""
 
     tensor: str
     axis: int
@@ -23,52 +23,60 @@ class Place:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A group, the constants and runtime tensors that a cut of it changes, and every reason that pins it."""
+    """Why a group is what it is.
+
+    Attributes:
+        group: The group.
+        constants: The constants that a cut of it changes.
+        tensors: The runtime tensors that a cut of it changes.
+        pins: Every reason that pins it.
+    """
 
     group: Group
-    constants: tuple[Place, ...]
-    tensors: tuple[Place, ...]
+    constants: tuple[Occurrence, ...]
+    tensors: tuple[Occurrence, ...]
     pins: tuple[str, ...]
 
 
 def explain(trace: Trace, name: str) -> tuple[Explanation, ...]:
-    """The groups of a name: a group itself, those of a layer's output channels, or those along a tensor's axes.
+    """Explain the groups of a name: a group itself, those of a layer's output channels, or those along a tensor's axes.
 
-    Raises NetadaptError, with the nearest names, if the model has nothing of that name.
+    Raises:
+        NetadaptError: If the model has nothing of that name; the hint holds the nearest names.
     """
     return tuple(_explained(trace, group) for group in _groups(trace, name))
 
 
 def _groups(trace: Trace, name: str) -> list[Group]:
-    named = [group for group in trace.groups if group.name == name]
-    found = named or [group for group in trace.groups if name in group.layers]
-    lines = [line for _, line in trace.axes.get(name, ())]
-    found = found or [g for g in trace.groups if any(np.isin(line, trace.members[g.name]).any() for line in lines)]
-    if found:
-        return found
-    known = {g.name for g in trace.groups} | {n for g in trace.groups for n in g.layers} | set(trace.axes)
+    groups = [group for group in trace.groups if group.name == name]
+    groups = groups or [group for group in trace.groups if name in group.layers]
+    along = [axis_labels for _, axis_labels in trace.axes.get(name, ())]
+    groups = groups or [g for g in trace.groups if any(np.isin(part, trace.members[g.name]).any() for part in along)]
+    if groups:
+        return groups
+    names = {g.name for g in trace.groups} | {n for g in trace.groups for n in g.layers} | set(trace.axes)
     if name in trace.flat.shapes:
         raise NetadaptError(f"tensor '{name}' carries no channels that could be cut", code="unknown-group")
     stays = next((n for n in trace.flat.untraced if f"{name}/".startswith(f"{n}/")), None)
     if stays is not None:
         raise NetadaptError(f"'{stays}' stays as it is: {trace.flat.untraced[stays]}", code="unknown-group")
-    hint = did_you_mean(name, sorted(known), "`netadapt-onnx inspect` lists groups and layers")
+    hint = did_you_mean(name, sorted(names), "`netadapt-onnx inspect` lists groups and layers")
     raise NetadaptError(f"the model has no group, layer or tensor '{name}'", hint=hint, code="unknown-group")
 
 
 def _explained(trace: Trace, group: Group) -> Explanation:
     members = trace.members[group.name]
     initializers = {t.name for t in trace.flat.proto.graph.initializer}
-    places = [
-        Place(tensor, axis, int(hits.sum()), len(line))
-        for tensor, lines in trace.axes.items()
-        for axis, line in lines
-        if (hits := np.isin(line, members)).any()
+    occurrences = [
+        Occurrence(tensor, axis, int(hits.sum()), len(axis_labels))
+        for tensor, pairs in trace.axes.items()
+        for axis, axis_labels in pairs
+        if (hits := np.isin(axis_labels, members)).any()
     ]
     pins = [pin.reason for pin in trace.labels.pins if np.isin(trace.roots[pin.labels], members).any()]
     return Explanation(
         group,
-        tuple(place for place in places if place.tensor in initializers),
-        tuple(place for place in places if place.tensor not in initializers),
+        tuple(each for each in occurrences if each.tensor in initializers),
+        tuple(each for each in occurrences if each.tensor not in initializers),
         tuple(dict.fromkeys(pins)),
     )

@@ -7,24 +7,9 @@ from collections.abc import Iterable, Sequence
 from netadapt_onnx.surgery.union_find import Array
 
 
-def squeeze(factor: Array) -> Array:
-    """Give length 1 to every axis along which the labels do not change."""
-    for axis, length in enumerate(factor.shape):
-        if length > 1:
-            first = factor.take([0], axis=axis)
-            if (first == factor).all():
-                factor = first
-    return factor
-
-
 def align(factor: Array, rank: int) -> Array:
     """Prepend axes of length 1, as broadcasting does."""
     return factor.reshape((1,) * (rank - factor.ndim) + factor.shape)
-
-
-def on_axis(line: Array, axis: int, rank: int) -> Array:
-    """A factor with labels (n,) along one axis."""
-    return line.reshape([-1 if k == axis else 1 for k in range(rank)])
 
 
 def aligned_shape(shape: Sequence[int], rank: int) -> tuple[int, ...]:

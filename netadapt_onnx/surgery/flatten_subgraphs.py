@@ -1,12 +1,12 @@
 """Subgraphs (If branches, Loop and Scan bodies) laid out flat for labels; `unflatten_subgraphs.py` undoes it.
 
-Labels of tensors around a body are followed into it; what a body receives and returns keeps its shape. The flat graph
-is for tracing and cutting alone and is never run: it holds a body's nodes in front of their control-flow node.
+Labels of tensors around a subgraph are followed into it; what it receives and returns keeps its shape. The flat graph
+is for tracing and cutting alone and is never run: it holds a subgraph's nodes in front of their control-flow node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -29,10 +29,15 @@ BRANCHES = ("then_branch", "else_branch")
 
 
 @dataclass(frozen=True)
-class Body:
-    """A subgraph in the flat graph: attribute `attribute` of the node that puts out `owner`; `name` says so to people.
+class FlatSubgraph:
+    """A subgraph that was laid out flat.
 
-    `frame` is the subgraph without its content; `names` maps the names of its tensors there to those inside.
+    Attributes:
+        name: Where it is, for people: the node and the attribute.
+        owner: The first output of the node that it belongs to.
+        attribute: The attribute of that node that holds it.
+        frame: The subgraph without its content.
+        names: The names of its tensors in the flat graph, each with the name inside the subgraph.
     """
 
     name: str
@@ -54,64 +59,82 @@ class Body:
         return tuple(flat.get(value.name, value.name) for value in self.frame.output)
 
 
-def flatten(folded: FoldedModel, *, loops: bool = True) -> tuple[FoldedModel, tuple[Body, ...]]:
-    """The model with all bodies laid out flat, innermost first; unchanged if it has none.
+@dataclass(frozen=True)
+class _Surroundings:
+    """The graph around a subgraph: its tensors as far as their shapes are known, and its constants."""
 
-    A body whose shapes cannot be told stays where it is (`untraced` of the result says why) and pins what it reads.
-    Without `loops` none is run for its shapes.
+    model: FoldedModel
+    specs: Specs
+    constants: Mapping[str, onnx.TensorProto]
+    batched: Collection[str]  # tensors whose first axis is the batch
+    loops: bool
+
+
+def flatten(folded: FoldedModel, *, loops: bool = True) -> tuple[FoldedModel, tuple[FlatSubgraph, ...]]:
+    """Lay out all subgraphs flat, innermost first; a model without any is returned as it is.
+
+    A subgraph whose shapes cannot be inferred stays where it is (`untraced` of the result says why) and pins what it
+    reads.
+
+    Args:
+        folded: The model.
+        loops: Whether loops are run for the shapes inside them.
     """
     if not any(_attributes(node) for node in folded.proto.graph.node):
         return folded, ()
-    moving = _moving(folded, loops)
     graph = folded.proto.graph
+    specs: dict[str, Spec] = {name: (shape, folded.dtypes[name]) for name, shape in folded.shapes.items()}
     constants = {t.name: t for t in graph.initializer}
-    known: dict[str, Spec] = {name: (shape, folded.dtypes[name]) for name, shape in folded.shapes.items()}
+    around = _Surroundings(folded, specs, constants, _batched(folded, loops), loops)
     nodes: list[onnx.NodeProto] = []
     added: list[onnx.TensorProto] = []
-    bodies: list[Body] = []
+    subgraphs: list[FlatSubgraph] = []
     untraced: dict[str, str] = {}
     for node in graph.node:
-        parts: list[tuple[FoldedModel, list[Body]]] = []
-        kept: dict[str, str] = {}
+        parts: list[tuple[FoldedModel, list[FlatSubgraph]]] = []
+        unopened: dict[str, str] = {}
         for attribute in _attributes(node):
             try:
-                parts.append(_opened(node, attribute, folded, known, constants, moving, loops))
+                parts.append(_opened(node, attribute, around))
             except NetadaptError as error:
-                kept[attribute.name] = error.message
-        untraced |= {f"{node_name(node)}/{name}": reason for name, reason in kept.items()}
-        placed = node
-        if parts:
-            placed = onnx.NodeProto()
-            placed.CopyFrom(node)
-            outside = [a for a in placed.attribute if not a.HasField("g") or a.name in kept]
-            del placed.attribute[:]
-            placed.attribute.extend(outside)
-        for inner, inner_bodies in parts:
+                unopened[attribute.name] = error.message
+        untraced |= {f"{node_name(node)}/{name}": reason for name, reason in unopened.items()}
+        for inner, inner_subgraphs in parts:
             nodes.extend(inner.proto.graph.node)
             added.extend(inner.proto.graph.initializer)
-            known |= {name: (shape, inner.dtypes[name]) for name, shape in inner.shapes.items()}
-            bodies.extend(inner_bodies)
+            specs |= {name: (shape, inner.dtypes[name]) for name, shape in inner.shapes.items()}
+            subgraphs.extend(inner_subgraphs)
             untraced |= inner.untraced
-        nodes.append(placed)
+        nodes.append(_with_subgraphs(node, unopened) if parts else node)
     proto = without_weights(folded.proto)
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     proto.graph.initializer.extend([*graph.initializer, *added])
-    shapes = {name: shape for name, (shape, _) in known.items()}
-    dtypes = {name: dtype for name, (_, dtype) in known.items()}
-    return replace(folded, proto=proto, shapes=shapes, dtypes=dtypes, untraced=untraced), tuple(bodies)
+    shapes = {name: shape for name, (shape, _) in specs.items()}
+    dtypes = {name: dtype for name, (_, dtype) in specs.items()}
+    return replace(folded, proto=proto, shapes=shapes, dtypes=dtypes, untraced=untraced), tuple(subgraphs)
 
 
 def _attributes(node: onnx.NodeProto) -> list[onnx.AttributeProto]:
     return [a for a in node.attribute if a.HasField("g")] if node.op_type in CONTROL else []
 
 
-def _moving(folded: FoldedModel, loops: bool) -> set[str]:
+def _with_subgraphs(node: onnx.NodeProto, names: Iterable[str]) -> onnx.NodeProto:
+    """A copy of a node that has only the subgraphs in attributes of these names."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    kept = [a for a in copy.attribute if not a.HasField("g") or a.name in names]
+    del copy.attribute[:]
+    copy.attribute.extend(kept)
+    return copy
+
+
+def _batched(folded: FoldedModel, loops: bool) -> set[str]:
     """Tensors whose first axis is the batch."""
     batched = {v.name for v in folded.proto.graph.input if not v.type.tensor_type.shape.dim[:1] or _open_axis(v)}
-    given = {n: (s[0] + 1, *s[1:]) if n in batched and s else s for n, (s, _) in folded.specs.items()}
+    larger = {n: (s[0] + 1, *s[1:]) if n in batched and s else s for n, (s, _) in folded.specs.items()}
     try:
-        other = fold(folded.proto, given, folded.batch_size + 1, loops=loops).shapes
+        other = fold(folded.proto, larger, folded.batch_size + 1, loops=loops).shapes
     except NetadaptError:
         return set()
     return {name for name, shape in folded.shapes.items() if shape and other.get(name, shape)[:1] != shape[:1]}
@@ -122,41 +145,36 @@ def _open_axis(value: onnx.ValueInfoProto) -> bool:
 
 
 def _opened(
-    node: onnx.NodeProto,
-    attribute: onnx.AttributeProto,
-    around: FoldedModel,
-    known: Specs,
-    constants: Mapping[str, onnx.TensorProto],
-    moving: set[str],
-    loops: bool,
-) -> tuple[FoldedModel, list[Body]]:
-    """One body folded, flattened and renamed. Raises NetadaptError if its shapes cannot be told."""
-    model = onnx.ModelProto(ir_version=around.proto.ir_version, opset_import=around.proto.opset_import)
+    node: onnx.NodeProto, attribute: onnx.AttributeProto, around: _Surroundings
+) -> tuple[FoldedModel, list[FlatSubgraph]]:
+    """One subgraph folded, flattened and renamed. Raises NetadaptError if its shapes cannot be inferred."""
+    original = around.model.proto
+    model = onnx.ModelProto(ir_version=original.ir_version, opset_import=original.opset_import)
     model.graph.CopyFrom(attribute.g)
-    formals = _received(node, attribute.g, known)
+    formals = _received(node, attribute.g, around.specs)
     outer = [name for name in captured(node) if name not in formals]
-    model.graph.initializer.extend(constants[name] for name in outer if name in constants)
-    given = dict(formals) | {name: known[name] for name in outer if name not in constants and name in known}
+    model.graph.initializer.extend(around.constants[name] for name in outer if name in around.constants)
+    runtime = [name for name in outer if name not in around.constants and name in around.specs]
+    specs = dict(formals) | {name: around.specs[name] for name in runtime}
     sources = dict(zip((v.name for v in attribute.g.input), _sources(node, attribute.g), strict=True))
     del model.graph.input[:]
-    for name, (shape, dtype) in given.items():
+    for name, (shape, dtype) in specs.items():
         axes: list[int | str] = list(shape)
-        if shape and sources.get(name, name) in moving:
+        if shape and sources.get(name, name) in around.batched:
             axes[0] = "batch"
         code = onnx.helper.np_dtype_to_tensor_dtype(dtype)
         model.graph.input.append(onnx.helper.make_tensor_value_info(name, code, axes))
     normalise(model)
-    folded = fold(
-        model, {name: shape for name, (shape, _) in given.items()}, around.batch_size, loops=loops, inner=True
-    )
+    shapes = {name: shape for name, (shape, _) in specs.items()}
+    folded = fold(model, shapes, around.model.batch_size, loops=around.loops, inner=True)
     if folded.unrunnable:
         raise NetadaptError(folded.unrunnable)
-    folded, inner = flatten(_with_returned_constants(folded, outer), loops=loops)
+    folded, inner = flatten(_with_returned_constants(folded, outer), loops=around.loops)
     return _renamed(node, attribute, folded, inner, set(formals), set(outer))
 
 
 def _with_returned_constants(folded: FoldedModel, outer: Sequence[str]) -> FoldedModel:
-    """What a body returns must be a node's output: where folding left a constant, an Identity puts it out."""
+    """Have a node put out all that a subgraph returns: an Identity, where folding left a constant."""
     graph = folded.proto.graph
     returned = {value.name for value in graph.output} & {t.name for t in graph.initializer} - {*outer}
     renamed = {name: f"{name}/constant" for name in returned}
@@ -172,57 +190,57 @@ def _with_returned_constants(folded: FoldedModel, outer: Sequence[str]) -> Folde
     return replace(folded, shapes=shapes, dtypes=dtypes)
 
 
-def _sources(node: onnx.NodeProto, body: onnx.GraphProto) -> list[str]:
-    """For each formal input of a body the outer tensor it starts from, '' for counters and slices."""
+def _sources(node: onnx.NodeProto, subgraph: onnx.GraphProto) -> list[str]:
+    """For each formal input of a subgraph the outer tensor that it starts from, '' for counters and slices."""
     if node.op_type == "Loop":
         return ["", "", *list(node.input)[2:]]
     scanned = next((a.i for a in node.attribute if a.name == "num_scan_inputs"), 0)
     states = len(node.input) - scanned
-    return [*list(node.input)[:states], *[""] * scanned][: len(body.input)]
+    return [*list(node.input)[:states], *[""] * scanned][: len(subgraph.input)]
 
 
-def _received(node: onnx.NodeProto, body: onnx.GraphProto, known: Specs) -> dict[str, Spec]:
-    """Shape and type of a body's formal inputs: carried values keep the shapes that they start with."""
-    names = [v.name for v in body.input]
+def _received(node: onnx.NodeProto, subgraph: onnx.GraphProto, outer: Specs) -> dict[str, Spec]:
+    """Shape and type of a subgraph's formal inputs: carried values keep the shapes that they start with."""
+    names = [v.name for v in subgraph.input]
     if node.op_type == "If" or not names:
         return {}
-    given: list[str] = list(node.input)
+    inputs: list[str] = list(node.input)
     if node.op_type == "Loop":
         specs: list[Spec] = [((), np.dtype(np.int64)), ((), np.dtype(bool))]
-        specs += [_spec(name, known) for name in given[2:]]
+        specs += [_spec(name, outer) for name in inputs[2:]]
     else:
         attributes: dict[str, Any] = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         scanned = int(attributes["num_scan_inputs"])
-        states = len(given) - scanned
+        states = len(inputs) - scanned
         axes = attributes.get("scan_input_axes", [0] * scanned)
-        specs = [_spec(name, known) for name in given[:states]]
-        for name, axis in zip(given[states:], axes, strict=True):
-            shape, dtype = _spec(name, known)
+        specs = [_spec(name, outer) for name in inputs[:states]]
+        for name, axis in zip(inputs[states:], axes, strict=True):
+            shape, dtype = _spec(name, outer)
             specs.append((tuple(np.delete(shape, axis).tolist()), dtype))
     if len(specs) != len(names):
         raise NetadaptError(f"'{node_name(node)}' gives its body {len(specs)} of {len(names)} inputs")
     return dict(zip(names, specs, strict=True))
 
 
-def _spec(name: str, known: Specs) -> Spec:
-    if name not in known:
+def _spec(name: str, specs: Specs) -> Spec:
+    if name not in specs:
         raise NetadaptError(f"the shape of '{name}' is not known")
-    return known[name]
+    return specs[name]
 
 
 def _renamed(
     node: onnx.NodeProto,
     attribute: onnx.AttributeProto,
     folded: FoldedModel,
-    inner: Sequence[Body],
+    inner: Sequence[FlatSubgraph],
     formals: set[str],
     outer: set[str],
-) -> tuple[FoldedModel, list[Body]]:
-    """Give everything of a body names that say where it is; tensors from outside keep theirs."""
+) -> tuple[FoldedModel, list[FlatSubgraph]]:
+    """Give everything of a subgraph names that say where it is; tensors from outside keep theirs."""
     prefix = f"{node_name(node)}/{attribute.name}/"
     graph = folded.proto.graph
     own = {name for n in graph.node for name in n.output if name} | {t.name for t in graph.initializer} | formals
-    own |= {name for body in inner for name in body.names}  # what bodies inside receive is no node's output
+    own |= {name for subgraph in inner for name in subgraph.names}  # what those inside receive is no node's output
     own -= outer
     flat = {name: prefix + name for name in own}
     for each in graph.node:
@@ -234,43 +252,42 @@ def _renamed(
     proto = without_weights(folded.proto)
     proto.graph.initializer.extend(tensors)
     frame = onnx.GraphProto(name=attribute.g.name, input=attribute.g.input, output=attribute.g.output)
-    nested = {name for body in inner for name in body.names}
-    body = Body(
-        prefix[:-1],
-        next(name for name in node.output if name),
-        attribute.name,
-        frame,
-        {flat[name]: name for name in own if name not in nested},
-    )
+    nested = {name for subgraph in inner for name in subgraph.names}
+    owner = next(name for name in node.output if name)
+    names = {flat[name]: name for name in own if name not in nested}
     moved = [
-        Body(prefix + b.name, flat[b.owner], b.attribute, b.frame, {flat.get(k, k): v for k, v in b.names.items()})
-        for b in inner
+        replace(s, name=prefix + s.name, owner=flat[s.owner], names={flat.get(k, k): v for k, v in s.names.items()})
+        for s in inner
     ]
     shapes = {flat[name]: shape for name, shape in folded.shapes.items() if name in flat}
     dtypes = {flat[name]: dtype for name, dtype in folded.dtypes.items() if name in flat}
     untraced = {prefix + name: reason for name, reason in folded.untraced.items()}
-    return replace(folded, proto=proto, shapes=shapes, dtypes=dtypes, untraced=untraced), [*moved, body]
+    renamed = replace(folded, proto=proto, shapes=shapes, dtypes=dtypes, untraced=untraced)
+    return renamed, [*moved, FlatSubgraph(prefix[:-1], owner, attribute.name, frame, names)]
 
 
-def taking(proto: onnx.ModelProto, branch: str = "", untraced: Collection[str] = ()) -> onnx.ModelProto:
-    """A copy whose If nodes all take one branch, whatever their conditions say; those with one untraced the other.
+def with_branch(proto: onnx.ModelProto, branch: str = "", untraced: Collection[str] = ()) -> onnx.ModelProto:
+    """A copy whose If nodes all take one branch, whatever their conditions say.
 
-    Without `branch` the conditions of all others decide.
+    Args:
+        proto: The model.
+        branch: One of `BRANCHES`, or '': the conditions decide.
+        untraced: Names of branches that cannot be traced; nodes with one of them take the other.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    _take(copy.graph, branch, untraced)
+    _fix_branches(copy.graph, branch, untraced)
     return copy
 
 
-def _take(graph: onnx.GraphProto, branch: str, untraced: Collection[str]) -> None:
+def _fix_branches(graph: onnx.GraphProto, branch: str, untraced: Collection[str]) -> None:
     for node in graph.node:
         possible = [name for name in BRANCHES if f"{node_name(node)}/{name}" not in untraced]
-        taken = possible[0] if len(possible) == 1 else branch
-        if node.op_type == "If" and taken:
-            name = f"{node_name(node)}/{taken}/taken"
-            graph.initializer.append(numpy_helper.from_array(np.array(taken == BRANCHES[0]), name))
+        chosen = possible[0] if len(possible) == 1 else branch
+        if node.op_type == "If" and chosen:
+            name = f"{node_name(node)}/{chosen}/taken"
+            graph.initializer.append(numpy_helper.from_array(np.array(chosen == BRANCHES[0]), name))
             node.input[0] = name
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                _take(attribute.g, branch, untraced)
+                _fix_branches(attribute.g, branch, untraced)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
-from netadapt_onnx.surgery.labels import Labels, Layer
+from netadapt_onnx.surgery.labels import Labels
+from netadapt_onnx.surgery.records import Layer
 from netadapt_onnx.surgery.union_find import Array
 
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that are pruned as one decision; named after the first layer whose output channels it holds.
+    """Channels that are pruned as one decision.
 
-    `channels` are counted on that layer; they go in whole multiples of `step` and at least `floor` stay. `layers` are
-    all layers whose outputs belong to it. `reason` says why a group is not `prunable`.
+    Attributes:
+        name: The first layer whose output channels it holds.
+        channels: How many there are on that layer.
+        step: The group goes in multiples of this many channels.
+        floor: At least so many channels stay.
+        layers: All layers whose outputs belong to it.
+        prunable: Whether a cut may name it.
+        reason: Why not, if it may not.
     """
 
     name: str
@@ -52,17 +60,18 @@ def find_groups(labels: Labels, roots: Array) -> tuple[tuple[Group, ...], dict[s
     owner: dict[tuple[int, bool], str] = {}
     members: dict[str, Array] = {}
     naming: list[tuple[str, Layer, int]] = []
-    taken: dict[str, int] = {}
+    groups_of_layer: Counter[str] = Counter()
     for layer in labels.layers:
-        line = roots[layer.channels]
-        keys = list(zip(coverage[line].tolist(), pinned[line].tolist(), strict=True))
+        of_layer = roots[layer.channels]
+        keys = list(zip(coverage[of_layer].tolist(), pinned[of_layer].tolist(), strict=True))
         for key in dict.fromkeys(keys):
             if key in owner:
                 continue
-            taken[layer.name] = taken.get(layer.name, 0) + 1
-            name = layer.name if taken[layer.name] == 1 else f"{layer.name}#{taken[layer.name]}"
+            groups_of_layer[layer.name] += 1
+            number = groups_of_layer[layer.name]
+            name = layer.name if number == 1 else f"{layer.name}#{number}"
             owner[key] = name
-            channels = line[np.array([k == key for k in keys])]
+            channels = of_layer[np.array([k == key for k in keys])]
             members[name] = channels
             _, counts = np.unique(channels, return_counts=True)
             naming.append((name, layer, int(counts.max())))
@@ -81,13 +90,13 @@ def _coverage(labels: Labels, roots: Array) -> Array:
     """A number per root label that is equal for labels with the same occurrences (a sum of random 64-bit numbers)."""
     rng = np.random.default_rng(0)
     total = np.zeros(len(roots), np.uint64)
-    lines = [factor for factors in labels.factors.values() for factor in factors]
-    lines += [factor for use in labels.uses for factor in use.factors]
-    lines += [layer.channels for layer in labels.layers]
+    occurrences = [factor for factors in labels.factors.values() for factor in factors]
+    occurrences += [factor for use in labels.uses for factor in use.factors]
+    occurrences += [layer.channels for layer in labels.layers]
     with np.errstate(over="ignore"):
-        for factor in lines:
-            found, counts = np.unique(roots[factor], return_counts=True)
-            total[found] += rng.integers(1, 2**63, dtype=np.uint64) * counts.astype(np.uint64)
+        for factor in occurrences:
+            present, counts = np.unique(roots[factor], return_counts=True)
+            total[present] += rng.integers(1, 2**63, dtype=np.uint64) * counts.astype(np.uint64)
     return total.view(np.int64)
 
 

@@ -1,37 +1,30 @@
 """Channel labels of every tensor, and what rules may do with them.
 
 A tensor's labels are a tuple of *factors*: integer arrays of the tensor's rank in which an axis without channels has
-length 1 and 0 means 'no label'. A position lives while its labels in all factors live (AND): a Conv weight has one
-factor for its output channels and one for its input channels. Tied labels live and die together (`union_find.py`).
+length 1 and 0 means 'no label'. A position is kept while its labels in all factors are (AND): a Conv weight has one
+factor for its output channels and one for its input channels. Tied labels are kept or removed together
+(`union_find.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from netadapt_onnx.graph.axis_arrays import on_axis, squeeze
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.lazy_weights import values_of
 from netadapt_onnx.graph.passes.fold_constants import KEPT_ON_WEIGHTS
-from netadapt_onnx.surgery.factors import on_axis, squeeze
-from netadapt_onnx.surgery.inheritance import Inheritance
+from netadapt_onnx.surgery.conv_group_metadata import ConvGroupMetadata
+from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph
 from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.records import Edit, Factors, Layer, Pin, Use
 from netadapt_onnx.surgery.union_find import Array, UnionFind
-
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
-
-    from netadapt_onnx.surgery.flatten_subgraphs import Body
-    from netadapt_onnx.surgery.resize import Cut
-
-Factors = tuple[Array, ...]
-Edit = Callable[["Cut", "gs.Node"], None]
-
 
 # Labels are arrays: an axis of a billion positions, which takes a few bytes to ask for, would fill the memory.
 MOST_POSITIONS = 1 << 24
@@ -46,51 +39,13 @@ class Unsupported(Exception):
 class Choices:
     """What a model's structure leaves open and its user decides.
 
-    `attention`: whether whole heads go, or the same dimensions of every head. `resize_io`: graph inputs and outputs
-    (states, caches) whose axes may be cut; all others keep their shapes.
+    Attributes:
+        attention: Whether whole heads go, or the same dimensions of every head.
+        resize_io: Graph inputs and outputs (states, caches) whose axes may be cut; all others keep their shapes.
     """
 
     attention: Literal["heads", "dims"] = "heads"
     resize_io: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Use:
-    """A constant as one input of one node: `factors` label the axes that a cut slices.
-
-    With `blocks`, labels (groups, n), axis 1 is sliced differently for each run of axis 0 (a convolution in groups);
-    the first of them are those in `factors`.
-    """
-
-    constant: str
-    node: int
-    slot: int
-    factors: Factors
-    blocks: Array | None = None
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A node that owns weights, and the labels (channels,) of its output channels.
-
-    `weight` is the initializer that produces them, with labels `line` along its `axis`.
-    """
-
-    node: int
-    name: str
-    op: str
-    channels: Array
-    weight: str
-    axis: int
-    line: Array
-
-
-@dataclass(frozen=True)
-class Pin:
-    """Labels that must stay, and why."""
-
-    labels: Array
-    reason: str
 
 
 class Labels:
@@ -100,14 +55,14 @@ class Labels:
         self,
         folded: FoldedModel,
         choices: Choices,
-        bodies: Mapping[str, Sequence[Body]] | None = None,
+        subgraphs: Mapping[str, Sequence[FlatSubgraph]] | None = None,
         even: frozenset[str] = frozenset(),
     ) -> None:
         """Start without labels; `even` names convolutions whose groups keep equal counts however narrow they are."""
         self.flat = folded
         self.ties = UnionFind()
         self.choices = choices
-        self.bodies: Mapping[str, Sequence[Body]] = bodies or {}
+        self.subgraphs: Mapping[str, Sequence[FlatSubgraph]] = subgraphs or {}
         self.uses: list[Use] = []
         self.layers: list[Layer] = []
         self.edits: list[tuple[int, Edit]] = []
@@ -117,8 +72,8 @@ class Labels:
         self.balances: list[tuple[Array, str]] = []
         self.even_groups: list[str] = []  # convolutions whose groups keep equal counts, and of which whole groups go
         self.whole_groups: list[str] = []
-        self.inherited = Inheritance.read(folded.proto)
-        self.even = even | self.inherited.even
+        self.conv_group_metadata = ConvGroupMetadata.read(folded.proto)
+        self.even = even | self.conv_group_metadata.even_groups
         self.factors: dict[str, Factors] = {}
         self._regarded: set[str] = set()
         self.untraced = folded.untraced
@@ -132,7 +87,7 @@ class Labels:
             for name in node.input:
                 self._readers.setdefault(name, []).append(node)
 
-    # -- what is known of tensors ------------------------------------------------------------------------------------
+    # -- tensors: shapes, types, values ------------------------------------------------------------------------------
 
     def _find_views(self, nodes: Iterable[onnx.NodeProto]) -> dict[str, tuple[int, onnx.NodeProto]]:
         views: dict[str, tuple[int, onnx.NodeProto]] = {}
@@ -171,11 +126,11 @@ class Labels:
 
     def shape_of_views(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Shapes of all views, in graph order, given those of the initializers."""
-        found: dict[str, tuple[int, ...]] = {}
+        views: dict[str, tuple[int, ...]] = {}
         for name, (_, view) in self._views.items():
-            shape = found.get(view.input[0], shapes[view.input[0]])
-            found[name] = tuple(shape[k] for k in self._order(view)) if view.op_type == "Transpose" else shape
-        return found
+            shape = views.get(view.input[0], shapes[view.input[0]])
+            views[name] = tuple(shape[k] for k in self._order(view)) if view.op_type == "Transpose" else shape
+        return views
 
     def value(self, name: str) -> np.ndarray[Any, Any]:
         """The value of an initializer. Raises Unsupported for anything else."""
@@ -202,7 +157,7 @@ class Labels:
         return self.factors.get(name, ())
 
     def disregard(self, name: str) -> None:
-        """What the node puts out has nothing to do with this input's channels."""
+        """Record that what the node puts out has nothing to do with this input's channels."""
         self._regarded.add(name)
 
     def pin_unregarded(self, node: Node) -> None:
@@ -215,7 +170,7 @@ class Labels:
     # -- what rules do -----------------------------------------------------------------------------------------------
 
     def fresh(self, n: int) -> Array:
-        """New labels (n,), tied to nothing."""
+        """Make new labels (n,), tied to nothing."""
         return self.ties.fresh(n)
 
     def set(self, name: str, factors: Iterable[Array], reason: str = "single position") -> None:
@@ -239,7 +194,7 @@ class Labels:
             self.factors[name] = tuple(kept)
 
     def pin(self, labels: Array, reason: str) -> None:
-        """These labels must stay."""
+        """Record that these labels must stay."""
         flat = labels[labels > 0]
         if flat.size:
             self.pins.append(Pin(np.unique(flat), reason))
@@ -261,12 +216,12 @@ class Labels:
         self.pin(b[~both], reason)
 
     def balance(self, table: Array, reason: str) -> None:
-        """Of every row of labels (groups, n) a cut keeps as many (`balance.py`); positions without a label stay."""
+        """Have a cut keep as many of every row of labels (groups, n), see `conv_groups.py`; what has no label stays."""
         if len(table) > 1 and table.any():
             self.balances.append((table, reason))
 
     def collapse(self, factor: Array, axis: int, reason: str) -> Array:
-        """Tie all labels along `axis`: what is left can be cut along the other axes only. Returns length 1 there."""
+        """Tie all labels along `axis`, so that only the other axes can be cut. Returns labels of length 1 there."""
         if factor.shape[axis] == 1:
             return factor
         first = factor.take([0], axis=axis)
@@ -300,19 +255,19 @@ class Labels:
 
         Labels that spread over other axes too are tied along those; labels on other axes alone are pinned.
         """
-        found: Array | None = None
+        channels: Array | None = None
         for factor in self.of(name):
             if factor.shape[axis] == 1:
                 self.keep_axes(factor, (), reason)
                 continue
-            line = self.keep_axes(factor, (axis,), reason).reshape(-1)
-            if found is not None:
-                self.tie(found, line, reason)
-            found = line
-        return found
+            axis_labels = self.keep_axes(factor, (axis,), reason).reshape(-1)
+            if channels is not None:
+                self.tie(channels, axis_labels, reason)
+            channels = axis_labels
+        return channels
 
     def bind(self, node: Node, slot: int, factors: Iterable[Array], blocks: Array | None = None) -> None:
-        """The constant at input `slot` carries these labels: a cut slices it so. Looks through views of weights.
+        """Give the constant at input `slot` these labels: a cut slices it so. Looks through views of weights.
 
         `blocks` (see `Use`) are for constants that are no views.
         """
@@ -353,13 +308,18 @@ class Labels:
             if name and self.shape(name) and int(np.prod(self.shape(name))) > 1:
                 if len(self.shape(name)) > 1:
                     raise Unsupported("blocked quantisation")
-                lines = tuple(self.keep_axes(f, (axis,), "quantisation axis") for f in factors if f.shape[axis] > 1)
-                self.uses.extend(Use(name, user, slot, (line.reshape(-1),)) for line in lines if line.any())
+                along = [self.keep_axes(f, (axis,), "quantisation axis") for f in factors if f.shape[axis] > 1]
+                self.uses.extend(Use(name, user, slot, (f.reshape(-1),)) for f in along if f.any())
 
-    def owns(self, node: Node, channels: Array, slot: int, axis: int, line: Array | None = None) -> None:
-        """`node` is a layer whose output channels carry these labels.
+    def owns(self, node: Node, channels: Array, slot: int, axis: int, axis_labels: Array | None = None) -> None:
+        """Record that `node` is a layer whose output channels carry these labels.
 
-        They are produced along `axis` of the constant at input `slot`, where they appear as `line` (unless alike).
+        Args:
+            node: The layer.
+            channels: Labels of its output channels, (channels,).
+            slot: The input with the constant that produces them.
+            axis: The axis of that constant along which it does.
+            axis_labels: The labels along that axis, if they are not `channels` themselves.
         """
         name = node.inputs[slot]
         while name in self._views:
@@ -367,8 +327,8 @@ class Labels:
             if view.op_type == "Transpose":
                 axis = self._order(view)[axis]
             name = view.input[0]
-        where = channels if line is None else line
-        self.layers.append(Layer(node.index, node.name, node.op, channels, name, axis, where))
+        along = channels if axis_labels is None else axis_labels
+        self.layers.append(Layer(node.index, node.name, node.op, channels, name, axis, along))
 
     def _order(self, transpose: onnx.NodeProto) -> list[int]:
         reverse = list(range(len(self.shape(transpose.output[0]))))[::-1]
@@ -379,12 +339,12 @@ class Labels:
         self.edits.append((node.index, change))
 
     def mask(self, node: Node, slot: int) -> None:
-        """The node contracts input `slot`: the masked reference zeroes removed channels in front of it."""
+        """Record that the node contracts input `slot`: the masked reference zeroes removed channels in front of it."""
         if self.of(node.inputs[slot]) or self.is_constant(node.inputs[slot]):
             self.masked.append((node.index, node.input_of(slot)))
 
     def gather(self, node: Node) -> None:
-        """The node reduces over channels: the reference applies it to the kept ones alone."""
+        """Record that the node reduces over channels: the reference applies it to the kept ones alone."""
         self.gathered.append(node.index)
 
     def snapshot(self) -> tuple[int, ...]:

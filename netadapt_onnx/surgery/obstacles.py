@@ -27,14 +27,14 @@ UNKNOWN_SHAPE = "unknown-shape"
 
 
 def notes(trace: Trace) -> tuple[str, ...]:
-    """A line for every subgraph that stays as it is, and one for operators with weights that have no rule."""
+    """A sentence for every subgraph that stays as it is, and one for operators with weights that have no rule."""
     operators = _without_rule(trace)
     stays = f"what operators without a rule read stays: {_listed(operators)}; {_advice(operators)}"
     return (*_untraced(trace), *([stays] if operators else []))
 
 
 def _untraced(trace: Trace) -> Iterator[str]:
-    traced = [body.name for body in trace.bodies]
+    traced = [subgraph.name for subgraph in trace.subgraphs]
     for name, reason in trace.flat.untraced.items():
         node = name.rpartition("/")[0]
         others = [f"'{other}'" for other in traced if other.rpartition("/")[0] == node]
@@ -58,8 +58,8 @@ def _without_rule(trace: Trace) -> Counter[str]:
 def _listed(operators: Counter[str]) -> str:
     """Operators with their counts, the most frequent first."""
     named = [f"{name} ({count})" for name, count in operators.most_common(LISTED)]
-    left = len(operators) - len(named)
-    return ", ".join([*named, *([f"{left} more"] if left else [])])
+    unnamed = len(operators) - len(named)
+    return ", ".join([*named, *([f"{unnamed} more"] if unnamed else [])])
 
 
 def _advice(operators: Counter[str]) -> str:
@@ -128,7 +128,7 @@ def _resized(names: Sequence[str]) -> list[str]:
 
 
 def unknown_shapes(trace: Trace) -> NetadaptError:
-    """That tensors have no known shape: which operator is in front of them, and how to say what it puts out."""
+    """The error for tensors without a known shape: the operator in front of them, and how to declare their shapes."""
     folded = trace.folded
     graph = folded.proto.graph
     missing = [name for node in graph.node for name in node.output if name in folded.unknown]

@@ -12,9 +12,11 @@ import numpy as np
 from netadapt_onnx.common.escape import escape_joined, toml_string
 from netadapt_onnx.common.json_output import UNREADABLE
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.surgery.criteria.weights import Criterion, select
+from netadapt_onnx.surgery.criteria.scores import Criterion
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.cut import KeptIndices
 from netadapt_onnx.surgery.groups import Group
-from netadapt_onnx.surgery.trace import KeptIndices, Trace
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.union_find import Array
 
 HEADER = """\
@@ -25,7 +27,7 @@ HEADER = """\
 
 
 def template(trace: Trace) -> str:
-    """A plan that keeps everything, each group with what may be asked of it; pinned groups as comments."""
+    """Write a plan that keeps everything: each group with the counts that it can keep, pinned groups as comments."""
     return HEADER + "\n[groups]\n" + "".join(_template_lines(group) for group in trace.groups)
 
 
@@ -40,14 +42,14 @@ def _template_lines(group: Group) -> str:
 
 
 def plan_of(keep: KeptIndices, removed: Collection[str] = ()) -> str:
-    """The plan of a cut that was made, after the branches `removed` had gone."""
+    """Write the plan of a cut: what each group keeps, in the model without the branches `removed`."""
     lines = [f"{toml_string(name)} = {np.asarray(indices).tolist()}\n" for name, indices in keep.items()]
     branches = f"\n[branches]\nremoved = [{', '.join(map(toml_string, sorted(removed)))}]\n" if removed else ""
     return HEADER + branches + "\n[groups]\n" + "".join(lines)
 
 
 def read_removed(file: Path) -> tuple[str, ...]:
-    """The residual branches that a plan removes. Raises NetadaptError for a file that is no plan."""
+    """Read the residual branches that a plan removes. Raises NetadaptError for a file that is no plan."""
     branches = _content(file).get("branches", {})
     removed = branches.get("removed", []) if isinstance(branches, Mapping) else None
     if (
@@ -59,12 +61,16 @@ def read_removed(file: Path) -> tuple[str, ...]:
     return tuple(removed or ())
 
 
-def read_plan(file: Path, trace: Trace, by: str | Criterion = "l2") -> dict[str, Array]:
-    """The channels that a plan keeps of each group of `trace`; counts are filled by a criterion.
+def read_plan(file: Path, trace: Trace, criterion: str | Criterion = "l2") -> dict[str, Array]:
+    """Read the channels that a plan keeps of each group.
 
-    `trace` is that of the model without the branches that the plan removes (`read_removed`).
+    Args:
+        file: The plan.
+        trace: The model without the branches that the plan removes (`read_removed`).
+        criterion: Chooses the channels where the plan holds a count.
 
-    Raises NetadaptError for a file that is no plan, and for groups, counts or indices that do not fit the model.
+    Raises:
+        NetadaptError: For a file that is no plan, and for groups, counts or indices that do not fit the model.
     """
     entries = _content(file)["groups"]
     counts: dict[str, int] = {}
@@ -83,7 +89,7 @@ def read_plan(file: Path, trace: Trace, by: str | Criterion = "l2") -> dict[str,
                 hint=f"a count from {group.floor} to {group.channels} or a list of channel indices",
                 code="bad-plan",
             )
-    chosen = select(trace, counts, by) | keep
+    chosen = select(trace, counts, criterion) | keep
     trace.copies(chosen)  # says what cannot be cut so
     return chosen
 

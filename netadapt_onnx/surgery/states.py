@@ -1,7 +1,7 @@
 """Graph inputs and outputs (states, caches) that pin a group, and which of them have to give way together.
 
 An LSTM's hidden units run through the state that it receives and the one that it returns: they can go if all of these
-change their shapes. Which these are, labels tell that start at the inputs.
+change their shapes. Labels that start at the inputs show which these are.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def with_states(base: Trace) -> Trace:
 
 
 def states(base: Trace) -> dict[str, Names]:
-    """By pinned group the inputs and outputs that free it once all of them may change their shapes.
+    """Find the inputs and outputs that free a pinned group once all of them may change their shapes.
 
     Only groups that an input pins are listed, and none that runs through everything that a model receives: an image
     that is added to what the model makes of it is no state. Costs up to three more traces, and none of a model with
@@ -61,10 +61,10 @@ def _candidates(base: Trace, resizable: list[str]) -> dict[str, Names]:
     graph, chosen = base.folded.proto.graph, base.labels.choices
     inputs = {value.name for value in graph.input}
     outputs = [value.name for value in graph.output if value.name in base.flat.shapes]
-    places = list(dict.fromkeys([*chosen.resize_io, *resizable, *outputs]))
-    opened = trace(base.folded, replace(chosen, resize_io=tuple(places)))
-    order = {name: i for i, name in enumerate(places)}
-    through_by_group, by_layer = _through_by_group(opened, places), _prunable_by_layer(opened)
+    tensors = list(dict.fromkeys([*chosen.resize_io, *resizable, *outputs]))
+    opened = trace(base.folded, replace(chosen, resize_io=tuple(tensors)))
+    order = {name: i for i, name in enumerate(tensors)}
+    through_by_group, by_layer = _through_by_group(opened, tensors), _prunable_by_layer(opened)
     names: dict[str, Names] = {}
     for group in base.groups:
         alike = by_layer.get(group.layers[0], ()) if not group.prunable else ()
@@ -102,14 +102,15 @@ def _prunable_by_layer(opened: Trace) -> dict[str, list[str]]:
     return by_layer
 
 
-def _through_by_group(opened: Trace, places: list[str]) -> dict[str, list[str]]:
+def _through_by_group(opened: Trace, tensors: list[str]) -> dict[str, list[str]]:
     """By prunable group the tensors that it runs through."""
     number, prunable = np.full(len(opened.roots), -1), opened.prunable
     for i, group in enumerate(prunable):
         number[opened.members[group.name]] = i
     through: dict[str, list[str]] = {}
-    for name in places:
-        groups = {i for _, line in opened.axes.get(name, ()) for i in np.unique(number[line]).tolist() if i >= 0}
+    for name in tensors:
+        along = [axis_labels for _, axis_labels in opened.axes.get(name, ())]
+        groups = {i for part in along for i in np.unique(number[part]).tolist() if i >= 0}
         for i in groups:
             through.setdefault(prunable[i].name, []).append(name)
     return through

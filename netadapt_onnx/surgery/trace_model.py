@@ -24,14 +24,14 @@ def trace_model(
     """Fold and trace a model.
 
     Args:
-        model: the model; with `in_place` its own proto is folded, which spares a copy of its weights.
-        shapes: those of inputs with dynamic axes beyond the first.
-        batch_size: the length of dynamic first axes.
-        choices: what surgery leaves to the user.
-        in_place: whether the model is changed.
+        model: The model; with `in_place` its own proto is folded, which spares a copy of its weights.
+        shapes: Those of inputs with dynamic axes beyond the first.
+        batch_size: The length of dynamic first axes.
+        choices: What surgery leaves to the user.
+        in_place: Whether the model is changed.
 
     Raises:
-        NetadaptError: if the model is wrong, or an axis needs `shapes`.
+        NetadaptError: If the model is wrong, or an axis needs `shapes`.
     """
     folded = fold(model.proto, shapes, batch_size, in_place=in_place)
     is_outside = any(tensor.data_location == TensorProto.EXTERNAL for tensor in folded.proto.graph.initializer)

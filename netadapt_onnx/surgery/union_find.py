@@ -25,21 +25,21 @@ class UnionFind:
             grown = np.zeros(max(end, 2 * len(self._parent)), np.int64)
             grown[: self._count] = self._parent[: self._count]
             self._parent = grown
-        made = np.arange(self._count, end, dtype=np.int64)
-        self._parent[self._count : end] = made
+        labels = np.arange(self._count, end, dtype=np.int64)
+        self._parent[self._count : end] = labels
         self._count = end
-        return made
+        return labels
 
     def roots(self, labels: Array) -> Array:
         """The root of each label; the same shape as `labels`."""
-        found = self._parent[labels]
+        roots = self._parent[labels]
         while True:
-            above = self._parent[found]
-            if np.array_equal(above, found):
+            parents = self._parent[roots]
+            if np.array_equal(parents, roots):
                 break
-            found = above
-        self._parent[labels] = found
-        return found
+            roots = parents
+        self._parent[labels] = roots
+        return roots
 
     def all_roots(self) -> Array:
         """The root of every label there is, indexed by label."""
@@ -53,7 +53,7 @@ class UnionFind:
             if not differs.any():
                 return
             a, b = root_a[differs], root_b[differs]
-            # Several pairs may share a root: the minimum wins this round, the others are found again in the next.
+            # Several pairs may share a root: the minimum wins this round, the others follow in the next.
             np.minimum.at(self._parent, np.maximum(a, b), np.minimum(a, b))
 
 

@@ -35,7 +35,7 @@ def with_own_views(folded: FoldedModel) -> FoldedModel:
         return folded
     names = {*folded.shapes, *(node_name(node) for node in graph.node)}
     # What outputs and subgraphs read keeps its name; of other readers the first one does.
-    taken = {value.name for value in graph.output}.union(*(captured(node) for node in graph.node))
+    claimed = {value.name for value in graph.output}.union(*(captured(node) for node in graph.node))
     most = sum(len(node.input) for node in graph.node) + MOST_FURTHER_COPIES
     copies: defaultdict[str, list[str]] = defaultdict(list)  # by the view that they are copies of
     nodes: list[onnx.NodeProto] = []
@@ -51,7 +51,7 @@ def with_own_views(folded: FoldedModel) -> FoldedModel:
                 code="too-large",
             )
         for i, reader in enumerate(own):
-            own[i] = reader = _reading_copies(reader, views, taken, names, copies)
+            own[i] = reader = _reading_copies(reader, views, claimed, names, copies)
         nodes.extend(reversed(own))
     if not copies:
         return folded
@@ -81,16 +81,16 @@ def _views(graph: onnx.GraphProto) -> set[str]:
 
 
 def _reading_copies(
-    node: onnx.NodeProto, views: set[str], taken: set[str], names: set[str], copies: dict[str, list[str]]
+    node: onnx.NodeProto, views: set[str], claimed: set[str], names: set[str], copies: dict[str, list[str]]
 ) -> onnx.NodeProto:
-    """A node that reads views that nobody else does: those that are taken already become copies, noted in `copies`."""
-    wanted = [slot for slot, name in enumerate(node.input) if name in views and name in taken]
-    taken.update(name for name in node.input if name in views)
-    if not wanted:
+    """A node that reads views that no other does: those that are claimed already become copies, added to `copies`."""
+    slots = [slot for slot, name in enumerate(node.input) if name in views and name in claimed]
+    claimed.update(name for name in node.input if name in views)
+    if not slots:
         return node
     changed = onnx.NodeProto()
     changed.CopyFrom(node)
-    for slot in wanted:
+    for slot in slots:
         original = node.input[slot]
         numbers = count(len(copies[original]) + 1)
         copy = next(name for k in numbers if (name := f"{original}/view{k}") not in names)

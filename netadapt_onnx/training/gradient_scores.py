@@ -31,19 +31,29 @@ _STILL = 1e-6
 
 
 def taylor(trace: Trace, split: Split, seed: int = 0) -> np.ndarray:
-    """First-order Taylor importance by root label, the squared gate gradient of a batch, averaged over batches.
+    """First-order Taylor importance: the squared gate gradient of a batch, averaged over batches.
 
     (Molchanov et al., CVPR 2019.) The loss is the task's where the samples have labels; without, see `_drawn_loss`.
-    Raises NetadaptError for ops that training does not support, and if the loss depends on no channel.
+
+    Args:
+        trace: The model.
+        split: The samples.
+        seed: The seed of what is drawn where the samples have no labels.
+
+    Returns:
+        The importance by root label, (labels,).
+
+    Raises:
+        NetadaptError: For operators that training does not support, and if the loss depends on no channel.
     """
     return _squares(trace, split, BATCH, seed)
 
 
 def fisher(trace: Trace, split: Split, seed: int = 0) -> np.ndarray:
-    """Fisher importance by root label: half the squared gate gradient of a sample, averaged over samples.
+    """Fisher importance: half the squared gate gradient of a sample, averaged over samples.
 
     (Theis et al., arXiv:1801.05787; gradients of coupled channels summed as by Liu et al., ICML 2021.) Second order,
-    where `taylor` is first. Loss and errors as there.
+    where `taylor` is first. Loss, arguments, result and errors are as there.
     """
     return _squares(trace, split, 1, seed) / 2
 
@@ -85,21 +95,20 @@ def _gate_gradients(
     drawn: torch.Generator,
 ) -> np.ndarray:
     """Gradient of a batch's mean loss with respect to the gate of every root label, (labels,)."""
-    places = reduction_sites(trace)
-    ranks = [len(trace.flat.shapes[place.tensor]) for place in places]
-    gates = [torch.ones(place.along(rank), requires_grad=True) for place, rank in zip(places, ranks, strict=True)]
-    outputs = graph.gated(inputs, [((p.output, p.slot), gate) for p, gate in zip(places, gates, strict=True)])
+    sites = reduction_sites(trace)
+    ranks = [len(trace.flat.shapes[site.tensor]) for site in sites]
+    gates = [torch.ones(site.gate_shape(rank), requires_grad=True) for site, rank in zip(sites, ranks, strict=True)]
+    outputs = graph.gated(inputs, [((s.output, s.slot), gate) for s, gate in zip(sites, gates, strict=True)])
     if labels is not None:
         loss = losses(outputs, label_tensors(labels), None)
     else:
         loss = _drawn_loss(losses, outputs, drawn) / len(next(iter(inputs.values())))
-    found = np.zeros(len(trace.roots))
-    for place, gradient in zip(
-        places, torch.autograd.grad(loss, gates, allow_unused=True, materialize_grads=True), strict=True
-    ):
-        np.add.at(found, place.line, gradient.double().numpy().reshape(-1))
-    found[0] = 0.0
-    return found
+    gradients = torch.autograd.grad(loss, gates, allow_unused=True, materialize_grads=True)
+    by_label = np.zeros(len(trace.roots))
+    for site, gradient in zip(sites, gradients, strict=True):
+        np.add.at(by_label, site.axis_labels, gradient.double().numpy().reshape(-1))
+    by_label[0] = 0.0
+    return by_label
 
 
 def _drawn_loss(losses: TaskLoss, outputs: Mapping[str, Tensor], drawn: torch.Generator) -> Tensor:

@@ -75,8 +75,8 @@ def test_the_demo_leaves_what_it_speaks_of(
     # What it suggests to try next works on what it left.
     assert cli.run(["inspect", str(place / "model.onnx"), "--table", str(place / "table.jsonl"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"]["latency_ms"] > 0
-    given = [str(place / "model.onnx"), str(place / "run" / "model.onnx"), "--data", str(place / "digits.npz")]
-    assert cli.run(["evaluate", *given, "--no-latency", "--json"]) == 0
+    arguments = [str(place / "model.onnx"), str(place / "run" / "model.onnx"), "--data", str(place / "digits.npz")]
+    assert cli.run(["evaluate", *arguments, "--no-latency", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["models"]) == 2
 
 

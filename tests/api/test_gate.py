@@ -20,15 +20,15 @@ from netadapt_onnx.errors import NetadaptError
 SIZE = len(small().SerializeToString())
 
 
-def checks(found: dict[str, Any], model: int = 0) -> dict[str, dict[str, Any]]:
-    return {check["limit"]: check for check in found["models"][model]["checks"]}
+def checks(document: dict[str, Any], model: int = 0) -> dict[str, dict[str, Any]]:
+    return {check["limit"]: check for check in document["models"][model]["checks"]}
 
 
-def test_limits_that_are_kept_and_exceeded(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = save(small(), here / "m.onnx")
-    found = document(capsys, "gate", model, "--max", "size=50 kB", "--max", "params=11.3k", "--max", "macs=443k")
-    assert set(found) == {"models", "seconds", "baseline"}
-    (one,) = found["models"]
+def test_limits_that_are_kept_and_exceeded(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = save(small(), workspace / "m.onnx")
+    result = document(capsys, "gate", model, "--max", "size=50 kB", "--max", "params=11.3k", "--max", "macs=443k")
+    assert set(result) == {"models", "seconds", "baseline"}
+    (one,) = result["models"]
     assert {"path", "resources", "checks"} <= set(one)
     assert one["resources"] == {
         "params": 11274, "macs": 442688, "size_bytes": SIZE, "memory_bytes": 32768, "latency_ms": None,
@@ -36,48 +36,48 @@ def test_limits_that_are_kept_and_exceeded(here: Path, capsys: pytest.CaptureFix
     for check in one["checks"]:
         assert {"limit", "value", "max", "ok", "message"} <= set(check)
         assert check["ok"] is True
-    assert checks(found)["size"]["value"] == SIZE
-    assert checks(found)["size"]["max"] == 50_000
+    assert checks(result)["size"]["value"] == SIZE
+    assert checks(result)["size"]["max"] == 50_000
     over = document(capsys, "gate", model, "--max", "size=40kB", "--max", "memory=32KiB", code=1)
     assert [check["limit"] for check in over["models"][0]["checks"]] == ["size", "memory"]  # the worst first
     assert checks(over)["size"]["ok"] is False
     assert checks(over)["memory"]["ok"] is True  # 32,768 is 32 KiB
 
 
-def test_the_resources_are_those_of_inspect(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = save(wide(), here / "m.onnx")
-    found = document(capsys, "gate", model, "--max", "size=1MB")["models"][0]["resources"]
-    assert found == document(capsys, "inspect", model)["model"]
+def test_the_resources_are_those_of_inspect(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = save(wide(), workspace / "m.onnx")
+    result = document(capsys, "gate", model, "--max", "size=1MB")["models"][0]["resources"]
+    assert result == document(capsys, "inspect", model)["model"]
 
 
-def test_a_value_at_its_limit_is_kept_and_one_more_is_not(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = save(small(), here / "m.onnx")
+def test_a_value_at_its_limit_is_kept_and_one_more_is_not(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = save(small(), workspace / "m.onnx")
     run(capsys, "gate", model, "--max", f"size={SIZE}", "--max", "params=11274")
-    said = run(capsys, "gate", model, "--max", f"size={SIZE - 1}", code=1)
-    assert f"{SIZE:,}" in said  # 47.1 kB is more than 47.1 kB
+    lines = run(capsys, "gate", model, "--max", f"size={SIZE - 1}", code=1)
+    assert f"{SIZE:,}" in lines  # 47.1 kB is more than 47.1 kB
 
 
-def test_all_models_are_judged_and_the_worst_comes_first(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save(small(), here / "models" / "a.onnx")
-    save(wide(), here / "models" / "b.onnx")
-    (here / "models" / "c.onnx").write_text("not a model")
-    found = document(capsys, "gate", "models/*.onnx", "--max", "params=12k", code=2)
-    assert [model["path"] for model in found["models"]] == ["models/c.onnx", "models/b.onnx", "models/a.onnx"]
-    assert found["error"]["code"] == found["models"][0]["error"]["code"] == "not-onnx"
-    assert found["models"][0]["resources"] is None
-    assert [checks(found, i)["params"]["ok"] for i in (1, 2)] == [False, True]
+def test_all_models_are_judged_and_the_worst_comes_first(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(small(), workspace / "models" / "a.onnx")
+    save(wide(), workspace / "models" / "b.onnx")
+    (workspace / "models" / "c.onnx").write_text("not a model")
+    result = document(capsys, "gate", "models/*.onnx", "--max", "params=12k", code=2)
+    assert [model["path"] for model in result["models"]] == ["models/c.onnx", "models/b.onnx", "models/a.onnx"]
+    assert result["error"]["code"] == result["models"][0]["error"]["code"] == "not-onnx"
+    assert result["models"][0]["resources"] is None
+    assert [checks(result, i)["params"]["ok"] for i in (1, 2)] == [False, True]
     text = run(capsys, "gate", "models/*.onnx", "--max", "params=12k", code=2)
     assert "1 of 3 models exceeds a limit, 1 could not be judged" in text
-    (here / "models" / "c.onnx").unlink()
+    (workspace / "models" / "c.onnx").unlink()
     run(capsys, "gate", "models/*.onnx", "--max", "params=12k", code=1)
     run(capsys, "gate", "models/*.onnx", "--max", "params=15k")
 
 
-def test_a_failure_names_the_layers_to_blame(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before, after = save(small(), here / "a.onnx"), save(wide(), here / "b.onnx")
+def test_a_failure_names_the_layers_to_blame(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = save(small(), workspace / "a.onnx"), save(wide(), workspace / "b.onnx")
     options = ("--baseline", before, "--max-increase", "macs=1%", "--max-increase", "size=100%")
-    found = document(capsys, "gate", after, *options, code=1)
-    assert [(b["layer"], b["before"], b["after"]) for b in found["models"][0]["blame"]] == [
+    result = document(capsys, "gate", after, *options, code=1)
+    assert [(b["layer"], b["before"], b["after"]) for b in result["models"][0]["blame"]] == [
         ("conv2", 221184, 294912), ("conv3", 110592, 147456),
     ]  # fmt: skip
     alone = document(capsys, "gate", after, "--max", "params=12k", code=1)["models"][0]["blame"]
@@ -108,14 +108,16 @@ BAD_USAGE = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "told", "code"), BAD_USAGE, ids=lambda v: "-".join(v) if type(v) is list else "")
+@pytest.mark.parametrize(
+    ("arguments", "expected", "code"), BAD_USAGE, ids=lambda v: "-".join(v) if type(v) is list else ""
+)
 def test_wrong_usage_exits_2(
-    arguments: list[str], told: str, code: str, here: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], expected: str, code: str, workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = save(small(), here / "m.onnx").read_bytes()
-    assert told in run(capsys, *arguments, code=2)
+    model = save(small(), workspace / "m.onnx").read_bytes()
+    assert expected in run(capsys, *arguments, code=2)
     assert document(capsys, *arguments, code=2)["error"]["code"] == code
-    assert (here / "m.onnx").read_bytes() == model
+    assert (workspace / "m.onnx").read_bytes() == model
 
 
 UNMEASURED = [
@@ -131,31 +133,33 @@ UNMEASURED = [
 ]
 
 
-@pytest.mark.parametrize(("options", "told", "code"), UNMEASURED, ids=lambda v: "-".join(v) if type(v) is list else "")
+@pytest.mark.parametrize(
+    ("options", "expected", "code"), UNMEASURED, ids=lambda v: "-".join(v) if type(v) is list else ""
+)
 def test_a_limit_that_nobody_could_measure_exits_2(
-    options: list[str], told: str, code: str, here: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], expected: str, code: str, workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save(small(), here / "m.onnx")
-    assert told in run(capsys, "gate", "m.onnx", *options, code=2)
-    found = document(capsys, "gate", "m.onnx", *options, code=2)
-    (broken,) = [check for check in found["models"][0]["checks"] if check["value"] is None]
+    save(small(), workspace / "m.onnx")
+    assert expected in run(capsys, "gate", "m.onnx", *options, code=2)
+    result = document(capsys, "gate", "m.onnx", *options, code=2)
+    (broken,) = [check for check in result["models"][0]["checks"] if check["value"] is None]
     assert broken["ok"] is False
     assert broken["code"] == code
     if len(options) > 2 and options[0] == "--max" and options[2] == "--max-increase":
-        assert checks(found)["size"]["ok"] is True  # what could be judged was
+        assert checks(result)["size"]["ok"] is True  # what could be judged was
 
 
-def test_paths_that_are_no_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save(small(), here / os.fsdecode(b"m\xff.onnx"))
+def test_paths_that_are_no_text(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(small(), workspace / os.fsdecode(b"m\xff.onnx"))
     assert "no characters" in run(capsys, "gate", "m*.onnx", "--max", "size=1MB", code=2)
 
 
 def test_macs_of_an_open_axis_need_a_shape_and_its_size_does_not(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     b = Builder()
     b.conv("image", 3, 8, name="only")
-    save(b.model({"image": ("N", 3, "H", "W")}, {"only_out": ("N", 8, "H", "W")}), here / "m.onnx")
+    save(b.model({"image": ("N", 3, "H", "W")}, {"only_out": ("N", 8, "H", "W")}), workspace / "m.onnx")
     run(capsys, "gate", "m.onnx", "--max", "size=1MB", "--max", "params=224")
     assert "--shape image=" in run(capsys, "gate", "m.onnx", "--max", "macs=1M", code=2)
     run(capsys, "gate", "m.onnx", "--max", "macs=1M", "--shape", "image=1x3x8x8")
@@ -166,16 +170,16 @@ def test_macs_of_an_open_axis_need_a_shape_and_its_size_does_not(
 
 
 def test_a_model_that_fails_the_checker_or_does_not_load_exits_2(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     invalid, unloadable = small(), small()
     invalid.graph.node[0].attribute.append(onnx.helper.make_attribute("colour", 3))
     unloadable.graph.node[0].op_type = "Foo"
     unloadable.graph.node[0].domain = "com.example"
     unloadable.opset_import.append(onnx.helper.make_opsetid("com.example", 1))
-    for proto, told in ((invalid, "colour"), (unloadable, "com.example")):
-        save(proto, here / "m.onnx")
-        assert told in run(capsys, "gate", "m.onnx", "--max", "size=1MB", code=2)
+    for proto, message in ((invalid, "colour"), (unloadable, "com.example")):
+        save(proto, workspace / "m.onnx")
+        assert message in run(capsys, "gate", "m.onnx", "--max", "size=1MB", code=2)
 
 
 CONFIG = """
@@ -190,12 +194,12 @@ max = { memory = "1 MB" }
 """
 
 
-def test_limits_from_the_configuration(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "pyproject.toml").write_text(CONFIG)
-    save(small(), here / "models" / "a.onnx")
-    save(wide(), here / "models" / "b.onnx")
-    found = document(capsys, "gate", code=1)
-    assert {m["path"]: len(m["checks"]) for m in found["models"]} == {"models/a.onnx": 3, "models/b.onnx": 4}
+def test_limits_from_the_configuration(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workspace / "pyproject.toml").write_text(CONFIG)
+    save(small(), workspace / "models" / "a.onnx")
+    save(wide(), workspace / "models" / "b.onnx")
+    result = document(capsys, "gate", code=1)
+    assert {m["path"]: len(m["checks"]) for m in result["models"]} == {"models/a.onnx": 3, "models/b.onnx": 4}
     assert "edge team" in run(capsys, "gate", code=1)
     assert run(capsys, "gate", "models/a.onnx").count("models/a.onnx  ") == 3
     # flags win, one by one
@@ -205,16 +209,16 @@ def test_limits_from_the_configuration(here: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_configuration_is_found_upwards_and_its_paths_are_its_own(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (here / "netadapt.toml").write_text('[[gate]]\nmodel = "models/a.onnx"\nmax = { size = "1 kB" }\n')
-    save(small(), here / "models" / "a.onnx")
-    (here / "deep" / "er").mkdir(parents=True)
-    (here / "deep" / "pyproject.toml").write_text("[tool.other]\n")
-    monkeypatch.chdir(here / "deep" / "er")
-    found = document(capsys, "gate", code=1)
-    assert found["models"][0]["path"] == str(here / "models" / "a.onnx")
-    run(capsys, "gate", "--config", here / "netadapt.toml", code=1)
+    (workspace / "netadapt.toml").write_text('[[gate]]\nmodel = "models/a.onnx"\nmax = { size = "1 kB" }\n')
+    save(small(), workspace / "models" / "a.onnx")
+    (workspace / "deep" / "er").mkdir(parents=True)
+    (workspace / "deep" / "pyproject.toml").write_text("[tool.other]\n")
+    monkeypatch.chdir(workspace / "deep" / "er")
+    result = document(capsys, "gate", code=1)
+    assert result["models"][0]["path"] == str(workspace / "models" / "a.onnx")
+    run(capsys, "gate", "--config", workspace / "netadapt.toml", code=1)
 
 
 BAD_CONFIG = [
@@ -231,11 +235,13 @@ BAD_CONFIG = [
 ]
 
 
-@pytest.mark.parametrize(("text", "told"), BAD_CONFIG, ids=[told for _, told in BAD_CONFIG])
-def test_wrong_configurations_exit_2(text: str, told: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save(small(), here / "m.onnx")
-    (here / "netadapt.toml").write_text(text)
-    assert told in run(capsys, "gate", code=2)
+@pytest.mark.parametrize(("text", "expected"), BAD_CONFIG, ids=[expected for _, expected in BAD_CONFIG])
+def test_wrong_configurations_exit_2(
+    text: str, expected: str, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(small(), workspace / "m.onnx")
+    (workspace / "netadapt.toml").write_text(text)
+    assert expected in run(capsys, "gate", code=2)
 
 
 def labelled(path: Path, proto: onnx.ModelProto) -> Path:
@@ -250,36 +256,36 @@ def labelled(path: Path, proto: onnx.ModelProto) -> Path:
     return path
 
 
-def test_accuracy(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save(small(), here / "m.onnx")
-    data = labelled(here / "eval.npz", small())
-    found = document(capsys, "gate", "m.onnx", "--min", "accuracy=0.9", "--data", data)
-    check = checks(found)["accuracy"]
+def test_accuracy(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(small(), workspace / "m.onnx")
+    data = labelled(workspace / "eval.npz", small())
+    result = document(capsys, "gate", "m.onnx", "--min", "accuracy=0.9", "--data", data)
+    check = checks(result)["accuracy"]
     assert (check["value"], check["min"], check["max"]) == (0.9, 0.9, None)
-    assert found["models"][0]["accuracy"] == {"value": 0.9, "metric": "top1", "split": "val"}
+    assert result["models"][0]["accuracy"] == {"value": 0.9, "metric": "top1", "split": "val"}
     run(capsys, "gate", "m.onnx", "--min", "accuracy=91%", "--data", data, code=1)
     assert "no test samples" in run(
         capsys, "gate", "m.onnx", "--min", "accuracy=0.9", "--data", data, "--split", "test", code=2
     )
 
 
-def test_without_labels_the_baseline_is_agreed_with(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save(small(), here / "m.onnx")
-    save(small(), here / "old.onnx")
-    np.savez(here / "d.npz", x_val=np.random.default_rng(0).standard_normal((16, 3, 16, 16)).astype(np.float32))
+def test_without_labels_the_baseline_is_agreed_with(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(small(), workspace / "m.onnx")
+    save(small(), workspace / "old.onnx")
+    np.savez(workspace / "d.npz", x_val=np.random.default_rng(0).standard_normal((16, 3, 16, 16)).astype(np.float32))
     options = ("gate", "m.onnx", "--min", "accuracy=0.99", "--data", "d.npz")
-    found = document(capsys, *options, "--baseline", "old.onnx")
-    assert found["models"][0]["accuracy"]["metric"] == "agreement"
+    result = document(capsys, *options, "--baseline", "old.onnx")
+    assert result["models"][0]["accuracy"]["metric"] == "agreement"
     assert "no labels" in run(capsys, *options, code=2)
 
 
-def test_the_python_function_mirrors_the_command(here: Path) -> None:
-    save(small(), here / "a.onnx")
-    found = netadapt_onnx.gate("a.onnx", max={"size": "40 kB", "params": 12_000})
-    assert not found.ok
-    assert [check.ok for check in found.models[0].checks] == [False, True]
+def test_the_python_function_mirrors_the_command(workspace: Path) -> None:
+    save(small(), workspace / "a.onnx")
+    result = netadapt_onnx.gate("a.onnx", max={"size": "40 kB", "params": 12_000})
+    assert not result.ok
+    assert [check.ok for check in result.models[0].checks] == [False, True]
     with pytest.raises(AttributeError):
-        found.models[0].checks[0].ok = True  # type: ignore[misc]
+        result.models[0].checks[0].ok = True  # type: ignore[misc]
     with pytest.raises(NetadaptError, match="did you mean size"):
         netadapt_onnx.gate(["a.onnx"], max={"sise": 3})
     broken = netadapt_onnx.gate("none.onnx", max={"size": 1})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,18 +11,11 @@ import numpy as np
 import pytest
 
 import netadapt_onnx
-from netadapt_onnx.api.report import read_story
+from netadapt_onnx.api.report import read_run
 from netadapt_onnx.cli import run as command
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.timing import Ratio, Timing
-from netadapt_onnx.reporting import figures
-from netadapt_onnx.reporting.adapted import told
-from netadapt_onnx.reporting.compared import fronts
-from netadapt_onnx.reporting.page import Drawer
-from netadapt_onnx.reporting.story import Measurement, Story, _paces, _points
-from netadapt_onnx.scaling import making
-from netadapt_onnx.search.result import AccuracyChange, Deployed, Latency, Limit
-from netadapt_onnx.search.run_directory.details import Details, LayerChange, TrainedEpoch
+from netadapt_onnx.reporting.comparison import pareto_fronts
+from netadapt_onnx.scaling import latency_target
 from report_runs import EVIL, finished, scaled
 
 
@@ -56,9 +48,9 @@ class Page(HTMLParser):
 
 def test_a_report_holds_everything_and_fetches_nothing(tmp_path: Path) -> None:
     run = finished(tmp_path)
-    made = netadapt_onnx.report(run)
-    assert made.report == run / "report.html" and made.size_bytes == made.report.stat().st_size < 1.5e6
-    page = Page(made.report)
+    report = netadapt_onnx.report(run)
+    assert report.report == run / "report.html" and report.size_bytes == report.report.stat().st_size < 1.5e6
+    page = Page(report.report)
     assert ("meta", "http-equiv", "Content-Security-Policy") in page.attributes
     fetching = {"src", "href", "xlink:href", "action", "srcset", "data"}
     assert not [(t, a, v) for t, a, v in page.attributes if a in fetching and not v.startswith("#")]
@@ -75,7 +67,7 @@ def test_a_report_holds_everything_and_fetches_nothing(tmp_path: Path) -> None:
     assert len(proposals) == sum(len(step["tried"]) for step in steps) > 0
 
 
-def test_layers_and_what_stays_are_told(tmp_path: Path) -> None:
+def test_layers_and_what_stays_are_shown(tmp_path: Path) -> None:
     page = Page(netadapt_onnx.report(finished(tmp_path)).report)
     titles = page.text["h2"]
     assert "layers" in titles and "what stays, and why" in titles and "how to repeat it" in titles
@@ -92,62 +84,13 @@ def test_layers_and_what_stays_are_told(tmp_path: Path) -> None:
     assert netadapt_onnx.report(tmp_path / "macs-0.6x").size_bytes < 100_000
 
 
-def test_measured_latencies_are_drawn(tmp_path: Path) -> None:
-    story = read_story(finished(tmp_path))
-    assert isinstance(story, Story)
-    times = (5.0, 5.1, 5.2), (10.0, 10.1, 10.4)
-    timing, other = Timing(5.1, (5.0, 5.2), 3), Timing(10.1, (10.0, 10.4), 3)
-    found = Ratio(0.505, (0.5, 0.51), timing, other, times)
-    steps = tuple(replace(s, resources={**s.resources, "latency": 5.5}) for s in story.steps)
-    last = len(steps)
-    latency = Latency(10.1, 5.1, (5.0, 5.2), 0.505, (0.5, 0.51), 5.5, 3)
-    story = replace(
-        story,
-        steps=steps,
-        result=replace(story.result, latency=latency, latencies={"latency": latency}),
-        measurements=(Measurement("latency", "brief", 1, found), Measurement("latency", "final", last, found)),
-        details=Details(
-            tuple(LayerChange(n, "Conv", n, (9, 5), (9, 5), {"latency": (6.0, 3.0)}) for n in ("conv1", "conv2")),
-            training=(TrainedEpoch(1, 0.5, 0.02), TrainedEpoch(2, 0.4, 0.01)),
-        ),
-    )
-    spec = figures.distributions(story, "latency")
-    assert spec is not None
-    assert sorted(row["latency (ms)"] for row in spec["data"]["values"]) == sorted(times[0] + times[1])
-    spec = figures.predicted_against_measured(story, "latency")
-    assert spec is not None
-    assert {row["measured latency (ms)"] for row in spec["data"]["values"]} == {0.505 * 10.1}
-    spec = figures.spent(story, "latency")
-    assert spec is not None
-    assert sum(row["ms"] for row in spec["data"]["values"] if row["model"] == "original") == 12.0
-    titles = "".join(told(story, Drawer().figure, headed=False))
-    assert "latency: predicted and measured" in titles and "final training" in titles
-
-
-def test_predictions_are_drawn_in_the_ms_of_the_final_measurement(tmp_path: Path) -> None:
-    """The table was measured in a slower hour: by it the original takes 12 ms and the limit is a share of 10."""
-    run = finished(tmp_path)
-    story = read_story(run)
-    assert isinstance(story, Story)
-    latency = Latency(10.0, 5.0, (4.9, 5.1), 0.5, (0.49, 0.51), 6.0, 3)
-    limit = Limit("latency=0.5x", 5.0, 5.1, False)
-    result = replace(story.result, latencies={"latency": latency}, limits=(limit,))
-    layers = tuple(LayerChange(n, "Conv", n, (9, 5), (9, 5), {"latency": (6.0, 3.0)}) for n in ("conv1", "conv2"))
-    assert _paces(result, Details(layers)) == {"latency": pytest.approx(10 / 12)}
-    assert _paces(replace(result, limits=(replace(limit, budget="latency=5ms"),)), Details(layers)) == {}
-    steps = tuple(replace(s, resources={**s.resources, "latency": 7.2}) for s in story.steps)
-    accepted = [p for p in _points(result, steps, {"latency": 10 / 12}) if p.kind == "accepted"]
-    assert [p.resources["latency"] for p in accepted] == pytest.approx([6.0] * len(steps))
-    assert all(p.resources["macs"] == s.resources["macs"] for p, s in zip(accepted, steps, strict=True))
-
-
 def test_an_interactive_page_allows_its_own_scripts_and_no_other(tmp_path: Path) -> None:
-    made = netadapt_onnx.report(finished(tmp_path, EVIL), tmp_path / "live.html", interactive=True)
-    text = made.report.read_text(encoding="utf-8")
+    report = netadapt_onnx.report(finished(tmp_path, EVIL), tmp_path / "live.html", interactive=True)
+    text = report.report.read_text(encoding="utf-8")
     policy = text.split('http-equiv="Content-Security-Policy" content="')[1].split('"')[0]
     assert policy.count("'sha256-") == 2 and "unsafe-eval" not in policy
     assert "default-src 'none'" in policy and "script-src 'unsafe" not in policy
-    assert made.size_bytes < 1.5e6
+    assert report.size_bytes < 1.5e6
 
 
 def test_names_from_models_are_text(tmp_path: Path) -> None:
@@ -191,7 +134,7 @@ def test_a_run_of_scale_is_told_and_written_at_its_end(tmp_path: Path) -> None:
 
 
 def test_networks_of_scale_and_runs_of_adapt_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "BRIEF_S", 0.05)
+    monkeypatch.setattr(latency_target, "BRIEF_S", 0.05)
     adapted = finished(tmp_path, budget="params=0.6x")
     rng = np.random.default_rng(0)
     np.savez(
@@ -200,11 +143,11 @@ def test_networks_of_scale_and_runs_of_adapt_are_compared(tmp_path: Path, monkey
         y_train=rng.integers(0, 3, 64),
     )
     trained = scaled(tmp_path, "--data", str(tmp_path / "data.npz"), "--epochs", "1")
-    made = netadapt_onnx.report([adapted, trained], tmp_path / "both.html")
-    assert made.runs == ("params-0.6x", "sizes")
+    report = netadapt_onnx.report([adapted, trained], tmp_path / "both.html")
+    assert report.runs == ("params-0.6x", "sizes")
     page = Page(tmp_path / "both.html")
     assert {"params-0.6x", "sizes", "params=0.5x neuralscale"} <= set(page.cells)
-    front = fronts([read_story(adapted), read_story(trained)], "params")
+    front = pareto_fronts([read_run(adapted), read_run(trained)], "params")
     assert {row["run"] for row in front["data"]["values"]} == {"params-0.6x", "sizes"}
 
 
@@ -212,8 +155,8 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     run = finished(tmp_path)
     other = tmp_path / "other" / run.name
     shutil.copytree(run, other)
-    made = netadapt_onnx.report([run, other], tmp_path / "both.html")
-    assert made.runs == (f"{tmp_path.name}/{run.name}", f"other/{run.name}")
+    report = netadapt_onnx.report([run, other], tmp_path / "both.html")
+    assert report.runs == (f"{tmp_path.name}/{run.name}", f"other/{run.name}")
     assert netadapt_onnx.report([run, run], tmp_path / "same.html").runs[0] == f"{tmp_path.name}/{run.name} (1)"
 
 
@@ -222,27 +165,3 @@ def test_a_chart_that_is_none_is_said(tmp_path: Path) -> None:
     next((run / "plots").glob("*.json")).write_text("{")
     with pytest.raises(NetadaptError, match=r"plots/.*json is not readable as a run of `scale`"):
         netadapt_onnx.report(run)
-
-
-def test_several_targets_and_the_deployed_form_are_told(tmp_path: Path) -> None:
-    story = read_story(finished(tmp_path))
-    assert isinstance(story, Story)
-    done = story.result.models[0]
-    change = AccuracyChange(0.75, 0.625, "r2", "test")
-    result = replace(
-        story.result,
-        models=(done, replace(done, budget="macs=0.3x", met=False)),
-        deployed=Deployed("int8", "model.int8.onnx", (4000, 1000), change),
-    )
-    text = "".join(told(replace(story, result=result), Drawer().figure, headed=False))
-    assert "macs=0.3x" in text and "missed" in text
-    assert "r2 (test) as int8" in text and "0.625" in text and "0.25x" in text
-
-
-def test_branches_that_went_are_named(tmp_path: Path) -> None:
-    story = read_story(finished(tmp_path))
-    assert isinstance(story, Story)
-    gone = replace(story, result=replace(story.result, removed=("layer1.0.add", "layer<2>.add")))
-    texts = ["".join(told(one, Drawer().figure, headed=False)) for one in (story, gone)]
-    assert "Without the residual branches layer1.0.add, layer&lt;2&gt;.add." in texts[1]
-    assert "residual branches" not in texts[0]

@@ -17,10 +17,12 @@ import models
 import netadapt_onnx
 from netadapt_onnx.cli import run as command
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.scaling import descent, making
-from netadapt_onnx.scaling.law import LEAST_ROWS, Law, fit
-from netadapt_onnx.scaling.record import Record, read_record
+from netadapt_onnx.scaling import descent, latency_target
+from netadapt_onnx.scaling.power_law import LEAST_ROWS, Law
+from netadapt_onnx.scaling.width_record import read_record
 from netadapt_onnx.training.initialise import initialised
+
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 
 WIDTHS = (8, 12, 16)
 EXPONENTS = (0.3, 0.5, 0.65)
@@ -28,7 +30,7 @@ EXPONENTS = (0.3, 0.5, 0.65)
 
 @pytest.fixture(autouse=True)
 def _hasty_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "BRIEF_S", 0.05)
+    monkeypatch.setattr(latency_target, "BRIEF_S", 0.05)
 
 
 def saved(proto: onnx.ModelProto, path: Path) -> Path:
@@ -58,7 +60,7 @@ def params(file: Path | None) -> int:
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three bright corners: easy enough to be learnt in an epoch or two."""
-    monkeypatch.setattr(descent, "Schedule", partial(descent.Schedule, batch_size=64))
+    monkeypatch.setattr(descent, "DescentSchedule", partial(descent.DescentSchedule, batch_size=64))
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 320)
     x = rng.normal(0, 0.3, (320, 3, 8, 8)).astype(np.float32)
@@ -85,42 +87,25 @@ def test_the_papers_widths_come_out_of_its_record(real_data, tmp_path: Path) -> 
     assert small.resources.params == params(small.model) <= 579786
 
 
-def test_exponents_are_those_of_least_squares() -> None:
-    rng = np.random.default_rng(3)
-    tau = np.geomspace(1e4, 1e6, 30)
-    widths = np.stack([2 * tau**0.4, 0.5 * tau**0.55], axis=1) * rng.lognormal(0, 0.05, (30, 2))
-    for group, column in zip(fit(Record(("a", "b"), widths, tau)), widths.T, strict=True):
-        slope, intercept = np.polyfit(np.log(tau), np.log(column), 1)
-        assert group.beta == pytest.approx(slope, rel=1e-6)
-        assert group.alpha == pytest.approx(np.exp(intercept), rel=1e-6)
-
-
-def test_rows_at_a_groups_floor_leave_its_fit() -> None:
-    tau = np.geomspace(1e5, 1e3, 20)
-    free = 40 * (tau / 1e5) ** 0.5
-    record = Record(("a", "b"), np.stack([free, np.maximum(free / 8, 2)], axis=1), tau)
-    a, b = fit(record, {"a": 1, "b": 2})
-    assert (a.rows, b.rows) == (20, int((free / 8 > 2).sum()))
-    assert b.beta == pytest.approx(0.5, rel=1e-9)
-
-
 @pytest.mark.parametrize("share", [0.25, 0.4, 0.5, 1.0, 1.5, 2.0])
 def test_parameters_never_exceed_a_target_and_miss_it_by_less_than_one_width(
     network: Path, tmp_path: Path, share: float
 ) -> None:
-    whole = params(network)
+    original_params = params(network)
     record = tmp_path / "record.csv"
-    record.write_text(line(whole))
+    record.write_text(line(original_params))
     result = netadapt_onnx.scale(network, fit=record, target=f"params={share}x", out=tmp_path / "run")
-    made = result.models[0]
-    assert params(made.model) == made.resources.params <= share * whole
+    model = result.models[0]
+    assert params(model.model) == model.resources.params <= share * original_params
     law = Law(result.groups)
-    size = next(t for t in np.geomspace(whole / 50, whole * 50, 40_000) if truncated(law, t) == made.widths)
-    nearer = next(t for t in np.geomspace(size, size * 3, 40_000) if truncated(law, t) != made.widths)
+    size = next(
+        t for t in np.geomspace(original_params / 50, original_params * 50, 40_000) if truncated(law, t) == model.widths
+    )
+    nearer = next(t for t in np.geomspace(size, size * 3, 40_000) if truncated(law, t) != model.widths)
     wider = netadapt_onnx.scale(
         network, fit=record, target=f"params={counted(truncated(law, nearer))}", out=tmp_path / "wider"
     )
-    assert wider.models[0].resources.params > share * whole
+    assert wider.models[0].resources.params > share * original_params
 
 
 def truncated(law: Law, tau: float) -> dict[str, int]:
@@ -160,15 +145,15 @@ def test_every_method_meets_its_targets_up_and_down(network: Path, data: Path, t
         epochs=1,
         seeds=2,
     )
-    whole = params(network)
-    assert [made.method for made in result.models] == [m for m in methods for _ in range(2)]
-    for made, share in zip(result.models, (0.4, 1.5) * len(methods), strict=True):
-        assert 0.8 * share * whole < params(made.model) <= share * whole
-        assert made.accuracy is not None and len(made.accuracy.values) == 2
-        assert made.accuracy.mean == pytest.approx(np.mean(made.accuracy.values))
-    assert len({made.model for made in result.models}) == len(result.models)
+    original_params = params(network)
+    assert [model.method for model in result.models] == [m for m in methods for _ in range(2)]
+    for model, share in zip(result.models, (0.4, 1.5) * len(methods), strict=True):
+        assert 0.8 * share * original_params < params(model.model) <= share * original_params
+        assert model.accuracy is not None and len(model.accuracy.values) == 2
+        assert model.accuracy.mean == pytest.approx(np.mean(model.accuracy.values))
+    assert len({model.model for model in result.models}) == len(result.models)
     assert [g.name for g in result.groups] == ["conv1", "conv2", "conv3"]
-    assert max(made.accuracy.mean for made in result.models if made.accuracy is not None) > 0.5
+    assert max(model.accuracy.mean for model in result.models if model.accuracy is not None) > 0.5
 
 
 def test_a_descent_is_recorded_and_resumed_to_the_same_widths(network: Path, data: Path, tmp_path: Path) -> None:
@@ -185,8 +170,8 @@ def test_a_descent_is_recorded_and_resumed_to_the_same_widths(network: Path, dat
             **more,
         )
 
-    whole = scaled("whole")
-    journal = (tmp_path / "whole" / "journal.jsonl").read_text().splitlines()
+    original_params = scaled("original_params")
+    journal = (tmp_path / "original_params" / "journal.jsonl").read_text().splitlines()
     keys = [json.loads(entry)["key"] for entry in journal]
     assert [key for key in keys if not key.startswith("sha256/")] == [
         "settings/neuralscale/1/0",
@@ -198,15 +183,15 @@ def test_a_descent_is_recorded_and_resumed_to_the_same_widths(network: Path, dat
         "latency/params=0.5x",
         "latency/original",
     ]
-    charts = {file.name for file in (tmp_path / "whole" / "plots").iterdir()}
+    charts = {file.name for file in (tmp_path / "original_params" / "plots").iterdir()}
     names = ("accuracy-parameters", "accuracy-latency", "widths", "filters", "laws")
     assert charts == {f"{n}.{k}" for n in names for k in ("json", "svg", "png")}
-    for file in (tmp_path / "whole" / "plots").glob("*.svg"):
+    for file in (tmp_path / "original_params" / "plots").glob("*.svg"):
         assert ElementTree.parse(file).getroot().tag.endswith("svg")
     scaled("cut")
     torn = tmp_path / "cut" / "journal.jsonl"
     torn.write_text("\n".join(journal[:3]) + "\n" + journal[3][:40])  # killed while it wrote the second descent
-    assert scaled("cut", resume=True).models[0].widths == whole.models[0].widths
+    assert scaled("cut", resume=True).models[0].widths == original_params.models[0].widths
 
 
 def test_without_labels_the_original_teaches(network: Path, data: Path, tmp_path: Path) -> None:
@@ -222,8 +207,8 @@ def test_without_labels_the_original_teaches(network: Path, data: Path, tmp_path
         warmup_epochs=(1,),
         epochs=1,
     )
-    found = result.models[0].accuracy
-    assert found is not None and found.metric == "agreement"
+    accuracy = result.models[0].accuracy
+    assert accuracy is not None and accuracy.metric == "agreement"
     assert any("no labels" in note for note in result.notes)
 
 
@@ -288,13 +273,13 @@ def test_the_command_prints_one_document(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_weights_are_drawn_anew_by_kind_of_layer() -> None:
     proto = models.plain((16, 24, 32))
-    made = {t.name: numpy_helper.to_array(t) for t in initialised(proto, 1).graph.initializer}
+    drawn = {t.name: numpy_helper.to_array(t) for t in initialised(proto, 1).graph.initializer}
     before = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
-    assert made["conv2.weight"].std() == pytest.approx(np.sqrt(2 / (16 * 9)), rel=0.05)
-    assert made["fc1.weight"].std() == pytest.approx(np.sqrt(2 / 32), rel=0.15)
-    assert not made["fc1.bias"].any()
+    assert drawn["conv2.weight"].std() == pytest.approx(np.sqrt(2 / (16 * 9)), rel=0.05)
+    assert drawn["fc1.weight"].std() == pytest.approx(np.sqrt(2 / 32), rel=0.15)
+    assert not drawn["fc1.bias"].any()
     for name, value in (("scale", 1), ("bias", 0), ("mean", 0), ("var", 1)):
-        assert (made[f"bn1.{name}"] == value).all()
-    assert {k: v.shape for k, v in made.items()} == {k: v.shape for k, v in before.items()}
+        assert (drawn[f"bn1.{name}"] == value).all()
+    assert {k: v.shape for k, v in drawn.items()} == {k: v.shape for k, v in before.items()}
     again = {t.name: numpy_helper.to_array(t) for t in initialised(proto, 1).graph.initializer}
-    assert all(np.array_equal(made[name], again[name]) for name in made)
+    assert all(np.array_equal(drawn[name], again[name]) for name in drawn)

@@ -13,7 +13,9 @@ from onnx import numpy_helper
 import models
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load, save
-from netadapt_onnx.surgery import Trace, resize, select, trace
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace, trace
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))

@@ -53,4 +53,4 @@ def test_iterations_are_timed_from_one_accepted_model_to_the_next(monkeypatch: p
         clock.progress(1, 3, f"iteration {iteration}, proposals, so far good")
         clock.progress(3, 3, f"iteration {iteration}, proposals, so far good")
         clock.log(f"iteration {iteration}: conv1 16 -> 8, macs 0.9x")
-    assert clock.found() == {"proposals": 3, "ranking_s": 3.0, "accepted_s": 7.0, "iterations": 1}
+    assert clock.medians() == {"proposals": 3, "ranking_s": 3.0, "accepted_s": 7.0, "iterations": 1}

@@ -16,7 +16,7 @@ from netadapt_onnx import cli
 from netadapt_onnx.commands._report import write_report
 from netadapt_onnx.common import charts
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.reporting.page import Drawer
+from netadapt_onnx.reporting.page import ChartRenderer
 
 ROWS = [{"x": float(i), "y": i + 1.0, "std": 0.1, "name": name} for i, name in enumerate(NAMES)]
 
@@ -46,6 +46,7 @@ def test_any_name_is_drawn_as_series_axis_and_title(name: str) -> None:
         assert any(label.startswith(f"{x}: {i}; {y}: {i + 1}; series: ") for label in labels), labels
 
 
+@pytest.mark.seconds
 def test_all_kinds_of_charts_are_drawn_to_files(tmp_path: Path) -> None:
     for i, spec in enumerate(
         (
@@ -98,7 +99,7 @@ def test_nothing_is_fetched() -> None:
 @pytest.mark.parametrize("failure", [Panic("no\n::error::font"), ValueError("no"), RuntimeError("no")])
 def test_whatever_the_renderer_raises_costs_the_chart(failure: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vl_convert.vegalite_to_svg", raising(failure))
-    drawer = Drawer(live=True)
+    drawer = ChartRenderer(interactive=True)
     figure = drawer.figure(charts.lines(ROWS, "x", "y", title="<b>"))
     assert "the chart &#x27;&lt;b&gt;&#x27; cannot be drawn" in figure and "<svg" not in figure
     assert len(drawer.failures) == 1
@@ -146,6 +147,7 @@ def body(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, list[str]
     return decoded
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("fixed_training_settings")
 def test_runs_end_well_where_no_chart_can_be_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = ("--max-iterations", "1", "--short-term", "1", "--final-epochs", "1", "--step", "4")

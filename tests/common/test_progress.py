@@ -93,6 +93,7 @@ def test_a_stage_after_a_full_one_starts_its_own_clock_and_bar(stages: Stages, c
     assert "0:05, 0:05 left" in after and "2/4" in after and "━" in after
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("columns", [40, 60, 80, 120])
 def test_clock_and_time_left_stay_whatever_the_words(stages: Stages, clock: Clock, columns: int) -> None:
     for name in set(names()):
@@ -107,6 +108,7 @@ def test_clock_and_time_left_stay_whatever_the_words(stages: Stages, clock: Cloc
             assert "━" in text
 
 
+@pytest.mark.seconds
 def test_every_kind_of_stage_is_checked() -> None:
     assert {"evaluating", "looking for a learning rate", "iteration 1000, 1000", "proving the cut"} <= set(names())
     assert len(set(names())) > 25

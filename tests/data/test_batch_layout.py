@@ -181,6 +181,7 @@ def test_a_metric_of_the_users_sees_outputs_as_the_model_gives_them(tmp_path: Pa
     assert result.accuracy == pytest.approx(0.24)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "proto", [time_major(), ensemble(), tracker("N")], ids=["time first", "members first", "kernels"]
 )

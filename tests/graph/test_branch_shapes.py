@@ -18,7 +18,10 @@ from netadapt_onnx.api.prune import prune
 from netadapt_onnx.cli import run as cli
 from netadapt_onnx.graph.model import check
 from netadapt_onnx.graph.runtime import Arrays, run, session
-from netadapt_onnx.surgery import Trace, resize, select, verify
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.surgery.verify.prove import verify
 from tracing import trace_model
 
 FLOAT, BOOL, INT64 = TensorProto.FLOAT, TensorProto.BOOL, TensorProto.INT64

@@ -12,7 +12,10 @@ from netadapt_onnx.graph.inputs import declared_shape
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
-from netadapt_onnx.surgery import resize, select, trace, verify
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import trace
+from netadapt_onnx.surgery.verify.prove import verify
 
 GIVEN = {"image": (1, 3, 16, 24)}
 

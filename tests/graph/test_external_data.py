@@ -24,7 +24,7 @@ from netadapt_onnx.graph.external_data import external_tensors, tensors
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.graph.onnx_file import parse, read
 from netadapt_onnx.graph.runtime import run, session
-from netadapt_onnx.profilers.packing import packed, unpacked_graph
+from netadapt_onnx.profilers.packing import pack, unpack_graph
 
 
 def weight_at(folder: Path, location: str, **entries: str) -> Path:
@@ -217,7 +217,7 @@ def test_what_a_file_of_results_packs_names_no_file() -> None:
             proto = naming(place, "w.bin")
             for node in proto.graph.node:
                 node.output[:] = node.output or ["made"]
-            graph = unpacked_graph(packed(proto.SerializeToString()))
+            graph = unpack_graph(pack(proto.SerializeToString()))
             assert [len(tensor.external_data) for tensor in tensors(graph) if tensor.name == "stray"] == [0]
 
 

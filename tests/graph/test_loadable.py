@@ -19,10 +19,13 @@ from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.loadable import Interface, require_planned
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.graph.runtime import session
-from netadapt_onnx.surgery import resize, select, trace, verify
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.node import Node
-from netadapt_onnx.surgery.rules import RULES
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.rules.registry import RULES
+from netadapt_onnx.surgery.trace import trace
+from netadapt_onnx.surgery.verify.prove import verify
 
 FLOAT = np.dtype(np.float32)
 

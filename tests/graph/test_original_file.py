@@ -12,14 +12,14 @@ from onnx import TensorProto, helper
 
 import models
 from models import Builder, overridable, plain
-from netadapt_onnx.gating import running
+from netadapt_onnx.gating import run_model
 from netadapt_onnx.gating.jobs import TimeJob
 from netadapt_onnx.graph import original_file as comparing
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.graph.original_file import AsGiven, as_given, read_as_given, runs_as_given
 from netadapt_onnx.graph.runtime import run, session
-from netadapt_onnx.profilers.timing import Timing
+from netadapt_onnx.profilers.statistics import Timing
 
 Protos = Callable[[], onnx.ModelProto]
 
@@ -148,5 +148,5 @@ def test_a_file_that_cannot_be_run_as_it_is_is_stood_in_for(tmp_path: Path, monk
     timed, note = runs_as_given(model)
     assert timed is model.proto
     assert "was not timed, but its normalised form" in note
-    monkeypatch.setattr(running, "measure", lambda *_, **__: [Timing(1.0, (0.9, 1.1), 9)])
-    assert running.timed(TimeJob(str(model.path), None, {}, 1, "cpu", 1, None, 1.0)).note == note
+    monkeypatch.setattr(run_model, "measure", lambda *_, **__: [Timing(1.0, (0.9, 1.1), 9)])
+    assert run_model.time_model(TimeJob(str(model.path), None, {}, 1, "cpu", 1, None, 1.0)).note == note

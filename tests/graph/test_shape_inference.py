@@ -17,7 +17,9 @@ from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.graph.weightless import file_bytes, light_copy, without_weights, write
-from netadapt_onnx.surgery import select, trace, verify
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.trace import trace
+from netadapt_onnx.surgery.verify.prove import verify
 from rule_cases import CASES, build
 
 EVERY = {f"model {name}": made for name, made in models.ALL.items()} | {

@@ -1,125 +1,59 @@
-"""The shape of the code: short files and functions, the field's words, no circle of imports.
-
-Which package may import which is written in `pyproject.toml` (`[tool.importlinter]`), how many arguments, branches and
-statements a function may have in `[tool.ruff.lint]`; `make lint` checks both.
-"""
+"""docs/architecture.md is true: its pictures come from the contracts and the tree, and every path in it exists."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
-from functools import cache
-from graphlib import TopologicalSorter
+import re
+import runpy
 from pathlib import Path
 
-import grimp
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from documentation import REPOSITORY, pages
+
 PACKAGE = REPOSITORY / "netadapt_onnx"
-MODULES = sorted(PACKAGE.rglob("*.py"))
-OTHERS = [path for name in ("benchmarks", "docs", "examples", "tests") for path in (REPOSITORY / name).rglob("*.py")]
-AGENT = PACKAGE / "profilers" / "agent.py"  # devices get one file, so it cannot be several
-
-MAX_FILE_LINES = 400
-MAX_FUNCTION_LINES = 60
-
-# Participles say that something happened to a thing, not what the thing is.
-PARTICIPLES = """
-asked beside found given here judged known left made mended said spent taken taught there told tried wanted whole
-"""
-# Words that this project once had for what the field has words for.
-REPLACED = """
-adaptation aim batch_formula bench beside_ms bodies both_ways calm consume contractions disturbed exchanges foresee
-forsake free_axes frozen_front gauge growths idioms judge knows_all knows_mirrored ladder landed landing latencygauge
-likest measuredgauge mend old_opsets rooms rungs sink spent_ms spoken_of stairs standing subject tablegauge teaching
-telling toward wordiest
-"""
-BANNED = {*PARTICIPLES.split(), *REPLACED.split()}
-# Identifiers that a file's format or the command line fixes.
-CONTRACT = {
-    "here",  # deployed.devices of a result
-    "mended",  # inspect --sensitivity
-    "tried",  # history.jsonl
-}
-
-# Not mended yet; these lists only get shorter.
-LONG_FUNCTIONS = {
-    "api/adapt.py::adapt",
-    "api/adapt.py::dry_run",
-    "api/inspect.py::inspect",
-    "api/profile.py::profile",
-    "api/prune.py::prune",
-    "api/scale.py::scale",
-    "commands/gate.py::command",
-    "commands/profile.py::command",
-    "graph/folding.py::fold",
-    "profilers/devices/bundle.py::write_bundle",
-}
-OLD_WORDS = {
-    "api", "cli.py", "commands", "common", "errors.py", "gating", "graph", "profilers", "reporting",
-    "scaling", "surgery", "training",
-}  # fmt: skip
+PICTURES = REPOSITORY / "docs" / "pictures"
+SCRIPT = runpy.run_path(str(PICTURES / "architecture.py"))
+PAGE = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
-@cache
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", SCRIPT["PICTURES"])
+def test_the_pictures_are_those_of_the_contracts(name: str) -> None:
+    committed = (PICTURES / name).read_text(encoding="utf-8")
+    assert committed == SCRIPT["PICTURES"][name](), "run make docs"
 
 
-def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node
+def test_every_module_at_the_top_is_in_the_picture_of_the_layers() -> None:
+    names = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert {name for name in names if not name.startswith("_")} <= {*SCRIPT["SUBJECTS"]}
 
 
-def identifiers(path: Path) -> Iterator[tuple[str, int]]:
-    """Each name that a file defines or uses, with its line."""
-    for node in ast.walk(tree(path)):
-        match node:
-            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                yield node.name, node.lineno
-            case ast.Name():
-                yield node.id, node.lineno
-            case ast.Attribute():
-                yield node.attr, node.end_lineno or node.lineno
-            case ast.arg() | ast.keyword() if node.arg:
-                yield node.arg, node.lineno
-            case ast.alias():
-                yield from ((part, node.lineno) for part in (node.asname or node.name).split("."))
-            case ast.ExceptHandler() if node.name:
-                yield node.name, node.lineno
+@pytest.mark.parametrize("steps", ["PRUNE", "ITERATION"])
+def test_the_modules_of_every_step_exist(steps: str) -> None:
+    for step, places in SCRIPT[steps]:
+        for place in places.split(", "):
+            assert (PACKAGE / place).exists(), f"{step}: {place}"
 
 
-@pytest.mark.parametrize("path", [*MODULES, *sorted(OTHERS)], ids=lambda p: str(p.relative_to(REPOSITORY)))
-def test_files_are_short(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) < (670 if path == AGENT else MAX_FILE_LINES)
+def test_the_table_answers_with_files_that_exist() -> None:
+    rows = re.findall(r"^\| (.+\?|.+ \(.+\)\?) \| (`.+`) \|$", PAGE, re.MULTILINE)
+    assert len(rows) >= 20
+    for question, answer in rows:
+        for place in re.findall(r"`([^`]+)`", answer):
+            assert (PACKAGE / place).exists(), f"{question} {place}"
 
 
-def test_functions_are_short() -> None:
-    long = {
-        f"{path.relative_to(PACKAGE).as_posix()}::{node.name}"
-        for path in MODULES
-        for node in functions(path)
-        if (node.end_lineno or 0) - node.lineno + 1 > MAX_FUNCTION_LINES
-    }
-    assert long <= LONG_FUNCTIONS
+def test_every_path_of_the_page_exists() -> None:
+    for path in re.findall(r"`([a-z_]+/[\w/.]+)`", PAGE):
+        place = REPOSITORY / path if path.startswith("tests/") else PACKAGE / path
+        assert place.exists(), path
 
 
-def test_names_are_the_fields_words() -> None:
-    old = [
-        f"{path.relative_to(REPOSITORY)}:{line}: {name}"
-        for path in MODULES
-        if path.relative_to(PACKAGE).parts[0] not in OLD_WORDS
-        for name, line in [*identifiers(path), (path.stem, 1)]
-        if name.strip("_").lower() in BANNED and name not in CONTRACT
-    ]
-    assert not old, "\n".join(old)
-
-
-@pytest.mark.xfail(reason="not mended yet", strict=False)
-def test_no_module_imports_itself_through_others() -> None:
-    imports = grimp.build_graph("netadapt_onnx", cache_dir=None)
-    assert not imports.find_modules_directly_imported_by("netadapt_onnx.profilers.agent")
-    graph = {module: imports.find_modules_directly_imported_by(module) for module in imports.modules}
-    TopologicalSorter(graph).prepare()  # CycleError says which modules
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_python_files_that_a_page_names_exist(page: Path) -> None:
+    if page.name == "CHANGELOG.md":  # which says what was
+        return
+    folders = ("netadapt_onnx", "tests", "docs", "benchmarks", "examples")
+    files = [str(file) for folder in folders for file in (REPOSITORY / folder).rglob("*.py")]
+    for name in re.findall(r"`([\w./-]+\.py)(?: [^`]*)?`", page.read_text(encoding="utf-8")):
+        is_users = name == "net.py"
+        assert is_users or any(file.endswith(f"/{name}") for file in files), name

@@ -12,7 +12,7 @@ import pytest
 
 import models
 from netadapt_onnx.cli import run as command
-from netadapt_onnx.scaling import making
+from netadapt_onnx.scaling import latency_target
 
 WIDTHS, EXPONENTS = (8, 12, 16), (0.3, 0.5, 0.65)
 MODEL_KEYS = {"target", "resources", "widths", "accuracy", "model"}
@@ -23,7 +23,7 @@ FAST = ["--iterations", "1", "--batches", "1", "--epochs", "1"]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a network, another one, records of the network, and data with and without labels."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(making, "BRIEF_S", 0.05)
+    monkeypatch.setattr(latency_target, "BRIEF_S", 0.05)
     onnx.save(models.plain(WIDTHS, size=8, classes=3), "net.onnx")
     onnx.save(models.residual(8, size=8), "other.onnx")
     for name, rows in (("record", 40), ("short", 5)):

@@ -9,7 +9,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 import models
 from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.surgery import Choices, KeptIndices, Trace, resize, select, trace, verify
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.cut import KeptIndices
+from netadapt_onnx.surgery.labels import Choices
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.verify.prove import verify
 from tracing import trace_model
 
 SIZE = 8

@@ -25,17 +25,17 @@ needs_tools = pytest.mark.skipif(not (shutil.which("git") and shutil.which("bash
 
 
 @pytest.fixture
-def scratch(here: Path) -> Path:
+def scratch(workspace: Path) -> Path:
     """A repository whose model grew since its first commit, with the example's limits."""
-    git(here, "init", "-q")
-    shutil.copy(EXAMPLES / "netadapt.toml", here)
-    save(small(), here / "models" / "m.onnx")
-    git(here, "add", "-A")
-    git(here, "commit", "-qm", "one")
-    git(here, "tag", "base")
-    save(wide(), here / "models" / "m.onnx")
-    git(here, "commit", "-qam", "two")
-    return here
+    git(workspace, "init", "-q")
+    shutil.copy(EXAMPLES / "netadapt.toml", workspace)
+    save(small(), workspace / "models" / "m.onnx")
+    git(workspace, "add", "-A")
+    git(workspace, "commit", "-qm", "one")
+    git(workspace, "tag", "base")
+    save(wide(), workspace / "models" / "m.onnx")
+    git(workspace, "commit", "-qam", "two")
+    return workspace
 
 
 @needs_tools

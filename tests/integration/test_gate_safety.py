@@ -35,12 +35,14 @@ def external(folder: Path, location: str, **entries: str) -> Path:
 
 
 @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "sub/../../secret", "link", "links/secret", "fifo"])
-def test_data_outside_the_folder_are_refused(location: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "secret").write_bytes(b"\0" * 10_000)
-    folder = here / "models"
+def test_data_outside_the_folder_are_refused(
+    location: str, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workspace / "secret").write_bytes(b"\0" * 10_000)
+    folder = workspace / "models"
     folder.mkdir()
     (folder / "link").symlink_to("/etc/passwd")
-    (folder / "links").symlink_to(here)
+    (folder / "links").symlink_to(workspace)
     os.mkfifo(folder / "fifo")
     model = external(folder, location)
     for command in (("gate", model, "--max", "size=1MB"), ("diff", model, model)):
@@ -53,20 +55,20 @@ def test_data_outside_the_folder_are_refused(location: str, here: Path, capsys: 
     "entries", [{"offset": "9000"}, {"offset": "-8"}, {"length": "999999999999"}, {"offset": "x"}, {"length": "16"}]
 )
 def test_data_that_are_not_all_there_are_refused(
-    entries: dict[str, str], here: Path, capsys: pytest.CaptureFixture[str]
+    entries: dict[str, str], workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (here / "w.bin").write_bytes(b"\0" * 8_000)
-    model = external(here, "w.bin", **entries)
+    (workspace / "w.bin").write_bytes(b"\0" * 8_000)
+    model = external(workspace, "w.bin", **entries)
     assert document(capsys, "gate", model, "--max", "size=1MB", code=2)["error"]["code"] in (
         "external-data",
         "not-onnx",
     )
 
 
-def test_a_size_counts_external_data(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    onnx.save_model(small(), str(here / "m.onnx"), save_as_external_data=True, location="w.bin", size_threshold=0)
+def test_a_size_counts_external_data(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save_model(small(), str(workspace / "m.onnx"), save_as_external_data=True, location="w.bin", size_threshold=0)
     found = document(capsys, "gate", "m.onnx", "--max", "size=40kB", code=1)
-    assert found["models"][0]["resources"]["size_bytes"] == sum(f.stat().st_size for f in here.iterdir())
+    assert found["models"][0]["resources"]["size_bytes"] == sum(f.stat().st_size for f in workspace.iterdir())
 
 
 def declared_bomb() -> onnx.ModelProto:
@@ -127,20 +129,22 @@ def nested_bomb() -> Bytes:
 
 
 @pytest.mark.parametrize("bomb", [declared_bomb, computed_bomb, expanding_bomb, overflowing_bomb, nested_bomb])
-def test_bombs_exit_2(bomb: Any, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "m.onnx").write_bytes(bomb().SerializeToString())
+def test_bombs_exit_2(bomb: Any, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workspace / "m.onnx").write_bytes(bomb().SerializeToString())
     run(capsys, "gate", "m.onnx", "--max", "size=1GB", "--memory-limit", "2GB", code=2)
 
 
-def test_a_sparse_file_of_terabytes_is_not_read(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with (here / "m.onnx").open("wb") as file:
+def test_a_sparse_file_of_terabytes_is_not_read(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (workspace / "m.onnx").open("wb") as file:
         file.truncate(1 << 40)
     assert "2 GiB" in run(capsys, "gate", "m.onnx", "--max", "size=1MB", code=2)
 
 
-def test_archives_that_expand_are_stopped_by_the_memory_limit(here: Path) -> None:
-    save(small(), here / "m.onnx")
-    np.savez_compressed(here / "d.npz", x_val=np.zeros((1 << 24, 3), np.float64), y_val=np.zeros(1))  # 400 MB of zeros
+def test_archives_that_expand_are_stopped_by_the_memory_limit(workspace: Path) -> None:
+    save(small(), workspace / "m.onnx")
+    np.savez_compressed(
+        workspace / "d.npz", x_val=np.zeros((1 << 24, 3), np.float64), y_val=np.zeros(1)
+    )  # 400 MB of zeros
     from netadapt_onnx.api.gate import gate
 
     with Sandbox(60, 350 * 10**6) as limited, pytest.MonkeyPatch.context() as patch:
@@ -169,12 +173,12 @@ def test_a_job_that_takes_too_long_is_ended_and_the_next_is_done(tmp_path: Path)
 
 
 def test_an_endless_loop_is_counted_and_ended_where_it_must_run(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save(models.endless(), here / "m.onnx")
+    save(models.endless(), workspace / "m.onnx")
     run(capsys, "gate", "m.onnx", "--max", "size=1MB", "--max", "macs=1M")
     monkeypatch.undo()  # a process of its own, with the time limit of the command line
-    monkeypatch.chdir(here)
+    monkeypatch.chdir(workspace)
     found = document(capsys, "gate", "m.onnx", "--max", "size=1MB", "--max", "latency=1s", "--timeout", "4s", code=2)
     size, latency = sorted(found["models"][0]["checks"], key=lambda check: check["code"])
     assert size["ok"] is True
@@ -193,10 +197,10 @@ def test_a_crash_is_one_failure(tmp_path: Path) -> None:
         assert sandbox.ask(CountJob(str(model)), Facts).params == 11274
 
 
-def test_the_folder_that_one_is_in_is_not_imported_from(here: Path) -> None:
-    save(small(), here / "m.onnx")
+def test_the_folder_that_one_is_in_is_not_imported_from(workspace: Path) -> None:
+    save(small(), workspace / "m.onnx")
     for name in ("numpy", "onnx", "onnxruntime", "tabulate", "json"):
-        (here / f"{name}.py").write_text("raise SystemExit('stranger')\n")
+        (workspace / f"{name}.py").write_text("raise SystemExit('stranger')\n")
     with Sandbox(30) as fresh:
         assert fresh.ask(CountJob("m.onnx"), Facts).params == 11274
 

@@ -17,9 +17,9 @@ from netadapt_onnx.api.prune import prune
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.required_shapes import refuse_open
 from netadapt_onnx.graph.validity import require_valid
-from netadapt_onnx.surgery import Group, Trace
 from netadapt_onnx.surgery.criteria.weights import CRITERIA
-from netadapt_onnx.surgery.groups import PinnedByStates
+from netadapt_onnx.surgery.groups import Group, PinnedByStates
+from netadapt_onnx.surgery.trace import Trace
 
 PACKAGE = str(Path(netadapt_onnx.__file__).parent)
 PARTS = 12

@@ -17,12 +17,13 @@ from models import plain, residual
 from netadapt_onnx.cli import run
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.profilers.device import Job, Order, measure_on
+from netadapt_onnx.profilers.device import Order, measure_on
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import CPU, Execution, differences, fingerprint
 from netadapt_onnx.profilers.providers import OPENVINO
-from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_versions
-from netadapt_onnx.profilers.table.build import build
+from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_widths
+from netadapt_onnx.profilers.records import Job
+from netadapt_onnx.profilers.table.build import TablePlan, build
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.surgery.trace import trace
 
@@ -58,13 +59,13 @@ def test_the_fingerprint_differs_from_the_cpus() -> None:
 
 def test_a_table_of_the_cpu_is_refused_and_one_of_openvino_predicts(tmp_path: Path) -> None:
     found = trace(fold(residual(64, size=16)))
-    reference, draw = RandomWidthModel(found.folded.proto, found.folded.shapes), random_versions(found)
-    build(tmp_path / "cpu.jsonl", reference, draw, models=8)
+    reference, draw = RandomWidthModel(found.folded.proto, found.folded.shapes), random_widths(found)
+    build(tmp_path / "cpu.jsonl", reference, draw, TablePlan(models=8))
     with pytest.raises(NetadaptError, match="ep: cpu there, openvino here"):
         Table.load(tmp_path / "cpu.jsonl", reference.proto, device=fingerprint(VINO))
     with pytest.raises(NetadaptError, match="ep: cpu there, openvino here"):
-        build(tmp_path / "cpu.jsonl", reference, draw, models=8, execution=VINO)
-    table = build(tmp_path / "vino.jsonl", reference, draw, models=48, execution=VINO, time_cap_s=60.0)
+        build(tmp_path / "cpu.jsonl", reference, draw, TablePlan(models=8), execution=VINO)
+    table = build(tmp_path / "vino.jsonl", reference, draw, TablePlan(models=48, time_cap_s=60.0), execution=VINO)
     assert {cell.us for cell in table.cells} == {None}
     assert Table.load(tmp_path / "vino.jsonl", reference.proto, device=fingerprint(VINO)).cells == table.cells
     versions = sorted((draw(np.random.default_rng([5, i])) for i in range(30)), key=lambda v: table.predict(v.shapes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -65,6 +66,20 @@ def test_every_dependency_is_pinned_exactly() -> None:
     names = {d.split(">=")[0].split("[")[0].lower().replace("_", "-") for d in wanted}
     assert names <= pinned
     assert set(extras) == {"adapt", "report", "ray", "adb", "tensorboard", "dev", "all"}
+
+
+@pytest.mark.parametrize("file", ["Makefile", ".ci/run", ".pre-commit-config.yaml"])
+def test_files_that_targets_name_exist(file: str) -> None:
+    """What lies under `build` is made by them."""
+    text = (REPOSITORY / file).read_text(encoding="utf-8")
+    prefixed = [
+        f"{prefix}{name}"
+        for prefix, names in re.findall(r"\$\(addprefix ([^,]+),((?:[^)\\]|\\\n)*)\)", text)
+        for name in names.replace("\\\n", " ").split()
+    ]
+    places = [*prefixed, *re.findall(r"(?<![\w/])(?:docs|tests|benchmarks)/[\w./-]+", text)]
+    assert [place for place in places if not (REPOSITORY / place).exists()] == []
+    assert file != "Makefile" or len(places) > 20
 
 
 LIGHT = """

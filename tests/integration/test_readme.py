@@ -27,7 +27,7 @@ from models import channels_last, plain
 from netadapt_onnx import cli
 from netadapt_onnx.common import config
 from netadapt_onnx.profilers.providers import PROVIDERS
-from netadapt_onnx.surgery.rules import RULES
+from netadapt_onnx.surgery.rules.registry import RULES
 from report_runs import finished
 
 PAGES = pages()

@@ -33,13 +33,13 @@ def counted(change):
 os.fsync, Path.replace, os.replace = counted(os.fsync), counted(Path.replace), counted(os.replace)
 from netadapt_onnx import scale
 from netadapt_onnx.common import charts
-from netadapt_onnx.profilers.timing import Ratio, Timing
-from netadapt_onnx.scaling import making
+from netadapt_onnx.profilers.statistics import Ratio, Timing
+from netadapt_onnx.scaling import latency_target
 from netadapt_onnx.training import choose_settings, settings as training_settings
 # Both runs must see the same times and choose alike by the clock to be comparable; other tests show the journal.
 choose_settings.choose_settings = lambda *_, **__: training_settings.Settings()
 one = Timing(1.0, (1.0, 1.0), 1)
-making.ratio = lambda *_, **__: Ratio(1.0, (1.0, 1.0), one, one)
+latency_target.ratio = lambda *_, **__: Ratio(1.0, (1.0, 1.0), one, one)
 charts.available = lambda: False
 scale(
     folder / "model.onnx", folder / "data.npz", target=("params=0.5x", "macs=1.5x"), out=folder / out, resume=True,

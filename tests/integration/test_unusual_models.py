@@ -21,7 +21,9 @@ from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, session
 from netadapt_onnx.graph.runtime import run as infer
 from netadapt_onnx.graph.weightless import light_copy
-from netadapt_onnx.surgery import importance, select, trace, verify
+from netadapt_onnx.surgery.criteria.selection import importance, select
+from netadapt_onnx.surgery.trace import trace
+from netadapt_onnx.surgery.verify.prove import verify
 
 
 def written(proto: onnx.ModelProto, folder: Path) -> Path:

@@ -115,9 +115,9 @@ def test_it_appends_a_record_for_every_model(folder: Path) -> None:
     assert done.stderr.splitlines()[-1] == "8 of 8 measured"
     assert records(folder, "manifest")[0]["manifest"]["about"] == {"mine": "as it was"}
     assert records(folder, "environment")[0]["environment"] == agent.environment()
-    found = records(folder, "measured")
-    assert [r["model"] for r in found] == list(range(8))
-    for one in found:
+    result = records(folder, "measured")
+    assert [r["model"] for r in result] == list(range(8))
+    for one in result:
         assert len(one["ms"]) == len(one["median_ms"]) == len(one["reference_ms"]) == 2
         assert 0 < min(one["ms"]) <= min(one["median_ms"])
         assert one["reference_us"] > 0
@@ -185,9 +185,9 @@ def test_a_job_whose_time_is_up_still_gives_times(folder: Path, seconds: float) 
     ratio = job([3], seconds=seconds, profiled=False, until="ratio", rounds=[30, None])
     change(folder, jobs=[compared, alone, ratio])
     work(folder)
-    found = records(folder, "measured")
-    assert [r["model"] for r in found] == [0, 1, 2, 3]
-    assert all(min(r["median_ms"]) > 0 and r["rounds"] >= 3 for r in found)
+    result = records(folder, "measured")
+    assert [r["model"] for r in result] == [0, 1, 2, 3]
+    assert all(min(r["median_ms"]) > 0 and r["rounds"] >= 3 for r in result)
     assert records(folder, "end")[-1]["stopped"] == "done"
 
 
@@ -249,18 +249,18 @@ def test_results_of_another_device_or_onnxruntime_are_not_gone_on_with(folder: P
     """It says so there, where the results lie, and leaves them as they are."""
     work(folder)
     file = folder / "results.jsonl"
-    here = file.read_text()
+    original = file.read_text()
     for field, other in (("onnxruntime", "0.1"), ("cpu", "another"), ("flags", ["mmx"]), ("governor", "slow")):
-        lines = [json.loads(line) for line in here.splitlines()]
+        lines = [json.loads(line) for line in original.splitlines()]
         lines[1]["environment"][field] = other
         file.write_text("".join(json.dumps(line) + "\n" for line in lines[:4]))
-        there = file.read_text()
+        foreign = file.read_text()
         done = subprocess.run(command(folder), capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert "results.jsonl was begun on another device or onnxruntime" in done.stderr
         assert f"({field}: {other} there" in done.stderr
         assert len(done.stderr.splitlines()) == 1
-        assert file.read_text() == there
+        assert file.read_text() == foreign
     lines[1]["environment"] = {**agent.environment(), "kernel": "6.1.0-another", "python": "3.8"}
     file.write_text("".join(json.dumps(line) + "\n" for line in lines[:4]))
     work(folder)  # times compare all the same
@@ -271,7 +271,7 @@ def test_what_is_no_manifest_or_no_results_is_refused_and_left_alone(folder: Pat
     good = (folder / "manifest.json").read_text()
     notes = "my notes\nwithout an end"
     (folder / "results.jsonl").write_text(notes)
-    for manifest, told in (
+    for manifest, message in (
         (good, "results.jsonl, line 1, is damaged"),
         ("{", "manifest.json is no manifest"),
         ("[]", "manifest.json is no manifest"),
@@ -283,7 +283,7 @@ def test_what_is_no_manifest_or_no_results_is_refused_and_left_alone(folder: Pat
         (folder / "manifest.json").write_text(manifest)
         done = subprocess.run(command(folder), capture_output=True, text=True, check=False)
         assert done.returncode == 2
-        assert told in done.stderr
+        assert message in done.stderr
         assert len(done.stderr.splitlines()) == 1
         assert (folder / "results.jsonl").read_text() == notes
 
@@ -346,10 +346,14 @@ def pi(root: Path) -> Path:
 
 
 def test_a_device_is_described_by_what_its_system_says(tmp_path: Path) -> None:
-    found = agent.environment(pi(tmp_path))
-    assert found["cpu"] == "Raspberry Pi 4 Model B Rev 1.4 0x41 0xd08"
-    assert found["flags"] == ["asimd"]
-    assert (found["memory_bytes"], found["governor"], found["frequency_khz"]) == (3884360 * 1024, "ondemand", 1800000)
+    result = agent.environment(pi(tmp_path))
+    assert result["cpu"] == "Raspberry Pi 4 Model B Rev 1.4 0x41 0xd08"
+    assert result["flags"] == ["asimd"]
+    assert (result["memory_bytes"], result["governor"], result["frequency_khz"]) == (
+        3884360 * 1024,
+        "ondemand",
+        1800000,
+    )
     assert agent.environment(tmp_path / "nothing")["memory_bytes"] is None
 
 

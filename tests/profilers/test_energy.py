@@ -57,8 +57,8 @@ def test_rapl_counts_all_packages_and_wraps_around(tmp_path: Path, start_uj: int
             write(zone / "energy_uj", now % 10_000_000)
 
     clock = Time(draw)
-    found = energy_mj(clock.run, meter(root=tmp_path), clock=clock)
-    assert found == pytest.approx(4 * 0.25 * 1000)
+    result = energy_mj(clock.run, meter(root=tmp_path), clock=clock)
+    assert result == pytest.approx(4 * 0.25 * 1000)
 
 
 def test_loops_last_at_least_a_second(tmp_path: Path) -> None:
@@ -100,9 +100,9 @@ def test_a_board_is_measured_at_its_input_or_by_all_its_rails(tmp_path: Path, mo
 
 
 def watts(root: Path) -> float:
-    found = meter(root=root)
-    assert isinstance(found, Power)
-    return found._watts()
+    result = meter(root=root)
+    assert isinstance(result, Power)
+    return result._watts()
 
 
 def test_what_cannot_be_measured_is_an_error_and_never_a_number(
@@ -142,8 +142,8 @@ def test_evaluate_shows_energy_or_says_that_it_is_unmeasurable(
     drawn = Power("a meter", lambda: 3.0)
     monkeypatch.setattr(resource_functions, "meter", lambda ep: drawn)
     assert run(words) == 0
-    found = json.loads(capsys.readouterr().out)["models"][0]
-    assert found["energy_mj"] > 0 and found["latency_ms"] is None
+    result = json.loads(capsys.readouterr().out)["models"][0]
+    assert result["energy_mj"] > 0 and result["latency_ms"] is None
     monkeypatch.setattr(resource_functions, "meter", lambda ep: meter(ep, tmp_path))
     assert run(words) == 2
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "unmeasurable"

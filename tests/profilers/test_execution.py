@@ -16,22 +16,22 @@ def test_unknown_provider_lists_the_known() -> None:
 
 
 def test_missing_provider_names_its_package() -> None:
-    here = agent.environment()
-    missing = [ep for ep, p in PROVIDERS.items() if p.name not in here["providers"]]
+    local = agent.environment()
+    missing = [ep for ep, p in PROVIDERS.items() if p.name not in local["providers"]]
     for ep in missing:
         with pytest.raises(NetadaptError) as caught:
-            Execution(ep=ep).require(here)
+            Execution(ep=ep).require(local)
         assert PROVIDERS[ep].package in caught.value.hint
 
 
 def test_fingerprint_is_json_and_stable() -> None:
-    here = fingerprint(CPU)
-    assert json.loads(json.dumps(here)) == here == fingerprint(CPU)
-    assert {"cpu", "flags", "os", "arch", "onnxruntime", "ep", "threads", "precision", "governor"} <= here.keys()
+    local = fingerprint(CPU)
+    assert json.loads(json.dumps(local)) == local == fingerprint(CPU)
+    assert {"cpu", "flags", "os", "arch", "onnxruntime", "ep", "threads", "precision", "governor"} <= local.keys()
 
 
 def test_differences_name_what_differs() -> None:
-    here = fingerprint(CPU)
-    assert differences(here, here) == []
-    other = here | {"threads": 4, "flags": [*here["flags"], "amx_tile"]}
-    assert differences(other, here) == ["flags: amx_tile there, none more here", "threads: 4 there, 1 here"]
+    local = fingerprint(CPU)
+    assert differences(local, local) == []
+    other = local | {"threads": 4, "flags": [*local["flags"], "amx_tile"]}
+    assert differences(other, local) == ["flags: amx_tile there, none more here", "threads: 4 there, 1 here"]

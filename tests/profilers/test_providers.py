@@ -26,12 +26,12 @@ FAMILIES = ("cpu", "cuda", "tensorrt", "openvino", "xnnpack", "coreml", "nnapi",
 
 def test_every_family_has_a_record() -> None:
     assert set(PROVIDERS) == set(FAMILIES)
-    assert {ep for ep, found in PROVIDERS.items() if found.per_node} == {"cpu", "xnnpack"}
-    known = set(onnxruntime.get_all_providers())
-    for ep, found in PROVIDERS.items():
-        assert found.ep == ep
-        assert found.package
-        assert found.name in known
+    assert {ep for ep, result in PROVIDERS.items() if result.per_node} == {"cpu", "xnnpack"}
+    patterns = set(onnxruntime.get_all_providers())
+    for ep, result in PROVIDERS.items():
+        assert result.ep == ep
+        assert result.package
+        assert result.name in patterns
 
 
 @pytest.mark.parametrize("ep", FAMILIES)
@@ -90,9 +90,9 @@ def test_nodes_left_to_the_cpu_are_named(tmp_path: Path, monkeypatch: pytest.Mon
     record = execution_record(Execution("openvino"))
     with pytest.raises(RuntimeError, match=re.escape("openvino leaves 2 nodes to the CPU: relu (Relu), det (Det)")):
         agent.open_session(tmp_path / "m.onnx", record)
-    here = agent.environment()
+    local = agent.environment()
     monkeypatch.setattr(
-        agent, "environment", lambda: here | {"providers": [*here["providers"], "OpenVINOExecutionProvider"]}
+        agent, "environment", lambda: local | {"providers": [*local["providers"], "OpenVINOExecutionProvider"]}
     )
     with pytest.raises(NetadaptError, match=r"det \(Det\)"):
         measure_on(LocalDevice(), order_of(two_nodes(), Execution("openvino")))
@@ -136,7 +136,7 @@ def test_a_library_is_for_this_machine(tmp_path: Path) -> None:
 
 def test_a_library_without_a_device_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
-    monkeypatch.setattr(onnxruntime, "register_execution_provider_library", lambda *given: loaded.append(given))
+    monkeypatch.setattr(onnxruntime, "register_execution_provider_library", lambda *arguments: loaded.append(arguments))
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"plugin\.so offers no device for OtherEP here \(it has: none at all\)"):
             agent.plugin_devices("OtherEP", "/a/plugin.so")
@@ -165,9 +165,9 @@ def test_profile_refuses_what_cannot_run_with_exit_code_2(
 ) -> None:
     (tmp_path / "m.onnx").write_bytes(plain().SerializeToString())
     assert run(["profile", str(tmp_path / "m.onnx"), "--table", str(tmp_path / "t.jsonl"), *words, "--json"]) == 2
-    found = json.loads(capsys.readouterr().out)
-    assert message in found["error"]["message"]
-    assert hint in (found["error"]["hint"] or "")
+    result = json.loads(capsys.readouterr().out)
+    assert message in result["error"]["message"]
+    assert hint in (result["error"]["hint"] or "")
     assert not (tmp_path / "t.jsonl").exists()
 
 

@@ -23,13 +23,14 @@ from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.profilers import agent
-from netadapt_onnx.profilers.device import Answer, Answered, Job, Order
+from netadapt_onnx.profilers.device import Order
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import CPU, Execution, differences, execution_record, fingerprint
-from netadapt_onnx.profilers.int8_kernels import made_for, tried
-from netadapt_onnx.profilers.outputs import answers_of
+from netadapt_onnx.profilers.int8_kernels import choose_quantisation, probe_int8
+from netadapt_onnx.profilers.outputs import outputs_on_device
 from netadapt_onnx.profilers.quantize import EVERYWHERE, FLOAT, Deployment, saturates
-from netadapt_onnx.profilers.random_widths import named
+from netadapt_onnx.profilers.random_widths import with_node_names
+from netadapt_onnx.profilers.records import AgentRecord, Job, OutputsFile
 from netadapt_onnx.profilers.units import Layers
 from netadapt_onnx.search.device_accuracy import device_accuracies
 from netadapt_onnx.search.evaluator import DataEvaluator
@@ -59,8 +60,8 @@ def run(proto: onnx.ModelProto, inputs: dict[str, np.ndarray], optimise: bool = 
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    found: np.ndarray = session.run(None, inputs)[0]
-    return found
+    outcome: np.ndarray = session.run(None, inputs)[0]
+    return outcome
 
 
 def test_float_is_the_model_itself() -> None:
@@ -72,13 +73,13 @@ def test_float_is_the_model_itself() -> None:
 def test_int8_computes_nearly_the_same_with_the_same_names() -> None:
     proto = fold(residual(16, size=8)).proto
     samples = inputs_of(proto, 16)
-    found = Deployment("int8", samples).apply(proto)
-    assert [v.name for v in found.graph.input] == [v.name for v in proto.graph.input]
-    assert [v.name for v in found.graph.output] == [v.name for v in proto.graph.output]
+    outcome = Deployment("int8", samples).apply(proto)
+    assert [v.name for v in outcome.graph.input] == [v.name for v in proto.graph.input]
+    assert [v.name for v in outcome.graph.output] == [v.name for v in proto.graph.output]
     expected = np.concatenate([run(proto, x) for x in samples])
-    errors = np.concatenate([run(found, x) for x in samples]) - expected
+    errors = np.concatenate([run(outcome, x) for x in samples]) - expected
     assert 0 < np.abs(errors).max() < 0.2 * expected.std()
-    weights = {t.data_type for t in found.graph.initializer if len(t.dims) == 4}
+    weights = {t.data_type for t in outcome.graph.initializer if len(t.dims) == 4}
     assert weights == {onnx.TensorProto.INT8}
 
 
@@ -90,10 +91,10 @@ def test_int8_computes_exactly_on_this_processor() -> None:
     proto = fold(residual(16, size=8)).proto
     samples = inputs_of(proto, 16)
     expected = np.concatenate([run(proto, x) for x in samples])
-    for environments in ([tried(LocalDevice())], [ELSEWHERE], [None], []):
-        found = Deployment("int8", samples).right_on(environments).apply(proto)
-        by_kernels = np.concatenate([run(found, x) for x in samples])
-        by_nodes = np.concatenate([run(found, x, optimise=False) for x in samples])
+    for environments in ([probe_int8(LocalDevice())], [ELSEWHERE], [None], []):
+        outcome = Deployment("int8", samples).right_on(environments).apply(proto)
+        by_kernels = np.concatenate([run(outcome, x) for x in samples])
+        by_nodes = np.concatenate([run(outcome, x, optimise=False) for x in samples])
         assert np.abs(by_kernels - by_nodes).max() < 0.05 * expected.std()
 
 
@@ -130,9 +131,9 @@ def test_a_try_says_whether_a_device_saturates_and_else_its_processor(
 def multiplied(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """By this machine's kernels."""
     node = onnx.helper.make_node("MatMulInteger", ["x", "w"], ["y"])
-    given = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, x.shape)
+    arguments = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, x.shape)
     result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT32, None)
-    graph = onnx.helper.make_graph([node], "g", [given], [result], [numpy_helper.from_array(w, "w")])
+    graph = onnx.helper.make_graph([node], "g", [arguments], [result], [numpy_helper.from_array(w, "w")])
     return run(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 10)], ir_version=5), {"x": x})
 
 
@@ -140,13 +141,13 @@ def test_devices_are_tried() -> None:
     """A kernel that saturates is noticed, and one that cannot be tried is unknown."""
     x, w = np.full((1, 64), 255, np.uint8), np.full((64, 16), 127, np.int8)
     exact = x.astype(int) @ w.astype(int)
-    assert tried(LocalDevice())["saturates"] == (not np.array_equal(multiplied(x, w), exact))
-    assert tried(Elsewhere("broken"))["saturates"] is True
-    assert tried(Elsewhere("mute"))["saturates"] is None
+    assert probe_int8(LocalDevice())["saturates"] == (not np.array_equal(multiplied(x, w), exact))
+    assert probe_int8(Elsewhere("broken"))["saturates"] is True
+    assert probe_int8(Elsewhere("mute"))["saturates"] is None
     execution = Execution(deploy=Deployment("int8"))
-    assert made_for(execution, [LocalDevice(), Elsewhere("broken")]).deploy.quantisation == EVERYWHERE
-    assert made_for(execution, [LocalDevice(), None]).deploy.quantisation == EVERYWHERE
-    assert made_for(CPU, [Elsewhere("broken")]) is CPU
+    assert choose_quantisation(execution, [LocalDevice(), Elsewhere("broken")]).deploy.quantisation == EVERYWHERE
+    assert choose_quantisation(execution, [LocalDevice(), None]).deploy.quantisation == EVERYWHERE
+    assert choose_quantisation(CPU, [Elsewhere("broken")]) is CPU
 
 
 def test_fingerprints_say_how_int8_is_quantised_and_float_ones_say_nothing() -> None:
@@ -179,20 +180,20 @@ def test_whoever_measures_int8_is_given_the_quantised_file(tmp_path: Path) -> No
 
 
 def test_kernels_of_the_quantised_model_are_those_of_its_layers(tmp_path: Path) -> None:
-    proto = named(fold(residual(16, size=8)).proto)
+    proto = with_node_names(fold(residual(16, size=8)).proto)
     samples = inputs_of(proto, 2)
     (tmp_path / "m.onnx").write_bytes(Deployment("int8", samples).apply(proto).SerializeToString())
-    found = agent.Profiled(tmp_path / "m.onnx", execution_record(CPU), samples[0], tmp_path).finish()
-    graph = onnx.ModelProto.FromString(zlib.decompress(base64.b64decode(found["optimised"]))).graph
-    kernels = Layers(proto).kernels(graph, found["us"])
+    outcome = agent.Profiled(tmp_path / "m.onnx", execution_record(CPU), samples[0], tmp_path).finish()
+    graph = onnx.ModelProto.FromString(zlib.decompress(base64.b64decode(outcome["optimised"]))).graph
+    kernels = Layers(proto).kernels(graph, outcome["us"])
     quantised = {kernel.layers for kernel in kernels if "QLinear" in kernel.op}
     assert {("conv1", "bn1", "relu1"), ("conv3", "bn3")} <= quantised
-    assert sum(kernel.us for kernel in kernels) == pytest.approx(sum(found["us"].values()))
+    assert sum(kernel.us for kernel in kernels) == pytest.approx(sum(outcome["us"].values()))
 
 
 def test_an_int8_table_is_not_a_float_one() -> None:
-    told = differences(fingerprint(Execution(deploy=Deployment("int8"))), fingerprint(CPU))
-    assert told == ["precision: int8 there, float here"]
+    message = differences(fingerprint(Execution(deploy=Deployment("int8"))), fingerprint(CPU))
+    assert message == ["precision: int8 there, float here"]
 
 
 def without_weights() -> onnx.ModelProto:
@@ -249,8 +250,8 @@ def test_int8_without_data_is_exit_code_2(
 
 def test_profile_measures_int8(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = folder / "t.jsonl"
-    found = profile(folder / "model.onnx", table, deploy="int8", data=folder / "data.npz", models=8)
-    assert found.device["precision"] == "int8"
+    outcome = profile(folder / "model.onnx", table, deploy="int8", data=folder / "data.npz", models=8)
+    assert outcome.device["precision"] == "int8"
     kernels = {json.loads(line).get("kernel", "") for line in table.read_bytes().splitlines()}
     assert any("QLinearConv" in kernel for kernel in kernels)
     adapt = ["adapt", str(folder / "model.onnx"), "--data", str(folder / "data.npz"), "--table", str(table)]
@@ -265,8 +266,8 @@ def test_adapt_writes_and_judges_both(folder: Path, capsys: pytest.CaptureFixtur
         *("--deploy", "int8", "--json"),
     ]
     assert cli.run(words) == 0, capsys.readouterr().err
-    found = json.loads(capsys.readouterr().out)
-    deployed = found["deployed"]
+    outcome = json.loads(capsys.readouterr().out)
+    deployed = outcome["deployed"]
     assert (deployed["precision"], deployed["file"]) == ("int8", "model.int8.onnx")
     file = folder / "run" / "model.int8.onnx"
     assert deployed["size_bytes"][1] == file.stat().st_size
@@ -278,8 +279,8 @@ def test_adapt_writes_and_judges_both(folder: Path, capsys: pytest.CaptureFixtur
     name = quantised.graph.input[0].name
     guessed = np.concatenate([run(quantised, {name: x[None]}).argmax(1) for x in images])
     assert deployed["accuracy"]["after"] == pytest.approx((guessed == labels).mean())
-    assert deployed["accuracy"]["metric"] == found["accuracy"]["metric"] == "top1"
-    assert abs(deployed["accuracy"]["before"] - found["accuracy"]["before"]) < 0.15
+    assert deployed["accuracy"]["metric"] == outcome["accuracy"]["metric"] == "top1"
+    assert abs(deployed["accuracy"]["before"] - outcome["accuracy"]["before"]) < 0.15
     assert cli.run([*words, "--resume"]) == 0
     assert json.loads(capsys.readouterr().out)["deployed"] == deployed
 
@@ -294,9 +295,9 @@ class Elsewhere(LocalDevice):
         self.kind = kind
         self.asked = 0
 
-    def run(self, manifest: str, results: str) -> Iterator[Answer]:
+    def run(self, manifest: str, results: str) -> Iterator[AgentRecord]:
         for record in super().run(manifest, results):
-            if isinstance(record, Answered):
+            if isinstance(record, OutputsFile):
                 self.asked += 1
                 if self.kind == "mute":
                     continue
@@ -331,16 +332,16 @@ def asked(
 def test_int8_accuracy_is_that_of_the_devices_own_kernels(folder: Path) -> None:
     execution = Execution(deploy=Deployment("int8", inputs_of(fold(plain((8, 16), size=8)).proto)))
     device = Elsewhere("sound")
-    found, notes = asked(device, folder, execution)
+    outcome, notes = asked(device, folder, execution)
     assert not notes
-    assert found["latency"].accuracy == found["latency"].here
-    assert found["latency"].samples == 64
-    assert asked(device, folder, execution) == (found, notes)
+    assert outcome["latency"].accuracy == outcome["latency"].here
+    assert outcome["latency"].samples == 64
+    assert asked(device, folder, execution) == (outcome, notes)
     assert device.asked == 1  # journalled
 
 
 @pytest.mark.parametrize(
-    ("device", "told"),
+    ("device", "expected"),
     [
         (Elsewhere("broken"), "gateway computes other numbers than this machine: top1 differs by"),
         (Elsewhere("mute"), "by this machine's kernels: gateway could not be asked"),
@@ -349,12 +350,12 @@ def test_int8_accuracy_is_that_of_the_devices_own_kernels(folder: Path) -> None:
     ids=["broken", "mute", "bundle"],
 )
 def test_where_int8_accuracy_is_another_or_unknown_it_is_said(
-    device: LocalDevice | None, told: str, folder: Path
+    device: LocalDevice | None, expected: str, folder: Path
 ) -> None:
     execution = Execution(deploy=Deployment("int8", inputs_of(fold(plain((8, 16), size=8)).proto)))
-    found, [note] = asked(device, folder, execution)
-    assert told in note
-    assert bool(found) == (device is not None and device.kind == "broken")  # type: ignore[attr-defined]
+    outcome, [note] = asked(device, folder, execution)
+    assert expected in note
+    assert bool(outcome) == (device is not None and device.kind == "broken")  # type: ignore[attr-defined]
 
 
 def test_this_machines_cpu_is_not_asked_twice(folder: Path) -> None:
@@ -365,9 +366,9 @@ def test_this_machines_cpu_is_not_asked_twice(folder: Path) -> None:
 def test_answers_of_a_device_are_the_models_outputs() -> None:
     proto = fold(plain()).proto
     batches = inputs_of(proto, 3)
-    answers = answers_of(LocalDevice(), CPU, proto, batches)
+    answers = outputs_on_device(LocalDevice(), CPU, proto, batches)
     assert answers is not None
-    for inputs, found in zip(batches, answers, strict=True):
-        assert np.array_equal(found["logits"], run(proto, inputs))
+    for inputs, outcome in zip(batches, answers, strict=True):
+        assert np.array_equal(outcome["logits"], run(proto, inputs))
     with pytest.raises(NetadaptError, match="local: onnxruntime cannot run the model"):
-        answers_of(LocalDevice(), CPU, proto, inputs_of(fold(plain(size=4)).proto, 1))
+        outputs_on_device(LocalDevice(), CPU, proto, inputs_of(fold(plain(size=4)).proto, 1))

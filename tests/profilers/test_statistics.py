@@ -11,30 +11,40 @@ import pytest
 import netadapt_onnx
 from models import plain
 from netadapt_onnx.profilers import agent, timing
-from netadapt_onnx.profilers.device import Measured
-from netadapt_onnx.profilers.statistics import Disturbance, of_ratio, of_records, of_sessions
-from netadapt_onnx.profilers.timing import of_pairs, pooled
+from netadapt_onnx.profilers.records import MeasuredModel
+from netadapt_onnx.profilers.statistics import (
+    Disturbance,
+    disturbance_of_ratio,
+    disturbance_of_records,
+    disturbance_of_sessions,
+    pool_ratios,
+    ratio_of_pairs,
+)
 
 RNG = np.random.default_rng(0)
 
 
-def measured(reference_ms: list[float], others: float | None = None, own_ms: list[float] | None = None) -> Measured:
+def measured(
+    reference_ms: list[float], others: float | None = None, own_ms: list[float] | None = None
+) -> MeasuredModel:
     own = own_ms or [1.0]
-    return Measured(0, 0, 20, 1.0, own, own, reference_ms, reference_ms, others=others, cores=2 if others else None)
+    return MeasuredModel(
+        0, 0, 20, 1.0, own, own, reference_ms, reference_ms, others=others, cores=2 if others else None
+    )
 
 
 def test_a_few_percent_between_sessions_are_usual_and_one_odd_session_tells_nothing() -> None:
     usual = np.exp(0.02 * RNG.standard_normal(40)).tolist()
-    assert not of_sessions(usual).busy
-    assert not of_sessions([*usual, 5.0]).busy
-    assert not of_sessions([1.0]).busy
-    assert not of_sessions([]).busy
+    assert not disturbance_of_sessions(usual).busy
+    assert not disturbance_of_sessions([*usual, 5.0]).busy
+    assert not disturbance_of_sessions([1.0]).busy
+    assert not disturbance_of_sessions([]).busy
 
 
 def test_sessions_far_apart_are_those_of_a_busy_machine() -> None:
-    found = of_sessions(np.linspace(0.7, 1.3, 41).tolist())
-    assert found.busy
-    assert found.spread == pytest.approx(0.48)
+    result = disturbance_of_sessions(np.linspace(0.7, 1.3, 41).tolist())
+    assert result.busy
+    assert result.spread == pytest.approx(0.48)
 
 
 def test_other_processes_that_leave_no_processor_free_are_told_even_if_sessions_agree() -> None:
@@ -56,20 +66,20 @@ def test_the_sentence_names_the_machine_or_the_device() -> None:
 
 
 def test_records_tell_by_the_uncut_model_beside_them_or_else_by_themselves() -> None:
-    beside = of_records([measured([1.0, 1.5], 1.5), measured([2.0, 1.2], 1.7), measured([1.0], None)])
-    assert beside.busy
-    assert beside.others == pytest.approx(1.6)
-    assert beside.cores == 2
-    assert of_records([measured([], own_ms=[1.0, 1.0, 2.0, 2.0])]).spread == pytest.approx(2 / 3)
-    assert of_records([]) == Disturbance(0.0)
+    disturbance = disturbance_of_records([measured([1.0, 1.5], 1.5), measured([2.0, 1.2], 1.7), measured([1.0], None)])
+    assert disturbance.busy
+    assert disturbance.others == pytest.approx(1.6)
+    assert disturbance.cores == 2
+    assert disturbance_of_records([measured([], own_ms=[1.0, 1.0, 2.0, 2.0])]).spread == pytest.approx(2 / 3)
+    assert disturbance_of_records([]) == Disturbance(0.0)
 
 
 def test_a_ratio_tells_by_its_references_sessions() -> None:
-    quiet = of_pairs([0.5] * 9, [1.0] * 9)
-    noisy = of_pairs([0.5] * 9, [1.0, 2.0, 3.0] * 3)
-    assert not of_ratio(quiet).busy
-    assert of_ratio(noisy).busy
-    assert of_ratio(pooled([quiet, noisy])).busy
+    quiet = ratio_of_pairs([0.5] * 9, [1.0] * 9)
+    noisy = ratio_of_pairs([0.5] * 9, [1.0, 2.0, 3.0] * 3)
+    assert not disturbance_of_ratio(quiet).busy
+    assert disturbance_of_ratio(noisy).busy
+    assert disturbance_of_ratio(pool_ratios([quiet, noisy])).busy
 
 
 def stat(root: Path, *rows: str) -> Path:
@@ -100,7 +110,7 @@ def test_where_the_system_does_not_tell_nothing_is_said(tmp_path: Path) -> None:
 
 
 def test_evaluate_says_once_that_the_machine_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    crowded = Measured(0, 0, 30, 1.0, [1.0] * 9, [1.0] * 9, others=1.9, cores=2)
+    crowded = MeasuredModel(0, 0, 30, 1.0, [1.0] * 9, [1.0] * 9, others=1.9, cores=2)
     monkeypatch.setattr(timing, "measure_on", lambda _, order: dict.fromkeys(order.models, crowded))
     for name in ("a", "b"):
         (tmp_path / f"{name}.onnx").write_bytes(plain(size=8, classes=3).SerializeToString())
@@ -109,6 +119,6 @@ def test_evaluate_says_once_that_the_machine_is_busy(tmp_path: Path, monkeypatch
     busy = netadapt_onnx.evaluate(models, tmp_path / "d.npz")
     assert [note for note in busy.notes if note.startswith("this machine is busy: ")] == list(busy.notes)
     assert len(busy.notes) == 1
-    quiet = Measured(0, 0, 30, 1.0, [1.0] * 9, [1.0] * 9, others=0.1, cores=2)
+    quiet = MeasuredModel(0, 0, 30, 1.0, [1.0] * 9, [1.0] * 9, others=0.1, cores=2)
     monkeypatch.setattr(timing, "measure_on", lambda _, order: dict.fromkeys(order.models, quiet))
     assert not netadapt_onnx.evaluate(models, tmp_path / "d.npz").notes

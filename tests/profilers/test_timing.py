@@ -7,7 +7,8 @@ import pytest
 
 from models import plain
 from netadapt_onnx.profilers.agent import Rounds, low_mean, median_interval
-from netadapt_onnx.profilers.timing import measure, ratio, signed_rank_interval
+from netadapt_onnx.profilers.statistics import signed_rank_interval
+from netadapt_onnx.profilers.timing import TimingPlan, measure, ratio
 from simulated_device import DISTURBED, SimulatedDevice, Slowness, quiet
 
 INPUTS = {"image": np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)}
@@ -62,7 +63,7 @@ def test_rounds_end_when_time_is_up_or_enough() -> None:
 
 
 def test_medians_lie_within_their_intervals() -> None:
-    for timing in measure([plain((8,)), plain((16, 16))], INPUTS, sessions=6, time_cap_s=0.5):
+    for timing in measure([plain((8,)), plain((16, 16))], INPUTS, plan=TimingPlan(sessions=6, time_cap_s=0.5)):
         assert timing.sessions == 6
         assert 0 < timing.ci95[0] <= timing.median_ms <= timing.ci95[1]
 
@@ -70,20 +71,24 @@ def test_medians_lie_within_their_intervals() -> None:
 @pytest.mark.parametrize("slowness", [quiet, *DISTURBED])
 def test_ratio_sees_a_model_many_times_larger(slowness: Slowness) -> None:
     large, small = plain((64, 64, 64)), plain((8, 8))
-    found = ratio(large, small, INPUTS, sessions=9, time_cap_s=0.5, device=SimulatedDevice(slowness, others=1.5))
-    assert 1.5 < found.ci95[0] <= found.median <= found.ci95[1]
-    assert found.model.median_ms > found.reference.median_ms
-    assert (found.others, found.cores) == (1.5, 2)
+    device = SimulatedDevice(slowness, others=1.5)
+    result = ratio(large, small, INPUTS, plan=TimingPlan(sessions=9, time_cap_s=0.5), device=device)
+    assert 1.5 < result.ci95[0] <= result.median <= result.ci95[1]
+    assert result.model.median_ms > result.reference.median_ms
+    assert (result.others, result.cores) == (1.5, 2)
 
 
 @pytest.mark.parametrize("cap_s", [-1.0, 0.0, 0.2])
 def test_times_come_back_whatever_is_left_of_the_time(cap_s: float) -> None:
     large, small = plain((32, 32)), plain((8, 8))
     for undisturbed in (False, True):
-        found = ratio(large, small, INPUTS, sessions=3, time_cap_s=cap_s, undisturbed=undisturbed)
-        assert found.median > 0
-        assert len(found.sessions_ms[0]) == 3
-    assert all(timing.median_ms > 0 for timing in measure([large, small], INPUTS, sessions=3, time_cap_s=cap_s))
+        result = ratio(large, small, INPUTS, plan=TimingPlan(sessions=3, time_cap_s=cap_s, undisturbed=undisturbed))
+        assert result.median > 0
+        assert len(result.sessions_ms[0]) == 3
+    assert all(
+        timing.median_ms > 0
+        for timing in measure([large, small], INPUTS, plan=TimingPlan(sessions=3, time_cap_s=cap_s))
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.profilers.agent import open_session
 from netadapt_onnx.profilers.execution import CPU, execution_record
 from netadapt_onnx.profilers.units import Kernel, Layers, family
-from netadapt_onnx.surgery.criteria.weights import select
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import trace
 
@@ -66,10 +66,10 @@ def test_layers_with_weights_are_units_of_their_own_whichever_takes_the_sum() ->
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_cut_model_is_of_the_same_family(name: str) -> None:
-    found = trace(fold(ALL[name]()))
-    counts = {g.name: max(g.floor, g.channels // 2 // g.step * g.step) for g in found.prunable}
-    cut = resize(found, select(found, counts, "first"))
-    assert family(cut) == family(fold(cut).proto) == family(found.folded.proto)
+    result = trace(fold(ALL[name]()))
+    counts = {g.name: max(g.floor, g.channels // 2 // g.step * g.step) for g in result.prunable}
+    cut = resize(result, select(result, counts, "first"))
+    assert family(cut) == family(fold(cut).proto) == family(result.folded.proto)
 
 
 def test_families_differ_by_kernels_and_wiring() -> None:

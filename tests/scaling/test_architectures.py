@@ -10,13 +10,15 @@ import pytest
 
 import models
 import netadapt_onnx
-from netadapt_onnx.scaling import making
+from netadapt_onnx.scaling import latency_target
 from netadapt_onnx.scaling.result import ScaleResult
+
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 
 
 @pytest.fixture(autouse=True)
 def _hasty_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "BRIEF_S", 0.05)
+    monkeypatch.setattr(latency_target, "BRIEF_S", 0.05)
 
 
 NETWORKS = {"vgg11": models.vgg(), "resnet18": models.resnet(), "mobilenetv2": models.inverted_residuals()}
@@ -44,23 +46,23 @@ def test_every_group_has_one_law_and_targets_are_met_up_and_down(name: str, tmp_
     groups = [g.name for g in before.groups if g.prunable]
     result = scaled(model, tmp_path / "run", 16, target=("macs=0.5x", "params=1.7x"))
     assert [g.name for g in result.groups] == groups
-    for made, (resource, share) in zip(result.models, (("macs", 0.5), ("params", 1.7)), strict=True):
-        assert made.model is not None
-        after = netadapt_onnx.inspect(made.model).model
+    for network, (resource, share) in zip(result.models, (("macs", 0.5), ("params", 1.7)), strict=True):
+        assert network.model is not None
+        after = netadapt_onnx.inspect(network.model).model
         assert 0.75 * share < getattr(after, resource) / getattr(before.model, resource) <= share
-        onnx.checker.check_model(onnx.load(made.model), full_check=True)
-        assert list(made.widths) == groups
-        assert made.accuracy is not None and made.resources.latency_ms is not None
+        onnx.checker.check_model(onnx.load(network.model), full_check=True)
+        assert list(network.widths) == groups
+        assert network.accuracy is not None and network.resources.latency_ms is not None
 
 
 def test_a_residual_stream_has_one_exponent_and_its_layers_one_width(tmp_path: Path) -> None:
     onnx.save(NETWORKS["resnet18"], tmp_path / "net.onnx")
     stream = next(g for g in netadapt_onnx.inspect(tmp_path / "net.onnx").groups if len(g.layers) > 2)
     result = scaled(tmp_path / "net.onnx", tmp_path / "run", 16, target="params=0.4x")
-    made = result.models[0]
+    network = result.models[0]
     assert [g.name for g in result.groups].count(stream.name) == 1
-    dims = {t.name: t.dims for t in onnx.load(made.model).graph.initializer}
-    assert {dims[f"{layer}.weight"][0] for layer in stream.layers} == {made.widths[stream.name]}
+    dims = {t.name: t.dims for t in onnx.load(network.model).graph.initializer}
+    assert {dims[f"{layer}.weight"][0] for layer in stream.layers} == {network.widths[stream.name]}
 
 
 def test_a_real_export_is_scaled(real_models: Path, tmp_path: Path) -> None:
@@ -68,5 +70,5 @@ def test_a_real_export_is_scaled(real_models: Path, tmp_path: Path) -> None:
     result = scaled(
         real_models / "resnet20_cifar10.onnx", tmp_path / "run", 32, target="params=0.5x", method="magnitude"
     )
-    (made,) = result.models
-    assert 0.4 * 269_722 < made.resources.params <= 0.5 * 269_722
+    (network,) = result.models
+    assert 0.4 * 269_722 < network.resources.params <= 0.5 * 269_722

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ import pytest
 import models
 import netadapt_onnx
 from netadapt_onnx.api import scale as scaling
-from netadapt_onnx.profilers.timing import Ratio, Timing
-from netadapt_onnx.scaling import making
-from netadapt_onnx.scaling.generate import AllowedWidths, nearest
+from netadapt_onnx.profilers.statistics import Ratio, Timing
+from netadapt_onnx.scaling import latency_target
+
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 
 WIDTHS = (64, 96, 128)
 BLOCK = 8
@@ -45,7 +45,7 @@ class BiasedTable:
         return 0.85 * (device_ms(tuple(shapes[f"conv{i}_out"][1] for i in (1, 2, 3))) - CALL_MS)
 
     latency_ms = Timing(device_ms(WIDTHS), (0.0, 0.0), 1)
-    stairs = SimpleNamespace(alignment=BLOCK)
+    staircase = SimpleNamespace(alignment=BLOCK)
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     def ratio(model: onnx.ModelProto, reference: onnx.ModelProto, *_: object, **__: object) -> Ratio:
         seen.append(widths_of(model))
         one, other = device_ms(widths_of(model)), device_ms(widths_of(reference))
-        found = one / other * (1 + noise.normal(0, 0.002))
-        return Ratio(found, (found, found), Timing(found * other, (one, one), 1), Timing(other, (other, other), 1))
+        share = one / other * (1 + noise.normal(0, 0.002))
+        return Ratio(share, (share, share), Timing(share * other, (one, one), 1), Timing(other, (other, other), 1))
 
-    monkeypatch.setattr(making, "ratio", ratio)
+    monkeypatch.setattr(latency_target, "ratio", ratio)
     monkeypatch.setattr(scaling, "built_table", lambda *_: BiasedTable())
     return seen
 
@@ -72,30 +72,15 @@ def test_a_latency_target_is_landed_on_within_3_percent_as_measured(
     net = tmp_path / "net.onnx"
     onnx.save(models.plain(WIDTHS, size=16), net)
     result = netadapt_onnx.scale(net, method="uniform", target=f"latency={target}", out=tmp_path / "run")
-    (made,) = result.models
-    assert made.model is not None
-    wanted = float(target[:-1]) * device_ms(WIDTHS) if target.endswith("x") else float(target[:-2])
-    assert device_ms(widths_of(onnx.load(made.model))) == pytest.approx(wanted, rel=0.03)
-    assert made.resources.latency_ms == pytest.approx(wanted, rel=0.03)
-    assert made.latency_ratio == pytest.approx(wanted / device_ms(WIDTHS), rel=0.03)
-    assert all(width % BLOCK == 0 for width in made.widths.values())
-    assert 1 <= len(measured) <= making.ATTEMPTS
+    (model,) = result.models
+    assert model.model is not None
+    target_ms = float(target[:-1]) * device_ms(WIDTHS) if target.endswith("x") else float(target[:-2])
+    assert device_ms(widths_of(onnx.load(model.model))) == pytest.approx(target_ms, rel=0.03)
+    assert model.resources.latency_ms == pytest.approx(target_ms, rel=0.03)
+    assert model.latency_ratio == pytest.approx(target_ms / device_ms(WIDTHS), rel=0.03)
+    assert all(width % BLOCK == 0 for width in model.widths.values())
+    assert 1 <= len(measured) <= latency_target.ATTEMPTS
 
     again = netadapt_onnx.scale(net, method="uniform", target=f"latency={target}", out=tmp_path / "run", resume=True)
-    assert again.models[0].widths == made.widths
-    assert len(measured) <= making.ATTEMPTS  # nothing was measured again
-
-
-def test_groups_move_by_at_most_a_rung_to_come_nearest_to_a_cost() -> None:
-    allowed = {"a": AllowedWidths(64, 16, 16), "b": AllowedWidths(64, 16, 16), "c": AllowedWidths(64, 16, 16)}
-    per_rung = {"a": 5.0, "b": 3.1, "c": 1.3}
-
-    def cost(widths: Mapping[str, int]) -> float:
-        return sum(per_rung[name] * n / 16 for name, n in widths.items())
-
-    start = {"a": 32, "b": 32, "c": 16}
-    for aim in (10.0, 12.6, 15.8, 17.6, 19.0, 100.0):
-        found = nearest(start, allowed, cost, aim, 0.0)
-        moves = itertools.product((16, 32, 48), (16, 32, 48), (16, 32))
-        best = min(abs(cost(dict(zip(start, widths, strict=True))) - aim) for widths in moves)
-        assert abs(cost(found) - aim) == pytest.approx(best)
+    assert again.models[0].widths == model.widths
+    assert len(measured) <= latency_target.ATTEMPTS  # nothing was measured again

@@ -14,13 +14,15 @@ import pytest
 
 from drifting_device import DriftingDevice, on_device
 from netadapt_onnx.api.adapt import adapt
-from netadapt_onnx.profilers.timing import Ratio, Timing
+from netadapt_onnx.profilers.statistics import Ratio, Timing
 from netadapt_onnx.search.budget_check import comparison
 from netadapt_onnx.search.budget_convergence import BudgetConvergence
 from netadapt_onnx.search.netadapt import Accepted, Problem, Step
 from netadapt_onnx.search.run_directory import run as running
 from netadapt_onnx.search.schedule import Schedule
 from search_cases import FAST, history
+
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 
 
 @pytest.mark.parametrize("budget", ["latency=0.5x", "latency=5ms"])
@@ -44,10 +46,11 @@ def test_measurements_keep_within_the_time(
     """Nothing but measurements takes time here, each as much as it may; a brief one is the least there is."""
     device, clock, caps = DriftingDevice(1.0), SimpleNamespace(now=0.0), []
 
-    def ratio(*models: Any, time_cap_s: float, **how: Any) -> Ratio:
-        caps.append(time_cap_s)
-        clock.now += time_cap_s
-        return device.ratio(*models, **how)
+    def ratio(*arguments: Any, **options: Any) -> Ratio:
+        plan = arguments[4]
+        caps.append(plan.time_cap_s)
+        clock.now += plan.time_cap_s
+        return device.ratio(*arguments, **options)
 
     on_device(monkeypatch, device)
     monkeypatch.setattr(comparison, "ratio", ratio)

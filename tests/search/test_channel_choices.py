@@ -15,8 +15,8 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.search.channel_choices import allowed_counts, matching
 from netadapt_onnx.search.options import Arguments
-from netadapt_onnx.surgery import Trace
-from netadapt_onnx.surgery import trace as traced
+from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.surgery.trace import trace as traced
 from sample_data import brightest_channel
 from search_cases import hello_world, history, looked_up
 

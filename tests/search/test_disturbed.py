@@ -13,8 +13,8 @@ import pytest
 from disturbed_device import DISTURBANCES, LIMIT, DisturbedDevice, hopeless, quiet, searched
 from netadapt_onnx import cli
 from netadapt_onnx.graph.model import load
-from netadapt_onnx.profilers.estimate import NOISE, estimate
-from netadapt_onnx.profilers.timing import Ratio, Timing
+from netadapt_onnx.profilers.estimate import NOISE_FLOOR, estimate
+from netadapt_onnx.profilers.statistics import Ratio, Timing
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check import comparison
 from search_cases import history
@@ -192,4 +192,4 @@ def test_what_slows_the_original_widens_the_interval_by_as_much() -> None:
     assert slow.low < 0.5 / 1.49 and slow.high > 0.5 * 1.49
     assert [slow.verdict(limit) for limit in (0.8, 0.6, 0.4, 0.3)] == ["met", "unclear", "unclear", "missed"]
     assert usual.verdict(0.5) == "missed"  # on a quiet device the upper end has to hold
-    assert slow.disturbance > NOISE
+    assert slow.disturbance > NOISE_FLOOR

@@ -21,6 +21,8 @@ from netadapt_onnx.search.run_directory.pareto import Point, front
 from search_cases import FAST, history
 from search_problems import problem, search
 
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
+
 FULL = {"a": 16, "b": 24, "c": 32}
 LADDERS = [ChannelChoices(name, n, tuple(range(n - 4, 3, -4)), tuple(range(n, 0, -1))) for name, n in FULL.items()]
 

@@ -20,12 +20,14 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.inputs import input_specs
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.profilers import quantize
-from netadapt_onnx.profilers.timing import Ratio, Timing
+from netadapt_onnx.profilers.statistics import Ratio, Timing
 from netadapt_onnx.search import dry_run as dry_run_module
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check import comparison
 from sample_data import brightest_channel
 from search_cases import UNTRAINED, history, journal, overridable_task
+
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 
 
 @pytest.fixture
@@ -195,7 +197,7 @@ def test_a_dry_run_speaks_of_the_file_as_given(task: tuple[Path, Path], monkeypa
     device = NormalisingDevice()
     monkeypatch.setattr(tables, "built_table", lambda *_: device)
     share = Ratio(GAIN, (0.39, 0.41), Timing(10, (10, 10), 9), Timing(25, (25, 25), 9))
-    monkeypatch.setattr(dry_run_module, "own_time", lambda *_: (share, ""))
+    monkeypatch.setattr(dry_run_module, "time_original", lambda *_: (share, ""))
     assert dry_run(*task, "latency=0.6x", step=2).notes == ("normalising alone meets the budget",)
     planned = dry_run(*task, "latency=0.3x", step=2, init_reduction_ratio=0.2)
     assert planned.proposals
@@ -230,7 +232,7 @@ def test_what_is_deployed_of_the_file_is_made_once(monkeypatch: pytest.MonkeyPat
         made.append(len(proto.graph.input))
         return proto
 
-    monkeypatch.setattr(quantize, "quantised", quantised)
+    monkeypatch.setattr(quantize, "quantise", quantised)
     deploy = quantize.Deployment("int8")
     file = overridable(plain())
     for seed in range(6):

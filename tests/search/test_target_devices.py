@@ -14,10 +14,12 @@ from netadapt_onnx.api.adapt import adapt, dry_run
 from netadapt_onnx.common.budget import parse_budgets
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.devices.local import LocalDevice
-from netadapt_onnx.profilers.timing import Ratio
+from netadapt_onnx.profilers.statistics import Ratio
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check import comparison
 from search_cases import FAST
+
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from netadapt_onnx.api import adapt as adapt_module
 from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.profilers.devices.local import LocalDevice
-from netadapt_onnx.profilers.timing import Ratio, Timing
+from netadapt_onnx.profilers.statistics import Ratio, Timing
 from netadapt_onnx.search import device_accuracy, final_training, instruments, tables
 from netadapt_onnx.search.budget_check import comparison, measured
 from netadapt_onnx.search.result import OnDevice
@@ -27,6 +27,8 @@ from netadapt_onnx.search.target_devices import TargetDevice
 from netadapt_onnx.training import trainer
 from sample_data import brightest_channel
 from search_cases import UNTRAINED, history
+
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 
 
 class SlowerOnceTrained(DisturbedDevice):

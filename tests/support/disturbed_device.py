@@ -13,8 +13,9 @@ import pytest
 
 from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.profilers.agent import low_mean
-from netadapt_onnx.profilers.table.kernel_fit import Stairs
-from netadapt_onnx.profilers.timing import Ratio, Timing, of_pairs
+from netadapt_onnx.profilers.statistics import Ratio, Timing, ratio_of_pairs
+from netadapt_onnx.profilers.table.staircase import Staircase
+from netadapt_onnx.profilers.timing import TimingPlan
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check import comparison
 from netadapt_onnx.search.result import AdaptResult
@@ -75,7 +76,7 @@ class DisturbedDevice:
     disturb: Disturb
     seed: int = 0
     bias: float = 1.0
-    stairs: Stairs = field(default_factory=lambda: Stairs(16, 1))
+    staircase: Staircase = field(default_factory=lambda: Staircase(16, 1))
     seconds: float = 0.0
     measured: int = 0
     name: str = "local"
@@ -100,7 +101,10 @@ class DisturbedDevice:
         )
         return self.bias * small / dense if small < dense else 1.0
 
-    def ratio(self, proto: onnx.ModelProto, reference: onnx.ModelProto, *_: Any, sessions: int, **__: Any) -> Ratio:
+    def ratio(
+        self, proto: onnx.ModelProto, reference: onnx.ModelProto, _: Any, __: Any, plan: TimingPlan, **___: Any
+    ) -> Ratio:
+        sessions = plan.sessions
         """Both in turn, in so many fresh sessions each, as the agent does it."""
         self.measured += 1
         quiet_ms = np.array([10 * self.share(proto, reference), 10.0])
@@ -110,7 +114,7 @@ class DisturbedDevice:
         times = self.disturb(self._rng, began, quiet_ms * noise)
         self.seconds += round_s * ROUNDS
         medians, fastest = np.median(times, 1).T, low_mean(times.transpose(0, 2, 1)).T
-        measured = of_pairs(medians[0].tolist(), medians[1].tolist())
+        measured = ratio_of_pairs(medians[0].tolist(), medians[1].tolist())
         others = 1.9 if self.disturb in (crowded, hopeless) else 0.1
         undisturbed_ms = (tuple(fastest[0].tolist()), tuple(fastest[1].tolist()))
         return replace(measured, undisturbed_ms=undisturbed_ms, others=others, cores=2)

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from netadapt_onnx.profilers.table.kernel_fit import Stairs
-from netadapt_onnx.profilers.timing import Ratio, Timing
+from netadapt_onnx.profilers.statistics import Ratio, Timing
+from netadapt_onnx.profilers.table.staircase import Staircase
+from netadapt_onnx.profilers.timing import TimingPlan
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check import comparison
 
@@ -21,7 +22,7 @@ class DriftingDevice:
         self.drift = drift
         self.late = late
         self.measured: list[float] = []
-        self.stairs = Stairs(16, alignment)
+        self.staircase = Staircase(16, alignment)
 
     def predict(self, shapes: dict[str, tuple[int, ...]]) -> float:
         return sum(float(np.prod(s)) for name, s in shapes.items() if name.endswith(".weight")) / 1000
@@ -30,7 +31,10 @@ class DriftingDevice:
     def latency_ms(self) -> Timing:
         return Timing(10.0, (9.9, 10.1), 9)
 
-    def ratio(self, proto: onnx.ModelProto, reference: onnx.ModelProto, *_: Any, sessions: int, **__: Any) -> Ratio:
+    def ratio(
+        self, proto: onnx.ModelProto, reference: onnx.ModelProto, _: Any, __: Any, plan: TimingPlan, **___: Any
+    ) -> Ratio:
+        sessions = plan.sessions
         small, dense = (
             sum(float(np.prod(t.dims)) for t in p.graph.initializer if t.name.endswith(".weight")) / 1000
             for p in (proto, reference)
@@ -64,9 +68,12 @@ class NormalisingDevice(DriftingDevice):
         self.gain, self.spread = gain, spread
         self.pairs: list[tuple[bool, bool]] = []
 
-    def ratio(self, proto: onnx.ModelProto, reference: onnx.ModelProto, *given: Any, sessions: int, **_: Any) -> Ratio:
+    def ratio(
+        self, proto: onnx.ModelProto, reference: onnx.ModelProto, _: Any, __: Any, plan: TimingPlan, **___: Any
+    ) -> Ratio:
+        sessions = plan.sessions
         self.pairs.append((listed(proto), listed(reference)))
-        of_widths = super().ratio(proto, reference, sessions=sessions).median
+        of_widths = super().ratio(proto, reference, _, __, plan).median
         cut = 1.0 if of_widths == self.drift else of_widths  # the table's error is that of what was cut
         whole_ms = GIVEN_MS if listed(reference) else GAIN * GIVEN_MS
         ms = cut * GIVEN_MS * (1.0 if listed(proto) else self.gain)

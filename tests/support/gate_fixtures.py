@@ -31,9 +31,9 @@ class Kept(sandbox.Sandbox):
 
 @pytest.fixture(scope="session")
 def kept() -> Iterator[Kept]:
-    found = Kept()
-    yield found
-    found._end()
+    process = Kept()
+    yield process
+    process._end()
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def one_process(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_process: None) -> Path:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_process: None) -> Path:
     """An empty folder that commands run in; no configuration is above it."""
     monkeypatch.chdir(tmp_path)
     for name in ("GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE", "NO_COLOR"):

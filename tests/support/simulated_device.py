@@ -16,7 +16,7 @@ import pytest
 
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers import validate as validating
-from netadapt_onnx.profilers.device import REFERENCE, Answer, End, Environment, Job, Manifest, Measured
+from netadapt_onnx.profilers.records import REFERENCE, AgentRecord, End, Environment, Job, Manifest, MeasuredModel
 from netadapt_onnx.profilers.table import build as building
 
 # By how much a session of one model is slower than it should be: of the time in seconds and a source of randomness.
@@ -67,8 +67,9 @@ def true_ratio(proto: onnx.ModelProto, reference: onnx.ModelProto) -> float:
 
 
 class SimulatedDevice:
-    """Runs jobs on its own clock. `speed`: seconds that a simulated microsecond takes; `beside_s`: what copying takes.
+    """Runs jobs on its own clock.
 
+    `speed`: seconds that a simulated microsecond takes. `overhead_s`: what copying takes.
     `per_node`: whether it shows times of nodes. `others`: processors, of two, that other processes keep busy.
     """
 
@@ -80,7 +81,7 @@ class SimulatedDevice:
         slowness: Slowness = quiet,
         *,
         speed: float = 1e-6,
-        beside_s: float = 0.0,
+        overhead_s: float = 0.0,
         per_node: bool = True,
         others: float | None = None,
     ) -> None:
@@ -88,7 +89,7 @@ class SimulatedDevice:
         self.jobs: list[Job] = []
         self._slowness = slowness
         self._speed = speed
-        self._beside_s = beside_s
+        self._overhead_s = overhead_s
         self._per_node = per_node
         self._others = others
         self._rng = np.random.default_rng(0)
@@ -105,15 +106,15 @@ class SimulatedDevice:
 
     def push(self, files: Sequence[Path]) -> None:
         self._files |= {file.name: file for file in files}
-        self.now += self._beside_s
+        self.now += self._overhead_s
 
-    def run(self, manifest: str, results: str) -> Iterator[Answer]:
+    def run(self, manifest: str, results: str) -> Iterator[AgentRecord]:
         plan = msgspec.json.decode(self._files[manifest].read_bytes(), type=Manifest)
         for number, job in enumerate(plan.jobs):
             yield from self._measured(number, job, plan)
         yield End("done")
 
-    def _measured(self, number: int, job: Job, plan: Manifest) -> Iterator[Measured]:
+    def _measured(self, number: int, job: Job, plan: Manifest) -> Iterator[MeasuredModel]:
         self.jobs.append(job)
         wanted = [*job.models, *([] if job.reference is None else [job.reference])]
         protos = {m: onnx.load(self._files[plan.models[str(m)].file]) for m in wanted}
@@ -128,7 +129,7 @@ class SimulatedDevice:
         uncut_us = slow * sum(node_us(protos[REFERENCE]).values()) if job.reference else 0.0
         for model in job.models:
             kernels = self._kernels(protos[model], slow) if job.profiled and self._per_node else {}
-            yield Measured(
+            yield MeasuredModel(
                 number, model, rounds, seconds / len(job.models), times[model], times[model], **shared, **kernels,
                 reference_us=uncut_us, interval=0.01, others=self._others, cores=2,
             )  # fmt: skip

@@ -8,14 +8,14 @@ import numpy as np
 
 from models import residual
 from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_versions
+from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_widths
 from netadapt_onnx.profilers.table.build import header_of
-from netadapt_onnx.profilers.table.predict import Cell, Record, Reference, Whole, encode, read
+from netadapt_onnx.profilers.table.file import Cell, EndToEndTime, Record, Reference, encode, read
 from netadapt_onnx.profilers.units import Layers
 from netadapt_onnx.surgery.trace import trace
 
 TRACED = trace(fold(residual(32, size=8)))
-REFERENCE, DRAW = RandomWidthModel(TRACED.folded.proto, TRACED.folded.shapes), random_versions(TRACED)
+REFERENCE, DRAW = RandomWidthModel(TRACED.folded.proto, TRACED.folded.shapes), random_widths(TRACED)
 VERSIONS = [REFERENCE] + [DRAW(np.random.default_rng([0, m])) for m in range(1, 12)]
 WEIGHTS = {n.name: n.input[1] for n in REFERENCE.proto.graph.node if n.op_type in {"Conv", "Gemm"}}
 
@@ -35,8 +35,8 @@ def run(path: Path, seed: int, *, speed: float = 1.0, noise: float = 0.01, devic
             disturbed = 1.5 if rng.random() < 0.1 else 1.0
             shapes = [list(version.shapes[t]) for t in layers.tensors(name)]
             records.append(Cell(m, [name], shapes, true * speed * disturbed, "Conv"))
-        whole = sum(us(version).values()) * rng.normal(1, noise, 2) * speed / 1000
-        records.append(Whole(m, whole.tolist(), [uncut * speed / 1000] * 2, uncut * speed, 20, 0.1, 0.01))
+        sessions_ms = sum(us(version).values()) * rng.normal(1, noise, 2) * speed / 1000
+        records.append(EndToEndTime(m, sessions_ms.tolist(), [uncut * speed / 1000] * 2, uncut * speed, 20, 0.1, 0.01))
     records.append(Reference(uncut * speed / 1000, (0.9, 1.1), 9, "done", 1.0))
     path.write_bytes(encode(records))
     return path

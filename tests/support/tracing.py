@@ -6,7 +6,8 @@ import onnx
 
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
-from netadapt_onnx.surgery import Choices, Trace, trace
+from netadapt_onnx.surgery.labels import Choices
+from netadapt_onnx.surgery.trace import Trace, trace
 
 
 def trace_model(

@@ -25,8 +25,10 @@ from netadapt_onnx.search.evaluator import UserEvaluator
 from netadapt_onnx.search.predictor import Predictor
 from netadapt_onnx.search.result import AdaptResult
 from netadapt_onnx.search.worker import WorkerContext
-from netadapt_onnx.surgery import blocks, find_branches, reconstruct, trace
-from netadapt_onnx.surgery.blocks import removal_error, traced_without, without
+from netadapt_onnx.surgery import blocks
+from netadapt_onnx.surgery.blocks import find_branches, removal_error, traced_without, without
+from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct
+from netadapt_onnx.surgery.trace import trace
 from tracing import trace_model
 
 
@@ -134,6 +136,7 @@ def test_a_branch_with_a_frozen_group_stays(tmp_path: Path) -> None:
     assert adapted(tmp_path, freeze=frozen, max_iterations=3).removed == ()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("strategy", "executor"), [("netadapt", "local"), ("netadapt", "local:1"), ("knapsack", "local")]
 )

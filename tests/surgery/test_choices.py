@@ -10,7 +10,10 @@ import models
 from models import STATES, stateful_lstm
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.surgery import Choices, resize, select, verify
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.labels import Choices
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.verify.prove import verify
 from tracing import trace_model
 
 HEADS, DIM, TOKENS = 3, 4, 5

@@ -13,7 +13,9 @@ import models
 from control_cases import body, info
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
-from netadapt_onnx.surgery import resize, select, verify
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.verify.prove import verify
 from tracing import trace_model
 
 SIZE = 6

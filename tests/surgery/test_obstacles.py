@@ -16,7 +16,9 @@ from netadapt_onnx.api.inspect import Cautioned, inspect
 from netadapt_onnx.cli import run
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
-from netadapt_onnx.surgery import select, trace, verify
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.trace import trace
+from netadapt_onnx.surgery.verify.prove import verify
 
 LAYOUT = "com.microsoft.nchwc"
 
@@ -125,7 +127,7 @@ def test_both_sides_of_a_custom_operator_of_known_shape_are_proven_around_it() -
 
 
 def test_a_wrong_cut_behind_a_custom_operator_is_caught() -> None:
-    from netadapt_onnx.surgery import resize
+    from netadapt_onnx.surgery.resize import resize
 
     proto = custom(("N", 8, 4, 4))
     normalise(proto)
@@ -164,6 +166,7 @@ def test_the_next_command_sees_the_model_as_this_one_does(tmp_path: Path, capsys
     assert follow[0] == "finetune" and follow[-2:] == shape[:2]
 
 
+@pytest.mark.seconds
 def test_each_next_command_works_where_shapes_were_given(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

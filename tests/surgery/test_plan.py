@@ -12,7 +12,11 @@ from onnx import numpy_helper
 import models
 import netadapt_onnx
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.surgery import CRITERIA, Trace, explain, importance, plan_of, read_plan, select, template
+from netadapt_onnx.surgery.criteria.selection import importance, select
+from netadapt_onnx.surgery.criteria.weights import CRITERIA
+from netadapt_onnx.surgery.explain import explain
+from netadapt_onnx.surgery.plan import plan_of, read_plan, template
+from netadapt_onnx.surgery.trace import Trace
 from tracing import trace_model
 
 

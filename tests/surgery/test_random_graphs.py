@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,8 +12,11 @@ from models import Builder
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
-from netadapt_onnx.surgery import resize, select, trace, verify
-from netadapt_onnx.surgery.resize import arrange
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.cut import arrange
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import trace
+from netadapt_onnx.surgery.verify.prove import verify
 
 SIZE = 6
 
@@ -63,6 +67,7 @@ def networks(draw: st.DrawFn) -> onnx.ModelProto:
     return b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 4)})
 
 
+@pytest.mark.seconds
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(networks(), st.randoms(use_true_random=False))
 def test_pruning_equals_masking_on_any_graph(proto: onnx.ModelProto, random) -> None:  # type: ignore[no-untyped-def]
@@ -77,6 +82,7 @@ def test_pruning_equals_masking_on_any_graph(proto: onnx.ModelProto, random) -> 
     assert result.first_bad_tensor is None, result
 
 
+@pytest.mark.seconds
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(networks(), st.randoms(use_true_random=False))
 def test_growing_then_pruning_the_new_channels_gives_the_original_back(proto: onnx.ModelProto, random) -> None:  # type: ignore[no-untyped-def]

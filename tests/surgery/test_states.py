@@ -15,9 +15,13 @@ from models import STATES, Builder, stateful_lstm
 from netadapt_onnx.cli import run
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
-from netadapt_onnx.surgery import Choices, resize, select, trace, verify
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.groups import resize_io_of
+from netadapt_onnx.surgery.labels import Choices
+from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.states import states
+from netadapt_onnx.surgery.trace import trace
+from netadapt_onnx.surgery.verify.prove import verify
 from tracing import trace_model
 
 HEADS, DIM, PAST = 3, 4, 6

@@ -12,7 +12,10 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import check, load
 from netadapt_onnx.graph.runtime import random_inputs, run, session
-from netadapt_onnx.surgery import Trace, importance, resize, select, trace, verify
+from netadapt_onnx.surgery.criteria.selection import importance, select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.verify.prove import verify
 from tracing import trace_model
 
 

@@ -13,7 +13,9 @@ from models import Builder, grouped, plain, residual
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.graph.fold import fold as normalise_and_fold
 from netadapt_onnx.graph.runtime import run, session
-from netadapt_onnx.surgery import resize, select, trace
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import trace
 from netadapt_onnx.training.batchnorm import SUFFIX, fold, reestimate, unfold
 from training_cases import without_batchnorms
 

@@ -17,8 +17,10 @@ from netadapt_onnx.data.evaluate import accuracy, outputs
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.runtime import run, session
 from netadapt_onnx.search.options import Rank
-from netadapt_onnx.surgery import gram_matrices, original_targets, reconstruct, select
-from netadapt_onnx.surgery import trace as traced
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.reconstruct.gram import gram_matrices, original_targets
+from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct
+from netadapt_onnx.surgery.trace import trace as traced
 from netadapt_onnx.training.batchnorm import reestimate, unfold
 from netadapt_onnx.training.choose_settings import choose_settings
 from netadapt_onnx.training.options import TrainingOptions

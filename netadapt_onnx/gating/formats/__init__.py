@@ -1,1 +1,1 @@
-"""What `gate` found, in the formats that CI systems read. Every name that a model brings is made harmless first."""
+"""The results of `gate` in the formats that CI systems read. Every name that a model brings is escaped first."""

@@ -1,19 +1,19 @@
-"""A check in words: its value and its limit with their units, and what is told of the whole."""
+"""A check in words: its value and its limit with their units, and one sentence about all models."""
 
 from __future__ import annotations
 
 from netadapt_onnx.common import render
-from netadapt_onnx.gating.judge import told_apart
+from netadapt_onnx.gating.check_limits import distinct_amounts
 from netadapt_onnx.gating.result import Blame, Check, Gate
 
 
 def state(check: Check) -> str:
-    """One word."""
-    return "ok" if check.ok else "FAIL" if check.judged else "ERROR"
+    """The state of a check in one word."""
+    return "ok" if check.ok else "FAIL" if check.conclusive else "ERROR"
 
 
 def amounts(check: Check) -> tuple[str, str]:
-    """Value and limit."""
+    """The value and the limit of a check, with units."""
     bound = check.max if check.max is not None else check.min
     assert bound is not None
     if check.limit == "accuracy":
@@ -22,7 +22,7 @@ def amounts(check: Check) -> tuple[str, str]:
         return "" if check.value is None else f"{100 * check.value:+.3g} %", f"{100 * bound:+.3g} %"
     if check.value is None:
         return "", render.amount(check.limit, bound)
-    return told_apart(check.limit, check.value, bound)
+    return distinct_amounts(check.limit, check.value, bound)
 
 
 def _fraction(value: float | None) -> str:
@@ -30,7 +30,7 @@ def _fraction(value: float | None) -> str:
 
 
 def growth(blame: Blame) -> str:
-    """What a layer to blame did."""
+    """The growth of a layer to blame."""
     after = render.count(blame.after or 0)
     if blame.before is None:
         return f"{blame.resource} {after}"
@@ -38,7 +38,7 @@ def growth(blame: Blame) -> str:
 
 
 def headline(gate: Gate) -> str:
-    """One sentence about the whole."""
+    """One sentence about all models."""
     models, checks = len(gate.models), sum(len(model.checks) for model in gate.models)
     broken = sum(model.error is not None for model in gate.models)
     parts = []

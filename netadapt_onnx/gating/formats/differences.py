@@ -14,42 +14,42 @@ _NAMES = {"size": "file size", "memory": "peak activations"}
 Cells = list[list[str]]
 
 
-def text(found: Diff) -> str:
-    """Totals, the layers that differ, and the rest, for a terminal."""
-    parts = [render.table(_totals(found), ["", "a", "b", "change"])]
-    layers = _layers(found, printable)
+def text(diff: Diff) -> str:
+    """Format a diff for a terminal: totals, the layers that differ, and the rest."""
+    parts = [render.table(_totals(diff), ["", "a", "b", "change"])]
+    layers = _layers(diff, printable)
     if layers:
         parts.append(render.table(layers, ["", "layer", "op", "weights", "params", "macs"], text_columns=4))
-    rest = _rest(found, printable)
+    rest = _rest(diff, printable)
     if rest:
         parts.append(render.listing(rest, ["", "of", "a", "b"]))
-    parts.append(_headline(found))
+    parts.append(_headline(diff))
     return "\n\n".join(parts)
 
 
-def markdown(found: Diff) -> str:
-    """The same in Markdown."""
-    parts = [f"### {_headline(found)}", render.markdown(_totals(found), ["", "a", "b", "change"])]
-    layers = _layers(found, code)
+def markdown(diff: Diff) -> str:
+    """Format a diff as Markdown."""
+    parts = [f"### {_headline(diff)}", render.markdown(_totals(diff), ["", "a", "b", "change"])]
+    layers = _layers(diff, code)
     if layers:
         parts.append(render.markdown(layers, ["", "layer", "op", "weights", "params", "macs"]))
-    rest = _rest(found, code)
+    rest = _rest(diff, code)
     if rest:
         parts.append(render.markdown(rest, ["", "of", "a", "b"]))
     return "\n\n".join(parts) + "\n"
 
 
-def _totals(found: Diff) -> Cells:
+def _totals(diff: Diff) -> Cells:
     rows = []
     for key, resource in _RESOURCES.items():
-        a, b = found.totals[key]
+        a, b = diff.totals[key]
         amounts = ["unknown" if value is None else render.amount(resource, value) for value in (a, b)]
         change = f"{100 * (b / a - 1):+.3g} %" if a and b is not None else ""
         rows.append([_NAMES.get(resource, resource), *amounts, change])
     return rows
 
 
-def _layers(found: Diff, name: Callable[[object], str]) -> Cells:
+def _layers(diff: Diff, name: Callable[[object], str]) -> Cells:
     return [
         [
             layer.change,
@@ -59,7 +59,7 @@ def _layers(found: Diff, name: Callable[[object], str]) -> Cells:
             _both(layer, lambda side: render.count(side.params)),
             _both(layer, lambda side: "unknown" if side.macs is None else render.count(side.macs)),
         ]
-        for layer in found.layers
+        for layer in diff.layers
     ]
 
 
@@ -81,8 +81,8 @@ def _both(layer: LayerDiff, of: Callable[[LayerSide], str]) -> str:
     return " -> ".join(dict.fromkeys(sides))
 
 
-def _rest(found: Diff, name: Callable[[object], str]) -> Cells:
-    tables = {"opset": found.opset, "input": found.inputs, "output": found.outputs, "metadata": found.metadata}
+def _rest(diff: Diff, name: Callable[[object], str]) -> Cells:
+    tables = {"opset": diff.opset, "input": diff.inputs, "output": diff.outputs, "metadata": diff.metadata}
     return [
         [what, name(key), *("" if side is None else name(side) for side in sides)]
         for what, entries in tables.items()
@@ -90,10 +90,10 @@ def _rest(found: Diff, name: Callable[[object], str]) -> Cells:
     ]
 
 
-def _headline(found: Diff) -> str:
-    if found.identical:
+def _headline(diff: Diff) -> str:
+    if diff.identical:
         return "the files are identical"
-    rest = any((found.opset, found.inputs, found.outputs, found.metadata))
-    if not found.layers:
+    rest = any((diff.opset, diff.inputs, diff.outputs, diff.metadata))
+    if not diff.layers:
         return "no layer differs" + ("" if rest else ", only the files do")
-    return f"{len(found.layers)} of {len(found.layers) + found.unchanged} layers differ"
+    return f"{len(diff.layers)} of {len(diff.layers) + diff.unchanged} layers differ"

@@ -16,26 +16,26 @@ MOST_SUMMARY_BYTES = 1_000_000
 
 
 def github(gate: Gate) -> str:
-    """An annotation for each failure, the worst ten, and one line about the whole."""
-    found: list[tuple[float, str, str, str]] = []
+    """Format an annotation for each failure, the worst ten, and one line about all models."""
+    annotations: list[tuple[float, str, str, str]] = []
     for model in gate.models:
         path = _in_repository(model.path)
         if model.error is not None and not model.checks:
-            found.append((float("inf"), path, "not judged", model.error.message))
+            annotations.append((float("inf"), path, "not judged", model.error.message))
         for check in model.checks:
             if not check.ok:
-                title = f"{check.limit} beyond its limit" if check.judged else f"{check.limit} not judged"
+                title = f"{check.limit} beyond its limit" if check.conclusive else f"{check.limit} not judged"
                 blamed = [f"{b.layer} ({cells.growth(b)})" for b in model.blame]
-                causes = f"; most by {', '.join(blamed[:3])}" if blamed and check.judged else ""
+                causes = f"; most by {', '.join(blamed[:3])}" if blamed and check.conclusive else ""
                 advice = f" {check.advice}" if check.advice else ""
-                found.append((check.excess, path, title, f"{path}: {check.message}{causes}.{advice}"))
-    found.sort(key=lambda one: -one[0])
+                annotations.append((check.excess, path, title, f"{path}: {check.message}{causes}.{advice}"))
+    annotations.sort(key=lambda one: -one[0])
     lines = [
         f"::error file={_property(path)},title={_property(title)}::{_data(message)}"
-        for _, path, title, message in found[:MOST_ANNOTATIONS]
+        for _, path, title, message in annotations[:MOST_ANNOTATIONS]
     ]
-    if len(found) > MOST_ANNOTATIONS:
-        lines.append(f"and {len(found) - MOST_ANNOTATIONS} more; all are in the step's summary")
+    if len(annotations) > MOST_ANNOTATIONS:
+        lines.append(f"and {len(annotations) - MOST_ANNOTATIONS} more; all are in the step's summary")
     return "\n".join([*lines, cells.headline(gate)])
 
 
@@ -46,14 +46,14 @@ def summarise(gate: Gate) -> None:
         return
     body = markdown(gate).encode()
     if len(body) > MOST_SUMMARY_BYTES:
-        whole = body[: body.rindex(b"\n", 0, MOST_SUMMARY_BYTES)]
-        body = whole + b"\n\nThe rest is too long to be shown here.\n"
+        shortened = body[: body.rindex(b"\n", 0, MOST_SUMMARY_BYTES)]
+        body = shortened + b"\n\nThe rest is too long to be shown here.\n"
     with Path(place).open("ab") as file:
         file.write(body + b"\n")
 
 
 def _in_repository(path: Path) -> str:
-    """GitHub places annotations by paths from the repository's root."""
+    """The path from the repository's root, by which GitHub places annotations."""
     root = os.environ.get("GITHUB_WORKSPACE")
     if root and path.absolute().is_relative_to(root):
         path = path.absolute().relative_to(root)

@@ -9,7 +9,7 @@ from netadapt_onnx.gating.result import Gate, ModelResult
 
 
 def junit(gate: Gate) -> str:
-    """The document; a limit that could not be measured is an error, one that is exceeded a failure."""
+    """Format the document; a limit that could not be measured is an error, one that is exceeded a failure."""
     root = ElementTree.Element("testsuites", name="netadapt-onnx gate", time=f"{gate.seconds:.3f}")
     totals = {"tests": 0, "failures": 0, "errors": 0}
     for model in gate.models:
@@ -24,8 +24,8 @@ def junit(gate: Gate) -> str:
 def _suite(root: ElementTree.Element, model: ModelResult) -> ElementTree.Element:
     path = printable(model.path.as_posix())
     unreadable = model.error is not None and not model.checks
-    errors = sum(not check.judged for check in model.checks) + unreadable
-    failures = sum(check.judged and not check.ok for check in model.checks)
+    errors = sum(not check.conclusive for check in model.checks) + unreadable
+    failures = sum(check.conclusive and not check.ok for check in model.checks)
     suite = ElementTree.SubElement(
         root,
         "testsuite",
@@ -42,7 +42,7 @@ def _suite(root: ElementTree.Element, model: ModelResult) -> ElementTree.Element
         case = ElementTree.SubElement(suite, "testcase", classname=path, name=check.limit)
         if check.ok:
             continue
-        kind, what = ("failure", "limit") if check.judged else ("error", check.code)
+        kind, what = ("failure", "limit") if check.conclusive else ("error", check.code)
         element = ElementTree.SubElement(case, kind, type=what, message=printable(check.message, 1000))
         blamed = [f"{b.layer} {b.op}: {b.resource} {b.before} -> {b.after}" for b in model.blame]
         element.text = "\n".join(printable(line) for line in (check.message, *blamed, check.advice) if line)

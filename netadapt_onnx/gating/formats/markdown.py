@@ -11,12 +11,12 @@ _MARKS = {"ok": "✅", "FAIL": "❌ too much", "ERROR": "⚠️ not judged"}
 
 
 def markdown(gate: Gate) -> str:
-    """A heading, a table of all checks, and what failed and why."""
+    """Format a heading, a table of all checks, and what failed and why."""
     rows = [row for model in gate.models for row in _rows(model)]
     parts = [f"### Model limits: {cells.headline(gate)}"]
     if rows:
         parts.append(render.markdown(rows, ["", "model", "limit", "value", "at most"]))
-    parts += [found for model in gate.models if not model.ok for found in _reasons(model)]
+    parts += [reason for model in gate.models if not model.ok for reason in _reasons(model)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -32,7 +32,7 @@ def _reasons(model: ModelResult) -> list[str]:
     if model.error is not None and not model.checks:
         lines.append(f"- {prose(model.error.message)}")
     lines += [f"- {prose(check.message)}" for check in model.checks if not check.ok]
-    lines += [f"- {prose(said)}" for said in dict.fromkeys(c.advice for c in model.checks if not c.ok and c.advice)]
+    lines += [f"- {prose(advice)}" for advice in dict.fromkeys(c.advice for c in model.checks if not c.ok and c.advice)]
     parts = ["\n".join(lines)]
     if model.blame:
         rows = [[code(blame.layer), code(blame.op), cells.growth(blame)] for blame in model.blame]

@@ -14,12 +14,12 @@ _COLOURS = {"ok": "green", "FAIL": "red", "ERROR": "yellow"}
 
 
 def text(gate: Gate, *, colour: bool = False) -> str:
-    """A table of all checks, then what failed and why; nothing where nothing was judged, since the error says why."""
+    """Format a table of all checks, then what failed and why; nothing where only errors are."""
     if all(model.error is not None and not model.checks for model in gate.models):
         return ""
     rows = [row for model in gate.models for row in _rows(model, colour)]
     parts = [render.table(rows, ["", "model", "limit", "value", "at most"], text_columns=3)] if rows else []
-    parts += [found for model in gate.models if not model.ok for found in [_reasons(model)]]
+    parts += [reasons for model in gate.models if not model.ok for reasons in [_reasons(model)]]
     if gate.baseline is not None:
         parts.append(f"wrote the baseline {printable(gate.baseline)}")
     parts.append(cells.headline(gate))
@@ -42,7 +42,7 @@ def _reasons(model: ModelResult) -> str:
         rows = [["  by", printable(blame.layer), printable(blame.op), cells.growth(blame)] for blame in model.blame]
         lines.append(render.plain(rows))
     advice = dict.fromkeys(check.advice for check in model.checks if not check.ok and check.advice)
-    lines += [f"  {printable(said, 600)}" for said in advice]
+    lines += [f"  {printable(line, 600)}" for line in advice]
     return "\n".join(lines)
 
 

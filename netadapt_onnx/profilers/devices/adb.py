@@ -1,4 +1,4 @@
-"""`adb://SERIAL`: an Android device, through adb; the system's own, or that of the `adb` extra."""
+"""`adb://SERIAL`: an Android device, reached through adb; the system's own, or that of the `adb` extra."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ FOLDER = "/data/local/tmp/netadapt-onnx"
 
 
 class AdbShell(Shell):
-    """An Android device; `adb://` alone is the only one. Raises NetadaptError for no such URL, or without adb."""
+    """An Android device's shell; `adb://` alone is the only device.
+
+    Raises NetadaptError for no such URL, or without adb.
+    """
 
     FINAL = re.compile(
         r"device unauthorized.*|device '[^']*' not found|no devices/emulators found|more than one device.*"
@@ -25,35 +28,35 @@ class AdbShell(Shell):
     )
 
     def __init__(self, url: str, token: str) -> None:
-        found = URL.fullmatch(url)
-        if found is None:
+        match = URL.fullmatch(url)
+        if match is None:
             raise NetadaptError(f"device '{url}' is not adb://SERIAL", hint="`adb devices` lists them", code="usage")
         super().__init__(url, f"{FOLDER}/{token}")
-        self._adb = [adb_program(), *(["-s", found["serial"]] if found["serial"] else [])]
+        self._adb = [adb_program(), *(["-s", match["serial"]] if match["serial"] else [])]
 
     def argv(self, command: str) -> list[str]:
-        """One word, which the device's shell reads; nothing is read from here."""
+        """The program's arguments: one word, which the device's shell reads; nothing is read from this machine."""
         return [*self._adb, "shell", "-n", "-T", command]
 
     def push_argv(self, files: Sequence[Path]) -> list[str]:
-        """As adb does it."""
+        """The arguments of `adb push`."""
         return [*self._adb, "push", *map(str, files), f"{self.folder}/"]
 
     def pull_argv(self, name: str, target: Path) -> list[str]:
-        """As adb does it."""
+        """The arguments of `adb pull`."""
         return [*self._adb, "pull", f"{self.folder}/{name}", str(target)]
 
     def broken(self, code: int, error: str) -> bool:
         """Adb passes the device's exit codes on; its own failures begin with its name, or with 'error:'."""
-        said = r"^(error|adb)(\.exe)?: .*(device|closed|protocol fault|connect|emulators|transport|EOF|read|offline)"
-        return bool(code and re.search(said, error, re.M | re.I)) and "No such file" not in error
+        pattern = r"^(error|adb)(\.exe)?: .*(device|closed|protocol fault|connect|emulators|transport|EOF|read|offline)"
+        return bool(code and re.search(pattern, error, re.M | re.I)) and "No such file" not in error
 
 
 def adb_program() -> str:
-    """The path of adb: the system's, or that which the package adbutils brings. Raises NetadaptError without either."""
-    found = shutil.which("adb")
-    if found is not None:
-        return found
+    """Find adb: the system's, or that which the package adbutils brings. Raises NetadaptError without either."""
+    path = shutil.which("adb")
+    if path is not None:
+        return path
     if importlib.util.find_spec("adbutils") is None:
         raise NetadaptError(
             "adb is not installed here", hint="install it, or pip install 'netadapt-onnx[adb]'", code="missing-program"

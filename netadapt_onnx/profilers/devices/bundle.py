@@ -1,11 +1,12 @@
-"""A device that only a person can reach: a zip to carry there. What comes back is read by `results.py`."""
+"""Writes a zip for a device that only a person can reach; what comes back from there is read by `results.py`."""
 
 from __future__ import annotations
 
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -14,22 +15,24 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.common.files import aside
+from netadapt_onnx.common.progress import Progress
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.original_file import AsGiven, stands_in
-from netadapt_onnx.profilers.device import (
-    REFERENCE,
-    SCHEMA,
-    Manifest,
-    ModelFile,
-    write_inputs,
-    write_model,
-)
-from netadapt_onnx.profilers.devices.results import GIVEN
+from netadapt_onnx.profilers.device import write_inputs, write_model
+from netadapt_onnx.profilers.devices.results import ORIGINAL
 from netadapt_onnx.profilers.execution import Execution, execution_record
-from netadapt_onnx.profilers.packing import packed
-from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, named
-from netadapt_onnx.profilers.table.build import BATCH, LEAST_MODELS, REFERENCE_CAP_S, batch_job, header_of
-from netadapt_onnx.profilers.timing import SESSIONS, timing_job
+from netadapt_onnx.profilers.packing import pack
+from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, with_node_names
+from netadapt_onnx.profilers.records import REFERENCE, SCHEMA, Job, Manifest, ModelFile
+from netadapt_onnx.profilers.table.build import (
+    BATCH,
+    LEAST_MODELS,
+    REFERENCE_CAP_S,
+    TablePlan,
+    batch_job,
+    header_of,
+)
+from netadapt_onnx.profilers.timing import TimingPlan, timing_job
 
 MANIFEST = "manifest.json"
 
@@ -81,62 +84,52 @@ def write_bundle(
     path: Path,
     reference: RandomWidthModel,
     draw: Draw,
-    execution: Execution,
+    plan: TablePlan,
     *,
-    given: AsGiven,
-    models: int,
+    execution: Execution,
+    original: AsGiven,
     shards: int,
-    time_cap_s: float,
-    seed: int,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> str:
-    """Write a zip with `models` versions, the file as given, the agent and what starts it; whole or not at all.
+    """Write a zip with random-width models, the original file, the agent and what starts it; whole or not at all.
 
-    Returns what to say of that file, if anything. Raises NetadaptError for a model that onnxruntime 1.16 cannot read.
+    Args:
+        path: the zip.
+        reference: the uncut model.
+        draw: draws the models of other widths.
+        plan: how many models, how long they are measured, and the seed.
+        execution: how they run on the device.
+        original: the file of whose normalised form they are.
+        shards: how many devices may share the measuring.
+        progress: called with the number of written models.
+
+    Returns:
+        What to say of the original file, if anything.
+
+    Raises:
+        NetadaptError: onnxruntime 1.16 cannot read the model.
     """
     with (
         aside(path) as temporary,
-        tempfile.TemporaryDirectory(prefix="netadapt-") as name,
-        zipfile.ZipFile(temporary, "w") as bundle,
+        tempfile.TemporaryDirectory(prefix="netadapt-") as folder,
+        zipfile.ZipFile(temporary, "w") as archive,
     ):
-        folder, top = Path(name), bundle_folder(path)
-        files, shapes = {}, []
-        for number in (REFERENCE, *range(models)):
-            if progress:
-                progress(number + 1, models + 1, "writing versions")
-            version = reference if number <= 0 else draw(np.random.default_rng([seed, number]))
-            files[str(number)], written = write_model(execution.deploy.apply(named(version.proto)), folder, oldest=True)
-            for file in written:
-                if f"{top}/{file.name}" not in bundle.namelist():
-                    bundle.write(file, f"{top}/{file.name}")  # weights hardly compress
-                file.unlink()
-            shapes += [dict(version.shapes)] if number >= 0 else []
-        note = _add_given(bundle, given, execution, files, folder, top)
-        inputs = write_inputs(reference.inputs(), folder)
-        bundle.write(inputs, f"{top}/{inputs.name}", zipfile.ZIP_DEFLATED)
-        per_node = execution.provider.per_node
-        batches = [range(first, min(first + BATCH, models)) for first in range(0, models, BATCH)]
-        jobs = [
-            batch_job(b, None, profiled=per_node, shard=1 + i % shards, needed=b.start < LEAST_MODELS)
-            for i, b in enumerate(batches)
-        ]
-        whole = [0, GIVEN] if str(GIVEN) in files else [0]
-        jobs.append(timing_job(whole, SESSIONS, min(REFERENCE_CAP_S, time_cap_s)))
+        bundle = _Bundle(archive, bundle_folder(path), Path(folder), execution, {})
+        shapes = _add_models(bundle, reference, draw, plan, progress)
+        note = _add_original(bundle, original)
+        [inputs] = bundle.add([write_inputs(reference.inputs(), bundle.folder)], zipfile.ZIP_DEFLATED)
+        models = plan.model_count(execution)
         about = {
-            "header": msgspec.to_builtins(header_of(reference, {}, models, seed)),
-            "graph": packed(_skeleton(reference.proto).SerializeToString()),
-            "shapes": packed(msgspec.json.encode(shapes)),
-            "as_given": given.sha256,
+            "header": msgspec.to_builtins(header_of(reference, {}, models, plan.seed)),
+            "graph": pack(_without_values(reference.proto).SerializeToString()),
+            "shapes": pack(msgspec.json.encode(shapes)),
+            "as_given": original.sha256,
         }
-        manifest = Manifest(SCHEMA, execution_record(execution), inputs.name, files, tuple(jobs), time_cap_s, about)
-        _add(bundle, f"{top}/{MANIFEST}", msgspec.json.encode(manifest))
-        _add(bundle, f"{top}/agent.py", resources.files("netadapt_onnx.profilers").joinpath("agent.py").read_bytes())
-        what = "" if shards == 1 else f", or one of {shards} shards of them: run it with the shard's number"
-        _add(bundle, f"{top}/run.sh", RUN_SH.format(what=what).encode(), executable=True)
-        _add(bundle, f"{top}/run.bat", RUN_BAT.format(what=what).replace("\n", "\r\n").encode())
-        sharding = SHARDING.format(shards=shards) if shards > 1 else ""
-        minutes = max(1.0, (time_cap_s + 30) / 60)
-        _add(bundle, f"{top}/README.txt", README.format(models=models, minutes=minutes, sharding=sharding).encode())
+        jobs = _jobs(bundle, plan, shards)
+        record = execution_record(execution)
+        manifest = Manifest(SCHEMA, record, inputs, bundle.models, jobs, plan.time_cap_s, about)
+        bundle.add_data(MANIFEST, msgspec.json.encode(manifest))
+        _add_programs(bundle, models, shards, plan.time_cap_s)
     return note
 
 
@@ -145,29 +138,89 @@ def bundle_folder(path: Path) -> str:
     return re.sub(r"[^\w.-]", "_", path.stem, flags=re.ASCII).strip("._-") or "bundle"
 
 
-def _add_given(
-    bundle: zipfile.ZipFile, given: AsGiven, execution: Execution, files: dict[str, ModelFile], folder: Path, top: str
-) -> str:
-    """Add the file as given, if it is to be timed; returns why it cannot be."""
-    if given.proto is None:
-        return given.note
+@dataclass(frozen=True)
+class _Bundle:
+    """A zip that is being written. `folder`: for files on their way; `models`: those that it has, by number as text."""
+
+    archive: zipfile.ZipFile
+    top: str
+    folder: Path
+    execution: Execution
+    models: dict[str, ModelFile]
+
+    def add(self, files: Sequence[Path], compression: int | None = None) -> list[str]:
+        """Move files into the zip that it does not have yet; returns their names."""
+        for file in files:
+            if f"{self.top}/{file.name}" not in self.archive.namelist():
+                self.archive.write(file, f"{self.top}/{file.name}", compression)
+            file.unlink()
+        return [file.name for file in files]
+
+    def add_model(self, number: int, proto: onnx.ModelProto) -> None:
+        """Add a model as it is deployed; its weights hardly compress."""
+        deployed = self.execution.deploy.apply(proto)
+        self.models[str(number)], files = write_model(deployed, self.folder, oldest=True)
+        self.add(files)
+
+    def add_data(self, name: str, data: bytes, *, executable: bool = False) -> None:
+        """Add a file of these bytes."""
+        entry = zipfile.ZipInfo(f"{self.top}/{name}", (2020, 1, 1, 0, 0, 0))
+        entry.external_attr = (0o755 if executable else 0o644) << 16
+        self.archive.writestr(entry, data, zipfile.ZIP_DEFLATED)
+
+
+def _add_models(
+    bundle: _Bundle, reference: RandomWidthModel, draw: Draw, plan: TablePlan, progress: Progress | None
+) -> list[dict[str, tuple[int, ...]]]:
+    """Add the random-width models, and the uncut one as their reference; returns the shapes of each but that."""
+    count = plan.model_count(bundle.execution)
+    shapes = []
+    for number in (REFERENCE, *range(count)):
+        if progress:
+            progress(number + 1, count + 1, "writing versions")
+        model = reference if number <= 0 else draw(np.random.default_rng([plan.seed, number]))
+        bundle.add_model(number, with_node_names(model.proto))
+        if number >= 0:
+            shapes.append(dict(model.shapes))
+    return shapes
+
+
+def _add_original(bundle: _Bundle, original: AsGiven) -> str:
+    """Add the original file, if it is to be timed; returns why it cannot be."""
+    if original.proto is None:
+        return original.note
     try:
-        files[str(GIVEN)], written = write_model(execution.deploy.apply(given.proto), folder, oldest=True)
+        bundle.add_model(ORIGINAL, original.proto)
     except NetadaptError as error:
         return stands_in(error)
-    for file in written:
-        bundle.write(file, f"{top}/{file.name}")
     return ""
 
 
-def _add(bundle: zipfile.ZipFile, name: str, data: bytes, *, executable: bool = False) -> None:
-    entry = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
-    entry.external_attr = (0o755 if executable else 0o644) << 16
-    bundle.writestr(entry, data, zipfile.ZIP_DEFLATED)
+def _jobs(bundle: _Bundle, plan: TablePlan, shards: int) -> tuple[Job, ...]:
+    """The batches of models, dealt to the shards in turn, and the uncut model beside the original file."""
+    count, per_node = plan.model_count(bundle.execution), bundle.execution.provider.per_node
+    batches = [range(first, min(first + BATCH, count)) for first in range(0, count, BATCH)]
+    jobs = [
+        batch_job(b, None, profiled=per_node, shard=1 + i % shards, needed=b.start < LEAST_MODELS)
+        for i, b in enumerate(batches)
+    ]
+    uncut = [0, ORIGINAL] if str(ORIGINAL) in bundle.models else [0]
+    return (*jobs, timing_job(uncut, TimingPlan(time_cap_s=min(REFERENCE_CAP_S, plan.time_cap_s))))
 
 
-def _skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A model without the content of its weights: all that `Layers` looks at."""
+def _add_programs(bundle: _Bundle, models: int, shards: int, time_cap_s: float) -> None:
+    """Add the agent, what starts it, and the page that says how."""
+    bundle.add_data("agent.py", resources.files("netadapt_onnx.profilers").joinpath("agent.py").read_bytes())
+    what = "" if shards == 1 else f", or one of {shards} shards of them: run it with the shard's number"
+    bundle.add_data("run.sh", RUN_SH.format(what=what).encode(), executable=True)
+    bundle.add_data("run.bat", RUN_BAT.format(what=what).replace("\n", "\r\n").encode())
+    sharding = SHARDING.format(shards=shards) if shards > 1 else ""
+    minutes = max(1.0, (time_cap_s + 30) / 60)
+    bundle.add_data("README.txt", README.format(models=models, minutes=minutes, sharding=sharding).encode())
+
+
+def _without_values(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A model without the content of its weights: all that `Layers` reads."""
     graph = onnx.GraphProto(node=proto.graph.node)
     for tensor in proto.graph.initializer:
         graph.initializer.append(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims))

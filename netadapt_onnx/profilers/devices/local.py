@@ -1,4 +1,4 @@
-"""This machine as a device: the agent's functions in this process, on files in a temporary folder."""
+"""This machine as a device: the agent's functions run in this process, on files in a temporary folder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import msgspec
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import agent
-from netadapt_onnx.profilers.device import Answer, Environment
+from netadapt_onnx.profilers.records import AgentRecord, Environment
 
 
 class LocalDevice:
-    """This machine; its folder goes with the object."""
+    """This machine as a device; its folder goes with the object."""
 
     name = "local"
     oldest = False
@@ -27,36 +27,36 @@ class LocalDevice:
         self._gone = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def describe(self) -> Environment:
-        """This machine, by the agent."""
+        """Describe this machine by the agent."""
         return agent.environment()
 
     def push(self, files: Sequence[Path]) -> None:
-        """Links, which cost nothing."""
+        """Link files into the folder, which costs nothing."""
         for file in files:
-            there = self._folder / file.name
-            if there.exists():
+            target = self._folder / file.name
+            if target.exists():
                 continue
             try:
-                os.link(file, there)
+                os.link(file, target)
             except OSError:  # a file system without links
-                shutil.copy(file, there)
+                shutil.copy(file, target)
 
-    def run(self, manifest: str, results: str) -> Iterator[Answer]:
-        """In this process: its clock is the same, and starting another takes as long as a small job."""
+    def run(self, manifest: str, results: str) -> Iterator[AgentRecord]:
+        """Do the jobs in this process: its clock is the same, and starting another takes as long as a small job."""
         plan = msgspec.json.decode((self._folder / manifest).read_bytes())
         try:
             for records in agent.work(self._folder, plan, self._folder / results):
                 for record in records:
-                    yield msgspec.convert(record, Answer)
+                    yield msgspec.convert(record, AgentRecord)
         except (ValueError, msgspec.ValidationError) as error:
             raise NetadaptError(f"{self.name}: {error}", code="device") from error
 
     def pull(self, name: str) -> bytes:
-        """The file as it is."""
+        """Read a file of the folder."""
         return (self._folder / name).read_bytes()
 
     def remove(self, names: Sequence[str]) -> None:
-        """Unlink."""
+        """Remove files from the folder."""
         for name in names:
             (self._folder / name).unlink(missing_ok=True)
 

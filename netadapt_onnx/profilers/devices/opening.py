@@ -1,4 +1,4 @@
-"""A device from its name: `local`, `ssh://[user@]host[:port]` or `adb://SERIAL`."""
+"""Opens a device by its name: `local`, `ssh://[user@]host[:port]` or `adb://SERIAL`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUNDLE = "bundle"
 
 
 @contextmanager
-def opened_device(
+def open_device(
     device: str | Device = LOCAL,
     *,
     purpose: str | os.PathLike[str] = "",
@@ -34,10 +34,19 @@ def opened_device(
     perf_test: Path | None = None,
     log: Callable[[str], None] | None = None,
 ) -> Iterator[Device]:
-    """A device by its name, left as it was found; or the caller's own device as it is.
+    """Open a device by its name and leave it as it was before; a caller's own device is used as it is.
 
-    `purpose`: the path that the measurements are for. The folder on the device follows from it, so that after a kill
-    the same command finds, continues and removes what was left there. Raises NetadaptError for an unknown name.
+    Args:
+        device: its name, or the device itself.
+        purpose: the path that the measurements are for. The folder on the device follows from it, so that after a kill
+            the same command continues and removes what it left there.
+        python: the interpreter on the device.
+        keep: whether the files stay there.
+        perf_test: an `onnxruntime_perf_test` built for a device without Python.
+        log: called when the connection is interrupted.
+
+    Raises:
+        NetadaptError: no device has this name.
     """
     if not isinstance(device, str):
         yield device
@@ -46,13 +55,13 @@ def opened_device(
         f"{platform.node()}:{Path(purpose).absolute()}".encode(errors="surrogateescape")
     ).hexdigest()[:16]
     if device == LOCAL:
-        found: Device = LocalDevice()
+        opened: Device = LocalDevice()
     else:
-        found = _behind(_shell(device, token), python, keep, perf_test, log)
+        opened = _behind(_shell(device, token), python, keep, perf_test, log)
     try:
-        yield found
+        yield opened
     finally:
-        found.close()
+        opened.close()
 
 
 def _shell(name: str, token: str) -> Shell:

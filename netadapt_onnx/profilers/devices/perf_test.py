@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,11 +26,11 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.weightless import without_weights
 from netadapt_onnx.profilers.agent import low_mean, processor, profile_record
-from netadapt_onnx.profilers.checked_values import checked_environment
-from netadapt_onnx.profilers.device import Answer, End, Environment, Failed, Job, Manifest, Measured
-from netadapt_onnx.profilers.devices.patience import PATIENCE_S, TIDYING_S, LostError, Patience
+from netadapt_onnx.profilers.checked_values import check_environment
+from netadapt_onnx.profilers.devices.retry import RETRY_S, TIDYING_S, Backoff, ConnectionLostError
 from netadapt_onnx.profilers.devices.shell import CALL_S, STALLED_S, Shell, last_line
 from netadapt_onnx.profilers.providers import PROVIDERS
+from netadapt_onnx.profilers.records import AgentRecord, End, Environment, FailedModel, Job, Manifest, MeasuredModel
 
 T = TypeVar("T")
 
@@ -64,107 +64,104 @@ class PerfTestDevice:
         self._binary = binary
         self._keep = keep
         self._log = log or (lambda _: None)
-        self._there: set[str] = set()
+        self._pushed: set[str] = set()
         self._manifests: dict[str, Manifest] = {}
         self._environment: Environment | None = None
         self._touched = False
 
     def describe(self) -> Environment:
-        """What can be seen from outside; which onnxruntime it is, the binary's hash says."""
+        """Describe what can be seen from outside; the binary's hash stands for its onnxruntime."""
         if self._environment is None:
-            said = {key: self._call(f"{probe} 2>/dev/null").stdout.strip() for key, probe in PROBES.items()}
+            answers = {key: self._call(f"{probe} 2>/dev/null").stdout.strip() for key, probe in PROBES.items()}
             digest = hashlib.sha256(self._binary.read_bytes()).hexdigest()[:12]
             environment = {
-                **processor(said["cpuinfo"], said["board"], said["arch"]),
-                "os": "Android" if said["board"] else said["os"],
-                "arch": said["arch"],
-                "kernel": said["kernel"],
+                **processor(answers["cpuinfo"], answers["board"], answers["arch"]),
+                "os": "Android" if answers["board"] else answers["os"],
+                "arch": answers["arch"],
+                "kernel": answers["kernel"],
                 "onnxruntime": f"perf_test {digest}",
                 "providers": [provider.name for provider in PROVIDERS.values()],
-                "governor": said["governor"] or None,
+                "governor": answers["governor"] or None,
             }
             try:
-                self._environment = checked_environment(environment)
+                self._environment = check_environment(environment)
             except ValueError as error:
                 raise NetadaptError(f"{self.name}: {error}", code="results") from error
         return self._environment
 
     def push(self, files: Sequence[Path]) -> None:
-        """The binary, then whatever is new; inputs are made by the binary."""
-        if BINARY not in self._there:
+        """Copy the binary, then all new files but inputs, which the binary makes itself."""
+        if BINARY not in self._pushed:
             self._call(f"umask 077; mkdir -p {self._shell.folder}")
             self._touched = True
             with tempfile.TemporaryDirectory(prefix="netadapt-") as folder:  # no name of the user's reaches a device
                 binary = Path(shutil.copy(self._binary, Path(folder) / BINARY))
-                self._insist(lambda: self._shell.push([binary]))
+                self._retry(lambda: self._shell.push([binary]))
             self._call(f"chmod 755 {self._shell.folder}/{BINARY}")
-            self._there.add(BINARY)
+            self._pushed.add(BINARY)
         for file in files:
             if file.suffix == ".json":
                 self._manifests[file.name] = msgspec.json.decode(file.read_bytes(), type=Manifest)
-        new = [file for file in files if file.suffix not in (".json", ".npz") and file.name not in self._there]
+        new = [file for file in files if file.suffix not in (".json", ".npz") and file.name not in self._pushed]
         if new:
-            self._insist(lambda: self._shell.push(new))
-            self._there |= {file.name for file in new}
+            self._retry(lambda: self._shell.push(new))
+            self._pushed |= {file.name for file in new}
 
-    def run(self, manifest: str, results: str) -> Iterator[Answer]:
-        """Job after job; what a lost connection interrupts begins again with its session."""
+    def run(self, manifest: str, results: str) -> Iterator[AgentRecord]:
+        """Do job after job; what a lost connection interrupts begins again with its session."""
         plan = self._manifests[manifest]
         for number, job in enumerate(plan.jobs):
             yield from self._measure(number, job, plan)
         yield End("done")
 
-    def _measure(self, number: int, job: Job, plan: Manifest) -> Iterator[Answer]:
+    def _measure(self, number: int, job: Job, plan: Manifest) -> Iterator[AgentRecord]:
+        """Measure the models of a job; yields a record each."""
         started = time.monotonic()
-        files = {
-            m: plan.models[str(m)].file for m in (*job.models, *([] if job.reference is None else [job.reference]))
-        }
-        times: dict[int, list[np.ndarray]] = {m: [] for m in files}
-        failed: dict[int, str] = {}
-        for _ in range(job.sessions):
-            for model, file in files.items():
-                if model in failed:
-                    continue
-                try:
-                    times[model].append(self._session(file, plan.execution))
-                except ChildProcessError as error:
-                    failed[model] = str(error)
-        if job.reference in failed:
-            failed = dict.fromkeys(job.models, f"the uncut model: {failed[job.reference]}")
+        numbers = [*job.models, *([] if job.reference is None else [job.reference])]
+        files = {model: plan.models[str(model)].file for model in numbers}
+        times, failures = self._time_sessions(files, job.sessions, plan.execution)
+        if job.reference in failures:
+            failures = dict.fromkeys(job.models, f"the uncut model: {failures[job.reference]}")
         profiles = {}
         if job.profiled:
-            profiles = {m: self._profile(file, plan.execution) for m, file in files.items() if m not in failed}
+            profiles = {m: self._profile(file, plan.execution) for m, file in files.items() if m not in failures}
         seconds = (time.monotonic() - started) / len(job.models)
         for model in job.models:
-            if model in failed:
-                yield Failed(number, model, failed[model])
+            if model in failures:
+                yield FailedModel(number, model, failures[model])
                 continue
-            reference: dict[str, Any] = {}
+            fields: dict[str, Any] = {"record": "measured", "job": number, "model": model, "rounds": RUNS}
+            fields |= {"seconds": seconds, "ms": _low(times[model]), "median_ms": _medians(times[model])}
             if job.reference is not None:
-                reference = {
-                    "reference_ms": _low(times[job.reference]),
-                    "reference_median_ms": _medians(times[job.reference]),
-                }
+                reference = times[job.reference]
+                fields |= {"reference_ms": _low(reference), "reference_median_ms": _medians(reference)}
                 if profiles:
-                    reference["reference_us"] = round(sum(profiles[job.reference]["us"].values()), 3)
-            kernels = profiles.get(model, {})
-            try:
-                yield msgspec.convert(
-                    {
-                        "record": "measured",
-                        "job": number,
-                        "model": model,
-                        "rounds": RUNS,
-                        "seconds": seconds,
-                        "ms": _low(times[model]),
-                        "median_ms": _medians(times[model]),
-                        **reference,
-                        **kernels,
-                    },
-                    Measured,
-                )
-            except msgspec.ValidationError as error:
-                raise NetadaptError(f"{self.name}: the times of model {model}: {error}", code="results") from error
+                    fields["reference_us"] = round(sum(profiles[job.reference]["us"].values()), 3)
+            yield self._checked_record(fields | profiles.get(model, {}))
+
+    def _time_sessions(
+        self, files: Mapping[int, str], sessions: int, execution: dict[str, Any]
+    ) -> tuple[dict[int, list[np.ndarray]], dict[int, str]]:
+        """Milliseconds of the runs in each session, by model, with sessions in turn; and why models failed."""
+        times: dict[int, list[np.ndarray]] = {model: [] for model in files}
+        failures: dict[int, str] = {}
+        for _ in range(sessions):
+            for model, file in files.items():
+                if model in failures:
+                    continue
+                try:
+                    times[model].append(self._session(file, execution))
+                except ChildProcessError as error:
+                    failures[model] = str(error)
+        return times, failures
+
+    def _checked_record(self, fields: dict[str, Any]) -> MeasuredModel:
+        """A record of these fields. Raises NetadaptError for times that cannot be."""
+        try:
+            return msgspec.convert(fields, MeasuredModel)
+        except msgspec.ValidationError as error:
+            message = f"{self.name}: the times of model {fields['model']}: {error}"
+            raise NetadaptError(message, code="results") from error
 
     def _session(self, model: str, execution: dict[str, Any]) -> np.ndarray:
         """Milliseconds of each run in one fresh session. Raises ChildProcessError if the binary fails."""
@@ -197,24 +194,24 @@ class PerfTestDevice:
             raise ChildProcessError(f"onnxruntime_perf_test: {last_line(done.stderr) or last_line(done.stdout)}")
 
     def _call(self, command: str, *, seconds: float = CALL_S) -> subprocess.CompletedProcess[str]:
-        return self._insist(lambda: self._shell.call(command, seconds=seconds))
+        return self._retry(lambda: self._shell.call(command, seconds=seconds))
 
-    def _insist(self, act: Callable[[], T], seconds: float = PATIENCE_S) -> T:
-        """What `act` returns, also if the connection is lost for a while."""
-        patience = Patience(self.name, seconds, self._log)
+    def _retry(self, act: Callable[[], T], seconds: float = RETRY_S) -> T:
+        """The result of `act`, also if the connection is lost for a while."""
+        backoff = Backoff(self.name, seconds, self._log)
         while True:
             try:
                 return act()
-            except LostError as error:
-                patience.wait(error)
+            except ConnectionLostError as error:
+                backoff.wait(error)
 
     def pull(self, name: str) -> bytes:
-        """By the shell."""
-        return self._insist(lambda: self._shell.pull(name))
+        """Read a file through the shell."""
+        return self._retry(lambda: self._shell.pull(name))
 
     def remove(self, names: Sequence[str]) -> None:
-        """By the shell; left there with `keep`."""
-        self._there -= set(names)
+        """Remove files through the shell, unless they are kept."""
+        self._pushed -= set(names)
         if not self._keep:
             self._call("rm -f " + " ".join(f"{self._shell.folder}/{name}" for name in names))
 
@@ -222,23 +219,25 @@ class PerfTestDevice:
         """Remove the folder, whatever has happened."""
         if not self._keep and self._touched:
             with suppress(NetadaptError):
-                self._insist(lambda: self._shell.call(f"rm -rf {self._shell.folder}"), TIDYING_S)
+                self._retry(lambda: self._shell.call(f"rm -rf {self._shell.folder}"), TIDYING_S)
 
 
 def parse_times(text: str) -> np.ndarray:
-    """Milliseconds of each run from what `onnxruntime_perf_test` writes: `model,seconds,memory,cpu,run` a line.
+    """Parse what `onnxruntime_perf_test` writes, `model,seconds,memory,cpu,run` a line: (runs,) milliseconds.
 
     Raises ChildProcessError if there is no such line, or one with a time that cannot be.
     """
     rows = [line.split(",") for line in text.splitlines() if line.count(",") >= 4]
     words = [row[-4].strip() for row in rows]
-    found = [float(word) for word in words if re.fullmatch(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-?nan|-?inf", word, re.I)]
-    if not found:
+    seconds = [
+        float(word) for word in words if re.fullmatch(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-?nan|-?inf", word, re.I)
+    ]
+    if not seconds:
         raise ChildProcessError("onnxruntime_perf_test wrote no times")
-    wrong = next((seconds for seconds in found if not 0 < seconds < MOST_S), None)
+    wrong = next((time_s for time_s in seconds if not 0 < time_s < MOST_S), None)
     if wrong is not None:
         raise ChildProcessError(f"onnxruntime_perf_test wrote a time of {wrong:g} s")
-    return 1000 * np.array(found)
+    return 1000 * np.array(seconds)
 
 
 def _low(times: Sequence[np.ndarray]) -> list[float]:

@@ -1,4 +1,4 @@
-"""A device with Python, behind a shell: the agent is copied there, and does the work."""
+"""A device with Python, behind a shell: the agent is copied there and does the work."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import msgspec
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.agent import COMPARED
-from netadapt_onnx.profilers.checked_values import checked_environment
-from netadapt_onnx.profilers.device import (
-    LOST,
-    Answer,
-    Answered,
-    End,
-    Environment,
-    Failed,
-    Found,
-    Measured,
-    decoded,
-)
-from netadapt_onnx.profilers.devices.patience import PATIENCE_S, TIDYING_S, FailedThereError, LostError, Patience
+from netadapt_onnx.profilers.checked_values import check_environment
+from netadapt_onnx.profilers.device import LOST
+from netadapt_onnx.profilers.devices.retry import RETRY_S, TIDYING_S, Backoff, ConnectionLostError, RemoteFailureError
 from netadapt_onnx.profilers.devices.shell import Shell, last_line
 from netadapt_onnx.profilers.execution import require_alike
+from netadapt_onnx.profilers.records import (
+    AgentRecord,
+    End,
+    Environment,
+    EnvironmentRecord,
+    FailedModel,
+    MeasuredModel,
+    OutputsFile,
+    decode_record,
+)
 
 T = TypeVar("T")
 
@@ -42,12 +42,11 @@ MOST_REPEATED = 10_000
 
 
 class RemoteDevice:
-    """A device whose Python runs the agent. A lost connection is tried again until `patience_s` (PATIENCE_S) are over.
+    """A device whose Python runs the agent.
 
-    Those run from the first failure after something was measured: a device that answers and never measures is given up
-    like one that stays away, and sooner if the agent itself fails.
-
-    `keep`: leave the files there; `log` hears of interruptions.
+    A lost connection is tried again until `retry_s` (RETRY_S) are over. Those run from the first failure after
+    something was measured: a device that answers and never measures is given up like one that stays away, and sooner if
+    the agent itself fails. `keep`: leave the files on the device; `log` is called when the connection is interrupted.
     """
 
     oldest = True
@@ -58,30 +57,30 @@ class RemoteDevice:
         *,
         python: str = "python3",
         keep: bool = False,
-        patience_s: float | None = None,
+        retry_s: float | None = None,
         log: Callable[[str], None] | None = None,
     ) -> None:
         self.name = shell.name
         self._shell = shell
         self._python = shlex.quote(python)
         self._keep = keep
-        self._patience_s = PATIENCE_S if patience_s is None else patience_s
+        self._retry_s = RETRY_S if retry_s is None else retry_s
         self._log = log or (lambda _: None)
         self._files: dict[str, Path] = {}
-        self._there: set[str] = set()
+        self._pushed: set[str] = set()
         self._environment: Environment | None = None
         self._touched = self._lost = False
 
     def describe(self) -> Environment:
-        """What the agent says. Raises NetadaptError if the device has no Python, numpy or onnxruntime."""
+        """Describe the device by the agent. Raises NetadaptError if it has no Python, numpy or onnxruntime."""
         if self._environment is None:
-            self._environment = self._insisting(self._describe)
+            self._environment = self._retry(self._describe)
         return self._environment
 
     def _describe(self) -> Environment:
         self._push_agent()
         try:
-            said = deque(islice(self._shell.stream(f"{self._agent} --describe"), MOST_DESCRIBING), 1)
+            last_lines = deque(islice(self._shell.stream(f"{self._agent} --describe"), MOST_DESCRIBING), 1)
         except ChildProcessError as error:
             raise NetadaptError(
                 f"{self.name}: the agent cannot run: {error.args[1] or f'exit code {error.args[0]}'}",
@@ -89,7 +88,7 @@ class RemoteDevice:
                 code="device",
             ) from error
         try:
-            return checked_environment(msgspec.json.decode(said[-1] if said else b""))
+            return check_environment(msgspec.json.decode(last_lines[-1] if last_lines else b""))
         except (ValueError, msgspec.DecodeError, RecursionError) as error:
             raise NetadaptError(
                 f"{self.name}: the agent does not say what device this is: {error}",
@@ -99,20 +98,20 @@ class RemoteDevice:
 
     @property
     def _agent(self) -> str:
-        """What starts the agent; its passing files go with the folder too."""
+        """The command that starts the agent; its temporary files go with the folder too."""
         return f'cd {self._shell.folder} && TMPDIR="$PWD" {self._python} {AGENT}'
 
     def push(self, files: Sequence[Path]) -> None:
-        """Those that this connection has not brought there yet."""
+        """Copy the files that this connection has not copied yet."""
         self.describe()
         self._files |= {file.name: file for file in files}
-        self._insisting(self._push_new)
+        self._retry(self._push_new)
 
     def _push_new(self) -> None:
-        new = [file for name, file in self._files.items() if name not in self._there]
+        new = [file for name, file in self._files.items() if name not in self._pushed]
         if new:
             self._shell.push(new)
-            self._there |= {file.name for file in new}
+            self._pushed |= {file.name for file in new}
 
     def _push_agent(self) -> None:
         done = self._shell.call(f"umask 077; mkdir -p {self._shell.folder}")
@@ -123,44 +122,42 @@ class RemoteDevice:
         with resources.as_file(resources.files("netadapt_onnx.profilers").joinpath(AGENT)) as file:
             self._shell.push([file])
 
-    def run(self, manifest: str, results: str) -> Iterator[Answer]:
-        """The agent's records. It goes on from its own results whenever the connection, or it itself, was cut off.
+    def run(self, manifest: str, results: str) -> Iterator[AgentRecord]:
+        """Do the jobs by the agent; it goes on from its own results whenever the connection, or it itself, was cut off.
 
-        Raises NetadaptError for a record that is none, and when it gets on no more.
+        Raises NetadaptError for a line that is no record, and when there is no more progress.
         """
-        known: set[tuple[int, int]] = set()
-        patience = self._patience()
+        answered: set[tuple[int, int]] = set()
+        backoff = self._backoff()
         while True:
             try:
-                for record in self._records(f"{self._agent} {manifest} {results} --stream", known):
-                    if isinstance(record, Measured | Failed):
-                        patience = self._patience()
+                for record in self._records(f"{self._agent} {manifest} {results} --stream", answered):
+                    if isinstance(record, MeasuredModel | FailedModel):
+                        backoff = self._backoff()
                     yield record
                     if isinstance(record, End):
                         return
-                raise FailedThereError("the agent ended too early")
-            except LostError as error:
-                self._wait(patience, error)
+                raise RemoteFailureError("the agent ended too early")
+            except ConnectionLostError as error:
+                self._wait(backoff, error)
             except ChildProcessError as error:  # a file is damaged or gone, or results are of something else
-                self._wait(patience, FailedThereError(error.args[1] or f"exit code {error.args[0]}"))
-                self._there.clear()
-                self._insisting(
-                    lambda: self._shell.call(f"rm -f {self._shell.folder}/{shlex.quote(results)}"), patience
-                )
-                self._insisting(self._push_agent, patience)
-                self._insisting(self._push_new, patience)
+                self._wait(backoff, RemoteFailureError(error.args[1] or f"exit code {error.args[0]}"))
+                self._pushed.clear()
+                self._retry(lambda: self._shell.call(f"rm -f {self._shell.folder}/{shlex.quote(results)}"), backoff)
+                self._retry(self._push_agent, backoff)
+                self._retry(self._push_new, backoff)
 
-    def _records(self, command: str, known: set[tuple[int, int]]) -> Iterator[Answer]:
-        """The records of one connection that say anything new; adds the models' to the `known`."""
+    def _records(self, command: str, answered: set[tuple[int, int]]) -> Iterator[AgentRecord]:
+        """The records of one connection that say anything new; adds the models' to the `answered`."""
         repeated = 0
         for number, line in enumerate(self._shell.stream(command), 1):
-            record = decoded(line, f"{self.name}, record {number}", HINT)
-            if isinstance(record, Found):
+            record = decode_record(line, f"{self.name}, record {number}", HINT)
+            if isinstance(record, EnvironmentRecord):
                 self._require_unchanged(record.environment)
-            if isinstance(record, Measured | Failed) and (record.job, record.model) not in known:
-                known.add((record.job, record.model))
+            if isinstance(record, MeasuredModel | FailedModel) and (record.job, record.model) not in answered:
+                answered.add((record.job, record.model))
                 yield record
-            elif isinstance(record, End | Answered):
+            elif isinstance(record, End | OutputsFile):
                 yield record
             else:
                 repeated += 1
@@ -174,41 +171,41 @@ class RemoteDevice:
             described, now, f"{self.name} is not the device that it was", "measure it anew, into another table"
         )
 
-    def _patience(self, seconds: float | None = None) -> Patience:
-        return Patience(self.name, self._patience_s if seconds is None else seconds, self._log)
+    def _backoff(self, seconds: float | None = None) -> Backoff:
+        return Backoff(self.name, self._retry_s if seconds is None else seconds, self._log)
 
-    def _insisting(self, act: Callable[[], T], patience: Patience | None = None) -> T:
-        """What `act` returns, once the connection holds for long enough."""
-        patience = patience or self._patience()
+    def _retry(self, act: Callable[[], T], backoff: Backoff | None = None) -> T:
+        """The result of `act`, once the connection holds for long enough."""
+        backoff = backoff or self._backoff()
         while True:
             try:
                 return act()
-            except LostError as error:
-                self._wait(patience, error)
+            except ConnectionLostError as error:
+                self._wait(backoff, error)
 
-    def _wait(self, patience: Patience, error: LostError) -> None:
+    def _wait(self, backoff: Backoff, error: ConnectionLostError) -> None:
         try:
-            patience.wait(error)
+            backoff.wait(error)
         except NetadaptError as final:
             self._lost = final.code == LOST
             raise
 
     def pull(self, name: str) -> bytes:
-        """By the shell."""
-        return self._insisting(lambda: self._shell.pull(name))
+        """Read a file through the shell."""
+        return self._retry(lambda: self._shell.pull(name))
 
     def remove(self, names: Sequence[str]) -> None:
-        """By the shell; left there with `keep`."""
+        """Remove files through the shell, unless they are kept."""
         for name in names:
             self._files.pop(name, None)
-            self._there.discard(name)
+            self._pushed.discard(name)
         if not self._keep:
             words = " ".join(f"{self._shell.folder}/{shlex.quote(name)}*" for name in names)
-            self._insisting(lambda: self._shell.call(f"rm -f {words}"))
+            self._retry(lambda: self._shell.call(f"rm -f {words}"))
 
     def close(self) -> None:
         """Remove the folder, whatever has happened; a lost device keeps it until the same command runs again."""
         if not self._keep and self._touched:
             with suppress(NetadaptError):
-                patience = self._patience(0.0 if self._lost else min(TIDYING_S, self._patience_s))
-                self._insisting(lambda: self._shell.call(f"rm -rf {self._shell.folder}"), patience)
+                backoff = self._backoff(0.0 if self._lost else min(TIDYING_S, self._retry_s))
+                self._retry(lambda: self._shell.call(f"rm -rf {self._shell.folder}"), backoff)

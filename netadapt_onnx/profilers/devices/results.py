@@ -1,4 +1,4 @@
-"""What a bundle measured, carried back: files of strangers' devices, checked line by line, and a table made of them."""
+"""Reads what a bundle measured: files of strangers' devices, checked line by line, of which a table is made."""
 
 from __future__ import annotations
 
@@ -12,44 +12,48 @@ import onnx
 from netadapt_onnx.common.files import aside
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.checked_values import Count, Text
-from netadapt_onnx.profilers.device import (
-    Answer,
-    Described,
-    End,
-    Failed,
-    Found,
-    Manifest,
-    Measured,
-    contradiction,
-    decoded,
-)
 from netadapt_onnx.profilers.execution import Execution, Fingerprint, differences, fingerprint, require_alike
-from netadapt_onnx.profilers.packing import unpacked, unpacked_graph
+from netadapt_onnx.profilers.packing import unpack, unpack_graph
 from netadapt_onnx.profilers.quantize import FULL, Deployment, Precision, Quantisation
+from netadapt_onnx.profilers.records import (
+    AgentRecord,
+    End,
+    EnvironmentRecord,
+    FailedModel,
+    Manifest,
+    ManifestRecord,
+    MeasuredModel,
+    contradiction,
+    decode_record,
+)
+from netadapt_onnx.profilers.statistics import ratio_of_pairs, timing_of_sessions
 from netadapt_onnx.profilers.table.build import records_of
-from netadapt_onnx.profilers.table.predict import (
+from netadapt_onnx.profilers.table.file import (
+    EndToEndTime,
     Header,
     OriginalTime,
     Record,
     Reference,
     Shapes,
-    Whole,
     encode,
     require_schema,
 )
-from netadapt_onnx.profilers.timing import of_pairs, timing
 from netadapt_onnx.profilers.units import Layers
 
 # The number of the file as given among a bundle's models, where a runtime makes something else of it than of the
 # normalised one.
-GIVEN = -2
+ORIGINAL = -2
 HINT = "give the results.jsonl that a bundle wrote, as it is"
 
 
-class About(msgspec.Struct, frozen=True):
-    """What a bundle's manifest says of its model: the table's header, the graph and each version's shapes, packed.
+class BundledModel(msgspec.Struct, frozen=True):
+    """The model of a bundle, as its manifest describes it.
 
-    `as_given`: the hash of the model's file.
+    Attributes:
+        header: the first line of its table.
+        graph: the uncut model without weights, packed.
+        shapes: the shapes of each random-width model, packed.
+        as_given: the hash of the original file.
     """
 
     header: Header
@@ -58,8 +62,8 @@ class About(msgspec.Struct, frozen=True):
     as_given: Text = ""
 
 
-class Ran(msgspec.Struct, frozen=True):
-    """How a bundle's manifest says that models run."""
+class ExecutionRecord(msgspec.Struct, frozen=True):
+    """The execution of a bundle's models, as its manifest describes it."""
 
     ep: Text
     threads: Count
@@ -70,7 +74,7 @@ class Ran(msgspec.Struct, frozen=True):
 
     @property
     def execution(self) -> Execution:
-        """Raises NetadaptError for a provider that nobody knows, or an option that it does not have."""
+        """The execution. Raises NetadaptError for an unknown provider, or an option that it does not have."""
         return Execution(
             self.ep, self.threads, self.options, deploy=Deployment(self.precision, quantisation=self.quantisation)
         )
@@ -78,31 +82,44 @@ class Ran(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Results:
-    """One file of results: the manifest it answers, what that is about, where it was measured, and what."""
+    """One file of results.
+
+    Attributes:
+        path: the file.
+        manifest: the manifest that it answers.
+        about: the model that was measured.
+        device: the fingerprint of the device.
+        measured: the records of models that ran.
+        failed: those of models that did not.
+        stopped: why measuring ended, if it did.
+    """
 
     path: Path
     manifest: Manifest
-    about: About
+    about: BundledModel
     device: Fingerprint
-    measured: tuple[Measured, ...]
-    failed: tuple[Failed, ...]
+    measured: tuple[MeasuredModel, ...]
+    failed: tuple[FailedModel, ...]
     stopped: str | None
 
 
 def read_results(path: Path) -> Results:
     """Read what an agent wrote; a torn last line is left out.
 
-    Raises NetadaptError: no such file, not results or none that could be true (naming the line and the field), nothing
-    measured.
+    Raises:
+        NetadaptError: there is no such file, it holds no results or some that cannot be true (the error names the line
+            and the field), or nothing was measured.
     """
     if not path.is_file():
         raise NetadaptError(f"{path}: no such file", code="missing-file")
     data = path.read_bytes()
     lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
-    records = [decoded(line, f"{path}, line {number}", HINT) for number, line in enumerate(lines, 1)]
+    records = [decode_record(line, f"{path}, line {number}", HINT) for number, line in enumerate(lines, 1)]
     manifest = _manifest(path, records)
     about, execution = _about(path, manifest)
-    devices = [fingerprint(execution, record.environment) for record in records if isinstance(record, Found)]
+    devices = [
+        fingerprint(execution, record.environment) for record in records if isinstance(record, EnvironmentRecord)
+    ]
     measured, failed = _answers(path, manifest, records)
     if not measured or not devices:
         reason = failed[0].error if failed else "it was not run, or killed at once"
@@ -112,20 +129,20 @@ def read_results(path: Path) -> Results:
     return Results(path, manifest, about, devices[0], measured, failed, ends[-1] if ends else None)
 
 
-def _manifest(path: Path, records: Sequence[Answer]) -> Manifest:
-    """The manifest, which is the first record and only that."""
-    if not records or not isinstance(records[0], Described) or "header" not in records[0].manifest.about:
+def _manifest(path: Path, records: Sequence[AgentRecord]) -> Manifest:
+    """The manifest: the first record, and only that."""
+    if not records or not isinstance(records[0], ManifestRecord) or "header" not in records[0].manifest.about:
         raise NetadaptError(f"{path} holds no results of a bundle", hint=HINT, code="results")
-    again = next((n for n, r in enumerate(records[1:], 2) if isinstance(r, Described)), None)
+    again = next((n for n, r in enumerate(records[1:], 2) if isinstance(r, ManifestRecord)), None)
     if again is not None:
         raise NetadaptError(f"{path}, line {again}: a second manifest", hint="import files one by one", code="results")
     return records[0].manifest
 
 
-def _about(path: Path, manifest: Manifest) -> tuple[About, Execution]:
+def _about(path: Path, manifest: Manifest) -> tuple[BundledModel, Execution]:
     try:
-        about = msgspec.convert(manifest.about, About)
-        execution = msgspec.convert(manifest.execution, Ran).execution
+        about = msgspec.convert(manifest.about, BundledModel)
+        execution = msgspec.convert(manifest.execution, ExecutionRecord).execution
     except msgspec.ValidationError as error:
         raise NetadaptError(f"{path}, line 1: the manifest: {error}", hint=HINT, code="results") from error
     except NetadaptError as error:
@@ -136,19 +153,19 @@ def _about(path: Path, manifest: Manifest) -> tuple[About, Execution]:
 
 
 def _answers(
-    path: Path, manifest: Manifest, records: Sequence[Answer]
-) -> tuple[tuple[Measured, ...], tuple[Failed, ...]]:
+    path: Path, manifest: Manifest, records: Sequence[AgentRecord]
+) -> tuple[tuple[MeasuredModel, ...], tuple[FailedModel, ...]]:
     """The records of models, each of which answers the manifest, and that once."""
     measured, failed = [], []
-    known: set[tuple[int, int]] = set()
+    answered: set[tuple[int, int]] = set()
     for number, record in enumerate(records, 1):
-        if not isinstance(record, Measured | Failed):
+        if not isinstance(record, MeasuredModel | FailedModel):
             continue
-        wrong = contradiction(record, manifest.jobs, known)
+        wrong = contradiction(record, manifest.jobs, answered)
         if wrong is not None:
             raise NetadaptError(f"{path}, line {number}: {wrong}", hint=HINT, code="results")
-        known.add((record.job, record.model))
-        if isinstance(record, Measured):
+        answered.add((record.job, record.model))
+        if isinstance(record, MeasuredModel):
             measured.append(record)
         else:
             failed.append(record)
@@ -160,10 +177,10 @@ def _same(what: str, first: Fingerprint, *others: Fingerprint) -> None:
         require_alike(first, other, what, "import each device's into a table of its own")
 
 
-def merged(results: Sequence[Results]) -> list[Record]:
-    """One table's records from shards and repetitions, all of one bundle and one kind of device.
+def merge_results(results: Sequence[Results]) -> list[Record]:
+    """Make one table's records of shards and repetitions, all of one bundle and one kind of device.
 
-    A version that was measured again counts as one more version. Raises NetadaptError naming what differs.
+    A model that was measured again counts as one more model. Raises NetadaptError naming what differs.
     """
     first = results[0]
     for other in results[1:]:
@@ -173,32 +190,32 @@ def merged(results: Sequence[Results]) -> list[Record]:
     layers, shapes = _model(first)
     records: list[Record] = [header]
     times: dict[int, int] = {}
-    whole_ms: list[float] = []
-    given_ms: list[float] = []
+    uncut_ms: list[float] = []
+    original_ms: list[float] = []
     seconds = 0.0
     for file in results:
-        for found in file.measured:
-            if found.model == GIVEN:
-                given_ms += found.median_ms
+        for record in file.measured:
+            if record.model == ORIGINAL:
+                original_ms += record.median_ms
                 continue
-            if file.manifest.jobs[found.job].reference is None:
-                whole_ms += found.median_ms
-                seconds += found.seconds
+            if file.manifest.jobs[record.job].reference is None:
+                uncut_ms += record.median_ms
+                seconds += record.seconds
                 continue
-            repeated = times.get(found.model, 0)
-            times[found.model] = repeated + 1
-            number = found.model + repeated * header.models
-            records += _version(file.path, msgspec.structs.replace(found, model=number), shapes[found.model], layers)
-    if not whole_ms or not times:
+            repeated = times.get(record.model, 0)
+            times[record.model] = repeated + 1
+            number = record.model + repeated * header.models
+            records += _version(file.path, msgspec.structs.replace(record, model=number), shapes[record.model], layers)
+    if not uncut_ms or not times:
         raise NetadaptError(
             f"{first.path}: the measuring was interrupted", hint="run run.sh again: it goes on", code="results"
         )
-    whole = timing(whole_ms)
+    timing = timing_of_sessions(uncut_ms)
     stopped = "done" if len(times) == header.models else f"{len(times)} of {header.models} versions measured"
-    own = None
-    if len(given_ms) == len(whole_ms):  # their sessions took turns; a file that was torn between them says nothing
-        own = OriginalTime(first.about.as_given, of_pairs(whole_ms, given_ms))
-    records.append(Reference(whole.median_ms, whole.ci95, whole.sessions, stopped, seconds, own))
+    original = None
+    if len(original_ms) == len(uncut_ms):  # their sessions took turns; a file that was torn between them says nothing
+        original = OriginalTime(first.about.as_given, ratio_of_pairs(uncut_ms, original_ms))
+    records.append(Reference(timing.median_ms, timing.ci95, timing.sessions, stopped, seconds, original))
     return records
 
 
@@ -216,10 +233,10 @@ def _same_bundle(first: Results, other: Results) -> None:
 
 
 def _model(results: Results) -> tuple[Layers, list[Shapes]]:
-    """The uncut model's layers, and the shapes of each version that there are jobs for."""
+    """The uncut model's layers, and the shapes of each model that there are jobs for."""
     try:
-        layers = Layers(onnx.ModelProto(graph=unpacked_graph(results.about.graph)))
-        shapes = msgspec.json.decode(unpacked(results.about.shapes), type=list[dict[str, tuple[int, ...]]])
+        layers = Layers(onnx.ModelProto(graph=unpack_graph(results.about.graph)))
+        shapes = msgspec.json.decode(unpack(results.about.shapes), type=list[dict[str, tuple[int, ...]]])
     except (ValueError, msgspec.DecodeError, RecursionError) as error:
         raise NetadaptError(f"{results.path}, line 1: the manifest: {error}", hint=HINT, code="results") from error
     most = max(model for job in results.manifest.jobs for model in job.models)
@@ -233,12 +250,12 @@ def _model(results: Results) -> tuple[Layers, list[Shapes]]:
     return layers, list(shapes)
 
 
-def _version(path: Path, found: Measured, shapes: Shapes, layers: Layers) -> list[Record]:
+def _version(path: Path, measured: MeasuredModel, shapes: Shapes, layers: Layers) -> list[Record]:
     try:
-        return records_of(found, shapes, layers)
+        return records_of(measured, shapes, layers)
     except KeyError as error:
         raise NetadaptError(
-            f"{path}, line 1: the manifest: no shape of tensor {error} in version {found.model}",
+            f"{path}, line 1: the manifest: no shape of tensor {error} in version {measured.model}",
             hint=HINT,
             code="results",
         ) from error
@@ -248,4 +265,4 @@ def write_table(path: Path, records: Sequence[Record]) -> int:
     """Write a table whole or not at all; returns its number of cells."""
     with aside(path) as temporary:
         temporary.write_bytes(encode(records))
-    return sum(not isinstance(r, Header | Whole | Reference) for r in records)
+    return sum(not isinstance(r, Header | EndToEndTime | Reference) for r in records)

@@ -19,7 +19,7 @@ from typing import IO
 
 from netadapt_onnx.common.escape import escape
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.devices.patience import FailedThereError, LostError
+from netadapt_onnx.profilers.devices.retry import ConnectionLostError, RemoteFailureError
 
 CALL_S = 60.0
 # A working agent writes at least every few seconds; after such a silence the connection counts as dead.
@@ -29,11 +29,11 @@ COPY_SILENCE_S = 300.0
 # A device that shows signs of life and nothing else for so long has hung.
 STALLED_S = 4 * 3600.0
 # What a command may say, a line of the agent's, a file that comes back: more is no answer to what was asked.
-MOST_SAID_BYTES, MOST_LINE_BYTES, MOST_PULLED_BYTES = 4 << 20, 64 << 20, 2 << 30
+MOST_OUTPUT_BYTES, MOST_LINE_BYTES, MOST_PULLED_BYTES = 4 << 20, 64 << 20, 2 << 30
 
 
 class Shell:
-    """A shell on another machine. Subclasses say with which programs of this machine it is reached.
+    """A shell on another machine, reached by programs of this one that subclasses name.
 
     `folder` is a path there of our own making that needs no quotes; `name` is what users call the device.
     """
@@ -48,15 +48,15 @@ class Shell:
         self._reached = False
 
     def argv(self, command: str) -> list[str]:
-        """What runs a command of the remote shell."""
+        """The arguments of the program that runs a command of the remote shell."""
         raise NotImplementedError
 
     def push_argv(self, files: Sequence[Path]) -> list[str]:
-        """What copies files into the folder."""
+        """The arguments of the program that copies files into the folder."""
         raise NotImplementedError
 
     def pull_argv(self, name: str, target: Path) -> list[str]:
-        """What copies a file of the folder to here."""
+        """The arguments of the program that copies a file of the folder to this machine."""
         raise NotImplementedError
 
     def broken(self, code: int, error: str) -> bool:
@@ -64,13 +64,13 @@ class Shell:
         raise NotImplementedError
 
     def call(self, command: str, *, seconds: float = CALL_S) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end. Raises LostError, or NetadaptError if the device was never reached."""
+        """Run a command to its end. Raises ConnectionLostError, or NetadaptError if the device was never reached."""
         return self._done(self.argv(command), seconds)
 
     def push(self, files: Sequence[Path]) -> None:
         """Copy files into the folder, however long it takes as long as something arrives.
 
-        Raises LostError; NetadaptError if there is no room.
+        Raises ConnectionLostError; NetadaptError if there is no room.
         """
         size = sum(file.stat().st_size for file in files)
         done = self._done(self.push_argv(files), SILENCE_S, self._listing)
@@ -85,24 +85,24 @@ class Shell:
         self._reached = True
 
     def _listing(self) -> str | None:
-        """Names and sizes in the folder, which tell whether copying gets on; None if they cannot be had."""
+        """Names and sizes in the folder, by which copying shows progress; None if they cannot be had."""
         try:
             return self.call(f"ls -ln {self.folder}").stdout
-        except (LostError, NetadaptError):
+        except (ConnectionLostError, NetadaptError):
             return None
 
     def pull(self, name: str) -> bytes:
-        """A file of the folder. Raises LostError; NetadaptError if it is not there, or enormous."""
+        """Read a file of the folder. Raises ConnectionLostError; NetadaptError if there is none, or it is enormous."""
         with tempfile.TemporaryDirectory(prefix="netadapt-") as folder:
             target = Path(folder) / "pulled"
 
             def size() -> int:
-                found = target.stat().st_size if target.exists() else 0
-                if found > MOST_PULLED_BYTES:
+                bytes_so_far = target.stat().st_size if target.exists() else 0
+                if bytes_so_far > MOST_PULLED_BYTES:
                     raise NetadaptError(
                         f"{self.name}: {name} there has more than {MOST_PULLED_BYTES} bytes", code="device"
                     )
-                return found
+                return bytes_so_far
 
             done = self._done(self.pull_argv(name, target), 1.0, size)
             if done.returncode or not target.exists():
@@ -111,10 +111,12 @@ class Shell:
             return target.read_bytes()
 
     def stream(self, command: str) -> Iterator[bytes]:
-        """The lines that a command writes, as it writes them; empty ones are signs of life only.
+        """Yield the lines that a command writes, as it writes them; empty ones are signs of life only.
 
-        Raises LostError when the connection breaks, the command is killed, or nothing comes for `SILENCE_S`;
-        ChildProcessError with what it said last when it fails; NetadaptError for a line that does not end.
+        Raises:
+            ConnectionLostError: the connection broke, the command was killed, or nothing came for `SILENCE_S`.
+            ChildProcessError: the command failed; with its exit code and its last line.
+            NetadaptError: a line did not end.
         """
         process = self._started(self.argv(command))
         assert process.stdout is not None
@@ -124,7 +126,7 @@ class Shell:
             yield from lines
             code = process.wait(CALL_S)
         except (queue.Empty, subprocess.TimeoutExpired):
-            raise LostError(f"no sign of life for {SILENCE_S:g} s") from None
+            raise ConnectionLostError(f"no sign of life for {SILENCE_S:g} s") from None
         finally:
             process.kill()
             process.wait()
@@ -132,7 +134,7 @@ class Shell:
             error = errors.text()
         self._check(code, error)
         if code > 128:
-            raise FailedThereError(f"the agent was killed (signal {code - 128})")
+            raise RemoteFailureError(f"the agent was killed (signal {code - 128})")
         if code:
             raise ChildProcessError(code, last_line(error))
 
@@ -156,7 +158,7 @@ class Shell:
             if not self._reached:
                 raise NetadaptError(f"{self.name} does not answer", code="device") from None
             reason = "nothing more was copied" if progress else "no answer"
-            raise LostError(f"{reason} within {error.timeout:.0f} s") from None
+            raise ConnectionLostError(f"{reason} within {error.timeout:.0f} s") from None
         finally:
             process.kill()
             process.wait()
@@ -173,13 +175,16 @@ class Shell:
         if not self._reached or self.FINAL.search(error):
             final = self.FINAL.search(error)
             raise NetadaptError(f"{self.name} cannot be reached: {final.group() if final else reason}", code="device")
-        raise LostError(reason)
+        raise ConnectionLostError(reason)
 
 
 def await_end(
     process: subprocess.Popen[bytes], every_s: float, silence_s: float, progress: Callable[[], object] | None
 ) -> None:
-    """Wait until a program ends. Raises TimeoutExpired when `progress`, looked at now and then, stood still so long."""
+    """Wait until a program ends.
+
+    Raises TimeoutExpired when `progress`, looked at now and then, stood still for so long.
+    """
     last, silent_s = None, 0.0
     while True:
         try:
@@ -195,7 +200,7 @@ def await_end(
 
 
 class Output:
-    """The end of what a program says, read in a thread and never more than `MOST_SAID_BYTES` of it."""
+    """The end of a program's output, read in a thread and never more than `MOST_OUTPUT_BYTES` of it."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -204,7 +209,7 @@ class Output:
         self._thread.start()
 
     def text(self) -> str:
-        """The text, once the program has ended; what it left running may go on talking."""
+        """The text, once the program has ended; a process that it left behind may go on writing."""
         self._thread.join(1.0)
         if not self._thread.is_alive():
             self._stream.close()
@@ -213,11 +218,11 @@ class Output:
     def _read(self) -> None:
         for chunk in iter(lambda: self._stream.read1(1 << 16), b""):  # type: ignore[attr-defined]
             self._kept += chunk
-            del self._kept[:-MOST_SAID_BYTES]
+            del self._kept[:-MOST_OUTPUT_BYTES]
 
 
 class Lines:
-    """Whole lines of a pipe, read in a thread: waiting with a time limit works on every system then."""
+    """Complete lines of a pipe, read in a thread: waiting with a time limit works on every system then."""
 
     def __init__(self, stream: IO[bytes], device: str) -> None:
         self._stream = stream
@@ -229,9 +234,9 @@ class Lines:
         self._thread.start()
 
     def __iter__(self) -> Iterator[bytes]:
-        """Raises queue.Empty after `SILENCE_S` in which nothing came; NetadaptError for lines that do not end.
+        """Yield the lines; empty ones are left out, and so is a last one that was cut off.
 
-        Empty lines are left out, and so is a last one that was cut off.
+        Raises queue.Empty after `SILENCE_S` in which nothing came; NetadaptError for lines that do not end.
         """
         spoken = time.monotonic()
         while line := self._lines.get(timeout=SILENCE_S):
@@ -281,14 +286,14 @@ class Lines:
 
 
 def last_line(text: str) -> str:
-    """The last line that says something."""
+    """The last line that is not empty."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return escape(lines[-1].removeprefix("error: ")[:300]) if lines else ""
 
 
 def program(name: str) -> str:
-    """The path of a program of this machine. Raises NetadaptError if it is not installed."""
-    found = shutil.which(name)
-    if found is None:
+    """Find a program of this machine. Raises NetadaptError if it is not installed."""
+    path = shutil.which(name)
+    if path is None:
         raise NetadaptError(f"{name} is not installed here", hint=f"install {name}", code="missing-program")
-    return found
+    return path

@@ -1,8 +1,8 @@
-"""Build a latency table: measure random-width versions of the model itself, each kernel in its context.
+"""Builds a latency table: measures random-width models of one family, each kernel in its context.
 
-Versions are measured in batches. In a batch every session is open at the same time and takes its turn in every round:
-one that profiles per version, and fresh ones that do not, and the uncut model as a witness of drift. A batch is written
-when it is complete; a killed build goes on with the next.
+Models are measured in batches. In a batch every session is open at the same time and takes its turn in every round:
+one that profiles per model, fresh ones that do not, and the uncut model's, in which a drift of the device shows. A
+batch is written when it is complete; a killed build goes on with the next.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -21,81 +22,109 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.graph.weightless import file_bytes
 from netadapt_onnx.profilers.agent import SESSION_BYTES
-from netadapt_onnx.profilers.device import REFERENCE, Device, Job, Measured, Order, measure_on
+from netadapt_onnx.profilers.device import Device, Order, measure_on
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import CPU, Execution, Fingerprint, differences, fingerprint
-from netadapt_onnx.profilers.packing import unpacked_graph
-from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, named
-from netadapt_onnx.profilers.table.predict import (
+from netadapt_onnx.profilers.packing import unpack_graph
+from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, with_node_names
+from netadapt_onnx.profilers.records import REFERENCE, Job, MeasuredModel
+from netadapt_onnx.profilers.table.file import (
     SCHEMA,
     Cell,
+    EndToEndTime,
     Header,
     Record,
     Reference,
     Shapes,
-    Table,
-    Whole,
+    build_disturbance,
     encode,
-    of_wholes,
     read,
 )
-from netadapt_onnx.profilers.timing import measure
+from netadapt_onnx.profilers.table.pace import Pace
+from netadapt_onnx.profilers.table.predict import Table
+from netadapt_onnx.profilers.timing import TimingPlan, measure
 from netadapt_onnx.profilers.units import Layers, family
 
 MODELS, WHOLE_MODELS = 64, 128
-# A table of fewer versions predicts little: for these a build takes up to so many times its cap, and a minute in any
-# case. With 16 busy processes on two cores, 16 versions of ResNet-20 took 32 s.
+# A table of fewer models predicts little: for these a build takes up to so many times its cap, and a minute in any
+# case. With 16 busy processes on two cores, 16 models of ResNet-20 took 32 s.
 LEAST_MODELS, LENGTHENED, SHORTEST_S = 16, 3.0, 60.0
-# Of its share of the cap a batch gets at least this much: where copying files to a device takes most of the time, fewer
-# versions in more rounds are worth more than many in three.
-LEAST_SHARE = 0.25
 BATCH = 8
-# Fresh sessions per version: memory layout differs from one to the next.
+# Fresh sessions per model: memory layout differs from one to the next.
 FRESH = 2
-# Sessions of the uncut model beside each: all versions of a batch are compared with it.
+# Sessions of the uncut model for each of those: all models of a batch are compared with it.
 ANCHORS = 1
 # A batch has rounds enough when most sessions' medians are known to +-PRECISION, or at MOST_ROUNDS.
 PRECISION, MOST_ROUNDS = 0.005, 50
 REFERENCE_CAP_S = 10.0
 
 
+@dataclass(frozen=True)
+class TablePlan:
+    """How large a table becomes.
+
+    Attributes:
+        models: how many random-width models are measured (None: as many as the execution provider needs).
+        time_cap_s: seconds of measuring after which the build ends with the batches it has.
+        seed: the seed of the widths.
+    """
+
+    models: int | None = None
+    time_cap_s: float = 100.0
+    seed: int = 0
+
+    def model_count(self, execution: Execution) -> int:
+        """How many models are measured. A provider that shows no times of nodes needs more of them."""
+        return self.models or (MODELS if execution.provider.per_node else WHOLE_MODELS)
+
+
+DEFAULT_PLAN = TablePlan()
+
+
 def build(
     path: Path,
     reference: RandomWidthModel,
     draw: Draw,
+    plan: TablePlan = DEFAULT_PLAN,
     *,
     execution: Execution = CPU,
-    models: int | None = None,
-    time_cap_s: float = 100.0,
-    progress: Progress | None = None,
-    seed: int = 0,
     device: Device | None = None,
+    progress: Progress | None = None,
     log: Callable[[str], None] | None = None,
 ) -> Table:
-    """Measure `models` versions on `device` (None: here) and write the table, or go on with an unfinished one.
+    """Measure random-width models and write the table, or go on with an unfinished one.
 
-    None: as many as the provider needs. One that shows no times of nodes needs more, since only whole times are fitted.
+    The build stops early, with the batches it has, when the plan's time is used up, but goes on for `LENGTHENED` times
+    as long, and `SHORTEST_S` at least, while the models are too few for a table.
 
-    Stops early, with the batches it has, when `time_cap_s` of measuring is used up, but goes on for `LENGTHENED` times
-    as long, and `SHORTEST_S` at least, while they are too few for a table. `log` hears once that the device is busy.
-    Raises NetadaptError if `path` is a table of something else (named), a version cannot run, or if after all that time
-    the versions are still too few: what was measured is kept, and building again goes on.
+    Args:
+        path: the table's file.
+        reference: the uncut model.
+        draw: draws the models of other widths.
+        plan: how many models are measured, for how long, and the seed.
+        execution: how they run.
+        device: where they run (None: on this machine).
+        progress: called with the number of measured models.
+        log: called once if the device is busy.
+
+    Raises:
+        NetadaptError: `path` is a table of something else, which is named; a model cannot run; or the models are still
+            too few after all that time. What was measured is kept, and building again goes on.
     """
     device = device or LocalDevice()
-    models = models or default_models(execution)
     environment = device.describe()
     execution.require(environment)
-    header = header_of(reference, fingerprint(execution, environment), models, seed)
+    header = header_of(reference, fingerprint(execution, environment), plan.model_count(execution), plan.seed)
     records = _resume(path, header)
     if not any(isinstance(r, Reference) for r in records):
-        with stage("building the table", bound_s=time_cap_s + REFERENCE_CAP_S):
-            _measure_all(path, reference, draw, execution, device, header, records, time_cap_s, progress, log)
+        setup = _Setup(reference, draw, execution, device, header)
+        with stage("building the table", bound_s=plan.time_cap_s + REFERENCE_CAP_S):
+            end_to_end = [r for r in records if isinstance(r, EndToEndTime)]
+            stopped = _measure_models(path, setup, end_to_end, plan.time_cap_s, progress, log)
+            if progress:
+                progress(header.models, header.models, "timing the uncut model")
+            _append(path, [_time_reference(setup, plan.time_cap_s, stopped)])
     return Table.load(path, reference.proto)
-
-
-def default_models(execution: Execution) -> int:
-    """How many versions a table is built from."""
-    return MODELS if execution.provider.per_node else WHOLE_MODELS
 
 
 def header_of(reference: RandomWidthModel, device: Fingerprint, models: int, seed: int) -> Header:
@@ -112,128 +141,113 @@ def header_of(reference: RandomWidthModel, device: Fingerprint, models: int, see
 
 
 def _resume(path: Path, header: Header) -> list[Record]:
-    """Records of the finished batches; whatever came after them is cut off. A new file gets its header."""
+    """The records of the finished batches; whatever came after them is cut off. A new file gets its header."""
     records: list[Record] = read(path)[0] if path.exists() else []
     if not records:
         path.write_bytes(encode([header]))
         return [header]
-    found = records[0]
-    assert isinstance(found, Header)  # or `read` had refused it
-    unlike = differences(msgspec.structs.asdict(found) | found.device, msgspec.structs.asdict(header) | header.device)
+    earlier = records[0]
+    assert isinstance(earlier, Header)  # or `read` had refused it
+    unlike = differences(*(msgspec.structs.asdict(one) | one.device for one in (earlier, header)))
     unlike = [line for line in unlike if not line.startswith("device:")]
     if unlike:
         raise NetadaptError(
             f"{path} is a table of something else ({'; '.join(unlike)})", hint="choose another path", code="other-table"
         )
-    finished = max((i for i, r in enumerate(records) if isinstance(r, Whole | Reference)), default=0)
+    finished = max((i for i, r in enumerate(records) if isinstance(r, EndToEndTime | Reference)), default=0)
     records = records[: finished + 1]
     path.write_bytes(encode(records))
     return records
 
 
+def _append(path: Path, records: Sequence[Record]) -> None:
+    with path.open("ab") as file:
+        file.write(encode(records))
+
+
 @dataclass(frozen=True)
-class Pace:
-    """How a build shares its time: `batches` in all, of which `left` are to be measured, and `needed` of them at least.
+class _Setup:
+    """What a build measures, how it runs and where; `header` has the number of models and the seed."""
 
-    `spent_s` was used; `beside_s` is what a batch takes besides measuring: files are made and copied, processes start.
-    """
+    reference: RandomWidthModel
+    draw: Draw
+    execution: Execution
+    device: Device
+    header: Header
 
-    time_cap_s: float
-    batches: int
-    left: int
-    needed: int
-    spent_s: float
-    beside_s: float
+    @cached_property
+    def inputs(self) -> Arrays:
+        """Inputs that all models take."""
+        return self.reference.inputs()
 
-    @property
-    def least_s(self) -> float:
-        """What a batch is measured for at least."""
-        return LEAST_SHARE * self.time_cap_s / self.batches
+    @cached_property
+    def layers(self) -> Layers:
+        """The uncut model's layers."""
+        return Layers(self.reference.proto)
 
-    @property
-    def fitting(self) -> int:
-        """How many more batches there is time for."""
-        each_s = max(1e-9, self.beside_s + self.least_s)
-        return max(0, min(self.left, int((self.time_cap_s - self.spent_s) / each_s)))
-
-    @property
-    def over(self) -> bool:
-        """Whether time is up, and the versions are enough for a table."""
-        return not self.needed and (self.spent_s > self.time_cap_s or not self.fitting)
-
-    @property
-    def share_s(self) -> float:
-        """How long the next batch is measured for: all that still fit alike."""
-        number = max(1, self.needed, self.fitting)
-        return max(self.least_s, (self.time_cap_s - self.spent_s) / number - self.beside_s)
+    def model(self, number: int) -> RandomWidthModel:
+        """The model of this number; 0 is the uncut one."""
+        return self.reference if number == 0 else self.draw(np.random.default_rng([self.header.seed, number]))
 
 
-def _measure_all(
+def _measure_models(
     path: Path,
-    reference: RandomWidthModel,
-    draw: Draw,
-    execution: Execution,
-    device: Device,
-    header: Header,
-    records: list[Record],
+    setup: _Setup,
+    end_to_end: list[EndToEndTime],
     time_cap_s: float,
     progress: Progress | None,
     log: Callable[[str], None] | None,
-) -> None:
-    wholes = [r for r in records if isinstance(r, Whole)]
-    done = {whole.model for whole in wholes}
-    todo = [m for m in range(header.models) if m not in done]
-    size = together(reference)
-    inputs, layers = reference.inputs(), Layers(reference.proto)
-    stopped, here_s, beside_s, busy = "done", 0.0, 0.0, False
+) -> str:
+    """Measure, batch by batch, the models that `end_to_end` lacks, which grows by them; returns why it stopped."""
+    count, size = setup.header.models, models_per_batch(setup.reference)
+    finished = {record.model for record in end_to_end}
+    todo = [model for model in range(count) if model not in finished]
+    this_run_s, overhead_s, busy = 0.0, 0.0, False
     while todo:
-        needed = min(LEAST_MODELS, header.models) - len(wholes)
-        spent_s = sum(whole.seconds for whole in wholes)
-        left = -(-len(todo) // size)
-        pace = Pace(time_cap_s, -(-header.models // size), left, max(0, -(-needed // size)), spent_s, beside_s)
+        needed = max(0, _batches(min(LEAST_MODELS, count) - len(end_to_end), size))
+        used_s = sum(record.seconds for record in end_to_end)
+        pace = Pace(time_cap_s, _batches(count, size), _batches(len(todo), size), needed, used_s, overhead_s)
         if progress:
-            progress(len(wholes), header.models, "measuring random versions")
+            progress(len(end_to_end), count, "measuring random versions")
         if pace.over:
-            stopped = f"time cap of {time_cap_s:g} s"
-            break
-        if needed > 0 and here_s > max(LENGTHENED * time_cap_s, SHORTEST_S):
-            raise _too_slow(wholes, header.models, device.name)
+            return f"time cap of {time_cap_s:g} s"
+        if needed and this_run_s > max(LENGTHENED * time_cap_s, SHORTEST_S):
+            raise _too_slow(end_to_end, count, setup.device.name)
         batch, todo = todo[:size], todo[size:]
         started = time.perf_counter()
-        versions = {m: reference if m == 0 else draw(np.random.default_rng([header.seed, m])) for m in batch}
-        new, beside_s = _measure_batch(versions, reference, inputs, layers, execution, device, pace.share_s, started)
-        with path.open("ab") as file:
-            file.write(encode(new))
-        measured = [r for r in new if isinstance(r, Whole)]
-        wholes += measured
-        here_s += sum(whole.seconds for whole in measured)
-        if log and not busy and (busy := of_wholes(wholes).busy):
-            log(of_wholes(wholes).sentence(device.name))
-    if progress:
-        progress(header.models, header.models, "timing the uncut model")
-    with path.open("ab") as file:
-        file.write(encode([_reference(reference, execution, device, time_cap_s, stopped)]))
+        models = {model: setup.model(model) for model in batch}
+        records, overhead_s = _measure_batch(setup, models, pace.share_s, started)
+        _append(path, records)
+        measured = [r for r in records if isinstance(r, EndToEndTime)]
+        end_to_end += measured
+        this_run_s += sum(record.seconds for record in measured)
+        if log and not busy and (busy := build_disturbance(end_to_end).busy):
+            log(build_disturbance(end_to_end).sentence(setup.device.name))
+    return "done"
 
 
-def _reference(
-    reference: RandomWidthModel, execution: Execution, device: Device, time_cap_s: float, stopped: str
-) -> Reference:
+def _batches(models: int, size: int) -> int:
+    """How many batches of this size so many models make."""
+    return -(-models // size)
+
+
+def _time_reference(setup: _Setup, time_cap_s: float, stopped: str) -> Reference:
     """The uncut model's own time."""
     started = time.perf_counter()
-    cap_s = min(REFERENCE_CAP_S, time_cap_s)
+    plan = TimingPlan(time_cap_s=min(REFERENCE_CAP_S, time_cap_s))
     with stage("timing the uncut model"):
-        [timing] = measure([reference.proto], reference.inputs(), execution, time_cap_s=cap_s, device=device)
+        [timing] = measure([setup.reference.proto], setup.inputs, setup.execution, plan, device=setup.device)
     return Reference(timing.median_ms, timing.ci95, timing.sessions, stopped, time.perf_counter() - started)
 
 
-def _too_slow(wholes: Sequence[Whole], models: int, device: str) -> NetadaptError:
-    """What to say when there are too few versions for a table after all the time there is."""
-    spent_s = sum(whole.seconds for whole in wholes)
-    disturbance = of_wholes(wholes)
-    needed = min(LEAST_MODELS, models)
-    enough_s = 1.5 * spent_s / len(wholes) * models
+def _too_slow(end_to_end: Sequence[EndToEndTime], count: int, device: str) -> NetadaptError:
+    """The error of a build whose models are too few for a table after all the time there is."""
+    used_s = sum(record.seconds for record in end_to_end)
+    disturbance = build_disturbance(end_to_end)
+    needed = min(LEAST_MODELS, count)
+    enough_s = 1.5 * used_s / len(end_to_end) * count
     return NetadaptError(
-        f"too busy or too slow: {len(wholes)} of {models} versions measured in {spent_s:.0f} s, and a table needs "
+        f"too busy or too slow: {len(end_to_end)} of {count} versions measured in {used_s:.0f} s, and a table needs "
         f"{needed}",
         hint=(f"{disturbance.sentence(device)}; " if disturbance.busy else "")
         + f"run the same again, it goes on from there, or give `profile` --max-time {enough_s:.0f}s",
@@ -241,8 +255,8 @@ def _too_slow(wholes: Sequence[Whole], models: int, device: str) -> NetadaptErro
     )
 
 
-def together(reference: RandomWidthModel, sessions: int = 1 + FRESH) -> int:
-    """Versions of a batch: fewer of a large model, whose sessions would not all fit into memory."""
+def models_per_batch(reference: RandomWidthModel, sessions: int = 1 + FRESH) -> int:
+    """How many models a batch has: fewer of a large model, whose sessions would not all fit into memory."""
     each = sessions * file_bytes(reference.proto)
     return max(2, min(BATCH, SESSION_BYTES // max(1, each)))
 
@@ -256,7 +270,16 @@ def batch_job(
     sessions: int = FRESH,
     needed: bool = False,
 ) -> Job:
-    """Versions measured together, each in so many fresh sessions, beside the uncut model; `needed` in any case."""
+    """The job of measuring models together with the uncut model.
+
+    Args:
+        models: their numbers.
+        seconds: how long they are measured (None: for their share of the manifest's time).
+        profiled: whether each also runs in a session with the profiler on.
+        shard: the share of a bundle that the job belongs to.
+        sessions: how many fresh sessions each gets.
+        needed: whether they are measured even if time is up.
+    """
     numbers = tuple(models)
     return Job(
         numbers,
@@ -275,51 +298,52 @@ def batch_job(
 
 
 def _measure_batch(
-    versions: Mapping[int, RandomWidthModel],
-    reference: RandomWidthModel,
-    inputs: Arrays,
-    layers: Layers,
-    execution: Execution,
-    device: Device,
-    share_s: float,
-    started: float,
+    setup: _Setup, models: Mapping[int, RandomWidthModel], share_s: float, started: float
 ) -> tuple[list[Record], float]:
-    """The records of a batch, and how many of the seconds since `started` the device did not measure for."""
-    models = {REFERENCE: named(reference.proto), **{m: named(v.proto) for m, v in versions.items()}}
-    order = Order(models, inputs, execution, (batch_job(versions, share_s, profiled=execution.provider.per_node),))
-    found = measure_on(device, order)
-    taken = time.perf_counter() - started
-    seconds, beside_s = taken / len(versions), taken - sum(m.seconds for m in found.values())
+    """The records of a batch, and for how many of the seconds since `started` the device did not measure."""
+    protos = {number: with_node_names(model.proto) for number, model in models.items()}
+    job = batch_job(models, share_s, profiled=setup.execution.provider.per_node)
+    order = Order({REFERENCE: with_node_names(setup.reference.proto), **protos}, setup.inputs, setup.execution, (job,))
+    measured = measure_on(setup.device, order)
+    elapsed_s = time.perf_counter() - started
+    seconds, overhead_s = elapsed_s / len(models), elapsed_s - sum(m.seconds for m in measured.values())
     records: list[Record] = []
-    for model, version in versions.items():
-        records += records_of(msgspec.structs.replace(found[model], seconds=seconds), version.shapes, layers)
-    return records, beside_s
+    for number, model in models.items():
+        result = msgspec.structs.replace(measured[number], seconds=seconds)
+        records += records_of(result, model.shapes, setup.layers)
+    return records, overhead_s
 
 
-def records_of(found: Measured, shapes: Shapes, layers: Layers) -> list[Record]:
-    """A table's records of one measured version; `shapes` of all its tensors, `layers` of the uncut model.
+def records_of(measured: MeasuredModel, shapes: Shapes, layers: Layers) -> list[Record]:
+    """A table's records of one measured model.
 
     Without times of nodes every layer has a cell without a time, for its shapes.
+
+    Args:
+        measured: what a device measured of it.
+        shapes: those of all its tensors.
+        layers: those of the uncut model.
     """
-    whole = Whole(
-        found.model,
-        found.ms,
-        found.reference_ms,
-        found.reference_us,
-        found.rounds,
-        found.seconds,
-        found.interval,
-        found.reference_median_ms,
-        found.others,
-        found.cores,
+    end_to_end = EndToEndTime(
+        measured.model,
+        measured.ms,
+        measured.reference_ms,
+        measured.reference_us,
+        measured.rounds,
+        measured.seconds,
+        measured.interval,
+        measured.reference_median_ms,
+        measured.others,
+        measured.cores,
     )
-    if not found.optimised:
-        known = [name for name in layers.names if all(t in shapes for t in layers.tensors(name))]
-        dims = [[list(shapes[t]) for t in layers.tensors(name)] for name in known]
-        return [*(Cell(found.model, [name], d, None) for name, d in zip(known, dims, strict=True)), whole]
-    graph = unpacked_graph(found.optimised)
+    if not measured.optimised:
+        names = [name for name in layers.names if all(t in shapes for t in layers.tensors(name))]
+        dims = [[list(shapes[t]) for t in layers.tensors(name)] for name in names]
+        cells = (Cell(measured.model, [name], d, None) for name, d in zip(names, dims, strict=True))
+        return [*cells, end_to_end]
+    graph = unpack_graph(measured.optimised)
     records: list[Record] = []
-    for kernel in layers.kernels(graph, found.us):
+    for kernel in layers.kernels(graph, measured.us):
         main = [list(shapes[t]) for t in layers.tensors(layers.main(kernel.layers))]
-        records.append(Cell(found.model, list(kernel.layers), main, round(kernel.us, 3), kernel.op))
-    return [*records, whole]
+        records.append(Cell(measured.model, list(kernel.layers), main, round(kernel.us, 3), kernel.op))
+    return [*records, end_to_end]

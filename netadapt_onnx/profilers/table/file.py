@@ -1,4 +1,4 @@
-"""A table's file: JSON lines, their checks, and whether it is of this model and device."""
+"""The file of a latency table: its records as JSON lines, and whether they are of this model and device."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from netadapt_onnx.common.json_output import json_bytes
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.checked_values import Count, Ms, Number, Processors, Seconds, Sessions, Us, Width
 from netadapt_onnx.profilers.execution import Fingerprint, require_alike
-from netadapt_onnx.profilers.timing import Ratio
+from netadapt_onnx.profilers.statistics import Disturbance, Ratio, disturbance_of_sessions, mean_load
 
 SCHEMA = 1
-ANEW = "build it again with `profile`"
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Header(msgspec.Struct, frozen=True, tag_field="record", tag="header"):
-    """First line: what was measured, where, and the plan that a killed build goes on with."""
+    """The first line: what was measured, where, and the plan that a killed build goes on with."""
 
     schema: int
     tool: str
@@ -33,9 +32,14 @@ class Header(msgspec.Struct, frozen=True, tag_field="record", tag="header"):
 
 
 class Cell(msgspec.Struct, frozen=True, tag_field="record", tag="cell"):
-    """One kernel of one measured version: the layers it stands for, the main layer's shapes, microseconds.
+    """One kernel of one measured model.
 
-    `kernel`: its operator; which one runs depends on the widths. `us` is None where the provider shows no times.
+    Attributes:
+        model: the measured model's number.
+        layers: the layers that the kernel stands for.
+        shapes: the shapes of the main layer's tensors.
+        us: its microseconds; None where the provider shows no times of nodes.
+        kernel: its operator; which one runs depends on the widths.
     """
 
     model: Number
@@ -45,12 +49,22 @@ class Cell(msgspec.Struct, frozen=True, tag_field="record", tag="cell"):
     kernel: str = ""
 
 
-class Whole(msgspec.Struct, frozen=True, tag_field="record", tag="whole"):
-    """One measured version without profiling, in fresh sessions, and the uncut model in the same rounds (ms).
+class EndToEndTime(msgspec.Struct, frozen=True, tag_field="record", tag="whole"):
+    """One measured model without profiling, in fresh sessions, and the uncut model in the same rounds.
 
-    `reference_us`: the sum of the uncut model's kernels as profiled in these rounds. `interval`: width of the 95%
-    interval of a session's median relative to it; the widest session's. `reference_median_ms`: of the same sessions as
-    `reference_ms`. `others`: processors, of `cores`, that other processes kept busy meanwhile. Older tables lack these.
+    Tables of older versions lack the fields with defaults.
+
+    Attributes:
+        model: the measured model's number; 0 is the uncut model.
+        ms: milliseconds of each session's fastest runs.
+        reference_ms: those of the uncut model's sessions.
+        reference_us: the sum of the uncut model's kernels as profiled in these rounds.
+        rounds: how often every session ran.
+        seconds: what measuring took.
+        interval: the width of the 95% interval of a session's median relative to it; that of the widest session.
+        reference_median_ms: the medians of the same sessions as `reference_ms`.
+        others: how many processors, of `cores`, other processes kept busy meanwhile.
+        cores: how many processors the device has.
     """
 
     model: Number
@@ -65,23 +79,23 @@ class Whole(msgspec.Struct, frozen=True, tag_field="record", tag="whole"):
     cores: Count | None = None
 
     @property
-    def witness_ms(self) -> list[float]:
-        """What tells disturbance: the uncut model's sessions, as they were; of older tables as undisturbed."""
+    def reference_sessions_ms(self) -> list[float]:
+        """The uncut model's sessions, in which disturbance shows: their medians, of older tables their fastest runs."""
         return list(self.reference_median_ms or self.reference_ms)
 
     @property
-    def beside_ms(self) -> float:
-        """The reference's time in the same rounds."""
+    def mean_reference_ms(self) -> float:
+        """The uncut model's time in the same rounds."""
         return float(np.mean(self.reference_ms))
 
     @property
     def ratio(self) -> float:
-        """Time relative to the reference's in the same rounds."""
-        return float(np.mean(self.ms)) / self.beside_ms
+        """The time relative to the uncut model's in the same rounds."""
+        return float(np.mean(self.ms)) / self.mean_reference_ms
 
 
 class OriginalTime(msgspec.Struct, frozen=True):
-    """The uncut, normalised model timed in turn with the file that it was made of, as its owner runs that."""
+    """The uncut, normalised model timed in turn with the original file, which has this hash."""
 
     sha256: str
     ratio: Ratio
@@ -90,7 +104,7 @@ class OriginalTime(msgspec.Struct, frozen=True):
 class Reference(msgspec.Struct, frozen=True, tag_field="record", tag="reference"):
     """The uncut model's median and 95% interval over fresh sessions (ms); the last line of a complete table.
 
-    `as_given`: where a runtime makes something else of the file itself, what was measured of that.
+    `as_given`: the original file's time, where a runtime makes something else of that than of the normalised model.
     """
 
     median_ms: Ms
@@ -101,25 +115,29 @@ class Reference(msgspec.Struct, frozen=True, tag_field="record", tag="reference"
     as_given: OriginalTime | None = None
 
 
-Record = Header | Cell | Whole | Reference
+Record = Header | Cell | EndToEndTime | Reference
 # What every table begins with, a torn one too: only such a file is ever completed or cut.
 BEGINNING = b'{"record":"header",'
 _DECODER = msgspec.json.Decoder(Record)
 
 
 def encode(records: Sequence[Record]) -> bytes:
-    """Records as JSON lines."""
+    """Encode records as JSON lines."""
     return b"".join(json_bytes(record) + b"\n" for record in records)
 
 
 def read(path: Path) -> tuple[list[Record], int, bool]:
-    """Records, the size in bytes of their complete lines, and whether a cut-off last line was left out.
+    """Read the records of a table.
 
-    Raises NetadaptError naming the line that cannot be read, or for a file that does not begin as a table does.
+    Returns:
+        The records, the size in bytes of their complete lines, and whether a cut-off last line was left out.
+
+    Raises:
+        NetadaptError: the file does not begin as a table does, or a line, which is named, cannot be read.
     """
     data = path.read_bytes()
     if data and not data.startswith(BEGINNING):
-        raise _no_table(path)
+        raise _not_a_table(path)
     complete = data.rfind(b"\n") + 1
     records: list[Record] = []
     timed: set[int] = set()
@@ -137,15 +155,16 @@ def read(path: Path) -> tuple[list[Record], int, bool]:
 
 
 def _require_consistent(record: Record, number: int, timed: set[int], measured: set[int]) -> None:
-    """Raise ValueError for a line that cannot follow those before it; notes which versions have times, and which cells.
+    """Raise ValueError for a line that cannot follow those before it.
 
-    A version's line comes after its cells, and the times of kernels are compared with the uncut model's.
+    A model's line comes after its cells, and the times of kernels are compared with the uncut model's. `timed` and
+    `measured` are updated: the models whose cells have times, and those that have a line.
     """
     if isinstance(record, Header) != (number == 1):
         raise ValueError("a header, and only that, is the first line")
     if isinstance(record, Cell) and record.us is not None:
         timed.add(record.model)
-    if isinstance(record, Whole):
+    if isinstance(record, EndToEndTime):
         if record.model in measured:
             raise ValueError(f"model: {record.model} has a line already")
         if record.model in timed and not record.reference_us:
@@ -153,7 +172,7 @@ def _require_consistent(record: Record, number: int, timed: set[int], measured: 
         measured.add(record.model)
 
 
-def _no_table(path: Path) -> NetadaptError:
+def _not_a_table(path: Path) -> NetadaptError:
     hint = "build one with `profile`, at a path of its own"
     return NetadaptError(f"{path} is not a latency table", hint=hint, code="table")
 
@@ -161,7 +180,7 @@ def _no_table(path: Path) -> NetadaptError:
 def header_of_file(path: Path, records: Sequence[Record]) -> Header:
     """The first record of a table. Raises NetadaptError if it is none."""
     if not records or not isinstance(records[0], Header):
-        raise _no_table(path)
+        raise _not_a_table(path)
     return records[0]
 
 
@@ -182,3 +201,9 @@ def check(path: Path, header: Header, model_family: str, device: Fingerprint | N
     if device is not None:
         hint = "build one here with `profile`, or take this one all the same with --force"
         require_alike(header.device, device, f"{path} was measured on another device", hint)
+
+
+def build_disturbance(end_to_end: Sequence[EndToEndTime]) -> Disturbance:
+    """How disturbed the device was while these models were measured."""
+    times_ms = [time for record in end_to_end for time in record.reference_sessions_ms]
+    return disturbance_of_sessions(times_ms, *mean_load(end_to_end))

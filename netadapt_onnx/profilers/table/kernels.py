@@ -1,4 +1,4 @@
-"""Pools: units of one kind share their cells and one curve, and what cells near by leave of it."""
+"""Classes of kernels: units of one kind share their cells and one curve, and what cells near by leave of it."""
 
 from __future__ import annotations
 
@@ -7,97 +7,103 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from netadapt_onnx.profilers.table.kernel_fit import (
-    Bools,
-    Floats,
-    Ints,
-    Stairs,
-    Traits,
-    choose_block,
-    choose_stairs,
-    choose_traits,
-    fit_curve,
-)
+from netadapt_onnx.profilers.table.arrays import Bools, Floats, Ints
+from netadapt_onnx.profilers.table.kernel_fit import Traits, choose_block, choose_staircase, choose_traits, fit_curve
 from netadapt_onnx.profilers.table.residuals import Residuals, residuals
+from netadapt_onnx.profilers.table.staircase import Staircase
 from netadapt_onnx.profilers.units import Unit
 
-# Parts of the versions that take turns in being left out, to see how far a fit is off what it has not seen.
+# Parts of the measured models that take turns in being left out, to see how far a fit is off what it has not seen.
 FOLDS = 4
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A unit's cells: measured versions, the main layer's dimensions in each, and by kernel microseconds.
+    """A unit's cells.
 
-    NaN: the kernel did not run.
+    Attributes:
+        unit: the unit.
+        models: (n,) the number of the measured model that each cell is of.
+        dims: (n, d) the dimensions of the main layer's tensors in each.
+        us: by kernel, (n,) microseconds; NaN where the kernel did not run.
     """
 
     unit: Unit
-    versions: Sequence[int]
+    models: Sequence[int]
     dims: Sequence[Sequence[int]]
     us: Mapping[str, Floats]
 
 
 @dataclass(frozen=True)
 class KernelClass:
-    """Units of one kind. `columns`: which dimensions of the main layer are its widths.
+    """Units of one kind with the curve that predicts their time.
 
-    `left_out`: by version, what a fit without it says of its units together, and how far that is likely off, in us.
+    Attributes:
+        units: the units.
+        columns: which dimensions of the main layer are its widths.
+        fit: the curve and what it leaves of the cells.
+        out_of_fold: by measured model, the microseconds of its units together that a fit without that model predicts,
+            and how far those are likely off.
     """
 
     units: tuple[Unit, ...]
     columns: tuple[int, ...]
     fit: Residuals
-    left_out: Mapping[int, tuple[float, float]]
+    out_of_fold: Mapping[int, tuple[float, float]]
 
     def all_widths(self, shapes: Mapping[str, tuple[int, ...]]) -> Ints:
-        """(units, k): the units' widths in a version with these shapes."""
+        """(units, k): the units' widths in a model with these shapes."""
         dims = [[d for name in unit.tensors for d in shapes[name]] for unit in self.units]
         return np.array([[row[column] for column in self.columns] for row in dims], np.int64)
 
 
 @dataclass(frozen=True)
-class _Draft:
-    """A pool before its curve is fitted: its units' cells together."""
+class _ClassCells:
+    """The cells of a class of kernels before its curve is fitted: those of all its units together."""
 
     units: tuple[Unit, ...]
     columns: tuple[int, ...]
-    versions: Ints
+    models: Ints
     widths: Ints
     us: Mapping[str, Floats]
 
     @property
     def total_us(self) -> Floats:
-        """Of all kernels."""
+        """(n,) microseconds of all kernels."""
         total: Floats = np.nansum(list(self.us.values()), 0)
         return total
 
-    def fitted(self, rows: Bools, stairs: Stairs, traits: Mapping[str, Traits]) -> Residuals:
+    def fit(self, rows: Bools, staircase: Staircase, traits: Mapping[str, Traits]) -> Residuals:
         """The curve of some of the cells and what it leaves of them."""
         us = {kernel: times[rows] for kernel, times in self.us.items() if not np.isnan(times[rows]).all()}
-        return residuals(fit_curve(self.widths[rows], us, stairs, traits), self.widths[rows], self.total_us[rows])
+        curve = fit_curve(self.widths[rows], us, staircase, traits)
+        return residuals(curve, self.widths[rows], self.total_us[rows])
 
-    def left_out(self, stairs: Stairs, traits: Mapping[str, Traits], models: int) -> dict[int, tuple[float, float]]:
-        """By version, what the cells of other versions say of it: microseconds of all units, and their likely error."""
-        found: dict[int, tuple[float, float]] = {}
+    def out_of_fold(
+        self, staircase: Staircase, traits: Mapping[str, Traits], model_count: int
+    ) -> dict[int, tuple[float, float]]:
+        """By model, what the cells of other models predict: microseconds of all units, and their likely error."""
+        sums: dict[int, tuple[float, float]] = {}
         for fold in range(FOLDS):
-            out = self.versions % models % FOLDS == fold  # a version that was measured again goes with the first time
+            out = self.models % model_count % FOLDS == fold  # a model that was measured again goes with the first time
             if out.all() or not out.any():
                 continue
-            fitted, widths = self.fitted(~out, stairs, traits), self.widths[out]
-            rows = zip(
-                self.versions[out].tolist(), fitted(widths).tolist(), fitted.errors(widths).tolist(), strict=True
-            )
-            for version, one, error in rows:
-                before = found.get(version, (0.0, 0.0))
-                found[version] = (before[0] + one, before[1] + error)  # units of one kind are off alike
-        return found
+            fit, widths = self.fit(~out, staircase, traits), self.widths[out]
+            rows = zip(self.models[out].tolist(), fit(widths).tolist(), fit.errors(widths).tolist(), strict=True)
+            for model, us, error_us in rows:
+                sum_us, sum_error_us = sums.get(model, (0.0, 0.0))
+                sums[model] = (sum_us + us, sum_error_us + error_us)  # units of one kind are off alike
+        return sums
 
 
-def pooled(samples: Sequence[Sample], models: int) -> tuple[KernelClass, ...]:
-    """Pools of a table's cells, each with its curve; what is true of a kernel everywhere is told from all pools.
+def fit_kernel_classes(samples: Sequence[Sample], model_count: int) -> tuple[KernelClass, ...]:
+    """Sort a table's cells into classes and fit the curve of each.
 
-    Versions with the same number modulo `models` are one, measured more than once.
+    What is true of a kernel everywhere is chosen from the cells of all classes.
+
+    Args:
+        samples: the cells of every unit.
+        model_count: models whose numbers are equal modulo this are one, measured more than once.
     """
     by_kind: dict[tuple[object, ...], list[Sample]] = {}
     for sample in samples:
@@ -105,35 +111,35 @@ def pooled(samples: Sequence[Sample], models: int) -> tuple[KernelClass, ...]:
         varies = (rows != rows[0]).any(0)
         fixed = tuple(None if v else int(d) for v, d in zip(varies, rows[0], strict=True))
         by_kind.setdefault((sample.unit.kind, fixed), []).append(sample)
-    drafts = [_draft(members) for members in by_kind.values()]
-    stairs = choose_stairs([(d.widths, d.us) for d in drafts])
+    classes = [_class_cells(members) for members in by_kind.values()]
+    staircase = choose_staircase([(c.widths, c.us) for c in classes])
     traits: dict[tuple[str, int], Traits] = {}
-    for kernel in dict.fromkeys(kernel for d in drafts for kernel in d.us):
-        cells = [(d.widths, d.us[kernel]) for d in drafts if kernel in d.us]
-        block = choose_block(cells, stairs)
+    for kernel in dict.fromkeys(kernel for c in classes for kernel in c.us):
+        cells = [(c.widths, c.us[kernel]) for c in classes if kernel in c.us]
+        block = choose_block(cells, staircase)
         for count in {widths.shape[1] for widths, _ in cells}:
             alike = [(widths, us) for widths, us in cells if widths.shape[1] == count]
-            traits[kernel, count] = choose_traits(alike, stairs, block)
-    pools = []
-    for d in drafts:
-        own = {kernel: traits[kernel, d.widths.shape[1]] for kernel in d.us}
-        fit = d.fitted(np.ones(len(d.widths), bool), stairs, own)
-        pools.append(KernelClass(d.units, d.columns, fit, d.left_out(stairs, own, models)))
-    return tuple(pools)
+            traits[kernel, count] = choose_traits(alike, staircase, block)
+    kernel_classes = []
+    for c in classes:
+        own = {kernel: traits[kernel, c.widths.shape[1]] for kernel in c.us}
+        fit = c.fit(np.ones(len(c.widths), bool), staircase, own)
+        kernel_classes.append(KernelClass(c.units, c.columns, fit, c.out_of_fold(staircase, own, model_count)))
+    return tuple(kernel_classes)
 
 
-def _draft(members: Sequence[Sample]) -> _Draft:
+def _class_cells(members: Sequence[Sample]) -> _ClassCells:
     rows = np.concatenate([np.array(sample.dims, np.int64) for sample in members])
-    versions = np.concatenate([np.array(sample.versions, np.int64) for sample in members])
-    columns = _distinct(rows)
+    models = np.concatenate([np.array(sample.models, np.int64) for sample in members])
+    columns = _distinct_columns(rows)
     kernels = dict.fromkeys(kernel for sample in members for kernel in sample.us)
     us = {k: np.concatenate([s.us.get(k, np.full(len(s.dims), np.nan)) for s in members]) for k in kernels}
-    return _Draft(tuple(sample.unit for sample in members), tuple(columns), versions, rows[:, columns], us)
+    return _ClassCells(tuple(sample.unit for sample in members), tuple(columns), models, rows[:, columns], us)
 
 
-def _distinct(rows: Ints) -> list[int]:
-    """Columns that vary, each once."""
-    seen: dict[bytes, int] = {}
+def _distinct_columns(rows: Ints) -> list[int]:
+    """The columns that vary, each once."""
+    first_column: dict[bytes, int] = {}
     for column in np.flatnonzero((rows != rows[0]).any(0)):
-        seen.setdefault(rows[:, column].tobytes(), int(column))
-    return list(seen.values())
+        first_column.setdefault(rows[:, column].tobytes(), int(column))
+    return list(first_column.values())

@@ -1,8 +1,9 @@
-"""Several tables of one model and one device made into one: the median of each cell; runs that disagree are named."""
+"""Merges tables of one model and one device: each cell becomes the median of theirs, and outlying runs are named."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -10,14 +11,34 @@ import numpy as np
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.execution import differences
-from netadapt_onnx.profilers.statistics import crowd
-from netadapt_onnx.profilers.table.predict import BEGINNING, Cell, Header, OriginalTime, Record, Reference, Whole, read
-from netadapt_onnx.profilers.timing import pooled, timing
+from netadapt_onnx.profilers.statistics import mean_load, pool_ratios, timing_of_sessions
+from netadapt_onnx.profilers.table.file import (
+    BEGINNING,
+    Cell,
+    EndToEndTime,
+    Header,
+    OriginalTime,
+    Record,
+    Reference,
+    read,
+)
 
-# A run is an outlier if its versions are off the median run by so many times what the others are, and by this much.
+# A run is an outlier if its models are off the median run by so many times what the others are, and by this much.
 TIMES, LEAST = 3.0, 0.02
 
-Key = tuple[int, tuple[str, ...], str, int]
+# The model's number, the layers, the kernel, and which of several such kernels.
+CellKey = tuple[int, tuple[str, ...], str, int]
+TimeByModel = Mapping[int, EndToEndTime]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A complete table of one run. `cells` all have times."""
+
+    header: Header
+    cells: Mapping[CellKey, Cell]
+    end_to_end: Sequence[EndToEndTime]
+    reference: Reference
 
 
 def is_table(path: Path) -> bool:
@@ -28,107 +49,118 @@ def is_table(path: Path) -> bool:
         return file.read(len(BEGINNING)) == BEGINNING
 
 
-def merged_tables(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
-    """The records of one table of all runs, and what to know of them.
+def merge_tables(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
+    """Merge the tables of several runs into one; cells are compared at the speed that the uncut model had meanwhile.
 
-    Cells are compared at the speed that the uncut model had beside them. Raises NetadaptError, naming what differs, for
-    tables of different models, devices or plans, and for one that is not complete.
+    Returns:
+        The records of the table, and what users should know of the runs.
+
+    Raises:
+        NetadaptError: a table is not complete, or they are of different models, devices or plans, which is named.
     """
-    runs = [_complete(path) for path in paths]
-    header = runs[0][0]
-    for path, (other, *_) in zip(paths[1:], runs[1:], strict=True):
-        ours, theirs = ({**msgspec.structs.asdict(h), **h.device} for h in (header, other))
-        unlike = [line for line in differences(ours, theirs) if not line.startswith(("device:", "tool:"))]
+    runs = [_read_run(path) for path in paths]
+    header = runs[0].header
+    for path, other in zip(paths[1:], runs[1:], strict=True):
+        unlike = differences(*({**msgspec.structs.asdict(h), **h.device} for h in (header, other.header)))
+        unlike = [line for line in unlike if not line.startswith(("device:", "tool:"))]
         if unlike:
             raise NetadaptError(
                 f"{path} cannot be merged with {paths[0]}: {'; '.join(unlike)}",
                 hint="merge tables of one model, device and plan",
                 code="other-table",
             )
-    wholes = [{w.model: w for w in _at_one_speed(whole, runs[0][2])} for _, _, whole, _ in runs]
-    cells: dict[Key, list[tuple[Cell, float]]] = {}
-    for (_, keyed, _, _), whole in zip(runs, wholes, strict=True):
-        for key, cell in keyed.items():
-            if key[0] in whole and cell.us is not None:
-                cells.setdefault(key, []).append((cell, cell.us / whole[key[0]].reference_us))
+    times = [{t.model: t for t in _at_speed_of(run.end_to_end, runs[0].end_to_end)} for run in runs]
+    cells = _cell_shares(runs, times)
     records: list[Record] = [header]
-    for model in sorted(set().union(*wholes)):
-        found = [whole[model] for whole in wholes if model in whole]
-        speed = float(np.median([w.reference_us for w in found]))
+    for model in sorted(set().union(*times)):
+        repeats = [time_by_model[model] for time_by_model in times if model in time_by_model]
+        speed_us = float(np.median([repeat.reference_us for repeat in repeats]))
         for key in [key for key in cells if key[0] == model]:
-            alike = cells[key]
-            us = round(float(np.median([share for _, share in alike])) * speed, 3)
-            records.append(msgspec.structs.replace(alike[0][0], us=us))
-        records.append(_joined(found, speed))
-    references = [reference for *_, reference in runs]
-    whole_ms = timing([reference.median_ms for reference in references])
-    records.append(
-        Reference(
-            whole_ms.median_ms,
-            (min(r.ci95[0] for r in references), max(r.ci95[1] for r in references)),
-            sum(r.sessions for r in references),
-            "; ".join(dict.fromkeys(r.stopped for r in references)),
-            sum(r.seconds for r in references),
-            _own_time(references),
-        )
+            us = round(float(np.median([share for _, share in cells[key]])) * speed_us, 3)
+            records.append(msgspec.structs.replace(cells[key][0][0], us=us))
+        records.append(_join_times(repeats, speed_us))
+    records.append(_join_references([run.reference for run in runs]))
+    return records, _outliers(paths, times)
+
+
+def _cell_shares(runs: Sequence[_Run], times: Sequence[TimeByModel]) -> dict[CellKey, list[tuple[Cell, float]]]:
+    """Each cell of all runs, and its time relative to the uncut model's kernels in the same rounds."""
+    cells: dict[CellKey, list[tuple[Cell, float]]] = {}
+    for run, time_by_model in zip(runs, times, strict=True):
+        for key, cell in run.cells.items():
+            if key[0] in time_by_model and cell.us is not None:
+                cells.setdefault(key, []).append((cell, cell.us / time_by_model[key[0]].reference_us))
+    return cells
+
+
+def _join_references(references: Sequence[Reference]) -> Reference:
+    """The uncut model's time of all runs: the median of theirs, between the lowest and the highest of their ends."""
+    return Reference(
+        timing_of_sessions([reference.median_ms for reference in references]).median_ms,
+        (min(r.ci95[0] for r in references), max(r.ci95[1] for r in references)),
+        sum(r.sessions for r in references),
+        "; ".join(dict.fromkeys(r.stopped for r in references)),
+        sum(r.seconds for r in references),
+        _join_original_times(references),
     )
-    return records, _outliers(paths, wholes)
 
 
-def _own_time(references: Sequence[Reference]) -> OriginalTime | None:
-    """Those of one file, that of the first table that knows one, together."""
-    known = [reference.as_given for reference in references if reference.as_given is not None]
-    alike = [own.ratio for own in known if own.sha256 == known[0].sha256]
-    return OriginalTime(known[0].sha256, pooled(alike)) if known else None
+def _join_original_times(references: Sequence[Reference]) -> OriginalTime | None:
+    """The times of one original file together: of that which the first table knows that knows any."""
+    originals = [reference.as_given for reference in references if reference.as_given is not None]
+    alike = [original.ratio for original in originals if original.sha256 == originals[0].sha256]
+    return OriginalTime(originals[0].sha256, pool_ratios(alike)) if originals else None
 
 
-def _complete(path: Path) -> tuple[Header, dict[Key, Cell], list[Whole], Reference]:
+def _read_run(path: Path) -> _Run:
     records, _, _ = read(path)
     references = [r for r in records if isinstance(r, Reference)]
     header = records[0] if records else None
     if not isinstance(header, Header) or not references:
         raise NetadaptError(f"{path} is not complete", hint="run `profile` again: it goes on", code="table")
-    keyed: dict[Key, Cell] = {}
+    cells: dict[CellKey, Cell] = {}
     for cell in records:
         if not isinstance(cell, Cell):
             continue
         if cell.us is None:
             raise NetadaptError(f"{path} has no times of kernels to merge", hint="build one longer", code="table")
         key = (cell.model, tuple(cell.layers), cell.kernel, 0)
-        while key in keyed:
+        while key in cells:
             key = (*key[:3], key[3] + 1)
-        keyed[key] = cell
-    return header, keyed, [r for r in records if isinstance(r, Whole)], references[-1]
+        cells[key] = cell
+    return _Run(header, cells, [r for r in records if isinstance(r, EndToEndTime)], references[-1])
 
 
-def _at_one_speed(wholes: Sequence[Whole], others: Sequence[Whole]) -> list[Whole]:
-    """A run's versions, the uncut model beside them as if it had run at another run's speed: its spread is its own."""
-    own, theirs = (float(np.median([t for w in run for t in w.witness_ms])) for run in (wholes, others))
-    scaled = {w.model: [t * theirs / own for t in w.witness_ms] for w in wholes}
-    return [msgspec.structs.replace(w, reference_median_ms=scaled[w.model]) for w in wholes]
+def _at_speed_of(times: Sequence[EndToEndTime], others: Sequence[EndToEndTime]) -> list[EndToEndTime]:
+    """A run's models, with the uncut model's sessions as if it had run at another run's speed: their spread stays."""
+    own, target = (
+        float(np.median([t for record in run for t in record.reference_sessions_ms])) for run in (times, others)
+    )
+    scaled = {record.model: [t * target / own for t in record.reference_sessions_ms] for record in times}
+    return [msgspec.structs.replace(record, reference_median_ms=scaled[record.model]) for record in times]
 
 
-def _joined(found: Sequence[Whole], reference_us: float) -> Whole:
-    """One version's sessions of all runs together."""
-    return Whole(
-        found[0].model,
-        [ms for w in found for ms in w.ms],
-        [ms for w in found for ms in w.reference_ms],
+def _join_times(repeats: Sequence[EndToEndTime], reference_us: float) -> EndToEndTime:
+    """One model's sessions of all runs together."""
+    return EndToEndTime(
+        repeats[0].model,
+        [ms for r in repeats for ms in r.ms],
+        [ms for r in repeats for ms in r.reference_ms],
         reference_us,
-        sum(w.rounds for w in found),
-        sum(w.seconds for w in found),
-        max(w.interval for w in found),
-        [ms for w in found for ms in w.reference_median_ms],
-        *crowd(found),
+        sum(r.rounds for r in repeats),
+        sum(r.seconds for r in repeats),
+        max(r.interval for r in repeats),
+        [ms for r in repeats for ms in r.reference_median_ms],
+        *mean_load(repeats),
     )
 
 
-def _outliers(paths: Sequence[Path], wholes: Sequence[Mapping[int, Whole]]) -> list[str]:
-    """A line for every run whose versions are off the median run; two runs cannot tell which is wrong."""
-    common = sorted(set.intersection(*(set(whole) for whole in wholes)))
-    if len(wholes) < 3 or not common:
+def _outliers(paths: Sequence[Path], times: Sequence[TimeByModel]) -> list[str]:
+    """A line for every run whose models are off the median run; of two runs either may be wrong."""
+    common = sorted(set.intersection(*(set(time_by_model) for time_by_model in times)))
+    if len(times) < 3 or not common:
         return []
-    ratios = np.array([[whole[model].ratio for model in common] for whole in wholes])
+    ratios = np.array([[time_by_model[model].ratio for model in common] for time_by_model in times])
     off = np.median(np.abs(ratios / np.median(ratios, 0) - 1), 1)
     notes = []
     for i, path in enumerate(paths):

@@ -1,96 +1,58 @@
-"""The channel counts worth proposing: the best point of each step of the latency staircase, by a table."""
+"""The staircase that latency follows over widths.
+
+Latency is flat in steps of the kernels' channel block, and widths that miss an alignment run another, slower kernel.
+Both numbers differ between CPUs; they are chosen from a table's cells (`kernel_fit.py`) and not assumed.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
 
-from netadapt_onnx.profilers.table.kernel_fit import Floats, Stairs
-from netadapt_onnx.surgery.criteria.weights import select
-from netadapt_onnx.surgery.groups import Group
-from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.profilers.table.arrays import Floats, Ints
 
-Shapes = Mapping[str, tuple[int, ...]]
-# A step ends where the next channels cost at least this share of what channels cost on average over the group.
-RISE = 0.5
-# Predictions that differ by less than this share are equal: the fit is not better than that.
-EQUAL = 1e-3
+# Kernels compute up to this many blocks of output channels in one pass over the input.
+PASS = 4
+# Every bit of a class of widths.
+ALL_BITS = -1
 
 
-class Predicting(Protocol):
-    """What a table says of a version of its model."""
+@dataclass(frozen=True)
+class Staircase:
+    """Channels per `block`, and the `alignment` that a width must have to run the fast kernel."""
 
-    @property
-    def stairs(self) -> Stairs:
-        """The device's channel block and alignment."""
+    block: int
+    alignment: int
 
-    def predict_units(self, shapes: Shapes) -> Mapping[str, float]:
-        """Microseconds by unit."""
+    def features(self, widths: Ints) -> Floats:
+        """(n, k) widths -> (n, f) terms that a unit's time is a non-negative sum of."""
+        w = widths.astype(np.float64)
+        b = np.ceil(w / self.block)
+        one = np.ones(len(w))
+        if w.shape[1] == 0:
+            return one[:, None]
+        if w.shape[1] == 1:
+            x, y = w[:, 0], b[:, 0]
+            q = np.ceil(y / PASS)
+            return np.stack([one, x, y, q, x * y, y * y, x * q, y * q], 1)
+        if w.shape[1] == 2:
+            x, X, y = w[:, 0], b[:, 0], b[:, 1]
+            q = np.ceil(y / PASS)
+            return np.stack([one, x, X, y, q, x * y, X * y, x * q, X * q], 1)
+        last = w[:, -2] * b[:, -1]
+        return np.concatenate([one[:, None], w, b, last[:, None]], 1)
 
+    def width_classes(self, widths: Ints, discriminating_bits: int = ALL_BITS) -> Ints:
+        """(n, k) widths -> (n,) the number of each row's class; class 0 is that of regular widths.
 
-def best_counts(
-    table: Predicting, trace: Trace, group: str, widths: Mapping[str, int] | None = None
-) -> tuple[int, ...]:
-    """Channel counts of `group`, descending from its present one, at which nothing is wasted.
+        Two bits per width tell classes apart: whether it is narrower than a block, and whether it is not aligned.
+        `discriminating_bits` are those of these 2k bits that make a difference.
+        """
+        kinds = 2 * (widths % self.alignment != 0) + (widths < self.block)
+        code: Ints = (kinds * 4 ** np.arange(widths.shape[1])).sum(1)
+        return code & discriminating_bits
 
-    `widths` are the present counts of all groups (default: the model's own). A count is left out if more channels are
-    predicted to cost no more, or if the next larger ones are on the same step: nearly as fast. Multiples of the group's
-    structural step and of the table's alignment only. Raises NetadaptError for an unknown group.
-    """
-    found = trace.group(group)
-    present = dict(widths or {})
-    counts = _candidates(found, present.get(group, found.channels), table.stairs.alignment)
-    times = np.array([sum(table.predict_units(shapes).values()) for shapes in _shapes(trace, found, present, counts)])
-    return tuple(counts[i] for i in best_points(counts, times))
-
-
-def best_points(counts: Sequence[int], times: Floats) -> list[int]:
-    """Indices of the best point of each step of a staircase; `counts` descend, the first is always kept.
-
-    A point is kept if no larger count is as fast, and if the way to the next larger such count rises at least half as
-    steeply as the staircase does on the whole: else both lie on one step, and the larger is its best point.
-    """
-    frontier: list[int] = []
-    for i, time in enumerate(times.tolist()):
-        if not frontier or time < times[frontier[-1]] * (1 - EQUAL):
-            frontier.append(i)
-    last = frontier[-1]
-    slope = float(times[0] - times[last]) / max(1, counts[0] - counts[last])
-    kept = frontier[:1]
-    for above, i in pairwise(frontier):
-        if float(times[above] - times[i]) >= RISE * slope * (counts[above] - counts[i]):
-            kept.append(i)
-    return kept
-
-
-def _candidates(group: Group, present: int, alignment: int) -> list[int]:
-    fine = math.lcm(group.step, alignment)
-    lowest = max(group.floor, fine)
-    return [present, *(n for n in range((present - 1) // fine * fine, lowest - 1, -fine))]
-
-
-def _shapes(trace: Trace, group: Group, present: Mapping[str, int], counts: Sequence[int]) -> list[Shapes]:
-    """Shapes of all tensors at each of the group's counts.
-
-    Every dimension grows by a fixed amount per channel of one group, so two counts tell the others; a third proves it.
-    """
-
-    def exact(count: int) -> Shapes:
-        return trace.resized_shapes(select(trace, {**present, group.name: count}, "first"))
-
-    if len(counts) < 4:
-        return [exact(count) for count in counts]
-    first, last, middle = counts[0], counts[-1], counts[len(counts) // 2]
-    high, low, proof = exact(first), exact(last), exact(middle)
-    changing = [name for name in high if high[name] != low[name]]
-    if any(_between(high[n], low[n], first, last, middle) != proof[n] for n in changing):
-        return [exact(count) for count in counts]
-    return [{**high, **{n: _between(high[n], low[n], first, last, count) for n in changing}} for count in counts]
-
-
-def _between(high: tuple[int, ...], low: tuple[int, ...], first: int, last: int, count: int) -> tuple[int, ...]:
-    return tuple(b + (a - b) * (count - last) // (first - last) for a, b in zip(high, low, strict=True))
+    def aligned(self, widths: Ints) -> Ints:
+        """Widths raised to the next multiple of the alignment."""
+        return -(-widths // self.alignment) * self.alignment

@@ -12,7 +12,8 @@ from netadapt_onnx.common.progress import stage
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.execution import Execution
-from netadapt_onnx.profilers.timing import Ratio, of_pairs, ratio
+from netadapt_onnx.profilers.statistics import Ratio, ratio_of_pairs
+from netadapt_onnx.profilers.timing import TimingPlan, ratio
 from netadapt_onnx.search.run_directory.run import Run
 
 # An accepted model is measured briefly; the one that is to meet the budget until its interval is narrow.
@@ -58,8 +59,7 @@ class DeviceComparison:
             reference,
             self.inputs,
             self.execution,
-            sessions=sessions,
-            time_cap_s=min(seconds, max(BRIEF_S, self.run.left_s())),
+            TimingPlan(sessions=sessions, time_cap_s=min(seconds, max(BRIEF_S, self.run.left_s()))),
             device=self.device,
         )
 
@@ -79,4 +79,4 @@ class FunctionComparison:
             pairs.append((self.value(proto), self.value(reference)))
             if effort == "brief" and pairs[-1:] == pairs[-2:-1]:
                 break
-        return of_pairs([float(model) for model, _ in pairs], [float(other) for _, other in pairs])
+        return ratio_of_pairs([float(model) for model, _ in pairs], [float(other) for _, other in pairs])

@@ -10,7 +10,7 @@ import onnx
 
 from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.estimate import Estimate, Verdict
-from netadapt_onnx.profilers.timing import Ratio
+from netadapt_onnx.profilers.statistics import Ratio
 from netadapt_onnx.search.budget_check.comparison import Comparison, Effort
 from netadapt_onnx.search.budget_check.measurement import latency_of
 from netadapt_onnx.search.budget_check.measurement_journal import MeasurementJournal, Stage

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from netadapt_onnx.profilers.estimate import Estimate, estimate, reference_fastest_ms
-from netadapt_onnx.profilers.timing import Ratio
+from netadapt_onnx.profilers.estimate import Estimate, estimate
+from netadapt_onnx.profilers.statistics import Ratio, reference_fastest_ms
 from netadapt_onnx.search.result import Latency
 
 

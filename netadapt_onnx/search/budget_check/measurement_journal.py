@@ -11,8 +11,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.profilers.estimate import Estimate
-from netadapt_onnx.profilers.statistics import Disturbance
-from netadapt_onnx.profilers.timing import Ratio, pooled
+from netadapt_onnx.profilers.statistics import Disturbance, Ratio, pool_ratios
 from netadapt_onnx.search.budget_check.comparison import Comparison
 from netadapt_onnx.search.budget_check.measurement import Measurement, with_usual
 from netadapt_onnx.search.result import UNDECIDED
@@ -143,7 +142,7 @@ class MeasurementJournal:
         quiet = [one for one in measurements if one.estimate(relative=self._relative).quiet]
         if not quiet:
             return min(measurements, key=self._disturbance)
-        return quiet[0] if len(quiet) == 1 else with_usual(pooled(quiet), usual_ms)
+        return quiet[0] if len(quiet) == 1 else with_usual(pool_ratios(quiet), usual_ms)
 
     def _disturbance(self, measurement: Measurement) -> tuple[bool, float]:
         estimate = measurement.estimate(relative=self._relative)

@@ -10,8 +10,8 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.original_file import AsGiven, stands_in
+from netadapt_onnx.profilers.statistics import Ratio
 from netadapt_onnx.profilers.table.predict import Table
-from netadapt_onnx.profilers.timing import Ratio
 from netadapt_onnx.search.run_directory.run import Run
 
 Measure = Callable[[onnx.ModelProto, onnx.ModelProto], Ratio]
@@ -86,7 +86,7 @@ class RecordedNormalisation:
     def __init__(self, table: object, file: AsGiven | None, normalised: onnx.ModelProto) -> None:
         """Look the file up in a table."""
         self.reference = normalised
-        recorded = table.normalising(file.sha256) if isinstance(table, Table) and file is not None else None
+        recorded = table.original_ratio(file.sha256) if isinstance(table, Table) and file is not None else None
         self.ratio = recorded if recorded is not None and recorded.differs else None
         missing = file is not None and file.proto is not None and recorded is None
         self.note = "the table knows the normalised form of the file, not the file itself" if missing else ""

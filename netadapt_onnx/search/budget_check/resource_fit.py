@@ -14,11 +14,11 @@ import numpy as np
 
 from netadapt_onnx.common.progress import counting
 from netadapt_onnx.graph.cost import CostModel
-from netadapt_onnx.profilers.random_widths import random_versions
-from netadapt_onnx.profilers.table.kernel_fit import robust_nonnegative
-from netadapt_onnx.profilers.timing import Timing
+from netadapt_onnx.profilers.random_widths import random_widths
+from netadapt_onnx.profilers.statistics import Timing
+from netadapt_onnx.profilers.table.nonnegative_fit import robust_nonnegative
 from netadapt_onnx.search.budget_check.comparison import Value
-from netadapt_onnx.surgery import Trace
+from netadapt_onnx.surgery.trace import Trace
 
 Once = Callable[[str, Callable[[], Any]], Any]
 VERSIONS = 16
@@ -63,7 +63,7 @@ def fitted(original: Trace, resource: str, value: Value, seed: int, once: Once) 
         seed: The seed of the random widths.
         once: Remembers each value by its key, so that a killed run goes on.
     """
-    draw, count = random_versions(original), CostModel(original.flat.proto)
+    draw, count = random_widths(original), CostModel(original.flat.proto)
     rows, values = [], []
     for number in counting(f"measuring {resource} of versions", range(VERSIONS + 1)):
         if number:

@@ -20,9 +20,9 @@ from netadapt_onnx.profilers.device import write_model
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.energy import Meter, energy_mj, meter
 from netadapt_onnx.profilers.execution import Execution, execution_record
-from netadapt_onnx.profilers.int8_kernels import made_for
+from netadapt_onnx.profilers.int8_kernels import choose_quantisation
 from netadapt_onnx.search.budget_check.comparison import Value
-from netadapt_onnx.surgery import Trace
+from netadapt_onnx.surgery.trace import Trace
 
 PROGRAM_S = 600.0
 
@@ -80,7 +80,7 @@ def energy(specs: Specs, execution: Execution) -> Value:
         NetadaptError: This machine has no counter of energy (code `unmeasurable`).
     """
     counter: Meter = meter(execution.ep)
-    execution = made_for(execution, [LocalDevice()])
+    execution = choose_quantisation(execution, [LocalDevice()])
     inputs = random_inputs(specs)
 
     def value(proto: onnx.ModelProto) -> float:

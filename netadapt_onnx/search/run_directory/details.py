@@ -11,8 +11,8 @@ from netadapt_onnx.common.json_output import UNREADABLE, write_json
 from netadapt_onnx.graph.cost import LayerCost, cost
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.search.predictor import ByLayer
-from netadapt_onnx.surgery import Trace
 from netadapt_onnx.surgery.flatten_subgraphs import flatten
+from netadapt_onnx.surgery.trace import Trace
 
 DETAILS_FILE = "layers.json"
 

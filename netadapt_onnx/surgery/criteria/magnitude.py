@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from netadapt_onnx.surgery.labels import Layer
+from netadapt_onnx.surgery.records import Layer
 from netadapt_onnx.surgery.rules.quantised import BY_DIRECTION
 from netadapt_onnx.surgery.trace import Trace
 
@@ -63,11 +63,11 @@ def _quantisation(trace: Trace, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     for node in trace.readers.get(layer.weight, []):
         if node.op_type not in QUANTISED:
             continue
-        found = []
-        for slot, otherwise in zip(QUANTISED[node.op_type], (1.0, 0.0), strict=True):
-            given = slot is not None and slot < len(node.input) and trace.labels.is_constant(node.input[slot])
-            value = trace.labels.value(node.input[slot]) if given and slot is not None else np.array([otherwise])
+        scale_and_zero = []
+        for slot, default in zip(QUANTISED[node.op_type], (1.0, 0.0), strict=True):
+            name = node.input[slot] if slot is not None and slot < len(node.input) else ""
+            value = trace.labels.value(name) if trace.labels.is_constant(name) else np.array([default])
             rows = (len(value), -1) if node.op_type in BY_DIRECTION else (-1,)
-            found.append(value.astype(np.float64).reshape(rows))
-        return found[0], found[1]
+            scale_and_zero.append(value.astype(np.float64).reshape(rows))
+        return scale_and_zero[0], scale_and_zero[1]
     return np.ones(1), np.zeros(1)

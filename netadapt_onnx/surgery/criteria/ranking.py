@@ -8,27 +8,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from netadapt_onnx.surgery.criteria.weights import Criterion, class_totals, importance
+from netadapt_onnx.surgery.criteria.scores import Criterion
+from netadapt_onnx.surgery.criteria.selection import class_totals, importance
 from netadapt_onnx.surgery.trace import Trace
 
 
 @dataclass(frozen=True)
 class Block:
-    """Channels of one group that a count gives up together: the group goes down to `left` channels."""
+    """Channels of one group that go together: the group goes down to `remaining` channels.
+
+    `channels` says how many go, `importance` is their mean.
+    """
 
     group: str
-    left: int
+    remaining: int
     channels: int
     importance: float
 
 
-def removal_order(trace: Trace, by: str | Criterion = "l2", step: int | None = None) -> list[Block]:
+def removal_order(trace: Trace, criterion: str | Criterion = "l2", step: int | None = None) -> list[Block]:
     """All blocks that can go, in the order in which they go: least mean importance first.
 
-    Importances are divided by their mean over the group. A group's blocks leave multiples of `step` (default:
-    its structural step) and at least its floor, and follow one another.
+    Importances are divided by their mean over the group. A group's blocks follow one another down to its floor.
+
+    Args:
+        trace: The model.
+        criterion: A criterion, or the name of one.
+        step: The group keeps multiples of it; its structural step alone where it is None.
     """
-    scores = importance(trace, by, normalised=True)
+    scores = importance(trace, criterion, normalised=True)
     blocks: list[Block] = []
     for group in trace.prunable:
         totals = class_totals(trace, group, scores[group.name])
@@ -36,10 +44,10 @@ def removal_order(trace: Trace, by: str | Criterion = "l2", step: int | None = N
         multiple = math.lcm(step or 1, group.step)
         counts = [n for n in range(0, group.channels, multiple) if n >= group.floor]
         before = group.channels
-        for left in reversed(counts):
-            given_up = ascending[group.channels - before : group.channels - left]
-            blocks.append(Block(group.name, left, before - left, float(given_up.mean())))
-            before = left
+        for remaining in reversed(counts):
+            gone = ascending[group.channels - before : group.channels - remaining]
+            blocks.append(Block(group.name, remaining, before - remaining, float(gone.mean())))
+            before = remaining
     return sorted(blocks, key=lambda block: block.importance)
 
 
@@ -47,7 +55,7 @@ def counts_after(trace: Trace, blocks: Sequence[Block]) -> dict[str, int]:
     """The channel count of every prunable group once these blocks, a start of the removal order, are gone."""
     counts = {group.name: group.channels for group in trace.prunable}
     for block in blocks:
-        counts[block.group] = min(counts[block.group], block.left)
+        counts[block.group] = min(counts[block.group], block.remaining)
     return counts
 
 

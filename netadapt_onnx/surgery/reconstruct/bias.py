@@ -1,4 +1,4 @@
-"""Where a layer's intercept can go without a new operator.
+"""Where the bias of a solved layer can go without a new operator.
 
 The layer is looked up by the tensor that it puts out: the model that is solved has other nodes than the one that was
 traced (subgraphs are laid out flat there, a cut may add some), so that numbers of nodes are not the same.
@@ -19,9 +19,13 @@ from netadapt_onnx.surgery.reconstruct.layers import Linear
 
 @dataclass(frozen=True)
 class BiasTarget:
-    """`kind`: 'bias' (replace initializer `name`), 'mean' (subtract from a BatchNorm's), 'add' (add to it), 'new'.
+    """Where a layer's bias is written.
 
-    With 'new' the node that computes tensor `output` gets `name` as a bias of its own.
+    Attributes:
+        kind: 'bias': it replaces the initializer `name`. 'mean': it is subtracted from a BatchNorm's. 'add': it is
+            added to the constant of an Add. 'new': the layer gets `name` as a bias of its own.
+        output: The tensor that the layer puts out.
+        name: The initializer.
     """
 
     kind: str
@@ -29,8 +33,8 @@ class BiasTarget:
     name: str
 
 
-def sink(model: onnx.ModelProto, layer: Linear) -> BiasTarget | None:
-    """The place for the layer's intercept; None if there is none (a MatMul followed by no constant vector)."""
+def bias_target(model: onnx.ModelProto, layer: Linear) -> BiasTarget | None:
+    """Where the layer's bias can go; None if nowhere (a MatMul followed by no constant vector)."""
     node = _producer(model, layer.output)
     initializers = {t.name: t for t in model.graph.initializer}
     if len(node.input) > 2 and node.input[2]:
@@ -62,19 +66,19 @@ def _readers(model: onnx.ModelProto, name: str) -> int:
     return sum(reads(node).count(name) for node in model.graph.node)
 
 
-def add_intercept(model: onnx.ModelProto, place: BiasTarget, intercept: np.ndarray) -> None:
-    """Write the intercept (channels,), which replaces whatever bias the layer had."""
-    if place.kind == "new":
-        node = _producer(model, place.output)
+def set_bias(model: onnx.ModelProto, target: BiasTarget, bias: np.ndarray) -> None:
+    """Write the bias (channels,), which replaces whatever bias the layer had, in place."""
+    if target.kind == "new":
+        node = _producer(model, target.output)
         weight = next(t for t in model.graph.initializer if t.name == node.input[1])
         dtype = numpy_helper.to_array(weight).dtype
-        model.graph.initializer.append(numpy_helper.from_array(intercept.astype(dtype), place.name))
+        model.graph.initializer.append(numpy_helper.from_array(bias.astype(dtype), target.name))
         del node.input[2:]
-        node.input.append(place.name)
+        node.input.append(target.name)
         return
-    tensor = next(t for t in model.graph.initializer if t.name == place.name)
+    tensor = next(t for t in model.graph.initializer if t.name == target.name)
     old = numpy_helper.to_array(tensor)
     # BatchNorm subtracts its mean; the layer in front of it has no bias of its own. An Add's constant is no part of
-    # the layer's own output either, so the intercept comes on top of both.
-    new = {"bias": intercept, "mean": old - intercept, "add": old + intercept}[place.kind]
-    tensor.CopyFrom(numpy_helper.from_array(new.astype(old.dtype), place.name))
+    # the layer's own output either, so the new bias comes on top of both.
+    new = {"bias": bias, "mean": old - bias, "add": old + bias}[target.kind]
+    tensor.CopyFrom(numpy_helper.from_array(new.astype(old.dtype), target.name))

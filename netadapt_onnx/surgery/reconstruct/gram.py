@@ -1,4 +1,4 @@
-"""Second moments of layers' inputs against what the original model put out there, for least squares.
+"""Gram matrices of layers' inputs, and of these against what the original model put out there, for least squares.
 
 Layers are seen at sampled positions (im2col), the same for every model with the same spatial sizes.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from netadapt_onnx.graph.runtime import Arrays
-from netadapt_onnx.surgery.activations import activations
+from netadapt_onnx.surgery.calibration import activations
 from netadapt_onnx.surgery.reconstruct.layers import Linear, linear_layers
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.union_find import Array
@@ -26,10 +26,15 @@ LARGEST_SYSTEM = 8192
 
 @dataclass(frozen=True)
 class Targets:
-    """Outputs (samples, channels) of each layer of the original at `per_image` sampled positions of `seed`.
+    """What each layer of the original puts out, which reconstruction aims at.
 
     Here and in all of reconstruction a layer goes by the tensor that it puts out: names of nodes need not differ, and
     their numbers are another graph's.
+
+    Attributes:
+        seed: The seed of the sampled positions.
+        per_image: How many positions of each image are sampled.
+        outputs: By layer its outputs there, (samples, channels).
     """
 
     seed: int
@@ -39,9 +44,13 @@ class Targets:
 
 @dataclass(frozen=True)
 class GramMatrices:
-    """Centred second moments of one layer: per conv group inputs (g, k, k) and inputs against targets (g, k, o).
+    """Centred Gram matrices of one layer with inputs X and targets Y, by conv group, in float64.
 
-    `mean_in` is (g, k), `mean_out` (g, o); all float64.
+    Attributes:
+        gram: X^T X / samples, (groups, inputs, inputs).
+        cross: X^T Y / samples, (groups, inputs, outputs).
+        mean_in: The mean of X, (groups, inputs).
+        mean_out: The mean of Y, (groups, outputs).
     """
 
     gram: np.ndarray
@@ -51,9 +60,13 @@ class GramMatrices:
 
 
 def original_targets(trace: Trace, inputs: Arrays, seed: int = 0, samples: int = SAMPLES) -> Targets:
-    """Run the original model on calibration inputs (images first) and keep what its layers put out.
+    """Run the original model on calibration inputs and keep what its layers put out.
 
-    `samples`: positions of each layer, of all images together.
+    Args:
+        trace: The original model.
+        inputs: The calibration inputs, images first.
+        seed: The seed of the sampled positions.
+        samples: How many positions of each layer, of all images together.
     """
     parts: dict[str, list[np.ndarray]] = {}
     layers = linear_layers(trace)
@@ -62,20 +75,27 @@ def original_targets(trace: Trace, inputs: Arrays, seed: int = 0, samples: int =
         for layer in layers:
             positions = layer.positions(seed, batch, per_image)
             parts.setdefault(layer.output, []).append(layer.outputs_at(arrays[layer.output], positions))
-    return Targets(seed, per_image, {name: np.concatenate(found) for name, found in parts.items()})
+    return Targets(seed, per_image, {name: np.concatenate(rows) for name, rows in parts.items()})
 
 
 def gram_matrices(
     trace: Trace, inputs: Arrays, targets: Targets, kept_outputs: Mapping[str, Array] | None = None
 ) -> dict[str, GramMatrices]:
-    """Second moments of each layer's current inputs against the original's outputs, on the same calibration inputs.
+    """Gram matrices of each layer's current inputs, and of these against the original's outputs.
 
-    `kept_outputs` says by layer which of the original's output channels the current layer still has (default: all).
+    Args:
+        trace: The model as it is now.
+        inputs: The calibration inputs that `targets` were made with.
+        targets: What the original's layers put out.
+        kept_outputs: By layer which of the original's output channels it still has; all where it is left out.
+
+    Returns:
+        The matrices by layer, for those whose inputs a cut may take.
     """
     kept_outputs = kept_outputs or {}
     layers = [layer for layer in linear_layers(trace) if layer.inputs_per_group <= LARGEST_SYSTEM]
     layers = [layer for layer in layers if trace.axes.get(layer.input) and layer.output in targets.outputs]
-    sums: dict[str, Sums] = {}
+    sums: dict[str, GramSums] = {}
     seen = dict.fromkeys((layer.output for layer in layers), 0)
     for batch, arrays in activations(trace, inputs, [layer.input for layer in layers]):
         for layer in layers:
@@ -86,13 +106,13 @@ def gram_matrices(
             if layer.output in kept_outputs:
                 y = y[:, kept_outputs[layer.output]]
             if layer.output not in sums:
-                sums[layer.output] = Sums(layer.groups, layer.inputs_per_group, y.shape[1] // layer.groups)
+                sums[layer.output] = GramSums(layer.groups, layer.inputs_per_group, y.shape[1] // layer.groups)
             sums[layer.output].add(x, y)
-    return {name: found.moments() for name, found in sums.items()}
+    return {name: layer_sums.matrices() for name, layer_sums in sums.items()}
 
 
-class Sums:
-    """Accumulates moments; products in float32 per batch, their sum in float64.
+class GramSums:
+    """Accumulates Gram matrices; products in float32 per batch, their sum in float64.
 
     Both sides are taken relative to the mean of the first batch: of large values that hardly move (pooled maps behind a
     ReLU) float32 would keep nothing of the movement, and what is solved would depend on how images are batched.
@@ -107,7 +127,7 @@ class Sums:
         self._count = 0
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        """x (groups, samples, inputs), y (samples, groups * outputs)."""
+        """Add rows x (groups, samples, inputs) and y (samples, groups * outputs)."""
         groups = x.shape[0]
         y = np.moveaxis(y.reshape(len(y), groups, -1), 1, 0)
         x, y = (v.astype(np.result_type(v, np.float32), copy=False) for v in (x, y))  # float16 products overflow
@@ -120,8 +140,8 @@ class Sums:
         self._out += y.sum(axis=1, dtype=np.float64)
         self._count += x.shape[1]
 
-    def moments(self) -> GramMatrices:
-        """Those of all rows added."""
+    def matrices(self) -> GramMatrices:
+        """The matrices of all rows added."""
         mean_in, mean_out = self._in / self._count, self._out / self._count
         gram = self._gram / self._count - mean_in[:, :, None] * mean_in[:, None, :]
         cross = self._cross / self._count - mean_in[:, :, None] * mean_out[:, None, :]

@@ -10,8 +10,8 @@ import onnx
 from numpy.typing import NDArray
 
 from netadapt_onnx.graph.nodes import reads
+from netadapt_onnx.surgery.cut import Cut
 from netadapt_onnx.surgery.node import Node
-from netadapt_onnx.surgery.resize import Cut
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.union_find import Array
 
@@ -48,23 +48,23 @@ class Linear:
         return np.sort(rng.choice(total, min(per_image, total), replace=False))
 
     def outputs_at(self, y: np.ndarray, positions: Array) -> np.ndarray:
-        """(samples, channels) of an output tensor."""
+        """The rows (samples, channels) of an output tensor at the sampled positions."""
         if self.op == "Conv":
             flat = y.reshape(*y.shape[:2], -1)[:, :, positions]
             return flat.transpose(0, 2, 1).reshape(-1, y.shape[1])
         return y.reshape(len(y), -1, y.shape[-1])[:, positions].reshape(-1, y.shape[-1])
 
     def inputs_at(self, x: np.ndarray, positions: Array) -> np.ndarray:
-        """(groups, samples, inputs per group) of an input tensor: im2col at the sampled positions."""
+        """The rows (groups, samples, inputs per group) of an input tensor: im2col at the sampled positions."""
         if self.op != "Conv":
             return x.reshape(len(x), -1, x.shape[-1])[:, positions].reshape(1, -1, x.shape[-1])
         rank = len(self.kernel)
         begin, end = self.pads[:rank], self.pads[rank:]
         x = np.pad(x, [(0, 0), (0, 0), *zip(begin, end, strict=True)])
-        places = np.unravel_index(positions, self.spatial_out)
+        coordinates = np.unravel_index(positions, self.spatial_out)
         index: list[Any] = []
         for k in range(rank):
-            taps = places[k][:, None] * self.strides[k] + np.arange(self.kernel[k]) * self.dilations[k]
+            taps = coordinates[k][:, None] * self.strides[k] + np.arange(self.kernel[k]) * self.dilations[k]
             index.append(taps.reshape([len(positions), *(-1 if j == k else 1 for j in range(rank))]))
         patches = x[(slice(None), slice(None), *index)]  # (n, channels, positions, *kernel)
         patches = patches.reshape(x.shape[0], self.groups, -1, len(positions), int(np.prod(self.kernel)))
@@ -72,7 +72,7 @@ class Linear:
         return patches.reshape(self.groups, x.shape[0] * len(positions), -1)
 
     def matrix(self, weight: np.ndarray) -> np.ndarray:
-        """Weights (as stored) -> (groups, inputs per group, outputs per group), float64."""
+        """Weights as they are stored, as a matrix (groups, inputs per group, outputs per group) in float64."""
         if self.op == "Conv":
             return weight.reshape(self.groups, weight.shape[0] // self.groups, -1).transpose(0, 2, 1).astype(np.float64)
         return (weight.T if self.transposed else weight)[None].astype(np.float64)
@@ -102,12 +102,12 @@ class Linear:
         mask = cut.kept(self.input, axis)
         if mask.all():
             return x
-        whole = np.zeros((*x.shape[:axis], len(mask), *x.shape[axis + 1 :]), x.dtype)
-        whole[(slice(None),) * axis + (mask,)] = x
-        return whole
+        full = np.zeros((*x.shape[:axis], len(mask), *x.shape[axis + 1 :]), x.dtype)
+        full[(slice(None),) * axis + (mask,)] = x
+        return full
 
     def kept_features(self, cut: Cut) -> Array:
-        """(groups, inputs per group) mask."""
+        """Mask (groups, inputs per group) of the inputs that a cut keeps."""
         taps = int(np.prod(self.kernel)) if self.op == "Conv" else 1
         return np.repeat(self._input_masks(cut), taps, axis=1)
 
@@ -119,22 +119,22 @@ class Linear:
 
 def linear_layers(trace: Trace) -> list[Linear]:
     """The layers of a model that reconstruction can solve, in topological order."""
-    found = []
+    layers = []
     for proto in trace.flat.proto.graph.node:
         if not trace.folded.shapes.keys() >= {name for name in proto.output if name}:
-            continue  # inside a body, where nothing can be observed
-        made = _linear(trace, proto)
-        if made is not None and _positions_stay(trace, made):
-            found.append(made)
-    return found
+            continue  # inside a subgraph, where nothing can be observed
+        layer = _linear(trace, proto)
+        if layer is not None and _positions_stay(trace, layer):
+            layers.append(layer)
+    return layers
 
 
 def _positions_stay(trace: Trace, layer: Linear) -> bool:
     """Whether a cut takes channels of a layer's input and output only; an MLP-Mixer's positions are channels too."""
     inputs = 1 if layer.op == "Conv" else len(trace.folded.shapes[layer.input]) - 1
     for name, channel_axis in ((layer.input, inputs), (layer.output, layer.channel_axis)):
-        for axis, line in trace.axes.get(name, ()):
-            if axis != channel_axis and not trace.pinned[line[line > 0]].all():
+        for axis, axis_labels in trace.axes.get(name, ()):
+            if axis != channel_axis and not trace.pinned[axis_labels[axis_labels > 0]].all():
                 return False
     return True
 

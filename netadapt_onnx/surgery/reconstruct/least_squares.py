@@ -1,9 +1,9 @@
 """Ridge least squares: after channels went, solve each consumer's remaining weights so that its output stays.
 
 The target is a layer's own output in the *original* model, its inputs are sampled activations (`gram.py`). There are
-two ways. `reconstruct` solves any cut of a model from one set of moments, which makes proposals cheap; layers behind
-others that it solves see inputs from before the cut. `reconstruct_in_order` solves one cut layer by layer, each with
-its inputs in the model whose earlier layers are cut and solved already, as the result will have them.
+two ways. `reconstruct` solves any cut of a model from one set of Gram matrices, which makes proposals cheap; layers
+behind others that it solves see inputs from before the cut. `reconstruct_in_order` solves one cut layer by layer, each
+with its inputs in the model whose earlier layers are cut and solved already, as the result will have them.
 """
 
 from __future__ import annotations
@@ -17,34 +17,42 @@ from onnx import numpy_helper
 from netadapt_onnx.common.progress import counting
 from netadapt_onnx.graph.nodes import reads
 from netadapt_onnx.graph.runtime import Arrays
-from netadapt_onnx.surgery.activations import Advance
-from netadapt_onnx.surgery.reconstruct.bias import add_intercept, sink
-from netadapt_onnx.surgery.reconstruct.gram import LARGEST_SYSTEM, GramMatrices, Sums, Targets
+from netadapt_onnx.surgery.calibration import PartialRuns
+from netadapt_onnx.surgery.cut import Cut, KeptIndices
+from netadapt_onnx.surgery.reconstruct.bias import bias_target, set_bias
+from netadapt_onnx.surgery.reconstruct.gram import LARGEST_SYSTEM, GramMatrices, GramSums, Targets
 from netadapt_onnx.surgery.reconstruct.layers import Linear, linear_layers
-from netadapt_onnx.surgery.resize import Cut, resize
-from netadapt_onnx.surgery.trace import KeptIndices, Trace
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.union_find import Array
 
 RIDGE = 1e-3
-# Stands for what is ahead of a node that reads another tensor than in the original; no layer is called so.
+# Stands for the layer in front of a node that reads another tensor than in the original; no layer is called so.
 REWIRED = ""
 
 
 def reconstruct(
-    trace: Trace, keep: KeptIndices, found: Mapping[str, GramMatrices], rewired: Collection[str] = ()
+    trace: Trace, keep: KeptIndices, matrices: Mapping[str, GramMatrices], rewired: Collection[str] = ()
 ) -> onnx.ModelProto:
     """Cut the model and solve every layer that lost inputs: min |X W + b - Y|^2 + lambda |W - W0|^2 per conv group.
 
-    W0 are the sliced weights, lambda is 1e-3 of the Gram matrix's mean diagonal, the intercept b is not penalised and
-    goes where it costs nothing (`bias.py`). Layers without moments keep their sliced weights. `rewired` are first
-    outputs of nodes that read other tensors than in the original: the first layers behind them are solved as well.
+    W0 are the sliced weights, lambda is 1e-3 of the Gram matrix's mean diagonal, the bias b is not penalised and goes
+    where it costs nothing (`bias.py`).
+
+    Args:
+        trace: The model.
+        keep: The channels that each group keeps.
+        matrices: The Gram matrices of its layers; those without keep their sliced weights.
+        rewired: First outputs of nodes that read other tensors than in the original: the first layers behind them are
+            solved as well.
     """
-    cut = Cut(trace, keep)
+    cut = trace.cut(keep)
     model = resize(trace, keep)
     first = _first_behind(trace, rewired)
     for layer in linear_layers(trace):
-        if layer.output in found and (layer.output in first or layer.loses_inputs(cut)) and layer.owns_weight(model):
-            _solve(model, layer, _left(found[layer.output], layer, cut))
+        concerned = layer.output in matrices and (layer.output in first or layer.loses_inputs(cut))
+        if concerned and layer.owns_weight(model):
+            _solve(model, layer, _sliced(matrices[layer.output], layer, cut))
     return model
 
 
@@ -54,29 +62,45 @@ def reconstruct_in_order(
     """As `reconstruct`, layer by layer in topological order, each with its inputs in the model solved so far.
 
     Layers that see a changed input but lost none of it are solved too: they make up for what is left of the error in
-    front of them, as do those behind `rewired` nodes. `inputs` are those that `targets` were made with.
+    front of them, as do those behind `rewired` nodes.
+
+    Args:
+        trace: The model.
+        keep: The channels that each group keeps.
+        inputs: The calibration inputs that `targets` were made with.
+        targets: What the original's layers put out.
+        rewired: First outputs of nodes that read other tensors than in the original.
     """
-    cut = Cut(trace, keep)
+    cut = trace.cut(keep)
     model = resize(trace, keep)
     rounds = _rounds(trace, model, cut, targets, rewired)
-    advance = Advance(trace, inputs)
+    partial = PartialRuns(trace, inputs)
     for number, layers in enumerate(counting("solving layers", rounds)):
         later = {layer.output for after in rounds[number:] for layer in after}
-        sums: dict[str, Sums] = {}
+        sums: dict[str, GramSums] = {}
         seen = dict.fromkeys((layer.output for layer in layers), 0)
-        for batch, arrays in advance.to(model, _ahead_of(model, later)):
+        for batch, arrays in partial.advance(model, _ahead_of(model, later)):
             for layer in layers:
                 x, y = _rows(layer, cut, batch, arrays[layer.input], targets, seen[layer.output])
                 seen[layer.output] += x.shape[1]
-                sums.setdefault(layer.output, Sums(x.shape[0], x.shape[2], y.shape[1] // x.shape[0])).add(x, y)
+                sums.setdefault(layer.output, GramSums(x.shape[0], x.shape[2], y.shape[1] // x.shape[0])).add(x, y)
         for layer in layers:
-            _solve(model, layer, sums[layer.output].moments())
+            _solve(model, layer, sums[layer.output].matrices())
     return model
 
 
 def kept_outputs(trace: Trace, keep: KeptIndices, before: Mapping[str, Array] | None = None) -> dict[str, Array]:
-    """For each layer, which output channels of the original a cut leaves; `before` is this for `trace` itself."""
-    cut = Cut(trace, keep)
+    """Which output channels of the original each layer has after a cut.
+
+    Args:
+        trace: The model that is cut.
+        keep: The channels that each group keeps.
+        before: The same for `trace` itself, where it is not the original.
+
+    Returns:
+        By layer the indices of the original's channels, ascending.
+    """
+    cut = trace.cut(keep)
     before = before or {}
     result: dict[str, Array] = {}
     for layer in linear_layers(trace):
@@ -89,14 +113,14 @@ def _first_behind(trace: Trace, rewired: Collection[str]) -> set[str]:
     """Outputs of the layers that see what rewired nodes compute, without another layer between."""
     layers = {layer.output for layer in linear_layers(trace)}
     changed: set[str] = set()
-    found: set[str] = set()
+    first: set[str] = set()
     for node in trace.folded.proto.graph.node if rewired else ():
         if node.output[0] in rewired or not changed.isdisjoint(reads(node)):
             if node.output[0] in layers:
-                found.add(node.output[0])
+                first.add(node.output[0])
             else:
                 changed.update(node.output)
-    return found
+    return first
 
 
 def _rounds(
@@ -122,8 +146,8 @@ def _rounds(
 
 
 def _solvable(layer: Linear, model: onnx.ModelProto, cut: Cut, targets: Targets) -> bool:
-    known = layer.output in targets.outputs and layer.inputs_per_group <= LARGEST_SYSTEM
-    return known and layer.owns_weight(model) and layer.keeps_every_group(cut)
+    has_target = layer.output in targets.outputs and layer.inputs_per_group <= LARGEST_SYSTEM
+    return has_target and layer.owns_weight(model) and layer.keeps_every_group(cut)
 
 
 def _ahead_of(model: onnx.ModelProto, later: set[str]) -> set[int]:
@@ -140,41 +164,41 @@ def _ahead_of(model: onnx.ModelProto, later: set[str]) -> set[int]:
 def _rows(
     layer: Linear, cut: Cut, batch: int, x: np.ndarray, targets: Targets, seen: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sampled inputs (groups, samples, inputs left) and targets (samples, outputs left) of one batch.
+    """Sampled inputs (groups, samples, kept inputs) and targets (samples, kept outputs) of one batch.
 
     `x` is the layer's input in the cut model, `seen` counts the samples of earlier batches.
     """
-    whole = layer.inputs_at(layer.spread(x, cut), layer.positions(targets.seed, batch, targets.per_image))
-    rows = np.stack([whole[group][:, kept] for group, kept in enumerate(layer.kept_features(cut))])
+    all_inputs = layer.inputs_at(layer.spread(x, cut), layer.positions(targets.seed, batch, targets.per_image))
+    rows = np.stack([all_inputs[group][:, kept] for group, kept in enumerate(layer.kept_features(cut))])
     kept = cut.kept(layer.output, layer.channel_axis)
     return rows, targets.outputs[layer.output][seen : seen + rows.shape[1]][:, kept]
 
 
-def _left(found: GramMatrices, layer: Linear, cut: Cut) -> GramMatrices:
-    """The moments of the inputs and outputs that a cut leaves."""
+def _sliced(matrices: GramMatrices, layer: Linear, cut: Cut) -> GramMatrices:
+    """The matrices of the inputs and outputs that a cut keeps."""
     features = layer.kept_features(cut)
     outputs = cut.kept(layer.output, layer.channel_axis).reshape(layer.groups, -1)
     pairs = list(enumerate(zip(features, outputs, strict=True)))
     return GramMatrices(
-        np.stack([found.gram[g][np.ix_(f, f)] for g, (f, _) in pairs]),
-        np.stack([found.cross[g][np.ix_(f, o)] for g, (f, o) in pairs]),
-        np.stack([found.mean_in[g][f] for g, (f, _) in pairs]),
-        np.stack([found.mean_out[g][o] for g, (_, o) in pairs]),
+        np.stack([matrices.gram[g][np.ix_(f, f)] for g, (f, _) in pairs]),
+        np.stack([matrices.cross[g][np.ix_(f, o)] for g, (f, o) in pairs]),
+        np.stack([matrices.mean_in[g][f] for g, (f, _) in pairs]),
+        np.stack([matrices.mean_out[g][o] for g, (_, o) in pairs]),
     )
 
 
-def _solve(model: onnx.ModelProto, layer: Linear, found: GramMatrices) -> None:
-    """Put a layer's least-squares weights into `model`, in place; `found` are the moments of what it has left."""
-    if not found.gram.shape[1] or not found.cross.shape[2]:
+def _solve(model: onnx.ModelProto, layer: Linear, matrices: GramMatrices) -> None:
+    """Put a layer's least-squares weights into `model`, in place; `matrices` are those of what it has after the cut."""
+    if not matrices.gram.shape[1] or not matrices.cross.shape[2]:
         return
     tensor = next(t for t in model.graph.initializer if t.name == layer.weight)
     stored = numpy_helper.to_array(tensor)
-    start, place = layer.matrix(stored), sink(model, layer)
+    start, target = layer.matrix(stored), bias_target(model, layer)
     weights, bias = [], []
     for group, anchor in enumerate(start):
-        gram, cross = found.gram[group], found.cross[group]
-        mean_in, mean_out = found.mean_in[group], found.mean_out[group]
-        if place is None:  # nowhere to put an intercept: fit through the origin
+        gram, cross = matrices.gram[group], matrices.cross[group]
+        mean_in, mean_out = matrices.mean_in[group], matrices.mean_out[group]
+        if target is None:  # nowhere to put a bias: fit through the origin
             gram, cross = gram + np.outer(mean_in, mean_in), cross + np.outer(mean_in, mean_out)
         ridge = RIDGE * float(np.trace(gram)) / len(gram) + 1e-12
         solved = np.linalg.solve(gram + ridge * np.eye(len(gram)), cross + ridge * anchor)
@@ -184,5 +208,5 @@ def _solve(model: onnx.ModelProto, layer: Linear, found: GramMatrices) -> None:
         return
     values = layer.from_matrix(np.stack(weights), stored.shape)
     tensor.CopyFrom(numpy_helper.from_array(values.astype(stored.dtype), layer.weight))
-    if place is not None:
-        add_intercept(model, place, np.concatenate(bias))
+    if target is not None:
+        set_bias(model, target, np.concatenate(bias))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from netadapt_onnx.surgery.factors import on_axis
+from netadapt_onnx.graph.axis_arrays import on_axis
+from netadapt_onnx.surgery.cut import Cut
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.contraction import bind_channels
@@ -21,12 +22,14 @@ from netadapt_onnx.surgery.union_find import Array
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-    from netadapt_onnx.surgery.resize import Cut
-
 
 @dataclass(frozen=True)
 class Operand:
-    """Queries, keys or values: (batch, sequence, heads * size), or (batch, heads, sequence, size) where `split`."""
+    """Queries, keys or values: (batch, sequence, heads * size), or (batch, heads, sequence, size) where `split`.
+
+    `table` holds their labels, (heads, size), with length 1 along an axis on which they do not change; None if nothing
+    can go.
+    """
 
     heads: int
     size: int
@@ -47,9 +50,9 @@ def operand(node: Node, labels: Labels, name: str, heads: int) -> Operand:
         raise Unsupported(f"operand '{name}' of shape {shape}")
     reason = f"'{node.name}' attends along it"
     if not split:
-        line = labels.channels(name, 2, reason)
+        channels = labels.channels(name, 2, reason)
         size = shape[2] // heads
-        return Operand(heads, size, False, None if line is None else line.reshape(heads, size))
+        return Operand(heads, size, False, None if channels is None else channels.reshape(heads, size))
     table: list[Array] = []
     for factor in labels.of(name):
         kept = labels.keep_axes(factor, (1, 3), reason).reshape(factor.shape[1], factor.shape[3])
@@ -76,39 +79,55 @@ def attend(
     caches: Sequence[Array | None] = (),
     masks: Sequence[Array | None] = (),
 ) -> Array | None:
-    """Tie what scores couple; returns the table of the result (q's heads, v's size), or None if nothing can go.
+    """Tie what scores couple: y[h] = softmax(q[h] k[h]^T) v[h], several heads of q sharing one of k and v.
 
-    Several heads of q may share one of k and v. `caches` and `masks` are labels by head (k's heads,); None for one that
-    cannot be cut.
+    Args:
+        node: The node.
+        labels: What is labelled so far.
+        q: Queries.
+        k: Keys.
+        v: Values.
+        caches: Labels (k's heads,) of earlier keys and values; None for one that cannot be cut.
+        masks: Labels (k's heads,) of what is added to the scores by head; None likewise.
+
+    Returns:
+        The table of the result (q's heads, v's size), or None if nothing can go.
     """
     if q.heads % k.heads:
         raise Unsupported(f"{q.heads} heads of queries for {k.heads} of keys")
-    reason = f"heads of '{node.name}'"
-    shared = q.heads // k.heads
-    others = [*caches, *masks]
     if labels.choices.attention == "dims":
         if caches:
             raise Unsupported("its caches hold every dimension of a head")
-        for line in (line for line in masks if line is not None):
-            labels.pin(line, f"'{node.name}' keeps every head")
-        lines = [None if t.table is None else _reduced(labels, t.table, 0, reason) for t in (q, k)]
-        for ours, theirs in (lines, lines[::-1]):
-            if ours is not None and theirs is not None:
-                labels.tie(ours, theirs, reason)
-            elif ours is not None:
-                labels.pin(ours, f"'{node.name}' contracts it with what cannot be cut")
-        return None if v.table is None else _reduced(labels, v.table, 0, reason).reshape(1, -1)
-    lines = [None if t.table is None else _reduced(labels, t.table, 1, reason) for t in (q, k, v)]
-    if lines[0] is not None:
-        lines[0] = _reduced(labels, lines[0].reshape(k.heads, shared), 1, reason)
-    known = [line for line in (*lines, *others) if line is not None]
-    for line in known[1:]:
-        labels.tie(known[0], line, reason)
-    if any(line is None for line in (*lines, *others)):
-        for line in known:
-            labels.pin(line, f"'{node.name}' combines it with heads that cannot be cut")
+        for heads in (heads for heads in masks if heads is not None):
+            labels.pin(heads, f"'{node.name}' keeps every head")
+        return _attend_with_fewer_dimensions(node, labels, q, k, v)
+    reason = f"heads of '{node.name}'"
+    shared = q.heads // k.heads
+    of_q, of_k, of_v = (None if t.table is None else _reduced(labels, t.table, 1, reason) for t in (q, k, v))
+    if of_q is not None:
+        of_q = _reduced(labels, of_q.reshape(k.heads, shared), 1, reason)
+    heads_of_each = [of_q, of_k, of_v, *caches, *masks]
+    labelled = [heads for heads in heads_of_each if heads is not None]
+    for heads in labelled[1:]:
+        labels.tie(labelled[0], heads, reason)
+    if len(labelled) < len(heads_of_each):
+        for heads in labelled:
+            labels.pin(heads, f"'{node.name}' combines it with heads that cannot be cut")
         return None
-    return np.repeat(known[0], shared).reshape(-1, 1)
+    return np.repeat(labelled[0], shared).reshape(-1, 1)
+
+
+def _attend_with_fewer_dimensions(node: Node, labels: Labels, q: Operand, k: Operand, v: Operand) -> Array | None:
+    """The same where dimensions go from every head: those of q with those of k, and those of v with the result's."""
+    reason = f"heads of '{node.name}'"
+    of_q, of_k = (None if t.table is None else _reduced(labels, t.table, 0, reason) for t in (q, k))
+    if of_q is not None and of_k is not None:
+        labels.tie(of_q, of_k, reason)
+    else:
+        for dimensions in (of_q, of_k):
+            if dimensions is not None:
+                labels.pin(dimensions, f"'{node.name}' contracts it with what cannot be cut")
+    return None if v.table is None else _reduced(labels, v.table, 0, reason).reshape(1, -1)
 
 
 def _reduced(labels: Labels, table: Array, axis: int, reason: str) -> Array:
@@ -142,13 +161,13 @@ def finish(node: Node, labels: Labels, q: Operand, counts: dict[str, tuple[str, 
     if dims:
         labels.mask(node, 0)
 
-    def change(cut: Cut, made: gs.Node) -> None:
+    def change(cut: Cut, edited: gs.Node) -> None:
         if dims:
-            if not made.attrs.get("scale"):
-                made.attrs["scale"] = float(q.size**-0.5)
+            if not edited.attrs.get("scale"):
+                edited.attrs["scale"] = float(q.size**-0.5)
             return
         for attribute, (tensor, axis, size) in counts.items():
-            made.attrs[attribute] = cut.shape(tensor)[axis] // size
+            edited.attrs[attribute] = cut.shape(tensor)[axis] // size
 
     labels.edit(node, change)
 
@@ -185,9 +204,9 @@ def _mask_heads(node: Node, labels: Labels, slot: int, heads: int) -> Array | No
     name = node.inputs[slot]
     if not labels.is_constant(name):
         return labels.channels(name, 1, f"the mask of '{node.name}'")
-    line = labels.fresh(heads)
-    labels.bind(node, slot, [on_axis(line, 1, 4)])
-    return line
+    by_head = labels.fresh(heads)
+    labels.bind(node, slot, [on_axis(by_head, 1, 4)])
+    return by_head
 
 
 @rule("MultiHeadAttention", domain="com.microsoft")
@@ -236,41 +255,47 @@ def projected_attention(node: Node, labels: Labels) -> None:
 
 def project(node: Node, labels: Labels) -> Array:
     """Project x to queries, keys and values and attend; returns the labels (Dq + Dk + Dv,) of the projections."""
-    if not labels.is_constant(node.inputs[1]):
+    weight = node.inputs[1]
+    if not labels.is_constant(weight):
         raise Unsupported("its weights are computed at run time")
     if node.has(4) or node.integer("do_rotary", 0):
         raise Unsupported("a cache or rotary embeddings")
     heads = node.integer("num_heads", 1)
-    total = labels.shape(node.inputs[1])[1]
+    total = labels.shape(weight)[1]
     sizes = [int(n) // heads for n in node.attributes.get("qkv_hidden_sizes", [total // 3] * 3)]
-    line = labels.channels(node.inputs[0], 2, f"'{node.name}' projects it")
-    dims = labels.choices.attention == "dims"
+    channels = labels.channels(node.inputs[0], 2, f"'{node.name}' projects it")
     parts = _projected(node, labels, heads, sizes)
     columns = np.concatenate(parts)
-    labels.bind(node, 1, [on_axis(columns, 1, 2), *([] if line is None else [on_axis(line, 0, 2)])])
+    labels.bind(node, 1, [on_axis(columns, 1, 2), *([] if channels is None else [on_axis(channels, 0, 2)])])
     if node.has(2):
         bind_channels(node, labels, 2, columns)
     labels.owns(node, parts[2], 1, 1, np.where(np.isin(columns, parts[2]), columns, 0))
-    for slot in (0, 1, 2) if dims else (0,):  # weights too: queries and keys are contracted inside
+    # Where dimensions go, weights too: queries and keys are contracted inside.
+    for slot in (0, 1, 2) if labels.choices.attention == "dims" else (0,):
         if node.has(slot):
             labels.mask(node, slot)
     labels.set(node.outputs[0], [on_axis(parts[2], 2, 3)])
-    weight, width = node.inputs[1], sum(sizes)
+    _set_projection(node, labels, heads, sizes)
+    return columns
 
-    def change(cut: Cut, made: gs.Node) -> None:
-        left = cut.kept(weight, 1)
-        if left.all():
+
+def _set_projection(node: Node, labels: Labels, heads: int, sizes: Sequence[int]) -> None:
+    """Have a cut write the sizes of queries, keys and values, and the head count or the original scale."""
+    dims = labels.choices.attention == "dims"
+
+    def change(cut: Cut, edited: gs.Node) -> None:
+        kept = cut.kept(node.inputs[1], 1)
+        if kept.all():
             return
         if node.op == "Attention":  # that of bytes has queries, keys and values of the same size
             ends = np.cumsum([heads * size for size in sizes])
-            made.attrs["qkv_hidden_sizes"] = [int(part.sum()) for part in np.split(left, ends[:-1])]
-        if dims and not made.attrs.get("scale"):
-            made.attrs["scale"] = float(sizes[0] ** -0.5)
+            edited.attrs["qkv_hidden_sizes"] = [int(part.sum()) for part in np.split(kept, ends[:-1])]
+        if dims and not edited.attrs.get("scale"):
+            edited.attrs["scale"] = float(sizes[0] ** -0.5)
         if not dims:
-            made.attrs["num_heads"] = int(left.sum()) // width
+            edited.attrs["num_heads"] = int(kept.sum()) // sum(sizes)
 
     labels.edit(node, change)
-    return columns
 
 
 def _projected(node: Node, labels: Labels, heads: int, sizes: Sequence[int]) -> list[Array]:
@@ -299,15 +324,15 @@ def rotary_embedding(node: Node, labels: Labels) -> None:
     heads = shape[1] if len(shape) == 4 else node.integer(attribute, 0)
     if not heads:
         raise Unsupported("a head count that only its caches tell")
-    found = operand(node, labels, x, heads)
-    if found.table is None:
+    turned = operand(node, labels, x, heads)
+    if turned.table is None:
         return
-    line = labels.collapse(found.table, 1, f"'{node.name}' turns pairs of dimensions")
-    if line.any():
-        put(labels, y, line, found.heads, found.size)
+    by_head = labels.collapse(turned.table, 1, f"'{node.name}' turns pairs of dimensions")
+    if by_head.any():
+        put(labels, y, by_head, turned.heads, turned.size)
     if node.integer(attribute, 0):
 
-        def change(cut: Cut, made: gs.Node) -> None:
-            made.attrs[attribute] = cut.shape(x)[1] if found.split else cut.shape(x)[2] // found.size
+        def change(cut: Cut, edited: gs.Node) -> None:
+            edited.attrs[attribute] = cut.shape(x)[1] if turned.split else cut.shape(x)[2] // turned.size
 
         labels.edit(node, change)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from netadapt_onnx.graph.axis_arrays import on_axis
 from netadapt_onnx.surgery.factors import align, labelled, labelled_on
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
@@ -50,60 +53,85 @@ def einsum(node: Node, labels: Labels) -> None:
     labels.set(node.outputs[0], contract(node, labels, letters, out))
 
 
-def contract(node: Node, labels: Labels, letters: Sequence[str], out: str) -> list[Array]:
-    """Labels of a product of operands whose axes are named by letters; those missing in `out` are summed over.
+@dataclass(frozen=True)
+class _Equation:
+    """A product of operands whose axes are named by letters, as in einsum: letters missing in `out` are summed over."""
+
+    terms: Sequence[str]
+    out: str
+
+    @cached_property
+    def order(self) -> str:
+        """All letters. Labels of different operands meet as factors with one axis for each."""
+        return "".join(dict.fromkeys("".join(self.terms)))
+
+    @cached_property
+    def summed(self) -> list[int]:
+        """The axes of `order` that are summed over."""
+        return [k for k, letter in enumerate(self.order) if letter not in self.out]
+
+    @cached_property
+    def passed_on(self) -> list[int]:
+        """The axes of `order` that the result has."""
+        return [k for k, letter in enumerate(self.order) if letter in self.out]
+
+    def is_own(self, slot: int, letter: str) -> bool:
+        """Whether an axis of the result comes from operand `slot` alone."""
+        return letter in self.out and not any(letter in term for i, term in enumerate(self.terms) if i != slot)
+
+
+def contract(node: Node, labels: Labels, terms: Sequence[str], out: str) -> list[Array]:
+    """Labels of y[out] = sum over the letters missing in `out` of the product of operands a[terms[0]] * b[terms[1]] ...
 
     Labels that spread over a summed axis and another one (heads x dimension) are tied along the summed one, or along
     the other if dimensions were chosen. An axis that only a constant has starts fresh labels: the node is a layer.
+
+    Args:
+        node: The node; its first inputs are the operands.
+        labels: What is labelled so far.
+        terms: For each operand a letter for each of its axes.
+        out: The letters of the result's axes.
     """
-    order = "".join(dict.fromkeys("".join(letters)))
-    rank = len(order)
-    summed = [order.index(c) for c in order if c not in out]
-    lengths: dict[str, int] = {}
-    for slot, term in enumerate(letters):
-        for letter, length in zip(term, labels.shape(node.inputs[slot]), strict=True):
-            lengths[letter] = max(length, lengths.get(letter, 1))
-    merged: list[Array] = []
-    runtime = [slot for slot in range(len(letters)) if not labels.is_constant(node.inputs[slot])]
+    equation = _Equation(terms, out)
+    for term, name in zip(terms, node.inputs, strict=False):
+        if len(term) != len(labels.shape(name)):
+            raise Unsupported(f"'{term}' does not name every axis of '{name}'")
+    runtime = [slot for slot in range(len(terms)) if not labels.is_constant(node.inputs[slot])]
     own: dict[int, list[Array]] = {slot: [] for slot in runtime}
+    merged: list[Array] = []
     for slot in runtime:
         for factor in labels.of(node.inputs[slot]):
-            spread = _spread(factor, letters[slot], order)
-            others = [k for k in range(rank) if k not in summed]
-            if labelled_on(spread, others):
-                # Whole heads, or the same dimensions of each.
-                dims = labels.choices.attention == "dims" and labelled_on(spread, summed)
-                for axis in others if dims else summed:
-                    spread = labels.collapse(spread, axis, f"'{node.name}' sums over it")
-            own[slot].append(spread)
-            merged = labels.join(merged, spread, f"'{node.name}'")
+            own[slot].append(_by_letters(node, labels, equation, slot, factor))
+            merged = labels.join(merged, own[slot][-1], f"'{node.name}'")
     for slot in runtime:
-        for letter, length in zip(letters[slot], labels.shape(node.inputs[slot]), strict=True):
-            axis = order.index(letter)
+        name = node.inputs[slot]
+        for letter, length in zip(terms[slot], labels.shape(name), strict=True):
+            axis = equation.order.index(letter)
             if length > 1 and not labelled(own[slot], axis):
-                reason = f"'{node.name}' contracts it with '{node.inputs[slot]}', which cannot be cut"
+                reason = f"'{node.name}' contracts it with '{name}', which cannot be cut"
                 merged = [labels.collapse(f, axis, reason) for f in merged]
-        if any(letter not in out for letter in letters[slot]):
+        if any(letter not in out for letter in terms[slot]):
             labels.mask(node, slot)
-    for slot, term in enumerate(letters):
+    for slot in range(len(terms)):
         if slot not in runtime:
-            merged = _constant(node, labels, slot, term, order, out, lengths, letters, merged)
-    kept = [f for f in merged if any(f.shape[order.index(c)] > 1 for c in out)]
-    return [_gathered(f, order, out) for f in kept]
+            merged = _bind_constant(node, labels, equation, slot, merged)
+    return [_gathered(f, equation.order, out) for f in merged if labelled_on(f, equation.passed_on)]
 
 
-def _constant(
-    node: Node,
-    labels: Labels,
-    slot: int,
-    term: str,
-    order: str,
-    out: str,
-    lengths: dict[str, int],
-    letters: Sequence[str],
-    merged: list[Array],
-) -> list[Array]:
-    """Bind a constant operand: to the labels it meets, and to fresh ones on axes that are its own."""
+def _by_letters(node: Node, labels: Labels, equation: _Equation, slot: int, factor: Array) -> Array:
+    """A runtime operand's labels laid out by the letters of the equation: on summed axes or on others, not on both."""
+    factor = _spread(factor, equation.terms[slot], equation.order)
+    if labelled_on(factor, equation.passed_on):
+        # Whole heads, or the same dimensions of each.
+        dims = labels.choices.attention == "dims" and labelled_on(factor, equation.summed)
+        for axis in equation.passed_on if dims else equation.summed:
+            factor = labels.collapse(factor, axis, f"'{node.name}' sums over it")
+    return factor
+
+
+def _bind_constant(node: Node, labels: Labels, equation: _Equation, slot: int, merged: Sequence[Array]) -> list[Array]:
+    """Bind a constant operand to the labels that it meets, and to fresh ones on axes of its own; returns all labels."""
+    order, term = equation.order, equation.terms[slot]
     shape = labels.shape(node.inputs[slot])
     bound = []
     for factor in merged:
@@ -111,17 +139,16 @@ def _constant(
         if axes:
             factor = labels.keep_axes(factor, axes, f"weights of '{node.name}'")
             bound.append(_gathered(factor, order, term))
-    others = "".join(t for i, t in enumerate(letters) if i != slot)
+    factors = list(merged)
     for axis, letter in enumerate(term):
-        if letter in out and letter not in others and shape[axis] > 1:
+        if equation.is_own(slot, letter) and shape[axis] > 1:
             fresh = labels.fresh(shape[axis])
-            line = fresh.reshape([-1 if c == letter else 1 for c in order])
-            bound.append(_gathered(line, order, term))
-            merged = [*merged, line]
+            factors.append(on_axis(fresh, order.index(letter), len(order)))
+            bound.append(_gathered(factors[-1], order, term))
             if len(shape) > 1:
                 labels.owns(node, fresh, slot, axis)
     labels.bind(node, slot, bound)
-    return merged
+    return factors
 
 
 def _spread(factor: Array, term: str, order: str) -> Array:
@@ -152,10 +179,10 @@ def fused_matmul(node: Node, labels: Labels) -> None:
     labels.set(node.outputs[0], contract(node, labels, [first, second], batch + "mn"))
 
 
-def bind_channels(node: Node, labels: Labels, slot: int, line: Array) -> None:
-    """Bind an optional one-dimensional input (a bias) to labels (n,); a scalar one is left alone."""
+def bind_channels(node: Node, labels: Labels, slot: int, channels: Array) -> None:
+    """Bind an optional one-dimensional input (a bias) to labels (channels,); a scalar one is left alone."""
     if node.has(slot):
         if labels.is_constant(node.inputs[slot]):
-            bind_broadcast(node, labels, slot, [align(line, 1)])
+            bind_broadcast(node, labels, slot, [align(channels, 1)])
         else:
             raise Unsupported(f"'{node.inputs[slot]}' is computed at run time")

@@ -1,4 +1,4 @@
-"""Control flow: what enters bodies, is carried from turn to turn, and leaves them (flat: `flatten_subgraphs.py`)."""
+"""Control flow: what subgraphs receive, carry through iterations and return (laid out by `flatten_subgraphs.py`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from netadapt_onnx.graph.passes.hoist_loop_invariants import FIRST_CARRIED
 from netadapt_onnx.surgery.factors import labelled
-from netadapt_onnx.surgery.flatten_subgraphs import BRANCHES, Body
+from netadapt_onnx.surgery.flatten_subgraphs import BRANCHES, FlatSubgraph
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
@@ -18,16 +18,16 @@ from netadapt_onnx.surgery.union_find import Array
 @rule("If")
 def branch(node: Node, labels: Labels) -> None:
     """What both branches return has the same channels. One that cannot be traced keeps what it reads and returns."""
-    traced = labels.bodies.get(_owner(node), ())
-    kept = _untraced(node, labels)
+    traced = labels.subgraphs.get(_owner(node), ())
+    untraced = _untraced(node, labels)
     if not traced:
-        raise Unsupported(kept)
+        raise Unsupported(untraced)
     for name in node.captured:
         for factor in labels.of(name):
-            labels.pin(factor, kept)
+            labels.pin(factor, untraced)
     for i, y in enumerate(node.outputs):
-        results = [body.outputs[i] for body in traced]
-        if not kept:
+        results = [subgraph.outputs[i] for subgraph in traced]
+        if not untraced:
             labels.set(y, _same(node, labels, results))
             continue
         for factor in labels.of(results[0]):
@@ -37,28 +37,28 @@ def branch(node: Node, labels: Labels) -> None:
 @rule("Loop")
 def loop(node: Node, labels: Labels) -> None:
     """Carried values have the same channels before, inside and after; what is collected is stacked in front."""
-    (body,) = _bodies(node, labels)
+    (subgraph,) = _subgraphs(node, labels)
     carried = len(node.inputs) - FIRST_CARRIED
-    starts, formals = node.inputs[FIRST_CARRIED:], body.inputs[FIRST_CARRIED:]
+    starts, formals = node.inputs[FIRST_CARRIED:], subgraph.inputs[FIRST_CARRIED:]
     for i, y in enumerate(node.outputs):
-        result = body.outputs[1 + i]
+        result = subgraph.outputs[1 + i]
         if i < carried:
             labels.set(y, _carried(node, labels, FIRST_CARRIED + i, starts[i], formals[i], result))
         elif y:
             labels.set(y, [factor[None] for factor in labels.of(result)])
     for i in range(len(node.outputs), carried):
-        _carried(node, labels, FIRST_CARRIED + i, starts[i], formals[i], body.outputs[1 + i])
+        _carried(node, labels, FIRST_CARRIED + i, starts[i], formals[i], subgraph.outputs[1 + i])
 
 
 @rule("Scan")
 def scan(node: Node, labels: Labels) -> None:
     """States are carried as a Loop's; slices and what is collected lose or gain the axis that is scanned."""
-    (body,) = _bodies(node, labels)
+    (subgraph,) = _subgraphs(node, labels)
     scanned = node.integer("num_scan_inputs", 0)
     states = len(node.inputs) - scanned
     axes = [int(a) for a in node.attributes.get("scan_input_axes", [0] * scanned)]
     for k, axis in enumerate(axes):
-        x, formal = node.inputs[states + k], body.inputs[states + k]
+        x, formal = node.inputs[states + k], subgraph.inputs[states + k]
         axis %= len(labels.shape(x))
         reason = f"'{node.name}' scans it"
         inside = [np.expand_dims(f, axis) for f in labels.of(formal)]
@@ -67,18 +67,18 @@ def scan(node: Node, labels: Labels) -> None:
     collected = len(node.outputs) - states
     outward = [int(a) for a in node.attributes.get("scan_output_axes", [0] * collected)]
     for i, y in enumerate(node.outputs):
-        result = body.outputs[i]
+        result = subgraph.outputs[i]
         if i < states:
-            labels.set(y, _carried(node, labels, i, node.inputs[i], body.inputs[i], result))
+            labels.set(y, _carried(node, labels, i, node.inputs[i], subgraph.inputs[i], result))
         elif y:
             axis = outward[i - states] % len(labels.shape(y))
             labels.set(y, [np.expand_dims(f, axis) for f in labels.of(result)])
 
 
-def _bodies(node: Node, labels: Labels) -> Sequence[Body]:
+def _subgraphs(node: Node, labels: Labels) -> Sequence[FlatSubgraph]:
     if untraced := _untraced(node, labels):
         raise Unsupported(untraced)
-    return labels.bodies[_owner(node)]
+    return labels.subgraphs[_owner(node)]
 
 
 def _owner(node: Node) -> str:
@@ -86,13 +86,13 @@ def _owner(node: Node) -> str:
 
 
 def _untraced(node: Node, labels: Labels) -> str:
-    """Which bodies of a node were left where they are, and why; '' if none was."""
+    """Which subgraphs of a node stay where they are, and why; '' if none does."""
     names = [f"{node.name}/{attribute}" for attribute in (*BRANCHES, "body")]
     return ", ".join(f"'{name}' stays as it is: {labels.untraced[name]}" for name in names if name in labels.untraced)
 
 
 def _carried(node: Node, labels: Labels, slot: int, start: str, formal: str, result: str) -> list[Array]:
-    """Tie a carried value's start, what the body receives and what it returns; a constant start is cut along."""
+    """Tie a carried value's start, what the subgraph receives and what it returns; a constant start is cut along."""
     if not labels.of(formal):
         return []
     if labels.shape(result) != labels.shape(formal):

@@ -1,12 +1,18 @@
-"""Convolutions of any rank and group count."""
+"""Convolutions of any rank and group count.
+
+In the formulas n is the sample, o an output channel, c an input channel, p a position, k an offset inside the kernel;
+g(o) are the input channels of the conv group that o is in.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from netadapt_onnx.surgery.factors import on_axis
+from netadapt_onnx.graph.axis_arrays import on_axis
+from netadapt_onnx.surgery.cut import Cut
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.contraction import bind_channels
@@ -17,14 +23,34 @@ from netadapt_onnx.surgery.union_find import Array
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-    from netadapt_onnx.surgery.resize import Cut
+
+@dataclass(frozen=True)
+class _Form:
+    """The sizes of a convolution, and how its weights lie.
+
+    They are w (outputs, inputs / groups, *kernel), or where `transposed` w (inputs, outputs / groups, *kernel): axis 0
+    holds all groups one after another, axis 1 the channels of one group.
+    """
+
+    groups: int
+    inputs: int
+    outputs: int
+    transposed: bool
+
+
+@dataclass(frozen=True)
+class _Produced:
+    """Labels (outputs,) of the channels that a convolution puts out; along `axis` of w they are `axis_labels`."""
+
+    channels: Array
+    axis: int
+    axis_labels: Array
 
 
 @rule("Conv")
 def conv(node: Node, labels: Labels) -> None:
     """Shapes: x (N, C, *spatial); w (O, C / group, *kernel); y (N, O, *spatial')."""
-    outputs = labels.shape(node.inputs[1])[0]
-    _convolve(node, labels, outputs, produced_axis=0, consumed_axis=1)
+    _convolve(node, labels, labels.shape(node.inputs[1])[0])
 
 
 @rule("FusedConv", domain="com.microsoft")
@@ -46,99 +72,117 @@ def deformable_conv(node: Node, labels: Labels) -> None:
             labels.pin(factor, f"'{node.name}' samples where it says")
     if node.integer("offset_group", 1) > 1:
         raise Unsupported("several groups of offsets")
-    _convolve(node, labels, labels.shape(node.inputs[1])[0], produced_axis=0, consumed_axis=1, bias=3)
+    _convolve(node, labels, labels.shape(node.inputs[1])[0], bias=3)
 
 
 @rule("ConvTranspose")
 def conv_transpose(node: Node, labels: Labels) -> None:
     """Shapes: x (N, C, *spatial); w (C, O / group, *kernel); y (N, O, *spatial')."""
     outputs = labels.shape(node.inputs[1])[1] * node.integer("group", 1)
-    _convolve(node, labels, outputs, produced_axis=1, consumed_axis=0)
+    _convolve(node, labels, outputs, transposed=True)
 
 
-def _convolve(node: Node, labels: Labels, outputs: int, produced_axis: int, consumed_axis: int, bias: int = 2) -> None:
-    """Consume the input's labels and start new ones; a grouped convolution keeps its groups alike.
-
-    Groups with fewer channels than there are groups (depthwise, ResNeXt) live and die whole, and `group` with them;
-    otherwise as many channels are kept in every group.
-    """
+def _convolve(node: Node, labels: Labels, outputs: int, *, transposed: bool = False, bias: int = 2) -> None:
+    """Consume the input's labels and start new ones: the node is a layer."""
     x, w = node.inputs[0], node.inputs[1]
     if not labels.is_constant(w):
         raise Unsupported("its weights are computed at run time")
-    inputs = labels.shape(x)[1]
-    groups = node.integer("group", 1)
-    line = labels.channels(x, 1, f"'{node.name}' works along it")
-    grouped_axis = 0  # of w: the axis that holds all groups one after another (O of Conv, C of ConvTranspose)
-    produced: Array | None
-    own_axis, own_line = produced_axis, None  # where the weights produce the output channels
-    if groups > 1 and line is not None and _whole_groups_go(node, labels, groups, inputs):
-        whole = _tie_columns(labels, line.reshape(groups, -1), f"conv groups of '{node.name}'")
-        produced = np.repeat(whole, outputs // groups)
-        consumed = np.repeat(whole, inputs // groups)
-        own_axis, own_line = grouped_axis, consumed if consumed_axis == grouped_axis else produced
-        _bind_weight(node, labels, grouped_axis, own_line, None, None)
-        labels.edit(node, _set_group)
-        labels.mask(node, 0)
+    form = _Form(node.integer("group", 1), labels.shape(x)[1], outputs, transposed)
+    consumed = labels.channels(x, 1, f"'{node.name}' works along it")
+    if form.groups == 1:
+        produced = _ungrouped(node, labels, form, consumed)
+    elif consumed is not None and _whole_groups_go(node, labels, form):
+        produced = _depthwise(node, labels, form, consumed)
     else:
-        per_group = None
-        if line is not None:
-            per_group = line.reshape(groups, -1)
-            labels.mask(node, 0)
-        own = outputs // groups
-        table = labels.fresh(outputs).reshape(groups, own) if own > 1 else None
-        produced = None if table is None else table.reshape(-1)
-        reason = f"conv groups of '{node.name}'"
-        if consumed_axis == grouped_axis or labels.is_view(w) or len(labels.readers(w)) > 1:
-            per_group, table = (None if t is None else _same_in_all(labels, t, reason) for t in (per_group, table))
-        else:
-            for each in (per_group, table):
-                if each is not None:
-                    labels.balance(each, reason)
-        if consumed_axis == grouped_axis:
-            own_line = None if table is None else table[0]
-            everywhere = None if per_group is None else per_group.reshape(-1)
-            _bind_weight(node, labels, consumed_axis, everywhere, produced_axis, own_line)
-        else:
-            _bind_weight(node, labels, produced_axis, produced, consumed_axis, per_group)
+        produced = _grouped(node, labels, form, consumed)
     if produced is None:
         return
-    bind_channels(node, labels, bias, produced)
-    labels.owns(node, produced, 1, own_axis, own_line)
-    rank = len(labels.shape(node.outputs[0]))
-    labels.set(node.outputs[0], [on_axis(produced, 1, rank)])
+    bind_channels(node, labels, bias, produced.channels)
+    labels.owns(node, produced.channels, 1, produced.axis, produced.axis_labels)
+    labels.set(node.outputs[0], [on_axis(produced.channels, 1, len(labels.shape(node.outputs[0])))])
 
 
-def _whole_groups_go(node: Node, labels: Labels, groups: int, inputs: int) -> bool:
-    """Whether channels go with their conv group: where groups are narrow and some can go, or so it was originally."""
-    wide = groups < inputs // groups and node.name not in labels.inherited.whole
+def _ungrouped(node: Node, labels: Labels, form: _Form, consumed: Array | None) -> _Produced | None:
+    """y[n, o, p] = sum over c, k of w[o, c, k] * x[n, c, p + k]: any input channel and any output channel can go."""
+    if consumed is not None:
+        labels.mask(node, 0)
+    channels = labels.fresh(form.outputs) if form.outputs > 1 else None
+    axis = 1 if form.transposed else 0
+    by_axis = {axis: channels, 1 - axis: consumed}
+    _bind_weight(node, labels, by_axis[0], by_axis[1])
+    return None if channels is None else _Produced(channels, axis, channels)
+
+
+def _depthwise(node: Node, labels: Labels, form: _Form, consumed: Array) -> _Produced:
+    """y[n, o, p] = sum over c in g(o), k of w[o, c, k] * x[n, c, p + k], where g(o) is one channel, or few.
+
+    The inputs and the outputs of a group stay or go as one, and `group` with them.
+    """
+    rows = consumed.reshape(form.groups, -1)
+    by_group = labels.collapse(rows, 1, f"conv groups of '{node.name}'").reshape(-1)
+    channels = np.repeat(by_group, form.outputs // form.groups)
+    axis_labels = np.repeat(by_group, form.inputs // form.groups) if form.transposed else channels
+    _bind_weight(node, labels, axis_labels, None)
+    labels.edit(node, _set_group)
+    labels.mask(node, 0)
+    return _Produced(channels, 0, axis_labels)
+
+
+def _grouped(node: Node, labels: Labels, form: _Form, consumed: Array | None) -> _Produced | None:
+    """y[n, o, p] = sum over c in g(o), k of w[o, c, k] * x[n, c, p + k]: as many c and o are kept in every group.
+
+    Which ones may differ between groups (`conv_groups.py`) where w can be sliced differently for each: not across the
+    groups on axis 0 of a transposed one, nor where something else reads it.
+    """
+    if consumed is not None:
+        labels.mask(node, 0)
+    own = form.outputs // form.groups
+    inputs = None if consumed is None else consumed.reshape(form.groups, -1)
+    outputs = labels.fresh(form.outputs).reshape(form.groups, own) if own > 1 else None
+    channels = None if outputs is None else outputs.reshape(-1)
+    reason = f"conv groups of '{node.name}'"
+    w = node.inputs[1]
+    if form.transposed or labels.is_view(w) or len(labels.readers(w)) > 1:
+        inputs, outputs = (None if table is None else _alike(labels, table, reason) for table in (inputs, outputs))
+    else:
+        for table in (inputs, outputs):
+            if table is not None:
+                labels.balance(table, reason)
+    if form.transposed:
+        row = None if outputs is None else outputs[0]
+        _bind_weight(node, labels, None if inputs is None else inputs.reshape(-1), row)
+        return None if channels is None or row is None else _Produced(channels, 1, row)
+    if inputs is None or inputs.shape[1] == 1:  # nothing of a single one can go
+        _bind_weight(node, labels, channels, None)
+    else:
+        _bind_weight(node, labels, channels, inputs[0], blocks=inputs)
+    return None if channels is None else _Produced(channels, 0, channels)
+
+
+def _whole_groups_go(node: Node, labels: Labels, form: _Form) -> bool:
+    """Whether channels go with their conv group: where groups are narrow and some can go, or so it was originally.
+
+    Narrow are groups with fewer channels than there are groups (depthwise, ResNeXt).
+    """
+    wide = form.groups < form.inputs // form.groups and node.name not in labels.conv_group_metadata.whole_groups
     if wide or node.name in labels.even:
         labels.even_groups.append(node.name)
         return False
-    if inputs > groups:
+    if form.inputs > form.groups:
         labels.whole_groups.append(node.name)
     return True
 
 
 def _bind_weight(
-    node: Node, labels: Labels, axis: int, line: Array | None, other: int | None, other_line: Array | None
+    node: Node, labels: Labels, first: Array | None, second: Array | None, blocks: Array | None = None
 ) -> None:
-    """Bind labels along two axes of w; a table (groups, n) along the other one differs by the groups of the first."""
+    """Bind w to labels along its axes 0 and 1; `blocks` (groups, n) differ along axis 1 by the groups of axis 0."""
     rank = len(labels.shape(node.inputs[1]))
-    blocks = None
-    if other_line is not None and other_line.ndim > 1:
-        blocks = other_line if min(other_line.shape) > 1 else None
-        other_line = other_line[0] if other_line.shape[1] > 1 else None  # nothing of a single one can go
-    pairs = ((axis, line), (other, other_line))
-    factors = [on_axis(part, k, rank) for k, part in pairs if part is not None and k is not None]
+    factors = [on_axis(part, axis, rank) for axis, part in enumerate((first, second)) if part is not None]
     labels.bind(node, 1, factors, blocks)
 
 
-def _tie_columns(labels: Labels, table: Array, reason: str) -> Array:
-    """Tie each row of (groups, n) into one label; returns (groups,)."""
-    return labels.collapse(table, 1, reason).reshape(-1)
-
-
-def _same_in_all(labels: Labels, table: Array, reason: str) -> Array:
+def _alike(labels: Labels, table: Array, reason: str) -> Array:
     """Tie the same index of all rows of (groups, n); returns the first row for all."""
     return np.broadcast_to(labels.collapse(table, 0, reason), table.shape)
 

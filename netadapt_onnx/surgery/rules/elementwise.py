@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from netadapt_onnx.surgery.factors import align, aligned_shape, labelled, on_axis
+from netadapt_onnx.graph.axis_arrays import on_axis
+from netadapt_onnx.surgery.factors import align, aligned_shape, labelled
 from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
@@ -114,9 +115,9 @@ def broadcast(
     `product` are the labels of one more operand, which has the result's shape: what Gemm adds its third input to.
     """
     rank = len(shape)
-    found = [align(factor, rank) for slot in slots for factor in labels.of(node.inputs[slot])]
+    factors = [align(factor, rank) for slot in slots for factor in labels.of(node.inputs[slot])]
     merged: list[Array] = []
-    for factor in _whole_heads(node, labels, [*(product or ()), *found]):
+    for factor in _whole_heads(node, labels, [*(product or ()), *factors]):
         merged = labels.join(merged, factor, f"meets unlabelled values in '{node.name}'")
     runtime = [node.inputs[slot] for slot in slots if not labels.is_constant(node.inputs[slot])]
     operands = [(f"'{name}'", aligned_shape(labels.shape(name), rank), labels.of(name)) for name in runtime]
@@ -204,8 +205,8 @@ def bind_broadcast(node: Node, labels: Labels, slot: int, factors: Sequence[Arra
 def along_unlabelled_axes(node: Node, labels: Labels) -> None:
     """Labels pass on axes the operator does not work along; on those it does, they are tied."""
     rank = len(labels.shape(node.inputs[0]))
-    given = labels.integers(node, 1) if node.op == "CumSum" else None
-    axes = [axis % rank for axis in given or (-2, -1)]
+    worked_along = labels.integers(node, 1) if node.op == "CumSum" else None
+    axes = [axis % rank for axis in worked_along or (-2, -1)]
     factors = labels.of(node.inputs[0])
     for axis in axes:
         factors = tuple(labels.collapse(f, axis, f"{node.op} '{node.name}' works along it") for f in factors)
@@ -222,7 +223,7 @@ def quantise(node: Node, labels: Labels) -> None:
         axis = node.integer("axis", 1) % factors[0].ndim
         for slot in range(1, len(node.inputs)):
             if node.has(slot) and labels.shape(node.inputs[slot]):
-                line = labels.channels(node.inputs[0], axis, f"per-channel scales of '{node.name}'")
-                if line is not None:
-                    labels.bind(node, slot, [line])
+                channels = labels.channels(node.inputs[0], axis, f"per-channel scales of '{node.name}'")
+                if channels is not None:
+                    labels.bind(node, slot, [channels])
     labels.set(node.outputs[0], factors)

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from netadapt_onnx.graph.axis_arrays import UnmatchedShapes, regroup
-from netadapt_onnx.surgery.factors import align, aligned_shape, labelled, on_axis
+from netadapt_onnx.graph.axis_arrays import UnmatchedShapes, on_axis, regroup
+from netadapt_onnx.surgery.cut import Cut
+from netadapt_onnx.surgery.factors import align, aligned_shape, labelled
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.elementwise import BROADCASTING, UNARY
+from netadapt_onnx.surgery.rules.node_edits import integers, resize_dims, set_gather, set_integers
 from netadapt_onnx.surgery.rules.registry import rule
 from netadapt_onnx.surgery.union_find import Array
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-    from netadapt_onnx.surgery.resize import Cut
-
 
 @rule("Shape", "Size")
 def sizes(node: Node, labels: Labels) -> None:
     """Sizes are numbers, not channels. Those that count channels follow a cut when they are computed.
 
-    Such nodes are there where sizes stay free; what uses sizes is overruled where an axis was cut (`Cut.resize_dims`).
+    Such nodes are there where sizes stay free; where an axis was cut, `resize_dims` overrules what uses them.
     """
     labels.disregard(node.inputs[0])
 
@@ -50,7 +51,7 @@ def reshape(node: Node, labels: Labels) -> None:
         raise Unsupported(str(error)) from error
     labels.set(y, factors)
     if node.op == "Reshape" and factors:
-        labels.edit(node, lambda cut, made: cut.resize_dims(made, 1, y))
+        labels.edit(node, lambda cut, edited: resize_dims(cut, edited, 1, y))
 
 
 @rule("Concat")
@@ -60,46 +61,66 @@ def concat(node: Node, labels: Labels) -> None:
     rank = len(labels.shape(y))
     axis = node.integer("axis", 1) % rank
     sizes = [labels.shape(name)[axis] for name in node.inputs]
-    pieces: list[Array | None] = []
-    across: list[Array] = []
-    for name in node.inputs:
-        piece: Array | None = None
-        for factor in labels.of(name):
-            if factor.shape[axis] == 1:
-                across = labels.join(across, factor, f"'{node.name}'")
-            elif piece is None:
-                piece = factor
-            else:
-                labels.tie(piece, factor, f"'{node.name}'")
-        pieces.append(piece)
-    if any(
-        piece is None for piece in pieces
-    ):  # what a cache holds is cut as the one new position is that goes behind it
-        for i, piece in enumerate(pieces):
-            others = [k for k in range(rank) if k != axis and piece is not None and piece.shape[k] > 1]
-            if piece is not None and any(labelled(across, k) for k in others):
-                across = labels.join(across, labels.collapse(piece, axis, f"'{node.name}'"), f"'{node.name}'")
-                pieces[i] = None
-    for name in node.inputs:
-        for other in range(rank):
-            if other == axis or labels.is_constant(name) or labelled(labels.of(name), other):
-                continue
-            reason = f"'{node.name}' concatenates it with '{name}', which cannot be cut"
-            if labels.shape(name)[other] > 1:
-                across = [labels.collapse(f, other, reason) for f in across]
+    along, across = _along_and_across(node, labels, axis)
+    if any(factor is None for factor in along):
+        along, across = _cut_across(node, labels, axis, along, across)
+    across = _tie_operands(node, labels, axis, across)
     for slot, name in enumerate(node.inputs):
         if labels.is_constant(name):
             # Values that nothing produces may go with whatever they are combined with further on.
-            pieces[slot] = on_axis(labels.fresh(sizes[slot]), axis, rank) if sizes[slot] > 1 else None
-            own = pieces[slot]
-            labels.bind(node, slot, [*across, *([own] if own is not None else [])])
-    joined = []
-    if any(piece is not None for piece in pieces):
-        filled = [p if p is not None else np.zeros([1] * rank, np.int64) for p in pieces]
-        wide = [max(p.shape[k] for p in filled) for k in range(rank)]
-        shapes = [[n if k == axis else wide[k] for k in range(rank)] for n in sizes]
-        joined = [np.concatenate([np.broadcast_to(p, s) for p, s in zip(filled, shapes, strict=True)], axis)]
-    labels.set(y, [*across, *joined])
+            own = on_axis(labels.fresh(sizes[slot]), axis, rank) if sizes[slot] > 1 else None
+            along[slot] = own
+            labels.bind(node, slot, [*across, *([] if own is None else [own])])
+    if all(factor is None for factor in along):
+        labels.set(y, across)
+        return
+    factors = [np.zeros([1] * rank, np.int64) if factor is None else factor for factor in along]
+    lengths = [max(factor.shape[k] for factor in factors) for k in range(rank)]
+    shapes = [[*lengths[:axis], size, *lengths[axis + 1 :]] for size in sizes]
+    spelled = [np.broadcast_to(factor, shape) for factor, shape in zip(factors, shapes, strict=True)]
+    labels.set(y, [*across, np.concatenate(spelled, axis)])
+
+
+def _along_and_across(node: Node, labels: Labels, axis: int) -> tuple[list[Array | None], list[Array]]:
+    """The labels of each operand along the axis of concatenation, if any, and those of all along the others."""
+    along: list[Array | None] = []
+    across: list[Array] = []
+    for name in node.inputs:
+        own: Array | None = None
+        for factor in labels.of(name):
+            if factor.shape[axis] == 1:
+                across = labels.join(across, factor, f"'{node.name}'")
+            elif own is None:
+                own = factor
+            else:
+                labels.tie(own, factor, f"'{node.name}'")
+        along.append(own)
+    return along, across
+
+
+def _cut_across(
+    node: Node, labels: Labels, axis: int, along: Sequence[Array | None], across: list[Array]
+) -> tuple[list[Array | None], list[Array]]:
+    """What a cache holds is cut as the new position is that goes behind it: not along the axis of concatenation."""
+    kept: list[Array | None] = []
+    for factor in along:
+        others = [k for k, n in enumerate(() if factor is None else factor.shape) if k != axis and n > 1]
+        if factor is not None and any(labelled(across, k) for k in others):
+            across = labels.join(across, labels.collapse(factor, axis, f"'{node.name}'"), f"'{node.name}'")
+            factor = None
+        kept.append(factor)
+    return kept, across
+
+
+def _tie_operands(node: Node, labels: Labels, axis: int, across: list[Array]) -> list[Array]:
+    """Along the other axes nothing can go that a runtime operand cannot lose."""
+    for name in node.inputs:
+        for other, length in enumerate(labels.shape(name)):
+            if other == axis or length <= 1 or labels.is_constant(name) or labelled(labels.of(name), other):
+                continue
+            reason = f"'{node.name}' concatenates it with '{name}', which cannot be cut"
+            across = [labels.collapse(f, other, reason) for f in across]
+    return across
 
 
 @rule("Split")
@@ -110,7 +131,7 @@ def split(node: Node, labels: Labels) -> None:
     ends = np.cumsum([labels.shape(y)[axis] for y in node.outputs])
     for factor in labels.of(x):
         if factor.shape[axis] > 1:
-            labels.edit(node, lambda cut, made: _set_split(cut, made, node.outputs, axis))
+            labels.edit(node, lambda cut, edited: _set_split(cut, edited, node.outputs, axis))
             break
     starts = [0, *ends[:-1]]
     for y, start, end in zip(node.outputs, starts, ends, strict=True):
@@ -126,7 +147,7 @@ def _set_split(cut: Cut, node: gs.Node, outputs: tuple[str, ...], axis: int) -> 
         node.attrs["split"] = sizes
     else:
         node.attrs.pop("num_outputs", None)
-        cut.set_integers(node, 1, sizes)
+        set_integers(node, 1, sizes)
 
 
 @rule("Slice")
@@ -152,9 +173,9 @@ def slice_(node: Node, labels: Labels) -> None:
         if any(steps[k] != 1 for k in touched):
             if len(axes) > 1:
                 raise Unsupported("a step on channels together with other axes")
-            labels.edit(node, lambda cut, made: _slice_to_gather(cut, made, x, axes[0], indices, y))
+            labels.edit(node, lambda cut, edited: _slice_to_gather(cut, edited, x, axes[0], indices))
         else:
-            labels.edit(node, lambda cut, made: _set_slice(cut, made, x, axes, touched))
+            labels.edit(node, lambda cut, edited: _set_slice(cut, edited, x, axes, touched))
     labels.set(y, factors, f"single channel taken by '{node.name}'")
 
 
@@ -173,8 +194,8 @@ def _end(end: int, step: int) -> int | None:
 
 def _set_slice(cut: Cut, node: gs.Node, x: str, axes: list[int], touched: list[int]) -> None:
     attribute = "starts" in node.attrs
-    starts = list(node.attrs["starts"]) if attribute else cut.integers(node, 1).tolist()
-    ends = list(node.attrs["ends"]) if attribute else cut.integers(node, 2).tolist()
+    starts = list(node.attrs["starts"]) if attribute else integers(node, 1).tolist()
+    ends = list(node.attrs["ends"]) if attribute else integers(node, 2).tolist()
     for k in touched:
         counts = cut.counts(x, axes[k])
         start, end, _ = slice(starts[k], ends[k]).indices(len(counts))
@@ -182,16 +203,16 @@ def _set_slice(cut: Cut, node: gs.Node, x: str, axes: list[int], touched: list[i
     if attribute:
         node.attrs["starts"], node.attrs["ends"] = starts, ends
     else:
-        cut.set_integers(node, 1, starts)
-        cut.set_integers(node, 2, ends)
+        set_integers(node, 1, starts)
+        set_integers(node, 2, ends)
 
 
-def _slice_to_gather(cut: Cut, node: gs.Node, x: str, axis: int, indices: Array, y: str) -> None:
+def _slice_to_gather(cut: Cut, node: gs.Node, x: str, axis: int, indices: Array) -> None:
     node.op = "Gather"
     node.attrs = {"axis": axis}
     node.inputs = node.inputs[:2]
-    cut.set_integers(node, 1, indices)
-    cut.set_gather(node, 1, x, axis, indices, y)
+    set_integers(node, 1, indices)
+    set_gather(cut, node, x, axis, indices)
 
 
 @rule("Pad")
@@ -216,26 +237,26 @@ def pad(node: Node, labels: Labels) -> None:
             continue
         if node.text("mode", "constant") != "constant" or min(before[axis], after[axis]) < 0:
             raise Unsupported("pads channels other than by a constant")
-        line = labels.channels(x, axis, f"'{node.name}' pads it")
-        if line is None:
+        channels = labels.channels(x, axis, f"'{node.name}' pads it")
+        if channels is None:
             continue
-        line = np.concatenate([labels.fresh(before[axis]), line, labels.fresh(after[axis])])
-        factors = [f for f in factors if f.shape[axis] == 1] + [on_axis(line, axis, rank)]
-        labels.edit(node, lambda cut, made, axis=axis: _set_pads(cut, made, y, axes, axis, before, after))  # type: ignore[misc]
+        channels = np.concatenate([labels.fresh(before[axis]), channels, labels.fresh(after[axis])])
+        factors = [f for f in factors if f.shape[axis] == 1] + [on_axis(channels, axis, rank)]
+        labels.edit(node, lambda cut, edited, axis=axis: _set_pads(cut, edited, y, axes, axis, before, after))  # type: ignore[misc]
     labels.set(y, factors)
 
 
 def _set_pads(cut: Cut, node: gs.Node, y: str, axes: list[int], axis: int, before: Array, after: Array) -> None:
     counts = cut.counts(y, axis)
     attribute = next((name for name in ("pads", "paddings") if name in node.attrs), None)
-    amounts = list(node.attrs[attribute]) if attribute else cut.integers(node, 1).tolist()
+    amounts = list(node.attrs[attribute]) if attribute else integers(node, 1).tolist()
     k = axes.index(axis)
     amounts[k] = int(counts[: before[axis]].sum())
     amounts[k + len(axes)] = int(counts[len(counts) - after[axis] :].sum())
     if attribute:
         node.attrs[attribute] = amounts
     else:
-        cut.set_integers(node, 1, amounts)
+        set_integers(node, 1, amounts)
 
 
 @rule("Expand")
@@ -250,7 +271,7 @@ def expand(node: Node, labels: Labels) -> None:
         factors += stretched(labels, aligned_shape(labels.shape(x), rank), labels.shape(y))
     labels.set(y, factors)
     if factors:
-        labels.edit(node, lambda cut, made: cut.resize_dims(made, 1, y))
+        labels.edit(node, lambda cut, edited: resize_dims(cut, edited, 1, y))
 
 
 def combined(name: str, labels: Labels) -> bool:
@@ -283,7 +304,7 @@ def filled(node: Node, labels: Labels) -> None:
     shape = labels.shape(y)
     if labels.kind(y) == "f":
         labels.set(y, [on_axis(labels.fresh(n), k, len(shape)) for k, n in enumerate(shape) if n > 1])
-        labels.edit(node, lambda cut, made: cut.resize_dims(made, 0, y))
+        labels.edit(node, lambda cut, edited: resize_dims(cut, edited, 0, y))
 
 
 @rule("Tile")
@@ -292,40 +313,40 @@ def tile(node: Node, labels: Labels) -> None:
     x, y = node.inputs[0], node.outputs[0]
     before, after = labels.shape(x), labels.shape(y)
     repeats = [n // m for m, n in zip(before, after, strict=True)]
-    given = labels.introduce(node, 0) if labels.is_constant(x) else labels.of(x)
-    factors = [np.tile(f, [r if n > 1 else 1 for n, r in zip(f.shape, repeats, strict=True)]) for f in given]
+    inputs = labels.introduce(node, 0) if labels.is_constant(x) else labels.of(x)
+    factors = [np.tile(f, [r if n > 1 else 1 for n, r in zip(f.shape, repeats, strict=True)]) for f in inputs]
     if node.opset >= 6 and labels.is_constant(node.inputs[1]) and combined(y, labels):
         factors += stretched(labels, before, after)
-        labels.edit(node, lambda cut, made: _set_repeats(cut, made, x, y))
+        labels.edit(node, lambda cut, edited: _set_repeats(cut, edited, x, y))
     labels.set(y, factors)
 
 
 def _set_repeats(cut: Cut, node: gs.Node, x: str, y: str) -> None:
-    repeats = cut.integers(node, 1).tolist()
+    repeats = integers(node, 1).tolist()
     for axis, (before, after) in enumerate(zip(cut.original_shape(y), cut.shape(y), strict=True)):
         if before != after and cut.original_shape(x)[axis] == 1:
             repeats[axis] = after
-    if repeats != cut.integers(node, 1).tolist():
-        cut.set_integers(node, 1, repeats)
+    if repeats != integers(node, 1).tolist():
+        set_integers(node, 1, repeats)
 
 
 @rule("DepthToSpace")
 def depth_to_space(node: Node, labels: Labels) -> None:
     """The block x block channels that make one output channel go together."""
-    line = labels.channels(node.inputs[0], 1, f"'{node.name}' moves it")
-    if line is None:
+    channels = labels.channels(node.inputs[0], 1, f"'{node.name}' moves it")
+    if channels is None:
         return
     area = node.integer("blocksize", 1) ** 2
     if node.text("mode", "DCR") == "DCR":
-        line = labels.collapse(line.reshape(area, -1), 0, f"blocks of '{node.name}'").reshape(-1)
+        channels = labels.collapse(channels.reshape(area, -1), 0, f"blocks of '{node.name}'").reshape(-1)
     else:
-        line = labels.collapse(line.reshape(-1, area), 1, f"blocks of '{node.name}'").reshape(-1)
-    labels.set(node.outputs[0], [on_axis(line, 1, 4)])
+        channels = labels.collapse(channels.reshape(-1, area), 1, f"blocks of '{node.name}'").reshape(-1)
+    labels.set(node.outputs[0], [on_axis(channels, 1, 4)])
 
 
 @rule("SpaceToDepth")
 def space_to_depth(node: Node, labels: Labels) -> None:
     """Every input channel appears block x block times in the output."""
-    line = labels.channels(node.inputs[0], 1, f"'{node.name}' moves it")
-    if line is not None:
-        labels.set(node.outputs[0], [on_axis(np.tile(line, node.integer("blocksize", 1) ** 2), 1, 4)])
+    channels = labels.channels(node.inputs[0], 1, f"'{node.name}' moves it")
+    if channels is not None:
+        labels.set(node.outputs[0], [on_axis(np.tile(channels, node.integer("blocksize", 1) ** 2), 1, 4)])

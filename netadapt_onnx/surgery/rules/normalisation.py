@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from netadapt_onnx.surgery.factors import align, on_axis
+from netadapt_onnx.graph.axis_arrays import on_axis
+from netadapt_onnx.surgery.factors import align
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.contraction import bind_channels
@@ -16,14 +17,14 @@ from netadapt_onnx.surgery.union_find import Array
 @rule("BatchNormalization")
 def batch_normalisation(node: Node, labels: Labels) -> None:
     """Scale, shift, mean and variance (C,) follow the channels of x (N, C, ...); so do the statistics put out."""
-    line = labels.channels(node.inputs[0], 1, f"'{node.name}' works along it")
-    if line is None:
+    channels = labels.channels(node.inputs[0], 1, f"'{node.name}' works along it")
+    if channels is None:
         return
     for slot in range(1, 5):
-        bind_channels(node, labels, slot, line)
-    labels.set(node.outputs[0], [on_axis(line, 1, len(labels.shape(node.inputs[0])))])
+        bind_channels(node, labels, slot, channels)
+    labels.set(node.outputs[0], [on_axis(channels, 1, len(labels.shape(node.inputs[0])))])
     for statistic in node.outputs[1:]:
-        labels.set(statistic, [line])
+        labels.set(statistic, [channels])
 
 
 @rule("InstanceNormalization")
@@ -49,22 +50,22 @@ def group_normalisation(node: Node, labels: Labels) -> None:
     """The same channels are kept in every group, so that groups stay equal."""
     if node.domain:
         raise Unsupported("channels-last GroupNorm")
-    line = labels.channels(node.inputs[0], 1, f"'{node.name}' works along it")
-    if line is None:
+    channels = labels.channels(node.inputs[0], 1, f"'{node.name}' works along it")
+    if channels is None:
         return
     groups = node.integer("num_groups", 1)
-    table = line.reshape(groups, -1)
+    table = channels.reshape(groups, -1)
     first = labels.collapse(table, 0, f"groups of '{node.name}'") if groups > 1 else table
     if not first.any():
         return
     for slot in (1, 2):
         shape = labels.shape(node.inputs[slot])
-        if shape == (len(line),):
-            bind_channels(node, labels, slot, line)
+        if shape == (len(channels),):
+            bind_channels(node, labels, slot, channels)
         elif shape != (groups,):  # opset 18 has one scale per group
-            raise Unsupported(f"'{node.inputs[slot]}' {shape} has no value for each of {len(line)} channels")
+            raise Unsupported(f"'{node.inputs[slot]}' {shape} has no value for each of {len(channels)} channels")
     labels.gather(node)
-    labels.set(node.outputs[0], [on_axis(line, 1, len(labels.shape(node.inputs[0])))])
+    labels.set(node.outputs[0], [on_axis(channels, 1, len(labels.shape(node.inputs[0])))])
 
 
 @rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.rules.node_edits import resize_dims
 from netadapt_onnx.surgery.rules.reduction import reduced
 from netadapt_onnx.surgery.rules.registry import rule
 
@@ -32,4 +33,4 @@ def resize(node: Node, labels: Labels) -> None:
     factors = [labels.keep_axes(f, same, f"'{node.name}' resizes it") for f in labels.of(x)]
     labels.set(y, factors)
     if node.has(3) and factors and "axes" not in node.attributes:
-        labels.edit(node, lambda cut, made: cut.resize_dims(made, 3, y))
+        labels.edit(node, lambda cut, edited: resize_dims(cut, edited, 3, y))

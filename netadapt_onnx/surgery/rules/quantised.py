@@ -40,7 +40,7 @@ def quantised_conv(node: Node, labels: Labels) -> None:
     """x, its scale and zero point; w, scales and zero points (one or O); those of y; bias (O,)."""
     if node.integer("channels_last", 0):
         raise Unsupported("channels last")
-    _whole(node, labels, (1, 2, 6, 7))
+    _require_scalars(node, labels, (1, 2, 6, 7))
     conv(node.seen_as((0, 3, 8)), labels)
     _per_channel(node, labels, (4, 5), axis=1)
 
@@ -48,7 +48,7 @@ def quantised_conv(node: Node, labels: Labels) -> None:
 @rule("ConvInteger")
 def integer_conv(node: Node, labels: Labels) -> None:
     """x, w, the zero point of x, zero points of w (one or O)."""
-    _whole(node, labels, (2,))
+    _require_scalars(node, labels, (2,))
     conv(node.seen_as((0, 1)), labels)
     _per_channel(node, labels, (3,), axis=1)
 
@@ -56,7 +56,7 @@ def integer_conv(node: Node, labels: Labels) -> None:
 @rule("QLinearMatMul")
 def quantised_matmul(node: Node, labels: Labels) -> None:
     """a and b, each with scale and zero point (b's by column, if it likes), then those of y."""
-    _whole(node, labels, (1, 2, 6, 7))
+    _require_scalars(node, labels, (1, 2, 6, 7))
     matmul(node.seen_as((0, 3)), labels)
     _per_channel(node, labels, (4, 5), axis=-1)
 
@@ -64,7 +64,7 @@ def quantised_matmul(node: Node, labels: Labels) -> None:
 @rule("MatMulInteger")
 def integer_matmul(node: Node, labels: Labels) -> None:
     """a, b, their zero points (b's by column, if it likes)."""
-    _whole(node, labels, (2,))
+    _require_scalars(node, labels, (2,))
     matmul(node.seen_as((0, 1)), labels)
     _per_channel(node, labels, (3,), axis=-1)
 
@@ -72,7 +72,7 @@ def integer_matmul(node: Node, labels: Labels) -> None:
 @rule("MatMulIntegerToFloat", domain="com.microsoft")
 def integer_matmul_to_float(node: Node, labels: Labels) -> None:
     """a, b, their scales, their zero points (b's by column, if it likes), a bias."""
-    _whole(node, labels, (2, 4))
+    _require_scalars(node, labels, (2, 4))
     matmul(node.seen_as((0, 1)), labels)
     _per_channel(node, labels, (3, 5, 6), axis=-1)
 
@@ -87,7 +87,7 @@ def dynamic_matmul(node: Node, labels: Labels) -> None:
 @rule("QGemm", domain="com.microsoft")
 def quantised_gemm(node: Node, labels: Labels) -> None:
     """a and b, each with scale and zero point (b's by column, if it likes), bias, those of y."""
-    _whole(node, labels, (1, 2, 7, 8))
+    _require_scalars(node, labels, (1, 2, 7, 8))
     gemm(node.seen_as((0, 3, 6)), labels)
     _per_channel(node, labels, (4, 5), axis=-1)
 
@@ -97,7 +97,7 @@ def quantised_attention(node: Node, labels: Labels) -> None:
     """x (B, S, I), weights (I, 3 * H * D), a float bias, both scales, a mask, both zero points, a cache."""
     if labels.choices.attention == "dims":
         raise Unsupported("queries, keys and values of the same size")
-    _whole(node, labels, (3, 6))
+    _require_scalars(node, labels, (3, 6))
     columns = project(node.seen_as((0, 1, 2, 5, 8)), labels)
     for slot in (4, 7):
         bind_channels(node, labels, slot, columns)
@@ -106,7 +106,7 @@ def quantised_attention(node: Node, labels: Labels) -> None:
 @rule("QEmbedLayerNormalization", domain="com.microsoft")
 def quantised_embedding(node: Node, labels: Labels) -> None:
     """EmbedLayerNormalization whose tables, scale and shift are bytes; each has one scale and one zero point."""
-    _whole(node, labels, range(8, len(node.inputs)))
+    _require_scalars(node, labels, range(8, len(node.inputs)))
     embed_layer_normalisation(node, labels)
 
 
@@ -120,14 +120,14 @@ def dynamic_quantisation(node: Node, labels: Labels) -> None:
 @rule("QLinearAdd", "QLinearMul", domain="com.microsoft")
 def quantised_arithmetic(node: Node, labels: Labels) -> None:
     """a and b, each with scale and zero point, then those of the result."""
-    _whole(node, labels, (1, 2, 4, 5, 6, 7))
+    _require_scalars(node, labels, (1, 2, 4, 5, 6, 7))
     broadcasting(node.seen_as((0, 3)), labels)
 
 
 @rule("QLinearWhere", domain="com.microsoft")
 def quantised_where(node: Node, labels: Labels) -> None:
     """A condition, two operands with scale and zero point, those of the result."""
-    _whole(node, labels, (2, 3, 5, 6, 7, 8))
+    _require_scalars(node, labels, (2, 3, 5, 6, 7, 8))
     broadcasting(node.seen_as((0, 1, 4)), labels)
 
 
@@ -135,14 +135,14 @@ def quantised_where(node: Node, labels: Labels) -> None:
 def quantised_concat(node: Node, labels: Labels) -> None:
     """Scale and zero point of the result, then operands, each with its own."""
     operands = range(2, len(node.inputs), 3)
-    _whole(node, labels, [i for i in range(len(node.inputs)) if i not in operands])
+    _require_scalars(node, labels, [i for i in range(len(node.inputs)) if i not in operands])
     concat(node.seen_as(tuple(operands)), labels)
 
 
 @rule("QLinearLeakyRelu", "QLinearSigmoid", domain="com.microsoft")
 def quantised_activation(node: Node, labels: Labels) -> None:
     """x and scales that all channels share."""
-    _whole(node, labels, range(1, len(node.inputs)))
+    _require_scalars(node, labels, range(1, len(node.inputs)))
     unary(node, labels)
 
 
@@ -160,20 +160,20 @@ def quantised_softmax(node: Node, labels: Labels) -> None:
     softmax(Node(node.index, node.proto, node.integer("opset", 13)), labels)
 
 
-def _whole(node: Node, labels: Labels, slots: Sequence[int]) -> None:
-    """These inputs are one number each."""
+def _require_scalars(node: Node, labels: Labels, slots: Sequence[int]) -> None:
+    """Raise Unsupported unless each of these inputs is one number."""
     if any(node.has(slot) and prod(labels.shape(node.inputs[slot])) > 1 for slot in slots):
         raise Unsupported("scales or zero points by row or channel of an activation")
 
 
 def _per_channel(node: Node, labels: Labels, slots: Sequence[int], axis: int) -> None:
-    """These inputs are one number, or one for each channel along `axis` of the result."""
+    """Bind inputs that are one number, or one for each channel along `axis` of the result."""
     y = node.outputs[0]
-    line = labels.channels(y, axis % len(labels.shape(y)), f"scales of '{node.name}'") if labels.of(y) else None
+    channels = labels.channels(y, axis % len(labels.shape(y)), f"scales of '{node.name}'") if labels.of(y) else None
     for slot in slots:
-        if line is not None and node.has(slot):
+        if channels is not None and node.has(slot):
             if not labels.is_constant(node.inputs[slot]):
                 if prod(labels.shape(node.inputs[slot])) > 1:
                     raise Unsupported(f"'{node.inputs[slot]}' is computed at run time")
                 continue
-            bind_broadcast(node, labels, slot, [line])
+            bind_broadcast(node, labels, slot, [channels])

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from netadapt_onnx.surgery.factors import on_axis
+from netadapt_onnx.graph.axis_arrays import on_axis
+from netadapt_onnx.surgery.cut import Cut
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
@@ -14,8 +15,6 @@ from netadapt_onnx.surgery.union_find import Array
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
-
-    from netadapt_onnx.surgery.resize import Cut
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 PEEPHOLES = 7  # LSTM's input slot of P (directions, 3 * hidden)
@@ -69,24 +68,24 @@ def _recur(node: Node, labels: Labels, gates: int, gate_axis: int) -> Array:
     if node.integer("layout", 0) or not all(labels.is_constant(node.inputs[slot]) for slot in (1, 2)):
         raise Unsupported("a layout or weights that onnxruntime does not take")
     other = 3 - gate_axis
-    line = labels.channels(node.inputs[0], 2, f"'{node.name}' runs along it")
-    fresh = labels.fresh(labels.shape(node.inputs[2])[other])
-    gated = np.tile(fresh, gates)
+    inputs = labels.channels(node.inputs[0], 2, f"'{node.name}' runs along it")
+    units = labels.fresh(labels.shape(node.inputs[2])[other])
+    gated = np.tile(units, gates)
     factors = [on_axis(gated, gate_axis, 3)]
-    labels.bind(node, 1, factors if line is None else [*factors, on_axis(line, other, 3)])
-    labels.bind(node, 2, [*factors, on_axis(fresh, other, 3)])
+    labels.bind(node, 1, factors if inputs is None else [*factors, on_axis(inputs, other, 3)])
+    labels.bind(node, 2, [*factors, on_axis(units, other, 3)])
     if node.has(3):
-        labels.bind(node, 3, [on_axis(np.tile(fresh, 2 * gates), 1, 2)])
+        labels.bind(node, 3, [on_axis(np.tile(units, 2 * gates), 1, 2)])
     if node.has(PEEPHOLES):
-        labels.bind(node, PEEPHOLES, [on_axis(np.tile(fresh, 3), 1, 2)])
+        labels.bind(node, PEEPHOLES, [on_axis(np.tile(units, 3), 1, 2)])
     for slot in (5, 6):
         if node.has(slot):
-            _initial_state(node, labels, slot, fresh)
-    labels.edit(node, lambda cut, made: _set_hidden_size(cut, made, other))
-    labels.owns(node, fresh, 1, gate_axis, gated)
+            _initial_state(node, labels, slot, units)
+    labels.edit(node, lambda cut, edited: _set_hidden_size(cut, edited, other))
+    labels.owns(node, units, 1, gate_axis, gated)
     for output in filter(None, node.outputs):
         rank = len(labels.shape(output))
-        labels.set(output, [on_axis(fresh, rank - 1, rank)])
+        labels.set(output, [on_axis(units, rank - 1, rank)])
     return gated
 
 

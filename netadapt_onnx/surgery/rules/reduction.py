@@ -27,10 +27,10 @@ def reduce(node: Node, labels: Labels) -> None:
     """Labels on axes that stay pass. Labels on reduced axes alone are consumed: the sum runs over what is left."""
     x = node.inputs[0]
     rank = len(labels.shape(x))
-    given = labels.integers(node, 1, "axes")
-    if not given:
-        given = [] if node.integer("noop_with_empty_axes", 0) else list(range(rank))
-    reduced(node, labels, {a % rank for a in given}, keep_dims=bool(node.integer("keepdims", 1)))
+    axes = labels.integers(node, 1, "axes")
+    if not axes:
+        axes = [] if node.integer("noop_with_empty_axes", 0) else list(range(rank))
+    reduced(node, labels, {a % rank for a in axes}, keep_dims=bool(node.integer("keepdims", 1)))
 
 
 def reduced(node: Node, labels: Labels, axes: set[int], *, keep_dims: bool = True) -> None:

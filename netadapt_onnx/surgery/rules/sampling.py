@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 
 import numpy as np
 
-from netadapt_onnx.surgery.factors import on_axis
+from netadapt_onnx.graph.axis_arrays import on_axis
 from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
@@ -33,9 +34,9 @@ def sample_grid(node: Node, labels: Labels) -> None:
     x, grid = node.inputs[:2]
     rank = len(labels.shape(node.outputs[0]))
     reason = f"'{node.name}' samples where it says"
-    places = [labels.keep_axes(f, (0,), reason).reshape(-1) for f in labels.of(grid)]
-    places = [line for line in places if line.size > 1]
-    heads_go = bool(places) or labels.is_constant(grid)
+    of_grid = [labels.keep_axes(f, (0,), reason).reshape(-1) for f in labels.of(grid)]
+    of_grid = [axis_labels for axis_labels in of_grid if axis_labels.size > 1]
+    heads_go = bool(of_grid) or labels.is_constant(grid)
     heads_go = heads_go and labels.choices.attention == "heads"
     batch: list[Array] = []
     channels: list[Array] = []
@@ -47,24 +48,25 @@ def sample_grid(node: Node, labels: Labels) -> None:
             batch.append(factor.reshape(-1))
         else:
             channels.append(factor)
-    lines = _same_batch(node, labels, {0: batch, 1: places})
-    labels.set(node.outputs[0], [*channels, *(on_axis(line, 0, rank) for line in lines)])
+    merged = _same_batch(node, labels, {0: batch, 1: of_grid})
+    labels.set(node.outputs[0], [*channels, *(on_axis(axis_labels, 0, rank) for axis_labels in merged)])
 
 
-def _same_batch(node: Node, labels: Labels, lines: Mapping[int, list[Array]]) -> list[Array]:
+def _same_batch(node: Node, labels: Labels, by_slot: Mapping[int, list[Array]]) -> list[Array]:
     """Tie labels (N,) along the first axis of several inputs; constants among these are sliced along it.
 
-    Nothing can go from the batch if a computed input cannot lose it: `lines` has the labels of each by its number.
+    Nothing can go from the batch if a computed input cannot lose it: `by_slot` has the labels of each input.
     """
     reason = f"'{node.name}' has the same batch in all its inputs"
     merged: list[Array] = []
-    for line in (line for slot in lines for line in lines[slot]):
-        merged = labels.join(merged, line, reason)
-    constants = [slot for slot in lines if labels.is_constant(node.inputs[slot])]
-    if any(not lines[slot] for slot in lines if slot not in constants):
-        merged = [labels.collapse(line, 0, reason) for line in merged]
+    for axis_labels in chain.from_iterable(by_slot.values()):
+        merged = labels.join(merged, axis_labels, reason)
+    constants = [slot for slot in by_slot if labels.is_constant(node.inputs[slot])]
+    if any(not by_slot[slot] for slot in by_slot if slot not in constants):
+        merged = [labels.collapse(axis_labels, 0, reason) for axis_labels in merged]
     for slot in constants:
-        labels.bind(node, slot, [on_axis(line, 0, len(labels.shape(node.inputs[slot]))) for line in merged])
+        rank = len(labels.shape(node.inputs[slot]))
+        labels.bind(node, slot, [on_axis(axis_labels, 0, rank) for axis_labels in merged])
     return merged
 
 
@@ -83,7 +85,7 @@ def along_some_axes(node: Node, labels: Labels) -> None:
 def columns_to_image(node: Node, labels: Labels) -> None:
     """x (N, C * block, L) -> y (N, C, *image): the rows of one channel's block go together."""
     block = int(np.prod(labels.value(node.inputs[2])))
-    line = labels.channels(node.inputs[0], 1, f"'{node.name}' moves it")
-    if line is not None:
-        line = labels.collapse(line.reshape(-1, block), 1, f"blocks of '{node.name}'").reshape(-1)
-        labels.set(node.outputs[0], [on_axis(line, 1, len(labels.shape(node.outputs[0])))])
+    channels = labels.channels(node.inputs[0], 1, f"'{node.name}' moves it")
+    if channels is not None:
+        channels = labels.collapse(channels.reshape(-1, block), 1, f"blocks of '{node.name}'").reshape(-1)
+        labels.set(node.outputs[0], [on_axis(channels, 1, len(labels.shape(node.outputs[0])))])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from netadapt_onnx.graph.axis_arrays import on_axis
 from netadapt_onnx.surgery.factors import labelled
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.rules.node_edits import set_gather
 from netadapt_onnx.surgery.rules.registry import rule
 
 
@@ -27,7 +29,7 @@ def gather(node: Node, labels: Labels) -> None:
             factors = [labels.collapse(f, axis, reason) for f in factors]
         else:
             table = labels.value(indices).astype(np.int64)
-            labels.edit(node, lambda cut, made: cut.set_gather(made, 1, data, axis, table, y))
+            labels.edit(node, lambda cut, edited: set_gather(cut, edited, data, axis, table))
     at = np.zeros((1,) * extra, np.int64)
     picked = [f.take(labels.value(indices), axis) if f.shape[axis] > 1 else f.take(at, axis) for f in factors]
     labels.set(y, picked, f"single channel taken by '{node.name}'")
@@ -48,10 +50,10 @@ def _embedding(node: Node, labels: Labels, axis: int, extra: int) -> None:
     if shape[other] == 1:
         return
     fresh = labels.fresh(shape[other])
-    line = fresh.reshape([-1 if k == other else 1 for k in range(2)])
-    labels.bind(node, 0, [line])
+    columns = on_axis(fresh, other, 2)
+    labels.bind(node, 0, [columns])
     labels.owns(node, fresh, 0, other)
-    labels.set(node.outputs[0], [line.take(np.zeros((1,) * extra, np.int64), axis)])
+    labels.set(node.outputs[0], [columns.take(np.zeros((1,) * extra, np.int64), axis)])
 
 
 @rule("ArgMax", "ArgMin")

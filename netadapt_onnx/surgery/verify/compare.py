@@ -10,8 +10,8 @@ import onnx
 from netadapt_onnx.common.progress import counting
 from netadapt_onnx.graph.runtime import Arrays, random_inputs, run, session
 from netadapt_onnx.graph.shapes import Specs
-from netadapt_onnx.surgery.resize import Cut
-from netadapt_onnx.surgery.verify.rounding import nudged
+from netadapt_onnx.surgery.cut import Cut
+from netadapt_onnx.surgery.verify.rounding import perturbed
 
 # A tensor whose values differ by less than this share of their size is compared on its size instead.
 STILL = 1e-2
@@ -22,7 +22,7 @@ BOUNDARIES = 1e-2
 
 @dataclass
 class Tally:
-    """One tensor over all runs; differences are absolute, at the kept positions."""
+    """Statistics of one tensor over all runs; differences are absolute, at the kept positions."""
 
     gap: float = 0.0
     noise: float = 0.0
@@ -32,10 +32,10 @@ class Tally:
     _moved: float = 0.0
     _first: np.ndarray | None = field(default=None, repr=False)
 
-    def add(self, wanted: np.ndarray, got: np.ndarray) -> None:
+    def add(self, expected: np.ndarray, actual: np.ndarray) -> None:
         """Compare one run: the reference's values with the pruned model's."""
-        self.gap = max(self.gap, distance(wanted, got))
-        finite = np.where(np.isfinite(wanted), wanted, 0)
+        self.gap = max(self.gap, distance(expected, actual))
+        finite = np.where(np.isfinite(expected), expected, 0)
         self._sum += float(finite.sum(dtype=np.float64))
         self._squares += float(np.square(finite, dtype=np.float64).sum())
         self._count += finite.size
@@ -93,36 +93,41 @@ class Comparison:
         self._specs = specs
 
     def run(self, seeds: range, sampled: frozenset[str]) -> dict[str, Tally]:
-        """Tallies by name. Of a tensor whose shape depends on the data, runs in which it differs do not count."""
+        """Run both models on seeded inputs; returns a tally of each tensor.
+
+        Args:
+            seeds: The seeds of the inputs, a run for each.
+            sampled: Tensors whose shapes depend on the data: runs in which these differ do not count.
+        """
         tallies = {name: Tally() for name in self._names}
         for seed in counting("proving the cut", seeds):
             inputs = random_inputs(self._specs, seed)
             fed = {name: self.kept(name, value) for name, value in inputs.items()}  # --resize-io cuts inputs too
-            expected = run(self._expected, inputs, self._names)
-            fed |= {name: self.kept(name, expected[name]) for name in self._handed}
-            actual = run(self._actual, fed, self._exposed)
+            references = run(self._expected, inputs, self._names)
+            fed |= {name: self.kept(name, references[name]) for name in self._handed}
+            results = run(self._actual, fed, self._exposed)
             for name, exposed in zip(self._names, self._exposed, strict=True):
-                wanted, got = self.kept(name, expected.pop(name)), actual.pop(exposed)
-                if name in self._handed and _on_boundaries(wanted, got):
-                    got = wanted
-                if wanted.shape == got.shape:
-                    tallies[name].add(wanted, got)
+                expected, actual = self.kept(name, references.pop(name)), results.pop(exposed)
+                if name in self._handed and _on_boundaries(expected, actual):
+                    actual = expected
+                if expected.shape == actual.shape:
+                    tallies[name].add(expected, actual)
                 elif name not in sampled:
                     tallies[name].gap = np.inf
         return tallies
 
     def add_noise(self, tallies: dict[str, Tally], seeds: range) -> None:
-        """What rounding alone does: the reference with floats, inputs and weights, one unit in the last place off.
+        """Measure what rounding alone does: the reference with inputs and weights one unit in the last place off.
 
         What quantisers put out is handed over here as well.
         """
         names = list(tallies)
         exposed = [_own(name) if name in self._handed else name for name in names]
-        shaken = session(_taking_over(nudged(self._reference), self._handed), outputs=exposed, optimise=False)
+        shaken = session(_taking_over(perturbed(self._reference), self._handed), outputs=exposed, optimise=False)
         for seed in counting("proving the cut", seeds):
             inputs = random_inputs(self._specs, seed)
             before = run(self._expected, inputs, list(dict.fromkeys([*names, *self._handed])))
-            moved = _nudged(inputs) | {name: before[name] for name in self._handed}
+            moved = _perturbed(inputs) | {name: before[name] for name in self._handed}
             after = run(shaken, moved, exposed)
             for name, other in zip(names, exposed, strict=True):
                 a, b = self.kept(name, before[name]), self.kept(name, after[other])
@@ -161,16 +166,18 @@ def _taking_over(model: onnx.ModelProto, handed: frozenset[str]) -> onnx.ModelPr
 def _quantised_type(node: onnx.NodeProto, output: int, graph: onnx.GraphProto) -> int:
     """The type of a quantiser's result: that of its zero point, or what an attribute says, or bytes."""
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    given = next((a.i for a in node.attribute if a.name == "output_dtype" and a.i), onnx.TensorProto.UINT8)
+    declared = next((a.i for a in node.attribute if a.name == "output_dtype" and a.i), onnx.TensorProto.UINT8)
     zero = node.input[2] if len(node.input) > 2 else ""
-    return int(types.get(zero, given)) if node.op_type == "QuantizeLinear" and output == 0 else onnx.TensorProto.UINT8
+    return (
+        int(types.get(zero, declared)) if node.op_type == "QuantizeLinear" and output == 0 else onnx.TensorProto.UINT8
+    )
 
 
-def _on_boundaries(wanted: np.ndarray, got: np.ndarray) -> bool:
+def _on_boundaries(expected: np.ndarray, actual: np.ndarray) -> bool:
     """Whether two quantised tensors differ by one level at few positions, as rounding makes them."""
-    if wanted.shape != got.shape:
+    if expected.shape != actual.shape:
         return False
-    apart = np.abs(wanted.astype(np.int64) - got.astype(np.int64))
+    apart = np.abs(expected.astype(np.int64) - actual.astype(np.int64))
     return bool(apart.max(initial=0) <= 1 and np.count_nonzero(apart) <= BOUNDARIES * apart.size)
 
 
@@ -189,5 +196,5 @@ def _rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.square(values).mean())) if values.size else 0.0
 
 
-def _nudged(inputs: Arrays) -> Arrays:
+def _perturbed(inputs: Arrays) -> Arrays:
     return {name: np.nextafter(x, np.inf, dtype=x.dtype) if x.dtype.kind == "f" else x for name, x in inputs.items()}

@@ -1,4 +1,4 @@
-"""Quantised operators that compute exactly, whatever the processor: a cut is not judged by a kernel that saturates.
+"""Quantised operators that compute exactly, whatever the processor: no kernel that saturates enters the proof.
 
 On x86 without VNNI onnxruntime multiplies bytes of different signs in pairs and adds each pair in 16 bits, which
 2 * 255 * 127 overflows. Bytes of the same type it multiplies exactly everywhere (`docs/decisions.md`). So weights take
@@ -66,8 +66,8 @@ def _make_exact(graph: onnx.GraphProto, outer: Types) -> None:
             types.setdefault(node.output[0], types[node.input[PASSING[node.op_type]]])
         for product in PRODUCTS.get(node.op_type, ()):
             nodes += _same_type(node, product, types)
-        for body in bodies(node):
-            _make_exact(body, types)
+        for subgraph in bodies(node):
+            _make_exact(subgraph, types)
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
@@ -79,22 +79,22 @@ def _same_type(node: onnx.NodeProto, product: Product, types: Types) -> list[onn
     values = TensorProto.UINT8 if product.values is None else types.get(node.input[product.values], 0)
     if weights == values or weights not in BYTES or values not in BYTES:
         return []
-    moved, by = f"{node.output[0]}/exact/{product.weights}", BYTES[weights]
-    made = _moved(node.input[product.weights], moved, by, values)
+    moved, offset = f"{node.output[0]}/exact/{product.weights}", BYTES[weights]
+    added = _moved(node.input[product.weights], moved, offset, values)
     node.input[product.weights] = moved
     node.input.extend([""] * (product.zero + 1 - len(node.input)))
     if node.input[product.zero]:
-        made += _moved(node.input[product.zero], f"{moved}/zero", by, values)
+        added += _moved(node.input[product.zero], f"{moved}/zero", offset, values)
     else:
-        zero = helper.make_tensor(f"{moved}/zero", values, [], [by])
-        made.append(helper.make_node("Constant", [], [zero.name], value=zero))
+        zero = helper.make_tensor(f"{moved}/zero", values, [], [offset])
+        added.append(helper.make_node("Constant", [], [zero.name], value=zero))
     node.input[product.zero] = f"{moved}/zero"
-    return made
+    return added
 
 
-def _moved(name: str, result: str, by: int, to: int) -> list[onnx.NodeProto]:
-    """Bytes plus or minus 128 as bytes of the other type."""
-    amount = helper.make_tensor(f"{result}/by", TensorProto.INT32, [], [by])
+def _moved(name: str, result: str, offset: int, to: int) -> list[onnx.NodeProto]:
+    """Nodes that compute bytes plus or minus 128 as bytes of the other type."""
+    amount = helper.make_tensor(f"{result}/by", TensorProto.INT32, [], [offset])
     return [
         helper.make_node("Constant", [], [amount.name], value=amount),
         helper.make_node("Cast", [name], [f"{result}/wide"], to=TensorProto.INT32),

@@ -1,4 +1,4 @@
-"""Recurrent layers of bytes as layers of floats: a cut is not judged by what a step does with a rounding error.
+"""Recurrent layers of bytes as layers of floats: what a step makes of a rounding error does not enter the proof.
 
 DynamicQuantizeLSTM quantises its last output in every step. On the boundary of two levels rounding alone changes it by
 a whole one, which the following steps amplify, and no tensor outside shows it. As an LSTM over what its bytes stand for
@@ -20,7 +20,7 @@ SCALES = 8
 
 
 def has_quantised_recurrence(graph: onnx.GraphProto) -> bool:
-    """Whether a graph, or a body in it, has a recurrent layer of bytes."""
+    """Whether a graph, or a subgraph in it, has a recurrent layer of bytes."""
     return any(n.op_type == RECURRENT or any(map(has_quantised_recurrence, bodies(n))) for n in graph.node)
 
 
@@ -35,8 +35,8 @@ def with_float_recurrence(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _replace(graph: onnx.GraphProto) -> None:
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        for body in bodies(node):
-            _replace(body)
+        for subgraph in bodies(node):
+            _replace(subgraph)
         nodes += _as_floats(node) if node.op_type == RECURRENT else [node]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -13,15 +13,16 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.loadable import wrong_cut
 from netadapt_onnx.graph.memory_limit import refuse_huge
 from netadapt_onnx.graph.runtime import random_inputs, run, session
-from netadapt_onnx.surgery.flatten_subgraphs import BRANCHES, taking
-from netadapt_onnx.surgery.resize import Cut, resize
-from netadapt_onnx.surgery.trace import KeptIndices, Trace
-from netadapt_onnx.surgery.verify.around import around, fed_instead, left, relies_on_guesses
+from netadapt_onnx.surgery.cut import Cut, KeptIndices
+from netadapt_onnx.surgery.flatten_subgraphs import BRANCHES, with_branch
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.verify.compare import Comparison, Tally
 from netadapt_onnx.surgery.verify.exact_integers import with_exact_integers
 from netadapt_onnx.surgery.verify.float_recurrence import has_quantised_recurrence, with_float_recurrence
 from netadapt_onnx.surgery.verify.reference import masked_reference
-from netadapt_onnx.surgery.verify.upcast import wide_dtype, widened
+from netadapt_onnx.surgery.verify.unrunnable import computed_by, fed_tensors, relies_on_guesses, without_unrunnable
+from netadapt_onnx.surgery.verify.upcast import upcast, upcast_dtype
 
 TOLERANCE = 1e-4
 RUNS = 5
@@ -38,12 +39,18 @@ EXACT_INTEGERS = {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"}
 
 @dataclass(frozen=True)
 class Verification:
-    """Largest difference over all tensors, relative to each tensor's own movement across the seeded inputs.
+    """How far the pruned model is from its masked reference.
 
-    `exact` means at most 1e-4 everywhere, with something to compare; `worst_tensor` is where the largest difference is,
-    `first_bad_tensor` the first in topological order beyond the tolerance. `outputs` says for each output of the model
-    which compared tensors speak for it: itself, or, where it holds integers or does not move with the inputs, the last
-    ones in front of it that do. `moves` is False when there are none at all: what was compared proves little.
+    Attributes:
+        max_rel_diff: The largest difference over all tensors, relative to each one's own movement across the inputs.
+        exact: Whether it is at most 1e-4 everywhere, with something to compare.
+        inexact_groups: The groups for which nothing could be compared.
+        worst_tensor: Where the largest difference is.
+        first_bad_tensor: The first tensor in topological order beyond the tolerance.
+        tensors: How many tensors were compared.
+        moves: Whether there is evidence for any output; if not, the comparison proves little.
+        outputs: For each output of the model the compared tensors that are evidence for it: itself, or, where it holds
+            integers or does not move with the inputs, the last ones in front of it that do.
     """
 
     max_rel_diff: float
@@ -60,14 +67,23 @@ class Verification:
 def verify(
     trace: Trace, keep: KeptIndices, *, pruned: onnx.ModelProto | None = None, seed: int = 0, runs: int = RUNS
 ) -> Verification:
-    """Compare a pruned model (built from `keep` unless given) with its masked reference in onnxruntime.
+    """Compare a pruned model with its masked reference in onnxruntime.
 
-    Both run on `runs` seeded random inputs with optimisations off, in float32 if they are of half precision. The
-    difference is max |a - b| at kept positions over the standard deviation of the reference across the inputs. Raises
-    NetadaptError if onnxruntime cannot run the original (`unverifiable`), or if it can, but not what was made of it
-    (`bad-cut`).
+    Both run on seeded random inputs with optimisations off, in float32 if they are of half precision. The difference is
+    max |a - b| at kept positions over the standard deviation of the reference across the inputs.
+
+    Args:
+        trace: The original model.
+        keep: The channels that each group keeps.
+        pruned: The pruned model; built from `keep` if it is left out.
+        seed: The seed of the first inputs.
+        runs: How many inputs are compared.
+
+    Raises:
+        NetadaptError: If onnxruntime cannot run the original (`unverifiable`), or if it can, but not the cut model
+            (`bad-cut`).
     """
-    cut = Cut(trace, keep)
+    cut = trace.cut(keep)
     if cut.grows:
         raise NetadaptError("a model with new channels has no masked original to be compared with", code="usage")
     smaller = "verify it at smaller inputs with --shape"
@@ -87,7 +103,7 @@ def verify(
     differences, moving, unproven = _over_branches(trace, cut, reference, model, names, seeds)
     worst = max(differences, key=lambda name: differences[name], default="")
     bad = next((name for name in names if not differences[name] <= TOLERANCE), None)
-    outputs = _speaking(trace.folded.proto.graph, moving)
+    outputs = _evidence(trace.folded.proto.graph, moving)
     return Verification(
         max_rel_diff=differences.get(worst, 0.0),
         exact=bad is None and bool(names),
@@ -112,18 +128,18 @@ def _over_branches(
     unproven: list[str] = []
     failed: list[NetadaptError] = []
     untraced = trace.flat.untraced
-    ways = ("", *BRANCHES) if any(body.attribute in BRANCHES for body in trace.bodies) else ("",)
+    ways = ("", *BRANCHES) if any(subgraph.attribute in BRANCHES for subgraph in trace.subgraphs) else ("",)
     for branch in ways:
-        sides = [taking(side, branch, untraced) if branch or untraced else side for side in (reference, model)]
+        sides = [with_branch(side, branch, untraced) if branch or untraced else side for side in (reference, model)]
         try:
-            taken, moved = _compare(trace, cut, sides[0], sides[1], names, seeds)
+            of_branch, moved = _compare(trace, cut, sides[0], sides[1], names, seeds)
         except NetadaptError as error:
             failed.append(error)
             if _runs(trace, sides[0], seeds):  # then it is the cut that broke it
                 raise wrong_cut(error.message) from error
             unproven += [g.name for g in trace.groups if branch and any(f"/{branch}/" in layer for layer in g.layers)]
             continue
-        differences = {name: max(differences[name], taken[name]) for name in names}
+        differences = {name: max(differences[name], of_branch[name]) for name in names}
         moving |= moved
     if len(failed) == len(ways):
         raise _unverifiable(trace, failed[0]) from failed[0]
@@ -140,9 +156,9 @@ def _unverifiable(trace: Trace, error: NetadaptError) -> NetadaptError:
 
 def _runs(trace: Trace, reference: onnx.ModelProto, seeds: range) -> bool:
     """Whether the reference alone runs on the inputs of a comparison that failed."""
-    specs = {name: (shape, wide_dtype(dtype)) for name, (shape, dtype) in trace.folded.specs.items()}
+    specs = {name: (shape, upcast_dtype(dtype)) for name, (shape, dtype) in trace.folded.specs.items()}
     try:
-        active = session(with_exact_integers(widened(reference), {**trace.flat.dtypes, **trace.folded.dtypes}))
+        active = session(with_exact_integers(upcast(reference), {**trace.flat.dtypes, **trace.folded.dtypes}))
         for seed in seeds:
             run(active, random_inputs(specs, seed))
     except NetadaptError:
@@ -157,9 +173,9 @@ def _runnable(
 
     They have no rule, so nothing that they read or put out is cut.
     """
-    specs = {**trace.folded.specs, **fed_instead(trace.folded)}
-    reference, model = (around(side, trace.folded) for side in (reference, model))
-    return replace(trace, folded=replace(trace.folded, specs=specs)), left(model, names), reference, model
+    specs = {**trace.folded.specs, **fed_tensors(trace.folded)}
+    reference, model = (without_unrunnable(side, trace.folded) for side in (reference, model))
+    return replace(trace, folded=replace(trace.folded, specs=specs)), computed_by(model, names), reference, model
 
 
 def _compare(
@@ -169,13 +185,13 @@ def _compare(
     if not names:
         return {}, set()
     nodes = trace.folded.proto.graph.node
-    specs = {name: (shape, wide_dtype(dtype)) for name, (shape, dtype) in trace.folded.specs.items()}
+    specs = {name: (shape, upcast_dtype(dtype)) for name, (shape, dtype) in trace.folded.specs.items()}
     dtypes = {**trace.flat.dtypes, **trace.folded.dtypes}
     bounded = {name for node in nodes if node.op_type in BOUNDED for name in node.output}
 
     def compared(handed: frozenset[str] = frozenset()) -> Comparison:
-        wanted, got = (with_exact_integers(widened(side), dtypes) for side in (reference, model))
-        return Comparison(wanted, got, names, cut, specs, handed)
+        expected, actual = (with_exact_integers(upcast(side), dtypes) for side in (reference, model))
+        return Comparison(expected, actual, names, cut, specs, handed)
 
     both = compared()
     tallies = both.run(seeds, trace.folded.sampled)
@@ -198,16 +214,16 @@ def _compare(
 def _comparable(trace: Trace, model: onnx.ModelProto) -> list[str]:
     """What both models compute: floats, bytes of quantised models, and sums of those."""
     produced = {name for node in model.graph.node for name in node.output if name}
-    found = []
+    names = []
     for node in trace.folded.proto.graph.node:
         for name in node.output:
             dtype = trace.folded.dtypes.get(name)
             if dtype is None or name not in produced or trace.labels.is_view(name):
                 continue  # of a view, which is a weight, what computes with it is compared
             integer = dtype.kind in "iu" and (dtype.itemsize == 1 or node.op_type in EXACT_INTEGERS)
-            if wide_dtype(dtype).kind == "f" or integer:
-                found.append(name)
-    return found
+            if upcast_dtype(dtype).kind == "f" or integer:
+                names.append(name)
+    return names
 
 
 def _beyond_rounding(difference: float, tally: Tally) -> float:
@@ -216,20 +232,20 @@ def _beyond_rounding(difference: float, tally: Tally) -> float:
     return min(difference, TOLERANCE * tally.gap / limit) if np.isfinite(tally.gap) and limit > 0 else difference
 
 
-def _speaking(graph: onnx.GraphProto, moving: set[str]) -> dict[str, tuple[str, ...]]:
+def _evidence(graph: onnx.GraphProto, moving: set[str]) -> dict[str, tuple[str, ...]]:
     """For each output the tensors nearest in front of it, itself included, that were compared and move."""
     producer = {name: node for node in graph.node for name in node.output if name}
-    found: dict[str, tuple[str, ...]] = {}
+    by_output: dict[str, tuple[str, ...]] = {}
     for value in graph.output:
-        speaking: dict[str, None] = {}
+        evidence: dict[str, None] = {}
         seen: set[str] = set()
         waiting = [value.name]
         while waiting:
             name = waiting.pop()
             if name in moving:
-                speaking[name] = None
+                evidence[name] = None
             elif name in producer and name not in seen:
                 waiting.extend(producer[name].input)
             seen.add(name)
-        found[value.name] = tuple(speaking)
-    return found
+        by_output[value.name] = tuple(evidence)
+    return by_output

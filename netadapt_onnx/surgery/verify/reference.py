@@ -11,12 +11,13 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from netadapt_onnx.surgery.cut import Cut
 from netadapt_onnx.surgery.editing import Editing
-from netadapt_onnx.surgery.labels import Use
-from netadapt_onnx.surgery.resize import Cut, resize_flat
+from netadapt_onnx.surgery.records import Use
+from netadapt_onnx.surgery.resize import resize_flat
 from netadapt_onnx.surgery.rules.quantised import BY_DIRECTION, ZERO_POINTS
 from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.surgery.unflatten_subgraphs import restore
+from netadapt_onnx.surgery.unflatten_subgraphs import unflatten
 
 WHERE_OPSET = 9
 
@@ -24,7 +25,7 @@ WHERE_OPSET = 9
 def masked_reference(trace: Trace, cut: Cut, pruned: onnx.ModelProto) -> onnx.ModelProto:
     """Build the reference of `pruned`, the model that `cut` made of `trace`; tensors keep their names."""
     editing = Editing(trace.flat.proto, trace.flat.file)
-    small = Editing(resize_flat(trace, cut) if trace.bodies else pruned)
+    small = Editing(resize_flat(trace, cut) if trace.subgraphs else pruned)
     graph = editing.graph
     original = list(graph.nodes)
     uses = {(use.node, use.slot): use for use in trace.labels.uses}
@@ -35,20 +36,23 @@ def masked_reference(trace: Trace, cut: Cut, pruned: onnx.ModelProto) -> onnx.Mo
         _gather(editing, original[index], small, after[original[index].outputs[0].name], trace, cut)
     graph.toposort()
     result = editing.exported()
-    restore(result, trace.bodies)
+    unflatten(result, trace.subgraphs)
     return result
 
 
 def _mask(editing: Editing, node: gs.Node, slot: int, trace: Trace, cut: Cut, use: Use | None) -> None:
-    """Where(mask, x, 0): a product would let NaN and infinity through. Of a constant counts what this node takes."""
+    """Zero removed channels by Where(mask, x, 0): a product would let NaN and infinity through.
+
+    A constant is masked for this node alone.
+    """
     graph, tensor = editing.graph, node.inputs[slot]
     shape = trace.flat.shapes[tensor.name]
     if use is None:
         masks = [cut.kept(tensor.name, axis) for axis in range(len(shape))]
     else:
         masks = [np.ones(n, bool) for n in shape]
-        for axis, remains in cut.remains(use.factors):
-            masks[axis] = masks[axis] & remains
+        for axis, axis_labels in map(trace.axis_labels_of, use.factors):
+            masks[axis] = masks[axis] & (cut.copies[axis_labels] > 0)
     if all(m.all() for m in masks):
         return
     mask = np.ones((1,) * len(shape), bool)
@@ -72,20 +76,25 @@ def _mask(editing: Editing, node: gs.Node, slot: int, trace: Trace, cut: Cut, us
 
 
 def _zeros(editing: Editing, node: gs.Node, slot: int) -> np.ndarray:
-    """What stands for nothing in a constant, to be broadcast over it."""
-    place = ZERO_POINTS.get(node.op, {}).get(slot)
-    if place is None or place >= len(node.inputs) or not node.inputs[place].name:
+    """The value of a removed channel in a constant, to be broadcast over it."""
+    zero_point = _zero_point(node, slot)
+    if zero_point is None:
         return np.zeros((), np.int8)
-    zeros = editing.values(node.inputs[place])
+    zeros = editing.values(zero_point)
     return zeros.reshape(len(zeros), 1, -1) if node.op in BY_DIRECTION else zeros
 
 
 def _zero(editing: Editing, node: gs.Node, slot: int, name: str, dtype: np.dtype) -> gs.Tensor:
-    """What stands for nothing: of a quantised operand its zero point, if it has one."""
-    place = ZERO_POINTS.get(node.op, {}).get(slot)
-    if place is not None and place < len(node.inputs) and node.inputs[place].name:
-        return node.inputs[place]
-    return editing.constant(f"{name}/zero", np.zeros((), dtype))
+    """The value of a removed channel: of a quantised operand its zero point, if it has one."""
+    zero_point = _zero_point(node, slot)
+    return editing.constant(f"{name}/zero", np.zeros((), dtype)) if zero_point is None else zero_point
+
+
+def _zero_point(node: gs.Node, slot: int) -> gs.Tensor | None:
+    """The zero point of a quantised operand, if it has one."""
+    index = ZERO_POINTS.get(node.op, {}).get(slot)
+    present = index is not None and index < len(node.inputs) and node.inputs[index].name
+    return node.inputs[index] if present else None
 
 
 def _gather(editing: Editing, node: gs.Node, small: Editing, pruned: gs.Node, trace: Trace, cut: Cut) -> None:

@@ -32,18 +32,18 @@ LEADING = dict.fromkeys(PASSING, 1) | {"DequantizeLinear": 2, "Gather": 1}
 SEED = 0
 
 
-def nudged(proto: onnx.ModelProto) -> onnx.ModelProto:
+def perturbed(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy with every float weight one unit in the last place larger or smaller, by chance; zeros stay."""
     names = _weights(proto.graph)
     rng = np.random.default_rng(SEED)
     copy = without_weights(proto)
-    copy.graph.initializer.extend(_off(t, rng) if t.name in names else t for t in proto.graph.initializer)
+    copy.graph.initializer.extend(_perturb(t, rng) if t.name in names else t for t in proto.graph.initializer)
     graphs = [copy.graph, *all_bodies(copy.graph.node)]
-    for tensor in [t for body in graphs[1:] for t in body.initializer if t.name in names]:
-        tensor.CopyFrom(_off(tensor, rng))
+    for tensor in [t for subgraph in graphs[1:] for t in subgraph.initializer if t.name in names]:
+        tensor.CopyFrom(_perturb(tensor, rng))
     for name, tensor in [constant for graph in graphs for constant in _constants(graph)]:
         if name in names:
-            tensor.CopyFrom(_off(tensor, rng))
+            tensor.CopyFrom(_perturb(tensor, rng))
     return copy
 
 
@@ -72,8 +72,8 @@ def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]
             yield node.output[0], node.attribute[0].t
 
 
-def _off(tensor: onnx.TensorProto, rng: np.random.Generator) -> onnx.TensorProto:
-    """The tensor with each value moved; itself if it holds no floats."""
+def _perturb(tensor: onnx.TensorProto, rng: np.random.Generator) -> onnx.TensorProto:
+    """The tensor with each value one unit in the last place off; itself if it holds no floats."""
     if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
         return tensor
     values = numpy_helper.to_array(tensor)

@@ -20,17 +20,17 @@ NARROW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 TYPES = {"to", "dtype", "output_dtype"}
 
 
-def widened(proto: onnx.ModelProto) -> onnx.ModelProto:
+def upcast(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The same model with float32 in place of float16 and bfloat16; itself if it has neither."""
     if not _is_narrow(proto.graph):
         return proto
     copy = without_weights(proto)
     copy.graph.initializer.extend(_tensor(tensor) for tensor in proto.graph.initializer)
-    _widen(copy.graph)
+    _upcast(copy.graph)
     return copy
 
 
-def wide_dtype(dtype: np.dtype) -> np.dtype:
+def upcast_dtype(dtype: np.dtype) -> np.dtype:
     """float32 for the narrow floats, any other type as it is."""
     return np.dtype(np.float32) if dtype.name in ("float16", "bfloat16") else dtype
 
@@ -43,10 +43,10 @@ def _is_narrow(graph: onnx.GraphProto) -> bool:
     attributes = [a for node in graph.node for a in node.attribute]
     if any(a.i in NARROW for a in attributes if a.name in TYPES) or any(a.t.data_type in NARROW for a in attributes):
         return True
-    return any(_is_narrow(body) for node in graph.node for body in bodies(node))
+    return any(_is_narrow(subgraph) for node in graph.node for subgraph in bodies(node))
 
 
-def _widen(graph: onnx.GraphProto) -> None:
+def _upcast(graph: onnx.GraphProto) -> None:
     _declare([*graph.input, *graph.output, *graph.value_info])
     for node in graph.node:
         for attribute in node.attribute:
@@ -54,10 +54,10 @@ def _widen(graph: onnx.GraphProto) -> None:
                 attribute.i = TensorProto.FLOAT
             if attribute.HasField("t"):
                 attribute.t.CopyFrom(_tensor(attribute.t))
-        for body in bodies(node):
-            for tensor in body.initializer:
+        for subgraph in bodies(node):
+            for tensor in subgraph.initializer:
                 tensor.CopyFrom(_tensor(tensor))
-            _widen(body)
+            _upcast(subgraph)
 
 
 def _declare(values: Iterable[onnx.ValueInfoProto]) -> None:

@@ -113,6 +113,7 @@ def model_file(folder: Path) -> Path:
     return folder / "model.onnx"
 
 
+@pytest.mark.seconds
 def test_a_loss_and_a_metric_of_ones_own(tmp_path: Path) -> None:
     model, data = model_file(tmp_path), code(tmp_path, OWN)
     result = na.finetune(model, data, tmp_path / "tuned.onnx", epochs=30, lr=0.05)
@@ -279,6 +280,7 @@ def summed(worker: WorkerInfo, split: Split, request: Mapping[str, Any]) -> JobR
     return JobResult({"sum": float(split.batch(np.array(request["rows"]))["x"].sum())})
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("own_path")
 def test_worker_processes_import_as_the_file_does(tmp_path: Path) -> None:
     data = read_dataset(with_imports(tmp_path, 2), SPECS, OUTPUTS)

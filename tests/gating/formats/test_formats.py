@@ -34,12 +34,12 @@ def hostile(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @pytest.fixture
-def mixed(here: Path) -> Path:
+def mixed(workspace: Path) -> Path:
     """One model that keeps its limits, one that does not and has hostile names, one that is none."""
-    save(small(), here / "good.onnx")
-    save(hostile(wide()), here / "grown,50%:x.onnx")
-    (here / "none.onnx").write_text("no model")
-    return here
+    save(small(), workspace / "good.onnx")
+    save(hostile(wide()), workspace / "grown,50%:x.onnx")
+    (workspace / "none.onnx").write_text("no model")
+    return workspace
 
 
 ARGUMENTS = ("gate", "*.onnx", "--max", "params=12k", "--max", "size=1MB")
@@ -49,9 +49,9 @@ ARGUMENTS = ("gate", "*.onnx", "--max", "params=12k", "--max", "size=1MB")
 def test_a_file_gets_what_stdout_gets(form: str, mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seconds = re.compile(r'("seconds": |time=")[\d.]+')
     cli.run([*ARGUMENTS, "--format", form, "--output", f"{form}=report"])
-    said = capsys.readouterr().out
-    said = re.sub(r"next: netadapt-onnx .*\n", "", said)  # what to run next is for people
-    assert seconds.sub("", (mixed / "report").read_text()) == seconds.sub("", said)
+    output = capsys.readouterr().out
+    output = re.sub(r"next: netadapt-onnx .*\n", "", output)  # what to run next is for people
+    assert seconds.sub("", (mixed / "report").read_text()) == seconds.sub("", output)
 
 
 def test_several_reports_at_once(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,9 +97,9 @@ def test_the_worst_come_first_in_tables(form: str, mixed: Path, capsys: pytest.C
 
 def test_junit_is_valid_and_counts(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli.run([*ARGUMENTS, "--format", "junit"])
-    said = capsys.readouterr().out
-    SCHEMA.validate(said)
-    root = ElementTree.fromstring(said)
+    output = capsys.readouterr().out
+    SCHEMA.validate(output)
+    root = ElementTree.fromstring(output)
     assert {k: root.attrib[k] for k in ("tests", "failures", "errors")} == {
         "tests": "5",
         "failures": "1",
@@ -112,7 +112,7 @@ def test_junit_is_valid_and_counts(mixed: Path, capsys: pytest.CaptureFixture[st
     assert error is not None
     assert error.attrib["type"] == "not-onnx"
     with pytest.raises(xmlschema.XMLSchemaValidationError):  # the schema can fail
-        SCHEMA.validate(said.replace("<testcase ", '<testcase file="x" '))
+        SCHEMA.validate(output.replace("<testcase ", '<testcase file="x" '))
 
 
 def test_github_annotations(mixed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,27 +134,27 @@ def test_github_annotations(mixed: Path, capsys: pytest.CaptureFixture[str], mon
 
 
 def test_only_the_worst_ten_are_annotated_and_a_summary_is_cut(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for i in range(12):
         proto = small()
         proto.doc_string = "x" * 1000 * i
-        save(proto, here / f"m{i:02d}.onnx")
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(here / "summary.md"))
+        save(proto, workspace / f"m{i:02d}.onnx")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(workspace / "summary.md"))
     monkeypatch.setattr("netadapt_onnx.gating.formats.github.MOST_SUMMARY_BYTES", 500)
     cli.run(["gate", "*.onnx", "--max", "size=40kB", "--format", "github"])
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("::error") for line in lines) == 10
     assert "file=m11.onnx" in lines[0]
     assert lines[10].startswith("and 2 more")
-    assert (here / "summary.md").stat().st_size < 600
-    assert "too long" in (here / "summary.md").read_text()
+    assert (workspace / "summary.md").stat().st_size < 600
+    assert "too long" in (workspace / "summary.md").read_text()
 
 
 def test_colours_are_for_terminals(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save(small(), here / "m.onnx")
+    save(small(), workspace / "m.onnx")
     arguments = ("gate", "m.onnx", "--max", "size=1MB")
     assert "\x1b" not in run(capsys, *arguments)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)

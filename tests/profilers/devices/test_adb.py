@@ -17,8 +17,8 @@ from netadapt_onnx.api.profile import profile
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.devices import adb as adb_module
 from netadapt_onnx.profilers.devices.adb import AdbShell
-from netadapt_onnx.profilers.devices.patience import LostError
 from netadapt_onnx.profilers.devices.perf_test import parse_times
+from netadapt_onnx.profilers.devices.retry import ConnectionLostError
 from netadapt_onnx.profilers.table import build as building
 from table_runs import cells
 
@@ -30,11 +30,11 @@ URL = f"adb://{SERIAL}"
 
 @pytest.fixture
 def server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[AdbServer]:
-    made = AdbServer(tmp_path_factory.mktemp("adb"))
-    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(made.port))
+    server_process = AdbServer(tmp_path_factory.mktemp("adb"))
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(server_process.port))
     monkeypatch.setattr(building, "REFERENCE_CAP_S", 0.3)
-    yield made
-    made.stop()
+    yield server_process
+    server_process.stop()
 
 
 @pytest.fixture
@@ -57,19 +57,19 @@ def perf_test(tmp_path: Path) -> Path:
 
 
 def test_shell_gives_exit_codes_and_files_survive_the_way(server: AdbServer, tmp_path: Path) -> None:
-    there = AdbShell(URL, "test")
-    assert there.call("exit 7").returncode == 7
-    assert there.call(f"mkdir -p {there.folder} && echo hello").stdout == "hello\n"
+    remote = AdbShell(URL, "test")
+    assert remote.call("exit 7").returncode == 7
+    assert remote.call(f"mkdir -p {remote.folder} && echo hello").stdout == "hello\n"
     data = np.random.default_rng(0).bytes(300_000)
     (tmp_path / "data.bin").write_bytes(data)
-    there.push([tmp_path / "data.bin"])
-    assert there.pull("data.bin") == data
+    remote.push([tmp_path / "data.bin"])
+    assert remote.pull("data.bin") == data
     with pytest.raises(NetadaptError, match=r"no none came back"):
-        there.pull("none")
-    assert list(there.stream("echo one; echo; echo two")) == [b"one\n", b"two\n"]
+        remote.pull("none")
+    assert list(remote.stream("echo one; echo; echo two")) == [b"one\n", b"two\n"]
     server.refuse(1)
-    with pytest.raises(LostError, match="offline"):
-        there.call("true")
+    with pytest.raises(ConnectionLostError, match="offline"):
+        remote.call("true")
 
 
 def test_a_table_over_adb_is_the_one_made_here(server: AdbServer, model: Path, tmp_path: Path) -> None:
@@ -96,24 +96,24 @@ def test_a_device_without_python_is_measured_by_its_perf_test(
 
 
 def test_a_device_that_is_offline_for_a_while_is_waited_for(server: AdbServer, model: Path, tmp_path: Path) -> None:
-    told: list[str] = []
+    message: list[str] = []
 
     def progress(done: int, _: int, __: str) -> None:
         if done == 2:
             server.refuse(2)
 
-    found = profile(
-        model, tmp_path / "t.jsonl", device=URL, python=sys.executable, models=2, progress=progress, log=told.append
+    result = profile(
+        model, tmp_path / "t.jsonl", device=URL, python=sys.executable, models=2, progress=progress, log=message.append
     )
-    assert found.cells
-    assert told
-    assert all("offline" in line for line in told)
+    assert result.cells
+    assert message
+    assert all("offline" in line for line in message)
 
 
 def test_what_cannot_be_used_is_one_line(
     server: AdbServer, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for device, options, told in (
+    for device, options, message in (
         ("adb://another", [], "device 'another' not found"),
         ("adb://-x", [], "is not adb://SERIAL"),
         (URL, ["--python", "no python"], "the agent cannot run"),
@@ -123,7 +123,7 @@ def test_what_cannot_be_used_is_one_line(
         assert cli.run(command) == 2
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1
-        assert told in lines[0]
+        assert message in lines[0]
     monkeypatch.setattr(shutil, "which", lambda _: None)
     monkeypatch.setattr(adb_module.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(NetadaptError, match=r"netadapt-onnx\[adb\]"):

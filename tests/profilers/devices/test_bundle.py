@@ -23,9 +23,10 @@ from netadapt_onnx.profilers import providers
 from netadapt_onnx.profilers.devices import bundle as bundling
 from netadapt_onnx.profilers.execution import CPU
 from netadapt_onnx.profilers.older_runtimes import portable
+from netadapt_onnx.profilers.statistics import timing_of_sessions
 from netadapt_onnx.profilers.table import build as building
-from netadapt_onnx.profilers.table.predict import Table, Whole, read
-from netadapt_onnx.profilers.timing import timing
+from netadapt_onnx.profilers.table.file import EndToEndTime, read
+from netadapt_onnx.profilers.table.predict import Table
 from table_runs import cells
 
 Cells = list[tuple[int, tuple[str, ...], str]]
@@ -34,20 +35,20 @@ Cells = list[tuple[int, tuple[str, ...], str]]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of 12 versions in two shards, unpacked and run once as a whole and once shard by shard."""
-    made = tmp_path_factory.mktemp("bundle")
-    (made / "model.onnx").write_bytes(residual(32, size=8).SerializeToString())
+    path = tmp_path_factory.mktemp("bundle")
+    (path / "model.onnx").write_bytes(residual(32, size=8).SerializeToString())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundling, "REFERENCE_CAP_S", 0.5)
-        found = bundle(made / "model.onnx", made / "b.zip", shards=2, models=12)
-    assert (found.models, found.shards, found.size_bytes) == (12, 2, (made / "b.zip").stat().st_size)
+        result = bundle(path / "model.onnx", path / "b.zip", shards=2, models=12)
+    assert (result.models, result.shards, result.size_bytes) == (12, 2, (path / "b.zip").stat().st_size)
     for name, shards in {"whole": [""], "shards": ["1", "2"]}.items():
-        with zipfile.ZipFile(made / "b.zip") as packed:
-            packed.extractall(made / name)
-        assert [p.name for p in (made / name).iterdir()] == ["b"]
+        with zipfile.ZipFile(path / "b.zip") as packed:
+            packed.extractall(path / name)
+        assert [p.name for p in (path / name).iterdir()] == ["b"]
         for shard in shards:
-            command = ["sh", str(made / name / "b" / "run.sh"), *filter(None, [shard])]
+            command = ["sh", str(path / name / "b" / "run.sh"), *filter(None, [shard])]
             subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, check=True, capture_output=True)
-    return made
+    return path
 
 
 def test_a_bundle_run_by_hand_gives_the_cells_of_profile(
@@ -72,9 +73,9 @@ def test_a_bundle_run_by_hand_gives_the_cells_of_profile(
     proto = onnx.load(folder / "model.onnx")
     loaded = Table.load(folder / "t.jsonl", proto, device=dict(direct.device))
     assert direct.latency_ms.median > 0
-    found = map(json.loads, (folder / "whole/b/results.jsonl").read_text().splitlines())
-    [alone] = [r for r in found if r["record"] == "measured" and "reference_ms" not in r]
-    assert loaded.latency_ms == timing(alone["median_ms"])
+    result = map(json.loads, (folder / "whole/b/results.jsonl").read_text().splitlines())
+    [alone] = [r for r in result if r["record"] == "measured" and "reference_ms" not in r]
+    assert loaded.latency_ms == timing_of_sessions(alone["median_ms"])
 
 
 def test_shards_together_are_the_whole(folder: Path) -> None:
@@ -88,10 +89,10 @@ def test_shards_together_are_the_whole(folder: Path) -> None:
 
 def test_repetitions_count_as_more_versions(folder: Path) -> None:
     files = [folder / "whole/b/results.jsonl", *(folder / f"shards/b/results-{i}.jsonl" for i in (1, 2))]
-    found = import_results(files, folder / "r.jsonl")
+    result = import_results(files, folder / "r.jsonl")
     once = import_results(files[:1], folder / "once.jsonl")
-    assert found.cells == 2 * once.cells
-    assert sorted(r.model for r in read(folder / "r.jsonl")[0] if isinstance(r, Whole)) == list(range(24))
+    assert result.cells == 2 * once.cells
+    assert sorted(r.model for r in read(folder / "r.jsonl")[0] if isinstance(r, EndToEndTime)) == list(range(24))
     proto = onnx.load(folder / "model.onnx")
     sessions = [Table.load(folder / f"{name}.jsonl", proto).reference.sessions for name in ("once", "r")]
     assert sessions == [9, 27]
@@ -108,10 +109,10 @@ def test_a_bundle_of_a_provider_without_times_of_nodes_is_imported(
         packed.extractall(tmp_path / "there")
     command = ["sh", str(tmp_path / "there/b/run.sh")]
     subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, check=True, capture_output=True)
-    found = import_results([tmp_path / "there/b/results.jsonl"], tmp_path / "t.jsonl")
-    assert found.cells > 0
+    result = import_results([tmp_path / "there/b/results.jsonl"], tmp_path / "t.jsonl")
+    assert result.cells > 0
     proto = onnx.load(folder / "model.onnx")
-    assert len(Table.load(tmp_path / "t.jsonl", proto).wholes) == 8  # whatever a second was enough for
+    assert len(Table.load(tmp_path / "t.jsonl", proto).end_to_end) == 8  # whatever a second was enough for
 
 
 def test_a_zip_holds_what_onnxruntime_1_16_reads_and_how_to_run_it(folder: Path) -> None:
@@ -143,7 +144,7 @@ def test_results_of_other_devices_or_bundles_are_refused(folder: Path) -> None:
 def test_what_is_no_result_is_refused(folder: Path) -> None:
     bad = folder / "bad.jsonl"
     lines = (folder / "whole/b/results.jsonl").read_text().splitlines(keepends=True)
-    for text, told in (
+    for text, message in (
         ("", "holds no results"),
         ('{"record":"end","stopped":"done"}\n', "holds no results"),
         (lines[0] + '{"record":"measured","model":"one"}\n', "line 2"),
@@ -151,7 +152,7 @@ def test_what_is_no_result_is_refused(folder: Path) -> None:
         ("".join(lines[:4]), "interrupted"),
     ):
         bad.write_text(text)
-        with pytest.raises(NetadaptError, match=told):
+        with pytest.raises(NetadaptError, match=message):
             import_results([bad], folder / "x.jsonl")
     with pytest.raises(NetadaptError, match="no such file"):
         import_results([folder / "none.jsonl"], folder / "x.jsonl")
@@ -186,9 +187,9 @@ def newer(op: str, opset: int, ir_version: int = 11, **attributes: object) -> on
 
 def test_newer_opsets_are_written_as_older_where_they_mean_the_same() -> None:
     for op, opset in (("Relu", 23), ("Elu", 22), ("IsNaN", 20)):
-        found = portable(newer(op, opset))
-        assert (found.opset_import[0].version, found.ir_version) == (19, 9)
-        assert found.graph.node[0] == newer(op, opset).graph.node[0]
+        result = portable(newer(op, opset))
+        assert (result.opset_import[0].version, result.ir_version) == (19, 9)
+        assert result.graph.node[0] == newer(op, opset).graph.node[0]
     old = newer("Relu", 11, 6)
     assert portable(old) == old
 
@@ -220,5 +221,5 @@ def test_a_bundle_of_int8_is_right_on_every_device_and_says_so(tmp_path: Path) -
     (tmp_path / "b/manifest.json").write_text(json.dumps(manifest | {"jobs": jobs}))
     command = ["sh", str(tmp_path / "b/run.sh")]
     subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, check=True, capture_output=True)
-    found = import_results([tmp_path / "b/results.jsonl"], tmp_path / "t.jsonl")
-    assert (found.device["precision"], found.device["quantisation"]) == ("int8", "7-bit weights")
+    result = import_results([tmp_path / "b/results.jsonl"], tmp_path / "t.jsonl")
+    assert (result.device["precision"], result.device["quantisation"]) == ("int8", "7-bit weights")

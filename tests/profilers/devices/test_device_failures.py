@@ -21,14 +21,21 @@ from models import plain
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import packing
 from netadapt_onnx.profilers.agent import environment
-from netadapt_onnx.profilers.device import Job, Measured, Order, measure_on
+from netadapt_onnx.profilers.device import Order, measure_on
 from netadapt_onnx.profilers.devices import remote, shell
 from netadapt_onnx.profilers.devices.local import LocalDevice
-from netadapt_onnx.profilers.devices.patience import MOST_FAILURES, PATIENCE_S, FailedThereError, LostError, Patience
 from netadapt_onnx.profilers.devices.perf_test import parse_times
 from netadapt_onnx.profilers.devices.remote import RemoteDevice
+from netadapt_onnx.profilers.devices.retry import (
+    MOST_FAILURES,
+    RETRY_S,
+    Backoff,
+    ConnectionLostError,
+    RemoteFailureError,
+)
 from netadapt_onnx.profilers.devices.shell import Lines, Shell, await_end
 from netadapt_onnx.profilers.execution import CPU
+from netadapt_onnx.profilers.records import Job, MeasuredModel
 
 Record = dict[str, Any]
 Attempt = list[Record | bytes | Exception]
@@ -69,16 +76,16 @@ class Scripted(Shell):
             yield self.described + b"\n"
             return
         self.tries += 1
-        for said in self.attempts(self.tries):
-            if isinstance(said, Exception):
-                raise said
-            yield said if isinstance(said, bytes) else json.dumps(said).encode() + b"\n"
+        for output in self.attempts(self.tries):
+            if isinstance(output, Exception):
+                raise output
+            yield output if isinstance(output, bytes) else json.dumps(output).encode() + b"\n"
 
 
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     clock = Time()
-    monkeypatch.setattr(remote, "Patience", partial(Patience, clock=clock, sleep=clock.sleep))
+    monkeypatch.setattr(remote, "Backoff", partial(Backoff, clock=clock, sleep=clock.sleep))
     return clock
 
 
@@ -111,17 +118,17 @@ def device(
 
 
 def test_an_honest_answer_is_taken(order: Order, truth: Attempt, time: Time) -> None:
-    found = measure_on(device(lambda _: truth), order)
-    assert sorted(found) == [0, 1]
-    assert all(len(one.reference_ms) == 2 * len(one.ms) for one in found.values())
+    result = measure_on(device(lambda _: truth), order)
+    assert sorted(result) == [0, 1]
+    assert all(len(one.reference_ms) == 2 * len(one.ms) for one in result.values())
 
 
 @pytest.mark.parametrize(
     "end",
     [
-        FailedThereError("the agent was killed (signal 9)"),
+        RemoteFailureError("the agent was killed (signal 9)"),
         ChildProcessError(2, "MemoryError"),
-        LostError("connection reset"),
+        ConnectionLostError("connection reset"),
     ],
     ids=["killed", "failing", "cut off"],
 )
@@ -129,8 +136,8 @@ def test_an_honest_answer_is_taken(order: Order, truth: Attempt, time: Time) -> 
 def test_a_device_that_never_gets_on_is_given_up(
     end: Exception, spoken: bool, order: Order, truth: Attempt, time: Time
 ) -> None:
-    told: list[str] = []
-    there = device(lambda _: [*(truth[:2] if spoken else []), end], told.append)
+    message: list[str] = []
+    there = device(lambda _: [*(truth[:2] if spoken else []), end], message.append)
     with pytest.raises(NetadaptError) as caught:
         measure_on(there, order)
     there.close()
@@ -140,19 +147,19 @@ def test_a_device_that_never_gets_on_is_given_up(
     scripted = there._shell
     assert isinstance(scripted, Scripted)
     assert scripted.tries == (
-        MOST_FAILURES if not isinstance(end, LostError) or "killed" in str(end) else len(told) + 1
+        MOST_FAILURES if not isinstance(end, ConnectionLostError) or "killed" in str(end) else len(message) + 1
     )
     assert scripted.tries < 20
-    assert time.now <= PATIENCE_S
+    assert time.now <= RETRY_S
     assert scripted.commands[-1] == "rm -rf .cache/test"
 
 
 def test_a_device_that_gets_on_a_little_at_a_time_is_kept(order: Order, truth: Attempt, time: Time) -> None:
     """Each connection brings the earlier records and one more; what it works for is no time of failures."""
-    cut = LostError("connection reset")
+    cut = ConnectionLostError("connection reset")
 
     def attempts(n: int) -> Attempt:
-        time.now += 3 * PATIENCE_S
+        time.now += 3 * RETRY_S
         return [*truth[: 2 + n], cut] if n < 3 else truth
 
     assert sorted(measure_on(device(attempts), order)) == [0, 1]
@@ -160,10 +167,10 @@ def test_a_device_that_gets_on_a_little_at_a_time_is_kept(order: Order, truth: A
 
 def test_results_that_cannot_be_gone_on_with_are_begun_anew(order: Order, truth: Attempt, time: Time) -> None:
     refused = ChildProcessError(2, "x.jsonl was begun on another device or onnxruntime (onnxruntime: 1 there, 2 here)")
-    told: list[str] = []
-    there = device(lambda n: [refused] if n == 1 else truth, told.append)
+    message: list[str] = []
+    there = device(lambda n: [refused] if n == 1 else truth, message.append)
     assert sorted(measure_on(there, order)) == [0, 1]
-    assert "begun on another device" in told[0]
+    assert "begun on another device" in message[0]
     assert any(c.startswith("rm -f") and ".jsonl" in c for c in there._shell.commands[:8])  # type: ignore[attr-defined]
 
 
@@ -268,7 +275,7 @@ class WorkerInfo(Shell):
 
 def test_a_line_and_a_file_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shell, "MOST_LINE_BYTES", 100_000)
-    monkeypatch.setattr(shell, "MOST_SAID_BYTES", 1000)
+    monkeypatch.setattr(shell, "MOST_OUTPUT_BYTES", 1000)
     monkeypatch.setattr(shell, "MOST_PULLED_BYTES", 5)
     there = WorkerInfo("board", "x")
     with pytest.raises(NetadaptError, match="board wrote a line of more than"):
@@ -324,4 +331,4 @@ def test_copying_counts_as_dead_when_nothing_more_arrives_and_not_when_it_is_slo
 
 def test_records_are_checked_where_they_are_made_as_well() -> None:
     with pytest.raises(ValueError, match="median_ms: 1 sessions, and 2 in ms"):
-        Measured(0, 0, 20, 1.0, [1.0, 1.0], [1.0])
+        MeasuredModel(0, 0, 20, 1.0, [1.0, 1.0], [1.0])

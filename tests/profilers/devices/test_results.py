@@ -25,7 +25,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.profilers import packing
 from netadapt_onnx.profilers.devices import bundle as bundling
-from netadapt_onnx.profilers.random_widths import random_versions
+from netadapt_onnx.profilers.random_widths import random_widths
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.surgery.trace import trace
 
@@ -35,18 +35,18 @@ MUTANTS = int(os.environ.get("NETADAPT_MUTANTS", "80"))
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of a bundle of three versions, and the table made of them."""
-    made = tmp_path_factory.mktemp("hostile")
-    (made / "model.onnx").write_bytes(residual(16, size=8).SerializeToString())
+    path = tmp_path_factory.mktemp("hostile")
+    (path / "model.onnx").write_bytes(residual(16, size=8).SerializeToString())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundling, "REFERENCE_CAP_S", 0.1)
-        bundle(made / "model.onnx", made / "b.zip", models=3, time_cap_s=1.0)
-    with zipfile.ZipFile(made / "b.zip") as packed:
-        packed.extractall(made)
-    command = ["sh", str(made / "b/run.sh")]
+        bundle(path / "model.onnx", path / "b.zip", models=3, time_cap_s=1.0)
+    with zipfile.ZipFile(path / "b.zip") as packed:
+        packed.extractall(path)
+    command = ["sh", str(path / "b/run.sh")]
     subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, check=True, capture_output=True)
-    (made / "b/results.jsonl").rename(made / "results.jsonl")
-    import_results([made / "results.jsonl"], made / "table.jsonl")
-    return made
+    (path / "b/results.jsonl").rename(path / "results.jsonl")
+    import_results([path / "results.jsonl"], path / "table.jsonl")
+    return path
 
 
 def ends_well(capsys: pytest.CaptureFixture[str], *arguments: object) -> int:
@@ -66,15 +66,15 @@ def test_mutated_files_are_refused_in_one_line_or_imported(
 ) -> None:
     data = (folder / f"{name}.jsonl").read_bytes()
     proto = onnx.load(folder / "model.onnx")
-    shapes = [random_versions(trace(fold(proto)))(np.random.default_rng(i)).shapes for i in range(2)]
-    file, made = tmp_path / "f.jsonl", tmp_path / "made.jsonl"
+    shapes = [random_widths(trace(fold(proto)))(np.random.default_rng(i)).shapes for i in range(2)]
+    file, profiled = tmp_path / "f.jsonl", tmp_path / "made.jsonl"
     refused = 0
     for seed in range(MUTANTS):
         file.write_bytes(document_mutant(data, random.Random(seed)))
         try:
-            code = ends_well(capsys, "profile", "import", file, "--table", made, "--overwrite")
+            code = ends_well(capsys, "profile", "import", file, "--table", profiled, "--overwrite")
             refused += code == 2
-            for table in [made] * (code == 0) + [file] * (name == "table"):
+            for table in [profiled] * (code == 0) + [file] * (name == "table"):
                 try:
                     loaded = Table.load(table, proto)
                 except NetadaptError:
@@ -91,7 +91,7 @@ def bomb(size: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("line", "place", "value", "told"),
+    ("line", "place", "value", "expected"),
     [
         (0, ("manifest", "schema"), 99, "schema: format 99, and this version reads 1"),
         (0, ("manifest", "about", "header", "schema"), 9, "has table format 9"),
@@ -113,14 +113,14 @@ def bomb(size: int) -> str:
     ],
 )
 def test_a_lie_is_named_by_its_line_and_field(
-    line: int, place: tuple[Any, ...], value: Any, told: str, folder: Path, tmp_path: Path
+    line: int, place: tuple[Any, ...], value: Any, expected: str, folder: Path, tmp_path: Path
 ) -> None:
     lines = [json.loads(text) for text in (folder / "results.jsonl").read_text().splitlines()]
     lines[line] = changed(lines[line], place, put(value))
     (tmp_path / "f.jsonl").write_text("".join(json.dumps(record) + "\n" for record in lines))
     with pytest.raises(NetadaptError) as caught:
         import_results([tmp_path / "f.jsonl"], tmp_path / "t.jsonl")
-    assert told in caught.value.message
+    assert expected in caught.value.message
     # A second record of the same model is the later one.
     numbered = f"f.jsonl, line {line + 1 + (place == ('model',) and value == 1)}: "
     assert numbered in caught.value.message or line == 0

@@ -22,15 +22,16 @@ from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.profilers import device
 from netadapt_onnx.profilers.devices import remote, shell
 from netadapt_onnx.profilers.devices.local import LocalDevice
-from netadapt_onnx.profilers.devices.patience import LostError
 from netadapt_onnx.profilers.devices.remote import RemoteDevice
+from netadapt_onnx.profilers.devices.retry import ConnectionLostError
 from netadapt_onnx.profilers.devices.ssh import SshShell
 from netadapt_onnx.profilers.execution import CPU
-from netadapt_onnx.profilers.int8_kernels import tried
-from netadapt_onnx.profilers.outputs import answers_of
-from netadapt_onnx.profilers.random_widths import random_versions
+from netadapt_onnx.profilers.int8_kernels import probe_int8
+from netadapt_onnx.profilers.outputs import outputs_on_device
+from netadapt_onnx.profilers.random_widths import random_widths
 from netadapt_onnx.profilers.table import build as building
-from netadapt_onnx.profilers.table.predict import Table, Whole, read
+from netadapt_onnx.profilers.table.file import EndToEndTime, read
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.surgery.trace import trace
 
 pytest.importorskip("asyncssh", reason="the SSH server of these tests (pip install asyncssh)")
@@ -43,11 +44,11 @@ from table_runs import cells
 
 @pytest.fixture
 def server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[SshServer]:
-    made = SshServer(tmp_path_factory.mktemp("server"))
-    monkeypatch.setenv("NETADAPT_SSH_OPTIONS", made.options)
+    server_process = SshServer(tmp_path_factory.mktemp("server"))
+    monkeypatch.setenv("NETADAPT_SSH_OPTIONS", server_process.options)
     monkeypatch.setattr(building, "REFERENCE_CAP_S", 0.5)
-    yield made
-    made.stop()
+    yield server_process
+    server_process.stop()
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_a_table_over_ssh_is_the_one_made_here(server: SshServer, model: Path, t
     assert far.device == near.device
     assert cells(tmp_path / "far.jsonl") == cells(tmp_path / "near.jsonl")
     proto = onnx.load(model)
-    draw = random_versions(trace(fold(proto)))
+    draw = random_widths(trace(fold(proto)))
     tables = [Table.load(tmp_path / f"{name}.jsonl", proto) for name in ("far", "near")]
     unseen = [draw(np.random.default_rng([7, i])).shapes for i in range(10)]
     far_ratios, near_ratios = ([table.predict_ratio(shapes) for shapes in unseen] for table in tables)
@@ -78,20 +79,22 @@ def test_a_table_over_ssh_is_the_one_made_here(server: SshServer, model: Path, t
 def test_a_connection_that_is_cut_is_taken_up_again(
     server: SshServer, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
+    message: list[str] = []
     server.cut(2)
-    found = profile(model, tmp_path / "t.jsonl", device=server.url, python=sys.executable, models=9, log=told.append)
-    lost = [line for line in told if "is busy" not in line]  # so may this machine be
+    result = profile(
+        model, tmp_path / "t.jsonl", device=server.url, python=sys.executable, models=9, log=message.append
+    )
+    lost = [line for line in message if "is busy" not in line]  # so may this machine be
     assert len(lost) >= 2
     assert all("trying again" in line for line in lost)
-    assert sorted(r.model for r in read(tmp_path / "t.jsonl")[0] if isinstance(r, Whole)) == list(range(9))
-    assert found.cells == len(cells(tmp_path / "t.jsonl"))
+    assert sorted(r.model for r in read(tmp_path / "t.jsonl")[0] if isinstance(r, EndToEndTime)) == list(range(9))
+    assert result.cells == len(cells(tmp_path / "t.jsonl"))
 
 
 def test_a_device_that_stays_away_is_an_error_that_keeps_what_was_measured(
     server: SshServer, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(remote, "RETRY_S", 1.0)
     seen: list[int] = []
 
     def progress(done: int, _: int, __: str) -> None:
@@ -101,22 +104,22 @@ def test_a_device_that_stays_away_is_an_error_that_keeps_what_was_measured(
 
     with pytest.raises(NetadaptError, match=r"was lost.*run the same command again"):
         profile(model, tmp_path / "t.jsonl", device=server.url, python=sys.executable, models=9, progress=progress)
-    assert sum(isinstance(r, Whole) for r in read(tmp_path / "t.jsonl")[0]) == building.BATCH
+    assert sum(isinstance(r, EndToEndTime) for r in read(tmp_path / "t.jsonl")[0]) == building.BATCH
 
 
 def test_another_host_key_is_refused_at_once(server: SshServer, model: Path, tmp_path: Path) -> None:
     server.trust("other")
-    told: list[str] = []
+    message: list[str] = []
     with pytest.raises(NetadaptError, match="cannot be reached: Host key verification failed"):
-        profile(model, tmp_path / "t.jsonl", device=server.url, log=told.append)
-    assert not told  # it is not tried again
+        profile(model, tmp_path / "t.jsonl", device=server.url, log=message.append)
+    assert not message  # it is not tried again
     assert not (tmp_path / "t.jsonl").exists()
 
 
 def test_what_cannot_be_reached_or_used_is_one_line(
     server: SshServer, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, python, told in (
+    for name, python, message in (
         ("ssh://127.0.0.1:1", "python3", "Connection refused"),
         ("ssh://-oProxyCommand=touch", "python3", "is not ssh://"),
         ("telnet://pi", "python3", "no device 'telnet://pi'"),
@@ -126,7 +129,7 @@ def test_what_cannot_be_reached_or_used_is_one_line(
         assert cli.run([*arguments, "--python", python]) == 2
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1
-        assert told in lines[0]
+        assert message in lines[0]
     assert not (tmp_path / "t.jsonl").exists()
     assert not list((server.home / ".cache/netadapt-onnx").iterdir())  # nor does anything stay there
 
@@ -155,8 +158,10 @@ def test_a_killed_host_goes_on_and_cleans_up(server: SshServer, model: Path, tmp
     kept = [line for line in table.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     assert sum(b'"whole"' in line for line in kept) >= 8
     profile(model, table, device=server.url, python=sys.executable, models=16)
-    whole = [line for line in kept if b'"whole"' in line]
-    assert [line for line in table.read_bytes().splitlines(keepends=True) if b'"whole"' in line][: len(whole)] == whole
+    end_to_end = [line for line in kept if b'"whole"' in line]
+    assert [line for line in table.read_bytes().splitlines(keepends=True) if b'"whole"' in line][
+        : len(end_to_end)
+    ] == end_to_end
     assert not list((server.home / ".cache/netadapt-onnx").iterdir())
 
 
@@ -169,18 +174,18 @@ def test_files_stay_on_the_device_when_asked(server: SshServer, model: Path, tmp
 def test_a_silent_device_is_lost_and_damage_is_mended(
     server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = SshShell(server.url, "test")
-    with monkeypatch.context() as patch, pytest.raises(LostError, match="no sign of life"):
+    target = SshShell(server.url, "test")
+    with monkeypatch.context() as patch, pytest.raises(ConnectionLostError, match="no sign of life"):
         patch.setattr(shell, "SILENCE_S", 0.5)
-        list(there.stream("sleep 3000"))
+        list(target.stream("sleep 3000"))
     with pytest.raises(ChildProcessError, match="what it said"):
-        list(there.stream("echo what it said >&2; exit 3"))
-    with pytest.raises(LostError, match="signal 9"):
-        list(there.stream("kill -9 $$"))
-    assert list(there.stream("echo one; echo; echo two")) == [b"one\n", b"two\n"]
-    assert there.call("exit 7").returncode == 7
+        list(target.stream("echo what it said >&2; exit 3"))
+    with pytest.raises(ConnectionLostError, match="signal 9"):
+        list(target.stream("kill -9 $$"))
+    assert list(target.stream("echo one; echo; echo two")) == [b"one\n", b"two\n"]
+    assert target.call("exit 7").returncode == 7
     with pytest.raises(NetadaptError, match="no none came back"):
-        there.pull("none")
+        target.pull("none")
 
 
 class Vandal(SshShell):
@@ -199,12 +204,12 @@ class Vandal(SshShell):
 
 
 def test_damaged_files_are_brought_again(server: SshServer, model: Path, tmp_path: Path) -> None:
-    told: list[str] = []
-    device = RemoteDevice(Vandal(server), python=sys.executable, log=told.append)
-    found = profile(model, tmp_path / "t.jsonl", device=device, models=4)
+    message: list[str] = []
+    device = RemoteDevice(Vandal(server), python=sys.executable, log=message.append)
+    result = profile(model, tmp_path / "t.jsonl", device=device, models=4)
     device.close()
-    assert found.cells
-    assert [line for line in told if "is damaged: copy it again; trying again" in line]
+    assert result.cells
+    assert [line for line in message if "is damaged: copy it again; trying again" in line]
 
 
 def test_a_device_says_what_a_model_computes_there(server: SshServer) -> None:
@@ -212,12 +217,12 @@ def test_a_device_says_what_a_model_computes_there(server: SshServer) -> None:
     folded = fold(proto)
     device = RemoteDevice(SshShell(server.url, "answers"), python=sys.executable)
     batches = [random_inputs(folded.specs, seed) for seed in range(3)]
-    answers = answers_of(device, CPU, folded.proto, batches)
+    answers = outputs_on_device(device, CPU, folded.proto, batches)
     assert answers is not None
-    here = session(folded.proto)
-    for inputs, found in zip(batches, answers, strict=True):
-        for name, value in run(here, inputs).items():
-            np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-4 * value.std())
-    assert tried(device) == tried(LocalDevice())
+    local = session(folded.proto)
+    for inputs, result in zip(batches, answers, strict=True):
+        for name, value in run(local, inputs).items():
+            np.testing.assert_allclose(result[name], value, rtol=0, atol=1e-4 * value.std())
+    assert probe_int8(device) == probe_int8(LocalDevice())
     assert not list(server.home.rglob("*.npz"))
     device.close()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from models import residual
-from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, random_versions
-from netadapt_onnx.surgery import Trace
+from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, random_widths
+from netadapt_onnx.surgery.trace import Trace
 from tracing import trace_model
 
 
@@ -24,4 +24,4 @@ def reference(traced: Trace) -> RandomWidthModel:
 @pytest.fixture(scope="module")
 def draw(traced: Trace) -> Draw:
     """A random generator's random widths."""
-    return random_versions(traced)
+    return random_widths(traced)

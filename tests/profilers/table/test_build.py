@@ -18,14 +18,14 @@ from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.profilers.breakdown import by_group, by_layer
 from netadapt_onnx.profilers.execution import CPU, Execution, fingerprint
-from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, random_versions
+from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, random_widths
+from netadapt_onnx.profilers.statistics import Timing, kendall
 from netadapt_onnx.profilers.table import build as building
-from netadapt_onnx.profilers.table.build import build
-from netadapt_onnx.profilers.table.predict import Cell, Record, Table, Whole, read
-from netadapt_onnx.profilers.timing import Timing
-from netadapt_onnx.profilers.units import Layers
-from netadapt_onnx.profilers.validate import kendall, validate
-from netadapt_onnx.surgery.criteria.weights import select
+from netadapt_onnx.profilers.table.build import TablePlan, build
+from netadapt_onnx.profilers.table.file import Cell, EndToEndTime, Record, read
+from netadapt_onnx.profilers.table.predict import Table
+from netadapt_onnx.profilers.validate import validate
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.trace import Trace, trace
 
 
@@ -39,18 +39,17 @@ def simulated_ms(shapes: Mapping[str, tuple[int, ...]], proto: onnx.ModelProto) 
 def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces the clock: cells and whole times follow from the widths, so that builds can be compared."""
 
-    def measure_batch(
-        versions: Mapping[int, RandomWidthModel], reference: RandomWidthModel, inputs: Any, layers: Layers, *rest: Any
-    ) -> tuple[list[Record], float]:
+    def measure_batch(setup: Any, models: Mapping[int, RandomWidthModel], *_: Any) -> tuple[list[Record], float]:
         records: list[Record] = []
-        whole = sum(simulated_ms(reference.shapes, reference.proto).values())
-        for model, version in versions.items():
-            times = simulated_ms(version.shapes, reference.proto)
+        uncut = setup.reference
+        uncut_us = sum(simulated_ms(uncut.shapes, uncut.proto).values())
+        for number, model in models.items():
+            times = simulated_ms(model.shapes, uncut.proto)
             for name, us in times.items():
-                shapes = [list(version.shapes[t]) for t in layers.tensors(name)]
-                records.append(Cell(model, [name], shapes, us))
+                shapes = [list(model.shapes[t]) for t in setup.layers.tensors(name)]
+                records.append(Cell(number, [name], shapes, us))
             ms = [sum(times.values()) / 1000] * 2
-            records.append(Whole(model, ms, [whole / 1000] * 2, whole, 10, 0.5))
+            records.append(EndToEndTime(number, ms, [uncut_us / 1000] * 2, uncut_us, 10, 0.5))
         return records, 0.0
 
     def measure(*_: Any, **__: Any) -> tuple[Timing, ...]:
@@ -65,13 +64,13 @@ class TestSimulated:
     def test_unseen_widths_are_predicted(
         self, traced: Trace, reference: RandomWidthModel, draw: Draw, tmp_path: Path
     ) -> None:
-        table = build(tmp_path / "t.jsonl", reference, draw, models=48)
-        whole = sum(simulated_ms(reference.shapes, reference.proto).values())
+        table = build(tmp_path / "t.jsonl", reference, draw, TablePlan(models=48))
+        uncut_us = sum(simulated_ms(reference.shapes, reference.proto).values())
         assert table.predict(reference.shapes) == pytest.approx(3.0, rel=0.01)
         errors = []
         for i in range(20):
             version = draw(np.random.default_rng([99, i]))
-            expected = sum(simulated_ms(version.shapes, reference.proto).values()) / whole
+            expected = sum(simulated_ms(version.shapes, reference.proto).values()) / uncut_us
             errors.append(table.predict_ratio(version.shapes) / expected - 1)
         assert np.abs(errors).mean() < 0.01
 
@@ -79,15 +78,15 @@ class TestSimulated:
         self, reference: RandomWidthModel, draw: Draw, tmp_path: Path
     ) -> None:
         """Beside an uncut model that takes 10% longer the others take 15% longer, in three of six batches."""
-        table = build(tmp_path / "t.jsonl", reference, draw, models=48)
+        table = build(tmp_path / "t.jsonl", reference, draw, TablePlan(models=48))
 
-        def slower(whole: Whole) -> Whole:
-            if whole.model // 8 % 2 == 0:
-                return whole
-            ms, beside = [1.15 * t for t in whole.ms], [1.1 * t for t in whole.reference_ms]
-            return msgspec.structs.replace(whole, ms=ms, reference_ms=beside)
+        def slower(time: EndToEndTime) -> EndToEndTime:
+            if time.model // 8 % 2 == 0:
+                return time
+            ms, uncut_ms = [1.15 * t for t in time.ms], [1.1 * t for t in time.reference_ms]
+            return msgspec.structs.replace(time, ms=ms, reference_ms=uncut_ms)
 
-        disturbed = replace(table, wholes=tuple(map(slower, table.wholes)))
+        disturbed = replace(table, end_to_end=tuple(map(slower, table.end_to_end)))
         errors = [
             disturbed.predict_ratio(version.shapes) / table.predict_ratio(version.shapes) - 1
             for version in (draw(np.random.default_rng([99, i])) for i in range(20))
@@ -99,16 +98,18 @@ class TestSimulated:
     ) -> None:
         simulated, shares = building._measure_batch, []
 
-        def late(versions: Mapping[int, RandomWidthModel], *rest: Any) -> tuple[list[Record], float]:
-            share_s, beside_s = rest[5], 1.5
+        def late(
+            setup: Any, models: Mapping[int, RandomWidthModel], share_s: float, started: float
+        ) -> tuple[list[Record], float]:
+            overhead_s = 1.5
             shares.append(share_s)
-            records, _ = simulated(versions, *rest)
-            seconds = (share_s + beside_s) / len(versions)
-            timed = [msgspec.structs.replace(r, seconds=seconds) if isinstance(r, Whole) else r for r in records]
-            return timed, beside_s
+            records, _ = simulated(setup, models, share_s, started)
+            seconds = (share_s + overhead_s) / len(models)
+            timed = [msgspec.structs.replace(r, seconds=seconds) if isinstance(r, EndToEndTime) else r for r in records]
+            return timed, overhead_s
 
         monkeypatch.setattr(building, "_measure_batch", late)
-        build(tmp_path / "t.jsonl", reference, draw, models=64, time_cap_s=80.0)
+        build(tmp_path / "t.jsonl", reference, draw, TablePlan(models=64, time_cap_s=80.0))
         assert shares[0] == pytest.approx(10.0)  # nothing is known yet of what goes by
         assert shares[1:] == pytest.approx([(80.0 - 11.5) / 7 - 1.5] * 7)
 
@@ -116,7 +117,7 @@ class TestSimulated:
         self, traced: Trace, reference: RandomWidthModel, draw: Draw, tmp_path: Path
     ) -> None:
         """The search predicts from shapes alone, and fewer channels never cost more in whole steps."""
-        table = build(tmp_path / "t.jsonl", reference, draw, models=32)
+        table = build(tmp_path / "t.jsonl", reference, draw, TablePlan(models=32))
         [group, *_] = traced.prunable
         predicted = [
             table.predict(traced.resized_shapes(select(traced, {group.name: n}, "first"))) for n in (8, 16, 24, 32)
@@ -127,32 +128,32 @@ class TestSimulated:
     def test_a_killed_build_goes_on_to_the_same_table(
         self, reference: RandomWidthModel, draw: Draw, tmp_path: Path
     ) -> None:
-        whole = build(tmp_path / "whole.jsonl", reference, draw, models=20)
+        complete = build(tmp_path / "whole.jsonl", reference, draw, TablePlan(models=20))
 
         def dying(rng: np.random.Generator) -> RandomWidthModel:
-            nonlocal left
-            left -= 1
-            if left < 0:
+            nonlocal remaining
+            remaining -= 1
+            if remaining < 0:
                 raise KeyboardInterrupt
             return draw(rng)
 
-        for left in (0, 8, 17):
-            path = tmp_path / f"killed{left}.jsonl"
+        for remaining in (0, 8, 17):
+            path = tmp_path / f"killed{remaining}.jsonl"
             with pytest.raises(KeyboardInterrupt):
-                build(path, reference, dying, models=20)
+                build(path, reference, dying, TablePlan(models=20))
             with path.open("ab") as file:  # killed while writing
                 file.write(b'{"record":"cell","model":11,"layers":["conv1"],"shapes":[],"us":1.0}\n{"record":"ce')
-            resumed = build(path, reference, draw, models=20)
-            assert resumed.cells == whole.cells
-            assert [w.model for w in resumed.wholes] == list(range(20))
+            resumed = build(path, reference, draw, TablePlan(models=20))
+            assert resumed.cells == complete.cells
+            assert [w.model for w in resumed.end_to_end] == list(range(20))
 
     @pytest.mark.parametrize("size", [0, 40])
     def test_a_table_torn_in_its_first_line_is_begun_again(
         self, size: int, reference: RandomWidthModel, draw: Draw, tmp_path: Path
     ) -> None:
-        whole = build(tmp_path / "t.jsonl", reference, draw, models=8)
-        (tmp_path / "torn.jsonl").write_bytes(whole.path.read_bytes()[:size])
-        assert build(tmp_path / "torn.jsonl", reference, draw, models=8).cells == whole.cells
+        complete = build(tmp_path / "t.jsonl", reference, draw, TablePlan(models=8))
+        (tmp_path / "torn.jsonl").write_bytes(complete.path.read_bytes()[:size])
+        assert build(tmp_path / "torn.jsonl", reference, draw, TablePlan(models=8)).cells == complete.cells
 
     def test_measuring_anew_replaces_the_table_once_it_is_done(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -166,8 +167,8 @@ class TestSimulated:
 
         with monkeypatch.context() as patch:
             patch.setattr(building, "_measure_batch", fail)
-            for ep, told in (("cpu", "cannot measure"), ("bogus", "no execution provider")):
-                with pytest.raises(NetadaptError, match=told):
+            for ep, message in (("cpu", "cannot measure"), ("bogus", "no execution provider")):
+                with pytest.raises(NetadaptError, match=message):
                     profile(tmp_path / "m.onnx", path, models=16, ep=ep, overwrite=True)
                 assert path.read_bytes() == old
         profile(tmp_path / "m.onnx", path, models=16, overwrite=True)
@@ -178,16 +179,18 @@ class TestSimulated:
         self, reference: RandomWidthModel, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = tmp_path / "t.jsonl"
-        build(path, reference, draw, models=8)
+        build(path, reference, draw, TablePlan(models=8))
         before = path.read_bytes()
         monkeypatch.setattr(building, "_measure_batch", None)
-        build(path, reference, draw, models=8)
+        build(path, reference, draw, TablePlan(models=8))
         assert path.read_bytes() == before
 
     def test_the_time_cap_leaves_a_smaller_table(self, reference: RandomWidthModel, draw: Draw, tmp_path: Path) -> None:
         path = tmp_path / "t.jsonl"
-        table = build(path, reference, draw, models=32, time_cap_s=7.0)  # a version takes 0.5 s, a batch has 8
-        assert len(table.wholes) == 16
+        table = build(
+            path, reference, draw, TablePlan(models=32, time_cap_s=7.0)
+        )  # a version takes 0.5 s, a batch has 8
+        assert len(table.end_to_end) == 16
         assert table.reference.stopped == "time cap of 7 s"
 
     def test_a_model_too_slow_for_the_cap_is_refused_and_gone_on_with(
@@ -195,39 +198,41 @@ class TestSimulated:
     ) -> None:
         path = tmp_path / "t.jsonl"
         monkeypatch.setattr(building, "SHORTEST_S", 0.0)
-        told = "too busy or too slow: 8 of 32 versions measured in 4 s, and a table needs 16"
-        with pytest.raises(NetadaptError, match=told) as caught:
-            build(path, reference, draw, models=32, time_cap_s=1.0)
+        message = "too busy or too slow: 8 of 32 versions measured in 4 s, and a table needs 16"
+        with pytest.raises(NetadaptError, match=message) as caught:
+            build(path, reference, draw, TablePlan(models=32, time_cap_s=1.0))
         assert caught.value.code == "too-slow"
         assert "--max-time 24s" in str(caught.value.hint)
-        assert len(build(path, reference, draw, models=32, time_cap_s=1.0).wholes) == 16  # the same again goes on
+        assert (
+            len(build(path, reference, draw, TablePlan(models=32, time_cap_s=1.0)).end_to_end) == 16
+        )  # the same again goes on
 
     def test_a_cap_that_is_too_short_is_lengthened_for_a_small_table(
         self, reference: RandomWidthModel, draw: Draw, tmp_path: Path
     ) -> None:
-        table = build(tmp_path / "t.jsonl", reference, draw, models=32, time_cap_s=3.0)
-        assert len(table.wholes) == 16
+        table = build(tmp_path / "t.jsonl", reference, draw, TablePlan(models=32, time_cap_s=3.0))
+        assert len(table.end_to_end) == 16
         assert table.reference.stopped == "time cap of 3 s"
 
     def test_errors_are_predicted_with_the_latency(
         self, reference: RandomWidthModel, draw: Draw, tmp_path: Path
     ) -> None:
-        table = build(tmp_path / "t.jsonl", reference, draw, models=48)
-        whole = sum(simulated_ms(reference.shapes, reference.proto).values())
+        table = build(tmp_path / "t.jsonl", reference, draw, TablePlan(models=48))
+        uncut_us = sum(simulated_ms(reference.shapes, reference.proto).values())
         within = []
         for i in range(30):
             version = draw(np.random.default_rng([98, i]))
             ms, error = table.predict_with_error(version.shapes)
             assert ms == table.predict(version.shapes)
             assert 0 <= error < 0.2
-            expected = 3.0 * sum(simulated_ms(version.shapes, reference.proto).values()) / whole
+            expected = 3.0 * sum(simulated_ms(version.shapes, reference.proto).values()) / uncut_us
             within.append(abs(ms / expected - 1) <= error + 0.005)
         assert np.mean(within) > 0.8
 
     def test_time_is_broken_down_by_layer_and_by_group(
         self, traced: Trace, reference: RandomWidthModel, draw: Draw, tmp_path: Path
     ) -> None:
-        table = build(tmp_path / "t.jsonl", reference, draw, models=32)
+        table = build(tmp_path / "t.jsonl", reference, draw, TablePlan(models=32))
         owner = {layer: group.name for group in traced.groups for layer in group.layers}
         for parts in (by_layer(table, reference.shapes, owner), by_group(table, reference.shapes, owner)):
             assert sum(p.latency_ms for p in parts) == pytest.approx(table.predict(reference.shapes))
@@ -240,21 +245,21 @@ class TestSimulated:
 
     def test_progress_counts_versions(self, reference: RandomWidthModel, draw: Draw, tmp_path: Path) -> None:
         seen: list[tuple[int, int]] = []
-        build(tmp_path / "t.jsonl", reference, draw, models=16, progress=lambda i, n, _: seen.append((i, n)))
+        build(tmp_path / "t.jsonl", reference, draw, TablePlan(models=16), progress=lambda i, n, _: seen.append((i, n)))
         assert seen == [(0, 16), (8, 16), (16, 16)]
 
     def test_another_plan_on_the_same_file_is_refused(
         self, reference: RandomWidthModel, draw: Draw, tmp_path: Path
     ) -> None:
         path = tmp_path / "t.jsonl"
-        build(path, reference, draw, models=8)
+        build(path, reference, draw, TablePlan(models=8))
         with pytest.raises(NetadaptError, match="threads: 1 there, 2 here"):
-            build(path, reference, draw, models=8, execution=Execution(threads=2))
+            build(path, reference, draw, TablePlan(models=8), execution=Execution(threads=2))
         with pytest.raises(NetadaptError, match="seed: 0 there, 1 here"):
-            build(path, reference, draw, models=8, seed=1)
+            build(path, reference, draw, TablePlan(models=8, seed=1))
 
     def test_another_model_is_refused(self, reference: RandomWidthModel, draw: Draw, tmp_path: Path) -> None:
-        build(tmp_path / "t.jsonl", reference, draw, models=8)
+        build(tmp_path / "t.jsonl", reference, draw, TablePlan(models=8))
         with pytest.raises(NetadaptError, match="another model"):
             Table.load(tmp_path / "t.jsonl", fold(plain()).proto)
 
@@ -262,14 +267,14 @@ class TestSimulated:
         self, reference: RandomWidthModel, draw: Draw, tmp_path: Path
     ) -> None:
         path = tmp_path / "t.jsonl"
-        build(path, reference, draw, models=8)
+        build(path, reference, draw, TablePlan(models=8))
         assert Table.load(path, reference.proto, device=fingerprint(CPU)).device == fingerprint(CPU)
         with pytest.raises(NetadaptError, match=re.escape("cpu: ") + ".* there, Cortex-A72 here"):
             Table.load(path, reference.proto, device=fingerprint(CPU) | {"cpu": "Cortex-A72"})
 
     def test_a_corrupt_line_is_named_by_number(self, reference: RandomWidthModel, draw: Draw, tmp_path: Path) -> None:
         path = tmp_path / "t.jsonl"
-        build(path, reference, draw, models=8)
+        build(path, reference, draw, TablePlan(models=8))
         lines = path.read_text().splitlines()
         lines[4] = lines[4].replace('"us":', '"us":"')
         path.write_text("\n".join(lines) + "\n")
@@ -280,21 +285,21 @@ class TestSimulated:
         self, reference: RandomWidthModel, draw: Draw, tmp_path: Path
     ) -> None:
         path = tmp_path / "t.jsonl"
-        build(path, reference, draw, models=8)
+        build(path, reference, draw, TablePlan(models=8))
         assert not Table.load(path, reference.proto).truncated
         path.write_bytes(path.read_bytes() + b'{"record":"refe')
         assert Table.load(path, reference.proto).truncated
 
     def test_a_table_without_cells_is_refused(self, reference: RandomWidthModel, draw: Draw, tmp_path: Path) -> None:
         path = tmp_path / "t.jsonl"
-        build(path, reference, draw, models=8)
+        build(path, reference, draw, TablePlan(models=8))
         path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
         with pytest.raises(NetadaptError, match="no measured cell"):
             Table.load(path, reference.proto)
 
     def test_an_unfinished_table_is_refused(self, reference: RandomWidthModel, draw: Draw, tmp_path: Path) -> None:
         path = tmp_path / "t.jsonl"
-        build(path, reference, draw, models=8)
+        build(path, reference, draw, TablePlan(models=8))
         path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
         with pytest.raises(NetadaptError, match="not complete"):
             Table.load(path, reference.proto)
@@ -321,7 +326,7 @@ def test_a_file_that_is_no_table_is_never_overwritten(
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
     with pytest.raises(NetadaptError, match="not a latency table"):
-        build(path, reference, draw, models=8)
+        build(path, reference, draw, TablePlan(models=8))
     assert path.read_bytes() == content
 
 
@@ -340,21 +345,21 @@ def test_drawn_versions_vary_in_every_group_and_repeat_by_seed(traced: Trace, dr
 
 def test_a_model_without_prunable_group_is_refused() -> None:
     with pytest.raises(NetadaptError, match="no prunable group"):
-        random_versions(trace(fold(unprunable())))
+        random_widths(trace(fold(unprunable())))
 
 
 def test_a_table_is_made_of_what_onnxruntime_runs(reference: RandomWidthModel, draw: Draw, tmp_path: Path) -> None:
     """The real thing, briefly: onnxruntime profiles, cells, fit, and versions that were held out; how well they are
     ranked, a simulated device tells (`test_table_pace.py`)."""
     path = tmp_path / "t.jsonl"
-    table = build(path, reference, draw, models=24, time_cap_s=20.0)
+    table = build(path, reference, draw, TablePlan(models=24, time_cap_s=20.0))
     assert {tuple(cell.layers) for cell in table.cells} >= {("conv1", "bn1", "relu1")}
-    assert sum(isinstance(r, Whole) for r in read(path)[0]) == len(table.wholes)
+    assert sum(isinstance(r, EndToEndTime) for r in read(path)[0]) == len(table.end_to_end)
     assert table.units["add1"].name == "conv3"
     assert all(us >= 0 for us in table.predict_units(reference.shapes).values())
-    found = validate(table, reference, draw, 8, seconds_each=0.1)
-    assert found.n == 8
-    assert found.mape <= found.p95 <= found.max
+    result = validate(table, reference, draw, 8, seconds_each=0.1)
+    assert result.n == 8
+    assert result.mape <= result.p95 <= result.max
 
 
 @pytest.mark.parametrize("seed", range(3))

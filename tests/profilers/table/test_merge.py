@@ -18,7 +18,7 @@ def test_cells_are_the_median_of_runs_at_one_speed(tmp_path: Path) -> None:
     table = Table.load(merged, REFERENCE.proto)
     assert result.cells == len(table.cells) == len(Table.load(runs[0], REFERENCE.proto).cells)
     assert result.notes == ()
-    speeds = {whole.model: whole.reference_us for whole in table.wholes}
+    speeds = {time.model: time.reference_us for time in table.end_to_end}
     uncut = sum(5.0 + 0.1 * np.prod(REFERENCE.shapes[w][:2]) for w in WEIGHTS.values())
     off = []
     for cell in table.cells:
@@ -26,7 +26,7 @@ def test_cells_are_the_median_of_runs_at_one_speed(tmp_path: Path) -> None:
         assert cell.us is not None
         off.append(abs(cell.us / speeds[cell.model] * uncut / true - 1))
     assert np.mean(np.array(off) > 0.01) < 0.03  # one in ten was, in each run
-    assert all(len(whole.ms) == 10 for whole in table.wholes)
+    assert all(len(time.ms) == 10 for time in table.end_to_end)
 
 
 def test_a_run_that_disagrees_is_named(tmp_path: Path) -> None:

@@ -11,17 +11,18 @@ from models import residual
 from netadapt_onnx.api.inspect import Cautioned, inspect
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
-from netadapt_onnx.profilers.random_widths import Draw, Kind, RandomWidthModel, random_versions
-from netadapt_onnx.profilers.table.build import LEAST_MODELS, LENGTHENED, SHORTEST_S, Pace, build
+from netadapt_onnx.profilers.random_widths import Draw, Kind, RandomWidthModel, random_widths
+from netadapt_onnx.profilers.table.build import LEAST_MODELS, LENGTHENED, SHORTEST_S, TablePlan, build
+from netadapt_onnx.profilers.table.pace import Pace
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import unseen, validate
-from netadapt_onnx.surgery.criteria.weights import select
+from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.trace import trace
 from simulated_device import DISTURBED, SimulatedDevice, Slowness, quiet, true_ratio
 
 TRACED = trace(fold(residual(32, size=8)))
 REFERENCE = RandomWidthModel(TRACED.folded.proto, TRACED.folded.shapes)
-DRAW: Draw = random_versions(TRACED)
+DRAW: Draw = random_widths(TRACED)
 
 
 def errors(table: Table) -> list[float]:
@@ -34,8 +35,8 @@ def test_a_disturbed_device_still_gives_a_table(
     slowness: Slowness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = SimulatedDevice(slowness, speed=3e-4).clock(monkeypatch)
-    table = build(tmp_path / "t.jsonl", REFERENCE, DRAW, models=48, device=device)
-    assert len(table.wholes) >= LEAST_MODELS
+    table = build(tmp_path / "t.jsonl", REFERENCE, DRAW, TablePlan(models=48), device=device)
+    assert len(table.end_to_end) >= LEAST_MODELS
     assert device.now < 1.2 * 100
     # Beside each other all suffer alike, and sessions that suffer more are few: but what one in three does, stays.
     assert np.mean(errors(table)) < (0.03 if slowness is not DISTURBED[2] else 0.3)
@@ -43,26 +44,26 @@ def test_a_disturbed_device_still_gives_a_table(
 
 
 @pytest.mark.parametrize("cap_s", [0.0, 3.0, 30.0])
-@pytest.mark.parametrize("beside_s", [0.0, 60.0])
+@pytest.mark.parametrize("overhead_s", [0.0, 60.0])
 @pytest.mark.parametrize("speed", [1e-6, 3e-3])
 def test_whatever_the_cap_the_link_and_the_model_a_build_ends_with_a_table_or_says_what_it_lacks(
-    cap_s: float, beside_s: float, speed: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cap_s: float, overhead_s: float, speed: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No job asks for less than nothing, and a build that was too slow goes on when it is run again."""
-    device = SimulatedDevice(speed=speed, beside_s=beside_s).clock(monkeypatch)
+    device = SimulatedDevice(speed=speed, overhead_s=overhead_s).clock(monkeypatch)
     path = tmp_path / "t.jsonl"
     runs = []
     for _ in range(4):
         started, before = device.now, len(device.jobs)
         try:
-            table = build(path, REFERENCE, DRAW, models=48, time_cap_s=cap_s, device=device)
+            table = build(path, REFERENCE, DRAW, TablePlan(models=48, time_cap_s=cap_s), device=device)
         except NetadaptError as error:
             assert error.code == "too-slow"
             assert "too busy or too slow: " in str(error)
             assert f" of 48 versions measured in {sum_of(path):.0f} s, and a table needs 16" in error.message
             assert "run the same again" in error.hint
         else:
-            assert len(table.wholes) >= LEAST_MODELS
+            assert len(table.end_to_end) >= LEAST_MODELS
             break
         finally:
             runs.append(device.now - started)
@@ -74,31 +75,31 @@ def test_whatever_the_cap_the_link_and_the_model_a_build_ends_with_a_table_or_sa
 
 
 def sum_of(path: Path) -> float:
-    from netadapt_onnx.profilers.table.predict import Whole, read
+    from netadapt_onnx.profilers.table.file import EndToEndTime, read
 
-    return sum(r.seconds for r in read(path)[0] if isinstance(r, Whole))
+    return sum(r.seconds for r in read(path)[0] if isinstance(r, EndToEndTime))
 
 
 def test_where_copying_takes_the_time_fewer_versions_are_measured_for_longer() -> None:
     """Eight batches share 100 s; with 30 s of copying each there is time for three, which have theirs."""
-    quick = Pace(100.0, batches=8, left=8, needed=2, spent_s=0.0, beside_s=0.0)
+    quick = Pace(100.0, batches=8, remaining=8, needed=2, used_s=0.0, overhead_s=0.0)
     assert quick.share_s == pytest.approx(12.5)
-    slow = Pace(100.0, batches=8, left=7, needed=1, spent_s=33.0, beside_s=30.0)
+    slow = Pace(100.0, batches=8, remaining=7, needed=1, used_s=33.0, overhead_s=30.0)
     assert slow.fitting == 2
     assert slow.share_s == pytest.approx(67 / 2 - 30)
-    late = Pace(100.0, batches=8, left=7, needed=1, spent_s=150.0, beside_s=60.0)
+    late = Pace(100.0, batches=8, remaining=7, needed=1, used_s=150.0, overhead_s=60.0)
     assert late.share_s == late.least_s == pytest.approx(100 / 8 / 4)
     assert not late.over
-    assert Pace(100.0, batches=8, left=5, needed=0, spent_s=80.0, beside_s=30.0).over
+    assert Pace(100.0, batches=8, remaining=5, needed=0, used_s=80.0, overhead_s=30.0).over
 
 
 def test_a_busy_device_is_said_once_by_its_name_and_kept_in_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     device = SimulatedDevice(DISTURBED[2], speed=2e-5, others=1.8).clock(monkeypatch)
-    table = build(tmp_path / "t.jsonl", REFERENCE, DRAW, models=24, device=device, log=said.append)
-    [line] = said
+    table = build(tmp_path / "t.jsonl", REFERENCE, DRAW, TablePlan(models=24), device=device, log=lines.append)
+    [line] = lines
     assert line.startswith("this machine is busy: times vary by ")
     assert line.endswith("%, other processes use 1.8 processors; results need a quiet machine or --device")
     again = Table.load(tmp_path / "t.jsonl", REFERENCE.proto)
@@ -110,23 +111,23 @@ def test_a_busy_device_is_said_once_by_its_name_and_kept_in_the_table(
     assert isinstance(inspected, Cautioned)
     assert inspected.notes == again.notes
 
-    said.clear()
+    lines.clear()
     device = SimulatedDevice(speed=2e-5, others=0.1).clock(monkeypatch)
-    calm = build(tmp_path / "calm.jsonl", REFERENCE, DRAW, models=24, device=device, log=said.append)
-    assert not said
+    calm = build(tmp_path / "calm.jsonl", REFERENCE, DRAW, TablePlan(models=24), device=device, log=lines.append)
+    assert not lines
     assert calm.notes == ()
 
 
 def test_unseen_versions_of_all_kinds_are_ranked_and_covered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device = SimulatedDevice(speed=2e-5).clock(monkeypatch)
-    table = build(tmp_path / "t.jsonl", REFERENCE, DRAW, models=48, device=device)
-    found = validate(table, REFERENCE, DRAW, 25, device=device)
-    assert found.n == 25
-    assert found.pearson > 0.99
-    assert found.kendall > 0.85
-    assert found.mape <= found.p95 <= found.max < 0.05
-    assert found.covered >= 0.9
-    assert {kind: errors.n for kind, errors in found.kinds.items()} == dict.fromkeys(
+    table = build(tmp_path / "t.jsonl", REFERENCE, DRAW, TablePlan(models=48), device=device)
+    result = validate(table, REFERENCE, DRAW, 25, device=device)
+    assert result.n == 25
+    assert result.pearson > 0.99
+    assert result.kendall > 0.85
+    assert result.mape <= result.p95 <= result.max < 0.05
+    assert result.covered >= 0.9
+    assert {kind: errors.n for kind, errors in result.kinds.items()} == dict.fromkeys(
         ("search", "uniform", "narrow", "odd", "single"), 5
     )
 
@@ -135,10 +136,10 @@ def test_unseen_versions_of_all_kinds_are_ranked_and_covered(tmp_path: Path, mon
 def test_a_validation_on_a_disturbed_device_ends(
     slowness: Slowness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = build(tmp_path / "t.jsonl", REFERENCE, DRAW, models=16, device=SimulatedDevice(speed=2e-5))
-    device = SimulatedDevice(slowness, speed=2e-5, beside_s=60.0).clock(monkeypatch)
-    found = validate(table, REFERENCE, DRAW, 8, seconds_each=0.0, device=device)
-    assert len(found.points) == 8
+    table = build(tmp_path / "t.jsonl", REFERENCE, DRAW, TablePlan(models=16), device=SimulatedDevice(speed=2e-5))
+    device = SimulatedDevice(slowness, speed=2e-5, overhead_s=60.0).clock(monkeypatch)
+    result = validate(table, REFERENCE, DRAW, 8, seconds_each=0.0, device=device)
+    assert len(result.points) == 8
     assert all(job.seconds is not None and job.seconds >= 0 for job in device.jobs)
 
 
@@ -148,12 +149,12 @@ def test_the_predicted_error_grows_where_a_table_knows_little(tmp_path: Path) ->
     def searched(rng: np.random.Generator, _: Kind | None = None) -> RandomWidthModel:
         return DRAW(rng, "search")
 
-    known = build(tmp_path / "all.jsonl", REFERENCE, DRAW, models=48, device=SimulatedDevice(speed=2e-5))
-    table = build(tmp_path / "t.jsonl", REFERENCE, searched, models=48, device=SimulatedDevice(speed=2e-5))
+    mixed = build(tmp_path / "all.jsonl", REFERENCE, DRAW, TablePlan(models=48), device=SimulatedDevice(speed=2e-5))
+    table = build(tmp_path / "t.jsonl", REFERENCE, searched, TablePlan(models=48), device=SimulatedDevice(speed=2e-5))
     floors = {group.name: group.floor for group in TRACED.prunable}
     floor = TRACED.resized_shapes(select(TRACED, floors, "first"))
     usual = np.median(
         [table.predict_with_error(DRAW(np.random.default_rng([7, i]), "search").shapes)[1] for i in range(9)]
     )
     assert table.predict_with_error(floor)[1] > 3 * usual
-    assert known.predict_with_error(floor)[1] < table.predict_with_error(floor)[1]
+    assert mixed.predict_with_error(floor)[1] < table.predict_with_error(floor)[1]

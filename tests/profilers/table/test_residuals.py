@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netadapt_onnx.profilers.table.kernel_fit import Floats, Ints, Stairs, fit_curve
+from netadapt_onnx.profilers.table.arrays import Floats, Ints
+from netadapt_onnx.profilers.table.kernel_fit import fit_curve
 from netadapt_onnx.profilers.table.residuals import Residuals, residuals
+from netadapt_onnx.profilers.table.staircase import Staircase
 
-STAIRS = Stairs(16, 4)
+STAIRS = Staircase(16, 4)
 
 
 def cliff_us(widths: Ints) -> Floats:

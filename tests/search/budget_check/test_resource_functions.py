@@ -18,6 +18,8 @@ from netadapt_onnx.search.budget_check import resource_functions
 from netadapt_onnx.search.budget_check.resource_functions import program
 from search_cases import FAST
 
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
+
 # Counts multiply-accumulates roughly: a weight's elements; prints chatter first.
 PROGRAM = """
 import sys, onnx
@@ -41,7 +43,7 @@ def test_a_users_program_is_a_resource(
     task: tuple[Path, Path], tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["adapt", str(task[0]), "--data", str(task[1]), "-o", str(tmp_path / "run"), "--json"]
-    options = ["--step", "2", "--init-reduction-ratio", "0.2", "--final-epochs", "0", "--resource-command", command]
+    options = ["--step", "4", "--init-reduction-ratio", "0.4", "--final-epochs", "0", "--resource-command", command]
     assert cli.run([*arguments, *options, "--budget", "custom=0.5x"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["met"] is True

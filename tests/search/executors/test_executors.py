@@ -210,7 +210,7 @@ MASTER = """
 import os, sys, time
 from pathlib import Path
 from netadapt_onnx.search.executors.opening import opened_executor
-from netadapt_onnx.search.executors.protocol import Made
+from netadapt_onnx.search.executors.protocol import JobResult
 
 def work(here, request):
     Path(request["mark"]).write_text(str(os.getpid()))

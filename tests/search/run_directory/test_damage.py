@@ -18,7 +18,7 @@ import pytest
 from models import plain
 from netadapt_onnx import cli
 from netadapt_onnx.api.adapt import adapt
-from netadapt_onnx.api.report import read_story
+from netadapt_onnx.api.report import read_run
 from netadapt_onnx.api.restore import restore
 from netadapt_onnx.api.scale import scale
 from netadapt_onnx.common.files import aside, remove_leftovers
@@ -26,6 +26,8 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.search.result import AdaptResult
 from netadapt_onnx.search.run_directory.file_names import HISTORY_FILE
+
+pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 
 BUDGET = "params=0.35x"
 
@@ -168,7 +170,7 @@ def test_what_is_resumed_agrees_with_the_disk_or_is_refused(
         if name == "history.jsonl" or (state == "finished" and name in ("result.json", "model.onnx", "layers.json")):
             as_if_killed = state == "interrupted" and damage is cut_in_half
             assert why or as_if_killed or name == "layers.json", f"{name} was taken as it is"
-            assert state == "interrupted" or refusal(lambda: read_story(run))  # noqa: B023
+            assert state == "interrupted" or refusal(lambda: read_run(run))  # noqa: B023
 
 
 def check(runs: Path, run: Path) -> None:
@@ -199,7 +201,7 @@ def test_damaged_runs_of_versions_that_sealed_nothing_are_refused_by_name_too(
         data = (run / name).read_bytes()
         if name.endswith((".json", ".jsonl")):
             (run / name).write_bytes(damage + b"\n" + damage)
-            for work in (lambda: resumed(runs, run), lambda: read_story(run), lambda: restore(run, 1, tmp_path / "m")):
+            for work in (lambda: resumed(runs, run), lambda: read_run(run), lambda: restore(run, 1, tmp_path / "m")):
                 why = refusal(work)
                 assert not why or Path(name).name in why or "readable as a run" in why, (name, why)
         (run / name).write_bytes(data)
@@ -274,11 +276,11 @@ def test_scaled_networks_are_those_that_were_made(tmp_path: Path, runs: Path) ->
     go()
     (model,) = (tmp_path / "run" / "models").rglob("model.onnx")
     shutil.copy(runs / "model.onnx", model)
-    assert "model.onnx: it is not what this run wrote there" in refusal(lambda: read_story(tmp_path / "run"))
+    assert "model.onnx: it is not what this run wrote there" in refusal(lambda: read_run(tmp_path / "run"))
     go()  # which makes it again
-    assert not refusal(lambda: read_story(tmp_path / "run"))
+    assert not refusal(lambda: read_run(tmp_path / "run"))
     (tmp_path / "run" / "result.json").write_bytes(b"{}")
-    assert "result.json" in refusal(lambda: read_story(tmp_path / "run"))
+    assert "result.json" in refusal(lambda: read_run(tmp_path / "run"))
 
 
 HOLD = """

@@ -18,9 +18,14 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.graph.runtime import Arrays, run, session
-from netadapt_onnx.surgery import CRITERIA, MEASURED, Group, Trace, importance, resize, select, trace
+from netadapt_onnx.surgery.criteria.activations import mean_activation
 from netadapt_onnx.surgery.criteria.ranking import at_share, counts_after, removal_order
-from netadapt_onnx.training.criteria import activation, criterion_on
+from netadapt_onnx.surgery.criteria.selection import MEASURED, importance, select
+from netadapt_onnx.surgery.criteria.weights import CRITERIA
+from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.training.criteria import criterion_on
 from netadapt_onnx.training.gradient_scores import BATCH, fisher, taylor
 from tracing import trace_model
 
@@ -85,6 +90,7 @@ def test_scores_are_squared_gradients_of_the_consumers_slices(build, group: str,
     np.testing.assert_allclose(second, (gradients**2).mean(1) / 2, rtol=0.02, atol=2e-3 * second.max())
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["taylor", "fisher"])
 def test_gradient_scores_rank_channels_by_what_their_removal_costs(name: str) -> None:
     found = trace_model(models.plain((16, 24, 32)))
@@ -120,6 +126,7 @@ def test_a_batch_fixed_in_the_file_changes_no_score() -> None:
         assert all(np.allclose(a[group], b[group], rtol=1e-3) for group in a), name
 
 
+@pytest.mark.seconds
 def test_without_labels_fisher_is_the_curvature_of_the_divergence() -> None:
     """A gate's Fisher information is the variance, under the model's own answer, of what it adds to the scores."""
     found = trace_model(models.plain((6, 8), size=8))
@@ -162,11 +169,11 @@ def test_activation_is_the_mean_size_of_what_consumers_see() -> None:
     x = images(100)
     seen = run(session(found.folded.proto, outputs=["relu1_out", "relu2_out"]), {"image": x})
     inner = np.abs(seen["relu2_out"]).mean((0, 2, 3))
-    scores = activation(found, {"image": x})
+    scores = mean_activation(found, {"image": x})
     np.testing.assert_allclose(scores[found.members["conv2"]], inner, rtol=1e-5)
     stem = run(session(found.folded.proto, outputs=["relu1_out", "relu3_out", "flatten1_out"]), {"image": x[:64]})
     means = [np.abs(v).mean(tuple(k for k in range(v.ndim) if k != 1)) for v in stem.values()]
-    scores = activation(found, {"image": x[:64]})
+    scores = mean_activation(found, {"image": x[:64]})
     np.testing.assert_allclose(scores[found.members["conv1"]], np.mean(means, axis=0), rtol=1e-5)
 
 
@@ -329,6 +336,7 @@ def test_a_loss_that_depends_on_nothing_is_refused() -> None:
         importance(trace_model(proto), criterion_on("taylor", Split({"image": images(16)})))
 
 
+@pytest.mark.seconds
 def test_adapt_follows_a_criterion_on_data_and_resumes_to_the_same(files: tuple[Path, Path], tmp_path: Path) -> None:
     from netadapt_onnx.api.adapt import adapt
 

@@ -12,14 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 import models
 from netadapt_onnx.graph.extract import between
 from netadapt_onnx.graph.runtime import Arrays
-from netadapt_onnx.surgery import (
-    Trace,
-    gram_matrices,
-    original_targets,
-    reconstruct,
-    reconstruct_in_order,
-    select,
-)
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.reconstruct.gram import gram_matrices, original_targets
+from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct, reconstruct_in_order
+from netadapt_onnx.surgery.trace import Trace
 from tracing import trace_model
 
 SIDE, IMAGES = 16, 20

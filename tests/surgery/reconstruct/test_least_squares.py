@@ -8,15 +8,10 @@ import pytest
 
 import models
 from netadapt_onnx.graph.runtime import Arrays, run, session
-from netadapt_onnx.surgery import (
-    kept_outputs,
-    moments,
-    original_targets,
-    reconstruct,
-    reconstruct_in_order,
-    resize,
-    select,
-)
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.reconstruct.gram import gram_matrices, original_targets
+from netadapt_onnx.surgery.reconstruct.least_squares import kept_outputs, reconstruct, reconstruct_in_order
+from netadapt_onnx.surgery.resize import resize
 from tracing import trace_model
 
 
@@ -36,10 +31,10 @@ def test_reconstruction_brings_the_output_closer_to_the_originals(build) -> None
     found = trace_model(build(size=16))
     inputs, unseen = images(256), {"image": images(320)["image"][256:]}
     keep = select(found, {g.name: g.channels // 2 for g in found.prunable})
-    statistics = moments(found, inputs, original_targets(found, inputs))
+    matrices = gram_matrices(found, inputs, original_targets(found, inputs))
     wanted = logits(found.folded.proto, unseen)
     cut = np.abs(logits(resize(found, keep), unseen) - wanted).mean()
-    solved = np.abs(logits(reconstruct(found, keep, statistics), unseen) - wanted).mean()
+    solved = np.abs(logits(reconstruct(found, keep, matrices), unseen) - wanted).mean()
     assert solved < 0.7 * cut
 
 
@@ -53,10 +48,10 @@ def test_a_redundant_channel_costs_nothing() -> None:
         values[name].CopyFrom(onnx.numpy_helper.from_array(array, name))
     found = trace_model(proto)
     inputs = images(256)
-    statistics = moments(found, inputs, original_targets(found, inputs))
+    matrices = gram_matrices(found, inputs, original_targets(found, inputs))
     keep = {"conv1": np.delete(np.arange(8), 5)}
     wanted = logits(found.folded.proto, inputs)
-    gap = np.abs(logits(reconstruct(found, keep, statistics), inputs) - wanted).max() / wanted.std()
+    gap = np.abs(logits(reconstruct(found, keep, matrices), inputs) - wanted).max() / wanted.std()
     assert gap < 0.02  # the ridge term alone
     assert np.abs(logits(resize(found, keep), inputs) - wanted).max() / wanted.std() > 0.1
 
@@ -66,13 +61,13 @@ def test_targets_stay_the_originals_over_two_cuts() -> None:
     inputs = images(256)
     targets = original_targets(found, inputs)
     first = {"conv1": np.arange(8)}
-    half = reconstruct(found, first, moments(found, inputs, targets))
+    half = reconstruct(found, first, gram_matrices(found, inputs, targets))
     kept = kept_outputs(found, first)
     again = trace_model(half)
     second = {"conv2": np.arange(0, 16, 2)}
-    statistics = moments(again, inputs, targets, kept)
-    assert statistics["conv2_out"].cross.shape[-1] == 16
-    result = reconstruct(again, second, statistics)
+    matrices = gram_matrices(again, inputs, targets, kept)
+    assert matrices["conv2_out"].cross.shape[-1] == 16
+    result = reconstruct(again, second, matrices)
     wanted = logits(found.folded.proto, inputs)
     solved = np.abs(logits(result, inputs) - wanted).mean()
     assert solved < np.abs(logits(resize(again, second), inputs) - wanted).mean()
@@ -83,27 +78,27 @@ def test_a_reconstructed_model_has_the_shapes_of_the_cut_one() -> None:
     found = trace_model(models.fully_connected())
     inputs = {"image": images(64, 8)["image"]}
     keep = select(found, {g.name: g.channels // 2 for g in found.prunable})
-    solved = reconstruct(found, keep, moments(found, inputs, original_targets(found, inputs)))
+    solved = reconstruct(found, keep, gram_matrices(found, inputs, original_targets(found, inputs)))
     cut = resize(found, keep)
     names = {t.name: tuple(t.dims) for t in solved.graph.initializer}
     assert names == {t.name: tuple(t.dims) for t in cut.graph.initializer}
     onnx.checker.check_model(solved, full_check=True)
 
 
-def test_a_model_with_nothing_to_solve_has_no_moments() -> None:
+def test_a_model_with_nothing_to_solve_has_no_gram_matrices() -> None:
     b = models.Builder()
     b.conv("image", 3, 4, name="only")
     found = trace_model(b.model({"image": ("N", 3, 8, 8)}, {"only_out": ("N", 4, 8, 8)}))
     inputs = images(4, 8)
-    assert moments(found, inputs, original_targets(found, inputs)) == {}
+    assert gram_matrices(found, inputs, original_targets(found, inputs)) == {}
 
 
 def test_a_consumer_with_one_output_channel_is_solved_too() -> None:
     found = trace_model(models.plain((16, 1), classes=1))
     inputs = images(128)
-    statistics = moments(found, inputs, original_targets(found, inputs))
-    assert "conv2_out" in statistics
-    solved = reconstruct(found, {"conv1": np.arange(8)}, statistics)
+    matrices = gram_matrices(found, inputs, original_targets(found, inputs))
+    assert "conv2_out" in matrices
+    solved = reconstruct(found, {"conv1": np.arange(8)}, matrices)
     assert solved.graph.initializer[0].dims[0] == 8
 
 
@@ -128,7 +123,7 @@ def test_a_batch_written_into_the_file_is_kept_to() -> None:
         value.type.tensor_type.shape.dim[0].dim_value = 4
     found = trace_model(proto)
     inputs = images(66)  # the last two fill no batch
-    solved = reconstruct(found, {"conv1": np.arange(4)}, moments(found, inputs, original_targets(found, inputs)))
+    solved = reconstruct(found, {"conv1": np.arange(4)}, gram_matrices(found, inputs, original_targets(found, inputs)))
     assert logits(solved, {"image": inputs["image"][:4]}).shape == (4, 10)
 
 
@@ -139,7 +134,7 @@ def test_in_order_every_layer_sees_what_is_left_of_those_before(build) -> None: 
     keep = select(found, {g.name: g.channels // 2 for g in found.prunable})
     targets = original_targets(found, inputs)
     wanted = logits(found.folded.proto, unseen)
-    once = np.abs(logits(reconstruct(found, keep, moments(found, inputs, targets)), unseen) - wanted).mean()
+    once = np.abs(logits(reconstruct(found, keep, gram_matrices(found, inputs, targets)), unseen) - wanted).mean()
     solved = reconstruct_in_order(found, keep, inputs, targets)
     assert np.abs(logits(solved, unseen) - wanted).mean() < 0.9 * once
     names = {t.name: tuple(t.dims) for t in solved.graph.initializer}
@@ -154,7 +149,7 @@ def test_activations_that_do_not_fit_are_computed_again(monkeypatch: pytest.Monk
     keep = select(found, {g.name: g.channels // 2 for g in found.prunable})
     targets = original_targets(found, inputs)
     kept = reconstruct_in_order(found, keep, inputs, targets)
-    monkeypatch.setattr("netadapt_onnx.surgery.activations.MOST_KEPT_BYTES", 0)
+    monkeypatch.setattr("netadapt_onnx.surgery.calibration.MOST_KEPT_BYTES", 0)
     again = reconstruct_in_order(found, keep, inputs, targets)
     assert (
         np.abs(logits(again, {"image": inputs["image"][:1]}) - logits(kept, {"image": inputs["image"][:1]})).max()

@@ -14,8 +14,13 @@ import quantised_cases  # noqa: F401 - likewise
 import sampling_cases  # noqa: F401 - likewise
 from any_axis import Operator, operators, probed
 from netadapt_onnx.graph.runtime import random_inputs, run, session
-from netadapt_onnx.surgery import Choices, KeptIndices, Trace, resize, select, trace, verify
-from netadapt_onnx.surgery.rules import RULES
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.cut import KeptIndices
+from netadapt_onnx.surgery.labels import Choices
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.rules.registry import RULES
+from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.verify.prove import verify
 from rule_cases import OPSETS, build
 
 # One of the operators that share a rule with dozens of others stands for all of them.

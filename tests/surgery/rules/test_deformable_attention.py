@@ -10,7 +10,11 @@ from models import Builder
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import run, session
-from netadapt_onnx.surgery import Choices, Trace, resize, select, trace, verify
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.labels import Choices
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.verify.prove import verify
 from tracing import trace_model
 
 HEADS, POINTS, QUERIES, WIDTH, SIDE = 4, 3, 6, 32, 8

@@ -11,8 +11,11 @@ import quantised_cases  # noqa: F401 - likewise
 import sampling_cases  # noqa: F401 - likewise
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
-from netadapt_onnx.surgery import Choices, select, trace, verify
-from netadapt_onnx.surgery.rules import RULES
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.labels import Choices
+from netadapt_onnx.surgery.rules.registry import RULES
+from netadapt_onnx.surgery.trace import trace
+from netadapt_onnx.surgery.verify.prove import verify
 from rule_cases import CASES, build
 
 # These fix every channel they see, so their case has nothing to prune (the reason is asserted in test_surgery.py).

@@ -10,7 +10,8 @@ import pytest
 
 import models
 from netadapt_onnx.graph.runtime import run, session
-from netadapt_onnx.surgery import resize, verify
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.verify.prove import verify
 from tracing import trace_model
 
 C, SIZE = 12, 6

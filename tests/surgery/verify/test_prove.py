@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 
 import numpy as np
 import onnx
@@ -13,8 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 import models
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.runtime import random_inputs, run, session
-from netadapt_onnx.surgery import KeptIndices, Trace, resize, select, trace, verify
 from netadapt_onnx.surgery.channel_counts import at_ratio
+from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.cut import KeptIndices
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.verify.prove import verify
 from tracing import trace_model
 
 
@@ -96,6 +99,7 @@ def effect(a: onnx.ModelProto, b: onnx.ModelProto, found: Trace) -> float:
     return largest
 
 
+@pytest.mark.seconds
 def test_swapped_channels_are_caught_and_those_that_are_not_have_no_effect() -> None:
     """Those few are weights that meet only zeros: dead channels, units behind a Relu that never opens."""
     rng = np.random.default_rng(0)
@@ -115,6 +119,7 @@ def test_swapped_channels_are_caught_and_those_that_are_not_have_no_effect() -> 
     assert all(changed < 1e-4 for _, _, changed in missed), missed
 
 
+@pytest.mark.seconds
 def test_swaps_in_real_models_are_caught(real_models) -> None:  # type: ignore[no-untyped-def]
     from netadapt_onnx.graph.model import load
 
@@ -184,7 +189,7 @@ def test_sums_whose_terms_cancel_differ_by_rounding_alone(monkeypatch: pytest.Mo
     keep = {"first": np.flatnonzero(np.arange(512) % 8 < 6)}
     assert verify(found, keep).exact
     with monkeypatch.context() as patch:
-        patch.setattr(import_module("netadapt_onnx.surgery.verify.prove"), "ROUNDING", 0)
+        patch.setattr("netadapt_onnx.surgery.verify.prove.ROUNDING", 0)
         assert not verify(found, keep).exact
     mutant = resize(found, keep)
     tensor = next(t for t in mutant.graph.initializer if t.name == "w")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 
 import numpy as np
 import onnx
@@ -13,8 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 import models
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
-from netadapt_onnx.surgery import Trace, resize, trace, verify
-from netadapt_onnx.surgery.verify.rounding import nudged
+from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.verify.prove import verify
+from netadapt_onnx.surgery.verify.rounding import perturbed
 
 TOKENS, CHANNELS = 50, 512
 KEEP = np.flatnonzero(np.arange(CHANNELS) % 8 < 6)
@@ -83,7 +84,7 @@ def test_rounding_is_no_difference_in_models_without_float_inputs(
     assert proof.exact, proof
     assert proof.moves
     with monkeypatch.context() as patch:
-        patch.setattr(import_module("netadapt_onnx.surgery.verify.prove"), "ROUNDING", 0)
+        patch.setattr("netadapt_onnx.surgery.verify.prove.ROUNDING", 0)
         assert not verify(found, keep).exact
 
 
@@ -118,7 +119,7 @@ def test_weights_are_nudged_wherever_they_are_and_nothing_that_decides_is() -> N
     graph = helper.make_graph(b.nodes, "g", [], [], b.initializers)
     before = helper.make_model(graph)
     kept = before.SerializeToString()
-    after = nudged(before)
+    after = perturbed(before)
     assert before.SerializeToString() == kept
     moved = {t.name for t, u in zip(before.graph.initializer, after.graph.initializer, strict=True) if t != u}
     assert moved == {"w"}

@@ -1,0 +1,219 @@
+"""The tables of docs/ that are made from benchmarks/results/*.json: one function of a file's rows for each table.
+
+`make docs` writes them between `<!-- results: NAME -->` and `<!-- end of results -->`, with the date and the machine;
+the benchmarks print the same tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import result_files
+
+Row = Mapping[str, Any]
+Cells = Sequence[str]
+
+
+def table(headers: Cells, rows: Iterable[Cells]) -> str:
+    """A Markdown table."""
+    lines = [_line(headers), "|" + "---|" * len(headers), *(_line(row) for row in rows)]
+    return "\n".join(lines)
+
+
+def _line(cells: Cells) -> str:
+    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
+
+
+def _percents(errors: Mapping[str, float]) -> str:
+    return " / ".join(f"{100 * errors[key]:.1f}" for key in ("mean", "p95", "max"))
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Errors of latency tables, mean / 95th percentile / maximum, in percent."""
+    headers = [
+        "network",
+        "ms",
+        "build s",
+        "(a) layers apart",
+        "(b) scaled",
+        "(c) this table",
+        "repeatability",
+        "Kendall",
+    ]
+    return table(
+        headers,
+        [
+            [
+                row["network"],
+                f"{row['reference_ms']:.2f}",
+                f"{row['build_s']:.0f}",
+                *(_percents(row[key]) for key in ("naive", "scaled", "table", "repeatability")),
+                f"{row['kendall']:.3f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def table_kinds(rows: Sequence[Row]) -> str:
+    """Mean and largest errors of tables by the kind of version, in percent, for each table that was built."""
+
+    def joined(errors: Sequence[float]) -> str:
+        return " and ".join(f"{error:.1f}" if error < 10 else f"{error:.0f}" for error in errors)
+
+    def cell(errors: Mapping[str, Sequence[float]]) -> str:
+        return joined(errors["mean"]) + (f"; at worst {joined(errors['max'])}" if "max" in errors else "")
+
+    headers = ["kind of version", "of a search alone", "all kinds"]
+    return table(headers, [[row["kind"], cell(row["search_alone"]), cell(row["all_kinds"])] for row in rows])
+
+
+def steps(rows: Sequence[Row]) -> str:
+    """Cuts to the best counts of the staircase and to plain multiples."""
+    lines: list[Cells] = []
+    for i, row in enumerate(rows):
+        before = rows[i - 1] if i else {}
+        again = row["target"] == before.get("target")
+        counts = "auto" if row["step"] == "auto" else f"of {row['step']}"
+        lines.append(
+            [
+                "" if again else f"{row['target']:g}x",
+                f"{counts}, again" if again and row["step"] == before["step"] else counts,
+                *(f"{row[key]:.3f}x" for key in ("macs", "table", "predicted")),
+                f"{row['measured']:.3f}x ({row['ci95'][0]:.3f}-{row['ci95'][1]:.3f})",
+            ]
+        )
+    return table(["target", "counts", "macs", "table alone", "predicted", "measured (95%)"], lines)
+
+
+METHODS = {
+    "netadapt/blocks": "netadapt, `--allow-block-removal`",
+    "uniform": "uniform widths, the largest within the budget",
+}
+
+
+def search_quality(rows: Sequence[Row]) -> str:
+    """Accuracy of searches and of other ways at one budget, means over seeds."""
+    headers = ["method", "test accuracy", "max - min", "points lost", "before training", "measured latency", "macs",
+               "search (s)"]  # fmt: skip
+    return table(
+        headers,
+        [
+            [
+                METHODS.get(row["method"], row["method"]),
+                *(f"{100 * row[key]:.2f}" for key in ("test", "spread", "lost", "before_training")),
+                ", ".join(f"{share:.3f}x" for share in row["latency"]),
+                f"{row['macs']:.3f}x",
+                f"{row['search_s']:.0f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def search_speed(rows: Sequence[Row]) -> str:
+    """Seconds of an iteration by the way of ranking proposals."""
+    base = {row["workers"]: row["accepted_s"] for row in rows if row["rank"] == "reconstruct"}
+    return table(
+        ["rank", "s to rank", "s per accepted model", "beside reconstruct", "macs", "test accuracy"],
+        [
+            [
+                row["rank"],
+                f"{row['ranking_s']:.1f}",
+                f"{row['accepted_s']:.1f}",
+                f"{row['accepted_s'] / base[row['workers']]:.1f}x" if row["workers"] in base else "",
+                f"{row['macs']:.3f}x",
+                f"{100 * row['accuracy']:.2f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+SCALE_METHODS = {"neuralscale": "NeuralScale", "uniform": "uniform", "morphnet": "MorphNet"}
+
+
+def scaling(rows: Sequence[Row]) -> str:
+    """Accuracy of networks that were trained from scratch, by size and method: mean and deviation over seeds."""
+
+    def cell(row: Row) -> str:
+        spread = f"± {100 * row['std']:.2f}" if row.get("std") is not None else f"({row['seeds']} seeds)"
+        return f"{100 * row['mean']:.2f} {spread}"
+
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    sizes = list(dict.fromkeys(row["target"] for row in rows))
+    cells = {(row["target"], row["method"]): cell(row) for row in rows}
+    lines = [[size.removeprefix("params="), *(cells.get((size, method), "") for method in methods)] for size in sizes]
+    return table(["parameters", *(SCALE_METHODS.get(method, method) for method in methods)], lines)
+
+
+def recovery(rows: Sequence[Row]) -> str:
+    """Test accuracy and CPU seconds of each way to recover from a cut."""
+    columns = list(dict.fromkeys(row["file"] for row in rows))
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    cells = {(row["way"], row["file"]): f"{100 * row['accuracy']:.2f} ({row['cpu_s']:.0f})" for row in rows}
+    lines = [[way, *(cells.get((way, column), "") for column in columns)] for way in ways]
+    return table(["test accuracy (CPU s)", *columns], lines)
+
+
+def training_steps(rows: Sequence[Row]) -> str:
+    """CPU seconds of a training step, ours and the exported module's."""
+    headers = ["network", "ours (CPU s)", "native (CPU s)", "ratio"]
+    return table(
+        headers, [[r["model"], f"{r['ours_s']:.3f}", f"{r['native_s']:.3f}", f"{r['ratio']:.3f}"] for r in rows]
+    )
+
+
+def training_exports(rows: Sequence[Row]) -> str:
+    """The largest difference between torch and onnxruntime, before and after a training, by exporter."""
+    exporters = list(dict.fromkeys(row["exporter"] for row in rows))
+    results = {(row["model"], row["exporter"]): row for row in rows}
+    lines: list[Cells] = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        each: list[Row] = [results.get((model, exporter), {}) for exporter in exporters]
+        parameters = next((row["parameters"] for row in each if "parameters" in row), 0)
+        reached = {f"{row['reached']} of {row['weights']}" for row in each if "reached" in row}
+        cells = [cell for row in each for cell in _differences(row)]
+        lines.append([model, f"{parameters / 1e6:.1f}", " / ".join(sorted(reached)), *cells])
+    kinds = [f"{exporter}: {what}" for exporter in exporters for what in ("forward", "trained, written back")]
+    return table(["network", "parameters (M)", "weights with a gradient", *kinds], lines)
+
+
+def _differences(row: Row) -> list[str]:
+    if "failure" in row:
+        return [row["failure"], "no"]
+    return [f"{row[key]:.1e}" if key in row else "" for key in ("forward", "trained")]
+
+
+# By the name of the file of results.
+TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
+    "tables": tables,
+    "table_kinds": table_kinds,
+    "steps": steps,
+    "search_quality_50": search_quality,
+    "search_quality_35": search_quality,
+    "search_speed": search_speed,
+    "scaling": scaling,
+    "recovery": recovery,
+    "training_steps": training_steps,
+    "training_exports": training_exports,
+}
+
+
+def block(name: str) -> str:
+    """The table of a file of results, then when, on what and by which command it was measured."""
+    document = result_files.read(name)
+    command = f"{document['benchmark']} {document['options']}".strip()
+    return f"{TABLES[name](document['rows'])}\n\n*{document['date']}, {described(document['machine'])}; `{command}`.*"
+
+
+def described(machine: Mapping[str, Any]) -> str:
+    """A machine in words."""
+    threads = {1: "one thread", None: ""}.get(machine.get("threads"), f"{machine.get('threads')} threads")
+    cores = [f"{machine['cores']} cores"] if "cores" in machine else []
+    details = ", ".join([*cores, *([machine["conditions"]] if "conditions" in machine else [])])
+    where = f"{threads} of {machine['processor']}" if threads else machine["processor"]
+    versions = {"Python": machine.get("python"), **machine.get("packages", {})}
+    known_versions = [f"{name} {number}" for name, number in versions.items() if number]
+    return ", ".join([f"{where} ({details})" if details else where, *known_versions])

@@ -1,0 +1,194 @@
+"""The sections of a report that explain a run of `adapt`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+from netadapt_onnx.common import render
+from netadapt_onnx.reporting import adapt_charts
+from netadapt_onnx.reporting.adapt_run import AdaptRun
+from netadapt_onnx.reporting.page import Draw, collapsible, paragraph, section, table
+from netadapt_onnx.reporting.reproduction import reproduction
+from netadapt_onnx.search.netadapt import Step
+from netadapt_onnx.search.result import AccuracyChange, Stopped
+
+STATES = {True: "met", False: "missed", None: "predicted only"}
+
+
+def adapt_sections(run: AdaptRun, draw: Draw, *, with_name: bool) -> list[str]:
+    """Sections as HTML, from the run's verdict to how it can be repeated.
+
+    Args:
+        run: A finished run of `adapt`.
+        draw: Renders a chart as HTML.
+        with_name: Whether headings begin with the run's name, because the page holds several runs.
+    """
+    parts = [
+        ("what came of it", _outcome(run)),
+        *_accuracy_charts(run, draw),
+        ("iterations", [_iterations(run)]),
+        ("channels", _channels(run, draw)),
+        *((f"{name}: predicted and measured", _measurements(run, draw, name))
+          for name in (*run.result.latencies, *run.result.measured)),
+        ("final training", _training(run, draw)),
+        ("layers", [_layers(run)] if run.details.layers else []),
+        ("what stays, and why", [_blocked(run)] if run.details.blocked else []),
+        ("how to repeat it", [reproduction(run.identity, run.about)]),
+    ]  # fmt: skip
+    prefix = f"{run.name}: " if with_name else ""
+    return [section(prefix + title, *content) for title, content in parts if content]
+
+
+def _accuracy_charts(run: AdaptRun, draw: Draw) -> list[tuple[str, list[str]]]:
+    caption = (
+        "Proposals and accepted models are judged on held-out samples before the final training; the original and the "
+        f"result on {run.result.accuracy.split}. Resources of proposals are predictions."
+    )
+    return [
+        (f"accuracy against {name}", [draw(adapt_charts.accuracy_against(run, name)), paragraph(caption)])
+        for name in run.budget_resources
+        if adapt_charts.varies(run, name)
+    ]
+
+
+def _channels(run: AdaptRun, draw: Draw) -> list[str]:
+    rows = [[group, *counts, render.ratio(counts[1], counts[0])] for group, counts in run.result.groups.items()]
+    removed = run.result.removed
+    note = [paragraph(f"Without the residual branches {', '.join(removed)}.")] if removed else []
+    return [draw(adapt_charts.channels(run)), *note, table(["group", "before", "after", "left"], rows)]
+
+
+def _measurements(run: AdaptRun, draw: Draw, resource: str) -> list[str]:
+    charts = (
+        adapt_charts.distributions(run, resource),
+        adapt_charts.predicted_against_measured(run, resource),
+        adapt_charts.latency_by_layer(run, resource),
+    )
+    return [_measured(run, resource), *(draw(chart) for chart in charts if chart is not None)]
+
+
+def _training(run: AdaptRun, draw: Draw) -> list[str]:
+    curve = adapt_charts.training(run)
+    return [] if curve is None else [draw(curve), _epochs(run)]
+
+
+def _outcome(run: AdaptRun) -> list[str]:
+    result = run.result
+    verdicts = []
+    for limit in result.limits:
+        state = _state(limit.met, result.stopped)
+        verdicts.append(paragraph(f"{limit.budget}: {state}", f"verdict {state.split()[0]}"))
+    rows = render.cost_rows(asdict(result.before), asdict(result.after))
+    rows += render.normalised_rows(result.before.latency_ms, result.normalised)
+    rows.append(_accuracy(result.accuracy, ""))
+    if result.deployed is not None:
+        sizes = result.deployed.size_bytes
+        rows.append(_accuracy(result.deployed.accuracy, f" as {result.deployed.precision}"))
+        share = render.ratio(sizes[1], sizes[0])
+        rows.append([f"file size as {result.deployed.precision}", *map(render.size, sizes), share])
+    targets = [_targets(run)] if len(result.models) > 1 else []
+    notes = [paragraph(note) for note in result.notes]
+    return [*verdicts, table(["", "before", "after", "left"], rows), *targets, *notes]
+
+
+def _state(met: bool | None, stopped: Stopped) -> str:
+    return "could not be judged" if met is None and stopped == "could-not-judge" else STATES[met]
+
+
+def _accuracy(change: AccuracyChange, form: str) -> list[str]:
+    scores = [render.score(change.metric, value) for value in (change.before, change.after)]
+    return [f"{change.metric} ({change.split}){form}", *scores, ""]
+
+
+def _targets(run: AdaptRun) -> str:
+    """A table with a row for each target of one run."""
+    rows = [
+        [
+            model.budget,
+            _state(model.met, model.stopped),
+            render.count(model.after.macs),
+            render.count(model.after.params),
+            render.milliseconds(model.after.latency_ms),
+            render.score(model.accuracy.metric, model.accuracy.after),
+            model.iterations,
+        ]
+        for model in run.result.models
+    ]
+    return table(["target", "", "macs", "params", "latency", run.metric, "iterations"], rows)
+
+
+def _iterations(run: AdaptRun) -> str:
+    names = run.budget_resources
+    rows = [
+        [
+            step.iteration,
+            step.group,
+            f"{step.channels[0]} → {step.channels[1]}",
+            len(step.tried),
+            *(cell for name in names for cell in _amounts(step, name)),
+            render.score(run.metric, step.accepted.accuracy),
+        ]
+        for step in run.steps
+    ]
+    columns = [
+        column
+        for name in names
+        for column in ([name] if render.is_counted(name) else [f"{name}, predicted", f"{name}, measured (95%)"])
+    ]
+    return table(["iteration", "group", "channels", "proposals", *columns, "held-out accuracy"], rows, "numbers named")
+
+
+def _amounts(step: Step, name: str) -> list[str]:
+    """What a model was predicted to cost; for a resource that is not counted also what was measured."""
+    predicted = render.amount(name.partition("@")[0], step.resources[name]) if name in step.resources else ""
+    if render.is_counted(name):
+        return [predicted]
+    return [predicted, render.measured(name, step.accepted.measured, step.accepted.measured_ci95)]
+
+
+def _measured(run: AdaptRun, resource: str) -> str:
+    """A table of the final measurement of a resource."""
+    latency, other = run.result.latencies.get(resource), run.result.measured.get(resource)
+    if latency is not None:
+        values = (latency.before_ms, latency.after_ms, latency.predicted_ms)
+        cells = [*map(render.milliseconds, values), _share(latency.ratio, latency.ci95), latency.sessions]
+        return table(["before", "after", "predicted", "share (95%)", "sessions"], [cells])
+    assert other is not None
+    cells = [*(f"{v:.4g}" for v in (other.before, other.after, other.predicted)), _share(other.ratio, other.ci95)]
+    return table(["before", "after", "predicted", "share (95%)", "measurements"], [[*cells, other.measurements]])
+
+
+def _share(ratio: float, interval: tuple[float, float]) -> str:
+    return f"{ratio:.3f}x ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _epochs(run: AdaptRun) -> str:
+    rows = [[e.epoch, f"{e.loss:.4f}", f"{e.lr:.3g}"] for e in run.details.training]
+    return collapsible("every epoch", table(["epoch", "mean loss", "learning rate"], rows))
+
+
+def _layers(run: AdaptRun) -> str:
+    """A table of each layer before and after."""
+    timed = [name for name in run.result.latencies if any(name in x.times_ms for x in run.details.layers)]
+    rows = []
+    for layer in run.details.layers:
+        changed = [
+            _change(layer.params, render.count),
+            _change(layer.macs, render.count),
+            *(_change(layer.times_ms.get(name, (0.0, 0.0)), "{:.3g}".format) for name in timed),
+        ]
+        rows.append([layer.name, layer.op, layer.group if layer.group != layer.name else "", *changed])
+    return table(["layer", "operator", "group", "params", "macs", *map(adapt_charts.axis_title, timed)], rows)
+
+
+def _change(values: tuple[float, float], form: Callable[[float], str]) -> str:
+    before, after = values
+    if not before:
+        return ""
+    return form(before) if before == after else f"{form(before)} → {form(after)}"
+
+
+def _blocked(run: AdaptRun) -> str:
+    rows = [[b.group, b.channels, b.reason] for b in run.details.blocked]
+    return table(["group", "channels", "why it cannot be pruned"], rows, "words")

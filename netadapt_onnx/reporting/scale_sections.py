@@ -1,0 +1,83 @@
+"""The sections of a report that explain a run of `scale`."""
+
+from __future__ import annotations
+
+from netadapt_onnx.common import render
+from netadapt_onnx.reporting.page import Draw, paragraph, section, table
+from netadapt_onnx.reporting.reproduction import reproduction
+from netadapt_onnx.reporting.scale_run import ScaleRun
+from netadapt_onnx.scaling.result import ScaledModel
+
+# In the order of the question: how good, how large, why; anything else that a run left comes after.
+ORDER = ("accuracy-parameters", "accuracy-latency", "laws", "widths", "filters")
+
+
+def scale_sections(run: ScaleRun, draw: Draw, *, with_name: bool) -> list[str]:
+    """Sections as HTML, from the run's networks to how it can be repeated.
+
+    Args:
+        run: A finished run of `scale`.
+        draw: Renders a chart as HTML.
+        with_name: Whether headings begin with the run's name, because the page holds several runs.
+    """
+    result, name = run.result, f"{run.name}: " if with_name else ""
+    shown = sorted(run.charts, key=lambda chart: (ORDER.index(chart) if chart in ORDER else len(ORDER), chart))
+    accuracies = [draw(run.charts[chart]) for chart in shown if chart.startswith("accuracy")]
+    others = [draw(run.charts[chart]) for chart in shown if not chart.startswith("accuracy")]
+    notes = [paragraph(note) for note in result.notes]
+    parts = [
+        (
+            "networks",
+            [table(_headers(run), [_row(network) for network in result.models], "numbers named"), *notes]
+            if result.models
+            else notes,
+        ),
+        ("accuracy by size", accuracies),
+        ("widths", [_widths(run)] if result.models else []),
+        ("how widths follow the size", [*others, *([_laws(run)] if result.groups else [])]),
+        ("how to repeat it", [reproduction(run.identity, run.about)]),
+    ]
+    return [section(name + title, *inside) for title, inside in parts if inside]
+
+
+def _headers(run: ScaleRun) -> list[str]:
+    scored = next((network.accuracy for network in run.result.models if network.accuracy is not None), None)
+    accuracy = "accuracy" if scored is None else f"{scored.metric} ({scored.split})"
+    return ["target", "method", accuracy, "seeds", "latency", "params", "macs", "file size", "peak activations"]
+
+
+def _row(network: ScaledModel) -> list[object]:
+    cost, scores = network.resources, network.accuracy
+    share = "" if network.latency_ratio is None else f" ({network.latency_ratio:.3f}x)"
+    warm_up = "" if network.warmup_epochs is None else f", {network.warmup_epochs} epochs first"
+    accuracy = "not trained"
+    if scores is not None:
+        values = [render.score(scores.metric, value) for value in (scores.mean, scores.std)]
+        accuracy = " ± ".join(values)
+    return [
+        network.target,
+        network.method + warm_up,
+        accuracy,
+        "" if scores is None else len(scores.values),
+        render.milliseconds(cost.latency_ms) + share,
+        render.count(cost.params),
+        render.count(cost.macs),
+        render.size(cost.size_bytes),
+        render.size(cost.memory_bytes),
+    ]
+
+
+def _widths(run: ScaleRun) -> str:
+    networks = run.result.models
+    rows = [[group, *(network.widths[group] for network in networks)] for group in networks[0].widths]
+    return table(["group", *(f"{network.target} {network.method}" for network in networks)], rows)
+
+
+def _laws(run: ScaleRun) -> str:
+    rows = [
+        [law.name, f"{law.alpha:.4g}", f"{law.beta:.3f}", law.rows, "" if law.r2 is None else f"{law.r2:.3f}"]
+        for law in run.result.groups
+    ]
+    return paragraph("width = alpha * parameters^beta, fitted to so many records") + table(
+        ["group", "alpha", "beta", "records", "r2"], rows
+    )

@@ -1,0 +1,118 @@
+"""The model for a target: the widths that meet it, trained and scored where there are data, and what it costs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from netadapt_onnx.common.budget import Budget
+from netadapt_onnx.common.provenance import provenance, stored_bytes
+from netadapt_onnx.common.resources import LATENCY
+from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.graph.cost import cost
+from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.memory_limit import memory_bytes
+from netadapt_onnx.profilers.table.predict import Table
+from netadapt_onnx.scaling.latency_target import LatencyMeasurements
+from netadapt_onnx.scaling.network import ScalableNetwork
+from netadapt_onnx.scaling.options import Method, ScaleOptions
+from netadapt_onnx.scaling.result import ScaledModel
+from netadapt_onnx.scaling.target_widths import Widths, WidthSearch, widest
+from netadapt_onnx.scaling.train_networks import NetworkTrainer, save_model
+from netadapt_onnx.search.predictor import Predictor
+from netadapt_onnx.search.run_directory.run import Run
+
+# A network whose weights take a larger share of the memory can be neither trained nor run beside another.
+MEMORY_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """One model to build: its target, its method, and the search for its widths.
+
+    `warmup_epochs` is the length of the training before the descent, if there was one.
+    """
+
+    budget: Budget
+    method: Method
+    warmup_epochs: int | None
+    search: WidthSearch
+
+
+class ModelBuilder:
+    """Builds the models of a run; without a `trainer` they keep what weights they can and are not trained."""
+
+    def __init__(
+        self,
+        run: Run,
+        network: ScalableNetwork,
+        options: ScaleOptions,
+        trainer: NetworkTrainer | None,
+        latency: LatencyMeasurements,
+        table: Table | None,
+    ) -> None:
+        self._run = run
+        self._network = network
+        self._options = options
+        self._trainer = trainer
+        self._latency = latency
+        extra_bytes = stored_bytes(provenance(network.source.sha256, command="scale"))
+        predicted = {} if table is None else {LATENCY: table.predict}
+        self._predict = Predictor(network.trace, extra_bytes, predicted)
+        self._original = self._predict(network.widths)
+
+    def build(self, request: ModelRequest) -> ScaledModel:
+        """Build the largest network within a target; for latency, the one measured nearest to it.
+
+        Raises:
+            NetadaptError: The target is out of reach.
+        """
+        name, budget = self._name(request), request.budget
+        predict = self._predicted(budget)
+        share = None
+        if budget.resource == LATENCY:
+            original_ms = self._original[LATENCY] / self._latency.gain
+            widths, share = self._latency.widths_for(name, budget, request.search, predict, original_ms)
+        else:
+            limit = budget.limit(self._original[budget.resource])
+            widths = widest(request.search.path, predict, limit, request.search.start, str(budget))
+        proto = self._network.at(widths)
+        folder = self._run.path / "models" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._trainer is None:
+            accuracy, file = None, save_model(self._run, self._network, proto, folder / "model.onnx")
+        else:
+            accuracy, file = self._trainer.train_with_seeds(name, proto, folder)
+        counted = cost(proto, fold(proto, self._network.shapes).shapes)
+        latency_ms = None
+        if share is not None:
+            latency_ms = share * self._latency.reference_ms
+        elif accuracy is not None:
+            share, latency_ms = self._latency.measure_briefly(name, widths)
+        resources = counted.to_resources(file.stat().st_size, latency_ms)
+        return ScaledModel(str(budget), request.method, request.warmup_epochs, resources, share, widths, accuracy, file)
+
+    def _name(self, request: ModelRequest) -> str:
+        """The name of a model's folder and of its entries in the journal."""
+        first = request.method == self._options.methods[0]
+        name = str(request.budget) if first else f"{request.budget}-{request.method}"
+        if len(self._options.warmup_epochs) > 1 and request.warmup_epochs is not None:
+            name += f"-warmup{request.warmup_epochs}"
+        return re.sub(r"[^\w.=-]", "_", name)
+
+    def _predicted(self, budget: Budget) -> Callable[[Widths], float]:
+        """The resource of a budget as a function of widths; it raises NetadaptError for networks that are too large."""
+        most_bytes = MEMORY_SHARE * memory_bytes()
+
+        def amount(widths: Widths) -> float:
+            amounts = self._predict(widths)
+            if amounts["size"] > most_bytes:
+                raise NetadaptError(
+                    f"target {budget}: a network of {amounts['size'] / 1e9:.1f} GB is too much for this machine",
+                    hint="ask for less",
+                    code="target",
+                )
+            return amounts[budget.resource]
+
+        return amount
