@@ -301,9 +301,9 @@ def _proposing_sizes_of(
 
 
 def _training_samples(trace: Trace, data: str | os.PathLike[str], criterion: str | Criterion) -> Split:
-    from netadapt_onnx.data.load import dataset_for
+    from netadapt_onnx.data.load_dataset import load_dataset
 
-    return dataset_for(trace.folded, data, scored=criterion in ("taylor", "fisher")).train
+    return load_dataset(trace.folded, data, scored=criterion in ("taylor", "fisher")).train
 
 
 def _criterion(criterion: str | Criterion, samples: Split | None) -> str | Criterion:

@@ -12,7 +12,7 @@ from pathlib import Path
 from netadapt_onnx.common.progress import Progress, reporter
 from netadapt_onnx.common.provenance import file_hash, versions
 from netadapt_onnx.data.dataset import Dataset
-from netadapt_onnx.data.load import dataset_for
+from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import Model, load
@@ -145,7 +145,7 @@ def _prepare(
     folded = fold_for(separate_statistics(source.proto), shapes, data, batch_size)
     network = ScalableNetwork(source, trace(folded))
     require_prunable(network.trace, source.path)
-    dataset = None if data is None else dataset_for(folded, data)
+    dataset = None if data is None else load_dataset(folded, data)
     if dataset is not None and (options.epochs or options.methods != ("uniform",)):
         from netadapt_onnx.training.trainable import require_trainable
 

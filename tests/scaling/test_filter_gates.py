@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from netadapt_onnx.training.task import task
 
 from netadapt_onnx.scaling.filter_gates import Gate, filter_gates
 from netadapt_onnx.surgery.reduction_sites import reduction_sites
 from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.training.loss import task_loss
 from netadapt_onnx.training.torch_graph import TorchGraph
 from scaling_cases import NETWORKS, samples_for
 from tracing import trace_model
@@ -27,7 +27,7 @@ def derivatives(original: Trace, wired: tuple[Gate, ...], opened: np.ndarray) ->
     shapes = {v.name: original.folded.shapes[v.name] for v in original.folded.proto.graph.output}
     labels = torch.from_numpy(split.targets(np.arange(8)))
     total = np.zeros(len(opened))
-    loss = task(original.folded.proto, shapes, samples_for(original)).loss(outputs, labels, None)
+    loss = task_loss(original.folded.proto, shapes, samples_for(original))(outputs, labels, None)
     for gate, gradient in zip(wired, torch.autograd.grad(loss, values), strict=True):
         np.add.at(total, gate.axis_labels, gradient.numpy().reshape(-1))
     total[0] = 0
