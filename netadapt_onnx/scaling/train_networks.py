@@ -13,7 +13,7 @@ import onnx
 
 from netadapt_onnx.common.provenance import provenance
 from netadapt_onnx.data.dataset import Dataset, Split
-from netadapt_onnx.data.evaluate import accuracy, outputs
+from netadapt_onnx.data.evaluate import accuracy, reference_outputs
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.scaling.network import ScalableNetwork
 from netadapt_onnx.scaling.options import ScaleOptions
@@ -172,7 +172,7 @@ class NetworkTrainer:
         return self.network.trace.folded.proto if self.dataset.train.labels is None else None
 
     def _accuracy(self, proto: onnx.ModelProto, split: Split) -> tuple[float, str]:
-        reference = outputs(self.network.trace.folded.proto, split) if split.metric == "agreement" else None
+        reference = reference_outputs(split, self.network.trace.folded.proto)
         score = accuracy(proto, split, reference=reference)
         return score.value, score.metric
 

@@ -51,7 +51,7 @@ LONG_FUNCTIONS = {
     "profilers/devices/bundle.py::write_bundle",
 }
 OLD_WORDS = """
-api cli.py commands data gating graph profilers reporting scaling search surgery training
+api cli.py commands gating graph profilers reporting scaling search surgery
 """
 
 
