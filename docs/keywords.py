@@ -18,6 +18,7 @@ from netadapt_onnx.api.options import (
     PruneOptions,
 )
 from netadapt_onnx.common.options import Declared, declared_options
+from netadapt_onnx.scaling.options import ScaleOptions
 from netadapt_onnx.search.options import Arguments
 
 # From the repository's root.
@@ -32,6 +33,7 @@ KEYWORDS: dict[str, tuple[type, Collection[str]]] = {
     "InspectKeywords": (InspectOptions, ()),
     "ProfileKeywords": (ProfileOptions, ()),
     "PruneKeywords": (PruneOptions, ()),
+    "ScaleKeywords": (ScaleOptions, ()),
 }
 HEAD = '''"""The keywords of Python functions, with their types. Written by `docs/reference.py`: edit nothing here.
 

@@ -16,6 +16,7 @@ from netadapt_onnx.api.source import Source
 from netadapt_onnx.common.progress import Progress
 from netadapt_onnx.gating.limits import LimitArguments
 from netadapt_onnx.profilers.device import Device
+from netadapt_onnx.scaling.options import File, Method
 from netadapt_onnx.search.channel_choices import Floors, Steps
 from netadapt_onnx.search.executors.opening import Gpus
 from netadapt_onnx.search.executors.protocol import Executor
@@ -210,3 +211,29 @@ class PruneKeywords(TypedDict, total=False):
     overwrite: bool
     shapes: Mapping[str, tuple[int, ...]]
     batch_size: int
+
+
+class ScaleKeywords(TypedDict, total=False):
+    """The options of `scale`."""
+
+    target: str | Sequence[str]
+    method: Method | Sequence[Method]
+    iterations: int
+    warmup_epochs: Sequence[int]
+    batches: int
+    epochs: int
+    lr: float
+    seeds: int
+    seed: int
+    ep: str
+    threads: int
+    out: File | None
+    law: File | None
+    fit: File | None
+    table: File | None
+    force: bool
+    resume: bool
+    shapes: Mapping[str, tuple[int, ...]]
+    batch_size: int
+    progress: Progress | None
+    log: Callable[[str], None] | None

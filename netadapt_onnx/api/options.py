@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from netadapt_onnx.common.options import option, same_option
+from netadapt_onnx.common.options import CheckedOptions, option, same_option
 from netadapt_onnx.common.shared_options import SharedOptions
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _DATA = "A path, `FILE.py:FUNCTION`, or a `DataSource`."
 
 
 @dataclass(frozen=True)
-class PruneOptions:
+class PruneOptions(CheckedOptions):
     """How much `prune` removes, by which criterion, and what is done to the rest."""
 
     ratio: float | None = option(None, "Share of channels to remove from every prunable group.")
@@ -62,7 +62,7 @@ class PruneOptions:
 
 
 @dataclass(frozen=True)
-class InspectOptions:
+class InspectOptions(CheckedOptions):
     """What `inspect` looks at besides costs and groups."""
 
     table: File | None = option(None, "Latency table: predict the latency too.", is_path=True)
@@ -82,7 +82,7 @@ class InspectOptions:
 
 
 @dataclass(frozen=True)
-class EvaluateOptions:
+class EvaluateOptions(CheckedOptions):
     """What `evaluate` measures of models, and how."""
 
     split: SplitName = option("val", "Held-out samples.", choices=get_args(SplitName))
@@ -96,7 +96,7 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True)
-class FinetuneOptions:
+class FinetuneOptions(CheckedOptions):
     """How `finetune` trains."""
 
     teacher: Source | None = option(None, "Learn from this model's outputs; needs no labels.", is_path=True)
@@ -124,7 +124,7 @@ class FinetuneOptions:
 
 
 @dataclass(frozen=True)
-class ProfileOptions:
+class ProfileOptions(CheckedOptions):
     """Where `profile` measures, how models run there, and for how long."""
 
     device: str | Device = option(
@@ -167,7 +167,7 @@ class ProfileOptions:
 
 
 @dataclass(frozen=True)
-class BundleOptions:
+class BundleOptions(CheckedOptions):
     """What `profile bundle` packs, and how models run on the device."""
 
     shards: int = option(1, "Shares for N devices of one kind: each runs `run.sh K`.", metavar="N", at_least=1)
@@ -186,7 +186,7 @@ class BundleOptions:
 
 
 @dataclass(frozen=True)
-class GateOptions:
+class GateOptions(CheckedOptions):
     """Which limits `gate` judges by, and what it may take to judge; what is left out, the configuration says."""
 
     max: LimitArguments = option((), "What a resource may be; may be repeated.", metavar="size=4MB", is_repeated=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
 
+from netadapt_onnx.common.options import without_none
 from netadapt_onnx.common.progress import Progress, reporter
 from netadapt_onnx.common.provenance import file_hash, versions
 from netadapt_onnx.data.dataset import Dataset
@@ -23,15 +25,7 @@ from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.scaling.driver import LawSource, ScaleDriver
 from netadapt_onnx.scaling.latency_target import LatencyMeasurements
 from netadapt_onnx.scaling.network import ScalableNetwork
-from netadapt_onnx.scaling.options import (
-    BATCHES,
-    EPOCHS,
-    ITERATIONS,
-    LEARNING_RATE,
-    WARM_UP_EPOCHS,
-    Method,
-    ScaleOptions,
-)
+from netadapt_onnx.scaling.options import File, ScaleOptions
 from netadapt_onnx.scaling.power_law import Law, fit_laws, read_law
 from netadapt_onnx.scaling.result import ScaleResult
 from netadapt_onnx.scaling.train_networks import NetworkTrainer
@@ -42,35 +36,16 @@ from netadapt_onnx.surgery.obstacles import require_prunable
 from netadapt_onnx.surgery.trace import trace
 from netadapt_onnx.training.separate_statistics import separate_statistics
 
-File = str | os.PathLike[str]
+if TYPE_CHECKING:
+    from netadapt_onnx.api.keywords import ScaleKeywords
+
 Source = File | Model
 
 
 def scale(
     model: Source | None = None,
     data: str | os.PathLike[str] | None = None,
-    *,
-    target: str | Sequence[str] = (),
-    out: str | os.PathLike[str] | None = None,
-    method: Method | Sequence[Method] = "neuralscale",
-    iterations: int = ITERATIONS,
-    warmup_epochs: Sequence[int] = (WARM_UP_EPOCHS,),
-    batches: int = BATCHES,
-    epochs: int = EPOCHS,
-    lr: float = LEARNING_RATE,
-    seeds: int = 1,
-    law: str | os.PathLike[str] | None = None,
-    fit: str | os.PathLike[str] | None = None,
-    table: str | os.PathLike[str] | None = None,
-    force: bool = False,
-    resume: bool = False,
-    seed: int = 0,
-    ep: str = "cpu",
-    threads: int = 1,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    batch_size: int = 1,
-    progress: Progress | None = None,
-    log: Callable[[str], None] | None = None,
+    **options: Unpack[ScaleKeywords],
 ) -> ScaleResult:
     """Find how the widths of `model` follow its size, and build and train networks of the target sizes.
 
@@ -88,33 +63,28 @@ def scale(
     >>> wider.models[0].widths
     {'conv1': 11, 'conv2': 23}
     """
-    texts = (target,) if isinstance(target, str) else tuple(target)
-    methods = (method,) if isinstance(method, str) else tuple(method)
-    options = ScaleOptions(
-        texts, methods, iterations, tuple(warmup_epochs), batches, epochs, lr, seeds, seed, ep, threads
-    )
-    if law is not None and fit is not None:
+    settings = ScaleOptions(**without_none(options))
+    if settings.law is not None and settings.fit is not None:
         raise NetadaptError("a law and a record to fit one to", hint="give --law or --fit", code="usage")
-    record = None if fit is None else read_record(Path(fit))
+    record = None if settings.fit is None else read_record(Path(settings.fit))
     if model is None:
         return _fit_alone(record)
-    _require_enough(options, data, out, has_law=law is not None or record is not None)
+    _require_enough(settings, data, has_law=settings.law is not None or record is not None)
     source = model if isinstance(model, Model) else load(model)
-    network, dataset = _prepare(source, data, options, shapes, batch_size)
-    parsed = None if law is None else read_law(Path(law), network.family, list(network.allowed))
-    files = {"law": law, "fit": fit, "table": table}
-    identity = _identity(network, dataset, files, options)
-    execution = Execution(ep, threads)
+    network, dataset = _prepare(source, data, settings)
+    parsed = None if settings.law is None else read_law(Path(settings.law), network.family, list(network.allowed))
+    identity = _identity(network, dataset, settings)
+    execution = Execution(settings.ep, settings.threads)
     execution.require(agent.environment())
-    about = _about(network, dataset, files, options, execution)
-    with _run_directory(out, identity, resume, about) as run:
-        progress, log = progress or reporter(), log or _quiet
-        timed = _table(run, network, options, execution, table, force, progress)
+    about = _about(network, dataset, settings, execution)
+    with _run_directory(settings.out, identity, settings.resume, about) as run:
+        progress, log = settings.progress or reporter(), settings.log or _quiet
+        timed = _table(run, network, settings, execution, progress)
         original = as_given(source, network.trace.folded.proto)
         latency = LatencyMeasurements(run, network, timed, execution, original, log)
-        trainer = None if dataset is None else NetworkTrainer(run, network, dataset, options, progress, log)
-        result = ScaleDriver(run, network, options, LawSource(parsed, record), trainer, latency, timed).result()
-    return _without_files(result) if out is None else result
+        trainer = None if dataset is None else NetworkTrainer(run, network, dataset, settings, progress, log)
+        result = ScaleDriver(run, network, settings, LawSource(parsed, record), trainer, latency, timed).result()
+    return _without_files(result) if settings.out is None else result
 
 
 def _fit_alone(record: WidthRecord | None) -> ScaleResult:
@@ -125,12 +95,12 @@ def _fit_alone(record: WidthRecord | None) -> ScaleResult:
     return ScaleResult(laws, notes=Law(laws).notes)
 
 
-def _require_enough(options: ScaleOptions, data: File | None, out: File | None, *, has_law: bool) -> None:
+def _require_enough(options: ScaleOptions, data: File | None, *, has_law: bool) -> None:
     if not options.targets:
         raise NetadaptError("no target", hint="give one, e.g. --target params=0.25x", code="usage")
     if data is None and not has_law and options.methods != ("uniform",):
         raise NetadaptError("no data to search with", hint="give --data, --law or --fit", code="usage")
-    if data is not None and out is None:
+    if data is not None and options.out is None:
         raise NetadaptError("no run directory", hint="name one with -o", code="usage")
 
 
@@ -138,11 +108,9 @@ def _prepare(
     source: Model,
     data: File | None,
     options: ScaleOptions,
-    shapes: Mapping[str, tuple[int, ...]] | None,
-    batch_size: int,
 ) -> tuple[ScalableNetwork, Dataset | None]:
     """Trace the model and read the data; both are checked before anything is written."""
-    folded = fold_for(separate_statistics(source.proto), shapes, data, batch_size)
+    folded = fold_for(separate_statistics(source.proto), options.shapes, data, options.batch_size)
     network = ScalableNetwork(source, trace(folded))
     require_prunable(network.trace, source.path)
     dataset = None if data is None else load_dataset(folded, data)
@@ -153,15 +121,13 @@ def _prepare(
     return network, dataset
 
 
-def _identity(
-    network: ScalableNetwork, dataset: Dataset | None, files: Mapping[str, File | None], options: ScaleOptions
-) -> dict[str, object]:
+def _identity(network: ScalableNetwork, dataset: Dataset | None, options: ScaleOptions) -> dict[str, object]:
     """What decides the result, and what `--resume` compares."""
     return {
         "command": "scale",
         "model": network.source.sha256,
         "data": None if dataset is None else dataset.sha256,
-        **{name: None if file is None else file_hash(Path(file)) for name, file in files.items()},
+        **{name: None if file is None else file_hash(Path(file)) for name, file in options.files.items()},
         **options.identity(),
     }
 
@@ -169,12 +135,11 @@ def _identity(
 def _about(
     network: ScalableNetwork,
     dataset: Dataset | None,
-    files: Mapping[str, File | None],
     options: ScaleOptions,
     execution: Execution,
 ) -> dict[str, object]:
     """What a run records besides its identity: versions, the command that repeats it, samples and device."""
-    paths = {"data": None if dataset is None else dataset.path, **files}
+    paths = {"data": None if dataset is None else dataset.path, **options.files}
     names = {option: None if file is None else Path(file).name for option, file in paths.items()}
     return {
         "versions": versions(),
@@ -202,13 +167,11 @@ def _table(
     network: ScalableNetwork,
     options: ScaleOptions,
     execution: Execution,
-    table: File | None,
-    force: bool,
     progress: Progress,
 ) -> Table | None:
     """The latency table: the one that is named, or built where a target needs one."""
-    if table is not None:
-        return loaded_table(Path(table), network.trace, execution, anywhere=force)
+    if options.table is not None:
+        return loaded_table(Path(options.table), network.trace, execution, anywhere=options.force)
     if all(budget.resource != "latency" for budget in options.budgets):
         return None
     run.journal.require_unchanged(table_file(run.path))

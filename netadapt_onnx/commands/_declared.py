@@ -96,14 +96,5 @@ def _type(declared: Declared) -> click.ParamType[Any]:
         return click.Choice(option.choices)
     if option.is_path:
         return click.Path()
-    number = declared.type.removesuffix(" | None")
-    low, high = option.at_least if option.above is None else option.above, option.at_most
-    if number == "int":
-        return click.INT if low is high is None else click.IntRange(_integer(low), _integer(high))
-    if number == "float":
-        return click.FLOAT if low is high is None else click.FloatRange(low, high, min_open=option.above is not None)
-    return click.STRING
-
-
-def _integer(bound: float | None) -> int | None:
-    return None if bound is None else int(bound)
+    numbers: dict[str, click.ParamType[Any]] = {"int": click.INT, "float": click.FLOAT}
+    return numbers.get(declared.type.removesuffix(" | None"), click.STRING)

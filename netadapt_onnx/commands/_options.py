@@ -22,7 +22,7 @@ VERBOSITY = "netadapt_onnx.verbosity"
 MODEL = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 SHAPE = click_option(declared_options(SharedOptions)["shapes"])
-BATCH_SIZE = click_option(declared_options(SharedOptions)["batch_size"])
+BATCH_SIZE = click_option(declared_options(SharedOptions)["batch_size"], type=click.IntRange(min=1))
 ATTENTION = click.option(
     "--attention",
     default="heads",

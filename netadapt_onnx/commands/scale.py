@@ -8,20 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netadapt_onnx.commands._declared import click_option
-from netadapt_onnx.commands._options import common, data_options, seen_as, shaped
+from netadapt_onnx.commands._declared import declared, keywords_of
+from netadapt_onnx.commands._options import common, data_options, seen_as
 from netadapt_onnx.commands._report import write_report
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common.escape import escape
-from netadapt_onnx.common.options import declared_options
-from netadapt_onnx.common.shared_options import SharedOptions
 from netadapt_onnx.reporting import REPORT_FILE
+from netadapt_onnx.scaling.options import ScaleOptions
 
 if TYPE_CHECKING:
+    from netadapt_onnx.data.source import DataSource
     from netadapt_onnx.scaling.result import ScaledModel, ScaleResult
-
-
-SHARED = declared_options(SharedOptions)
 
 
 def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...] | None:
@@ -47,39 +44,12 @@ def _targets(_: click.Context, __: click.Parameter, text: str | None) -> tuple[s
 @click.argument("model", type=click.Path(path_type=Path), metavar="[MODEL]", required=False)
 @data_options(required=False, use="What to search with and train on")
 @click.option(
-    "--target", multiple=True, metavar="RESOURCE=V", help="params=0.25x, latency=8ms, macs=2x ...; a model for each."
-)
-@click.option(
     "--targets", "more", callback=_targets, metavar="V,V,...", help="Several at once: 0.25x,0.5x,2x of params."
 )
 @click.option("-o", "out", type=click.Path(path_type=Path), metavar="RUN", help="The run's directory.")
-@click.option(
-    "--method",
-    type=click.Choice(["neuralscale", "uniform", "morphnet", "magnitude"]),
-    multiple=True,
-    default=("neuralscale",),
-    show_default=True,
-    help="How widths are distributed; several are compared.",
-)
-@click.option("--iterations", type=int, help="Rounds of architecture descent; 15 by default, 1 for a first look.")
-@click.option(
-    "--warmup-epochs", callback=_numbers, metavar="N[,N...]", help="Training before filters go; a sweep of it."
-)
-@click.option("--batches", type=int, help="Batches between two removals of filters; 50 by default.")
-@click.option("--epochs", type=int, help="Training from scratch of every model; 30 by default.")
-@click.option("--lr", type=float, help="The highest learning rate; 0.1 by default.")
-@click.option("--seeds", type=int, help="Trainings of every model.")
-@click.option("--law", type=click.Path(path_type=Path), metavar="TOML", help="A law found before (RUN/widths.toml).")
-@click.option("--fit", type=click.Path(path_type=Path), metavar="CSV", help="Recorded widths to fit a law to.")
-@click.option("--table", type=click.Path(path_type=Path), help="Latency table from `profile`; built if need be.")
-@click_option(SHARED["force"])
-@click_option(SHARED["ep"])
-@click_option(SHARED["threads"])
-@click_option(SHARED["seed"])
-@click.option("--resume", is_flag=True, help="Continue the run in RUN; start it if there is none.")
-@shaped
+@declared(ScaleOptions, {"warmup_epochs": {"callback": _numbers}})
 @common
-def command(model: Path | None, target: tuple[str, ...], more: tuple[str, ...], **options: Any) -> CommandResult:
+def command(model: Path | None, data: DataSource | None, more: tuple[str, ...], **options: Any) -> CommandResult:
     """Find how the widths of MODEL's architecture should follow its size (NeuralScale), and train it at any size.
 
     With --data the law is searched; --law or --fit give one found before. Every target makes a model in RUN/models.
@@ -91,12 +61,12 @@ def command(model: Path | None, target: tuple[str, ...], more: tuple[str, ...], 
     """
     from netadapt_onnx.common import render
 
-    keywords = {name: value for name, value in options.items() if value is not None}
+    targets = (*options.pop("target"), *more)
+    out = options["out"]
     with render.progress_bar("scaling") as log:
         from netadapt_onnx.api.scale import scale
 
-        result = scale(model, target=(*target, *more), log=log, **keywords)
-        out = keywords.get("out")
+        result = scale(model, data, target=targets, log=log, **keywords_of(options))
         if model is not None and out is not None:
             result = replace(result, notes=(*result.notes, *write_report(out)))
     return CommandResult(

@@ -99,6 +99,14 @@ def declared_options(kind: type[Any]) -> Mapping[str, Declared]:
     }
 
 
+class CheckedOptions:
+    """A base of dataclasses of options, whose values are checked when one is made."""
+
+    def __post_init__(self) -> None:
+        """Raise NetadaptError for a value that is out of its declared choices or bounds."""
+        check_options(self)
+
+
 def check_options(options: Any) -> None:
     """Check the values of a dataclass of options against their declared choices and bounds.
 
@@ -146,4 +154,4 @@ def _check_bounds(declared: Declared, value: float) -> None:
     bounds = {name: bound for name in _KEPT if (bound := getattr(declared.option, name)) is not None}
     if bounds and not (math.isfinite(value) and all(_KEPT[name](value, bound) for name, bound in bounds.items())):
         words = ", ".join(f"{name.replace('_', ' ')} {bound:g}" for name, bound in bounds.items())
-        raise NetadaptError(f"{declared.flag} {value:g}: {words}", code="usage")
+        raise NetadaptError(f"{declared.flag} {value}: {words}", code="usage")

@@ -18,8 +18,8 @@ from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.timing import TimingPlan, ratio
 from netadapt_onnx.scaling.network import ScalableNetwork
 from netadapt_onnx.scaling.target_widths import Widths, WidthSearch, nearest, widest
-from netadapt_onnx.search.latency_check import BRIEF_S, BRIEF_SESSIONS, CAREFUL_S, CAREFUL_SESSIONS
-from netadapt_onnx.search.normalising import Measured, gained
+from netadapt_onnx.search.budget_check.comparison import BRIEF_S, BRIEF_SESSIONS, CAREFUL_S, CAREFUL_SESSIONS
+from netadapt_onnx.search.budget_check.normalisation import MeasuredNormalisation, normalisation_note
 from netadapt_onnx.search.run_directory.run import Run
 
 # A latency target is met within this share of itself, or after so many networks measured.
@@ -49,14 +49,14 @@ class LatencyMeasurements:
         self._execution = execution
         self._log = log
         normalised = network.trace.folded.proto
-        self._normalising = Measured(run, "latency", original, normalised, self._measure_normalised)
+        self._normalising = MeasuredNormalisation(run, "latency", original, normalised, self._measure_normalised)
 
     @property
     def gain(self) -> float:
         """The share of the original file's time that normalising alone leaves."""
         ratio, note = self._normalising.ratio, self._normalising.note
         if ratio is not None:
-            note = gained("latency", self._network.source.path.name, ratio.median, ratio.ci95)
+            note = normalisation_note("latency", self._network.source.path.name, ratio.median, ratio.ci95)
         self.notes += [note] if note and note not in self.notes else []
         return 1.0 if ratio is None else ratio.median
 

@@ -2,60 +2,110 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from netadapt_onnx.common.budget import Budget, parse_budgets
 from netadapt_onnx.common.escape import shell_command
+from netadapt_onnx.common.options import check_choice, check_options, declared_options, option, plain, same_option
+from netadapt_onnx.common.shared_options import SharedOptions
 from netadapt_onnx.errors import NetadaptError
+
+if TYPE_CHECKING:
+    from netadapt_onnx.common.progress import Progress
+
+File = str | os.PathLike[str]
 
 Method = Literal["neuralscale", "uniform", "morphnet", "magnitude"]
 METHODS: tuple[Method, ...] = get_args(Method)
-EPOCHS = 30
-ITERATIONS = 15
-WARM_UP_EPOCHS = 10
-LEARNING_RATE = 0.1
-BATCHES = 50
 
 
 @dataclass(frozen=True)
 class ScaleOptions:
-    """All options that decide the result, besides the files: model, data, law, record and table."""
+    """The options of `scale`, in the order in which `run.json` has those that decide the result.
 
-    targets: tuple[str, ...]
-    methods: tuple[Method, ...] = ("neuralscale",)
-    iterations: int = ITERATIONS
-    warmup_epochs: tuple[int, ...] = (WARM_UP_EPOCHS,)
-    batches: int = BATCHES
-    epochs: int = EPOCHS
-    lr: float = LEARNING_RATE
-    seeds: int = 1
-    seed: int = 0
-    ep: str = "cpu"
-    threads: int = 1
+    Of the files (law, record, table) the contents are compared, wherever they lie.
+
+    Raises:
+        NetadaptError: A value is out of its bounds.
+    """
+
+    target: str | Sequence[str] = option(
+        (), "params=0.25x, latency=8ms, macs=2x ...; a model for each.", metavar="RESOURCE=V", is_repeated=True
+    )
+    method: Method | Sequence[Method] = option(
+        "neuralscale",
+        "How widths are distributed; several are compared.",
+        choices=METHODS,
+        is_repeated=True,
+        default_text="neuralscale",
+    )
+    iterations: int = option(15, "Rounds of architecture descent; 1 for a first look.", at_least=1)
+    warmup_epochs: Sequence[int] = option(
+        (10,), "Training before filters go; a sweep of it.", metavar="N[,N...]", default_text="10"
+    )
+    batches: int = option(50, "Batches between two removals of filters.", at_least=1)
+    epochs: int = option(30, "Training from scratch of every model.", at_least=0)
+    lr: float = option(0.1, "The highest learning rate.", above=0)
+    seeds: int = option(1, "Trainings of every model.", at_least=1)
+    seed: int = same_option(SharedOptions, "seed")
+    ep: str = same_option(SharedOptions, "ep")
+    threads: int = same_option(SharedOptions, "threads")
+    out: File | None = option(None, "The run's directory.", on_command_line=False, changes_result=False)
+    law: File | None = option(
+        None, "A law found before (RUN/widths.toml).", metavar="TOML", is_path=True, changes_result=False
+    )
+    fit: File | None = option(
+        None, "Recorded widths to fit a law to.", metavar="CSV", is_path=True, changes_result=False
+    )
+    table: File | None = option(
+        None, "Latency table from `profile`; built if need be.", is_path=True, changes_result=False
+    )
+    force: bool = same_option(SharedOptions, "force")
+    resume: bool = option(False, "Continue the run in RUN; start it if there is none.", changes_result=False)
+    shapes: Mapping[str, tuple[int, ...]] = same_option(SharedOptions, "shapes", changes_result=False)
+    batch_size: int = same_option(SharedOptions, "batch_size", changes_result=False)
+    progress: Progress | None = same_option(SharedOptions, "progress")
+    log: Callable[[str], None] | None = same_option(SharedOptions, "log")
 
     def __post_init__(self) -> None:
-        unknown = next((name for name in self.methods if name not in METHODS), None)
-        if unknown is not None or not self.methods:
-            raise NetadaptError(f"no method '{unknown}'", hint=f"one of {', '.join(METHODS)}", code="usage")
-        for name, least in {"iterations": 1, "batches": 1, "epochs": 0, "seeds": 1, "seed": 0, "threads": 1}.items():
-            if getattr(self, name) < least:
-                raise NetadaptError(f"--{name} {getattr(self, name)}: at least {least}", code="usage")
-        if not 0 < self.lr < math.inf:
-            raise NetadaptError(f"--lr {self.lr:g}: above zero", code="usage")
+        check_options(self)
+        if not self.methods:
+            raise NetadaptError("no method", hint=f"one of {', '.join(METHODS)}", code="usage")
+        for method in self.methods:
+            check_choice("--method", method, METHODS)
         if not self.warmup_epochs or min(self.warmup_epochs) < 0:
             raise NetadaptError("--warmup-epochs: numbers of at least 0, as 1,5,10", code="usage")
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The targets, as texts."""
+        return (self.target,) if isinstance(self.target, str) else tuple(self.target)
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The methods, by name."""
+        return (self.method,) if isinstance(self.method, str) else tuple(self.method)
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
         """The targets, parsed; each makes a model of its own."""
         return tuple(budget for text in self.targets for budget in parse_budgets(text))
 
+    @property
+    def files(self) -> dict[str, File | None]:
+        """The files whose contents decide the result, by option."""
+        return {"law": self.law, "fit": self.fit, "table": self.table}
+
     def identity(self) -> dict[str, Any]:
-        """The options as JSON, for a run's identity."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """The options that decide the result, as JSON: what `--resume` compares."""
+        values = {"targets": self.targets, "methods": self.methods}
+        for name, declared in declared_options(ScaleOptions).items():
+            if declared.option.changes_result and name not in ("target", "method"):
+                values[name] = getattr(self, name)
+        return {name: plain(value) for name, value in values.items()}
 
     def command(self, model: str, files: Mapping[str, str | None]) -> str:
         """The command line that repeats a run, without folders.
@@ -69,10 +119,10 @@ class ScaleOptions:
         words += [word for text in self.targets for word in ("--target", text)]
         if self.methods != METHODS[:1]:
             words += [word for method in self.methods for word in ("--method", method)]
-        if self.warmup_epochs != (WARM_UP_EPOCHS,):
+        defaults = declared_options(ScaleOptions)
+        if tuple(self.warmup_epochs) != defaults["warmup_epochs"].default:
             words += ["--warmup-epochs", ",".join(map(str, self.warmup_epochs))]
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.name not in ("targets", "methods", "warmup_epochs") and value != f.default:
-                words += [f"--{f.name}", str(value)]
+        for name, value in self.identity().items():
+            if name not in ("targets", "methods", "warmup_epochs") and value != defaults[name].default:
+                words += [defaults[name].flag, str(value)]
         return shell_command(words)

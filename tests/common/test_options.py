@@ -40,7 +40,7 @@ def test_what_a_field_declares() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"limit": 0.0}, "--limit 0: above 0, at most 2"),
+        ({"limit": 0.0}, "--limit 0.0: above 0, at most 2"),
         ({"limit": float("nan")}, "--limit nan: above 0, at most 2"),
         ({"limit": 3}, "--limit 3: above 0, at most 2"),
         ({"way": "rigt"}, "--way rigt: not known; did you mean right?"),
