@@ -46,13 +46,13 @@ PRUNE = (
 )
 ITERATION = (
     ("Set the resource target of the iteration", "search/schedule.py"),
-    ("Propose a narrower width for every group", "search/proposals.py"),
+    ("Propose a narrower width for every group", "search/netadapt.py"),
     ("Predict latencies with the table", "profilers/table/predict.py"),
     ("Hand the proposals to workers", "search/executors/"),
     ("Cut, reconstruct or train, score", "search/worker.py"),
     ("Accept the best accuracy per saving", "search/netadapt.py"),
     ("Prove the winner, score it on all samples", "search/candidates.py"),
-    ("Measure it on the device, correct the table", "search/budget_check/"),
+    ("Measure it on the device, correct the table", "search/budget_check/measured.py"),
     ("Write journal, history and model", "search/run_directory/"),
 )
 WIDTH, MARGIN, GAP = 760, 16, 10
