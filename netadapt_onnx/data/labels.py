@@ -87,7 +87,7 @@ def _fitting_output(key: str, labels: np.ndarray, outputs: Outputs, task: TaskNa
         (kind, name)
         for kind in kinds
         for name, shape in outputs.items()
-        # Whole numbers beside scores of classes are one-hot, if not a mistake, until somebody says otherwise.
+        # Integers for an output that holds scores of classes are one-hot or a mistake, unless `task` decides otherwise.
         if _fitting_shape(kind, labels, shape) and not (kind == "regression" and len(kinds) > 1 and has_classes(shape))
     ]
     if not fitting:
@@ -108,7 +108,7 @@ def _fitting_output(key: str, labels: np.ndarray, outputs: Outputs, task: TaskNa
 
 
 def _possible_kinds(labels: np.ndarray, task: TaskName | None) -> tuple[Kind, ...]:
-    """The tasks that labels may be for, likeliest first; floats are class numbers for nobody."""
+    """The tasks that labels may be for, likeliest first; floats are never class numbers."""
     if task in KINDS:
         return (task,)
     return ("regression",) if labels.dtype.kind == "f" else ("classification", "segmentation", "regression")

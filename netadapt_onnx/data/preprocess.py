@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# What the ONNX standard says of images in a model's metadata (onnx/docs/MetadataProps.md): pixel order and range.
+# Entries of the ONNX standard on images in a model's metadata (onnx/docs/MetadataProps.md): pixel order and range.
 PIXEL_FORMAT, PIXEL_RANGE = "Image.BitmapPixelFormat", "Image.NominalPixelRange"
 _RANGES = {"NominalRange_0_255": (0.0, 1 / 255), "Normalized_0_1": (0.0, 1.0), "Normalized_1_1": (0.5, 0.5)}
 
@@ -148,7 +148,7 @@ def picture_scaling(source: DataSource, prepare: Preprocessing, metadata: Mappin
     """How bytes become floats, by input name: by --mean and --std, or by the range that the metadata name.
 
     Raises:
-        NetadaptError: Neither says it, or the model takes integers other than bytes.
+        NetadaptError: Neither gives a mean and a deviation, or the model takes integers other than bytes.
     """
     if prepare.dtype == np.uint8:
         return {}

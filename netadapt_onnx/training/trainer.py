@@ -48,7 +48,7 @@ class TrainResult:
         settings: How this machine trained; passed to `train` again they repeat the training exactly.
         lr: The highest learning rate that was used in the end: halved once if the first attempt diverged.
         batch_size: Samples a step, as many as fitted into memory.
-        lr_test: How the learning rate was found, where that was asked for.
+        lr_test: The range test that chose the learning rate, if `lr` was "auto".
         share: The share of the steps that fitted into the time, in [0, 1].
     """
 
