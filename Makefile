@@ -49,8 +49,8 @@ docs: $(VENV)/.installed-all ## write the pages, tables and pictures that are ma
 	$(BIN)/python docs/benchmarks.py
 	$(BIN)/python docs/pictures/architecture.py
 
-# What a change to one module breaks first, under a minute. Left out: whatever trains, searches, measures, starts
-# programs or plays a device, and tests that take more than a second.
+# What a change to one module breaks first, under a minute. Left out: training, profiling, search, scaling, reports, the
+# public functions and whole programs, and of the rest what takes more than a second.
 FAST_TESTS := $(addprefix tests/,common data gating graph surgery integration/test_structure.py)
 
 test-fast: $(VENV)/.installed-all ## the tests of single modules below the search, under a minute

@@ -23,8 +23,8 @@ from netadapt_onnx import gate
 from netadapt_onnx.profilers.timing import TimingPlan, ratio
 
 SIZE, WIDTH, BLOCKS = 16, 32, 32
-PLAN = TimingPlan(time_cap_s=15, precision=0.003, undisturbed=True)
 INPUTS = {"image": np.random.default_rng(0).standard_normal((1, 3, SIZE, SIZE)).astype(np.float32)}
+PLAN = TimingPlan(time_cap_s=15, precision=0.003, undisturbed=True)
 
 
 def model(widened: int = WIDTH) -> bytes:

@@ -35,16 +35,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     folded = fold(load(arguments.model).proto)
-    original = trace(folded)
+    found = trace(folded)
     data = load_dataset(folded, arguments.data)
     evaluator = DataEvaluator(data, folded.proto)
-    counts = {group.name: max(group.floor, group.channels - STEP) for group in original.prunable}
-    cuts = [resize(original, select(original, {name: count})) for name, count in counts.items()]
+    counts = {group.name: max(group.floor, group.channels - STEP) for group in found.prunable}
+    cuts = [resize(found, select(found, {name: count})) for name, count in counts.items()]
     for number in range(arguments.rounds):
         began = time.process_time()
         without = [evaluator.ranking_accuracy(cut) for cut in cuts]
         middle = time.process_time()
-        prefixes = BaseModel(original, {}).prefixes(evaluator)
+        prefixes = BaseModel(found, {}).prefixes(evaluator)
         front = time.process_time()
         shortened = [evaluator.ranking_accuracy(cut, prefixes) for cut in cuts]
         end = time.process_time()

@@ -107,9 +107,8 @@ def recovered(file: Path, criterion: str, arguments: argparse.Namespace) -> Scor
 
     def distilled(proto: onnx.ModelProto, dataset: Dataset) -> onnx.ModelProto:
         settings = Settings("float32", True, arguments.replicas)
-        return train(
-            proto, dataset, TrainingOptions(steps=STEPS, lr=arguments.lr, settings=settings), teacher=folded.proto
-        ).proto
+        options = TrainingOptions(steps=STEPS, lr=arguments.lr, settings=settings)
+        return train(proto, dataset, options, teacher=folded.proto).proto
 
     note("before", lambda: folded.proto)
     cut = note("cut", lambda: resize(traced, keep))

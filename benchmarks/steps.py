@@ -106,7 +106,8 @@ def main() -> None:
     def timed(target: float, step: str, widths: Mapping[str, int]) -> dict[str, Any]:
         small = resize(trace, select(trace, widths, "l2"))
         seconds = arguments.max_time / len(arguments.targets) / (CUTS + 2)
-        measurement = ratio(small, trace.folded.proto, inputs, plan=TimingPlan(time_cap_s=seconds, undisturbed=True))
+        plan = TimingPlan(time_cap_s=seconds, undisturbed=True)
+        measurement = ratio(small, trace.folded.proto, inputs, plan=plan)
         alone, error = table.predict_with_error(shapes(widths))
         alone /= uncut * table.latency_ms.median_ms
         predicted = alone * correction

@@ -16,7 +16,7 @@ def did_you_mean(name: str, names: Iterable[str], otherwise: str) -> str:
 class NetadaptError(Exception):
     """Something the user can act on: what went wrong, where, and what to do about it.
 
-    `code` is a short machine-readable word for `--json`; `exit_code` is 2 ("could not judge") unless said otherwise.
+    `code` is a short machine-readable word for `--json`; the command ends with exit code 2.
 
     >>> error = NetadaptError("Reshape fixes the channels", hint="export it anew", node="flatten")
     >>> str(error), error.code

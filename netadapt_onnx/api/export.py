@@ -1,4 +1,4 @@
-"""A PyTorch module to ONNX, its BatchNorm layers kept: both of torch's exporters fold them away unless told otherwise.
+"""A PyTorch module to ONNX, its BatchNorm layers kept: both of torch's exporters fold them away by default.
 
 Training without BatchNorm costs points of accuracy and needs a far smaller learning rate, so models that are to be
 adapted should be exported this way.
@@ -27,6 +27,7 @@ from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.model import load, save
+from netadapt_onnx.graph.nodes import opset_version
 from netadapt_onnx.graph.runtime import Arrays, run, session
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def _convert(
 
 def _check_opset(proto: onnx.ModelProto, requested: int | None) -> None:
     """The exporters write the opset that they can, whatever was asked for, and say nothing."""
-    written = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    written = opset_version(proto)
     if requested not in (None, written):
         raise NetadaptError(
             f"torch wrote opset {written} where {requested} was asked for",
@@ -250,7 +251,7 @@ def _clean(proto: onnx.ModelProto, parameters: set[str]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's exporters warn about packages that nobody asked for; what matters comes back as an exception."""
+    """Silence torch's exporters, which warn about packages that are not used here; failures are exceptions."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -57,7 +57,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Cautioned(Inspection):
-    """An inspection with what to know of it: what of the model stays as it is, what the table says of itself."""
+    """An inspection with what to know of it: what of the model stays as it is, notes of the table."""
 
     notes: tuple[str, ...]
 
@@ -163,10 +163,10 @@ def _check_question(sensitivity: bool, data: str | os.PathLike[str] | None, expl
 
 @dataclass(frozen=True)
 class _Prediction:
-    """What a latency table says of a model; without a table, nothing.
+    """The latency of a model by a latency table; without a table, nothing.
 
-    `latency_ms` is the latency of the file, which a runtime may see otherwise than once it is normalised
-    (`normalised_ms`): `note` says where nobody knows better. `latency_by_layer` is of the normalised model.
+    `latency_ms` is the latency of the file, `normalised_ms` that of the normalised model, which may be another; `note`
+    says where the table has no measurement of the file. `latency_by_layer` is of the normalised model.
     """
 
     latency_ms: float | None = None

@@ -11,12 +11,13 @@ from typing import Literal, TypedDict
 
 import onnx
 
-from netadapt_onnx.api.options import File, LearningRateSchedule, Optimizer, SplitName
+from netadapt_onnx.api.options import LearningRateSchedule, Optimizer, SplitName
 from netadapt_onnx.api.source import Source
 from netadapt_onnx.common.progress import Progress
+from netadapt_onnx.common.shared_options import File
 from netadapt_onnx.gating.limits import LimitArguments
 from netadapt_onnx.profilers.device import Device
-from netadapt_onnx.scaling.options import File, Method
+from netadapt_onnx.scaling.options import Method
 from netadapt_onnx.search.channel_choices import Floors, Steps
 from netadapt_onnx.search.executors.opening import Gpus
 from netadapt_onnx.search.executors.protocol import Executor

@@ -5,13 +5,12 @@ Imports nothing heavy, so that `--help` stays fast.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from netadapt_onnx.common.options import CheckedOptions, option, same_option
-from netadapt_onnx.common.shared_options import SharedOptions
+from netadapt_onnx.common.shared_options import File, SharedOptions
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.source import Source
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 SplitName = Literal["val", "test"]
 Optimizer = Literal["sgd", "adamw"]
 LearningRateSchedule = Literal["one-cycle", "cosine"]
-File = str | os.PathLike[str]
+
 
 _CRITERIA = (
     "Which channels stay: l2, l1, group-l2, fpgm, bn-scale, random or first; by data: taylor, fisher, activation."

@@ -84,6 +84,19 @@ class _Amount:
 
 
 @dataclass(frozen=True)
+class _Job:
+    """What `prune` was asked for: how much by which criterion, and what becomes of the result."""
+
+    amount: _Amount
+    criterion: str | Criterion
+    data: str | os.PathLike[str] | None
+    reconstruct: bool
+    prove: bool
+    output: str | os.PathLike[str] | None
+    overwrite: bool
+
+
+@dataclass(frozen=True)
 class _Cut:
     """The channels to keep of a model, whether every budget holds (`met`), and what to say about it."""
 
@@ -125,46 +138,61 @@ def prune(
     if reconstruct is None:
         reconstruct = settings.data is not None and settings.criterion not in MEASURED
     _check_data(settings.data, settings.criterion, reconstruct)
-    # What is run, or measured in bytes before it is there, is held in memory as a whole.
-    needs_weights = (
-        settings.check
-        or output is None
-        or settings.data is not None
-        or settings.budget is not None
-        or settings.plan is not None
+    job = _Job(
+        amount,
+        settings.criterion,
+        settings.data,
+        reconstruct,
+        settings.check or output is None,
+        output,
+        settings.overwrite,
     )
-    if isinstance(model, Model) or needs_weights or not isinstance(settings.criterion, str):
-        source = open_model(model)
-    else:
-        source = load_without_weights(model, hashed=True)
-    if output is not None:
-        prepare_output(Path(output), settings.overwrite, source, settings.data, settings.plan)
-        prepare_output(plan_file(Path(output)), settings.overwrite, source, settings.data, settings.plan)
+    source = _open(model, job)
     with _proposing_sizes_of(settings.data, source.proto, settings.shapes, settings.batch_size):
-        original = trace_model(
+        trace = trace_model(
             source, settings.shapes, settings.batch_size, settings.choices, in_place=source is not model
         )
     if settings.ratio != 0:  # which writes the model normalised, prunable or not
-        require_prunable(original, source.path)
+        require_prunable(trace, source.path)
+    return _prune(source, trace, job)
+
+
+def _open(model: Source, job: _Job) -> Model:
+    """The model, its outputs checked; weights stay in their file where nothing needs them all at once."""
+    # What is run, or measured in bytes before it is there, is held in memory as a whole.
+    needs_weights = job.prove or job.data is not None or job.amount.budgets is not None or job.amount.plan is not None
+    if isinstance(model, Model) or needs_weights or not isinstance(job.criterion, str):
+        source = open_model(model)
+    else:
+        source = load_without_weights(model, hashed=True)
+    if job.output is not None:
+        output, inputs = Path(job.output), (source, job.data, job.amount.plan)
+        prepare_output(output, job.overwrite, *inputs)
+        prepare_output(plan_file(output), job.overwrite, *inputs)
+    return source
+
+
+def _prune(source: Model, original: Trace, job: _Job) -> PruneResult:
+    """Choose the channels of a traced model, cut it, prove the cut and write the result."""
     cost_model = CostModel(original.flat.proto)
     before = cost_at(original, cost_model, original.flat.shapes).to_resources(source.size_bytes)
-    removed = frozenset[str]() if settings.plan is None else _removed_branches(original, Path(settings.plan))
+    removed = frozenset[str]() if job.amount.plan is None else _removed_branches(original, job.amount.plan)
     trace = original
     if removed:
         trace = traced_without(original, removed)
         cost_model = CostModel(trace.flat.proto)
-    samples = None if settings.data is None else _training_samples(trace, settings.data, settings.criterion)
+    samples = None if job.data is None else _training_samples(trace, job.data, job.criterion)
     metadata = provenance(source.sha256, command="prune")
-    cut = _choose(trace, cost_model, amount, _criterion(settings.criterion, samples), before, stored_bytes(metadata))
+    cut = _choose(trace, cost_model, job.amount, _criterion(job.criterion, samples), before, stored_bytes(metadata))
     small, sizes = resize(trace, cut.kept), trace.resized_shapes(cut.kept)
     interface = trace.folded.interface(sizes)
     require_planned(small, interface)
-    proof = verify(trace, cut.kept, pruned=small) if settings.check or output is None else None
-    if reconstruct and samples is not None:
+    proof = verify(trace, cut.kept, pruned=small) if job.prove else None
+    if job.reconstruct and samples is not None:
         small = _reconstructed(original, trace, cut.kept, samples)
     written = None
-    if output is not None and (proof is None or passed(proof)):
-        written = save(small, output, metadata=metadata, overwrite=settings.overwrite, planned=interface)
+    if job.output is not None and (proof is None or passed(proof)):
+        written = save(small, job.output, metadata=metadata, overwrite=job.overwrite, planned=interface)
         write_atomically(plan_file(written), plan_of(cut.kept, removed).encode())
     result_type = PruneResult if _is_trainable(trace) else UntrainableResult
     return result_type(
@@ -186,7 +214,7 @@ def _amount(
     together: bool,
     step: int | None,
 ) -> _Amount:
-    """How much to remove. Raises NetadaptError unless it is said in exactly one way."""
+    """How much to remove. Raises NetadaptError unless exactly one way is used."""
     if sum(way is not None and way != {} for way in (ratio, keep, budget, plan)) != 1:
         raise NetadaptError("how much to prune?", hint="give one of --ratio, --keep, --budget and --plan", code="usage")
     if together and ratio is None and budget is None:

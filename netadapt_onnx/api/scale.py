@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Unpack
 from netadapt_onnx.common.options import without_none
 from netadapt_onnx.common.progress import Progress, reporter
 from netadapt_onnx.common.provenance import file_hash, versions
+from netadapt_onnx.common.shared_options import File
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.data.sample_shapes import fold_for
@@ -25,7 +26,7 @@ from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.scaling.driver import LawSource, ScaleDriver
 from netadapt_onnx.scaling.latency_target import LatencyMeasurements
 from netadapt_onnx.scaling.network import ScalableNetwork
-from netadapt_onnx.scaling.options import File, ScaleOptions
+from netadapt_onnx.scaling.options import ScaleOptions
 from netadapt_onnx.scaling.power_law import Law, fit_laws, read_law
 from netadapt_onnx.scaling.result import ScaleResult
 from netadapt_onnx.scaling.train_networks import NetworkTrainer

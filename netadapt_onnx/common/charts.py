@@ -215,7 +215,7 @@ def require_kind(path: Path) -> None:
 
 
 def write_one(spec: Spec, path: Path) -> None:
-    """Render to a path that ends in .svg or .png; whole or not at all. Raises NetadaptError (code `chart`)."""
+    """Render to a path that ends in .svg or .png; completely or not at all. Raises NetadaptError (code `chart`)."""
     data = _rendered(_svg, spec).encode() if path.suffix == ".svg" else _rendered(_png, spec)
     with aside(path) as temporary:
         temporary.write_bytes(data)

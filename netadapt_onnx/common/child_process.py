@@ -53,7 +53,7 @@ class ChildProcess:
         return self._pipe.recv_bytes()
 
     def death(self) -> Death:
-        """How it died, once `send` or `receive` said so."""
+        """How it died, once `send` or `receive` has raised."""
         self._pipe.close()
         self._process.join(_END_S)
         code = self._process.exitcode
@@ -86,7 +86,7 @@ def messages(pipe: Connection, log: str) -> SimpleQueue[bytes]:
 
 
 def _receive(pipe: Connection, arrived: SimpleQueue[bytes]) -> None:
-    """Watch the pipe: a master that dies closes it, however it dies, and then nobody needs this process."""
+    """Watch the pipe: a master that dies closes it, however it dies, and then this process has no use."""
     while True:
         try:
             arrived.put(pipe.recv_bytes())

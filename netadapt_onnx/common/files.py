@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all: written aside, renamed; what a killed process left is cleared away.
+"""Files written atomically: aside, then renamed; what killed processes have left behind is removed.
 
 Whoever writes aside holds a lock on that file, which the operating system frees when the process ends, however it ends:
-what nobody holds is left over.
+a file that no process holds is a leftover.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _folder_of(temporary: Path) -> Path:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
+    """Write a file completely or not at all, also when the power fails."""
     with aside(path) as temporary, temporary.open("wb") as file:
         file.write(data)
         file.flush()

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Stage:
-    """A part of the work, of `total` steps (0: not counted), that takes at most `bound_s` (None: nobody knows).
+    """A part of the work, of `total` steps (0: not counted), that takes at most `bound_s` (None: unknown).
 
     `parent` is the stage that it is part of, `pace_s` what a step of an earlier stage of its kind took.
     """
@@ -68,7 +68,7 @@ class Stage:
 
     @property
     def left_s(self) -> float | None:
-        """About how many seconds the rest takes; None if nothing tells."""
+        """About how many seconds the rest takes; None if nothing determines it."""
         estimates = [] if self.bound_left_s is None else [self.bound_left_s]
         if self.total and self.pace_s is not None:
             rest, waiting_s = self.total - self.done, self._clock() - self._stepped
@@ -79,7 +79,7 @@ class Stage:
 
 
 class Stages:
-    """The stages that are going on, each within the one before; the first is the whole work."""
+    """The stages that are going on, each within the one before; the first is all of the work."""
 
     def __init__(self, title: str, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -94,7 +94,7 @@ class Stages:
 
     @property
     def open(self) -> Stage | None:
-        """The innermost one if it has neither a count nor a bound, and is not the whole work."""
+        """The innermost one if it has neither a count nor a bound, and is not the first."""
         stage = self.current
         return stage if len(self._stages) > 1 and not stage.total and stage.bound_s is None else None
 
@@ -142,7 +142,7 @@ def watching(stages: Stages) -> Iterator[None]:
 
 
 def reporter() -> Progress:
-    """What tells whoever watches here, from any thread."""
+    """The `Progress` that reports to whoever watches in this context, from any thread."""
     stages = _WATCHER.get()
     return _unheard if stages is None else stages.report
 

@@ -192,7 +192,7 @@ def _shown(title: str, patience_s: float) -> Iterator[Callable[[str], None] | No
 
 
 def _verbosity() -> str:
-    """`verbose`, `quiet` or nothing: what the command that is running was told."""
+    """`verbose`, `quiet` or nothing: as the command that is running was called."""
     import click
 
     context = click.get_current_context(silent=True)

@@ -12,6 +12,8 @@ from netadapt_onnx.common.options import option
 if TYPE_CHECKING:
     from netadapt_onnx.common.progress import Progress
 
+File = str | os.PathLike[str]
+
 
 @dataclass(frozen=True)
 class SharedOptions:
@@ -50,7 +52,7 @@ class SharedOptions:
         choices=("float", "int8"),
     )
     python: str = option("python3", "Python on the device.", metavar="PATH", changes_result=False)
-    perf_test: str | os.PathLike[str] | None = option(
+    perf_test: File | None = option(
         None,
         "onnxruntime_perf_test built for a device without Python.",
         metavar="FILE",

@@ -14,7 +14,7 @@ Kind = Literal["max", "max-increase", "min"]
 LimitArguments = Sequence[str] | Mapping[str, str | float]
 
 RESOURCES = ("size", "params", "macs", "memory", "latency")
-_KNOWN: Mapping[Kind, tuple[str, ...]] = {"max": RESOURCES, "max-increase": RESOURCES, "min": ("accuracy",)}
+_RESOURCES: Mapping[Kind, tuple[str, ...]] = {"max": RESOURCES, "max-increase": RESOURCES, "min": ("accuracy",)}
 _EXAMPLES: Mapping[Kind, str] = {"max-increase": "2%", "min": "0.9"}
 
 
@@ -45,14 +45,14 @@ def parse_limits(kind: Kind, limits: LimitArguments) -> tuple[Limit, ...]:
 def _split(kind: Kind, text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        resource = _KNOWN[kind][0]
+        resource = _RESOURCES[kind][0]
         raise _invalid(f"--{kind} {text} is not RESOURCE=VALUE", f"e.g. {resource}={_example(kind, resource)}")
     return name.strip(), value.strip()
 
 
 def _limit(kind: Kind, name: str, value: str | float) -> Limit:
-    if name not in _KNOWN[kind]:
-        hint = did_you_mean(name, _KNOWN[kind], f"known: {', '.join(_KNOWN[kind])}")
+    if name not in _RESOURCES[kind]:
+        hint = did_you_mean(name, _RESOURCES[kind], f"known: {', '.join(_RESOURCES[kind])}")
         raise _invalid(f"{kind} {name}={value}: there is no such resource to limit", hint)
     amount = _fraction(value) if kind != "max" else _absolute(name, value)
     if amount is None or not math.isfinite(amount) or amount < 0 or (kind == "min" and amount > 1):

@@ -10,7 +10,7 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.graph.shapes import Spec
-from netadapt_onnx.graph.subgraphs import bodies
+from netadapt_onnx.graph.subgraphs import subgraphs_of
 
 
 def run_possible(node: onnx.NodeProto, feeds: Arrays, decided: bool, run: Callable[[Arrays], Arrays]) -> Arrays:
@@ -30,8 +30,8 @@ def run_possible(node: onnx.NodeProto, feeds: Arrays, decided: bool, run: Callab
 def returned(
     node: onnx.NodeProto, evaluate: Callable[[onnx.GraphProto], Mapping[str, Spec]]
 ) -> Sequence[tuple[str, Spec]]:
-    """What the first branch whose shapes `evaluate` can tell returns, by the If's own names; () if there is none."""
-    for body in bodies(node) if node.op_type == "If" else ():
+    """Shapes and types of what an If returns, from the first branch that `evaluate` accepts; () if there is none."""
+    for body in subgraphs_of(node) if node.op_type == "If" else ():
         try:
             inner = evaluate(body)
         except NetadaptError:

@@ -13,8 +13,8 @@ from onnx import TensorProto, numpy_helper
 from netadapt_onnx.common.resources import Resources, amounts
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.nodes import node_name, reads
-from netadapt_onnx.graph.shapes import Shape, Shapes
-from netadapt_onnx.graph.subgraphs import all_bodies
+from netadapt_onnx.graph.shapes import Shape, Shapes, element_bits
+from netadapt_onnx.graph.subgraphs import all_subgraphs
 from netadapt_onnx.graph.weightless import file_bytes
 
 
@@ -52,10 +52,16 @@ class Cost:
 
 
 def cost(proto: onnx.ModelProto, shapes: Shapes) -> Cost:
-    """Cost of `proto` when its tensors, initializers included, have `shapes`.
+    """Count what a model costs.
 
-    `shapes` may be those of narrower widths than the file holds. For many widths of one model, keep a `CostModel`.
-    Raises NetadaptError for a tensor without a shape.
+    For many widths of one model, keep a `CostModel`.
+
+    Args:
+        proto: the model.
+        shapes: those of all its tensors, initializers included; they may be narrower than in the file.
+
+    Raises:
+        NetadaptError: for a tensor without a shape.
     """
     return CostModel(proto)(shapes)
 
@@ -72,7 +78,7 @@ class CostModel:
         # Parameters inside the bodies of loops and branches, which belong to no layer.
         self.inner_params = sum(
             prod(t.dims)
-            for body in all_bodies(graph.node)
+            for body in all_subgraphs(graph.node)
             for t in body.initializer
             if t.name in {name for names in _weights(body).values() for name in names}
         )
@@ -225,7 +231,7 @@ def _is_grid(tensor: TensorProto) -> bool:
     """Detectors add coordinate grids and multiply by strides: several axes, all whole or half numbers."""
     if sum(d > 1 for d in tensor.dims) < 2:
         return False
-    if tensor.data_location == TensorProto.EXTERNAL:  # values that nobody loaded are weights
+    if tensor.data_location == TensorProto.EXTERNAL:  # values that are not loaded are weights
         return False
     doubled = 2 * numpy_helper.to_array(tensor).astype(np.float64)
     return bool(np.all(doubled == np.rint(doubled)))
@@ -323,14 +329,8 @@ _MACS: dict[str, Callable[[onnx.NodeProto, Shapes], int]] = {
 
 
 def _bits(data_type: int) -> int:
-    name = TensorProto.DataType.Name(data_type)
-    if name.startswith(("INT4", "UINT4", "FLOAT4")):
-        return 4
-    if name.startswith(("INT2", "UINT2")):
-        return 2
-    if name == "UNDEFINED":  # sequences and the like: they have no shape either
-        return 32
-    return 8 * int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)
+    # Sequences and the like have no data type; they have no shape either.
+    return 32 if data_type == TensorProto.UNDEFINED else element_bits(data_type)
 
 
 def _bytes(elements: int, bits: int) -> int:

@@ -9,7 +9,6 @@ Where a model runs at no other size, its inputs get the sizes of the evaluation,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -19,37 +18,15 @@ from netadapt_onnx.graph.inputs import declared_shape, dynamic_batch_inputs
 from netadapt_onnx.graph.shape_evaluator import ShapeEvaluator
 from netadapt_onnx.graph.shape_inference import Evaluation
 from netadapt_onnx.graph.shapes import Specs
+from netadapt_onnx.graph.size_dependence import DynamicDims, SizeDependence
 
 # How much longer dynamic axes are tried: by what strides divide, and by what they don't.
 FURTHER = (32, 7)
 
-# By input the axes beyond the first.
-DynamicDims = Mapping[str, Sequence[int]]
 
-
-@dataclass(frozen=True)
-class SizeDependence:
-    """How tensors of a graph depend on sizes that its file leaves open.
-
-    Attributes:
-        shape_made: all tensors that are computed from the shape of something.
-        batch_inputs: the inputs whose first axis is dynamic.
-        next_batch: the evaluation with those axes one longer; None where nothing depends on them, or the model has no
-            other batch.
-        computed: tensors that depend on other dynamic axes and therefore stay computed.
-        wildcards: Reshape targets of which one entry depends on such axes, with a -1 there.
-        fixed: the dynamic axes that can have no other size than that of the evaluation.
-    """
-
-    shape_made: frozenset[str]
-    batch_inputs: Sequence[str]
-    next_batch: Evaluation | None
-    computed: frozenset[str]
-    wildcards: Mapping[str, onnx.TensorProto]
-    fixed: DynamicDims
-
-
-def size_dependence(evaluator: ShapeEvaluator, evaluation: Evaluation, specs: Specs, batch_size: int) -> SizeDependence:
+def find_size_dependence(
+    evaluator: ShapeEvaluator, evaluation: Evaluation, specs: Specs, batch_size: int
+) -> SizeDependence:
     """Evaluate a graph at other sizes than those of `evaluation`, whose inputs have `specs`, and compare."""
     proto = evaluator.proto
     shape_made = evaluator.computed_from_shapes()

@@ -1,6 +1,6 @@
 """External data: every tensor that names another file, one rule for which files, and the only way they are opened.
 
-Models come from strangers. The rule: a regular file in the model's own folder or a folder within it, reached through no
+Models are not trusted. The rule: a regular file in the model's own folder or a folder within it, reached through no
 link and no hidden name. Tensors that break it are refused by name before any file is opened.
 """
 
@@ -23,7 +23,7 @@ from onnx import TensorProto
 from netadapt_onnx.errors import NetadaptError
 
 _CODE, _TENSOR = "external-data", TensorProto.DESCRIPTOR.full_name
-_BESIDE = "keep the data beside the model"
+_KEEP_DATA_NEAR = "keep the data beside the model"
 _DIGITS = re.compile("[0-9]{1,19}")
 # Every system's separators and drives are looked for on every system: the file may have been made on another.
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:")
@@ -181,7 +181,7 @@ def _allowed(tensor: TensorProto, model: Path, location: str) -> tuple[str, ...]
     return tuple(part for part in separators.split(location) if part not in ("", "."))
 
 
-def _refused(tensor: TensorProto, model: Path, why: str, hint: str = _BESIDE) -> NetadaptError:
+def _refused(tensor: TensorProto, model: Path, why: str, hint: str = _KEEP_DATA_NEAR) -> NetadaptError:
     name = f"tensor '{tensor.name}'" if tensor.name else "a tensor without a name"
     return NetadaptError(f"{model}: {name} {why}", hint=hint, code=_CODE)
 

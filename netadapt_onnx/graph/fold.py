@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.dynamic_dims import SizeDependence, fix_dims, size_dependence
+from netadapt_onnx.graph.dynamic_dims import find_size_dependence, fix_dims
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.inputs import dynamic_batch_inputs, input_specs
 from netadapt_onnx.graph.nodes import is_standard
@@ -26,6 +26,7 @@ from netadapt_onnx.graph.shape_evaluator import ShapeEvaluator
 from netadapt_onnx.graph.shape_inference import Evaluation
 from netadapt_onnx.graph.shapes import Shapes, Specs
 from netadapt_onnx.graph.single_node import SingleNodes
+from netadapt_onnx.graph.size_dependence import SizeDependence
 from netadapt_onnx.graph.size_trials import fits_of
 from netadapt_onnx.graph.weightless import weights_as_inputs, without_weights
 
@@ -58,9 +59,9 @@ def fold(
     refuse_open(proto, input_shapes, batch_size, _fits(evaluator, batch_size) if loops else None)
     specs = input_specs(proto, input_shapes, batch_size)
     evaluation = _inline_decided_branches(evaluator, specs, batch_size)
-    dependence = size_dependence(evaluator, evaluation, specs, batch_size)
+    dependence = find_size_dependence(evaluator, evaluation, specs, batch_size)
     folded = proto if in_place else without_weights(evaluator.proto)
-    fold_constants(folded, evaluator, evaluation, dependence)
+    fold_constants(folded, evaluator.proto.graph, evaluator.initializers, evaluation, dependence)
     fix_dims(folded.graph, dependence.fixed, specs)
     refuse_other_shapes(requested, evaluation.tensor_specs)
     tensor_specs = _specs_of_all(folded, evaluation, evaluator, specs, batch_size)

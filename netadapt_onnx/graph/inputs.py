@@ -1,14 +1,15 @@
-"""The inputs of a model: the shapes that its file declares, and those that they get."""
+"""The shapes that a file declares of inputs and other tensors, and those that its inputs get."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.shapes import Shape, Shapes, Spec
+from netadapt_onnx.graph.shapes import Shape, Shapes, Spec, Specs
 
 
 def declared_shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
@@ -18,6 +19,22 @@ def declared_shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
     return tuple(
         d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in value.type.tensor_type.shape.dim
     )
+
+
+def declared_specs(values: Iterable[onnx.ValueInfoProto], symbols: Mapping[str, int], batch_size: int) -> Specs:
+    """Shapes that the file declares, with the inputs' symbols put in; those that stay open are left out."""
+    specs: dict[str, Spec] = {}
+    for value in values:
+        tensor = value.type.tensor_type
+        if not tensor.elem_type or not tensor.HasField("shape"):
+            continue
+        sizes = [
+            d.dim_value if d.HasField("dim_value") else symbols.get(d.dim_param, batch_size if i == 0 else -1)
+            for i, d in enumerate(tensor.shape.dim)
+        ]
+        if all(size >= 0 for size in sizes):
+            specs[value.name] = (tuple(sizes), np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
+    return specs
 
 
 def dynamic_batch_inputs(proto: onnx.ModelProto) -> list[str]:

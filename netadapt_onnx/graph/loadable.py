@@ -55,8 +55,8 @@ def _is_text(file: Path) -> bool:
 def require_planned(proto: onnx.ModelProto, planned: Interface) -> None:
     """Raise NetadaptError (code `bad-cut`) if a model does not return what is planned, as onnxruntime infers it.
 
-    Sizes that the file leaves open are those of `planned.inputs`. Where onnxruntime cannot tell, nothing is said, nor
-    where it says the same of the original.
+    Sizes that the file leaves open are those of `planned.inputs`. Where onnxruntime infers no
+    shape the model passes, and where it infers the same of the original.
     """
     try:
         inferred = _inferred(proto, planned.inputs)
@@ -86,7 +86,7 @@ def _original(planned: Interface) -> dict[str, tuple[str, Axes]] | None:
 
 
 def _filled(axes: Axes, shape: tuple[int, ...]) -> Axes:
-    """The axes that onnxruntime tells; all others as they should be. It tells a rank of 0 where it knows none."""
+    """The axes that onnxruntime infers, all others as planned. Where it infers no rank it returns no axes."""
     if not axes or len(axes) != len(shape):
         return axes or shape
     return [n if isinstance(n, int) else m for n, m in zip(axes, shape, strict=True)]

@@ -1,6 +1,6 @@
 """Loops that are run for nothing but a shape or a comparison: a file of a hundred bytes may ask for 10^9 rounds.
 
-Nothing in ONNX says how long a Loop or a Scan runs but running it. So its body counts, and fails beyond a limit: one
+Only running a Loop or a Scan shows how many rounds it takes. So its body counts, and fails beyond a limit: one
 rule for every such run, which does not depend on how fast the machine is. Loops inside loops share the limit: the
 numbers of their rounds multiply.
 """
@@ -15,7 +15,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.graph.subgraphs import all_bodies, bodies
+from netadapt_onnx.graph.nodes import STANDARD, opset_version
+from netadapt_onnx.graph.subgraphs import all_subgraphs, subgraphs_of
 
 # Rounds of one loop, fewer where its body is long: so many nodes are run at most.
 MOST_TRIPS = 1 << 16
@@ -24,7 +25,6 @@ MOST_NODE_RUNS = 1 << 20
 FEWEST_TRIPS = 1 << 10
 # The name of the node that fails begins so; onnxruntime's message repeats it.
 MARK = "trip limit "
-STANDARD = ("", "ai.onnx")
 _NONE, _ONE, _TWO, _FIRST = (f"{MARK}{what}" for what in ("none", "one", "two", "first"))
 COUNTED_SCAN_OPSET = 9
 
@@ -35,8 +35,7 @@ def limit_trips(proto: onnx.ModelProto) -> None:
     The name of the node that fails begins with `MARK` and the limit. Scans of opset 8 have another form and stay.
     """
     graph = proto.graph
-    opset = next((o.version for o in proto.opset_import if o.domain in STANDARD), 1)
-    limited = {"Loop", "Scan"} if opset >= COUNTED_SCAN_OPSET else {"Loop"}
+    limited = {"Loop", "Scan"} if opset_version(proto) >= COUNTED_SCAN_OPSET else {"Loop"}
     if not any(node.op_type in limited for node in _all_nodes(graph)):
         return
     names = (f"{MARK}tensor {i}" for i in count())
@@ -54,13 +53,13 @@ def exceeded(message: str) -> int | None:
 
 def _most_trips(node: onnx.NodeProto) -> int:
     """How often a loop may go round, one inside another included."""
-    size = sum(len(body.node) for body in all_bodies([node]))
+    size = sum(len(body.node) for body in all_subgraphs([node]))
     return max(FEWEST_TRIPS, min(MOST_TRIPS, MOST_NODE_RUNS // max(size, 1)))
 
 
 def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     yield from graph.node
-    for body in all_bodies(graph.node):
+    for body in all_subgraphs(graph.node):
         yield from body.node
 
 
@@ -73,7 +72,7 @@ def _limit(node: onnx.NodeProto, around: str | None, most: int, names: Iterator[
             return  # no valid loop: onnxruntime says so
         earlier = body.input[0].name if node.op_type == "Loop" else _counter(node, body, names)
         inner = _count(body, earlier, around, most, names)
-    for body in bodies(node):
+    for body in subgraphs_of(node):
         for each in body.node:
             _limit(each, inner, most, names, limited)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from math import prod
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.shapes import spec_bytes
 
 # A single tensor beyond it means a wrong size somewhere, or inputs far larger than what is asked of a model here needs.
 LARGEST_BYTES = 1 << 32
@@ -16,9 +16,9 @@ def refuse_huge(folded: FoldedModel, cannot: str, hint: str, code: str = "too-la
     """Raise NetadaptError for a model with a tensor of more than `LARGEST_BYTES`.
 
     So it is where all tensors have to be there `at_once` so many times, and the machine has no memory for them.
-    `cannot` says what cannot be done with it.
+    `cannot` is the message: what cannot be done with it.
     """
-    sizes = {name: prod(shape) * folded.dtypes[name].itemsize for name, shape in folded.shapes.items()}
+    sizes = {name: spec_bytes((shape, folded.dtypes[name])) for name, shape in folded.shapes.items()}
     largest = max(sizes, key=lambda name: sizes[name], default="")
     why = ""
     if sizes.get(largest, 0) > LARGEST_BYTES:
@@ -31,7 +31,7 @@ def refuse_huge(folded: FoldedModel, cannot: str, hint: str, code: str = "too-la
 
 
 def memory_bytes() -> int:
-    """The memory of this machine; 8 GiB where the system does not tell."""
+    """The memory of this machine; 8 GiB where the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, AttributeError, OSError):

@@ -48,9 +48,14 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 
 def load_without_weights(path: str | os.PathLike[str], *, hashed: bool = False) -> Model:
-    """The same, but external weights stay in their files where shapes, costs and groups do not depend on their values.
+    """Read and normalise an ONNX file; weights stay in external files where no shape, cost or group depends on them.
 
-    Where a model has gigabytes that is next to no work; the hash, which takes reading them, is empty unless asked for.
+    Args:
+        path: the file.
+        hashed: whether `sha256` is computed, for which the weights are read; else it is empty.
+
+    Raises:
+        NetadaptError: as `load` does.
     """
     file = read(path, hashed=hashed)
     unread = unread_weights(file.proto)
@@ -85,11 +90,23 @@ def save(
     overwrite: bool = False,
     planned: Interface | None = None,
 ) -> Path:
-    """Check and write a model: to a temporary name first, then renamed. `metadata` goes into `metadata_props`.
+    """Check and write a model, to a temporary name first, which is then renamed.
 
-    Above protobuf's 2 GiB the weights go into `NAME.data` beside it. Raises NetadaptError if `path` exists without
-    `overwrite`, if the ONNX checker or onnxruntime refuses the model, or if it does not return what is `planned`; then
-    nothing is left of it, and what was there before is.
+    Above protobuf's 2 GiB the weights go into `NAME.data` beside it.
+
+    Args:
+        proto: the model.
+        path: the file to write.
+        metadata: further entries for `metadata_props`.
+        overwrite: whether an existing file is replaced.
+        planned: what the model should take and return.
+
+    Returns:
+        The file.
+
+    Raises:
+        NetadaptError: if `path` exists without `overwrite`, if the ONNX checker or onnxruntime refuses the model, or if
+            it does not return what is planned. Then no file is written, and an existing one stays as it was.
     """
     file = Path(path)
     refuse_existing(file, overwrite)

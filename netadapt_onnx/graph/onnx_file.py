@@ -1,6 +1,6 @@
 """An ONNX file and its external data: parsed, hashed and checked before anything is done with it.
 
-Models come from strangers: nothing outside the model's folder is opened, and what a file declares must be there.
+Models are not trusted: nothing outside the model's folder is opened, and what a file declares must be there.
 """
 
 from __future__ import annotations

@@ -16,11 +16,12 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.external_data import external_tensors, load_external
 from netadapt_onnx.graph.model import Model
+from netadapt_onnx.graph.nodes import opset_version
 from netadapt_onnx.graph.onnx_file import read
 from netadapt_onnx.graph.passes.complete_header import MINIMUM_IR
 from netadapt_onnx.graph.passes.constants_to_initializers import constant_value
 from netadapt_onnx.graph.runtime import PROTOBUF_LIMIT, optimised, session
-from netadapt_onnx.graph.subgraphs import bodies, captured
+from netadapt_onnx.graph.subgraphs import captured, subgraphs_of
 from netadapt_onnx.graph.weightless import file_bytes
 
 # What a device says of a file that it cannot run as it is.
@@ -109,8 +110,7 @@ def _signature(proto: onnx.ModelProto) -> Hashable:
 
     Names, values of constants and declared shapes of other tensors are left out: no time depends on them.
     """
-    opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    return opset, _graph(proto.graph, {}, proto.ir_version >= MINIMUM_IR, 0)
+    return opset_version(proto, 0), _graph(proto.graph, {}, proto.ir_version >= MINIMUM_IR, 0)
 
 
 def _graph(graph: onnx.GraphProto, outer: Operands, overridable: bool, depth: int) -> Hashable:
@@ -132,7 +132,7 @@ def _graph(graph: onnx.GraphProto, outer: Operands, overridable: bool, depth: in
         operand_by_name |= {name: ("node", depth, len(nodes), i) for i, name in enumerate(node.output)}
         attributes = sorted((a.name, a.SerializeToString(deterministic=True)) for a in node.attribute if not _held(a))
         operands = tuple(operand_by_name.get(name) for name in node.input)
-        inner = tuple(_graph(body, operand_by_name, False, depth + 1) for body in bodies(node))
+        inner = tuple(_graph(body, operand_by_name, False, depth + 1) for body in subgraphs_of(node))
         nodes.append((domain, node.op_type, tuple(attributes), operands, len(node.output), inner))
     return tuple(map(_type, fed)), tuple(nodes), tuple(operand_by_name.get(value.name) for value in graph.output)
 

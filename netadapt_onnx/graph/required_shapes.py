@@ -15,6 +15,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.inputs import declared_shape
+from netadapt_onnx.graph.nodes import is_standard
 from netadapt_onnx.graph.shapes import Shape, Shapes
 from netadapt_onnx.graph.usual_sizes import Dims, Readers, kind_of_axis, sizes_by_readers, trials
 
@@ -29,7 +30,7 @@ NOT, SOMEHOW, WELL = range(3)
 
 @dataclass(frozen=True)
 class OpenTensor:
-    """A tensor whose shape has to be said: `dims` holds sizes, and the names of open axes ('' for one without)."""
+    """A tensor whose shape the user has to give: `dims` holds sizes and names of open axes ('' for one without)."""
 
     name: str
     dims: Dims
@@ -78,7 +79,7 @@ def _dims(readers: Readers, value: onnx.ValueInfoProto) -> Dims:
 
 
 def shape_by_readers(readers: Readers, name: str) -> Dims:
-    """What the weights that read a tensor tell of its shape, and its first axis."""
+    """The axes of a tensor: those that the weights that read it determine, and its first."""
     rank, sizes = sizes_by_readers(readers, name)
     if rank is None:
         rank = 2 if sizes else 1
@@ -90,7 +91,7 @@ def declare_outputs(
     graph: onnx.GraphProto, shapes: Shapes, constants: Mapping[str, onnx.TensorProto]
 ) -> dict[str, Shape]:
     """Write shapes of what operators outside ONNX put out into a graph, in place; returns those of other tensors."""
-    foreign = {name for node in graph.node if node.domain not in ("", "ai.onnx") for name in node.output if name}
+    foreign = {name for node in graph.node if not is_standard(node) for name in node.output if name}
     declared = {value.name: value for value in graph.value_info}
     for name in sorted(foreign & shapes.keys()):
         readers = [node for node in graph.node if name in node.input]

@@ -1,4 +1,4 @@
-"""onnxruntime on the CPU, as every floor of the house uses it: one thread, quiet, errors in one line."""
+"""onnxruntime on the CPU, as the whole package uses it: one thread, no output of its own, errors in one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Arrays = dict[str, np.ndarray]
 # What onnxruntime says of operators, types and opsets that it lacks, rather than of a model that is wrong.
 LACKING = ("NOT_IMPLEMENTED", "not a registered function/op", "No Op registered for", "*guarantees* support")
 PROTOBUF_LIMIT = 2**31 - 1
-# What the shapes and constants of a stranger's model may take while they are computed.
+# What the shapes and constants of an untrusted model may take while they are computed.
 BOUNDED_BYTES = 1 << 30
 CANNOT_RUN = "onnxruntime cannot run the model"
 
@@ -35,13 +35,21 @@ def session(
     threads: int = 1,
     bounded: bool = False,
 ) -> onnxruntime.InferenceSession:
-    """Open `model` in onnxruntime.
+    """Open a model in onnxruntime.
 
-    `outputs` are the tensors that become its outputs (their types are inferred) instead of its own. What may be timed,
-    an optimised model with its own outputs, is opened as users open it; weights of others are never serialised, and
-    their loops end (`loop_limits.py`). Without `prepack` kernels take weights as they lie, which spares a copy of those
-    of a file that is only opened. With `bounded` all that such sessions hold takes at most `BOUNDED_BYTES`.
-    Raises NetadaptError (code `unloadable`) with onnxruntime's own reason if it refuses the model.
+    A model that may be timed, an optimised one with its own outputs, is opened as users open it; weights of others are
+    never serialised, and their loops end (`loop_limits.py`).
+
+    Args:
+        model: the model, or its file.
+        outputs: the tensors that become its outputs instead of its own; their types are inferred.
+        optimise: whether onnxruntime optimises the graph.
+        prepack: whether kernels lay out weights anew, a copy that a file which is only opened does not need.
+        threads: the number of threads within an operator.
+        bounded: whether all that bounded sessions of this process hold takes at most `BOUNDED_BYTES`.
+
+    Raises:
+        NetadaptError: (code `unloadable`) with onnxruntime's own reason, if it refuses the model.
     """
     import onnxruntime as ort
 
@@ -131,9 +139,19 @@ def run(
     outputs: Sequence[str] | None = None,
     options: onnxruntime.RunOptions | None = None,
 ) -> Arrays:
-    """Run once; returns outputs by name.
+    """Run a session once.
 
-    Raises NetadaptError with onnxruntime's reason (code `unrunnable`), or for what a bound ended (code `too-large`).
+    Args:
+        active: the session.
+        inputs: arrays by input.
+        outputs: the outputs to compute, all of them by default.
+        options: onnxruntime's options of one run.
+
+    Returns:
+        The outputs by name.
+
+    Raises:
+        NetadaptError: with onnxruntime's reason (code `unrunnable`), or where a bound ended the run (code `too-large`).
     """
     names = list(outputs) if outputs is not None else [o.name for o in active.get_outputs()]
     try:

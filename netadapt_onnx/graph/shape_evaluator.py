@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.inputs import input_specs
+from netadapt_onnx.graph.inputs import declared_specs, input_specs
 from netadapt_onnx.graph.nodes import READS_SHAPE_ONLY, is_standard
-from netadapt_onnx.graph.shape_inference import Evaluation, declared_specs
+from netadapt_onnx.graph.shape_inference import Evaluation
 from netadapt_onnx.graph.shapes import Shapes, Specs
 from netadapt_onnx.graph.single_node import SingleNodes
 from netadapt_onnx.graph.size_trials import agrees

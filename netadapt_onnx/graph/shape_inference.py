@@ -8,21 +8,21 @@ the file or the caller declares, or else, as long as nothing contradicts it, its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import prod
 
 import numpy as np
 import onnx
-import onnx.shape_inference
 from onnx import numpy_helper
 
-from netadapt_onnx.errors import NetadaptError, one_line
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.branch_shapes import returned, run_possible
 from netadapt_onnx.graph.contradictions import refuse_contradiction
+from netadapt_onnx.graph.node_inference import infer_types
 from netadapt_onnx.graph.nodes import READS_SHAPE_ONLY, STANDARD, node_name
 from netadapt_onnx.graph.passes.pipeline import normalise_nodes
 from netadapt_onnx.graph.runtime import Arrays, random_inputs
-from netadapt_onnx.graph.shapes import Spec, Specs
+from netadapt_onnx.graph.shapes import Spec, Specs, spec_bytes
 from netadapt_onnx.graph.single_node import SingleNodes
 from netadapt_onnx.graph.subgraphs import captured, reads_from_outside
 
@@ -45,9 +45,14 @@ VISIBLE_ELEMENTS = 256
 class Evaluation:
     """All tensors of a sorted graph at the input shapes `specs`.
 
-    `initializers` are its constants, `declared` shapes of tensors that nothing else tells. With `assume`, outputs of
-    opaque operators without a declared shape are taken to have their first input's.
-    Raises NetadaptError (`unrunnable`, with the node) where shapes contradict each other.
+    Attributes:
+        tensor_specs: shape and element type of every tensor that has a known one.
+        tainted: tensors whose values depend on inputs, or are too large to compute.
+        opaque: outputs of operators that cannot be run, and why.
+        failed: outputs of nodes whose run failed.
+        assumed: outputs that were assumed to have their first input's shape.
+        uncertain: tensors whose shape may depend on the data.
+        unfinished: messages about runs that a bound ended.
     """
 
     def __init__(
@@ -60,6 +65,19 @@ class Evaluation:
         *,
         assume: bool = True,
     ) -> None:
+        """Evaluate the graph of `proto`.
+
+        Args:
+            proto: the model, its nodes sorted; it need not hold its initializers.
+            initializers: the constants by name.
+            specs: shape and element type of every input.
+            declared: those that the file declares of other tensors, for operators that cannot be run.
+            single: runs single nodes.
+            assume: whether outputs of such operators without a declared shape get that of their first input.
+
+        Raises:
+            NetadaptError: (`unrunnable`, with the node) where shapes contradict each other.
+        """
         self.tensor_specs: dict[str, Spec] = {}
         self.tainted: set[str] = set()
         self.opaque: dict[str, str] = {}
@@ -88,7 +106,7 @@ class Evaluation:
                 self.tainted.add(value.name)
         for tensor in initializers.values():
             self._record_spec(tensor.name, tuple(tensor.dims), tensor.data_type)
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:  # nobody loaded it
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:  # its values are not loaded
                 self.tainted.add(tensor.name)
             elif prod(tensor.dims) <= VISIBLE_ELEMENTS and tensor.data_type != onnx.TensorProto.STRING:
                 self._visible_values[tensor.name] = tensor
@@ -161,17 +179,7 @@ class Evaluation:
             return
         refuse_contradiction(node, self.tensor_specs, self._small_value)
         complete = self._infer(node, reads)
-        if any(
-            name in self.tensor_specs and self.tensor_specs[name][1].kind == NOT_NUMPYS for name in [*reads, *outputs]
-        ):
-            self.tainted.update(outputs)  # onnxruntime takes and gives no arrays of such types
-        if any(name in self.tensor_specs and self.tensor_specs[name][1].kind == STRINGS for name in outputs):
-            self.tainted.update(outputs)  # nobody knows how long they get, and no shape depends on them
-        size = sum(map(self._bytes, outputs))
-        if size > LARGEST_BYTES or size > self._allowed_bytes:
-            self.tainted.update(outputs)
-        elif self.tainted.isdisjoint(outputs):
-            self._allowed_bytes -= size
+        size = self._taint_by_type_and_size(reads, outputs)
         if self._compute_with_samples(node, valued_reads, outputs):
             return
         valued = self.tainted.isdisjoint(outputs) and all(self._is_available(name) for name in valued_reads)
@@ -181,6 +189,20 @@ class Evaluation:
             self._sample(node, reads)
         elif not complete:
             self._declare_or_assume(node, f"the shapes of {node.op_type} ('{node_name(node)}') are not known")
+
+    def _taint_by_type_and_size(self, reads: list[str], outputs: list[str]) -> int:
+        """Let outputs stay in the graph whose type or size no constant may have; returns their size in bytes."""
+        kinds = {name: self.tensor_specs[name][1].kind for name in [*reads, *outputs] if name in self.tensor_specs}
+        if NOT_NUMPYS in kinds.values():  # onnxruntime takes and gives no arrays of such types
+            self.tainted.update(outputs)
+        if any(kinds.get(name) == STRINGS for name in outputs):  # of unbounded length, and no shape depends on them
+            self.tainted.update(outputs)
+        size = sum(map(self._bytes, outputs))
+        if size > LARGEST_BYTES or size > self._allowed_bytes:
+            self.tainted.update(outputs)
+        elif self.tainted.isdisjoint(outputs):
+            self._allowed_bytes -= size
+        return size
 
     def _dimensions(self, node: onnx.NodeProto) -> np.ndarray:
         shape = self.tensor_specs[node.input[0]][0]
@@ -204,48 +226,31 @@ class Evaluation:
         return self._value_of(name) if self._is_available(name) else None
 
     def _bytes(self, name: str) -> int:
-        if name not in self.tensor_specs:
-            return 0
-        shape, dtype = self.tensor_specs[name]
-        return prod(shape) * dtype.itemsize
+        return spec_bytes(self.tensor_specs[name]) if name in self.tensor_specs else 0
 
     def _infer(self, node: onnx.NodeProto, reads: list[str]) -> bool:
         """ONNX's inference for one node; False if it leaves a dimension open."""
         domain = "" if node.domain in STANDARD else node.domain
-        try:
-            schema = onnx.defs.get_schema(node.op_type, self._versions.get(domain, 1), domain)
-        except (onnx.defs.SchemaError, TypeError):  # TypeError: a version beyond 32 bits
+        types = {name: self._types[name] for name in reads}
+        values = {name: self._visible_values[name] for name in reads if name in self._visible_values}
+        inferred = infer_types(node, self._versions.get(domain, 1), types, values, self._opsets)
+        if inferred is None:
             return False
-        try:
-            types = onnx.shape_inference.infer_node_outputs(
-                schema,
-                node,
-                {name: self._types[name] for name in reads},
-                {name: self._visible_values[name] for name in reads if name in self._visible_values},
-                opset_imports=self._opsets,
-            )
-        except onnx.shape_inference.InferenceError as error:
-            raise NetadaptError(
-                f"{node.op_type}: {_inference_reason(error)}", node=node_name(node), code="unrunnable"
-            ) from error
-        except (RuntimeError, ValueError, KeyError, TypeError, onnx.checker.ValidationError) as error:
-            message = f"{node.op_type}: {one_line(error)}"
-            raise NetadaptError(message, node=node_name(node), code="unrunnable") from error
         complete = True
         for name in filter(None, node.output):
-            shape = _static_shape(types[name]) if name in types else None
-            if name in types and not types[name].HasField("tensor_type"):
-                self._types[name] = types[name]  # a sequence or an optional: no shape of its own, and no constant
+            shape = _static_shape(inferred[name]) if name in inferred else None
+            if name in inferred and not inferred[name].HasField("tensor_type"):
+                self._types[name] = inferred[name]  # a sequence or an optional: no shape of its own, and no constant
                 self.tainted.add(name)
             elif shape is not None and min(shape, default=0) < 0:
                 message = f"'{name}' would have the shape {shape}"
                 raise NetadaptError(message, node=node_name(node), code="unrunnable")
             elif shape is None:
                 complete = False
-                if name in types:
-                    self._types[name] = types[name]
+                if name in inferred:
+                    self._types[name] = inferred[name]
             else:
-                self._record_spec(name, shape, types[name].tensor_type.elem_type)
+                self._record_spec(name, shape, inferred[name].tensor_type.elem_type)
         return complete
 
     def _evaluate(self, node: onnx.NodeProto, outputs: list[str], *, bounded: bool) -> None:
@@ -264,7 +269,7 @@ class Evaluation:
                 self._values.pop(name, None)
 
     def _reason_of_bound(self, error: NetadaptError) -> str | None:
-        """What is said of a run that a bound ended; None for other failures."""
+        """The message for a run that a bound ended; None for other failures."""
         if error.code != "too-large":
             return None
         self.unfinished[error.message] = None
@@ -314,7 +319,7 @@ class Evaluation:
         return Evaluation(model, constants, specs, {}, self._single, assume=self._assume).tensor_specs
 
     def _compute_with_samples(self, node: onnx.NodeProto, reads: list[str], outputs: list[str]) -> bool:
-        """Go on computing with sampled sizes; whether that told the shapes of a node's outputs."""
+        """Compute a node from sampled sizes; whether the shapes of its outputs are known by that."""
         if self._samples.keys().isdisjoint(reads) or not all(
             self._is_available(r) or r in self._samples for r in reads
         ):
@@ -359,10 +364,6 @@ def _valued_reads(node: onnx.NodeProto) -> list[str]:
     return [name for name in dict.fromkeys([*inputs, *captured(node)]) if name]
 
 
-def _inference_reason(error: Exception) -> str:
-    return one_line(error).removeprefix("[ShapeInferenceError] ").removeprefix("[TypeInferenceError] ")
-
-
 def _missing_operator(node: onnx.NodeProto) -> str:
     return f"onnxruntime has no {node.domain + '::' if node.domain else ''}{node.op_type} ('{node_name(node)}')"
 
@@ -372,19 +373,3 @@ def _static_shape(kind: onnx.TypeProto) -> tuple[int, ...] | None:
         return None
     dims = kind.tensor_type.shape.dim
     return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
-
-
-def declared_specs(values: Iterable[onnx.ValueInfoProto], symbols: Mapping[str, int], batch_size: int) -> Specs:
-    """Shapes that the file declares, with the inputs' symbols put in; those that stay open are left out."""
-    specs: dict[str, Spec] = {}
-    for value in values:
-        tensor = value.type.tensor_type
-        if not tensor.elem_type or not tensor.HasField("shape"):
-            continue
-        sizes = [
-            d.dim_value if d.HasField("dim_value") else symbols.get(d.dim_param, batch_size if i == 0 else -1)
-            for i, d in enumerate(tensor.shape.dim)
-        ]
-        if all(size >= 0 for size in sizes):
-            specs[value.name] = (tuple(sizes), np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
-    return specs

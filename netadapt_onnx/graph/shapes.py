@@ -1,11 +1,14 @@
-"""The types in which the package speaks of the shapes and element types of tensors."""
+"""Shapes and element types of tensors: the types that hold them, and the bytes that tensors of them take."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
+import onnx
 
 Shape = tuple[int, ...]
 # By tensor.
@@ -13,3 +16,20 @@ Shapes = Mapping[str, Shape]
 # Shape and element type.
 Spec = tuple[Shape, np.dtype[Any]]
 Specs = Mapping[str, Spec]
+
+# Element types of which several share a byte, by their names in onnx.proto.
+_PACKED = re.compile(r"U?INT([24])|FLOAT([46])E\dM\d")
+
+
+def spec_bytes(spec: Spec) -> int:
+    """The bytes of an array of this shape and element type."""
+    shape, dtype = spec
+    return prod(shape) * dtype.itemsize
+
+
+def element_bits(data_type: int) -> int:
+    """The bits that an element of an ONNX data type takes where it is stored."""
+    packed = _PACKED.fullmatch(onnx.TensorProto.DataType.Name(data_type))
+    if packed:
+        return int(packed[1] or packed[2])
+    return 8 * int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type)).itemsize)

@@ -13,7 +13,7 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.graph.runtime import Arrays, run, session
-from netadapt_onnx.graph.subgraphs import bodies, captured
+from netadapt_onnx.graph.subgraphs import captured, subgraphs_of
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -27,7 +27,7 @@ class SingleNodes:
     """Runs nodes of one model; a session is kept for every operator with its attributes and types."""
 
     def __init__(self, opsets: Sequence[onnx.OperatorSetIdProto], *, loops: bool = True) -> None:
-        """Without `loops` nodes that hold graphs are refused: nobody knows how long they run."""
+        """Without `loops` nodes that hold graphs are refused: their running time has no bound."""
         self._opsets = opsets
         self._loops = loops
         self._sessions: dict[tuple[object, ...], Any] = {}
@@ -39,7 +39,7 @@ class SingleNodes:
         `bounded`: in limited memory, for whoever does not know how large the outputs will be. Raises NetadaptError
         (`unloadable`, `unrunnable`, `too-large`) with onnxruntime's reason, or ours.
         """
-        if not self._loops and bodies(node):
+        if not self._loops and subgraphs_of(node):
             raise NetadaptError(f"the body of {node.op_type} is not run", node=node.name, code="unrunnable")
         alone = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
         alone.attribute.extend(node.attribute)
@@ -62,7 +62,7 @@ class SingleNodes:
         self, active: onnxruntime.InferenceSession, node: onnx.NodeProto, feeds: Arrays, outputs: list[str]
     ) -> Arrays:
         """Run a node. What holds graphs is ended when all such nodes together took `LOOPS_S`."""
-        if not bodies(node):
+        if not subgraphs_of(node):
             return self._explained(node, lambda: run(active, feeds, outputs))
         import onnxruntime as ort
 

@@ -17,7 +17,7 @@ Tensors = Mapping[str, onnx.TensorProto]
 
 
 def fits_of(proto: onnx.ModelProto, tensors: Tensors, evaluate: Callable[[dict[str, Shape]], Evaluation]) -> Fits:
-    """A function that tells how well the tensors of a model fit together.
+    """A function that rates how well the tensors of a model fit together.
 
     Args:
         proto: the model, which need not hold its initializers.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 import onnx
 
 
-def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+def subgraphs_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """The subgraphs of a node (If branches, Loop and Scan bodies)."""
     graphs = []
     for attribute in node.attribute:
@@ -19,7 +19,7 @@ def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 
 def captured(node: onnx.NodeProto) -> list[str]:
     """Names that a node's subgraphs read from the graphs around them, without repetition."""
-    return list(dict.fromkeys(name for body in bodies(node) for name in reads_from_outside(body)))
+    return list(dict.fromkeys(name for body in subgraphs_of(node) for name in reads_from_outside(body)))
 
 
 def reads_from_outside(body: onnx.GraphProto) -> list[str]:
@@ -33,12 +33,12 @@ def reads_from_outside(body: onnx.GraphProto) -> list[str]:
     return list(names)
 
 
-def all_bodies(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+def all_subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
     """The subgraphs of nodes at any depth."""
     for node in nodes:
-        for body in bodies(node):
+        for body in subgraphs_of(node):
             yield body
-            yield from all_bodies(body.node)
+            yield from all_subgraphs(body.node)
 
 
 def rename(node: onnx.NodeProto, names: Mapping[str, str], hidden: Set[str] = frozenset()) -> None:
@@ -47,7 +47,7 @@ def rename(node: onnx.NodeProto, names: Mapping[str, str], hidden: Set[str] = fr
         for i, name in enumerate(names_of):
             if name in names and name not in hidden:
                 names_of[i] = names[name]
-    for body in bodies(node):
+    for body in subgraphs_of(node):
         own = {v.name for v in body.input} | {t.name for t in body.initializer} | hidden
         own |= {name for inner in body.node for name in inner.output}
         for inner in body.node:

@@ -129,7 +129,7 @@ class Readers:
 
 
 def sizes_by_readers(readers: Readers, name: str) -> tuple[int | None, Mapping[int, int]]:
-    """The rank of a tensor (None where nothing tells) and sizes of its axes, as the weights want them that meet it."""
+    """The rank of a tensor (None where nothing determines it) and sizes of its axes, from the weights that meet it."""
     constants = readers.weights
     rank: int | None = None
     sizes: dict[int, int] = {}

@@ -7,18 +7,17 @@ be what ONNX's own checker and the operator's schema allow. Nothing here reads t
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
 from math import prod
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
 
 from netadapt_onnx.errors import NetadaptError, one_line
+from netadapt_onnx.graph.shapes import element_bits
 from netadapt_onnx.graph.weightless import copy_field
 
 STANDARD = ("", "ai.onnx")
@@ -26,7 +25,7 @@ STANDARD = ("", "ai.onnx")
 LARGEST_AXIS = 2**31 - 1
 # Opset and IR versions beyond this are no versions; the checker takes 32-bit integers.
 LARGEST_VERSION = 10_000
-# Texts that only describe: other encodings than UTF-8 are mended there. Everywhere else text is a name, and matters.
+# Texts that only describe: bytes that are not UTF-8 are replaced there. Everywhere else text is a name.
 DESCRIPTIVE = {"doc_string", "producer_name", "producer_version"}
 # Where onnx.proto says that values of a type are if they are no raw data; all other types are in int32_data.
 _FIELDS: dict[int, str] = {
@@ -44,7 +43,10 @@ _KNOWN_TYPES = set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 
 
 def require_valid(proto: onnx.ModelProto) -> None:
-    """Raise NetadaptError for what neither ONNX's checker nor a runtime takes; mends texts that only describe."""
+    """Raise NetadaptError for what neither ONNX's checker nor a runtime takes.
+
+    Bytes that are not UTF-8 are replaced in texts that only describe.
+    """
     _check_versions(proto)
     _refuse_twice("two inputs", (value.name for value in proto.graph.input))
     _refuse_twice("two initializers", (tensor.name for tensor in proto.graph.initializer))
@@ -180,15 +182,8 @@ def bytes_needed(tensor: TensorProto) -> int:
     """What a tensor's values take as raw data; 0 for strings."""
     if tensor.data_type == TensorProto.STRING:
         return 0
-    bits: int = prod(tensor.dims) * _bits(tensor.data_type)
+    bits: int = prod(tensor.dims) * element_bits(tensor.data_type)
     return -(-bits // 8)
-
-
-def _bits(code: int) -> int:
-    packed = re.fullmatch(r"U?INT([24])|FLOAT([46])E\dM\d", TensorProto.DataType.Name(code))
-    if packed:
-        return int(packed[1] or packed[2])
-    return 8 * int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)).itemsize)
 
 
 def _values_stored(code: int, elements: int) -> int:
@@ -197,7 +192,7 @@ def _values_stored(code: int, elements: int) -> int:
         return 2 * elements
     if code == TensorProto.STRING:
         return elements
-    return -(-elements * _bits(code) // 8) if _bits(code) in (2, 4) else elements
+    return -(-elements * element_bits(code) // 8) if element_bits(code) in (2, 4) else elements
 
 
 def _check_sparse(sparse: onnx.SparseTensorProto) -> None:

@@ -37,7 +37,7 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def weights_as_inputs(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which weights, and what nobody loaded, are inputs of the graph: enough to judge whether it is valid."""
+    """A copy in which weights, and tensors that are not loaded, are inputs: enough to check whether it is valid."""
     copy = without_weights(proto)
     declared = {value.name for value in proto.graph.input}
     for tensor in proto.graph.initializer:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.surgery.reduction_sites import ReductionSite, reduction_sites
 from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.surgery.union_find import Array
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -10,13 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from netadapt_onnx.common.budget import Budget, parse_budgets
 from netadapt_onnx.common.escape import shell_command
 from netadapt_onnx.common.options import check_choice, check_options, declared_options, option, plain, same_option
-from netadapt_onnx.common.shared_options import SharedOptions
+from netadapt_onnx.common.shared_options import File, SharedOptions
 from netadapt_onnx.errors import NetadaptError
 
 if TYPE_CHECKING:
     from netadapt_onnx.common.progress import Progress
 
-File = str | os.PathLike[str]
 
 Method = Literal["neuralscale", "uniform", "morphnet", "magnitude"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -150,13 +150,9 @@ class NetworkTrainer:
         def report(step: int, steps: int, loss: float) -> None:
             self.progress(step, steps, f"training {title}: loss {loss:.3f}")
 
-        return train(
-            proto,
-            self.dataset,
-            TrainingOptions(epochs=epochs, lr=self.options.lr, seed=seed, settings=self._settings(key, proto)),
-            teacher=self._teacher,
-            callbacks=TrainingCallbacks(progress=report),
-        ).proto
+        options = TrainingOptions(epochs=epochs, lr=self.options.lr, seed=seed, settings=self._settings(key, proto))
+        callbacks = TrainingCallbacks(progress=report)
+        return train(proto, self.dataset, options, teacher=self._teacher, callbacks=callbacks).proto
 
     def _settings(self, key: str, proto: onnx.ModelProto, batch_size: int | None = None) -> Settings:
         """The settings with which this machine trains a network fastest; timed once, so that a resumed run repeats."""

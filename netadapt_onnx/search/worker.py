@@ -112,9 +112,13 @@ class WorkerContext:
             return resize(base.trace, keep)
         if base.changed and not base.trained:
             return self.solve(kept_after(base.kept, keep), base.removed, BRANCH_SAMPLES)
-        return reconstruct(base.trace, keep, base.gram_matrices(lambda: self._gram_matrices(base)), base.changed)
+        return reconstruct(base.trace, keep, self.gram_matrices(base), base.changed)
 
-    def _gram_matrices(self, base: BaseModel) -> dict[str, GramMatrices]:
+    def gram_matrices(self, base: BaseModel) -> dict[str, GramMatrices]:
+        """The matrices that a cut of `base` is reconstructed with, by layer; computed on first use."""
+        return base.gram_matrices(lambda: self._compute_gram_matrices(base))
+
+    def _compute_gram_matrices(self, base: BaseModel) -> dict[str, GramMatrices]:
         inputs, targets = self.calibration(RANKED_SAMPLES, base.trace if base.trained else None)
         start, kept = (base.trace, {}) if base.trained else (self.original.trace, base.kept)
         return gram_matrices(base.trace, inputs, targets, kept_outputs(start, kept))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from netadapt_onnx.surgery.union_find import Array
+from netadapt_onnx.graph.axis_arrays import Array
 
 KEY = "netadapt_onnx.conv_groups"
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.surgery.labels import Labels
-from netadapt_onnx.surgery.union_find import Array, UnionFind
+from netadapt_onnx.surgery.union_find import UnionFind
 
 # Steps of one search for a bundle, and of all searches among channels that belong together, before the rest is one.
 SEARCH_STEPS, ALL_STEPS = 250, 6000

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from netadapt_onnx.surgery.union_find import Array
+from netadapt_onnx.graph.axis_arrays import Array
+from netadapt_onnx.graph.shapes import Shape, Shapes
 
 # Per group the channels that a model has after a cut, ascending. One that is repeated gets new channels beside it.
 KeptIndices = Mapping[str, Array]
-Shape = tuple[int, ...]
 # For each labelled tensor the axes that a cut changes, each with the root label of every position along it.
 AxesByTensor = Mapping[str, tuple[tuple[int, Array], ...]]
 
@@ -37,8 +37,8 @@ class Cut:
     """
 
     copies: Array
-    original_shapes: Mapping[str, Shape]
-    shapes: Mapping[str, Shape]
+    original_shapes: Shapes
+    shapes: Shapes
     axes: AxesByTensor
     run_axes: AxesByTensor
     opset: int

@@ -16,7 +16,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from netadapt_onnx.graph.lazy_weights import loaded, values_of
-from netadapt_onnx.graph.subgraphs import bodies, captured
+from netadapt_onnx.graph.subgraphs import captured, subgraphs_of
 from netadapt_onnx.graph.weightless import WEIGHT_BYTES, raw_bytes, stand_in, without_weights
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # it logs about types that it does not know, and about what is not installed
@@ -74,7 +74,7 @@ class Editing:
 
     def _capture(self, node: onnx.NodeProto) -> None:
         """Have subgraphs read the graph's constants again, of which onnx-graphsurgeon gives each a copy."""
-        for subgraph in bodies(node):
+        for subgraph in subgraphs_of(node):
             for i in range(len(subgraph.initializer) - 1, -1, -1):
                 if subgraph.initializer[i].name in self._tensors:
                     del subgraph.initializer[i]

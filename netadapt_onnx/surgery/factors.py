@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from netadapt_onnx.surgery.union_find import Array
+from netadapt_onnx.graph.axis_arrays import Array
+from netadapt_onnx.graph.shapes import Shape
 
 
 def align(factor: Array, rank: int) -> Array:
@@ -12,7 +13,7 @@ def align(factor: Array, rank: int) -> Array:
     return factor.reshape((1,) * (rank - factor.ndim) + factor.shape)
 
 
-def aligned_shape(shape: Sequence[int], rank: int) -> tuple[int, ...]:
+def aligned_shape(shape: Sequence[int], rank: int) -> Shape:
     """Prepend axes of length 1 to a shape, as broadcasting does."""
     return (1,) * (rank - len(shape)) + tuple(shape)
 

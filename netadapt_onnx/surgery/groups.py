@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.records import Layer
-from netadapt_onnx.surgery.union_find import Array
 
 
 @dataclass(frozen=True)

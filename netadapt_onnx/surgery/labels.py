@@ -16,15 +16,16 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from netadapt_onnx.graph.axis_arrays import on_axis, squeeze
+from netadapt_onnx.graph.axis_arrays import Array, on_axis, squeeze
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.lazy_weights import values_of
 from netadapt_onnx.graph.passes.fold_constants import KEPT_ON_WEIGHTS
+from netadapt_onnx.graph.shapes import Shape, Shapes
 from netadapt_onnx.surgery.conv_group_metadata import ConvGroupMetadata
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.records import Edit, Factors, Layer, Pin, Use
-from netadapt_onnx.surgery.union_find import Array, UnionFind
+from netadapt_onnx.surgery.union_find import UnionFind
 
 # Labels are arrays: an axis of a billion positions, which takes a few bytes to ask for, would fill the memory.
 MOST_POSITIONS = 1 << 24
@@ -97,7 +98,7 @@ class Labels:
                 views[node.output[0]] = (i, node)
         return views
 
-    def shape(self, name: str) -> tuple[int, ...]:
+    def shape(self, name: str) -> Shape:
         """Shape of any tensor. Raises Unsupported where execution gave none."""
         if name not in self._shapes:
             raise Unsupported(f"the shape of '{name}' is not known")
@@ -124,9 +125,9 @@ class Labels:
         """The nodes that take a tensor as an input, in graph order."""
         return self._readers.get(name, ())
 
-    def shape_of_views(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    def shape_of_views(self, shapes: Shapes) -> dict[str, Shape]:
         """Shapes of all views, in graph order, given those of the initializers."""
-        views: dict[str, tuple[int, ...]] = {}
+        views: dict[str, Shape] = {}
         for name, (_, view) in self._views.items():
             shape = views.get(view.input[0], shapes[view.input[0]])
             views[name] = tuple(shape[k] for k in self._order(view)) if view.op_type == "Transpose" else shape

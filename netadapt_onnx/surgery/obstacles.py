@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
 
@@ -139,7 +139,7 @@ def unknown_shapes(trace: Trace) -> NetadaptError:
     readers = Readers.of(graph)
     opened = [OpenTensor(name, shape_by_readers(readers, name)) for name in foreign]
 
-    def fits(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    def fits(shapes: Shapes) -> int:
         try:
             return NOT if fold(folded.proto, dict(shapes), folded.batch_size).unknown else WELL
         except NetadaptError:

@@ -12,12 +12,12 @@ import numpy as np
 from netadapt_onnx.common.escape import escape_joined, toml_string
 from netadapt_onnx.common.json_output import UNREADABLE
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.cut import KeptIndices
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.surgery.union_find import Array
 
 HEADER = """\
 # What to keep of each group of channels: a count (the criterion chooses which) or a list of channel indices.

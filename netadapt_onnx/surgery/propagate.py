@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
-from netadapt_onnx.graph.axis_arrays import on_axis, squeeze
+from netadapt_onnx.graph.axis_arrays import Array, on_axis, squeeze
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.surgery.conv_groups import tie_by_index, tie_in_bundles
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph
@@ -18,7 +18,7 @@ from netadapt_onnx.surgery.labels import MOST_AXES, MOST_POSITIONS, Labels, Unsu
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.records import Factors
 from netadapt_onnx.surgery.rules import RULES
-from netadapt_onnx.surgery.union_find import Array, components
+from netadapt_onnx.surgery.union_find import components
 
 # A tensor of more elements is not labelled position by position.
 LARGEST_JOINT = 1 << 20

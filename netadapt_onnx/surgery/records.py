@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.surgery.cut import Cut
-from netadapt_onnx.surgery.union_find import Array
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.surgery.union_find import Array
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,13 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from netadapt_onnx.graph.axis_arrays import on_axis
+from netadapt_onnx.graph.axis_arrays import Array, on_axis
 from netadapt_onnx.surgery.conv_group_metadata import ConvGroupMetadata
 from netadapt_onnx.surgery.cut import Cut, KeptIndices, arrange
 from netadapt_onnx.surgery.editing import Editing
 from netadapt_onnx.surgery.records import Use
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.unflatten_subgraphs import unflatten
-from netadapt_onnx.surgery.union_find import Array
 
 
 def resize(trace: Trace, keep: KeptIndices) -> onnx.ModelProto:

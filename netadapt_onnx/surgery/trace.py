@@ -11,16 +11,16 @@ import onnx
 from numpy.typing import NDArray
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
-from netadapt_onnx.graph.axis_arrays import squeeze
+from netadapt_onnx.graph.axis_arrays import Array, squeeze
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.passes.pipeline import rewrite
+from netadapt_onnx.graph.shapes import Shape
 from netadapt_onnx.surgery.cut import AxesByTensor, Cut, KeptIndices
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph, flatten
 from netadapt_onnx.surgery.groups import Group, find_groups
 from netadapt_onnx.surgery.labels import Choices, Labels
 from netadapt_onnx.surgery.propagate import propagate, stuck_whole_groups
 from netadapt_onnx.surgery.records import Layer, Use
-from netadapt_onnx.surgery.union_find import Array
 from netadapt_onnx.surgery.views import with_own_views
 
 
@@ -187,11 +187,11 @@ class Trace:
         shapes = self._shapes_after(copies)
         return Cut(copies, self.flat.shapes, shapes, self.axes, self.run_axes, opset, self.folded.batch_size)
 
-    def resized_shapes(self, keep: KeptIndices) -> dict[str, tuple[int, ...]]:
+    def resized_shapes(self, keep: KeptIndices) -> dict[str, Shape]:
         """Shape of every tensor, initializers included, after a cut; nothing is built. Raises as `copies` does."""
         return self._shapes_after(self.copies(keep))
 
-    def _shapes_after(self, copies: Array) -> dict[str, tuple[int, ...]]:
+    def _shapes_after(self, copies: Array) -> dict[str, Shape]:
         shapes = dict(self.flat.shapes)
         for name, pairs in self.axes.items():
             shape = list(shapes[name])

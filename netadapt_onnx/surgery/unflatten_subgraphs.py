@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
+from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.graph.subgraphs import captured, rename
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph
 
@@ -13,7 +14,7 @@ from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph
 def unflatten(
     proto: onnx.ModelProto,
     subgraphs: Sequence[FlatSubgraph],
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    shapes: Shapes | None = None,
 ) -> None:
     """Put the nodes of a flat model back into their subgraphs, in place.
 
@@ -54,7 +55,7 @@ class _FlatGraph:
         for name in (*node.input, *captured(node)):
             self._readers.setdefault(name, set()).add(index)
 
-    def put_back(self, subgraph: FlatSubgraph, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
+    def put_back(self, subgraph: FlatSubgraph, shapes: Shapes | None) -> None:
         """Move the nodes and the constants of one subgraph into its owner; those inside it are back already."""
         members = self._members(subgraph)
         nodes = [self._nodes.pop(i) for i in members]
@@ -111,9 +112,7 @@ class _FlatGraph:
         self._graph.node.extend(self._nodes[i] for i in sorted(self._nodes))
 
 
-def _declare(
-    values: Sequence[onnx.ValueInfoProto], names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
-) -> None:
+def _declare(values: Sequence[onnx.ValueInfoProto], names: Sequence[str], shapes: Shapes) -> None:
     """Write the sizes of tensors over those that the file declares; what it leaves open stays open."""
     for value, name in zip(values, names, strict=True):
         for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(name, ()), strict=False):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.int64]
+from netadapt_onnx.graph.axis_arrays import Array
 
 
 class UnionFind:

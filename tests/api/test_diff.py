@@ -21,8 +21,8 @@ def pair(workspace: Path) -> tuple[Path, Path]:
     return save(small(), workspace / "a.onnx"), save(wide(), workspace / "b.onnx")
 
 
-def changes(document: dict[str, list[dict[str, str]]]) -> dict[str, str]:
-    return {layer["name"]: layer["change"] for layer in document["layers"]}
+def changes(answer: dict[str, list[dict[str, str]]]) -> dict[str, str]:
+    return {layer["name"]: layer["change"] for layer in answer["layers"]}
 
 
 def test_widths(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,7 +137,7 @@ def test_an_opset_that_the_exporter_does_not_write_is_refused(opset: int, factor
 
 
 @pytest.mark.parametrize(
-    ("what", "told"),
+    ("what", "message"),
     [
         ("make", "is not FILE.py:FUNCTION"),
         ("{file}:nothing", "has no 'nothing'"),
@@ -146,8 +146,8 @@ def test_an_opset_that_the_exporter_does_not_write_is_refused(opset: int, factor
         ("{folder}/absent.py:make", "no such file"),
     ],
 )
-def test_factories_that_fail_say_how(what: str, told: str, factory: str, tmp_path: Path) -> None:
-    with pytest.raises(NetadaptError, match=told):
+def test_factories_that_fail_say_how(what: str, message: str, factory: str, tmp_path: Path) -> None:
+    with pytest.raises(NetadaptError, match=message):
         export(what.format(file=factory, folder=tmp_path), tmp_path / "net.onnx")
     assert not (tmp_path / "net.onnx").exists()
 

@@ -20,8 +20,8 @@ from netadapt_onnx.errors import NetadaptError
 SIZE = len(small().SerializeToString())
 
 
-def checks(document: dict[str, Any], model: int = 0) -> dict[str, dict[str, Any]]:
-    return {check["limit"]: check for check in document["models"][model]["checks"]}
+def checks(answer: dict[str, Any], model: int = 0) -> dict[str, dict[str, Any]]:
+    return {check["limit"]: check for check in answer["models"][model]["checks"]}
 
 
 def test_limits_that_are_kept_and_exceeded(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ def written(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("channels", "step", "floor", "ratio", "asked", "kept"),
+    ("channels", "step", "floor", "ratio", "step_option", "kept"),
     [
         (16, 1, 1, 0.5, None, 8),
         (16, 1, 1, 0.3, None, 12),  # ceil(11.2)
@@ -41,10 +41,10 @@ def written(tmp_path: Path) -> Path:
     ],
 )
 def test_counts_follow_the_formula(
-    channels: int, step: int, floor: int, ratio: float, asked: int | None, kept: int
+    channels: int, step: int, floor: int, ratio: float, step_option: int | None, kept: int
 ) -> None:
     group = Group("g", channels, step, floor, ("g",), True, None)
-    assert at_ratio([group], ratio, asked) == {"g": kept}
+    assert at_ratio([group], ratio, step_option) == {"g": kept}
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -75,9 +75,9 @@ def test_the_written_model_is_what_the_result_says(written: Path, tmp_path: Path
     assert after.graph.input == before.graph.input
     assert after.graph.output == before.graph.output
     assert [n.name for n in after.graph.node] == [n.name for n in before.graph.node]
-    said = {p.key: p.value for p in after.metadata_props}
-    assert said["netadapt_onnx.source_sha256"] == load(written).sha256
-    assert said["netadapt_onnx.command"] == "prune"
+    metadata = {p.key: p.value for p in after.metadata_props}
+    assert metadata["netadapt_onnx.source_sha256"] == load(written).sha256
+    assert metadata["netadapt_onnx.command"] == "prune"
 
 
 def test_what_is_kept_may_be_named(written: Path) -> None:
@@ -147,7 +147,7 @@ def test_the_criteria_choose_different_channels(written: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({}, "how much"),
         ({"ratio": 0.5, "budget": "macs=0.5x"}, "how much"),
@@ -163,8 +163,8 @@ def test_the_criteria_choose_different_channels(written: Path, tmp_path: Path) -
         ({"ratio": 0.5, "criterion": "l3"}, "l3.*l2, l1"),
     ],
 )
-def test_bad_arguments_say_what_is_expected(arguments: dict[str, object], told: str, written: Path) -> None:
-    with pytest.raises(NetadaptError, match=told):
+def test_bad_arguments_say_what_is_expected(arguments: dict[str, object], message: str, written: Path) -> None:
+    with pytest.raises(NetadaptError, match=message):
         prune(written, **arguments)  # type: ignore[arg-type]
 
 

@@ -38,9 +38,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 def stages(clock: Clock) -> Iterator[Stages]:
-    found = Stages("adapting", clock)
-    with watching(found):
-        yield found
+    watched = Stages("adapting", clock)
+    with watching(watched):
+        yield watched
 
 
 def line(stages: Stages, columns: int) -> str:
@@ -55,7 +55,7 @@ def line(stages: Stages, columns: int) -> str:
 
 def names() -> list[str]:
     """The name of every stage that the package has, numbers as long as they get."""
-    found = []
+    stage_names = []
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             named = isinstance(node, ast.Call) and ast.unparse(node.func) in (
@@ -64,8 +64,8 @@ def names() -> list[str]:
             for text in (ast.unparse(one) for one in node.args) if named else ():
                 if text[:1] in "'\"" or text[:2] in ("f'", 'f"'):
                     shown = re.sub(r"\{.*?\}", str(LONGEST_ITERATION), text.removeprefix("f")[1:-1])
-                    found.append(shown.partition(": ")[0])
-    return found
+                    stage_names.append(shown.partition(": ")[0])
+    return stage_names
 
 
 def test_a_stage_that_never_ends_has_a_clock_that_moves(stages: Stages, clock: Clock) -> None:

@@ -31,12 +31,14 @@ LONG, SHORT = 24, 16  # what the first and the other branch read, of lengths tha
 def choice(b: Builder, graphs: list[Callable[[], str]], condition: str, name: str = "choose", output: str = "y") -> str:
     """An If between what two functions build."""
     outer = b.nodes, b.initializers
-    made = []
+    branches = []
     for build, branch in zip(graphs, ("then", "else"), strict=True):
         b.nodes, b.initializers = [], []
-        made.append(body(b, f"{name}_{branch}", [], {build(): FLOAT}))
+        branches.append(body(b, f"{name}_{branch}", [], {build(): FLOAT}))
     b.nodes, b.initializers = outer
-    b.nodes.append(helper.make_node("If", [condition], [output], name=name, then_branch=made[0], else_branch=made[1]))
+    b.nodes.append(
+        helper.make_node("If", [condition], [output], name=name, then_branch=branches[0], else_branch=branches[1])
+    )
     return output
 
 
@@ -50,7 +52,7 @@ def dense(b: Builder, x: str, rows: int, name: str, hidden: int = 10) -> str:
     return b.node("MatMul", [b.relu(h), b.random(f"{name}2.weight", (hidden, 6), hidden)], f"{name}2")
 
 
-def whole(b: Builder, output: str = "y", length: int | str = "n") -> onnx.ModelProto:
+def branched_model(b: Builder, output: str = "y", length: int | str = "n") -> onnx.ModelProto:
     values = [info("x", [1, length]), info("sr", [], INT64)]
     graph = helper.make_graph(b.nodes, "branched", values, [info(output, None)], b.initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -65,7 +67,7 @@ def voice() -> onnx.ModelProto:
     """Two networks for two sampling rates behind one input, as in voice activity detectors."""
     b = Builder()
     choice(b, [lambda: dense(b, "x", LONG, "wide"), lambda: dense(b, "x", SHORT, "narrow")], rate(b))
-    return whole(b)
+    return branched_model(b)
 
 
 def behind_a_stem() -> onnx.ModelProto:
@@ -82,7 +84,7 @@ def behind_a_stem() -> onnx.ModelProto:
         ],
         rate(b),
     )  # fmt: skip
-    return whole(b)
+    return branched_model(b)
 
 
 def nested() -> onnx.ModelProto:
@@ -94,7 +96,7 @@ def nested() -> onnx.ModelProto:
         return choice(b, sides, rate(b, 48000), "within", "deep_y")
 
     choice(b, [inner, lambda: dense(b, "x", LONG, "other")], rate(b))
-    return whole(b)
+    return branched_model(b)
 
 
 def decided() -> onnx.ModelProto:
@@ -104,7 +106,7 @@ def decided() -> onnx.ModelProto:
     long = b.node("Equal", [length, b.constant("long", np.array(LONG))])
     choice(b, [lambda: dense(b, "x", LONG, "wide"), lambda: dense(b, "x", SHORT, "narrow")], long)
     b.node("Mul", ["y", b.node("Cast", ["sr"], to=FLOAT)], output="z")
-    return whole(b, "z")
+    return branched_model(b, "z")
 
 
 def with_states() -> onnx.ModelProto:
@@ -116,18 +118,18 @@ def with_states() -> onnx.ModelProto:
         b.nodes, b.initializers = [], []
         x = b.node("Unsqueeze", ["x", b.constant(f"{name}.axis", np.array([0]))])
         weights = [b.random(f"{name}.W", (1, 32, rows), rows), b.random(f"{name}.R", (1, 32, 8), 8)]
-        made = [f"{name}_y", f"{name}_h", f"{name}_c"]
+        state_names = [f"{name}_y", f"{name}_h", f"{name}_c"]
         lstm = ["", "", "h", "c"]
-        b.nodes.append(helper.make_node("LSTM", [x, *weights, *lstm], made, name=name, hidden_size=8))
-        last = b.node("Squeeze", [made[1], b.constant(f"{name}.last", np.array([0]))])
-        results = {dense(b, last, 8, f"{name}_head"): FLOAT, made[1]: FLOAT, made[2]: FLOAT}
+        b.nodes.append(helper.make_node("LSTM", [x, *weights, *lstm], state_names, name=name, hidden_size=8))
+        last = b.node("Squeeze", [state_names[1], b.constant(f"{name}.last", np.array([0]))])
+        results = {dense(b, last, 8, f"{name}_head"): FLOAT, state_names[1]: FLOAT, state_names[2]: FLOAT}
         graphs.append(body(b, name, [], results))
     b.nodes, b.initializers = outer
     chosen = ["y", "hn", "cn"]
     b.nodes.append(
         helper.make_node("If", [rate(b)], chosen, name="choose", then_branch=graphs[0], else_branch=graphs[1])
     )
-    proto = whole(b)
+    proto = branched_model(b)
     proto.graph.input.extend([info("h", [1, 1, 8]), info("c", [1, 1, 8])])
     proto.graph.output.extend([info("hn", None), info("cn", None)])
     return proto
@@ -151,49 +153,49 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, int], set[str]]]
 }
 
 
-def feeds(found: Trace, length: int, sr: int) -> Arrays:
+def feeds(trace: Trace, length: int, sr: int) -> Arrays:
     rng = np.random.default_rng(length)
-    fed = {n: rng.standard_normal(s).astype(d) for n, (s, d) in found.folded.specs.items()}
+    fed = {n: rng.standard_normal(s).astype(d) for n, (s, d) in trace.folded.specs.items()}
     return fed | {"x": rng.standard_normal((1, length)).astype(np.float32), "sr": np.array(sr)}
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_possible_branch_is_cut_and_proven(name: str) -> None:
     build, groups, untraced = CASES[name]
-    found = trace_model(build(), shapes={"x": (1, LONG)})
-    assert set(found.flat.untraced) == untraced
-    prunable = {g.name: g.channels for g in found.prunable}
+    trace = trace_model(build(), shapes={"x": (1, LONG)})
+    assert set(trace.flat.untraced) == untraced
+    prunable = {g.name: g.channels for g in trace.prunable}
     assert groups.items() <= prunable.items(), prunable
-    keep = select(found, {g: n // 2 for g, n in groups.items()}, "random")
-    pruned = resize(found, keep)
+    keep = select(trace, {g: n // 2 for g, n in groups.items()}, "random")
+    pruned = resize(trace, keep)
     check(pruned)
-    proof = verify(found, keep, pruned=pruned)
+    proof = verify(trace, keep, pruned=pruned)
     assert proof.exact and not proof.inexact_groups, proof
-    changed = run(session(pruned), feeds(found, LONG, 16000))
-    whole_model = run(session(build()), feeds(found, LONG, 16000))
+    changed = run(session(pruned), feeds(trace, LONG, 16000))
+    whole_model = run(session(build()), feeds(trace, LONG, 16000))
     assert {n: v.shape for n, v in changed.items()} == {n: v.shape for n, v in whole_model.items()}
 
 
 @pytest.mark.parametrize("name", ["voice", "states"])
 def test_the_branch_that_stays_computes_what_it_did(name: str) -> None:
     build = CASES[name][0]
-    found = trace_model(build(), shapes={"x": (1, LONG)})
-    pruned = resize(found, select(found, {g.name: g.channels // 2 for g in found.prunable}))
-    fed = feeds(found, SHORT, 8000)
-    wanted = run(session(build()), fed)
+    trace = trace_model(build(), shapes={"x": (1, LONG)})
+    pruned = resize(trace, select(trace, {g.name: g.channels // 2 for g in trace.prunable}))
+    fed = feeds(trace, SHORT, 8000)
+    expected = run(session(build()), fed)
     for output, value in run(session(pruned), fed).items():
-        np.testing.assert_array_equal(value, wanted[output])
+        np.testing.assert_array_equal(value, expected[output])
 
 
 def test_a_wrong_cut_beside_an_impossible_branch_is_caught() -> None:
-    found = trace_model(voice(), shapes={"x": (1, LONG)})
-    keep = select(found, {"choose/then_branch/wide1": 4}, "random")
-    pruned = resize(found, keep)
+    trace = trace_model(voice(), shapes={"x": (1, LONG)})
+    keep = select(trace, {"choose/then_branch/wide1": 4}, "random")
+    pruned = resize(trace, keep)
     graph = next(a.g for n in pruned.graph.node for a in n.attribute if a.name == "then_branch")
     weight = next(t for t in graph.initializer if t.name == "wide2.weight")
     values = onnx.numpy_helper.to_array(weight)
     weight.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values[::-1]), weight.name))
-    assert not verify(found, keep, pruned=pruned).exact
+    assert not verify(trace, keep, pruned=pruned).exact
 
 
 def test_a_branch_that_only_a_run_shows_to_be_impossible_is_named_as_unproven() -> None:
@@ -206,9 +208,9 @@ def test_a_branch_that_only_a_run_shows_to_be_impossible_is_named_as_unproven() 
 
     b.constant("far", np.array(10**6))
     choice(b, [lambda: dense(b, "x", LONG, "wide"), beyond], rate(b))
-    found = trace_model(whole(b), shapes={"x": (1, LONG)})
-    keep = select(found, {g.name: 5 for g in found.prunable}, "random")
-    proof = verify(found, keep)
+    trace = trace_model(branched_model(b), shapes={"x": (1, LONG)})
+    keep = select(trace, {g.name: 5 for g in trace.prunable}, "random")
+    proof = verify(trace, keep)
     assert proof.exact and proof.tensors > 0
     assert proof.inexact_groups and all("else_branch" in name for name in proof.inexact_groups)
 
@@ -222,7 +224,7 @@ def impossible_altogether() -> onnx.ModelProto:
     first, other = (partial(dense, b, "after", rows, name) for name in ("wide", "narrow"))
     b.node("Concat", ["stem2_out", "x"], output="after", axis=1)
     choice(b, [first, other], rate(b))
-    proto = whole(b)
+    proto = branched_model(b)
     proto.graph.output[0].CopyFrom(info("y", [1, 6]))
     proto.graph.output.extend([info(last, None)])
     return proto
@@ -239,7 +241,7 @@ def impossible_loop() -> onnx.ModelProto:
     last = b.node("MatMul", [b.relu(x), b.random("last.weight", (9, 4), 9)], "last")
     bounds = [b.constant("times", np.array(3)), b.constant("true", np.array(True))]
     b.nodes.append(helper.make_node("Loop", [*bounds, joined(b, "stem2_out")], ["z"], name="repeat", body=graph))
-    proto = whole(b, "z")
+    proto = branched_model(b, "z")
     proto.graph.output[0].CopyFrom(info("z", [1, 30]))
     proto.graph.output.extend([info(last, None)])
     return proto
@@ -255,13 +257,13 @@ def impossible_loop() -> onnx.ModelProto:
 def test_what_nothing_can_run_pins_what_it_reads_and_the_rest_is_proven(
     build: Callable[[], onnx.ModelProto], untraced: set[str]
 ) -> None:
-    found = trace_model(build(), shapes={"x": (1, LONG)})
-    assert set(found.flat.untraced) == untraced
-    assert {g.name: g.channels for g in found.prunable} == {"stem1": 10, "free": 9}
-    assert "stays as it is" in (found.group("stem2").reason or "")
-    keep = select(found, {"stem1": 5, "free": 4}, "random")
-    pruned = resize(found, keep)
-    proof = verify(found, keep, pruned=pruned)
+    trace = trace_model(build(), shapes={"x": (1, LONG)})
+    assert set(trace.flat.untraced) == untraced
+    assert {g.name: g.channels for g in trace.prunable} == {"stem1": 10, "free": 9}
+    assert "stays as it is" in (trace.group("stem2").reason or "")
+    keep = select(trace, {"stem1": 5, "free": 4}, "random")
+    pruned = resize(trace, keep)
+    proof = verify(trace, keep, pruned=pruned)
     assert proof.exact and proof.tensors >= 6, proof
 
 

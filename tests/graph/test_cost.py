@@ -48,10 +48,10 @@ CONV = helper.make_node("Conv", ["x", "w", "b"], ["y"], name="conv")
 
 
 def test_conv_counts_weights_bias_and_macs() -> None:
-    made = cost_of([CONV], {"x": (1, 3, 8, 8)}, {"w": (16, 3, 3, 3), "b": (16,)}, {"y": (1, 16, 6, 6)})
-    assert made.params == 16 * 27 + 16
-    assert made.macs == 16 * 36 * 27
-    assert [(layer.name, layer.op) for layer in made.layers] == [("conv", "Conv")]
+    counted = cost_of([CONV], {"x": (1, 3, 8, 8)}, {"w": (16, 3, 3, 3), "b": (16,)}, {"y": (1, 16, 6, 6)})
+    assert counted.params == 16 * 27 + 16
+    assert counted.macs == 16 * 36 * 27
+    assert [(layer.name, layer.op) for layer in counted.layers] == [("conv", "Conv")]
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_macs_and_params_by_op(
 ) -> None:
     names = [f"w{i}" for i in range(len(weights))]
     node = helper.make_node(op, ["x", *names], ["y"], **attributes)
-    made = cost_of([node], {"x": x}, dict(zip(names, weights, strict=True)), {"y": y})
-    assert made.macs == macs
-    assert made.params == sum(map(prod, weights))
+    counted = cost_of([node], {"x": x}, dict(zip(names, weights, strict=True)), {"y": y})
+    assert counted.macs == macs
+    assert counted.params == sum(map(prod, weights))
 
 
 def test_attention_counts_scores_and_values() -> None:
@@ -86,15 +86,15 @@ def test_attention_counts_scores_and_values() -> None:
 def test_batchnorm_counts_scale_and_shift_only() -> None:
     node = helper.make_node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y"])
     weights: dict[str, Shape | np.ndarray] = {"s": (6,), "b": (6,), "m": (6,), "v": np.ones(6, np.float32)}
-    made = cost_of([node], {"x": (1, 6, 2, 2)}, weights, {"y": (1, 6, 2, 2)})
-    assert (made.params, made.macs) == (12, 0)
+    counted = cost_of([node], {"x": (1, 6, 2, 2)}, weights, {"y": (1, 6, 2, 2)})
+    assert (counted.params, counted.macs) == (12, 0)
 
 
 def test_shared_weight_counts_once_and_multiplies_twice() -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("MatMul", ["h", "w"], ["y"])]
-    made = cost_of(nodes, {"x": (1, 4)}, {"w": (4, 4)}, {"h": (1, 4), "y": (1, 4)})
-    assert (made.params, made.macs) == (16, 32)
-    assert [layer.name for layer in made.layers] == ["h", "y"]
+    counted = cost_of(nodes, {"x": (1, 4)}, {"w": (4, 4)}, {"h": (1, 4), "y": (1, 4)})
+    assert (counted.params, counted.macs) == (16, 32)
+    assert [layer.name for layer in counted.layers] == ["h", "y"]
 
 
 def test_separate_bias_counts_and_constants_do_not() -> None:
@@ -117,8 +117,8 @@ def test_memory_is_the_peak_of_what_is_alive_together() -> None:
         helper.make_node("ReduceMean", ["b"], ["c"], axes=[1]),  # b, c
         helper.make_node("Cast", ["c"], ["y"], to=TensorProto.FLOAT16),
     ]
-    made = cost_of(nodes, {"x": (1, 10)}, {}, {"a": (1, 10), "b": (1, 20), "c": (1, 1), "y": (1, 1)})
-    assert made.memory_bytes == 4 * 30
+    counted = cost_of(nodes, {"x": (1, 10)}, {}, {"a": (1, 10), "b": (1, 20), "c": (1, 1), "y": (1, 1)})
+    assert counted.memory_bytes == 4 * 30
 
 
 def test_candidate_widths_need_no_model() -> None:

@@ -52,17 +52,17 @@ def network(end: str) -> onnx.ModelProto:
 def test_they_stay_free(end: str) -> None:
     proto = network(end)
     normalise(proto)
-    found = trace(fold(proto, GIVEN))
-    assert found.folded.fixed == ()
-    keep = select(found, {"conv1": 4, "conv2": 6})
-    assert verify(found, keep).exact
-    small, whole = session(resize(found, keep)), session(found.folded.proto)
+    model_trace = trace(fold(proto, GIVEN))
+    assert model_trace.folded.fixed == ()
+    keep = select(model_trace, {"conv1": 4, "conv2": 6})
+    assert verify(model_trace, keep).exact
+    small, uncut = session(resize(model_trace, keep)), session(model_trace.folded.proto)
     original = session(proto)
     for size in ((16, 24), (32, 8), (13, 21)):
         inputs = random_inputs({"image": ((1, 3, *size), np.dtype(np.float32))})
-        wanted = run(original, inputs)["last_out"]
-        np.testing.assert_allclose(run(whole, inputs)["last_out"], wanted, atol=1e-4 * np.abs(wanted).max())
-        assert run(small, inputs)["last_out"].shape == wanted.shape
+        expected = run(original, inputs)["last_out"]
+        np.testing.assert_allclose(run(uncut, inputs)["last_out"], expected, atol=1e-4 * np.abs(expected).max())
+        assert run(small, inputs)["last_out"].shape == expected.shape
 
 
 def flattened() -> onnx.ModelProto:
@@ -78,11 +78,11 @@ def flattened() -> onnx.ModelProto:
 def test_a_model_that_runs_at_one_size_alone_says_so_in_its_file() -> None:
     proto = flattened()
     normalise(proto)
-    found = trace(fold(proto, GIVEN))
-    assert found.folded.fixed == ("image",)
-    small = resize(found, select(found, {"conv1": 4}))
+    model_trace = trace(fold(proto, GIVEN))
+    assert model_trace.folded.fixed == ("image",)
+    small = resize(model_trace, select(model_trace, {"conv1": 4}))
     assert declared_shape(small.graph.input[0]) == (None, 3, 16, 24)
-    assert verify(found, select(found, {"conv1": 4})).exact
+    assert verify(model_trace, select(model_trace, {"conv1": 4})).exact
 
 
 def test_folding_leaves_the_file_it_was_given_alone() -> None:
@@ -95,13 +95,13 @@ def test_folding_leaves_the_file_it_was_given_alone() -> None:
 def test_a_real_network_with_free_sizes(real_models) -> None:  # type: ignore[no-untyped-def]
     proto = load(real_models / "bodypix_mnv1_050_s16.onnx").proto
     (name,) = (value.name for value in proto.graph.input)
-    found = trace(fold(proto, {name: (1, 129, 161, 3)}))
-    keep = select(found, {g.name: g.step * max(1, g.channels // g.step // 2) for g in found.prunable})
-    assert verify(found, keep, runs=2).exact
-    small = resize(found, keep)
-    sizes = [(129, 161)] if found.folded.fixed else [(129, 161), (161, 97)]
-    assert (declared_shape(small.graph.input[0]) == (1, 129, 161, 3)) == bool(found.folded.fixed)
+    model_trace = trace(fold(proto, {name: (1, 129, 161, 3)}))
+    keep = select(model_trace, {g.name: g.step * max(1, g.channels // g.step // 2) for g in model_trace.prunable})
+    assert verify(model_trace, keep, runs=2).exact
+    small = resize(model_trace, keep)
+    sizes = [(129, 161)] if model_trace.folded.fixed else [(129, 161), (161, 97)]
+    assert (declared_shape(small.graph.input[0]) == (1, 129, 161, 3)) == bool(model_trace.folded.fixed)
     for size in sizes:
         inputs = random_inputs({name: ((1, *size, 3), np.dtype(np.float32))})
-        wanted = run(session(proto), inputs)
-        assert {k: v.shape for k, v in run(session(small), inputs).items()} == {k: v.shape for k, v in wanted.items()}
+        expected = run(session(proto), inputs)
+        assert {k: v.shape for k, v in run(session(small), inputs).items()} == {k: v.shape for k, v in expected.items()}

@@ -114,11 +114,11 @@ def test_data_are_read_or_refused_in_every_place(place: Place, folder: Path, ope
         load(file)
     assert not [name for name in opened if name.endswith(("config", ".git"))]
     file.write_bytes(naming(place, "w.bin").SerializeToString())
-    found = parse(file)
-    assert found.size_bytes == file.stat().st_size + VALUES.nbytes
-    (tensor,) = [tensor for tensor in tensors(found.proto) if tensor.name == "stray"]
+    file_proto = parse(file)
+    assert file_proto.size_bytes == file.stat().st_size + VALUES.nbytes
+    (tensor,) = [tensor for tensor in tensors(file_proto.proto) if tensor.name == "stray"]
     if spelled(place) == WEIGHTS:  # large ones stay in their file until they are needed
-        assert external_tensors(found.proto) == [tensor]
+        assert external_tensors(file_proto.proto) == [tensor]
     else:
         np.testing.assert_array_equal(numpy_helper.to_array(tensor), VALUES)
 
@@ -264,12 +264,12 @@ def test_a_model_with_all_of_its_tensors_in_other_files_is_the_same_model(tmp_pa
         tensor.external_data.add(key="location", value=f"{number}.bin")
     outside.write_bytes(proto.SerializeToString())
     assert len(external_tensors(proto)) == 7
-    found, expected = load(outside).proto, load(inside).proto
-    assert not external_tensors(found)
+    file_proto, expected = load(outside).proto, load(inside).proto
+    assert not external_tensors(file_proto)
     feeds = {"x": np.ones((1, 4), np.float32), "pick": np.array(False)}
-    (got,), (wanted,) = (run(session(p), feeds).values() for p in (found, expected))
-    np.testing.assert_allclose(wanted, [[14, 38, 14, 62]])
-    np.testing.assert_array_equal(got, wanted)
+    (got,), (expected_value,) = (run(session(p), feeds).values() for p in (file_proto, expected))
+    np.testing.assert_allclose(expected_value, [[14, 38, 14, 62]])
+    np.testing.assert_array_equal(got, expected_value)
     assert counted(outside) == counted(inside)
 
 

@@ -25,7 +25,7 @@ BUILDERS: dict[str, Callable[[], onnx.ModelProto]] = models.ALL | {
 }
 
 
-def beside(proto: onnx.ModelProto, file: Path) -> Path:
+def save_with_external_weights(proto: onnx.ModelProto, file: Path) -> Path:
     """Save a model with all its weights in another file."""
     onnx.save_model(proto, str(file), save_as_external_data=True, location="weights", size_threshold=0)
     return file
@@ -33,7 +33,7 @@ def beside(proto: onnx.ModelProto, file: Path) -> Path:
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_weights_in_another_file_change_no_result(name: str, tmp_path: Path) -> None:
-    one, two = tmp_path / "one.onnx", beside(BUILDERS[name](), tmp_path / "two.onnx")
+    one, two = tmp_path / "one.onnx", save_with_external_weights(BUILDERS[name](), tmp_path / "two.onnx")
     onnx.save(BUILDERS[name](), one)
     inside, outside = inspect(one), inspect(two)
     assert outside.layers == inside.layers
@@ -45,16 +45,16 @@ def test_weights_in_another_file_change_no_result(name: str, tmp_path: Path) -> 
     cut_inside = prune(one, tmp_path / "cut_one.onnx", ratio=0.5)
     cut_outside = prune(two, tmp_path / "cut_two.onnx", ratio=0.5)
     assert cut_outside.groups == cut_inside.groups
-    wanted, got = onnx.load(tmp_path / "cut_one.onnx"), onnx.load(tmp_path / "cut_two.onnx")
-    assert [node.SerializeToString() for node in got.graph.node] == [n.SerializeToString() for n in wanted.graph.node]
+    expected, got = onnx.load(tmp_path / "cut_one.onnx"), onnx.load(tmp_path / "cut_two.onnx")
+    assert [node.SerializeToString() for node in got.graph.node] == [n.SerializeToString() for n in expected.graph.node]
     values = {t.name: onnx.numpy_helper.to_array(t) for t in got.graph.initializer}
-    assert values.keys() == {t.name for t in wanted.graph.initializer}
-    for tensor in wanted.graph.initializer:
+    assert values.keys() == {t.name for t in expected.graph.initializer}
+    for tensor in expected.graph.initializer:
         np.testing.assert_array_equal(values[tensor.name], onnx.numpy_helper.to_array(tensor))
 
 
 def test_inspecting_reads_no_weights_and_a_cut_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = beside(models.plain((8, 8)), tmp_path / "m.onnx")
+    file = save_with_external_weights(models.plain((8, 8)), tmp_path / "m.onnx")
     read: list[str] = []
     original = onnx_file.external_array
 
@@ -63,10 +63,10 @@ def test_inspecting_reads_no_weights_and_a_cut_one_at_a_time(tmp_path: Path, mon
         return original(tensor, model)
 
     monkeypatch.setattr("netadapt_onnx.graph.lazy_weights.external_array", recorded)
-    left = load_without_weights(file)
-    assert left.sha256 == ""
-    convs = {node.input[1] for node in left.proto.graph.node if node.op_type in ("Conv", "Gemm")}
-    assert convs == {t.name for t in left.proto.graph.initializer if t.data_location == TensorProto.EXTERNAL} & convs
+    model = load_without_weights(file)
+    assert model.sha256 == ""
+    convs = {node.input[1] for node in model.proto.graph.node if node.op_type in ("Conv", "Gemm")}
+    assert convs == {t.name for t in model.proto.graph.initializer if t.data_location == TensorProto.EXTERNAL} & convs
     inspect(file)
     assert read == []
     prune(file, tmp_path / "cut.onnx", ratio=0.5)

@@ -125,12 +125,12 @@ def test_results_are_compared_with_what_is_planned() -> None:
     planned = fold(proto).interface()
     require_planned(proto, planned)
     assert planned.outputs == {"last_out": ((1, 4, 8, 8), FLOAT)}
-    for wrong, told in (
+    for wrong, message in (
         (((1, 5, 8, 8), FLOAT), "1x4x8x8.*should be.*1x5x8x8"),
         (((1, 4, 8), FLOAT), "should be.*1x4x8"),
         (((1, 4, 8, 8), np.dtype(np.int64)), "float.*should be.*int64"),
     ):
-        with pytest.raises(NetadaptError, match=told) as caught:
+        with pytest.raises(NetadaptError, match=message) as caught:
             require_planned(proto, Interface(planned.inputs, {"last_out": wrong}))
         assert caught.value.code == "bad-cut"
     with pytest.raises(NetadaptError, match="lost its output 'other'"):
@@ -170,9 +170,9 @@ def test_sizes_that_the_file_leaves_open_are_those_that_were_given(tmp_path: Pat
     """A cut that only a size given at run time shows to be wrong: onnxruntime opens the file, the shapes do not fit."""
     proto = summed()
     proto.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "H"
-    found = trace(fold(proto, {"image": (1, 3, 8, 8)}))
-    keep = select(found, {group.name: 4 for group in found.prunable})
-    cut, planned = resize(found, keep), found.folded.interface(found.resized_shapes(keep))
+    model_trace = trace(fold(proto, {"image": (1, 3, 8, 8)}))
+    keep = select(model_trace, {group.name: 4 for group in model_trace.prunable})
+    cut, planned = resize(model_trace, keep), model_trace.folded.interface(model_trace.resized_shapes(keep))
     assert save(cut, tmp_path / "cut.onnx", planned=planned).is_file()
     target = numpy_helper.from_array(np.array([0, -1, 4, 8]), "target")
     cut.graph.initializer.append(target)
@@ -190,7 +190,7 @@ def test_a_cut_that_loads_but_does_not_run_is_no_unproven_one(wrong: Path) -> No
     proto = summed()
     for axis in (2, 3):
         proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"D{axis}"
-    found = trace(fold(proto, {"image": (1, 3, 8, 8)}))
+    model_trace = trace(fold(proto, {"image": (1, 3, 8, 8)}))
     with pytest.raises(NetadaptError, match="is wrong and is not written") as caught:
-        verify(found, select(found, {"conv2": 4}))
+        verify(model_trace, select(model_trace, {"conv2": 4}))
     assert caught.value.code == "bad-cut"

@@ -87,15 +87,15 @@ def with_a_choice_by_size() -> onnx.ModelProto:
     ids=["plain", "residual", "old", "constants", "function"],
 )
 def test_what_a_runtime_sees_alike_is_not_told_apart(build: Protos, tmp_path: Path) -> None:
-    found = seen(build(), tmp_path)
-    assert (found.proto, found.note) == (None, "")
+    original = seen(build(), tmp_path)
+    assert (original.proto, original.note) == (None, "")
 
 
 @pytest.mark.parametrize("build", [lambda: overridable(plain()), with_a_choice_by_size], ids=["listed", "choice"])
 def test_what_a_runtime_sees_otherwise_is_kept_as_it_is(build: Protos, tmp_path: Path) -> None:
-    found = seen(build(), tmp_path)
-    assert found.proto == build()
-    assert (found.sha256, found.note) == (load(tmp_path / "model.onnx").sha256, "")
+    original = seen(build(), tmp_path)
+    assert original.proto == build()
+    assert (original.sha256, original.note) == (load(tmp_path / "model.onnx").sha256, "")
 
 
 def test_most_files_are_compared_without_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,10 +115,10 @@ def test_external_data_are_read_with_the_file(tmp_path: Path) -> None:
     proto = overridable(plain((64, 64)))
     onnx.save(proto, tmp_path / "model.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     model = load(tmp_path / "model.onnx")
-    found = as_given(model, fold(model.proto).proto)
-    assert found.proto is not None
+    original = as_given(model, fold(model.proto).proto)
+    assert original.proto is not None
     image = np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)
-    mine, theirs = (run(session(p), {"image": image})["logits"] for p in (found.proto, plain((64, 64))))
+    mine, theirs = (run(session(p), {"image": image})["logits"] for p in (original.proto, plain((64, 64))))
     np.testing.assert_allclose(mine, theirs, atol=1e-4 * np.abs(theirs).max())
 
 
@@ -127,9 +127,9 @@ def test_a_file_that_changed_since_it_was_loaded_is_said(tmp_path: Path) -> None
     model = load(tmp_path / "model.onnx")
     folded = fold(model.proto).proto
     (tmp_path / "model.onnx").write_bytes(overridable(plain(seed=1)).SerializeToString())
-    found = as_given(model, folded)
-    assert found.proto is None
-    assert "no longer the file that was loaded" in found.note
+    original = as_given(model, folded)
+    assert original.proto is None
+    assert "no longer the file that was loaded" in original.note
     (tmp_path / "model.onnx").unlink()
     assert "no such file" in as_given(model, folded).note
 

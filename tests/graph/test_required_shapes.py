@@ -134,13 +134,13 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
 def test_the_command_that_is_proposed_works_as_it_is_printed(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    build, wanted = CASES[name]
+    build, expected = CASES[name]
     path = tmp_path / "m.onnx"
     path.write_bytes(build().SerializeToString())
     assert run(["inspect", str(path)]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and wanted in said, said
-    typed = shlex.split(said[said.index("--shape") :])
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and expected in line, line
+    typed = shlex.split(line[line.index("--shape") :])
     assert run(["inspect", str(path), *typed]) == 0
     assert run(["prune", str(path), "--ratio", "0", *typed]) == 0  # which runs it
 

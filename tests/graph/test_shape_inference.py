@@ -22,7 +22,7 @@ from netadapt_onnx.surgery.trace import trace
 from netadapt_onnx.surgery.verify.prove import verify
 from rule_cases import CASES, build
 
-EVERY = {f"model {name}": made for name, made in models.ALL.items()} | {
+EVERY = {f"model {name}": builder for name, builder in models.ALL.items()} | {
     f"{domain}::{op}": (lambda domain=domain, op=op: build(domain, op)) for domain, op in CASES
 }
 
@@ -34,12 +34,12 @@ def folded(proto: onnx.ModelProto, **shapes: tuple[int, ...]) -> FoldedModel:
 
 @pytest.mark.parametrize("name", sorted(EVERY))
 def test_shapes_and_types_are_those_of_running_the_model(name: str) -> None:
-    found = folded(EVERY[name]())
-    if found.unrunnable:
-        pytest.skip(found.unrunnable[:80])
-    names = [tensor for node in found.proto.graph.node for tensor in node.output if tensor]
-    ran = run(session(found.proto, outputs=names, optimise=False), random_inputs(found.specs))
-    assert {k: (v.shape, v.dtype) for k, v in ran.items()} == {k: (found.shapes[k], found.dtypes[k]) for k in names}
+    result = folded(EVERY[name]())
+    if result.unrunnable:
+        pytest.skip(result.unrunnable[:80])
+    names = [tensor for node in result.proto.graph.node for tensor in node.output if tensor]
+    ran = run(session(result.proto, outputs=names, optimise=False), random_inputs(result.specs))
+    assert {k: (v.shape, v.dtype) for k, v in ran.items()} == {k: (result.shapes[k], result.dtypes[k]) for k in names}
 
 
 @pytest.mark.parametrize("name", sorted(models.ALL))
@@ -67,8 +67,8 @@ def test_a_type_that_follows_an_input_folds() -> None:
     x = b.conv("image", 3, 4)
     scale = b.node("CastLike", [b.constant("two", np.array([2], np.int64)), x])
     b.node("Mul", [x, scale], output="y")
-    found = folded(b.model({"image": ("N", 3, 4, 4)}, {"y": ("N", 4, 4, 4)}))
-    assert [n.op_type for n in found.proto.graph.node] == ["Conv", "Mul"]
+    result = folded(b.model({"image": ("N", 3, 4, 4)}, {"y": ("N", 4, 4, 4)}))
+    assert [n.op_type for n in result.proto.graph.node] == ["Conv", "Mul"]
 
 
 def test_a_size_that_depends_on_the_data_is_no_constant() -> None:
@@ -79,26 +79,26 @@ def test_a_size_that_depends_on_the_data_is_no_constant() -> None:
     count = b.node("Gather", [b.node("Shape", [positive]), b.constant("one", np.array(1))])
     b.node("Mul", [x, b.node("Cast", [count], to=TensorProto.FLOAT)], output="y")
     proto = b.model({"image": (1, 3, 4, 4)}, {"y": (1, 4, 4, 4)})
-    found = folded(onnx.ModelProto.FromString(proto.SerializeToString()))
-    assert "Shape" in [n.op_type for n in found.proto.graph.node]
-    inputs = random_inputs(found.specs, seed=3)
+    result = folded(onnx.ModelProto.FromString(proto.SerializeToString()))
+    assert "Shape" in [n.op_type for n in result.proto.graph.node]
+    inputs = random_inputs(result.specs, seed=3)
     np.testing.assert_allclose(
-        run(session(found.proto), inputs)["y"], run(session(proto), inputs)["y"], rtol=1e-5, atol=1e-5
+        run(session(result.proto), inputs)["y"], run(session(proto), inputs)["y"], rtol=1e-5, atol=1e-5
     )
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (("conv2.weight", (8, 5, 3, 3)), "do not fit the 8 channels of their input"),
         (("fc1.weight", (10, 9)), "Gemm"),
     ],
 )
-def test_shapes_that_contradict_each_other_name_the_node(wrong: tuple[str, tuple[int, ...]], told: str) -> None:
+def test_shapes_that_contradict_each_other_name_the_node(wrong: tuple[str, tuple[int, ...]], message: str) -> None:
     proto = models.plain((8, 8))
     tensor = next(t for t in proto.graph.initializer if t.name == wrong[0])
     tensor.CopyFrom(numpy_helper.from_array(np.zeros(wrong[1], np.float32), wrong[0]))
-    with pytest.raises(NetadaptError, match=told) as caught:
+    with pytest.raises(NetadaptError, match=message) as caught:
         folded(proto)
     assert caught.value.node == wrong[0].split(".")[0]
 
@@ -133,22 +133,22 @@ def test_onnxruntime_prints_nothing_of_a_model_that_it_refuses(capfd: pytest.Cap
 
 @pytest.mark.parametrize("declared", [None, ("N", 8, 4, 4)])
 def test_around_an_operator_of_an_unknown_domain_the_rest_is_pruned(declared: tuple[int | str, ...] | None) -> None:
-    found = trace(folded(custom(declared)))
-    groups = {g.name: g for g in found.groups}
+    result = trace(folded(custom(declared)))
+    groups = {g.name: g for g in result.groups}
     assert groups["conv2"].reason == "no rule for my.vision::Blur ('blur')"
     assert groups["conv1"].prunable
     assert groups["conv3"].prunable
-    assert found.folded.shapes["last_out"] == (1, 4, *((8, 8) if declared is None else (4, 4)))
-    assert found.folded.assumed == (("blurred",) if declared is None else ())
-    assert "Blur" in (found.folded.unrunnable or "")
+    assert result.folded.shapes["last_out"] == (1, 4, *((8, 8) if declared is None else (4, 4)))
+    assert result.folded.assumed == (("blurred",) if declared is None else ())
+    assert "Blur" in (result.folded.unrunnable or "")
 
 
 def test_an_assumed_shape_that_cannot_be_is_not_assumed() -> None:
     proto = custom()
     proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("last_out", TensorProto.FLOAT, ["N", 4, 5, 5]))
-    found = trace(folded(proto))
-    assert "conv3_out" not in found.folded.shapes
-    assert {g.name: g.prunable for g in found.groups} == {"conv1": True, "conv2": False}
+    result = trace(folded(proto))
+    assert "conv3_out" not in result.folded.shapes
+    assert {g.name: g.prunable for g in result.groups} == {"conv1": True, "conv2": False}
 
 
 def test_no_constant_is_made_of_an_assumed_shape() -> None:
@@ -171,9 +171,9 @@ def test_no_constant_is_made_of_an_assumed_shape() -> None:
 
 
 def test_the_proof_of_a_model_that_cannot_run_is_refused_by_name() -> None:
-    found = trace(folded(custom()))
+    result = trace(folded(custom()))
     with pytest.raises(NetadaptError, match=r"onnxruntime has no my\.vision::Blur \('blur'\)") as caught:
-        verify(found, select(found, {"conv1": 4}))
+        verify(result, select(result, {"conv1": 4}))
     assert caught.value.code == "unverifiable"
 
 

@@ -139,14 +139,14 @@ REFUSED: list[tuple[Callable[[onnx.ModelProto], onnx.ModelProto], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "said"), REFUSED, ids=[said for _, said in REFUSED])
+@pytest.mark.parametrize(("change", "message"), REFUSED, ids=[message for _, message in REFUSED])
 def test_what_is_no_model_is_refused_where_it_is_read(
-    change: Callable[[onnx.ModelProto], onnx.ModelProto], said: str, tmp_path: Path
+    change: Callable[[onnx.ModelProto], onnx.ModelProto], message: str, tmp_path: Path
 ) -> None:
     path = save(change(plain((3, 4), size=4)), tmp_path / "m.onnx")
     with pytest.raises(NetadaptError) as caught:
         read(path)
-    assert said in caught.value.message and str(path) in caught.value.message
+    assert message in caught.value.message and str(path) in caught.value.message
     assert caught.value.code == "not-onnx"
 
 

@@ -1,4 +1,4 @@
-"""What a stranger's model may take while its shapes are told: rounds of loops, memory, labels, inlined functions."""
+"""What a stranger's model may take while its shapes are told: rounds of loops, memory, labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph import loop_limits, memory_limit, runtime, shape_inference
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.loop_limits import MOST_TRIPS, limit_trips
-from netadapt_onnx.graph.passes import inline_functions
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import run, session
 from netadapt_onnx.graph.shape_inference import SMALL_BYTES
@@ -232,40 +231,6 @@ def test_thousands_of_constants_are_not_all_computed(monkeypatch: pytest.MonkeyP
     large = [t for t in folded.proto.graph.initializer if np.prod(t.dims) * 4 > SMALL_BYTES]
     assert sum(int(np.prod(t.dims)) * 4 for t in large) <= 50_000_000
     assert folded.shapes["z"] == (side, side)
-
-
-def called(depth: int, times: int) -> onnx.ModelProto:
-    """Functions that each call the one before `times` times."""
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
-    own = [helper.make_function("own", "F0", ["a"], ["b"], [node("Relu", ["a"], ["b"])], opsets)]
-    for i in range(1, depth):
-        names = ["a", *(f"m{k}" for k in range(times - 1)), "b"]
-        inner = [node(f"F{i - 1}", [names[k]], [names[k + 1]], domain="own") for k in range(times)]
-        own.append(helper.make_function("own", f"F{i}", ["a"], ["b"], inner, opsets))
-    return between([node(f"F{depth - 1}", ["t0"], ["t"], domain="own")], "t", functions=own)
-
-
-def test_functions_are_inlined_if_few_nodes_come_of_them() -> None:
-    assert sum(n.op_type == "Relu" for n in normalised(called(6, 2)).graph.node) == 32
-    assert sum(n.op_type == "Relu" for n in normalised(called(inline_functions.DEEPEST - 1, 1)).graph.node) == 1
-
-
-@pytest.mark.parametrize(
-    ("depth", "times", "said"),
-    [(30, 2, "come to 1.61e[+]09 nodes"), (1000, 1, "1001 levels deep"), (20_000, 1, "20001 levels deep")],
-)
-def test_functions_that_would_fill_the_memory_or_the_stack_are_refused(depth: int, times: int, said: str) -> None:
-    with pytest.raises(NetadaptError, match=said) as error:
-        normalise(called(depth, times))
-    assert error.value.code == "too-large"
-
-
-def test_functions_that_call_themselves_are_refused() -> None:
-    model = called(3, 1)
-    model.functions[0].node[0].op_type = "F2"
-    model.functions[0].node[0].domain = "own"
-    with pytest.raises(NetadaptError, match=r"own::F[012] calls itself"):
-        normalise(model)
 
 
 def nested_file(levels: int) -> bytes:

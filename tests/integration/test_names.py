@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import tomllib
 from pathlib import Path
 from xml.etree import ElementTree
 
-import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -23,16 +21,8 @@ from gate_fixtures import save
 from hostile_names import NAMES, acting, hostile_model
 from netadapt_onnx import cli
 from netadapt_onnx.common.escape import (
-    PrintablePath,
-    escape,
-    escape_json,
-    escape_lines,
-    printable_copy,
-    shell_command,
     toml_string,
 )
-from netadapt_onnx.common.json_output import json_bytes
-from netadapt_onnx.gating.result import Blame
 
 pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 # A file's name holds no slash and at most 255 bytes.
@@ -69,10 +59,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def model(folder: Path, here: Path) -> Path:
+def model(folder: Path, workspace: Path) -> Path:
     """The hostile model, under its hostile name, in the folder that the command runs in."""
     for name in (FILE, "d.npz"):
-        shutil.copy(folder / name, here / name)
+        shutil.copy(folder / name, workspace / name)
     return Path(FILE)
 
 
@@ -182,7 +172,7 @@ def test_profile_and_its_tables(model: Path, capfd: pytest.CaptureFixture[str]) 
     run(capfd, "profile", "bundle", model, "-o", f"b{FILE}")
 
 
-def test_export_and_env(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_export_and_env(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     lines = ("import torch", "def f():", "    return torch.nn.Conv2d(3, 4, 3), (torch.zeros(1, 3, 8, 8),)")
     Path(f"f{FILE}.py").write_text("\n".join(lines))
     run(capfd, "export", f"f{FILE}.py:f", "-o", f"e{FILE}", "--exporter", "legacy")
@@ -225,7 +215,7 @@ def test_errors(words: tuple[str, ...], model: Path, capfd: pytest.CaptureFixtur
     assert document(capfd, *words, code=2)["error"]
 
 
-def test_errors_about_operators_and_of_libraries(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_errors_about_operators_and_of_libraries(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for op, domain in ((ALL, ""), ("Relu", ALL), (ALL, ALL)):
         proto = hostile_model()
         proto.graph.node[1].op_type, proto.graph.node[1].domain = op, domain
@@ -247,7 +237,9 @@ def test_errors_about_operators_and_of_libraries(here: Path, capfd: pytest.Captu
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names there are characters")
-def test_file_names_of_bytes_that_are_no_characters(here: Path, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_file_names_of_bytes_that_are_no_characters(
+    workspace: Path, model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     name = "m\udcff\x1b.onnx"
     shutil.copy(model, name)
     for words in (
@@ -268,34 +260,6 @@ def test_debug_and_warnings_are_escaped(model: Path) -> None:
     )
     assert done.returncode == 2 and b"Traceback" in done.stderr
     assert not acting(done.stderr.decode())
-
-
-def test_escapes_are_printable_idempotent_and_apart() -> None:
-    escaped = [escape(name) for name in NAMES]
-    assert not acting("\n".join(escaped)) and len(set(escaped)) == len(NAMES)
-    assert [escape(text) for text in escaped] == escaped
-    assert escape("größe/层::x #1 [a]") == "größe/层::x #1 [a]"
-    assert escape_lines("a\n ::b\n\x1b[1mc\x1b[0m", colours=True) == "a\n \\x3a:b\n\x1b[1mc\x1b[0m"
-    for name in NAMES:
-        assert json.loads(escape_json(json.dumps(name, ensure_ascii=False))) == name
-        assert json.loads(json_bytes({name: name})) == {name: name}
-        assert tomllib.loads(f"{toml_string(name)} = {toml_string(name)}") == {name: name}
-        assert escape(name) != name or shlex.split(shell_command([name])) == [name]
-
-
-def test_copies_of_results_are_printable_and_otherwise_the_same() -> None:
-    class Line(msgspec.Struct, frozen=True):
-        names: tuple[str, ...]
-
-    blame = Blame(NAMES[0], "Conv", "macs", 1, 2)
-    line = printable_copy(Line((NAMES[4], "conv1")))
-    assert line.names == ("\\x23#[error]e", "conv1")
-    assert printable_copy({NAMES[0]: [blame]}) == {escape(NAMES[0]): [Blame(escape(NAMES[0]), "Conv", "macs", 1, 2)]}
-    assert printable_copy({"a\x1b": 1, "a\\x1b": 2}) == {"a\\x1b": 1, "a\\x1b (2)": 2}
-    harmless = {"a": [Blame("conv1", "Conv", "macs", 1, 2)], "b": (Path("c"), 1.5, None)}
-    assert printable_copy(harmless) is harmless
-    path = printable_copy(Path(FILE))
-    assert isinstance(path, PrintablePath) and os.fspath(path) == FILE and not acting(str(path))
 
 
 @pytest.mark.parametrize(

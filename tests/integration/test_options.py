@@ -30,7 +30,7 @@ COMMANDS = {name: name.removesuffix("Keywords").lower() for name in KEYWORDS} | 
 DATA = {"data", "task", "resize", "crop", "mean", "std"}
 # What commands declare by themselves: outputs, ways of the command line, and choices that become one object.
 OWN = {"out", "output", "table", "dry_run", "config", "json", "verbose", "quiet", "debug", "plot", "form", "overwrite"}
-OWN |= {"attention", "resize_io", "resource"}
+OWN |= {"attention", "resize_io", "resource", "more"}
 
 
 def command(name: str) -> click.Command:

@@ -37,22 +37,11 @@ telling toward wordiest
 """
 BANNED = {*PARTICIPLES.split(), *REPLACED.split()}
 # Identifiers that a file's format or the command line fixes.
-CONTRACT: set[str] = set()
-
-# Not mended yet; these lists only get shorter.
-LONG_FUNCTIONS = {
-    "api/adapt.py::adapt",
-    "api/adapt.py::dry_run",
-    "api/profile.py::profile",
-    "api/prune.py::prune",
-    "api/scale.py::scale",
-    "commands/gate.py::command",
-    "commands/profile.py::command",
-    "profilers/devices/bundle.py::write_bundle",
+CONTRACT = {
+    "here",  # deployed.devices of a result
+    "mended",  # inspect --sensitivity
+    "tried",  # history.jsonl
 }
-OLD_WORDS = """
-api cli.py commands gating graph profilers reporting scaling search surgery
-"""
 
 
 @cache
@@ -90,27 +79,42 @@ def test_files_are_short(path: Path) -> None:
 
 
 def test_functions_are_short() -> None:
-    long = {
+    long = [
         f"{path.relative_to(PACKAGE).as_posix()}::{node.name}"
         for path in MODULES
         for node in functions(path)
         if (node.end_lineno or 0) - node.lineno + 1 > MAX_FUNCTION_LINES
-    }
-    assert long <= LONG_FUNCTIONS
+    ]
+    assert not long
+
+
+def test_what_tests_share_is_on_one_page() -> None:
+    tests = REPOSITORY / "tests"
+    page = (tests / "README.md").read_text(encoding="utf-8")
+    assert [path.stem for path in (tests / "support").glob("*.py") if f"`{path.stem}`" not in page] == []
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "tests").rglob("*.py")), ids=lambda p: p.name)
+def test_no_test_imports_another(path: Path) -> None:
+    imported = [
+        name
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    ]
+    assert not [name for name in imported if name.startswith(("test_", "tests.", "conftest"))]
 
 
 def test_names_are_the_fields_words() -> None:
     old = [
         f"{path.relative_to(REPOSITORY)}:{line}: {name}"
         for path in MODULES
-        if path.relative_to(PACKAGE).parts[0] not in OLD_WORDS.split()
         for name, line in [*identifiers(path), (path.stem, 1)]
         if name.strip("_").lower() in BANNED and name not in CONTRACT
     ]
     assert not old, "\n".join(old)
 
 
-@pytest.mark.xfail(reason="not mended yet", strict=False)
 def test_no_module_imports_itself_through_others() -> None:
     imports = grimp.build_graph("netadapt_onnx", cache_dir=None)
     assert not imports.find_modules_directly_imported_by("netadapt_onnx.profilers.agent")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from netadapt_onnx.api.report import read_run
-from netadapt_onnx.profilers.timing import Ratio, Timing
+from netadapt_onnx.profilers.statistics import Ratio, Timing
 from netadapt_onnx.reporting import adapt_charts
 from netadapt_onnx.reporting.adapt_run import AdaptRun, Measurement
 from netadapt_onnx.reporting.adapt_sections import adapt_sections

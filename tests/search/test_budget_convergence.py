@@ -110,15 +110,15 @@ def test_what_was_measured_while_something_else_slowed_the_device_is_measured_ag
 ) -> None:
     """Every second one is disturbed: the original takes 1.2 times as long, the small model 1.5 times."""
 
-    class Disturbed(DriftingDevice):
-        def ratio(self, *given: Any, **options: Any) -> Ratio:
-            calm = super().ratio(*given, **options)
+    class EverySecondSlow(DriftingDevice):
+        def ratio(self, *arguments: Any, **options: Any) -> Ratio:
+            quiet_ratio = super().ratio(*arguments, **options)
             if len(self.measured) % 2:
-                return calm
-            slow = Timing(12.0, (11.9, 12.1), calm.reference.sessions)
-            return replace(calm, median=1.25 * calm.median, ci95=(2.0, 2.0), reference=slow)
+                return quiet_ratio
+            slow = Timing(12.0, (11.9, 12.1), quiet_ratio.reference.sessions)
+            return replace(quiet_ratio, median=1.25 * quiet_ratio.median, ci95=(2.0, 2.0), reference=slow)
 
-    device = Disturbed(1.0)
+    device = EverySecondSlow(1.0)
     on_device(monkeypatch, device)
     result = adapt(*task, "latency=0.5x", tmp_path / "run", **FAST)
     assert result.met
@@ -142,8 +142,8 @@ def test_the_device_decides_whether_a_latency_is_out_of_reach(
     """The smallest model takes 0.011x; a table that thinks nothing gets below 0.5x is not believed, a device is."""
     device = DriftingDevice(1.0)
     on_device(monkeypatch, device)
-    known = device.predict
-    monkeypatch.setattr(device, "predict", lambda shapes: known(shapes) / 2 + 0.9)
+    predict = device.predict
+    monkeypatch.setattr(device, "predict", lambda shapes: predict(shapes) / 2 + 0.9)
     hopeful = adapt(*task, "latency=0.45x", tmp_path / "hopeful", **FAST)
     assert hopeful.met
     assert hopeful.iterations > 1

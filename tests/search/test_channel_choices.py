@@ -27,8 +27,8 @@ def trace() -> Trace:
     return traced(fold(plain((8, 12, 16), size=8, classes=3)))
 
 
-def coarse(trace: Trace, *given: Any, **more: Any) -> dict[str, tuple[int, ...]]:
-    step, least, frozen, floors = (*given, *(4, 1, (), ())[len(given) :])
+def coarse(trace: Trace, *options: Any, **more: Any) -> dict[str, tuple[int, ...]]:
+    step, least, frozen, floors = (*options, *(4, 1, (), ())[len(options) :])
     return {r.group: r.coarse for r in allowed_counts(step, least, frozen, floors).choices(trace, **more)}
 
 
@@ -49,13 +49,13 @@ def test_an_automatic_step_is_the_tables(trace: Trace) -> None:
 
 
 def test_layers_stand_for_their_groups() -> None:
-    found = traced(fold(residual()))
-    group = next(g for g in found.prunable if len(g.layers) > 1)
-    assert matching(found, group.layers[-1], "--freeze") == (group.name,)
+    trace = traced(fold(residual()))
+    group = next(g for g in trace.prunable if len(g.layers) > 1)
+    assert matching(trace, group.layers[-1], "--freeze") == (group.name,)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("options", "message"),
     [
         ((0,), "--step 0: at least 1"),
         (("Gemm=",), "--step Gemm=: at least 1"),
@@ -69,9 +69,9 @@ def test_layers_stand_for_their_groups() -> None:
         ((4, 1, (), ["cnov1=4"]), "--floor cnov1.*did you mean conv1"),
     ],
 )
-def test_what_makes_no_ladder_is_refused(trace: Trace, given: tuple[Any, ...], message: str) -> None:
+def test_what_leaves_no_choice_is_refused(trace: Trace, options: tuple[Any, ...], message: str) -> None:
     with pytest.raises(NetadaptError, match=message):
-        coarse(trace, *given)
+        coarse(trace, *options)
 
 
 @pytest.mark.parametrize("amount", ["730.8", "0.7308k", 730.8, "0.025x", "2.5%"])
@@ -112,24 +112,24 @@ freeze = "conv1"
 
 def planned(capsys: pytest.CaptureFixture[str], *flags: str, code: int = 0) -> dict[str, Any]:
     assert command(["adapt", "files/model.onnx", "--dry-run", "--json", *flags]) == code
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
+    plan: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return plan
 
 
 def test_a_configuration_gives_defaults_and_flags_win(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "netadapt.toml").write_text(CONFIGURED)
-    found = planned(capsys)
-    assert {p["group"]: p["channels"] for p in found["proposals"]} == {"conv2": [12, 8], "conv3": [16, 12]}
-    found = planned(capsys, "--freeze", "conv3", "--budget", "params=0.9x")
-    assert found["driver"] == "params"
-    assert [p["group"] for p in found["proposals"]] == ["conv1", "conv2"]
+    plan = planned(capsys)
+    assert {p["group"]: p["channels"] for p in plan["proposals"]} == {"conv2": [12, 8], "conv3": [16, 12]}
+    plan = planned(capsys, "--freeze", "conv3", "--budget", "params=0.9x")
+    assert plan["driver"] == "params"
+    assert [p["group"] for p in plan["proposals"]] == ["conv1", "conv2"]
 
 
 def test_the_configuration_may_stand_in_pyproject(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inside = CONFIGURED.replace("[adapt]", "[tool.netadapt-onnx.adapt]")
     (folder / "files/pyproject.toml").write_text(inside.replace("files/", ""))
-    found = planned(capsys, "--config", "files/pyproject.toml")
-    assert [p["group"] for p in found["proposals"]] == ["conv2", "conv3"]
+    plan = planned(capsys, "--config", "files/pyproject.toml")
+    assert [p["group"] for p in plan["proposals"]] == ["conv2", "conv3"]
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ INTERVAL = 0.03
 def test_a_disturbed_machine_gets_the_right_verdict_or_none(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, bias: float, budget: str
 ) -> None:
-    calm = DisturbedDevice(quiet, 1, bias)
-    assert searched(model, tmp_path / "calm", calm, monkeypatch, budget=budget).met
+    quiet_device = DisturbedDevice(quiet, 1, bias)
+    assert searched(model, tmp_path / "calm", quiet_device, monkeypatch, budget=budget).met
     device = DisturbedDevice(DISTURBANCES[name], 1, bias)
     result = searched(model, tmp_path / "run", device, monkeypatch, budget=budget)
     share = device.share(load(result.model).proto, load(model).proto)
@@ -42,25 +42,25 @@ def test_a_disturbed_machine_gets_the_right_verdict_or_none(
         assert result.stopped == "could-not-judge"
         assert any("could not judge: times vary by" in note for note in result.notes)
     if result.met is not None and result.latency is not None:
-        said = any("the device was busy, times varied by" in note for note in result.notes)
-        assert said is (result.latency.disturbance > 0)
-    assert device.measured <= 2 * calm.measured
+        is_noted = any("the device was busy, times varied by" in note for note in result.notes)
+        assert is_noted is (result.latency.disturbance > 0)
+    assert device.measured <= 2 * quiet_device.measured
 
 
 def test_where_nobody_can_tell_the_run_ends_undecided_and_goes_on_when_it_is_quiet(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     run = tmp_path / "run"
-    noisy = searched(model, run, DisturbedDevice(hopeless), monkeypatch, log=said.append)
+    noisy = searched(model, run, DisturbedDevice(hopeless), monkeypatch, log=lines.append)
     assert (noisy.met, noisy.stopped) == (None, "could-not-judge")
     assert noisy.model.is_file()
-    assert sum("this machine is busy: times vary by" in line for line in said) == 1
-    calm = searched(model, run, DisturbedDevice(quiet), monkeypatch, resume=True)
-    assert (calm.met, calm.stopped) == (True, "met")
-    assert calm.iterations == noisy.iterations  # nothing is searched again, only measured
+    assert sum("this machine is busy: times vary by" in line for line in lines) == 1
+    resumed = searched(model, run, DisturbedDevice(quiet), monkeypatch, resume=True)
+    assert (resumed.met, resumed.stopped) == (True, "met")
+    assert resumed.iterations == noisy.iterations  # nothing is searched again, only measured
     again = searched(model, run, DisturbedDevice(hopeless), monkeypatch, resume=True)
-    assert replace(again, seconds=calm.seconds) == calm
+    assert replace(again, seconds=resumed.seconds) == resumed
 
 
 def test_an_undecided_run_exits_with_2_and_keeps_the_best_model(
@@ -91,10 +91,10 @@ def test_every_latency_of_an_iteration_is_measured_with_its_interval_or_marked_p
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for disturb in (quiet, hopeless):
-        said: list[str] = []
+        lines: list[str] = []
         run = tmp_path / disturb.__name__
-        searched(model, run, DisturbedDevice(disturb, bias=1.12), monkeypatch, log=said.append)
-        lines = [line for line in said if line.startswith("iteration ")]
+        searched(model, run, DisturbedDevice(disturb, bias=1.12), monkeypatch, log=lines.append)
+        lines = [line for line in lines if line.startswith("iteration ")]
         steps = history(run)
         assert len(lines) == len(steps) > 0
         for line, step in zip(lines, steps, strict=True):
@@ -124,10 +124,10 @@ def test_a_trained_model_that_misses_is_cut_and_trained_a_little_more(
     """Before the training it was measured within the budget, after it 4% slower, as on another day."""
 
     class Slower(DisturbedDevice):
-        def ratio(self, *given: Any, **options: Any) -> Ratio:
+        def ratio(self, *arguments: Any, **options: Any) -> Ratio:
             trained = any((tmp_path / "run").glob("iterations/*/trained.onnx"))
             self.bias = 1.04 if trained else 1.0
-            return super().ratio(*given, **options)
+            return super().ratio(*arguments, **options)
 
     epochs: list[int] = []
     from netadapt_onnx.training import trainer
@@ -141,8 +141,8 @@ def test_a_trained_model_that_misses_is_cut_and_trained_a_little_more(
     epochs_asked = epochs
     monkeypatch.setattr(trainer, "train", counted)
     device, run = Slower(quiet), tmp_path / "run"
-    said: list[str] = []
-    result = searched(task[0], run, device, monkeypatch, data=task[1], evaluate=None, final_epochs=10, log=said.append)
+    lines: list[str] = []
+    result = searched(task[0], run, device, monkeypatch, data=task[1], evaluate=None, final_epochs=10, log=lines.append)
     assert result.met
     assert device.share(load(result.model).proto, load(task[0]).proto) <= LIMIT
     assert epochs == [10, 2]

@@ -16,20 +16,20 @@ from netadapt_onnx.search.jobs import Job, run_jobs
 def done(folder: Path, request: Mapping[str, Any], work: Callable[[Mapping[str, Any]], JobResult]) -> dict[str, Any]:
     """The result of one job."""
     with InProcess(1, 60.0) as executor:
-        (result,) = run_jobs(executor, lambda here, request: work(request), (), [Job(folder, request)])
+        (result,) = run_jobs(executor, lambda worker, request: work(request), (), [Job(folder, request)])
     return result
 
 
 def test_a_finished_job_is_not_done_again_unless_asked_for_something_else(tmp_path: Path) -> None:
-    asked = []
+    calls = []
 
     def work(request: Mapping[str, Any]) -> JobResult:
-        asked.append(request["channels"])
+        calls.append(request["channels"])
         return JobResult({"accuracy": request["channels"] / 10})
 
     for channels in (8, 8, 4):
         assert done(tmp_path / "job", {"channels": channels}, work) == {"accuracy": channels / 10}
-    assert asked == [8, 4]
+    assert calls == [8, 4]
 
 
 def test_a_job_killed_on_the_way_is_done_again(tmp_path: Path) -> None:
@@ -40,10 +40,10 @@ def test_a_job_killed_on_the_way_is_done_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["request.json", "result.json", "model.onnx"])
 def test_a_job_whose_files_were_changed_is_done_again(name: str, tmp_path: Path) -> None:
-    asked = []
+    calls = []
 
     def work(request: Mapping[str, Any]) -> JobResult:
-        asked.append(request)
+        calls.append(request)
         return JobResult({"accuracy": 0.25}, {"model.onnx": b"5"})
 
     done(tmp_path, {"channels": 5}, work)
@@ -52,10 +52,10 @@ def test_a_job_whose_files_were_changed_is_done_again(name: str, tmp_path: Path)
         (tmp_path / name).write_bytes(data)
         assert done(tmp_path, {"channels": 5}, work) == {"accuracy": 0.25}
         assert (tmp_path / name).read_bytes() == before
-    assert len(asked) == 5
+    assert len(calls) == 5
     (tmp_path / "model.onnx").unlink()  # used up
     done(tmp_path, {"channels": 5}, work)
-    assert len(asked) == 5
+    assert len(calls) == 5
 
 
 def test_a_crashing_job_is_one_failure_with_its_log(tmp_path: Path) -> None:
@@ -87,12 +87,12 @@ def test_files_are_there_before_the_result_is(tmp_path: Path) -> None:
 
 
 def test_the_same_job_twice_is_harmless(tmp_path: Path) -> None:
-    def work(here: WorkerInfo, factor: int, request: Mapping[str, Any]) -> JobResult:
+    def work(worker: WorkerInfo, factor: int, request: Mapping[str, Any]) -> JobResult:
         return JobResult({"value": factor * request["x"]}, {"f": b"abc"})
 
     jobs = [Job(tmp_path / "same", {"x": 2}), Job(tmp_path / "same", {"x": 2}), Job(tmp_path / "other", {"x": 3})]
     seen: list[int] = []
     with InProcess(2, 60.0) as executor:
-        found = run_jobs(executor, work, [Shared(10)], jobs, seen.append)
-    assert found == [{"value": 20}, {"value": 20}, {"value": 30}]
+        results = run_jobs(executor, work, [Shared(10)], jobs, seen.append)
+    assert results == [{"value": 20}, {"value": 20}, {"value": 30}]
     assert seen == [1, 2, 3]

@@ -46,34 +46,34 @@ def kept(widths: Mapping[str, int], importance: Mapping[str, np.ndarray]) -> flo
 @pytest.mark.parametrize("ceilings", [{"macs": 800.0}, {"macs": 500.0}, {"macs": 900.0, "memory": 40.0}])
 def test_the_solution_is_nearly_the_best_of_all(seed: int, ceilings: dict[str, float]) -> None:
     importance = scores(seed)
-    found = solve(LADDERS, FULL, importance, chained, ceilings)
-    assert met(chained(found), ceilings)
+    solution = solve(LADDERS, FULL, importance, chained, ceilings)
+    assert met(chained(solution), ceilings)
     every = (
         dict(zip(FULL, counts, strict=True))
         for counts in itertools.product(*((r.channels, *r.coarse) for r in LADDERS))
     )
     best = max(kept(widths, importance) for widths in every if met(chained(widths), ceilings))
-    assert kept(found, importance) >= 0.95 * best
+    assert kept(solution, importance) >= 0.95 * best
 
 
 def test_what_no_widths_reach_is_approached() -> None:
-    found = solve(LADDERS, FULL, scores(0), chained, {"macs": 1.0})
-    assert found == {"a": 4, "b": 4, "c": 4}
+    solution = solve(LADDERS, FULL, scores(0), chained, {"macs": 1.0})
+    assert solution == {"a": 4, "b": 4, "c": 4}
 
 
 def test_rounds_end_on_the_budget_and_score_anew() -> None:
     one = problem(FULL, chained, {"macs": 700.0}, lambda w: kept(w, scores(0)), step=4)
-    asked = []
+    calls = []
 
     def importances() -> dict[str, np.ndarray]:
-        asked.append(1)
+        calls.append(1)
         now = steps[-1].widths if steps else FULL
         return {name: s[len(s) - now[name] :] for name, s in scores(0).items()}
 
     steps: list[Any] = []
     for step in search(one, importances=importances):
         steps.append(step)
-    assert len(asked) == sum(s.group == TOGETHER for s in steps) == ROUNDS
+    assert len(calls) == sum(s.group == TOGETHER for s in steps) == ROUNDS
     assert met(amounts_after(one, steps), one.limits)
     assert amounts_after(one, steps)["macs"] >= 0.97 * 700
     again = [
@@ -140,10 +140,10 @@ def test_targets_stopped_on_the_way_are_gone_for_again(task: tuple[Path, Path], 
 
 def test_the_pareto_set_holds_no_model_that_another_beats(task: tuple[Path, Path], tmp_path: Path) -> None:
     adapt(*task, "macs=0.8x,0.4x", tmp_path / "run", **FAST)
-    found = json.loads((tmp_path / "run/pareto.json").read_text())
-    assert found["resources"] == ["macs"]
-    assert {m["stage"] for m in found["models"]} <= {"original", "searched", "trained"}
-    assert all((tmp_path / "run" / m["model"]).exists() for m in found["models"] if m["stage"] != "original")
+    solution = json.loads((tmp_path / "run/pareto.json").read_text())
+    assert solution["resources"] == ["macs"]
+    assert {m["stage"] for m in solution["models"]} <= {"original", "searched", "trained"}
+    assert all((tmp_path / "run" / m["model"]).exists() for m in solution["models"] if m["stage"] != "original")
 
 
 def test_a_front_drops_what_another_beats_and_repetitions() -> None:

@@ -219,19 +219,19 @@ def test_rungs_are_multiples_of_step_and_alignment_and_the_structural_step() -> 
 def test_bisection_and_scan_agree() -> None:
     choices = [ChannelChoices("a", 97, tuple(range(97, 0, -1)), tuple(range(97, 0, -1)))]
     for target in range(1, 97, 7):
-        found: list[Proposal] = []
+        proposals: list[Proposal] = []
         for name in ("macs", "custom"):
             goal = Goal(name, float(target), {name: 97.0}, {name: 1.0})
-            found += Proposer(choices, lambda w, name=name: {name: 1.0 * w["a"]}).cuts({"a": 97}, goal)  # type: ignore[misc]
-        assert [p.channels for p in found] == [target, target]
+            proposals += Proposer(choices, lambda w, name=name: {name: 1.0 * w["a"]}).cuts({"a": 97}, goal)  # type: ignore[misc]
+        assert [p.channels for p in proposals] == [target, target]
 
 
 def test_finalists_are_trained_and_win_among_themselves() -> None:
     """By reconstruction `a` and `b` come before `c`; of these two short training prefers `b`."""
-    asked: list[list[str]] = []
+    calls: list[list[str]] = []
 
     def refine(_: int, proposals: Sequence[Proposal]) -> list[float | None]:
-        asked.append([p.group for p in proposals])
+        calls.append([p.group for p in proposals])
         return [{"a": 0.5, "b": 0.6}[p.group] for p in proposals]
 
     one = problem(
@@ -245,7 +245,7 @@ def test_finalists_are_trained_and_win_among_themselves() -> None:
         max_iterations=1,
     )
     (step,) = search(one)
-    assert asked == [["a", "b"]]
+    assert calls == [["a", "b"]]
     assert step.group == "b"
     assert [t.finetuned for t in step.tried] == [0.5, 0.6, None]
 

@@ -30,15 +30,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_every_group_is_cut_alone_at_every_share(folder: Path) -> None:
-    found = netadapt_onnx.inspect(folder / "model.onnx", sensitivity=True, data=folder / "data.npz")
-    assert isinstance(found, Sensitive)
-    rows = found.sensitivity.groups
+    result = netadapt_onnx.inspect(folder / "model.onnx", sensitivity=True, data=folder / "data.npz")
+    assert isinstance(result, Sensitive)
+    rows = result.sensitivity.groups
     assert [(r.group, r.channels) for r in rows] == [
         ("conv1", 6), ("conv1", 4), ("conv1", 2), ("conv2", 9), ("conv2", 6), ("conv2", 3),
         ("conv3", 12), ("conv3", 8), ("conv3", 4),
     ]  # fmt: skip
-    assert (found.sensitivity.accuracy, found.sensitivity.metric, found.sensitivity.split) == (1.0, "agreement", "val")
-    assert all(r.lost == found.sensitivity.accuracy - r.mended for r in rows)
+    original = result.sensitivity
+    assert (original.accuracy, original.metric, original.split) == (1.0, "agreement", "val")
+    assert all(r.lost == result.sensitivity.accuracy - r.mended for r in rows)
     # The accuracy of one of them, counted by hand.
     prune(folder / "model.onnx", folder / "cut.onnx", keep={"conv3": 4})
     x = np.load(folder / "data.npz")["x_val"]
@@ -52,13 +53,13 @@ def test_every_group_is_cut_alone_at_every_share(folder: Path) -> None:
 def test_it_is_shown_as_a_table_and_a_plot(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not charts.available():
         pytest.skip("no vl-convert")
-    given = ["inspect", str(folder / "model.onnx"), "--sensitivity", "--data", str(folder / "data.npz")]
-    assert command([*given, "--plot", str(folder / "s.svg")]) == 0
+    arguments = ["inspect", str(folder / "model.onnx"), "--sensitivity", "--data", str(folder / "data.npz")]
+    assert command([*arguments, "--plot", str(folder / "s.svg")]) == 0
     assert "conv2" in capsys.readouterr().out
     assert (folder / "s.svg").read_text().startswith("<svg")
-    assert command([*given, "--json"]) == 0
+    assert command([*arguments, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["sensitivity"]["groups"]) == 9
-    assert command([*given, "--plot", str(folder / "s.svg")]) == 2
+    assert command([*arguments, "--plot", str(folder / "s.svg")]) == 2
     assert "exists" in capsys.readouterr().err
 
 

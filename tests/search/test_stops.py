@@ -23,7 +23,7 @@ from search_cases import KNOWN_WIDTHS, hello_world, looked_up, widths_of
 
 def adapted(folder: Path, **more: object) -> AdaptResult:
     """The known answer's search: params after 3 iterations, the first filters kept."""
-    given: dict[str, object] = {"max_iterations": 3} | more
+    arguments: dict[str, object] = {"max_iterations": 3} | more
     return netadapt_onnx.adapt(
         folder / "hello_world.onnx",
         None,
@@ -32,7 +32,7 @@ def adapted(folder: Path, **more: object) -> AdaptResult:
         criterion="first",
         decay=1.0,
         step=1,
-        **({"evaluate": lambda proto: looked_up(proto) / 100} | given),  # type: ignore[arg-type]
+        **({"evaluate": lambda proto: looked_up(proto) / 100} | arguments),  # type: ignore[arg-type]
     )
 
 

@@ -31,8 +31,8 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> dict[str, DriftingDevice]:
         device.name = resource
         return known[resource]
 
-    def ratio(*given: Any, device: Any, **options: Any) -> Ratio:
-        return known[device.name].ratio(*given, **options)
+    def ratio(*arguments: Any, device: Any, **options: Any) -> Ratio:
+        return known[device.name].ratio(*arguments, **options)
 
     monkeypatch.setattr(tables, "built_table", built)
     monkeypatch.setattr(comparison, "ratio", ratio)

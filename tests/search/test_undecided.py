@@ -36,9 +36,9 @@ class SlowerOnceTrained(DisturbedDevice):
 
     run: Path
 
-    def ratio(self, *given: Any, **options: Any) -> Ratio:
+    def ratio(self, *arguments: Any, **options: Any) -> Ratio:
         self.bias = 1.04 if list(self.run.glob("iterations/*/trained.onnx")) else 1.0
-        return super().ratio(*given, **options)
+        return super().ratio(*arguments, **options)
 
 
 def slower(run: Path) -> SlowerOnceTrained:
@@ -54,15 +54,15 @@ class KilledError(BaseException):
 @pytest.fixture
 def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The epochs of every final training."""
-    asked: list[int] = []
+    calls: list[int] = []
     train = trainer.train
 
     def counted(proto: Any, dataset: Any, options: Any, **keywords: Any) -> Any:
-        asked.append(options.epochs)
+        calls.append(options.epochs)
         return train(proto, dataset, options, **keywords)
 
     monkeypatch.setattr(trainer, "train", counted)
-    return asked
+    return calls
 
 
 @pytest.mark.parametrize("moment", ["before the trained model is an iteration", "before its line in the history"])
@@ -73,9 +73,9 @@ def test_a_run_killed_while_it_goes_on_from_a_trained_model_comes_to_the_same(
     whole = searched(task[0], tmp_path / "whole", slower(tmp_path / "whole"), monkeypatch, **options)
     adopt = final_training.FinalTraining.adopt
 
-    def die(*given: Any) -> None:
+    def die(*arguments: Any) -> None:
         if moment == "before its line in the history":
-            adopt(*given)
+            adopt(*arguments)
         raise KilledError
 
     with monkeypatch.context() as patch:
@@ -83,8 +83,9 @@ def test_a_run_killed_while_it_goes_on_from_a_trained_model_comes_to_the_same(
         with pytest.raises(KilledError):
             searched(task[0], tmp_path / "run", slower(tmp_path / "run"), patch, **options)
     result = searched(task[0], tmp_path / "run", slower(tmp_path / "run"), monkeypatch, resume=True, **options)
-    told = [[(s["group"], s["channels"], s["widths"]) for s in history(tmp_path / name)] for name in ("whole", "run")]
-    assert told[0] == told[1]
+    runs = [history(tmp_path / name) for name in ("whole", "run")]
+    changes = [[(s["group"], s["channels"], s["widths"]) for s in steps] for steps in runs]
+    assert changes[0] == changes[1]
     assert result.groups == whole.groups
     for step in history(tmp_path / "run"):
         file = tmp_path / f"run/iterations/{step['iteration']:03d}/model.onnx"
@@ -96,10 +97,10 @@ def test_a_model_that_was_not_trained_is_cut_on_and_not_adopted(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class SlowerOnceJudged(DisturbedDevice):
-        def ratio(self, *given: Any, **options: Any) -> Ratio:
+        def ratio(self, *arguments: Any, **options: Any) -> Ratio:
             journal = tmp_path / "run/journal.jsonl"
             self.bias = 1.04 if journal.exists() and "latency/searched" in journal.read_text() else 1.0
-            return super().ratio(*given, **options)
+            return super().ratio(*arguments, **options)
 
     result = searched(model, tmp_path / "run", SlowerOnceJudged(quiet), monkeypatch, final_epochs=0)
     assert result.met
@@ -156,17 +157,17 @@ def test_int8_accuracy_on_a_device_is_that_of_the_model_in_the_result(
 ) -> None:
     """Undecided, then resumed: other weights."""
     monkeypatch.setattr(device_accuracy, "LocalDevice", type("Other", (), {}))
-    asked: list[object] = []
+    calls: list[object] = []
 
     def answers(device: object, judge: object, execution: object, proto: object) -> OnDevice:
-        asked.append(proto)
-        return OnDevice(0.1 * len(asked), 0.1 * len(asked), 64)
+        calls.append(proto)
+        return OnDevice(0.1 * len(calls), 0.1 * len(calls), 64)
 
     monkeypatch.setattr(device_accuracy, "_device_accuracy", answers)
     options: dict[str, Any] = {"data": task[1], "evaluate": None, "final_epochs": 1, "deploy": "int8"}
     searched(task[0], tmp_path / "run", DisturbedDevice(hopeless), monkeypatch, **options)
     searched(task[0], tmp_path / "run", DisturbedDevice(quiet), monkeypatch, resume=True, **options)
-    assert len(asked) == 2
+    assert len(calls) == 2
 
 
 def test_a_budget_that_only_a_table_judges_is_no_undecided_run(
@@ -213,16 +214,16 @@ def test_medians_of_a_busy_device_do_not_steer_what_normalising_gains(
     """All medians are twice the truth; the fastest runs tell it: 25 ms as given, 10 ms once normalised."""
 
     class Busy(NormalisingDevice):
-        def ratio(self, *given: Any, **options: Any) -> Ratio:
-            found = super().ratio(*given, **options)
-            slow = tuple(tuple(2 * ms for ms in side) for side in found.sessions_ms)
+        def ratio(self, *arguments: Any, **options: Any) -> Ratio:
+            busy = super().ratio(*arguments, **options)
+            slow = tuple(tuple(2 * ms for ms in side) for side in busy.sessions_ms)
 
             def doubled(timing: Timing) -> Timing:
                 return replace(timing, median_ms=2 * timing.median_ms, ci95=(2 * timing.ci95[0], 2 * timing.ci95[1]))
 
             return replace(
-                found, model=doubled(found.model), reference=doubled(found.reference), sessions_ms=slow,
-                undisturbed_ms=found.sessions_ms, others=2.0, cores=2,
+                busy, model=doubled(busy.model), reference=doubled(busy.reference), sessions_ms=slow,
+                undisturbed_ms=busy.sessions_ms, others=2.0, cores=2,
             )  # fmt: skip
 
     proto = overridable(plain((8, 12, 16), size=8, classes=3))
@@ -246,9 +247,9 @@ def test_a_final_measurement_that_tells_nothing_trains_no_other_model_on_resume(
     run = tmp_path / "run"
 
     class HopelessOnceTrained(DisturbedDevice):
-        def ratio(self, *given: Any, **options: Any) -> Ratio:
+        def ratio(self, *arguments: Any, **options: Any) -> Ratio:
             self.disturb = hopeless if list(run.glob("iterations/*/trained.onnx")) else quiet
-            return super().ratio(*given, **options)
+            return super().ratio(*arguments, **options)
 
     # What is measured after the training is all that counts here: as if nothing reliable had come before.
     careful = measured.MeasuredCheck._careful

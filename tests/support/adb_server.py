@@ -96,9 +96,9 @@ class Client(socketserver.StreamRequestHandler):
 
     def offline(self) -> bool:
         with self.lock:
-            left = int((self.folder / "offline").read_text())
-            (self.folder / "offline").write_text(str(max(0, left - 1)))
-            return left > 0
+            countdown = int((self.folder / "offline").read_text())
+            (self.folder / "offline").write_text(str(max(0, countdown - 1)))
+            return countdown > 0
 
     def text(self, text: str) -> None:
         self.wfile.write(OKAY + f"{len(text):04x}".encode() + text.encode())
@@ -106,7 +106,7 @@ class Client(socketserver.StreamRequestHandler):
     def fail(self, reason: str) -> None:
         self.wfile.write(b"FAIL" + f"{len(reason):04x}".encode() + reason.encode())
 
-    def here(self, path: str) -> str:
+    def local(self, path: str) -> str:
         return path.replace("/data/local/tmp", str(self.folder / "device"))
 
     def shell(self, command: str) -> None:
@@ -116,7 +116,7 @@ class Client(socketserver.StreamRequestHandler):
         if command.startswith("getprop"):
             command = "echo Emulated"
         child = subprocess.Popen(
-            ["sh", "-c", self.here(command)],
+            ["sh", "-c", self.local(command)],
             cwd=self.folder / "device",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -146,10 +146,10 @@ class Client(socketserver.StreamRequestHandler):
         kind, size = struct.unpack("<4sI", receive(self.rfile, 8))
         if kind == b"QUIT":
             return False
-        path = self.here(receive(self.rfile, size).decode())
+        path = self.local(receive(self.rfile, size).decode())
         if kind == b"STAT":
-            found = Path(path).stat() if Path(path).exists() else None
-            numbers = (found.st_mode, found.st_size, int(found.st_mtime)) if found else (0, 0, 0)
+            status = Path(path).stat() if Path(path).exists() else None
+            numbers = (status.st_mode, status.st_size, int(status.st_mtime)) if status else (0, 0, 0)
             self.wfile.write(b"STAT" + struct.pack("<III", *numbers))
         elif kind == b"SEND":
             self.write(path.rpartition(",")[0])

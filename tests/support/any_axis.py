@@ -68,14 +68,14 @@ def operators(proto: onnx.ModelProto, domain: str, op: str) -> list[Operator]:
         ):
             continue
         runtime = {name: (folded.shapes[name], folded.dtypes[name]) for name in names if name not in tensors}
-        made = Operator(
+        operator_case = Operator(
             node,
             tuple(tensors[name] for name in names if name in tensors),
             runtime,
             {name: folded.dtypes[name] for name in node.output if name},
             tuple(proto.opset_import),
         )
-        result.setdefault(_kind(made), made)
+        result.setdefault(_kind(operator_case), operator_case)
     return list(result.values())
 
 
@@ -114,18 +114,18 @@ def probe(operator: Operator) -> onnx.ModelProto:
         copies["all"] = places
     for label, layers in copies.items():
         fed = {tensor.name: f"{tensor.name}.{label}" for tensor in operator.constants}
-        taken = [fed.get(name, name) for name in operator.node.input]
+        fed_inputs = [fed.get(name, name) for name in operator.node.input]
         for slot, axis in layers:
             name = operator.node.input[slot]
             layer = label if len(layers) == 1 else f"{label}{slot}.{axis}"
-            nodes += _layer(taken[slot], *operator.inputs[name], axis, layer, constants, rng)
-            taken[slot] = layer
+            nodes += _layer(fed_inputs[slot], *operator.inputs[name], axis, layer, constants, rng)
+            fed_inputs[slot] = layer
         for tensor in operator.constants:
             constants.append(onnx.TensorProto.FromString(tensor.SerializeToString()))
             constants[-1].name = fed[tensor.name]
         copy = onnx.NodeProto.FromString(operator.node.SerializeToString())
         copy.name = f"op.{label}"
-        copy.input[:] = taken
+        copy.input[:] = fed_inputs
         copy.output[:] = [f"{y}.{label}" if y else "" for y in operator.node.output]
         nodes.append(copy)
         outputs += [

@@ -81,7 +81,7 @@ def projected_attention(b: Builder, x: str) -> tuple[str, int]:
 
 
 def rotary(domain: str):  # type: ignore[no-untyped-def]
-    def made(b: Builder, x: str) -> tuple[str, int]:
+    def add_case(b: Builder, x: str) -> tuple[str, int]:
         q = projected(b, flat(b, x), "q", HEADS * DIM)
         angles = b.rng.uniform(0, 6, (T, DIM // 2))
         cos, sin = (
@@ -94,7 +94,7 @@ def rotary(domain: str):  # type: ignore[no-untyped-def]
             b, fused(b, "RotaryEmbedding", order, ["turned"], domain, num_heads=HEADS), HEADS * DIM
         ), HEADS * DIM
 
-    return made
+    return add_case
 
 
 for _domain in ("", "com.microsoft"):

@@ -16,22 +16,22 @@ def info(name: str, shape: list[int | str] | None, kind: int = TensorProto.FLOAT
 
 def body(b: Builder, name: str, inputs: list[onnx.ValueInfoProto], outputs: dict[str, int]) -> onnx.GraphProto:
     """What was built since `outside` becomes a subgraph; `outputs` maps names to types."""
-    made = [info(output, None, kind) for output, kind in outputs.items()]
-    graph = helper.make_graph(b.nodes, name, inputs, made, b.initializers)
+    outputs_info = [info(output, None, kind) for output, kind in outputs.items()]
+    graph = helper.make_graph(b.nodes, name, inputs, outputs_info, b.initializers)
     b.nodes, b.initializers = [], []
     return graph
 
 
 @case("If")
 def branched(b: Builder, x: str) -> tuple[str, int]:
-    taken = b.node("Greater", [b.node("ReduceMean", ["x"], keepdims=0), b.constant("zero", np.float32(0))])
+    condition = b.node("Greater", [b.node("ReduceMean", ["x"], keepdims=0), b.constant("zero", np.float32(0))])
     outer, b.nodes, b.initializers = (b.nodes, b.initializers), [], []
     graphs = []
     for branch, width in (("then", 10), ("else", 6)):
         y = b.conv(b.relu(b.conv(x, C, width, name=f"{branch}_a")), width, 5, name=f"{branch}_b")
         graphs.append(body(b, branch, [], {y: TensorProto.FLOAT}))
     b.nodes, b.initializers = outer
-    b.nodes.append(helper.make_node("If", [taken], ["y"], name="if", then_branch=graphs[0], else_branch=graphs[1]))
+    b.nodes.append(helper.make_node("If", [condition], ["y"], name="if", then_branch=graphs[0], else_branch=graphs[1]))
     return "y", 5
 
 

@@ -89,9 +89,9 @@ def _stored(array: np.ndarray) -> bytes:
 def document_mutant(data: bytes, rng: random.Random) -> bytes:
     """A text file (JSON in one or in many lines, TOML, CSV) with one to three fields, lines or bytes changed."""
     lines = data.splitlines() or [b""]
-    whole = _parsed(data)
-    if whole is not None and len(lines) > 1:
-        lines = [json.dumps(whole).encode()]
+    document = _parsed(data)
+    if document is not None and len(lines) > 1:
+        lines = [json.dumps(document).encode()]
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         at, kind = rng.randrange(len(lines)), rng.random()
         if kind < 0.65:

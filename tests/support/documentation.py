@@ -34,7 +34,9 @@ class Block:
 
 def pages() -> list[Path]:
     """Everything that users read."""
-    own = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
+    own = [
+        REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "tests/README.md")
+    ]
     return [
         *(page for page in own if page.exists()),
         *sorted((REPOSITORY / "docs").rglob("*.md")),
@@ -44,7 +46,7 @@ def pages() -> list[Path]:
 
 def blocks(page: Path) -> list[Block]:
     """The fenced blocks of a page, in order."""
-    found: list[Block] = []
+    closed: list[Block] = []
     opened: tuple[int, str, str, list[str], tuple[str, str]] | None = None
     before = ""
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
@@ -54,13 +56,13 @@ def blocks(page: Path) -> list[Block]:
                 mark = _MARK.match(before)
                 opened = (number, fence[1], fence[2], [], (mark[1], mark[2]) if mark else ("", ""))
         elif fence is not None and fence[1] == opened[1] and not fence[2]:
-            found.append(Block(page, opened[0], opened[2], "\n".join(opened[3]) + "\n", *opened[4]))
+            closed.append(Block(page, opened[0], opened[2], "\n".join(opened[3]) + "\n", *opened[4]))
             opened = None
         else:
             opened[3].append(line)
         before = line
     assert opened is None, f"{page}: a fence is not closed"
-    return found
+    return closed
 
 
 def commands(block: Block) -> list[str]:
@@ -85,15 +87,15 @@ def links(page: Path) -> list[str]:
 
 def anchors(page: Path) -> set[str]:
     """The fragments that GitHub gives a page's headings."""
-    found: set[str] = set()
+    names: set[str] = set()
     text = re.sub(
         r"^\s*(`{3,})\w*\n.*?^\s*\1\s*$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
     )
     for heading in re.findall(r"^#{1,6} +(.+?)\s*$", text, re.MULTILINE):
         words = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()).replace(" ", "-")
         name, again = words, 0
-        while name in found:
+        while name in names:
             again += 1
             name = f"{words}-{again}"
-        found.add(name)
-    return found
+        names.add(name)
+    return names

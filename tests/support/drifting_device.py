@@ -75,10 +75,10 @@ class NormalisingDevice(DriftingDevice):
         self.pairs.append((listed(proto), listed(reference)))
         of_widths = super().ratio(proto, reference, _, __, plan).median
         cut = 1.0 if of_widths == self.drift else of_widths  # the table's error is that of what was cut
-        whole_ms = GIVEN_MS if listed(reference) else GAIN * GIVEN_MS
+        uncut_ms = GIVEN_MS if listed(reference) else GAIN * GIVEN_MS
         ms = cut * GIVEN_MS * (1.0 if listed(proto) else self.gain)
-        times = tuple((ms * np.linspace(1 - self.spread, 1 + self.spread, sessions)).tolist()), (whole_ms,) * sessions
+        times = tuple((ms * np.linspace(1 - self.spread, 1 + self.spread, sessions)).tolist()), (uncut_ms,) * sessions
         low, high = 1 - self.spread, 1 + self.spread
         timing = Timing(ms, (low * ms, high * ms), sessions)
-        share = ms / whole_ms
-        return Ratio(share, (low * share, high * share), timing, Timing(whole_ms, (whole_ms,) * 2, sessions), times)
+        share = ms / uncut_ms
+        return Ratio(share, (low * share, high * share), timing, Timing(uncut_ms, (uncut_ms,) * 2, sessions), times)

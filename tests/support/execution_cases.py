@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from netadapt_onnx.profilers.device import Job, Order
+from netadapt_onnx.profilers.device import Order
 from netadapt_onnx.profilers.execution import CPU, Execution
+from netadapt_onnx.profilers.records import Job
 
 
 def two_nodes() -> onnx.ModelProto:

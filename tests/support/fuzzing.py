@@ -63,19 +63,19 @@ def judge(arguments: Sequence[str], *, as_json: bool) -> tuple[int, str]:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = cli.run([*arguments, *(["--json"] if as_json else [])])
-    said, complaints = out.getvalue(), err.getvalue()
+    output, complaints = out.getvalue(), err.getvalue()
     problem = ""
     if code not in (0, 1, 2):
         problem = f"exit code {code}"
-    elif "this is a bug" in said + complaints:
+    elif "this is a bug" in output + complaints:
         problem = "an internal error"
-    elif "Traceback" in said + complaints:
+    elif "Traceback" in output + complaints:
         problem = "a traceback"
     elif len(complaints.splitlines()) != (code == 2):
         problem = f"{len(complaints.splitlines())} lines on stderr with exit code {code}"
     elif as_json:
-        problem = _problem_of_document(code, said)
-    return code, f"{problem}: {complaints.strip()[:400] or said[:400]}" if problem else ""
+        problem = _problem_of_document(code, output)
+    return code, f"{problem}: {complaints.strip()[:400] or output[:400]}" if problem else ""
 
 
 def _problem_of_document(code: int, text: str) -> str:

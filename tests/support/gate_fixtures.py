@@ -70,18 +70,18 @@ def wide() -> onnx.ModelProto:
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> str:
     """Run a command line; what it prints. An exit code of 2 comes with one line on stderr, any other with none."""
-    found = cli.run([*map(str, arguments)])
+    returned = cli.run([*map(str, arguments)])
     out, err = capsys.readouterr()
-    assert found == code, out + err
+    assert returned == code, out + err
     assert err.count("\n") == (code == 2), err
     return out + err
 
 
 def document(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> dict[str, Any]:
     """The same with --json."""
-    found = cli.run([*map(str, arguments), "--json"])
+    returned = cli.run([*map(str, arguments), "--json"])
     out, err = capsys.readouterr()
-    assert found == code, out + err
+    assert returned == code, out + err
     parsed: dict[str, Any] = json.loads(out)
     assert parsed.pop("schema") == 1
     assert parsed.pop("ok") is (code == 0)

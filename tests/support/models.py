@@ -193,9 +193,9 @@ def concatenated(width: int = 8, *, size: int = 16, seed: int = 0) -> onnx.Model
     """Two branches of different widths and their stem, joined by Concat."""
     b = Builder(seed)
     stem = b.conv_bn_relu("image", 3, width)
-    left = b.conv_bn_relu(stem, width, width)
+    half = b.conv_bn_relu(stem, width, width)
     right = b.conv_bn_relu(stem, width, 2 * width, 1)
-    x = b.node("Concat", [left, right, stem], axis=1)
+    x = b.node("Concat", [half, right, stem], axis=1)
     x = b.conv_bn_relu(x, 4 * width, 2 * width)
     b.head(x, 2 * width)
     return b.model({"image": ("N", 3, size, size)}, {"logits": ("N", 10)})

@@ -147,10 +147,10 @@ def _value(field: Any, old: Any, by_kind: dict[str, list[Any]], rng: random.Rand
 
 
 def _names(by_kind: dict[str, list[Any]]) -> list[str]:
-    found = [name for node in by_kind.get("NodeProto", ()) for name in (*node.input, *node.output, node.name)]
+    names = [name for node in by_kind.get("NodeProto", ()) for name in (*node.input, *node.output, node.name)]
     for kind in ("TensorProto", "ValueInfoProto", "AttributeProto"):
-        found += [message.name for message in by_kind.get(kind, ())]
-    return sorted(set(found)) or ["nothing"]
+        names += [message.name for message in by_kind.get(kind, ())]
+    return sorted(set(names)) or ["nothing"]
 
 
 @functools.cache
@@ -263,8 +263,8 @@ def _versions(proto: onnx.ModelProto, rng: random.Random) -> None:
 
 
 def _nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
-    found = [message for message in messages(proto) if isinstance(message, onnx.NodeProto)]
-    return found or [proto.graph.node.add(op_type="Relu", input=["x"], output=["y"])]
+    nodes = [message for message in messages(proto) if isinstance(message, onnx.NodeProto)]
+    return nodes or [proto.graph.node.add(op_type="Relu", input=["x"], output=["y"])]
 
 
 PLAUSIBLE = (

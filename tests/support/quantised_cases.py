@@ -28,8 +28,8 @@ def zero(b: Builder, value: object = ZERO) -> str:
 
 def quantised(b: Builder, x: str) -> list[str]:
     """x as bytes, with its scale and zero point: what quantised operators take."""
-    given = [scale(b), zero(b)]
-    return [op(b, "QuantizeLinear", [x, *given]), *given]
+    scale_and_zero = [scale(b), zero(b)]
+    return [op(b, "QuantizeLinear", [x, *scale_and_zero]), *scale_and_zero]
 
 
 def real(b: Builder, x: str) -> str:
@@ -49,7 +49,7 @@ def result(b: Builder) -> list[str]:
 
 
 def quantised_convs(domain: str):  # type: ignore[no-untyped-def]
-    def made(b: Builder, x: str) -> tuple[str, int]:
+    def add_case(b: Builder, x: str) -> tuple[str, int]:
         y = quantised(b, x)
         for cin, cout, group in ((C, 10, 1), (10, 10, 10), (10, 8, 2)):
             bias = b.constant(b.name("bias"), b.rng.integers(-500, 500, cout).astype(np.int32))
@@ -57,7 +57,7 @@ def quantised_convs(domain: str):  # type: ignore[no-untyped-def]
             y = [op(b, "QLinearConv", inputs, domain, group=group, pads=[1] * 4), *y[1:]]
         return real(b, y[0]), 8
 
-    return made
+    return add_case
 
 
 CASES["", "QLinearConv"] = quantised_convs("")

@@ -104,7 +104,7 @@ def wrong(seed: int) -> list[str]:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     exact = gradients(proto, x, None)
     scale = max(float(g.abs().max()) for g in exact) + 1e-3
-    found = []
+    mismatches = []
     for dtype, tolerance in TOLERANCES.items():
         for last in (False, True):
             try:
@@ -115,8 +115,8 @@ def wrong(seed: int) -> list[str]:
                 continue  # a kernel that this processor does not have: the trial of settings leaves it out
             off = max(float((a - b).abs().max()) for a, b in zip(exact, computed, strict=True)) / scale
             if not off < tolerance:
-                found.append(f"{dtype}, {'channels last' if last else 'contiguous'}: off by {off:.3g}")
-    return found
+                mismatches.append(f"{dtype}, {'channels last' if last else 'contiguous'}: off by {off:.3g}")
+    return mismatches
 
 
 if __name__ == "__main__":

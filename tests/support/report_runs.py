@@ -38,6 +38,6 @@ def scaled(folder: Path, *more: str) -> Path:
     onnx.save(models.plain((8, 12), size=8, classes=3), folder / "net.onnx")
     rows = [f"{8 * share**0.4:.3f},{12 * share**0.6:.3f},{2000 * share:.0f}" for share in (1, 0.8, 0.6, 0.5, 0.4, 0.3)]
     (folder / "record.csv").write_text("\n".join(["conv1,conv2,params", *rows]) + "\n")
-    given = ["scale", str(folder / "net.onnx"), "--targets", "0.5x,2x", "--fit", str(folder / "record.csv")]
-    assert command([*given, "-o", str(folder / "sizes"), *more]) == 0
+    arguments = ["scale", str(folder / "net.onnx"), "--targets", "0.5x,2x", "--fit", str(folder / "record.csv")]
+    assert command([*arguments, "-o", str(folder / "sizes"), *more]) == 0
     return folder / "sizes"

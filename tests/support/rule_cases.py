@@ -72,7 +72,7 @@ ABOVE_ONE = {"Acosh", "Log", "Sqrt"}
 
 
 def elementwise(op: str, inputs: int) -> Case:
-    def made(b: Builder, x: str) -> tuple[str, int]:
+    def add_case(b: Builder, x: str) -> tuple[str, int]:
         if op in WITHIN_ONE:
             x = b.node("Mul", [b.node("Tanh", [x]), b.constant("most", np.float32(0.9))])
         if op in ABOVE_ONE:
@@ -97,7 +97,7 @@ def elementwise(op: str, inputs: int) -> Case:
             y = b.node("Add", [b.node("Cast", [y], to=TensorProto.FLOAT), x])
         return y, C
 
-    return made
+    return add_case
 
 
 for _op in UNARY:
@@ -113,13 +113,13 @@ def contrib_activation(b: Builder, x: str) -> tuple[str, int]:
 
 
 def reduction(op: str) -> Case:
-    def made(b: Builder, x: str) -> tuple[str, int]:
+    def add_case(b: Builder, x: str) -> tuple[str, int]:
         small = b.node("Sigmoid", [x])
         over_space = b.node(op, [small, ints(b, [2, 3])], keepdims=1)
         over_channels = b.node(op, [small, ints(b, [1])], keepdims=1)
         return b.node("Mul", [b.node("Mul", [small, over_space]), over_channels]), C
 
-    return made
+    return add_case
 
 
 for _op in REDUCTIONS:
@@ -203,10 +203,10 @@ def split(b: Builder, x: str) -> tuple[str, int]:
 
 @case("Slice")
 def sliced(b: Builder, x: str) -> tuple[str, int]:
-    left = b.node("Slice", [x, ints(b, [2]), ints(b, [7]), ints(b, [1])])
+    even = b.node("Slice", [x, ints(b, [2]), ints(b, [7]), ints(b, [1])])
     odd = b.node("Slice", [x, ints(b, [1]), ints(b, [2**62]), ints(b, [1]), ints(b, [2])])
     reverse = b.node("Slice", [x, ints(b, [-1]), ints(b, [-(2**62)]), ints(b, [1]), ints(b, [-1])])
-    return b.node("Concat", [left, odd, reverse], axis=1), 5 + 6 + C
+    return b.node("Concat", [even, odd, reverse], axis=1), 5 + 6 + C
 
 
 @case("Pad")
@@ -231,7 +231,7 @@ def filled(b: Builder, x: str) -> tuple[str, int]:
 
 
 def recurrent(op: str, gates: int) -> Case:
-    def made(b: Builder, x: str) -> tuple[str, int]:
+    def add_case(b: Builder, x: str) -> tuple[str, int]:
         y = b.node("Transpose", [b.node("Reshape", [x, ints(b, [C, 4, -1])])], perm=[1, 2, 0])  # (T, N, C)
         sizes = [C, 6, 10]
         for directions, inputs, hidden in ((1, sizes[0], sizes[1]), (2, sizes[1], sizes[2] // 2)):
@@ -250,7 +250,7 @@ def recurrent(op: str, gates: int) -> Case:
             y = b.node("Reshape", [y, ints(b, [0, 0, directions * hidden])])
         return b.node("Unsqueeze", [b.node("Transpose", [y], perm=[2, 0, 1]), ints(b, [0])]), sizes[2]
 
-    return made
+    return add_case
 
 
 for _op, _gates in (("LSTM", 4), ("GRU", 3), ("RNN", 1)):
@@ -337,12 +337,12 @@ def groupnorm(b: Builder, x: str) -> tuple[str, int]:
 
 
 def layernorm(op: str, domain: str = "") -> Case:
-    def made(b: Builder, x: str) -> tuple[str, int]:
+    def add_case(b: Builder, x: str) -> tuple[str, int]:
         inputs = [flat(b, x), b.random("ln_scale", (C,))] + ([b.random("ln_bias", (C,))] if op[0] == "L" else [])
         b.nodes.append(onnx.helper.make_node(op, inputs, ["ln"], name="ln", axis=-1, domain=domain))
         return unflat(b, "ln", C), C
 
-    return made
+    return add_case
 
 
 CASES["", "LayerNormalization"] = layernorm("LayerNormalization")

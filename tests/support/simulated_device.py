@@ -116,8 +116,8 @@ class SimulatedDevice:
 
     def _measured(self, number: int, job: Job, plan: Manifest) -> Iterator[MeasuredModel]:
         self.jobs.append(job)
-        wanted = [*job.models, *([] if job.reference is None else [job.reference])]
-        protos = {m: onnx.load(self._files[plan.models[str(m)].file]) for m in wanted}
+        numbers = [*job.models, *([] if job.reference is None else [job.reference])]
+        protos = {m: onnx.load(self._files[plan.models[str(m)].file]) for m in numbers}
         round_s = sum(sum(node_us(p).values()) for p in protos.values()) * self._speed * (job.sessions + job.profiled)
         assert job.seconds is not None
         rounds = int(np.clip(job.seconds / max(round_s, 1e-9), LEAST_ROUNDS, job.rounds[1] or 1000))

@@ -49,8 +49,8 @@ class SshServer:
     @property
     def options(self) -> str:
         """What a test's client must know; the machine's own configuration is left out."""
-        known = self._folder / "known_hosts"
-        return f"-F none -i {self._folder / 'client'} -o IdentitiesOnly=yes -o UserKnownHostsFile={known}"
+        known_hosts = self._folder / "known_hosts"
+        return f"-F none -i {self._folder / 'client'} -o IdentitiesOnly=yes -o UserKnownHostsFile={known_hosts}"
 
     @property
     def commands(self) -> list[str]:

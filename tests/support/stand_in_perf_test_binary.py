@@ -10,8 +10,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import numpy as np
 import onnxruntime as ort
 
-given, (model, result) = getopt.getopt(sys.argv[1:], "e:m:r:x:y:p:u:DI")
-options = dict(given)
+pairs, (model, result) = getopt.getopt(sys.argv[1:], "e:m:r:x:y:p:u:DI")
+options = dict(pairs)
 assert options["-m"] == "times" and options["-e"] == "cpu" and "-D" in options and "-I" in options
 session_options = ort.SessionOptions()
 session_options.intra_op_num_threads = int(options["-x"])

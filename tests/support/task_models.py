@@ -80,10 +80,10 @@ def many_data(count: int, seed: int = 0) -> tuple[Arrays, Arrays]:
     return {"image": image, "numbers": numbers}, labels
 
 
-def arrays(made: tuple[Arrays, Arrays], split: str) -> Arrays:
+def arrays(samples: tuple[Arrays, Arrays], split: str) -> Arrays:
     """Inputs and labels under the names of an .npz."""
     return {
         f"{axis}_{split}.{name}".rstrip("."): v
-        for axis, part in zip("xy", made, strict=True)
+        for axis, part in zip("xy", samples, strict=True)
         for name, v in part.items()
     }

@@ -46,31 +46,31 @@ def sums(proto: onnx.ModelProto) -> int:
     ],
 )
 def test_branches_whose_sum_has_an_identity_are_found(build: Callable[[], onnx.ModelProto], removable: int) -> None:
-    found = trace_model(build())
-    assert len(find_branches(found)) == removable
+    traced = trace_model(build())
+    assert len(find_branches(traced)) == removable
 
 
 @pytest.mark.parametrize("build", [models.residual, models.resnet])
 def test_a_removed_branch_equals_one_that_contributes_zero(build: Callable[[], onnx.ModelProto]) -> None:
-    found = trace_model(build())
-    there = find_branches(found)
-    for names in (*([b.name] for b in there), [b.name for b in there]):
-        assert removal_error(found.folded, names) <= 1e-6
-        left = without(found.folded, names)
-        onnx.checker.check_model(left.proto)
-        assert sums(left.proto) == sums(found.folded.proto) - len(names)
-        assert {g.name for g in traced_without(found, names).prunable} == {g.name for g in found.prunable} - {
-            name for b in there if b.name in names for name in b.groups
+    traced = trace_model(build())
+    branches = find_branches(traced)
+    for names in (*([b.name] for b in branches), [b.name for b in branches]):
+        assert removal_error(traced.folded, names) <= 1e-6
+        smaller = without(traced.folded, names)
+        onnx.checker.check_model(smaller.proto)
+        assert sums(smaller.proto) == sums(traced.folded.proto) - len(names)
+        assert {g.name for g in traced_without(traced, names).prunable} == {g.name for g in traced.prunable} - {
+            name for b in branches if b.name in names for name in b.groups
         }
 
 
 def test_the_proof_sees_a_branch_that_is_not_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference masks the branch; the model that keeps it is far from that."""
-    found = trace_model(models.residual())
-    name = find_branches(found)[0].name
+    traced = trace_model(models.residual())
+    name = find_branches(traced)[0].name
     monkeypatch.setattr(blocks, "without", lambda folded, names: folded)
     with pytest.raises(NetadaptError, match="differs by"):
-        blocks.prove_removal(found.folded, [name])
+        blocks.prove_removal(traced.folded, [name])
 
 
 def prefers_whole_groups(proto: onnx.ModelProto) -> float:
@@ -101,9 +101,9 @@ def test_a_search_removes_branches_and_its_plan_replays_and_restores_that(tmp_pa
     again = netadapt_onnx.prune(tmp_path / "model.onnx", tmp_path / "again.onnx", plan=plan, check=True)
     assert again.verify is not None and again.verify.exact
     restored = netadapt_onnx.restore(tmp_path / "run", result.iterations, tmp_path / "restored.onnx").model
-    wanted = {t.name: numpy_helper.to_array(t) for t in onnx.load(restored).graph.initializer}
+    expected = {t.name: numpy_helper.to_array(t) for t in onnx.load(restored).graph.initializer}
     for tensor in onnx.load(tmp_path / "again.onnx").graph.initializer:
-        np.testing.assert_array_equal(numpy_helper.to_array(tensor), wanted[tensor.name])
+        np.testing.assert_array_equal(numpy_helper.to_array(tensor), expected[tensor.name])
     # The plan that prune wrote beside its model removes the branch, too.
     once_more = netadapt_onnx.prune(
         tmp_path / "model.onnx", tmp_path / "more.onnx", plan=tmp_path / "again.plan.toml", check=True
@@ -131,8 +131,8 @@ def test_a_search_resumed_after_a_removal_goes_on_as_if_never_stopped(tmp_path: 
 
 def test_a_branch_with_a_frozen_group_stays(tmp_path: Path) -> None:
     onnx.save(models.residual(16, size=8), tmp_path / "model.onnx")
-    there = find_branches(trace_model(onnx.load(tmp_path / "model.onnx")))
-    frozen = [name for branch in there for name in branch.groups]
+    branches = find_branches(trace_model(onnx.load(tmp_path / "model.onnx")))
+    frozen = [name for branch in branches for name in branch.groups]
     assert adapted(tmp_path, freeze=frozen, max_iterations=3).removed == ()
 
 
@@ -167,8 +167,8 @@ def quiet_branch() -> onnx.ModelProto:
     """The first residual branch adds next to nothing."""
     proto = models.residual(16, size=8)
     normalise(proto)
-    found = trace(fold(proto))
-    first = find_branches(found)[0]
+    traced = trace(fold(proto))
+    first = find_branches(traced)[0]
     last = [n for n in proto.graph.node if n.op_type == "BatchNormalization" and n.name in first.nodes][-1]
     for tensor in proto.graph.initializer:
         if tensor.name in last.input[1:3]:
@@ -177,26 +177,28 @@ def quiet_branch() -> onnx.ModelProto:
 
 
 def test_predictions_take_off_what_a_branch_costs() -> None:
-    found = trace_model(models.residual())
-    there = find_branches(found)
-    widths = {group.name: group.channels for group in found.prunable} | {branch.name: 1 for branch in there}
-    layers = [layer.name for layer in found.labels.layers]
+    traced = trace_model(models.residual())
+    branches = find_branches(traced)
+    widths = {group.name: group.channels for group in traced.prunable} | {branch.name: 1 for branch in branches}
+    layers = [layer.name for layer in traced.labels.layers]
 
-    def spent(_: object) -> dict[str, float]:
+    def constant_latency(_: object) -> dict[str, float]:
         return dict.fromkeys(layers, 1.0)
 
-    predict = Predictor(found, 0, {"latency": lambda _: 12.0, "custom": lambda _: 12.0}, there, {"latency": spent})
-    whole, without_one = predict(widths), predict(widths | {there[0].name: 0})
+    predict = Predictor(
+        traced, 0, {"latency": lambda _: 12.0, "custom": lambda _: 12.0}, branches, {"latency": constant_latency}
+    )
+    whole, without_one = predict(widths), predict(widths | {branches[0].name: 0})
     assert whole["latency"] == 12
     assert without_one["latency"] == pytest.approx(12 * (1 - 2 / len(layers)))
-    narrower = widths | {there[0].name: 0} | dict.fromkeys(there[0].groups, 1)
+    narrower = widths | {branches[0].name: 0} | dict.fromkeys(branches[0].groups, 1)
     assert predict(narrower) == without_one  # there is nothing left of it to be narrow
     assert without_one["custom"] == pytest.approx(12 * without_one["macs"] / whole["macs"])
-    counted = Predictor(trace_model(without(found.folded, [there[0].name]).proto))
-    gone = {*there[0].groups, *(branch.name for branch in there)}
-    left = {name: width for name, width in widths.items() if name not in gone}
+    counted = Predictor(trace_model(without(traced.folded, [branches[0].name]).proto))
+    gone = {*branches[0].groups, *(branch.name for branch in branches)}
+    remaining = {name: width for name, width in widths.items() if name not in gone}
     assert {k: without_one[k] for k in ("macs", "params", "memory")} == {
-        k: counted(left)[k] for k in ("macs", "params", "memory")
+        k: counted(remaining)[k] for k in ("macs", "params", "memory")
     }
 
 
@@ -206,18 +208,18 @@ def test_what_is_behind_a_branch_that_goes_makes_up_for_it_layer_by_layer(tmp_pa
     rng = np.random.default_rng(0)
     x = rng.standard_normal((320, 3, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "data.npz", x_train=x[:256], x_val=x[256:])
-    found = trace_model(proto)
-    data = load_dataset(found.folded, tmp_path / "data.npz")
+    traced = trace_model(proto)
+    data = load_dataset(traced.folded, tmp_path / "data.npz")
     evaluator = UserEvaluator(lambda _: 0.0)
-    bench = WorkerContext(BaseModel(found, {}), evaluator, data, seed=0, trains=False, shapes={}, batch_size=1)
-    (image,) = found.folded.specs
-    wanted = run(session(found.folded.proto), {image: x[256:]})["logits"]
-    for branch in find_branches(found):
-        base = bench.original.without([branch.name])
-        once = reconstruct(base.trace, {}, base.gram_matrices(bench), base.changed)
+    context = WorkerContext(BaseModel(traced, {}), evaluator, data, seed=0, trains=False, shapes={}, batch_size=1)
+    (image,) = traced.folded.specs
+    expected = run(session(traced.folded.proto), {image: x[256:]})["logits"]
+    for branch in find_branches(traced):
+        base = context.original.without([branch.name])
+        once = reconstruct(base.trace, {}, context.gram_matrices(base), base.changed)
         off = [
-            float(np.abs(run(session(made), {image: x[256:]})["logits"] - wanted).mean() / wanted.std())
-            for made in (bench.cut(base, {}, mended=True), once, without(found.folded, [branch.name]).proto)
+            float(np.abs(run(session(made), {image: x[256:]})["logits"] - expected).mean() / expected.std())
+            for made in (context.cut(base, {}, reconstructs=True), once, without(traced.folded, [branch.name]).proto)
         ]
         assert off[0] <= off[1] * 1.001 and off[0] < 0.9 * off[2]
 
@@ -241,14 +243,14 @@ def test_what_cannot_go_is_said(tmp_path: Path) -> None:
 
 def scripted(proto: onnx.ModelProto) -> float:
     """Leads a search to narrow the first branch, then to remove it, then the second."""
-    there = {node.name for node in proto.graph.node if node.op_type == "Add"}
+    adds = {node.name for node in proto.graph.node if node.op_type == "Add"}
     shapes = {tensor.name: tensor.dims for tensor in proto.graph.initializer}
     widths = {n.name: shapes[n.input[1]][0] for n in proto.graph.node if n.op_type == "Conv"}
     if widths.get("conv1") != 16 or widths.get("conv4", 16) != 16:
         return -1.0
-    if there == {"add1", "add2"}:
+    if adds == {"add1", "add2"}:
         return 1 - 0.01 * widths["conv2"]
-    return {("add2",): 0.5, ("add1",): 0.45, (): 0.4}.get(tuple(there), -1.0)
+    return {("add2",): 0.5, ("add1",): 0.45, (): 0.4}.get(tuple(adds), -1.0)
 
 
 def test_a_branch_that_is_given_back_has_the_channels_that_it_had(tmp_path: Path) -> None:

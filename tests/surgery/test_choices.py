@@ -34,22 +34,22 @@ def attention() -> onnx.ModelProto:
 
 
 def test_dimensions_of_heads_go_from_every_head_alike() -> None:
-    found = trace_model(attention(), Choices(attention="dims"))
-    groups = {g.name: (g.channels, g.step, g.layers) for g in found.prunable}
+    traced = trace_model(attention(), Choices(attention="dims"))
+    groups = {g.name: (g.channels, g.step, g.layers) for g in traced.prunable}
     assert groups == {"q": (WIDTH, HEADS, ("q", "k")), "v": (WIDTH, HEADS, ("v",))}
-    keep = select(found, {"q": 2 * HEADS, "v": 3 * HEADS})
-    pruned = resize(found, keep)
-    assert verify(found, keep, pruned=pruned).exact
+    keep = select(traced, {"q": 2 * HEADS, "v": 3 * HEADS})
+    pruned = resize(traced, keep)
+    assert verify(traced, keep, pruned=pruned).exact
     assert fold(pruned).shapes["o_out"] == (2, TOKENS, WIDTH)
 
 
 def test_states_from_outside_fix_hidden_units_unless_they_may_be_resized() -> None:
     assert not trace_model(stateful_lstm(), Choices()).prunable
     assert not trace_model(stateful_lstm(), Choices(resize_io=STATES[:2])).prunable
-    found = trace_model(stateful_lstm(), Choices(resize_io=STATES))
+    traced = trace_model(stateful_lstm(), Choices(resize_io=STATES))
     keep = {"lstm": np.array([0, 2, 7])}
-    pruned = resize(found, keep)
-    assert verify(found, keep, pruned=pruned).exact
+    pruned = resize(traced, keep)
+    assert verify(traced, keep, pruned=pruned).exact
     onnx.checker.check_model(pruned, full_check=True)
     values = {v.name: v for v in (*pruned.graph.input, *pruned.graph.output)}
     assert all([d.dim_value for d in values[n].type.tensor_type.shape.dim] == [1, 2, 3] for n in STATES)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-from pathlib import Path
-
 import numpy as np
-import pytest
 
 import models
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
-from netadapt_onnx.surgery import rules
 from netadapt_onnx.surgery.cut import arrange
 from netadapt_onnx.surgery.trace import trace
 
@@ -39,12 +34,3 @@ def test_runs_of_equal_labels_repeat_as_a_whole() -> None:
     positions, copies = arrange(np.array([2, 2, 0, 1]), [np.array([7, 7, 8, 9])])
     assert positions.tolist() == [0, 1, 0, 1, 3]
     assert copies.tolist() == [0, 0, 1, 1, 0]
-
-
-@pytest.mark.parametrize("path", sorted(Path(rules.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
-def test_rules_know_labels_and_cuts_but_not_how_models_are_traced_or_resized(path: Path) -> None:
-    above = {"trace", "propagate", "resize", "groups", "criteria", "reconstruct", "verify"}
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module is not None:
-            parts = node.module.split(".")
-            assert parts[:2] != ["netadapt_onnx", "surgery"] or above.isdisjoint(parts[2:3]), node.module

@@ -34,8 +34,10 @@ def branches() -> onnx.ModelProto:
         graphs.append(body(b, name, [], {y: FLOAT}))
     b.nodes, b.initializers = outer
     mean = b.node("ReduceMean", ["x"], keepdims=0)
-    taken = b.node("Greater", [mean, b.constant("zero", np.float32(0))])
-    b.nodes.append(helper.make_node("If", [taken], ["y"], name="choose", then_branch=graphs[0], else_branch=graphs[1]))
+    condition = b.node("Greater", [mean, b.constant("zero", np.float32(0))])
+    b.nodes.append(
+        helper.make_node("If", [condition], ["y"], name="choose", then_branch=graphs[0], else_branch=graphs[1])
+    )
     b.head("y", 5)
     return b.model({"x": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)})
 
@@ -104,36 +106,36 @@ EXPECTED: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, int]]] = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_pruning_equals_masking_inside_bodies(name: str) -> None:
     build, groups = EXPECTED[name]
-    found = trace_model(build())
-    assert {g.name: g.channels for g in found.prunable} == groups
-    keep = select(found, {g: n // 2 for g, n in groups.items()}, "random")
-    pruned = resize(found, keep)
+    traced = trace_model(build())
+    assert {g.name: g.channels for g in traced.prunable} == groups
+    keep = select(traced, {g: n // 2 for g, n in groups.items()}, "random")
+    pruned = resize(traced, keep)
     onnx.checker.check_model(pruned, full_check=True)
-    proof = verify(found, keep, pruned=pruned)
+    proof = verify(traced, keep, pruned=pruned)
     assert proof.exact and not proof.inexact_groups, proof
-    assert pruned.ByteSize() < found.folded.proto.ByteSize()
+    assert pruned.ByteSize() < traced.folded.proto.ByteSize()
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_an_uncut_body_computes_what_it_did(name: str) -> None:
     proto = EXPECTED[name][0]()
-    found = trace_model(proto)
-    inputs = random_inputs(found.folded.specs)
+    traced = trace_model(proto)
+    inputs = random_inputs(traced.folded.specs)
     output = proto.graph.output[0].name
-    wanted = run(session(proto), inputs, [output])[output]
-    np.testing.assert_array_equal(run(session(resize(found, {})), inputs, [output])[output], wanted)
+    expected = run(session(proto), inputs, [output])[output]
+    np.testing.assert_array_equal(run(session(resize(traced, {})), inputs, [output])[output], expected)
 
 
 @pytest.mark.parametrize("branch", ["then", "else"])
 def test_a_wrong_cut_in_either_branch_is_caught(branch: str) -> None:
-    found = trace_model(branches())
-    keep = select(found, {f"choose/{branch}_branch/{branch}_a": 4}, "random")
-    pruned = resize(found, keep)
+    traced = trace_model(branches())
+    keep = select(traced, {f"choose/{branch}_branch/{branch}_a": 4}, "random")
+    pruned = resize(traced, keep)
     graph = next(a.g for n in pruned.graph.node for a in n.attribute if a.name == f"{branch}_branch")
     weight = next(t for t in graph.initializer if t.name == f"{branch}_b.weight")
     values = onnx.numpy_helper.to_array(weight)
     weight.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values[:, ::-1]), weight.name))
-    assert not verify(found, keep, pruned=pruned).exact
+    assert not verify(traced, keep, pruned=pruned).exact
 
 
 def test_a_weight_that_several_loops_carry_on_is_read_from_where_it_is() -> None:
@@ -158,16 +160,16 @@ def test_a_weight_that_several_loops_carry_on_is_read_from_where_it_is() -> None
     b.node("MatMul", [state, weight], "last")
     proto = b.model({"x": (3, 4)}, {"last_out": (3, 4)})
     inputs = random_inputs({"x": ((3, 4), np.dtype(np.float32))})
-    wanted = run(session(proto), inputs)["last_out"]
+    expected = run(session(proto), inputs)["last_out"]
     normalise(proto)
     assert [list(n.input)[2:] for n in proto.graph.node if n.op_type == "Loop"] == [["x"], ["state0"]]
-    np.testing.assert_array_equal(run(session(proto), inputs)["last_out"], wanted)
+    np.testing.assert_array_equal(run(session(proto), inputs)["last_out"], expected)
 
 
 def test_a_dynamic_batch_stays_dynamic_in_bodies() -> None:
     for build in (branches, loop):
         proto = build()
-        found = trace_model(proto)
-        small = resize(found, select(found, {g.name: g.channels // 2 for g in found.prunable}))
+        traced = trace_model(proto)
+        small = resize(traced, select(traced, {g.name: g.channels // 2 for g in traced.prunable}))
         x = np.random.default_rng(0).standard_normal((3, 3, SIZE, SIZE)).astype(np.float32)
         assert run(session(small), {"x": x}, ["logits"])["logits"].shape == (3, 10)

@@ -119,9 +119,9 @@ def test_a_shape_that_a_tensor_does_not_have_is_refused(tmp_path: Path, capsys: 
 def test_both_sides_of_a_custom_operator_of_known_shape_are_proven_around_it() -> None:
     proto = custom(("N", 8, 4, 4))
     normalise(proto)
-    found = trace(fold(proto))
-    keep = select(found, {"conv1": 8, "conv3": 6}, "random")
-    proof = verify(found, keep)
+    traced = trace(fold(proto))
+    keep = select(traced, {"conv1": 8, "conv3": 6}, "random")
+    proof = verify(traced, keep)
     assert proof.exact and proof.outputs["last_out"] == ("last_out",)
     assert proof.tensors >= 6
 
@@ -131,12 +131,12 @@ def test_a_wrong_cut_behind_a_custom_operator_is_caught() -> None:
 
     proto = custom(("N", 8, 4, 4))
     normalise(proto)
-    found = trace(fold(proto))
-    keep = select(found, {"conv3": 6}, "random")
-    pruned = resize(found, keep)
+    traced = trace(fold(proto))
+    keep = select(traced, {"conv3": 6}, "random")
+    pruned = resize(traced, keep)
     weight = next(t for t in pruned.graph.initializer if t.name == "last.weight")
     weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight)[:, ::-1].copy(), weight.name))
-    assert not verify(found, keep, pruned=pruned).exact
+    assert not verify(traced, keep, pruned=pruned).exact
 
 
 def test_the_next_command_of_what_cannot_be_proven_writes_it(
@@ -202,9 +202,9 @@ def test_the_page_that_is_said_to_list_operators_lists_them(tmp_path: Path) -> N
     proto.graph.initializer.append(helper.make_tensor("table", TensorProto.FLOAT, [4, 4], [0.5] * 16))
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])
     proto.graph.value_info.append(value)
-    found = inspect(saved(proto, tmp_path))
-    assert isinstance(found, Cautioned)
-    page = re.search(r"(docs/[\w-]+\.md) lists them", " ".join(found.notes))
-    assert page is not None, found.notes
+    traced = inspect(saved(proto, tmp_path))
+    assert isinstance(traced, Cautioned)
+    page = re.search(r"(docs/[\w-]+\.md) lists them", " ".join(traced.notes))
+    assert page is not None, traced.notes
     text = (Path(__file__).resolve().parents[2] / page[1]).read_text()
     assert all(operator in text for operator in ("Concat", "Conv", "Resize", "GridSample", "DequantizeLinear"))

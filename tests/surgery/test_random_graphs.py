@@ -72,13 +72,13 @@ def networks(draw: st.DrawFn) -> onnx.ModelProto:
 @given(networks(), st.randoms(use_true_random=False))
 def test_pruning_equals_masking_on_any_graph(proto: onnx.ModelProto, random) -> None:  # type: ignore[no-untyped-def]
     normalise(proto)
-    found = trace(fold(proto))
-    counts = {g.name: g.step * random.randint(1, g.channels // g.step) for g in found.prunable}
-    scores = {g.name: np.array([random.random() for _ in range(g.channels)]) for g in found.prunable}
-    keep = select(found, counts, lambda _, group: scores[group.name])
-    pruned = resize(found, keep)
-    assert found.resized_shapes(keep) == dict(fold(pruned).shapes)
-    result = verify(found, keep, pruned=pruned)
+    traced = trace(fold(proto))
+    counts = {g.name: g.step * random.randint(1, g.channels // g.step) for g in traced.prunable}
+    scores = {g.name: np.array([random.random() for _ in range(g.channels)]) for g in traced.prunable}
+    keep = select(traced, counts, lambda _, group: scores[group.name])
+    pruned = resize(traced, keep)
+    assert traced.resized_shapes(keep) == dict(fold(pruned).shapes)
+    result = verify(traced, keep, pruned=pruned)
     assert result.first_bad_tensor is None, result
 
 
@@ -87,17 +87,17 @@ def test_pruning_equals_masking_on_any_graph(proto: onnx.ModelProto, random) -> 
 @given(networks(), st.randoms(use_true_random=False))
 def test_growing_then_pruning_the_new_channels_gives_the_original_back(proto: onnx.ModelProto, random) -> None:  # type: ignore[no-untyped-def]
     normalise(proto)
-    found = trace(fold(proto))
-    wider = select(found, {g.name: g.channels + g.step * random.randint(0, 3) for g in found.prunable})
-    grown = resize(found, wider)
+    traced = trace(fold(proto))
+    wider = select(traced, {g.name: g.channels + g.step * random.randint(0, 3) for g in traced.prunable})
+    grown = resize(traced, wider)
     again = trace(fold(grown))
-    assert found.resized_shapes(wider) == again.folded.shapes
+    assert traced.resized_shapes(wider) == again.folded.shapes
     originals = {}
     for name in wider:
-        members = found.members[name]
-        _, copy = arrange(found.copies(wider)[members], [members])
+        members = traced.members[name]
+        _, copy = arrange(traced.copies(wider)[members], [members])
         originals[name] = np.flatnonzero(copy == 0)
     back = resize(again, originals)
-    inputs = random_inputs(found.folded.specs)
-    wanted, got = (run(session(m), inputs, ["logits"])["logits"] for m in (found.folded.proto, back))
-    np.testing.assert_array_equal(got, wanted)
+    inputs = random_inputs(traced.folded.specs)
+    expected, got = (run(session(m), inputs, ["logits"])["logits"] for m in (traced.folded.proto, back))
+    np.testing.assert_array_equal(got, expected)

@@ -84,23 +84,23 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, set[str]]]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_has_to_be_named_together_is_named(name: str) -> None:
-    build, wanted = CASES[name]
-    found = trace_model(build())
-    freed = {group: set(names) for group, names in states(found).items()}
-    assert wanted.items() <= freed.items(), freed
+    build, expected = CASES[name]
+    traced = trace_model(build())
+    freed = {group: set(names) for group, names in states(traced).items()}
+    assert expected.items() <= freed.items(), freed
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_command_that_frees_states_works_as_it_is_printed(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    build, wanted = CASES[name]
+    build, expected = CASES[name]
     path = tmp_path / "m.onnx"
     path.write_bytes(build().SerializeToString())
     assert run(["prune", str(path), "--ratio", "0.5"]) == 2
     error = capsys.readouterr().err
     typed = shlex.split(error[error.index("netadapt-onnx prune") :])
-    assert set(typed[typed.index("--resize-io") :]) >= set.union(*wanted.values())
+    assert set(typed[typed.index("--resize-io") :]) >= set.union(*expected.values())
     assert run(["inspect", str(path)]) == 0
     shown = capsys.readouterr().out
     assert shlex.split(shown[shown.index("next: netadapt-onnx") :])[1:] == typed
@@ -114,12 +114,12 @@ def test_dimensions_of_all_heads_go_from_a_cache_as_well() -> None:
     proto = cached()
     normalise(proto)
     names = ("past_k", "present_k", "past_v", "present_v")
-    found = trace(fold(proto), Choices("dims", names))
-    groups = {g.name: (g.channels, g.step) for g in found.prunable}
+    traced = trace(fold(proto), Choices("dims", names))
+    groups = {g.name: (g.channels, g.step) for g in traced.prunable}
     assert groups == {"q": (WIDTH, HEADS), "v": (WIDTH, HEADS)}
-    keep = select(found, {"q": 2 * HEADS, "v": HEADS})
-    pruned = resize(found, keep)
-    assert verify(found, keep, pruned=pruned).exact
+    keep = select(traced, {"q": 2 * HEADS, "v": HEADS})
+    pruned = resize(traced, keep)
+    assert verify(traced, keep, pruned=pruned).exact
     assert fold(pruned).shapes["past_k"] == (1, HEADS, PAST, 2)
 
 
@@ -154,15 +154,15 @@ def test_a_count_for_a_pinned_group_says_what_frees_it(tmp_path: Path, capsys: p
 
 def test_a_picture_that_its_noise_is_taken_from_is_no_state() -> None:
     """`sigma` scales all channels alike; with `x` every channel of the result would change."""
-    found = trace_model(denoiser())
-    assert not found.group("conv2").prunable
-    assert states(found).get("conv2") is None or "sigma" not in states(found)["conv2"]
+    traced = trace_model(denoiser())
+    assert not traced.group("conv2").prunable
+    assert states(traced).get("conv2") is None or "sigma" not in states(traced)["conv2"]
 
 
 def test_a_model_with_one_input_is_not_traced_again(monkeypatch: pytest.MonkeyPatch) -> None:
     b = Builder()
     b.conv("x", 3, 8)
-    found = trace_model(b.model({"x": (1, 3, 8, 8)}, {"conv1_out": (1, 8, 8, 8)}))
+    traced = trace_model(b.model({"x": (1, 3, 8, 8)}, {"conv1_out": (1, 8, 8, 8)}))
     monkeypatch.setattr("netadapt_onnx.surgery.states.trace", None)
-    assert states(found) == {}
-    assert resize_io_of(found.groups[0]) == ()
+    assert states(traced) == {}
+    assert resize_io_of(traced.groups[0]) == ()

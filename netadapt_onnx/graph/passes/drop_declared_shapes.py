@@ -9,7 +9,7 @@ from netadapt_onnx.graph.passes.result import PassResult
 
 
 def drop_declared_shapes(proto: onnx.ModelProto) -> PassResult[onnx.ModelProto]:
-    """Drop declared shapes in place, but for those of operators outside ONNX, whose shapes nothing else tells."""
+    """Drop declared shapes in place, but for those of operators outside ONNX, whose shapes nothing else determines."""
     graph = proto.graph
     foreign = {name for node in graph.node if not is_standard(node) for name in node.output}
     kept = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in graph.value_info if v.name in foreign]

@@ -6,19 +6,16 @@ size alone stays dynamic by a formula in it (`symbolic_batch.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
-from math import prod
+from collections.abc import Iterable, Mapping, Set
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.graph.dynamic_dims import SizeDependence
 from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.graph.passes.result import PassResult
-from netadapt_onnx.graph.shape_evaluator import ShapeEvaluator
-from netadapt_onnx.graph.shape_inference import Evaluation
-from netadapt_onnx.graph.shapes import Specs
+from netadapt_onnx.graph.shapes import Specs, spec_bytes
+from netadapt_onnx.graph.size_dependence import SizeDependence, TensorValues
 from netadapt_onnx.graph.subgraphs import captured
 from netadapt_onnx.graph.symbolic_batch import SymbolicBatch
 
@@ -27,50 +24,62 @@ KEPT_ON_WEIGHTS = {"Transpose", "Cast", "DequantizeLinear", "QuantizeLinear"}
 # A constant that would grow the file by more than this (an expanded grid, say) stays computed.
 LARGEST_GROWTH_BYTES = 1 << 20
 
+Tensors = Mapping[str, onnx.TensorProto]
+
 
 def fold_constants(
-    proto: onnx.ModelProto, evaluator: ShapeEvaluator, evaluation: Evaluation, dependence: SizeDependence
+    proto: onnx.ModelProto,
+    graph: onnx.GraphProto,
+    initializers: Tensors,
+    values: TensorValues,
+    dependence: SizeDependence,
 ) -> PassResult[onnx.ModelProto]:
-    """Give a model, in place, the nodes of the evaluated graph that stay, and constants for the others.
+    """Give a model, in place, the nodes of an evaluated graph that stay, and constants for the others.
 
     Args:
         proto: the model, whose own nodes are replaced; initializers that it has already are not touched.
-        evaluator: the graph and its initializers.
-        evaluation: the values of its tensors.
+        graph: the graph, without its initializers.
+        initializers: those by name.
+        values: the values of its tensors.
         dependence: what of them depends on sizes that the file leaves open.
+
+    Returns:
+        The model, and whether it differs from the evaluated graph.
     """
-    graph, initializers = evaluator.proto.graph, evaluator.initializers
-    batch_made = {name for name in dependence.shape_made if _depends_on_batch(name, evaluation, dependence.next_batch)}
-    kept, needed = _kept_nodes(evaluator, evaluation, dependence, batch_made)
+    batch_made = {name for name in dependence.shape_made if _depends_on_batch(name, values, dependence.next_batch)}
+    kept, needed = _kept_nodes(graph, initializers, values, dependence, batch_made)
     produced = {name for node in kept for name in node.output}
     missing = needed - produced - initializers.keys()
     folded = [name for node in graph.node for name in node.output if name in missing]
     constants = [tensor for name, tensor in initializers.items() if name in needed]
     used_names = needed | {node_name(node) for node in kept} | {v.name for v in graph.input}
-    computed, tensors = _write_back(folded, kept, used_names, batch_made, evaluation, dependence)
+    computed, tensors = _write_back(folded, kept, used_names, batch_made, values, dependence)
     constants = [dependence.wildcards.get(tensor.name, tensor) for tensor in [*constants, *tensors]]
-    changed = bool(folded) or len(kept) < len(graph.node)
+    changed = len(kept) < len(graph.node) or {tensor.name for tensor in constants} != initializers.keys()
     _replace_contents(proto.graph, [*computed, *kept], constants)
     return PassResult(proto, changed)
 
 
 def _kept_nodes(
-    evaluator: ShapeEvaluator, evaluation: Evaluation, dependence: SizeDependence, batch_made: Set[str]
+    graph: onnx.GraphProto,
+    initializers: Tensors,
+    values: TensorValues,
+    dependence: SizeDependence,
+    batch_made: Set[str],
 ) -> tuple[list[onnx.NodeProto], set[str]]:
     """The nodes that stay, in order, and the names of all tensors that they read or the graph puts out.
 
     `batch_made` are the tensors that depend on the batch size.
     """
-    graph = evaluator.proto.graph
     needed = {v.name for v in graph.output}
     kept: list[onnx.NodeProto] = []
     for node in reversed(graph.node):  # what is still read once its readers are known to stay
         outputs = [name for name in node.output if name in needed]
-        foldable = all(evaluation.has_value(name) for name in outputs) and not _stays(
-            node, evaluator.initializers, evaluation.tensor_specs, dependence.shape_made
+        foldable = all(values.has_value(name) for name in outputs) and not _stays(
+            node, initializers, values.tensor_specs, dependence.shape_made
         )
         without_formula = any(
-            _has_no_formula(name, evaluation, dependence.next_batch) for name in outputs if name in batch_made
+            _has_no_formula(name, values, dependence.next_batch) for name in outputs if name in batch_made
         )
         if not foldable or without_formula or not dependence.computed.isdisjoint(outputs):
             kept.append(node)
@@ -84,7 +93,7 @@ def _write_back(
     kept: list[onnx.NodeProto],
     used_names: Set[str],
     batch_made: Set[str],
-    evaluation: Evaluation,
+    values: TensorValues,
     dependence: SizeDependence,
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Constants for the tensors `folded`, and nodes that compute those that depend on the batch size.
@@ -93,20 +102,20 @@ def _write_back(
     """
     other = dependence.next_batch
     if not dependence.batch_inputs or other is None:
-        return [], [numpy_helper.from_array(evaluation.value(name), name) for name in folded]
+        return [], [numpy_helper.from_array(values.value(name), name) for name in folded]
     batch_input = dependence.batch_inputs[0]
-    batch_size = evaluation.tensor_specs[batch_input][0][0]
-    formula = SymbolicBatch(batch_input, batch_size, evaluation.tensor_specs, used_names)
+    batch_size = values.tensor_specs[batch_input][0][0]
+    formula = SymbolicBatch(batch_input, batch_size, values.tensor_specs, used_names)
     reshapes = _reshapes_by_target(kept)
     computed: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
     for name in folded:
         if name in batch_made:
-            nodes, tensors = formula.write(name, evaluation.value(name), other.value(name), reshapes.get(name, []))
+            nodes, tensors = formula.write(name, values.value(name), other.value(name), reshapes.get(name, []))
             computed.extend(nodes)
             constants.extend(tensors)
         else:
-            constants.append(numpy_helper.from_array(evaluation.value(name), name))
+            constants.append(numpy_helper.from_array(values.value(name), name))
     return [*formula.nodes, *computed], [*constants, *formula.constants]
 
 
@@ -122,18 +131,18 @@ def _replace_contents(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], const
     graph.node.extend(nodes)
 
 
-def _depends_on_batch(name: str, evaluation: Evaluation, other: Evaluation | None) -> bool:
+def _depends_on_batch(name: str, values: TensorValues, other: TensorValues | None) -> bool:
     """Whether a tensor is another at the next batch size, `other`."""
-    if other is None or not (evaluation.has_value(name) and other.has_value(name)):
+    if other is None or not (values.has_value(name) and other.has_value(name)):
         return False
-    if evaluation.tensor_specs[name] != other.tensor_specs[name]:
+    if values.tensor_specs[name] != other.tensor_specs[name]:
         return True
-    return not np.array_equal(evaluation.value(name), other.value(name))
+    return not np.array_equal(values.value(name), other.value(name))
 
 
-def _has_no_formula(name: str, evaluation: Evaluation, other: Evaluation | None) -> bool:
+def _has_no_formula(name: str, values: TensorValues, other: TensorValues | None) -> bool:
     """Whether a tensor depends on the batch size in a way that no formula gives: its shape does, say."""
-    specs = evaluation.tensor_specs
+    specs = values.tensor_specs
     return other is None or specs[name] != other.tensor_specs[name] or specs[name][1].kind != "i"
 
 
@@ -150,7 +159,7 @@ def _reshapes_by_target(nodes: Iterable[onnx.NodeProto]) -> dict[str, list[onnx.
     return {name: reshaping for name, reshaping in readers.items() if name not in others}
 
 
-def _stays(node: onnx.NodeProto, initializers: dict[str, onnx.TensorProto], specs: Specs, shape_made: Set[str]) -> bool:
+def _stays(node: onnx.NodeProto, initializers: Tensors, specs: Specs, shape_made: Set[str]) -> bool:
     """Whether a node with constant inputs is kept: a view of a weight, or one whose result is far larger."""
     outputs = [name for name in node.output if name]
     if not shape_made.isdisjoint(outputs):
@@ -160,11 +169,6 @@ def _stays(node: onnx.NodeProto, initializers: dict[str, onnx.TensorProto], spec
         return True
     if node.op_type == "ConstantOfShape":  # weights of files that were stripped of their values
         return False
-    bytes_after = sum(_bytes(specs, name) for name in outputs)
-    bytes_before = sum(_bytes(specs, name) for name in node.input if name)
+    bytes_after = sum(spec_bytes(specs[name]) for name in outputs)
+    bytes_before = sum(spec_bytes(specs[name]) for name in node.input if name)
     return bytes_after > bytes_before + LARGEST_GROWTH_BYTES
-
-
-def _bytes(specs: Specs, name: str) -> int:
-    shape, dtype = specs[name]
-    return prod(shape) * dtype.itemsize

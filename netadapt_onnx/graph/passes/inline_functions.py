@@ -17,7 +17,7 @@ import onnx.inliner
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.passes.result import PassResult
 from netadapt_onnx.graph.runtime import PROTOBUF_LIMIT
-from netadapt_onnx.graph.subgraphs import all_bodies
+from netadapt_onnx.graph.subgraphs import all_subgraphs
 from netadapt_onnx.graph.validity import require_valid_nodes
 
 # The largest public models have some ten thousand nodes.
@@ -80,14 +80,14 @@ def _refuse_bombs(proto: onnx.ModelProto) -> None:
 def _calls(nodes: Iterable[onnx.NodeProto], functions: Set[Key]) -> Counter[Key]:
     """How often each function is called, in bodies of loops and branches as well."""
     nodes = list(nodes)
-    inner = (node for body in all_bodies(nodes) for node in body.node)
+    inner = (node for body in all_subgraphs(nodes) for node in body.node)
     calls = Counter((node.domain, node.op_type, node.overload) for node in (*nodes, *inner))
     return Counter({key: times for key, times in calls.items() if key in functions})
 
 
 def _inlined(nodes: Iterable[onnx.NodeProto], size_bytes: int, calls: Counter[Key], sizes: dict[Key, _Size]) -> _Size:
     nodes = list(nodes)
-    own = len(nodes) + sum(len(body.node) for body in all_bodies(nodes))
+    own = len(nodes) + sum(len(body.node) for body in all_subgraphs(nodes))
     return _Size(
         own + sum(times * sizes[key].nodes for key, times in calls.items()),
         size_bytes + sum(times * sizes[key].size_bytes for key, times in calls.items()),

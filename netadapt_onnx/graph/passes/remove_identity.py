@@ -7,7 +7,7 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.nodes import is_standard, keep_nodes
 from netadapt_onnx.graph.passes.result import PassResult
-from netadapt_onnx.graph.subgraphs import all_bodies
+from netadapt_onnx.graph.subgraphs import all_subgraphs
 
 
 def remove_identity(proto: onnx.ModelProto) -> PassResult[onnx.ModelProto]:
@@ -26,11 +26,11 @@ def remove_identity(proto: onnx.ModelProto) -> PassResult[onnx.ModelProto]:
             kept.append(node)
     if not sources:
         return PassResult(proto, False)
-    for node in (*kept, *(inner for body in all_bodies(kept) for inner in body.node)):
+    for node in (*kept, *(inner for body in all_subgraphs(kept) for inner in body.node)):
         for slot, name in enumerate(node.input):
             if name in sources:
                 node.input[slot] = sources[name]
-    for body in all_bodies(kept):
+    for body in all_subgraphs(kept):
         for value in body.output:
             if value.name in sources:
                 raise NetadaptError(f"a subgraph returns the outer tensor '{value.name}' directly", code="unsupported")

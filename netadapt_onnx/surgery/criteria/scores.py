@@ -7,9 +7,9 @@ from threading import Lock
 
 import numpy as np
 
+from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.surgery.union_find import Array
 
 # Importance of each channel of a group, (channels,); the largest stay.
 Criterion = Callable[[Trace, Group], np.ndarray]

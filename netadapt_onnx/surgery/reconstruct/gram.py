@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.surgery.calibration import activations
 from netadapt_onnx.surgery.reconstruct.layers import Linear, linear_layers
 from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.surgery.union_find import Array
 
 # ResNet-20, half of the inner filters, all images together: 8192 positions leave 78.1% right, 32768 79.5%.
 SAMPLES = 32768

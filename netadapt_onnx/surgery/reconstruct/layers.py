@@ -9,11 +9,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.graph.nodes import reads
+from netadapt_onnx.graph.shapes import Shape
 from netadapt_onnx.surgery.cut import Cut
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.surgery.union_find import Array
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Linear:
             return weight.reshape(self.groups, weight.shape[0] // self.groups, -1).transpose(0, 2, 1).astype(np.float64)
         return (weight.T if self.transposed else weight)[None].astype(np.float64)
 
-    def from_matrix(self, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def from_matrix(self, matrix: np.ndarray, shape: Shape) -> np.ndarray:
         """The inverse of `matrix`."""
         if self.op == "Conv":
             return np.ascontiguousarray(matrix.transpose(0, 2, 1)).reshape(shape)
@@ -179,8 +180,8 @@ def _linear(trace: Trace, proto: onnx.NodeProto) -> Linear | None:
 
 def _pads(
     node: Node,
-    before: tuple[int, ...],
-    after: tuple[int, ...],
+    before: Shape,
+    after: Shape,
     kernel: tuple[int, ...],
     strides: tuple[int, ...],
     dilations: tuple[int, ...],

@@ -15,6 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.common.progress import counting
+from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.graph.nodes import reads
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.surgery.calibration import PartialRuns
@@ -24,7 +25,6 @@ from netadapt_onnx.surgery.reconstruct.gram import LARGEST_SYSTEM, GramMatrices,
 from netadapt_onnx.surgery.reconstruct.layers import Linear, linear_layers
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.surgery.union_find import Array
 
 RIDGE = 1e-3
 # Stands for the layer in front of a node that reads another tensor than in the original; no layer is called so.

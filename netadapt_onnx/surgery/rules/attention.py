@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from netadapt_onnx.graph.axis_arrays import on_axis
+from netadapt_onnx.graph.axis_arrays import Array, on_axis
 from netadapt_onnx.surgery.cut import Cut
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.contraction import bind_channels
 from netadapt_onnx.surgery.rules.registry import rule
-from netadapt_onnx.surgery.union_find import Array
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -174,7 +173,10 @@ def finish(node: Node, labels: Labels, q: Operand, counts: dict[str, tuple[str, 
 
 @rule("Attention")
 def attention(node: Node, labels: Labels) -> None:
-    """Q (B, S, Hq * D) or (B, Hq, S, D), K and V likewise; caches (B, Hkv, T, D)."""
+    """Heads go from queries, keys and values together, or dimensions (`attend`).
+
+    Shapes: Q (B, S, Hq * D) or (B, Hq, S, D), K and V likewise; caches (B, Hkv, T, D).
+    """
     names = node.inputs
     counts = [node.integer("q_num_heads", 0)] + [node.integer("kv_num_heads", 0)] * 2
     q, k, v = (operand(node, labels, name, heads) for name, heads in zip(names, counts, strict=False))
@@ -211,7 +213,10 @@ def _mask_heads(node: Node, labels: Labels, slot: int, heads: int) -> Array | No
 
 @rule("MultiHeadAttention", domain="com.microsoft")
 def multi_head_attention(node: Node, labels: Labels) -> None:
-    """query (B, S, H * D), key and value (B, T, H * D) or (B, H, T, D); bias (3 * H * D,)."""
+    """Heads go from queries, keys and values together, or dimensions (`attend`).
+
+    Shapes: query (B, S, H * D); key and value (B, T, H * D) or (B, H, T, D); bias (3 * H * D,).
+    """
     heads = node.integer("num_heads", 0)
     if not all(node.has(slot) for slot in range(3)) or len(labels.shape(node.inputs[0])) != 3:
         raise Unsupported("packed operands")
@@ -233,7 +238,11 @@ def multi_head_attention(node: Node, labels: Labels) -> None:
 
 @rule("GroupQueryAttention", domain="com.microsoft")
 def group_query_attention(node: Node, labels: Labels) -> None:
-    """query (B, S, H * D), key and value (B, S, Hkv * D); past and present (B, Hkv, T, D); rotary caches (T, D / 2)."""
+    """Heads go from queries, keys and values together (`attend`).
+
+    Shapes: query (B, S, H * D); key and value (B, S, Hkv * D); past and present (B, Hkv, T, D); rotary
+    caches (T, D / 2).
+    """
     if not all(node.has(slot) for slot in range(3)):
         raise Unsupported("packed operands")
     if labels.choices.attention == "dims":
@@ -249,7 +258,10 @@ def group_query_attention(node: Node, labels: Labels) -> None:
 
 @rule("Attention", domain="com.microsoft")
 def projected_attention(node: Node, labels: Labels) -> None:
-    """x (B, S, I); weights (I, Dq + Dk + Dv), which make it a layer; bias likewise; y (B, S, Dv)."""
+    """The node projects x to queries, keys and values, which makes it a layer, and attends (`project`).
+
+    Shapes: x (B, S, I); weights (I, Dq + Dk + Dv); bias (Dq + Dk + Dv,); y (B, S, Dv).
+    """
     project(node, labels)
 
 
@@ -317,7 +329,10 @@ def _projected(node: Node, labels: Labels, heads: int, sizes: Sequence[int]) -> 
 @rule("RotaryEmbedding")
 @rule("RotaryEmbedding", domain="com.microsoft")
 def rotary_embedding(node: Node, labels: Labels) -> None:
-    """x (B, S, H * D) or (B, H, S, D): pairs of dimensions are turned by angles of their own, so heads go whole."""
+    """Heads go whole: pairs of dimensions are turned by angles of their own.
+
+    Shapes: x (B, S, H * D) or (B, H, S, D).
+    """
     x, y = node.inputs[0], node.outputs[0]
     attribute = "num_heads"
     shape = labels.shape(x)

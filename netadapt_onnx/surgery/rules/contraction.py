@@ -8,18 +8,17 @@ from functools import cached_property
 
 import numpy as np
 
-from netadapt_onnx.graph.axis_arrays import on_axis
+from netadapt_onnx.graph.axis_arrays import Array, on_axis
 from netadapt_onnx.surgery.factors import align, labelled, labelled_on
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.elementwise import bind_broadcast, broadcast
 from netadapt_onnx.surgery.rules.registry import rule
-from netadapt_onnx.surgery.union_find import Array
 
 
 @rule("MatMul")
 def matmul(node: Node, labels: Labels) -> None:
-    """y (..., M, N) = a (..., M, K) @ b (..., K, N), batch axes broadcast; vectors as in numpy."""
+    """Labels of y (..., M, N) = a (..., M, K) @ b (..., K, N), with batch axes and vectors as in numpy (`contract`)."""
     ranks = [len(labels.shape(name)) for name in node.inputs[:2]]
     batch = [chr(ord("A") + i) for i in range(max(*ranks, 2) - 2)]
     first = "k" if ranks[0] == 1 else "".join(batch[len(batch) - (ranks[0] - 2) :]) + "mk"
@@ -31,7 +30,7 @@ def matmul(node: Node, labels: Labels) -> None:
 @rule("Gemm")
 @rule("FusedGemm", domain="com.microsoft")
 def gemm(node: Node, labels: Labels) -> None:
-    """y (M, N) = a (M, K) @ b (K, N) + c, either of a and b transposed."""
+    """Labels of y (M, N) = a (M, K) @ b (K, N) + c, either of a and b transposed (`contract`)."""
     first = "km" if node.integer("transA", 0) else "mk"
     second = "nk" if node.integer("transB", 0) else "kn"
     factors = contract(node, labels, [first, second], "mn")
@@ -169,7 +168,7 @@ def _gathered(factor: Array, order: str, term: str) -> Array:
 
 @rule("FusedMatMul", domain="com.microsoft")
 def fused_matmul(node: Node, labels: Labels) -> None:
-    """MatMul with transposed last axes."""
+    """Labels of a MatMul whose operands may have their last two axes transposed (`contract`)."""
     if node.integer("transBatchA", 0) or node.integer("transBatchB", 0):
         raise Unsupported("transposed batch")
     ranks = [len(labels.shape(name)) for name in node.inputs[:2]]

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from netadapt_onnx.graph.axis_arrays import on_axis
+from netadapt_onnx.graph.axis_arrays import Array, on_axis
 from netadapt_onnx.surgery.cut import Cut
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.contraction import bind_channels
 from netadapt_onnx.surgery.rules.elementwise import broadcast
 from netadapt_onnx.surgery.rules.registry import rule
-from netadapt_onnx.surgery.union_find import Array
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -49,13 +48,16 @@ class _Produced:
 
 @rule("Conv")
 def conv(node: Node, labels: Labels) -> None:
-    """Shapes: x (N, C, *spatial); w (O, C / group, *kernel); y (N, O, *spatial')."""
+    """The node consumes channels of x and starts those of y.
+
+    Shapes: x (N, C, *spatial); w (O, C / group, *kernel); y (N, O, *spatial').
+    """
     _convolve(node, labels, labels.shape(node.inputs[1])[0])
 
 
 @rule("FusedConv", domain="com.microsoft")
 def fused_conv(node: Node, labels: Labels) -> None:
-    """Conv, an optional tensor of the result's shape added, an activation."""
+    """A Conv; a tensor of the shape of y may be added, whose channels are those of y, and an activation follows."""
     conv(node, labels)
     if node.has(3):
         y = node.outputs[0]
@@ -66,7 +68,7 @@ def fused_conv(node: Node, labels: Labels) -> None:
 
 @rule("DeformConv")
 def deformable_conv(node: Node, labels: Labels) -> None:
-    """Conv that samples x where offsets, inputs 2 and 4, say: those stay as they are. Its bias is input 3."""
+    """A Conv that samples x where its offsets, inputs 2 and 4, say: those stay as they are. Its bias is input 3."""
     for slot in (2, 4):
         for factor in labels.of(node.inputs[slot]) if node.has(slot) else ():
             labels.pin(factor, f"'{node.name}' samples where it says")
@@ -77,7 +79,10 @@ def deformable_conv(node: Node, labels: Labels) -> None:
 
 @rule("ConvTranspose")
 def conv_transpose(node: Node, labels: Labels) -> None:
-    """Shapes: x (N, C, *spatial); w (C, O / group, *kernel); y (N, O, *spatial')."""
+    """The node consumes channels of x and starts those of y.
+
+    Shapes: x (N, C, *spatial); w (C, O / group, *kernel); y (N, O, *spatial').
+    """
     outputs = labels.shape(node.inputs[1])[1] * node.integer("group", 1)
     _convolve(node, labels, outputs, transposed=True)
 

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from netadapt_onnx.graph.axis_arrays import on_axis
+from netadapt_onnx.graph.axis_arrays import Array, on_axis
 from netadapt_onnx.surgery.factors import align, aligned_shape, labelled
 from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
-from netadapt_onnx.surgery.union_find import Array
 
 UNARY = (
     "Abs",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from netadapt_onnx.graph.axis_arrays import UnmatchedShapes, on_axis, regroup
+from netadapt_onnx.graph.axis_arrays import Array, UnmatchedShapes, on_axis, regroup
+from netadapt_onnx.graph.shapes import Shape
 from netadapt_onnx.surgery.cut import Cut
 from netadapt_onnx.surgery.factors import align, aligned_shape, labelled
 from netadapt_onnx.surgery.labels import Labels, Unsupported
@@ -15,7 +16,6 @@ from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.elementwise import BROADCASTING, UNARY
 from netadapt_onnx.surgery.rules.node_edits import integers, resize_dims, set_gather, set_integers
 from netadapt_onnx.surgery.rules.registry import rule
-from netadapt_onnx.surgery.union_find import Array
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -179,7 +179,7 @@ def slice_(node: Node, labels: Labels) -> None:
     labels.set(y, factors, f"single channel taken by '{node.name}'")
 
 
-def _computed_elsewhere(node: Node, labels: Labels, shape: tuple[int, ...]) -> bool:
+def _computed_elsewhere(node: Node, labels: Labels, shape: Shape) -> bool:
     """Whether a Slice's bounds are computed at run time, but on axes without channels."""
     if not any(node.has(slot) and not labels.is_constant(node.inputs[slot]) for slot in (1, 2)):
         return False
@@ -291,7 +291,7 @@ def combined(name: str, labels: Labels) -> bool:
     return True
 
 
-def stretched(labels: Labels, before: tuple[int, ...], after: tuple[int, ...]) -> list[Array]:
+def stretched(labels: Labels, before: Shape, after: Shape) -> list[Array]:
     """Fresh labels on the axes of length 1 that get longer."""
     axes = [k for k, n in enumerate(before) if n == 1 < after[k]]
     return [on_axis(labels.fresh(after[k]), k, len(after)) for k in axes]

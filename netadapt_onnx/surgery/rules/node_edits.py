@@ -12,9 +12,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.axis_arrays import on_axis
+from netadapt_onnx.graph.axis_arrays import Array, on_axis
 from netadapt_onnx.surgery.cut import Cut
-from netadapt_onnx.surgery.union_find import Array
 
 
 def integers(node: gs.Node, slot: int) -> Array:

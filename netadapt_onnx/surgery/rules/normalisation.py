@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from netadapt_onnx.graph.axis_arrays import on_axis
+from netadapt_onnx.graph.axis_arrays import Array, on_axis
 from netadapt_onnx.surgery.factors import align
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.contraction import bind_channels
 from netadapt_onnx.surgery.rules.elementwise import bind_broadcast, broadcast
 from netadapt_onnx.surgery.rules.registry import rule
-from netadapt_onnx.surgery.union_find import Array
 
 
 @rule("BatchNormalization")
@@ -71,7 +70,7 @@ def group_normalisation(node: Node, labels: Labels) -> None:
 @rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 @rule("SimplifiedLayerNormalization", domain="com.microsoft")
 def layer_normalisation(node: Node, labels: Labels) -> None:
-    """Normalises over the last axes: over fewer channels after a cut, with scale and shift sliced."""
+    """Labels pass: the node normalises over the last axes, after a cut over fewer channels. Scale and shift are cut."""
     x = node.inputs[0]
     rank = len(labels.shape(x))
     first = node.integer("axis", -1) % rank
@@ -93,7 +92,7 @@ def layer_normalisation(node: Node, labels: Labels) -> None:
 
 @rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
 def skip_layer_normalisation(node: Node, labels: Labels) -> None:
-    """LayerNorm over the last axis of x + skip (+ bias); the sum may be an output too."""
+    """A LayerNorm over the last axis of x + skip (+ bias), which share their channels; the sum may be an output too."""
     names, simplified = node.inputs, node.op.startswith("SkipSimplified")
     added = 3 if simplified else 4
     slots = [0, 1, *([added] if node.has(added) else [])]
@@ -122,7 +121,7 @@ def _set_statistics(node: Node, labels: Labels, factors: Sequence[Array], first:
 
 @rule("EmbedLayerNormalization", domain="com.microsoft")
 def embed_layer_normalisation(node: Node, labels: Labels) -> None:
-    """The sum of word, position and segment embeddings (rows, H), normalised: a layer with H channels."""
+    """The node starts H channels: it adds word, position and segment embeddings (rows, H) and normalises the sum."""
     tables = [slot for slot in (2, 3, 4) if node.has(slot)]
     if not all(labels.is_constant(node.inputs[slot]) for slot in tables):
         raise Unsupported("embeddings computed at run time")
@@ -140,7 +139,7 @@ def embed_layer_normalisation(node: Node, labels: Labels) -> None:
 
 @rule("LRN")
 def local_response_normalisation(node: Node, labels: Labels) -> None:
-    """Neighbouring channels are summed: after a cut, those that are left."""
+    """Labels pass: neighbouring channels are summed, after a cut those that remain."""
     if labels.of(node.inputs[0]):
         labels.gather(node)
     labels.set(node.outputs[0], labels.of(node.inputs[0]))
@@ -148,7 +147,7 @@ def local_response_normalisation(node: Node, labels: Labels) -> None:
 
 @rule("LpNormalization", "MeanVarianceNormalization")
 def normalise_axes(node: Node, labels: Labels) -> None:
-    """Normalises over some axes; channels among them are normalised over those that are left."""
+    """Labels pass: channels among the axes that are normalised are so over those that remain."""
     rank = len(labels.shape(node.inputs[0]))
     default = [node.integer("axis", -1)] if node.op == "LpNormalization" else [0, 2, 3]
     axes = [a % rank for a in node.attributes.get("axes", default)]

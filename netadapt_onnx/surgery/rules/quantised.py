@@ -37,7 +37,10 @@ BY_DIRECTION = {"DynamicQuantizeLSTM"}
 @rule("QLinearConv")
 @rule("QLinearConv", domain="com.microsoft")
 def quantised_conv(node: Node, labels: Labels) -> None:
-    """x, its scale and zero point; w, scales and zero points (one or O); those of y; bias (O,)."""
+    """A Conv of bytes.
+
+    Inputs: x, its scale and zero point; w, its scales and zero points (one or O); those of y; bias (O,).
+    """
     if node.integer("channels_last", 0):
         raise Unsupported("channels last")
     _require_scalars(node, labels, (1, 2, 6, 7))
@@ -47,7 +50,10 @@ def quantised_conv(node: Node, labels: Labels) -> None:
 
 @rule("ConvInteger")
 def integer_conv(node: Node, labels: Labels) -> None:
-    """x, w, the zero point of x, zero points of w (one or O)."""
+    """A Conv of bytes whose result is an integer sum.
+
+    Inputs: x; w; the zero point of x; zero points of w (one or O).
+    """
     _require_scalars(node, labels, (2,))
     conv(node.seen_as((0, 1)), labels)
     _per_channel(node, labels, (3,), axis=1)
@@ -55,7 +61,10 @@ def integer_conv(node: Node, labels: Labels) -> None:
 
 @rule("QLinearMatMul")
 def quantised_matmul(node: Node, labels: Labels) -> None:
-    """a and b, each with scale and zero point (b's by column, if it likes), then those of y."""
+    """A MatMul of bytes.
+
+    Inputs: a and b, each with scale and zero point (b's may differ by column); those of y.
+    """
     _require_scalars(node, labels, (1, 2, 6, 7))
     matmul(node.seen_as((0, 3)), labels)
     _per_channel(node, labels, (4, 5), axis=-1)
@@ -63,7 +72,10 @@ def quantised_matmul(node: Node, labels: Labels) -> None:
 
 @rule("MatMulInteger")
 def integer_matmul(node: Node, labels: Labels) -> None:
-    """a, b, their zero points (b's by column, if it likes)."""
+    """A MatMul of bytes whose result is an integer sum.
+
+    Inputs: a; b; their zero points (b's may differ by column).
+    """
     _require_scalars(node, labels, (2,))
     matmul(node.seen_as((0, 1)), labels)
     _per_channel(node, labels, (3,), axis=-1)
@@ -71,7 +83,10 @@ def integer_matmul(node: Node, labels: Labels) -> None:
 
 @rule("MatMulIntegerToFloat", domain="com.microsoft")
 def integer_matmul_to_float(node: Node, labels: Labels) -> None:
-    """a, b, their scales, their zero points (b's by column, if it likes), a bias."""
+    """A MatMul of bytes whose result is a float.
+
+    Inputs: a; b; their scales; their zero points (b's may differ by column); a bias.
+    """
     _require_scalars(node, labels, (2, 4))
     matmul(node.seen_as((0, 1)), labels)
     _per_channel(node, labels, (3, 5, 6), axis=-1)
@@ -79,14 +94,20 @@ def integer_matmul_to_float(node: Node, labels: Labels) -> None:
 
 @rule("DynamicQuantizeMatMul", domain="com.microsoft")
 def dynamic_matmul(node: Node, labels: Labels) -> None:
-    """a is quantised over the range of its values and 0, which no removed channel widens; b; its scales; a bias."""
+    """A MatMul by bytes. No removed channel widens the range of the values of a and 0, over which a is quantised.
+
+    Inputs: a; b; its scales; its zero points; a bias.
+    """
     matmul(node.seen_as((0, 1)), labels)
     _per_channel(node, labels, (2, 3, 4), axis=-1)
 
 
 @rule("QGemm", domain="com.microsoft")
 def quantised_gemm(node: Node, labels: Labels) -> None:
-    """a and b, each with scale and zero point (b's by column, if it likes), bias, those of y."""
+    """A Gemm of bytes.
+
+    Inputs: a and b, each with scale and zero point (b's may differ by column); a bias; those of y.
+    """
     _require_scalars(node, labels, (1, 2, 7, 8))
     gemm(node.seen_as((0, 3, 6)), labels)
     _per_channel(node, labels, (4, 5), axis=-1)
@@ -94,7 +115,10 @@ def quantised_gemm(node: Node, labels: Labels) -> None:
 
 @rule("QAttention", domain="com.microsoft")
 def quantised_attention(node: Node, labels: Labels) -> None:
-    """x (B, S, I), weights (I, 3 * H * D), a float bias, both scales, a mask, both zero points, a cache."""
+    """A projection of bytes that attends.
+
+    Inputs: x (B, S, I); weights (I, 3 * H * D); a float bias; both scales; a mask; both zero points; a cache.
+    """
     if labels.choices.attention == "dims":
         raise Unsupported("queries, keys and values of the same size")
     _require_scalars(node, labels, (3, 6))
@@ -105,35 +129,44 @@ def quantised_attention(node: Node, labels: Labels) -> None:
 
 @rule("QEmbedLayerNormalization", domain="com.microsoft")
 def quantised_embedding(node: Node, labels: Labels) -> None:
-    """EmbedLayerNormalization whose tables, scale and shift are bytes; each has one scale and one zero point."""
+    """An EmbedLayerNormalization whose tables, scale and shift are bytes, each with one scale and one zero point."""
     _require_scalars(node, labels, range(8, len(node.inputs)))
     embed_layer_normalisation(node, labels)
 
 
 @rule("DynamicQuantizeLinear")
 def dynamic_quantisation(node: Node, labels: Labels) -> None:
-    """One scale from the range of all values and 0: as if removed channels were 0."""
+    """Labels pass. The one scale is that of the range of all values and 0, as if removed channels were 0."""
     labels.mask(node, 0)
     labels.set(node.outputs[0], labels.of(node.inputs[0]))
 
 
 @rule("QLinearAdd", "QLinearMul", domain="com.microsoft")
 def quantised_arithmetic(node: Node, labels: Labels) -> None:
-    """a and b, each with scale and zero point, then those of the result."""
+    """Labels of both operands are tied.
+
+    Inputs: a and b, each with scale and zero point; those of the result.
+    """
     _require_scalars(node, labels, (1, 2, 4, 5, 6, 7))
     broadcasting(node.seen_as((0, 3)), labels)
 
 
 @rule("QLinearWhere", domain="com.microsoft")
 def quantised_where(node: Node, labels: Labels) -> None:
-    """A condition, two operands with scale and zero point, those of the result."""
+    """Labels of the operands are tied.
+
+    Inputs: a condition; two operands, each with scale and zero point; those of the result.
+    """
     _require_scalars(node, labels, (2, 3, 5, 6, 7, 8))
     broadcasting(node.seen_as((0, 1, 4)), labels)
 
 
 @rule("QLinearConcat", domain="com.microsoft")
 def quantised_concat(node: Node, labels: Labels) -> None:
-    """Scale and zero point of the result, then operands, each with its own."""
+    """A Concat of bytes.
+
+    Inputs: scale and zero point of the result; the operands, each with its own.
+    """
     operands = range(2, len(node.inputs), 3)
     _require_scalars(node, labels, [i for i in range(len(node.inputs)) if i not in operands])
     concat(node.seen_as(tuple(operands)), labels)
@@ -141,14 +174,14 @@ def quantised_concat(node: Node, labels: Labels) -> None:
 
 @rule("QLinearLeakyRelu", "QLinearSigmoid", domain="com.microsoft")
 def quantised_activation(node: Node, labels: Labels) -> None:
-    """x and scales that all channels share."""
+    """Labels pass. All channels share the scales."""
     _require_scalars(node, labels, range(1, len(node.inputs)))
     unary(node, labels)
 
 
 @rule("QLinearAveragePool", "QLinearGlobalAveragePool", domain="com.microsoft")
 def quantised_pool(node: Node, labels: Labels) -> None:
-    """x and scales that all channels share."""
+    """A pooling of bytes. All channels share the scales."""
     if node.integer("channels_last", 0):
         raise Unsupported("channels last")
     pool(node, labels)
@@ -156,7 +189,7 @@ def quantised_pool(node: Node, labels: Labels) -> None:
 
 @rule("QLinearSoftmax", domain="com.microsoft")
 def quantised_softmax(node: Node, labels: Labels) -> None:
-    """Softmax of the opset that an attribute names."""
+    """A Softmax of the opset that an attribute names."""
     softmax(Node(node.index, node.proto, node.integer("opset", 13)), labels)
 
 

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from netadapt_onnx.graph.axis_arrays import on_axis
+from netadapt_onnx.graph.axis_arrays import Array, on_axis
 from netadapt_onnx.surgery.cut import Cut
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
-from netadapt_onnx.surgery.union_find import Array
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -22,9 +21,11 @@ PEEPHOLES = 7  # LSTM's input slot of P (directions, 3 * hidden)
 
 @rule("LSTM", "GRU", "RNN")
 def recurrent(node: Node, labels: Labels) -> None:
-    """Shapes: x (T, N, I); w (D, gates * H, I); r (D, gates * H, H); b (D, 2 * gates * H); y (T, D, N, H).
+    """The node starts H channels, its hidden units.
 
-    States that come from outside the graph fix the hidden units; constant ones are cut along.
+    States that come from outside the graph fix them; constant ones are cut along.
+
+    Shapes: x (T, N, I); w (D, gates * H, I); r (D, gates * H, H); b (D, 2 * gates * H); y (T, D, N, H).
     """
     _recur(node, labels, GATES[node.op], gate_axis=1)
     labels.mask(node, 0)

@@ -7,11 +7,10 @@ from itertools import chain
 
 import numpy as np
 
-from netadapt_onnx.graph.axis_arrays import on_axis
+from netadapt_onnx.graph.axis_arrays import Array, on_axis
 from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
-from netadapt_onnx.surgery.union_find import Array
 
 
 @rule("RoiAlign", "MaxRoiPool")

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from netadapt_onnx.graph.subgraphs import bodies
+from netadapt_onnx.graph.subgraphs import subgraphs_of
 from netadapt_onnx.graph.weightless import without_weights
 
 
@@ -55,7 +55,7 @@ def with_exact_integers(proto: onnx.ModelProto, dtypes: Mapping[str, np.dtype]) 
 
 
 def _multiplies(graph: onnx.GraphProto) -> bool:
-    return any(node.op_type in PRODUCTS or any(map(_multiplies, bodies(node))) for node in graph.node)
+    return any(node.op_type in PRODUCTS or any(map(_multiplies, subgraphs_of(node))) for node in graph.node)
 
 
 def _make_exact(graph: onnx.GraphProto, outer: Types) -> None:
@@ -66,7 +66,7 @@ def _make_exact(graph: onnx.GraphProto, outer: Types) -> None:
             types.setdefault(node.output[0], types[node.input[PASSING[node.op_type]]])
         for product in PRODUCTS.get(node.op_type, ()):
             nodes += _same_type(node, product, types)
-        for subgraph in bodies(node):
+        for subgraph in subgraphs_of(node):
             _make_exact(subgraph, types)
         nodes.append(node)
     del graph.node[:]

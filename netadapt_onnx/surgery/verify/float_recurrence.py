@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from netadapt_onnx.graph.subgraphs import bodies
+from netadapt_onnx.graph.subgraphs import subgraphs_of
 from netadapt_onnx.graph.weightless import without_weights
 
 RECURRENT = "DynamicQuantizeLSTM"
@@ -21,7 +21,7 @@ SCALES = 8
 
 def has_quantised_recurrence(graph: onnx.GraphProto) -> bool:
     """Whether a graph, or a subgraph in it, has a recurrent layer of bytes."""
-    return any(n.op_type == RECURRENT or any(map(has_quantised_recurrence, bodies(n))) for n in graph.node)
+    return any(n.op_type == RECURRENT or any(map(has_quantised_recurrence, subgraphs_of(n))) for n in graph.node)
 
 
 def with_float_recurrence(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -35,7 +35,7 @@ def with_float_recurrence(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _replace(graph: onnx.GraphProto) -> None:
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        for subgraph in bodies(node):
+        for subgraph in subgraphs_of(node):
             _replace(subgraph)
         nodes += _as_floats(node) if node.op_type == RECURRENT else [node]
     del graph.node[:]

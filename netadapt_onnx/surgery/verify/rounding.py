@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.graph.subgraphs import all_bodies
+from netadapt_onnx.graph.subgraphs import all_subgraphs
 from netadapt_onnx.graph.weightless import without_weights
 
 # What computes with weights so that its result moves as little as they do. Not here: what compares, rounds or counts,
@@ -38,7 +38,7 @@ def perturbed(proto: onnx.ModelProto) -> onnx.ModelProto:
     rng = np.random.default_rng(SEED)
     copy = without_weights(proto)
     copy.graph.initializer.extend(_perturb(t, rng) if t.name in names else t for t in proto.graph.initializer)
-    graphs = [copy.graph, *all_bodies(copy.graph.node)]
+    graphs = [copy.graph, *all_subgraphs(copy.graph.node)]
     for tensor in [t for subgraph in graphs[1:] for t in subgraph.initializer if t.name in names]:
         tensor.CopyFrom(_perturb(tensor, rng))
     for name, tensor in [constant for graph in graphs for constant in _constants(graph)]:
@@ -49,7 +49,7 @@ def perturbed(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _weights(graph: onnx.GraphProto) -> set[str]:
     """Constants that something smooth computes with, at any depth, and that nothing else reads."""
-    graphs = [graph, *all_bodies(graph.node)]
+    graphs = [graph, *all_subgraphs(graph.node)]
     nodes = [node for each in graphs for node in each.node]
     sizes = {t.name: int(np.prod(t.dims)) for each in graphs for t in each.initializer}
     sizes |= {name: int(np.prod(t.dims)) for each in graphs for name, t in _constants(each)}

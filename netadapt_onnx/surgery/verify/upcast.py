@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from netadapt_onnx.graph.subgraphs import bodies
+from netadapt_onnx.graph.subgraphs import subgraphs_of
 from netadapt_onnx.graph.weightless import without_weights
 
 NARROW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -43,7 +43,7 @@ def _is_narrow(graph: onnx.GraphProto) -> bool:
     attributes = [a for node in graph.node for a in node.attribute]
     if any(a.i in NARROW for a in attributes if a.name in TYPES) or any(a.t.data_type in NARROW for a in attributes):
         return True
-    return any(_is_narrow(subgraph) for node in graph.node for subgraph in bodies(node))
+    return any(_is_narrow(subgraph) for node in graph.node for subgraph in subgraphs_of(node))
 
 
 def _upcast(graph: onnx.GraphProto) -> None:
@@ -54,7 +54,7 @@ def _upcast(graph: onnx.GraphProto) -> None:
                 attribute.i = TensorProto.FLOAT
             if attribute.HasField("t"):
                 attribute.t.CopyFrom(_tensor(attribute.t))
-        for subgraph in bodies(node):
+        for subgraph in subgraphs_of(node):
             for tensor in subgraph.initializer:
                 tensor.CopyFrom(_tensor(tensor))
             _upcast(subgraph)

@@ -29,7 +29,7 @@ from netadapt_onnx.gating import run_model
 from netadapt_onnx.gating.jobs import PredictJob, TimeJob
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.profilers import statistics
-from netadapt_onnx.profilers.devices import bundle as bundling
+from netadapt_onnx.profilers.bundle import write as bundling
 from netadapt_onnx.profilers.records import Manifest
 from netadapt_onnx.profilers.statistics import Ratio, Timing, ratio_of_pairs
 from netadapt_onnx.profilers.table import original_time

@@ -47,10 +47,10 @@ def test_a_users_program_is_a_resource(
     assert cli.run([*arguments, *options, "--budget", "custom=0.5x"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["met"] is True
-    found = answer["measured"]["custom"]
-    assert found["after"] == pytest.approx(weights(onnx.load(tmp_path / "run/model.onnx")), rel=1e-3)
-    assert found["ratio"] <= 0.5
-    assert found["predicted"] == pytest.approx(found["after"], rel=0.2)
+    results = answer["measured"]["custom"]
+    assert results["after"] == pytest.approx(weights(onnx.load(tmp_path / "run/model.onnx")), rel=1e-3)
+    assert results["ratio"] <= 0.5
+    assert results["predicted"] == pytest.approx(results["after"], rel=0.2)
     assert answer["latencies"] == {}
 
 
@@ -77,14 +77,14 @@ def test_numbers_of_functions_may_be_numpys_but_must_be_numbers(task: tuple[Path
         return np.int64(weights(proto))  # type: ignore[return-value]
 
     assert adapt(*task, "custom=0.8x", tmp_path / "run", resource_command=value, **FAST).met
-    for wrong, told in ((None, "returned None"), (float("nan"), "returned nan")):
-        with pytest.raises(NetadaptError, match=told):
+    for wrong, message in ((None, "returned None"), (float("nan"), "returned nan")):
+        with pytest.raises(NetadaptError, match=message):
             adapt(*task, "custom=0.8x", tmp_path / str(wrong), resource_command=lambda _, w=wrong: w, **FAST)
 
 
 def test_programs_that_do_not_measure_are_told(task: tuple[Path, Path], tmp_path: Path) -> None:
     model = onnx.load(task[0])
-    for words, told in (
+    for words, message in (
         ("no-such-program", "no program no-such-program"),
         (f"{sys.executable} -c 'import sys; sys.exit(\"no meter\")'", r"failed \(1\): no meter"),
         (f"{sys.executable} -c 'print(\"watts\")'", "printed 'watts'"),
@@ -92,7 +92,7 @@ def test_programs_that_do_not_measure_are_told(task: tuple[Path, Path], tmp_path
         (f"{sys.executable} -c 'print(float(\"nan\"))'", "printed 'nan'"),
         (f"{sys.executable} -c ''", "printed 'nothing'"),
     ):
-        with pytest.raises(NetadaptError, match=told):
+        with pytest.raises(NetadaptError, match=message):
             program(words)(model)
     with pytest.raises(NetadaptError, match="needs --resource-command"):
         adapt(*task, "custom=0.5x", tmp_path / "run", **FAST)

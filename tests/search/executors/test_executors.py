@@ -51,7 +51,7 @@ def run(
     return [dict(o.result) if isinstance(o, JobResult) else o.reason for o in outcomes]
 
 
-def scaled(here: WorkerInfo, factor: float, request: Mapping[str, Any]) -> JobResult:
+def scaled(worker: WorkerInfo, factor: float, request: Mapping[str, Any]) -> JobResult:
     time.sleep(request.get("sleep", 0))
     return JobResult({"value": factor * request["x"]}, {"x": str(request["x"]).encode()})
 
@@ -59,8 +59,8 @@ def scaled(here: WorkerInfo, factor: float, request: Mapping[str, Any]) -> JobRe
 def test_results_come_in_the_order_of_the_jobs_whoever_ends_first(executor: Executor) -> None:
     order: list[int] = []
     requests = [{"x": x, "sleep": 0.4 if x == 0 else 0.0} for x in range(5)]
-    found = run(executor, scaled, requests, 10, seen=lambda number, _: order.append(number))
-    assert found == [{"value": 10 * x} for x in range(5)]
+    results = run(executor, scaled, requests, 10, seen=lambda number, _: order.append(number))
+    assert results == [{"value": 10 * x} for x in range(5)]
     assert sorted(order) == list(range(5))
     assert order[0] != 0
 
@@ -77,13 +77,13 @@ def test_files_come_back_as_bytes(executor: Executor) -> None:
 
 def test_functions_that_no_module_holds_can_be_sent(executor: Executor) -> None:
     offset = 3
-    found = run(
+    results = run(
         executor,
-        lambda here, twice, request: JobResult({"y": twice(request["x"])}),
+        lambda worker, twice, request: JobResult({"y": twice(request["x"])}),
         [{"x": 1}],
         lambda x: 2 * x + offset,
     )
-    assert found == [{"y": 5}]
+    assert results == [{"y": 5}]
 
 
 def test_a_value_that_cannot_be_sent_is_said(executor: Executor) -> None:
@@ -94,7 +94,7 @@ def test_a_value_that_cannot_be_sent_is_said(executor: Executor) -> None:
     assert run(executor, scaled, [{"x": 1}], 2) == [{"value": 2}]
 
 
-def raising(here: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
+def raising(worker: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
     if request["x"] == 1:
         raise ZeroDivisionError("who divided by zero")
     return JobResult({"x": request["x"]})
@@ -109,7 +109,7 @@ def test_a_job_that_raises_is_one_failure_with_its_log(executor: Executor) -> No
     assert "in raising" in failed.log
 
 
-def dying(here: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
+def dying(worker: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
     if request["x"] == 1:
         import ctypes
 
@@ -134,22 +134,22 @@ def test_a_job_that_kills_its_worker_is_one_failure_with_its_log(executor: Execu
         assert "in dying" in failed.log
 
 
-def sleeping(here: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
+def sleeping(worker: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
     while request["x"] == 1:
-        here.check()
+        worker.check()
         time.sleep(0.05)
     return JobResult({"x": request["x"]})
 
 
 def test_a_job_that_never_ends_is_given_up(executor: Executor) -> None:
     began = time.monotonic()
-    found = run(executor, sleeping, [{"x": x} for x in range(4)])
-    assert found == [{"x": 0}, "not done after 3 s", {"x": 2}, {"x": 3}]
+    results = run(executor, sleeping, [{"x": x} for x in range(4)])
+    assert results == [{"x": 0}, "not done after 3 s", {"x": 2}, {"x": 3}]
     assert time.monotonic() - began > TIMEOUT_S
     assert run(executor, scaled, [{"x": 1}, {"x": 2}], 2) == [{"value": 2}, {"value": 4}]
 
 
-def faltering(here: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
+def faltering(worker: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
     marks = Path(request["folder"])
     tries = len(list(marks.glob(f"{request['x']}-*")))
     (marks / f"{request['x']}-{tries}").touch()
@@ -171,7 +171,7 @@ def test_a_machine_that_fails_for_good_is_no_proposals_fault(executor: Executor,
     assert run(executor, scaled, [{"x": 1}], 2) == [{"value": 2}]
 
 
-def killed_once(here: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
+def killed_once(worker: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
     mark = Path(request["mark"])
     if not mark.exists():
         mark.touch()
@@ -189,7 +189,7 @@ def test_the_same_job_several_times_is_harmless(executor: Executor) -> None:
     assert run(executor, scaled, [{"x": 2}] * 5, 10) == [{"value": 20}] * 5
 
 
-def keeping(here: WorkerInfo, value: list[int], request: Mapping[str, Any]) -> JobResult:
+def keeping(worker: WorkerInfo, value: list[int], request: Mapping[str, Any]) -> JobResult:
     value.append(1)
     return JobResult({"pid": os.getpid(), "seen": len(value)})
 
@@ -198,9 +198,9 @@ def test_shared_values_are_sent_once_and_dropped_when_no_job_names_them(executor
     shared = Shared([])
     for _ in range(2):
         outcomes = executor.run(keeping, [shared], [{}] * 6, ignore)
-    found = [o.result for o in outcomes if isinstance(o, JobResult)]
-    workers = {one["pid"] for one in found}
-    most = {pid: max(one["seen"] for one in found if one["pid"] == pid) for pid in workers}
+    results = [o.result for o in outcomes if isinstance(o, JobResult)]
+    workers = {one["pid"] for one in results}
+    most = {pid: max(one["seen"] for one in results if one["pid"] == pid) for pid in workers}
     assert sum(most.values()) >= 10, "values are kept from job to job, and from call to call"
     fresh = executor.run(keeping, [Shared([])], [{}], ignore)
     assert [o.result["seen"] for o in fresh if isinstance(o, JobResult)] == [1]
@@ -255,8 +255,8 @@ def wait_until_gone(processes: list[int]) -> bool:
 def test_ctrl_c_ends_everything_at_once(master: tuple[subprocess.Popen[str], list[int]]) -> None:
     process, workers = master
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole group
-    _, said = process.communicate(timeout=30)
-    assert "KeyboardInterrupt" in said
+    _, stderr = process.communicate(timeout=30)
+    assert "KeyboardInterrupt" in stderr
     assert wait_until_gone(workers)
 
 
@@ -267,20 +267,20 @@ def test_workers_end_when_their_master_is_killed(master: tuple[subprocess.Popen[
     assert wait_until_gone(workers)
 
 
-def seeing(here: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
+def seeing(worker: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
     time.sleep(0.3)
     return JobResult({"gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "threads": os.environ["OMP_NUM_THREADS"]})
 
 
 def test_every_gpu_is_given_to_one_worker() -> None:
     with opened_executor("local", 8, gpus="0,2", timeout_s=60) as executor:
-        found = run(executor, seeing, [{}] * 4)
-    assert sorted(one["gpu"] for one in found) == ["0", "0", "2", "2"]
-    assert {one["threads"] for one in found} == {"1"}
+        results = run(executor, seeing, [{}] * 4)
+    assert sorted(one["gpu"] for one in results) == ["0", "0", "2", "2"]
+    assert {one["threads"] for one in results} == {"1"}
 
 
 @pytest.mark.parametrize(
-    ("asked", "gpus", "message"),
+    ("text", "gpus", "message"),
     [
         ("slurm", None, "--executor slurm: not known"),
         ("local:", None, "--executor local:: not known"),
@@ -293,9 +293,9 @@ def test_every_gpu_is_given_to_one_worker() -> None:
         ("local", [-1], "not numbers of GPUs"),
     ],
 )
-def test_what_no_executor_can_be_is_refused(asked: str, gpus: Any, message: str) -> None:
+def test_what_no_executor_can_be_is_refused(text: str, gpus: Any, message: str) -> None:
     with pytest.raises(NetadaptError, match=message) as raised:
-        opened_executor(asked, 2, gpus)
+        opened_executor(text, 2, gpus)
     assert raised.value.code == "usage"
 
 
@@ -308,6 +308,6 @@ def test_the_callers_own_executor_is_used_as_it_is() -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("netadapt_onnx.search.executors.opening.find_spec", lambda name: None)
-    for asked, hint in (("local:2", r"netadapt-onnx\[adapt\]"), ("ray", r"netadapt-onnx\[ray\]")):
+    for text, hint in (("local:2", r"netadapt-onnx\[adapt\]"), ("ray", r"netadapt-onnx\[ray\]")):
         with pytest.raises(NetadaptError, match=hint):
-            opened_executor(asked, 2)
+            opened_executor(text, 2)

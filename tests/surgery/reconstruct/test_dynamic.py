@@ -64,7 +64,7 @@ def chosen() -> onnx.ModelProto:
     """A network with an If in the middle, whose branches are laid out flat in front of what follows."""
     b = models.Builder()
     x = b.relu(b.conv("image", 3, 8))
-    taken = b.node("Greater", [b.node("ReduceMean", [x], keepdims=0), b.constant("zero", np.float32(0))])
+    condition = b.node("Greater", [b.node("ReduceMean", [x], keepdims=0), b.constant("zero", np.float32(0))])
     outer, bodies = (b.nodes, b.initializers), []
     for branch in ("then", "else"):
         b.nodes, b.initializers = [], []
@@ -72,7 +72,7 @@ def chosen() -> onnx.ModelProto:
         value = helper.make_tensor_value_info(y, TensorProto.FLOAT, None)
         bodies.append(helper.make_graph(b.nodes, branch, [], [value], b.initializers))
     b.nodes, b.initializers = outer
-    b.nodes.append(helper.make_node("If", [taken], ["y"], "if", then_branch=bodies[0], else_branch=bodies[1]))
+    b.nodes.append(helper.make_node("If", [condition], ["y"], "if", then_branch=bodies[0], else_branch=bodies[1]))
     x = b.relu(b.conv(b.relu(b.conv("y", 8, 12)), 12, 12, bias=False))
     b.head(x, 12)
     return b.model({"image": ("N", 3, SIDE, SIDE)}, {"logits": ("N", 10)})
@@ -141,8 +141,8 @@ def assert_close(ours: Arrays, theirs: Arrays) -> None:
 
 
 def assert_alike(network: Network, batch: int | str, side: int | str) -> None:
-    wanted = solved(traced(declared(network(), 1, SIDE)))
-    for ours, theirs in zip(solved(traced(declared(network(), batch, side))), wanted, strict=True):
+    expected = solved(traced(declared(network(), 1, SIDE)))
+    for ours, theirs in zip(solved(traced(declared(network(), batch, side))), expected, strict=True):
         assert_close(ours, theirs)
 
 
@@ -170,9 +170,9 @@ def test_the_same_positions_of_the_same_images_are_drawn(batch: int | str) -> No
             node.name = f"node_{i}"
         return proto
 
-    wanted = solved(traced(declared(models.concatenated(), 1, SIDE)), 72 * 10, 72)
+    expected = solved(traced(declared(models.concatenated(), 1, SIDE)), 72 * 10, 72)
     weights = solved(traced(declared(renamed(), batch, SIDE)), 72 * 10, 72)
-    for ours, theirs in zip(weights, wanted, strict=True):
+    for ours, theirs in zip(weights, expected, strict=True):
         assert_close(ours, theirs)
 
 
@@ -202,7 +202,9 @@ def test_a_part_of_a_graph_declares_what_does_not_change_with_the_batch() -> Non
     proto = decoder()
     resized = next(node for node in proto.graph.node if node.op_type == "Resize")
     joined, sizes = resized.input[0], resized.input[3]
-    given = {n: {joined: np.zeros((n, 24, 8, 8), np.float32), sizes: np.array([n, 24, 16, 16])} for n in (1, 4)}
-    part_ = between(proto, given[4], [resized.output[0]], given[1])
+    inputs_by_batch = {
+        n: {joined: np.zeros((n, 24, 8, 8), np.float32), sizes: np.array([n, 24, 16, 16])} for n in (1, 4)
+    }
+    part_ = between(proto, inputs_by_batch[4], [resized.output[0]], inputs_by_batch[1])
     dims = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in part_.graph.input}
     assert dims == {joined: [0, 24, 8, 8], sizes: [4]}

@@ -63,11 +63,11 @@ def normalised(spelling: Spelling) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda spelling: spelling.__name__)
 def test_channels_go_from_a_stretched_norm(spelling: Spelling) -> None:
-    found = trace_model(normalised(spelling))
-    assert {g.name: (g.channels, g.step) for g in found.prunable} == {"conv1": (8, 1), "conv2": (C, 1)}
+    traced = trace_model(normalised(spelling))
+    assert {g.name: (g.channels, g.step) for g in traced.prunable} == {"conv1": (8, 1), "conv2": (C, 1)}
     keep = {"conv1": np.array([0, 2, 5]), "conv2": np.array([1, 3, 4, 7, 11])}
-    pruned = resize(found, keep)
-    assert verify(found, keep, pruned=pruned).exact
+    pruned = resize(traced, keep)
+    assert verify(traced, keep, pruned=pruned).exact
     image = np.random.default_rng(0).standard_normal((1, 3, SIZE, SIZE)).astype(np.float32)
     assert run(session(pruned), {"image": image}, ["logits"])["logits"].shape == (1, 10)
 
@@ -79,9 +79,9 @@ def test_what_a_stretched_axis_meets_still_pins_it() -> None:
     mean = b.node("Expand", [b.node("ReduceMean", [x], axes=[1], keepdims=1), ints(b, 1, C, 1, 1)])
     b.head(b.node("Add", [b.node("Mul", [mean, "other"]), x]), C)
     proto = b.model({"image": (1, 3, SIZE, SIZE), "other": (1, C, SIZE, SIZE)}, {"logits": (1, 10)})
-    found = trace_model(proto)
-    assert not found.prunable
-    assert "combines it with 'mul1_out', which cannot be cut" in str(found.group("conv1").reason)
+    traced = trace_model(proto)
+    assert not traced.prunable
+    assert "combines it with 'mul1_out', which cannot be cut" in str(traced.group("conv1").reason)
 
 
 def test_heads_that_are_repeated_stay_apart() -> None:
@@ -91,6 +91,6 @@ def test_heads_that_are_repeated_stay_apart() -> None:
     y = b.node("Unsqueeze", [x, ints(b, 2)])
     y = b.node("Reshape", [b.node("Expand", [y, ints(b, 1, 4, 3, 1, 1)]), ints(b, 0, 12, SIZE, SIZE)])
     b.head(y, 12)
-    found = trace_model(b.model({"image": (1, 3, SIZE, SIZE)}, {"logits": (1, 10)}))
-    assert [(g.name, g.channels, g.step) for g in found.prunable] == [("conv1", 4, 1)]
-    assert verify(found, {"conv1": np.array([0, 3])}).exact
+    traced = trace_model(b.model({"image": (1, 3, SIZE, SIZE)}, {"logits": (1, 10)}))
+    assert [(g.name, g.channels, g.step) for g in traced.prunable] == [("conv1", 4, 1)]
+    assert verify(traced, {"conv1": np.array([0, 3])}).exact

@@ -41,9 +41,9 @@ def network() -> onnx.ModelProto:
 
 
 def cut() -> tuple[Trace, dict[str, np.ndarray], onnx.ModelProto]:
-    found = trace(fold(network()))
-    keep = select(found, {g.name: -(-g.channels // 2) for g in found.prunable}, "random")
-    return found, keep, resize(found, keep)
+    traced = trace(fold(network()))
+    keep = select(traced, {g.name: -(-g.channels // 2) for g in traced.prunable}, "random")
+    return traced, keep, resize(traced, keep)
 
 
 def changed(proto: onnx.ModelProto, name: str, values: np.ndarray) -> onnx.ModelProto:
@@ -59,35 +59,35 @@ def value(proto: onnx.ModelProto, name: str) -> np.ndarray:
 
 
 def test_units_of_both_layers_go_and_the_cut_is_proven() -> None:
-    found, keep, pruned = cut()
-    assert {g.name: g.channels for g in found.prunable} == {
+    traced, keep, pruned = cut()
+    assert {g.name: g.channels for g in traced.prunable} == {
         "first": 12,
         "dynamicquantizelstm1": 20,
         "dynamicquantizelstm2": 8,
     }
-    assert verify(found, keep, pruned=pruned).exact
+    assert verify(traced, keep, pruned=pruned).exact
     shapes = {t.name: tuple(t.dims) for t in pruned.graph.initializer}
     assert shapes["lstm1.w"] == (1, 6, 40) and shapes["lstm1.r"] == (1, 10, 40) and shapes["lstm1.ws"] == (1,)
     assert shapes["lstm2.w"] == (2, 10, 16) and shapes["lstm2.rz"] == (2, 16) and shapes["lstm2.p"] == (2, 12)
 
 
 def test_a_level_that_rounding_flips_in_some_step_is_no_difference() -> None:
-    found, keep, pruned = cut()
+    traced, keep, pruned = cut()
     bias = value(pruned, "b0")
     for by in (1e-7, 1e-6, 3e-6):
         rounded = changed(pruned, "b0", (bias * (1 + by)).astype(np.float32))
-        proof = verify(found, keep, pruned=rounded)
+        proof = verify(traced, keep, pruned=rounded)
         assert proof.exact, proof
-    assert not verify(found, keep, pruned=changed(pruned, "b0", (bias * 1.01).astype(np.float32))).exact
+    assert not verify(traced, keep, pruned=changed(pruned, "b0", (bias * 1.01).astype(np.float32))).exact
 
 
 @pytest.mark.parametrize("part", ["w", "r", "b", "p", "h", "c", "ws"])
 def test_exchanged_units_are_caught(part: str) -> None:
-    found, keep, pruned = cut()
+    traced, keep, pruned = cut()
     name = f"lstm2.{part}"
     values = value(pruned, name).copy()
     values[..., [0, 1]] = values[..., [1, 0]]
-    assert not verify(found, keep, pruned=changed(pruned, name, values)).exact
+    assert not verify(traced, keep, pruned=changed(pruned, name, values)).exact
 
 
 def test_layers_of_floats_compute_what_those_of_bytes_do() -> None:
@@ -98,12 +98,12 @@ def test_layers_of_floats_compute_what_those_of_bytes_do() -> None:
 
 
 def test_units_count_by_what_their_bytes_stand_for() -> None:
-    found = trace(fold(network()))
-    proto = found.folded.proto
+    traced = trace(fold(network()))
+    proto = traced.folded.proto
     scale, zero = (value(proto, f"lstm2.{part}").astype(np.float64)[:, None] for part in ("ws", "wz"))
     weights = (value(proto, "lstm2.w") - zero) * scale  # (2, 20, 32)
-    wanted = np.sqrt((weights**2).reshape(2, 20, 4, 8).sum(axis=(0, 1, 2)))
-    np.testing.assert_allclose(l2(found, found.group("dynamicquantizelstm2")), wanted, rtol=1e-9)
+    expected = np.sqrt((weights**2).reshape(2, 20, 4, 8).sum(axis=(0, 1, 2)))
+    np.testing.assert_allclose(l2(traced, traced.group("dynamicquantizelstm2")), expected, rtol=1e-9)
 
 
 def test_they_cost_what_those_of_floats_cost() -> None:

@@ -21,8 +21,8 @@ from netadapt_onnx.surgery.verify.prove import verify
 from tracing import trace_model
 
 
-def cut(found: Trace, ratio: float = 0.3) -> KeptIndices:
-    return select(found, at_ratio(found.prunable, ratio))
+def cut(traced: Trace, ratio: float = 0.3) -> KeptIndices:
+    return select(traced, at_ratio(traced.prunable, ratio))
 
 
 def with_last(op: str, output_type: int, *, factor: float = 1.0, **attributes: object) -> onnx.ModelProto:
@@ -88,12 +88,12 @@ def swap_channels(model: onnx.ModelProto, rng: np.random.Generator) -> str:
             return f"{tensor.name} axis {axis}: {i} and {j}"
 
 
-def effect(a: onnx.ModelProto, b: onnx.ModelProto, found: Trace) -> float:
+def effect(a: onnx.ModelProto, b: onnx.ModelProto, traced: Trace) -> float:
     """The largest difference between two models of one topology on any float tensor, relative to its spread."""
-    names = [name for node in a.graph.node for name in node.output if found.folded.dtypes[name].kind == "f"]
+    names = [name for node in a.graph.node for name in node.output if traced.folded.dtypes[name].kind == "f"]
     largest = 0.0
     for seed in range(2):
-        inputs = random_inputs(found.folded.specs, seed)
+        inputs = random_inputs(traced.folded.specs, seed)
         one, other = (run(session(m, outputs=names, optimise=False), inputs) for m in (a, b))
         largest = max(largest, *(float(np.abs(one[n] - other[n]).max()) / float(one[n].std() + 1e-9) for n in names))
     return largest
@@ -103,19 +103,19 @@ def effect(a: onnx.ModelProto, b: onnx.ModelProto, found: Trace) -> float:
 def test_swapped_channels_are_caught_and_those_that_are_not_have_no_effect() -> None:
     """Those few are weights that meet only zeros: dead channels, units behind a Relu that never opens."""
     rng = np.random.default_rng(0)
-    tried, missed = 0, []
+    attempts, missed = 0, []
     for name, build in MUTATED.items():
-        found = trace_model(build())
-        keep = cut(found)
-        intact = resize(found, keep)
-        assert verify(found, keep, pruned=intact, runs=2).exact
+        traced = trace_model(build())
+        keep = cut(traced)
+        intact = resize(traced, keep)
+        assert verify(traced, keep, pruned=intact, runs=2).exact
         for _ in range(10):
-            mutant = resize(found, keep)
+            mutant = resize(traced, keep)
             what = swap_channels(mutant, rng)
-            tried += 1
-            if verify(found, keep, pruned=mutant, runs=2).exact:
-                missed.append((name, what, effect(intact, mutant, found)))
-    assert len(missed) <= 0.05 * tried, missed
+            attempts += 1
+            if verify(traced, keep, pruned=mutant, runs=2).exact:
+                missed.append((name, what, effect(intact, mutant, traced)))
+    assert len(missed) <= 0.05 * attempts, missed
     assert all(changed < 1e-4 for _, _, changed in missed), missed
 
 
@@ -124,22 +124,22 @@ def test_swaps_in_real_models_are_caught(real_models) -> None:  # type: ignore[n
     from netadapt_onnx.graph.model import load
 
     rng = np.random.default_rng(1)
-    caught = tried = 0
+    caught = attempts = 0
     for file in ("resnet20_cifar10", "espcn_subpixel_float", "minifasnet_v2"):
-        found = trace(fold(load(real_models / f"{file}.onnx").proto))
-        keep = cut(found)
+        traced = trace(fold(load(real_models / f"{file}.onnx").proto))
+        keep = cut(traced)
         for _ in range(6):
-            mutant = resize(found, keep)
+            mutant = resize(traced, keep)
             swap_channels(mutant, rng)
-            tried += 1
-            caught += not verify(found, keep, pruned=mutant, runs=2).exact
-    assert caught >= 0.9 * tried  # a third of minifasnet's PRelu slopes and running means act on dead channels
+            attempts += 1
+            caught += not verify(traced, keep, pruned=mutant, runs=2).exact
+    assert caught >= 0.9 * attempts  # a third of minifasnet's PRelu slopes and running means act on dead channels
 
 
 @pytest.mark.parametrize("build", [classes, saturated, found_positions])
 def test_an_output_that_says_little_is_compared_in_front_of_itself(build: Callable[[], onnx.ModelProto]) -> None:
-    found = trace_model(build())
-    result = verify(found, cut(found))
+    traced = trace_model(build())
+    result = verify(traced, cut(traced))
     assert result.exact
     assert result.moves
     assert result.outputs == {"last_out": ("mul1_out",)}
@@ -149,8 +149,8 @@ def test_an_output_of_a_dead_layer_is_compared_in_front_of_it() -> None:
     proto = models.plain()
     last = next(t for t in proto.graph.initializer if t.name == "fc1.weight")
     last.CopyFrom(numpy_helper.from_array(np.zeros(tuple(last.dims), np.float32), last.name))
-    found = trace_model(proto)
-    result = verify(found, cut(found))
+    traced = trace_model(proto)
+    result = verify(traced, cut(traced))
     assert result.exact
     assert result.outputs == {"logits": ("flatten1_out",)}
 
@@ -159,19 +159,19 @@ def test_a_model_that_nothing_moves_proves_nothing() -> None:
     b = models.Builder()
     zero = b.node("Mul", ["image", b.constant("zero", np.float32(0))])
     b.conv(b.relu(b.conv(zero, 3, 8)), 8, 4, name="last")
-    found = trace_model(b.model({"image": (1, 3, 4, 4)}, {"last_out": (1, 4, 4, 4)}))
-    result = verify(found, cut(found))
+    traced = trace_model(b.model({"image": (1, 3, 4, 4)}, {"last_out": (1, 4, 4, 4)}))
+    result = verify(traced, cut(traced))
     assert result.exact
     assert not result.moves
 
 
 def test_what_is_not_a_number_is_a_difference() -> None:
-    found = trace_model(models.plain())
-    keep = cut(found, 0.5)
-    pruned = resize(found, keep)
+    traced = trace_model(models.plain())
+    keep = cut(traced, 0.5)
+    pruned = resize(traced, keep)
     tensor = next(t for t in pruned.graph.initializer if t.name == "bn2.bias")
     tensor.CopyFrom(numpy_helper.from_array(np.full(tuple(tensor.dims), np.nan, np.float32), tensor.name))
-    result = verify(found, keep, pruned=pruned)
+    result = verify(traced, keep, pruned=pruned)
     assert not result.exact
     assert result.max_rel_diff == np.inf
 
@@ -185,18 +185,18 @@ def test_sums_whose_terms_cancel_differ_by_rounding_alone(monkeypatch: pytest.Mo
     b.initializers[1].CopyFrom(numpy_helper.from_array(np.zeros(512, np.float32), "first.bias"))
     weight = np.tile(np.array([1e4, -1e4], np.float32), (4, 256)).reshape(4, 512, 1, 1)
     b.node("Conv", [x, b.constant("w", weight)], "last")
-    found = trace_model(b.model({"image": (1, 3, 8, 8)}, {"last_out": (1, 4, 8, 8)}))
+    traced = trace_model(b.model({"image": (1, 3, 8, 8)}, {"last_out": (1, 4, 8, 8)}))
     keep = {"first": np.flatnonzero(np.arange(512) % 8 < 6)}
-    assert verify(found, keep).exact
+    assert verify(traced, keep).exact
     with monkeypatch.context() as patch:
         patch.setattr("netadapt_onnx.surgery.verify.prove.ROUNDING", 0)
-        assert not verify(found, keep).exact
-    mutant = resize(found, keep)
+        assert not verify(traced, keep).exact
+    mutant = resize(traced, keep)
     tensor = next(t for t in mutant.graph.initializer if t.name == "w")
     values = numpy_helper.to_array(tensor).copy()
     values[:, [0, 3]] = values[:, [3, 0]]
     tensor.CopyFrom(numpy_helper.from_array(values, "w"))
-    assert not verify(found, keep, pruned=mutant).exact
+    assert not verify(traced, keep, pruned=mutant).exact
 
 
 @pytest.mark.parametrize("code", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
@@ -209,13 +209,13 @@ def test_half_precision_is_proven_in_float32(code: int) -> None:
     for value in [*proto.graph.input, *proto.graph.output]:
         value.type.tensor_type.elem_type = code
     proto.opset_import[0].version, proto.ir_version = 22, 10
-    found = trace_model(proto)
-    keep = cut(found, 0.5)
-    pruned = resize(found, keep)
-    result = verify(found, keep, pruned=pruned)
+    traced = trace_model(proto)
+    keep = cut(traced, 0.5)
+    pruned = resize(traced, keep)
+    result = verify(traced, keep, pruned=pruned)
     assert result.exact
     assert result.moves
     assert {t.data_type for t in pruned.graph.initializer} == {code}
     wrong = next(t for t in pruned.graph.initializer if t.name == "conv2.weight")
     wrong.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(wrong)[::-1].copy(), wrong.name))
-    assert not verify(found, keep, pruned=pruned).exact
+    assert not verify(traced, keep, pruned=pruned).exact

@@ -41,9 +41,9 @@ def network() -> onnx.ModelProto:
 def cut() -> tuple[Trace, dict[str, np.ndarray], onnx.ModelProto]:
     proto = network()
     normalise(proto)
-    found = trace(fold(proto))
-    keep = select(found, {"conv1": 9, "conv2": 7, "conv3": 5}, "random")
-    return found, keep, resize(found, keep)
+    traced = trace(fold(proto))
+    keep = select(traced, {"conv1": 9, "conv2": 7, "conv3": 5}, "random")
+    return traced, keep, resize(traced, keep)
 
 
 def shifted(proto: onnx.ModelProto, name: str, by: float) -> onnx.ModelProto:
@@ -57,28 +57,28 @@ def shifted(proto: onnx.ModelProto, name: str, by: float) -> onnx.ModelProto:
 
 
 def test_levels_that_rounding_flips_are_no_difference() -> None:
-    found, keep, pruned = cut()
+    traced, keep, pruned = cut()
     rounded = shifted(pruned, "conv1.bias", 3e-6)
     names = ["q1_out"]
     flips = 0
     for seed in range(5):
-        inputs = random_inputs(found.folded.specs, seed)
+        inputs = random_inputs(traced.folded.specs, seed)
         a, b = (run(session(m, outputs=names, optimise=False), inputs, names)["q1_out"] for m in (pruned, rounded))
         flips += int((a != b).sum())
     assert flips > 0
-    proof = verify(found, keep, pruned=rounded)
+    proof = verify(traced, keep, pruned=rounded)
     assert proof.exact, proof
 
 
 def test_faults_behind_a_flip_are_still_seen() -> None:
-    found, keep, pruned = cut()
+    traced, keep, pruned = cut()
     for name in ("conv1.bias", "conv2.bias", "conv3.bias"):
         wrong = shifted(shifted(pruned, "conv1.bias", 3e-6), name, 2e-2)
-        assert not verify(found, keep, pruned=wrong).exact, name
+        assert not verify(traced, keep, pruned=wrong).exact, name
 
 
 def test_swapped_channels_are_caught() -> None:
-    found, keep, pruned = cut()
+    traced, keep, pruned = cut()
     for name in ("conv2.weight", "conv3.weight"):
         copy = onnx.ModelProto()
         copy.CopyFrom(pruned)
@@ -86,7 +86,7 @@ def test_swapped_channels_are_caught() -> None:
         values = numpy_helper.to_array(tensor).copy()
         values[:, [0, 1]] = values[:, [1, 0]]
         tensor.CopyFrom(numpy_helper.from_array(values, name))
-        assert not verify(found, keep, pruned=copy).exact, name
+        assert not verify(traced, keep, pruned=copy).exact, name
 
 
 def multiplied(values: type, weights: type) -> tuple[onnx.ModelProto, np.ndarray, np.ndarray]:
@@ -108,9 +108,9 @@ def multiplied(values: type, weights: type) -> tuple[onnx.ModelProto, np.ndarray
 @pytest.mark.parametrize("values", [np.uint8, np.int8])
 @pytest.mark.parametrize("weights", [np.uint8, np.int8])
 def test_integers_are_multiplied_exactly_on_every_processor(values: type, weights: type) -> None:
-    proto, x, wanted = multiplied(values, weights)
+    proto, x, expected = multiplied(values, weights)
     exact = with_exact_integers(proto, {"x": np.dtype(values)})
-    assert np.array_equal(run(session(exact, optimise=False), {"x": x})["y_out"], wanted)
+    assert np.array_equal(run(session(exact, optimise=False), {"x": x})["y_out"], expected)
     assert (len(exact.graph.node) > 1) == (values is not weights)
 
 
@@ -166,10 +166,10 @@ def test_right_cuts_are_exact_where_kernels_saturate(kind: type) -> None:
     last = b.node("DequantizeLinear", [x, b.constant("last.scale", np.float32(1)), zero])
     proto = b.model({"image": (1, 3, 8, 8)}, {last: (1, 12, 8, 8)})
     normalise(proto)
-    found = trace(fold(proto))
-    assert {"conv1", "first"} <= {group.name for group in found.prunable}
+    traced = trace(fold(proto))
+    assert {"conv1", "first"} <= {group.name for group in traced.prunable}
     for ratio in (0.3, 0.6):
-        keep = select(found, at_ratio(found.prunable, ratio), "random")
-        proof = verify(found, keep)
+        keep = select(traced, at_ratio(traced.prunable, ratio), "random")
+        proof = verify(traced, keep)
         assert proof.exact, proof
         assert proof.moves

@@ -70,33 +70,33 @@ def quantised_table() -> onnx.ModelProto:
 
 
 def cut(proto: onnx.ModelProto) -> tuple[Trace, dict[str, np.ndarray]]:
-    found = trace(fold(proto))
-    return found, {group.name: KEEP for group in found.prunable}
+    traced = trace(fold(proto))
+    return traced, {group.name: KEEP for group in traced.prunable}
 
 
 @pytest.mark.parametrize("build", [tokens, from_bytes, from_truth_values, quantised_table])
 def test_rounding_is_no_difference_in_models_without_float_inputs(
     build: Callable[[], onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, keep = cut(build())
+    traced, keep = cut(build())
     assert keep
-    proof = verify(found, keep)
+    proof = verify(traced, keep)
     assert proof.exact, proof
     assert proof.moves
     with monkeypatch.context() as patch:
         patch.setattr("netadapt_onnx.surgery.verify.prove.ROUNDING", 0)
-        assert not verify(found, keep).exact
+        assert not verify(traced, keep).exact
 
 
 @pytest.mark.parametrize("build", [tokens, from_bytes, from_truth_values, quantised_table])
 def test_wrong_cuts_of_models_without_float_inputs_are_caught(build: Callable[[], onnx.ModelProto]) -> None:
-    found, keep = cut(build())
-    mutant = resize(found, keep)
+    traced, keep = cut(build())
+    mutant = resize(traced, keep)
     tensor = next(t for t in mutant.graph.initializer if t.name == "w")
     values = numpy_helper.to_array(tensor).copy()
     values[[0, 3]] = values[[3, 0]]
     tensor.CopyFrom(numpy_helper.from_array(values, "w"))
-    assert not verify(found, keep, pruned=mutant).exact
+    assert not verify(traced, keep, pruned=mutant).exact
 
 
 def test_weights_are_nudged_wherever_they_are_and_nothing_that_decides_is() -> None:

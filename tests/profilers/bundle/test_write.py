@@ -20,7 +20,7 @@ from netadapt_onnx import cli
 from netadapt_onnx.api.profile import bundle, import_results, profile
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import providers
-from netadapt_onnx.profilers.devices import bundle as bundling
+from netadapt_onnx.profilers.bundle import write as bundling
 from netadapt_onnx.profilers.execution import CPU
 from netadapt_onnx.profilers.older_runtimes import portable
 from netadapt_onnx.profilers.statistics import timing_of_sessions

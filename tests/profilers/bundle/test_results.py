@@ -24,7 +24,7 @@ from netadapt_onnx.api.profile import bundle, import_results
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.profilers import packing
-from netadapt_onnx.profilers.devices import bundle as bundling
+from netadapt_onnx.profilers.bundle import write as bundling
 from netadapt_onnx.profilers.random_widths import random_widths
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.surgery.trace import trace

@@ -1,4 +1,4 @@
-"""Idioms are replaced by the operator they spell, and then couple nothing that need not be coupled."""
+"""A channel shuffle becomes one Gather, however it is spelled, and then couples nothing that need not be coupled."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def shuffle_net(units: int) -> onnx.ModelProto:
 
 
 def test_channels_of_shuffled_branches_are_free_of_each_other() -> None:
-    found = trace_model(shuffle_net(3))
-    assert all(g.step == 1 for g in found.prunable)
-    assert sum(g.channels for g in found.prunable) == 16 + 3 * (8 + 8)
-    keep = select(found, {g.name: -(-g.channels // 2) for g in found.prunable}, "random")
-    pruned = resize(found, keep)
-    assert verify(found, keep, pruned=pruned).exact
+    model_trace = trace_model(shuffle_net(3))
+    assert all(g.step == 1 for g in model_trace.prunable)
+    assert sum(g.channels for g in model_trace.prunable) == 16 + 3 * (8 + 8)
+    keep = select(model_trace, {g.name: -(-g.channels // 2) for g in model_trace.prunable}, "random")
+    pruned = resize(model_trace, keep)
+    assert verify(model_trace, keep, pruned=pruned).exact
     assert "Transpose" not in {n.op_type for n in pruned.graph.node}
 
 
@@ -58,9 +58,9 @@ def test_a_shuffle_computes_the_same_as_a_gather() -> None:
     normalise(proto)
     folded = fold(proto, batch_size=2)
     inputs = random_inputs(folded.specs)
-    wanted = run(session(folded.proto), inputs, ["logits"])["logits"]
+    expected = run(session(folded.proto), inputs, ["logits"])["logits"]
     got = run(session(trace(folded).folded.proto), inputs, ["logits"])["logits"]
-    np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_array_equal(got, expected)
 
 
 def spatial(b: models.Builder, *sizes: int) -> str:
@@ -121,20 +121,20 @@ def other_shuffle_net(spelling: Callable[[models.Builder, str], tuple[str, str]]
     b = models.Builder()
     x = b.conv("image", 3, 16)
     for _ in range(units):
-        left, right = spelling(b, x)
-        x = b.node("Concat", [left, b.relu(b.conv(right, 8, 8, 1))], axis=1)
+        first, second = spelling(b, x)
+        x = b.node("Concat", [first, b.relu(b.conv(second, 8, 8, 1))], axis=1)
     b.head(x, 16)
     return b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)})
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda spelling: spelling.__name__)
 def test_a_shuffle_is_one_however_it_is_spelled(spelling: Callable[[models.Builder, str], tuple[str, str]]) -> None:
-    found = trace_model(other_shuffle_net(spelling, 3))
-    free = [g for g in found.groups if g.step == 1 and "graph output" not in str(g.reason)]
+    model_trace = trace_model(other_shuffle_net(spelling, 3))
+    free = [g for g in model_trace.groups if g.step == 1 and "graph output" not in str(g.reason)]
     assert sum(g.channels for g in free) == 16 + 3 * 8  # one that is alone in its places cannot go, but is not tied
-    keep = select(found, {g.name: -(-g.channels // 2) for g in found.prunable}, "random")
-    pruned = resize(found, keep)
-    assert verify(found, keep, pruned=pruned).exact
+    keep = select(model_trace, {g.name: -(-g.channels // 2) for g in model_trace.prunable}, "random")
+    pruned = resize(model_trace, keep)
+    assert verify(model_trace, keep, pruned=pruned).exact
     assert {"Gather", "Slice"} & {n.op_type for n in pruned.graph.node}
 
 
@@ -144,9 +144,9 @@ def test_what_replaces_a_shuffle_computes_the_same(spelling: Callable[[models.Bu
     normalise(proto)
     folded = fold(proto)
     inputs = random_inputs(folded.specs)
-    wanted = run(session(folded.proto), inputs, ["logits"])["logits"]
+    expected = run(session(folded.proto), inputs, ["logits"])["logits"]
     other = trace(folded).folded.proto
-    np.testing.assert_array_equal(run(session(other), inputs, ["logits"])["logits"], wanted)
+    np.testing.assert_array_equal(run(session(other), inputs, ["logits"])["logits"], expected)
     assert len(other.graph.node) < len(folded.proto.graph.node)
 
 
@@ -158,12 +158,12 @@ def test_a_shuffle_whose_inside_something_else_reads_stays() -> None:
     y = b.node("Reshape", [b.node("Transpose", [x], perm=[0, 2, 1, 3, 4]), spatial(b, 0, 16)])
     z = b.node("Reshape", [b.node("Mul", [x, peak]), spatial(b, 0, 16)])
     b.head(b.node("Concat", [y, z], axis=1), 32)
-    found = trace_model(b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)}))
-    assert "Transpose" in {n.op_type for n in found.folded.proto.graph.node}
-    (group,) = found.prunable
+    model_trace = trace_model(b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)}))
+    assert "Transpose" in {n.op_type for n in model_trace.folded.proto.graph.node}
+    (group,) = model_trace.prunable
     assert (group.channels, group.step) == (16, 2)
-    keep = select(found, {group.name: group.channels // 2}, "random")
-    assert verify(found, keep).exact
+    keep = select(model_trace, {group.name: group.channels // 2}, "random")
+    assert verify(model_trace, keep).exact
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -176,52 +176,5 @@ def test_what_mixes_axes_is_no_shuffle(channels_last: bool) -> None:
     x = b.node("Transpose", [b.node("Reshape", [x, shape])], perm=order)
     x = b.node("Reshape", [x, b.constant("back", np.array([1, 4 * SIZE * SIZE, SIZE, SIZE]))])
     b.head(x, 4 * SIZE * SIZE)
-    found = trace_model(b.model({"image": (1, 3, SIZE, SIZE)}, {"logits": (1, 10)}))
-    assert "Gather" not in {n.op_type for n in found.folded.proto.graph.node}
-
-
-@pytest.mark.parametrize("order", [np.arange(16).reshape(2, 8).T.reshape(-1), np.array([3, -1, 0, 7])])
-def test_indices_into_one_axis_are_a_gather_however_they_are_spelled(order: np.ndarray) -> None:
-    """Torch's dynamo exporter writes `x[:, order]` as Transpose, GatherND, Transpose."""
-    b = models.Builder()
-    x = b.node("Transpose", [b.conv("image", 3, 16)], perm=[1, 0, 2, 3])
-    x = b.node("GatherND", [x, b.constant("order", order[:, None])])
-    b.head(b.node("Transpose", [x], perm=[1, 0, 2, 3]), len(order))
-    found = trace_model(b.model({"image": ("N", 3, SIZE, SIZE)}, {"logits": ("N", 10)}))
-    group = found.group("conv1")
-    assert group.prunable and group.step == 1
-    assert verify(found, select(found, {"conv1": group.channels - 1}, "random")).exact
-
-
-def stacked_lstm(initial: float) -> onnx.ModelProto:
-    """Two LSTMs whose initial states are parts of one tensor of (2, batch, 8) filled with `initial`."""
-    b = models.Builder()
-    batch = b.node("Shape", ["x"], end=1)
-    ends = [b.constant(f"size{n}", np.array([n])) for n in (2, 8)]
-    shape = b.node("Concat", [ends[0], batch, ends[1]], axis=0)
-    state = b.node("Expand", [b.constant("fill", np.full((1, 1, 1), initial, np.float32)), shape])
-    x, inputs = b.node("Transpose", ["x"], perm=[1, 0, 2]), 5
-    for layer in range(2):
-        h0 = b.node("Gather", [state, b.constant(f"layer{layer}", np.array([layer]))], axis=0)
-        name = f"lstm{layer}"
-        weights = [
-            b.random(f"{name}.W", (1, 32, inputs), inputs),
-            b.random(f"{name}.R", (1, 32, 8), 8),
-            b.random(f"{name}.B", (1, 64)),
-        ]
-        y = b.node("LSTM", [x, *weights, "", h0, h0], name, hidden_size=8)
-        x, inputs = b.node("Squeeze", [y, b.constant(f"axis{layer}", np.array([1]))]), 8
-    b.node("MatMul", [x, b.random("out.weight", (8, 4), 8)], "out")
-    return b.model({"x": ("N", 7, 5)}, {"out_out": (7, "N", 4)})
-
-
-def test_stacked_layers_that_start_from_zeros_have_hidden_sizes_of_their_own() -> None:
-    found = trace_model(stacked_lstm(0.0))
-    assert {g.name: g.layers for g in found.prunable} == {"lstm0": ("lstm0",), "lstm1": ("lstm1",)}
-    assert verify(found, {"lstm0": np.array([0, 3, 4]), "lstm1": np.array([5, 6])}).exact
-
-
-def test_layers_that_share_other_initial_values_keep_the_same_units() -> None:
-    found = trace_model(stacked_lstm(0.5))
-    assert {g.name: g.layers for g in found.prunable} == {"lstm0": ("lstm0", "lstm1")}
-    assert verify(found, {"lstm0": np.array([0, 3, 4])}).exact
+    model_trace = trace_model(b.model({"image": (1, 3, SIZE, SIZE)}, {"logits": (1, 10)}))
+    assert "Gather" not in {n.op_type for n in model_trace.folded.proto.graph.node}

@@ -1,0 +1,1 @@
+"""Devices that only a person can reach: a zip to carry there, and a table of what comes back."""
