@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from netadapt_onnx.data.dataset import Dataset
+from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.weightless import without_weights
 from netadapt_onnx.training import batchnorm
@@ -135,7 +136,7 @@ def _require_goal(dataset: Dataset, options: TrainingOptions, teacher: TeacherSo
     if (options.epochs is None) == (options.steps is None):
         raise NetadaptError("training needs either epochs or steps")
     if dataset.train.labels is None and teacher is None and dataset.user.training is None:
-        raise NetadaptError("training needs labels or a teacher", code="invalid-data")
+        raise invalid_data("training needs labels or a teacher")
 
 
 def _identity(
