@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from netadapt_onnx.common.budget import budget_texts
-from netadapt_onnx.common.options import without_none
+from netadapt_onnx.common.options import from_keywords
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.common.provenance import versions
 from netadapt_onnx.common.resources import SEARCHED
@@ -81,7 +81,7 @@ def dry_run(model: Source, data: Data, budget: Budgets, **options: Unpack[AdaptK
 
 
 def _options(budget: Budgets, keywords: Mapping[str, Any]) -> AdaptOptions:
-    return AdaptOptions(budget=budget_texts(budget, SEARCHED), **without_none(keywords))
+    return from_keywords(AdaptOptions, {"budget": budget_texts(budget, SEARCHED), **keywords})
 
 
 def _prepared(model: Source, data: Data, options: AdaptOptions) -> PreparedModel:

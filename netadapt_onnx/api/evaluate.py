@@ -12,7 +12,7 @@ import onnx
 
 from netadapt_onnx.api.options import EvaluateOptions
 from netadapt_onnx.api.source import Source, open_model
-from netadapt_onnx.common.options import without_none
+from netadapt_onnx.common.options import from_keywords
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.data.evaluate import accuracy, reference_outputs
 from netadapt_onnx.data.load_dataset import load_dataset
@@ -97,7 +97,7 @@ def evaluate(
     >>> [(model.path.name, model.metric, model.split) for model in evaluation.models]
     [('model.onnx', 'top1', 'test'), ('before.onnx', 'top1', 'test')]
     """
-    settings = EvaluateOptions(**without_none(options))
+    settings = from_keywords(EvaluateOptions, options)
     sources = [open_model(one) for one in ([models] if isinstance(models, str | os.PathLike | Model) else models)]
     if not sources:
         raise NetadaptError("no model to evaluate", code="usage")

@@ -13,7 +13,7 @@ import onnx
 
 from netadapt_onnx.api.options import FinetuneOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
-from netadapt_onnx.common.options import without_none
+from netadapt_onnx.common.options import from_keywords
 from netadapt_onnx.common.provenance import provenance
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.evaluate import accuracy, reference_outputs
@@ -80,7 +80,7 @@ def finetune(
     >>> tuned.accuracy.metric, tuned.epochs
     ('top1', 1)
     """
-    settings = FinetuneOptions(**without_none(options))
+    settings = from_keywords(FinetuneOptions, options)
     source, original = open_model(model), None if settings.teacher is None else open_model(settings.teacher)
     files = _name_files(Path(output), settings, source, data, original)
     return _prepare(source, original, data, settings).run(files)

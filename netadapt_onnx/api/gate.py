@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from netadapt_onnx.api.options import GateOptions
 from netadapt_onnx.common import config as configuration
-from netadapt_onnx.common.options import without_none
+from netadapt_onnx.common.options import from_keywords
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.data.source import source_of
 from netadapt_onnx.errors import NetadaptError
@@ -42,7 +42,7 @@ def gate(
     >>> verdict.ok, verdict.models[0].checks[0].message
     (True, 'macs 32.4 k, the limit is 40 k')
     """
-    settings = GateOptions(**without_none(options))
+    settings = from_keywords(GateOptions, options)
     started = time.monotonic()
     progress = settings.progress or reporter()
     limits = (

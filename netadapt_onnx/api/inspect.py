@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Unpack
 from netadapt_onnx.api.options import InspectOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common.files import write_atomically
-from netadapt_onnx.common.options import without_none
+from netadapt_onnx.common.options import from_keywords
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.errors import NetadaptError
@@ -118,7 +118,7 @@ def inspect(
     >>> [(group.name, group.channels, group.prunable) for group in found.groups]
     [('conv1', 8, True), ('conv2', 16, True), ('fc1', 10, False)]
     """
-    settings = InspectOptions(**without_none(options))
+    settings = from_keywords(InspectOptions, options)
     _check_question(settings.sensitivity, settings.data, settings.explained)
     if isinstance(model, Model) or settings.table is not None or settings.sensitivity:
         source = open_model(model)

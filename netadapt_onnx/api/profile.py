@@ -14,7 +14,7 @@ from netadapt_onnx.api.options import BundleOptions, ProfileOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common import charts
 from netadapt_onnx.common.files import aside
-from netadapt_onnx.common.options import without_none
+from netadapt_onnx.common.options import from_keywords
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import Model
@@ -102,7 +102,7 @@ def profile(
     >>> result.cells > 10 and result.latency_ms.median > 0
     True
     """
-    settings = ProfileOptions(**without_none(options))
+    settings = from_keywords(ProfileOptions, options)
     path, source = Path(table), open_model(model)
     prepare_output(path, True, source)
     chart = None
@@ -233,7 +233,7 @@ def bundle(
 
     Raises NetadaptError if onnxruntime 1.16 could not read the model, naming the node.
     """
-    settings = BundleOptions(**without_none(options))
+    settings = from_keywords(BundleOptions, options)
     path = Path(out)
     source = open_model(model)
     prepare_output(path, settings.overwrite, source)

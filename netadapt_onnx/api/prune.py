@@ -15,7 +15,7 @@ from netadapt_onnx.api.options import PruneOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common.budget import parse_budgets
 from netadapt_onnx.common.files import write_atomically
-from netadapt_onnx.common.options import without_none
+from netadapt_onnx.common.options import from_keywords
 from netadapt_onnx.common.provenance import provenance, stored_bytes
 from netadapt_onnx.common.resources import COUNTED, Resources, amounts
 from netadapt_onnx.errors import NetadaptError
@@ -132,7 +132,7 @@ def prune(
     >>> cut.verify.max_rel_diff < 1e-4
     True
     """
-    settings = PruneOptions(**without_none(options))
+    settings = from_keywords(PruneOptions, options)
     reconstruct = settings.reconstruct
     amount = _amount(settings.ratio, settings.keep, settings.budget, settings.plan, settings.global_, settings.step)
     if reconstruct is None:

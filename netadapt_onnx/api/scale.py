@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from netadapt_onnx.common.options import without_none
+from netadapt_onnx.common.options import from_keywords
 from netadapt_onnx.common.progress import Progress, reporter
 from netadapt_onnx.common.provenance import file_hash, versions
 from netadapt_onnx.common.shared_options import File
@@ -64,7 +64,7 @@ def scale(
     >>> wider.models[0].widths
     {'conv1': 11, 'conv2': 23}
     """
-    settings = ScaleOptions(**without_none(options))
+    settings = from_keywords(ScaleOptions, options)
     if settings.law is not None and settings.fit is not None:
         raise NetadaptError("a law and a record to fit one to", hint="give --law or --fit", code="usage")
     record = None if settings.fit is None else read_record(Path(settings.fit))

@@ -93,6 +93,9 @@ def _checked(
         option.type_cast_value(ctx, texts)
     except click.BadParameter as error:
         raise NetadaptError(f"{file}: {section}.{name}: {error.message.rstrip('.')}", code="config") from error
+    except NetadaptError as error:  # out of its bounds
+        message = error.message.removeprefix(f"--{name} ")
+        raise NetadaptError(f"{file}: {section}.{name}: {message}", hint=error.hint, code="config") from error
     return texts
 
 

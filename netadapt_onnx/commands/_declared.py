@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from netadapt_onnx.common.options import Declared, declared_options
+from netadapt_onnx.common.options import Declared, check_bounds, declared_options
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Value = TypeVar("Value")
@@ -97,4 +97,18 @@ def _type(declared: Declared) -> click.ParamType[Any]:
     if option.is_path:
         return click.Path()
     numbers: dict[str, click.ParamType[Any]] = {"int": click.INT, "float": click.FLOAT}
-    return numbers.get(declared.type.removesuffix(" | None"), click.STRING)
+    kind = numbers.get(declared.type.removesuffix(" | None"))
+    return click.STRING if kind is None else _Bounded(declared, kind)
+
+
+class _Bounded(click.ParamType[Any]):
+    """A number within its declared bounds, refused before anything else is read."""
+
+    def __init__(self, declared: Declared, kind: click.ParamType[Any]) -> None:
+        self.declared, self.kind, self.name = declared, kind, kind.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number. Raises NetadaptError as the option's dataclass does."""
+        number = self.kind.convert(value, param, ctx)
+        check_bounds(self.declared, number)
+        return number

@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
+
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def check_options(options: Any) -> None:
         if isinstance(value, str) and declared.option.choices:
             check_choice(declared.flag, value, declared.option.choices)
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            _check_bounds(declared, value)
+            check_bounds(declared, value)
 
 
 def check_choice(flag: str, value: str, choices: Sequence[str]) -> None:
@@ -128,9 +130,18 @@ def check_choice(flag: str, value: str, choices: Sequence[str]) -> None:
         raise NetadaptError(f"{flag} {value}: not known", hint=hint, code="usage")
 
 
-def without_none(keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments without those that are None: passing None is the same as leaving an option out."""
-    return {name: value for name, value in keywords.items() if value is not None}
+def from_keywords(kind: type[Options], keywords: Mapping[str, Any]) -> Options:
+    """A Python function's keywords as its dataclass of options: None leaves one out.
+
+    Raises:
+        TypeError: For an unknown keyword, in Python's own words; `AdaptOptions` are those of the function `adapt`.
+    """
+    declared = declared_options(kind)
+    for name in keywords:
+        if name not in declared:
+            function = kind.__name__.removesuffix("Options").lower()
+            raise TypeError(f"{function}() got an unexpected keyword argument '{name}'")
+    return kind(**{name: value for name, value in keywords.items() if value is not None})
 
 
 def plain(value: Any) -> Any:
@@ -142,6 +153,20 @@ def plain(value: Any) -> Any:
     return [plain(one) for one in value] if isinstance(value, tuple | list) else value
 
 
+def different_options(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    """The names of recorded options that differ; one that only one of two versions has counts where it is on."""
+    return [
+        name
+        for name in {**theirs, **mine}
+        if (theirs[name] != mine[name] if name in theirs and name in mine else theirs.get(name) or mine.get(name))
+    ]
+
+
+def how_to_go_on(different: Sequence[str], mine: Mapping[str, Any]) -> str:
+    """What to do about recorded options that differ: this version may not have one of them."""
+    return "repeat its arguments" if all(name in mine for name in different) else "use the version that began it"
+
+
 # By a bound: whether a value keeps it.
 _KEPT: Mapping[str, Callable[[float, float], bool]] = {
     "above": lambda value, bound: value > bound,
@@ -150,8 +175,10 @@ _KEPT: Mapping[str, Callable[[float, float], bool]] = {
 }
 
 
-def _check_bounds(declared: Declared, value: float) -> None:
+def check_bounds(declared: Declared, value: float) -> None:
+    """Raise NetadaptError, with what an option takes, for a number that is out of its declared bounds."""
     bounds = {name: bound for name in _KEPT if (bound := getattr(declared.option, name)) is not None}
     if bounds and not (math.isfinite(value) and all(_KEPT[name](value, bound) for name, bound in bounds.items())):
-        words = ", ".join(f"{name.replace('_', ' ')} {bound:g}" for name, bound in bounds.items())
-        raise NetadaptError(f"{declared.flag} {value}: {words}", code="usage")
+        words = ", ".join(f"{name.replace('_', ' ')} {bound}" for name, bound in bounds.items())
+        shown = str(value).removesuffix(".0")
+        raise NetadaptError(f"{declared.flag} {shown}: {words}", code="usage")

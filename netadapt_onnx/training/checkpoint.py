@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from netadapt_onnx.common.files import aside
+from netadapt_onnx.common.options import different_options, how_to_go_on
 from netadapt_onnx.errors import NetadaptError, one_line
 
 
@@ -63,11 +64,12 @@ def _read(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
         raise NetadaptError(
             f"{path} is not readable as a checkpoint: {one_line(error, 100)}", hint="remove it", code="corrupt-run"
         ) from error
-    for name, value in identity.items():
-        if recorded.get(name) != value:
-            raise NetadaptError(
-                f"{path} belongs to another training: {name} is {recorded.get(name)} there, {value} here",
-                hint="repeat its arguments, or remove it",
-                code="other-run",
-            )
+    different = different_options(recorded, identity)
+    if different:
+        name = different[0]
+        raise NetadaptError(
+            f"{path} belongs to another training: {name} is {recorded.get(name)} there, {identity.get(name)} here",
+            hint=f"{how_to_go_on(different, identity)}, or remove it",
+            code="other-run",
+        )
     return content

@@ -9,14 +9,12 @@ import numpy as np
 import torch
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.training.recipe import WEIGHT_DECAY, Recipe
+from netadapt_onnx.training.recipe import LARGEST_GRADIENT, WEIGHT_DECAY, Recipe
 from netadapt_onnx.training.replicas import Fetch, Replicas
 from netadapt_onnx.training.torch_graph import TorchGraph
 
 MOMENTUM = 0.9
 BETAS = (0.9, 0.999)
-# Gradients are scaled down to this norm.
-LARGEST_GRADIENT = 5.0
 
 
 class DivergedError(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from netadapt_onnx.training.recipe import Recipe
+from netadapt_onnx.training.recipe import LARGEST_GRADIENT, Recipe
 from netadapt_onnx.training.settings import Settings
 
 
@@ -53,5 +53,6 @@ class TrainingOptions:
             "optimiser": self.recipe.optimizer,
             "schedule": self.recipe.schedule,
             "weight_decay": self.recipe.weight_decay,
+            "largest_gradient": LARGEST_GRADIENT,
             "settings": None if self.settings is None else asdict(self.settings),
         }

@@ -9,6 +9,8 @@ from typing import Literal
 from netadapt_onnx.errors import NetadaptError
 
 WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.05}
+# Gradients are scaled down to this norm.
+LARGEST_GRADIENT = 5.0
 WARM_UP_SHARE = 0.2
 FINAL_RATE_SHARE = 1e-3
 

@@ -20,6 +20,7 @@ from models import Builder
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training.callbacks import TrainingCallbacks
+from netadapt_onnx.training.checkpoint import Checkpoint
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.recipe import Recipe
 from netadapt_onnx.training.replicas import Replicas
@@ -214,7 +215,7 @@ def test_a_batch_of_one_is_refused_where_batchnorm_needs_more() -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"weight_decay": -1.0}, "--weight-decay -1.0: at least 0"),
+        ({"weight_decay": -1.0}, "--weight-decay -1: at least 0"),
     ],
 )
 def test_numbers_that_mean_nothing_are_refused(
@@ -248,3 +249,13 @@ def test_finetune_with_augmentation_sees_other_pictures(files: tuple[Path, Path]
     plainly = na.finetune(*files, tmp_path / "a.onnx", epochs=1, lr=0.05)
     moved = na.finetune(*files, tmp_path / "b.onnx", epochs=1, lr=0.05, augment=True)
     assert weights(onnx.load(plainly.model)) != weights(onnx.load(moved.model))
+
+
+def test_a_checkpoint_of_an_option_that_is_gone_is_refused_where_it_was_on(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint"
+    Checkpoint(file, {"seed": 1, "gone": 0.0}).put(steps=3)
+    assert Checkpoint(file, {"seed": 1}).content["steps"] == 3
+    file.unlink()
+    Checkpoint(file, {"seed": 1, "gone": 0.5}).put()
+    with pytest.raises(NetadaptError, match=r"gone is 0\.5 there, None here; use the version that began it"):
+        Checkpoint(file, {"seed": 1})

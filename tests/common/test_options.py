@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from netadapt_onnx.common.options import check_options, declared_options, option, plain, without_none
+from netadapt_onnx import inspect
+from netadapt_onnx.common.options import check_options, declared_options, from_keywords, option, plain
 from netadapt_onnx.errors import NetadaptError
 
 
@@ -40,7 +41,7 @@ def test_what_a_field_declares() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"limit": 0.0}, "--limit 0.0: above 0, at most 2"),
+        ({"limit": 0.0}, "--limit 0: above 0, at most 2"),
         ({"limit": float("nan")}, "--limit nan: above 0, at most 2"),
         ({"limit": 3}, "--limit 3: above 0, at most 2"),
         ({"way": "rigt"}, "--way rigt: not known; did you mean right?"),
@@ -59,7 +60,16 @@ def test_values_within_bounds_are_taken() -> None:
     assert (journey.limit, journey.way, journey.tags) == (2, "left", {})
 
 
-def test_plain_values_and_keywords_without_none() -> None:
+def test_plain_values() -> None:
     assert plain({1: (2, [3])}) == {"1": [2, [3]]}
-    assert plain(without_none) == "netadapt_onnx.common.options.without_none"
-    assert without_none({"a": None, "b": 0}) == {"b": 0}
+    assert plain(from_keywords) == "netadapt_onnx.common.options.from_keywords"
+
+
+def test_a_keyword_that_is_none_is_left_out() -> None:
+    assert from_keywords(Journey, {"place": "home", "limit": None, "stops": 0}) == Journey(place="home", stops=0)
+
+
+def test_an_unknown_keyword_is_refused_as_the_functions_own() -> None:
+    with pytest.raises(TypeError) as refused:
+        inspect("model.onnx", nosuch=1)  # type: ignore[call-arg]
+    assert str(refused.value) == "inspect() got an unexpected keyword argument 'nosuch'"

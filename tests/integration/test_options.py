@@ -214,3 +214,12 @@ def test_the_example_of_a_configuration_is_one() -> None:
     block = page.partition("```toml\n")[2].partition("```")[0]
     names = tomllib.loads(block)["adapt"]
     assert names.keys() <= {declared.flag.removeprefix("--") for declared in ADAPT.values()}
+
+
+def test_a_number_of_a_configuration_out_of_its_bounds_is_refused_with_its_file_and_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "netadapt.toml"
+    file.write_text("[adapt]\nthreads = 0\n")
+    assert cli.run(["adapt", "model.onnx", "--data", "x", "--budget", "macs=0.5x", "--config", str(file)]) == 2
+    assert capsys.readouterr().err == f"error: {file}: adapt.threads: 0: at least 1\n"

@@ -19,6 +19,7 @@ import msgspec
 
 from netadapt_onnx.common.files import remove_leftovers
 from netadapt_onnx.common.json_output import UNREADABLE, write_json
+from netadapt_onnx.common.options import different_options, how_to_go_on
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.run_directory.file_names import IDENTITY_FILE, ITERATIONS
 from netadapt_onnx.search.run_directory.history import History
@@ -182,8 +183,7 @@ def _identify(
         return read_identity(file)
     recorded = read_identity(file)
     theirs, before = recorded["identity"], recorded["growing"]
-    names = [*theirs, *(name for name in mine["identity"] if name not in theirs)]
-    different = [name for name in names if theirs.get(name) != mine["identity"].get(name)]
+    different = different_options(theirs, mine["identity"])
     lowered = [name for name, value in before.items() if name in growing and not _reaches(growing[name], value)]
     if different or lowered:
         pairs = [(name, theirs.get(name), mine["identity"].get(name)) for name in different]
@@ -191,7 +191,7 @@ def _identify(
         differences = "; ".join(f"{name} is {_short(a)} there, {_short(b)} here" for name, a, b in pairs)
         raise NetadaptError(
             f"{file.parent} belongs to another run: {differences}",
-            hint="repeat its arguments or name another directory",
+            hint=f"{how_to_go_on(different, mine['identity'])} or name another directory",
             code="other-run",
         )
     if dict(growing) != before:

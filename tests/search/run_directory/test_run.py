@@ -99,3 +99,12 @@ def test_seconds_add_up_over_resumes(tmp_path: Path) -> None:
         run._earlier = 100.0
     with opened(tmp_path, resume=True) as run:
         assert run.seconds() >= 100.0
+
+
+def test_an_option_that_only_one_version_knows_counts_where_it_is_on(tmp_path: Path) -> None:
+    opened(tmp_path / "off", gone=False).__exit__(None, None, None)
+    opened(tmp_path / "off", resume=True, new=0).__exit__(None, None, None)
+    opened(tmp_path / "on", gone=True).__exit__(None, None, None)
+    with pytest.raises(NetadaptError, match="gone is true there, null here") as refused:
+        opened(tmp_path / "on", resume=True)
+    assert refused.value.hint == "use the version that began it or name another directory"
