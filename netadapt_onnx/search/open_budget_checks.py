@@ -111,9 +111,8 @@ def measured_check(
         usual_ms: Times of the original's fastest runs that were measured on the device just before.
         on_busy: Called when something disturbed every try of a measurement.
     """
-    has_own_file = (
-        resource.file is not None and resource.file.proto is not None
-    )  # the table was measured beside another
+    # The table was measured beside the normalised model: such times say nothing of a file that differs from it.
+    has_own_file = resource.file is not None and resource.file.proto is not None
     journal = MeasurementJournal(
         run,
         resource.name,
