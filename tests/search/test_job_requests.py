@@ -39,7 +39,7 @@ from netadapt_onnx.search import job_requests
 sys.setswitchinterval(1e-6)
 request = {"iteration": 1, "group": "a", "channels": 2, "base": "current", "removed": [], "keep": {"a": [0]}}
 request["mend"] = True
-for _ in range(50):
+for _ in range(300):
     importlib.reload(job_requests)
     barrier = threading.Barrier(8)
 
