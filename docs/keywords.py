@@ -19,13 +19,13 @@ from netadapt_onnx.api.options import (
 )
 from netadapt_onnx.common.options import Declared, declared_options
 from netadapt_onnx.scaling.options import ScaleOptions
-from netadapt_onnx.search.options import Arguments
+from netadapt_onnx.search.options import AdaptOptions
 
 # From the repository's root.
 FILE = "netadapt_onnx/api/keywords.py"
 # By dictionary: the options, and those of them that the function takes as arguments of their own.
 KEYWORDS: dict[str, tuple[type, Collection[str]]] = {
-    "AdaptKeywords": (Arguments, ("budget",)),
+    "AdaptKeywords": (AdaptOptions, ("budget",)),
     "BundleKeywords": (BundleOptions, ()),
     "EvaluateKeywords": (EvaluateOptions, ()),
     "FinetuneKeywords": (FinetuneOptions, ()),

@@ -38,7 +38,7 @@ PRUNE = (
     ("Normalise the graph, fold constants", "graph/passes/, graph/fold.py"),
     ("Propagate labels, form groups", "surgery/trace.py, surgery/rules/"),
     ("Score the channels of each group", "surgery/criteria/"),
-    ("Choose how many channels stay", "api/prune.py"),
+    ("Choose how many channels stay", "surgery/channel_counts.py"),
     ("Cut every tensor and number", "surgery/resize.py"),
     ("Prove that pruned equals masked", "surgery/verify/"),
     ("Solve the consumers by least squares", "surgery/reconstruct/"),
@@ -46,7 +46,7 @@ PRUNE = (
 )
 ITERATION = (
     ("Set the resource target of the iteration", "search/schedule.py"),
-    ("Propose a narrower width for every group", "search/netadapt.py"),
+    ("Propose a narrower width for every group", "search/proposals.py"),
     ("Predict latencies with the table", "profilers/table/predict.py"),
     ("Hand the proposals to workers", "search/executors/"),
     ("Cut, reconstruct or train, score", "search/worker.py"),

@@ -21,7 +21,7 @@ from netadapt_onnx.search.executors.opening import opened_executor
 from netadapt_onnx.search.instruments import Instruments, open_instruments, table_hashes
 from netadapt_onnx.search.notes import Notes
 from netadapt_onnx.search.open_budget_checks import open_budget_checks
-from netadapt_onnx.search.options import Arguments
+from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel, prepare
 from netadapt_onnx.search.result import AdaptResult, DryRun
 from netadapt_onnx.search.run_directory.run import Run
@@ -80,15 +80,15 @@ def dry_run(model: Source, data: Data, budget: Budgets, **options: Unpack[AdaptK
     return planning.dry_run(_prepared(model, data, settings), settings, settings.progress or reporter())
 
 
-def _options(budget: Budgets, keywords: Mapping[str, Any]) -> Arguments:
-    return Arguments(budget=budget_texts(budget, SEARCHED), **without_none(keywords))
+def _options(budget: Budgets, keywords: Mapping[str, Any]) -> AdaptOptions:
+    return AdaptOptions(budget=budget_texts(budget, SEARCHED), **without_none(keywords))
 
 
-def _prepared(model: Source, data: Data, options: Arguments) -> PreparedModel:
+def _prepared(model: Source, data: Data, options: AdaptOptions) -> PreparedModel:
     return prepare(model if isinstance(model, Model) else load(model), data, options)
 
 
-def _adapted(prepared: PreparedModel, settings: Arguments, out: Path) -> AdaptResult:
+def _adapted(prepared: PreparedModel, settings: AdaptOptions, out: Path) -> AdaptResult:
     """Open what the run needs, and the run itself, and search."""
     from threadpoolctl import threadpool_limits
 
@@ -118,7 +118,7 @@ def _adapted(prepared: PreparedModel, settings: Arguments, out: Path) -> AdaptRe
         return SearchDriver(environment, aligned, checks, workers).result()
 
 
-def _identity(prepared: PreparedModel, options: Arguments) -> dict[str, Any]:
+def _identity(prepared: PreparedModel, options: AdaptOptions) -> dict[str, Any]:
     """All that decides the result of a run: what `--resume` compares."""
     command = options.resource_command
     return {
@@ -130,7 +130,7 @@ def _identity(prepared: PreparedModel, options: Arguments) -> dict[str, Any]:
     }
 
 
-def _about(prepared: PreparedModel, options: Arguments, instruments: Instruments) -> dict[str, Any]:
+def _about(prepared: PreparedModel, options: AdaptOptions, instruments: Instruments) -> dict[str, Any]:
     """What a run records when it starts and never compares."""
     return {
         "versions": versions(),

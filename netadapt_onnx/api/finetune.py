@@ -97,9 +97,9 @@ class _Files:
 
 def _name_files(output: Path, options: FinetuneOptions, *inputs: Source | None) -> _Files:
     """Name the files, and refuse those that exist or are inputs."""
+    prepare_output(output, options.overwrite, *inputs)  # which refuses a folder, that has no name to derive others from
     log = output.with_name(f"{output.name.removesuffix('.onnx')}.training.jsonl")
     checkpoint = output.with_name(f"{output.name}.checkpoint")
-    prepare_output(output, options.overwrite, *inputs)
     if checkpoint.exists() and not options.resume:
         if not options.overwrite:
             raise NetadaptError(

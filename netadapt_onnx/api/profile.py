@@ -17,6 +17,7 @@ from netadapt_onnx.common.files import aside
 from netadapt_onnx.common.options import without_none
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.graph.model import Model
 from netadapt_onnx.graph.original_file import as_given
 from netadapt_onnx.profilers.breakdown import Part, by_group, by_layer
 from netadapt_onnx.profilers.devices.opening import open_device
@@ -102,58 +103,48 @@ def profile(
     True
     """
     settings = ProfileOptions(**without_none(options))
-    path, binary = Path(table), None if settings.perf_test is None else Path(settings.perf_test)
-    progress = settings.progress or reporter()
-    source = open_model(model)
+    path, source = Path(table), open_model(model)
     prepare_output(path, True, source)
-    chart = (
-        None
-        if settings.plot is None
-        else _prepared_chart(Path(settings.plot), settings.held_out, settings.overwrite, source, path)
-    )
+    chart = None
+    if settings.plot is not None:
+        chart = _prepared_chart(Path(settings.plot), settings.held_out, settings.overwrite, source, path)
     trace = trace_model(source, settings.shapes, settings.batch_size)
     require_prunable(trace, source.path)
-    execution = Execution(
-        settings.ep,
-        settings.threads,
-        settings.ep_options or {},
-        settings.ep_library,
-        deployment(settings.deploy, trace.folded, settings.data),
-    )
-    reference, draw = RandomWidthModel(trace.folded.proto, trace.folded.shapes), random_widths(trace)
-    plan = TablePlan(settings.models, settings.time_cap_s, settings.seed)
-    with (
-        open_device(
-            settings.device,
-            purpose=path,
-            python=settings.python,
-            keep=settings.keep,
-            perf_test=binary,
-            log=settings.log,
-        ) as target,
-        _building_path(path, anew=settings.overwrite) as building,
-    ):
-        execution = choose_quantisation(execution, [target])
-        latency_table = build(
-            building, reference, draw, plan, execution=execution, device=target, progress=progress, log=settings.log
-        )
-        original = as_given(source, reference.proto)
-        latency_table, note = record_original_time(
-            latency_table, original, reference, execution, target, settings.time_cap_s
-        )
-        validation = None
-        if settings.held_out:
-            validation = validate(
-                latency_table, reference, draw, settings.held_out, progress=progress, device=target, execution=execution
-            )
-        busy = latency_table.disturbance
-        notes = [busy.sentence(target.name)] if busy.busy else []
-    if chart is not None and validation is not None:
-        notes += scatter(validation, chart)
-    notes += [note] if note else []
+    latency_table, validation, notes = _measure(path, source, trace, settings, chart)
     return _result(
         path, latency_table, trace, validation, per_layer=settings.per_layer, sha256=source.sha256, notes=notes
     )
+
+
+def _measure(
+    path: Path, source: Model, trace: Trace, settings: ProfileOptions, chart: Path | None
+) -> tuple[Table, Validation | None, list[str]]:
+    """Build the table of a traced model on its device, validate it and draw that; with notes on all of it."""
+    deploy = deployment(settings.deploy, trace.folded, settings.data)
+    execution = Execution(settings.ep, settings.threads, settings.ep_options, settings.ep_library, deploy)
+    reference, draw = RandomWidthModel(trace.folded.proto, trace.folded.shapes), random_widths(trace)
+    plan = TablePlan(settings.models, settings.time_cap_s, settings.seed)
+    progress, log = settings.progress or reporter(), settings.log
+    binary = None if settings.perf_test is None else Path(settings.perf_test)
+    with (
+        open_device(
+            settings.device, purpose=path, python=settings.python, keep=settings.keep, perf_test=binary, log=log
+        ) as device,
+        _building_path(path, anew=settings.overwrite) as building,
+    ):
+        execution = choose_quantisation(execution, [device])
+        table = build(building, reference, draw, plan, execution=execution, device=device, progress=progress, log=log)
+        original = as_given(source, reference.proto)
+        table, note = record_original_time(table, original, reference, execution, device, settings.time_cap_s)
+        validation = None
+        if settings.held_out:
+            validation = validate(
+                table, reference, draw, settings.held_out, progress=progress, device=device, execution=execution
+            )
+        notes = [table.disturbance.sentence(device.name)] if table.disturbance.busy else []
+    if chart is not None and validation is not None:
+        notes += scatter(validation, chart)
+    return table, validation, [*notes, note] if note else notes
 
 
 def _result(

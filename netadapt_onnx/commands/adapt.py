@@ -17,7 +17,7 @@ from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common.escape import escape
 from netadapt_onnx.errors import NetadaptError, is_interruption
 from netadapt_onnx.reporting import REPORT_FILE
-from netadapt_onnx.search.options import Arguments
+from netadapt_onnx.search.options import AdaptOptions
 
 if TYPE_CHECKING:
     from netadapt_onnx.data.source import DataSource
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @MODEL
 @DATA
 @click.option("-o", "out", type=click.Path(path_type=Path), metavar="RUN", help="The run's directory; required.")
-@declared(Arguments)
+@declared(AdaptOptions)
 @click.option("--dry-run", is_flag=True, help="Show the first iteration's proposals and stop.")
 @configured("adapt", without=("resume", "dry-run"), files=("table", "data"))
 @common

@@ -95,6 +95,11 @@ class Layout:
         )
 
 
+def samples_first(values: Mapping[str, Values], layout: Layout | None) -> dict[str, Values]:
+    """The outputs that can be scored, each with samples along its first axis, as they are without a layout."""
+    return dict(values) if layout is None else layout.samples_first(values)
+
+
 def _permuted(values: Values, order: Sequence[int]) -> Values:
     if list(order) == list(range(len(order))):
         return values

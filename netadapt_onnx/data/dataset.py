@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from netadapt_onnx.data.batch_layout import Layout
+from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.tasks import METRICS, kind_of
-from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import Arrays
 
 SPLITS = ("train", "val", "test")
@@ -199,9 +199,7 @@ class Dataset:
         """
         split = self.test if name == "test" else self.val
         if split is None or not len(split):
-            raise NetadaptError(
-                f"--data {self.path} has no {name} samples", hint="choose another --split", code="invalid-data"
-            )
+            raise invalid_data(f"--data {self.path} has no {name} samples", "choose another --split")
         return split
 
     @property
@@ -225,9 +223,7 @@ def split_validation(split: Split) -> tuple[Split, Split]:
         NetadaptError: There is one sample only.
     """
     if len(split) < 2:
-        raise NetadaptError(
-            f"x_train holds {len(split)} samples, too few to take validation samples from", code="invalid-data"
-        )
+        raise invalid_data(f"x_train holds {len(split)} samples, too few to take validation samples from")
     rng = np.random.default_rng(VALIDATION_SEED)
     order = rng.permutation(len(split))
     count = max(1, round(VALIDATION_SHARE * len(split)))

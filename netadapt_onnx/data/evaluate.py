@@ -11,6 +11,7 @@ import onnx
 from netadapt_onnx.common.progress import steps
 from netadapt_onnx.data.batch_layout import Layout
 from netadapt_onnx.data.dataset import Labels, Split, UserMetric
+from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.metrics import METERS, NO_CLASS, Meter, top_class
 from netadapt_onnx.data.shapes import Outputs
 from netadapt_onnx.data.tasks import class_output, kind_of, match_labels_to_output, output_forms
@@ -60,7 +61,7 @@ def accuracy(
         NetadaptError: The split is empty, there are neither labels nor a reference, or the user's metric fails.
     """
     if not len(split):
-        raise NetadaptError("the data hold no samples for this split", code="invalid-data")
+        raise invalid_data("the data hold no samples for this split")
     if split.user_metric is not None:
         values = outputs(proto, split, threads=threads, compute=compute)
         if split.layout is not None:  # the user's functions see outputs as the model gives them
@@ -69,7 +70,7 @@ def accuracy(
     elif split.labels is not None:
         score = _score_against_labels(proto, split, threads, compute)
     elif reference is None:
-        raise NetadaptError("without labels, accuracy needs the original model's outputs", code="invalid-data")
+        raise invalid_data("without labels, accuracy needs the original model's outputs")
     else:
         values = outputs(proto, split, threads=threads, compute=compute)
         forms = output_forms(proto, _shapes(values), split.layout)
@@ -179,13 +180,12 @@ def _user_score(metric: UserMetric, values: Arrays, labels: Labels | None) -> fl
     except NetadaptError:
         raise
     except Exception as error:
-        raise NetadaptError(
+        raise invalid_data(
             f"the metric {metric.name} failed: {type(error).__name__}: {error}".split("\n")[0],
-            hint="it is given outputs by name and labels, numpy arrays of all samples, and returns one number",
-            code="invalid-data",
+            "it is given outputs by name and labels, numpy arrays of all samples, and returns one number",
         ) from error
     if not np.isfinite(score):
-        raise NetadaptError(f"the metric {metric.name} is {score}: a finite number is expected", code="invalid-data")
+        raise invalid_data(f"the metric {metric.name} is {score}: a finite number is expected")
     return score
 
 

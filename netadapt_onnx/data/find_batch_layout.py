@@ -129,7 +129,7 @@ def _compare_sizes(probe: _Probe, at_few: Arrays, at_many: Arrays, omitted: dict
             outputs[name] = axis
     at_last = probe.run_last()
     mixes = any(_mixes(axis, (at_few[n], at_last[n]), at_many[n], probe.batch) for n, axis in outputs.items())
-    if probe.is_fixed and mixes:  # sizes inside the file put other samples together: what grew says nothing
+    if probe.is_fixed and mixes:  # sizes inside the file regroup the samples: the axis that grew is not evidence
         at_own_size = _at_one_size(at_few, probe.batch, {})
         outputs = {name: axis for name, axis in at_own_size.outputs.items() if name in outputs}
     if mixes or probe.batch > 1:

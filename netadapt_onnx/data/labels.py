@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.shapes import Outputs, Shape, format_outputs, format_shape
 from netadapt_onnx.data.source import TaskName
 from netadapt_onnx.data.tasks import KINDS, UNLABELLED, Kind, class_axis, fitting_tasks, has_classes, labels_fit
-from netadapt_onnx.errors import NetadaptError
 
 # Arrays may be larger than memory, so they are read in pieces of this size.
 PIECE_BYTES = 1 << 24
@@ -39,7 +39,7 @@ def check_labels(
     _check_array(key, labels, count)
     kind, name = _fitting_output(key, labels, outputs, task)
     if kind == "regression" and task != "regression" and _is_one_hot(labels):
-        raise _invalid(
+        raise invalid_data(
             f"{key} of shape {format_shape(labels.shape)} looks like one-hot classes",
             "save one class number each (argmax(1)), or give --task regression",
         )
@@ -62,7 +62,7 @@ def require_finite(key: str, values: np.ndarray) -> None:
     for start, piece in pieces(values):
         finite = np.isfinite(piece)
         if not finite.all():
-            raise _invalid(f"{key} holds NaN or infinity (sample {start + int(np.argwhere(~finite)[0][0])})")
+            raise invalid_data(f"{key} holds NaN or infinity (sample {start + int(np.argwhere(~finite)[0][0])})")
 
 
 def pieces(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -74,10 +74,10 @@ def pieces(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 def _check_array(key: str, labels: np.ndarray, count: int) -> None:
     if labels.dtype.kind not in "iufb":
-        raise _invalid(f"{key} has type {labels.dtype}: labels are numbers")
+        raise invalid_data(f"{key} has type {labels.dtype}: labels are numbers")
     if not labels.ndim or len(labels) != count:
         inputs = f"x_{key[2:].partition('.')[0]} holds" if key.startswith("y_") else "there are"
-        raise _invalid(f"{key} has shape {format_shape(labels.shape)}, but {inputs} {count} samples")
+        raise invalid_data(f"{key} has shape {format_shape(labels.shape)}, but {inputs} {count} samples")
 
 
 def _fitting_output(key: str, labels: np.ndarray, outputs: Outputs, task: TaskName | None) -> tuple[Kind, str]:
@@ -87,12 +87,12 @@ def _fitting_output(key: str, labels: np.ndarray, outputs: Outputs, task: TaskNa
         (kind, name)
         for kind in kinds
         for name, shape in outputs.items()
-        # Whole numbers beside scores of classes are one-hot, if not a mistake, until somebody says otherwise.
+        # Integers for an output that holds scores of classes are one-hot or a mistake, unless `task` decides otherwise.
         if _fitting_shape(kind, labels, shape) and not (kind == "regression" and len(kinds) > 1 and has_classes(shape))
     ]
     if not fitting:
         for_task = f" for --task {task}" if task else ""
-        raise _invalid(
+        raise invalid_data(
             f"{key} of shape {format_shape(labels.shape)} and type {labels.dtype} fits none of the model's outputs "
             f"{format_outputs(outputs)}{for_task}",
             fitting_tasks(outputs),
@@ -100,7 +100,7 @@ def _fitting_output(key: str, labels: np.ndarray, outputs: Outputs, task: TaskNa
     kind = fitting[0][0]
     names = [name for other, name in fitting if other == kind]
     if len(names) > 1:
-        raise _invalid(
+        raise invalid_data(
             f"{key} of shape {format_shape(labels.shape)} fits several outputs: {', '.join(names)}",
             f"name the one it is for: {key}.{names[0]}",
         )
@@ -108,7 +108,7 @@ def _fitting_output(key: str, labels: np.ndarray, outputs: Outputs, task: TaskNa
 
 
 def _possible_kinds(labels: np.ndarray, task: TaskName | None) -> tuple[Kind, ...]:
-    """The tasks that labels may be for, likeliest first; floats are class numbers for nobody."""
+    """The tasks that labels may be for, likeliest first; floats are never class numbers."""
     if task in KINDS:
         return (task,)
     return ("regression",) if labels.dtype.kind == "f" else ("classification", "segmentation", "regression")
@@ -143,11 +143,7 @@ def _require_in_range(key: str, labels: np.ndarray, name: str, output: Shape) ->
             wrong &= piece != UNLABELLED
         if wrong.any():
             first = np.argwhere(wrong)[0]
-            raise _invalid(
+            raise invalid_data(
                 f"{key} holds label {piece[tuple(first)]} (sample {start + int(first[0])}), but the model's output "
                 f"'{name}' has {classes} classes, 0 to {classes - 1}",
             )
-
-
-def _invalid(message: str, hint: str = "") -> NetadaptError:
-    return NetadaptError(message, hint=hint, code="invalid-data")

@@ -14,6 +14,7 @@ from netadapt_onnx.common.files import digest
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.data.batch_layout import Layout
 from netadapt_onnx.data.dataset import SPLITS, Dataset, Split, UserFunctions, split_validation
+from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.find_batch_layout import find_layout
 from netadapt_onnx.data.labels import check_labels
 from netadapt_onnx.data.loaders.cifar import cifar_files, read_cifar
@@ -89,10 +90,10 @@ def read_dataset(
         require_task_fits(source.task, outputs)
     splits, user, data_hash = _read_splits(source, specs, outputs, metadata or {}, train)
     if train and splits.get("train") is None:
-        raise _invalid(f"--data {source}: no training samples; it holds {_names(splits)}", "add them")
+        raise invalid_data(f"--data {source}: no training samples; it holds {_names(splits)}", "add them")
     is_labelled = _labelled_splits(source, splits)
     if source.task not in (None, "distillation") and not any(is_labelled.values()):
-        raise _invalid(
+        raise invalid_data(
             f"--task {source.task} needs labels, and --data {source} has none",
             "add y_train, ..., or leave --task out: the original model is then the teacher",
         )
@@ -136,7 +137,7 @@ def _labelled_splits(source: DataSource, splits: Splits) -> dict[str, bool]:
     names = list(is_labelled)
     missing = [name for i, name in enumerate(names) if not is_labelled[name] and any(is_labelled[n] for n in names[:i])]
     if missing:
-        raise _invalid(
+        raise invalid_data(
             f"--data {source}: labels for some splits only",
             f"add {', '.join(f'y_{name}' for name in missing)}, or drop the others; only training samples may do "
             "without",
@@ -144,7 +145,7 @@ def _labelled_splits(source: DataSource, splits: Splits) -> dict[str, bool]:
     metrics = {name: split.metric for name, split in present.items() if is_labelled[name]}
     if len(set(metrics.values())) > 1:
         by_split = ", ".join(f"{name} {metric}" for name, metric in metrics.items())
-        raise _invalid(f"--data {source}: labels of the splits are for different tasks: {by_split}", "give --task")
+        raise invalid_data(f"--data {source}: labels of the splits are for different tasks: {by_split}", "give --task")
     return is_labelled
 
 
@@ -164,7 +165,7 @@ def _read_splits(
         splits, data_hash = _read_folder(path, complete, specs, outputs, metadata)
         return splits, UserFunctions(), data_hash
     if path.suffix != ".npz":
-        raise _invalid(
+        raise invalid_data(
             f"--data {path}: not an .npz file, a folder or FILE.py:FUNCTION", "save x_train, ... with numpy.savez"
         )
     return npz_splits(source, complete, specs, outputs, train=train), UserFunctions(), _sha256([path])
@@ -175,7 +176,7 @@ def _read_folder(
 ) -> tuple[Splits, str]:
     """Pictures with class numbers: the official files of CIFAR or MNIST, or picture files."""
     if source.task in ("regression", "segmentation"):
-        raise _invalid(
+        raise invalid_data(
             f"--data {folder}: a folder holds classes, and --task {source.task} needs other labels",
             "give an .npz or FILE.py:FUNCTION",
         )
@@ -224,7 +225,3 @@ def _sha256(files: Iterable[Path]) -> str:
     """The hash of one file, or of the hashes of several."""
     hashes = [digest(file) for file in files]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
-
-
-def _invalid(message: str, hint: str = "") -> NetadaptError:
-    return NetadaptError(message, hint=hint, code="invalid-data")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from netadapt_onnx.data.dataset import LazyArray, Scaling
+from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.shapes import Specs, format_shape
 from netadapt_onnx.data.source import DataSource
 from netadapt_onnx.errors import NetadaptError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# What the ONNX standard says of images in a model's metadata (onnx/docs/MetadataProps.md): pixel order and range.
+# Entries of the ONNX standard on images in a model's metadata (onnx/docs/MetadataProps.md): pixel order and range.
 PIXEL_FORMAT, PIXEL_RANGE = "Image.BitmapPixelFormat", "Image.NominalPixelRange"
 _RANGES = {"NominalRange_0_255": (0.0, 1 / 255), "Normalized_0_1": (0.0, 1.0), "Normalized_1_1": (0.5, 0.5)}
 
@@ -70,11 +71,10 @@ class Preprocessing:
         """
         picture = _crop(_resize(picture.convert(MODES[self.channels]), self.resize), self.crop, label)
         if (picture.height, picture.width) != self.size:
-            raise NetadaptError(
+            raise invalid_data(
                 f"{label} is {picture.height}x{picture.width} (height x width), but the model's input '{self.name}' "
                 f"takes {format_shape(self.size)}",
-                hint=f"give --resize and --crop, e.g. --resize {max(self.size)} --crop {format_shape(self.size)}",
-                code="invalid-data",
+                f"give --resize and --crop, e.g. --resize {max(self.size)} --crop {format_shape(self.size)}",
             )
         values = np.asarray(picture)
         sample: np.ndarray = self.arrange((values if values.ndim == 3 else values[:, :, None])[None])[0]
@@ -134,10 +134,9 @@ def preprocessing(source: DataSource, specs: Specs, metadata: Mapping[str, str])
     names = [name for name, (shape, _) in specs.items() if len(shape) == 4 and {shape[1], shape[-1]} & MODES.keys()]
     if len(specs) != 1 or not names:
         inputs = ", ".join(f"'{name}' {format_shape(shape)}" for name, (shape, _) in specs.items())
-        raise NetadaptError(
+        raise invalid_data(
             f"{source} holds pictures, but the model takes {inputs}",
-            hint="pictures need one input NxCxHxW or NxHxWxC of 1, 3 or 4 channels; give an .npz or FILE.py:FUNCTION",
-            code="invalid-data",
+            "pictures need one input NxCxHxW or NxHxWxC of 1, 3 or 4 channels; give an .npz or FILE.py:FUNCTION",
         )
     shape, dtype = specs[names[0]]
     reverse = metadata.get(PIXEL_FORMAT, "").startswith("Bgr")
@@ -148,7 +147,7 @@ def picture_scaling(source: DataSource, prepare: Preprocessing, metadata: Mappin
     """How bytes become floats, by input name: by --mean and --std, or by the range that the metadata name.
 
     Raises:
-        NetadaptError: Neither says it, or the model takes integers other than bytes.
+        NetadaptError: Neither gives a mean and a deviation, or the model takes integers other than bytes.
     """
     if prepare.dtype == np.uint8:
         return {}
@@ -157,10 +156,9 @@ def picture_scaling(source: DataSource, prepare: Preprocessing, metadata: Mappin
         low, unit = _RANGES[metadata[PIXEL_RANGE]]
         mean, std = (low,), (unit,)
     if mean is None or std is None or prepare.dtype.kind != "f":
-        raise NetadaptError(
+        raise invalid_data(
             f"{source} holds pictures of bytes, but the model's input '{prepare.name}' takes {prepare.dtype}",
-            hint="give --mean and --std per channel, for (x / 255 - mean) / std; 0 and 1 give pixels from 0 to 1",
-            code="invalid-data",
+            "give --mean and --std per channel, for (x / 255 - mean) / std; 0 and 1 give pixels from 0 to 1",
         )
     return {prepare.name: channel_scaling(np.array(mean), np.array(std), prepare.name, prepare.shape, prepare.dtype)}
 
@@ -187,20 +185,17 @@ def channel_scaling(
 def _along_channels(what: str, values: np.ndarray, name: str, sample: tuple[int, ...]) -> np.ndarray:
     """Mean or std, so that it broadcasts to a sample."""
     if values.dtype.kind not in "iuf":
-        raise NetadaptError(f"{what} has type {values.dtype}: it must hold numbers", code="invalid-data")
+        raise invalid_data(f"{what} has type {values.dtype}: it must hold numbers")
     flat = np.asarray(values, np.float32).reshape(-1)
     if not np.isfinite(flat).all() or (what == "std" and (flat <= 0).any()):
-        raise NetadaptError(f"{what} holds {flat.tolist()}: it must be finite, and std positive", code="invalid-data")
+        raise invalid_data(f"{what} holds {flat.tolist()}: it must be finite, and std positive")
     if flat.size == 1:
         return flat.reshape((1,) * len(sample))
     if sample and flat.size == sample[0]:
         return flat.reshape(-1, *(1 for _ in sample[1:]))
     if sample and flat.size == sample[-1]:
         return flat.reshape(*(1 for _ in sample[1:]), -1)
-    raise NetadaptError(
-        f"{what} has {flat.size} values, but the model's input '{name}' takes Nx{format_shape(sample)}",
-        code="invalid-data",
-    )
+    raise invalid_data(f"{what} has {flat.size} values, but the model's input '{name}' takes Nx{format_shape(sample)}")
 
 
 @dataclass(frozen=True)
@@ -262,10 +257,9 @@ def _crop(picture: Image, size: tuple[int, ...] | None, label: str) -> Image:
         return picture
     height, width = size if len(size) == 2 else size * 2
     if picture.height < height or picture.width < width:
-        raise NetadaptError(
+        raise invalid_data(
             f"{label} is {picture.height}x{picture.width} (height x width), too small for --crop {format_shape(size)}",
-            hint="give --resize too",
-            code="invalid-data",
+            "give --resize too",
         )
     y, x = round((picture.height - height) / 2), round((picture.width - width) / 2)
     return picture.crop((x, y, x + width, y + height))

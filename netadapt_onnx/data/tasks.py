@@ -13,9 +13,9 @@ from typing import Literal
 import onnx
 
 from netadapt_onnx.data.batch_layout import BatchAxis, Layout
+from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.shapes import Outputs, Shape, format_outputs
 from netadapt_onnx.data.source import TaskName
-from netadapt_onnx.errors import NetadaptError
 
 Kind = Literal["classification", "regression", "segmentation"]
 Form = Literal["logits", "probabilities", "log_probabilities", "values"]
@@ -83,10 +83,9 @@ def match_labels_to_output(labels: Shape, floating: bool, outputs: Outputs) -> s
     kind = kind_of(len(labels), floating)
     names = [name for name, shape in outputs.items() if labels_fit(kind, labels, shape)]
     if len(names) != 1:
-        raise NetadaptError(
+        raise invalid_data(
             f"labels for {kind} fit {len(names)} of the model's outputs {format_outputs(outputs)}",
-            hint="give labels by output name",
-            code="invalid-data",
+            "give labels by output name",
         )
     return names[0]
 
@@ -99,10 +98,8 @@ def require_task_fits(task: TaskName | None, outputs: Outputs) -> None:
     """
     if task is None or task == "distillation" or any(_may_fit(task, shape) for shape in outputs.values()):
         return
-    raise NetadaptError(
-        f"--task {task} does not fit the model's outputs {format_outputs(outputs)}",
-        hint=fitting_tasks(outputs),
-        code="invalid-data",
+    raise invalid_data(
+        f"--task {task} does not fit the model's outputs {format_outputs(outputs)}", fitting_tasks(outputs)
     )
 
 

@@ -14,7 +14,7 @@ from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.quantize import FLOAT, SAMPLES, Deployment, Precision
-from netadapt_onnx.search.options import Arguments
+from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel
 
 SEED = 0
@@ -43,7 +43,7 @@ def deployment(
     return Deployment("int8", calibration(dataset, folded.specs))
 
 
-def execution_of(options: Arguments, prepared: PreparedModel) -> Execution:
+def execution_of(options: AdaptOptions, prepared: PreparedModel) -> Execution:
     """How the models of an adaptation run where they are measured."""
     deploy = deployment(options.deploy, prepared.trace.folded, None, prepared.data)
     return Execution(options.ep, options.threads, dict(options.ep_options), options.ep_library, deploy)

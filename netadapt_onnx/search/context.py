@@ -15,7 +15,7 @@ from netadapt_onnx.search.budget_check.protocol import BudgetCheck
 from netadapt_onnx.search.environment import SearchEnvironment
 from netadapt_onnx.search.evaluator import Evaluator, evaluator_for
 from netadapt_onnx.search.notes import Notes
-from netadapt_onnx.search.options import Arguments
+from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.predictor import Predictor
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.progress_reporter import ProgressReporter
@@ -44,7 +44,7 @@ class SearchContext:
 
     run: Run
     prepared: PreparedModel
-    options: Arguments
+    options: AdaptOptions
     execution: Execution
     budget_checks: Mapping[str, BudgetCheck]
     evaluator: Evaluator
@@ -90,7 +90,7 @@ def search_context(
     )
 
 
-def _metadata(prepared: PreparedModel, options: Arguments) -> dict[str, str]:
+def _metadata(prepared: PreparedModel, options: AdaptOptions) -> dict[str, str]:
     """What the models of a run hold of where they come from."""
     command = options.command(prepared.model.path, prepared.data)
     return provenance(prepared.model.sha256, command=command, budget=", ".join(options.budget))

@@ -16,14 +16,14 @@ from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check.resource_fit import fitted
 from netadapt_onnx.search.first_iteration import first_iteration
 from netadapt_onnx.search.instruments import open_instruments
-from netadapt_onnx.search.options import Arguments
+from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.predictor import ByLayer, Predicted, Predictor
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.result import DryRun
 from netadapt_onnx.search.tables import latency_by_layer
 
 
-def dry_run(prepared: PreparedModel, options: Arguments, progress: Progress) -> DryRun:
+def dry_run(prepared: PreparedModel, options: AdaptOptions, progress: Progress) -> DryRun:
     """What the first iteration would try; a table that it needs is measured, and forgotten.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from netadapt_onnx.common.progress import Progress
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.search.notes import Notes
-from netadapt_onnx.search.options import Arguments
+from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.run_directory.run import Run
 
 
@@ -26,7 +26,7 @@ class SearchEnvironment:
     """
 
     run: Run
-    options: Arguments
+    options: AdaptOptions
     execution: Execution
     progress: Progress
     log: Callable[[str], None]

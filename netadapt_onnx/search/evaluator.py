@@ -12,7 +12,7 @@ import onnx
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.data.evaluate import Accuracy, Compute, accuracy, batch_size, outputs
-from netadapt_onnx.search.options import Arguments, Evaluate
+from netadapt_onnx.search.options import AdaptOptions, Evaluate
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.training.activation_cache import ActivationCache
 from netadapt_onnx.training.settings import cores
@@ -161,7 +161,7 @@ class DataEvaluator:
         return self._references.get(name)
 
 
-def evaluator_for(prepared: PreparedModel, arguments: Arguments) -> Evaluator:
+def evaluator_for(prepared: PreparedModel, arguments: AdaptOptions) -> Evaluator:
     """What evaluates the models of a run."""
     if arguments.evaluate is not None:
         return UserEvaluator(arguments.evaluate)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from netadapt_onnx.search.block_removal import branch_importances
 from netadapt_onnx.search.knapsack import ascending, ceilings_of, solve
-from netadapt_onnx.search.options import Arguments
+from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.predictor import Predictor
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.proposals import Amounts, Goal, Proposer
@@ -16,7 +16,7 @@ from netadapt_onnx.training.criteria import criterion_on
 
 
 def first_iteration(
-    prepared: PreparedModel, options: Arguments, predict: Predictor, gains: Mapping[str, float]
+    prepared: PreparedModel, options: AdaptOptions, predict: Predictor, gains: Mapping[str, float]
 ) -> DryRun:
     """The proposals of the first iteration.
 
@@ -48,7 +48,7 @@ def first_iteration(
 
 
 def _first_round(
-    prepared: PreparedModel, options: Arguments, predict: Predictor, current: Amounts, limits: Mapping[str, float]
+    prepared: PreparedModel, options: AdaptOptions, predict: Predictor, current: Amounts, limits: Mapping[str, float]
 ) -> DryRun:
     """The first round of the knapsack strategy: the groups that it cuts, all of them at once."""
     criterion = criterion_on(options.criterion, None if prepared.data is None else prepared.data.train, options.seed)

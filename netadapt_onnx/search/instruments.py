@@ -18,7 +18,7 @@ from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check.comparison import Value
 from netadapt_onnx.search.budget_check.resource_functions import values
 from netadapt_onnx.search.calibration import execution_of
-from netadapt_onnx.search.options import Arguments
+from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.target_devices import (
     DeviceAccess,
@@ -46,7 +46,7 @@ class Instruments:
     tables: Mapping[str, Table]
 
 
-def table_hashes(options: Arguments) -> str | dict[str, str] | None:
+def table_hashes(options: AdaptOptions) -> str | dict[str, str] | None:
     """The user's tables, as a run's identity has them: one hash, or several by resource."""
     files = named_tables(options.table, named_devices(options.device))
     hashes = {name: file_hash(file) for name, file in files.items()}
@@ -55,7 +55,7 @@ def table_hashes(options: Arguments) -> str | dict[str, str] | None:
 
 @contextmanager
 def open_instruments(
-    options: Arguments,
+    options: AdaptOptions,
     prepared: PreparedModel,
     budgets: Target,
     purpose: Path,

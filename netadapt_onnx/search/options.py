@@ -208,7 +208,7 @@ class EvaluationOptions:
 
 
 @dataclass(frozen=True)
-class Arguments(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions, SearchOptions):
+class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions, SearchOptions):
     """All options of an adaptation, in the order in which `run.json` and recorded commands have them.
 
     Dataclasses collect the fields of their bases from the last to the first.
@@ -300,19 +300,19 @@ class Arguments(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions, S
         from netadapt_onnx.search.target_devices import device_texts
 
         values = self._recorded() | {"device": device_texts(self.device)}
-        declared = declared_options(Arguments)
+        declared = declared_options(AdaptOptions)
         return {name: plain(value) for name, value in values.items() if not declared[name].option.may_differ_on_resume}
 
     def _recorded(self) -> dict[str, Any]:
         """The options that decide the result, by name; mappings as pairs."""
         values = {
             name: getattr(self, name)
-            for name, declared in declared_options(Arguments).items()
+            for name, declared in declared_options(AdaptOptions).items()
             if declared.option.changes_result
         }
         return values | {name: tuple(values[name].items()) for name in ("ep_options", "shapes")}
 
-    def with_longest_values(self) -> Arguments:
+    def with_longest_values(self) -> AdaptOptions:
         """The same with the longest words for all that a resume may change: what a file reserves bytes for."""
         return replace(self, max_iterations=10**9, max_time=1.23456e12, save_interval=10**9)
 
@@ -329,7 +329,7 @@ class Arguments(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions, S
 
     def _words(self, name: str, value: Any) -> list[str]:
         """An option as words of a command line; none where it has its default."""
-        declared = declared_options(Arguments)[name]
+        declared = declared_options(AdaptOptions)[name]
         default = CRITERION["netadapt"] if name == "criterion" else declared.default
         if name in ("shapes", "ep_options"):
             texts = [f"{key}={'x'.join(map(str, one)) if name == 'shapes' else one}" for key, one in value]

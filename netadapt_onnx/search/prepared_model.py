@@ -16,7 +16,7 @@ from netadapt_onnx.graph.folded_model import require_runnable
 from netadapt_onnx.graph.model import Model
 from netadapt_onnx.search.block_removal import branch_choices
 from netadapt_onnx.search.channel_choices import AllowedCounts, ChannelChoices, Counts
-from netadapt_onnx.search.options import Arguments
+from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.surgery.blocks import Branch, find_branches, traced_without
 from netadapt_onnx.surgery.criteria.selection import MEASURED, select
 from netadapt_onnx.surgery.obstacles import require_prunable
@@ -77,7 +77,7 @@ class PreparedModel:
         return resize(trace, select(trace, {n: width for n, width in self.floor.items() if n in groups}, "first"))
 
 
-def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: Arguments) -> PreparedModel:
+def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: AdaptOptions) -> PreparedModel:
     """Fold, trace and check a model and its data.
 
     Args:

@@ -162,7 +162,7 @@ class ActivationCache:
                     if name not in files:
                         opened_file = opened.enter_context(tempfile.TemporaryFile())
                         files[name] = opened_file, value.dtype, (count, *value.shape[1:])
-                    # Written, not mapped yet: a full disk is an error here, and a killed process there.
+                    # Written first and mapped later: a full disk is then an error, and not a deadly signal.
                     files[name][0].write(np.ascontiguousarray(value[: count - start]).data)
             for name, (file, dtype, shape) in files.items():
                 file.flush()

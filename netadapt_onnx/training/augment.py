@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from netadapt_onnx.data.dataset import Labels
+from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.tasks import UNLABELLED
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import Arrays
@@ -43,9 +44,7 @@ def augmented(inputs: Arrays, labels: Labels | None, rng: np.random.Generator) -
     pictures = {name: values for name, values in inputs.items() if width_axis(values.shape) is not None}
     if not pictures:
         shapes = ", ".join(f"'{name}' Nx{'x'.join(map(str, values.shape[1:]))}" for name, values in inputs.items())
-        raise NetadaptError(
-            f"no input is a picture to shift and mirror: {shapes}", hint="leave --augment out", code="invalid-data"
-        )
+        raise invalid_data(f"no input is a picture to shift and mirror: {shapes}", "leave --augment out")
     count = len(next(iter(pictures.values())))
     moves, mirrored = rng.random((count, 2)), np.asarray(rng.integers(0, 2, count))
     augmented_pictures = {name: _move(values, moves, mirrored, 0) for name, values in pictures.items()}

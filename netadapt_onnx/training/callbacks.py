@@ -1,4 +1,4 @@
-"""What a training reports while it runs, and what it asks its caller."""
+"""Functions of the caller's that a training calls while it runs."""
 
 from __future__ import annotations
 

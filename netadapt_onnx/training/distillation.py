@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from netadapt_onnx.common.progress import stage
+from netadapt_onnx.data.batch_layout import samples_first
 from netadapt_onnx.data.dataset import Split
-from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.training.memory import only_batch, samples_first
+from netadapt_onnx.data.errors import invalid_data
+from netadapt_onnx.training.memory import only_batch
 from netadapt_onnx.training.placement import autocast
 from netadapt_onnx.training.replicas import DistillationTargets, pieces_of, tensors
 from netadapt_onnx.training.settings import Settings
@@ -149,14 +150,12 @@ class Teacher:
         inputs = tensors(split.batch(np.array([0, len(split) - 1])), settings)
         other = set(self._graph.input_names) ^ set(inputs)
         if other:
-            raise NetadaptError(f"the teacher's inputs are not the model's: {sorted(other)}", code="invalid-data")
+            raise invalid_data(f"the teacher's inputs are not the model's: {sorted(other)}")
         self._layout, self._only_batch = split.layout, only_batch(self._graph, split, settings)
         with torch.no_grad():
             shapes = {name: tuple(value.shape) for name, value in self.outputs(inputs, settings).items()}
         if _sample_shapes(shapes) != _sample_shapes(outputs):
-            raise NetadaptError(
-                f"the teacher's outputs {_format(shapes)} are not the model's {_format(outputs)}", code="invalid-data"
-            )
+            raise invalid_data(f"the teacher's outputs {_format(shapes)} are not the model's {_format(outputs)}")
         self._checked_shapes = _sample_shapes(outputs)
         self._remembered[:] = False
         size = 4 * self._samples * sum(math.prod(shape[1:]) for shape in shapes.values())

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from netadapt_onnx.common.progress import steps
+from netadapt_onnx.data.batch_layout import samples_first
 from netadapt_onnx.data.dataset import Labels, Split
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.inputs import dynamic_batch_inputs
@@ -120,7 +121,7 @@ def _drawn_loss(losses: TaskLoss, outputs: Mapping[str, Tensor], drawn: torch.Ge
     spread. It says what changes the answers, not what makes them wrong.
     """
     terms = []
-    outputs = losses.samples_first(outputs)
+    outputs = samples_first(outputs, losses.layout)
     for name, output in losses.outputs.items():
         value = outputs[name].float()
         if output.form == "values":

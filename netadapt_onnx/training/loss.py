@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from netadapt_onnx.data.batch_layout import Layout
+from netadapt_onnx.data.batch_layout import Layout, samples_first
 from netadapt_onnx.data.dataset import Dataset, Labels, Split, UserFunctions
+from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.tasks import (
     UNLABELLED,
     OutputForm,
@@ -71,7 +72,7 @@ class TaskLoss:
         Raises:
             NetadaptError: There are neither labels nor a teacher, or nothing to apply them to.
         """
-        scored = self.samples_first(outputs)
+        scored = samples_first(outputs, self.layout)
         terms: list[tuple[float, Tensor]] = []
         if teacher is not None and self.outputs:
             total = torch.stack([self._distillation(name, scored[name], teacher[name]) for name in self.outputs]).sum()
@@ -80,12 +81,8 @@ class TaskLoss:
             terms.append((1 - self.distillation_share if terms else 1.0, self._label_loss(outputs, scored, labels)))
         if not terms:
             what = "labels or a teacher" if self.outputs else "an output that holds samples"
-            raise NetadaptError(f"training needs {what}", code="invalid-data")
+            raise invalid_data(f"training needs {what}")
         return torch.stack([share * term for share, term in terms]).sum()
-
-    def samples_first(self, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The outputs that can be scored, with samples along the first axis."""
-        return outputs if self.layout is None else self.layout.samples_first(outputs)
 
     def log_scores(self, name: str, value: Tensor) -> Tensor:
         """The scores of an output up to a constant per sample: a softmax inside the model is undone by a logarithm."""

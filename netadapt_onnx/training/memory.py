@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from netadapt_onnx.data.batch_layout import Layout
+from netadapt_onnx.data.batch_layout import samples_first
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.training.ops.registry import Node
@@ -60,11 +60,6 @@ def footprint(graph: TorchGraph, split: Split) -> Footprint:
 def probed_rows(split: Split, only: int | None) -> np.ndarray:
     """Rows to run a graph on: two, a size that no axis is likely to have for another reason, or the `only` batch."""
     return np.resize(np.array([0, len(split) - 1]), only or 2)
-
-
-def samples_first(outputs: Mapping[str, Tensor], layout: Layout | None) -> dict[str, Tensor]:
-    """The outputs that can be scored, with samples along the first axis."""
-    return dict(outputs) if layout is None else layout.samples_first(outputs)
 
 
 def only_batch(graph: TorchGraph, split: Split, settings: Settings | None = None) -> int | None:

@@ -15,7 +15,7 @@ from netadapt_onnx.training.torch_graph import TorchGraph
 
 MOMENTUM = 0.9
 BETAS = (0.9, 0.999)
-# Gradients are scaled down to this norm. Nobody chooses it: an option for it would be one more that nobody measured.
+# Gradients are scaled down to this norm.
 LARGEST_GRADIENT = 5.0
 
 

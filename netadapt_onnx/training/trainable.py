@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import onnx
 import torch
 
+from netadapt_onnx.data.batch_layout import samples_first
 from netadapt_onnx.data.dataset import Dataset
+from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.loss import TaskLoss, task_loss
-from netadapt_onnx.training.memory import Footprint, footprint, probed_rows, samples_first
+from netadapt_onnx.training.memory import Footprint, footprint, probed_rows
 from netadapt_onnx.training.replicas import one_thread, tensors
 from netadapt_onnx.training.torch_graph import TorchGraph
 
@@ -116,8 +118,7 @@ def _require_no_statistics(graph: TorchGraph, needs: Footprint | None = None) ->
             hint="re-export with a dynamic batch (`netadapt-onnx export` makes one), or with BatchNorm folded",
             code="unsupported",
         )
-    raise NetadaptError(
+    raise invalid_data(
         "batches of one sample leave BatchNorm nothing to normalise by",
-        hint="use batches of 2 or more (--batch-size), or more data",
-        code="invalid-data",
+        "use batches of 2 or more (--batch-size), or more data",
     )

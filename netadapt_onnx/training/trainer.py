@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from netadapt_onnx.data.dataset import Dataset
+from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.weightless import without_weights
 from netadapt_onnx.training import batchnorm
@@ -48,7 +49,7 @@ class TrainResult:
         settings: How this machine trained; passed to `train` again they repeat the training exactly.
         lr: The highest learning rate that was used in the end: halved once if the first attempt diverged.
         batch_size: Samples a step, as many as fitted into memory.
-        lr_test: How the learning rate was found, where that was asked for.
+        lr_test: The range test that chose the learning rate, if `lr` was "auto".
         share: The share of the steps that fitted into the time, in [0, 1].
     """
 
@@ -135,7 +136,7 @@ def _require_goal(dataset: Dataset, options: TrainingOptions, teacher: TeacherSo
     if (options.epochs is None) == (options.steps is None):
         raise NetadaptError("training needs either epochs or steps")
     if dataset.train.labels is None and teacher is None and dataset.user.training is None:
-        raise NetadaptError("training needs labels or a teacher", code="invalid-data")
+        raise invalid_data("training needs labels or a teacher")
 
 
 def _identity(

@@ -51,13 +51,9 @@ class TrainingLog:
 
     def epoch(self, done: Epoch) -> None:
         """Loss and learning rate."""
-        self.line(msgspec.to_builtins(done))
+        self._file.write(json_bytes(msgspec.to_builtins(done)) + b"\n")
+        self._file.flush()
         if self._writer is not None:
             for name, value in (("loss", done.loss), ("learning rate", done.lr)):
                 self._writer.add_scalar(name, value, done.steps)
             self._writer.flush()
-
-    def line(self, event: dict[str, Any]) -> None:
-        """Any other event."""
-        self._file.write(json_bytes(event) + b"\n")
-        self._file.flush()

@@ -69,12 +69,11 @@ class TrialNetwork:
 
 @dataclass(frozen=True)
 class Failure:
-    """The reason why there is no answer; `unreadable`: the network did not arrive."""
+    """The reason why there is no answer."""
 
     reason: str
     memory: bool = False
     error: NetadaptError | None = None
-    unreadable: bool = False
 
 
 class Trial:
@@ -207,5 +206,5 @@ def serve(pipe: Connection, log: str) -> None:
             except TrialError as error:
                 answer = Failure(str(error), error.memory, error.error)
             except Exception as error:  # for instance a module that only the parent process has
-                answer = Failure(one_line(error), out_of_memory(error), unreadable=True)
+                answer = Failure(one_line(error), out_of_memory(error))
             pipe.send_bytes(packed(answer))

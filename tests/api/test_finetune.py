@@ -18,17 +18,12 @@ from onnx import numpy_helper
 import netadapt_onnx as na
 from models import Builder
 from netadapt_onnx.data.dataset import Dataset
-from netadapt_onnx.data.tasks import UNLABELLED
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.training.augment import augmented
 from netadapt_onnx.training.callbacks import TrainingCallbacks
-from netadapt_onnx.training.initialise import initialised
-from netadapt_onnx.training.optimizer import optimizer
 from netadapt_onnx.training.options import TrainingOptions
-from netadapt_onnx.training.recipe import Recipe, cosine, one_cycle
+from netadapt_onnx.training.recipe import Recipe
 from netadapt_onnx.training.replicas import Replicas
 from netadapt_onnx.training.settings import Settings
-from netadapt_onnx.training.torch_graph import TorchGraph
 from netadapt_onnx.training.trainer import TrainResult, train
 from training_cases import FLOAT, KilledError, dataset, network, split
 
@@ -216,22 +211,6 @@ def test_a_batch_of_one_is_refused_where_batchnorm_needs_more() -> None:
     )
 
 
-def test_weight_decay_spares_norms_and_biases() -> None:
-    graph = TorchGraph(network())
-    for recipe, decay in ((Recipe(), 5e-4), (Recipe("adamw"), 0.05), (Recipe(weight_decay=0.1), 0.1)):
-        decayed = {
-            id(p): group["weight_decay"] for group in optimizer(graph, recipe).param_groups for p in group["params"]
-        }
-        for name, weight in graph.weights.items():
-            assert decayed[id(weight)] == (decay if graph.kinds[name] == "weight" else 0.0)
-
-
-def test_schedules_end_near_zero() -> None:
-    assert cosine(0, 100, 0.1) == pytest.approx(0.1)
-    assert one_cycle(99, 100, 0.1) < 0.001 > cosine(99, 100, 0.1)
-    assert cosine(50, 100, 0.1) == pytest.approx(0.05, rel=0.01)
-
-
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -263,34 +242,6 @@ def test_tensorboard_that_is_not_installed_is_named(
     with pytest.raises(NetadaptError, match="--tensorboard needs TensorBoard") as caught:
         na.finetune(*files, tmp_path / "o.onnx", tensorboard=tmp_path / "events")
     assert "netadapt-onnx[tensorboard]" in caught.value.hint
-
-
-def test_a_scale_behind_a_view_starts_at_one() -> None:
-    b = Builder()
-    drawn = np.linspace(2, 3, 8).astype(np.float32)
-    scale, shift = (b.constant(name, drawn) for name in ("scale", "shift"))
-    axes = b.constant("axes", np.array([1, 2], np.int64))
-    scaled = b.node("Mul", [b.conv("image", 3, 8), b.node("Unsqueeze", [scale, axes])])
-    scaled = b.node("Add", [scaled, b.node("Unsqueeze", [shift, axes])])
-    b.node("Relu", [scaled], output="y")
-    proto = b.model({"image": ("N", 3, 8, 8)}, {"y": ("N", 8, 8, 8)})
-    values = {t.name: numpy_helper.to_array(t) for t in initialised(proto, 0).graph.initializer}
-    assert (values["scale"] == 1).all()
-    assert (values["shift"] == 0).all()
-
-
-def test_augmented_maps_of_classes_move_with_their_pictures() -> None:
-    x = np.random.default_rng(0).integers(1, 5, (6, 1, 16, 16))
-    inputs, labels = augmented({"image": x.astype(np.float32)}, x[:, 0], np.random.default_rng(1))
-    assert isinstance(labels, np.ndarray)
-    came_in = inputs["image"][:, 0] == 0
-    assert came_in.any()
-    assert (labels[came_in] == UNLABELLED).all()
-    assert (labels[~came_in] == inputs["image"][:, 0][~came_in]).all()
-    with pytest.raises(NetadaptError, match="cannot move labels that are maps of values; leave --augment out"):
-        augmented({"image": x.astype(np.float32)}, x[:, 0].astype(np.float32), np.random.default_rng(1))
-    with pytest.raises(NetadaptError, match="no input is a picture to shift and mirror: 'x' Nx8; leave --augment out"):
-        augmented({"x": np.zeros((4, 8), np.float32)}, None, np.random.default_rng(1))
 
 
 def test_finetune_with_augmentation_sees_other_pictures(files: tuple[Path, Path], tmp_path: Path) -> None:

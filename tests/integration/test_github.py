@@ -65,12 +65,12 @@ def test_workflows_call_targets_of_the_makefile() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="bash is missing")
-def test_the_action_does_what_its_own_workflow_expects(here: Path, shims: Path) -> None:
-    save(small(), here / "model.onnx")
+def test_the_action_does_what_its_own_workflow_expects(workspace: Path, shims: Path) -> None:
+    save(small(), workspace / "model.onnx")
     uses = [step for step in steps(FOLDER / "workflows" / "ci.yml") if step.get("uses") == "./"]
-    codes = [run_action(here, shims, **step["with"])[0] for step in uses]
+    codes = [run_action(workspace, shims, **step["with"])[0] for step in uses]
     assert codes == [1 if step.get("continue-on-error") else 0 for step in uses] == [0, 1]
-    assert (here / "limits.xml").stat().st_size
+    assert (workspace / "limits.xml").stat().st_size
 
 
 def test_the_release_builds_a_wheel_with_the_package_and_a_source_distribution(tmp_path: Path) -> None:

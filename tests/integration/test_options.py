@@ -20,11 +20,11 @@ from netadapt_onnx import cli
 from netadapt_onnx.api import adapt as adapt_module
 from netadapt_onnx.api import keywords
 from netadapt_onnx.common.options import declared_options
-from netadapt_onnx.search.options import Arguments
+from netadapt_onnx.search.options import AdaptOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEYWORDS: dict[str, tuple[type, tuple[str, ...]]] = runpy.run_path(str(REPOSITORY / "docs" / "keywords.py"))["KEYWORDS"]
-ADAPT = declared_options(Arguments)
+ADAPT = declared_options(AdaptOptions)
 # By the functions' keywords: the command that takes the same options.
 COMMANDS = {name: name.removesuffix("Keywords").lower() for name in KEYWORDS} | {"BundleKeywords": "profile bundle"}
 DATA = {"data", "task", "resize", "crop", "mean", "std"}
@@ -51,7 +51,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_field_declares_its_option() -> None:
-    assert list(ADAPT) == [field.name for field in fields(Arguments)]
+    assert list(ADAPT) == [field.name for field in fields(AdaptOptions)]
     for name, declared in ADAPT.items():
         assert declared.option.help.endswith("."), name
         assert declared.type == "bool" or declared.default is not True, name
@@ -182,8 +182,8 @@ def test_command_line_configuration_python_and_records_mean_the_same(
     else:
         assert without_folders(taken(monkeypatch, "--budget", "macs=0.5x")[name]) == value
     (task / "netadapt.toml").unlink()
-    options = Arguments(budget=("macs=0.5x",), **{name: value, **BESIDE.get(name, {})})
-    default = Arguments(budget=("macs=0.5x",), **BESIDE.get(name, {}))
+    options = AdaptOptions(budget=("macs=0.5x",), **{name: value, **BESIDE.get(name, {})})
+    default = AdaptOptions(budget=("macs=0.5x",), **BESIDE.get(name, {}))
     command = options.command(Path("model.onnx"), None)
     is_compared = declared.option.changes_result and not declared.option.may_differ_on_resume
     assert (name in options.identity()) == is_compared
@@ -199,10 +199,12 @@ def test_a_recorded_command_repeats_the_run(task: Path, monkeypatch: pytest.Monk
         for name, (_, value) in OTHER.items()
         if ADAPT[name].option.changes_result and name not in ("device", "init_reduction", "strategy", "rank")
     }
-    options = Arguments(budget=("macs=0.5x", "params=0.9x"), **changed)
+    options = AdaptOptions(budget=("macs=0.5x", "params=0.9x"), **changed)
     words = shlex.split(options.command(Path("model.onnx"), None))
     passed = taken(monkeypatch, *words[3:])
-    again = Arguments(**{name: value for name, value in passed.items() if name in ADAPT and name not in ("log", "out")})
+    again = AdaptOptions(
+        **{name: value for name, value in passed.items() if name in ADAPT and name not in ("log", "out")}
+    )
     assert again.identity() == options.identity()
     assert again.max_time_s == options.max_time_s
 

@@ -14,7 +14,7 @@ from netadapt_onnx.cli import run as command
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.search.channel_choices import allowed_counts, matching
-from netadapt_onnx.search.options import Arguments
+from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.trace import trace as traced
 from sample_data import brightest_channel
@@ -87,7 +87,7 @@ def test_a_first_reduction_may_be_an_amount(tmp_path: Path, amount: str | float)
 @pytest.mark.parametrize("amount", ["12ms", "2x", "-3", "x"])
 def test_a_first_reduction_in_another_unit_is_refused(amount: str) -> None:
     with pytest.raises(NetadaptError, match=r"--init-reduction .* is not an amount of params"):
-        Arguments(budget=("params=0.5x",), init_reduction=amount)
+        AdaptOptions(budget=("params=0.5x",), init_reduction=amount)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.channel_choices import ChannelChoices
 from netadapt_onnx.search.knapsack import ROUNDS, solve
 from netadapt_onnx.search.netadapt import TOGETHER, amounts_after, met
-from netadapt_onnx.search.run_directory.pareto import Point, front
 from search_cases import FAST, history
 from search_problems import problem, search
 
@@ -136,22 +134,6 @@ def test_targets_stopped_on_the_way_are_gone_for_again(task: tuple[Path, Path], 
     assert again.met
     assert history(tmp_path / "parts") == history(tmp_path / "whole")
     assert again.model.read_bytes() == whole.model.read_bytes()
-
-
-def test_the_pareto_set_holds_no_model_that_another_beats(task: tuple[Path, Path], tmp_path: Path) -> None:
-    adapt(*task, "macs=0.8x,0.4x", tmp_path / "run", **FAST)
-    solution = json.loads((tmp_path / "run/pareto.json").read_text())
-    assert solution["resources"] == ["macs"]
-    assert {m["stage"] for m in solution["models"]} <= {"original", "searched", "trained"}
-    assert all((tmp_path / "run" / m["model"]).exists() for m in solution["models"] if m["stage"] != "original")
-
-
-def test_a_front_drops_what_another_beats_and_repetitions() -> None:
-    def point(accuracy: float, macs: float) -> Point:
-        return Point("searched", 1, accuracy, {"macs": macs, "size": 1.0}, {}, None)
-
-    points = [point(0.9, 10), point(0.8, 5), point(0.7, 6), point(0.9, 11), point(0.8, 5), point(0.95, 20)]
-    assert [(p.accuracy, p.resources["macs"]) for p in front(points, ["macs"])] == [(0.95, 20), (0.9, 10), (0.8, 5)]
 
 
 def test_targets_are_read_loosest_first() -> None:

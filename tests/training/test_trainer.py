@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import onnx
 import pytest
@@ -13,14 +11,12 @@ from models import Builder, plain, transposed
 from netadapt_onnx.data.dataset import Dataset, Scaling, Split
 from netadapt_onnx.data.evaluate import accuracy, outputs
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.training.augment import augmented
 from netadapt_onnx.training.batchnorm import fold, unfold
 from netadapt_onnx.training.callbacks import TrainingCallbacks
 from netadapt_onnx.training.choose_settings import choose_settings
 from netadapt_onnx.training.distillation import Teacher
 from netadapt_onnx.training.options import TrainingOptions
-from netadapt_onnx.training.recipe import one_cycle
-from netadapt_onnx.training.settings import Settings, choose
+from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import train
 
 FLOAT = Settings("float32", True, 1)
@@ -254,42 +250,6 @@ def test_chosen_settings_are_complete(labelled: bool) -> None:
     settings = choose_settings(plain(), data)
     assert settings.dtype in ("float32", "bfloat16")
     assert settings.replicas >= 1
-
-
-def test_clearly_faster_settings_win_and_the_usual_ones_stay_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
-
-    def stepping(cost: dict[str, float]) -> Settings:
-        def prepare(settings: Settings):  # type: ignore[no-untyped-def]
-            key = f"{settings.dtype}-{'last' if settings.channels_last else 'first'}"
-            return lambda: cost[key] / (1.0 if settings.replicas == 1 else cost["gain"])
-
-        return choose(prepare, 128)
-
-    cost = {"float32-last": 1.0, "float32-first": 1.5, "bfloat16-last": 0.6, "bfloat16-first": 0.55, "gain": 0.9}
-    assert stepping(cost) == Settings("bfloat16", True, 2)
-    assert stepping(cost | {"gain": 0.7}) == Settings("bfloat16", True, 1)
-    assert stepping(cost | {"bfloat16-last": 0.9, "bfloat16-first": 2.0}) == Settings("float32", True, 2)
-
-
-def test_the_learning_rate_rises_and_falls() -> None:
-    rates = [one_cycle(step, 100, 0.1) for step in range(100)]
-    assert max(rates) == pytest.approx(0.1, rel=0.01)
-    assert int(np.argmax(rates)) == 20
-    assert all(a < b for a, b in pairwise(rates[:21]))
-    assert all(a > b for a, b in pairwise(rates[20:]))
-    assert rates[-1] < 0.001
-
-
-def test_augmentation_moves_and_mirrors_each_image_alike_for_a_seed() -> None:
-    images = np.arange(4 * 16 * 16, dtype=np.float32).reshape(4, 1, 16, 16) + 1
-    inputs = {"x": images, "mask": images[:, 0]}
-    first, second = (augmented(inputs, None, np.random.default_rng(1))[0] for _ in range(2))
-    np.testing.assert_array_equal(first["x"], second["x"])
-    np.testing.assert_array_equal(first["mask"], images[:, 0])
-    kept = [np.isin(first["x"][i][first["x"][i] > 0], images[i]).mean() for i in range(4)]
-    assert kept == [1.0] * 4
-    assert not np.array_equal(first["x"], images)
 
 
 def test_a_batch_that_cannot_be_changed_is_said() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.data.errors import invalid_data
 
 TRAIN_10 = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST_10, TRAIN_100, TEST_100 = "test_batch.bin", "train.bin", "test.bin"
@@ -44,10 +44,9 @@ def read_cifar(files: tuple[Path, ...], classes: int | None) -> tuple[np.ndarray
         record = leading + 3 * SIDE * SIDE
         stored = np.fromfile(file, np.uint8)
         if not len(stored) or len(stored) % record:
-            raise NetadaptError(
+            raise invalid_data(
                 f"{file} holds {len(stored)} bytes, which is no multiple of a record's {record}",
-                hint="get the binary version again",
-                code="invalid-data",
+                "get the binary version again",
             )
         rows = stored.reshape(-1, record)
         labels.append(rows[:, 0 if leading == 1 or classes == COARSE else 1])

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from netadapt_onnx.data.dataset import LazyArray
+from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.preprocess import LazyPictures, Preprocessing, require_pillow
-from netadapt_onnx.errors import NetadaptError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +39,7 @@ class _Files:
                 picture.load()
                 return picture, str(path)
         except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError and its own, by format
-            raise NetadaptError(f"{path} is not a picture: {type(error).__name__}", code="invalid-data") from error
+            raise invalid_data(f"{path} is not a picture: {type(error).__name__}") from error
 
 
 def folder_splits(root: Path, prepare: Preprocessing, classes: int | None) -> StoredPictures:
@@ -68,7 +68,7 @@ def folder_splits(root: Path, prepare: Preprocessing, classes: int | None) -> St
         else:
             listed = [(path, -1) for path in _pictures(folder)]
         if not listed:
-            raise _invalid(f"--data {folder}: no pictures ({', '.join(sorted(SUFFIXES))})")
+            raise invalid_data(f"--data {folder}: no pictures ({', '.join(sorted(SUFFIXES))})")
         open_row = _Files(tuple(path for path, _ in listed))
         pictures = LazyPictures(len(listed), open_row, prepare)
         pictures[:1]  # a wrong size should be refused now and not in the middle of the work
@@ -103,14 +103,10 @@ def _numbers(root: Path, named: Mapping[str, Sequence[str]], classes: int | None
     if named.get("train"):
         strange = sorted(set(names) - set(named["train"]))
         if strange:
-            raise _invalid(f"--data {root}: class '{strange[0]}' has no folder in train")
+            raise invalid_data(f"--data {root}: class '{strange[0]}' has no folder in train")
     if classes is not None and len(names) != classes:
-        raise _invalid(
+        raise invalid_data(
             f"--data {root}: {len(names)} class folders, but the model has {classes} classes",
             "add the missing ones, or name folders by their class numbers",
         )
     return {name: number for number, name in enumerate(names)}
-
-
-def _invalid(message: str, hint: str = "") -> NetadaptError:
-    return NetadaptError(message, hint=hint, code="invalid-data")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.data.errors import invalid_data
 
 # How the official files begin, by split; the rest of the name differs in dots and dashes.
 _PREFIXES = {"train": "train", "test": "t10k"}
@@ -38,4 +38,4 @@ def read_idx(file: Path) -> np.ndarray:
             raise ValueError("not an idx file of bytes")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
     except (OSError, EOFError, ValueError, struct.error) as error:
-        raise NetadaptError(f"{file} cannot be read: {error}", code="invalid-data") from error
+        raise invalid_data(f"{file} cannot be read: {error}") from error

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from netadapt_onnx.data.dataset import SPLITS, Labels, Scaling, Split
+from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.labels import check_labels, require_finite
 from netadapt_onnx.data.preprocess import channel_scaling
 from netadapt_onnx.data.shapes import Outputs, Specs, format_shape
@@ -39,12 +40,14 @@ def npz_splits(
     """
     file = Path(source.path)
     if source.resize or source.crop:
-        raise _invalid(f"--resize and --crop prepare pictures, and {file} holds arrays", "save them at the right size")
+        raise invalid_data(
+            f"--resize and --crop prepare pictures, and {file} holds arrays", "save them at the right size"
+        )
     stored = read_npz(file)
     _refuse_unknown(stored, specs, outputs, file)
     if train and not _has(stored, "train"):
         names = ", ".join(stored) or "nothing"
-        raise _invalid(f"--data {file}: no x_train; it holds {names}", "name the arrays x_train, y_train, ...")
+        raise invalid_data(f"--data {file}: no x_train; it holds {names}", "name the arrays x_train, y_train, ...")
     for what in ("mean", "std"):
         option = getattr(source, what)
         if option is not None:
@@ -73,13 +76,13 @@ def read_npz(file: Path) -> Arrays:
                         arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
             return arrays
     except MemoryError as error:
-        raise _invalid(
+        raise NetadaptError(
             f"--data {file}: compressed arrays are read into memory, and these do not fit",
-            "save them with numpy.savez, which leaves them uncompressed: then they are mapped",
-            "too-large",
+            hint="save them with numpy.savez, which leaves them uncompressed: then they are mapped",
+            code="too-large",
         ) from error
     except Exception as error:  # zipfile and numpy raise a dozen unrelated types, a tokenizer's among them
-        raise _invalid(f"--data {file} cannot be read: {one_line(error)}") from error
+        raise invalid_data(f"--data {file} cannot be read: {one_line(error)}") from error
 
 
 def _mapped(file: Path, stream: BinaryIO, header: int) -> np.ndarray:
@@ -106,7 +109,7 @@ def _refuse_unknown(stored: Arrays, specs: Specs, outputs: Outputs, file: Path) 
         if name not in names:
             hint = did_you_mean(name, names, "")
             everything = f"known are {', '.join(names)}"
-            raise _invalid(f"--data {file}: unknown array '{name}'", hint or f"leave it out: {everything}")
+            raise invalid_data(f"--data {file}: unknown array '{name}'", hint or f"leave it out: {everything}")
 
 
 def _has(stored: Arrays, split: str, axis: str = "x") -> bool:
@@ -117,7 +120,7 @@ def _split(stored: Arrays, split: str, specs: Specs, outputs: Outputs, source: D
     """One split, checked; None if the file does not have it."""
     if not _has(stored, split):
         if _has(stored, split, "y"):
-            raise _invalid(f"--data {source}: y_{split} without x_{split}")
+            raise invalid_data(f"--data {source}: y_{split} without x_{split}")
         return None
     inputs: dict[str, np.ndarray] = {}
     scaling: dict[str, Scaling] = {}
@@ -126,14 +129,14 @@ def _split(stored: Arrays, split: str, specs: Specs, outputs: Outputs, source: D
         if key not in stored and len(specs) == 1:
             key = f"x_{split}"
         if key not in stored:
-            raise _invalid(f"--data {source}: no '{key}' for the model's input '{name}'")
+            raise invalid_data(f"--data {source}: no '{key}' for the model's input '{name}'")
         inputs[name] = stored[key]
         factor = _check_input(key, stored, name, shape, dtype)
         if factor is not None:
             scaling[name] = factor
     lengths = {len(values) for values in inputs.values()}
     if len(lengths) > 1:
-        raise _invalid(f"--data {source}: inputs of x_{split} differ in length: {sorted(lengths)}")
+        raise invalid_data(f"--data {source}: inputs of x_{split} differ in length: {sorted(lengths)}")
     return Split(inputs, _labels(stored, split, lengths.pop(), outputs, source), scaling)
 
 
@@ -142,7 +145,7 @@ def _labels(stored: Arrays, split: str, count: int, outputs: Outputs, source: Da
     key = f"y_{split}"
     named = {name: stored[f"{key}.{name}"] for name in outputs if f"{key}.{name}" in stored}
     if named and key in stored:
-        raise _invalid(f"--data {source}: both {key} and {key}.{next(iter(named))}", "give labels by output name")
+        raise invalid_data(f"--data {source}: both {key} and {key}.{next(iter(named))}", "give labels by output name")
     task = None if source.task == "distillation" else source.task
     if named:
         return {n: check_labels(f"{key}.{n}", v, count, {n: outputs[n]}, task)[1] for n, v in named.items()}
@@ -155,16 +158,16 @@ def _labels(stored: Arrays, split: str, count: int, outputs: Outputs, source: Da
 def _check_input(key: str, stored: Arrays, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Scaling | None:
     values = stored[key]
     if not shape or values.ndim != len(shape) or values.shape[1:] != shape[1:]:
-        raise _invalid(
+        raise invalid_data(
             f"{key} has shape {format_shape(values.shape)}, but the model's input '{name}' takes "
             f"Nx{format_shape(shape[1:])}",
         )
     if not len(values):
-        raise _invalid(f"{key} holds no samples")
+        raise invalid_data(f"{key} holds no samples")
     if values.dtype == np.uint8 and np.issubdtype(dtype, np.floating):
         mean, std = (stored.get(f"{what}.{name}", stored.get(what)) for what in ("mean", "std"))
         if mean is None or std is None:
-            raise _invalid(
+            raise invalid_data(
                 f"{key} has type uint8, but the model's input '{name}' takes floats",
                 "add mean and std per channel to the file, or give --mean and --std, for (x / 255 - mean) / std",
             )
@@ -173,14 +176,10 @@ def _check_input(key: str, stored: Arrays, name: str, shape: tuple[int, ...], dt
         hint = f"save it as .astype('{dtype}')"
         if np.issubdtype(dtype, np.floating):
             hint += ", or as uint8 with mean and std"
-        raise _invalid(
+        raise invalid_data(
             f"{key} has type {values.dtype}, but the model's input '{name}' takes {dtype}",
             hint,
         )
     if values.dtype.kind == "f":
         require_finite(key, values)
     return None
-
-
-def _invalid(message: str, hint: str = "", code: str = "invalid-data") -> NetadaptError:
-    return NetadaptError(message, hint=hint, code=code)

@@ -115,9 +115,9 @@ class _Torchmetric:
 
 
 class _Reader:
-    """Samples of one loader by row: from its dataset where that can be asked, else read once and kept.
+    """Samples of one loader by row: from its dataset where that can be indexed, else read once and kept.
 
-    Labels that only functions of the user's look at are left as they are (`raw`), others checked against the outputs.
+    Labels that only functions of the user's read stay as they are (`raw`), others are checked against the outputs.
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class _Reader:
         by_name = _by_name(labels, names, f"{self._name}: labels")
         if self._raw:
             return by_name
-        if not self._outputs:  # of a model whose outputs nobody looks at
+        if not self._outputs:  # of a model whose inputs alone are of interest
             return {}
         checked = {}
         for name, values in by_name.items():
@@ -231,7 +231,7 @@ class _Reader:
 
 
 class _Column:
-    """One input or one output's labels of a reader, as an array of which rows can be asked for."""
+    """One input or one output's labels of a reader, as an array that is read by rows."""
 
     def __init__(self, reader: _Reader, part: int, name: str, example: np.ndarray) -> None:
         self._reader = reader
@@ -253,7 +253,7 @@ class _Column:
 
 
 def _by_row(loader: Any) -> bool:
-    """Whether a loader's dataset may be asked for rows in its place: it must not choose among them itself."""
+    """Whether a loader's dataset can be indexed in its place: the loader must not choose among its samples."""
     from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
     return (
