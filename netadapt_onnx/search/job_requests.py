@@ -71,3 +71,9 @@ class ProposalResult(msgspec.Struct, frozen=True):
 
     accuracy: float | None = None
     error: str | None = None
+
+
+# msgspec reads a type's fields when it is first used, and two threads that do so at once end in a segmentation fault
+# (seen with 0.22): jobs of this process run in threads, so the fields are read here.
+for _kind in (EvaluationRequest, CutRequest, SolveRequest):
+    msgspec.json.Decoder(_kind)

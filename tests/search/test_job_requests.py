@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import msgspec
 
 from netadapt_onnx.search.job_requests import EvaluationRequest, ProposalResult, ShortTraining
@@ -25,3 +28,33 @@ def test_a_result_is_an_accuracy_or_the_reason_of_a_failure() -> None:
     assert msgspec.convert({"accuracy": 0.5}, ProposalResult) == ProposalResult(accuracy=0.5)
     assert msgspec.convert({"accuracy": None}, ProposalResult).accuracy is None  # NaN, as JSON has it
     assert msgspec.convert({"error": "no memory"}, ProposalResult).error == "no memory"
+
+
+# Threads that read one request at the same time, just after the module was imported.
+THREADS = """
+import importlib, sys, threading
+import msgspec
+from netadapt_onnx.search import job_requests
+
+sys.setswitchinterval(1e-6)
+request = {"iteration": 1, "group": "a", "channels": 2, "base": "current", "removed": [], "keep": {"a": [0]}}
+request["mend"] = True
+for _ in range(300):
+    importlib.reload(job_requests)
+    barrier = threading.Barrier(8)
+
+    def read():
+        barrier.wait()
+        msgspec.convert(request, job_requests.EvaluationRequest)
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_threads_may_read_their_first_requests_at_the_same_time() -> None:
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
