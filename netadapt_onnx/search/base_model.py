@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from netadapt_onnx.search.evaluator import DataEvaluator
-from netadapt_onnx.surgery.blocks import rewired, traced_without
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.reconstruct.gram import GramMatrices
+from netadapt_onnx.surgery.residual_branches import rewired, traced_without
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.training.activation_cache import ActivationCache, Prefix, unchanged_prefix
 

@@ -14,7 +14,7 @@ from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.search.base_model import BaseModel, KeptIndices
-from netadapt_onnx.search.block_removal import branch_importances
+from netadapt_onnx.search.branch_choices import branch_importances
 from netadapt_onnx.search.channel_selection import ChannelSelector, SelectedCut
 from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.executors.protocol import Executor, JobFailure, Shared, Work, WorkerInfo
@@ -33,7 +33,7 @@ from netadapt_onnx.search.proposals import Proposal
 from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
 from netadapt_onnx.search.short_training import short_training
 from netadapt_onnx.search.worker import WorkerContext, cut_model, evaluate_proposal, solve_model
-from netadapt_onnx.surgery.blocks import prove_removal
+from netadapt_onnx.surgery.residual_branches import prove_removal
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.trace import trace as traced
 from netadapt_onnx.surgery.verify.prove import verify

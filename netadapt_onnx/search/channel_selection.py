@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from netadapt_onnx.search.base_model import BaseModel, KeptIndices, kept_after
-from netadapt_onnx.search.block_removal import removed_branches
+from netadapt_onnx.search.branch_choices import removed_branches
 from netadapt_onnx.search.proposals import Widths
-from netadapt_onnx.surgery.blocks import Branch
 from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.residual_branches import Branch
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from netadapt_onnx.search.block_removal import branch_importances
+from netadapt_onnx.search.branch_choices import branch_importances
 from netadapt_onnx.search.knapsack import ascending, ceilings_of, solve
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.predictor import Predictor

@@ -8,7 +8,7 @@ import numpy as np
 
 from netadapt_onnx.search.channel_choices import ChannelChoices
 from netadapt_onnx.search.proposals import Widths
-from netadapt_onnx.surgery.blocks import Branch
+from netadapt_onnx.surgery.residual_branches import Branch
 
 
 def branch_choices(branches: Sequence[Branch]) -> tuple[ChannelChoices, ...]:
