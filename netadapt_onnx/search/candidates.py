@@ -19,15 +19,19 @@ from netadapt_onnx.search.channel_selection import ChannelSelector, SelectedCut
 from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.executors.protocol import Executor, JobFailure, Shared, Work, WorkerInfo
 from netadapt_onnx.search.iteration_files import IterationFiles
-from netadapt_onnx.search.job_requests import (
+from netadapt_onnx.search.jobs import (
+    LOG,
     BaseName,
     CutRequest,
     EvaluationRequest,
+    Job,
     ProposalResult,
     ShortTraining,
     SolveRequest,
+    forget,
+    read_request,
+    run_jobs,
 )
-from netadapt_onnx.search.jobs import LOG, Job, forget, read_request, run_jobs
 from netadapt_onnx.search.knapsack import ascending
 from netadapt_onnx.search.proposals import Proposal
 from netadapt_onnx.search.run_directory.file_names import MODEL_FILE

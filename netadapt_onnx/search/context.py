@@ -1,4 +1,4 @@
-"""What all parts of one search read."""
+"""What a search runs in, and what all of its parts read."""
 
 from __future__ import annotations
 
@@ -7,20 +7,60 @@ from dataclasses import dataclass
 
 import onnx
 
+from netadapt_onnx.common.progress import Progress
 from netadapt_onnx.common.provenance import provenance, stored_bytes
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.search.budget_check.protocol import BudgetCheck
-from netadapt_onnx.search.environment import SearchEnvironment
 from netadapt_onnx.search.evaluator import Evaluator, evaluator_for
-from netadapt_onnx.search.notes import Notes
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.predictor import Predictor
 from netadapt_onnx.search.prepared_model import PreparedModel
-from netadapt_onnx.search.progress_reporter import ProgressReporter
+from netadapt_onnx.search.progress import ProgressReporter
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.time_limit import TimeLimit
+
+
+@dataclass(frozen=True)
+class SearchEnvironment:
+    """What a search runs in.
+
+    Attributes:
+        run: The run directory, which this process holds.
+        options: The user's options.
+        execution: How models run where they are measured.
+        progress: Follows what takes long.
+        log: Gets a line per event.
+        notes: What users should know of the result.
+    """
+
+    run: Run
+    options: AdaptOptions
+    execution: Execution
+    progress: Progress
+    log: Callable[[str], None]
+    notes: Notes
+
+
+class Notes:
+    """The notes of a run, in the order in which they came up."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        """Write every note to `log`, once."""
+        self._log = log
+        self._texts: list[str] = []
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The notes so far."""
+        return tuple(self._texts)
+
+    def add(self, text: str) -> None:
+        """Add a note, unless it is one already."""
+        if text not in self._texts:
+            self._texts.append(text)
+            self._log(text)
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,15 @@ from netadapt_onnx.search.budget_check.measurement_journal import undecided_coun
 from netadapt_onnx.search.budget_check.protocol import BudgetCheck
 from netadapt_onnx.search.budget_convergence import BudgetConvergence
 from netadapt_onnx.search.candidates import Candidates
-from netadapt_onnx.search.context import search_context
-from netadapt_onnx.search.environment import SearchEnvironment
+from netadapt_onnx.search.context import SearchEnvironment, search_context
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.final_training import FinalTraining, cut_again_note
-from netadapt_onnx.search.iteration_log import IterationLog
 from netadapt_onnx.search.limits import Limits
 from netadapt_onnx.search.netadapt import TRAINED, Step, amounts_after, met
 from netadapt_onnx.search.outcome import Outcome
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.problem_builder import ProblemBuilder
+from netadapt_onnx.search.progress import IterationLog
 from netadapt_onnx.search.result import UNDECIDED, AdaptResult, TargetResult
 from netadapt_onnx.search.run_directory.details import write_details
 from netadapt_onnx.search.run_directory.file_names import MODEL_FILE

@@ -24,7 +24,7 @@ from netadapt_onnx.search.budget_check.predicted import PredictedCheck
 from netadapt_onnx.search.budget_check.prediction import Prediction
 from netadapt_onnx.search.budget_check.protocol import BudgetCheck
 from netadapt_onnx.search.budget_check.resource_fit import fitted
-from netadapt_onnx.search.environment import SearchEnvironment
+from netadapt_onnx.search.context import SearchEnvironment
 from netadapt_onnx.search.instruments import Instruments
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.run_directory.run import Run

@@ -10,11 +10,10 @@ from netadapt_onnx.search.budget_convergence import BudgetConvergence
 from netadapt_onnx.search.candidate_evaluation import CandidateEvaluation
 from netadapt_onnx.search.candidates import Candidates
 from netadapt_onnx.search.context import SearchContext
-from netadapt_onnx.search.iteration_log import IterationLog
 from netadapt_onnx.search.loop import next_step
 from netadapt_onnx.search.netadapt import TRAINED, Problem, Step, amounts_after, met
 from netadapt_onnx.search.problem_builder import ProblemBuilder
-from netadapt_onnx.search.progress_reporter import excess
+from netadapt_onnx.search.progress import IterationLog, excess
 from netadapt_onnx.search.result import Stopped
 from netadapt_onnx.search.run_directory.lines import Lines
 

@@ -6,7 +6,7 @@ import msgspec
 import onnx
 
 from netadapt_onnx.search.context import SearchContext
-from netadapt_onnx.search.job_requests import ShortTraining
+from netadapt_onnx.search.jobs import ShortTraining
 from netadapt_onnx.training.settings import Settings
 
 

@@ -1,15 +1,14 @@
 """The journal of a run: what was measured and chosen, and the SHA-256 of every file that is read back later.
 
 Each of its lines carries a digest of itself and all lines before it, so that whatever a resumed run reads back is
-complete and in the order in which this run wrote it.
-"""
+complete and in the order in which this run wrote it. The history, one line an accepted iteration, is sealed by it."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -180,3 +179,40 @@ def read_identity(file: Path) -> dict[str, Any]:
     except (OSError, KeyError, *UNREADABLE) as error:
         raise NetadaptError(f"{file} is not readable as a run", hint=AGAIN, code="corrupt-run") from error
     raise NetadaptError(f"{file} is not readable as a run", hint=AGAIN, code="corrupt-run")
+
+
+T = TypeVar("T")
+
+
+class History(Lines[T]):
+    """A run's accepted iterations, each sealed in the journal once it is written."""
+
+    def __init__(self, folder: Path, kind: type[T], journal: Journal, needed: int = 0) -> None:
+        """Read the history of the run in `folder`.
+
+        Args:
+            folder: The run directory.
+            kind: The type of an iteration.
+            journal: The run's journal, which knows the digest of every line.
+            needed: The number of iterations that the run's other files are of.
+
+        Raises:
+            NetadaptError: The history is not as this run wrote it.
+        """
+        super().__init__(folder / HISTORY_FILE, kind)
+        self._journal = journal
+        journal.check_lines(self.digests, torn=self.was_torn, needed=needed)
+        for number, line_digest in enumerate(self.digests, 1):
+            journal.seal_line(number, line_digest)
+
+    def append(self, item: T) -> None:
+        """Add an iteration; when this returns it is on the disk."""
+        super().append(item)
+        self._journal.seal_line(len(self.digests), self.digests[-1])
+
+
+def read_history(folder: Path, kind: type[T]) -> list[T]:
+    """A run's accepted iterations. Raises NetadaptError if they are not those that it wrote."""
+    lines = Lines(folder / HISTORY_FILE, kind, only_read=True)  # before the journal, which then knows all of them
+    read_journal(folder).check_lines(lines.digests, torn=lines.was_torn)
+    return lines.items
