@@ -13,9 +13,8 @@ import onnx
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import load
-from netadapt_onnx.search.base_model import BaseModel, KeptIndices
 from netadapt_onnx.search.branch_choices import branch_importances
-from netadapt_onnx.search.channel_selection import ChannelSelector, SelectedCut
+from netadapt_onnx.search.channel_selection import BaseModel, ChannelSelector, KeptIndices, SelectedCut
 from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.executors.protocol import Executor, JobFailure, Shared, Work, WorkerInfo
 from netadapt_onnx.search.iteration_files import IterationFiles

@@ -12,7 +12,7 @@ from netadapt_onnx.common.provenance import provenance, stored_bytes
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.profilers.execution import Execution
-from netadapt_onnx.search.budget_check.protocol import BudgetCheck
+from netadapt_onnx.search.budget_check.check import BudgetCheck
 from netadapt_onnx.search.evaluator import Evaluator, evaluator_for
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.predictor import Predictor

@@ -8,19 +8,16 @@ from pathlib import Path
 
 from netadapt_onnx.common.budget import Target, file_name
 from netadapt_onnx.graph.model import load
-from netadapt_onnx.search.budget_check.comparison import CAREFUL_S
-from netadapt_onnx.search.budget_check.measurement_journal import undecided_count
-from netadapt_onnx.search.budget_check.protocol import BudgetCheck
+from netadapt_onnx.search.budget_check.check import BudgetCheck
+from netadapt_onnx.search.budget_check.measurements import CAREFUL_S, undecided_count
 from netadapt_onnx.search.budget_convergence import BudgetConvergence
 from netadapt_onnx.search.candidates import Candidates
 from netadapt_onnx.search.context import SearchEnvironment, search_context
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.final_training import FinalTraining, cut_again_note
-from netadapt_onnx.search.limits import Limits
 from netadapt_onnx.search.netadapt import TRAINED, Step, amounts_after, met
 from netadapt_onnx.search.outcome import Outcome
 from netadapt_onnx.search.prepared_model import PreparedModel
-from netadapt_onnx.search.problem_builder import ProblemBuilder
 from netadapt_onnx.search.progress import IterationLog
 from netadapt_onnx.search.result import UNDECIDED, AdaptResult, TargetResult
 from netadapt_onnx.search.run_directory.details import write_details
@@ -29,6 +26,7 @@ from netadapt_onnx.search.run_directory.lines import Lines
 from netadapt_onnx.search.run_directory.pareto import Point, write_front
 from netadapt_onnx.search.run_directory.result import read_result, read_target, write_result, write_target
 from netadapt_onnx.search.search_loop import SearchLoop
+from netadapt_onnx.search.target_problem import Limits, ProblemBuilder
 from netadapt_onnx.search.target_search import Reached, TargetSearch
 
 MODELS = "models"

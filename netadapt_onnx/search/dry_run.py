@@ -15,9 +15,9 @@ from netadapt_onnx.profilers.table.best_counts import best_counts
 from netadapt_onnx.profilers.table.original_time import time_original
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.branch_choices import branch_importances
-from netadapt_onnx.search.budget_check.resource_fit import fitted
-from netadapt_onnx.search.instruments import open_instruments
+from netadapt_onnx.search.budget_check.resource_functions import fitted
 from netadapt_onnx.search.knapsack import ascending, ceilings_of, solve
+from netadapt_onnx.search.open_budget_checks import open_instruments
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.predictor import ByLayer, Predicted, Predictor
 from netadapt_onnx.search.prepared_model import PreparedModel

@@ -18,7 +18,6 @@ from netadapt_onnx.graph.weightless import file_bytes
 from netadapt_onnx.search.budget_check.normalisation import normalisation_note
 from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.device_accuracy import device_accuracies
-from netadapt_onnx.search.limits import Limits
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.result import (
     UNDECIDED,
@@ -31,6 +30,7 @@ from netadapt_onnx.search.result import (
     Stopped,
     TargetResult,
 )
+from netadapt_onnx.search.target_problem import Limits
 from netadapt_onnx.surgery.flatten_subgraphs import flatten
 
 

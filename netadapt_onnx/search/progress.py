@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from netadapt_onnx.common.progress import Progress
-from netadapt_onnx.search.budget_check.protocol import BudgetCheck
+from netadapt_onnx.search.budget_check.check import BudgetCheck
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.proposals import Amounts
 

@@ -12,10 +12,10 @@ from netadapt_onnx.search.candidates import Candidates
 from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.loop import next_step
 from netadapt_onnx.search.netadapt import TRAINED, Problem, Step, amounts_after, met
-from netadapt_onnx.search.problem_builder import ProblemBuilder
 from netadapt_onnx.search.progress import IterationLog, excess
 from netadapt_onnx.search.result import Stopped
 from netadapt_onnx.search.run_directory.lines import Lines
+from netadapt_onnx.search.target_problem import ProblemBuilder
 
 
 class SearchLoop:

@@ -18,7 +18,7 @@ import onnx
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.runtime import Arrays
-from netadapt_onnx.search.base_model import BaseModel, KeptIndices, kept_after
+from netadapt_onnx.search.channel_selection import BaseModel, KeptIndices, kept_after
 from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataEvaluator, Evaluator
 from netadapt_onnx.search.executors.protocol import JobResult, WorkerInfo
 from netadapt_onnx.search.jobs import CutRequest, EvaluationRequest, ShortTraining, SolveRequest
