@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import msgspec
 import onnx
 
 from netadapt_onnx.common.progress import Progress
@@ -20,6 +21,7 @@ from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.progress import ProgressReporter
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.time_limit import TimeLimit
+from netadapt_onnx.training.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,21 @@ class SearchContext:
     def fold(self, proto: onnx.ModelProto) -> FoldedModel:
         """A model of the run, folded at the shapes that the user fixed."""
         return fold(proto, dict(self.options.shapes), self.options.batch_size)
+
+    def training_settings(self, key: str, proto: onnx.ModelProto, *, gpu: bool = True) -> Settings:
+        """The fastest way to train a model on this machine: measured once, so that a resumed run trains the same way.
+
+        Args:
+            key: Which training it is, for the journal.
+            proto: The model.
+            gpu: Whether to train on a GPU, if there is one.
+        """
+        from netadapt_onnx.training.choose_settings import choose_settings
+
+        data, seed, log = self.prepared.data, self.options.seed, self.log
+        assert data is not None
+        chosen = self.run.once(f"training/{key}", lambda: choose_settings(proto, data, seed=seed, gpu=gpu, log=log))
+        return msgspec.convert(chosen, Settings)
 
 
 def search_context(

@@ -15,6 +15,7 @@ from netadapt_onnx.search.candidates import Candidates
 from netadapt_onnx.search.context import SearchEnvironment, search_context
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.final_training import FinalTraining, cut_again_note
+from netadapt_onnx.search.iteration_loop import IterationLoop
 from netadapt_onnx.search.netadapt import TRAINED, Step, amounts_after, met
 from netadapt_onnx.search.outcome import Outcome
 from netadapt_onnx.search.prepared_model import PreparedModel
@@ -25,7 +26,6 @@ from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
 from netadapt_onnx.search.run_directory.lines import Lines
 from netadapt_onnx.search.run_directory.pareto import Point, write_front
 from netadapt_onnx.search.run_directory.result import read_result, read_target, write_result, write_target
-from netadapt_onnx.search.search_loop import SearchLoop
 from netadapt_onnx.search.target_problem import Limits, ProblemBuilder
 from netadapt_onnx.search.target_search import Reached, TargetSearch
 
@@ -61,7 +61,7 @@ class SearchDriver:
         log = IterationLog(context.budget_checks, self._limits.original, context.evaluator.metric)
         self._candidates = Candidates(context, executor)
         self._training = FinalTraining(context, self._candidates)
-        self._loop = SearchLoop(context, self._problems, self._candidates, self._convergence, log)
+        self._loop = IterationLoop(context, self._problems, self._candidates, self._convergence, log)
 
     def result(self) -> AdaptResult:
         """Search for every target, and write the result; the result of a run that has ended is read back."""

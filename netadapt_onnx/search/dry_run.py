@@ -14,9 +14,8 @@ from netadapt_onnx.profilers.random_widths import RandomWidthModel
 from netadapt_onnx.profilers.table.best_counts import best_counts
 from netadapt_onnx.profilers.table.original_time import time_original
 from netadapt_onnx.search import tables
-from netadapt_onnx.search.branch_choices import branch_importances
 from netadapt_onnx.search.budget_check.resource_functions import fitted
-from netadapt_onnx.search.knapsack import ascending, ceilings_of, solve
+from netadapt_onnx.search.knapsack import ceilings_of, importances_of, solve
 from netadapt_onnx.search.open_budget_checks import open_instruments
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.predictor import ByLayer, Predicted, Predictor
@@ -67,8 +66,7 @@ def _first_round(
     criterion = criterion_on(options.criterion, None if prepared.data is None else prepared.data.train, options.seed)
     ceilings = ceilings_of(current, limits)
     widths = prepared.widths
-    scores = ascending(prepared.trace, criterion)
-    scores |= branch_importances(prepared.branches, scores)
+    scores = importances_of(prepared.trace, criterion, prepared.branches)
     chosen = solve(prepared.choices, widths, scores, predict, ceilings)
     driver = max(limits, key=lambda name: current[name] / limits[name])
     resources = predict(chosen)

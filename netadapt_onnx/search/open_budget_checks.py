@@ -34,8 +34,8 @@ from netadapt_onnx.search.budget_check.measurements import (
 from netadapt_onnx.search.budget_check.normalisation import MeasuredNormalisation, RecordedNormalisation
 from netadapt_onnx.search.budget_check.prediction import Prediction
 from netadapt_onnx.search.budget_check.resource_functions import fitted, values
-from netadapt_onnx.search.calibration import execution_of
 from netadapt_onnx.search.context import SearchEnvironment
+from netadapt_onnx.search.deployment import deployment
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.run_directory.run import Run
@@ -96,7 +96,8 @@ def open_instruments(
         NetadaptError: A device cannot be reached, a table is another model's, or nothing measures a budget.
     """
     devices = named_devices(options.device)
-    execution = execution_of(options, prepared)
+    deploy = deployment(options.deploy, prepared.trace.folded, None, prepared.data)
+    execution = Execution(options.ep, options.threads, dict(options.ep_options), options.ep_library, deploy)
     functions = values(budgets, options.resource_command, prepared.trace, execution)
     perf_test = None if options.perf_test is None else Path(options.perf_test)
     access = DeviceAccess(purpose, options.python, options.keep, perf_test)
