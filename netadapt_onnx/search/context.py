@@ -24,27 +24,6 @@ from netadapt_onnx.search.time_limit import TimeLimit
 from netadapt_onnx.training.settings import Settings
 
 
-@dataclass(frozen=True)
-class SearchEnvironment:
-    """What a search runs in.
-
-    Attributes:
-        run: The run directory, which this process holds.
-        options: The user's options.
-        execution: How models run where they are measured.
-        progress: Follows what takes long.
-        log: Gets a line per event.
-        notes: What users should know of the result.
-    """
-
-    run: Run
-    options: AdaptOptions
-    execution: Execution
-    progress: Progress
-    log: Callable[[str], None]
-    notes: Notes
-
-
 class Notes:
     """The notes of a run, in the order in which they came up."""
 
@@ -66,36 +45,47 @@ class Notes:
 
 
 @dataclass(frozen=True)
-class SearchContext:
-    """What all parts of one search read.
+class SearchEnvironment:
+    """What a search runs in.
 
     Attributes:
         run: The run directory, which this process holds.
-        prepared: The model and the data.
         options: The user's options.
         execution: How models run where they are measured.
+        progress: Follows what takes long.
+        log: Gets a line per event.
+        notes: What users should know of the result.
+    """
+
+    run: Run
+    options: AdaptOptions
+    execution: Execution
+    progress: Progress
+    log: Callable[[str], None]
+    notes: Notes
+
+
+@dataclass(frozen=True)
+class SearchContext(SearchEnvironment):
+    """What all parts of one search read.
+
+    Attributes:
+        prepared: The model and the data.
         budget_checks: The check of every resource that is measured.
         evaluator: Evaluates models.
         predict: Predicts the resources of the model at any widths, in base units.
         metadata: What the models of the run hold of where they come from.
-        reporter: Follows what takes long.
+        reporter: Follows what takes long, with how far the search has come.
         time_limit: The time that is left.
-        notes: What users should know of the result.
-        log: Gets a line per event.
     """
 
-    run: Run
     prepared: PreparedModel
-    options: AdaptOptions
-    execution: Execution
     budget_checks: Mapping[str, BudgetCheck]
     evaluator: Evaluator
     predict: Predictor
     metadata: Mapping[str, str]
     reporter: ProgressReporter
     time_limit: TimeLimit
-    notes: Notes
-    log: Callable[[str], None]
 
     def fold(self, proto: onnx.ModelProto) -> FoldedModel:
         """A model of the run, folded at the shapes that the user fixed."""
@@ -126,10 +116,8 @@ def search_context(
     extra_bytes = stored_bytes(_metadata(prepared, options.with_longest_values()))
     predictions = {name: check.prediction for name, check in budget_checks.items()}
     return SearchContext(
-        run=environment.run,
+        **vars(environment),
         prepared=prepared,
-        options=options,
-        execution=environment.execution,
         budget_checks=dict(budget_checks),
         evaluator=evaluator_for(prepared, options),
         predict=Predictor(
@@ -142,8 +130,6 @@ def search_context(
         metadata=_metadata(prepared, options),
         reporter=ProgressReporter(environment.progress),
         time_limit=TimeLimit(environment.run),
-        notes=environment.notes,
-        log=environment.log,
     )
 
 

@@ -21,11 +21,11 @@ from netadapt_onnx.search.outcome import Outcome
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.progress import IterationLog
 from netadapt_onnx.search.result import UNDECIDED, AdaptResult, TargetResult
-from netadapt_onnx.search.run_directory.details import write_details
 from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
-from netadapt_onnx.search.run_directory.lines import Lines
+from netadapt_onnx.search.run_directory.journal import Lines
+from netadapt_onnx.search.run_directory.layer_changes import write_details
 from netadapt_onnx.search.run_directory.pareto import Point, write_front
-from netadapt_onnx.search.run_directory.result import read_result, read_target, write_result, write_target
+from netadapt_onnx.search.run_directory.result_files import read_result, read_target, write_result, write_target
 from netadapt_onnx.search.target_problem import Limits, ProblemBuilder
 from netadapt_onnx.search.target_search import Reached, TargetSearch
 
@@ -77,7 +77,7 @@ class SearchDriver:
         if models[-1].stopped == UNDECIDED:
             self._run.once(f"{UNDECIDED}/{undecided_count(self._run) + 1}", lambda: models[-1].notes)
         self._write_front(models, history)
-        result = self._outcome.result(models)
+        result = AdaptResult.of_targets(models, self._run.seconds(), self._context.notes.texts)
         folded = self._context.fold(load(models[-1].model).proto)
         by_layer = {name: check.prediction.by_layer for name, check in self._context.budget_checks.items()}
         details = write_details(self._run.path, self._context.prepared.trace, folded, by_layer)

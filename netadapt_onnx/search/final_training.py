@@ -13,7 +13,7 @@ from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.search.candidates import Candidates
 from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.netadapt import TRAINED, Step
-from netadapt_onnx.search.run_directory.details import TrainedEpoch, write_training
+from netadapt_onnx.search.run_directory.layer_changes import TrainedEpoch, write_training
 from netadapt_onnx.training.settings import cores
 
 TRAINED_FILE, CHECKPOINT_FILE, TRAINING_LOG_FILE = "trained.onnx", "training.checkpoint", "training.jsonl"

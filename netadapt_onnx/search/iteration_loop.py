@@ -18,7 +18,7 @@ from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.netadapt import TRAINED, Problem, Step, amounts_after, met, propose
 from netadapt_onnx.search.progress import IterationLog, excess
 from netadapt_onnx.search.result import Stopped
-from netadapt_onnx.search.run_directory.lines import Lines
+from netadapt_onnx.search.run_directory.journal import Lines
 from netadapt_onnx.search.target_problem import ProblemBuilder
 
 # Importance of every channel of each group that can still be cut, least first, for the current model.

@@ -16,6 +16,7 @@ from netadapt_onnx.graph.original_file import AsGiven, as_given
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.devices.local import LocalDevice
+from netadapt_onnx.profilers.devices.opening import open_device
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.int8_kernels import choose_quantisation
 from netadapt_onnx.profilers.statistics import Disturbance
@@ -41,7 +42,6 @@ from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.tables import TABLE_S, Predicting, reference_times_ms, table_file
 from netadapt_onnx.search.target_devices import (
-    DeviceAccess,
     TargetDevice,
     named_devices,
     named_tables,
@@ -100,9 +100,9 @@ def open_instruments(
     execution = Execution(options.ep, options.threads, dict(options.ep_options), options.ep_library, deploy)
     functions = values(budgets, options.resource_command, prepared.trace, execution)
     perf_test = None if options.perf_test is None else Path(options.perf_test)
-    access = DeviceAccess(purpose, options.python, options.keep, perf_test)
+    reach = partial(open_device, python=options.python, keep=options.keep, perf_test=perf_test, log=log)
     files = named_tables(options.table, devices)
-    with open_target_devices(devices, files, budgets, execution, access, log) as targets:
+    with open_target_devices(devices, files, budgets, execution, purpose, reach) as targets:
         local = [LocalDevice()] if ENERGY in functions else []
         execution = choose_quantisation(execution, [*(target.device for target in targets), *local])
         loaded = {t.resource: _loaded(t, prepared, execution, options.force) for t in targets if t.table is not None}
@@ -208,13 +208,6 @@ def measured_check(
     return MeasuredCheck(Prediction(table, folded, normalisation, resource.budget), journal, comparison)
 
 
-def predicted_check(resource: CheckedResource, table: Predicting) -> BudgetCheck:
-    """A check by the table alone, for a device that only a bundle reaches."""
-    folded = resource.original.folded
-    normalisation = RecordedNormalisation(table, resource.file, folded.proto)
-    return BudgetCheck(Prediction(table, folded, normalisation, resource.budget))
-
-
 def _latency_check(
     environment: SearchEnvironment,
     device: Device | None,
@@ -227,7 +220,8 @@ def _latency_check(
     for caution in cautions:
         environment.log(caution)
     if device is None:
-        return predicted_check(resource, table)
+        normalisation = RecordedNormalisation(table, resource.file, resource.original.folded.proto)
+        return BudgetCheck(Prediction(table, resource.original.folded, normalisation, resource.budget))
     inputs = random_inputs(resource.original.folded.specs)
     comparison = DeviceComparison(environment.run, inputs, environment.execution, device)
     warnings: list[str] = []

@@ -20,7 +20,7 @@ from netadapt_onnx.search.final_training import FinalTraining, cut_again_note
 from netadapt_onnx.search.iteration_loop import IterationLoop
 from netadapt_onnx.search.netadapt import Problem, Step, amounts_after, met
 from netadapt_onnx.search.result import UNDECIDED, Stopped
-from netadapt_onnx.search.run_directory.lines import Lines
+from netadapt_onnx.search.run_directory.journal import Lines
 
 
 @dataclass(frozen=True)
