@@ -173,7 +173,6 @@ def one_reader() -> Iterator[None]:
     import warnings
 
     import gate_fixtures
-
     from netadapt_onnx.api import diff, gate
 
     warnings.simplefilter("ignore")
