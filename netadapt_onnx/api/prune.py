@@ -25,7 +25,6 @@ from netadapt_onnx.graph.loadable import require_planned
 from netadapt_onnx.graph.model import Model, load_without_weights, save
 from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.graph.weightless import file_bytes
-from netadapt_onnx.surgery.blocks import check_branches, prove_removal, rewired, traced_without
 from netadapt_onnx.surgery.channel_counts import (
     at_counts,
     at_ratio,
@@ -40,6 +39,7 @@ from netadapt_onnx.surgery.criteria.selection import MEASURED, select
 from netadapt_onnx.surgery.cut import KeptIndices
 from netadapt_onnx.surgery.obstacles import cost_at, notes, require_prunable
 from netadapt_onnx.surgery.plan import plan_of, read_plan, read_removed
+from netadapt_onnx.surgery.residual_branches import check_branches, prove_removal, rewired, traced_without
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.trace_model import trace_model

@@ -58,9 +58,8 @@ def names() -> list[str]:
     stage_names = []
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            named = isinstance(node, ast.Call) and ast.unparse(node.func) in (
-                "stage", "steps", "counting", "progress", "self._progress", "self.progress", "_say"
-            )  # fmt: skip
+            function = ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+            named = function.lstrip("_") in ("stage", "steps", "counting", "progress", "reporter", "say")
             for text in (ast.unparse(one) for one in node.args) if named else ():
                 if text[:1] in "'\"" or text[:2] in ("f'", 'f"'):
                     shown = re.sub(r"\{.*?\}", str(LONGEST_ITERATION), text.removeprefix("f")[1:-1])

@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.surgery.criteria.magnitude import layer_sums, slice_sums
 from netadapt_onnx.surgery.criteria.scores import ChannelScores, Criterion
+from netadapt_onnx.surgery.criteria.slice_sums import layer_sums, slice_sums
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.trace import Trace
 

@@ -20,14 +20,14 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import run, session
-from netadapt_onnx.search.base_model import BaseModel
+from netadapt_onnx.search.channel_selection import BaseModel
 from netadapt_onnx.search.evaluator import UserEvaluator
 from netadapt_onnx.search.predictor import Predictor
 from netadapt_onnx.search.result import AdaptResult
 from netadapt_onnx.search.worker import WorkerContext
-from netadapt_onnx.surgery import blocks
-from netadapt_onnx.surgery.blocks import find_branches, removal_error, traced_without, without
+from netadapt_onnx.surgery import residual_branches
 from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct
+from netadapt_onnx.surgery.residual_branches import find_branches, removal_error, traced_without, without
 from netadapt_onnx.surgery.trace import trace
 from tracing import trace_model
 
@@ -68,9 +68,9 @@ def test_the_proof_sees_a_branch_that_is_not_zero(monkeypatch: pytest.MonkeyPatc
     """The reference masks the branch; the model that keeps it is far from that."""
     traced = trace_model(models.residual())
     name = find_branches(traced)[0].name
-    monkeypatch.setattr(blocks, "without", lambda folded, names: folded)
+    monkeypatch.setattr(residual_branches, "without", lambda folded, names: folded)
     with pytest.raises(NetadaptError, match="differs by"):
-        blocks.prove_removal(traced.folded, [name])
+        residual_branches.prove_removal(traced.folded, [name])
 
 
 def prefers_whole_groups(proto: onnx.ModelProto) -> float:
