@@ -22,8 +22,7 @@ from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.obstacles import cost_at, notes
 from netadapt_onnx.surgery.plan import template
 from netadapt_onnx.surgery.states import with_states
-from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.surgery.trace_model import trace_model
+from netadapt_onnx.surgery.trace import Trace, trace_model
 from netadapt_onnx.surgery.verify.unrunnable import can_be_proven
 
 if TYPE_CHECKING:

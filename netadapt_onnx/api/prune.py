@@ -41,8 +41,7 @@ from netadapt_onnx.surgery.obstacles import cost_at, notes, require_prunable
 from netadapt_onnx.surgery.plan import plan_of, read_plan, read_removed
 from netadapt_onnx.surgery.residual_branches import check_branches, prove_removal, rewired, traced_without
 from netadapt_onnx.surgery.resize import resize
-from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.surgery.trace_model import trace_model
+from netadapt_onnx.surgery.trace import Trace, trace_model
 from netadapt_onnx.surgery.verify.prove import Verification, verify
 
 if TYPE_CHECKING:
