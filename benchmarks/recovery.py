@@ -35,7 +35,7 @@ from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct, reconst
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import trace
 from netadapt_onnx.training import batchnorm
-from netadapt_onnx.training.criteria import criterion_on
+from netadapt_onnx.training.data_criteria import criterion_on
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import train

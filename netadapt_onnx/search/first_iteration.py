@@ -12,7 +12,7 @@ from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.proposals import Amounts, Goal, Proposer
 from netadapt_onnx.search.result import DryRun, Planned
 from netadapt_onnx.search.schedule import Schedule
-from netadapt_onnx.training.criteria import criterion_on
+from netadapt_onnx.training.data_criteria import criterion_on
 
 
 def first_iteration(

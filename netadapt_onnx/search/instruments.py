@@ -13,7 +13,7 @@ from netadapt_onnx.common.resources import ENERGY, LATENCY
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.int8_kernels import choose_quantisation
-from netadapt_onnx.profilers.table.predict import Table
+from netadapt_onnx.profilers.table.table import Table
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check.comparison import Value
 from netadapt_onnx.search.budget_check.resource_functions import values

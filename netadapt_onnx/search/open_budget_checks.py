@@ -14,7 +14,7 @@ from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.statistics import Disturbance
 from netadapt_onnx.profilers.table.best_counts import best_counts
-from netadapt_onnx.profilers.table.predict import Table
+from netadapt_onnx.profilers.table.table import Table
 from netadapt_onnx.search import tables as latency_tables
 from netadapt_onnx.search.budget_check.comparison import Comparison, DeviceComparison, FunctionComparison
 from netadapt_onnx.search.budget_check.measured import MeasuredCheck

@@ -15,8 +15,9 @@ from netadapt_onnx import cli
 from netadapt_onnx.api import demo, demo_network
 from netadapt_onnx.api.profile import profile
 from netadapt_onnx.common.resources import Resources
+from netadapt_onnx.data.metrics import AccuracyChange
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.result import AccuracyChange, AdaptResult
+from netadapt_onnx.search.result import AdaptResult
 
 
 def test_digits_are_real_images_in_the_layout_of_data() -> None:
