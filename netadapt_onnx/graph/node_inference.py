@@ -9,10 +9,9 @@ import onnx
 import onnx.shape_inference
 
 from netadapt_onnx.errors import NetadaptError, one_line
-from netadapt_onnx.graph.nodes import STANDARD, node_name
+from netadapt_onnx.graph.nodes import STANDARD, node_name, subgraphs_of
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.graph.shapes import Spec
-from netadapt_onnx.graph.subgraphs import subgraphs_of
 
 
 def infer_types(

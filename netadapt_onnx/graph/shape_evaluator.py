@@ -10,13 +10,12 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.inputs import declared_shape, declared_specs, input_specs
-from netadapt_onnx.graph.nodes import READS_SHAPE_ONLY, is_standard
+from netadapt_onnx.graph.nodes import READS_SHAPE_ONLY, captured, is_standard
 from netadapt_onnx.graph.required_shapes import NOT, SOMEHOW, WELL, Fits
 from netadapt_onnx.graph.runtime import CANNOT_RUN
 from netadapt_onnx.graph.shape_inference import Evaluation
 from netadapt_onnx.graph.shapes import Shape, Shapes, Specs
 from netadapt_onnx.graph.single_node import SingleNodes
-from netadapt_onnx.graph.subgraphs import captured
 
 Tensors = Mapping[str, onnx.TensorProto]
 

@@ -10,9 +10,8 @@ from typing import Any
 import onnx
 
 from netadapt_onnx.graph.axis_arrays import Array
-from netadapt_onnx.graph.nodes import node_name
+from netadapt_onnx.graph.nodes import captured, node_name
 from netadapt_onnx.graph.shapes import Shape
-from netadapt_onnx.graph.subgraphs import captured
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def test_a_demo_on_a_machine_too_busy_to_tell_exits_with_2(
         notes=("latency=0.6x: could not judge: times vary by 60%",),
     )  # fmt: skip
     monkeypatch.setattr(demo, "demo", lambda *_, **__: undecided)
-    monkeypatch.setattr("netadapt_onnx.commands.demo.write_report", lambda _: ())
+    monkeypatch.setattr("netadapt_onnx.api.report.write_report", lambda _: ())
     assert cli.run(["demo", "-o", str(tmp_path / "demo"), "--overwrite", "--json"]) == 2
     answer = json.loads(capsys.readouterr().out)
     assert (answer["ok"], answer["error"]["code"]) == (False, "could-not-judge")

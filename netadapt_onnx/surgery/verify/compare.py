@@ -10,9 +10,9 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.common.progress import counting
+from netadapt_onnx.graph.nodes import all_subgraphs
 from netadapt_onnx.graph.runtime import Arrays, random_inputs, run, session
 from netadapt_onnx.graph.shapes import Specs
-from netadapt_onnx.graph.subgraphs import all_subgraphs
 from netadapt_onnx.graph.weightless import without_weights
 from netadapt_onnx.surgery.cut import Cut
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from netadapt_onnx.graph.subgraphs import subgraphs_of
+from netadapt_onnx.graph.nodes import subgraphs_of
 from netadapt_onnx.graph.weightless import without_weights
 
 RECURRENT = "DynamicQuantizeLSTM"

@@ -10,8 +10,8 @@ import onnx
 
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.graph.folded_model import refuse_huge
 from netadapt_onnx.graph.loadable import wrong_cut
-from netadapt_onnx.graph.memory_limit import refuse_huge
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery.cut import Cut, KeptIndices
 from netadapt_onnx.surgery.flatten_subgraphs import BRANCHES, with_branch

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from netadapt_onnx.graph.subgraphs import subgraphs_of
+from netadapt_onnx.graph.nodes import subgraphs_of
 from netadapt_onnx.graph.weightless import without_weights
 
 NARROW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
