@@ -27,7 +27,7 @@ import onnx
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.evaluate import accuracy
 from netadapt_onnx.data.load_dataset import load_dataset
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.reconstruct.gram import gram_matrices, original_targets

@@ -24,7 +24,7 @@ from netadapt_onnx.api.source import prepare_output
 from netadapt_onnx.common.user_code import called, code_file
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.graph.nodes import opset_version
 from netadapt_onnx.graph.runtime import Arrays, run, session

@@ -21,7 +21,7 @@ from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.data.metrics import AccuracyChange
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel, require_runnable
 from netadapt_onnx.graph.model import Model, save
 

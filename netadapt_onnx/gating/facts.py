@@ -15,7 +15,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.records import Facts, Layer
 from netadapt_onnx.graph.cost import CostModel, LayerCost
 from netadapt_onnx.graph.external_data import external_data, external_tensors, forget_location, load_external
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.model import check, normalise_file
 from netadapt_onnx.graph.nodes import captured

@@ -12,7 +12,7 @@ from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.jobs import DeviceJob, PredictJob, ScoreJob, TimeJob
 from netadapt_onnx.gating.records import Interval, Score, TablePrediction, TimingResult
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.model import Model, load
 from netadapt_onnx.graph.original_file import as_given, runs_as_given

@@ -1,4 +1,4 @@
-"""A model of known shapes, whose shape arithmetic has become constants (`fold` returns it); and whether it can be run."""
+"""A model of known shapes, whose shape arithmetic has become constants, as `fold` returns it, and whether it runs."""
 
 from __future__ import annotations
 

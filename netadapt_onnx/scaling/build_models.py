@@ -11,7 +11,7 @@ from netadapt_onnx.common.provenance import provenance, stored_bytes
 from netadapt_onnx.common.resources import LATENCY
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import memory_bytes
 from netadapt_onnx.profilers.table.table import Table
 from netadapt_onnx.scaling.latency_target import LatencyMeasurements

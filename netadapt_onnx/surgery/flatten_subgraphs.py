@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.nodes import captured, node_name, rename
 from netadapt_onnx.graph.passes.pipeline import normalise

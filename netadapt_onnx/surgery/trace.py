@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.graph.axis_arrays import Array, squeeze
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.model import Model
 from netadapt_onnx.graph.passes.pipeline import rewrite

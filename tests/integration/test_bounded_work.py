@@ -19,7 +19,7 @@ from netadapt_onnx.api.prune import prune
 from netadapt_onnx.data.find_batch_layout import find_layout
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph import folded_model, loop_limits, runtime, shape_inference
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.loop_limits import MOST_TRIPS, limit_trips
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import run, session

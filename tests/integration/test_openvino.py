@@ -16,7 +16,7 @@ from execution_cases import order_of, two_nodes
 from models import plain, residual
 from netadapt_onnx.cli import run
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.profilers.device import Order, measure_on
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import CPU, Execution, differences, fingerprint

@@ -1,8 +1,8 @@
 """The passes, in the order in which they run.
 
 A model goes through three lists: `NORMALISE` when it is loaded, which needs no shapes; the passes of `fold` in
-`graph/fold.py`, which does (`sort_topologically`, `inline_if`, `fold_constants`); and `REWRITE` before surgery labels
-its channels.
+`graph/fold_shapes.py`, which does (`sort_topologically`, `inline_if`, `fold_constants`); and `REWRITE` before surgery
+labels its channels.
 """
 
 from __future__ import annotations

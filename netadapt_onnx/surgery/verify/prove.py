@@ -19,10 +19,9 @@ from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.verify.compare import Comparison, Tally
 from netadapt_onnx.surgery.verify.exact_integers import with_exact_integers
-from netadapt_onnx.surgery.verify.float_recurrence import has_quantised_recurrence, with_float_recurrence
 from netadapt_onnx.surgery.verify.reference import masked_reference
 from netadapt_onnx.surgery.verify.unrunnable import computed_by, fed_tensors, relies_on_guesses, without_unrunnable
-from netadapt_onnx.surgery.verify.upcast import upcast, upcast_dtype
+from netadapt_onnx.surgery.verify.upcast import has_quantised_recurrence, upcast, upcast_dtype, with_float_recurrence
 
 TOLERANCE = 1e-4
 RUNS = 5

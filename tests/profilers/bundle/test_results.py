@@ -22,7 +22,7 @@ from models import residual
 from netadapt_onnx import cli
 from netadapt_onnx.api.profile import bundle, import_results
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.profilers import checked_values
 from netadapt_onnx.profilers.bundle import write as bundling
 from netadapt_onnx.profilers.random_widths import random_widths

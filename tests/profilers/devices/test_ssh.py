@@ -17,7 +17,7 @@ from models import residual
 from netadapt_onnx import cli
 from netadapt_onnx.api.profile import profile
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.profilers import device
 from netadapt_onnx.profilers.devices import remote, shell

@@ -15,7 +15,7 @@ from models import plain, residual, unprunable
 from netadapt_onnx.api.profile import profile
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.profilers.breakdown import by_group, by_layer
 from netadapt_onnx.profilers.execution import CPU, Execution, fingerprint
 from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, random_widths

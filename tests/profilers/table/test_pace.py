@@ -10,7 +10,7 @@ import pytest
 from models import residual
 from netadapt_onnx.api.inspect import Cautioned, inspect
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.profilers.random_widths import Draw, Kind, RandomWidthModel, random_widths
 from netadapt_onnx.profilers.table.build import LEAST_MODELS, LENGTHENED, SHORTEST_S, TablePlan, build
 from netadapt_onnx.profilers.table.pace import Pace

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import models
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace, trace
