@@ -154,7 +154,6 @@ def _verdict(met: bool | None, stopped: str) -> str:
 
 def text(result: AdaptResult, run: Path, model: Path, data: DataSource, shapes: Sequence[str] = ()) -> str:
     """What happened, as tables, and what to try next, with the `shapes` that were given."""
-    from netadapt_onnx.commands.adapt import history
     from netadapt_onnx.common import render
 
     accuracy = result.accuracy

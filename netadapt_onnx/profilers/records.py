@@ -26,8 +26,8 @@ from netadapt_onnx.profilers.checked_values import (
     Us,
     Width,
     check_environment,
-    unpack_graph,
 )
+from netadapt_onnx.profilers.packing import unpack_graph
 
 SCHEMA = agent.SCHEMA
 # The number of the model with which all others of a job are compared.

@@ -24,7 +24,7 @@ from netadapt_onnx.graph.external_data import external_tensors, tensors
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.graph.onnx_file import parse, read
 from netadapt_onnx.graph.runtime import run, session
-from netadapt_onnx.profilers.checked_values import pack, unpack_graph
+from netadapt_onnx.profilers.packing import pack, unpack_graph
 
 
 def weight_at(folder: Path, location: str, **entries: str) -> Path:

@@ -11,8 +11,9 @@ import onnx
 
 from netadapt_onnx.common.files import aside
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.checked_values import Count, Text, unpack, unpack_graph
+from netadapt_onnx.profilers.checked_values import Count, Text
 from netadapt_onnx.profilers.execution import Execution, Fingerprint, differences, fingerprint, require_alike
+from netadapt_onnx.profilers.packing import unpack, unpack_graph
 from netadapt_onnx.profilers.quantize import FULL, Deployment, Precision, Quantisation
 from netadapt_onnx.profilers.records import (
     AgentRecord,

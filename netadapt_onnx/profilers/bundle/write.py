@@ -19,9 +19,9 @@ from netadapt_onnx.common.progress import Progress
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.original_file import AsGiven, stands_in
 from netadapt_onnx.profilers.bundle.results import ORIGINAL
-from netadapt_onnx.profilers.checked_values import pack
 from netadapt_onnx.profilers.device import write_inputs, write_model
 from netadapt_onnx.profilers.execution import Execution, execution_record
+from netadapt_onnx.profilers.packing import pack
 from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, with_node_names
 from netadapt_onnx.profilers.records import REFERENCE, SCHEMA, Job, Manifest, ModelFile
 from netadapt_onnx.profilers.table.build import (

@@ -22,10 +22,10 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.graph.weightless import file_bytes
 from netadapt_onnx.profilers.agent import SESSION_BYTES
-from netadapt_onnx.profilers.checked_values import unpack_graph
 from netadapt_onnx.profilers.device import Device, Order, measure_on
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import CPU, Execution, Fingerprint, differences, fingerprint
+from netadapt_onnx.profilers.packing import unpack_graph
 from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, with_node_names
 from netadapt_onnx.profilers.records import REFERENCE, Job, MeasuredModel
 from netadapt_onnx.profilers.table.file import (

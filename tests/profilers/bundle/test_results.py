@@ -23,7 +23,7 @@ from netadapt_onnx import cli
 from netadapt_onnx.api.profile import bundle, import_results
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold_shapes import fold
-from netadapt_onnx.profilers import checked_values
+from netadapt_onnx.profilers import packing
 from netadapt_onnx.profilers.bundle import write as bundling
 from netadapt_onnx.profilers.random_widths import random_widths
 from netadapt_onnx.profilers.table.table import Table
@@ -95,7 +95,7 @@ def bomb(size: int) -> str:
     [
         (0, ("manifest", "schema"), 99, "schema: format 99, and this version reads 1"),
         (0, ("manifest", "about", "header", "schema"), 9, "has table format 9"),
-        (0, ("manifest", "about", "graph"), bomb(checked_values.MOST_BYTES + 1), "the manifest: holds more than"),
+        (0, ("manifest", "about", "graph"), bomb(packing.MOST_BYTES + 1), "the manifest: holds more than"),
         (0, ("manifest", "about", "shapes"), "AAAA", "the manifest: is not compressed"),
         (0, ("manifest", "execution", "ep"), "unknown", "line 1: the manifest: no execution provider 'unknown'"),
         (0, ("manifest", "execution", "threads"), 0, "`int` >= 1 - at `$.threads`"),
@@ -107,7 +107,7 @@ def bomb(size: int) -> str:
         (2, ("model",), 7, "model: 7 was not asked for"),
         (2, ("model",), 1, "model: 1 of job 0 has a record already"),
         (2, ("median_ms",), [3e6, 3e6], "too few for a sum of 6e+06 in median_ms"),
-        (2, ("optimised",), bomb(checked_values.MOST_BYTES + 1), "optimised: holds more than"),
+        (2, ("optimised",), bomb(packing.MOST_BYTES + 1), "optimised: holds more than"),
         (2, ("optimised",), bomb(100), "optimised: holds no ONNX model"),
         (2, ("record",), "unheard", "Invalid value 'unheard' - at `$.record`"),
     ],

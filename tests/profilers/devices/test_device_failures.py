@@ -19,7 +19,7 @@ import pytest
 
 from models import plain
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers import checked_values
+from netadapt_onnx.profilers import packing
 from netadapt_onnx.profilers.agent import environment
 from netadapt_onnx.profilers.device import Order, measure_on
 from netadapt_onnx.profilers.devices import remote, shell
@@ -201,7 +201,7 @@ LIES: list[tuple[str, Any]] = [
     *(("rounds", value) for value in (0, -3, "many")),
     *(("optimised", value) for value in ("", "no base64!", base64.b64encode(b"no zlib").decode())),
     ("optimised", base64.b64encode(zlib.compress(b"no model")).decode()),
-    ("optimised", base64.b64encode(zlib.compress(bytes(checked_values.MOST_BYTES + 1))).decode()),
+    ("optimised", base64.b64encode(zlib.compress(bytes(packing.MOST_BYTES + 1))).decode()),
     ("record", "unknown"),
     ("placement", {"CPUExecutionProvider": -1}),
 ]
