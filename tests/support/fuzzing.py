@@ -172,13 +172,12 @@ def one_reader() -> Iterator[None]:
     import logging
     import warnings
 
-    import gating
-
+    import gate_fixtures
     from netadapt_onnx.api import diff, gate
 
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
-    reader = gating.Kept(LIMIT_S / 2)
+    reader = gate_fixtures.Kept(LIMIT_S / 2)
     for module in (gate, diff):
         module.Sandbox = lambda *_: reader  # type: ignore[attr-defined]
     try:
