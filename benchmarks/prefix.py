@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.model import load
-from netadapt_onnx.search.base_model import BaseModel
+from netadapt_onnx.search.channel_selection import BaseModel
 from netadapt_onnx.search.evaluator import DataEvaluator
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.resize import resize

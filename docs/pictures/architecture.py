@@ -52,7 +52,7 @@ ITERATION = (
     ("Cut, reconstruct or train, score", "search/worker.py"),
     ("Accept the best accuracy per saving", "search/netadapt.py"),
     ("Prove the winner, score it on all samples", "search/candidates.py"),
-    ("Measure it on the device, correct the table", "search/budget_check/measured.py"),
+    ("Measure it on the device, correct the table", "search/budget_check/check.py"),
     ("Write journal, history and model", "search/run_directory/"),
 )
 WIDTH, MARGIN, GAP = 760, 16, 10

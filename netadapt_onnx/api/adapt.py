@@ -15,12 +15,10 @@ from netadapt_onnx.common.resources import SEARCHED
 from netadapt_onnx.graph.model import Model, load
 from netadapt_onnx.profilers.execution import fingerprint
 from netadapt_onnx.search import dry_run as planning
+from netadapt_onnx.search.context import Notes, SearchEnvironment
 from netadapt_onnx.search.driver import SearchDriver
-from netadapt_onnx.search.environment import SearchEnvironment
 from netadapt_onnx.search.executors.opening import opened_executor
-from netadapt_onnx.search.instruments import Instruments, open_instruments, table_hashes
-from netadapt_onnx.search.notes import Notes
-from netadapt_onnx.search.open_budget_checks import open_budget_checks
+from netadapt_onnx.search.open_budget_checks import Instruments, open_budget_checks, open_instruments, table_hashes
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel, prepare
 from netadapt_onnx.search.result import AdaptResult, DryRun

@@ -30,7 +30,7 @@ from netadapt_onnx.profilers.table.file import EndToEndTime, Header, Record, Ref
 from netadapt_onnx.profilers.table.original_time import record_original_time
 from netadapt_onnx.profilers.table.table import Table
 from netadapt_onnx.profilers.validate import Validation, validate
-from netadapt_onnx.search.calibration import deployment
+from netadapt_onnx.search.deployment import deployment
 from netadapt_onnx.surgery.obstacles import require_prunable
 from netadapt_onnx.surgery.trace import Trace, trace_model
 

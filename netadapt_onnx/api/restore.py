@@ -12,8 +12,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.run_directory.file_names import IDENTITY_FILE, MODEL_FILE, PLAN_FILE
-from netadapt_onnx.search.run_directory.history import read_history
-from netadapt_onnx.search.run_directory.journal import read_journal
+from netadapt_onnx.search.run_directory.journal import read_history, read_journal
 
 
 @dataclass(frozen=True)

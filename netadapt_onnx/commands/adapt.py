@@ -196,7 +196,7 @@ def history(run: Path, metric: str) -> str:
     from netadapt_onnx.common import render
     from netadapt_onnx.common.escape import printable_copy
     from netadapt_onnx.search.netadapt import Step
-    from netadapt_onnx.search.run_directory.history import read_history
+    from netadapt_onnx.search.run_directory.journal import read_history
 
     steps = printable_copy(read_history(run, Step))
     if not steps:

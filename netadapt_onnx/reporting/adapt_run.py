@@ -14,9 +14,8 @@ from netadapt_onnx.profilers.statistics import Ratio
 from netadapt_onnx.reporting.finished_run import FinishedRun
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.result import AdaptResult
-from netadapt_onnx.search.run_directory.details import DETAILS_FILE, Details, read_details
-from netadapt_onnx.search.run_directory.history import read_history
-from netadapt_onnx.search.run_directory.journal import read_journal
+from netadapt_onnx.search.run_directory.journal import read_history, read_journal
+from netadapt_onnx.search.run_directory.layer_changes import DETAILS_FILE, Details, read_details
 
 STAGES = ("brief", "searched", "final")
 

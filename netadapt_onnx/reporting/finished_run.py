@@ -12,8 +12,7 @@ import msgspec
 from netadapt_onnx.common.json_output import UNREADABLE
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.run_directory.file_names import IDENTITY_FILE, RESULT_FILE
-from netadapt_onnx.search.run_directory.journal import read_identity, read_journal
-from netadapt_onnx.search.run_directory.lines import AGAIN
+from netadapt_onnx.search.run_directory.journal import AGAIN, read_identity, read_journal
 
 Result = TypeVar("Result")
 

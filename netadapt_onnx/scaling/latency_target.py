@@ -18,7 +18,7 @@ from netadapt_onnx.profilers.table.table import Table
 from netadapt_onnx.profilers.timing import TimingPlan, ratio
 from netadapt_onnx.scaling.network import ScalableNetwork
 from netadapt_onnx.scaling.target_widths import Widths, WidthSearch, nearest, widest
-from netadapt_onnx.search.budget_check.comparison import BRIEF_S, BRIEF_SESSIONS, CAREFUL_S, CAREFUL_SESSIONS
+from netadapt_onnx.search.budget_check.measurements import BRIEF_S, BRIEF_SESSIONS, CAREFUL_S, CAREFUL_SESSIONS
 from netadapt_onnx.search.budget_check.normalisation import MeasuredNormalisation, normalisation_note
 from netadapt_onnx.search.run_directory.run import Run
 

@@ -9,8 +9,8 @@ import onnx
 
 from netadapt_onnx.common.budget import Target
 from netadapt_onnx.profilers.estimate import Verdict
-from netadapt_onnx.search.budget_check.measurement_journal import Stage
-from netadapt_onnx.search.budget_check.protocol import BudgetCheck
+from netadapt_onnx.search.budget_check.check import BudgetCheck
+from netadapt_onnx.search.budget_check.measurements import Stage
 from netadapt_onnx.search.netadapt import Problem, Step, amounts_after, met
 from netadapt_onnx.search.predictor import Predictor
 

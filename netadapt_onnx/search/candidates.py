@@ -13,25 +13,27 @@ import onnx
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import load
-from netadapt_onnx.search.base_model import BaseModel, KeptIndices
-from netadapt_onnx.search.branch_choices import branch_importances
-from netadapt_onnx.search.channel_selection import ChannelSelector, SelectedCut
+from netadapt_onnx.search.channel_selection import BaseModel, ChannelSelector, KeptIndices, SelectedCut
 from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.executors.protocol import Executor, JobFailure, Shared, Work, WorkerInfo
 from netadapt_onnx.search.iteration_files import IterationFiles
-from netadapt_onnx.search.job_requests import (
+from netadapt_onnx.search.jobs import (
+    LOG,
     BaseName,
     CutRequest,
     EvaluationRequest,
+    Job,
     ProposalResult,
     ShortTraining,
     SolveRequest,
+    forget,
+    read_request,
+    run_jobs,
 )
-from netadapt_onnx.search.jobs import LOG, Job, forget, read_request, run_jobs
-from netadapt_onnx.search.knapsack import ascending
+from netadapt_onnx.search.knapsack import importances_of
+from netadapt_onnx.search.netadapt import TOGETHER, Accepted
 from netadapt_onnx.search.proposals import Proposal
 from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
-from netadapt_onnx.search.short_training import short_training
 from netadapt_onnx.search.worker import WorkerContext, cut_model, evaluate_proposal, solve_model
 from netadapt_onnx.surgery.residual_branches import prove_removal
 from netadapt_onnx.surgery.trace import Trace
@@ -107,12 +109,33 @@ class Candidates:
 
     def importances(self) -> dict[str, np.ndarray]:
         """By group or branch, the importance of every channel of the current model, least first."""
-        scores = ascending(self.current, self._criterion)
         branches = [branch for branch in self._branches if branch.name not in self._current.removed]
-        return scores | branch_importances(branches, scores)
+        return importances_of(self.current, self._criterion, branches)
+
+    def accept(self, iteration: int, proposal: Proposal) -> Accepted:
+        """Make a proposal the current model, measure the resources that can be, and evaluate it."""
+        proto = self._make_current(iteration, proposal)
+        predicted, checks = self._context.predict(proposal.widths), self._context.budget_checks
+        correction = {
+            name: check.correction(iteration, proto, predicted[name], proposal.resources[name])
+            for name, check in checks.items()
+        }
+        measured = {n: estimate for n, c in checks.items() if (estimate := c.measured(iteration)) is not None}
+        options, evaluator = self._context.options, self._context.evaluator
+        # Solved anew, or trained for a short time: better than the proposal was when it was ranked.
+        anew = self._context.prepared.data is not None and self._reconstructs
+        changed = (anew and not options.finalists) or proposal.group == TOGETHER
+        ranked = evaluator.ranking_accuracy(proto) if changed else None
+        return Accepted(
+            accuracy=evaluator.val_accuracy(proto),
+            ranked=ranked,
+            correction=correction,
+            measured={name: estimate.value for name, estimate in measured.items()},
+            measured_ci95={name: (estimate.low, estimate.high) for name, estimate in measured.items()},
+        )
 
     @stage("making the winner's model")
-    def accept(self, iteration: int, proposal: Proposal) -> onnx.ModelProto:
+    def _make_current(self, iteration: int, proposal: Proposal) -> onnx.ModelProto:
         """Make a proposal the current model; its files are on the disk when this returns."""
         folder = self._run.iteration(iteration)
         if not self._files.has_model(iteration):
@@ -223,8 +246,11 @@ class Candidates:
         return onnx.load_from_string(outcome.files[MODEL_FILE])
 
     def _short_training(self) -> ShortTraining:
+        """The short training of every proposal, finalist or winner."""
         gpu = not self._executor.apart or bool(getattr(self._executor, "gpus", False))
-        return short_training(self._context, gpu=gpu)
+        options, proto = self._context.options, self._original.trace.folded.proto
+        settings = self._context.training_settings("short-term", proto, gpu=gpu)
+        return ShortTraining(options.short_term_steps, options.short_term_lr, settings)
 
     def _base_name(self, cut: SelectedCut) -> BaseName:
         return "original" if cut.start is self._original else "current"

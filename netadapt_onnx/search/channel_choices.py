@@ -1,4 +1,7 @@
-"""Which channel counts a group may have: steps by operator, floors and freezes that the user gives."""
+"""Which channel counts a group may have: steps by operator, floors and freezes that the user gives.
+
+A residual branch that may be removed is like a group of one channel, which the model has (1) or has not (0).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from netadapt_onnx.errors import NetadaptError, did_you_mean
 
 if TYPE_CHECKING:
     from netadapt_onnx.surgery.groups import Group
+    from netadapt_onnx.surgery.residual_branches import Branch
     from netadapt_onnx.surgery.trace import Trace
 
 AUTO = "auto"
@@ -51,6 +55,16 @@ def channel_choices(group: Group, step: int, alignment: int = 1, floor: int = 1)
         tuple(n for n in counts if n % coarse == 0),
         (group.channels, *(n for n in counts if n % fine == 0)),
     )
+
+
+def branch_choices(branches: Sequence[Branch]) -> tuple[ChannelChoices, ...]:
+    """The counts that each branch may have."""
+    return tuple(ChannelChoices(branch.name, 1, (0,), (1, 0)) for branch in branches)
+
+
+def removed_branches(branches: Sequence[Branch], widths: Mapping[str, int]) -> frozenset[str]:
+    """The names of the branches that a model of these widths does not have."""
+    return frozenset(branch.name for branch in branches if not widths.get(branch.name, 1))
 
 
 @dataclass(frozen=True)

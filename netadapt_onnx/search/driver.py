@@ -8,28 +8,25 @@ from pathlib import Path
 
 from netadapt_onnx.common.budget import Target, file_name
 from netadapt_onnx.graph.model import load
-from netadapt_onnx.search.budget_check.comparison import CAREFUL_S
-from netadapt_onnx.search.budget_check.measurement_journal import undecided_count
-from netadapt_onnx.search.budget_check.protocol import BudgetCheck
+from netadapt_onnx.search.budget_check.check import BudgetCheck
+from netadapt_onnx.search.budget_check.measurements import CAREFUL_S, undecided_count
 from netadapt_onnx.search.budget_convergence import BudgetConvergence
 from netadapt_onnx.search.candidates import Candidates
-from netadapt_onnx.search.context import search_context
-from netadapt_onnx.search.environment import SearchEnvironment
+from netadapt_onnx.search.context import SearchEnvironment, search_context
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.final_training import FinalTraining, cut_again_note
-from netadapt_onnx.search.iteration_log import IterationLog
-from netadapt_onnx.search.limits import Limits
+from netadapt_onnx.search.iteration_loop import IterationLoop
 from netadapt_onnx.search.netadapt import TRAINED, Step, amounts_after, met
 from netadapt_onnx.search.outcome import Outcome
 from netadapt_onnx.search.prepared_model import PreparedModel
-from netadapt_onnx.search.problem_builder import ProblemBuilder
+from netadapt_onnx.search.progress import IterationLog
 from netadapt_onnx.search.result import UNDECIDED, AdaptResult, TargetResult
-from netadapt_onnx.search.run_directory.details import write_details
 from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
-from netadapt_onnx.search.run_directory.lines import Lines
+from netadapt_onnx.search.run_directory.journal import Lines
+from netadapt_onnx.search.run_directory.layer_changes import write_details
 from netadapt_onnx.search.run_directory.pareto import Point, write_front
-from netadapt_onnx.search.run_directory.result import read_result, read_target, write_result, write_target
-from netadapt_onnx.search.search_loop import SearchLoop
+from netadapt_onnx.search.run_directory.result_files import read_result, read_target, write_result, write_target
+from netadapt_onnx.search.target_problem import Limits, ProblemBuilder
 from netadapt_onnx.search.target_search import Reached, TargetSearch
 
 MODELS = "models"
@@ -64,7 +61,7 @@ class SearchDriver:
         log = IterationLog(context.budget_checks, self._limits.original, context.evaluator.metric)
         self._candidates = Candidates(context, executor)
         self._training = FinalTraining(context, self._candidates)
-        self._loop = SearchLoop(context, self._problems, self._candidates, self._convergence, log)
+        self._loop = IterationLoop(context, self._problems, self._candidates, self._convergence, log)
 
     def result(self) -> AdaptResult:
         """Search for every target, and write the result; the result of a run that has ended is read back."""
@@ -80,7 +77,7 @@ class SearchDriver:
         if models[-1].stopped == UNDECIDED:
             self._run.once(f"{UNDECIDED}/{undecided_count(self._run) + 1}", lambda: models[-1].notes)
         self._write_front(models, history)
-        result = self._outcome.result(models)
+        result = AdaptResult.of_targets(models, self._run.seconds(), self._context.notes.texts)
         folded = self._context.fold(load(models[-1].model).proto)
         by_layer = {name: check.prediction.by_layer for name, check in self._context.budget_checks.items()}
         details = write_details(self._run.path, self._context.prepared.trace, folded, by_layer)

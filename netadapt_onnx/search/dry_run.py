@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -13,14 +14,65 @@ from netadapt_onnx.profilers.random_widths import RandomWidthModel
 from netadapt_onnx.profilers.table.best_counts import best_counts
 from netadapt_onnx.profilers.table.original_time import time_original
 from netadapt_onnx.search import tables
-from netadapt_onnx.search.budget_check.resource_fit import fitted
-from netadapt_onnx.search.first_iteration import first_iteration
-from netadapt_onnx.search.instruments import open_instruments
+from netadapt_onnx.search.budget_check.resource_functions import fitted
+from netadapt_onnx.search.knapsack import ceilings_of, importances_of, solve
+from netadapt_onnx.search.open_budget_checks import open_instruments
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.predictor import ByLayer, Predicted, Predictor
 from netadapt_onnx.search.prepared_model import PreparedModel
-from netadapt_onnx.search.result import DryRun
+from netadapt_onnx.search.proposals import Amounts, Goal, Proposer
+from netadapt_onnx.search.result import DryRun, Planned
+from netadapt_onnx.search.schedule import Schedule
 from netadapt_onnx.search.tables import latency_by_layer
+from netadapt_onnx.training.data_criteria import criterion_on
+
+
+def first_iteration(
+    prepared: PreparedModel, options: AdaptOptions, predict: Predictor, gains: Mapping[str, float]
+) -> DryRun:
+    """The proposals of the first iteration.
+
+    Args:
+        prepared: The model.
+        options: The user's options.
+        predict: Predicts resources, in base units.
+        gains: By resource, the share that normalising alone leaves of that of the user's file.
+    """
+    current = predict(prepared.widths)
+    original = current | {"size": float(prepared.model.size_bytes)}
+    original |= {name: current[name] / gain for name, gain in gains.items()}
+    limits = {b.resource: b.limit(original[b.resource]) for b in options.targets[0]}
+    driver = max(limits, key=lambda name: current[name] / limits[name])
+    notes = ()
+    if all(current[name] <= limit for name, limit in limits.items()):
+        enough = any(gains.get(name, 1.0) * original[name] <= limits[name] < original[name] for name in limits)
+        why = "normalising alone meets the budget" if enough else "the model is within its budget already"
+        return DryRun(driver, limits[driver], current, (), (), (why,))
+    if options.strategy == "knapsack":
+        return _first_round(prepared, options, predict, current, limits)
+    first = options.targets[0][0].resource
+    schedule = Schedule(options.first_reduction(original[first]), options.decay, options.reduction_of)
+    target = schedule.target(1, current[driver], current[driver], limits[driver])
+    proposals = Proposer(prepared.choices, predict).cuts(prepared.widths, Goal(driver, target, current, limits))
+    planned = tuple(Planned(p.group, (prepared.widths[p.group], p.channels), p.resources) for p in proposals)
+    proposing = {p.group for p in proposals}
+    return DryRun(driver, target, current, planned, tuple(n for n in prepared.widths if n not in proposing), notes)
+
+
+def _first_round(
+    prepared: PreparedModel, options: AdaptOptions, predict: Predictor, current: Amounts, limits: Mapping[str, float]
+) -> DryRun:
+    """The first round of the knapsack strategy: the groups that it cuts, all of them at once."""
+    criterion = criterion_on(options.criterion, None if prepared.data is None else prepared.data.train, options.seed)
+    ceilings = ceilings_of(current, limits)
+    widths = prepared.widths
+    scores = importances_of(prepared.trace, criterion, prepared.branches)
+    chosen = solve(prepared.choices, widths, scores, predict, ceilings)
+    driver = max(limits, key=lambda name: current[name] / limits[name])
+    resources = predict(chosen)
+    planned = tuple(Planned(name, (widths[name], n), resources) for name, n in chosen.items() if n != widths[name])
+    same = tuple(name for name, n in chosen.items() if n == widths[name])
+    return DryRun(driver, ceilings[driver], current, planned, same, ("all of them at once",))
 
 
 def dry_run(prepared: PreparedModel, options: AdaptOptions, progress: Progress) -> DryRun:

@@ -13,8 +13,7 @@ from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.search.candidates import Candidates
 from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.netadapt import TRAINED, Step
-from netadapt_onnx.search.run_directory.details import TrainedEpoch, write_training
-from netadapt_onnx.search.short_training import training_settings
+from netadapt_onnx.search.run_directory.layer_changes import TrainedEpoch, write_training
 from netadapt_onnx.training.settings import cores
 
 TRAINED_FILE, CHECKPOINT_FILE, TRAINING_LOG_FILE = "trained.onnx", "training.checkpoint", "training.jsonl"
@@ -108,7 +107,7 @@ class FinalTraining:
                     augment=options.augment,
                     flip=not options.augment and self._is_flip_invariant(),
                     seed=options.seed,
-                    settings=training_settings(context, f"final/{iteration}", searched),
+                    settings=context.training_settings(f"final/{iteration}", searched),
                 ),
                 teacher=context.prepared.trace.folded.proto,
                 checkpoint=file.with_name(CHECKPOINT_FILE),

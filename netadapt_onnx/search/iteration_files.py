@@ -16,7 +16,7 @@ from netadapt_onnx.graph.loadable import Interface
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.search.channel_selection import SelectedCut
 from netadapt_onnx.search.run_directory.file_names import KEPT_FILE, MODEL_FILE, PLAN_FILE
-from netadapt_onnx.search.run_directory.lines import AGAIN
+from netadapt_onnx.search.run_directory.journal import AGAIN
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.surgery.plan import plan_of
 

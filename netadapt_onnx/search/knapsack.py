@@ -29,6 +29,7 @@ from netadapt_onnx.search.netadapt import (
 from netadapt_onnx.search.proposals import Amounts, Proposal, Widths
 from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.surgery.criteria.selection import class_totals, importance
+from netadapt_onnx.surgery.residual_branches import Branch
 from netadapt_onnx.surgery.trace import Trace
 
 # The way to the budget in equal shares of what is left; importances are scored anew after each.
@@ -120,13 +121,18 @@ def ceilings_of(current: Amounts, limits: Amounts, rounds: int = ROUNDS) -> dict
     return ceilings
 
 
-def ascending(trace: Trace, criterion: str | Criterion) -> dict[str, np.ndarray]:
-    """By group, the importance of every channel of a model, least first; channels tied together share it."""
+def importances_of(trace: Trace, criterion: str | Criterion, branches: Sequence[Branch] = ()) -> dict[str, np.ndarray]:
+    """By group or branch, the importance of every channel of a model, least first; channels tied together share it.
+
+    To lose all channels of one group of a branch is to lose the branch, but for the constants it adds: a branch is
+    worth as much as the least important of its groups. A branch without groups of its own has no importance.
+    """
     importances = {}
     for name, scores in importance(trace, criterion).items():
         group = trace.group(name)
         importances[name] = np.sort(class_totals(trace, group, scores)).repeat(group.step) / group.step
-    return importances
+    own = {b.name: [importances[name] for name in b.groups if name in importances] for b in branches}
+    return importances | {n: np.array([min(float(s.sum()) for s in groups)]) for n, groups in own.items() if groups}
 
 
 def _ceiling(current: float, limit: float, rounds: int) -> float:

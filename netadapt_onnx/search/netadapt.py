@@ -2,7 +2,7 @@
 
 Each iteration lowers the resource that is furthest above its limit a little: every group proposes its largest channel
 count that does so, proposals are ranked by held-out accuracy, and the winner becomes the current model. Nothing here
-evaluates, writes or measures anything; `loop.py` does, between these functions.
+evaluates, writes or measures anything; `iteration_loop.py` does, between these functions.
 """
 
 from __future__ import annotations

@@ -1,37 +1,119 @@
-"""The budget checks of a run: a table and a comparison for every device, a fit for every function of a model."""
+"""What a run measures with, reached before anything is written, and the check of every budget that it makes of that."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from netadapt_onnx.common.budget import Budget
-from netadapt_onnx.common.resources import CUSTOM
+from netadapt_onnx.common.budget import Budget, Target
+from netadapt_onnx.common.provenance import file_hash
+from netadapt_onnx.common.resources import CUSTOM, ENERGY, LATENCY
 from netadapt_onnx.graph.original_file import AsGiven, as_given
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers.device import Device
+from netadapt_onnx.profilers.devices.local import LocalDevice
+from netadapt_onnx.profilers.devices.opening import open_device
+from netadapt_onnx.profilers.execution import Execution
+from netadapt_onnx.profilers.int8_kernels import choose_quantisation
 from netadapt_onnx.profilers.statistics import Disturbance
 from netadapt_onnx.profilers.table.best_counts import best_counts
 from netadapt_onnx.profilers.table.table import Table
-from netadapt_onnx.search import tables as latency_tables
-from netadapt_onnx.search.budget_check.comparison import Comparison, DeviceComparison, FunctionComparison
-from netadapt_onnx.search.budget_check.measured import MeasuredCheck
-from netadapt_onnx.search.budget_check.measurement_journal import MeasurementJournal, measure_normalised
+from netadapt_onnx.search import tables
+from netadapt_onnx.search.budget_check.check import BudgetCheck, MeasuredCheck
+from netadapt_onnx.search.budget_check.measurements import (
+    Comparison,
+    DeviceComparison,
+    FunctionComparison,
+    MeasurementJournal,
+    Value,
+    measure_normalised,
+)
 from netadapt_onnx.search.budget_check.normalisation import MeasuredNormalisation, RecordedNormalisation
-from netadapt_onnx.search.budget_check.predicted import PredictedCheck
 from netadapt_onnx.search.budget_check.prediction import Prediction
-from netadapt_onnx.search.budget_check.protocol import BudgetCheck
-from netadapt_onnx.search.budget_check.resource_fit import fitted
-from netadapt_onnx.search.environment import SearchEnvironment
-from netadapt_onnx.search.instruments import Instruments
+from netadapt_onnx.search.budget_check.resource_functions import fitted, values
+from netadapt_onnx.search.context import SearchEnvironment
+from netadapt_onnx.search.deployment import deployment
+from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.tables import TABLE_S, Predicting, reference_times_ms, table_file
-from netadapt_onnx.search.target_devices import TargetDevice
+from netadapt_onnx.search.target_devices import (
+    TargetDevice,
+    named_devices,
+    named_tables,
+    open_target_devices,
+)
 from netadapt_onnx.search.time_limit import TABLE_SHARE
 from netadapt_onnx.surgery.trace import Trace
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """What a run measures with, all of it reached before anything is written.
+
+    Attributes:
+        devices: The devices that latencies are measured on, each with the user's table of it.
+        execution: How models run there.
+        functions: The resources that are functions of a model: energy, and the user's own program.
+        tables: The user's tables, by resource.
+    """
+
+    devices: tuple[TargetDevice, ...]
+    execution: Execution
+    functions: Mapping[str, Value]
+    tables: Mapping[str, Table]
+
+
+def table_hashes(options: AdaptOptions) -> str | dict[str, str] | None:
+    """The user's tables, as a run's identity has them: one hash, or several by resource."""
+    files = named_tables(options.table, named_devices(options.device))
+    hashes = {name: file_hash(file) for name, file in files.items()}
+    return hashes.get(LATENCY) if hashes.keys() <= {LATENCY} else hashes
+
+
+@contextmanager
+def open_instruments(
+    options: AdaptOptions,
+    prepared: PreparedModel,
+    budgets: Target,
+    purpose: Path,
+    log: Callable[[str], None] | None = None,
+) -> Iterator[Instruments]:
+    """Reach the devices that budgets or tables ask for, read the tables, and leave the devices as they were.
+
+    Args:
+        options: Where to measure.
+        prepared: The model that will be cut.
+        budgets: The limits whose resources are to be measured.
+        purpose: What the devices are held for: the run's directory.
+        log: Gets a line per event on a device.
+
+    Raises:
+        NetadaptError: A device cannot be reached, a table is another model's, or nothing measures a budget.
+    """
+    devices = named_devices(options.device)
+    deploy = deployment(options.deploy, prepared.trace.folded, None, prepared.data)
+    execution = Execution(options.ep, options.threads, dict(options.ep_options), options.ep_library, deploy)
+    functions = values(budgets, options.resource_command, prepared.trace, execution)
+    perf_test = None if options.perf_test is None else Path(options.perf_test)
+    reach = partial(open_device, python=options.python, keep=options.keep, perf_test=perf_test, log=log)
+    files = named_tables(options.table, devices)
+    with open_target_devices(devices, files, budgets, execution, purpose, reach) as targets:
+        local = [LocalDevice()] if ENERGY in functions else []
+        execution = choose_quantisation(execution, [*(target.device for target in targets), *local])
+        loaded = {t.resource: _loaded(t, prepared, execution, options.force) for t in targets if t.table is not None}
+        yield Instruments(targets, execution, functions, loaded)
+
+
+def _loaded(target: TargetDevice, prepared: PreparedModel, execution: Execution, force: bool) -> Table:
+    assert target.table is not None
+    anywhere = force or target.device is None
+    execution = choose_quantisation(execution, [target.device])  # its own, also where a run's devices need another
+    return tables.loaded_table(target.table, prepared.trace, execution, target.environment, anywhere=anywhere)
 
 
 @dataclass(frozen=True)
@@ -72,14 +154,14 @@ def open_budget_checks(
         The checks by resource, and the model with channel counts that run fast on these devices.
     """
     checks: dict[str, BudgetCheck] = {}
-    devices, functions, tables = instruments.devices, instruments.functions, instruments.tables
+    devices, functions, own_tables = instruments.devices, instruments.functions, instruments.tables
     budgets = {budget.resource: budget for budget in environment.options.targets[-1]}
     file = as_given(prepared.model, prepared.trace.folded.proto) if devices or functions else None
     for device in devices:
-        table = tables.get(device.resource) or _measured_table(environment, prepared, device)
+        table = own_tables.get(device.resource) or _measured_table(environment, prepared, device)
         resource = CheckedResource(device.resource, prepared.trace, file, budgets.get(device.resource))
         # A table from another day does not say how fast the device is today.
-        usual_ms = () if device.resource in tables else reference_times_ms(table)
+        usual_ms = () if device.resource in own_tables else reference_times_ms(table)
         checks[device.resource] = _latency_check(environment, device.device, table, resource, usual_ms)
         if resource.budget is not None:
             prepared = prepared.aligned(table.staircase.alignment, partial(best_counts, table, prepared.trace))
@@ -126,13 +208,6 @@ def measured_check(
     return MeasuredCheck(Prediction(table, folded, normalisation, resource.budget), journal, comparison)
 
 
-def predicted_check(resource: CheckedResource, table: Predicting) -> PredictedCheck:
-    """A check by the table alone, for a device that only a bundle reaches."""
-    folded = resource.original.folded
-    normalisation = RecordedNormalisation(table, resource.file, folded.proto)
-    return PredictedCheck(Prediction(table, folded, normalisation, resource.budget))
-
-
 def _latency_check(
     environment: SearchEnvironment,
     device: Device | None,
@@ -145,7 +220,8 @@ def _latency_check(
     for caution in cautions:
         environment.log(caution)
     if device is None:
-        return predicted_check(resource, table)
+        normalisation = RecordedNormalisation(table, resource.file, resource.original.folded.proto)
+        return BudgetCheck(Prediction(table, resource.original.folded, normalisation, resource.budget))
     inputs = random_inputs(resource.original.folded.specs)
     comparison = DeviceComparison(environment.run, inputs, environment.execution, device)
     warnings: list[str] = []
@@ -165,7 +241,7 @@ def _measured_table(environment: SearchEnvironment, prepared: PreparedModel, dev
     file = table_file(run.path, device.resource)
     limit = {} if math.isinf(run.left_s()) else {"time_cap_s": min(TABLE_S, TABLE_SHARE * run.left_s())}
     run.journal.require_unchanged(file)
-    table = latency_tables.built_table(
+    table = tables.built_table(
         run.path,
         prepared.trace,
         environment.execution,

@@ -28,7 +28,7 @@ from netadapt_onnx.common.resources import SEARCHED
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.channel_choices import DEFAULT_STEP, AllowedCounts, Floors, Steps, allowed_counts
 from netadapt_onnx.search.netadapt import Select
-from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS
+from netadapt_onnx.search.schedule import DEFAULT_DECAY, DEFAULT_ITERATIONS, DEFAULT_RATIO
 
 if TYPE_CHECKING:
     import onnx
@@ -85,8 +85,8 @@ class SearchOptions:
         "The winner loses least accuracy per resource saved, or simply has the highest.",
         choices=get_args(Select),
     )
-    init_reduction_ratio: float = option(0.025, "The first step's share.", above=0, at_most=1)
-    decay: float = option(0.96, "Each step is this much of the one before.", above=0, at_most=1)
+    init_reduction_ratio: float = option(DEFAULT_RATIO, "The first step's share.", above=0, at_most=1)
+    decay: float = option(DEFAULT_DECAY, "Each step is this much of the one before.", above=0, at_most=1)
     init_reduction: str | float | None = option(
         None, "The first step, e.g. 0.5ms, 2M or 0.05x; instead of the share.", metavar="AMOUNT"
     )

@@ -19,11 +19,9 @@ from netadapt_onnx.graph.weightless import file_bytes
 from netadapt_onnx.search.budget_check.normalisation import normalisation_note
 from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.device_accuracy import device_accuracies
-from netadapt_onnx.search.limits import Limits
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.result import (
     UNDECIDED,
-    AdaptResult,
     Compared,
     Deployed,
     Latency,
@@ -31,6 +29,7 @@ from netadapt_onnx.search.result import (
     Stopped,
     TargetResult,
 )
+from netadapt_onnx.search.target_problem import Limits
 from netadapt_onnx.surgery.flatten_subgraphs import flatten
 
 
@@ -91,10 +90,6 @@ class Outcome:
             normalised=self._normalised(before),
             normalising=self.limits.normalisation_shares,
         )
-
-    def result(self, models: Sequence[TargetResult]) -> AdaptResult:
-        """The result of the run: that of the tightest target that it searched for."""
-        return AdaptResult.of_targets(models, self.context.run.seconds(), self.context.notes.texts)
 
     def _latencies(self, proto: onnx.ModelProto, steps: Sequence[Step], *, measure: bool) -> dict[str, Latency]:
         """The measurements of the model; without steps that is the original, as normalising left it.

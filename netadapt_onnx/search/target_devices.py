@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from netadapt_onnx.profilers.records import Environment
 
 Devices = str | Device | Sequence[str] | Mapping[str, str | Device]
 Tables = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, str | os.PathLike[str]] | None
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -38,23 +37,6 @@ class TargetDevice:
     device: Device | None
     environment: Environment | None
     table: Path | None
-
-
-@dataclass(frozen=True)
-class DeviceAccess:
-    """How devices are reached.
-
-    Attributes:
-        purpose: What they are used for: part of the name of the folder on a device.
-        python: The Python interpreter on a device.
-        keep: Whether files stay on a device.
-        perf_test: onnxruntime's `perf_test` for devices without Python.
-    """
-
-    purpose: Path
-    python: str = "python3"
-    keep: bool = False
-    perf_test: Path | None = None
 
 
 def named_devices(devices: Devices) -> dict[str, str | Device]:
@@ -112,8 +94,8 @@ def open_target_devices(
     tables: Mapping[str, Path],
     budgets: Sequence[Budget],
     execution: Execution,
-    access: DeviceAccess,
-    log: Log | None = None,
+    purpose: Path,
+    reach: Callable[..., AbstractContextManager[Device]] = open_device,
 ) -> Iterator[tuple[TargetDevice, ...]]:
     """The devices that budgets or tables are for, all of them reached, until the `with` block ends.
 
@@ -122,8 +104,8 @@ def open_target_devices(
         tables: The user's tables, by resource.
         budgets: The budgets of the run.
         execution: How models run on the devices.
-        access: How the devices are reached.
-        log: Gets a line per event.
+        purpose: What the devices are used for: part of the name of the folder on a device.
+        reach: Reaches a device for a purpose.
 
     Raises:
         NetadaptError: A budget's device is not named, or a device cannot be reached or lacks the execution provider.
@@ -144,16 +126,7 @@ def open_target_devices(
                     raise NetadaptError("--device bundle needs the --table of its results", code="usage")
                 targets.append(TargetDevice(resource, None, None, table))
                 continue
-            opened = stack.enter_context(
-                open_device(
-                    device,
-                    purpose=f"{access.purpose}@{resource}",
-                    python=access.python,
-                    keep=access.keep,
-                    perf_test=access.perf_test,
-                    log=log,
-                )
-            )
+            opened = stack.enter_context(reach(device, purpose=f"{purpose}@{resource}"))
             environment = opened.describe()
             execution.require(environment)
             targets.append(TargetDevice(resource, opened, environment, table))

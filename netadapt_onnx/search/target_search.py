@@ -17,10 +17,10 @@ from netadapt_onnx.search.budget_convergence import BudgetConvergence
 from netadapt_onnx.search.candidates import Candidates
 from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.final_training import FinalTraining, cut_again_note
+from netadapt_onnx.search.iteration_loop import IterationLoop
 from netadapt_onnx.search.netadapt import Problem, Step, amounts_after, met
 from netadapt_onnx.search.result import UNDECIDED, Stopped
-from netadapt_onnx.search.run_directory.lines import Lines
-from netadapt_onnx.search.search_loop import SearchLoop
+from netadapt_onnx.search.run_directory.journal import Lines
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class TargetSearch:
     """
 
     context: SearchContext
-    loop: SearchLoop
+    loop: IterationLoop
     candidates: Candidates
     convergence: BudgetConvergence
     training: FinalTraining

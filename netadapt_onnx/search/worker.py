@@ -18,10 +18,10 @@ import onnx
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.runtime import Arrays
-from netadapt_onnx.search.base_model import BaseModel, KeptIndices, kept_after
+from netadapt_onnx.search.channel_selection import BaseModel, KeptIndices, kept_after
 from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataEvaluator, Evaluator
 from netadapt_onnx.search.executors.protocol import JobResult, WorkerInfo
-from netadapt_onnx.search.job_requests import CutRequest, EvaluationRequest, ShortTraining, SolveRequest
+from netadapt_onnx.search.jobs import CutRequest, EvaluationRequest, ShortTraining, SolveRequest
 from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
 from netadapt_onnx.surgery.reconstruct.gram import SAMPLES, GramMatrices, Targets, gram_matrices, original_targets
 from netadapt_onnx.surgery.reconstruct.least_squares import kept_outputs, reconstruct, reconstruct_in_order

@@ -12,7 +12,7 @@ from netadapt_onnx.reporting.adapt_run import AdaptRun, Measurement
 from netadapt_onnx.reporting.adapt_sections import adapt_sections
 from netadapt_onnx.reporting.page import ChartRenderer
 from netadapt_onnx.search.result import Latency
-from netadapt_onnx.search.run_directory.details import Details, LayerChange, TrainedEpoch
+from netadapt_onnx.search.run_directory.layer_changes import Details, LayerChange, TrainedEpoch
 from report_runs import finished
 
 

@@ -10,7 +10,7 @@ import pytest
 from netadapt_onnx.api.report import read_run
 from netadapt_onnx.reporting.adapt_run import AdaptRun, points, time_scales
 from netadapt_onnx.search.result import Latency, Limit
-from netadapt_onnx.search.run_directory.details import Details, LayerChange
+from netadapt_onnx.search.run_directory.layer_changes import Details, LayerChange
 from report_runs import finished
 
 

@@ -15,7 +15,7 @@ import pytest
 from drifting_device import DriftingDevice, on_device
 from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.profilers.statistics import Ratio, Timing
-from netadapt_onnx.search.budget_check import comparison
+from netadapt_onnx.search.budget_check import measurements
 from netadapt_onnx.search.budget_convergence import BudgetConvergence
 from netadapt_onnx.search.netadapt import Accepted, Problem, Step
 from netadapt_onnx.search.run_directory import run as running
@@ -53,14 +53,14 @@ def test_measurements_keep_within_the_time(
         return device.ratio(*arguments, **options)
 
     on_device(monkeypatch, device)
-    monkeypatch.setattr(comparison, "ratio", ratio)
+    monkeypatch.setattr(measurements, "ratio", ratio)
     monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: clock.now))
     result = adapt(*task, "latency=0.5x", tmp_path / "run", **FAST, max_time=max_time)
-    assert clock.now <= max_time + 2 * comparison.BRIEF_S  # the last proposal's, and the result's
-    assert min(caps) >= comparison.BRIEF_S
+    assert clock.now <= max_time + 2 * measurements.BRIEF_S  # the last proposal's, and the result's
+    assert min(caps) >= measurements.BRIEF_S
     assert result.latency is not None  # a verdict, however short the time
     short = [note for note in result.notes if "shorter time" in note]
-    assert bool(short) == (caps[-1] < comparison.CAREFUL_S)
+    assert bool(short) == (caps[-1] < measurements.CAREFUL_S)
     if max_time == 300.0:
         assert result.met and result.stopped == "met"
 

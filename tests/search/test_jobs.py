@@ -1,16 +1,20 @@
-"""Jobs in their directories: done once, failed once, and what the machine is to blame for done again."""
+"""Jobs in their directories: what requests are as JSON, and jobs done once, or again where the machine is to blame."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from netadapt_onnx.search.executors.in_process import InProcess
 from netadapt_onnx.search.executors.protocol import JobResult, Shared, WorkerInfo
-from netadapt_onnx.search.jobs import Job, run_jobs
+from netadapt_onnx.search.jobs import EvaluationRequest, Job, ProposalResult, ShortTraining, run_jobs
+from netadapt_onnx.training.settings import Settings
 
 
 def done(folder: Path, request: Mapping[str, Any], work: Callable[[Mapping[str, Any]], JobResult]) -> dict[str, Any]:
@@ -96,3 +100,53 @@ def test_the_same_job_twice_is_harmless(tmp_path: Path) -> None:
         results = run_jobs(executor, work, [Shared(10)], jobs, seen.append)
     assert results == [{"value": 20}, {"value": 20}, {"value": 30}]
     assert seen == [1, 2, 3]
+
+
+KEYS = ["iteration", "group", "channels", "base", "removed", "keep", "mend", "training", "want"]
+
+
+def test_a_request_has_the_keys_of_request_json_in_their_order() -> None:
+    training = ShortTraining(2, 0.02, Settings())
+    for request in (
+        EvaluationRequest(1, "conv1", 2, "current", [], {"conv1": [0, 1]}, reconstruct=True),
+        EvaluationRequest(3, "conv2", 0, "original", ["add1"], {}, reconstruct=False, training=training),
+    ):
+        plain = msgspec.to_builtins(request)
+        assert list(plain) == KEYS
+        assert msgspec.convert(plain, EvaluationRequest) == request
+
+
+def test_a_result_is_an_accuracy_or_the_reason_of_a_failure() -> None:
+    assert msgspec.convert({"accuracy": 0.5}, ProposalResult) == ProposalResult(accuracy=0.5)
+    assert msgspec.convert({"accuracy": None}, ProposalResult).accuracy is None  # NaN, as JSON has it
+    assert msgspec.convert({"error": "no memory"}, ProposalResult).error == "no memory"
+
+
+# Threads that read one request at the same time, just after the module was imported.
+THREADS = """
+import importlib, sys, threading
+import msgspec
+from netadapt_onnx.search import jobs
+
+sys.setswitchinterval(1e-6)
+request = {"iteration": 1, "group": "a", "channels": 2, "base": "current", "removed": [], "keep": {"a": [0]}}
+request["mend"] = True
+for _ in range(300):
+    importlib.reload(jobs)
+    barrier = threading.Barrier(8)
+
+    def read():
+        barrier.wait()
+        msgspec.convert(request, jobs.EvaluationRequest)
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_threads_may_read_their_first_requests_at_the_same_time() -> None:
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

@@ -16,7 +16,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.statistics import Ratio
 from netadapt_onnx.search import tables
-from netadapt_onnx.search.budget_check import comparison
+from netadapt_onnx.search.budget_check import measurements
 from search_cases import FAST
 
 pytestmark = pytest.mark.usefixtures("fixed_training_settings")
@@ -35,7 +35,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> dict[str, DriftingDevice]:
         return known[device.name].ratio(*arguments, **options)
 
     monkeypatch.setattr(tables, "built_table", built)
-    monkeypatch.setattr(comparison, "ratio", ratio)
+    monkeypatch.setattr(measurements, "ratio", ratio)
     return known
 
 

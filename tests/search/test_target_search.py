@@ -20,8 +20,8 @@ from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.statistics import Ratio, Timing
-from netadapt_onnx.search import device_accuracy, final_training, instruments, tables
-from netadapt_onnx.search.budget_check import comparison, measured
+from netadapt_onnx.search import device_accuracy, final_training, open_budget_checks, tables
+from netadapt_onnx.search.budget_check import check, measurements
 from netadapt_onnx.search.result import OnDevice
 from netadapt_onnx.search.target_devices import TargetDevice
 from netadapt_onnx.training import trainer
@@ -182,13 +182,13 @@ def test_a_budget_that_only_a_table_judges_is_no_undecided_run(
     def places(*_: Any, **__: Any) -> Iterator[tuple[TargetDevice, TargetDevice]]:
         yield TargetDevice("latency@a", LocalDevice(), None, None), TargetDevice("latency@b", None, None, Path("x"))
 
-    monkeypatch.setattr(instruments, "open_target_devices", places)
-    monkeypatch.setattr(instruments, "named_tables", lambda *_: {})
+    monkeypatch.setattr(open_budget_checks, "open_target_devices", places)
+    monkeypatch.setattr(open_budget_checks, "named_tables", lambda *_: {})
     monkeypatch.setattr(adapt_module, "device_records", lambda *_: {})
-    monkeypatch.setattr(instruments, "_loaded", lambda *_: device)
+    monkeypatch.setattr(open_budget_checks, "_loaded", lambda *_: device)
     monkeypatch.setattr(tables, "built_table", lambda *_, **__: device)
     budgets, both = ["latency@a=0.7x", "latency@b=0.45x"], {"a": "local", "b": "bundle"}
-    monkeypatch.setattr(comparison, "ratio", device.ratio)
+    monkeypatch.setattr(measurements, "ratio", device.ratio)
     result = adapt(model, None, budgets, tmp_path / "run", device=both, evaluate=size, **UNTRAINED)
     assert [limit.met for limit in result.limits] == [True, None]
     assert result.stopped == "met"
@@ -252,9 +252,9 @@ def test_a_final_measurement_that_tells_nothing_trains_no_other_model_on_resume(
             return super().ratio(*arguments, **options)
 
     # What is measured after the training is all that counts here: as if nothing reliable had come before.
-    careful = measured.MeasuredCheck._careful
+    careful = check.MeasuredCheck._careful
     monkeypatch.setattr(
-        measured.MeasuredCheck,
+        check.MeasuredCheck,
         "_careful",
         lambda check, stage, iteration: (
             check._estimate([check._journal.careful("final", iteration)])

@@ -17,7 +17,7 @@ from netadapt_onnx.profilers.statistics import Ratio, Timing, ratio_of_pairs
 from netadapt_onnx.profilers.table.staircase import Staircase
 from netadapt_onnx.profilers.timing import TimingPlan
 from netadapt_onnx.search import tables
-from netadapt_onnx.search.budget_check import comparison
+from netadapt_onnx.search.budget_check import measurements
 from netadapt_onnx.search.result import AdaptResult
 from search_cases import FAST
 
@@ -131,6 +131,6 @@ def size(proto: onnx.ModelProto) -> float:
 def searched(model: Path, run: Path, device: DisturbedDevice, patch: pytest.MonkeyPatch, **more: Any) -> AdaptResult:
     """The result of a quick search whose table and measurements are this device's."""
     patch.setattr(tables, "built_table", lambda *_: device)
-    patch.setattr(comparison, "ratio", device.ratio)
+    patch.setattr(measurements, "ratio", device.ratio)
     options = FAST | {"evaluate": size, "data": None, "budget": f"latency={LIMIT}x"} | more
     return adapt(model, options.pop("data"), options.pop("budget"), run, **options)

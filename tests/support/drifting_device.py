@@ -12,7 +12,7 @@ from netadapt_onnx.profilers.statistics import Ratio, Timing
 from netadapt_onnx.profilers.table.staircase import Staircase
 from netadapt_onnx.profilers.timing import TimingPlan
 from netadapt_onnx.search import tables
-from netadapt_onnx.search.budget_check import comparison
+from netadapt_onnx.search.budget_check import measurements
 
 
 class DriftingDevice:
@@ -49,7 +49,7 @@ class DriftingDevice:
 def on_device(monkeypatch: pytest.MonkeyPatch, device: DriftingDevice) -> None:
     """Let searches build their table and measure on this machine."""
     monkeypatch.setattr(tables, "built_table", lambda *_, **__: device)
-    monkeypatch.setattr(comparison, "ratio", device.ratio)
+    monkeypatch.setattr(measurements, "ratio", device.ratio)
 
 
 GIVEN_MS, GAIN = 25.0, 0.4

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
-from netadapt_onnx.search import loop
 from netadapt_onnx.search.channel_choices import channel_choices
+from netadapt_onnx.search.iteration_loop import Importances, next_step
 from netadapt_onnx.search.netadapt import Accepted, Problem, Step
 from netadapt_onnx.search.proposals import Proposal
 from netadapt_onnx.search.schedule import Schedule
@@ -24,10 +24,13 @@ class SimulatedProblem(Problem):
 
 
 def search(
-    problem: SimulatedProblem, history: Sequence[Step] = (), importances: loop.Importances | None = None
+    problem: SimulatedProblem, history: Sequence[Step] = (), importances: Importances | None = None
 ) -> Iterator[Step]:
     """The steps of a search for a simulated problem."""
-    return loop.search(problem, problem, history, importances)
+    steps = list(history)
+    while (step := next_step(problem, cast(Any, problem), steps, importances)) is not None:
+        steps.append(step)
+        yield step
 
 
 def problem(

@@ -20,7 +20,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import run, session
-from netadapt_onnx.search.base_model import BaseModel
+from netadapt_onnx.search.channel_selection import BaseModel
 from netadapt_onnx.search.evaluator import UserEvaluator
 from netadapt_onnx.search.predictor import Predictor
 from netadapt_onnx.search.result import AdaptResult

@@ -19,7 +19,7 @@ import models
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.data.evaluate import outputs
 from netadapt_onnx.graph.fold_shapes import fold
-from netadapt_onnx.search.base_model import prefix_before_group
+from netadapt_onnx.search.channel_selection import prefix_before_group
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.reconstruct.gram import gram_matrices, original_targets
 from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct

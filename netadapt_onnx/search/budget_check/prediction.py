@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from netadapt_onnx.common.budget import Budget
 from netadapt_onnx.graph.folded_model import FoldedModel
-from netadapt_onnx.search.budget_check.measurement import estimate_of, latency_of
+from netadapt_onnx.search.budget_check.measurements import estimate_of, latency_of
 from netadapt_onnx.search.budget_check.normalisation import Normalisation
 from netadapt_onnx.search.result import Latency
 from netadapt_onnx.search.tables import Predicting, latency_by_layer

@@ -1,15 +1,17 @@
 """The journal of a run: what was measured and chosen, and the SHA-256 of every file that is read back later.
 
 Each of its lines carries a digest of itself and all lines before it, so that whatever a resumed run reads back is
-complete and in the order in which this run wrote it.
+complete and in the order in which this run wrote it. The history, one line an accepted iteration, is sealed by it. Both
+are JSON-lines files that only grow, each line on the disk before the next is written.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -24,7 +26,70 @@ from netadapt_onnx.search.run_directory.file_names import (
     JOURNAL_FILE,
     RESULT_FILE,
 )
-from netadapt_onnx.search.run_directory.lines import AGAIN, Lines
+
+T = TypeVar("T")
+
+AGAIN = "put it back, or start again in another directory"
+
+
+class Lines(Generic[T]):
+    """A JSON-lines file of one type that only grows.
+
+    Attributes:
+        items: What the lines hold, in order.
+        digests: The SHA-256 of each line.
+        was_torn: Whether the last line was incomplete when the file was opened.
+    """
+
+    def __init__(self, path: Path, kind: type[T], *, only_read: bool = False) -> None:
+        """Read the lines of a file.
+
+        A last line that a kill has torn is cut off, unless the file is `only_read`: its writer may still be at it.
+
+        Args:
+            path: The file, which may not exist yet.
+            kind: The type of a line.
+            only_read: Whether to leave the file as it is.
+
+        Raises:
+            NetadaptError: A line that is not the last is corrupt.
+        """
+        self._path = path
+        self.items: list[T] = []
+        self.digests: list[str] = []
+        self.was_torn = False
+        if not path.exists():
+            return
+        data = path.read_bytes()
+        complete_bytes = 0
+        for number, line in enumerate(data.splitlines(keepends=True), 1):
+            try:
+                if not line.endswith(b"\n"):
+                    break
+                self.items.append(msgspec.json.decode(line, type=kind))
+            except UNREADABLE as error:
+                if complete_bytes + len(line) < len(data):
+                    raise NetadaptError(
+                        f"{path}, line {number}: {' '.join(str(error).split())}", hint=AGAIN, code="corrupt-run"
+                    ) from error
+                break
+            complete_bytes += len(line)
+            self.digests.append(hashlib.sha256(line).hexdigest())
+        self.was_torn = complete_bytes < len(data)
+        if self.was_torn and not only_read:  # torn by a kill: what it recorded is done again
+            with path.open("r+b") as file:
+                file.truncate(complete_bytes)
+
+    def append(self, item: T) -> None:
+        """Add a line; when this returns it is on the disk."""
+        line = json_bytes(item) + b"\n"
+        with self._path.open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self.items.append(item)
+        self.digests.append(hashlib.sha256(line).hexdigest())
+
 
 # Where the journal keeps digests: of files by their path in the run's directory, of the history's lines by number.
 _FILE, _LINE = "sha256/", "sha256-of-line/"
@@ -180,3 +245,37 @@ def read_identity(file: Path) -> dict[str, Any]:
     except (OSError, KeyError, *UNREADABLE) as error:
         raise NetadaptError(f"{file} is not readable as a run", hint=AGAIN, code="corrupt-run") from error
     raise NetadaptError(f"{file} is not readable as a run", hint=AGAIN, code="corrupt-run")
+
+
+class History(Lines[T]):
+    """A run's accepted iterations, each sealed in the journal once it is written."""
+
+    def __init__(self, folder: Path, kind: type[T], journal: Journal, needed: int = 0) -> None:
+        """Read the history of the run in `folder`.
+
+        Args:
+            folder: The run directory.
+            kind: The type of an iteration.
+            journal: The run's journal, which knows the digest of every line.
+            needed: The number of iterations that the run's other files are of.
+
+        Raises:
+            NetadaptError: The history is not as this run wrote it.
+        """
+        super().__init__(folder / HISTORY_FILE, kind)
+        self._journal = journal
+        journal.check_lines(self.digests, torn=self.was_torn, needed=needed)
+        for number, line_digest in enumerate(self.digests, 1):
+            journal.seal_line(number, line_digest)
+
+    def append(self, item: T) -> None:
+        """Add an iteration; when this returns it is on the disk."""
+        super().append(item)
+        self._journal.seal_line(len(self.digests), self.digests[-1])
+
+
+def read_history(folder: Path, kind: type[T]) -> list[T]:
+    """A run's accepted iterations. Raises NetadaptError if they are not those that it wrote."""
+    lines = Lines(folder / HISTORY_FILE, kind, only_read=True)  # before the journal, which then knows all of them
+    read_journal(folder).check_lines(lines.digests, torn=lines.was_torn)
+    return lines.items

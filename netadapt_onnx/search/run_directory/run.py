@@ -1,8 +1,7 @@
 """The run directory: locked, identified and journalled, so that a run that was killed at any time can be continued.
 
 Files are written to a temporary name, flushed and renamed; lists grow by a flushed line, and an incomplete last line is
-dropped when the list is read.
-"""
+dropped when the list is read."""
 
 from __future__ import annotations
 
@@ -21,12 +20,38 @@ from netadapt_onnx.common.files import remove_leftovers
 from netadapt_onnx.common.json_output import UNREADABLE, write_json
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.run_directory.file_names import IDENTITY_FILE, ITERATIONS
-from netadapt_onnx.search.run_directory.history import History
-from netadapt_onnx.search.run_directory.journal import Entry, Journal, chain_root, read_identity
-from netadapt_onnx.search.run_directory.lock import lock_directory
+from netadapt_onnx.search.run_directory.journal import Entry, History, Journal, chain_root, read_identity
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
+
+LOCK_FILE = ".lock"
+
+
+def lock_directory(path: Path) -> BaseFileLock:
+    """Hold the lock of a run directory, which the operating system frees when this process ends, however it ends.
+
+    Args:
+        path: The run directory, which exists.
+
+    Returns:
+        The lock, to be freed with `release()`.
+
+    Raises:
+        NetadaptError: Another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    # A file system without locks is an error: a lock that is a mere file would outlive a killed process.
+    lock = FileLock(path / LOCK_FILE, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise NetadaptError(
+            f"{path} is in use by another process", hint="wait for it or end it", code="locked"
+        ) from None
+    return lock
+
 
 T = TypeVar("T")
 

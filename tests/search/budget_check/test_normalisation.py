@@ -23,7 +23,7 @@ from netadapt_onnx.profilers import quantize
 from netadapt_onnx.profilers.statistics import Ratio, Timing
 from netadapt_onnx.search import dry_run as dry_run_module
 from netadapt_onnx.search import tables
-from netadapt_onnx.search.budget_check import comparison
+from netadapt_onnx.search.budget_check import measurements
 from sample_data import brightest_channel
 from search_cases import UNTRAINED, history, journal, overridable_task
 
@@ -147,7 +147,7 @@ def test_where_the_device_cannot_run_the_file_its_normalised_form_stands_for_it(
             raise NetadaptError("pi: onnxruntime cannot run the model: too old", code="unrunnable")
         return device.ratio(proto, reference, *given, **options)
 
-    monkeypatch.setattr(comparison, "ratio", ratio)
+    monkeypatch.setattr(measurements, "ratio", ratio)
     result = adapt(*task, "latency=0.6x", tmp_path / "run", **UNTRAINED)
     assert result.met and result.iterations and result.latency is not None
     assert result.latency.before_ms == pytest.approx(GAIN * GIVEN_MS)
@@ -166,7 +166,7 @@ def test_every_device_has_its_own_gain(
         return known[given[6]]
 
     monkeypatch.setattr(tables, "built_table", built)
-    monkeypatch.setattr(comparison, "ratio", lambda *args, device, **kw: known[device.name].ratio(*args, **kw))
+    monkeypatch.setattr(measurements, "ratio", lambda *args, device, **kw: known[device.name].ratio(*args, **kw))
     budgets, devices = ["latency@a=0.5x", "latency@b=0.5x"], ["a=local", "b=local"]
     result = adapt(*task, budgets, tmp_path / "run", device=devices, **UNTRAINED)
     assert result.met and result.iterations

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.run_directory.lines import Lines
+from netadapt_onnx.search.run_directory.journal import Lines
 from netadapt_onnx.search.run_directory.run import Run
 
 IDENTITY = {"model": "abc", "budget": ["macs=0.5x"], "seed": 0}

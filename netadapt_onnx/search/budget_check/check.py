@@ -1,7 +1,8 @@
-"""The check of a budget by measurements beside the original, each journalled before it is used."""
+"""What a search asks of a budgeted resource that cannot be counted: predictions, corrections and verdicts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,9 +12,7 @@ import onnx
 from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.profilers.estimate import Estimate, Verdict
 from netadapt_onnx.profilers.statistics import Ratio
-from netadapt_onnx.search.budget_check.comparison import Comparison, Effort
-from netadapt_onnx.search.budget_check.measurement import latency_of
-from netadapt_onnx.search.budget_check.measurement_journal import MeasurementJournal, Stage
+from netadapt_onnx.search.budget_check.measurements import Comparison, Effort, MeasurementJournal, Stage, latency_of
 from netadapt_onnx.search.budget_check.prediction import Prediction
 from netadapt_onnx.search.netadapt import TARGET_FRACTION
 from netadapt_onnx.search.result import Latency
@@ -24,12 +23,79 @@ NEAR = 0.03
 SAFETY_MARGIN = 0.985
 
 
-class MeasuredCheck:
-    """A `BudgetCheck` whose comparison measures models beside the user's file."""
+class BudgetCheck:
+    """One resource on one device. Amounts are in the unit of the table: ms for latency, mJ for energy.
+
+    A check of this class measures nothing, for a device that only a bundle reaches: the table's prediction alone
+    counts. A correction multiplies a prediction: measured over predicted.
+
+    Attributes:
+        prediction: What the table says, and the limits that count.
+    """
+
+    def __init__(self, prediction: Prediction) -> None:
+        """Check the budget of `prediction`."""
+        self.prediction = prediction
+
+    @property
+    def device(self) -> Device | None:
+        """The device that measures; None where only a bundle reaches it, and for resources without a device."""
+        return None
+
+    def correction(self, iteration: int, proto: onnx.ModelProto, predicted: float, expected: float) -> float:
+        """The correction after an iteration; that of the original where no measurement says otherwise.
+
+        Args:
+            iteration: The iteration.
+            proto: The model that it accepted.
+            predicted: What the table predicts for it.
+            expected: The prediction as corrected so far.
+        """
+        return self.prediction.start_correction()
+
+    def measured(self, iteration: int) -> Estimate | None:
+        """What was measured of an iteration's model; None where nothing was, or nothing precise enough."""
+        return None
+
+    def smallest(self, proto: onnx.ModelProto) -> float:
+        """The least that the narrowest model can take; infinite where only the table's prediction counts."""
+        return math.inf
+
+    def measure(self, stage: Stage, iteration: int, proto: onnx.ModelProto) -> None:
+        """Measure an iteration's model with care, unless that was done or there is nothing to measure on."""
+
+    def is_decided(self, stage: Stage, iteration: int) -> bool:
+        """Whether an iteration's model was measured with care, and measuring it again would decide no more."""
+        return True
+
+    def verdict(self, stage: Stage, iteration: int) -> Verdict:
+        """Whether an iteration's model is within the budget, as measured with care; met, if nobody can measure it."""
+        return "met"
+
+    def careful_correction(self, iteration: int, predicted: float) -> float | None:
+        """The correction that follows from careful measurements of an iteration's model; None if none decides."""
+        return None
+
+    def result(
+        self, iteration: int, proto: onnx.ModelProto, predicted: float, *, measure: bool = True
+    ) -> Latency | None:
+        """The careful measurements of an iteration's model, as results show them; None if there are none.
+
+        Args:
+            iteration: The iteration.
+            proto: The model as it became after the final training.
+            predicted: What the table predicts for it.
+            measure: Whether to measure this model, too.
+        """
+        return None
+
+
+class MeasuredCheck(BudgetCheck):
+    """A check whose comparison measures models beside the user's file."""
 
     def __init__(self, prediction: Prediction, journal: MeasurementJournal, comparison: Comparison) -> None:
         """Check the budget of `prediction` by measurements that `journal` keeps and `comparison` makes."""
-        self.prediction = prediction
+        super().__init__(prediction)
         self._journal = journal
         self._comparison = comparison
 

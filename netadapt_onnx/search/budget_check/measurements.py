@@ -1,21 +1,135 @@
-"""Measurements of one resource in a run's journal: made once, repeated where disturbed, pooled where undisturbed."""
+"""Measurements of a model beside the original, in sessions or by a function, each journalled before it is used.
+
+They are made once per key, repeated where something disturbed them, and pooled where nothing did.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Literal, Protocol
 
 import msgspec
 import numpy as np
 import onnx
 
-from netadapt_onnx.profilers.estimate import Estimate
-from netadapt_onnx.profilers.statistics import Disturbance, Ratio, pool_ratios
-from netadapt_onnx.search.budget_check.comparison import Comparison
-from netadapt_onnx.search.budget_check.measurement import Measurement, with_usual
-from netadapt_onnx.search.result import UNDECIDED
+from netadapt_onnx.common.progress import stage
+from netadapt_onnx.graph.runtime import Arrays
+from netadapt_onnx.profilers.device import Device
+from netadapt_onnx.profilers.estimate import Estimate, estimate
+from netadapt_onnx.profilers.execution import Execution
+from netadapt_onnx.profilers.statistics import Disturbance, Ratio, pool_ratios, ratio_of_pairs, reference_fastest_ms
+from netadapt_onnx.profilers.timing import TimingPlan, ratio
+from netadapt_onnx.search.result import UNDECIDED, Latency
 from netadapt_onnx.search.run_directory.run import Run
+
+# An accepted model is measured briefly; the one that is to meet the budget until its interval is narrow.
+BRIEF_S, BRIEF_SESSIONS = 3.0, 5
+CAREFUL_S, CAREFUL_SESSIONS = 20.0, 21
+# The same in calls of a function: fewer for a brief measurement, and two if they agree to the last digit. A single pair
+# would have no interval, and its noise would steer.
+CAREFUL_PAIRS, BRIEF_PAIRS = 5, 3
+
+Effort = Literal["brief", "careful"]
+# The resource of a model: mJ, or a unit of the user's own.
+Value = Callable[[onnx.ModelProto], float]
+
+
+class Comparison(Protocol):
+    """Measures a model beside a reference, in turns."""
+
+    @property
+    def device(self) -> Device | None:
+        """The device that measures; None: there is none, or it is this machine."""
+        ...
+
+    def compare(self, proto: onnx.ModelProto, reference: onnx.ModelProto, effort: Effort) -> Ratio:
+        """The model's resource relative to the reference's."""
+        ...
+
+
+@dataclass(frozen=True)
+class DeviceComparison:
+    """Times in pairs of fresh sessions that take turns on a device, in the time that is left to the run."""
+
+    run: Run
+    inputs: Arrays
+    execution: Execution
+    device: Device | None = None
+
+    @stage("measuring beside the original")
+    def compare(self, proto: onnx.ModelProto, reference: onnx.ModelProto, effort: Effort) -> Ratio:
+        """The model's time relative to the reference's."""
+        seconds, sessions = (CAREFUL_S, CAREFUL_SESSIONS) if effort == "careful" else (BRIEF_S, BRIEF_SESSIONS)
+        return ratio(
+            proto,
+            reference,
+            self.inputs,
+            self.execution,
+            TimingPlan(sessions=sessions, time_cap_s=min(seconds, max(BRIEF_S, self.run.left_s()))),
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True)
+class FunctionComparison:
+    """Values of a function of a model, of the model and the reference in turn."""
+
+    value: Value
+    device: None = None
+
+    @stage("measuring beside the original")
+    def compare(self, proto: onnx.ModelProto, reference: onnx.ModelProto, effort: Effort) -> Ratio:
+        """The model's resource relative to the reference's."""
+        pairs: list[tuple[float, float]] = []
+        while len(pairs) < (CAREFUL_PAIRS if effort == "careful" else BRIEF_PAIRS):
+            pairs.append((self.value(proto), self.value(reference)))
+            if effort == "brief" and pairs[-1:] == pairs[-2:-1]:
+                break
+        return ratio_of_pairs([float(model) for model, _ in pairs], [float(other) for _, other in pairs])
+
+
+@dataclass(frozen=True)
+class Measurement(Ratio):
+    """A model beside the original, and what the original's fastest runs usually took in this run until then (ms)."""
+
+    usual_ms: float | None = None
+
+    @property
+    def reference_fastest_ms(self) -> float:
+        """What the original's fastest runs took meanwhile."""
+        return reference_fastest_ms(self)
+
+    def estimate(self, *, relative: bool) -> Estimate:
+        """The model's time with its interval: as a share of the original's if `relative`, otherwise in ms."""
+        return estimate(self, self.usual_ms, relative=relative)
+
+
+def with_usual(ratio: Ratio, usual_ms: float | None) -> Measurement:
+    """A measurement, with what the original's fastest runs usually take."""
+    return Measurement(**{field.name: getattr(ratio, field.name) for field in fields(Ratio)}, usual_ms=usual_ms)
+
+
+def estimate_of(ratio: Ratio, *, relative: bool) -> Estimate:
+    """The model's time with its interval, of a run's own measurement or of one that a table holds."""
+    return estimate(ratio, ratio.usual_ms if isinstance(ratio, Measurement) else None, relative=relative)
+
+
+def latency_of(ratio: Ratio, predicted: float) -> Latency:
+    """A measurement as results show it, beside its prediction: on a busy device by the fastest runs."""
+    share, amount = estimate_of(ratio, relative=True), estimate_of(ratio, relative=False)
+    quiet = share.quiet or not ratio.undisturbed_ms[1]
+    return Latency(
+        before_ms=ratio.reference.median_ms if quiet else reference_fastest_ms(ratio),
+        after_ms=ratio.model.median_ms if quiet else float(np.median(ratio.undisturbed_ms[0])),
+        after_ci95_ms=(amount.low, amount.high),
+        ratio=share.value,
+        ci95=(share.low, share.high),
+        predicted_ms=predicted,
+        sessions=ratio.model.sessions,
+        disturbance=0.0 if share.quiet else share.disturbance,
+    )
+
 
 # A measurement that something disturbed is repeated, up to so many in all.
 MOST_TRIES = 2

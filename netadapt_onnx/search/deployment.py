@@ -1,4 +1,4 @@
-"""How models run where they are measured: `--ep`, its options, and `--deploy int8`, calibrated on `--data`."""
+"""What `--deploy` measures and writes: the float model, or its int8 form, calibrated on `--data`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from netadapt_onnx.data.shapes import Specs
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.runtime import Arrays
-from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.quantize import FLOAT, SAMPLES, Deployment, Precision
-from netadapt_onnx.search.options import AdaptOptions
-from netadapt_onnx.search.prepared_model import PreparedModel
 
 SEED = 0
 
@@ -41,12 +38,6 @@ def deployment(
             raise NetadaptError("--deploy int8 calibrates with inputs", hint="give --data", code="usage")
         dataset = load_dataset(folded, data, scored=False)
     return Deployment("int8", calibration(dataset, folded.specs))
-
-
-def execution_of(options: AdaptOptions, prepared: PreparedModel) -> Execution:
-    """How the models of an adaptation run where they are measured."""
-    deploy = deployment(options.deploy, prepared.trace.folded, None, prepared.data)
-    return Execution(options.ep, options.threads, dict(options.ep_options), options.ep_library, deploy)
 
 
 def calibration(dataset: Dataset, specs: Specs) -> tuple[Arrays, ...]:

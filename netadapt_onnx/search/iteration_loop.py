@@ -1,25 +1,65 @@
-"""The iterations of one search: from the history until the loop ends, or the user's time or accuracy ends it."""
+"""The iterations of one search: proposals are evaluated, the winner is accepted, and the next one starts from it.
+
+They begin where the history ends, and go on until the loop ends, or the user's time or accuracy ends it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from netadapt_onnx.common.progress import stage
+from netadapt_onnx.search import knapsack
 from netadapt_onnx.search.budget_convergence import BudgetConvergence
-from netadapt_onnx.search.candidate_evaluation import CandidateEvaluation
 from netadapt_onnx.search.candidates import Candidates
 from netadapt_onnx.search.context import SearchContext
-from netadapt_onnx.search.iteration_log import IterationLog
-from netadapt_onnx.search.loop import next_step
-from netadapt_onnx.search.netadapt import TRAINED, Problem, Step, amounts_after, met
-from netadapt_onnx.search.problem_builder import ProblemBuilder
-from netadapt_onnx.search.progress_reporter import excess
+from netadapt_onnx.search.netadapt import TRAINED, Problem, Step, amounts_after, met, propose
+from netadapt_onnx.search.progress import IterationLog, excess
 from netadapt_onnx.search.result import Stopped
-from netadapt_onnx.search.run_directory.lines import Lines
+from netadapt_onnx.search.run_directory.journal import Lines
+from netadapt_onnx.search.target_problem import ProblemBuilder
+
+# Importance of every channel of each group that can still be cut, least first, for the current model.
+Importances = Callable[[], Mapping[str, np.ndarray]]
 
 
-class SearchLoop:
+def next_step(
+    problem: Problem, candidates: Candidates, steps: Sequence[Step], importances: Importances | None = None
+) -> Step | None:
+    """Do the next iteration of a search.
+
+    Args:
+        problem: What the search is to solve.
+        candidates: What evaluates the proposals, and makes the winner the current model.
+        steps: The steps accepted so far.
+        importances: Scores the channels of the current model, for the knapsack strategy; None: NetAdapt's loop alone.
+
+    Returns:
+        The accepted step; None where the search has come to its end.
+
+    Raises:
+        NetadaptError: All proposals of the iteration failed.
+    """
+    if importances is not None and knapsack.has_rounds(problem, steps):
+        joint = knapsack.propose(problem, steps, importances())
+        if joint is not None:
+            return joint.step(candidates.accept(joint.number, joint.proposal))
+    iteration = propose(problem, steps)
+    if iteration is None:
+        return None
+    proposals = iteration.proposals
+    ranking = iteration.ranking(candidates.rank(iteration.number, proposals))
+    if problem.finalists:
+        finalists = ranking.order()[: problem.finalists]
+        accuracies = candidates.refine(iteration.number, [proposals[number] for number in finalists])
+        ranking = ranking.with_finetuned(finalists, accuracies)
+    winner = ranking.order()[0]
+    return ranking.step(winner, candidates.accept(iteration.number, proposals[winner]))
+
+
+class IterationLoop:
     """Does iterations and appends them to the history.
 
     Attributes:
@@ -38,7 +78,6 @@ class SearchLoop:
         self._context = context
         self._problems = problems
         self._candidates = candidates
-        self._evaluation = CandidateEvaluation(context, candidates)
         self._convergence = convergence
         self._log = log
         self.cut_short: Stopped | None = None
@@ -49,7 +88,7 @@ class SearchLoop:
         if self._problems.note_out_of_reach(problem, smallest) and not history.items:
             # Every path ends with all groups at their floor, so go there at once.
             jump = self._problems.jump(smallest)
-            history.append(self._problems.jump_step(problem, jump, self._evaluation.accept(1, jump)))
+            history.append(self._problems.jump_step(problem, jump, self._candidates.accept(1, jump)))
         steps = [self._convergence.corrected(step) for step in history.items]
         self._candidates.resume(len(steps))
         self._context.reporter.begin(excess(amounts_after(problem, steps), problem.limits))
@@ -83,7 +122,7 @@ class SearchLoop:
             now = replace(problem, may_widen=not trained and not unclear)
             trimming = any(step.group == TRAINED for step in steps[problem.since :])
             jointly = self._context.options.strategy == "knapsack" and not trimming
-            step = next_step(now, self._evaluation, steps, importances if jointly else None)
+            step = next_step(now, self._candidates, steps, importances if jointly else None)
             if step is None:
                 return
             yield step

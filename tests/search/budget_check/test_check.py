@@ -16,7 +16,7 @@ from netadapt_onnx.graph.model import load
 from netadapt_onnx.profilers.estimate import NOISE_FLOOR, estimate
 from netadapt_onnx.profilers.statistics import Ratio, Timing
 from netadapt_onnx.search import tables
-from netadapt_onnx.search.budget_check import comparison
+from netadapt_onnx.search.budget_check import measurements
 from search_cases import history
 
 # A verdict speaks of the interval's upper end: on a quiet device it lies so far above the time itself, at most.
@@ -68,7 +68,7 @@ def test_an_undecided_run_exits_with_2_and_keeps_the_best_model(
 ) -> None:
     monkeypatch.setattr(tables, "built_table", lambda *_: device)
     device, run = DisturbedDevice(hopeless), tmp_path / "run"
-    monkeypatch.setattr(comparison, "ratio", device.ratio)
+    monkeypatch.setattr(measurements, "ratio", device.ratio)
     options = ["--step", "2", "--init-reduction-ratio", "0.2", "--final-epochs", "1", "--json"]
     command = ["adapt", str(task[0]), "--data", str(task[1]), "--budget", "latency=0.5x", "-o", str(run), *options]
     assert cli.run(command) == 2
@@ -81,7 +81,7 @@ def test_an_undecided_run_exits_with_2_and_keeps_the_best_model(
     assert len([line for line in output.err.splitlines() if line.startswith("error:")]) == 1
     # Without a verdict on its widths a model is not trained at length.
     assert not list(run.glob("iterations/*/trained.onnx"))
-    monkeypatch.setattr(comparison, "ratio", DisturbedDevice(quiet).ratio)
+    monkeypatch.setattr(measurements, "ratio", DisturbedDevice(quiet).ratio)
     assert cli.run([*command, "--resume"]) == 0
     assert json.loads(capsys.readouterr().out)["met"] is True
     assert len(list(run.glob("iterations/*/trained.onnx"))) == 1
