@@ -67,7 +67,7 @@ coverage: $(VENV)/.installed-all ## the tests once more, with which lines and br
 # Older processors' kernels in torch; onnxruntime chooses its own by itself.
 AVX2_TESTS := $(addprefix tests/,training/ops/test_ops.py training/test_kernels.py training/test_trials.py \
   training/test_trainer.py training/test_torch_graph.py training/test_batchnorm.py training/test_half.py \
-  training/test_fused.py training/test_activation_cache.py \
+  training/test_graph_reading.py training/test_activation_cache.py \
   profilers/test_quantize.py surgery/verify/test_quantised.py)
 
 test-avx2: $(VENV)/.installed-all ## training and quantisation with the kernels of a processor without AVX-512

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from netadapt_onnx.data.load_dataset import load_dataset
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.search.channel_selection import BaseModel
 from netadapt_onnx.search.evaluator import DataEvaluator

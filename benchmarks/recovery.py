@@ -27,7 +27,7 @@ import onnx
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.evaluate import accuracy
 from netadapt_onnx.data.load_dataset import load_dataset
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.reconstruct.gram import gram_matrices, original_targets
@@ -35,7 +35,7 @@ from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct, reconst
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import trace
 from netadapt_onnx.training import batchnorm
-from netadapt_onnx.training.criteria import criterion_on
+from netadapt_onnx.training.data_criteria import criterion_on
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import train

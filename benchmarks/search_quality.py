@@ -147,7 +147,7 @@ def _cell(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     from netadapt_onnx.data.evaluate import accuracy
     from netadapt_onnx.data.load_dataset import load_dataset
     from netadapt_onnx.graph.cost import cost
-    from netadapt_onnx.graph.fold import fold
+    from netadapt_onnx.graph.fold_shapes import fold
     from netadapt_onnx.graph.model import load, save
     from netadapt_onnx.training.options import TrainingOptions
     from netadapt_onnx.training.trainer import train

@@ -27,7 +27,7 @@ def uniform(model: Path) -> list[list[Candidate]]:
     layers would land far below a budget, and be compared with larger ones.
     """
     from netadapt_onnx.graph.cost import CostModel
-    from netadapt_onnx.graph.fold import fold
+    from netadapt_onnx.graph.fold_shapes import fold
     from netadapt_onnx.graph.model import load
     from netadapt_onnx.surgery.channel_counts import at_ratio
     from netadapt_onnx.surgery.criteria.selection import select
@@ -56,7 +56,7 @@ def uniform(model: Path) -> list[list[Candidate]]:
 def solved(model: Path, data: Path, cut: Path, seed: int) -> Any:
     """The uniform cut, its layers solved in order as those of a search's result are."""
     from netadapt_onnx.data.load_dataset import load_dataset
-    from netadapt_onnx.graph.fold import fold
+    from netadapt_onnx.graph.fold_shapes import fold
     from netadapt_onnx.graph.model import load
     from netadapt_onnx.surgery.criteria.selection import select
     from netadapt_onnx.surgery.reconstruct.gram import original_targets
@@ -79,7 +79,7 @@ def torch_pruned(model: Path, round_to: int, peers: Path) -> list[list[Candidate
 
     from netadapt_onnx.api.export import export_module
     from netadapt_onnx.graph.cost import cost
-    from netadapt_onnx.graph.fold import fold
+    from netadapt_onnx.graph.fold_shapes import fold
     from netadapt_onnx.graph.model import load
     from resnet20 import resnet20
 
@@ -127,7 +127,7 @@ def landed(families: Sequence[Sequence[Candidate]], budget: str, original: Path)
     Latency falls with macs within a family, more or less, but not from one to another: it is sought in each.
     """
     from netadapt_onnx.graph.cost import cost
-    from netadapt_onnx.graph.fold import fold
+    from netadapt_onnx.graph.fold_shapes import fold
     from netadapt_onnx.graph.model import load
 
     resource, _, share = budget.partition("=")

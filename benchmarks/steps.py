@@ -26,12 +26,11 @@ import netadapt_onnx
 from netadapt_onnx.api.source import open_model
 from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.profilers.table.best_counts import best_counts
-from netadapt_onnx.profilers.table.predict import Table
+from netadapt_onnx.profilers.table.table import Table
 from netadapt_onnx.profilers.timing import TimingPlan, ratio
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.resize import resize
-from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.surgery.trace_model import trace_model
+from netadapt_onnx.surgery.trace import Trace, trace_model
 from result_files import add_record_option, record
 from result_tables import steps
 from tables import exported

@@ -39,7 +39,7 @@ def mark(name):
     global last
     now = time.perf_counter()
     marks[name], last = now - last, now
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.surgery.channel_counts import at_ratio
 from netadapt_onnx.graph.cost import cost

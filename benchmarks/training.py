@@ -108,7 +108,7 @@ def _case(case: dict[str, str], work: Path, pipe: Connection) -> None:
 def _agreement(case: dict[str, str], work: Path) -> dict[str, Any]:
     import torch
 
-    from netadapt_onnx.graph.fold import fold
+    from netadapt_onnx.graph.fold_shapes import fold
     from netadapt_onnx.graph.model import load
     from netadapt_onnx.graph.runtime import run, session
     from netadapt_onnx.training.torch_graph import TorchGraph

@@ -1,9 +1,14 @@
-"""The one exception that users see, and the hint that most of them need."""
+"""The one exception that users see, the hint that most of them need, and the error of data that do not fit."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+
+def invalid_data(message: str, hint: str = "") -> NetadaptError:
+    """An error of code `invalid-data`, to be raised."""
+    return NetadaptError(message, hint=hint, code="invalid-data")
 
 
 def did_you_mean(name: str, names: Iterable[str], otherwise: str) -> str:

@@ -35,7 +35,7 @@ SUBJECTS = {
 # Steps of the work with the module or package that does them.
 PRUNE = (
     ("Read the file and check every field", "graph/model.py, graph/validity.py"),
-    ("Normalise the graph, fold constants", "graph/passes/, graph/fold.py"),
+    ("Normalise the graph, fold constants", "graph/passes/, graph/fold_shapes.py"),
     ("Propagate labels, form groups", "surgery/trace.py, surgery/rules/"),
     ("Score the channels of each group", "surgery/criteria/"),
     ("Choose how many channels stay", "surgery/channel_counts.py"),
@@ -47,7 +47,7 @@ PRUNE = (
 ITERATION = (
     ("Set the resource target of the iteration", "search/schedule.py"),
     ("Propose a narrower width for every group", "search/proposals.py"),
-    ("Predict latencies with the table", "profilers/table/predict.py"),
+    ("Predict latencies with the table", "profilers/table/table.py"),
     ("Hand the proposals to workers", "search/executors/"),
     ("Cut, reconstruct or train, score", "search/worker.py"),
     ("Accept the best accuracy per saving", "search/netadapt.py"),

@@ -1,17 +1,17 @@
 """A PyTorch module to ONNX, its BatchNorm layers kept: both of torch's exporters fold them away by default.
 
 Training without BatchNorm costs points of accuracy and needs a far smaller learning rate, so models that are to be
-adapted should be exported this way.
-"""
+adapted should be exported this way."""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,18 +20,66 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.api.factories import module_and_inputs
 from netadapt_onnx.api.source import prepare_output
-from netadapt_onnx.common.user_code import code_file
+from netadapt_onnx.common.user_code import called, code_file
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.graph.nodes import opset_version
 from netadapt_onnx.graph.runtime import Arrays, run, session
 
 if TYPE_CHECKING:
     import torch
+
+
+def module_and_inputs(
+    factory: str, shapes: Mapping[str, tuple[int, ...]] | None
+) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """The module and its example inputs by name; a module alone takes random float32 inputs of `shapes`.
+
+    Raises NetadaptError if the file or its function fails, or returns something else.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise NetadaptError(
+            "export needs torch", hint="pip install 'netadapt-onnx[adapt]'", code="missing-package"
+        ) from error
+    returned = called(factory, by_name=True)
+    module, example = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
+    if not isinstance(module, torch.nn.Module):
+        raise NetadaptError(
+            f"{factory} returned {type(module).__name__}",
+            hint="return a torch.nn.Module and its example inputs",
+            code="factory",
+        )
+    if example is None:
+        if not shapes:
+            raise NetadaptError(
+                f"{factory} returned no example inputs", hint="return (module, inputs) or give --shape NAME=1x3x224x224"
+            )
+        generator = torch.Generator().manual_seed(0)
+        return module, {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return module, _named(module, example, factory)
+
+
+def _named(module: torch.nn.Module, example: Any, factory: str) -> dict[str, torch.Tensor]:
+    import torch
+
+    if isinstance(example, Mapping):
+        named = dict(example)
+    else:
+        tensors = list(example) if isinstance(example, Sequence) else [example]
+        names = list(inspect.signature(module.forward).parameters)
+        if len(tensors) > len(names):
+            raise NetadaptError(f"{factory}: {len(tensors)} example inputs, forward takes {len(names)}", code="factory")
+        named = dict(zip(names, tensors, strict=False))
+    wrong = next((name for name, value in named.items() if not isinstance(value, torch.Tensor)), None)
+    if wrong is not None or not named:
+        raise NetadaptError(f"{factory}: example input '{wrong}' is not a tensor", code="factory")
+    return named
+
 
 BATCH = "N"
 # Above this the file computes something else than the module; float32 reordering stays two orders below.

@@ -18,12 +18,12 @@ from netadapt_onnx.common.provenance import provenance
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.evaluate import accuracy, reference_outputs
 from netadapt_onnx.data.load_dataset import load_dataset
+from netadapt_onnx.data.metrics import AccuracyChange
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel, require_runnable
 from netadapt_onnx.graph.model import Model, save
-from netadapt_onnx.search.result import AccuracyChange
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import FinetuneKeywords
@@ -174,12 +174,11 @@ class _Finetuning:
         )
 
     def _train(self, files: _Files) -> TrainResult:
-        from netadapt_onnx.training.callbacks import TrainingCallbacks
+        from netadapt_onnx.training.callbacks import TrainingCallbacks, TrainingLog
         from netadapt_onnx.training.initialise import initialised
         from netadapt_onnx.training.options import TrainingOptions
         from netadapt_onnx.training.recipe import Recipe
         from netadapt_onnx.training.trainer import train
-        from netadapt_onnx.training.training_log import TrainingLog
 
         options, progress = self.options, self.options.progress
         recipe = Recipe(options.optimizer, options.schedule, options.weight_decay)

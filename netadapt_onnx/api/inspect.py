@@ -22,8 +22,7 @@ from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.obstacles import cost_at, notes
 from netadapt_onnx.surgery.plan import template
 from netadapt_onnx.surgery.states import with_states
-from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.surgery.trace_model import trace_model
+from netadapt_onnx.surgery.trace import Trace, trace_model
 from netadapt_onnx.surgery.verify.unrunnable import can_be_proven
 
 if TYPE_CHECKING:
@@ -181,7 +180,7 @@ def _predict(file: Path, source: Model, trace: Trace) -> _Prediction:
     from netadapt_onnx.graph.original_file import as_given
     from netadapt_onnx.profilers.breakdown import unit_ms
     from netadapt_onnx.profilers.table.original_time import predict_original
-    from netadapt_onnx.profilers.table.predict import Table
+    from netadapt_onnx.profilers.table.table import Table
 
     folded = trace.folded
     table = Table.load(file, folded.proto)

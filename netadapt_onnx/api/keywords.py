@@ -13,8 +13,8 @@ import onnx
 
 from netadapt_onnx.api.options import LearningRateSchedule, Optimizer, SplitName
 from netadapt_onnx.api.source import Source
+from netadapt_onnx.common.options import File
 from netadapt_onnx.common.progress import Progress
-from netadapt_onnx.common.shared_options import File
 from netadapt_onnx.gating.limits import LimitArguments
 from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.scaling.options import Method

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from netadapt_onnx.common.options import CheckedOptions, option, same_option
-from netadapt_onnx.common.shared_options import File, SharedOptions
+from netadapt_onnx.common.options import CheckedOptions, File, SharedOptions, option, same_option
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.source import Source

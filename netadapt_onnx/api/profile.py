@@ -28,12 +28,11 @@ from netadapt_onnx.profilers.statistics import Disturbance, Ratio
 from netadapt_onnx.profilers.table.build import TablePlan, build
 from netadapt_onnx.profilers.table.file import EndToEndTime, Header, Record, Reference, build_disturbance
 from netadapt_onnx.profilers.table.original_time import record_original_time
-from netadapt_onnx.profilers.table.predict import Table
+from netadapt_onnx.profilers.table.table import Table
 from netadapt_onnx.profilers.validate import Validation, validate
 from netadapt_onnx.search.deployment import deployment
 from netadapt_onnx.surgery.obstacles import require_prunable
-from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.surgery.trace_model import trace_model
+from netadapt_onnx.surgery.trace import Trace, trace_model
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import BundleKeywords, ProfileKeywords

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -41,8 +41,7 @@ from netadapt_onnx.surgery.obstacles import cost_at, notes, require_prunable
 from netadapt_onnx.surgery.plan import plan_of, read_plan, read_removed
 from netadapt_onnx.surgery.residual_branches import check_branches, prove_removal, rewired, traced_without
 from netadapt_onnx.surgery.resize import resize
-from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.surgery.trace_model import trace_model
+from netadapt_onnx.surgery.trace import Trace, trace_model
 from netadapt_onnx.surgery.verify.prove import Verification, verify
 
 if TYPE_CHECKING:
@@ -69,31 +68,6 @@ class PruneResult:
 @dataclass(frozen=True)
 class UntrainableResult(PruneResult):
     """The result for a model that cannot be trained: it has branches or loops, or it cannot be run here."""
-
-
-@dataclass(frozen=True)
-class _Amount:
-    """How much to remove: one of four ways. `together`: the channels of all groups are ranked together."""
-
-    ratio: float | None
-    keep: Mapping[str, int | float | str] | None
-    budgets: tuple[str, ...] | None
-    plan: Path | None
-    together: bool
-    step: int | None
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What `prune` was asked for: how much by which criterion, and what becomes of the result."""
-
-    amount: _Amount
-    criterion: str | Criterion
-    data: str | os.PathLike[str] | None
-    reconstruct: bool
-    prove: bool
-    output: str | os.PathLike[str] | None
-    overwrite: bool
 
 
 @dataclass(frozen=True)
@@ -133,66 +107,67 @@ def prune(
     True
     """
     settings = from_keywords(PruneOptions, options)
-    reconstruct = settings.reconstruct
-    amount = _amount(settings.ratio, settings.keep, settings.budget, settings.plan, settings.global_, settings.step)
-    if reconstruct is None:
-        reconstruct = settings.data is not None and settings.criterion not in MEASURED
-    _check_data(settings.data, settings.criterion, reconstruct)
-    job = _Job(
-        amount,
-        settings.criterion,
-        settings.data,
-        reconstruct,
-        settings.check or output is None,
-        output,
-        settings.overwrite,
-    )
-    source = _open(model, job)
+    _require_one_amount(settings)
+    if settings.reconstruct is None:
+        settings = replace(settings, reconstruct=settings.data is not None and settings.criterion not in MEASURED)
+    _check_data(settings)
+    if output is None:
+        settings = replace(settings, check=True)
+    source = _open(model, output, settings)
     with _proposing_sizes_of(settings.data, source.proto, settings.shapes, settings.batch_size):
         trace = trace_model(
             source, settings.shapes, settings.batch_size, settings.choices, in_place=source is not model
         )
     if settings.ratio != 0:  # which writes the model normalised, prunable or not
         require_prunable(trace, source.path)
-    return _prune(source, trace, job)
+    return _prune(source, trace, output, settings)
 
 
-def _open(model: Source, job: _Job) -> Model:
+def _require_one_amount(options: PruneOptions) -> None:
+    """Raise NetadaptError unless how much to remove is said in exactly one way."""
+    ratio, budget = options.ratio, options.budget
+    if sum(way is not None and way != {} for way in (ratio, options.keep, budget, options.plan)) != 1:
+        raise NetadaptError("how much to prune?", hint="give one of --ratio, --keep, --budget and --plan", code="usage")
+    if options.global_ and ratio is None and budget is None:
+        raise NetadaptError("--global ranks all groups together", hint="give --ratio or --budget with it", code="usage")
+
+
+def _open(model: Source, output: str | os.PathLike[str] | None, options: PruneOptions) -> Model:
     """The model, its outputs checked; weights stay in their file where nothing needs them all at once."""
     # What is run, or measured in bytes before it is there, is held in memory as a whole.
-    needs_weights = job.prove or job.data is not None or job.amount.budgets is not None or job.amount.plan is not None
-    if isinstance(model, Model) or needs_weights or not isinstance(job.criterion, str):
+    needs_weights = options.check or not (options.data is options.budget is options.plan is None)
+    if isinstance(model, Model) or needs_weights or not isinstance(options.criterion, str):
         source = open_model(model)
     else:
         source = load_without_weights(model, hashed=True)
-    if job.output is not None:
-        output, inputs = Path(job.output), (source, job.data, job.amount.plan)
-        prepare_output(output, job.overwrite, *inputs)
-        prepare_output(plan_file(output), job.overwrite, *inputs)
+    if output is not None:
+        for file in (Path(output), plan_file(Path(output))):
+            prepare_output(file, options.overwrite, source, options.data, options.plan)
     return source
 
 
-def _prune(source: Model, original: Trace, job: _Job) -> PruneResult:
+def _prune(source: Model, original: Trace, output: str | os.PathLike[str] | None, options: PruneOptions) -> PruneResult:
     """Choose the channels of a traced model, cut it, prove the cut and write the result."""
     cost_model = CostModel(original.flat.proto)
     before = cost_at(original, cost_model, original.flat.shapes).to_resources(source.size_bytes)
-    removed = frozenset[str]() if job.amount.plan is None else _removed_branches(original, job.amount.plan)
+    removed = frozenset[str]() if options.plan is None else _removed_branches(original, Path(options.plan))
     trace = original
     if removed:
         trace = traced_without(original, removed)
         cost_model = CostModel(trace.flat.proto)
-    samples = None if job.data is None else _training_samples(trace, job.data, job.criterion)
+    samples = None if options.data is None else _training_samples(trace, options.data, options.criterion)
     metadata = provenance(source.sha256, command="prune")
-    cut = _choose(trace, cost_model, job.amount, _criterion(job.criterion, samples), before, stored_bytes(metadata))
+    options = replace(options, criterion=_criterion(options.criterion, samples))
+    cut = _choose(trace, cost_model, options, before, stored_bytes(metadata))
     small, sizes = resize(trace, cut.kept), trace.resized_shapes(cut.kept)
     interface = trace.folded.interface(sizes)
     require_planned(small, interface)
-    proof = verify(trace, cut.kept, pruned=small) if job.prove else None
-    if job.reconstruct and samples is not None:
+    proof = verify(trace, cut.kept, pruned=small) if options.check else None
+    if options.reconstruct and samples is not None:
         small = _reconstructed(original, trace, cut.kept, samples)
     written = None
-    if job.output is not None and (proof is None or passed(proof)):
-        written = save(small, job.output, metadata=metadata, overwrite=job.overwrite, planned=interface)
+    if output is not None and (proof is None or passed(proof)):
+        written = save(small, output, metadata=metadata, overwrite=options.overwrite, planned=interface)
         write_atomically(plan_file(written), plan_of(cut.kept, removed).encode())
     result_type = PruneResult if _is_trainable(trace) else UntrainableResult
     return result_type(
@@ -206,52 +181,29 @@ def _prune(source: Model, original: Trace, job: _Job) -> PruneResult:
     )
 
 
-def _amount(
-    ratio: float | None,
-    keep: Mapping[str, int | float | str] | None,
-    budget: Iterable[str] | str | None,
-    plan: str | os.PathLike[str] | None,
-    together: bool,
-    step: int | None,
-) -> _Amount:
-    """How much to remove. Raises NetadaptError unless exactly one way is used."""
-    if sum(way is not None and way != {} for way in (ratio, keep, budget, plan)) != 1:
-        raise NetadaptError("how much to prune?", hint="give one of --ratio, --keep, --budget and --plan", code="usage")
-    if together and ratio is None and budget is None:
-        raise NetadaptError("--global ranks all groups together", hint="give --ratio or --budget with it", code="usage")
-    budgets = None if budget is None else (budget,) if isinstance(budget, str) else tuple(budget)
-    return _Amount(ratio, keep, budgets, None if plan is None else Path(plan), together, step)
-
-
-def _choose(
-    trace: Trace,
-    cost_model: CostModel,
-    amount: _Amount,
-    criterion: str | Criterion,
-    before: Resources,
-    extra_bytes: int,
-) -> _Cut:
+def _choose(trace: Trace, cost_model: CostModel, options: PruneOptions, before: Resources, extra_bytes: int) -> _Cut:
     """The channels to keep of a traced model.
 
     Args:
         trace: the model.
         cost_model: counts its resources at any widths.
-        amount: how much to remove.
-        criterion: which channels of a group matter least.
+        options: how much to remove, by which criterion.
         before: the resources that relative budgets are shares of.
         extra_bytes: what a written file holds besides the graph.
     """
-    order = removal_order(trace, criterion, amount.step) if amount.together else None
-    if amount.ratio is not None:
-        share = checked_ratio(amount.ratio)
-        counts = at_ratio(trace.prunable, share, amount.step) if order is None else at_share(trace, order, share)
+    criterion, step = options.criterion, options.step
+    order = removal_order(trace, criterion, step) if options.global_ else None
+    if options.ratio is not None:
+        share = checked_ratio(options.ratio)
+        counts = at_ratio(trace.prunable, share, step) if order is None else at_share(trace, order, share)
         return _Cut(select(trace, counts, criterion))
-    if amount.keep:
-        return _Cut(select(trace, at_counts(trace, amount.keep), criterion))
-    if amount.plan is not None:
-        return _Cut(read_plan(amount.plan, trace, criterion))
-    cuts = uniform_cuts(trace.prunable, amount.step) if order is None else ranked_cuts(trace, order)
-    budgets = parse_budgets(amount.budgets or (), COUNTED)
+    if options.keep:
+        return _Cut(select(trace, at_counts(trace, options.keep), criterion))
+    if options.plan is not None:
+        return _Cut(read_plan(Path(options.plan), trace, criterion))
+    cuts = uniform_cuts(trace.prunable, step) if order is None else ranked_cuts(trace, order)
+    budget = options.budget or ()
+    budgets = parse_budgets(budget if isinstance(budget, str) else tuple(budget), COUNTED)
     chosen = within_budget(trace, cuts, cost_model, amounts(before), budgets, extra_bytes)
     return _Cut(select(trace, chosen.counts, criterion), chosen.met, chosen.note)
 
@@ -306,8 +258,9 @@ def _is_trainable(trace: Trace) -> bool:
 # -- data, which only some criteria and the reconstruction look at ----------------------------------------------------
 
 
-def _check_data(data: str | os.PathLike[str] | None, criterion: str | Criterion, reconstruct: bool) -> None:
+def _check_data(options: PruneOptions) -> None:
     """Raise NetadaptError if data are missing, or if they would not be looked at."""
+    data, criterion, reconstruct = options.data, options.criterion, options.reconstruct
     measured = criterion in MEASURED
     if data is None and (measured or reconstruct):
         what = f"--criterion {criterion}" if measured else "--reconstruct"
@@ -338,7 +291,7 @@ def _criterion(criterion: str | Criterion, samples: Split | None) -> str | Crite
     """The criterion, on samples if it looks at any."""
     if criterion not in MEASURED:
         return criterion
-    from netadapt_onnx.training.criteria import criterion_on
+    from netadapt_onnx.training.data_criteria import criterion_on
 
     return criterion_on(criterion, samples)
 

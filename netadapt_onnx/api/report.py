@@ -10,7 +10,9 @@ from pathlib import Path
 import msgspec
 
 from netadapt_onnx.common import charts
+from netadapt_onnx.common.escape import escape_joined
 from netadapt_onnx.common.files import refuse_existing, write_atomically
+from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.reporting import REPORT_FILE
 from netadapt_onnx.reporting.adapt_run import read_adapt_run
@@ -107,3 +109,19 @@ def _sections(run: AnyRun, draw: Draw, *, with_name: bool) -> list[str]:
     if isinstance(run, ScaleRun):
         return scale_sections(run, draw, with_name=with_name)
     return adapt_sections(run, draw, with_name=with_name)
+
+
+def write_report(run: Path) -> tuple[str, ...]:
+    """Write RUN/report.html, where charts can be drawn. Returns notes on what could not be.
+
+    Raises NetadaptError for a run that cannot be read back; nothing else that goes wrong here costs the run.
+    """
+    if not charts.available():
+        return ()
+    try:
+        with stage("drawing the report"):
+            return report(run).notes
+    except NetadaptError:
+        raise
+    except Exception as error:
+        return (f"{run / REPORT_FILE} was not written: {type(error).__name__}: {escape_joined(str(error))[:200]}",)

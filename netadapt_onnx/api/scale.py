@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from netadapt_onnx.common.options import from_keywords
+from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.progress import Progress, reporter
 from netadapt_onnx.common.provenance import file_hash, versions
-from netadapt_onnx.common.shared_options import File
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.data.sample_shapes import fold_for
@@ -22,7 +21,7 @@ from netadapt_onnx.graph.model import Model, load
 from netadapt_onnx.graph.original_file import as_given
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.execution import Execution, fingerprint
-from netadapt_onnx.profilers.table.predict import Table
+from netadapt_onnx.profilers.table.table import Table
 from netadapt_onnx.scaling.driver import LawSource, ScaleDriver
 from netadapt_onnx.scaling.latency_target import LatencyMeasurements
 from netadapt_onnx.scaling.network import ScalableNetwork
@@ -35,7 +34,7 @@ from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.tables import built_table, loaded_table, table_file
 from netadapt_onnx.surgery.obstacles import require_prunable
 from netadapt_onnx.surgery.trace import trace
-from netadapt_onnx.training.separate_statistics import separate_statistics
+from netadapt_onnx.training.weights import separate_statistics
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import ScaleKeywords

@@ -10,8 +10,7 @@ import click
 
 from netadapt_onnx.api.options import GateOptions
 from netadapt_onnx.commands._declared import Command, click_option
-from netadapt_onnx.common.options import declared_options
-from netadapt_onnx.common.shared_options import SharedOptions
+from netadapt_onnx.common.options import SharedOptions, declared_options
 
 if TYPE_CHECKING:
     from netadapt_onnx.data.source import DataSource

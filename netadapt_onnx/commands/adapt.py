@@ -12,7 +12,6 @@ import click
 from netadapt_onnx.commands._config import configured
 from netadapt_onnx.commands._declared import declared, keywords_of
 from netadapt_onnx.commands._options import DATA, MODEL, common, seen_as
-from netadapt_onnx.commands._report import write_report
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common.escape import escape
 from netadapt_onnx.errors import NetadaptError, is_interruption
@@ -21,7 +20,11 @@ from netadapt_onnx.search.options import AdaptOptions
 
 if TYPE_CHECKING:
     from netadapt_onnx.data.source import DataSource
+    from netadapt_onnx.search.netadapt import Step
     from netadapt_onnx.search.result import AdaptResult, Deployed, DryRun, Latency
+
+# Widths of more groups than this would fill the screen; every iteration's plan.toml has them.
+MOST_WIDTHS = 24
 
 
 @click.command("adapt", short_help="Make a model smaller until it meets a budget.")
@@ -42,6 +45,7 @@ def command(model: Path, data: DataSource, out: Path | None, dry_run: bool, **op
                netadapt-onnx adapt model.onnx --data data.npz --budget macs=0.5x -o run --resume
     """
     from netadapt_onnx.api import adapt as api
+    from netadapt_onnx.api.report import write_report
     from netadapt_onnx.common import render
 
     keywords = keywords_of(options)
@@ -150,7 +154,6 @@ def _verdict(met: bool | None, stopped: str) -> str:
 
 def text(result: AdaptResult, run: Path, model: Path, data: DataSource, shapes: Sequence[str] = ()) -> str:
     """What happened, as tables, and what to try next, with the `shapes` that were given."""
-    from netadapt_onnx.commands._history import history
     from netadapt_onnx.common import render
 
     accuracy = result.accuracy
@@ -186,3 +189,43 @@ def text(result: AdaptResult, run: Path, model: Path, data: DataSource, shapes: 
     parts[-1] += f" and {escape(page)}" if page.exists() else ""
     parts.append(render.next_command("evaluate", model, result.model, *data.flags, *shapes))
     return "\n\n".join(filter(None, parts))
+
+
+def history(run: Path, metric: str) -> str:
+    """A row per iteration: what was cut, accuracy, resources predicted and measured, all widths; empty without any."""
+    from netadapt_onnx.common import render
+    from netadapt_onnx.common.escape import printable_copy
+    from netadapt_onnx.search.netadapt import Step
+    from netadapt_onnx.search.run_directory.journal import read_history
+
+    steps = printable_copy(read_history(run, Step))
+    if not steps:
+        return ""
+    budgeted = _budgeted(steps)
+    measured = list(dict.fromkeys(name for step in steps for name in step.accepted.measured))
+    headers = ["iteration", "group", "channels", "then", "accuracy*"]
+    for name in dict.fromkeys((*budgeted, *measured)):
+        headers += [name if render.is_counted(name) else f"{name} predicted"]
+        headers += ["measured (95%)"] if name in measured else []
+    wide = len(steps[0].widths) > MOST_WIDTHS
+    rows = []
+    for step in steps:
+        row = [step.iteration, step.group, *step.channels, render.score(metric, step.accepted.accuracy)]
+        for name in dict.fromkeys((*budgeted, *measured)):
+            row.append(_amount(name, step.resources[name]))
+            if name in measured:
+                row.append(render.measured(name, step.accepted.measured, step.accepted.measured_ci95))
+        rows.append(row if wide else [*row, " ".join(map(str, step.widths.values()))])
+    table = render.table(rows, headers if wide else [*headers, "widths"], text_columns=2)
+    return f"{table}\n* on held-out samples, before the final training"
+
+
+def _budgeted(steps: list[Step]) -> list[str]:
+    """The resources that drove a step, in the order in which they did."""
+    return list(dict.fromkeys(step.driver for step in steps))
+
+
+def _amount(resource: str, value: float) -> str:
+    from netadapt_onnx.common import render
+
+    return render.amount(resource.partition("@")[0], value)

@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from netadapt_onnx.commands._options import OVERWRITE, common
-from netadapt_onnx.commands._report import write_report
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common.escape import shell_command
 
@@ -33,6 +32,7 @@ def command(folder: Path, overwrite: bool) -> CommandResult:
     Example:  netadapt-onnx demo -o netadapt-demo
     """
     from netadapt_onnx.api.demo import DATA, MODEL, TABLE, demo
+    from netadapt_onnx.api.report import write_report
     from netadapt_onnx.commands.adapt import answered, text
     from netadapt_onnx.common import render
     from netadapt_onnx.data.source import DataSource

@@ -10,7 +10,6 @@ import click
 
 from netadapt_onnx.commands._declared import declared, keywords_of
 from netadapt_onnx.commands._options import common, data_options, seen_as
-from netadapt_onnx.commands._report import write_report
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common.escape import escape
 from netadapt_onnx.reporting import REPORT_FILE
@@ -64,6 +63,7 @@ def command(model: Path | None, data: DataSource | None, more: tuple[str, ...], 
     targets = (*options.pop("target"), *more)
     out = options["out"]
     with render.progress_bar("scaling") as log:
+        from netadapt_onnx.api.report import write_report
         from netadapt_onnx.api.scale import scale
 
         result = scale(model, data, target=targets, log=log, **keywords_of(options))

@@ -185,7 +185,7 @@ def _shown(title: str, patience_s: float) -> Iterator[Callable[[str], None] | No
     if verbosity == "quiet" or not sys.stderr.isatty():
         yield _say if verbosity == "verbose" else None
         return
-    from netadapt_onnx.common.progress_line import shown
+    from netadapt_onnx.common.progress import shown
 
     with shown(Stages(title), patience_s) as log:
         yield log

@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from netadapt_onnx.data.batch_layout import Layout
-from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.tasks import METRICS, kind_of
+from netadapt_onnx.errors import invalid_data
 from netadapt_onnx.graph.runtime import Arrays
 
 SPLITS = ("train", "val", "test")

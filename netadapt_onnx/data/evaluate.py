@@ -11,11 +11,10 @@ import onnx
 from netadapt_onnx.common.progress import steps
 from netadapt_onnx.data.batch_layout import Layout
 from netadapt_onnx.data.dataset import Labels, Split, UserMetric
-from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.metrics import METERS, NO_CLASS, Meter, top_class
 from netadapt_onnx.data.shapes import Outputs
 from netadapt_onnx.data.tasks import class_output, kind_of, match_labels_to_output, output_forms
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.errors import NetadaptError, invalid_data
 from netadapt_onnx.graph.inputs import declared_shape
 from netadapt_onnx.graph.runtime import Arrays, run, session
 

@@ -11,9 +11,8 @@ import onnx
 from netadapt_onnx.data.batch_layout import BatchAxis, Layout
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.extract import between
-from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.folded_model import FoldedModel, refuse_huge
 from netadapt_onnx.graph.inputs import dynamic_batch_inputs
-from netadapt_onnx.graph.memory_limit import refuse_huge
 from netadapt_onnx.graph.runtime import Arrays, random_inputs, run, session
 
 # What exporters and their users call the axis of samples.

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.shapes import Outputs, Shape, format_outputs, format_shape
 from netadapt_onnx.data.source import TaskName
 from netadapt_onnx.data.tasks import KINDS, UNLABELLED, Kind, class_axis, fitting_tasks, has_classes, labels_fit
+from netadapt_onnx.errors import invalid_data
 
 # Arrays may be larger than memory, so they are read in pieces of this size.
 PIECE_BYTES = 1 << 24

@@ -14,7 +14,6 @@ from netadapt_onnx.common.files import digest
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.data.batch_layout import Layout
 from netadapt_onnx.data.dataset import SPLITS, Dataset, Split, UserFunctions, split_validation
-from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.find_batch_layout import find_layout
 from netadapt_onnx.data.labels import check_labels
 from netadapt_onnx.data.loaders.cifar import cifar_files, read_cifar
@@ -25,7 +24,7 @@ from netadapt_onnx.data.preprocess import picture_scaling, pictures_from_bytes, 
 from netadapt_onnx.data.shapes import Outputs, Specs
 from netadapt_onnx.data.source import DataSource, is_code, source_of
 from netadapt_onnx.data.tasks import class_output, require_task_fits
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.errors import NetadaptError, invalid_data
 from netadapt_onnx.graph.folded_model import FoldedModel
 
 Splits = Mapping[str, Split | None]

@@ -6,6 +6,7 @@ The same numbers as torchmetrics' MulticlassAccuracy (micro), R2Score (variance 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,16 @@ import numpy as np
 from netadapt_onnx.data.tasks import UNLABELLED, Kind, class_axis
 
 NO_CLASS = -1
+
+
+@dataclass(frozen=True)
+class AccuracyChange:
+    """Fractions before and after; `metric` says of what, `split` of which samples."""
+
+    before: float
+    after: float
+    metric: str
+    split: str
 
 
 class Meter(Protocol):

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from netadapt_onnx.data.dataset import LazyArray, Scaling
-from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.shapes import Specs, format_shape
 from netadapt_onnx.data.source import DataSource
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.errors import NetadaptError, invalid_data
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -13,7 +13,7 @@ from netadapt_onnx.data.dataset import SPLITS
 from netadapt_onnx.data.loaders.npz import read_npz
 from netadapt_onnx.data.source import source_of
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.inputs import declared_shape
 from netadapt_onnx.graph.required_shapes import OPEN, open_inputs, shape_options, typed

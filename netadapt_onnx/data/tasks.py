@@ -13,9 +13,9 @@ from typing import Literal
 import onnx
 
 from netadapt_onnx.data.batch_layout import BatchAxis, Layout
-from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.shapes import Outputs, Shape, format_outputs
 from netadapt_onnx.data.source import TaskName
+from netadapt_onnx.errors import invalid_data
 
 Kind = Literal["classification", "regression", "segmentation"]
 Form = Literal["logits", "probabilities", "log_probabilities", "values"]

@@ -12,7 +12,7 @@ from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.jobs import DeviceJob, PredictJob, ScoreJob, TimeJob
 from netadapt_onnx.gating.records import Interval, Score, TablePrediction, TimingResult
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.model import Model, load
 from netadapt_onnx.graph.original_file import as_given, runs_as_given
@@ -64,7 +64,7 @@ def time_model(job: TimeJob) -> TimingResult:
 def predict_latency(job: PredictJob) -> TablePrediction:
     """Predict a model's latency by a latency table."""
     from netadapt_onnx.profilers.table.original_time import predict_original
-    from netadapt_onnx.profilers.table.predict import Table
+    from netadapt_onnx.profilers.table.table import Table
 
     model, folded = _load(job)
     table = Table.load(Path(job.table), folded.proto)

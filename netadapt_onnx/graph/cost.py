@@ -12,9 +12,8 @@ from onnx import TensorProto, numpy_helper
 
 from netadapt_onnx.common.resources import Resources, amounts
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.nodes import node_name, reads
+from netadapt_onnx.graph.nodes import all_subgraphs, node_name, reads
 from netadapt_onnx.graph.shapes import Shape, Shapes, element_bits
-from netadapt_onnx.graph.subgraphs import all_subgraphs
 from netadapt_onnx.graph.weightless import file_bytes
 
 

@@ -12,9 +12,8 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.graph.external_data import load_external
-from netadapt_onnx.graph.nodes import STANDARD
+from netadapt_onnx.graph.nodes import STANDARD, captured
 from netadapt_onnx.graph.onnx_file import external_array
-from netadapt_onnx.graph.subgraphs import captured
 
 # The inputs of which no rule, no count and no shape looks at the values. They are constants of the file's own graph,
 # so the operators are ONNX's.

@@ -15,8 +15,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.graph.nodes import STANDARD, opset_version
-from netadapt_onnx.graph.subgraphs import all_subgraphs, subgraphs_of
+from netadapt_onnx.graph.nodes import STANDARD, all_subgraphs, opset_version, subgraphs_of
 
 # Rounds of one loop, fewer where its body is long: so many nodes are run at most.
 MOST_TRIPS = 1 << 16

@@ -1,14 +1,17 @@
-"""ONNX's own shape inference for one node."""
+"""Shapes of what one node puts out: ONNX's own inference, and those of an If of which one branch may be impossible."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import onnx
 import onnx.shape_inference
 
 from netadapt_onnx.errors import NetadaptError, one_line
-from netadapt_onnx.graph.nodes import STANDARD, node_name
+from netadapt_onnx.graph.nodes import STANDARD, node_name, subgraphs_of
+from netadapt_onnx.graph.runtime import Arrays
+from netadapt_onnx.graph.shapes import Spec
 
 
 def infer_types(
@@ -49,3 +52,32 @@ def infer_types(
         message = f"{node.op_type}: {one_line(error)}"
         raise NetadaptError(message, node=node_name(node), code="unrunnable") from error
     return inferred
+
+
+def run_possible(node: onnx.NodeProto, feeds: Arrays, decided: bool, run: Callable[[Arrays], Arrays]) -> Arrays:
+    """Outputs of a node; an If whose condition is not `decided` runs the first branch that can be run.
+
+    Raises the NetadaptError of the last one if none can.
+    """
+    if decided or node.op_type != "If":
+        return run(feeds)
+    shape = feeds[node.input[0]].shape
+    try:
+        return run({**feeds, node.input[0]: np.full(shape, True)})
+    except NetadaptError:
+        return run({**feeds, node.input[0]: np.full(shape, False)})
+
+
+def returned(
+    node: onnx.NodeProto, evaluate: Callable[[onnx.GraphProto], Mapping[str, Spec]]
+) -> Sequence[tuple[str, Spec]]:
+    """Shapes and types of what an If returns, from the first branch that `evaluate` accepts; () if there is none."""
+    for body in subgraphs_of(node) if node.op_type == "If" else ():
+        try:
+            inner = evaluate(body)
+        except NetadaptError:
+            continue
+        if all(value.name in inner for value in body.output):
+            pairs = zip(node.output, body.output, strict=False)
+            return [(name, inner[value.name]) for name, value in pairs if name]
+    return ()

@@ -16,12 +16,11 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.external_data import external_tensors, load_external
 from netadapt_onnx.graph.model import Model
-from netadapt_onnx.graph.nodes import opset_version
+from netadapt_onnx.graph.nodes import captured, opset_version, subgraphs_of
 from netadapt_onnx.graph.onnx_file import read
-from netadapt_onnx.graph.passes.complete_header import MINIMUM_IR
 from netadapt_onnx.graph.passes.constants_to_initializers import constant_value
+from netadapt_onnx.graph.passes.normalise_declarations import MINIMUM_IR
 from netadapt_onnx.graph.runtime import PROTOBUF_LIMIT, optimised, session
-from netadapt_onnx.graph.subgraphs import captured, subgraphs_of
 from netadapt_onnx.graph.weightless import file_bytes
 
 # What a device says of a file that it cannot run as it is.

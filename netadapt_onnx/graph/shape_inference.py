@@ -16,15 +16,13 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.branch_shapes import returned, run_possible
 from netadapt_onnx.graph.contradictions import refuse_contradiction
-from netadapt_onnx.graph.node_inference import infer_types
-from netadapt_onnx.graph.nodes import READS_SHAPE_ONLY, STANDARD, node_name
+from netadapt_onnx.graph.node_inference import infer_types, returned, run_possible
+from netadapt_onnx.graph.nodes import READS_SHAPE_ONLY, STANDARD, captured, node_name, reads_from_outside
 from netadapt_onnx.graph.passes.pipeline import normalise_nodes
 from netadapt_onnx.graph.runtime import Arrays, random_inputs
 from netadapt_onnx.graph.shapes import Spec, Specs, spec_bytes
 from netadapt_onnx.graph.single_node import SingleNodes
-from netadapt_onnx.graph.subgraphs import captured, reads_from_outside
 
 READS_TYPE_OF_SECOND = {"CastLike"}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}

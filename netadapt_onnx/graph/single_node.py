@@ -11,9 +11,8 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.nodes import node_name
+from netadapt_onnx.graph.nodes import captured, node_name, subgraphs_of
 from netadapt_onnx.graph.runtime import Arrays, run, session
-from netadapt_onnx.graph.subgraphs import captured, subgraphs_of
 
 if TYPE_CHECKING:
     import onnxruntime

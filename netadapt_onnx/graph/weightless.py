@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.graph.subgraphs import captured
+from netadapt_onnx.graph.nodes import captured
 
 # Field numbers of onnx.proto: ModelProto.graph and GraphProto.initializer.
 _GRAPH, _INITIALIZER = 7, 5

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from netadapt_onnx.common import render
+from netadapt_onnx.data.metrics import AccuracyChange
 from netadapt_onnx.reporting import adapt_charts
 from netadapt_onnx.reporting.adapt_run import AdaptRun
 from netadapt_onnx.reporting.page import Draw, collapsible, paragraph, section, table
 from netadapt_onnx.reporting.reproduction import reproduction
 from netadapt_onnx.search.netadapt import Step
-from netadapt_onnx.search.result import AccuracyChange, Stopped
+from netadapt_onnx.search.result import Stopped
 
 STATES = {True: "met", False: "missed", None: "predicted only"}
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import onnx
 
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.model import Model
 from netadapt_onnx.profilers.units import family
 from netadapt_onnx.scaling.target_widths import AllowedWidths, Widths, allowed_widths

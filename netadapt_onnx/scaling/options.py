@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from netadapt_onnx.common.budget import Budget, parse_budgets
 from netadapt_onnx.common.escape import shell_command
-from netadapt_onnx.common.options import check_choice, check_options, declared_options, option, plain, same_option
-from netadapt_onnx.common.shared_options import File, SharedOptions
+from netadapt_onnx.common.options import (
+    File,
+    SharedOptions,
+    check_choice,
+    check_options,
+    declared_options,
+    option,
+    plain,
+    same_option,
+)
 from netadapt_onnx.errors import NetadaptError
 
 if TYPE_CHECKING:

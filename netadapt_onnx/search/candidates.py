@@ -39,7 +39,7 @@ from netadapt_onnx.surgery.residual_branches import prove_removal
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.trace import trace as traced
 from netadapt_onnx.surgery.verify.prove import verify
-from netadapt_onnx.training.criteria import criterion_on
+from netadapt_onnx.training.data_criteria import criterion_on
 
 # Of the five inputs of a full proof: a wrong channel shows on the first.
 PROOF_RUNS = 2

@@ -10,7 +10,7 @@ import onnx
 
 from netadapt_onnx.common.progress import Progress
 from netadapt_onnx.common.provenance import provenance, stored_bytes
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.search.budget_check.check import BudgetCheck

@@ -24,7 +24,7 @@ from netadapt_onnx.search.proposals import Amounts, Goal, Proposer
 from netadapt_onnx.search.result import DryRun, Planned
 from netadapt_onnx.search.schedule import Schedule
 from netadapt_onnx.search.tables import latency_by_layer
-from netadapt_onnx.training.criteria import criterion_on
+from netadapt_onnx.training.data_criteria import criterion_on
 
 
 def first_iteration(

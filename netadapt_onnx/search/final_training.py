@@ -91,10 +91,9 @@ class FinalTraining:
 
     def _train(self, iteration: int, searched: onnx.ModelProto, epochs: int, file: Path) -> None:
         """Train a model into its file, from the checkpoint that a killed run has left, if there is one."""
-        from netadapt_onnx.training.callbacks import TrainingCallbacks
+        from netadapt_onnx.training.callbacks import TrainingCallbacks, TrainingLog
         from netadapt_onnx.training.options import TrainingOptions
         from netadapt_onnx.training.trainer import train
-        from netadapt_onnx.training.training_log import TrainingLog
 
         context, options, data = self.context, self.context.options, self.context.prepared.data
         assert data is not None
@@ -125,7 +124,7 @@ class FinalTraining:
 
     def _is_flip_invariant(self) -> bool:
         """Whether the final training may flip pictures; evaluated once, so that a resumed run trains alike."""
-        from netadapt_onnx.training.mirroring import is_flip_invariant
+        from netadapt_onnx.training.augment import is_flip_invariant
 
         context, data = self.context, self.context.prepared.data
         assert data is not None

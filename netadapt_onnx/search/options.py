@@ -15,9 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from netadapt_onnx.common.amounts import EXAMPLES, parse_amount, parse_seconds
 from netadapt_onnx.common.budget import Target, parse_targets
 from netadapt_onnx.common.escape import shell_command
-from netadapt_onnx.common.options import check_choice, check_options, declared_options, option, plain, same_option
+from netadapt_onnx.common.options import (
+    SharedOptions,
+    check_choice,
+    check_options,
+    declared_options,
+    option,
+    plain,
+    same_option,
+)
 from netadapt_onnx.common.resources import SEARCHED
-from netadapt_onnx.common.shared_options import SharedOptions
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.channel_choices import DEFAULT_STEP, AllowedCounts, Floors, Steps, allowed_counts
 from netadapt_onnx.search.netadapt import Select

@@ -11,6 +11,7 @@ import onnx
 from netadapt_onnx.common.budget import Budget, Target
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.common.resources import FIELDS, LATENCY, Resources
+from netadapt_onnx.data.metrics import AccuracyChange
 from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.model import load, save
@@ -21,7 +22,6 @@ from netadapt_onnx.search.device_accuracy import device_accuracies
 from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.result import (
     UNDECIDED,
-    AccuracyChange,
     Compared,
     Deployed,
     Latency,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from netadapt_onnx.common.resources import Resources
+from netadapt_onnx.data.metrics import AccuracyChange
 from netadapt_onnx.profilers.quantize import Precision
 
 # The `stopped` of a run on a device that was too busy to decide, and the first part of its journal entry.
@@ -25,16 +26,6 @@ Stopped = Literal[
     "accuracy-floor",
     "no-way-down",
 ]
-
-
-@dataclass(frozen=True)
-class AccuracyChange:
-    """Fractions before and after; `metric` says of what, `split` of which samples."""
-
-    before: float
-    after: float
-    metric: str
-    split: str
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from netadapt_onnx.surgery.reconstruct.gram import gram_matrices, original_targe
 from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.training.criteria import criterion_on
+from netadapt_onnx.training.data_criteria import criterion_on
 from netadapt_onnx.training.settings import cores
 
 SHARES = (0.75, 0.5, 0.25)

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.data.dataset import Dataset
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.search.channel_selection import BaseModel, KeptIndices, kept_after
 from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataEvaluator, Evaluator

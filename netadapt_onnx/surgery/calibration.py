@@ -8,7 +8,7 @@ import onnx
 
 from netadapt_onnx.common.progress import counting
 from netadapt_onnx.graph.extract import between, boundary
-from netadapt_onnx.graph.fold import follows_batch
+from netadapt_onnx.graph.fold_shapes import follows_batch
 from netadapt_onnx.graph.inputs import dynamic_batch_inputs
 from netadapt_onnx.graph.runtime import Arrays, run, session
 from netadapt_onnx.surgery.trace import Trace

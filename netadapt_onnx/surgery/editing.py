@@ -16,7 +16,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from netadapt_onnx.graph.lazy_weights import loaded, values_of
-from netadapt_onnx.graph.subgraphs import captured, subgraphs_of
+from netadapt_onnx.graph.nodes import captured, subgraphs_of
 from netadapt_onnx.graph.weightless import WEIGHT_BYTES, raw_bytes, stand_in, without_weights
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # it logs about types that it does not know, and about what is not installed

@@ -16,12 +16,11 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
-from netadapt_onnx.graph.nodes import node_name
+from netadapt_onnx.graph.nodes import captured, node_name, rename
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.shapes import Spec, Specs
-from netadapt_onnx.graph.subgraphs import captured, rename
 from netadapt_onnx.graph.weightless import without_weights
 
 CONTROL = {"If", "Loop", "Scan"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import Cost, CostModel
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.required_shapes import NOT, WELL, OpenTensor, proposal, shape_by_readers, shape_options, typed
 from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.graph.usual_sizes import Readers

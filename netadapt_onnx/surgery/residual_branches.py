@@ -17,9 +17,8 @@ from onnx import numpy_helper
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.graph.folded_model import FoldedModel
-from netadapt_onnx.graph.nodes import node_name, reads
+from netadapt_onnx.graph.nodes import captured, node_name, reads
 from netadapt_onnx.graph.runtime import random_inputs, run, session
-from netadapt_onnx.graph.subgraphs import captured
 from netadapt_onnx.graph.weightless import without_weights
 from netadapt_onnx.surgery.trace import Trace, trace
 from netadapt_onnx.surgery.verify.compare import Tally

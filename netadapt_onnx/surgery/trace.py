@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.graph.axis_arrays import Array, squeeze
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.model import Model
 from netadapt_onnx.graph.passes.pipeline import rewrite
-from netadapt_onnx.graph.shapes import Shape
+from netadapt_onnx.graph.shapes import Shape, Shapes
 from netadapt_onnx.surgery.cut import AxesByTensor, Cut, KeptIndices
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph, flatten
 from netadapt_onnx.surgery.groups import Group, find_groups
@@ -228,3 +231,28 @@ def trace(folded: FoldedModel, choices: Choices | None = None) -> Trace:
         roots, runs = propagate(folded, subgraphs, labels)
     groups, members = find_groups(labels, roots)
     return Trace(folded, flat, subgraphs, labels, roots, runs, labels.pinned_sets(), groups, members)
+
+
+def trace_model(
+    model: Model,
+    shapes: Shapes | None = None,
+    batch_size: int = 1,
+    choices: Choices | None = None,
+    *,
+    in_place: bool = False,
+) -> Trace:
+    """Fold and trace a model.
+
+    Args:
+        model: The model; with `in_place` its own proto is folded, which spares a copy of its weights.
+        shapes: Those of inputs with dynamic axes beyond the first.
+        batch_size: The length of dynamic first axes.
+        choices: What surgery leaves to the user.
+        in_place: Whether the model is changed.
+
+    Raises:
+        NetadaptError: If the model is wrong, or an axis needs `shapes`.
+    """
+    folded = fold(model.proto, shapes, batch_size, in_place=in_place)
+    is_outside = any(tensor.data_location == TensorProto.EXTERNAL for tensor in folded.proto.graph.initializer)
+    return trace(replace(folded, file=model.path) if is_outside else folded, choices)

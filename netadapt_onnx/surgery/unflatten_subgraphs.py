@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
+from netadapt_onnx.graph.nodes import captured, rename
 from netadapt_onnx.graph.shapes import Shapes
-from netadapt_onnx.graph.subgraphs import captured, rename
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph
 
 

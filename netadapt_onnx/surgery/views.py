@@ -15,9 +15,8 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folded_model import FoldedModel
-from netadapt_onnx.graph.nodes import node_name
+from netadapt_onnx.graph.nodes import captured, node_name
 from netadapt_onnx.graph.passes.fold_constants import KEPT_ON_WEIGHTS
-from netadapt_onnx.graph.subgraphs import captured
 from netadapt_onnx.graph.weightless import without_weights
 
 # Copies beyond one for each place that reads a tensor: views of views that are read twice each double with every level.

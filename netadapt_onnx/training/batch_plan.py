@@ -8,9 +8,8 @@ import numpy as np
 
 from netadapt_onnx.data.dataset import Labels, Split
 from netadapt_onnx.graph.runtime import Arrays
-from netadapt_onnx.training.augment import augmented
+from netadapt_onnx.training.augment import augmented, with_flips
 from netadapt_onnx.training.distillation import MOST_PRECOMPUTED
-from netadapt_onnx.training.mirroring import with_flips
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.replicas import Fetch
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.data.batch_layout import samples_first
 from netadapt_onnx.data.dataset import Split
-from netadapt_onnx.data.errors import invalid_data
+from netadapt_onnx.errors import invalid_data
 from netadapt_onnx.training.memory import only_batch
 from netadapt_onnx.training.placement import autocast
 from netadapt_onnx.training.replicas import DistillationTargets, pieces_of, tensors

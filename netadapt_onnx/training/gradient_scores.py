@@ -1,8 +1,10 @@
 """Importance by gradients: what the loss would change if a channel were removed, to first or second order.
 
-A gate of 1 stands where channels are summed over (`reduction_sites`); removing a channel sets its gates to 0. The
+A gate z of 1 stands where channels are summed over (`reduction_sites`); removing a channel sets its gates to 0. The
 gradient of the loss with respect to a gate equals the sum of weight times gradient over the consumers' slices of the
-channel. Channels that are removed together share one gate, so their gradients add up before they are squared.
+channel. Channels that are removed together share one gate, so their gradients add up before they are squared. To first
+order removal changes the loss L by dL/dz, so importance is (dL/dz)^2 averaged over batches (taylor: Molchanov et al.,
+CVPR 2019) or half of it averaged over samples (fisher: Theis et al., arXiv:1801.05787).
 """
 
 from __future__ import annotations

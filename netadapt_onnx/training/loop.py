@@ -13,8 +13,7 @@ import numpy as np
 from netadapt_onnx.common.progress import Steps, steps
 from netadapt_onnx.training.batch_plan import BatchPlan
 from netadapt_onnx.training.callbacks import Epoch, TrainingCallbacks
-from netadapt_onnx.training.optimizer import DivergedError, clipped_gradients, optimizer
-from netadapt_onnx.training.recipe import Recipe
+from netadapt_onnx.training.recipe import DivergedError, Recipe, clipped_gradients, optimizer
 from netadapt_onnx.training.replicas import Replicas
 
 # How often a training is saved besides the ends of epochs: what a kill costs at most.

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from netadapt_onnx.data.batch_layout import Layout, samples_first
 from netadapt_onnx.data.dataset import Dataset, Labels, Split, UserFunctions
-from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.tasks import (
     UNLABELLED,
     OutputForm,
@@ -22,7 +21,7 @@ from netadapt_onnx.data.tasks import (
     match_labels_to_output,
     output_forms,
 )
-from netadapt_onnx.errors import NetadaptError, one_line
+from netadapt_onnx.errors import NetadaptError, invalid_data, one_line
 
 # Labels as tensors, (N, ...): of one output, or by output name.
 Targets = Tensor | Mapping[str, Tensor]

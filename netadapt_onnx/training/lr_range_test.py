@@ -8,8 +8,7 @@ import numpy as np
 
 from netadapt_onnx.common.progress import Steps, stage
 from netadapt_onnx.training.batch_plan import BatchPlan
-from netadapt_onnx.training.optimizer import DivergedError, clipped_gradients, optimizer
-from netadapt_onnx.training.recipe import Recipe
+from netadapt_onnx.training.recipe import DivergedError, Recipe, clipped_gradients, optimizer
 from netadapt_onnx.training.replicas import Replicas
 
 STEPS = 48

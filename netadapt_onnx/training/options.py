@@ -21,7 +21,7 @@ class TrainingOptions:
         batch_size: Samples a step; None: 128, or fewer where their activations would not fit into memory.
         augment: Whether pictures are shifted and mirrored at random.
         flip: Whether pictures are shown both ways in turn, with the mean of the teacher's two answers as the target, if
-            the teacher can remember them (`mirroring.py`).
+            the teacher can remember them (`augment.py`).
         recipe: How the weights move.
         settings: How this machine trains; None: a few timed steps choose. The same settings repeat a training bit for
             bit.

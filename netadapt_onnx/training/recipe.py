@@ -1,12 +1,17 @@
-"""How the weights move: optimizer, learning-rate schedule, weight decay. Imports no torch."""
+"""How the weights move: optimizer, learning-rate schedule, weight decay, and gradients clipped for a step."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+import torch
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.training.replicas import Fetch, Replicas
+from netadapt_onnx.training.torch_graph import TorchGraph
 
 WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.05}
 # Gradients are scaled down to this norm.
@@ -63,3 +68,56 @@ def cosine(step: int, steps: int, lr: float) -> float:
     """The learning rate of a step: half a cosine from `lr` down (Loshchilov & Hutter, ICLR 2017, without restarts)."""
     position = step / max(1, steps)
     return lr * (FINAL_RATE_SHARE + (1 - FINAL_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * position)))
+
+
+MOMENTUM = 0.9
+BETAS = (0.9, 0.999)
+
+
+class DivergedError(Exception):
+    """The loss or a gradient is no longer a finite number."""
+
+
+def optimizer(graph: TorchGraph, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD (Nesterov) or AdamW at a learning rate of 0; weight decay spares biases and normalisations.
+
+    Pulling those to zero only hurts.
+
+    Raises:
+        NetadaptError: The graph has no weights.
+    """
+    decay = WEIGHT_DECAY[recipe.optimizer] if recipe.weight_decay is None else recipe.weight_decay
+    weights = graph.weights
+    decayed = [p for name, p in weights.items() if graph.kinds[name] == "weight"]
+    spared = [p for name, p in weights.items() if graph.kinds[name] != "weight"]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise NetadaptError("the model has no weights to train", code="unsupported")
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0, betas=BETAS)
+    return torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
+
+
+def clipped_gradients(replicas: Replicas, fetch: Fetch, rows: np.ndarray) -> float:
+    """Leave a batch's mean gradient, clipped to a norm of 5, in the parameters of `replicas.main`.
+
+    Args:
+        replicas: The network that is trained.
+        fetch: Reads inputs and labels of some rows.
+        rows: Numbers of the batch's samples in the training split.
+
+    Returns:
+        The batch's mean loss.
+
+    Raises:
+        DivergedError: The loss or the gradient is no longer finite.
+    """
+    loss = replicas.gradients(fetch, rows)
+    norm = torch.nn.utils.clip_grad_norm_(replicas.main.parameters(), LARGEST_GRADIENT)
+    if not math.isfinite(loss) or not math.isfinite(float(norm)):
+        raise DivergedError
+    return loss

@@ -18,13 +18,11 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.extract import needed
 from netadapt_onnx.graph.inputs import declared_shape
 from netadapt_onnx.graph.nodes import node_name
-from netadapt_onnx.training.fused import fused
-from netadapt_onnx.training.graph_reading import read_nodes, read_tensor
+from netadapt_onnx.training.graph_reading import fused, read_nodes, read_tensor
+from netadapt_onnx.training.ops.movement import rescale_batch
 from netadapt_onnx.training.ops.registry import DTYPES, Function, Node, is_training_aware, lookup
 from netadapt_onnx.training.placement import together
-from netadapt_onnx.training.rescale_batch import rescale_batch
-from netadapt_onnx.training.separate_statistics import separate_statistics
-from netadapt_onnx.training.weights import Kind, running_statistics, trainable
+from netadapt_onnx.training.weights import Kind, running_statistics, separate_statistics, trainable
 
 Observer = Callable[[Node, Sequence[Tensor | None], Sequence[Tensor]], None]
 # Ops whose target shape may have the batch written into it.

@@ -9,8 +9,7 @@ import torch
 
 from netadapt_onnx.data.batch_layout import samples_first
 from netadapt_onnx.data.dataset import Dataset
-from netadapt_onnx.data.errors import invalid_data
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.errors import NetadaptError, invalid_data
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.loss import TaskLoss, task_loss
 from netadapt_onnx.training.memory import Footprint, footprint, probed_rows

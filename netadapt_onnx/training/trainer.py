@@ -1,16 +1,18 @@
-"""Training: a model goes in, and the same model with better weights comes out."""
+"""Training, by a loop or a function of the user's: a model goes in, and the same one with better weights comes out."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx
+import torch
+from torch import Tensor
 
-from netadapt_onnx.data.dataset import Dataset
-from netadapt_onnx.data.errors import invalid_data
-from netadapt_onnx.errors import NetadaptError, one_line
+from netadapt_onnx.data.dataset import Dataset, UserFunctions
+from netadapt_onnx.errors import NetadaptError, invalid_data, one_line
 from netadapt_onnx.graph.weightless import without_weights
 from netadapt_onnx.training import batchnorm
 from netadapt_onnx.training.batch_plan import BatchPlan
@@ -21,15 +23,68 @@ from netadapt_onnx.training.distillation import Teacher, TeacherSource, distilla
 from netadapt_onnx.training.loop import Loop
 from netadapt_onnx.training.lr_range_test import RangeTest, range_test
 from netadapt_onnx.training.memory import BATCH_SIZE, fitting_batch_size, halve_batch, in_whole_batches, out_of_memory
-from netadapt_onnx.training.optimizer import DivergedError
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.placement import repeatable, require
-from netadapt_onnx.training.recipe import Recipe
+from netadapt_onnx.training.recipe import DivergedError, Recipe
 from netadapt_onnx.training.replicas import Replicas, one_thread
 from netadapt_onnx.training.settings import Settings, describe
 from netadapt_onnx.training.torch_graph import TorchGraph
 from netadapt_onnx.training.trainable import TrainableNetwork, trainable_network
-from netadapt_onnx.training.user_function import train_by_function
+
+
+def train_by_function(
+    user: UserFunctions,
+    proto: onnx.ModelProto,
+    teacher: onnx.ModelProto | Teacher | None,
+    *,
+    steps: int,
+    lr: float,
+    seed: int,
+) -> onnx.ModelProto:
+    """Train a model by calling the user's `training(module, teacher=, steps=, lr=, seed=)`.
+
+    Module and teacher map tensors by input name to tensors by output name.
+
+    Args:
+        user: The user's functions, with `training` among them.
+        proto: The model, normalised.
+        teacher: The original model; None: there is none.
+        steps: How many steps the training was asked for.
+        lr: The highest learning rate.
+        seed: Also set as torch's seed.
+
+    Returns:
+        The model with the weights that the function leaves in the module.
+
+    Raises:
+        NetadaptError: The function fails (`factory`), or leaves weights that are not finite (`diverged`).
+    """
+    assert user.training is not None
+    module = TorchGraph(proto).train()
+    source = Teacher(teacher) if isinstance(teacher, onnx.ModelProto) else teacher
+
+    def teacher_outputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        assert source is not None
+        return source.raw_outputs(inputs, Settings())
+
+    torch.manual_seed(seed)
+    try:
+        user.training(module, teacher=None if source is None else teacher_outputs, steps=steps, lr=lr, seed=seed)
+    except NetadaptError:
+        raise
+    except Exception as error:
+        raise NetadaptError(
+            f"the training function of {user.name} failed: {type(error).__name__}: {one_line(error)}",
+            hint="it is called as training(module, teacher=, steps=, lr=, seed=) and changes the module's parameters",
+            code="factory",
+        ) from error
+    broken = next((name for name, value in module.weights.items() if not bool(torch.isfinite(value).all())), None)
+    if broken is not None:
+        raise NetadaptError(
+            f"the training function of {user.name} left weights that are no numbers in '{broken}'", code="diverged"
+        )
+    return module.write_back(proto)
+
 
 # 780 steps of a ResNet-20 that lost half its filters: 0.02 and 0.05 are equal, 0.15 loses 0.6 points.
 LEARNING_RATE = 0.05

@@ -15,8 +15,9 @@ from netadapt_onnx import cli
 from netadapt_onnx.api import demo, demo_network
 from netadapt_onnx.api.profile import profile
 from netadapt_onnx.common.resources import Resources
+from netadapt_onnx.data.metrics import AccuracyChange
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.result import AccuracyChange, AdaptResult
+from netadapt_onnx.search.result import AdaptResult
 
 
 def test_digits_are_real_images_in_the_layout_of_data() -> None:
@@ -92,7 +93,7 @@ def test_a_demo_on_a_machine_too_busy_to_tell_exits_with_2(
         notes=("latency=0.6x: could not judge: times vary by 60%",),
     )  # fmt: skip
     monkeypatch.setattr(demo, "demo", lambda *_, **__: undecided)
-    monkeypatch.setattr("netadapt_onnx.commands.demo.write_report", lambda _: ())
+    monkeypatch.setattr("netadapt_onnx.api.report.write_report", lambda _: ())
     assert cli.run(["demo", "-o", str(tmp_path / "demo"), "--overwrite", "--json"]) == 2
     answer = json.loads(capsys.readouterr().out)
     assert (answer["ok"], answer["error"]["code"]) == (False, "could-not-judge")

@@ -12,7 +12,7 @@ from models import ALL, plain, residual, unprunable
 from netadapt_onnx.api.inspect import inspect
 from netadapt_onnx.api.prune import passed, prune
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery.channel_counts import at_ratio

@@ -13,7 +13,7 @@ import pytest
 import models
 from hostile_names import NAMES, acting
 from netadapt_onnx import cli
-from netadapt_onnx.commands._report import write_report
+from netadapt_onnx.api.report import write_report
 from netadapt_onnx.common import charts
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.reporting.page import ChartRenderer

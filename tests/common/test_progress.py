@@ -14,8 +14,17 @@ import pytest
 from rich.console import Console
 
 import netadapt_onnx
-from netadapt_onnx.common import progress_line
-from netadapt_onnx.common.progress import Stages, counting, reporter, stage, steps, watching
+from netadapt_onnx.common.progress import (
+    Stages,
+    clocks,
+    counting,
+    progress_line,
+    reporter,
+    shown,
+    stage,
+    steps,
+    watching,
+)
 
 PACKAGE = Path(netadapt_onnx.__file__).parent
 LONGEST_ITERATION = 1000
@@ -47,7 +56,7 @@ def line(stages: Stages, columns: int) -> str:
     """What a terminal of so many columns shows."""
     console = Console(width=columns, file=io.StringIO(), force_terminal=True, color_system=None)
     with console.capture() as seen:
-        console.print(progress_line.line(stages, console))
+        console.print(progress_line(stages, console))
     rows = seen.get().splitlines()
     assert len(rows) == 1 and len(rows[0]) <= columns
     return rows[0].rstrip()
@@ -208,7 +217,7 @@ def test_the_line_is_drawn_while_the_work_is_inside_one_long_call(
     monkeypatch.setenv("COLUMNS", "80")
     clock = Clock()
     stages = Stages("adapting", clock)
-    with progress_line.shown(stages) as log:
+    with shown(stages) as log:
         seen, deadline = "", time.monotonic() + 60
         with stage("evaluating"):
             for now, clocks in ((1.0, "0:01"), (75.0, "1:15"), (3725.0, "1:02:05")):
@@ -223,5 +232,5 @@ def test_the_line_is_drawn_while_the_work_is_inside_one_long_call(
 
 @pytest.mark.parametrize(("seconds", "text"), [(7, "0:07"), (725, "12:05"), (3725, "1:02:05"), (360000, "100:00:00")])
 def test_clocks_read_as_clocks_do(seconds: float, text: str) -> None:
-    assert progress_line.clocks(seconds, None) == text
-    assert progress_line.clocks(seconds, seconds) == f"{text}, {text} left"
+    assert clocks(seconds, None) == text
+    assert clocks(seconds, seconds) == f"{text}, {text} left"

@@ -7,7 +7,7 @@ from dataclasses import fields
 import models
 from netadapt_onnx.common.resources import COUNTED, FIELDS, RESOURCES, Resources, amounts
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 
 

@@ -33,7 +33,7 @@ from netadapt_onnx.data.evaluate import accuracy, outputs
 from netadapt_onnx.data.find_batch_layout import find_layout
 from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.runtime import Arrays, run, session
 from netadapt_onnx.training.distillation import Teacher, remembering_teacher
 from netadapt_onnx.training.loss import task_loss

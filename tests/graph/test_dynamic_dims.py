@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 import models
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.inputs import declared_shape
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.graph.passes.pipeline import normalise

@@ -15,7 +15,7 @@ from models import Builder, overridable, plain
 from netadapt_onnx.gating import run_model
 from netadapt_onnx.gating.jobs import TimeJob
 from netadapt_onnx.graph import original_file as comparing
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.graph.original_file import AsGiven, as_given, read_as_given, runs_as_given
 from netadapt_onnx.graph.runtime import run, session

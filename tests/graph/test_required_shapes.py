@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from models import Builder
 from netadapt_onnx.cli import run
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.usual_sizes import TRIALS, trials
 

@@ -18,8 +18,8 @@ from netadapt_onnx.api.inspect import Cautioned, inspect
 from netadapt_onnx.api.prune import prune
 from netadapt_onnx.data.find_batch_layout import find_layout
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph import loop_limits, memory_limit, runtime, shape_inference
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph import folded_model, loop_limits, runtime, shape_inference
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.loop_limits import MOST_TRIPS, limit_trips
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import run, session
@@ -291,7 +291,7 @@ def test_tensors_of_more_axes_than_arrays_have_are_no_bug(count: int, tmp_path: 
 
 
 def test_a_proof_that_takes_more_than_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(memory_limit, "memory_bytes", lambda: 100)
+    monkeypatch.setattr(folded_model, "memory_bytes", lambda: 100)
     onnx.save(between([node("Relu", ["t0"], ["t"])], "t"), tmp_path / "m.onnx")
     with pytest.raises(NetadaptError, match="cannot be verified: its tensors take") as error:
         prune(tmp_path / "m.onnx", ratio=0.5)

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import models
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.cut import KeptIndices
 from netadapt_onnx.surgery.labels import Choices

@@ -282,12 +282,11 @@ def test_tables_that_wrap_on_a_terminal(
 def test_progress_lines_are_escaped() -> None:
     from rich.console import Console
 
-    from netadapt_onnx.common.progress import Stages
-    from netadapt_onnx.common.progress_line import line
+    from netadapt_onnx.common.progress import Stages, progress_line
 
     stages = Stages("whole")
     stages.begin(NAMES[1], 3).step(1, NAMES[9] + NAMES[11])
     console = Console(width=100, color_system=None, highlight=False)
     with console.capture() as captured:
-        console.print(line(stages, console))
+        console.print(progress_line(stages, console))
     assert not acting(re.sub(r"\x1b\[[\d;]*m", "", captured.get()))

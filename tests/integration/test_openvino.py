@@ -16,7 +16,7 @@ from execution_cases import order_of, two_nodes
 from models import plain, residual
 from netadapt_onnx.cli import run
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.profilers.device import Order, measure_on
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import CPU, Execution, differences, fingerprint
@@ -24,7 +24,7 @@ from netadapt_onnx.profilers.providers import OPENVINO
 from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_widths
 from netadapt_onnx.profilers.records import Job
 from netadapt_onnx.profilers.table.build import TablePlan, build
-from netadapt_onnx.profilers.table.predict import Table
+from netadapt_onnx.profilers.table.table import Table
 from netadapt_onnx.surgery.trace import trace
 
 pytestmark = pytest.mark.skipif(

@@ -21,7 +21,7 @@ from models import plain, residual
 from netadapt_onnx import cli, profile
 from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.device import Order
 from netadapt_onnx.profilers.devices.local import LocalDevice

@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from models import ALL, plain, residual
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.profilers.agent import open_session
 from netadapt_onnx.profilers.execution import CPU, execution_record
 from netadapt_onnx.profilers.units import Kernel, Layers, family

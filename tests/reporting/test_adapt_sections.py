@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from netadapt_onnx.api.report import read_run
+from netadapt_onnx.data.metrics import AccuracyChange
 from netadapt_onnx.reporting.adapt_run import AdaptRun
 from netadapt_onnx.reporting.adapt_sections import adapt_sections
 from netadapt_onnx.reporting.page import ChartRenderer
-from netadapt_onnx.search.result import AccuracyChange, Deployed
+from netadapt_onnx.search.result import Deployed
 from report_runs import finished
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from models import residual
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_widths
 from netadapt_onnx.profilers.table.build import header_of
 from netadapt_onnx.profilers.table.file import Cell, EndToEndTime, Record, Reference, encode, read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery.labels import Choices
 from netadapt_onnx.surgery.trace import Trace, trace

@@ -9,7 +9,7 @@ import pytest
 import models
 from models import STATES, stateful_lstm
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.labels import Choices
 from netadapt_onnx.surgery.resize import resize

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import models
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery.cut import arrange
 from netadapt_onnx.surgery.trace import trace

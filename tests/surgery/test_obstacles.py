@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from models import Builder, custom, plain
 from netadapt_onnx.api.inspect import Cautioned, inspect
 from netadapt_onnx.cli import run
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.trace import trace

@@ -13,7 +13,7 @@ import pytest
 
 from models import STATES, Builder, stateful_lstm
 from netadapt_onnx.cli import run
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.groups import resize_io_of

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import models
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.model import check, load
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery.criteria.selection import importance, select

@@ -18,7 +18,7 @@ import pytest
 import models
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.data.evaluate import outputs
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.search.channel_selection import prefix_before_group
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.reconstruct.gram import gram_matrices, original_targets

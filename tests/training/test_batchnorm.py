@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from models import Builder, grouped, plain, residual
 from netadapt_onnx.data.dataset import Split
-from netadapt_onnx.graph.fold import fold as normalise_and_fold
+from netadapt_onnx.graph.fold_shapes import fold as normalise_and_fold
 from netadapt_onnx.graph.runtime import run, session
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.resize import resize

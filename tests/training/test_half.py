@@ -14,7 +14,7 @@ import netadapt_onnx
 from models import Builder, plain
 from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.data.evaluate import accuracy, outputs
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.runtime import run, session
 from netadapt_onnx.search.options import Rank
 from netadapt_onnx.surgery.criteria.selection import select

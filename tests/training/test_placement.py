@@ -14,12 +14,13 @@ from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.inputs import input_specs
 from netadapt_onnx.graph.runtime import random_inputs
+from netadapt_onnx.training.choose_settings import choose
 from netadapt_onnx.training.distillation import Teacher
 from netadapt_onnx.training.loss import task_loss
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.placement import gpu_dtypes, require, together
 from netadapt_onnx.training.replicas import Replicas, tensors
-from netadapt_onnx.training.settings import Settings, choose
+from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.torch_graph import TorchGraph
 from netadapt_onnx.training.trainer import train
 

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from models import ALL, Builder, channels_last, plain, residual
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.inputs import input_specs
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.graph.runtime import Arrays, random_inputs, run, session

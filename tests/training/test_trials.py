@@ -20,10 +20,10 @@ from netadapt_onnx.data.dataset import Dataset, Split, UserFunctions
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training import trials
 from netadapt_onnx.training.callbacks import TrainingCallbacks
-from netadapt_onnx.training.choose_settings import choose_settings
+from netadapt_onnx.training.choose_settings import choose, choose_settings
 from netadapt_onnx.training.ops import registry
 from netadapt_onnx.training.options import TrainingOptions
-from netadapt_onnx.training.settings import Settings, TrialError, choose
+from netadapt_onnx.training.settings import Settings, TrialError
 from netadapt_onnx.training.trainer import train
 from netadapt_onnx.training.trial_process import Failure, Trial, TrialNetwork
 from netadapt_onnx.training.trials import HOPELESS, LEAST_S, Trials

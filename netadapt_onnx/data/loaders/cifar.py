@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from netadapt_onnx.data.errors import invalid_data
+from netadapt_onnx.errors import invalid_data
 
 TRAIN_10 = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST_10, TRAIN_100, TEST_100 = "test_batch.bin", "train.bin", "test.bin"

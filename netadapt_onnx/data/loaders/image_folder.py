@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from netadapt_onnx.data.dataset import LazyArray
-from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.preprocess import LazyPictures, Preprocessing, require_pillow
+from netadapt_onnx.errors import invalid_data
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from netadapt_onnx.data.errors import invalid_data
+from netadapt_onnx.errors import invalid_data
 
 # How the official files begin, by split; the rest of the name differs in dots and dashes.
 _PREFIXES = {"train": "train", "test": "t10k"}

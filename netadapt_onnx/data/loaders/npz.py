@@ -10,12 +10,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from netadapt_onnx.data.dataset import SPLITS, Labels, Scaling, Split
-from netadapt_onnx.data.errors import invalid_data
 from netadapt_onnx.data.labels import check_labels, require_finite
 from netadapt_onnx.data.preprocess import channel_scaling
 from netadapt_onnx.data.shapes import Outputs, Specs, format_shape
 from netadapt_onnx.data.source import DataSource
-from netadapt_onnx.errors import NetadaptError, did_you_mean, one_line
+from netadapt_onnx.errors import NetadaptError, did_you_mean, invalid_data, one_line
 from netadapt_onnx.graph.runtime import Arrays
 
 # Smaller arrays are read at once.

@@ -12,11 +12,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.graph.nodes import node_name
+from netadapt_onnx.graph.nodes import captured, node_name
 from netadapt_onnx.graph.passes.result import PassResult
 from netadapt_onnx.graph.shapes import Specs, spec_bytes
 from netadapt_onnx.graph.size_dependence import SizeDependence, TensorValues
-from netadapt_onnx.graph.subgraphs import captured
 from netadapt_onnx.graph.symbolic_batch import SymbolicBatch
 
 # Views of weights: the initializer stays the parameter, under its own name, and surgery and training look through them.

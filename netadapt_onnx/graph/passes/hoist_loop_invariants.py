@@ -6,9 +6,8 @@ from collections.abc import Set
 
 import onnx
 
-from netadapt_onnx.graph.nodes import is_standard
+from netadapt_onnx.graph.nodes import is_standard, rename
 from netadapt_onnx.graph.passes.result import PassResult
-from netadapt_onnx.graph.subgraphs import rename
 
 FIRST_CARRIED = 2  # a Loop's inputs: trip count, condition, carried values; its body puts out the condition first
 

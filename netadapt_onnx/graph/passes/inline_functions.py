@@ -15,9 +15,9 @@ import onnx
 import onnx.inliner
 
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.graph.nodes import all_subgraphs
 from netadapt_onnx.graph.passes.result import PassResult
 from netadapt_onnx.graph.runtime import PROTOBUF_LIMIT
-from netadapt_onnx.graph.subgraphs import all_subgraphs
 from netadapt_onnx.graph.validity import require_valid_nodes
 
 # The largest public models have some ten thousand nodes.

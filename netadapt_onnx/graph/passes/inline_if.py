@@ -8,9 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from netadapt_onnx.graph.nodes import set_nodes
+from netadapt_onnx.graph.nodes import rename, set_nodes
 from netadapt_onnx.graph.passes.result import PassResult
-from netadapt_onnx.graph.subgraphs import rename
 
 
 def inline_if(proto: onnx.ModelProto, conditions: Mapping[str, np.ndarray]) -> PassResult[onnx.ModelProto]:

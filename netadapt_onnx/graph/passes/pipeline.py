@@ -1,8 +1,8 @@
 """The passes, in the order in which they run.
 
 A model goes through three lists: `NORMALISE` when it is loaded, which needs no shapes; the passes of `fold` in
-`graph/fold.py`, which does (`sort_topologically`, `inline_if`, `fold_constants`); and `REWRITE` before surgery labels
-its channels.
+`graph/fold_shapes.py`, which does (`sort_topologically`, `inline_if`, `fold_constants`); and `REWRITE` before surgery
+labels its channels.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from netadapt_onnx.graph.passes.complete_header import complete_header
-from netadapt_onnx.graph.passes.constants_to_initializers import constants_to_initializers
-from netadapt_onnx.graph.passes.densify_initializers import densify_initializers
-from netadapt_onnx.graph.passes.drop_declared_shapes import drop_declared_shapes
-from netadapt_onnx.graph.passes.drop_initializer_inputs import drop_initializer_inputs
+from netadapt_onnx.graph.passes.constants_to_initializers import constants_to_initializers, densify_initializers
 from netadapt_onnx.graph.passes.drop_zero_state import drop_zero_state
 from netadapt_onnx.graph.passes.gather_nd_to_gather import gather_nd_to_gather
 from netadapt_onnx.graph.passes.hoist_loop_invariants import hoist_loop_invariants
 from netadapt_onnx.graph.passes.inline_functions import inline_functions
+from netadapt_onnx.graph.passes.normalise_declarations import (
+    complete_header,
+    drop_declared_shapes,
+    drop_initializer_inputs,
+    require_unique_names,
+)
 from netadapt_onnx.graph.passes.remove_identity import remove_identity
-from netadapt_onnx.graph.passes.require_unique_names import require_unique_names
 from netadapt_onnx.graph.passes.result import Pass, PassResult, run_passes
 from netadapt_onnx.graph.passes.shuffle_to_gather import shuffle_to_gather
 from netadapt_onnx.graph.passes.upgrade_opset import upgrade_opset

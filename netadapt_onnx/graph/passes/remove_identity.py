@@ -5,9 +5,8 @@ from __future__ import annotations
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.nodes import is_standard, keep_nodes
+from netadapt_onnx.graph.nodes import all_subgraphs, is_standard, keep_nodes
 from netadapt_onnx.graph.passes.result import PassResult
-from netadapt_onnx.graph.subgraphs import all_subgraphs
 
 
 def remove_identity(proto: onnx.ModelProto) -> PassResult[onnx.ModelProto]:

@@ -10,9 +10,9 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.nodes import captured
 from netadapt_onnx.graph.passes.result import PassResult
 from netadapt_onnx.graph.shapes import Shape
-from netadapt_onnx.graph.subgraphs import captured
 from netadapt_onnx.graph.weightless import without_weights
 
 

@@ -8,9 +8,8 @@ from collections.abc import Iterable
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.nodes import node_name, set_nodes
+from netadapt_onnx.graph.nodes import captured, node_name, set_nodes
 from netadapt_onnx.graph.passes.result import PassResult
-from netadapt_onnx.graph.subgraphs import captured
 
 
 def sort_topologically(proto: onnx.ModelProto, constants: Iterable[str]) -> PassResult[onnx.ModelProto]:

@@ -9,14 +9,13 @@ import numpy as np
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.surgery.criteria.activations import ACTIVATION
-from netadapt_onnx.surgery.criteria.gradients import GRADIENTS
 from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.surgery.criteria.weights import CRITERIA
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.trace import Trace
 
 # Criteria that look at inputs besides weights.
-MEASURED = (*GRADIENTS, ACTIVATION)
+MEASURED = ("taylor", "fisher", ACTIVATION)
 
 
 def criterion_of(name: str | Criterion) -> Criterion:

@@ -9,9 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from netadapt_onnx.graph.axis_arrays import Array, on_axis
-from netadapt_onnx.surgery.factors import align, labelled, labelled_on
 from netadapt_onnx.surgery.labels import Labels, Unsupported
-from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.node import Node, align, labelled, labelled_on
 from netadapt_onnx.surgery.rules.elementwise import bind_broadcast, broadcast
 from netadapt_onnx.surgery.rules.registry import rule
 

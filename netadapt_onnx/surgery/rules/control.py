@@ -8,10 +8,9 @@ import numpy as np
 
 from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.graph.passes.hoist_loop_invariants import FIRST_CARRIED
-from netadapt_onnx.surgery.factors import labelled
 from netadapt_onnx.surgery.flatten_subgraphs import BRANCHES, FlatSubgraph
 from netadapt_onnx.surgery.labels import Labels, Unsupported
-from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.node import Node, labelled
 from netadapt_onnx.surgery.rules.registry import rule
 
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from netadapt_onnx.graph.axis_arrays import Array, on_axis
-from netadapt_onnx.surgery.factors import align, aligned_shape, labelled
 from netadapt_onnx.surgery.labels import Labels
-from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.node import Node, align, aligned_shape, labelled
 from netadapt_onnx.surgery.rules.registry import rule
 
 UNARY = (

@@ -10,9 +10,8 @@ import numpy as np
 from netadapt_onnx.graph.axis_arrays import Array, UnmatchedShapes, on_axis, regroup
 from netadapt_onnx.graph.shapes import Shape
 from netadapt_onnx.surgery.cut import Cut
-from netadapt_onnx.surgery.factors import align, aligned_shape, labelled
 from netadapt_onnx.surgery.labels import Labels, Unsupported
-from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.node import Node, align, aligned_shape, labelled
 from netadapt_onnx.surgery.rules.elementwise import BROADCASTING, UNARY
 from netadapt_onnx.surgery.rules.node_edits import integers, resize_dims, set_gather, set_integers
 from netadapt_onnx.surgery.rules.registry import rule

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from netadapt_onnx.graph.axis_arrays import Array, on_axis
-from netadapt_onnx.surgery.factors import align
 from netadapt_onnx.surgery.labels import Labels, Unsupported
-from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.node import Node, align
 from netadapt_onnx.surgery.rules.contraction import bind_channels
 from netadapt_onnx.surgery.rules.elementwise import bind_broadcast, broadcast
 from netadapt_onnx.surgery.rules.registry import rule

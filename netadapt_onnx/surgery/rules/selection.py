@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from netadapt_onnx.graph.axis_arrays import on_axis
-from netadapt_onnx.surgery.factors import labelled
 from netadapt_onnx.surgery.labels import Labels, Unsupported
-from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.node import Node, labelled
 from netadapt_onnx.surgery.rules.node_edits import set_gather
 from netadapt_onnx.surgery.rules.registry import rule
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from netadapt_onnx.graph.subgraphs import subgraphs_of
+from netadapt_onnx.graph.nodes import subgraphs_of
 from netadapt_onnx.graph.weightless import without_weights
 
 

@@ -10,8 +10,8 @@ import onnx
 
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.graph.folded_model import refuse_huge
 from netadapt_onnx.graph.loadable import wrong_cut
-from netadapt_onnx.graph.memory_limit import refuse_huge
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery.cut import Cut, KeptIndices
 from netadapt_onnx.surgery.flatten_subgraphs import BRANCHES, with_branch
@@ -19,10 +19,9 @@ from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.verify.compare import Comparison, Tally
 from netadapt_onnx.surgery.verify.exact_integers import with_exact_integers
-from netadapt_onnx.surgery.verify.float_recurrence import has_quantised_recurrence, with_float_recurrence
 from netadapt_onnx.surgery.verify.reference import masked_reference
 from netadapt_onnx.surgery.verify.unrunnable import computed_by, fed_tensors, relies_on_guesses, without_unrunnable
-from netadapt_onnx.surgery.verify.upcast import upcast, upcast_dtype
+from netadapt_onnx.surgery.verify.upcast import has_quantised_recurrence, upcast, upcast_dtype, with_float_recurrence
 
 TOLERANCE = 1e-4
 RUNS = 5

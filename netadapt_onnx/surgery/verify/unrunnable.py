@@ -7,8 +7,8 @@ from collections.abc import Collection
 import onnx
 
 from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.nodes import captured
 from netadapt_onnx.graph.shapes import Spec
-from netadapt_onnx.graph.subgraphs import captured
 
 
 def relies_on_guesses(folded: FoldedModel) -> bool:

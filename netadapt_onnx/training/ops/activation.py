@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from netadapt_onnx.training.ops.registry import Node, op
+from netadapt_onnx.training.ops.registry import Node, op, register_unary
 
 
-@op("Relu")
-def relu(node: Node, x: Tensor) -> Tensor:
-    """max(x, 0)."""
-    return F.relu(x)
+def _register_with_alpha(name: str, function: Callable[[Tensor, float], Tensor], alpha: float) -> None:
+    @op(name)
+    def with_alpha(node: Node, x: Tensor) -> Tensor:
+        return function(x, node.attribute("alpha", alpha))
 
 
-@op("LeakyRelu")
-def leaky_relu(node: Node, x: Tensor) -> Tensor:
-    """x, or alpha * x below zero."""
-    return F.leaky_relu(x, node.attribute("alpha", 0.01))
+_PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
+    "Relu": F.relu, "Sigmoid": torch.sigmoid, "Tanh": torch.tanh, "HardSwish": F.hardswish, "Softplus": F.softplus,
+    "Softsign": F.softsign, "Mish": F.mish,
+}  # fmt: skip
+# With the attribute's default.
+_WITH_ALPHA: dict[str, tuple[Callable[[Tensor, float], Tensor], float]] = {
+    "LeakyRelu": (F.leaky_relu, 0.01), "Elu": (F.elu, 1.0), "Celu": (F.celu, 1.0),
+}  # fmt: skip
+for _name, _function in _PLAIN.items():
+    register_unary(_name, _function)
+for _name, (_scaled, _alpha) in _WITH_ALPHA.items():
+    _register_with_alpha(_name, _scaled, _alpha)
 
 
 @op("PRelu")
@@ -29,28 +39,10 @@ def prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x < 0, slope * x, x)
 
 
-@op("Sigmoid")
-def sigmoid(node: Node, x: Tensor) -> Tensor:
-    """1 / (1 + exp(-x))."""
-    return torch.sigmoid(x)
-
-
-@op("Tanh")
-def tanh(node: Node, x: Tensor) -> Tensor:
-    """Hyperbolic tangent."""
-    return torch.tanh(x)
-
-
 @op("HardSigmoid")
 def hard_sigmoid(node: Node, x: Tensor) -> Tensor:
     """clip(alpha * x + beta, 0, 1)."""
     return (x * node.real("alpha", 0.2) + node.real("beta", 0.5)).clamp(0, 1)
-
-
-@op("HardSwish")
-def hard_swish(node: Node, x: Tensor) -> Tensor:
-    """x * clip(x / 6 + 0.5, 0, 1)."""
-    return F.hardswish(x)
 
 
 @op("Swish")
@@ -77,41 +69,11 @@ def gelu_microsoft(node: Node, x: Tensor) -> Tensor:
     return F.gelu(x)
 
 
-@op("Elu")
-def elu(node: Node, x: Tensor) -> Tensor:
-    """x, or alpha * (exp(x) - 1) below zero."""
-    return F.elu(x, node.attribute("alpha", 1.0))
-
-
 @op("Selu")
 def selu(node: Node, x: Tensor) -> Tensor:
     """A scaled Elu with the attributes' constants."""
     alpha, gamma = node.real("alpha", 1.6732632423543772), node.real("gamma", 1.0507009873554805)
     return gamma * F.elu(x, alpha)
-
-
-@op("Celu")
-def celu(node: Node, x: Tensor) -> Tensor:
-    """max(0, x) + min(0, alpha * (exp(x / alpha) - 1))."""
-    return F.celu(x, node.attribute("alpha", 1.0))
-
-
-@op("Softplus")
-def softplus(node: Node, x: Tensor) -> Tensor:
-    """log(1 + exp(x))."""
-    return F.softplus(x)
-
-
-@op("Softsign")
-def softsign(node: Node, x: Tensor) -> Tensor:
-    """x / (1 + |x|)."""
-    return F.softsign(x)
-
-
-@op("Mish")
-def mish(node: Node, x: Tensor) -> Tensor:
-    """x * tanh(softplus(x))."""
-    return F.mish(x)
 
 
 @op("ThresholdedRelu")

@@ -8,13 +8,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from netadapt_onnx.training.ops.registry import DTYPES, Node, op
-
-
-def _register_unary(name: str, function: Callable[[Tensor], Tensor]) -> None:
-    @op(name)
-    def unary(node: Node, x: Tensor) -> Tensor:
-        return function(x)
+from netadapt_onnx.training.ops.registry import DTYPES, Node, op, register_unary
 
 
 def _register_binary(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -58,7 +52,7 @@ _VARIADIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Sum": torch.add, "Min": torch.minimum, "Max": torch.maximum,
 }  # fmt: skip
 for _name, _function in _UNARY.items():
-    _register_unary(_name, _function)
+    register_unary(_name, _function)
 for _name, _pairwise in _BINARY.items():
     _register_binary(_name, _pairwise)
 for _name, _pairwise in _VARIADIC.items():

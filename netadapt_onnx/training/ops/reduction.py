@@ -51,20 +51,13 @@ for _name, _function in _REDUCE.items():
     _register(_name, _function)
 
 
-@op("ArgMax")
-def arg_max(node: Node, x: Tensor) -> Tensor:
-    """The index of the largest entry along an axis."""
+@op("ArgMax", "ArgMin")
+def arg_extreme(node: Node, x: Tensor) -> Tensor:
+    """The index of the largest, or the smallest, entry along an axis."""
     if node.attribute("select_last_index", 0):
         raise node.refuse("with select_last_index")
-    return x.argmax(node.attribute("axis", 0), keepdim=bool(node.attribute("keepdims", 1)))
-
-
-@op("ArgMin")
-def arg_min(node: Node, x: Tensor) -> Tensor:
-    """The index of the smallest entry along an axis."""
-    if node.attribute("select_last_index", 0):
-        raise node.refuse("with select_last_index")
-    return x.argmin(node.attribute("axis", 0), keepdim=bool(node.attribute("keepdims", 1)))
+    find = torch.argmax if node.op == "ArgMax" else torch.argmin
+    return find(x, node.attribute("axis", 0), keepdim=bool(node.attribute("keepdims", 1)))
 
 
 @op("CumSum")

@@ -98,6 +98,14 @@ def op(*names: str, domain: str = "", training_aware: bool = False) -> Callable[
     return register
 
 
+def register_unary(name: str, function: Callable[[Tensor], Tensor]) -> None:
+    """Register a function of one tensor, which needs no attribute, for an ONNX op."""
+
+    @op(name)
+    def unary(node: Node, x: Tensor) -> Tensor:
+        return function(x)
+
+
 def lookup(domain: str, name: str) -> Function | None:
     """The function of an op, or None."""
     return _FUNCTIONS.get((_DOMAINS.get(domain, domain), name))

@@ -7,7 +7,7 @@ import onnx
 from onnx import numpy_helper
 
 import models
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 
 

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 import large_graphs
 import models
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.passes.pipeline import NORMALISE, REWRITE, normalise
 
 

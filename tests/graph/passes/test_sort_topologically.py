@@ -7,7 +7,7 @@ import pytest
 
 import models
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.passes.sort_topologically import sort_topologically
 

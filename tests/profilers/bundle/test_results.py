@@ -22,11 +22,11 @@ from models import residual
 from netadapt_onnx import cli
 from netadapt_onnx.api.profile import bundle, import_results
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.profilers import packing
 from netadapt_onnx.profilers.bundle import write as bundling
 from netadapt_onnx.profilers.random_widths import random_widths
-from netadapt_onnx.profilers.table.predict import Table
+from netadapt_onnx.profilers.table.table import Table
 from netadapt_onnx.surgery.trace import trace
 
 MUTANTS = int(os.environ.get("NETADAPT_MUTANTS", "80"))

@@ -17,7 +17,7 @@ from models import residual
 from netadapt_onnx import cli
 from netadapt_onnx.api.profile import profile
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.profilers import device
 from netadapt_onnx.profilers.devices import remote, shell
@@ -31,7 +31,7 @@ from netadapt_onnx.profilers.outputs import outputs_on_device
 from netadapt_onnx.profilers.random_widths import random_widths
 from netadapt_onnx.profilers.table import build as building
 from netadapt_onnx.profilers.table.file import EndToEndTime, read
-from netadapt_onnx.profilers.table.predict import Table
+from netadapt_onnx.profilers.table.table import Table
 from netadapt_onnx.surgery.trace import trace
 
 pytest.importorskip("asyncssh", reason="the SSH server of these tests (pip install asyncssh)")

@@ -7,7 +7,7 @@ import pytest
 
 from models import residual
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.profilers.table.best_counts import best_counts, best_points
 from netadapt_onnx.profilers.table.staircase import Staircase
 from netadapt_onnx.surgery.criteria.selection import select

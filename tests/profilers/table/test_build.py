@@ -15,7 +15,7 @@ from models import plain, residual, unprunable
 from netadapt_onnx.api.profile import profile
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.profilers.breakdown import by_group, by_layer
 from netadapt_onnx.profilers.execution import CPU, Execution, fingerprint
 from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, random_widths
@@ -23,7 +23,7 @@ from netadapt_onnx.profilers.statistics import Timing, kendall
 from netadapt_onnx.profilers.table import build as building
 from netadapt_onnx.profilers.table.build import TablePlan, build
 from netadapt_onnx.profilers.table.file import Cell, EndToEndTime, Record, read
-from netadapt_onnx.profilers.table.predict import Table
+from netadapt_onnx.profilers.table.table import Table
 from netadapt_onnx.profilers.validate import validate
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.trace import Trace, trace

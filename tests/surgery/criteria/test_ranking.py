@@ -9,7 +9,7 @@ import pytest
 
 import models
 from netadapt_onnx.api.prune import prune
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.surgery.criteria.ranking import at_share, counts_after, removal_order
 from netadapt_onnx.surgery.criteria.selection import importance, select

@@ -12,7 +12,7 @@ from netadapt_onnx.surgery.criteria.selection import MEASURED, importance
 from netadapt_onnx.surgery.criteria.weights import CRITERIA
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.training.criteria import criterion_on
+from netadapt_onnx.training.data_criteria import criterion_on
 from tracing import trace_model
 
 

@@ -9,7 +9,7 @@ import attention_cases  # noqa: F401 - registers its cases
 import control_cases  # noqa: F401 - likewise
 import quantised_cases  # noqa: F401 - likewise
 import sampling_cases  # noqa: F401 - likewise
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.labels import Choices

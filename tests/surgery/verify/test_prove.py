@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import models
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery.channel_counts import at_ratio
 from netadapt_onnx.surgery.criteria.selection import select

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 import models
 import quantised_cases  # noqa: F401 - registers its cases
 import rule_cases
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery.channel_counts import at_ratio

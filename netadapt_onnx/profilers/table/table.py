@@ -25,7 +25,7 @@ from netadapt_onnx.profilers.table.file import (
 )
 from netadapt_onnx.profilers.table.kernel_predictor import KernelPredictor
 from netadapt_onnx.profilers.table.staircase import Staircase
-from netadapt_onnx.profilers.table.whole_model_predictor import WholeModelPredictor
+from netadapt_onnx.profilers.table.whole_model_fit import WholeModelPredictor
 from netadapt_onnx.profilers.units import Layers, Unit, family
 
 _REBUILD = "build it again with `profile`"

@@ -7,8 +7,7 @@ import numpy as np
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.surgery.criteria.activations import ACTIVATION, activation_criterion
-from netadapt_onnx.surgery.criteria.gradients import gradient_criterion
-from netadapt_onnx.surgery.criteria.scores import Criterion
+from netadapt_onnx.surgery.criteria.scores import Criterion, RememberedScores
 from netadapt_onnx.surgery.criteria.selection import MEASURED
 from netadapt_onnx.surgery.trace import Trace
 
@@ -37,7 +36,7 @@ def criterion_on(name: str | Criterion, split: Split | None, seed: int = 0) -> s
     sample = split.sample(SAMPLES, seed)
     if name == ACTIVATION:
         return activation_criterion(lambda: sample.batch(slice(None)))
-    return gradient_criterion(name, lambda trace: _gradient_scores(name, trace, sample, seed))
+    return RememberedScores(name, lambda trace: _gradient_scores(name, trace, sample, seed))
 
 
 def _gradient_scores(name: str, trace: Trace, sample: Split, seed: int) -> np.ndarray:

@@ -22,12 +22,11 @@ from netadapt_onnx.graph.passes.pipeline import normalise_nodes
 from netadapt_onnx.graph.passes.sort_topologically import sort_topologically
 from netadapt_onnx.graph.required_shapes import Fits, declare_outputs, refuse_open, refuse_other_shapes
 from netadapt_onnx.graph.runtime import lacks_operator, session
-from netadapt_onnx.graph.shape_evaluator import ShapeEvaluator
+from netadapt_onnx.graph.shape_evaluator import ShapeEvaluator, fits_of
 from netadapt_onnx.graph.shape_inference import Evaluation
 from netadapt_onnx.graph.shapes import Shapes, Specs
 from netadapt_onnx.graph.single_node import SingleNodes
 from netadapt_onnx.graph.size_dependence import SizeDependence
-from netadapt_onnx.graph.size_trials import fits_of
 from netadapt_onnx.graph.weightless import weights_as_inputs, without_weights
 
 

@@ -10,12 +10,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import models
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace, trace
+from netadapt_onnx.surgery.verify.compare import perturbed
 from netadapt_onnx.surgery.verify.prove import verify
-from netadapt_onnx.surgery.verify.rounding import perturbed
 
 TOKENS, CHANNELS = 50, 512
 KEEP = np.flatnonzero(np.arange(CHANNELS) % 8 < 6)

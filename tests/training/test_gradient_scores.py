@@ -13,7 +13,7 @@ from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.surgery.criteria.selection import MEASURED, importance
 from netadapt_onnx.surgery.resize import resize
-from netadapt_onnx.training.criteria import criterion_on
+from netadapt_onnx.training.data_criteria import criterion_on
 from netadapt_onnx.training.gradient_scores import BATCH, fisher, taylor
 from tracing import trace_model
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from netadapt_onnx.training.settings import Settings, choose
+from netadapt_onnx.training.choose_settings import choose
+from netadapt_onnx.training.settings import Settings
 
 
 def test_clearly_faster_settings_win_and_the_usual_ones_stay_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,9 @@ from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.graph.runtime import run, session
 from netadapt_onnx.training.batchnorm import reestimate
 from netadapt_onnx.training.options import TrainingOptions
-from netadapt_onnx.training.separate_statistics import separate_statistics
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import train
+from netadapt_onnx.training.weights import separate_statistics
 
 pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 FLOAT = Settings("float32", True, 1)

@@ -11,15 +11,15 @@ import models
 import quantised_cases
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.graph.fold import fold
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.criteria.weights import l2
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace, trace
-from netadapt_onnx.surgery.verify.float_recurrence import with_float_recurrence
 from netadapt_onnx.surgery.verify.prove import verify
+from netadapt_onnx.surgery.verify.upcast import with_float_recurrence
 
 STEPS, BATCH, INPUTS = 6, 16, 10  # the batch is the one that the cases' initial states have
 
