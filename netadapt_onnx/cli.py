@@ -25,22 +25,23 @@ if TYPE_CHECKING:
 
 PROGRAM = "netadapt-onnx"
 HELP = {"-h", "--help", "--version"}
-COMMANDS = (
-    "inspect",
-    "prune",
-    "profile",
-    "evaluate",
-    "adapt",
-    "restore",
-    "report",
-    "finetune",
-    "scale",
-    "export",
-    "gate",
-    "diff",
-    "demo",
-    "env",
-)
+# Every command and what the list of them says of it, which is shown without importing any.
+COMMANDS: Mapping[str, str] = {
+    "inspect": "Show what a model costs and which of its channels can go.",
+    "prune": "Remove channels by a ratio, by counts, or down to a budget.",
+    "profile": "Measure a device: build a latency table for a model.",
+    "evaluate": "Show accuracy, cost and latency of models, side by side.",
+    "adapt": "Make a model smaller until it meets a budget.",
+    "restore": "Bring back the model of any iteration of a run.",
+    "report": "Explain a run in one HTML file, or compare several.",
+    "finetune": "Train a model as it is, such as one that prune made.",
+    "scale": "Find the best widths for any size, up or down, and train at it.",
+    "export": "Export a PyTorch module to ONNX with its BatchNorm layers kept.",
+    "gate": "Fail where models are larger, slower or less accurate than agreed.",
+    "diff": "Show what changed between two models.",
+    "demo": "Do the whole job on handwritten digits; needs no files.",
+    "env": "Show versions, providers and this device's fingerprint.",
+}
 
 
 class LazyGroup(click.Group):
@@ -55,7 +56,13 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"netadapt_onnx.commands.{cmd_name}").command
+        command.short_help = COMMANDS[cmd_name]
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, from what is said of them here."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

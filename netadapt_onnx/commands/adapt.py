@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MOST_WIDTHS = 24
 
 
-@click.command("adapt", short_help="Make a model smaller until it meets a budget.")
+@click.command("adapt")
 @MODEL
 @DATA
 @click.option("-o", "out", type=click.Path(path_type=Path), metavar="RUN", help="The run's directory; required.")

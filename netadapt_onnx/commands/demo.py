@@ -12,7 +12,7 @@ from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common.escape import shell_command
 
 
-@click.command("demo", short_help="Do the whole job on handwritten digits; needs no files.")
+@click.command("demo")
 @click.option(
     "-o",
     "folder",

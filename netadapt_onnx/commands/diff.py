@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from netadapt_onnx.gating.compare import Diff
 
 
-@click.command("diff", short_help="Show what changed between two models.")
+@click.command("diff")
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.option(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from netadapt_onnx.api.env import Environment
 
 
-@click.command("env", short_help="Show versions, providers and this device's fingerprint.")
+@click.command("env")
 @common
 def command() -> CommandResult:
     """Show versions, execution providers, this device's fingerprint and which extras are installed.

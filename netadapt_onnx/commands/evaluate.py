@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from netadapt_onnx.data.source import DataSource
 
 
-@click.command("evaluate", short_help="Show accuracy, cost and latency of models, side by side.")
+@click.command("evaluate")
 @click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="MODEL...")
 @DATA
 @declared(EvaluateOptions)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from netadapt_onnx.api.export import ExportResult
 
 
-@click.command("export", short_help="Export a PyTorch module to ONNX with its BatchNorm layers kept.")
+@click.command("export")
 @click.argument("factory", metavar="FILE.py:FUNCTION")
 @click.option("-o", "output", type=click.Path(path_type=Path), required=True, help="Write the model here.")
 @click.option("--exporter", type=click.Choice(["dynamo", "legacy"]), default="dynamo", show_default=True)

@@ -29,7 +29,7 @@ def _rate(_: click.Context, __: click.Parameter, text: str) -> float | str:
     return rate
 
 
-@click.command("finetune", short_help="Train a model as it is, such as one that prune made.")
+@click.command("finetune")
 @MODEL
 @DATA
 @click.option("-o", "output", type=click.Path(path_type=Path), required=True, help="Write the trained model here.")

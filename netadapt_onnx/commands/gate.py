@@ -30,7 +30,7 @@ def _output(text: str) -> tuple[str, Path]:
     return form, Path(file)
 
 
-@click.command("gate", short_help="Fail where models are larger, slower or less accurate than agreed.")
+@click.command("gate")
 @click.argument("models", nargs=-1, metavar="[MODEL|PATTERN]...")
 @data_options(required=False, use="Held-out samples, for the accuracy (no FILE.py: gate runs no code)")
 @declared(GateOptions, SANDBOX)

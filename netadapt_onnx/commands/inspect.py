@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from netadapt_onnx.surgery.groups import Group
 
 
-@click.command("inspect", short_help="Show what a model costs and which of its channels can go.")
+@click.command("inspect")
 @MODEL
 @data_options(required=False, use="What --sensitivity judges by")
 @declared(InspectOptions)

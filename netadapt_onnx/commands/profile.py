@@ -42,7 +42,7 @@ class Profile(click.Command):
         return super().make_context(info_name, args, parent, **extra)
 
 
-@click.command("profile", cls=Profile, short_help="Measure a device: build a latency table for a model.")
+@click.command("profile", cls=Profile)
 @MODEL
 @click.option("--table", type=click.Path(path_type=Path), required=True, help="The table; an unfinished one goes on.")
 @data_options(required=False, use="Inputs to calibrate --deploy int8 with")

@@ -30,7 +30,7 @@ def _group_and_amount(text: str) -> tuple[str, str]:
     return name, value
 
 
-@click.command("prune", short_help="Remove channels by a ratio, by counts, or down to a budget.")
+@click.command("prune")
 @MODEL
 @click.option("-o", "output", type=click.Path(path_type=Path), help="Write the pruned model here.")
 @data_options(required=False, use="Training samples for --reconstruct and for the criteria that need them")

@@ -10,7 +10,7 @@ from netadapt_onnx.commands._options import OVERWRITE, common
 from netadapt_onnx.commands._result import CommandResult
 
 
-@click.command("report", short_help="Explain a run in one HTML file, or compare several.")
+@click.command("report")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option("-o", "output", type=click.Path(path_type=Path), metavar="FILE.html", help="By default RUN/report.html.")
 @click.option("--interactive", is_flag=True, help="Charts that answer to the mouse: 0.9 MB more, and a script.")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from netadapt_onnx.api.restore import Restored
 
 
-@click.command("restore", short_help="Bring back the model of any iteration of a run.")
+@click.command("restore")
 @click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 @click.option("--iteration", type=click.IntRange(min=1), required=True, help="Its number in RUN/history.jsonl.")
 @click.option("-o", "output", type=click.Path(path_type=Path), required=True, help="Write the model here.")

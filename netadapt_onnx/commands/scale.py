@@ -39,7 +39,7 @@ def _targets(_: click.Context, __: click.Parameter, text: str | None) -> tuple[s
     return tuple(texts)
 
 
-@click.command("scale", short_help="Find the best widths for any size, up or down, and train at it.")
+@click.command("scale")
 @click.argument("model", type=click.Path(path_type=Path), metavar="[MODEL]", required=False)
 @data_options(required=False, use="What to search with and train on")
 @click.option(
