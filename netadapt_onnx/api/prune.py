@@ -141,8 +141,9 @@ def _open(model: Source, output: str | os.PathLike[str] | None, options: PruneOp
     else:
         source = load_without_weights(model, hashed=True)
     if output is not None:
-        for file in (Path(output), plan_file(Path(output))):
-            prepare_output(file, options.overwrite, source, options.data, options.plan)
+        inputs = (source, options.data, options.plan)
+        prepare_output(Path(output), options.overwrite, *inputs)
+        prepare_output(plan_file(Path(output)), options.overwrite, *inputs)  # a folder has been refused by now
     return source
 
 
