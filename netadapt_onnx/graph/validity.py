@@ -71,6 +71,7 @@ class _Context:
     def __init__(self, proto: onnx.ModelProto, around: _Context | None = None, function: Any = None) -> None:
         """`around`: the context of the model, for a function of it."""
         self._proto = proto
+        self.in_function = function is not None
         self.imports = (proto if function is None else function).opset_import
         self.versions = {("" if o.domain in STANDARD else o.domain): o.version for o in self.imports}
         self.checker = onnx.checker.C.CheckerContext()
@@ -233,9 +234,12 @@ def _check_node(node: NodeProto, context: _Context) -> None:
         raise _invalid("it has no operator", node)
     if node.domain in STANDARD and "" not in context.versions:
         raise _invalid("the file does not say which opset of ai.onnx it uses", node)
-    try:
-        if any(a.ref_attr_name for a in node.attribute):  # of a function that was not inlined yet
+    reference = next((a.name for a in node.attribute if a.ref_attr_name), None)
+    if reference is not None:
+        if context.in_function:  # its caller gives the value when the function is inlined
             return
+        raise _invalid(f"its attribute '{reference}' stands for one of a function, and the node is in none", node)
+    try:
         if context.knows(node):
             onnx.checker.check_node(_without_contents(node), context.checker)
             return

@@ -106,6 +106,10 @@ def unheard_attribute(graph: onnx.GraphProto) -> None:
     first(graph, "Conv").attribute.add(name="foo", i=1, type=AttributeProto.INT)
 
 
+def of_no_function(graph: onnx.GraphProto) -> None:
+    first(graph, "Conv").attribute[0].ref_attr_name = "kernel"
+
+
 def foreign_operator(graph: onnx.GraphProto) -> None:
     """Of which ONNX knows nothing but what every attribute has to be."""
     graph.node.add(op_type="Foo", domain="my", output=["o"]).attribute.add(name="a", i=1, type=AttributeProto.STRING)
@@ -134,6 +138,7 @@ REFUSED: list[tuple[Callable[[onnx.ModelProto], onnx.ModelProto], str]] = [
     (edited(unheard_attribute), "Unrecognized attribute: foo"),
     (edited(lambda g: first(g, "Conv").attribute.append(first(g, "Conv").attribute[0])), "appeared multiple times"),
     (edited(retyped), "type"),
+    (edited(of_no_function), "stands for one of a function"),
     (edited(lambda g: g.node.add(op_type="", output=["o"])), "it has no operator"),
     (edited(foreign_operator), "attribute"),
 ]  # fmt: skip
