@@ -26,7 +26,7 @@ import netadapt_onnx
 from netadapt_onnx.api.source import open_model
 from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.profilers.table.best_counts import best_counts
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.timing import TimingPlan, ratio
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.resize import resize

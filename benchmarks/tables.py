@@ -32,7 +32,7 @@ from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.execution import CPU, execution_record
 from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_widths
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import unseen
 from netadapt_onnx.surgery.trace import Trace, trace_model
 from result_files import add_record_option, record

@@ -180,7 +180,7 @@ def _predict(file: Path, source: Model, trace: Trace) -> _Prediction:
     from netadapt_onnx.graph.original_file import as_given
     from netadapt_onnx.profilers.breakdown import unit_ms
     from netadapt_onnx.profilers.table.original_time import predict_original
-    from netadapt_onnx.profilers.table.table import Table
+    from netadapt_onnx.profilers.table.predict import Table
 
     folded = trace.folded
     table = Table.load(file, folded.proto)

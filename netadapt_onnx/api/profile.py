@@ -28,7 +28,7 @@ from netadapt_onnx.profilers.statistics import Disturbance, Ratio
 from netadapt_onnx.profilers.table.build import TablePlan, build
 from netadapt_onnx.profilers.table.file import EndToEndTime, Header, Record, Reference, build_disturbance
 from netadapt_onnx.profilers.table.original_time import record_original_time
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import Validation, validate
 from netadapt_onnx.search.deployment import deployment
 from netadapt_onnx.surgery.obstacles import require_prunable

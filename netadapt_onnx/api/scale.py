@@ -21,7 +21,7 @@ from netadapt_onnx.graph.model import Model, load
 from netadapt_onnx.graph.original_file import as_given
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.execution import Execution, fingerprint
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.scaling.driver import LawSource, ScaleDriver
 from netadapt_onnx.scaling.latency_target import LatencyMeasurements
 from netadapt_onnx.scaling.network import ScalableNetwork

@@ -64,7 +64,7 @@ def time_model(job: TimeJob) -> TimingResult:
 def predict_latency(job: PredictJob) -> TablePrediction:
     """Predict a model's latency by a latency table."""
     from netadapt_onnx.profilers.table.original_time import predict_original
-    from netadapt_onnx.profilers.table.table import Table
+    from netadapt_onnx.profilers.table.predict import Table
 
     model, folded = _load(job)
     table = Table.load(Path(job.table), folded.proto)

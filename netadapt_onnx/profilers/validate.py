@@ -20,7 +20,7 @@ from netadapt_onnx.profilers.statistics import kendall
 from netadapt_onnx.profilers.table.arrays import Floats
 from netadapt_onnx.profilers.table.build import batch_job, models_per_batch
 from netadapt_onnx.profilers.table.file import Shapes
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 
 # Models to predict are drawn by another seed than those of a table.
 SEED = 1_000_000

@@ -13,7 +13,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import memory_bytes
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.scaling.latency_target import LatencyMeasurements
 from netadapt_onnx.scaling.network import ScalableNetwork
 from netadapt_onnx.scaling.options import Method, ScaleOptions

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.common.json_output import write_json
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.scaling.baselines import baseline_widths
 from netadapt_onnx.scaling.build_models import ModelBuilder, ModelRequest
 from netadapt_onnx.scaling.latency_target import LatencyMeasurements

@@ -14,7 +14,7 @@ from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers.estimate import estimate
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.statistics import Ratio
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.timing import TimingPlan, ratio
 from netadapt_onnx.scaling.network import ScalableNetwork
 from netadapt_onnx.scaling.target_widths import Widths, WidthSearch, nearest, widest

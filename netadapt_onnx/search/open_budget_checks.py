@@ -21,7 +21,7 @@ from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.int8_kernels import choose_quantisation
 from netadapt_onnx.profilers.statistics import Disturbance
 from netadapt_onnx.profilers.table.best_counts import best_counts
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check.check import BudgetCheck, MeasuredCheck
 from netadapt_onnx.search.budget_check.measurements import (

@@ -13,7 +13,7 @@ from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_width
 from netadapt_onnx.profilers.records import Environment
 from netadapt_onnx.profilers.statistics import Timing
 from netadapt_onnx.profilers.table.build import TablePlan, build
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.surgery.trace import Trace
 
 TABLE_FILE = "table.jsonl"

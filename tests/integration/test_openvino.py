@@ -24,7 +24,7 @@ from netadapt_onnx.profilers.providers import OPENVINO
 from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_widths
 from netadapt_onnx.profilers.records import Job
 from netadapt_onnx.profilers.table.build import TablePlan, build
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.surgery.trace import trace
 
 pytestmark = pytest.mark.skipif(

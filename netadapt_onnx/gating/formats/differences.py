@@ -7,7 +7,7 @@ from collections.abc import Callable
 from netadapt_onnx.common import render
 from netadapt_onnx.common.resources import FIELDS
 from netadapt_onnx.gating.compare import Diff, LayerDiff, LayerSide
-from netadapt_onnx.gating.formats.markdown_escape import code, printable
+from netadapt_onnx.gating.formats.escape_names import code, printable
 
 _RESOURCES = {FIELDS[name]: name for name in ("params", "macs", "size", "memory")}
 _NAMES = {"size": "file size", "memory": "peak activations"}

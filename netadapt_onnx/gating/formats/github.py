@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from netadapt_onnx.gating.formats import cells
+from netadapt_onnx.gating.formats.escape_names import printable
 from netadapt_onnx.gating.formats.markdown import markdown
-from netadapt_onnx.gating.formats.markdown_escape import printable
 from netadapt_onnx.gating.result import Gate
 
 # GitHub shows this many of a step's errors, and this much of its summary.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from netadapt_onnx.gating.formats.markdown_escape import printable
+from netadapt_onnx.gating.formats.escape_names import printable
 from netadapt_onnx.gating.result import Gate, ModelResult
 
 

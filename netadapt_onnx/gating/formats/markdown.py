@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from netadapt_onnx.common import render
 from netadapt_onnx.gating.formats import cells
-from netadapt_onnx.gating.formats.markdown_escape import code, prose
+from netadapt_onnx.gating.formats.escape_names import code, prose
 from netadapt_onnx.gating.result import Gate, ModelResult
 
 _MARKS = {"ok": "✅", "FAIL": "❌ too much", "ERROR": "⚠️ not judged"}

@@ -7,7 +7,7 @@ import click
 from netadapt_onnx.common import render
 from netadapt_onnx.common.escape import escape_lines
 from netadapt_onnx.gating.formats import cells
-from netadapt_onnx.gating.formats.markdown_escape import printable
+from netadapt_onnx.gating.formats.escape_names import printable
 from netadapt_onnx.gating.result import Gate, ModelResult
 
 _COLOURS = {"ok": "green", "FAIL": "red", "ERROR": "yellow"}

@@ -41,7 +41,7 @@ from netadapt_onnx.profilers.table.file import (
     read,
 )
 from netadapt_onnx.profilers.table.pace import Pace
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.timing import TimingPlan, measure
 from netadapt_onnx.profilers.units import Layers, family
 

@@ -15,7 +15,7 @@ from netadapt_onnx.profilers.random_widths import RandomWidthModel
 from netadapt_onnx.profilers.statistics import Ratio
 from netadapt_onnx.profilers.table.build import REFERENCE_CAP_S
 from netadapt_onnx.profilers.table.file import OriginalTime, Shapes, encode
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.timing import TimingPlan, ratio
 
 

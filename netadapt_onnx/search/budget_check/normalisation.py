@@ -11,7 +11,7 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.original_file import AsGiven, stands_in
 from netadapt_onnx.profilers.statistics import Ratio
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.search.run_directory.run import Run
 
 Measure = Callable[[onnx.ModelProto, onnx.ModelProto], Ratio]

@@ -14,7 +14,7 @@ import xmlschema
 
 from gate_fixtures import run, save, small, wide
 from netadapt_onnx import cli
-from netadapt_onnx.gating.formats.markdown_escape import code, printable, prose
+from netadapt_onnx.gating.formats.escape_names import code, printable, prose
 
 SCHEMA = xmlschema.XMLSchema(str(Path(__file__).resolve().parents[2] / "support" / "junit.xsd"))
 FORMATS = ("text", "json", "github", "junit", "markdown")

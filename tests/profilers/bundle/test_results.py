@@ -26,7 +26,7 @@ from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.profilers import packing
 from netadapt_onnx.profilers.bundle import write as bundling
 from netadapt_onnx.profilers.random_widths import random_widths
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.surgery.trace import trace
 
 MUTANTS = int(os.environ.get("NETADAPT_MUTANTS", "80"))

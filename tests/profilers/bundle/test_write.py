@@ -26,7 +26,7 @@ from netadapt_onnx.profilers.older_runtimes import portable
 from netadapt_onnx.profilers.statistics import timing_of_sessions
 from netadapt_onnx.profilers.table import build as building
 from netadapt_onnx.profilers.table.file import EndToEndTime, read
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from table_runs import cells
 
 Cells = list[tuple[int, tuple[str, ...], str]]

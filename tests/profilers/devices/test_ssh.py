@@ -31,7 +31,7 @@ from netadapt_onnx.profilers.outputs import outputs_on_device
 from netadapt_onnx.profilers.random_widths import random_widths
 from netadapt_onnx.profilers.table import build as building
 from netadapt_onnx.profilers.table.file import EndToEndTime, read
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.surgery.trace import trace
 
 pytest.importorskip("asyncssh", reason="the SSH server of these tests (pip install asyncssh)")

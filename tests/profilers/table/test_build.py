@@ -23,7 +23,7 @@ from netadapt_onnx.profilers.statistics import Timing, kendall
 from netadapt_onnx.profilers.table import build as building
 from netadapt_onnx.profilers.table.build import TablePlan, build
 from netadapt_onnx.profilers.table.file import Cell, EndToEndTime, Record, read
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import validate
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.trace import Trace, trace

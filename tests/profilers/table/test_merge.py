@@ -7,7 +7,7 @@ import pytest
 
 from netadapt_onnx.api.profile import import_results
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from table_runs import REFERENCE, VERSIONS, WEIGHTS, run
 
 

@@ -35,7 +35,7 @@ from netadapt_onnx.profilers.statistics import Ratio, Timing, ratio_of_pairs
 from netadapt_onnx.profilers.table import original_time
 from netadapt_onnx.profilers.table.file import OriginalTime, Reference, encode, read
 from netadapt_onnx.profilers.table.merge import merge_tables
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.scaling import latency_target
 from search_cases import UNTRAINED, overridable_task
 from table_runs import run as table_of_a_run

@@ -14,7 +14,7 @@ from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.profilers.random_widths import Draw, Kind, RandomWidthModel, random_widths
 from netadapt_onnx.profilers.table.build import LEAST_MODELS, LENGTHENED, SHORTEST_S, TablePlan, build
 from netadapt_onnx.profilers.table.pace import Pace
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import unseen, validate
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.trace import trace

@@ -15,7 +15,7 @@ from netadapt_onnx.profilers import providers
 from netadapt_onnx.profilers.execution import CPU
 from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel
 from netadapt_onnx.profilers.table.build import TablePlan, build
-from netadapt_onnx.profilers.table.table import Table
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.table.whole_model_fit import fit_whole_model
 from netadapt_onnx.profilers.validate import validate
 from simulated_device import SimulatedDevice
