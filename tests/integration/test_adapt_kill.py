@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kill_points import DIE_AT_CHANGE
 from models import plain
 
 # At random moments, for each strategy; `make kill-campaign` asks for more.
@@ -22,22 +23,13 @@ KILLS = int(os.environ.get("NETADAPT_KILLS", "1"))
 PATIENCE_S = 300
 
 # Runs `adapt`; with a count, the process kills itself in front of its n-th change to the disk, which no handler sees.
-RUN = """
-import os, signal, sys, time
+RUN = (
+    DIE_AT_CHANGE
+    + """
+import sys, time
 from pathlib import Path
 
 folder, out, settings, fatal = Path(sys.argv[1]), sys.argv[2], eval(sys.argv[3]), int(sys.argv[4])
-changes = 0
-
-def counted(change):
-    def change_or_die(*args, **options):
-        global changes
-        changes += 1
-        if changes == fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return change(*args, **options)
-    return change_or_die
-
 os.fsync, Path.replace, Path.unlink = counted(os.fsync), counted(Path.replace), counted(Path.unlink)
 from netadapt_onnx import adapt
 from netadapt_onnx.training import choose_settings, settings as training_settings
@@ -48,6 +40,7 @@ began = time.monotonic()
 result = adapt(folder / "model.onnx", folder / "data.npz", "macs=0.5x", folder / out, resume=True, **settings)
 print(changes, result.iterations, time.monotonic() - began)
 """
+)
 SETTINGS = {
     "netadapt/reconstruct": {"step": 2, "init_reduction_ratio": 0.15, "final_epochs": 2},
     "netadapt/finetune": {

@@ -12,24 +12,16 @@ import numpy as np
 import onnx
 
 import models
+from kill_points import DIE_AT_CHANGE
 
 # Runs `scale`; with a count, the process kills itself in front of its n-th change to the disk, which no handler sees.
-RUN = """
-import os, signal, sys
+RUN = (
+    DIE_AT_CHANGE
+    + """
+import sys
 from pathlib import Path
 
 folder, out, fatal = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-changes = 0
-
-def counted(change):
-    def change_or_die(*args, **options):
-        global changes
-        changes += 1
-        if changes == fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return change(*args, **options)
-    return change_or_die
-
 os.fsync, Path.replace, os.replace = counted(os.fsync), counted(Path.replace), counted(os.replace)
 from netadapt_onnx import scale
 from netadapt_onnx.common import charts
@@ -47,6 +39,7 @@ scale(
 )
 print(changes)
 """
+)
 
 
 def go(folder: Path, out: str, fatal: int = 0) -> subprocess.CompletedProcess[str]:
