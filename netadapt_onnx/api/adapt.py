@@ -21,6 +21,7 @@ from netadapt_onnx.search.executors.opening import opened_executor
 from netadapt_onnx.search.open_budget_checks import Instruments, open_budget_checks, open_instruments, table_hashes
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel, prepare
+from netadapt_onnx.search.presets import WITHOUT_DATA
 from netadapt_onnx.search.result import AdaptResult, DryRun
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.target_devices import device_records
@@ -60,7 +61,7 @@ def adapt(
     >>> result.met, result.groups
     (True, {'conv1': (8, 4), 'conv2': (16, 16)})
     """
-    settings = _options(budget, options)
+    settings = _options(budget, data, options)
     prepared = _prepared(model, data, settings)
     if prepared.data is not None and settings.trains:
         from netadapt_onnx.training.trainable import require_trainable
@@ -74,12 +75,14 @@ def dry_run(model: Source, data: Data, budget: Budgets, **options: Unpack[AdaptK
 
     Trains and writes nothing. A latency budget without a table measures one, and forgets it.
     """
-    settings = _options(budget, options)
+    settings = _options(budget, data, options)
     return planning.dry_run(_prepared(model, data, settings), settings, settings.progress or reporter())
 
 
-def _options(budget: Budgets, keywords: Mapping[str, Any]) -> AdaptOptions:
-    return from_keywords(AdaptOptions, {"budget": budget_texts(budget, SEARCHED), **keywords})
+def _options(budget: Budgets, data: Data, keywords: Mapping[str, Any]) -> AdaptOptions:
+    usual = WITHOUT_DATA if data is None else {}
+    chosen = {name: value for name, value in keywords.items() if value is not None}
+    return from_keywords(AdaptOptions, {"budget": budget_texts(budget, SEARCHED), **usual, **chosen})
 
 
 def _prepared(model: Source, data: Data, options: AdaptOptions) -> PreparedModel:

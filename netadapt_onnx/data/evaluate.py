@@ -279,3 +279,16 @@ def _finite_samples(values: np.ndarray) -> np.ndarray:
     """Which samples hold nothing but finite numbers, (len(values),)."""
     finite: np.ndarray = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     return finite
+
+
+def explained(values: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> float:
+    """The share of the variance of a model's outputs that another's explain, the mean over outputs, in [0, 1].
+
+    Unlike `agreement` it is smooth: it tells small differences apart on few samples.
+
+    Args:
+        values: The other model's outputs, (N, ...) by name.
+        reference: The model's outputs, of the same shapes.
+    """
+    shares = [_explained_variance(*(v.astype(np.float64) for v in (values[n], t))) for n, t in reference.items()]
+    return float(np.mean(shares))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.search.channel_selection import BaseModel, ChannelSelector, KeptIndices, SelectedCut
 from netadapt_onnx.search.context import SearchContext
+from netadapt_onnx.search.curves import Probe, losses_of, probe_counts
 from netadapt_onnx.search.executors.protocol import Executor, JobFailure, Shared, Work, WorkerInfo
 from netadapt_onnx.search.iteration_files import IterationFiles
 from netadapt_onnx.search.jobs import (
@@ -31,9 +33,10 @@ from netadapt_onnx.search.jobs import (
     run_jobs,
 )
 from netadapt_onnx.search.knapsack import importances_of
-from netadapt_onnx.search.netadapt import TOGETHER, Accepted
+from netadapt_onnx.search.netadapt import Accepted
 from netadapt_onnx.search.proposals import Proposal
 from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
+from netadapt_onnx.search.width_program import Losses
 from netadapt_onnx.search.worker import WorkerContext, cut_model, evaluate_proposal, solve_model
 from netadapt_onnx.surgery.residual_branches import prove_removal
 from netadapt_onnx.surgery.trace import Trace
@@ -43,6 +46,25 @@ from netadapt_onnx.training.data_criteria import criterion_on
 
 # Of the five inputs of a full proof: a wrong channel shows on the first.
 PROOF_RUNS = 2
+# The number of the iteration that probes belong to: they are of the original.
+PROBES = 0
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What is done to proposals.
+
+    Attributes:
+        name: The folder of their jobs, and what progress calls them.
+        training: The short training after the cut; None: there is none.
+        in_order: Whether the original is cut anew, and all layers are solved in order.
+        fidelity: Whether the share of the original's outputs that is explained is the result, and not the accuracy.
+    """
+
+    name: str
+    training: ShortTraining | None = None
+    in_order: bool = False
+    fidelity: bool = False
 
 
 class Candidates:
@@ -60,7 +82,7 @@ class Candidates:
         self._executor = executor
         self._branches = prepared.branches
         train = None if prepared.data is None else prepared.data.train
-        self._criterion = criterion_on(options.criterion, train, options.seed)
+        self._criterion = criterion_on(options.criterion_for(has_inputs=train is not None), train, options.seed)
         self._original = BaseModel(prepared.trace, {})
         self._selector = ChannelSelector(self._original, prepared.branches, self._criterion)
         self._files = IterationFiles(context.run)
@@ -69,13 +91,15 @@ class Candidates:
             context.evaluator,
             prepared.data,
             seed=options.seed,
-            trains=options.rank == "finetune" or options.finalists > 0,
+            trains=options.rank == "finetune" or options.finalists > 0 or options.portfolio_steps > 0,
             shapes=dict(options.shapes),
             batch_size=options.batch_size,
         )
         self._current = BaseModel(prepared.trace, {})
         self._shared = (Shared(self._worker_context), Shared(self._current))
         self.iteration = 0
+        self._errors: Losses | None = None
+        self._losses: Losses | None = None
 
     @property
     def current(self) -> Trace:
@@ -98,19 +122,65 @@ class Candidates:
         self._shared = (self._shared[0], Shared(self._current))
         self.iteration = iteration
 
-    def rank(self, iteration: int, proposals: Sequence[Proposal]) -> list[float | None]:
-        """The ranking accuracy of each proposal after its short adaptation; None for one that failed."""
+    def rank(self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int]) -> list[float | None]:
+        """The ranking accuracy of some of an iteration's proposals after their short adaptation; None: it failed."""
         training = self._short_training() if self._context.options.rank == "finetune" else None
-        return self._evaluate(iteration, proposals, "proposals", training)
+        return self._evaluate(iteration, proposals, numbers, EvaluationPlan("proposals", training))
 
-    def refine(self, iteration: int, finalists: Sequence[Proposal]) -> list[float | None]:
-        """The ranking accuracy of each finalist after its short training; None for one that failed."""
-        return self._evaluate(iteration, finalists, "finalists", self._short_training())
+    def refine(self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int]) -> list[float | None]:
+        """The ranking accuracy of finalists after their short training; None for one that failed."""
+        return self._evaluate(iteration, proposals, numbers, EvaluationPlan("finalists", self._short_training()))
 
+    def solve_jointly(
+        self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int]
+    ) -> list[float | None]:
+        """The ranking accuracy of joint proposals, all of their layers solved in order; None for one that failed."""
+        return self._evaluate(iteration, proposals, numbers, EvaluationPlan("solved", in_order=True))
+
+    def train_jointly(
+        self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int], steps: int
+    ) -> list[float | None]:
+        """The same after so many steps of training."""
+        training = replace(self._short_training(), steps=steps)
+        return self._evaluate(
+            iteration, proposals, numbers, EvaluationPlan(f"trained-{steps}", training, in_order=True)
+        )
+
+    @stage("scoring channels")
     def importances(self) -> dict[str, np.ndarray]:
         """By group or branch, the importance of every channel of the current model, least first."""
         branches = [branch for branch in self._branches if branch.name not in self._current.removed]
         return importances_of(self.current, self._criterion, branches)
+
+    @stage("scoring channels")
+    def original_importances(self) -> dict[str, np.ndarray]:
+        """By group or branch, the importance of every channel of the original by Taylor's criterion, least first."""
+        data = self._context.prepared.data
+        assert data is not None
+        criterion = criterion_on("taylor", data.train, self._context.options.seed)
+        return importances_of(self._original.trace, criterion, self._branches)
+
+    def errors(self) -> Losses:
+        """By group, the error when 0, 1, 2 ... of the original's channels are gone; computed on first use."""
+        if self._errors is None:
+            self._errors = self._worker_context.error_curves()
+        return self._errors
+
+    def losses(self) -> Losses:
+        """By group or branch, what the outputs lose when 0, 1, 2 ... of its channels are gone; probed on first use."""
+        if self._losses is None:
+            choices = self._context.prepared.choices
+            counts = probe_counts(choices, self.errors())
+            whole = self._context.prepared.widths
+            proposals = [Proposal(name, n, {**whole, name: n}, {}) for name, n in counts.items()]
+            plan = EvaluationPlan("probes", fidelity=True)
+            explained = self._evaluate(PROBES, proposals, range(len(proposals)), plan)
+            probes = [
+                Probe(p.group, p.channels, None if share is None else 1 - share)
+                for p, share in zip(proposals, explained, strict=True)
+            ]
+            self._losses = losses_of(choices, self.errors(), probes)
+        return self._losses
 
     def accept(self, iteration: int, proposal: Proposal) -> Accepted:
         """Make a proposal the current model, measure the resources that can be, and evaluate it."""
@@ -124,7 +194,7 @@ class Candidates:
         options, evaluator = self._context.options, self._context.evaluator
         # Solved anew, or trained for a short time: better than the proposal was when it was ranked.
         anew = self._context.prepared.data is not None and self._reconstructs
-        changed = (anew and not options.finalists) or proposal.group == TOGETHER
+        changed = (anew and not options.finalists) or proposal.method is not None
         ranked = evaluator.ranking_accuracy(proto) if changed else None
         return Accepted(
             accuracy=evaluator.val_accuracy(proto),
@@ -141,7 +211,7 @@ class Candidates:
         if not self._files.has_model(iteration):
             cut = self._selector.cut(self._current, proposal.widths)
             _prove(cut, proposal)
-            proto = self._trained_model(folder, proposal)
+            proto = None if proposal.method is not None else self._trained_model(folder, proposal)
             if proto is None:
                 proto = self._adapted_model(iteration, cut)
             self._files.write(iteration, cut, proto, self.current.folded.interface())
@@ -164,46 +234,51 @@ class Candidates:
         return self._context.options.rank == "reconstruct"
 
     def _evaluate(
-        self, iteration: int, proposals: Sequence[Proposal], name: str, training: ShortTraining | None
+        self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int], plan: EvaluationPlan
     ) -> list[float | None]:
-        """Evaluate proposals, a job each; `name` is that of their folder and what progress calls them."""
-        folder = self._run.iteration(iteration) / name
+        """Evaluate some of an iteration's proposals, a job each."""
+        folder = (self._run.iteration(iteration) if iteration else self._run.path) / plan.name
         jobs = [
-            Job(folder / f"{number:03d}", self._evaluation_request(iteration, proposal, training))
-            for number, proposal in enumerate(proposals)
+            Job(folder / f"{number:03d}", self._evaluation_request(iteration, proposals[number], plan))
+            for number in numbers
         ]
-        keep_time = self._context.time_limit.proposals(len(proposals), f"iteration {iteration}")
+        what = f"iteration {iteration}" if iteration else "before the first iteration"
+        keep_time = self._context.time_limit.proposals(len(jobs), what)
 
         def report(done: int) -> None:
-            self._context.reporter(done, len(proposals), f"iteration {iteration}, {name}")
+            self._context.reporter(done, len(jobs), f"{what}, {plan.name}")
             if done:
                 keep_time(done)
 
         report(0)
-        answers = run_jobs(self._executor, evaluate_proposal, self._shared, jobs, report, threaded=training is not None)
+        threaded = plan.training is not None
+        answers = run_jobs(self._executor, evaluate_proposal, self._shared, jobs, report, threaded=threaded)
         results = [msgspec.convert(answer, ProposalResult) for answer in answers]
         if all(result.error is not None for result in results):
             # What fails them all is seldom the proposals' fault: a resumed run tries again.
             for job in jobs:
                 forget(job.folder)
             raise NetadaptError(
-                f"all {len(jobs)} {name} of iteration {iteration} failed: {results[0].error}",
+                f"all {len(jobs)} {plan.name} of iteration {iteration} failed: {results[0].error}",
                 hint=f"see {jobs[0].folder / LOG}; --resume tries again, or remove {self._run.path}",
                 code="proposals-failed",
             )
         return [result.accuracy for result in results]
 
-    def _evaluation_request(self, iteration: int, proposal: Proposal, training: ShortTraining | None) -> dict[str, Any]:
-        cut = self._selector.cut(self._current, proposal.widths)
+    def _evaluation_request(self, iteration: int, proposal: Proposal, plan: EvaluationPlan) -> dict[str, Any]:
+        cut = self._selector.cut(self._current if iteration else self._original, proposal.widths)
+        whole = plan.in_order or not iteration  # what is cut from the original
         request = EvaluationRequest(
             iteration=iteration,
-            group=proposal.group,
+            group=proposal.label,
             channels=proposal.channels,
-            base=self._base_name(cut),
-            removed=_removed_before(cut),
-            keep=_lists(cut.keep),
+            base="original" if whole else self._base_name(cut),
+            removed=sorted(cut.base.removed) if whole else _removed_before(cut),
+            keep=_lists(cut.kept if whole else cut.keep),
             reconstruct=self._reconstructs,
-            training=training,
+            training=plan.training,
+            in_order=plan.in_order,
+            measure="fidelity" if plan.fidelity else "accuracy",
         )
         return _builtins(request)
 

@@ -15,7 +15,7 @@ from netadapt_onnx.profilers.table.best_counts import best_counts
 from netadapt_onnx.profilers.table.original_time import time_original
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check.resource_functions import fitted
-from netadapt_onnx.search.knapsack import ceilings_of, importances_of, solve
+from netadapt_onnx.search.knapsack import ceilings_of, importances_of, losses_of
 from netadapt_onnx.search.open_budget_checks import open_instruments
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.predictor import ByLayer, Predicted, Predictor
@@ -24,6 +24,7 @@ from netadapt_onnx.search.proposals import Amounts, Goal, Proposer
 from netadapt_onnx.search.result import DryRun, Planned
 from netadapt_onnx.search.schedule import Schedule
 from netadapt_onnx.search.tables import latency_by_layer
+from netadapt_onnx.search.width_program import solve
 from netadapt_onnx.training.data_criteria import criterion_on
 
 
@@ -63,11 +64,12 @@ def _first_round(
     prepared: PreparedModel, options: AdaptOptions, predict: Predictor, current: Amounts, limits: Mapping[str, float]
 ) -> DryRun:
     """The first round of the knapsack strategy: the groups that it cuts, all of them at once."""
-    criterion = criterion_on(options.criterion, None if prepared.data is None else prepared.data.train, options.seed)
+    train = None if prepared.data is None else prepared.data.train
+    criterion = criterion_on(options.criterion_for(has_inputs=train is not None), train, options.seed)
     ceilings = ceilings_of(current, limits)
     widths = prepared.widths
     scores = importances_of(prepared.trace, criterion, prepared.branches)
-    chosen = solve(prepared.choices, widths, scores, predict, ceilings)
+    chosen = solve(prepared.choices, widths, losses_of(scores), predict, ceilings)
     driver = max(limits, key=lambda name: current[name] / limits[name])
     resources = predict(chosen)
     planned = tuple(Planned(name, (widths[name], n), resources) for name, n in chosen.items() if n != widths[name])

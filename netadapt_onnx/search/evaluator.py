@@ -11,7 +11,7 @@ import onnx
 
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.data.dataset import Dataset, Split
-from netadapt_onnx.data.evaluate import Accuracy, Compute, accuracy, batch_size, outputs
+from netadapt_onnx.data.evaluate import Accuracy, Compute, accuracy, batch_size, explained, outputs
 from netadapt_onnx.search.options import AdaptOptions, Evaluate
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.training.activation_cache import ActivationCache
@@ -114,6 +114,12 @@ class DataEvaluator:
             return self._on("ranking", self.ranking, proto, 1)
         rest, split = prefixes.shortened(proto)
         return accuracy(rest, split, reference=self._reference("ranking", self.ranking, 1)).value
+
+    def fidelity(self, proto: onnx.ModelProto) -> float:
+        """The share of the variance of the original's outputs that a model's explain, on the ranking samples."""
+        if "fidelity" not in self._references:
+            self._references["fidelity"] = outputs(self.original, self.ranking)
+        return explained(outputs(proto, self.ranking), self._references["fidelity"])
 
     @property
     def ranking(self) -> Split:

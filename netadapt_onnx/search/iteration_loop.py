@@ -5,58 +5,20 @@ They begin where the history ends, and go on until the loop ends, or the user's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 
-import numpy as np
-
-from netadapt_onnx.common.progress import stage
-from netadapt_onnx.search import knapsack
 from netadapt_onnx.search.budget_convergence import BudgetConvergence
 from netadapt_onnx.search.candidates import Candidates
 from netadapt_onnx.search.context import SearchContext
-from netadapt_onnx.search.netadapt import TRAINED, Problem, Step, amounts_after, met, propose
+from netadapt_onnx.search.methods import Methods, PortfolioPlan
+from netadapt_onnx.search.netadapt import TRAINED, Problem, Step, amounts_after, met
+from netadapt_onnx.search.next_step import next_step
 from netadapt_onnx.search.progress import IterationLog, excess
 from netadapt_onnx.search.result import Stopped
 from netadapt_onnx.search.run_directory.journal import Lines
 from netadapt_onnx.search.target_problem import ProblemBuilder
-
-# Importance of every channel of each group that can still be cut, least first, for the current model.
-Importances = Callable[[], Mapping[str, np.ndarray]]
-
-
-def next_step(
-    problem: Problem, candidates: Candidates, steps: Sequence[Step], importances: Importances | None = None
-) -> Step | None:
-    """Do the next iteration of a search.
-
-    Args:
-        problem: What the search is to solve.
-        candidates: What evaluates the proposals, and makes the winner the current model.
-        steps: The steps accepted so far.
-        importances: Scores the channels of the current model, for the knapsack strategy; None: NetAdapt's loop alone.
-
-    Returns:
-        The accepted step; None where the search has come to its end.
-
-    Raises:
-        NetadaptError: All proposals of the iteration failed.
-    """
-    if importances is not None and knapsack.has_rounds(problem, steps):
-        joint = knapsack.propose(problem, steps, importances())
-        if joint is not None:
-            return joint.step(candidates.accept(joint.number, joint.proposal))
-    iteration = propose(problem, steps)
-    if iteration is None:
-        return None
-    proposals = iteration.proposals
-    ranking = iteration.ranking(candidates.rank(iteration.number, proposals))
-    if problem.finalists:
-        finalists = ranking.order()[: problem.finalists]
-        accuracies = candidates.refine(iteration.number, [proposals[number] for number in finalists])
-        ranking = ranking.with_finetuned(finalists, accuracies)
-    winner = ranking.order()[0]
-    return ranking.step(winner, candidates.accept(iteration.number, proposals[winner]))
 
 
 class IterationLoop:
@@ -116,16 +78,35 @@ class IterationLoop:
         Nothing is given back to a trained model, nor where a device has been too busy to decide whether there is room.
         """
         trained = self._candidates.trained
-        importances = stage("scoring channels")(self._candidates.importances)
         while True:
             unclear = any(self._convergence.is_unclear(step.iteration) for step in steps[problem.since :])
             now = replace(problem, may_widen=not trained and not unclear)
             trimming = any(step.group == TRAINED for step in steps[problem.since :])
-            jointly = self._context.options.strategy == "knapsack" and not trimming
-            step = next_step(now, self._candidates, steps, importances if jointly else None)
+            step = next_step(now, self._candidates, steps, None if trimming else self._methods)
             if step is None:
                 return
             yield step
+
+    @cached_property
+    def _methods(self) -> Methods:
+        """What takes part in a search besides NetAdapt's loop, by the user's options."""
+        options, candidates, prepared = self._context.options, self._candidates, self._context.prepared
+        if prepared.data is None:
+            return Methods(knapsack=candidates.importances if options.strategy == "knapsack" else None)
+        trains = options.portfolio == "trained"
+        plan = PortfolioPlan(
+            options.strategy,
+            losses=None if options.strategy == "curves" else candidates.losses,
+            importances=candidates.original_importances if trains and options.strategy != "knapsack" else None,
+            branches=tuple(branch.name for branch in prepared.branches),
+            train_steps=options.portfolio_steps,
+        )
+        return Methods(
+            knapsack=candidates.importances if options.strategy == "knapsack" else None,
+            curves=candidates.losses if options.strategy == "curves" else None,
+            errors=candidates.errors if options.proposals == "lazy" else None,
+            portfolio=None if options.portfolio == "off" else plan,
+        )
 
     def _is_below_floor(self, step: Step) -> bool:
         """Whether a step goes below the user's least accuracy, which then ends the search."""

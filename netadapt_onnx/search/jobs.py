@@ -19,6 +19,7 @@ from netadapt_onnx.search.executors.protocol import Executor, JobFailure, Outcom
 from netadapt_onnx.training.settings import Settings
 
 BaseName = Literal["current", "original"]
+Measure = Literal["accuracy", "fidelity"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class EvaluationRequest(msgspec.Struct, frozen=True):
         reconstruct: Whether the layers behind the cut are reconstructed.
         training: The short training after the cut; None: there is none.
         want: What is asked for: the only kind of request that a folder keeps.
+        in_order: Whether all layers are solved one after the other, as those of an accepted model are.
+        measure: What the result is: the accuracy, or the share of the variance of the original's outputs that the
+            model's explain.
     """
 
     iteration: int
@@ -54,6 +58,8 @@ class EvaluationRequest(msgspec.Struct, frozen=True):
     reconstruct: bool = msgspec.field(name="mend")
     training: ShortTraining | None = None
     want: Literal["accuracy"] = "accuracy"
+    in_order: bool = False
+    measure: Measure = "accuracy"
 
 
 class CutRequest(msgspec.Struct, frozen=True):

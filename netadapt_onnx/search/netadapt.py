@@ -23,8 +23,6 @@ Select = Literal["ratio", "accuracy"]
 TARGET_FRACTION = 0.97
 # Giving channels back ends by itself for exact resources; measured ones may swing to and fro.
 MOST_WIDENINGS = 4
-# The `group` of a step that changes many groups at once.
-TOGETHER = "every group"
 # The `group` of a step that is the trained model itself, where a search goes on from it.
 TRAINED = "the final training"
 
@@ -143,6 +141,17 @@ class Iteration:
     ranking_accuracy: float
     select: Select
     skipped: tuple[str, ...]
+
+    @property
+    def is_widening(self) -> bool:
+        """Whether the proposals give channels back."""
+        return met(self.goal.current, self.goal.limits)
+
+    def part(self, numbers: Sequence[int]) -> Iteration:
+        """The same with these proposals only, where the others are not worth an evaluation."""
+        proposals = [self.proposals[number] for number in numbers]
+        others = (p.group for n, p in enumerate(self.proposals) if n not in set(numbers))
+        return replace(self, proposals=proposals, skipped=(*self.skipped, *others))
 
     def ranking(self, accuracies: Sequence[float | None]) -> Ranking:
         """The proposals with their accuracies, in the same order; None or NaN for one that failed."""

@@ -28,6 +28,7 @@ from netadapt_onnx.common.resources import SEARCHED
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.channel_choices import DEFAULT_STEP, AllowedCounts, Floors, Steps, allowed_counts
 from netadapt_onnx.search.netadapt import Select
+from netadapt_onnx.search.presets import DEFAULT_PRESET, NAMES, PRESETS, Preset
 from netadapt_onnx.search.schedule import DEFAULT_DECAY, DEFAULT_ITERATIONS, DEFAULT_RATIO
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
     from netadapt_onnx.search.target_devices import Devices, Tables
     from netadapt_onnx.surgery.criteria.scores import Criterion
 
-Strategy = Literal["netadapt", "knapsack"]
+Strategy = Literal["netadapt", "knapsack", "curves"]
+Proposals = Literal["lazy", "all"]
+Portfolio = Literal["trained", "solved", "off"]
 Rank = Literal["reconstruct", "finetune"]
 ReductionOf = Literal["initial", "current"]
 Evaluate = Callable[["onnx.ModelProto"], float]
@@ -48,13 +51,28 @@ Evaluate = Callable[["onnx.ModelProto"], float]
 # Criteria whose values are losses, so that those of different groups compare. Magnitudes do not, nor do shares of a
 # group's mean: with those a knapsack cut the stem of a ResNet-20 to 5 channels and left 11% accuracy instead of 72%.
 COMPARABLE = ("taylor", "fisher")
-# Which channels stay unless the user says otherwise.
-CRITERION: Mapping[Strategy, str] = {"netadapt": "l2", "knapsack": "taylor"}
+# The criterion that depends on the strategy and on whether there are inputs to look at (`criterion_for`).
+AUTO = "auto"
 # Steps of SGD on each proposal (the paper's 'short-term fine-tuning'); reconstruction needs none.
 SHORT_TERM = {"reconstruct": 0, "finetune": 100}
 # Measured for 100 steps of distillation at batch 128; the long training's rate is too high for so few.
 SHORT_TERM_LR = 0.02
 FINAL_EPOCHS = 5
+# The first round of a portfolio's training; each further one, of half as many candidates, is twice as long.
+PORTFOLIO_STEPS = 40
+
+
+def by_preset(name: str, help: str, **declared: Any) -> Any:
+    """Declare an option whose default depends on `--preset`."""
+    values = {preset: PRESETS[preset][name] for preset in NAMES}
+    usual = values[DEFAULT_PRESET]
+    others = {f"{preset}: {_word(value)}" for preset, value in values.items() if value != usual}
+    text = "; ".join([_word(usual), *sorted(others)])
+    return option(None, help, default_text="" if isinstance(usual, bool) else text, **declared)
+
+
+def _word(value: Any) -> str:
+    return "no" if value is False else "yes" if value is True else str(value)
 
 
 @dataclass(frozen=True)
@@ -67,23 +85,41 @@ class SearchOptions:
         metavar="RESOURCE=V",
         is_repeated=True,
     )
-    criterion: str | Criterion = option(
-        None,
-        "Which channels stay: l2, l1, group-l2, fpgm, bn-scale, random, first; by data: taylor, fisher, activation.",
-        default_text="l2; knapsack: taylor",
+    preset: Preset = option(
+        DEFAULT_PRESET,
+        "A set of options; what is given besides wins. fast: all widths at once, by error curves, in minutes; "
+        "balanced; thorough: every proposal, the best of them trained; paper: NetAdapt as it was published.",
+        choices=NAMES,
     )
-    strategy: Strategy = option(
-        "netadapt",
-        "A group at a time, by trying; or all at once in a few rounds, by importance against cost.",
+    criterion: str | Criterion = by_preset(
+        "criterion",
+        "Which channels stay: l2, l1, group-l2, fpgm, bn-scale, random, first; by data: obs, taylor, fisher, "
+        "activation. auto is obs (without --data l2; knapsack: taylor).",
+    )
+    strategy: Strategy = by_preset(
+        "strategy",
+        "A group at a time, by trying; or all at once: in a few rounds by importance against cost, or for any target "
+        "by error curves.",
         choices=get_args(Strategy),
     )
-    rank: Rank = option(
-        "reconstruct", "Adapt each proposal by least squares, or by short training.", choices=get_args(Rank)
+    rank: Rank = by_preset(
+        "rank", "Adapt each proposal by least squares, or by short training.", choices=get_args(Rank)
     )
-    select: Select = option(
-        "ratio",
+    select: Select = by_preset(
+        "select",
         "The winner loses least accuracy per resource saved, or simply has the highest.",
         choices=get_args(Select),
+    )
+    proposals: Proposals = by_preset(
+        "proposals",
+        "Evaluate the proposals of an iteration that could win, by what they lost before, or all of them.",
+        choices=get_args(Proposals),
+    )
+    portfolio: Portfolio = by_preset(
+        "portfolio",
+        "At the end the search's widths compete with uniform ones and with those of other methods: after a short "
+        "training, as they are once solved, or not at all.",
+        choices=get_args(Portfolio),
     )
     init_reduction_ratio: float = option(DEFAULT_RATIO, "The first step's share.", above=0, at_most=1)
     decay: float = option(DEFAULT_DECAY, "Each step is this much of the one before.", above=0, at_most=1)
@@ -109,11 +145,19 @@ class SearchOptions:
     floor: Floors = option(
         (), "No fewer channels (or 0.5x of them) in this group.", metavar="GROUP=32", is_repeated=True
     )
-    finalists: int = option(
-        0, "Train the best so many proposals of each iteration, and let that decide.", metavar="K", at_least=0
+    finalists: int = by_preset(
+        "finalists",
+        "Train the best so many proposals of each iteration, and let that decide.",
+        metavar="K",
+        at_least=0,
     )
     prune_small: bool = option(False, "Groups that cannot reach a step's target alone go as far as they can.")
-    allow_block_removal: bool = option(False, "Residual branches may go whole, where their sum can do without.")
+    keep_blocks: bool = by_preset(
+        "keep_blocks",
+        "Keep every residual branch, also where its sum can do without it.",
+        flag="--keep-blocks/--no-keep-blocks",
+    )
+    allow_block_removal: bool = option(False, "Refuse models without a residual branch that can be removed.")
 
 
 @dataclass(frozen=True)
@@ -225,14 +269,16 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
     """
 
     def __post_init__(self) -> None:
-        if not self.criterion:  # the default depends on the strategy
-            object.__setattr__(self, "criterion", CRITERION.get(self.strategy, "l2"))
+        check_choice("--preset", self.preset, NAMES)
+        for name, value in PRESETS[self.preset].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         check_options(self)
         if isinstance(self.criterion, str):
             from netadapt_onnx.surgery.criteria.selection import MEASURED
             from netadapt_onnx.surgery.criteria.weights import CRITERIA
 
-            check_choice("--criterion", self.criterion, (*CRITERIA, *MEASURED))
+            check_choice("--criterion", self.criterion, (AUTO, *CRITERIA, *MEASURED))
         self._check_ways()
         _ = self.allowed_counts, self.job_timeout_s
         if self.init_reduction is not None:
@@ -244,16 +290,26 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
 
     def _check_ways(self) -> None:
         """Check that strategy, criterion, ranking and finalists go together."""
-        if self.strategy == "knapsack" and isinstance(self.criterion, str) and self.criterion not in COMPARABLE:
+        compares = not isinstance(self.criterion, str) or self.criterion in (AUTO, *COMPARABLE)
+        if self.strategy == "knapsack" and not compares:
             raise NetadaptError(
                 f"--strategy knapsack compares groups, which {self.criterion} does not",
                 hint=f"--criterion {' or '.join(COMPARABLE)}",
                 code="usage",
             )
-        if self.finalists and (self.rank == "finetune" or self.strategy == "knapsack" or not self.short_term_steps):
+        jointly = self.strategy != "netadapt"
+        if self.finalists and (self.rank == "finetune" or jointly or not self.short_term_steps):
             why = "--rank finetune trains all" if self.rank == "finetune" else "there is nothing to train them by"
-            why = "the knapsack has no proposals" if self.strategy == "knapsack" else why
+            why = f"--strategy {self.strategy} has no proposals" if jointly else why
             raise NetadaptError(f"--finalists {self.finalists}: {why}", code="usage")
+
+    def criterion_for(self, *, has_inputs: bool) -> str | Criterion:
+        """The criterion, where it is left open the one that suits the strategy and what there is to look at."""
+        if self.criterion != AUTO:
+            return self.criterion
+        if self.strategy == "knapsack":
+            return "taylor"
+        return "obs" if has_inputs else "l2"
 
     @property
     def short_term_steps(self) -> int:
@@ -263,9 +319,14 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
         return SHORT_TERM["finetune" if self.finalists else self.rank]
 
     @property
+    def portfolio_steps(self) -> int:
+        """Steps of the first round of training in which the candidates of the portfolio compete; 0: none."""
+        return PORTFOLIO_STEPS if self.portfolio == "trained" else 0
+
+    @property
     def trains(self) -> bool:
         """Whether a search with data trains anything."""
-        return bool(self.final_epochs or self.short_term_steps)
+        return bool(self.final_epochs or self.short_term_steps or self.portfolio_steps)
 
     @property
     def max_time_s(self) -> float | None:
@@ -337,13 +398,13 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
     def _words(self, name: str, value: Any) -> list[str]:
         """An option as words of a command line; none where it has its default."""
         declared = declared_options(AdaptOptions)[name]
-        default = CRITERION["netadapt"] if name == "criterion" else declared.default
+        default = PRESETS[self.preset].get(name, declared.default)
         if name in ("shapes", "ep_options"):
             texts = [f"{key}={'x'.join(map(str, one)) if name == 'shapes' else one}" for key, one in value]
         elif value == default:
             return []
-        elif value is True:
-            return [declared.flag]
+        elif isinstance(value, bool):
+            return [part for part in declared.flag.split("/") if part.startswith("--no-") != value]
         elif name == "ep_library":
             texts = [Path(value).name]
         elif name == "max_time":

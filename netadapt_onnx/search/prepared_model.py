@@ -98,25 +98,25 @@ def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: AdaptO
         raise NetadaptError("--rank finetune trains, so it needs --data", code="usage")
     if data is None and arguments.finalists:
         raise NetadaptError("--finalists are trained, so they need --data", code="usage")
-    if data is None and arguments.criterion in MEASURED:
-        raise NetadaptError(f"--criterion {arguments.criterion} looks at inputs", hint="give --data", code="usage")
+    criterion = arguments.criterion_for(has_inputs=data is not None)
+    if data is None and criterion in MEASURED:
+        raise NetadaptError(f"--criterion {criterion} looks at inputs", hint="give --data", code="usage")
     dataset = None if data is None else load_dataset(folded, data, scored=arguments.evaluate is None)
     allowed_counts = arguments.allowed_counts
     choices = allowed_counts.choices(trace)
-    branches = _removable_branches(model, trace, allowed_counts) if arguments.allow_block_removal else ()
-    return PreparedModel(
-        model, trace, dataset, (*choices, *branch_choices(branches)), allowed_counts, branches=branches
-    )
-
-
-def _removable_branches(model: Model, trace: Trace, allowed_counts: AllowedCounts) -> tuple[Branch, ...]:
-    """The branches in which no group is frozen or has a floor. Raises NetadaptError if the model has none."""
-    branches = find_branches(trace)
-    if not branches:
+    branches = () if arguments.keep_blocks else _removable_branches(trace, allowed_counts)
+    if arguments.allow_block_removal and not branches:
         raise NetadaptError(
             f"{model.path}: --allow-block-removal: no branch adds to a tensor that it is computed from",
             hint="leave it out",
             code="nothing-to-prune",
         )
-    protected = allowed_counts.protected(trace)
+    return PreparedModel(
+        model, trace, dataset, (*choices, *branch_choices(branches)), allowed_counts, branches=branches
+    )
+
+
+def _removable_branches(trace: Trace, allowed_counts: AllowedCounts) -> tuple[Branch, ...]:
+    """The branches in which no group is frozen or has a floor."""
+    branches, protected = find_branches(trace), allowed_counts.protected(trace)
     return tuple(branch for branch in branches if protected.isdisjoint(branch.groups))

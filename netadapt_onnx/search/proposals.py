@@ -15,6 +15,8 @@ Amounts = Mapping[str, float]
 # More channels never make these cheaper, so the largest count that fits can be bisected. Latency is a staircase that
 # also goes up when channels go, so its counts are tried one by one.
 MONOTONE = frozenset({"macs", "params", "size", "memory"})
+# The `group` of a proposal that changes many groups at once.
+TOGETHER = "every group"
 # How many pairs of groups are looked at for a swap, by how many choices one may go down, and how many are proposed.
 MOST_PAIRS, MOST_CHOICES_DOWN, MOST_SWAPS = 1000, 4, 12
 
@@ -53,13 +55,25 @@ class Goal:
 class Proposal:
     """One group at another channel count, the `widths` of all groups then, and the predicted resources.
 
-    In a swap another group changes, too; the proposal is named after the group that gets channels.
+    In a swap another group changes, too; the proposal is named after the group that gets channels. A joint proposal
+    changes any number of groups: its channels are those of all groups together, and `method` chose them.
     """
 
     group: str
     channels: int
     widths: Widths
     resources: Amounts
+    method: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What tells it from the other proposals of its iteration."""
+        return self.method or self.group
+
+
+def joint_proposal(method: str, widths: Widths, resources: Amounts) -> Proposal:
+    """The widths that a method has chosen for all groups."""
+    return Proposal(TOGETHER, sum(widths.values()), widths, resources, method)
 
 
 class Proposer:

@@ -11,10 +11,10 @@ from netadapt_onnx.common.budget import Target
 from netadapt_onnx.search.budget_check.check import SAFETY_MARGIN, BudgetCheck
 from netadapt_onnx.search.budget_check.measurements import CAREFUL_S
 from netadapt_onnx.search.context import SearchContext
-from netadapt_onnx.search.netadapt import TOGETHER, Accepted, Problem, Step
+from netadapt_onnx.search.netadapt import Accepted, Problem, Step
 from netadapt_onnx.search.predictor import Predictor
 from netadapt_onnx.search.prepared_model import PreparedModel
-from netadapt_onnx.search.proposals import Amounts, Proposal
+from netadapt_onnx.search.proposals import TOGETHER, Amounts, Proposal, joint_proposal
 from netadapt_onnx.search.result import Share
 from netadapt_onnx.search.schedule import Schedule
 
@@ -110,7 +110,7 @@ class ProblemBuilder:
     def jump(self, smallest: Amounts) -> Proposal:
         """The narrowest model as a proposal."""
         floor = self.context.prepared.floor
-        return Proposal(TOGETHER, sum(floor.values()), floor, smallest)
+        return joint_proposal("narrowest", floor, smallest)
 
     def jump_step(self, problem: Problem, jump: Proposal, accepted: Accepted) -> Step:
         """The first step, which makes the narrowest model the current one."""

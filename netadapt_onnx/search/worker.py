@@ -23,6 +23,8 @@ from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataEvaluator, Evalu
 from netadapt_onnx.search.executors.protocol import JobResult, WorkerInfo
 from netadapt_onnx.search.jobs import CutRequest, EvaluationRequest, ShortTraining, SolveRequest
 from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
+from netadapt_onnx.search.width_program import Losses
+from netadapt_onnx.surgery.criteria.obs import eliminations
 from netadapt_onnx.surgery.reconstruct.gram import SAMPLES, GramMatrices, Targets, gram_matrices, original_targets
 from netadapt_onnx.surgery.reconstruct.least_squares import kept_outputs, reconstruct, reconstruct_in_order
 from netadapt_onnx.surgery.resize import resize
@@ -176,6 +178,17 @@ class WorkerContext:
             return self._evaluator.ranking_accuracy(proto)
         return self._evaluator.ranking_accuracy(proto, base.prefixes(self._evaluator))
 
+    def fidelity(self, proto: onnx.ModelProto) -> float:
+        """The share of the variance of the original's outputs that a model's explain; the accuracy without data."""
+        if not isinstance(self._evaluator, DataEvaluator):
+            return self._evaluator.ranking_accuracy(proto)
+        return self._evaluator.fidelity(proto)
+
+    def error_curves(self) -> Losses:
+        """By group, the error when 0, 1, 2 ... of the original's channels are gone."""
+        matrices = self.gram_matrices(self.original)
+        return {name: e.curve for name, e in eliminations(self.original.trace, matrices).items()}
+
     def __reduce__(self) -> tuple[Any, ...]:
         data, evaluator = self._data, self._evaluator
         if data is not None:
@@ -204,10 +217,15 @@ def evaluate_proposal(
 ) -> JobResult:
     """Do an `EvaluationRequest`: the result is the proposal's accuracy, and its model if it was trained."""
     evaluation = msgspec.convert(request, EvaluationRequest)
-    base = _base(context, current, evaluation)
-    proto = context.cut(base, _indices(evaluation.keep), reconstructs=evaluation.reconstruct)
+    base, keep = _base(context, current, evaluation), _indices(evaluation.keep)
+    if evaluation.in_order:
+        proto = context.solve(keep, evaluation.removed, RANKED_SAMPLES)
+    else:
+        proto = context.cut(base, keep, reconstructs=evaluation.reconstruct)
+    if evaluation.measure == "fidelity":
+        return JobResult({"accuracy": context.fidelity(proto)})
     if evaluation.training is None:
-        is_mere_cut = not evaluation.removed
+        is_mere_cut = not evaluation.removed and not evaluation.in_order
         return JobResult({"accuracy": context.ranking_accuracy(proto, base if is_mere_cut else None)})
     proto = context.train(proto, evaluation.training, worker, base)
     return JobResult({"accuracy": context.ranking_accuracy(proto)}, {MODEL_FILE: proto.SerializeToString()})

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from netadapt_onnx.search.channel_choices import channel_choices
-from netadapt_onnx.search.iteration_loop import Importances, next_step
+from netadapt_onnx.search.methods import Importances, Methods
 from netadapt_onnx.search.netadapt import Accepted, Problem, Step
+from netadapt_onnx.search.next_step import next_step
 from netadapt_onnx.search.proposals import Proposal
 from netadapt_onnx.search.schedule import Schedule
 
@@ -18,8 +19,8 @@ from netadapt_onnx.search.schedule import Schedule
 class SimulatedProblem(Problem):
     """A problem that evaluates its own proposals, at once."""
 
-    rank: Callable[[int, Sequence[Proposal]], Sequence[float | None]] = lambda *_: ()
-    refine: Callable[[int, Sequence[Proposal]], Sequence[float | None]] = lambda *_: ()
+    rank: Callable[[int, Sequence[Proposal], Sequence[int]], Sequence[float | None]] = lambda *_: ()
+    refine: Callable[[int, Sequence[Proposal], Sequence[int]], Sequence[float | None]] = lambda *_: ()
     accept: Callable[[int, Proposal], Accepted] = lambda *_: Accepted(0.0, None, {})
 
 
@@ -28,7 +29,7 @@ def search(
 ) -> Iterator[Step]:
     """The steps of a search for a simulated problem."""
     steps = list(history)
-    while (step := next_step(problem, cast(Any, problem), steps, importances)) is not None:
+    while (step := next_step(problem, cast(Any, problem), steps, Methods(knapsack=importances))) is not None:
         steps.append(step)
         yield step
 
@@ -58,7 +59,7 @@ def problem(
         resources=resources,
         limits=limits,
         start=Accepted(accuracy(channels) or 0.0, accuracy(channels) or 0.0, {}),
-        rank=lambda _, proposals: [accuracy(p.widths) for p in proposals],
+        rank=lambda _, proposals, numbers: [accuracy(proposals[number].widths) for number in numbers],
         accept=lambda _, proposal: accept(proposal.widths),
         schedule=Schedule(),
     )

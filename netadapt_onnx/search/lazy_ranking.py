@@ -1,0 +1,96 @@
+"""Which proposals of an iteration are worth an evaluation: lazy greedy selection (Minoux, 1978).
+
+What a group lost per error of its curve when it was last evaluated predicts what it will lose next. Proposals are
+evaluated in the order of that prediction, until none that is left is predicted to be better than the best one so far. A
+group that has not been evaluated yet is evaluated at once. With submodular losses the winner would be that of the full
+ranking for certain; here it is nearly always (docs/benchmarks.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from netadapt_onnx.search.netadapt import EvaluatedProposal, Iteration, Problem, Ranking, Step, order
+from netadapt_onnx.search.proposals import Proposal
+from netadapt_onnx.search.width_program import Losses
+
+# So many proposals are evaluated at once, whoever evaluates them: workers must not change the result.
+BATCH = 4
+# An error so small counts as this one, so that rates stay finite.
+LEAST_ERROR = 1e-6
+# Evaluates some proposals of an iteration, by their numbers.
+Evaluate = Callable[[Sequence[int]], Sequence[float | None]]
+
+
+def rank_lazily(
+    problem: Problem, iteration: Iteration, steps: Sequence[Step], errors: Losses, evaluate: Evaluate
+) -> Ranking:
+    """Evaluate the proposals of an iteration that could win.
+
+    Args:
+        problem: What the search is to solve.
+        iteration: The iteration.
+        steps: The steps accepted so far, which hold what earlier iterations have evaluated.
+        errors: By group, the error when 0, 1, 2 ... of the original's channels are gone; a branch has none.
+        evaluate: Evaluates proposals.
+
+    Returns:
+        The ranking of those that were evaluated.
+    """
+    rates = loss_rates(problem, steps, errors)
+    predicted = [_predicted(iteration, proposal, rates, errors) for proposal in iteration.proposals]
+    waiting = order(predicted, iteration.goal, iteration.ranking_accuracy, iteration.select) if rates else []
+    batch = [number for number, proposal in enumerate(predicted) if proposal.accuracy is None]
+    if not batch:
+        batch, waiting = waiting[:BATCH], waiting[BATCH:]
+    accuracies: dict[int, float | None] = {}
+    while True:
+        accuracies |= zip(batch, evaluate(batch), strict=True)
+        numbers = sorted(accuracies)
+        ranking = iteration.part(numbers).ranking([accuracies[number] for number in numbers])
+        if not waiting or not _could_win(predicted[waiting[0]], ranking):
+            return ranking
+        batch, waiting = waiting[:BATCH], waiting[BATCH:]
+
+
+def loss_rates(problem: Problem, steps: Sequence[Step], errors: Losses) -> dict[str, float]:
+    """By group, the accuracy lost per error of its curve in the last iteration that evaluated it; never negative."""
+    rates: dict[str, float] = {}
+    before, widths = problem.start, {choice.group: choice.channels for choice in problem.choices}
+    for step in steps:
+        for proposal in step.tried:
+            if proposal.accuracy is None or proposal.group not in widths or before.ranked is None:
+                continue
+            more = _error(errors, proposal.group, widths[proposal.group], proposal.channels)
+            if more > 0:
+                rates[proposal.group] = max(before.ranked - proposal.accuracy, 0.0) / max(more, LEAST_ERROR)
+        before, widths = step.accepted, dict(step.widths)
+    return rates
+
+
+def _predicted(
+    iteration: Iteration, proposal: Proposal, rates: Mapping[str, float], errors: Losses
+) -> EvaluatedProposal:
+    """A proposal with the accuracy that it is predicted to leave; None for a group that was not evaluated yet."""
+    accuracy = None
+    if proposal.group in rates:
+        now = iteration.widths[proposal.group]
+        more = max(_error(errors, proposal.group, now, proposal.channels), LEAST_ERROR)
+        accuracy = iteration.ranking_accuracy - rates[proposal.group] * more
+    return EvaluatedProposal(proposal.group, proposal.channels, proposal.resources, accuracy)
+
+
+def _could_win(candidate: EvaluatedProposal, ranking: Ranking) -> bool:
+    """Whether a proposal is predicted to be better than all that were evaluated."""
+    iteration, evaluated = ranking.iteration, ranking.evaluated
+    contest = (*evaluated, candidate)
+    return order(contest, iteration.goal, iteration.ranking_accuracy, iteration.select)[0] == len(evaluated)
+
+
+def _error(errors: Losses, group: str, channels: int, fewer: int) -> float:
+    """The error that a group adds when it goes from `channels` down to `fewer`; a branch that goes adds 1."""
+    curve = errors.get(group)
+    if curve is None:
+        return float(channels - fewer)
+    whole = len(curve) - 1
+    return float(curve[whole - fewer] - curve[whole - channels])

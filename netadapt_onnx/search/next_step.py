@@ -1,0 +1,128 @@
+"""One iteration of a search: which method's turn it is, what it proposes, and which proposal is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+from netadapt_onnx.search import curves, knapsack, portfolio
+from netadapt_onnx.search.joint_iteration import JointIteration
+from netadapt_onnx.search.lazy_ranking import rank_lazily
+from netadapt_onnx.search.methods import Methods, PortfolioPlan
+from netadapt_onnx.search.netadapt import Accepted, Iteration, Problem, Ranking, Step, propose
+from netadapt_onnx.search.proposals import Proposal
+
+
+class Evaluates(Protocol):
+    """Makes proposals into models; `Candidates` of a run, or the functions of a test."""
+
+    def rank(self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int]) -> Sequence[float | None]:
+        """The accuracy of these proposals of an iteration after their short adaptation; None for one that failed."""
+        ...
+
+    def refine(self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int]) -> Sequence[float | None]:
+        """The accuracy of finalists after their short training."""
+        ...
+
+    def solve_jointly(
+        self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int]
+    ) -> Sequence[float | None]:
+        """The accuracy of joint proposals with all of their layers solved in order."""
+        ...
+
+    def train_jointly(
+        self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int], steps: int
+    ) -> Sequence[float | None]:
+        """The same after so many steps of training."""
+        ...
+
+    def accept(self, iteration: int, proposal: Proposal) -> Accepted:
+        """Make a proposal the current model, and evaluate it."""
+        ...
+
+
+def next_step(
+    problem: Problem, candidates: Evaluates, steps: Sequence[Step], methods: Methods | None = None
+) -> Step | None:
+    """Do the next iteration of a search.
+
+    Args:
+        problem: What the search is to solve.
+        candidates: What evaluates the proposals, and makes the winner the current model.
+        steps: The steps accepted so far.
+        methods: What takes part besides NetAdapt's loop.
+
+    Returns:
+        The accepted step; None where the search has come to its end.
+
+    Raises:
+        NetadaptError: All proposals of the iteration failed.
+    """
+    methods = methods or Methods()
+    joint = _joint_iteration(problem, steps, methods)
+    if joint is not None:
+        return _best_solved(joint, candidates)
+    iteration = propose(problem, steps)
+    if iteration is not None and not (methods.curves is not None and iteration.is_widening):
+        return _netadapt_step(problem, candidates, steps, iteration, methods)
+    if methods.portfolio is not None and portfolio.is_due(problem, steps):
+        return _portfolio_step(problem, candidates, steps, methods.portfolio)
+    return None
+
+
+def _joint_iteration(problem: Problem, steps: Sequence[Step], methods: Methods) -> JointIteration | None:
+    """The next iteration of a strategy that changes all groups at once."""
+    if methods.curves is not None and curves.is_due(problem, steps):
+        return curves.propose(problem, steps, methods.curves())
+    if methods.knapsack is not None and knapsack.has_rounds(problem, steps):
+        return knapsack.propose(problem, steps, methods.knapsack())
+    return None
+
+
+def _best_solved(joint: JointIteration, candidates: Evaluates) -> Step:
+    """The step to the best of some joint proposals once they are solved; a single one is not evaluated before."""
+    if len(joint.proposals) == 1:
+        return joint.step(0, candidates.accept(joint.number, joint.proposals[0]))
+    solve = partial(candidates.solve_jointly, joint.number, joint.proposals)
+    winner, evaluated = portfolio.compete(joint, solve)
+    return joint.step(winner, candidates.accept(joint.number, joint.proposals[winner]), evaluated)
+
+
+def _netadapt_step(
+    problem: Problem, candidates: Evaluates, steps: Sequence[Step], iteration: Iteration, methods: Methods
+) -> Step:
+    """The step to the best proposal of NetAdapt's loop."""
+    ranking = _ranking(problem, candidates, steps, iteration, methods)
+    proposals = ranking.iteration.proposals
+    if problem.finalists:
+        finalists = ranking.order()[: problem.finalists]
+        accuracies = candidates.refine(iteration.number, proposals, finalists)
+        ranking = ranking.with_finetuned(finalists, accuracies)
+    winner = ranking.order()[0]
+    return ranking.step(winner, candidates.accept(iteration.number, proposals[winner]))
+
+
+def _ranking(
+    problem: Problem, candidates: Evaluates, steps: Sequence[Step], iteration: Iteration, methods: Methods
+) -> Ranking:
+    rank = partial(candidates.rank, iteration.number, iteration.proposals)
+    if methods.errors is None or iteration.is_widening:
+        return iteration.ranking(rank(range(len(iteration.proposals))))
+    return rank_lazily(problem, iteration, steps, methods.errors(), rank)
+
+
+def _portfolio_step(problem: Problem, candidates: Evaluates, steps: Sequence[Step], plan: PortfolioPlan) -> Step | None:
+    """The step to the best of the widths of several methods; None if there is nothing to compete with."""
+    others: list[Proposal] = []
+    if plan.losses is not None:
+        others += curves.proposals(problem, steps, plan.losses())
+    if plan.importances is not None:
+        others += knapsack.whole_way(problem, steps, plan.importances())
+    joint = portfolio.propose(problem, steps, plan, others)
+    if joint is None:
+        return None
+    solve = partial(candidates.solve_jointly, joint.number, joint.proposals)
+    train = partial(candidates.train_jointly, joint.number, joint.proposals)
+    winner, evaluated = portfolio.compete(joint, solve, train, plan.train_steps)
+    return joint.step(winner, candidates.accept(joint.number, joint.proposals[winner]), evaluated)

@@ -1,0 +1,113 @@
+"""The portfolio at the end of a search: its widths compete with those of other methods.
+
+Which widths are best shows only after training: reconstruction favours wide layers, training uses what narrow networks
+are left with. So the candidates are solved, then trained for a short time, the better half for longer (successive
+halving: Jamieson & Talwalkar, AISTATS 2016), and the last one left is the result. Uniform widths are always among them,
+so that no search ends behind them by more than the noise of that comparison.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from netadapt_onnx.search.joint_iteration import JointIteration, joint_iteration
+from netadapt_onnx.search.methods import PortfolioPlan
+from netadapt_onnx.search.netadapt import (
+    EvaluatedProposal,
+    Problem,
+    Step,
+    amounts_after,
+    corrected,
+    met,
+    widths_after,
+)
+from netadapt_onnx.search.proposals import Proposal, joint_proposal
+from netadapt_onnx.search.uniform import largest_uniform
+from netadapt_onnx.search.width_program import Predict
+
+# The `group` of the step in which the widths of several methods compete.
+PORTFOLIO = "the portfolio"
+
+# So many of the solved candidates are trained: the best ones, and uniform widths in any case.
+MOST_TRAINED = 4
+UNIFORM = "uniform"
+
+# Evaluates proposals of an iteration by their numbers: their accuracies, None for one that failed.
+Evaluate = Callable[[Sequence[int]], Sequence[float | None]]
+# The same after training for so many steps.
+Train = Callable[[Sequence[int], int], Sequence[float | None]]
+
+
+def is_due(problem: Problem, steps: Sequence[Step]) -> bool:
+    """Whether the search of a target has ended within its limits, and nothing has competed with it yet."""
+    own = steps[problem.since :]
+    ended = bool(own) and met(amounts_after(problem, steps), problem.limits) and len(steps) < problem.max_iterations
+    return ended and not any(step.group == PORTFOLIO for step in own)
+
+
+def propose(
+    problem: Problem, steps: Sequence[Step], plan: PortfolioPlan, others: Sequence[Proposal]
+) -> JointIteration | None:
+    """The candidates: the search's own widths first, those of other methods that meet the budget, and uniform ones.
+
+    Args:
+        problem: What the search is to solve.
+        steps: The steps accepted so far.
+        plan: What competes.
+        others: Joint proposals of other methods.
+
+    Returns:
+        The iteration; None where no other widths meet the budget.
+    """
+    predict = corrected(problem, steps[-1].accepted.correction)
+    own = widths_after(problem, steps)
+    candidates = [joint_proposal(plan.strategy, own, predict(own)), *others, *_uniform(problem, plan, predict)]
+    fitting = [candidate for candidate in candidates if met(candidate.resources, problem.limits)]
+    iteration = joint_iteration(problem, steps, fitting, PORTFOLIO)
+    return iteration if len(iteration.proposals) > 1 else None
+
+
+def compete(
+    iteration: JointIteration, solve: Evaluate, train: Train | None = None, train_steps: int = 0
+) -> tuple[int, list[EvaluatedProposal]]:
+    """Successive halving: all candidates are solved and trained, the better half for twice as long, until one is left.
+
+    Args:
+        iteration: The candidates.
+        solve: Evaluates candidates once their layers are solved.
+        train: Evaluates candidates after a short training; None: the solved models decide.
+        train_steps: The steps of the first round of training.
+
+    Returns:
+        The number of the winner, and all candidates with their last accuracies. Ties go to the search's own widths.
+    """
+    numbers = list(range(len(iteration.proposals)))
+    solved = list(solve(numbers))
+    scores = {number: accuracy for number, accuracy in zip(numbers, solved, strict=True) if _is_finite(accuracy)}
+    finetuned: dict[int, float | None] = {}
+    contenders = _best_first(scores)
+    uniform = [number for number in contenders[MOST_TRAINED:] if iteration.proposals[number].method == UNIFORM]
+    contenders = [*contenders[: MOST_TRAINED - len(uniform)], *uniform]
+    while train is not None and train_steps and len(contenders) > 1:
+        accuracies = dict(zip(contenders, train(contenders, train_steps), strict=True))
+        finetuned |= accuracies
+        ranked = _best_first({number: a for number, a in accuracies.items() if _is_finite(a)}) or contenders
+        contenders = ranked[: math.ceil(len(contenders) / 2)]
+        train_steps *= 2
+    evaluated = [iteration.evaluated(number, solved[number], finetuned.get(number)) for number in numbers]
+    return (contenders[0] if contenders else 0), evaluated
+
+
+def _uniform(problem: Problem, plan: PortfolioPlan, predict: Predict) -> list[Proposal]:
+    """Uniform widths; they keep all residual branches."""
+    widths = largest_uniform(problem.choices, dict.fromkeys(plan.branches, 1), predict, problem.limits)
+    return [] if widths is None else [joint_proposal(UNIFORM, widths, predict(widths))]
+
+
+def _best_first(scores: dict[int, float | None]) -> list[int]:
+    return sorted(scores, key=lambda number: (-(scores[number] or 0.0), number))
+
+
+def _is_finite(accuracy: float | None) -> bool:
+    return accuracy is not None and math.isfinite(accuracy)

@@ -1,0 +1,61 @@
+"""Presets of `adapt`: sets of options with a name. What the user gives besides wins over its preset.
+
+`balanced` is the default. `fast` chooses all widths at once from error curves, and evaluates a handful of models.
+`thorough` evaluates every proposal, trains the best of each iteration, and lets every method compete at the end.
+`paper` is NetAdapt as it was published (Yang et al., ECCV 2018): L2 norms, a short training of every proposal, the
+highest accuracy wins, every layer keeps its block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+Preset = Literal["balanced", "fast", "thorough", "paper"]
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "balanced": {
+        "criterion": "auto",
+        "strategy": "netadapt",
+        "rank": "reconstruct",
+        "select": "ratio",
+        "keep_blocks": False,
+        "proposals": "lazy",
+        "finalists": 0,
+        "portfolio": "trained",
+    },
+    "fast": {
+        "criterion": "auto",
+        "strategy": "curves",
+        "rank": "reconstruct",
+        "select": "ratio",
+        "keep_blocks": False,
+        "proposals": "lazy",
+        "finalists": 0,
+        "portfolio": "solved",
+    },
+    "thorough": {
+        "criterion": "auto",
+        "strategy": "netadapt",
+        "rank": "reconstruct",
+        "select": "ratio",
+        "keep_blocks": False,
+        "proposals": "all",
+        "finalists": 3,
+        "portfolio": "trained",
+    },
+    "paper": {
+        "criterion": "l2",
+        "strategy": "netadapt",
+        "rank": "finetune",
+        "select": "accuracy",
+        "keep_blocks": True,
+        "proposals": "all",
+        "finalists": 0,
+        "portfolio": "off",
+    },
+}
+# What takes the place of a preset's options where a function of the user's judges and there are no data to train with.
+WITHOUT_DATA: Mapping[str, Any] = {"rank": "reconstruct", "finalists": 0, "proposals": "all", "portfolio": "off"}
+DEFAULT_PRESET: Preset = "balanced"
+NAMES: tuple[str, ...] = get_args(Preset)
