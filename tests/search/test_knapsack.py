@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from netadapt_onnx.api.adapt import adapt, dry_run
 from netadapt_onnx.common.budget import budget_texts, parse_targets
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.channel_choices import ChannelChoices
-from netadapt_onnx.search.knapsack import ROUNDS, solve
-from netadapt_onnx.search.netadapt import TOGETHER, amounts_after, met
+from netadapt_onnx.search.knapsack import ROUNDS
+from netadapt_onnx.search.netadapt import amounts_after, met
+from netadapt_onnx.search.proposals import TOGETHER
 from search_cases import FAST, history
 from search_problems import problem, search
 
@@ -38,25 +38,6 @@ def scores(seed: int) -> dict[str, np.ndarray]:
 
 def kept(widths: Mapping[str, int], importance: Mapping[str, np.ndarray]) -> float:
     return sum(float(s[len(s) - widths[name] :].sum()) for name, s in importance.items())
-
-
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("ceilings", [{"macs": 800.0}, {"macs": 500.0}, {"macs": 900.0, "memory": 40.0}])
-def test_the_solution_is_nearly_the_best_of_all(seed: int, ceilings: dict[str, float]) -> None:
-    importance = scores(seed)
-    solution = solve(LADDERS, FULL, importance, chained, ceilings)
-    assert met(chained(solution), ceilings)
-    every = (
-        dict(zip(FULL, counts, strict=True))
-        for counts in itertools.product(*((r.channels, *r.coarse) for r in LADDERS))
-    )
-    best = max(kept(widths, importance) for widths in every if met(chained(widths), ceilings))
-    assert kept(solution, importance) >= 0.95 * best
-
-
-def test_what_no_widths_reach_is_approached() -> None:
-    solution = solve(LADDERS, FULL, scores(0), chained, {"macs": 1.0})
-    assert solution == {"a": 4, "b": 4, "c": 4}
 
 
 def test_rounds_end_on_the_budget_and_score_anew() -> None:

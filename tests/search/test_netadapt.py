@@ -144,10 +144,10 @@ def test_selection_by_ratio_and_by_accuracy_differ() -> None:
 
 def test_a_failed_proposal_does_not_stop_the_search_but_all_do() -> None:
     one = problem({"a": 64, "b": 64}, linear, {"macs": 400.0}, lambda w: 0.5)
-    half = replace(one, rank=lambda _, proposals: [None, *[0.5] * (len(proposals) - 1)])
+    half = replace(one, rank=lambda _, __, numbers: [None, *[0.5] * (len(numbers) - 1)])
     assert next(search(half)).group == "b"
     with pytest.raises(NetadaptError, match="all 2 proposals"):
-        next(search(replace(one, rank=lambda _, proposals: [float("nan")] * len(proposals))))
+        next(search(replace(one, rank=lambda _, __, numbers: [float("nan")] * len(numbers))))
 
 
 def test_several_budgets_all_hold_and_the_furthest_drives() -> None:
@@ -230,9 +230,9 @@ def test_finalists_are_trained_and_win_among_themselves() -> None:
     """By reconstruction `a` and `b` come before `c`; of these two short training prefers `b`."""
     calls: list[list[str]] = []
 
-    def refine(_: int, proposals: Sequence[Proposal]) -> list[float | None]:
-        calls.append([p.group for p in proposals])
-        return [{"a": 0.5, "b": 0.6}[p.group] for p in proposals]
+    def refine(_: int, proposals: Sequence[Proposal], numbers: Sequence[int]) -> list[float | None]:
+        calls.append([proposals[number].group for number in numbers])
+        return [{"a": 0.5, "b": 0.6}[proposals[number].group] for number in numbers]
 
     one = problem(
         {"a": 10, "b": 10, "c": 10},
@@ -256,7 +256,7 @@ def test_finalists_that_all_fail_leave_the_choice_to_the_others() -> None:
         lambda w: {"macs": float(sum(w.values()))},
         {"macs": 18.0},
         lambda w: w["b"] / 10,
-        refine=lambda _, proposals: [float("nan")] * len(proposals),
+        refine=lambda _, __, numbers: [float("nan")] * len(numbers),
         finalists=1,
         schedule=Schedule(0.1, 1.0),
     )

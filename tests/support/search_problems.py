@@ -21,15 +21,20 @@ class SimulatedProblem(Problem):
 
     rank: Callable[[int, Sequence[Proposal], Sequence[int]], Sequence[float | None]] = lambda *_: ()
     refine: Callable[[int, Sequence[Proposal], Sequence[int]], Sequence[float | None]] = lambda *_: ()
+    solve_jointly: Callable[[int, Sequence[Proposal], Sequence[int]], Sequence[float | None]] = lambda *_: ()
+    train_jointly: Callable[[int, Sequence[Proposal], Sequence[int], int], Sequence[float | None]] = lambda *_: ()
     accept: Callable[[int, Proposal], Accepted] = lambda *_: Accepted(0.0, None, {})
 
 
 def search(
-    problem: SimulatedProblem, history: Sequence[Step] = (), importances: Importances | None = None
+    problem: SimulatedProblem,
+    history: Sequence[Step] = (),
+    importances: Importances | None = None,
+    methods: Methods | None = None,
 ) -> Iterator[Step]:
     """The steps of a search for a simulated problem."""
-    steps = list(history)
-    while (step := next_step(problem, cast(Any, problem), steps, Methods(knapsack=importances))) is not None:
+    steps, methods = list(history), methods or Methods(knapsack=importances)
+    while (step := next_step(problem, cast(Any, problem), steps, methods)) is not None:
         steps.append(step)
         yield step
 
@@ -60,6 +65,7 @@ def problem(
         limits=limits,
         start=Accepted(accuracy(channels) or 0.0, accuracy(channels) or 0.0, {}),
         rank=lambda _, proposals, numbers: [accuracy(proposals[number].widths) for number in numbers],
+        solve_jointly=lambda _, proposals, numbers: [accuracy(proposals[number].widths) for number in numbers],
         accept=lambda _, proposal: accept(proposal.widths),
         schedule=Schedule(),
     )

@@ -1,0 +1,80 @@
+"""The curves strategy: probes, losses, and widths for any target at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from netadapt_onnx.search.channel_choices import ChannelChoices
+from netadapt_onnx.search.curves import PROBE_ERROR, Probe, is_due, losses_of, probe_counts, propose
+from netadapt_onnx.search.methods import Methods
+from netadapt_onnx.search.netadapt import amounts_after, met
+from search_problems import problem, search
+
+FULL = {"a": 16, "b": 32}
+CURVES = {"a": (np.arange(17) / 16) ** 2, "b": (np.arange(33) / 32) ** 3}
+CHOICES = [ChannelChoices("a", 16, (12, 8, 4), (16, 12, 8, 4)), ChannelChoices("b", 32, (24, 16, 8), (32, 24, 16, 8))]
+
+
+def cost(widths: Mapping[str, int]) -> dict[str, float]:
+    return {"macs": float(2 * widths["a"] + widths["b"])}
+
+
+def test_groups_are_probed_where_their_error_is_seen_and_branches_without() -> None:
+    branch = ChannelChoices("block", 1, (0,), (1, 0))
+    counts = probe_counts([*CHOICES, branch], CURVES)
+    assert counts == {"a": 12, "b": 16, "block": 0}
+    for name, count in (("a", 12), ("b", 16)):
+        assert abs(CURVES[name][FULL[name] - count] - PROBE_ERROR) < 0.1
+
+
+def test_a_probe_scales_the_curve_of_its_group() -> None:
+    losses = losses_of(CHOICES, CURVES, [Probe("a", 12, 0.02), Probe("b", 16, None)])
+    assert set(losses) == {"a"}
+    assert losses["a"][0] == 0
+    np.testing.assert_allclose(losses["a"][4], 0.02, rtol=1e-12)
+    np.testing.assert_allclose(losses["a"][16], 0.02 * 16, rtol=1e-12)
+    better = losses_of(CHOICES, CURVES, [Probe("a", 12, -0.3)])
+    assert not better["a"].any()
+
+
+def test_a_branch_loses_what_its_probe_lost() -> None:
+    branch = ChannelChoices("block", 1, (0,), (1, 0))
+    losses = losses_of([branch], {}, [Probe("block", 0, 0.25)])
+    np.testing.assert_allclose(losses["block"], [0.0, 0.25])
+
+
+def test_each_target_gets_widths_of_its_own_from_the_original_on() -> None:
+    losses = losses_of(CHOICES, CURVES, [Probe("a", 12, 0.02), Probe("b", 16, 0.02)])
+    one = problem(FULL, cost, {"macs": 48.0}, lambda w: 1.0 - cost(w)["macs"] / 1000, step=4)
+    one = replace(one, choices=CHOICES)
+    steps = list(search(one, methods=Methods(curves=lambda: losses)))
+    assert met(amounts_after(one, steps), one.limits)
+    tighter = replace(one, limits={"macs": 24.0}, since=len(steps))
+    more = [*steps, *search(tighter, steps, methods=Methods(curves=lambda: losses))]
+    alone = list(search(replace(one, limits={"macs": 24.0}), methods=Methods(curves=lambda: losses)))
+    assert dict(more[-1].widths) == dict(alone[-1].widths)
+    assert met(amounts_after(tighter, more), tighter.limits)
+
+
+def test_all_powers_are_evaluated_and_the_best_becomes_the_model() -> None:
+    losses = losses_of(CHOICES, CURVES, [Probe("a", 12, 0.02), Probe("b", 16, 0.02)])
+    one = replace(problem(FULL, cost, {"macs": 40.0}, lambda w: 0.5, step=4), choices=CHOICES)
+    iteration = propose(one, [], losses)
+    assert iteration is not None
+    assert len({tuple(p.widths.values()) for p in iteration.proposals}) == len(iteration.proposals)
+    assert all(met(p.resources, one.limits) for p in iteration.proposals)
+    assert iteration.proposals[0].method == "curves"
+
+
+def test_a_measurement_above_the_prediction_gives_another_round() -> None:
+    """What the device measures is 1.3 times what was predicted: the widths are chosen anew for that."""
+    losses = losses_of(CHOICES, CURVES, [Probe("a", 12, 0.02), Probe("b", 16, 0.02)])
+    one = problem(FULL, cost, {"macs": 48.0}, lambda w: 0.5, step=4, corrections=[{"macs": 1.3}, {"macs": 1.3}] * 4)
+    one = replace(one, choices=CHOICES)
+    steps = list(search(one, methods=Methods(curves=lambda: losses)))
+    assert len(steps) == 2
+    assert cost(steps[-1].widths)["macs"] * 1.3 <= 48
+    assert not is_due(one, steps) or propose(one, steps, losses) is None

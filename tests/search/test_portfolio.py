@@ -1,0 +1,93 @@
+"""The portfolio: who competes, how often candidates are trained, and who wins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from netadapt_onnx.search.joint_iteration import JointIteration
+from netadapt_onnx.search.methods import Methods, PortfolioPlan
+from netadapt_onnx.search.portfolio import PORTFOLIO, compete
+from netadapt_onnx.search.proposals import joint_proposal
+from search_problems import problem, search
+
+FULL = {"a": 16, "b": 16}
+
+
+def iteration(methods: Sequence[str]) -> JointIteration:
+    proposals = tuple(joint_proposal(method, {"a": n, "b": 16 - n}, {"macs": 1.0}) for n, method in enumerate(methods))
+    return JointIteration(3, FULL, "macs", 1.0, proposals, PORTFOLIO)
+
+
+def test_the_better_half_is_trained_for_twice_as_long_until_one_is_left() -> None:
+    joint = iteration(["netadapt", "curves", "knapsack", "uniform"])
+    after = {0: 0.7, 1: 0.8, 2: 0.6, 3: 0.9}
+    rounds = []
+
+    def train(numbers: Sequence[int], steps: int) -> list[float]:
+        rounds.append((sorted(numbers), steps))
+        return [after[number] for number in numbers]
+
+    winner, evaluated = compete(joint, lambda numbers: [0.5, 0.4, 0.3, 0.2], train, 10)
+    assert winner == 3
+    assert rounds == [([0, 1, 2, 3], 10), ([1, 3], 20)]
+    assert [(e.group, e.accuracy, e.finetuned) for e in evaluated] == [
+        ("netadapt", 0.5, 0.7),
+        ("curves", 0.4, 0.8),
+        ("knapsack", 0.3, 0.6),
+        ("uniform", 0.2, 0.9),
+    ]
+
+
+def test_uniform_widths_are_trained_however_bad_they_are_before() -> None:
+    joint = iteration(["netadapt", "curves", "curves^2", "curves^0.5", "knapsack", "uniform"])
+    trained: list[int] = []
+
+    def train(numbers: Sequence[int], steps: int) -> list[float]:
+        trained.extend(numbers)
+        return [1.0 if number == 5 else 0.0 for number in numbers]
+
+    winner, _ = compete(joint, lambda numbers: [0.9, 0.8, 0.7, 0.6, 0.5, 0.1], train, 10)
+    assert winner == 5
+    assert 3 not in trained and 4 not in trained
+
+
+def test_without_training_the_solved_models_decide_and_ties_go_to_the_search() -> None:
+    joint = iteration(["netadapt", "curves", "uniform"])
+    assert compete(joint, lambda _: [0.5, 0.6, 0.4])[0] == 1
+    assert compete(joint, lambda _: [0.5, 0.5, 0.5])[0] == 0
+
+
+def test_a_candidate_that_fails_does_not_win() -> None:
+    joint = iteration(["netadapt", "curves", "uniform"])
+    assert compete(joint, lambda _: [None, float("nan"), 0.1])[0] == 2
+    assert compete(joint, lambda _: [0.3, 0.2, 0.1], lambda numbers, _: [None for _ in numbers], 10)[0] == 0
+    assert compete(joint, lambda _: [None, None, None])[0] == 0
+
+
+def test_the_history_says_who_competed_and_the_search_goes_on_from_the_winner() -> None:
+    """Accuracy depends on the sum of squares, which uniform widths keep best; greedy cuts one group."""
+
+    def accuracy(widths: Any) -> float:
+        return 1.0 - 0.001 * (16 - widths["a"]) - 0.0011 * (16 - widths["b"]) - 0.01 * abs(widths["a"] - widths["b"])
+
+    def macs(widths: Any) -> dict[str, float]:
+        return {"macs": 1.0 * widths["a"] + widths["b"]}
+
+    def solved(_: int, proposals: Any, numbers: Sequence[int]) -> list[float]:
+        return [accuracy(proposals[number].widths) for number in numbers]
+
+    one = problem(
+        FULL,
+        macs,
+        {"macs": 24.0},
+        lambda w: 1.0 - 0.001 * (16 - w["a"]) - 0.01 * (16 - w["b"]),
+        solve_jointly=solved,
+    )
+    steps = list(search(one, methods=Methods(portfolio=PortfolioPlan("netadapt"))))
+    last = steps[-1]
+    assert last.group == PORTFOLIO
+    assert [entry.group for entry in last.tried] == ["netadapt", "uniform"]
+    assert last.tried[0].accuracy == accuracy(steps[-2].widths)
+    assert dict(last.widths) == {"a": 12, "b": 12}
+    assert sum(step.group == PORTFOLIO for step in steps) == 1
