@@ -91,7 +91,13 @@ def _plan(planned: DryRun) -> str:
     ]
     if planned.skipped:
         parts.append(f"no proposal of its own: {', '.join(planned.skipped)}")
+    chosen = ", ".join(f"{name.replace('_', '-')} {_word(value)}" for name, value in planned.options.items())
+    parts.append(f"preset {planned.preset}: {chosen}")
     return "\n\n".join([*parts, *planned.notes, "next: the same with -o RUN in the place of --dry-run"])
+
+
+def _word(value: object) -> str:
+    return str(value) if not isinstance(value, bool) else "yes" if value else "no"
 
 
 def _models(result: AdaptResult) -> str:

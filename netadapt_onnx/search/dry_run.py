@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,16 +16,19 @@ from netadapt_onnx.profilers.table.best_counts import best_counts
 from netadapt_onnx.profilers.table.original_time import time_original
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check.resource_functions import fitted
+from netadapt_onnx.search.curves import MOST_OPTIONS
 from netadapt_onnx.search.knapsack import ceilings_of, importances_of, losses_of
 from netadapt_onnx.search.open_budget_checks import open_instruments
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.predictor import ByLayer, Predicted, Predictor
 from netadapt_onnx.search.prepared_model import PreparedModel
-from netadapt_onnx.search.proposals import Amounts, Goal, Proposer
+from netadapt_onnx.search.proposals import Amounts, Goal, Proposer, Widths
 from netadapt_onnx.search.result import DryRun, Planned
 from netadapt_onnx.search.schedule import Schedule
 from netadapt_onnx.search.tables import latency_by_layer
 from netadapt_onnx.search.width_program import solve
+from netadapt_onnx.search.worker import CALIBRATION_SAMPLES
+from netadapt_onnx.surgery.criteria.obs import error_curves
 from netadapt_onnx.training.data_criteria import criterion_on
 
 
@@ -51,6 +55,8 @@ def first_iteration(
         return DryRun(driver, limits[driver], current, (), (), (why,))
     if options.strategy == "knapsack":
         return _first_round(prepared, options, predict, current, limits)
+    if options.strategy == "curves":
+        return _curves(prepared, options, predict, current, limits)
     first = options.targets[0][0].resource
     schedule = Schedule(options.first_reduction(original[first]), options.decay, options.reduction_of)
     target = schedule.target(1, current[driver], current[driver], limits[driver])
@@ -70,11 +76,35 @@ def _first_round(
     widths = prepared.widths
     scores = importances_of(prepared.trace, criterion, prepared.branches)
     chosen = solve(prepared.choices, widths, losses_of(scores), predict, ceilings)
-    driver = max(limits, key=lambda name: current[name] / limits[name])
-    resources = predict(chosen)
+    return _joint(chosen, prepared, predict, current, ceilings, "all of them at once")
+
+
+def _curves(
+    prepared: PreparedModel, options: AdaptOptions, predict: Predictor, current: Amounts, limits: Mapping[str, float]
+) -> DryRun:
+    """The widths that the error curves alone would choose; residual branches, which only probes can value, stay."""
+    assert prepared.data is not None
+    inputs = prepared.data.train.sample(CALIBRATION_SAMPLES, options.seed).batch(slice(None))
+    errors = error_curves(prepared.trace, inputs, options.seed)
+    chosen = solve(prepared.choices, prepared.widths, errors, predict, limits, MOST_OPTIONS)
+    note = "all of them at once, by their error curves; the run probes every group and branch before it chooses"
+    return _joint(chosen, prepared, predict, current, limits, note)
+
+
+def _joint(
+    chosen: Widths,
+    prepared: PreparedModel,
+    predict: Predictor,
+    current: Amounts,
+    ceilings: Mapping[str, float],
+    note: str,
+) -> DryRun:
+    """The groups that a strategy cuts, all of them at once."""
+    driver = max(ceilings, key=lambda name: current[name] / ceilings[name])
+    widths, resources = prepared.widths, predict(chosen)
     planned = tuple(Planned(name, (widths[name], n), resources) for name, n in chosen.items() if n != widths[name])
     same = tuple(name for name, n in chosen.items() if n == widths[name])
-    return DryRun(driver, ceilings[driver], current, planned, same, ("all of them at once",))
+    return DryRun(driver, ceilings[driver], current, planned, same, (note,))
 
 
 def dry_run(prepared: PreparedModel, options: AdaptOptions, progress: Progress) -> DryRun:
@@ -124,4 +154,5 @@ def dry_run(prepared: PreparedModel, options: AdaptOptions, progress: Progress) 
         original = fit.original if seen.proto is None else value(seen.proto)
         gains[resource] = fit.original / original if original else 1.0
     predictor = Predictor(prepared.trace, 0, predicted, prepared.branches, by_layer)
-    return first_iteration(prepared, options, predictor, gains)
+    planned = first_iteration(prepared, options, predictor, gains)
+    return replace(planned, preset=options.preset, options=options.of_preset())

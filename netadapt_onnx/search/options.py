@@ -132,11 +132,11 @@ class SearchOptions:
         choices=get_args(ReductionOf),
     )
     step: Steps = option(
-        DEFAULT_STEP,
+        None,
         "Channel counts are multiples of this, of the table's latency steps, or, for layers of OP, of N (Gemm=64).",
         metavar="N|auto|OP=N",
         is_repeated=True,
-        default_text=str(DEFAULT_STEP),
+        default_text=f"auto with a latency budget, otherwise and with paper {DEFAULT_STEP}",
     )
     min_channels: int = option(1, "No group gets narrower than this.", at_least=1)
     freeze: Sequence[str] = option(
@@ -270,7 +270,7 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
 
     def __post_init__(self) -> None:
         check_choice("--preset", self.preset, NAMES)
-        for name, value in PRESETS[self.preset].items():
+        for name, value in self._usual.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         check_options(self)
@@ -317,6 +317,16 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
         if self.short_term is not None:
             return self.short_term
         return SHORT_TERM["finetune" if self.finalists else self.rank]
+
+    @property
+    def _usual(self) -> Mapping[str, Any]:
+        """The values of options that depend on others: on the preset, and on whether latency is limited."""
+        has_latency = any(budget.kind == "latency" for target in self.targets for budget in target)
+        return {**PRESETS[self.preset], "step": AUTO if has_latency and self.preset != "paper" else DEFAULT_STEP}
+
+    def of_preset(self) -> dict[str, Any]:
+        """The options that the preset is a set of, as they are used."""
+        return {name: plain(getattr(self, name)) for name in self._usual}
 
     @property
     def portfolio_steps(self) -> int:
@@ -398,7 +408,7 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
     def _words(self, name: str, value: Any) -> list[str]:
         """An option as words of a command line; none where it has its default."""
         declared = declared_options(AdaptOptions)[name]
-        default = PRESETS[self.preset].get(name, declared.default)
+        default = self._usual.get(name, declared.default)
         if name in ("shapes", "ep_options"):
             texts = [f"{key}={'x'.join(map(str, one)) if name == 'shapes' else one}" for key, one in value]
         elif value == default:

@@ -96,6 +96,8 @@ def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: AdaptO
         raise NetadaptError("nothing to judge models by", hint="give --data", code="usage")
     if data is None and arguments.rank == "finetune":
         raise NetadaptError("--rank finetune trains, so it needs --data", code="usage")
+    if data is None and arguments.strategy == "curves":
+        raise NetadaptError("--strategy curves looks at inputs, so it needs --data", code="usage")
     if data is None and arguments.finalists:
         raise NetadaptError("--finalists are trained, so they need --data", code="usage")
     criterion = arguments.criterion_for(has_inputs=data is not None)

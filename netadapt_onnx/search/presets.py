@@ -56,6 +56,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 # What takes the place of a preset's options where a function of the user's judges and there are no data to train with.
-WITHOUT_DATA: Mapping[str, Any] = {"rank": "reconstruct", "finalists": 0, "proposals": "all", "portfolio": "off"}
+WITHOUT_DATA: Mapping[str, Any] = {
+    "strategy": "netadapt",
+    "rank": "reconstruct",
+    "finalists": 0,
+    "proposals": "all",
+    "portfolio": "off",
+}
 DEFAULT_PRESET: Preset = "balanced"
 NAMES: tuple[str, ...] = get_args(Preset)

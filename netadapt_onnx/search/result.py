@@ -10,6 +10,7 @@ from typing import Any, Literal
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.data.metrics import AccuracyChange
 from netadapt_onnx.profilers.quantize import Precision
+from netadapt_onnx.search.presets import DEFAULT_PRESET
 
 # The `stopped` of a run on a device that was too busy to decide, and the first part of its journal entry.
 UNDECIDED: Literal["could-not-judge"] = "could-not-judge"
@@ -200,7 +201,10 @@ class Planned:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What the first iteration would try: it brings `driver` to `target` or below. `skipped` groups cannot."""
+    """What the first iteration would try: it brings `driver` to `target` or below. `skipped` groups cannot.
+
+    `options` are those of the preset, as they would be used.
+    """
 
     driver: str
     target: float
@@ -208,3 +212,5 @@ class DryRun:
     proposals: tuple[Planned, ...]
     skipped: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    preset: str = DEFAULT_PRESET
+    options: Mapping[str, Any] = field(default_factory=dict)

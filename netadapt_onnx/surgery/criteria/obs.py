@@ -51,6 +51,18 @@ def _label_scores(trace: Trace, inputs: Arrays, seed: int) -> np.ndarray:
     return scores
 
 
+def error_curves(trace: Trace, inputs: Arrays, seed: int = 0) -> dict[str, np.ndarray]:
+    """By prunable group, the error when 0, 1, 2 ... of its channels are gone, (channels + 1,).
+
+    Args:
+        trace: The model.
+        inputs: The calibration inputs, samples first.
+        seed: The seed of the positions at which layers are looked at.
+    """
+    matrices = gram_matrices(trace, inputs, original_targets(trace, inputs, seed))
+    return {name: elimination.curve for name, elimination in eliminations(trace, matrices).items()}
+
+
 def eliminations(trace: Trace, matrices: Mapping[str, GramMatrices]) -> dict[str, Elimination]:
     """In which order the channels of every prunable group go, and the error of its consumers at every count.
 
