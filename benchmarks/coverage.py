@@ -35,8 +35,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+FOLDER = Path(__file__).resolve().parent
+sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
 
 from networks import EXPORTERS, TIMM, TORCHVISION  # noqa: E402  these lie beside it
 
@@ -113,21 +113,21 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
     pruners = [] if arguments.not_ours else [OURS]
     pruners += [peer for peer in arguments.peers.split(",") if peer in PEERS]
     ratio = RATIOS[arguments.suite] if arguments.ratio is None else arguments.ratio
-    found = []
+    cases = []
     for name in names:
         if not fnmatch.fnmatch(name, arguments.only):
             continue
         for pruner in pruners:
             if pruner != "torch-pruning":
-                found += [Case(arguments.suite, name, exporter, pruner, ratio) for exporter in exporters]
+                cases += [Case(arguments.suite, name, exporter, pruner, ratio) for exporter in exporters]
             elif arguments.suite != "files":
-                found.append(Case(arguments.suite, name, "module", pruner, ratio))
-    return found
+                cases.append(Case(arguments.suite, name, "module", pruner, ratio))
+    return cases
 
 
 def _run(cases: list[Case], arguments: argparse.Namespace, results: Path) -> None:
-    known = [] if arguments.again else _read(results)
-    done = {json.dumps(result["case"], sort_keys=True) for result in known}
+    recorded = [] if arguments.again else _read(results)
+    done = {json.dumps(result["case"], sort_keys=True) for result in recorded}
     cases = [case for case in cases if json.dumps(asdict(case), sort_keys=True) not in done]
     for number, case in enumerate(cases, 1):
         outcome = _apart(case, arguments)
@@ -135,9 +135,9 @@ def _run(cases: list[Case], arguments: argparse.Namespace, results: Path) -> Non
             lines.write(
                 json.dumps({"case": asdict(case), "outcome": outcome, "time": time.strftime("%Y-%m-%d")}) + "\n"
             )
-        left = "-" if outcome.get("macs") is None else f"{outcome['macs']:.3f}x"
-        told = outcome.get("failure") or f"macs {left} equal {outcome.get('equal')} {outcome.get('note', '')}"
-        print(f"{number}/{len(cases)} {case.model} {case.exporter} {case.pruner}: {told}", flush=True)
+        share = "-" if outcome.get("macs") is None else f"{outcome['macs']:.3f}x"
+        summary = outcome.get("failure") or f"macs {share} equal {outcome.get('equal')} {outcome.get('note', '')}"
+        print(f"{number}/{len(cases)} {case.model} {case.exporter} {case.pruner}: {summary}", flush=True)
 
 
 def _apart(case: Case, arguments: argparse.Namespace) -> dict[str, object]:
@@ -194,9 +194,9 @@ def _model(case: Case, arguments: argparse.Namespace, work: Path) -> Path:
     exports = work / "exports"
     exports.mkdir(exist_ok=True)
     if case.suite == "files":
-        given = Path(arguments.folder) / case.model
+        path = Path(arguments.folder) / case.model
         shapes = {name: dims for text in arguments.shape for name, dims in [parse_shape(text)]}
-        drawn = with_random_weights(with_shapes(onnx.load(given), shapes))
+        drawn = with_random_weights(with_shapes(onnx.load(path), shapes))
         onnx.save(drawn, exports / case.model)
         return exports / case.model
     exporter = "legacy" if case.exporter == "module" else case.exporter
@@ -216,8 +216,8 @@ def _read(results: Path) -> list[dict[str, object]]:
     """All results; of a case that was run again the last."""
     if not results.exists():
         return []
-    found = [json.loads(line) for line in results.read_text().splitlines() if line.strip()]
-    return list({json.dumps(result["case"], sort_keys=True): result for result in found}.values())
+    lines = [json.loads(line) for line in results.read_text().splitlines() if line.strip()]
+    return list({json.dumps(result["case"], sort_keys=True): result for result in lines}.values())
 
 
 if __name__ == "__main__":

@@ -60,8 +60,8 @@ def _column(result: Result) -> tuple[str, str]:
 
 
 def _columns(results: Sequence[Result]) -> list[tuple[str, str]]:
-    found = dict.fromkeys(map(_column, results))
-    return sorted(found, key=lambda column: (column[0] != OURS, column[0], column[1] != "legacy"))
+    columns = dict.fromkeys(map(_column, results))
+    return sorted(columns, key=lambda column: (column[0] != OURS, column[0], column[1] != "legacy"))
 
 
 def _works(result: Result) -> bool:
@@ -96,8 +96,8 @@ def _median(outcomes: Sequence[Result], key: str, form: str) -> str:
 def _rows(results: Sequence[Result]) -> str:
     columns = _columns(results)
     models = sorted({result["case"]["model"] for result in results})
-    known = {(result["case"]["model"], *_column(result)): result["outcome"] for result in results}
-    rows = [[model, *(_cell(known.get((model, *column))) for column in columns)] for model in models]
+    outcomes = {(result["case"]["model"], *_column(result)): result["outcome"] for result in results}
+    rows = [[model, *(_cell(outcomes.get((model, *column))) for column in columns)] for model in models]
     heads = ["macs, equal, s", *(f"{pruner} ({exporter})" for pruner, exporter in columns)]
     return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
 
@@ -118,9 +118,9 @@ def _failures(results: Sequence[Result]) -> str:
     lines = []
     for result in results:
         case, outcome = result["case"], result["outcome"]
-        told = outcome.get("failure", "")
+        failure = outcome.get("failure", "")
         if outcome.get("equal") is False:
-            told = f"differs by {outcome['difference']:.1e} of its standard deviation {outcome['note']}"
-        if told:
-            lines.append(f"- {case['model']}, {case['pruner']} ({case['exporter']}): {' '.join(told.split())}")
+            failure = f"differs by {outcome['difference']:.1e} of its standard deviation {outcome['note']}"
+        if failure:
+            lines.append(f"- {case['model']}, {case['pruner']} ({case['exporter']}): {' '.join(failure.split())}")
     return "\n".join(lines)

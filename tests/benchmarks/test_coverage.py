@@ -30,17 +30,17 @@ def original(tmp_path: Path) -> Path:
 
 
 def cut(original: Path, by: str) -> tuple[Trace, dict[str, np.ndarray], onnx.ModelProto]:
-    found = trace(fold(load(original).proto))
-    keep = select(found, {g.name: g.channels // 2 for g in found.prunable}, by)
-    return found, keep, resize(found, keep)
+    model_trace = trace(fold(load(original).proto))
+    keep = select(model_trace, {g.name: g.channels // 2 for g in model_trace.prunable}, by)
+    return model_trace, keep, resize(model_trace, keep)
 
 
 @pytest.mark.parametrize("by", ["l2", "random"])
 def test_kept_channels_are_read_off_the_vectors_that_are_left(original: Path, by: str) -> None:
-    found, keep, small = cut(original, by)
+    model_trace, keep, small = cut(original, by)
     for i, node in enumerate(small.graph.node):
         node.name = f"renamed{i}"
-    read = pruners.kept_channels(found, small)
+    read = pruners.kept_channels(model_trace, small)
     assert not isinstance(read, str)
     assert read.keys() == keep.keys()
     assert all(np.array_equal(read[name], keep[name]) for name in keep)
@@ -48,17 +48,17 @@ def test_kept_channels_are_read_off_the_vectors_that_are_left(original: Path, by
 
 def test_the_judge_tells_a_right_cut_from_a_wrong_one(original: Path, tmp_path: Path) -> None:
     _, _, small = cut(original, "random")
-    right = pruners._judged(original, save(small, tmp_path / "right.onnx"), 1.0)
+    right = pruners.compared_outcome(original, save(small, tmp_path / "right.onnx"), 1.0)
     assert right.equal is True
     assert right.smaller
     weight = next(t for t in small.graph.initializer if t.name == "conv3.weight")
     value = numpy_helper.to_array(weight)
     weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value[:, ::-1]), weight.name))
-    wrong = pruners._judged(original, save(small, tmp_path / "wrong.onnx"), 1.0)
+    wrong = pruners.compared_outcome(original, save(small, tmp_path / "wrong.onnx"), 1.0)
     assert wrong.equal is False
     weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value[:, 1:]), weight.name))
     onnx.save(small, tmp_path / "broken.onnx")
-    broken = pruners._judged(original, tmp_path / "broken.onnx", 1.0)
+    broken = pruners.compared_outcome(original, tmp_path / "broken.onnx", 1.0)
     assert not broken.smaller
     assert "does not run" in broken.failure
 

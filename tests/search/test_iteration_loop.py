@@ -44,11 +44,11 @@ def test_any_iteration_can_be_restored_and_its_plan_replayed(tmp_path: Path) -> 
     original = hello_world(tmp_path)
     adapted(tmp_path)
     for iteration, expected in enumerate(KNOWN_WIDTHS, 1):
-        found = netadapt_onnx.restore(tmp_path / "run", iteration, tmp_path / f"{iteration}.onnx")
-        proto = onnx.load(found.model)
-        assert widths_of(proto) == expected == tuple(found.widths.values())
-        assert found.accuracy == looked_up(proto) / 100
-        netadapt_onnx.prune(original, tmp_path / f"again{iteration}.onnx", plan=found.plan)
+        restored_model = netadapt_onnx.restore(tmp_path / "run", iteration, tmp_path / f"{iteration}.onnx")
+        proto = onnx.load(restored_model.model)
+        assert widths_of(proto) == expected == tuple(restored_model.widths.values())
+        assert restored_model.accuracy == looked_up(proto) / 100
+        netadapt_onnx.prune(original, tmp_path / f"again{iteration}.onnx", plan=restored_model.plan)
         again = onnx.load(tmp_path / f"again{iteration}.onnx")
         for a, b in zip(proto.graph.initializer, again.graph.initializer, strict=True):
             np.testing.assert_array_equal(numpy_helper.to_array(a), numpy_helper.to_array(b))
@@ -140,8 +140,8 @@ def test_a_run_keeps_within_its_time_by_one_proposal_and_resumes_to_what_it_woul
     hello_world(tmp_path)
     clock = Slowly(60.0)
     monkeypatch.setattr(running, "time", clock)
-    said: list[str] = []
-    result = adapted(tmp_path, executor=clock, max_time=max_time, log=said.append)
+    lines: list[str] = []
+    result = adapted(tmp_path, executor=clock, max_time=max_time, log=lines.append)
     assert clock.now <= max_time + 60
     assert result.seconds == clock.now
     assert widths(result) == (KNOWN_WIDTHS[result.iterations - 1] if result.iterations else (16, 32, 64))
@@ -149,7 +149,7 @@ def test_a_run_keeps_within_its_time_by_one_proposal_and_resumes_to_what_it_woul
         assert result.stopped == "max-time"
         assert result.iterations == (max_time + 60 - 1e-6) // 180 or result.iterations == max_time // 180
         (over,) = [note for note in result.notes if "the time is over" in note]
-        assert said[-1] == over and "--resume" in over
+        assert lines[-1] == over and "--resume" in over
         if clock.now % 180:
             dropped = f"iteration {result.iterations + 1} is dropped, {clock.now % 180 / 60:.0f} of its 3 proposals"
             assert dropped in over
