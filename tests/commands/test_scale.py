@@ -20,7 +20,7 @@ FAST = ["--iterations", "1", "--batches", "1", "--epochs", "1"]
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def scale_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a network, another one, records of the network, and data with and without labels."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(latency_target, "BRIEF_S", 0.05)
