@@ -237,6 +237,70 @@ def surgery_speed(rows: Sequence[Row]) -> str:
     )
 
 
+SUITES = {
+    "torchvision": "classifiers of torchvision",
+    "timm": "one small member of each family of timm",
+    "files": "ONNX files of several exporters",
+}
+
+
+def coverage_summary(rows: Sequence[Row]) -> str:
+    """How many results of each pruner are smaller and right, and medians over these."""
+
+    def median(value: float | None, form: str) -> str:
+        return "-" if value is None else form.format(value)
+
+    headers = ["models", "ratio", "", "smaller and runs", "median macs", "equal: yes / no / ?", "median s",
+               "median s of proof"]  # fmt: skip
+    return table(
+        headers,
+        [
+            [
+                SUITES[row["suite"]],
+                ", ".join(f"{ratio:g}" for ratio in row["ratios"]),
+                f"{row['pruner']} ({row['exporter']})",
+                f"{row['smaller']} of {row['models']}",
+                median(row["macs"], "{:.3f}x"),
+                f"{row['equal']} / {row['different']} / {row['unknown']}",
+                median(row["seconds"], "{:.1f}"),
+                median(row["proof_seconds"], "{:.1f}"),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def coverage(rows: Sequence[Row]) -> str:
+    """What each pruner made of each model of a suite, and a list of what went wrong."""
+    columns = list(dict.fromkeys((row["pruner"], row["exporter"]) for row in rows))
+    cells = {(row["model"], row["pruner"], row["exporter"]): _coverage_cell(row) for row in rows}
+    models = sorted({row["model"] for row in rows})
+    lines = [[model, *(cells.get((model, *column), "") for column in columns)] for model in models]
+    text = table(["macs, equal, s", *(f"{pruner} ({exporter})" for pruner, exporter in columns)], lines)
+    failures = [
+        f"- {row['model']}, {row['pruner']} ({row['exporter']}): {' '.join(failure.split())}"
+        for row in rows
+        if (failure := _coverage_failure(row))
+    ]
+    return "\n".join([text, "", *failures]) if failures else text
+
+
+def _coverage_cell(row: Row) -> str:
+    if row.get("macs") is None:
+        return "fails"
+    if not row["smaller"]:
+        return "unchanged"
+    equal = {True: "yes", False: "NO", None: "?"}[row["equal"]]
+    return f"{row['macs']:.3f} {equal} {row['seconds']:.1f}"
+
+
+def _coverage_failure(row: Row) -> str:
+    if row.get("equal") is False:
+        return f"differs by {row['difference']:.1e} of its standard deviation {row['note']}"
+    failure: str = row.get("failure", "")
+    return failure
+
+
 # By the name of the file of results.
 TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "tables": tables,
@@ -252,6 +316,9 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "gate_cost": gate_cost,
     "gate_latency": gate_latency,
     "surgery_speed": surgery_speed,
+    "coverage_summary": coverage_summary,
+    "coverage_torchvision": coverage,
+    "coverage_files": coverage,
 }
 
 

@@ -20,8 +20,9 @@ from netadapt_onnx.surgery.trace import Trace, trace
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
-import coverage_table  # noqa: E402
+import coverage_rows  # noqa: E402
 import pruners  # noqa: E402
+import result_tables  # noqa: E402
 
 
 @pytest.fixture
@@ -76,19 +77,20 @@ def test_the_table_counts_what_the_results_say() -> None:
         case = {"suite": "torchvision", "model": model, "exporter": "legacy", "pruner": pruner, "ratio": 0.5}
         return {"case": case, "outcome": outcome, "time": "2026-01-01"}
 
-    page = coverage_table.markdown(
-        [
-            result("a", "netadapt-onnx", smaller=True, macs=0.2, equal=True, seconds=1.0, proof_seconds=2.0, note=""),
-            result("b", "netadapt-onnx", smaller=True, macs=0.4, equal=True, seconds=3.0, proof_seconds=2.0, note=""),
-            result("a", "onnxsim", smaller=True, macs=0.6, equal=False, difference=0.5, seconds=1.0, note=""),
-            result("b", "onnxsim", failure="no result within 300 s"),
-        ]
-    )
+    results = [
+        result("a", "netadapt-onnx", smaller=True, macs=0.2, equal=True, seconds=1.0, proof_seconds=2.0, note=""),
+        result("b", "netadapt-onnx", smaller=True, macs=0.4, equal=True, seconds=3.0, proof_seconds=2.0, note=""),
+        result("a", "onnxsim", smaller=True, macs=0.6, equal=False, difference=0.5, seconds=1.0, note=""),
+        result("b", "onnxsim", failure="no result within 300 s"),
+    ]
+    summary = result_tables.coverage_summary(coverage_rows.summary_rows(results)).splitlines()
+    (ours,) = (line for line in summary if "netadapt-onnx (legacy)" in line)
+    (peer,) = (line for line in summary if "onnxsim (legacy)" in line)
+    assert "2 of 2" in ours and "0.300x" in ours and "2.0" in ours
+    assert "1 of 2" in peer and "0 / 1 / 0" in peer
+    page = result_tables.coverage(coverage_rows.case_rows(results))
     rows = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("|")}
-    assert "2 of 2" in rows["netadapt-onnx (legacy)"]
-    assert "0.300x" in rows["netadapt-onnx (legacy)"]
-    assert "1 of 2" in rows["onnxsim (legacy)"]
-    assert "0 / 1 / 0" in rows["onnxsim (legacy)"]
     assert "fails" in rows["b"]
     assert "NO" in rows["a"]
+    assert "0.200 yes 1.0" in rows["a"]
     assert "- b, onnxsim (legacy): no result within 300 s" in page
