@@ -67,6 +67,7 @@ def problem(
         rank=lambda _, proposals, numbers: [accuracy(proposals[number].widths) for number in numbers],
         solve_jointly=lambda _, proposals, numbers: [accuracy(proposals[number].widths) for number in numbers],
         accept=lambda _, proposal: accept(proposal.widths),
-        schedule=Schedule(),
+        schedule=Schedule(0.025, 0.96),
+        max_iterations=100,
     )
     return replace(base, **settings)  # type: ignore[arg-type]
