@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from netadapt_onnx.errors import NetadaptError
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -78,8 +80,6 @@ def _checked(
     section: str,
     files: Collection[str],
 ) -> Any:
-    from netadapt_onnx.errors import NetadaptError
-
     if isinstance(value, dict):
         value = [f"{key}={amount}" for key, amount in value.items()]
     texts = list(map(str, value)) if isinstance(value, list) else str(value)

@@ -8,6 +8,7 @@ import click
 
 from netadapt_onnx.commands._options import MEMORY_LIMIT, TIMEOUT, common, seen_as, shaped
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
 
 if TYPE_CHECKING:
     from netadapt_onnx.gating.compare import Diff
@@ -40,8 +41,6 @@ def command(
     Examples:  netadapt-onnx diff before.onnx after.onnx
                netadapt-onnx diff git:main model.onnx --format markdown
     """
-    from netadapt_onnx.common import render
-
     with render.spinner("comparing"):
         from netadapt_onnx.api.diff import diff
 
@@ -52,7 +51,6 @@ def command(
 
 
 def _text(result: Diff, form: str, a: str, b: str, seen: list[str]) -> str:
-    from netadapt_onnx.common import render
     from netadapt_onnx.gating.formats import differences
 
     if form == "markdown":

@@ -9,6 +9,7 @@ import click
 
 from netadapt_onnx.commands._options import OVERWRITE, SHAPE, common
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.export import ExportResult
@@ -37,8 +38,6 @@ def command(
     \b
     Example:  netadapt-onnx export net.py:make -o net.onnx
     """
-    from netadapt_onnx.common import render
-
     with render.spinner("exporting"):
         from netadapt_onnx.api.export import export
 
@@ -47,8 +46,6 @@ def command(
 
 
 def _text(result: ExportResult) -> str:
-    from netadapt_onnx.common import render
-
     batch = "a dynamic batch" if result.dynamic_batch else "a fixed batch: torch could not export a dynamic one"
     return (
         f"wrote {result.model}: {render.count(result.params)} parameters, {batch}; onnxruntime agrees with torch "

@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.api.options import GateOptions
-from netadapt_onnx.commands._declared import declared, keywords_of, once_each
+from netadapt_onnx.commands._declared import by_name, declared, keywords_of
 from netadapt_onnx.commands._options import SANDBOX, common, data_options, seen_as
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
 
 if TYPE_CHECKING:
     from netadapt_onnx.data.source import DataSource
 
 FORMATS = ("text", "json", "github", "junit", "markdown")
-
-
-def _outputs(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, Path]:
-    return once_each(_output(text) for text in texts)
 
 
 def _output(text: str) -> tuple[str, Path]:
@@ -36,7 +33,11 @@ def _output(text: str) -> tuple[str, Path]:
 @declared(GateOptions, SANDBOX)
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", help="What stdout gets.  [default: text]")
 @click.option(
-    "--output", multiple=True, callback=_outputs, metavar="FORMAT=FILE", help="Write a report too; may be repeated."
+    "--output",
+    multiple=True,
+    callback=by_name(_output),
+    metavar="FORMAT=FILE",
+    help="Write a report too; may be repeated.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing reports.")
 @common
@@ -60,7 +61,6 @@ def command(
                netadapt-onnx gate model.onnx --update-baseline
     """
     from netadapt_onnx.api.gate import gate
-    from netadapt_onnx.common import render
     from netadapt_onnx.gating.reports import refuse, report, write
 
     refuse(output, overwrite)

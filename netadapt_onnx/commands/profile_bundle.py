@@ -11,6 +11,7 @@ from netadapt_onnx.api.options import BundleOptions
 from netadapt_onnx.commands._declared import declared, keywords_of
 from netadapt_onnx.commands._options import MODEL, common, data_options
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.profile import BundleResult
@@ -32,8 +33,6 @@ def command(model: Path, out: Path, data: DataSource | None, **options: Any) -> 
     \b
     Example:  netadapt-onnx profile bundle model.onnx -o bundle.zip
     """
-    from netadapt_onnx.common import render
-
     with render.spinner("bundling"):
         from netadapt_onnx.api.profile import bundle
 
@@ -42,8 +41,6 @@ def command(model: Path, out: Path, data: DataSource | None, **options: Any) -> 
 
 
 def _text(result: BundleResult) -> str:
-    from netadapt_onnx.common import render
-
     shards = "" if result.shards == 1 else f" in {result.shards} shards (run.sh 1 to run.sh {result.shards})"
     return (
         f"{result.bundle}: {result.models} versions{shards}, {render.size(result.size_bytes)}\n"

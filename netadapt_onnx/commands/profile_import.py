@@ -9,6 +9,7 @@ import click
 
 from netadapt_onnx.commands._options import OVERWRITE, common
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.profile import ImportResult
@@ -28,8 +29,6 @@ def command(results: tuple[Path, ...], table: Path, overwrite: bool) -> CommandR
     Examples:  netadapt-onnx profile import results-1.jsonl results-2.jsonl --table device.jsonl
                netadapt-onnx profile import monday.jsonl tuesday.jsonl sunday.jsonl --table device.jsonl
     """
-    from netadapt_onnx.common import render
-
     with render.spinner("importing"):
         from netadapt_onnx.api.profile import import_results
 
@@ -38,8 +37,6 @@ def command(results: tuple[Path, ...], table: Path, overwrite: bool) -> CommandR
 
 
 def _text(result: ImportResult) -> str:
-    from netadapt_onnx.common import render
-
     cpu, version = (result.device.get(key, "unknown") for key in ("cpu", "onnxruntime"))
     text = f"{result.table}: {result.cells} cells measured on {cpu}, onnxruntime {version}"
     options = ("--data", "DATA.npz", "--budget", "latency=0.7x", "--table", result.table, "-o", "run")

@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from netadapt_onnx.api.options import PruneOptions
-from netadapt_onnx.commands._declared import declared, keywords_of, once_each
+from netadapt_onnx.commands._declared import by_name, declared, keywords_of
 from netadapt_onnx.commands._options import MODEL, chosen, common, data_options, seen_as
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.prune import PruneResult
     from netadapt_onnx.data.source import DataSource
     from netadapt_onnx.surgery.verify.prove import Verification
-
-
-def _keep(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
-    return once_each(_group_and_amount(text) for text in texts)
 
 
 def _group_and_amount(text: str) -> tuple[str, str]:
@@ -34,7 +31,7 @@ def _group_and_amount(text: str) -> tuple[str, str]:
 @MODEL
 @click.option("-o", "output", type=click.Path(path_type=Path), help="Write the pruned model here.")
 @data_options(required=False, use="Training samples for --reconstruct and for the criteria that need them")
-@declared(PruneOptions, {"keep": {"callback": _keep}})
+@declared(PruneOptions, {"keep": {"callback": by_name(_group_and_amount)}})
 @chosen
 @common
 def command(
@@ -55,7 +52,6 @@ def command(
                netadapt-onnx prune model.onnx --plan small.plan.toml -o again.onnx
     """
     from netadapt_onnx.api.prune import passed, prune
-    from netadapt_onnx.common import render
     from netadapt_onnx.surgery.labels import Choices
 
     with render.spinner("pruning"):
@@ -70,7 +66,6 @@ def command(
 
 def _text(result: PruneResult, proven: bool, training: list[str]) -> str:
     from netadapt_onnx.api.prune import UntrainableResult
-    from netadapt_onnx.common import render
 
     parts = [
         render.table(

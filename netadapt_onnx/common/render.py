@@ -55,8 +55,9 @@ def ratio(after: float, before: float) -> str:
 
 
 def amount(resource: str, value: float) -> str:
-    """An amount of a resource with its unit."""
-    return {"size": size, "memory": size, "latency": milliseconds}.get(resource, count)(value)
+    """An amount of a resource, perhaps of a named device (`latency@pi`), with its unit."""
+    form = {"size": size, "memory": size, "latency": milliseconds}.get(resource.partition("@")[0], count)
+    return form(value)
 
 
 def measured(resource: str, values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> str:
@@ -64,7 +65,7 @@ def measured(resource: str, values: Mapping[str, float], intervals: Mapping[str,
     if resource not in values:
         return ""
     ends = intervals.get(resource, (values[resource], values[resource]))
-    value, low, high = (amount(resource.partition("@")[0], each) for each in (values[resource], *ends))
+    value, low, high = (amount(resource, each) for each in (values[resource], *ends))
     return f"{value} ({low} to {high})"
 
 

@@ -6,6 +6,7 @@ from netadapt_onnx.common import render
 from netadapt_onnx.reporting.page import Draw, paragraph, section, table
 from netadapt_onnx.reporting.reproduction import reproduction
 from netadapt_onnx.reporting.scale_run import ScaleRun
+from netadapt_onnx.reporting.table_rows import law_rows, width_rows
 from netadapt_onnx.scaling.result import ScaledModel
 
 # In the order of the question: how good, how large, why; anything else that a run left comes after.
@@ -68,16 +69,10 @@ def _row(network: ScaledModel) -> list[object]:
 
 
 def _widths(run: ScaleRun) -> str:
-    networks = run.result.models
-    rows = [[group, *(network.widths[group] for network in networks)] for group in networks[0].widths]
-    return table(["group", *(f"{network.target} {network.method}" for network in networks)], rows)
+    rows, headers = width_rows(run.result.models)
+    return table(headers, rows)
 
 
 def _laws(run: ScaleRun) -> str:
-    rows = [
-        [law.name, f"{law.alpha:.4g}", f"{law.beta:.3f}", law.rows, "" if law.r2 is None else f"{law.r2:.3f}"]
-        for law in run.result.groups
-    ]
-    return paragraph("width = alpha * parameters^beta, fitted to so many records") + table(
-        ["group", "alpha", "beta", "records", "r2"], rows
-    )
+    laws = table(["group", "alpha", "beta", "records", "r2"], law_rows(run.result.groups))
+    return paragraph("width = alpha * parameters^beta, fitted to so many records") + laws
