@@ -45,30 +45,18 @@ def gate(
     settings = from_keywords(GateOptions, options)
     started = time.monotonic()
     progress = settings.progress or reporter()
-    limits = (
-        *parse_limits("max", settings.max),
-        *parse_limits("max-increase", settings.max_increase),
-        *parse_limits("min", settings.min),
-    )
-    changes = _changes(
-        settings.data,
-        settings.split,
-        settings.baseline,
-        settings.allow_new,
-        settings.ep,
-        settings.threads,
-        settings.shapes,
-        settings.batch_size,
-    )
+    limits = parse_limits({"max": settings.max, "max-increase": settings.max_increase, "min": settings.min})
+    changes = _changes(settings)
     file = configuration.find(Path.cwd()) if settings.config is None else Path(settings.config)
     folder = Path.cwd() if file is None else file.resolve().parent
     default = folder / baselines.DEFAULT
-    rules = read_rules(file, str(default) if default.exists() else None)
+    baseline = str(default) if default.exists() else None
+    rules = read_rules(file, baseline)
     if settings.device is not None:
         changes["device"] = target_device(settings.device, file)
     patterns = [os.fspath(models)] if isinstance(models, str | os.PathLike) else [os.fspath(m) for m in models]
     rules = tuple(override(rule, limits, changes) for rule in rules)
-    fallback = override(Rule((), (), Settings(baseline=str(default) if default.exists() else None)), limits, changes)
+    fallback = override(Rule((), (), Settings(baseline=baseline)), limits, changes)
     targets, missing = _targets(patterns, rules, fallback, settings.update_baseline)
     record = _record_file(targets, default) if settings.update_baseline else None
     with Sandbox(settings.timeout_s, settings.memory_bytes) as sandbox, tempfile.TemporaryDirectory() as scratch:
@@ -84,28 +72,16 @@ def gate(
     return Gate(result.models, result.seconds, record)
 
 
-def _changes(
-    data: Path_ | None,
-    split: str | None,
-    baseline: Path_ | None,
-    allow_new: bool,
-    ep: str | None,
-    threads: int | None,
-    shapes: Mapping[str, Sequence[int]] | None,
-    batch_size: int | None,
-) -> dict[str, object]:
+def _changes(options: GateOptions) -> dict[str, object]:
     """The settings that arguments give."""
-    settings = {
-        "data": None if data is None else source_of(data),
-        "split": split,
-        "baseline": None if baseline is None else os.fspath(baseline),
-        "allow_new": allow_new or None,
-        "ep": ep,
-        "threads": threads,
-        "shapes": {name: tuple(shape) for name, shape in shapes.items()} if shapes else None,
-        "batch_size": batch_size,
+    changes = {
+        "data": None if options.data is None else source_of(options.data),
+        "baseline": None if options.baseline is None else os.fspath(options.baseline),
+        "allow_new": options.allow_new or None,
+        "shapes": {name: tuple(shape) for name, shape in options.shapes.items()} or None,
+        **{name: getattr(options, name) for name in ("split", "ep", "threads", "batch_size")},
     }
-    return {name: value for name, value in settings.items() if value is not None}
+    return {name: value for name, value in changes.items() if value is not None}
 
 
 def _targets(

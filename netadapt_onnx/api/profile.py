@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import BundleKeywords, ProfileKeywords
     from netadapt_onnx.profilers.bundle.results import Results
 
-TIME_CAP_S = 100.0
-
 
 @dataclass(frozen=True)
 class OwnLatency:

@@ -150,23 +150,16 @@ def _check(file: OnnxFile) -> None:
 
 def _description(proto: onnx.ModelProto) -> tuple[dict[str, int], dict[str, str], dict[str, str], dict[str, str]]:
     """Opset, inputs, outputs and metadata."""
+    initialised = {tensor.name for tensor in proto.graph.initializer}
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     if proto.producer_name:
         metadata["producer"] = f"{proto.producer_name} {proto.producer_version}".strip()
     return (
         {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
-        _values(proto.graph.input, _initialized(proto)),
-        _values(proto.graph.output),
+        {value.name: _type(value) for value in proto.graph.input if value.name not in initialised},
+        {value.name: _type(value) for value in proto.graph.output},
         metadata,
     )
-
-
-def _initialized(proto: onnx.ModelProto) -> set[str]:
-    return {t.name for t in proto.graph.initializer}
-
-
-def _values(values: Sequence[onnx.ValueInfoProto], without: set[str] | frozenset[str] = frozenset()) -> dict[str, str]:
-    return {v.name: _type(v) for v in values if v.name not in without}
 
 
 def _type(value: onnx.ValueInfoProto) -> str:

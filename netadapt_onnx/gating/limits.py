@@ -32,8 +32,15 @@ class Limit:
         return f"{self.resource} increase" if self.kind == "max-increase" else self.resource
 
 
-def parse_limits(kind: Kind, limits: LimitArguments) -> tuple[Limit, ...]:
-    """Read limits as `RESOURCE=VALUE` or as a mapping; numbers are in base units. Raises NetadaptError (`limit`)."""
+def parse_limits(limits: Mapping[Kind, LimitArguments]) -> tuple[Limit, ...]:
+    """Read the limits of each kind, as `RESOURCE=VALUE` or as a mapping; numbers are in base units.
+
+    Raises NetadaptError (`limit`).
+    """
+    return tuple(limit for kind, texts in limits.items() for limit in _parse(kind, texts))
+
+
+def _parse(kind: Kind, limits: LimitArguments) -> tuple[Limit, ...]:
     pairs = list(limits.items()) if isinstance(limits, Mapping) else [_split(kind, text) for text in limits]
     names = [name for name, _ in pairs]
     twice = next((name for name in names if names.count(name) > 1), None)

@@ -47,12 +47,8 @@ def _answer(line: bytes, memory_bytes: int) -> Success | Failure:
         return Success(msgspec.Raw(msgspec.json.encode(_perform(request.job, memory_bytes))))
     except NetadaptError as error:
         return Failure(error.message, error.hint, error.code)
-    except MemoryError:
-        return Failure(
-            "it takes more memory than --memory-limit allows", "raise it if you trust the model", "too-large"
-        )
     except Exception as error:
-        if "bad_alloc" in str(error) or "bad allocation" in str(error):
+        if isinstance(error, MemoryError) or "bad_alloc" in str(error) or "bad allocation" in str(error):
             return Failure("it takes more memory than --memory-limit allows", "raise it if you trust it", "too-large")
         return Failure(f"the model cannot be read: {type(error).__name__}: {error}", code="not-onnx")
 
