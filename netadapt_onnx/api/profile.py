@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -127,7 +127,8 @@ def _measure(
         open_device(
             settings.device, purpose=path, python=settings.python, keep=settings.keep, perf_test=binary, log=log
         ) as device,
-        _building_path(path, anew=settings.overwrite) as building,
+        # Anew, it is built beside the old table, which it replaces when it is complete.
+        aside(path) if settings.overwrite else nullcontext(path) as building,
     ):
         execution = choose_quantisation(execution, [device])
         table = build(building, reference, draw, plan, execution=execution, device=device, progress=progress, log=log)
@@ -322,13 +323,3 @@ def _cautions(path: Path, records: Sequence[Record]) -> list[str]:
     """The caution for users of a table of these records if the device was busy."""
     disturbance = build_disturbance([record for record in records if isinstance(record, EndToEndTime)])
     return [disturbance.caution(str(path))] if disturbance.busy else []
-
-
-@contextmanager
-def _building_path(path: Path, *, anew: bool) -> Iterator[Path]:
-    """The path to build at: `path`, to go on with what is there; or, `anew`, another one that is renamed at last."""
-    if not anew:
-        yield path
-        return
-    with aside(path) as temporary:
-        yield temporary

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
+from netadapt_onnx.api.source import Source, open_model
 from netadapt_onnx.common.options import File, from_keywords
-from netadapt_onnx.common.progress import Progress, reporter
+from netadapt_onnx.common.progress import Progress, reporter, unheard
 from netadapt_onnx.common.provenance import file_hash, versions
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import Model, load
+from netadapt_onnx.graph.model import Model
 from netadapt_onnx.graph.original_file import as_given
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.execution import Execution, fingerprint
@@ -38,8 +38,6 @@ from netadapt_onnx.training.weights import separate_statistics
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import ScaleKeywords
-
-Source = File | Model
 
 
 def scale(
@@ -70,15 +68,16 @@ def scale(
     if model is None:
         return _fit_alone(record)
     _require_enough(settings, data, has_law=settings.law is not None or record is not None)
-    source = model if isinstance(model, Model) else load(model)
+    source = open_model(model)
     network, dataset = _prepare(source, data, settings)
     parsed = None if settings.law is None else read_law(Path(settings.law), network.family, list(network.allowed))
     identity = _identity(network, dataset, settings)
     execution = Execution(settings.ep, settings.threads)
     execution.require(agent.environment())
     about = _about(network, dataset, settings, execution)
-    with _run_directory(settings.out, identity, settings.resume, about) as run:
-        progress, log = settings.progress or reporter(), settings.log or _quiet
+    directory = tempfile.TemporaryDirectory() if settings.out is None else nullcontext(settings.out)
+    with directory as out, Run.open(Path(out), identity, growing={}, resume=settings.resume, about=about) as run:
+        progress, log = settings.progress or reporter(), settings.log or unheard
         timed = _table(run, network, settings, execution, progress)
         original = as_given(source, network.trace.folded.proto)
         latency = LatencyMeasurements(run, network, timed, execution, original, log)
@@ -149,19 +148,6 @@ def _about(
     }
 
 
-@contextmanager
-def _run_directory(
-    out: File | None, identity: Mapping[str, object], resume: bool, about: Mapping[str, object]
-) -> Iterator[Run]:
-    """The run directory; where none is named a temporary one."""
-    if out is not None:
-        with Run.open(Path(out), identity, growing={}, resume=resume, about=about) as run:
-            yield run
-        return
-    with tempfile.TemporaryDirectory() as folder, Run.open(Path(folder), identity, growing={}, resume=False) as run:
-        yield run
-
-
 def _table(
     run: Run,
     network: ScalableNetwork,
@@ -183,7 +169,3 @@ def _table(
 def _without_files(result: ScaleResult) -> ScaleResult:
     note = "the models were not kept: name a directory with -o"
     return replace(result, models=tuple(replace(m, model=None) for m in result.models), notes=(*result.notes, note))
-
-
-def _quiet(*_: object) -> None:
-    """Log nothing."""
