@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from netadapt_onnx.api.options import GateOptions
 from netadapt_onnx.common import config as configuration
-from netadapt_onnx.common.options import from_keywords
+from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.data.source import source_of
 from netadapt_onnx.errors import NetadaptError
@@ -25,11 +25,9 @@ from netadapt_onnx.gating.settings import Rule, Settings, expand, override, read
 if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import GateKeywords
 
-Path_ = str | os.PathLike[str]
-
 
 def gate(
-    models: Path_ | Sequence[Path_] = (),
+    models: File | Sequence[File] = (),
     **options: Unpack[GateKeywords],
 ) -> Gate:
     """Judge models (paths or patterns; without any, those of the configuration) against limits.
@@ -91,23 +89,16 @@ def _targets(
     update_baseline: bool,
 ) -> tuple[dict[Path, tuple[Rule, ...]], list[ModelResult]]:
     """The rules of each file (`fallback` where the configuration has none), and the patterns that match none."""
+    files = {pattern: expand(pattern) for pattern in (*patterns, *(one for rule in rules for one in rule.patterns))}
+    limited = patterns or [pattern for rule in rules for pattern in rule.patterns]
+    missing = [_missing(pattern) for pattern in limited if not files[pattern]]
+    named_files = {file.absolute(): file for pattern in patterns for file in files[pattern]}
     targets: dict[Path, tuple[Rule, ...]] = {}
-    missing: list[ModelResult] = []
-    named_files: dict[str, Path] = {}
-    for pattern in patterns:
-        files = expand(pattern)
-        if not files:
-            missing.append(_missing(pattern))
-        named_files |= {str(file.absolute()): file for file in files}
     for rule in rules:
-        for pattern in rule.patterns:
-            files = expand(pattern)
-            if not files and not patterns:
-                missing.append(_missing(pattern))
-            for file in files:
-                path = named_files.get(str(file.absolute())) if patterns else _relative(file)
-                if path is not None and rule not in targets.get(path, ()):
-                    targets[path] = (*targets.get(path, ()), rule)
+        for file in (file for pattern in rule.patterns for file in files[pattern]):
+            path = named_files.get(file.absolute()) if patterns else _relative(file)
+            if path is not None and rule not in targets.get(path, ()):
+                targets[path] = (*targets.get(path, ()), rule)
     for path in named_files.values():
         targets.setdefault(path, (fallback,))
     if not targets and not missing:

@@ -108,8 +108,24 @@ def profile(
     trace = trace_model(source, settings.shapes, settings.batch_size)
     require_prunable(trace, source.path)
     latency_table, validation, notes = _measure(path, source, trace, settings, chart)
-    return _result(
-        path, latency_table, trace, validation, per_layer=settings.per_layer, sha256=source.sha256, notes=notes
+    shapes = trace.folded.shapes
+    owner = {layer: group.name for group in trace.groups for layer in group.layers}
+    return ProfileResult(
+        path,
+        latency_table.device,
+        len(latency_table.cells),
+        latency_table.seconds,
+        latency(latency_table.latency_ms),
+        validation,
+        len(latency_table.end_to_end),
+        latency_table.precise,
+        latency_table.reference.stopped,
+        latency_table.drift,
+        by_layer(latency_table, shapes, owner) if settings.per_layer else (),
+        by_group(latency_table, shapes, owner) if settings.per_layer else (),
+        _own_latency(latency_table.original_ratio(source.sha256)),
+        latency_table.disturbance,
+        tuple(notes),
     )
 
 
@@ -143,38 +159,6 @@ def _measure(
     if chart is not None and validation is not None:
         notes += scatter(validation, chart)
     return table, validation, [*notes, note] if note else notes
-
-
-def _result(
-    path: Path,
-    table: Table,
-    trace: Trace,
-    validation: Validation | None,
-    *,
-    per_layer: bool,
-    sha256: str,
-    notes: Sequence[str],
-) -> ProfileResult:
-    """The result of a build; `sha256` is that of the original file."""
-    shapes = trace.folded.shapes
-    owner = {layer: group.name for group in trace.groups for layer in group.layers}
-    return ProfileResult(
-        path,
-        table.device,
-        len(table.cells),
-        table.seconds,
-        latency(table.latency_ms),
-        validation,
-        len(table.end_to_end),
-        table.precise,
-        table.reference.stopped,
-        table.drift,
-        by_layer(table, shapes, owner) if per_layer else (),
-        by_group(table, shapes, owner) if per_layer else (),
-        _own_latency(table.original_ratio(sha256)),
-        table.disturbance,
-        tuple(notes),
-    )
 
 
 def _own_latency(ratio: Ratio | None) -> OwnLatency | None:
@@ -237,12 +221,8 @@ def bundle(
     prepare_output(path, settings.overwrite, source)
     trace = trace_model(source, settings.shapes, settings.batch_size)
     require_prunable(trace, source.path)
-    execution = Execution(
-        settings.ep,
-        settings.threads,
-        settings.ep_options or {},
-        deploy=deployment(settings.deploy, trace.folded, settings.data),
-    )
+    deploy = deployment(settings.deploy, trace.folded, settings.data)
+    execution = Execution(settings.ep, settings.threads, settings.ep_options, deploy=deploy)
     plan = TablePlan(settings.models, settings.time_cap_s, settings.seed)
     count = plan.model_count(execution)
     if not 1 <= settings.shards <= count:

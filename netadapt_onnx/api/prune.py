@@ -167,14 +167,15 @@ def _prune(source: Model, original: Trace, output: str | os.PathLike[str] | None
     if options.reconstruct and samples is not None:
         small = _reconstructed(original, trace, cut.kept, samples)
     written = None
-    if output is not None and (proof is None or passed(proof)):
+    if output is not None and (proof is None or proof.exact):
         written = save(small, output, metadata=metadata, overwrite=options.overwrite, planned=interface)
         write_atomically(plan_file(written), plan_of(cut.kept, removed).encode())
-    result_type = PruneResult if _is_trainable(trace) else UntrainableResult
-    return result_type(
+    folded = trace.folded
+    untrainable = folded.unrunnable or folded.unrun or trace.subgraphs or trace.flat.untraced
+    return (UntrainableResult if untrainable else PruneResult)(
         before=before,
         after=cost_model(sizes).to_resources(file_bytes(small) if written is None else written.stat().st_size),
-        groups=_channels(trace, cut.kept),
+        groups={g.name: (g.channels, len(cut.kept.get(g.name, range(g.channels)))) for g in trace.prunable},
         verify=proof,
         model=written,
         met=cut.met,
@@ -217,11 +218,6 @@ def _removed_branches(trace: Trace, plan: Path) -> frozenset[str]:
     return removed
 
 
-def _channels(trace: Trace, kept: KeptIndices) -> dict[str, tuple[int, int]]:
-    """Channels before and after, by prunable group."""
-    return {g.name: (g.channels, len(kept[g.name]) if g.name in kept else g.channels) for g in trace.prunable}
-
-
 def _notes(trace: Trace, cut: _Cut, removed: frozenset[str], proof: Verification | None) -> list[str]:
     """What to know of a result."""
     branches = f"without {', '.join(sorted(removed))}" if removed else ""
@@ -244,16 +240,6 @@ def _reservations(folded: FoldedModel, proof: Verification | None) -> list[str]:
 def plan_file(model: Path) -> Path:
     """Where `prune` writes the plan of the model that it writes."""
     return model.with_name(f"{model.name.removesuffix('.onnx')}.plan.toml")
-
-
-def passed(proof: Verification) -> bool:
-    """Whether pruned equals masked wherever that could be compared."""
-    return proof.exact
-
-
-def _is_trainable(trace: Trace) -> bool:
-    folded = trace.folded
-    return not (folded.unrunnable or folded.unrun or trace.subgraphs or trace.flat.untraced)
 
 
 # -- data, which only some criteria and the reconstruction look at ----------------------------------------------------

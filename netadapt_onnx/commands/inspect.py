@@ -130,10 +130,9 @@ def _explanation(explanations: tuple[Explanation, ...]) -> str:
             f"group {group.name}: {group.channels} channels in steps of {group.step}, at least {group.floor}; {state}\n"
             f"layers: {', '.join(group.layers)}"
         )
-        rows = [[p.tensor, p.axis, f"{p.positions} of {p.length}"] for p in explanation.constants]
-        parts.append(render.table(rows, ["constant", "axis", "positions"]))
-        rows = [[p.tensor, p.axis, f"{p.positions} of {p.length}"] for p in explanation.tensors]
-        parts.append(render.table(rows, ["tensor", "axis", "positions"]))
+        for title, places in (("constant", explanation.constants), ("tensor", explanation.tensors)):
+            rows = [[place.tensor, place.axis, f"{place.positions} of {place.length}"] for place in places]
+            parts.append(render.table(rows, [title, "axis", "positions"]))
         parts.extend(f"pinned: {reason}" for reason in explanation.pins)
         if freed := _freed_by(group):
             parts.append(f"free to go with the states it runs through: {freed}")

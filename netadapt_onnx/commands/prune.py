@@ -51,13 +51,13 @@ def command(
                netadapt-onnx prune model.onnx --ratio 0.5 --global --criterion fisher --data data.npz -o small.onnx
                netadapt-onnx prune model.onnx --plan small.plan.toml -o again.onnx
     """
-    from netadapt_onnx.api.prune import passed, prune
+    from netadapt_onnx.api.prune import prune
     from netadapt_onnx.surgery.labels import Choices
 
     with render.spinner("pruning"):
         choices = Choices(attention, resize_io)
         result = prune(model, output, data=data, choices=choices, **keywords_of(options))
-    proven = result.verify is None or passed(result.verify)
+    proven = result.verify is None or result.verify.exact
     # Of the written model: states that were cut have other sizes than the original's, which then cannot teach them.
     training = [*(() if resize_io else ("--teacher", str(model))), *(data.flags if data else ("--data", "DATA.npz"))]
     training += ["-o", "tuned.onnx", *seen_as(options["shapes"])]

@@ -69,7 +69,9 @@ def _measurements(run: AdaptRun, draw: Draw, resource: str) -> list[str]:
 
 def _training(run: AdaptRun, draw: Draw) -> list[str]:
     curve = adapt_charts.training(run)
-    return [] if curve is None else [draw(curve), _epochs(run)]
+    rows = [[e.epoch, f"{e.loss:.4f}", f"{e.lr:.3g}"] for e in run.details.training]
+    epochs = collapsible("every epoch", table(["epoch", "mean loss", "learning rate"], rows))
+    return [] if curve is None else [draw(curve), epochs]
 
 
 def _outcome(run: AdaptRun) -> list[str]:
@@ -141,11 +143,6 @@ def _measured(run: AdaptRun, resource: str) -> str:
 
 def _share(ratio: float, interval: tuple[float, float]) -> str:
     return f"{ratio:.3f}x ({interval[0]:.3f} to {interval[1]:.3f})"
-
-
-def _epochs(run: AdaptRun) -> str:
-    rows = [[e.epoch, f"{e.loss:.4f}", f"{e.lr:.3g}"] for e in run.details.training]
-    return collapsible("every epoch", table(["epoch", "mean loss", "learning rate"], rows))
 
 
 def _layers(run: AdaptRun) -> str:
