@@ -20,7 +20,6 @@ from netadapt_onnx.common.provenance import provenance, stored_bytes
 from netadapt_onnx.common.resources import COUNTED, Resources, amounts
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import CostModel
-from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.loadable import require_planned
 from netadapt_onnx.graph.model import Model, load_without_weights, save
 from netadapt_onnx.graph.shapes import Shapes
@@ -221,12 +220,9 @@ def _removed_branches(trace: Trace, plan: Path) -> frozenset[str]:
 def _notes(trace: Trace, cut: _Cut, removed: frozenset[str], proof: Verification | None) -> list[str]:
     """What to know of a result."""
     branches = f"without {', '.join(sorted(removed))}" if removed else ""
-    return [*filter(None, [cut.note or branches]), *notes(trace), *_reservations(trace.folded, proof)]
-
-
-def _reservations(folded: FoldedModel, proof: Verification | None) -> list[str]:
-    """What the result rests on besides the rules."""
-    lines = [f"not proven: {folded.unrunnable}"] if folded.unrunnable and proof is None else []
+    folded, lines = trace.folded, [*filter(None, [cut.note or branches]), *notes(trace)]
+    # What the result rests on besides the rules.
+    lines += [f"not proven: {folded.unrunnable}"] if folded.unrunnable and proof is None else []
     lines += folded.unfinished
     if folded.unrun and proof is not None:  # `verify` refuses the proof where shapes are assumed
         lines.append(f"proven with random values for what cannot be run here: {', '.join(sorted(folded.unrun))}")

@@ -16,6 +16,7 @@ from netadapt_onnx.common import render
 
 if TYPE_CHECKING:
     from netadapt_onnx.data.source import DataSource
+    from netadapt_onnx.gating.result import Gate
 
 FORMATS = ("text", "json", "github", "junit", "markdown")
 
@@ -68,19 +69,17 @@ def command(
         result = gate(models, data=data, **keywords_of(options))
     write(result, output, (form, *output))
     seen = seen_as(options["shapes"], options["batch_size"])
-    paths = [str(model.path) for model in result.models]
-    follow = (
-        ""
-        if form != "text" or not paths or result.error
-        else "\n" + render.next_command(*_follow(paths, result.ok, options["baseline"]), *seen)
-    )
+    follow = _follow(result, options["baseline"], seen) if form == "text" else ""
     return CommandResult(
         result, lambda _: report(result, form) + follow, ok=result.ok, error=result.error, is_escaped=True
     )
 
 
-def _follow(models: Sequence[str], ok: bool, baseline: str | None) -> tuple[str, ...]:
+def _follow(result: Gate, baseline: str | None, seen: Sequence[str]) -> str:
     """Where a limit is exceeded, what the model consists of; else how its numbers are kept for the next time."""
-    if not ok and baseline is not None and baseline.startswith("git:"):
-        return "diff", baseline, models[0]
-    return ("gate", *models, "--update-baseline") if ok else ("inspect", models[0])
+    paths = [str(model.path) for model in result.models]
+    if not paths or result.error:
+        return ""
+    before = ["diff", baseline] if baseline is not None and baseline.startswith("git:") else ["inspect"]
+    words = ["gate", *paths, "--update-baseline"] if result.ok else [*before, paths[0]]
+    return "\n" + render.next_command(*words, *seen)

@@ -17,7 +17,7 @@ from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.common.resources import amounts
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.jobs import CountJob
-from netadapt_onnx.gating.records import Facts, Interval, Layer, TimingResult
+from netadapt_onnx.gating.records import Facts, Layer, TimingResult
 from netadapt_onnx.gating.revision import check_out, unusable
 from netadapt_onnx.gating.sandbox import Sandbox
 from netadapt_onnx.gating.settings import Settings
@@ -25,16 +25,9 @@ from netadapt_onnx.profilers.checked_values import Count, Ms, Total
 
 SCHEMA = 1
 DEFAULT = "netadapt-baseline.json"
+# Of a layer, a baseline has the name, the operator, params and macs.
+LAYER_FIELDS = 4
 AGAIN = "make it again with --update-baseline"
-
-
-class BaselineLayer(msgspec.Struct, frozen=True, array_like=True):
-    """A layer in a baseline file."""
-
-    name: str
-    op: str
-    params: Total
-    macs: Total | None
 
 
 class BaselineLatency(msgspec.Struct, frozen=True):
@@ -57,7 +50,7 @@ class BaselineModel(msgspec.Struct, frozen=True):
     memory_bytes: Total | None
     opset: dict[str, int]
     latency: dict[str, BaselineLatency]
-    layers: tuple[BaselineLayer, ...]
+    layers: tuple[Layer, ...]
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -116,10 +109,7 @@ def reference(model: Path, settings: Settings, sandbox: Sandbox, scratch: Path) 
         )
     if is_record(baseline):
         recorded = read(Path(baseline)).get(key(model, Path(baseline)))
-        if recorded is None:
-            return None
-        layers = tuple(Layer(layer.name, layer.op, layer.params, layer.macs) for layer in recorded.layers)
-        return Reference(amounts(recorded), layers, None, recorded.latency)
+        return None if recorded is None else Reference(amounts(recorded), recorded.layers, None, recorded.latency)
     other: Path | None = Path(baseline)
     if baseline.startswith("git:"):
         folder = Path(tempfile.mkdtemp(dir=scratch))
@@ -165,7 +155,7 @@ def record(facts: Facts, timing: TimingResult | None, name: str | None, earlier:
         facts.memory_bytes,
         facts.opset,
         latency,
-        tuple(BaselineLayer(layer.name, layer.op, layer.params, layer.macs) for layer in facts.layers),
+        facts.layers,
     )
 
 
@@ -174,15 +164,10 @@ def write(file: Path, models: Mapping[str, BaselineModel]) -> None:
     blocks = []
     for name in sorted(models):
         fields = msgspec.to_builtins(models[name])
-        layers = ",\n".join(f"        {json.dumps(layer)}" for layer in fields.pop("layers"))
+        layers = ",\n".join(f"        {json.dumps(layer[:LAYER_FIELDS])}" for layer in fields.pop("layers"))
         lines = [f"      {json.dumps(k)}: {json.dumps(v, sort_keys=True)}" for k, v in fields.items()]
         lines.append(f'      "layers": [\n{layers}\n      ]' if layers else '      "layers": []')
         blocks.append(f"    {json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n    }")
     body = ",\n".join(blocks)
     text = f'{{\n  "schema": {SCHEMA},\n  "models": {{\n{body}\n  }}\n}}\n'
     write_atomically(file, escape_json(text).encode())
-
-
-def interval(latency: BaselineLatency) -> Interval:
-    """The interval of a recorded latency, in ms."""
-    return Interval(latency.median_ms, *latency.ci95)

@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError, invalid_data
-from netadapt_onnx.gating.baseline import Reference, identity, interval, is_record, reference
+from netadapt_onnx.gating.baseline import Reference, identity, is_record, reference
 from netadapt_onnx.gating.check_limits import relative_increase
 from netadapt_onnx.gating.jobs import CountJob, DeviceJob, PredictJob, ScoreJob, TimeJob
 from netadapt_onnx.gating.records import Facts, Interval, Score, TablePrediction, TimingResult
@@ -159,7 +159,7 @@ class Measurements:
                 hint="run --update-baseline here, or compare with git:REV",
                 code="device",
             )
-        then = interval(recorded)
+        then = Interval(recorded.median_ms, *recorded.ci95)
         return relative_increase(timing.latency_ms, then), then.median, "against the recorded interval"
 
     def _measure_time(self, against: Path | None) -> TimingResult:

@@ -11,6 +11,7 @@ from netadapt_onnx.reporting.page import Draw, collapsible, paragraph, section, 
 from netadapt_onnx.reporting.reproduction import reproduction
 from netadapt_onnx.reporting.table_rows import accuracy_row, result_rows, target_cells, verdict
 from netadapt_onnx.search.netadapt import Step
+from netadapt_onnx.search.result import Latency
 
 STATES = {True: "met", False: "missed", None: "predicted only"}
 
@@ -131,18 +132,16 @@ def _amounts(step: Step, name: str) -> list[str]:
 
 def _measured(run: AdaptRun, resource: str) -> str:
     """A table of the final measurement of a resource."""
-    latency, other = run.result.latencies.get(resource), run.result.measured.get(resource)
-    if latency is not None:
-        values = (latency.before_ms, latency.after_ms, latency.predicted_ms)
-        cells = [*map(render.milliseconds, values), _share(latency.ratio, latency.ci95), latency.sessions]
-        return table(["before", "after", "predicted", "share (95%)", "sessions"], [cells])
-    assert other is not None
-    cells = [*(f"{v:.4g}" for v in (other.before, other.after, other.predicted)), _share(other.ratio, other.ci95)]
-    return table(["before", "after", "predicted", "share (95%)", "measurements"], [[*cells, other.measurements]])
-
-
-def _share(ratio: float, interval: tuple[float, float]) -> str:
-    return f"{ratio:.3f}x ({interval[0]:.3f} to {interval[1]:.3f})"
+    comparison = run.result.latencies.get(resource) or run.result.measured[resource]
+    if isinstance(comparison, Latency):
+        values = (comparison.before_ms, comparison.after_ms, comparison.predicted_ms)
+        cells, counted, count = [*map(render.milliseconds, values)], "sessions", comparison.sessions
+    else:
+        cells = [f"{value:.4g}" for value in (comparison.before, comparison.after, comparison.predicted)]
+        counted, count = "measurements", comparison.measurements
+    low, high = comparison.ci95
+    share = f"{comparison.ratio:.3f}x ({low:.3f} to {high:.3f})"
+    return table(["before", "after", "predicted", "share (95%)", counted], [[*cells, share, count]])
 
 
 def _layers(run: AdaptRun) -> str:
