@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.api.export import export_module
 from netadapt_onnx.api.profile import profile
+from netadapt_onnx.common.options import File
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError, missing_package
 from netadapt_onnx.graph.runtime import Arrays
@@ -28,7 +28,7 @@ MODEL, DATA, TABLE, RUN = "model.onnx", "digits.npz", "table.jsonl", "run"
 
 
 def demo(
-    folder: str | os.PathLike[str] = "netadapt-demo",
+    folder: File = "netadapt-demo",
     *,
     overwrite: bool = False,
     log: Callable[[str], None] | None = None,

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from netadapt_onnx.common.options import File
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.compare import Diff, compare_facts
 from netadapt_onnx.gating.jobs import CountJob
@@ -16,8 +17,8 @@ from netadapt_onnx.gating.sandbox import MEMORY_BYTES, TIMEOUT_S, Sandbox
 
 
 def diff(
-    a: str | os.PathLike[str],
-    b: str | os.PathLike[str],
+    a: File,
+    b: File,
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     batch_size: int = 1,

@@ -12,7 +12,7 @@ import onnx
 
 from netadapt_onnx.api.options import EvaluateOptions
 from netadapt_onnx.api.source import Source, open_model
-from netadapt_onnx.common.options import from_keywords
+from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.data.evaluate import accuracy, reference_outputs
 from netadapt_onnx.data.load_dataset import load_dataset
@@ -71,11 +71,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
 
-def evaluate(
-    models: Source | Sequence[Source],
-    data: str | os.PathLike[str],
-    **options: Unpack[EvaluateKeywords],
-) -> Evaluation:
+def evaluate(models: Source | Sequence[Source], data: File, **options: Unpack[EvaluateKeywords]) -> Evaluation:
     """Accuracy on a split of `data`, resources, and unless `timed` is off latency, of one or several models.
 
     Without labels each model is compared with the first one. The files are timed as they are, those with the same

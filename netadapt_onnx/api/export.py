@@ -21,6 +21,7 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.api.source import prepare_output
+from netadapt_onnx.common.options import File
 from netadapt_onnx.common.user_code import called, code_file
 from netadapt_onnx.errors import NetadaptError, missing_package, one_line
 from netadapt_onnx.graph.cost import cost
@@ -96,7 +97,7 @@ class ExportResult:
 
 def export(
     factory: str,
-    output: str | os.PathLike[str],
+    output: File,
     *,
     exporter: Literal["dynamo", "legacy"] = "dynamo",
     opset: int | None = None,
@@ -119,7 +120,7 @@ def export(
 def export_module(
     module: torch.nn.Module,
     inputs: Mapping[str, torch.Tensor],
-    output: str | os.PathLike[str],
+    output: File,
     *,
     exporter: Literal["dynamo", "legacy"] = "dynamo",
     opset: int | None = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,7 @@ import onnx
 
 from netadapt_onnx.api.options import FinetuneOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
-from netadapt_onnx.common.options import from_keywords
+from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.provenance import provenance
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.evaluate import accuracy, reference_outputs
@@ -52,12 +51,7 @@ class FinetuneResult:
     notes: tuple[str, ...] = ()
 
 
-def finetune(
-    model: Source,
-    data: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    **options: Unpack[FinetuneKeywords],
-) -> FinetuneResult:
+def finetune(model: Source, data: File, output: File, **options: Unpack[FinetuneKeywords]) -> FinetuneResult:
     """Train `model` on the training split of `data` and write it to `output`.
 
     With labels it minimises their loss; with a `teacher`, an ONNX model with the same inputs and outputs, it mostly
@@ -112,9 +106,7 @@ def _name_files(output: Path, options: FinetuneOptions, *inputs: Source | None) 
     return _Files(output, checkpoint, log)
 
 
-def _prepare(
-    source: Model, original: Model | None, data: str | os.PathLike[str], options: FinetuneOptions
-) -> _Finetuning:
+def _prepare(source: Model, original: Model | None, data: File, options: FinetuneOptions) -> _Finetuning:
     """Read the data and check that there is something to learn from them."""
     folded = fold_for(source.proto, options.shapes, data)
     require_runnable(folded)

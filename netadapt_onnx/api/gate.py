@@ -26,10 +26,7 @@ if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import GateKeywords
 
 
-def gate(
-    models: File | Sequence[File] = (),
-    **options: Unpack[GateKeywords],
-) -> Gate:
+def gate(models: File | Sequence[File] = (), **options: Unpack[GateKeywords]) -> Gate:
     """Judge models (paths or patterns; without any, those of the configuration) against limits.
 
     Limits are mappings such as `{"size": "4 MB"}` or lists of `"size=4 MB"`; they and every other argument replace what

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from netadapt_onnx.api.options import BundleOptions, ProfileOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common import charts
 from netadapt_onnx.common.files import aside
-from netadapt_onnx.common.options import from_keywords
+from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import Model
@@ -77,11 +76,7 @@ class ProfileResult:
     notes: tuple[str, ...] = ()
 
 
-def profile(
-    model: Source,
-    table: str | os.PathLike[str],
-    **options: Unpack[ProfileKeywords],
-) -> ProfileResult:
+def profile(model: Source, table: File, **options: Unpack[ProfileKeywords]) -> ProfileResult:
     """Build the latency table of `model` on a device, or complete an interrupted one.
 
     `models` is how many random-width versions are measured; None: as many as the execution provider needs.
@@ -206,11 +201,7 @@ class BundleResult:
     notes: tuple[str, ...] = ()
 
 
-def bundle(
-    model: Source,
-    out: str | os.PathLike[str],
-    **options: Unpack[BundleKeywords],
-) -> BundleResult:
+def bundle(model: Source, out: File, **options: Unpack[BundleKeywords]) -> BundleResult:
     """Write a zip that measures `models` versions of `model` wherever it is unpacked and run, for `import_results`.
 
     Raises NetadaptError if onnxruntime 1.16 could not read the model, naming the node.
@@ -253,9 +244,7 @@ class ImportResult:
     notes: tuple[str, ...] = ()
 
 
-def import_results(
-    results: Sequence[str | os.PathLike[str]], table: str | os.PathLike[str], *, overwrite: bool = False
-) -> ImportResult:
+def import_results(results: Sequence[File], table: File, *, overwrite: bool = False) -> ImportResult:
     """Make a latency table of the results of a bundle: of one run, several repetitions, or all its shards.
 
     `results` may be tables too, of one model and device: then each cell is the median of theirs. Raises NetadaptError

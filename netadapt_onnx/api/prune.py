@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from netadapt_onnx.api.options import PruneOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common.budget import parse_budgets
 from netadapt_onnx.common.files import write_atomically
-from netadapt_onnx.common.options import from_keywords
+from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.provenance import provenance, stored_bytes
 from netadapt_onnx.common.resources import COUNTED, Resources, amounts
 from netadapt_onnx.errors import NetadaptError
@@ -78,11 +77,7 @@ class _Cut:
     note: str = ""
 
 
-def prune(
-    model: Source,
-    output: str | os.PathLike[str] | None = None,
-    **options: Unpack[PruneKeywords],
-) -> PruneResult:
+def prune(model: Source, output: File | None = None, **options: Unpack[PruneKeywords]) -> PruneResult:
     """Remove the channels that matter least, with everything coupled to them, and write the smaller model.
 
     One of: `ratio`, the share of channels to remove from every prunable group (0 writes the model uncut but normalised:
@@ -131,7 +126,7 @@ def _require_one_amount(options: PruneOptions) -> None:
         raise NetadaptError("--global ranks all groups together", hint="give --ratio or --budget with it", code="usage")
 
 
-def _open(model: Source, output: str | os.PathLike[str] | None, options: PruneOptions) -> Model:
+def _open(model: Source, output: File | None, options: PruneOptions) -> Model:
     """The model, its outputs checked; weights stay in their file where nothing needs them all at once."""
     # What is run, or measured in bytes before it is there, is held in memory as a whole.
     needs_weights = options.check or not (options.data is options.budget is options.plan is None)
@@ -146,7 +141,7 @@ def _open(model: Source, output: str | os.PathLike[str] | None, options: PruneOp
     return source
 
 
-def _prune(source: Model, original: Trace, output: str | os.PathLike[str] | None, options: PruneOptions) -> PruneResult:
+def _prune(source: Model, original: Trace, output: File | None, options: PruneOptions) -> PruneResult:
     """Choose the channels of a traced model, cut it, prove the cut and write the result."""
     cost_model = CostModel(original.flat.proto)
     before = cost_at(original, cost_model, original.flat.shapes).to_resources(source.size_bytes)
@@ -254,7 +249,7 @@ def _check_data(options: PruneOptions) -> None:
 
 
 def _proposing_sizes_of(
-    data: str | os.PathLike[str] | None, proto: onnx.ModelProto, shapes: Shapes | None, batch_size: int
+    data: File | None, proto: onnx.ModelProto, shapes: Shapes | None, batch_size: int
 ) -> AbstractContextManager[None]:
     """Where what is done inside needs the sizes of open axes, the error proposes those of the samples."""
     if data is None:
@@ -264,7 +259,7 @@ def _proposing_sizes_of(
     return proposing_sizes_of(data, proto, shapes, batch_size)
 
 
-def _training_samples(trace: Trace, data: str | os.PathLike[str], criterion: str | Criterion) -> Split:
+def _training_samples(trace: Trace, data: File, criterion: str | Criterion) -> Split:
     from netadapt_onnx.data.load_dataset import load_dataset
 
     return load_dataset(trace.folded, data, scored=criterion in ("taylor", "fisher")).train

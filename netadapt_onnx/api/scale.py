@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
@@ -22,7 +21,7 @@ from netadapt_onnx.graph.original_file import as_given
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.execution import Execution, fingerprint
 from netadapt_onnx.profilers.table.predict import Table
-from netadapt_onnx.scaling.driver import LawSource, ScaleDriver
+from netadapt_onnx.scaling.driver import ScaleDriver
 from netadapt_onnx.scaling.latency_target import LatencyMeasurements
 from netadapt_onnx.scaling.network import ScalableNetwork
 from netadapt_onnx.scaling.options import ScaleOptions
@@ -40,11 +39,7 @@ if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import ScaleKeywords
 
 
-def scale(
-    model: Source | None = None,
-    data: str | os.PathLike[str] | None = None,
-    **options: Unpack[ScaleKeywords],
-) -> ScaleResult:
+def scale(model: Source | None = None, data: File | None = None, **options: Unpack[ScaleKeywords]) -> ScaleResult:
     """Find how the widths of `model` follow its size, and build and train networks of the target sizes.
 
     (NeuralScale; Lee & Lee, CVPR 2020.) Each of `target` ("params=0.25x", "latency=8ms", "macs=2x") makes a model in
@@ -82,7 +77,7 @@ def scale(
         original = as_given(source, network.trace.folded.proto)
         latency = LatencyMeasurements(run, network, timed, execution, original, log)
         trainer = None if dataset is None else NetworkTrainer(run, network, dataset, settings, progress, log)
-        result = ScaleDriver(run, network, settings, LawSource(parsed, record), trainer, latency, timed).result()
+        result = ScaleDriver(run, network, settings, parsed, record, trainer, latency, timed).result()
     return _without_files(result) if settings.out is None else result
 
 
@@ -103,11 +98,7 @@ def _require_enough(options: ScaleOptions, data: File | None, *, has_law: bool) 
         raise NetadaptError("no run directory", hint="name one with -o", code="usage")
 
 
-def _prepare(
-    source: Model,
-    data: File | None,
-    options: ScaleOptions,
-) -> tuple[ScalableNetwork, Dataset | None]:
+def _prepare(source: Model, data: File | None, options: ScaleOptions) -> tuple[ScalableNetwork, Dataset | None]:
     """Trace the model and read the data; both are checked before anything is written."""
     folded = fold_for(separate_statistics(source.proto), options.shapes, data, options.batch_size)
     network = ScalableNetwork(source, trace(folded))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,15 +24,7 @@ if TYPE_CHECKING:
 @MEMORY_LIMIT
 @shaped
 @common
-def command(
-    a: str,
-    b: str,
-    form: str,
-    timeout_s: float,
-    memory_bytes: int,
-    shapes: dict[str, tuple[int, ...]],
-    batch_size: int,
-) -> CommandResult:
+def command(a: str, b: str, form: str, **options: Any) -> CommandResult:
     """Show what changed from model A to model B: totals, layers, opset, inputs, outputs and metadata.
 
     `git:REV` in the place of one is the other as it was at that revision. Neither model is run.
@@ -44,10 +36,9 @@ def command(
     with render.spinner("comparing"):
         from netadapt_onnx.api.diff import diff
 
-        result = diff(a, b, shapes=shapes, batch_size=batch_size, timeout_s=timeout_s, memory_bytes=memory_bytes)
-    return CommandResult(
-        result, lambda _: _text(result, form, a, b, seen_as(shapes, batch_size)), is_escaped=form == "markdown"
-    )
+        result = diff(a, b, **options)
+    seen = seen_as(options["shapes"], options["batch_size"])
+    return CommandResult(result, lambda _: _text(result, form, a, b, seen), is_escaped=form == "markdown")
 
 
 def _text(result: Diff, form: str, a: str, b: str, seen: list[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,14 +23,7 @@ if TYPE_CHECKING:
 @OVERWRITE
 @SHAPE
 @common
-def command(
-    factory: str,
-    output: Path,
-    exporter: Literal["dynamo", "legacy"],
-    opset: int | None,
-    overwrite: bool,
-    shapes: dict[str, tuple[int, ...]],
-) -> CommandResult:
+def command(factory: str, output: Path, **options: Any) -> CommandResult:
     """Export the module that FUNCTION of FILE.py returns, with its example inputs: (module, inputs).
 
     A function that returns a module alone needs its inputs' shapes: --shape NAME=1x3x224x224.
@@ -41,7 +34,7 @@ def command(
     with render.spinner("exporting"):
         from netadapt_onnx.api.export import export
 
-        result = export(factory, output, exporter=exporter, opset=opset, shapes=shapes, overwrite=overwrite)
+        result = export(factory, output, **options)
     return CommandResult(result, _text)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,9 @@ class Profile(click.Command):
     @property
     def subcommands(self) -> dict[str, click.Command]:
         """The subcommands by name."""
-        return {n: importlib.import_module(f"netadapt_onnx.commands.profile_{n}").command for n in ("bundle", "import")}
+        from netadapt_onnx.commands.profile_bundle import bundle_command, import_command
+
+        return {"bundle": bundle_command, "import": import_command}
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any

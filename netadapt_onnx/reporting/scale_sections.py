@@ -25,14 +25,10 @@ def scale_sections(run: ScaleRun, draw: Draw, *, with_name: bool) -> list[str]:
     shown = sorted(run.charts, key=lambda chart: (ORDER.index(chart) if chart in ORDER else len(ORDER), chart))
     accuracies = [draw(run.charts[chart]) for chart in shown if chart.startswith("accuracy")]
     others = [draw(run.charts[chart]) for chart in shown if not chart.startswith("accuracy")]
-    notes = [paragraph(note) for note in result.notes]
+    rows = [_row(network) for network in result.models]
+    networks = [table(_headers(run), rows, "numbers named")] if rows else []
     parts = [
-        (
-            "networks",
-            [table(_headers(run), [_row(network) for network in result.models], "numbers named"), *notes]
-            if result.models
-            else notes,
-        ),
+        ("networks", [*networks, *(paragraph(note) for note in result.notes)]),
         ("accuracy by size", accuracies),
         ("widths", [_widths(run)] if result.models else []),
         ("how widths follow the size", [*others, *([_laws(run)] if result.groups else [])]),
@@ -51,10 +47,8 @@ def _row(network: ScaledModel) -> list[object]:
     cost, scores = network.resources, network.accuracy
     share = "" if network.latency_ratio is None else f" ({network.latency_ratio:.3f}x)"
     warm_up = "" if network.warmup_epochs is None else f", {network.warmup_epochs} epochs first"
-    accuracy = "not trained"
-    if scores is not None:
-        values = [render.score(scores.metric, value) for value in (scores.mean, scores.std)]
-        accuracy = " ± ".join(values)
+    spread = () if scores is None else (scores.mean, scores.std)
+    accuracy = " ± ".join(render.score(scores.metric, value) for value in spread) if scores else "not trained"
     return [
         network.target,
         network.method + warm_up,

@@ -11,7 +11,7 @@ from netadapt_onnx.common.json_output import write_json
 from netadapt_onnx.common.resources import LATENCY
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.scaling.baselines import baseline_widths
-from netadapt_onnx.scaling.build_models import ModelBuilder, ModelRequest
+from netadapt_onnx.scaling.build_models import ModelBuilder
 from netadapt_onnx.scaling.latency_target import LatencyMeasurements
 from netadapt_onnx.scaling.network import ScalableNetwork
 from netadapt_onnx.scaling.neuralscale import DescentResult, law_of, law_search, neuralscale
@@ -27,27 +27,18 @@ from netadapt_onnx.search.run_directory.run import Run
 LAW_FILE, RESULT_FILE = "widths.toml", "result.json"
 
 
-@dataclass(frozen=True)
-class LawSource:
-    """Where the law of widths comes from instead of a search: `--law`, or a fit to the record of `--fit`."""
-
-    law: Law | None = None
-    record: WidthRecord | None = None
-
-    @property
-    def is_search(self) -> bool:
-        """Whether the law has to be searched with data."""
-        return self.law is None and self.record is None
-
-
 @dataclass
 class ScaleDriver:
-    """Does everything that a run is asked for; what a killed run had finished is not done again."""
+    """Does everything that a run is asked for; what a killed run had finished is not done again.
+
+    The law of widths is `fixed_law` (`--law`), fitted to `record` (`--fit`), or else searched with data.
+    """
 
     run: Run
     network: ScalableNetwork
     options: ScaleOptions
-    source: LawSource
+    fixed_law: Law | None
+    record: WidthRecord | None
     trainer: NetworkTrainer | None
     latency: LatencyMeasurements
     table: Table | None
@@ -79,7 +70,7 @@ class ScaleDriver:
     def _searches(self) -> Iterator[tuple[Method, int | None]]:
         """Every method, with every warm-up where it is searched."""
         for method in self.options.methods:
-            searched = self.source.is_search and method != "uniform"
+            searched = self.fixed_law is None and self.record is None and method != "uniform"
             for warm_up in self.options.warmup_epochs if searched else (None,):
                 yield method, warm_up
 
@@ -98,15 +89,15 @@ class ScaleDriver:
                 search = law_search(self._law, self.network, allowed)
             else:
                 search = WidthSearch(uniform_path(base, allowed), 1.0, allowed)
-            yield self._builder.build(ModelRequest(budget, method, warm_up, search))
+            yield self._builder.build(budget, method, warm_up, search)
 
     def _find_law(self, key: str, warm_up: int | None) -> Law:
         """The law that was given, fitted to the record, or searched."""
-        if self.source.law is not None:
-            return self.source.law
-        if self.source.record is not None:
-            law = law_of(self.network, self.source.record)
-            self._descent = DescentResult(law, (), (self.source.record.named(self.network.widths),))
+        if self.fixed_law is not None:
+            return self.fixed_law
+        if self.record is not None:
+            law = law_of(self.network, self.record)
+            self._descent = DescentResult(law, (), (self.record.named(self.network.widths),))
             return law
         assert self.trainer is not None
         self._descent = neuralscale(self.network, self.trainer, key, warm_up or 0, self.options.iterations)
