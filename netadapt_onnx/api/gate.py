@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from netadapt_onnx.api.options import GateOptions
 from netadapt_onnx.common import config as configuration
+from netadapt_onnx.common.files import refuse_existing
 from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.data.source import source_of
@@ -139,10 +140,9 @@ def _record_file(targets: Mapping[Path, Sequence[Rule]], default: Path) -> Path:
             f"--update-baseline writes a JSON file, and the baseline is {name}", hint="give --baseline FILE.json"
         )
     file = Path(name)
+    refuse_existing(file, overwrite=True)
     if file.exists():
         baselines.read(file)
-    elif not file.absolute().parent.is_dir():
-        raise NetadaptError(f"{file.parent}: no such folder", code="missing-file")
     return file
 
 

@@ -25,7 +25,7 @@ from netadapt_onnx.profilers.int8_kernels import choose_quantisation
 from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_widths
 from netadapt_onnx.profilers.statistics import Disturbance, Ratio
 from netadapt_onnx.profilers.table.build import TablePlan, build
-from netadapt_onnx.profilers.table.file import EndToEndTime, Header, Record, Reference, build_disturbance
+from netadapt_onnx.profilers.table.file import EndToEndTime, Header, Reference, build_disturbance
 from netadapt_onnx.profilers.table.original_time import record_original_time
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import Validation, validate
@@ -272,7 +272,8 @@ def import_results(results: Sequence[File], table: File, *, overwrite: bool = Fa
             notes.append(last.stopped)
     header = records[0]
     assert isinstance(header, Header)
-    notes += _cautions(path, records)
+    disturbance = build_disturbance([record for record in records if isinstance(record, EndToEndTime)])
+    notes += [disturbance.caution(str(path))] if disturbance.busy else []
     return ImportResult(path, header.device, write_table(path, records), tuple(notes))
 
 
@@ -286,9 +287,3 @@ def _notes(files: Sequence[Results]) -> list[str]:
     if throttled:
         notes.append(f"{throttled} versions were measured while the device was slowed down by its heat")
     return notes
-
-
-def _cautions(path: Path, records: Sequence[Record]) -> list[str]:
-    """The caution for users of a table of these records if the device was busy."""
-    disturbance = build_disturbance([record for record in records if isinstance(record, EndToEndTime)])
-    return [disturbance.caution(str(path))] if disturbance.busy else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +41,7 @@ def command(models: tuple[Path, ...], data: DataSource, resource: str | None, **
 
 def _text(result: Evaluation, seen: list[str]) -> str:
     first = result.models[0]
-    costs = [render.cost_rows(asdict(m.resources)) for m in result.models]
+    costs = [render.cost_rows(m.resources) for m in result.models]
     headers = ["model", f"{first.metric} ({first.split})", *(row[0] for row in costs[0])]
     headers += ["latency", "95% interval"] if first.latency_ms else []
     headers += ["energy"] if first.energy_mj is not None else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -171,7 +171,7 @@ def _next(result: Inspection, model: Path, options: list[str]) -> str:
 def _text(result: Inspection, model: Path, options: list[str]) -> str:
     from netadapt_onnx.api.inspect import Cautioned, RunsOtherwise
 
-    rows = render.cost_rows(asdict(result.model))
+    rows = render.cost_rows(result.model)
     notes = result.notes if isinstance(result, Cautioned) else ()
     if isinstance(result, RunsOtherwise):
         rows.append(["latency, normalised", render.milliseconds(result.normalised_ms)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,7 +70,7 @@ def _text(result: PruneResult, proven: bool, training: list[str]) -> str:
         render.table(
             [[name, *counts] for name, counts in result.groups.items()], ["group", "channels before", "after"]
         ),
-        render.table(render.cost_rows(asdict(result.before), asdict(result.after)), ["", "before", "after", "left"]),
+        render.table(render.cost_rows(result.before, result.after), ["", "before", "after", "left"]),
     ]
     if result.verify is not None:
         parts.append(_proof(result.verify, proven))

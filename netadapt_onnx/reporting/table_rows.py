@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from netadapt_onnx.common import render
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 def result_rows(result: AdaptResult) -> list[list[str]]:
     """What a model costs and how accurate it is: before, after, and what is left."""
     return [
-        *render.cost_rows(asdict(result.before), asdict(result.after)),
+        *render.cost_rows(result.before, result.after),
         *render.normalised_rows(result.before.latency_ms, result.normalised),
         accuracy_row(result.accuracy),
     ]
