@@ -17,11 +17,11 @@ from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.common.resources import amounts
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.jobs import CountJob
-from netadapt_onnx.gating.records import Facts, Layer, TimingResult
+from netadapt_onnx.gating.records import Facts, Layer, TimingResult, Total
 from netadapt_onnx.gating.revision import check_out, unusable
 from netadapt_onnx.gating.sandbox import Sandbox
 from netadapt_onnx.gating.settings import Settings
-from netadapt_onnx.profilers.checked_values import Count, Ms, Total
+from netadapt_onnx.profilers.checked_values import Count, Ms
 
 SCHEMA = 1
 DEFAULT = "netadapt-baseline.json"

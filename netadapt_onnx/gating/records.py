@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
-from netadapt_onnx.profilers.checked_values import Total
+# Of parameters, multiplications, bytes.
+Total = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
 class Layer(msgspec.Struct, frozen=True, array_like=True):
