@@ -68,6 +68,11 @@ def node_name(node: onnx.NodeProto) -> str:
     return node.name or next((name for name in node.output if name), node.op_type)
 
 
+def domain_of(entry: onnx.NodeProto | onnx.OperatorSetIdProto) -> str:
+    """The domain of a node's operator, or of a set of operators; '' for ONNX's own."""
+    return "" if entry.domain in STANDARD else entry.domain
+
+
 def is_standard(node: onnx.NodeProto, *operators: str) -> bool:
     """Whether a node is of one of these operators of ONNX's own domain, or of any of them where none are listed."""
     return node.domain in STANDARD and (not operators or node.op_type in operators)

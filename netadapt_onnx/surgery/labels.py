@@ -8,7 +8,7 @@ factor for its output channels and one for its input channels. Tied labels are k
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from netadapt_onnx.common.grouping import grouped
 from netadapt_onnx.graph.axis_arrays import Array, on_axis, squeeze
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.lazy_weights import values_of
@@ -83,10 +84,7 @@ class Labels:
         self._dtypes = folded.dtypes
         self._constants = {t.name: t for t in folded.proto.graph.initializer}
         self._views = self._find_views(folded.proto.graph.node)
-        self._readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in folded.proto.graph.node:
-            for name in node.input:
-                self._readers.setdefault(name, []).append(node)
+        self._readers = grouped((name, node) for node in folded.proto.graph.node for name in node.input)
 
     # -- tensors: shapes, types, values ------------------------------------------------------------------------------
 
@@ -174,6 +172,10 @@ class Labels:
         """Make new labels (n,), tied to nothing."""
         return self.ties.fresh(n)
 
+    def on_every_axis(self, shape: Shape) -> Factors:
+        """Make new labels on every axis of a tensor of this shape, tied to nothing."""
+        return tuple(on_axis(self.fresh(n), k, len(shape)) for k, n in enumerate(shape) if n > 1)
+
     def set(self, name: str, factors: Iterable[Array], reason: str = "single position") -> None:
         """Give a runtime tensor its labels. A factor left with a single position cannot be cut: it is pinned.
 
@@ -199,6 +201,11 @@ class Labels:
         flat = labels[labels > 0]
         if flat.size:
             self.pins.append(Pin(np.unique(flat), reason))
+
+    def pin_tensor(self, name: str, reason: str) -> None:
+        """Record that all labels of a runtime tensor must stay."""
+        for factor in self.of(name):
+            self.pin(factor, reason)
 
     def pinned_sets(self) -> NDArray[np.bool_]:
         """For each root label whether its set is pinned, indexed by label."""
@@ -232,7 +239,7 @@ class Labels:
             return np.zeros_like(first)
         return first
 
-    def keep_axes(self, factor: Array, axes: Sequence[int], reason: str) -> Array:
+    def keep_axes(self, factor: Array, axes: Collection[int], reason: str) -> Array:
         """Collapse every axis not in `axes`."""
         for k in range(factor.ndim):
             if k not in axes:
@@ -299,7 +306,7 @@ class Labels:
         shape = self.shape(node.inputs[slot])
         if self.kind(node.inputs[slot]) != "f":
             return ()
-        factors = tuple(on_axis(self.fresh(n), k, len(shape)) for k, n in enumerate(shape) if n > 1)
+        factors = self.on_every_axis(shape)
         self.bind(node, slot, factors)
         return factors
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import Cost, CostModel
 from netadapt_onnx.graph.fold_shapes import fold
+from netadapt_onnx.graph.nodes import domain_of, is_standard
 from netadapt_onnx.graph.required_shapes import NOT, WELL, OpenTensor, proposal, shape_by_readers, shape_options, typed
 from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.graph.usual_sizes import Readers
@@ -48,7 +49,7 @@ def _without_rule(trace: Trace) -> Counter[str]:
     weights = {t.name for t in graph.initializer if prod(t.dims) > 1 and trace.labels.kind(t.name) in "fV"}
     operators: Counter[str] = Counter()
     for node in graph.node:
-        domain = "" if node.domain == "ai.onnx" else node.domain
+        domain = domain_of(node)
         concerned = domain == LAYOUT_DOMAIN or not weights.isdisjoint(node.input)
         if (domain, node.op_type) not in RULES and concerned:
             operators[f"{domain}::{node.op_type}" if domain else node.op_type] += 1
@@ -132,9 +133,7 @@ def unknown_shapes(trace: Trace) -> NetadaptError:
     folded = trace.folded
     graph = folded.proto.graph
     missing = [name for node in graph.node for name in node.output if name in folded.unknown]
-    foreign = [
-        n for node in graph.node if node.domain not in ("", "ai.onnx") for n in node.output if n in folded.unknown
-    ]
+    foreign = [n for node in graph.node if not is_standard(node) for n in node.output if n in folded.unknown]
     first = missing[0] if missing else ""
     readers = Readers.of(graph)
     opened = [OpenTensor(name, shape_by_readers(readers, name)) for name in foreign]

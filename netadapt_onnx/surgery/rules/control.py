@@ -22,15 +22,13 @@ def branch(node: Node, labels: Labels) -> None:
     if not traced:
         raise Unsupported(untraced)
     for name in node.captured:
-        for factor in labels.of(name):
-            labels.pin(factor, untraced)
+        labels.pin_tensor(name, untraced)
     for i, y in enumerate(node.outputs):
         results = [subgraph.outputs[i] for subgraph in traced]
-        if not untraced:
+        if untraced:
+            labels.pin_tensor(results[0], f"'{node.name}' returns the same from a branch that stays as it is")
+        else:
             labels.set(y, _same(node, labels, results))
-            continue
-        for factor in labels.of(results[0]):
-            labels.pin(factor, f"'{node.name}' returns the same from a branch that stays as it is")
 
 
 @rule("Loop")
@@ -96,8 +94,7 @@ def _carried(node: Node, labels: Labels, slot: int, start: str, formal: str, res
         return []
     if labels.shape(result) != labels.shape(formal):
         for name in (start, formal, result):
-            for factor in labels.of(name):
-                labels.pin(factor, f"'{node.name}' carries it in another shape")
+            labels.pin_tensor(name, f"'{node.name}' carries it in another shape")
         return []
     constant = labels.is_constant(start)
     merged = _same(node, labels, [formal, result] if constant else [formal, result, start])

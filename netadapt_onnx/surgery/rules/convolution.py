@@ -70,8 +70,8 @@ def fused_conv(node: Node, labels: Labels) -> None:
 def deformable_conv(node: Node, labels: Labels) -> None:
     """A Conv that samples x where its offsets, inputs 2 and 4, say: those stay as they are. Its bias is input 3."""
     for slot in (2, 4):
-        for factor in labels.of(node.inputs[slot]) if node.has(slot) else ():
-            labels.pin(factor, f"'{node.name}' samples where it says")
+        if node.has(slot):
+            labels.pin_tensor(node.inputs[slot], f"'{node.name}' samples where it says")
     if node.integer("offset_group", 1) > 1:
         raise Unsupported("several groups of offsets")
     _convolve(node, labels, labels.shape(node.inputs[1])[0], bias=3)

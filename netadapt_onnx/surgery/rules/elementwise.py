@@ -9,6 +9,7 @@ import numpy as np
 from netadapt_onnx.graph.axis_arrays import Array, on_axis
 from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.node import Node, align, aligned_shape, labelled
+from netadapt_onnx.surgery.rules.reduction import collapsed
 from netadapt_onnx.surgery.rules.registry import rule
 
 UNARY = (
@@ -205,10 +206,7 @@ def along_unlabelled_axes(node: Node, labels: Labels) -> None:
     rank = len(labels.shape(node.inputs[0]))
     worked_along = labels.integers(node, 1) if node.op == "CumSum" else None
     axes = [axis % rank for axis in worked_along or (-2, -1)]
-    factors = labels.of(node.inputs[0])
-    for axis in axes:
-        factors = tuple(labels.collapse(f, axis, f"{node.op} '{node.name}' works along it") for f in factors)
-    labels.set(node.outputs[0], factors)
+    labels.set(node.outputs[0], collapsed(node, labels, axes, f"{node.op} '{node.name}' works along it"))
 
 
 @rule("QuantizeLinear", "DequantizeLinear")
