@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from netadapt_onnx.data.shapes import Outputs, Shape, format_outputs, format_shape
-from netadapt_onnx.data.source import TaskName
-from netadapt_onnx.data.tasks import KINDS, UNLABELLED, Kind, class_axis, fitting_tasks, has_classes, labels_fit
+from netadapt_onnx.data.shapes import Outputs, format_outputs, format_shape
+from netadapt_onnx.data.source import Kind
+from netadapt_onnx.data.tasks import UNLABELLED, class_axis, fitting_tasks, has_classes, labels_fit
 from netadapt_onnx.errors import invalid_data
+from netadapt_onnx.graph.shapes import Shape
 
 # Arrays may be larger than memory, so they are read in pieces of this size.
 PIECE_BYTES = 1 << 24
@@ -18,7 +19,7 @@ _SAMPLED_ROWS = 4096
 
 
 def check_labels(
-    key: str, labels: np.ndarray, count: int, outputs: Outputs, task: TaskName | None
+    key: str, labels: np.ndarray, count: int, outputs: Outputs, task: Kind | None
 ) -> tuple[str, np.ndarray]:
     """Match labels with an output, and bring them into the shape and type that carry their task.
 
@@ -80,7 +81,7 @@ def _check_array(key: str, labels: np.ndarray, count: int) -> None:
         raise invalid_data(f"{key} has shape {format_shape(labels.shape)}, but {inputs} {count} samples")
 
 
-def _fitting_output(key: str, labels: np.ndarray, outputs: Outputs, task: TaskName | None) -> tuple[Kind, str]:
+def _fitting_output(key: str, labels: np.ndarray, outputs: Outputs, task: Kind | None) -> tuple[Kind, str]:
     """The task and the output that labels are for."""
     kinds = _possible_kinds(labels, task)
     fitting = [
@@ -107,9 +108,9 @@ def _fitting_output(key: str, labels: np.ndarray, outputs: Outputs, task: TaskNa
     return kind, names[0]
 
 
-def _possible_kinds(labels: np.ndarray, task: TaskName | None) -> tuple[Kind, ...]:
+def _possible_kinds(labels: np.ndarray, task: Kind | None) -> tuple[Kind, ...]:
     """The tasks that labels may be for, likeliest first; floats are never class numbers."""
-    if task in KINDS:
+    if task is not None:
         return (task,)
     return ("regression",) if labels.dtype.kind == "f" else ("classification", "segmentation", "regression")
 

@@ -18,14 +18,15 @@ from netadapt_onnx.data.find_batch_layout import find_layout
 from netadapt_onnx.data.labels import check_labels
 from netadapt_onnx.data.loaders.cifar import cifar_files, read_cifar
 from netadapt_onnx.data.loaders.image_folder import StoredPictures, folder_hash, folder_splits
-from netadapt_onnx.data.loaders.mnist import idx_files, read_idx
+from netadapt_onnx.data.loaders.mnist import mnist_files, read_mnist
 from netadapt_onnx.data.loaders.npz import npz_splits
 from netadapt_onnx.data.preprocess import picture_scaling, pictures_from_bytes, preprocessing
-from netadapt_onnx.data.shapes import Outputs, Specs
+from netadapt_onnx.data.shapes import Outputs
 from netadapt_onnx.data.source import DataSource, is_code, source_of
 from netadapt_onnx.data.tasks import class_output, require_task_fits
 from netadapt_onnx.errors import NetadaptError, invalid_data
 from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.shapes import Specs
 
 Splits = Mapping[str, Split | None]
 
@@ -86,12 +87,12 @@ def read_dataset(
     if not specs:
         raise NetadaptError("the model has no inputs: its outputs are the same whatever the data", code="unsupported")
     if outputs:
-        require_task_fits(source.task, outputs)
+        require_task_fits(source.label_task, outputs)
     splits, user, data_hash = _read_splits(source, specs, outputs, metadata or {}, train)
     if train and splits.get("train") is None:
         raise invalid_data(f"--data {source}: no training samples; it holds {_names(splits)}", "add them")
     is_labelled = _labelled_splits(source, splits)
-    if source.task not in (None, "distillation") and not any(is_labelled.values()):
+    if source.label_task is not None and not any(is_labelled.values()):
         raise invalid_data(
             f"--task {source.task} needs labels, and --data {source} has none",
             "add y_train, ..., or leave --task out: the original model is then the teacher",
@@ -183,20 +184,14 @@ def _read_folder(
     scaling = picture_scaling(source, prepare, metadata)
     scores = class_output(outputs)
     classes = None if scores is None else scores[1]
-    cifar, idx = cifar_files(folder), idx_files(folder)
+    cifar = cifar_files(folder)
+    official = cifar or mnist_files(folder)
     stored: StoredPictures = {}
-    if cifar:
-        for split, files in cifar.items():
-            pictures, labels = read_cifar(files, classes)
-            stored[split] = pictures_from_bytes(pictures, prepare, files[0].name), labels
-        data_hash = _sha256(file for files in cifar.values() for file in files)
-    elif idx:
-        for split, (picture_file, label_file) in idx.items():
-            labels_or_none = None if label_file is None else read_idx(label_file)
-            stored[split] = pictures_from_bytes(read_idx(picture_file), prepare, picture_file.name), labels_or_none
-        data_hash = _sha256(file for files in idx.values() for file in files if file is not None)
-    else:
-        stored, data_hash = folder_splits(folder, prepare, classes), folder_hash(folder)
+    for split, files in official.items():
+        pictures, labels = read_cifar(files, classes) if cifar else read_mnist(files)
+        stored[split] = pictures_from_bytes(pictures, prepare, files[0].name), labels
+    data_hash = _sha256(file for files in official.values() for file in files) if official else folder_hash(folder)
+    stored = stored or folder_splits(folder, prepare, classes)
     splits: dict[str, Split | None] = {}
     for split, (array, numbers) in stored.items():
         split_labels = None

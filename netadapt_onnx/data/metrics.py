@@ -11,7 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from netadapt_onnx.data.tasks import UNLABELLED, Kind, class_axis
+from netadapt_onnx.data.source import Kind
+from netadapt_onnx.data.tasks import UNLABELLED, class_axis
 
 NO_CLASS = -1
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from netadapt_onnx.data.dataset import LazyArray, Scaling
-from netadapt_onnx.data.shapes import Specs, format_shape
+from netadapt_onnx.data.shapes import format_shape
 from netadapt_onnx.data.source import DataSource
 from netadapt_onnx.errors import NetadaptError, invalid_data
+from netadapt_onnx.graph.shapes import Specs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -197,17 +199,11 @@ def _along_channels(what: str, values: np.ndarray, name: str, sample: tuple[int,
     raise invalid_data(f"{what} has {flat.size} values, but the model's input '{name}' takes Nx{format_shape(sample)}")
 
 
-@dataclass(frozen=True)
-class _Bytes:
-    """Opens pictures that are in memory, (N, height, width[, channels])."""
+def _from_bytes(values: np.ndarray, name: str, row: int) -> tuple[Image, str]:
+    """One of the pictures (N, height, width[, channels]) of a file, and its name in messages."""
+    from PIL import Image
 
-    values: np.ndarray
-    name: str
-
-    def __call__(self, row: int) -> tuple[Image, str]:
-        from PIL import Image
-
-        return Image.fromarray(self.values[row]), f"{self.name}, picture {row},"
+    return Image.fromarray(values[row]), f"{name}, picture {row},"
 
 
 def pictures_from_bytes(values: np.ndarray, prepare: Preprocessing, name: str) -> LazyArray:
@@ -223,7 +219,7 @@ def pictures_from_bytes(values: np.ndarray, prepare: Preprocessing, name: str) -
     if as_is and channels == prepare.channels:
         return prepare.arrange(values if values.ndim == 4 else values[..., None])
     require_pillow(f"{name} has to be converted, which")
-    return LazyPictures(len(values), _Bytes(values, name), prepare)
+    return LazyPictures(len(values), partial(_from_bytes, values, name), prepare)
 
 
 def require_pillow(what: str) -> None:

@@ -41,6 +41,12 @@ def all_subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
             yield from all_subgraphs(body.node)
 
 
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of its subgraphs at any depth."""
+    for each in (graph, *all_subgraphs(graph.node)):
+        yield from each.node
+
+
 def rename(node: onnx.NodeProto, names: Mapping[str, str], hidden: Set[str] = frozenset()) -> None:
     """Give tensors other names, in place, also where subgraphs of the node read them; those of `hidden` keep theirs."""
     for names_of in (node.input, node.output):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,22 +24,17 @@ _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": (
 StoredPictures = dict[str, tuple[LazyArray, np.ndarray | None]]
 
 
-@dataclass(frozen=True)
-class _Files:
-    """Opens picture files by row."""
+def _open(paths: Sequence[Path], row: int) -> tuple[Image, str]:
+    """The picture in one of several files, and its name in messages."""
+    from PIL import Image
 
-    paths: tuple[Path, ...]
-
-    def __call__(self, row: int) -> tuple[Image, str]:
-        from PIL import Image
-
-        path = self.paths[row]
-        try:
-            with Image.open(path) as picture:
-                picture.load()
-                return picture, str(path)
-        except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError and its own, by format
-            raise invalid_data(f"{path} is not a picture: {type(error).__name__}") from error
+    path = paths[row]
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return picture, str(path)
+    except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError and its own, by format
+        raise invalid_data(f"{path} is not a picture: {type(error).__name__}") from error
 
 
 def folder_splits(root: Path, prepare: Preprocessing, classes: int | None) -> StoredPictures:
@@ -69,8 +64,7 @@ def folder_splits(root: Path, prepare: Preprocessing, classes: int | None) -> St
             listed = [(path, -1) for path in _pictures(folder)]
         if not listed:
             raise invalid_data(f"--data {folder}: no pictures ({', '.join(sorted(SUFFIXES))})")
-        open_row = _Files(tuple(path for path, _ in listed))
-        pictures = LazyPictures(len(listed), open_row, prepare)
+        pictures = LazyPictures(len(listed), partial(_open, [path for path, _ in listed]), prepare)
         pictures[:1]  # a wrong size should be refused now and not in the middle of the work
         splits[split] = pictures, np.array([number for _, number in listed]) if named[split] else None
     return splits

@@ -12,10 +12,11 @@ import numpy as np
 from netadapt_onnx.common.user_code import called, code_file
 from netadapt_onnx.data.dataset import SPLITS, LazyArray, Split, UserFunctions, UserMetric
 from netadapt_onnx.data.labels import check_labels
-from netadapt_onnx.data.shapes import Outputs, Specs, format_shape
+from netadapt_onnx.data.shapes import Outputs, format_shape
 from netadapt_onnx.data.source import DataSource
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.runtime import Arrays
+from netadapt_onnx.graph.shapes import Specs
 
 KEYS = (*SPLITS, "loss", "metric", "training")
 EXPECTED = (
@@ -126,7 +127,7 @@ class _Reader:
         self._name = name
         self._specs = specs
         self._outputs = outputs
-        self._task = None if source.task == "distillation" else source.task
+        self._task = source.label_task
         self._raw = raw
         self._last = local()
         self._collate = None

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.common.progress import counting
-from netadapt_onnx.graph.nodes import all_subgraphs
+from netadapt_onnx.graph.nodes import all_nodes, all_subgraphs
 from netadapt_onnx.graph.runtime import Arrays, random_inputs, run, session
 from netadapt_onnx.graph.shapes import Specs
 from netadapt_onnx.graph.weightless import without_weights
 from netadapt_onnx.surgery.cut import Cut
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 # What computes with weights so that its result moves as little as they do. Not here: what compares, rounds or counts,
 # and what reads sizes, thresholds or scales of an image, of which a unit in the last place can change everything.
@@ -52,12 +57,11 @@ def perturbed(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _weights(graph: onnx.GraphProto) -> set[str]:
     """Constants that something smooth computes with, at any depth, and that nothing else reads."""
     graphs = [graph, *all_subgraphs(graph.node)]
-    nodes = [node for each in graphs for node in each.node]
     sizes = {t.name: int(np.prod(t.dims)) for each in graphs for t in each.initializer}
     sizes |= {name: int(np.prod(t.dims)) for each in graphs for name, t in _constants(each)}
     names: set[str] = set()
     others: set[str] = {value.name for each in graphs for value in each.output}
-    for node in reversed(nodes):  # those that pass constants on come after those that read them
+    for node in reversed([*all_nodes(graph)]):  # those that pass constants on come after those that read them
         result = node.output[0] if node.output else ""
         smooth = node.op_type in SMOOTH or (node.op_type in PASSING and result in names and result not in others)
         for slot, name in enumerate(node.input):
@@ -151,17 +155,20 @@ class Comparison:
         names: list[str],
         cut: Cut,
         specs: Specs,
-        handed: frozenset[str] = frozenset(),
+        handed: frozenset[str],
     ) -> None:
         self._reference = reference
         self._expected = session(reference, outputs=names, optimise=False)
-        exposed = [_own(name) if name in handed else name for name in names]
-        self._actual = session(_taking_over(model, handed), outputs=exposed, optimise=False)
-        self._exposed = exposed
         self._handed = handed
+        self._actual, self._exposed = self._opened(model, names)
         self._names = names
         self._cut = cut
         self._specs = specs
+
+    def _opened(self, model: onnx.ModelProto, names: list[str]) -> tuple[onnxruntime.InferenceSession, list[str]]:
+        """A model that takes over what is handed over, and what it calls the tensors `names` that it computes."""
+        exposed = [_own(name) if name in self._handed else name for name in names]
+        return session(_taking_over(model, self._handed), outputs=exposed, optimise=False), exposed
 
     def run(self, seeds: range, sampled: frozenset[str]) -> dict[str, Tally]:
         """Run both models on seeded inputs; returns a tally of each tensor.
@@ -193,8 +200,7 @@ class Comparison:
         What quantisers put out is handed over here as well.
         """
         names = list(tallies)
-        exposed = [_own(name) if name in self._handed else name for name in names]
-        shaken = session(_taking_over(perturbed(self._reference), self._handed), outputs=exposed, optimise=False)
+        shaken, exposed = self._opened(perturbed(self._reference), names)
         for seed in counting("proving the cut", seeds):
             inputs = random_inputs(self._specs, seed)
             before = run(self._expected, inputs, list(dict.fromkeys([*names, *self._handed])))
@@ -206,10 +212,8 @@ class Comparison:
 
     def kept(self, name: str, array: np.ndarray) -> np.ndarray:
         """The positions of a tensor that a cut keeps."""
-        for axis in range(array.ndim):
-            mask = self._cut.kept(name, axis)
-            if not mask.all():
-                array = array.compress(mask, axis=axis)
+        for axis, mask in self._cut.shortened_axes(name):
+            array = array.compress(mask, axis=axis)
         return array
 
 
@@ -222,8 +226,7 @@ def _taking_over(model: onnx.ModelProto, handed: frozenset[str]) -> onnx.ModelPr
     """A copy in which some tensors are inputs, and the nodes that produced them have outputs of other names."""
     if not handed:
         return model
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = deepcopy(model)
     for node in copy.graph.node:
         for i, name in enumerate(node.output):
             if name in handed:
@@ -236,12 +239,10 @@ def _taking_over(model: onnx.ModelProto, handed: frozenset[str]) -> onnx.ModelPr
 
 def _quantised_type(node: onnx.NodeProto, output: int, graph: onnx.GraphProto) -> int:
     """The type of a quantiser's result: that of its zero point, or what an attribute says, or bytes."""
-    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    if node.op_type != "QuantizeLinear" or output > 0:
+        return onnx.TensorProto.UINT8
     declared = next((a.i for a in node.attribute if a.name == "output_dtype" and a.i), onnx.TensorProto.UINT8)
-    zero = node.input[2] if len(node.input) > 2 else ""
-    return (
-        int(types.get(zero, declared)) if node.op_type == "QuantizeLinear" and output == 0 else onnx.TensorProto.UINT8
-    )
+    return next((t.data_type for t in graph.initializer if t.name in node.input[2:]), declared)
 
 
 def _on_boundaries(expected: np.ndarray, actual: np.ndarray) -> bool:
@@ -259,8 +260,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     if np.isfinite(apart).all():
         return float(apart.max(initial=0.0))
     same = (a == b) | (np.isnan(a) & np.isnan(b))
-    apart = np.where(same, 0.0, np.where(np.isnan(apart), np.inf, apart))
-    return float(apart.max(initial=0.0))
+    return float(np.where(same, 0.0, np.where(np.isnan(apart), np.inf, apart)).max(initial=0.0))
 
 
 def _rms(values: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folded_model import refuse_huge
 from netadapt_onnx.graph.loadable import wrong_cut
 from netadapt_onnx.graph.runtime import random_inputs, run, session
+from netadapt_onnx.graph.shapes import Specs
 from netadapt_onnx.surgery.cut import Cut, KeptIndices
 from netadapt_onnx.surgery.flatten_subgraphs import BRANCHES, with_branch
 from netadapt_onnx.surgery.resize import resize
@@ -88,11 +89,7 @@ def verify(
     smaller = "verify it at smaller inputs with --shape"
     refuse_huge(trace.folded, "the cut cannot be verified", smaller, "unverifiable", at_once=2)  # in both models
     if trace.folded.unfinished:  # five times each model would not come further
-        raise NetadaptError(
-            f"the cut cannot be verified: {trace.folded.unfinished[0]}",
-            hint="`prune -o` without --verify writes it unproven",
-            code="unverifiable",
-        )
+        raise _unverifiable(trace.folded.unfinished[0])
     model = pruned if pruned is not None else resize(trace, keep)
     reference = masked_reference(trace, cut, model)
     names = _comparable(trace, model)
@@ -141,25 +138,34 @@ def _over_branches(
         differences = {name: max(differences[name], of_branch[name]) for name in names}
         moving |= moved
     if len(failed) == len(ways):
-        raise _unverifiable(trace, failed[0]) from failed[0]
+        raise _unverifiable(trace.folded.unrunnable or failed[0].message) from failed[0]
     return differences, moving, unproven
 
 
-def _unverifiable(trace: Trace, error: NetadaptError) -> NetadaptError:
+def _unverifiable(why: str) -> NetadaptError:
     return NetadaptError(
-        f"the cut cannot be verified: {trace.folded.unrunnable or error.message}",
+        f"the cut cannot be verified: {why}",
         hint="`prune -o` without --verify writes it unproven",
         code="unverifiable",
     )
 
 
+def _exact(trace: Trace, model: onnx.ModelProto) -> onnx.ModelProto:
+    """A side of the comparison without half precision and without kernels that saturate."""
+    return with_exact_integers(upcast(model), {**trace.flat.dtypes, **trace.folded.dtypes})
+
+
+def _upcast_specs(trace: Trace) -> Specs:
+    """Shapes and types of its inputs."""
+    return {name: (shape, upcast_dtype(dtype)) for name, (shape, dtype) in trace.folded.specs.items()}
+
+
 def _runs(trace: Trace, reference: onnx.ModelProto, seeds: range) -> bool:
     """Whether the reference alone runs on the inputs of a comparison that failed."""
-    specs = {name: (shape, upcast_dtype(dtype)) for name, (shape, dtype) in trace.folded.specs.items()}
     try:
-        active = session(with_exact_integers(upcast(reference), {**trace.flat.dtypes, **trace.folded.dtypes}))
+        active = session(_exact(trace, reference))
         for seed in seeds:
-            run(active, random_inputs(specs, seed))
+            run(active, random_inputs(_upcast_specs(trace), seed))
     except NetadaptError:
         return False
     return True
@@ -184,25 +190,21 @@ def _compare(
     if not names:
         return {}, set()
     nodes = trace.folded.proto.graph.node
-    specs = {name: (shape, upcast_dtype(dtype)) for name, (shape, dtype) in trace.folded.specs.items()}
-    dtypes = {**trace.flat.dtypes, **trace.folded.dtypes}
     bounded = {name for node in nodes if node.op_type in BOUNDED for name in node.output}
 
-    def compared(handed: frozenset[str] = frozenset()) -> Comparison:
-        expected, actual = (with_exact_integers(upcast(side), dtypes) for side in (reference, model))
-        return Comparison(expected, actual, names, cut, specs, handed)
+    def compared(handed: frozenset[str]) -> tuple[Comparison, dict[str, Tally], dict[str, float]]:
+        expected, actual = (_exact(trace, side) for side in (reference, model))
+        both = Comparison(expected, actual, names, cut, _upcast_specs(trace), handed)
+        tallies = both.run(seeds, trace.folded.sampled)
+        return both, tallies, {name: tally.difference(name in bounded) for name, tally in tallies.items()}
 
-    both = compared()
-    tallies = both.run(seeds, trace.folded.sampled)
-    differences = {name: tally.difference(name in bounded) for name, tally in tallies.items()}
+    both, tallies, differences = compared(frozenset())
     handed = frozenset(node.output[0] for node in nodes if node.op_type in QUANTISERS) & set(names)
     recurrent = has_quantised_recurrence(model.graph)
     if (handed or recurrent) and not all(difference <= TOLERANCE for difference in differences.values()):
         if recurrent:
             reference, model = with_float_recurrence(reference), with_float_recurrence(model)
-        both = compared(handed)
-        tallies = both.run(seeds, trace.folded.sampled)
-        differences = {name: tally.difference(name in bounded) for name, tally in tallies.items()}
+        both, tallies, differences = compared(handed)
     suspects = {name: tallies[name] for name in names if not differences[name] <= TOLERANCE}
     if suspects:
         both.add_noise(suspects, seeds)

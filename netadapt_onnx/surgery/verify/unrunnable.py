@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from copy import deepcopy
 
 import onnx
 
 from netadapt_onnx.graph.folded_model import FoldedModel
-from netadapt_onnx.graph.nodes import captured
+from netadapt_onnx.graph.nodes import captured, set_nodes
 from netadapt_onnx.graph.shapes import Spec
 
 
@@ -31,20 +32,16 @@ def without_unrunnable(proto: onnx.ModelProto, folded: FoldedModel) -> onnx.Mode
     """A copy without the nodes whose outputs are `folded.unrun`; those of known shape are inputs."""
     fed = fed_tensors(folded)
     missing = set(folded.unrun) - fed.keys()
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
+    copy = deepcopy(proto)
     kept = []
     for node in copy.graph.node:
         if not missing.isdisjoint([*node.input, *captured(node)]):
             missing.update(name for name in node.output if name)
         elif set(folded.unrun).isdisjoint(node.output):
             kept.append(node)
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
-    del copy.graph.node[:]
-    copy.graph.node.extend(nodes)
-    outputs = [value for value in copy.graph.output if value.name not in missing]
-    del copy.graph.output[:]
-    copy.graph.output.extend(outputs)
+    set_nodes(copy.graph, kept)
+    for value in [value for value in copy.graph.output if value.name in missing]:
+        copy.graph.output.remove(value)
     for name, (shape, dtype) in fed.items():
         code = onnx.helper.np_dtype_to_tensor_dtype(dtype)
         copy.graph.input.append(onnx.helper.make_tensor_value_info(name, code, shape))
