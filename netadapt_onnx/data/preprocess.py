@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -88,36 +88,35 @@ class Preprocessing:
         return np.ascontiguousarray(pictures if self.channels_last else np.moveaxis(pictures, -1, 1))
 
 
+@dataclass(frozen=True)
 class LazyPictures:
-    """Pictures that are opened when their rows are read, as an array of bytes (N, ...)."""
+    """Pictures that are opened when their rows are read, as an array of bytes (N, ...).
 
-    def __init__(self, count: int, open_row: Callable[[int], tuple[Image, str]], prepare: Preprocessing) -> None:
-        """Open nothing yet.
+    Attributes:
+        count: How many pictures there are.
+        open_row: Returns the picture of a row, and its name in messages.
+        prepare: Makes a picture a sample.
+        dtype: Bytes.
+    """
 
-        Args:
-            count: How many pictures there are.
-            open_row: Returns the picture of a row, and its name in messages.
-            prepare: Makes a picture a sample.
-        """
-        self._count = count
-        self._open = open_row
-        self._prepare = prepare
-        self.dtype: np.dtype[Any] = np.dtype(np.uint8)
+    count: int
+    open_row: Callable[[int], tuple[Image, str]]
+    prepare: Preprocessing
+    dtype: np.dtype[Any] = field(default=np.dtype(np.uint8), init=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(N, *sample)."""
-        return (self._count, *self._prepare.shape[1:])
+        return (self.count, *self.prepare.shape[1:])
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        index = np.arange(self._count)[rows]
-        samples = np.empty((len(index), *self._prepare.shape[1:]), np.uint8)
+        index = np.arange(self.count)[rows]
+        samples = np.empty((len(index), *self.prepare.shape[1:]), np.uint8)
         for position, row in enumerate(index):
-            picture, label = self._open(int(row))
-            samples[position] = self._prepare(picture, label)
+            samples[position] = self.prepare(*self.open_row(int(row)))
         return samples
 
 

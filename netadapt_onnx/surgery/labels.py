@@ -20,13 +20,13 @@ from netadapt_onnx.common.grouping import grouped
 from netadapt_onnx.graph.axis_arrays import Array, on_axis, squeeze
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.lazy_weights import values_of
-from netadapt_onnx.graph.passes.fold_constants import KEPT_ON_WEIGHTS
 from netadapt_onnx.graph.shapes import Shape, Shapes
 from netadapt_onnx.surgery.conv_group_metadata import ConvGroupMetadata
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.records import Edit, Factors, Layer, Pin, Use
 from netadapt_onnx.surgery.union_find import UnionFind
+from netadapt_onnx.surgery.views import views_of_weights
 
 # Labels are arrays: an axis of a billion positions, which takes a few bytes to ask for, would fill the memory.
 MOST_POSITIONS = 1 << 24
@@ -83,18 +83,10 @@ class Labels:
         self._file = folded.file
         self._dtypes = folded.dtypes
         self._constants = {t.name: t for t in folded.proto.graph.initializer}
-        self._views = self._find_views(folded.proto.graph.node)
+        self._views = views_of_weights(folded.proto.graph)
         self._readers = grouped((name, node) for node in folded.proto.graph.node for name in node.input)
 
     # -- tensors: shapes, types, values ------------------------------------------------------------------------------
-
-    def _find_views(self, nodes: Iterable[onnx.NodeProto]) -> dict[str, tuple[int, onnx.NodeProto]]:
-        views: dict[str, tuple[int, onnx.NodeProto]] = {}
-        for i, node in enumerate(nodes):
-            source = node.input[0] if node.input else ""
-            if node.op_type in KEPT_ON_WEIGHTS and (source in self._constants or source in views):
-                views[node.output[0]] = (i, node)
-        return views
 
     def shape(self, name: str) -> Shape:
         """Shape of any tensor. Raises Unsupported where execution gave none."""
@@ -355,14 +347,12 @@ class Labels:
         """Record that the node reduces over channels: the reference applies it to the kept ones alone."""
         self.gathered.append(node.index)
 
-    def snapshot(self) -> tuple[int, ...]:
+    def snapshot(self) -> list[tuple[list[Any], int]]:
         """How much has been recorded so far, for `restore`."""
-        return tuple(map(len, self._records()))
+        records: tuple[list[Any], ...] = self.uses, self.layers, self.edits, self.masked, self.gathered, self.balances
+        return [(record, len(record)) for record in records]
 
-    def restore(self, mark: tuple[int, ...]) -> None:
+    def restore(self, mark: Iterable[tuple[list[Any], int]]) -> None:
         """Forget what a rule recorded before it gave up (its ties stay: they only make cuts coarser)."""
-        for record, length in zip(self._records(), mark, strict=True):
+        for record, length in mark:
             del record[length:]
-
-    def _records(self) -> tuple[list[Any], ...]:
-        return (self.uses, self.layers, self.edits, self.masked, self.gathered, self.balances)

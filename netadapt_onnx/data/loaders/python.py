@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from threading import local
 from typing import Any
 
 import numpy as np
 
 from netadapt_onnx.common.user_code import called, code_file
-from netadapt_onnx.data.dataset import SPLITS, LazyArray, Split, UserFunctions, UserMetric
+from netadapt_onnx.data.dataset import SPLITS, Split, UserFunctions, UserMetric
 from netadapt_onnx.data.labels import check_labels
 from netadapt_onnx.data.shapes import Outputs, format_shape
 from netadapt_onnx.data.source import DataSource
@@ -151,9 +152,10 @@ class _Reader:
 
     def split(self, user_metric: UserMetric | None, *, varies: bool) -> Split:
         """All samples, as a split."""
-        inputs, labels = self.read(np.arange(1))
-        columns: dict[str, LazyArray] = {name: _Column(self, 0, name, values) for name, values in inputs.items()}
-        by_output: dict[str, LazyArray] = {name: _Column(self, 1, name, values) for name, values in labels.items()}
+        columns, by_output = (
+            {name: _Column(self, part, name, (len(self), *one.shape[1:]), one.dtype) for name, one in sample.items()}
+            for part, sample in enumerate(self.read(np.arange(1)))
+        )
         lazy_labels = by_output.get("", by_output) if by_output else None
         return Split(columns, lazy_labels, {}, None, user_metric, varies and self._collate is not None)
 
@@ -231,26 +233,21 @@ class _Reader:
         return checked
 
 
+@dataclass(frozen=True)
 class _Column:
-    """One input or one output's labels of a reader, as an array that is read by rows."""
+    """One input or one output's labels of a reader, as an array (N, ...) that is read by rows."""
 
-    def __init__(self, reader: _Reader, part: int, name: str, example: np.ndarray) -> None:
-        self._reader = reader
-        self._part = part
-        self._name = name
-        self.dtype: np.dtype[Any] = example.dtype
-        self._sample = example.shape[1:]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(N, *sample)."""
-        return (len(self._reader), *self._sample)
+    reader: _Reader
+    part: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
     def __len__(self) -> int:
-        return len(self._reader)
+        return len(self.reader)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        return self._reader.read(rows)[self._part][self._name]
+        return self.reader.read(rows)[self.part][self.name]
 
 
 def _by_row(loader: Any) -> bool:

@@ -12,16 +12,8 @@ from netadapt_onnx.surgery.node import Node, labelled_on
 from netadapt_onnx.surgery.rules.registry import rule
 
 REDUCTIONS = (
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceLogSum",
-    "ReduceLogSumExp",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceSum",
-    "ReduceSumSquare",
+    *("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
+    *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"),
 )
 
 

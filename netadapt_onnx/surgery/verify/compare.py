@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,10 +46,7 @@ def perturbed(proto: onnx.ModelProto) -> onnx.ModelProto:
     rng = np.random.default_rng(SEED)
     copy = without_weights(proto)
     copy.graph.initializer.extend(_perturb(t, rng) if t.name in names else t for t in proto.graph.initializer)
-    graphs = [copy.graph, *all_subgraphs(copy.graph.node)]
-    for tensor in [t for subgraph in graphs[1:] for t in subgraph.initializer if t.name in names]:
-        tensor.CopyFrom(_perturb(tensor, rng))
-    for name, tensor in [constant for graph in graphs for constant in _constants(graph)]:
+    for name, tensor in _inner_constants(copy.graph):
         if name in names:
             tensor.CopyFrom(_perturb(tensor, rng))
     return copy
@@ -56,11 +54,10 @@ def perturbed(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _weights(graph: onnx.GraphProto) -> set[str]:
     """Constants that something smooth computes with, at any depth, and that nothing else reads."""
-    graphs = [graph, *all_subgraphs(graph.node)]
-    sizes = {t.name: int(np.prod(t.dims)) for each in graphs for t in each.initializer}
-    sizes |= {name: int(np.prod(t.dims)) for each in graphs for name, t in _constants(each)}
+    constants = [*((t.name, t) for t in graph.initializer), *_inner_constants(graph)]
+    sizes = {name: prod(tensor.dims) for name, tensor in constants}
     names: set[str] = set()
-    others: set[str] = {value.name for each in graphs for value in each.output}
+    others: set[str] = {value.name for each in (graph, *all_subgraphs(graph.node)) for value in each.output}
     for node in reversed([*all_nodes(graph)]):  # those that pass constants on come after those that read them
         result = node.output[0] if node.output else ""
         smooth = node.op_type in SMOOTH or (node.op_type in PASSING and result in names and result not in others)
@@ -71,9 +68,11 @@ def _weights(graph: onnx.GraphProto) -> set[str]:
     return names - others
 
 
-def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """The tensors of Constant nodes, by the names of their results."""
-    for node in graph.node:
+def _inner_constants(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """The initializers of subgraphs, and the tensors of Constant nodes by the names of their results."""
+    for subgraph in all_subgraphs(graph.node):
+        yield from ((tensor.name, tensor) for tensor in subgraph.initializer)
+    for node in all_nodes(graph):
         if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
             yield node.output[0], node.attribute[0].t
 

@@ -21,7 +21,7 @@ from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.verify.compare import Comparison, Tally
 from netadapt_onnx.surgery.verify.exact_integers import with_exact_integers
 from netadapt_onnx.surgery.verify.reference import masked_reference
-from netadapt_onnx.surgery.verify.unrunnable import computed_by, fed_tensors, relies_on_guesses, without_unrunnable
+from netadapt_onnx.surgery.verify.unrunnable import fed_tensors, relies_on_guesses, without_unrunnable
 from netadapt_onnx.surgery.verify.upcast import has_quantised_recurrence, upcast, upcast_dtype, with_float_recurrence
 
 TOLERANCE = 1e-4
@@ -180,7 +180,9 @@ def _runnable(
     """
     specs = {**trace.folded.specs, **fed_tensors(trace.folded)}
     reference, model = (without_unrunnable(side, trace.folded) for side in (reference, model))
-    return replace(trace, folded=replace(trace.folded, specs=specs)), computed_by(model, names), reference, model
+    produced = {name for node in model.graph.node for name in node.output}
+    names = [name for name in names if name in produced]
+    return replace(trace, folded=replace(trace.folded, specs=specs)), names, reference, model
 
 
 def _compare(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from copy import deepcopy
 
 import onnx
@@ -40,15 +39,10 @@ def without_unrunnable(proto: onnx.ModelProto, folded: FoldedModel) -> onnx.Mode
         elif set(folded.unrun).isdisjoint(node.output):
             kept.append(node)
     set_nodes(copy.graph, kept)
-    for value in [value for value in copy.graph.output if value.name in missing]:
-        copy.graph.output.remove(value)
+    for i in reversed(range(len(copy.graph.output))):
+        if copy.graph.output[i].name in missing:
+            del copy.graph.output[i]
     for name, (shape, dtype) in fed.items():
         code = onnx.helper.np_dtype_to_tensor_dtype(dtype)
         copy.graph.input.append(onnx.helper.make_tensor_value_info(name, code, shape))
     return copy
-
-
-def computed_by(proto: onnx.ModelProto, names: Collection[str]) -> list[str]:
-    """Those of `names` that a model computes."""
-    produced = {name for node in proto.graph.node for name in node.output}
-    return [name for name in names if name in produced]
