@@ -48,14 +48,16 @@ def load_dataset(
             outputs belongs to single samples.
     """
     layout = find_layout(folded)
-    if layout is None:
-        shapes = folded.shapes
-        outputs = {value.name: shapes[value.name] for value in folded.proto.graph.output if value.name in shapes}
-    else:
-        outputs = dict(layout.shapes)
+    shapes = folded.shapes if layout is None else layout.shapes
+    outputs = {value.name: shapes[value.name] for value in folded.proto.graph.output if value.name in shapes}
     metadata = {entry.key: entry.value for entry in folded.proto.metadata_props}
     if scored and layout is not None and not outputs:
-        raise _unscorable(layout)
+        reasons = "; ".join(f"'{name}': {why}" for name, why in layout.omitted.items())
+        raise NetadaptError(
+            f"no output of the model can be scored sample by sample: {reasons}",
+            hint="export the model with the tensor in front of it as an output, samples first",
+            code="unsupported",
+        )
     return read_dataset(data, folded.specs, outputs, train=train, metadata=metadata, layout=layout)
 
 
@@ -90,7 +92,8 @@ def read_dataset(
         require_task_fits(source.label_task, outputs)
     splits, user, data_hash = _read_splits(source, specs, outputs, metadata or {}, train)
     if train and splits.get("train") is None:
-        raise invalid_data(f"--data {source}: no training samples; it holds {_names(splits)}", "add them")
+        names = ", ".join(name for name in SPLITS if splits.get(name) is not None) or "nothing"
+        raise invalid_data(f"--data {source}: no training samples; it holds {names}", "add them")
     is_labelled = _labelled_splits(source, splits)
     if source.label_task is not None and not any(is_labelled.values()):
         raise invalid_data(
@@ -115,15 +118,6 @@ def read_dataset(
         user,
         source.options,
         () if layout is None else layout.notes,
-    )
-
-
-def _unscorable(layout: Layout) -> NetadaptError:
-    reasons = "; ".join(f"'{name}': {why}" for name, why in layout.omitted.items())
-    return NetadaptError(
-        f"no output of the model can be scored sample by sample: {reasons}",
-        hint="export the model with the tensor in front of it as an output, samples first",
-        code="unsupported",
     )
 
 
@@ -206,13 +200,8 @@ def _dataset_hash(data_hash: str, source: DataSource) -> str:
     """The hash of the data, and of how they are read if the user chose that."""
     if not source.options:
         return data_hash
-    return hashlib.sha256(
-        f"{data_hash} {' '.join(f'{k}={v}' for k, v in source.options.items())}".encode(errors="surrogateescape")
-    ).hexdigest()
-
-
-def _names(splits: Splits) -> str:
-    return ", ".join(name for name in SPLITS if splits.get(name) is not None) or "nothing"
+    text = " ".join([data_hash, *(f"{name}={value}" for name, value in source.options.items())])
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def _sha256(files: Iterable[Path]) -> str:

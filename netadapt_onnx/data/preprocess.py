@@ -12,7 +12,7 @@ import numpy as np
 from netadapt_onnx.data.dataset import LazyArray, Scaling
 from netadapt_onnx.data.shapes import format_shape
 from netadapt_onnx.data.source import DataSource
-from netadapt_onnx.errors import NetadaptError, invalid_data
+from netadapt_onnx.errors import invalid_data, require_package
 from netadapt_onnx.graph.shapes import Specs
 
 if TYPE_CHECKING:
@@ -217,18 +217,8 @@ def pictures_from_bytes(values: np.ndarray, prepare: Preprocessing, name: str) -
     as_is = prepare.resize is None and prepare.crop is None and values.shape[1:3] == prepare.size
     if as_is and channels == prepare.channels:
         return prepare.arrange(values if values.ndim == 4 else values[..., None])
-    require_pillow(f"{name} has to be converted, which")
+    require_package("PIL.Image", f"{name} has to be converted, which needs Pillow")
     return LazyPictures(len(values), partial(_from_bytes, values, name), prepare)
-
-
-def require_pillow(what: str) -> None:
-    """Raise NetadaptError unless pictures can be opened."""
-    try:
-        import PIL.Image  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise NetadaptError(
-            f"{what} needs Pillow", hint="pip install 'netadapt-onnx[adapt]'", code="missing-package"
-        ) from error
 
 
 def _resize(picture: Image, size: tuple[int, ...] | None) -> Image:

@@ -6,7 +6,7 @@ is for tracing and cutting alone and is never run: it holds a subgraph's nodes i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -91,21 +91,20 @@ def flatten(folded: FoldedModel, *, loops: bool = True) -> tuple[FoldedModel, tu
     subgraphs: list[FlatSubgraph] = []
     untraced: dict[str, str] = {}
     for node in graph.node:
-        parts: list[tuple[FoldedModel, list[FlatSubgraph]]] = []
-        unopened: dict[str, str] = {}
+        opened: set[str] = set()
         for attribute in _attributes(node):
             try:
-                parts.append(_opened(node, attribute, around))
+                inner, inner_subgraphs = _opened(node, attribute, around)
             except NetadaptError as error:
-                unopened[attribute.name] = error.message
-        untraced |= {f"{node_name(node)}/{name}": reason for name, reason in unopened.items()}
-        for inner, inner_subgraphs in parts:
+                untraced[f"{node_name(node)}/{attribute.name}"] = error.message
+                continue
+            opened.add(attribute.name)
             nodes.extend(inner.proto.graph.node)
             added.extend(inner.proto.graph.initializer)
             specs |= {name: (shape, inner.dtypes[name]) for name, shape in inner.shapes.items()}
             subgraphs.extend(inner_subgraphs)
             untraced |= inner.untraced
-        nodes.append(_with_subgraphs(node, unopened) if parts else node)
+        nodes.append(_without_subgraphs(node, opened) if opened else node)
     proto = without_weights(folded.proto)
     set_nodes(proto.graph, nodes)
     proto.graph.initializer.extend([*graph.initializer, *added])
@@ -118,10 +117,10 @@ def _attributes(node: onnx.NodeProto) -> list[onnx.AttributeProto]:
     return [a for a in node.attribute if a.HasField("g")] if node.op_type in CONTROL else []
 
 
-def _with_subgraphs(node: onnx.NodeProto, names: Iterable[str]) -> onnx.NodeProto:
-    """A copy of a node that has only the subgraphs in attributes of these names."""
+def _without_subgraphs(node: onnx.NodeProto, names: Collection[str]) -> onnx.NodeProto:
+    """A copy of a node that has no subgraphs in attributes of these names."""
     copy = deepcopy(node)
-    for attribute in [a for a in copy.attribute if a.HasField("g") and a.name not in names]:
+    for attribute in [attribute for attribute in copy.attribute if attribute.name in names]:
         copy.attribute.remove(attribute)
     return copy
 

@@ -57,14 +57,14 @@ class Labels:
         self,
         folded: FoldedModel,
         choices: Choices,
-        subgraphs: Mapping[str, Sequence[FlatSubgraph]] | None = None,
+        subgraphs: Mapping[str, Sequence[FlatSubgraph]],
         even: frozenset[str] = frozenset(),
     ) -> None:
         """Start without labels; `even` names convolutions whose groups keep equal counts however narrow they are."""
         self.flat = folded
         self.ties = UnionFind()
         self.choices = choices
-        self.subgraphs: Mapping[str, Sequence[FlatSubgraph]] = subgraphs or {}
+        self.subgraphs = subgraphs
         self.uses: list[Use] = []
         self.layers: list[Layer] = []
         self.edits: list[tuple[int, Edit]] = []
@@ -78,10 +78,6 @@ class Labels:
         self.even = even | self.conv_group_metadata.even_groups
         self.factors: dict[str, Factors] = {}
         self._regarded: set[str] = set()
-        self.untraced = folded.untraced
-        self._shapes = folded.shapes
-        self._file = folded.file
-        self._dtypes = folded.dtypes
         self._constants = {t.name: t for t in folded.proto.graph.initializer}
         self._views = views_of_weights(folded.proto.graph)
         self._readers = grouped((name, node) for node in folded.proto.graph.node for name in node.input)
@@ -90,17 +86,13 @@ class Labels:
 
     def shape(self, name: str) -> Shape:
         """Shape of any tensor. Raises Unsupported where execution gave none."""
-        if name not in self._shapes:
+        if name not in self.flat.shapes:
             raise Unsupported(f"the shape of '{name}' is not known")
-        return self._shapes[name]
-
-    def knows(self, name: str) -> bool:
-        """Whether the shape of a tensor is known."""
-        return name in self._shapes
+        return self.flat.shapes[name]
 
     def kind(self, name: str) -> str:
         """Numpy's kind of a tensor's type: 'f' for floats."""
-        dtype = self._dtypes[name]
+        dtype = self.flat.dtypes[name]
         return "f" if dtype.name == "bfloat16" else dtype.kind
 
     def is_constant(self, name: str) -> bool:
@@ -127,7 +119,7 @@ class Labels:
         """The value of an initializer. Raises Unsupported for anything else."""
         if name not in self._constants:
             raise Unsupported(f"'{name}' is computed at run time")
-        return values_of(self._constants[name], self._file)
+        return values_of(self._constants[name], self.flat.file)
 
     def source(self, name: str) -> tuple[str, bool]:
         """The initializer behind a view, and whether the view is one plain transposition of it."""

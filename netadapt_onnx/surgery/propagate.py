@@ -118,8 +118,8 @@ def _apply(node: Node, labels: Labels) -> None:
 
 
 def _refuse_unusual_axes(node: Node, labels: Labels) -> None:
-    for name in filter(labels.knows, (*node.outputs, *node.inputs)):
-        shape = labels.shape(name)
+    for name in (*node.outputs, *node.inputs):
+        shape = labels.flat.shapes.get(name, ())
         if len(shape) > MOST_AXES:
             raise Unsupported(f"'{name}' has {len(shape)} axes")
         if max(shape, default=0) > MOST_POSITIONS:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from netadapt_onnx.data.dataset import LazyArray
-from netadapt_onnx.data.preprocess import LazyPictures, Preprocessing, require_pillow
-from netadapt_onnx.errors import invalid_data
+from netadapt_onnx.data.preprocess import LazyPictures, Preprocessing
+from netadapt_onnx.errors import invalid_data, require_package
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,7 +50,7 @@ def folder_splits(root: Path, prepare: Preprocessing, classes: int | None) -> St
     Raises:
         NetadaptError: There are no pictures, class folders differ between splits, or there are other than `classes`.
     """
-    require_pillow("a folder of pictures")
+    require_package("PIL.Image", "a folder of pictures needs Pillow")
     parts = {split: root / name for split, names in _SPLITS.items() for name in names if (root / name).is_dir()} or {
         "train": root
     }

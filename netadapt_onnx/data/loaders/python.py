@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import local
 from typing import Any
 
@@ -15,7 +16,7 @@ from netadapt_onnx.data.dataset import SPLITS, Split, UserFunctions, UserMetric
 from netadapt_onnx.data.labels import check_labels
 from netadapt_onnx.data.shapes import Outputs, format_shape
 from netadapt_onnx.data.source import DataSource
-from netadapt_onnx.errors import NetadaptError, one_line
+from netadapt_onnx.errors import NetadaptError, one_line, require_package
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.graph.shapes import Specs
 
@@ -46,12 +47,7 @@ def user_splits(
         NetadaptError: The function fails, returns something else than is expected, or batches do not fit the model.
     """
     name = source.path
-    try:
-        import torch  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise NetadaptError(
-            f"--data {name} needs torch", hint="pip install 'netadapt-onnx[adapt]'", code="missing-package"
-        ) from error
+    require_package("torch", f"--data {name} needs torch")
     digest = hashlib.sha256(code_file(name).read_bytes())
     parts = _parts(name, called(name))
     for key in ("loss", "training"):
@@ -93,27 +89,22 @@ def _user_metric(name: str, metric: Any) -> UserMetric | None:
     if metric is None:
         return None
     if hasattr(metric, "update") and hasattr(metric, "compute"):
-        return UserMetric(type(metric).__name__, _Torchmetric(metric))
+        return UserMetric(type(metric).__name__, partial(_computed, metric))
     if not callable(metric):
         raise _wrong(f"{name}: 'metric' is {type(metric).__name__}", "give a function or a torchmetrics.Metric")
     return UserMetric(getattr(metric, "__name__", "metric"), metric)
 
 
-class _Torchmetric:
-    """Calls a torchmetrics.Metric with the model's only output, and the labels."""
+def _computed(metric: Any, outputs: Arrays, labels: Any) -> float:
+    """What a torchmetrics.Metric makes of the model's only output, and the labels."""
+    import torch
 
-    def __init__(self, metric: Any) -> None:
-        self._metric = metric
-
-    def __call__(self, outputs: Arrays, labels: Any) -> float:
-        import torch
-
-        if len(outputs) != 1 or isinstance(labels, Mapping):
-            raise _wrong("a torchmetrics metric takes one output and its labels", "give a function instead")
-        self._metric.reset()
-        (output,) = outputs.values()
-        self._metric.update(torch.from_numpy(output), torch.from_numpy(labels))
-        return float(self._metric.compute())
+    if len(outputs) != 1 or isinstance(labels, Mapping):
+        raise _wrong("a torchmetrics metric takes one output and its labels", "give a function instead")
+    metric.reset()
+    (output,) = outputs.values()
+    metric.update(torch.from_numpy(output), torch.from_numpy(labels))
+    return float(metric.compute())
 
 
 class _Reader:

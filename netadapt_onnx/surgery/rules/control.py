@@ -78,7 +78,9 @@ def _owner(node: Node) -> str:
 def _untraced(node: Node, labels: Labels) -> str:
     """Which subgraphs of a node stay where they are, and why; '' if none does."""
     names = [f"{node.name}/{attribute}" for attribute in (*BRANCHES, "body")]
-    return ", ".join(f"'{name}' stays as it is: {labels.untraced[name]}" for name in names if name in labels.untraced)
+    return ", ".join(
+        f"'{name}' stays as it is: {labels.flat.untraced[name]}" for name in names if name in labels.flat.untraced
+    )
 
 
 def _carry(node: Node, labels: Labels, slots: Sequence[int], formals: Sequence[str], results: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -140,34 +140,37 @@ class Tally:
         return self.gap / scale if scale > 0 else np.inf
 
 
+@dataclass
 class Comparison:
     """The masked reference and the pruned model side by side, with the same tensors exposed.
 
-    What the quantisers `handed` put out is handed over from the reference: on a boundary, rounding alone changes a
-    value by a whole level, and everything behind it. So each piece between quantisers is compared on the same inputs.
+    What quantisers put out is handed over from the reference: on a boundary, rounding alone changes a value by a whole
+    level, and everything behind it. So each piece between quantisers is compared on the same inputs.
+
+    Attributes:
+        reference: The masked reference.
+        model: The pruned model.
+        names: The tensors that are compared.
+        cut: What was cut.
+        specs: Shape and type of the reference's inputs.
+        handed: The results of quantisers that are handed over.
     """
 
-    def __init__(
-        self,
-        reference: onnx.ModelProto,
-        model: onnx.ModelProto,
-        names: list[str],
-        cut: Cut,
-        specs: Specs,
-        handed: frozenset[str],
-    ) -> None:
-        self._reference = reference
-        self._expected = session(reference, outputs=names, optimise=False)
-        self._handed = handed
-        self._actual, self._exposed = self._opened(model, names)
-        self._names = names
-        self._cut = cut
-        self._specs = specs
+    reference: onnx.ModelProto
+    model: InitVar[onnx.ModelProto]
+    names: list[str]
+    cut: Cut
+    specs: Specs
+    handed: frozenset[str]
+
+    def __post_init__(self, model: onnx.ModelProto) -> None:
+        self._expected = session(self.reference, outputs=self.names, optimise=False)
+        self._actual, self._exposed = self._opened(model, self.names)
 
     def _opened(self, model: onnx.ModelProto, names: list[str]) -> tuple[onnxruntime.InferenceSession, list[str]]:
         """A model that takes over what is handed over, and what it calls the tensors `names` that it computes."""
-        exposed = [_own(name) if name in self._handed else name for name in names]
-        return session(_taking_over(model, self._handed), outputs=exposed, optimise=False), exposed
+        exposed = [_own(name) if name in self.handed else name for name in names]
+        return session(_taking_over(model, self.handed), outputs=exposed, optimise=False), exposed
 
     def run(self, seeds: range, sampled: frozenset[str]) -> dict[str, Tally]:
         """Run both models on seeded inputs; returns a tally of each tensor.
@@ -176,16 +179,16 @@ class Comparison:
             seeds: The seeds of the inputs, a run for each.
             sampled: Tensors whose shapes depend on the data: runs in which these differ do not count.
         """
-        tallies = {name: Tally() for name in self._names}
+        tallies = {name: Tally() for name in self.names}
         for seed in counting("proving the cut", seeds):
-            inputs = random_inputs(self._specs, seed)
+            inputs = random_inputs(self.specs, seed)
             fed = {name: self.kept(name, value) for name, value in inputs.items()}  # --resize-io cuts inputs too
-            references = run(self._expected, inputs, self._names)
-            fed |= {name: self.kept(name, references[name]) for name in self._handed}
+            references = run(self._expected, inputs, self.names)
+            fed |= {name: self.kept(name, references[name]) for name in self.handed}
             results = run(self._actual, fed, self._exposed)
-            for name, exposed in zip(self._names, self._exposed, strict=True):
+            for name, exposed in zip(self.names, self._exposed, strict=True):
                 expected, actual = self.kept(name, references.pop(name)), results.pop(exposed)
-                if name in self._handed and _on_boundaries(expected, actual):
+                if name in self.handed and _on_boundaries(expected, actual):
                     actual = expected
                 if expected.shape == actual.shape:
                     tallies[name].add(expected, actual)
@@ -199,11 +202,11 @@ class Comparison:
         What quantisers put out is handed over here as well.
         """
         names = list(tallies)
-        shaken, exposed = self._opened(perturbed(self._reference), names)
+        shaken, exposed = self._opened(perturbed(self.reference), names)
         for seed in counting("proving the cut", seeds):
-            inputs = random_inputs(self._specs, seed)
-            before = run(self._expected, inputs, list(dict.fromkeys([*names, *self._handed])))
-            moved = _perturbed(inputs) | {name: before[name] for name in self._handed}
+            inputs = random_inputs(self.specs, seed)
+            before = run(self._expected, inputs, list(dict.fromkeys([*names, *self.handed])))
+            moved = _perturbed(inputs) | {name: before[name] for name in self.handed}
             after = run(shaken, moved, exposed)
             for name, other in zip(names, exposed, strict=True):
                 a, b = self.kept(name, before[name]), self.kept(name, after[other])
@@ -211,7 +214,7 @@ class Comparison:
 
     def kept(self, name: str, array: np.ndarray) -> np.ndarray:
         """The positions of a tensor that a cut keeps."""
-        for axis, mask in self._cut.shortened_axes(name):
+        for axis, mask in self.cut.shortened_axes(name):
             array = array.compress(mask, axis=axis)
         return array
 

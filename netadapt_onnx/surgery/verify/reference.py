@@ -61,13 +61,18 @@ def _mask(editing: Editing, node: gs.Node, slot: int, trace: Trace, cut: Cut, us
     mask = reduce(np.logical_and, (on_axis(kept, axis, rank) for axis, kept in masks))
     dtype = trace.flat.dtypes[tensor.name]
     name = f"{tensor.name}/masked/{next(out.name for out in node.outputs if out.name)}/{slot}"
+    zero_point = _zero_point(node, slot)
     if isinstance(tensor, gs.Constant):
-        masked = np.where(mask, editing.values(tensor), _zeros(editing, node, slot))
+        zeros = np.zeros((), np.int8) if zero_point is None else editing.values(zero_point)
+        if zero_point is not None and node.op in BY_DIRECTION:
+            zeros = zeros.reshape(len(zeros), 1, -1)
+        masked = np.where(mask, editing.values(tensor), zeros)
         node.inputs[slot] = editing.constant(name, masked.astype(dtype))
         return
     out = gs.Variable(name)
     if cut.opset >= WHERE_OPSET:
-        inputs = [gs.Constant(f"{name}/mask", mask), tensor, _zero(editing, node, slot, name, dtype)]
+        zero = editing.constant(f"{name}/zero", np.zeros((), dtype)) if zero_point is None else zero_point
+        inputs = [gs.Constant(f"{name}/mask", mask), tensor, zero]
         graph.nodes.append(gs.Node("Where", name=name, inputs=inputs, outputs=[out]))
     else:
         inputs = [tensor, editing.constant(f"{name}/mask", mask.astype(dtype))]
@@ -75,23 +80,8 @@ def _mask(editing: Editing, node: gs.Node, slot: int, trace: Trace, cut: Cut, us
     node.inputs[slot] = out
 
 
-def _zeros(editing: Editing, node: gs.Node, slot: int) -> np.ndarray:
-    """The value of a removed channel in a constant, to be broadcast over it."""
-    zero_point = _zero_point(node, slot)
-    if zero_point is None:
-        return np.zeros((), np.int8)
-    zeros = editing.values(zero_point)
-    return zeros.reshape(len(zeros), 1, -1) if node.op in BY_DIRECTION else zeros
-
-
-def _zero(editing: Editing, node: gs.Node, slot: int, name: str, dtype: np.dtype) -> gs.Tensor:
-    """The value of a removed channel: of a quantised operand its zero point, if it has one."""
-    zero_point = _zero_point(node, slot)
-    return editing.constant(f"{name}/zero", np.zeros((), dtype)) if zero_point is None else zero_point
-
-
 def _zero_point(node: gs.Node, slot: int) -> gs.Tensor | None:
-    """The zero point of a quantised operand, if it has one."""
+    """The zero point of a quantised operand, if it has one: the value of a removed channel."""
     index = ZERO_POINTS.get(node.op, {}).get(slot)
     present = index is not None and index < len(node.inputs) and node.inputs[index].name
     return node.inputs[index] if present else None
