@@ -242,9 +242,7 @@ def split_validation(split: Split) -> tuple[Split, Split]:
             members = order[classes[order] == label]
             position[members] = (np.arange(len(members)) + rng.random()) / len(members)
         chosen = np.argsort(position, kind="stable")[:count]
-    is_validation = np.zeros(len(split), dtype=bool)
-    is_validation[chosen] = True
-    return split.subset(np.flatnonzero(~is_validation)), split.subset(np.flatnonzero(is_validation))
+    return split.subset(np.setdiff1d(order, chosen)), split.subset(np.sort(chosen))
 
 
 def _classes(split: Split) -> np.ndarray | None:

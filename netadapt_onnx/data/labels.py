@@ -38,14 +38,12 @@ def check_labels(
             values are not finite.
     """
     _check_array(key, labels, count)
-    kind, name = _fitting_output(key, labels, outputs, task)
+    kind, name, shape = _fitting_output(key, labels, outputs, task)
     if kind == "regression" and task != "regression" and _is_one_hot(labels):
         raise invalid_data(
             f"{key} of shape {format_shape(labels.shape)} looks like one-hot classes",
             "save one class number each (argmax(1)), or give --task regression",
         )
-    shape = _fitting_shape(kind, labels, outputs[name])
-    assert shape is not None
     shaped = labels.reshape(shape)
     if kind == "regression":
         require_finite(key, shaped)
@@ -81,15 +79,16 @@ def _check_array(key: str, labels: np.ndarray, count: int) -> None:
         raise invalid_data(f"{key} has shape {format_shape(labels.shape)}, but {inputs} {count} samples")
 
 
-def _fitting_output(key: str, labels: np.ndarray, outputs: Outputs, task: Kind | None) -> tuple[Kind, str]:
-    """The task and the output that labels are for."""
+def _fitting_output(key: str, labels: np.ndarray, outputs: Outputs, task: Kind | None) -> tuple[Kind, str, Shape]:
+    """The task and the output that labels are for, and the shape in which they fit it."""
     kinds = _possible_kinds(labels, task)
     fitting = [
-        (kind, name)
+        (kind, name, fitting_shape)
         for kind in kinds
         for name, shape in outputs.items()
         # Integers for an output that holds scores of classes are one-hot or a mistake, unless `task` decides otherwise.
-        if _fitting_shape(kind, labels, shape) and not (kind == "regression" and len(kinds) > 1 and has_classes(shape))
+        if (fitting_shape := _fitting_shape(kind, labels, shape))
+        and not (kind == "regression" and len(kinds) > 1 and has_classes(shape))
     ]
     if not fitting:
         for_task = f" for --task {task}" if task else ""
@@ -99,13 +98,13 @@ def _fitting_output(key: str, labels: np.ndarray, outputs: Outputs, task: Kind |
             fitting_tasks(outputs),
         )
     kind = fitting[0][0]
-    names = [name for other, name in fitting if other == kind]
+    names = [name for other, name, _ in fitting if other == kind]
     if len(names) > 1:
         raise invalid_data(
             f"{key} of shape {format_shape(labels.shape)} fits several outputs: {', '.join(names)}",
             f"name the one it is for: {key}.{names[0]}",
         )
-    return kind, names[0]
+    return fitting[0]
 
 
 def _possible_kinds(labels: np.ndarray, task: Kind | None) -> tuple[Kind, ...]:

@@ -90,9 +90,10 @@ def read_dataset(
         raise NetadaptError("the model has no inputs: its outputs are the same whatever the data", code="unsupported")
     if outputs:
         require_task_fits(source.label_task, outputs)
-    splits, user, data_hash = _read_splits(source, specs, outputs, metadata or {}, train)
-    if train and splits.get("train") is None:
-        names = ", ".join(name for name in SPLITS if splits.get(name) is not None) or "nothing"
+    read, user, data_hash = _read_splits(source, specs, outputs, metadata or {}, train)
+    splits = {name: replace(split, layout=layout) for name in SPLITS if (split := read.get(name)) is not None}
+    if train and "train" not in splits:
+        names = ", ".join(splits) or "nothing"
         raise invalid_data(f"--data {source}: no training samples; it holds {names}", "add them")
     is_labelled = _labelled_splits(source, splits)
     if source.label_task is not None and not any(is_labelled.values()):
@@ -100,18 +101,19 @@ def read_dataset(
             f"--task {source.task} needs labels, and --data {source} has none",
             "add y_train, ..., or leave --task out: the original model is then the teacher",
         )
-    empty = Split({name: np.zeros((0, *shape[1:]), dtype) for name, (shape, dtype) in specs.items()})
-    training, validation, test = splits.get("train") or empty, splits.get("val"), splits.get("test")
-    val_from_train = validation is None and splits.get("train") is not None
+    no_samples = {name: np.zeros((0, *shape[1:]), dtype) for name, (shape, dtype) in specs.items()}
+    empty = Split(no_samples, layout=layout)
+    training, validation = splits.get("train") or empty, splits.get("val")
+    val_from_train = validation is None and "train" in splits
     if val_from_train:
         training, validation = split_validation(training)
         validation = replace(validation, varies=False)
     if source.task == "distillation":
         training = replace(training, labels=None)
     return Dataset(
-        replace(training, layout=layout),
-        replace(validation or empty, layout=layout),
-        None if test is None else replace(test, layout=layout),
+        training,
+        validation or empty,
+        splits.get("test"),
         source.path,
         _dataset_hash(data_hash, source),
         val_from_train,
@@ -121,13 +123,12 @@ def read_dataset(
     )
 
 
-def _labelled_splits(source: DataSource, splits: Splits) -> dict[str, bool]:
+def _labelled_splits(source: DataSource, splits: Mapping[str, Split]) -> dict[str, bool]:
     """Which splits have labels. Training samples may lack them: the original model's outputs take their place.
 
     What is scored by labels is scored by them to the end, so a split has labels where one before it has.
     """
-    present = {name: split for name in SPLITS if (split := splits.get(name)) is not None}
-    is_labelled = {name: split.labels is not None for name, split in present.items()}
+    is_labelled = {name: split.labels is not None for name, split in splits.items()}
     names = list(is_labelled)
     missing = [name for i, name in enumerate(names) if not is_labelled[name] and any(is_labelled[n] for n in names[:i])]
     if missing:
@@ -136,7 +137,7 @@ def _labelled_splits(source: DataSource, splits: Splits) -> dict[str, bool]:
             f"add {', '.join(f'y_{name}' for name in missing)}, or drop the others; only training samples may do "
             "without",
         )
-    metrics = {name: split.metric for name, split in present.items() if is_labelled[name]}
+    metrics = {name: split.metric for name, split in splits.items() if is_labelled[name]}
     if len(set(metrics.values())) > 1:
         by_split = ", ".join(f"{name} {metric}" for name, metric in metrics.items())
         raise invalid_data(f"--data {source}: labels of the splits are for different tasks: {by_split}", "give --task")

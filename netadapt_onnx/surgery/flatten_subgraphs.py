@@ -231,8 +231,8 @@ def _renamed(
     prefix = f"{node_name(node)}/{attribute.name}/"
     graph = folded.proto.graph
     own = {name for n in graph.node for name in n.output if name} | {t.name for t in graph.initializer} | formals
-    own |= {name for subgraph in inner for name in subgraph.names}  # what those inside receive is no node's output
-    own -= outer
+    nested = {name for subgraph in inner for name in subgraph.names}  # what those inside receive is no node's output
+    own = (own | nested) - outer
     flat = {name: prefix + name for name in own}
     for each in graph.node:
         each.name = prefix + node_name(each)
@@ -243,7 +243,6 @@ def _renamed(
     proto = without_weights(folded.proto)
     proto.graph.initializer.extend(tensors)
     frame = onnx.GraphProto(name=attribute.g.name, input=attribute.g.input, output=attribute.g.output)
-    nested = {name for subgraph in inner for name in subgraph.names}
     owner = next(name for name in node.output if name)
     names = {flat[name]: name for name in own if name not in nested}
     moved = [

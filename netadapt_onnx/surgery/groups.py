@@ -58,19 +58,17 @@ def find_groups(labels: Labels, roots: Array) -> tuple[tuple[Group, ...], dict[s
     reasons = _pinned(labels, roots)
     pinned = np.zeros(len(roots), bool)
     pinned[list(reasons)] = True
-    owner: dict[tuple[int, bool], str] = {}
+    named: set[tuple[int, bool]] = set()
     members: dict[str, Array] = {}
     groups_of_layer: Counter[str] = Counter()
     for layer in labels.layers:
         of_layer = roots[layer.channels]
         keys = list(zip(coverage[of_layer].tolist(), pinned[of_layer].tolist(), strict=True))
-        for key in dict.fromkeys(keys):
-            if key in owner:
-                continue
+        for key in [key for key in dict.fromkeys(keys) if key not in named]:
             groups_of_layer[layer.name] += 1
             number = groups_of_layer[layer.name]
             name = layer.name if number == 1 else f"{layer.name}#{number}"
-            owner[key] = name
+            named.add(key)
             members[name] = of_layer[np.array([k == key for k in keys])]
     holders = Holders(members, len(roots))
     layers = grouped((name, layer.name) for layer in labels.layers for name in holders.of(roots[layer.channels]))

@@ -51,17 +51,14 @@ def folder_splits(root: Path, prepare: Preprocessing, classes: int | None) -> St
         NetadaptError: There are no pictures, class folders differ between splits, or there are other than `classes`.
     """
     require_package("PIL.Image", "a folder of pictures needs Pillow")
-    parts = {split: root / name for split, names in _SPLITS.items() for name in names if (root / name).is_dir()} or {
-        "train": root
-    }
+    parts = {split: root / name for split, names in _SPLITS.items() for name in names if (root / name).is_dir()}
+    parts = parts or {"train": root}
     named = {split: _classes_in(folder) for split, folder in parts.items()}
     numbers = _numbers(root, named, classes) if any(named.values()) else {}
     splits: StoredPictures = {}
     for split, folder in parts.items():
-        if named[split]:
-            listed = [(path, numbers[name]) for name in named[split] for path in _pictures(folder / name)]
-        else:
-            listed = [(path, -1) for path in _pictures(folder)]
+        listed = [(path, numbers[name]) for name in named[split] for path in _pictures(folder / name)]
+        listed = listed or [(path, -1) for path in _pictures(folder)]
         if not listed:
             raise invalid_data(f"--data {folder}: no pictures ({', '.join(sorted(SUFFIXES))})")
         pictures = LazyPictures(len(listed), partial(_open, [path for path, _ in listed]), prepare)
@@ -73,11 +70,9 @@ def folder_splits(root: Path, prepare: Preprocessing, classes: int | None) -> St
 def folder_hash(root: Path) -> str:
     """Identify a folder of pictures by the names and sizes of its files: reading them all would take minutes."""
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in SUFFIXES:
-            digest.update(
-                f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode(errors="surrogateescape")
-            )
+    for path in _pictures(root):
+        line = f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n"
+        digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

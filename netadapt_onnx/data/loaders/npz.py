@@ -174,10 +174,7 @@ def _check_input(key: str, stored: Arrays, name: str, shape: tuple[int, ...], dt
         hint = f"save it as .astype('{dtype}')"
         if np.issubdtype(dtype, np.floating):
             hint += ", or as uint8 with mean and std"
-        raise invalid_data(
-            f"{key} has type {values.dtype}, but the model's input '{name}' takes {dtype}",
-            hint,
-        )
+        raise invalid_data(f"{key} has type {values.dtype}, but the model's input '{name}' takes {dtype}", hint)
     if values.dtype.kind == "f":
         require_finite(key, values)
     return None

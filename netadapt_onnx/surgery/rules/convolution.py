@@ -44,7 +44,7 @@ def conv(node: Node, labels: Labels) -> None:
 
     Shapes: x (N, C, *spatial); w (O, C / group, *kernel); y (N, O, *spatial').
     """
-    _convolve(node, labels, labels.shape(node.inputs[1])[0])
+    _convolve(node, labels)
 
 
 @rule("FusedConv", domain="com.microsoft")
@@ -66,7 +66,7 @@ def deformable_conv(node: Node, labels: Labels) -> None:
             labels.pin_tensor(node.inputs[slot], f"'{node.name}' samples where it says")
     if node.integer("offset_group", 1) > 1:
         raise Unsupported("several groups of offsets")
-    _convolve(node, labels, labels.shape(node.inputs[1])[0], bias=3)
+    _convolve(node, labels, bias=3)
 
 
 @rule("ConvTranspose")
@@ -75,16 +75,16 @@ def conv_transpose(node: Node, labels: Labels) -> None:
 
     Shapes: x (N, C, *spatial); w (C, O / group, *kernel); y (N, O, *spatial').
     """
-    outputs = labels.shape(node.inputs[1])[1] * node.integer("group", 1)
-    _convolve(node, labels, outputs, transposed=True)
+    _convolve(node, labels, transposed=True)
 
 
-def _convolve(node: Node, labels: Labels, outputs: int, *, transposed: bool = False, bias: int = 2) -> None:
+def _convolve(node: Node, labels: Labels, *, transposed: bool = False, bias: int = 2) -> None:
     """Consume the input's labels and start new ones: the node is a layer."""
     x, w = node.inputs[0], node.inputs[1]
     if not labels.is_constant(w):
         raise Unsupported("its weights are computed at run time")
-    form = _Form(node.integer("group", 1), labels.shape(x)[1], outputs, transposed, bias)
+    groups, inputs, sizes = node.integer("group", 1), labels.shape(x)[1], labels.shape(w)
+    form = _Form(groups, inputs, groups * sizes[1] if transposed else sizes[0], transposed, bias)
     consumed = labels.channels(x, 1, f"'{node.name}' works along it")
     if form.groups == 1:
         _ungrouped(node, labels, form, consumed)

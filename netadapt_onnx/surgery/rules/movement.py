@@ -221,8 +221,7 @@ def pad(node: Node, labels: Labels) -> None:
         raise Unsupported("no pads")
     axes = labels.integers(node, 3) or list(range(rank))
     before, after = np.zeros(rank, int), np.zeros(rank, int)
-    for k, axis in enumerate(axes):
-        before[axis], after[axis] = amounts[k], amounts[k + len(axes)]
+    before[axes], after[axes] = np.split(np.array(amounts), 2)
     factors = list(labels.of(x))
     for axis in np.flatnonzero(before | after).tolist():
         if not labelled(factors, axis):
