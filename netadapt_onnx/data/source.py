@@ -11,7 +11,7 @@ import msgspec
 from netadapt_onnx.errors import NetadaptError
 
 Kind = Literal["classification", "regression", "segmentation"]
-TaskName = Kind | Literal["distillation"]
+TaskName = Literal["classification", "regression", "segmentation", "distillation"]
 # Entries of a model's `metadata_props` that say how its pictures are prepared, in the words of the command line.
 METADATA = "netadapt_onnx."
 
