@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 
 from netadapt_onnx.common.resources import Resources, amounts
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.nodes import all_subgraphs, node_name, reads
+from netadapt_onnx.graph.nodes import all_subgraphs, attribute, node_name, reads
 from netadapt_onnx.graph.shapes import Shape, Shapes, element_bits
 from netadapt_onnx.graph.weightless import file_bytes
 
@@ -75,12 +75,8 @@ class CostModel:
         weights = _weights(graph)
         self._nodes = [(node, _MACS.get(node.op_type), weights.get(i, ())) for i, node in enumerate(graph.node)]
         # Parameters inside the bodies of loops and branches, which belong to no layer.
-        self.inner_params = sum(
-            prod(t.dims)
-            for body in all_subgraphs(graph.node)
-            for t in body.initializer
-            if t.name in {name for names in _weights(body).values() for name in names}
-        )
+        bodies = [(body, set().union(*_weights(body).values())) for body in all_subgraphs(graph.node)]
+        self.inner_params = sum(prod(t.dims) for body, owned in bodies for t in body.initializer if t.name in owned)
         self._alive = _Liveness(proto)
 
     def __call__(self, shapes: Shapes) -> Cost:
@@ -129,27 +125,21 @@ class _Liveness:
         graph = proto.graph
         bits = _activation_bits(proto)
         constants = {t.name for t in graph.initializer}
-        outputs = {v.name for v in graph.output}
         last = {v.name: -1 for v in graph.input}
         for i, node in enumerate(graph.node):
-            for name in reads(node):
-                if name not in constants:
-                    last[name] = i
+            last |= dict.fromkeys([name for name in reads(node) if name not in constants], i)
             for name in filter(None, node.output):
                 last.setdefault(name, i)
-        self._steps: list[tuple[list[tuple[str, int]], list[tuple[str, int]]]] = []
-        dying: dict[int, list[tuple[str, int]]] = {}
-        for name, i in last.items():
-            if name not in outputs and i >= 0:
-                dying.setdefault(i, []).append((name, bits.get(name, 32)))
-        self._inputs = [(v.name, bits.get(v.name, 32)) for v in graph.input]
-        for i, node in enumerate(graph.node):
-            born = [(name, bits.get(name, 32)) for name in node.output if name and name in last]
-            self._steps.append((born, dying.get(i, [])))
+        dying: list[list[tuple[str, int]]] = [[] for _ in graph.node]
+        for name in last.keys() - {v.name for v in graph.output}:
+            if last[name] >= 0:
+                dying[last[name]].append((name, bits.get(name, 32)))
+        self._inputs = [(v.name, bits[v.name]) for v in graph.input]
+        born = [[(name, bits[name]) for name in node.output if name] for node in graph.node]
+        self._steps = list(zip(born, dying, strict=True))
 
     def peak_bytes(self, shapes: Shapes) -> int:
-        live = sum(_bytes(prod(shapes[name]), bits) for name, bits in self._inputs)
-        peak = live
+        peak = live = sum(_bytes(prod(shapes[name]), bits) for name, bits in self._inputs)
         for born, dying in self._steps:
             live += sum(_bytes(prod(shapes[name]), bits) for name, bits in born if name in shapes)
             peak = max(peak, live)
@@ -161,23 +151,17 @@ class _Liveness:
 
 # Inputs that hold weights whatever their size, a single scalar included.
 _WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
-    "Conv": (1, 2),
-    "ConvTranspose": (1, 2),
+    **dict.fromkeys(["Conv", "ConvTranspose"], (1, 2)),
     "DeformConv": (1, 3),
     "Gemm": (0, 1, 2),
     "MatMul": (0, 1),
     "PRelu": (1,),
-    "BatchNormalization": (1, 2),
-    "InstanceNormalization": (1, 2),
-    "LayerNormalization": (1, 2),
-    "GroupNormalization": (1, 2),
-    "RMSNormalization": (1,),
-    "SimplifiedLayerNormalization": (1,),
+    **dict.fromkeys(["BatchNormalization", "InstanceNormalization"], (1, 2)),
+    **dict.fromkeys(["LayerNormalization", "GroupNormalization"], (1, 2)),
+    **dict.fromkeys(["RMSNormalization", "SimplifiedLayerNormalization"], (1,)),
     "SkipLayerNormalization": (2, 3, 4),
-    "LSTM": (1, 2, 3, 7),
-    "DynamicQuantizeLSTM": (1, 2, 3, 7),
-    "GRU": (1, 2, 3),
-    "RNN": (1, 2, 3),
+    **dict.fromkeys(["LSTM", "DynamicQuantizeLSTM"], (1, 2, 3, 7)),
+    **dict.fromkeys(["GRU", "RNN"], (1, 2, 3)),
     "QLinearConv": (3, 8),
     "QLinearMatMul": (0, 3),
     "QGemm": (3, 6),
@@ -205,13 +189,10 @@ def _weights(graph: onnx.GraphProto) -> dict[int, tuple[str, ...]]:
     weights_by_node: dict[int, tuple[str, ...]] = {}
     seen: set[str] = set()
     for i, node in enumerate(graph.node):
-        names = [
-            name
-            for position, name in enumerate(node.input)
-            if name in tensors and name not in seen and _is_weight(node.op_type, position, tensors[name])
-        ]
+        new = [(slot, name) for slot, name in enumerate(node.input) if name in tensors and name not in seen]
+        names = dict.fromkeys(name for slot, name in new if _is_weight(node.op_type, slot, tensors[name]))
         if names:
-            weights_by_node[i] = tuple(dict.fromkeys(names))
+            weights_by_node[i] = tuple(names)
             seen.update(names)
     return weights_by_node
 
@@ -250,12 +231,12 @@ def _conv_transpose(node: onnx.NodeProto, shapes: Shapes) -> int:
 
 def _gemm(node: onnx.NodeProto, shapes: Shapes) -> int:
     a = shapes[node.input[0]]
-    return prod(shapes[node.output[0]]) * a[0 if _attribute(node, "transA") else 1]
+    return prod(shapes[node.output[0]]) * a[0 if attribute(node, "transA") else 1]
 
 
 def _matmul(node: onnx.NodeProto, shapes: Shapes) -> int:
     a = shapes[node.input[0]]
-    return prod(shapes[node.output[0]]) * (a[-2] if _attribute(node, "transA") else a[-1])
+    return prod(shapes[node.output[0]]) * (a[-2] if attribute(node, "transA") else a[-1])
 
 
 def _recurrent(node: onnx.NodeProto, shapes: Shapes) -> int:
@@ -279,7 +260,7 @@ def _attention(node: onnx.NodeProto, shapes: Shapes) -> int:
 
 def _einsum(node: onnx.NodeProto, shapes: Shapes) -> int:
     """Every distinct index once: the size of the loop nest, right for one or two operands."""
-    equation = bytes(_attribute(node, "equation", b"")).decode().replace(" ", "")
+    equation = attribute(node, "equation", b"").decode().replace(" ", "")
     terms = equation.split("->")[0].split(",")
     sizes: dict[str, int] = {}
     free = 1
@@ -297,30 +278,16 @@ def _matmul_bits(node: onnx.NodeProto, shapes: Shapes) -> int:
 
 
 _MACS: dict[str, Callable[[onnx.NodeProto, Shapes], int]] = {
-    "Conv": _conv,
-    "FusedConv": _conv,
-    "ConvInteger": _conv,
-    "DeformConv": _conv,
+    **dict.fromkeys(["Conv", "FusedConv", "ConvInteger", "DeformConv"], _conv),
     "QLinearConv": lambda node, shapes: _conv(node, shapes, weight=3),
     "ConvTranspose": _conv_transpose,
-    "Gemm": _gemm,
-    "FusedGemm": _gemm,
-    "MatMul": _matmul,
-    "FusedMatMul": _matmul,
-    "MatMulInteger": _matmul,
-    "QLinearMatMul": _matmul,
-    "DynamicQuantizeMatMul": _matmul,
-    "MatMulIntegerToFloat": _matmul,
-    "QGemm": _gemm,
+    **dict.fromkeys(["Gemm", "FusedGemm", "QGemm"], _gemm),
+    **dict.fromkeys(["MatMul", "FusedMatMul", "MatMulInteger", "MatMulIntegerToFloat"], _matmul),
+    **dict.fromkeys(["QLinearMatMul", "DynamicQuantizeMatMul"], _matmul),
     "MatMulNBits": _matmul_bits,
     "Einsum": _einsum,
-    "LSTM": _recurrent,
-    "DynamicQuantizeLSTM": _recurrent,
-    "GRU": _recurrent,
-    "RNN": _recurrent,
-    "Attention": _attention,
-    "MultiHeadAttention": _attention,
-    "QAttention": _attention,
+    **dict.fromkeys(["LSTM", "DynamicQuantizeLSTM", "GRU", "RNN"], _recurrent),
+    **dict.fromkeys(["Attention", "MultiHeadAttention", "QAttention"], _attention),
 }
 
 
@@ -361,21 +328,10 @@ def _output_bits(node: onnx.NodeProto, position: int, bits: Mapping[str, int]) -
         return 64
     if op in {"ConvInteger", "MatMulInteger"}:
         return 32
-    declared = int(_attribute(node, "to" if op == "Cast" else "output_dtype") or 0)
+    declared = int(attribute(node, "to" if op == "Cast" else "output_dtype", 0))
     if declared:
         return _bits(declared)
     source = _TYPE_FROM_INPUT.get(op, 0)
     if source < len(node.input):
         return bits.get(node.input[source], 32)
     return 8 if op == "QuantizeLinear" else 32
-
-
-# --- reading the graph ----------------------------------------------------------------------------------------------
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: int | bytes = 0) -> int | bytes:
-    for attribute in node.attribute:
-        if attribute.name == name:
-            value: int | bytes = onnx.helper.get_attribute_value(attribute)
-            return value
-    return default

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any
 
 import onnx
 
 
 def subgraphs_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """The subgraphs of a node (If branches, Loop and Scan bodies)."""
-    graphs = []
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            graphs.append(attribute.g)
-        graphs.extend(attribute.graphs)
-    return graphs
+    return [graph for a in node.attribute for graph in ([a.g, *a.graphs] if a.HasField("g") else a.graphs)]
 
 
 def captured(node: onnx.NodeProto) -> list[str]:
@@ -39,6 +35,14 @@ def all_subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
         for body in subgraphs_of(node):
             yield body
             yield from all_subgraphs(body.node)
+
+
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes and those of their subgraphs at any depth."""
+    for node in nodes:
+        yield node
+        for body in subgraphs_of(node):
+            yield from all_nodes(body.node)
 
 
 def rename(node: onnx.NodeProto, names: Mapping[str, str], hidden: Set[str] = frozenset()) -> None:
@@ -66,6 +70,16 @@ READS_SHAPE_ONLY = {"Shape", "Size"}
 def node_name(node: onnx.NodeProto) -> str:
     """A node's name; one without is called after its first output."""
     return node.name or next((name for name in node.output if name), node.op_type)
+
+
+def domain_of(message: onnx.NodeProto | onnx.OperatorSetIdProto) -> str:
+    """The domain of a node or an opset import, which is '' for ONNX's own operators."""
+    return "" if message.domain in STANDARD else str(message.domain)
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """The value of a node's attribute, `default` where it has none of this name."""
+    return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
 def is_standard(node: onnx.NodeProto, *operators: str) -> bool:

@@ -17,10 +17,10 @@ import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
 
 from netadapt_onnx.errors import NetadaptError, one_line
+from netadapt_onnx.graph.nodes import STANDARD, domain_of
 from netadapt_onnx.graph.shapes import element_bits
 from netadapt_onnx.graph.weightless import copy_field
 
-STANDARD = ("", "ai.onnx")
 # What an axis of a tensor can have at most: sizes beyond it overflow in every runtime.
 LARGEST_AXIS = 2**31 - 1
 # Opset and IR versions beyond this are no versions; the checker takes 32-bit integers.
@@ -73,7 +73,7 @@ class _Context:
         self._proto = proto
         self.in_function = function is not None
         self.imports = (proto if function is None else function).opset_import
-        self.versions = {("" if o.domain in STANDARD else o.domain): o.version for o in self.imports}
+        self.versions = {domain_of(o): o.version for o in self.imports}
         self.checker = onnx.checker.C.CheckerContext()
         self.checker.ir_version = min(proto.ir_version, onnx.IR_VERSION)
         self.checker.opset_imports = self.versions
@@ -87,7 +87,7 @@ class _Context:
 
     def knows(self, node: NodeProto) -> bool:
         """Whether ONNX has a schema to hold a node against."""
-        domain = "" if node.domain in STANDARD else node.domain
+        domain = domain_of(node)
         if (node.domain, node.op_type) in self._local or domain not in self.versions:
             return False
         try:
@@ -144,7 +144,7 @@ def check_declared(tensor: TensorProto) -> None:
     """Raise NetadaptError if a tensor's type is unknown or its shape impossible."""
     if tensor.data_type not in _KNOWN_TYPES:
         raise _invalid(f"tensor '{tensor.name}' has the unknown type {tensor.data_type}")
-    if any(axis < 0 for axis in tensor.dims):
+    if min(tensor.dims, default=0) < 0:
         raise _invalid(f"tensor '{tensor.name}' has a negative axis: {tuple(tensor.dims)}")
 
 
@@ -208,14 +208,13 @@ def _check_sparse(sparse: onnx.SparseTensorProto) -> None:
         raise _invalid(f"{name} has indices of {_type_name(sparse.indices.data_type)}, not int64")
 
 
-def _check_type(kind: Any) -> None:
+def _check_type(kind: Any, name: str = "a tensor") -> None:
     if kind.elem_type not in TensorProto.DataType.values():
-        raise _invalid(f"a tensor is declared with the unknown type {kind.elem_type}")
+        raise _invalid(f"{name} is declared with the unknown type {kind.elem_type}")
 
 
 def _check_value(value: onnx.ValueInfoProto) -> None:
-    if (code := value.type.tensor_type.elem_type) not in TensorProto.DataType.values():
-        raise _invalid(f"'{value.name}' is declared with the unknown type {code}")
+    _check_type(value.type.tensor_type, f"'{value.name}'")
     for axis, dim in enumerate(value.type.tensor_type.shape.dim):
         if dim.dim_value > LARGEST_AXIS:
             raise _invalid(f"axis {axis} of '{value.name}' is declared with {dim.dim_value} elements")
@@ -307,7 +306,7 @@ def _check_versions(proto: onnx.ModelProto) -> None:
         raise _invalid(f"{proto.ir_version} is no version of ONNX's file format")
     for entry in proto.opset_import:
         _check_version(entry)
-    _refuse_twice("two opset imports", (("" if o.domain in STANDARD else o.domain) for o in proto.opset_import))
+    _refuse_twice("two opset imports", map(domain_of, proto.opset_import))
 
 
 def _check_version(entry: onnx.OperatorSetIdProto) -> None:

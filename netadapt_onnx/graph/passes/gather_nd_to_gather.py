@@ -6,7 +6,7 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.graph.folded_model import FoldedModel
-from netadapt_onnx.graph.nodes import is_standard, node_name
+from netadapt_onnx.graph.nodes import attribute, is_standard, node_name
 from netadapt_onnx.graph.passes.replacement import Replacement, replace_nodes, unused_name
 from netadapt_onnx.graph.passes.result import PassResult
 
@@ -16,8 +16,7 @@ def gather_nd_to_gather(folded: FoldedModel) -> PassResult[FoldedModel]:
     constants = {t.name: t for t in folded.proto.graph.initializer}
     replacements = {}
     for node in folded.proto.graph.node:
-        along_batch = any(a.name == "batch_dims" and a.i for a in node.attribute)
-        if not is_standard(node, "GatherND") or along_batch:
+        if not is_standard(node, "GatherND") or attribute(node, "batch_dims"):
             continue
         indices = constants.get(node.input[1])
         if indices is not None and indices.dims[-1:] == [1]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from netadapt_onnx.graph.nodes import rename, set_nodes
+from netadapt_onnx.graph.nodes import attribute, rename, set_nodes
 from netadapt_onnx.graph.passes.result import PassResult
 
 
@@ -42,7 +42,7 @@ def inline_if(proto: onnx.ModelProto, conditions: Mapping[str, np.ndarray]) -> P
 
 def _inlined(graph: onnx.GraphProto, conditional: onnx.NodeProto, branch: str, prefix: str) -> list[onnx.NodeProto]:
     """The nodes of a branch, their names behind a prefix; its initializers become the graph's."""
-    body = next(a.g for a in conditional.attribute if a.name == branch)
+    body = attribute(conditional, branch)
     local = {t.name for t in body.initializer} | {name for n in body.node for name in n.output if name}
     renamed = {name: f"{prefix}/{name}" for name in local}
     ends = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.nodes import all_subgraphs, is_standard, keep_nodes
+from netadapt_onnx.graph.nodes import all_nodes, all_subgraphs, is_standard, keep_nodes
 from netadapt_onnx.graph.passes.result import PassResult
 
 
@@ -25,7 +25,7 @@ def remove_identity(proto: onnx.ModelProto) -> PassResult[onnx.ModelProto]:
             kept.append(node)
     if not sources:
         return PassResult(proto, False)
-    for node in (*kept, *(inner for body in all_subgraphs(kept) for inner in body.node)):
+    for node in all_nodes(kept):
         for slot, name in enumerate(node.input):
             if name in sources:
                 node.input[slot] = sources[name]
