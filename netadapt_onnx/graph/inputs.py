@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.shapes import Shape, Shapes, Spec, Specs
+from netadapt_onnx.graph.shapes import Shape, Shapes, Spec, Specs, format_shape
 
 
 def declared_shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
@@ -32,7 +32,7 @@ def declared_specs(values: Iterable[onnx.ValueInfoProto], symbols: Mapping[str, 
             d.dim_value if d.HasField("dim_value") else symbols.get(d.dim_param, batch_size if i == 0 else -1)
             for i, d in enumerate(tensor.shape.dim)
         ]
-        if all(size >= 0 for size in sizes):
+        if min(sizes, default=0) >= 0:
             specs[value.name] = (tuple(sizes), np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
     return specs
 
@@ -66,7 +66,7 @@ def input_specs(proto: onnx.ModelProto, shapes: Shapes | None = None, batch_size
             raise NetadaptError(f"input '{value.name}' has the unknown type {number}", code="not-onnx") from None
         shape = _input_shape(value, remaining.pop(value.name, None), batch_size)
         if 0 in shape:
-            raise NetadaptError(f"input '{value.name}' is empty: {_times(shape)}", code="unsupported")
+            raise NetadaptError(f"input '{value.name}' is empty: {format_shape(shape)}", code="unsupported")
         specs[value.name] = (shape, dtype)
     if remaining:
         raise NetadaptError(
@@ -86,8 +86,20 @@ def _input_shape(value: onnx.ValueInfoProto, shape: Shape | None, batch_size: in
     if declared is not None and (
         len(declared) != len(shape) or any(d not in (None, n) for d, n in zip(declared, shape, strict=True))
     ):
-        raise NetadaptError(f"--shape {value.name}={_times(shape)} does not fit the input {_times(declared)}")
+        raise NetadaptError(
+            f"--shape {value.name}={format_shape(shape)} does not fit the input {format_shape(declared)}"
+        )
     return shape
+
+
+def sizes_of_symbols(proto: onnx.ModelProto, shapes: Shapes) -> dict[str, int]:
+    """The sizes of named axes that follow from the shapes of some inputs."""
+    return {
+        dim.dim_param: size
+        for value in proto.graph.input
+        for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False)
+        if dim.dim_param
+    }
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -96,7 +108,3 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not match:
         raise NetadaptError(f"--shape {text}: expected NAME=1x3x224x224")
     return match[1], tuple(int(d) for d in match[2].split("x"))
-
-
-def _times(shape: tuple[int | None, ...]) -> str:
-    return "x".join("?" if d is None else str(d) for d in shape)

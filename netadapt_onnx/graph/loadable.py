@@ -14,7 +14,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.runtime import lacks_operator, session
-from netadapt_onnx.graph.shapes import Specs
+from netadapt_onnx.graph.shapes import Specs, format_shape
 from netadapt_onnx.graph.weightless import weights_as_inputs
 
 Axes = Sequence[int | str | None]
@@ -68,11 +68,13 @@ def require_planned(proto: onnx.ModelProto, planned: Interface) -> None:
         if name not in inferred:
             raise wrong_cut(f"it has lost its output '{name}'")
         kind, axes = inferred[name]
-        expected = f"{_KINDS.get(dtype.name, kind)} of shape {_text(shape)}"
-        if expected != f"{kind} of shape {_text(_filled(axes, shape))}":
+        expected = f"{_KINDS.get(dtype.name, kind)} of shape {format_shape(shape)}"
+        if expected != f"{kind} of shape {format_shape(_filled(axes, shape))}":
             original = _original(planned)
             if original is None or original.get(name) != (kind, axes):
-                raise wrong_cut(f"its output '{name}' is a {kind} of shape {_text(axes)} and should be a {expected}")
+                raise wrong_cut(
+                    f"its output '{name}' is a {kind} of shape {format_shape(axes)} and should be a {expected}"
+                )
 
 
 def _original(planned: Interface) -> dict[str, tuple[str, Axes]] | None:
@@ -130,7 +132,3 @@ def wrong_cut(what: str) -> NetadaptError:
         hint="this is a bug: please report it with the model; `--keep GROUP=N` cuts one group at a time meanwhile",
         code="bad-cut",
     )
-
-
-def _text(shape: Axes) -> str:
-    return "x".join("?" if n is None else str(n) for n in shape) or "()"

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.inputs import declared_shape
+from netadapt_onnx.graph.inputs import declared_shape, sizes_of_symbols
 from netadapt_onnx.graph.nodes import is_standard
-from netadapt_onnx.graph.shapes import Shape, Shapes
+from netadapt_onnx.graph.shapes import Shape, Shapes, format_shape
 from netadapt_onnx.graph.usual_sizes import Dims, Readers, kind_of_axis, sizes_by_readers, trials
 
 # The code of errors that only a shape is missing.
@@ -109,17 +109,14 @@ def refuse_other_shapes(requested: Shapes, specs: Mapping[str, tuple[Shape, obje
     """Raise NetadaptError for a shape that was given of a tensor that turns out to have another."""
     for name, shape in requested.items():
         if name in specs and specs[name][0] != shape:
-            actual = "x".join(map(str, specs[name][0]))
+            actual = format_shape(specs[name][0])
             raise NetadaptError(f"--shape {name}: its shape is {actual}", hint="leave it out", code="usage")
 
 
 def shape_options(shapes: Mapping[str, Sequence[int | str]]) -> list[str]:
     """`--shape NAME=1x3x224x224` for each, as words of a command line."""
-    return [
-        word
-        for name, sizes in shapes.items()
-        for word in ("--shape", f"{name}={'x'.join(str(size) if isinstance(size, int) else '?' for size in sizes)}")
-    ]
+    texts = {name: format_shape(n if isinstance(n, int) else None for n in sizes) for name, sizes in shapes.items()}
+    return [word for name, text in texts.items() for word in ("--shape", f"{name}={text}")]
 
 
 def typed(words: Sequence[str]) -> str:
@@ -133,7 +130,7 @@ def proposal(
     opened: Sequence[OpenTensor], proto: onnx.ModelProto, requested: Shapes, batch_size: int, fits: Fits
 ) -> str:
     """What to type: all shapes, also the `requested` ones, with sizes that fit, or else a `?` for each open size."""
-    settled = _symbols(proto, requested)
+    settled = sizes_of_symbols(proto, requested)
     batches = _first_axes(proto)
     kinds: dict[str, str] = {}
     for tensor in opened:
@@ -145,39 +142,26 @@ def proposal(
     best, proposed = NOT, dict(requested)
     for sizes in trials(list(kinds.values()), proto.graph, batch_size) if fits is not None else ():
         values = {**{symbol: sizes[kind] for symbol, kind in kinds.items()}, **settled}
-        shapes = {tensor.name: _filled(tensor, values) for tensor in opened}
-        how = fits({**requested, **shapes}) if fits is not None else NOT
+        shapes = {**requested, **{tensor.name: _filled(tensor, values) for tensor in opened}}
+        how = fits(shapes) if fits is not None else NOT
         if how > best:
-            best, proposed = how, {**requested, **shapes}
+            best, proposed = how, shapes
         if best == WELL:
             break
+    give = f"give {'its shape' if len(opened) == 1 else 'their shapes'} with"
     if best > NOT:
-        return f"give {_whose(opened)} with {typed(shape_options(proposed))}"
+        return f"{give} {typed(shape_options(proposed))}"
     blank: dict[str, Sequence[int | str]] = {
         tensor.name: [batch_size if k == 0 and not isinstance(n, int) else n for k, n in enumerate(tensor.dims)]
         for tensor in opened
     }
-    return f"give {_whose(opened)} with {typed(shape_options({**requested, **blank}))}, a number for each ?"
-
-
-def _whose(opened: Sequence[OpenTensor]) -> str:
-    return "its shape" if len(opened) == 1 else "their shapes"
+    return f"{give} {typed(shape_options({**requested, **blank}))}, a number for each ?"
 
 
 def _first_axes(proto: onnx.ModelProto) -> set[str]:
     """Names of first axes of inputs that have more: where a state has the same behind its first, that is its batch."""
     shapes = [value.type.tensor_type.shape.dim for value in proto.graph.input]
     return {dims[0].dim_param for dims in shapes if len(dims) > 1}
-
-
-def _symbols(proto: onnx.ModelProto, shapes: Shapes) -> dict[str, int]:
-    """Names of axes whose sizes follow from shapes that are given."""
-    return {
-        dim.dim_param: size
-        for value in proto.graph.input
-        for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False)
-        if dim.dim_param
-    }
 
 
 def _parts(tensor: OpenTensor) -> list[list[int | str]]:
@@ -204,7 +188,7 @@ def refuse_open(proto: onnx.ModelProto, requested: Shapes, batch_size: int, fits
         names = ", ".join(f"'{tensor.name}'" for tensor in opened)
         message = f"input {names} has no shape" if len(opened) == 1 else f"inputs {names} have no shape"
     elif len(opened) == 1:
-        sizes = "x".join(str(size) if isinstance(size, int) else "?" for size in opened[0].dims)
+        sizes = format_shape(n if isinstance(n, int) else None for n in opened[0].dims)
         message = f"input {texts} has a dynamic axis beyond the first: {sizes}"
     else:
         message = f"inputs {texts} have dynamic axes beyond the first"

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.inputs import declared_shape, declared_specs, input_specs
+from netadapt_onnx.graph.inputs import declared_shape, declared_specs, input_specs, sizes_of_symbols
 from netadapt_onnx.graph.nodes import READS_SHAPE_ONLY, captured, is_standard
 from netadapt_onnx.graph.required_shapes import NOT, SOMEHOW, WELL, Fits
 from netadapt_onnx.graph.runtime import CANNOT_RUN
@@ -78,12 +78,7 @@ class ShapeEvaluator:
         Shapes of operators that nothing can run are assumed only as long as nothing in the graph contradicts that.
         Raises NetadaptError (code `unrunnable`) for a model that cannot have inputs of these shapes.
         """
-        symbols = {
-            dim.dim_param: size
-            for value in self.proto.graph.input
-            for dim, size in zip(value.type.tensor_type.shape.dim, specs[value.name][0], strict=False)
-            if dim.dim_param
-        }
+        symbols = sizes_of_symbols(self.proto, {name: shape for name, (shape, _) in specs.items()})
         graph = self.proto.graph
         declared = declared_specs([*graph.value_info, *graph.output], symbols, batch_size)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any
 
@@ -19,6 +19,15 @@ Specs = Mapping[str, Spec]
 
 # Element types of which several share a byte, by their names in onnx.proto.
 _PACKED = re.compile(r"U?INT([24])|FLOAT([46])E\dM\d")
+
+
+def format_shape(shape: Iterable[int | str | None]) -> str:
+    """A shape as messages and options write it, with a `?` for an open axis without a name.
+
+    >>> format_shape((3, 224, None)), format_shape(())
+    ('3x224x?', '()')
+    """
+    return "x".join("?" if size is None else str(size) for size in shape) or "()"
 
 
 def spec_bytes(spec: Spec) -> int:

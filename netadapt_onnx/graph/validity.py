@@ -14,7 +14,7 @@ from math import prod
 from typing import Any
 
 import onnx
-from onnx import AttributeProto, NodeProto, TensorProto
+from onnx import NodeProto, TensorProto
 
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.nodes import STANDARD, domain_of
@@ -227,6 +227,21 @@ def _type_name(code: int) -> str:
 # -- nodes ------------------------------------------------------------------------------------------------------------
 
 
+_EMPTY_TENSOR = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[0])
+_EMPTY_INDICES = TensorProto(name="i", data_type=TensorProto.INT64, dims=[0])
+_EMPTY_SPARSE = onnx.SparseTensorProto(values=_EMPTY_TENSOR, indices=_EMPTY_INDICES, dims=[1])
+_EMPTY_GRAPH = onnx.GraphProto(name="g")
+# What stands in an attribute's fields for contents that are checked for themselves.
+_STAND_INS: dict[str, Any] = {
+    "t": _EMPTY_TENSOR,
+    "tensors": _EMPTY_TENSOR,
+    "g": _EMPTY_GRAPH,
+    "graphs": _EMPTY_GRAPH,
+    "sparse_tensor": _EMPTY_SPARSE,
+    "sparse_tensors": _EMPTY_SPARSE,
+}
+
+
 def _check_node(node: NodeProto, context: _Context) -> None:
     """What ONNX's checker says of a node alone: its attributes and how many inputs and outputs it has."""
     if not node.op_type:
@@ -250,33 +265,16 @@ def _check_node(node: NodeProto, context: _Context) -> None:
 
 def _without_contents(node: NodeProto) -> NodeProto:
     """A node whose tensors and subgraphs are empty: they are checked for themselves, and weights are not copied."""
-    held = {a.name for a in node.attribute if any(a.HasField(f) for f in ("t", "g", "sparse_tensor"))}
-    held |= {a.name for a in node.attribute if a.tensors or a.graphs or a.sparse_tensors}
-    if not held:
+    if not any(field.name in _STAND_INS for attribute in node.attribute for field, _ in attribute.ListFields()):
         return node
     bare = NodeProto(name=node.name, op_type=node.op_type, domain=node.domain, input=node.input, output=node.output)
     for attribute in node.attribute:
-        bare.attribute.append(_without_content(attribute) if attribute.name in held else attribute)
-    return bare
-
-
-def _without_content(attribute: AttributeProto) -> AttributeProto:
-    bare = AttributeProto(name=attribute.name, type=attribute.type)
-    tensor = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[0])
-    indices = TensorProto(name="i", data_type=TensorProto.INT64, dims=[0])
-    stand_ins: dict[str, Any] = {
-        "t": tensor,
-        "g": onnx.GraphProto(name="g"),
-        "sparse_tensor": onnx.SparseTensorProto(values=tensor, indices=indices, dims=[1]),
-    }
-    for field, value in attribute.ListFields():
-        single = {"tensors": "t", "graphs": "g", "sparse_tensors": "sparse_tensor"}.get(field.name)
-        if field.name in stand_ins:
-            getattr(bare, field.name).CopyFrom(stand_ins[field.name])
-        elif single is not None:
-            getattr(bare, field.name).extend([stand_ins[single]] * len(value))
-        elif field.name not in ("name", "type"):
-            copy_field(bare, field, value)
+        copy = bare.attribute.add()
+        for field, value in attribute.ListFields():
+            stand_in = _STAND_INS.get(field.name)
+            if stand_in is not None:
+                value = [stand_in] * len(value) if field.is_repeated else stand_in
+            copy_field(copy, field, value)
     return bare
 
 

@@ -14,13 +14,13 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.graph.nodes import captured
+from netadapt_onnx.graph.shapes import element_bits
 
 # Field numbers of onnx.proto: ModelProto.graph and GraphProto.initializer.
 _GRAPH, _INITIALIZER = 7, 5
 # Below this many bytes an initializer may be shape arithmetic and is not worth treating apart.
 WEIGHT_BYTES = 1 << 10
-# Types of which several elements share a byte, and those that have no bytes.
-NOT_WHOLE_BYTES = ("INT4", "INT2", "FLOAT4E2M1", "FLOAT6E2M3", "FLOAT6E3M2", "STRING", "UNDEFINED")
+WITHOUT_BYTES = (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED)
 
 
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -69,7 +69,11 @@ def light_copy(
         size = raw_bytes(tensor)
         if tensor.name not in used:
             continue
-        inside = size is None or size <= WEIGHT_BYTES or np.dtype(_dtype(tensor)).kind not in "iuf"
+        inside = (
+            size is None
+            or size <= WEIGHT_BYTES
+            or np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).kind not in "iuf"
+        )
         if inside or tensor.name in returned:
             copy.graph.initializer.add().CopyFrom(tensor)
             continue
@@ -90,10 +94,10 @@ def raw_bytes(tensor: onnx.TensorProto) -> int | None:
     """How many bytes of raw data a tensor has by its shape and type; None if its values are kept otherwise."""
     if not tensor.HasField("raw_data") or tensor.data_location == onnx.TensorProto.EXTERNAL:
         return None
-    if onnx.TensorProto.DataType.Name(tensor.data_type).endswith(NOT_WHOLE_BYTES):
+    if tensor.data_type in WITHOUT_BYTES or element_bits(tensor.data_type) % 8:  # several elements share a byte
         return None
     elements: int = prod(tensor.dims)
-    return elements * int(np.dtype(_dtype(tensor)).itemsize)
+    return elements * element_bits(tensor.data_type) // 8
 
 
 def file_bytes(proto: onnx.ModelProto) -> int:
@@ -151,10 +155,6 @@ def _describe(copy: onnx.TensorProto, tensor: onnx.TensorProto) -> None:
     copy.dims.extend(tensor.dims)
     if tensor.doc_string:
         copy.doc_string = tensor.doc_string
-
-
-def _dtype(tensor: onnx.TensorProto) -> Any:
-    return onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
 
 
 def copy_field(message: Any, field: Any, value: Any) -> None:
