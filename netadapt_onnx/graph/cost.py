@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 
@@ -65,6 +66,15 @@ def cost(proto: onnx.ModelProto, shapes: Shapes) -> Cost:
     return CostModel(proto)(shapes)
 
 
+@contextmanager
+def _naming_unknown() -> Iterator[None]:
+    """Errors within say which tensor has no shape."""
+    try:
+        yield
+    except KeyError as error:
+        raise NetadaptError(f"tensor {error} has no known shape", code="unknown-shape") from error
+
+
 class CostModel:
     """A model read once so that any number of widths of it can be counted, some microseconds a node."""
 
@@ -75,47 +85,37 @@ class CostModel:
         weights = _weights(graph)
         self._nodes = [(node, _MACS.get(node.op_type), weights.get(i, ())) for i, node in enumerate(graph.node)]
         # Parameters inside the bodies of loops and branches, which belong to no layer.
-        bodies = [(body, set().union(*_weights(body).values())) for body in all_subgraphs(graph.node)]
-        self.inner_params = sum(prod(t.dims) for body, owned in bodies for t in body.initializer if t.name in owned)
+        inner = [(body, set().union(*_weights(body).values())) for body in all_subgraphs(graph.node)]
+        self.inner_params = sum(prod(t.dims) for body, owned in inner for t in body.initializer if t.name in owned)
         self._alive = _Liveness(proto)
 
+    @_naming_unknown()
     def __call__(self, shapes: Shapes) -> Cost:
         """Cost at these shapes. Raises NetadaptError for a tensor without a shape."""
         layers = self.layers(shapes)
-        try:
-            size = self._file_bytes + sum(
-                _bytes(prod(shapes[name]), bits) - _bytes(prod(dims), bits)
-                for name, (dims, bits) in self._initializers.items()
-            )
-        except KeyError as error:
-            raise _unknown_shape(error) from error
+        size = self._file_bytes + sum(
+            _bytes(prod(shapes[name]), bits) - _bytes(prod(dims), bits)
+            for name, (dims, bits) in self._initializers.items()
+        )
         params = sum(layer.params for layer in layers) + self.inner_params
         return Cost(params, sum(layer.macs for layer in layers), size, self.memory_bytes(shapes), layers)
 
+    @_naming_unknown()
     def layers(self, shapes: Shapes, *, macs: bool = True) -> tuple[LayerCost, ...]:
         """What each layer costs. Without `macs` only the constants need a shape, and only their owners are listed."""
         costs = []
-        try:
-            for node, count, weights in self._nodes:
-                params = sum(prod(shapes[name]) for name in weights)
-                multiplied = count(node, shapes) if count and macs else 0
-                if params or multiplied:
-                    shape = tuple(shapes.get(node.output[0], ()))
-                    costs.append(LayerCost(node_name(node), node.op_type, params, multiplied, shape, weights))
-        except KeyError as error:
-            raise _unknown_shape(error) from error
+        for node, count, weights in self._nodes:
+            params = sum(prod(shapes[name]) for name in weights)
+            multiplied = count(node, shapes) if count and macs else 0
+            if params or multiplied:
+                shape = tuple(shapes.get(node.output[0], ()))
+                costs.append(LayerCost(node_name(node), node.op_type, params, multiplied, shape, weights))
         return tuple(costs)
 
+    @_naming_unknown()
     def memory_bytes(self, shapes: Shapes) -> int:
         """The peak of simultaneously live activations. Raises NetadaptError for an activation without a shape."""
-        try:
-            return self._alive.peak_bytes(shapes)
-        except KeyError as error:
-            raise _unknown_shape(error) from error
-
-
-def _unknown_shape(error: KeyError) -> NetadaptError:
-    return NetadaptError(f"tensor {error} has no known shape", code="unknown-shape")
+        return self._alive.peak_bytes(shapes)
 
 
 class _Liveness:
@@ -229,11 +229,6 @@ def _conv_transpose(node: onnx.NodeProto, shapes: Shapes) -> int:
     return prod(shapes[node.input[0]]) * prod(shapes[node.input[1]][1:])
 
 
-def _gemm(node: onnx.NodeProto, shapes: Shapes) -> int:
-    a = shapes[node.input[0]]
-    return prod(shapes[node.output[0]]) * a[0 if attribute(node, "transA") else 1]
-
-
 def _matmul(node: onnx.NodeProto, shapes: Shapes) -> int:
     a = shapes[node.input[0]]
     return prod(shapes[node.output[0]]) * (a[-2] if attribute(node, "transA") else a[-1])
@@ -281,9 +276,8 @@ _MACS: dict[str, Callable[[onnx.NodeProto, Shapes], int]] = {
     **dict.fromkeys(["Conv", "FusedConv", "ConvInteger", "DeformConv"], _conv),
     "QLinearConv": lambda node, shapes: _conv(node, shapes, weight=3),
     "ConvTranspose": _conv_transpose,
-    **dict.fromkeys(["Gemm", "FusedGemm", "QGemm"], _gemm),
-    **dict.fromkeys(["MatMul", "FusedMatMul", "MatMulInteger", "MatMulIntegerToFloat"], _matmul),
-    **dict.fromkeys(["QLinearMatMul", "DynamicQuantizeMatMul"], _matmul),
+    **dict.fromkeys(["Gemm", "FusedGemm", "QGemm", "MatMul", "FusedMatMul", "MatMulInteger"], _matmul),
+    **dict.fromkeys(["MatMulIntegerToFloat", "QLinearMatMul", "DynamicQuantizeMatMul"], _matmul),
     "MatMulNBits": _matmul_bits,
     "Einsum": _einsum,
     **dict.fromkeys(["LSTM", "DynamicQuantizeLSTM", "GRU", "RNN"], _recurrent),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -90,6 +90,14 @@ def _input_shape(value: onnx.ValueInfoProto, shape: Shape | None, batch_size: in
             f"--shape {value.name}={format_shape(shape)} does not fit the input {format_shape(declared)}"
         )
     return shape
+
+
+def longer(specs: Specs, axes: Mapping[str, Sequence[int]], by: int) -> Specs:
+    """The input shapes with some axes of each that much longer."""
+    return {
+        name: (tuple(n + by if k in axes.get(name, ()) else n for k, n in enumerate(shape)), dtype)
+        for name, (shape, dtype) in specs.items()
+    }
 
 
 def sizes_of_symbols(proto: onnx.ModelProto, shapes: Shapes) -> dict[str, int]:

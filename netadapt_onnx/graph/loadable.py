@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx
 
+from netadapt_onnx.common.escape import legible
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.runtime import lacks_operator, session
 from netadapt_onnx.graph.shapes import Specs, format_shape
@@ -34,22 +35,20 @@ class Interface:
 
 def require_openable(file: Path, planned: Interface | None = None) -> None:
     """Raise NetadaptError (code `bad-cut`) if onnxruntime refuses a file whose original it takes."""
-    try:
-        session(file if _is_text(file) else onnx.load(file), optimise=False, prepack=False)
-    except NetadaptError as error:
-        original = None if planned is None else planned.original
-        if lacks_operator(error) if original is None else not _opens(original):
-            return
+    # Names of files may hold bytes that are no characters: such a path cannot be handed to onnxruntime.
+    error = _refusal(file if legible(str(file)) == str(file) else onnx.load(file))
+    original = None if planned is None else planned.original
+    if error is not None and not (lacks_operator(error) if original is None else _refusal(original)):
         raise wrong_cut(f"onnxruntime says: {one_line(error.__cause__ or error)}") from error
 
 
-def _is_text(file: Path) -> bool:
-    """Whether a path can be handed to onnxruntime: names of files may hold bytes that are no characters."""
+def _refusal(model: onnx.ModelProto | Path) -> NetadaptError | None:
+    """Why onnxruntime refuses a model or its file, None if it takes it."""
     try:
-        str(file).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        session(model, optimise=False, prepack=False)
+    except NetadaptError as error:
+        return error
+    return None
 
 
 def require_planned(proto: onnx.ModelProto, planned: Interface) -> None:
@@ -115,14 +114,6 @@ def _inferred(proto: onnx.ModelProto, inputs: Specs) -> dict[str, tuple[str, Axe
     del light.graph.value_info[:]
     opened = session(light, optimise=False)
     return {value.name: (value.type, value.shape) for value in opened.get_outputs()}
-
-
-def _opens(original: onnx.ModelProto) -> bool:
-    try:
-        session(original, optimise=False, prepack=False)
-    except NetadaptError:
-        return False
-    return True
 
 
 def wrong_cut(what: str) -> NetadaptError:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.graph.nodes import all_nodes, attribute, is_standard, opset_version, set_nodes, subgraphs_of
+from netadapt_onnx.graph.nodes import all_nodes, attribute, is_standard, opset_version, replace_all, subgraphs_of
 
 # Rounds of one loop, fewer where its body is long: so many nodes are run at most.
 MOST_TRIPS = 1 << 16
@@ -83,7 +83,7 @@ def _count(body: onnx.GraphProto, earlier: str, around: str | None, most: int, n
     nodes.append(make("Div", [trip, end], [quotient]))
     nodes.append(make("Gather", [_FIRST, quotient], [next(names)], name=f"{MARK}{most} {trip}"))
     body.initializer.append(numpy_helper.from_array(np.array(most + 1, np.int64), end))
-    set_nodes(body, [*nodes, *body.node])
+    replace_all(body.node, [*nodes, *body.node])
     return trip
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
+from itertools import chain, count
 from typing import Any
 
 import onnx
@@ -97,16 +98,21 @@ def opset_version(proto: onnx.ModelProto, default: int = 1) -> int:
     return max((entry.version for entry in proto.opset_import if entry.domain in STANDARD), default=default)
 
 
-def set_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
-    """Give a graph other nodes, which may be some of its own."""
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+def unused_name(base: str, used: Container[str]) -> str:
+    """A name that is not `used`, `base` if that is free."""
+    return next(name for name in chain([base], (f"{base}_{i}" for i in count(1))) if name not in used)
 
 
-def keep_nodes(graph: onnx.GraphProto, kept: Sequence[onnx.NodeProto]) -> bool:
-    """Drop all nodes of a graph but some; whether there are any others."""
-    changed = len(kept) < len(graph.node)
+def replace_all(field: Any, messages: Iterable[Any]) -> None:
+    """Give a repeated field of a message other members, which may be some of its own."""
+    copies = [type(message).FromString(message.SerializeToString()) for message in messages]
+    del field[:]
+    field.extend(copies)
+
+
+def keep_only(field: Any, kept: Sequence[Any]) -> bool:
+    """Drop all members of a repeated field but some; whether there are any others."""
+    changed = len(kept) < len(field)
     if changed:
-        set_nodes(graph, kept)
+        replace_all(field, kept)
     return changed

@@ -45,21 +45,15 @@ class OpenTensor:
 
 def open_inputs(proto: onnx.ModelProto, settled: Shapes) -> list[OpenTensor]:
     """The inputs with an open axis beyond the first, or without a shape, whose shape is not `settled`."""
-    opened: list[onnx.ValueInfoProto] = []
-    for value in proto.graph.input:
-        declared = declared_shape(value)
-        if value.name in settled or not value.type.HasField("tensor_type"):
-            continue
-        if declared is None or None in declared[1:]:
-            opened.append(value)
-    symbols = {dim.dim_param for value in proto.graph.input for dim in value.type.tensor_type.shape.dim[1:]} - {""}
-    for value in proto.graph.input if opened else ():  # whose only open axis, the first, is the length of another
-        declared = declared_shape(value)
-        alone = value.name not in settled and declared and declared[0] is None and None not in declared[1:]
-        if alone and value.type.tensor_type.shape.dim[0].dim_param in symbols:
-            opened.append(value)
+    tensors = [v for v in proto.graph.input if v.name not in settled and v.type.HasField("tensor_type")]
+    shapes = [(value, declared_shape(value)) for value in tensors]
+    opened = [value for value, shape in shapes if shape is None or None in shape[1:]]
     if not opened:
         return []
+    symbols = {dim.dim_param for value in proto.graph.input for dim in value.type.tensor_type.shape.dim[1:]} - {""}
+    batches = [value for value, shape in shapes if shape and shape[0] is None and None not in shape[1:]]
+    # Whose only open axis, the first, is the length of another.
+    opened += [value for value in batches if value.type.tensor_type.shape.dim[0].dim_param in symbols]
     readers = Readers.of(proto.graph)
     return [OpenTensor(value.name, _dims(readers, value)) for value in opened]
 
@@ -94,13 +88,12 @@ def declare_outputs(
     foreign = {name for node in graph.node if not is_standard(node) for name in node.output if name}
     declared = {value.name: value for value in graph.value_info}
     for name in sorted(foreign & shapes.keys()):
-        readers = [node for node in graph.node if name in node.input]
-        constant_operands = [operand for node in readers for operand in node.input if operand in constants]
-        kinds = [
-            constants[operand].data_type for operand in constant_operands if constants[operand].data_type in FLOATS
-        ]
+        operands = [operand for node in graph.node if name in node.input for operand in node.input]
+        kinds = [constants[operand].data_type for operand in operands if operand in constants]
         value = declared[name] if name in declared else graph.value_info.add()
-        code = value.type.tensor_type.elem_type or next(iter(kinds), onnx.TensorProto.FLOAT)
+        code = value.type.tensor_type.elem_type or next(
+            (kind for kind in kinds if kind in FLOATS), onnx.TensorProto.FLOAT
+        )
         value.CopyFrom(onnx.helper.make_tensor_value_info(name, code, shapes[name]))
     return {name: shape for name, shape in shapes.items() if name not in foreign}
 

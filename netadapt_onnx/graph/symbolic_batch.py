@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from netadapt_onnx.graph.nodes import unused_name
 from netadapt_onnx.graph.shapes import Specs
 
 Written = tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
@@ -58,8 +59,7 @@ class SymbolicBatch:
         return nodes, constants
 
     def _new_name(self, name: str) -> str:
-        candidates = (f"{name}_{i}" if i else name for i in range(len(self._used_names) + 1))
-        name = next(candidate for candidate in candidates if candidate not in self._used_names)
+        name = unused_name(name, self._used_names)
         self._used_names.add(name)
         return name
 

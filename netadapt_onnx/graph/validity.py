@@ -27,17 +27,7 @@ LARGEST_AXIS = 2**31 - 1
 LARGEST_VERSION = 10_000
 # Texts that only describe: bytes that are not UTF-8 are replaced there. Everywhere else text is a name.
 DESCRIPTIVE = {"doc_string", "producer_name", "producer_version"}
-# Where onnx.proto says that values of a type are if they are no raw data; all other types are in int32_data.
-_FIELDS: dict[int, str] = {
-    TensorProto.FLOAT: "float_data",
-    TensorProto.COMPLEX64: "float_data",
-    TensorProto.DOUBLE: "double_data",
-    TensorProto.COMPLEX128: "double_data",
-    TensorProto.INT64: "int64_data",
-    TensorProto.UINT32: "uint64_data",
-    TensorProto.UINT64: "uint64_data",
-    TensorProto.STRING: "string_data",
-}
+# Where values are if they are no raw data; in which of them those of a type are, `onnx.helper` knows.
 _TYPED = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 _KNOWN_TYPES = set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 
@@ -48,8 +38,8 @@ def require_valid(proto: onnx.ModelProto) -> None:
     Bytes that are not UTF-8 are replaced in texts that only describe.
     """
     _check_versions(proto)
-    _refuse_twice("two inputs", (value.name for value in proto.graph.input))
-    _refuse_twice("two initializers", (tensor.name for tensor in proto.graph.initializer))
+    refuse_twice("two inputs", (value.name for value in proto.graph.input))
+    refuse_twice("two initializers", (tensor.name for tensor in proto.graph.initializer))
     for value in proto.graph.input:
         if not value.name:
             raise _invalid("an input has no name")
@@ -72,8 +62,7 @@ class _Context:
         """`around`: the context of the model, for a function of it."""
         self._proto = proto
         self.in_function = function is not None
-        self.imports = (proto if function is None else function).opset_import
-        self.versions = {domain_of(o): o.version for o in self.imports}
+        self.versions = {domain_of(o): o.version for o in (function or proto).opset_import}
         self.checker = onnx.checker.C.CheckerContext()
         self.checker.ir_version = min(proto.ir_version, onnx.IR_VERSION)
         self.checker.opset_imports = self.versions
@@ -156,7 +145,7 @@ def check_tensor(tensor: TensorProto) -> None:
         return  # what is in other files is checked where it is read
     if tensor.HasField("segment"):
         raise _invalid(f"{name} is a segment, which no runtime reads")
-    right = _FIELDS.get(tensor.data_type, "int32_data")
+    right = onnx.helper.tensor_dtype_to_field(tensor.data_type)
     wrong = next((field for field in _TYPED if field != right and len(getattr(tensor, field))), None)
     if wrong is not None:
         raise _invalid(f"{name} of {_type_name(tensor.data_type)} keeps values in {wrong}")
@@ -304,7 +293,7 @@ def _check_versions(proto: onnx.ModelProto) -> None:
         raise _invalid(f"{proto.ir_version} is no version of ONNX's file format")
     for entry in proto.opset_import:
         _check_version(entry)
-    _refuse_twice("two opset imports", map(domain_of, proto.opset_import))
+    refuse_twice("two opset imports", map(domain_of, proto.opset_import))
 
 
 def _check_version(entry: onnx.OperatorSetIdProto) -> None:
@@ -312,7 +301,8 @@ def _check_version(entry: onnx.OperatorSetIdProto) -> None:
         raise _invalid(f"{entry.version} is no version of the operators of {entry.domain or 'ai.onnx'}")
 
 
-def _refuse_twice(what: str, names: Iterable[str]) -> None:
+def refuse_twice(what: str, names: Iterable[str]) -> None:
+    """Raise NetadaptError if a name is there more than once; `what` are two that have it."""
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise _invalid(f"{what} share the name '{twice}'")

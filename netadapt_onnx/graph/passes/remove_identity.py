@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.nodes import all_nodes, all_subgraphs, is_standard, keep_nodes
+from netadapt_onnx.graph.nodes import all_nodes, all_subgraphs, is_standard, keep_only
 from netadapt_onnx.graph.passes.result import PassResult
 
 
@@ -33,4 +33,4 @@ def remove_identity(proto: onnx.ModelProto) -> PassResult[onnx.ModelProto]:
         for value in body.output:
             if value.name in sources:
                 raise NetadaptError(f"a subgraph returns the outer tensor '{value.name}' directly", code="unsupported")
-    return PassResult(proto, keep_nodes(graph, kept))
+    return PassResult(proto, keep_only(graph.node, kept))
