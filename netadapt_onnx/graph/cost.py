@@ -45,10 +45,9 @@ class Cost:
         """The four totals by resource name."""
         return amounts(self)
 
-    def to_resources(self, size_bytes: int | None = None, latency_ms: float | None = None) -> Resources:
-        """The totals as results show them; `size_bytes` of the file itself, where there is one."""
-        size = self.size_bytes if size_bytes is None else size_bytes
-        return Resources(self.params, self.macs, size, self.memory_bytes, latency_ms)
+    def to_resources(self, size_bytes: int, latency_ms: float | None = None) -> Resources:
+        """The totals as results show them, with the size of the file itself."""
+        return Resources(self.params, self.macs, size_bytes, self.memory_bytes, latency_ms)
 
 
 def cost(proto: onnx.ModelProto, shapes: Shapes) -> Cost:

@@ -78,15 +78,12 @@ def _wildcards(
     moving: Mapping[str, set[int] | None], evaluation: Evaluation, nodes: Iterable[onnx.NodeProto]
 ) -> dict[str, onnx.TensorProto]:
     """Reshape targets of which one entry depends on the sizes, with a -1 there."""
-    readers: dict[str, list[tuple[str, int]]] = {}
-    for node in nodes:
-        for slot, name in enumerate(node.input):
-            readers.setdefault(name, []).append((node.op_type, slot))
+    used = {n for node in nodes for slot, n in enumerate(node.input) if (node.op_type, slot) != ("Reshape", 1)}
     wildcards = {}
     for name, entries in moving.items():
         value = evaluation.value(name)
-        is_target = all(place == ("Reshape", 1) for place in readers.get(name, []))
-        if entries is not None and len(entries) == 1 and is_target and value.ndim == 1 and not (value == -1).any():
+        is_target = name not in used and value.ndim == 1
+        if entries is not None and len(entries) == 1 and is_target and not (value == -1).any():
             value = value.copy()
             value[next(iter(entries))] = -1
             wildcards[name] = numpy_helper.from_array(value, name)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.shapes import Shape, Shapes, Spec, Specs, format_shape
+from netadapt_onnx.graph.shapes import Shape, Shapes, Spec, Specs, dtype_of, format_shape
 
 
 def declared_shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
@@ -33,7 +32,7 @@ def declared_specs(values: Iterable[onnx.ValueInfoProto], symbols: Mapping[str, 
             for i, d in enumerate(tensor.shape.dim)
         ]
         if min(sizes, default=0) >= 0:
-            specs[value.name] = (tuple(sizes), np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
+            specs[value.name] = (tuple(sizes), dtype_of(tensor.elem_type))
     return specs
 
 
@@ -60,7 +59,7 @@ def input_specs(proto: onnx.ModelProto, shapes: Shapes | None = None, batch_size
         if not value.type.HasField("tensor_type"):
             raise NetadaptError(f"input '{value.name}' is not a tensor", code="unsupported")
         try:
-            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+            dtype = dtype_of(value.type.tensor_type.elem_type)
         except KeyError:
             number = value.type.tensor_type.elem_type
             raise NetadaptError(f"input '{value.name}' has the unknown type {number}", code="not-onnx") from None
@@ -69,10 +68,8 @@ def input_specs(proto: onnx.ModelProto, shapes: Shapes | None = None, batch_size
             raise NetadaptError(f"input '{value.name}' is empty: {format_shape(shape)}", code="unsupported")
         specs[value.name] = (shape, dtype)
     if remaining:
-        raise NetadaptError(
-            f"--shape names no input of the model: {', '.join(remaining)}",
-            hint=f"its inputs are {', '.join(specs)}",
-        )
+        hint = f"its inputs are {', '.join(specs)}"
+        raise NetadaptError(f"--shape names no input of the model: {', '.join(remaining)}", hint=hint)
     return specs
 
 
@@ -83,13 +80,15 @@ def _input_shape(value: onnx.ValueInfoProto, shape: Shape | None, batch_size: in
         if declared is None or None in declared[1:]:
             raise NetadaptError(f"the shape of input '{value.name}' is open", code="dynamic-axis")
         return tuple(batch_size if size is None else size for size in declared)
-    if declared is not None and (
-        len(declared) != len(shape) or any(d not in (None, n) for d, n in zip(declared, shape, strict=True))
-    ):
-        raise NetadaptError(
-            f"--shape {value.name}={format_shape(shape)} does not fit the input {format_shape(declared)}"
-        )
+    if declared is not None and not fits(shape, declared):
+        message = f"--shape {value.name}={format_shape(shape)} does not fit the input {format_shape(declared)}"
+        raise NetadaptError(message)
     return shape
+
+
+def fits(shape: Shape, declared: Sequence[int | None]) -> bool:
+    """Whether a tensor of this shape is what a file declares."""
+    return len(shape) == len(declared) and all(d in (None, n) for d, n in zip(declared, shape, strict=True))
 
 
 def longer(specs: Specs, axes: Mapping[str, Sequence[int]], by: int) -> Specs:

@@ -71,9 +71,8 @@ def require_planned(proto: onnx.ModelProto, planned: Interface) -> None:
         if expected != f"{kind} of shape {format_shape(_filled(axes, shape))}":
             original = _original(planned)
             if original is None or original.get(name) != (kind, axes):
-                raise wrong_cut(
-                    f"its output '{name}' is a {kind} of shape {format_shape(axes)} and should be a {expected}"
-                )
+                inferred_type = f"a {kind} of shape {format_shape(axes)}"
+                raise wrong_cut(f"its output '{name}' is {inferred_type} and should be a {expected}")
 
 
 def _original(planned: Interface) -> dict[str, tuple[str, Axes]] | None:

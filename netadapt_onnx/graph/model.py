@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 import onnx
@@ -34,9 +34,7 @@ def load(path: str | os.PathLike[str]) -> Model:
     >>> load("model.onnx").proto.opset_import[0].version
     17
     """
-    file = read(path)
-    load_external(external_tensors(file.proto), file.path)
-    return _normalised(file, file.proto.graph.initializer)
+    return _loaded(read(path), frozenset())
 
 
 def load_without_weights(path: str | os.PathLike[str], *, hashed: bool = False) -> Model:
@@ -50,14 +48,13 @@ def load_without_weights(path: str | os.PathLike[str], *, hashed: bool = False) 
         NetadaptError: as `load` does.
     """
     file = read(path, hashed=hashed)
-    unread = unread_weights(file.proto)
+    return _loaded(file, unread_weights(file.proto))
+
+
+def _loaded(file: OnnxFile, unread: Set[str]) -> Model:
+    """The model of a file, all of whose external tensors are read and checked but for those `unread`."""
     tensors = [tensor for tensor in external_tensors(file.proto) if tensor.name not in unread]
     load_external(tensors, file.path)
-    return _normalised(file, tensors)
-
-
-def _normalised(file: OnnxFile, tensors: Iterable[onnx.TensorProto]) -> Model:
-    """The model of a file whose `tensors` have just been read."""
     for tensor in tensors:
         check_tensor(tensor, file.path)
     normalise_file(file)

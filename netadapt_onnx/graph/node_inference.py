@@ -42,13 +42,10 @@ def infer_types(
     except (onnx.defs.SchemaError, TypeError):  # TypeError: a version beyond 32 bits
         return None
     try:
-        inferred: Mapping[str, onnx.TypeProto] = infer_node_outputs(
-            schema, node, dict(types), dict(values), opset_imports=list(opsets)
-        )
+        return dict(infer_node_outputs(schema, node, dict(types), dict(values), opset_imports=list(opsets)))
     except (InferenceError, ValidationError, RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = one_line(error).removeprefix("[ShapeInferenceError] ").removeprefix("[TypeInferenceError] ")
         raise NetadaptError(f"{node.op_type}: {reason}", node=node_name(node), code="unrunnable") from error
-    return inferred
 
 
 def run_possible(node: onnx.NodeProto, feeds: Arrays, decided: bool, run: Callable[[Arrays], Arrays]) -> Arrays:

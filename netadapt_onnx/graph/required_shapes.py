@@ -90,10 +90,9 @@ def declare_outputs(
     for name in sorted(foreign & shapes.keys()):
         operands = [operand for node in graph.node if name in node.input for operand in node.input]
         kinds = [constants[operand].data_type for operand in operands if operand in constants]
+        kind = next((kind for kind in kinds if kind in FLOATS), onnx.TensorProto.FLOAT)
         value = declared[name] if name in declared else graph.value_info.add()
-        code = value.type.tensor_type.elem_type or next(
-            (kind for kind in kinds if kind in FLOATS), onnx.TensorProto.FLOAT
-        )
+        code = value.type.tensor_type.elem_type or kind
         value.CopyFrom(onnx.helper.make_tensor_value_info(name, code, shapes[name]))
     return {name: shape for name, shape in shapes.items() if name not in foreign}
 
@@ -124,7 +123,9 @@ def proposal(
 ) -> str:
     """What to type: all shapes, also the `requested` ones, with sizes that fit, or else a `?` for each open size."""
     settled = sizes_of_symbols(proto, requested)
-    batches = _first_axes(proto)
+    # Names of first axes of inputs that have more: where a state has the same behind its first, that is its batch.
+    dims_of_inputs = [value.type.tensor_type.shape.dim for value in proto.graph.input]
+    batches = {dims[0].dim_param for dims in dims_of_inputs if len(dims) > 1}
     kinds: dict[str, str] = {}
     for tensor in opened:
         for axis, symbols in enumerate(_parts(tensor)):
@@ -149,12 +150,6 @@ def proposal(
         for tensor in opened
     }
     return f"{give} {typed(shape_options({**requested, **blank}))}, a number for each ?"
-
-
-def _first_axes(proto: onnx.ModelProto) -> set[str]:
-    """Names of first axes of inputs that have more: where a state has the same behind its first, that is its batch."""
-    shapes = [value.type.tensor_type.shape.dim for value in proto.graph.input]
-    return {dims[0].dim_param for dims in shapes if len(dims) > 1}
 
 
 def _parts(tensor: OpenTensor) -> list[list[int | str]]:

@@ -79,11 +79,11 @@ def session(
         opened.weights = weights  # onnxruntime reads the arrays in place for as long as the session lives
         return opened
     except Exception as error:  # onnxruntime raises a dozen unrelated types, some of them plain RuntimeError
-        raise NetadaptError(
-            f"onnxruntime cannot load the model: {one_line(error)}",
-            hint="check it with `onnx.checker` or export it again",
-            code="unloadable",
-        ) from error
+        raise _refused(error, "check it with `onnx.checker` or export it again") from error
+
+
+def _refused(error: Exception, hint: str = "") -> NetadaptError:
+    return NetadaptError(f"onnxruntime cannot load the model: {one_line(error)}", hint=hint, code="unloadable")
 
 
 def _open(model: str | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
@@ -114,7 +114,7 @@ def optimised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     try:
         _open(model.SerializeToString(), options)
     except Exception as error:
-        raise NetadaptError(f"onnxruntime cannot load the model: {one_line(error)}", code="unloadable") from error
+        raise _refused(error) from error
     return onnx.load(folder / "optimised.onnx", load_external_data=False)
 
 

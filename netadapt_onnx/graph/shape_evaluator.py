@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.inputs import declared_shape, declared_specs, input_specs, longer, sizes_of_symbols
+from netadapt_onnx.graph.inputs import declared_shape, declared_specs, fits, input_specs, longer, sizes_of_symbols
 from netadapt_onnx.graph.nodes import READS_SHAPE_ONLY, captured, is_standard
 from netadapt_onnx.graph.required_shapes import NOT, SOMEHOW, WELL
 from netadapt_onnx.graph.runtime import CANNOT_RUN
@@ -21,10 +21,7 @@ from netadapt_onnx.graph.single_node import SingleNodes
 def agrees(value: onnx.ValueInfoProto, specs: Specs) -> bool:
     """Whether a tensor has the shape that the file declares."""
     declared = declared_shape(value)
-    if declared is None or value.name not in specs:
-        return True
-    shape = specs[value.name][0]
-    return len(shape) == len(declared) and all(d in (None, n) for d, n in zip(declared, shape, strict=True))
+    return declared is None or value.name not in specs or fits(specs[value.name][0], declared)
 
 
 @dataclass(frozen=True)

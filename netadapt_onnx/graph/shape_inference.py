@@ -21,7 +21,7 @@ from netadapt_onnx.graph.node_inference import infer_types, returned, run_possib
 from netadapt_onnx.graph.nodes import READS_SHAPE_ONLY, domain_of, is_standard, node_name, reads, reads_from_outside
 from netadapt_onnx.graph.passes.pipeline import normalise_nodes
 from netadapt_onnx.graph.runtime import Arrays, random_inputs
-from netadapt_onnx.graph.shapes import Shape, Spec, Specs, spec_bytes
+from netadapt_onnx.graph.shapes import Shape, Spec, Specs, dtype_of, spec_bytes
 from netadapt_onnx.graph.single_node import SingleNodes
 
 READS_TYPE_OF_SECOND = {"CastLike"}
@@ -128,9 +128,7 @@ class Evaluation:
                 pending.pop()
                 continue
             node = self._producer[pending[-1]]
-            needs = [
-                read for read in _valued_reads(node) if read not in self._values and read not in self._initializers
-            ]
+            needs = [n for n in _valued_reads(node) if n not in self._values and n not in self._initializers]
             if needs:
                 pending += needs
             else:
@@ -159,7 +157,7 @@ class Evaluation:
     def _record_type(self, name: str, shape: Shape, code: int) -> None:
         self._types[name] = onnx.helper.make_tensor_type_proto(code, shape)
         if code != onnx.TensorProto.UNDEFINED:
-            self.tensor_specs[name] = (shape, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)))
+            self.tensor_specs[name] = (shape, dtype_of(code))
 
     def _visit(self, node: onnx.NodeProto) -> None:
         names = list(dict.fromkeys(reads(node)))

@@ -36,9 +36,14 @@ def spec_bytes(spec: Spec) -> int:
     return prod(shape) * dtype.itemsize
 
 
+def dtype_of(data_type: int) -> np.dtype[Any]:
+    """Numpy's type for an ONNX data type."""
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
+
+
 def element_bits(data_type: int) -> int:
     """The bits that an element of an ONNX data type takes where it is stored."""
     packed = _PACKED.fullmatch(onnx.TensorProto.DataType.Name(data_type))
     if packed:
         return int(packed[1] or packed[2])
-    return 8 * int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type)).itemsize)
+    return 8 * dtype_of(data_type).itemsize

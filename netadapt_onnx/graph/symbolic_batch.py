@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.graph.nodes import unused_name
+from netadapt_onnx.graph.nodes import keep_only, unused_name
 from netadapt_onnx.graph.shapes import Specs
 
 Written = tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
@@ -71,9 +71,7 @@ class SymbolicBatch:
         if axis > 0 or (target == 0).any() or any(not shape or shape[0] != target[0] for shape in shapes):
             return None
         for node in reshapes:  # without a literal 0 in the target, allowzero changes nothing but this
-            kept = [a for a in node.attribute if a.name != "allowzero"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
+            keep_only(node.attribute, [a for a in node.attribute if a.name != "allowzero"])
         return 0
 
     def _size(self, dtype: np.dtype[Any]) -> str:

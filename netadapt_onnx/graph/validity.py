@@ -93,9 +93,10 @@ def _walk(message: Any, context: _Context) -> None:
     texts, messages = _fields_to_visit(kind)
     for field, is_repeated in texts:
         _check_text(message, field, is_repeated)
-    check = _CHECKS.get(kind.full_name)
-    if check is not None:
-        check(message, context)
+    if kind.full_name == "onnx.NodeProto":
+        _check_node(message, context)
+    elif kind.full_name in _CHECKS:
+        _CHECKS[kind.full_name](message)
     for field, is_repeated in messages:
         if is_repeated:
             for part in getattr(message, field):
@@ -272,17 +273,13 @@ def _reason(error: Exception) -> str:
     return one_line(error).partition(" ==> ")[0].removeprefix("Bad node spec for node. ")
 
 
-def _ignoring_context(check: Callable[[Any], None]) -> Callable[[Any, _Context], None]:
-    return lambda message, _: check(message)
-
-
-_CHECKS: dict[str, Callable[[Any, _Context], None]] = {
-    "onnx.TensorProto": _ignoring_context(check_tensor),
-    "onnx.SparseTensorProto": _ignoring_context(_check_sparse),
-    "onnx.TypeProto.Tensor": _ignoring_context(_check_type),
-    "onnx.TypeProto.SparseTensor": _ignoring_context(_check_type),
-    "onnx.ValueInfoProto": _ignoring_context(_check_value),
-    "onnx.NodeProto": _check_node,
+# What is checked of messages other than nodes, whatever they stand in.
+_CHECKS: dict[str, Callable[[Any], None]] = {
+    "onnx.TensorProto": check_tensor,
+    "onnx.SparseTensorProto": _check_sparse,
+    "onnx.TypeProto.Tensor": _check_type,
+    "onnx.TypeProto.SparseTensor": _check_type,
+    "onnx.ValueInfoProto": _check_value,
 }
 
 # -- the model --------------------------------------------------------------------------------------------------------
