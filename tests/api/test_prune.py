@@ -176,24 +176,6 @@ def test_a_model_without_a_prunable_group_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_inspect_counts_what_the_file_holds(tmp_path: Path) -> None:
-    path = save(plain((4, 8), size=8), tmp_path / "model.onnx")
-    result = inspect(path)
-    convs = 3 * 4 * 9 + 4 * 8 * 9
-    assert result.model.params == convs + 2 * (4 + 8) + 8 * 10 + 10
-    assert result.model.macs == 3 * 4 * 9 * 64 + 4 * 8 * 9 * 16 + 80
-    assert result.model.size_bytes == path.stat().st_size
-    assert [(g.name, g.channels, g.prunable) for g in result.groups] == [
-        ("conv1", 4, True),
-        ("conv2", 8, True),
-        ("fc1", 10, False),
-    ]
-    assert {layer.name: layer.group for layer in result.layers if layer.op == "Conv"} == {
-        "conv1": "conv1",
-        "conv2": "conv2",
-    }
-
-
 @pytest.mark.parametrize("budget", ["size=108000", "size=0.9x"])
 def test_a_size_budget_holds_for_the_file_that_is_written(tmp_path: Path, budget: str) -> None:
     proto = plain((32, 64, 64))
