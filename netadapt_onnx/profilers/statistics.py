@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from netadapt_onnx.profilers.agent import median_interval
+from netadapt_onnx.profilers.records import MeasuredModel
 
 # Sessions of one model whose times lie further apart than this are those of a busy machine.
 SPREAD = 0.25
@@ -164,18 +165,6 @@ class ProcessorLoad(Protocol):
         """How many processors there are."""
 
 
-class SessionTimes(ProcessorLoad, Protocol):
-    """A record of a measured model with its times; `device.MeasuredModel` is one."""
-
-    @property
-    def median_ms(self) -> Sequence[float]:
-        """The model's time in each session."""
-
-    @property
-    def reference_median_ms(self) -> Sequence[float]:
-        """The uncut model's time in each session of the same rounds; empty if it was not measured."""
-
-
 @dataclass(frozen=True)
 class Disturbance:
     """How disturbed a device was while it measured: what else ran there, and how much one model's time varied.
@@ -217,7 +206,7 @@ def disturbance_of_sessions(
     return Disturbance(interdecile_range(times), others, cores)
 
 
-def disturbance_of_records(records: Sequence[SessionTimes]) -> Disturbance:
+def disturbance_of_records(records: Sequence[MeasuredModel]) -> Disturbance:
     """The disturbance that the uncut model's sessions show; without them, each model's own, the widest of all."""
     others, cores = mean_load(records)
     reference_ms = [time for record in records for time in record.reference_median_ms]

@@ -25,7 +25,7 @@ from netadapt_onnx.profilers.table.file import (
 )
 from netadapt_onnx.profilers.table.kernel_predictor import KernelPredictor
 from netadapt_onnx.profilers.table.staircase import Staircase
-from netadapt_onnx.profilers.table.whole_model_fit import WholeModelPredictor
+from netadapt_onnx.profilers.table.whole_model_fit import fit_end_to_end
 from netadapt_onnx.profilers.units import Layers, Unit, family
 
 _REBUILD = "build it again with `profile`"
@@ -107,7 +107,7 @@ class Table:
     def predictor(self) -> Predictor:
         """The sum of kernels' times where the provider shows those, otherwise a fit to whole models' times."""
         if all(cell.us is None for cell in self.cells):
-            return WholeModelPredictor(self.cells, self.end_to_end, self.layers, self.latency_ms.median_ms * 1e3)
+            return fit_end_to_end(self.cells, self.end_to_end, self.layers, self.latency_ms.median_ms)
         return KernelPredictor(self.cells, self.end_to_end, self.layers, self.units, self.header.models)
 
     @property

@@ -22,7 +22,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import packing
 from netadapt_onnx.profilers.agent import environment
 from netadapt_onnx.profilers.device import Order, measure_on
-from netadapt_onnx.profilers.devices import remote, shell
+from netadapt_onnx.profilers.devices import shell, shell_device
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.devices.perf_test import parse_times
 from netadapt_onnx.profilers.devices.remote import RemoteDevice
@@ -85,7 +85,7 @@ class Scripted(Shell):
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     clock = Time()
-    monkeypatch.setattr(remote, "Backoff", partial(Backoff, clock=clock, sleep=clock.sleep))
+    monkeypatch.setattr(shell_device, "Backoff", partial(Backoff, clock=clock, sleep=clock.sleep))
     return clock
 
 

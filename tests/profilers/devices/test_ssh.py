@@ -20,7 +20,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.profilers import device
-from netadapt_onnx.profilers.devices import remote, shell
+from netadapt_onnx.profilers.devices import shell, shell_device
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.devices.remote import RemoteDevice
 from netadapt_onnx.profilers.devices.retry import ConnectionLostError
@@ -94,7 +94,7 @@ def test_a_connection_that_is_cut_is_taken_up_again(
 def test_a_device_that_stays_away_is_an_error_that_keeps_what_was_measured(
     server: SshServer, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "RETRY_S", 1.0)
+    monkeypatch.setattr(shell_device, "RETRY_S", 1.0)
     seen: list[int] = []
 
     def progress(done: int, _: int, __: str) -> None:
