@@ -11,9 +11,11 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from netadapt_onnx.graph.nodes import node_name
+from netadapt_onnx.surgery.union_find import UnionFind
 
 LAYOUT = frozenset(
     {
@@ -183,21 +185,14 @@ class Layers:
         But each layer with a weight is a unit of its own: a sum is fused into one conv or the other, and what either
         costs depends on its own widths. Layers without a weight count with the first that has one.
         """
-        parent: dict[str, str] = {}
-
-        def root(name: str) -> str:
-            parent.setdefault(name, name)
-            while parent[name] != name:
-                parent[name] = parent[parent[name]]
-                name = parent[name]
-            return name
-
-        for group in groups:
-            for name in group:
-                parent[root(name)] = root(group[0])
-        related: dict[str, list[str]] = {}
-        for name in sorted(parent, key=self._order.__getitem__):
-            related.setdefault(root(name), []).append(name)
+        pairs = [[self._order[name], self._order[group[0]]] for group in groups for name in group]
+        sets = UnionFind()
+        labels = sets.fresh(len(self._order))
+        sets.tie(*labels[np.array(pairs, np.int64).reshape(-1, 2)].T)
+        roots, layers = sets.roots(labels).tolist(), self.names
+        related: dict[int, list[str]] = {}
+        for number in sorted({number for number, _ in pairs}):
+            related.setdefault(roots[number], []).append(layers[number])
         members: dict[str, list[str]] = {}
         for names in related.values():
             for name in names:

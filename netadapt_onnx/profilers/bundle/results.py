@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import onnx
 
-from netadapt_onnx.common.files import aside
+from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.checked_values import Count, Text
 from netadapt_onnx.profilers.execution import Execution, Fingerprint, differences, fingerprint, require_alike
@@ -29,7 +29,7 @@ from netadapt_onnx.profilers.records import (
 from netadapt_onnx.profilers.statistics import ratio_of_pairs, timing_of_sessions
 from netadapt_onnx.profilers.table.build import records_of
 from netadapt_onnx.profilers.table.file import (
-    EndToEndTime,
+    Cell,
     Header,
     OriginalTime,
     Record,
@@ -135,7 +135,7 @@ def _manifest(path: Path, records: Sequence[AgentRecord]) -> Manifest:
         raise NetadaptError(f"{path} holds no results of a bundle", hint=HINT, code="results")
     again = next((n for n, r in enumerate(records[1:], 2) if isinstance(r, ManifestRecord)), None)
     if again is not None:
-        raise NetadaptError(f"{path}, line {again}: a second manifest", hint="import files one by one", code="results")
+        raise _refused(path, again, "a second manifest", "import files one by one")
     return records[0].manifest
 
 
@@ -144,10 +144,9 @@ def _about(path: Path, manifest: Manifest) -> tuple[BundledModel, Execution]:
         about = msgspec.convert(manifest.about, BundledModel)
         execution = msgspec.convert(manifest.execution, ExecutionRecord).execution
     except msgspec.ValidationError as error:
-        raise NetadaptError(f"{path}, line 1: the manifest: {error}", hint=HINT, code="results") from error
+        raise _refused(path, 1, f"the manifest: {error}") from error
     except NetadaptError as error:
-        message = f"{path}, line 1: the manifest: {error.message}"
-        raise NetadaptError(message, hint=error.hint, code=error.code) from error
+        raise _refused(path, 1, f"the manifest: {error.message}", error.hint, error.code) from error
     require_schema(path, about.header)
     return about, execution
 
@@ -156,20 +155,19 @@ def _answers(
     path: Path, manifest: Manifest, records: Sequence[AgentRecord]
 ) -> tuple[tuple[MeasuredModel, ...], tuple[FailedModel, ...]]:
     """The records of models, each of which answers the manifest, and that once."""
-    measured, failed = [], []
     answered: set[tuple[int, int]] = set()
     for number, record in enumerate(records, 1):
-        if not isinstance(record, MeasuredModel | FailedModel):
-            continue
-        wrong = contradiction(record, manifest.jobs, answered)
-        if wrong is not None:
-            raise NetadaptError(f"{path}, line {number}: {wrong}", hint=HINT, code="results")
-        answered.add((record.job, record.model))
-        if isinstance(record, MeasuredModel):
-            measured.append(record)
-        else:
-            failed.append(record)
-    return tuple(measured), tuple(failed)
+        if isinstance(record, MeasuredModel | FailedModel):
+            wrong = contradiction(record, manifest.jobs, answered)
+            if wrong is not None:
+                raise _refused(path, number, wrong)
+            answered.add((record.job, record.model))
+    measured = tuple(record for record in records if isinstance(record, MeasuredModel))
+    return measured, tuple(record for record in records if isinstance(record, FailedModel))
+
+
+def _refused(path: Path, line: int, what: str, hint: str = HINT, code: str = "results") -> NetadaptError:
+    return NetadaptError(f"{path}, line {line}: {what}", hint=hint, code=code)
 
 
 def _same(what: str, first: Fingerprint, *others: Fingerprint) -> None:
@@ -238,15 +236,11 @@ def _model(results: Results) -> tuple[Layers, list[Shapes]]:
         layers = Layers(onnx.ModelProto(graph=unpack_graph(results.about.graph)))
         shapes = msgspec.json.decode(unpack(results.about.shapes), type=list[dict[str, tuple[int, ...]]])
     except (ValueError, msgspec.DecodeError, RecursionError) as error:
-        raise NetadaptError(f"{results.path}, line 1: the manifest: {error}", hint=HINT, code="results") from error
+        raise _refused(results.path, 1, f"the manifest: {error}") from error
     most = max(model for job in results.manifest.jobs for model in job.models)
     if not most < results.about.header.models == len(shapes):
-        raise NetadaptError(
-            f"{results.path}, line 1: the manifest: shapes of {len(shapes)} versions, "
-            f"{results.about.header.models} in the header, and jobs for {most + 1}",
-            hint=HINT,
-            code="results",
-        )
+        counts = f"shapes of {len(shapes)} versions, {results.about.header.models} in the header"
+        raise _refused(results.path, 1, f"the manifest: {counts}, and jobs for {most + 1}")
     return layers, list(shapes)
 
 
@@ -254,15 +248,11 @@ def _version(path: Path, measured: MeasuredModel, shapes: Shapes, layers: Layers
     try:
         return records_of(measured, shapes, layers)
     except KeyError as error:
-        raise NetadaptError(
-            f"{path}, line 1: the manifest: no shape of tensor {error} in version {measured.model}",
-            hint=HINT,
-            code="results",
-        ) from error
+        what = f"the manifest: no shape of tensor {error} in version {measured.model}"
+        raise _refused(path, 1, what) from error
 
 
 def write_table(path: Path, records: Sequence[Record]) -> int:
     """Write a table whole or not at all; returns its number of cells."""
-    with aside(path) as temporary:
-        temporary.write_bytes(encode(records))
-    return sum(not isinstance(r, Header | EndToEndTime | Reference) for r in records)
+    write_atomically(path, encode(records))
+    return sum(isinstance(record, Cell) for record in records)

@@ -221,7 +221,5 @@ def _add_programs(bundle: _Bundle, models: int, shards: int, time_cap_s: float) 
 
 def _without_values(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A model without the content of its weights: all that `Layers` reads."""
-    graph = onnx.GraphProto(node=proto.graph.node)
-    for tensor in proto.graph.initializer:
-        graph.initializer.append(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims))
-    return onnx.ModelProto(graph=graph)
+    empty = (onnx.TensorProto(name=t.name, data_type=t.data_type, dims=t.dims) for t in proto.graph.initializer)
+    return onnx.ModelProto(graph=onnx.GraphProto(node=proto.graph.node, initializer=empty))

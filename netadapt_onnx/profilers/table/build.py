@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from netadapt_onnx._version import __version__
-from netadapt_onnx.common.progress import Progress, stage
+from netadapt_onnx.common.progress import Progress, reporter, stage
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.graph.weightless import file_bytes
@@ -111,7 +111,7 @@ def build(
         NetadaptError: `path` is a table of something else, which is named; a model cannot run; or the models are still
             too few after all that time. What was measured is kept, and building again goes on.
     """
-    device = device or LocalDevice()
+    device, progress = device or LocalDevice(), progress or reporter()
     environment = device.describe()
     execution.require(environment)
     header = header_of(reference, fingerprint(execution, environment), plan.model_count(execution), plan.seed)
@@ -121,8 +121,7 @@ def build(
         with stage("building the table", bound_s=plan.time_cap_s + REFERENCE_CAP_S):
             end_to_end = [r for r in records if isinstance(r, EndToEndTime)]
             stopped = _measure_models(path, setup, end_to_end, plan.time_cap_s, progress, log)
-            if progress:
-                progress(header.models, header.models, "timing the uncut model")
+            progress(header.models, header.models, "timing the uncut model")
             _append(path, [_time_reference(setup, plan.time_cap_s, stopped)])
     return Table.load(path, reference.proto)
 
@@ -195,7 +194,7 @@ def _measure_models(
     setup: _Setup,
     end_to_end: list[EndToEndTime],
     time_cap_s: float,
-    progress: Progress | None,
+    progress: Progress,
     log: Callable[[str], None] | None,
 ) -> str:
     """Measure, batch by batch, the models that `end_to_end` lacks, which grows by them; returns why it stopped."""
@@ -207,8 +206,7 @@ def _measure_models(
         needed = max(0, _batches(min(LEAST_MODELS, count) - len(end_to_end), size))
         used_s = sum(record.seconds for record in end_to_end)
         pace = Pace(time_cap_s, _batches(count, size), _batches(len(todo), size), needed, used_s, overhead_s)
-        if progress:
-            progress(len(end_to_end), count, "measuring random versions")
+        progress(len(end_to_end), count, "measuring random versions")
         if pace.over:
             return f"time cap of {time_cap_s:g} s"
         if needed and this_run_s > max(LENGTHENED * time_cap_s, SHORTEST_S):
@@ -233,8 +231,7 @@ def _batches(models: int, size: int) -> int:
 
 def _time_reference(setup: _Setup, time_cap_s: float, stopped: str) -> Reference:
     """The uncut model's own time."""
-    started = time.perf_counter()
-    plan = TimingPlan(time_cap_s=min(REFERENCE_CAP_S, time_cap_s))
+    started, plan = time.perf_counter(), TimingPlan(time_cap_s=min(REFERENCE_CAP_S, time_cap_s))
     with stage("timing the uncut model"):
         [timing] = measure([setup.reference.proto], setup.inputs, setup.execution, plan, device=setup.device)
     return Reference(timing.median_ms, timing.ci95, timing.sessions, stopped, time.perf_counter() - started)
@@ -324,26 +321,14 @@ def records_of(measured: MeasuredModel, shapes: Shapes, layers: Layers) -> list[
         shapes: those of all its tensors.
         layers: those of the uncut model.
     """
-    end_to_end = EndToEndTime(
-        measured.model,
-        measured.ms,
-        measured.reference_ms,
-        measured.reference_us,
-        measured.rounds,
-        measured.seconds,
-        measured.interval,
-        measured.reference_median_ms,
-        measured.others,
-        measured.cores,
-    )
-    if not measured.optimised:
-        names = [name for name in layers.names if all(t in shapes for t in layers.tensors(name))]
-        dims = [[list(shapes[t]) for t in layers.tensors(name)] for name in names]
-        cells = (Cell(measured.model, [name], d, None) for name, d in zip(names, dims, strict=True))
-        return [*cells, end_to_end]
-    graph = unpack_graph(measured.optimised)
-    records: list[Record] = []
-    for kernel in layers.kernels(graph, measured.us):
-        main = [list(shapes[t]) for t in layers.tensors(layers.main(kernel.layers))]
-        records.append(Cell(measured.model, list(kernel.layers), main, round(kernel.us, 3), kernel.op))
-    return [*records, end_to_end]
+
+    def cell(names: Sequence[str], us: float | None = None, op: str = "") -> Cell:
+        dims = [list(shapes[tensor]) for tensor in layers.tensors(layers.main(names))]
+        return Cell(measured.model, list(names), dims, us, op)
+
+    if measured.optimised:
+        kernels = layers.kernels(unpack_graph(measured.optimised), measured.us)
+        cells = [cell(kernel.layers, round(kernel.us, 3), kernel.op) for kernel in kernels]
+    else:
+        cells = [cell([name]) for name in layers.names if all(tensor in shapes for tensor in layers.tensors(name))]
+    return [*cells, msgspec.convert(measured, EndToEndTime, from_attributes=True)]

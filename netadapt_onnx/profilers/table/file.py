@@ -184,6 +184,14 @@ def header_of_file(path: Path, records: Sequence[Record]) -> Header:
     return records[0]
 
 
+def reference_of_file(path: Path, records: Sequence[Record]) -> Reference:
+    """The last time of the uncut model in a table. Raises NetadaptError for an unfinished table, which has none."""
+    references = [record for record in records if isinstance(record, Reference)]
+    if not references:
+        raise NetadaptError(f"{path} is not complete", hint="run `profile` again: it goes on", code="table")
+    return references[-1]
+
+
 def require_schema(path: Path, header: Header) -> None:
     """Raise NetadaptError for a table of another format."""
     if header.schema != SCHEMA:

@@ -20,7 +20,9 @@ from netadapt_onnx.profilers.table.file import (
     OriginalTime,
     Record,
     Reference,
+    header_of_file,
     read,
+    reference_of_file,
 )
 
 # A run is an outlier if its models are off the median run by so many times what the others are, and by this much.
@@ -114,10 +116,7 @@ def _join_original_times(references: Sequence[Reference]) -> OriginalTime | None
 
 def _read_run(path: Path) -> _Run:
     records, _, _ = read(path)
-    references = [r for r in records if isinstance(r, Reference)]
-    header = records[0] if records else None
-    if not isinstance(header, Header) or not references:
-        raise NetadaptError(f"{path} is not complete", hint="run `profile` again: it goes on", code="table")
+    reference = reference_of_file(path, records)
     cells: dict[CellKey, Cell] = {}
     for cell in records:
         if not isinstance(cell, Cell):
@@ -128,7 +127,8 @@ def _read_run(path: Path) -> _Run:
         while key in cells:
             key = (*key[:3], key[3] + 1)
         cells[key] = cell
-    return _Run(header, cells, [r for r in records if isinstance(r, EndToEndTime)], references[-1])
+    end_to_end = [record for record in records if isinstance(record, EndToEndTime)]
+    return _Run(header_of_file(path, records), cells, end_to_end, reference)
 
 
 def _at_speed_of(times: Sequence[EndToEndTime], others: Sequence[EndToEndTime]) -> list[EndToEndTime]:

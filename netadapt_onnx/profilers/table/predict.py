@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import onnx
 
@@ -22,32 +21,16 @@ from netadapt_onnx.profilers.table.file import (
     check,
     header_of_file,
     read,
+    reference_of_file,
 )
 from netadapt_onnx.profilers.table.kernel_predictor import KernelPredictor
 from netadapt_onnx.profilers.table.staircase import Staircase
-from netadapt_onnx.profilers.table.whole_model_fit import fit_end_to_end
+from netadapt_onnx.profilers.table.whole_model_fit import WholeModelFit, fit_end_to_end
 from netadapt_onnx.profilers.units import Layers, Unit, family
 
 _REBUILD = "build it again with `profile`"
 # A model is measured precisely if the 95% interval of its median is no wider than this share of it.
 PRECISE = 0.01
-
-
-class Predictor(Protocol):
-    """Predicts the time of a model from the shapes of its tensors, fitted to what a table holds."""
-
-    @property
-    def staircase(self) -> Staircase:
-        """The device's channel block and alignment."""
-
-    def predict_ratio(self, shapes: Shapes) -> float:
-        """Predicted time relative to the uncut model's."""
-
-    def predict_error(self, shapes: Shapes) -> float:
-        """The relative error that 95% of such predictions stay within."""
-
-    def predict_units(self, shapes: Shapes) -> dict[str, float]:
-        """Predicted microseconds of every unit by its main layer's name."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +81,11 @@ class Table:
             raise NetadaptError(f"{path} has {wrong}", hint=_REBUILD, code="table")
         if not cells:
             raise NetadaptError(f"{path} holds no measured cell", hint=_REBUILD, code="table")
-        references = [r for r in records if isinstance(r, Reference)]
-        if not references:
-            raise NetadaptError(f"{path} is not complete", hint="run `profile` again: it goes on", code="table")
-        return cls(path, header, cells, tuple(end_to_end.values()), references[-1], truncated, layers)
+        reference = reference_of_file(path, records)
+        return cls(path, header, cells, tuple(end_to_end.values()), reference, truncated, layers)
 
     @cached_property
-    def predictor(self) -> Predictor:
+    def predictor(self) -> KernelPredictor | WholeModelFit:
         """The sum of kernels' times where the provider shows those, otherwise a fit to whole models' times."""
         if all(cell.us is None for cell in self.cells):
             return fit_end_to_end(self.cells, self.end_to_end, self.layers, self.latency_ms.median_ms)
