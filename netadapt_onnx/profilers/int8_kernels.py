@@ -13,9 +13,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.device import Device
+from netadapt_onnx.profilers.device import Device, outputs_on_device
 from netadapt_onnx.profilers.execution import CPU, Execution
-from netadapt_onnx.profilers.outputs import outputs_on_device
 from netadapt_onnx.profilers.records import Environment
 
 ROWS, COLUMNS = 64, 16

@@ -20,6 +20,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.profilers import device
+from netadapt_onnx.profilers.device import outputs_on_device
 from netadapt_onnx.profilers.devices import shell, shell_device
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.devices.remote import RemoteDevice
@@ -27,7 +28,6 @@ from netadapt_onnx.profilers.devices.retry import ConnectionLostError
 from netadapt_onnx.profilers.devices.ssh import SshShell
 from netadapt_onnx.profilers.execution import CPU
 from netadapt_onnx.profilers.int8_kernels import probe_int8
-from netadapt_onnx.profilers.outputs import outputs_on_device
 from netadapt_onnx.profilers.random_widths import random_widths
 from netadapt_onnx.profilers.table import build as building
 from netadapt_onnx.profilers.table.file import EndToEndTime, read
