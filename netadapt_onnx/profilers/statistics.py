@@ -208,12 +208,9 @@ def disturbance_of_sessions(
 
 def disturbance_of_records(records: Sequence[MeasuredModel]) -> Disturbance:
     """The disturbance that the uncut model's sessions show; without them, each model's own, the widest of all."""
-    others, cores = mean_load(records)
     reference_ms = [time for record in records for time in record.reference_median_ms]
-    if reference_ms:
-        return disturbance_of_sessions(reference_ms, others, cores)
-    spread = max((interdecile_range(record.median_ms) for record in records), default=0.0)
-    return Disturbance(spread, others, cores)
+    sessions = [reference_ms] if reference_ms else [record.median_ms for record in records]
+    return Disturbance(max(map(interdecile_range, sessions), default=0.0), *mean_load(records))
 
 
 def disturbance_of_ratio(measurement: Ratio) -> Disturbance:

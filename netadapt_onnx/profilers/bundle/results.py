@@ -44,6 +44,7 @@ from netadapt_onnx.profilers.units import Layers
 # normalised one.
 ORIGINAL = -2
 HINT = "give the results.jsonl that a bundle wrote, as it is"
+ONE_DEVICE = "import each device's into a table of its own"
 
 
 class BundledModel(msgspec.Struct, frozen=True):
@@ -124,7 +125,8 @@ def read_results(path: Path) -> Results:
     if not measured or not devices:
         reason = failed[0].error if failed else "it was not run, or killed at once"
         raise NetadaptError(f"{path}: nothing was measured: {reason}", hint="run its run.sh", code="results")
-    _same(f"{path}: measured on two devices", devices[0], *devices[1:])
+    for device in devices[1:]:
+        require_alike(devices[0], device, f"{path}: measured on two devices", ONE_DEVICE)
     ends = [record.stopped for record in records if isinstance(record, End)]
     return Results(path, manifest, about, devices[0], measured, failed, ends[-1] if ends else None)
 
@@ -170,11 +172,6 @@ def _refused(path: Path, line: int, what: str, hint: str = HINT, code: str = "re
     return NetadaptError(f"{path}, line {line}: {what}", hint=hint, code=code)
 
 
-def _same(what: str, first: Fingerprint, *others: Fingerprint) -> None:
-    for other in others:
-        require_alike(first, other, what, "import each device's into a table of its own")
-
-
 def merge_results(results: Sequence[Results]) -> list[Record]:
     """Make one table's records of shards and repetitions, all of one bundle and one kind of device.
 
@@ -183,7 +180,8 @@ def merge_results(results: Sequence[Results]) -> list[Record]:
     first = results[0]
     for other in results[1:]:
         _same_bundle(first, other)
-        _same(f"{first.path} and {other.path} are of different devices", first.device, other.device)
+        what = f"{first.path} and {other.path} are of different devices"
+        require_alike(first.device, other.device, what, ONE_DEVICE)
     header = msgspec.structs.replace(first.about.header, device=first.device)
     layers, shapes = _model(first)
     records: list[Record] = [header]
@@ -219,15 +217,12 @@ def merge_results(results: Sequence[Results]) -> list[Record]:
 
 def _same_bundle(first: Results, other: Results) -> None:
     unlike = differences(*(msgspec.to_builtins(results.about.header) for results in (first, other)))
-    unlike += [
-        f"{field} differs"
-        for field in ("jobs", "execution")
-        if getattr(first.manifest, field) != getattr(other.manifest, field)
-    ]
+    for field in ("jobs", "execution"):
+        if getattr(first.manifest, field) != getattr(other.manifest, field):
+            unlike.append(f"{field} differs")
     if unlike:
-        raise NetadaptError(
-            f"{other.path} and {first.path} are of different bundles ({'; '.join(unlike)})", code="results"
-        )
+        message = f"{other.path} and {first.path} are of different bundles ({'; '.join(unlike)})"
+        raise NetadaptError(message, code="results")
 
 
 def _model(results: Results) -> tuple[Layers, list[Shapes]]:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from netadapt_onnx.common.progress import stage
@@ -54,14 +54,10 @@ def open_device(
     token = hashlib.sha256(
         f"{platform.node()}:{Path(purpose).absolute()}".encode(errors="surrogateescape")
     ).hexdigest()[:16]
-    if device == LOCAL:
-        opened: Device = LocalDevice()
-    else:
-        opened = _behind(_shell(device, token), python, keep, perf_test, log)
-    try:
+    with closing(
+        LocalDevice() if device == LOCAL else _behind(_shell(device, token), python, keep, perf_test, log)
+    ) as opened:
         yield opened
-    finally:
-        opened.close()
 
 
 def _shell(name: str, token: str) -> Shell:

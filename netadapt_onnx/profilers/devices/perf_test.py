@@ -113,10 +113,9 @@ class PerfTestDevice(ShellDevice):
                 yield FailedModel(number, model, failures[model])
                 continue
             fields: dict[str, Any] = {"record": "measured", "job": number, "model": model, "rounds": RUNS}
-            fields |= {"seconds": seconds, "ms": _low(times[model]), "median_ms": _medians(times[model])}
+            fields |= {"seconds": seconds, **_session_ms(times[model])}
             if job.reference is not None:
-                reference = times[job.reference]
-                fields |= {"reference_ms": _low(reference), "reference_median_ms": _medians(reference)}
+                fields |= _session_ms(times[job.reference], "reference_")
                 if profiles:
                     fields["reference_us"] = round(sum(profiles[job.reference]["us"].values()), 3)
             yield self._checked_record(fields | profiles.get(model, {}))
@@ -194,9 +193,9 @@ def parse_times(text: str) -> np.ndarray:
     return 1000 * np.array(seconds)
 
 
-def _low(times: Sequence[np.ndarray]) -> list[float]:
-    return [round(float(low_mean(session)), 6) for session in times]
-
-
-def _medians(times: Sequence[np.ndarray]) -> list[float]:
-    return [round(statistics.median(session.tolist()), 6) for session in times]
+def _session_ms(times: Sequence[np.ndarray], prefix: str = "") -> dict[str, list[float]]:
+    """The times of a record: of each session the mean of its fastest runs, and its median."""
+    return {
+        f"{prefix}ms": [round(float(low_mean(session)), 6) for session in times],
+        f"{prefix}median_ms": [round(statistics.median(session.tolist()), 6) for session in times],
+    }

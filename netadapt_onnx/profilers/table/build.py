@@ -239,15 +239,13 @@ def _time_reference(setup: _Setup, time_cap_s: float, stopped: str) -> Reference
 
 def _too_slow(end_to_end: Sequence[EndToEndTime], count: int, device: str) -> NetadaptError:
     """The error of a build whose models are too few for a table after all the time there is."""
-    used_s = sum(record.seconds for record in end_to_end)
-    disturbance = build_disturbance(end_to_end)
-    needed = min(LEAST_MODELS, count)
+    used_s, disturbance = sum(record.seconds for record in end_to_end), build_disturbance(end_to_end)
     enough_s = 1.5 * used_s / len(end_to_end) * count
+    hint = f"run the same again, it goes on from there, or give `profile` --max-time {enough_s:.0f}s"
     return NetadaptError(
         f"too busy or too slow: {len(end_to_end)} of {count} versions measured in {used_s:.0f} s, and a table needs "
-        f"{needed}",
-        hint=(f"{disturbance.sentence(device)}; " if disturbance.busy else "")
-        + f"run the same again, it goes on from there, or give `profile` --max-time {enough_s:.0f}s",
+        f"{min(LEAST_MODELS, count)}",
+        hint=f"{disturbance.sentence(device)}; {hint}" if disturbance.busy else hint,
         code="too-slow",
     )
 
@@ -277,20 +275,10 @@ def batch_job(
         sessions: how many fresh sessions each gets.
         needed: whether they are measured even if time is up.
     """
-    numbers = tuple(models)
+    numbers, rounds = tuple(models), (20, MOST_ROUNDS)
+    seed = min(numbers)
     return Job(
-        numbers,
-        REFERENCE,
-        profiled,
-        sessions,
-        "interval",
-        PRECISION,
-        (20, MOST_ROUNDS),
-        seconds,
-        min(numbers),
-        shard,
-        ANCHORS,
-        needed,
+        numbers, REFERENCE, profiled, sessions, "interval", PRECISION, rounds, seconds, seed, shard, ANCHORS, needed
     )
 
 

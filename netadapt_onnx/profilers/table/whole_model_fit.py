@@ -52,24 +52,19 @@ class LayerTerms:
     def __init__(self, proto: onnx.ModelProto, example: Shapes, axes: Axes) -> None:
         self._cost = CostModel(proto)
         self._axes = axes
-        nodes = [
-            node for node in proto.graph.node if all(name in example for name in [*_inputs(node), *_outputs(node)])
-        ]
+        nodes = [node for node in proto.graph.node if all(name in example for name in _inputs(node) + _outputs(node))]
         self.names = [node_name(node) for node in nodes]
         self._tensors = [(_inputs(node), _outputs(node)) for node in nodes]
         self._index = {name: i for i, name in enumerate(self.names)}
-        grouped = ["grouped" if _group(node) > 1 else "" for node in nodes]
-        fixed = [
-            [tuple(None if axis in axes.get(t, ()) else d for axis, d in enumerate(example[t])) for t in outputs]
-            for _, outputs in self._tensors
-        ]
-        classes = [
-            f"{n.op_type} {attributes(n).get('kernel_shape', '')} {g}" for n, g in zip(nodes, grouped, strict=True)
-        ]
-        kinds = [
-            repr((n.op_type, g, sorted(attributes(n).items()), f))
-            for n, g, f in zip(nodes, grouped, fixed, strict=True)
-        ]
+        classes, kinds = [], []
+        for node, (_, outputs) in zip(nodes, self._tensors, strict=True):
+            grouped = "grouped" if any(a.name == "group" and a.i > 1 for a in node.attribute) else ""
+            fixed = [
+                tuple(None if axis in axes.get(name, ()) else d for axis, d in enumerate(example[name]))
+                for name in outputs
+            ]
+            classes.append(f"{node.op_type} {attributes(node).get('kernel_shape', '')} {grouped}")
+            kinds.append(repr((node.op_type, grouped, sorted(attributes(node).items()), fixed)))
         self.classes, self.kinds = _numbers(classes), _numbers(kinds)
 
     def __call__(self, shapes: Shapes, staircase: Staircase) -> Floats:
@@ -97,10 +92,6 @@ def _inputs(node: onnx.NodeProto) -> list[str]:
 
 def _outputs(node: onnx.NodeProto) -> list[str]:
     return [name for name in node.output if name]
-
-
-def _group(node: onnx.NodeProto) -> int:
-    return next((a.i for a in node.attribute if a.name == "group"), 1)
 
 
 def _numbers(keys: Sequence[str]) -> Ints:
