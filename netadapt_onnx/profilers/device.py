@@ -138,22 +138,6 @@ def write_inputs(inputs: Arrays, folder: Path) -> Path:
     return path
 
 
-def _accept(
-    name: str, order: Order, record: MeasuredModel | FailedModel, earlier: Mapping[int, MeasuredModel]
-) -> MeasuredModel:
-    """Check a record that answers an order.
-
-    Raises NetadaptError for one that does not, and for a model that did not run.
-    """
-    wrong = contradiction(record, order.jobs, {(r.job, r.model) for r in earlier.values()})
-    if wrong is not None:
-        raise NetadaptError(f"{name}: the record of model {record.model}: {wrong}", code="results")
-    if isinstance(record, FailedModel):
-        raise _unrunnable(name, record)
-    order.execution.require_placed(record.placement)
-    return record
-
-
 def _unrunnable(name: str, record: FailedModel) -> NetadaptError:
     return NetadaptError(f"{name}: onnxruntime cannot run the model: {record.error}", code="unrunnable")
 
@@ -199,8 +183,16 @@ def measure_on(device: Device, order: Order) -> dict[int, MeasuredModel]:
         files = order.write(Path(folder), oldest=device.oldest)
         with _records(device, files) as records:
             for record in records:
-                if isinstance(record, MeasuredModel | FailedModel):
-                    measured[record.model] = _accept(device.name, order, record, measured)
+                if not isinstance(record, MeasuredModel | FailedModel):
+                    continue
+                wrong = contradiction(record, order.jobs, {(r.job, r.model) for r in measured.values()})
+                if wrong is not None:
+                    message = f"{device.name}: the record of model {record.model}: {wrong}"
+                    raise NetadaptError(message, code="results")
+                if isinstance(record, FailedModel):
+                    raise _unrunnable(device.name, record)
+                order.execution.require_placed(record.placement)
+                measured[record.model] = record
     missing = [m for job in order.jobs for m in job.models if m not in measured]
     if missing:
         raise NetadaptError(f"{device.name}: {len(missing)} models came back without a time", code="device")

@@ -6,7 +6,7 @@ import onnx
 from onnx import defs
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.nodes import node_name
+from netadapt_onnx.graph.nodes import node_name, subgraphs_of
 
 OPSET, IR_VERSION = 19, 9
 # Operators whose meaning changed while their signature stayed: since this opset.
@@ -38,9 +38,8 @@ def _check(graph: onnx.GraphProto | onnx.FunctionProto, version: int) -> None:
     for node in graph.node:
         if node.domain == "":
             _check_node(node, version)
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                _check(inner, version)
+        for inner in subgraphs_of(node):
+            _check(inner, version)
 
 
 def _check_node(node: onnx.NodeProto, version: int) -> None:

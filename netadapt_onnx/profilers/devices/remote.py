@@ -14,8 +14,7 @@ import msgspec
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.agent import COMPARED
 from netadapt_onnx.profilers.checked_values import check_environment
-from netadapt_onnx.profilers.devices.retry import ConnectionLostError, RemoteFailureError
-from netadapt_onnx.profilers.devices.shell import Shell
+from netadapt_onnx.profilers.devices.shell import ConnectionLostError, RemoteFailureError, Shell
 from netadapt_onnx.profilers.devices.shell_device import ShellDevice
 from netadapt_onnx.profilers.execution import require_alike
 from netadapt_onnx.profilers.records import (

@@ -19,7 +19,6 @@ from typing import IO
 
 from netadapt_onnx.common.escape import escape
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.devices.retry import ConnectionLostError, RemoteFailureError
 
 CALL_S = 60.0
 # A working agent writes at least every few seconds; after such a silence the connection counts as dead.
@@ -30,6 +29,14 @@ COPY_SILENCE_S = 300.0
 STALLED_S = 4 * 3600.0
 # What a command may say, a line of the agent's, a file that comes back: more is no answer to what was asked.
 MOST_OUTPUT_BYTES, MOST_LINE_BYTES, MOST_PULLED_BYTES = 4 << 20, 64 << 20, 2 << 30
+
+
+class ConnectionLostError(Exception):
+    """The connection broke, or the device stopped answering: worth another try."""
+
+
+class RemoteFailureError(ConnectionLostError):
+    """The connection holds, and what runs on the device ended without doing its work."""
 
 
 class Shell:

@@ -136,8 +136,8 @@ def _at_speed_of(times: Sequence[EndToEndTime], others: Sequence[EndToEndTime]) 
     own, target = (
         float(np.median([t for record in run for t in record.reference_sessions_ms])) for run in (times, others)
     )
-    scaled = {record.model: [t * target / own for t in record.reference_sessions_ms] for record in times}
-    return [msgspec.structs.replace(record, reference_median_ms=scaled[record.model]) for record in times]
+    scaled = ([t * target / own for t in record.reference_sessions_ms] for record in times)
+    return [msgspec.structs.replace(r, reference_median_ms=ms) for r, ms in zip(times, scaled, strict=True)]
 
 
 def _join_times(repeats: Sequence[EndToEndTime], reference_us: float) -> EndToEndTime:

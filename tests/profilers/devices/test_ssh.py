@@ -24,7 +24,7 @@ from netadapt_onnx.profilers.device import outputs_on_device
 from netadapt_onnx.profilers.devices import shell, shell_device
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.devices.remote import RemoteDevice
-from netadapt_onnx.profilers.devices.retry import ConnectionLostError
+from netadapt_onnx.profilers.devices.shell import ConnectionLostError
 from netadapt_onnx.profilers.devices.ssh import SshShell
 from netadapt_onnx.profilers.execution import CPU
 from netadapt_onnx.profilers.int8_kernels import probe_int8
