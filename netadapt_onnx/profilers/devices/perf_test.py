@@ -153,12 +153,10 @@ class PerfTestDevice(ShellDevice):
         clean = f"rm -f {PROFILE}* {OPTIMISED} {TIMES}"
         self._perf_test(model, execution, clean, f"-p {PROFILE} -u {OPTIMISED}")
         self._retry(lambda: self._shell.call(f"cd {self._shell.folder} && mv {PROFILE}_*.json {PROFILE}.json"))
+        profile, optimised = self.pull(f"{PROFILE}.json"), self.pull(OPTIMISED)
         try:
-            events = json.loads(self.pull(f"{PROFILE}.json"))
-            graph = without_weights(onnx.ModelProto.FromString(self.pull(OPTIMISED)))
-            return profile_record(events, graph.SerializeToString())
-        except NetadaptError:
-            raise
+            graph = without_weights(onnx.ModelProto.FromString(optimised))
+            return profile_record(json.loads(profile), graph.SerializeToString())
         except Exception as error:  # what is no profile fails anywhere in it, and protobuf's error is private
             raise NetadaptError(
                 f"{self.name}: what onnxruntime_perf_test wrote of model {model} is no profile: {error}",

@@ -126,11 +126,11 @@ def encode(records: Sequence[Record]) -> bytes:
     return b"".join(json_bytes(record) + b"\n" for record in records)
 
 
-def read(path: Path) -> tuple[list[Record], int, bool]:
+def read(path: Path) -> tuple[list[Record], bool]:
     """Read the records of a table.
 
     Returns:
-        The records, the size in bytes of their complete lines, and whether a cut-off last line was left out.
+        The records, and whether a cut-off last line was left out.
 
     Raises:
         NetadaptError: the file does not begin as a table does, or a line, which is named, cannot be read.
@@ -151,7 +151,7 @@ def read(path: Path) -> tuple[list[Record], int, bool]:
         records.append(record)
     if records and isinstance(records[0], Header):
         require_schema(path, records[0])
-    return records, complete, complete < len(data)
+    return records, complete < len(data)
 
 
 def _require_consistent(record: Record, number: int, timed: set[int], measured: set[int]) -> None:

@@ -67,17 +67,11 @@ class _ClassCells:
     widths: Ints
     us: Mapping[str, Floats]
 
-    @property
-    def total_us(self) -> Floats:
-        """(n,) microseconds of all kernels."""
-        total: Floats = np.nansum(list(self.us.values()), 0)
-        return total
-
     def fit(self, rows: Bools, staircase: Staircase, traits: Mapping[str, Traits]) -> Residuals:
         """The curve of some of the cells and what it leaves of them."""
         us = {kernel: times[rows] for kernel, times in self.us.items() if not np.isnan(times[rows]).all()}
         curve = fit_curve(self.widths[rows], us, staircase, traits)
-        return residuals(curve, self.widths[rows], self.total_us[rows])
+        return residuals(curve, self.widths[rows], np.nansum(list(self.us.values()), 0)[rows])
 
     def out_of_fold(
         self, staircase: Staircase, traits: Mapping[str, Traits], model_count: int

@@ -115,7 +115,7 @@ def _join_original_times(references: Sequence[Reference]) -> OriginalTime | None
 
 
 def _read_run(path: Path) -> _Run:
-    records, _, _ = read(path)
+    records, _ = read(path)
     reference = reference_of_file(path, records)
     cells: dict[CellKey, Cell] = {}
     for cell in records:

@@ -70,7 +70,7 @@ class Table:
         """
         if not path.is_file():
             raise NetadaptError(f"{path}: no such file", code="missing-file")
-        records, _, truncated = read(path)
+        records, truncated = read(path)
         header = header_of_file(path, records)
         check(path, header, family(proto), device)
         end_to_end = {r.model: r for r in records if isinstance(r, EndToEndTime)}
