@@ -11,10 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from netadapt_onnx.errors import NetadaptError
 
@@ -27,29 +28,21 @@ MOST_W = 1e5
 Clock = Callable[[], float]
 
 
-class Meter(Protocol):
-    """A counter of energy."""
-
-    name: str
-
-    @contextmanager
-    def counting(self) -> Iterator[Callable[[], float]]:
-        """Give a function, within the context, that returns the joules since its beginning."""
-
-
+@dataclass(frozen=True)
 class Rapl:
     """Intel's and AMD's counters per processor package (Linux powercap)."""
 
-    name = "RAPL"
-
-    def __init__(self, zones: list[Path]) -> None:
-        self._zones = zones
+    zones: list[Path]
+    name: str = "RAPL"
 
     @contextmanager
     def counting(self) -> Iterator[Callable[[], float]]:
-        """Count by the counters, which wrap around after some minutes: read more often than that."""
-        last = {zone: _number(zone / "energy_uj") for zone in self._zones}
-        ranges = {zone: _number(zone / "max_energy_range_uj") for zone in self._zones}
+        """Give a function that returns the joules since the beginning of the context.
+
+        Its counters wrap around after some minutes: read more often than that.
+        """
+        last = {zone: _number(zone / "energy_uj") for zone in self.zones}
+        ranges = {zone: _number(zone / "max_energy_range_uj") for zone in self.zones}
         total = 0.0
 
         def joules() -> float:
@@ -62,24 +55,27 @@ class Rapl:
         yield joules
 
 
+@dataclass(frozen=True)
 class Power:
     """A sensor of power, sampled in a thread and summed to energy by the trapezoid rule."""
 
-    def __init__(self, name: str, watts: Callable[[], float], clock: Clock = time.perf_counter) -> None:
-        self.name = name
-        self._watts = watts
-        self._clock = clock
+    name: str
+    watts: Callable[[], float]
+    clock: Clock = time.perf_counter
 
     @contextmanager
     def counting(self) -> Iterator[Callable[[], float]]:
-        """Sample the power every 20 ms, and whenever the energy is asked for."""
+        """Give a function that returns the joules since the beginning of the context.
+
+        The power is sampled every 20 ms, and whenever the energy is asked for.
+        """
         lock = threading.Lock()
-        last, last_w, total = self._clock(), self._watts(), 0.0
+        last, last_w, total = self.clock(), self.watts(), 0.0
 
         def joules() -> float:
             nonlocal last, last_w, total
             with lock:
-                now, watts = self._clock(), self._watts()
+                now, watts = self.clock(), self.watts()
                 total += (now - last) * (watts + last_w) / 2
                 last, last_w = now, watts
                 return total
@@ -97,6 +93,10 @@ class Power:
         finally:
             over.set()
             thread.join()
+
+
+# A counter of energy.
+Meter = Rapl | Power
 
 
 def meter(ep: str = "cpu", root: Path = Path("/")) -> Meter:

@@ -22,7 +22,7 @@ from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.profilers.statistics import huber_weights
 from netadapt_onnx.profilers.table.arrays import Floats, Ints
 from netadapt_onnx.profilers.table.file import Cell, EndToEndTime, Shapes
-from netadapt_onnx.profilers.table.nonnegative_fit import nonnegative, robust_nonnegative
+from netadapt_onnx.profilers.table.nonnegative_fit import REFERENCE_WEIGHT, nonnegative, robust_nonnegative
 from netadapt_onnx.profilers.table.staircase import Staircase
 from netadapt_onnx.profilers.units import Layers, attributes
 
@@ -39,8 +39,6 @@ ROUNDS = 5
 FEWEST = 8
 # What departures are measured against: the first level's share of the uncut model's time, but at least this.
 LEAST_SHARE = 0.002
-# Relative budgets are shares of the uncut model's time, so the fit should pass close by it.
-REFERENCE_WEIGHT = 3.0
 
 
 class LayerTerms:
