@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,7 +186,7 @@ def merge_results(results: Sequence[Results]) -> list[Record]:
     header = msgspec.structs.replace(first.about.header, device=first.device)
     layers, shapes = _model(first)
     records: list[Record] = [header]
-    times: dict[int, int] = {}
+    times: Counter[int] = Counter()
     uncut_ms: list[float] = []
     original_ms: list[float] = []
     seconds = 0.0
@@ -198,9 +199,8 @@ def merge_results(results: Sequence[Results]) -> list[Record]:
                 uncut_ms += record.median_ms
                 seconds += record.seconds
                 continue
-            repeated = times.get(record.model, 0)
-            times[record.model] = repeated + 1
-            number = record.model + repeated * header.models
+            number = record.model + times[record.model] * header.models
+            times[record.model] += 1
             records += _version(file.path, msgspec.structs.replace(record, model=number), shapes[record.model], layers)
     if not uncut_ms or not times:
         raise NetadaptError(

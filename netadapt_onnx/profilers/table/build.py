@@ -24,7 +24,7 @@ from netadapt_onnx.graph.weightless import file_bytes
 from netadapt_onnx.profilers.agent import SESSION_BYTES
 from netadapt_onnx.profilers.device import Device, Order, measure_on
 from netadapt_onnx.profilers.devices.local import LocalDevice
-from netadapt_onnx.profilers.execution import CPU, Execution, Fingerprint, differences, fingerprint
+from netadapt_onnx.profilers.execution import CPU, Execution, Fingerprint, fingerprint
 from netadapt_onnx.profilers.packing import unpack_graph
 from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, with_node_names
 from netadapt_onnx.profilers.records import REFERENCE, Job, MeasuredModel
@@ -36,8 +36,10 @@ from netadapt_onnx.profilers.table.file import (
     Record,
     Reference,
     Shapes,
+    append,
     build_disturbance,
     encode,
+    header_differences,
     read,
 )
 from netadapt_onnx.profilers.table.pace import Pace
@@ -122,7 +124,7 @@ def build(
             end_to_end = [r for r in records if isinstance(r, EndToEndTime)]
             stopped = _measure_models(path, setup, end_to_end, plan.time_cap_s, progress, log)
             progress(header.models, header.models, "timing the uncut model")
-            _append(path, [_time_reference(setup, plan.time_cap_s, stopped)])
+            append(path, [_time_reference(setup, plan.time_cap_s, stopped)])
     return Table.load(path, reference.proto)
 
 
@@ -147,9 +149,7 @@ def _resume(path: Path, header: Header) -> list[Record]:
         return [header]
     earlier = records[0]
     assert isinstance(earlier, Header)  # or `read` had refused it
-    unlike = differences(*(msgspec.structs.asdict(one) | one.device for one in (earlier, header)))
-    unlike = [line for line in unlike if not line.startswith("device:")]
-    if unlike:
+    if unlike := header_differences(earlier, header):
         raise NetadaptError(
             f"{path} is a table of something else ({'; '.join(unlike)})", hint="choose another path", code="other-table"
         )
@@ -157,11 +157,6 @@ def _resume(path: Path, header: Header) -> list[Record]:
     records = records[: finished + 1]
     path.write_bytes(encode(records))
     return records
-
-
-def _append(path: Path, records: Sequence[Record]) -> None:
-    with path.open("ab") as file:
-        file.write(encode(records))
 
 
 @dataclass(frozen=True)
@@ -215,7 +210,7 @@ def _measure_models(
         started = time.perf_counter()
         models = {model: setup.model(model) for model in batch}
         records, overhead_s = _measure_batch(setup, models, pace.share_s, started)
-        _append(path, records)
+        append(path, records)
         measured = [r for r in records if isinstance(r, EndToEndTime)]
         end_to_end += measured
         this_run_s += sum(record.seconds for record in measured)

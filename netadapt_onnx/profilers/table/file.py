@@ -12,7 +12,7 @@ import numpy as np
 from netadapt_onnx.common.json_output import json_bytes
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.checked_values import Count, Ms, Number, Processors, Seconds, Sessions, Us, Width
-from netadapt_onnx.profilers.execution import Fingerprint, require_alike
+from netadapt_onnx.profilers.execution import Fingerprint, differences, require_alike
 from netadapt_onnx.profilers.statistics import Disturbance, Ratio, disturbance_of_sessions, mean_load
 
 SCHEMA = 1
@@ -126,6 +126,12 @@ def encode(records: Sequence[Record]) -> bytes:
     return b"".join(json_bytes(record) + b"\n" for record in records)
 
 
+def append(path: Path, records: Sequence[Record]) -> None:
+    """Write records to the end of a table."""
+    with path.open("ab") as file:
+        file.write(encode(records))
+
+
 def read(path: Path) -> tuple[list[Record], bool]:
     """Read the records of a table.
 
@@ -209,6 +215,12 @@ def check(path: Path, header: Header, model_family: str, device: Fingerprint | N
     if device is not None:
         hint = "build one here with `profile`, or take this one all the same with --force"
         require_alike(header.device, device, f"{path} was measured on another device", hint)
+
+
+def header_differences(earlier: Header, later: Header, ignored: str = "") -> list[str]:
+    """List where two tables' headers differ, one readable line each, but for the `ignored` field."""
+    lines = differences(*(msgspec.structs.asdict(header) | header.device for header in (earlier, later)))
+    return [line for line in lines if line.partition(":")[0] not in ("device", ignored)]
 
 
 def build_disturbance(end_to_end: Sequence[EndToEndTime]) -> Disturbance:

@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.execution import differences
 from netadapt_onnx.profilers.statistics import mean_load, pool_ratios, timing_of_sessions
 from netadapt_onnx.profilers.table.file import (
     BEGINNING,
@@ -20,6 +19,7 @@ from netadapt_onnx.profilers.table.file import (
     OriginalTime,
     Record,
     Reference,
+    header_differences,
     header_of_file,
     read,
     reference_of_file,
@@ -63,9 +63,7 @@ def merge_tables(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
     runs = [_read_run(path) for path in paths]
     header = runs[0].header
     for path, other in zip(paths[1:], runs[1:], strict=True):
-        unlike = differences(*({**msgspec.structs.asdict(h), **h.device} for h in (header, other.header)))
-        unlike = [line for line in unlike if not line.startswith(("device:", "tool:"))]
-        if unlike:
+        if unlike := header_differences(header, other.header, "tool"):
             raise NetadaptError(
                 f"{path} cannot be merged with {paths[0]}: {'; '.join(unlike)}",
                 hint="merge tables of one model, device and plan",
