@@ -43,8 +43,7 @@ def by_layer(table: Table, shapes: Shapes, owner: Mapping[str, str]) -> tuple[Pa
     layers: dict[str, list[str]] = {}
     for layer, unit in table.units.items():
         layers.setdefault(unit.name, []).append(layer)
-    times = unit_ms(table, shapes)
-    return _ordered((name, layers[name], owner.get(name), ms) for name, ms in times.items())
+    return _ordered((name, layers[name], owner.get(name), ms) for name, ms in unit_ms(table, shapes).items())
 
 
 def by_group(table: Table, shapes: Shapes, owner: Mapping[str, str]) -> tuple[Part, ...]:

@@ -162,19 +162,13 @@ def _sensors(root: Path) -> list[Callable[[], float]]:
     for hwmon in sorted(root.glob("sys/class/hwmon/hwmon*")):
         if not _text(hwmon / "name").startswith(("ina", "power")):
             continue
-        powers = sorted(hwmon.glob("power*_input"))
-        for file in powers:
-            rails[_label(hwmon, file, file)] = partial(_watts, file)
-        for current in [] if powers else sorted(hwmon.glob("curr*_input")):
-            volts = hwmon / current.name.replace("curr", "in")
-            if volts.exists():
-                rails[_label(hwmon, volts, current)] = partial(_watts, current, volts)
+        powers: list[tuple[Path, ...]] = [(file,) for file in sorted(hwmon.glob("power*_input"))]
+        currents = ((file, hwmon / file.name.replace("curr", "in")) for file in sorted(hwmon.glob("curr*_input")))
+        for files in powers or [(amperes, volts) for amperes, volts in currents if volts.exists()]:
+            label = _text(hwmon / files[-1].name.replace("_input", "_label"))
+            rails[label or f"{hwmon.name}/{files[0].name}"] = partial(_watts, *files)
     inputs = [watts for label, watts in rails.items() if label.upper().endswith("_IN")]
     return inputs[:1] or list(rails.values())
-
-
-def _label(hwmon: Path, file: Path, otherwise: Path) -> str:
-    return _text(hwmon / file.name.replace("_input", "_label")) or f"{hwmon.name}/{otherwise.name}"
 
 
 def _watts(*files: Path) -> float:

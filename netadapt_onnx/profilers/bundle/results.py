@@ -77,9 +77,8 @@ class ExecutionRecord(msgspec.Struct, frozen=True):
     @property
     def execution(self) -> Execution:
         """The execution. Raises NetadaptError for an unknown provider, or an option that it does not have."""
-        return Execution(
-            self.ep, self.threads, self.options, deploy=Deployment(self.precision, quantisation=self.quantisation)
-        )
+        deploy = Deployment(self.precision, quantisation=self.quantisation)
+        return Execution(self.ep, self.threads, self.options, deploy=deploy)
 
 
 @dataclass(frozen=True)
@@ -119,9 +118,8 @@ def read_results(path: Path) -> Results:
     records = [decode_record(line, f"{path}, line {number}", HINT) for number, line in enumerate(lines, 1)]
     manifest = _manifest(path, records)
     about, execution = _about(path, manifest)
-    devices = [
-        fingerprint(execution, record.environment) for record in records if isinstance(record, EnvironmentRecord)
-    ]
+    environments = (record.environment for record in records if isinstance(record, EnvironmentRecord))
+    devices = [fingerprint(execution, environment) for environment in environments]
     measured, failed = _answers(path, manifest, records)
     if not measured or not devices:
         reason = failed[0].error if failed else "it was not run, or killed at once"
@@ -203,9 +201,8 @@ def merge_results(results: Sequence[Results]) -> list[Record]:
             times[record.model] += 1
             records += _version(file.path, msgspec.structs.replace(record, model=number), shapes[record.model], layers)
     if not uncut_ms or not times:
-        raise NetadaptError(
-            f"{first.path}: the measuring was interrupted", hint="run run.sh again: it goes on", code="results"
-        )
+        message = f"{first.path}: the measuring was interrupted"
+        raise NetadaptError(message, hint="run run.sh again: it goes on", code="results")
     timing = timing_of_sessions(uncut_ms)
     stopped = "done" if len(times) == header.models else f"{len(times)} of {header.models} versions measured"
     original = None

@@ -40,6 +40,7 @@ from netadapt_onnx.profilers.table.file import (
     build_disturbance,
     encode,
     header_differences,
+    header_of_file,
     read,
 )
 from netadapt_onnx.profilers.table.pace import Pace
@@ -143,13 +144,11 @@ def header_of(reference: RandomWidthModel, device: Fingerprint, models: int, see
 
 def _resume(path: Path, header: Header) -> list[Record]:
     """The records of the finished batches; whatever came after them is cut off. A new file gets its header."""
-    records: list[Record] = read(path)[0] if path.exists() else []
+    records: list[Record] = read(path) if path.exists() else []
     if not records:
         path.write_bytes(encode([header]))
         return [header]
-    earlier = records[0]
-    assert isinstance(earlier, Header)  # or `read` had refused it
-    if unlike := header_differences(earlier, header):
+    if unlike := header_differences(header_of_file(path, records), header):
         raise NetadaptError(
             f"{path} is a table of something else ({'; '.join(unlike)})", hint="choose another path", code="other-table"
         )

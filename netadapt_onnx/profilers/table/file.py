@@ -132,11 +132,8 @@ def append(path: Path, records: Sequence[Record]) -> None:
         file.write(encode(records))
 
 
-def read(path: Path) -> tuple[list[Record], bool]:
-    """Read the records of a table.
-
-    Returns:
-        The records, and whether a cut-off last line was left out.
+def read(path: Path) -> list[Record]:
+    """Read the records of a table; a last line that was cut off is left out.
 
     Raises:
         NetadaptError: the file does not begin as a table does, or a line, which is named, cannot be read.
@@ -144,11 +141,10 @@ def read(path: Path) -> tuple[list[Record], bool]:
     data = path.read_bytes()
     if data and not data.startswith(BEGINNING):
         raise _not_a_table(path)
-    complete = data.rfind(b"\n") + 1
     records: list[Record] = []
     timed: set[int] = set()
     measured: set[int] = set()
-    for number, line in enumerate(data[:complete].splitlines(), 1):
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
         try:
             record = _DECODER.decode(line)
             _require_consistent(record, number, timed, measured)
@@ -157,7 +153,7 @@ def read(path: Path) -> tuple[list[Record], bool]:
         records.append(record)
     if records and isinstance(records[0], Header):
         require_schema(path, records[0])
-    return records, complete < len(data)
+    return records
 
 
 def _require_consistent(record: Record, number: int, timed: set[int], measured: set[int]) -> None:

@@ -113,7 +113,7 @@ def _join_original_times(references: Sequence[Reference]) -> OriginalTime | None
 
 
 def _read_run(path: Path) -> _Run:
-    records, _ = read(path)
+    records = read(path)
     reference = reference_of_file(path, records)
     cells: dict[CellKey, Cell] = {}
     for cell in records:

@@ -43,7 +43,6 @@ class Table:
         cells: the kernels, or the layers, of the measured models.
         end_to_end: the times of these models as wholes.
         reference: the uncut model's own time; the last line.
-        truncated: whether the last line was cut off and left out.
         layers: the layers of the model that the table was loaded for.
     """
 
@@ -52,7 +51,6 @@ class Table:
     cells: tuple[Cell, ...]
     end_to_end: tuple[EndToEndTime, ...]
     reference: Reference
-    truncated: bool
     layers: Layers
 
     @classmethod
@@ -70,7 +68,7 @@ class Table:
         """
         if not path.is_file():
             raise NetadaptError(f"{path}: no such file", code="missing-file")
-        records, truncated = read(path)
+        records = read(path)
         header = header_of_file(path, records)
         check(path, header, family(proto), device)
         end_to_end = {r.model: r for r in records if isinstance(r, EndToEndTime)}
@@ -82,7 +80,7 @@ class Table:
         if not cells:
             raise NetadaptError(f"{path} holds no measured cell", hint=_REBUILD, code="table")
         reference = reference_of_file(path, records)
-        return cls(path, header, cells, tuple(end_to_end.values()), reference, truncated, layers)
+        return cls(path, header, cells, tuple(end_to_end.values()), reference, layers)
 
     @cached_property
     def predictor(self) -> KernelPredictor | WholeModelFit:

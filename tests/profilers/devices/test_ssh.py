@@ -87,7 +87,7 @@ def test_a_connection_that_is_cut_is_taken_up_again(
     lost = [line for line in message if "is busy" not in line]  # so may this machine be
     assert len(lost) >= 2
     assert all("trying again" in line for line in lost)
-    assert sorted(r.model for r in read(tmp_path / "t.jsonl")[0] if isinstance(r, EndToEndTime)) == list(range(9))
+    assert sorted(r.model for r in read(tmp_path / "t.jsonl") if isinstance(r, EndToEndTime)) == list(range(9))
     assert result.cells == len(cells(tmp_path / "t.jsonl"))
 
 
@@ -104,7 +104,7 @@ def test_a_device_that_stays_away_is_an_error_that_keeps_what_was_measured(
 
     with pytest.raises(NetadaptError, match=r"was lost.*run the same command again"):
         profile(model, tmp_path / "t.jsonl", device=server.url, python=sys.executable, models=9, progress=progress)
-    assert sum(isinstance(r, EndToEndTime) for r in read(tmp_path / "t.jsonl")[0]) == building.BATCH
+    assert sum(isinstance(r, EndToEndTime) for r in read(tmp_path / "t.jsonl")) == building.BATCH
 
 
 def test_another_host_key_is_refused_at_once(server: SshServer, model: Path, tmp_path: Path) -> None:
