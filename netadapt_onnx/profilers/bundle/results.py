@@ -242,6 +242,8 @@ def _version(path: Path, measured: MeasuredModel, shapes: Shapes, layers: Layers
     except KeyError as error:
         what = f"the manifest: no shape of tensor {error} in version {measured.model}"
         raise _refused(path, 1, what) from error
+    except msgspec.ValidationError as error:  # a model of the manifest's jobs with a number that no version has
+        raise _refused(path, 1, f"the manifest: version {measured.model}: {error}") from error
 
 
 def write_table(path: Path, records: Sequence[Record]) -> int:

@@ -6,7 +6,6 @@ at a time: on a device that does nothing else that is good enough.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -21,6 +20,7 @@ import msgspec
 import numpy as np
 import onnx
 
+from netadapt_onnx.common.files import digest
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.weightless import without_weights
 from netadapt_onnx.profilers.agent import low_mean, processor, profile_record
@@ -60,13 +60,12 @@ class PerfTestDevice(ShellDevice):
     def _describe(self) -> Environment:
         """What can be seen from outside; the binary's hash stands for its onnxruntime."""
         answers = {key: self._shell.call(f"{probe} 2>/dev/null").stdout.strip() for key, probe in PROBES.items()}
-        digest = hashlib.sha256(self._binary.read_bytes()).hexdigest()[:12]
         environment = {
             **processor(answers["cpuinfo"], answers["board"], answers["arch"]),
             "os": "Android" if answers["board"] else answers["os"],
             "arch": answers["arch"],
             "kernel": answers["kernel"],
-            "onnxruntime": f"perf_test {digest}",
+            "onnxruntime": f"perf_test {digest(self._binary)[:12]}",
             "providers": [provider.name for provider in PROVIDERS.values()],
             "governor": answers["governor"] or None,
         }
@@ -118,7 +117,11 @@ class PerfTestDevice(ShellDevice):
                 fields |= _session_ms(times[job.reference], "reference_")
                 if profiles:
                     fields["reference_us"] = round(sum(profiles[job.reference]["us"].values()), 3)
-            yield self._checked_record(fields | profiles.get(model, {}))
+            try:
+                record = msgspec.convert(fields | profiles.get(model, {}), MeasuredModel)
+            except msgspec.ValidationError as error:
+                raise NetadaptError(f"{self.name}: the times of model {model}: {error}", code="results") from error
+            yield record
 
     def _time_sessions(
         self, files: Mapping[int, str], sessions: int, execution: dict[str, Any]
@@ -135,14 +138,6 @@ class PerfTestDevice(ShellDevice):
                 except ChildProcessError as error:
                     failures[model] = str(error)
         return times, failures
-
-    def _checked_record(self, fields: dict[str, Any]) -> MeasuredModel:
-        """A record of these fields. Raises NetadaptError for times that cannot be."""
-        try:
-            return msgspec.convert(fields, MeasuredModel)
-        except msgspec.ValidationError as error:
-            message = f"{self.name}: the times of model {fields['model']}: {error}"
-            raise NetadaptError(message, code="results") from error
 
     def _session(self, model: str, execution: dict[str, Any]) -> np.ndarray:
         """Milliseconds of each run in one fresh session. Raises ChildProcessError if the binary fails."""

@@ -115,7 +115,7 @@ class KernelPredictor:
             name: Sample(
                 self.units[name],
                 list(rows),
-                list(rows.values()),
+                np.array(list(rows.values()), np.int64),
                 {k: np.array([times.get(model, np.nan) for model in rows]) for k, times in sums[name].items()},
             )
             for name, rows in dims.items()
@@ -153,7 +153,7 @@ class KernelPredictor:
         for kernel_class in self._kernel_classes:
             for unit in kernel_class.units:
                 sample = self._samples[unit.name]
-                times = kernel_class.fit(np.array(sample.dims, np.int64)[:, list(kernel_class.columns)])
+                times = kernel_class.fit(sample.dims[:, list(kernel_class.columns)])
                 for model, us in zip(sample.models, times, strict=True):
                     sums[model] += float(us)
         return np.array([sums[time.model] for time in self.end_to_end])

@@ -30,7 +30,7 @@ class Sample:
 
     unit: Unit
     models: Sequence[int]
-    dims: Sequence[Sequence[int]]
+    dims: Ints
     us: Mapping[str, Floats]
 
 
@@ -101,9 +101,8 @@ def fit_kernel_classes(samples: Sequence[Sample], model_count: int) -> tuple[Ker
     """
     by_kind: dict[tuple[object, ...], list[Sample]] = {}
     for sample in samples:
-        rows = np.array(sample.dims, np.int64)
-        varies = (rows != rows[0]).any(0)
-        fixed = tuple(None if v else int(d) for v, d in zip(varies, rows[0], strict=True))
+        varies = (sample.dims != sample.dims[0]).any(0)
+        fixed = tuple(None if v else int(d) for v, d in zip(varies, sample.dims[0], strict=True))
         by_kind.setdefault((sample.unit.kind, fixed), []).append(sample)
     classes = [_class_cells(members) for members in by_kind.values()]
     staircase = choose_staircase([(c.widths, c.us) for c in classes])
@@ -123,7 +122,7 @@ def fit_kernel_classes(samples: Sequence[Sample], model_count: int) -> tuple[Ker
 
 
 def _class_cells(members: Sequence[Sample]) -> _ClassCells:
-    rows = np.concatenate([np.array(sample.dims, np.int64) for sample in members])
+    rows = np.concatenate([sample.dims for sample in members])
     models = np.concatenate([np.array(sample.models, np.int64) for sample in members])
     columns = _distinct_columns(rows)
     kernels = dict.fromkeys(kernel for sample in members for kernel in sample.us)
