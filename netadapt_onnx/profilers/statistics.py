@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
@@ -88,7 +87,7 @@ def pool_ratios(measurements: Sequence[Ratio]) -> Ratio:
     fastest, reference_fastest = (tuple(t for m in measurements for t in m.undisturbed_ms[side]) for side in (0, 1))
     if len(reference_fastest) != len(reference):  # one of them is of an older version, which did not keep these
         fastest = reference_fastest = ()
-    others, cores = mean_load(measurements)
+    others, cores = mean_load((m.others, m.cores) for m in measurements)
     pool = ratio_of_pairs(times, reference)
     return replace(pool, undisturbed_ms=(fastest, reference_fastest), others=others, cores=cores)
 
@@ -153,18 +152,6 @@ def huber_weights(errors: np.ndarray) -> np.ndarray:
     return np.asarray(np.minimum(1.0, scale / np.maximum(errors, 1e-12)))
 
 
-class ProcessorLoad(Protocol):
-    """A record of a measurement that says how busy other processes kept the device meanwhile."""
-
-    @property
-    def others(self) -> float | None:
-        """How many processors they kept busy; None if the device cannot tell."""
-
-    @property
-    def cores(self) -> int | None:
-        """How many processors there are."""
-
-
 @dataclass(frozen=True)
 class Disturbance:
     """How disturbed a device was while it measured: what else ran there, and how much one model's time varied.
@@ -210,7 +197,9 @@ def disturbance_of_records(records: Sequence[MeasuredModel]) -> Disturbance:
     """The disturbance that the uncut model's sessions show; without them, each model's own, the widest of all."""
     reference_ms = [time for record in records for time in record.reference_median_ms]
     sessions = [reference_ms] if reference_ms else [record.median_ms for record in records]
-    return Disturbance(max(map(interdecile_range, sessions), default=0.0), *mean_load(records))
+    return Disturbance(
+        max(map(interdecile_range, sessions), default=0.0), *mean_load((r.others, r.cores) for r in records)
+    )
 
 
 def disturbance_of_ratio(measurement: Ratio) -> Disturbance:
@@ -218,7 +207,10 @@ def disturbance_of_ratio(measurement: Ratio) -> Disturbance:
     return disturbance_of_sessions(measurement.sessions_ms[1], measurement.others, measurement.cores)
 
 
-def mean_load(records: Iterable[ProcessorLoad]) -> tuple[float | None, int | None]:
-    """How many processors other processes kept busy, on average, and of how many; None where no record says."""
-    loads = [(record.others, record.cores) for record in records if record.others is not None]
-    return (float(np.mean([others for others, _ in loads])), loads[0][1]) if loads else (None, None)
+def mean_load(loads: Iterable[tuple[float | None, int | None]]) -> tuple[float | None, int | None]:
+    """How many processors other processes kept busy, on average, and of how many; None where no record says.
+
+    `loads`: the same of each record, and None for processors of which it does not say.
+    """
+    known = [(others, cores) for others, cores in loads if others is not None]
+    return (float(np.mean([others for others, _ in known])), known[0][1]) if known else (None, None)

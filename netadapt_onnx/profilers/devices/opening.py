@@ -51,10 +51,10 @@ def open_device(
     if not isinstance(device, str):
         yield device
         return
-    token = hashlib.sha256(
-        f"{platform.node()}:{Path(purpose).absolute()}".encode(errors="surrogateescape")
-    ).hexdigest()[:16]
-    with closing(LocalDevice() if device == LOCAL else _reach(device, token, python, keep, perf_test, log)) as opened:
+    origin = f"{platform.node()}:{Path(purpose).absolute()}".encode(errors="surrogateescape")
+    token = hashlib.sha256(origin).hexdigest()[:16]
+    opened: Device = LocalDevice() if device == LOCAL else _reach(device, token, python, keep, perf_test, log)
+    with closing(opened):
         yield opened
 
 

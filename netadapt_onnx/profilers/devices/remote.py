@@ -131,9 +131,8 @@ class RemoteDevice(ShellDevice):
     def _require_unchanged(self, environment: Environment) -> None:
         """Raise NetadaptError if a record's device is not the one that was described."""
         described, now = ({key: side.get(key) for key in COMPARED} for side in (self.describe(), environment))
-        require_alike(
-            described, now, f"{self.name} is not the device that it was", "measure it anew, into another table"
-        )
+        what = f"{self.name} is not the device that it was"
+        require_alike(described, now, what, "measure it anew, into another table")
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove files through the shell, unless they are kept."""

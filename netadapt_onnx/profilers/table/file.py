@@ -222,4 +222,4 @@ def header_differences(earlier: Header, later: Header, ignored: str = "") -> lis
 def build_disturbance(end_to_end: Sequence[EndToEndTime]) -> Disturbance:
     """How disturbed the device was while these models were measured."""
     times_ms = [time for record in end_to_end for time in record.reference_sessions_ms]
-    return disturbance_of_sessions(times_ms, *mean_load(end_to_end))
+    return disturbance_of_sessions(times_ms, *mean_load((record.others, record.cores) for record in end_to_end))

@@ -149,7 +149,7 @@ def _join_times(repeats: Sequence[EndToEndTime], reference_us: float) -> EndToEn
         sum(r.seconds for r in repeats),
         max(r.interval for r in repeats),
         [ms for r in repeats for ms in r.reference_median_ms],
-        *mean_load(repeats),
+        *mean_load((r.others, r.cores) for r in repeats),
     )
 
 
