@@ -50,8 +50,8 @@ def _check_node(node: onnx.NodeProto, version: int) -> None:
         raise _refused(node.op_type, node_name(node)) from None
     if new.since_version == old.since_version:
         return
-    known = set(old.attributes)
-    unknown = next((a.name for a in node.attribute if a.name not in known), None)
+    names = set(old.attributes)
+    unknown = next((a.name for a in node.attribute if a.name not in names), None)
     if unknown or CHANGED.get(node.op_type, version + 1) <= version:
         raise _refused(f"{node.op_type}{f' with {unknown}' if unknown else ''}", node_name(node))
     inputs = max((i + 1 for i, name in enumerate(node.input) if name), default=0)

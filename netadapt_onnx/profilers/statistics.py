@@ -212,5 +212,5 @@ def mean_load(loads: Iterable[tuple[float | None, int | None]]) -> tuple[float |
 
     `loads`: the same of each record, and None for processors of which it does not say.
     """
-    known = [(others, cores) for others, cores in loads if others is not None]
-    return (float(np.mean([others for others, _ in known])), known[0][1]) if known else (None, None)
+    counts = [(others, cores) for others, cores in loads if others is not None]
+    return (float(np.mean([others for others, _ in counts])), counts[0][1]) if counts else (None, None)
