@@ -210,7 +210,7 @@ def disturbance_of_ratio(measurement: Ratio) -> Disturbance:
 def mean_load(loads: Iterable[tuple[float | None, int | None]]) -> tuple[float | None, int | None]:
     """How many processors other processes kept busy, on average, and of how many; None where no record says.
 
-    `loads`: the same of each record, and None for processors of which it does not say.
+    `loads`: of each record, how many they kept busy (None: it does not say), and of how many.
     """
     counts = [(others, cores) for others, cores in loads if others is not None]
     return (float(np.mean([others for others, _ in counts])), counts[0][1]) if counts else (None, None)
