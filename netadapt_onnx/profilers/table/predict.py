@@ -90,6 +90,11 @@ class Table:
         return KernelPredictor(self.cells, self.end_to_end, self.layers, self.units, self.header.models)
 
     @property
+    def truncated(self) -> bool:
+        """Whether the file's last line is cut off: then it was left out."""
+        return not self.path.read_bytes().endswith(b"\n")
+
+    @property
     def device(self) -> Fingerprint:
         """The fingerprint of the device that the table is valid for."""
         return self.header.device
