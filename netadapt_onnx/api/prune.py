@@ -33,6 +33,7 @@ from netadapt_onnx.surgery.channel_counts import (
     uniform_cuts,
     within_budget,
 )
+from netadapt_onnx.surgery.criteria.obs import OBS
 from netadapt_onnx.surgery.criteria.ranking import at_share, removal_order
 from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.surgery.criteria.selection import MEASURED, select
@@ -94,9 +95,9 @@ def prune(
     multiples of `step` (by default, of each group's structural step). The cut that was made is written beside the model
     as `NAME.plan.toml`, to be edited and replayed on the original.
 
-    `criterion` is a name or a function; `taylor`, `fisher` and `activation` look at `data`. With `reconstruct` (the
-    default where `data` has no other use) what is left of each consumer is solved by least squares to put out what it
-    did (no labels, no torch). `check` proves that pruned equals masked; without `output` that is always done. A model
+    `criterion` is a name or a function; `obs`, `taylor`, `fisher` and `activation` look at `data`. With `reconstruct`
+    (the default with `obs`, and where `data` has no other use) what is left of each consumer is solved by least squares
+    to put out what it did (no labels, no torch). `check` proves that pruned equals masked; without `output` that is always done. A model
     that fails the proof is not written. `choices`: whole heads or dimensions of heads, and which inputs and outputs may
     change their shapes. Raises NetadaptError if nothing can be pruned, or data are missing.
 
@@ -109,7 +110,9 @@ def prune(
     settings = from_keywords(PruneOptions, options)
     _require_one_amount(settings)
     if settings.reconstruct is None:
-        settings = replace(settings, reconstruct=settings.data is not None and settings.criterion not in MEASURED)
+        # `obs` chooses by what consumers lose once they are solved anew; the other measured criteria have a use of data.
+        reconstructs = settings.criterion == OBS or settings.criterion not in MEASURED
+        settings = replace(settings, reconstruct=settings.data is not None and reconstructs)
     _check_data(settings)
     if output is None:
         settings = replace(settings, check=True)

@@ -1,4 +1,4 @@
-"""Criteria that look at data: activations with onnxruntime alone, gradients with torch."""
+"""Criteria that look at data: activations and Gram matrices with onnxruntime alone, gradients with torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.surgery.criteria.activations import ACTIVATION, activation_criterion
+from netadapt_onnx.surgery.criteria.obs import OBS, obs_criterion
 from netadapt_onnx.surgery.criteria.scores import Criterion, RememberedScores
 from netadapt_onnx.surgery.criteria.selection import MEASURED
 from netadapt_onnx.surgery.trace import Trace
@@ -36,6 +37,8 @@ def criterion_on(name: str | Criterion, split: Split | None, seed: int = 0) -> s
     sample = split.sample(SAMPLES, seed)
     if name == ACTIVATION:
         return activation_criterion(lambda: sample.batch(slice(None)))
+    if name == OBS:
+        return obs_criterion(lambda: sample.batch(slice(None)), seed)
     return RememberedScores(name, lambda trace: _gradient_scores(name, trace, sample, seed))
 
 
@@ -45,7 +48,7 @@ def _gradient_scores(name: str, trace: Trace, sample: Split, seed: int) -> np.nd
     except ModuleNotFoundError as error:
         raise NetadaptError(
             f"--criterion {name} needs torch",
-            hint="pip install 'netadapt-onnx[adapt]', or choose activation, which needs none",
+            hint="pip install 'netadapt-onnx[adapt]', or choose obs, which needs none",
             code="missing-package",
         ) from error
     scores = {"taylor": gradient_scores.taylor, "fisher": gradient_scores.fisher}[name]
