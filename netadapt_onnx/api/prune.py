@@ -97,9 +97,9 @@ def prune(
 
     `criterion` is a name or a function; `obs`, `taylor`, `fisher` and `activation` look at `data`. With `reconstruct`
     (the default with `obs`, and where `data` has no other use) what is left of each consumer is solved by least squares
-    to put out what it did (no labels, no torch). `check` proves that pruned equals masked; without `output` that is always done. A model
-    that fails the proof is not written. `choices`: whole heads or dimensions of heads, and which inputs and outputs may
-    change their shapes. Raises NetadaptError if nothing can be pruned, or data are missing.
+    to put out what it did (no labels, no torch). `check` proves that pruned equals masked; without `output` that is
+    always done. A model that fails the proof is not written. `choices`: whole heads or dimensions of heads, and which
+    inputs and outputs may change their shapes. Raises NetadaptError if nothing can be pruned, or data are missing.
 
     >>> cut = prune("model.onnx", "half.onnx", ratio=0.5, check=True)
     >>> cut.groups
@@ -110,7 +110,7 @@ def prune(
     settings = from_keywords(PruneOptions, options)
     _require_one_amount(settings)
     if settings.reconstruct is None:
-        # `obs` chooses by what consumers lose once they are solved anew; the other measured criteria have a use of data.
+        # `obs` chooses by what consumers lose once they are solved anew.
         reconstructs = settings.criterion == OBS or settings.criterion not in MEASURED
         settings = replace(settings, reconstruct=settings.data is not None and reconstructs)
     _check_data(settings)

@@ -141,7 +141,7 @@ class System:
             by_class = weights.reshape(left, size, weights.shape[1])
             products = by_class @ by_class.transpose(0, 2, 1)
             costs = np.trace(np.linalg.solve(blocks, products), axis1=1, axis2=2)
-        return np.maximum(costs, 0.0)
+        return np.asarray(np.maximum(costs, 0.0))
 
 
 def eliminate(systems: Sequence[System], classes: int) -> tuple[Array, np.ndarray]:

@@ -14,6 +14,7 @@ from netadapt_onnx.surgery.criteria.obs import eliminations, obs_criterion
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.criteria.weights import l2
 from netadapt_onnx.surgery.cut import KeptIndices
+from netadapt_onnx.surgery.labels import Choices
 from netadapt_onnx.surgery.reconstruct.gram import GramMatrices, gram_matrices, original_targets
 from netadapt_onnx.surgery.reconstruct.layers import linear_layers
 from netadapt_onnx.surgery.trace import Trace
@@ -25,7 +26,7 @@ HEADS, DIM, TOKENS = 4, 3, 5
 
 
 def attention() -> onnx.ModelProto:
-    """Self-attention over tokens: heads go whole, queries and keys have no consumer that is a layer."""
+    """Self-attention over tokens: heads go whole, or dimensions of queries and keys, which no layer reads."""
     b = models.Builder()
     width = HEADS * DIM
 
@@ -63,8 +64,10 @@ def inputs_of(trace: Trace, count: int) -> Arrays:
     }
 
 
-def traced_with_matrices(proto: onnx.ModelProto, count: int = 64) -> tuple[Trace, dict[str, GramMatrices]]:
-    traced = trace_model(proto)
+def traced_with_matrices(
+    proto: onnx.ModelProto, count: int = 64, choices: Choices | None = None
+) -> tuple[Trace, dict[str, GramMatrices]]:
+    traced = trace_model(proto, choices)
     inputs = inputs_of(traced, count)
     return traced, gram_matrices(traced, inputs, original_targets(traced, inputs))
 
@@ -72,7 +75,7 @@ def traced_with_matrices(proto: onnx.ModelProto, count: int = 64) -> tuple[Trace
 def solved_error(trace: Trace, matrices: Mapping[str, GramMatrices], keep: KeptIndices) -> float | None:
     """The relative errors of all layers that lose inputs, each solved for those it keeps; None if there are none.
 
-    A sum over conv groups of |X (W - W')|^2, where W' has zeros for inputs that are gone.
+    An error is the sum over conv groups of |X (W - W')|^2, where W' has zeros for inputs that are gone.
     """
     cut = trace.cut(keep)
     total = None
@@ -80,11 +83,12 @@ def solved_error(trace: Trace, matrices: Mapping[str, GramMatrices], keep: KeptI
         masks = layer.kept_features(cut)
         if layer.output not in matrices or masks.all():
             continue
-        lost, size = 0.0, 0.0
+        lost, size = 0.0, 0.0  # of all conv groups
         weights = layer.matrix(trace.labels.value(layer.weight))
         for group, (mask, w) in enumerate(zip(masks, weights, strict=True)):
             gram = matrices[layer.output].gram[group]
-            if layer.output == "logits" and layer.op == "MatMul":  # it has no bias, nor an Add behind it
+            if layer.op == "MatMul" and all(node.op_type != "Add" for node in trace.readers.get(layer.output, [])):
+                # It has no bias, so it is solved through the origin.
                 mean = matrices[layer.output].mean_in[group]
                 gram = gram + np.outer(mean, mean)
             gram = gram + (1e-3 * np.trace(gram) / len(gram) + 1e-12) * np.eye(len(gram))
@@ -150,11 +154,11 @@ def test_one_of_two_equal_channels_goes_first_and_costs_next_to_nothing() -> Non
     elimination = eliminations(*traced_with_matrices(proto, 256))["conv1"]
     assert elimination.order[0] in (2, 5)
     assert set(elimination.order[:3]) != {2, 5}
-    assert elimination.error(7) < 0.01 * elimination.error(6)
+    assert elimination.error(7) < 0.1 * elimination.error(6)  # the ridge alone
 
 
 def test_a_group_that_no_layer_reads_goes_by_its_norm() -> None:
-    traced, matrices = traced_with_matrices(attention())
+    traced, matrices = traced_with_matrices(attention(), choices=Choices(attention="dims"))
     group = next(g for g in traced.prunable if set(g.layers) <= {"q", "k"})
     elimination = eliminations(traced, matrices)[group.name]
     squares = np.bincount(elimination.class_of, weights=l2(traced, group) ** 2)
@@ -187,4 +191,4 @@ def test_channels_that_are_always_zero_go_first() -> None:
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
     elimination = eliminations(*traced_with_matrices(proto))["conv1"]
     assert set(elimination.order[:2]) == {1, 6}
-    assert elimination.error(6) < 1e-2 * elimination.error(5)
+    assert elimination.error(6) < 0.1 * elimination.error(5)  # the ridge alone
