@@ -56,6 +56,10 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
 }
 
 
+def images(n: int) -> Arrays:
+    return {"image": np.random.default_rng(n).standard_normal((n, 3, 8, 8)).astype(np.float32)}
+
+
 def inputs_of(trace: Trace, count: int) -> Arrays:
     rng = np.random.default_rng(1)
     return {
@@ -72,7 +76,12 @@ def traced_with_matrices(
     return traced, gram_matrices(traced, inputs, original_targets(traced, inputs))
 
 
-def solved_error(trace: Trace, matrices: Mapping[str, GramMatrices], keep: KeptIndices) -> float | None:
+def solved_error(
+    trace: Trace,
+    matrices: Mapping[str, GramMatrices],
+    keep: KeptIndices,
+    held_out: Mapping[str, GramMatrices] | None = None,
+) -> float | None:
     """The relative errors of all layers that lose inputs, each solved for those it keeps; None if there are none.
 
     An error is the sum over conv groups of |X (W - W')|^2, where W' has zeros for inputs that are gone.
@@ -94,6 +103,8 @@ def solved_error(trace: Trace, matrices: Mapping[str, GramMatrices], keep: KeptI
             gram = gram + (1e-3 * np.trace(gram) / len(gram) + 1e-12) * np.eye(len(gram))
             gap = w.copy()
             gap[mask] -= np.linalg.solve(gram[np.ix_(mask, mask)], gram[mask] @ w)
+            if held_out is not None:
+                gram = held_out[layer.output].gram[group]
             lost += float(np.trace(gap.T @ gram @ gap))
             size += float(np.trace(w.T @ gram @ w))
         total = (total or 0.0) + lost / size
@@ -192,3 +203,18 @@ def test_channels_that_are_always_zero_go_first() -> None:
     elimination = eliminations(*traced_with_matrices(proto))["conv1"]
     assert set(elimination.order[:2]) == {1, 6}
     assert elimination.error(6) < 0.1 * elimination.error(5)  # the ridge alone
+
+
+def test_errors_on_held_out_inputs_are_those_of_the_layers_solved_with_few() -> None:
+    traced = trace_model(models.grouped(8, size=8, groups=2))
+    few, others = ({"image": images(n)["image"][n // 2 :]} for n in (6, 256))
+    matrices, held_out = (gram_matrices(traced, x, original_targets(traced, x, samples=48)) for x in (few, others))
+    fitted = eliminations(traced, matrices)
+    for name, elimination in eliminations(traced, matrices, held_out).items():
+        np.testing.assert_array_equal(elimination.order, fitted[name].order)
+        assert (np.diff(elimination.errors) >= 0).all()
+        assert elimination.errors[0] == 0
+        half = traced.group(name).channels // 2
+        direct = solved_error(traced, matrices, {name: elimination.kept(half)}, held_out)
+        assert elimination.error(half) == pytest.approx(direct, rel=TOLERANCE)
+        assert direct is not None and direct > fitted[name].error(half)
