@@ -105,5 +105,5 @@ def test_adapt_follows_a_criterion_on_data_and_resumes_to_the_same(files: tuple[
             )  # fmt: skip
         results.append(result.model.read_bytes())
     assert results[0] == results[1]
-    by_l2 = adapt(model, data, "macs=0.5x", tmp_path / "l2", step=2, max_iterations=3, final_epochs=0)
+    by_l2 = adapt(model, data, "macs=0.5x", tmp_path / "l2", criterion="l2", step=2, max_iterations=3, final_epochs=0)
     assert by_l2.model.read_bytes() != results[0]
