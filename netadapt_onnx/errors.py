@@ -1,4 +1,4 @@
-"""The one exception that users see, the hint that most of them need, and the error of data that do not fit."""
+"""The one exception that users see, the hint that most of them need, and errors of a kind."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from collections.abc import Iterable
 def invalid_data(message: str, hint: str = "") -> NetadaptError:
     """An error of code `invalid-data`, to be raised."""
     return NetadaptError(message, hint=hint, code="invalid-data")
+
+
+def missing_package(message: str, extra: str = "adapt") -> NetadaptError:
+    """An error of code `missing-package`, to be raised, with how to install the extra that has the package."""
+    return NetadaptError(message, hint=f"pip install 'netadapt-onnx[{extra}]'", code="missing-package")
 
 
 def did_you_mean(name: str, names: Iterable[str], otherwise: str) -> str:
