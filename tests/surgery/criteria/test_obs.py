@@ -8,7 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
+import attention_cases
 import models
+import quantised_cases
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.surgery.criteria.obs import eliminations, obs_criterion
 from netadapt_onnx.surgery.criteria.selection import select
@@ -18,6 +20,8 @@ from netadapt_onnx.surgery.labels import Choices
 from netadapt_onnx.surgery.reconstruct.gram import GramMatrices, gram_matrices, original_targets
 from netadapt_onnx.surgery.reconstruct.layers import linear_layers
 from netadapt_onnx.surgery.trace import Trace
+from rule_cases import CASES as OPERATORS
+from rule_cases import build
 from tracing import trace_model
 
 # Relative to an error's size: how far two ways to compute it in float64 may be apart at a condition of about 1e6.
@@ -218,3 +222,20 @@ def test_errors_on_held_out_inputs_are_those_of_the_layers_solved_with_few() -> 
         direct = solved_error(traced, matrices, {name: elimination.kept(half)}, held_out)
         assert elimination.error(half) == pytest.approx(direct, rel=TOLERANCE)
         assert direct is not None and direct > fitted[name].error(half)
+
+
+SPECIAL = [
+    key for key, case in OPERATORS.items() if case.__module__ in (quantised_cases.__name__, attention_cases.__name__)
+]
+
+
+@pytest.mark.parametrize(("domain", "op"), SPECIAL)
+def test_integer_weights_and_fused_attention_have_an_order_too(domain: str, op: str) -> None:
+    traced = trace_model(build(domain, op))
+    inputs = inputs_of(traced, 4)
+    ordered = eliminations(traced, gram_matrices(traced, inputs, original_targets(traced, inputs)))
+    assert ordered.keys() == {group.name for group in traced.prunable}
+    for elimination in ordered.values():
+        assert sorted(elimination.order) == list(range(len(elimination.order)))
+        assert np.isfinite(elimination.errors).all()
+        assert (np.diff(elimination.errors) >= 0).all()
