@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
 
 
@@ -11,9 +12,12 @@ def invalid_data(message: str, hint: str = "") -> NetadaptError:
     return NetadaptError(message, hint=hint, code="invalid-data")
 
 
-def missing_package(message: str, extra: str = "adapt") -> NetadaptError:
-    """An error of code `missing-package`, to be raised, with how to install the extra that has the package."""
-    return NetadaptError(message, hint=f"pip install 'netadapt-onnx[{extra}]'", code="missing-package")
+def require_package(module: str, what: str) -> None:
+    """Raise NetadaptError (`missing-package`) unless a module of the extra `adapt` can be imported: `what` needs it."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise NetadaptError(what, hint="pip install 'netadapt-onnx[adapt]'", code="missing-package") from error
 
 
 def did_you_mean(name: str, names: Iterable[str], otherwise: str) -> str:

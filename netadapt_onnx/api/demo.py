@@ -13,7 +13,7 @@ from netadapt_onnx.api.export import export_module
 from netadapt_onnx.api.profile import profile
 from netadapt_onnx.common.options import File
 from netadapt_onnx.common.progress import stage
-from netadapt_onnx.errors import NetadaptError, missing_package
+from netadapt_onnx.errors import NetadaptError, require_package
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.search.result import AdaptResult
 
@@ -81,10 +81,9 @@ def demo(
 
 def digits() -> Arrays:
     """scikit-learn's 1,797 handwritten digits, enlarged from 8x8 to 32x32, in the layout of `--data`; uint8."""
-    try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError as error:
-        raise missing_package("the demo needs scikit-learn and torch") from error
+    require_package("sklearn.datasets", "the demo needs scikit-learn and torch")
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     images = np.kron(pixels, np.ones((1, ENLARGED, ENLARGED), np.uint8))[:, None]

@@ -23,7 +23,7 @@ from onnx import numpy_helper
 from netadapt_onnx.api.source import prepare_output
 from netadapt_onnx.common.options import File
 from netadapt_onnx.common.user_code import called, code_file
-from netadapt_onnx.errors import NetadaptError, missing_package, one_line
+from netadapt_onnx.errors import NetadaptError, one_line, require_package
 from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.model import load, save
@@ -41,10 +41,9 @@ def module_and_inputs(
 
     Raises NetadaptError if the file or its function fails, or returns something else.
     """
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise missing_package("export needs torch") from error
+    require_package("torch", "export needs torch")
+    import torch
+
     returned = called(factory, by_name=True)
     module, example = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
     if not isinstance(module, torch.nn.Module):

@@ -14,7 +14,7 @@ from netadapt_onnx.common.escape import escape_joined
 from netadapt_onnx.common.files import refuse_existing, write_atomically
 from netadapt_onnx.common.options import File
 from netadapt_onnx.common.progress import stage
-from netadapt_onnx.errors import NetadaptError, missing_package
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.reporting import REPORT_FILE
 from netadapt_onnx.reporting.adapt_run import read_adapt_run
 from netadapt_onnx.reporting.adapt_sections import adapt_sections
@@ -62,7 +62,8 @@ def report(
     'report.html'
     """
     if not charts.available():
-        raise missing_package("reports need vl-convert-python", "report")
+        hint = "pip install 'netadapt-onnx[report]'"
+        raise NetadaptError("reports need vl-convert-python", hint=hint, code="missing-package")
     folders = [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(run) for run in runs]
     if not folders:
         raise NetadaptError("no run to report on", hint="name a directory given with -o", code="usage")
