@@ -100,7 +100,9 @@ def solved_error(
         weights = layer.matrix(trace.labels.value(layer.weight))
         for group, (mask, w) in enumerate(zip(masks, weights, strict=True)):
             gram = matrices[layer.output].gram[group]
-            if layer.op == "MatMul" and all(node.op_type != "Add" for node in trace.readers.get(layer.output, [])):
+            if layer.op == "MatMul" and not any(
+                node.op_type == "Add" and layer.output in node.input for node in trace.folded.proto.graph.node
+            ):
                 # It has no bias, so it is solved through the origin.
                 mean = matrices[layer.output].mean_in[group]
                 gram = gram + np.outer(mean, mean)
