@@ -24,7 +24,7 @@ from netadapt_onnx.search.executors.protocol import JobResult, WorkerInfo
 from netadapt_onnx.search.jobs import CutRequest, EvaluationRequest, ShortTraining, SolveRequest
 from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
 from netadapt_onnx.search.width_program import Losses
-from netadapt_onnx.surgery.criteria.obs import eliminations
+from netadapt_onnx.surgery.criteria.obs import error_curves
 from netadapt_onnx.surgery.reconstruct.gram import SAMPLES, GramMatrices, Targets, gram_matrices, original_targets
 from netadapt_onnx.surgery.reconstruct.least_squares import kept_outputs, reconstruct, reconstruct_in_order
 from netadapt_onnx.surgery.resize import resize
@@ -185,9 +185,11 @@ class WorkerContext:
         return self._evaluator.fidelity(proto)
 
     def error_curves(self) -> Losses:
-        """By group, the error when 0, 1, 2 ... of the original's channels are gone."""
-        matrices = self.gram_matrices(self.original)
-        return {name: e.curve for name, e in eliminations(self.original.trace, matrices).items()}
+        """By group, the error on held-out samples when 0, 1, 2 ... of the original's channels are gone."""
+        assert self._data is not None
+        trace, held_out = self.original.trace, self._data.val.sample(BRANCH_SAMPLES, self._seed).batch(slice(None))
+        inputs, _ = self.calibration(RANKED_SAMPLES)
+        return error_curves(trace, inputs, held_out, self._seed)
 
     def __reduce__(self) -> tuple[Any, ...]:
         data, evaluator = self._data, self._evaluator
