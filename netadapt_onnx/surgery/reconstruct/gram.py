@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from netadapt_onnx.surgery.trace import Trace
 SAMPLES = 32768
 # Targets take at most this much: fewer positions of a network with many channels, which has more of them.
 MOST_TARGET_BYTES = 2**29
+# A product takes about so many samples: with 1,152 inputs the sum in float64 then costs a twentieth of the product.
+CHUNK = 4096
 # Beyond this many inputs per conv group a solve costs seconds: such a layer keeps its sliced weights.
 LARGEST_SYSTEM = 8192
 
@@ -34,7 +37,7 @@ class Targets:
     Attributes:
         seed: The seed of the sampled positions.
         per_image: How many positions of each image are sampled.
-        outputs: By layer its outputs there, (samples, channels).
+        outputs: By layer its outputs there, (channels, samples).
     """
 
     seed: int
@@ -68,14 +71,22 @@ def original_targets(trace: Trace, inputs: Arrays, seed: int = 0, samples: int =
         seed: The seed of the sampled positions.
         samples: How many positions of each layer, of all images together.
     """
-    parts: dict[str, list[np.ndarray]] = {}
     layers = linear_layers(trace)
-    per_image = _per_image(trace, layers, len(next(iter(inputs.values()))), samples)
-    for batch, arrays in activations(trace, inputs, [layer.output for layer in layers]):
+    count = len(next(iter(inputs.values())))
+    per_image = _per_image(trace, layers, count, samples)
+    outputs: dict[str, np.ndarray] = {}
+    filled = dict.fromkeys((layer.output for layer in layers), 0)
+    for block, arrays in activations(trace, inputs, list(filled)):
         for layer in layers:
-            positions = layer.positions(seed, batch, per_image)
-            parts.setdefault(layer.output, []).append(layer.outputs_at(arrays[layer.output], positions))
-    return Targets(seed, per_image, {name: np.concatenate(rows) for name, rows in parts.items()})
+            y = arrays[layer.output]
+            positions = layer.positions(seed, block, per_image)
+            start, end = filled[layer.output], filled[layer.output] + len(y) * len(positions)
+            if layer.output not in outputs:
+                shape = y.shape[layer.channel_axis], count * len(positions)
+                outputs[layer.output] = np.empty(shape, y.dtype)
+            layer.outputs_at(y, positions, outputs[layer.output][:, start:end])
+            filled[layer.output] = end
+    return Targets(seed, per_image, {name: values[:, : filled[name]] for name, values in outputs.items()})
 
 
 def gram_matrices(
@@ -95,59 +106,92 @@ def gram_matrices(
     kept_outputs = kept_outputs or {}
     layers = [layer for layer in linear_layers(trace) if layer.inputs_per_group <= LARGEST_SYSTEM]
     layers = [layer for layer in layers if trace.axes.get(layer.input) and layer.output in targets.outputs]
-    sums: dict[str, GramSums] = {}
-    seen = dict.fromkeys((layer.output for layer in layers), 0)
-    for batch, arrays in activations(trace, inputs, [layer.input for layer in layers]):
+    sums = {layer.output: GramSums(layer, targets, kept_outputs.get(layer.output)) for layer in layers}
+    for block, arrays in activations(trace, inputs, [layer.input for layer in layers]):
         for layer in layers:
-            positions = layer.positions(targets.seed, batch, targets.per_image)
-            x = layer.inputs_at(arrays[layer.input], positions)
-            y = targets.outputs[layer.output][seen[layer.output] : seen[layer.output] + x.shape[1]]
-            seen[layer.output] += x.shape[1]
-            if layer.output in kept_outputs:
-                y = y[:, kept_outputs[layer.output]]
-            if layer.output not in sums:
-                sums[layer.output] = GramSums(layer.groups, layer.inputs_per_group, y.shape[1] // layer.groups)
-            sums[layer.output].add(x, y)
-    return {name: layer_sums.matrices() for name, layer_sums in sums.items()}
+            sums[layer.output].add(block, arrays[layer.input])
+    return {name: layer_sums.matrices() for name, layer_sums in sums.items() if not layer_sums.is_empty}
 
 
 class GramSums:
-    """Accumulates Gram matrices; products in float32 per batch, their sum in float64.
+    """Accumulates the Gram matrices of a layer; products in float32 of a chunk of samples, their sum in float64.
 
-    Both sides are taken relative to the mean of the first batch: of large values that hardly move (pooled maps behind a
-    ReLU) float32 would keep nothing of the movement, and what is solved would depend on how images are batched.
+    A chunk is a number of whole images that depends on nothing else, so that the sums do not depend on how many images
+    run at once. Both sides are taken relative to the mean of the first chunk: of large values that hardly move (pooled
+    maps behind a ReLU) float32 would keep nothing of the movement, and what is solved would depend on how images are
+    batched.
     """
 
-    def __init__(self, groups: int, inputs: int, outputs: int) -> None:
-        self._gram = np.zeros((groups, inputs, inputs))
-        self._cross = np.zeros((groups, inputs, outputs))
-        self._in = np.zeros((groups, inputs))
-        self._out = np.zeros((groups, outputs))
-        self._origin: tuple[np.ndarray, np.ndarray] | None = None
-        self._count = 0
+    def __init__(self, layer: Linear, targets: Targets, kept_outputs: Array | None = None) -> None:
+        """Accumulate nothing yet.
 
-    def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Add rows x (groups, samples, inputs) and y (samples, groups * outputs)."""
-        groups = x.shape[0]
-        y = np.moveaxis(y.reshape(len(y), groups, -1), 1, 0)
-        x, y = (v.astype(np.result_type(v, np.float32), copy=False) for v in (x, y))  # float16 products overflow
+        Args:
+            layer: The layer.
+            targets: What the original's layers put out.
+            kept_outputs: Which of the original's output channels the layer still has; None: all.
+        """
+        self._layer = layer
+        self._targets = targets
+        self._kept = slice(None) if kept_outputs is None else kept_outputs
+        self._chunk = np.zeros((0, 0), np.float32)  # (groups * inputs, samples of a chunk)
+        self._filled = 0
+        self._origin: tuple[np.ndarray, np.ndarray] | None = None
+        self._sums: list[np.ndarray] = []
+        self._samples = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no samples."""
+        return not self._filled and not self._samples
+
+    def add(self, block: int, x: np.ndarray) -> None:
+        """Add the inputs of the next images, as the layer reads them; they belong to one block."""
+        positions = self._layer.positions(self._targets.seed, block, self._targets.per_image)
+        if not self._chunk.size:
+            inputs = x.shape[1] * prod(self._layer.kernel) if self._layer.op == "Conv" else x.shape[-1]
+            images = max(1, CHUNK // len(positions))
+            dtype = np.result_type(x, np.float32)  # products of float16 overflow
+            self._chunk = np.empty((inputs, images * len(positions)), dtype)
+        while len(x):
+            images = min(len(x), (self._chunk.shape[1] - self._filled) // len(positions))
+            end = self._filled + images * len(positions)
+            self._layer.inputs_at(x[:images], positions, self._chunk[:, self._filled : end])
+            self._filled, x = end, x[images:]
+            if self._filled == self._chunk.shape[1]:
+                self._add_chunk()
+
+    def _add_chunk(self) -> None:
+        """Add the products of the samples that the chunk holds, and empty it."""
+        columns, groups = self._chunk[:, : self._filled], self._layer.groups
+        y = self._targets.outputs[self._layer.output][self._kept, self._samples : self._samples + self._filled]
+        y = y.astype(np.result_type(y, np.float32), copy=False)
         if self._origin is None:
-            self._origin = x.mean(axis=1, keepdims=True), y.mean(axis=1, keepdims=True)
-        x, y = x - self._origin[0], y - self._origin[1]
-        self._gram += x.transpose(0, 2, 1) @ x
-        self._cross += x.transpose(0, 2, 1) @ y
-        self._in += x.sum(axis=1, dtype=np.float64)
-        self._out += y.sum(axis=1, dtype=np.float64)
-        self._count += x.shape[1]
+            self._origin = columns.mean(axis=1, keepdims=True), y.mean(axis=1, keepdims=True)
+        columns -= self._origin[0]
+        x = columns.reshape(groups, -1, self._filled)
+        y = (y - self._origin[1]).reshape(groups, -1, self._filled)
+        products = [
+            x @ x.transpose(0, 2, 1), x @ y.transpose(0, 2, 1),
+            x.sum(axis=2, dtype=np.float64), y.sum(axis=2, dtype=np.float64),
+        ]  # fmt: skip
+        if self._sums:
+            for total, product in zip(self._sums, products, strict=True):
+                total += product
+        else:
+            self._sums = [product.astype(np.float64) for product in products]
+        self._samples += self._filled
+        self._filled = 0
 
     def matrices(self) -> GramMatrices:
-        """The matrices of all rows added."""
-        mean_in, mean_out = self._in / self._count, self._out / self._count
-        gram = self._gram / self._count - mean_in[:, :, None] * mean_in[:, None, :]
-        cross = self._cross / self._count - mean_in[:, :, None] * mean_out[:, None, :]
-        if self._origin is not None:
-            mean_in, mean_out = (m + at[:, 0] for m, at in zip((mean_in, mean_out), self._origin, strict=True))
-        return GramMatrices(gram, cross, mean_in, mean_out)
+        """The matrices of all samples added, of which there is at least one."""
+        if self._filled:
+            self._add_chunk()
+        assert self._origin is not None
+        gram, cross, mean_in, mean_out = (total / self._samples for total in self._sums)
+        gram -= mean_in[:, :, None] * mean_in[:, None, :]
+        cross -= mean_in[:, :, None] * mean_out[:, None, :]
+        x, y = (origin.reshape(mean.shape) for origin, mean in zip(self._origin, (mean_in, mean_out), strict=True))
+        return GramMatrices(gram, cross, mean_in + x, mean_out + y)
 
 
 def _per_image(trace: Trace, layers: list[Linear], images: int, samples: int) -> int:

@@ -77,13 +77,10 @@ def reconstruct_in_order(
     partial = PartialRuns(trace, inputs)
     for number, layers in enumerate(counting("solving layers", rounds)):
         later = {layer.output for after in rounds[number:] for layer in after}
-        sums: dict[str, GramSums] = {}
-        seen = dict.fromkeys((layer.output for layer in layers), 0)
-        for batch, arrays in partial.advance(model, _ahead_of(model, later)):
+        sums = {layer.output: GramSums(layer, targets, _outputs_after(layer, cut)) for layer in layers}
+        for block, arrays in partial.advance(model, _ahead_of(model, later)):
             for layer in layers:
-                x, y = _rows(layer, cut, batch, arrays[layer.input], targets, seen[layer.output])
-                seen[layer.output] += x.shape[1]
-                sums.setdefault(layer.output, GramSums(x.shape[0], x.shape[2], y.shape[1] // x.shape[0])).add(x, y)
+                sums[layer.output].add(block, arrays[layer.input])
         for layer in layers:
             _solve(model, layer, sums[layer.output].matrices())
     return model
@@ -161,17 +158,10 @@ def _ahead_of(model: onnx.ModelProto, later: set[str]) -> set[int]:
     return front
 
 
-def _rows(
-    layer: Linear, cut: Cut, batch: int, x: np.ndarray, targets: Targets, seen: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sampled inputs (groups, samples, kept inputs) and targets (samples, kept outputs) of one batch.
-
-    `x` is the layer's input in the cut model, `seen` counts the samples of earlier batches.
-    """
-    all_inputs = layer.inputs_at(layer.spread(x, cut), layer.positions(targets.seed, batch, targets.per_image))
-    rows = np.stack([all_inputs[group][:, kept] for group, kept in enumerate(layer.kept_features(cut))])
+def _outputs_after(layer: Linear, cut: Cut) -> Array | None:
+    """The output channels that a cut keeps; None for all."""
     kept = cut.kept(layer.output, layer.channel_axis)
-    return rows, targets.outputs[layer.output][seen : seen + rows.shape[1]][:, kept]
+    return None if kept.all() else np.flatnonzero(kept)
 
 
 def _sliced(matrices: GramMatrices, layer: Linear, cut: Cut) -> GramMatrices:
