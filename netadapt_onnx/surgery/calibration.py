@@ -18,7 +18,7 @@ from netadapt_onnx.surgery.trace import Trace
 BLOCK = 64
 # The activations that one run puts out take about this much. EfficientNet-Lite0, 64 pictures, the outputs of its 34
 # layers: 2.2 s of CPU in one run, of which 0.9 s in the kernel for fresh pages; 1.0 s in runs of one to four pictures.
-MOST_RUN_BYTES = 2**26
+MOST_RUN_BYTES = 2**24
 # Beyond this the activations between two parts of a model are not kept but computed again.
 MOST_KEPT_BYTES = 2**30
 
