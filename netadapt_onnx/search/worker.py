@@ -23,7 +23,14 @@ from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataEvaluator, Evalu
 from netadapt_onnx.search.executors.protocol import JobResult, WorkerInfo
 from netadapt_onnx.search.jobs import CutRequest, EvaluationRequest, ShortTraining, SolveRequest
 from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
-from netadapt_onnx.surgery.reconstruct.gram import SAMPLES, GramMatrices, Targets, gram_matrices, original_targets
+from netadapt_onnx.surgery.reconstruct.gram import (
+    SAMPLES,
+    GramCache,
+    GramMatrices,
+    Targets,
+    gram_matrices,
+    original_targets,
+)
 from netadapt_onnx.surgery.reconstruct.least_squares import kept_outputs, reconstruct, reconstruct_in_order
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
@@ -79,6 +86,8 @@ class WorkerContext:
         self._batch_size = batch_size
         self._lock = Lock()
         self._calibration: dict[int, tuple[Arrays, Targets]] = {}
+        self._gram_lock = Lock()
+        self._gram_cache = GramCache()
         self._teacher: Teacher | None = None
 
     def calibration(self, samples: int = CALIBRATION_SAMPLES, trace: Trace | None = None) -> tuple[Arrays, Targets]:
@@ -119,9 +128,12 @@ class WorkerContext:
         return base.gram_matrices(lambda: self._compute_gram_matrices(base))
 
     def _compute_gram_matrices(self, base: BaseModel) -> dict[str, GramMatrices]:
-        inputs, targets = self.calibration(RANKED_SAMPLES, base.trace if base.trained else None)
-        start, kept = (base.trace, {}) if base.trained else (self.original.trace, base.kept)
-        return gram_matrices(base.trace, inputs, targets, kept_outputs(start, kept))
+        if base.trained:
+            return gram_matrices(base.trace, *self.calibration(RANKED_SAMPLES, base.trace))
+        inputs, targets = self.calibration(RANKED_SAMPLES)
+        with self._gram_lock:
+            outputs = kept_outputs(self.original.trace, base.kept)
+            return gram_matrices(base.trace, inputs, targets, outputs, self._gram_cache)
 
     def solve(
         self, kept: KeptIndices, removed: Collection[str] = (), samples: int = CALIBRATION_SAMPLES

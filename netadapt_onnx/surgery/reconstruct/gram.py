@@ -6,13 +6,14 @@ Layers are seen at sampled positions (im2col), the same for every model with the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 
 from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.graph.runtime import Arrays
+from netadapt_onnx.graph.value_digests import value_digests
 from netadapt_onnx.surgery.calibration import activations
 from netadapt_onnx.surgery.reconstruct.layers import Linear, linear_layers
 from netadapt_onnx.surgery.trace import Trace
@@ -89,8 +90,34 @@ def original_targets(trace: Trace, inputs: Arrays, seed: int = 0, samples: int =
     return Targets(seed, per_image, {name: values[:, : filled[name]] for name, values in outputs.items()})
 
 
+class GramCache:
+    """Gram matrices of models that are cut from one original, kept from one model to the next.
+
+    The layers in front of a cut read what they read before. So that a layer's matrices are the same to the bit whether
+    its own outputs have been cut since or not, they are kept against all of the original's outputs. (Not those of conv
+    groups, which may go as a whole.)
+    """
+
+    def __init__(self) -> None:
+        """Keep nothing yet."""
+        self._entries: dict[str, tuple[object, GramMatrices]] = {}
+
+    def find(self, layer: Linear, key: object) -> GramMatrices | None:
+        """A layer's matrices, if they were kept under this key: that of what they are computed from."""
+        kept_key, matrices = self._entries.get(layer.output, (None, None))
+        return matrices if kept_key == key else None
+
+    def keep(self, layer: Linear, key: object, matrices: GramMatrices) -> None:
+        """Keep a layer's matrices, and no others of it."""
+        self._entries[layer.output] = key, matrices
+
+
 def gram_matrices(
-    trace: Trace, inputs: Arrays, targets: Targets, kept_outputs: Mapping[str, Array] | None = None
+    trace: Trace,
+    inputs: Arrays,
+    targets: Targets,
+    kept_outputs: Mapping[str, Array] | None = None,
+    cache: GramCache | None = None,
 ) -> dict[str, GramMatrices]:
     """Gram matrices of each layer's current inputs, and of these against the original's outputs.
 
@@ -99,18 +126,43 @@ def gram_matrices(
         inputs: The calibration inputs that `targets` were made with.
         targets: What the original's layers put out.
         kept_outputs: By layer which of the original's output channels it still has; all where it is left out.
+        cache: The matrices of an earlier model with the same `inputs` and `targets`; these are kept there.
 
     Returns:
         The matrices by layer, for those whose inputs a cut may take.
     """
     kept_outputs = kept_outputs or {}
+    cache = GramCache() if cache is None else cache
     layers = [layer for layer in linear_layers(trace) if layer.inputs_per_group <= LARGEST_SYSTEM]
     layers = [layer for layer in layers if trace.axes.get(layer.input) and layer.output in targets.outputs]
-    sums = {layer.output: GramSums(layer, targets, kept_outputs.get(layer.output)) for layer in layers}
-    for block, arrays in activations(trace, inputs, [layer.input for layer in layers]):
+    digests = value_digests(trace.folded.proto)
+    keys: dict[str, object] = {}
+    sums: dict[str, GramSums] = {}
+    for layer in layers:
+        kept = None if layer.groups == 1 else kept_outputs.get(layer.output)
+        keys[layer.output] = layer.input, digests[layer.input], None if kept is None else kept.tobytes()
+        if cache.find(layer, keys[layer.output]) is None:
+            sums[layer.output] = GramSums(layer, targets, kept)
+    # All inputs are observed, whichever are needed: what onnxruntime fuses does not depend on what is kept.
+    for block, arrays in activations(trace, inputs, [layer.input for layer in layers] if sums else []):
         for layer in layers:
-            sums[layer.output].add(block, arrays[layer.input])
-    return {name: layer_sums.matrices() for name, layer_sums in sums.items() if not layer_sums.is_empty}
+            if layer.output in sums:
+                sums[layer.output].add(block, arrays[layer.input])
+    result: dict[str, GramMatrices] = {}
+    for layer in layers:
+        if layer.output in sums and not sums[layer.output].is_empty:
+            cache.keep(layer, keys[layer.output], sums[layer.output].matrices())
+        matrices = cache.find(layer, keys[layer.output])
+        if matrices is not None:
+            result[layer.output] = _with_outputs(matrices, layer, kept_outputs.get(layer.output))
+    return result
+
+
+def _with_outputs(matrices: GramMatrices, layer: Linear, kept_outputs: Array | None) -> GramMatrices:
+    """The matrices against some of the original's outputs; those of conv groups are so already."""
+    if kept_outputs is None or layer.groups > 1:
+        return matrices
+    return replace(matrices, cross=matrices.cross[:, :, kept_outputs], mean_out=matrices.mean_out[:, kept_outputs])
 
 
 class GramSums:
