@@ -24,6 +24,8 @@ SAMPLES = 32768
 MOST_TARGET_BYTES = 2**29
 # A product takes about so many samples: with 1,152 inputs the sum in float64 then costs a twentieth of the product.
 CHUNK = 4096
+# There are at least so many, where there are as many images: chunks make folds.
+CHUNKS = 4
 # Beyond this many inputs per conv group a solve costs seconds: such a layer keeps its sliced weights.
 LARGEST_SYSTEM = 8192
 
@@ -61,6 +63,11 @@ class GramMatrices:
     cross: np.ndarray
     mean_in: np.ndarray
     mean_out: np.ndarray
+
+    def about_origin(self) -> GramMatrices:
+        """The matrices that are not centred."""
+        x, y = self.mean_in[:, :, None], self.mean_out[:, None, :]
+        return replace(self, gram=self.gram + x * x.transpose(0, 2, 1), cross=self.cross + x * y)
 
 
 def original_targets(trace: Trace, inputs: Arrays, seed: int = 0, samples: int = SAMPLES) -> Targets:
@@ -169,9 +176,9 @@ class GramSums:
     """Accumulates the Gram matrices of a layer; products in float32 of a chunk of samples, their sum in float64.
 
     A chunk is a number of whole images that depends on nothing else, so that the sums do not depend on how many images
-    run at once. Both sides are taken relative to the mean of the first chunk: of large values that hardly move (pooled
-    maps behind a ReLU) float32 would keep nothing of the movement, and what is solved would depend on how images are
-    batched.
+    run at once; every other one belongs to the other of two folds. Both sides are taken relative to the mean of the
+    first chunk: of large values that hardly move (pooled maps behind a ReLU) float32 would keep nothing of the
+    movement, and what is solved would depend on how images are batched.
     """
 
     def __init__(self, layer: Linear, targets: Targets, kept_outputs: Array | None = None) -> None:
@@ -188,20 +195,26 @@ class GramSums:
         self._chunk = np.zeros((0, 0), np.float32)  # (groups * inputs, samples of a chunk)
         self._filled = 0
         self._origin: tuple[np.ndarray, np.ndarray] | None = None
-        self._sums: list[np.ndarray] = []
-        self._samples = 0
+        self._sums: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        self._counts = [0, 0]
+        self._chunks = 0
 
     @property
     def is_empty(self) -> bool:
         """Whether there are no samples."""
         return not self._filled and not self._samples
 
+    @property
+    def _samples(self) -> int:
+        return sum(self._counts)
+
     def add(self, block: int, x: np.ndarray) -> None:
         """Add the inputs of the next images, as the layer reads them; they belong to one block."""
         positions = self._layer.positions(self._targets.seed, block, self._targets.per_image)
         if not self._chunk.size:
             inputs = x.shape[1] * prod(self._layer.kernel) if self._layer.op == "Conv" else x.shape[-1]
-            images = max(1, CHUNK // len(positions))
+            all_images = self._targets.outputs[self._layer.output].shape[1] // len(positions)
+            images = max(1, min(CHUNK // len(positions), all_images // CHUNKS))
             dtype = np.result_type(x, np.float32)  # products of float16 overflow
             self._chunk = np.empty((inputs, images * len(positions)), dtype)
         while len(x):
@@ -226,20 +239,36 @@ class GramSums:
             x @ x.transpose(0, 2, 1), x @ y.transpose(0, 2, 1),
             x.sum(axis=2, dtype=np.float64), y.sum(axis=2, dtype=np.float64),
         ]  # fmt: skip
-        if self._sums:
-            for total, product in zip(self._sums, products, strict=True):
+        fold = self._chunks % 2
+        if self._sums[fold]:
+            for total, product in zip(self._sums[fold], products, strict=True):
                 total += product
         else:
-            self._sums = [product.astype(np.float64) for product in products]
-        self._samples += self._filled
+            self._sums[fold].extend(product.astype(np.float64) for product in products)
+        self._counts[fold] += self._filled
+        self._chunks += 1
         self._filled = 0
 
     def matrices(self) -> GramMatrices:
         """The matrices of all samples added, of which there is at least one."""
+        self._finish()
+        if not self._sums[1]:
+            return self._centred(self._sums[0], self._samples)
+        return self._centred([one + other for one, other in zip(*self._sums, strict=True)], self._samples)
+
+    def folds(self) -> list[GramMatrices]:
+        """The matrices of either fold; of all samples where they fill one alone."""
+        self._finish()
+        return [self._centred(*fold) for fold in zip(self._sums, self._counts, strict=True) if fold[0]]
+
+    def _finish(self) -> None:
         if self._filled:
             self._add_chunk()
+
+    def _centred(self, sums: list[np.ndarray], count: int) -> GramMatrices:
+        """The matrices whose sums of products relative to the origin are these."""
         assert self._origin is not None
-        gram, cross, mean_in, mean_out = (total / self._samples for total in self._sums)
+        gram, cross, mean_in, mean_out = (total / count for total in sums)
         gram -= mean_in[:, :, None] * mean_in[:, None, :]
         cross -= mean_in[:, :, None] * mean_out[:, None, :]
         x, y = (origin.reshape(mean.shape) for origin, mean in zip(self._origin, (mean_in, mean_out), strict=True))

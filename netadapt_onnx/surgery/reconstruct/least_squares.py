@@ -8,7 +8,7 @@ with its inputs in the model whose earlier layers are cut and solved already, as
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -23,10 +23,10 @@ from netadapt_onnx.surgery.cut import Cut, KeptIndices
 from netadapt_onnx.surgery.reconstruct.bias import bias_target, set_bias
 from netadapt_onnx.surgery.reconstruct.gram import LARGEST_SYSTEM, GramMatrices, GramSums, Targets
 from netadapt_onnx.surgery.reconstruct.layers import Linear, linear_layers
+from netadapt_onnx.surgery.reconstruct.ridge import RIDGES, best_ridge, ridge_solution
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
 
-RIDGE = 1e-3
 # Stands for the layer in front of a node that reads another tensor than in the original; no layer is called so.
 REWIRED = ""
 
@@ -82,7 +82,7 @@ def reconstruct_in_order(
             for layer in layers:
                 sums[layer.output].add(block, arrays[layer.input])
         for layer in layers:
-            _solve(model, layer, sums[layer.output].matrices())
+            _solve(model, layer, sums[layer.output].matrices(), sums[layer.output].folds())
     return model
 
 
@@ -177,26 +177,23 @@ def _sliced(matrices: GramMatrices, layer: Linear, cut: Cut) -> GramMatrices:
     )
 
 
-def _solve(model: onnx.ModelProto, layer: Linear, matrices: GramMatrices) -> None:
-    """Put a layer's least-squares weights into `model`, in place; `matrices` are those of what it has after the cut."""
+def _solve(model: onnx.ModelProto, layer: Linear, matrices: GramMatrices, folds: Sequence[GramMatrices] = ()) -> None:
+    """Put a layer's least-squares weights into `model`, in place.
+
+    `matrices` are those of what it has after the cut, `folds` the same of either half of the images.
+    """
     if not matrices.gram.shape[1] or not matrices.cross.shape[2]:
         return
     tensor = next(t for t in model.graph.initializer if t.name == layer.weight)
     stored = numpy_helper.to_array(tensor)
     start, target = layer.matrix(stored), bias_target(model, layer)
-    weights, bias = [], []
-    for group, anchor in enumerate(start):
-        gram, cross = matrices.gram[group], matrices.cross[group]
-        mean_in, mean_out = matrices.mean_in[group], matrices.mean_out[group]
-        if target is None:  # nowhere to put a bias: fit through the origin
-            gram, cross = gram + np.outer(mean_in, mean_in), cross + np.outer(mean_in, mean_out)
-        ridge = RIDGE * float(np.trace(gram)) / len(gram) + 1e-12
-        solved = np.linalg.solve(gram + ridge * np.eye(len(gram)), cross + ridge * anchor)
-        weights.append(solved)
-        bias.append(mean_out - mean_in @ solved)
-    if not all(np.isfinite(w).all() for w in weights):
+    if target is None:  # nowhere to put a bias: fit through the origin
+        matrices, folds = matrices.about_origin(), [fold.about_origin() for fold in folds]
+    weights = ridge_solution(matrices, start, best_ridge(*folds, start) if len(folds) == 2 else RIDGES[0])
+    if not np.isfinite(weights).all():
         return
-    values = layer.from_matrix(np.stack(weights), stored.shape)
+    values = layer.from_matrix(weights, stored.shape)
     tensor.CopyFrom(numpy_helper.from_array(values.astype(stored.dtype), layer.weight))
     if target is not None:
-        set_bias(model, target, np.concatenate(bias))
+        bias = matrices.mean_out - (matrices.mean_in[:, None] @ weights)[:, 0]
+        set_bias(model, target, bias.reshape(-1))
