@@ -189,7 +189,8 @@ def _solve(model: onnx.ModelProto, layer: Linear, matrices: GramMatrices, folds:
     start, target = layer.matrix(stored), bias_target(model, layer)
     if target is None:  # nowhere to put a bias: fit through the origin
         matrices, folds = matrices.about_origin(), [fold.about_origin() for fold in folds]
-    weights = ridge_solution(matrices, start, best_ridge(*folds, start) if len(folds) == 2 else RIDGES[0])
+    ridge = best_ridge(folds[0], folds[1], start) if len(folds) == 2 else RIDGES[0]
+    weights = ridge_solution(matrices, start, ridge)
     if not np.isfinite(weights).all():
         return
     values = layer.from_matrix(weights, stored.shape)
