@@ -86,9 +86,9 @@ class TestSimulated:
             ms, uncut_ms = [1.15 * t for t in time.ms], [1.1 * t for t in time.reference_ms]
             return msgspec.structs.replace(time, ms=ms, reference_ms=uncut_ms)
 
-        disturbed = replace(table, end_to_end=tuple(map(slower, table.end_to_end)))
+        slow_table = replace(table, end_to_end=tuple(map(slower, table.end_to_end)))
         errors = [
-            disturbed.predict_ratio(version.shapes) / table.predict_ratio(version.shapes) - 1
+            slow_table.predict_ratio(version.shapes) / table.predict_ratio(version.shapes) - 1
             for version in (draw(np.random.default_rng([99, i])) for i in range(20))
         ]
         assert np.abs(errors).mean() < 0.005
@@ -354,7 +354,7 @@ def test_a_table_is_made_of_what_onnxruntime_runs(reference: RandomWidthModel, d
     path = tmp_path / "t.jsonl"
     table = build(path, reference, draw, TablePlan(models=24, time_cap_s=20.0))
     assert {tuple(cell.layers) for cell in table.cells} >= {("conv1", "bn1", "relu1")}
-    assert sum(isinstance(r, EndToEndTime) for r in read(path)[0]) == len(table.end_to_end)
+    assert sum(isinstance(r, EndToEndTime) for r in read(path)) == len(table.end_to_end)
     assert table.units["add1"].name == "conv3"
     assert all(us >= 0 for us in table.predict_units(reference.shapes).values())
     result = validate(table, reference, draw, 8, seconds_each=0.1)
