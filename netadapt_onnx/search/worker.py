@@ -142,6 +142,11 @@ class WorkerContext:
 
         Each layer is solved for what the layers before it now compute: ResNet-20 at half its macs kept 78.8% instead of
         73.1% so (4 s), too slow for every proposal.
+
+        Where branches are gone, layers that lost no inputs may be better off as they are, for a network makes up for
+        some of it by itself: EfficientNet-Lite0 without two branches agrees with the original on 90 of 100 pictures,
+        and on 81 once all layers behind are solved on 256; ResNet-20 without two is right on 30% of its pictures, and
+        on 77%. So the samples that rank proposals decide.
         """
         base = self.original.without(removed)
         groups = {group.name for group in base.trace.groups}
@@ -149,7 +154,11 @@ class WorkerContext:
         if self._data is None:
             return resize(base.trace, kept)
         inputs, targets = self.calibration(samples)
-        return reconstruct_in_order(base.trace, kept, inputs, targets, base.changed)
+        solved = reconstruct_in_order(base.trace, kept, inputs, targets, base.changed)
+        if not base.changed or not isinstance(self._evaluator, DataEvaluator):
+            return solved
+        sparing = reconstruct_in_order(base.trace, kept, inputs, targets, only_cut=True)
+        return max((solved, sparing), key=self._evaluator.ranking_accuracy)
 
     def train(
         self, proto: onnx.ModelProto, training: ShortTraining, worker: WorkerInfo, base: BaseModel | None = None

@@ -64,6 +64,10 @@ class GramMatrices:
     mean_in: np.ndarray
     mean_out: np.ndarray
 
+    def single(self) -> GramMatrices:
+        """The same in float32."""
+        return GramMatrices(*(v.astype(np.float32) for v in (self.gram, self.cross, self.mean_in, self.mean_out)))
+
     def about_origin(self) -> GramMatrices:
         """The matrices that are not centred."""
         x, y = self.mean_in[:, :, None], self.mean_out[:, None, :]

@@ -57,7 +57,13 @@ def reconstruct(
 
 
 def reconstruct_in_order(
-    trace: Trace, keep: KeptIndices, inputs: Arrays, targets: Targets, rewired: Collection[str] = ()
+    trace: Trace,
+    keep: KeptIndices,
+    inputs: Arrays,
+    targets: Targets,
+    rewired: Collection[str] = (),
+    *,
+    only_cut: bool = False,
 ) -> onnx.ModelProto:
     """As `reconstruct`, layer by layer in topological order, each with its inputs in the model solved so far.
 
@@ -70,10 +76,11 @@ def reconstruct_in_order(
         inputs: The calibration inputs that `targets` were made with.
         targets: What the original's layers put out.
         rewired: First outputs of nodes that read other tensors than in the original.
+        only_cut: Whether no layer is solved but those that lost inputs.
     """
     cut = trace.cut(keep)
     model = resize(trace, keep)
-    rounds = _rounds(trace, model, cut, targets, rewired)
+    rounds = _rounds(trace, model, cut, targets, None if only_cut else rewired)
     partial = PartialRuns(trace, inputs)
     for number, layers in enumerate(counting("solving layers", rounds)):
         later = {layer.output for after in rounds[number:] for layer in after}
@@ -121,18 +128,22 @@ def _first_behind(trace: Trace, rewired: Collection[str]) -> set[str]:
 
 
 def _rounds(
-    trace: Trace, model: onnx.ModelProto, cut: Cut, targets: Targets, rewired: Collection[str]
+    trace: Trace, model: onnx.ModelProto, cut: Cut, targets: Targets, rewired: Collection[str] | None
 ) -> list[list[Linear]]:
-    """The layers to solve, in order; those that do not follow one another share a round."""
+    """The layers to solve, in order; those that do not follow one another share a round.
+
+    They are those that lost inputs, and unless `rewired` is None those that see changed ones.
+    """
     layers = {layer.output: layer for layer in linear_layers(trace)}
     behind: dict[str, frozenset[str]] = {}  # by tensor: the layers solved in front of it
     rounds: list[list[Linear]] = []
     for node in model.graph.node:
         ahead = frozenset[str]().union(*(behind.get(name, frozenset()) for name in reads(node)))
-        if node.output[0] in rewired:
+        if node.output[0] in (rewired or ()):
             ahead |= {REWIRED}
         layer = layers.get(node.output[0])
-        if layer is not None and (ahead or layer.loses_inputs(cut)) and _solvable(layer, model, cut, targets):
+        concerned = layer is not None and (layer.loses_inputs(cut) or (rewired is not None and bool(ahead)))
+        if layer is not None and concerned and _solvable(layer, model, cut, targets):
             if not rounds or any(other.output in ahead for other in rounds[-1]):
                 rounds.append([])
             rounds[-1].append(layer)
