@@ -23,7 +23,7 @@ from netadapt_onnx.surgery.cut import Cut, KeptIndices
 from netadapt_onnx.surgery.reconstruct.bias import bias_target, set_bias
 from netadapt_onnx.surgery.reconstruct.gram import LARGEST_SYSTEM, GramMatrices, GramSums, Targets
 from netadapt_onnx.surgery.reconstruct.layers import Linear, linear_layers
-from netadapt_onnx.surgery.reconstruct.ridge import RIDGES, best_ridge, ridge_solution
+from netadapt_onnx.surgery.reconstruct.ridge import RIDGE, best_ridge, ridge_solution
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
 
@@ -200,7 +200,7 @@ def _solve(model: onnx.ModelProto, layer: Linear, matrices: GramMatrices, folds:
     start, target = layer.matrix(stored), bias_target(model, layer)
     if target is None:  # nowhere to put a bias: fit through the origin
         matrices, folds = matrices.about_origin(), [fold.about_origin() for fold in folds]
-    ridge = best_ridge(folds[0], folds[1], start) if len(folds) == 2 else RIDGES[0]
+    ridge = best_ridge(folds[0], folds[1], start) if len(folds) == 2 else RIDGE
     weights = ridge_solution(matrices, start, ridge)
     if not np.isfinite(weights).all():
         return

@@ -12,7 +12,8 @@ from netadapt_onnx.surgery.reconstruct.gram import GramMatrices
 
 # Of a Gram matrix's mean diagonal, ascending. The smallest is right where there are samples enough; the largest leaves
 # the weights as they were, and moves the bias alone.
-RIDGES = (1e-3, 3e-2, 1.0, 30.0, np.inf)
+RIDGE = 1e-3
+RIDGES = (RIDGE, 3e-2, 1.0, 30.0, np.inf)
 
 
 def ridge_solution(matrices: GramMatrices, start: np.ndarray, ridge: float) -> np.ndarray:
@@ -42,7 +43,7 @@ def best_ridge(fit: GramMatrices, unseen: GramMatrices, start: np.ndarray) -> fl
         unseen: Those of the others.
         start: The weights that it holds to, (groups, inputs, outputs).
     """
-    best, least = RIDGES[0], np.inf
+    best, least = RIDGE, np.inf
     fit, unseen, start = fit.single(), unseen.single(), start.astype(np.float32)  # enough to compare, in half the time
     for ridge in RIDGES:
         weights = ridge_solution(fit, start, ridge)
