@@ -18,18 +18,21 @@ from netadapt_onnx.surgery.trace import Trace
 BLOCK = 64
 # The activations that one run puts out take about this much. EfficientNet-Lite0, 64 pictures, the outputs of its 34
 # layers: 2.2 s of CPU in one run, of which 0.9 s in the kernel for fresh pages; 1.0 s in runs of one to four pictures.
-MOST_RUN_BYTES = 2**24
+MOST_RUN_BYTES = 2**26
 # Beyond this the activations between two parts of a model are not kept but computed again.
 MOST_KEPT_BYTES = 2**30
 
 
-def activations(trace: Trace, inputs: Arrays, names: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
+def activations(
+    trace: Trace, inputs: Arrays, names: Sequence[str], run_size: int | None = None
+) -> Iterator[tuple[int, Arrays]]:
     """Run a model over calibration inputs and hand out tensors inside it.
 
     Args:
         trace: The model.
         inputs: The calibration inputs, samples first.
         names: The tensors; none are computed if there are none.
+        run_size: How many inputs run at once, where the model takes any number; None: what `run_size_of` says.
 
     Yields:
         A block's number and the activations by name of some of its inputs, in order. A block is `BLOCK` inputs, however
@@ -42,9 +45,17 @@ def activations(trace: Trace, inputs: Arrays, names: Sequence[str]) -> Iterator[
     as_they_are = {name for name in names if name in inputs}
     computed = [name for name in names if name not in as_they_are]
     active = session(trace.folded.proto, outputs=computed)
-    blocks, batches = _batches(trace, inputs, sum(_bytes_per_sample(trace, name) for name in computed))
+    blocks, batches = _batches(trace, inputs, run_size or run_size_of(trace, computed))
     for block, part in zip(blocks, counting("looking at activations", batches), strict=True):
         yield block, run(active, part, computed) | {name: part[name] for name in as_they_are}
+
+
+def run_size_of(trace: Trace, names: Sequence[str]) -> int:
+    """How many inputs run at once for these tensors: a power of two, so that no run takes the inputs of two blocks."""
+    per_sample, size = sum(_bytes_per_sample(trace, name) for name in names), 1
+    while size < BLOCK and 2 * size * per_sample <= MOST_RUN_BYTES:
+        size *= 2
+    return size
 
 
 class PartialRuns:
@@ -53,9 +64,9 @@ class PartialRuns:
     The tensors between two parts are kept (up to MOST_KEPT_BYTES), so that each node runs about once in all.
     """
 
-    def __init__(self, trace: Trace, inputs: Arrays) -> None:
-        largest = max(_bytes_per_sample(trace, name) for name in trace.folded.shapes)
-        self._blocks, self._computed = _batches(trace, inputs, largest)
+    def __init__(self, trace: Trace, inputs: Arrays, run_size: int) -> None:
+        """Run nothing yet; so many inputs run at once, where the model takes any number."""
+        self._blocks, self._computed = _batches(trace, inputs, run_size)
 
     def advance(self, proto: onnx.ModelProto, front: Collection[int]) -> Iterator[tuple[int, Arrays]]:
         """Run the nodes that are in front and have not run yet.
@@ -92,23 +103,15 @@ def _bytes_per_sample(trace: Trace, name: str) -> int:
     return prod(shape) * dtype.itemsize // max(1, shape[0] if shape else 1)
 
 
-def _batches(trace: Trace, inputs: Arrays, bytes_per_sample: int) -> tuple[list[int], list[Arrays]]:
-    """The block that each batch belongs to, and the batches, of which a sample's activations take so much."""
+def _batches(trace: Trace, inputs: Arrays, run_size: int) -> tuple[list[int], list[Arrays]]:
+    """The block that each batch belongs to, and the batches."""
     proto, count = trace.folded.proto, len(next(iter(inputs.values())))
     dynamic = len(dynamic_batch_inputs(proto)) == len(trace.folded.specs)
     if dynamic and follows_batch(trace.folded):
-        size, end = _run_size(bytes_per_sample), count
+        size, end = run_size, count
     else:  # a batch written into the file: only full ones run
         size = next(iter(trace.folded.specs.values()))[0][0]
         end = count // size * size
     starts = range(0, end, size)
     batches = [{name: values[start : start + size] for name, values in inputs.items()} for start in starts]
     return [start // BLOCK for start in starts], batches
-
-
-def _run_size(bytes_per_sample: int) -> int:
-    """How many inputs run at once: a power of two, so that no run takes the inputs of two blocks."""
-    size = 1
-    while size < BLOCK and 2 * size * bytes_per_sample <= MOST_RUN_BYTES:
-        size *= 2
-    return size

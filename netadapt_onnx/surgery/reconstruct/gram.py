@@ -14,7 +14,7 @@ import numpy as np
 from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.graph.value_digests import value_digests
-from netadapt_onnx.surgery.calibration import activations
+from netadapt_onnx.surgery.calibration import BLOCK, activations, run_size_of
 from netadapt_onnx.surgery.reconstruct.layers import Linear, linear_layers
 from netadapt_onnx.surgery.trace import Trace
 
@@ -41,11 +41,14 @@ class Targets:
         seed: The seed of the sampled positions.
         per_image: How many positions of each image are sampled.
         outputs: By layer its outputs there, (channels, samples).
+        run_size: How many images ran at once. Where the batch is no tensor's first axis, as in recurrent networks, the
+            samples depend on it, so that every model is run as the original was.
     """
 
     seed: int
     per_image: int
     outputs: Mapping[str, np.ndarray]
+    run_size: int = BLOCK
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ def original_targets(trace: Trace, inputs: Arrays, seed: int = 0, samples: int =
     per_image = _per_image(trace, layers, count, samples)
     outputs: dict[str, np.ndarray] = {}
     filled = dict.fromkeys((layer.output for layer in layers), 0)
-    for block, arrays in activations(trace, inputs, list(filled)):
+    run_size = run_size_of(trace, list(filled))
+    for block, arrays in activations(trace, inputs, list(filled), run_size):
         for layer in layers:
             y = arrays[layer.output]
             positions = layer.positions(seed, block, per_image)
@@ -96,9 +100,11 @@ def original_targets(trace: Trace, inputs: Arrays, seed: int = 0, samples: int =
             if layer.output not in outputs:
                 shape = y.shape[layer.channel_axis], count * len(positions)
                 outputs[layer.output] = np.empty(shape, y.dtype)
+            while end > outputs[layer.output].shape[1]:  # the batch is not its first axis
+                outputs[layer.output] = np.tile(outputs[layer.output], (1, 2))
             layer.outputs_at(y, positions, outputs[layer.output][:, start:end])
             filled[layer.output] = end
-    return Targets(seed, per_image, {name: values[:, : filled[name]] for name, values in outputs.items()})
+    return Targets(seed, per_image, {name: values[:, : filled[name]] for name, values in outputs.items()}, run_size)
 
 
 class GramCache:
@@ -155,7 +161,9 @@ def gram_matrices(
         if cache.find(layer, keys[layer.output]) is None:
             sums[layer.output] = GramSums(layer, targets, kept)
     # All inputs are observed, whichever are needed: what onnxruntime fuses does not depend on what is kept.
-    for block, arrays in activations(trace, inputs, [layer.input for layer in layers] if sums else []):
+    for block, arrays in activations(
+        trace, inputs, [layer.input for layer in layers] if sums else [], targets.run_size
+    ):
         for layer in layers:
             if layer.output in sums:
                 sums[layer.output].add(block, arrays[layer.input])

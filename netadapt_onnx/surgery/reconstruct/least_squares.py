@@ -81,7 +81,7 @@ def reconstruct_in_order(
     cut = trace.cut(keep)
     model = resize(trace, keep)
     rounds = _rounds(trace, model, cut, targets, None if only_cut else rewired)
-    partial = PartialRuns(trace, inputs)
+    partial = PartialRuns(trace, inputs, targets.run_size)
     for number, layers in enumerate(counting("solving layers", rounds)):
         later = {layer.output for after in rounds[number:] for layer in after}
         sums = {layer.output: GramSums(layer, targets, _outputs_after(layer, cut)) for layer in layers}
