@@ -38,11 +38,21 @@ def _pairs(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dic
     return once_each((key, value) for key, _, value in (text.partition("=") for text in texts))
 
 
+def _count_or_auto(_: click.Context, __: click.Parameter, text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is neither auto nor a whole number") from None
+
+
 # How the texts of an option are read whose type is not one word or number.
 PARSERS: Mapping[str, Callable[..., Any]] = {
     "Mapping[str, tuple[int, ...]]": _shapes,
     "Mapping[str, Sequence[int]]": _shapes,
     "Mapping[str, str]": _pairs,
+    'int | Literal["auto"]': _count_or_auto,
 }
 
 
