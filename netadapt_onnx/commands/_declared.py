@@ -63,7 +63,9 @@ def click_option(declared: Declared, **changes: Any) -> Callable[[Command], Comm
     if declared.type.removesuffix(" | None") == "bool":
         arguments["is_flag"] = True
         if "/" in declared.flag:
-            arguments |= {"default": declared.default, "show_default": True}
+            arguments |= {"default": declared.default, "show_default": declared.default is not None}
+        if option.default_text:
+            arguments["help"] += f"  [default: {option.default_text}]"
     else:
         arguments |= {
             "metavar": option.metavar or None,

@@ -75,7 +75,8 @@ class RememberedAnswers:
         self._lock = Lock()
         self._is_remembered = np.zeros(-(-len(split) // BLOCK), dtype=bool)
         self._memory: dict[str, Tensor] = {}
-        self._compute = _in_one_session(threads, [*(split.layout.outputs if split.layout else ()), *self._features])
+        layout = self._split.layout
+        self._compute = _in_one_session(threads, None if layout is None else [*layout.outputs])
 
     def __call__(self, _: Mapping[str, Tensor], rows: np.ndarray, settings: Settings) -> dict[str, Tensor]:
         """The outputs and features of training samples by name, (N, ...), samples first; see `DistillationTargets`."""
@@ -111,13 +112,13 @@ class RememberedAnswers:
         self._is_remembered[block] = True
 
 
-def _in_one_session(threads: int, names: Sequence[str]) -> Compute:
-    """A `Compute` that opens a session for the first model and keeps it."""
+def _in_one_session(threads: int, names: Sequence[str] | None) -> Compute:
+    """A `Compute` that opens a session for the first model and keeps it; `names` are the outputs, None for all."""
     sessions: list[onnxruntime.InferenceSession] = []
 
     def compute(proto: onnx.ModelProto, batches: Iterable[Arrays]) -> Iterator[Arrays]:
         if not sessions:
             sessions.append(session(proto, threads=threads))
-        return (run(sessions[0], inputs, names or None) for inputs in batches)
+        return (run(sessions[0], inputs, names) for inputs in batches)
 
     return compute
