@@ -115,7 +115,10 @@ class Loop:
     ) -> None:
         """Take the steps of the current epoch that remain."""
         first = self._done - len(self._losses)
-        for rows in self._plan.batches(len(self.history))[len(self._losses) : self._planned - first]:
+        batches = self._plan.batches(len(self.history))[len(self._losses) : self._planned - first]
+        if batches and not self._is_complete:
+            self._replicas.ahead(np.concatenate(batches))
+        for rows in batches:
             if self._is_complete:
                 break
             self._step(rows)

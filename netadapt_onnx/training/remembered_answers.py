@@ -16,8 +16,9 @@ import onnx
 import torch
 from torch import Tensor
 
+from netadapt_onnx.common.progress import stage
 from netadapt_onnx.data.dataset import Split
-from netadapt_onnx.data.evaluate import Compute, outputs
+from netadapt_onnx.data.evaluate import Compute, batch_size, outputs
 from netadapt_onnx.graph.runtime import Arrays, run, session
 from netadapt_onnx.training.feature_matching import MatchedFeature, with_features, with_outputs
 from netadapt_onnx.training.settings import Settings
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
 # What may be remembered of a training set: 16,000 answers of 1,000 classes with 1,280 features each take 150 MB.
 MOST_BYTES = 256 * 2**20
-# Samples are computed in blocks of so many, always the same ones: what is computed of a sample may depend on those
-# beside it in a batch, in the last bits, and a training that is resumed must get the same.
-BLOCK = 32
 
 
 def bytes_per_sample(shapes: Mapping[str, tuple[int, ...]], features: Sequence[MatchedFeature] = ()) -> int:
@@ -44,9 +42,10 @@ def bytes_per_sample(shapes: Mapping[str, tuple[int, ...]], features: Sequence[M
 
 
 class RememberedAnswers:
-    """The targets of a distillation: outputs and matched features of the original, computed block by block.
+    """The targets of a distillation: outputs and matched features of the original, computed in batches.
 
-    Several threads may ask at once.
+    The batches are always the same ones: what is computed of a sample may depend on those beside it, in the last bits,
+    and a training that is resumed must get the same. Several threads may ask at once.
     """
 
     def __init__(
@@ -73,23 +72,40 @@ class RememberedAnswers:
         self._threads = threads
         self._pair_offset = pair_offset
         self._lock = Lock()
-        self._is_remembered = np.zeros(-(-len(split) // BLOCK), dtype=bool)
+        self._block = batch_size(proto, split.layout)
+        self._is_remembered = np.zeros(-(-len(split) // self._block), dtype=bool)
         self._memory: dict[str, Tensor] = {}
         layout = self._split.layout
         self._compute = _in_one_session(threads, None if layout is None else [*layout.outputs])
 
     def __call__(self, _: Mapping[str, Tensor], rows: np.ndarray, settings: Settings) -> dict[str, Tensor]:
         """The outputs and features of training samples by name, (N, ...), samples first; see `DistillationTargets`."""
-        paired = rows if self._pair_offset is None else np.concatenate([rows, self._partners(rows)])
         with self._lock:
-            for block in np.unique(paired // BLOCK):
-                if not self._is_remembered[block]:
-                    self._remember(int(block))
+            self.remember(rows)
         answers = {name: values[torch.from_numpy(rows)] for name, values in self._memory.items()}
         if self._pair_offset is not None:
             partners = torch.from_numpy(self._partners(rows))
             answers = {name: self._paired(name, value, partners) for name, value in answers.items()}
         return {name: value.to(settings.device) for name, value in answers.items()}
+
+    def remember(self, rows: np.ndarray) -> None:
+        """Compute what is needed for some rows and is not remembered yet."""
+        paired = rows if self._pair_offset is None else np.concatenate([rows, self._partners(rows)])
+        blocks = np.unique(paired // self._block)
+        blocks = blocks[~self._is_remembered[blocks]]
+        if not len(blocks):
+            return
+        missing = (blocks[:, None] * self._block + np.arange(self._block)).reshape(-1)
+        missing = missing[missing < len(self._split)]
+        with stage("asking the original"):
+            answers = outputs(self._proto, self._split.subset(missing), threads=self._threads, compute=self._compute)
+        for name, value in answers.items():
+            feature = self._features.get(name)
+            kept = value if feature is None else feature.of_teacher(value)
+            if name not in self._memory:
+                self._memory[name] = torch.zeros(len(self._split), *kept.shape[1:])
+            self._memory[name][torch.from_numpy(missing)] = torch.from_numpy(np.ascontiguousarray(kept, np.float32))
+        self._is_remembered[blocks] = True
 
     def _paired(self, name: str, value: Tensor, partners: Tensor) -> Tensor:
         """The mean of a picture's and its mirror image's outputs; features stay each view's own."""
@@ -99,17 +115,6 @@ class RememberedAnswers:
         """The rows of the other views of the same pairs."""
         offset = self._pair_offset or 0
         return np.where(rows // offset % 2 == 0, rows + offset, rows - offset)
-
-    def _remember(self, block: int) -> None:
-        rows = np.arange(block * BLOCK, min((block + 1) * BLOCK, len(self._split)))
-        computed = outputs(self._proto, self._split.subset(rows), threads=self._threads, compute=self._compute)
-        for name, value in computed.items():
-            feature = self._features.get(name)
-            kept = value if feature is None else feature.of_teacher(value)
-            if name not in self._memory:
-                self._memory[name] = torch.zeros(len(self._split), *kept.shape[1:])
-            self._memory[name][torch.from_numpy(rows)] = torch.from_numpy(np.ascontiguousarray(kept, np.float32))
-        self._is_remembered[block] = True
 
 
 def _in_one_session(threads: int, names: Sequence[str] | None) -> Compute:

@@ -17,7 +17,6 @@ from onnx import numpy_helper
 
 import netadapt_onnx as na
 from models import Builder
-from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training.callbacks import TrainingCallbacks
 from netadapt_onnx.training.checkpoint import Checkpoint

@@ -61,5 +61,3 @@ def test_without_classes_or_pictures_nothing_is_mirrored() -> None:
     rows = brightest(2)
     assert not is_flip_invariant(rows, Split({"image": pictures()}, pictures()))
     assert not is_flip_invariant(rows, Split({"words": np.zeros((64, 9), np.int64)}, np.arange(64) % 8))
-
-

@@ -1,4 +1,4 @@
-"""A training is never below where it began on held-out data, ends where it no longer pays, and resumes to the same bits."""
+"""A training is never below where it began on held-out data, ends where it no longer pays, and resumes to the same."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def test_a_training_that_only_loses_returns_the_very_model_that_it_began_with() 
     scores = Scores(0.4, float("nan"), 0.49)
     result = train(model, dataset(128), options, teacher=network(), validation=Validation(scores, 0.5))
     assert result.proto is model
-    assert outcome(result.evaluations) == "50.0% before, 40.0% after 10 steps, nan% after 20, 49.0% after 30"
+    assert (
+        outcome(result.evaluations) == "50.0% before, 40.0% after 10 steps, nan% after 20 steps, 49.0% after 30 steps"
+    )
 
 
 def test_a_training_is_never_below_where_it_began() -> None:

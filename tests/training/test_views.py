@@ -14,7 +14,7 @@ from netadapt_onnx.data.evaluate import outputs
 from netadapt_onnx.training.batch_plan import BatchPlan
 from netadapt_onnx.training.callbacks import TrainingCallbacks
 from netadapt_onnx.training.options import TrainingOptions
-from netadapt_onnx.training.remembered_answers import BLOCK, RememberedAnswers
+from netadapt_onnx.training.remembered_answers import RememberedAnswers
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import train
 from netadapt_onnx.training.views import MOST, Views, automatic_views, with_views
@@ -95,7 +95,7 @@ def test_views_keep_within_the_memory_for_answers() -> None:
 
 @pytest.mark.parametrize("averaged", [False, True])
 def test_answers_are_those_of_the_view_or_the_mean_of_its_pair(averaged: bool) -> None:
-    count, views, proto = BLOCK + 5, Views(4, flips=True, crops=True), plain(seed=1)
+    count, views, proto = 70, Views(4, flips=True, crops=True), plain(seed=1)
     shown = with_views(Split({"image": pictures(count)}), views, seed=2)
     (exact,) = outputs(proto, shown).values()
     answers = RememberedAnswers(proto, shown, (), 1, count if averaged else None)
