@@ -15,7 +15,7 @@ Then, in parts or in one go (hours, on few cores):
     python benchmarks/coverage.py --suite torchvision --only 'resnet*' --peers onnxsim
     python benchmarks/coverage.py --suite timm --peers none
     python benchmarks/coverage.py --suite files --folder MODELS
-    python benchmarks/coverage.py --table docs/coverage.md
+    python benchmarks/coverage.py --record      # all results so far, for docs/coverage.md
 
 Packages in other places: --path DIR (or COVERAGE_PATH, as PATH is written); modules to import before torchvision, such
 as a shim that lets it import on another build of torch: --first MODULE.
@@ -34,15 +34,17 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+FOLDER = Path(__file__).resolve().parent
+sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
 
-from networks import EXPORTERS, TIMM, TORCHVISION  # noqa: E402  these lie beside it
+from coverage_rows import OURS, case_rows, summary_rows  # noqa: E402  these lie beside it
+from networks import EXPORTERS, TIMM, TORCHVISION  # noqa: E402
+from result_files import add_record_option, record  # noqa: E402
 
 PEERS = ("torch-pruning", "onnxsim")
 VERSIONS = ("torch-pruning==1.6.1", "onnxsim==0.8.1")
-OURS = "netadapt-onnx"
 RATIOS = {"torchvision": 0.5, "timm": 0.5, "files": 0.3}
 
 
@@ -71,10 +73,8 @@ def main() -> None:
     results = work / "results.jsonl"
     if arguments.suite:
         _run(_cases(arguments), arguments, results)
-    if arguments.table:
-        from coverage_table import markdown
-
-        Path(arguments.table).write_text(markdown(_read(results)))
+    if arguments.record:
+        _record(_read(results))
 
 
 def _arguments() -> argparse.Namespace:
@@ -95,14 +95,21 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--first", action="append", default=[], metavar="MODULE", help="import this before torchvision")
     parser.add_argument("--again", action="store_true", help="also cases that have a result")
     parser.add_argument("--install-peers", action="store_true", help="put Torch-Pruning and onnxsim into WORK/peers")
-    parser.add_argument("--table", metavar="FILE", help="write the results as Markdown")
+    add_record_option(parser)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.suite == "files" and not arguments.folder:
         parser.error("--suite files needs --folder")
-    if not (arguments.suite or arguments.table or arguments.install_peers or arguments.case):
-        parser.error("nothing to do: give --suite, --table or --install-peers")
+    if not (arguments.suite or arguments.record or arguments.install_peers or arguments.case):
+        parser.error("nothing to do: give --suite, --record or --install-peers")
     return arguments
+
+
+def _record(results: list[dict[str, Any]]) -> None:
+    """Write the results of each suite, and the summary of all of them."""
+    for suite in dict.fromkeys(result["case"]["suite"] for result in results):
+        record(f"coverage_{suite}", case_rows([result for result in results if result["case"]["suite"] == suite]))
+    record("coverage_summary", summary_rows(results))
 
 
 def _cases(arguments: argparse.Namespace) -> list[Case]:
@@ -113,21 +120,21 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
     pruners = [] if arguments.not_ours else [OURS]
     pruners += [peer for peer in arguments.peers.split(",") if peer in PEERS]
     ratio = RATIOS[arguments.suite] if arguments.ratio is None else arguments.ratio
-    found = []
+    cases = []
     for name in names:
         if not fnmatch.fnmatch(name, arguments.only):
             continue
         for pruner in pruners:
             if pruner != "torch-pruning":
-                found += [Case(arguments.suite, name, exporter, pruner, ratio) for exporter in exporters]
+                cases += [Case(arguments.suite, name, exporter, pruner, ratio) for exporter in exporters]
             elif arguments.suite != "files":
-                found.append(Case(arguments.suite, name, "module", pruner, ratio))
-    return found
+                cases.append(Case(arguments.suite, name, "module", pruner, ratio))
+    return cases
 
 
 def _run(cases: list[Case], arguments: argparse.Namespace, results: Path) -> None:
-    known = [] if arguments.again else _read(results)
-    done = {json.dumps(result["case"], sort_keys=True) for result in known}
+    recorded = [] if arguments.again else _read(results)
+    done = {json.dumps(result["case"], sort_keys=True) for result in recorded}
     cases = [case for case in cases if json.dumps(asdict(case), sort_keys=True) not in done]
     for number, case in enumerate(cases, 1):
         outcome = _apart(case, arguments)
@@ -135,9 +142,9 @@ def _run(cases: list[Case], arguments: argparse.Namespace, results: Path) -> Non
             lines.write(
                 json.dumps({"case": asdict(case), "outcome": outcome, "time": time.strftime("%Y-%m-%d")}) + "\n"
             )
-        left = "-" if outcome.get("macs") is None else f"{outcome['macs']:.3f}x"
-        told = outcome.get("failure") or f"macs {left} equal {outcome.get('equal')} {outcome.get('note', '')}"
-        print(f"{number}/{len(cases)} {case.model} {case.exporter} {case.pruner}: {told}", flush=True)
+        share = "-" if outcome.get("macs") is None else f"{outcome['macs']:.3f}x"
+        summary = outcome.get("failure") or f"macs {share} equal {outcome.get('equal')} {outcome.get('note', '')}"
+        print(f"{number}/{len(cases)} {case.model} {case.exporter} {case.pruner}: {summary}", flush=True)
 
 
 def _apart(case: Case, arguments: argparse.Namespace) -> dict[str, object]:
@@ -194,9 +201,9 @@ def _model(case: Case, arguments: argparse.Namespace, work: Path) -> Path:
     exports = work / "exports"
     exports.mkdir(exist_ok=True)
     if case.suite == "files":
-        given = Path(arguments.folder) / case.model
+        path = Path(arguments.folder) / case.model
         shapes = {name: dims for text in arguments.shape for name, dims in [parse_shape(text)]}
-        drawn = with_random_weights(with_shapes(onnx.load(given), shapes))
+        drawn = with_random_weights(with_shapes(onnx.load(path), shapes))
         onnx.save(drawn, exports / case.model)
         return exports / case.model
     exporter = "legacy" if case.exporter == "module" else case.exporter
@@ -212,12 +219,12 @@ def _model(case: Case, arguments: argparse.Namespace, work: Path) -> Path:
     return file
 
 
-def _read(results: Path) -> list[dict[str, object]]:
+def _read(results: Path) -> list[dict[str, Any]]:
     """All results; of a case that was run again the last."""
     if not results.exists():
         return []
-    found = [json.loads(line) for line in results.read_text().splitlines() if line.strip()]
-    return list({json.dumps(result["case"], sort_keys=True): result for result in found}.values())
+    lines = [json.loads(line) for line in results.read_text().splitlines() if line.strip()]
+    return list({json.dumps(result["case"], sort_keys=True): result for result in lines}.values())
 
 
 if __name__ == "__main__":

@@ -35,16 +35,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     folded = fold(load(arguments.model).proto)
-    found = trace(folded)
+    model_trace = trace(folded)
     data = load_dataset(folded, arguments.data)
     evaluator = DataEvaluator(data, folded.proto)
-    counts = {group.name: max(group.floor, group.channels - STEP) for group in found.prunable}
-    cuts = [resize(found, select(found, {name: count})) for name, count in counts.items()]
+    counts = {group.name: max(group.floor, group.channels - STEP) for group in model_trace.prunable}
+    cuts = [resize(model_trace, select(model_trace, {name: count})) for name, count in counts.items()]
     for number in range(arguments.rounds):
         began = time.process_time()
         without = [evaluator.ranking_accuracy(cut) for cut in cuts]
         middle = time.process_time()
-        prefixes = BaseModel(found, {}).prefixes(evaluator)
+        prefixes = BaseModel(model_trace, {}).prefixes(evaluator)
         front = time.process_time()
         shortened = [evaluator.ranking_accuracy(cut, prefixes) for cut in cuts]
         end = time.process_time()

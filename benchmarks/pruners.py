@@ -55,15 +55,15 @@ def ours(file: Path, ratio: float, work: Path) -> Outcome:
     """This project: prune, prove on every tensor, write."""
     start = time.process_time()
     source = load(file)
-    found = trace(fold(source.proto))
-    keep = select(found, at_ratio(found.prunable, ratio))
-    small = resize(found, keep)
+    model_trace = trace(fold(source.proto))
+    keep = select(model_trace, at_ratio(model_trace.prunable, ratio))
+    small = resize(model_trace, keep)
     seconds = time.process_time() - start
     start = time.process_time()
-    proof = verify(found, keep, pruned=small)
+    proof = verify(model_trace, keep, pruned=small)
     proof_seconds = time.process_time() - start
     written = save(small, work / f"{file.stem}.ours.onnx", overwrite=True)
-    macs = _remaining(written, _macs(found))
+    macs = _remaining(written, _macs(model_trace))
     written.unlink()
     note = "" if proof.exact else f"first difference in {proof.first_bad_tensor}"
     if proof.inexact_groups:
@@ -82,7 +82,7 @@ def onnxsim(file: Path, ratio: float, work: Path) -> Outcome:
     seconds = time.process_time() - start
     result = work / f"{file.stem}.onnxsim.onnx"
     onnx.save(pruned, result)
-    return _judged(file, result, seconds)
+    return compared_outcome(file, result, seconds)
 
 
 def torch_pruning(suite: str, name: str, file: Path, ratio: float, work: Path, image_size: int | None) -> Outcome:
@@ -110,64 +110,64 @@ def torch_pruning(suite: str, name: str, file: Path, ratio: float, work: Path, i
     with torch.no_grad():
         module(image)
     result = export(module, image, "legacy", work / f"{file.stem}.torch_pruning.onnx")
-    return _judged(file, result, seconds)
+    return compared_outcome(file, result, seconds)
 
 
-def _judged(original: Path, result: Path, seconds: float) -> Outcome:
+def compared_outcome(original: Path, result: Path, seconds: float) -> Outcome:
     """Whether a peer's file runs and is smaller, and whether it equals the masked original."""
-    found = trace(fold(load(original).proto))
+    model_trace = trace(fold(load(original).proto))
     try:
         onnx.checker.check_model(str(result))
         active = session(result)
-        inputs = [random_inputs(found.folded.specs, seed) for seed in range(INPUTS)]
-        outputs = [run(active, given) for given in inputs]
-        macs = _remaining(result, _macs(found))
+        inputs = [random_inputs(model_trace.folded.specs, seed) for seed in range(INPUTS)]
+        outputs = [run(active, feed) for feed in inputs]
+        macs = _remaining(result, _macs(model_trace))
     except (NetadaptError, onnx.checker.ValidationError) as error:
         result.unlink()
         return Outcome(False, None, None, None, seconds, failure=f"does not run: {error}"[:300])
     pruned = onnx.load(result)
     result.unlink()
-    keep = kept_channels(found, pruned)
+    keep = kept_channels(model_trace, pruned)
     if isinstance(keep, str):
         return Outcome(macs < 1, macs, None, None, seconds, note=keep)
-    reference = session(resize(found, keep))
-    wanted = [run(reference, given) for given in inputs]
+    reference = session(resize(model_trace, keep))
+    expected = [run(reference, feed) for feed in inputs]
     difference = max(
-        max(float(np.abs(w[name] - got).max()) for w, o in zip(wanted, outputs, strict=True) for got in [o[name]])
-        / max(float(np.std([w[name] for w in wanted])), 1e-12)
-        for name in wanted[0]
+        max(float(np.abs(w[name] - got).max()) for w, o in zip(expected, outputs, strict=True) for got in [o[name]])
+        / max(float(np.std([w[name] for w in expected])), 1e-12)
+        for name in expected[0]
     )
     return Outcome(macs < 1, macs, difference <= TOLERANCE, difference, seconds)
 
 
-def kept_channels(found: Trace, pruned: onnx.ModelProto) -> dict[str, np.ndarray] | str:
+def kept_channels(model_trace: Trace, pruned: onnx.ModelProto) -> dict[str, np.ndarray] | str:
     """The channels of each group that another tool left, found by the values of its biases; else why not."""
     normalise(pruned)
-    left = [numpy_helper.to_array(t).reshape(-1) for t in pruned.graph.initializer]
-    vectors = [v for v in left if v.dtype.kind == "f" and v.size > 1]
+    constants = [numpy_helper.to_array(t).reshape(-1) for t in pruned.graph.initializer]
+    vectors = [v for v in constants if v.dtype.kind == "f" and v.size > 1]
     keep: dict[str, np.ndarray] = {}
-    for group in found.prunable:
-        members = found.members[group.name]
+    for group in model_trace.prunable:
+        members = model_trace.members[group.name]
         indices = next(
-            (k for vector in _vectors_of(found, members) if (k := _within(vector, vectors)) is not None), None
+            (k for vector in _vectors_of(model_trace, members) if (k := _within(vector, vectors)) is not None), None
         )
         if indices is None:
             return f"not judged: no vector tells which channels of '{group.name}' were kept"
         if len(indices) < group.channels:
             keep[group.name] = indices
     try:
-        found.resized_shapes(keep)
+        model_trace.resized_shapes(keep)
     except NetadaptError as error:
         return f"not judged: {error}"
     return keep
 
 
-def _vectors_of(found: Trace, members: np.ndarray) -> list[np.ndarray]:
+def _vectors_of(model_trace: Trace, members: np.ndarray) -> list[np.ndarray]:
     """Constants with one value for each of these channels, in their order."""
     vectors = []
-    for use in found.labels.uses:
-        value = found.labels.value(use.constant)
-        for axis, line in map(found.axis_labels_of, use.factors):
+    for use in model_trace.labels.uses:
+        value = model_trace.labels.value(use.constant)
+        for axis, line in map(model_trace.axis_labels_of, use.factors):
             if value.size == value.shape[axis] and np.array_equal(line, members) and np.ptp(value) > 0:
                 vectors.append(value.reshape(-1))
     return vectors
@@ -175,16 +175,16 @@ def _vectors_of(found: Trace, members: np.ndarray) -> list[np.ndarray]:
 
 def _within(vector: np.ndarray, candidates: list[np.ndarray]) -> np.ndarray | None:
     """Positions in `vector` of the candidate that is a part of it; None if none is, or several differ."""
-    found = []
+    indices = []
     for candidate in candidates:
         kept = np.isin(vector, candidate)
         if kept.sum() == candidate.size and np.array_equal(vector[kept], candidate):
-            found.append(np.flatnonzero(kept))
-    return found[0] if found and all(np.array_equal(found[0], other) for other in found) else None
+            indices.append(np.flatnonzero(kept))
+    return indices[0] if indices and all(np.array_equal(indices[0], other) for other in indices) else None
 
 
-def _macs(found: Trace) -> int:
-    return cost(found.folded.proto, found.folded.shapes).macs
+def _macs(model_trace: Trace) -> int:
+    return cost(model_trace.folded.proto, model_trace.folded.shapes).macs
 
 
 def _remaining(file: Path, dense: int) -> float:

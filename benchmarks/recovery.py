@@ -94,9 +94,9 @@ def recovered(file: Path, criterion: str, arguments: argparse.Namespace) -> Scor
     inputs = few.batch(slice(None))
     result: Scores = {}
 
-    def note(way: str, made: Callable[[], onnx.ModelProto]) -> onnx.ModelProto:
+    def note(way: str, make: Callable[[], onnx.ModelProto]) -> onnx.ModelProto:
         began = time.process_time()
-        proto = made()
+        proto = make()
         seconds = time.process_time() - began
         result[way] = accuracy(proto, data.final_split[1]).value, seconds
         print(file.stem, criterion, way, result[way], file=sys.stderr, flush=True)
@@ -114,8 +114,8 @@ def recovered(file: Path, criterion: str, arguments: argparse.Namespace) -> Scor
     cut = note("cut", lambda: resize(traced, keep))
 
     def reestimated() -> onnx.ModelProto:
-        given = batchnorm.unfold(cut, few, folded.proto)  # a file that kept BatchNorm as it is
-        return batchnorm.reestimate(cut, few) if given is cut else batchnorm.fold(given)
+        unfolded = batchnorm.unfold(cut, few, folded.proto)  # a file that kept BatchNorm as it is
+        return batchnorm.reestimate(cut, few) if unfolded is cut else batchnorm.fold(unfolded)
 
     note("cut, BatchNorm re-estimated", reestimated)
     targets = original_targets(traced, inputs)

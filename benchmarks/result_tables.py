@@ -14,6 +14,8 @@ import result_files
 Row = Mapping[str, Any]
 Cells = Sequence[str]
 
+MB = 10**6
+
 
 def table(headers: Cells, rows: Iterable[Cells]) -> str:
     """A Markdown table."""
@@ -186,6 +188,119 @@ def _differences(row: Row) -> list[str]:
     return [f"{row[key]:.1e}" if key in row else "" for key in ("forward", "trained")]
 
 
+def gate_cost(rows: Sequence[Row]) -> str:
+    """What `gate` takes, the best of all runs over the same number of models."""
+    lines: list[Cells] = []
+    for models in dict.fromkeys(row["models"] for row in rows):
+        runs = [row for row in rows if row["models"] == models]
+        best = {key: min(row[key] for row in runs) for key in ("seconds", "cpu_s")}
+        peak = max(row["peak_bytes"] for row in runs) / MB
+        size = runs[0]["size_bytes"] / MB
+        lines.append([str(models), f"{size:.1f}", f"{best['seconds']:.2f}", f"{best['cpu_s']:.2f}", f"{peak:.0f}"])
+    return table(["models", "MB", "s", "CPU s", "peak MB"], lines)
+
+
+def gate_latency(rows: Sequence[Row]) -> str:
+    """How many runs of `gate` failed, by what the model costs more than its baseline."""
+    lines: list[Cells] = []
+    for width in dict.fromkeys(row["width"] for row in rows):
+        runs = [row for row in rows if row["width"] == width]
+        slower = runs[0]["slower"]
+        model = f"a layer widened to {width}: {100 * slower:+.1f}%" if slower else "the same model"
+        failed = sum(not row["ok"] for row in runs)
+        seconds = sum(row["seconds"] for row in runs) / len(runs)
+        lines.append([model, runs[0]["limit"], f"{failed} of {len(runs)}", f"{seconds:.0f}"])
+    return table(["model", "limit", "failed", "s per run"], lines)
+
+
+def surgery_speed(rows: Sequence[Row]) -> str:
+    """What `prune` takes, and where the time of one run goes."""
+    costs = [
+        [
+            row["model"],
+            f"{row['size_bytes'] / MB:.1f}",
+            f"{row['seconds']:.2f}",
+            f"{row['cpu_s']:.2f}",
+            f"{row['peak_bytes'] / MB:.0f}",
+            f"{row['peak_bytes'] / row['size_bytes']:.1f}",
+            f"{row['macs']:.3f}x",
+            f"exit code {row['exit_code']}" if row["exit_code"] else "",
+        ]
+        for row in rows
+    ]
+    stages = [[row["model"], *(f"{seconds:.2f}" for seconds in row["stages_s"].values())] for row in rows]
+    return "\n\n".join(
+        [
+            table(["model", "MB", "s", "CPU s", "peak MB", "peak / size", "macs left", ""], costs),
+            table(["seconds", *rows[0]["stages_s"]], stages),
+        ]
+    )
+
+
+SUITES = {
+    "torchvision": "classifiers of torchvision",
+    "timm": "one small member of each family of timm",
+    "files": "ONNX files of several exporters",
+}
+
+
+def coverage_summary(rows: Sequence[Row]) -> str:
+    """How many results of each pruner are smaller and right, and medians over these."""
+
+    def median(value: float | None, form: str) -> str:
+        return "-" if value is None else form.format(value)
+
+    headers = ["models", "ratio", "", "smaller and runs", "median macs", "equal: yes / no / ?", "median s",
+               "median s of proof"]  # fmt: skip
+    return table(
+        headers,
+        [
+            [
+                SUITES[row["suite"]],
+                ", ".join(f"{ratio:g}" for ratio in row["ratios"]),
+                f"{row['pruner']} ({row['exporter']})",
+                f"{row['smaller']} of {row['models']}",
+                median(row["macs"], "{:.3f}x"),
+                f"{row['equal']} / {row['different']} / {row['unknown']}",
+                median(row["seconds"], "{:.1f}"),
+                median(row["proof_seconds"], "{:.1f}"),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def coverage(rows: Sequence[Row]) -> str:
+    """What each pruner made of each model of a suite, and a list of what went wrong."""
+    columns = list(dict.fromkeys((row["pruner"], row["exporter"]) for row in rows))
+    cells = {(row["model"], row["pruner"], row["exporter"]): _coverage_cell(row) for row in rows}
+    models = sorted({row["model"] for row in rows})
+    lines = [[model, *(cells.get((model, *column), "") for column in columns)] for model in models]
+    text = table(["macs, equal, s", *(f"{pruner} ({exporter})" for pruner, exporter in columns)], lines)
+    failures = [
+        f"- {row['model']}, {row['pruner']} ({row['exporter']}): {' '.join(failure.split())}"
+        for row in rows
+        if (failure := _coverage_failure(row))
+    ]
+    return "\n".join([text, "", *failures]) if failures else text
+
+
+def _coverage_cell(row: Row) -> str:
+    if row.get("macs") is None:
+        return "fails"
+    if not row["smaller"]:
+        return "unchanged"
+    equal = {True: "yes", False: "NO", None: "?"}[row["equal"]]
+    return f"{row['macs']:.3f} {equal} {row['seconds']:.1f}"
+
+
+def _coverage_failure(row: Row) -> str:
+    if row.get("equal") is False:
+        return f"differs by {row['difference']:.1e} of its standard deviation {row['note']}"
+    failure: str = row.get("failure", "")
+    return failure
+
+
 # By the name of the file of results.
 TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "tables": tables,
@@ -198,6 +313,12 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "recovery": recovery,
     "training_steps": training_steps,
     "training_exports": training_exports,
+    "gate_cost": gate_cost,
+    "gate_latency": gate_latency,
+    "surgery_speed": surgery_speed,
+    "coverage_summary": coverage_summary,
+    "coverage_torchvision": coverage,
+    "coverage_files": coverage,
 }
 
 

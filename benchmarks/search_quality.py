@@ -33,11 +33,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+FOLDER = Path(__file__).resolve().parent
+sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
 
 from result_files import add_record_option, record  # noqa: E402
-from search_rivals import landed, solved, timed, torch_pruned, uniform  # noqa: E402
+from search_rivals import largest_within_budget, solved, timed, torch_pruned, uniform  # noqa: E402
 
 PEER = "torch-pruning==1.6.1"
 SEARCHES: dict[str, dict[str, Any]] = {
@@ -222,7 +222,7 @@ def _small(case: Case, arguments: argparse.Namespace, place: Path) -> tuple[Any,
             if case.method == "uniform"
             else torch_pruned(arguments.model, ROUND_TO[case.method], peers)
         )
-        save(landed(candidates, case.budget, arguments.model), file)
+        save(largest_within_budget(candidates, case.budget, arguments.model), file)
     if case.method == "uniform":
         return solved(arguments.model, arguments.data, file, case.seed), None
     return load(file).proto, None

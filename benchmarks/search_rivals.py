@@ -34,21 +34,21 @@ def uniform(model: Path) -> list[list[Candidate]]:
     from netadapt_onnx.surgery.resize import resize
     from netadapt_onnx.surgery.trace import trace
 
-    found = trace(fold(load(model).proto))
-    count = CostModel(found.flat.proto)
+    model_trace = trace(fold(load(model).proto))
+    count = CostModel(model_trace.flat.proto)
 
     def steps(multiple: int) -> list[dict[str, int]]:
-        widths = [at_ratio(found.prunable, percent / 100, multiple) for percent in range(96)]
-        taken = [widths[0]]
+        widths = [at_ratio(model_trace.prunable, percent / 100, multiple) for percent in range(96)]
+        distinct = [widths[0]]
         for after in widths:
             for name in [*after][::-1]:
-                if after[name] != taken[-1][name]:
-                    taken.append({**taken[-1], name: after[name]})
-        return taken
+                if after[name] != distinct[-1][name]:
+                    distinct.append({**distinct[-1], name: after[name]})
+        return distinct
 
     def candidate(counts: dict[str, int]) -> Candidate:
-        macs = count(found.resized_shapes(select(found, counts, "first"))).macs
-        return Candidate(macs, lambda: resize(found, select(found, counts, "l2")))
+        macs = count(model_trace.resized_shapes(select(model_trace, counts, "first"))).macs
+        return Candidate(macs, lambda: resize(model_trace, select(model_trace, counts, "l2")))
 
     return [[candidate(counts) for counts in steps(multiple)] for multiple in (4, 8, 16)]
 
@@ -63,12 +63,12 @@ def solved(model: Path, data: Path, cut: Path, seed: int) -> Any:
     from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct_in_order
     from netadapt_onnx.surgery.trace import trace
 
-    found = trace(fold(load(model).proto))
-    left = {group.name: group.channels for group in trace(fold(load(cut).proto)).prunable}
-    widths = {group.name: left.get(group.name, group.floor) for group in found.prunable}
-    inputs = load_dataset(found.folded, data).train.sample(1024, seed).batch(slice(None))
-    targets = original_targets(found, inputs, seed)
-    return reconstruct_in_order(found, select(found, widths, "l2"), inputs, targets)
+    model_trace = trace(fold(load(model).proto))
+    kept_counts = {group.name: group.channels for group in trace(fold(load(cut).proto)).prunable}
+    widths = {group.name: kept_counts.get(group.name, group.floor) for group in model_trace.prunable}
+    inputs = load_dataset(model_trace.folded, data).train.sample(1024, seed).batch(slice(None))
+    targets = original_targets(model_trace, inputs, seed)
+    return reconstruct_in_order(model_trace, select(model_trace, widths, "l2"), inputs, targets)
 
 
 def torch_pruned(model: Path, round_to: int, peers: Path) -> list[list[Candidate]]:
@@ -85,7 +85,7 @@ def torch_pruned(model: Path, round_to: int, peers: Path) -> list[list[Candidate
 
     torch.set_num_threads(1)
     image = torch.zeros(2, 3, 32, 32)
-    made: dict[tuple[int, ...], Candidate] = {}
+    candidates: dict[tuple[int, ...], Candidate] = {}
     for percent in range(0, 100, 5):
         module = resnet20(model)
         # The stream's channels are padded between stages, which it does not follow: blocks' inner filters go.
@@ -100,19 +100,19 @@ def torch_pruned(model: Path, round_to: int, peers: Path) -> list[list[Candidate
                 round_to=round_to,
             ).step()
         widths = tuple(block.conv1.out_channels for block in module.blocks)
-        if widths not in made:
+        if widths not in candidates:
             file = peers.with_name("torch-pruned.onnx")
             export_module(module, {"image": image}, file, overwrite=True)
             folded = fold(_with_output(load(file).proto, OUTPUT))
-            made[widths] = Candidate(cost(folded.proto, folded.shapes).macs, partial(_same, folded.proto))
-    return [list(made.values())]
+            candidates[widths] = Candidate(cost(folded.proto, folded.shapes).macs, partial(_same, folded.proto))
+    return [list(candidates.values())]
 
 
 def _with_output(proto: Any, name: str) -> Any:
     """The exported model with the output's name in the file: what the teacher's is compared with."""
     (output,) = proto.graph.output
     for node in proto.graph.node:
-        node.output[:] = [name if made == output.name else made for made in node.output]
+        node.output[:] = [name if output_name == output.name else output_name for output_name in node.output]
     output.name = name
     return proto
 
@@ -121,7 +121,7 @@ def _same(proto: Any) -> Any:
     return proto
 
 
-def landed(families: Sequence[Sequence[Candidate]], budget: str, original: Path) -> Any:
+def largest_within_budget(families: Sequence[Sequence[Candidate]], budget: str, original: Path) -> Any:
     """The largest model (by macs) that meets the budget; the smallest if none does.
 
     Latency falls with macs within a family, more or less, but not from one to another: it is sought in each.
@@ -131,21 +131,21 @@ def landed(families: Sequence[Sequence[Candidate]], budget: str, original: Path)
     from netadapt_onnx.graph.model import load
 
     resource, _, share = budget.partition("=")
-    limit, whole = float(share.removesuffix("x")), fold(load(original).proto)
-    dense = cost(whole.proto, whole.shapes).macs
+    limit, uncut = float(share.removesuffix("x")), fold(load(original).proto)
+    dense = cost(uncut.proto, uncut.shapes).macs
 
     def within(candidate: Candidate) -> bool:
         if resource == "macs":
             return candidate.macs <= limit * dense
-        return bool(timed(candidate.make(), whole, sessions=9, seconds=5.0).median <= limit)
+        return bool(timed(candidate.make(), uncut, sessions=9, seconds=5.0).median <= limit)
 
-    found: list[tuple[bool, float, Candidate]] = []
+    smallest_of_each: list[tuple[bool, float, Candidate]] = []
     for family in families:
         ordered = sorted(family, key=lambda candidate: -candidate.macs)
         last = ordered[first_within(len(ordered), lambda n, ordered=ordered: within(ordered[n]))]  # type: ignore[misc]
         meets = within(last)
-        found.append((meets, last.macs if meets else -last.macs, last))
-    return max(found, key=lambda one: one[:2])[2].make()
+        smallest_of_each.append((meets, last.macs if meets else -last.macs, last))
+    return max(smallest_of_each, key=lambda one: one[:2])[2].make()
 
 
 def first_within(count: int, within: Callable[[int], bool]) -> int:

@@ -43,7 +43,10 @@ Counts = Mapping[str, Sequence[int]]
 
 def snapped(counts: Counts, share: float) -> dict[str, int]:
     """For each group the largest of its counts that is no more than a share of its channels, or its smallest."""
-    return {name: next((n for n in rungs if n <= share * rungs[0] + 1e-9), rungs[-1]) for name, rungs in counts.items()}
+    return {
+        name: next((n for n in choices if n <= share * choices[0] + 1e-9), choices[-1])
+        for name, choices in counts.items()
+    }
 
 
 def multiples(trace: Trace, step: int) -> Counts:
@@ -64,8 +67,8 @@ def first(counts: Counts, fits: Callable[[Mapping[str, int]], bool]) -> dict[str
             widths = candidate
             break
         seen.add(tuple(candidate.values()))
-    for name, rungs in counts.items():
-        above = [n for n in rungs if n > widths[name]]
+    for name, choices in counts.items():
+        above = [n for n in choices if n > widths[name]]
         if above and fits({**widths, name: above[-1]}):
             widths[name] = above[-1]
     return widths

@@ -1,10 +1,11 @@
 """How long `prune` takes and how much memory it needs, as a user runs it: a new process, from the file to the file.
 
     python benchmarks/surgery_speed.py resnet50.onnx vit_b_16.onnx swin_t.onnx [--ratio 0.5] [--verify] [--runs 3]
+                                       [--record]
 
 Each model is pruned in processes of its own, one thread each. `seconds` is the wall clock of the fastest run, start-up
-included, `cpu` its processor time (which other work on the machine changes less); `peak` is the largest resident set,
-also as a multiple of the model's size. A second table says where the time of one run goes.
+included, `CPU s` its processor time (which other work on the machine changes less); the peak is the largest resident
+set, also as a multiple of the model's size. A second table says where the time of one run goes.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from tabulate import tabulate
+from result_files import add_record_option, record
+from result_tables import surgery_speed
 
-MB = 10**6
-
-WHOLE = """
+COMMAND = """
 import json, resource, sys
 from netadapt_onnx.cli import run
 code = run(sys.argv[1:])
@@ -48,7 +49,7 @@ from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import trace
 mark("import")
 model = load(sys.argv[1]); mark("load")
-folded = fold(model.proto, consume=True); mark("fold")
+folded = fold(model.proto, in_place=True); mark("fold")
 traced = trace(folded); mark("trace")
 cost(folded.proto, folded.shapes); mark("count")
 keep = select(traced, at_ratio(traced.prunable, float(sys.argv[3]))); mark("select")
@@ -66,23 +67,28 @@ def child(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def first_row(model: Path, ratio: float, verify: bool, runs: int) -> list[object]:
-    """A row of the first table."""
+def command_cost(model: Path, ratio: float, verify: bool, runs: int) -> dict[str, Any]:
+    """What the whole command takes and what it leaves, the best of some runs."""
     measured = []
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as folder:
             more = ["--verify"] if verify else []
             started = time.perf_counter()
             arguments = ["prune", str(model), "--ratio", str(ratio), "-o", f"{folder}/small.onnx", "--json", *more]
-            done = child(WHOLE, *arguments)
+            process = child(COMMAND, *arguments)
             seconds = time.perf_counter() - started
-            code, cpu, peak = json.loads(done.stderr.splitlines()[-1])
-            document = json.loads(done.stdout)
-            measured.append((seconds, cpu, peak, code, document["after"]["macs"] / document["before"]["macs"]))
-    seconds, cpu = min(m[0] for m in measured), min(m[1] for m in measured)
-    peak, size = max(m[2] for m in measured), model.stat().st_size
-    code, left = measured[0][3], measured[0][4]
-    return [model.stem, size / MB, seconds, cpu, peak / MB, peak / size, left, "ok" if code == 0 else f"exit {code}"]
+            exit_code, cpu_s, peak_bytes = json.loads(process.stderr.splitlines()[-1])
+            document = json.loads(process.stdout)
+            macs = document["after"]["macs"] / document["before"]["macs"]
+            measured.append((seconds, cpu_s, peak_bytes))
+    return {
+        "size_bytes": model.stat().st_size,
+        "seconds": min(m[0] for m in measured),
+        "cpu_s": min(m[1] for m in measured),
+        "peak_bytes": max(m[2] for m in measured),
+        "macs": macs,
+        "exit_code": exit_code,
+    }
 
 
 def stages(model: Path, ratio: float) -> dict[str, float]:
@@ -99,14 +105,19 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--verify", action="store_true")
     parser.add_argument("--runs", type=int, default=3)
+    add_record_option(parser)
     arguments = parser.parse_args()
-    rows = [first_row(model, arguments.ratio, arguments.verify, arguments.runs) for model in arguments.models]
-    head = ["model", "MB", "seconds", "cpu", "peak MB", "peak/size", "macs left", ""]
-    print(tabulate(rows, head, floatfmt=("", ".0f", ".2f", ".2f", ".0f", ".1f", ".3f", "")))
-    steps = {model.stem: stages(model, arguments.ratio) for model in arguments.models}
-    names = list(next(iter(steps.values())))
-    print()
-    print(tabulate([[m, *seconds.values()] for m, seconds in steps.items()], ["seconds", *names], floatfmt=".2f"))
+    rows = [
+        {
+            "model": model.stem,
+            **command_cost(model, arguments.ratio, arguments.verify, arguments.runs),
+            "stages_s": stages(model, arguments.ratio),
+        }
+        for model in arguments.models
+    ]
+    print(surgery_speed(rows))
+    if arguments.record:
+        record("surgery_speed", rows)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-Made = tuple[nn.Module, torch.Tensor]
+NetworkAndInput = tuple[nn.Module, torch.Tensor]
 
 
 def _conv(
@@ -26,7 +26,7 @@ def _head(*body: nn.Module, channels: int, classes: int = 1000) -> nn.Sequential
     return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
-def mobilenet_v1() -> Made:
+def mobilenet_v1() -> NetworkAndInput:
     """At 128x128."""
     widths = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)]
     parts, now = [_conv(3, 32, stride=2)], 32
@@ -79,7 +79,7 @@ def _inverted(
     return _Residual(branch) if stride == 1 and now == out else branch
 
 
-def mobilenet_v2() -> Made:
+def mobilenet_v2() -> NetworkAndInput:
     """At 224x224."""
     plan = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
     parts: list[nn.Module] = [_conv(3, 32, stride=2, act=nn.ReLU6)]
@@ -106,18 +106,18 @@ def _resnet(stem: list[nn.Module], widths: list[int], blocks: int, classes: int)
     return _head(*parts, channels=now, classes=classes)
 
 
-def resnet20() -> Made:
+def resnet20() -> NetworkAndInput:
     """At 32x32."""
     return _resnet([_conv(3, 16)], [16, 32, 64], 3, 10), torch.randn(1, 3, 32, 32)
 
 
-def resnet18() -> Made:
+def resnet18() -> NetworkAndInput:
     """At 224x224."""
     stem = [_conv(3, 64, 7, 2), nn.MaxPool2d(3, 2, 1)]
     return _resnet(stem, [64, 128, 256, 512], 2, 1000), torch.randn(1, 3, 224, 224)
 
 
-def efficientnet_b0() -> Made:
+def efficientnet_b0() -> NetworkAndInput:
     """At 224x224."""
     plan = [
         (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5),
@@ -156,7 +156,7 @@ class _UNet(nn.Module):
         return last
 
 
-def unet() -> Made:
+def unet() -> NetworkAndInput:
     """Four levels at 96x96."""
     return _UNet((16, 32, 64, 128), 4), torch.randn(1, 3, 96, 96)
 
@@ -206,12 +206,12 @@ class _ViT(nn.Module):
         return logits
 
 
-def vit_tiny() -> Made:
+def vit_tiny() -> NetworkAndInput:
     """At 224x224 in patches of 16."""
     return _ViT(192, 12, 3, 224, 16, 1000), torch.randn(1, 3, 224, 224)
 
 
-NETWORKS: Mapping[str, Callable[[], Made]] = {
+NETWORKS: Mapping[str, Callable[[], NetworkAndInput]] = {
     "mobilenet_v1": mobilenet_v1,
     "mobilenet_v2": mobilenet_v2,
     "resnet20": resnet20,

@@ -70,16 +70,16 @@ class Separately:
 
     def _unit_ms(self, nodes: Sequence[onnx.NodeProto], version: RandomWidthModel) -> float:
         constants = {t.name: t for t in version.proto.graph.initializer}
-        made = [name for node in nodes for name in node.output if name]
-        read = dict.fromkeys(name for node in nodes for name in node.input if name and name not in made)
+        written = [name for node in nodes for name in node.output if name]
+        read = dict.fromkeys(name for node in nodes for name in node.input if name and name not in written)
         outside = {name for n in version.proto.graph.node if n not in nodes for name in n.input}
         outside |= {value.name for value in version.proto.graph.output}
         kinds = [(n.op_type, [a.SerializeToString() for a in n.attribute]) for n in nodes]
-        shapes = [version.shapes.get(name) for name in [*read, *made]]
+        shapes = [version.shapes.get(name) for name in [*read, *written]]
         key = repr((kinds, shapes))
         if key not in self._unit_times_ms:
             inputs = [self._value(name, version) for name in read if name not in constants]
-            outputs = [self._value(name, version) for name in made if name in outside]
+            outputs = [self._value(name, version) for name in written if name in outside]
             kept = [constants[name] for name in read if name in constants]
             graph = onnx.helper.make_graph(list(nodes), "unit", inputs, outputs, kept)
             self._unit_times_ms[key] = self._measured(onnx.ModelProto(

@@ -27,8 +27,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+FOLDER = Path(__file__).resolve().parent
+sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
 
 from networks import EXPORTERS, TORCHVISION, example, export, make_importable, network  # noqa: E402
 from result_files import add_record_option, record  # noqa: E402
@@ -191,7 +191,7 @@ def _step_time(name: str) -> dict[str, Any]:
             optimisers[key].step()
             if number > 1:
                 times[key].append(time.process_time() - began)
-    medians = {key: statistics.median(taken) for key, taken in times.items()}
+    medians = {key: statistics.median(seconds) for key, seconds in times.items()}
     return {"ours_s": medians["ours"], "native_s": medians["native"], "ratio": medians["ours"] / medians["native"]}
 
 

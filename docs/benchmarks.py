@@ -21,8 +21,10 @@ _BLOCK = re.compile(r"<!-- results: (\w+) -->\n.*?<!-- end of results -->", re.D
 
 def pages() -> dict[Path, set[str]]:
     """The pages with tables of results, and the names of these."""
-    found = {page: set(_BLOCK.findall(page.read_text(encoding="utf-8"))) for page in sorted(FOLDER.glob("*.md"))}
-    return {page: names for page, names in found.items() if names}
+    names_by_page = {
+        page: set(_BLOCK.findall(page.read_text(encoding="utf-8"))) for page in sorted(FOLDER.glob("*.md"))
+    }
+    return {page: names for page, names in names_by_page.items() if names}
 
 
 def page_text(page: Path) -> str:

@@ -29,8 +29,8 @@ from netadapt_onnx import cli
 from netadapt_onnx.commands._describe import Described, Parameter, described
 from netadapt_onnx.common.options import Declared, declared_options
 
-HERE = Path(__file__).resolve().parent
-MADE = "<!-- Made by docs/reference.py (make docs): edit the program's own texts instead. -->"
+FOLDER = Path(__file__).resolve().parent
+NOTICE = "<!-- Made by docs/reference.py (make docs): edit the program's own texts instead. -->"
 # In the order of a user's work.
 NAMES = (
     *("load", "inspect", "profile", "prune", "evaluate", "adapt", "restore", "report", "finetune", "scale"),
@@ -44,7 +44,7 @@ def command_line() -> str:
     index = " · ".join(f"[{d.command.partition(' ')[2]}](#{_anchor(d.command)})" for d in commands)
     head = [
         "# Reference: the command line",
-        MADE,
+        NOTICE,
         "`netadapt-onnx COMMAND --help` says the same, and with `--json` as data. Exit codes: 0 yes; 1 it ran and the "
         "answer is no; 2 it could not judge; 130 interrupted.",
         index,
@@ -94,7 +94,7 @@ def python() -> str:
     index = " · ".join(f"[{name}](#{name.lower()})" for name in NAMES)
     head = [
         "# Reference: Python",
-        MADE,
+        NOTICE,
         "`import netadapt_onnx`: what it exports is listed here, and nothing else is public. Results are frozen "
         "dataclasses with the fields of the command's `--json`. Examples run one after another (a test does), in a "
         "folder with `model.onnx`, a network of two convolutions, a copy of it called `before.onnx`, samples in "
@@ -147,7 +147,7 @@ def _default(value: object) -> str:
 
 
 # What everybody knows, or knows where to look up.
-KNOWN = ("Any", "Callable", "Iterable", "Literal", "Mapping", "None", "Sequence", "Unpack")
+PLAIN_TYPES = ("Any", "Callable", "Iterable", "Literal", "Mapping", "None", "Sequence", "Unpack")
 
 
 def _words(thing: Any) -> dict[str, str]:
@@ -162,7 +162,7 @@ def _words(thing: Any) -> dict[str, str]:
     meanings = {}
     for word in re.findall(r"\b[A-Z]\w+\b", " ".join(annotations)):
         meaning = getattr(module, word, None) or getattr(keyword_types, word, None)
-        if word not in KNOWN and meaning is not None and not isinstance(meaning, type | ModuleType):
+        if word not in PLAIN_TYPES and meaning is not None and not isinstance(meaning, type | ModuleType):
             meanings[word] = _plain(str(meaning))
     return meanings
 
@@ -231,4 +231,4 @@ PAGES = {f"../{KEYWORDS_FILE}": keywords_file, "reference-cli.md": command_line,
 
 if __name__ == "__main__":
     for file, written in PAGES.items():
-        (HERE / file).write_text(written(), encoding="utf-8")
+        (FOLDER / file).write_text(written(), encoding="utf-8")

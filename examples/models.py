@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Made = tuple[nn.Module, Tensor]
+NetworkAndInput = tuple[nn.Module, Tensor]
 IMAGE = (1, 3, 32, 32)
 
 
@@ -33,7 +33,7 @@ def classifier(channels: int) -> nn.Sequential:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
 
 
-def hello_world(widths: Sequence[int] = (32, 64, 64)) -> Made:
+def hello_world(widths: Sequence[int] = (32, 64, 64)) -> NetworkAndInput:
     """Three convolutions and a classifier: the smallest network on which adapting shows something."""
     layers: list[nn.Module] = []
     for inputs, outputs in zip((3, *widths), widths, strict=False):
@@ -41,7 +41,7 @@ def hello_world(widths: Sequence[int] = (32, 64, 64)) -> Made:
     return nn.Sequential(*layers, classifier(widths[-1])), torch.zeros(IMAGE)
 
 
-def alexnet(widths: Sequence[int] = (64, 192, 384, 256, 256), hidden: int = 1024) -> Made:
+def alexnet(widths: Sequence[int] = (64, 192, 384, 256, 256), hidden: int = 1024) -> NetworkAndInput:
     """Five convolutions without BatchNorm and three fully connected layers, its strides fit for 32x32 pixels."""
     a, b, c, d, e = widths
     module = nn.Sequential(
@@ -56,7 +56,7 @@ def alexnet(widths: Sequence[int] = (64, 192, 384, 256, 256), hidden: int = 1024
     return module, torch.zeros(IMAGE)
 
 
-def mobilenet_v1(width: int = 32) -> Made:
+def mobilenet_v1(width: int = 32) -> NetworkAndInput:
     """Depthwise and pointwise convolutions in turn (Howard et al., 2017); two of its strides are left out."""
     shape = ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), *((16, 1),) * 6, (32, 2), (32, 1))
     layers, inputs = [conv(3, width)], width
@@ -83,7 +83,7 @@ class WideBlock(nn.Module):
         return inner + (x if self.shortcut is None else self.shortcut(active))
 
 
-def wide_resnet_40_2(depth: int = 40, factor: int = 2) -> Made:
+def wide_resnet_40_2(depth: int = 40, factor: int = 2) -> NetworkAndInput:
     """A wide ResNet (Zagoruyko & Komodakis, BMVC 2016)."""
     layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1, bias=False)]
     inputs = 16
@@ -94,7 +94,7 @@ def wide_resnet_40_2(depth: int = 40, factor: int = 2) -> Made:
     return nn.Sequential(*layers, nn.BatchNorm2d(inputs), nn.ReLU(), classifier(inputs)), torch.zeros(IMAGE)
 
 
-def vgg11(widths: Sequence[int] = (64, 128, 256, 256, 512, 512, 512, 512)) -> Made:
+def vgg11(widths: Sequence[int] = (64, 128, 256, 256, 512, 512, 512, 512)) -> NetworkAndInput:
     """Eight convolutions with BatchNorm (Simonyan & Zisserman, 2015) and one classifier, as NeuralScale has it."""
     layers: list[nn.Module] = []
     for number, (inputs, outputs) in enumerate(zip((3, *widths), widths, strict=False)):
@@ -118,7 +118,7 @@ class Block(nn.Module):
         return functional.relu(self.second(self.first(x)) + self.shortcut(x))
 
 
-def resnet18(width: int = 64) -> Made:
+def resnet18(width: int = 64) -> NetworkAndInput:
     """Four stages of two blocks; the first convolution is that for 32x32 pixels."""
     layers: list[nn.Module] = [conv(3, width)]
     inputs = width
@@ -146,7 +146,7 @@ class Inverted(nn.Module):
         return x + out if self.kept else out
 
 
-def mobilenet_v2(last: int = 1280) -> Made:
+def mobilenet_v2(last: int = 1280) -> NetworkAndInput:
     """Inverted residuals; the first two strides are left out, as for 32x32 pixels."""
     shape = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
     layers: list[nn.Module] = [conv(3, 32)]

@@ -1,14 +1,23 @@
-"""The one exception that users see, the hint that most of them need, and the error of data that do not fit."""
+"""The one exception that users see, the hint that most of them need, and errors of a kind."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
 
 
 def invalid_data(message: str, hint: str = "") -> NetadaptError:
     """An error of code `invalid-data`, to be raised."""
     return NetadaptError(message, hint=hint, code="invalid-data")
+
+
+def require_package(module: str, what: str) -> None:
+    """Raise NetadaptError (`missing-package`) unless a module of the extra `adapt` can be imported: `what` needs it."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise NetadaptError(what, hint="pip install 'netadapt-onnx[adapt]'", code="missing-package") from error
 
 
 def did_you_mean(name: str, names: Iterable[str], otherwise: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["gate_fixtures", "github_runner", "search_cases"]  # their fixtures
+pytest_plugins = ["gate_fixtures", "github_runner", "json_documents", "search_cases"]  # their fixtures
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("NETADAPT_SHARED", REPOSITORY.parent / "shared"))

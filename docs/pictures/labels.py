@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.surgery.trace import Trace, trace
 
-HERE = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent
 WIDE, NARROW = 6, 4
 # Node: its operator, column and row; inputs as lines come from the graph itself.
 PLACES = {
@@ -71,8 +71,8 @@ def network() -> onnx.ModelProto:
 def drawing() -> str:
     """The picture as SVG."""
     proto = network()
-    found = trace(fold(proto))
-    colours = {g.name: COLOURS[i] if g.prunable else PINNED for i, g in enumerate(found.groups)}
+    model_trace = trace(fold(proto))
+    colours = {g.name: COLOURS[i] if g.prunable else PINNED for i, g in enumerate(model_trace.groups)}
     lines, boxes = [], []
     for node in proto.graph.node:
         x, y = _middle(node.name)
@@ -82,7 +82,7 @@ def drawing() -> str:
                 lines.append(f'<path d="M{x0} {y0 + BOX[1]} C{x0} {y0 + ROW} {x} {y - 26} {x} {y}"/>')
         boxes.append(f'<rect x="{x - BOX[0] / 2:g}" y="{y}" width="{BOX[0]}" height="{BOX[1]}" rx="6"/>')
         boxes.append(f'<text x="{x - BOX[0] / 2 + 8:g}" y="{y + 20}">{escape(_called(node))}</text>')
-        boxes += _channels(found, colours, node.name, x, y)
+        boxes += _channels(model_trace, colours, node.name, x, y)
     legend = [
         f'<rect x="{24 + 165 * i}" y="{_bottom() + 6}" width="11" height="11" fill="{colour}"/>'
         f'<text x="{40 + 165 * i}" y="{_bottom() + 16}">{"output" if colour == PINNED else "group"} {name}</text>'
@@ -111,13 +111,13 @@ def _called(node: onnx.NodeProto) -> str:
     return node.op_type if node.name in node.op_type.lower() and len(node.name) > 2 else f"{node.op_type} {node.name}"
 
 
-def _channels(found: Trace, colours: dict[str, str], tensor: str, x: int, y: int) -> list[str]:
+def _channels(model_trace: Trace, colours: dict[str, str], tensor: str, x: int, y: int) -> list[str]:
     """One square per channel, from the right edge of the box on."""
-    (_, line), *_ = [axis for axis in found.axes[tensor] if axis[0] == 1]
-    owner = {int(label): name for name, labels in found.members.items() for label in labels}
-    left = x + BOX[0] / 2 - len(line) * CELL - 4
+    (_, line), *_ = [axis for axis in model_trace.axes[tensor] if axis[0] == 1]
+    owner = {int(label): name for name, labels in model_trace.members.items() for label in labels}
+    x_left = x + BOX[0] / 2 - len(line) * CELL - 4
     return [
-        f'<rect x="{left + i * CELL:g}" y="{y + 10}" width="10" height="10" fill="{colours[owner[int(label)]]}"/>'
+        f'<rect x="{x_left + i * CELL:g}" y="{y + 10}" width="10" height="10" fill="{colours[owner[int(label)]]}"/>'
         for i, label in enumerate(line)
     ]
 
@@ -132,4 +132,4 @@ def _bottom() -> int:
 
 
 if __name__ == "__main__":
-    (HERE / "labels.svg").write_text(drawing(), encoding="utf-8")
+    (FOLDER / "labels.svg").write_text(drawing(), encoding="utf-8")

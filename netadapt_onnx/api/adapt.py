@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from netadapt_onnx.api.source import Source, open_model
 from netadapt_onnx.common.budget import budget_texts
-from netadapt_onnx.common.options import from_keywords
-from netadapt_onnx.common.progress import reporter
+from netadapt_onnx.common.options import File, from_keywords
+from netadapt_onnx.common.progress import reporter, unheard
 from netadapt_onnx.common.provenance import versions
 from netadapt_onnx.common.resources import SEARCHED
-from netadapt_onnx.graph.model import Model, load
 from netadapt_onnx.profilers.execution import fingerprint
 from netadapt_onnx.search import dry_run as planning
 from netadapt_onnx.search.context import Notes, SearchEnvironment
@@ -29,8 +29,7 @@ from netadapt_onnx.training.settings import cores
 if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import AdaptKeywords
 
-Source = str | os.PathLike[str] | Model
-Data = str | os.PathLike[str] | None
+Data = File | None
 Budgets = str | Sequence[str] | Mapping[str, str | float]
 
 
@@ -83,7 +82,7 @@ def _options(budget: Budgets, keywords: Mapping[str, Any]) -> AdaptOptions:
 
 
 def _prepared(model: Source, data: Data, options: AdaptOptions) -> PreparedModel:
-    return prepare(model if isinstance(model, Model) else load(model), data, options)
+    return prepare(open_model(model), data, options)
 
 
 def _adapted(prepared: PreparedModel, settings: AdaptOptions, out: Path) -> AdaptResult:
@@ -92,7 +91,7 @@ def _adapted(prepared: PreparedModel, settings: AdaptOptions, out: Path) -> Adap
 
     identity = _identity(prepared, settings)
     budgets = settings.targets[-1]
-    progress, log = settings.progress or reporter(), settings.log or _quiet
+    progress, log = settings.progress or reporter(), settings.log or unheard
     workers = opened_executor(settings.executor, cores(), settings.gpus, settings.job_timeout_s)
     # One thread each for many proposals at a time is faster than many threads for one, and repeats bit for bit.
     with (
@@ -137,7 +136,3 @@ def _about(prepared: PreparedModel, options: AdaptOptions, instruments: Instrume
         "device": fingerprint(instruments.execution),
         "devices": device_records(instruments.devices, instruments.execution),
     }
-
-
-def _quiet(*_: object) -> None:
-    """No log."""

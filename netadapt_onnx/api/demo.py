@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,9 @@ import numpy as np
 from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.api.export import export_module
 from netadapt_onnx.api.profile import profile
+from netadapt_onnx.common.options import File
 from netadapt_onnx.common.progress import stage
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.errors import NetadaptError, require_package
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.search.result import AdaptResult
 
@@ -28,7 +28,7 @@ MODEL, DATA, TABLE, RUN = "model.onnx", "digits.npz", "table.jsonl", "run"
 
 
 def demo(
-    folder: str | os.PathLike[str] = "netadapt-demo",
+    folder: File = "netadapt-demo",
     *,
     overwrite: bool = False,
     log: Callable[[str], None] | None = None,
@@ -81,24 +81,19 @@ def demo(
 
 def digits() -> Arrays:
     """scikit-learn's 1,797 handwritten digits, enlarged from 8x8 to 32x32, in the layout of `--data`; uint8."""
-    try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError as error:
-        raise NetadaptError(
-            "the demo needs scikit-learn and torch", hint="pip install 'netadapt-onnx[adapt]'", code="missing-package"
-        ) from error
+    require_package("sklearn.datasets", "the demo needs scikit-learn and torch")
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     images = np.kron(pixels, np.ones((1, ENLARGED, ENLARGED), np.uint8))[:, None]
     order = np.random.default_rng(0).permutation(len(images))
     x, y = images[order], bunch.target[order].astype(np.int64)
     training_pixels = x[:TRAINING].astype(np.float64) / 255
-    parts = {
-        "train": slice(TRAINING),
-        "val": slice(TRAINING, TRAINING + VALIDATION),
-        "test": slice(TRAINING + VALIDATION, None),
-    }
-    arrays = {f"{axis}_{name}": values[part] for name, part in parts.items() for axis, values in (("x", x), ("y", y))}
+    arrays = {}
+    ends = [TRAINING, TRAINING + VALIDATION]
+    for name, *parts in zip(("train", "val", "test"), np.split(x, ends), np.split(y, ends), strict=True):
+        arrays[f"x_{name}"], arrays[f"y_{name}"] = parts
     return arrays | {
         "mean": np.array([training_pixels.mean()], np.float32),
         "std": np.array([training_pixels.std()], np.float32),

@@ -7,17 +7,18 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from netadapt_onnx.common.options import File
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.compare import Diff, compare_facts
-from netadapt_onnx.gating.jobs import CountJob, LocateJob
+from netadapt_onnx.gating.jobs import CountJob
 from netadapt_onnx.gating.records import Facts
 from netadapt_onnx.gating.revision import check_out
 from netadapt_onnx.gating.sandbox import MEMORY_BYTES, TIMEOUT_S, Sandbox
 
 
 def diff(
-    a: str | os.PathLike[str],
-    b: str | os.PathLike[str],
+    a: File,
+    b: File,
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     batch_size: int = 1,
@@ -46,7 +47,7 @@ def diff(
 
 
 def _at_revision(revision: str, model: Path, scratch: Path, sandbox: Sandbox) -> Path:
-    file = check_out(revision, model, scratch, lambda path: sandbox.ask(LocateJob(str(path)), list[str]))
+    file = check_out(revision, model, scratch, sandbox)
     if file is None:
         raise NetadaptError(f"{model} is not in git at {revision}", hint="name another revision", code="missing-file")
     return file

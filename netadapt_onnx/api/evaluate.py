@@ -12,7 +12,7 @@ import onnx
 
 from netadapt_onnx.api.options import EvaluateOptions
 from netadapt_onnx.api.source import Source, open_model
-from netadapt_onnx.common.options import from_keywords
+from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.data.evaluate import accuracy, reference_outputs
 from netadapt_onnx.data.load_dataset import load_dataset
@@ -71,11 +71,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
 
-def evaluate(
-    models: Source | Sequence[Source],
-    data: str | os.PathLike[str],
-    **options: Unpack[EvaluateKeywords],
-) -> Evaluation:
+def evaluate(models: Source | Sequence[Source], data: File, **options: Unpack[EvaluateKeywords]) -> Evaluation:
     """Accuracy on a split of `data`, resources, and unless `timed` is off latency, of one or several models.
 
     Without labels each model is compared with the first one. The files are timed as they are, those with the same
@@ -107,10 +103,14 @@ def evaluate(
     datasets = [load_dataset(one, data, train=False) for one in folded]
     splits = [dataset.split(settings.split) for dataset in datasets]
     runs = settings.timed or settings.energy
-    files, notes = _timed_files(sources) if runs else ([source.proto for source in sources], [])
+    # As onnxruntime runs them: the files as they are where it can, and a note where it cannot.
+    forms = [runs_as_given(source) if runs else (source.proto, "") for source in sources]
+    files, notes = [proto for proto, _ in forms], [note for _, note in forms if note]
     notes += dict.fromkeys(note for dataset in datasets for note in dataset.notes)
-    latencies, disturbances = _latencies(files, folded, execution, settings.time_cap_s if settings.timed else None)
-    notes += disturbances[:1]
+    latencies: Sequence[Latency | None] = [None] * len(files)
+    if settings.timed:
+        latencies, disturbances = _latencies(files, folded, execution, settings.time_cap_s)
+        notes += disturbances[:1]
     reference = reference_outputs(splits[0], sources[0].proto, threads=settings.threads)
     scores = [
         accuracy(model.proto, split, reference=reference, threads=settings.threads)
@@ -119,33 +119,24 @@ def evaluate(
     energies = (
         [meter(file) for meter, file in zip(meters, files, strict=True)] if settings.energy else [None] * len(sources)
     )
+    resources = [
+        cost(one.proto, one.shapes).to_resources(source.size_bytes) for source, one in zip(sources, folded, strict=True)
+    ]
     evaluations = [
-        ModelEvaluation(
-            source.path, score.value, score.metric, settings.split, _resources(source, one), latency_ms, energy_mj
+        ModelEvaluation(source.path, score.value, score.metric, settings.split, one, latency_ms, energy_mj)
+        for source, one, score, latency_ms, energy_mj in zip(
+            sources, resources, scores, latencies, energies, strict=True
         )
-        for source, one, score, latency_ms, energy_mj in zip(sources, folded, scores, latencies, energies, strict=True)
     ]
     return Evaluation(tuple(evaluations), tuple(notes))
 
 
-def _resources(model: Model, folded: FoldedModel) -> Resources:
-    return cost(folded.proto, folded.shapes).to_resources(model.size_bytes)
-
-
-def _timed_files(sources: Sequence[Model]) -> tuple[list[onnx.ModelProto], list[str]]:
-    """The models as onnxruntime runs them, the files as they are where it can; and a note on each that it cannot."""
-    runs = [runs_as_given(source) for source in sources]
-    return [proto for proto, _ in runs], [note for _, note in runs if note]
-
-
 def _latencies(
-    files: Sequence[onnx.ModelProto], folded: Sequence[FoldedModel], execution: Execution, time_cap_s: float | None
-) -> tuple[list[Latency | None], list[str]]:
-    """The latency of each file, and a sentence on each disturbance of the machine; without a time, none is timed."""
+    files: Sequence[onnx.ModelProto], folded: Sequence[FoldedModel], execution: Execution, time_cap_s: float
+) -> tuple[list[Latency], list[str]]:
+    """The latency of each file, and a sentence on each disturbance of the machine."""
     disturbances: list[str] = []
-    latencies: list[Latency | None] = [None] * len(files)
-    if time_cap_s is None:
-        return latencies, disturbances
+    latencies: dict[int, Latency] = {}
     by_inputs: dict[str, list[int]] = {}
     for i, one in enumerate(folded):
         by_inputs.setdefault(str(sorted(one.specs.items())), []).append(i)
@@ -157,9 +148,8 @@ def _latencies(
             TimingPlan(time_cap_s=time_cap_s),
             on_busy=lambda disturbance: disturbances.append(disturbance.sentence()),
         )
-        for i, timing in zip(members, timings, strict=True):
-            latencies[i] = latency(timing)
-    return latencies, disturbances
+        latencies |= zip(members, map(latency, timings), strict=True)
+    return [latencies[i] for i in range(len(files))], disturbances
 
 
 def latency(timing: Timing) -> Latency:

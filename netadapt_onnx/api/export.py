@@ -21,8 +21,9 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.api.source import prepare_output
+from netadapt_onnx.common.options import File
 from netadapt_onnx.common.user_code import called, code_file
-from netadapt_onnx.errors import NetadaptError, one_line
+from netadapt_onnx.errors import NetadaptError, one_line, require_package
 from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.model import load, save
@@ -40,12 +41,9 @@ def module_and_inputs(
 
     Raises NetadaptError if the file or its function fails, or returns something else.
     """
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise NetadaptError(
-            "export needs torch", hint="pip install 'netadapt-onnx[adapt]'", code="missing-package"
-        ) from error
+    require_package("torch", "export needs torch")
+    import torch
+
     returned = called(factory, by_name=True)
     module, example = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
     if not isinstance(module, torch.nn.Module):
@@ -98,7 +96,7 @@ class ExportResult:
 
 def export(
     factory: str,
-    output: str | os.PathLike[str],
+    output: File,
     *,
     exporter: Literal["dynamo", "legacy"] = "dynamo",
     opset: int | None = None,
@@ -121,7 +119,7 @@ def export(
 def export_module(
     module: torch.nn.Module,
     inputs: Mapping[str, torch.Tensor],
-    output: str | os.PathLike[str],
+    output: File,
     *,
     exporter: Literal["dynamo", "legacy"] = "dynamo",
     opset: int | None = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,14 +12,14 @@ import onnx
 
 from netadapt_onnx.api.options import FinetuneOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
-from netadapt_onnx.common.options import from_keywords
+from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.provenance import provenance
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.evaluate import accuracy, reference_outputs
 from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.data.metrics import AccuracyChange
 from netadapt_onnx.data.sample_shapes import fold_for
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.errors import NetadaptError, invalid_data
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel, require_runnable
 from netadapt_onnx.graph.model import Model, save
@@ -60,12 +59,7 @@ class FinetuneResult:
     evaluations: tuple[Mapping[str, Any], ...] = ()
 
 
-def finetune(
-    model: Source,
-    data: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    **options: Unpack[FinetuneKeywords],
-) -> FinetuneResult:
+def finetune(model: Source, data: File, output: File, **options: Unpack[FinetuneKeywords]) -> FinetuneResult:
     """Train `model` on the training split of `data` and write it to `output`.
 
     With labels it minimises their loss; with a `teacher`, an ONNX model with the same inputs and outputs, it mostly
@@ -91,21 +85,12 @@ def finetune(
     """
     settings = from_keywords(FinetuneOptions, options)
     source, original = open_model(model), None if settings.teacher is None else open_model(settings.teacher)
-    files = _name_files(Path(output), settings, source, data, original)
-    return _prepare(source, original, data, settings).run(files)
+    checkpoint, log = _name_files(Path(output), settings, source, data, original)
+    return _prepare(source, original, data, settings).run(Path(output), checkpoint, log)
 
 
-@dataclass(frozen=True)
-class _Files:
-    """What a fine-tuning writes: the model, its training's last state until it is done, a line per epoch."""
-
-    model: Path
-    checkpoint: Path
-    log: Path
-
-
-def _name_files(output: Path, options: FinetuneOptions, *inputs: Source | None) -> _Files:
-    """Name the files, and refuse those that exist or are inputs."""
+def _name_files(output: Path, options: FinetuneOptions, *inputs: Source | None) -> tuple[Path, Path]:
+    """The files of the training's last state until it is done and of a line per epoch; those in the way are refused."""
     prepare_output(output, options.overwrite, *inputs)  # which refuses a folder, that has no name to derive others from
     log = output.with_name(f"{output.name.removesuffix('.onnx')}.training.jsonl")
     checkpoint = output.with_name(f"{output.name}.checkpoint")
@@ -118,22 +103,16 @@ def _name_files(output: Path, options: FinetuneOptions, *inputs: Source | None) 
             )
         checkpoint.unlink()
     prepare_output(log, options.overwrite or options.resume, *inputs)
-    return _Files(output, checkpoint, log)
+    return checkpoint, log
 
 
-def _prepare(
-    source: Model, original: Model | None, data: str | os.PathLike[str], options: FinetuneOptions
-) -> _Finetuning:
+def _prepare(source: Model, original: Model | None, data: File, options: FinetuneOptions) -> _Finetuning:
     """Read the data and check that there is something to learn from them."""
     folded = fold_for(source.proto, options.shapes, data)
     require_runnable(folded)
     dataset = load_dataset(folded, data)
     if dataset.train.labels is None and original is None and dataset.user.training is None:
-        raise NetadaptError(
-            f"--data {data}: the train split has no labels",
-            hint="give the original model as --teacher",
-            code="invalid-data",
-        )
+        raise invalid_data(f"--data {data}: the train split has no labels", "give the original model as --teacher")
     teacher = None if original is None else fold(original.proto, dict(options.shapes)).proto
     return _Finetuning(source, folded, dataset, teacher, options)
 
@@ -149,7 +128,7 @@ class _Finetuning:
     options: FinetuneOptions
     notes: list[str] = field(default_factory=list)
 
-    def run(self, files: _Files) -> FinetuneResult:
+    def run(self, output: Path, checkpoint: Path, log: Path) -> FinetuneResult:
         """Train, compare the accuracies before and after, and write the model."""
         split_name, split = self.dataset.final_split
         reference = reference_outputs(split, self.folded.proto if self.teacher is None else self.teacher)
@@ -157,17 +136,17 @@ class _Finetuning:
         for note in self.dataset.notes:
             self._note(note)
         began = time.monotonic()
-        trained = self._train(files)
+        trained = self._train(checkpoint, log)
         seconds = time.monotonic() - began
         after = accuracy(trained.proto, split, reference=reference)
         written = save(
             trained.proto,
-            files.model,
+            output,
             metadata=provenance(self.source.sha256, command="finetune"),
             overwrite=self.options.overwrite,
             planned=self.folded.interface(),
         )
-        files.checkpoint.unlink(missing_ok=True)
+        checkpoint.unlink(missing_ok=True)
         return FinetuneResult(
             AccuracyChange(before.value, after.value, before.metric, split_name),
             seconds,
@@ -177,13 +156,13 @@ class _Finetuning:
             lr_test=None if trained.lr_test is None else asdict(trained.lr_test),
             batch_size=trained.batch_size,
             settings=asdict(trained.settings),
-            log=files.log,
+            log=log,
             data=self.dataset.about,
             notes=tuple(self.notes),
             evaluations=tuple(asdict(one) for one in trained.evaluations),
         )
 
-    def _train(self, files: _Files) -> TrainResult:
+    def _train(self, checkpoint: Path, log: Path) -> TrainResult:
         from netadapt_onnx.training.callbacks import TrainingCallbacks, TrainingLog
         from netadapt_onnx.training.initialise import initialised
         from netadapt_onnx.training.trainer import train
@@ -192,13 +171,13 @@ class _Finetuning:
         on_step = None if progress is None else lambda step, steps, loss: progress(step, steps, f"loss {loss:.3f}")
         proto = initialised(self.folded.proto, options.seed) if options.from_scratch else self.folded.proto
         tensorboard = None if options.tensorboard is None else Path(options.tensorboard)
-        with TrainingLog(files.log, tensorboard) as training_log:
+        with TrainingLog(log, tensorboard) as training_log:
             trained = train(
                 proto,
                 self.dataset,
                 self._training_options(),
                 teacher=self.teacher,
-                checkpoint=files.checkpoint,
+                checkpoint=checkpoint,
                 callbacks=TrainingCallbacks(on_step, training_log.epoch, self._note),
                 validation=self._validation(proto),
             )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Unpack
 
 from netadapt_onnx.api.options import GateOptions
 from netadapt_onnx.common import config as configuration
-from netadapt_onnx.common.options import from_keywords
+from netadapt_onnx.common.files import refuse_existing
+from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.data.source import source_of
 from netadapt_onnx.errors import NetadaptError
@@ -25,13 +26,8 @@ from netadapt_onnx.gating.settings import Rule, Settings, expand, override, read
 if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import GateKeywords
 
-Path_ = str | os.PathLike[str]
 
-
-def gate(
-    models: Path_ | Sequence[Path_] = (),
-    **options: Unpack[GateKeywords],
-) -> Gate:
+def gate(models: File | Sequence[File] = (), **options: Unpack[GateKeywords]) -> Gate:
     """Judge models (paths or patterns; without any, those of the configuration) against limits.
 
     Limits are mappings such as `{"size": "4 MB"}` or lists of `"size=4 MB"`; they and every other argument replace what
@@ -45,30 +41,18 @@ def gate(
     settings = from_keywords(GateOptions, options)
     started = time.monotonic()
     progress = settings.progress or reporter()
-    limits = (
-        *parse_limits("max", settings.max),
-        *parse_limits("max-increase", settings.max_increase),
-        *parse_limits("min", settings.min),
-    )
-    changes = _changes(
-        settings.data,
-        settings.split,
-        settings.baseline,
-        settings.allow_new,
-        settings.ep,
-        settings.threads,
-        settings.shapes,
-        settings.batch_size,
-    )
+    limits = parse_limits({"max": settings.max, "max-increase": settings.max_increase, "min": settings.min})
+    changes = _changes(settings)
     file = configuration.find(Path.cwd()) if settings.config is None else Path(settings.config)
     folder = Path.cwd() if file is None else file.resolve().parent
     default = folder / baselines.DEFAULT
-    rules = read_rules(file, str(default) if default.exists() else None)
+    baseline = str(default) if default.exists() else None
+    rules = read_rules(file, baseline)
     if settings.device is not None:
         changes["device"] = target_device(settings.device, file)
     patterns = [os.fspath(models)] if isinstance(models, str | os.PathLike) else [os.fspath(m) for m in models]
     rules = tuple(override(rule, limits, changes) for rule in rules)
-    fallback = override(Rule((), (), Settings(baseline=str(default) if default.exists() else None)), limits, changes)
+    fallback = override(Rule((), (), Settings(baseline=baseline)), limits, changes)
     targets, missing = _targets(patterns, rules, fallback, settings.update_baseline)
     record = _record_file(targets, default) if settings.update_baseline else None
     with Sandbox(settings.timeout_s, settings.memory_bytes) as sandbox, tempfile.TemporaryDirectory() as scratch:
@@ -84,28 +68,16 @@ def gate(
     return Gate(result.models, result.seconds, record)
 
 
-def _changes(
-    data: Path_ | None,
-    split: str | None,
-    baseline: Path_ | None,
-    allow_new: bool,
-    ep: str | None,
-    threads: int | None,
-    shapes: Mapping[str, Sequence[int]] | None,
-    batch_size: int | None,
-) -> dict[str, object]:
+def _changes(options: GateOptions) -> dict[str, object]:
     """The settings that arguments give."""
-    settings = {
-        "data": None if data is None else source_of(data),
-        "split": split,
-        "baseline": None if baseline is None else os.fspath(baseline),
-        "allow_new": allow_new or None,
-        "ep": ep,
-        "threads": threads,
-        "shapes": {name: tuple(shape) for name, shape in shapes.items()} if shapes else None,
-        "batch_size": batch_size,
+    changes = {
+        "data": None if options.data is None else source_of(options.data),
+        "baseline": None if options.baseline is None else os.fspath(options.baseline),
+        "allow_new": options.allow_new or None,
+        "shapes": {name: tuple(shape) for name, shape in options.shapes.items()} or None,
+        **{name: getattr(options, name) for name in ("split", "ep", "threads", "batch_size")},
     }
-    return {name: value for name, value in settings.items() if value is not None}
+    return {name: value for name, value in changes.items() if value is not None}
 
 
 def _targets(
@@ -115,23 +87,16 @@ def _targets(
     update_baseline: bool,
 ) -> tuple[dict[Path, tuple[Rule, ...]], list[ModelResult]]:
     """The rules of each file (`fallback` where the configuration has none), and the patterns that match none."""
+    files = {pattern: expand(pattern) for pattern in (*patterns, *(one for rule in rules for one in rule.patterns))}
+    limited = patterns or [pattern for rule in rules for pattern in rule.patterns]
+    missing = [_missing(pattern) for pattern in limited if not files[pattern]]
+    named_files = {file.absolute(): file for pattern in patterns for file in files[pattern]}
     targets: dict[Path, tuple[Rule, ...]] = {}
-    missing: list[ModelResult] = []
-    named_files: dict[str, Path] = {}
-    for pattern in patterns:
-        files = expand(pattern)
-        if not files:
-            missing.append(_missing(pattern))
-        named_files |= {str(file.absolute()): file for file in files}
     for rule in rules:
-        for pattern in rule.patterns:
-            files = expand(pattern)
-            if not files and not patterns:
-                missing.append(_missing(pattern))
-            for file in files:
-                path = named_files.get(str(file.absolute())) if patterns else _relative(file)
-                if path is not None and rule not in targets.get(path, ()):
-                    targets[path] = (*targets.get(path, ()), rule)
+        for file in (file for pattern in rule.patterns for file in files[pattern]):
+            path = named_files.get(file.absolute()) if patterns else _relative(file)
+            if path is not None and rule not in targets.get(path, ()):
+                targets[path] = (*targets.get(path, ()), rule)
     for path in named_files.values():
         targets.setdefault(path, (fallback,))
     if not targets and not missing:
@@ -175,10 +140,9 @@ def _record_file(targets: Mapping[Path, Sequence[Rule]], default: Path) -> Path:
             f"--update-baseline writes a JSON file, and the baseline is {name}", hint="give --baseline FILE.json"
         )
     file = Path(name)
+    refuse_existing(file, overwrite=True)
     if file.exists():
         baselines.read(file)
-    elif not file.absolute().parent.is_dir():
-        raise NetadaptError(f"{file.parent}: no such folder", code="missing-file")
     return file
 
 

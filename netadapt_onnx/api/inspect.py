@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 from netadapt_onnx.api.options import InspectOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common.files import write_atomically
-from netadapt_onnx.common.options import from_keywords
+from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.errors import NetadaptError
@@ -98,10 +97,7 @@ class Sensitive(Inspection):
     notes: tuple[str, ...] = ()
 
 
-def inspect(
-    model: Source,
-    **options: Unpack[InspectKeywords],
-) -> Inspection:
+def inspect(model: Source, **options: Unpack[InspectKeywords]) -> Inspection:
     """Count what a model costs and find its groups of channels; with a latency table, predict its latency in ms.
 
     What a table predicts is the latency of the file as given, if the table knows it (`RunsOtherwise`).
@@ -153,7 +149,7 @@ def inspect(
     return _with_cautions(inspection, trace, prediction, cautions)
 
 
-def _check_question(sensitivity: bool, data: str | os.PathLike[str] | None, explained: str | None) -> None:
+def _check_question(sensitivity: bool, data: File | None, explained: str | None) -> None:
     """Raise NetadaptError for a sensitivity without data, or together with an explanation."""
     if sensitivity and (data is None or explained is not None):
         why = "needs data to judge by" if data is None else "and an explanation are two questions"

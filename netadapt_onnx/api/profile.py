@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -14,7 +13,7 @@ from netadapt_onnx.api.options import BundleOptions, ProfileOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common import charts
 from netadapt_onnx.common.files import aside
-from netadapt_onnx.common.options import from_keywords
+from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import Model
@@ -26,7 +25,7 @@ from netadapt_onnx.profilers.int8_kernels import choose_quantisation
 from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_widths
 from netadapt_onnx.profilers.statistics import Disturbance, Ratio
 from netadapt_onnx.profilers.table.build import TablePlan, build
-from netadapt_onnx.profilers.table.file import EndToEndTime, Header, Record, Reference, build_disturbance
+from netadapt_onnx.profilers.table.file import EndToEndTime, Header, Reference, build_disturbance
 from netadapt_onnx.profilers.table.original_time import record_original_time
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import Validation, validate
@@ -37,8 +36,6 @@ from netadapt_onnx.surgery.trace import Trace, trace_model
 if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import BundleKeywords, ProfileKeywords
     from netadapt_onnx.profilers.bundle.results import Results
-
-TIME_CAP_S = 100.0
 
 
 @dataclass(frozen=True)
@@ -79,11 +76,7 @@ class ProfileResult:
     notes: tuple[str, ...] = ()
 
 
-def profile(
-    model: Source,
-    table: str | os.PathLike[str],
-    **options: Unpack[ProfileKeywords],
-) -> ProfileResult:
+def profile(model: Source, table: File, **options: Unpack[ProfileKeywords]) -> ProfileResult:
     """Build the latency table of `model` on a device, or complete an interrupted one.
 
     `models` is how many random-width versions are measured; None: as many as the execution provider needs.
@@ -110,8 +103,24 @@ def profile(
     trace = trace_model(source, settings.shapes, settings.batch_size)
     require_prunable(trace, source.path)
     latency_table, validation, notes = _measure(path, source, trace, settings, chart)
-    return _result(
-        path, latency_table, trace, validation, per_layer=settings.per_layer, sha256=source.sha256, notes=notes
+    shapes = trace.folded.shapes
+    owner = {layer: group.name for group in trace.groups for layer in group.layers}
+    return ProfileResult(
+        path,
+        latency_table.device,
+        len(latency_table.cells),
+        latency_table.seconds,
+        latency(latency_table.latency_ms),
+        validation,
+        len(latency_table.end_to_end),
+        latency_table.precise,
+        latency_table.reference.stopped,
+        latency_table.drift,
+        by_layer(latency_table, shapes, owner) if settings.per_layer else (),
+        by_group(latency_table, shapes, owner) if settings.per_layer else (),
+        _own_latency(latency_table.original_ratio(source.sha256)),
+        latency_table.disturbance,
+        tuple(notes),
     )
 
 
@@ -129,7 +138,8 @@ def _measure(
         open_device(
             settings.device, purpose=path, python=settings.python, keep=settings.keep, perf_test=binary, log=log
         ) as device,
-        _building_path(path, anew=settings.overwrite) as building,
+        # Anew, it is built beside the old table, which it replaces when it is complete.
+        aside(path) if settings.overwrite else nullcontext(path) as building,
     ):
         execution = choose_quantisation(execution, [device])
         table = build(building, reference, draw, plan, execution=execution, device=device, progress=progress, log=log)
@@ -144,38 +154,6 @@ def _measure(
     if chart is not None and validation is not None:
         notes += scatter(validation, chart)
     return table, validation, [*notes, note] if note else notes
-
-
-def _result(
-    path: Path,
-    table: Table,
-    trace: Trace,
-    validation: Validation | None,
-    *,
-    per_layer: bool,
-    sha256: str,
-    notes: Sequence[str],
-) -> ProfileResult:
-    """The result of a build; `sha256` is that of the original file."""
-    shapes = trace.folded.shapes
-    owner = {layer: group.name for group in trace.groups for layer in group.layers}
-    return ProfileResult(
-        path,
-        table.device,
-        len(table.cells),
-        table.seconds,
-        latency(table.latency_ms),
-        validation,
-        len(table.end_to_end),
-        table.precise,
-        table.reference.stopped,
-        table.drift,
-        by_layer(table, shapes, owner) if per_layer else (),
-        by_group(table, shapes, owner) if per_layer else (),
-        _own_latency(table.original_ratio(sha256)),
-        table.disturbance,
-        tuple(notes),
-    )
 
 
 def _own_latency(ratio: Ratio | None) -> OwnLatency | None:
@@ -223,11 +201,7 @@ class BundleResult:
     notes: tuple[str, ...] = ()
 
 
-def bundle(
-    model: Source,
-    out: str | os.PathLike[str],
-    **options: Unpack[BundleKeywords],
-) -> BundleResult:
+def bundle(model: Source, out: File, **options: Unpack[BundleKeywords]) -> BundleResult:
     """Write a zip that measures `models` versions of `model` wherever it is unpacked and run, for `import_results`.
 
     Raises NetadaptError if onnxruntime 1.16 could not read the model, naming the node.
@@ -238,12 +212,8 @@ def bundle(
     prepare_output(path, settings.overwrite, source)
     trace = trace_model(source, settings.shapes, settings.batch_size)
     require_prunable(trace, source.path)
-    execution = Execution(
-        settings.ep,
-        settings.threads,
-        settings.ep_options or {},
-        deploy=deployment(settings.deploy, trace.folded, settings.data),
-    )
+    deploy = deployment(settings.deploy, trace.folded, settings.data)
+    execution = Execution(settings.ep, settings.threads, settings.ep_options, deploy=deploy)
     plan = TablePlan(settings.models, settings.time_cap_s, settings.seed)
     count = plan.model_count(execution)
     if not 1 <= settings.shards <= count:
@@ -274,9 +244,7 @@ class ImportResult:
     notes: tuple[str, ...] = ()
 
 
-def import_results(
-    results: Sequence[str | os.PathLike[str]], table: str | os.PathLike[str], *, overwrite: bool = False
-) -> ImportResult:
+def import_results(results: Sequence[File], table: File, *, overwrite: bool = False) -> ImportResult:
     """Make a latency table of the results of a bundle: of one run, several repetitions, or all its shards.
 
     `results` may be tables too, of one model and device: then each cell is the median of theirs. Raises NetadaptError
@@ -304,7 +272,8 @@ def import_results(
             notes.append(last.stopped)
     header = records[0]
     assert isinstance(header, Header)
-    notes += _cautions(path, records)
+    disturbance = build_disturbance([record for record in records if isinstance(record, EndToEndTime)])
+    notes += [disturbance.caution(str(path))] if disturbance.busy else []
     return ImportResult(path, header.device, write_table(path, records), tuple(notes))
 
 
@@ -318,19 +287,3 @@ def _notes(files: Sequence[Results]) -> list[str]:
     if throttled:
         notes.append(f"{throttled} versions were measured while the device was slowed down by its heat")
     return notes
-
-
-def _cautions(path: Path, records: Sequence[Record]) -> list[str]:
-    """The caution for users of a table of these records if the device was busy."""
-    disturbance = build_disturbance([record for record in records if isinstance(record, EndToEndTime)])
-    return [disturbance.caution(str(path))] if disturbance.busy else []
-
-
-@contextmanager
-def _building_path(path: Path, *, anew: bool) -> Iterator[Path]:
-    """The path to build at: `path`, to go on with what is there; or, `anew`, another one that is renamed at last."""
-    if not anew:
-        yield path
-        return
-    with aside(path) as temporary:
-        yield temporary

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -15,12 +14,11 @@ from netadapt_onnx.api.options import PruneOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common.budget import parse_budgets
 from netadapt_onnx.common.files import write_atomically
-from netadapt_onnx.common.options import from_keywords
+from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.provenance import provenance, stored_bytes
 from netadapt_onnx.common.resources import COUNTED, Resources, amounts
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import CostModel
-from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.loadable import require_planned
 from netadapt_onnx.graph.model import Model, load_without_weights, save
 from netadapt_onnx.graph.shapes import Shapes
@@ -79,11 +77,7 @@ class _Cut:
     note: str = ""
 
 
-def prune(
-    model: Source,
-    output: str | os.PathLike[str] | None = None,
-    **options: Unpack[PruneKeywords],
-) -> PruneResult:
+def prune(model: Source, output: File | None = None, **options: Unpack[PruneKeywords]) -> PruneResult:
     """Remove the channels that matter least, with everything coupled to them, and write the smaller model.
 
     One of: `ratio`, the share of channels to remove from every prunable group (0 writes the model uncut but normalised:
@@ -132,7 +126,7 @@ def _require_one_amount(options: PruneOptions) -> None:
         raise NetadaptError("--global ranks all groups together", hint="give --ratio or --budget with it", code="usage")
 
 
-def _open(model: Source, output: str | os.PathLike[str] | None, options: PruneOptions) -> Model:
+def _open(model: Source, output: File | None, options: PruneOptions) -> Model:
     """The model, its outputs checked; weights stay in their file where nothing needs them all at once."""
     # What is run, or measured in bytes before it is there, is held in memory as a whole.
     needs_weights = options.check or not (options.data is options.budget is options.plan is None)
@@ -147,7 +141,7 @@ def _open(model: Source, output: str | os.PathLike[str] | None, options: PruneOp
     return source
 
 
-def _prune(source: Model, original: Trace, output: str | os.PathLike[str] | None, options: PruneOptions) -> PruneResult:
+def _prune(source: Model, original: Trace, output: File | None, options: PruneOptions) -> PruneResult:
     """Choose the channels of a traced model, cut it, prove the cut and write the result."""
     cost_model = CostModel(original.flat.proto)
     before = cost_at(original, cost_model, original.flat.shapes).to_resources(source.size_bytes)
@@ -167,14 +161,15 @@ def _prune(source: Model, original: Trace, output: str | os.PathLike[str] | None
     if options.reconstruct and samples is not None:
         small = _reconstructed(original, trace, cut.kept, samples)
     written = None
-    if output is not None and (proof is None or passed(proof)):
+    if output is not None and (proof is None or proof.exact):
         written = save(small, output, metadata=metadata, overwrite=options.overwrite, planned=interface)
         write_atomically(plan_file(written), plan_of(cut.kept, removed).encode())
-    result_type = PruneResult if _is_trainable(trace) else UntrainableResult
-    return result_type(
+    folded = trace.folded
+    untrainable = folded.unrunnable or folded.unrun or trace.subgraphs or trace.flat.untraced
+    return (UntrainableResult if untrainable else PruneResult)(
         before=before,
         after=cost_model(sizes).to_resources(file_bytes(small) if written is None else written.stat().st_size),
-        groups=_channels(trace, cut.kept),
+        groups={g.name: (g.channels, len(cut.kept.get(g.name, range(g.channels)))) for g in trace.prunable},
         verify=proof,
         model=written,
         met=cut.met,
@@ -217,20 +212,12 @@ def _removed_branches(trace: Trace, plan: Path) -> frozenset[str]:
     return removed
 
 
-def _channels(trace: Trace, kept: KeptIndices) -> dict[str, tuple[int, int]]:
-    """Channels before and after, by prunable group."""
-    return {g.name: (g.channels, len(kept[g.name]) if g.name in kept else g.channels) for g in trace.prunable}
-
-
 def _notes(trace: Trace, cut: _Cut, removed: frozenset[str], proof: Verification | None) -> list[str]:
     """What to know of a result."""
     branches = f"without {', '.join(sorted(removed))}" if removed else ""
-    return [*filter(None, [cut.note or branches]), *notes(trace), *_reservations(trace.folded, proof)]
-
-
-def _reservations(folded: FoldedModel, proof: Verification | None) -> list[str]:
-    """What the result rests on besides the rules."""
-    lines = [f"not proven: {folded.unrunnable}"] if folded.unrunnable and proof is None else []
+    folded, lines = trace.folded, [*filter(None, [cut.note or branches]), *notes(trace)]
+    # What the result rests on besides the rules.
+    lines += [f"not proven: {folded.unrunnable}"] if folded.unrunnable and proof is None else []
     lines += folded.unfinished
     if folded.unrun and proof is not None:  # `verify` refuses the proof where shapes are assumed
         lines.append(f"proven with random values for what cannot be run here: {', '.join(sorted(folded.unrun))}")
@@ -244,16 +231,6 @@ def _reservations(folded: FoldedModel, proof: Verification | None) -> list[str]:
 def plan_file(model: Path) -> Path:
     """Where `prune` writes the plan of the model that it writes."""
     return model.with_name(f"{model.name.removesuffix('.onnx')}.plan.toml")
-
-
-def passed(proof: Verification) -> bool:
-    """Whether pruned equals masked wherever that could be compared."""
-    return proof.exact
-
-
-def _is_trainable(trace: Trace) -> bool:
-    folded = trace.folded
-    return not (folded.unrunnable or folded.unrun or trace.subgraphs or trace.flat.untraced)
 
 
 # -- data, which only some criteria and the reconstruction look at ----------------------------------------------------
@@ -272,7 +249,7 @@ def _check_data(options: PruneOptions) -> None:
 
 
 def _proposing_sizes_of(
-    data: str | os.PathLike[str] | None, proto: onnx.ModelProto, shapes: Shapes | None, batch_size: int
+    data: File | None, proto: onnx.ModelProto, shapes: Shapes | None, batch_size: int
 ) -> AbstractContextManager[None]:
     """Where what is done inside needs the sizes of open axes, the error proposes those of the samples."""
     if data is None:
@@ -282,7 +259,7 @@ def _proposing_sizes_of(
     return proposing_sizes_of(data, proto, shapes, batch_size)
 
 
-def _training_samples(trace: Trace, data: str | os.PathLike[str], criterion: str | Criterion) -> Split:
+def _training_samples(trace: Trace, data: File, criterion: str | Criterion) -> Split:
     from netadapt_onnx.data.load_dataset import load_dataset
 
     return load_dataset(trace.folded, data, scored=criterion in ("taylor", "fisher")).train

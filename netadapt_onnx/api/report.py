@@ -12,6 +12,7 @@ import msgspec
 from netadapt_onnx.common import charts
 from netadapt_onnx.common.escape import escape_joined
 from netadapt_onnx.common.files import refuse_existing, write_atomically
+from netadapt_onnx.common.options import File
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.reporting import REPORT_FILE
@@ -35,8 +36,8 @@ class Report:
 
 
 def report(
-    runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    output: str | os.PathLike[str] | None = None,
+    runs: File | Sequence[File],
+    output: File | None = None,
     *,
     interactive: bool = False,
     overwrite: bool = False,
@@ -61,9 +62,8 @@ def report(
     'report.html'
     """
     if not charts.available():
-        raise NetadaptError(
-            "reports need vl-convert-python", hint="pip install 'netadapt-onnx[report]'", code="missing-package"
-        )
+        hint = "pip install 'netadapt-onnx[report]'"
+        raise NetadaptError("reports need vl-convert-python", hint=hint, code="missing-package")
     folders = [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(run) for run in runs]
     if not folders:
         raise NetadaptError("no run to report on", hint="name a directory given with -o", code="usage")

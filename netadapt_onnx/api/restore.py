@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from netadapt_onnx.common.files import refuse_existing
+from netadapt_onnx.common.options import File
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.search.netadapt import Step
@@ -26,9 +26,7 @@ class Restored:
     plan: Path
 
 
-def restore(
-    run: str | os.PathLike[str], iteration: int, output: str | os.PathLike[str], *, overwrite: bool = False
-) -> Restored:
+def restore(run: File, iteration: int, output: File, *, overwrite: bool = False) -> Restored:
     """Write the model that a run of `adapt` had after an iteration, before any final training.
 
     Args:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
+from netadapt_onnx.api.source import Source, open_model
 from netadapt_onnx.common.options import File, from_keywords
-from netadapt_onnx.common.progress import Progress, reporter
+from netadapt_onnx.common.progress import Progress, reporter, unheard
 from netadapt_onnx.common.provenance import file_hash, versions
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.model import Model, load
+from netadapt_onnx.graph.model import Model
 from netadapt_onnx.graph.original_file import as_given
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.execution import Execution, fingerprint
 from netadapt_onnx.profilers.table.predict import Table
-from netadapt_onnx.scaling.driver import LawSource, ScaleDriver
+from netadapt_onnx.scaling.driver import ScaleDriver
 from netadapt_onnx.scaling.latency_target import LatencyMeasurements
 from netadapt_onnx.scaling.network import ScalableNetwork
 from netadapt_onnx.scaling.options import ScaleOptions
@@ -39,14 +38,8 @@ from netadapt_onnx.training.weights import separate_statistics
 if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import ScaleKeywords
 
-Source = File | Model
 
-
-def scale(
-    model: Source | None = None,
-    data: str | os.PathLike[str] | None = None,
-    **options: Unpack[ScaleKeywords],
-) -> ScaleResult:
+def scale(model: Source | None = None, data: File | None = None, **options: Unpack[ScaleKeywords]) -> ScaleResult:
     """Find how the widths of `model` follow its size, and build and train networks of the target sizes.
 
     (NeuralScale; Lee & Lee, CVPR 2020.) Each of `target` ("params=0.25x", "latency=8ms", "macs=2x") makes a model in
@@ -70,20 +63,21 @@ def scale(
     if model is None:
         return _fit_alone(record)
     _require_enough(settings, data, has_law=settings.law is not None or record is not None)
-    source = model if isinstance(model, Model) else load(model)
+    source = open_model(model)
     network, dataset = _prepare(source, data, settings)
     parsed = None if settings.law is None else read_law(Path(settings.law), network.family, list(network.allowed))
     identity = _identity(network, dataset, settings)
     execution = Execution(settings.ep, settings.threads)
     execution.require(agent.environment())
     about = _about(network, dataset, settings, execution)
-    with _run_directory(settings.out, identity, settings.resume, about) as run:
-        progress, log = settings.progress or reporter(), settings.log or _quiet
+    directory = tempfile.TemporaryDirectory() if settings.out is None else nullcontext(settings.out)
+    with directory as out, Run.open(Path(out), identity, growing={}, resume=settings.resume, about=about) as run:
+        progress, log = settings.progress or reporter(), settings.log or unheard
         timed = _table(run, network, settings, execution, progress)
         original = as_given(source, network.trace.folded.proto)
         latency = LatencyMeasurements(run, network, timed, execution, original, log)
         trainer = None if dataset is None else NetworkTrainer(run, network, dataset, settings, progress, log)
-        result = ScaleDriver(run, network, settings, LawSource(parsed, record), trainer, latency, timed).result()
+        result = ScaleDriver(run, network, settings, parsed, record, trainer, latency, timed).result()
     return _without_files(result) if settings.out is None else result
 
 
@@ -104,11 +98,7 @@ def _require_enough(options: ScaleOptions, data: File | None, *, has_law: bool) 
         raise NetadaptError("no run directory", hint="name one with -o", code="usage")
 
 
-def _prepare(
-    source: Model,
-    data: File | None,
-    options: ScaleOptions,
-) -> tuple[ScalableNetwork, Dataset | None]:
+def _prepare(source: Model, data: File | None, options: ScaleOptions) -> tuple[ScalableNetwork, Dataset | None]:
     """Trace the model and read the data; both are checked before anything is written."""
     folded = fold_for(separate_statistics(source.proto), options.shapes, data, options.batch_size)
     network = ScalableNetwork(source, trace(folded))
@@ -149,19 +139,6 @@ def _about(
     }
 
 
-@contextmanager
-def _run_directory(
-    out: File | None, identity: Mapping[str, object], resume: bool, about: Mapping[str, object]
-) -> Iterator[Run]:
-    """The run directory; where none is named a temporary one."""
-    if out is not None:
-        with Run.open(Path(out), identity, growing={}, resume=resume, about=about) as run:
-            yield run
-        return
-    with tempfile.TemporaryDirectory() as folder, Run.open(Path(folder), identity, growing={}, resume=False) as run:
-        yield run
-
-
 def _table(
     run: Run,
     network: ScalableNetwork,
@@ -183,7 +160,3 @@ def _table(
 def _without_files(result: ScaleResult) -> ScaleResult:
     note = "the models were not kept: name a directory with -o"
     return replace(result, models=tuple(replace(m, model=None) for m in result.models), notes=(*result.notes, note))
-
-
-def _quiet(*_: object) -> None:
-    """Log nothing."""

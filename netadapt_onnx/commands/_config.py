@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from netadapt_onnx.errors import NetadaptError
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -30,12 +32,13 @@ def configured(
         table = None if file is None else config.read(file, section, _kind(section, options))
         if table is None:
             return
-        values = {name: getattr(table.value, name.replace("-", "_")) for name in options}
-        ctx.default_map = {
-            str(options[name].name): _checked(ctx, options[name], name, value, table.file, section, files)
-            for name, value in values.items()
-            if value is not None
-        }
+        ctx.default_map = {}
+        for name, option in options.items():
+            value = getattr(table.value, name.replace("-", "_"))
+            if value is not None:
+                folder = table.file.resolve().parent if isinstance(option.type, click.Path) or name in files else None
+                place = f"{table.file}: {section}.{name}"
+                ctx.default_map[str(option.name)] = _checked(ctx, option, value, place, folder)
 
     return click.option(
         "--config",
@@ -69,36 +72,22 @@ def _kind(section: str, options: Mapping[str, click.Option]) -> Any:
     return msgspec.defstruct(section, fields, frozen=True, forbid_unknown_fields=True, rename="kebab")
 
 
-def _checked(
-    ctx: click.Context,
-    option: click.Option,
-    name: str,
-    value: Any,
-    file: Path,
-    section: str,
-    files: Collection[str],
-) -> Any:
-    from netadapt_onnx.errors import NetadaptError
-
-    if isinstance(value, dict):
-        value = [f"{key}={amount}" for key, amount in value.items()]
-    texts = list(map(str, value)) if isinstance(value, list) else str(value)
-    if isinstance(option.type, click.Path) or name in files:
-        texts = [_relative_to(file, text) for text in texts] if isinstance(texts, list) else _relative_to(file, texts)
+def _checked(ctx: click.Context, option: click.Option, value: Any, place: str, folder: Path | None) -> Any:
+    """The value as the command line has it; paths start from `folder`, and errors name the `place`."""
     if option.is_flag:
         return value
-    if option.multiple and isinstance(texts, str):
-        texts = [texts]
+    if isinstance(value, dict):
+        value = [f"{key}={amount}" for key, amount in value.items()]
+    texts = [str(one) for one in (value if isinstance(value, list) else [value])]
+    if folder is not None:
+        parts = [text.rpartition("=") for text in texts]
+        texts = [f"{name}{equals}{folder / path}" for name, equals, path in parts]
+    words = texts if option.multiple else texts[0]
     try:
-        option.type_cast_value(ctx, texts)
+        option.type_cast_value(ctx, words)
     except click.BadParameter as error:
-        raise NetadaptError(f"{file}: {section}.{name}: {error.message.rstrip('.')}", code="config") from error
+        raise NetadaptError(f"{place}: {error.message.rstrip('.')}", code="config") from error
     except NetadaptError as error:  # out of its bounds
-        message = error.message.removeprefix(f"--{name} ")
-        raise NetadaptError(f"{file}: {section}.{name}: {message}", hint=error.hint, code="config") from error
-    return texts
-
-
-def _relative_to(file: Path, text: str) -> str:
-    name, equals, path = text.rpartition("=")
-    return f"{name}{equals}{file.resolve().parent / path}"
+        message = error.message.removeprefix(f"--{place.rpartition('.')[2]} ")
+        raise NetadaptError(f"{place}: {message}", hint=error.hint, code="config") from error
+    return words

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any, TypeVar
 
 import click
@@ -13,29 +14,34 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Value = TypeVar("Value")
 
 
-def once_each(pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
-    """The values by name of an option that may be repeated. Raises BadParameter for a name that comes twice."""
-    values: dict[str, Value] = {}
-    for name, value in pairs:
-        if name in values:
-            raise click.BadParameter(f"'{name}' is given twice")
-        values[name] = value
+def by_name(parse: Callable[[str], tuple[str, Value]]) -> Callable[..., dict[str, Value]]:
+    """A callback for an option that may be repeated: its values by name.
+
+    It raises BadParameter for a name that comes twice.
+    """
+
+    def values(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, Value]:
+        pairs = [parse(text) for text in texts]
+        names = [name for name, _ in pairs]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise click.BadParameter(f"'{twice}' is given twice")
+        return dict(pairs)
+
     return values
 
 
-def _shapes(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    if not texts:
-        return {}
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     from netadapt_onnx.graph.inputs import parse_shape
 
-    return once_each(parse_shape(text) for text in texts)
+    return parse_shape(text)
 
 
-def _pairs(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
-    for text in texts:
-        if "=" not in text:
-            raise click.BadParameter(f"'{text}' is not KEY=VALUE")
-    return once_each((key, value) for key, _, value in (text.partition("=") for text in texts))
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"'{text}' is not KEY=VALUE")
+    return key, value
 
 
 def _count_or_auto(_: click.Context, __: click.Parameter, text: str) -> int | str:
@@ -49,11 +55,16 @@ def _count_or_auto(_: click.Context, __: click.Parameter, text: str) -> int | st
 
 # How the texts of an option are read whose type is not one word or number.
 PARSERS: Mapping[str, Callable[..., Any]] = {
-    "Mapping[str, tuple[int, ...]]": _shapes,
-    "Mapping[str, Sequence[int]]": _shapes,
-    "Mapping[str, str]": _pairs,
+    "Mapping[str, tuple[int, ...]]": by_name(_shape),
+    "Mapping[str, Sequence[int]]": by_name(_shape),
+    "Mapping[str, str]": by_name(_pair),
     'int | Literal["auto"]': _count_or_auto,
 }
+
+
+def decorated(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """A decorator that adds several options to a command, in their order."""
+    return lambda function: reduce(lambda command, option: option(command), reversed(options), function)
 
 
 def click_option(declared: Declared, **changes: Any) -> Callable[[Command], Command]:
@@ -87,14 +98,8 @@ def declared(kind: type[Any], changes: Mapping[str, Mapping[str, Any]] | None = 
         kind: The dataclass.
         changes: By option, other arguments of `click.option`: how a text is read, for instance.
     """
-
-    def decorate(function: Command) -> Command:
-        for one in reversed([*declared_options(kind).values()]):
-            if one.option.on_command_line:
-                function = click_option(one, **(changes or {}).get(one.name, {}))(function)
-        return function
-
-    return decorate
+    options = [one for one in declared_options(kind).values() if one.option.on_command_line]
+    return decorated(*(click_option(one, **(changes or {}).get(one.name, {})) for one in options))
 
 
 def keywords_of(options: Mapping[str, Any]) -> dict[str, Any]:

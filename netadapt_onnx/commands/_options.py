@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.api.options import GateOptions
-from netadapt_onnx.commands._declared import Command, click_option
+from netadapt_onnx.commands._declared import Command, click_option, decorated
+from netadapt_onnx.common.amounts import parse_amount, parse_seconds
 from netadapt_onnx.common.options import SharedOptions, declared_options
 
 if TYPE_CHECKING:
@@ -21,19 +22,23 @@ VERBOSITY = "netadapt_onnx.verbosity"
 MODEL = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 SHAPE = click_option(declared_options(SharedOptions)["shapes"])
-BATCH_SIZE = click_option(declared_options(SharedOptions)["batch_size"], type=click.IntRange(min=1))
-ATTENTION = click.option(
-    "--attention",
-    default="heads",
-    show_default=True,
-    type=click.Choice(["heads", "dims"]),
-    help="What goes of attention: whole heads, or the same dimensions of every head.",
-)
-RESIZE_IO = click.option(
-    "--resize-io",
-    multiple=True,
-    metavar="NAME",
-    help="Let this graph input or output (a state, a cache) change its shape; may be repeated.",
+# What the file leaves open.
+shaped = decorated(SHAPE, click_option(declared_options(SharedOptions)["batch_size"], type=click.IntRange(min=1)))
+# Surgery's choices.
+chosen = decorated(
+    click.option(
+        "--attention",
+        default="heads",
+        show_default=True,
+        type=click.Choice(["heads", "dims"]),
+        help="What goes of attention: whole heads, or the same dimensions of every head.",
+    ),
+    click.option(
+        "--resize-io",
+        multiple=True,
+        metavar="NAME",
+        help="Let this graph input or output (a state, a cache) change its shape; may be repeated.",
+    ),
 )
 
 
@@ -69,7 +74,7 @@ def _source(context: click.Context, _: click.Parameter, text: str | None) -> Dat
 
 def data_options(*, required: bool = True, use: str = "Samples") -> Callable[[Command], Command]:
     """`--data` and what says how it is read; the command gets them as one `DataSource`."""
-    options = [
+    return decorated(
         click.option(
             "--data",
             required=required,
@@ -88,23 +93,11 @@ def data_options(*, required: bool = True, use: str = "Samples") -> Callable[[Co
         click.option("--crop", metavar="N|HxW", help="Pictures: then their middle.", **_EARLY),
         click.option("--mean", metavar="X[,X,X]", help="Bytes become (x / 255 - mean) / std, per channel.", **_EARLY),
         click.option("--std", metavar="X[,X,X]", help="See --mean.", **_EARLY),
-    ]
-
-    def decorate(function: Command) -> Command:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
+    )
 
 
 _EARLY: dict[str, Any] = {"is_eager": True, "expose_value": False, "callback": _keep_reading}
 DATA = data_options()
-
-
-def chosen(function: Command) -> Command:
-    """`--attention` and `--resize-io`: surgery's choices."""
-    return ATTENTION(RESIZE_IO(function))
 
 
 def seen_as(
@@ -125,26 +118,19 @@ def _verbosity(context: click.Context, option: click.Parameter, is_set: bool) ->
         context.meta[VERBOSITY] = option.name
 
 
-def common(function: Command) -> Command:
-    """`-v`, `-q`, `--json`, `--debug`: read by the frame (`cli.py`) and the renderer, in every command's help."""
-    flag: dict[str, Any] = {"is_flag": True, "expose_value": False}
-    function = click.option("--debug", **flag, help="Show tracebacks and warnings.")(function)
-    quiet = "No progress, and not what to run next."
-    function = click.option("-q", "--quiet", **flag, callback=_verbosity, help=quiet)(function)
-    verbose = "Say what happens on stderr, also where it is no terminal."
-    function = click.option("-v", "--verbose", **flag, callback=_verbosity, help=verbose)(function)
-    return click.option("--json", **flag, help="One JSON document on stdout.")(function)
-
-
-def shaped(function: Command) -> Command:
-    """`--shape` and `--batch-size`: what the file leaves open."""
-    return SHAPE(BATCH_SIZE(function))
+_FLAG: dict[str, Any] = {"is_flag": True, "expose_value": False}
+_VERBOSE = "Say what happens on stderr, also where it is no terminal."
+# Read by the frame (`cli.py`) and the renderer, in every command's help.
+common = decorated(
+    click.option("--json", **_FLAG, help="One JSON document on stdout."),
+    click.option("-v", "--verbose", **_FLAG, callback=_verbosity, help=_VERBOSE),
+    click.option("-q", "--quiet", **_FLAG, callback=_verbosity, help="No progress, and not what to run next."),
+    click.option("--debug", **_FLAG, help="Show tracebacks and warnings."),
+)
 
 
 def seconds(_: click.Context, __: click.Parameter, text: str) -> float:
     """How click reads a duration."""
-    from netadapt_onnx.common.amounts import parse_seconds
-
     amount = parse_seconds(text)
     if amount is None:
         raise click.BadParameter(f"'{text}' is not a duration such as 60s or 2m")
@@ -152,8 +138,6 @@ def seconds(_: click.Context, __: click.Parameter, text: str) -> float:
 
 
 def _bytes(_: click.Context, __: click.Parameter, text: str) -> int:
-    from netadapt_onnx.common.amounts import parse_amount
-
     amount = parse_amount("memory", text)
     if amount is None or amount[1] or amount[0] < 1e6:
         raise click.BadParameter(f"'{text}' is not an amount of memory such as 4GB")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +13,20 @@ from netadapt_onnx.commands._config import configured
 from netadapt_onnx.commands._declared import declared, keywords_of
 from netadapt_onnx.commands._options import DATA, MODEL, common, seen_as
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
 from netadapt_onnx.common.escape import escape
 from netadapt_onnx.errors import NetadaptError, is_interruption
 from netadapt_onnx.reporting import REPORT_FILE
+from netadapt_onnx.reporting.table_rows import result_rows, scores, target_cells, verdict
 from netadapt_onnx.search.options import AdaptOptions
 
 if TYPE_CHECKING:
     from netadapt_onnx.data.source import DataSource
-    from netadapt_onnx.search.netadapt import Step
     from netadapt_onnx.search.result import AdaptResult, Deployed, DryRun, Latency
 
 # Widths of more groups than this would fill the screen; every iteration's plan.toml has them.
 MOST_WIDTHS = 24
+VERDICTS = {True: "met", False: "MISSED", None: "predicted to be met"}
 
 
 @click.command("adapt")
@@ -46,7 +48,6 @@ def command(model: Path, data: DataSource, out: Path | None, dry_run: bool, **op
     """
     from netadapt_onnx.api import adapt as api
     from netadapt_onnx.api.report import write_report
-    from netadapt_onnx.common import render
 
     keywords = keywords_of(options)
     if dry_run:
@@ -77,8 +78,6 @@ def answered(result: AdaptResult, text: Callable[[Any], str], hint: str) -> Comm
 
 
 def _plan(planned: DryRun) -> str:
-    from netadapt_onnx.common import render
-
     rows = [
         [p.group, *p.channels, *(render.amount(name, value) for name, value in p.resources.items())]
         for p in planned.proposals
@@ -96,21 +95,11 @@ def _plan(planned: DryRun) -> str:
 
 def _models(result: AdaptResult) -> str:
     """A row per target, where there were several."""
-    from netadapt_onnx.common import render
-
     if len(result.models) < 2:
         return ""
     rows = [
-        [
-            m.budget,
-            _verdict(m.met, m.stopped),
-            render.count(m.after.macs),
-            render.count(m.after.params),
-            render.milliseconds(m.after.latency_ms),
-            render.score(m.accuracy.metric, m.accuracy.after),
-            m.model,
-        ]
-        for m in result.models
+        [model.budget, verdict(model.met, model.stopped, VERDICTS), *target_cells(model), model.model]
+        for model in result.models
     ]
     return render.table(
         rows, ["target", "", "macs", "params", "latency", result.accuracy.metric, "model"], text_columns=2
@@ -118,8 +107,6 @@ def _models(result: AdaptResult) -> str:
 
 
 def _latency(name: str, latency: Latency) -> str:
-    from netadapt_onnx.common import render
-
     low, high = latency.ci95
     return (
         f"{name} measured in turn with the original, in {latency.sessions} fresh sessions each: {latency.ratio:.3f}x "
@@ -130,14 +117,11 @@ def _latency(name: str, latency: Latency) -> str:
 
 
 def _deployed(deployed: Deployed) -> str:
-    from netadapt_onnx.common import render
-
-    change, (before, after) = deployed.accuracy, deployed.size_bytes
+    change, (before, after) = deployed.accuracy, scores(deployed.accuracy)
+    smaller = [render.size(size) for size in deployed.size_bytes]
     return (
         f"deployed as {deployed.precision} ({deployed.file}): {change.metric} ({change.split}) "
-        f"{render.score(change.metric, change.before)} before, "
-        f"{render.score(change.metric, change.after)} after; "
-        f"{render.amount('size', before)} before, {render.amount('size', after)} after"
+        f"{before} before, {after} after; {smaller[0]} before, {smaller[1]} after"
         + "".join(
             f"; on {name} {render.score(change.metric, on_device.accuracy)}, here "
             f"{render.score(change.metric, on_device.here)} of the same {on_device.samples} samples"
@@ -146,54 +130,30 @@ def _deployed(deployed: Deployed) -> str:
     )
 
 
-def _verdict(met: bool | None, stopped: str) -> str:
-    if met is None:
-        return "could not be judged" if stopped == "could-not-judge" else "predicted to be met"
-    return "met" if met else "MISSED"
-
-
 def text(result: AdaptResult, run: Path, model: Path, data: DataSource, shapes: Sequence[str] = ()) -> str:
     """What happened, as tables, and what to try next, with the `shapes` that were given."""
-    from netadapt_onnx.common import render
-
-    accuracy = result.accuracy
     changed = [[name, *counts] for name, counts in result.groups.items()]
     parts = [
-        history(run, accuracy.metric),
+        history(run, result.accuracy.metric),
         _models(result),
         render.table(changed, ["group", "channels before", "after"]),
         f"without the branches {', '.join(result.removed)}" if result.removed else "",
-        render.table(
-            [
-                *render.cost_rows(asdict(result.before), asdict(result.after)),
-                *render.normalised_rows(result.before.latency_ms, result.normalised),
-                [
-                    f"{accuracy.metric} ({accuracy.split})",
-                    *(render.score(accuracy.metric, value) for value in (accuracy.before, accuracy.after)),
-                    "",
-                ],
-            ],
-            ["", "before", "after", "left"],
-        ),
+        render.table(result_rows(result), ["", "before", "after", "left"]),
     ]
-    if result.deployed:
-        parts.append(_deployed(result.deployed))
-    for name, latency in result.latencies.items():
-        parts.append(_latency(name, latency))
+    parts += [_deployed(result.deployed)] if result.deployed else []
+    parts += [_latency(name, latency) for name, latency in result.latencies.items()]
     for name, comparison in result.measured.items():
         parts.append(f"{name} measured beside the original: {comparison.ratio:.3f}x, {comparison.after:.4g}")
-    parts += [*result.notes]
-    verdict = "; ".join(f"{limit.budget} {_verdict(limit.met, result.stopped)}" for limit in result.limits)
-    parts.append(f"{verdict} after {result.iterations} iterations and {result.seconds:.0f} s\nwrote {result.model}")
-    page = run / REPORT_FILE
-    parts[-1] += f" and {escape(page)}" if page.exists() else ""
+    parts += result.notes
+    ends = "; ".join(f"{limit.budget} {verdict(limit.met, result.stopped, VERDICTS)}" for limit in result.limits)
+    page = f" and {escape(run / REPORT_FILE)}" if (run / REPORT_FILE).exists() else ""
+    parts.append(f"{ends} after {result.iterations} iterations and {result.seconds:.0f} s\nwrote {result.model}{page}")
     parts.append(render.next_command("evaluate", model, result.model, *data.flags, *shapes))
     return "\n\n".join(filter(None, parts))
 
 
 def history(run: Path, metric: str) -> str:
     """A row per iteration: what was cut, accuracy, resources predicted and measured, all widths; empty without any."""
-    from netadapt_onnx.common import render
     from netadapt_onnx.common.escape import printable_copy
     from netadapt_onnx.search.netadapt import Step
     from netadapt_onnx.search.run_directory.journal import read_history
@@ -201,31 +161,21 @@ def history(run: Path, metric: str) -> str:
     steps = printable_copy(read_history(run, Step))
     if not steps:
         return ""
-    budgeted = _budgeted(steps)
     measured = list(dict.fromkeys(name for step in steps for name in step.accepted.measured))
+    # The resources that drove a step, in the order in which they did, and others that were measured.
+    resources = list(dict.fromkeys([*(step.driver for step in steps), *measured]))
     headers = ["iteration", "group", "channels", "then", "accuracy*"]
-    for name in dict.fromkeys((*budgeted, *measured)):
+    for name in resources:
         headers += [name if render.is_counted(name) else f"{name} predicted"]
         headers += ["measured (95%)"] if name in measured else []
     wide = len(steps[0].widths) > MOST_WIDTHS
     rows = []
     for step in steps:
         row = [step.iteration, step.group, *step.channels, render.score(metric, step.accepted.accuracy)]
-        for name in dict.fromkeys((*budgeted, *measured)):
-            row.append(_amount(name, step.resources[name]))
+        for name in resources:
+            row.append(render.amount(name, step.resources[name]))
             if name in measured:
                 row.append(render.measured(name, step.accepted.measured, step.accepted.measured_ci95))
         rows.append(row if wide else [*row, " ".join(map(str, step.widths.values()))])
     table = render.table(rows, headers if wide else [*headers, "widths"], text_columns=2)
     return f"{table}\n* on held-out samples, before the final training"
-
-
-def _budgeted(steps: list[Step]) -> list[str]:
-    """The resources that drove a step, in the order in which they did."""
-    return list(dict.fromkeys(step.driver for step in steps))
-
-
-def _amount(resource: str, value: float) -> str:
-    from netadapt_onnx.common import render
-
-    return render.amount(resource.partition("@")[0], value)

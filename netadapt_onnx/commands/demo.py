@@ -9,6 +9,7 @@ import click
 
 from netadapt_onnx.commands._options import OVERWRITE, common
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
 from netadapt_onnx.common.escape import shell_command
 
 
@@ -34,7 +35,6 @@ def command(folder: Path, overwrite: bool) -> CommandResult:
     from netadapt_onnx.api.demo import DATA, MODEL, TABLE, demo
     from netadapt_onnx.api.report import write_report
     from netadapt_onnx.commands.adapt import answered, text
-    from netadapt_onnx.common import render
     from netadapt_onnx.data.source import DataSource
 
     with render.progress_bar("the demo") as log:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from netadapt_onnx.commands._options import MEMORY_LIMIT, TIMEOUT, common, seen_as, shaped
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
 
 if TYPE_CHECKING:
     from netadapt_onnx.gating.compare import Diff
@@ -23,15 +24,7 @@ if TYPE_CHECKING:
 @MEMORY_LIMIT
 @shaped
 @common
-def command(
-    a: str,
-    b: str,
-    form: str,
-    timeout_s: float,
-    memory_bytes: int,
-    shapes: dict[str, tuple[int, ...]],
-    batch_size: int,
-) -> CommandResult:
+def command(a: str, b: str, form: str, **options: Any) -> CommandResult:
     """Show what changed from model A to model B: totals, layers, opset, inputs, outputs and metadata.
 
     `git:REV` in the place of one is the other as it was at that revision. Neither model is run.
@@ -40,19 +33,15 @@ def command(
     Examples:  netadapt-onnx diff before.onnx after.onnx
                netadapt-onnx diff git:main model.onnx --format markdown
     """
-    from netadapt_onnx.common import render
-
     with render.spinner("comparing"):
         from netadapt_onnx.api.diff import diff
 
-        result = diff(a, b, shapes=shapes, batch_size=batch_size, timeout_s=timeout_s, memory_bytes=memory_bytes)
-    return CommandResult(
-        result, lambda _: _text(result, form, a, b, seen_as(shapes, batch_size)), is_escaped=form == "markdown"
-    )
+        result = diff(a, b, **options)
+    seen = seen_as(options["shapes"], options["batch_size"])
+    return CommandResult(result, lambda _: _text(result, form, a, b, seen), is_escaped=form == "markdown")
 
 
 def _text(result: Diff, form: str, a: str, b: str, seen: list[str]) -> str:
-    from netadapt_onnx.common import render
     from netadapt_onnx.gating.formats import differences
 
     if form == "markdown":

@@ -10,6 +10,7 @@ import click
 
 from netadapt_onnx.commands._options import common
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.env import Environment
@@ -24,8 +25,6 @@ def command() -> CommandResult:
     Examples:  netadapt-onnx env
                netadapt-onnx env --json
     """
-    from netadapt_onnx.common import render
-
     with render.spinner("looking around"):
         from netadapt_onnx.api.env import environment
 
@@ -40,8 +39,6 @@ def _plain(value: object) -> str:
 
 
 def _text(result: Environment) -> str:
-    from netadapt_onnx.common import render
-
     rows = [[name, version] for name, version in result.versions.items()]
     rows += [["providers", ", ".join(result.providers)], ["cores", str(result.cores)]]
     width = min(80, shutil.get_terminal_size().columns - 16)

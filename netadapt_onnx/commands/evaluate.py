@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from netadapt_onnx.api.options import EvaluateOptions
 from netadapt_onnx.commands._declared import declared, keywords_of
 from netadapt_onnx.commands._options import DATA, common, seen_as
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.evaluate import Evaluation, ModelEvaluation
@@ -32,8 +32,6 @@ def command(models: tuple[Path, ...], data: DataSource, resource: str | None, **
     \b
     Example:  netadapt-onnx evaluate model.onnx run/model.onnx --data data.npz --split test
     """
-    from netadapt_onnx.common import render
-
     with render.spinner("evaluating"):
         from netadapt_onnx.api.evaluate import evaluate
 
@@ -42,10 +40,8 @@ def command(models: tuple[Path, ...], data: DataSource, resource: str | None, **
 
 
 def _text(result: Evaluation, seen: list[str]) -> str:
-    from netadapt_onnx.common import render
-
     first = result.models[0]
-    costs = [render.cost_rows(asdict(m.resources)) for m in result.models]
+    costs = [render.cost_rows(m.resources) for m in result.models]
     headers = ["model", f"{first.metric} ({first.split})", *(row[0] for row in costs[0])]
     headers += ["latency", "95% interval"] if first.latency_ms else []
     headers += ["energy"] if first.energy_mj is not None else []
@@ -64,8 +60,6 @@ def _text(result: Evaluation, seen: list[str]) -> str:
 
 
 def _latency(model: ModelEvaluation) -> list[str]:
-    from netadapt_onnx.common import render
-
     if model.latency_ms is None:
         return []
     low, high = model.latency_ms.ci95

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from netadapt_onnx.commands._options import OVERWRITE, SHAPE, common
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.export import ExportResult
@@ -22,14 +23,7 @@ if TYPE_CHECKING:
 @OVERWRITE
 @SHAPE
 @common
-def command(
-    factory: str,
-    output: Path,
-    exporter: Literal["dynamo", "legacy"],
-    opset: int | None,
-    overwrite: bool,
-    shapes: dict[str, tuple[int, ...]],
-) -> CommandResult:
+def command(factory: str, output: Path, **options: Any) -> CommandResult:
     """Export the module that FUNCTION of FILE.py returns, with its example inputs: (module, inputs).
 
     A function that returns a module alone needs its inputs' shapes: --shape NAME=1x3x224x224.
@@ -37,18 +31,14 @@ def command(
     \b
     Example:  netadapt-onnx export net.py:make -o net.onnx
     """
-    from netadapt_onnx.common import render
-
     with render.spinner("exporting"):
         from netadapt_onnx.api.export import export
 
-        result = export(factory, output, exporter=exporter, opset=opset, shapes=shapes, overwrite=overwrite)
+        result = export(factory, output, **options)
     return CommandResult(result, _text)
 
 
 def _text(result: ExportResult) -> str:
-    from netadapt_onnx.common import render
-
     batch = "a dynamic batch" if result.dynamic_batch else "a fixed batch: torch could not export a dynamic one"
     return (
         f"wrote {result.model}: {render.count(result.params)} parameters, {batch}; onnxruntime agrees with torch "

@@ -11,6 +11,8 @@ from netadapt_onnx.api.options import FinetuneOptions
 from netadapt_onnx.commands._declared import declared, keywords_of
 from netadapt_onnx.commands._options import DATA, MODEL, common, seen_as
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
+from netadapt_onnx.reporting.table_rows import scores
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.finetune import FinetuneResult
@@ -41,8 +43,6 @@ def command(model: Path, data: DataSource, output: Path, **options: Any) -> Comm
     \b
     Example:  netadapt-onnx finetune small.onnx --teacher model.onnx --data data.npz -o tuned.onnx
     """
-    from netadapt_onnx.common import render
-
     with render.progress_bar("training") as log:
         from netadapt_onnx.api.finetune import finetune
 
@@ -51,10 +51,8 @@ def command(model: Path, data: DataSource, output: Path, **options: Any) -> Comm
 
 
 def _text(result: FinetuneResult, model: Path, data: DataSource, shapes: list[str]) -> str:
-    from netadapt_onnx.common import render
-
     accuracy = result.accuracy
-    before, after = (render.score(accuracy.metric, value) for value in (accuracy.before, accuracy.after))
+    before, after = scores(accuracy)
     how = f"learning rate {result.lr:.3g}"
     if result.lr_test is not None:
         how += f" (range test of {len(result.lr_test['rates'])} steps)"

@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.api.options import GateOptions
-from netadapt_onnx.commands._declared import declared, keywords_of, once_each
+from netadapt_onnx.commands._declared import by_name, declared, keywords_of
 from netadapt_onnx.commands._options import SANDBOX, common, data_options, seen_as
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
 
 if TYPE_CHECKING:
     from netadapt_onnx.data.source import DataSource
+    from netadapt_onnx.gating.result import Gate
 
 FORMATS = ("text", "json", "github", "junit", "markdown")
-
-
-def _outputs(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, Path]:
-    return once_each(_output(text) for text in texts)
 
 
 def _output(text: str) -> tuple[str, Path]:
@@ -36,7 +34,11 @@ def _output(text: str) -> tuple[str, Path]:
 @declared(GateOptions, SANDBOX)
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", help="What stdout gets.  [default: text]")
 @click.option(
-    "--output", multiple=True, callback=_outputs, metavar="FORMAT=FILE", help="Write a report too; may be repeated."
+    "--output",
+    multiple=True,
+    callback=by_name(_output),
+    metavar="FORMAT=FILE",
+    help="Write a report too; may be repeated.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing reports.")
 @common
@@ -60,7 +62,6 @@ def command(
                netadapt-onnx gate model.onnx --update-baseline
     """
     from netadapt_onnx.api.gate import gate
-    from netadapt_onnx.common import render
     from netadapt_onnx.gating.reports import refuse, report, write
 
     refuse(output, overwrite)
@@ -68,19 +69,17 @@ def command(
         result = gate(models, data=data, **keywords_of(options))
     write(result, output, (form, *output))
     seen = seen_as(options["shapes"], options["batch_size"])
-    paths = [str(model.path) for model in result.models]
-    follow = (
-        ""
-        if form != "text" or not paths or result.error
-        else "\n" + render.next_command(*_follow(paths, result.ok, options["baseline"]), *seen)
-    )
+    follow = _follow(result, options["baseline"], seen) if form == "text" else ""
     return CommandResult(
         result, lambda _: report(result, form) + follow, ok=result.ok, error=result.error, is_escaped=True
     )
 
 
-def _follow(models: Sequence[str], ok: bool, baseline: str | None) -> tuple[str, ...]:
+def _follow(result: Gate, baseline: str | None, seen: Sequence[str]) -> str:
     """Where a limit is exceeded, what the model consists of; else how its numbers are kept for the next time."""
-    if not ok and baseline is not None and baseline.startswith("git:"):
-        return "diff", baseline, models[0]
-    return ("gate", *models, "--update-baseline") if ok else ("inspect", models[0])
+    paths = [str(model.path) for model in result.models]
+    if not paths or result.error:
+        return ""
+    before = ["diff", baseline] if baseline is not None and baseline.startswith("git:") else ["inspect"]
+    words = ["gate", *paths, "--update-baseline"] if result.ok else [*before, paths[0]]
+    return "\n" + render.next_command(*words, *seen)

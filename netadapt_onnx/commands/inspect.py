@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +13,8 @@ from netadapt_onnx.api.options import InspectOptions
 from netadapt_onnx.commands._declared import declared, keywords_of
 from netadapt_onnx.commands._options import MODEL, chosen, common, data_options, seen_as
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import charts, render
+from netadapt_onnx.errors import NetadaptError
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.inspect import Inspection, Sensitive
@@ -46,7 +48,6 @@ def command(
                netadapt-onnx inspect model.onnx --sensitivity --data data.npz
     """
     from netadapt_onnx.api.inspect import Sensitive, inspect
-    from netadapt_onnx.common import render
     from netadapt_onnx.surgery.labels import Choices
 
     if plot is not None:
@@ -72,8 +73,6 @@ def _shown(result: Inspection, model: Path, options: list[str]) -> str:
 
 def _may_plot(file: Path, sensitivity: bool, overwrite: bool, model: Path) -> None:
     from netadapt_onnx.api.source import prepare_output
-    from netadapt_onnx.common import charts
-    from netadapt_onnx.errors import NetadaptError
 
     if not sensitivity:
         raise click.UsageError("--plot draws --sensitivity")
@@ -86,9 +85,7 @@ def _may_plot(file: Path, sensitivity: bool, overwrite: bool, model: Path) -> No
 
 def _plot(result: Sensitive, file: Path) -> Sensitive:
     """Draw accuracy over the share of channels left, a line per group; a note says why where that fails."""
-    from netadapt_onnx.common import charts
     from netadapt_onnx.common.files import write_atomically
-    from netadapt_onnx.errors import NetadaptError
 
     curves = result.sensitivity
     names = list(dict.fromkeys(row.group for row in curves.groups))
@@ -104,8 +101,6 @@ def _plot(result: Sensitive, file: Path) -> Sensitive:
 
 def _sensitivity(result: Sensitivities) -> str:
     """A row per group, most sensitive first."""
-    from netadapt_onnx.common import render
-
     by_group: dict[str, list[Sensitivity]] = {}
     for row in result.groups:
         by_group.setdefault(row.group, []).append(row)
@@ -127,8 +122,6 @@ def _sensitivity(result: Sensitivities) -> str:
 
 
 def _explanation(explanations: tuple[Explanation, ...]) -> str:
-    from netadapt_onnx.common import render
-
     parts = []
     for explanation in explanations:
         group = explanation.group
@@ -137,10 +130,9 @@ def _explanation(explanations: tuple[Explanation, ...]) -> str:
             f"group {group.name}: {group.channels} channels in steps of {group.step}, at least {group.floor}; {state}\n"
             f"layers: {', '.join(group.layers)}"
         )
-        rows = [[p.tensor, p.axis, f"{p.positions} of {p.length}"] for p in explanation.constants]
-        parts.append(render.table(rows, ["constant", "axis", "positions"]))
-        rows = [[p.tensor, p.axis, f"{p.positions} of {p.length}"] for p in explanation.tensors]
-        parts.append(render.table(rows, ["tensor", "axis", "positions"]))
+        for title, places in (("constant", explanation.constants), ("tensor", explanation.tensors)):
+            rows = [[place.tensor, place.axis, f"{place.positions} of {place.length}"] for place in places]
+            parts.append(render.table(rows, [title, "axis", "positions"]))
         parts.extend(f"pinned: {reason}" for reason in explanation.pins)
         if freed := _freed_by(group):
             parts.append(f"free to go with the states it runs through: {freed}")
@@ -164,7 +156,6 @@ def _reason(group: Group) -> str:
 def _next(result: Inspection, model: Path, options: list[str]) -> str:
     """How to prune it, if anything can be: the states that pin everything are let go."""
     from netadapt_onnx.api.inspect import Unprovable
-    from netadapt_onnx.common import render
     from netadapt_onnx.surgery.groups import resize_io_of
 
     if isinstance(result, Unprovable):  # without an output a cut is proven
@@ -179,9 +170,8 @@ def _next(result: Inspection, model: Path, options: list[str]) -> str:
 
 def _text(result: Inspection, model: Path, options: list[str]) -> str:
     from netadapt_onnx.api.inspect import Cautioned, RunsOtherwise
-    from netadapt_onnx.common import render
 
-    rows = render.cost_rows(asdict(result.model))
+    rows = render.cost_rows(result.model)
     notes = result.notes if isinstance(result, Cautioned) else ()
     if isinstance(result, RunsOtherwise):
         rows.append(["latency, normalised", render.milliseconds(result.normalised_ms)])

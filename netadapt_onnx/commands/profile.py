@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from netadapt_onnx.api.options import ProfileOptions
 from netadapt_onnx.commands._declared import declared, keywords_of
 from netadapt_onnx.commands._options import MODEL, common, data_options, seconds, seen_as
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
 from netadapt_onnx.common.escape import escape, shell_command
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ class Profile(click.Command):
     @property
     def subcommands(self) -> dict[str, click.Command]:
         """The subcommands by name."""
-        return {n: importlib.import_module(f"netadapt_onnx.commands.profile_{n}").command for n in ("bundle", "import")}
+        from netadapt_onnx.commands.profile_bundle import bundle_command, import_command
+
+        return {"bundle": bundle_command, "import": import_command}
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -58,8 +60,6 @@ def command(model: Path, table: Path, data: DataSource | None, **options: Any) -
                netadapt-onnx profile model.onnx --table cpu.jsonl --per-layer
                netadapt-onnx profile model.onnx --table pi.jsonl --device ssh://pi@raspberrypi
     """
-    from netadapt_onnx.common import render
-
     logged: list[str] = []
     with render.progress_bar("profiling") as shown:
         from netadapt_onnx.api.profile import profile
@@ -102,14 +102,10 @@ def _takes(result: ProfileResult, model: Path, seen: Sequence[str]) -> str:
 
 
 def _timed(latency: Latency) -> str:
-    from netadapt_onnx.common import render
-
     return f"{render.milliseconds(latency.median)} (95%: {latency.ci95[0]:.3g} to {latency.ci95[1]:.3g} ms)"
 
 
 def _text(result: ProfileResult, model: Path, logged: Sequence[str], seen: Sequence[str] = ()) -> str:
-    from netadapt_onnx.common import render
-
     lines = [
         f"{result.table}: {result.cells} cells in {result.seconds:.0f} s on {result.device['cpu']}, "
         f"{result.device['ep']}, threads: {result.device['threads']}",

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from netadapt_onnx.api.options import PruneOptions
-from netadapt_onnx.commands._declared import declared, keywords_of, once_each
+from netadapt_onnx.commands._declared import by_name, declared, keywords_of
 from netadapt_onnx.commands._options import MODEL, chosen, common, data_options, seen_as
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.prune import PruneResult
     from netadapt_onnx.data.source import DataSource
     from netadapt_onnx.surgery.verify.prove import Verification
-
-
-def _keep(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
-    return once_each(_group_and_amount(text) for text in texts)
 
 
 def _group_and_amount(text: str) -> tuple[str, str]:
@@ -34,7 +30,7 @@ def _group_and_amount(text: str) -> tuple[str, str]:
 @MODEL
 @click.option("-o", "output", type=click.Path(path_type=Path), help="Write the pruned model here.")
 @data_options(required=False, use="Training samples for --reconstruct and for the criteria that need them")
-@declared(PruneOptions, {"keep": {"callback": _keep}})
+@declared(PruneOptions, {"keep": {"callback": by_name(_group_and_amount)}})
 @chosen
 @common
 def command(
@@ -54,14 +50,13 @@ def command(
                netadapt-onnx prune model.onnx --ratio 0.5 --global --criterion fisher --data data.npz -o small.onnx
                netadapt-onnx prune model.onnx --plan small.plan.toml -o again.onnx
     """
-    from netadapt_onnx.api.prune import passed, prune
-    from netadapt_onnx.common import render
+    from netadapt_onnx.api.prune import prune
     from netadapt_onnx.surgery.labels import Choices
 
     with render.spinner("pruning"):
         choices = Choices(attention, resize_io)
         result = prune(model, output, data=data, choices=choices, **keywords_of(options))
-    proven = result.verify is None or passed(result.verify)
+    proven = result.verify is None or result.verify.exact
     # Of the written model: states that were cut have other sizes than the original's, which then cannot teach them.
     training = [*(() if resize_io else ("--teacher", str(model))), *(data.flags if data else ("--data", "DATA.npz"))]
     training += ["-o", "tuned.onnx", *seen_as(options["shapes"])]
@@ -70,13 +65,12 @@ def command(
 
 def _text(result: PruneResult, proven: bool, training: list[str]) -> str:
     from netadapt_onnx.api.prune import UntrainableResult
-    from netadapt_onnx.common import render
 
     parts = [
         render.table(
             [[name, *counts] for name, counts in result.groups.items()], ["group", "channels before", "after"]
         ),
-        render.table(render.cost_rows(asdict(result.before), asdict(result.after)), ["", "before", "after", "left"]),
+        render.table(render.cost_rows(result.before, result.after), ["", "before", "after", "left"]),
     ]
     if result.verify is not None:
         parts.append(_proof(result.verify, proven))

@@ -8,6 +8,7 @@ import click
 
 from netadapt_onnx.commands._options import OVERWRITE, common
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
 
 
 @click.command("report")
@@ -25,8 +26,6 @@ def command(runs: tuple[Path, ...], output: Path | None, interactive: bool, over
     Examples:  netadapt-onnx report run
                netadapt-onnx report run1 run2 -o compared.html
     """
-    from netadapt_onnx.common import render
-
     with render.spinner("drawing"):
         from netadapt_onnx.api.report import report
 

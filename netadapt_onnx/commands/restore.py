@@ -9,6 +9,7 @@ import click
 
 from netadapt_onnx.commands._options import OVERWRITE, common
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.restore import Restored
@@ -26,8 +27,6 @@ def command(run: Path, iteration: int, output: Path, overwrite: bool) -> Command
     \b
     Example:   netadapt-onnx restore run --iteration 4 -o larger.onnx
     """
-    from netadapt_onnx.common import render
-
     with render.spinner("restoring"):
         from netadapt_onnx.api.restore import restore
 
@@ -36,8 +35,6 @@ def command(run: Path, iteration: int, output: Path, overwrite: bool) -> Command
 
 
 def _text(result: Restored) -> str:
-    from netadapt_onnx.common import render
-
     rows = [[name, width] for name, width in result.widths.items()]
     text = f"iteration {result.iteration}: {render.percent(result.accuracy)} on held-out samples\nwrote {result.model}"
     follow = render.next_command("prune", "ORIGINAL.onnx", "--plan", result.plan, "-o", "again.onnx")

@@ -11,8 +11,10 @@ import click
 from netadapt_onnx.commands._declared import declared, keywords_of
 from netadapt_onnx.commands._options import common, data_options, seen_as
 from netadapt_onnx.commands._result import CommandResult
+from netadapt_onnx.common import render
 from netadapt_onnx.common.escape import escape
 from netadapt_onnx.reporting import REPORT_FILE
+from netadapt_onnx.reporting.table_rows import law_rows, width_rows
 from netadapt_onnx.scaling.options import ScaleOptions
 
 if TYPE_CHECKING:
@@ -58,8 +60,6 @@ def command(model: Path | None, data: DataSource | None, more: tuple[str, ...], 
                netadapt-onnx scale net.onnx --law run/widths.toml --target latency=8ms -o small
                netadapt-onnx scale --fit record.csv
     """
-    from netadapt_onnx.common import render
-
     targets = (*options.pop("target"), *more)
     out = options["out"]
     with render.progress_bar("scaling") as log:
@@ -75,19 +75,11 @@ def command(model: Path | None, data: DataSource | None, more: tuple[str, ...], 
 
 
 def _text(result: ScaleResult, model: Path | None, out: Path | None, seen: list[str]) -> str:
-    from netadapt_onnx.common import render
-
     parts = []
     if result.groups:
-        rows = [
-            [g.name, f"{g.alpha:.4g}", f"{g.beta:.3f}", g.rows, "" if g.r2 is None else f"{g.r2:.3f}"]
-            for g in result.groups
-        ]
-        parts.append(render.table(rows, ["group", "alpha", "beta", "rows", "r2"]))
+        parts.append(render.table(law_rows(result.groups), ["group", "alpha", "beta", "rows", "r2"]))
     if result.models:
-        names = list(result.models[0].widths)
-        rows = [[name, *(scaled.widths[name] for scaled in result.models)] for name in names]
-        parts.append(render.table(rows, ["group", *(f"{scaled.target} {scaled.method}" for scaled in result.models)]))
+        parts.append(render.table(*width_rows(result.models)))
         parts.append(render.table([_row(scaled) for scaled in result.models], HEADERS))
     parts += result.notes
     written = [scaled.model for scaled in result.models if scaled.model is not None]
@@ -105,8 +97,6 @@ HEADERS = ["target", "method", "params", "macs", "latency", "accuracy", "spread"
 
 
 def _row(scaled: ScaledModel) -> list[object]:
-    from netadapt_onnx.common import render
-
     cost, score = scaled.resources, scaled.accuracy
     latency = "" if cost.latency_ms is None else f"{render.milliseconds(cost.latency_ms)} ({scaled.latency_ratio:.3f}x)"
     accuracy = ["", ""] if score is None else [render.score(score.metric, value) for value in (score.mean, score.std)]

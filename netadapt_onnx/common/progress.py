@@ -151,7 +151,7 @@ def watching(stages: Stages) -> Iterator[None]:
 def reporter() -> Progress:
     """The `Progress` that reports to whoever watches in this context, from any thread."""
     stages = _WATCHER.get()
-    return _unheard if stages is None else stages.report
+    return unheard if stages is None else stages.report
 
 
 @contextmanager
@@ -159,7 +159,7 @@ def stage(name: str, total: int = 0, bound_s: float | None = None) -> Iterator[S
     """A stage of the work; gives what to call with the number of steps done, and with what else to say of it."""
     stages = _WATCHER.get()
     if stages is None:
-        yield _unheard
+        yield unheard
         return
     begun = stages.begin(name, total, bound_s)
     try:
@@ -195,8 +195,8 @@ def counting(name: str, work: Sequence[T]) -> Iterator[T]:
             report(done)
 
 
-def _unheard(*_: object) -> None:
-    """Nobody watches."""
+def unheard(*_: object) -> None:
+    """A `Progress`, or a log, that nobody watches."""
 
 
 def _kind(name: str) -> str:

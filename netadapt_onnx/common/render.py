@@ -55,8 +55,9 @@ def ratio(after: float, before: float) -> str:
 
 
 def amount(resource: str, value: float) -> str:
-    """An amount of a resource with its unit."""
-    return {"size": size, "memory": size, "latency": milliseconds}.get(resource, count)(value)
+    """An amount of a resource, perhaps of a named device (`latency@pi`), with its unit."""
+    form = {"size": size, "memory": size, "latency": milliseconds}.get(resource.partition("@")[0], count)
+    return form(value)
 
 
 def measured(resource: str, values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> str:
@@ -64,7 +65,7 @@ def measured(resource: str, values: Mapping[str, float], intervals: Mapping[str,
     if resource not in values:
         return ""
     ends = intervals.get(resource, (values[resource], values[resource]))
-    value, low, high = (amount(resource.partition("@")[0], each) for each in (values[resource], *ends))
+    value, low, high = (amount(resource, each) for each in (values[resource], *ends))
     return f"{value} ({low} to {high})"
 
 
@@ -137,18 +138,18 @@ def markdown(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
-def cost_rows(before: Mapping[str, float | None], after: Mapping[str, float | None] | None = None) -> list[list[str]]:
+def cost_rows(before: Resources, after: Resources | None = None) -> list[list[str]]:
     """Rows of a cost table: resource, before and, if given, after and what is left."""
     forms = {"params": count, "macs": count, "size_bytes": size, "memory_bytes": size, "latency_ms": milliseconds}
     names = {"size_bytes": "file size", "memory_bytes": "peak activations", "latency_ms": "latency"}
     rows = []
     for key, form in forms.items():
-        old = before.get(key)
+        old = getattr(before, key)
         if old is None:
             continue
         row = [names.get(key, key), form(old)]
         if after is not None:
-            new = after.get(key)
+            new = getattr(after, key)
             row += ["", ""] if new is None else [form(new), ratio(new, old)]
         rows.append(row)
     return rows

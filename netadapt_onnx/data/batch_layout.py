@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from netadapt_onnx.graph.shapes import Shapes
+
 # An array of numpy or a tensor of torch: both are reshaped and permuted alike.
 Values = TypeVar("Values", bound=Any)
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,13 @@ class BatchAxis:
         shape = tuple(values.shape)
         if len(shape) <= self.axis or shape[self.axis] % self.per_sample:
             raise ValueError(shape)
-        axis = self.axis
+        axis, first = self.axis, [self.axis]
         if self.per_sample > 1:
             count = shape[axis] // self.per_sample
             parts = (self.per_sample, count) if self.interleaved else (count, self.per_sample)
             values = values.reshape(*shape[:axis], *parts, *shape[axis + 1 :])
-            order = [axis + self.interleaved, axis + (not self.interleaved), *range(axis)]
-            order += range(axis + 2, len(shape) + 1)
-        else:
-            order = [axis, *range(axis), *range(axis + 1, len(shape))]
-        return _permuted(values, order)
+            first = [axis + self.interleaved, axis + (not self.interleaved)]
+        return _permuted(values, [*first, *(k for k in range(len(values.shape)) if k not in first)])
 
     def as_put_out(self, values: Values) -> Values:
         """The inverse of `samples_first` where a sample has one entry of the axis; else `values` as they are."""
@@ -81,7 +79,7 @@ class Layout:
     outputs: Mapping[str, BatchAxis] = field(default_factory=dict)
     omitted: Mapping[str, str] = field(default_factory=dict)
     batch: int | None = None
-    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    shapes: Shapes = field(default_factory=dict)
 
     def samples_first(self, values: Mapping[str, Values]) -> dict[str, Values]:
         """The outputs that can be scored, each with samples along its first axis."""

@@ -108,26 +108,25 @@ class Split:
             return self.user_metric.name
         if self.labels is None:
             return "agreement"
-        arrays = list(self.labels.values()) if isinstance(self.labels, Mapping) else [self.labels]
+        arrays = _label_arrays(self.labels)
         return "+".join(dict.fromkeys(METRICS[kind_of(len(a.shape), a.dtype.kind == "f")] for a in arrays))
+
+    def _stored(self, index: np.ndarray | slice) -> np.ndarray | slice:
+        """Where the samples at `index` are stored."""
+        return index if self.rows is None else self.rows[index]
 
     def batch(self, index: np.ndarray | slice) -> Arrays:
         """Inputs of the samples at `index`, scaled, (len(index), ...) by name."""
-        rows = index if self.rows is None else self.rows[index]
-        inputs = {}
-        for name, values in self.inputs.items():
-            scaling = self.scaling.get(name)
-            inputs[name] = _read(values, rows) if scaling is None else scaling(values[rows])
-        return inputs
+        rows = self._stored(index)
+        return {
+            name: self.scaling[name](values[rows]) if name in self.scaling else _read(values, rows)
+            for name, values in self.inputs.items()
+        }
 
     def targets(self, index: np.ndarray | slice = slice(None)) -> Labels | None:
         """Labels of the samples at `index`, (len(index), ...): int64 class numbers or float32 values."""
-        if self.labels is None:
-            return None
-        rows = index if self.rows is None else self.rows[index]
-        if isinstance(self.labels, Mapping):
-            return {name: _read_labels(values, rows) for name, values in self.labels.items()}
-        return _read_labels(self.labels, rows)
+        rows = self._stored(index)
+        return map_labels(self.labels, lambda values: _read_labels(values, rows))
 
     def subset(self, index: np.ndarray | slice) -> Split:
         """The samples at `index`, as a split of their own that shares the storage."""
@@ -138,12 +137,8 @@ class Split:
         """The same samples as arrays of their own, so that a pickled split holds no others."""
         if self.rows is None and all(type(values) is np.ndarray for values in self.inputs.values()):
             return self
-        rows = slice(None) if self.rows is None else self.rows
-        labels = self.labels
-        if isinstance(labels, Mapping):
-            labels = {name: np.array(values[rows]) for name, values in labels.items()}
-        elif labels is not None:
-            labels = np.array(labels[rows])
+        rows = self._stored(slice(None))
+        labels = map_labels(self.labels, lambda values: np.array(values[rows]))
         inputs = {name: np.array(values[rows]) for name, values in self.inputs.items()}
         return replace(self, inputs=inputs, labels=labels, rows=None, varies=False)
 
@@ -211,9 +206,20 @@ class Dataset:
 
 def label_rows(labels: Labels | None, index: np.ndarray) -> Labels | None:
     """The rows at `index` of labels that `Split.targets` returned."""
+    return map_labels(labels, lambda values: values[index])
+
+
+def map_labels(labels: LazyLabels | None, function: Callable[[Any], np.ndarray]) -> Labels | None:
+    """What a function makes of an array of labels, or of each output's; None stays None."""
     if isinstance(labels, Mapping):
-        return {name: values[index] for name, values in labels.items()}
-    return None if labels is None else labels[index]
+        return {name: function(values) for name, values in labels.items()}
+    return None if labels is None else function(labels)
+
+
+def _label_arrays(labels: LazyLabels | None) -> list[LazyArray]:
+    if isinstance(labels, Mapping):
+        return list(labels.values())
+    return [] if labels is None else [labels]
 
 
 def split_validation(split: Split) -> tuple[Split, Split]:
@@ -227,26 +233,21 @@ def split_validation(split: Split) -> tuple[Split, Split]:
     rng = np.random.default_rng(VALIDATION_SEED)
     order = rng.permutation(len(split))
     count = max(1, round(VALIDATION_SHARE * len(split)))
+    chosen = order[:count]
     classes = _classes(split)
-    if classes is None:
-        chosen = order[:count]
-    else:
+    if classes is not None:
         # Every class's samples spread evenly over [0, 1): the first tenth holds a tenth of each.
         position = np.empty(len(split))
         for label in np.unique(classes):
             members = order[classes[order] == label]
             position[members] = (np.arange(len(members)) + rng.random()) / len(members)
         chosen = np.argsort(position, kind="stable")[:count]
-    is_validation = np.zeros(len(split), dtype=bool)
-    is_validation[chosen] = True
-    return split.subset(np.flatnonzero(~is_validation)), split.subset(np.flatnonzero(is_validation))
+    return split.subset(np.setdiff1d(order, chosen)), split.subset(np.sort(chosen))
 
 
 def _classes(split: Split) -> np.ndarray | None:
     """One class number per sample, of the first output that is labelled so."""
-    labels = split.labels
-    arrays = list(labels.values()) if isinstance(labels, Mapping) else [] if labels is None else [labels]
-    classes = next((a for a in arrays if len(a.shape) == 1 and a.dtype.kind != "f"), None)
+    classes = next((a for a in _label_arrays(split.labels) if len(a.shape) == 1 and a.dtype.kind != "f"), None)
     return None if classes is None else np.asarray(classes[slice(None) if split.rows is None else split.rows])
 
 

@@ -143,14 +143,15 @@ def _agreement(name: str, value: np.ndarray, target: np.ndarray, axis: int | Non
     return _explained_variance(value.astype(np.float64), target.astype(np.float64))
 
 
-def batch_size(proto: onnx.ModelProto, layout: Layout | None = None) -> int:
+def batch_size(proto: onnx.ModelProto, layout: Layout | None) -> int:
     """The batch of one run: the only one at which the model runs, else a size that caches well."""
     return fixed_batch(proto, layout) or BATCH_SIZE
 
 
-def fixed_batch(proto: onnx.ModelProto, layout: Layout | None = None) -> int | None:
+def fixed_batch(proto: onnx.ModelProto, layout: Layout | None) -> int | None:
     """The only batch size at which onnxruntime runs a model: declared in the file, or implied by it; None: any."""
-    return _declared_batch(proto) or (None if layout is None else layout.batch)
+    sizes = ((declared_shape(value) or (None,))[0] for value in proto.graph.input)
+    return next(filter(None, sizes), None) or (None if layout is None else layout.batch)
 
 
 def labels_by_output(labels: Labels, shapes: Outputs) -> Mapping[str, np.ndarray]:
@@ -236,12 +237,6 @@ def _by_sample(values: Arrays, count: int, layout: Layout | None) -> Arrays:
 
 def _shapes(values: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
     return {name: value.shape for name, value in values.items()}
-
-
-def _declared_batch(proto: onnx.ModelProto) -> int | None:
-    sizes = {(declared_shape(value) or (None,))[0] for value in proto.graph.input}
-    fixed = sizes - {None}
-    return next(iter(fixed)) if fixed else None
 
 
 def _per_sample(name: str, value: np.ndarray, count: int) -> np.ndarray:

@@ -145,11 +145,9 @@ def _require_batch_first(proto: onnx.ModelProto) -> None:
             continue
         axis = next((i for i, symbol in enumerate(symbols) if i and _is_batch(symbol)), None)
         if axis is not None:
-            raise NetadaptError(
+            raise _not_batch_first(
                 f"input '{name}' holds its samples along axis {axis} ('{symbols[axis]}'), and data are given samples "
-                "first",
-                hint="export the model with the batch as its first axis (batch_first=True, or a Transpose in front)",
-                code="unsupported",
+                "first"
             )
 
 
@@ -158,15 +156,16 @@ def _require_samples(name: str, outputs: dict[str, BatchAxis], forwards: Arrays,
     for output, axis in outputs.items():
         if forwards[output].shape != backwards[output].shape or forwards[output].dtype.kind != "f":
             continue
-        a, b = (
-            np.nan_to_num(np.asarray(axis.samples_first(v), np.float64)) for v in (forwards[output], backwards[output])
-        )
+        a, b = (_numbers(axis, values[output]) for values in (forwards, backwards))
         if np.abs(a - b[::-1]).mean() > MIXED * a.std():
-            raise NetadaptError(
-                f"the first axis of input '{name}' does not hold samples: their order changes output '{output}'",
-                hint="export the model with the batch as its first axis (batch_first=True, or a Transpose in front)",
-                code="unsupported",
+            raise _not_batch_first(
+                f"the first axis of input '{name}' does not hold samples: their order changes output '{output}'"
             )
+
+
+def _not_batch_first(message: str) -> NetadaptError:
+    hint = "export the model with the batch as its first axis (batch_first=True, or a Transpose in front)"
+    return NetadaptError(message, hint=hint, code="unsupported")
 
 
 def _require_one_batch(folded: FoldedModel, batch: int) -> None:
@@ -237,15 +236,20 @@ def _mixes(axis: BatchAxis, ends: tuple[np.ndarray, np.ndarray], many: np.ndarra
     """Whether more samples in the batch change the outputs for the first or the last ones, by more than rounding."""
     if many.dtype.kind != "f" or any(end.shape != ends[0].shape for end in ends):
         return False
-    first, last, among = (np.nan_to_num(np.asarray(axis.samples_first(v), np.float64)) for v in (*ends, many))
+    first, last, among = (_numbers(axis, values) for values in (*ends, many))
     apart = max(np.abs(first - among[:count]).mean(), np.abs(last - among[-count:]).mean())
     return bool(apart > MIXED * among.std())
 
 
 def _distance(axis: BatchAxis, few: np.ndarray, many: np.ndarray, count: int) -> float:
     """How far the outputs for the samples of both runs are apart, if this axis holds them."""
-    a, b = (np.nan_to_num(np.asarray(axis.samples_first(v)[:count], np.float64)) for v in (few, many))
+    a, b = (_numbers(axis, values)[:count] for values in (few, many))
     return float(np.abs(a - b).mean())
+
+
+def _numbers(axis: BatchAxis, values: np.ndarray) -> np.ndarray:
+    """An output with samples along its first axis, as finite float64."""
+    return np.nan_to_num(np.asarray(axis.samples_first(values), np.float64))
 
 
 def _at_one_size(values: Arrays, batch: int, omitted: dict[str, str]) -> Layout:

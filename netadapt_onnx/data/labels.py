@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from netadapt_onnx.data.shapes import Outputs, Shape, format_outputs, format_shape
-from netadapt_onnx.data.source import TaskName
-from netadapt_onnx.data.tasks import KINDS, UNLABELLED, Kind, class_axis, fitting_tasks, has_classes, labels_fit
+from netadapt_onnx.data.shapes import Outputs, format_outputs, format_shape
+from netadapt_onnx.data.source import Kind
+from netadapt_onnx.data.tasks import UNLABELLED, class_axis, fitting_tasks, has_classes, labels_fit
 from netadapt_onnx.errors import invalid_data
+from netadapt_onnx.graph.shapes import Shape
 
 # Arrays may be larger than memory, so they are read in pieces of this size.
 PIECE_BYTES = 1 << 24
@@ -18,7 +19,7 @@ _SAMPLED_ROWS = 4096
 
 
 def check_labels(
-    key: str, labels: np.ndarray, count: int, outputs: Outputs, task: TaskName | None
+    key: str, labels: np.ndarray, count: int, outputs: Outputs, task: Kind | None
 ) -> tuple[str, np.ndarray]:
     """Match labels with an output, and bring them into the shape and type that carry their task.
 
@@ -37,14 +38,12 @@ def check_labels(
             values are not finite.
     """
     _check_array(key, labels, count)
-    kind, name = _fitting_output(key, labels, outputs, task)
+    kind, name, shape = _fitting_output(key, labels, outputs, task)
     if kind == "regression" and task != "regression" and _is_one_hot(labels):
         raise invalid_data(
             f"{key} of shape {format_shape(labels.shape)} looks like one-hot classes",
             "save one class number each (argmax(1)), or give --task regression",
         )
-    shape = _fitting_shape(kind, labels, outputs[name])
-    assert shape is not None
     shaped = labels.reshape(shape)
     if kind == "regression":
         require_finite(key, shaped)
@@ -80,15 +79,16 @@ def _check_array(key: str, labels: np.ndarray, count: int) -> None:
         raise invalid_data(f"{key} has shape {format_shape(labels.shape)}, but {inputs} {count} samples")
 
 
-def _fitting_output(key: str, labels: np.ndarray, outputs: Outputs, task: TaskName | None) -> tuple[Kind, str]:
-    """The task and the output that labels are for."""
+def _fitting_output(key: str, labels: np.ndarray, outputs: Outputs, task: Kind | None) -> tuple[Kind, str, Shape]:
+    """The task and the output that labels are for, and the shape in which they fit it."""
     kinds = _possible_kinds(labels, task)
     fitting = [
-        (kind, name)
+        (kind, name, fitting_shape)
         for kind in kinds
         for name, shape in outputs.items()
         # Integers for an output that holds scores of classes are one-hot or a mistake, unless `task` decides otherwise.
-        if _fitting_shape(kind, labels, shape) and not (kind == "regression" and len(kinds) > 1 and has_classes(shape))
+        if (fitting_shape := _fitting_shape(kind, labels, shape))
+        and not (kind == "regression" and len(kinds) > 1 and has_classes(shape))
     ]
     if not fitting:
         for_task = f" for --task {task}" if task else ""
@@ -98,18 +98,18 @@ def _fitting_output(key: str, labels: np.ndarray, outputs: Outputs, task: TaskNa
             fitting_tasks(outputs),
         )
     kind = fitting[0][0]
-    names = [name for other, name in fitting if other == kind]
+    names = [name for other, name, _ in fitting if other == kind]
     if len(names) > 1:
         raise invalid_data(
             f"{key} of shape {format_shape(labels.shape)} fits several outputs: {', '.join(names)}",
             f"name the one it is for: {key}.{names[0]}",
         )
-    return kind, names[0]
+    return fitting[0]
 
 
-def _possible_kinds(labels: np.ndarray, task: TaskName | None) -> tuple[Kind, ...]:
+def _possible_kinds(labels: np.ndarray, task: Kind | None) -> tuple[Kind, ...]:
     """The tasks that labels may be for, likeliest first; floats are never class numbers."""
-    if task in KINDS:
+    if task is not None:
         return (task,)
     return ("regression",) if labels.dtype.kind == "f" else ("classification", "segmentation", "regression")
 

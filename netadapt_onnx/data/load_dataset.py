@@ -18,14 +18,15 @@ from netadapt_onnx.data.find_batch_layout import find_layout
 from netadapt_onnx.data.labels import check_labels
 from netadapt_onnx.data.loaders.cifar import cifar_files, read_cifar
 from netadapt_onnx.data.loaders.image_folder import StoredPictures, folder_hash, folder_splits
-from netadapt_onnx.data.loaders.mnist import idx_files, read_idx
+from netadapt_onnx.data.loaders.mnist import mnist_files, read_mnist
 from netadapt_onnx.data.loaders.npz import npz_splits
 from netadapt_onnx.data.preprocess import picture_scaling, pictures_from_bytes, preprocessing
-from netadapt_onnx.data.shapes import Outputs, Specs
+from netadapt_onnx.data.shapes import Outputs
 from netadapt_onnx.data.source import DataSource, is_code, source_of
 from netadapt_onnx.data.tasks import class_output, require_task_fits
 from netadapt_onnx.errors import NetadaptError, invalid_data
 from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.shapes import Specs
 
 Splits = Mapping[str, Split | None]
 
@@ -47,14 +48,16 @@ def load_dataset(
             outputs belongs to single samples.
     """
     layout = find_layout(folded)
-    if layout is None:
-        shapes = folded.shapes
-        outputs = {value.name: shapes[value.name] for value in folded.proto.graph.output if value.name in shapes}
-    else:
-        outputs = dict(layout.shapes)
+    shapes = folded.shapes if layout is None else layout.shapes
+    outputs = {value.name: shapes[value.name] for value in folded.proto.graph.output if value.name in shapes}
     metadata = {entry.key: entry.value for entry in folded.proto.metadata_props}
     if scored and layout is not None and not outputs:
-        raise _unscorable(layout)
+        reasons = "; ".join(f"'{name}': {why}" for name, why in layout.omitted.items())
+        raise NetadaptError(
+            f"no output of the model can be scored sample by sample: {reasons}",
+            hint="export the model with the tensor in front of it as an output, samples first",
+            code="unsupported",
+        )
     return read_dataset(data, folded.specs, outputs, train=train, metadata=metadata, layout=layout)
 
 
@@ -86,28 +89,31 @@ def read_dataset(
     if not specs:
         raise NetadaptError("the model has no inputs: its outputs are the same whatever the data", code="unsupported")
     if outputs:
-        require_task_fits(source.task, outputs)
-    splits, user, data_hash = _read_splits(source, specs, outputs, metadata or {}, train)
-    if train and splits.get("train") is None:
-        raise invalid_data(f"--data {source}: no training samples; it holds {_names(splits)}", "add them")
+        require_task_fits(source.label_task, outputs)
+    read, user, data_hash = _read_splits(source, specs, outputs, metadata or {}, train)
+    splits = {name: replace(split, layout=layout) for name in SPLITS if (split := read.get(name)) is not None}
+    if train and "train" not in splits:
+        names = ", ".join(splits) or "nothing"
+        raise invalid_data(f"--data {source}: no training samples; it holds {names}", "add them")
     is_labelled = _labelled_splits(source, splits)
-    if source.task not in (None, "distillation") and not any(is_labelled.values()):
+    if source.label_task is not None and not any(is_labelled.values()):
         raise invalid_data(
             f"--task {source.task} needs labels, and --data {source} has none",
             "add y_train, ..., or leave --task out: the original model is then the teacher",
         )
-    empty = Split({name: np.zeros((0, *shape[1:]), dtype) for name, (shape, dtype) in specs.items()})
-    training, validation, test = splits.get("train") or empty, splits.get("val"), splits.get("test")
-    val_from_train = validation is None and splits.get("train") is not None
+    no_samples = {name: np.zeros((0, *shape[1:]), dtype) for name, (shape, dtype) in specs.items()}
+    empty = Split(no_samples, layout=layout)
+    training, validation = splits.get("train") or empty, splits.get("val")
+    val_from_train = validation is None and "train" in splits
     if val_from_train:
         training, validation = split_validation(training)
         validation = replace(validation, varies=False)
     if source.task == "distillation":
         training = replace(training, labels=None)
     return Dataset(
-        replace(training, layout=layout),
-        replace(validation or empty, layout=layout),
-        None if test is None else replace(test, layout=layout),
+        training,
+        validation or empty,
+        splits.get("test"),
         source.path,
         _dataset_hash(data_hash, source),
         val_from_train,
@@ -117,22 +123,12 @@ def read_dataset(
     )
 
 
-def _unscorable(layout: Layout) -> NetadaptError:
-    reasons = "; ".join(f"'{name}': {why}" for name, why in layout.omitted.items())
-    return NetadaptError(
-        f"no output of the model can be scored sample by sample: {reasons}",
-        hint="export the model with the tensor in front of it as an output, samples first",
-        code="unsupported",
-    )
-
-
-def _labelled_splits(source: DataSource, splits: Splits) -> dict[str, bool]:
+def _labelled_splits(source: DataSource, splits: Mapping[str, Split]) -> dict[str, bool]:
     """Which splits have labels. Training samples may lack them: the original model's outputs take their place.
 
     What is scored by labels is scored by them to the end, so a split has labels where one before it has.
     """
-    present = {name: split for name in SPLITS if (split := splits.get(name)) is not None}
-    is_labelled = {name: split.labels is not None for name, split in present.items()}
+    is_labelled = {name: split.labels is not None for name, split in splits.items()}
     names = list(is_labelled)
     missing = [name for i, name in enumerate(names) if not is_labelled[name] and any(is_labelled[n] for n in names[:i])]
     if missing:
@@ -141,7 +137,7 @@ def _labelled_splits(source: DataSource, splits: Splits) -> dict[str, bool]:
             f"add {', '.join(f'y_{name}' for name in missing)}, or drop the others; only training samples may do "
             "without",
         )
-    metrics = {name: split.metric for name, split in present.items() if is_labelled[name]}
+    metrics = {name: split.metric for name, split in splits.items() if is_labelled[name]}
     if len(set(metrics.values())) > 1:
         by_split = ", ".join(f"{name} {metric}" for name, metric in metrics.items())
         raise invalid_data(f"--data {source}: labels of the splits are for different tasks: {by_split}", "give --task")
@@ -183,20 +179,14 @@ def _read_folder(
     scaling = picture_scaling(source, prepare, metadata)
     scores = class_output(outputs)
     classes = None if scores is None else scores[1]
-    cifar, idx = cifar_files(folder), idx_files(folder)
+    cifar = cifar_files(folder)
+    official = cifar or mnist_files(folder)
     stored: StoredPictures = {}
-    if cifar:
-        for split, files in cifar.items():
-            pictures, labels = read_cifar(files, classes)
-            stored[split] = pictures_from_bytes(pictures, prepare, files[0].name), labels
-        data_hash = _sha256(file for files in cifar.values() for file in files)
-    elif idx:
-        for split, (picture_file, label_file) in idx.items():
-            labels_or_none = None if label_file is None else read_idx(label_file)
-            stored[split] = pictures_from_bytes(read_idx(picture_file), prepare, picture_file.name), labels_or_none
-        data_hash = _sha256(file for files in idx.values() for file in files if file is not None)
-    else:
-        stored, data_hash = folder_splits(folder, prepare, classes), folder_hash(folder)
+    for split, files in official.items():
+        pictures, labels = read_cifar(files, classes) if cifar else read_mnist(files)
+        stored[split] = pictures_from_bytes(pictures, prepare, files[0].name), labels
+    data_hash = _sha256(file for files in official.values() for file in files) if official else folder_hash(folder)
+    stored = stored or folder_splits(folder, prepare, classes)
     splits: dict[str, Split | None] = {}
     for split, (array, numbers) in stored.items():
         split_labels = None
@@ -211,13 +201,8 @@ def _dataset_hash(data_hash: str, source: DataSource) -> str:
     """The hash of the data, and of how they are read if the user chose that."""
     if not source.options:
         return data_hash
-    return hashlib.sha256(
-        f"{data_hash} {' '.join(f'{k}={v}' for k, v in source.options.items())}".encode(errors="surrogateescape")
-    ).hexdigest()
-
-
-def _names(splits: Splits) -> str:
-    return ", ".join(name for name in SPLITS if splits.get(name) is not None) or "nothing"
+    text = " ".join([data_hash, *(f"{name}={value}" for name, value in source.options.items())])
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def _sha256(files: Iterable[Path]) -> str:

@@ -11,7 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from netadapt_onnx.data.tasks import UNLABELLED, Kind, class_axis
+from netadapt_onnx.data.source import Kind
+from netadapt_onnx.data.tasks import UNLABELLED, class_axis
 
 NO_CLASS = -1
 
@@ -62,30 +63,26 @@ class R2:
 
     def __init__(self) -> None:
         self._samples = 0
-        self._mean = np.zeros(0)
-        self._spread = np.zeros(0)
-        self._error = np.zeros(0)
+        self._mean = self._spread = self._error = np.zeros(1)
         # Of the answers that are no numbers: how many, and the sums of their labels and squared labels.
-        self._lost = np.zeros((3, 0))
+        self._lost = np.zeros((3, 1))
 
     def update(self, output: np.ndarray, labels: np.ndarray) -> None:
         """Add some samples. Shapes: labels (N, ...), output with as many values."""
         targets = labels.reshape(len(labels), -1).astype(np.float64)
         values = output.reshape(len(labels), -1).astype(np.float64)
-        if not self._samples:
-            self._mean, self._spread, self._error = (np.zeros(targets.shape[1]) for _ in range(3))
-            self._lost = np.zeros((3, targets.shape[1]))
         # Chan et al., 1979: the spread of two parts about their common mean.
         count = len(targets)
         mean = targets.mean(0)
         apart = mean - self._mean
         total = self._samples + count
-        self._spread += ((targets - mean) ** 2).sum(0) + apart**2 * (self._samples * count / total)
-        self._mean += apart * (count / total)
+        self._spread = self._spread + (((targets - mean) ** 2).sum(0) + apart**2 * (self._samples * count / total))
+        self._mean = self._mean + apart * (count / total)
         self._samples = total
         finite = np.isfinite(values)
-        self._error += (np.where(finite, values - targets, 0.0) ** 2).sum(0)
-        self._lost += np.stack([(w * ~finite).sum(0) for w in (np.ones_like(targets), targets, targets**2)])
+        self._error = self._error + (np.where(finite, values - targets, 0.0) ** 2).sum(0)
+        lost = [(w * ~finite).sum(0) for w in (np.ones_like(targets), targets, targets**2)]
+        self._lost = self._lost + np.stack(lost)
 
     @property
     def value(self) -> float:
@@ -105,20 +102,18 @@ class MeanIoU:
     """
 
     def __init__(self) -> None:
-        self._both = self._labelled = self._answered = np.zeros(0, np.int64)
+        self._both = self._labelled = self._answered = np.zeros(1, np.int64)
 
     def update(self, output: np.ndarray, labels: np.ndarray) -> None:
         """Count some samples."""
         axis = class_axis(labels.shape, output.shape)
         assert axis is not None
         classes = output.shape[axis]
-        if not len(self._both):
-            self._both, self._labelled, self._answered = (np.zeros(classes, np.int64) for _ in range(3))
         is_labelled = labels != UNLABELLED if classes <= UNLABELLED else np.ones(labels.shape, bool)
         top, targets = top_class(output, axis)[is_labelled], labels[is_labelled]
-        self._both += np.bincount(targets[top == targets], minlength=classes)
-        self._labelled += np.bincount(targets, minlength=classes)
-        self._answered += np.bincount(top[top != NO_CLASS], minlength=classes)
+        self._both = self._both + np.bincount(targets[top == targets], minlength=classes)
+        self._labelled = self._labelled + np.bincount(targets, minlength=classes)
+        self._answered = self._answered + np.bincount(top[top != NO_CLASS], minlength=classes)
 
     @property
     def value(self) -> float:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from netadapt_onnx.data.dataset import LazyArray, Scaling
-from netadapt_onnx.data.shapes import Specs, format_shape
+from netadapt_onnx.data.shapes import format_shape
 from netadapt_onnx.data.source import DataSource
-from netadapt_onnx.errors import NetadaptError, invalid_data
+from netadapt_onnx.errors import invalid_data, require_package
+from netadapt_onnx.graph.shapes import Specs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -86,36 +88,35 @@ class Preprocessing:
         return np.ascontiguousarray(pictures if self.channels_last else np.moveaxis(pictures, -1, 1))
 
 
+@dataclass(frozen=True)
 class LazyPictures:
-    """Pictures that are opened when their rows are read, as an array of bytes (N, ...)."""
+    """Pictures that are opened when their rows are read, as an array of bytes (N, ...).
 
-    def __init__(self, count: int, open_row: Callable[[int], tuple[Image, str]], prepare: Preprocessing) -> None:
-        """Open nothing yet.
+    Attributes:
+        count: How many pictures there are.
+        open_row: Returns the picture of a row, and its name in messages.
+        prepare: Makes a picture a sample.
+        dtype: Bytes.
+    """
 
-        Args:
-            count: How many pictures there are.
-            open_row: Returns the picture of a row, and its name in messages.
-            prepare: Makes a picture a sample.
-        """
-        self._count = count
-        self._open = open_row
-        self._prepare = prepare
-        self.dtype: np.dtype[Any] = np.dtype(np.uint8)
+    count: int
+    open_row: Callable[[int], tuple[Image, str]]
+    prepare: Preprocessing
+    dtype: np.dtype[Any] = field(default=np.dtype(np.uint8), init=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(N, *sample)."""
-        return (self._count, *self._prepare.shape[1:])
+        return (self.count, *self.prepare.shape[1:])
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        index = np.arange(self._count)[rows]
-        samples = np.empty((len(index), *self._prepare.shape[1:]), np.uint8)
+        index = np.arange(self.count)[rows]
+        samples = np.empty((len(index), *self.prepare.shape[1:]), np.uint8)
         for position, row in enumerate(index):
-            picture, label = self._open(int(row))
-            samples[position] = self._prepare(picture, label)
+            samples[position] = self.prepare(*self.open_row(int(row)))
         return samples
 
 
@@ -197,17 +198,11 @@ def _along_channels(what: str, values: np.ndarray, name: str, sample: tuple[int,
     raise invalid_data(f"{what} has {flat.size} values, but the model's input '{name}' takes Nx{format_shape(sample)}")
 
 
-@dataclass(frozen=True)
-class _Bytes:
-    """Opens pictures that are in memory, (N, height, width[, channels])."""
+def _from_bytes(values: np.ndarray, name: str, row: int) -> tuple[Image, str]:
+    """One of the pictures (N, height, width[, channels]) of a file, and its name in messages."""
+    from PIL import Image
 
-    values: np.ndarray
-    name: str
-
-    def __call__(self, row: int) -> tuple[Image, str]:
-        from PIL import Image
-
-        return Image.fromarray(self.values[row]), f"{self.name}, picture {row},"
+    return Image.fromarray(values[row]), f"{name}, picture {row},"
 
 
 def pictures_from_bytes(values: np.ndarray, prepare: Preprocessing, name: str) -> LazyArray:
@@ -222,18 +217,8 @@ def pictures_from_bytes(values: np.ndarray, prepare: Preprocessing, name: str) -
     as_is = prepare.resize is None and prepare.crop is None and values.shape[1:3] == prepare.size
     if as_is and channels == prepare.channels:
         return prepare.arrange(values if values.ndim == 4 else values[..., None])
-    require_pillow(f"{name} has to be converted, which")
-    return LazyPictures(len(values), _Bytes(values, name), prepare)
-
-
-def require_pillow(what: str) -> None:
-    """Raise NetadaptError unless pictures can be opened."""
-    try:
-        import PIL.Image  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise NetadaptError(
-            f"{what} needs Pillow", hint="pip install 'netadapt-onnx[adapt]'", code="missing-package"
-        ) from error
+    require_package("PIL.Image", f"{name} has to be converted, which needs Pillow")
+    return LazyPictures(len(values), partial(_from_bytes, values, name), prepare)
 
 
 def _resize(picture: Image, size: tuple[int, ...] | None) -> Image:

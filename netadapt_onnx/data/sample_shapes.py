@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,8 +17,7 @@ from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.inputs import declared_shape
 from netadapt_onnx.graph.required_shapes import OPEN, open_inputs, shape_options, typed
-
-Shapes = Mapping[str, tuple[int, ...]]
+from netadapt_onnx.graph.shapes import Shapes
 
 
 @contextmanager

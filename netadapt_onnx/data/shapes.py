@@ -1,15 +1,11 @@
-"""Shapes of a model's inputs and outputs, and how messages write them."""
+"""Shapes of a model's outputs, and how messages write shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-import numpy as np
+from netadapt_onnx.graph.shapes import Shape
 
-Shape = tuple[int, ...]
-# The shape and number type of each input by name.
-Specs = Mapping[str, tuple[Shape, np.dtype[Any]]]
 # The shape of each output by name, samples first.
 Outputs = Mapping[str, Shape]
 

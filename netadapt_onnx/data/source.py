@@ -10,6 +10,7 @@ import msgspec
 
 from netadapt_onnx.errors import NetadaptError
 
+Kind = Literal["classification", "regression", "segmentation"]
 TaskName = Literal["classification", "regression", "segmentation", "distillation"]
 # Entries of a model's `metadata_props` that say how its pictures are prepared, in the words of the command line.
 METADATA = "netadapt_onnx."
@@ -42,6 +43,11 @@ class DataSource(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return self.path
+
+    @property
+    def label_task(self) -> Kind | None:
+        """What labels mean, if they are read and the task says it."""
+        return None if self.task == "distillation" else self.task
 
     @property
     def options(self) -> dict[str, str]:

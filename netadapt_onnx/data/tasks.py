@@ -13,11 +13,11 @@ from typing import Literal
 import onnx
 
 from netadapt_onnx.data.batch_layout import BatchAxis, Layout
-from netadapt_onnx.data.shapes import Outputs, Shape, format_outputs
-from netadapt_onnx.data.source import TaskName
+from netadapt_onnx.data.shapes import Outputs, format_outputs
+from netadapt_onnx.data.source import Kind
 from netadapt_onnx.errors import invalid_data
+from netadapt_onnx.graph.shapes import Shape
 
-Kind = Literal["classification", "regression", "segmentation"]
 Form = Literal["logits", "probabilities", "log_probabilities", "values"]
 
 KINDS: tuple[Kind, ...] = ("classification", "regression", "segmentation")
@@ -90,13 +90,13 @@ def match_labels_to_output(labels: Shape, floating: bool, outputs: Outputs) -> s
     return names[0]
 
 
-def require_task_fits(task: TaskName | None, outputs: Outputs) -> None:
+def require_task_fits(task: Kind | None, outputs: Outputs) -> None:
     """Check that labels for a task could fit some output.
 
     Raises:
         NetadaptError: None could; the hint says which tasks do.
     """
-    if task is None or task == "distillation" or any(_may_fit(task, shape) for shape in outputs.values()):
+    if task is None or any(_may_fit(task, shape) for shape in outputs.values()):
         return
     raise invalid_data(
         f"--task {task} does not fit the model's outputs {format_outputs(outputs)}", fitting_tasks(outputs)

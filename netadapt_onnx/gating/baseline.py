@@ -16,24 +16,18 @@ from netadapt_onnx.common.escape import escape_json
 from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.common.resources import amounts
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.gating.jobs import CountJob, LocateJob
-from netadapt_onnx.gating.records import Facts, Interval, Layer, TimingResult
-from netadapt_onnx.gating.revision import check_out
+from netadapt_onnx.gating.jobs import CountJob
+from netadapt_onnx.gating.records import Facts, Layer, TimingResult, Total
+from netadapt_onnx.gating.revision import check_out, unusable
 from netadapt_onnx.gating.sandbox import Sandbox
 from netadapt_onnx.gating.settings import Settings
-from netadapt_onnx.profilers.checked_values import Count, Ms, Total
+from netadapt_onnx.profilers.checked_values import Count, Ms
 
 SCHEMA = 1
 DEFAULT = "netadapt-baseline.json"
-
-
-class BaselineLayer(msgspec.Struct, frozen=True, array_like=True):
-    """A layer in a baseline file."""
-
-    name: str
-    op: str
-    params: Total
-    macs: Total | None
+# Of a layer, a baseline has the name, the operator, params and macs.
+LAYER_FIELDS = 4
+AGAIN = "make it again with --update-baseline"
 
 
 class BaselineLatency(msgspec.Struct, frozen=True):
@@ -56,7 +50,7 @@ class BaselineModel(msgspec.Struct, frozen=True):
     memory_bytes: Total | None
     opset: dict[str, int]
     latency: dict[str, BaselineLatency]
-    layers: tuple[BaselineLayer, ...]
+    layers: tuple[Layer, ...]
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -109,18 +103,17 @@ def reference(model: Path, settings: Settings, sandbox: Sandbox, scratch: Path) 
     """
     baseline = settings.baseline
     if baseline is None:
-        raise NetadaptError(
+        raise unusable(
             "there is no baseline to compare with",
-            hint="make one with --update-baseline and commit it, or give --baseline FILE or git:REV",
-            code="baseline",
+            "make one with --update-baseline and commit it, or give --baseline FILE or git:REV",
         )
     if is_record(baseline):
         recorded = read(Path(baseline)).get(key(model, Path(baseline)))
-        return None if recorded is None else _from_record(recorded)
+        return None if recorded is None else Reference(amounts(recorded), recorded.layers, None, recorded.latency)
     other: Path | None = Path(baseline)
     if baseline.startswith("git:"):
         folder = Path(tempfile.mkdtemp(dir=scratch))
-        other = check_out(baseline[4:], model, folder, lambda path: sandbox.ask(LocateJob(str(path)), list[str]))
+        other = check_out(baseline[4:], model, folder, sandbox)
     if other is None:
         return None
     try:
@@ -128,12 +121,7 @@ def reference(model: Path, settings: Settings, sandbox: Sandbox, scratch: Path) 
     except NetadaptError as error:
         message = error.message.replace(str(other), model.name)
         raise NetadaptError(f"the baseline {baseline}: {message}", hint=error.hint, code=error.code) from error
-    return Reference(resources(facts), facts.layers, other)
-
-
-def resources(facts: Facts | BaselineModel) -> dict[str, float | None]:
-    """The counted resources by name."""
-    return amounts(facts, ("size", "params", "macs", "memory"))
+    return Reference(amounts(facts), facts.layers, other)
 
 
 def read(file: Path) -> dict[str, BaselineModel]:
@@ -145,15 +133,9 @@ def read(file: Path) -> dict[str, BaselineModel]:
     try:
         content = msgspec.json.decode(file.read_bytes(), type=_File)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NetadaptError(
-            f"{file} is not a baseline: {error}", hint="make it again with --update-baseline", code="baseline"
-        ) from error
+        raise unusable(f"{file} is not a baseline: {error}", AGAIN) from error
     if content.schema != SCHEMA:
-        raise NetadaptError(
-            f"{file} is a baseline of schema {content.schema}; this version reads {SCHEMA}",
-            hint="make it again with --update-baseline",
-            code="baseline",
-        )
+        raise unusable(f"{file} is a baseline of schema {content.schema}; this version reads {SCHEMA}", AGAIN)
     return content.models
 
 
@@ -173,7 +155,7 @@ def record(facts: Facts, timing: TimingResult | None, name: str | None, earlier:
         facts.memory_bytes,
         facts.opset,
         latency,
-        tuple(BaselineLayer(layer.name, layer.op, layer.params, layer.macs) for layer in facts.layers),
+        facts.layers,
     )
 
 
@@ -182,20 +164,10 @@ def write(file: Path, models: Mapping[str, BaselineModel]) -> None:
     blocks = []
     for name in sorted(models):
         fields = msgspec.to_builtins(models[name])
-        layers = ",\n".join(f"        {json.dumps(layer)}" for layer in fields.pop("layers"))
+        layers = ",\n".join(f"        {json.dumps(layer[:LAYER_FIELDS])}" for layer in fields.pop("layers"))
         lines = [f"      {json.dumps(k)}: {json.dumps(v, sort_keys=True)}" for k, v in fields.items()]
         lines.append(f'      "layers": [\n{layers}\n      ]' if layers else '      "layers": []')
         blocks.append(f"    {json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n    }")
     body = ",\n".join(blocks)
     text = f'{{\n  "schema": {SCHEMA},\n  "models": {{\n{body}\n  }}\n}}\n'
     write_atomically(file, escape_json(text).encode())
-
-
-def _from_record(recorded: BaselineModel) -> Reference:
-    layers = tuple(Layer(layer.name, layer.op, layer.params, layer.macs) for layer in recorded.layers)
-    return Reference(resources(recorded), layers, None, recorded.latency)
-
-
-def interval(latency: BaselineLatency) -> Interval:
-    """The interval of a recorded latency, in ms."""
-    return Interval(latency.median_ms, *latency.ci95)

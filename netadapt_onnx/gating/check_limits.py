@@ -81,7 +81,7 @@ def layers_to_blame(check: Check, layers: Sequence[Layer], reference: Reference 
     for before, after in match_layers(reference.layers if reference else (), layers):
         layer = after or before
         assert layer is not None
-        old, new = _count(before, counted), _count(after, counted)
+        old, new = (None if side is None else getattr(side, counted) for side in (before, after))
         blames.append(Blame(counted, layer.name, layer.op, old, new))
     guilty = [blame for blame in blames if _growth(blame) > 0]
     return tuple(sorted(guilty, key=_growth, reverse=True)[:LAYERS_TO_BLAME])
@@ -102,12 +102,6 @@ def distinct_amounts(resource: str, a: float, b: float) -> tuple[str, str]:
 
 def _growth(blame: Blame) -> int:
     return (blame.after or 0) - (blame.before or 0)
-
-
-def _count(layer: Layer | None, resource: str) -> int | None:
-    if layer is None:
-        return None
-    return layer.macs if resource == "macs" else layer.params
 
 
 def _signed(fraction: float) -> str:

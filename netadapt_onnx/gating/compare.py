@@ -58,7 +58,11 @@ class Diff:
 def compare_facts(a: Facts, b: Facts) -> Diff:
     """Compare two models' facts."""
     pairs = match_layers(a.layers, b.layers)
-    layers = [difference for before, after in pairs if (difference := _layer(before, after)) is not None]
+    layers = []
+    for before, after in pairs:
+        layer, change = after or before, _change(before, after)
+        if layer is not None and change is not None:
+            layers.append(LayerDiff(layer.name, change, _side(before), _side(after)))
     return Diff(
         {
             "params": (a.params, b.params),
@@ -74,13 +78,6 @@ def compare_facts(a: Facts, b: Facts) -> Diff:
         _entries(a.metadata, b.metadata),
         a.sha256 == b.sha256,
     )
-
-
-def _layer(a: Layer | None, b: Layer | None) -> LayerDiff | None:
-    change = _change(a, b)
-    layer = b or a
-    assert layer is not None
-    return None if change is None else LayerDiff(layer.name, change, _side(a), _side(b))
 
 
 def _change(a: Layer | None, b: Layer | None) -> Change | None:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from netadapt_onnx.common.resources import amounts
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating import check_limits
-from netadapt_onnx.gating.baseline import BaselineModel, record, resources
+from netadapt_onnx.gating.baseline import BaselineModel, record
 from netadapt_onnx.gating.limits import Limit
 from netadapt_onnx.gating.measurements import Measurements
 from netadapt_onnx.gating.result import Blame, Check, ModelResult, Problem, Resources
+from netadapt_onnx.gating.revision import unusable
 from netadapt_onnx.gating.sandbox import Sandbox
 from netadapt_onnx.gating.settings import Rule
 
@@ -41,19 +43,19 @@ def examine(path: Path, rules: Sequence[Rule], sandbox: Sandbox, scratch: Path, 
         scratch: a folder for files of revisions.
         recording: whether a new baseline is recorded, so that limits on growth are void.
     """
-    measured: dict[int, Measurements] = {}
+    measured: list[Measurements] = []
     checks: list[Check] = []
     blame: dict[Blame, None] = {}
     try:
         for rule in rules:
-            seen = next((m for m in measured.values() if m.settings == rule.settings), None)
-            measurements = measured[id(rule)] = seen or Measurements(
-                path, rule.settings, sandbox, scratch, naming=recording
-            )
+            seen = next((m for m in measured if m.settings == rule.settings), None)
+            measurements = seen or Measurements(path, rule.settings, sandbox, scratch, recording)
+            measured.append(measurements)
             _ = measurements.facts
             for limit in sorted(rule.limits, key=lambda limit: limit.kind != "max-increase"):  # times both models
                 if recording and limit.kind == "max-increase":
-                    _record_latency(limit, measurements)
+                    if limit.resource == "latency" and measurements.table is None:
+                        measurements.time_model(None)  # such a limit is why a baseline holds a latency
                     continue
                 check = replace(_check(limit, measurements), advice=rule.message)
                 guilty = check_limits.layers_to_blame(check, measurements.facts.layers, measurements.cached_reference)
@@ -62,7 +64,7 @@ def examine(path: Path, rules: Sequence[Rule], sandbox: Sandbox, scratch: Path, 
     except NetadaptError as error:
         return Examination(ModelResult(path, None, (), error=Problem(error.code, error.message, error.hint)))
     checks.sort(key=lambda check: -check.excess)
-    return Examination(_result(path, list(measured.values()), checks, tuple(blame)), tuple(measured.values()))
+    return Examination(_result(path, measured, checks, tuple(blame)), tuple(measured))
 
 
 def _result(
@@ -84,12 +86,6 @@ def _result(
     )
 
 
-def _record_latency(limit: Limit, measurements: Measurements) -> None:
-    """Time the model: a limit on latency's growth is why a baseline holds a latency."""
-    if limit.resource == "latency" and measurements.table is None:
-        measurements.time_model(None)
-
-
 def _check(limit: Limit, measurements: Measurements) -> Check:
     try:
         if limit.kind == "min":
@@ -107,7 +103,7 @@ def _check(limit: Limit, measurements: Measurements) -> Check:
 
 
 def _count(limit: Limit, measurements: Measurements) -> float:
-    value = resources(measurements.facts)[limit.resource]
+    value: float | None = amounts(measurements.facts)[limit.resource]
     if value is None:
         raise NetadaptError(measurements.facts.unknown, code="unknown-shape")
     return value
@@ -118,16 +114,15 @@ def _check_growth(limit: Limit, measurements: Measurements) -> Check:
     if reference is None and measurements.settings.allow_new:
         return check_limits.new_model_check(limit)
     if reference is None:
-        raise NetadaptError(
+        raise unusable(
             f"the baseline {measurements.settings.baseline} does not have this model",
-            hint="add it with --update-baseline, or allow new models with --allow-new",
-            code="baseline",
+            "add it with --update-baseline, or allow new models with --allow-new",
         )
     if limit.resource == "latency":
         return _check_latency_growth(limit, measurements)
     value, before = _count(limit, measurements), reference.resources[limit.resource]
     if before is None:
-        raise NetadaptError(f"the baseline has no {limit.resource} of this model", code="baseline")
+        raise unusable(f"the baseline has no {limit.resource} of this model")
     return check_limits.check_growth(limit, value, before)
 
 

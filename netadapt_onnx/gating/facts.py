@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from pathlib import Path
 
 import onnx
@@ -41,7 +41,7 @@ def read_facts(
     batch_size: int = 1,
     *,
     digests: bool = False,
-    largest_bytes: int | None = None,
+    largest_bytes: float = inf,
 ) -> Facts:
     """Read, check and count a model file.
 
@@ -121,11 +121,11 @@ def _without_shapes(proto: onnx.ModelProto, unknown: str) -> _Counts:
     return _Counts(proto, layers, model.inner_params, False, None, unknown)
 
 
-def _refuse_large(folded: FoldedModel, largest_bytes: int | None) -> None:
+def _refuse_large(folded: FoldedModel, largest_bytes: float) -> None:
     """Raise NetadaptError for a tensor that is too large: a file of a hundred bytes can ask for terabytes."""
     for name, shape in folded.shapes.items():
         size = prod(shape) * folded.dtypes[name].itemsize
-        if largest_bytes is not None and size > largest_bytes:
+        if size > largest_bytes:
             raise NetadaptError(
                 f"tensor '{name}' would take {size / 1e9:.3g} GB", hint="raise --memory-limit", code="too-large"
             )
@@ -150,23 +150,16 @@ def _check(file: OnnxFile) -> None:
 
 def _description(proto: onnx.ModelProto) -> tuple[dict[str, int], dict[str, str], dict[str, str], dict[str, str]]:
     """Opset, inputs, outputs and metadata."""
+    initialised = {tensor.name for tensor in proto.graph.initializer}
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     if proto.producer_name:
         metadata["producer"] = f"{proto.producer_name} {proto.producer_version}".strip()
     return (
         {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
-        _values(proto.graph.input, _initialized(proto)),
-        _values(proto.graph.output),
+        {value.name: _type(value) for value in proto.graph.input if value.name not in initialised},
+        {value.name: _type(value) for value in proto.graph.output},
         metadata,
     )
-
-
-def _initialized(proto: onnx.ModelProto) -> set[str]:
-    return {t.name for t in proto.graph.initializer}
-
-
-def _values(values: Sequence[onnx.ValueInfoProto], without: set[str] | frozenset[str] = frozenset()) -> dict[str, str]:
-    return {v.name: _type(v) for v in values if v.name not in without}
 
 
 def _type(value: onnx.ValueInfoProto) -> str:

@@ -32,8 +32,15 @@ class Limit:
         return f"{self.resource} increase" if self.kind == "max-increase" else self.resource
 
 
-def parse_limits(kind: Kind, limits: LimitArguments) -> tuple[Limit, ...]:
-    """Read limits as `RESOURCE=VALUE` or as a mapping; numbers are in base units. Raises NetadaptError (`limit`)."""
+def parse_limits(limits: Mapping[Kind, LimitArguments]) -> tuple[Limit, ...]:
+    """Read the limits of each kind, as `RESOURCE=VALUE` or as a mapping; numbers are in base units.
+
+    Raises NetadaptError (`limit`).
+    """
+    return tuple(limit for kind, texts in limits.items() for limit in _parse(kind, texts))
+
+
+def _parse(kind: Kind, limits: LimitArguments) -> tuple[Limit, ...]:
     pairs = list(limits.items()) if isinstance(limits, Mapping) else [_split(kind, text) for text in limits]
     names = [name for name, _ in pairs]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -54,7 +61,7 @@ def _limit(kind: Kind, name: str, value: str | float) -> Limit:
     if name not in _RESOURCES[kind]:
         hint = did_you_mean(name, _RESOURCES[kind], f"known: {', '.join(_RESOURCES[kind])}")
         raise _invalid(f"{kind} {name}={value}: there is no such resource to limit", hint)
-    amount = _fraction(value) if kind != "max" else _absolute(name, value)
+    amount = _amount(kind, name, value)
     if amount is None or not math.isfinite(amount) or amount < 0 or (kind == "min" and amount > 1):
         raise _invalid(
             f"{kind} {name}={value} is not {'a share' if kind != 'max' else f'an amount of {name}'}",
@@ -67,17 +74,13 @@ def _example(kind: Kind, resource: str) -> str:
     return _EXAMPLES.get(kind) or EXAMPLES[resource]
 
 
-def _absolute(resource: str, value: str | float) -> float | None:
+def _amount(kind: Kind, name: str, value: str | float) -> float | None:
+    """A limit in base units, and a share as a fraction (`2%` and `0.02` alike); None for what is neither."""
     if not isinstance(value, str):
         return float(value)
-    parsed = parse_amount(resource, value)
-    return parsed[0] if parsed is not None and not parsed[1] else None
-
-
-def _fraction(value: str | float) -> float | None:
-    """Read `2%` and `0.02` alike."""
-    if not isinstance(value, str):
-        return float(value)
+    if kind == "max":
+        parsed = parse_amount(name, value)
+        return parsed[0] if parsed is not None and not parsed[1] else None
     text = value.strip()
     try:
         return float(text[:-1]) / 100 if text.endswith("%") else float(text)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, cast
 
 from netadapt_onnx.common.progress import stage
-from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.gating.baseline import Reference, identity, interval, is_record, reference
+from netadapt_onnx.errors import NetadaptError, invalid_data
+from netadapt_onnx.gating.baseline import Reference, identity, is_record, reference
 from netadapt_onnx.gating.check_limits import relative_increase
 from netadapt_onnx.gating.jobs import CountJob, DeviceJob, PredictJob, ScoreJob, TimeJob
 from netadapt_onnx.gating.records import Facts, Interval, Score, TablePrediction, TimingResult
+from netadapt_onnx.gating.revision import unusable
 from netadapt_onnx.gating.sandbox import Sandbox
 from netadapt_onnx.gating.settings import Settings
 
@@ -21,22 +23,20 @@ T = TypeVar("T")
 TIME_CAP_S = 30.0
 
 
+@dataclass(frozen=True, eq=False)
 class Measurements:
     """The measurements of one model under one set of settings.
 
-    Every property raises NetadaptError where its number cannot be had.
+    Every property raises NetadaptError where its number cannot be had. `scratch` is a folder for files of revisions;
+    `naming`: a baseline is recorded, so that the device is getting its name.
     """
 
-    def __init__(
-        self, path: Path, settings: Settings, sandbox: Sandbox, scratch: Path, *, naming: bool = False
-    ) -> None:
-        """`naming`: a baseline is recorded, so that the device is getting its name."""
-        self.path = path
-        self.settings = settings
-        self._sandbox = sandbox
-        self._scratch = scratch
-        self._naming = naming
-        self._results: dict[str, object] = {}
+    path: Path
+    settings: Settings
+    sandbox: Sandbox
+    scratch: Path
+    naming: bool
+    _results: dict[str, object] = field(init=False, default_factory=dict)
 
     def _once(self, name: str, measure: Callable[[], T]) -> T:
         if name not in self._results:
@@ -62,12 +62,12 @@ class Measurements:
     def facts(self) -> Facts:
         """The numbers that are counted."""
         job = CountJob(str(self.path), dict(self.settings.shapes), self.settings.batch_size)
-        return self._once("facts", lambda: self._sandbox.ask(job, Facts))
+        return self._once("facts", lambda: self.sandbox.ask(job, Facts))
 
     @property
     def reference(self) -> Reference | None:
         """The numbers that the model is compared with; None if the baseline does not have the model."""
-        return self._once("reference", lambda: reference(self.path, self.settings, self._sandbox, self._scratch))
+        return self._once("reference", lambda: reference(self.path, self.settings, self.sandbox, self.scratch))
 
     @property
     def cached_reference(self) -> Reference | None:
@@ -88,7 +88,7 @@ class Measurements:
     def _measure_score(self) -> Score:
         settings = self.settings
         if settings.data is None:
-            raise NetadaptError("an accuracy needs data", hint="give --data eval.npz", code="invalid-data")
+            raise invalid_data("an accuracy needs data", "give --data eval.npz")
         other = None
         if settings.baseline is not None and not is_record(settings.baseline) and self.reference is not None:
             other = str(self.reference.path)
@@ -96,7 +96,7 @@ class Measurements:
             str(self.path), settings.data, settings.split, other, dict(settings.shapes), settings.batch_size,
             settings.threads,
         )  # fmt: skip
-        return self._sandbox.ask(job, Score)
+        return self.sandbox.ask(job, Score)
 
     def latency_ms(self) -> tuple[float, str]:
         """The model's latency, predicted by its device's table or measured, and a note."""
@@ -137,10 +137,8 @@ class Measurements:
         if self.settings.device is not None and self.table is not None:
             name = self.settings.device.name
             if other.path is None:
-                raise NetadaptError(
-                    f"the table of '{name}' needs the baseline's model",
-                    hint="give --baseline git:REV or FILE.onnx",
-                    code="baseline",
+                raise unusable(
+                    f"the table of '{name}' needs the baseline's model", "give --baseline git:REV or FILE.onnx"
                 )
             before, now = self._predict(other.path, "predicted before"), self._predict(self.path, "predicted")
             change = now.ms / before.ms - 1
@@ -161,7 +159,7 @@ class Measurements:
                 hint="run --update-baseline here, or compare with git:REV",
                 code="device",
             )
-        then = interval(recorded)
+        then = Interval(recorded.median_ms, *recorded.ci95)
         return relative_increase(timing.latency_ms, then), then.median, "against the recorded interval"
 
     def _measure_time(self, against: Path | None) -> TimingResult:
@@ -175,18 +173,18 @@ class Measurements:
             settings.ep,
             settings.threads,
             None if settings.device is None else settings.device.address,
-            min(TIME_CAP_S, self._sandbox.timeout_s / 2),
+            min(TIME_CAP_S, self.sandbox.timeout_s / 2),
         )
         with stage("timing the model", bound_s=job.time_cap_s):
-            return self._sandbox.ask(job, TimingResult)
+            return self.sandbox.ask(job, TimingResult)
 
     def _check_device(self) -> None:
         """Require that a device without an address is this machine: a baseline was recorded here under its name."""
         target = self.settings.device
-        if target is None or target.address is not None or self._naming:
+        if target is None or target.address is not None or self.naming:
             return
         name = target.name
-        device = self._sandbox.ask(DeviceJob(self.settings.ep, self.settings.threads), dict[str, object])
+        device = self.sandbox.ask(DeviceJob(self.settings.ep, self.settings.threads), dict[str, object])
         reference = self.reference if self.settings.baseline is not None else None
         recorded = {entry.name: entry.device for entry in reference.latency.values()} if reference is not None else {}
         if name not in recorded:
@@ -208,4 +206,4 @@ class Measurements:
     def _predict(self, model: Path, name: str) -> TablePrediction:
         settings = self.settings
         job = PredictJob(str(model), str(self.table), dict(settings.shapes), settings.batch_size)
-        return self._once(name, lambda: self._sandbox.ask(job, TablePrediction))
+        return self._once(name, lambda: self.sandbox.ask(job, TablePrediction))

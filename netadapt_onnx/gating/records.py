@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+# Of parameters, multiplications, bytes.
+Total = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
-class Layer(msgspec.Struct, frozen=True):
-    """A node that owns weights or multiplies.
+
+class Layer(msgspec.Struct, frozen=True, array_like=True):
+    """A node that owns weights or multiplies; a baseline has the first four fields.
 
     `weights` are their shapes, `dtypes` their element types, `digest` is the hash of their values, where it was wanted.
     """
 
     name: str
     op: str
-    params: int
-    macs: int | None
+    params: Total
+    macs: Total | None
     weights: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
     digest: str = ""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from netadapt_onnx.common.files import write_atomically
+from netadapt_onnx.common.files import refuse_existing, write_atomically
 from netadapt_onnx.common.json_output import document
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.formats.github import github, summarise
@@ -29,10 +29,7 @@ def report(result: Gate, form: str, *, to_file: bool = False) -> str:
 def refuse(outputs: Mapping[str, Path], overwrite: bool) -> None:
     """Raise NetadaptError if a report may not be written: before anything is measured."""
     for file in outputs.values():
-        if file.exists() and not (file.is_file() and overwrite):
-            raise NetadaptError(f"{file} exists", hint="choose another path or pass --overwrite", code="exists")
-        if not file.absolute().parent.is_dir():
-            raise NetadaptError(f"{file.parent}: no such folder", code="missing-file")
+        refuse_existing(file, overwrite)
     if len({file.absolute() for file in outputs.values()}) < len(outputs):
         raise NetadaptError("two reports are to go to one file", hint="give each a file of its own", code="usage")
 

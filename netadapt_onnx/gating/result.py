@@ -117,6 +117,26 @@ class ModelResult:
         return self.error is None and all(check.ok for check in self.checks)
 
     @property
+    def unread(self) -> Problem | None:
+        """Why the model could not be read at all, so that no limit was checked."""
+        return None if self.checks else self.error
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The checks whose limits are not kept."""
+        return tuple(check for check in self.checks if not check.ok)
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it is not `ok`: what could not be read, or the message of each failure."""
+        return [problem.message for problem in (self.unread, *self.failures) if problem is not None]
+
+    @property
+    def advice(self) -> list[str]:
+        """What the configuration says to those who exceed its limits, each once."""
+        return list(dict.fromkeys(check.advice for check in self.failures if check.advice))
+
+    @property
     def excess(self) -> float:
         """The excess of the worst check."""
         if self.error is not None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
 
+from netadapt_onnx.common.files import digest
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.gating.jobs import LocateJob
+from netadapt_onnx.gating.sandbox import Sandbox
 
 _POINTER = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:.*\n)*?oid sha256:([0-9a-f]{64})\nsize (\d+)\n"
@@ -19,14 +20,19 @@ _LARGEST_POINTER_BYTES = 1024
 _GIT_TIMEOUT_S = 60
 
 
-def check_out(revision: str, model: Path, folder: Path, locate: Callable[[Path], list[str]]) -> Path | None:
+def unusable(message: str, hint: str = "") -> NetadaptError:
+    """An error of code `baseline`, to be raised."""
+    return NetadaptError(message, hint=hint, code="baseline")
+
+
+def check_out(revision: str, model: Path, folder: Path, sandbox: Sandbox) -> Path | None:
     """Write a model as it was at a revision, with its external data.
 
     Args:
         revision: what git calls it.
         model: the model's path.
         folder: where the files are written.
-        locate: it lists where a model file keeps its external data.
+        sandbox: it reads where the model keeps its external data.
 
     Returns:
         The written file; None if the revision does not have it.
@@ -41,7 +47,7 @@ def check_out(revision: str, model: Path, folder: Path, locate: Callable[[Path],
     if not _write(commit, PurePosixPath(model.name), home, target):
         return None
     try:
-        locations = locate(target)
+        locations = sandbox.ask(LocateJob(str(target)), list[str])
     except NetadaptError as error:
         message = error.message.replace(str(target), f"{model} at {revision}")
         raise NetadaptError(message, hint=error.hint, code=error.code) from error
@@ -53,14 +59,11 @@ def check_out(revision: str, model: Path, folder: Path, locate: Callable[[Path],
 
 def _commit(revision: str, home: Path) -> str:
     if _git(["rev-parse", "--is-inside-work-tree"], home) is None:
-        raise NetadaptError(f"{home} is in no git repository", hint="give --baseline FILE", code="baseline")
+        raise unusable(f"{home} is in no git repository", "give --baseline FILE")
     commit = _git(["rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"], home)
     if not commit:
-        raise NetadaptError(
-            f"git knows no revision '{revision}' here",
-            hint="fetch it (a CI checkout often holds one commit: fetch-depth: 0)",
-            code="baseline",
-        )
+        hint = "fetch it (a CI checkout often holds one commit: fetch-depth: 0)"
+        raise unusable(f"git knows no revision '{revision}' here", hint)
     return commit.decode().strip()
 
 
@@ -71,10 +74,10 @@ def _write(commit: str, path: PurePosixPath, home: Path, target: Path) -> bool:
         return False
     mode, kind, blob = listed.split(b"\t")[0].split()
     if kind != b"blob" or mode == b"120000":
-        raise NetadaptError(f"{path} at {commit[:12]} is a link and no file", code="baseline")
+        raise unusable(f"{path} at {commit[:12]} is a link and no file")
     target.parent.mkdir(parents=True, exist_ok=True)
     if _git(["cat-file", "blob", blob.decode()], home, target) is None:
-        raise NetadaptError(f"git lacks the contents of {path} at {commit[:12]}", hint="fetch them", code="baseline")
+        raise unusable(f"git lacks the contents of {path} at {commit[:12]}", "fetch them")
     small = target.stat().st_size <= _LARGEST_POINTER_BYTES
     pointer = _POINTER.fullmatch(target.read_bytes()) if small else None
     if pointer is not None:
@@ -91,16 +94,10 @@ def _in_lfs(oid: str, path: PurePosixPath, commit: str, home: Path) -> Path:
     common = (_git(["rev-parse", "--git-common-dir"], home) or b".git").decode().strip()
     file = home / common / storage / "objects" / oid[:2] / oid[2:4] / oid
     if not file.is_file():
-        raise NetadaptError(
-            f"{path} at {commit[:12]} is in Git LFS, and its object {oid[:12]} was not fetched",
-            hint=f"git lfs fetch origin {commit}",
-            code="baseline",
-        )
-    with file.open("rb") as stream:
-        if hashlib.file_digest(stream, "sha256").hexdigest() != oid:
-            raise NetadaptError(
-                f"the Git LFS object {oid[:12]} of {path} is damaged", hint="git lfs fsck", code="baseline"
-            )
+        missing = f"{path} at {commit[:12]} is in Git LFS, and its object {oid[:12]} was not fetched"
+        raise unusable(missing, f"git lfs fetch origin {commit}")
+    if digest(file) != oid:
+        raise unusable(f"the Git LFS object {oid[:12]} of {path} is damaged", "git lfs fsck")
     return file
 
 
@@ -121,13 +118,12 @@ def _git(arguments: list[str], home: Path, target: Path | None = None) -> bytes 
                 check=False,
             )
     except FileNotFoundError as error:
-        raise NetadaptError("git is not installed", hint="give --baseline FILE", code="baseline") from error
+        raise unusable("git is not installed", "give --baseline FILE") from error
     except subprocess.TimeoutExpired as error:
         raise NetadaptError(f"git {arguments[0]} took longer than {_GIT_TIMEOUT_S} s", code="timeout") from error
     if b"dubious ownership" in done.stderr:
-        raise NetadaptError(
+        raise unusable(
             f"git does not trust the repository of {home}: it belongs to another user",
-            hint=f"git config --global --add safe.directory {home}",
-            code="baseline",
+            f"git config --global --add safe.directory {home}",
         )
     return (done.stdout or b"") if done.returncode == 0 else None

@@ -9,7 +9,7 @@ import onnx
 
 from netadapt_onnx.data.evaluate import accuracy, outputs
 from netadapt_onnx.data.load_dataset import load_dataset
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.errors import NetadaptError, invalid_data
 from netadapt_onnx.gating.jobs import DeviceJob, PredictJob, ScoreJob, TimeJob
 from netadapt_onnx.gating.records import Interval, Score, TablePrediction, TimingResult
 from netadapt_onnx.graph.fold_shapes import fold
@@ -75,18 +75,15 @@ def predict_latency(job: PredictJob) -> TablePrediction:
 def score_model(job: ScoreJob) -> Score:
     """Score a model's accuracy on held-out data, which are arrays: code is never run."""
     if not (job.data.path.endswith(".npz") or Path(job.data.path).is_dir()):
-        raise NetadaptError(
-            f"{job.data}: gate reads data from .npz files and folders only", hint="save it as .npz", code="invalid-data"
-        )
+        raise invalid_data(f"{job.data}: gate reads data from .npz files and folders only", "save it as .npz")
     model, folded = _load(job)
     samples = load_dataset(folded, job.data, train=False).split(job.split)
     reference = None
     if samples.labels is None:
         if job.reference is None:
-            raise NetadaptError(
+            raise invalid_data(
                 f"{job.data} has no labels and there is no baseline model to agree with",
-                hint="add y_val, or give --baseline FILE.onnx or git:REV",
-                code="invalid-data",
+                "add y_val, or give --baseline FILE.onnx or git:REV",
             )
         reference = outputs(load(job.reference).proto, samples, threads=job.threads)
     score = accuracy(model.proto, samples, reference=reference, threads=job.threads)

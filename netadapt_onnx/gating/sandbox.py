@@ -13,7 +13,6 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self, TypeVar
 
 import msgspec
@@ -43,9 +42,7 @@ class Sandbox:
         self._started()  # it imports while we do other things
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end()
 
     def ask(self, job: Job, kind: type[T]) -> T:

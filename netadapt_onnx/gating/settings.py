@@ -110,11 +110,7 @@ def target_device(name: str, file: Path | None) -> TargetDevice | None:
 def _rule(entry: Entry, file: Path, default_baseline: str | None) -> Rule:
     folder = file.resolve().parent
     patterns = (entry.model,) if isinstance(entry.model, str) else entry.model
-    limits = (
-        *parse_limits("max", entry.max),
-        *parse_limits("max-increase", entry.max_increase),
-        *parse_limits("min", entry.min),
-    )
+    limits = parse_limits({"max": entry.max, "max-increase": entry.max_increase, "min": entry.min})
     if not limits:
         raise NetadaptError(
             f"{file}: the gate for {', '.join(patterns)} limits nothing",
@@ -140,11 +136,9 @@ def _rule(entry: Entry, file: Path, default_baseline: str | None) -> Rule:
 
 def _source(entry: Entry, path: Path) -> DataSource:
     """The data source of an entry; a number alone stands for a list of one."""
-    options: dict[str, Any] = {name: getattr(entry, name) for name in ("resize", "crop", "mean", "std")}
-    listed: dict[str, Any] = {
-        name: (value,) if isinstance(value, int | float) else value for name, value in options.items()
-    }
-    return DataSource(str(path), entry.task, **listed)
+    options = [entry.resize, entry.crop, entry.mean, entry.std]
+    listed: Any = [(value,) if isinstance(value, int | float) else value for value in options]
+    return DataSource(str(path), entry.task, *listed)
 
 
 def _shape(name: str, text: str, file: Path) -> tuple[int, ...]:

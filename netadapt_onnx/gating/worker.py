@@ -14,17 +14,8 @@ from typing import BinaryIO
 import msgspec
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.gating.jobs import (
-    CountJob,
-    DeviceJob,
-    Failure,
-    Job,
-    LocateJob,
-    PredictJob,
-    Request,
-    Success,
-    TimeJob,
-)
+from netadapt_onnx.gating import jobs
+from netadapt_onnx.gating.jobs import Failure, Request, Success
 
 
 def main() -> None:
@@ -47,34 +38,30 @@ def _answer(line: bytes, memory_bytes: int) -> Success | Failure:
         return Success(msgspec.Raw(msgspec.json.encode(_perform(request.job, memory_bytes))))
     except NetadaptError as error:
         return Failure(error.message, error.hint, error.code)
-    except MemoryError:
-        return Failure(
-            "it takes more memory than --memory-limit allows", "raise it if you trust the model", "too-large"
-        )
     except Exception as error:
-        if "bad_alloc" in str(error) or "bad allocation" in str(error):
+        if isinstance(error, MemoryError) or "bad_alloc" in str(error) or "bad allocation" in str(error):
             return Failure("it takes more memory than --memory-limit allows", "raise it if you trust it", "too-large")
         return Failure(f"the model cannot be read: {type(error).__name__}: {error}", code="not-onnx")
 
 
-def _perform(job: Job, memory_bytes: int) -> object:
+def _perform(job: jobs.Job, memory_bytes: int) -> object:
     """Do a job in a process that may take so much memory.
 
     Raises NetadaptError, or whatever a broken model makes libraries raise.
     """
     from netadapt_onnx.gating import facts
 
-    if isinstance(job, CountJob):
+    if isinstance(job, jobs.CountJob):
         return facts.read_facts(job.path, job.shapes, job.batch_size, digests=job.digests, largest_bytes=memory_bytes)
-    if isinstance(job, LocateJob):
+    if isinstance(job, jobs.LocateJob):
         return facts.locate(Path(job.path))
     from netadapt_onnx.gating import run_model
 
-    if isinstance(job, DeviceJob):
+    if isinstance(job, jobs.DeviceJob):
         return run_model.describe_device(job)
-    if isinstance(job, TimeJob):
+    if isinstance(job, jobs.TimeJob):
         return run_model.time_model(job)
-    return run_model.predict_latency(job) if isinstance(job, PredictJob) else run_model.score_model(job)
+    return run_model.predict_latency(job) if isinstance(job, jobs.PredictJob) else run_model.score_model(job)
 
 
 def _own_stdout() -> BinaryIO:

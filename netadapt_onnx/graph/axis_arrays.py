@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 from netadapt_onnx.graph.shapes import Shape
 
 Array = NDArray[np.int64]
+Element = TypeVar("Element", bound=np.generic)
 # For each run the axes before and after.
 Runs = list[tuple[list[int], list[int]]]
 
@@ -26,7 +29,7 @@ def squeeze(array: Array) -> Array:
     return array
 
 
-def on_axis(values: Array, axis: int, rank: int) -> Array:
+def on_axis(values: NDArray[Element], axis: int, rank: int) -> NDArray[Element]:
     """Values (n,) along one axis of an array with `rank` axes."""
     return values.reshape([-1 if k == axis else 1 for k in range(rank)])
 

@@ -41,6 +41,12 @@ def all_subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
             yield from all_subgraphs(body.node)
 
 
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of its subgraphs at any depth."""
+    for each in (graph, *all_subgraphs(graph.node)):
+        yield from each.node
+
+
 def rename(node: onnx.NodeProto, names: Mapping[str, str], hidden: Set[str] = frozenset()) -> None:
     """Give tensors other names, in place, also where subgraphs of the node read them; those of `hidden` keep theirs."""
     for names_of in (node.input, node.output):
@@ -66,6 +72,11 @@ READS_SHAPE_ONLY = {"Shape", "Size"}
 def node_name(node: onnx.NodeProto) -> str:
     """A node's name; one without is called after its first output."""
     return node.name or next((name for name in node.output if name), node.op_type)
+
+
+def domain_of(entry: onnx.NodeProto | onnx.OperatorSetIdProto) -> str:
+    """The domain of a node's operator, or of a set of operators; '' for ONNX's own."""
+    return "" if entry.domain in STANDARD else entry.domain
 
 
 def is_standard(node: onnx.NodeProto, *operators: str) -> bool:

@@ -16,7 +16,7 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.external_data import external_tensors, load_external
 from netadapt_onnx.graph.model import Model
-from netadapt_onnx.graph.nodes import captured, opset_version, subgraphs_of
+from netadapt_onnx.graph.nodes import captured, domain_of, opset_version, subgraphs_of
 from netadapt_onnx.graph.onnx_file import read
 from netadapt_onnx.graph.passes.constants_to_initializers import constant_value
 from netadapt_onnx.graph.passes.normalise_declarations import MINIMUM_IR
@@ -123,7 +123,7 @@ def _graph(graph: onnx.GraphProto, outer: Operands, overridable: bool, depth: in
     operand_by_name: dict[str, Hashable] = {**outer, **inputs, **constants, **sparse, "": None}
     nodes: list[Hashable] = []
     for node in graph.node:
-        domain = "" if node.domain == "ai.onnx" else node.domain
+        domain = domain_of(node)
         value = constant_value(node) if (domain, node.op_type) == ("", "Constant") else None
         if value is not None:
             operand_by_name[node.output[0]] = ("constant", *_tensor(value))

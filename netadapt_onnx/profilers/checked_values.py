@@ -11,8 +11,6 @@ from netadapt_onnx.common.escape import escape
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 # Below 0 are the uncut model with which others are compared, and the original file.
 ModelNumber = Annotated[int, msgspec.Meta(ge=-2, le=2**31)]
-# Of parameters, multiplications, bytes.
-Total = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 # No run of a model takes an hour, and no measuring of one four months.
 Ms = Annotated[float, msgspec.Meta(gt=0, le=3.6e6)]

@@ -44,11 +44,8 @@ def accuracy_against(run: AdaptRun, resource: str) -> charts.Spec:
     layers: list[dict[str, Any]] = [{"data": {"values": path}, "mark": line, "encoding": along}]
     limits = [limit.limit for limit in run.result.limits if limit.budget.startswith(f"{resource}=")]
     if limits:
-        rule = {
-            "mark": {"type": "rule", "color": "crimson"},
-            "encoding": {"x": {**charts.field(x), "type": "quantitative"}},
-        }
-        layers.append({"data": {"values": [{x: limit} for limit in limits]}, **rule})
+        values, at = [{x: limit} for limit in limits], {"x": {**charts.field(x), "type": "quantitative"}}
+        layers.append({"data": {"values": values}, "mark": {"type": "rule", "color": "crimson"}, "encoding": at})
     marks = {**axes, **tips, "opacity": opacity, "size": size}
     layers.append({"mark": {"type": "point", "filled": True}, "encoding": marks})
     return charts.layered(rows, f"accuracy against {resource}; the line is the budget", layers)
@@ -72,39 +69,35 @@ def channels(run: AdaptRun) -> charts.Spec:
 def predicted_against_measured(run: AdaptRun, resource: str) -> charts.Spec | None:
     """The predicted and the measured resource of accepted models; None where nothing was measured."""
     x, y = f"expected {axis_title(resource)}", f"measured {axis_title(resource)}"
-    before = original_amount(run, resource)
     steps = {step.iteration: step for step in run.steps}
     rows = [
         {
             x: steps[m.iteration].resources[resource],
-            y: m.ratio.median * before,
+            y: m.ratio.median * original_amount(run, resource),
             "iteration": m.iteration,
             "stage": m.stage,
         }
         for m in run.measurements
-        if m.resource == resource and m.iteration in steps and before is not None
+        if m.resource == resource and m.iteration in steps
     ]
     if not rows:
         return None
     ends = [float(row[name]) for row in rows for name in (x, y)]  # type: ignore[arg-type]
     line = [{x: value, y: value} for value in (min(ends), max(ends))]
     axes = charts.axes(x, y, "stage", ())
+    along = {"x": axes["x"], "y": axes["y"]}
     tips = {"tooltip": [charts.field(name) for name in (x, y, "iteration", "stage")]}
     layers: list[dict[str, Any]] = [
         {"mark": {"type": "point", "filled": True, "size": 60}, "encoding": {**axes, **tips}},
-        {
-            "data": {"values": line},
-            "mark": {"type": "line", "color": "gray"},
-            "encoding": {"x": axes["x"], "y": axes["y"]},
-        },
+        {"data": {"values": line}, "mark": {"type": "line", "color": "gray"}, "encoding": along},
     ]
     return charts.layered(rows, f"{resource} expected and measured; the line is equality", layers)
 
 
-def original_amount(run: AdaptRun, resource: str) -> float | None:
-    """How much of a resource the original was measured to take, in the base unit; None where it was not measured."""
-    latency, other = run.result.latencies.get(resource), run.result.measured.get(resource)
-    return latency.before_ms if latency is not None else other.before if other is not None else None
+def original_amount(run: AdaptRun, resource: str) -> float:
+    """How much of a resource that was measured the original takes, in the base unit."""
+    latency = run.result.latencies.get(resource)
+    return run.result.measured[resource].before if latency is None else latency.before_ms
 
 
 def distributions(run: AdaptRun, resource: str) -> charts.Spec | None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 
 from netadapt_onnx.common import render
-from netadapt_onnx.data.metrics import AccuracyChange
 from netadapt_onnx.reporting import adapt_charts
 from netadapt_onnx.reporting.adapt_run import AdaptRun
 from netadapt_onnx.reporting.page import Draw, collapsible, paragraph, section, table
 from netadapt_onnx.reporting.reproduction import reproduction
+from netadapt_onnx.reporting.table_rows import accuracy_row, result_rows, target_cells, verdict
 from netadapt_onnx.search.netadapt import Step
-from netadapt_onnx.search.result import Stopped
+from netadapt_onnx.search.result import Latency
 
 STATES = {True: "met", False: "missed", None: "predicted only"}
 
@@ -71,21 +70,21 @@ def _measurements(run: AdaptRun, draw: Draw, resource: str) -> list[str]:
 
 def _training(run: AdaptRun, draw: Draw) -> list[str]:
     curve = adapt_charts.training(run)
-    return [] if curve is None else [draw(curve), _epochs(run)]
+    rows = [[e.epoch, f"{e.loss:.4f}", f"{e.lr:.3g}"] for e in run.details.training]
+    epochs = collapsible("every epoch", table(["epoch", "mean loss", "learning rate"], rows))
+    return [] if curve is None else [draw(curve), epochs]
 
 
 def _outcome(run: AdaptRun) -> list[str]:
     result = run.result
     verdicts = []
     for limit in result.limits:
-        state = _state(limit.met, result.stopped)
+        state = verdict(limit.met, result.stopped, STATES)
         verdicts.append(paragraph(f"{limit.budget}: {state}", f"verdict {state.split()[0]}"))
-    rows = render.cost_rows(asdict(result.before), asdict(result.after))
-    rows += render.normalised_rows(result.before.latency_ms, result.normalised)
-    rows.append(_accuracy(result.accuracy, ""))
+    rows = result_rows(result)
     if result.deployed is not None:
         sizes = result.deployed.size_bytes
-        rows.append(_accuracy(result.deployed.accuracy, f" as {result.deployed.precision}"))
+        rows.append(accuracy_row(result.deployed.accuracy, f" as {result.deployed.precision}"))
         share = render.ratio(sizes[1], sizes[0])
         rows.append([f"file size as {result.deployed.precision}", *map(render.size, sizes), share])
     targets = [_targets(run)] if len(result.models) > 1 else []
@@ -93,27 +92,10 @@ def _outcome(run: AdaptRun) -> list[str]:
     return [*verdicts, table(["", "before", "after", "left"], rows), *targets, *notes]
 
 
-def _state(met: bool | None, stopped: Stopped) -> str:
-    return "could not be judged" if met is None and stopped == "could-not-judge" else STATES[met]
-
-
-def _accuracy(change: AccuracyChange, form: str) -> list[str]:
-    scores = [render.score(change.metric, value) for value in (change.before, change.after)]
-    return [f"{change.metric} ({change.split}){form}", *scores, ""]
-
-
 def _targets(run: AdaptRun) -> str:
     """A table with a row for each target of one run."""
     rows = [
-        [
-            model.budget,
-            _state(model.met, model.stopped),
-            render.count(model.after.macs),
-            render.count(model.after.params),
-            render.milliseconds(model.after.latency_ms),
-            render.score(model.accuracy.metric, model.accuracy.after),
-            model.iterations,
-        ]
+        [model.budget, verdict(model.met, model.stopped, STATES), *target_cells(model), model.iterations]
         for model in run.result.models
     ]
     return table(["target", "", "macs", "params", "latency", run.metric, "iterations"], rows)
@@ -142,7 +124,7 @@ def _iterations(run: AdaptRun) -> str:
 
 def _amounts(step: Step, name: str) -> list[str]:
     """What a model was predicted to cost; for a resource that is not counted also what was measured."""
-    predicted = render.amount(name.partition("@")[0], step.resources[name]) if name in step.resources else ""
+    predicted = render.amount(name, step.resources[name]) if name in step.resources else ""
     if render.is_counted(name):
         return [predicted]
     return [predicted, render.measured(name, step.accepted.measured, step.accepted.measured_ci95)]
@@ -150,23 +132,16 @@ def _amounts(step: Step, name: str) -> list[str]:
 
 def _measured(run: AdaptRun, resource: str) -> str:
     """A table of the final measurement of a resource."""
-    latency, other = run.result.latencies.get(resource), run.result.measured.get(resource)
-    if latency is not None:
-        values = (latency.before_ms, latency.after_ms, latency.predicted_ms)
-        cells = [*map(render.milliseconds, values), _share(latency.ratio, latency.ci95), latency.sessions]
-        return table(["before", "after", "predicted", "share (95%)", "sessions"], [cells])
-    assert other is not None
-    cells = [*(f"{v:.4g}" for v in (other.before, other.after, other.predicted)), _share(other.ratio, other.ci95)]
-    return table(["before", "after", "predicted", "share (95%)", "measurements"], [[*cells, other.measurements]])
-
-
-def _share(ratio: float, interval: tuple[float, float]) -> str:
-    return f"{ratio:.3f}x ({interval[0]:.3f} to {interval[1]:.3f})"
-
-
-def _epochs(run: AdaptRun) -> str:
-    rows = [[e.epoch, f"{e.loss:.4f}", f"{e.lr:.3g}"] for e in run.details.training]
-    return collapsible("every epoch", table(["epoch", "mean loss", "learning rate"], rows))
+    comparison = run.result.latencies.get(resource) or run.result.measured[resource]
+    if isinstance(comparison, Latency):
+        values = (comparison.before_ms, comparison.after_ms, comparison.predicted_ms)
+        cells, counted, count = [*map(render.milliseconds, values)], "sessions", comparison.sessions
+    else:
+        cells = [f"{value:.4g}" for value in (comparison.before, comparison.after, comparison.predicted)]
+        counted, count = "measurements", comparison.measurements
+    low, high = comparison.ci95
+    share = f"{comparison.ratio:.3f}x ({low:.3f} to {high:.3f})"
+    return table(["before", "after", "predicted", "share (95%)", counted], [[*cells, share, count]])
 
 
 def _layers(run: AdaptRun) -> str:

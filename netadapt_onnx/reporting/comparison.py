@@ -10,6 +10,7 @@ from netadapt_onnx.reporting.adapt_charts import axis_title
 from netadapt_onnx.reporting.adapt_run import AdaptRun
 from netadapt_onnx.reporting.page import Draw, section, table
 from netadapt_onnx.reporting.scale_run import ScaleRun
+from netadapt_onnx.reporting.table_rows import scores
 
 AnyRun = AdaptRun | ScaleRun
 HEADERS = ["run", "asked for", "accuracy before", "after", "work", "time"]
@@ -43,9 +44,10 @@ def _rows(run: AnyRun) -> list[list[object]]:
     """A row for a run of `adapt`, one for every network of a run of `scale`."""
     if isinstance(run, AdaptRun):
         accuracy = run.result.accuracy
-        scores = [render.score(accuracy.metric, value) for value in (accuracy.before, accuracy.after)]
         budgets = ", ".join(limit.budget for limit in run.result.limits)
-        return [[run.name, budgets, *scores, f"{run.result.iterations} iterations", f"{run.result.seconds:.0f} s"]]
+        return [
+            [run.name, budgets, *scores(accuracy), f"{run.result.iterations} iterations", f"{run.result.seconds:.0f} s"]
+        ]
     return [
         [
             run.name,

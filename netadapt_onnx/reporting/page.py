@@ -70,10 +70,8 @@ class ChartRenderer:
         try:
             svg = charts.svg(spec)
         except Exception as error:  # whatever it is: a page without one of its charts is better than none
-            is_explained = isinstance(error, NetadaptError)
-            self.failures.append(
-                str(error) if is_explained else f"a chart cannot be drawn: {escape_joined(repr(error))}"
-            )
+            unexpected = f"a chart cannot be drawn: {escape_joined(repr(error))}"
+            self.failures.append(str(error) if isinstance(error, NetadaptError) else unexpected)
             return paragraph(self.failures[-1], "missed")
         number = next(self._numbers)
         for name in set(re.findall(r' id="([^"]+)"', svg)):  # each chart numbers its clips anew
@@ -81,12 +79,10 @@ class ChartRenderer:
                 f"url(#{name})", f"url(#c{number}-{name})"
             )
         label = escaped(spec.get("title", ""))
-        specification = (
-            f'<script type="application/json">{json_for_script(charts.styled(charts.drawable(spec)))}</script>'
-            if self.interactive
-            else ""
-        )
-        return f'<figure class="wide" aria-label="{label}">{svg}{specification}</figure>'
+        if self.interactive:
+            data = json_for_script(charts.styled(charts.drawable(spec)))
+            svg += f'<script type="application/json">{data}</script>'
+        return f'<figure class="wide" aria-label="{label}">{svg}</figure>'
 
 
 def json_for_script(data: object) -> str:

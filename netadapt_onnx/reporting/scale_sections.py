@@ -6,6 +6,7 @@ from netadapt_onnx.common import render
 from netadapt_onnx.reporting.page import Draw, paragraph, section, table
 from netadapt_onnx.reporting.reproduction import reproduction
 from netadapt_onnx.reporting.scale_run import ScaleRun
+from netadapt_onnx.reporting.table_rows import law_rows, width_rows
 from netadapt_onnx.scaling.result import ScaledModel
 
 # In the order of the question: how good, how large, why; anything else that a run left comes after.
@@ -24,14 +25,10 @@ def scale_sections(run: ScaleRun, draw: Draw, *, with_name: bool) -> list[str]:
     shown = sorted(run.charts, key=lambda chart: (ORDER.index(chart) if chart in ORDER else len(ORDER), chart))
     accuracies = [draw(run.charts[chart]) for chart in shown if chart.startswith("accuracy")]
     others = [draw(run.charts[chart]) for chart in shown if not chart.startswith("accuracy")]
-    notes = [paragraph(note) for note in result.notes]
+    rows = [_row(network) for network in result.models]
+    networks = [table(_headers(run), rows, "numbers named")] if rows else []
     parts = [
-        (
-            "networks",
-            [table(_headers(run), [_row(network) for network in result.models], "numbers named"), *notes]
-            if result.models
-            else notes,
-        ),
+        ("networks", [*networks, *(paragraph(note) for note in result.notes)]),
         ("accuracy by size", accuracies),
         ("widths", [_widths(run)] if result.models else []),
         ("how widths follow the size", [*others, *([_laws(run)] if result.groups else [])]),
@@ -50,10 +47,8 @@ def _row(network: ScaledModel) -> list[object]:
     cost, scores = network.resources, network.accuracy
     share = "" if network.latency_ratio is None else f" ({network.latency_ratio:.3f}x)"
     warm_up = "" if network.warmup_epochs is None else f", {network.warmup_epochs} epochs first"
-    accuracy = "not trained"
-    if scores is not None:
-        values = [render.score(scores.metric, value) for value in (scores.mean, scores.std)]
-        accuracy = " ± ".join(values)
+    spread = () if scores is None else (scores.mean, scores.std)
+    accuracy = " ± ".join(render.score(scores.metric, value) for value in spread) if scores else "not trained"
     return [
         network.target,
         network.method + warm_up,
@@ -68,16 +63,10 @@ def _row(network: ScaledModel) -> list[object]:
 
 
 def _widths(run: ScaleRun) -> str:
-    networks = run.result.models
-    rows = [[group, *(network.widths[group] for network in networks)] for group in networks[0].widths]
-    return table(["group", *(f"{network.target} {network.method}" for network in networks)], rows)
+    rows, headers = width_rows(run.result.models)
+    return table(headers, rows)
 
 
 def _laws(run: ScaleRun) -> str:
-    rows = [
-        [law.name, f"{law.alpha:.4g}", f"{law.beta:.3f}", law.rows, "" if law.r2 is None else f"{law.r2:.3f}"]
-        for law in run.result.groups
-    ]
-    return paragraph("width = alpha * parameters^beta, fitted to so many records") + table(
-        ["group", "alpha", "beta", "records", "r2"], rows
-    )
+    laws = table(["group", "alpha", "beta", "records", "r2"], law_rows(run.result.groups))
+    return paragraph("width = alpha * parameters^beta, fitted to so many records") + laws

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from netadapt_onnx.common.budget import Budget
 from netadapt_onnx.common.provenance import provenance, stored_bytes
@@ -28,77 +29,65 @@ MEMORY_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class ModelRequest:
-    """One model to build: its target, its method, and the search for its widths.
-
-    `warmup_epochs` is the length of the training before the descent, if there was one.
-    """
-
-    budget: Budget
-    method: Method
-    warmup_epochs: int | None
-    search: WidthSearch
-
-
 class ModelBuilder:
     """Builds the models of a run; without a `trainer` they keep what weights they can and are not trained."""
 
-    def __init__(
-        self,
-        run: Run,
-        network: ScalableNetwork,
-        options: ScaleOptions,
-        trainer: NetworkTrainer | None,
-        latency: LatencyMeasurements,
-        table: Table | None,
-    ) -> None:
-        self._run = run
-        self._network = network
-        self._options = options
-        self._trainer = trainer
-        self._latency = latency
-        extra_bytes = stored_bytes(provenance(network.source.sha256, command="scale"))
-        predicted = {} if table is None else {LATENCY: table.predict}
-        self._predict = Predictor(network.trace, extra_bytes, predicted)
-        self._original = self._predict(network.widths)
+    run: Run
+    network: ScalableNetwork
+    options: ScaleOptions
+    trainer: NetworkTrainer | None
+    latency: LatencyMeasurements
+    table: Table | None
 
-    def build(self, request: ModelRequest) -> ScaledModel:
+    @cached_property
+    def _predict(self) -> Predictor:
+        extra_bytes = stored_bytes(provenance(self.network.source.sha256, command="scale"))
+        predicted = {} if self.table is None else {LATENCY: self.table.predict}
+        return Predictor(self.network.trace, extra_bytes, predicted)
+
+    def build(self, budget: Budget, method: Method, warmup_epochs: int | None, search: WidthSearch) -> ScaledModel:
         """Build the largest network within a target; for latency, the one measured nearest to it.
+
+        Args:
+            budget: The target.
+            method: How its widths are distributed.
+            warmup_epochs: The length of the training before the descent, if there was one.
+            search: Where its widths are sought.
 
         Raises:
             NetadaptError: The target is out of reach.
         """
-        name, budget = self._name(request), request.budget
+        name = self._name(budget, method, warmup_epochs)
+        original = self._predict(self.network.widths)
         predict = self._predicted(budget)
         share = None
         if budget.resource == LATENCY:
-            original_ms = self._original[LATENCY] / self._latency.gain
-            widths, share = self._latency.widths_for(name, budget, request.search, predict, original_ms)
+            original_ms = original[LATENCY] / self.latency.gain
+            widths, share = self.latency.widths_for(name, budget, search, predict, original_ms)
         else:
-            limit = budget.limit(self._original[budget.resource])
-            widths = widest(request.search.path, predict, limit, request.search.start, str(budget))
-        proto = self._network.at(widths)
-        folder = self._run.path / "models" / name
+            limit = budget.limit(original[budget.resource])
+            widths = widest(search.path, predict, limit, search.start, str(budget))
+        proto = self.network.at(widths)
+        folder = self.run.path / "models" / name
         folder.mkdir(parents=True, exist_ok=True)
-        if self._trainer is None:
-            accuracy, file = None, save_model(self._run, self._network, proto, folder / "model.onnx")
+        if self.trainer is None:
+            accuracy, file = None, save_model(self.run, self.network, proto, folder / "model.onnx")
         else:
-            accuracy, file = self._trainer.train_with_seeds(name, proto, folder)
-        counted = cost(proto, fold(proto, self._network.shapes).shapes)
+            accuracy, file = self.trainer.train_with_seeds(name, proto, folder)
+        counted = cost(proto, fold(proto, self.network.shapes).shapes)
         latency_ms = None
         if share is not None:
-            latency_ms = share * self._latency.reference_ms
+            latency_ms = share * self.latency.reference_ms
         elif accuracy is not None:
-            share, latency_ms = self._latency.measure_briefly(name, widths)
+            share, latency_ms = self.latency.measure_briefly(name, widths)
         resources = counted.to_resources(file.stat().st_size, latency_ms)
-        return ScaledModel(str(budget), request.method, request.warmup_epochs, resources, share, widths, accuracy, file)
+        return ScaledModel(str(budget), method, warmup_epochs, resources, share, widths, accuracy, file)
 
-    def _name(self, request: ModelRequest) -> str:
+    def _name(self, budget: Budget, method: Method, warmup_epochs: int | None) -> str:
         """The name of a model's folder and of its entries in the journal."""
-        first = request.method == self._options.methods[0]
-        name = str(request.budget) if first else f"{request.budget}-{request.method}"
-        if len(self._options.warmup_epochs) > 1 and request.warmup_epochs is not None:
-            name += f"-warmup{request.warmup_epochs}"
+        name = str(budget) if method == self.options.methods[0] else f"{budget}-{method}"
+        if len(self.options.warmup_epochs) > 1 and warmup_epochs is not None:
+            name += f"-warmup{warmup_epochs}"
         return re.sub(r"[^\w.=-]", "_", name)
 
     def _predicted(self, budget: Budget) -> Callable[[Widths], float]:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from netadapt_onnx.common.progress import Progress
+from netadapt_onnx.common.progress import Progress, unheard
 from netadapt_onnx.data.dataset import Dataset
-from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.scaling.gated_training import GatedNetwork, SgdOptions
+from netadapt_onnx.errors import invalid_data
+from netadapt_onnx.scaling.gated_training import GatedNetwork
 from netadapt_onnx.scaling.width_record import WidthRecord
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.training.placement import require
@@ -24,6 +24,8 @@ from netadapt_onnx.training.settings import Settings
 
 # One removal takes at most one in so many filters.
 LARGEST_PART = 150
+# The paper divides the learning rate of pruning by LR_DECAY every DECAY_EPOCHS epochs.
+LR_DECAY, DECAY_EPOCHS = 1.5, 10
 
 
 @dataclass(frozen=True)
@@ -40,33 +42,10 @@ class DescentSchedule:
     batch_size: int = 256
     lr: float = 0.1
     pruning_lr: float = 0.01
-    lr_decay: float = 1.5
-    decay_epochs: int = 10
-    momentum: float = 0.5
-    weight_decay: float = 5e-4
     batches: int = 50
     removed: int = 10
     share: float = 0.95
     sparing: bool = False
-
-
-@dataclass(frozen=True)
-class _Batches:
-    """An endless stream of shuffled sample numbers, determined by a seed."""
-
-    samples: int
-    size: int
-    seed: int
-
-    @property
-    def per_epoch(self) -> int:
-        return max(1, self.samples // self.size)
-
-    def at(self, step: int) -> np.ndarray:
-        """The sample numbers of batch `step`, counted over epochs, (batch,)."""
-        epoch, position = divmod(step, self.per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.samples)
-        return order[position * self.size : (position + 1) * self.size]
 
 
 def descend(
@@ -100,16 +79,14 @@ def descend(
         NetadaptError: There are neither labels nor a teacher, or training diverged.
     """
     if dataset.train.labels is None and teacher is None:
-        raise NetadaptError("gates need a loss: labels, or the original model as teacher", code="invalid-data")
+        raise invalid_data("gates need a loss: labels, or the original model as teacher")
     require(settings)
-    samples = len(dataset.train)
-    batches = _Batches(samples, min(schedule.batch_size, samples), seed)
     rows: list[list[int]] = []
     tau: list[float] = []
-    sgd = SgdOptions(schedule.momentum, schedule.weight_decay)
-    with one_thread(), GatedNetwork(trace, dataset, teacher, settings, sgd) as network:
+    with one_thread(), GatedNetwork(trace, dataset, teacher, settings) as network:
         groups = _competing_groups(trace, network.gated)
-        steps = _Steps(network, batches, schedule, sum(len(g.roots) for g in groups), progress)
+        filters = sum(len(g.roots) for g in groups)
+        steps = _Steps(network, len(dataset.train), schedule, filters, seed, progress or unheard)
         steps.warm_up()
         for removal in range(steps.removals):
             importance = steps.importance(removal)
@@ -125,48 +102,61 @@ def descend(
     return WidthRecord(names, np.array(rows, float).reshape(-1, len(names)), np.array(tau, float))
 
 
+@dataclass(frozen=True)
 class _Steps:
-    """The training steps of a descent: those before the first removal, and those between two removals."""
+    """The training steps of a descent: those before the first removal, and those between two removals.
 
-    def __init__(
-        self,
-        network: GatedNetwork,
-        batches: _Batches,
-        schedule: DescentSchedule,
-        filters: int,
-        progress: Progress | None,
-    ) -> None:
-        self.removed = min(schedule.removed, max(1, filters // LARGEST_PART))
-        self.removals = int(schedule.share * filters / self.removed)
-        self._network = network
-        self._batches = batches
-        self._schedule = schedule
-        self._filters = filters
-        self._warm_up = schedule.warm_up_epochs * batches.per_epoch
-        self._total = self._warm_up + self.removals * schedule.batches
-        self._progress = progress
+    `samples` and `filters` are how many there are; `seed` determines the order of the samples.
+    """
+
+    network: GatedNetwork
+    samples: int
+    schedule: DescentSchedule
+    filters: int
+    seed: int
+    progress: Progress
+
+    @property
+    def removed(self) -> int:
+        """How many filters a removal takes."""
+        return min(self.schedule.removed, max(1, self.filters // LARGEST_PART))
+
+    @property
+    def removals(self) -> int:
+        """How many removals there are at most."""
+        return int(self.schedule.share * self.filters / self.removed)
+
+    @property
+    def batch_size(self) -> int:
+        """The samples of a step."""
+        return min(self.schedule.batch_size, self.samples)
+
+    @property
+    def per_epoch(self) -> int:
+        """The steps of an epoch."""
+        return max(1, self.samples // self.batch_size)
 
     def warm_up(self) -> None:
         """Train before filters are removed."""
-        for step in range(self._warm_up):
-            self._step(step, self._schedule.lr, "removing filters: training first")
+        for step in range(self.schedule.warm_up_epochs * self.per_epoch):
+            self._step(step, self.schedule.lr, "removing filters: training first")
 
     def importance(self, removal: int) -> np.ndarray:
         """Train until the next removal; returns the sum of the filters' importance by root label, (roots,)."""
-        schedule = self._schedule
-        total = np.zeros(len(self._network.open))
-        text = f"removing filters: {removal * self.removed} of {self._filters}"
-        first = self._warm_up + removal * schedule.batches
-        for step in range(first, first + schedule.batches):
-            epochs = (step - self._warm_up) / self._batches.per_epoch
-            lr = schedule.pruning_lr / schedule.lr_decay ** int(epochs / schedule.decay_epochs)
-            total += self._step(step, lr, text)
+        schedule = self.schedule
+        total = np.zeros(len(self.network.open))
+        text = f"removing filters: {removal * self.removed} of {self.filters}"
+        for step in range(removal * schedule.batches, (removal + 1) * schedule.batches):
+            lr = schedule.pruning_lr / LR_DECAY ** int(step / self.per_epoch / DECAY_EPOCHS)
+            total += self._step(schedule.warm_up_epochs * self.per_epoch + step, lr, text)
         return total
 
     def _step(self, step: int, lr: float, text: str) -> np.ndarray:
-        products = self._network.step(self._batches.at(step), lr)
-        if self._progress is not None:
-            self._progress(step + 1, self._total, text)
+        epoch, position = divmod(step, self.per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.samples)
+        products = self.network.step(order[position * self.batch_size :][: self.batch_size], lr)
+        steps = self.schedule.warm_up_epochs * self.per_epoch + self.removals * self.schedule.batches
+        self.progress(step + 1, steps, text)
         return products
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.common.json_output import write_json
+from netadapt_onnx.common.resources import LATENCY
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.scaling.baselines import baseline_widths
-from netadapt_onnx.scaling.build_models import ModelBuilder, ModelRequest
+from netadapt_onnx.scaling.build_models import ModelBuilder
 from netadapt_onnx.scaling.latency_target import LatencyMeasurements
 from netadapt_onnx.scaling.network import ScalableNetwork
 from netadapt_onnx.scaling.neuralscale import DescentResult, law_of, law_search, neuralscale
@@ -25,42 +27,27 @@ from netadapt_onnx.search.run_directory.run import Run
 LAW_FILE, RESULT_FILE = "widths.toml", "result.json"
 
 
-@dataclass(frozen=True)
-class LawSource:
-    """Where the law of widths comes from instead of a search: `--law`, or a fit to the record of `--fit`."""
-
-    law: Law | None = None
-    record: WidthRecord | None = None
-
-    @property
-    def is_search(self) -> bool:
-        """Whether the law has to be searched with data."""
-        return self.law is None and self.record is None
-
-
+@dataclass
 class ScaleDriver:
-    """Does everything that a run is asked for; what a killed run had finished is not done again."""
+    """Does everything that a run is asked for; what a killed run had finished is not done again.
 
-    def __init__(
-        self,
-        run: Run,
-        network: ScalableNetwork,
-        options: ScaleOptions,
-        source: LawSource,
-        trainer: NetworkTrainer | None,
-        latency: LatencyMeasurements,
-        table: Table | None,
-    ) -> None:
-        self._run = run
-        self._network = network
-        self._options = options
-        self._source = source
-        self._trainer = trainer
-        self._latency = latency
-        self._builder = ModelBuilder(run, network, options, trainer, latency, table)
-        self._alignment = 1 if table is None else table.staircase.alignment
-        self._law = Law(())
-        self._descent: DescentResult | None = None
+    The law of widths is `fixed_law` (`--law`), fitted to `record` (`--fit`), or else searched with data.
+    """
+
+    run: Run
+    network: ScalableNetwork
+    options: ScaleOptions
+    fixed_law: Law | None
+    record: WidthRecord | None
+    trainer: NetworkTrainer | None
+    latency: LatencyMeasurements
+    table: Table | None
+    _law: Law = field(init=False, default=Law(()))
+    _descent: DescentResult | None = field(init=False, default=None)
+
+    @cached_property
+    def _builder(self) -> ModelBuilder:
+        return ModelBuilder(self.run, self.network, self.options, self.trainer, self.latency, self.table)
 
     def result(self) -> ScaleResult:
         """Build all models, draw the charts and write the result.
@@ -69,25 +56,22 @@ class ScaleDriver:
             NetadaptError: A target is out of reach, or training diverged.
         """
         models = [model for method, warm_up in self._searches() for model in self._models(method, warm_up)]
-        folder = self._run.path
-        notes = [*(self._law.notes if self._law.groups else ()), *self._notes]
+        folder = self.run.path
+        notes = [*(self._law.notes if self._law.groups else ()), *(self.trainer.notes if self.trainer else ())]
+        notes += self.latency.notes
         notes += write_plots(folder / PLOTS, models, self._law, self._descent)
-        result = ScaleResult(self._law.groups, tuple(models), self._run.seconds(), tuple(dict.fromkeys(notes)))
+        result = ScaleResult(self._law.groups, tuple(models), self.run.seconds(), tuple(dict.fromkeys(notes)))
         relative = tuple(replace(m, model=None if m.model is None else m.model.relative_to(folder)) for m in models)
         write_json(folder / RESULT_FILE, replace(result, models=relative))
         for file in (*sorted((folder / PLOTS).glob("*.json")), folder / RESULT_FILE):
-            self._run.journal.seal(file)
+            self.run.journal.seal(file)
         return result
-
-    @property
-    def _notes(self) -> tuple[str, ...]:
-        return (*(() if self._trainer is None else self._trainer.notes), *self._latency.notes)
 
     def _searches(self) -> Iterator[tuple[Method, int | None]]:
         """Every method, with every warm-up where it is searched."""
-        for method in self._options.methods:
-            searched = self._source.is_search and method != "uniform"
-            for warm_up in self._options.warmup_epochs if searched else (None,):
+        for method in self.options.methods:
+            searched = self.fixed_law is None and self.record is None and method != "uniform"
+            for warm_up in self.options.warmup_epochs if searched else (None,):
                 yield method, warm_up
 
     def _models(self, method: Method, warm_up: int | None) -> Iterator[ScaledModel]:
@@ -98,36 +82,36 @@ class ScaleDriver:
             self._write_law(warm_up)
             base: Mapping[str, float] = {}
         else:
-            base = baseline_widths(self._network, self._trainer, method, key, warm_up or 0)
-        for budget in self._options.budgets:
+            base = baseline_widths(self.network, self.trainer, method, key, warm_up or 0)
+        for budget in self.options.budgets:
             allowed = self._allowed(budget.resource)
             if method == "neuralscale":
-                search = law_search(self._law, self._network, allowed)
+                search = law_search(self._law, self.network, allowed)
             else:
                 search = WidthSearch(uniform_path(base, allowed), 1.0, allowed)
-            yield self._builder.build(ModelRequest(budget, method, warm_up, search))
+            yield self._builder.build(budget, method, warm_up, search)
 
     def _find_law(self, key: str, warm_up: int | None) -> Law:
         """The law that was given, fitted to the record, or searched."""
-        if self._source.law is not None:
-            return self._source.law
-        if self._source.record is not None:
-            law = law_of(self._network, self._source.record)
-            self._descent = DescentResult(law, (), (self._source.record.named(self._network.widths),))
+        if self.fixed_law is not None:
+            return self.fixed_law
+        if self.record is not None:
+            law = law_of(self.network, self.record)
+            self._descent = DescentResult(law, (), (self.record.named(self.network.widths),))
             return law
-        assert self._trainer is not None
-        self._descent = neuralscale(self._network, self._trainer, key, warm_up or 0, self._options.iterations)
+        assert self.trainer is not None
+        self._descent = neuralscale(self.network, self.trainer, key, warm_up or 0, self.options.iterations)
         return self._descent.law
 
     def _write_law(self, warm_up: int | None) -> None:
         files = [LAW_FILE]
-        if warm_up is not None and len(self._options.warmup_epochs) > 1:
+        if warm_up is not None and len(self.options.warmup_epochs) > 1:
             files.append(LAW_FILE.replace(".", f"-warmup{warm_up}."))
         for name in files:
-            write_atomically(self._run.path / name, law_toml(self._law).encode())
+            write_atomically(self.run.path / name, law_toml(self._law).encode())
 
     def _allowed(self, resource: str) -> Mapping[str, AllowedWidths]:
         """The allowed widths; for latency only those at the edges of the table's steps."""
-        if resource != "latency":
-            return self._network.allowed
-        return allowed_widths(self._network.trace.prunable, self._alignment)
+        if resource != LATENCY or self.table is None:
+            return self.network.allowed
+        return allowed_widths(self.network.trace.prunable, self.table.staircase.alignment)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -35,14 +35,8 @@ from netadapt_onnx.training.weights import running_statistics, trainable
 CUT_SHARE = 1 / 8
 # Weights are replaced by numbers from here on while a cut is planned: no constant of a graph is in this range.
 _FIRST = 1 << 40
-
-
-@dataclass(frozen=True)
-class SgdOptions:
-    """The options of SGD besides its learning rate."""
-
-    momentum: float
-    weight_decay: float
+# The paper's.
+MOMENTUM, WEIGHT_DECAY = 0.5, 5e-4
 
 
 class GatedNetwork:
@@ -52,16 +46,13 @@ class GatedNetwork:
     root labels that have a gate.
     """
 
-    def __init__(
-        self, trace: Trace, dataset: Dataset, teacher: onnx.ModelProto | None, settings: Settings, sgd: SgdOptions
-    ) -> None:
+    def __init__(self, trace: Trace, dataset: Dataset, teacher: onnx.ModelProto | None, settings: Settings) -> None:
         self.trace = trace
         self.open = np.ones(len(trace.roots), np.float32)
         labels = [gate.axis_labels for gate in filter_gates(trace)]
         self.gated = np.unique(np.concatenate(labels or [np.zeros(0, np.int64)]))
         self._split = dataset.train
         self._settings = settings
-        self._sgd = sgd
         needs = footprint(TorchGraph(trace.folded.proto), self._split)
         self._only_batch = needs.only_batch
         self._task = task_loss(trace.folded.proto, needs.shapes, dataset)
@@ -126,9 +117,7 @@ class GatedNetwork:
         cut, positions = parameters.cut(keep)
         self._replicas = Replicas(cut, self._settings, self._task, self._teacher, only_batch=self._only_batch)
         weights = self._replicas.main.weights
-        self._optimiser = torch.optim.SGD(
-            weights.values(), lr=0.0, momentum=self._sgd.momentum, weight_decay=self._sgd.weight_decay
-        )
+        self._optimiser = torch.optim.SGD(weights.values(), lr=0.0, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         parameters.restore(self._optimiser, weights, positions)
         self._gates = [gate.without(~self._present) for gate in filter_gates(self.trace)]
         self._set_gates()

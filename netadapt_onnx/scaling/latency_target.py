@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import msgspec
 import onnx
@@ -27,44 +28,40 @@ NEAR = 0.015
 ATTEMPTS = 4
 
 
+@dataclass(frozen=True)
 class LatencyMeasurements:
     """Measures networks relative to the original file; every measurement is journalled before it is used.
 
     `notes` say what normalising the file alone gains, once that is known.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        network: ScalableNetwork,
-        table: Table | None,
-        execution: Execution,
-        original: AsGiven,
-        log: Callable[[str], None],
-    ) -> None:
-        self.notes: list[str] = []
-        self._run = run
-        self._network = network
-        self._table = table
-        self._execution = execution
-        self._log = log
-        normalised = network.trace.folded.proto
-        self._normalising = MeasuredNormalisation(run, "latency", original, normalised, self._measure_normalised)
+    run: Run
+    network: ScalableNetwork
+    table: Table | None
+    execution: Execution
+    original: AsGiven
+    log: Callable[[str], None]
+    notes: list[str] = field(init=False, default_factory=list)
+
+    @cached_property
+    def _normalising(self) -> MeasuredNormalisation:
+        normalised = self.network.trace.folded.proto
+        return MeasuredNormalisation(self.run, "latency", self.original, normalised, self._measure_normalised)
 
     @property
     def gain(self) -> float:
         """The share of the original file's time that normalising alone leaves."""
         ratio, note = self._normalising.ratio, self._normalising.note
         if ratio is not None:
-            note = normalisation_note("latency", self._network.source.path.name, ratio.median, ratio.ci95)
-        self.notes += [note] if note and note not in self.notes else []
+            note = normalisation_note("latency", self.network.source.path.name, ratio.median, ratio.ci95)
+        self.notes.extend([note] if note and note not in self.notes else [])
         return 1.0 if ratio is None else ratio.median
 
     @property
     def reference_ms(self) -> float:
         """The time of the original file, on the scale of the table."""
-        assert self._table is not None
-        return self._table.latency_ms.median_ms / self.gain
+        assert self.table is not None
+        return self.table.latency_ms.median_ms / self.gain
 
     def widths_for(
         self, name: str, budget: Budget, search: WidthSearch, predict: Callable[[Widths], float], original_ms: float
@@ -93,11 +90,11 @@ class LatencyMeasurements:
             key = f"latency/{name}/{'-'.join(map(str, widths.values()))}"
             if key in measured:
                 break
-            measurement = msgspec.convert(self._run.once(key, partial(self._measure, widths)), Ratio)
+            measurement = msgspec.convert(self.run.once(key, partial(self._measure, widths)), Ratio)
             share, ms = (estimate(measurement, None, relative=relative).value for relative in (True, False))
             amount = share * original_ms if budget.relative else ms
             measured[key] = (abs(amount / limit - 1), widths, share)
-            self._log(f"{name}: {amount:.4g} ms measured for {limit:.4g}")
+            self.log(f"{name}: {amount:.4g} ms measured for {limit:.4g}")
             if measured[key][0] <= NEAR:
                 break
             goal = predict(widths) * limit / amount
@@ -107,22 +104,22 @@ class LatencyMeasurements:
     def measure_briefly(self, name: str, widths: Mapping[str, int]) -> tuple[float, float]:
         """A network's share of the original's time, and its time in ms on the same scale for all networks of a run."""
         measurement = msgspec.convert(
-            self._run.once(f"latency/{name}", partial(self._measure, widths, BRIEF_SESSIONS, BRIEF_S)), Ratio
+            self.run.once(f"latency/{name}", partial(self._measure, widths, BRIEF_SESSIONS, BRIEF_S)), Ratio
         )
-        original_ms = self._run.once("latency/original", lambda: measurement.reference.median_ms)
+        original_ms = self.run.once("latency/original", lambda: measurement.reference.median_ms)
         share = estimate(measurement, None, relative=True).value
-        return share, share * (self.reference_ms if self._table is not None else original_ms)
+        return share, share * (self.reference_ms if self.table is not None else original_ms)
 
     def _measure(
         self, widths: Mapping[str, int], sessions: int = CAREFUL_SESSIONS, seconds: float = CAREFUL_S
     ) -> Ratio:
-        return self._ratio(self._network.at(widths), self._normalising.reference, sessions, seconds)
+        return self._ratio(self.network.at(widths), self._normalising.reference, sessions, seconds)
 
     def _measure_normalised(self, normalised: onnx.ModelProto, reference: onnx.ModelProto) -> Ratio:
         """The normalised model relative to the original file, measured carefully and once in a run."""
         measure = partial(self._ratio, normalised, reference, CAREFUL_SESSIONS, CAREFUL_S)
-        return msgspec.convert(self._run.once("latency/normalised", measure), Ratio)
+        return msgspec.convert(self.run.once("latency/normalised", measure), Ratio)
 
     def _ratio(self, proto: onnx.ModelProto, reference: onnx.ModelProto, sessions: int, seconds: float) -> Ratio:
-        inputs = random_inputs(self._network.trace.folded.specs)
-        return ratio(proto, reference, inputs, self._execution, TimingPlan(sessions=sessions, time_cap_s=seconds))
+        inputs = random_inputs(self.network.trace.folded.specs)
+        return ratio(proto, reference, inputs, self.execution, TimingPlan(sessions=sessions, time_cap_s=seconds))

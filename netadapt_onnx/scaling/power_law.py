@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -29,8 +28,7 @@ class GroupLaw(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     r2: float | None = None
 
 
-@dataclass(frozen=True)
-class Law:
+class Law(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One law per group, in the model's order. `family` identifies the graph without its widths ('' where unknown)."""
 
     groups: tuple[GroupLaw, ...]
@@ -95,11 +93,6 @@ def law_toml(law: Law) -> str:
     return "\n".join(lines) + "\n"
 
 
-class _LawFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    family: str
-    groups: tuple[GroupLaw, ...]
-
-
 def read_law(file: Path, family: str, groups: Sequence[str]) -> Law:
     """Read a law from a TOML file.
 
@@ -112,13 +105,13 @@ def read_law(file: Path, family: str, groups: Sequence[str]) -> Law:
         NetadaptError: The file holds something else, or the law of another model.
     """
     try:
-        parsed = msgspec.convert(tomllib.loads(file.read_text()), _LawFile)
+        law = msgspec.convert(tomllib.loads(file.read_text()), Law)
     except (OSError, *UNREADABLE) as error:
         raise NetadaptError(f"{file} is no law of widths: {error}", hint="`scale` writes one", code="law") from error
-    names = [group.name for group in parsed.groups]
-    if parsed.family != family or names != list(groups):
+    names = [group.name for group in law.groups]
+    if law.family != family or names != list(groups):
         differs = next((a for a, b in zip(names, groups, strict=False) if a != b), "the graph")
         raise NetadaptError(
             f"{file} is the law of another model ({differs} differs)", hint="fit this model's own", code="other-model"
         )
-    return Law(parsed.groups, family)
+    return law

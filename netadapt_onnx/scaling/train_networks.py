@@ -46,9 +46,11 @@ class NetworkTrainer:
             "the training samples have no labels: gates and training learn the original model's answers",
         )
 
-    def initialised(self, proto: onnx.ModelProto) -> onnx.ModelProto:
-        """The same network with weights drawn from the run's seed."""
-        return _initialised(proto, self.options.seed)
+    def initialised(self, proto: onnx.ModelProto, seed: int | None = None) -> onnx.ModelProto:
+        """The same network with weights drawn from a seed, by default the run's."""
+        from netadapt_onnx.training.initialise import initialised
+
+        return initialised(proto, self.options.seed if seed is None else seed)
 
     def briefly_trained(self, key: str, proto: onnx.ModelProto) -> onnx.ModelProto:
         """A network trained for the longest warm-up, from which the magnitudes of filters are read."""
@@ -121,21 +123,17 @@ class NetworkTrainer:
         ]
         best = _seed_file(folder, seeds[int(np.argmax([score["val"] for score in scores]))])
         self.run.journal.require_sealed(best)
-        model = self.save(load(best).proto, folder / "model.onnx")
+        model = save_model(self.run, self.network, load(best).proto, folder / "model.onnx")
         values = [score["reported"] for score in scores]
         std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
         return AccuracySpread(float(np.mean(values)), std, scores[-1]["metric"], split, tuple(values)), model
 
-    def save(self, proto: onnx.ModelProto, file: Path) -> Path:
-        """Write a model of this run, and remember the hash of its file."""
-        return save_model(self.run, self.network, proto, file)
-
     def _train_seed(
         self, name: str, proto: onnx.ModelProto, folder: Path, seed: int, test: Split
     ) -> Mapping[str, object]:
-        initial = _initialised(proto, seed)
+        initial = self.initialised(proto, seed)
         model = self._train(name, f"{name}, seed {seed}", initial, self.options.epochs, seed)
-        self.save(model, _seed_file(folder, seed))
+        save_model(self.run, self.network, model, _seed_file(folder, seed))
         (val, _), (reported, metric) = self._accuracy(model, self.dataset.val), self._accuracy(model, test)
         return {"val": val, "reported": reported, "metric": metric}
 
@@ -179,12 +177,6 @@ def save_model(run: Run, network: ScalableNetwork, proto: onnx.ModelProto, file:
     written = save(proto, file, metadata=metadata, overwrite=True, planned=network.trace.folded.interface())
     run.journal.seal(written)
     return written
-
-
-def _initialised(proto: onnx.ModelProto, seed: int) -> onnx.ModelProto:
-    from netadapt_onnx.training.initialise import initialised
-
-    return initialised(proto, seed)
 
 
 def _seed_file(folder: Path, seed: int) -> Path:

@@ -8,10 +8,10 @@ import numpy as np
 
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.data.load_dataset import load_dataset
-from netadapt_onnx.data.shapes import Specs
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.runtime import Arrays
+from netadapt_onnx.graph.shapes import Specs
 from netadapt_onnx.profilers.quantize import FLOAT, SAMPLES, Deployment, Precision
 
 SEED = 0

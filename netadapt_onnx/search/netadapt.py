@@ -15,7 +15,7 @@ from typing import Literal
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.channel_choices import ChannelChoices
 from netadapt_onnx.search.proposals import Amounts, Goal, Proposal, Proposer, Widths
-from netadapt_onnx.search.schedule import DEFAULT_ITERATIONS, Schedule
+from netadapt_onnx.search.schedule import Schedule
 
 Select = Literal["ratio", "accuracy"]
 
@@ -95,8 +95,8 @@ class Problem:
         limits: The budgets in base units; measured resources have theirs times a margin.
         start: The evaluation of the original.
         schedule: How far each iteration goes.
-        select: What the winner has best: accuracy lost per resource saved, or accuracy.
         max_iterations: The total number of steps, over all resumes.
+        select: What the winner has best: accuracy lost per resource saved, or accuracy.
         finalists: The number of best proposals that are trained for a short time before one of them wins.
         prune_small: Whether groups that cannot reach an iteration's target alone go as far as they can.
         since: The number of steps that earlier, looser budgets have taken.
@@ -109,8 +109,8 @@ class Problem:
     limits: Amounts
     start: Accepted
     schedule: Schedule
+    max_iterations: int
     select: Select = "ratio"
-    max_iterations: int = DEFAULT_ITERATIONS
     finalists: int = 0
     prune_small: bool = False
     since: int = 0

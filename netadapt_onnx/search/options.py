@@ -28,7 +28,6 @@ from netadapt_onnx.common.resources import SEARCHED
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.channel_choices import DEFAULT_STEP, AllowedCounts, Floors, Steps, allowed_counts
 from netadapt_onnx.search.netadapt import Select
-from netadapt_onnx.search.schedule import DEFAULT_DECAY, DEFAULT_ITERATIONS, DEFAULT_RATIO
 
 if TYPE_CHECKING:
     import onnx
@@ -84,8 +83,8 @@ class SearchOptions:
         "The winner loses least accuracy per resource saved, or simply has the highest.",
         choices=get_args(Select),
     )
-    init_reduction_ratio: float = option(DEFAULT_RATIO, "The first step's share.", above=0, at_most=1)
-    decay: float = option(DEFAULT_DECAY, "Each step is this much of the one before.", above=0, at_most=1)
+    init_reduction_ratio: float = option(0.025, "The first step's share.", above=0, at_most=1)
+    decay: float = option(0.96, "Each step is this much of the one before.", above=0, at_most=1)
     init_reduction: str | float | None = option(
         None, "The first step, e.g. 0.5ms, 2M or 0.05x; instead of the share.", metavar="AMOUNT"
     )
@@ -145,9 +144,8 @@ class TrainingOptions:
 class RunOptions:
     """How a run goes: when it stops, what it keeps, its seed, and who does its work."""
 
-    max_iterations: int = option(
-        DEFAULT_ITERATIONS, "Stop after this many in total.", at_least=1, may_differ_on_resume=True
-    )
+    # Exact steps of the default ratio and decay reach 0.39x in as many.
+    max_iterations: int = option(100, "Stop after this many in total.", at_least=1, may_differ_on_resume=True)
     max_time: str | float | None = option(
         None,
         "Stop after this long in total, with the best model so far.",

@@ -6,18 +6,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-# What a run may take unless the user says otherwise; exact steps of the default ratio and decay reach 0.39x in as many.
-DEFAULT_ITERATIONS = 100
-# The first step saves this share of a resource, each further one so much of the step before it.
-DEFAULT_RATIO, DEFAULT_DECAY = 0.025, 0.96
-
 
 @dataclass(frozen=True)
 class Schedule:
     """Iteration i (from 1) lowers a resource by `ratio * decay**(i - 1)` times its initial (or current) amount."""
 
-    ratio: float = DEFAULT_RATIO
-    decay: float = DEFAULT_DECAY
+    ratio: float
+    decay: float
     of: Literal["initial", "current"] = "initial"
 
     def reduction(self, iteration: int, initial: float, current: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -135,16 +136,14 @@ def within_budget(
     text = ", ".join(map(str, budgets))
     if holds(cuts.counts(0)):
         return BudgetedCounts(cuts.counts(0), note=f"nothing to do: the model meets {text} already")
-    low, high = 1, cuts.length - 1
-    smallest = cuts.counts(high)
+    last = cuts.length - 1
+    smallest = cuts.counts(last)
     if not holds(smallest):
         cost = cost_at(smallest)
         reached = ", ".join(f"{b.resource}={cost[b.resource] / original[b.resource]:.3f}x" for b in budgets)
         return BudgetedCounts(smallest, False, f"the smallest model misses {text}: it reaches {reached}")
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(cuts.counts(middle)) else (middle + 1, high)
-    return BudgetedCounts(cuts.counts(low))
+    first = bisect_left(range(last), True, lo=1, key=lambda i: holds(cuts.counts(i)))
+    return BudgetedCounts(cuts.counts(first))
 
 
 def resized_cost(trace: Trace, cost_model: CostModel, counts: Counts) -> Cost:

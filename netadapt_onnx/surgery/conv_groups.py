@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from netadapt_onnx.common.grouping import grouped
 from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.union_find import UnionFind
@@ -67,11 +68,8 @@ def _connected(labels: Labels) -> list[list[Table]]:
     for table, _ in labels.balances:
         roots = np.unique(labels.ties.roots(table[table > 0]))
         sets.tie(np.full(len(roots), roots[0]), roots)
-    parts: dict[int, list[Table]] = {}
-    for table, reason in labels.balances:
-        first = labels.ties.roots(table[table > 0])[:1]
-        parts.setdefault(int(sets.roots(first)[0]), []).append((table, reason))
-    return list(parts.values())
+    firsts = (labels.ties.roots(table[table > 0])[:1] for table, _ in labels.balances)
+    return list(grouped(zip((int(sets.roots(first)[0]) for first in firsts), labels.balances, strict=True)).values())
 
 
 def _is_even(counts: _Counts) -> bool:

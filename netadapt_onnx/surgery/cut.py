@@ -69,6 +69,11 @@ class Cut:
         """Mask (positions,) of what is kept along one axis of a tensor."""
         return self.counts(name, axis) > 0
 
+    def shortened_axes(self, name: str) -> list[tuple[int, NDArray[np.bool_]]]:
+        """The axes along which a tensor loses positions, each with the mask of those that are kept."""
+        masks = ((axis, self.kept(name, axis)) for axis in sorted({axis for axis, _ in self.axes.get(name, ())}))
+        return [(axis, mask) for axis, mask in masks if not mask.all()]
+
     def layout(self, name: str, axis: int) -> tuple[Array, Array]:
         """For each position along an axis after the cut: where it comes from, and which copy it is (0: itself)."""
         runs = [run for k, run in self.run_axes.get(name, ()) if k == axis]

@@ -16,7 +16,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from netadapt_onnx.graph.lazy_weights import loaded, values_of
-from netadapt_onnx.graph.nodes import captured, subgraphs_of
+from netadapt_onnx.graph.nodes import all_subgraphs, captured
 from netadapt_onnx.graph.weightless import WEIGHT_BYTES, raw_bytes, stand_in, without_weights
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # it logs about types that it does not know, and about what is not installed
@@ -54,8 +54,11 @@ class Editing:
     def exported(self) -> onnx.ModelProto:
         """The edited graph in the frame of the original: its names, inputs, outputs, opsets, IR version, metadata."""
         edited = gs.export_onnx(self.graph, do_type_check=False).graph
-        for node in edited.node:
-            self._capture(node)
+        # Subgraphs read the graph's constants again, of which onnx-graphsurgeon gives each a copy.
+        for subgraph in all_subgraphs(edited.node):
+            for i in reversed(range(len(subgraph.initializer))):
+                if subgraph.initializer[i].name in self._tensors:
+                    del subgraph.initializer[i]
         result = without_weights(self._original)
         del result.graph.node[:]
         result.graph.node.extend(edited.node)
@@ -71,15 +74,6 @@ class Editing:
                 result.graph.initializer.append(loaded(value, self._file))
         result.graph.initializer.extend(loaded(t, self._file) for n, t in self._tensors.items() if n in missing)
         return result
-
-    def _capture(self, node: onnx.NodeProto) -> None:
-        """Have subgraphs read the graph's constants again, of which onnx-graphsurgeon gives each a copy."""
-        for subgraph in subgraphs_of(node):
-            for i in range(len(subgraph.initializer) - 1, -1, -1):
-                if subgraph.initializer[i].name in self._tensors:
-                    del subgraph.initializer[i]
-            for inner in subgraph.node:
-                self._capture(inner)
 
 
 def _is_weight(tensor: onnx.TensorProto) -> bool:

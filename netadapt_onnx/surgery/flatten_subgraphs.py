@@ -6,7 +6,8 @@ is for tracing and cutting alone and is never run: it holds a subgraph's nodes i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +19,7 @@ from onnx import numpy_helper
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
-from netadapt_onnx.graph.nodes import captured, node_name, rename
+from netadapt_onnx.graph.nodes import all_subgraphs, captured, node_name, rename, set_nodes
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.shapes import Spec, Specs
 from netadapt_onnx.graph.weightless import without_weights
@@ -90,24 +91,22 @@ def flatten(folded: FoldedModel, *, loops: bool = True) -> tuple[FoldedModel, tu
     subgraphs: list[FlatSubgraph] = []
     untraced: dict[str, str] = {}
     for node in graph.node:
-        parts: list[tuple[FoldedModel, list[FlatSubgraph]]] = []
-        unopened: dict[str, str] = {}
+        opened: set[str] = set()
         for attribute in _attributes(node):
             try:
-                parts.append(_opened(node, attribute, around))
+                inner, inner_subgraphs = _opened(node, attribute, around)
             except NetadaptError as error:
-                unopened[attribute.name] = error.message
-        untraced |= {f"{node_name(node)}/{name}": reason for name, reason in unopened.items()}
-        for inner, inner_subgraphs in parts:
+                untraced[f"{node_name(node)}/{attribute.name}"] = error.message
+                continue
+            opened.add(attribute.name)
             nodes.extend(inner.proto.graph.node)
             added.extend(inner.proto.graph.initializer)
             specs |= {name: (shape, inner.dtypes[name]) for name, shape in inner.shapes.items()}
             subgraphs.extend(inner_subgraphs)
             untraced |= inner.untraced
-        nodes.append(_with_subgraphs(node, unopened) if parts else node)
+        nodes.append(_without_subgraphs(node, opened) if opened else node)
     proto = without_weights(folded.proto)
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
+    set_nodes(proto.graph, nodes)
     proto.graph.initializer.extend([*graph.initializer, *added])
     shapes = {name: shape for name, (shape, _) in specs.items()}
     dtypes = {name: dtype for name, (_, dtype) in specs.items()}
@@ -118,13 +117,11 @@ def _attributes(node: onnx.NodeProto) -> list[onnx.AttributeProto]:
     return [a for a in node.attribute if a.HasField("g")] if node.op_type in CONTROL else []
 
 
-def _with_subgraphs(node: onnx.NodeProto, names: Iterable[str]) -> onnx.NodeProto:
-    """A copy of a node that has only the subgraphs in attributes of these names."""
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    kept = [a for a in copy.attribute if not a.HasField("g") or a.name in names]
-    del copy.attribute[:]
-    copy.attribute.extend(kept)
+def _without_subgraphs(node: onnx.NodeProto, names: Collection[str]) -> onnx.NodeProto:
+    """A copy of a node that has no subgraphs in attributes of these names."""
+    copy = deepcopy(node)
+    for attribute in [attribute for attribute in copy.attribute if attribute.name in names]:
+        copy.attribute.remove(attribute)
     return copy
 
 
@@ -150,12 +147,13 @@ def _opened(
     original = around.model.proto
     model = onnx.ModelProto(ir_version=original.ir_version, opset_import=original.opset_import)
     model.graph.CopyFrom(attribute.g)
-    formals = _received(node, attribute.g, around.specs)
+    received = _received(node, attribute.g, around.specs)
+    formals = {name: spec for name, (spec, _) in received.items()}
     outer = [name for name in captured(node) if name not in formals]
     model.graph.initializer.extend(around.constants[name] for name in outer if name in around.constants)
     runtime = [name for name in outer if name not in around.constants and name in around.specs]
-    specs = dict(formals) | {name: around.specs[name] for name in runtime}
-    sources = dict(zip((v.name for v in attribute.g.input), _sources(node, attribute.g), strict=True))
+    specs = formals | {name: around.specs[name] for name in runtime}
+    sources = {name: source for name, (_, source) in received.items()}
     del model.graph.input[:]
     for name, (shape, dtype) in specs.items():
         axes: list[int | str] = list(shape)
@@ -189,36 +187,30 @@ def _with_returned_constants(folded: FoldedModel, outer: Sequence[str]) -> Folde
     return replace(folded, shapes=shapes, dtypes=dtypes)
 
 
-def _sources(node: onnx.NodeProto, subgraph: onnx.GraphProto) -> list[str]:
-    """For each formal input of a subgraph the outer tensor that it starts from, '' for counters and slices."""
-    if node.op_type == "Loop":
-        return ["", "", *list(node.input)[2:]]
-    scanned = next((a.i for a in node.attribute if a.name == "num_scan_inputs"), 0)
-    states = len(node.input) - scanned
-    return [*list(node.input)[:states], *[""] * scanned][: len(subgraph.input)]
+def _received(node: onnx.NodeProto, subgraph: onnx.GraphProto, outer: Specs) -> dict[str, tuple[Spec, str]]:
+    """Shape and type of a subgraph's formal inputs, and the outer tensor that each starts from, '' for others.
 
-
-def _received(node: onnx.NodeProto, subgraph: onnx.GraphProto, outer: Specs) -> dict[str, Spec]:
-    """Shape and type of a subgraph's formal inputs: carried values keep the shapes that they start with."""
+    Carried values keep the shapes that they start with; others are counters and slices.
+    """
     names = [v.name for v in subgraph.input]
     if node.op_type == "If" or not names:
         return {}
     inputs: list[str] = list(node.input)
     if node.op_type == "Loop":
-        specs: list[Spec] = [((), np.dtype(np.int64)), ((), np.dtype(bool))]
-        specs += [_spec(name, outer) for name in inputs[2:]]
+        received: list[tuple[Spec, str]] = [(((), np.dtype(np.int64)), ""), (((), np.dtype(bool)), "")]
+        received += [(_spec(name, outer), name) for name in inputs[2:]]
     else:
         attributes: dict[str, Any] = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         scanned = int(attributes["num_scan_inputs"])
         states = len(inputs) - scanned
         axes = attributes.get("scan_input_axes", [0] * scanned)
-        specs = [_spec(name, outer) for name in inputs[:states]]
+        received = [(_spec(name, outer), name) for name in inputs[:states]]
         for name, axis in zip(inputs[states:], axes, strict=True):
             shape, dtype = _spec(name, outer)
-            specs.append((tuple(np.delete(shape, axis).tolist()), dtype))
-    if len(specs) != len(names):
-        raise NetadaptError(f"'{node_name(node)}' gives its body {len(specs)} of {len(names)} inputs")
-    return dict(zip(names, specs, strict=True))
+            received.append(((tuple(np.delete(shape, axis).tolist()), dtype), ""))
+    if len(received) != len(names):
+        raise NetadaptError(f"'{node_name(node)}' gives its body {len(received)} of {len(names)} inputs")
+    return dict(zip(names, received, strict=True))
 
 
 def _spec(name: str, specs: Specs) -> Spec:
@@ -239,8 +231,8 @@ def _renamed(
     prefix = f"{node_name(node)}/{attribute.name}/"
     graph = folded.proto.graph
     own = {name for n in graph.node for name in n.output if name} | {t.name for t in graph.initializer} | formals
-    own |= {name for subgraph in inner for name in subgraph.names}  # what those inside receive is no node's output
-    own -= outer
+    nested = {name for subgraph in inner for name in subgraph.names}  # what those inside receive is no node's output
+    own = (own | nested) - outer
     flat = {name: prefix + name for name in own}
     for each in graph.node:
         each.name = prefix + node_name(each)
@@ -251,7 +243,6 @@ def _renamed(
     proto = without_weights(folded.proto)
     proto.graph.initializer.extend(tensors)
     frame = onnx.GraphProto(name=attribute.g.name, input=attribute.g.input, output=attribute.g.output)
-    nested = {name for subgraph in inner for name in subgraph.names}
     owner = next(name for name in node.output if name)
     names = {flat[name]: name for name in own if name not in nested}
     moved = [
@@ -265,7 +256,7 @@ def _renamed(
     return renamed, [*moved, FlatSubgraph(prefix[:-1], owner, attribute.name, frame, names)]
 
 
-def with_branch(proto: onnx.ModelProto, branch: str = "", untraced: Collection[str] = ()) -> onnx.ModelProto:
+def with_branch(proto: onnx.ModelProto, branch: str, untraced: Collection[str]) -> onnx.ModelProto:
     """A copy whose If nodes all take one branch, whatever their conditions say.
 
     Args:
@@ -273,20 +264,13 @@ def with_branch(proto: onnx.ModelProto, branch: str = "", untraced: Collection[s
         branch: One of `BRANCHES`, or '': the conditions decide.
         untraced: Names of branches that cannot be traced; nodes with one of them take the other.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    _fix_branches(copy.graph, branch, untraced)
+    copy = deepcopy(proto)
+    for graph in (copy.graph, *all_subgraphs(copy.graph.node)):
+        for node in graph.node:
+            possible = [name for name in BRANCHES if f"{node_name(node)}/{name}" not in untraced]
+            chosen = possible[0] if len(possible) == 1 else branch
+            if node.op_type == "If" and chosen:
+                name = f"{node_name(node)}/{chosen}/taken"
+                graph.initializer.append(numpy_helper.from_array(np.array(chosen == BRANCHES[0]), name))
+                node.input[0] = name
     return copy
-
-
-def _fix_branches(graph: onnx.GraphProto, branch: str, untraced: Collection[str]) -> None:
-    for node in graph.node:
-        possible = [name for name in BRANCHES if f"{node_name(node)}/{name}" not in untraced]
-        chosen = possible[0] if len(possible) == 1 else branch
-        if node.op_type == "If" and chosen:
-            name = f"{node_name(node)}/{chosen}/taken"
-            graph.initializer.append(numpy_helper.from_array(np.array(chosen == BRANCHES[0]), name))
-            node.input[0] = name
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _fix_branches(attribute.g, branch, untraced)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from netadapt_onnx.common.grouping import grouped
 from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.surgery.labels import Labels
-from netadapt_onnx.surgery.records import Layer
 
 
 @dataclass(frozen=True)
@@ -57,32 +58,30 @@ def find_groups(labels: Labels, roots: Array) -> tuple[tuple[Group, ...], dict[s
     reasons = _pinned(labels, roots)
     pinned = np.zeros(len(roots), bool)
     pinned[list(reasons)] = True
-    owner: dict[tuple[int, bool], str] = {}
+    named: set[tuple[int, bool]] = set()
     members: dict[str, Array] = {}
-    naming: list[tuple[str, Layer, int]] = []
     groups_of_layer: Counter[str] = Counter()
     for layer in labels.layers:
         of_layer = roots[layer.channels]
         keys = list(zip(coverage[of_layer].tolist(), pinned[of_layer].tolist(), strict=True))
-        for key in dict.fromkeys(keys):
-            if key in owner:
-                continue
+        for key in [key for key in dict.fromkeys(keys) if key not in named]:
             groups_of_layer[layer.name] += 1
             number = groups_of_layer[layer.name]
             name = layer.name if number == 1 else f"{layer.name}#{number}"
-            owner[key] = name
-            channels = of_layer[np.array([k == key for k in keys])]
-            members[name] = channels
-            _, counts = np.unique(channels, return_counts=True)
-            naming.append((name, layer, int(counts.max())))
-    holding = _layers_by_group(labels, roots, members)
+            named.add(key)
+            members[name] = of_layer[np.array([k == key for k in keys])]
+    holders = Holders(members, len(roots))
+    layers = grouped((name, layer.name) for layer in labels.layers for name in holders.of(roots[layer.channels]))
     groups = []
-    for name, _, step in naming:
-        channels = members[name]
+    for name, channels in members.items():
+        sets, counts = np.unique(channels, return_counts=True)
+        step = int(counts.max())
         reason = next((reasons[int(r)] for r in channels if int(r) in reasons), None)
-        if reason is None and len(np.unique(channels)) == 1:
+        if reason is None and len(sets) == 1:
             reason = "all its channels are tied together"
-        groups.append(Group(name, len(channels), step, step, holding[name], reason is None, reason))
+        groups.append(
+            Group(name, len(channels), step, step, tuple(dict.fromkeys(layers[name])), reason is None, reason)
+        )
     return tuple(groups), members
 
 
@@ -109,14 +108,16 @@ def _pinned(labels: Labels, roots: Array) -> dict[int, str]:
     return reasons
 
 
-def _layers_by_group(labels: Labels, roots: Array, members: dict[str, Array]) -> dict[str, tuple[str, ...]]:
-    names = list(members)
-    group_of = np.full(len(roots), -1)
-    for i, name in enumerate(names):
-        group_of[members[name]] = i
-    holding: dict[str, dict[str, None]] = {name: {} for name in names}
-    for layer in labels.layers:
-        for i in np.unique(group_of[roots[layer.channels]]):
-            if i >= 0:
-                holding[names[i]][layer.name] = None
-    return {name: tuple(layers) for name, layers in holding.items()}
+class Holders:
+    """Which groups hold a label, looked up for whole arrays of root labels."""
+
+    def __init__(self, members: Mapping[str, Array], labels: int) -> None:
+        """`members`: by group the root labels of its channels; of so many `labels` in all."""
+        self._names = list(members)
+        self._numbers = np.full(labels, -1)
+        for number, channels in enumerate(members.values()):
+            self._numbers[channels] = number
+
+    def of(self, roots: Array) -> list[str]:
+        """The groups that any of these root labels belongs to, in their order."""
+        return [self._names[number] for number in np.unique(self._numbers[roots]).tolist() if number >= 0]

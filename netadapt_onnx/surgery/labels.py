@@ -8,7 +8,7 @@ factor for its output channels and one for its input channels. Tied labels are k
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,16 +16,17 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from netadapt_onnx.common.grouping import grouped
 from netadapt_onnx.graph.axis_arrays import Array, on_axis, squeeze
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.lazy_weights import values_of
-from netadapt_onnx.graph.passes.fold_constants import KEPT_ON_WEIGHTS
 from netadapt_onnx.graph.shapes import Shape, Shapes
 from netadapt_onnx.surgery.conv_group_metadata import ConvGroupMetadata
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.records import Edit, Factors, Layer, Pin, Use
 from netadapt_onnx.surgery.union_find import UnionFind
+from netadapt_onnx.surgery.views import views_of_weights
 
 # Labels are arrays: an axis of a billion positions, which takes a few bytes to ask for, would fill the memory.
 MOST_POSITIONS = 1 << 24
@@ -56,14 +57,14 @@ class Labels:
         self,
         folded: FoldedModel,
         choices: Choices,
-        subgraphs: Mapping[str, Sequence[FlatSubgraph]] | None = None,
+        subgraphs: Mapping[str, Sequence[FlatSubgraph]],
         even: frozenset[str] = frozenset(),
     ) -> None:
         """Start without labels; `even` names convolutions whose groups keep equal counts however narrow they are."""
         self.flat = folded
         self.ties = UnionFind()
         self.choices = choices
-        self.subgraphs: Mapping[str, Sequence[FlatSubgraph]] = subgraphs or {}
+        self.subgraphs = subgraphs
         self.uses: list[Use] = []
         self.layers: list[Layer] = []
         self.edits: list[tuple[int, Edit]] = []
@@ -77,40 +78,21 @@ class Labels:
         self.even = even | self.conv_group_metadata.even_groups
         self.factors: dict[str, Factors] = {}
         self._regarded: set[str] = set()
-        self.untraced = folded.untraced
-        self._shapes = folded.shapes
-        self._file = folded.file
-        self._dtypes = folded.dtypes
         self._constants = {t.name: t for t in folded.proto.graph.initializer}
-        self._views = self._find_views(folded.proto.graph.node)
-        self._readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in folded.proto.graph.node:
-            for name in node.input:
-                self._readers.setdefault(name, []).append(node)
+        self._views = views_of_weights(folded.proto.graph)
+        self._readers = grouped((name, node) for node in folded.proto.graph.node for name in node.input)
 
     # -- tensors: shapes, types, values ------------------------------------------------------------------------------
 
-    def _find_views(self, nodes: Iterable[onnx.NodeProto]) -> dict[str, tuple[int, onnx.NodeProto]]:
-        views: dict[str, tuple[int, onnx.NodeProto]] = {}
-        for i, node in enumerate(nodes):
-            source = node.input[0] if node.input else ""
-            if node.op_type in KEPT_ON_WEIGHTS and (source in self._constants or source in views):
-                views[node.output[0]] = (i, node)
-        return views
-
     def shape(self, name: str) -> Shape:
         """Shape of any tensor. Raises Unsupported where execution gave none."""
-        if name not in self._shapes:
+        if name not in self.flat.shapes:
             raise Unsupported(f"the shape of '{name}' is not known")
-        return self._shapes[name]
-
-    def knows(self, name: str) -> bool:
-        """Whether the shape of a tensor is known."""
-        return name in self._shapes
+        return self.flat.shapes[name]
 
     def kind(self, name: str) -> str:
         """Numpy's kind of a tensor's type: 'f' for floats."""
-        dtype = self._dtypes[name]
+        dtype = self.flat.dtypes[name]
         return "f" if dtype.name == "bfloat16" else dtype.kind
 
     def is_constant(self, name: str) -> bool:
@@ -137,7 +119,7 @@ class Labels:
         """The value of an initializer. Raises Unsupported for anything else."""
         if name not in self._constants:
             raise Unsupported(f"'{name}' is computed at run time")
-        return values_of(self._constants[name], self._file)
+        return values_of(self._constants[name], self.flat.file)
 
     def source(self, name: str) -> tuple[str, bool]:
         """The initializer behind a view, and whether the view is one plain transposition of it."""
@@ -174,6 +156,10 @@ class Labels:
         """Make new labels (n,), tied to nothing."""
         return self.ties.fresh(n)
 
+    def on_every_axis(self, shape: Shape) -> Factors:
+        """Make new labels on every axis of a tensor of this shape, tied to nothing."""
+        return tuple(on_axis(self.fresh(n), k, len(shape)) for k, n in enumerate(shape) if n > 1)
+
     def set(self, name: str, factors: Iterable[Array], reason: str = "single position") -> None:
         """Give a runtime tensor its labels. A factor left with a single position cannot be cut: it is pinned.
 
@@ -199,6 +185,11 @@ class Labels:
         flat = labels[labels > 0]
         if flat.size:
             self.pins.append(Pin(np.unique(flat), reason))
+
+    def pin_tensor(self, name: str, reason: str) -> None:
+        """Record that all labels of a runtime tensor must stay."""
+        for factor in self.of(name):
+            self.pin(factor, reason)
 
     def pinned_sets(self) -> NDArray[np.bool_]:
         """For each root label whether its set is pinned, indexed by label."""
@@ -232,7 +223,7 @@ class Labels:
             return np.zeros_like(first)
         return first
 
-    def keep_axes(self, factor: Array, axes: Sequence[int], reason: str) -> Array:
+    def keep_axes(self, factor: Array, axes: Collection[int], reason: str) -> Array:
         """Collapse every axis not in `axes`."""
         for k in range(factor.ndim):
             if k not in axes:
@@ -299,7 +290,7 @@ class Labels:
         shape = self.shape(node.inputs[slot])
         if self.kind(node.inputs[slot]) != "f":
             return ()
-        factors = tuple(on_axis(self.fresh(n), k, len(shape)) for k, n in enumerate(shape) if n > 1)
+        factors = self.on_every_axis(shape)
         self.bind(node, slot, factors)
         return factors
 
@@ -348,14 +339,12 @@ class Labels:
         """Record that the node reduces over channels: the reference applies it to the kept ones alone."""
         self.gathered.append(node.index)
 
-    def snapshot(self) -> tuple[int, ...]:
+    def snapshot(self) -> list[tuple[list[Any], int]]:
         """How much has been recorded so far, for `restore`."""
-        return tuple(map(len, self._records()))
+        records: tuple[list[Any], ...] = self.uses, self.layers, self.edits, self.masked, self.gathered, self.balances
+        return [(record, len(record)) for record in records]
 
-    def restore(self, mark: tuple[int, ...]) -> None:
+    def restore(self, mark: Iterable[tuple[list[Any], int]]) -> None:
         """Forget what a rule recorded before it gave up (its ties stay: they only make cuts coarser)."""
-        for record, length in zip(self._records(), mark, strict=True):
+        for record, length in mark:
             del record[length:]
-
-    def _records(self) -> tuple[list[Any], ...]:
-        return (self.uses, self.layers, self.edits, self.masked, self.gathered, self.balances)

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 
 from netadapt_onnx.graph.axis_arrays import Array
-from netadapt_onnx.graph.nodes import captured, node_name
+from netadapt_onnx.graph.nodes import captured, domain_of, node_name
 from netadapt_onnx.graph.shapes import Shape
 
 
@@ -34,7 +34,7 @@ class Node:
     @property
     def domain(self) -> str:
         """The operator's domain, '' for ONNX's own."""
-        return "" if self.proto.domain == "ai.onnx" else self.proto.domain
+        return domain_of(self.proto)
 
     @cached_property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import Cost, CostModel
 from netadapt_onnx.graph.fold_shapes import fold
+from netadapt_onnx.graph.nodes import domain_of, is_standard
 from netadapt_onnx.graph.required_shapes import NOT, WELL, OpenTensor, proposal, shape_by_readers, shape_options, typed
 from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.graph.usual_sizes import Readers
@@ -46,20 +47,16 @@ def _without_rule(trace: Trace) -> Counter[str]:
     """How many nodes with weights (of onnxruntime's own layouts, all nodes) there are of operators without a rule."""
     graph = trace.flat.proto.graph
     weights = {t.name for t in graph.initializer if prod(t.dims) > 1 and trace.labels.kind(t.name) in "fV"}
-    operators: Counter[str] = Counter()
-    for node in graph.node:
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        concerned = domain == LAYOUT_DOMAIN or not weights.isdisjoint(node.input)
-        if (domain, node.op_type) not in RULES and concerned:
-            operators[f"{domain}::{node.op_type}" if domain else node.op_type] += 1
-    return operators
+    concerned = (n for n in graph.node if n.domain == LAYOUT_DOMAIN or not weights.isdisjoint(n.input))
+    operators = ((domain_of(node), node.op_type) for node in concerned)
+    return Counter(f"{domain}::{op}" if domain else op for domain, op in operators if (domain, op) not in RULES)
 
 
 def _listed(operators: Counter[str]) -> str:
     """Operators with their counts, the most frequent first."""
     named = [f"{name} ({count})" for name, count in operators.most_common(LISTED)]
-    unnamed = len(operators) - len(named)
-    return ", ".join([*named, *([f"{unnamed} more"] if unnamed else [])])
+    more = [f"{len(operators) - LISTED} more"] if len(operators) > LISTED else []
+    return ", ".join(named + more)
 
 
 def _advice(operators: Counter[str]) -> str:
@@ -70,9 +67,9 @@ def _advice(operators: Counter[str]) -> str:
 
 
 def require_prunable(trace: Trace, model: Path) -> None:
-    """Raise NetadaptError, with the reasons, for a model none of whose groups can be pruned."""
+    """Raise NetadaptError, with the reasons and what to do, for a model none of whose groups can be pruned."""
     if not trace.prunable:
-        raise nothing_to_prune(trace, str(model))
+        raise _nothing_to_prune(trace, str(model))
 
 
 def cost_at(trace: Trace, cost_model: CostModel, shapes: Shapes) -> Cost:
@@ -85,28 +82,21 @@ def cost_at(trace: Trace, cost_model: CostModel, shapes: Shapes) -> Cost:
         raise unknown_shapes(trace) from error
 
 
-def nothing_to_prune(trace: Trace, path: str) -> NetadaptError:
+def _nothing_to_prune(trace: Trace, path: str) -> NetadaptError:
     """Why no group of a model can be pruned, and what to do about it."""
     if any(name in trace.folded.unknown for node in trace.folded.proto.graph.node for name in node.output):
         return unknown_shapes(trace)
     operators = _without_rule(trace)
-    freed = with_states(trace)
     reasons = [f"no rule for {_listed(operators)}"] if operators else []
     reasons += _untraced(trace)
     reasons += sorted({group.reason for group in trace.groups if group.reason})
-    states = list(dict.fromkeys(name for group in freed.groups for name in resize_io_of(group)))
-    hint = "`netadapt-onnx inspect` lists the groups"
-    if operators:
-        hint = _advice(operators)
+    states = list(dict.fromkeys(name for group in with_states(trace).groups for name in resize_io_of(group)))
+    hint = _advice(operators) if operators else "`netadapt-onnx inspect` lists the groups"
     if states:
         command = ["netadapt-onnx", "prune", path, "--ratio", "0.5", *command_options(trace, states)]
         hint = f"let the states change their shapes with it: {typed(command)}"
     why = ", ".join(reasons[:REASONS]) or "it has no layer with channels"
-    return NetadaptError(
-        f"{path}: no group of channels can be pruned: {why}",
-        hint=hint,
-        code="nothing-to-prune",
-    )
+    return NetadaptError(f"{path}: no group of channels can be pruned: {why}", hint=hint, code="nothing-to-prune")
 
 
 def command_options(trace: Trace, resize_io: Sequence[str]) -> list[str]:
@@ -132,9 +122,7 @@ def unknown_shapes(trace: Trace) -> NetadaptError:
     folded = trace.folded
     graph = folded.proto.graph
     missing = [name for node in graph.node for name in node.output if name in folded.unknown]
-    foreign = [
-        n for node in graph.node if node.domain not in ("", "ai.onnx") for n in node.output if n in folded.unknown
-    ]
+    foreign = [n for node in graph.node if not is_standard(node) for n in node.output if n in folded.unknown]
     first = missing[0] if missing else ""
     readers = Readers.of(graph)
     opened = [OpenTensor(name, shape_by_readers(readers, name)) for name in foreign]
@@ -149,8 +137,5 @@ def unknown_shapes(trace: Trace) -> NetadaptError:
     if opened:
         hint = proposal(opened, folded.proto, folded.requested_shapes, folded.batch_size, fits)
     more = f" (nor those of {len(missing) - 1} tensors behind it)" if missing[1:] else ""
-    return NetadaptError(
-        f"the shape of '{first}'{more} is not known: {folded.unknown.get(first, '')}",
-        hint=hint,
-        code=UNKNOWN_SHAPE,
-    )
+    message = f"the shape of '{first}'{more} is not known: {folded.unknown.get(first, '')}"
+    return NetadaptError(message, hint=hint, code=UNKNOWN_SHAPE)

@@ -9,9 +9,11 @@ from math import prod
 import numpy as np
 import onnx
 
+from netadapt_onnx.common.grouping import grouped
 from netadapt_onnx.errors import NetadaptError, did_you_mean
-from netadapt_onnx.graph.axis_arrays import Array, on_axis, squeeze
+from netadapt_onnx.graph.axis_arrays import Array, squeeze
 from netadapt_onnx.graph.folded_model import FoldedModel
+from netadapt_onnx.graph.nodes import domain_of
 from netadapt_onnx.surgery.conv_groups import tie_by_index, tie_in_bundles
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph
 from netadapt_onnx.surgery.labels import MOST_AXES, MOST_POSITIONS, Labels, Unsupported
@@ -27,19 +29,16 @@ LARGEST_JOINT = 1 << 20
 def propagate(folded: FoldedModel, subgraphs: Sequence[FlatSubgraph], labels: Labels) -> tuple[Array, Array]:
     """Apply the rules to all nodes of the flat model; returns the roots of all labels and `runs` (see `Trace`)."""
     proto = labels.flat.proto
-    versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
-    nodes = [
-        Node(i, node, versions.get("" if node.domain == "ai.onnx" else node.domain, 1))
-        for i, node in enumerate(proto.graph.node)
-    ]
+    versions = {domain_of(entry): entry.version for entry in proto.opset_import}
+    nodes = [Node(i, node, versions.get(domain_of(node), 1)) for i, node in enumerate(proto.graph.node)]
     _open_inputs(folded, labels)
     for name in (name for subgraph in subgraphs for name in subgraph.inputs):
         _open(name, labels)
     for node in nodes:
         _apply(node, labels)
     for value in folded.proto.graph.output:
-        for factor in labels.of(value.name) if value.name not in labels.choices.resize_io else ():
-            labels.pin(factor, f"reaches graph output '{value.name}'")
+        if value.name not in labels.choices.resize_io:
+            labels.pin_tensor(value.name, f"reaches graph output '{value.name}'")
     _tie_shared_weights(proto, nodes, labels)
     return _tie_conv_groups(labels)
 
@@ -97,7 +96,7 @@ def _open(name: str, labels: Labels, *, jointly: bool = False) -> None:
     if labels.kind(name) == "f" and jointly and prod(shape) <= LARGEST_JOINT:
         labels.set(name, [labels.fresh(prod(shape)).reshape(shape)] if prod(shape) > 1 else [])
     elif labels.kind(name) == "f" and max(shape, default=0) <= MOST_POSITIONS:
-        labels.set(name, [on_axis(labels.fresh(n), k, len(shape)) for k, n in enumerate(shape) if n > 1])
+        labels.set(name, labels.on_every_axis(shape))
 
 
 def _apply(node: Node, labels: Labels) -> None:
@@ -112,16 +111,15 @@ def _apply(node: Node, labels: Labels) -> None:
         labels.restore(mark)
         reason = str(error) if isinstance(error, Unsupported) else f"{node.op} in a form without a rule: {error}"
         for name in (*node.inputs, *node.captured):
-            for factor in labels.of(name):
-                labels.pin(factor, f"{reason} ('{node.name}')")
+            labels.pin_tensor(name, f"{reason} ('{node.name}')")
         for name in node.outputs:
             labels.factors.pop(name, None)
     labels.pin_unregarded(node)
 
 
 def _refuse_unusual_axes(node: Node, labels: Labels) -> None:
-    for name in filter(labels.knows, (*node.outputs, *node.inputs)):
-        shape = labels.shape(name)
+    for name in (*node.outputs, *node.inputs):
+        shape = labels.flat.shapes.get(name, ())
         if len(shape) > MOST_AXES:
             raise Unsupported(f"'{name}' has {len(shape)} axes")
         if max(shape, default=0) > MOST_POSITIONS:
@@ -133,19 +131,13 @@ def _tie_shared_weights(proto: onnx.ModelProto, nodes: list[Node], labels: Label
 
     Vectors, and matrices in different roles, are cloned where their slices differ.
     """
-    slots: dict[str, list[tuple[int, int]]] = {}
-    for node in nodes:
-        for slot, name in enumerate(node.inputs):
-            slots.setdefault(name, []).append((node.index, slot))
-    uses = {(use.node, use.slot): use for use in labels.uses}
+    slots = grouped((name, (node, slot)) for node in nodes for slot, name in enumerate(node.inputs))
+    uses = {(use.node, use.slot): use.factors for use in labels.uses}
     for tensor in proto.graph.initializer:
         readers = slots.get(tensor.name, [])
         if len(readers) < 2 or len(tensor.dims) < 2 or labels.kind(tensor.name) != "f":
             continue
-        roles: dict[tuple[str, int], list[Factors]] = {}
-        for index, slot in readers:
-            use = uses.get((index, slot))
-            roles.setdefault((nodes[index].op, slot), []).append(() if use is None else use.factors)
+        roles = grouped(((node.op, slot), uses.get((node.index, slot), ())) for node, slot in readers)
         for factors_by_reader in roles.values():
             _tie_readers(labels, factors_by_reader, f"'{tensor.name}' is shared")
 

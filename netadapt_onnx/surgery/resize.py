@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from netadapt_onnx.common.grouping import grouped
 from netadapt_onnx.graph.axis_arrays import Array, on_axis
 from netadapt_onnx.surgery.conv_group_metadata import ConvGroupMetadata
 from netadapt_onnx.surgery.cut import Cut, KeptIndices, arrange
@@ -83,31 +84,26 @@ def _write_metadata(model: onnx.ModelProto, trace: Trace, cut: Cut) -> None:
 def _slice_constants(editing: Editing, trace: Trace, cut: Cut) -> None:
     """Cut every labelled constant. Users that need different slices of one constant get copies of their own."""
     graph = editing.graph
-    uses: dict[str, list[Use]] = {}
-    for use in trace.labels.uses:
-        uses.setdefault(use.constant, []).append(use)
+    uses = grouped((use.constant, use) for use in trace.labels.uses)
     tensors = graph.tensors()
     outputs = {tensor.name for tensor in graph.outputs}
     reads = Counter(id(tensor) for node in graph.nodes for tensor in node.inputs)
     for name, users in uses.items():
         constant = tensors[name]
         original = editing.values(constant)
-        slices = {(use.node, use.slot): _sliced(trace, cut, use, original) for use in users}
+        slices = [_sliced(trace, cut, use, original) for use in users]
         shared = max(len(constant.outputs), reads[id(constant)]) > len(users) or name in outputs
-        in_full = any(values is None for values in slices.values())
+        in_full = any(values is None for values in slices)
         variants: dict[tuple[object, ...], gs.Constant] = {}
-        for use in users:
-            values = slices[use.node, use.slot]
+        for use, values in zip(users, slices, strict=True):
             if values is None:
                 continue
             key = (values.shape, sha256(values.tobytes()).digest()) if len(users) > 1 else ()
-            variant = variants.get(key)
-            if variant is None:
+            if key not in variants:
                 first = not variants and not shared and not in_full
                 new_name = name if first else _free_name(name, tensors, len(variants))
-                variant = tensors[new_name] = editing.constant(new_name, values)
-                variants[key] = variant
-            graph.nodes[use.node].inputs[use.slot] = variant
+                variants[key] = tensors[new_name] = editing.constant(new_name, values)
+            graph.nodes[use.node].inputs[use.slot] = variants[key]
 
 
 def _sliced(trace: Trace, cut: Cut, use: Use, values: np.ndarray) -> np.ndarray | None:
@@ -157,6 +153,6 @@ def _drawn(values: np.ndarray, new: np.ndarray, name: str) -> np.ndarray:
     return drawn
 
 
-def _free_name(name: str, used: Container[str], start: int = 0) -> str:
+def _free_name(name: str, used: Container[str], start: int) -> str:
     """The first `NAME_i` with i from `start` (at least 1) on that is not used."""
     return next(f"{name}_{i}" for i in count(max(start, 1)) if f"{name}_{i}" not in used)

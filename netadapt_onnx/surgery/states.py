@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
-import numpy as np
-
-from netadapt_onnx.surgery.groups import PinnedByStates
+from netadapt_onnx.common.grouping import grouped
+from netadapt_onnx.surgery.groups import Holders, PinnedByStates
 from netadapt_onnx.surgery.trace import Trace, trace
 
 Names = tuple[str, ...]
@@ -95,22 +94,14 @@ def _read_by_layers(base: Trace) -> set[str]:
 
 def _prunable_by_layer(opened: Trace) -> dict[str, list[str]]:
     """By layer the prunable groups that hold channels of it."""
-    by_layer: dict[str, list[str]] = {}
-    for group in opened.prunable:
-        for layer in group.layers:
-            by_layer.setdefault(layer, []).append(group.name)
-    return by_layer
+    return grouped((layer, group.name) for group in opened.prunable for layer in group.layers)
 
 
 def _through_by_group(opened: Trace, tensors: list[str]) -> dict[str, list[str]]:
     """By prunable group the tensors that it runs through."""
-    number, prunable = np.full(len(opened.roots), -1), opened.prunable
-    for i, group in enumerate(prunable):
-        number[opened.members[group.name]] = i
-    through: dict[str, list[str]] = {}
+    holders = Holders({group.name: opened.members[group.name] for group in opened.prunable}, len(opened.roots))
+    through = []
     for name in tensors:
-        along = [axis_labels for _, axis_labels in opened.axes.get(name, ())]
-        groups = {i for part in along for i in np.unique(number[part]).tolist() if i >= 0}
-        for i in groups:
-            through.setdefault(prunable[i].name, []).append(name)
-    return through
+        groups = {group for _, axis_labels in opened.axes.get(name, ()) for group in holders.of(axis_labels)}
+        through += [(group, name) for group in groups]
+    return grouped(through)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from netadapt_onnx.common.grouping import grouped
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.graph.axis_arrays import Array, squeeze
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.model import Model
+from netadapt_onnx.graph.nodes import opset_version
 from netadapt_onnx.graph.passes.pipeline import rewrite
 from netadapt_onnx.graph.shapes import Shape, Shapes
 from netadapt_onnx.surgery.cut import AxesByTensor, Cut, KeptIndices
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph, flatten
-from netadapt_onnx.surgery.groups import Group, find_groups
+from netadapt_onnx.surgery.groups import Group, Holders, find_groups
 from netadapt_onnx.surgery.labels import Choices, Labels
 from netadapt_onnx.surgery.propagate import propagate, stuck_whole_groups
 from netadapt_onnx.surgery.records import Layer, Use
@@ -67,34 +68,17 @@ class Trace:
 
     @cached_property
     def _layers_of_name(self) -> dict[str, list[Layer]]:
-        layers: dict[str, list[Layer]] = {}
-        for layer in self.labels.layers:
-            layers.setdefault(layer.name, []).append(layer)
-        return layers
-
-    @cached_property
-    def readers(self) -> dict[str, list[onnx.NodeProto]]:
-        """The nodes of the flat model that read each tensor as an input."""
-        readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in self.flat.proto.graph.node:
-            for name in dict.fromkeys(node.input):
-                readers.setdefault(name, []).append(node)
-        return readers
+        return grouped((layer.name, layer) for layer in self.labels.layers)
 
     @cached_property
     def _uses_of_name(self) -> dict[str, list[tuple[Use, int, Array]]]:
-        names = list(self.members)
-        group_of_root = np.full(len(self.roots), -1)
-        for i, name in enumerate(names):
-            group_of_root[self.members[name]] = i
-        uses: dict[str, list[tuple[Use, int, Array]]] = {}
+        holders = Holders(self.members, len(self.roots))
+        uses = []
         for use in self.labels.uses:
             for axis, axis_labels in map(self.axis_labels_of, use.factors):
                 roots = axis_labels if use.blocks is None or axis != 1 else self.roots[use.blocks]
-                for i in np.unique(group_of_root[roots]).tolist():
-                    if i >= 0:
-                        uses.setdefault(names[i], []).append((use, axis, axis_labels))
-        return uses
+                uses += [(name, (use, axis, axis_labels)) for name in holders.of(roots)]
+        return grouped(uses)
 
     def layers_of(self, group: Group) -> list[Layer]:
         """The layers whose outputs belong to a group, in topological order."""
@@ -185,8 +169,7 @@ class Trace:
     def cut(self, keep: KeptIndices) -> Cut:
         """What a cut keeps of every tensor; nothing is built. Raises as `copies` does."""
         copies = self.copies(keep)
-        versions = {o.domain: o.version for o in self.flat.proto.opset_import}
-        opset = versions.get("", versions.get("ai.onnx", 1))
+        opset = opset_version(self.flat.proto)
         shapes = self._shapes_after(copies)
         return Cut(copies, self.flat.shapes, shapes, self.axes, self.run_axes, opset, self.folded.batch_size)
 
@@ -198,9 +181,8 @@ class Trace:
         shapes = dict(self.flat.shapes)
         for name, pairs in self.axes.items():
             shape = list(shapes[name])
-            for axis in {axis for axis, _ in pairs}:
-                counts = [copies[axis_labels] for k, axis_labels in pairs if k == axis]
-                shape[axis] = int(np.prod(counts, axis=0).sum() if len(counts) > 1 else counts[0].sum())
+            for axis, roots in grouped(pairs).items():
+                shape[axis] = int(reduce(np.multiply, (copies[labels] for labels in roots)).sum())
             shapes[name] = tuple(shape)
         return shapes | self.labels.shape_of_views(shapes)
 
@@ -220,9 +202,7 @@ def trace(folded: FoldedModel, choices: Choices | None = None) -> Trace:
     """
     folded = with_own_views(rewrite(folded).model)
     flat, subgraphs = flatten(folded)
-    by_owner: dict[str, list[FlatSubgraph]] = {}
-    for subgraph in subgraphs:
-        by_owner.setdefault(subgraph.owner, []).append(subgraph)
+    by_owner = grouped((subgraph.owner, subgraph) for subgraph in subgraphs)
     labels = Labels(flat, choices or Choices(), by_owner)
     roots, runs = propagate(folded, subgraphs, labels)
     stuck = stuck_whole_groups(labels, roots)

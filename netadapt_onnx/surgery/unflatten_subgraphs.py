@@ -6,16 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from netadapt_onnx.graph.nodes import captured, rename
+from netadapt_onnx.graph.nodes import captured, rename, set_nodes
 from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph
 
 
-def unflatten(
-    proto: onnx.ModelProto,
-    subgraphs: Sequence[FlatSubgraph],
-    shapes: Shapes | None = None,
-) -> None:
+def unflatten(proto: onnx.ModelProto, subgraphs: Sequence[FlatSubgraph], shapes: Shapes | None = None) -> None:
     """Put the nodes of a flat model back into their subgraphs, in place.
 
     Nodes that surgery added go into the subgraph whose tensors they compute with.
@@ -108,8 +104,7 @@ class _FlatGraph:
         """Give the graph the nodes that it still has."""
         for i in sorted(self._moved_constants, reverse=True):
             del self._graph.initializer[i]
-        del self._graph.node[:]
-        self._graph.node.extend(self._nodes[i] for i in sorted(self._nodes))
+        set_nodes(self._graph, (self._nodes[i] for i in sorted(self._nodes)))
 
 
 def _declare(values: Sequence[onnx.ValueInfoProto], names: Sequence[str], shapes: Shapes) -> None:

@@ -8,6 +8,7 @@ and an initializer behind several views is like any other that several nodes rea
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from copy import deepcopy
 from dataclasses import replace
 from itertools import count
 
@@ -15,7 +16,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folded_model import FoldedModel
-from netadapt_onnx.graph.nodes import captured, node_name
+from netadapt_onnx.graph.nodes import captured, node_name, set_nodes
 from netadapt_onnx.graph.passes.fold_constants import KEPT_ON_WEIGHTS
 from netadapt_onnx.graph.weightless import without_weights
 
@@ -55,8 +56,7 @@ def with_own_views(folded: FoldedModel) -> FoldedModel:
     if not copies:
         return folded
     proto = without_weights(folded.proto)
-    del proto.graph.node[:]
-    proto.graph.node.extend(reversed(nodes))
+    set_nodes(proto.graph, reversed(nodes))
     proto.graph.initializer.extend(graph.initializer)
     shapes = {copy: folded.shapes[original] for original, alike in copies.items() for copy in alike}
     dtypes = {copy: folded.dtypes[original] for original, alike in copies.items() for copy in alike}
@@ -65,18 +65,24 @@ def with_own_views(folded: FoldedModel) -> FoldedModel:
 
 def _views(graph: onnx.GraphProto) -> set[str]:
     """The views of initializers that more than one place reads, and those that these are views of."""
-    sources = {tensor.name for tensor in graph.initializer}
     reads = Counter(name for node in graph.node for name in (*node.input, *captured(node)))
     reads.update(value.name for value in graph.output)
-    views: dict[str, str] = {}
-    for node in graph.node:
-        if node.op_type in KEPT_ON_WEIGHTS and node.input and (node.input[0] in sources or node.input[0] in views):
-            views[node.output[0]] = node.input[0]
+    views = views_of_weights(graph)
     shared = {name for name in views if reads[name] > 1}
     for name in list(shared):
-        while (name := views.get(name, "")) in views:
+        while (name := views[name][1].input[0]) in views:
             shared.add(name)
     return shared
+
+
+def views_of_weights(graph: onnx.GraphProto) -> dict[str, tuple[int, onnx.NodeProto]]:
+    """The views of initializers, and views of these, each with its node and the node's number."""
+    weights = {tensor.name for tensor in graph.initializer}
+    views: dict[str, tuple[int, onnx.NodeProto]] = {}
+    for i, node in enumerate(graph.node):
+        if node.op_type in KEPT_ON_WEIGHTS and node.input and (node.input[0] in weights or node.input[0] in views):
+            views[node.output[0]] = (i, node)
+    return views
 
 
 def _reading_copies(
@@ -87,8 +93,7 @@ def _reading_copies(
     claimed.update(name for name in node.input if name in views)
     if not slots:
         return node
-    changed = onnx.NodeProto()
-    changed.CopyFrom(node)
+    changed = deepcopy(node)
     for slot in slots:
         original = node.input[slot]
         numbers = count(len(copies[original]) + 1)
@@ -100,7 +105,6 @@ def _reading_copies(
 
 
 def _renamed(node: onnx.NodeProto, output: str) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
+    copy = deepcopy(node)
     copy.name = copy.output[0] = output
     return copy

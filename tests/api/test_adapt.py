@@ -76,10 +76,12 @@ def test_a_macs_budget_is_met_and_landed_on(task: tuple[Path, Path], tmp_path: P
     assert list(after.graph.input) == list(before.graph.input)
     assert list(after.graph.output) == list(before.graph.output)
     assert after.opset_import == before.opset_import
-    told = {p.key: p.value for p in after.metadata_props}
-    assert told["netadapt_onnx.source_sha256"] == load(model).sha256
-    assert told["netadapt_onnx.budget"] == "macs=0.5x"
-    assert told["netadapt_onnx.command"].startswith("netadapt-onnx adapt model.onnx --data data.npz --budget macs=0.5x")
+    metadata = {p.key: p.value for p in after.metadata_props}
+    assert metadata["netadapt_onnx.source_sha256"] == load(model).sha256
+    assert metadata["netadapt_onnx.budget"] == "macs=0.5x"
+    assert metadata["netadapt_onnx.command"].startswith(
+        "netadapt-onnx adapt model.onnx --data data.npz --budget macs=0.5x"
+    )
 
 
 def test_every_budget_of_several_holds(task: tuple[Path, Path], tmp_path: Path) -> None:
@@ -272,14 +274,14 @@ def test_another_runs_directory_is_refused(task: tuple[Path, Path], tmp_path: Pa
 def test_bad_input_is_refused_and_nothing_is_written(
     task: tuple[Path, Path], tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "model": task[0],
         "data": task[1],
         "budget": "macs=0.5x",
         "out": tmp_path / "run",
     } | changes
     with pytest.raises(NetadaptError, match=message):
-        adapt(**given)
+        adapt(**arguments)
     assert not (tmp_path / "run").exists()
 
 

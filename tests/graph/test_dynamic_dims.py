@@ -17,7 +17,7 @@ from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import trace
 from netadapt_onnx.surgery.verify.prove import verify
 
-GIVEN = {"image": (1, 3, 16, 24)}
+SHAPES = {"image": (1, 3, 16, 24)}
 
 
 def network(end: str) -> onnx.ModelProto:
@@ -52,7 +52,7 @@ def network(end: str) -> onnx.ModelProto:
 def test_they_stay_free(end: str) -> None:
     proto = network(end)
     normalise(proto)
-    model_trace = trace(fold(proto, GIVEN))
+    model_trace = trace(fold(proto, SHAPES))
     assert model_trace.folded.fixed == ()
     keep = select(model_trace, {"conv1": 4, "conv2": 6})
     assert verify(model_trace, keep).exact
@@ -78,7 +78,7 @@ def flattened() -> onnx.ModelProto:
 def test_a_model_that_runs_at_one_size_alone_says_so_in_its_file() -> None:
     proto = flattened()
     normalise(proto)
-    model_trace = trace(fold(proto, GIVEN))
+    model_trace = trace(fold(proto, SHAPES))
     assert model_trace.folded.fixed == ("image",)
     small = resize(model_trace, select(model_trace, {"conv1": 4}))
     assert declared_shape(small.graph.input[0]) == (None, 3, 16, 24)
@@ -88,7 +88,7 @@ def test_a_model_that_runs_at_one_size_alone_says_so_in_its_file() -> None:
 def test_folding_leaves_the_file_it_was_given_alone() -> None:
     proto = flattened()
     normalise(proto)
-    fold(proto, GIVEN)
+    fold(proto, SHAPES)
     assert declared_shape(proto.graph.input[0]) == (None, 3, None, None)
 
 

@@ -91,9 +91,9 @@ def test_ctrl_c_loses_nothing_and_says_how_to_go_on(folder: Path, executor: str)
         while not (folder / "mark" if executor == "local" else begun).exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert said.strip().splitlines()[-1] == "interrupted; nothing is lost: repeat the command with --resume"
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.strip().splitlines()[-1] == "interrupted; nothing is lost: repeat the command with --resume"
     assert not (folder / "run" / "result.json").exists()
     assert go(folder, "run", "--resume").returncode == 0
     assert go(folder, "whole").returncode == 0

@@ -52,37 +52,37 @@ SETTINGS = {
     },
     "knapsack": {"strategy": "knapsack", "step": 2, "final_epochs": 1},
 }
-Whole = Callable[[str], tuple[Path, int, float]]
+UnkilledRun = Callable[[str], tuple[Path, int, float]]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("kill")
-    (made / "model.onnx").write_bytes(plain((8, 12, 16), size=8, classes=3).SerializeToString())
+    path = tmp_path_factory.mktemp("kill")
+    (path / "model.onnx").write_bytes(plain((8, 12, 16), size=8, classes=3).SerializeToString())
     rng = np.random.default_rng(0)
     train, val = rng.standard_normal((2, 256, 3, 8, 8)).astype(np.float32)
     labels = rng.integers(0, 3, 256)
-    np.savez(made / "data.npz", x_train=train, y_train=labels, x_val=val[:64], y_val=labels[:64])
-    return made
+    np.savez(path / "data.npz", x_train=train, y_train=labels, x_val=val[:64], y_val=labels[:64])
+    return path
 
 
 @pytest.fixture(scope="module")
-def whole(folder: Path) -> Whole:
+def unkilled_run(folder: Path) -> UnkilledRun:
     """The run of a strategy that nobody kills: its directory, how often it changed the disk, and its seconds."""
-    known: dict[str, tuple[Path, int, float]] = {}
+    runs_by_strategy: dict[str, tuple[Path, int, float]] = {}
 
-    def made(strategy: str) -> tuple[Path, int, float]:
-        if strategy not in known:
-            run = folder / f"whole-{len(known)}"
+    def run_once(strategy: str) -> tuple[Path, int, float]:
+        if strategy not in runs_by_strategy:
+            run = folder / f"whole-{len(runs_by_strategy)}"
             process = go(folder, run, strategy)
-            told, errors = process.communicate(timeout=PATIENCE_S)
+            output, errors = process.communicate(timeout=PATIENCE_S)
             assert process.returncode == 0, errors
-            changes, iterations, seconds = told.splitlines()[-1].split()
+            changes, iterations, seconds = output.splitlines()[-1].split()
             assert int(iterations) >= 2
-            known[strategy] = run, int(changes), float(seconds)
-        return known[strategy]
+            runs_by_strategy[strategy] = run, int(changes), float(seconds)
+        return runs_by_strategy[strategy]
 
-    return made
+    return run_once
 
 
 def go(folder: Path, run: Path, strategy: str, fatal: int = 0) -> subprocess.Popen[str]:
@@ -92,11 +92,11 @@ def go(folder: Path, run: Path, strategy: str, fatal: int = 0) -> subprocess.Pop
 
 def differences(one: Path, other: Path) -> list[str]:
     """The files in which two runs' results differ."""
-    found = [
+    files = [
         name for name in ("model.onnx", "history.jsonl") if (one / name).read_bytes() != (other / name).read_bytes()
     ]
     results = [json.loads((run / "result.json").read_text()) | {"seconds": 0} for run in (one, other)]
-    return found if results[0] == results[1] else [*found, "result.json"]
+    return files if results[0] == results[1] else [*files, "result.json"]
 
 
 def accepted(run: Path) -> str:
@@ -105,9 +105,11 @@ def accepted(run: Path) -> str:
     return file.read_text().rpartition("\n")[0] if file.exists() else ""
 
 
-def test_a_run_killed_at_its_changes_to_the_disk_resumes_to_the_same_model(folder: Path, whole: Whole) -> None:
+def test_a_run_killed_at_its_changes_to_the_disk_resumes_to_the_same_model(
+    folder: Path, unkilled_run: UnkilledRun
+) -> None:
     strategy = "netadapt/reconstruct"
-    unkilled, changes, _ = whole(strategy)
+    unkilled, changes, _ = unkilled_run(strategy)
     killed, done = folder / "killed", 0
     for share in (0.3, 0.97):
         process = go(folder, killed, strategy, fatal=round(share * changes) - done)
@@ -122,10 +124,10 @@ def test_a_run_killed_at_its_changes_to_the_disk_resumes_to_the_same_model(folde
 
 @pytest.mark.parametrize("strategy", SETTINGS)
 def test_runs_killed_at_random_moments_lose_nothing_and_differ_in_nothing(
-    folder: Path, whole: Whole, strategy: str, tmp_path: Path
+    folder: Path, unkilled_run: UnkilledRun, strategy: str, tmp_path: Path
 ) -> None:
     """Killed again and again on the way; whenever one is through, it is compared and another begins."""
-    unkilled, _, seconds = whole(strategy)
+    unkilled, _, seconds = unkilled_run(strategy)
     rng, kills, runs, lost, different = random.Random(strategy), 0, 0, [], []
     before: str | None = ""
     while before is not None:
@@ -144,8 +146,8 @@ def test_runs_killed_at_random_moments_lose_nothing_and_differ_in_nothing(
             continue
         if process.returncode:
             lost.append(f"run {runs}: {errors}")
-        elif found := differences(unkilled, run):
-            different.append(f"run {runs}: {found}")
+        elif files := differences(unkilled, run):
+            different.append(f"run {runs}: {files}")
         runs += 1
         before = "" if kills < KILLS else None
     sys.stdout.write(f"{strategy}: {kills} kills in {runs} runs, {len(lost)} lost, {len(different)} different\n")

@@ -51,7 +51,9 @@ def number(name: str, value: int | Sequence[int]) -> onnx.TensorProto:
     return numpy_helper.from_array(np.array(value, np.int64), name)
 
 
-def beside(parts: Sequence[onnx.NodeProto], last: str, constants: Sequence[onnx.TensorProto]) -> onnx.ModelProto:
+def with_side_branch(
+    parts: Sequence[onnx.NodeProto], last: str, constants: Sequence[onnx.TensorProto]
+) -> onnx.ModelProto:
     """A network of two convs with something beside it that ends in `last`, an output of unknown shape."""
     one = numpy_helper.from_array(np.float32([1]), "one")
     model = between(parts, "t0", [*constants, one])
@@ -70,19 +72,23 @@ def loop_body(inner: Sequence[onnx.NodeProto], carried: str = "b", scanned: Sequ
 
 def endless_loop(start: str = "one") -> onnx.ModelProto:
     body = loop_body([node("Relu", ["a"], ["b"])])
-    return beside([node("Loop", ["trips", "", start], ["z"], name="spin", body=body)], "z", [number("trips", MILLIARD)])
+    return with_side_branch(
+        [node("Loop", ["trips", "", start], ["z"], name="spin", body=body)], "z", [number("trips", MILLIARD)]
+    )
 
 
 def doubling() -> onnx.ModelProto:
     body = loop_body([node("Concat", ["a", "a"], ["b"], axis=0)])
-    return beside([node("Loop", ["trips", "", "one"], ["z"], name="spin", body=body)], "z", [number("trips", 100)])
+    return with_side_branch(
+        [node("Loop", ["trips", "", "one"], ["z"], name="spin", body=body)], "z", [number("trips", 100)]
+    )
 
 
 def collecting() -> onnx.ModelProto:
     """6 GB of scan outputs."""
     body = loop_body([node("Relu", ["a"], ["b"]), node("ConstantOfShape", ["much"], ["c"])], scanned=["c"])
     parts = [node("Loop", ["trips", "", "one"], ["carried", "z"], name="spin", body=body)]
-    return beside(parts, "z", [number("trips", 1000), number("much", [1_500_000])])
+    return with_side_branch(parts, "z", [number("trips", 1000), number("much", [1_500_000])])
 
 
 def loops_in_loops() -> onnx.ModelProto:
@@ -96,7 +102,9 @@ def loops_in_loops() -> onnx.ModelProto:
             [info(names["i"], INT64, []), info(names["go"], BOOL, []), info(names["a"], FLOAT, None)],
             [info(names["on"], BOOL, []), info(names["b"], FLOAT, None)],
         )
-    return beside([node("Loop", ["trips", "", "one"], ["z"], name="spin", body=body)], "z", [number("trips", 500)])
+    return with_side_branch(
+        [node("Loop", ["trips", "", "one"], ["z"], name="spin", body=body)], "z", [number("trips", 500)]
+    )
 
 
 def empty_scan() -> onnx.ModelProto:
@@ -109,7 +117,7 @@ def empty_scan() -> onnx.ModelProto:
     )
     parts = [node("ConstantOfShape", ["size"], ["slices"])]
     parts.append(node("Scan", ["one", "slices"], ["z", "all"], name="spin", num_scan_inputs=1, body=body))
-    return beside(parts, "z", [number("size", [MILLIARD, 0])])
+    return with_side_branch(parts, "z", [number("size", [MILLIARD, 0])])
 
 
 @pytest.mark.parametrize("build", [endless_loop, doubling, collecting, loops_in_loops, empty_scan])
@@ -118,10 +126,10 @@ def test_a_loop_is_run_up_to_a_limit_and_named_where_that_is_not_its_end(
 ) -> None:
     monkeypatch.setattr(loop_limits, "MOST_TRIPS", 2000)  # the same limit, sooner
     onnx.save(build(), tmp_path / "m.onnx")  # type: ignore[operator]
-    found = inspect(tmp_path / "m.onnx")
-    assert isinstance(found, Cautioned)
-    assert any("'spin') was not run to its end: " in note for note in found.notes)
-    assert [group.prunable for group in found.groups] == [True, False]
+    result = inspect(tmp_path / "m.onnx")
+    assert isinstance(result, Cautioned)
+    assert any("'spin') was not run to its end: " in note for note in result.notes)
+    assert [group.prunable for group in result.groups] == [True, False]
     cut = prune(tmp_path / "m.onnx", tmp_path / "cut.onnx", ratio=0.5)
     assert cut.groups["first"] == (8, 4)
     assert "'spin') was not run to its end: " in cut.note
@@ -135,9 +143,9 @@ def test_a_loop_that_goes_on_from_an_input_pins_what_it_reads_and_is_named(
 ) -> None:
     monkeypatch.setattr(loop_limits, "MOST_TRIPS", 2000)
     onnx.save(endless_loop("y"), tmp_path / "m.onnx")
-    found = inspect(tmp_path / "m.onnx")
-    assert isinstance(found, Cautioned)
-    assert "Loop ('spin') was not run to its end: a loop goes round more than 2000 times" in found.notes
+    result = inspect(tmp_path / "m.onnx")
+    assert isinstance(result, Cautioned)
+    assert "Loop ('spin') was not run to its end: a loop goes round more than 2000 times" in result.notes
 
 
 def test_the_memory_of_runs_for_shapes_is_limited_and_given_back() -> None:
@@ -150,7 +158,7 @@ def test_the_memory_of_runs_for_shapes_is_limited_and_given_back() -> None:
 
 def test_a_loop_within_its_limit_is_not_changed_by_it() -> None:
     body = loop_body([node("Add", ["a", "a"], ["b"])], scanned=["b"])
-    model = beside(
+    model = with_side_branch(
         [node("Loop", ["trips", "", "one"], ["end", "z"], name="spin", body=body)], "z", [number("trips", 9)]
     )
     folded = fold(normalised(model))
@@ -215,18 +223,20 @@ BOMBS = {
 @pytest.mark.parametrize("name", BOMBS)
 def test_what_would_be_huge_is_never_made(name: str, tmp_path: Path) -> None:
     parts, constants = BOMBS[name]
-    onnx.save(beside(parts, "z", constants), tmp_path / "m.onnx")
+    onnx.save(with_side_branch(parts, "z", constants), tmp_path / "m.onnx")
     with limited_memory(6 * 10**9):
-        found = inspect(tmp_path / "m.onnx")
-    assert found.model.memory_bytes > 10**9
-    assert {"first", "final"} <= {group.name for group in found.groups}
+        result = inspect(tmp_path / "m.onnx")
+    assert result.model.memory_bytes > 10**9
+    assert {"first", "final"} <= {group.name for group in result.groups}
 
 
 def test_thousands_of_constants_are_not_all_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shape_inference, "LARGEST_TOTAL_BYTES", 50_000_000)
     count, side = 40, 1500  # 9 MB each, which one alone may have
     parts = [node("ConstantOfShape", ["n"], [f"c{i}"]) for i in range(count)]
-    model = beside([*parts, node("Max", [f"c{i}" for i in range(count)], ["z"])], "z", [number("n", [side, side])])
+    model = with_side_branch(
+        [*parts, node("Max", [f"c{i}" for i in range(count)], ["z"])], "z", [number("n", [side, side])]
+    )
     folded = fold(normalised(model), in_place=True)
     large = [t for t in folded.proto.graph.initializer if np.prod(t.dims) * 4 > SMALL_BYTES]
     assert sum(int(np.prod(t.dims)) * 4 for t in large) <= 50_000_000
@@ -267,7 +277,7 @@ def test_texts_that_double_are_never_made(tmp_path: Path) -> None:
     names = ["text", *(f"text{i}" for i in range(50))]
     parts = [node("StringConcat", [a, a], [b]) for a, b in itertools.pairwise(names)]
     parts += [node("Equal", [names[-1], names[-1]], ["same"]), node("Cast", ["same"], ["z"], to=FLOAT)]
-    model = beside(parts, "z", [helper.make_tensor("text", TensorProto.STRING, [1], [b"12345678"])])
+    model = with_side_branch(parts, "z", [helper.make_tensor("text", TensorProto.STRING, [1], [b"12345678"])])
     model.opset_import[0].version = 20
     onnx.save(model, tmp_path / "m.onnx")
     with limited_memory(6 * 10**9):

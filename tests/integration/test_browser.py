@@ -139,9 +139,9 @@ def test_an_interactive_report_answers_to_the_mouse(browser: Any, run: Path, tmp
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    plain, made = netadapt_onnx.report(run), netadapt_onnx.report(run, tmp_path / "live.html", interactive=True)
-    assert plain.size_bytes < made.size_bytes < plain.size_bytes + 1.5e6
-    assert opened(browser, made.report) == [made.report.as_uri()]
+    plain, interactive = netadapt_onnx.report(run), netadapt_onnx.report(run, tmp_path / "live.html", interactive=True)
+    assert plain.size_bytes < interactive.size_bytes < plain.size_bytes + 1.5e6
+    assert opened(browser, interactive.report) == [interactive.report.as_uri()]
     count = len(browser.find_elements(By.TAG_NAME, "figure"))
     WebDriverWait(browser, 30).until(lambda d: len(d.find_elements(By.CSS_SELECTOR, "figure .vega-embed")) == count)
     assert browser.get_log("browser") == []
@@ -153,6 +153,6 @@ def test_an_interactive_report_answers_to_the_mouse(browser: Any, run: Path, tmp
 
 
 def test_a_comparison_is_quiet_too(browser: Any, run: Path, tmp_path: Path) -> None:
-    made = netadapt_onnx.report([run, run], tmp_path / "both.html")
-    assert opened(browser, made.report) == [made.report.as_uri()]
+    comparison = netadapt_onnx.report([run, run], tmp_path / "both.html")
+    assert opened(browser, comparison.report) == [comparison.report.as_uri()]
     assert browser.get_log("browser") == []

@@ -117,17 +117,17 @@ USAGE = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "told"), USAGE, ids=[" ".join(a) for a, _ in USAGE])
+@pytest.mark.parametrize(("arguments", "phrase"), USAGE, ids=[" ".join(a) for a, _ in USAGE])
 def test_usage_errors_are_one_line_and_one_document(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], phrase: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for given in ([*arguments, "--json"], ["--json", *arguments]):
-        assert cli.run(given) == 2
+    for command_line in ([*arguments, "--json"], ["--json", *arguments]):
+        assert cli.run(command_line) == 2
         out, err = capsys.readouterr()
         document = json.loads(out)
         assert document["ok"] is False
         text = document["error"]["message"] + document["error"]["hint"]
-        assert told.lower() in text.lower()
+        assert phrase.lower() in text.lower()
         assert err.count("\n") == 1
 
 
@@ -175,8 +175,8 @@ def test_the_exit_code_stays_when_the_reader_goes_away(
     options: list[str], code: int, as_json: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "model.onnx").write_bytes(plain().SerializeToString())
-    given = [*COMMAND, "prune", str(tmp_path / "model.onnx"), *options, *as_json]
-    process = subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command_line = [*COMMAND, "prune", str(tmp_path / "model.onnx"), *options, *as_json]
+    process = subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
@@ -200,14 +200,14 @@ def test_a_result_that_cannot_be_written_is_an_error(arguments: list[str], tmp_p
 
 def test_file_names_that_are_no_text_leave_one_document(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff.onnx")
-    for there in (False, True):
-        if there:
+    for is_there in (False, True):
+        if is_there:
             (tmp_path / name).write_bytes(plain().SerializeToString())
-        given = [*COMMAND, "prune", name, "--ratio", "0.5", "-o", os.fsdecode(b"\xfe.onnx"), "--json"]
-        done = subprocess.run(given, capture_output=True, cwd=tmp_path, check=False)
+        command_line = [*COMMAND, "prune", name, "--ratio", "0.5", "-o", os.fsdecode(b"\xfe.onnx"), "--json"]
+        done = subprocess.run(command_line, capture_output=True, cwd=tmp_path, check=False)
         document = json.loads(done.stdout)
-        assert done.returncode == (0 if there else 2)
-        if there:
+        assert done.returncode == (0 if is_there else 2)
+        if is_there:
             assert document["model"] == "?.onnx"
         else:
             assert document["error"]["message"] == "?.onnx: no such file"
@@ -244,8 +244,8 @@ def test_ctrl_c_while_libraries_are_imported(library: str, code: str, tmp_path: 
 def test_ctrl_c_while_it_works_ends_with_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(plain((32, 64, 64), size=32).SerializeToString())
     table = tmp_path / "t.jsonl"
-    given = [*DEFAULT_SIGINT, *COMMAND, "profile", str(tmp_path / "model.onnx"), "--table", str(table)]
-    process = subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command_line = [*DEFAULT_SIGINT, *COMMAND, "profile", str(tmp_path / "model.onnx"), "--table", str(table)]
+    process = subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not table.exists():
         assert process.poll() is None
         time.sleep(0.02)

@@ -21,7 +21,7 @@ def listing(folder: Path) -> Folder:
 
 
 def refused(
-    arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str], *told: str, code: str | None = None
+    arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str], *phrases: str, code: str | None = None
 ) -> None:
     """Run with and without --json: exit 2, one line that holds each of `told`, `folder` as it was."""
     before = listing(folder)
@@ -30,7 +30,7 @@ def refused(
     assert out == ""
     assert err.count("\n") == 1, err
     assert err.startswith("error: ")
-    for part in told:
+    for part in phrases:
         assert part in err, err
     assert run([*arguments, "--json"]) == 2
     out, again = capsys.readouterr()
@@ -48,12 +48,12 @@ def save(proto: onnx.ModelProto, path: Path) -> Path:
 
 def data(path: Path, **arrays: object) -> Path:
     rng = np.random.default_rng(0)
-    whole: dict[str, object] = {}
+    contents: dict[str, object] = {}
     for split, n in (("train", 64), ("val", 32)):
-        whole[f"x_{split}"] = rng.standard_normal((n, 3, 16, 16)).astype(np.float32)
-        whole[f"y_{split}"] = rng.integers(0, 10, n)
-    whole |= arrays
-    np.savez(path, **{k: np.asarray(v) for k, v in whole.items() if v is not None})
+        contents[f"x_{split}"] = rng.standard_normal((n, 3, 16, 16)).astype(np.float32)
+        contents[f"y_{split}"] = rng.integers(0, 10, n)
+    contents |= arrays
+    np.savez(path, **{k: np.asarray(v) for k, v in contents.items() if v is not None})
     return path
 
 
@@ -135,14 +135,14 @@ def arguments(name: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-@pytest.mark.parametrize(("make", "told", "code"), UNREADABLE, ids=[m[0].__name__ for m in UNREADABLE])
+@pytest.mark.parametrize(("make", "phrase", "code"), UNREADABLE, ids=[m[0].__name__ for m in UNREADABLE])
 def test_a_model_that_cannot_be_used(
-    make: object, told: str, code: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make: object, phrase: str, code: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert callable(make)
     make(tmp_path / "model.onnx")
     data(tmp_path / "d.npz")
-    refused(arguments(name, tmp_path), tmp_path, capsys, told, code=code)
+    refused(arguments(name, tmp_path), tmp_path, capsys, phrase, code=code)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -179,12 +179,12 @@ BAD_DATA = [
 
 
 @pytest.mark.parametrize("name", ["evaluate", "finetune", "adapt"])
-@pytest.mark.parametrize(("change", "told"), BAD_DATA, ids=[" ".join(t) for _, t in BAD_DATA])
+@pytest.mark.parametrize(("change", "phrases"), BAD_DATA, ids=[" ".join(t) for _, t in BAD_DATA])
 def test_data_that_do_not_fit(
-    change: dict[str, object], told: list[str], name: str, model: Path, capsys: pytest.CaptureFixture[str]
+    change: dict[str, object], phrases: list[str], name: str, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data(model.parent / "d.npz", **change)
-    refused(arguments(name, model.parent), model.parent, capsys, *told)
+    refused(arguments(name, model.parent), model.parent, capsys, *phrases)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"x" * 100])
@@ -207,15 +207,15 @@ def test_an_output_that_exists(name: str, model: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize("name", ["prune", "finetune"])
 def test_an_output_in_a_folder_that_is_not_there(name: str, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data(model.parent / "d.npz")
-    given = [a.replace("out.onnx", "nowhere/out.onnx") for a in arguments(name, model.parent)]
-    refused(given, model.parent, capsys, "nowhere: no such folder", code="missing-file")
+    command = [a.replace("out.onnx", "nowhere/out.onnx") for a in arguments(name, model.parent)]
+    refused(command, model.parent, capsys, "nowhere: no such folder", code="missing-file")
 
 
 def test_inputs_are_never_overwritten(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data(model.parent / "d.npz")
     for name in ("prune", "finetune"):
-        given = [a.replace("out.onnx", "model.onnx") for a in arguments(name, model.parent)]
-        refused([*given, "--overwrite"], model.parent, capsys, "model.onnx", "input")
+        command = [a.replace("out.onnx", "model.onnx") for a in arguments(name, model.parent)]
+        refused([*command, "--overwrite"], model.parent, capsys, "model.onnx", "input")
 
 
 OVER_AN_INPUT = [
@@ -242,8 +242,8 @@ def test_no_file_that_is_read_is_overwritten(line: str, model: Path, capsys: pyt
     (folder / "linked.data").symlink_to("e.data")
     for name in ("p.plan.toml", "t.jsonl", "net.py"):
         (folder / name).write_text("")
-    given = [word.format(f=folder) for word in line.split()]
-    refused([*given, "--overwrite"], folder, capsys, "is an input, which is never overwritten", code="exists")
+    command = [word.format(f=folder) for word in line.split()]
+    refused([*command, "--overwrite"], folder, capsys, "is an input, which is never overwritten", code="exists")
 
 
 @pytest.mark.parametrize("output", [".", "folder"])
@@ -256,16 +256,16 @@ def test_an_output_that_is_a_folder(
     (model.parent / "folder").mkdir()
     (model.parent / "net.py").write_text("")
     exporting = ["export", "net.py:make", "-o", "out.onnx"]
-    given = (
+    command = (
         exporting if name == "export" else [a.replace(f"{model.parent}/", "") for a in arguments(name, model.parent)]
     )
-    given = [output if a in ("out.onnx", "t.jsonl") else a for a in given]
+    command = [output if a in ("out.onnx", "t.jsonl") else a for a in command]
     for overwrite in ([], ["--overwrite"]):
-        refused([*given, *overwrite], model.parent, capsys, "is a folder", code="exists")
+        refused([*command, *overwrite], model.parent, capsys, "is a folder", code="exists")
 
 
 @pytest.mark.parametrize(
-    ("budget", "told"),
+    ("budget", "phrase"),
     [
         ("macs", "RESOURCE=VALUE"),
         ("macs=-1", "not an amount"),
@@ -276,10 +276,10 @@ def test_an_output_that_is_a_folder(
         ("latency=12MB", "not an amount"),
     ],
 )
-def test_a_budget_that_is_none(budget: str, told: str, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_budget_that_is_none(budget: str, phrase: str, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data(model.parent / "d.npz")
-    given = [a.replace("macs=0.5x", budget) for a in arguments("adapt", model.parent)]
-    refused(given, model.parent, capsys, told)
+    command = [a.replace("macs=0.5x", budget) for a in arguments("adapt", model.parent)]
+    refused(command, model.parent, capsys, phrase)
 
 
 @pytest.mark.parametrize("name", ["adapt", "evaluate"])
@@ -288,24 +288,24 @@ def test_a_provider_that_is_none_although_nothing_is_timed(
 ) -> None:
     data(model.parent / "d.npz")
     more = ["--no-latency"] if name == "evaluate" else []
-    given = [*arguments(name, model.parent), *more, "--ep", "bogus"]
-    refused(given, model.parent, capsys, "no execution provider 'bogus'", code="unknown-provider")
+    command = [*arguments(name, model.parent), *more, "--ep", "bogus"]
+    refused(command, model.parent, capsys, "no execution provider 'bogus'", code="unknown-provider")
     if name == "adapt":
-        refused([*given, "--dry-run"], model.parent, capsys, "no execution provider 'bogus'")
+        refused([*command, "--dry-run"], model.parent, capsys, "no execution provider 'bogus'")
 
 
 @pytest.mark.parametrize("code", ["import sys\nsys.exit(3)\n", "import sys\ndef make(): sys.exit()\n"])
 def test_a_factory_that_exits(code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "net.py").write_text(code)
-    given = ["export", str(tmp_path / "net.py") + ":make", "-o", str(tmp_path / "out.onnx")]
+    command = ["export", str(tmp_path / "net.py") + ":make", "-o", str(tmp_path / "out.onnx")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.dont_write_bytecode", True)
-        refused(given, tmp_path, capsys, "SystemExit", code="factory")
+        refused(command, tmp_path, capsys, "SystemExit", code="factory")
 
 
 def test_a_shape_that_does_not_fit(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for shape, told in (("image=1x3x8x8", "?x3x16x16"), ("img=1x3x16x16", "its inputs are image")):
-        refused(["inspect", str(model), "--shape", shape], model.parent, capsys, told)
+    for shape, phrase in (("image=1x3x8x8", "?x3x16x16"), ("img=1x3x16x16", "its inputs are image")):
+        refused(["inspect", str(model), "--shape", shape], model.parent, capsys, phrase)
 
 
 def test_a_group_name_that_is_nearly_right(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -329,8 +329,8 @@ def test_strings_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     save(proto, tmp_path / "model.onnx")
-    given = ["prune", str(tmp_path / "model.onnx"), "--ratio", "0.5"]
-    refused(given, tmp_path, capsys, "no group of channels can be pruned")
+    command = ["prune", str(tmp_path / "model.onnx"), "--ratio", "0.5"]
+    refused(command, tmp_path, capsys, "no group of channels can be pruned")
 
 
 TASKS = [
@@ -344,25 +344,25 @@ TASKS = [
 
 
 @pytest.mark.parametrize("name", ["evaluate", "finetune", "adapt"])
-@pytest.mark.parametrize(("options", "change", "told"), TASKS, ids=[" ".join(o) for o, _, _ in TASKS])
+@pytest.mark.parametrize(("options", "change", "phrases"), TASKS, ids=[" ".join(o) for o, _, _ in TASKS])
 def test_tasks_and_pictures_that_do_not_fit(
     options: list[str],
     change: dict[str, object],
-    told: list[str],
+    phrases: list[str],
     name: str,
     model: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     data(model.parent / "d.npz", **change)
-    refused([*arguments(name, model.parent), *options], model.parent, capsys, *told)
+    refused([*arguments(name, model.parent), *options], model.parent, capsys, *phrases)
 
 
 def test_a_loader_that_is_none(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (model.parent / "own.py").write_text("def data(): return 3\n")
-    given = ["finetune", str(model), "--data", f"{model.parent / 'own.py'}:data", "-o", str(model.parent / "o.onnx")]
-    refused(given, model.parent, capsys, "own.py:data returned int", "return (train, val)", code="factory")
+    command = ["finetune", str(model), "--data", f"{model.parent / 'own.py'}:data", "-o", str(model.parent / "o.onnx")]
+    refused(command, model.parent, capsys, "own.py:data returned int", "return (train, val)", code="factory")
 
 
 def test_how_pictures_are_read_needs_data(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["prune", str(model), "--ratio", "0.5", "--mean", "0.5"]
-    refused(given, model.parent, capsys, "--mean says how --data is read, which is missing")
+    command = ["prune", str(model), "--ratio", "0.5", "--mean", "0.5"]
+    refused(command, model.parent, capsys, "--mean says how --data is read, which is missing")

@@ -31,18 +31,18 @@ def model(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("words", [[], *NAMES], ids=" ".join)
 @pytest.mark.parametrize("before", [True, False])
 def test_help_as_data(words: list[str], before: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["--json", *words, "--help"] if before else [*words, "-h", "--json"]
-    assert cli.run(given) == 0
+    command_line = ["--json", *words, "--help"] if before else [*words, "-h", "--json"]
+    assert cli.run(command_line) == 0
     out, err = capsys.readouterr()
-    found = json.loads(out)
-    assert (err, found["schema"], found["ok"]) == ("", 1, True)
-    assert found["command"] == " ".join(["netadapt-onnx", *words])
-    assert found["usage"].startswith(found["command"])
+    output = json.loads(out)
+    assert (err, output["schema"], output["ok"]) == ("", 1, True)
+    assert output["command"] == " ".join(["netadapt-onnx", *words])
+    assert output["usage"].startswith(output["command"])
     if words:
-        assert "Example" in found["help"] and found["command"] in found["help"]
-        assert any("--json" in parameter["names"] for parameter in found["parameters"])
+        assert "Example" in output["help"] and output["command"] in output["help"]
+        assert any("--json" in parameter["names"] for parameter in output["parameters"])
     else:
-        assert list(found["commands"]) == list(cli.COMMANDS)
+        assert list(output["commands"]) == list(cli.COMMANDS)
 
 
 def test_version_and_wrong_names_as_data(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,14 +56,14 @@ def test_version_and_wrong_names_as_data(capsys: pytest.CaptureFixture[str]) -> 
 def test_completion(shell: str) -> None:
     variable = "_NETADAPT_ONNX_COMPLETE"
 
-    def asked(what: str, **typed: str) -> str:
-        given = os.environ | {variable: f"{shell}_{what}"} | typed
-        return subprocess.run(COMMAND, env=given, capture_output=True, text=True, check=False).stdout
+    def completion(what: str, **typed: str) -> str:
+        environment = os.environ | {variable: f"{shell}_{what}"} | typed
+        return subprocess.run(COMMAND, env=environment, capture_output=True, text=True, check=False).stdout
 
-    script = asked("source")
+    script = completion("source")
     assert "netadapt-onnx" in script and variable in script
-    told = asked("complete", COMP_WORDS="netadapt-onnx pr", COMP_CWORD="pr" if shell == "fish" else "1")
-    assert "prune" in told and "profile" in told and "inspect" not in told
+    suggestions = completion("complete", COMP_WORDS="netadapt-onnx pr", COMP_CWORD="pr" if shell == "fish" else "1")
+    assert "prune" in suggestions and "profile" in suggestions and "inspect" not in suggestions
 
 
 def in_terminal(arguments: list[str], columns: int, **variables: str) -> tuple[str, str]:
@@ -108,10 +108,10 @@ def test_nothing_is_wider_than_the_terminal(model: Path, columns: int) -> None:
         ["inspect", "--help"],
         ["prune", "model.onnx", "--ratio", "0.5"],
     ):
-        given = [arguments[0], *(str(model) if a == "model.onnx" else a for a in arguments[1:])]
-        out, _ = in_terminal(given, columns)
+        command_line = [arguments[0], *(str(model) if a == "model.onnx" else a for a in arguments[1:])]
+        out, _ = in_terminal(command_line, columns)
         lines = [line for line in out.splitlines() if "netadapt-onnx " not in line]  # commands stay whole
-        assert max(map(len, lines)) <= columns, given
+        assert max(map(len, lines)) <= columns, command_line
 
 
 @pytest.mark.parametrize("words", [[], *NAMES], ids=" ".join)
@@ -120,9 +120,9 @@ def test_help_fits_the_terminal(words: list[str]) -> None:
     with cli.group.make_context(cli.PROGRAM, ["env"]) as context:
         command: click.Command = cli.group
         if words:
-            found = cli.group.get_command(context, words[0])
-            assert found is not None
-            command, _ = cli.below(found, "", words[1:])
+            command_group = cli.group.get_command(context, words[0])
+            assert command_group is not None
+            command, _ = cli.below(command_group, "", words[1:])
         for columns in (66, 100):
             name = " ".join(["netadapt-onnx", *words])
             with click.Context(command, info_name=name, terminal_width=columns, max_content_width=columns) as inside:
@@ -141,15 +141,19 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "told"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
+@pytest.mark.parametrize(("arguments", "suggestion"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
 def test_wrong_names_suggest_the_nearest(
-    arguments: list[str], told: str, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    suggestion: str,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(model.parent)
     np.savez("data.npz", x_val=np.zeros((4, 3, 16, 16), np.float32))
     assert cli.run(arguments) == 2
-    said = capsys.readouterr().err
-    assert told in said and len(said.splitlines()) == 1
+    error = capsys.readouterr().err
+    assert suggestion in error and len(error.splitlines()) == 1
 
 
 def test_pipes_get_whole_lines(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,9 +162,9 @@ def test_pipes_get_whole_lines(model: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_colours_are_for_terminals_that_want_them(model: Path) -> None:
-    given = ["gate", str(model), "--max", "size=1GB"]
-    assert "\x1b[3" in in_terminal(given, 80)[0]
-    assert "\x1b[" not in in_terminal(given, 80, NO_COLOR="1")[0]
+    command_line = ["gate", str(model), "--max", "size=1GB"]
+    assert "\x1b[3" in in_terminal(command_line, 80)[0]
+    assert "\x1b[" not in in_terminal(command_line, 80, NO_COLOR="1")[0]
 
 
 def test_progress_is_for_terminals_and_not_if_quiet(model: Path, tmp_path: Path) -> None:

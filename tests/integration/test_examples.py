@@ -37,8 +37,8 @@ def test_networks_are_exported_inspected_and_adapted(name: str, tmp_path: Path) 
     exported = netadapt_onnx.export(f"{EXAMPLES / 'models.py'}:{name}", model)
     assert exported.params == NETWORKS[name]
     assert exported.dynamic_batch
-    found = netadapt_onnx.inspect(model)
-    assert [group.name for group in found.groups if not group.prunable] == [found.layers[-1].name]
+    inspection = netadapt_onnx.inspect(model)
+    assert [group.name for group in inspection.groups if not group.prunable] == [inspection.layers[-1].name]
     rng = np.random.default_rng(0)
     np.savez(
         tmp_path / "data.npz", **{f"x_{s}": rng.standard_normal((8, 3, 32, 32), np.float32) for s in ("train", "val")}
@@ -47,7 +47,7 @@ def test_networks_are_exported_inspected_and_adapted(name: str, tmp_path: Path) 
         model, tmp_path / "data.npz", "macs=0.5x", tmp_path / "run", max_iterations=1, final_epochs=0
     )
     assert result.iterations == 1
-    assert result.after.macs < found.model.macs
+    assert result.after.macs < inspection.model.macs
     assert netadapt_onnx.inspect(result.model).model.macs == result.after.macs
 
 
@@ -110,8 +110,8 @@ def test_the_notebook_runs(here: Path) -> None:
 def test_a_bundle_goes_to_the_device_and_comes_back(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_script("digits.py", capsys)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    given = ["sh", str(EXAMPLES / "edge_bundle" / "run.sh"), "digits/model.onnx", "digits/data.npz"]
-    done = subprocess.run(given, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path})
+    command = ["sh", str(EXAMPLES / "edge_bundle" / "run.sh"), "digits/model.onnx", "digits/data.npz"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path})
     assert done.returncode == 0, done.stderr
     assert "predicted to be met" in done.stdout
     assert (here / "edge" / "run" / "model.onnx").exists()
@@ -129,7 +129,7 @@ def test_the_repository_in_miniature_keeps_its_limits_until_its_model_grows(here
 
 
 def test_every_example_is_spoken_of() -> None:
-    told = (EXAMPLES / "README.md").read_text()
+    page = (EXAMPLES / "README.md").read_text()
     for path in EXAMPLES.iterdir():
         if path.name not in ("README.md", "__pycache__"):
-            assert f"({path.name}" in told, path.name
+            assert f"({path.name}" in page, path.name

@@ -20,22 +20,22 @@ from tracing import trace_model
 SIZE = 8
 
 
-def halved(found: Trace) -> KeptIndices:
-    return select(found, {g.name: max(g.floor, g.channels // 2 // g.step * g.step) for g in found.prunable})
+def halved(model_trace: Trace) -> KeptIndices:
+    return select(model_trace, {g.name: max(g.floor, g.channels // 2 // g.step * g.step) for g in model_trace.prunable})
 
 
-def groups(found: Trace) -> dict[str, tuple[int, int]]:
-    return {g.name: (g.channels, g.step) for g in found.prunable}
+def groups(model_trace: Trace) -> dict[str, tuple[int, int]]:
+    return {g.name: (g.channels, g.step) for g in model_trace.prunable}
 
 
-def assert_halves_exactly(found: Trace) -> onnx.ModelProto:
+def assert_halves_exactly(model_trace: Trace) -> onnx.ModelProto:
     """Cut in halves; returns the model, whose shapes are those that the trace predicts."""
-    keep = halved(found)
-    pruned = resize(found, keep)
-    result = verify(found, keep, pruned=pruned)
+    keep = halved(model_trace)
+    pruned = resize(model_trace, keep)
+    result = verify(model_trace, keep, pruned=pruned)
     assert result.exact, result
     shapes = fold(pruned).shapes
-    predicted = found.resized_shapes(keep)
+    predicted = model_trace.resized_shapes(keep)
     assert {name: predicted[name] for name in shapes if name in predicted} == shapes
     return pruned
 
@@ -68,15 +68,15 @@ def old(opset: int) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("opset", [3, 6, 7])
 def test_models_from_before_opset_7_are_brought_there_and_cut(opset: int) -> None:
-    found = trace_model(old(opset))
-    assert groups(found) == {"conv1": (12, 1), "fc": (10, 1)}
-    pruned = assert_halves_exactly(found)
+    model_trace = trace_model(old(opset))
+    assert groups(model_trace) == {"conv1": (12, 1), "fc": (10, 1)}
+    pruned = assert_halves_exactly(model_trace)
     assert [o.version for o in pruned.opset_import] == [7]
 
 
 def test_a_tensor_of_unknown_shape_keeps_its_channels() -> None:
-    found = trace(fold(old(6)))  # not brought to opset 7: no inference knows the mask's shape
-    assert [g.reason for g in found.groups][1] == "the shape of 'mask' is not known ('dropout')"
+    model_trace = trace(fold(old(6)))  # not brought to opset 7: no inference knows the mask's shape
+    assert [g.reason for g in model_trace.groups][1] == "the shape of 'mask' is not known ('dropout')"
 
 
 @pytest.mark.parametrize("opset", [8, 14])
@@ -88,9 +88,9 @@ def test_statistics_that_batch_normalisation_puts_out_are_cut_with_it(opset: int
     if opset >= 14:
         b.nodes[-1].attribute.append(helper.make_attribute("training_mode", 1))
     b.conv(b.relu(x), 12, 5, name="last")
-    found = trace_model(model(b, (2, 3, SIZE, SIZE), "last_out"))
-    assert groups(found) == {"conv1": (12, 1)}
-    assert fold(assert_halves_exactly(found)).shapes["mean"] == (6,)
+    model_trace = trace_model(model(b, (2, 3, SIZE, SIZE), "last_out"))
+    assert groups(model_trace) == {"conv1": (12, 1)}
+    assert fold(assert_halves_exactly(model_trace)).shapes["mean"] == (6,)
 
 
 def test_a_channels_last_norm_of_pools_leaves_channels_free() -> None:
@@ -104,9 +104,9 @@ def test_a_channels_last_norm_of_pools_leaves_channels_free() -> None:
     scale = b.node("Mul", [b.node("Reciprocal", [deviation]), b.random("scale", (1, 1, 12))])
     x = b.node("Add", [x, b.node("Mul", [centred, scale])])
     b.node("MatMul", [x, b.random("last.W", (12, 5), 12)], "last")
-    found = trace_model(model(b, (1, 3, SIZE, 1), "last_out"))
-    assert groups(found) == {"conv1": (12, 1)}
-    pruned = assert_halves_exactly(found)
+    model_trace = trace_model(model(b, (1, 3, SIZE, 1), "last_out"))
+    assert groups(model_trace) == {"conv1": (12, 1)}
+    pruned = assert_halves_exactly(model_trace)
     assert next(tuple(t.dims) for t in pruned.graph.initializer if t.name == "scale") == (1, 1, 6)
 
 
@@ -133,9 +133,9 @@ def test_rotary_angles_do_not_tie_heads(constant: bool) -> None:
     if not constant:
         inputs["positions"] = (1, tokens, 1)
     proto = b.model(inputs, {"last_out": (1, tokens, tokens)})
-    found = trace_model(proto)
-    assert groups(found) == {"q": (heads * dim, dim)}
-    assert_halves_exactly(found)
+    model_trace = trace_model(proto)
+    assert groups(model_trace) == {"q": (heads * dim, dim)}
+    assert_halves_exactly(model_trace)
     by_dimension = trace_model(proto, Choices("dims"))
     assert groups(by_dimension) == ({"q": (heads * dim, heads)} if constant else {"matmul1": (dim, 1)})
     assert_halves_exactly(by_dimension)
@@ -150,7 +150,7 @@ def test_shapes_of_quantised_weights_follow_the_cut() -> None:
         zeros = b.constant(f"{name}.zeros", np.zeros(cout, np.int8))
         weight = b.node("DequantizeLinear", [stored, scales, zeros], axis=0)
         x = b.node("Conv", [x, weight], name, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
-    found = trace_model(model(b, (1, 3, SIZE, SIZE), "last_out"))
-    pruned = assert_halves_exactly(found)
+    model_trace = trace_model(model(b, (1, 3, SIZE, SIZE), "last_out"))
+    pruned = assert_halves_exactly(model_trace)
     weights = {t.name: numpy_helper.to_array(t).shape for t in pruned.graph.initializer}
     assert weights["conv2.W"] == (6, 6, 3, 3)

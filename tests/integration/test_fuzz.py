@@ -108,5 +108,5 @@ def test_what_counts_as_a_failure(code: int, out: str, err: str, problem: str, m
         return code
 
     monkeypatch.setattr("netadapt_onnx.cli.run", run)
-    found = fuzzing.judge(["inspect"], as_json=True)
-    assert found[0] == code and found[1].startswith(problem) and bool(found[1]) is bool(problem)
+    answer = fuzzing.run_and_check(["inspect"], as_json=True)
+    assert answer[0] == code and answer[1].startswith(problem) and bool(answer[1]) is bool(problem)

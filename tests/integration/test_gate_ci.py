@@ -40,9 +40,9 @@ def scratch(workspace: Path) -> Path:
 
 @needs_tools
 def test_the_action_judges_and_writes_the_summary(scratch: Path, shims: Path) -> None:
-    code, said, summary = run_action(scratch, shims, baseline="git:base", junit="limits.xml")
-    assert code == 1, said
-    assert said.startswith("::error file=models/m.onnx,title=size increase beyond its limit::")
+    code, log, summary = run_action(scratch, shims, baseline="git:base", junit="limits.xml")
+    assert code == 1, log
+    assert log.startswith("::error file=models/m.onnx,title=size increase beyond its limit::")
     assert "conv2" in summary
     assert (scratch / "limits.xml").exists()
     assert run_action(scratch, shims, baseline="git:HEAD")[0] == 0
@@ -55,9 +55,9 @@ def test_the_action_judges_and_writes_the_summary(scratch: Path, shims: Path) ->
 @needs_tools
 def test_the_action_installs_itself_pinned_and_without_torch(scratch: Path, shims: Path) -> None:
     run_action(scratch, shims, baseline="git:HEAD")
-    asked = (shims / "pip").read_text().split()
-    assert asked[asked.index("-c") + 1] == str(REPOSITORY / "constraints.txt")
-    assert asked[-1] == str(REPOSITORY)  # no extra: torch comes with [adapt] only
+    words = (shims / "pip").read_text().split()
+    assert words[words.index("-c") + 1] == str(REPOSITORY / "constraints.txt")
+    assert words[-1] == str(REPOSITORY)  # no extra: torch comes with [adapt] only
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert not [d for d in project["dependencies"] if "torch" in d]
 

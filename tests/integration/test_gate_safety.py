@@ -46,9 +46,9 @@ def test_data_outside_the_folder_are_refused(
     os.mkfifo(folder / "fifo")
     model = external(folder, location)
     for command in (("gate", model, "--max", "size=1MB"), ("diff", model, model)):
-        found = document(capsys, *command, code=2)
-        assert found["error"]["code"] == "external-data"
-        assert "outside the model's folder" in found["error"]["message"] or location == "fifo"
+        output = document(capsys, *command, code=2)
+        assert output["error"]["code"] == "external-data"
+        assert "outside the model's folder" in output["error"]["message"] or location == "fifo"
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,8 @@ def test_data_that_are_not_all_there_are_refused(
 
 def test_a_size_counts_external_data(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx.save_model(small(), str(workspace / "m.onnx"), save_as_external_data=True, location="w.bin", size_threshold=0)
-    found = document(capsys, "gate", "m.onnx", "--max", "size=40kB", code=1)
-    assert found["models"][0]["resources"]["size_bytes"] == sum(f.stat().st_size for f in workspace.iterdir())
+    output = document(capsys, "gate", "m.onnx", "--max", "size=40kB", code=1)
+    assert output["models"][0]["resources"]["size_bytes"] == sum(f.stat().st_size for f in workspace.iterdir())
 
 
 def declared_bomb() -> onnx.ModelProto:
@@ -149,9 +149,9 @@ def test_archives_that_expand_are_stopped_by_the_memory_limit(workspace: Path) -
 
     with Sandbox(60, 350 * 10**6) as limited, pytest.MonkeyPatch.context() as patch:
         patch.setattr("netadapt_onnx.api.gate.Sandbox", lambda *_: limited)
-        found = gate("m.onnx", min={"accuracy": 0.5}, data="d.npz")
-    assert found.error is not None
-    assert found.models[0].checks[0].code == "too-large"
+        result = gate("m.onnx", min={"accuracy": 0.5}, data="d.npz")
+    assert result.error is not None
+    assert result.models[0].checks[0].code == "too-large"
 
 
 # --- the process that reads ------------------------------------------------------------------------------------------
@@ -179,8 +179,8 @@ def test_an_endless_loop_is_counted_and_ended_where_it_must_run(
     run(capsys, "gate", "m.onnx", "--max", "size=1MB", "--max", "macs=1M")
     monkeypatch.undo()  # a process of its own, with the time limit of the command line
     monkeypatch.chdir(workspace)
-    found = document(capsys, "gate", "m.onnx", "--max", "size=1MB", "--max", "latency=1s", "--timeout", "4s", code=2)
-    size, latency = sorted(found["models"][0]["checks"], key=lambda check: check["code"])
+    output = document(capsys, "gate", "m.onnx", "--max", "size=1MB", "--max", "latency=1s", "--timeout", "4s", code=2)
+    size, latency = sorted(output["models"][0]["checks"], key=lambda check: check["code"])
     assert size["ok"] is True
     assert latency["code"] == "timeout"
 

@@ -105,8 +105,8 @@ def test_naming_open_axes_takes_steps_in_proportion_to_the_graph(tmp_path: Path)
 
 def test_finding_the_states_of_groups_takes_steps_in_proportion_to_their_number(tmp_path: Path) -> None:
     assert growth(large_graphs.states, inspect, tmp_path, PARTS) < LARGEST_RATIO
-    found = inspect(tmp_path / f"{PARTS}.onnx")
-    assert all(isinstance(group, PinnedByStates) for group in found.groups)
+    inspection = inspect(tmp_path / f"{PARTS}.onnx")
+    assert all(isinstance(group, PinnedByStates) for group in inspection.groups)
 
 
 def test_checking_functions_takes_steps_in_proportion_to_their_number(tmp_path: Path) -> None:

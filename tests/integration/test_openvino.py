@@ -37,9 +37,9 @@ def test_every_node_is_openvinos_and_that_is_recorded() -> None:
     proto = fold(residual(16, size=8)).proto
     inputs = {"image": np.zeros((1, 3, 8, 8), np.float32)}
     job = Job((0,), None, False, 2, "each", 0.5, (2, 2), 1.0)
-    found = measure_on(LocalDevice(), Order({0: proto}, inputs, VINO, (job,)))[0]
-    assert set(found.placement) == {OPENVINO.name}
-    assert found.placement[OPENVINO.name] >= len([node for node in proto.graph.node if node.op_type == "Conv"])
+    measurement = measure_on(LocalDevice(), Order({0: proto}, inputs, VINO, (job,)))[0]
+    assert set(measurement.placement) == {OPENVINO.name}
+    assert measurement.placement[OPENVINO.name] >= len([node for node in proto.graph.node if node.op_type == "Conv"])
 
 
 def test_a_layer_that_would_fall_back_is_named() -> None:
@@ -58,8 +58,8 @@ def test_the_fingerprint_differs_from_the_cpus() -> None:
 
 
 def test_a_table_of_the_cpu_is_refused_and_one_of_openvino_predicts(tmp_path: Path) -> None:
-    found = trace(fold(residual(64, size=16)))
-    reference, draw = RandomWidthModel(found.folded.proto, found.folded.shapes), random_widths(found)
+    model_trace = trace(fold(residual(64, size=16)))
+    reference, draw = RandomWidthModel(model_trace.folded.proto, model_trace.folded.shapes), random_widths(model_trace)
     build(tmp_path / "cpu.jsonl", reference, draw, TablePlan(models=8))
     with pytest.raises(NetadaptError, match="ep: cpu there, openvino here"):
         Table.load(tmp_path / "cpu.jsonl", reference.proto, device=fingerprint(VINO))
@@ -77,8 +77,8 @@ def test_profile_validates_and_says_where_it_ran(tmp_path: Path, capsys: pytest.
     (tmp_path / "m.onnx").write_bytes(plain((16, 32), size=16).SerializeToString())
     words = ["profile", str(tmp_path / "m.onnx"), "--table", str(tmp_path / "t.jsonl"), "--ep", "openvino"]
     assert run([*words, "--validate", "4", "--json"]) == 0, capsys.readouterr().err
-    found = json.loads(capsys.readouterr().out)
-    assert found["device"]["ep"] == "openvino"
-    assert found["device"]["options"] == {"device_type": "CPU", "num_of_threads": "1"}
-    assert found["validation"]["n"] == 4
-    assert 0 <= found["validation"]["mape"] <= found["validation"]["max"]
+    output = json.loads(capsys.readouterr().out)
+    assert output["device"]["ep"] == "openvino"
+    assert output["device"]["options"] == {"device_type": "CPU", "num_of_threads": "1"}
+    assert output["validation"]["n"] == 4
+    assert 0 <= output["validation"]["mape"] <= output["validation"]["max"]

@@ -36,9 +36,9 @@ OWN |= {"attention", "resize_io", "resource", "more"}
 def command(name: str) -> click.Command:
     with cli.group.make_context(cli.PROGRAM, ["env"]) as context:
         first, *rest = name.split()
-        found = cli.group.get_command(context, first)
-        assert found is not None
-        return cli.below(found, "", rest)[0]
+        command_group = cli.group.get_command(context, first)
+        assert command_group is not None
+        return cli.below(command_group, "", rest)[0]
 
 
 @pytest.fixture
@@ -89,8 +89,8 @@ def test_the_command_line_has_every_option_with_its_default_and_help(name: str) 
             assert option.default == declared.default
         if declared.option.choices:
             assert isinstance(option.type, click.Choice) and tuple(option.type.choices) == declared.option.choices
-    known = {*DATA, *OWN, *(field for field, one in ADAPT.items() if not one.option.on_command_line)}
-    assert options.keys() <= known
+    expected = {*DATA, *OWN, *(field for field, one in ADAPT.items() if not one.option.on_command_line)}
+    assert options.keys() <= expected
 
 
 # A value of each option that is not its default: as the command line has it, and as Python does.
@@ -139,10 +139,10 @@ OTHER: dict[str, tuple[str, Any]] = {
     "batch_size": ("2", 2),
 }
 # What some of them go together with.
-BESIDE = {"finalists": {"short_term": 7}, "strategy": {"criterion": "taylor"}}
+COMPANIONS = {"finalists": {"short_term": 7}, "strategy": {"criterion": "taylor"}}
 
 
-def taken(monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, Any]:
+def parsed_keywords(monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, Any]:
     """The keywords that `adapt` gets from a command line."""
     passed: dict[str, Any] = {}
 
@@ -175,16 +175,16 @@ def test_command_line_configuration_python_and_records_mean_the_same(
     declared = ADAPT[name]
     flag = declared.flag.split("/")[0]
     words = [flag, *([text] if text else [])]
-    by_flag = taken(monkeypatch, "--budget", "macs=0.5x", *words)
+    by_flag = parsed_keywords(monkeypatch, "--budget", "macs=0.5x", *words)
     assert by_flag[name] == value
     (task / "netadapt.toml").write_text(f"[adapt]\n{flag.removeprefix('--')} = {json.dumps(text or True)}\n")
     if name == "resume":  # a file cannot hold it
         assert cli.run(["adapt", "model.onnx", "--data", "data.npz", "-o", "run", "--budget", "macs=0.5x"]) == 2
     else:
-        assert without_folders(taken(monkeypatch, "--budget", "macs=0.5x")[name]) == value
+        assert without_folders(parsed_keywords(monkeypatch, "--budget", "macs=0.5x")[name]) == value
     (task / "netadapt.toml").unlink()
-    options = AdaptOptions(budget=("macs=0.5x",), **{name: value, **BESIDE.get(name, {})})
-    default = AdaptOptions(budget=("macs=0.5x",), **BESIDE.get(name, {}))
+    options = AdaptOptions(budget=("macs=0.5x",), **{name: value, **COMPANIONS.get(name, {})})
+    default = AdaptOptions(budget=("macs=0.5x",), **COMPANIONS.get(name, {}))
     command = options.command(Path("model.onnx"), None)
     is_compared = declared.option.changes_result and not declared.option.may_differ_on_resume
     assert (name in options.identity()) == is_compared
@@ -202,7 +202,7 @@ def test_a_recorded_command_repeats_the_run(task: Path, monkeypatch: pytest.Monk
     }
     options = AdaptOptions(budget=("macs=0.5x", "params=0.9x"), **changed)
     words = shlex.split(options.command(Path("model.onnx"), None))
-    passed = taken(monkeypatch, *words[3:])
+    passed = parsed_keywords(monkeypatch, *words[3:])
     again = AdaptOptions(
         **{name: value for name, value in passed.items() if name in ADAPT and name not in ("log", "out")}
     )

@@ -27,10 +27,10 @@ def start(model: Path, table: Path) -> subprocess.Popen[bytes]:
 
 def cells(table: Path) -> list[tuple[object, ...]]:
     """All that a table says of its cells, less their times."""
-    found = read(table)[0]
-    assert isinstance(found[-1], Reference)
-    assert [r.model for r in found if isinstance(r, EndToEndTime)] == list(range(24))
-    return [(c.model, c.layers, c.shapes, c.kernel) for c in found if isinstance(c, Cell)]
+    records = read(table)[0]
+    assert isinstance(records[-1], Reference)
+    assert [r.model for r in records if isinstance(r, EndToEndTime)] == list(range(24))
+    return [(c.model, c.layers, c.shapes, c.kernel) for c in records if isinstance(c, Cell)]
 
 
 def test_a_build_killed_at_random_moments_completes_to_the_same_cells(tmp_path: Path) -> None:
@@ -38,8 +38,8 @@ def test_a_build_killed_at_random_moments_completes_to_the_same_cells(tmp_path: 
     model.write_bytes(residual(16, size=8).SerializeToString())
     began = time.monotonic()
     unbroken = start(model, tmp_path / "unbroken.jsonl")
-    _, told = unbroken.communicate(timeout=PATIENCE_S)
-    assert unbroken.returncode == 0, told.decode()
+    _, errors = unbroken.communicate(timeout=PATIENCE_S)
+    assert unbroken.returncode == 0, errors.decode()
     took = time.monotonic() - began
     size = (tmp_path / "unbroken.jsonl").stat().st_size
 
@@ -51,8 +51,8 @@ def test_a_build_killed_at_random_moments_completes_to_the_same_cells(tmp_path: 
         goal = size * (kill + 1) / (KILLS + 1)
         deadline = time.monotonic() + PATIENCE_S
         while process.poll() is None and time.monotonic() < deadline:
-            there = table.stat().st_size if table.exists() else 0
-            if (kill % 2 and time.monotonic() > moment) or (not kill % 2 and there >= goal):
+            size_bytes = table.stat().st_size if table.exists() else 0
+            if (kill % 2 and time.monotonic() > moment) or (not kill % 2 and size_bytes >= goal):
                 break
             time.sleep(0.005)
         killed += process.poll() is None
@@ -60,6 +60,6 @@ def test_a_build_killed_at_random_moments_completes_to_the_same_cells(tmp_path: 
         process.communicate()
     assert killed > 0
     last = start(model, table)
-    _, told = last.communicate(timeout=PATIENCE_S)
-    assert last.returncode == 0, told.decode()
+    _, errors = last.communicate(timeout=PATIENCE_S)
+    assert last.returncode == 0, errors.decode()
     assert cells(table) == cells(tmp_path / "unbroken.jsonl")

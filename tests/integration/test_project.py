@@ -38,8 +38,8 @@ def test_help_imports_nothing_heavy() -> None:
 def test_gate_imports_nothing_heavy_itself(tmp_path: Path) -> None:
     """It reads models in a child, which starts at the same time."""
     (tmp_path / "model.onnx").write_bytes(plain().SerializeToString())
-    found = imported_by("gate", str(tmp_path / "model.onnx"), "--max", "size=1GB")
-    assert not {"numpy", "onnx", "onnxruntime", "torch", "rich", "sklearn", "scipy"} & found
+    modules = imported_by("gate", str(tmp_path / "model.onnx"), "--max", "size=1GB")
+    assert not {"numpy", "onnx", "onnxruntime", "torch", "rich", "sklearn", "scipy"} & modules
 
 
 def test_telemetry_is_off_before_onnxruntime_is_imported() -> None:
@@ -62,8 +62,8 @@ def test_every_dependency_is_pinned_exactly() -> None:
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *(d for name, group in extras.items() if name != "all" for d in group)]
-    names = {d.split(">=")[0].split("[")[0].lower().replace("_", "-") for d in wanted}
+    requirements = [*project["dependencies"], *(d for name, group in extras.items() if name != "all" for d in group)]
+    names = {d.split(">=")[0].split("[")[0].lower().replace("_", "-") for d in requirements}
     assert names <= pinned
     assert set(extras) == {"adapt", "report", "ray", "adb", "tensorboard", "dev", "all"}
 

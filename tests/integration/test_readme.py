@@ -98,10 +98,10 @@ def _pycon(block: Block, _: pytest.CaptureFixture[str]) -> None:
     names = SESSIONS.setdefault(block.page, {"__name__": "__main__"})
     test = doctest.DocTestParser().get_doctest(block.text, names, block.place, str(block.page), 0)
     assert test.examples, f"{block.place}: nothing is typed"
-    runner, said = doctest.DocTestRunner(verbose=False), io.StringIO()
-    failed = runner.run(test, out=said.write, clear_globs=False).failed
+    runner, output = doctest.DocTestRunner(verbose=False), io.StringIO()
+    failed = runner.run(test, out=output.write, clear_globs=False).failed
     names.update(test.globs)
-    assert not failed, f"{block.place}\n{said.getvalue()}"
+    assert not failed, f"{block.place}\n{output.getvalue()}"
 
 
 RUNNERS: dict[str, Callable[[Block, pytest.CaptureFixture[str]], None]] = {
@@ -213,9 +213,9 @@ def test_the_picture_of_a_result_is_drawn_from_a_run(tmp_path: Path) -> None:
         assert text in drawn
     committed = (REPOSITORY / "docs" / "pictures" / "result.svg").read_text(encoding="utf-8")
     assert "<script" not in committed
-    found = re.search(r"top1 \(test\) ([\d.]+) % → ([\d.]+) %", committed)
+    match = re.search(r"top1 \(test\) ([\d.]+) % → ([\d.]+) %", committed)
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert found is not None and all(f"{score}%" in readme for score in found.groups())
+    assert match is not None and all(f"{score}%" in readme for score in match.groups())
 
 
 @pytest.mark.parametrize("name", REFERENCE["PAGES"])

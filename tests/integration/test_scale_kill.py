@@ -52,9 +52,9 @@ def test_a_killed_run_resumes_to_the_same_models(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(0, 1, (160, 3, 8, 8)).astype(np.float32), rng.integers(0, 3, 160)
     np.savez(tmp_path / "data.npz", x_train=x[:128], y_train=y[:128], x_val=x[128:], y_val=y[128:])
-    whole = go(tmp_path, "whole")
-    assert whole.returncode == 0, whole.stderr
-    changes = int(whole.stdout)
+    unkilled = go(tmp_path, "whole")
+    assert unkilled.returncode == 0, unkilled.stderr
+    changes = int(unkilled.stdout)
     for _ in range(2):  # each goes on where the last was killed
         killed = go(tmp_path, "killed", fatal=int(rng.integers(5, changes // 3)))
         assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -62,7 +62,7 @@ def test_a_killed_run_resumes_to_the_same_models(tmp_path: Path) -> None:
     assert resumed.returncode == 0, resumed.stderr
     results = [json.loads((tmp_path / run / "result.json").read_text()) | {"seconds": 0} for run in ("whole", "killed")]
     assert results[0] == results[1]
-    for made in results[0]["models"]:
-        assert (tmp_path / "whole" / made["model"]).read_bytes() == (tmp_path / "killed" / made["model"]).read_bytes()
+    for model in results[0]["models"]:
+        assert (tmp_path / "whole" / model["model"]).read_bytes() == (tmp_path / "killed" / model["model"]).read_bytes()
     laws = [(tmp_path / run / "widths.toml").read_text() for run in ("whole", "killed")]
     assert laws[0] == laws[1]

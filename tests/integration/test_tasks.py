@@ -46,11 +46,11 @@ def written(folder: Path, task: str, *, labelled: bool = True) -> tuple[Path, Pa
 @pytest.mark.parametrize("task", TASKS)
 def test_any_task_is_trained_and_judged_by_its_own_metric(task: str, tmp_path: Path) -> None:
     model, data = written(tmp_path, task)
-    found = na.finetune(model, data, tmp_path / "tuned.onnx", epochs=10, lr=0.1)
-    assert found.accuracy.metric == TASKS[task][2]
-    assert found.accuracy.after > max(TASKS[task][3], found.accuracy.before + 0.1), found.accuracy
-    (judged,) = na.evaluate(tmp_path / "tuned.onnx", data, timed=False).models
-    assert judged.accuracy == pytest.approx(found.accuracy.after, abs=1e-6)
+    result = na.finetune(model, data, tmp_path / "tuned.onnx", epochs=10, lr=0.1)
+    assert result.accuracy.metric == TASKS[task][2]
+    assert result.accuracy.after > max(TASKS[task][3], result.accuracy.before + 0.1), result.accuracy
+    (evaluation,) = na.evaluate(tmp_path / "tuned.onnx", data, timed=False).models
+    assert evaluation.accuracy == pytest.approx(result.accuracy.after, abs=1e-6)
     before, after = onnx.load(model).graph, onnx.load(tmp_path / "tuned.onnx").graph
     assert [node.name for node in after.node] == [node.name for node in before.node]
 
@@ -65,10 +65,10 @@ def test_without_labels_the_teacher_is_learnt_from(task: str, tmp_path: Path) ->
     own, cut, better = (one.accuracy for one in na.evaluate([model, small, solved], data, timed=False).models)
     assert own == 1
     assert better > cut
-    found = na.finetune(small, data, tmp_path / "tuned.onnx", teacher=model, epochs=8, lr=0.05)
-    assert found.accuracy.metric == "agreement"
-    assert found.accuracy.before == pytest.approx(cut, abs=1e-6)
-    assert found.accuracy.after > cut + 0.05, found.accuracy
+    result = na.finetune(small, data, tmp_path / "tuned.onnx", teacher=model, epochs=8, lr=0.05)
+    assert result.accuracy.metric == "agreement"
+    assert result.accuracy.before == pytest.approx(cut, abs=1e-6)
+    assert result.accuracy.after > cut + 0.05, result.accuracy
 
 
 def test_a_regression_and_a_segmentation_are_adapted(tmp_path: Path) -> None:
@@ -76,9 +76,9 @@ def test_a_regression_and_a_segmentation_are_adapted(tmp_path: Path) -> None:
         folder = tmp_path / task
         folder.mkdir()
         model, data = written(folder, task)
-        found = na.adapt(model, data, "macs=0.8x", folder / "run", final_epochs=1, init_reduction_ratio=0.2)
-        assert found.met
-        assert found.accuracy.metric == TASKS[task][2]
+        result = na.adapt(model, data, "macs=0.8x", folder / "run", final_epochs=1, init_reduction_ratio=0.2)
+        assert result.met
+        assert result.accuracy.metric == TASKS[task][2]
 
 
 def test_distillation_leaves_labels_to_the_metric(tmp_path: Path) -> None:
@@ -86,9 +86,9 @@ def test_distillation_leaves_labels_to_the_metric(tmp_path: Path) -> None:
     source = DataSource(str(data), task="distillation")
     with pytest.raises(NetadaptError, match="has no labels; give the original model as --teacher"):
         na.finetune(model, source, tmp_path / "tuned.onnx")
-    found = na.finetune(model, source, tmp_path / "tuned.onnx", teacher=model, epochs=1, lr=1e-4)
-    assert found.accuracy.metric == "top1"
-    assert abs(found.accuracy.after - found.accuracy.before) < 0.05
+    result = na.finetune(model, source, tmp_path / "tuned.onnx", teacher=model, epochs=1, lr=1e-4)
+    assert result.accuracy.metric == "top1"
+    assert abs(result.accuracy.after - result.accuracy.before) < 0.05
 
 
 @pytest.mark.usefixtures("fixed_training_settings")
@@ -102,9 +102,9 @@ def test_unlabelled_training_samples_are_judged_by_labels(tmp_path: Path) -> Non
     na.prune(model, small, ratio=0.5, data=data)
     tuned = na.finetune(small, data, tmp_path / "tuned.onnx", teacher=model, epochs=2, lr=0.02)
     assert (tuned.accuracy.metric, tuned.accuracy.split) == ("top1", "val")
-    found = na.adapt(model, data, "macs=0.8x", tmp_path / "run", final_epochs=1, init_reduction_ratio=0.2)
-    assert found.met
-    assert found.accuracy.metric == "top1"
+    result = na.adapt(model, data, "macs=0.8x", tmp_path / "run", final_epochs=1, init_reduction_ratio=0.2)
+    assert result.met
+    assert result.accuracy.metric == "top1"
     scaled = na.scale(
         model, data, target="params=0.6x", method="uniform", out=tmp_path / "scaled", seeds=1, epochs=1
     )  # fmt: skip
@@ -115,6 +115,6 @@ def test_unlabelled_training_samples_are_judged_by_labels(tmp_path: Path) -> Non
     # Labelled test samples alone: choices are made by agreement, what is quoted is not.
     test = {"x_train": arrays["x_train"], "x_test": arrays["x_val"], "y_test": arrays["y_val"]}
     np.savez(data, **test)
-    found = na.adapt(model, data, "macs=0.8x", tmp_path / "other", final_epochs=0, init_reduction_ratio=0.2)
-    assert (found.accuracy.metric, found.accuracy.split) == ("top1", "test")
+    result = na.adapt(model, data, "macs=0.8x", tmp_path / "other", final_epochs=0, init_reduction_ratio=0.2)
+    assert (result.accuracy.metric, result.accuracy.split) == ("top1", "test")
     assert len(labels) == len(arrays["x_train"])

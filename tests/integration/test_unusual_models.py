@@ -38,19 +38,19 @@ def pruned(path: Path, capsys: pytest.CaptureFixture[str], *more: str, exit_code
     out, err = capsys.readouterr()
     assert code == exit_code, out
     assert err.count("\n") == (exit_code == 2)
-    found: dict = json.loads(out)  # type: ignore[type-arg]
-    return found
+    output: dict = json.loads(out)  # type: ignore[type-arg]
+    return output
 
 
 def test_an_operator_of_an_unknown_domain_is_pinned_and_the_rest_prunes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, small = written(custom(), tmp_path), tmp_path / "small.onnx"
-    found = pruned(path, capsys, "-o", str(small))
-    assert found["groups"] == {"conv1": [16, 8], "conv3": [12, 6]}
-    assert found["verify"] is None
-    assert "not proven: onnxruntime has no my.vision::Blur ('blur')" in found["note"]
-    assert "assumed to have the shape of its input: blurred" in found["note"]
+    output = pruned(path, capsys, "-o", str(small))
+    assert output["groups"] == {"conv1": [16, 8], "conv3": [12, 6]}
+    assert output["verify"] is None
+    assert "not proven: onnxruntime has no my.vision::Blur ('blur')" in output["note"]
+    assert "assumed to have the shape of its input: blurred" in output["note"]
     proto = onnx.load(str(small))
     blur = next(n for n in proto.graph.node if n.op_type == "Blur")
     assert (blur.domain, list(blur.input), list(blur.output)) == ("my.vision", ["conv2_out"], ["blurred"])
@@ -72,11 +72,11 @@ def test_a_proof_is_refused_by_the_operator_that_onnxruntime_lacks(
 def test_adapting_what_cannot_be_run_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(tmp_path / "d.npz", x_train=np.zeros((8, 3, 8, 8), np.float32), x_val=np.zeros((8, 3, 8, 8), np.float32))
     path = written(custom(), tmp_path)
-    given = ["--data", str(tmp_path / "d.npz")]
+    data = ["--data", str(tmp_path / "d.npz")]
     for command in (
-        ["adapt", str(path), *given, "--budget", "macs=0.5x", "-o", str(tmp_path / "run")],
-        ["finetune", str(path), *given, "--teacher", str(path), "-o", str(tmp_path / "out.onnx")],
-        ["evaluate", str(path), *given],
+        ["adapt", str(path), *data, "--budget", "macs=0.5x", "-o", str(tmp_path / "run")],
+        ["finetune", str(path), *data, "--teacher", str(path), "-o", str(tmp_path / "out.onnx")],
+        ["evaluate", str(path), *data],
         ["profile", str(path), "--table", str(tmp_path / "t.jsonl")],
     ):
         assert run(command) == 2
@@ -164,9 +164,9 @@ def test_it_prunes_like_any_other(
     proto = models.residual()
     change(proto)
     path, small = written(proto, tmp_path), tmp_path / "small.onnx"
-    found = pruned(path, capsys, "-o", str(small), "--verify")
-    assert found["verify"]["exact"]
-    assert found["verify"]["max_rel_diff"] < 1e-4
+    output = pruned(path, capsys, "-o", str(small), "--verify")
+    assert output["verify"]["exact"]
+    assert output["verify"]["max_rel_diff"] < 1e-4
     onnx.checker.check_model(str(small), full_check=True)
 
 
@@ -175,9 +175,9 @@ def test_sparse_weights_are_the_same_dense(change: Callable[[onnx.ModelProto], N
     proto = models.plain((8,))
     change(proto)
     inputs = random_inputs({"image": ((1, 3, 16, 16), np.dtype(np.float32))})
-    wanted = infer(session(onnx.ModelProto.FromString(proto.SerializeToString())), inputs)["logits"]
+    expected = infer(session(onnx.ModelProto.FromString(proto.SerializeToString())), inputs)["logits"]
     normalise(proto)
-    np.testing.assert_allclose(infer(session(proto), inputs)["logits"], wanted, atol=1e-6)
+    np.testing.assert_allclose(infer(session(proto), inputs)["logits"], expected, atol=1e-6)
 
 
 def empty_axis(proto: onnx.ModelProto) -> None:
@@ -238,7 +238,7 @@ def wrong_type(proto: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "pattern"),
     [
         (duplicate_tensor, "tensor 'conv1_out' is produced twice|'bn1_out' is produced twice"),
         (duplicate_initializer, "two initializers share the name 'conv1.weight'"),
@@ -253,7 +253,7 @@ def wrong_type(proto: onnx.ModelProto) -> None:
     ids=lambda value: value.__name__ if callable(value) else "",
 )
 def test_what_is_wrong_is_named(
-    change: Callable[[onnx.ModelProto], None], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    change: Callable[[onnx.ModelProto], None], pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     proto = models.plain()
     change(proto)
@@ -261,7 +261,7 @@ def test_what_is_wrong_is_named(
     error = pruned(path, capsys, "-o", str(tmp_path / "small.onnx"), exit_code=2)["error"]
     import re
 
-    assert re.search(told, error["message"]), error["message"]
+    assert re.search(pattern, error["message"]), error["message"]
     assert run(["inspect", str(path)]) == 2
     assert not (tmp_path / "small.onnx").exists()
 
@@ -280,26 +280,26 @@ def test_strings_beside_the_network_do_not_matter(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize("how", ["QOperator", "QDQ", "dynamic"])
 def test_models_that_onnxruntime_quantised_prune(how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quantization = pytest.importorskip("onnxruntime.quantization")
-    path, made = written(models.residual(), tmp_path), tmp_path / "int8.onnx"
+    path, quantised = written(models.residual(), tmp_path), tmp_path / "int8.onnx"
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
-        left = 4
+        remaining = 4
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            self.left -= 1
+            self.remaining -= 1
             spec = {"image": ((1, 3, 16, 16), np.dtype(np.float32))}
-            return random_inputs(spec, self.left) if self.left >= 0 else None
+            return random_inputs(spec, self.remaining) if self.remaining >= 0 else None
 
     if how == "dynamic":
-        quantization.quantize_dynamic(path, made, weight_type=quantization.QuantType.QUInt8)
+        quantization.quantize_dynamic(path, quantised, weight_type=quantization.QuantType.QUInt8)
     else:
         form = getattr(quantization.QuantFormat, how)
-        quantization.quantize_static(path, made, Reader(), quant_format=form, per_channel=True)
+        quantization.quantize_static(path, quantised, Reader(), quant_format=form, per_channel=True)
     capsys.readouterr()
-    found = pruned(made, capsys, "-o", str(tmp_path / "small.onnx"), "--verify")
-    assert found["verify"]["exact"]
-    assert sum(after < before for before, after in found["groups"].values()) >= 3
-    assert found["after"]["params"] < 0.5 * found["before"]["params"]
+    output = pruned(quantised, capsys, "-o", str(tmp_path / "small.onnx"), "--verify")
+    assert output["verify"]["exact"]
+    assert sum(after < before for before, after in output["groups"].values()) >= 3
+    assert output["after"]["params"] < 0.5 * output["before"]["params"]
 
 
 @pytest.mark.parametrize("form", ["QLinearConv", "DequantizeLinear"])
@@ -308,22 +308,22 @@ def test_what_bytes_stand_for_decides_which_channels_stay(form: str) -> None:
     b = models.Builder()
     x = b.node("QuantizeLinear", ["image", b.constant("s", np.float32(0.1)), b.constant("z", np.uint8(128))])
     weight = b.constant("w", np.repeat(np.array([[4], [2], [3], [1]], np.int8), 3, 1).reshape(4, 3, 1, 1))
-    given = [
+    weight_inputs = [
         weight,
         b.constant("ws", np.array([0.1, 0.4, 0.2, 0.9], np.float32)),
         b.constant("wz", np.zeros(4, np.int8)),
     ]
     if form == "QLinearConv":
-        y = b.node("QLinearConv", [x, "s", "z", *given, "s", "z"], "conv")
+        y = b.node("QLinearConv", [x, "s", "z", *weight_inputs, "s", "z"], "conv")
         y = b.node("DequantizeLinear", [y, "s", "z"])
     else:
         real = b.node("DequantizeLinear", [x, "s", "z"])
-        y = b.node("Conv", [real, b.node("DequantizeLinear", given, axis=0)], "conv")
+        y = b.node("Conv", [real, b.node("DequantizeLinear", weight_inputs, axis=0)], "conv")
     b.conv(y, 4, 2, 1, name="last")
     proto = b.model({"image": (1, 3, 4, 4)}, {"last_out": (1, 2, 4, 4)})
     normalise(proto)
-    found = trace(fold(proto))
-    assert importance(found)["conv"] == pytest.approx(np.sqrt(3) * np.array([0.4, 0.8, 0.6, 0.9]), rel=1e-6)
+    model_trace = trace(fold(proto))
+    assert importance(model_trace)["conv"] == pytest.approx(np.sqrt(3) * np.array([0.4, 0.8, 0.6, 0.9]), rel=1e-6)
 
 
 def test_a_model_beyond_the_limit_of_protobuf_is_written_beside_its_weights(
@@ -335,10 +335,10 @@ def test_a_model_beyond_the_limit_of_protobuf_is_written_beside_its_weights(
     save(proto, tmp_path / "large.onnx")
     assert (tmp_path / "large.onnx").stat().st_size < 10_000 < (tmp_path / "large.onnx.data").stat().st_size
     monkeypatch.undo()
-    found = load(tmp_path / "large.onnx")
-    assert found.size_bytes > 30_000
-    assert len(found.files) == 2
-    traced = trace(fold(found.proto))
+    model = load(tmp_path / "large.onnx")
+    assert model.size_bytes > 30_000
+    assert len(model.files) == 2
+    traced = trace(fold(model.proto))
     assert verify(traced, select(traced, {"conv1": 8, "conv2": 4})).exact
 
 

@@ -293,12 +293,12 @@ class Elsewhere(LocalDevice):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
-        self.asked = 0
+        self.output_files = 0
 
     def run(self, manifest: str, results: str) -> Iterator[AgentRecord]:
         for record in super().run(manifest, results):
             if isinstance(record, OutputsFile):
-                self.asked += 1
+                self.output_files += 1
                 if self.kind == "mute":
                     continue
                 if self.kind == "broken":
@@ -311,7 +311,7 @@ class Elsewhere(LocalDevice):
         np.savez(self._folder / file, *spoilt)
 
 
-def asked(
+def int8_accuracies(
     device: LocalDevice | None, folder: Path, execution: Execution
 ) -> tuple[dict[str, OnDevice], tuple[str, ...]]:
     proto = fold(plain((8, 16), size=8, classes=3)).proto
@@ -332,12 +332,12 @@ def asked(
 def test_int8_accuracy_is_that_of_the_devices_own_kernels(folder: Path) -> None:
     execution = Execution(deploy=Deployment("int8", inputs_of(fold(plain((8, 16), size=8)).proto)))
     device = Elsewhere("sound")
-    outcome, notes = asked(device, folder, execution)
+    outcome, notes = int8_accuracies(device, folder, execution)
     assert not notes
     assert outcome["latency"].accuracy == outcome["latency"].here
     assert outcome["latency"].samples == 64
-    assert asked(device, folder, execution) == (outcome, notes)
-    assert device.asked == 1  # journalled
+    assert int8_accuracies(device, folder, execution) == (outcome, notes)
+    assert device.output_files == 1  # journalled
 
 
 @pytest.mark.parametrize(
@@ -353,14 +353,14 @@ def test_where_int8_accuracy_is_another_or_unknown_it_is_said(
     device: LocalDevice | None, expected: str, folder: Path
 ) -> None:
     execution = Execution(deploy=Deployment("int8", inputs_of(fold(plain((8, 16), size=8)).proto)))
-    outcome, [note] = asked(device, folder, execution)
+    outcome, [note] = int8_accuracies(device, folder, execution)
     assert expected in note
     assert bool(outcome) == (device is not None and device.kind == "broken")  # type: ignore[attr-defined]
 
 
 def test_this_machines_cpu_is_not_asked_twice(folder: Path) -> None:
     execution = Execution(deploy=Deployment("int8", inputs_of(fold(plain((8, 16), size=8)).proto)))
-    assert asked(LocalDevice(), folder, execution) == ({}, ())
+    assert int8_accuracies(LocalDevice(), folder, execution) == ({}, ())
 
 
 def test_answers_of_a_device_are_the_models_outputs() -> None:

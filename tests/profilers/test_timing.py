@@ -9,7 +9,7 @@ from models import plain
 from netadapt_onnx.profilers.agent import Rounds, low_mean, median_interval
 from netadapt_onnx.profilers.statistics import signed_rank_interval
 from netadapt_onnx.profilers.timing import TimingPlan, measure, ratio
-from simulated_device import DISTURBED, SimulatedDevice, Slowness, quiet
+from simulated_device import INTERFERENCE, SimulatedDevice, Slowness, quiet
 
 INPUTS = {"image": np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)}
 
@@ -68,7 +68,7 @@ def test_medians_lie_within_their_intervals() -> None:
         assert 0 < timing.ci95[0] <= timing.median_ms <= timing.ci95[1]
 
 
-@pytest.mark.parametrize("slowness", [quiet, *DISTURBED])
+@pytest.mark.parametrize("slowness", [quiet, *INTERFERENCE])
 def test_ratio_sees_a_model_many_times_larger(slowness: Slowness) -> None:
     large, small = plain((64, 64, 64)), plain((8, 8))
     device = SimulatedDevice(slowness, others=1.5)

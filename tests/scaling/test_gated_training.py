@@ -10,7 +10,7 @@ import models
 from netadapt_onnx.scaling import gated_training
 from netadapt_onnx.scaling.gated_training import GatedNetwork
 from netadapt_onnx.training.settings import Settings
-from scaling_cases import NETWORKS, SGD, samples_for
+from scaling_cases import NETWORKS, samples_for
 from tracing import trace_model
 
 every_network = pytest.mark.parametrize("proto", NETWORKS.values(), ids=NETWORKS.keys())
@@ -24,7 +24,7 @@ def test_cutting_closed_filters_out_changes_nothing(proto: onnx.ModelProto, monk
         monkeypatch.setattr(gated_training, "CUT_SHARE", cut_share)
         original = trace_model(proto)
         seen = []
-        with GatedNetwork(original, samples_for(original), None, Settings(), SGD) as network:
+        with GatedNetwork(original, samples_for(original), None, Settings()) as network:
             for step in range(6):
                 seen.append(network.step(np.arange(step * 16, step * 16 + 16), 0.01))
                 members = [original.members[g.name] for g in original.prunable]
@@ -49,6 +49,6 @@ def test_a_batch_shared_by_two_threads_says_the_same_of_every_filter() -> None:
     original = trace_model(b.model({"image": ("N", 3, 8, 8)}, {"logits": ("N", 10)}))
     seen = []
     for replicas in (1, 2):
-        with GatedNetwork(original, samples_for(original), None, Settings(replicas=replicas), SGD) as network:
+        with GatedNetwork(original, samples_for(original), None, Settings(replicas=replicas)) as network:
             seen.append(network.step(np.arange(96), 0.1) + network.step(np.arange(96), 0.1))
     assert np.abs(seen[0] - seen[1]).max() < 1e-3 * seen[0].max()

@@ -18,8 +18,8 @@ def test_groups_move_by_at_most_a_rung_to_come_nearest_to_a_cost() -> None:
         return sum(per_rung[name] * n / 16 for name, n in widths.items())
 
     start = {"a": 32, "b": 32, "c": 16}
-    for aim in (10.0, 12.6, 15.8, 17.6, 19.0, 100.0):
-        nearest_widths = nearest(start, allowed, cost, aim, 0.0)
+    for target in (10.0, 12.6, 15.8, 17.6, 19.0, 100.0):
+        nearest_widths = nearest(start, allowed, cost, target, 0.0)
         moves = itertools.product((16, 32, 48), (16, 32, 48), (16, 32))
-        best = min(abs(cost(dict(zip(start, widths, strict=True))) - aim) for widths in moves)
-        assert abs(cost(nearest_widths) - aim) == pytest.approx(best)
+        best = min(abs(cost(dict(zip(start, widths, strict=True))) - target) for widths in moves)
+        assert abs(cost(nearest_widths) - target) == pytest.approx(best)

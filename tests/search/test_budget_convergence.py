@@ -193,7 +193,7 @@ def test_of_models_about_as_accurate_the_one_that_uses_most_of_the_budget_is_the
     start = Accepted(0.8, None, {})
     problem = Problem(
         choices=(), resources=lambda widths: {"macs": float(widths["a"])}, limits={"macs": 100.0}, start=start,
-        schedule=Schedule(),
+        schedule=Schedule(0.025, 0.96), max_iterations=100,
     )  # fmt: skip
 
     def step(iteration: int, width: int, accuracy: float) -> Step:

@@ -98,11 +98,11 @@ def test_a_knapsack_wants_importances_that_compare(task: tuple[Path, Path], tmp_
 
 def test_a_knapsack_run_goes_on_where_it_was_stopped(task: tuple[Path, Path], tmp_path: Path) -> None:
     more: dict[str, Any] = {**FAST, "strategy": "knapsack", "final_epochs": 0}
-    whole = adapt(*task, "macs=0.5x", tmp_path / "whole", **more)
+    full_run = adapt(*task, "macs=0.5x", tmp_path / "whole", **more)
     adapt(*task, "macs=0.5x", tmp_path / "parts", **more, max_time=1e-6)
     adapt(*task, "macs=0.5x", tmp_path / "parts", **more, resume=True)
     assert history(tmp_path / "parts") == history(tmp_path / "whole")
-    assert whole.model.read_bytes() == (tmp_path / "parts/model.onnx").read_bytes()
+    assert full_run.model.read_bytes() == (tmp_path / "parts/model.onnx").read_bytes()
 
 
 def test_a_dry_run_shows_the_first_round(task: tuple[Path, Path], tmp_path: Path) -> None:
@@ -127,13 +127,13 @@ def test_several_targets_leave_a_model_for_each(task: tuple[Path, Path], tmp_pat
 
 def test_targets_stopped_on_the_way_are_gone_for_again(task: tuple[Path, Path], tmp_path: Path) -> None:
     budget, slowly = "macs=0.8x,0.4x", {**FAST, "init_reduction_ratio": 0.1, "decay": 1.0, "final_epochs": 0}
-    whole = adapt(*task, budget, tmp_path / "whole", **slowly)
-    part = adapt(*task, budget, tmp_path / "parts", max_iterations=whole.iterations - 1, **slowly)
+    full_run = adapt(*task, budget, tmp_path / "whole", **slowly)
+    part = adapt(*task, budget, tmp_path / "parts", max_iterations=full_run.iterations - 1, **slowly)
     assert [m.stopped for m in part.models] == ["met", "max-iterations"]
     again = adapt(*task, budget, tmp_path / "parts", resume=True, **slowly)
     assert again.met
     assert history(tmp_path / "parts") == history(tmp_path / "whole")
-    assert again.model.read_bytes() == whole.model.read_bytes()
+    assert again.model.read_bytes() == full_run.model.read_bytes()
 
 
 def test_targets_are_read_loosest_first() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.schedule import Schedule
 
 
@@ -21,7 +22,8 @@ def test_steps_may_be_relative_to_the_current_amount() -> None:
 
 
 def test_the_default_series_removes_at_most_62_5_percent() -> None:
-    assert Schedule().reach(1.0, 10_000) == pytest.approx(0.375)
+    defaults = AdaptOptions(budget=("macs=0.5x",))
+    assert Schedule(defaults.init_reduction_ratio, defaults.decay).reach(1.0, 10_000) == pytest.approx(0.375)
 
 
 @pytest.mark.parametrize("of", ["initial", "current"])
@@ -34,6 +36,6 @@ def test_the_decay_is_raised_just_far_enough(of: str) -> None:
 
 
 def test_a_decay_that_suffices_or_cannot_suffice_below_one_is_left_or_ends_at_one() -> None:
-    assert Schedule().reaching(1.0, 0.5, 100) == Schedule()
-    assert Schedule().reaching(1.0, 0.5, 10).decay == 1.0
+    assert Schedule(0.025, 0.96).reaching(1.0, 0.5, 100) == Schedule(0.025, 0.96)
+    assert Schedule(0.025, 0.96).reaching(1.0, 0.5, 10).decay == 1.0
     assert Schedule(0.025, 1.0).reaching(1.0, 0.1, 3) == Schedule(0.025, 1.0)

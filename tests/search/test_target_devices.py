@@ -25,18 +25,22 @@ pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 @pytest.fixture
 def simulated(monkeypatch: pytest.MonkeyPatch) -> dict[str, DriftingDevice]:
     """DriftingDevice `b` is a fifth slower than its table says, and knows by its name who is measured."""
-    known = {"latency@a": DriftingDevice(1.0), "latency@b": DriftingDevice(1.2), "latency": DriftingDevice(1.0)}
+    devices = {
+        "latency@a": DriftingDevice(1.0),
+        "latency@b": DriftingDevice(1.2),
+        "latency": DriftingDevice(1.0),
+    }
 
     def built(_: Any, __: Any, ___: Any, ____: Any, _____: Any, device: Any, resource: str) -> DriftingDevice:
         device.name = resource
-        return known[resource]
+        return devices[resource]
 
     def ratio(*arguments: Any, device: Any, **options: Any) -> Ratio:
-        return known[device.name].ratio(*arguments, **options)
+        return devices[device.name].ratio(*arguments, **options)
 
     monkeypatch.setattr(tables, "built_table", built)
     monkeypatch.setattr(measurements, "ratio", ratio)
-    return known
+    return devices
 
 
 def test_every_device_must_meet_its_own_budget(
@@ -69,7 +73,7 @@ def test_a_budget_that_one_device_misses_is_missed(
 
 
 def test_names_of_devices_and_budgets_must_fit(task: tuple[Path, Path], tmp_path: Path) -> None:
-    for budget, device, told in (
+    for budget, device, message in (
         ("latency@pi=5ms", "local", "no device is called 'pi'"),
         ("latency=5ms", ["local", "pi=local"], "no budget for latency@pi"),
         ("macs=0.5x", ["pi=local", "pi=ssh://pi"], "given twice"),
@@ -77,7 +81,7 @@ def test_names_of_devices_and_budgets_must_fit(task: tuple[Path, Path], tmp_path
         ("macs@pi=5M", "pi=local", "unknown resource 'macs@pi'"),
         ("latency@=5ms", "local", "unknown resource"),
     ):
-        with pytest.raises(NetadaptError, match=told):
+        with pytest.raises(NetadaptError, match=message):
             adapt(*task, budget, tmp_path / "run", device=device, **FAST)
         assert not (tmp_path / "run").exists()
     [budget] = parse_budgets("latency@my-pi.4=30ms")

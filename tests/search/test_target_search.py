@@ -70,7 +70,7 @@ def test_a_run_killed_while_it_goes_on_from_a_trained_model_comes_to_the_same(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     options: dict[str, Any] = {"data": task[1], "evaluate": None, "final_epochs": 1}
-    whole = searched(task[0], tmp_path / "whole", slower(tmp_path / "whole"), monkeypatch, **options)
+    unkilled = searched(task[0], tmp_path / "whole", slower(tmp_path / "whole"), monkeypatch, **options)
     adopt = final_training.FinalTraining.adopt
 
     def die(*arguments: Any) -> None:
@@ -86,7 +86,7 @@ def test_a_run_killed_while_it_goes_on_from_a_trained_model_comes_to_the_same(
     runs = [history(tmp_path / name) for name in ("whole", "run")]
     changes = [[(s["group"], s["channels"], s["widths"]) for s in steps] for steps in runs]
     assert changes[0] == changes[1]
-    assert result.groups == whole.groups
+    assert result.groups == unkilled.groups
     for step in history(tmp_path / "run"):
         file = tmp_path / f"run/iterations/{step['iteration']:03d}/model.onnx"
         dims = {t.name.removesuffix(".weight"): t.dims[0] for t in load(file).proto.graph.initializer}
@@ -159,7 +159,7 @@ def test_int8_accuracy_on_a_device_is_that_of_the_model_in_the_result(
     monkeypatch.setattr(device_accuracy, "LocalDevice", type("Other", (), {}))
     calls: list[object] = []
 
-    def answers(device: object, judge: object, execution: object, proto: object) -> OnDevice:
+    def answers(device: object, evaluator: object, execution: object, proto: object) -> OnDevice:
         calls.append(proto)
         return OnDevice(0.1 * len(calls), 0.1 * len(calls), 64)
 

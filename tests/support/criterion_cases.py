@@ -16,8 +16,8 @@ def images(n: int, size: int = 16) -> np.ndarray:
 def labelled(proto: onnx.ModelProto, n: int, size: int = 16) -> Split:
     """Inputs with the model's own answers to disturbed ones as labels: mostly right, as in a trained model."""
     x = images(n, size)
-    disturbed = x + np.random.default_rng(2).standard_normal(x.shape).astype(np.float32) / 2
-    return Split({"image": x}, logits(proto, disturbed).argmax(1))
+    noisy = x + np.random.default_rng(2).standard_normal(x.shape).astype(np.float32) / 2
+    return Split({"image": x}, logits(proto, noisy).argmax(1))
 
 
 def logits(proto: onnx.ModelProto, x: np.ndarray) -> np.ndarray:

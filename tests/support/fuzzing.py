@@ -56,7 +56,7 @@ def is_model(number: int) -> bool:
 # -- in the process that runs commands --------------------------------------------------------------------------------
 
 
-def judge(arguments: Sequence[str], *, as_json: bool) -> tuple[int, str]:
+def run_and_check(arguments: Sequence[str], *, as_json: bool) -> tuple[int, str]:
     """Run one command line here; its exit code, and what is wrong with how it ended ("" if nothing is)."""
     from netadapt_onnx import cli
 
@@ -103,7 +103,7 @@ def try_model(number: int, scratch: Path, outcome: Outcome) -> None:
         "gate": ["gate", str(model), "--max", "size=1MB", "--max", "macs=1G"],
     }
     for name, command in commands.items():
-        outcome.codes[name], problem = judge(command, as_json=number % 3 > 0)
+        outcome.codes[name], problem = run_and_check(command, as_json=number % 3 > 0)
         if problem:
             outcome.problems.append(f"{name}: {problem}")
 
@@ -134,7 +134,7 @@ def try_document(number: int, documents: Path, scratch: Path, outcome: Outcome) 
     with contextlib.chdir(place):
         for command in commands:
             words = [word.replace("FILE", outcome.what) for word in command]
-            code, problem = judge(words, as_json=number % 3 > 0)
+            code, problem = run_and_check(words, as_json=number % 3 > 0)
             outcome.codes[words[0]] = code
             if problem:
                 outcome.problems.append(f"{' '.join(words)}: {problem}")

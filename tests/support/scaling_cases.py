@@ -6,7 +6,6 @@ import numpy as np
 
 import models
 from netadapt_onnx.data.dataset import Dataset, Split
-from netadapt_onnx.scaling.gated_training import SgdOptions
 from netadapt_onnx.surgery.trace import Trace
 
 NETWORKS = {
@@ -16,7 +15,6 @@ NETWORKS = {
     "concatenated": models.concatenated(size=8),
     "fully_connected": models.fully_connected(size=8),
 }
-SGD = SgdOptions(0.5, 5e-4)
 
 
 def samples_for(original: Trace, samples: int = 96) -> Dataset:

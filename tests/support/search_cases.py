@@ -9,7 +9,9 @@ from typing import Any
 import onnx
 import pytest
 
+import netadapt_onnx
 from models import Builder, overridable, plain
+from netadapt_onnx.search.result import AdaptResult
 from sample_data import brightest_channel
 
 FAST: dict[str, Any] = {"step": 2, "init_reduction_ratio": 0.2, "final_epochs": 1}
@@ -43,6 +45,21 @@ def looked_up(proto: onnx.ModelProto) -> float:
     """The accuracy of a cut of `hello_world`, from the table above."""
     changed = [str(i) for i, n in enumerate(widths_of(proto), 1) if n != HELLO_WORLD[f"conv{i}"]]
     return HELLO_WORLD_ACCURACY.get("".join(changed), 95.0)
+
+
+def adapt_hello_world(folder: Path, **more: object) -> AdaptResult:
+    """The known answer's search: params after 3 iterations, the first filters kept."""
+    arguments: dict[str, object] = {"max_iterations": 3} | more
+    return netadapt_onnx.adapt(
+        folder / "hello_world.onnx",
+        None,
+        "params=0.5x",
+        folder / "run",
+        criterion="first",
+        decay=1.0,
+        step=1,
+        **({"evaluate": lambda proto: looked_up(proto) / 100} | arguments),  # type: ignore[arg-type]
+    )
 
 
 @pytest.fixture

@@ -60,6 +60,7 @@ def problem(
         start=Accepted(accuracy(channels) or 0.0, accuracy(channels) or 0.0, {}),
         rank=lambda _, proposals: [accuracy(p.widths) for p in proposals],
         accept=lambda _, proposal: accept(proposal.widths),
-        schedule=Schedule(),
+        schedule=Schedule(0.025, 0.96),
+        max_iterations=100,
     )
     return replace(base, **settings)  # type: ignore[arg-type]

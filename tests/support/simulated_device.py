@@ -51,7 +51,7 @@ def twice_from_the_middle(now: float, rng: np.random.Generator) -> float:
     return quiet(now, rng) * (2.0 if now > 50 else 1.0)
 
 
-DISTURBED = [bursts, drift, one_in_three, twice_from_the_middle]
+INTERFERENCE = [bursts, drift, one_in_three, twice_from_the_middle]
 
 
 def node_us(proto: onnx.ModelProto) -> dict[str, float]:

@@ -32,9 +32,9 @@ def run(path: Path, seed: int, *, speed: float = 1.0, noise: float = 0.01, devic
     records: list[Record] = [header_of(REFERENCE, {"cpu": device}, len(VERSIONS), 0)]
     for m, version in enumerate(VERSIONS):
         for name, true in us(version).items():
-            disturbed = 1.5 if rng.random() < 0.1 else 1.0
+            slowdown = 1.5 if rng.random() < 0.1 else 1.0
             shapes = [list(version.shapes[t]) for t in layers.tensors(name)]
-            records.append(Cell(m, [name], shapes, true * speed * disturbed, "Conv"))
+            records.append(Cell(m, [name], shapes, true * speed * slowdown, "Conv"))
         sessions_ms = sum(us(version).values()) * rng.normal(1, noise, 2) * speed / 1000
         records.append(EndToEndTime(m, sessions_ms.tolist(), [uncut * speed / 1000] * 2, uncut * speed, 20, 0.1, 0.01))
     records.append(Reference(uncut * speed / 1000, (0.9, 1.1), 9, "done", 1.0))

@@ -210,9 +210,9 @@ def assert_same_groups(traced: Trace, keep: dict[str, np.ndarray], again: Trace)
     """What is left of every group above its floor goes in the same steps as before."""
     groups = {g.name: (g.channels, g.step) for g in again.groups}
     for group in traced.prunable:
-        left = len(keep.get(group.name, range(group.channels)))
-        if left > group.floor:
-            assert groups[group.name] == (left, group.step)
+        remaining = len(keep.get(group.name, range(group.channels)))
+        if remaining > group.floor:
+            assert groups[group.name] == (remaining, group.step)
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ def recurrent() -> onnx.ModelProto:
     weights = [b.random("w0", (5, 8), 5), b.random("u0", (8, 8), 8)]
     bounds = [b.constant("times", np.array(7)), b.constant("true", np.array(True))]
     zeros = b.constant("zeros", np.zeros((2, 8), np.float32))
-    made = ["last_state", "w1", "u1", "all"]
-    b.nodes.append(helper.make_node("Loop", [*bounds, zeros, *weights], made, name="step", body=cell))
+    loop_outputs = ["last_state", "w1", "u1", "all"]
+    b.nodes.append(helper.make_node("Loop", [*bounds, zeros, *weights], loop_outputs, name="step", body=cell))
     y = b.node("MatMul", ["all", b.random("out.weight", (8, 6), 8)], "out")
     b.node("MatMul", [y, b.random("head.weight", (6, 3), 6)], "head")
     return b.model({"x": (7, 2, 5)}, {"head_out": (7, 2, 3)})
@@ -153,9 +153,9 @@ def test_a_weight_that_several_loops_carry_on_is_read_from_where_it_is() -> None
         inputs = [info(f"turn{i}", [], TensorProto.INT64), info(f"go{i}", [], BOOL), info(f"s{i}", [3, 4])]
         outputs = {f"go{i}_on": BOOL, y: FLOAT, f"w{i}in_on": FLOAT}
         cell = body(b, f"cell{i}", [*inputs, info(f"w{i}in", [4, 4])], outputs)
-        made = [f"state{i}", f"weight{i}"]
-        nodes.append(helper.make_node("Loop", [*bounds, state, weight], made, name=f"loop{i}", body=cell))
-        state, weight = made
+        loop_outputs = [f"state{i}", f"weight{i}"]
+        nodes.append(helper.make_node("Loop", [*bounds, state, weight], loop_outputs, name=f"loop{i}", body=cell))
+        state, weight = loop_outputs
     b.nodes, b.initializers = nodes, initializers
     b.node("MatMul", [state, weight], "last")
     proto = b.model({"x": (3, 4)}, {"last_out": (3, 4)})

@@ -83,8 +83,8 @@ def adapted(folder: Path, **options: Any) -> AdaptResult:
     model = folder / "model.onnx"
     if not model.exists():
         onnx.save(models.residual(16, size=8), model)
-    given = {"evaluate": prefers_whole_groups, "allow_block_removal": True, "step": 2} | options
-    return netadapt_onnx.adapt(model, None, "macs=0.4x", folder / "run", **given)
+    arguments = {"evaluate": prefers_whole_groups, "allow_block_removal": True, "step": 2} | options
+    return netadapt_onnx.adapt(model, None, "macs=0.4x", folder / "run", **arguments)
 
 
 def widths_of(file: Path) -> list[tuple[int, ...]]:
@@ -120,11 +120,11 @@ def test_without_leave_no_branch_goes(tmp_path: Path) -> None:
 def test_a_search_resumed_after_a_removal_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
-    whole = adapted(tmp_path / "whole", init_reduction_ratio=0.2)
-    for most in range(1, whole.iterations + 1):
+    full_run = adapted(tmp_path / "whole", init_reduction_ratio=0.2)
+    for most in range(1, full_run.iterations + 1):
         parts = adapted(tmp_path / "parts", init_reduction_ratio=0.2, max_iterations=most, resume=True)
-    assert whole.iterations > 1
-    assert parts.removed == whole.removed != ()
+    assert full_run.iterations > 1
+    assert parts.removed == full_run.removed != ()
     histories = [(tmp_path / name / "run" / "history.jsonl").read_text() for name in ("whole", "parts")]
     assert histories[0] == histories[1]
 
@@ -188,12 +188,12 @@ def test_predictions_take_off_what_a_branch_costs() -> None:
     predict = Predictor(
         traced, 0, {"latency": lambda _: 12.0, "custom": lambda _: 12.0}, branches, {"latency": constant_latency}
     )
-    whole, without_one = predict(widths), predict(widths | {branches[0].name: 0})
-    assert whole["latency"] == 12
+    uncut, without_one = predict(widths), predict(widths | {branches[0].name: 0})
+    assert uncut["latency"] == 12
     assert without_one["latency"] == pytest.approx(12 * (1 - 2 / len(layers)))
     narrower = widths | {branches[0].name: 0} | dict.fromkeys(branches[0].groups, 1)
     assert predict(narrower) == without_one  # there is nothing left of it to be narrow
-    assert without_one["custom"] == pytest.approx(12 * without_one["macs"] / whole["macs"])
+    assert without_one["custom"] == pytest.approx(12 * without_one["macs"] / uncut["macs"])
     counted = Predictor(trace_model(without(traced.folded, [branches[0].name]).proto))
     gone = {*branches[0].groups, *(branch.name for branch in branches)}
     remaining = {name: width for name, width in widths.items() if name not in gone}
@@ -218,8 +218,12 @@ def test_what_is_behind_a_branch_that_goes_makes_up_for_it_layer_by_layer(tmp_pa
         base = context.original.without([branch.name])
         once = reconstruct(base.trace, {}, context.gram_matrices(base), base.changed)
         off = [
-            float(np.abs(run(session(made), {image: x[256:]})["logits"] - expected).mean() / expected.std())
-            for made in (context.cut(base, {}, reconstructs=True), once, without(traced.folded, [branch.name]).proto)
+            float(np.abs(run(session(candidate), {image: x[256:]})["logits"] - expected).mean() / expected.std())
+            for candidate in (
+                context.cut(base, {}, reconstructs=True),
+                once,
+                without(traced.folded, [branch.name]).proto,
+            )
         ]
         assert off[0] <= off[1] * 1.001 and off[0] < 0.9 * off[2]
 

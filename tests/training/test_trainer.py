@@ -49,7 +49,7 @@ def trained() -> onnx.ModelProto:
     return train(plain((8, 16, 16)), dataset(), TrainingOptions(epochs=8, settings=FLOAT)).proto
 
 
-def disturbed(proto: onnx.ModelProto, noise: float) -> onnx.ModelProto:
+def with_noise(proto: onnx.ModelProto, noise: float) -> onnx.ModelProto:
     """A network that has lost much of what it knew: noise on every weight, in units of the tensor's own spread."""
     changed, rng = onnx.ModelProto(), np.random.default_rng(2)
     changed.CopyFrom(proto)
@@ -73,7 +73,7 @@ def test_cross_entropy_learns(trained: onnx.ModelProto) -> None:
 
 def test_distillation_learns_without_labels(trained: onnx.ModelProto) -> None:
     data = dataset(labelled=False)
-    student = disturbed(trained, 0.5)
+    student = with_noise(trained, 0.5)
     reference = outputs(trained, data.val)
     before = accuracy(student, data.val, reference=reference)
     result = train(student, data, TrainingOptions(epochs=8, lr=0.2, settings=FLOAT), teacher=trained)

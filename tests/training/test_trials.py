@@ -29,7 +29,7 @@ from netadapt_onnx.training.trial_process import Failure, Trial, TrialNetwork
 from netadapt_onnx.training.trials import HOPELESS, LEAST_S, Trials
 
 Loss = Callable[[Any, Any], Any]
-HERE = os.getpid()
+TEST_PROCESS = os.getpid()
 PLAIN = Settings(channels_last=False)
 ALL = [Settings(), PLAIN, Settings("bfloat16"), Settings("bfloat16", channels_last=False)]
 
@@ -76,7 +76,7 @@ def test_what_raises_is_left_out_and_said() -> None:
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV"])
 def test_what_kills_its_process_is_left_out_and_said(name: str) -> None:
     def effect() -> None:
-        assert os.getpid() != HERE, "trials take place elsewhere"
+        assert os.getpid() != TEST_PROCESS, "trials take place elsewhere"
         os.kill(os.getpid(), getattr(signal, name))
 
     settings, messages = chosen(in_bfloat16(effect))
@@ -154,7 +154,7 @@ def test_a_process_that_ended_while_nobody_asked_is_started_anew() -> None:
     assert trials._idle[0] is not idle
 
 
-def subject() -> TrialNetwork:
+def trial_network() -> TrialNetwork:
     data = dataset().train
     return TrialNetwork(plain((4, 4, 4)).SerializeToString(), data.batch(slice(None)), data.targets(slice(None)))
 
@@ -215,7 +215,7 @@ def test_what_hangs_is_given_up_in_a_time_that_grows_with_the_first_trial(monkey
             return started[-1]
 
         messages: list[str] = []
-        with Trials(subject(), start) as trials_:
+        with Trials(trial_network(), start) as trials_:
             chosen_settings = choose(trials_.prepare, 16, log=messages.append)
         assert chosen_settings == Settings()
         assert messages == [
@@ -242,7 +242,7 @@ def test_kernels_that_give_other_numbers_are_left_out(
         return damage(y) if torch.is_autocast_enabled("cpu") else y
 
     monkeypatch.setitem(registry._FUNCTIONS, ("", "Gemm"), gemm)
-    with Trial(subject()) as trial:
+    with Trial(trial_network()) as trial:
         assert trial.step(PLAIN) > 0
         assert trial.step(Settings()) > 0
         if reason is None:
@@ -263,7 +263,7 @@ def test_a_teacher_that_does_not_run_in_the_settings_counts(monkeypatch: pytest.
         return torch.selu(x)
 
     monkeypatch.setitem(registry._FUNCTIONS, ("", "Selu"), selu)
-    with Trial(replace(subject(), teacher=teacher.SerializeToString())) as trial:
+    with Trial(replace(trial_network(), teacher=teacher.SerializeToString())) as trial:
         assert trial.step(PLAIN) > 0
         with pytest.raises(TrialError, match="no such kernel here"):
             trial.step(Settings("bfloat16"))

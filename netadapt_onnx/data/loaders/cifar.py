@@ -8,8 +8,8 @@ import numpy as np
 
 from netadapt_onnx.errors import invalid_data
 
-TRAIN_10 = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
-TEST_10, TRAIN_100, TEST_100 = "test_batch.bin", "train.bin", "test.bin"
+CIFAR_10 = {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]}
+CIFAR_100 = {"train": ["train.bin"], "test": ["test.bin"]}
 SIDE = 32
 # CIFAR-100 has two labels a picture: one of 20 coarse classes, then one of 100 fine ones.
 COARSE = 20
@@ -17,12 +17,12 @@ COARSE = 20
 
 def cifar_files(folder: Path) -> dict[str, tuple[Path, ...]]:
     """The files of each split that a folder has; empty if it holds neither data set."""
-    splits = {"train": tuple(folder / n for n in TRAIN_10 if (folder / n).is_file())}
-    splits |= {"test": tuple(folder / n for n in (TEST_10,) if (folder / n).is_file())}
-    if not any(splits.values()):
-        splits = {split: tuple(folder / n for n in (name,) if (folder / n).is_file())
-                  for split, name in (("train", TRAIN_100), ("test", TEST_100))}  # fmt: skip
-    return {split: files for split, files in splits.items() if files}
+    for names_by_split in (CIFAR_10, CIFAR_100):
+        splits = {split: [folder / name for name in names] for split, names in names_by_split.items()}
+        files = {split: tuple(path for path in paths if path.is_file()) for split, paths in splits.items()}
+        if any(files.values()):
+            return {split: paths for split, paths in files.items() if paths}
+    return {}
 
 
 def read_cifar(files: tuple[Path, ...], classes: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +40,7 @@ def read_cifar(files: tuple[Path, ...], classes: int | None) -> tuple[np.ndarray
     """
     pictures, labels = [], []
     for file in files:
-        leading = 1 if file.name in (*TRAIN_10, TEST_10) else 2
+        leading = 1 if file.name in (*CIFAR_10["train"], *CIFAR_10["test"]) else 2
         record = leading + 3 * SIDE * SIDE
         stored = np.fromfile(file, np.uint8)
         if not len(stored) or len(stored) % record:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from netadapt_onnx.data.dataset import LazyArray
-from netadapt_onnx.data.preprocess import LazyPictures, Preprocessing, require_pillow
-from netadapt_onnx.errors import invalid_data
+from netadapt_onnx.data.preprocess import LazyPictures, Preprocessing
+from netadapt_onnx.errors import invalid_data, require_package
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,22 +24,17 @@ _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": (
 StoredPictures = dict[str, tuple[LazyArray, np.ndarray | None]]
 
 
-@dataclass(frozen=True)
-class _Files:
-    """Opens picture files by row."""
+def _open(paths: Sequence[Path], row: int) -> tuple[Image, str]:
+    """The picture in one of several files, and its name in messages."""
+    from PIL import Image
 
-    paths: tuple[Path, ...]
-
-    def __call__(self, row: int) -> tuple[Image, str]:
-        from PIL import Image
-
-        path = self.paths[row]
-        try:
-            with Image.open(path) as picture:
-                picture.load()
-                return picture, str(path)
-        except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError and its own, by format
-            raise invalid_data(f"{path} is not a picture: {type(error).__name__}") from error
+    path = paths[row]
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return picture, str(path)
+    except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError and its own, by format
+        raise invalid_data(f"{path} is not a picture: {type(error).__name__}") from error
 
 
 def folder_splits(root: Path, prepare: Preprocessing, classes: int | None) -> StoredPictures:
@@ -55,22 +50,18 @@ def folder_splits(root: Path, prepare: Preprocessing, classes: int | None) -> St
     Raises:
         NetadaptError: There are no pictures, class folders differ between splits, or there are other than `classes`.
     """
-    require_pillow("a folder of pictures")
-    parts = {split: root / name for split, names in _SPLITS.items() for name in names if (root / name).is_dir()} or {
-        "train": root
-    }
+    require_package("PIL.Image", "a folder of pictures needs Pillow")
+    parts = {split: root / name for split, names in _SPLITS.items() for name in names if (root / name).is_dir()}
+    parts = parts or {"train": root}
     named = {split: _classes_in(folder) for split, folder in parts.items()}
     numbers = _numbers(root, named, classes) if any(named.values()) else {}
     splits: StoredPictures = {}
     for split, folder in parts.items():
-        if named[split]:
-            listed = [(path, numbers[name]) for name in named[split] for path in _pictures(folder / name)]
-        else:
-            listed = [(path, -1) for path in _pictures(folder)]
+        listed = [(path, numbers[name]) for name in named[split] for path in _pictures(folder / name)]
+        listed = listed or [(path, -1) for path in _pictures(folder)]
         if not listed:
             raise invalid_data(f"--data {folder}: no pictures ({', '.join(sorted(SUFFIXES))})")
-        open_row = _Files(tuple(path for path, _ in listed))
-        pictures = LazyPictures(len(listed), open_row, prepare)
+        pictures = LazyPictures(len(listed), partial(_open, [path for path, _ in listed]), prepare)
         pictures[:1]  # a wrong size should be refused now and not in the middle of the work
         splits[split] = pictures, np.array([number for _, number in listed]) if named[split] else None
     return splits
@@ -79,11 +70,9 @@ def folder_splits(root: Path, prepare: Preprocessing, classes: int | None) -> St
 def folder_hash(root: Path) -> str:
     """Identify a folder of pictures by the names and sizes of its files: reading them all would take minutes."""
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in SUFFIXES:
-            digest.update(
-                f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode(errors="surrogateescape")
-            )
+    for path in _pictures(root):
+        line = f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n"
+        digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

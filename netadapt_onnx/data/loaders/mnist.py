@@ -15,20 +15,23 @@ _PREFIXES = {"train": "train", "test": "t10k"}
 _BYTES = 0x08
 
 
-def idx_files(folder: Path) -> dict[str, tuple[Path, Path | None]]:
-    """Pictures and labels of each split that a folder has; empty if it holds none."""
-    splits: dict[str, tuple[Path, Path | None]] = {}
+def mnist_files(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """The files of each split that a folder has, pictures before labels if these are there; empty if it holds none."""
+    splits = {}
     for split, prefix in _PREFIXES.items():
-        pictures, labels = (
-            next((p for p in sorted(folder.glob(f"{prefix}-{what}*idx{rank}-ubyte*"))), None)
-            for what, rank in (("images", 3), ("labels", 1))
-        )
-        if pictures is not None:
-            splits[split] = pictures, labels
+        pictures, labels = (sorted(folder.glob(f"{prefix}-{what}-ubyte*")) for what in ("images*idx3", "labels*idx1"))
+        if pictures:
+            splits[split] = (pictures[0], *labels[:1])
     return splits
 
 
-def read_idx(file: Path) -> np.ndarray:
+def read_mnist(files: tuple[Path, ...]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read pictures and class numbers of one split; None where there is no file of labels."""
+    pictures, *labels = map(_read_idx, files)
+    return pictures, labels[0] if labels else None
+
+
+def _read_idx(file: Path) -> np.ndarray:
     """The array of bytes in a file. Raises NetadaptError if it is none, or ends early."""
     try:
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()

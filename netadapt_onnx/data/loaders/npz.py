@@ -12,10 +12,11 @@ import numpy as np
 from netadapt_onnx.data.dataset import SPLITS, Labels, Scaling, Split
 from netadapt_onnx.data.labels import check_labels, require_finite
 from netadapt_onnx.data.preprocess import channel_scaling
-from netadapt_onnx.data.shapes import Outputs, Specs, format_shape
+from netadapt_onnx.data.shapes import Outputs, format_shape
 from netadapt_onnx.data.source import DataSource
 from netadapt_onnx.errors import NetadaptError, did_you_mean, invalid_data, one_line
 from netadapt_onnx.graph.runtime import Arrays
+from netadapt_onnx.graph.shapes import Specs
 
 # Smaller arrays are read at once.
 LEAST_MAPPED_BYTES = 1 << 20
@@ -48,12 +49,11 @@ def npz_splits(
         names = ", ".join(stored) or "nothing"
         raise invalid_data(f"--data {file}: no x_train; it holds {names}", "name the arrays x_train, y_train, ...")
     for what in ("mean", "std"):
-        option = getattr(source, what)
+        option, declared = getattr(source, what), getattr(metadata, what)
         if option is not None:
             stored = {name: value for name, value in stored.items() if name.partition(".")[0] != what}
-            stored[what] = np.array(option, np.float32)
-        elif what not in stored and getattr(metadata, what) is not None:
-            stored[what] = np.array(getattr(metadata, what), np.float32)
+        if what not in stored and declared is not None:
+            stored[what] = np.array(declared, np.float32)
     return {name: _split(stored, name, specs, outputs, source) for name in SPLITS}
 
 
@@ -130,8 +130,7 @@ def _split(stored: Arrays, split: str, specs: Specs, outputs: Outputs, source: D
         if key not in stored:
             raise invalid_data(f"--data {source}: no '{key}' for the model's input '{name}'")
         inputs[name] = stored[key]
-        factor = _check_input(key, stored, name, shape, dtype)
-        if factor is not None:
+        if factor := _check_input(key, stored, name, shape, dtype):
             scaling[name] = factor
     lengths = {len(values) for values in inputs.values()}
     if len(lengths) > 1:
@@ -145,7 +144,7 @@ def _labels(stored: Arrays, split: str, count: int, outputs: Outputs, source: Da
     named = {name: stored[f"{key}.{name}"] for name in outputs if f"{key}.{name}" in stored}
     if named and key in stored:
         raise invalid_data(f"--data {source}: both {key} and {key}.{next(iter(named))}", "give labels by output name")
-    task = None if source.task == "distillation" else source.task
+    task = source.label_task
     if named:
         return {n: check_labels(f"{key}.{n}", v, count, {n: outputs[n]}, task)[1] for n, v in named.items()}
     if key not in stored or not outputs:
@@ -175,10 +174,7 @@ def _check_input(key: str, stored: Arrays, name: str, shape: tuple[int, ...], dt
         hint = f"save it as .astype('{dtype}')"
         if np.issubdtype(dtype, np.floating):
             hint += ", or as uint8 with mean and std"
-        raise invalid_data(
-            f"{key} has type {values.dtype}, but the model's input '{name}' takes {dtype}",
-            hint,
-        )
+        raise invalid_data(f"{key} has type {values.dtype}, but the model's input '{name}' takes {dtype}", hint)
     if values.dtype.kind == "f":
         require_finite(key, values)
     return None

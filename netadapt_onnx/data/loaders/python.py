@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from threading import local
 from typing import Any
 
 import numpy as np
 
 from netadapt_onnx.common.user_code import called, code_file
-from netadapt_onnx.data.dataset import SPLITS, LazyArray, Split, UserFunctions, UserMetric
+from netadapt_onnx.data.dataset import SPLITS, Split, UserFunctions, UserMetric
 from netadapt_onnx.data.labels import check_labels
-from netadapt_onnx.data.shapes import Outputs, Specs, format_shape
+from netadapt_onnx.data.shapes import Outputs, format_shape
 from netadapt_onnx.data.source import DataSource
-from netadapt_onnx.errors import NetadaptError, one_line
+from netadapt_onnx.errors import NetadaptError, one_line, require_package
 from netadapt_onnx.graph.runtime import Arrays
+from netadapt_onnx.graph.shapes import Specs
 
 KEYS = (*SPLITS, "loss", "metric", "training")
 EXPECTED = (
@@ -44,12 +47,7 @@ def user_splits(
         NetadaptError: The function fails, returns something else than is expected, or batches do not fit the model.
     """
     name = source.path
-    try:
-        import torch  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise NetadaptError(
-            f"--data {name} needs torch", hint="pip install 'netadapt-onnx[adapt]'", code="missing-package"
-        ) from error
+    require_package("torch", f"--data {name} needs torch")
     digest = hashlib.sha256(code_file(name).read_bytes())
     parts = _parts(name, called(name))
     for key in ("loss", "training"):
@@ -91,27 +89,22 @@ def _user_metric(name: str, metric: Any) -> UserMetric | None:
     if metric is None:
         return None
     if hasattr(metric, "update") and hasattr(metric, "compute"):
-        return UserMetric(type(metric).__name__, _Torchmetric(metric))
+        return UserMetric(type(metric).__name__, partial(_computed, metric))
     if not callable(metric):
         raise _wrong(f"{name}: 'metric' is {type(metric).__name__}", "give a function or a torchmetrics.Metric")
     return UserMetric(getattr(metric, "__name__", "metric"), metric)
 
 
-class _Torchmetric:
-    """Calls a torchmetrics.Metric with the model's only output, and the labels."""
+def _computed(metric: Any, outputs: Arrays, labels: Any) -> float:
+    """What a torchmetrics.Metric makes of the model's only output, and the labels."""
+    import torch
 
-    def __init__(self, metric: Any) -> None:
-        self._metric = metric
-
-    def __call__(self, outputs: Arrays, labels: Any) -> float:
-        import torch
-
-        if len(outputs) != 1 or isinstance(labels, Mapping):
-            raise _wrong("a torchmetrics metric takes one output and its labels", "give a function instead")
-        self._metric.reset()
-        (output,) = outputs.values()
-        self._metric.update(torch.from_numpy(output), torch.from_numpy(labels))
-        return float(self._metric.compute())
+    if len(outputs) != 1 or isinstance(labels, Mapping):
+        raise _wrong("a torchmetrics metric takes one output and its labels", "give a function instead")
+    metric.reset()
+    (output,) = outputs.values()
+    metric.update(torch.from_numpy(output), torch.from_numpy(labels))
+    return float(metric.compute())
 
 
 class _Reader:
@@ -126,7 +119,7 @@ class _Reader:
         self._name = name
         self._specs = specs
         self._outputs = outputs
-        self._task = None if source.task == "distillation" else source.task
+        self._task = source.label_task
         self._raw = raw
         self._last = local()
         self._collate = None
@@ -150,9 +143,10 @@ class _Reader:
 
     def split(self, user_metric: UserMetric | None, *, varies: bool) -> Split:
         """All samples, as a split."""
-        inputs, labels = self.read(np.arange(1))
-        columns: dict[str, LazyArray] = {name: _Column(self, 0, name, values) for name, values in inputs.items()}
-        by_output: dict[str, LazyArray] = {name: _Column(self, 1, name, values) for name, values in labels.items()}
+        columns, by_output = (
+            {name: _Column(self, part, name, (len(self), *one.shape[1:]), one.dtype) for name, one in sample.items()}
+            for part, sample in enumerate(self.read(np.arange(1)))
+        )
         lazy_labels = by_output.get("", by_output) if by_output else None
         return Split(columns, lazy_labels, {}, None, user_metric, varies and self._collate is not None)
 
@@ -230,26 +224,21 @@ class _Reader:
         return checked
 
 
+@dataclass(frozen=True)
 class _Column:
-    """One input or one output's labels of a reader, as an array that is read by rows."""
+    """One input or one output's labels of a reader, as an array (N, ...) that is read by rows."""
 
-    def __init__(self, reader: _Reader, part: int, name: str, example: np.ndarray) -> None:
-        self._reader = reader
-        self._part = part
-        self._name = name
-        self.dtype: np.dtype[Any] = example.dtype
-        self._sample = example.shape[1:]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(N, *sample)."""
-        return (len(self._reader), *self._sample)
+    reader: _Reader
+    part: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
     def __len__(self) -> int:
-        return len(self._reader)
+        return len(self.reader)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        return self._reader.read(rows)[self._part][self._name]
+        return self.reader.read(rows)[self.part][self.name]
 
 
 def _by_row(loader: Any) -> bool:

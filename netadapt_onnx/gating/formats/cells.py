@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from netadapt_onnx.common import render
 from netadapt_onnx.gating.check_limits import distinct_amounts
 from netadapt_onnx.gating.result import Blame, Check, Gate
 
 
-def state(check: Check) -> str:
-    """The state of a check in one word."""
-    return "ok" if check.ok else "FAIL" if check.conclusive else "ERROR"
+def rows(gate: Gate, mark: Callable[[str], str], name: Callable[[object], str]) -> list[list[str]]:
+    """A row for each check: its state (ok, FAIL or ERROR, marked), model, limit, value and bound.
+
+    A model that could not be read has one row without numbers.
+    """
+    table = []
+    for model in gate.models:
+        path = name(model.path)
+        if model.unread:
+            table.append([mark("ERROR"), path, "", "", ""])
+        for check in model.checks:
+            state = "ok" if check.ok else "FAIL" if check.conclusive else "ERROR"
+            table.append([mark(state), path, check.limit, *amounts(check)])
+    return table
 
 
 def amounts(check: Check) -> tuple[str, str]:
@@ -17,16 +30,12 @@ def amounts(check: Check) -> tuple[str, str]:
     bound = check.max if check.max is not None else check.min
     assert bound is not None
     if check.limit == "accuracy":
-        return _fraction(check.value), f">= {100 * bound:.4g} %"
+        return "" if check.value is None else f"{100 * check.value:.2f} %", f">= {100 * bound:.4g} %"
     if check.unit == "fraction":
         return "" if check.value is None else f"{100 * check.value:+.3g} %", f"{100 * bound:+.3g} %"
     if check.value is None:
         return "", render.amount(check.limit, bound)
     return distinct_amounts(check.limit, check.value, bound)
-
-
-def _fraction(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f} %"
 
 
 def growth(blame: Blame) -> str:

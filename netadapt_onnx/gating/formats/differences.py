@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from netadapt_onnx.common import render
 from netadapt_onnx.common.resources import FIELDS
@@ -12,31 +13,29 @@ from netadapt_onnx.gating.formats.escape_names import code, printable
 _RESOURCES = {FIELDS[name]: name for name in ("params", "macs", "size", "memory")}
 _NAMES = {"size": "file size", "memory": "peak activations"}
 Cells = list[list[str]]
+Form = Callable[[Cells, list[str]], str]
 
 
 def text(diff: Diff) -> str:
     """Format a diff for a terminal: totals, the layers that differ, and the rest."""
-    parts = [render.table(_totals(diff), ["", "a", "b", "change"])]
-    layers = _layers(diff, printable)
-    if layers:
-        parts.append(render.table(layers, ["", "layer", "op", "weights", "params", "macs"], text_columns=4))
-    rest = _rest(diff, printable)
-    if rest:
-        parts.append(render.listing(rest, ["", "of", "a", "b"]))
-    parts.append(_headline(diff))
-    return "\n\n".join(parts)
+    tables = _tables(diff, printable, render.table, partial(render.table, text_columns=4), render.listing)
+    return "\n\n".join([*tables, _headline(diff)])
 
 
 def markdown(diff: Diff) -> str:
     """Format a diff as Markdown."""
-    parts = [f"### {_headline(diff)}", render.markdown(_totals(diff), ["", "a", "b", "change"])]
-    layers = _layers(diff, code)
-    if layers:
-        parts.append(render.markdown(layers, ["", "layer", "op", "weights", "params", "macs"]))
-    rest = _rest(diff, code)
-    if rest:
-        parts.append(render.markdown(rest, ["", "of", "a", "b"]))
-    return "\n\n".join(parts) + "\n"
+    tables = _tables(diff, code, render.markdown, render.markdown, render.markdown)
+    return "\n\n".join([f"### {_headline(diff)}", *tables]) + "\n"
+
+
+def _tables(diff: Diff, name: Callable[[object], str], *forms: Form) -> list[str]:
+    """The totals, the layers that differ, and the rest, each in its form; those that have rows."""
+    tables = (
+        (_totals(diff), ["", "a", "b", "change"]),
+        (_layers(diff, name), ["", "layer", "op", "weights", "params", "macs"]),
+        (_rest(diff, name), ["", "of", "a", "b"]),
+    )
+    return [form(rows, headers) for form, (rows, headers) in zip(forms, tables, strict=True) if rows]
 
 
 def _totals(diff: Diff) -> Cells:
@@ -53,7 +52,7 @@ def _layers(diff: Diff, name: Callable[[object], str]) -> Cells:
     return [
         [
             layer.change,
-            name(_renamed(layer)),
+            name(_both(layer, lambda side: side.name)),
             name(_both(layer, lambda side: side.op)),
             name(_both(layer, _typed if layer.change == "type" else _shape)),
             _both(layer, lambda side: render.count(side.params)),
@@ -61,10 +60,6 @@ def _layers(diff: Diff, name: Callable[[object], str]) -> Cells:
         ]
         for layer in diff.layers
     ]
-
-
-def _renamed(layer: LayerDiff) -> str:
-    return _both(layer, lambda side: side.name)
 
 
 def _shape(side: LayerSide) -> str:

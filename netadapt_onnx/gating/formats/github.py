@@ -20,15 +20,14 @@ def github(gate: Gate) -> str:
     annotations: list[tuple[float, str, str, str]] = []
     for model in gate.models:
         path = _in_repository(model.path)
-        if model.error is not None and not model.checks:
-            annotations.append((float("inf"), path, "not judged", model.error.message))
-        for check in model.checks:
-            if not check.ok:
-                title = f"{check.limit} beyond its limit" if check.conclusive else f"{check.limit} not judged"
-                blamed = [f"{b.layer} ({cells.growth(b)})" for b in model.blame]
-                causes = f"; most by {', '.join(blamed[:3])}" if blamed and check.conclusive else ""
-                advice = f" {check.advice}" if check.advice else ""
-                annotations.append((check.excess, path, title, f"{path}: {check.message}{causes}.{advice}"))
+        if model.unread:
+            annotations.append((float("inf"), path, "not judged", model.unread.message))
+        for check in model.failures:
+            title = f"{check.limit} beyond its limit" if check.conclusive else f"{check.limit} not judged"
+            blamed = [f"{b.layer} ({cells.growth(b)})" for b in model.blame]
+            causes = f"; most by {', '.join(blamed[:3])}" if blamed and check.conclusive else ""
+            advice = f" {check.advice}" if check.advice else ""
+            annotations.append((check.excess, path, title, f"{path}: {check.message}{causes}.{advice}"))
     annotations.sort(key=lambda one: -one[0])
     lines = [
         f"::error file={_property(path)},title={_property(title)}::{_data(message)}"

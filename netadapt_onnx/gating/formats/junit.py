@@ -23,21 +23,15 @@ def junit(gate: Gate) -> str:
 
 def _suite(root: ElementTree.Element, model: ModelResult) -> ElementTree.Element:
     path = printable(model.path.as_posix())
-    unreadable = model.error is not None and not model.checks
-    errors = sum(not check.conclusive for check in model.checks) + unreadable
-    failures = sum(check.conclusive and not check.ok for check in model.checks)
-    suite = ElementTree.SubElement(
-        root,
-        "testsuite",
-        name=path,
-        tests=str(len(model.checks) + unreadable),
-        failures=str(failures),
-        errors=str(errors),
-        skipped="0",
-    )
-    if model.error is not None and not model.checks:
+    unread = model.unread is not None
+    errors = sum(not check.conclusive for check in model.checks) + unread
+    failures = sum(check.conclusive for check in model.failures)
+    counts = {"tests": len(model.checks) + unread, "failures": failures, "errors": errors, "skipped": 0}
+    attributes = {"name": path, **{name: str(count) for name, count in counts.items()}}
+    suite = ElementTree.SubElement(root, "testsuite", attributes)
+    if model.unread:
         case = ElementTree.SubElement(suite, "testcase", classname=path, name="loads")
-        ElementTree.SubElement(case, "error", type=model.error.code, message=printable(model.error.message, 1000))
+        ElementTree.SubElement(case, "error", type=model.unread.code, message=printable(model.unread.message, 1000))
     for check in model.checks:
         case = ElementTree.SubElement(suite, "testcase", classname=path, name=check.limit)
         if check.ok:

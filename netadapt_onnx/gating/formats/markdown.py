@@ -12,7 +12,7 @@ _MARKS = {"ok": "✅", "FAIL": "❌ too much", "ERROR": "⚠️ not judged"}
 
 def markdown(gate: Gate) -> str:
     """Format a heading, a table of all checks, and what failed and why."""
-    rows = [row for model in gate.models for row in _rows(model)]
+    rows = cells.rows(gate, _MARKS.__getitem__, code)
     parts = [f"### Model limits: {cells.headline(gate)}"]
     if rows:
         parts.append(render.markdown(rows, ["", "model", "limit", "value", "at most"]))
@@ -20,20 +20,9 @@ def markdown(gate: Gate) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _rows(model: ModelResult) -> list[list[str]]:
-    path = code(model.path)
-    if model.error is not None and not model.checks:
-        return [[_MARKS["ERROR"], path, "", "", ""]]
-    return [[_MARKS[cells.state(c)], path, c.limit, *cells.amounts(c)] for c in model.checks]
-
-
 def _reasons(model: ModelResult) -> list[str]:
-    lines = [f"**{code(model.path)}**", ""]
-    if model.error is not None and not model.checks:
-        lines.append(f"- {prose(model.error.message)}")
-    lines += [f"- {prose(check.message)}" for check in model.checks if not check.ok]
-    lines += [f"- {prose(advice)}" for advice in dict.fromkeys(c.advice for c in model.checks if not c.ok and c.advice)]
-    parts = ["\n".join(lines)]
+    reasons = [f"- {prose(reason)}" for reason in (*model.reasons, *model.advice)]
+    parts = ["\n".join([f"**{code(model.path)}**", "", *reasons])]
     if model.blame:
         rows = [[code(blame.layer), code(blame.op), cells.growth(blame)] for blame in model.blame]
         parts.append(render.markdown(rows, ["layer to blame", "operator", "what it did"]))

@@ -15,36 +15,24 @@ _COLOURS = {"ok": "green", "FAIL": "red", "ERROR": "yellow"}
 
 def text(gate: Gate, *, colour: bool = False) -> str:
     """Format a table of all checks, then what failed and why; nothing where only errors are."""
-    if all(model.error is not None and not model.checks for model in gate.models):
+    if all(model.unread for model in gate.models):
         return ""
-    rows = [row for model in gate.models for row in _rows(model, colour)]
+    rows = cells.rows(gate, lambda word: _painted(word) if colour else word, printable)
     parts = [render.table(rows, ["", "model", "limit", "value", "at most"], text_columns=3)] if rows else []
-    parts += [reasons for model in gate.models if not model.ok for reasons in [_reasons(model)]]
+    parts += [_reasons(model) for model in gate.models if not model.ok]
     if gate.baseline is not None:
         parts.append(f"wrote the baseline {printable(gate.baseline)}")
     parts.append(cells.headline(gate))
     return escape_lines("\n\n".join(parts), colours=colour)
 
 
-def _rows(model: ModelResult, colour: bool) -> list[list[str]]:
-    path = printable(model.path)
-    if model.error is not None and not model.checks:
-        return [[_painted("ERROR", colour), path, "", "", ""]]
-    return [[_painted(cells.state(c), colour), path, c.limit, *cells.amounts(c)] for c in model.checks]
-
-
 def _reasons(model: ModelResult) -> str:
-    lines = [f"in {printable(model.path)}:"]
-    if model.error is not None and not model.checks:
-        lines.append(f"  {printable(model.error.message, 600)}")
-    lines += [f"  {printable(check.message, 600)}" for check in model.checks if not check.ok]
+    lines = [f"in {printable(model.path)}:", *(f"  {printable(reason, 600)}" for reason in model.reasons)]
     if model.blame:
         rows = [["  by", printable(blame.layer), printable(blame.op), cells.growth(blame)] for blame in model.blame]
         lines.append(render.plain(rows))
-    advice = dict.fromkeys(check.advice for check in model.checks if not check.ok and check.advice)
-    lines += [f"  {printable(line, 600)}" for line in advice]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {printable(advice, 600)}" for advice in model.advice)])
 
 
-def _painted(word: str, colour: bool) -> str:
-    return click.style(word, fg=_COLOURS[word], bold=word != "ok") if colour else word
+def _painted(word: str) -> str:
+    return click.style(word, fg=_COLOURS[word], bold=word != "ok")

@@ -65,7 +65,7 @@ def slice_sums(values: np.ndarray, axis: int, power: int, zero: np.ndarray | flo
 
 def _quantisation(trace: Trace, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     """Scale and zero point of a weight of integers: one number each, or one for each channel; by direction, if any."""
-    for node in trace.readers.get(layer.weight, []):
+    for node in trace.labels.readers(layer.weight):
         if node.op_type not in QUANTISED:
             continue
         scale_and_zero = []

@@ -5,7 +5,7 @@ Labels of an operand are tables (heads, dimensions), in which length 1 says that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,11 +35,6 @@ class Operand:
     split: bool
     table: Array | None
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(heads, size)."""
-        return self.heads, self.size
-
 
 def operand(node: Node, labels: Labels, name: str, heads: int) -> Operand:
     """What a runtime tensor carries as one of attention's operands."""
@@ -56,7 +51,7 @@ def operand(node: Node, labels: Labels, name: str, heads: int) -> Operand:
     for factor in labels.of(name):
         kept = labels.keep_axes(factor, (1, 3), reason).reshape(factor.shape[1], factor.shape[3])
         if kept.size > 1:  # labels on batch or sequence alone are pinned by now
-            table = labels.join(table, kept, reason) if table and _meet(table[0], kept) else [*table, kept]
+            table = labels.join(table, kept, reason)
     if len(table) > 1:  # heads and dimensions on their own: only one of them can stay free
         heads_go = labels.choices.attention == "heads"
         for other in [t for t in table if (t.shape[0] > 1) != heads_go]:
@@ -65,18 +60,14 @@ def operand(node: Node, labels: Labels, name: str, heads: int) -> Operand:
     return Operand(shape[1], shape[3], True, table[0] if table else None)
 
 
-def _meet(a: Array, b: Array) -> bool:
-    return any(m > 1 and n > 1 for m, n in zip(a.shape, b.shape, strict=True))
-
-
 def attend(
     node: Node,
     labels: Labels,
     q: Operand,
     k: Operand,
     v: Operand,
-    caches: Sequence[Array | None] = (),
-    masks: Sequence[Array | None] = (),
+    caches: Sequence[Array | None],
+    masks: Sequence[Array | None],
 ) -> Array | None:
     """Tie what scores couple: y[h] = softmax(q[h] k[h]^T) v[h], several heads of q sharing one of k and v.
 
@@ -102,7 +93,7 @@ def attend(
         return _attend_with_fewer_dimensions(node, labels, q, k, v)
     reason = f"heads of '{node.name}'"
     shared = q.heads // k.heads
-    of_q, of_k, of_v = (None if t.table is None else _reduced(labels, t.table, 1, reason) for t in (q, k, v))
+    of_q, of_k, of_v = (_reduced(labels, t.table, 1, reason) for t in (q, k, v))
     if of_q is not None:
         of_q = _reduced(labels, of_q.reshape(k.heads, shared), 1, reason)
     heads_of_each = [of_q, of_k, of_v, *caches, *masks]
@@ -119,19 +110,19 @@ def attend(
 def _attend_with_fewer_dimensions(node: Node, labels: Labels, q: Operand, k: Operand, v: Operand) -> Array | None:
     """The same where dimensions go from every head: those of q with those of k, and those of v with the result's."""
     reason = f"heads of '{node.name}'"
-    of_q, of_k = (None if t.table is None else _reduced(labels, t.table, 0, reason) for t in (q, k))
+    of_q, of_k, of_v = (_reduced(labels, t.table, 0, reason) for t in (q, k, v))
     if of_q is not None and of_k is not None:
         labels.tie(of_q, of_k, reason)
     else:
         for dimensions in (of_q, of_k):
             if dimensions is not None:
                 labels.pin(dimensions, f"'{node.name}' contracts it with what cannot be cut")
-    return None if v.table is None else _reduced(labels, v.table, 0, reason).reshape(1, -1)
+    return None if of_v is None else of_v.reshape(1, -1)
 
 
-def _reduced(labels: Labels, table: Array, axis: int, reason: str) -> Array:
+def _reduced(labels: Labels, table: Array | None, axis: int, reason: str) -> Array | None:
     """A table tied along one axis, as labels along the other."""
-    return labels.collapse(table, axis, reason).reshape(-1)
+    return None if table is None else labels.collapse(table, axis, reason).reshape(-1)
 
 
 def put(labels: Labels, name: str, table: Array | None, heads: int, size: int) -> None:
@@ -144,19 +135,36 @@ def put(labels: Labels, name: str, table: Array | None, heads: int, size: int) -
         labels.set(name, [on_axis(np.broadcast_to(table, (heads, size)).reshape(-1), 2, 3)])
 
 
-def put_caches(node: Node, labels: Labels, y: Array | None, q: Operand, cached: Sequence[Operand]) -> None:
-    """Keys and values that the second and third result return: by the labels of the heads, or their own dimensions'."""
-    for name, t in zip(node.outputs[1:3], cached, strict=False):
-        heads = None if y is None else y[:: q.heads // t.heads]
-        put(labels, name, t.table if labels.choices.attention == "dims" else heads, t.heads, t.size)
+def fuse(
+    node: Node,
+    labels: Labels,
+    operands: Sequence[Operand],
+    cache_slots: Sequence[int],
+    mask_slot: int | None,
+    counts: Mapping[str, tuple[str, int, int]],
+) -> None:
+    """Tie what a node couples (`attend`) and label its results: the values' mixture, keys and values as caches.
 
+    What scores contract is masked; a cut writes head counts and, where dimensions go, the original scale.
 
-def finish(node: Node, labels: Labels, q: Operand, counts: dict[str, tuple[str, int, int]]) -> None:
-    """Mask what scores contract, and have a cut write head counts and, where dimensions go, the original scale.
-
-    `counts` maps attributes to (tensor, axis, size): after a cut there are that axis' length / size heads.
+    Args:
+        node: The node.
+        labels: What is labelled so far.
+        operands: Queries, keys and values.
+        cache_slots: The inputs that may hold earlier keys and values, (B, heads, T, D).
+        mask_slot: The input that may be added to the scores.
+        counts: Attributes by (tensor, axis, size): after a cut there are that axis' length / size heads.
     """
+    q, k, v = operands
     dims = labels.choices.attention == "dims"
+    cache = f"a cache of '{node.name}'"
+    caches = [labels.channels(node.inputs[slot], 1, cache) for slot in cache_slots if node.has(slot)]
+    masks = [] if mask_slot is None else _masks_by_head(node, labels, mask_slot, q.heads)
+    y = attend(node, labels, q, k, v, caches, masks)
+    put(labels, node.outputs[0], y, q.heads, v.size)
+    for name, t in zip(node.outputs[1:3], (k, v), strict=False):
+        heads = None if y is None else y[:: q.heads // t.heads]
+        put(labels, name, t.table if dims else heads, t.heads, t.size)
     if dims:
         labels.mask(node, 0)
 
@@ -173,72 +181,62 @@ def finish(node: Node, labels: Labels, q: Operand, counts: dict[str, tuple[str, 
 
 @rule("Attention")
 def attention(node: Node, labels: Labels) -> None:
-    """Heads go from queries, keys and values together, or dimensions (`attend`).
+    """Heads go from queries, keys and values together, or dimensions (`fuse`).
 
     Shapes: Q (B, S, Hq * D) or (B, Hq, S, D), K and V likewise; caches (B, Hkv, T, D).
     """
-    names = node.inputs
-    counts = [node.integer("q_num_heads", 0)] + [node.integer("kv_num_heads", 0)] * 2
-    q, k, v = (operand(node, labels, name, heads) for name, heads in zip(names, counts, strict=False))
-    caches = [_cache(node, labels, slot) for slot in (4, 5) if node.has(slot)]
-    masks = [_mask_heads(node, labels, 3, q.heads)] if _per_head(node, labels, 3) else []
-    y = attend(node, labels, q, k, v, caches, masks)
-    put(labels, node.outputs[0], y, q.heads, v.size)
-    put_caches(node, labels, y, q, (k, v))
+    operands = _operands(node, labels, node.integer("q_num_heads", 0), node.integer("kv_num_heads", 0))
+    counts = {} if operands[0].split else _head_counts(node, operands, "q_num_heads", "kv_num_heads")
+    fuse(node, labels, operands, (4, 5), 3, counts)
     if any(node.outputs[3:]):
         raise Unsupported("its scores are an output")
-    sizes = {} if q.split else {"q_num_heads": (names[0], 2, q.size), "kv_num_heads": (names[1], 2, k.size)}
-    finish(node, labels, q, sizes)
 
 
-def _cache(node: Node, labels: Labels, slot: int) -> Array | None:
-    return labels.channels(node.inputs[slot], 1, f"a cache of '{node.name}'")
+def _operands(node: Node, labels: Labels, q_heads: int, kv_heads: int) -> list[Operand]:
+    """Queries, keys and values: the first three inputs."""
+    counts = (q_heads, kv_heads, kv_heads)
+    return [operand(node, labels, name, heads) for name, heads in zip(node.inputs, counts, strict=False)]
 
 
-def _per_head(node: Node, labels: Labels, slot: int) -> bool:
-    """Whether an additive mask has an axis of heads."""
+def _head_counts(node: Node, operands: Sequence[Operand], q: str, kv: str) -> dict[str, tuple[str, int, int]]:
+    """The attributes `q` and `kv` that count the heads of queries and of keys, (B, S, H * D) both."""
+    return {q: (node.inputs[0], 2, operands[0].size), kv: (node.inputs[1], 2, operands[1].size)}
+
+
+def _masks_by_head(node: Node, labels: Labels, slot: int, heads: int) -> list[Array | None]:
+    """Labels (heads,) of an additive mask if it differs by head: fresh ones where it is a constant."""
     shape = labels.shape(node.inputs[slot]) if node.has(slot) else ()
-    return len(shape) == 4 and shape[1] > 1
-
-
-def _mask_heads(node: Node, labels: Labels, slot: int, heads: int) -> Array | None:
-    """Labels (heads,) of a mask that differs by head: fresh ones where it is a constant."""
-    name = node.inputs[slot]
-    if not labels.is_constant(name):
-        return labels.channels(name, 1, f"the mask of '{node.name}'")
+    if len(shape) != 4 or shape[1] == 1:
+        return []
+    if not labels.is_constant(node.inputs[slot]):
+        return [labels.channels(node.inputs[slot], 1, f"the mask of '{node.name}'")]
     by_head = labels.fresh(heads)
     labels.bind(node, slot, [on_axis(by_head, 1, 4)])
-    return by_head
+    return [by_head]
 
 
 @rule("MultiHeadAttention", domain="com.microsoft")
 def multi_head_attention(node: Node, labels: Labels) -> None:
-    """Heads go from queries, keys and values together, or dimensions (`attend`).
+    """Heads go from queries, keys and values together, or dimensions (`fuse`).
 
     Shapes: query (B, S, H * D); key and value (B, T, H * D) or (B, H, T, D); bias (3 * H * D,).
     """
     heads = node.integer("num_heads", 0)
     if not all(node.has(slot) for slot in range(3)) or len(labels.shape(node.inputs[0])) != 3:
         raise Unsupported("packed operands")
-    q, k, v = (operand(node, labels, name, heads) for name in node.inputs[:3])
-    caches = [_cache(node, labels, slot) for slot in (6, 7) if node.has(slot)]
-    masks = [_mask_heads(node, labels, 5, heads)] if _per_head(node, labels, 5) else []
-    y = attend(node, labels, q, k, v, caches, masks)
+    operands = _operands(node, labels, heads, heads)
+    fuse(node, labels, operands, (6, 7), 5, {"num_heads": (node.inputs[0], 2, operands[0].size)})
     if node.has(3):
-        parts = [
-            np.zeros(t.shape, np.int64) if t.table is None else np.broadcast_to(t.table, t.shape) for t in (q, k, v)
-        ]
-        bind_channels(node, labels, 3, np.concatenate([part.reshape(-1) for part in parts]))
+        tables = [(t.heads, t.size, np.zeros((1, 1), np.int64) if t.table is None else t.table) for t in operands]
+        parts = [np.broadcast_to(table, (heads, size)).reshape(-1) for heads, size, table in tables]
+        bind_channels(node, labels, 3, np.concatenate(parts))
         if labels.choices.attention == "dims":
             labels.mask(node, 3)  # what it adds to a removed dimension would be contracted
-    put(labels, node.outputs[0], y, heads, v.size)
-    put_caches(node, labels, y, q, (k, v))
-    finish(node, labels, q, {"num_heads": (node.inputs[0], 2, q.size)})
 
 
 @rule("GroupQueryAttention", domain="com.microsoft")
 def group_query_attention(node: Node, labels: Labels) -> None:
-    """Heads go from queries, keys and values together (`attend`).
+    """Heads go from queries, keys and values together (`fuse`).
 
     Shapes: query (B, S, H * D); key and value (B, S, Hkv * D); past and present (B, Hkv, T, D); rotary
     caches (T, D / 2).
@@ -247,13 +245,8 @@ def group_query_attention(node: Node, labels: Labels) -> None:
         raise Unsupported("packed operands")
     if labels.choices.attention == "dims":
         raise Unsupported("heads of 8, 16, ... dimensions, the same for queries, keys and values")
-    counts = [node.integer("num_heads", 0)] + [node.integer("kv_num_heads", 0)] * 2
-    q, k, v = (operand(node, labels, name, heads) for name, heads in zip(node.inputs, counts, strict=False))
-    y = attend(node, labels, q, k, v, [_cache(node, labels, slot) for slot in (3, 4) if node.has(slot)])
-    put(labels, node.outputs[0], y, q.heads, v.size)
-    put_caches(node, labels, y, q, (k, v))
-    sizes = {"num_heads": (node.inputs[0], 2, q.size), "kv_num_heads": (node.inputs[1], 2, k.size)}
-    finish(node, labels, q, sizes)
+    operands = _operands(node, labels, node.integer("num_heads", 0), node.integer("kv_num_heads", 0))
+    fuse(node, labels, operands, (3, 4), None, _head_counts(node, operands, "num_heads", "kv_num_heads"))
 
 
 @rule("Attention", domain="com.microsoft")
@@ -317,8 +310,7 @@ def _projected(node: Node, labels: Labels, heads: int, sizes: Sequence[int]) -> 
         labels.owns(node, scored, 1, 1, np.concatenate([scored, scored, np.zeros_like(values)]))
         return [scored, scored, values]
     own = labels.fresh(heads)
-    if _per_head(node, labels, 5):
-        bias = _mask_heads(node, labels, 5, heads)
+    for bias in _masks_by_head(node, labels, 5, heads):
         if bias is None:
             labels.pin(own, f"'{node.name}' adds '{node.inputs[5]}', which cannot be cut")
         else:

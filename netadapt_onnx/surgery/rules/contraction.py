@@ -10,29 +10,40 @@ import numpy as np
 
 from netadapt_onnx.graph.axis_arrays import Array, on_axis
 from netadapt_onnx.surgery.labels import Labels, Unsupported
-from netadapt_onnx.surgery.node import Node, align, labelled, labelled_on
+from netadapt_onnx.surgery.node import Node, labelled, labelled_on
 from netadapt_onnx.surgery.rules.elementwise import bind_broadcast, broadcast
 from netadapt_onnx.surgery.rules.registry import rule
 
 
 @rule("MatMul")
+@rule("FusedMatMul", domain="com.microsoft")
 def matmul(node: Node, labels: Labels) -> None:
-    """Labels of y (..., M, N) = a (..., M, K) @ b (..., K, N), with batch axes and vectors as in numpy (`contract`)."""
+    """Labels of y (..., M, N) = a (..., M, K) @ b (..., K, N), with batch axes and vectors as in numpy (`contract`).
+
+    Either operand of a FusedMatMul may have its last two axes transposed.
+    """
+    if node.integer("transBatchA", 0) or node.integer("transBatchB", 0):
+        raise Unsupported("transposed batch")
     ranks = [len(labels.shape(name)) for name in node.inputs[:2]]
-    batch = [chr(ord("A") + i) for i in range(max(*ranks, 2) - 2)]
-    first = "k" if ranks[0] == 1 else "".join(batch[len(batch) - (ranks[0] - 2) :]) + "mk"
-    second = "k" if ranks[1] == 1 else "".join(batch[len(batch) - (ranks[1] - 2) :]) + "kn"
-    out = "".join(batch) + ("" if ranks[0] == 1 else "m") + ("" if ranks[1] == 1 else "n")
-    labels.set(node.outputs[0], contract(node, labels, [first, second], out))
+    batch = "".join(chr(ord("A") + i) for i in range(max(*ranks, 2) - 2))
+    terms = [
+        "k" if rank == 1 else batch[len(batch) - (rank - 2) :] + matrix
+        for rank, matrix in zip(ranks, _matrices(node), strict=True)
+    ]
+    out = batch + ("" if ranks[0] == 1 else "m") + ("" if ranks[1] == 1 else "n")
+    labels.set(node.outputs[0], contract(node, labels, terms, out))
+
+
+def _matrices(node: Node) -> tuple[str, str]:
+    """The letters of both operands' last two axes."""
+    return "km" if node.integer("transA", 0) else "mk", "nk" if node.integer("transB", 0) else "kn"
 
 
 @rule("Gemm")
 @rule("FusedGemm", domain="com.microsoft")
 def gemm(node: Node, labels: Labels) -> None:
     """Labels of y (M, N) = a (M, K) @ b (K, N) + c, either of a and b transposed (`contract`)."""
-    first = "km" if node.integer("transA", 0) else "mk"
-    second = "nk" if node.integer("transB", 0) else "kn"
-    factors = contract(node, labels, [first, second], "mn")
+    factors = contract(node, labels, _matrices(node), "mn")
     if node.has(2):
         factors = broadcast(node, labels, [2], labels.shape(node.outputs[0]), factors)
     labels.set(node.outputs[0], factors)
@@ -165,22 +176,9 @@ def _gathered(factor: Array, order: str, term: str) -> Array:
     return np.squeeze(factor, rest).transpose(np.argsort(np.argsort(axes)))
 
 
-@rule("FusedMatMul", domain="com.microsoft")
-def fused_matmul(node: Node, labels: Labels) -> None:
-    """Labels of a MatMul whose operands may have their last two axes transposed (`contract`)."""
-    if node.integer("transBatchA", 0) or node.integer("transBatchB", 0):
-        raise Unsupported("transposed batch")
-    ranks = [len(labels.shape(name)) for name in node.inputs[:2]]
-    batch = "".join(chr(ord("A") + i) for i in range(max(ranks) - 2))
-    first = batch[len(batch) - (ranks[0] - 2) :] + ("km" if node.integer("transA", 0) else "mk")
-    second = batch[len(batch) - (ranks[1] - 2) :] + ("nk" if node.integer("transB", 0) else "kn")
-    labels.set(node.outputs[0], contract(node, labels, [first, second], batch + "mn"))
-
-
 def bind_channels(node: Node, labels: Labels, slot: int, channels: Array) -> None:
     """Bind an optional one-dimensional input (a bias) to labels (channels,); a scalar one is left alone."""
     if node.has(slot):
-        if labels.is_constant(node.inputs[slot]):
-            bind_broadcast(node, labels, slot, [align(channels, 1)])
-        else:
+        if not labels.is_constant(node.inputs[slot]):
             raise Unsupported(f"'{node.inputs[slot]}' is computed at run time")
+        bind_broadcast(node, labels, slot, [channels])

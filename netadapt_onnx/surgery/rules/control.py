@@ -22,15 +22,13 @@ def branch(node: Node, labels: Labels) -> None:
     if not traced:
         raise Unsupported(untraced)
     for name in node.captured:
-        for factor in labels.of(name):
-            labels.pin(factor, untraced)
+        labels.pin_tensor(name, untraced)
     for i, y in enumerate(node.outputs):
         results = [subgraph.outputs[i] for subgraph in traced]
-        if not untraced:
+        if untraced:
+            labels.pin_tensor(results[0], f"'{node.name}' returns the same from a branch that stays as it is")
+        else:
             labels.set(y, _same(node, labels, results))
-            continue
-        for factor in labels.of(results[0]):
-            labels.pin(factor, f"'{node.name}' returns the same from a branch that stays as it is")
 
 
 @rule("Loop")
@@ -38,15 +36,10 @@ def loop(node: Node, labels: Labels) -> None:
     """Carried values have the same channels before, inside and after; what is collected is stacked in front."""
     (subgraph,) = _subgraphs(node, labels)
     carried = len(node.inputs) - FIRST_CARRIED
-    starts, formals = node.inputs[FIRST_CARRIED:], subgraph.inputs[FIRST_CARRIED:]
-    for i, y in enumerate(node.outputs):
-        result = subgraph.outputs[1 + i]
-        if i < carried:
-            labels.set(y, _carried(node, labels, FIRST_CARRIED + i, starts[i], formals[i], result))
-        elif y:
-            labels.set(y, [factor[None] for factor in labels.of(result)])
-    for i in range(len(node.outputs), carried):
-        _carried(node, labels, FIRST_CARRIED + i, starts[i], formals[i], subgraph.outputs[1 + i])
+    results = subgraph.outputs[1:]
+    _carry(node, labels, range(FIRST_CARRIED, len(node.inputs)), subgraph.inputs, results)
+    for y, result in list(zip(node.outputs, results, strict=False))[carried:]:
+        labels.set(y, [factor[None] for factor in labels.of(result)])
 
 
 @rule("Scan")
@@ -63,15 +56,13 @@ def scan(node: Node, labels: Labels) -> None:
         inside = [np.expand_dims(f, axis) for f in labels.of(formal)]
         outside = [labels.collapse(f, axis, reason) for f in labels.of(x)]
         _tied(labels, [outside, inside], labels.shape(x), reason, axis)
-    collected = len(node.outputs) - states
-    outward = [int(a) for a in node.attributes.get("scan_output_axes", [0] * collected)]
-    for i, y in enumerate(node.outputs):
-        result = subgraph.outputs[i]
-        if i < states:
-            labels.set(y, _carried(node, labels, i, node.inputs[i], subgraph.inputs[i], result))
-        elif y:
-            axis = outward[i - states] % len(labels.shape(y))
-            labels.set(y, [np.expand_dims(f, axis) for f in labels.of(result)])
+    _carry(node, labels, range(states), subgraph.inputs, subgraph.outputs)
+    collected = node.outputs[states:]
+    outward = [int(a) for a in node.attributes.get("scan_output_axes", [0] * len(collected))]
+    for i, y in enumerate(collected):
+        if y:
+            axis = outward[i] % len(labels.shape(y))
+            labels.set(y, [np.expand_dims(f, axis) for f in labels.of(subgraph.outputs[states + i])])
 
 
 def _subgraphs(node: Node, labels: Labels) -> Sequence[FlatSubgraph]:
@@ -87,23 +78,35 @@ def _owner(node: Node) -> str:
 def _untraced(node: Node, labels: Labels) -> str:
     """Which subgraphs of a node stay where they are, and why; '' if none does."""
     names = [f"{node.name}/{attribute}" for attribute in (*BRANCHES, "body")]
-    return ", ".join(f"'{name}' stays as it is: {labels.untraced[name]}" for name in names if name in labels.untraced)
+    return ", ".join(
+        f"'{name}' stays as it is: {labels.flat.untraced[name]}" for name in names if name in labels.flat.untraced
+    )
 
 
-def _carried(node: Node, labels: Labels, slot: int, start: str, formal: str, result: str) -> list[Array]:
-    """Tie a carried value's start, what the subgraph receives and what it returns; a constant start is cut along."""
-    if not labels.of(formal):
-        return []
-    if labels.shape(result) != labels.shape(formal):
-        for name in (start, formal, result):
-            for factor in labels.of(name):
-                labels.pin(factor, f"'{node.name}' carries it in another shape")
-        return []
-    constant = labels.is_constant(start)
-    merged = _same(node, labels, [formal, result] if constant else [formal, result, start])
-    if constant:
-        labels.bind(node, slot, merged)
-    return merged
+def _carry(node: Node, labels: Labels, slots: Sequence[int], formals: Sequence[str], results: Sequence[str]) -> None:
+    """Tie each carried value's start, what the subgraph receives and what it returns; a constant start is cut along.
+
+    Args:
+        node: The node; its first outputs are the carried values.
+        labels: What is labelled so far.
+        slots: The inputs where the values start.
+        formals: What the subgraph receives for each input.
+        results: What it returns for each carried value.
+    """
+    for i, slot in enumerate(slots):
+        start, formal, result = node.inputs[slot], formals[slot], results[i]
+        if not labels.of(formal):
+            continue
+        if labels.shape(result) != labels.shape(formal):
+            for name in (start, formal, result):
+                labels.pin_tensor(name, f"'{node.name}' carries it in another shape")
+            continue
+        constant = labels.is_constant(start)
+        merged = _same(node, labels, [formal, result] if constant else [formal, result, start])
+        if constant:
+            labels.bind(node, slot, merged)
+        if i < len(node.outputs):
+            labels.set(node.outputs[i], merged)
 
 
 def _same(node: Node, labels: Labels, names: Sequence[str]) -> list[Array]:

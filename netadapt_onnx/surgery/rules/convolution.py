@@ -28,22 +28,14 @@ class _Form:
     """The sizes of a convolution, and how its weights lie.
 
     They are w (outputs, inputs / groups, *kernel), or where `transposed` w (inputs, outputs / groups, *kernel): axis 0
-    holds all groups one after another, axis 1 the channels of one group.
+    holds all groups one after another, axis 1 the channels of one group. The bias is input number `bias`.
     """
 
     groups: int
     inputs: int
     outputs: int
     transposed: bool
-
-
-@dataclass(frozen=True)
-class _Produced:
-    """Labels (outputs,) of the channels that a convolution puts out; along `axis` of w they are `axis_labels`."""
-
-    channels: Array
-    axis: int
-    axis_labels: Array
+    bias: int
 
 
 @rule("Conv")
@@ -52,7 +44,7 @@ def conv(node: Node, labels: Labels) -> None:
 
     Shapes: x (N, C, *spatial); w (O, C / group, *kernel); y (N, O, *spatial').
     """
-    _convolve(node, labels, labels.shape(node.inputs[1])[0])
+    _convolve(node, labels)
 
 
 @rule("FusedConv", domain="com.microsoft")
@@ -70,11 +62,11 @@ def fused_conv(node: Node, labels: Labels) -> None:
 def deformable_conv(node: Node, labels: Labels) -> None:
     """A Conv that samples x where its offsets, inputs 2 and 4, say: those stay as they are. Its bias is input 3."""
     for slot in (2, 4):
-        for factor in labels.of(node.inputs[slot]) if node.has(slot) else ():
-            labels.pin(factor, f"'{node.name}' samples where it says")
+        if node.has(slot):
+            labels.pin_tensor(node.inputs[slot], f"'{node.name}' samples where it says")
     if node.integer("offset_group", 1) > 1:
         raise Unsupported("several groups of offsets")
-    _convolve(node, labels, labels.shape(node.inputs[1])[0], bias=3)
+    _convolve(node, labels, bias=3)
 
 
 @rule("ConvTranspose")
@@ -83,42 +75,46 @@ def conv_transpose(node: Node, labels: Labels) -> None:
 
     Shapes: x (N, C, *spatial); w (C, O / group, *kernel); y (N, O, *spatial').
     """
-    outputs = labels.shape(node.inputs[1])[1] * node.integer("group", 1)
-    _convolve(node, labels, outputs, transposed=True)
+    _convolve(node, labels, transposed=True)
 
 
-def _convolve(node: Node, labels: Labels, outputs: int, *, transposed: bool = False, bias: int = 2) -> None:
+def _convolve(node: Node, labels: Labels, *, transposed: bool = False, bias: int = 2) -> None:
     """Consume the input's labels and start new ones: the node is a layer."""
     x, w = node.inputs[0], node.inputs[1]
     if not labels.is_constant(w):
         raise Unsupported("its weights are computed at run time")
-    form = _Form(node.integer("group", 1), labels.shape(x)[1], outputs, transposed)
+    groups, inputs, sizes = node.integer("group", 1), labels.shape(x)[1], labels.shape(w)
+    form = _Form(groups, inputs, groups * sizes[1] if transposed else sizes[0], transposed, bias)
     consumed = labels.channels(x, 1, f"'{node.name}' works along it")
     if form.groups == 1:
-        produced = _ungrouped(node, labels, form, consumed)
+        _ungrouped(node, labels, form, consumed)
     elif consumed is not None and _whole_groups_go(node, labels, form):
-        produced = _depthwise(node, labels, form, consumed)
+        _depthwise(node, labels, form, consumed)
     else:
-        produced = _grouped(node, labels, form, consumed)
-    if produced is None:
-        return
-    bind_channels(node, labels, bias, produced.channels)
-    labels.owns(node, produced.channels, 1, produced.axis, produced.axis_labels)
-    labels.set(node.outputs[0], [on_axis(produced.channels, 1, len(labels.shape(node.outputs[0])))])
+        _grouped(node, labels, form, consumed)
 
 
-def _ungrouped(node: Node, labels: Labels, form: _Form, consumed: Array | None) -> _Produced | None:
+def _put_out(
+    node: Node, labels: Labels, form: _Form, channels: Array, axis: int, axis_labels: Array | None = None
+) -> None:
+    """Label the result (outputs,); along `axis` of w its labels are `channels`, or `axis_labels`."""
+    bind_channels(node, labels, form.bias, channels)
+    labels.owns(node, channels, 1, axis, axis_labels)
+    labels.set(node.outputs[0], [on_axis(channels, 1, len(labels.shape(node.outputs[0])))])
+
+
+def _ungrouped(node: Node, labels: Labels, form: _Form, consumed: Array | None) -> None:
     """y[n, o, p] = sum over c, k of w[o, c, k] * x[n, c, p + k]: any input channel and any output channel can go."""
     if consumed is not None:
         labels.mask(node, 0)
     channels = labels.fresh(form.outputs) if form.outputs > 1 else None
-    axis = 1 if form.transposed else 0
-    by_axis = {axis: channels, 1 - axis: consumed}
-    _bind_weight(node, labels, by_axis[0], by_axis[1])
-    return None if channels is None else _Produced(channels, axis, channels)
+    first, second = (consumed, channels) if form.transposed else (channels, consumed)
+    _bind_weight(node, labels, first, second)
+    if channels is not None:
+        _put_out(node, labels, form, channels, int(form.transposed))
 
 
-def _depthwise(node: Node, labels: Labels, form: _Form, consumed: Array) -> _Produced:
+def _depthwise(node: Node, labels: Labels, form: _Form, consumed: Array) -> None:
     """y[n, o, p] = sum over c in g(o), k of w[o, c, k] * x[n, c, p + k], where g(o) is one channel, or few.
 
     The inputs and the outputs of a group stay or go as one, and `group` with them.
@@ -130,10 +126,10 @@ def _depthwise(node: Node, labels: Labels, form: _Form, consumed: Array) -> _Pro
     _bind_weight(node, labels, axis_labels, None)
     labels.edit(node, _set_group)
     labels.mask(node, 0)
-    return _Produced(channels, 0, axis_labels)
+    _put_out(node, labels, form, channels, 0, axis_labels)
 
 
-def _grouped(node: Node, labels: Labels, form: _Form, consumed: Array | None) -> _Produced | None:
+def _grouped(node: Node, labels: Labels, form: _Form, consumed: Array | None) -> None:
     """y[n, o, p] = sum over c in g(o), k of w[o, c, k] * x[n, c, p + k]: as many c and o are kept in every group.
 
     Which ones may differ between groups (`conv_groups.py`) where w can be sliced differently for each: not across the
@@ -156,12 +152,12 @@ def _grouped(node: Node, labels: Labels, form: _Form, consumed: Array | None) ->
     if form.transposed:
         row = None if outputs is None else outputs[0]
         _bind_weight(node, labels, None if inputs is None else inputs.reshape(-1), row)
-        return None if channels is None or row is None else _Produced(channels, 1, row)
-    if inputs is None or inputs.shape[1] == 1:  # nothing of a single one can go
+    elif inputs is None or inputs.shape[1] == 1:  # nothing of a single one can go
         _bind_weight(node, labels, channels, None)
     else:
         _bind_weight(node, labels, channels, inputs[0], blocks=inputs)
-    return None if channels is None else _Produced(channels, 0, channels)
+    if channels is not None and outputs is not None:
+        _put_out(node, labels, form, channels, int(form.transposed), outputs[0] if form.transposed else None)
 
 
 def _whole_groups_go(node: Node, labels: Labels, form: _Form) -> bool:

@@ -9,83 +9,20 @@ import numpy as np
 from netadapt_onnx.graph.axis_arrays import Array, on_axis
 from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.node import Node, align, aligned_shape, labelled
+from netadapt_onnx.surgery.rules.reduction import collapsed
 from netadapt_onnx.surgery.rules.registry import rule
 
 UNARY = (
-    "Abs",
-    "Acos",
-    "Acosh",
-    "Asin",
-    "Asinh",
-    "Atan",
-    "Atanh",
-    "BitwiseNot",
-    "Cast",
-    "Ceil",
-    "Celu",
-    "Clip",
-    "Cos",
-    "Cosh",
-    "Dropout",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Floor",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "IsInf",
-    "IsNaN",
-    "LeakyRelu",
-    "Log",
-    "Mish",
-    "Neg",
-    "Not",
-    "Reciprocal",
-    "Relu",
-    "Round",
-    "Selu",
-    "Shrink",
-    "Sigmoid",
-    "Sign",
-    "Sin",
-    "Sinh",
-    "Softplus",
-    "Softsign",
-    "Sqrt",
-    "Swish",
-    "Tan",
-    "Tanh",
-    "ThresholdedRelu",
+    *("Identity", "Cast", "Clip", "Dropout", "Abs", "Neg", "Sign", "Reciprocal", "Exp", "Log", "Sqrt", "Erf"),
+    *("Ceil", "Floor", "Round", "BitwiseNot", "Not", "IsInf", "IsNaN"),
+    *("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Tanh", "Asinh", "Acosh", "Atanh"),
+    *("Celu", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Relu", "Selu", "Shrink", "Sigmoid"),
+    *("Softplus", "Softsign", "Swish", "ThresholdedRelu"),
 )
-
 BROADCASTING = (
-    "Add",
-    "And",
-    "BitShift",
-    "BitwiseAnd",
-    "BitwiseOr",
-    "BitwiseXor",
-    "CastLike",
-    "Div",
-    "Equal",
-    "Greater",
-    "GreaterOrEqual",
-    "Less",
-    "LessOrEqual",
-    "Max",
-    "Mean",
-    "Min",
-    "Mod",
-    "Mul",
-    "Or",
-    "PRelu",
-    "Pow",
-    "Sub",
-    "Sum",
-    "Where",
-    "Xor",
+    *("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Sum", "Mean", "Max", "Min", "PRelu", "Where", "CastLike"),
+    *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+    *("And", "Or", "Xor", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor"),
 )
 
 
@@ -205,10 +142,7 @@ def along_unlabelled_axes(node: Node, labels: Labels) -> None:
     rank = len(labels.shape(node.inputs[0]))
     worked_along = labels.integers(node, 1) if node.op == "CumSum" else None
     axes = [axis % rank for axis in worked_along or (-2, -1)]
-    factors = labels.of(node.inputs[0])
-    for axis in axes:
-        factors = tuple(labels.collapse(f, axis, f"{node.op} '{node.name}' works along it") for f in factors)
-    labels.set(node.outputs[0], factors)
+    labels.set(node.outputs[0], collapsed(node, labels, axes, f"{node.op} '{node.name}' works along it"))
 
 
 @rule("QuantizeLinear", "DequantizeLinear")

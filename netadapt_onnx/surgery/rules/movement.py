@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node, align, aligned_shape, labelled
 from netadapt_onnx.surgery.rules.elementwise import BROADCASTING, UNARY
 from netadapt_onnx.surgery.rules.node_edits import integers, resize_dims, set_gather, set_integers
+from netadapt_onnx.surgery.rules.reduction import pass_on, unresized
 from netadapt_onnx.surgery.rules.registry import rule
 
 if TYPE_CHECKING:
@@ -127,13 +129,10 @@ def split(node: Node, labels: Labels) -> None:
     """Each output carries its part of the labels; sizes are written out where they change."""
     x = node.inputs[0]
     axis = node.integer("axis", 0) % len(labels.shape(x))
-    ends = np.cumsum([labels.shape(y)[axis] for y in node.outputs])
-    for factor in labels.of(x):
-        if factor.shape[axis] > 1:
-            labels.edit(node, lambda cut, edited: _set_split(cut, edited, node.outputs, axis))
-            break
-    starts = [0, *ends[:-1]]
-    for y, start, end in zip(node.outputs, starts, ends, strict=True):
+    if labelled(labels.of(x), axis):
+        labels.edit(node, lambda cut, edited: _set_split(cut, edited, node.outputs, axis))
+    ends = accumulate((labels.shape(y)[axis] for y in node.outputs), initial=0)
+    for y, (start, end) in zip(node.outputs, pairwise(ends), strict=True):
         parts = [f.take(range(start, end), axis) if f.shape[axis] > 1 else f for f in labels.of(x)]
         labels.set(y, parts, f"single channel taken by '{node.name}'")
 
@@ -192,18 +191,13 @@ def _end(end: int, step: int) -> int | None:
 
 
 def _set_slice(cut: Cut, node: gs.Node, x: str, axes: list[int], touched: list[int]) -> None:
-    attribute = "starts" in node.attrs
-    starts = list(node.attrs["starts"]) if attribute else integers(node, 1).tolist()
-    ends = list(node.attrs["ends"]) if attribute else integers(node, 2).tolist()
+    starts, ends = integers(node, 1, "starts"), integers(node, 2, "ends")
     for k in touched:
         counts = cut.counts(x, axes[k])
         start, end, _ = slice(starts[k], ends[k]).indices(len(counts))
         starts[k], ends[k] = int(counts[:start].sum()), int(counts[: max(start, end)].sum())
-    if attribute:
-        node.attrs["starts"], node.attrs["ends"] = starts, ends
-    else:
-        set_integers(node, 1, starts)
-        set_integers(node, 2, ends)
+    set_integers(node, 1, starts, "starts")
+    set_integers(node, 2, ends, "ends")
 
 
 def _slice_to_gather(cut: Cut, node: gs.Node, x: str, axis: int, indices: Array) -> None:
@@ -220,16 +214,14 @@ def pad(node: Node, labels: Labels) -> None:
     x, y = node.inputs[0], node.outputs[0]
     rank = len(labels.shape(x))
     if node.has(1) and not labels.is_constant(node.inputs[1]):  # computed at run time
-        same = [k for k in range(rank) if labels.shape(x)[k] == labels.shape(y)[k]]
-        labels.set(y, [labels.keep_axes(f, same, f"'{node.name}' pads it") for f in labels.of(x)])
+        labels.set(y, pass_on(node, labels, unresized(node, labels), "pads"))
         return
     amounts = labels.integers(node, 1, "pads") or labels.integers(node, 1, "paddings")
     if amounts is None:
         raise Unsupported("no pads")
     axes = labels.integers(node, 3) or list(range(rank))
     before, after = np.zeros(rank, int), np.zeros(rank, int)
-    for k, axis in enumerate(axes):
-        before[axis], after[axis] = amounts[k], amounts[k + len(axes)]
+    before[axes], after[axes] = np.split(np.array(amounts), 2)
     factors = list(labels.of(x))
     for axis in np.flatnonzero(before | after).tolist():
         if not labelled(factors, axis):
@@ -247,15 +239,12 @@ def pad(node: Node, labels: Labels) -> None:
 
 def _set_pads(cut: Cut, node: gs.Node, y: str, axes: list[int], axis: int, before: Array, after: Array) -> None:
     counts = cut.counts(y, axis)
-    attribute = next((name for name in ("pads", "paddings") if name in node.attrs), None)
-    amounts = list(node.attrs[attribute]) if attribute else integers(node, 1).tolist()
+    attribute = "paddings" if "paddings" in node.attrs else "pads"
+    amounts = integers(node, 1, attribute)
     k = axes.index(axis)
     amounts[k] = int(counts[: before[axis]].sum())
     amounts[k + len(axes)] = int(counts[len(counts) - after[axis] :].sum())
-    if attribute:
-        node.attrs[attribute] = amounts
-    else:
-        set_integers(node, 1, amounts)
+    set_integers(node, 1, amounts, attribute)
 
 
 @rule("Expand")
@@ -302,7 +291,7 @@ def filled(node: Node, labels: Labels) -> None:
     y = node.outputs[0]
     shape = labels.shape(y)
     if labels.kind(y) == "f":
-        labels.set(y, [on_axis(labels.fresh(n), k, len(shape)) for k, n in enumerate(shape) if n > 1])
+        labels.set(y, labels.on_every_axis(shape))
         labels.edit(node, lambda cut, edited: resize_dims(cut, edited, 0, y))
 
 
@@ -321,11 +310,11 @@ def tile(node: Node, labels: Labels) -> None:
 
 
 def _set_repeats(cut: Cut, node: gs.Node, x: str, y: str) -> None:
-    repeats = integers(node, 1).tolist()
+    repeats = integers(node, 1)
     for axis, (before, after) in enumerate(zip(cut.original_shape(y), cut.shape(y), strict=True)):
         if before != after and cut.original_shape(x)[axis] == 1:
             repeats[axis] = after
-    if repeats != integers(node, 1).tolist():
+    if repeats != integers(node, 1):
         set_integers(node, 1, repeats)
 
 
@@ -336,10 +325,8 @@ def depth_to_space(node: Node, labels: Labels) -> None:
     if channels is None:
         return
     area = node.integer("blocksize", 1) ** 2
-    if node.text("mode", "DCR") == "DCR":
-        channels = labels.collapse(channels.reshape(area, -1), 0, f"blocks of '{node.name}'").reshape(-1)
-    else:
-        channels = labels.collapse(channels.reshape(-1, area), 1, f"blocks of '{node.name}'").reshape(-1)
+    axis, blocks = (0, (area, -1)) if node.text("mode", "DCR") == "DCR" else (1, (-1, area))
+    channels = labels.collapse(channels.reshape(blocks), axis, f"blocks of '{node.name}'").reshape(-1)
     labels.set(node.outputs[0], [on_axis(channels, 1, 4)])
 
 

@@ -16,13 +16,17 @@ from netadapt_onnx.graph.axis_arrays import Array, on_axis
 from netadapt_onnx.surgery.cut import Cut
 
 
-def integers(node: gs.Node, slot: int) -> Array:
-    """The value of a constant integer input."""
-    return np.asarray(node.inputs[slot].values)
+def integers(node: gs.Node, slot: int, attribute: str = "") -> list[int]:
+    """The values of a constant integer input, or in older opsets of `attribute`."""
+    values = node.attrs[attribute] if attribute in node.attrs else node.inputs[slot].values
+    return [int(value) for value in values]
 
 
-def set_integers(node: gs.Node, slot: int, values: Any) -> None:
-    """Replace an integer input by a constant; other nodes that read the old one keep it."""
+def set_integers(node: gs.Node, slot: int, values: Any, attribute: str = "") -> None:
+    """Replace an integer input by a constant, which other nodes that read the old one keep, or write `attribute`."""
+    if attribute in node.attrs:
+        node.attrs[attribute] = values
+        return
     old = node.inputs[slot] if slot < len(node.inputs) else None
     dtype = old.values.dtype if isinstance(old, gs.Constant) else np.int64
     alone = old is not None and len(old.outputs) == 1
@@ -45,7 +49,7 @@ def resize_dims(cut: Cut, node: gs.Node, slot: int, output: str) -> list[gs.Node
         return []
     source = node.inputs[slot] if slot < len(node.inputs) else None
     if source is None:  # Reshape-1 keeps its target in an attribute
-        node.attrs["shape"] = _rewritten(np.array(node.attrs["shape"]), before, after).tolist()
+        node.attrs["shape"] = _rewritten(node.attrs["shape"], before, after)
     elif isinstance(source, gs.Constant):
         set_integers(node, slot, _rewritten(integers(node, slot), before, after))
     elif _is_formula(source):
@@ -57,11 +61,11 @@ def resize_dims(cut: Cut, node: gs.Node, slot: int, output: str) -> list[gs.Node
     return []
 
 
-def _rewritten(values: Array, before: Sequence[int], after: Sequence[int]) -> Array:
-    values = values.copy()
+def _rewritten(values: Sequence[int], before: Sequence[int], after: Sequence[int]) -> list[int]:
+    values = list(values)
     offset = len(before) - len(values)  # Expand's target may have fewer axes than its result
     for axis in range(max(offset, 0), len(before)):
-        if values[axis - offset] == before[axis] != after[axis]:
+        if values[axis - offset] == before[axis]:
             values[axis - offset] = after[axis]
     return values
 

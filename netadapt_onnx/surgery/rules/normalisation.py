@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from netadapt_onnx.graph.axis_arrays import Array, on_axis
 from netadapt_onnx.surgery.labels import Labels, Unsupported
-from netadapt_onnx.surgery.node import Node, align
+from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.contraction import bind_channels
 from netadapt_onnx.surgery.rules.elementwise import bind_broadcast, broadcast
+from netadapt_onnx.surgery.rules.reduction import collapsed, worked_over
 from netadapt_onnx.surgery.rules.registry import rule
 
 
@@ -28,18 +29,12 @@ def batch_normalisation(node: Node, labels: Labels) -> None:
 @rule("InstanceNormalization")
 def instance_normalisation(node: Node, labels: Labels) -> None:
     """Each channel is normalised over its positions; labels on those are reduced over (a decomposed GroupNorm)."""
-    x = node.inputs[0]
-    rank = len(labels.shape(x))
-    factors = []
-    for factor in labels.of(x):
-        if factor.shape[1] > 1:
-            factor = labels.keep_axes(factor, (1,), f"'{node.name}' normalises over it")
-            for slot in (1, 2):
-                bind_channels(node, labels, slot, factor.reshape(-1))
-        else:
-            labels.gather(node)
-        factors.append(factor)
-    labels.set(node.outputs[0], [align(f, rank) for f in factors])
+    rank = len(labels.shape(node.inputs[0]))
+    factors = worked_over(node, labels, labels.of(node.inputs[0]), [k for k in range(rank) if k != 1], "normalises")
+    for channels in (f.reshape(-1) for f in factors if f.shape[1] > 1):
+        for slot in (1, 2):
+            bind_channels(node, labels, slot, channels)
+    labels.set(node.outputs[0], factors)
 
 
 @rule("GroupNormalization")
@@ -73,13 +68,7 @@ def layer_normalisation(node: Node, labels: Labels) -> None:
     x = node.inputs[0]
     rank = len(labels.shape(x))
     first = node.integer("axis", -1) % rank
-    kept = []
-    for factor in labels.of(x):
-        if any(n > 1 for n in factor.shape[:first]):
-            factor = labels.keep_axes(factor, range(first), f"'{node.name}' normalises over it")
-        elif factor.any():
-            labels.gather(node)
-        kept.append(factor)
+    kept = worked_over(node, labels, labels.of(x), range(first, rank), "normalises")
     for slot in range(1, len(node.inputs)):
         if node.has(slot):
             if not labels.is_constant(node.inputs[slot]):
@@ -95,19 +84,14 @@ def skip_layer_normalisation(node: Node, labels: Labels) -> None:
     names, simplified = node.inputs, node.op.startswith("SkipSimplified")
     added = 3 if simplified else 4
     slots = [0, 1, *([added] if node.has(added) else [])]
+    last = len(labels.shape(names[0])) - 1
     factors = broadcast(node, labels, slots, labels.shape(names[0]))
-    kept = []
-    for factor in factors:
-        if any(n > 1 for n in factor.shape[:-1]):
-            factor = labels.keep_axes(factor, range(factor.ndim - 1), f"'{node.name}' normalises over it")
-        elif factor.any():
-            labels.gather(node)
-        kept.append(factor)
+    kept = worked_over(node, labels, factors, [last], "normalises")
     for slot in range(2, added):
         if node.has(slot):
             bind_broadcast(node, labels, slot, kept)
     labels.set(node.outputs[0], kept)
-    _set_statistics(node, labels, kept, len(labels.shape(names[0])) - 1)
+    _set_statistics(node, labels, kept, last)
     if len(node.outputs) > 3:
         labels.set(node.outputs[3], factors)
 
@@ -150,15 +134,7 @@ def normalise_axes(node: Node, labels: Labels) -> None:
     rank = len(labels.shape(node.inputs[0]))
     default = [node.integer("axis", -1)] if node.op == "LpNormalization" else [0, 2, 3]
     axes = [a % rank for a in node.attributes.get("axes", default)]
-    kept = []
-    for factor in labels.of(node.inputs[0]):
-        if any(n > 1 for k, n in enumerate(factor.shape) if k not in axes):
-            rest = [k for k in range(rank) if k not in axes]
-            factor = labels.keep_axes(factor, rest, f"'{node.name}' normalises over it")
-        else:
-            labels.gather(node)
-        kept.append(factor)
-    labels.set(node.outputs[0], kept)
+    labels.set(node.outputs[0], worked_over(node, labels, labels.of(node.inputs[0]), axes, "normalises"))
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
@@ -167,7 +143,4 @@ def softmax(node: Node, labels: Labels) -> None:
     rank = len(labels.shape(node.inputs[0]))
     axis = node.integer("axis", -1 if node.opset >= 13 else 1) % rank
     axes = [axis] if node.opset >= 13 else list(range(axis, rank))
-    factors = labels.of(node.inputs[0])
-    for k in axes:
-        factors = tuple(labels.collapse(f, k, f"'{node.name}' is a {node.op} over it") for f in factors)
-    labels.set(node.outputs[0], factors)
+    labels.set(node.outputs[0], collapsed(node, labels, axes, f"'{node.name}' is a {node.op} over it"))

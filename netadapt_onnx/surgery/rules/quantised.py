@@ -6,6 +6,7 @@ A removed channel counts as its zero point, so the masked reference puts that in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
 from netadapt_onnx.surgery.labels import Labels, Unsupported
@@ -17,7 +18,7 @@ from netadapt_onnx.surgery.rules.elementwise import bind_broadcast, broadcasting
 from netadapt_onnx.surgery.rules.movement import concat
 from netadapt_onnx.surgery.rules.normalisation import embed_layer_normalisation, softmax
 from netadapt_onnx.surgery.rules.pooling import pool
-from netadapt_onnx.surgery.rules.registry import rule
+from netadapt_onnx.surgery.rules.registry import Rule, rule
 
 # Where the zero point of a contracted input is, by operator and input.
 ZERO_POINTS = {
@@ -34,83 +35,54 @@ ZERO_POINTS = {
 BY_DIRECTION = {"DynamicQuantizeLSTM"}
 
 
-@rule("QLinearConv")
-@rule("QLinearConv", domain="com.microsoft")
-def quantised_conv(node: Node, labels: Labels) -> None:
-    """A Conv of bytes.
+@dataclass(frozen=True)
+class Counterpart:
+    """The float operator that an operator of bytes amounts to.
 
-    Inputs: x, its scale and zero point; w, its scales and zero points (one or O); those of y; bias (O,).
+    Attributes:
+        rule: The rule of the float operator.
+        operands: The inputs that are operands of that one, in its order.
+        scalars: The inputs that must be one number.
+        per_channel: The inputs that are one number, or one for each channel of the result.
+        axis: The axis of the result's channels.
     """
-    if node.integer("channels_last", 0):
-        raise Unsupported("channels last")
-    _require_scalars(node, labels, (1, 2, 6, 7))
-    conv(node.seen_as((0, 3, 8)), labels)
-    _per_channel(node, labels, (4, 5), axis=1)
+
+    rule: Rule
+    operands: tuple[int, ...]
+    scalars: tuple[int, ...] = ()
+    per_channel: tuple[int, ...] = ()
+    axis: int = -1
+
+    def __call__(self, node: Node, labels: Labels) -> None:
+        """Apply the rule of the float operator, and bind scales and zero points."""
+        if node.integer("channels_last", 0):
+            raise Unsupported("channels last")
+        _require_scalars(node, labels, self.scalars)
+        self.rule(node.seen_as(self.operands), labels)
+        if self.per_channel:
+            _bind_per_channel(node, labels, self.per_channel, self.axis)
 
 
-@rule("ConvInteger")
-def integer_conv(node: Node, labels: Labels) -> None:
-    """A Conv of bytes whose result is an integer sum.
-
-    Inputs: x; w; the zero point of x; zero points of w (one or O).
-    """
-    _require_scalars(node, labels, (2,))
-    conv(node.seen_as((0, 1)), labels)
-    _per_channel(node, labels, (3,), axis=1)
-
-
-@rule("QLinearMatMul")
-def quantised_matmul(node: Node, labels: Labels) -> None:
-    """A MatMul of bytes.
-
-    Inputs: a and b, each with scale and zero point (b's may differ by column); those of y.
-    """
-    _require_scalars(node, labels, (1, 2, 6, 7))
-    matmul(node.seen_as((0, 3)), labels)
-    _per_channel(node, labels, (4, 5), axis=-1)
-
-
-@rule("MatMulInteger")
-def integer_matmul(node: Node, labels: Labels) -> None:
-    """A MatMul of bytes whose result is an integer sum.
-
-    Inputs: a; b; their zero points (b's may differ by column).
-    """
-    _require_scalars(node, labels, (2,))
-    matmul(node.seen_as((0, 1)), labels)
-    _per_channel(node, labels, (3,), axis=-1)
-
-
-@rule("MatMulIntegerToFloat", domain="com.microsoft")
-def integer_matmul_to_float(node: Node, labels: Labels) -> None:
-    """A MatMul of bytes whose result is a float.
-
-    Inputs: a; b; their scales; their zero points (b's may differ by column); a bias.
-    """
-    _require_scalars(node, labels, (2, 4))
-    matmul(node.seen_as((0, 1)), labels)
-    _per_channel(node, labels, (3, 5, 6), axis=-1)
-
-
-@rule("DynamicQuantizeMatMul", domain="com.microsoft")
-def dynamic_matmul(node: Node, labels: Labels) -> None:
-    """A MatMul by bytes. No removed channel widens the range of the values of a and 0, over which a is quantised.
-
-    Inputs: a; b; its scales; its zero points; a bias.
-    """
-    matmul(node.seen_as((0, 1)), labels)
-    _per_channel(node, labels, (2, 3, 4), axis=-1)
-
-
-@rule("QGemm", domain="com.microsoft")
-def quantised_gemm(node: Node, labels: Labels) -> None:
-    """A Gemm of bytes.
-
-    Inputs: a and b, each with scale and zero point (b's may differ by column); a bias; those of y.
-    """
-    _require_scalars(node, labels, (1, 2, 7, 8))
-    gemm(node.seen_as((0, 3, 6)), labels)
-    _per_channel(node, labels, (4, 5), axis=-1)
+# Inputs: x, its scale and zero point; w, its scales and zero points (one or O); those of y; bias (O,).
+for domain in ("", "com.microsoft"):
+    rule("QLinearConv", domain=domain)(Counterpart(conv, (0, 3, 8), (1, 2, 6, 7), (4, 5), axis=1))
+# Inputs: x; w; the zero point of x; zero points of w (one or O). The result is an integer sum, as MatMulInteger's.
+rule("ConvInteger")(Counterpart(conv, (0, 1), (2,), (3,), axis=1))
+# Inputs: a and b, each with scale and zero point (b's may differ by column); those of y.
+rule("QLinearMatMul")(Counterpart(matmul, (0, 3), (1, 2, 6, 7), (4, 5)))
+# Inputs: a; b; their zero points (b's may differ by column).
+rule("MatMulInteger")(Counterpart(matmul, (0, 1), (2,), (3,)))
+# Inputs: a; b; their scales; their zero points (b's may differ by column); a bias.
+rule("MatMulIntegerToFloat", domain="com.microsoft")(Counterpart(matmul, (0, 1), (2, 4), (3, 5, 6)))
+# Inputs: a; b; its scales; its zero points; a bias. No removed channel widens the range of the values of a and 0, over
+# which a is quantised.
+rule("DynamicQuantizeMatMul", domain="com.microsoft")(Counterpart(matmul, (0, 1), (), (2, 3, 4)))
+# Inputs: a and b, each with scale and zero point (b's may differ by column); a bias; those of y.
+rule("QGemm", domain="com.microsoft")(Counterpart(gemm, (0, 3, 6), (1, 2, 7, 8), (4, 5)))
+# Inputs: a and b, each with scale and zero point; those of the result.
+rule("QLinearAdd", "QLinearMul", domain="com.microsoft")(Counterpart(broadcasting, (0, 3), (1, 2, 4, 5, 6, 7)))
+# Inputs: a condition; two operands, each with scale and zero point; those of the result.
+rule("QLinearWhere", domain="com.microsoft")(Counterpart(broadcasting, (0, 1, 4), (2, 3, 5, 6, 7, 8)))
 
 
 @rule("QAttention", domain="com.microsoft")
@@ -139,26 +111,6 @@ def dynamic_quantisation(node: Node, labels: Labels) -> None:
     """Labels pass. The one scale is that of the range of all values and 0, as if removed channels were 0."""
     labels.mask(node, 0)
     labels.set(node.outputs[0], labels.of(node.inputs[0]))
-
-
-@rule("QLinearAdd", "QLinearMul", domain="com.microsoft")
-def quantised_arithmetic(node: Node, labels: Labels) -> None:
-    """Labels of both operands are tied.
-
-    Inputs: a and b, each with scale and zero point; those of the result.
-    """
-    _require_scalars(node, labels, (1, 2, 4, 5, 6, 7))
-    broadcasting(node.seen_as((0, 3)), labels)
-
-
-@rule("QLinearWhere", domain="com.microsoft")
-def quantised_where(node: Node, labels: Labels) -> None:
-    """Labels of the operands are tied.
-
-    Inputs: a condition; two operands, each with scale and zero point; those of the result.
-    """
-    _require_scalars(node, labels, (2, 3, 5, 6, 7, 8))
-    broadcasting(node.seen_as((0, 1, 4)), labels)
 
 
 @rule("QLinearConcat", domain="com.microsoft")
@@ -199,7 +151,7 @@ def _require_scalars(node: Node, labels: Labels, slots: Sequence[int]) -> None:
         raise Unsupported("scales or zero points by row or channel of an activation")
 
 
-def _per_channel(node: Node, labels: Labels, slots: Sequence[int], axis: int) -> None:
+def _bind_per_channel(node: Node, labels: Labels, slots: Sequence[int], axis: int) -> None:
     """Bind inputs that are one number, or one for each channel along `axis` of the result."""
     y = node.outputs[0]
     channels = labels.channels(y, axis % len(labels.shape(y)), f"scales of '{node.name}'") if labels.of(y) else None

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from netadapt_onnx.graph.axis_arrays import Array, on_axis
-from netadapt_onnx.surgery.cut import Cut
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node
 from netadapt_onnx.surgery.rules.registry import rule
-
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 PEEPHOLES = 7  # LSTM's input slot of P (directions, 3 * hidden)
@@ -75,14 +69,13 @@ def _recur(node: Node, labels: Labels, gates: int, gate_axis: int) -> Array:
     factors = [on_axis(gated, gate_axis, 3)]
     labels.bind(node, 1, factors if inputs is None else [*factors, on_axis(inputs, other, 3)])
     labels.bind(node, 2, [*factors, on_axis(units, other, 3)])
-    if node.has(3):
-        labels.bind(node, 3, [on_axis(np.tile(units, 2 * gates), 1, 2)])
-    if node.has(PEEPHOLES):
-        labels.bind(node, PEEPHOLES, [on_axis(np.tile(units, 3), 1, 2)])
+    for slot, runs in ((3, 2 * gates), (PEEPHOLES, 3)):
+        if node.has(slot):
+            labels.bind(node, slot, [on_axis(np.tile(units, runs), 1, 2)])
     for slot in (5, 6):
         if node.has(slot):
             _initial_state(node, labels, slot, units)
-    labels.edit(node, lambda cut, edited: _set_hidden_size(cut, edited, other))
+    labels.edit(node, lambda cut, edited: edited.attrs.update(hidden_size=cut.shape(node.inputs[2])[other]))
     labels.owns(node, units, 1, gate_axis, gated)
     for output in filter(None, node.outputs):
         rank = len(labels.shape(output))
@@ -100,7 +93,3 @@ def _initial_state(node: Node, labels: Labels, slot: int, units: Array) -> None:
         labels.pin(units, f"the state '{name}' of '{node.name}' comes from outside")
     else:
         labels.tie(units, state, f"a state of '{node.name}'")
-
-
-def _set_hidden_size(cut: Cut, node: gs.Node, axis: int) -> None:
-    node.attrs["hidden_size"] = cut.shape(node.inputs[2].name)[axis]

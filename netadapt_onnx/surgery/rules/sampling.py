@@ -10,17 +10,16 @@ import numpy as np
 from netadapt_onnx.graph.axis_arrays import Array, on_axis
 from netadapt_onnx.surgery.labels import Labels
 from netadapt_onnx.surgery.node import Node
+from netadapt_onnx.surgery.rules.reduction import pass_on, unresized
 from netadapt_onnx.surgery.rules.registry import rule
 
 
 @rule("RoiAlign", "MaxRoiPool")
 def sample_regions(node: Node, labels: Labels) -> None:
     """Channels of x (N, C, ...) pass; a batch is kept whole, and the regions stay as they are."""
-    reason = f"'{node.name}' samples it"
     for name in node.inputs[1:]:
-        for factor in labels.of(name):
-            labels.pin(factor, f"'{node.name}' samples where it says")
-    labels.set(node.outputs[0], [labels.keep_axes(f, (1,), reason) for f in labels.of(node.inputs[0])])
+        labels.pin_tensor(name, f"'{node.name}' samples where it says")
+    labels.set(node.outputs[0], pass_on(node, labels, (1,), "samples"))
 
 
 @rule("GridSample")
@@ -35,8 +34,7 @@ def sample_grid(node: Node, labels: Labels) -> None:
     reason = f"'{node.name}' samples where it says"
     of_grid = [labels.keep_axes(f, (0,), reason).reshape(-1) for f in labels.of(grid)]
     of_grid = [axis_labels for axis_labels in of_grid if axis_labels.size > 1]
-    heads_go = bool(of_grid) or labels.is_constant(grid)
-    heads_go = heads_go and labels.choices.attention == "heads"
+    heads_go = labels.choices.attention == "heads" and (bool(of_grid) or labels.is_constant(grid))
     batch: list[Array] = []
     channels: list[Array] = []
     for factor in labels.of(x):
@@ -72,12 +70,10 @@ def _same_batch(node: Node, labels: Labels, by_slot: Mapping[int, list[Array]]) 
 @rule("ReverseSequence", "CenterCropPad")
 def along_some_axes(node: Node, labels: Labels) -> None:
     """Labels pass on the axes that keep their positions."""
-    before, after = labels.shape(node.inputs[0]), labels.shape(node.outputs[0])
-    axes = {k for k in range(len(before)) if before[k] == after[k]}
+    axes = unresized(node, labels)
     if node.op == "ReverseSequence":
         axes -= {node.integer("time_axis", 0), node.integer("batch_axis", 1)}
-    reason = f"'{node.name}' works along it"
-    labels.set(node.outputs[0], [labels.keep_axes(f, sorted(axes), reason) for f in labels.of(node.inputs[0])])
+    labels.set(node.outputs[0], pass_on(node, labels, axes, "works along"))
 
 
 @rule("Col2Im")

@@ -8,6 +8,7 @@ from netadapt_onnx.graph.axis_arrays import on_axis
 from netadapt_onnx.surgery.labels import Labels, Unsupported
 from netadapt_onnx.surgery.node import Node, labelled
 from netadapt_onnx.surgery.rules.node_edits import set_gather
+from netadapt_onnx.surgery.rules.reduction import collapsed
 from netadapt_onnx.surgery.rules.registry import rule
 
 
@@ -41,12 +42,9 @@ def gather(node: Node, labels: Labels) -> None:
 def _embedding(node: Node, labels: Labels, axis: int, extra: int) -> None:
     """Rows are picked at run time; the other axes start fresh labels."""
     shape = labels.shape(node.inputs[0])
-    for factor in labels.of(node.inputs[1]):
-        labels.pin(factor, f"indices of '{node.name}'")
-    if labels.is_constant(node.inputs[1]) or len(shape) != 2:
-        return
+    labels.pin_tensor(node.inputs[1], f"indices of '{node.name}'")
     other = 1 - axis
-    if shape[other] == 1:
+    if labels.is_constant(node.inputs[1]) or len(shape) != 2 or shape[other] == 1:
         return
     fresh = labels.fresh(shape[other])
     columns = on_axis(fresh, other, 2)
@@ -59,16 +57,15 @@ def _embedding(node: Node, labels: Labels, axis: int, extra: int) -> None:
 def arg(node: Node, labels: Labels) -> None:
     """The result is an index into the axis, so nothing on it may go."""
     axis = node.integer("axis", 0) % len(labels.shape(node.inputs[0]))
-    keep = bool(node.integer("keepdims", 1))
-    factors = [labels.collapse(f, axis, f"'{node.name}' returns indices into it") for f in labels.of(node.inputs[0])]
-    labels.set(node.outputs[0], [f if keep else f.squeeze(axis) for f in factors])
+    factors = collapsed(node, labels, [axis], f"'{node.name}' returns indices into it")
+    labels.set(node.outputs[0], factors if node.integer("keepdims", 1) else [f.squeeze(axis) for f in factors])
 
 
 @rule("TopK")
 def top_k(node: Node, labels: Labels) -> None:
     """Sorting along an axis fixes it; labels on the others pass."""
     axis = node.integer("axis", -1) % len(labels.shape(node.inputs[0]))
-    factors = [labels.collapse(f, axis, f"'{node.name}' sorts along it") for f in labels.of(node.inputs[0])]
+    factors = collapsed(node, labels, [axis], f"'{node.name}' sorts along it")
     for y in node.outputs:
         labels.set(y, factors)
 

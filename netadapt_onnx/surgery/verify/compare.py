@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import InitVar, dataclass, field
+from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.common.progress import counting
-from netadapt_onnx.graph.nodes import all_subgraphs
+from netadapt_onnx.graph.nodes import all_nodes, all_subgraphs
 from netadapt_onnx.graph.runtime import Arrays, random_inputs, run, session
 from netadapt_onnx.graph.shapes import Specs
 from netadapt_onnx.graph.weightless import without_weights
 from netadapt_onnx.surgery.cut import Cut
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 # What computes with weights so that its result moves as little as they do. Not here: what compares, rounds or counts,
 # and what reads sizes, thresholds or scales of an image, of which a unit in the last place can change everything.
@@ -40,10 +46,7 @@ def perturbed(proto: onnx.ModelProto) -> onnx.ModelProto:
     rng = np.random.default_rng(SEED)
     copy = without_weights(proto)
     copy.graph.initializer.extend(_perturb(t, rng) if t.name in names else t for t in proto.graph.initializer)
-    graphs = [copy.graph, *all_subgraphs(copy.graph.node)]
-    for tensor in [t for subgraph in graphs[1:] for t in subgraph.initializer if t.name in names]:
-        tensor.CopyFrom(_perturb(tensor, rng))
-    for name, tensor in [constant for graph in graphs for constant in _constants(graph)]:
+    for name, tensor in _inner_constants(copy.graph):
         if name in names:
             tensor.CopyFrom(_perturb(tensor, rng))
     return copy
@@ -51,13 +54,11 @@ def perturbed(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _weights(graph: onnx.GraphProto) -> set[str]:
     """Constants that something smooth computes with, at any depth, and that nothing else reads."""
-    graphs = [graph, *all_subgraphs(graph.node)]
-    nodes = [node for each in graphs for node in each.node]
-    sizes = {t.name: int(np.prod(t.dims)) for each in graphs for t in each.initializer}
-    sizes |= {name: int(np.prod(t.dims)) for each in graphs for name, t in _constants(each)}
+    constants = [*((t.name, t) for t in graph.initializer), *_inner_constants(graph)]
+    sizes = {name: prod(tensor.dims) for name, tensor in constants}
     names: set[str] = set()
-    others: set[str] = {value.name for each in graphs for value in each.output}
-    for node in reversed(nodes):  # those that pass constants on come after those that read them
+    others: set[str] = {value.name for each in (graph, *all_subgraphs(graph.node)) for value in each.output}
+    for node in reversed([*all_nodes(graph)]):  # those that pass constants on come after those that read them
         result = node.output[0] if node.output else ""
         smooth = node.op_type in SMOOTH or (node.op_type in PASSING and result in names and result not in others)
         for slot, name in enumerate(node.input):
@@ -67,9 +68,11 @@ def _weights(graph: onnx.GraphProto) -> set[str]:
     return names - others
 
 
-def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """The tensors of Constant nodes, by the names of their results."""
-    for node in graph.node:
+def _inner_constants(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """The initializers of subgraphs, and the tensors of Constant nodes by the names of their results."""
+    for subgraph in all_subgraphs(graph.node):
+        yield from ((tensor.name, tensor) for tensor in subgraph.initializer)
+    for node in all_nodes(graph):
         if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
             yield node.output[0], node.attribute[0].t
 
@@ -137,31 +140,37 @@ class Tally:
         return self.gap / scale if scale > 0 else np.inf
 
 
+@dataclass
 class Comparison:
     """The masked reference and the pruned model side by side, with the same tensors exposed.
 
-    What the quantisers `handed` put out is handed over from the reference: on a boundary, rounding alone changes a
-    value by a whole level, and everything behind it. So each piece between quantisers is compared on the same inputs.
+    What quantisers put out is handed over from the reference: on a boundary, rounding alone changes a value by a whole
+    level, and everything behind it. So each piece between quantisers is compared on the same inputs.
+
+    Attributes:
+        reference: The masked reference.
+        model: The pruned model.
+        names: The tensors that are compared.
+        cut: What was cut.
+        specs: Shape and type of the reference's inputs.
+        handed: The results of quantisers that are handed over.
     """
 
-    def __init__(
-        self,
-        reference: onnx.ModelProto,
-        model: onnx.ModelProto,
-        names: list[str],
-        cut: Cut,
-        specs: Specs,
-        handed: frozenset[str] = frozenset(),
-    ) -> None:
-        self._reference = reference
-        self._expected = session(reference, outputs=names, optimise=False)
-        exposed = [_own(name) if name in handed else name for name in names]
-        self._actual = session(_taking_over(model, handed), outputs=exposed, optimise=False)
-        self._exposed = exposed
-        self._handed = handed
-        self._names = names
-        self._cut = cut
-        self._specs = specs
+    reference: onnx.ModelProto
+    model: InitVar[onnx.ModelProto]
+    names: list[str]
+    cut: Cut
+    specs: Specs
+    handed: frozenset[str]
+
+    def __post_init__(self, model: onnx.ModelProto) -> None:
+        self._expected = session(self.reference, outputs=self.names, optimise=False)
+        self._actual, self._exposed = self._opened(model, self.names)
+
+    def _opened(self, model: onnx.ModelProto, names: list[str]) -> tuple[onnxruntime.InferenceSession, list[str]]:
+        """A model that takes over what is handed over, and what it calls the tensors `names` that it computes."""
+        exposed = [_own(name) if name in self.handed else name for name in names]
+        return session(_taking_over(model, self.handed), outputs=exposed, optimise=False), exposed
 
     def run(self, seeds: range, sampled: frozenset[str]) -> dict[str, Tally]:
         """Run both models on seeded inputs; returns a tally of each tensor.
@@ -170,16 +179,16 @@ class Comparison:
             seeds: The seeds of the inputs, a run for each.
             sampled: Tensors whose shapes depend on the data: runs in which these differ do not count.
         """
-        tallies = {name: Tally() for name in self._names}
+        tallies = {name: Tally() for name in self.names}
         for seed in counting("proving the cut", seeds):
-            inputs = random_inputs(self._specs, seed)
+            inputs = random_inputs(self.specs, seed)
             fed = {name: self.kept(name, value) for name, value in inputs.items()}  # --resize-io cuts inputs too
-            references = run(self._expected, inputs, self._names)
-            fed |= {name: self.kept(name, references[name]) for name in self._handed}
+            references = run(self._expected, inputs, self.names)
+            fed |= {name: self.kept(name, references[name]) for name in self.handed}
             results = run(self._actual, fed, self._exposed)
-            for name, exposed in zip(self._names, self._exposed, strict=True):
+            for name, exposed in zip(self.names, self._exposed, strict=True):
                 expected, actual = self.kept(name, references.pop(name)), results.pop(exposed)
-                if name in self._handed and _on_boundaries(expected, actual):
+                if name in self.handed and _on_boundaries(expected, actual):
                     actual = expected
                 if expected.shape == actual.shape:
                     tallies[name].add(expected, actual)
@@ -193,12 +202,11 @@ class Comparison:
         What quantisers put out is handed over here as well.
         """
         names = list(tallies)
-        exposed = [_own(name) if name in self._handed else name for name in names]
-        shaken = session(_taking_over(perturbed(self._reference), self._handed), outputs=exposed, optimise=False)
+        shaken, exposed = self._opened(perturbed(self.reference), names)
         for seed in counting("proving the cut", seeds):
-            inputs = random_inputs(self._specs, seed)
-            before = run(self._expected, inputs, list(dict.fromkeys([*names, *self._handed])))
-            moved = _perturbed(inputs) | {name: before[name] for name in self._handed}
+            inputs = random_inputs(self.specs, seed)
+            before = run(self._expected, inputs, list(dict.fromkeys([*names, *self.handed])))
+            moved = _perturbed(inputs) | {name: before[name] for name in self.handed}
             after = run(shaken, moved, exposed)
             for name, other in zip(names, exposed, strict=True):
                 a, b = self.kept(name, before[name]), self.kept(name, after[other])
@@ -206,10 +214,8 @@ class Comparison:
 
     def kept(self, name: str, array: np.ndarray) -> np.ndarray:
         """The positions of a tensor that a cut keeps."""
-        for axis in range(array.ndim):
-            mask = self._cut.kept(name, axis)
-            if not mask.all():
-                array = array.compress(mask, axis=axis)
+        for axis, mask in self.cut.shortened_axes(name):
+            array = array.compress(mask, axis=axis)
         return array
 
 
@@ -222,8 +228,7 @@ def _taking_over(model: onnx.ModelProto, handed: frozenset[str]) -> onnx.ModelPr
     """A copy in which some tensors are inputs, and the nodes that produced them have outputs of other names."""
     if not handed:
         return model
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = deepcopy(model)
     for node in copy.graph.node:
         for i, name in enumerate(node.output):
             if name in handed:
@@ -236,12 +241,10 @@ def _taking_over(model: onnx.ModelProto, handed: frozenset[str]) -> onnx.ModelPr
 
 def _quantised_type(node: onnx.NodeProto, output: int, graph: onnx.GraphProto) -> int:
     """The type of a quantiser's result: that of its zero point, or what an attribute says, or bytes."""
-    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    if node.op_type != "QuantizeLinear" or output > 0:
+        return onnx.TensorProto.UINT8
     declared = next((a.i for a in node.attribute if a.name == "output_dtype" and a.i), onnx.TensorProto.UINT8)
-    zero = node.input[2] if len(node.input) > 2 else ""
-    return (
-        int(types.get(zero, declared)) if node.op_type == "QuantizeLinear" and output == 0 else onnx.TensorProto.UINT8
-    )
+    return next((t.data_type for t in graph.initializer if t.name in node.input[2:]), declared)
 
 
 def _on_boundaries(expected: np.ndarray, actual: np.ndarray) -> bool:
@@ -259,8 +262,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     if np.isfinite(apart).all():
         return float(apart.max(initial=0.0))
     same = (a == b) | (np.isnan(a) & np.isnan(b))
-    apart = np.where(same, 0.0, np.where(np.isnan(apart), np.inf, apart))
-    return float(apart.max(initial=0.0))
+    return float(np.where(same, 0.0, np.where(np.isnan(apart), np.inf, apart)).max(initial=0.0))
 
 
 def _rms(values: np.ndarray) -> float:

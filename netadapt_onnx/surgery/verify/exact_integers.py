@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from netadapt_onnx.graph.nodes import subgraphs_of
+from netadapt_onnx.graph.nodes import all_nodes, set_nodes, subgraphs_of
 from netadapt_onnx.graph.weightless import without_weights
 
 
@@ -46,16 +46,12 @@ Types = Mapping[str, int]
 
 def with_exact_integers(proto: onnx.ModelProto, dtypes: Mapping[str, np.dtype]) -> onnx.ModelProto:
     """The same model without products of bytes of different signs; itself if it has none. `dtypes` by tensor."""
-    if not _multiplies(proto.graph):
+    if not any(node.op_type in PRODUCTS for node in all_nodes(proto.graph)):
         return proto
     copy = without_weights(proto)
     copy.graph.initializer.extend(proto.graph.initializer)
     _make_exact(copy.graph, {name: helper.np_dtype_to_tensor_dtype(dtype) for name, dtype in dtypes.items()})
     return copy
-
-
-def _multiplies(graph: onnx.GraphProto) -> bool:
-    return any(node.op_type in PRODUCTS or any(map(_multiplies, subgraphs_of(node))) for node in graph.node)
 
 
 def _make_exact(graph: onnx.GraphProto, outer: Types) -> None:
@@ -69,8 +65,7 @@ def _make_exact(graph: onnx.GraphProto, outer: Types) -> None:
         for subgraph in subgraphs_of(node):
             _make_exact(subgraph, types)
         nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
+    set_nodes(graph, nodes)
 
 
 def _same_type(node: onnx.NodeProto, product: Product, types: Types) -> list[onnx.NodeProto]:

@@ -13,6 +13,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folded_model import refuse_huge
 from netadapt_onnx.graph.loadable import wrong_cut
 from netadapt_onnx.graph.runtime import random_inputs, run, session
+from netadapt_onnx.graph.shapes import Specs
 from netadapt_onnx.surgery.cut import Cut, KeptIndices
 from netadapt_onnx.surgery.flatten_subgraphs import BRANCHES, with_branch
 from netadapt_onnx.surgery.resize import resize
@@ -20,9 +21,11 @@ from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.verify.compare import Comparison, Tally
 from netadapt_onnx.surgery.verify.exact_integers import with_exact_integers
 from netadapt_onnx.surgery.verify.reference import masked_reference
-from netadapt_onnx.surgery.verify.unrunnable import computed_by, fed_tensors, relies_on_guesses, without_unrunnable
+from netadapt_onnx.surgery.verify.unrunnable import fed_tensors, relies_on_guesses, without_unrunnable
 from netadapt_onnx.surgery.verify.upcast import has_quantised_recurrence, upcast, upcast_dtype, with_float_recurrence
 
+# The masked reference and the pruned model.
+Sides = tuple[onnx.ModelProto, onnx.ModelProto]
 TOLERANCE = 1e-4
 RUNS = 5
 # onnxruntime's Sigmoid is off by 1.4e-7 in absolute terms whatever the result: bounded ops have a scale of 1.
@@ -88,18 +91,14 @@ def verify(
     smaller = "verify it at smaller inputs with --shape"
     refuse_huge(trace.folded, "the cut cannot be verified", smaller, "unverifiable", at_once=2)  # in both models
     if trace.folded.unfinished:  # five times each model would not come further
-        raise NetadaptError(
-            f"the cut cannot be verified: {trace.folded.unfinished[0]}",
-            hint="`prune -o` without --verify writes it unproven",
-            code="unverifiable",
-        )
+        raise _unverifiable(trace.folded.unfinished[0])
     model = pruned if pruned is not None else resize(trace, keep)
-    reference = masked_reference(trace, cut, model)
+    sides = (masked_reference(trace, cut, model), model)
     names = _comparable(trace, model)
     seeds = range(seed, seed + runs)
     if trace.folded.unrun and not relies_on_guesses(trace.folded):
-        trace, names, reference, model = _runnable(trace, reference, model, names)
-    differences, moving, unproven = _over_branches(trace, cut, reference, model, names, seeds)
+        trace, names, sides = _runnable(trace, sides, names)
+    differences, moving, unproven = _over_branches(trace, cut, sides, names, seeds)
     worst = max(differences, key=lambda name: differences[name], default="")
     bad = next((name for name in names if not differences[name] <= TOLERANCE), None)
     outputs = _evidence(trace.folded.proto.graph, moving)
@@ -116,7 +115,7 @@ def verify(
 
 
 def _over_branches(
-    trace: Trace, cut: Cut, reference: onnx.ModelProto, model: onnx.ModelProto, names: list[str], seeds: range
+    trace: Trace, cut: Cut, sides: Sides, names: list[str], seeds: range
 ) -> tuple[dict[str, float], set[str], list[str]]:
     """The largest differences as the inputs decide and with each branch taken, what moves, and groups left unproven.
 
@@ -129,80 +128,83 @@ def _over_branches(
     untraced = trace.flat.untraced
     ways = ("", *BRANCHES) if any(subgraph.attribute in BRANCHES for subgraph in trace.subgraphs) else ("",)
     for branch in ways:
-        sides = [with_branch(side, branch, untraced) if branch or untraced else side for side in (reference, model)]
+        reference, model = (with_branch(s, branch, untraced) if branch or untraced else s for s in sides)
         try:
-            of_branch, moved = _compare(trace, cut, sides[0], sides[1], names, seeds)
+            of_branch, moved = _compare(trace, cut, (reference, model), names, seeds)
         except NetadaptError as error:
             failed.append(error)
-            if _runs(trace, sides[0], seeds):  # then it is the cut that broke it
+            if _runs(trace, reference, seeds):  # then it is the cut that broke it
                 raise wrong_cut(error.message) from error
             unproven += [g.name for g in trace.groups if branch and any(f"/{branch}/" in layer for layer in g.layers)]
             continue
         differences = {name: max(differences[name], of_branch[name]) for name in names}
         moving |= moved
     if len(failed) == len(ways):
-        raise _unverifiable(trace, failed[0]) from failed[0]
+        raise _unverifiable(trace.folded.unrunnable or failed[0].message) from failed[0]
     return differences, moving, unproven
 
 
-def _unverifiable(trace: Trace, error: NetadaptError) -> NetadaptError:
+def _unverifiable(why: str) -> NetadaptError:
     return NetadaptError(
-        f"the cut cannot be verified: {trace.folded.unrunnable or error.message}",
+        f"the cut cannot be verified: {why}",
         hint="`prune -o` without --verify writes it unproven",
         code="unverifiable",
     )
 
 
+def _exact(trace: Trace, model: onnx.ModelProto) -> onnx.ModelProto:
+    """A side of the comparison without half precision and without kernels that saturate."""
+    return with_exact_integers(upcast(model), {**trace.flat.dtypes, **trace.folded.dtypes})
+
+
+def _upcast_specs(trace: Trace) -> Specs:
+    """Shapes and types of its inputs."""
+    return {name: (shape, upcast_dtype(dtype)) for name, (shape, dtype) in trace.folded.specs.items()}
+
+
 def _runs(trace: Trace, reference: onnx.ModelProto, seeds: range) -> bool:
     """Whether the reference alone runs on the inputs of a comparison that failed."""
-    specs = {name: (shape, upcast_dtype(dtype)) for name, (shape, dtype) in trace.folded.specs.items()}
     try:
-        active = session(with_exact_integers(upcast(reference), {**trace.flat.dtypes, **trace.folded.dtypes}))
+        active = session(_exact(trace, reference))
         for seed in seeds:
-            run(active, random_inputs(specs, seed))
+            run(active, random_inputs(_upcast_specs(trace), seed))
     except NetadaptError:
         return False
     return True
 
 
-def _runnable(
-    trace: Trace, reference: onnx.ModelProto, model: onnx.ModelProto, names: list[str]
-) -> tuple[Trace, list[str], onnx.ModelProto, onnx.ModelProto]:
+def _runnable(trace: Trace, sides: Sides, names: list[str]) -> tuple[Trace, list[str], Sides]:
     """What can be run of both sides: nodes that cannot put out the same in both, which is drawn at random.
 
     They have no rule, so nothing that they read or put out is cut.
     """
     specs = {**trace.folded.specs, **fed_tensors(trace.folded)}
-    reference, model = (without_unrunnable(side, trace.folded) for side in (reference, model))
-    return replace(trace, folded=replace(trace.folded, specs=specs)), computed_by(model, names), reference, model
+    reference, model = (without_unrunnable(side, trace.folded) for side in sides)
+    produced = {name for node in model.graph.node for name in node.output}
+    names = [name for name in names if name in produced]
+    return replace(trace, folded=replace(trace.folded, specs=specs)), names, (reference, model)
 
 
-def _compare(
-    trace: Trace, cut: Cut, reference: onnx.ModelProto, model: onnx.ModelProto, names: list[str], seeds: range
-) -> tuple[dict[str, float], set[str]]:
+def _compare(trace: Trace, cut: Cut, sides: Sides, names: list[str], seeds: range) -> tuple[dict[str, float], set[str]]:
     """The difference of every tensor, and those that move with the inputs."""
     if not names:
         return {}, set()
     nodes = trace.folded.proto.graph.node
-    specs = {name: (shape, upcast_dtype(dtype)) for name, (shape, dtype) in trace.folded.specs.items()}
-    dtypes = {**trace.flat.dtypes, **trace.folded.dtypes}
     bounded = {name for node in nodes if node.op_type in BOUNDED for name in node.output}
 
-    def compared(handed: frozenset[str] = frozenset()) -> Comparison:
-        expected, actual = (with_exact_integers(upcast(side), dtypes) for side in (reference, model))
-        return Comparison(expected, actual, names, cut, specs, handed)
+    def compared(sides: Sides, handed: frozenset[str]) -> tuple[Comparison, dict[str, Tally], dict[str, float]]:
+        expected, actual = (_exact(trace, side) for side in sides)
+        both = Comparison(expected, actual, names, cut, _upcast_specs(trace), handed)
+        tallies = both.run(seeds, trace.folded.sampled)
+        return both, tallies, {name: tally.difference(name in bounded) for name, tally in tallies.items()}
 
-    both = compared()
-    tallies = both.run(seeds, trace.folded.sampled)
-    differences = {name: tally.difference(name in bounded) for name, tally in tallies.items()}
+    both, tallies, differences = compared(sides, frozenset())
     handed = frozenset(node.output[0] for node in nodes if node.op_type in QUANTISERS) & set(names)
-    recurrent = has_quantised_recurrence(model.graph)
+    recurrent = has_quantised_recurrence(sides[1].graph)
     if (handed or recurrent) and not all(difference <= TOLERANCE for difference in differences.values()):
         if recurrent:
-            reference, model = with_float_recurrence(reference), with_float_recurrence(model)
-        both = compared(handed)
-        tallies = both.run(seeds, trace.folded.sampled)
-        differences = {name: tally.difference(name in bounded) for name, tally in tallies.items()}
+            sides = with_float_recurrence(sides[0]), with_float_recurrence(sides[1])
+        both, tallies, differences = compared(sides, handed)
     suspects = {name: tallies[name] for name in names if not differences[name] <= TOLERANCE}
     if suspects:
         both.add_noise(suspects, seeds)

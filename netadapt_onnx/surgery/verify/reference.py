@@ -7,10 +7,14 @@ pruned node and scatters the result back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from netadapt_onnx.graph.axis_arrays import on_axis
 from netadapt_onnx.surgery.cut import Cut
 from netadapt_onnx.surgery.editing import Editing
 from netadapt_onnx.surgery.records import Use
@@ -46,28 +50,29 @@ def _mask(editing: Editing, node: gs.Node, slot: int, trace: Trace, cut: Cut, us
     A constant is masked for this node alone.
     """
     graph, tensor = editing.graph, node.inputs[slot]
-    shape = trace.flat.shapes[tensor.name]
     if use is None:
-        masks = [cut.kept(tensor.name, axis) for axis in range(len(shape))]
+        masks = cut.shortened_axes(tensor.name)
     else:
-        masks = [np.ones(n, bool) for n in shape]
-        for axis, axis_labels in map(trace.axis_labels_of, use.factors):
-            masks[axis] = masks[axis] & (cut.copies[axis_labels] > 0)
-    if all(m.all() for m in masks):
+        along = map(trace.axis_labels_of, use.factors)
+        masks = [(axis, kept) for axis, roots in along if not (kept := cut.copies[roots] > 0).all()]
+    if not masks:
         return
-    mask = np.ones((1,) * len(shape), bool)
-    for axis, m in enumerate(masks):
-        if not m.all():
-            mask = mask & m.reshape([-1 if k == axis else 1 for k in range(len(shape))])
+    rank = len(trace.flat.shapes[tensor.name])
+    mask = reduce(np.logical_and, (on_axis(kept, axis, rank) for axis, kept in masks))
     dtype = trace.flat.dtypes[tensor.name]
     name = f"{tensor.name}/masked/{next(out.name for out in node.outputs if out.name)}/{slot}"
+    zero_point = _zero_point(node, slot)
     if isinstance(tensor, gs.Constant):
-        masked = np.where(mask, editing.values(tensor), _zeros(editing, node, slot))
+        zeros = np.zeros((), np.int8) if zero_point is None else editing.values(zero_point)
+        if zero_point is not None and node.op in BY_DIRECTION:
+            zeros = zeros.reshape(len(zeros), 1, -1)
+        masked = np.where(mask, editing.values(tensor), zeros)
         node.inputs[slot] = editing.constant(name, masked.astype(dtype))
         return
     out = gs.Variable(name)
     if cut.opset >= WHERE_OPSET:
-        inputs = [gs.Constant(f"{name}/mask", mask), tensor, _zero(editing, node, slot, name, dtype)]
+        zero = editing.constant(f"{name}/zero", np.zeros((), dtype)) if zero_point is None else zero_point
+        inputs = [gs.Constant(f"{name}/mask", mask), tensor, zero]
         graph.nodes.append(gs.Node("Where", name=name, inputs=inputs, outputs=[out]))
     else:
         inputs = [tensor, editing.constant(f"{name}/mask", mask.astype(dtype))]
@@ -75,23 +80,8 @@ def _mask(editing: Editing, node: gs.Node, slot: int, trace: Trace, cut: Cut, us
     node.inputs[slot] = out
 
 
-def _zeros(editing: Editing, node: gs.Node, slot: int) -> np.ndarray:
-    """The value of a removed channel in a constant, to be broadcast over it."""
-    zero_point = _zero_point(node, slot)
-    if zero_point is None:
-        return np.zeros((), np.int8)
-    zeros = editing.values(zero_point)
-    return zeros.reshape(len(zeros), 1, -1) if node.op in BY_DIRECTION else zeros
-
-
-def _zero(editing: Editing, node: gs.Node, slot: int, name: str, dtype: np.dtype) -> gs.Tensor:
-    """The value of a removed channel: of a quantised operand its zero point, if it has one."""
-    zero_point = _zero_point(node, slot)
-    return editing.constant(f"{name}/zero", np.zeros((), dtype)) if zero_point is None else zero_point
-
-
 def _zero_point(node: gs.Node, slot: int) -> gs.Tensor | None:
-    """The zero point of a quantised operand, if it has one."""
+    """The zero point of a quantised operand, if it has one: the value of a removed channel."""
     index = ZERO_POINTS.get(node.op, {}).get(slot)
     present = index is not None and index < len(node.inputs) and node.inputs[index].name
     return node.inputs[index] if present else None
@@ -106,42 +96,26 @@ def _gather(editing: Editing, node: gs.Node, small: Editing, pruned: gs.Node, tr
             values = small.values(pruned.inputs[slot])
             node.inputs[slot] = editing.constant(f"{tensor.name}/kept/{base}/{slot}", values)
         elif tensor.name in trace.flat.shapes:
-            node.inputs[slot] = _take(graph, tensor, trace, cut, f"{tensor.name}/kept/{base}/{slot}")
+            steps = [(axis, np.flatnonzero(kept)) for axis, kept in cut.shortened_axes(tensor.name)]
+            if steps:
+                node.inputs[slot] = gs.Variable(f"{tensor.name}/kept/{base}/{slot}")
+                _add_gathers(graph, tensor, steps, node.inputs[slot])
     node.attrs = dict(pruned.attrs)
     for slot, tensor in enumerate(list(node.outputs)):
-        if not tensor.name:
-            continue
-        shape = trace.flat.shapes[tensor.name]
-        if cut.shape(tensor.name) == shape:
-            continue
-        inner = gs.Variable(f"{tensor.name}/kept/{base}/out{slot}")
-        node.outputs[slot] = inner
-        steps = [(axis, cut.kept(tensor.name, axis)) for axis in range(len(shape))]
-        steps = [(axis, kept) for axis, kept in steps if not kept.all()]
-        for i, (axis, kept) in enumerate(steps):
-            # Removed positions get a copy of a kept one: nothing reads them unmasked.
-            position = np.maximum(np.cumsum(kept) - 1, 0)
-            out = tensor if i == len(steps) - 1 else gs.Variable(f"{inner.name}/{axis}")
-            _add_gather(graph, inner, position, axis, out)
-            inner = out
+        # Removed positions get a copy of a kept one: nothing reads them unmasked.
+        steps = [(axis, np.maximum(np.cumsum(kept) - 1, 0)) for axis, kept in cut.shortened_axes(tensor.name)]
+        if steps:
+            node.outputs[slot] = gs.Variable(f"{tensor.name}/kept/{base}/out{slot}")
+            _add_gathers(graph, node.outputs[slot], steps, tensor)
 
 
-def _take(graph: gs.Graph, tensor: gs.Variable, trace: Trace, cut: Cut, name: str) -> gs.Variable:
-    """The kept positions of a tensor along all its axes."""
-    source = tensor.name
-    for axis in range(len(trace.flat.shapes[source])):
-        kept = cut.kept(source, axis)
-        if not kept.all():
-            out = gs.Variable(f"{name}/{axis}")
-            _add_gather(graph, tensor, np.flatnonzero(kept), axis, out)
-            tensor = out
-    return tensor
-
-
-def _add_gather(graph: gs.Graph, tensor: gs.Variable, indices: np.ndarray, axis: int, out: gs.Variable) -> None:
-    constant = gs.Constant(f"{out.name}/indices{axis}", indices.astype(np.int64))
-    graph.nodes.append(
-        gs.Node(
-            "Gather", name=f"{out.name}/gather{axis}", attrs={"axis": axis}, inputs=[tensor, constant], outputs=[out]
-        )
-    )
+def _add_gathers(
+    graph: gs.Graph, source: gs.Variable, steps: Sequence[tuple[int, np.ndarray]], result: gs.Variable
+) -> None:
+    """Add nodes that take the indices along each axis, one after the other, from `source` to `result`."""
+    for i, (axis, indices) in enumerate(steps, 1):
+        target = result if i == len(steps) else gs.Variable(f"{result.name}/axis{axis}")
+        inputs = [source, gs.Constant(f"{target.name}/indices{axis}", indices.astype(np.int64))]
+        name = f"{target.name}/gather{axis}"
+        graph.nodes.append(gs.Node("Gather", name=name, attrs={"axis": axis}, inputs=inputs, outputs=[target]))
+        source = target

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from copy import deepcopy
 
 import onnx
 
 from netadapt_onnx.graph.folded_model import FoldedModel
-from netadapt_onnx.graph.nodes import captured
+from netadapt_onnx.graph.nodes import captured, set_nodes
 from netadapt_onnx.graph.shapes import Spec
 
 
@@ -31,27 +31,18 @@ def without_unrunnable(proto: onnx.ModelProto, folded: FoldedModel) -> onnx.Mode
     """A copy without the nodes whose outputs are `folded.unrun`; those of known shape are inputs."""
     fed = fed_tensors(folded)
     missing = set(folded.unrun) - fed.keys()
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
+    copy = deepcopy(proto)
     kept = []
     for node in copy.graph.node:
         if not missing.isdisjoint([*node.input, *captured(node)]):
             missing.update(name for name in node.output if name)
         elif set(folded.unrun).isdisjoint(node.output):
             kept.append(node)
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
-    del copy.graph.node[:]
-    copy.graph.node.extend(nodes)
-    outputs = [value for value in copy.graph.output if value.name not in missing]
-    del copy.graph.output[:]
-    copy.graph.output.extend(outputs)
+    set_nodes(copy.graph, kept)
+    for i in reversed(range(len(copy.graph.output))):
+        if copy.graph.output[i].name in missing:
+            del copy.graph.output[i]
     for name, (shape, dtype) in fed.items():
         code = onnx.helper.np_dtype_to_tensor_dtype(dtype)
         copy.graph.input.append(onnx.helper.make_tensor_value_info(name, code, shape))
     return copy
-
-
-def computed_by(proto: onnx.ModelProto, names: Collection[str]) -> list[str]:
-    """Those of `names` that a model computes."""
-    produced = {name for node in proto.graph.node for name in node.output}
-    return [name for name in names if name in produced]

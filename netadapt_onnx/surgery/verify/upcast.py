@@ -9,13 +9,13 @@ it computes the same but for those levels, from the same weights, scales, zero p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from netadapt_onnx.graph.nodes import subgraphs_of
+from netadapt_onnx.graph.nodes import all_nodes, all_subgraphs, set_nodes, subgraphs_of
 from netadapt_onnx.graph.weightless import without_weights
 
 NARROW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -25,7 +25,7 @@ TYPES = {"to", "dtype", "output_dtype"}
 
 def upcast(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The same model with float32 in place of float16 and bfloat16; itself if it has neither."""
-    if not _is_narrow(proto.graph):
+    if NARROW.isdisjoint(_types(proto.graph)):
         return proto
     copy = without_weights(proto)
     copy.graph.initializer.extend(_tensor(tensor) for tensor in proto.graph.initializer)
@@ -38,35 +38,29 @@ def upcast_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float32) if dtype.name in ("float16", "bfloat16") else dtype
 
 
-def _is_narrow(graph: onnx.GraphProto) -> bool:
-    if any(tensor.data_type in NARROW for tensor in graph.initializer):
-        return True
-    if any(value.type.tensor_type.elem_type in NARROW for value in [*graph.input, *graph.output]):
-        return True
-    attributes = [a for node in graph.node for a in node.attribute]
-    if any(a.i in NARROW for a in attributes if a.name in TYPES) or any(a.t.data_type in NARROW for a in attributes):
-        return True
-    return any(_is_narrow(subgraph) for node in graph.node for subgraph in subgraphs_of(node))
+def _types(graph: onnx.GraphProto) -> Iterator[int]:
+    """The element types that a graph and its subgraphs name."""
+    for each in (graph, *all_subgraphs(graph.node)):
+        yield from (tensor.data_type for tensor in each.initializer)
+        yield from (value.type.tensor_type.elem_type for value in (*each.input, *each.output))
+        for attribute in (attribute for node in each.node for attribute in node.attribute):
+            yield attribute.i if attribute.name in TYPES else attribute.t.data_type
 
 
 def _upcast(graph: onnx.GraphProto) -> None:
-    _declare([*graph.input, *graph.output, *graph.value_info])
-    for node in graph.node:
-        for attribute in node.attribute:
+    """Have a graph and its subgraphs name float32, in place; initializers of the graph itself do already."""
+    for subgraph in all_subgraphs(graph.node):
+        for tensor in subgraph.initializer:
+            tensor.CopyFrom(_tensor(tensor))
+    for each in (graph, *all_subgraphs(graph.node)):
+        for value in (*each.input, *each.output, *each.value_info):
+            if value.type.tensor_type.elem_type in NARROW:
+                value.type.tensor_type.elem_type = TensorProto.FLOAT
+        for attribute in (attribute for node in each.node for attribute in node.attribute):
             if attribute.name in TYPES and attribute.i in NARROW:
                 attribute.i = TensorProto.FLOAT
             if attribute.HasField("t"):
                 attribute.t.CopyFrom(_tensor(attribute.t))
-        for subgraph in subgraphs_of(node):
-            for tensor in subgraph.initializer:
-                tensor.CopyFrom(_tensor(tensor))
-            _upcast(subgraph)
-
-
-def _declare(values: Iterable[onnx.ValueInfoProto]) -> None:
-    for value in values:
-        if value.type.tensor_type.elem_type in NARROW:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT
 
 
 def _tensor(tensor: TensorProto) -> TensorProto:
@@ -83,7 +77,7 @@ SCALES = 8
 
 def has_quantised_recurrence(graph: onnx.GraphProto) -> bool:
     """Whether a graph, or a subgraph in it, has a recurrent layer of bytes."""
-    return any(n.op_type == RECURRENT or any(map(has_quantised_recurrence, subgraphs_of(n))) for n in graph.node)
+    return any(node.op_type == RECURRENT for node in all_nodes(graph))
 
 
 def with_float_recurrence(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -95,13 +89,10 @@ def with_float_recurrence(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _replace(graph: onnx.GraphProto) -> None:
-    nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         for subgraph in subgraphs_of(node):
             _replace(subgraph)
-        nodes += _as_floats(node) if node.op_type == RECURRENT else [node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    set_nodes(graph, [new for n in graph.node for new in (_as_floats(n) if n.op_type == RECURRENT else [n])])
 
 
 def _as_floats(node: onnx.NodeProto) -> list[onnx.NodeProto]:

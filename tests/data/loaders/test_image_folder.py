@@ -89,20 +89,22 @@ def test_resize_and_crop_are_those_of_pillow(tmp_path: Path) -> None:
 
 def test_the_model_may_say_how_its_pictures_are_prepared(tmp_path: Path) -> None:
     pictures(tmp_path, {"0": 2, "1": 2}, (20, 20))
-    said = {f"netadapt_onnx.{k}": v for k, v in {"resize": "10", "crop": "8x8", "mean": "0.5", "std": "0.25"}.items()}
-    data = read(tmp_path, (1, 3, 8, 8), 2, metadata=said)
+    metadata = {
+        f"netadapt_onnx.{k}": v for k, v in {"resize": "10", "crop": "8x8", "mean": "0.5", "std": "0.25"}.items()
+    }
+    data = read(tmp_path, (1, 3, 8, 8), 2, metadata=metadata)
     expected = read(tmp_path, (1, 3, 8, 8), 2, resize=(10,), crop=(8, 8))
     np.testing.assert_array_equal(data.train.batch(slice(None))["image"], expected.train.batch(slice(None))["image"])
     with pytest.raises(NetadaptError, match=r"metadata 'netadapt_onnx.mean' is 'half'"):
-        read(tmp_path, (1, 3, 8, 8), 2, metadata=said | {"netadapt_onnx.mean": "half"})
+        read(tmp_path, (1, 3, 8, 8), 2, metadata=metadata | {"netadapt_onnx.mean": "half"})
 
 
 def test_the_standards_image_metadata_are_followed(tmp_path: Path) -> None:
     (tmp_path / "0").mkdir()
     for name in ("a", "b"):
         Image.new("RGB", (8, 8), (255, 51, 0)).save(tmp_path / "0" / f"{name}.png")
-    said = {"Image.BitmapPixelFormat": "Bgr8", "Image.NominalPixelRange": "Normalized_1_1"}
-    result = read(tmp_path, (1, 3, 8, 8), 10, metadata=said).train.batch(slice(0, 1))["image"]
+    metadata = {"Image.BitmapPixelFormat": "Bgr8", "Image.NominalPixelRange": "Normalized_1_1"}
+    result = read(tmp_path, (1, 3, 8, 8), 10, metadata=metadata).train.batch(slice(0, 1))["image"]
     np.testing.assert_allclose(result[0, :, 0, 0], [-1, -0.6, 1], atol=1e-6)
 
 

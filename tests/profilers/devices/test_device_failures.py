@@ -137,14 +137,14 @@ def test_a_device_that_never_gets_on_is_given_up(
     end: Exception, spoken: bool, order: Order, truth: Attempt, time: Time
 ) -> None:
     message: list[str] = []
-    there = device(lambda _: [*(truth[:2] if spoken else []), end], message.append)
+    board = device(lambda _: [*(truth[:2] if spoken else []), end], message.append)
     with pytest.raises(NetadaptError) as caught:
-        measure_on(there, order)
-    there.close()
+        measure_on(board, order)
+    board.close()
     assert "ssh://board" in caught.value.message
     assert str(end.args[-1]) in caught.value.message
     assert "run the same command again" in caught.value.hint
-    scripted = there._shell
+    scripted = board._shell
     assert isinstance(scripted, Scripted)
     assert scripted.tries == (
         MOST_FAILURES if not isinstance(end, ConnectionLostError) or "killed" in str(end) else len(message) + 1
@@ -168,10 +168,10 @@ def test_a_device_that_gets_on_a_little_at_a_time_is_kept(order: Order, truth: A
 def test_results_that_cannot_be_gone_on_with_are_begun_anew(order: Order, truth: Attempt, time: Time) -> None:
     refused = ChildProcessError(2, "x.jsonl was begun on another device or onnxruntime (onnxruntime: 1 there, 2 here)")
     message: list[str] = []
-    there = device(lambda n: [refused] if n == 1 else truth, message.append)
-    assert sorted(measure_on(there, order)) == [0, 1]
+    board = device(lambda n: [refused] if n == 1 else truth, message.append)
+    assert sorted(measure_on(board, order)) == [0, 1]
     assert "begun on another device" in message[0]
-    assert any(c.startswith("rm -f") and ".jsonl" in c for c in there._shell.commands[:8])  # type: ignore[attr-defined]
+    assert any(c.startswith("rm -f") and ".jsonl" in c for c in board._shell.commands[:8])  # type: ignore[attr-defined]
 
 
 def test_a_device_that_changes_meanwhile_is_refused_by_what_differs(order: Order, truth: Attempt, time: Time) -> None:
@@ -182,11 +182,11 @@ def test_a_device_that_changes_meanwhile_is_refused_by_what_differs(order: Order
 
 @pytest.mark.parametrize("described", [b"", b"{}", b"no json", b"[1]", b'{"cpu": 3}', b"[" * 10_000], ids=str)
 def test_a_device_that_does_not_say_what_it_is_is_refused(described: bytes, order: Order, time: Time) -> None:
-    there = device(lambda _: [], described=described)
+    board = device(lambda _: [], described=described)
     with pytest.raises(NetadaptError, match="ssh://board: the agent does not say what device this is"):
-        measure_on(there, order)
-    there.close()
-    assert there._shell.commands[-1] == "rm -rf .cache/test"  # type: ignore[attr-defined]
+        measure_on(board, order)
+    board.close()
+    assert board._shell.commands[-1] == "rm -rf .cache/test"  # type: ignore[attr-defined]
 
 
 LIES: list[tuple[str, Any]] = [
@@ -242,11 +242,11 @@ def test_another_format_is_refused(order: Order, truth: Attempt, time: Time) -> 
 
 def test_a_model_that_failed_there_cannot_write_to_our_terminal(order: Order, truth: Attempt, time: Time) -> None:
     failed: Record = {"record": "failed", "job": 0, "model": 0, "error": "node '\x1b[2J\x07\u202e' has no kernel"}
-    there = device(lambda _: [*truth[:2], failed])
+    board = device(lambda _: [*truth[:2], failed])
     with pytest.raises(NetadaptError, match="cannot run the model: node '") as caught:
-        measure_on(there, order)
+        measure_on(board, order)
     assert caught.value.message.isprintable()
-    assert any(c.startswith("rm -f") for c in there._shell.commands)  # type: ignore[attr-defined]
+    assert any(c.startswith("rm -f") for c in board._shell.commands)  # type: ignore[attr-defined]
 
 
 def test_records_without_end_are_refused(order: Order, truth: Attempt, time: Time) -> None:
@@ -260,7 +260,7 @@ def test_times_of_perf_test_that_cannot_be_are_refused() -> None:
             parse_times(f"m,0.0012,1000,99,0\nm,{seconds},1000,99,1\n")
 
 
-class WorkerInfo(Shell):
+class LocalShell(Shell):
     """A shell of this machine."""
 
     def argv(self, command: str) -> list[str]:
@@ -277,13 +277,13 @@ def test_a_line_and_a_file_without_end_are_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(shell, "MOST_LINE_BYTES", 100_000)
     monkeypatch.setattr(shell, "MOST_OUTPUT_BYTES", 1000)
     monkeypatch.setattr(shell, "MOST_PULLED_BYTES", 5)
-    there = WorkerInfo("board", "x")
+    board = LocalShell("board", "x")
     with pytest.raises(NetadaptError, match="board wrote a line of more than"):
-        list(there.stream("echo one; head -c 300000 /dev/zero; echo; sleep 100"))
-    assert there.call("head -c 100000 /dev/zero | tr '\\0' a; echo end").stdout == "a" * 996 + "end\n"
+        list(board.stream("echo one; head -c 300000 /dev/zero; echo; sleep 100"))
+    assert board.call("head -c 100000 /dev/zero | tr '\\0' a; echo end").stdout == "a" * 996 + "end\n"
     (tmp_path / "large").write_bytes(b"123456")
     with pytest.raises(NetadaptError, match="more than 5 bytes"):
-        there.pull(str(tmp_path / "large"))
+        board.pull(str(tmp_path / "large"))
 
 
 def test_part_of_a_line_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,11 +305,11 @@ class Process:
     args: Sequence[str] = ()
 
     def __init__(self, looks: int) -> None:
-        self.left = looks
+        self.looks_left = looks
 
     def wait(self, timeout: float) -> int:
-        self.left -= 1
-        if self.left < 0:
+        self.looks_left -= 1
+        if self.looks_left < 0:
             return 0
         raise subprocess.TimeoutExpired(self.args, timeout)
 
@@ -321,11 +321,11 @@ def test_copying_counts_as_dead_when_nothing_more_arrives_and_not_when_it_is_slo
     arrived = iter([*range(20), *[19] * 1000])
     with pytest.raises(subprocess.TimeoutExpired):
         await_end(steady, 60.0, 60.0, lambda: next(arrived))  # type: ignore[arg-type]
-    assert steady.left == 500 - 21
+    assert steady.looks_left == 500 - 21
     unreachable = Process(500)
     with pytest.raises(subprocess.TimeoutExpired):
         await_end(unreachable, 1.0, 60.0, lambda: None)  # type: ignore[arg-type]
-    assert unreachable.left == 500 - 60
+    assert unreachable.looks_left == 500 - 60
     await_end(Process(0), 1.0, 1.0, None)  # type: ignore[arg-type]
 
 

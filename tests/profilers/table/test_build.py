@@ -86,9 +86,9 @@ class TestSimulated:
             ms, uncut_ms = [1.15 * t for t in time.ms], [1.1 * t for t in time.reference_ms]
             return msgspec.structs.replace(time, ms=ms, reference_ms=uncut_ms)
 
-        disturbed = replace(table, end_to_end=tuple(map(slower, table.end_to_end)))
+        slow_table = replace(table, end_to_end=tuple(map(slower, table.end_to_end)))
         errors = [
-            disturbed.predict_ratio(version.shapes) / table.predict_ratio(version.shapes) - 1
+            slow_table.predict_ratio(version.shapes) / table.predict_ratio(version.shapes) - 1
             for version in (draw(np.random.default_rng([99, i])) for i in range(20))
         ]
         assert np.abs(errors).mean() < 0.005

@@ -127,7 +127,7 @@ def test_kernels_that_come_and_go_with_the_widths_are_told_apart() -> None:
 def test_disturbed_cells_do_not_bend_the_curve() -> None:
     rng = np.random.default_rng(3)
     widths, us = simulated(rng, 300)
-    disturbed = us * np.where(rng.random(300) < 0.1, 1.5, 1.0)
-    curve = fit_curve(widths, {"": disturbed}, Staircase(16, 4))
+    noisy_us = us * np.where(rng.random(300) < 0.1, 1.5, 1.0)
+    curve = fit_curve(widths, {"": noisy_us}, Staircase(16, 4))
     regular = (widths % 4 == 0).all(1)
     assert np.abs(curve(widths[regular]) / us[regular] - 1).mean() < 0.02

@@ -18,7 +18,7 @@ from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.validate import unseen, validate
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.trace import trace
-from simulated_device import DISTURBED, SimulatedDevice, Slowness, quiet, true_ratio
+from simulated_device import INTERFERENCE, SimulatedDevice, Slowness, quiet, true_ratio
 
 TRACED = trace(fold(residual(32, size=8)))
 REFERENCE = RandomWidthModel(TRACED.folded.proto, TRACED.folded.shapes)
@@ -30,7 +30,7 @@ def errors(table: Table) -> list[float]:
     return [abs(table.predict_ratio(v.shapes) / true_ratio(v.proto, REFERENCE.proto) - 1) for v in versions]
 
 
-@pytest.mark.parametrize("slowness", [quiet, *DISTURBED])
+@pytest.mark.parametrize("slowness", [quiet, *INTERFERENCE])
 def test_a_disturbed_device_still_gives_a_table(
     slowness: Slowness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -39,7 +39,7 @@ def test_a_disturbed_device_still_gives_a_table(
     assert len(table.end_to_end) >= LEAST_MODELS
     assert device.now < 1.2 * 100
     # Beside each other all suffer alike, and sessions that suffer more are few: but what one in three does, stays.
-    assert np.mean(errors(table)) < (0.03 if slowness is not DISTURBED[2] else 0.3)
+    assert np.mean(errors(table)) < (0.03 if slowness is not INTERFERENCE[2] else 0.3)
     assert table.disturbance.busy == (slowness is not quiet)
 
 
@@ -97,7 +97,7 @@ def test_a_busy_device_is_said_once_by_its_name_and_kept_in_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
-    device = SimulatedDevice(DISTURBED[2], speed=2e-5, others=1.8).clock(monkeypatch)
+    device = SimulatedDevice(INTERFERENCE[2], speed=2e-5, others=1.8).clock(monkeypatch)
     table = build(tmp_path / "t.jsonl", REFERENCE, DRAW, TablePlan(models=24), device=device, log=lines.append)
     [line] = lines
     assert line.startswith("this machine is busy: times vary by ")
@@ -113,9 +113,9 @@ def test_a_busy_device_is_said_once_by_its_name_and_kept_in_the_table(
 
     lines.clear()
     device = SimulatedDevice(speed=2e-5, others=0.1).clock(monkeypatch)
-    calm = build(tmp_path / "calm.jsonl", REFERENCE, DRAW, TablePlan(models=24), device=device, log=lines.append)
+    quiet_table = build(tmp_path / "calm.jsonl", REFERENCE, DRAW, TablePlan(models=24), device=device, log=lines.append)
     assert not lines
-    assert calm.notes == ()
+    assert quiet_table.notes == ()
 
 
 def test_unseen_versions_of_all_kinds_are_ranked_and_covered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_unseen_versions_of_all_kinds_are_ranked_and_covered(tmp_path: Path, mon
     )
 
 
-@pytest.mark.parametrize("slowness", DISTURBED)
+@pytest.mark.parametrize("slowness", INTERFERENCE)
 def test_a_validation_on_a_disturbed_device_ends(
     slowness: Slowness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

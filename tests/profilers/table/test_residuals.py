@@ -10,7 +10,7 @@ from netadapt_onnx.profilers.table.kernel_fit import fit_curve
 from netadapt_onnx.profilers.table.residuals import Residuals, residuals
 from netadapt_onnx.profilers.table.staircase import Staircase
 
-STAIRS = Staircase(16, 4)
+STAIRCASE = Staircase(16, 4)
 
 
 def cliff_us(widths: Ints) -> Floats:
@@ -22,7 +22,7 @@ def cliff_us(widths: Ints) -> Floats:
 def cells(widths: Ints, noise: float = 0.005) -> Residuals:
     rng = np.random.default_rng(0)
     us = cliff_us(widths) * np.exp(noise * rng.standard_normal(len(widths)))
-    return residuals(fit_curve(widths, {"": us}, STAIRS), widths, us)
+    return residuals(fit_curve(widths, {"": us}, STAIRCASE), widths, us)
 
 
 def drawn(low: int, high: int, count: int = 160, seed: int = 1) -> Ints:
@@ -56,7 +56,7 @@ def test_corrections_that_would_not_help_are_left_out() -> None:
     """Where cells are off by chance alone, what others are off says nothing."""
     rng, widths = np.random.default_rng(0), np.random.default_rng(3).integers(16, 65, (60, 1))
     us = (2.0 + -(-widths[:, 0] // 16)) * np.exp(0.3 * rng.standard_normal(60))
-    fit = residuals(fit_curve(widths, {"": us}, STAIRS), widths, us)
+    fit = residuals(fit_curve(widths, {"": us}, STAIRCASE), widths, us)
     if not fit.corrects:
         assert fit(widths) == pytest.approx(fit.curve(widths))
     off, without = (np.abs(f(widths) - (2.0 + -(-widths[:, 0] // 16))).mean() for f in (fit, fit.curve))

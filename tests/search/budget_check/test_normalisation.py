@@ -75,7 +75,7 @@ def test_a_budget_is_of_the_file_as_given(
     assert result.after.latency_ms == pytest.approx(result.latency.ratio * GIVEN_MS)
     assert result.normalised is not None
     assert result.normalised.latency_ms == pytest.approx(GAIN * GIVEN_MS)
-    assert all(beside for _, beside in device.pairs)  # everything is measured beside the file
+    assert all(is_beside_file for _, is_beside_file in device.pairs)  # everything is measured beside the file
     for step in history(tmp_path / "run"):
         assert GAIN * 0.5 < step["accepted"]["measured"]["latency"] / GIVEN_MS < GAIN * 1.25
         if budget.endswith("x"):  # predictions are of the normalised model, and so is what corrects them
@@ -117,7 +117,7 @@ def test_a_difference_that_cannot_be_told_is_none(
     result = adapt(*task, "latency=0.6x", tmp_path / "run", **UNTRAINED)
     assert result.met and result.iterations
     assert (result.normalised, dict(result.normalising)) == (None, {})
-    assert all(beside for _, beside in device.pairs)
+    assert all(is_beside_file for _, is_beside_file in device.pairs)
 
 
 def test_a_resumed_run_measures_the_file_no_second_time(
@@ -141,11 +141,11 @@ def test_where_the_device_cannot_run_the_file_its_normalised_form_stands_for_it(
     on_device(monkeypatch, device)
     refused: list[bool] = []
 
-    def ratio(proto: onnx.ModelProto, reference: onnx.ModelProto, *given: Any, **options: Any) -> Ratio:
+    def ratio(proto: onnx.ModelProto, reference: onnx.ModelProto, *more: Any, **options: Any) -> Ratio:
         if listed(reference):
             refused.append(True)
             raise NetadaptError("pi: onnxruntime cannot run the model: too old", code="unrunnable")
-        return device.ratio(proto, reference, *given, **options)
+        return device.ratio(proto, reference, *more, **options)
 
     monkeypatch.setattr(measurements, "ratio", ratio)
     result = adapt(*task, "latency=0.6x", tmp_path / "run", **UNTRAINED)
@@ -159,14 +159,16 @@ def test_where_the_device_cannot_run_the_file_its_normalised_form_stands_for_it(
 def test_every_device_has_its_own_gain(
     task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = {"latency@a": NormalisingDevice(gain=0.4), "latency@b": NormalisingDevice(gain=0.9)}
+    devices_by_name = {"latency@a": NormalisingDevice(gain=0.4), "latency@b": NormalisingDevice(gain=0.9)}
 
-    def built(*given: Any) -> DriftingDevice:
-        given[5].name = given[6]
-        return known[given[6]]
+    def built(*arguments: Any) -> DriftingDevice:
+        arguments[5].name = arguments[6]
+        return devices_by_name[arguments[6]]
 
     monkeypatch.setattr(tables, "built_table", built)
-    monkeypatch.setattr(measurements, "ratio", lambda *args, device, **kw: known[device.name].ratio(*args, **kw))
+    monkeypatch.setattr(
+        measurements, "ratio", lambda *args, device, **kw: devices_by_name[device.name].ratio(*args, **kw)
+    )
     budgets, devices = ["latency@a=0.5x", "latency@b=0.5x"], ["a=local", "b=local"]
     result = adapt(*task, budgets, tmp_path / "run", device=devices, **UNTRAINED)
     assert result.met and result.iterations
@@ -226,10 +228,10 @@ def test_the_row_of_normalising_is_on_the_screen_and_in_the_report(
 
 def test_what_is_deployed_of_the_file_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model is measured beside it, so it is asked for again and again."""
-    made: list[int] = []
+    quantisations: list[int] = []
 
     def quantised(proto: onnx.ModelProto, *_: object) -> onnx.ModelProto:
-        made.append(len(proto.graph.input))
+        quantisations.append(len(proto.graph.input))
         return proto
 
     monkeypatch.setattr(quantize, "quantise", quantised)
@@ -238,8 +240,8 @@ def test_what_is_deployed_of_the_file_is_made_once(monkeypatch: pytest.MonkeyPat
     for seed in range(6):
         deploy.apply(plain(seed=seed))
         deploy.apply(file)
-    assert made.count(len(file.graph.input)) == 1
-    assert len(made) == 7
+    assert quantisations.count(len(file.graph.input)) == 1
+    assert len(quantisations) == 7
 
 
 @pytest.mark.parametrize("build", [plain, unprunable])
@@ -250,6 +252,6 @@ def test_a_ratio_of_zero_writes_any_model_normalised(tmp_path: Path, build: Any)
     files = [onnx.load(tmp_path / name) for name in ("model.onnx", "alone.onnx")]
     assert not listed(files[1])
     inputs = random_inputs(input_specs(files[1]))
-    given, alone = (run(session(proto), inputs) for proto in files)
-    for name, values in given.items():
+    original, alone = (run(session(proto), inputs) for proto in files)
+    for name, values in original.items():
         np.testing.assert_allclose(alone[name], values, atol=1e-5 * np.abs(values).max())

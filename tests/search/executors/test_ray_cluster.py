@@ -34,11 +34,11 @@ def cluster() -> Iterator[Any]:
     """A head without cores and two nodes with one each: all work is done on nodes that can be lost."""
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    made.nodes = [made.add_node(num_cpus=1) for _ in range(2)]
-    made.wait_for_nodes()
-    yield made
-    made.shutdown()
+    ray_cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    ray_cluster.nodes = [ray_cluster.add_node(num_cpus=1) for _ in range(2)]
+    ray_cluster.wait_for_nodes()
+    yield ray_cluster
+    ray_cluster.shutdown()
 
 
 def test_a_node_that_dies_on_the_way_changes_nothing(cluster: Any, tmp_path: Path) -> None:
@@ -58,9 +58,9 @@ def test_a_node_that_dies_on_the_way_changes_nothing(cluster: Any, tmp_path: Pat
         mark.write_text(place)
         time.sleep(5.0 if place == doomed else 0.5)  # its node is gone before it is done
         specs = {proto.graph.input[0].name: ((4, 3, 8, 8), np.dtype(np.float32))}
-        found = session(proto).run(None, random_inputs(specs))[0]
+        output = session(proto).run(None, random_inputs(specs))[0]
         mark.with_suffix(".end").touch()
-        return -float((found**2).mean())
+        return -float((output**2).mean())
 
     def kill() -> None:
         """Take a node away as soon as it has a job."""

@@ -139,8 +139,8 @@ def widths(model: Path) -> dict[str, int]:
 def agrees(result: AdaptResult, run: Path) -> bool:
     """Whether a result, the history and the model tell the same widths."""
     last = json.loads((run / "history.jsonl").read_text().splitlines()[-1])
-    told = {name: after for name, (_, after) in result.groups.items()}
-    return told == last["widths"] == widths(run / "model.onnx") and result.iterations == last["iteration"]
+    widths_after = {name: after for name, (_, after) in result.groups.items()}
+    return widths_after == last["widths"] == widths(run / "model.onnx") and result.iterations == last["iteration"]
 
 
 def refusal(work: Callable[[], object]) -> str:
@@ -229,18 +229,18 @@ def test_history_and_journal_of_before_are_gone_on_from(runs: Path, tmp_path: Pa
 
 def test_a_torn_last_line_is_made_again(runs: Path, tmp_path: Path) -> None:
     """Of an interrupted run, at every place where a kill can tear the history: before it was sealed, or even after."""
-    whole = tmp_path / "whole"
-    shutil.copytree(runs / "interrupted", whole)
-    history = (whole / "history.jsonl").read_bytes()
+    undamaged = tmp_path / "whole"
+    shutil.copytree(runs / "interrupted", undamaged)
+    history = (undamaged / "history.jsonl").read_bytes()
     first = history.index(b"\n") + 1
     ends = (first + 1, len(history) - 1, first, (first + len(history)) // 2, len(history))
     for number, end in enumerate(ends):
         if number == 2:
-            lines = (whole / "journal.jsonl").read_bytes().splitlines(keepends=True)
+            lines = (undamaged / "journal.jsonl").read_bytes().splitlines(keepends=True)
             place = max(i for i, line in enumerate(lines) if b"sha256-of-line/2" in line)
-            (whole / "journal.jsonl").write_bytes(b"".join(lines[:place]))
+            (undamaged / "journal.jsonl").write_bytes(b"".join(lines[:place]))
         run = tmp_path / str(number)
-        shutil.copytree(whole, run)
+        shutil.copytree(undamaged, run)
         (run / "history.jsonl").write_bytes(history[:end])
         check(runs, run)
         for name in ("history.jsonl", "model.onnx"):
@@ -306,10 +306,10 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def test_what_a_killed_process_wrote_aside_goes_with_the_next_write(tmp_path: Path) -> None:
-    with writing(tmp_path / "out.onnx") as left:
+    with writing(tmp_path / "out.onnx") as unfinished:
         for action in (lambda: remove_leftovers(tmp_path, below=True), lambda: write(tmp_path / "out.onnx")):
             action()
-            assert left.read_bytes() == b"half"  # its writer is alive
+            assert unfinished.read_bytes() == b"half"  # its writer is alive
     others = [tmp_path / name for name in (".out.onnx.tmp", ".out.onnx.12x.tmp", "out.onnx.12.tmp", ".o.onnx.12.tmp")]
     for other in others:
         other.touch()
@@ -333,12 +333,12 @@ def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path) -> None:
 def test_a_resumed_run_clears_away_what_killed_ones_were_writing(runs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs / "interrupted", run)
-    left = [run / ".model.onnx.1.tmp", run / "iterations" / "001" / ".kept.json.99999999.tmp"]
+    leftovers = [run / ".model.onnx.1.tmp", run / "iterations" / "001" / ".kept.json.99999999.tmp"]
     with writing(run / "report.html") as alive:
-        for file in left:
+        for file in leftovers:
             file.write_bytes(b"half")
         resumed(runs, run)
-        assert not any(file.exists() for file in left)
+        assert not any(file.exists() for file in leftovers)
         assert alive.exists()
     resumed(runs, run)
     assert not list(run.rglob("*.tmp"))

@@ -33,9 +33,9 @@ def test_a_global_ratio_is_a_share_of_all_channels_together(ratio: float, step: 
         assert gone == int(ratio * total)
         keep = select(traced, counts)
         lost = [np.delete(scores[name], kept) for name, kept in keep.items()]
-        left = [scores[name][keep[name]] if name in keep else scores[name] for name in scores]
+        remaining = [scores[name][keep[name]] if name in keep else scores[name] for name in scores]
         if lost:
-            assert np.concatenate(lost).max() <= np.concatenate(left).min()
+            assert np.concatenate(lost).max() <= np.concatenate(remaining).min()
 
 
 def test_tied_channels_leave_together_and_count_as_many() -> None:

@@ -65,14 +65,14 @@ def chosen() -> onnx.ModelProto:
     b = models.Builder()
     x = b.relu(b.conv("image", 3, 8))
     condition = b.node("Greater", [b.node("ReduceMean", [x], keepdims=0), b.constant("zero", np.float32(0))])
-    outer, bodies = (b.nodes, b.initializers), []
+    outer, subgraphs = (b.nodes, b.initializers), []
     for branch in ("then", "else"):
         b.nodes, b.initializers = [], []
         y = b.conv(b.relu(b.conv(x, 8, 6, name=f"{branch}_a")), 6, 8, name=f"{branch}_b")
         value = helper.make_tensor_value_info(y, TensorProto.FLOAT, None)
-        bodies.append(helper.make_graph(b.nodes, branch, [], [value], b.initializers))
+        subgraphs.append(helper.make_graph(b.nodes, branch, [], [value], b.initializers))
     b.nodes, b.initializers = outer
-    b.nodes.append(helper.make_node("If", [condition], ["y"], "if", then_branch=bodies[0], else_branch=bodies[1]))
+    b.nodes.append(helper.make_node("If", [condition], ["y"], "if", then_branch=subgraphs[0], else_branch=subgraphs[1]))
     x = b.relu(b.conv(b.relu(b.conv("y", 8, 12)), 12, 12, bias=False))
     b.head(x, 12)
     return b.model({"image": ("N", 3, SIDE, SIDE)}, {"logits": ("N", 10)})
@@ -120,12 +120,12 @@ def images(count: int = IMAGES) -> Arrays:
     return {"image": np.random.default_rng(0).standard_normal((count, 3, SIDE, SIDE)).astype(np.float32)}
 
 
-def solved(found: Trace, samples: int = 32768, count: int = IMAGES) -> list[Arrays]:
+def solved(model_trace: Trace, samples: int = 32768, count: int = IMAGES) -> list[Arrays]:
     """The layers' weights after both ways of reconstruction, by name."""
-    keep = select(found, {g.name: max(g.floor, g.channels // 2 // g.step * g.step) for g in found.prunable})
-    targets = original_targets(found, images(count), samples=samples)
-    at_once = reconstruct(found, keep, gram_matrices(found, images(count), targets))
-    in_order = reconstruct_in_order(found, keep, images(count), targets)
+    keep = select(model_trace, {g.name: max(g.floor, g.channels // 2 // g.step * g.step) for g in model_trace.prunable})
+    targets = original_targets(model_trace, images(count), samples=samples)
+    at_once = reconstruct(model_trace, keep, gram_matrices(model_trace, images(count), targets))
+    in_order = reconstruct_in_order(model_trace, keep, images(count), targets)
     return [
         {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if "." in t.name}  # not what is folded
         for model in (at_once, in_order)
@@ -188,12 +188,12 @@ def changed(cut: onnx.ModelProto, original: onnx.ModelProto) -> set[str]:
 )
 def test_only_the_layer_that_is_solved_gets_a_bias(network: Network, side: int | str, layers: set[str]) -> None:
     """Of the traced graph the nodes have other numbers: sizes are computed in front, subgraphs are laid out flat."""
-    found = traced(declared(network(), "N", side))
+    model_trace = traced(declared(network(), "N", side))
     first, second = sorted(layers)
-    keep = {first: np.arange(found.group(first).channels - 2)}
-    targets = original_targets(found, images())
-    cut = reconstruct(found, keep, gram_matrices(found, images(), targets))
-    names = changed(cut, found.folded.proto)
+    keep = {first: np.arange(model_trace.group(first).channels - 2)}
+    targets = original_targets(model_trace, images())
+    cut = reconstruct(model_trace, keep, gram_matrices(model_trace, images(), targets))
+    names = changed(cut, model_trace.folded.proto)
     assert {name.split(".")[0] for name in names} == layers
     assert {name.removeprefix(f"{second}.") for name in names if name.startswith(second)} & {"bias", "weight/bias"}
 

@@ -34,8 +34,8 @@ def deformable(batch: int | str = 1) -> onnx.ModelProto:
     weights = b.node("Reshape", [b.node("Softmax", [weights], axis=-1), merged(b, 1, QUERIES, POINTS)])
     sampled = b.node("Mul", [b.node("GridSample", [values, grid], "sampled"), weights])
     y = b.node("ReduceSum", [sampled, sizes(b, -1)], keepdims=0)
-    whole = b.node("Concat", [size_of_batch(b), sizes(b, WIDTH, QUERIES)], axis=0)
-    y = b.node("Transpose", [b.node("Reshape", [y, whole])], perm=[0, 2, 1])
+    target_shape = b.node("Concat", [size_of_batch(b), sizes(b, WIDTH, QUERIES)], axis=0)
+    y = b.node("Transpose", [b.node("Reshape", [y, target_shape])], perm=[0, 2, 1])
     projected(b, projected(b, y, "mixed", 20), "answer", 5)
     return b.model({"x": (batch, 3, SIDE, SIDE)}, {"answer_out": (batch, QUERIES, 5)})
 
@@ -70,14 +70,14 @@ def traced(batch: int | str, size: int = 1, attention: str = "heads") -> Trace:
 @pytest.mark.parametrize("attention", ["heads", "dims"])
 @pytest.mark.parametrize(("batch", "size"), [(1, 1), ("N", 1), ("N", 2), (2, 2)])
 def test_heads_of_values_offsets_and_weights_are_one_group(batch: int | str, size: int, attention: str) -> None:
-    found = traced(batch, size, attention)
-    group = found.group("values")
+    model_trace = traced(batch, size, attention)
+    group = model_trace.group("values")
     assert group.prunable
     assert group.step == (WIDTH // HEADS if attention == "heads" else HEADS)
     assert ("offsets" in group.layers) == (attention == "heads")
-    keep = select(found, {g.name: -(-g.channels // 2 // g.step) * g.step for g in found.prunable})
-    assert verify(found, keep).exact
-    cut = session(resize(found, keep))
+    keep = select(model_trace, {g.name: -(-g.channels // 2 // g.step) * g.step for g in model_trace.prunable})
+    assert verify(model_trace, keep).exact
+    cut = session(resize(model_trace, keep))
     for n in (size, size if isinstance(batch, int) else 3):
         x = np.random.default_rng(n).standard_normal((n, 3, SIDE, SIDE)).astype(np.float32)
         assert run(cut, {"x": x})["answer_out"].shape == (n, QUERIES, 5)
@@ -96,8 +96,8 @@ def test_reference_points_of_levels_do_not_tie_heads() -> None:
     b.node("MatMul", [y, b.random("answer.weight", (HEADS, 5), HEADS)], "answer")
     proto = b.model({"x": ("N", 3, SIDE, SIDE)}, {"answer_out": ("N", tokens, 5)})
     normalise(proto)
-    found = trace(fold(proto))
-    group = found.group("offsets")
+    model_trace = trace(fold(proto))
+    group = model_trace.group("offsets")
     assert group.prunable
     assert group.step == levels * POINTS * 2
-    assert verify(found, select(found, {"offsets": 2 * group.step, "stem": 10})).exact
+    assert verify(model_trace, select(model_trace, {"offsets": 2 * group.step, "stem": 10})).exact

@@ -1,4 +1,7 @@
-"""Every rule: whatever is kept, the pruned model equals the masked one."""
+"""Every rule: whatever is kept, the pruned model equals the masked one.
+
+`-k movement` tests the rules of `surgery/rules/movement.py`, and so on.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,18 @@ def test_every_rule_has_a_case() -> None:
     assert set(RULES) == set(CASES)
 
 
-ATTENTION = [(domain, op, "dims") for domain, op in RULES if "Attention" in op or op == "MatMul"]
+def by_file(key: tuple[str, str], attention: str) -> object:
+    """A case that is named after the file of its rule, the operator's domain and its name."""
+    file = RULES[key].__module__.rpartition(".")[2]
+    return pytest.param(*key, attention, id=f"{file}-{key[0] or 'onnx'}-{key[1]}-{attention}")
+
+
+ATTENTION = [(domain, op) for domain, op in RULES if "Attention" in op or op == "MatMul"]
 
 
 @pytest.mark.parametrize(
     ("domain", "op", "attention"),
-    [*((*key, "heads") for key in sorted(RULES)), *sorted(ATTENTION)],
-    ids=lambda value: value or "onnx",
+    [*(by_file(key, "heads") for key in sorted(RULES)), *(by_file(key, "dims") for key in sorted(ATTENTION))],
 )
 def test_pruning_equals_masking(domain: str, op: str, attention: str) -> None:
     proto = build(domain, op)

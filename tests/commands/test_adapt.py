@@ -32,42 +32,42 @@ def arguments(folder: Path, budget: str = "macs=0.5x", run: str = "run", model: 
     ]
 
 
-def document(capsys: pytest.CaptureFixture[str], given: list[str], code: int = 0) -> dict[str, Any]:
-    assert cli.run([*given, "--json"]) == code, capsys.readouterr().err
+def document(capsys: pytest.CaptureFixture[str], command: list[str], code: int = 0) -> dict[str, Any]:
+    assert cli.run([*command, "--json"]) == code, capsys.readouterr().err
     out, err = capsys.readouterr()
     assert err.count("\n") == (1 if code == 2 else 0)
-    found: dict[str, Any] = json.loads(out)
-    assert found["schema"] == 1
-    assert found["ok"] is (code == 0)
-    return found
+    output: dict[str, Any] = json.loads(out)
+    assert output["schema"] == 1
+    assert output["ok"] is (code == 0)
+    return output
 
 
 def test_it_meets_its_budget_and_says_what_happened(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = document(capsys, arguments(folder))
-    assert found["met"] is True
-    assert {"before", "after", "accuracy", "iterations", "seconds", "model"} <= set(found)
-    assert 0.47 <= found["after"]["macs"] / found["before"]["macs"] <= 0.5
-    assert set(found["accuracy"]) == {"before", "after", "metric", "split"}
-    assert (found["accuracy"]["metric"], found["accuracy"]["split"]) == ("top1", "val")
-    assert 0 <= found["accuracy"]["after"] <= 1
-    assert found["iterations"] >= 1
-    result = Path(found["model"])
+    output = document(capsys, arguments(folder))
+    assert output["met"] is True
+    assert {"before", "after", "accuracy", "iterations", "seconds", "model"} <= set(output)
+    assert 0.47 <= output["after"]["macs"] / output["before"]["macs"] <= 0.5
+    assert set(output["accuracy"]) == {"before", "after", "metric", "split"}
+    assert (output["accuracy"]["metric"], output["accuracy"]["split"]) == ("top1", "val")
+    assert 0 <= output["accuracy"]["after"] <= 1
+    assert output["iterations"] >= 1
+    result = Path(output["model"])
     assert result == folder / "run" / "model.onnx"
-    assert result.stat().st_size == found["after"]["size_bytes"]
+    assert result.stat().st_size == output["after"]["size_bytes"]
     before, after = onnx.load(folder / "model.onnx"), onnx.load(result)
     onnx.checker.check_model(after, full_check=True)
     assert after.graph.input == before.graph.input
     assert after.graph.output == before.graph.output
     assert after.opset_import == before.opset_import
     assert [n.name for n in after.graph.node] == [n.name for n in before.graph.node]
-    said = {p.key: p.value for p in after.metadata_props}
-    assert said["netadapt_onnx.source_sha256"] == load(folder / "model.onnx").sha256
-    assert said["netadapt_onnx.budget"] == "macs=0.5x"
-    assert "adapt model.onnx" in said["netadapt_onnx.command"]
+    metadata = {p.key: p.value for p in after.metadata_props}
+    assert metadata["netadapt_onnx.source_sha256"] == load(folder / "model.onnx").sha256
+    assert metadata["netadapt_onnx.budget"] == "macs=0.5x"
+    assert "adapt model.onnx" in metadata["netadapt_onnx.command"]
 
     # A finished run gives its result again; without --resume it is refused.
     again = document(capsys, [*arguments(folder), "--resume"])
-    assert again == found
+    assert again == output
     assert document(capsys, arguments(folder), 2)["error"]["code"] == "exists"
 
 
@@ -80,25 +80,25 @@ def test_its_text_tells_the_same(folder: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_budget_above_the_cost_is_met_already(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = document(capsys, arguments(folder, "macs=1.5x"))
-    assert found["met"] is True
-    assert found["iterations"] == 0
-    assert found["after"]["macs"] == found["before"]["macs"]
-    assert any("nothing to do" in note for note in found["notes"])
+    output = document(capsys, arguments(folder, "macs=1.5x"))
+    assert output["met"] is True
+    assert output["iterations"] == 0
+    assert output["after"]["macs"] == output["before"]["macs"]
+    assert any("nothing to do" in note for note in output["notes"])
 
 
 def test_a_budget_below_the_smallest_model_exits_1_and_keeps_the_best(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = document(capsys, arguments(folder, "params=20"), 1)
-    assert found["met"] is False
-    assert found["after"]["params"] < found["before"]["params"]
-    assert found["limits"][0]["value"] == found["after"]["params"] > 20
-    onnx.checker.check_model(found["model"], full_check=True)
+    output = document(capsys, arguments(folder, "params=20"), 1)
+    assert output["met"] is False
+    assert output["after"]["params"] < output["before"]["params"]
+    assert output["limits"][0]["value"] == output["after"]["params"] > 20
+    onnx.checker.check_model(output["model"], full_check=True)
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "difference"),
     [
         (["--budget", "macs=0.6x"], "budget"),
         (["--seed", "1"], "seed"),
@@ -108,31 +108,31 @@ def test_a_budget_below_the_smallest_model_exits_1_and_keeps_the_best(
     ],
 )
 def test_a_run_directory_of_another_run_is_refused_by_name(
-    changed: list[str], told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    changed: list[str], difference: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     document(capsys, [*arguments(folder, "macs=1.5x")])
-    given = [*arguments(folder, "macs=1.5x"), "--resume"]
+    command = [*arguments(folder, "macs=1.5x"), "--resume"]
     if changed == ["MODEL"]:
-        given[1] = str(folder / "other.onnx")
+        command[1] = str(folder / "other.onnx")
     elif changed == ["DATA"]:
         with np.load(folder / "data.npz") as arrays:
             np.savez(folder / "data.npz", **{k: v[:-1] for k, v in arrays.items()})
     elif changed[0] == "--budget":
-        given[given.index("macs=1.5x")] = changed[1]
+        command[command.index("macs=1.5x")] = changed[1]
     else:
-        given += changed
+        command += changed
     before = (folder / "run" / "run.json").read_bytes()
-    found = document(capsys, given, 2)
-    assert "belongs to another run" in found["error"]["message"]
-    assert f"{told} is" in found["error"]["message"]
+    output = document(capsys, command, 2)
+    assert "belongs to another run" in output["error"]["message"]
+    assert f"{difference} is" in output["error"]["message"]
     assert (folder / "run" / "run.json").read_bytes() == before
 
 
 def test_an_output_that_is_no_run_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "run").mkdir()
     (folder / "run" / "thesis.txt").write_text("precious")
-    for given in (arguments(folder), [*arguments(folder), "--resume"]):
-        assert document(capsys, given, 2)["error"]["code"] == "exists"
+    for command in (arguments(folder), [*arguments(folder), "--resume"]):
+        assert document(capsys, command, 2)["error"]["code"] == "exists"
     assert [p.name for p in (folder / "run").iterdir()] == ["thesis.txt"]
     (folder / "file").write_text("precious")
     assert document(capsys, arguments(folder, run="file"), 2)["error"]["code"] == "exists"
@@ -140,18 +140,18 @@ def test_an_output_that_is_no_run_is_refused(folder: Path, capsys: pytest.Captur
 
 def test_a_dry_run_shows_proposals_and_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p.name for p in folder.iterdir()}
-    found = document(capsys, [*arguments(folder), "--dry-run"])
-    assert [p["group"] for p in found["proposals"]] == ["conv1", "conv2"]
-    assert all(p["resources"]["macs"] <= found["target"] for p in found["proposals"])
+    output = document(capsys, [*arguments(folder), "--dry-run"])
+    assert [p["group"] for p in output["proposals"]] == ["conv1", "conv2"]
+    assert all(p["resources"]["macs"] <= output["target"] for p in output["proposals"])
     assert {p.name for p in folder.iterdir()} == before
     assert cli.run([*arguments(folder), "--dry-run"]) == 0
     assert "conv2" in capsys.readouterr().out
 
 
 def test_the_directory_is_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = arguments(folder)
-    del given[given.index("-o") : given.index("-o") + 2]
-    assert "-o" in document(capsys, given, 2)["error"]["message"]
+    command = arguments(folder)
+    del command[command.index("-o") : command.index("-o") + 2]
+    assert "-o" in document(capsys, command, 2)["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -160,8 +160,8 @@ def test_the_directory_is_asked_for(folder: Path, capsys: pytest.CaptureFixture[
 def test_numbers_out_of_range_are_refused_before_anything_is_written(
     option: tuple[str, str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = document(capsys, [*arguments(folder), *option], 2)
-    assert option[0] in found["error"]["message"]
+    output = document(capsys, [*arguments(folder), *option], 2)
+    assert option[0] in output["error"]["message"]
     assert not (folder / "run").exists()
 
 
@@ -170,10 +170,10 @@ def test_unlabelled_data_will_do(folder: Path, capsys: pytest.CaptureFixture[str
     rng = np.random.default_rng(0)
     images = {f"x_{s}": rng.standard_normal((n, 3, 8, 8)).astype(np.float32) for s, n in (("train", 128), ("val", 64))}
     np.savez(folder / "data.npz", **images)
-    found = document(capsys, arguments(folder, "params=0.7x"))
-    assert found["met"] is True
-    assert found["accuracy"]["metric"] == "agreement"
-    assert found["accuracy"]["before"] == 1.0
+    output = document(capsys, arguments(folder, "params=0.7x"))
+    assert output["met"] is True
+    assert output["accuracy"]["metric"] == "agreement"
+    assert output["accuracy"]["before"] == 1.0
 
 
 def test_a_table_of_another_device_is_refused_by_what_differs_and_taken_by_force(
@@ -186,9 +186,9 @@ def test_a_table_of_another_device_is_refused_by_what_differs_and_taken_by_force
     foreign["device"]["cpu"] = "another processor"
     table.write_text("\n".join([json.dumps(foreign, separators=(",", ":")), *rest]) + "\n")
     capsys.readouterr()
-    given = [*arguments(folder, "latency=0.8x"), "--table", str(table), "--dry-run"]
-    error = document(capsys, given, 2)["error"]
+    command = [*arguments(folder, "latency=0.8x"), "--table", str(table), "--dry-run"]
+    error = document(capsys, command, 2)["error"]
     assert error["code"] == "other-device"
     assert "cpu: another processor there" in error["message"]
     assert "--force" in error["hint"]
-    assert "proposals" in document(capsys, [*given, "--force"])
+    assert "proposals" in document(capsys, [*command, "--force"])

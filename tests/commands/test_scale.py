@@ -20,7 +20,7 @@ FAST = ["--iterations", "1", "--batches", "1", "--epochs", "1"]
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def scale_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a network, another one, records of the network, and data with and without labels."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(latency_target, "BRIEF_S", 0.05)
@@ -41,33 +41,33 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def scale(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:
     assert command(["scale", *arguments, "--json"]) == code
-    told = capsys.readouterr()
-    document: dict[str, Any] = json.loads(told.out)
+    streams = capsys.readouterr()
+    document: dict[str, Any] = json.loads(streams.out)
     assert document["schema"] == 1 and document["ok"] is (code == 0)
-    assert len(told.err.strip().splitlines()) == (code == 2) or code == 0
+    assert len(streams.err.strip().splitlines()) == (code == 2) or code == 0
     return document
 
 
 def test_several_targets_seeds_and_warm_ups_in_one_run(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["net.onnx", "--data", "data.npz", "--targets", "0.5x,1x,2x", "-o", "run", "--seeds", "2"]
-    found = scale(capsys, *arguments, "--warmup-epochs", "1,2", *FAST)
-    assert [set(group) for group in found["groups"]] == [{"name", "alpha", "beta", "rows", "r2"}] * 3
-    assert [(m["target"], m["warmup_epochs"]) for m in found["models"]] == [
+    output = scale(capsys, *arguments, "--warmup-epochs", "1,2", *FAST)
+    assert [set(group) for group in output["groups"]] == [{"name", "alpha", "beta", "rows", "r2"}] * 3
+    assert [(m["target"], m["warmup_epochs"]) for m in output["models"]] == [
         (f"params={share}x", epochs) for epochs in (1, 2) for share in ("0.5", "1", "2")
     ]
-    for made in found["models"]:
-        assert set(made) >= MODEL_KEYS and Path(made["model"]).is_file()
-        assert {"mean", "std", "metric"} <= set(made["accuracy"]) and len(made["accuracy"]["values"]) == 2
-        assert set(made["widths"]) == {"conv1", "conv2", "conv3"}
-        assert made["resources"]["params"] <= float(made["target"][7:-1]) * 3045 + 500
-    assert len({m["model"] for m in found["models"]}) == 6
+    for model in output["models"]:
+        assert set(model) >= MODEL_KEYS and Path(model["model"]).is_file()
+        assert {"mean", "std", "metric"} <= set(model["accuracy"]) and len(model["accuracy"]["values"]) == 2
+        assert set(model["widths"]) == {"conv1", "conv2", "conv3"}
+        assert model["resources"]["params"] <= float(model["target"][7:-1]) * 3045 + 500
+    assert len({m["model"] for m in output["models"]}) == 6
     assert Path("run/widths-warmup2.toml").read_text() == Path("run/widths.toml").read_text()
     assert Path("run/widths-warmup1.toml").read_text() != Path("run/widths.toml").read_text()
     stored = json.loads(Path("run/result.json").read_text())
-    assert stored["models"] == [m | {"model": str(Path(m["model"]).relative_to("run"))} for m in found["models"]]
+    assert stored["models"] == [m | {"model": str(Path(m["model"]).relative_to("run"))} for m in output["models"]]
 
     again = scale(capsys, *arguments, "--warmup-epochs", "1,2", *FAST, "--resume")
-    assert again["models"] == found["models"]
+    assert again["models"] == output["models"]
     refused = scale(capsys, *arguments, "--warmup-epochs", "1", *FAST, "--resume", code=2)
     assert "warmup_epochs" in refused["error"]["message"]
 
@@ -76,36 +76,36 @@ def test_recorded_widths_give_a_law_with_and_without_a_model(capsys: pytest.Capt
     alone = scale(capsys, "--fit", "record.csv")
     assert [group["beta"] for group in alone["groups"]] == pytest.approx(EXPONENTS, abs=1e-4)
     assert alone["models"] == []
-    made = scale(capsys, "net.onnx", "--fit", "record.csv", "--target", "params=1500", "-o", "fitted")
-    assert made["groups"] == alone["groups"]
-    (model,) = made["models"]
+    fitted = scale(capsys, "net.onnx", "--fit", "record.csv", "--target", "params=1500", "-o", "fitted")
+    assert fitted["groups"] == alone["groups"]
+    (model,) = fitted["models"]
     assert model["accuracy"] is None and 1300 < model["resources"]["params"] <= 1500
     assert Path("fitted/plots/laws.svg").is_file()
 
     law = scale(capsys, "net.onnx", "--law", "fitted/widths.toml", "--target", "params=1500", "-o", "again")
     assert law["models"][0]["widths"] == model["widths"]
     trained = ["net.onnx", "--law", "fitted/widths.toml", "--target", "macs=0.5x", "--data", "data.npz", *FAST]
-    found = scale(capsys, *trained, "-o", "trained")
-    assert found["models"][0]["accuracy"]["metric"] == "top1"
+    output = scale(capsys, *trained, "-o", "trained")
+    assert output["models"][0]["accuracy"]["metric"] == "top1"
 
 
 def test_the_text_names_laws_widths_and_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["scale", "net.onnx", "--fit", "record.csv", "--targets", "0.5x,2x", "-o", "run"]) == 0
-    told = capsys.readouterr().out
+    text = capsys.readouterr().out
     for expected in ("alpha", "conv3", "params=0.5x", "wrote run/models/params=2x/model.onnx"):
-        assert expected in told
+        assert expected in text
 
 
 def test_fewer_than_six_records_scale_uniformly_and_say_so(capsys: pytest.CaptureFixture[str]) -> None:
-    found = scale(capsys, "net.onnx", "--fit", "short.csv", "--target", "params=0.5x", "-o", "run")
-    assert found["notes"] == ["fewer than 6 records: widths are scaled uniformly"]
+    output = scale(capsys, "net.onnx", "--fit", "short.csv", "--target", "params=0.5x", "-o", "run")
+    assert output["notes"] == ["fewer than 6 records: widths are scaled uniformly"]
 
 
 def test_unlabelled_data_are_distilled_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["net.onnx", "--data", "plain.npz", "--target", "params=0.6x", "-o", "run"]
-    found = scale(capsys, *arguments, "--warmup-epochs", "1", *FAST)
-    assert found["models"][0]["accuracy"]["metric"] == "agreement"
-    assert any("no labels" in note for note in found["notes"])
+    output = scale(capsys, *arguments, "--warmup-epochs", "1", *FAST)
+    assert output["models"][0]["accuracy"]["metric"] == "agreement"
+    assert any("no labels" in note for note in output["notes"])
 
 
 RECORDED = ["net.onnx", "--fit", "record.csv", "-o", "run", "--target"]
@@ -158,7 +158,7 @@ def test_a_law_of_another_model_is_refused(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    ("given", "targets"),
+    ("text", "targets"),
     [
         ("0.25x,0.5x", ["params=0.25x", "params=0.5x"]),
         ("macs=0.5x,0.75x", ["macs=0.5x", "macs=0.75x"]),
@@ -167,7 +167,7 @@ def test_a_law_of_another_model_is_refused(capsys: pytest.CaptureFixture[str]) -
     ],
 )
 def test_a_resource_holds_for_the_targets_behind_it(
-    given: str, targets: list[str], capsys: pytest.CaptureFixture[str]
+    text: str, targets: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = scale(capsys, "net.onnx", "--method", "uniform", "--targets", given, "-o", "named")
-    assert [made["target"] for made in found["models"]] == targets
+    output = scale(capsys, "net.onnx", "--method", "uniform", "--targets", text, "-o", "named")
+    assert [model["target"] for model in output["models"]] == targets
