@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import onnx
@@ -32,13 +31,6 @@ DistillationTargets = Callable[[Mapping[str, Tensor], np.ndarray, Settings], dic
 Loss = Callable[[Mapping[str, Tensor], Targets | None, Mapping[str, Tensor] | None], Tensor]
 # A multiplier of one input of a node, which is named by its first output and the input's number.
 Gates = Sequence[tuple[tuple[str, int], Tensor]]
-
-
-@runtime_checkable
-class Remembering(Protocol):
-    """Targets that can be computed before a step needs them."""
-
-    def remember(self, rows: np.ndarray) -> None: ...  # noqa: D102
 
 
 @contextmanager
@@ -164,8 +156,9 @@ class Replicas:
 
     def ahead(self, rows: np.ndarray) -> None:
         """Let the teacher compute what it says of training samples, where that is remembered."""
-        if isinstance(self._teacher, Remembering):
-            self._teacher.remember(rows)
+        remember = getattr(self._teacher, "remember", None)  # of `RememberedAnswers`
+        if callable(remember):
+            remember(rows)
 
     def _share(
         self, graph: TorchGraph, fetch: Fetch, rows: np.ndarray, gates: Gates
