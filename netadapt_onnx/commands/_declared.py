@@ -58,7 +58,7 @@ PARSERS: Mapping[str, Callable[..., Any]] = {
     "Mapping[str, tuple[int, ...]]": by_name(_shape),
     "Mapping[str, Sequence[int]]": by_name(_shape),
     "Mapping[str, str]": by_name(_pair),
-    'int | Literal["auto"]': _count_or_auto,
+    "int | Literal['auto']": _count_or_auto,
 }
 
 
