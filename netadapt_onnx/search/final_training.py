@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
 from netadapt_onnx.common.progress import stage
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.search.candidates import Candidates
 from netadapt_onnx.search.context import SearchContext
@@ -16,6 +18,9 @@ from netadapt_onnx.search.netadapt import TRAINED, Step
 from netadapt_onnx.search.run_directory.layer_changes import TrainedEpoch, write_training
 from netadapt_onnx.training.settings import cores
 from netadapt_onnx.training.validation import PATIENCE, Evaluation, Validation, best_of, outcome
+
+if TYPE_CHECKING:
+    from netadapt_onnx.training.trainer import TrainResult
 
 TRAINED_FILE, CHECKPOINT_FILE, TRAINING_LOG_FILE = "trained.onnx", "training.checkpoint", "training.jsonl"
 NO_HELP = "the final training did not help: the model is as the search left it"
@@ -53,7 +58,8 @@ class FinalTraining:
         self._note_share(number)
         evaluations = [Evaluation(*one) for one in run.recall(f"training/evaluations/{number}") or ()]
         if evaluations and best_of(evaluations).step == 0:
-            context.notes.add(f"{NO_HELP} ({outcome(evaluations)})")
+            said = f"it diverged; {outcome(evaluations)}" if len(evaluations) == 1 else outcome(evaluations)
+            context.notes.add(f"{NO_HELP} ({said})")
             return searched
         proto = context.fold(load(file).proto).proto
         if not context.evaluator.val_accuracy(proto) >= steps[-1].accepted.accuracy:  # NaN is no improvement either
@@ -97,7 +103,26 @@ class FinalTraining:
         return self.context.options.max_time_s is not None
 
     def _train(self, number: int, before: float, again: bool, file: Path) -> None:
-        """Train the current model into its file, from the checkpoint that a killed run has left, if there is one."""
+        """Train the current model into its file; one that diverges is written as it was."""
+        run, current = self.context.run, self.candidates.current.folded
+        share, epochs = 1.0, ()
+        evaluations, proto = [(0, before)], current.proto
+        try:
+            trained = self._trained(number, before, again, file)
+        except NetadaptError as error:
+            if error.code != "diverged":
+                raise
+        else:
+            evaluations = [(one.step, one.accuracy) for one in trained.evaluations]
+            share, epochs, proto = trained.share, trained.history, trained.proto
+        run.once(f"training/share/{number}", lambda: share)
+        run.once(f"training/evaluations/{number}", lambda: evaluations)
+        save(proto, file, overwrite=True, planned=self.context.prepared.trace.folded.interface())
+        run.journal.seal(file)
+        write_training(run.path, [TrainedEpoch(e.epoch, e.loss, e.lr) for e in epochs])
+
+    def _trained(self, number: int, before: float, again: bool, file: Path) -> TrainResult:
+        """The current model after training, from the checkpoint that a killed run has left, if there is one."""
         from netadapt_onnx.search.final_recipe import FinalRecipe
         from netadapt_onnx.training.callbacks import TrainingCallbacks, TrainingLog
         from netadapt_onnx.training.trainer import train
@@ -107,13 +132,13 @@ class FinalTraining:
         reporter, time_limit = context.reporter, context.time_limit
         original, current = context.prepared.trace.folded, self.candidates.current.folded
         recipe = FinalRecipe(context.options, data, current, original, again)
+        settings = context.training_settings(f"final/{number}", current.proto)
+        options = recipe.training_options(settings, self._is_flip_invariant())
         with TrainingLog(file.with_name(TRAINING_LOG_FILE)) as lines, stage("final training"):
-            trained = train(
+            return train(
                 current.proto,
                 data,
-                recipe.training_options(
-                    context.training_settings(f"final/{number}", current.proto), self._is_flip_invariant()
-                ),
+                options,
                 teacher=original.proto,
                 checkpoint=file.with_name(CHECKPOINT_FILE),
                 callbacks=TrainingCallbacks(
@@ -123,12 +148,6 @@ class FinalTraining:
                 ),
                 validation=Validation(self._val_accuracy, before, PATIENCE if recipe.is_automatic else None),
             )
-        evaluations = [(one.step, one.accuracy) for one in trained.evaluations]
-        context.run.once(f"training/share/{number}", lambda: trained.share)
-        context.run.once(f"training/evaluations/{number}", lambda: evaluations)
-        save(trained.proto, file, overwrite=True, planned=original.interface())
-        context.run.journal.seal(file)
-        write_training(context.run.path, [TrainedEpoch(e.epoch, e.loss, e.lr) for e in trained.history])
 
     def _val_accuracy(self, proto: onnx.ModelProto) -> float:
         return self.context.evaluator.val_accuracy(self.context.fold(proto).proto)

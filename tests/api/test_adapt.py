@@ -14,7 +14,7 @@ from models import plain, residual, unprunable
 from netadapt_onnx.api.adapt import adapt, dry_run
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import load
-from netadapt_onnx.search import worker
+from netadapt_onnx.search import final_training, worker
 from netadapt_onnx.search.result import AdaptResult
 from netadapt_onnx.training import choose_settings, trainer
 from netadapt_onnx.training.settings import Settings
@@ -161,14 +161,19 @@ def test_a_final_training_without_a_length_is_evaluated_and_never_below_the_sear
     assert adapt(*task, "macs=0.8x", tmp_path / "run", resume=True, **few) == result
 
 
-def test_a_final_training_that_only_loses_is_explained(
-    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("how", ["only loses", "diverges"])
+def test_a_final_training_that_does_not_help_is_explained(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr("netadapt_onnx.search.final_recipe.GENTLE", 1e4)
+    if how == "diverges":
+        monkeypatch.setattr("netadapt_onnx.search.final_recipe.GENTLE", 1e6)
+    else:
+        monkeypatch.setattr(final_training.FinalTraining, "_val_accuracy", lambda *_: -1.0)
     few = {**FAST, "final_epochs": 2, "max_iterations": 1}
     result = adapt(*task, "macs=0.8x", tmp_path / "run", **few)
     (note,) = [note for note in result.notes if "did not help" in note]
     assert note.startswith("the final training did not help: the model is as the search left it (")
+    assert ("it diverged;" in note) is (how == "diverges")
     searched, model = (load(path).proto for path in (tmp_path / "run/iterations/001/model.onnx", result.model))
     values = [[onnx.numpy_helper.to_array(t).tobytes() for t in proto.graph.initializer] for proto in (searched, model)]
     assert values[0] == values[1]
